@@ -1,0 +1,37 @@
+//! `gptkit config`
+
+use crate::presets::{self, PRESETS};
+use crate::ui::Ui;
+use clap::Subcommand;
+use train::PretrainConfig;
+
+/// Look at the embedded configurations
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Name them all
+    List,
+    /// Print one, to be changed and given back with --config FILE
+    Show {
+        /// Preset or TOML file
+        #[arg(value_name = "NAME|FILE")]
+        name: String,
+    },
+}
+
+impl Config {
+    pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
+        match self {
+            Self::List => {
+                for (name, _) in PRESETS {
+                    let (_, config) = presets::load::<PretrainConfig>(name, &[])?;
+                    ui.result(&format!("{name:12} {}\n", config.description))?;
+                }
+                Ok(())
+            }
+            Self::Show { name } => {
+                let (_, text) = presets::text(&name)?;
+                ui.result(&text)
+            }
+        }
+    }
+}

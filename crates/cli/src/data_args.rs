@@ -1,0 +1,82 @@
+//! Arguments of every command that reads text. They are short ways to write settings, so that one check serves all.
+
+use clap::Args;
+use data::source::{OnBadRecord, SourceConfig};
+use std::path::{Path, PathBuf};
+
+/// Text to read
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Text file, folder, JSONL (each may be .gz or .zst), - for stdin, `world` for the embedded stories, or a folder
+    /// that `prepare` wrote; repeatable, with weights for a mixture
+    #[arg(long, value_name = "PATH[@WEIGHT]")]
+    data: Vec<SourceConfig>,
+    /// Key of the text in JSONL records
+    #[arg(long, value_name = "KEY")]
+    text_key: Option<String>,
+    /// What to do with invalid UTF-8, empty documents and malformed lines
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_record: Option<OnBadRecord>,
+}
+
+/// Configuration and tokenizer
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Preset or TOML file, for instance gpt2-small
+    #[arg(long, value_name = "NAME|FILE", default_value = "small")]
+    pub(crate) config: String,
+    /// Change one setting, for instance train.lr=3e-4 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Tokenizer to use: tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files; else one is trained
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+impl DataArgs {
+    /// As `--set` would say it.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let mut set = Vec::new();
+        if !self.data.is_empty() {
+            let source = |s: &SourceConfig| match s.weight {
+                Some(weight) => format!("{{ path = {}, weight = {weight:?} }}", quoted(&s.path)),
+                None => format!("{{ path = {} }}", quoted(&s.path)),
+            };
+            let sources: Vec<String> = self.data.iter().map(source).collect();
+            set.push(format!("data.sources=[{}]", sources.join(", ")));
+        }
+        if let Some(key) = &self.text_key {
+            set.push(format!("data.text_key={}", quoted(key)));
+        }
+        if let Some(choice) = &self.on_bad_record {
+            set.push(format!("data.on_bad_record={}", serde_json::json!(choice)));
+        }
+        set
+    }
+}
+
+impl ConfigArgs {
+    /// `--set` and all that is short for it.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let mut set = self.set.clone();
+        set.extend(self.data.settings());
+        if let Some(path) = &self.tokenizer {
+            set.push(format!("tokenizer={{ path = {} }}", quoted(&path.to_string_lossy())));
+        }
+        set
+    }
+}
+
+/// A string as TOML writes it: JSON's form is one of TOML's.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A path as a shell takes it.
+pub(crate) fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+@:".contains(c));
+    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

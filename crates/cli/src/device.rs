@@ -1,0 +1,40 @@
+//! The device to compute on.
+
+use crate::ui::Usage;
+use candle_core::Device;
+use clap::ValueEnum;
+
+/// Where tensors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceChoice {
+    /// The GPU this binary was built for, if there is one, else the processor
+    Auto,
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+    /// An Apple GPU
+    Metal,
+}
+
+impl DeviceChoice {
+    pub(crate) fn open(self) -> anyhow::Result<Device> {
+        let built = |on: bool, feature: &str| {
+            if on { Ok(()) } else { Err(Usage(format!("this gptkit was built without {feature}: build it with --features {feature}"))) }
+        };
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => {
+                built(cfg!(feature = "cuda"), "cuda")?;
+                Ok(Device::new_cuda(0)?)
+            }
+            Self::Metal => {
+                built(cfg!(feature = "metal"), "metal")?;
+                Ok(Device::new_metal(0)?)
+            }
+            Self::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
+            Self::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
+            Self::Auto => Ok(Device::Cpu),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `gptkit`: one binary for every stage of the GPT lineage.
+//!
+//! Each subcommand is a file: arguments, then read, say, do, say what is next. All that is printed goes through [`ui`].
+
+mod config_command;
+mod data_args;
+mod device;
+mod prepare;
+mod presets;
+mod pretrain;
+mod sample;
+mod tokenizer;
+mod ui;
+mod world;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use ui::Ui;
+
+/// Make a GPT, from raw text to a chatbot
+#[derive(Debug, Parser)]
+#[command(name = "gptkit", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pretrain(pretrain::Pretrain),
+    Sample(sample::Sample),
+    Prepare(prepare::Prepare),
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Tokenizer),
+    #[command(subcommand)]
+    Config(config_command::Config),
+    World(world::World),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = Ui::new();
+    let result = match cli.command {
+        Command::Pretrain(command) => command.run(&ui),
+        Command::Sample(command) => command.run(&ui),
+        Command::Prepare(command) => command.run(&ui),
+        Command::Tokenizer(command) => command.run(&ui),
+        Command::Config(command) => command.run(&ui),
+        Command::World(command) => command.run(&ui),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => ui.fail(&e),
+    }
+}

@@ -1,0 +1,27 @@
+//! `gptkit prepare`
+
+use crate::data_args::{ConfigArgs, shell};
+use crate::presets;
+use crate::ui::Ui;
+use clap::Args;
+use std::path::PathBuf;
+use train::PretrainConfig;
+
+/// Turn text into token shards, as `pretrain` does when it must
+#[derive(Debug, Args)]
+pub(crate) struct Prepare {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder to write [default: below the configuration's data.shards]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Prepare {
+    pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
+        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
+        let prepared = data::prepare::prepare(&config.data, &config.tokenizer, self.out.as_deref(), ui)?;
+        ui.next(&format!("gptkit pretrain --config {} --data {}", self.config.config, shell(&prepared.folder)));
+        Ok(())
+    }
+}

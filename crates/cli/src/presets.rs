@@ -1,0 +1,115 @@
+//! The configurations of `configs/`, embedded so that their names work anywhere.
+
+use crate::ui::Usage;
+use anyhow::Result;
+use config::Check;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        /// Name and text of every embedded file.
+        pub(crate) const PRESETS: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../../configs/", $name, ".toml")))),*];
+    };
+}
+
+presets![
+    "small",
+    "char",
+    "gpt1",
+    "gpt2-small",
+    "gpt2-medium",
+    "gpt2-large",
+    "gpt2-xl",
+    "gpt3-small",
+    "gpt3-medium",
+    "gpt3-large",
+    "gpt3-xl",
+    "gpt3-2.7b",
+    "gpt3-6.7b",
+    "gpt3-13b",
+    "gpt3-175b",
+];
+
+/// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
+pub(crate) fn text(given: &str) -> Result<(String, String)> {
+    if let Some((name, text)) = PRESETS.iter().find(|(name, _)| *name == given) {
+        return Ok(((*name).to_owned(), (*text).to_owned()));
+    }
+    let path = Path::new(given);
+    if path.extension().is_none() && !path.exists() {
+        let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+        let near = names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, given)).copied().unwrap_or_default();
+        return Err(Usage(format!(
+            "no preset and no file is called {given}\n  hint: did you mean {near}? presets: {}",
+            names.join(", ")
+        ))
+        .into());
+    }
+    let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
+    let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("{given} cannot be read: {e}")))?;
+    Ok((stem, text))
+}
+
+/// The configuration that `given` names, with `set` on top, and its name.
+pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
+    let (name, text) = text(given)?;
+    Ok((name, config::load(given, &text, set)?))
+}
+
+/// One section of a configuration, made of settings from the command line alone.
+pub(crate) fn checked<T: DeserializeOwned + Check>(section: &str, set: &[String]) -> Result<T> {
+    let prefix = format!("{section}.");
+    let set: Vec<String> = set.iter().map(|s| s.strip_prefix(&prefix).unwrap_or(s).to_owned()).collect();
+    Ok(config::load("the command line", "", &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use train::PretrainConfig;
+
+    #[test]
+    fn every_file_of_configs_is_embedded_and_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let mut files: Vec<String> = folder
+            .read_dir()
+            .unwrap()
+            .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let mut names: Vec<String> = PRESETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        files.sort();
+        names.sort();
+        assert_eq!(files, names);
+        for name in &names {
+            let (_, config) = load::<PretrainConfig>(name, &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(!config.description.is_empty(), "{name} has no description");
+        }
+    }
+
+    /// Parameters as published: exact where weights were released, rounded as in Brown et al. 2020, table 2.1, else.
+    #[test]
+    fn presets_have_the_published_sizes() {
+        for (name, expected, tolerance) in [
+            ("gpt1", 116_534_784, 0.0),
+            ("gpt2-small", 124_439_808, 0.0),
+            ("gpt2-medium", 354_823_168, 0.0),
+            ("gpt2-large", 774_030_080, 0.0),
+            ("gpt2-xl", 1_557_611_200, 0.0),
+            ("gpt3-small", 125_000_000, 0.01),
+            ("gpt3-medium", 350_000_000, 0.02),
+            ("gpt3-large", 760_000_000, 0.01),
+            ("gpt3-xl", 1_300_000_000, 0.02),
+            ("gpt3-2.7b", 2_700_000_000, 0.02),
+            ("gpt3-6.7b", 6_700_000_000, 0.02),
+            ("gpt3-13b", 13_000_000_000, 0.02),
+            ("gpt3-175b", 175_000_000_000, 0.01),
+        ] {
+            let (_, config) = load::<PretrainConfig>(name, &[]).unwrap();
+            let n = config.model.n_params();
+            let off = n as f64 / f64::from(expected as f32) - 1.0;
+            assert!(n == expected || off.abs() < tolerance, "{name} has {n} parameters, published {expected}");
+        }
+    }
+}

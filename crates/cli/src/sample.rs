@@ -1,0 +1,193 @@
+//! `gptkit sample`
+
+use crate::device::DeviceChoice;
+use crate::ui::{Ui, Usage};
+use anyhow::{Context, Result};
+use candle_core::Device;
+use clap::Args;
+use config::{Check, Problems};
+use model::Gpt;
+use model::folder::ModelFolder;
+use model::generate::{Completion, Request, generate};
+use model::sampler::Sampling;
+use serde_json::json;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Write text with a model
+#[derive(Debug, Args)]
+pub(crate) struct Sample {
+    /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Text to continue [default: stdin unless it is a terminal; nothing begins a new text]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// File with the text to continue; one line break at its end is left out
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Longest continuation, in tokens
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_new_tokens: usize,
+    /// Continuations, written in one batch
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    num_samples: u16,
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temperature: f32,
+    /// Only the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Only the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Only tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Makes tokens seen before less likely; 1 changes nothing
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// End before this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Same seed, same text
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One JSON object a sample: prompt, text, tokens, why it ended
+    #[arg(long)]
+    json: bool,
+    /// With --json: the log-probability of each token, and of the K likeliest at its place
+    #[arg(long, value_name = "K", requires = "json")]
+    log_probs: Option<usize>,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+impl Sample {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let sampling = self.sampling()?;
+        let prompt = self.prompt()?;
+        let folder = ModelFolder::load(&self.model, &self.device.open()?)?;
+        let request = Request {
+            prompt: prompt_tokens(&folder, &prompt)?,
+            n_samples: usize::from(self.num_samples),
+            max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
+            log_probs: self.log_probs,
+            sampling,
+        };
+        let context = folder.config.context;
+        if request.prompt.len() > context {
+            ui.say(&format!(
+                "warning: the prompt has {} tokens, the model sees {context}: it begins from the last {}",
+                request.prompt.len(),
+                (context / 2).max(1)
+            ));
+        }
+        let begun = Instant::now();
+        let completions = if self.json {
+            let completions = write(&folder, &request, |_, _| Ok(()))?;
+            for completion in &completions {
+                ui.result(&(object(&prompt, &request.prompt, completion)?.to_string() + "\n"))?;
+            }
+            completions
+        } else {
+            print(&folder, &request, &prompt, ui)?
+        };
+        let n: usize = completions.iter().map(|c| c.tokens.len()).sum();
+        let seconds = begun.elapsed().as_secs_f64();
+        ui.say(&format!("{n} tokens in {seconds:.1} s · {:.0} tok/s", n as f64 / seconds));
+        Ok(())
+    }
+
+    fn sampling(&self) -> Result<Sampling> {
+        let sampling = Sampling {
+            repetition_penalty: self.repetition_penalty,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            seed: self.seed,
+        };
+        let mut problems = Problems::default();
+        sampling.check(&mut problems);
+        match problems.iter().next() {
+            Some(problem) => Err(Usage(format!("--{problem}")).into()),
+            None => Ok(sampling),
+        }
+    }
+
+    fn prompt(&self) -> Result<String> {
+        if let Some(text) = &self.prompt {
+            return Ok(text.clone());
+        }
+        let mut text = String::new();
+        if let Some(path) = &self.prompt_file {
+            text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        } else if !std::io::stdin().is_terminal() {
+            std::io::stdin().read_to_string(&mut text).context("stdin cannot be read as text")?;
+        }
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        Ok(text)
+    }
+}
+
+/// The prompt's tokens; an empty one begins a text, as the token between documents does.
+fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
+    let tokens = folder.tokenizer.encode(prompt)?;
+    if !tokens.is_empty() {
+        return Ok(tokens);
+    }
+    let start = folder.end_of_text.first().copied();
+    let start = start.ok_or_else(|| Usage("this model has no token that begins a text: give a --prompt".to_owned()))?;
+    Ok(vec![start])
+}
+
+fn write(
+    folder: &ModelFolder,
+    request: &Request,
+    on_text: impl FnMut(usize, &str) -> Result<()>,
+) -> Result<Vec<Completion>> {
+    let model = Gpt::frozen(&folder.config, &folder.params)?;
+    generate(&model, &folder.tokenizer, &folder.end_of_text, request, on_text)
+}
+
+/// Prints the first sample as it is written, the others when they are done.
+fn print(folder: &ModelFolder, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
+    ui.result(prompt)?;
+    let completions = write(folder, request, |row, text| if row == 0 { ui.result(text) } else { Ok(()) })?;
+    ui.result("\n")?;
+    for (i, completion) in completions.iter().enumerate().skip(1) {
+        ui.result(&format!("--- {} of {}\n{prompt}{}\n", i + 1, completions.len(), completion.text))?;
+    }
+    Ok(completions)
+}
+
+fn object(prompt: &str, prompt_tokens: &[u32], completion: &Completion) -> Result<serde_json::Value> {
+    let mut object = json!({ "prompt": prompt, "prompt_tokens": prompt_tokens });
+    if let (Some(object), serde_json::Value::Object(rest)) = (object.as_object_mut(), serde_json::to_value(completion)?) {
+        object.extend(rest);
+    }
+    Ok(object)
+}
+
+/// A new text from a model just trained.
+pub(crate) fn print_sample(folder: &Path, device: &Device, ui: &Ui) -> Result<()> {
+    let folder = ModelFolder::load(folder, device)?;
+    // A tokenizer without an end-of-text token begins with a line break.
+    let prompt = prompt_tokens(&folder, "").or_else(|_| prompt_tokens(&folder, "\n"));
+    let Ok(prompt) = prompt else { return Ok(()) };
+    let request = Request {
+        prompt,
+        n_samples: 1,
+        max_new_tokens: 200,
+        stop: Vec::new(),
+        log_probs: None,
+        sampling: Sampling { temperature: 0.8, ..Sampling::default() },
+    };
+    print(&folder, &request, "", ui).map(|_| ())
+}

@@ -1,0 +1,81 @@
+//! `gptkit tokenizer`
+
+use crate::data_args::{DataArgs, shell};
+use crate::presets::checked;
+use crate::ui::Ui;
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use data::source::DataConfig;
+use data::tokenizer::{self, TokenizerConfig, TokenizerKind};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Train a tokenizer, or use one on stdin
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tokenizer {
+    /// Learn one from text
+    Train {
+        #[command(flatten)]
+        data: DataArgs,
+        /// bpe: byte-level pair encoding, as GPT-2's; char: one token a character
+        #[arg(long, value_name = "bpe|char", default_value = "bpe")]
+        kind: TokenizerKind,
+        /// Entries, the end-of-text token included; not for char
+        #[arg(long, value_name = "N")]
+        vocab_size: Option<usize>,
+        /// Folder to write
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Text on stdin → token ids on stdout, separated by spaces
+    Encode {
+        /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
+        #[arg(long, value_name = "PATH")]
+        tokenizer: PathBuf,
+    },
+    /// Token ids on stdin → text on stdout
+    Decode {
+        /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
+        #[arg(long, value_name = "PATH")]
+        tokenizer: PathBuf,
+    },
+}
+
+impl Tokenizer {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        match self {
+            Self::Train { data, kind, vocab_size, out } => train(&data, kind, vocab_size, &out, ui),
+            Self::Encode { tokenizer } => {
+                let tokenizer = tokenizer::Tokenizer::load(&tokenizer)?;
+                let mut bytes = Vec::new();
+                std::io::stdin().read_to_end(&mut bytes).context("stdin cannot be read")?;
+                let ids: Vec<String> = tokenizer.encode_bytes(&bytes)?.iter().map(u32::to_string).collect();
+                ui.result(&(ids.join(" ") + "\n"))
+            }
+            Self::Decode { tokenizer } => {
+                let tokenizer = tokenizer::Tokenizer::load(&tokenizer)?;
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("stdin cannot be read as text")?;
+                let id = |word: &str| word.parse::<u32>().with_context(|| format!("\"{word}\" on stdin is not a token id"));
+                let ids = text.split_whitespace().map(id).collect::<Result<Vec<u32>>>()?;
+                // Bytes, not text: a byte-level token need not be whole characters.
+                let mut out = std::io::stdout().lock();
+                out.write_all(&tokenizer.decode_bytes(&ids)?)?;
+                Ok(out.flush()?)
+            }
+        }
+    }
+}
+
+fn train(args: &DataArgs, kind: TokenizerKind, vocab_size: Option<usize>, out: &Path, ui: &Ui) -> Result<()> {
+    let data: DataConfig = checked("data", &args.settings())?;
+    let mut set = vec![format!("tokenizer.train={}", serde_json::json!(kind))];
+    set.extend(vocab_size.map(|n| format!("tokenizer.vocab_size={n}")));
+    let config: TokenizerConfig = checked("tokenizer", &set)?;
+    let trained = data::prepare::train_tokenizer(&data, &config, ui)?;
+    data::disk::create_dir(out)?;
+    trained.save(out)?;
+    ui.say(&format!("saved {} · {} entries", out.display(), trained.vocab_size()));
+    ui.next(&format!("gptkit pretrain --tokenizer {}", shell(out)));
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! All that is printed: words and progress on stderr, results on stdout.
+
+use data::progress::{Progress, Task, Unit};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A configuration or command line that cannot be obeyed; ends the process with code 2.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The terminal, or what stands in for it.
+pub(crate) struct Ui {
+    live: bool,
+    /// The bar on the screen, above which lines are printed.
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Ui {
+    pub(crate) fn new() -> Self {
+        Self { live: io::stderr().is_terminal(), bar: Mutex::new(None) }
+    }
+
+    /// A result, on stdout, flushed.
+    pub(crate) fn result(&self, text: &str) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+
+    /// The command to go on with.
+    pub(crate) fn next(&self, command: &str) {
+        self.say(&format!("next: {command}"));
+    }
+
+    /// Says why the command failed; the code to end with is 2 for usage, 1 for all else. A reader that went away
+    /// (`| head`) is no failure.
+    pub(crate) fn fail(&self, error: &anyhow::Error) -> ExitCode {
+        let gone = |e: &(dyn std::error::Error + 'static)| {
+            e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        };
+        if error.chain().any(gone) {
+            return ExitCode::SUCCESS;
+        }
+        self.say(&format!("error: {}", words(error)));
+        let usage = error.is::<config::Invalid>() || error.is::<Usage>();
+        ExitCode::from(if usage { 2 } else { 1 })
+    }
+
+    /// Words, on stderr.
+    pub(crate) fn say(&self, line: &str) {
+        match self.bar.lock() {
+            Ok(bar) if bar.is_some() => bar.iter().for_each(|bar| bar.suspend(|| write_line(line))),
+            _ => write_line(line),
+        }
+    }
+}
+
+/// Writes to stderr; that it is closed is nobody's concern.
+fn write_line(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// An error and its causes, each once, without the backtraces that some libraries put into their words.
+fn words(error: &anyhow::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.split("\n   0: ").next().unwrap_or_default().trim_end().to_owned();
+        if !said.iter().any(|s| s.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said.join(": ")
+}
+
+impl Progress for Ui {
+    fn note(&self, line: &str) {
+        self.say(line);
+    }
+
+    fn warn(&self, line: &str) {
+        self.say(&format!("warning: {line}"));
+    }
+
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+        if !self.live {
+            return Box::new(Lines::new(label, total, unit));
+        }
+        let bar = match total {
+            Some(n) => ProgressBar::new(n),
+            None => ProgressBar::no_length(),
+        };
+        bar.set_style(style(total.is_some(), unit));
+        bar.set_prefix(label.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        if let Ok(mut shown) = self.bar.lock() {
+            *shown = Some(bar.clone());
+        }
+        Box::new(Bar(bar))
+    }
+}
+
+/// Fits 80 columns with the figures of a training step: the bar gives way first.
+fn style(bounded: bool, unit: Unit) -> ProgressStyle {
+    let count = match (bounded, unit) {
+        (true, Unit::Bytes) => "{bytes}/{total_bytes} {percent:>3}%  {binary_bytes_per_sec}",
+        (false, Unit::Bytes) => "{bytes}  {binary_bytes_per_sec}",
+        (true, _) => "{human_pos}/{human_len} {percent:>3}%",
+        (false, _) => "{human_pos}  {per_sec}",
+    };
+    let eta = if bounded { "  ETA {eta}" } else { "" };
+    ProgressStyle::with_template(&format!("{{prefix}} {count}  {{msg}}{eta}"))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A task on a terminal.
+struct Bar(ProgressBar);
+
+impl Task for Bar {
+    fn advance(&self, n: u64) {
+        self.0.inc(n);
+    }
+
+    fn show(&self, figures: &str) {
+        self.0.set_message(figures.to_owned());
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        // The last state stays where the figures are worth keeping.
+        if self.0.message().is_empty() { self.0.finish_and_clear() } else { self.0.abandon() }
+    }
+}
+
+/// A task where no terminal is: a plain line now and then, and at the end.
+struct Lines {
+    label: String,
+    total: Option<u64>,
+    unit: Unit,
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    done: u64,
+    figures: String,
+    said_at: Option<Instant>,
+    said: u64,
+}
+
+/// Seconds between plain lines.
+const EVERY: Duration = Duration::from_secs(10);
+
+impl Lines {
+    fn new(label: &str, total: Option<u64>, unit: Unit) -> Self {
+        Self { label: label.to_owned(), total, unit, begun: Instant::now(), state: Mutex::default() }
+    }
+
+    fn say(&self, state: &mut State) {
+        state.said_at = Some(Instant::now());
+        state.said = state.done;
+        let elapsed = self.begun.elapsed().as_secs_f64();
+        let rate = state.done as f64 / elapsed.max(1e-9);
+        let count = |n: u64| match self.unit {
+            Unit::Bytes => format!("{:.1} MB", n as f64 / 1e6),
+            Unit::Tokens | Unit::Items => n.to_string(),
+        };
+        let mut line = format!("{} {}", self.label, count(state.done));
+        if let Some(total) = self.total.filter(|&t| t > 0) {
+            line += &format!("/{} {:3}%", count(total), state.done * 100 / total);
+        }
+        if self.unit == Unit::Bytes {
+            line += &format!("  {:.1} MB/s", rate / 1e6);
+        }
+        if !state.figures.is_empty() {
+            line += &format!("  {}", state.figures);
+        }
+        match self.total {
+            Some(total) if state.done < total && state.done > 0 => {
+                line += &format!("  ETA {:.0} s", (total - state.done) as f64 / rate);
+            }
+            _ => line += &format!("  {elapsed:.1} s"),
+        }
+        write_line(&line);
+    }
+}
+
+impl Task for Lines {
+    fn advance(&self, n: u64) {
+        let Ok(mut state) = self.state.lock() else { return };
+        state.done += n;
+        let since = state.said_at.map_or(self.begun.elapsed(), |at| at.elapsed());
+        if since >= EVERY {
+            self.say(&mut state);
+        }
+    }
+
+    fn show(&self, figures: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            figures.clone_into(&mut state.figures);
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.state.lock()
+            && state.done > state.said
+        {
+            let mut last = std::mem::take(&mut *state);
+            self.say(&mut last);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! TOML text and `--set` overrides → a typed section, or every problem with its line.
+
+use crate::fields;
+use crate::problems::{Check, Problem, Problems};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+/// A configuration that cannot be used; its `Display` is what a person reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    file: String,
+    problems: Vec<Located>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Located {
+    /// `line 4`, `command line`, or empty when the key stands nowhere.
+    place: String,
+    /// The value as written, if there is one.
+    value: Option<String>,
+    problem: Problem,
+}
+
+/// Reads a `T` from the TOML `text` of `file` (a name for messages) with `set`, a list of `key.path=value`, on top.
+///
+/// # Errors
+/// Everything that is wrong, at once: unknown keys, wrong types, and what `T::check` finds.
+pub fn load<T>(file: &str, text: &str, set: &[String]) -> Result<T, Invalid>
+where
+    T: DeserializeOwned + Check,
+{
+    let spans = DeTable::parse(text).map_err(|e| syntax(file, text, &e))?;
+    let mut table: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
+    let source = Source { file, text, spans: spans.get_ref(), set };
+    let mut problems = Problems::default();
+    for setting in set {
+        if let Err(what) = apply(&mut table, setting) {
+            problems.add(setting, what, "write --set section.key=value");
+        }
+    }
+    let mut track = serde_path_to_error::Track::new();
+    let typed = serde_path_to_error::Deserializer::new(Value::Table(table.clone()), &mut track);
+    let mut unknown = Vec::new();
+    let value = serde_ignored::deserialize::<_, _, T>(typed, |path| unknown.push(path.to_string()));
+    for key in &unknown {
+        problems.add(key, "unknown key", suggestion::<T>(key));
+    }
+    match value {
+        Ok(value) => {
+            value.check(&mut problems);
+            if problems.is_empty() {
+                return Ok(value);
+            }
+        }
+        Err(e) => {
+            let path = track.path().to_string();
+            problems.add(if path == "." { "" } else { &path }, e.message(), "");
+        }
+    }
+    Err(source.locate(&table, &problems))
+}
+
+/// The TOML of a configuration as it will be obeyed, to be kept with a run.
+///
+/// # Errors
+/// When a setting has no form in TOML.
+pub fn resolved<T: Serialize>(config: &T) -> Result<String, toml::ser::Error> {
+    toml::to_string_pretty(config)
+}
+
+/// Puts `key.path=value` into `table`; the value is TOML, or a bare string.
+fn apply(table: &mut Table, setting: &str) -> Result<(), String> {
+    let (path, text) = setting.split_once('=').ok_or("has no `=`")?;
+    let value = toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let (sections, key) = path.rsplit_once('.').map_or((None, path), |(s, k)| (Some(s), k));
+    let mut at = table;
+    for section in sections.iter().flat_map(|s| s.split('.')) {
+        let next = at.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        at = next.as_table_mut().ok_or_else(|| format!("`{section}` is not a section"))?;
+    }
+    at.insert(key.to_owned(), value);
+    Ok(())
+}
+
+/// The nearest key that exists, in words.
+fn suggestion<T: DeserializeOwned>(key: &str) -> String {
+    let path: Vec<&str> = key.split('.').collect();
+    let Some((last, section)) = path.split_last() else { return String::new() };
+    let known = fields::at::<T>(section);
+    let near = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(k, last), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().div_ceil(3));
+    match near {
+        Some((_, k)) => format!("did you mean `{k}`?"),
+        None if known.is_empty() => String::new(),
+        None => format!("known here: {}", known.join(", ")),
+    }
+}
+
+fn syntax(file: &str, text: &str, error: &toml::de::Error) -> Invalid {
+    let place = error.span().map(|s| format!("line {}", line(text, s.start))).unwrap_or_default();
+    let problem = Problem { key: String::new(), what: error.message().to_owned(), hint: String::new() };
+    Invalid { file: file.to_owned(), problems: vec![Located { place, value: None, problem }] }
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|&b| b == b'\n').count() + 1
+}
+
+/// Where settings came from.
+struct Source<'a> {
+    file: &'a str,
+    text: &'a str,
+    spans: &'a DeTable<'a>,
+    set: &'a [String],
+}
+
+impl Source<'_> {
+    fn locate(&self, table: &Table, problems: &Problems) -> Invalid {
+        let problems = problems.iter().map(|problem| Located {
+            place: self.place(&problem.key),
+            value: value_at(table, &problem.key).map(short),
+            problem: problem.clone(),
+        });
+        Invalid { file: self.file.to_owned(), problems: problems.collect() }
+    }
+
+    /// The place of `key`, or of the nearest section above it that is written down.
+    fn place(&self, key: &str) -> String {
+        if self.set.iter().any(|s| s == key || s.split('=').next() == Some(key)) {
+            return "command line".to_owned();
+        }
+        let mut offset = None;
+        let mut at = self.spans;
+        for step in key.split('.') {
+            let Some((name, value)) = at.get_key_value(step) else { break };
+            offset = Some(name.span().start);
+            match table_of(value) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        offset.map(|o| format!("line {}", line(self.text, o))).unwrap_or_default()
+    }
+}
+
+fn table_of<'a>(value: &'a Spanned<DeValue<'a>>) -> Option<&'a DeTable<'a>> {
+    match value.get_ref() {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+fn value_at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    let mut steps = key.split('.');
+    let mut value = table.get(steps.next()?)?;
+    for step in steps {
+        value = match value {
+            Value::Array(list) => list.get(step.parse::<usize>().ok()?)?,
+            other => other.as_table()?.get(step)?,
+        };
+    }
+    Some(value)
+}
+
+fn short(value: &Value) -> String {
+    match value {
+        Value::Table(_) => "{ … }".to_owned(),
+        Value::Array(_) => "[ … ]".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.problems.len();
+        write!(f, "{} has {n} problem{}", self.file, if n == 1 { "" } else { "s" })?;
+        let setting = |l: &Located| match &l.value {
+            Some(value) => format!("{} = {value}", l.problem.key),
+            None => l.problem.key.clone(),
+        };
+        let wide = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+        let place = wide(&mut self.problems.iter().map(|l| l.place.chars().count()));
+        let key = wide(&mut self.problems.iter().map(|l| setting(l).chars().count())).min(40);
+        for located in &self.problems {
+            write!(f, "\n  {:place$}  {:key$}  {}", located.place, setting(located), located.problem.what)?;
+            if !located.problem.hint.is_empty() {
+                write!(f, "\n  {:place$}  hint: {}", "", located.problem.hint)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize, Serialize, PartialEq)]
+    struct Toy {
+        model: Shape,
+        #[serde(default)]
+        parts: Vec<Part>,
+    }
+
+    #[derive(Debug, Deserialize, Serialize, PartialEq)]
+    struct Shape {
+        width: usize,
+        learning_rate: Option<f64>,
+    }
+
+    #[derive(Debug, Deserialize, Serialize, PartialEq)]
+    struct Part {
+        weight: f64,
+    }
+
+    impl Check for Toy {
+        fn check(&self, problems: &mut Problems) {
+            problems.section("model", &self.model);
+        }
+    }
+
+    impl Check for Shape {
+        fn check(&self, problems: &mut Problems) {
+            problems.require(self.width.is_multiple_of(4), "width", "is not a multiple of 4", "use 8");
+        }
+    }
+
+    fn toy(text: &str, set: &[&str]) -> Result<Toy, String> {
+        load("toy.toml", text, &set.iter().map(|&s| s.to_owned()).collect::<Vec<_>>()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_setting_on_the_command_line_wins() {
+        let toy = toy("[model]\nwidth = 8", &["model.width=12", "model.learning_rate=3e-4"]).unwrap();
+        assert_eq!(toy.model, Shape { width: 12, learning_rate: Some(3e-4) });
+    }
+
+    #[test]
+    fn every_problem_is_listed_with_its_line_and_the_nearest_key() {
+        let text = "[model]\nwidth = 6\nlerning_rate = 1\n[[parts]]\nweight = 1\nwieght = 2\n";
+        assert_eq!(
+            toy(text, &[]).unwrap_err(),
+            "toy.toml has 3 problems\
+             \n  line 3  model.lerning_rate = 1  unknown key\
+             \n          hint: did you mean `learning_rate`?\
+             \n  line 4  parts.0.wieght = 2      unknown key\
+             \n          hint: did you mean `weight`?\
+             \n  line 2  model.width = 6         is not a multiple of 4\
+             \n          hint: use 8"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_key() {
+        let message = toy("[model]\nwidth = \"wide\"", &[]).unwrap_err();
+        assert!(message.contains("line 2") && message.contains("model.width"), "{message}");
+        let message = toy("[model]\nwidth = 8", &["model.width=x"]).unwrap_err();
+        assert!(message.contains("command line") && message.contains("model.width"), "{message}");
+    }
+
+    #[test]
+    fn broken_toml_names_its_line() {
+        let message = toy("[model]\nwidth = = 3", &[]).unwrap_err();
+        assert!(message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn an_override_without_a_value_is_a_problem() {
+        assert!(toy("[model]\nwidth = 8", &["model.width"]).unwrap_err().contains("has no `=`"));
+    }
+}

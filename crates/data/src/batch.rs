@@ -1,0 +1,208 @@
+//! The next windows, from (seed, row) alone.
+//!
+//! The training part is taken as a circle of tokens and cut into windows of `T`, each read with the token after it, so
+//! that each token is predicted once an epoch (but for less than one window left over). Where the circle is cut first,
+//! and in which order its windows come, is drawn anew each epoch by keyed functions in constant memory.
+
+use crate::shard::{Corpus, Tokens};
+use anyhow::{Result, ensure};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// A target whose prediction does not count.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Windows as the model and the loss see them; every field is `[B, T]`, row-major.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// B.
+    pub rows: usize,
+    /// T.
+    pub context: usize,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// The token that follows each, or [`IGNORE`].
+    pub targets: Vec<u32>,
+}
+
+impl Batch {
+    fn of(rows: impl Iterator<Item = Vec<u32>>, context: usize) -> Self {
+        let mut batch = Self { rows: 0, context, tokens: Vec::new(), targets: Vec::new() };
+        for row in rows {
+            batch.rows += 1;
+            batch.tokens.extend(&row[..context]);
+            batch.targets.extend(&row[1..]);
+        }
+        batch
+    }
+}
+
+/// Training windows in the order they are seen: row `n` of the run is a pure function of the seed and `n`.
+#[derive(Debug)]
+pub struct Windows {
+    corpus: Arc<Corpus>,
+    context: usize,
+    seed: u64,
+    /// Windows of each part in a block of [`BLOCK`] rows, in proportion to the weights.
+    shares: Vec<u64>,
+}
+
+/// Rows over which a mixture's proportions are kept exactly.
+const BLOCK: u64 = 1000;
+
+impl Windows {
+    /// Windows of `context` tokens.
+    ///
+    /// # Errors
+    /// When a part of the corpus has not enough tokens for one.
+    pub fn new(corpus: Arc<Corpus>, context: usize, seed: u64) -> Result<Self> {
+        for part in &corpus.train {
+            ensure!(
+                part.tokens.len() > context as u64,
+                "the training part has {} tokens, and one window takes {}: give more text, or set model.context = {}",
+                part.tokens.len(),
+                context + 1,
+                part.tokens.len().saturating_sub(1).max(1)
+            );
+        }
+        let weights: Vec<f64> = corpus.train.iter().map(|part| part.weight).collect();
+        Ok(Self { shares: shares(&weights), corpus, context, seed })
+    }
+
+    /// Rows `first .. first + rows` of the run.
+    pub fn batch(&self, first: u64, rows: usize) -> Batch {
+        Batch::of((first..first + rows as u64).map(|row| self.row(row)), self.context)
+    }
+
+    /// Rows after which every token of the training part has been predicted once, were there no weights.
+    pub fn rows_per_epoch(&self) -> u64 {
+        self.corpus.train.iter().map(|part| self.n_windows(&part.tokens)).sum()
+    }
+
+    fn n_windows(&self, tokens: &Tokens) -> u64 {
+        tokens.len() / self.context as u64
+    }
+
+    /// Row `row`: `T + 1` tokens.
+    fn row(&self, row: u64) -> Vec<u32> {
+        let (part, index) = self.part(row);
+        let tokens = &self.corpus.train[part].tokens;
+        let n = self.n_windows(tokens);
+        let (epoch, index) = (index / n, index % n);
+        let key = mix(mix(self.seed, part as u64), epoch);
+        let phase = mix(key, u64::MAX) % tokens.len();
+        let mut window = Vec::with_capacity(self.context + 1);
+        let start = phase + permuted(index, n, key) * self.context as u64;
+        tokens.read(start, self.context + 1, &mut window);
+        window
+    }
+
+    /// The part that row `row` comes from, and which of that part's rows it is.
+    fn part(&self, row: u64) -> (usize, u64) {
+        if self.shares.len() == 1 {
+            return (0, row);
+        }
+        let (block, slot) = (row / BLOCK, row % BLOCK);
+        let mut place = permuted(slot, BLOCK, mix(mix(self.seed, u64::MAX), block));
+        for (part, &share) in self.shares.iter().enumerate() {
+            if place < share {
+                return (part, block * share + place);
+            }
+            place -= share;
+        }
+        unreachable!("the shares add up to a block")
+    }
+}
+
+/// Whole rows of a block for each weight, by largest remainder, at least one each.
+fn shares(weights: &[f64]) -> Vec<u64> {
+    let total: f64 = weights.iter().sum();
+    let exact: Vec<f64> = weights.iter().map(|w| w / total * BLOCK as f64).collect();
+    let mut shares: Vec<u64> = exact.iter().map(|&x| (x.floor() as u64).max(1)).collect();
+    while shares.iter().sum::<u64>() != BLOCK {
+        let short = shares.iter().sum::<u64>() < BLOCK;
+        let off = |i: usize| exact[i] - shares[i] as f64;
+        let by_need = |&a: &usize, &b: &usize| off(a).total_cmp(&off(b));
+        let candidates = (0..shares.len()).filter(|&i| short || shares[i] > 1);
+        let chosen = if short { candidates.max_by(by_need) } else { candidates.min_by(by_need) };
+        match chosen {
+            Some(i) if short => shares[i] += 1,
+            Some(i) => shares[i] -= 1,
+            None => break, // more than a block of sources: each has one row
+        }
+    }
+    shares
+}
+
+/// Place of `index` in an order of `0 .. n` that `key` draws: a Feistel network over the next power of four, walked until
+/// it falls below `n` (Black & Rogaway 2002). A bijection whatever the round function.
+fn permuted(index: u64, n: u64, key: u64) -> u64 {
+    let half = (64 - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
+    let mask = (1u64 << half) - 1;
+    let mut x = index;
+    loop {
+        let (mut left, mut right) = (x >> half, x & mask);
+        for round in 0..6 {
+            (left, right) = (right, left ^ (mix(key ^ round, right) & mask));
+        }
+        x = (left << half) | right;
+        if x < n {
+            return x;
+        }
+    }
+}
+
+/// A keyed hash of `x`: two rounds of SplitMix64's finalizer (Steele et al. 2014).
+fn mix(key: u64, x: u64) -> u64 {
+    let finalize = |mut z: u64| {
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    finalize(finalize(key.wrapping_add(0x9E37_79B9_7F4A_7C15)).wrapping_add(x).wrapping_add(0x9E37_79B9_7F4A_7C15))
+}
+
+/// Reads batches ahead on a thread of its own.
+pub struct Prefetch {
+    receive: Receiver<Batch>,
+}
+
+/// Batches held ready.
+const AHEAD: usize = 4;
+
+impl Prefetch {
+    /// The batches of `plan`, each a first row and a count of rows.
+    pub fn new(windows: Arc<Windows>, plan: impl Iterator<Item = (u64, usize)> + Send + 'static) -> Self {
+        let (send, receive) = sync_channel(AHEAD);
+        std::thread::spawn(move || {
+            for (first, rows) in plan {
+                if send.send(windows.batch(first, rows)).is_err() {
+                    return; // training ended before the plan
+                }
+            }
+        });
+        Self { receive }
+    }
+}
+
+impl Iterator for Prefetch {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        self.receive.recv().ok()
+    }
+}
+
+/// The same windows every time: at most `max_rows`, evenly spread over the validation part, in batches of `rows`. None
+/// when that part has not one window.
+pub fn validation(corpus: &Corpus, context: usize, rows: usize, max_rows: usize) -> Vec<Batch> {
+    let n = corpus.val.len().saturating_sub(1) / context as u64;
+    let taken = n.min(max_rows as u64);
+    let window = |i: u64| {
+        let mut window = Vec::with_capacity(context + 1);
+        corpus.val.read(i * n / taken * context as u64, context + 1, &mut window);
+        window
+    };
+    let firsts: Vec<u64> = (0..taken).collect();
+    firsts.chunks(rows).map(|chunk| Batch::of(chunk.iter().map(|&i| window(i)), context)).collect()
+}

@@ -1,0 +1,20 @@
+//! Text → documents → tokens → batches; plain integers, no tensors.
+//!
+//! - [`source`]    files, folders, JSONL, gzip, zstd, stdin, the embedded world → documents that know their file and line
+//! - [`tokenizer`] load, train, encode, decode
+//! - [`shard`]     memory-mapped token files with a manifest
+//! - [`prepare`]   documents → shards, once
+//! - [`batch`]     the next windows from (seed, row) alone; read ahead
+//! - [`world`]     the procedural corpus
+//! - [`disk`]      the only writer: what it writes is whole or absent
+//! - [`progress`]  what long work reports to
+
+pub mod batch;
+pub mod disk;
+pub mod prepare;
+pub mod progress;
+pub mod shard;
+pub mod source;
+mod text;
+pub mod tokenizer;
+pub mod world;

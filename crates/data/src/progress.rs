@@ -1,0 +1,47 @@
+//! What long work reports to. The command line implements it, so that no library prints.
+
+/// What a task counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes read.
+    Bytes,
+    /// Tokens produced.
+    Tokens,
+    /// Things of any other kind: documents, steps, windows.
+    Items,
+}
+
+/// Where a stage says what it does.
+pub trait Progress: Send + Sync {
+    /// A line that stays on the screen.
+    fn note(&self, line: &str);
+    /// A line that stays and asks for attention; the work goes on.
+    fn warn(&self, line: &str);
+    /// Begins long work of `total` units, if it is known how many; it ends when the task is dropped.
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task>;
+}
+
+/// One piece of long work.
+pub trait Task: Send + Sync {
+    /// `n` more units are done.
+    fn advance(&self, n: u64);
+    /// Figures to show beside the count, for instance `loss 2.31`.
+    fn show(&self, figures: &str);
+}
+
+/// Reports to nobody: for tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn Task> {
+        Box::new(Self)
+    }
+}
+
+impl Task for Silent {
+    fn advance(&self, _: u64) {}
+    fn show(&self, _: &str) {}
+}

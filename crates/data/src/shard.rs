@@ -1,0 +1,399 @@
+//! Token files, memory-mapped, with a manifest that says what they hold.
+//!
+//! A token file is raw little-endian u16 (u32 for vocabularies over 65,536), as `numpy.memmap` reads it. `manifest.json`
+//! beside the files names, for each source, the segments that make its training and its validation part.
+
+use crate::source::{Input, OnBadRecord};
+use crate::text::Skipped;
+use crate::tokenizer::TokenizerKind;
+use anyhow::{Context, Result, bail, ensure};
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// Grows when folders written before can no longer be read.
+pub(crate) const FORMAT: u32 = 1;
+
+/// What a prepared folder holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`] when it was written.
+    pub format: u32,
+    /// What it was made from; a folder with an equal request need not be made again.
+    pub request: Request,
+    /// [`crate::tokenizer::Tokenizer::fingerprint`] of the tokenizer beside it.
+    pub tokenizer: String,
+    /// Entries of that tokenizer: every token is below it.
+    pub vocab_size: u64,
+    /// Bytes of a token: 2 or 4.
+    pub token_bytes: u64,
+    /// One for each source, in the request's order.
+    pub sources: Vec<Source>,
+}
+
+/// What text was asked for, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Path of each source, and the files it stood for.
+    pub sources: Vec<(String, Vec<Input>)>,
+    /// Key of the text in JSONL records.
+    pub text_key: String,
+    /// What became of bad records.
+    pub on_bad_record: OnBadRecord,
+    /// Share held out.
+    pub val_fraction: f64,
+    /// The tokenizer.
+    pub tokenizer: TokenizerRequest,
+}
+
+/// Which tokenizer was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerRequest {
+    /// One that was there, by its fingerprint.
+    Loaded(String),
+    /// One trained on the text.
+    Trained(TokenizerKind, Option<usize>),
+}
+
+/// A source as it was tokenized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its path.
+    pub path: String,
+    /// Its share of the windows, if it was given one.
+    pub weight: Option<f64>,
+    /// Documents.
+    pub documents: u64,
+    /// Bytes of their text.
+    pub bytes: u64,
+    /// Records left out.
+    pub skipped: Skipped,
+    /// Training part.
+    pub train: Vec<Segment>,
+    /// Validation part.
+    pub val: Vec<Segment>,
+}
+
+/// Tokens in a row in one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Name of the file, beside the manifest.
+    pub file: String,
+    /// Number of the first token.
+    pub first: u64,
+    /// How many.
+    pub tokens: u64,
+}
+
+impl Manifest {
+    /// Reads the manifest of `folder`.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged, or another version's.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let manifest: Self =
+            serde_json::from_str(&text).with_context(|| format!("{} is damaged; run `gptkit prepare` again", path.display()))?;
+        ensure!(
+            manifest.format == FORMAT,
+            "{} has format {}, this gptkit reads {FORMAT}; run `gptkit prepare` again",
+            path.display(),
+            manifest.format
+        );
+        Ok(manifest)
+    }
+}
+
+/// Tokens of all sources.
+#[derive(Debug)]
+pub struct Corpus {
+    /// Training parts; one for all sources when they have no weights.
+    pub train: Vec<Mixed>,
+    /// Validation part of all sources.
+    pub val: Tokens,
+}
+
+/// A part of a mixture.
+#[derive(Debug)]
+pub struct Mixed {
+    /// Its share, relative to the others'.
+    pub weight: f64,
+    /// Its tokens.
+    pub tokens: Tokens,
+}
+
+impl Corpus {
+    /// Maps the files of `folder` into memory.
+    ///
+    /// # Errors
+    /// When the manifest is damaged, or a file is missing or shorter than it says.
+    pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self> {
+        ensure!(matches!(manifest.token_bytes, 2 | 4), "{} has tokens of {} bytes", folder.display(), manifest.token_bytes);
+        let mut files = Files { folder: folder.to_owned(), wide: manifest.token_bytes == 4, maps: HashMap::new() };
+        let mut train: Vec<Mixed> = Vec::new();
+        let mut val = Tokens::default();
+        for source in &manifest.sources {
+            for segment in &source.val {
+                val.push(files.part(segment)?);
+            }
+            let mut tokens = Tokens::default();
+            for segment in &source.train {
+                tokens.push(files.part(segment)?);
+            }
+            match (source.weight, train.first_mut()) {
+                (None, Some(all)) => tokens.parts.into_iter().for_each(|part| all.tokens.push(part)),
+                (weight, _) => train.push(Mixed { weight: weight.unwrap_or(1.0), tokens }),
+            }
+        }
+        Ok(Self { train, val })
+    }
+
+    /// Tokens of the training part.
+    pub fn train_tokens(&self) -> u64 {
+        self.train.iter().map(|part| part.tokens.len()).sum()
+    }
+}
+
+/// Files already mapped.
+struct Files {
+    folder: PathBuf,
+    wide: bool,
+    maps: HashMap<String, Arc<Mmap>>,
+}
+
+impl Files {
+    fn part(&mut self, segment: &Segment) -> Result<Part> {
+        let path = self.folder.join(&segment.file);
+        ensure!(
+            Path::new(&segment.file).file_name().is_some_and(|f| f == segment.file.as_str()),
+            "{} names the file {}, which is not one beside it",
+            self.folder.join(MANIFEST).display(),
+            segment.file
+        );
+        let map = match self.maps.get(&segment.file) {
+            Some(map) => Arc::clone(map),
+            None => {
+                let map = Arc::new(map(&path)?);
+                self.maps.insert(segment.file.clone(), Arc::clone(&map));
+                map
+            }
+        };
+        let have = map.len() as u64 / if self.wide { 4 } else { 2 };
+        let want = segment.first.checked_add(segment.tokens);
+        match want {
+            Some(want) if want <= have => {}
+            _ => bail!(
+                "{} ends after {have} of {} tokens; run `gptkit prepare` again",
+                path.display(),
+                want.map_or("too many".to_owned(), |n| n.to_string())
+            ),
+        }
+        Ok(Part { map, wide: self.wide, first: segment.first as usize, len: segment.tokens as usize })
+    }
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read; run `gptkit prepare` again", path.display()))?;
+    // SAFETY: token files are published whole and never changed in place by gptkit; one that another process shortens
+    // would end this one, as with every memory map.
+    unsafe { Mmap::map(&file) }.with_context(|| format!("{} cannot be mapped", path.display()))
+}
+
+/// A row of tokens over several files.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    parts: Vec<Part>,
+    /// Tokens up to the end of each part.
+    ends: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Part {
+    map: Arc<Mmap>,
+    wide: bool,
+    first: usize,
+    len: usize,
+}
+
+impl Tokens {
+    fn push(&mut self, part: Part) {
+        self.ends.push(self.len() + part.len as u64);
+        self.parts.push(part);
+    }
+
+    /// How many.
+    pub fn len(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds tokens `start .. start + n` to `out`; after the last comes the first again.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn read(&self, start: u64, n: usize, out: &mut Vec<u32>) {
+        assert!(!self.is_empty(), "tokens are read from an empty part");
+        let mut at = start % self.len();
+        let mut left = n;
+        while left > 0 {
+            let index = self.ends.partition_point(|&end| end <= at);
+            let part = &self.parts[index];
+            let skip = part.len - (self.ends[index] - at) as usize;
+            let take = left.min(part.len - skip);
+            part.read(skip, take, out);
+            left -= take;
+            at = (at + take as u64) % self.len();
+        }
+    }
+}
+
+impl Part {
+    fn read(&self, skip: usize, take: usize, out: &mut Vec<u32>) {
+        let start = self.first + skip;
+        if self.wide {
+            let (tokens, _) = self.map[4 * start..4 * (start + take)].as_chunks();
+            out.extend(tokens.iter().map(|&t| u32::from_le_bytes(t)));
+        } else {
+            let (tokens, _) = self.map[2 * start..2 * (start + take)].as_chunks();
+            out.extend(tokens.iter().map(|&t| u32::from(u16::from_le_bytes(t))));
+        }
+    }
+}
+
+/// Writes tokens into files of bounded size.
+pub(crate) struct Writer {
+    folder: PathBuf,
+    name: String,
+    wide: bool,
+    file: Option<std::io::BufWriter<File>>,
+    pub(crate) segments: Vec<Segment>,
+}
+
+/// Tokens of a file at most: 200 MB of u16.
+const FILE_TOKENS: u64 = 100_000_000;
+
+impl Writer {
+    pub(crate) fn new(folder: &Path, name: String, wide: bool) -> Self {
+        Self { folder: folder.to_owned(), name, wide, file: None, segments: Vec::new() }
+    }
+
+    pub(crate) fn write(&mut self, tokens: &[u32]) -> Result<()> {
+        use std::io::Write as _;
+        if self.segments.last().is_none_or(|s| s.tokens >= FILE_TOKENS) {
+            self.next_file()?;
+        }
+        let (Some(file), Some(segment)) = (&mut self.file, self.segments.last_mut()) else {
+            bail!("no token file is open");
+        };
+        let write = |bytes: &[u8]| file.write_all(bytes);
+        let mut write = write;
+        for &token in tokens {
+            let bytes = token.to_le_bytes();
+            write(if self.wide { &bytes } else { &bytes[..2] })
+                .with_context(|| format!("{} cannot be written", self.folder.join(&segment.file).display()))?;
+        }
+        segment.tokens += tokens.len() as u64;
+        Ok(())
+    }
+
+    fn next_file(&mut self) -> Result<()> {
+        self.finish()?;
+        let file = format!("{}-{:03}.bin", self.name, self.segments.len());
+        let path = self.folder.join(&file);
+        #[expect(clippy::disallowed_methods, reason = "the folder is published as a whole")]
+        let created = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+        self.file = Some(std::io::BufWriter::with_capacity(1 << 18, created));
+        self.segments.push(Segment { file, first: 0, tokens: 0 });
+        Ok(())
+    }
+
+    /// Writes what is still in memory.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        use std::io::Write as _;
+        match self.file.take() {
+            Some(mut file) => file.flush().with_context(|| format!("{} cannot be written", self.folder.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Divides `segments` after the first `n` tokens.
+pub(crate) fn divide(segments: Vec<Segment>, n: u64) -> (Vec<Segment>, Vec<Segment>) {
+    let (mut head, mut tail) = (Vec::new(), Vec::new());
+    let mut left = n;
+    for segment in segments {
+        let before = left.min(segment.tokens);
+        left -= before;
+        if before > 0 {
+            head.push(Segment { tokens: before, ..segment.clone() });
+        }
+        if before < segment.tokens {
+            tail.push(Segment { first: segment.first + before, tokens: segment.tokens - before, ..segment });
+        }
+    }
+    (head, tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(wide: bool) -> (tempfile::TempDir, Vec<Segment>) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(folder.path(), "0-train".to_owned(), wide);
+        writer.write(&(0..10).collect::<Vec<_>>()).unwrap();
+        writer.finish().unwrap();
+        let segments = writer.segments;
+        (folder, segments)
+    }
+
+    fn tokens(folder: &Path, wide: bool, segments: &[Segment]) -> Result<Tokens> {
+        let mut files = Files { folder: folder.to_owned(), wide, maps: HashMap::new() };
+        let mut tokens = Tokens::default();
+        for segment in segments {
+            tokens.push(files.part(segment)?);
+        }
+        Ok(tokens)
+    }
+
+    #[test]
+    fn tokens_come_back_across_segments_and_round_the_end() {
+        for wide in [false, true] {
+            let (folder, segments) = written(wide);
+            let (head, tail) = divide(segments, 4);
+            let parts: Vec<Segment> = tail.into_iter().chain(head).collect(); // 4..10, 0..4
+            let tokens = tokens(folder.path(), wide, &parts).unwrap();
+            let mut out = Vec::new();
+            tokens.read(3, 9, &mut out);
+            assert_eq!(out, [7, 8, 9, 0, 1, 2, 3, 4, 5]);
+        }
+    }
+
+    #[test]
+    fn a_file_shorter_than_the_manifest_says_is_refused() {
+        let (folder, mut segments) = written(false);
+        segments[0].tokens = 11;
+        let message = tokens(folder.path(), false, &segments).unwrap_err().to_string();
+        assert!(message.contains("0-train-000.bin ends after 10 of 11 tokens; run `gptkit prepare` again"), "{message}");
+        segments[0].first = u64::MAX;
+        assert!(tokens(folder.path(), false, &segments).unwrap_err().to_string().contains("too many"));
+    }
+
+    #[test]
+    fn a_manifest_cannot_lead_out_of_its_folder() {
+        let (folder, mut segments) = written(false);
+        segments[0].file = "../0-train-000.bin".to_owned();
+        assert!(tokens(folder.path(), false, &segments).unwrap_err().to_string().contains("not one beside it"));
+    }
+}

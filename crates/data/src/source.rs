@@ -1,0 +1,365 @@
+//! Where text comes from: files, folders, JSONL, gzip and zstd of either, stdin, the embedded world.
+//!
+//! A plain text file is one document; a JSONL file has one a line. What a file is, its name says: `.jsonl` or `.ndjson`
+//! records, all else text, with `.gz` or `.zst` after it when compressed; stdin is text as `-`, records as `-.jsonl`.
+//! Text is taken byte for byte, line ends included; only a byte-order mark at its start is dropped.
+
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::UNIX_EPOCH;
+
+/// What text a model is made from; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DataConfig {
+    /// Where it comes from.
+    pub sources: Vec<SourceConfig>,
+    /// Key of the text in JSONL records.
+    pub text_key: String,
+    /// What becomes of invalid UTF-8, empty documents and malformed lines.
+    pub on_bad_record: OnBadRecord,
+    /// Share of the documents that are held out for validation.
+    pub val_fraction: f64,
+    /// Folder below which prepared text is kept.
+    pub shards: PathBuf,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            sources: vec![SourceConfig { path: "world".to_owned(), weight: None }],
+            text_key: "text".to_owned(),
+            on_bad_record: OnBadRecord::Fail,
+            val_fraction: 0.01,
+            shards: PathBuf::from("shards"),
+        }
+    }
+}
+
+/// One source; an element of `data.sources`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceConfig {
+    /// File, folder, `-` for stdin, `world`, `world:STORIES` or `world:STORIES:SEED`, or a folder that `prepare` wrote.
+    pub path: String,
+    /// Share of the windows that come from here, relative to the other weights, whatever its size (Brown et al. 2020,
+    /// table 2.2); all sources have one, or none has and size decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+impl FromStr for SourceConfig {
+    type Err = String;
+
+    /// `PATH` or `PATH@WEIGHT`; an `@` before anything but a number is part of the path.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let weighted = text.rsplit_once('@').and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
+        let (path, weight) = weighted.map_or((text, None), |(path, weight)| (path, Some(weight)));
+        if path.is_empty() {
+            return Err("no path".to_owned());
+        }
+        Ok(Self { path: path.to_owned(), weight })
+    }
+}
+
+/// What becomes of a record that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRecord {
+    /// The command ends, naming file and line.
+    Fail,
+    /// It is left out and counted.
+    Skip,
+}
+
+impl FromStr for OnBadRecord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fail" => Ok(Self::Fail),
+            "skip" => Ok(Self::Skip),
+            _ => Err("use fail or skip".to_owned()),
+        }
+    }
+}
+
+impl Check for DataConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file, or path = \"world\"");
+        problems.require(
+            (0.0..=0.5).contains(&self.val_fraction),
+            "val_fraction",
+            "is not between 0 and 0.5",
+            "use 0.01, or 0 for no validation",
+        );
+        problems.require(!self.text_key.is_empty(), "text_key", "is empty", "use \"text\"");
+        let weights = self.sources.iter().filter(|s| s.weight.is_some()).count();
+        problems.require(
+            weights == 0 || weights == self.sources.len(),
+            "sources",
+            "have weights in part",
+            "give each a weight, or none",
+        );
+        for (i, source) in self.sources.iter().enumerate() {
+            let key = |name: &str| format!("sources.{i}.{name}");
+            let sound = source.weight.is_none_or(|w| w.is_finite() && w > 0.0);
+            problems.require(sound, &key("weight"), "is not positive", "leave the source out instead");
+            if let Err(what) = Place::of(&source.path) {
+                problems.add(&key("path"), what, "write world:20000, or world:20000:SEED");
+            }
+        }
+        let stdin = self.sources.iter().filter(|s| matches!(Place::of(&s.path), Ok(Place::Stdin(_)))).count();
+        problems.require(stdin < 2, "sources", "name stdin more than once", "it can be read once");
+    }
+}
+
+/// What a source's path means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A file or folder.
+    Path(PathBuf),
+    /// Stdin, with the ending that says what it holds (`.jsonl` for instance, or nothing).
+    Stdin(String),
+    /// Stories of the embedded world.
+    World {
+        /// How many.
+        stories: u64,
+        /// The world's seed.
+        seed: u64,
+    },
+}
+
+/// Stories where `world` says nothing else: about 8 MB of text.
+const STORIES: u64 = 10_000;
+
+impl Place {
+    /// Reads a source's path.
+    ///
+    /// # Errors
+    /// When it begins as the world's does and goes on otherwise.
+    pub fn of(path: &str) -> Result<Self, String> {
+        if let Some(ending) = path.strip_prefix('-').filter(|e| e.is_empty() || e.starts_with('.')) {
+            return Ok(Self::Stdin(ending.to_owned()));
+        }
+        let mut parts = path.split(':');
+        if parts.next() != Some("world") {
+            return Ok(Self::Path(PathBuf::from(path)));
+        }
+        let mut number = |default: u64| match parts.next() {
+            Some(text) => text.parse::<u64>().map_err(|_| format!("\"{text}\" is not a number")),
+            None => Ok(default),
+        };
+        let (stories, seed) = (number(STORIES)?, number(1)?);
+        if stories == 0 || parts.next().is_some() {
+            return Err("is not a number of stories".to_owned());
+        }
+        Ok(Self::World { stories, seed })
+    }
+}
+
+/// A file that is read, as it was when it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970, as far as the file system knows.
+    pub modified_ns: u128,
+}
+
+/// The files that `path` stands for: itself, or those below it that hold text by their name, in order of their names.
+/// Hidden ones and other kinds are left out.
+///
+/// # Errors
+/// When there is none, or one cannot be looked at.
+pub fn inputs(path: &Path) -> Result<Vec<Input>> {
+    let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
+    if !metadata.is_dir() {
+        return Ok(vec![input(path.to_owned())?]);
+    }
+    let mut found = Vec::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = folder.read_dir().with_context(|| format!("folder {} cannot be read", folder.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("folder {} cannot be read", folder.display()))?.path();
+            if entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
+                continue;
+            }
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if Form::of(&entry).named {
+                found.push(input(entry)?);
+            }
+        }
+    }
+    ensure!(
+        !found.is_empty(),
+        "{} holds no file named .txt, .text, .md, .jsonl or .ndjson (or one of these with .gz or .zst)",
+        path.display()
+    );
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+fn input(path: PathBuf) -> Result<Input> {
+    let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
+    let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    Ok(Input { path, size: metadata.len(), modified_ns: modified.map_or(0, |d| d.as_nanos()) })
+}
+
+/// What a file's name says it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Records, one a line; else text.
+    pub jsonl: bool,
+    /// Whether the name says so, rather than leaves it open.
+    named: bool,
+    compression: Option<Compression>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Zstd,
+}
+
+impl Form {
+    /// The form that the name `path` says.
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let (stem, compression) = match name.rsplit_once('.') {
+            Some((stem, "gz")) => (stem, Some(Compression::Gzip)),
+            Some((stem, "zst" | "zstd")) => (stem, Some(Compression::Zstd)),
+            _ => (name.as_str(), None),
+        };
+        let ending = stem.rsplit_once('.').map_or("", |(_, e)| e);
+        let jsonl = matches!(ending, "jsonl" | "ndjson");
+        Self { jsonl, named: jsonl || matches!(ending, "txt" | "text" | "md"), compression }
+    }
+}
+
+/// Opens `path` for reading, decompressed as its name says; `count` is told of bytes read from disk.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<Box<dyn BufRead + 'a>> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let raw = Counted { inner: file, count };
+    const BUFFER: usize = 1 << 18;
+    Ok(match Form::of(path).compression {
+        None => Box::new(BufReader::with_capacity(BUFFER, raw)),
+        // Several members in a row are one text, as gzip itself reads them.
+        Some(Compression::Gzip) => {
+            let members = flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(BUFFER, raw));
+            Box::new(BufReader::with_capacity(BUFFER, members))
+        }
+        Some(Compression::Zstd) => Box::new(BufReader::with_capacity(BUFFER, zstd::Decoder::new(raw)?)),
+    })
+}
+
+struct Counted<'a, R> {
+    inner: R,
+    count: &'a (dyn Fn(u64) + 'a),
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        (self.count)(n as u64);
+        Ok(n)
+    }
+}
+
+/// Copies stdin to `path`, so that it can be read more than once.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn spool_stdin(path: &Path) -> Result<()> {
+    crate::disk::write_with(path, |aside| {
+        #[expect(clippy::disallowed_methods, reason = "the name is one aside")]
+        let mut file = File::create(aside)?;
+        std::io::copy(&mut std::io::stdin().lock(), &mut file).context("stdin cannot be read")?;
+        Ok(())
+    })
+}
+
+/// The world's source has no weight to lose: a check that a path exists before anything is spent.
+///
+/// # Errors
+/// When a file of `config` is missing.
+pub fn must_exist(config: &DataConfig) -> Result<()> {
+    for source in &config.sources {
+        if let Ok(Place::Path(path)) = Place::of(&source.path)
+            && !path.exists()
+        {
+            bail!("{} does not exist; name a file or folder of text, - for stdin, or world", path.display());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_on_the_command_line_may_have_a_weight() {
+        let parsed = |text: &str| text.parse::<SourceConfig>().map(|s| (s.path, s.weight));
+        assert_eq!(parsed("a.txt"), Ok(("a.txt".to_owned(), None)));
+        assert_eq!(parsed("a.txt@0.6"), Ok(("a.txt".to_owned(), Some(0.6))));
+        assert_eq!(parsed("me@home/a.txt"), Ok(("me@home/a.txt".to_owned(), None)));
+        assert!(parsed("@3").is_err());
+    }
+
+    #[test]
+    fn the_world_and_stdin_are_known_by_their_names() {
+        assert_eq!(Place::of("world"), Ok(Place::World { stories: STORIES, seed: 1 }));
+        assert_eq!(Place::of("world:50:9"), Ok(Place::World { stories: 50, seed: 9 }));
+        assert_eq!(Place::of("./world"), Ok(Place::Path("./world".into())));
+        assert_eq!(Place::of("-.jsonl.gz"), Ok(Place::Stdin(".jsonl.gz".to_owned())));
+        assert_eq!(Place::of("-x"), Ok(Place::Path("-x".into())));
+        for wrong in ["world:", "world:many", "world:0", "world:5:1:2"] {
+            assert!(Place::of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_folder_gives_its_text_files_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::create_dir(path.join("b")).unwrap();
+        for name in ["z.txt", "b/a.jsonl.gz", ".hidden.txt", "image.png", "a.md.zst"] {
+            crate::disk::write(&path.join(name), b"x").unwrap();
+        }
+        let names: Vec<PathBuf> = inputs(path).unwrap().into_iter().map(|i| i.path).collect();
+        assert_eq!(names, ["a.md.zst", "b/a.jsonl.gz", "z.txt"].map(|n| path.join(n)));
+    }
+
+    #[test]
+    fn a_folder_without_text_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(inputs(folder.path()).unwrap_err().to_string().contains("holds no file"));
+        assert!(inputs(&folder.path().join("none")).unwrap_err().to_string().contains("none cannot be read"));
+    }
+
+    #[test]
+    fn contradictions_are_problems() {
+        let source = |path: &str, weight| SourceConfig { path: path.to_owned(), weight };
+        let config = DataConfig {
+            sources: vec![source("a", Some(-1.0)), source("-", None), source("-", None), source("world:x", None)],
+            val_fraction: 0.9,
+            ..DataConfig::default()
+        };
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["val_fraction", "sources", "sources.0.weight", "sources.3.path", "sources"]);
+    }
+}

@@ -1,0 +1,367 @@
+//! Bytes → documents, in pieces of bounded size, with the place of everything that is wrong.
+
+use crate::source::{DataConfig, OnBadRecord};
+use anyhow::{Context, Result, bail};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io::{BufRead, Read};
+use std::path::Path;
+
+/// A part of a document that can be tokenized by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) text: String,
+    /// Whether the document begins with it.
+    pub(crate) first: bool,
+    /// Whether the document ends with it.
+    pub(crate) last: bool,
+}
+
+/// Where a document may be cut without a change of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Between a letter or digit and white space.
+    Words,
+    /// Between any two characters.
+    Anywhere,
+    /// Nowhere: its tokens may depend on all of it.
+    Nowhere,
+}
+
+/// Records that were left out, by what was wrong with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Lines that are not UTF-8.
+    pub invalid_utf8: u64,
+    /// Documents of nothing but white space.
+    pub empty: u64,
+    /// Lines that are no JSON object with the text key.
+    pub malformed: u64,
+}
+
+impl Skipped {
+    /// All kinds together.
+    pub fn total(&self) -> u64 {
+        self.invalid_utf8 + self.empty + self.malformed
+    }
+}
+
+/// Bytes after which a document is cut at the next place that allows it.
+const PIECE: usize = 1 << 16;
+/// A document that allows no cut for so long (a "word" of 16 MiB) is cut all the same.
+const LONGEST_PIECE: usize = 1 << 24;
+/// Bytes of a text file looked at together when no line ends.
+const SEGMENT: u64 = 1 << 20;
+/// Longest JSONL record: it is held in memory whole.
+const LONGEST_RECORD: u64 = 1 << 28;
+
+/// Cuts what it reads into documents and pieces, and hands them to `sink` in order.
+pub(crate) struct Reader<'a> {
+    config: &'a DataConfig,
+    cut: Cut,
+    sink: &'a mut dyn FnMut(Piece) -> Result<()>,
+    pub(crate) skipped: Skipped,
+    /// The part of the current document not handed over yet.
+    pending: String,
+    begun: bool,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(config: &'a DataConfig, cut: Cut, sink: &'a mut dyn FnMut(Piece) -> Result<()>) -> Self {
+        Self { config, cut, sink, skipped: Skipped::default(), pending: String::new(), begun: false }
+    }
+
+    /// Reads a text file as one document; `path` is its name in messages.
+    pub(crate) fn text(&mut self, path: &Path, mut input: Box<dyn BufRead + '_>) -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut line = 1;
+        loop {
+            let carried = bytes.len();
+            let read = (&mut input).take(SEGMENT).read_until(b'\n', &mut bytes);
+            let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
+            if read == 0 && carried == 0 {
+                break;
+            }
+            if line == 1 && carried == 0 && bytes.starts_with(b"\xEF\xBB\xBF") {
+                bytes.drain(..3);
+            }
+            let ends = bytes.ends_with(b"\n");
+            match std::str::from_utf8(&bytes) {
+                Ok(text) => {
+                    self.pending.push_str(text);
+                    bytes.clear();
+                }
+                // A character that goes on in the next segment.
+                Err(e) if e.error_len().is_none() && !ends && read > 0 => {
+                    let tail = bytes.split_off(e.valid_up_to());
+                    self.pending.push_str(&String::from_utf8_lossy(&bytes));
+                    bytes = tail;
+                }
+                Err(e) => {
+                    let what = format!("byte {} is not UTF-8", e.valid_up_to() + 1);
+                    self.bad(path, line, &what, |skipped| &mut skipped.invalid_utf8)?;
+                    bytes.clear();
+                }
+            }
+            line += u64::from(ends);
+            self.hand_over()?;
+        }
+        self.end(path, 1)
+    }
+
+    /// Reads JSONL, each record's text as one document.
+    pub(crate) fn records(&mut self, path: &Path, mut input: Box<dyn BufRead + '_>) -> Result<()> {
+        let mut bytes = Vec::new();
+        for line in 1.. {
+            bytes.clear();
+            let read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
+            let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
+            if read == 0 {
+                break;
+            }
+            if read as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n") {
+                bail!("{} line {line} is longer than 256 MiB; put so long a text into a file of its own", path.display());
+            }
+            let record = if line == 1 { bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes) } else { &bytes };
+            if record.trim_ascii().is_empty() {
+                continue;
+            }
+            if let Err(e) = std::str::from_utf8(record) {
+                let what = format!("byte {} is not UTF-8", e.valid_up_to() + 1);
+                self.bad(path, line, &what, |skipped| &mut skipped.invalid_utf8)?;
+                continue;
+            }
+            let mut json = serde_json::Deserializer::from_slice(record);
+            let text = TextOf(&self.config.text_key).deserialize(&mut json).and_then(|text| json.end().map(|()| text));
+            match text {
+                Ok(text) => self.document(path, line, &text)?,
+                Err(e) => {
+                    // The column is worth saying, the line would be that of the record alone.
+                    let what = e.to_string().replace("line 1 column", "column");
+                    self.bad(path, line, &what, |skipped| &mut skipped.malformed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a whole document that stands at `line` of `path`.
+    pub(crate) fn document(&mut self, path: &Path, line: u64, text: &str) -> Result<()> {
+        self.pending.push_str(text);
+        self.hand_over()?;
+        self.end(path, line)
+    }
+
+    /// Hands over what has become long enough.
+    fn hand_over(&mut self) -> Result<()> {
+        if self.pending.len() < PIECE {
+            return Ok(());
+        }
+        let mut rest = std::mem::take(&mut self.pending);
+        while rest.len() >= PIECE {
+            let Some(at) = self.cut.place(&rest) else { break };
+            let tail = rest.split_off(at);
+            (self.sink)(Piece { text: std::mem::replace(&mut rest, tail), first: !self.begun, last: false })?;
+            self.begun = true;
+        }
+        self.pending = rest;
+        Ok(())
+    }
+
+    fn end(&mut self, path: &Path, line: u64) -> Result<()> {
+        let (text, begun) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.begun));
+        if !begun && text.trim().is_empty() {
+            return self.bad(path, line, "the document is empty", |skipped| &mut skipped.empty);
+        }
+        (self.sink)(Piece { text, first: !begun, last: true })
+    }
+
+    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: fn(&mut Skipped) -> &mut u64) -> Result<()> {
+        if self.config.on_bad_record == OnBadRecord::Fail {
+            bail!("{} line {line}: {what}; --on-bad-record skip leaves such records out", path.display());
+        }
+        *kind(&mut self.skipped) += 1;
+        Ok(())
+    }
+}
+
+impl Cut {
+    /// Where to cut `text`: near its first [`PIECE`] bytes if it can be, further on if it must.
+    fn place(self, text: &str) -> Option<usize> {
+        let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).filter(|&i| i > 0);
+        match self {
+            Self::Nowhere => None,
+            Self::Anywhere => boundary(PIECE),
+            Self::Words => {
+                let bytes = text.as_bytes();
+                let cut = |i: &usize| matches!(bytes[*i], b' ' | b'\n') && bytes[*i - 1].is_ascii_alphanumeric();
+                let near = (1..PIECE.min(bytes.len())).rev().find(cut);
+                near.or_else(|| (PIECE..bytes.len()).find(cut))
+                    .or_else(|| if text.len() >= LONGEST_PIECE { boundary(LONGEST_PIECE) } else { None })
+            }
+        }
+    }
+}
+
+/// The string under one key of a JSON object; all else is passed over without being built.
+struct TextOf<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for TextOf<'_> {
+    type Value = String;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TextOf<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object with the text under \"{}\"", self.0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<String, A::Error> {
+        let mut text = None;
+        let mut others = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if key == self.0 {
+                text = Some(map.next_value::<String>()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+                others.push(key);
+            }
+        }
+        let hint = || format!("no key \"{}\"; --text-key names it, the record has {}", self.0, others.join(", "));
+        text.ok_or_else(|| A::Error::custom(hint()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(config: &DataConfig, cut: Cut, bytes: &[u8], jsonl: bool) -> (Result<()>, Vec<Piece>, Skipped) {
+        let mut pieces = Vec::new();
+        let mut sink = |piece| {
+            pieces.push(piece);
+            Ok(())
+        };
+        let mut reader = Reader::new(config, cut, &mut sink);
+        let input = Box::new(std::io::BufReader::with_capacity(100, bytes));
+        let path = Path::new("f");
+        let result = if jsonl { reader.records(path, input) } else { reader.text(path, input) };
+        let skipped = reader.skipped;
+        (result, pieces, skipped)
+    }
+
+    fn documents(pieces: &[Piece]) -> Vec<String> {
+        let mut all = Vec::new();
+        for piece in pieces {
+            assert_eq!(piece.first, pieces.first() == Some(piece) || piece.first, "only a first piece begins");
+            if piece.first {
+                all.push(String::new());
+            }
+            all.last_mut().unwrap().push_str(&piece.text);
+        }
+        all
+    }
+
+    fn skip() -> DataConfig {
+        DataConfig { on_bad_record: OnBadRecord::Skip, ..DataConfig::default() }
+    }
+
+    fn fails(bytes: &[u8], jsonl: bool) -> String {
+        format!("{:#}", read(&DataConfig::default(), Cut::Words, bytes, jsonl).0.unwrap_err())
+    }
+
+    #[test]
+    fn a_text_file_is_one_document_byte_for_byte() {
+        let text = "\u{feff}one\r\n\r\ntwo é\n";
+        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        result.unwrap();
+        assert_eq!(documents(&pieces), ["one\r\n\r\ntwo é\n"]);
+    }
+
+    #[test]
+    fn a_record_is_a_document_and_blank_lines_are_none() {
+        let text = "{\"text\": \"one\\n\", \"id\": [1]}\n\n{\"id\": 2, \"text\": \"two\"}";
+        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), true);
+        result.unwrap();
+        assert_eq!(documents(&pieces), ["one\n", "two"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (bytes, jsonl, expected) in [
+            (b"ok\nno \xff\n".as_slice(), false, "f line 2: byte 4 is not UTF-8"),
+            (b"ok\nno \xe3\x81", false, "f line 2: byte 4 is not UTF-8"),
+            (b"  \n \n", false, "f line 1: the document is empty"),
+            (b"", false, "f line 1: the document is empty"),
+            (b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n", true, "f line 2: byte 11 is not UTF-8"),
+            (b"{\"text\": \"a\"}\n{\"text\": \"b\"\n", true, "f line 2: EOF while parsing"),
+            (b"{\"text\": \"a\"} x", true, "f line 1: trailing characters at column 15"),
+            (b"{\"content\": \"a\", \"id\": 1}", true, "no key \"text\"; --text-key names it, the record has content, id"),
+            (b"{\"text\": 7}", true, "f line 1: invalid type: integer `7`, expected a string"),
+            (b"[1]", true, "expected an object with the text under \"text\""),
+            (b"\n{\"text\": \"\"}", true, "f line 2: the document is empty"),
+        ] {
+            let message = fails(bytes, jsonl);
+            assert!(message.contains(expected), "{message}\nexpected {expected}");
+            assert!(message.contains("--on-bad-record skip"), "{message}");
+        }
+    }
+
+    #[test]
+    fn skipped_records_are_counted_by_kind_and_the_rest_is_read() {
+        let text = b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\nnonsense\n{\"text\": \" \"}\n{}\n{\"text\": \"b\"}\n";
+        let (result, pieces, skipped) = read(&skip(), Cut::Words, text, true);
+        result.unwrap();
+        assert_eq!(documents(&pieces), ["a", "b"]);
+        assert_eq!(skipped, Skipped { invalid_utf8: 1, empty: 1, malformed: 2 });
+        let (result, pieces, skipped) = read(&skip(), Cut::Words, b"one\ntw\xff\nthree\n", false);
+        result.unwrap();
+        assert_eq!(documents(&pieces), ["one\nthree\n"]);
+        assert_eq!(skipped.total(), 1);
+    }
+
+    #[test]
+    fn a_long_document_comes_in_pieces_cut_before_white_space() {
+        let text = "word word2 é, ... \n".repeat(40_000);
+        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        result.unwrap();
+        assert!(pieces.len() > 10);
+        assert_eq!(documents(&pieces), [text]);
+        for pair in pieces.windows(2) {
+            assert!(pair[0].text.len() <= PIECE && !pair[0].last);
+            assert!(pair[0].text.ends_with(|c: char| c.is_ascii_alphanumeric()));
+            assert!(pair[1].text.starts_with([' ', '\n']) && !pair[1].first);
+        }
+        assert!(pieces.last().unwrap().last);
+    }
+
+    #[test]
+    fn characters_are_whole_where_no_line_ends() {
+        let text = "日本".repeat(400_000); // 2.4 MB without a line break or a space
+        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        result.unwrap();
+        assert_eq!(documents(&pieces), [text.as_str()]);
+        let (_, pieces, _) = read(&DataConfig::default(), Cut::Anywhere, text.as_bytes(), false);
+        assert!(pieces.len() > 30);
+        assert_eq!(documents(&pieces), [text.as_str()]);
+        let (_, pieces, _) = read(&DataConfig::default(), Cut::Nowhere, text.as_bytes(), false);
+        assert_eq!(pieces.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives_being_read(text in "\\PC{0,40}(\n\\PC{0,20}){0,3}") {
+            prop_assume!(!text.trim().is_empty() && !text.starts_with('\u{feff}'));
+            let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+            prop_assert!(result.is_ok());
+            prop_assert_eq!(documents(&pieces), [text]);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! Text ↔ token ids: load, train, encode, decode, through Hugging Face's `tokenizers`.
+
+use crate::disk;
+use crate::text::Cut;
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use tokenizers::decoders::bpe::BPEDecoder;
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, DecodeStream, Tokenizer as Inner};
+
+/// The token between documents, as GPT-2 calls it.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+/// Entries of a trained byte-level vocabulary where the configuration leaves them open.
+const DEFAULT_VOCAB: usize = 8192;
+/// The fewest a byte-level vocabulary can have: each byte, and the end of a text.
+const FEWEST: usize = 257;
+
+/// Where a model's tokens come from; TOML section `[tokenizer]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenizerConfig {
+    /// A tokenizer to load: `tokenizer.json`, or a folder with it or with GPT-1's or GPT-2's own files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What to train on the text when none is loaded; byte-level pairs when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<TokenizerKind>,
+    /// Entries of a trained vocabulary; not for characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+}
+
+/// What can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerKind {
+    /// Byte-level pair encoding (Radford et al. 2019, §2.2).
+    Bpe,
+    /// One token a character.
+    Char,
+}
+
+impl FromStr for TokenizerKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "bpe" => Ok(Self::Bpe),
+            "char" => Ok(Self::Char),
+            _ => Err("use bpe or char".to_owned()),
+        }
+    }
+}
+
+impl TokenizerConfig {
+    /// The tokenizer that lies at `path`.
+    pub fn load_from(path: &Path) -> Self {
+        Self { path: Some(path.to_owned()), ..Self::default() }
+    }
+
+    /// What is trained when none is loaded.
+    pub fn kind(&self) -> TokenizerKind {
+        self.train.unwrap_or(TokenizerKind::Bpe)
+    }
+}
+
+impl Check for TokenizerConfig {
+    fn check(&self, problems: &mut Problems) {
+        if self.path.is_some() {
+            problems.require(self.train.is_none(), "train", "stands beside a path", "keep one of them");
+            problems.require(self.vocab_size.is_none(), "vocab_size", "stands beside a path", "it is the file's");
+        }
+        match (self.kind(), self.vocab_size) {
+            (TokenizerKind::Char, Some(_)) => problems.add("vocab_size", "is as large as the text has characters", "remove it"),
+            (TokenizerKind::Bpe, Some(n)) if n < FEWEST => {
+                problems.add("vocab_size", "has no room for 256 bytes and the end of text", format!("use {FEWEST} or more"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How tokens stand for text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Pieces of bytes, GPT-2's way: any bytes have tokens, and come back exactly.
+    ByteLevel,
+    /// Single characters.
+    Char,
+    /// Words cut at white space and punctuation, GPT-1's way.
+    Words,
+    /// Any other `tokenizer.json`.
+    Other,
+}
+
+/// A tokenizer.
+pub struct Tokenizer {
+    inner: Inner,
+    /// The same, but for text that is nothing but text: `<|endoftext|>` in a document is thirteen characters, so that
+    /// no document can fake its own end.
+    plain: Inner,
+    kind: Kind,
+    /// Bytes of each token, for the byte-level kind.
+    bytes: Vec<Vec<u8>>,
+    end_of_text: Option<u32>,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokenizer({:?}, {} entries)", self.kind, self.vocab_size())
+    }
+}
+
+/// Names that end a text, where nothing names it; the first that the vocabulary has counts.
+const KNOWN_ENDS: [&str; 4] = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>"];
+
+impl Tokenizer {
+    /// Reads the tokenizer at `path`: a `tokenizer.json`, or a folder that has it, or GPT-2's files (`vocab.json` and
+    /// `merges.txt`, or `encoder.json` and `vocab.bpe`), or GPT-1's (`encoder_bpe_40000.json` and `vocab_40000.bpe`).
+    ///
+    /// # Errors
+    /// When no such file is there, or it is damaged.
+    pub fn load(path: &Path) -> Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        let named = |vocab: &str, merges: &str| {
+            let files = (folder.join(vocab), folder.join(merges));
+            // A path that names one of the two files means both.
+            let meant = path.is_dir() || path == files.0 || path == files.1;
+            (meant && (files.0.exists() || files.1.exists())).then_some(files)
+        };
+        let inner = if path.is_dir() && !file.exists() || !path.is_dir() {
+            if let Some(files) = named("vocab.json", "merges.txt").or_else(|| named("encoder.json", "vocab.bpe")) {
+                gpt2(&files.0, &files.1)?
+            } else if let Some(files) = named("encoder_bpe_40000.json", "vocab_40000.bpe") {
+                gpt1(&files.0, &files.1)?
+            } else if file.exists() {
+                read_json(&file)?
+            } else {
+                bail!(
+                    "{} holds no tokenizer: tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, or \
+                     encoder_bpe_40000.json with vocab_40000.bpe",
+                    path.display()
+                );
+            }
+        } else {
+            read_json(&file)?
+        };
+        let named_end = end_of_text_named_in(&folder.join("tokenizer_config.json"))?;
+        Self::new(inner, named_end.as_deref()).with_context(|| format!("the tokenizer in {}", path.display()))
+    }
+
+    /// Learns byte-level pairs from `texts` until the vocabulary has `vocab_size` entries, the end of text among them;
+    /// fewer when the texts have no more pairs.
+    ///
+    /// # Errors
+    /// When the texts hold nothing.
+    pub fn train_bpe(vocab_size: Option<usize>, texts: impl Iterator<Item = String> + Send) -> Result<Self> {
+        let mut inner = Inner::new(BPE::default());
+        inner.with_pre_tokenizer(Some(byte_level())).with_decoder(Some(ByteLevelDecoder::default()));
+        let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
+            .show_progress(false)
+            // The end of text is added after training, so that its id is the last, as GPT-2's is.
+            .vocab_size(vocab_size.unwrap_or(DEFAULT_VOCAB) - 1)
+            .initial_alphabet(byte_characters().into())
+            .build()
+            .into();
+        inner.train(&mut trainer, texts).map_err(|e| anyhow!("training a tokenizer: {e}"))?;
+        add_end_of_text(&mut inner)?;
+        Self::new(inner, None)
+    }
+
+    /// One token for each of `characters`, in their order, and the end of text.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn of_characters(characters: &BTreeSet<char>) -> Result<Self> {
+        ensure!(!characters.is_empty(), "the text has no characters");
+        let vocab: tokenizers::models::bpe::Vocab =
+            characters.iter().enumerate().map(|(i, c)| (c.to_string(), i as u32)).collect();
+        let model = BPE::builder().vocab_and_merges(vocab, Vec::new()).build();
+        let mut inner = Inner::new(model.map_err(|e| anyhow!("{e}"))?);
+        inner.with_decoder(Some(Fuse::new()));
+        add_end_of_text(&mut inner)?;
+        Self::new(inner, None)
+    }
+
+    fn new(inner: Inner, named_end: Option<&str>) -> Result<Self> {
+        let kind = kind(&inner);
+        let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
+        let mut plain = inner.clone();
+        plain.set_encode_special_tokens(true);
+        let bytes = if kind == Kind::ByteLevel { token_bytes(&inner) } else { Vec::new() };
+        ensure!(inner.get_vocab_size(true) > 0, "has no entries");
+        Ok(Self { inner, plain, kind, bytes, end_of_text: end })
+    }
+
+    /// Tokens of `text`, as the reference gives them: names of special tokens in it become those tokens.
+    ///
+    /// # Errors
+    /// When a character has no token in a vocabulary of characters.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(&self.inner, text)
+    }
+
+    /// Tokens of `text` as part of a document: special tokens' names in it are nothing but text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(&self.plain, text)
+    }
+
+    /// Tokens of any bytes. What is not UTF-8 has tokens in the byte-level kind only, one a byte.
+    ///
+    /// # Errors
+    /// When a byte has no token.
+    pub fn encode_bytes(&self, bytes: &[u8]) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for chunk in bytes.utf8_chunks() {
+            ids.extend(self.encode(chunk.valid())?);
+            for &byte in chunk.invalid() {
+                let id = self.bytes.iter().position(|b| b == &[byte]);
+                let id = id.with_context(|| format!("byte {byte:#04x} is not UTF-8, and this tokenizer has no token for it"))?;
+                ids.push(id as u32);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn encode_with(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
+        let encoding = inner.encode_fast(text, false).map_err(|e| anyhow!("text cannot be encoded: {e}"))?;
+        if self.kind == Kind::Char && self.decode(encoding.get_ids())?.len() != text.len() {
+            // The library drops characters that it does not know.
+            let unknown = text.chars().find(|c| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_none());
+            bail!(
+                "the character {:?} is not among the {} that this tokenizer was made from",
+                unknown.unwrap_or_default(),
+                self.vocab_size()
+            );
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The bytes that `ids` stand for; in the byte-level kind exactly those that were encoded.
+    ///
+    /// # Errors
+    /// When an id is not in the vocabulary.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
+        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+            bail!("{id} is not a token: the vocabulary has {} entries", self.vocab_size());
+        }
+        if self.kind == Kind::ByteLevel {
+            return Ok(ids.iter().flat_map(|&id| &self.bytes[id as usize]).copied().collect());
+        }
+        Ok(self.inner.decode(ids, false).map_err(|e| anyhow!("tokens cannot be decoded: {e}"))?.into_bytes())
+    }
+
+    /// The text that `ids` stand for, with U+FFFD where their bytes are none.
+    ///
+    /// # Errors
+    /// When an id is not in the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.decode_bytes(ids)?).into_owned())
+    }
+
+    /// What one token stands for, to be looked at.
+    pub fn token_text(&self, id: u32) -> String {
+        match self.bytes.get(id as usize) {
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => self.inner.id_to_token(id).unwrap_or_default(),
+        }
+    }
+
+    /// Decodes token by token what follows `prompt`.
+    pub fn decoder(&self, prompt: &[u32]) -> Decoder<'_> {
+        if self.kind == Kind::ByteLevel {
+            return Decoder(State::Bytes { tokenizer: self, pending: Vec::new() });
+        }
+        let mut stream = self.inner.decode_stream(false);
+        // What stands before decides whether a word begins with a space.
+        for &id in prompt {
+            let _ = stream.step(id);
+        }
+        Decoder(State::Stream(Box::new(stream)))
+    }
+
+    /// Entries, special tokens included; ids are below it.
+    pub fn vocab_size(&self) -> usize {
+        // Ids need not be dense: what a model must have room for is one more than the largest.
+        let largest = self.inner.get_vocab(true).into_values().max();
+        largest.map_or(0, |id| id as usize + 1)
+    }
+
+    /// The token that ends a text, if there is one.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.end_of_text
+    }
+
+    /// The token that stands between documents: the end of text, or the line break that GPT-1's vocabulary has
+    /// (BooksCorpus's documents are whole books, and the paper names no separator).
+    pub fn document_end(&self) -> Option<u32> {
+        self.end_of_text.or_else(|| self.inner.token_to_id("\n</w>"))
+    }
+
+    /// Where a document may be cut for encoding.
+    pub(crate) fn cut(&self) -> Cut {
+        match self.kind {
+            Kind::ByteLevel | Kind::Words => Cut::Words,
+            Kind::Char => Cut::Anywhere,
+            Kind::Other => Cut::Nowhere,
+        }
+    }
+
+    /// The same for tokenizers that do the same, whatever file they came from.
+    ///
+    /// # Errors
+    /// When the tokenizer has no form as JSON.
+    pub fn fingerprint(&self) -> Result<String> {
+        let json = self.inner.to_string(false).map_err(|e| anyhow!("{e}"))?;
+        Ok(blake3::hash(json.as_bytes()).to_hex()[..16].to_owned())
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let json = self.inner.to_string(true).map_err(|e| anyhow!("{e}"))?;
+        disk::write(&folder.join("tokenizer.json"), json.as_bytes())?;
+        let mut config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": false,
+            "model_max_length": 1_000_000_000_000_000_000_u64,
+        });
+        if let Some(end) = self.end_of_text.and_then(|id| self.inner.id_to_token(id)) {
+            config["bos_token"] = json!(end);
+            config["eos_token"] = json!(end);
+            config["pad_token"] = json!(end);
+        }
+        if self.kind == Kind::Words {
+            config["unk_token"] = json!("<unk>");
+        }
+        let text = serde_json::to_string_pretty(&config)? + "\n";
+        disk::write(&folder.join("tokenizer_config.json"), text.as_bytes())
+    }
+}
+
+fn byte_level() -> ByteLevel {
+    ByteLevel::new(false, true, true)
+}
+
+fn special(token: &str) -> AddedToken {
+    AddedToken::from(token, true)
+}
+
+fn add_end_of_text(inner: &mut Inner) -> Result<()> {
+    inner.add_special_tokens([special(END_OF_TEXT)]).map_err(|e| anyhow!("{e}"))?;
+    Ok(())
+}
+
+fn read_json(path: &Path) -> Result<Inner> {
+    ensure!(path.exists(), "{} does not exist", path.display());
+    Inner::from_file(path).map_err(|e| anyhow!("{} is not a tokenizer: {e}", path.display()))
+}
+
+/// GPT-2's vocabulary and merges.
+fn gpt2(vocab: &Path, merges: &Path) -> Result<Inner> {
+    let mut inner = Inner::new(bpe(vocab, merges, |builder| builder)?);
+    inner
+        .with_pre_tokenizer(Some(byte_level()))
+        .with_post_processor(Some(ByteLevel::new(true, false, true)))
+        .with_decoder(Some(ByteLevelDecoder::default()));
+    add_end_of_text(&mut inner)?;
+    Ok(inner)
+}
+
+/// GPT-1's vocabulary and merges: lower case, accents taken off, punctuation apart, words end in `</w>`.
+fn gpt1(vocab: &Path, merges: &Path) -> Result<Inner> {
+    let model = bpe(vocab, merges, |builder| builder.unk_token("<unk>".to_owned()).end_of_word_suffix("</w>".to_owned()))?;
+    let mut inner = Inner::new(model);
+    inner.with_normalizer(Some(BertNormalizer::default())).map_err(|e| anyhow!("{e}"))?;
+    inner.with_pre_tokenizer(Some(BertPreTokenizer)).with_decoder(Some(BPEDecoder::new("</w>".to_owned())));
+    inner.add_special_tokens([special("<unk>")]).map_err(|e| anyhow!("{e}"))?;
+    Ok(inner)
+}
+
+fn bpe(
+    vocab: &Path,
+    merges: &Path,
+    settings: impl FnOnce(tokenizers::models::bpe::BpeBuilder) -> tokenizers::models::bpe::BpeBuilder,
+) -> Result<BPE> {
+    for path in [vocab, merges] {
+        ensure!(path.exists(), "{} does not exist; it goes with {}", path.display(), vocab.display());
+    }
+    let (vocab_text, merges_text) = (vocab.to_string_lossy(), merges.to_string_lossy());
+    settings(BPE::from_file(&vocab_text, &merges_text))
+        .build()
+        .map_err(|e| anyhow!("{} and {} are not a vocabulary and its merges: {e}", vocab.display(), merges.display()))
+}
+
+fn kind(inner: &Inner) -> Kind {
+    let ModelWrapper::BPE(model) = inner.get_model() else { return Kind::Other };
+    match (inner.get_pre_tokenizer(), inner.get_normalizer()) {
+        (Some(PreTokenizerWrapper::ByteLevel(b)), None) if !b.add_prefix_space && b.use_regex => Kind::ByteLevel,
+        (Some(PreTokenizerWrapper::BertPreTokenizer(_)), _) if model.end_of_word_suffix.is_some() => Kind::Words,
+        (None, None) if model.get_vocab().keys().all(|token| token.chars().count() == 1) => Kind::Char,
+        _ => Kind::Other,
+    }
+}
+
+/// The bytes of each token: byte-level vocabularies write each byte as a printable character.
+fn token_bytes(inner: &Inner) -> Vec<Vec<u8>> {
+    let byte_of: HashMap<char, u8> = byte_characters().into_iter().zip(0..=255).collect();
+    let added = inner.get_added_tokens_decoder();
+    let entries = inner.get_vocab(true);
+    let n = entries.values().max().map_or(0, |&id| id as usize + 1);
+    let mut bytes = vec![Vec::new(); n];
+    for (token, id) in entries {
+        let raw = || token.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
+        let mapped = if added.contains_key(&id) { None } else { raw() };
+        bytes[id as usize] = mapped.unwrap_or_else(|| token.into_bytes());
+    }
+    bytes
+}
+
+/// The character that stands for each byte: itself where it is printable in Latin-1, else the next from U+0100 on.
+fn byte_characters() -> [char; 256] {
+    let mut spare = 0x100..;
+    std::array::from_fn(|byte| {
+        let printable = matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+        let code = if printable { byte as u32 } else { spare.next().unwrap_or_default() };
+        char::from_u32(code).unwrap_or_default()
+    })
+}
+
+/// `eos_token` of a `tokenizer_config.json`: a string, or an object with it.
+fn end_of_text_named_in(path: &Path) -> Result<Option<String>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let json: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+    let token = match json.get("eos_token") {
+        Some(Value::Object(token)) => token.get("content"),
+        other => other,
+    };
+    Ok(token.and_then(Value::as_str).map(str::to_owned))
+}
+
+type InnerStream<'a> = DecodeStream<
+    'a,
+    ModelWrapper,
+    tokenizers::NormalizerWrapper,
+    PreTokenizerWrapper,
+    tokenizers::PostProcessorWrapper,
+    tokenizers::DecoderWrapper,
+>;
+
+/// Tokens, one at a time → text, in whole characters.
+pub struct Decoder<'a>(State<'a>);
+
+enum State<'a> {
+    Bytes { tokenizer: &'a Tokenizer, pending: Vec<u8> },
+    Stream(Box<InnerStream<'a>>),
+}
+
+impl Decoder<'_> {
+    /// The text that has become whole with `id`, if any has.
+    pub fn push(&mut self, id: u32) -> Option<String> {
+        match &mut self.0 {
+            State::Bytes { tokenizer, pending } => {
+                pending.extend(tokenizer.bytes.get(id as usize)?);
+                let text = whole_characters(pending);
+                (!text.is_empty()).then_some(text)
+            }
+            State::Stream(stream) => stream.step(id).ok().flatten(),
+        }
+    }
+
+    /// What is left at the end: bytes that never became a character, as U+FFFD.
+    pub fn flush(&mut self) -> String {
+        match &mut self.0 {
+            State::Bytes { pending, .. } => String::from_utf8_lossy(&std::mem::take(pending)).into_owned(),
+            State::Stream(_) => String::new(),
+        }
+    }
+}
+
+/// Takes from `pending` all but a character that is still incomplete; bytes that can become none are U+FFFD.
+fn whole_characters(pending: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    let mut incomplete = 0;
+    for chunk in pending.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if chunk.invalid().is_empty() {
+            continue;
+        }
+        let at_end = chunk.invalid().as_ptr_range().end == pending.as_ptr_range().end;
+        let may_grow = std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
+        if at_end && may_grow {
+            incomplete = chunk.invalid().len();
+        } else {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    pending.drain(..pending.len() - incomplete);
+    text
+}

@@ -1,0 +1,158 @@
+//! The shape of a model.
+
+use ::config::{Check, Problems};
+use ops::Mask;
+use serde::{Deserialize, Serialize};
+
+/// The generation a model belongs to: what sets it apart is all in this file and [`crate::init`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Each sublayer's sum is normalized, no final layer norm (Radford et al. 2018).
+    Gpt1,
+    /// Each sublayer reads the normalized stream, final layer norm (Radford et al. 2019, §2.3).
+    Gpt2,
+    /// GPT-2's, with layers alternating dense and locally banded attention (Brown et al. 2020, §2.1).
+    Gpt3,
+}
+
+/// Shape of the decoder-only transformer; TOML section `[model]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Generation.
+    pub kind: Kind,
+    /// Transformer blocks.
+    pub n_layer: usize,
+    /// Attention heads; divides `d_model`.
+    pub n_head: usize,
+    /// Width of the residual stream; the MLP is four times as wide.
+    pub d_model: usize,
+    /// Longest window, in tokens: one learned position each.
+    pub context: usize,
+    /// Entries of the vocabulary; 0 until it is known, then the tokenizer's size.
+    #[serde(default)]
+    pub vocab_size: usize,
+    /// Tokens that every second layer sees, itself included; GPT-3 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub band: Option<usize>,
+    /// Probability of dropping an element of the summed embeddings.
+    #[serde(default)]
+    pub embedding_dropout: f64,
+    /// Probability of dropping an attention weight.
+    #[serde(default)]
+    pub attention_dropout: f64,
+    /// Probability of dropping an element of a sublayer's output.
+    #[serde(default)]
+    pub residual_dropout: f64,
+    /// Added to the variance in every layer norm.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-5
+}
+
+impl ModelConfig {
+    /// What the tokens of layer `layer` see. GPT-3's first layer is dense, its second banded, and so on.
+    pub fn mask(&self, layer: usize) -> Mask {
+        match self.band {
+            Some(width) if layer % 2 == 1 => Mask::Banded { width },
+            _ => Mask::Causal,
+        }
+    }
+
+    /// Weights in all, tied embeddings counted once.
+    pub fn n_params(&self) -> u64 {
+        crate::params::layout(self).iter().map(|slot| slot.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+}
+
+impl Check for ModelConfig {
+    fn check(&self, problems: &mut Problems) {
+        let (d, h) = (self.d_model, self.n_head);
+        for (key, value) in [("n_layer", self.n_layer), ("n_head", h), ("d_model", d), ("context", self.context)] {
+            problems.require(value > 0, key, "is not positive", "use 1 or more");
+        }
+        if h > 0 && !d.is_multiple_of(h) {
+            problems.add("d_model", format!("does not divide into {h} heads"), format!("use {}", d.next_multiple_of(h)));
+        }
+        for (key, p) in [
+            ("embedding_dropout", self.embedding_dropout),
+            ("attention_dropout", self.attention_dropout),
+            ("residual_dropout", self.residual_dropout),
+        ] {
+            problems.require((0.0..1.0).contains(&p), key, "is not a probability below 1", "use 0.1");
+        }
+        problems.require(
+            self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0,
+            "layer_norm_eps",
+            "is not a small positive number",
+            "use 1e-5",
+        );
+        match (self.kind, self.band) {
+            (Kind::Gpt3, None) => problems.add("band", "is missing", "GPT-3's banded layers need a width, such as 256"),
+            (Kind::Gpt3, Some(0)) => problems.add("band", "is not positive", "use 256"),
+            (Kind::Gpt3, Some(_)) | (_, None) => {}
+            (_, Some(_)) => problems.add("band", "is only for kind gpt3", "remove it, or set kind = \"gpt3\""),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A model small enough to test everything with.
+    pub(crate) fn tiny(kind: Kind) -> ModelConfig {
+        ModelConfig {
+            kind,
+            n_layer: 3,
+            n_head: 2,
+            d_model: 8,
+            context: 12,
+            vocab_size: 17,
+            band: (kind == Kind::Gpt3).then_some(4),
+            embedding_dropout: 0.0,
+            attention_dropout: 0.0,
+            residual_dropout: 0.0,
+            layer_norm_eps: layer_norm_eps(),
+        }
+    }
+
+    fn sized(kind: Kind, n_layer: usize, d_model: usize, context: usize, vocab_size: usize) -> u64 {
+        ModelConfig { n_layer, d_model, context, vocab_size, ..tiny(kind) }.n_params()
+    }
+
+    /// Published counts: GPT-1's and GPT-2's released weights.
+    #[test]
+    fn parameter_counts_equal_the_published_ones() {
+        assert_eq!(sized(Kind::Gpt1, 12, 768, 512, 40_478), 116_534_784);
+        assert_eq!(sized(Kind::Gpt2, 12, 768, 1024, 50_257), 124_439_808);
+        assert_eq!(sized(Kind::Gpt2, 24, 1024, 1024, 50_257), 354_823_168);
+        assert_eq!(sized(Kind::Gpt2, 36, 1280, 1024, 50_257), 774_030_080);
+        assert_eq!(sized(Kind::Gpt2, 48, 1600, 1024, 50_257), 1_557_611_200);
+    }
+
+    #[test]
+    fn layers_alternate_dense_and_banded_in_gpt3_only() {
+        let masks = |kind| (0..3).map(|l| tiny(kind).mask(l)).collect::<Vec<_>>();
+        assert_eq!(masks(Kind::Gpt3), [Mask::Causal, Mask::Banded { width: 4 }, Mask::Causal]);
+        assert_eq!(masks(Kind::Gpt2), [Mask::Causal; 3]);
+    }
+
+    #[test]
+    fn impossible_shapes_are_problems() {
+        let problems = |config: ModelConfig| {
+            let mut problems = Problems::default();
+            config.check(&mut problems);
+            problems.iter().map(|p| p.key.clone()).collect::<Vec<_>>()
+        };
+        assert!(problems(tiny(Kind::Gpt3)).is_empty());
+        assert_eq!(problems(ModelConfig { d_model: 9, ..tiny(Kind::Gpt1) }), ["d_model"]);
+        assert_eq!(problems(ModelConfig { n_head: 0, context: 0, ..tiny(Kind::Gpt1) }), ["n_head", "context"]);
+        assert_eq!(problems(ModelConfig { residual_dropout: 1.0, ..tiny(Kind::Gpt1) }), ["residual_dropout"]);
+        assert_eq!(problems(ModelConfig { band: None, ..tiny(Kind::Gpt3) }), ["band"]);
+        assert_eq!(problems(ModelConfig { band: Some(4), ..tiny(Kind::Gpt2) }), ["band"]);
+    }
+}

@@ -1,0 +1,335 @@
+//! Hugging Face model folders: read wherever `--model` or `--init` stands, and written so that `transformers` loads them.
+//!
+//! A folder holds `config.json`, `model.safetensors` (or the parts that `model.safetensors.index.json` names),
+//! `tokenizer.json` and `generation_config.json`. GPT-3's kind has no class there: its folder says `gpt2`, whose
+//! computation is the same for windows within the band, and `window_size` besides, which tells it apart here.
+
+use crate::config::{Kind, ModelConfig};
+use crate::params::{Params, layout};
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{Device, Tensor};
+use data::disk;
+use data::tokenizer::Tokenizer;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Where a run keeps its outcome below its own folder when `model.safetensors` is not there.
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A model as it lies on disk.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub params: Params,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub end_of_text: Vec<u32>,
+}
+
+impl ModelFolder {
+    /// Reads the model, its weights as f32, and its tokenizer from `folder`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let (config, params) = load_model(folder, device)?;
+        let tokenizer = Tokenizer::load(folder)?;
+        ensure!(
+            tokenizer.vocab_size() <= config.vocab_size,
+            "the tokenizer in {} has {} entries, its model only {}; the two do not belong together",
+            folder.display(),
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+        let end_of_text = end_of_text(folder)?.or(tokenizer.end_of_text().map(|id| vec![id])).unwrap_or_default();
+        Ok(Self { config, params, tokenizer, end_of_text })
+    }
+}
+
+/// Reads shape and weights alone.
+///
+/// # Errors
+/// As [`ModelFolder::load`].
+pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params)> {
+    ensure!(folder.is_dir(), "{} is not a folder; name one with config.json and {WEIGHTS}", folder.display());
+    let path = folder.join("config.json");
+    let config = parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))?;
+    let params = read_weights(folder, &config, device)?;
+    Ok((config, params))
+}
+
+/// Writes all of a model's folder but the weights: what does not change while it is trained.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<()> {
+    disk::create_dir(folder)?;
+    tokenizer.save(folder)?;
+    let end = tokenizer.end_of_text();
+    write_json(&folder.join("config.json"), &config_json(config, end))?;
+    let generation = json!({ "bos_token_id": end, "eos_token_id": end, "pad_token_id": end });
+    write_json(&folder.join("generation_config.json"), &generation)
+}
+
+/// Writes the weights; the file that was there stays whole until the new one is.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_weights(folder: &Path, params: &Params) -> Result<()> {
+    let tensors: Vec<(&str, &Tensor)> = params.iter().map(|(name, var)| (name, var.as_tensor())).collect();
+    // `transformers` reads no file without this entry.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    disk::write_with(&folder.join(WEIGHTS), |path| {
+        safetensors::serialize_to_file(tensors, Some(metadata), path).context("the weights cannot be written")
+    })
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    disk::write(path, text.as_bytes())?;
+    Ok(())
+}
+
+/// What `config.json` says of a model of shape `config`.
+fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
+    let (model_type, class, activation) = match config.kind {
+        Kind::Gpt1 => ("openai-gpt", "OpenAIGPTLMHeadModel", "afn"),
+        Kind::Gpt2 | Kind::Gpt3 => ("gpt2", "GPT2LMHeadModel", "activation_function"),
+    };
+    let mut json = json!({
+        "architectures": [class],
+        "model_type": model_type,
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context,
+        "n_embd": config.d_model,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "embd_pdrop": config.embedding_dropout,
+        "attn_pdrop": config.attention_dropout,
+        "resid_pdrop": config.residual_dropout,
+        "layer_norm_epsilon": config.layer_norm_eps,
+        "initializer_range": 0.02,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "tie_word_embeddings": true,
+        "dtype": "float32",
+    });
+    // GPT-1's "gelu" and GPT-2's "gelu_new" are the same function there.
+    json[activation] = json!(if config.kind == Kind::Gpt1 { "gelu" } else { "gelu_new" });
+    if let Some(band) = config.band {
+        json["window_size"] = json!(band);
+        json["attention_types"] = json!([[["global", "local"], config.n_layer.div_ceil(2)]]);
+    }
+    json
+}
+
+/// What gptkit reads of a `config.json`; names as in Hugging Face's classes.
+#[derive(Deserialize)]
+struct HfConfig {
+    vocab_size: usize,
+    n_positions: usize,
+    n_embd: usize,
+    n_layer: usize,
+    n_head: usize,
+    n_inner: Option<usize>,
+    activation_function: Option<String>,
+    afn: Option<String>,
+    embd_pdrop: Option<f64>,
+    attn_pdrop: Option<f64>,
+    resid_pdrop: Option<f64>,
+    layer_norm_epsilon: Option<f64>,
+    window_size: Option<usize>,
+    scale_attn_weights: Option<bool>,
+    scale_attn_by_inverse_layer_idx: Option<bool>,
+    tie_word_embeddings: Option<bool>,
+    add_cross_attention: Option<bool>,
+}
+
+/// The dropout that Hugging Face's classes have where their `config.json` is silent.
+const HF_DROPOUT: f64 = 0.1;
+
+fn parse_config(json: &Value) -> Result<ModelConfig> {
+    let kind = match json.get("model_type").and_then(Value::as_str) {
+        Some("openai-gpt") => Kind::Gpt1,
+        Some("gpt2") if json.get("window_size").is_some_and(|w| !w.is_null()) => Kind::Gpt3,
+        Some("gpt2") => Kind::Gpt2,
+        Some(other) => bail!("model_type \"{other}\" is none that gptkit runs: openai-gpt and gpt2"),
+        None => bail!("model_type is missing"),
+    };
+    let hf: HfConfig = serde_json::from_value(json.clone())?;
+    let activation = hf.activation_function.or(hf.afn);
+    let known = match kind {
+        Kind::Gpt1 => ["gelu", "gelu_new", "gelu_pytorch_tanh"].as_slice(),
+        Kind::Gpt2 | Kind::Gpt3 => &["gelu_new", "gelu_pytorch_tanh"],
+    };
+    if let Some(name) = activation.filter(|name| !known.contains(&name.as_str())) {
+        bail!("activation \"{name}\" is none that this kind of model computes: {}", known.join(", "));
+    }
+    ensure!(
+        hf.n_inner.is_none_or(|n| Some(n) == hf.n_embd.checked_mul(4)),
+        "n_inner {:?} is not four times n_embd",
+        hf.n_inner
+    );
+    ensure!(hf.scale_attn_weights != Some(false), "scale_attn_weights = false is not computed");
+    ensure!(hf.scale_attn_by_inverse_layer_idx != Some(true), "scale_attn_by_inverse_layer_idx is not computed");
+    ensure!(hf.tie_word_embeddings != Some(false), "untied embeddings are not computed");
+    ensure!(hf.add_cross_attention != Some(true), "cross-attention is not computed");
+    let config = ModelConfig {
+        kind,
+        n_layer: hf.n_layer,
+        n_head: hf.n_head,
+        d_model: hf.n_embd,
+        context: hf.n_positions,
+        vocab_size: hf.vocab_size,
+        band: if kind == Kind::Gpt3 { hf.window_size } else { None },
+        embedding_dropout: hf.embd_pdrop.unwrap_or(HF_DROPOUT),
+        attention_dropout: hf.attn_pdrop.unwrap_or(HF_DROPOUT),
+        residual_dropout: hf.resid_pdrop.unwrap_or(HF_DROPOUT),
+        layer_norm_eps: hf.layer_norm_epsilon.unwrap_or(1e-5),
+    };
+    let mut problems = Problems::default();
+    config.check(&mut problems);
+    problems.require(config.vocab_size > 0, "vocab_size", "is not positive", "");
+    match problems.iter().next() {
+        Some(problem) => bail!("{problem}"),
+        None => Ok(config),
+    }
+}
+
+/// `eos_token_id` of `generation_config.json`, else of `config.json`: a number or a list.
+fn end_of_text(folder: &Path) -> Result<Option<Vec<u32>>> {
+    for name in ["generation_config.json", "config.json"] {
+        let path = folder.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let ids = match read_json(&path)?.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.clone(),
+            Some(id @ Value::Number(_)) => vec![id.clone()],
+            _ => continue,
+        };
+        let ids = ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
+        let ids: Option<Vec<u32>> = ids.collect();
+        return ids.map(Some).with_context(|| format!("eos_token_id in {} is not a token", path.display()));
+    }
+    Ok(None)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+}
+
+fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Params> {
+    let files = weight_files(folder)?;
+    // SAFETY: the files are only read; one that another process shortens meanwhile would end this one, as with every
+    // memory map, and no process of gptkit changes a weights file in place.
+    let stored = unsafe { MmapedSafetensors::multi(&files) }
+        .with_context(|| format!("the weights in {} are damaged", folder.display()))?;
+    let names: HashMap<String, String> =
+        stored.tensors().into_iter().map(|(name, _)| (full_name(&name), name)).collect();
+    let wanted = layout(config);
+    let missing: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).filter(|n| !names.contains_key(*n)).collect();
+    if let Some(first) = missing.first() {
+        bail!("{} lacks {} of {} weights, first {first}", folder.display(), missing.len(), wanted.len());
+    }
+    let unknown: Vec<&String> =
+        names.keys().filter(|n| !is_known(n) && !wanted.iter().any(|s| &s.name == *n)).collect();
+    if let Some(first) = unknown.iter().min() {
+        bail!("{} has {} weights that its config.json leaves no place for, such as {first}", folder.display(), unknown.len());
+    }
+    Params::gather(config, |name| stored.load(&names[name], device))
+        .with_context(|| format!("in {}", folder.display()))
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let single = folder.join(WEIGHTS);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join(INDEX);
+    if !index.exists() {
+        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|f| folder.join(f).exists());
+        let hint = if pickled { "; its pickled weights can hold code: convert them to safetensors first" } else { "" };
+        bail!("{} has no {WEIGHTS}{hint}", folder.display());
+    }
+    let json = read_json(&index)?;
+    let map: &Map<String, Value> =
+        json.get("weight_map").and_then(Value::as_object).with_context(|| format!("{} has no weight_map", index.display()))?;
+    let mut files = Vec::new();
+    for file in map.values() {
+        let name = file.as_str().unwrap_or_default();
+        // A name with a folder in it could lead anywhere.
+        let plain = Path::new(name).file_name().is_some_and(|f| f == name);
+        ensure!(plain, "{} names the file {file}, which is not one beside it", index.display());
+        let path = folder.join(name);
+        if !files.contains(&path) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// OpenAI's own uploads leave the prefix out.
+fn full_name(stored: &str) -> String {
+    if stored.starts_with("transformer.") || stored.starts_with("lm_head.") {
+        stored.to_owned()
+    } else {
+        format!("transformer.{stored}")
+    }
+}
+
+/// Entries that repeat what is known: the tied output weights, and old versions' attention masks.
+fn is_known(name: &str) -> bool {
+    name == "lm_head.weight" || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+
+    #[test]
+    fn a_config_comes_back_as_it_was_written() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let config = ModelConfig { residual_dropout: 0.25, layer_norm_eps: 1e-6, ..tiny(kind) };
+            assert_eq!(parse_config(&config_json(&config, Some(3))).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn models_that_compute_otherwise_are_refused() {
+        for (key, value, says) in [
+            ("model_type", json!("llama"), "llama"),
+            ("activation_function", json!("relu"), "relu"),
+            ("n_inner", json!(8), "n_inner"),
+            ("scale_attn_weights", json!(false), "scale_attn_weights"),
+            ("tie_word_embeddings", json!(false), "untied"),
+            ("n_head", json!(3), "n_head"),
+            ("vocab_size", json!(0), "vocab_size"),
+            ("n_embd", json!(-4), "invalid value"),
+        ] {
+            let mut json = config_json(&tiny(Kind::Gpt2), None);
+            json[key] = value;
+            let message = format!("{:#}", parse_config(&json).unwrap_err());
+            let said = message.contains(says) || (key == "n_head" && message.contains("3 heads"));
+            assert!(said, "{key}: {message}");
+        }
+    }
+
+    #[test]
+    fn names_without_the_prefix_are_the_same_weights() {
+        assert_eq!(full_name("h.0.ln_1.weight"), "transformer.h.0.ln_1.weight");
+        assert_eq!(full_name("transformer.h.0.ln_1.weight"), "transformer.h.0.ln_1.weight");
+        assert_eq!(full_name("lm_head.weight"), "lm_head.weight");
+    }
+}

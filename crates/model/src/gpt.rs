@@ -1,0 +1,279 @@
+//! Embeddings → blocks → logits or loss.
+
+use crate::block::{Block, Norm};
+use crate::cache::Cache;
+use crate::config::{Kind, ModelConfig};
+use crate::params::{Params, embedding_names};
+use candle_core::{D, Device, Result, Tensor, bail};
+use ops::{Dropout, cross_entropy, dropout};
+
+/// Whether dropout acts in a forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// It does not.
+    Eval,
+    /// It does, with masks that belong to the rows of the run.
+    Train {
+        /// Seed of the run.
+        seed: u64,
+        /// Number of the batch's first row among all rows of the run.
+        first_row: u64,
+    },
+}
+
+impl Pass {
+    /// Dropout of probability `p` at place `site`, if there is any.
+    pub(crate) fn dropout(self, p: f64, site: u32) -> Option<Dropout> {
+        match self {
+            Self::Train { seed, first_row } if p > 0.0 => Some(Dropout { p: p as f32, seed, site, first_row }),
+            _ => None,
+        }
+    }
+}
+
+/// Weights as a forward pass reads them.
+pub(crate) struct Weights<'a> {
+    params: &'a Params,
+    tracked: bool,
+}
+
+impl Weights<'_> {
+    pub(crate) fn get(&self, name: &str) -> Result<Tensor> {
+        let var = self.params.get(name)?;
+        Ok(if self.tracked { var.as_tensor().clone() } else { var.as_detached_tensor() })
+    }
+}
+
+/// A decoder-only transformer.
+#[derive(Debug)]
+pub struct Gpt {
+    config: ModelConfig,
+    tokens: Tensor,
+    positions: Tensor,
+    blocks: Vec<Block>,
+    ln_f: Option<Norm>,
+}
+
+impl Gpt {
+    /// A model whose loss can be differentiated with respect to `params`.
+    ///
+    /// # Errors
+    /// When `params` are not those of a model of this shape.
+    pub fn trainable(config: &ModelConfig, params: &Params) -> Result<Self> {
+        Self::new(config, &Weights { params, tracked: true })
+    }
+
+    /// The same model for evaluation and sampling: no graph is kept. It sees every later change of `params`.
+    ///
+    /// # Errors
+    /// As [`Gpt::trainable`].
+    pub fn frozen(config: &ModelConfig, params: &Params) -> Result<Self> {
+        Self::new(config, &Weights { params, tracked: false })
+    }
+
+    fn new(config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        let (tokens, positions) = embedding_names(config.kind);
+        Ok(Self {
+            tokens: weights.get(tokens)?,
+            positions: weights.get(positions)?,
+            blocks: (0..config.n_layer).map(|layer| Block::new(config, weights, layer)).collect::<Result<_>>()?,
+            ln_f: match config.kind {
+                Kind::Gpt1 => None,
+                Kind::Gpt2 | Kind::Gpt3 => Some(Norm::new(weights, "transformer.ln_f", config)?),
+            },
+            config: config.clone(),
+        })
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where its weights lie.
+    pub fn device(&self) -> &Device {
+        self.tokens.device()
+    }
+
+    /// `tokens`: `[B, T]`, u32. Returns the last layer's output, `[B, T, D]`.
+    ///
+    /// # Errors
+    /// When `T` is over the context, or a token is not below `V`.
+    pub fn hidden(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.run(tokens, pass, None)
+    }
+
+    /// `tokens`: `[B, T]`, u32. Returns `[B, T, V]`.
+    ///
+    /// # Errors
+    /// As [`Gpt::hidden`].
+    pub fn logits(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (b, t) = tokens.dims2()?;
+        self.unembed(&self.hidden(tokens, pass)?)?.reshape((b, t, self.config.vocab_size))
+    }
+
+    /// Mean loss in nats over the targets that count.
+    ///
+    /// `tokens`, `targets`: `[B, T]`, u32; a target is the token that follows, or [`ops::IGNORE`]. Returns a scalar.
+    ///
+    /// # Errors
+    /// As [`Gpt::hidden`], or when a target is not below `V`.
+    pub fn loss(&self, tokens: &Tensor, targets: &Tensor, pass: Pass) -> Result<Tensor> {
+        let hidden = self.hidden(tokens, pass)?;
+        cross_entropy(&self.unembed(&hidden)?, &targets.flatten_all()?)
+    }
+
+    /// Logits of the token after `tokens` (`[B, T]`, u32), which follow what `cache` holds and are added to it.
+    /// Returns `[B, V]`.
+    ///
+    /// # Errors
+    /// When the cache is full, or a token is not below `V`.
+    pub fn next_logits(&self, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let (_, t) = tokens.dims2()?;
+        let hidden = self.run(tokens, Pass::Eval, Some(cache))?;
+        cache.advance(t);
+        self.unembed(&hidden.narrow(1, t - 1, 1)?)
+    }
+
+    fn run(&self, tokens: &Tensor, pass: Pass, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+        let (b, t) = tokens.dims2()?;
+        let past = cache.as_ref().map_or(0, |c| c.len());
+        if past + t > self.config.context {
+            bail!("a window of {} tokens is over the context of {}", past + t, self.config.context);
+        }
+        let tokens = tokens.flatten_all()?; // [B·T]
+        let embedded = self.tokens.index_select(&tokens, 0)?.reshape((b, t, self.config.d_model))?; // [B, T, D]
+        let mut x = embedded.broadcast_add(&self.positions.narrow(0, past, t)?)?; // [B, T, D]
+        if let Some(at) = pass.dropout(self.config.embedding_dropout, 0) {
+            x = dropout(&x, at)?;
+        }
+        for block in &self.blocks {
+            x = block.forward(&x, pass, cache.as_deref_mut())?; // [B, T, D]
+        }
+        match &self.ln_f {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    /// `[.., D]` → `[N, V]`: the token embeddings are also the output's weights.
+    fn unembed(&self, hidden: &Tensor) -> Result<Tensor> {
+        let d = hidden.dim(D::Minus1)?;
+        hidden.reshape(((), d))?.matmul(&self.tokens.t()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use ops::check::assert_close;
+
+    const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
+
+    fn tokens(rows: u32, t: u32) -> Tensor {
+        let ids: Vec<u32> = (0..rows * t).map(|i| (i * 7 + i / 5) % 17).collect();
+        Tensor::from_vec(ids, (rows as usize, t as usize), &Device::Cpu).unwrap()
+    }
+
+    fn params(config: &ModelConfig) -> Params {
+        Params::init(config, 1, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn every_parameter_receives_a_gradient() {
+        // One that gets none is a layer that silently never trains.
+        for kind in KINDS {
+            let config = ModelConfig {
+                embedding_dropout: 0.1,
+                attention_dropout: 0.1,
+                residual_dropout: 0.1,
+                ..tiny(kind)
+            };
+            let params = params(&config);
+            let model = Gpt::trainable(&config, &params).unwrap();
+            let pass = Pass::Train { seed: 1, first_row: 0 };
+            let loss = model.loss(&tokens(2, 12), &tokens(2, 12), pass).unwrap();
+            let grads = loss.backward().unwrap();
+            for (name, var) in params.iter() {
+                let grad = grads.get(var).unwrap_or_else(|| panic!("{kind:?}: no gradient reaches {name}"));
+                let largest = grad.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(largest > 0.0, "{kind:?}: {name} has a gradient of zeros");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_model_agrees_and_keeps_no_graph() {
+        let config = tiny(Kind::Gpt2);
+        let params = params(&config);
+        let logits = |model: Gpt| model.logits(&tokens(2, 5), Pass::Eval).unwrap();
+        let frozen = logits(Gpt::frozen(&config, &params).unwrap());
+        assert_close("logits", &frozen, &logits(Gpt::trainable(&config, &params).unwrap()), 0.0);
+        assert!(!frozen.track_op());
+    }
+
+    #[test]
+    fn logits_with_a_cache_equal_those_without() {
+        for kind in KINDS {
+            let config = tiny(kind);
+            let model = Gpt::frozen(&config, &params(&config)).unwrap();
+            let ids = tokens(2, 12);
+            let whole = model.logits(&ids, Pass::Eval).unwrap();
+            let mut cache = Cache::new(config.n_layer, config.context);
+            let mut at = 0;
+            for n in [5, 1, 1, 4, 1] {
+                let next = model.next_logits(&ids.narrow(1, at, n).unwrap(), &mut cache).unwrap();
+                at += n;
+                let expected = whole.narrow(1, at - 1, 1).unwrap().squeeze(1).unwrap();
+                assert_close(&format!("{kind:?} after {at}"), &next, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cache_keeps_the_rows_it_is_told_to() {
+        let config = tiny(Kind::Gpt2);
+        let model = Gpt::frozen(&config, &params(&config)).unwrap();
+        let ids = tokens(3, 6);
+        let mut cache = Cache::new(config.n_layer, config.context);
+        model.next_logits(&ids.narrow(1, 0, 5).unwrap(), &mut cache).unwrap();
+        cache.keep(&[2, 0], &Device::Cpu).unwrap();
+        let rows = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
+        let picked = ids.index_select(&rows, 0).unwrap();
+        let next = model.next_logits(&picked.narrow(1, 5, 1).unwrap().contiguous().unwrap(), &mut cache).unwrap();
+        let whole = model.logits(&picked, Pass::Eval).unwrap().narrow(1, 5, 1).unwrap().squeeze(1).unwrap();
+        assert_close("rows 2 and 0", &next, &whole, 1e-5);
+    }
+
+    #[test]
+    fn a_window_over_the_context_is_refused() {
+        let config = tiny(Kind::Gpt2);
+        let model = Gpt::frozen(&config, &params(&config)).unwrap();
+        let error = model.logits(&tokens(1, 13), Pass::Eval).unwrap_err();
+        assert!(error.to_string().contains("13 tokens is over the context of 12"), "{error}");
+    }
+
+    #[test]
+    fn a_fresh_model_knows_nothing() {
+        // The loss of first weights is near the logarithm of the vocabulary.
+        for kind in KINDS {
+            let config = tiny(kind);
+            let model = Gpt::frozen(&config, &params(&config)).unwrap();
+            let loss = model.loss(&tokens(3, 12), &tokens(3, 12), Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
+            assert!((loss - 17f32.ln()).abs() < 0.1, "{kind:?}: {loss}");
+        }
+    }
+
+    #[test]
+    fn dropout_belongs_to_the_row_not_to_the_batch() {
+        let config = ModelConfig { attention_dropout: 0.3, residual_dropout: 0.3, ..tiny(Kind::Gpt2) };
+        let model = Gpt::frozen(&config, &params(&config)).unwrap();
+        let ids = tokens(4, 6);
+        let logits = |from: usize, n: usize| {
+            let pass = Pass::Train { seed: 3, first_row: 10 + from as u64 };
+            model.logits(&ids.narrow(0, from, n).unwrap(), pass).unwrap()
+        };
+        assert_close("rows 2 and 3", &logits(2, 2), &logits(0, 4).narrow(0, 2, 2).unwrap(), 1e-6);
+    }
+}

@@ -1,0 +1,78 @@
+//! The published first values of weights.
+
+use crate::config::{Kind, ModelConfig};
+use crate::params::Slot;
+use ops::rng::{Draw, Key, normals};
+
+/// Standard deviation of every weight matrix (Radford et al. 2018, §4.1; kept by GPT-2 and GPT-3).
+const STD: f64 = 0.02;
+/// Of the position embeddings in OpenAI's GPT-2 code; Hugging Face draws them with 0.02.
+const GPT2_POSITION_STD: f64 = 0.01;
+
+/// Values for parameter number `number` of the model: gains 1, biases 0, all else normal around 0.
+pub(crate) fn values(config: &ModelConfig, slot: &Slot, number: u32, seed: u64) -> Vec<f32> {
+    let n = slot.shape.iter().product();
+    match slot.shape.len() {
+        1 if slot.name.ends_with(".weight") => vec![1.0; n],
+        1 => vec![0.0; n],
+        _ => {
+            let std = std(config, &slot.name) as f32;
+            let mut values = normals(Key { seed, draw: Draw::Init { parameter: number } }, n);
+            values.iter_mut().for_each(|z| *z *= std);
+            values
+        }
+    }
+}
+
+fn std(config: &ModelConfig, name: &str) -> f64 {
+    if config.kind == Kind::Gpt1 {
+        return STD;
+    }
+    if name.ends_with("c_proj.weight") {
+        // So that the residual stream's variance does not grow with depth: two sublayers a block add to it
+        // (Radford et al. 2019, §2.3).
+        return STD / (2.0 * config.n_layer as f64).sqrt();
+    }
+    if name.ends_with("wpe.weight") { GPT2_POSITION_STD } else { STD }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::params::layout;
+
+    fn measured_std(kind: Kind, ending: &str) -> f64 {
+        let config = ModelConfig { d_model: 64, vocab_size: 500, context: 128, n_layer: 8, ..tiny(kind) };
+        let slots = layout(&config);
+        let (number, slot) = slots.iter().enumerate().find(|(_, s)| s.name.ends_with(ending)).unwrap();
+        let values = values(&config, slot, number as u32, 1);
+        (values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+    }
+
+    #[test]
+    fn deviations_are_the_published_ones() {
+        for (kind, ending, expected) in [
+            (Kind::Gpt1, "tokens_embed.weight", 0.02),
+            (Kind::Gpt1, "positions_embed.weight", 0.02),
+            (Kind::Gpt1, "mlp.c_proj.weight", 0.02),
+            (Kind::Gpt2, "wte.weight", 0.02),
+            (Kind::Gpt2, "wpe.weight", 0.01),
+            (Kind::Gpt2, "attn.c_attn.weight", 0.02),
+            (Kind::Gpt2, "attn.c_proj.weight", 0.005),
+            (Kind::Gpt3, "mlp.c_proj.weight", 0.005),
+        ] {
+            let std = measured_std(kind, ending);
+            assert!((std / expected - 1.0).abs() < 0.05, "{kind:?} {ending}: {std}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn gains_are_one_and_biases_zero() {
+        let config = tiny(Kind::Gpt2);
+        for slot in layout(&config).iter().filter(|s| s.shape.len() == 1) {
+            let expected = if slot.name.ends_with(".weight") { 1.0 } else { 0.0 };
+            assert!(values(&config, slot, 0, 1).iter().all(|&v| v == expected), "{}", slot.name);
+        }
+    }
+}

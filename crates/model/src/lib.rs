@@ -1,0 +1,29 @@
+//! Tokens → logits: one decoder-only transformer whose generations are configuration, and the folders it lives in.
+//!
+//! Shapes, the same letters everywhere: `B` batch, `T` window, `D` width of the residual stream (`d_model`), `H` heads,
+//! `K` size of a head, `V` vocabulary. Token ids are u32, all else f32.
+//!
+//! - [`config`]   all that differs between GPT-1, GPT-2 and GPT-3
+//! - [`params`]   name → variable, in one fixed order
+//! - [`init`]     the published first values
+//! - [`block`]    attention and MLP, pre- and post-norm
+//! - [`gpt`]      embeddings → blocks → logits or loss
+//! - [`cache`]    keys and values of past tokens
+//! - [`sampler`]  logits → token
+//! - [`generate`] prompt → continuations, in a batch that finished rows leave
+//! - [`folder`]   Hugging Face folders, both ways
+
+pub mod block;
+pub mod cache;
+pub mod config;
+pub mod folder;
+pub mod generate;
+pub mod gpt;
+pub mod init;
+pub mod params;
+pub mod sampler;
+
+pub use cache::Cache;
+pub use config::{Kind, ModelConfig};
+pub use gpt::{Gpt, Pass};
+pub use params::Params;

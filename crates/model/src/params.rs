@@ -1,0 +1,118 @@
+//! Every weight by name, in one fixed order.
+
+use crate::config::{Kind, ModelConfig};
+use crate::init;
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use std::collections::HashMap;
+
+/// A weight that a model has: its name in a Hugging Face folder and its shape there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// For instance `transformer.h.0.ln_1.weight`.
+    pub name: String,
+    /// Matrices are `[in, out]`, as the references store them.
+    pub shape: Vec<usize>,
+}
+
+/// The weights that a model of this shape has, embeddings first, then block by block.
+pub fn layout(config: &ModelConfig) -> Vec<Slot> {
+    let (d, v) = (config.d_model, config.vocab_size);
+    let (tokens, positions) = embedding_names(config.kind);
+    let mut slots = Vec::with_capacity(4 + 12 * config.n_layer);
+    let mut add = |name: String, shape: &[usize]| slots.push(Slot { name, shape: shape.to_vec() });
+    add(tokens.to_owned(), &[v, d]);
+    add(positions.to_owned(), &[config.context, d]);
+    for layer in 0..config.n_layer {
+        for (part, width_in, width_out) in [
+            ("ln_1", None, d),
+            ("attn.c_attn", Some(d), 3 * d),
+            ("attn.c_proj", Some(d), d),
+            ("ln_2", None, d),
+            ("mlp.c_fc", Some(d), 4 * d),
+            ("mlp.c_proj", Some(4 * d), d),
+        ] {
+            let weight: Vec<usize> = width_in.into_iter().chain([width_out]).collect();
+            add(format!("{}.{part}.weight", block_name(layer)), &weight);
+            add(format!("{}.{part}.bias", block_name(layer)), &[width_out]);
+        }
+    }
+    if config.kind != Kind::Gpt1 {
+        add("transformer.ln_f.weight".to_owned(), &[d]);
+        add("transformer.ln_f.bias".to_owned(), &[d]);
+    }
+    slots
+}
+
+/// Names of the token and position embeddings.
+pub(crate) fn embedding_names(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::Gpt1 => ("transformer.tokens_embed.weight", "transformer.positions_embed.weight"),
+        Kind::Gpt2 | Kind::Gpt3 => ("transformer.wte.weight", "transformer.wpe.weight"),
+    }
+}
+
+pub(crate) fn block_name(layer: usize) -> String {
+    format!("transformer.h.{layer}")
+}
+
+/// The weights of one model, as variables that training changes in place.
+#[derive(Debug, Clone)]
+pub struct Params {
+    entries: Vec<(String, Var)>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Params {
+    /// First values drawn from `seed` as published for the model's generation.
+    ///
+    /// # Errors
+    /// When memory on the device does not suffice.
+    pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        let draw = |(number, slot): (usize, Slot)| {
+            let values = init::values(config, &slot, number as u32, seed);
+            Ok((slot.name, Tensor::from_vec(values, slot.shape, device)?))
+        };
+        Self::of(layout(config).into_iter().enumerate().map(draw))
+    }
+
+    /// The weights of a model of shape `config`, looked up by name.
+    ///
+    /// # Errors
+    /// When `find` has none of that name, or its shape is another.
+    pub fn gather(config: &ModelConfig, mut find: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        let check = |slot: Slot| {
+            let tensor = find(&slot.name)?;
+            if tensor.dims() != slot.shape {
+                bail!("{} has shape {:?}; the configuration says {:?}", slot.name, tensor.dims(), slot.shape);
+            }
+            Ok((slot.name, tensor))
+        };
+        Self::of(layout(config).into_iter().map(check))
+    }
+
+    fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
+        let variable = |entry: Result<(String, Tensor)>| {
+            let (name, tensor) = entry?;
+            Ok((name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?))
+        };
+        let entries = tensors.map(variable).collect::<Result<Vec<_>>>()?;
+        let by_name = entries.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
+        Ok(Self { entries, by_name })
+    }
+
+    /// The variable called `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, name: &str) -> Result<&Var> {
+        match self.by_name.get(name) {
+            Some(&i) => Ok(&self.entries[i].1),
+            None => bail!("no parameter is called {name}"),
+        }
+    }
+
+    /// Names and variables, in the order of [`layout`].
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.entries.iter().map(|(name, var)| (name.as_str(), var))
+    }
+}

@@ -1,0 +1,202 @@
+//! Logits → token.
+
+use ::config::{Check, Problems};
+use ops::rng::{Draw, Key, uniform};
+
+/// How a token is chosen. Filters act in the order of the fields, as in `transformers`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits of tokens seen before when positive, multiplies them when negative (Keskar et al. 2019,
+    /// §4.1); 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f32,
+    /// Only the `k` likeliest tokens (Fan et al. 2018).
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that together have this probability (Holtzman et al. 2020).
+    pub top_p: Option<f32>,
+    /// Only tokens at least this share as likely as the likeliest.
+    pub min_p: Option<f32>,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { repetition_penalty: 1.0, temperature: 1.0, top_k: None, top_p: None, min_p: None, seed: 1 }
+    }
+}
+
+impl Check for Sampling {
+    fn check(&self, problems: &mut Problems) {
+        let share = |p: Option<f32>| p.is_none_or(|p| p > 0.0 && p <= 1.0);
+        let penalty = self.repetition_penalty;
+        problems.require(penalty > 0.0 && penalty.is_finite(), "repetition-penalty", format!("{penalty} is not positive"), "use 1.1");
+        let t = self.temperature;
+        problems.require(t >= 0.0 && t.is_finite(), "temperature", format!("{t} is negative or not finite"), "0 is greedy, 1 the model's own");
+        problems.require(self.top_k != Some(0), "top-k", "0 leaves no token", "leave it out for all");
+        problems.require(share(self.top_p), "top-p", "is not in (0, 1]", "use 0.9");
+        problems.require(share(self.min_p), "min-p", "is not in (0, 1]", "use 0.05");
+    }
+}
+
+/// −log of the probability that the model itself gives each token: before penalty, temperature and filters.
+/// `logits`: `[V]`; so is the result, in nats.
+pub fn log_probs(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
+    logits.iter().map(|&v| (f64::from(v - max) - sum.ln()) as f32).collect()
+}
+
+/// Chooses the token at `position` of row `row` from its `logits` (`[V]`), after the tokens `seen`.
+pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, row: u32, position: u64) -> u32 {
+    let logits = penalized(logits, seen, sampling.repetition_penalty);
+    if sampling.temperature == 0.0 {
+        return likeliest(&logits);
+    }
+    let candidates = candidates(&logits, sampling);
+    let key = Key { seed: sampling.seed, draw: Draw::Token { row } };
+    let total: f64 = candidates.iter().map(|c| c.1).sum();
+    let mut left = f64::from(uniform(key, position)) * total;
+    for &(token, weight) in &candidates {
+        left -= weight;
+        if left < 0.0 {
+            return token;
+        }
+    }
+    candidates.last().map_or(0, |c| c.0) // rounding left a crumb
+}
+
+fn penalized(logits: &[f32], seen: &[u32], penalty: f32) -> Vec<f32> {
+    let mut logits = logits.to_vec();
+    if penalty == 1.0 {
+        return logits;
+    }
+    let mut seen = seen.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for token in seen {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+    logits
+}
+
+/// The first of the largest.
+fn likeliest(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, &v) in logits.iter().enumerate() {
+        if v > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// The tokens that may be drawn, each with its weight relative to the likeliest, likeliest first where a filter is set.
+fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |v: f32| f64::from((v - max) / sampling.temperature).exp();
+    let mut kept: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, &v)| (i as u32, weight(v))).collect();
+    if sampling.top_k.is_none() && sampling.top_p.is_none() && sampling.min_p.is_none() {
+        return kept;
+    }
+    kept.sort_by(|a, b| b.1.total_cmp(&a.1)); // stable: equals stay in the order of their ids
+    if let Some(k) = sampling.top_k {
+        kept.truncate(k);
+    }
+    if let Some(p) = sampling.top_p {
+        let enough = f64::from(p) * kept.iter().map(|c| c.1).sum::<f64>();
+        let mut sum = 0.0;
+        // The token that reaches the share is the last that stays.
+        let n = kept.iter().take_while(|c| { let short = sum < enough; sum += c.1; short }).count();
+        kept.truncate(n.max(1));
+    }
+    if let Some(p) = sampling.min_p {
+        kept.retain(|c| c.1 >= f64::from(p)); // the likeliest has weight 1
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 0.0];
+
+    fn kept(sampling: Sampling) -> Vec<u32> {
+        candidates(&LOGITS, &sampling).iter().map(|c| c.0).collect()
+    }
+
+    #[test]
+    fn zero_temperature_takes_the_first_of_the_likeliest() {
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        assert_eq!(choose(&LOGITS, &[], &greedy, 0, 0), 1);
+        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, 0, 0), 1);
+    }
+
+    #[test]
+    fn filters_keep_what_they_are_defined_to() {
+        assert_eq!(kept(Sampling { top_k: Some(2), ..Sampling::default() }), [1, 2]);
+        // Probabilities .636 .234 .086 .032 .012: .636 is short of .7, with .234 it is not.
+        assert_eq!(kept(Sampling { top_p: Some(0.7), ..Sampling::default() }), [1, 2]);
+        assert_eq!(kept(Sampling { top_p: Some(0.6), ..Sampling::default() }), [1]);
+        // e^-1 = .37 of the likeliest, e^-2 = .14
+        assert_eq!(kept(Sampling { min_p: Some(0.2), ..Sampling::default() }), [1, 2]);
+        assert_eq!(kept(Sampling { top_k: Some(4), min_p: Some(0.1), ..Sampling::default() }), [1, 2, 0]);
+        assert_eq!(kept(Sampling::default()).len(), 5);
+    }
+
+    #[test]
+    fn the_penalty_makes_seen_tokens_less_likely_whatever_their_sign() {
+        let logits = penalized(&LOGITS, &[1, 3, 3, 99], 2.0);
+        assert_eq!(logits, [1.0, 1.5, 2.0, -2.0, 0.0]);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let sampling = Sampling { temperature: 2.0, ..Sampling::default() };
+        let n = 20_000;
+        let mut counts = [0u32; 5];
+        for position in 0..n {
+            counts[choose(&LOGITS, &[], &sampling, 0, position) as usize] += 1;
+        }
+        let weights = LOGITS.map(|v| f64::from(v / 2.0).exp());
+        let total: f64 = weights.iter().sum();
+        for (count, weight) in counts.iter().zip(weights) {
+            let (share, expected) = (f64::from(*count) / n as f64, weight / total);
+            assert!((share - expected).abs() < 0.014, "{share} of draws, expected {expected}"); // 4 standard errors
+        }
+    }
+
+    #[test]
+    fn rows_and_positions_draw_independently() {
+        let sampling = Sampling::default();
+        let row = |row| (0..50).map(|p| choose(&[0.0; 50], &[], &sampling, row, p)).collect::<Vec<_>>();
+        assert_ne!(row(0), row(1));
+        assert!(row(0).windows(2).any(|w| w[0] != w[1]));
+    }
+
+    #[test]
+    fn log_probs_are_those_of_a_softmax() {
+        let sum: f32 = log_probs(&LOGITS).iter().map(|l| l.exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6);
+        assert!((log_probs(&[5.0, 5.0])[0] - 0.5f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn impossible_settings_are_problems() {
+        let bad = Sampling {
+            repetition_penalty: 0.0,
+            temperature: f32::NAN,
+            top_k: Some(0),
+            top_p: Some(0.0),
+            min_p: Some(1.5),
+            seed: 1,
+        };
+        let mut problems = Problems::default();
+        bad.check(&mut problems);
+        assert_eq!(problems.iter().count(), 5);
+    }
+}

@@ -1,0 +1,116 @@
+//! Dropout whose mask is never stored: the backward pass draws it again.
+
+use crate::rng::{Draw, Key, uniforms};
+use crate::slices::f32s;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// One place of the model at one moment of training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Probability that an element is removed, in [0, 1).
+    pub p: f32,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the place in the model.
+    pub site: u32,
+    /// Number of `x`'s first row (dimension 0) among all rows of the run, so that the mask of a row is the same
+    /// however the batch is divided.
+    pub first_row: u64,
+}
+
+/// Sets elements of `x` (`[rows, ..]`, any rank) to 0 with probability `p` and divides the others by `1 - p`
+/// (Srivastava et al. 2014, in the inverted form).
+///
+/// # Errors
+/// When `x` is not f32.
+pub fn dropout(x: &Tensor, at: Dropout) -> Result<Tensor> {
+    if at.p == 0.0 {
+        return Ok(x.clone());
+    }
+    let x = x.contiguous()?;
+    if x.device().is_cpu() { x.apply_op1(at) } else { plain(&x, at) }
+}
+
+/// The mask as a tensor, for devices that have no kernel of ours.
+fn plain(x: &Tensor, at: Dropout) -> Result<Tensor> {
+    let mut scale = vec![1.0; x.elem_count()];
+    at.apply(&mut scale, x.dim(0)?);
+    x * Tensor::from_vec(scale, x.shape(), x.device())?
+}
+
+impl Dropout {
+    /// Drops from `values`, which hold `rows` rows.
+    fn apply(self, values: &mut [f32], rows: usize) {
+        let width = values.len() / rows.max(1);
+        let key = Key { seed: self.seed, draw: Draw::Dropout { site: self.site } };
+        let first = self.first_row * width as u64;
+        let keep = 1.0 / (1.0 - self.p);
+        const CHUNK: usize = 16 * 1024;
+        values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
+            let draws = uniforms(key, first + (i * CHUNK) as u64, chunk.len());
+            for (value, u) in chunk.iter_mut().zip(draws) {
+                *value *= if u >= self.p { keep } else { 0.0 };
+            }
+        });
+    }
+}
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut y = f32s(storage, layout, self.name())?.to_vec();
+        self.apply(&mut y, layout.dims()[0]);
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        dy.contiguous()?.apply_op1_no_bwd(self).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{assert_close, assert_gradient, draw};
+    use candle_core::{DType, Device};
+
+    const AT: Dropout = Dropout { p: 0.25, seed: 5, site: 2, first_row: 0 };
+
+    #[test]
+    fn dropout_keeps_the_asked_share_and_the_mean() {
+        let x = Tensor::ones((64, 1000), DType::F32, &Device::Cpu).unwrap();
+        let y: Vec<f32> = dropout(&x, AT).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let kept = y.iter().filter(|&&v| v > 0.0).count() as f64 / y.len() as f64;
+        assert!((kept - 0.75).abs() < 0.007, "kept {kept}"); // 4 standard errors
+        assert!(y.iter().all(|&v| v == 0.0 || (v - 1.0 / 0.75).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_row_has_the_same_mask_however_the_batch_is_divided() {
+        let x = draw(3, &[6, 5, 3]);
+        let whole = dropout(&x, AT).unwrap();
+        let part = dropout(&x.narrow(0, 4, 2).unwrap(), Dropout { first_row: 4, ..AT }).unwrap();
+        assert_close("rows 4 and 5", &part, &whole.narrow(0, 4, 2).unwrap(), 0.0);
+    }
+
+    #[test]
+    fn dropout_has_the_gradient_of_finite_differences() {
+        assert_gradient(&[draw(1, &[3, 7])], 1e-3, |x| dropout(&x[0], AT));
+    }
+
+    #[test]
+    fn the_custom_operation_agrees_with_the_plain_one() {
+        let x = draw(4, &[3, 9]);
+        assert_close("dropout", &dropout(&x, AT).unwrap(), &plain(&x, AT).unwrap(), 1e-6);
+    }
+
+    #[test]
+    fn without_probability_nothing_changes() {
+        let x = draw(4, &[3, 9]);
+        assert_close("dropout", &dropout(&x, Dropout { p: 0.0, ..AT }).unwrap(), &x, 0.0);
+    }
+}

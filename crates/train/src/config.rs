@@ -1,0 +1,144 @@
+//! What a user may set of training.
+
+use crate::span::Span;
+use ::config::{Check, Problems};
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// Half a cosine wave.
+    Cosine,
+    /// A straight line.
+    Linear,
+    /// Not at all.
+    Constant,
+}
+
+/// How a model is trained; TOML section `[train]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// How long.
+    pub length: Span,
+    /// Windows an update is made from.
+    pub batch_size: usize,
+    /// Windows in memory at a time; gradients of several are added up. All of the batch when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Windows of the first update, when the batch grows from there to `batch_size` along `batch_ramp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_ramp_start: Option<usize>,
+    /// Tokens over which the batch grows, linearly (Brown et al. 2020, appendix B).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_ramp: Option<Span>,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Learning rate at the end of the decay.
+    #[serde(default)]
+    pub min_lr: f64,
+    /// How long the learning rate rises linearly from 0.
+    #[serde(default = "no_span")]
+    pub warmup: Span,
+    /// How it falls.
+    #[serde(default = "cosine")]
+    pub decay: Decay,
+    /// When it has fallen to `min_lr`, counted from the start; `length` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay_end: Option<Span>,
+    /// AdamW's decay of the mean of gradients.
+    #[serde(default = "beta1")]
+    pub beta1: f64,
+    /// AdamW's decay of the mean of their squares.
+    #[serde(default = "beta2")]
+    pub beta2: f64,
+    /// AdamW's ε.
+    #[serde(default = "eps")]
+    pub eps: f64,
+    /// Decoupled decay of matrices and embeddings; biases and gains have none.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Longest gradient, as a norm over all parameters; no limit when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// Steps between validations, each of which saves the model.
+    #[serde(default = "eval_every")]
+    pub eval_every: u64,
+    /// Windows of the validation part that are measured, evenly spread over it.
+    #[serde(default = "eval_windows")]
+    pub eval_windows: usize,
+    /// Validations without a better loss after which training ends; never when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
+}
+
+fn no_span() -> Span {
+    Span::NONE
+}
+fn cosine() -> Decay {
+    Decay::Cosine
+}
+fn beta1() -> f64 {
+    0.9
+}
+fn beta2() -> f64 {
+    0.95
+}
+fn eps() -> f64 {
+    1e-8
+}
+fn eval_every() -> u64 {
+    250
+}
+fn eval_windows() -> usize {
+    256
+}
+
+impl TrainConfig {
+    /// Windows in memory at a time.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch.unwrap_or(self.batch_size)
+    }
+}
+
+impl Check for TrainConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.require(self.length.is_positive(), "length", "is nothing", "use for instance \"2000 steps\"");
+        problems.require(self.batch_size > 0, "batch_size", "is not positive", "use 1 or more");
+        let micro = self.micro_batch();
+        if self.batch_size > 0 && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
+            let near = (1..=micro.clamp(1, self.batch_size)).rev().find(|&m| self.batch_size.is_multiple_of(m));
+            let what = format!("does not divide the batch of {}", self.batch_size);
+            problems.add("micro_batch", what, format!("use {}", near.unwrap_or(1)));
+        }
+        match (self.batch_ramp_start, self.batch_ramp) {
+            (None, None) => {}
+            (Some(_), None) => problems.add("batch_ramp", "is missing", "say over how many tokens the batch grows"),
+            (None, Some(_)) => problems.add("batch_ramp_start", "is missing", "say from how many windows the batch grows"),
+            (Some(start), Some(ramp)) => {
+                let counted = matches!(ramp, Span::Tokens(_));
+                problems.require(counted, "batch_ramp", "is not counted in tokens", "use for instance \"4B tokens\"");
+                let fits = start > 0 && start <= self.batch_size;
+                problems.require(fits, "batch_ramp_start", "is not between 1 and batch_size", "use less than batch_size");
+            }
+        }
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        problems.require(positive(self.lr), "lr", "is not positive", "use for instance 6e-4");
+        problems.require(
+            self.min_lr >= 0.0 && self.min_lr <= self.lr,
+            "min_lr",
+            "is not between 0 and lr",
+            "use a tenth of lr",
+        );
+        for (key, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            problems.require((0.0..1.0).contains(&beta), key, "is not in [0, 1)", "use 0.9 to 0.999");
+        }
+        problems.require(positive(self.eps), "eps", "is not positive", "use 1e-8");
+        let decay = self.weight_decay;
+        problems.require(decay.is_finite() && decay >= 0.0, "weight_decay", "is negative", "use 0.1, or 0 for none");
+        problems.require(self.clip.is_none_or(positive), "clip", "is not positive", "leave it out for no limit");
+        problems.require(self.eval_every > 0, "eval_every", "is not positive", "use 250");
+        problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
+        problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");
+    }
+}

@@ -1,0 +1,206 @@
+//! The one step (loss → gradients → clip → update → log → save), and the loop around it.
+
+use crate::config::TrainConfig;
+use crate::optimizer::{Gradients, Optimizer};
+use crate::run::{Record, Run};
+use crate::schedule::{Schedule, Step};
+use anyhow::{Result, ensure};
+use candle_core::{Device, Tensor};
+use data::batch::{Batch, IGNORE};
+use data::progress::{Progress, Unit};
+use model::{Gpt, ModelConfig, Params, Pass};
+use std::time::Instant;
+
+/// A model in training.
+pub struct Trainer {
+    params: Params,
+    trainable: Gpt,
+    frozen: Gpt,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    seed: u64,
+}
+
+/// What one update found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    /// Mean loss over the batch's targets, nats.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+}
+
+impl Trainer {
+    /// Begins to train `params`, the weights of a model of shape `model`; dropout is drawn from `seed`.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn new(model: &ModelConfig, params: Params, config: &TrainConfig, seed: u64) -> Result<Self> {
+        Ok(Self {
+            trainable: Gpt::trainable(model, &params)?,
+            frozen: Gpt::frozen(model, &params)?,
+            optimizer: Optimizer::new(&params)?,
+            params,
+            config: config.clone(),
+            seed,
+        })
+    }
+
+    /// The weights, which later steps change.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`.
+    ///
+    /// # Errors
+    /// When the loss is not a number: the weights are then as they were.
+    pub fn step(&mut self, batch: &Batch, first_row: u64, lr: f64) -> Result<Update> {
+        let total = counted(&batch.targets).max(1) as f64;
+        let micro = self.config.micro_batch();
+        let (mut gradients, mut loss) = (Gradients::default(), 0.0);
+        for first in (0..batch.rows).step_by(micro) {
+            let rows = micro.min(batch.rows - first);
+            let (tokens, targets) = tensors(batch, first, rows, self.trainable.device())?;
+            let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64 };
+            // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
+            let range = first * batch.context..(first + rows) * batch.context;
+            let weight = counted(&batch.targets[range]) as f64 / total;
+            let micro_loss = (self.trainable.loss(&tokens, &targets, pass)? * weight)?;
+            loss += f64::from(micro_loss.to_scalar::<f32>()?);
+            gradients.add(&self.params, &micro_loss.backward()?)?;
+        }
+        ensure!(loss.is_finite(), "the loss is {loss}: the learning rate of {lr:e} may be too high for this model");
+        let grad_norm = self.optimizer.update(&gradients, lr, &self.config)?;
+        Ok(Update { loss, grad_norm })
+    }
+
+    /// Mean loss over the targets of `batches`, nats, without dropout.
+    ///
+    /// # Errors
+    /// When a batch does not fit the model.
+    pub fn validate(&self, batches: &[Batch]) -> Result<f64> {
+        let (mut sum, mut n) = (0.0, 0);
+        for batch in batches {
+            let (tokens, targets) = tensors(batch, 0, batch.rows, self.frozen.device())?;
+            let loss = self.frozen.loss(&tokens, &targets, Pass::Eval)?.to_scalar::<f32>()?;
+            let here = counted(&batch.targets);
+            sum += f64::from(loss) * here as f64;
+            n += here;
+        }
+        Ok(sum / n.max(1) as f64)
+    }
+}
+
+/// Targets that count in the loss.
+fn counted(targets: &[u32]) -> usize {
+    targets.iter().filter(|&&t| t != IGNORE).count()
+}
+
+/// Rows `first .. first + rows` of a batch, as tokens and targets, `[rows, T]` each.
+fn tensors(batch: &Batch, first: usize, rows: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+    let range = first * batch.context..(first + rows) * batch.context;
+    let tensor = |ids: &[u32]| Tensor::from_slice(&ids[range.clone()], (rows, batch.context), device);
+    Ok((tensor(&batch.tokens)?, tensor(&batch.targets)?))
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// Updates made.
+    pub steps: u64,
+    /// Lowest validation loss and the step it was measured after; none without a validation part.
+    pub best: Option<(f64, u64)>,
+    /// Seconds.
+    pub elapsed_s: f64,
+}
+
+/// Trains until the schedule ends or patience does: takes a batch for each step of `schedule`, validates on
+/// `validation`, and keeps records and weights in `run`.
+///
+/// # Errors
+/// When a step fails or a file cannot be written; what was saved before stays.
+pub fn fit(
+    trainer: &mut Trainer,
+    schedule: &Schedule,
+    batches: impl Iterator<Item = Batch>,
+    validation: &[Batch],
+    run: &mut Run,
+    progress: &dyn Progress,
+) -> Result<Summary> {
+    let begun = Instant::now();
+    let n_steps = schedule.n_steps();
+    let task = progress.task("step", Some(n_steps), Unit::Items);
+    let mut best: Option<(f64, u64)> = None;
+    let mut without_gain = 0;
+    let mut done = 0;
+    let mut speed = Speed::default();
+    for (step, batch) in schedule.steps().zip(batches) {
+        let step_begun = Instant::now();
+        let update = trainer
+            .step(&batch, step.first_row, step.lr)
+            .map_err(|e| e.context(format!("step {}; the weights saved last are in {}", step.number, run.folder().display())))?;
+        let mut record = record(&step, &update, schedule.context(), step_begun.elapsed().as_secs_f64());
+        done = step.number;
+        speed.add(record.tokens_per_s);
+        let last = step.number == n_steps;
+        if last || step.number.is_multiple_of(trainer.config.eval_every) {
+            if !validation.is_empty() {
+                record.val_loss = Some(trainer.validate(validation)?);
+            }
+            // Without a validation part the newest weights count as the best.
+            let better = record.val_loss.is_none_or(|loss| best.is_none_or(|(lowest, _)| loss < lowest));
+            if let (true, Some(loss)) = (better, record.val_loss) {
+                best = Some((loss, step.number));
+            }
+            without_gain = if better { 0 } else { without_gain + 1 };
+            run.save(&trainer.params, better)?;
+        }
+        run.record(&record)?;
+        task.show(&figures(&record, best, speed.mean));
+        task.advance(1);
+        if trainer.config.patience.is_some_and(|patience| without_gain >= patience) {
+            progress.note(&format!("no better validation loss {without_gain} times in a row: training ends at step {done}"));
+            break;
+        }
+    }
+    Ok(Summary { steps: done, best, elapsed_s: begun.elapsed().as_secs_f64() })
+}
+
+/// A running mean of tokens a second that forgets slowly.
+#[derive(Default)]
+struct Speed {
+    mean: f64,
+}
+
+impl Speed {
+    fn add(&mut self, tokens_per_s: f64) {
+        self.mean = if self.mean == 0.0 { tokens_per_s } else { 0.9 * self.mean + 0.1 * tokens_per_s };
+    }
+}
+
+fn record(step: &Step, update: &Update, context: u64, seconds: f64) -> Record {
+    let tokens = step.rows as u64 * context;
+    Record {
+        step: step.number,
+        tokens: step.first_row * context + tokens,
+        train_loss: update.loss,
+        learning_rate: step.lr,
+        grad_norm: update.grad_norm,
+        tokens_per_s: tokens as f64 / seconds,
+        val_loss: None,
+    }
+}
+
+/// The figures beside the bar. The validation loss shown is the newest measured at this step, else the best so far.
+fn figures(record: &Record, best: Option<(f64, u64)>, tokens_per_s: f64) -> String {
+    let val = match (record.val_loss, best) {
+        (Some(loss), _) => format!("  val {loss:.3}"),
+        (None, Some((loss, _))) => format!("  best val {loss:.3}"),
+        (None, None) => String::new(),
+    };
+    format!(
+        "loss {:.3}{val}  lr {:.1e}  norm {:.2}  {tokens_per_s:.0} tok/s",
+        record.train_loss, record.learning_rate, record.grad_norm
+    )
+}

@@ -1,0 +1,19 @@
+//! The machinery that every stage trains with, and the first stage.
+//!
+//! - [`config`]    what a user may set of training
+//! - [`span`]      lengths as people write them: steps, tokens, epochs
+//! - [`schedule`]  learning rate and batch size over tokens
+//! - [`optimizer`] AdamW by parameter name
+//! - [`run`]       the folder of a run: resolved config, metrics, model
+//! - [`fit`]       the one step, and the loop around it
+//! - [`pretrain`]  the stage: raw text → language model
+
+pub mod config;
+pub mod fit;
+pub mod optimizer;
+pub mod pretrain;
+pub mod run;
+pub mod schedule;
+pub mod span;
+
+pub use pretrain::{Outcome, PretrainConfig, pretrain};

@@ -1,0 +1,211 @@
+//! Learning rate and batch size over tokens: pure functions of the step, so that a resumed run goes on as it would have.
+
+use crate::config::{Decay, TrainConfig};
+use crate::span::Span;
+
+/// One update, before it is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Its number, from 1.
+    pub number: u64,
+    /// First of its windows among all windows of the run.
+    pub first_row: u64,
+    /// Its windows.
+    pub rows: usize,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// The plan of a whole run.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    config: TrainConfig,
+    /// Tokens of a window.
+    context: u64,
+    warmup_tokens: u64,
+    decay_end_tokens: u64,
+    total_tokens: u64,
+}
+
+impl Schedule {
+    /// The plan for windows of `context` tokens, `rows_per_epoch` of which are one pass over the training part.
+    pub fn new(config: &TrainConfig, context: usize, rows_per_epoch: u64) -> Self {
+        let mut schedule = Self {
+            config: config.clone(),
+            context: context as u64,
+            warmup_tokens: 0,
+            decay_end_tokens: 0,
+            total_tokens: 0,
+        };
+        let tokens = |span| schedule.tokens(span, rows_per_epoch);
+        let total = tokens(config.length);
+        let (warmup, decay_end) = (tokens(config.warmup), config.decay_end.map_or(total, tokens));
+        (schedule.warmup_tokens, schedule.decay_end_tokens, schedule.total_tokens) = (warmup, decay_end, total);
+        schedule
+    }
+
+    /// Every length in tokens, so that one rule serves all. Steps are counted through the batch ramp.
+    fn tokens(&self, span: Span, rows_per_epoch: u64) -> u64 {
+        match span {
+            Span::Tokens(n) => n,
+            Span::Epochs(x) => (x * (rows_per_epoch * self.context) as f64).round() as u64,
+            Span::Steps(n) => {
+                let ramp = match self.config.batch_ramp {
+                    Some(Span::Tokens(n)) => n,
+                    _ => 0,
+                };
+                let (mut tokens, mut step) = (0, 0);
+                while step < n && tokens < ramp {
+                    tokens += self.rows(tokens) as u64 * self.context;
+                    step += 1;
+                }
+                tokens + (n - step) * self.config.batch_size as u64 * self.context
+            }
+        }
+    }
+
+    /// Windows of the update that is made after `tokens`; on the ramp a multiple of the micro-batch.
+    fn rows(&self, tokens: u64) -> usize {
+        let full = self.config.batch_size;
+        match (self.config.batch_ramp_start, self.config.batch_ramp) {
+            (Some(start), Some(Span::Tokens(ramp))) if tokens < ramp => {
+                let grown = start as f64 + (full - start) as f64 * tokens as f64 / ramp as f64;
+                let micro = self.config.micro_batch();
+                ((grown as usize / micro).max(1) * micro).min(full)
+            }
+            _ => full,
+        }
+    }
+
+    /// Learning rate of the update from `before` to `after` tokens.
+    fn lr(&self, before: u64, after: u64) -> f64 {
+        let TrainConfig { lr, min_lr, .. } = self.config;
+        if before < self.warmup_tokens {
+            return lr * (after as f64 / self.warmup_tokens as f64).min(1.0);
+        }
+        let way = self.decay_end_tokens.saturating_sub(self.warmup_tokens).max(1) as f64;
+        let gone = ((before - self.warmup_tokens) as f64 / way).min(1.0);
+        match self.config.decay {
+            Decay::Cosine => min_lr + (lr - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * gone).cos()),
+            Decay::Linear => min_lr + (lr - min_lr) * (1.0 - gone),
+            Decay::Constant => lr,
+        }
+    }
+
+    /// All updates of the run, first to last.
+    pub fn steps(&self) -> impl Iterator<Item = Step> + Send + use<> {
+        let schedule = self.clone();
+        let mut next = (1, 0); // number, first row
+        std::iter::from_fn(move || {
+            let (number, first_row) = next;
+            let before = first_row * schedule.context;
+            if before >= schedule.total_tokens {
+                return None;
+            }
+            let rows = schedule.rows(before);
+            next = (number + 1, first_row + rows as u64);
+            Some(Step { number, first_row, rows, lr: schedule.lr(before, next.1 * schedule.context) })
+        })
+    }
+
+    /// Count of updates.
+    pub fn n_steps(&self) -> u64 {
+        // Off the ramp all batches are equal, and there may be millions of them.
+        let full = self.config.batch_size as u64 * self.context;
+        let (mut steps, mut tokens) = (0, 0);
+        while tokens < self.total_tokens && (self.rows(tokens) as u64) * self.context < full {
+            tokens += self.rows(tokens) as u64 * self.context;
+            steps += 1;
+        }
+        steps + self.total_tokens.saturating_sub(tokens).div_ceil(full)
+    }
+
+    /// Tokens of a window.
+    pub fn context(&self) -> u64 {
+        self.context
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> TrainConfig {
+        let text = format!("lr = 1.0\nmin_lr = 0.1\n{text}");
+        serde_json::from_value(toml_like(&text)).unwrap()
+    }
+
+    /// `key = value` lines, each value JSON.
+    fn toml_like(text: &str) -> serde_json::Value {
+        let entry = |line: &str| {
+            let (key, value) = line.split_once(" = ").unwrap();
+            (key.trim().to_owned(), serde_json::from_str(value).unwrap())
+        };
+        serde_json::Value::Object(text.lines().map(entry).collect())
+    }
+
+    fn steps(text: &str) -> Vec<Step> {
+        let schedule = Schedule::new(&config(text), 10, 7);
+        let steps: Vec<Step> = schedule.steps().collect();
+        assert_eq!(steps.len() as u64, schedule.n_steps());
+        steps
+    }
+
+    #[track_caller]
+    fn close(actual: f64, expected: f64) {
+        assert!((actual - expected).abs() < 1e-9, "{actual}, expected {expected}");
+    }
+
+    #[test]
+    fn the_rate_rises_linearly_then_falls_along_half_a_cosine() {
+        let steps = steps("length = \"14 steps\"\nbatch_size = 2\nwarmup = \"4 steps\"");
+        close(steps[0].lr, 0.25);
+        close(steps[3].lr, 1.0);
+        close(steps[4].lr, 1.0); // the decay starts here
+        close(steps[9].lr, 0.55); // half-way from 4 to 14
+        close(steps[13].lr, 0.1 + 0.9 * 0.5 * (1.0 + (0.9 * std::f64::consts::PI).cos()));
+    }
+
+    #[test]
+    fn the_linear_and_the_constant_decay_are_what_they_say() {
+        let linear = steps("length = \"10 steps\"\nbatch_size = 2\ndecay = \"linear\"");
+        close(linear[5].lr, 0.55);
+        let constant = steps("length = \"10 steps\"\nbatch_size = 2\ndecay = \"constant\"");
+        assert!(constant.iter().all(|s| s.lr == 1.0));
+    }
+
+    #[test]
+    fn a_decay_that_ends_early_leaves_the_lowest_rate() {
+        let steps = steps("length = \"400 tokens\"\nbatch_size = 2\ndecay_end = \"200 tokens\"");
+        close(steps[5].lr, 0.55);
+        assert!(steps[10..].iter().all(|s| (s.lr - 0.1).abs() < 1e-12));
+    }
+
+    #[test]
+    fn lengths_in_steps_tokens_and_epochs_agree() {
+        let by = |length: &str| steps(&format!("length = \"{length}\"\nbatch_size = 2"));
+        assert_eq!(by("7 steps"), by("140 tokens"));
+        assert_eq!(by("7 steps"), by("2 epochs")); // 2 × 7 windows, 2 a step
+        assert_eq!(by("135 tokens").len(), 7); // the last batch is whole
+    }
+
+    #[test]
+    fn every_window_is_taken_once_in_order() {
+        let steps = steps("length = \"20 steps\"\nbatch_size = 8\nmicro_batch = 2\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"");
+        let mut next = 0;
+        for step in &steps {
+            assert_eq!(step.first_row, next);
+            assert_eq!(step.rows % 2, 0);
+            next += step.rows as u64;
+        }
+        assert_eq!(steps.len(), 20);
+    }
+
+    #[test]
+    fn the_batch_grows_linearly_with_tokens() {
+        let steps = steps("length = \"20 steps\"\nbatch_size = 8\nmicro_batch = 1\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"");
+        let rows: Vec<usize> = steps.iter().map(|s| s.rows).collect();
+        // 2 + 6·tokens/300 at 0, 20, 40, 60, 90, 120, 160, 210, 270 tokens; then full
+        assert_eq!(rows[..11], [2, 2, 2, 3, 3, 4, 5, 6, 7, 8, 8]);
+    }
+}

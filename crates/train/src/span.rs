@@ -1,0 +1,116 @@
+//! Lengths as people write them: `2000 steps`, `375M tokens`, `100 epochs`.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use std::str::FromStr;
+
+/// A stretch of training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Span {
+    /// Updates of the weights.
+    Steps(u64),
+    /// Tokens predicted.
+    Tokens(u64),
+    /// Passes over the training part.
+    Epochs(f64),
+}
+
+impl Span {
+    /// No stretch at all.
+    pub const NONE: Self = Self::Steps(0);
+
+    /// Whether it has a length above zero.
+    pub fn is_positive(self) -> bool {
+        match self {
+            Self::Steps(n) | Self::Tokens(n) => n > 0,
+            Self::Epochs(x) => x > 0.0,
+        }
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{text}\" is not a length: write \"2000 steps\", \"300B tokens\" or \"3 epochs\"");
+        let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).ok_or_else(wrong)?;
+        let (number, rest) = text.split_at(digits);
+        let number: f64 = number.replace('_', "").parse().map_err(|_| wrong())?;
+        let (factor, unit) = match rest.chars().next() {
+            Some('k' | 'K') => (1e3, &rest[1..]),
+            Some('M') => (1e6, &rest[1..]),
+            Some('B') => (1e9, &rest[1..]),
+            _ => (1.0, rest),
+        };
+        let value = number * factor;
+        let count = || if value.fract() == 0.0 && value < 1e18 { Ok(value as u64) } else { Err(wrong()) };
+        match unit.trim() {
+            "step" | "steps" => Ok(Self::Steps(count()?)),
+            "token" | "tokens" => Ok(Self::Tokens(count()?)),
+            "epoch" | "epochs" => Ok(Self::Epochs(value)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |n: u64| match n {
+            n if n > 0 && n.is_multiple_of(1_000_000_000) => format!("{}B", n / 1_000_000_000),
+            n if n > 0 && n.is_multiple_of(1_000_000) => format!("{}M", n / 1_000_000),
+            n => n.to_string(),
+        };
+        match self {
+            Self::Steps(n) => write!(f, "{n} steps"),
+            Self::Tokens(n) => write!(f, "{} tokens", short(*n)),
+            Self::Epochs(x) => write!(f, "{x} epochs"),
+        }
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_read_as_people_write_them() {
+        for (text, span) in [
+            ("2000 steps", Span::Steps(2000)),
+            ("2_000steps", Span::Steps(2000)),
+            ("1 step", Span::Steps(1)),
+            ("375M tokens", Span::Tokens(375_000_000)),
+            ("0.5B tokens", Span::Tokens(500_000_000)),
+            ("32k tokens", Span::Tokens(32_000)),
+            ("1.5 epochs", Span::Epochs(1.5)),
+        ] {
+            assert_eq!(text.parse(), Ok(span), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for span in [Span::NONE, Span::Steps(2000), Span::Tokens(260_000_000_000), Span::Tokens(65_536), Span::Epochs(0.5)] {
+            assert_eq!(span.to_string().parse(), Ok(span));
+        }
+    }
+
+    #[test]
+    fn other_words_are_refused_with_the_way_out() {
+        for text in ["", "2000", "steps", "-3 steps", "1.5 steps", "3 weeks", "1e3 steps"] {
+            let error = text.parse::<Span>().unwrap_err();
+            assert!(error.contains("2000 steps"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Check that transformers reads the model folders that gptkit wrote, and finds in them the same model.
+
+    python scripts/check_transformers.py [--gptkit PATH] MODEL_DIR...
+
+For each folder:
+  keys       from_pretrained reports no missing, unexpected or mismatched weights
+  tokenizer  AutoTokenizer and `gptkit tokenizer` give sample texts the same ids, and the ids the same text
+  greedy     transformers' generate and `gptkit sample --temperature 0` choose the same tokens and stop alike
+  log-probs  gptkit's log-probabilities, of the chosen tokens and of the likeliest at each place, are within 1e-4
+
+A folder of GPT-3's kind (config.json has window_size) says gpt2, whose attention in transformers is dense in every
+layer. The two agree while prompt and continuation fit the window, so only that far is compared.
+
+Prints a verdict for each check and exits with 1 when any failed. Only local files are read.
+Written against Python 3.11, torch 2.11.0, transformers 5.23.0 and tokenizers 0.23.3.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOLERANCE = 1e-4
+NEW_TOKENS = 20
+TOP = 5
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    " A space before,  two within, one after ",
+    "First line\n\nThird line\n",
+    "I'm sure they don't; we'll see, it's late",
+    "In 1984, 3.5% of 1,000 items.",
+    "\tif x:\r\n\t\treturn y",
+    "Café, cafe\u0301, naïve, Straße",
+    "日本語とカタカナ, Привет, مرحبا",
+    "👋🏽 👩🏽\u200d💻 🎉",
+]
+PROMPTS = ["The ", "Once upon a time", "It is", "I don't know what", "a"]
+
+
+class Report:
+    """Prints a line a check, and remembers whether all passed."""
+
+    def __init__(self):
+        self.failed = 0
+        self.passed = 0
+
+    def line(self, good, check, text):
+        self.passed += good
+        self.failed += not good
+        print(f"  {'pass' if good else 'FAIL'}  {check:<10} {text}")
+
+    def note(self, check, text):
+        print(f"  note  {check:<10} {text}")
+
+
+class Gptkit:
+    def __init__(self, binary):
+        self.binary = binary
+
+    def run(self, *args, stdin=b""):
+        done = subprocess.run([self.binary, *map(str, args)], input=stdin, capture_output=True)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}")
+        return done.stdout
+
+    def encode(self, folder, text):
+        return [int(i) for i in self.run("tokenizer", "encode", "--tokenizer", folder, stdin=text.encode()).split()]
+
+    def decode(self, folder, ids):
+        return self.run("tokenizer", "decode", "--tokenizer", folder, stdin=" ".join(map(str, ids)).encode())
+
+    def sample(self, folder, prompt, n):
+        out = self.run("sample", "--model", folder, "--prompt", prompt, "--max-new-tokens", n, "--temperature", 0,
+                       "--log-probs", TOP, "--json")
+        lines = out.decode().splitlines()
+        if len(lines) != 1:
+            raise RuntimeError(f"{len(lines)} lines of output instead of one")
+        return json.loads(lines[0])
+
+
+def check_keys(folder, report):
+    """The model, or nothing when it cannot be loaded."""
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:
+        report.line(False, "keys", f"{type(error).__name__}: {error}")
+        return None
+    bad = {kind: sorted(map(str, found)) for kind, found in info.items() if found}
+    report.line(not bad, "keys", json.dumps(bad) if bad else
+                f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, all found")
+    return model.eval()
+
+
+def check_tokenizer(folder, gptkit, texts, report):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        report.line(False, "tokenizer", f"{type(error).__name__}: {error}")
+        return None
+    wrong, compared = [], 0
+    for text in texts:
+        theirs = tokenizer(text)["input_ids"]
+        back = tokenizer.decode(theirs, clean_up_tokenization_spaces=False)
+        try:
+            ours = gptkit.encode(folder, text)
+            our_back = gptkit.decode(folder, ours)
+        except RuntimeError as error:
+            # A vocabulary of characters has no token for others: gptkit says so, transformers drops them.
+            if back != text and "is not among" in str(error):
+                report.note("tokenizer", f"{text!r} not compared: {error}")
+            else:
+                wrong.append(f"{text!r}: {error}")
+            continue
+        compared += 1
+        if ours != theirs:
+            wrong.append(f"{text!r}: gptkit {ours}, transformers {theirs}")
+        elif our_back != back.encode():
+            wrong.append(f"{text!r} comes back as {our_back.decode(errors='replace')!r} from gptkit, "
+                         f"as {back!r} from transformers")
+    for line in wrong:
+        report.line(False, "tokenizer", line)
+    if not wrong:
+        report.line(compared > 0, "tokenizer", f"{type(tokenizer).__name__}, {compared} texts alike")
+    return tokenizer
+
+
+def stop_tokens(model):
+    end = model.generation_config.eos_token_id
+    return [] if end is None else end if isinstance(end, list) else [end]
+
+
+@torch.no_grad()
+def generate(model, prompt, n):
+    """The greedy continuation, and whether it ended with an end-of-text token (which is left out)."""
+    ids = torch.tensor([prompt])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, max_new_tokens=n,
+                         pad_token_id=0)[0, len(prompt):].tolist()
+    ended = bool(out) and out[-1] in stop_tokens(model)
+    return (out[:-1] if ended else out), ended
+
+
+@torch.no_grad()
+def log_prob_rows(model, prompt, continuation):
+    """One row of log-probabilities for each token of the continuation."""
+    logits = model(torch.tensor([prompt + continuation])).logits[0]
+    return logits[len(prompt) - 1:len(prompt) + len(continuation) - 1].double().log_softmax(-1)
+
+
+def largest(numbers):
+    """`max`, but NaN wins."""
+    return max(numbers, key=lambda x: (x != x, x))
+
+
+def largest_difference(rows, places):
+    """Over the chosen tokens, the listed ones, and the k-th likeliest against the k-th listed."""
+    found = [0.0]
+    for row, place in zip(rows, places):
+        for token in [place, *place["top"]]:
+            found.append(abs(row[token["id"]].item() - token["log_prob"]))
+        k = min(TOP, len(row))
+        if len(place["top"]) != k:
+            raise ValueError(f"{len(place['top'])} likeliest tokens are listed, not {k}")
+        for best, token in zip(row.topk(k).values.tolist(), place["top"]):
+            found.append(abs(best - token["log_prob"]))
+    return largest(found)
+
+
+def check_prompt(folder, gptkit, model, tokenizer, prompt, limit, report):
+    """Greedy tokens and log-probabilities after one prompt; gives back the largest difference, if one was found."""
+    ids = tokenizer(prompt)["input_ids"]
+    n = min(NEW_TOKENS, limit - len(ids))
+    if not ids or n < 1:
+        report.note("greedy", f"{prompt!r} not compared: {len(ids)} tokens, {limit} fit")
+        return None
+    try:
+        sample = gptkit.sample(folder, prompt, n)
+    except RuntimeError as error:
+        if "is not among" in str(error):
+            report.note("greedy", f"{prompt!r} not compared: {error}")
+        else:
+            report.line(False, "greedy", f"{prompt!r}: {error}")
+        return None
+    if sample["prompt_tokens"] != ids:
+        report.line(False, "greedy", f"{prompt!r}: gptkit read it as {sample['prompt_tokens']}, transformers as {ids}")
+        return None
+    ours, places = sample["tokens"], sample["log_probs"] if sample["tokens"] else []
+    theirs, ended = generate(model, ids, n)
+    rows = log_prob_rows(model, ids, ours)
+    finish = "end_of_text" if ended else "length"
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+    if ours != theirs:
+        lead = rows[at].topk(2).values.diff().abs().item() if at < len(ours) else float("nan")
+        report.line(False, "greedy", f"{prompt!r}: token {at} differs: gptkit {ours[at:at + 4]}, transformers "
+                                     f"{theirs[at:at + 4]} (the best leads the next by {lead:.1e})")
+    else:
+        report.line(sample["finish"] == finish, "greedy",
+                    f"{prompt!r}: {len(ours)} tokens alike, finish {sample['finish']!r} and {finish!r}")
+    if [place["id"] for place in places] != ours:
+        report.line(False, "log-probs", f"{prompt!r}: they are not of the tokens")
+        return None
+    try:
+        far = largest_difference(rows, places)
+    except ValueError as error:
+        report.line(False, "log-probs", f"{prompt!r}: {error}")
+        return None
+    report.line(far <= TOLERANCE, "log-probs", f"{prompt!r}: largest difference {far:.1e} (at most {TOLERANCE:.0e})")
+    return far
+
+
+def check_folder(folder, gptkit, prompts, texts, report):
+    print(folder)
+    config = json.loads((folder / "config.json").read_text())
+    model = check_keys(folder, report)
+    tokenizer = check_tokenizer(folder, gptkit, texts, report)
+    if model is None or tokenizer is None:
+        return
+    limit = model.config.n_positions
+    window = config.get("window_size")
+    if window is not None:
+        limit = min(limit, window)
+        report.note("window", f"GPT-3's kind with a window of {window}: compared for at most {limit} tokens in all, "
+                              "where its banded layers and transformers' dense ones are the same")
+    found = [check_prompt(folder, gptkit, model, tokenizer, prompt, limit, report) for prompt in prompts]
+    found = [far for far in found if far is not None]
+    if found:
+        print(f"  largest difference of a log-probability: {largest(found):.1e}")
+    else:
+        report.line(False, "log-probs", "no prompt could be compared")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="MODEL_DIR")
+    parser.add_argument("--gptkit", default="target/release/gptkit", metavar="PATH", help="default: %(default)s")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="instead of the built-in ones (repeatable)")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="for the tokenizer, likewise (repeatable)")
+    args = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    report = Report()
+    for folder in args.folders:
+        try:
+            check_folder(folder, Gptkit(args.gptkit), args.prompt or PROMPTS, args.text or TEXTS, report)
+        except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
+            report.line(False, "folder", f"{type(error).__name__}: {error}")
+    print(f"{report.passed} passed, {report.failed} failed")
+    sys.exit(report.failed > 0)
+
+
+if __name__ == "__main__":
+    main()
