@@ -1,1 +1,1 @@
-
+//! The binary from outside.

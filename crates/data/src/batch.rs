@@ -8,6 +8,7 @@ use crate::shard::{Corpus, Tokens};
 use anyhow::{Result, ensure};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 
 /// A target whose prediction does not count.
 pub const IGNORE: u32 = u32::MAX;
@@ -165,6 +166,7 @@ fn mix(key: u64, x: u64) -> u64 {
 /// Reads batches ahead on a thread of its own.
 pub struct Prefetch {
     receive: Receiver<Batch>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Batches held ready.
@@ -174,14 +176,14 @@ impl Prefetch {
     /// The batches of `plan`, each a first row and a count of rows.
     pub fn new(windows: Arc<Windows>, plan: impl Iterator<Item = (u64, usize)> + Send + 'static) -> Self {
         let (send, receive) = sync_channel(AHEAD);
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             for (first, rows) in plan {
                 if send.send(windows.batch(first, rows)).is_err() {
                     return; // training ended before the plan
                 }
             }
         });
-        Self { receive }
+        Self { receive, thread: Some(thread) }
     }
 }
 
@@ -189,7 +191,14 @@ impl Iterator for Prefetch {
     type Item = Batch;
 
     fn next(&mut self) -> Option<Batch> {
-        self.receive.recv().ok()
+        let batch = self.receive.recv().ok();
+        // The end of the plan, or of a thread that failed: that is no end of training.
+        if batch.is_none()
+            && let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+        {
+            std::panic::resume_unwind(panic);
+        }
+        batch
     }
 }
 
@@ -205,4 +214,113 @@ pub fn validation(corpus: &Corpus, context: usize, rows: usize, max_rows: usize)
     };
     let firsts: Vec<u64> = (0..taken).collect();
     firsts.chunks(rows).map(|chunk| Batch::of(chunk.iter().map(|&i| window(i)), context)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::tests::corpus;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn windows(parts: &[(u32, Option<f64>)], context: usize, seed: u64) -> Windows {
+        Windows::new(Arc::new(corpus(parts, 0)), context, seed).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn every_order_holds_each_index_once(n in 1u64..700, key: u64) {
+            let mut order: Vec<u64> = (0..n).map(|i| permuted(i, n, key)).collect();
+            order.sort_unstable();
+            prop_assert!(order.into_iter().eq(0..n));
+        }
+
+        #[test]
+        fn an_epoch_predicts_each_token_once_but_for_a_rest(n in 9u32..300, context in 1usize..9, seed: u64) {
+            let windows = windows(&[(n, None)], context, seed);
+            let rows = windows.rows_per_epoch();
+            for epoch in 0..2 {
+                let batch = windows.batch(epoch * rows, rows as usize);
+                let mut seen = batch.targets.clone();
+                seen.sort_unstable();
+                seen.dedup();
+                prop_assert_eq!(seen.len(), batch.targets.len());
+                prop_assert!(n as usize - seen.len() < context);
+            }
+        }
+
+        #[test]
+        fn a_batch_is_its_rows_one_by_one(first in 0u64..5000, rows in 1usize..6, seed: u64) {
+            let windows = windows(&[(100, Some(1.0)), (50, Some(2.5))], 7, seed);
+            let whole = windows.batch(first, rows);
+            let single: Vec<u32> = (0..rows as u64).flat_map(|i| windows.batch(first + i, 1).tokens).collect();
+            prop_assert_eq!(whole.tokens, single);
+        }
+    }
+
+    #[test]
+    fn targets_follow_their_tokens() {
+        let batch = windows(&[(100, None)], 8, 3).batch(0, 12);
+        assert_eq!((batch.rows, batch.tokens.len()), (12, 96));
+        assert!(batch.tokens.iter().zip(&batch.targets).all(|(a, b)| (a + 1) % 100 == *b));
+    }
+
+    #[test]
+    fn epochs_and_seeds_have_orders_of_their_own() {
+        let epoch = |seed, n: u64| {
+            let windows = windows(&[(1000, None)], 10, seed);
+            let rows = windows.rows_per_epoch();
+            windows.batch(n * rows, rows as usize).tokens
+        };
+        assert_eq!(epoch(1, 0), epoch(1, 0));
+        assert_ne!(epoch(1, 0), epoch(1, 1));
+        assert_ne!(epoch(1, 0), epoch(2, 0));
+    }
+
+    #[test]
+    fn a_mixture_keeps_its_proportions_whatever_the_sizes() {
+        let windows = windows(&[(2000, Some(0.6)), (30, Some(0.3)), (500, Some(0.1))], 10, 5);
+        let mut counts = HashMap::new();
+        for row in 0..3000 {
+            *counts.entry(windows.part(row).0).or_insert(0) += 1;
+        }
+        assert_eq!(counts, HashMap::from([(0, 1800), (1, 900), (2, 300)]));
+        // Each part's rows are numbered without a gap, so that its epochs are whole.
+        let mut rows: Vec<u64> = (0..3000).map(|r| windows.part(r)).filter(|p| p.0 == 1).map(|p| p.1).collect();
+        rows.sort_unstable();
+        assert!(rows.into_iter().eq(0..900));
+    }
+
+    #[test]
+    fn shares_fill_a_block_exactly() {
+        assert_eq!(shares(&[1.0]), [1000]);
+        assert_eq!(shares(&[1.0, 1.0, 1.0]).iter().sum::<u64>(), 1000);
+        assert_eq!(shares(&[60.0, 22.0, 8.0, 8.0, 3.0]), [594, 218, 79, 79, 30]);
+        assert_eq!(shares(&[1e-9, 1.0]), [1, 999]);
+    }
+
+    #[test]
+    fn too_little_text_is_refused_with_numbers() {
+        let error = Windows::new(Arc::new(corpus(&[(8, None)], 0)), 8, 1).unwrap_err().to_string();
+        assert!(error.contains("8 tokens") && error.contains("model.context = 7"), "{error}");
+    }
+
+    #[test]
+    fn reading_ahead_changes_nothing() {
+        let windows = Arc::new(windows(&[(100, None)], 8, 3));
+        let plan = [(0, 2), (2, 3), (5, 1)];
+        let ahead: Vec<Batch> = Prefetch::new(Arc::clone(&windows), plan.into_iter()).collect();
+        assert_eq!(ahead, plan.map(|(first, rows)| windows.batch(first, rows)));
+    }
+
+    #[test]
+    fn validation_windows_are_spread_over_the_part_and_never_change() {
+        let corpus = corpus(&[(100, None)], 81);
+        let batches = validation(&corpus, 8, 3, 5);
+        assert_eq!(batches.iter().map(|b| b.rows).collect::<Vec<_>>(), [3, 2]);
+        let firsts: Vec<u32> = batches.iter().flat_map(|b| b.tokens.chunks(8).map(|w| w[0])).collect();
+        assert_eq!(firsts, [0, 16, 32, 48, 64]);
+        assert_eq!(validation(&corpus, 8, 3, 1000).iter().map(|b| b.rows).sum::<usize>(), 10);
+        assert!(validation(&corpus, 81, 3, 5).is_empty());
+    }
 }

@@ -62,7 +62,8 @@ pub fn publish(made: &Path, path: &Path) -> Result<()> {
         for entry in fs::read_dir(made)? {
             File::open(entry?.path())?.sync_all()?;
         }
-        let old = path.with_extension("old");
+        File::open(made)?.sync_all()?;
+        let old = with_ending(path, ".gptkit-old");
         if path.exists() {
             fresh_dir(&old)?;
             fs::rename(path, &old)?;
@@ -79,8 +80,13 @@ pub fn publish(made: &Path, path: &Path) -> Result<()> {
 
 /// The name under which `path` is written until it is whole.
 pub fn aside(path: &Path) -> PathBuf {
+    with_ending(path, ".gptkit-tmp")
+}
+
+/// A name that nobody else gives.
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
+    name.push(ending);
     path.with_file_name(name)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::disk;
 use crate::progress::{Progress, Task, Unit};
-use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Source, TokenizerRequest, Writer, divide};
+use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
 use crate::source::{self, DataConfig, Form, Input, Place};
 use crate::text::{Cut, Piece, Reader, Skipped};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerKind};
@@ -41,13 +41,12 @@ pub fn prepare(
     progress: &dyn Progress,
 ) -> Result<Prepared> {
     if let [only] = &*data.sources
-        && Path::new(&only.path).join(MANIFEST).exists()
+        && Manifest::is_in(Path::new(&only.path))
     {
+        ensure!(out.is_none(), "{} is prepared already; leave out --out", only.path);
         return open(Path::new(&only.path), tokenizer, progress);
     }
-    source::must_exist(data)?;
-    let places = data.sources.iter().map(|s| Place::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path)));
-    let mut places = places.collect::<Result<Vec<Place>>>()?;
+    let mut places = places(data)?;
     let loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
     let request = request(data, tokenizer, loaded.as_ref(), &places)?;
     let folder = out.map_or_else(|| data.shards.join(folder_name(&request)), Path::to_owned);
@@ -84,6 +83,15 @@ pub fn prepare(
     Ok(Prepared { corpus: Corpus::open(&folder, &manifest)?, folder, tokenizer })
 }
 
+/// Where each source lies; all of them exist.
+fn places(data: &DataConfig) -> Result<Vec<Place>> {
+    source::must_exist(data)?;
+    if let Some(prepared) = data.sources.iter().find(|s| Manifest::is_in(Path::new(&s.path))) {
+        bail!("{} is prepared text, which can only be the one source; name what it was made from", prepared.path);
+    }
+    data.sources.iter().map(|s| Place::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path))).collect()
+}
+
 /// Opens a prepared folder, whose tokenizer must be the one asked for, if one is.
 fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Result<Prepared> {
     let manifest = Manifest::read(folder)?;
@@ -118,14 +126,19 @@ fn reuse(folder: &Path, request: &Request, data: &DataConfig, progress: &dyn Pro
         }
         write_manifest(folder, &manifest)?;
     }
-    progress.note(&format!("text unchanged since it was prepared in {}", folder.display()));
-    open(folder, &TokenizerConfig::default(), progress).map(Some)
+    match open(folder, &TokenizerConfig::default(), progress) {
+        Ok(prepared) => Ok(Some(prepared)),
+        Err(e) => {
+            progress.warn(&format!("{e:#}: it is made again"));
+            Ok(None)
+        }
+    }
 }
 
 /// A folder that holds something else is not overwritten.
 fn refuse_foreign(folder: &Path) -> Result<()> {
     let taken = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-    ensure!(!taken || folder.join(MANIFEST).exists(), "{} is not empty and no prepared text; choose another", folder.display());
+    ensure!(!taken || Manifest::is_in(folder), "{} is not empty and no prepared text; choose another", folder.display());
     Ok(())
 }
 
@@ -156,7 +169,10 @@ fn request(
 fn folder_name(request: &Request) -> String {
     let paths: Vec<&String> = request.sources.iter().map(|(path, _)| path).collect();
     let files: Vec<&PathBuf> = request.sources.iter().flat_map(|(_, inputs)| inputs.iter().map(|i| &i.path)).collect();
-    let key = blake3::hash(format!("{paths:?} {files:?} {:?} {}", request.tokenizer, request.text_key).as_bytes());
+    let key = blake3::hash(format!(
+            "{paths:?} {files:?} {:?} {} {} {:?}",
+            request.tokenizer, request.text_key, request.val_fraction, request.on_bad_record
+        ).as_bytes());
     let first = paths.first().map_or("", |p| p.as_str());
     let name = Path::new(first).file_name().unwrap_or_default().to_string_lossy();
     let stem: String = name.split(['.', ':']).next().unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || *c == '-').collect();
@@ -186,7 +202,7 @@ fn wide(tokenizer: &Tokenizer) -> bool {
 }
 
 fn say(folder: &Path, manifest: &Manifest, progress: &dyn Progress) {
-    let tokens = |part: fn(&Source) -> &[crate::shard::Segment]| -> u64 {
+    let tokens = |part: fn(&Source) -> &[Segment]| -> u64 {
         manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum()
     };
     let documents: u64 = manifest.sources.iter().map(|s| s.documents).sum();
@@ -413,28 +429,33 @@ impl Parts<'_> {
     }
 }
 
+/// Bytes of a document that decide where it goes.
+const BEGINNING: usize = 1024;
+
 /// Whether a document is held out: by a hash of how it begins, so that it stays where it is when others come or go, and
 /// its copies go with it.
-fn is_held_out(beginning: &str, val_fraction: f64) -> bool {
-    let hash = blake3::hash(beginning.as_bytes());
+fn is_held_out(text: &str, val_fraction: f64) -> bool {
+    let bytes = text.as_bytes();
+    let hash = blake3::hash(&bytes[..bytes.len().min(BEGINNING)]);
     let (head, _) = hash.as_bytes().as_chunks::<8>();
     (u64::from_le_bytes(head[0]) as f64) < val_fraction * 2f64.powi(64)
 }
 
 /// Where the division by documents leaves a part empty, as in a corpus of one book, the end of the tokens is held out.
 fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress) -> Result<Vec<Source>> {
-    let tokens = |segments: &[crate::shard::Segment]| segments.iter().map(|s| s.tokens).sum::<u64>();
-    let train: u64 = sources.iter().map(|s| tokens(&s.train)).sum();
-    let val: u64 = sources.iter().map(|s| tokens(&s.val)).sum();
-    ensure!(train + val > 0, "the text has no documents");
-    if val_fraction > 0.0 && (train == 0 || val == 0) {
-        progress.note(&format!(
-            "too few documents to hold some out: the last {:.1}% of the tokens are the validation part",
-            100.0 * val_fraction
-        ));
-        for source in &mut sources {
-            let all: Vec<_> = source.train.drain(..).chain(source.val.drain(..)).collect();
-            let kept = (tokens(&all) as f64 * (1.0 - val_fraction)).round() as u64;
+    let tokens = |segments: &[Segment]| segments.iter().map(|s| s.tokens).sum::<u64>();
+    let all_held_out: u64 = sources.iter().map(|s| tokens(&s.val)).sum();
+    for source in &mut sources {
+        let (train, val) = (tokens(&source.train), tokens(&source.val));
+        ensure!(train + val > 0, "{} has no documents", source.path);
+        if val_fraction > 0.0 && (train == 0 || all_held_out == 0) {
+            progress.note(&format!(
+                "{} has too few documents to hold some out: its last {:.1}% of tokens are for validation",
+                source.path,
+                100.0 * val_fraction
+            ));
+            let all: Vec<Segment> = source.train.drain(..).chain(source.val.drain(..)).collect();
+            let kept = ((train + val) as f64 * (1.0 - val_fraction)).round() as u64;
             (source.train, source.val) = divide(all, kept);
         }
     }
@@ -446,12 +467,253 @@ fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress
 /// # Errors
 /// When the text cannot be used.
 pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &dyn Progress) -> Result<Tokenizer> {
-    source::must_exist(data)?;
-    let places = data.sources.iter().map(|s| Place::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path)));
-    let mut places = places.collect::<Result<Vec<Place>>>()?;
+    let mut places = places(data)?;
     let folder = std::env::temp_dir().join(format!("gptkit-{}", std::process::id()));
     disk::fresh_dir(&folder)?;
     let trained = spool(&mut places, &folder).and_then(|_| Texts { data, places, progress }.train(config));
     std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
     trained
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::source::{OnBadRecord, SourceConfig};
+    use std::io::Write as _;
+
+    /// A folder with twelve documents in `a.jsonl`, and what would prepare it.
+    struct Scene {
+        folder: tempfile::TempDir,
+        data: DataConfig,
+        tokenizer: TokenizerConfig,
+    }
+
+    fn document(i: usize) -> String {
+        format!("Document {i} says: the cat sat on the mat.\nIt was {}.", "very ".repeat(i % 5) + "good")
+    }
+
+    fn records(n: std::ops::Range<usize>) -> String {
+        n.map(|i| serde_json::json!({ "text": document(i) }).to_string() + "\n").collect()
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.jsonl");
+            disk::write(&path, records(0..12).as_bytes()).unwrap();
+            let trained = Tokenizer::train_bpe(Some(300), (0..12).map(document)).unwrap();
+            let tokenizer = folder.path().join("tokenizer");
+            disk::create_dir(&tokenizer).unwrap();
+            trained.save(&tokenizer).unwrap();
+            let source = SourceConfig { path: path.to_str().unwrap().to_owned(), weight: None };
+            let data = DataConfig {
+                sources: vec![source],
+                val_fraction: 0.3,
+                shards: folder.path().join("shards"),
+                ..DataConfig::default()
+            };
+            Self { folder, data, tokenizer: TokenizerConfig::load_from(&tokenizer) }
+        }
+
+        fn with(&self, name: &str, bytes: &[u8]) -> DataConfig {
+            let path = self.folder.path().join(name);
+            disk::write(&path, bytes).unwrap();
+            let source = SourceConfig { path: path.to_str().unwrap().to_owned(), weight: None };
+            DataConfig { sources: vec![source], ..self.data.clone() }
+        }
+
+        fn prepare(&self, data: &DataConfig) -> Result<Prepared> {
+            prepare(data, &self.tokenizer, None, &Silent)
+        }
+    }
+
+    fn all(tokens: &crate::shard::Tokens) -> Vec<u32> {
+        let mut out = Vec::new();
+        tokens.read(0, tokens.len() as usize, &mut out);
+        out
+    }
+
+    fn train(prepared: &Prepared) -> Vec<u32> {
+        prepared.corpus.train.iter().flat_map(|part| all(&part.tokens)).collect()
+    }
+
+    /// Documents of a part, without their ends.
+    fn texts(prepared: &Prepared, tokens: &[u32]) -> Vec<String> {
+        let end = prepared.tokenizer.end_of_text().unwrap();
+        tokens.split_inclusive(|&t| t == end).map(|d| prepared.tokenizer.decode(&d[..d.len() - 1]).unwrap()).collect()
+    }
+
+    /// Another number for a file that was written again.
+    fn identity(prepared: &Prepared) -> u64 {
+        std::os::unix::fs::MetadataExt::ino(&prepared.folder.join("0-train-000.bin").metadata().unwrap())
+    }
+
+    #[test]
+    fn shards_hold_every_document_once_with_its_end() {
+        let scene = Scene::new();
+        let prepared = scene.prepare(&scene.data).unwrap();
+        let val = all(&prepared.corpus.val);
+        let mut found = texts(&prepared, &train(&prepared));
+        assert!(!val.is_empty() && !found.is_empty());
+        found.extend(texts(&prepared, &val));
+        found.sort();
+        let mut expected: Vec<String> = (0..12).map(document).collect();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn compressed_text_and_folders_give_the_same_tokens() {
+        let scene = Scene::new();
+        let plain = train(&scene.prepare(&scene.data).unwrap());
+        let text = records(0..12);
+        let (head, tail) = text.as_bytes().split_at(text.find("\n").unwrap() + 1);
+        let mut gzip = Vec::new();
+        for part in [head, tail] {
+            // Two members, as `cat a.gz b.gz` makes them.
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(part).unwrap();
+            gzip.extend(encoder.finish().unwrap());
+        }
+        let zst = zstd::encode_all(text.as_bytes(), 1).unwrap();
+        for (name, bytes) in [("b.jsonl.gz", gzip.as_slice()), ("c.jsonl.zst", &zst)] {
+            assert_eq!(train(&scene.prepare(&scene.with(name, bytes)).unwrap()), plain, "{name}");
+        }
+    }
+
+    #[test]
+    fn unchanged_text_is_not_tokenized_again_and_changed_text_is() {
+        let scene = Scene::new();
+        let first = scene.prepare(&scene.data).unwrap();
+        let file = identity(&first);
+        let second = scene.prepare(&scene.data).unwrap();
+        assert_eq!((&second.folder, identity(&second)), (&first.folder, file));
+        scene.with("a.jsonl", records(0..13).as_bytes());
+        let third = scene.prepare(&scene.data).unwrap();
+        assert_eq!(third.folder, first.folder);
+        assert_ne!(identity(&third), file);
+        assert!(train(&third).len() + third.corpus.val.len() as usize > train(&first).len() + first.corpus.val.len() as usize);
+    }
+
+    #[test]
+    fn documents_stay_in_their_part_when_others_come_and_go() {
+        let scene = Scene::new();
+        let held_out = |data: &DataConfig| {
+            let prepared = scene.prepare(data).unwrap();
+            texts(&prepared, &all(&prepared.corpus.val))
+        };
+        let few = held_out(&scene.data);
+        let reversed: String = records(0..40).lines().rev().map(|l| l.to_owned() + "\n").collect();
+        let many = held_out(&scene.with("b.jsonl", reversed.as_bytes()));
+        assert!(few.iter().all(|d| many.contains(d)));
+        assert!((0..12).map(document).filter(|d| many.contains(d)).count() == few.len());
+        assert!(many.len() > few.len() && many.len() < 25);
+    }
+
+    #[test]
+    fn one_long_document_is_divided_at_its_end() {
+        let scene = Scene::new();
+        let text: String = (0..4000).map(|i| document(i) + "\n").collect();
+        let prepared = scene.prepare(&scene.with("book.txt", text.as_bytes())).unwrap();
+        let tokens: Vec<u32> = train(&prepared).into_iter().chain(all(&prepared.corpus.val)).collect();
+        // In pieces and in parallel, and yet the tokens of the whole.
+        let mut whole = prepared.tokenizer.encode_document(&text).unwrap();
+        whole.push(299);
+        assert!(tokens == whole, "{} tokens, expected {}", tokens.len(), whole.len());
+        let share = prepared.corpus.val.len() as f64 / whole.len() as f64;
+        assert!((share - 0.3).abs() < 0.001, "{share}");
+    }
+
+    #[test]
+    fn tokens_are_the_same_on_any_number_of_threads() {
+        let scene = Scene::new();
+        let text: String = (0..3000).map(|i| document(i) + "\n").collect();
+        let on = |threads: usize| {
+            let data = DataConfig { shards: scene.folder.path().join(threads.to_string()), ..scene.with("b.txt", text.as_bytes()) };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| train(&scene.prepare(&data).unwrap()))
+        };
+        assert!(on(1) == on(3));
+    }
+
+    #[test]
+    fn a_bad_record_ends_the_work_and_leaves_nothing_half_made() {
+        let scene = Scene::new();
+        let data = scene.with("bad.jsonl", b"{\"text\": \"fine\"}\n{\"text\": 3}\n");
+        let message = format!("{:#}", scene.prepare(&data).unwrap_err());
+        assert!(message.contains("bad.jsonl line 2: invalid type"), "{message}");
+        assert!(!data.shards.exists() || data.shards.read_dir().unwrap().all(|e| !Manifest::is_in(&e.unwrap().path())));
+        let skip = DataConfig { on_bad_record: OnBadRecord::Skip, val_fraction: 0.0, ..data };
+        let prepared = scene.prepare(&skip).unwrap();
+        assert_eq!(texts(&prepared, &train(&prepared)), ["fine"]);
+        assert_eq!(Manifest::read(&prepared.folder).unwrap().sources[0].skipped.malformed, 1);
+    }
+
+    #[test]
+    fn a_damaged_folder_is_made_again_and_refused_when_named() {
+        let scene = Scene::new();
+        let prepared = scene.prepare(&scene.data).unwrap();
+        let before = train(&prepared);
+        let file = prepared.folder.join("0-train-000.bin");
+        drop(prepared);
+        let bytes = std::fs::read(&file).unwrap();
+        disk::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        let folder = file.parent().unwrap().to_str().unwrap().to_owned();
+        let named = DataConfig { sources: vec![SourceConfig { path: folder, weight: None }], ..scene.data.clone() };
+        let message = format!("{:#}", scene.prepare(&named).unwrap_err());
+        assert!(message.contains("0-train-000.bin ends after"), "{message}");
+        assert_eq!(train(&scene.prepare(&scene.data).unwrap()), before);
+        assert_eq!(train(&scene.prepare(&named).unwrap()), before);
+    }
+
+    #[test]
+    fn a_prepared_folder_of_another_tokenizer_is_refused() {
+        let scene = Scene::new();
+        let prepared = scene.prepare(&scene.data).unwrap();
+        let folder = prepared.folder.to_str().unwrap().to_owned();
+        let named = DataConfig { sources: vec![SourceConfig { path: folder, weight: None }], ..scene.data.clone() };
+        let other = scene.folder.path().join("other");
+        disk::create_dir(&other).unwrap();
+        Tokenizer::train_bpe(Some(270), (0..3).map(document)).unwrap().save(&other).unwrap();
+        let message = format!("{:#}", prepare(&named, &TokenizerConfig::load_from(&other), None, &Silent).unwrap_err());
+        assert!(message.contains("made with another tokenizer"), "{message}");
+    }
+
+    #[test]
+    fn somebody_elses_folder_is_not_overwritten() {
+        let scene = Scene::new();
+        let out = scene.folder.path().join("mine");
+        disk::create_dir(&out).unwrap();
+        disk::write(&out.join("manifest.json"), b"{\"name\": \"my app\"}").unwrap();
+        let message = prepare(&scene.data, &scene.tokenizer, Some(&out), &Silent).unwrap_err().to_string();
+        assert!(message.contains("not empty and no prepared text"), "{message}");
+    }
+
+    #[test]
+    fn weights_make_parts_and_cost_no_new_tokens() {
+        let scene = Scene::new();
+        let b = scene.with("b.txt", b"another source, of one document and some words");
+        let weighted = |a: f64| {
+            let mut data = scene.data.clone();
+            data.sources.extend(b.sources.clone());
+            data.sources[0].weight = Some(a);
+            data.sources[1].weight = Some(1.0);
+            scene.prepare(&data).unwrap()
+        };
+        let first = weighted(3.0);
+        let file = identity(&first);
+        assert_eq!(first.corpus.train.iter().map(|p| p.weight).collect::<Vec<_>>(), [3.0, 1.0]);
+        let second = weighted(5.0);
+        assert_eq!(second.corpus.train[0].weight, 5.0);
+        assert_eq!(identity(&second), file);
+    }
+
+    #[test]
+    fn a_tokenizer_of_characters_is_trained_on_all_of_the_text() {
+        let scene = Scene::new();
+        let config = TokenizerConfig { train: Some(TokenizerKind::Char), ..TokenizerConfig::default() };
+        let prepared = prepare(&scene.with("b.txt", "abc\n日本 ☃".as_bytes()), &config, None, &Silent).unwrap();
+        assert_eq!(prepared.tokenizer.vocab_size(), 9);
+    }
 }

@@ -92,6 +92,13 @@ pub struct Segment {
 }
 
 impl Manifest {
+    /// Whether `folder` is one that gptkit prepared, of whatever version.
+    pub fn is_in(folder: &Path) -> bool {
+        let text = std::fs::read_to_string(folder.join(MANIFEST)).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        ["format", "request", "token_bytes"].iter().all(|key| json.get(key).is_some())
+    }
+
     /// Reads the manifest of `folder`.
     ///
     /// # Errors
@@ -296,11 +303,9 @@ impl Writer {
         let (Some(file), Some(segment)) = (&mut self.file, self.segments.last_mut()) else {
             bail!("no token file is open");
         };
-        let write = |bytes: &[u8]| file.write_all(bytes);
-        let mut write = write;
         for &token in tokens {
             let bytes = token.to_le_bytes();
-            write(if self.wide { &bytes } else { &bytes[..2] })
+            file.write_all(if self.wide { &bytes } else { &bytes[..2] })
                 .with_context(|| format!("{} cannot be written", self.folder.join(&segment.file).display()))?;
         }
         segment.tokens += tokens.len() as u64;
@@ -346,8 +351,25 @@ pub(crate) fn divide(segments: Vec<Segment>, n: u64) -> (Vec<Segment>, Vec<Segme
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A corpus with parts of tokens 0, 1, 2 … of the given counts, and a validation part of `val` such tokens.
+    pub(crate) fn corpus(parts: &[(u32, Option<f64>)], val: u32) -> Corpus {
+        let folder = tempfile::tempdir().unwrap();
+        let count = |name: &str, n: u32| {
+            let mut writer = Writer::new(folder.path(), name.to_owned(), false);
+            writer.write(&(0..n).collect::<Vec<_>>()).unwrap();
+            writer.finish().unwrap();
+            tokens(folder.path(), false, &writer.segments).unwrap()
+        };
+        let part = |(i, &(n, weight)): (usize, &(u32, Option<f64>))| Mixed {
+            weight: weight.unwrap_or(1.0),
+            tokens: count(&format!("{i}-train"), n),
+        };
+        // The maps outlive the files.
+        Corpus { train: parts.iter().enumerate().map(part).collect(), val: count("val", val) }
+    }
 
     fn written(wide: bool) -> (tempfile::TempDir, Vec<Segment>) {
         let folder = tempfile::tempdir().unwrap();

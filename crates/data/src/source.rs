@@ -7,6 +7,7 @@
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -99,6 +100,7 @@ impl Check for DataConfig {
         );
         problems.require(!self.text_key.is_empty(), "text_key", "is empty", "use \"text\"");
         let weights = self.sources.iter().filter(|s| s.weight.is_some()).count();
+        problems.require(weights <= 500, "sources", "have more than 500 weights", "join the smaller ones");
         problems.require(
             weights == 0 || weights == self.sources.len(),
             "sources",
@@ -185,7 +187,11 @@ pub fn inputs(path: &Path) -> Result<Vec<Input>> {
     }
     let mut found = Vec::new();
     let mut folders = vec![path.to_owned()];
+    let mut visited = HashSet::new(); // a link may lead back to a folder above it
     while let Some(folder) = folders.pop() {
+        if !visited.insert(folder.canonicalize().unwrap_or_else(|_| folder.clone())) {
+            continue;
+        }
         let entries = folder.read_dir().with_context(|| format!("folder {} cannot be read", folder.display()))?;
         for entry in entries {
             let entry = entry.with_context(|| format!("folder {} cannot be read", folder.display()))?.path();
@@ -290,10 +296,10 @@ pub fn spool_stdin(path: &Path) -> Result<()> {
     })
 }
 
-/// The world's source has no weight to lose: a check that a path exists before anything is spent.
+/// Finds out that a source is missing before anything is spent.
 ///
 /// # Errors
-/// When a file of `config` is missing.
+/// When a path of `config` does not exist.
 pub fn must_exist(config: &DataConfig) -> Result<()> {
     for source in &config.sources {
         if let Ok(Place::Path(path)) = Place::of(&source.path)

@@ -21,7 +21,7 @@ pub(crate) struct Piece {
 /// Where a document may be cut without a change of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Between a letter or digit and white space.
+    /// Between a character that is no white space and a space or line break.
     Words,
     /// Between any two characters.
     Anywhere,
@@ -47,14 +47,15 @@ impl Skipped {
     }
 }
 
-/// Bytes after which a document is cut at the next place that allows it.
+/// Bytes before which a document is cut, at the last place that allows it.
 const PIECE: usize = 1 << 16;
-/// A document that allows no cut for so long (a "word" of 16 MiB) is cut all the same.
-const LONGEST_PIECE: usize = 1 << 24;
+/// A document that allows no cut for so long (a "word" of 1 MiB) is cut all the same.
+const LONGEST_PIECE: usize = 1 << 20;
 /// Bytes of a text file looked at together when no line ends.
 const SEGMENT: u64 = 1 << 20;
 /// Longest JSONL record: it is held in memory whole.
-const LONGEST_RECORD: u64 = 1 << 28;
+const LONGEST_RECORD: u64 = 1 << 26;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Cuts what it reads into documents and pieces, and hands them to `sink` in order.
 pub(crate) struct Reader<'a> {
@@ -64,47 +65,55 @@ pub(crate) struct Reader<'a> {
     pub(crate) skipped: Skipped,
     /// The part of the current document not handed over yet.
     pending: String,
+    /// Bytes of it known to hold no place for a cut, so that none is looked at twice.
+    scanned: usize,
     begun: bool,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(config: &'a DataConfig, cut: Cut, sink: &'a mut dyn FnMut(Piece) -> Result<()>) -> Self {
-        Self { config, cut, sink, skipped: Skipped::default(), pending: String::new(), begun: false }
+        Self { config, cut, sink, skipped: Skipped::default(), pending: String::new(), scanned: 0, begun: false }
     }
 
     /// Reads a text file as one document; `path` is its name in messages.
     pub(crate) fn text(&mut self, path: &Path, mut input: Box<dyn BufRead + '_>) -> Result<()> {
         let mut bytes = Vec::new();
-        let mut line = 1;
+        // The line that is read, and how many of its bytes came before `bytes`.
+        let (mut line, mut before) = (1, 0);
         loop {
-            let carried = bytes.len();
             let read = (&mut input).take(SEGMENT).read_until(b'\n', &mut bytes);
             let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
-            if read == 0 && carried == 0 {
+            if read == 0 && bytes.is_empty() {
                 break;
             }
-            if line == 1 && carried == 0 && bytes.starts_with(b"\xEF\xBB\xBF") {
-                bytes.drain(..3);
+            if line == 1 && before == 0 && bytes.starts_with(BYTE_ORDER_MARK) {
+                bytes.drain(..BYTE_ORDER_MARK.len());
+                before += BYTE_ORDER_MARK.len();
             }
-            let ends = bytes.ends_with(b"\n");
+            let ends = bytes.ends_with(b"\n") || (read as u64) < SEGMENT;
             match std::str::from_utf8(&bytes) {
                 Ok(text) => {
                     self.pending.push_str(text);
+                    before += bytes.len();
                     bytes.clear();
                 }
                 // A character that goes on in the next segment.
-                Err(e) if e.error_len().is_none() && !ends && read > 0 => {
+                Err(e) if e.error_len().is_none() && !ends => {
                     let tail = bytes.split_off(e.valid_up_to());
                     self.pending.push_str(&String::from_utf8_lossy(&bytes));
+                    before += bytes.len();
                     bytes = tail;
                 }
                 Err(e) => {
-                    let what = format!("byte {} is not UTF-8", e.valid_up_to() + 1);
+                    let what = format!("byte {} is not UTF-8", before + e.valid_up_to() + 1);
                     self.bad(path, line, &what, |skipped| &mut skipped.invalid_utf8)?;
+                    before += bytes.len();
                     bytes.clear();
                 }
             }
-            line += u64::from(ends);
+            if ends {
+                (line, before) = (line + 1, 0);
+            }
             self.hand_over()?;
         }
         self.end(path, 1)
@@ -121,9 +130,9 @@ impl<'a> Reader<'a> {
                 break;
             }
             if read as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n") {
-                bail!("{} line {line} is longer than 256 MiB; put so long a text into a file of its own", path.display());
+                bail!("{} line {line} is longer than 64 MiB; put so long a text into a file of its own", path.display());
             }
-            let record = if line == 1 { bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes) } else { &bytes };
+            let record = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes) } else { &bytes };
             if record.trim_ascii().is_empty() {
                 continue;
             }
@@ -155,22 +164,24 @@ impl<'a> Reader<'a> {
 
     /// Hands over what has become long enough.
     fn hand_over(&mut self) -> Result<()> {
-        if self.pending.len() < PIECE {
-            return Ok(());
+        let mut from = 0;
+        while self.pending.len() - from >= PIECE {
+            let rest = &self.pending[from..];
+            let Some(at) = self.cut.place(rest, self.scanned) else {
+                self.scanned = rest.len();
+                break;
+            };
+            (self.sink)(Piece { text: rest[..at].to_owned(), first: !self.begun, last: false })?;
+            (self.begun, self.scanned) = (true, 0);
+            from += at;
         }
-        let mut rest = std::mem::take(&mut self.pending);
-        while rest.len() >= PIECE {
-            let Some(at) = self.cut.place(&rest) else { break };
-            let tail = rest.split_off(at);
-            (self.sink)(Piece { text: std::mem::replace(&mut rest, tail), first: !self.begun, last: false })?;
-            self.begun = true;
-        }
-        self.pending = rest;
+        self.pending.drain(..from);
         Ok(())
     }
 
     fn end(&mut self, path: &Path, line: u64) -> Result<()> {
         let (text, begun) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.begun));
+        self.scanned = 0;
         if !begun && text.trim().is_empty() {
             return self.bad(path, line, "the document is empty", |skipped| &mut skipped.empty);
         }
@@ -187,18 +198,22 @@ impl<'a> Reader<'a> {
 }
 
 impl Cut {
-    /// Where to cut `text`: near its first [`PIECE`] bytes if it can be, further on if it must.
-    fn place(self, text: &str) -> Option<usize> {
-        let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).filter(|&i| i > 0);
+    /// Where to cut `text`, whose first `scanned` bytes hold no such place: before [`PIECE`] if it can be, further on if
+    /// it must.
+    fn place(self, text: &str, scanned: usize) -> Option<usize> {
         match self {
             Self::Nowhere => None,
-            Self::Anywhere => boundary(PIECE),
+            Self::Anywhere => Some(text.floor_char_boundary(PIECE)),
             Self::Words => {
-                let bytes = text.as_bytes();
-                let cut = |i: &usize| matches!(bytes[*i], b' ' | b'\n') && bytes[*i - 1].is_ascii_alphanumeric();
-                let near = (1..PIECE.min(bytes.len())).rev().find(cut);
-                near.or_else(|| (PIECE..bytes.len()).find(cut))
-                    .or_else(|| if text.len() >= LONGEST_PIECE { boundary(LONGEST_PIECE) } else { None })
+                let before = |i: usize| text[..i].chars().next_back();
+                let cut = |&i: &usize| {
+                    matches!(text.as_bytes()[i], b' ' | b'\n')
+                        && before(i).is_some_and(|c| !c.is_whitespace() && !c.is_control())
+                };
+                let near = if scanned < PIECE { (1..PIECE).rev().find(cut) } else { None };
+                let far = || (scanned.max(PIECE)..text.len()).find(cut);
+                let forced = || (text.len() >= LONGEST_PIECE).then(|| text.floor_char_boundary(LONGEST_PIECE));
+                near.or_else(far).filter(|&at| at <= LONGEST_PIECE).or_else(forced)
             }
         }
     }
@@ -336,10 +351,18 @@ mod tests {
         assert_eq!(documents(&pieces), [text]);
         for pair in pieces.windows(2) {
             assert!(pair[0].text.len() <= PIECE && !pair[0].last);
-            assert!(pair[0].text.ends_with(|c: char| c.is_ascii_alphanumeric()));
+            assert!(!pair[0].text.ends_with(char::is_whitespace));
             assert!(pair[1].text.starts_with([' ', '\n']) && !pair[1].first);
         }
         assert!(pieces.last().unwrap().last);
+    }
+
+    #[test]
+    fn text_of_any_script_is_cut() {
+        let text = "\u{43a}\u{43e}\u{442} \u{3001}\n".repeat(100_000);
+        let (_, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        assert!(pieces.iter().all(|piece| piece.text.len() <= PIECE));
+        assert_eq!(documents(&pieces), [text]);
     }
 
     #[test]

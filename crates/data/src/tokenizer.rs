@@ -19,7 +19,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, DecodeStream, Tokenizer as Inner};
+use tokenizers::{AddedToken, DecodeStream, Model, Tokenizer as Inner};
 
 /// The token between documents, as GPT-2 calls it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -198,7 +198,9 @@ impl Tokenizer {
         Self::new(inner, None)
     }
 
-    fn new(inner: Inner, named_end: Option<&str>) -> Result<Self> {
+    fn new(mut inner: Inner, named_end: Option<&str>) -> Result<Self> {
+        // A file may hold them for other uses; here they would silently cut or lengthen text.
+        inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
         let kind = kind(&inner);
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
         let mut plain = inner.clone();
@@ -266,6 +268,9 @@ impl Tokenizer {
         if self.kind == Kind::ByteLevel {
             return Ok(ids.iter().flat_map(|&id| &self.bytes[id as usize]).copied().collect());
         }
+        if ids.is_empty() {
+            return Ok(Vec::new()); // GPT-1's decoder subtracts one from nothing
+        }
         Ok(self.inner.decode(ids, false).map_err(|e| anyhow!("tokens cannot be decoded: {e}"))?.into_bytes())
     }
 
@@ -331,7 +336,8 @@ impl Tokenizer {
     /// When the tokenizer has no form as JSON.
     pub fn fingerprint(&self) -> Result<String> {
         let json = self.inner.to_string(false).map_err(|e| anyhow!("{e}"))?;
-        Ok(blake3::hash(json.as_bytes()).to_hex()[..16].to_owned())
+        let text = format!("{json} {:?}", self.document_end());
+        Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
@@ -415,7 +421,10 @@ fn bpe(
 fn kind(inner: &Inner) -> Kind {
     let ModelWrapper::BPE(model) = inner.get_model() else { return Kind::Other };
     match (inner.get_pre_tokenizer(), inner.get_normalizer()) {
-        (Some(PreTokenizerWrapper::ByteLevel(b)), None) if !b.add_prefix_space && b.use_regex => Kind::ByteLevel,
+        (Some(PreTokenizerWrapper::ByteLevel(b)), None) if !b.add_prefix_space && b.use_regex => {
+            let complete = byte_characters().iter().all(|c| model.token_to_id(c.encode_utf8(&mut [0; 4])).is_some());
+            if complete { Kind::ByteLevel } else { Kind::Other }
+        }
         (Some(PreTokenizerWrapper::BertPreTokenizer(_)), _) if model.end_of_word_suffix.is_some() => Kind::Words,
         (None, None) if model.get_vocab().keys().all(|token| token.chars().count() == 1) => Kind::Char,
         _ => Kind::Other,
@@ -519,4 +528,177 @@ fn whole_characters(pending: &mut Vec<u8>) -> String {
     }
     pending.drain(..pending.len() - incomplete);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Made by scripts/golden.py with the reference tokenizers.
+    const GOLDEN: &str = include_str!("../../../tests/golden/tokenizers.json");
+
+    fn real(name: &str) -> Option<Tokenizer> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers").join(name);
+        if !folder.is_dir() {
+            eprintln!("skipped: {} is absent", folder.display());
+            return None;
+        }
+        Some(Tokenizer::load(&folder).unwrap())
+    }
+
+    fn trained(vocab_size: usize) -> Tokenizer {
+        let text = "the cat sat on the mat, and the dog sat on the log.\n\nThe end of the story: don't you see?\n\
+                    Nobody knows which of them went home first, but everybody remembers who stayed behind.";
+        Tokenizer::train_bpe(Some(vocab_size), std::iter::repeat_n(text.to_owned(), 5)).unwrap()
+    }
+
+    fn ids(value: &Value) -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    }
+
+    fn golden() -> Vec<Value> {
+        match serde_json::from_str(GOLDEN).unwrap() {
+            Value::Array(all) => all,
+            other => other["texts"].as_array().unwrap().clone(),
+        }
+    }
+
+    #[test]
+    fn gpt1_and_gpt2_ids_are_those_of_the_reference() {
+        for name in ["gpt2", "gpt1"] {
+            let Some(tokenizer) = real(name) else { continue };
+            for case in golden() {
+                let (text, expected) = (case["text"].as_str().unwrap(), ids(&case[name]));
+                assert_eq!(tokenizer.encode(text).unwrap(), expected, "{name}: {text:?}");
+                let ordinary = case.get(format!("{name}_ordinary")).map_or(expected.clone(), ids);
+                assert_eq!(tokenizer.encode_document(text).unwrap(), ordinary, "{name}: {text:?} as text");
+                let decoded = case.get(format!("{name}_decoded")).and_then(Value::as_str);
+                if name == "gpt2" || decoded.is_some() {
+                    assert_eq!(tokenizer.decode(&expected).unwrap(), decoded.unwrap_or(text), "{name}: {text:?} back");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_published_vocabularies_have_their_sizes_and_ends() {
+        if let Some(gpt2) = real("gpt2") {
+            assert_eq!((gpt2.vocab_size(), gpt2.end_of_text()), (50_257, Some(50_256)));
+        }
+        if let Some(gpt1) = real("gpt1") {
+            assert_eq!((gpt1.vocab_size(), gpt1.end_of_text(), gpt1.document_end()), (40_478, None, Some(40_477)));
+        }
+    }
+
+    #[test]
+    fn training_gives_the_size_that_was_asked_for() {
+        let tokenizer = trained(300);
+        assert_eq!((tokenizer.vocab_size(), tokenizer.end_of_text()), (300, Some(299)));
+        assert!(trained(5000).vocab_size() < 5000, "the text has no such many pairs");
+        assert_eq!(tokenizer.kind, Kind::ByteLevel);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let tokenizer = trained(280);
+            let ids = tokenizer.encode_bytes(&bytes).unwrap();
+            prop_assert_eq!(tokenizer.decode_bytes(&ids).unwrap(), bytes);
+        }
+
+        #[test]
+        fn streamed_text_is_the_text_at_once(text in "\\PC{0,30}") {
+            let tokenizer = trained(300);
+            let ids = tokenizer.encode_document(&text).unwrap();
+            let mut decoder = tokenizer.decoder(&[]);
+            let mut streamed: String = ids.iter().filter_map(|&id| decoder.push(id)).collect();
+            streamed += &decoder.flush();
+            prop_assert_eq!(streamed, text);
+        }
+    }
+
+    /// Many short pieces, so that a cut stands at every place that allows one.
+    fn in_pieces(text: &str) -> Vec<String> {
+        let mut pieces = vec![String::new()];
+        let mut last = ' ';
+        for c in text.chars() {
+            if matches!(c, ' ' | '\n') && !last.is_whitespace() && !last.is_control() {
+                pieces.push(String::new());
+            }
+            pieces.last_mut().unwrap().push(c);
+            last = c;
+        }
+        pieces
+    }
+
+    #[test]
+    fn pieces_have_the_tokens_of_the_whole() {
+        for name in ["gpt2", "gpt1"] {
+            let Some(tokenizer) = real(name) else { continue };
+            assert_eq!(tokenizer.cut(), Cut::Words);
+            let all: String = golden().iter().map(|case| case["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n ");
+            let whole = tokenizer.encode_document(&all).unwrap();
+            let parts = in_pieces(&all);
+            assert!(parts.len() > 100);
+            let parts: Vec<u32> = parts.iter().flat_map(|p| tokenizer.encode_document(p).unwrap()).collect();
+            assert_eq!(parts, whole, "{name}");
+        }
+    }
+
+    #[test]
+    fn characters_come_back_and_strangers_are_named() {
+        let tokenizer = Tokenizer::of_characters(&"hello wörld\n".chars().collect()).unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.kind), (11, Kind::Char));
+        let ids = tokenizer.encode("hello\nwörld").unwrap();
+        assert_eq!(ids.len(), 11);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "hello\nwörld");
+        let error = tokenizer.encode("hello, w").unwrap_err().to_string();
+        assert!(error.contains("','"), "{error}");
+    }
+
+    #[test]
+    fn a_saved_tokenizer_is_the_same_when_it_is_loaded() {
+        let characters = Tokenizer::of_characters(&('a'..='z').collect()).unwrap();
+        for tokenizer in [Some(trained(290)), Some(characters), real("gpt1"), real("gpt2")].into_iter().flatten() {
+            let folder = tempfile::tempdir().unwrap();
+            tokenizer.save(folder.path()).unwrap();
+            let loaded = Tokenizer::load(folder.path()).unwrap();
+            assert_eq!(loaded.fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
+            assert_eq!((loaded.kind, loaded.end_of_text()), (tokenizer.kind, tokenizer.end_of_text()));
+        }
+    }
+
+    #[test]
+    fn text_cannot_fake_the_end_of_its_document() {
+        let tokenizer = trained(300);
+        assert_eq!(tokenizer.encode("a<|endoftext|>").unwrap().last(), Some(&299));
+        let ids = tokenizer.encode_document("a<|endoftext|>").unwrap();
+        assert!(!ids.contains(&299));
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "a<|endoftext|>");
+    }
+
+    #[test]
+    fn a_missing_or_damaged_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = || format!("{:#}", Tokenizer::load(folder.path()).unwrap_err());
+        assert!(message().contains("holds no tokenizer"));
+        disk::write(&folder.path().join("vocab.json"), b"{\"a\": 0}").unwrap();
+        assert!(message().contains("merges.txt does not exist"), "{}", message());
+        disk::write(&folder.path().join("merges.txt"), b"#version: 0.2\na b\n").unwrap();
+        assert!(message().contains("are not a vocabulary and its merges"), "{}", message());
+        disk::write(&folder.path().join("tokenizer.json"), b"{\"version\": ").unwrap();
+        assert!(message().contains("tokenizer.json is not a tokenizer"), "{}", message());
+    }
+
+    #[test]
+    fn stored_truncation_does_not_cut_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut inner = trained(300).inner;
+        let cut = tokenizers::TruncationParams { max_length: 4, ..Default::default() };
+        inner.with_truncation(Some(cut)).unwrap();
+        inner.save(folder.path().join("tokenizer.json"), false).unwrap();
+        let ids = Tokenizer::load(folder.path()).unwrap().encode_document("the cat sat on the mat, and the dog").unwrap();
+        assert!(ids.len() > 4);
+    }
 }

@@ -261,7 +261,7 @@ mod tests {
             let config = tiny(kind);
             let model = Gpt::frozen(&config, &params(&config)).unwrap();
             let loss = model.loss(&tokens(3, 12), &tokens(3, 12), Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
-            assert!((loss - 17f32.ln()).abs() < 0.1, "{kind:?}: {loss}");
+            assert!((loss - 17f32.ln()).abs() < 0.2, "{kind:?}: {loss}");
         }
     }
 
