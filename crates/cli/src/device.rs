@@ -20,7 +20,11 @@ pub(crate) enum DeviceChoice {
 impl DeviceChoice {
     pub(crate) fn open(self) -> anyhow::Result<Device> {
         let built = |on: bool, feature: &str| {
-            if on { Ok(()) } else { Err(Usage(format!("this gptkit was built without {feature}: build it with --features {feature}"))) }
+            if on {
+                Ok(())
+            } else {
+                Err(Usage(format!("this gptkit was built without {feature}: build it with --features {feature}")))
+            }
         };
         match self {
             Self::Cpu => Ok(Device::Cpu),

@@ -17,6 +17,9 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use ui::Ui;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Make a GPT, from raw text to a chatbot
 #[derive(Debug, Parser)]
 #[command(name = "gptkit", version, propagate_version = true, max_term_width = 100)]

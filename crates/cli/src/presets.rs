@@ -40,7 +40,8 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
     let path = Path::new(given);
     if path.extension().is_none() && !path.exists() {
         let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-        let near = names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, given)).copied().unwrap_or_default();
+        let near =
+            names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, given)).copied().unwrap_or_default();
         return Err(Usage(format!(
             "no preset and no file is called {given}\n  hint: did you mean {near}? presets: {}",
             names.join(", ")

@@ -169,7 +169,8 @@ fn print(folder: &ModelFolder, request: &Request, prompt: &str, ui: &Ui) -> Resu
 
 fn object(prompt: &str, prompt_tokens: &[u32], completion: &Completion) -> Result<serde_json::Value> {
     let mut object = json!({ "prompt": prompt, "prompt_tokens": prompt_tokens });
-    if let (Some(object), serde_json::Value::Object(rest)) = (object.as_object_mut(), serde_json::to_value(completion)?) {
+    if let (Some(object), serde_json::Value::Object(rest)) = (object.as_object_mut(), serde_json::to_value(completion)?)
+    {
         object.extend(rest);
     }
     Ok(object)

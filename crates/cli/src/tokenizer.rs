@@ -56,7 +56,8 @@ impl Tokenizer {
                 let tokenizer = tokenizer::Tokenizer::load(&tokenizer)?;
                 let mut text = String::new();
                 std::io::stdin().read_to_string(&mut text).context("stdin cannot be read as text")?;
-                let id = |word: &str| word.parse::<u32>().with_context(|| format!("\"{word}\" on stdin is not a token id"));
+                let id =
+                    |word: &str| word.parse::<u32>().with_context(|| format!("\"{word}\" on stdin is not a token id"));
                 let ids = text.split_whitespace().map(id).collect::<Result<Vec<u32>>>()?;
                 // Bytes, not text: a byte-level token need not be whole characters.
                 let mut out = std::io::stdout().lock();

@@ -138,7 +138,11 @@ fn reuse(folder: &Path, request: &Request, data: &DataConfig, progress: &dyn Pro
 /// A folder that holds something else is not overwritten.
 fn refuse_foreign(folder: &Path) -> Result<()> {
     let taken = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-    ensure!(!taken || Manifest::is_in(folder), "{} is not empty and no prepared text; choose another", folder.display());
+    ensure!(
+        !taken || Manifest::is_in(folder),
+        "{} is not empty and no prepared text; choose another",
+        folder.display()
+    );
     Ok(())
 }
 
@@ -169,13 +173,22 @@ fn request(
 fn folder_name(request: &Request) -> String {
     let paths: Vec<&String> = request.sources.iter().map(|(path, _)| path).collect();
     let files: Vec<&PathBuf> = request.sources.iter().flat_map(|(_, inputs)| inputs.iter().map(|i| &i.path)).collect();
-    let key = blake3::hash(format!(
+    let key = blake3::hash(
+        format!(
             "{paths:?} {files:?} {:?} {} {} {:?}",
             request.tokenizer, request.text_key, request.val_fraction, request.on_bad_record
-        ).as_bytes());
+        )
+        .as_bytes(),
+    );
     let first = paths.first().map_or("", |p| p.as_str());
     let name = Path::new(first).file_name().unwrap_or_default().to_string_lossy();
-    let stem: String = name.split(['.', ':']).next().unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || *c == '-').collect();
+    let stem: String = name
+        .split(['.', ':'])
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || *c == '-')
+        .collect();
     format!("{}-{}", if stem.is_empty() || stem == "-" { "text" } else { &stem }, &key.to_hex()[..8])
 }
 
@@ -202,9 +215,8 @@ fn wide(tokenizer: &Tokenizer) -> bool {
 }
 
 fn say(folder: &Path, manifest: &Manifest, progress: &dyn Progress) {
-    let tokens = |part: fn(&Source) -> &[Segment]| -> u64 {
-        manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum()
-    };
+    let tokens =
+        |part: fn(&Source) -> &[Segment]| -> u64 { manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum() };
     let documents: u64 = manifest.sources.iter().map(|s| s.documents).sum();
     let skipped: u64 = manifest.sources.iter().map(|s| s.skipped.total()).sum();
     let bytes: u64 = manifest.sources.iter().map(|s| s.bytes).sum();
@@ -330,13 +342,7 @@ impl Texts<'_> {
     }
 
     /// Reads all documents of a source, in pieces.
-    fn read(
-        &self,
-        place: &Place,
-        label: &str,
-        cut: Cut,
-        sink: &mut dyn FnMut(Piece) -> Result<()>,
-    ) -> Result<Skipped> {
+    fn read(&self, place: &Place, label: &str, cut: Cut, sink: &mut dyn FnMut(Piece) -> Result<()>) -> Result<Skipped> {
         let mut reader = Reader::new(self.data, cut, sink);
         match place {
             Place::World { stories, seed } => {
@@ -593,7 +599,10 @@ mod tests {
         let third = scene.prepare(&scene.data).unwrap();
         assert_eq!(third.folder, first.folder);
         assert_ne!(identity(&third), file);
-        assert!(train(&third).len() + third.corpus.val.len() as usize > train(&first).len() + first.corpus.val.len() as usize);
+        assert!(
+            train(&third).len() + third.corpus.val.len() as usize
+                > train(&first).len() + first.corpus.val.len() as usize
+        );
     }
 
     #[test]
@@ -630,7 +639,10 @@ mod tests {
         let scene = Scene::new();
         let text: String = (0..3000).map(|i| document(i) + "\n").collect();
         let on = |threads: usize| {
-            let data = DataConfig { shards: scene.folder.path().join(threads.to_string()), ..scene.with("b.txt", text.as_bytes()) };
+            let data = DataConfig {
+                shards: scene.folder.path().join(threads.to_string()),
+                ..scene.with("b.txt", text.as_bytes())
+            };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| train(&scene.prepare(&data).unwrap()))
         };

@@ -106,8 +106,8 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
         let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-        let manifest: Self =
-            serde_json::from_str(&text).with_context(|| format!("{} is damaged; run `gptkit prepare` again", path.display()))?;
+        let manifest: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; run `gptkit prepare` again", path.display()))?;
         ensure!(
             manifest.format == FORMAT,
             "{} has format {}, this gptkit reads {FORMAT}; run `gptkit prepare` again",
@@ -142,7 +142,12 @@ impl Corpus {
     /// # Errors
     /// When the manifest is damaged, or a file is missing or shorter than it says.
     pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self> {
-        ensure!(matches!(manifest.token_bytes, 2 | 4), "{} has tokens of {} bytes", folder.display(), manifest.token_bytes);
+        ensure!(
+            matches!(manifest.token_bytes, 2 | 4),
+            "{} has tokens of {} bytes",
+            folder.display(),
+            manifest.token_bytes
+        );
         let mut files = Files { folder: folder.to_owned(), wide: manifest.token_bytes == 4, maps: HashMap::new() };
         let mut train: Vec<Mixed> = Vec::new();
         let mut val = Tokens::default();
@@ -207,7 +212,8 @@ impl Files {
 }
 
 fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).with_context(|| format!("{} cannot be read; run `gptkit prepare` again", path.display()))?;
+    let file =
+        File::open(path).with_context(|| format!("{} cannot be read; run `gptkit prepare` again", path.display()))?;
     // SAFETY: token files are published whole and never changed in place by gptkit; one that another process shortens
     // would end this one, as with every memory map.
     unsafe { Mmap::map(&file) }.with_context(|| format!("{} cannot be mapped", path.display()))
@@ -407,7 +413,10 @@ pub(crate) mod tests {
         let (folder, mut segments) = written(false);
         segments[0].tokens = 11;
         let message = tokens(folder.path(), false, &segments).unwrap_err().to_string();
-        assert!(message.contains("0-train-000.bin ends after 10 of 11 tokens; run `gptkit prepare` again"), "{message}");
+        assert!(
+            message.contains("0-train-000.bin ends after 10 of 11 tokens; run `gptkit prepare` again"),
+            "{message}"
+        );
         segments[0].first = u64::MAX;
         assert!(tokens(folder.path(), false, &segments).unwrap_err().to_string().contains("too many"));
     }

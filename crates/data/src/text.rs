@@ -130,7 +130,10 @@ impl<'a> Reader<'a> {
                 break;
             }
             if read as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n") {
-                bail!("{} line {line} is longer than 64 MiB; put so long a text into a file of its own", path.display());
+                bail!(
+                    "{} line {line} is longer than 64 MiB; put so long a text into a file of its own",
+                    path.display()
+                );
             }
             let record = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes) } else { &bytes };
             if record.trim_ascii().is_empty() {
@@ -318,7 +321,11 @@ mod tests {
             (b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n", true, "f line 2: byte 11 is not UTF-8"),
             (b"{\"text\": \"a\"}\n{\"text\": \"b\"\n", true, "f line 2: EOF while parsing"),
             (b"{\"text\": \"a\"} x", true, "f line 1: trailing characters at column 15"),
-            (b"{\"content\": \"a\", \"id\": 1}", true, "no key \"text\"; --text-key names it, the record has content, id"),
+            (
+                b"{\"content\": \"a\", \"id\": 1}",
+                true,
+                "no key \"text\"; --text-key names it, the record has content, id",
+            ),
             (b"{\"text\": 7}", true, "f line 1: invalid type: integer `7`, expected a string"),
             (b"[1]", true, "expected an object with the text under \"text\""),
             (b"\n{\"text\": \"\"}", true, "f line 2: the document is empty"),

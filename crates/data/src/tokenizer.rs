@@ -13,8 +13,8 @@ use std::str::FromStr;
 use tokenizers::decoders::bpe::BPEDecoder;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
-use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -84,9 +84,15 @@ impl Check for TokenizerConfig {
             problems.require(self.vocab_size.is_none(), "vocab_size", "stands beside a path", "it is the file's");
         }
         match (self.kind(), self.vocab_size) {
-            (TokenizerKind::Char, Some(_)) => problems.add("vocab_size", "is as large as the text has characters", "remove it"),
+            (TokenizerKind::Char, Some(_)) => {
+                problems.add("vocab_size", "is as large as the text has characters", "remove it")
+            }
             (TokenizerKind::Bpe, Some(n)) if n < FEWEST => {
-                problems.add("vocab_size", "has no room for 256 bytes and the end of text", format!("use {FEWEST} or more"));
+                problems.add(
+                    "vocab_size",
+                    "has no room for 256 bytes and the end of text",
+                    format!("use {FEWEST} or more"),
+                );
             }
             _ => {}
         }
@@ -236,7 +242,9 @@ impl Tokenizer {
             ids.extend(self.encode(chunk.valid())?);
             for &byte in chunk.invalid() {
                 let id = self.bytes.iter().position(|b| b == &[byte]);
-                let id = id.with_context(|| format!("byte {byte:#04x} is not UTF-8, and this tokenizer has no token for it"))?;
+                let id = id.with_context(|| {
+                    format!("byte {byte:#04x} is not UTF-8, and this tokenizer has no token for it")
+                })?;
                 ids.push(id as u32);
             }
         }
@@ -396,7 +404,8 @@ fn gpt2(vocab: &Path, merges: &Path) -> Result<Inner> {
 
 /// GPT-1's vocabulary and merges: lower case, accents taken off, punctuation apart, words end in `</w>`.
 fn gpt1(vocab: &Path, merges: &Path) -> Result<Inner> {
-    let model = bpe(vocab, merges, |builder| builder.unk_token("<unk>".to_owned()).end_of_word_suffix("</w>".to_owned()))?;
+    let model =
+        bpe(vocab, merges, |builder| builder.unk_token("<unk>".to_owned()).end_of_word_suffix("</w>".to_owned()))?;
     let mut inner = Inner::new(model);
     inner.with_normalizer(Some(BertNormalizer::default())).map_err(|e| anyhow!("{e}"))?;
     inner.with_pre_tokenizer(Some(BertPreTokenizer)).with_decoder(Some(BPEDecoder::new("</w>".to_owned())));
@@ -637,7 +646,8 @@ mod tests {
         for name in ["gpt2", "gpt1"] {
             let Some(tokenizer) = real(name) else { continue };
             assert_eq!(tokenizer.cut(), Cut::Words);
-            let all: String = golden().iter().map(|case| case["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n ");
+            let all: String =
+                golden().iter().map(|case| case["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n ");
             let whole = tokenizer.encode_document(&all).unwrap();
             let parts = in_pieces(&all);
             assert!(parts.len() > 100);
@@ -698,7 +708,8 @@ mod tests {
         let cut = tokenizers::TruncationParams { max_length: 4, ..Default::default() };
         inner.with_truncation(Some(cut)).unwrap();
         inner.save(folder.path().join("tokenizer.json"), false).unwrap();
-        let ids = Tokenizer::load(folder.path()).unwrap().encode_document("the cat sat on the mat, and the dog").unwrap();
+        let ids =
+            Tokenizer::load(folder.path()).unwrap().encode_document("the cat sat on the mat, and the dog").unwrap();
         assert!(ids.len() > 4);
     }
 }

@@ -5,7 +5,7 @@ use crate::config::{Kind, ModelConfig};
 use crate::gpt::{Pass, Weights};
 use crate::params::block_name;
 use candle_core::{Result, Tensor};
-use ops::{Mask, attention, dropout, gelu, layer_norm};
+use ops::{Mask, attention, dropout, gelu, layer_norm, linear, merge_heads, self_attention, split_heads};
 
 /// `x·weight + bias`, with the weight as `[in, out]`.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Linear {
 
     /// `[N, in]` → `[N, out]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.weight)?.broadcast_add(&self.bias)
+        linear(x, &self.weight, &self.bias)
     }
 }
 
@@ -100,17 +100,21 @@ impl Block {
 
     fn attend(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
-        let qkv = self.c_attn.forward(&x.reshape((b * t, d))?)?; // [B·T, 3·D]
-        let heads = qkv.reshape((b, t, 3, self.n_head, d / self.n_head))?.permute((2, 0, 3, 1, 4))?; // [3, B, H, T, K]
-        let (queries, mut keys, mut values) = (heads.get(0)?, heads.get(1)?, heads.get(2)?); // [B, H, T, K]
-        if let Some(cache) = cache {
-            let (past, len, context) = cache.layer(self.layer);
-            (keys, values) = past.extend(&keys, &values, len, context)?; // [B, H, past + T, K]
-        }
+        let qkv = self.c_attn.forward(&x.reshape((b * t, d))?)?.reshape((b, t, 3 * d))?;
         let drop = pass.dropout(self.attention_dropout, self.site(0));
-        let mixed = attention(&queries, &keys, &values, self.mask, drop)?; // [B, H, T, K]
-        let mixed = mixed.transpose(1, 2)?.reshape((b * t, d))?; // [B·T, D]
-        self.leave(&self.attn_proj.forward(&mixed)?.reshape((b, t, d))?, pass, self.site(1))
+        let mixed = match cache {
+            None => self_attention(&qkv, self.n_head, self.mask, drop)?, // [B, T, D]
+            Some(cache) => {
+                let [queries, keys, values] = split_heads(&qkv, self.n_head)?; // [B, H, T, K]
+                let (layer, len, context) = cache.layer(self.layer);
+                let (keys, values) = layer.extend(&keys, &values, len, context)?; // [B, H, past + T, K]
+                match len {
+                    0 => self_attention(&qkv, self.n_head, self.mask, drop)?,
+                    _ => merge_heads(&attention(&queries, &keys, &values, self.mask, drop)?)?,
+                }
+            }
+        };
+        self.leave(&self.attn_proj.forward(&mixed.reshape((b * t, d))?)?.reshape((b, t, d))?, pass, self.site(1))
     }
 
     fn mlp(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {

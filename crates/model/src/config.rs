@@ -75,7 +75,11 @@ impl Check for ModelConfig {
             problems.require(value > 0, key, "is not positive", "use 1 or more");
         }
         if h > 0 && !d.is_multiple_of(h) {
-            problems.add("d_model", format!("does not divide into {h} heads"), format!("use {}", d.next_multiple_of(h)));
+            problems.add(
+                "d_model",
+                format!("does not divide into {h} heads"),
+                format!("use {}", d.next_multiple_of(h)),
+            );
         }
         for (key, p) in [
             ("embedding_dropout", self.embedding_dropout),

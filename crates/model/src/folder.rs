@@ -245,10 +245,13 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
     let unknown: Vec<&String> =
         names.keys().filter(|n| !is_known(n) && !wanted.iter().any(|s| &s.name == *n)).collect();
     if let Some(first) = unknown.iter().min() {
-        bail!("{} has {} weights that its config.json leaves no place for, such as {first}", folder.display(), unknown.len());
+        bail!(
+            "{} has {} weights that its config.json leaves no place for, such as {first}",
+            folder.display(),
+            unknown.len()
+        );
     }
-    Params::gather(config, |name| stored.load(&names[name], device))
-        .with_context(|| format!("in {}", folder.display()))
+    Params::gather(config, |name| stored.load(&names[name], device)).with_context(|| format!("in {}", folder.display()))
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -263,8 +266,10 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         bail!("{} has no {WEIGHTS}{hint}", folder.display());
     }
     let json = read_json(&index)?;
-    let map: &Map<String, Value> =
-        json.get("weight_map").and_then(Value::as_object).with_context(|| format!("{} has no weight_map", index.display()))?;
+    let map: &Map<String, Value> = json
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .with_context(|| format!("{} has no weight_map", index.display()))?;
     let mut files = Vec::new();
     for file in map.values() {
         let name = file.as_str().unwrap_or_default();

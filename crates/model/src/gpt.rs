@@ -184,12 +184,8 @@ mod tests {
     fn every_parameter_receives_a_gradient() {
         // One that gets none is a layer that silently never trains.
         for kind in KINDS {
-            let config = ModelConfig {
-                embedding_dropout: 0.1,
-                attention_dropout: 0.1,
-                residual_dropout: 0.1,
-                ..tiny(kind)
-            };
+            let config =
+                ModelConfig { embedding_dropout: 0.1, attention_dropout: 0.1, residual_dropout: 0.1, ..tiny(kind) };
             let params = params(&config);
             let model = Gpt::trainable(&config, &params).unwrap();
             let pass = Pass::Train { seed: 1, first_row: 0 };

@@ -31,9 +31,19 @@ impl Check for Sampling {
     fn check(&self, problems: &mut Problems) {
         let share = |p: Option<f32>| p.is_none_or(|p| p > 0.0 && p <= 1.0);
         let penalty = self.repetition_penalty;
-        problems.require(penalty > 0.0 && penalty.is_finite(), "repetition-penalty", format!("{penalty} is not positive"), "use 1.1");
+        problems.require(
+            penalty > 0.0 && penalty.is_finite(),
+            "repetition-penalty",
+            format!("{penalty} is not positive"),
+            "use 1.1",
+        );
         let t = self.temperature;
-        problems.require(t >= 0.0 && t.is_finite(), "temperature", format!("{t} is negative or not finite"), "0 is greedy, 1 the model's own");
+        problems.require(
+            t >= 0.0 && t.is_finite(),
+            "temperature",
+            format!("{t} is negative or not finite"),
+            "0 is greedy, 1 the model's own",
+        );
         problems.require(self.top_k != Some(0), "top-k", "0 leaves no token", "leave it out for all");
         problems.require(share(self.top_p), "top-p", "is not in (0, 1]", "use 0.9");
         problems.require(share(self.min_p), "min-p", "is not in (0, 1]", "use 0.05");
@@ -110,7 +120,14 @@ fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
         let enough = f64::from(p) * kept.iter().map(|c| c.1).sum::<f64>();
         let mut sum = 0.0;
         // The token that reaches the share is the last that stays.
-        let n = kept.iter().take_while(|c| { let short = sum < enough; sum += c.1; short }).count();
+        let n = kept
+            .iter()
+            .take_while(|c| {
+                let short = sum < enough;
+                sum += c.1;
+                short
+            })
+            .count();
         kept.truncate(n.max(1));
     }
     if let Some(p) = sampling.min_p {

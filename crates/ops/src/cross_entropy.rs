@@ -1,5 +1,6 @@
 //! The loss of a language model.
 
+use crate::exp::exp;
 use crate::slices::{f32s, rows_at_a_time, u32s};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -40,7 +41,7 @@ fn plain(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// Largest logit of a row, and the sum of exponentials relative to it.
 fn softmax_sums(row: &[f32]) -> (f32, f32) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (max, row.iter().map(|&v| (v - max).exp()).sum())
+    (max, row.iter().map(|&v| exp(v - max)).sum())
 }
 
 struct CrossEntropy;
@@ -106,7 +107,7 @@ impl CustomOp2 for LogitsGradient {
             }
             let (max, sum) = softmax_sums(row);
             for (g, &v) in gradient.iter_mut().zip(row) {
-                *g = (v - max).exp() * (scale / sum);
+                *g = exp(v - max) * (scale / sum);
             }
             gradient[target as usize] -= scale;
         });

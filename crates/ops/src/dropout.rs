@@ -43,16 +43,21 @@ impl Dropout {
     /// Drops from `values`, which hold `rows` rows.
     fn apply(self, values: &mut [f32], rows: usize) {
         let width = values.len() / rows.max(1);
-        let key = Key { seed: self.seed, draw: Draw::Dropout { site: self.site } };
-        let first = self.first_row * width as u64;
-        let keep = 1.0 / (1.0 - self.p);
         const CHUNK: usize = 16 * 1024;
-        values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
-            let draws = uniforms(key, first + (i * CHUNK) as u64, chunk.len());
-            for (value, u) in chunk.iter_mut().zip(draws) {
-                *value *= if u >= self.p { keep } else { 0.0 };
-            }
-        });
+        values
+            .par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(i, chunk)| self.apply_from(chunk, (i * CHUNK) as u64, width));
+    }
+
+    /// Drops from elements `first ..` of rows of `width` elements each.
+    pub(crate) fn apply_from(self, values: &mut [f32], first: u64, width: usize) {
+        let key = Key { seed: self.seed, draw: Draw::Dropout { site: self.site } };
+        let keep = 1.0 / (1.0 - self.p);
+        let draws = uniforms(key, self.first_row * width as u64 + first, values.len());
+        for (value, u) in values.iter_mut().zip(draws) {
+            *value *= if u >= self.p { keep } else { 0.0 };
+        }
     }
 }
 

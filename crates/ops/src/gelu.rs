@@ -1,5 +1,6 @@
 //! GELU in the tanh form that all GPTs use (Hendrycks & Gimpel 2016, §2): 0.5x(1 + tanh(√(2/π)(x + 0.044715x³))).
 
+use crate::exp::exp;
 use crate::slices::{f32s, rows_at_a_time};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -67,7 +68,7 @@ fn inner(x: f32) -> f32 {
 
 /// tanh through one exponential, which never overflows; cheaper than the library's function.
 fn tanh(x: f32) -> f32 {
-    let e = (-2.0 * x.abs()).exp();
+    let e = exp(-2.0 * x.abs());
     ((1.0 - e) / (1.0 + e)).copysign(x)
 }
 

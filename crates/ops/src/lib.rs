@@ -5,9 +5,11 @@
 //! `N` rows of any kind.
 //!
 //! - [`rng`]            every draw, as a pure function of a key and an element's number
+//! - [`linear()`]       product and bias
 //! - [`layer_norm()`]   mean and variance of each row, gain and bias
 //! - [`gelu()`]         the tanh form
-//! - [`attention()`]    causal, dense or banded
+//! - [`attention()`]    causal, dense or banded; of a few tokens over their past
+//! - [`self_attention()`] of a whole window, memory linear in it
 //! - [`dropout()`]      no stored mask
 //! - [`cross_entropy()`] mean loss over the targets that count
 //! - [`sum_of_squares()`] for the norm of gradients
@@ -21,10 +23,14 @@ mod attention;
 pub mod check;
 mod cross_entropy;
 mod dropout;
+mod exp;
 mod gelu;
 mod layer_norm;
+mod linear;
 mod norm;
+mod product;
 pub mod rng;
+mod self_attention;
 mod slices;
 
 pub use adamw::{Adam, adamw};
@@ -33,7 +39,6 @@ pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
+pub use linear::linear;
 pub use norm::sum_of_squares;
-
-// Named so that its AVX-512 kernels are compiled into candle's matrix product (see the workspace's manifest).
-use gemm as _;
+pub use self_attention::{merge_heads, self_attention, split_heads};

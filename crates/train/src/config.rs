@@ -114,12 +114,19 @@ impl Check for TrainConfig {
         match (self.batch_ramp_start, self.batch_ramp) {
             (None, None) => {}
             (Some(_), None) => problems.add("batch_ramp", "is missing", "say over how many tokens the batch grows"),
-            (None, Some(_)) => problems.add("batch_ramp_start", "is missing", "say from how many windows the batch grows"),
+            (None, Some(_)) => {
+                problems.add("batch_ramp_start", "is missing", "say from how many windows the batch grows")
+            }
             (Some(start), Some(ramp)) => {
                 let counted = matches!(ramp, Span::Tokens(_));
                 problems.require(counted, "batch_ramp", "is not counted in tokens", "use for instance \"4B tokens\"");
                 let fits = start > 0 && start <= self.batch_size;
-                problems.require(fits, "batch_ramp_start", "is not between 1 and batch_size", "use less than batch_size");
+                problems.require(
+                    fits,
+                    "batch_ramp_start",
+                    "is not between 1 and batch_size",
+                    "use less than batch_size",
+                );
             }
         }
         let positive = |x: f64| x.is_finite() && x > 0.0;

@@ -137,9 +137,9 @@ pub fn fit(
     let mut speed = Speed::default();
     for (step, batch) in schedule.steps().zip(batches) {
         let step_begun = Instant::now();
-        let update = trainer
-            .step(&batch, step.first_row, step.lr)
-            .map_err(|e| e.context(format!("step {}; the weights saved last are in {}", step.number, run.folder().display())))?;
+        let update = trainer.step(&batch, step.first_row, step.lr).map_err(|e| {
+            e.context(format!("step {}; the weights saved last are in {}", step.number, run.folder().display()))
+        })?;
         let mut record = record(&step, &update, schedule.context(), step_begun.elapsed().as_secs_f64());
         done = step.number;
         speed.add(record.tokens_per_s);
@@ -160,7 +160,9 @@ pub fn fit(
         task.show(&figures(&record, best, speed.mean));
         task.advance(1);
         if trainer.config.patience.is_some_and(|patience| without_gain >= patience) {
-            progress.note(&format!("no better validation loss {without_gain} times in a row: training ends at step {done}"));
+            progress.note(&format!(
+                "no better validation loss {without_gain} times in a row: training ends at step {done}"
+            ));
             break;
         }
     }

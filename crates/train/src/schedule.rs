@@ -191,7 +191,9 @@ mod tests {
 
     #[test]
     fn every_window_is_taken_once_in_order() {
-        let steps = steps("length = \"20 steps\"\nbatch_size = 8\nmicro_batch = 2\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"");
+        let steps = steps(
+            "length = \"20 steps\"\nbatch_size = 8\nmicro_batch = 2\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"",
+        );
         let mut next = 0;
         for step in &steps {
             assert_eq!(step.first_row, next);
@@ -203,7 +205,9 @@ mod tests {
 
     #[test]
     fn the_batch_grows_linearly_with_tokens() {
-        let steps = steps("length = \"20 steps\"\nbatch_size = 8\nmicro_batch = 1\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"");
+        let steps = steps(
+            "length = \"20 steps\"\nbatch_size = 8\nmicro_batch = 1\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"",
+        );
         let rows: Vec<usize> = steps.iter().map(|s| s.rows).collect();
         // 2 + 6·tokens/300 at 0, 20, 40, 60, 90, 120, 160, 210, 270 tokens; then full
         assert_eq!(rows[..11], [2, 2, 2, 3, 3, 4, 5, 6, 7, 8, 8]);

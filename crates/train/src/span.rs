@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for span in [Span::NONE, Span::Steps(2000), Span::Tokens(260_000_000_000), Span::Tokens(65_536), Span::Epochs(0.5)] {
+        for span in
+            [Span::NONE, Span::Steps(2000), Span::Tokens(260_000_000_000), Span::Tokens(65_536), Span::Epochs(0.5)]
+        {
             assert_eq!(span.to_string().parse(), Ok(span));
         }
     }

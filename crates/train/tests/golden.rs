@@ -3,7 +3,7 @@
 //! The cases in `tests/golden` were made by scripts/golden.py, with the versions and seeds in `made-with.json` there.
 //! Cases of the same form in a folder `shared/parity` beside the repository are tested too, where there are any.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use data::batch::{Batch, IGNORE};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::fit::Trainer;
@@ -97,8 +97,8 @@ fn every_gradient_agrees_with_the_reference() {
         let grads = loss.backward().unwrap();
         for (name, var) in params.iter() {
             let expected = &case.expected[&format!("grad.{name}")];
-            let largest = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert_close(&format!("{} {name}", case.name), grads.get(var).unwrap(), expected, 1e-4 * largest);
+            let what = format!("{} {name}", case.name);
+            assert_close(&what, grads.get(var).unwrap(), expected, 1e-4 * largest(expected));
         }
     }
 }
@@ -113,6 +113,8 @@ fn comparable(name: &str, weights: &Tensor) -> Vec<Tensor> {
     vec![weights.narrow(0, 0, d).unwrap(), weights.narrow(0, 2 * d, d).unwrap()]
 }
 
+/// Left out too, because AdamW makes a step of learning-rate size of any gradient: elements whose first gradient is not 0
+/// but below the rounding of its tensor's largest. The reference's own float32 and float64 differ there by 3e-4.
 #[test]
 fn weights_after_three_clipped_steps_agree_with_the_reference() {
     for case in cases() {
@@ -125,19 +127,38 @@ fn weights_after_three_clipped_steps_agree_with_the_reference() {
         }))
         .unwrap();
         // The reference ran without dropout.
-        let config = model::ModelConfig { embedding_dropout: 0.0, attention_dropout: 0.0, residual_dropout: 0.0, ..config };
+        let config =
+            model::ModelConfig { embedding_dropout: 0.0, attention_dropout: 0.0, residual_dropout: 0.0, ..config };
         let mut trainer = Trainer::new(&config, params, &train, 1).unwrap();
         for norm in case.inputs["grad_norms_before_clip"].as_array().unwrap() {
             let (norm, update) = (case.number(norm), trainer.step(&case.batch(), 0, train.lr).unwrap());
-            assert!((update.grad_norm / norm - 1.0).abs() < 1e-4, "{}: {}, expected {norm}", case.name, update.grad_norm);
+            assert!(
+                (update.grad_norm / norm - 1.0).abs() < 1e-4,
+                "{}: {}, expected {norm}",
+                case.name,
+                update.grad_norm
+            );
         }
+        let (mut compared, mut left_out) = (0, 0);
         for (name, var) in trainer.params().iter() {
+            let first = comparable(name, &case.expected[&format!("grad.{name}")]);
             let expected = comparable(name, &case.expected[&format!("step3.{name}")]);
-            for (actual, expected) in comparable(name, var.as_tensor()).iter().zip(&expected) {
-                assert_close(&format!("{} {name}", case.name), actual, expected, 1e-5);
+            for ((actual, expected), first) in comparable(name, var.as_tensor()).iter().zip(&expected).zip(&first) {
+                let noise = 1e-7 * largest(first);
+                let size = first.abs().unwrap();
+                let sound = (size.ge(noise).unwrap() + size.eq(0.0).unwrap()).unwrap().to_dtype(DType::F32).unwrap();
+                let n = sound.sum_all().unwrap().to_scalar::<f32>().unwrap() as usize;
+                (compared, left_out) = (compared + n, left_out + sound.elem_count() - n);
+                let masked = |x: &Tensor| (x * &sound).unwrap();
+                assert_close(&format!("{} {name}", case.name), &masked(actual), &masked(expected), 1e-5);
             }
         }
+        assert!(left_out * 10_000 < compared, "{}: {left_out} left out, {compared} compared", case.name);
     }
+}
+
+fn largest(x: &Tensor) -> f32 {
+    x.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
 #[test]
