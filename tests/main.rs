@@ -1,1 +1,74 @@
-//! The binary from outside.
+//! The binary from outside: run it as a user would, look at the exit code, the words and the files.
+
+mod bad_input;
+mod help;
+mod lineage;
+mod tokenizers;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What a run of the binary left.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    /// Panics with what was said unless the run ended well.
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        self
+    }
+}
+
+/// Runs `gptkit` in `folder` with the words of `command`, which have no spaces in them, and nothing on stdin.
+fn gptkit(folder: &Path, command: &str) -> Ran {
+    run(folder, &command.split(' ').collect::<Vec<_>>(), b"")
+}
+
+fn run(folder: &Path, arguments: &[&str], stdin: &[u8]) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gptkit"))
+        .args(arguments)
+        .current_dir(folder)
+        .env("COLUMNS", "100")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads nothing may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Settings of a run that takes a second.
+const TINY: &[&str] = &[
+    "pretrain",
+    "--set",
+    "model.n_layer=2",
+    "--set",
+    "model.n_head=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "model.context=16",
+    "--set",
+    "train.length=\"12 steps\"",
+    "--set",
+    "train.warmup=\"2 steps\"",
+    "--set",
+    "train.eval_every=5",
+    "--set",
+    "train.eval_windows=8",
+];
+
+/// `gptkit pretrain` with [`TINY`] and the words of `more`.
+fn pretrain(folder: &Path, more: &str) -> Ran {
+    run(folder, &TINY.iter().copied().chain(more.split(' ')).collect::<Vec<_>>(), b"")
+}

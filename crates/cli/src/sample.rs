@@ -34,7 +34,7 @@ pub(crate) struct Sample {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     num_samples: u16,
     /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
     /// Only the K likeliest tokens
     #[arg(long, value_name = "K")]
@@ -113,10 +113,11 @@ impl Sample {
         };
         let mut problems = Problems::default();
         sampling.check(&mut problems);
-        match problems.iter().next() {
-            Some(problem) => Err(Usage(format!("--{problem}")).into()),
-            None => Ok(sampling),
+        if problems.is_empty() {
+            return Ok(sampling);
         }
+        let said: Vec<String> = problems.iter().map(|problem| format!("--{problem}")).collect();
+        Err(Usage(said.join("\n")).into())
     }
 
     fn prompt(&self) -> Result<String> {

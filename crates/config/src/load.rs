@@ -38,7 +38,7 @@ where
     let mut problems = Problems::default();
     for setting in set {
         if let Err(what) = apply(&mut table, setting) {
-            problems.add(setting, what, "write --set section.key=value");
+            problems.add(&format!("--set {setting}"), what, "write --set section.key=value");
         }
     }
     let mut track = serde_path_to_error::Track::new();
@@ -135,7 +135,11 @@ impl Source<'_> {
 
     /// The place of `key`, or of the nearest section above it that is written down.
     fn place(&self, key: &str) -> String {
-        if self.set.iter().any(|s| s == key || s.split('=').next() == Some(key)) {
+        let set = |setting: &String| {
+            let path = setting.split('=').next().unwrap_or_default();
+            key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if self.set.iter().any(set) {
             return "command line".to_owned();
         }
         let mut offset = None;

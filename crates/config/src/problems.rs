@@ -63,9 +63,9 @@ impl Problems {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", self.key, self.what)?;
+        write!(f, "{} {}", self.key, self.what)?;
         if !self.hint.is_empty() {
-            write!(f, "\n    hint: {}", self.hint)?;
+            write!(f, "\n  hint: {}", self.hint)?;
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ pub fn prepare(
     write_manifest(&made, &manifest)?;
     tokenizer.save(&made)?;
     disk::publish(&made, &folder)?;
-    say(&folder, &manifest, progress);
+    say(&folder, "new", &manifest, progress);
     Ok(Prepared { corpus: Corpus::open(&folder, &manifest)?, folder, tokenizer })
 }
 
@@ -109,7 +109,7 @@ fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Res
             path.display()
         );
     }
-    say(folder, &manifest, progress);
+    say(folder, "unchanged", &manifest, progress);
     Ok(Prepared { corpus: Corpus::open(folder, &manifest)?, folder: folder.to_owned(), tokenizer })
 }
 
@@ -214,7 +214,7 @@ fn wide(tokenizer: &Tokenizer) -> bool {
     tokenizer.vocab_size() > 1 << 16
 }
 
-fn say(folder: &Path, manifest: &Manifest, progress: &dyn Progress) {
+fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress) {
     let tokens =
         |part: fn(&Source) -> &[Segment]| -> u64 { manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum() };
     let documents: u64 = manifest.sources.iter().map(|s| s.documents).sum();
@@ -222,13 +222,16 @@ fn say(folder: &Path, manifest: &Manifest, progress: &dyn Progress) {
     let bytes: u64 = manifest.sources.iter().map(|s| s.bytes).sum();
     let (train, val) = (tokens(|s| &s.train), tokens(|s| &s.val));
     progress.note(&format!(
-        "text {}: {documents} documents, {:.1} MB, {train} tokens to train on, {val} to validate, vocabulary {}",
+        "text {} ({state}): {documents} documents, {:.1} MB, {train} tokens to train on, {val} to validate, vocabulary {}",
         folder.display(),
         bytes as f64 / 1e6,
         manifest.vocab_size
     ));
     if skipped > 0 {
-        progress.warn(&format!("{skipped} bad records were left out; manifest.json counts them by kind"));
+        let first = manifest.sources.iter().find_map(|s| s.skipped.first.as_deref()).unwrap_or_default();
+        progress.warn(&format!(
+            "{skipped} bad records were left out, the first: {first} (counts by kind in manifest.json)"
+        ));
     }
 }
 
@@ -273,7 +276,7 @@ impl Texts<'_> {
             let reader = scope.spawn(move || {
                 for place in &self.places {
                     let mut taken = 0;
-                    let read = self.read(place, "sample", Cut::Words, &mut |piece| {
+                    let read = self.read(place, "read for the tokenizer", Cut::Words, &mut |piece| {
                         taken += piece.text.len() as u64;
                         // An error ends the reading; it is told apart from a real one by its type.
                         if taken > share || send.send(piece.text).is_err() { Err(Enough.into()) } else { Ok(()) }

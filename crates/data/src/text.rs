@@ -30,8 +30,10 @@ pub(crate) enum Cut {
 }
 
 /// Records that were left out, by what was wrong with them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
+    /// The first of them: file, line and what is wrong.
+    pub first: Option<String>,
     /// Lines that are not UTF-8.
     pub invalid_utf8: u64,
     /// Documents of nothing but white space.
@@ -192,10 +194,12 @@ impl<'a> Reader<'a> {
     }
 
     fn bad(&mut self, path: &Path, line: u64, what: &str, kind: fn(&mut Skipped) -> &mut u64) -> Result<()> {
+        let found = || format!("{} line {line}: {what}", path.display());
         if self.config.on_bad_record == OnBadRecord::Fail {
-            bail!("{} line {line}: {what}; --on-bad-record skip leaves such records out", path.display());
+            bail!("{}; --on-bad-record skip leaves such records out", found());
         }
         *kind(&mut self.skipped) += 1;
+        self.skipped.first.get_or_insert_with(found);
         Ok(())
     }
 }
@@ -342,7 +346,9 @@ mod tests {
         let (result, pieces, skipped) = read(&skip(), Cut::Words, text, true);
         result.unwrap();
         assert_eq!(documents(&pieces), ["a", "b"]);
-        assert_eq!(skipped, Skipped { invalid_utf8: 1, empty: 1, malformed: 2 });
+        let first = skipped.first.clone().unwrap();
+        assert!(first.contains("line 2"), "{first}");
+        assert_eq!(skipped, Skipped { first: Some(first), invalid_utf8: 1, empty: 1, malformed: 2 });
         let (result, pieces, skipped) = read(&skip(), Cut::Words, b"one\ntw\xff\nthree\n", false);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\nthree\n"]);

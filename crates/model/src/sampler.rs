@@ -29,7 +29,6 @@ impl Default for Sampling {
 
 impl Check for Sampling {
     fn check(&self, problems: &mut Problems) {
-        let share = |p: Option<f32>| p.is_none_or(|p| p > 0.0 && p <= 1.0);
         let penalty = self.repetition_penalty;
         problems.require(
             penalty > 0.0 && penalty.is_finite(),
@@ -45,8 +44,10 @@ impl Check for Sampling {
             "0 is greedy, 1 the model's own",
         );
         problems.require(self.top_k != Some(0), "top-k", "0 leaves no token", "leave it out for all");
-        problems.require(share(self.top_p), "top-p", "is not in (0, 1]", "use 0.9");
-        problems.require(share(self.min_p), "min-p", "is not in (0, 1]", "use 0.05");
+        for (key, p, usual) in [("top-p", self.top_p, "use 0.9"), ("min-p", self.min_p, "use 0.05")] {
+            let p = p.unwrap_or(1.0);
+            problems.require(p > 0.0 && p <= 1.0, key, format!("{p} is not in (0, 1]"), usual);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loss of a language model.
 
 use crate::exp::exp;
-use crate::slices::{f32s, rows_at_a_time, u32s};
+use crate::slices::{f32s, max, rows_at_a_time, sum, u32s};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -40,8 +40,8 @@ fn plain(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 
 /// Largest logit of a row, and the sum of exponentials relative to it.
 fn softmax_sums(row: &[f32]) -> (f32, f32) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (max, row.iter().map(|&v| exp(v - max)).sum())
+    let max = max(row);
+    (max, sum(row, |v| exp(v - max)))
 }
 
 struct CrossEntropy;
@@ -98,7 +98,7 @@ impl CustomOp2 for LogitsGradient {
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let (logits, targets) = (f32s(s1, l1, self.name())?, u32s(s2, l2, self.name())?);
         let vocab = l1.dims()[1];
-        let scale = self.scale / counted(targets).max(1) as f32;
+        let share = self.scale / counted(targets).max(1) as f32;
         let mut gradient = vec![0.0; logits.len()];
         let rows = gradient.par_chunks_mut(vocab).zip(logits.par_chunks(vocab)).zip(targets);
         rows.with_min_len(rows_at_a_time(vocab)).for_each(|((gradient, row), &target)| {
@@ -106,10 +106,11 @@ impl CustomOp2 for LogitsGradient {
                 return;
             }
             let (max, sum) = softmax_sums(row);
+            let scale = share / sum;
             for (g, &v) in gradient.iter_mut().zip(row) {
-                *g = exp(v - max) * (scale / sum);
+                *g = exp(v - max) * scale;
             }
-            gradient[target as usize] -= scale;
+            gradient[target as usize] -= share;
         });
         Ok((CpuStorage::F32(gradient), l1.shape().clone()))
     }

@@ -1,6 +1,6 @@
 //! Layer normalization, forward and backward.
 
-use crate::slices::{f32s, rows_at_a_time};
+use crate::slices::{f32s, rows_at_a_time, sum};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -38,18 +38,6 @@ fn moments(row: &[f32], eps: f32) -> (f32, f32) {
     let mean = sum(row, |v| v) / n;
     let variance = sum(row, |v| (v - mean) * (v - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
-}
-
-/// Σ f(v) in eight partial sums: vector code, and rounding errors that grow eight times slower.
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = row.as_chunks::<8>();
-    let mut lanes = [0.0f32; 8];
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f(v);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&v| f(v)).sum::<f32>()
 }
 
 impl CustomOp3 for LayerNorm {

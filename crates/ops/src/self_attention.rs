@@ -9,7 +9,7 @@ use crate::attention::{Mask, attention};
 use crate::dropout::Dropout;
 use crate::exp::exp;
 use crate::product::{Matrix, add_product, product};
-use crate::slices::f32s;
+use crate::slices::{dot, f32s, max, sum};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -156,9 +156,9 @@ impl Head<'_> {
             row[..seen.start].fill(0.0);
             row[seen.end..].fill(0.0);
             let row = &mut row[seen];
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let max = max(row);
             row.iter_mut().for_each(|w| *w = exp(*w - max));
-            let scale = 1.0 / row.iter().sum::<f32>();
+            let scale = 1.0 / sum(row, |w| w);
             row.iter_mut().for_each(|w| *w *= scale);
         }
     }
@@ -206,7 +206,7 @@ impl Head<'_> {
             product(dscores, dout, self.values.rows(keys.start, n).t(), 1.0);
             self.drop(&queries, &keys, dscores);
             for (ds, w) in dscores.chunks_exact_mut(n).zip(weights.chunks_exact(n)) {
-                let dot: f32 = ds.iter().zip(w).map(|(ds, w)| ds * w).sum();
+                let dot = dot(ds, w);
                 ds.iter_mut().zip(w).for_each(|(ds, w)| *ds = w * (*ds - dot));
             }
             let dscores = Matrix::new(dscores, m, n, n);

@@ -1,4 +1,4 @@
-//! From candle's storage to the numbers in it.
+//! From candle's storage to the numbers in it, and what loops over them share.
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 
@@ -31,4 +31,61 @@ pub(crate) fn u32s<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> 
 /// Rows a thread takes at a time, so that one takes about 16 Ki elements: less is not worth handing over.
 pub(crate) fn rows_at_a_time(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
+}
+
+/// Partial results of a reduction: as many as make vector code, and rounding errors that grow that much slower.
+const LANES: usize = 8;
+
+/// Σ f(v).
+pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(v);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|&v| f(v)).sum::<f32>()
+}
+
+/// Σ a·b over two slices of one length.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0.0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// The largest; −∞ of none. NaN is passed over.
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, v);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn reductions_are_those_of_f64(values in prop::collection::vec(-50f32..50.0, 0..70)) {
+            let exact = |f: fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>();
+            prop_assert!((f64::from(sum(&values, |v| v)) - exact(|v| v)).abs() < 1e-3);
+            prop_assert!((f64::from(dot(&values, &values)) - exact(|v| v * v)).abs() < 0.1);
+            let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            prop_assert_eq!(max(&values), largest);
+        }
+    }
 }

@@ -1,0 +1,45 @@
+//! The help of every subcommand, and what is embedded.
+
+use super::{gptkit, run};
+use std::path::Path;
+
+#[test]
+fn help_is_what_it_was() {
+    for command in
+        ["", "pretrain", "sample", "prepare", "tokenizer", "tokenizer train", "tokenizer encode", "config", "world"]
+    {
+        let name = if command.is_empty() { "gptkit".to_owned() } else { command.replace(' ', "_") };
+        insta::assert_snapshot!(name, gptkit(Path::new("."), format!("{command} --help").trim()).ok().out);
+    }
+}
+
+#[test]
+fn presets_are_listed_with_what_they_are() {
+    insta::assert_snapshot!(gptkit(Path::new("."), "config list").ok().out);
+}
+
+#[test]
+fn a_shown_preset_is_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = gptkit(folder.path(), "config show gpt2-small").ok().out;
+    std::fs::write(folder.path().join("mine.toml"), &shown).unwrap();
+    assert_eq!(gptkit(folder.path(), "config show mine.toml").ok().out, shown);
+}
+
+#[test]
+fn the_world_is_a_function_of_its_seed_and_json_holds_state_and_questions() {
+    let world = |arguments: &str| gptkit(Path::new("."), &format!("world {arguments}")).ok().out;
+    assert_eq!(world("--stories 5"), world("--stories 5"));
+    assert_ne!(world("--seed 1"), world("--seed 2"));
+    for line in world("--stories 5 --json").lines() {
+        let story: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(!story["state"]["ending"]["people"].as_array().unwrap().is_empty());
+        assert!(story["questions"].as_array().unwrap().iter().all(|q| q["answer"].is_string()));
+    }
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let version = run(Path::new("."), &["--version"], b"").ok().out;
+    assert_eq!(version, format!("gptkit {}\n", env!("CARGO_PKG_VERSION")));
+}
