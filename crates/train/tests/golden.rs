@@ -3,6 +3,8 @@
 //! The cases in `tests/golden` were made by scripts/golden.py, with the versions and seeds in `made-with.json` there.
 //! Cases of the same form in a folder `shared/parity` beside the repository are tested too, where there are any.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail")]
+
 use candle_core::{DType, Device, Tensor};
 use data::batch::{Batch, IGNORE};
 use gptkit_train::config::TrainConfig;
