@@ -6,7 +6,7 @@
 //! - [`optimizer`] AdamW by parameter name
 //! - [`run`]       the folder of a run: resolved config, metrics, model
 //! - [`fit`]       the one step, and the loop around it
-//! - [`pretrain`]  the stage: raw text → language model
+//! - [`mod@pretrain`]  the stage: raw text → language model
 
 pub mod config;
 pub mod fit;
