@@ -136,7 +136,7 @@ pub enum Place {
     },
 }
 
-/// Stories where `world` says nothing else: about 8 MB of text.
+/// Stories where `world` says nothing else: about 11 MB of text.
 const STORIES: u64 = 10_000;
 
 impl Place {
