@@ -111,16 +111,16 @@ impl Progress for Ui {
     }
 }
 
-/// Fits 80 columns with the figures of a training step: the bar gives way first.
+/// Fits any width: the figures beside the count are cut when they must be.
 fn style(bounded: bool, unit: Unit) -> ProgressStyle {
     let count = match (bounded, unit) {
         (true, Unit::Bytes) => "{bytes}/{total_bytes} {percent:>3}%  {binary_bytes_per_sec}",
         (false, Unit::Bytes) => "{bytes}  {binary_bytes_per_sec}",
-        (true, _) => "{human_pos}/{human_len} {percent:>3}%",
-        (false, _) => "{human_pos}  {per_sec}",
+        (true, _) => "{pos}/{len}",
+        (false, _) => "{pos}  {per_sec}",
     };
-    let eta = if bounded { "  ETA {eta}" } else { "" };
-    ProgressStyle::with_template(&format!("{{prefix}} {count}  {{msg}}{eta}"))
+    let eta = if bounded { " ETA {eta}" } else { "" };
+    ProgressStyle::with_template(&format!("{{prefix}} {count}  {{wide_msg}}{eta}"))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 

@@ -132,6 +132,7 @@ pub fn fit(
     let n_steps = schedule.n_steps();
     let task = progress.task("step", Some(n_steps), Unit::Items);
     let mut best: Option<(f64, u64)> = None;
+    let mut val_loss = None;
     let mut without_gain = 0;
     let mut done = 0;
     let mut speed = Speed::default();
@@ -146,7 +147,9 @@ pub fn fit(
         let last = step.number == n_steps;
         if last || step.number.is_multiple_of(trainer.config.eval_every) {
             if !validation.is_empty() {
+                task.show("validating");
                 record.val_loss = Some(trainer.validate(validation)?);
+                val_loss = record.val_loss;
             }
             // Without a validation part the newest weights count as the best.
             let better = record.val_loss.is_none_or(|loss| best.is_none_or(|(lowest, _)| loss < lowest));
@@ -157,7 +160,7 @@ pub fn fit(
             run.save(&trainer.params, better)?;
         }
         run.record(&record)?;
-        task.show(&figures(&record, best, speed.mean));
+        task.show(&figures(&record, val_loss, speed.mean));
         task.advance(1);
         if trainer.config.patience.is_some_and(|patience| without_gain >= patience) {
             progress.note(&format!(
@@ -194,13 +197,9 @@ fn record(step: &Step, update: &Update, context: u64, seconds: f64) -> Record {
     }
 }
 
-/// The figures beside the bar. The validation loss shown is the newest measured at this step, else the best so far.
-fn figures(record: &Record, best: Option<(f64, u64)>, tokens_per_s: f64) -> String {
-    let val = match (record.val_loss, best) {
-        (Some(loss), _) => format!("  val {loss:.3}"),
-        (None, Some((loss, _))) => format!("  best val {loss:.3}"),
-        (None, None) => String::new(),
-    };
+/// The figures beside the bar, with the newest validation loss; 56 characters, so that they fit into 80 columns.
+fn figures(record: &Record, val_loss: Option<f64>, tokens_per_s: f64) -> String {
+    let val = val_loss.map(|loss| format!("  val {loss:.3}")).unwrap_or_default();
     format!(
         "loss {:.3}{val}  lr {:.1e}  norm {:.2}  {tokens_per_s:.0} tok/s",
         record.train_loss, record.learning_rate, record.grad_norm
