@@ -262,7 +262,11 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join(INDEX);
     if !index.exists() {
         let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|f| folder.join(f).exists());
-        let hint = if pickled { "; its pickled weights can hold code: convert them to safetensors first" } else { "" };
+        let hint = if pickled {
+            "; its pickled weights can hold code: convert them to safetensors first"
+        } else {
+            "; a run writes it at its first validation"
+        };
         bail!("{} has no {WEIGHTS}{hint}", folder.display());
     }
     let json = read_json(&index)?;
