@@ -48,7 +48,7 @@ pub fn prepare(
     }
     let mut places = places(data)?;
     let loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
-    let request = request(data, tokenizer, loaded.as_ref(), &places)?;
+    let request = request(data, tokenizer, loaded.as_ref(), &places, progress)?;
     let folder = out.map_or_else(|| data.shards.join(folder_name(&request)), Path::to_owned);
     let reads_stdin = places.iter().any(|place| matches!(place, Place::Stdin(_)));
     if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
@@ -151,10 +151,15 @@ fn request(
     tokenizer: &TokenizerConfig,
     loaded: Option<&Tokenizer>,
     places: &[Place],
+    progress: &dyn Progress,
 ) -> Result<Request> {
-    let inputs = |place: &Place| match place {
-        Place::Path(path) => source::inputs(path),
-        Place::Stdin(_) | Place::World { .. } => Ok(Vec::new()),
+    let inputs = |place: &Place| {
+        let Place::Path(path) = place else { return Ok(Vec::new()) };
+        let found = source::inputs(path)?;
+        if found.left_out > 0 {
+            progress.note(&format!("{}: {} files of other kinds are left out", path.display(), found.left_out));
+        }
+        anyhow::Ok(found.files)
     };
     let sources = data.sources.iter().zip(places).map(|(s, place)| Ok((s.path.clone(), inputs(place)?)));
     Ok(Request {
@@ -357,7 +362,7 @@ impl Texts<'_> {
                 }
             }
             Place::Path(path) => {
-                let inputs = source::inputs(path)?;
+                let inputs = source::inputs(path)?.files;
                 let total = inputs.iter().map(|input| input.size).sum();
                 let task = self.progress.task(label, Some(total), Unit::Bytes);
                 for input in &inputs {

@@ -175,17 +175,25 @@ pub struct Input {
     pub modified_ns: u128,
 }
 
-/// The files that `path` stands for: itself, or those below it that hold text by their name, in order of their names.
-/// Hidden ones and other kinds are left out.
+/// What a path stands for.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    /// In the order of their names.
+    pub(crate) files: Vec<Input>,
+    /// Visible files of other kinds in a folder.
+    pub(crate) left_out: usize,
+}
+
+/// The files that `path` stands for: itself, or those below it that hold text by their name. Hidden ones are left out.
 ///
 /// # Errors
 /// When there is none, or one cannot be looked at.
-pub fn inputs(path: &Path) -> Result<Vec<Input>> {
+pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
     if !metadata.is_dir() {
-        return Ok(vec![input(path.to_owned())?]);
+        return Ok(Inputs { files: vec![input(path.to_owned())?], left_out: 0 });
     }
-    let mut found = Vec::new();
+    let (mut found, mut left_out) = (Vec::new(), 0);
     let mut folders = vec![path.to_owned()];
     let mut visited = HashSet::new(); // a link may lead back to a folder above it
     while let Some(folder) = folders.pop() {
@@ -202,6 +210,8 @@ pub fn inputs(path: &Path) -> Result<Vec<Input>> {
                 folders.push(entry);
             } else if Form::of(&entry).named {
                 found.push(input(entry)?);
+            } else {
+                left_out += 1;
             }
         }
     }
@@ -211,7 +221,7 @@ pub fn inputs(path: &Path) -> Result<Vec<Input>> {
         path.display()
     );
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
+    Ok(Inputs { files: found, left_out })
 }
 
 fn input(path: PathBuf) -> Result<Input> {
@@ -344,7 +354,9 @@ mod tests {
         for name in ["z.txt", "b/a.jsonl.gz", ".hidden.txt", "image.png", "a.md.zst"] {
             crate::disk::write(&path.join(name), b"x").unwrap();
         }
-        let names: Vec<PathBuf> = inputs(path).unwrap().into_iter().map(|i| i.path).collect();
+        let found = inputs(path).unwrap();
+        assert_eq!(found.left_out, 1, "the image");
+        let names: Vec<PathBuf> = found.files.into_iter().map(|i| i.path).collect();
         assert_eq!(names, ["a.md.zst", "b/a.jsonl.gz", "z.txt"].map(|n| path.join(n)));
     }
 
