@@ -4,7 +4,7 @@ use crate::data_args::{ConfigArgs, shell};
 use crate::device::DeviceChoice;
 use crate::presets;
 use crate::sample::print_sample;
-use crate::ui::Ui;
+use crate::ui::{Stopped, Ui};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use train::run::free_folder;
@@ -21,6 +21,13 @@ pub(crate) struct Pretrain {
     /// Folder of the run [default: runs/NAME-1, or the first number that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on with the run in this folder, exactly as if it had not been interrupted; it knows its settings
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["init", "out", "seed", "config", "set", "tokenizer", "data", "text_key", "on_bad_record"]
+    )]
+    resume: Option<PathBuf>,
     /// Seed of everything that is drawn [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
@@ -31,14 +38,29 @@ pub(crate) struct Pretrain {
 
 impl Pretrain {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let mut set = self.config.settings();
-        set.extend(self.seed.map(|seed| format!("seed={seed}")));
-        let (name, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
         let device = self.device.open()?;
-        let out = self.out.unwrap_or_else(|| free_folder(Path::new("runs"), &name));
-        let Outcome { folder, summary } = train::pretrain(config, self.init.as_deref(), &out, &device, ui)?;
-        let best = summary.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
-        ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), summary.steps, summary.elapsed_s));
+        let Outcome { folder, summary } = match &self.resume {
+            Some(folder) => {
+                let config = folder.join("config.toml");
+                let (_, config) = presets::load::<PretrainConfig>(&config.to_string_lossy(), &[])?;
+                train::resume(&config, folder, &device, ui)?
+            }
+            None => {
+                let mut set = self.config.settings();
+                set.extend(self.seed.map(|seed| format!("seed={seed}")));
+                let (name, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
+                let out = self.out.unwrap_or_else(|| free_folder(Path::new("runs"), &name));
+                train::pretrain(config, self.init.as_deref(), &out, &device, ui)?
+            }
+        };
+        let state = summary.state;
+        if let Some(signal) = summary.signal {
+            ui.say(&format!("stopped after step {}, which is saved", state.step));
+            ui.next(&format!("gptkit pretrain --resume {}", shell(&folder)));
+            return Err(Stopped(signal).into());
+        }
+        let best = state.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
+        ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
         print_sample(&folder, &device, ui)?;
         ui.next(&format!("gptkit sample --model {}", shell(&folder)));
         Ok(())

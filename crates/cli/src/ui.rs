@@ -19,6 +19,18 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// A signal asked the command to stop, and it has said what is next; ends the process with code 128 + the signal.
+#[derive(Debug)]
+pub(crate) struct Stopped(pub(crate) u8);
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stopped by signal {}", self.0)
+    }
+}
+
+impl std::error::Error for Stopped {}
+
 /// The terminal, or what stands in for it.
 pub(crate) struct Ui {
     live: bool,
@@ -51,6 +63,9 @@ impl Ui {
         };
         if error.chain().any(gone) {
             return ExitCode::SUCCESS;
+        }
+        if let Some(Stopped(signal)) = error.downcast_ref() {
+            return ExitCode::from(128 + signal);
         }
         self.say(&format!("error: {}", words(error)));
         let usage = error.is::<config::Invalid>() || error.is::<Usage>();

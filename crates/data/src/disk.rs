@@ -1,7 +1,9 @@
 //! The only writer: a file or folder that it writes is whole or absent, whatever happens meanwhile.
 
-use anyhow::{Context, Result};
-use std::fs::{self, File};
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +65,7 @@ pub fn publish(made: &Path, path: &Path) -> Result<()> {
             File::open(entry?.path())?.sync_all()?;
         }
         File::open(made)?.sync_all()?;
-        let old = with_ending(path, ".gptkit-old");
+        let old = with_ending(path, OLD);
         if path.exists() {
             fresh_dir(&old)?;
             fs::rename(path, &old)?;
@@ -78,9 +80,92 @@ pub fn publish(made: &Path, path: &Path) -> Result<()> {
     rename().with_context(|| format!("{} cannot be put in place", path.display()))
 }
 
+/// Name of the list that [`seal`] writes.
+const SEAL: &str = "manifest.json";
+
+/// A file as it was when its folder was sealed.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Sealed {
+    bytes: u64,
+    blake3: String,
+}
+
+/// Writes the size and checksum of every file of `folder` beside them, so that [`check_seal`] can tell damage.
+///
+/// # Errors
+/// When a file cannot be read or the list written.
+pub fn seal(folder: &Path) -> Result<()> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.insert(name, sealed(&path)?);
+    }
+    write(&folder.join(SEAL), (serde_json::to_string_pretty(&files)? + "\n").as_bytes())
+}
+
+/// Whether every file of `folder` is as it was when the folder was sealed.
+///
+/// # Errors
+/// Says which file is missing or another, or that there is no seal.
+pub fn check_seal(folder: &Path) -> Result<()> {
+    let path = folder.join(SEAL);
+    let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let files: BTreeMap<String, Sealed> =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    for (name, before) in files {
+        let path = folder.join(name);
+        ensure!(sealed(&path)? == before, "{} is damaged", path.display());
+    }
+    Ok(())
+}
+
+fn sealed(path: &Path) -> Result<Sealed> {
+    let read = || -> std::io::Result<Sealed> {
+        let mut hasher = blake3::Hasher::new();
+        let bytes = std::io::copy(&mut File::open(path)?, &mut hasher)?;
+        Ok(Sealed { bytes, blake3: hasher.finalize().to_hex().to_string() })
+    };
+    read().with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Endings of names that are not yet, or no more, what they stand for.
+const ASIDE: &str = ".gptkit-tmp";
+const OLD: &str = ".gptkit-old";
+
 /// The name under which `path` is written until it is whole.
 pub fn aside(path: &Path) -> PathBuf {
-    with_ending(path, ".gptkit-tmp")
+    with_ending(path, ASIDE)
+}
+
+/// Removes from `folder` the unfinished folders that killed processes left.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn clear_leftovers(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.to_string_lossy();
+        if path.is_dir() && (name.ends_with(ASIDE) || name.ends_with(OLD)) {
+            fs::remove_dir_all(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Locks `folder` for as long as the result lives, however the process ends; nothing when another process holds it.
+///
+/// # Errors
+/// When the file `lock` cannot be made there.
+pub fn lock(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join("lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be made", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("{} cannot be locked", path.display())),
+    }
 }
 
 /// A name that nobody else gives.
@@ -126,5 +211,42 @@ mod tests {
             assert_eq!(fs::read(path.join("f")).unwrap(), text.as_bytes());
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_seal_tells_any_change_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        write(&path, b"0123456789").unwrap();
+        assert!(check_seal(folder.path()).is_err(), "nothing was sealed");
+        seal(folder.path()).unwrap();
+        check_seal(folder.path()).unwrap();
+        for other in [&b"0123456780"[..], b"012345678", b""] {
+            write(&path, other).unwrap();
+            assert!(check_seal(folder.path()).unwrap_err().to_string().contains("weights is damaged"));
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(check_seal(folder.path()).unwrap_err().to_string().contains("weights cannot be read"));
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        assert!(held.is_some());
+        assert!(lock(folder.path()).unwrap().is_none());
+        drop(held);
+        assert!(lock(folder.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn leftovers_go_and_all_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["step-1", "step-2.gptkit-tmp", "step-1.gptkit-old"] {
+            create_dir(&folder.path().join(name)).unwrap();
+        }
+        clear_leftovers(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(folder.path().join("step-1").exists());
     }
 }

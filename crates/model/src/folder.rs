@@ -15,6 +15,7 @@ use data::tokenizer::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 /// Where a run keeps its outcome below its own folder when `model.safetensors` is not there.
@@ -84,11 +85,22 @@ pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokeniz
 /// # Errors
 /// When the file cannot be written.
 pub fn save_weights(folder: &Path, params: &Params) -> Result<()> {
-    let tensors: Vec<(&str, &Tensor)> = params.iter().map(|(name, var)| (name, var.as_tensor())).collect();
+    save_tensors(&folder.join(WEIGHTS), params.iter().map(|(name, var)| (name, var.as_tensor())))
+}
+
+/// Writes tensors by name; the file that was there stays whole until the new one is.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_tensors<'a, N: AsRef<str> + Ord + Display>(
+    path: &Path,
+    tensors: impl Iterator<Item = (N, &'a Tensor)>,
+) -> Result<()> {
+    let tensors: Vec<(N, &Tensor)> = tensors.collect();
     // `transformers` reads no file without this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    disk::write_with(&folder.join(WEIGHTS), |path| {
-        safetensors::serialize_to_file(tensors, Some(metadata), path).context("the weights cannot be written")
+    disk::write_with(path, |path| {
+        safetensors::serialize_to_file(tensors, Some(metadata), path).context("the tensors cannot be written")
     })
 }
 

@@ -1,6 +1,8 @@
 //! The one step (loss → gradients → clip → update → log → save), and the loop around it.
 
+use crate::checkpoint::{self, State};
 use crate::config::TrainConfig;
+use crate::interrupt::Interrupt;
 use crate::optimizer::{Gradients, Optimizer};
 use crate::run::{Record, Run};
 use crate::schedule::{Schedule, Step};
@@ -9,6 +11,7 @@ use candle_core::{Device, Tensor};
 use data::batch::{Batch, IGNORE};
 use data::progress::{Progress, Unit};
 use model::{Gpt, ModelConfig, Params, Pass};
+use std::path::Path;
 use std::time::Instant;
 
 /// A model in training.
@@ -49,6 +52,15 @@ impl Trainer {
     /// The weights, which later steps change.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// Takes the optimizer's moments from the checkpoint in `folder`, which was written with `state`.
+    ///
+    /// # Errors
+    /// When they do not fit the model.
+    pub fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
+        let moments = checkpoint::moments(folder, self.trainable.device())?;
+        Ok(self.optimizer.restore(&moments, state.n_updates)?)
     }
 
     /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`.
@@ -105,71 +117,85 @@ fn tensors(batch: &Batch, first: usize, rows: usize, device: &Device) -> Result<
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Updates made.
-    pub steps: u64,
-    /// Lowest validation loss and the step it was measured after; none without a validation part.
-    pub best: Option<(f64, u64)>,
-    /// Seconds.
-    pub elapsed_s: f64,
+    /// Where it stands.
+    pub state: State,
+    /// The signal that ended it early.
+    pub signal: Option<u8>,
 }
 
-/// Trains until the schedule ends or patience does: takes a batch for each step of `schedule`, validates on
-/// `validation`, and keeps records and weights in `run`.
+/// Trains from `state` until the schedule ends, patience does, or a signal comes: takes a batch for each step of
+/// `schedule` that is left, validates on `validation`, and keeps records, weights and checkpoints in `run`.
 ///
 /// # Errors
 /// When a step fails or a file cannot be written; what was saved before stays.
 pub fn fit(
     trainer: &mut Trainer,
+    mut state: State,
     schedule: &Schedule,
     batches: impl Iterator<Item = Batch>,
     validation: &[Batch],
     run: &mut Run,
     progress: &dyn Progress,
 ) -> Result<Summary> {
-    let begun = Instant::now();
+    let interrupt = Interrupt::watch()?;
+    let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
     let n_steps = schedule.n_steps();
+    if state.step == 0 {
+        checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, &state)?;
+    }
     let task = progress.task("step", Some(n_steps), Unit::Items);
-    let mut best: Option<(f64, u64)> = None;
+    task.advance(state.step);
     let mut val_loss = None;
-    let mut without_gain = 0;
-    let mut done = 0;
     let mut speed = Speed::default();
-    for (step, batch) in schedule.steps().zip(batches) {
+    let mut signal = None;
+    for (step, batch) in schedule.steps().skip(state.step as usize).zip(batches) {
         let step_begun = Instant::now();
         let update = trainer.step(&batch, step.first_row, step.lr).map_err(|e| {
-            e.context(format!("step {}; the weights saved last are in {}", step.number, run.folder().display()))
+            e.context(format!("step {}; what was saved last is in {}", step.number, run.folder().display()))
         })?;
         let mut record = record(&step, &update, schedule.context(), step_begun.elapsed().as_secs_f64());
-        done = step.number;
+        state.step = step.number;
         speed.add(record.tokens_per_s);
-        let last = step.number == n_steps;
-        if last || step.number.is_multiple_of(trainer.config.eval_every) {
+        let due = step.number == n_steps || step.number.is_multiple_of(trainer.config.eval_every);
+        if due {
             if !validation.is_empty() {
                 task.show("validating");
                 record.val_loss = Some(trainer.validate(validation)?);
                 val_loss = record.val_loss;
             }
             // Without a validation part the newest weights count as the best.
-            let better = record.val_loss.is_none_or(|loss| best.is_none_or(|(lowest, _)| loss < lowest));
+            let better = record.val_loss.is_none_or(|loss| state.best.is_none_or(|(lowest, _)| loss < lowest));
             if let (true, Some(loss)) = (better, record.val_loss) {
-                best = Some((loss, step.number));
+                state.best = Some((loss, step.number));
             }
-            without_gain = if better { 0 } else { without_gain + 1 };
-            run.save(&trainer.params, better)?;
+            state.without_gain = if better { 0 } else { state.without_gain + 1 };
+            if better {
+                run.save_best(&trainer.params)?;
+            }
         }
         run.record(&record)?;
+        signal = interrupt.signal();
+        if due || signal.is_some() {
+            state.n_updates = trainer.optimizer.n_updates();
+            state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
+            checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, &state)?;
+        }
         task.show(&figures(&record, val_loss, speed.mean));
         task.advance(1);
-        if trainer.config.patience.is_some_and(|patience| without_gain >= patience) {
+        if signal.is_some() {
+            break;
+        }
+        if trainer.config.patience.is_some_and(|patience| state.without_gain >= patience) {
             progress.note(&format!(
-                "no better validation loss {without_gain} times in a row: training ends at step {done}"
+                "no better validation loss {} times in a row: training ends at step {}",
+                state.without_gain, state.step
             ));
             break;
         }
     }
-    Ok(Summary { steps: done, best, elapsed_s: begun.elapsed().as_secs_f64() })
+    Ok(Summary { state, signal })
 }
 
 /// A running mean of tokens a second that forgets slowly.

@@ -5,15 +5,19 @@
 //! - [`schedule`]  learning rate and batch size over tokens
 //! - [`optimizer`] AdamW by parameter name
 //! - [`run`]       the folder of a run: resolved config, metrics, model
+//! - [`checkpoint`] all that a run needs to go on, whole or absent
+//! - [`interrupt`] Ctrl-C and SIGTERM
 //! - [`fit`]       the one step, and the loop around it
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
+pub mod checkpoint;
 pub mod config;
 pub mod fit;
+pub mod interrupt;
 pub mod optimizer;
 pub mod pretrain;
 pub mod run;
 pub mod schedule;
 pub mod span;
 
-pub use pretrain::{Outcome, PretrainConfig, pretrain};
+pub use pretrain::{Outcome, PretrainConfig, pretrain, resume};

@@ -5,6 +5,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
 use model::Params;
 use ops::{Adam, adamw, sum_of_squares};
+use std::collections::HashMap;
 
 /// The optimizer's state, in the parameters' order.
 #[derive(Debug)]
@@ -67,6 +68,37 @@ impl Optimizer {
             Ok(Slot { name: name.to_owned(), weights: weights.clone(), mean: zeros()?, square: zeros()? })
         };
         Ok(Self { slots: params.iter().map(slot).collect::<Result<_>>()?, n_updates: 0 })
+    }
+
+    /// Updates made.
+    pub fn n_updates(&self) -> u64 {
+        self.n_updates
+    }
+
+    /// Moments by name: `mean.NAME` and `square.NAME`.
+    pub fn moments(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.slots.iter().flat_map(|slot| {
+            [
+                (format!("mean.{}", slot.name), slot.mean.as_tensor()),
+                (format!("square.{}", slot.name), slot.square.as_tensor()),
+            ]
+        })
+    }
+
+    /// Goes on from moments that [`Self::moments`] gave after `n_updates` updates.
+    ///
+    /// # Errors
+    /// When one is missing or has another shape.
+    pub fn restore(&mut self, moments: &HashMap<String, Tensor>, n_updates: u64) -> Result<()> {
+        for slot in &self.slots {
+            for (kind, var) in [("mean", &slot.mean), ("square", &slot.square)] {
+                let name = format!("{kind}.{}", slot.name);
+                let Some(tensor) = moments.get(&name) else { bail!("no moment is called {name}") };
+                var.set(&tensor.to_device(var.device())?)?;
+            }
+        }
+        self.n_updates = n_updates;
+        Ok(())
     }
 
     /// One update with learning rate `lr`, after scaling the gradients to a norm of at most `config.clip`.

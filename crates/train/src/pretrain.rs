@@ -1,5 +1,6 @@
 //! The first stage: raw text → language model (Radford et al. 2018, §3.1).
 
+use crate::checkpoint::{self, State};
 use crate::config::TrainConfig;
 use crate::fit::{Summary, Trainer, fit};
 use crate::run::Run;
@@ -7,11 +8,12 @@ use crate::schedule::Schedule;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
-use data::batch::{Prefetch, Windows, validation};
-use data::prepare::{Prepared, prepare};
+use data::batch::{Batch, Prefetch, Windows, validation};
+use data::prepare::prepare;
 use data::progress::Progress;
+use data::shard::Corpus;
 use data::source::DataConfig;
-use data::tokenizer::TokenizerConfig;
+use data::tokenizer::{Tokenizer, TokenizerConfig};
 use model::folder::load_model;
 use model::{ModelConfig, Params};
 use serde::{Deserialize, Serialize};
@@ -81,16 +83,11 @@ pub fn pretrain(
         }
         None => None,
     };
-    let Prepared { corpus, tokenizer, .. } = prepare(&config.data, &config.tokenizer, None, progress)?;
-    fit_vocabulary(&mut config.model, tokenizer.vocab_size(), progress)?;
-    let (context, train) = (config.model.context, &config.train);
-    let corpus = Arc::new(corpus);
-    let windows = Arc::new(Windows::new(Arc::clone(&corpus), context, config.seed)?);
-    let schedule = Schedule::new(train, context, windows.rows_per_epoch());
-    let held_out = validation(&corpus, context, train.micro_batch(), train.eval_windows);
-
+    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
+    fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
+    let text = Text::new(&config, prepared.corpus)?;
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let mut run = Run::create(out, &resolved, &config.model, &tokenizer)?;
+    let run = Run::create(out, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
         Some(params) => params,
         None => Params::init(&config.model, config.seed, device)?,
@@ -98,14 +95,65 @@ pub fn pretrain(
     progress.note(&format!(
         "{} parameters · {} tokens a step · {} tokens an epoch · to {}",
         grouped(config.model.n_params()),
-        grouped((train.batch_size * context) as u64),
-        grouped(windows.rows_per_epoch() * context as u64),
+        grouped((config.train.batch_size * config.model.context) as u64),
+        grouped(text.windows.rows_per_epoch() * config.model.context as u64),
         out.display()
     ));
-    let mut trainer = Trainer::new(&config.model, params, train, config.seed)?;
-    let batches = Prefetch::new(windows, schedule.steps().map(|step| (step.first_row, step.rows)));
-    let summary = fit(&mut trainer, &schedule, batches, &held_out, &mut run, progress)?;
-    Ok(Outcome { folder: out.to_owned(), summary })
+    let trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
+    go_on(&config, trainer, State::default(), &text, run, progress)
+}
+
+/// Goes on with the run in `folder` from its newest whole checkpoint, to the weights that it would have had without the
+/// interruption. `config` is the run's own `config.toml`.
+///
+/// # Errors
+/// When there is no checkpoint, the text is another, or the run fails.
+pub fn resume(config: &PretrainConfig, folder: &Path, device: &Device, progress: &dyn Progress) -> Result<Outcome> {
+    let (checkpoint, state) = checkpoint::newest(folder, progress)?;
+    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
+    ensure!(
+        prepared.tokenizer.fingerprint()? == Tokenizer::load(&checkpoint)?.fingerprint()?,
+        "the text in data.sources gives another tokenizer than that of {}: it has changed since the run began",
+        checkpoint.display()
+    );
+    let text = Text::new(config, prepared.corpus)?;
+    let (_, params) = load_model(&checkpoint, device)?;
+    let mut trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
+    trainer.restore(&checkpoint, &state)?;
+    progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
+    let run = Run::resume(folder, state.step)?;
+    go_on(config, trainer, state, &text, run, progress)
+}
+
+/// What a run reads.
+struct Text {
+    windows: Arc<Windows>,
+    validation: Vec<Batch>,
+}
+
+impl Text {
+    fn new(config: &PretrainConfig, corpus: Corpus) -> Result<Self> {
+        let (corpus, context) = (Arc::new(corpus), config.model.context);
+        Ok(Self {
+            windows: Arc::new(Windows::new(Arc::clone(&corpus), context, config.seed)?),
+            validation: validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows),
+        })
+    }
+}
+
+fn go_on(
+    config: &PretrainConfig,
+    mut trainer: Trainer,
+    state: State,
+    text: &Text,
+    mut run: Run,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    let schedule = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch());
+    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
+    let batches = Prefetch::new(Arc::clone(&text.windows), plan);
+    let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, progress)?;
+    Ok(Outcome { folder: run.folder().to_owned(), summary })
 }
 
 /// The model has as many tokens as the tokenizer where the configuration leaves it open, and never fewer.

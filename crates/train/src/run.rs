@@ -5,7 +5,7 @@
 //!   config.toml        every setting, as it was obeyed
 //!   metrics.jsonl      one object a step
 //!   config.json …      the outcome, a Hugging Face folder: the weights with the best validation loss
-//!   last/              the newest weights, a Hugging Face folder too
+//!   checkpoints/       the newest two states of the run, Hugging Face folders too
 //! ```
 
 use anyhow::{Context, Result, ensure};
@@ -14,9 +14,12 @@ use data::tokenizer::Tokenizer;
 use model::folder::{save_description, save_weights};
 use model::{ModelConfig, Params};
 use serde::Serialize;
+use serde_json::Value;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+const METRICS: &str = "metrics.jsonl";
 
 /// A line of `metrics.jsonl`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -43,12 +46,19 @@ pub struct Record {
 pub struct Run {
     folder: PathBuf,
     metrics: File,
+    /// Held while this lives, so that no other process writes here.
+    _lock: File,
 }
 
 /// `runs/NAME-1`, or the first number that is free.
 pub fn free_folder(runs: &Path, name: &str) -> PathBuf {
     let numbered = |n: u32| runs.join(format!("{name}-{n}"));
     (1..).map(numbered).find(|folder| !folder.exists()).unwrap_or_else(|| numbered(0))
+}
+
+fn locked(folder: &Path) -> Result<File> {
+    let lock = disk::lock(folder)?;
+    lock.with_context(|| format!("another process is writing the run in {}", folder.display()))
 }
 
 impl Run {
@@ -60,13 +70,40 @@ impl Run {
         let taken = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         ensure!(!taken, "{} is not empty; choose another folder with --out", folder.display());
         disk::create_dir(folder)?;
+        let lock = locked(folder)?;
         disk::write(&folder.join("config.toml"), resolved.as_bytes())?;
         save_description(folder, config, tokenizer)?;
-        save_description(&folder.join("last"), config, tokenizer)?;
-        let path = folder.join("metrics.jsonl");
+        Self::open(folder, lock)
+    }
+
+    /// Goes on in `folder` after `step`; records of later steps, which will be made again, are dropped.
+    ///
+    /// # Errors
+    /// When `metrics.jsonl` cannot be read or written.
+    pub fn resume(folder: &Path, step: u64) -> Result<Self> {
+        let lock = locked(folder)?;
+        let path = folder.join(METRICS);
+        let old = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        disk::write_with(&path, |aside| {
+            let mut kept = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
+            for line in BufReader::new(old).lines() {
+                let line = line?;
+                // A line that a crash cut short is no record.
+                let number = serde_json::from_str::<Value>(&line).ok().and_then(|r| r["step"].as_u64());
+                if number.is_some_and(|number| number <= step) {
+                    writeln!(kept, "{line}")?;
+                }
+            }
+            Ok(kept.flush()?)
+        })?;
+        Self::open(folder, lock)
+    }
+
+    fn open(folder: &Path, lock: File) -> Result<Self> {
+        let path = folder.join(METRICS);
         let metrics = OpenOptions::new().create(true).append(true).open(&path);
         let metrics = metrics.with_context(|| format!("{} cannot be written", path.display()))?;
-        Ok(Self { folder: folder.to_owned(), metrics })
+        Ok(Self { folder: folder.to_owned(), metrics, _lock: lock })
     }
 
     /// Where it is.
@@ -82,16 +119,15 @@ impl Run {
         let line = serde_json::to_string(record)? + "\n";
         self.metrics
             .write_all(line.as_bytes())
-            .with_context(|| format!("{} cannot be written", self.folder.join("metrics.jsonl").display()))
+            .with_context(|| format!("{} cannot be written", self.folder.join(METRICS).display()))
     }
 
-    /// Saves the newest weights, and as the outcome too when they are the `best` so far.
+    /// Saves `params` as the outcome of the run so far.
     ///
     /// # Errors
-    /// When a file cannot be written; the older one is then whole.
-    pub fn save(&self, params: &Params, best: bool) -> Result<()> {
-        save_weights(&self.folder.join("last"), params)?;
-        if best { save_weights(&self.folder, params) } else { Ok(()) }
+    /// When the file cannot be written; the older one is then whole.
+    pub fn save_best(&self, params: &Params) -> Result<()> {
+        save_weights(&self.folder, params)
     }
 }
 
@@ -105,5 +141,14 @@ mod tests {
         assert_eq!(free_folder(runs.path(), "small"), runs.path().join("small-1"));
         std::fs::create_dir(runs.path().join("small-1")).unwrap();
         assert_eq!(free_folder(runs.path(), "small"), runs.path().join("small-2"));
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_the_records_up_to_its_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(METRICS);
+        disk::write(&path, b"{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"st").unwrap();
+        Run::resume(folder.path(), 2).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
     }
 }

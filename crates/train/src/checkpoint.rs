@@ -1,0 +1,114 @@
+//! Everything a run is after an update, whole or absent.
+//!
+//! ```text
+//! checkpoints/step-000500/
+//!   config.json, model.safetensors, tokenizer.json …   a Hugging Face folder
+//!   optimizer.safetensors                              AdamW's moments
+//!   state.json                                         [`State`]
+//!   manifest.json                                      size and checksum of each file
+//! ```
+//!
+//! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
+
+use crate::optimizer::Optimizer;
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use data::disk;
+use data::progress::Progress;
+use model::Params;
+use model::folder::{save_tensors, save_weights};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Where a run stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Steps of the schedule that are done.
+    pub step: u64,
+    /// Updates of the optimizer.
+    pub n_updates: u64,
+    /// Lowest validation loss and the step it was measured after.
+    pub best: Option<(f64, u64)>,
+    /// Validations since then.
+    pub without_gain: u32,
+    /// Seconds of training, over all sittings.
+    pub elapsed_s: f64,
+}
+
+/// Checkpoints that stay: the newest, and one in case it is damaged.
+const KEPT: usize = 2;
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+fn folder_of(run: &Path) -> PathBuf {
+    run.join("checkpoints")
+}
+
+/// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest goes when more than
+/// two are there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State) -> Result<()> {
+    let done = folder_of(run).join(format!("step-{:06}", state.step));
+    let made = disk::aside(&done);
+    disk::fresh_dir(&made)?;
+    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let path = run.join(name);
+        let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        disk::write(&made.join(name), &bytes)?;
+    }
+    save_weights(&made, params)?;
+    save_tensors(&made.join(OPTIMIZER), optimizer.moments())?;
+    disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
+    disk::seal(&made)?;
+    disk::publish(&made, &done)?;
+    for (_, old) in all(run).into_iter().skip(KEPT) {
+        std::fs::remove_dir_all(&old).with_context(|| format!("{} cannot be removed", old.display()))?;
+    }
+    disk::clear_leftovers(&folder_of(run))
+}
+
+/// The newest whole checkpoint of `run` and its folder; says which damaged ones were passed over.
+///
+/// # Errors
+/// When there is none.
+pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
+    for (_, folder) in all(run) {
+        match read(&folder) {
+            Ok(state) => return Ok((folder, state)),
+            Err(e) => progress.warn(&format!("{e:#}: the checkpoint before it is taken")),
+        }
+    }
+    bail!("{} holds no whole checkpoint: there is nothing to resume", run.display())
+}
+
+fn read(folder: &Path) -> Result<State> {
+    disk::check_seal(folder)?;
+    let path = folder.join(STATE);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not of this version", path.display()))
+}
+
+/// The optimizer's moments by name, as `folder` holds them.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn moments(folder: &Path, device: &Device) -> Result<HashMap<String, candle_core::Tensor>> {
+    let path = folder.join(OPTIMIZER);
+    candle_core::safetensors::load(&path, device).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Checkpoints of `run` by step, newest first.
+fn all(run: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = folder_of(run).read_dir().into_iter().flatten().flatten();
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            Some((name.to_str()?.strip_prefix("step-")?.parse().ok()?, entry.path()))
+        })
+        .collect();
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    found
+}
