@@ -127,3 +127,14 @@ fn a_run_is_not_written_over() {
     assert!(ran.err.contains("mine is not empty"), "{}", ran.err);
     assert_eq!(fs::read_to_string(folder.path().join("mine/thesis.txt")).unwrap(), "precious");
 }
+
+#[test]
+fn a_run_that_diverges_ends_with_its_checkpoint_intact() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = "--config char --data world:40 --set train.lr=1e30 --set train.min_lr=1e29 --out run";
+    let ran = pretrain(folder.path(), more);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(ran.err.matches("no update is made").count(), 4, "{}", ran.err);
+    assert!(ran.err.contains("5th time in a row; lower train.lr"), "{}", ran.err);
+    assert!(folder.path().join("run/checkpoints/step-000000/model.safetensors").exists());
+}

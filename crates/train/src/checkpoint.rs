@@ -32,6 +32,8 @@ pub struct State {
     pub best: Option<(f64, u64)>,
     /// Validations since then.
     pub without_gain: u32,
+    /// Steps since the last update, whose loss or gradient was not finite.
+    pub skipped_in_a_row: u32,
     /// Seconds of training, over all sittings.
     pub elapsed_s: f64,
 }

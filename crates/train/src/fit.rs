@@ -33,6 +33,13 @@ pub struct Update {
     pub grad_norm: f64,
 }
 
+impl Update {
+    /// Whether the weights were changed: not when loss or gradient is NaN or infinite.
+    pub fn made(&self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
 impl Trainer {
     /// Begins to train `params`, the weights of a model of shape `model`; dropout is drawn from `seed`.
     ///
@@ -66,7 +73,7 @@ impl Trainer {
     /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`.
     ///
     /// # Errors
-    /// When the loss is not a number: the weights are then as they were.
+    /// When the batch does not fit the model, or memory does not suffice.
     pub fn step(&mut self, batch: &Batch, first_row: u64, lr: f64) -> Result<Update> {
         let total = counted(&batch.targets).max(1) as f64;
         let micro = self.config.micro_batch();
@@ -82,8 +89,10 @@ impl Trainer {
             loss += f64::from(micro_loss.to_scalar::<f32>()?);
             gradients.add(&self.params, &micro_loss.backward()?)?;
         }
-        ensure!(loss.is_finite(), "the loss is {loss}: the learning rate of {lr:e} may be too high for this model");
-        let grad_norm = self.optimizer.update(&gradients, lr, &self.config)?;
+        let grad_norm = match loss.is_finite() {
+            true => self.optimizer.update(&gradients, lr, &self.config)?,
+            false => gradients.norm()?,
+        };
         Ok(Update { loss, grad_norm })
     }
 
@@ -155,6 +164,10 @@ pub fn fit(
         let update = trainer.step(&batch, step.first_row, step.lr).map_err(|e| {
             e.context(format!("step {}; what was saved last is in {}", step.number, run.folder().display()))
         })?;
+        state.skipped_in_a_row = if update.made() { 0 } else { state.skipped_in_a_row + 1 };
+        if !update.made() {
+            refuse_more(&state, &update, &step, run.folder(), progress)?;
+        }
         let mut record = record(&step, &update, schedule.context(), step_begun.elapsed().as_secs_f64());
         state.step = step.number;
         speed.add(record.tokens_per_s);
@@ -166,7 +179,8 @@ pub fn fit(
                 val_loss = record.val_loss;
             }
             // Without a validation part the newest weights count as the best.
-            let better = record.val_loss.is_none_or(|loss| state.best.is_none_or(|(lowest, _)| loss < lowest));
+            let lower = |loss: f64| loss < state.best.map_or(f64::INFINITY, |(lowest, _)| lowest);
+            let better = record.val_loss.is_none_or(lower);
             if let (true, Some(loss)) = (better, record.val_loss) {
                 state.best = Some((loss, step.number));
             }
@@ -196,6 +210,26 @@ pub fn fit(
         }
     }
     Ok(Summary { state, signal })
+}
+
+/// Steps without an update in a row after which training ends: a batch may be bad, five are not.
+const SKIPPED_AT_MOST: u32 = 5;
+
+/// Says that a step made no update.
+///
+/// # Errors
+/// When it was one too many in a row.
+fn refuse_more(state: &State, update: &Update, step: &Step, run: &Path, progress: &dyn Progress) -> Result<()> {
+    let found = format!("step {}: the loss is {}, its gradient's norm {}", step.number, update.loss, update.grad_norm);
+    ensure!(
+        state.skipped_in_a_row < SKIPPED_AT_MOST,
+        "{found}, not finite for the {SKIPPED_AT_MOST}th time in a row; lower train.lr (here {:.1e}) or set train.clip. \
+         The checkpoints in {} are from before",
+        step.lr,
+        run.join("checkpoints").display()
+    );
+    progress.warn(&format!("{found}: no update is made"));
+    Ok(())
 }
 
 /// A running mean of tokens a second that forgets slowly.

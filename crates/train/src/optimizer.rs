@@ -101,13 +101,16 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update with learning rate `lr`, after scaling the gradients to a norm of at most `config.clip`.
-    /// Returns the norm before.
+    /// One update with learning rate `lr`, after scaling the gradients to a norm of at most `config.clip`; none when that
+    /// norm is not finite. Returns the norm before.
     ///
     /// # Errors
     /// When the gradients are not those of the parameters.
     pub fn update(&mut self, gradients: &Gradients, lr: f64, config: &TrainConfig) -> Result<f64> {
         let norm = gradients.norm()?;
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
         // The 1e-6 is PyTorch's `clip_grad_norm_`.
         let scale = config.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         self.n_updates += 1;
