@@ -143,6 +143,11 @@ fn style(bounded: bool, unit: Unit) -> ProgressStyle {
 struct Bar(ProgressBar);
 
 impl Task for Bar {
+    fn resume_at(&self, n: u64) {
+        self.0.set_position(n);
+        self.0.reset_eta();
+    }
+
     fn advance(&self, n: u64) {
         self.0.inc(n);
     }
@@ -170,6 +175,8 @@ struct Lines {
 
 #[derive(Default)]
 struct State {
+    /// Done before this sitting.
+    before: u64,
     done: u64,
     figures: String,
     said_at: Option<Instant>,
@@ -188,7 +195,7 @@ impl Lines {
         state.said_at = Some(Instant::now());
         state.said = state.done;
         let elapsed = self.begun.elapsed().as_secs_f64();
-        let rate = state.done as f64 / elapsed.max(1e-9);
+        let rate = (state.done - state.before) as f64 / elapsed.max(1e-9);
         let count = |n: u64| match self.unit {
             Unit::Bytes => format!("{:.1} MB", n as f64 / 1e6),
             Unit::Tokens | Unit::Items => n.to_string(),
@@ -204,7 +211,7 @@ impl Lines {
             line += &format!("  {}", state.figures);
         }
         match self.total {
-            Some(total) if state.done < total && state.done > 0 => {
+            Some(total) if state.done < total && state.done > state.before => {
                 line += &format!("  ETA {:.0} s", (total - state.done) as f64 / rate);
             }
             _ => line += &format!("  {elapsed:.1} s"),
@@ -214,6 +221,12 @@ impl Lines {
 }
 
 impl Task for Lines {
+    fn resume_at(&self, n: u64) {
+        if let Ok(mut state) = self.state.lock() {
+            (state.before, state.done, state.said) = (n, n, n);
+        }
+    }
+
     fn advance(&self, n: u64) {
         let Ok(mut state) = self.state.lock() else { return };
         state.done += n;

@@ -23,6 +23,8 @@ pub trait Progress: Send + Sync {
 
 /// One piece of long work.
 pub trait Task: Send + Sync {
+    /// `n` units were done in an earlier sitting: they count as done, not in the rate.
+    fn resume_at(&self, n: u64);
     /// `n` more units are done.
     fn advance(&self, n: u64);
     /// Figures to show beside the count, for instance `loss 2.31`.
@@ -42,6 +44,7 @@ impl Progress for Silent {
 }
 
 impl Task for Silent {
+    fn resume_at(&self, _: u64) {}
     fn advance(&self, _: u64) {}
     fn show(&self, _: &str) {}
 }

@@ -155,7 +155,7 @@ pub fn fit(
         checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, &state)?;
     }
     let task = progress.task("step", Some(n_steps), Unit::Items);
-    task.advance(state.step);
+    task.resume_at(state.step);
     let mut val_loss = None;
     let mut speed = Speed::default();
     let mut signal = None;
