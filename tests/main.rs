@@ -10,7 +10,7 @@ mod tokenizers;
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// What a run of the binary left.
 struct Ran {
@@ -34,6 +34,13 @@ fn gptkit(folder: &Path, command: &str) -> Ran {
 }
 
 fn run(folder: &Path, arguments: &[&str], stdin: &[u8]) -> Ran {
+    let output = output(folder, arguments, stdin);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// The same, for output that need not be text.
+fn output(folder: &Path, arguments: &[&str], stdin: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gptkit"))
         .args(arguments)
         .current_dir(folder)
@@ -45,9 +52,7 @@ fn run(folder: &Path, arguments: &[&str], stdin: &[u8]) -> Ran {
         .unwrap();
     // A command that reads nothing may be gone already.
     let _ = child.stdin.take().unwrap().write_all(stdin);
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    child.wait_with_output().unwrap()
 }
 
 /// Settings of a run that takes a second.

@@ -1,6 +1,6 @@
 //! `gptkit tokenizer`.
 
-use super::{gptkit, run};
+use super::{gptkit, output, run};
 use std::path::Path;
 
 /// Emoji, Japanese, tabs, control characters, a lone surrogate's bytes, every byte.
@@ -13,16 +13,7 @@ fn anything() -> Vec<u8> {
 }
 
 fn decode(folder: &Path, tokenizer: &str, ids: &str) -> Vec<u8> {
-    // Not through `run`: the bytes need not be text.
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gptkit"))
-        .args(["tokenizer", "decode", "--tokenizer", tokenizer])
-        .current_dir(folder)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), ids.as_bytes()).unwrap();
-    child.wait_with_output().unwrap().stdout
+    output(folder, &["tokenizer", "decode", "--tokenizer", tokenizer], ids.as_bytes()).stdout
 }
 
 #[test]

@@ -38,17 +38,18 @@ pub(crate) struct Pretrain {
 
 impl Pretrain {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let device = self.device.open()?;
-        let Outcome { folder, summary } = match &self.resume {
-            Some(folder) => {
-                let config = folder.join("config.toml");
-                let (_, config) = presets::load::<PretrainConfig>(&config.to_string_lossy(), &[])?;
-                train::resume(&config, folder, &device, ui)?
-            }
+        let (name, config) = match &self.resume {
+            Some(folder) => presets::load::<PretrainConfig>(&folder.join("config.toml").to_string_lossy(), &[])?,
             None => {
                 let mut set = self.config.settings();
                 set.extend(self.seed.map(|seed| format!("seed={seed}")));
-                let (name, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
+                presets::load::<PretrainConfig>(&self.config.config, &set)?
+            }
+        };
+        let device = self.device.open()?;
+        let Outcome { folder, summary } = match &self.resume {
+            Some(folder) => train::resume(&config, folder, &device, ui)?,
+            None => {
                 let out = self.out.unwrap_or_else(|| free_folder(Path::new("runs"), &name));
                 train::pretrain(config, self.init.as_deref(), &out, &device, ui)?
             }

@@ -3,7 +3,7 @@
 use crate::checkpoint::{self, State};
 use crate::config::TrainConfig;
 use crate::fit::{Summary, Trainer, fit};
-use crate::run::Run;
+use crate::run::{Run, locked};
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
@@ -109,6 +109,7 @@ pub fn pretrain(
 /// # Errors
 /// When there is no checkpoint, the text is another, or the run fails.
 pub fn resume(config: &PretrainConfig, folder: &Path, device: &Device, progress: &dyn Progress) -> Result<Outcome> {
+    let lock = locked(folder)?; // before a checkpoint is read that another process may be about to remove
     let (checkpoint, state) = checkpoint::newest(folder, progress)?;
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
     ensure!(
@@ -121,7 +122,7 @@ pub fn resume(config: &PretrainConfig, folder: &Path, device: &Device, progress:
     let mut trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
     trainer.restore(&checkpoint, &state)?;
     progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(folder, state.step)?;
+    let run = Run::resume(folder, lock, state.step)?;
     go_on(config, trainer, state, &text, run, progress)
 }
 

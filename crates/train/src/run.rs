@@ -56,7 +56,11 @@ pub fn free_folder(runs: &Path, name: &str) -> PathBuf {
     (1..).map(numbered).find(|folder| !folder.exists()).unwrap_or_else(|| numbered(0))
 }
 
-fn locked(folder: &Path) -> Result<File> {
+/// Says that this process writes the run in `folder`, until the result is dropped.
+///
+/// # Errors
+/// When another process does.
+pub fn locked(folder: &Path) -> Result<File> {
     let lock = disk::lock(folder)?;
     lock.with_context(|| format!("another process is writing the run in {}", folder.display()))
 }
@@ -76,12 +80,11 @@ impl Run {
         Self::open(folder, lock)
     }
 
-    /// Goes on in `folder` after `step`; records of later steps, which will be made again, are dropped.
+    /// Goes on in `folder`, which is `lock`ed, after `step`; records of later steps, which will be made again, are dropped.
     ///
     /// # Errors
     /// When `metrics.jsonl` cannot be read or written.
-    pub fn resume(folder: &Path, step: u64) -> Result<Self> {
-        let lock = locked(folder)?;
+    pub fn resume(folder: &Path, lock: File, step: u64) -> Result<Self> {
         let path = folder.join(METRICS);
         let old = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         disk::write_with(&path, |aside| {
@@ -148,7 +151,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(METRICS);
         disk::write(&path, b"{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"st").unwrap();
-        Run::resume(folder.path(), 2).unwrap();
+        Run::resume(folder.path(), locked(folder.path()).unwrap(), 2).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
     }
 }
