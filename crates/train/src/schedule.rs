@@ -64,14 +64,15 @@ impl Schedule {
         }
     }
 
-    /// Windows of the update that is made after `tokens`; on the ramp a multiple of the micro-batch.
+    /// Windows of the update that is made after `tokens`; on the ramp a multiple of the micro-batch, where one is set and
+    /// the ramp does not begin below it.
     fn rows(&self, tokens: u64) -> usize {
         let full = self.config.batch_size;
         match (self.config.batch_ramp_start, self.config.batch_ramp) {
             (Some(start), Some(Span::Tokens(ramp))) if tokens < ramp => {
                 let grown = start as f64 + (full - start) as f64 * tokens as f64 / ramp as f64;
-                let micro = self.config.micro_batch();
-                ((grown as usize / micro).max(1) * micro).min(full)
+                let unit = self.config.micro_batch.unwrap_or(1).min(start);
+                (grown as usize / unit * unit).min(full)
             }
             _ => full,
         }
@@ -201,6 +202,16 @@ mod tests {
             next += step.rows as u64;
         }
         assert_eq!(steps.len(), 20);
+    }
+
+    #[test]
+    fn the_batch_grows_without_a_micro_batch_and_from_below_it() {
+        let ramp = "length = \"20 steps\"\nbatch_size = 8\nbatch_ramp_start = 2\nbatch_ramp = \"300 tokens\"";
+        for micro in ["", "\nmicro_batch = 4"] {
+            let rows: Vec<usize> = steps(&format!("{ramp}{micro}")).iter().map(|s| s.rows).collect();
+            assert!(rows[0] == 2 && rows[19] == 8, "{micro}: {rows:?}");
+            assert!(rows.iter().any(|&n| n > 2 && n < 8), "{micro}: {rows:?}");
+        }
     }
 
     #[test]
