@@ -5,10 +5,13 @@ use crate::device::DeviceChoice;
 use crate::presets;
 use crate::sample::print_sample;
 use crate::ui::{Stopped, Ui};
+use candle_core::Device;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use train::fit::Sitting;
 use train::run::free_folder;
-use train::{Outcome, PretrainConfig};
+use train::{Outcome, Resumable};
 
 /// Train a language model on raw text
 #[derive(Debug, Args)]
@@ -31,6 +34,9 @@ pub(crate) struct Pretrain {
     /// Seed of everything that is drawn [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
+    /// Save and stop after this time, for instance 2h or 90m; the exit code is then 124
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_time: Option<Duration>,
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -38,32 +44,40 @@ pub(crate) struct Pretrain {
 
 impl Pretrain {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let (name, config) = match &self.resume {
-            Some(folder) => presets::load::<PretrainConfig>(&folder.join("config.toml").to_string_lossy(), &[])?,
+        let deadline = self.max_time.map(|time| Instant::now() + time);
+        let (outcome, device) = match &self.resume {
+            Some(folder) => {
+                let run = Resumable::open(folder, ui)?;
+                let path = folder.join("config.toml");
+                let (_, config) = presets::load(&path.to_string_lossy(), &run.settings())?;
+                let device = self.device.open()?;
+                (train::resume(&config, run, &Sitting { device: &device, progress: ui, deadline })?, device)
+            }
             None => {
                 let mut set = self.config.settings();
                 set.extend(self.seed.map(|seed| format!("seed={seed}")));
-                presets::load::<PretrainConfig>(&self.config.config, &set)?
-            }
-        };
-        let device = self.device.open()?;
-        let Outcome { folder, summary } = match &self.resume {
-            Some(folder) => train::resume(&config, folder, &device, ui)?,
-            None => {
+                let (name, config) = presets::load(&self.config.config, &set)?;
                 let out = self.out.unwrap_or_else(|| free_folder(Path::new("runs"), &name));
-                train::pretrain(config, self.init.as_deref(), &out, &device, ui)?
+                let device = self.device.open()?;
+                let sitting = Sitting { device: &device, progress: ui, deadline };
+                (train::pretrain(config, self.init.as_deref(), &out, &sitting)?, device)
             }
         };
-        let state = summary.state;
-        if let Some(signal) = summary.signal {
-            ui.say(&format!("stopped after step {}, which is saved", state.step));
-            ui.next(&format!("gptkit pretrain --resume {}", shell(&folder)));
-            return Err(Stopped(signal).into());
-        }
-        let best = state.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
-        ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
-        print_sample(&folder, &device, ui)?;
-        ui.next(&format!("gptkit sample --model {}", shell(&folder)));
-        Ok(())
+        finish(&outcome, &device, ui)
     }
+}
+
+/// Says how a run ended and what is next.
+fn finish(Outcome { folder, summary }: &Outcome, device: &Device, ui: &Ui) -> anyhow::Result<()> {
+    let state = &summary.state;
+    if let Some(stop) = summary.stop {
+        ui.say(&format!("stopped after step {} of {}, which is saved", state.step, state.n_steps));
+        ui.next(&format!("gptkit pretrain --resume {}", shell(folder)));
+        return Err(Stopped(stop).into());
+    }
+    let best = state.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
+    ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
+    print_sample(folder, device, ui)?;
+    ui.next(&format!("gptkit sample --model {}", shell(folder)));
+    Ok(())
 }

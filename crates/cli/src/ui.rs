@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use train::interrupt::Stop;
 
 /// A configuration or command line that cannot be obeyed; ends the process with code 2.
 #[derive(Debug)]
@@ -19,13 +20,14 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// A signal asked the command to stop, and it has said what is next; ends the process with code 128 + the signal.
+/// A signal or the clock asked the command to stop, and it has said what is next; ends the process with the code that
+/// says so.
 #[derive(Debug)]
-pub(crate) struct Stopped(pub(crate) u8);
+pub(crate) struct Stopped(pub(crate) Stop);
 
 impl std::fmt::Display for Stopped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "stopped by signal {}", self.0)
+        write!(f, "stopped: {:?}", self.0)
     }
 }
 
@@ -64,8 +66,8 @@ impl Ui {
         if error.chain().any(gone) {
             return ExitCode::SUCCESS;
         }
-        if let Some(Stopped(signal)) = error.downcast_ref() {
-            return ExitCode::from(128 + signal);
+        if let Some(Stopped(stop)) = error.downcast_ref() {
+            return ExitCode::from(stop.exit_code());
         }
         self.say(&format!("error: {}", words(error)));
         let usage = error.is::<config::Invalid>() || error.is::<Usage>();

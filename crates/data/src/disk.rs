@@ -4,8 +4,23 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Reads a small text file that describes something: JSON or TOML.
+///
+/// # Errors
+/// When it cannot be read, is no text, or is larger than any description, before memory is taken for it.
+pub fn read_description(path: &Path) -> Result<String> {
+    const LARGEST: u64 = 256 << 20;
+    let read = || -> Result<String> {
+        let mut text = String::new();
+        let n = File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)? as u64;
+        ensure!(n <= LARGEST, "it is larger than {} MB", LARGEST >> 20);
+        Ok(text)
+    };
+    read().with_context(|| format!("{} cannot be read", path.display()))
+}
 
 /// Makes `folder` and those above it.
 ///
@@ -110,7 +125,7 @@ pub fn seal(folder: &Path) -> Result<()> {
 /// Says which file is missing or another, or that there is no seal.
 pub fn check_seal(folder: &Path) -> Result<()> {
     let path = folder.join(SEAL);
-    let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = read_description(&path)?;
     let files: BTreeMap<String, Sealed> =
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
     for (name, before) in files {

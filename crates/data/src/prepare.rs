@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Text ready for training.
@@ -19,9 +20,11 @@ pub struct Prepared {
     /// Where it lies.
     pub folder: PathBuf,
     /// Its tokens.
-    pub corpus: Corpus,
+    pub corpus: Arc<Corpus>,
     /// What made them.
     pub tokenizer: Tokenizer,
+    /// [`Manifest::fingerprint`] of the folder.
+    pub fingerprint: String,
 }
 
 /// Bytes of text that a byte-level tokenizer is trained on, over all sources.
@@ -80,12 +83,12 @@ pub fn prepare(
     tokenizer.save(&made)?;
     disk::publish(&made, &folder)?;
     say(&folder, "new", &manifest, progress);
-    Ok(Prepared { corpus: Corpus::open(&folder, &manifest)?, folder, tokenizer })
+    let fingerprint = manifest.fingerprint();
+    Ok(Prepared { corpus: Arc::new(Corpus::open(&folder, &manifest)?), folder, tokenizer, fingerprint })
 }
 
-/// Where each source lies; all of them exist.
+/// Where each source lies.
 fn places(data: &DataConfig) -> Result<Vec<Place>> {
-    source::must_exist(data)?;
     if let Some(prepared) = data.sources.iter().find(|s| Manifest::is_in(Path::new(&s.path))) {
         bail!("{} is prepared text, which can only be the one source; name what it was made from", prepared.path);
     }
@@ -110,7 +113,13 @@ fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Res
         );
     }
     say(folder, "unchanged", &manifest, progress);
-    Ok(Prepared { corpus: Corpus::open(folder, &manifest)?, folder: folder.to_owned(), tokenizer })
+    let fingerprint = manifest.fingerprint();
+    Ok(Prepared {
+        corpus: Arc::new(Corpus::open(folder, &manifest)?),
+        folder: folder.to_owned(),
+        tokenizer,
+        fingerprint,
+    })
 }
 
 /// The folder as it is, when it was made from the same request; weights may differ, they cost nothing.
@@ -342,6 +351,11 @@ impl Texts<'_> {
                     documents: parts.documents,
                     bytes: parts.bytes,
                     skipped,
+                    digest: blake3::hash(
+                        &[parts.train.hasher, parts.val.hasher].map(|h| *h.finalize().as_bytes()).concat(),
+                    )
+                    .to_hex()
+                    .to_string(),
                     train: parts.train.segments,
                     val: parts.val.segments,
                 })

@@ -3,6 +3,7 @@
 //! A token file is raw little-endian u16 (u32 for vocabularies over 65,536), as `numpy.memmap` reads it. `manifest.json`
 //! beside the files names, for each source, the segments that make its training and its validation part.
 
+use crate::disk;
 use crate::source::{Input, OnBadRecord};
 use crate::text::Skipped;
 use crate::tokenizer::TokenizerKind;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 /// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
 /// Grows when folders written before can no longer be read.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What a prepared folder holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +79,8 @@ pub struct Source {
     pub train: Vec<Segment>,
     /// Validation part.
     pub val: Vec<Segment>,
+    /// BLAKE3 of the token files, in the order they were written.
+    pub digest: String,
 }
 
 /// Tokens in a row in one file.
@@ -94,7 +97,7 @@ pub struct Segment {
 impl Manifest {
     /// Whether `folder` is one that gptkit prepared, of whatever version.
     pub fn is_in(folder: &Path) -> bool {
-        let text = std::fs::read_to_string(folder.join(MANIFEST)).unwrap_or_default();
+        let text = disk::read_description(&folder.join(MANIFEST)).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         ["format", "request", "token_bytes"].iter().all(|key| json.get(key).is_some())
     }
@@ -105,7 +108,7 @@ impl Manifest {
     /// When there is none, or it is damaged, or another version's.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = disk::read_description(&path)?;
         let manifest: Self = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; run `gptkit prepare` again", path.display()))?;
         ensure!(
@@ -115,6 +118,13 @@ impl Manifest {
             manifest.format
         );
         Ok(manifest)
+    }
+
+    /// The same for folders whose tokens are the same, divided the same way.
+    pub fn fingerprint(&self) -> String {
+        let sources: Vec<_> = self.sources.iter().map(|s| (&s.digest, s.weight, &s.train, &s.val)).collect();
+        blake3::hash(format!("{} {} {sources:?}", self.tokenizer, self.token_bytes).as_bytes()).to_hex()[..16]
+            .to_owned()
     }
 }
 
@@ -291,6 +301,8 @@ pub(crate) struct Writer {
     wide: bool,
     file: Option<std::io::BufWriter<File>>,
     pub(crate) segments: Vec<Segment>,
+    /// Of all that was written.
+    pub(crate) hasher: blake3::Hasher,
 }
 
 /// Tokens of a file at most: 200 MB of u16.
@@ -298,7 +310,8 @@ const FILE_TOKENS: u64 = 100_000_000;
 
 impl Writer {
     pub(crate) fn new(folder: &Path, name: String, wide: bool) -> Self {
-        Self { folder: folder.to_owned(), name, wide, file: None, segments: Vec::new() }
+        let hasher = blake3::Hasher::new();
+        Self { folder: folder.to_owned(), name, wide, file: None, segments: Vec::new(), hasher }
     }
 
     pub(crate) fn write(&mut self, tokens: &[u32]) -> Result<()> {
@@ -309,11 +322,11 @@ impl Writer {
         let (Some(file), Some(segment)) = (&mut self.file, self.segments.last_mut()) else {
             bail!("no token file is open");
         };
-        for &token in tokens {
-            let bytes = token.to_le_bytes();
-            file.write_all(if self.wide { &bytes } else { &bytes[..2] })
-                .with_context(|| format!("{} cannot be written", self.folder.join(&segment.file).display()))?;
-        }
+        let width = if self.wide { 4 } else { 2 };
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(width)).collect();
+        self.hasher.update(&bytes);
+        file.write_all(&bytes)
+            .with_context(|| format!("{} cannot be written", self.folder.join(&segment.file).display()))?;
         segment.tokens += tokens.len() as u64;
         Ok(())
     }

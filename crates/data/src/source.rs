@@ -5,7 +5,7 @@
 //! Text is taken byte for byte, line ends included; only a byte-order mark at its start is dropped.
 
 use ::config::{Check, Problems};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::File;
@@ -111,8 +111,13 @@ impl Check for DataConfig {
             let key = |name: &str| format!("sources.{i}.{name}");
             let sound = source.weight.is_none_or(|w| w.is_finite() && w > 0.0);
             problems.require(sound, &key("weight"), "is not positive", "leave the source out instead");
-            if let Err(what) = Place::of(&source.path) {
-                problems.add(&key("path"), what, "write world:20000, or world:20000:SEED");
+            match Place::of(&source.path) {
+                Err(what) => problems.add(&key("path"), what, "write world:20000, or world:20000:SEED"),
+                Ok(Place::Path(path)) if !path.exists() => {
+                    let way = "name a file or folder of text, - for stdin, or world";
+                    problems.add(&key("path"), "does not exist", way);
+                }
+                Ok(_) => {}
             }
         }
         let stdin = self.sources.iter().filter(|s| matches!(Place::of(&s.path), Ok(Place::Stdin(_)))).count();
@@ -306,21 +311,6 @@ pub fn spool_stdin(path: &Path) -> Result<()> {
     })
 }
 
-/// Finds out that a source is missing before anything is spent.
-///
-/// # Errors
-/// When a path of `config` does not exist.
-pub fn must_exist(config: &DataConfig) -> Result<()> {
-    for source in &config.sources {
-        if let Ok(Place::Path(path)) = Place::of(&source.path)
-            && !path.exists()
-        {
-            bail!("{} does not exist; name a file or folder of text, - for stdin, or world", path.display());
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +361,7 @@ mod tests {
     fn contradictions_are_problems() {
         let source = |path: &str, weight| SourceConfig { path: path.to_owned(), weight };
         let config = DataConfig {
-            sources: vec![source("a", Some(-1.0)), source("-", None), source("-", None), source("world:x", None)],
+            sources: vec![source("/", Some(-1.0)), source("-", None), source("-", None), source("world:x", None)],
             val_fraction: 0.9,
             ..DataConfig::default()
         };

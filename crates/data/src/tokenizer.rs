@@ -79,7 +79,8 @@ impl TokenizerConfig {
 
 impl Check for TokenizerConfig {
     fn check(&self, problems: &mut Problems) {
-        if self.path.is_some() {
+        if let Some(path) = &self.path {
+            problems.require(path.exists(), "path", "does not exist", "name a tokenizer.json, or a folder with one");
             problems.require(self.train.is_none(), "train", "stands beside a path", "keep one of them");
             problems.require(self.vocab_size.is_none(), "vocab_size", "stands beside a path", "it is the file's");
         }

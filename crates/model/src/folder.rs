@@ -237,7 +237,7 @@ fn end_of_text(folder: &Path) -> Result<Option<Vec<u32>>> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = disk::read_description(path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 

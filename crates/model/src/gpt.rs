@@ -4,7 +4,8 @@ use crate::block::{Block, Norm};
 use crate::cache::Cache;
 use crate::config::{Kind, ModelConfig};
 use crate::params::{Params, embedding_names};
-use candle_core::{D, Device, Result, Tensor, bail};
+use candle_core::backprop::GradStore;
+use candle_core::{D, Device, Error, Result, Tensor, Var, bail};
 use ops::{Dropout, cross_entropy, dropout};
 
 /// Whether dropout acts in a forward pass.
@@ -123,6 +124,47 @@ impl Gpt {
         cross_entropy(&self.unembed(&hidden)?, &targets.flatten_all()?)
     }
 
+    /// The loss of [`Gpt::loss`], with the memory of one block's activations instead of all blocks': `frozen`, the same
+    /// model without a graph, runs forward and keeps each block's input; then, last to first, each block runs again with
+    /// a graph (Chen et al. 2016, with a segment a block). Gradients of `weight` × the loss are given to `take` part by
+    /// part; a parameter's gradient is the sum of what it gets. They are the same as without.
+    ///
+    /// # Errors
+    /// As [`Gpt::loss`], or when `take` fails.
+    pub fn recomputed_loss(
+        &self,
+        frozen: &Self,
+        (tokens, targets): (&Tensor, &Tensor),
+        pass: Pass,
+        weight: f64,
+        mut take: impl FnMut(&mut GradStore) -> Result<()>,
+    ) -> Result<Tensor> {
+        let mut inputs = vec![frozen.embed(tokens, pass, 0)?]; // of each block, and of what follows the last
+        for block in &frozen.blocks {
+            inputs.push(block.forward(&inputs[inputs.len() - 1], pass, None)?);
+        }
+        // Backward through one segment; returns the gradient of what it reads.
+        let mut back = |x: &Var, loss: &Tensor| {
+            let mut gradients = loss.backward()?;
+            take(&mut gradients)?;
+            gradients.remove(x).ok_or_else(|| Error::msg("no gradient reaches the input of a block"))
+        };
+        let mut input = || match inputs.pop() {
+            Some(x) => Var::from_tensor(&x),
+            None => bail!("a block has no input"),
+        };
+        let x = input()?;
+        let loss = cross_entropy(&self.unembed(&self.finish(x.as_tensor())?)?, &targets.flatten_all()?)?;
+        let mut dx = back(&x, &(&loss * weight)?)?;
+        for block in self.blocks.iter().rev() {
+            let x = input()?;
+            // The gradient of Σ y·dx with respect to y is dx.
+            dx = back(&x, &(block.forward(x.as_tensor(), pass, None)? * dx)?.sum_all()?)?;
+        }
+        take(&mut (self.embed(tokens, pass, 0)? * dx)?.sum_all()?.backward()?)?;
+        Ok(loss.detach())
+    }
+
     /// Logits of the token after `tokens` (`[B, T]`, u32), which follow what `cache` holds and are added to it.
     /// Returns `[B, V]`.
     ///
@@ -136,23 +178,34 @@ impl Gpt {
     }
 
     fn run(&self, tokens: &Tensor, pass: Pass, mut cache: Option<&mut Cache>) -> Result<Tensor> {
-        let (b, t) = tokens.dims2()?;
+        let (_, t) = tokens.dims2()?;
         let past = cache.as_ref().map_or(0, |c| c.len());
         if past + t > self.config.context {
             bail!("a window of {} tokens is over the context of {}", past + t, self.config.context);
         }
-        let tokens = tokens.flatten_all()?; // [B·T]
-        let embedded = self.tokens.index_select(&tokens, 0)?.reshape((b, t, self.config.d_model))?; // [B, T, D]
-        let mut x = embedded.broadcast_add(&self.positions.narrow(0, past, t)?)?; // [B, T, D]
-        if let Some(at) = pass.dropout(self.config.embedding_dropout, 0) {
-            x = dropout(&x, at)?;
-        }
+        let mut x = self.embed(tokens, pass, past)?; // [B, T, D]
         for block in &self.blocks {
             x = block.forward(&x, pass, cache.as_deref_mut())?; // [B, T, D]
         }
-        match &self.ln_f {
-            Some(norm) => norm.forward(&x),
+        self.finish(&x)
+    }
+
+    /// `tokens`: `[B, T]`, at positions from `past`. Returns what the first block reads, `[B, T, D]`.
+    fn embed(&self, tokens: &Tensor, pass: Pass, past: usize) -> Result<Tensor> {
+        let (b, t) = tokens.dims2()?;
+        let embedded = self.tokens.index_select(&tokens.flatten_all()?, 0)?.reshape((b, t, self.config.d_model))?;
+        let x = embedded.broadcast_add(&self.positions.narrow(0, past, t)?)?; // [B, T, D]
+        match pass.dropout(self.config.embedding_dropout, 0) {
+            Some(at) => dropout(&x, at),
             None => Ok(x),
+        }
+    }
+
+    /// The last block's output → what is unembedded; both `[B, T, D]`.
+    fn finish(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.ln_f {
+            Some(norm) => norm.forward(x),
+            None => Ok(x.clone()),
         }
     }
 
@@ -195,6 +248,37 @@ mod tests {
                 let grad = grads.get(var).unwrap_or_else(|| panic!("{kind:?}: no gradient reaches {name}"));
                 let largest = grad.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(largest > 0.0, "{kind:?}: {name} has a gradient of zeros");
+            }
+        }
+    }
+
+    #[test]
+    fn recomputed_blocks_give_the_same_loss_and_gradients() {
+        for kind in KINDS {
+            let config =
+                ModelConfig { embedding_dropout: 0.1, attention_dropout: 0.1, residual_dropout: 0.1, ..tiny(kind) };
+            let params = params(&config);
+            let model = Gpt::trainable(&config, &params).unwrap();
+            let frozen = Gpt::frozen(&config, &params).unwrap();
+            let (ids, pass) = (tokens(2, 12), Pass::Train { seed: 1, first_row: 0 });
+            let loss = model.loss(&ids, &ids, pass).unwrap();
+            let whole = (&loss * 0.5).unwrap().backward().unwrap();
+            let mut sums: Vec<Option<Tensor>> = params.iter().map(|_| None).collect();
+            let recomputed = model.recomputed_loss(&frozen, (&ids, &ids), pass, 0.5, |part| {
+                for (sum, (_, var)) in sums.iter_mut().zip(params.iter()) {
+                    if let Some(more) = part.remove(var) {
+                        *sum = Some(match sum.take() {
+                            Some(sum) => (sum + more)?,
+                            None => more,
+                        });
+                    }
+                }
+                Ok(())
+            });
+            assert_close("loss", &recomputed.unwrap(), &loss, 0.0);
+            for (sum, (name, var)) in sums.iter().zip(params.iter()) {
+                let sum = sum.as_ref().unwrap_or_else(|| panic!("{kind:?}: no gradient reaches {name}"));
+                assert_close(&format!("{kind:?} {name}"), sum, whole.get(var).unwrap(), 1e-6);
             }
         }
     }

@@ -10,15 +10,15 @@
 //!
 //! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
 
+use crate::guard::Guard;
 use crate::optimizer::Optimizer;
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::safetensors::MmapedSafetensors;
 use data::disk;
 use data::progress::Progress;
 use model::Params;
 use model::folder::{save_tensors, save_weights};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Where a run stands.
@@ -26,20 +26,46 @@ use std::path::{Path, PathBuf};
 pub struct State {
     /// Steps of the schedule that are done.
     pub step: u64,
+    /// Steps of the whole schedule.
+    pub n_steps: u64,
+    /// Whether nothing is left to do: the schedule or patience is at its end.
+    pub finished: bool,
     /// Updates of the optimizer.
     pub n_updates: u64,
     /// Lowest validation loss and the step it was measured after.
     pub best: Option<(f64, u64)>,
     /// Validations since then.
     pub without_gain: u32,
-    /// Steps since the last update, whose loss or gradient was not finite.
-    pub skipped_in_a_row: u32,
+    /// Losses that the next one is judged by.
+    pub guard: Guard,
     /// Seconds of training, over all sittings.
     pub elapsed_s: f64,
+    /// The text it is trained on.
+    pub text: TextSeen,
 }
 
-/// Checkpoints that stay: the newest, and one in case it is damaged.
-const KEPT: usize = 2;
+impl State {
+    /// Takes the loss of a validation; whether it is the best so far. Without a validation part the newest weights are.
+    pub(crate) fn is_best(&mut self, val_loss: Option<f64>) -> bool {
+        let lower = |loss: f64| loss < self.best.map_or(f64::INFINITY, |(lowest, _)| lowest);
+        let best = val_loss.is_none_or(lower);
+        if let (true, Some(loss)) = (best, val_loss) {
+            self.best = Some((loss, self.step));
+        }
+        self.without_gain = if best { 0 } else { self.without_gain + 1 };
+        best
+    }
+}
+
+/// Prepared text as a run found it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TextSeen {
+    /// Folder of the shards, absolute.
+    pub shards: PathBuf,
+    /// [`data::shard::Manifest::fingerprint`] of it.
+    pub fingerprint: String,
+}
+
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
@@ -47,12 +73,12 @@ fn folder_of(run: &Path) -> PathBuf {
     run.join("checkpoints")
 }
 
-/// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest goes when more than
-/// two are there.
+/// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest go when more than
+/// `keep` are there.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State) -> Result<()> {
+pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State, keep: usize) -> Result<()> {
     let done = folder_of(run).join(format!("step-{:06}", state.step));
     let made = disk::aside(&done);
     disk::fresh_dir(&made)?;
@@ -66,7 +92,7 @@ pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State) -
     disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
     disk::seal(&made)?;
     disk::publish(&made, &done)?;
-    for (_, old) in all(run).into_iter().skip(KEPT) {
+    for (_, old) in all(run).into_iter().skip(keep) {
         std::fs::remove_dir_all(&old).with_context(|| format!("{} cannot be removed", old.display()))?;
     }
     disk::clear_leftovers(&folder_of(run))
@@ -89,17 +115,23 @@ pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
 fn read(folder: &Path) -> Result<State> {
     disk::check_seal(folder)?;
     let path = folder.join(STATE);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = disk::read_description(&path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not of this version", path.display()))
 }
 
-/// The optimizer's moments by name, as `folder` holds them.
+/// Takes the optimizer's moments from the checkpoint in `folder`, which was written after `n_updates` updates.
 ///
 /// # Errors
-/// When they cannot be read.
-pub(crate) fn moments(folder: &Path, device: &Device) -> Result<HashMap<String, candle_core::Tensor>> {
+/// When they cannot be read, or are those of a model of another shape.
+pub(crate) fn restore(folder: &Path, optimizer: &mut Optimizer, n_updates: u64) -> Result<()> {
     let path = folder.join(OPTIMIZER);
-    candle_core::safetensors::load(&path, device).with_context(|| format!("{} cannot be read", path.display()))
+    // SAFETY: the file is only read; checkpoints are never changed in place by gptkit, and one that another process
+    // shortens meanwhile would end this one, as with every memory map.
+    let stored = unsafe { MmapedSafetensors::new(&path) };
+    let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
+    optimizer
+        .restore(|name, device| stored.load(name, device), n_updates)
+        .with_context(|| format!("{} does not fit the model", path.display()))
 }
 
 /// Checkpoints of `run` by step, newest first.

@@ -16,6 +16,26 @@ pub enum Decay {
     Constant,
 }
 
+/// What becomes of an update whose loss leaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnSpike {
+    /// It is made, and said.
+    Report,
+    /// It is not made, and said.
+    Skip,
+}
+
+/// What the backward pass computes again instead of keeping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    None,
+    /// Each block from its input (Chen et al. 2016): memory of one block's activations, for a third more time.
+    Blocks,
+}
+
 /// How a model is trained; TOML section `[train]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
@@ -61,6 +81,21 @@ pub struct TrainConfig {
     /// Longest gradient, as a norm over all parameters; no limit when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
+    /// What the backward pass computes again, to save memory.
+    #[serde(default = "no_recompute")]
+    pub recompute: Recompute,
+    /// Losses that the next one is compared with.
+    #[serde(default = "spike_window")]
+    pub spike_window: usize,
+    /// Standard deviations above their mean from which a loss is a spike.
+    #[serde(default = "spike_z")]
+    pub spike_z: f64,
+    /// What becomes of a spike's update.
+    #[serde(default = "on_spike")]
+    pub on_spike: OnSpike,
+    /// Checkpoints that stay, the newest ones; the best weights stay besides.
+    #[serde(default = "keep_checkpoints")]
+    pub keep_checkpoints: usize,
     /// Steps between validations, each of which saves the model.
     #[serde(default = "eval_every")]
     pub eval_every: u64,
@@ -86,6 +121,21 @@ fn beta2() -> f64 {
 }
 fn eps() -> f64 {
     1e-8
+}
+fn no_recompute() -> Recompute {
+    Recompute::None
+}
+fn spike_window() -> usize {
+    100
+}
+fn spike_z() -> f64 {
+    6.0
+}
+fn on_spike() -> OnSpike {
+    OnSpike::Report
+}
+fn keep_checkpoints() -> usize {
+    2 // the newest, and one in case it is damaged
 }
 fn eval_every() -> u64 {
     250
@@ -144,6 +194,9 @@ impl Check for TrainConfig {
         let decay = self.weight_decay;
         problems.require(decay.is_finite() && decay >= 0.0, "weight_decay", "is negative", "use 0.1, or 0 for none");
         problems.require(self.clip.is_none_or(positive), "clip", "is not positive", "leave it out for no limit");
+        problems.require(self.spike_window > 1, "spike_window", "has no deviation", "use 100");
+        problems.require(positive(self.spike_z), "spike_z", "is not positive", "use 6");
+        problems.require(self.keep_checkpoints > 0, "keep_checkpoints", "leaves nothing to resume", "use 2");
         problems.require(self.eval_every > 0, "eval_every", "is not positive", "use 250");
         problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
         problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");

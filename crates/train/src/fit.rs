@@ -1,18 +1,31 @@
 //! The one step (loss → gradients → clip → update → log → save), and the loop around it.
 
 use crate::checkpoint::{self, State};
-use crate::config::TrainConfig;
-use crate::interrupt::Interrupt;
+use crate::config::{OnSpike, Recompute, TrainConfig};
+use crate::guard::Guard;
+use crate::interrupt::{Interrupt, Stop};
 use crate::optimizer::{Gradients, Optimizer};
 use crate::run::{Record, Run};
 use crate::schedule::{Schedule, Step};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use data::batch::{Batch, IGNORE};
 use data::progress::{Progress, Unit};
 use model::{Gpt, ModelConfig, Params, Pass};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How a command has its stage run: where, before whose eyes, for how long.
+#[derive(Clone, Copy)]
+pub struct Sitting<'a> {
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// What is told.
+    pub progress: &'a dyn Progress,
+    /// When the step at hand is finished and saved, and training stops.
+    pub deadline: Option<Instant>,
+}
 
 /// A model in training.
 pub struct Trainer {
@@ -31,11 +44,15 @@ pub struct Update {
     pub loss: f64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
+    /// Standard deviations that the loss lies above the ones before, when they are too many.
+    pub spike: Option<f64>,
+    /// Whether the weights were changed.
+    pub made: bool,
 }
 
 impl Update {
-    /// Whether the weights were changed: not when loss or gradient is NaN or infinite.
-    pub fn made(&self) -> bool {
+    /// Whether loss and gradient are numbers.
+    pub fn is_finite(&self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite()
     }
 }
@@ -66,34 +83,45 @@ impl Trainer {
     /// # Errors
     /// When they do not fit the model.
     pub fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
-        let moments = checkpoint::moments(folder, self.trainable.device())?;
-        Ok(self.optimizer.restore(&moments, state.n_updates)?)
+        checkpoint::restore(folder, &mut self.optimizer, state.n_updates)
     }
 
-    /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`.
+    /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`. There is none
+    /// when the loss or the gradient is not finite, or when `guard` finds a spike that the configuration skips.
     ///
     /// # Errors
     /// When the batch does not fit the model, or memory does not suffice.
-    pub fn step(&mut self, batch: &Batch, first_row: u64, lr: f64) -> Result<Update> {
+    pub fn step(&mut self, batch: &Batch, first_row: u64, lr: f64, guard: &mut Guard) -> Result<Update> {
         let total = counted(&batch.targets).max(1) as f64;
         let micro = self.config.micro_batch();
         let (mut gradients, mut loss) = (Gradients::default(), 0.0);
         for first in (0..batch.rows).step_by(micro) {
             let rows = micro.min(batch.rows - first);
-            let (tokens, targets) = tensors(batch, first, rows, self.trainable.device())?;
+            let (tokens, targets) = tensors(batch, first, rows, &self.trainable)?;
             let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64 };
             // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
             let range = first * batch.context..(first + rows) * batch.context;
             let weight = counted(&batch.targets[range]) as f64 / total;
-            let micro_loss = (self.trainable.loss(&tokens, &targets, pass)? * weight)?;
-            loss += f64::from(micro_loss.to_scalar::<f32>()?);
-            gradients.add(&self.params, &micro_loss.backward()?)?;
+            let micro_loss = match self.config.recompute {
+                Recompute::None => {
+                    let micro_loss = self.trainable.loss(&tokens, &targets, pass)?;
+                    gradients.add(&self.params, &mut (&micro_loss * weight)?.backward()?)?;
+                    micro_loss
+                }
+                Recompute::Blocks => {
+                    let take = |part: &mut GradStore| gradients.add(&self.params, part);
+                    self.trainable.recomputed_loss(&self.frozen, (&tokens, &targets), pass, weight, take)?
+                }
+            };
+            loss += f64::from(micro_loss.to_scalar::<f32>()?) * weight;
         }
-        let grad_norm = match loss.is_finite() {
-            true => self.optimizer.update(&gradients, lr, &self.config)?,
-            false => gradients.norm()?,
+        let spike = guard.spike(loss, &self.config);
+        let skip = !loss.is_finite() || (spike.is_some() && self.config.on_spike == OnSpike::Skip);
+        let grad_norm = match skip {
+            false => self.optimizer.update(&gradients, lr, &self.config)?,
+            true => gradients.norm()?,
         };
-        Ok(Update { loss, grad_norm })
+        Ok(Update { loss, grad_norm, spike, made: !skip && grad_norm.is_finite() })
     }
 
     /// Mean loss over the targets of `batches`, nats, without dropout.
@@ -103,7 +131,7 @@ impl Trainer {
     pub fn validate(&self, batches: &[Batch]) -> Result<f64> {
         let (mut sum, mut n) = (0.0, 0);
         for batch in batches {
-            let (tokens, targets) = tensors(batch, 0, batch.rows, self.frozen.device())?;
+            let (tokens, targets) = tensors(batch, 0, batch.rows, &self.frozen)?;
             let loss = self.frozen.loss(&tokens, &targets, Pass::Eval)?.to_scalar::<f32>()?;
             let here = counted(&batch.targets);
             sum += f64::from(loss) * here as f64;
@@ -118,10 +146,17 @@ fn counted(targets: &[u32]) -> usize {
     targets.iter().filter(|&&t| t != IGNORE).count()
 }
 
-/// Rows `first .. first + rows` of a batch, as tokens and targets, `[rows, T]` each.
-fn tensors(batch: &Batch, first: usize, rows: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+/// Rows `first .. first + rows` of a batch, as tokens and targets of `model`, `[rows, T]` each.
+fn tensors(batch: &Batch, first: usize, rows: usize, model: &Gpt) -> Result<(Tensor, Tensor)> {
     let range = first * batch.context..(first + rows) * batch.context;
-    let tensor = |ids: &[u32]| Tensor::from_slice(&ids[range.clone()], (rows, batch.context), device);
+    let entries = model.config().vocab_size;
+    let known = |id: u32| (id as usize) < entries;
+    if let Some(id) = batch.tokens[range.clone()].iter().find(|&&id| !known(id)) {
+        bail!(
+            "the text has token {id}, and the vocabulary {entries} entries: it is damaged; run `gptkit prepare` again"
+        );
+    }
+    let tensor = |ids: &[u32]| Tensor::from_slice(&ids[range.clone()], (rows, batch.context), model.device());
     Ok((tensor(&batch.tokens)?, tensor(&batch.targets)?))
 }
 
@@ -130,12 +165,12 @@ fn tensors(batch: &Batch, first: usize, rows: usize, device: &Device) -> Result<
 pub struct Summary {
     /// Where it stands.
     pub state: State,
-    /// The signal that ended it early.
-    pub signal: Option<u8>,
+    /// What stopped it before its end.
+    pub stop: Option<Stop>,
 }
 
-/// Trains from `state` until the schedule ends, patience does, or a signal comes: takes a batch for each step of
-/// `schedule` that is left, validates on `validation`, and keeps records, weights and checkpoints in `run`.
+/// Trains from `state` until the schedule ends, patience does, or a signal or the deadline comes: takes a batch for each
+/// step of `schedule` that is left, validates on `validation`, and keeps records, weights and checkpoints in `run`.
 ///
 /// # Errors
 /// When a step fails or a file cannot be written; what was saved before stays.
@@ -146,90 +181,68 @@ pub fn fit(
     batches: impl Iterator<Item = Batch>,
     validation: &[Batch],
     run: &mut Run,
-    progress: &dyn Progress,
+    sitting: &Sitting,
 ) -> Result<Summary> {
-    let interrupt = Interrupt::watch()?;
-    let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
-    let n_steps = schedule.n_steps();
-    if state.step == 0 {
-        checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, &state)?;
+    if state.finished {
+        return Ok(Summary { state, stop: None });
     }
-    let task = progress.task("step", Some(n_steps), Unit::Items);
+    let interrupt = Interrupt::watch(sitting.deadline)?;
+    let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
+    let config = trainer.config.clone();
+    state.n_steps = schedule.n_steps();
+    let save = |trainer: &Trainer, run: &Run, state: &mut State| {
+        state.n_updates = trainer.optimizer.n_updates();
+        state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
+        checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, state, config.keep_checkpoints)
+    };
+    if state.step == 0 {
+        save(trainer, run, &mut state)?;
+    }
+    let task = sitting.progress.task("step", Some(state.n_steps), Unit::Items);
     task.resume_at(state.step);
-    let mut val_loss = None;
-    let mut speed = Speed::default();
-    let mut signal = None;
+    let (mut val_loss, mut speed, mut longest) = (None, Speed::default(), Duration::ZERO);
+    let mut stop = None;
     for (step, batch) in schedule.steps().skip(state.step as usize).zip(batches) {
         let step_begun = Instant::now();
-        let update = trainer.step(&batch, step.first_row, step.lr).map_err(|e| {
+        let update = trainer.step(&batch, step.first_row, step.lr, &mut state.guard).map_err(|e| {
             e.context(format!("step {}; what was saved last is in {}", step.number, run.folder().display()))
         })?;
-        state.skipped_in_a_row = if update.made() { 0 } else { state.skipped_in_a_row + 1 };
-        if !update.made() {
-            refuse_more(&state, &update, &step, run.folder(), progress)?;
-        }
+        state.guard.judge(&update, &step, &config, run.folder(), sitting.progress)?;
         let mut record = record(&step, &update, schedule.context(), step_begun.elapsed().as_secs_f64());
         state.step = step.number;
         speed.add(record.tokens_per_s);
-        let due = step.number == n_steps || step.number.is_multiple_of(trainer.config.eval_every);
+        let due = step.number == state.n_steps || step.number.is_multiple_of(config.eval_every);
         if due {
             if !validation.is_empty() {
                 task.show("validating");
                 record.val_loss = Some(trainer.validate(validation)?);
                 val_loss = record.val_loss;
             }
-            // Without a validation part the newest weights count as the best.
-            let lower = |loss: f64| loss < state.best.map_or(f64::INFINITY, |(lowest, _)| lowest);
-            let better = record.val_loss.is_none_or(lower);
-            if let (true, Some(loss)) = (better, record.val_loss) {
-                state.best = Some((loss, step.number));
-            }
-            state.without_gain = if better { 0 } else { state.without_gain + 1 };
-            if better {
+            if state.is_best(record.val_loss) {
                 run.save_best(&trainer.params)?;
             }
         }
         run.record(&record)?;
-        signal = interrupt.signal();
-        if due || signal.is_some() {
-            state.n_updates = trainer.optimizer.n_updates();
-            state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-            checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, &state)?;
+        longest = longest.max(step_begun.elapsed());
+        let patient = config.patience.is_none_or(|patience| state.without_gain < patience);
+        state.finished = step.number == state.n_steps || !patient;
+        stop = if state.finished { None } else { interrupt.reason(longest) };
+        if due || stop.is_some() {
+            save(trainer, run, &mut state)?;
         }
         task.show(&figures(&record, val_loss, speed.mean));
         task.advance(1);
-        if signal.is_some() {
-            break;
-        }
-        if trainer.config.patience.is_some_and(|patience| state.without_gain >= patience) {
-            progress.note(&format!(
+        if !patient {
+            sitting.progress.note(&format!(
                 "no better validation loss {} times in a row: training ends at step {}",
                 state.without_gain, state.step
             ));
+        }
+        if state.finished || stop.is_some() {
             break;
         }
     }
-    Ok(Summary { state, signal })
-}
-
-/// Steps without an update in a row after which training ends: a batch may be bad, five are not.
-const SKIPPED_AT_MOST: u32 = 5;
-
-/// Says that a step made no update.
-///
-/// # Errors
-/// When it was one too many in a row.
-fn refuse_more(state: &State, update: &Update, step: &Step, run: &Path, progress: &dyn Progress) -> Result<()> {
-    let found = format!("step {}: the loss is {}, its gradient's norm {}", step.number, update.loss, update.grad_norm);
-    ensure!(
-        state.skipped_in_a_row < SKIPPED_AT_MOST,
-        "{found}, not finite for the {SKIPPED_AT_MOST}th time in a row; lower train.lr (here {:.1e}) or set train.clip. \
-         The checkpoints in {} are from before",
-        step.lr,
-        run.join("checkpoints").display()
-    );
-    progress.warn(&format!("{found}: no update is made"));
-    Ok(())
+    Ok(Summary { state, stop })
 }
 
 /// A running mean of tokens a second that forgets slowly.
@@ -254,6 +267,7 @@ fn record(step: &Step, update: &Update, context: u64, seconds: f64) -> Record {
         grad_norm: update.grad_norm,
         tokens_per_s: tokens as f64 / seconds,
         val_loss: None,
+        skipped: !update.made,
     }
 }
 

@@ -1,24 +1,45 @@
-//! Ctrl-C and SIGTERM: the step is finished and saved; a second one ends the process at once.
+//! Ctrl-C, SIGTERM and `--max-time`: the step is finished and saved; a second signal ends the process at once.
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Why a run was stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// By this signal.
+    Signal(u8),
+    /// Its time was over.
+    Time,
+}
+
+impl Stop {
+    /// The exit code that says so: 128 + the signal, as shells give it, or 124, as `timeout` does.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Signal(signal) => 128 + signal,
+            Self::Time => 124,
+        }
+    }
+}
 
 /// Whether somebody asked to stop.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     signal: Arc<AtomicUsize>,
+    deadline: Option<Instant>,
 }
 
 impl Interrupt {
-    /// From now on, signals are noted instead of ending the process.
+    /// From now on, signals are noted instead of ending the process. At `deadline`, if there is one, time is over.
     ///
     /// # Errors
     /// When the system does not allow it.
-    pub fn watch() -> Result<Self> {
-        let interrupt = Self::default();
+    pub fn watch(deadline: Option<Instant>) -> Result<Self> {
+        let interrupt = Self { deadline, ..Self::default() };
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             let register = || -> std::io::Result<()> {
@@ -33,11 +54,25 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The signal that came, if one did.
-    pub fn signal(&self) -> Option<u8> {
+    /// Why to stop now, if there is a reason. Time is over when `next`, how long one more step takes, is not left.
+    pub fn reason(&self, next: Duration) -> Option<Stop> {
         match self.signal.load(Ordering::Relaxed) {
-            0 => None,
-            signal => u8::try_from(signal).ok(),
+            0 => self.deadline.filter(|&deadline| Instant::now() + next > deadline).map(|_| Stop::Time),
+            signal => u8::try_from(signal).ok().map(Stop::Signal),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_over_when_the_next_step_would_end_after_it() {
+        let interrupt =
+            Interrupt { deadline: Some(Instant::now() + Duration::from_secs(3600)), ..Interrupt::default() };
+        assert_eq!(interrupt.reason(Duration::from_secs(60)), None);
+        assert_eq!(interrupt.reason(Duration::from_secs(4000)), Some(Stop::Time));
+        assert_eq!(Interrupt::default().reason(Duration::from_secs(4000)), None);
     }
 }

@@ -6,13 +6,18 @@
 //! - [`optimizer`] AdamW by parameter name
 //! - [`run`]       the folder of a run: resolved config, metrics, model
 //! - [`checkpoint`] all that a run needs to go on, whole or absent
-//! - [`interrupt`] Ctrl-C and SIGTERM
+//! - [`interrupt`] Ctrl-C, SIGTERM and `--max-time`
+//! - [`guard`]     losses and gradients that are no numbers, losses that leap
+//! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
 //! - [`fit`]       the one step, and the loop around it
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
 pub mod checkpoint;
 pub mod config;
+pub mod curves;
+mod events;
 pub mod fit;
+pub mod guard;
 pub mod interrupt;
 pub mod optimizer;
 pub mod pretrain;
@@ -20,4 +25,4 @@ pub mod run;
 pub mod schedule;
 pub mod span;
 
-pub use pretrain::{Outcome, PretrainConfig, pretrain, resume};
+pub use pretrain::{Outcome, PretrainConfig, Resumable, pretrain, resume};

@@ -2,10 +2,9 @@
 
 use crate::config::TrainConfig;
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{Device, Result, Tensor, Var, bail};
 use model::Params;
 use ops::{Adam, adamw, sum_of_squares};
-use std::collections::HashMap;
 
 /// The optimizer's state, in the parameters' order.
 #[derive(Debug)]
@@ -26,25 +25,31 @@ struct Slot {
 /// Gradients of all parameters, in their order, added up over micro-batches.
 #[derive(Debug, Default)]
 pub struct Gradients {
-    sums: Vec<Tensor>,
+    sums: Vec<Option<Tensor>>,
 }
 
 impl Gradients {
-    /// Adds the gradients in `store`.
+    /// Adds those that `store` holds.
     ///
     /// # Errors
-    /// When a parameter has none: it would silently never train.
-    pub fn add(&mut self, params: &Params, store: &GradStore) -> Result<()> {
-        let first = self.sums.is_empty();
-        for (i, (name, var)) in params.iter().enumerate() {
-            let Some(gradient) = store.get(var) else { bail!("no gradient reaches {name}") };
-            if first {
-                self.sums.push(gradient.clone());
-            } else {
-                self.sums[i] = (&self.sums[i] + gradient)?;
+    /// When a sum cannot be made.
+    pub fn add(&mut self, params: &Params, store: &mut GradStore) -> Result<()> {
+        self.sums.resize_with(params.iter().count(), || None);
+        for (sum, (_, var)) in self.sums.iter_mut().zip(params.iter()) {
+            // Taken out, so that the sum takes its place and not place beside it.
+            if let Some(gradient) = store.remove(var) {
+                *sum = Some(match sum.take() {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
+                });
             }
         }
         Ok(())
+    }
+
+    /// Each parameter's gradient, in their order.
+    fn iter(&self) -> impl Iterator<Item = &Tensor> {
+        self.sums.iter().flatten()
     }
 
     /// Euclidean norm over all of them.
@@ -52,7 +57,7 @@ impl Gradients {
     /// # Errors
     /// When a tensor cannot be read.
     pub fn norm(&self) -> Result<f64> {
-        let squares = self.sums.iter().map(sum_of_squares).collect::<Result<Vec<f64>>>()?;
+        let squares = self.iter().map(sum_of_squares).collect::<Result<Vec<f64>>>()?;
         Ok(squares.iter().sum::<f64>().sqrt())
     }
 }
@@ -85,16 +90,19 @@ impl Optimizer {
         })
     }
 
-    /// Goes on from moments that [`Self::moments`] gave after `n_updates` updates.
+    /// Goes on from the moments that [`Self::moments`] gave after `n_updates` updates, which `find` reads by name.
     ///
     /// # Errors
     /// When one is missing or has another shape.
-    pub fn restore(&mut self, moments: &HashMap<String, Tensor>, n_updates: u64) -> Result<()> {
+    pub fn restore(&mut self, find: impl Fn(&str, &Device) -> Result<Tensor>, n_updates: u64) -> Result<()> {
         for slot in &self.slots {
             for (kind, var) in [("mean", &slot.mean), ("square", &slot.square)] {
                 let name = format!("{kind}.{}", slot.name);
-                let Some(tensor) = moments.get(&name) else { bail!("no moment is called {name}") };
-                var.set(&tensor.to_device(var.device())?)?;
+                let moment = find(&name, var.device())?;
+                if moment.dims() != var.dims() {
+                    bail!("{name} has shape {:?}, its parameter {:?}", moment.dims(), var.dims());
+                }
+                var.set(&moment)?;
             }
         }
         self.n_updates = n_updates;
@@ -105,8 +113,11 @@ impl Optimizer {
     /// norm is not finite. Returns the norm before.
     ///
     /// # Errors
-    /// When the gradients are not those of the parameters.
+    /// When a parameter has no gradient: it would silently never train.
     pub fn update(&mut self, gradients: &Gradients, lr: f64, config: &TrainConfig) -> Result<f64> {
+        if let Some((slot, _)) = self.slots.iter().zip(&gradients.sums).find(|(_, gradient)| gradient.is_none()) {
+            bail!("no gradient reaches {}", slot.name);
+        }
         let norm = gradients.norm()?;
         if !norm.is_finite() {
             return Ok(norm);
@@ -114,7 +125,7 @@ impl Optimizer {
         // The 1e-6 is PyTorch's `clip_grad_norm_`.
         let scale = config.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         self.n_updates += 1;
-        for (slot, gradient) in self.slots.iter().zip(&gradients.sums) {
+        for (slot, gradient) in self.slots.iter().zip(gradients.iter()) {
             let adam = Adam {
                 lr,
                 beta1: config.beta1,

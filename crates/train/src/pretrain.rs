@@ -1,22 +1,22 @@
 //! The first stage: raw text → language model (Radford et al. 2018, §3.1).
 
-use crate::checkpoint::{self, State};
+use crate::checkpoint::{self, State, TextSeen};
 use crate::config::TrainConfig;
-use crate::fit::{Summary, Trainer, fit};
+use crate::fit::{Sitting, Summary, Trainer, fit};
 use crate::run::{Run, locked};
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use data::batch::{Batch, Prefetch, Windows, validation};
-use data::prepare::prepare;
+use data::prepare::{Prepared, prepare};
 use data::progress::Progress;
-use data::shard::Corpus;
+use data::shard::Manifest;
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
 use model::folder::load_model;
 use model::{ModelConfig, Params};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,32 +67,26 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When the text, the tokenizer and the model do not fit together, or the run fails.
-pub fn pretrain(
-    mut config: PretrainConfig,
-    init: Option<&Path>,
-    out: &Path,
-    device: &Device,
-    progress: &dyn Progress,
-) -> Result<Outcome> {
+pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sitting: &Sitting) -> Result<Outcome> {
     let params = match init {
         Some(folder) => {
-            let (shape, params) = load_model(folder, device)?;
+            let (shape, params) = load_model(folder, sitting.device)?;
             config.model = shape;
             config.tokenizer = TokenizerConfig::load_from(folder);
             Some(params)
         }
         None => None,
     };
-    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
-    fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
-    let text = Text::new(&config, prepared.corpus)?;
+    let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
+    fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), sitting.progress)?;
+    let text = Text::new(&config, &prepared)?;
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     let run = Run::create(out, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
         Some(params) => params,
-        None => Params::init(&config.model, config.seed, device)?,
+        None => Params::init(&config.model, config.seed, sitting.device)?,
     };
-    progress.note(&format!(
+    sitting.progress.note(&format!(
         "{} parameters · {} tokens a step · {} tokens an epoch · to {}",
         grouped(config.model.n_params()),
         grouped((config.train.batch_size * config.model.context) as u64),
@@ -100,30 +94,81 @@ pub fn pretrain(
         out.display()
     ));
     let trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
-    go_on(&config, trainer, State::default(), &text, run, progress)
+    let state = State {
+        text: TextSeen { shards: std::path::absolute(&prepared.folder)?, fingerprint: prepared.fingerprint },
+        ..State::default()
+    };
+    go_on(&config, trainer, state, &text, run, sitting)
 }
 
-/// Goes on with the run in `folder` from its newest whole checkpoint, to the weights that it would have had without the
-/// interruption. `config` is the run's own `config.toml`.
+/// A run that can go on, held by this process.
+#[derive(Debug)]
+pub struct Resumable {
+    folder: PathBuf,
+    checkpoint: PathBuf,
+    state: State,
+    lock: File,
+}
+
+impl Resumable {
+    /// Locks the run in `folder` and finds its newest whole checkpoint.
+    ///
+    /// # Errors
+    /// When another process writes the run, or no checkpoint is whole.
+    pub fn open(folder: &Path, progress: &dyn Progress) -> Result<Self> {
+        let path = folder.join("config.toml");
+        ensure!(path.exists(), "{} does not exist: {} is no run", path.display(), folder.display());
+        let lock = locked(folder)?; // before a checkpoint is read that another process may be about to remove
+        let (checkpoint, state) = checkpoint::newest(folder, progress)?;
+        Ok(Self { folder: folder.to_owned(), checkpoint, state, lock })
+    }
+
+    /// What to set on top of the run's own `config.toml`: the text is taken from the shards it was trained on, from
+    /// wherever the command is given. When they are gone, it is prepared again from its sources.
+    pub fn settings(&self) -> Vec<String> {
+        let shards = &self.state.text.shards;
+        if !Manifest::is_in(shards) {
+            return Vec::new();
+        }
+        let path = serde_json::Value::from(shards.to_string_lossy());
+        vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
+    }
+}
+
+/// Goes on with `run` to the weights that it would have had without the interruption. `config` is the run's own
+/// `config.toml` with [`Resumable::settings`] on top.
 ///
 /// # Errors
-/// When there is no checkpoint, the text is another, or the run fails.
-pub fn resume(config: &PretrainConfig, folder: &Path, device: &Device, progress: &dyn Progress) -> Result<Outcome> {
-    let lock = locked(folder)?; // before a checkpoint is read that another process may be about to remove
-    let (checkpoint, state) = checkpoint::newest(folder, progress)?;
-    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
+/// When the text is another, the checkpoint does not fit the configuration, or the run fails.
+pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
+    let Resumable { folder, checkpoint, state, lock } = run;
+    let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
     ensure!(
         prepared.tokenizer.fingerprint()? == Tokenizer::load(&checkpoint)?.fingerprint()?,
-        "the text in data.sources gives another tokenizer than that of {}: it has changed since the run began",
+        "{} has another tokenizer than {}: they do not belong together",
+        prepared.folder.display(),
         checkpoint.display()
     );
-    let text = Text::new(config, prepared.corpus)?;
-    let (_, params) = load_model(&checkpoint, device)?;
+    ensure!(
+        prepared.fingerprint == state.text.fingerprint,
+        "the text of {} is not what the run began with: it has changed since. To train on it all the same, begin a new run \
+         with --init {}",
+        prepared.folder.display(),
+        checkpoint.display()
+    );
+    let (shape, params) = load_model(&checkpoint, sitting.device)?;
+    ensure!(
+        shape == config.model,
+        "{} holds a model of another shape than [model] in {} says",
+        checkpoint.display(),
+        folder.join("config.toml").display()
+    );
+    let text = Text::new(config, &prepared)?;
     let mut trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
     trainer.restore(&checkpoint, &state)?;
-    progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(folder, lock, state.step)?;
-    go_on(config, trainer, state, &text, run, progress)
+    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
+    let run = Run::resume(&folder, lock, state.step)?;
+    go_on(config, trainer, state, &text, run, sitting)
 }
 
 /// What a run reads.
@@ -133,8 +178,8 @@ struct Text {
 }
 
 impl Text {
-    fn new(config: &PretrainConfig, corpus: Corpus) -> Result<Self> {
-        let (corpus, context) = (Arc::new(corpus), config.model.context);
+    fn new(config: &PretrainConfig, prepared: &Prepared) -> Result<Self> {
+        let (corpus, context) = (Arc::clone(&prepared.corpus), config.model.context);
         Ok(Self {
             windows: Arc::new(Windows::new(Arc::clone(&corpus), context, config.seed)?),
             validation: validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows),
@@ -148,12 +193,13 @@ fn go_on(
     state: State,
     text: &Text,
     mut run: Run,
-    progress: &dyn Progress,
+    sitting: &Sitting,
 ) -> Result<Outcome> {
     let schedule = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch());
     let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
     let batches = Prefetch::new(Arc::clone(&text.windows), plan);
-    let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, progress)?;
+    let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, sitting)?;
+    run.draw()?;
     Ok(Outcome { folder: run.folder().to_owned(), summary })
 }
 

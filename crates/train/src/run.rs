@@ -4,25 +4,28 @@
 //! runs/small-1/
 //!   config.toml        every setting, as it was obeyed
 //!   metrics.jsonl      one object a step
+//!   events.out.…       the same for TensorBoard, a file each sitting
+//!   curves.svg         loss and learning rate over tokens, drawn when a sitting ends
 //!   config.json …      the outcome, a Hugging Face folder: the weights with the best validation loss
-//!   checkpoints/       the newest two states of the run, Hugging Face folders too
+//!   checkpoints/       the newest states of the run, Hugging Face folders too
 //! ```
 
+use crate::curves::{self, Curves};
+use crate::events::Events;
 use anyhow::{Context, Result, ensure};
 use data::disk;
 use data::tokenizer::Tokenizer;
 use model::folder::{save_description, save_weights};
 use model::{ModelConfig, Params};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// A line of `metrics.jsonl`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Updates made.
     pub step: u64,
@@ -37,8 +40,11 @@ pub struct Record {
     /// Speed of this update.
     pub tokens_per_s: f64,
     /// Mean loss on the validation windows after this update, where it was measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// Whether this step made no update: see [`crate::guard`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 /// A run that is being written.
@@ -46,6 +52,7 @@ pub struct Record {
 pub struct Run {
     folder: PathBuf,
     metrics: File,
+    events: Events,
     /// Held while this lives, so that no other process writes here.
     _lock: File,
 }
@@ -77,7 +84,7 @@ impl Run {
         let lock = locked(folder)?;
         disk::write(&folder.join("config.toml"), resolved.as_bytes())?;
         save_description(folder, config, tokenizer)?;
-        Self::open(folder, lock)
+        Self::open(folder, lock, 0)
     }
 
     /// Goes on in `folder`, which is `lock`ed, after `step`; records of later steps, which will be made again, are dropped.
@@ -92,21 +99,21 @@ impl Run {
             for line in BufReader::new(old).lines() {
                 let line = line?;
                 // A line that a crash cut short is no record.
-                let number = serde_json::from_str::<Value>(&line).ok().and_then(|r| r["step"].as_u64());
-                if number.is_some_and(|number| number <= step) {
+                if serde_json::from_str::<Record>(&line).is_ok_and(|record| record.step <= step) {
                     writeln!(kept, "{line}")?;
                 }
             }
             Ok(kept.flush()?)
         })?;
-        Self::open(folder, lock)
+        Self::open(folder, lock, step)
     }
 
-    fn open(folder: &Path, lock: File) -> Result<Self> {
+    fn open(folder: &Path, lock: File, step: u64) -> Result<Self> {
         let path = folder.join(METRICS);
         let metrics = OpenOptions::new().create(true).append(true).open(&path);
         let metrics = metrics.with_context(|| format!("{} cannot be written", path.display()))?;
-        Ok(Self { folder: folder.to_owned(), metrics, _lock: lock })
+        let events = Events::create(folder, step)?;
+        Ok(Self { folder: folder.to_owned(), metrics, events, _lock: lock })
     }
 
     /// Where it is.
@@ -114,15 +121,32 @@ impl Run {
         &self.folder
     }
 
-    /// Adds a line to `metrics.jsonl`.
+    /// Adds a line to `metrics.jsonl`, and the same to TensorBoard's events.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When one of them cannot be written.
     pub fn record(&mut self, record: &Record) -> Result<()> {
         let line = serde_json::to_string(record)? + "\n";
         self.metrics
             .write_all(line.as_bytes())
-            .with_context(|| format!("{} cannot be written", self.folder.join(METRICS).display()))
+            .with_context(|| format!("{} cannot be written", self.folder.join(METRICS).display()))?;
+        let mut scalars = vec![
+            ("loss/train", record.train_loss),
+            ("learning_rate", record.learning_rate),
+            ("grad_norm", record.grad_norm),
+            ("tokens_per_s", record.tokens_per_s),
+        ];
+        scalars.extend(record.val_loss.map(|loss| ("loss/val", loss)));
+        self.events.scalars(record.step, &scalars)
+    }
+
+    /// Draws the curves of the run so far into `curves.svg`.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub fn draw(&self) -> Result<()> {
+        let svg = curves::svg(&[Curves::read(&self.folder)?])?;
+        disk::write(&self.folder.join("curves.svg"), svg.as_bytes())
     }
 
     /// Saves `params` as the outcome of the run so far.
@@ -150,8 +174,22 @@ mod tests {
     fn a_resumed_run_keeps_the_records_up_to_its_step() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(METRICS);
-        disk::write(&path, b"{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"st").unwrap();
+        let line = |step: u64| {
+            let record = Record {
+                step,
+                tokens: 0,
+                train_loss: 1.0,
+                learning_rate: 0.1,
+                grad_norm: 1.0,
+                tokens_per_s: 1.0,
+                val_loss: None,
+                skipped: false,
+            };
+            serde_json::to_string(&record).unwrap() + "\n"
+        };
+        let before = [line(1), line(2), line(3), "{\"st".to_owned()].concat();
+        disk::write(&path, before.as_bytes()).unwrap();
         Run::resume(folder.path(), locked(folder.path()).unwrap(), 2).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(1) + &line(2));
     }
 }

@@ -9,7 +9,8 @@ use candle_core::{DType, Device, Tensor};
 use data::batch::{Batch, IGNORE};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::fit::Trainer;
-use gptkit_train::optimizer::Gradients;
+use gptkit_train::guard::Guard;
+use gptkit_train::optimizer::{Gradients, Optimizer};
 use model::folder::load_model;
 use model::sampler::{Sampling, choose};
 use model::{Cache, Gpt, Params, Pass};
@@ -133,7 +134,8 @@ fn weights_after_three_clipped_steps_agree_with_the_reference() {
             model::ModelConfig { embedding_dropout: 0.0, attention_dropout: 0.0, residual_dropout: 0.0, ..config };
         let mut trainer = Trainer::new(&config, params, &train, 1).unwrap();
         for norm in case.inputs["grad_norms_before_clip"].as_array().unwrap() {
-            let (norm, update) = (case.number(norm), trainer.step(&case.batch(), 0, train.lr).unwrap());
+            let (norm, update) =
+                (case.number(norm), trainer.step(&case.batch(), 0, train.lr, &mut Guard::default()).unwrap());
             assert!(
                 (update.grad_norm / norm - 1.0).abs() < 1e-4,
                 "{}: {}, expected {norm}",
@@ -199,7 +201,7 @@ fn gradients_do_not_depend_on_how_the_batch_is_divided() {
         }))
         .unwrap();
         let fresh = Params::gather(&config, |name| params.get(name).unwrap().as_tensor().copy()).unwrap();
-        Trainer::new(&config, fresh, &train, 1).unwrap().step(&case.batch(), 30, 1e-3).unwrap()
+        Trainer::new(&config, fresh, &train, 1).unwrap().step(&case.batch(), 30, 1e-3, &mut Guard::default()).unwrap()
     };
     let (whole, parts) = (losses_and_norms(3), losses_and_norms(1));
     assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
@@ -211,7 +213,9 @@ fn a_parameter_without_a_gradient_is_an_error() {
     let case = &cases()[0];
     let (_, params) = case.model();
     let (_, var) = params.iter().next().unwrap();
-    let grads = var.as_tensor().sum_all().unwrap().backward().unwrap();
-    let error = Gradients::default().add(&params, &grads).unwrap_err();
+    let mut gradients = Gradients::default();
+    gradients.add(&params, &mut var.as_tensor().sum_all().unwrap().backward().unwrap()).unwrap();
+    let train = serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
+    let error = Optimizer::new(&params).unwrap().update(&gradients, 1.0, &train).unwrap_err();
     assert!(error.to_string().contains("no gradient reaches"), "{error}");
 }

@@ -1,0 +1,222 @@
+//! Loss and learning rate over tokens as pictures.
+
+use crate::run::{METRICS, Record};
+use anyhow::{Context, Result, anyhow, ensure};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::path::Path;
+
+/// What a run measured, as points over tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curves {
+    /// The run's.
+    pub name: String,
+    /// Training loss, nats a token.
+    pub train_loss: Vec<(f64, f64)>,
+    /// Validation loss, nats a token.
+    pub val_loss: Vec<(f64, f64)>,
+    /// Learning rate.
+    pub learning_rate: Vec<(f64, f64)>,
+}
+
+impl Curves {
+    /// Reads what the run in `folder` recorded.
+    ///
+    /// # Errors
+    /// When its `metrics.jsonl` cannot be read, or records no step.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(METRICS);
+        let file = File::open(&path).with_context(|| format!("{} cannot be read: is this a run?", path.display()))?;
+        let absolute = folder.canonicalize()?;
+        let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut curves = Self { name, train_loss: Vec::new(), val_loss: Vec::new(), learning_rate: Vec::new() };
+        for line in BufReader::new(file).lines() {
+            let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
+            // A line that a crash cut short is no record, nor is a loss that is no number a point.
+            let Ok(record) = serde_json::from_str::<Record>(&line) else { continue };
+            let x = record.tokens as f64;
+            curves.train_loss.push((x, record.train_loss));
+            curves.val_loss.extend(record.val_loss.map(|loss| (x, loss)));
+            curves.learning_rate.push((x, record.learning_rate));
+        }
+        ensure!(!curves.train_loss.is_empty(), "{} records no step yet", path.display());
+        Ok(curves)
+    }
+}
+
+/// Points that a curve is drawn with at most; each then is the mean of some.
+const POINTS: usize = 600;
+
+/// Means of `points` in equal groups, few enough to be drawn.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let group = points.len().div_ceil(POINTS).max(1);
+    let mean = |group: &[(f64, f64)]| {
+        let n = group.len() as f64;
+        (group.iter().map(|p| p.0).sum::<f64>() / n, group.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    points.chunks(group).map(mean).filter(|p| p.1.is_finite()).collect()
+}
+
+const SIZE: (u32, u32) = (900, 640);
+/// Height of the panel of losses.
+const LOSSES: u32 = 430;
+/// Colors that differ in brightness too.
+const COLORS: [RGBColor; 6] = [
+    RGBColor(31, 95, 191),
+    RGBColor(214, 72, 52),
+    RGBColor(38, 140, 84),
+    RGBColor(226, 154, 38),
+    RGBColor(120, 70, 160),
+    RGBColor(90, 90, 90),
+];
+
+/// The curves of several runs in one picture: losses above (validation as dots), learning rates below.
+///
+/// # Errors
+/// When nothing can be drawn.
+pub fn svg(runs: &[Curves]) -> Result<String> {
+    let mut text = String::new();
+    draw(runs, &mut text).map_err(|e| anyhow!("the curves cannot be drawn: {e}"))?;
+    Ok(text)
+}
+
+type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
+    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let (losses, rates) = area.split_vertically(LOSSES);
+    let last = runs.iter().filter_map(|run| run.train_loss.last()).map(|p| p.0).fold(1.0, f64::max);
+    let both = |run: &Curves| [thinned(&run.train_loss), run.val_loss.clone()].concat();
+    let mut chart =
+        panel(&losses, "loss, nats a token", last, range(runs.iter().flat_map(both)), |y| format!("{y:.2}"))?;
+    for (run, color) in runs.iter().zip(COLORS.iter().cycle()) {
+        let label = |what: &str| if runs.len() == 1 { what.to_owned() } else { format!("{}, {what}", run.name) };
+        chart
+            .draw_series(LineSeries::new(thinned(&run.train_loss), color.mix(0.6)))?
+            .label(label("training"))
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], color.mix(0.6)));
+        if !run.val_loss.is_empty() {
+            let dot = |&(x, y): &(f64, f64)| Circle::new((x, y), 3, color.filled());
+            chart
+                .draw_series(run.val_loss.iter().filter(|p| p.1.is_finite()).map(dot))?
+                .label(label("validation"))
+                .legend(|(x, y)| Circle::new((x + 9, y), 3, color.filled()));
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .label_font(("sans-serif", 14))
+        .draw()?;
+    let all_rates = runs.iter().flat_map(|run| thinned(&run.learning_rate)).chain([(0.0, 0.0)]);
+    let mut chart = panel(&rates, "learning rate", last, range(all_rates), |y| format!("{y:.1e}"))?;
+    for (run, color) in runs.iter().zip(COLORS.iter().cycle()) {
+        chart.draw_series(LineSeries::new(thinned(&run.learning_rate), color))?;
+    }
+    area.present()?;
+    Ok(())
+}
+
+type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// Axes: tokens from 0 to `last`, `y` named `what`.
+fn panel<'a, 'b>(
+    area: &'a DrawingArea<SVGBackend<'b>, plotters::coord::Shift>,
+    what: &str,
+    last: f64,
+    y: Range<f64>,
+    y_label: impl Fn(&f64) -> String,
+) -> Drawn<Panel<'a, 'b>> {
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(0.0..last, y)?;
+    chart
+        .configure_mesh()
+        .x_desc("tokens")
+        .y_desc(what)
+        .x_label_formatter(&|&x| short(x))
+        .y_label_formatter(&y_label)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(("sans-serif", 13))
+        .axis_desc_style(("sans-serif", 14))
+        .draw()?;
+    Ok(chart)
+}
+
+/// All of `points`' second parts, with a little room.
+fn range(points: impl Iterator<Item = (f64, f64)>) -> Range<f64> {
+    let finite = points.map(|p| p.1).filter(|y| y.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
+    if low > high {
+        return 0.0..1.0; // nothing to show
+    }
+    let room = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-12);
+    low - room..high + room
+}
+
+/// 1500000 → 1.5M.
+fn short(n: f64) -> String {
+    let (value, unit) = match n {
+        n if n >= 1e9 => (n / 1e9, "B"),
+        n if n >= 1e6 => (n / 1e6, "M"),
+        n if n >= 1e3 => (n / 1e3, "k"),
+        n => (n, ""),
+    };
+    let text = format!("{value:.2}");
+    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curves(name: &str, n: u64) -> Curves {
+        let points = |f: fn(f64) -> f64| (1..=n).map(|i| (i as f64 * 100.0, f(i as f64))).collect::<Vec<_>>();
+        Curves {
+            name: name.to_owned(),
+            train_loss: points(|i| 4.0 / i.sqrt()),
+            val_loss: points(|i| 4.1 / i.sqrt()).into_iter().step_by(10).collect(),
+            learning_rate: points(|i| 1e-3 / i),
+        }
+    }
+
+    #[test]
+    fn several_runs_are_drawn_and_named() {
+        let text = svg(&[curves("one", 40), curves("two", 5000)]).unwrap();
+        for word in ["one, training", "two, validation", "loss, nats a token", "learning rate"] {
+            assert!(text.contains(word), "{word}");
+        }
+        assert!(text.len() < 300_000, "{} bytes", text.len());
+    }
+
+    #[test]
+    fn a_run_of_one_step_or_of_no_number_is_drawn() {
+        let mut odd = curves("odd", 1);
+        svg(std::slice::from_ref(&odd)).unwrap();
+        odd.train_loss = vec![(100.0, f64::NAN), (200.0, f64::INFINITY)];
+        odd.val_loss = vec![(100.0, f64::NAN)];
+        assert!(!svg(&[odd]).unwrap().contains("NaN"));
+    }
+
+    #[test]
+    fn thinned_points_keep_the_mean() {
+        let points: Vec<(f64, f64)> = (0..1200).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        let thin = thinned(&points);
+        assert_eq!(thin.len(), 600);
+        assert!(thin.iter().all(|p| p.1 == 0.5));
+    }
+
+    #[test]
+    fn counts_are_short() {
+        assert_eq!([0.0, 999.0, 1500.0, 2e6, 3.25e9].map(short), ["0", "999", "1.5k", "2M", "3.25B"]);
+    }
+}
