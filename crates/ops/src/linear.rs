@@ -1,7 +1,8 @@
 //! The affine map of a layer.
 
 use crate::slices::{f32s, rows_at_a_time};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// `x`: `[N, in]`; `weight`: `[in, out]`; `bias`: `[out]`. Returns `x·weight + bias`, `[N, out]`.
@@ -9,40 +10,62 @@ use rayon::prelude::*;
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let product = x.matmul(weight)?;
-    let (_, width) = product.dims2()?;
+    let (_, width) = weight.dims2()?;
     if bias.dims() != [width] {
         bail!("linear to width {width} with bias {:?}", bias.dims());
     }
-    if x.device().is_cpu() { product.apply_op2(bias, AddBias) } else { product.broadcast_add(bias) }
+    if x.device().is_cpu() {
+        x.contiguous()?.apply_op3(weight, bias, Linear)
+    } else {
+        x.matmul(weight)?.broadcast_add(bias)
+    }
 }
 
-/// `[N, out] + [out]`.
-struct AddBias;
+struct Linear;
 
-impl CustomOp2 for AddBias {
+impl CustomOp3 for Linear {
     fn name(&self) -> &'static str {
-        "add-bias"
+        "linear"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, bias) = (f32s(s1, l1, self.name())?, f32s(s2, l2, self.name())?);
-        let width = bias.len();
-        let chunk = rows_at_a_time(width) * width;
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                for i in 0..width {
-                    y[i] = x[i] + bias[i];
-                }
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((n, inner), (inner_too, width)) = (l1.shape().dims2()?, l2.shape().dims2()?);
+        if inner != inner_too {
+            bail!("linear of width {inner} with weights [{inner_too}, {width}]");
+        }
+        let bias = f32s(s3, l3, self.name())?;
+        let CpuStorage::F32(mut y) = s1.matmul(s2, (1, n, width, inner), l1, l2)? else {
+            bail!("linear takes f32");
+        };
+        y.par_chunks_mut(rows_at_a_time(width) * width).for_each(|rows| {
+            for row in rows.chunks_exact_mut(width) {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
         });
-        Ok((CpuStorage::F32(y), l1.shape().clone()))
+        Ok((CpuStorage::F32(y), Shape::from((n, width))))
     }
 
-    fn bwd(&self, _x: &Tensor, _bias: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _bias: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        // Detached, or the gradients would keep the graph that made them.
+        let dx = dy.matmul(&weight.detach().t()?)?;
+        let dweight = x.detach().t()?.matmul(dy)?;
         let dbias = dy.contiguous()?.apply_op1_no_bwd(&ColumnSums)?;
-        Ok((Some(dy.clone()), Some(dbias)))
+        Ok((Some(dx), Some(dweight), Some(dbias)))
     }
 }
 
