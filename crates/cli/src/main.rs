@@ -2,12 +2,17 @@
 //!
 //! Each subcommand is a file: arguments, then read, say, do, say what is next. All that is printed goes through [`ui`].
 
+mod attention;
 mod config_command;
 mod data_args;
 mod device;
+mod heat_map;
+mod inspect;
+mod plan;
 mod prepare;
 mod presets;
 mod pretrain;
+mod runs;
 mod sample;
 mod tokenizer;
 mod ui;
@@ -31,7 +36,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pretrain(pretrain::Pretrain),
+    Plan(plan::Plan),
+    Inspect(inspect::Inspect),
+    Runs(runs::Runs),
+    Plot(runs::Plot),
     Sample(sample::Sample),
+    Attention(attention::Attention),
     Prepare(prepare::Prepare),
     #[command(subcommand)]
     Tokenizer(tokenizer::Tokenizer),
@@ -45,6 +55,11 @@ fn main() -> ExitCode {
     let ui = Ui::new();
     let result = match cli.command {
         Command::Pretrain(command) => command.run(&ui),
+        Command::Plan(command) => command.run(&ui),
+        Command::Inspect(command) => command.run(&ui),
+        Command::Runs(command) => command.run(&ui),
+        Command::Plot(command) => command.run(&ui),
+        Command::Attention(command) => command.run(&ui),
         Command::Sample(command) => command.run(&ui),
         Command::Prepare(command) => command.run(&ui),
         Command::Tokenizer(command) => command.run(&ui),

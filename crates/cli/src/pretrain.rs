@@ -2,6 +2,7 @@
 
 use crate::data_args::{ConfigArgs, shell};
 use crate::device::DeviceChoice;
+use crate::plan::print_here;
 use crate::presets;
 use crate::sample::print_sample;
 use crate::ui::{Stopped, Ui};
@@ -34,6 +35,9 @@ pub(crate) struct Pretrain {
     /// Seed of everything that is drawn [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
+    /// Say what the run would take (see gptkit plan), and do nothing
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// Save and stop after this time, for instance 2h or 90m; the exit code is then 124
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_time: Option<Duration>,
@@ -57,6 +61,9 @@ impl Pretrain {
                 let mut set = self.config.settings();
                 set.extend(self.seed.map(|seed| format!("seed={seed}")));
                 let (name, config) = presets::load(&self.config.config, &set)?;
+                if self.dry_run {
+                    return print_here(config, self.init.as_deref(), &self.device.open()?, ui);
+                }
                 let out = self.out.unwrap_or_else(|| free_folder(Path::new("runs"), &name));
                 let device = self.device.open()?;
                 let sitting = Sitting { device: &device, progress: ui, deadline };

@@ -83,6 +83,11 @@ impl Ui {
     }
 }
 
+/// Columns of the terminal that results go to; 80 where there is none.
+pub(crate) fn width() -> usize {
+    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20))
+}
+
 /// Writes to stderr; that it is closed is nobody's concern.
 fn write_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");

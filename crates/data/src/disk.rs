@@ -59,6 +59,22 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result
     written.with_context(|| format!("{} cannot be written", path.display()))
 }
 
+/// Lets `fill` write a folder under a name aside, then gives it the name `path`, in place of an older one.
+///
+/// # Errors
+/// When `fill` fails or the folder cannot be renamed; `path` is then as it was, and what was written is gone.
+pub fn folder_with<T>(path: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let aside = aside(path);
+    let made = fresh_dir(&aside).and_then(|()| fill(&aside)).and_then(|made| {
+        publish(&aside, path)?;
+        Ok(made)
+    });
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&aside); // the error that matters is the first
+    }
+    made
+}
+
 /// Makes `folder` anew and empty: what a killed write left behind was promised to nobody.
 ///
 /// # Errors
@@ -71,10 +87,7 @@ pub fn fresh_dir(folder: &Path) -> Result<()> {
 }
 
 /// Gives the finished folder `made` the name `path`, in place of an older one.
-///
-/// # Errors
-/// When it cannot be renamed, with its name.
-pub fn publish(made: &Path, path: &Path) -> Result<()> {
+fn publish(made: &Path, path: &Path) -> Result<()> {
     let rename = || -> Result<()> {
         for entry in fs::read_dir(made)? {
             File::open(entry?.path())?.sync_all()?;
@@ -149,7 +162,7 @@ const ASIDE: &str = ".gptkit-tmp";
 const OLD: &str = ".gptkit-old";
 
 /// The name under which `path` is written until it is whole.
-pub fn aside(path: &Path) -> PathBuf {
+fn aside(path: &Path) -> PathBuf {
     with_ending(path, ASIDE)
 }
 
@@ -181,6 +194,13 @@ pub fn lock(folder: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("{} cannot be locked", path.display())),
     }
+}
+
+/// Whether another process holds the lock of `folder`.
+pub fn is_locked(folder: &Path) -> bool {
+    // Shared, so that those who only look do not keep each other, or the next writer, out for long.
+    let file = File::open(folder.join("lock"));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// A name that nobody else gives.
@@ -219,12 +239,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shards");
         for text in ["one", "two"] {
-            let made = aside(&path);
-            fresh_dir(&made).unwrap();
-            write(&made.join("f"), text.as_bytes()).unwrap();
-            publish(&made, &path).unwrap();
+            folder_with(&path, |made| write(&made.join("f"), text.as_bytes())).unwrap();
             assert_eq!(fs::read(path.join("f")).unwrap(), text.as_bytes());
         }
+        let failed: Result<()> = folder_with(&path, |made| {
+            write(&made.join("f"), b"three")?;
+            anyhow::bail!("the disk is full")
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(path.join("f")).unwrap(), b"two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -249,8 +272,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = lock(folder.path()).unwrap();
         assert!(held.is_some());
-        assert!(lock(folder.path()).unwrap().is_none());
+        assert!(lock(folder.path()).unwrap().is_none() && is_locked(folder.path()));
         drop(held);
+        assert!(!is_locked(folder.path()));
         assert!(lock(folder.path()).unwrap().is_some());
     }
 

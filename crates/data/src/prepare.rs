@@ -59,29 +59,29 @@ pub fn prepare(
     }
     refuse_foreign(&folder)?;
 
-    let made = disk::aside(&folder);
-    disk::fresh_dir(&made)?;
-    let spooled = spool(&mut places, &made)?;
-    let texts = Texts { data, places, progress };
-    let tokenizer = match loaded {
-        Some(tokenizer) => tokenizer,
-        None => texts.train(tokenizer)?,
-    };
-    let sources = texts.tokenize(&tokenizer, &made)?;
-    if let Some(path) = spooled {
-        std::fs::remove_file(path)?;
-    }
-    let manifest = Manifest {
-        format: FORMAT,
-        request,
-        tokenizer: tokenizer.fingerprint()?,
-        vocab_size: tokenizer.vocab_size() as u64,
-        token_bytes: if wide(&tokenizer) { 4 } else { 2 },
-        sources: hold_out(sources, data.val_fraction, progress)?,
-    };
-    write_manifest(&made, &manifest)?;
-    tokenizer.save(&made)?;
-    disk::publish(&made, &folder)?;
+    let (manifest, tokenizer) = disk::folder_with(&folder, |made| {
+        let spooled = spool(&mut places, made)?;
+        let texts = Texts { data, places, progress };
+        let tokenizer = match loaded {
+            Some(tokenizer) => tokenizer,
+            None => texts.train(tokenizer)?,
+        };
+        let sources = texts.tokenize(&tokenizer, made)?;
+        if let Some(path) = spooled {
+            std::fs::remove_file(path)?;
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            request,
+            tokenizer: tokenizer.fingerprint()?,
+            vocab_size: tokenizer.vocab_size() as u64,
+            token_bytes: if wide(&tokenizer) { 4 } else { 2 },
+            sources: hold_out(sources, data.val_fraction, progress)?,
+        };
+        write_manifest(made, &manifest)?;
+        tokenizer.save(made)?;
+        Ok((manifest, tokenizer))
+    })?;
     say(&folder, "new", &manifest, progress);
     let fingerprint = manifest.fingerprint();
     Ok(Prepared { corpus: Arc::new(Corpus::open(&folder, &manifest)?), folder, tokenizer, fingerprint })

@@ -324,6 +324,12 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// Whether a token is a sign, not text.
+    pub fn is_special(&self, id: u32) -> bool {
+        let token = self.inner.id_to_token(id).unwrap_or_default();
+        self.inner.get_added_vocabulary().is_special_token(&token)
+    }
+
     /// The token that stands between documents: the end of text, or the line break that GPT-1's vocabulary has
     /// (BooksCorpus's documents are whole books, and the paper names no separator).
     pub fn document_end(&self) -> Option<u32> {

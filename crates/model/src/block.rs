@@ -5,7 +5,9 @@ use crate::config::{Kind, ModelConfig};
 use crate::gpt::{Pass, Weights};
 use crate::params::block_name;
 use candle_core::{Result, Tensor};
-use ops::{Mask, attention, dropout, gelu, layer_norm, linear, merge_heads, self_attention, split_heads};
+use ops::{
+    Mask, attention, attention_weights, dropout, gelu, layer_norm, linear, merge_heads, self_attention, split_heads,
+};
 
 /// `x·weight + bias`, with the weight as `[in, out]`.
 #[derive(Debug)]
@@ -96,6 +98,18 @@ impl Block {
             let x = self.ln_1.forward(&(x + self.attend(x, pass, cache)?)?)?; // [B, T, D]
             self.ln_2.forward(&(&x + self.mlp(&x, pass)?)?) // [B, T, D]
         }
+    }
+
+    /// How much each token takes of each earlier one: `x` `[B, T, D]` → `[B, H, T, T]`, rows summing to 1.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn attention_weights(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let read = if self.norm_first { self.ln_1.forward(x)? } else { x.clone() };
+        let qkv = self.c_attn.forward(&read.reshape((b * t, d))?)?.reshape((b, t, 3 * d))?;
+        let [queries, keys, _] = split_heads(&qkv, self.n_head)?; // [B, H, T, K]
+        attention_weights(&queries, &keys, self.mask)
     }
 
     fn attend(&self, x: &Tensor, pass: Pass, cache: Option<&mut Cache>) -> Result<Tensor> {

@@ -68,11 +68,19 @@ impl ModelConfig {
     }
 }
 
+/// Of each size; no product of them then is more than 64 bits hold.
+const LARGEST: usize = 1 << 20;
+
 impl Check for ModelConfig {
     fn check(&self, problems: &mut Problems) {
         let (d, h) = (self.d_model, self.n_head);
         for (key, value) in [("n_layer", self.n_layer), ("n_head", h), ("d_model", d), ("context", self.context)] {
             problems.require(value > 0, key, "is not positive", "use 1 or more");
+        }
+        for (key, value) in
+            [("n_layer", self.n_layer), ("d_model", d), ("context", self.context), ("vocab_size", self.vocab_size)]
+        {
+            problems.require(value <= LARGEST, key, "is beyond any machine", format!("use at most {LARGEST}"));
         }
         if h > 0 && !d.is_multiple_of(h) {
             problems.add(

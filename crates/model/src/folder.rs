@@ -60,11 +60,19 @@ impl ModelFolder {
 /// # Errors
 /// As [`ModelFolder::load`].
 pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params)> {
-    ensure!(folder.is_dir(), "{} is not a folder; name one with config.json and {WEIGHTS}", folder.display());
-    let path = folder.join("config.json");
-    let config = parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))?;
+    let config = load_config(folder)?;
     let params = read_weights(folder, &config, device)?;
     Ok((config, params))
+}
+
+/// Reads the shape alone.
+///
+/// # Errors
+/// When `config.json` is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
+pub fn load_config(folder: &Path) -> Result<ModelConfig> {
+    ensure!(folder.is_dir(), "{} is not a folder; name one with config.json and {WEIGHTS}", folder.display());
+    let path = folder.join("config.json");
+    parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))
 }
 
 /// Writes all of a model's folder but the weights: what does not change while it is trained.
@@ -249,6 +257,14 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
         .with_context(|| format!("the weights in {} are damaged", folder.display()))?;
     let names: HashMap<String, String> =
         stored.tensors().into_iter().map(|(name, _)| (full_name(&name), name)).collect();
+    // What config.json says is believed only as far as there are weights for it.
+    let layers = names.len() / 12;
+    ensure!(
+        config.n_layer <= layers,
+        "{} has weights for {layers} layers at most, and its config.json says {}",
+        folder.display(),
+        config.n_layer
+    );
     let wanted = layout(config);
     let missing: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).filter(|n| !names.contains_key(*n)).collect();
     if let Some(first) = missing.first() {
@@ -263,7 +279,13 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
             unknown.len()
         );
     }
-    Params::gather(config, |name| stored.load(&names[name], device)).with_context(|| format!("in {}", folder.display()))
+    let params = Params::gather(config, |name| stored.load(&names[name], device));
+    let params = params.with_context(|| format!("in {}", folder.display()))?;
+    for (name, var) in params.iter() {
+        let sum = ops::sum_of_squares(var.as_tensor())?;
+        ensure!(sum.is_finite(), "{name} in {} holds values that are no numbers: NaN or infinite", folder.display());
+    }
+    Ok(params)
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {

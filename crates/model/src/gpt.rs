@@ -177,6 +177,25 @@ impl Gpt {
         self.unembed(&hidden.narrow(1, t - 1, 1)?)
     }
 
+    /// What the tokens of a window look at: of each layer, `[B, H, T, T]`, how much the token of a row takes of that of a
+    /// column; rows sum to 1. `tokens`: `[B, T]`, u32.
+    ///
+    /// # Errors
+    /// As [`Gpt::hidden`].
+    pub fn attention(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
+        let (_, t) = tokens.dims2()?;
+        if t > self.config.context {
+            bail!("a window of {t} tokens is over the context of {}", self.config.context);
+        }
+        let mut x = self.embed(tokens, Pass::Eval, 0)?; // [B, T, D]
+        let mut weights = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            weights.push(block.attention_weights(&x)?);
+            x = block.forward(&x, Pass::Eval, None)?;
+        }
+        Ok(weights)
+    }
+
     fn run(&self, tokens: &Tensor, pass: Pass, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         let (_, t) = tokens.dims2()?;
         let past = cache.as_ref().map_or(0, |c| c.len());
@@ -291,6 +310,27 @@ mod tests {
         let frozen = logits(Gpt::frozen(&config, &params).unwrap());
         assert_close("logits", &frozen, &logits(Gpt::trainable(&config, &params).unwrap()), 0.0);
         assert!(!frozen.track_op());
+    }
+
+    #[test]
+    fn attention_to_the_past_sums_to_one_and_keeps_within_the_band() {
+        for kind in KINDS {
+            let config = tiny(kind);
+            let model = Gpt::frozen(&config, &params(&config)).unwrap();
+            let layers = model.attention(&tokens(1, 12)).unwrap();
+            assert_eq!(layers.len(), 3);
+            for (layer, weights) in layers.iter().enumerate() {
+                let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0).unwrap().to_vec3().unwrap();
+                for (i, row) in heads.iter().flat_map(|head| head.iter().enumerate()) {
+                    assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                    let seen = config.mask(layer).visible(i);
+                    assert!(
+                        row.iter().enumerate().all(|(j, &w)| seen.contains(&j) == (w > 0.0)),
+                        "{kind:?} {layer} {i}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

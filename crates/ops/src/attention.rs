@@ -20,7 +20,7 @@ pub enum Mask {
 
 impl Mask {
     /// The keys that the query at `position` may look at.
-    pub(crate) fn visible(self, position: usize) -> Range<usize> {
+    pub fn visible(self, position: usize) -> Range<usize> {
         match self {
             Self::Causal => 0..position + 1,
             Self::Banded { width } => (position + 1).saturating_sub(width)..position + 1,
@@ -40,18 +40,26 @@ pub fn attention(
     mask: Mask,
     drop: Option<Dropout>,
 ) -> Result<Tensor> {
+    let weights = attention_weights(queries, keys, mask)?.to_dtype(values.dtype())?; // [B, H, Q, T]
+    let weights = match drop {
+        Some(at) => dropout(&weights, at)?,
+        None => weights,
+    };
+    weights.matmul(&one_batch(values)?)
+}
+
+/// How much each query takes of each key: `[B, H, Q, T]`, f32, each row summing to 1. Arguments as in [`attention`].
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn attention_weights(queries: &Tensor, keys: &Tensor, mask: Mask) -> Result<Tensor> {
     let (_, _, q, k) = queries.dims4()?;
     let (_, _, t, _) = keys.dims4()?;
     if q > t {
         bail!("attention of {q} queries over {t} keys");
     }
     let scores = one_batch(queries)?.matmul(&one_batch(keys)?.t()?)?; // [B, H, Q, T]
-    let weights = masked_softmax(&(scores / (k as f64).sqrt())?, mask)?.to_dtype(values.dtype())?;
-    let weights = match drop {
-        Some(at) => dropout(&weights, at)?,
-        None => weights,
-    };
-    weights.matmul(&one_batch(values)?)
+    masked_softmax(&(scores / (k as f64).sqrt())?, mask)
 }
 
 /// `x` (`[B, H, .., ..]`) with the matrices of `B` and `H` at equal distances, as the matrix product takes them; copied

@@ -34,7 +34,7 @@ mod self_attention;
 mod slices;
 
 pub use adamw::{Adam, adamw};
-pub use attention::{Mask, attention};
+pub use attention::{Mask, attention, attention_weights};
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use gelu::gelu;

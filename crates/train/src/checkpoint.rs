@@ -80,18 +80,17 @@ fn folder_of(run: &Path) -> PathBuf {
 /// When it cannot be written.
 pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State, keep: usize) -> Result<()> {
     let done = folder_of(run).join(format!("step-{:06}", state.step));
-    let made = disk::aside(&done);
-    disk::fresh_dir(&made)?;
-    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
-        let path = run.join(name);
-        let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-        disk::write(&made.join(name), &bytes)?;
-    }
-    save_weights(&made, params)?;
-    save_tensors(&made.join(OPTIMIZER), optimizer.moments())?;
-    disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
-    disk::seal(&made)?;
-    disk::publish(&made, &done)?;
+    disk::folder_with(&done, |made| {
+        for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let path = run.join(name);
+            let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            disk::write(&made.join(name), &bytes)?;
+        }
+        save_weights(made, params)?;
+        save_tensors(&made.join(OPTIMIZER), optimizer.moments())?;
+        disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
+        disk::seal(made)
+    })?;
     for (_, old) in all(run).into_iter().skip(keep) {
         std::fs::remove_dir_all(&old).with_context(|| format!("{} cannot be removed", old.display()))?;
     }
@@ -112,8 +111,17 @@ pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
     bail!("{} holds no whole checkpoint: there is nothing to resume", run.display())
 }
 
+/// Where `run` stands by its newest checkpoint whose state can be read; the weights beside it are not looked at.
+pub fn last_state(run: &Path) -> Option<State> {
+    all(run).iter().find_map(|(_, folder)| read_state(folder).ok())
+}
+
 fn read(folder: &Path) -> Result<State> {
     disk::check_seal(folder)?;
+    read_state(folder)
+}
+
+fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join(STATE);
     let text = disk::read_description(&path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not of this version", path.display()))

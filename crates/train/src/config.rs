@@ -149,12 +149,25 @@ impl TrainConfig {
     pub fn micro_batch(&self) -> usize {
         self.micro_batch.unwrap_or(self.batch_size)
     }
+
+    /// Whether a length is counted in passes over the text.
+    pub(crate) fn depends_on_text(&self) -> bool {
+        let spans = [Some(self.length), Some(self.warmup), self.decay_end];
+        spans.iter().flatten().any(|span| matches!(span, Span::Epochs(_)))
+    }
 }
 
 impl Check for TrainConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.length.is_positive(), "length", "is nothing", "use for instance \"2000 steps\"");
         problems.require(self.batch_size > 0, "batch_size", "is not positive", "use 1 or more");
+        let largest = 1 << 24;
+        problems.require(
+            self.batch_size <= largest,
+            "batch_size",
+            "is beyond any machine",
+            format!("use at most {largest}"),
+        );
         let micro = self.micro_batch();
         if self.batch_size > 0 && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
             let near = (1..=micro.clamp(1, self.batch_size)).rev().find(|&m| self.batch_size.is_multiple_of(m));
@@ -198,6 +211,7 @@ impl Check for TrainConfig {
         problems.require(positive(self.spike_z), "spike_z", "is not positive", "use 6");
         problems.require(self.keep_checkpoints > 0, "keep_checkpoints", "leaves nothing to resume", "use 2");
         problems.require(self.eval_every > 0, "eval_every", "is not positive", "use 250");
+        problems.require(self.eval_windows <= largest, "eval_windows", "is beyond any machine", "use 256");
         problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
         problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");
     }

@@ -10,6 +10,8 @@
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
 //! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
 //! - [`fit`]       the one step, and the loop around it
+//! - [`overview`]  the runs of a folder at a glance
+//! - [`plan`]      memory and time before they are spent
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
 pub mod checkpoint;
@@ -20,6 +22,8 @@ pub mod fit;
 pub mod guard;
 pub mod interrupt;
 pub mod optimizer;
+pub mod overview;
+pub mod plan;
 pub mod pretrain;
 pub mod run;
 pub mod schedule;

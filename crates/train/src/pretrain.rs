@@ -3,17 +3,18 @@
 use crate::checkpoint::{self, State, TextSeen};
 use crate::config::TrainConfig;
 use crate::fit::{Sitting, Summary, Trainer, fit};
+use crate::plan::{Memory, machine_memory, settings_that_fit};
 use crate::run::{Run, locked};
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use data::batch::{Batch, Prefetch, Windows, validation};
 use data::prepare::{Prepared, prepare};
-use data::progress::Progress;
+use data::progress::{Progress, grouped};
 use data::shard::Manifest;
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
-use model::folder::load_model;
+use model::folder::{load_config, load_model};
 use model::{ModelConfig, Params};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -93,12 +94,64 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sit
         grouped(text.windows.rows_per_epoch() * config.model.context as u64),
         out.display()
     ));
+    warn_of_memory(&config, sitting);
     let trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
     let state = State {
         text: TextSeen { shards: std::path::absolute(&prepared.folder)?, fingerprint: prepared.fingerprint },
         ..State::default()
     };
     go_on(&config, trainer, state, &text, run, sitting)
+}
+
+/// Fills in what `config` leaves open, as [`pretrain`] would from the text and the model folder `init`. Returns the windows
+/// of an epoch. The text is prepared only where the vocabulary or a length depends on it; 0 otherwise.
+///
+/// # Errors
+/// When text, tokenizer or folder cannot be used.
+pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn Progress) -> Result<u64> {
+    if let Some(folder) = init {
+        config.model = load_config(folder)?;
+        config.tokenizer = TokenizerConfig::load_from(folder);
+    }
+    if config.model.vocab_size == 0 {
+        config.model.vocab_size = match (&config.tokenizer.path, config.tokenizer.vocab_size) {
+            (Some(path), _) => Tokenizer::load(path)?.vocab_size(),
+            (None, entries) => entries.unwrap_or(0),
+        };
+    }
+    if config.model.vocab_size > 0 && !config.train.depends_on_text() {
+        return Ok(0);
+    }
+    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
+    fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
+    Ok(Text::new(config, &prepared)?.windows.rows_per_epoch())
+}
+
+/// Says before the first step that memory will not suffice.
+fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
+    let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine_memory());
+    if sitting.device.is_cpu() && needed > here {
+        let way = settings_that_fit(config, here).map(|set| format!(": use --set {}", set.join(" --set ")));
+        sitting.progress.warn(&format!(
+            "a step takes about {:.1} GB of memory, and there are {:.1}{}",
+            needed as f64 / 1e9,
+            here as f64 / 1e9,
+            way.unwrap_or_default()
+        ));
+    }
+}
+
+/// The batch of step number `step` of a run of `config`, and the tokenizer that made it.
+///
+/// # Errors
+/// When text or tokenizer cannot be used, or the run has fewer steps.
+pub fn batch_of_step(config: &PretrainConfig, step: u64, progress: &dyn Progress) -> Result<(Tokenizer, Batch)> {
+    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
+    let windows = Windows::new(Arc::clone(&prepared.corpus), config.model.context, config.seed)?;
+    let schedule = Schedule::new(&config.train, config.model.context, windows.rows_per_epoch());
+    let found = schedule.steps().nth(step as usize - 1);
+    let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
+    Ok((prepared.tokenizer, windows.batch(found.first_row, found.rows)))
 }
 
 /// A run that can go on, held by this process.
@@ -223,27 +276,4 @@ fn fit_vocabulary(model: &mut ModelConfig, entries: usize, progress: &dyn Progre
         ));
     }
     Ok(())
-}
-
-/// 1234567 → 1,234,567.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_numbers_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-    }
 }

@@ -121,6 +121,11 @@ impl Schedule {
         steps + self.total_tokens.saturating_sub(tokens).div_ceil(full)
     }
 
+    /// Tokens that all updates predict.
+    pub fn n_tokens(&self) -> u64 {
+        self.total_tokens
+    }
+
     /// Tokens of a window.
     pub fn context(&self) -> u64 {
         self.context

@@ -1,0 +1,134 @@
+//! `gptkit attention`
+
+use crate::device::DeviceChoice;
+use crate::heat_map;
+use crate::ui::{Ui, Usage, width};
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+use clap::Args;
+use model::Gpt;
+use model::folder::ModelFolder;
+use std::path::PathBuf;
+
+/// Show what each token of a text attends to, by layer and head
+#[derive(Debug, Args)]
+pub(crate) struct Attention {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Text to look at
+    #[arg(long, value_name = "TEXT")]
+    text: String,
+    /// Only this layer, from 0
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+    /// Only this head of each layer, from 0; with --layer, all of its weights
+    #[arg(long, value_name = "N")]
+    head: Option<usize>,
+    /// Draw a heat map as SVG into this file too
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+/// The weights of one head: a row a token, with one weight for each token up to itself.
+pub(crate) struct Head {
+    pub(crate) layer: usize,
+    pub(crate) head: usize,
+    pub(crate) rows: Vec<Vec<f32>>,
+}
+
+impl Attention {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let folder = ModelFolder::load(&self.model, &self.device.open()?)?;
+        let config = &folder.config;
+        for (name, asked, there) in [("layer", self.layer, config.n_layer), ("head", self.head, config.n_head)] {
+            if asked.is_some_and(|n| n >= there) {
+                return Err(Usage(format!("--{name} goes from 0 to {}", there - 1)).into());
+            }
+        }
+        let ids = folder.tokenizer.encode(&self.text)?;
+        ensure!(!ids.is_empty(), "the text has no token");
+        ensure!(
+            ids.len() <= config.context,
+            "the text has {} tokens, and the model sees {} at a time: shorten it",
+            ids.len(),
+            config.context
+        );
+        let tokens: Vec<String> = ids.iter().map(|&id| folder.tokenizer.token_text(id).replace('\n', "↵")).collect();
+        let model = Gpt::frozen(config, &folder.params)?;
+        let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
+        let heads = self.chosen(&layers)?;
+        match &heads[..] {
+            [only] => ui.result(&matrix(only, &tokens))?,
+            heads => ui.result(&strongest(heads, &tokens, width()))?,
+        }
+        if let Some(path) = &self.out {
+            data::disk::write(path, heat_map::svg(&heads, &tokens)?.as_bytes())?;
+            ui.say(&format!("drawn {}", path.display()));
+        }
+        Ok(())
+    }
+
+    fn chosen(&self, layers: &[Tensor]) -> Result<Vec<Head>> {
+        let mut chosen = Vec::new();
+        for (layer, weights) in layers.iter().enumerate().filter(|(layer, _)| self.layer.is_none_or(|l| l == *layer)) {
+            let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0)?.to_vec3()?;
+            for (head, mut rows) in
+                heads.into_iter().enumerate().filter(|(head, _)| self.head.is_none_or(|h| h == *head))
+            {
+                rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(i + 1));
+                chosen.push(Head { layer, head, rows });
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+/// Letters of a token that a column has room for.
+const LETTERS: usize = 9;
+
+fn cut(token: &str) -> String {
+    let text: String = token.trim_start().chars().take(LETTERS).collect();
+    if text.is_empty() { "␣".to_owned() } else { text }
+}
+
+/// For each layer a table: a row a token, a column a head, in each cell the token attended to most and how much.
+fn strongest(heads: &[Head], tokens: &[String], width: usize) -> String {
+    let cell = LETTERS + 6;
+    let at_once = (width.saturating_sub(LETTERS + 1) / cell).max(1);
+    let mut out = String::new();
+    for of_layer in heads.chunk_by(|a, b| a.layer == b.layer) {
+        for group in of_layer.chunks(at_once) {
+            out += &format!("{:<LETTERS$} ", format!("layer {}", group[0].layer));
+            out += &group.iter().map(|h| format!("{:<cell$}", format!("head {}", h.head))).collect::<String>();
+            for (i, token) in tokens.iter().enumerate() {
+                out = out.trim_end().to_owned() + &format!("\n{:<LETTERS$} ", cut(token));
+                for head in group {
+                    let (j, weight) =
+                        head.rows[i].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((0, &0.0));
+                    out += &format!("{:<cell$}", format!("{} {:.0}%", cut(&tokens[j]), 100.0 * weight));
+                }
+            }
+            out = out.trim_end().to_owned() + "\n\n";
+        }
+    }
+    out + "in each cell: the token attended to most, and how much; --layer L --head H shows all weights\n"
+}
+
+/// All weights of one head: a row a token, a column each token it may look at, in percent.
+fn matrix(head: &Head, tokens: &[String]) -> String {
+    let mut out = format!(
+        "layer {}, head {}: percent of its attention that the token of a row gives to that of a column\n",
+        head.layer, head.head
+    );
+    out += &format!("{:LETTERS$} ", "");
+    out += &tokens.iter().map(|token| format!("{:>LETTERS$} ", cut(token))).collect::<String>();
+    for (row, token) in head.rows.iter().zip(tokens) {
+        out = out.trim_end().to_owned() + &format!("\n{:<LETTERS$} ", cut(token));
+        out += &row.iter().map(|weight| format!("{:>LETTERS$.1} ", 100.0 * weight)).collect::<String>();
+    }
+    out.trim_end().to_owned() + "\n"
+}

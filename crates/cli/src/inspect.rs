@@ -1,0 +1,141 @@
+//! `gptkit inspect`
+
+use crate::data_args::ConfigArgs;
+use crate::presets;
+use crate::ui::{Ui, width};
+use anyhow::Result;
+use clap::Args;
+use console::{Style, measure_text_width};
+use data::batch::{Batch, IGNORE};
+use data::progress::grouped;
+use data::tokenizer::Tokenizer;
+use train::PretrainConfig;
+
+/// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Step whose batch is shown
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    step: u64,
+    /// Windows of it
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    rows: usize,
+}
+
+impl Inspect {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
+        let (tokenizer, batch) = train::pretrain::batch_of_step(&config, self.step, ui)?;
+        let shown = self.rows.min(batch.rows);
+        for row in 0..shown {
+            ui.result(&format!("step {} · window {} of {}\n", self.step, row + 1, batch.rows))?;
+            ui.result(&window(&batch, row, &tokenizer, width()))?;
+        }
+        ui.result(&(counts(&batch, &tokenizer) + LEGEND))
+    }
+}
+
+const LEGEND: &str =
+    "each token with its mark: ╰─ it is predicted and carries loss, · it is only read; ↵ line break, → tab\n";
+
+/// A token of a window, to be printed.
+struct Piece {
+    text: String,
+    style: Style,
+    /// Whether its prediction counts in the loss.
+    counts: bool,
+}
+
+/// Window `row`: the tokens, wrapped to `width` columns, each line with a line of marks below it. The token after the
+/// window, which the last position predicts, is its last.
+fn window(batch: &Batch, row: usize, tokenizer: &Tokenizer, width: usize) -> String {
+    let range = row * batch.context..(row + 1) * batch.context;
+    let (tokens, targets) = (&batch.tokens[range.clone()], &batch.targets[range]);
+    let first = tokens.first().map(|&id| (id, false));
+    // Where no prediction counts, the token is still the one that is read next.
+    let read_next = tokens.iter().skip(1).map(Some).chain([None]);
+    let rest = targets.iter().zip(read_next).filter_map(|(&target, next)| match (target, next) {
+        (IGNORE, None) => None,
+        (IGNORE, Some(&next)) => Some((next, false)),
+        (target, _) => Some((target, true)),
+    });
+    let pieces = first.into_iter().chain(rest).map(|(id, counts)| Piece {
+        text: visible(&tokenizer.token_text(id)),
+        style: style(id, counts, tokenizer),
+        counts,
+    });
+    let (mut out, mut text, mut marks, mut used) = (String::new(), String::new(), String::new(), 0);
+    for piece in pieces {
+        let wide = measure_text_width(&piece.text).max(1);
+        if used + wide > width && used > 0 {
+            out += &format!("{text}\n{marks}\n");
+            (text, marks, used) = (String::new(), String::new(), 0);
+        }
+        text += &piece.style.apply_to(format!("{:1}", piece.text)).to_string();
+        marks += &match piece.counts {
+            true => format!("╰{}", "─".repeat(wide - 1)),
+            false => "·".to_owned() + &" ".repeat(wide - 1),
+        };
+        used += wide;
+    }
+    out + &format!("{text}\n{marks}\n")
+}
+
+/// Text and signs apart, and what carries no loss dim.
+fn style(id: u32, counts: bool, tokenizer: &Tokenizer) -> Style {
+    let style = if Some(id) == tokenizer.document_end() {
+        Style::new().black().on_yellow()
+    } else if tokenizer.is_special(id) {
+        Style::new().magenta().bold()
+    } else {
+        Style::new().green()
+    };
+    if counts { style } else { style.dim() }
+}
+
+/// Line breaks, tabs and other control characters as something to see.
+fn visible(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' => '↵',
+        '\t' => '→',
+        c if c.is_control() => '�',
+        c => c,
+    };
+    text.chars().map(shown).collect()
+}
+
+fn counts(batch: &Batch, tokenizer: &Tokenizer) -> String {
+    let n = |n: usize| grouped(n as u64);
+    let with_loss = batch.targets.iter().filter(|&&target| target != IGNORE).count();
+    let ends = batch.tokens.iter().filter(|&&id| Some(id) == tokenizer.document_end()).count();
+    let special = batch.tokens.iter().filter(|&&id| tokenizer.is_special(id)).count();
+    format!(
+        "the batch: {} windows of {} tokens = {} · {} predictions carry loss · {} document ends · {} special tokens · no \
+         padding: windows are cut from one stream\n",
+        batch.rows,
+        n(batch.context),
+        n(batch.tokens.len()),
+        n(with_loss),
+        n(ends),
+        n(special)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn marks_say_what_carries_loss() {
+        let tokenizer = Tokenizer::of_characters(&BTreeSet::from(['a', 'b', '\n'])).unwrap();
+        let id = |c: &str| tokenizer.encode(c).unwrap()[0];
+        let (a, b, line) = (id("a"), id("b"), id("\n"));
+        let batch = Batch { rows: 1, context: 4, tokens: vec![a, b, line, a], targets: vec![b, IGNORE, a, b] };
+        assert_eq!(window(&batch, 0, &tokenizer, 80), "ab↵ab\n·╰·╰╰\n");
+        assert_eq!(window(&batch, 0, &tokenizer, 3), "ab↵\n·╰·\nab\n╰╰\n");
+        assert!(counts(&batch, &tokenizer).contains("3 predictions carry loss"));
+    }
+}

@@ -1,0 +1,218 @@
+//! `gptkit plan`, and `--dry-run` of the training commands.
+
+use crate::data_args::ConfigArgs;
+use crate::device::DeviceChoice;
+use crate::presets;
+use crate::ui::Ui;
+use anyhow::Result;
+use candle_core::Device;
+use clap::Args;
+use data::progress::{Progress, Unit, grouped};
+use model::Kind;
+use std::path::{Path, PathBuf};
+use train::PretrainConfig;
+use train::plan::{Plan as Needs, machine_memory, measure, settings_that_fit};
+use train::pretrain::settle;
+
+/// Say what a run will take before it takes it: memory by part, work, time
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Model folder that training would start from
+    #[arg(long, value_name = "DIR", conflicts_with = "tokenizer")]
+    init: Option<PathBuf>,
+    /// Devices that share the work, instead of measuring this machine
+    #[arg(long, value_name = "N", requires = "device_tflops", value_parser = clap::value_parser!(u32).range(1..))]
+    devices: Option<u32>,
+    /// Most operations a second that one of them is able to do, in units of 10^12
+    #[arg(long, value_name = "X", requires = "devices", value_parser = positive)]
+    device_tflops: Option<f64>,
+    /// Share of these that training reaches (model FLOPs utilization), from 0 to 1
+    #[arg(long, value_name = "Y", requires = "devices", default_value_t = 0.4, value_parser = share)]
+    mfu: f64,
+    /// Memory of a device in units of 10^9 bytes [default: this machine's]
+    #[arg(long, value_name = "GB", value_parser = positive)]
+    memory: Option<f64>,
+    /// Where to measure
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "use a number above 0".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    positive(text).ok().filter(|&x| x <= 1.0).ok_or_else(|| "use a number above 0 and up to 1".to_owned())
+}
+
+/// Work and time on devices that are not here.
+struct Devices {
+    n: u32,
+    /// Operations a second that training gets of all of them.
+    flops_per_s: f64,
+}
+
+impl Plan {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
+        let devices = self
+            .devices
+            .zip(self.device_tflops)
+            .map(|(n, tflops)| Devices { n, flops_per_s: f64::from(n) * tflops * 1e12 * self.mfu });
+        let memory = self.memory.map(|gb| (gb * 1e9) as u64);
+        print(config, self.init.as_deref(), devices.as_ref(), memory, &self.device.open()?, ui)
+    }
+}
+
+/// The plan of `config` on this machine.
+pub(crate) fn print_here(config: PretrainConfig, init: Option<&Path>, device: &Device, ui: &Ui) -> Result<()> {
+    print(config, init, None, None, device, ui)
+}
+
+fn print(
+    mut config: PretrainConfig,
+    init: Option<&Path>,
+    devices: Option<&Devices>,
+    memory: Option<u64>,
+    device: &Device,
+    ui: &Ui,
+) -> Result<()> {
+    let rows_per_epoch = settle(&mut config, init, ui)?;
+    let plan = Needs::new(&config, rows_per_epoch);
+    ui.result(&(shape(&config, &plan) + &memory_table(&config, &plan, memory)))?;
+    let time = match devices {
+        Some(devices) => {
+            let seconds = plan.total_flops() / devices.flops_per_s;
+            format!(
+                "{} on {} devices at {} TFLOP/s together",
+                time(seconds),
+                devices.n,
+                rounded(devices.flops_per_s / 1e12)
+            )
+        }
+        None => {
+            let task = ui.task("measuring this machine", None, Unit::Items);
+            let speed = measure(&config, device)?;
+            drop(task);
+            let forward_share = 1.0 / 3.0;
+            let tokens = plan.n_tokens as f64 + plan.n_validation_tokens as f64 * forward_share;
+            let how = if speed.by_stand_in { ", by a narrower model" } else { "" };
+            format!(
+                "{} here, at {} tokens a second{how}",
+                time(speed.s_per_token * tokens),
+                rounded(1.0 / speed.s_per_token)
+            )
+        }
+    };
+    ui.result(&(work(&config, &plan) + &format!("time         {time}\n")))
+}
+
+fn shape(config: &PretrainConfig, plan: &Needs) -> String {
+    let m = &config.model;
+    let kind = match m.kind {
+        Kind::Gpt1 => "GPT-1",
+        Kind::Gpt2 => "GPT-2",
+        Kind::Gpt3 => "GPT-3",
+    };
+    format!(
+        "model        {kind} · {} layers · {} heads · width {} · context {} · vocabulary {}\nparameters   {}\n",
+        m.n_layer,
+        m.n_head,
+        m.d_model,
+        m.context,
+        m.vocab_size,
+        grouped(plan.n_params)
+    )
+}
+
+fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> String {
+    let memory = &plan.memory;
+    let (limit, whose) = match limit {
+        Some(limit) => (limit, "of the device"),
+        None => (machine_memory(), "here"),
+    };
+    let mut text = format!("memory       {} at the peak of a step, of {} {whose}\n", size(memory.total()), size(limit));
+    for (part, bytes) in [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        ("activations", memory.activations),
+        ("logits", memory.logits),
+        ("data", memory.data),
+        ("the rest", memory.overhead),
+    ] {
+        text += &format!("  {part:11}{:>11}\n", size(bytes));
+    }
+    if memory.total() > limit {
+        let fixed = memory.weights + memory.gradients + memory.optimizer;
+        text += &match settings_that_fit(config, limit) {
+            Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
+            None => format!(
+                "  does not fit: weights, gradients and optimizer alone take {}; lower model.n_layer or model.d_model\n",
+                size(fixed)
+            ),
+        };
+    }
+    text
+}
+
+fn work(config: &PretrainConfig, plan: &Needs) -> String {
+    let flops = &plan.flops;
+    let recomputed = match flops.recomputed {
+        0.0 => String::new(),
+        again => format!(", {again:.3e} done again"),
+    };
+    let total = plan.total_flops();
+    format!(
+        "work         {:.3e} FLOPs a token: {:.3e} in weights, {:.3e} in attention{recomputed}\n\
+         run          {} tokens in {} steps of {} · {total:.3e} FLOPs, {} PF-days\n",
+        flops.total(),
+        flops.weights,
+        flops.attention,
+        grouped(plan.n_tokens),
+        grouped(plan.n_steps),
+        grouped((config.train.batch_size * config.model.context) as u64),
+        rounded(total / (1e15 * 86_400.0)),
+    )
+}
+
+/// Three digits that count.
+fn rounded(x: f64) -> String {
+    match x {
+        x if x >= 100.0 => grouped(x.round() as u64),
+        x if x >= 1.0 => format!("{x:.1}"),
+        x if x >= 0.001 => format!("{x:.4}"),
+        x => format!("{x:.1e}"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    if bytes >= 1e9 { format!("{:.2} GB", bytes / 1e9) } else { format!("{:.0} MB", (bytes / 1e6).ceil()) }
+}
+
+/// In the unit that people would use.
+fn time(seconds: f64) -> String {
+    let (n, unit) = match seconds {
+        s if s < 120.0 => (s, "s"),
+        s if s < 2.0 * 3600.0 => (s / 60.0, "min"),
+        s if s < 2.0 * 86_400.0 => (s / 3600.0, "h"),
+        s if s < 2.0 * 365.25 * 86_400.0 => (s / 86_400.0, "days"),
+        s => (s / (365.25 * 86_400.0), "years"),
+    };
+    if n >= 10.0 { format!("{} {unit}", grouped(n.round() as u64)) } else { format!("{n:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_at_a_glance() {
+        assert_eq!([3.0, 600.0, 9e3, 4e5, 1e11].map(time), ["3.0 s", "10 min", "2.5 h", "4.6 days", "3,169 years"]);
+        assert_eq!([5e-5, 0.25, 36.4, 3637.2].map(rounded), ["5.0e-5", "0.2500", "36.4", "3,637"]);
+        assert_eq!([1, 2_500_000, 3_140_000_000].map(size), ["1 MB", "3 MB", "3.14 GB"]);
+    }
+}

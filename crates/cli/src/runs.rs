@@ -1,0 +1,101 @@
+//! `gptkit runs` and `gptkit plot`
+
+use crate::data_args::shell;
+use crate::ui::Ui;
+use anyhow::{Result, ensure};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+use train::curves::{Curves, svg};
+use train::overview::{Activity, Overview, runs};
+
+/// List runs: state, step, loss
+#[derive(Debug, Args)]
+pub(crate) struct Runs {
+    /// Folder of the runs
+    #[arg(value_name = "DIR", default_value = "runs")]
+    folder: PathBuf,
+}
+
+impl Runs {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let runs = runs(&self.folder)?;
+        ensure!(!runs.is_empty(), "{} holds no run; gptkit pretrain makes one", self.folder.display());
+        let width = runs.iter().map(|run| name(run).chars().count()).max().unwrap_or(0).max(3);
+        ui.result(&format!(
+            "{:width$}  {:8}  {:>15}  {:>8}  {:>8}  {:>8}  written\n",
+            "run", "state", "step", "loss", "best val", "time"
+        ))?;
+        for run in &runs {
+            let loss = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+            let state = match run.activity {
+                Activity::Running => "running",
+                Activity::Finished => "finished",
+                Activity::Stopped => "stopped",
+                Activity::Empty => "empty",
+            };
+            ui.result(&format!(
+                "{:width$}  {state:8}  {:>15}  {:>8}  {:>8}  {:>8}  {}\n",
+                name(run),
+                format!("{}/{}", run.step, run.n_steps),
+                loss(run.train_loss),
+                loss(run.best),
+                clock(run.elapsed_s),
+                ago(run)
+            ))?;
+        }
+        if let Some(run) = runs.iter().find(|run| run.activity == Activity::Stopped) {
+            ui.next(&format!("gptkit pretrain --resume {}", shell(&run.folder)));
+        }
+        Ok(())
+    }
+}
+
+fn name(run: &Overview) -> String {
+    run.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// 3725 → 1:02:05.
+fn clock(seconds: f64) -> String {
+    let s = seconds as u64;
+    if s < 3600 {
+        format!("{}:{:02}", s / 60, s % 60)
+    } else {
+        format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+    }
+}
+
+fn ago(run: &Overview) -> String {
+    let seconds = run.modified.elapsed().map_or(0, |since| since.as_secs());
+    format!("{} ago", indicatif::HumanDuration(Duration::from_secs(seconds)))
+}
+
+/// Draw the curves of one run, or of several over each other, as SVG
+#[derive(Debug, Args)]
+pub(crate) struct Plot {
+    /// Folders of runs
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// File to write
+    #[arg(long, value_name = "FILE", default_value = "curves.svg")]
+    out: PathBuf,
+}
+
+impl Plot {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>()?;
+        data::disk::write(&self.out, svg(&curves)?.as_bytes())?;
+        ui.say(&format!("drawn {}", self.out.display()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_on_a_clock() {
+        assert_eq!([0.0, 61.5, 3725.0].map(clock), ["0:00", "1:01", "1:02:05"]);
+    }
+}

@@ -1,0 +1,334 @@
+//! Memory, work and time of a run before any of it is spent.
+
+use crate::config::{Recompute, TrainConfig};
+use crate::fit::Trainer;
+use crate::guard::Guard;
+use crate::pretrain::PretrainConfig;
+use crate::schedule::Schedule;
+use anyhow::Result;
+use candle_core::Device;
+use data::batch::Batch;
+use model::{ModelConfig, Params};
+use std::time::Instant;
+
+/// What a run will take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Weights of the model.
+    pub n_params: u64,
+    /// At the peak of a step.
+    pub memory: Memory,
+    /// Work of training on one token.
+    pub flops: Flops,
+    /// Tokens predicted in the whole run.
+    pub n_tokens: u64,
+    /// Updates of the whole run.
+    pub n_steps: u64,
+    /// Tokens that validations read.
+    pub n_validation_tokens: u64,
+}
+
+/// Bytes at the moment of a step when most are in use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The model's, f32.
+    pub weights: u64,
+    /// Of the weights, with what the backward pass needs to add them up.
+    pub gradients: u64,
+    /// AdamW's two moments.
+    pub optimizer: u64,
+    /// What the forward pass keeps for the backward pass.
+    pub activations: u64,
+    /// Scores of every token of the vocabulary, and their gradient.
+    pub logits: u64,
+    /// Batches read ahead.
+    pub data: u64,
+    /// The program, and what its allocator holds between tensors.
+    pub overhead: u64,
+}
+
+impl Memory {
+    /// All parts.
+    pub fn total(&self) -> u64 {
+        let Self { weights, gradients, optimizer, activations, logits, data, overhead } = *self;
+        let parts = [weights, gradients, optimizer, activations, logits, data, overhead];
+        parts.iter().fold(0, |sum: u64, &part| sum.saturating_add(part))
+    }
+
+    /// What a step of `train` on `model` takes.
+    pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
+        let n = |n: usize| n as f64;
+        let (d, v, layers) = (n(model.d_model), n(model.vocab_size), n(model.n_layer));
+        let tokens = n(train.micro_batch()) * n(model.context);
+        let params = model.n_params() as f64;
+        let or_none = |there: bool, numbers: f64| if there { numbers } else { 0.0 };
+        let bytes = |numbers: f64| (4.0 * numbers) as u64;
+        // Outputs of a block's operations that the backward pass reads, in widths: two norms, queries, keys and values,
+        // what attention mixes, two projections and two sums, and the MLP's 4 twice.
+        let block = 18.0 + or_none(model.residual_dropout > 0.0, 2.0);
+        let ends = 3.0 + or_none(model.embedding_dropout > 0.0, 1.0); // embeddings and last norm
+        let kept = ends
+            + match train.recompute {
+                Recompute::None => layers * block,
+                Recompute::Blocks => layers + 1.0,
+            };
+        // Gradients on their way through a block: the MLP's in and out, and what they are added to.
+        let passing = 12.0 + or_none(train.recompute == Recompute::Blocks, block);
+        let accumulated = or_none(train.batch_size > train.micro_batch(), params);
+        let fixed = Self {
+            weights: bytes(params),
+            optimizer: bytes(2.0 * params),
+            data: bytes(2.0 * BATCHES * n(train.batch_size) * n(model.context)),
+            ..Self::default()
+        };
+        // The peak is where the output's weights get their gradient, in five matrices until it is added up; or in the
+        // first block, when nearly all others have theirs.
+        let output = Self {
+            gradients: bytes(accumulated + 5.0 * v * d),
+            activations: bytes(tokens * d * kept),
+            logits: bytes(2.0 * tokens * v),
+            ..fixed
+        };
+        let first_block = Self {
+            gradients: bytes(accumulated + params + (v * d).max(12.0 * d * d)),
+            activations: bytes(tokens * d * (kept + passing)),
+            logits: bytes(or_none(train.recompute == Recompute::None, tokens * v)),
+            ..fixed
+        };
+        let peak = if output.total() > first_block.total() { output } else { first_block };
+        Self { overhead: PROGRAM.saturating_add((peak.total() as f64 * BETWEEN_TENSORS) as u64), ..peak }
+    }
+}
+
+/// Batches in memory: read ahead, on their way, and in use.
+const BATCHES: f64 = 6.0;
+/// Bytes of the program itself with its threads and tokenizer, as measured.
+const PROGRAM: u64 = 55_000_000;
+/// Share of memory that the allocator holds beyond what is in use, as measured.
+const BETWEEN_TENSORS: f64 = 0.1;
+
+/// Floating-point operations for one token, forward and backward, a multiplication and an addition being two.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Flops {
+    /// Six for each weight that is multiplied with (Kaplan et al. 2020, §2.1).
+    pub weights: f64,
+    /// Scores and mixed values.
+    pub attention: f64,
+    /// What `train.recompute` does again.
+    pub recomputed: f64,
+}
+
+impl Flops {
+    /// All parts.
+    pub fn total(&self) -> f64 {
+        self.weights + self.attention + self.recomputed
+    }
+
+    fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
+        let d = model.d_model as f64;
+        let blocks = model.n_layer as f64 * 12.0 * d * d;
+        let seen = |layer| {
+            let n: usize = (0..model.context).map(|position| model.mask(layer).visible(position).len()).sum();
+            n as f64 / model.context as f64
+        };
+        // Forward two products of D for each token seen, backward twice that.
+        // Layers alternate between two kinds at most.
+        let attention = 12.0 * d * (model.n_layer.div_ceil(2) as f64 * seen(0) + (model.n_layer / 2) as f64 * seen(1));
+        Self {
+            weights: 6.0 * (blocks + model.vocab_size as f64 * d),
+            attention,
+            recomputed: match train.recompute {
+                Recompute::None => 0.0,
+                Recompute::Blocks => 2.0 * blocks + attention / 3.0,
+            },
+        }
+    }
+}
+
+impl Plan {
+    /// The plan of `config`, whose vocabulary is known, on text with `rows_per_epoch` windows.
+    pub fn new(config: &PretrainConfig, rows_per_epoch: u64) -> Self {
+        let PretrainConfig { model, train, .. } = config;
+        let schedule = Schedule::new(train, model.context, rows_per_epoch);
+        let n_steps = schedule.n_steps();
+        let validation = (train.eval_windows * model.context) as u64;
+        Self {
+            n_params: model.n_params(),
+            memory: Memory::of(model, train),
+            flops: Flops::of(model, train),
+            n_tokens: schedule.n_tokens(),
+            n_steps,
+            n_validation_tokens: n_steps.div_ceil(train.eval_every) * validation,
+        }
+    }
+
+    /// Work of the whole run. Validation goes forward only.
+    pub fn total_flops(&self) -> f64 {
+        let forward = (self.flops.weights + self.flops.attention) / 3.0;
+        self.flops.total() * self.n_tokens as f64 + forward * self.n_validation_tokens as f64
+    }
+}
+
+/// The settings, as `--set` takes them, with which a step of `config` fits into `limit` bytes at the least cost: a smaller
+/// micro-batch costs little, recomputed blocks a third more time. Nothing when there are none.
+pub fn settings_that_fit(config: &PretrainConfig, limit: u64) -> Option<Vec<String>> {
+    let batch = config.train.batch_size;
+    let micros: Vec<usize> = (1..=config.train.micro_batch()).rev().filter(|&m| batch.is_multiple_of(m)).collect();
+    for recompute in [config.train.recompute, Recompute::Blocks] {
+        for &micro in &micros {
+            let train = TrainConfig { micro_batch: Some(micro), recompute, ..config.train.clone() };
+            if Memory::of(&config.model, &train).total() <= limit {
+                let mut set = vec![format!("train.micro_batch={micro}")];
+                if recompute != config.train.recompute {
+                    set.push("train.recompute=blocks".to_owned());
+                }
+                return Some(set);
+            }
+        }
+    }
+    None
+}
+
+/// Bytes of memory that processes on this machine may use, the limit of a container included.
+pub fn machine_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let whole = system.total_memory();
+    system.cgroup_limits().map_or(whole, |limits| limits.total_memory.min(whole))
+}
+
+/// How fast a device trains.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    /// Seconds of work on one token.
+    pub s_per_token: f64,
+    /// Whether a narrower model stood in for one that is too large to be tried, at equal operations a second.
+    pub by_stand_in: bool,
+}
+
+/// Operations of one measured step at most: some seconds on a slow processor.
+const MEASURED_FLOPS: f64 = 4e11;
+
+/// Measures a few steps: of the model itself where they take seconds, else of its first layers, from which the others
+/// follow; of a narrower one where even these are too many.
+///
+/// # Errors
+/// When a step fails.
+pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
+    let train = &config.train;
+    let step = |model: &ModelConfig, rows: usize| Flops::of(model, train).total() * (rows * model.context) as f64;
+    let with_layers = |model: &ModelConfig, n: usize| ModelConfig { n_layer: n, ..model.clone() };
+    if step(&config.model, train.micro_batch()) <= MEASURED_FLOPS {
+        return Ok(Speed {
+            s_per_token: seconds(&config.model, train, train.micro_batch(), device)?,
+            by_stand_in: false,
+        });
+    }
+    // Two and four, so that banded layers are among them.
+    let (few, more) = (2, 4);
+    let mut model = config.model.clone();
+    while step(&with_layers(&model, more), 1) > 3.0 * MEASURED_FLOPS && model.d_model.is_multiple_of(2 * model.n_head) {
+        // Half the width, in heads of half the size.
+        model.d_model /= 2;
+    }
+    while step(&with_layers(&model, more), 1) > 3.0 * MEASURED_FLOPS && model.n_head > 1 {
+        let size = model.d_model / model.n_head;
+        model.n_head = model.n_head.div_ceil(2);
+        model.d_model = model.n_head * size;
+    }
+    let rows = (1..=train.micro_batch())
+        .rev()
+        .find(|&rows| step(&with_layers(&model, few), rows) <= MEASURED_FLOPS)
+        .unwrap_or(1);
+    let at = |n: usize| seconds(&with_layers(&model, n), train, rows, device);
+    let (at_few, at_more) = (at(few)?, at(more)?);
+    let a_layer = (at_more - at_few).max(0.0) / (more - few) as f64;
+    let n_layer = config.model.n_layer as f64;
+    let s_per_token = at_few + a_layer * (n_layer - few as f64);
+    let scale =
+        Flops::of(&config.model, train).total() / Flops::of(&with_layers(&model, config.model.n_layer), train).total();
+    Ok(Speed { s_per_token: s_per_token * scale, by_stand_in: model.d_model != config.model.d_model })
+}
+
+/// Seconds a token of training `model` on batches of `rows` windows: the fastest of a few steps after a first.
+fn seconds(model: &ModelConfig, train: &TrainConfig, rows: usize, device: &Device) -> Result<f64> {
+    let train = TrainConfig { batch_size: rows, micro_batch: None, ..train.clone() };
+    let mut trainer = Trainer::new(model, Params::init(model, 1, device)?, &train, 1)?;
+    let n = rows * model.context;
+    let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
+    let batch = Batch { rows, context: model.context, tokens: ids(0), targets: ids(7919) };
+    let mut guard = Guard::default();
+    let begun = Instant::now();
+    let mut fastest = f64::INFINITY;
+    for step in 0..6 {
+        let step_begun = Instant::now();
+        trainer.step(&batch, 0, train.lr, &mut guard)?;
+        if step > 0 {
+            fastest = fastest.min(step_begun.elapsed().as_secs_f64());
+        }
+        if fastest.is_finite() && begun.elapsed().as_secs_f64() > 3.0 {
+            break;
+        }
+    }
+    Ok(fastest / n as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: serde_json::Value) -> PretrainConfig {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn gpt3_175b() -> PretrainConfig {
+        config(serde_json::json!({
+            "model": { "kind": "gpt3", "n_layer": 96, "n_head": 96, "d_model": 12288, "context": 2048, "vocab_size": 50257, "band": 256 },
+            "train": { "length": "300B tokens", "batch_size": 1600, "micro_batch": 1, "lr": 6e-5 },
+        }))
+    }
+
+    /// Brown et al. 2020, table D.1: 3.14e23 operations, 3,640 petaflop/s-days, which count six a parameter and token.
+    #[test]
+    fn the_work_of_gpt3_is_the_papers() {
+        let plan = Plan::new(&gpt3_175b(), 1);
+        let weights = plan.flops.weights * plan.n_tokens as f64;
+        assert!((weights / 3.14e23 - 1.0).abs() < 0.01, "{weights:e}");
+        assert!((weights / (1e15 * 86400.0) / 3640.0 - 1.0).abs() < 0.01);
+        assert!(plan.flops.attention < 0.02 * plan.flops.weights);
+    }
+
+    #[test]
+    fn banded_layers_take_less_attention() {
+        let gpt3 = gpt3_175b();
+        let dense = ModelConfig { kind: model::Kind::Gpt2, band: None, ..gpt3.model.clone() };
+        let (banded, dense) = (Flops::of(&gpt3.model, &gpt3.train), Flops::of(&dense, &gpt3.train));
+        assert_eq!(dense.attention, 12.0 * 12288.0 * 96.0 * 1024.5);
+        assert!(banded.attention < 0.65 * dense.attention, "{} {}", banded.attention, dense.attention);
+    }
+
+    #[test]
+    fn the_cheapest_setting_that_fits_is_named() {
+        let mut config = config(serde_json::json!({
+            "model": { "kind": "gpt2", "n_layer": 12, "n_head": 12, "d_model": 768, "context": 1024, "vocab_size": 50257 },
+            "train": { "length": "1B tokens", "batch_size": 12, "lr": 6e-4 },
+        }));
+        assert!(Memory::of(&config.model, &config.train).total() > 12 << 30);
+        assert_eq!(settings_that_fit(&config, 8 << 30).unwrap(), ["train.micro_batch=4"]);
+        let tight = settings_that_fit(&config, 3_700 << 20).unwrap();
+        assert_eq!(tight, ["train.micro_batch=1", "train.recompute=blocks"]);
+        assert_eq!(settings_that_fit(&config, 1 << 30), None);
+        config.train.micro_batch = Some(1);
+        assert_eq!(settings_that_fit(&config, 8 << 30).unwrap(), ["train.micro_batch=1"]);
+    }
+
+    #[test]
+    fn a_speed_is_measured() {
+        let config = config(serde_json::json!({
+            "model": { "kind": "gpt2", "n_layer": 2, "n_head": 2, "d_model": 16, "context": 16, "vocab_size": 50 },
+            "train": { "length": "10 steps", "batch_size": 4, "lr": 1e-3 },
+        }));
+        let speed = measure(&config, &Device::Cpu).unwrap();
+        assert!(speed.s_per_token > 0.0 && speed.s_per_token < 1.0 && !speed.by_stand_in, "{speed:?}");
+    }
+}

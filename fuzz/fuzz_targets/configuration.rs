@@ -1,0 +1,12 @@
+//! Any text is a configuration, or its problems are listed.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use train::PretrainConfig;
+
+fuzz_target!(|text: &str| {
+    match config::load::<PretrainConfig>("fuzz.toml", text, &[]) {
+        Ok(config) => assert!(config::resolved(&config).is_ok()),
+        Err(problems) => assert!(!problems.to_string().is_empty()),
+    }
+});

@@ -1,0 +1,25 @@
+//! Any file of records or text becomes shards, or is refused with its line.
+#![no_main]
+
+use data::prepare::prepare;
+use data::progress::Silent;
+use data::source::{DataConfig, OnBadRecord, SourceConfig};
+use data::tokenizer::{TokenizerConfig, TokenizerKind};
+use libfuzzer_sys::fuzz_target;
+use std::fs;
+
+fuzz_target!(|parts: (u8, &[u8])| {
+    let (which, bytes) = parts;
+    let folder = tempfile::tempdir().unwrap();
+    let name = ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.zst"][usize::from(which % 4)];
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let data = DataConfig {
+        sources: vec![SourceConfig { path: path.to_string_lossy().into_owned(), weight: None }],
+        on_bad_record: if which & 4 == 0 { OnBadRecord::Fail } else { OnBadRecord::Skip },
+        shards: folder.path().join("shards"),
+        ..DataConfig::default()
+    };
+    let tokenizer = TokenizerConfig { train: Some(TokenizerKind::Char), ..TokenizerConfig::default() };
+    let _ = prepare(&data, &tokenizer, None, &Silent);
+});
