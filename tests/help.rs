@@ -5,9 +5,22 @@ use std::path::Path;
 
 #[test]
 fn help_is_what_it_was() {
-    for command in
-        ["", "pretrain", "sample", "prepare", "tokenizer", "tokenizer train", "tokenizer encode", "config", "world"]
-    {
+    for command in [
+        "",
+        "pretrain",
+        "plan",
+        "inspect",
+        "runs",
+        "plot",
+        "sample",
+        "attention",
+        "prepare",
+        "tokenizer",
+        "tokenizer train",
+        "tokenizer encode",
+        "config",
+        "world",
+    ] {
         let name = if command.is_empty() { "gptkit".to_owned() } else { command.replace(' ', "_") };
         insta::assert_snapshot!(name, gptkit(Path::new("."), format!("{command} --help").trim()).ok().out);
     }

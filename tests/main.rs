@@ -5,6 +5,7 @@
 mod bad_input;
 mod help;
 mod lineage;
+mod looking;
 mod resume;
 mod tokenizers;
 
