@@ -28,6 +28,10 @@ run *ARGS:
 doc:
     cargo doc --workspace --no-deps --document-private-items --open
 
+# Feed a reader anything for ten minutes (needs cargo-fuzz and a nightly toolchain)
+fuzz TARGET:
+    cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} -- -max_total_time=600
+
 # Make the golden numbers again (needs Python with torch and transformers)
 golden *ARGS:
     python3 scripts/golden.py tests/golden {{ARGS}}

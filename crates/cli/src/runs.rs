@@ -67,7 +67,7 @@ fn clock(seconds: f64) -> String {
 
 fn ago(run: &Overview) -> String {
     let seconds = run.modified.elapsed().map_or(0, |since| since.as_secs());
-    format!("{} ago", indicatif::HumanDuration(Duration::from_secs(seconds)))
+    format!("{:#} ago", indicatif::HumanDuration(Duration::from_secs(seconds)))
 }
 
 /// Draw the curves of one run, or of several over each other, as SVG

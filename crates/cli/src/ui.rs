@@ -4,7 +4,7 @@ use data::progress::{Progress, Task, Unit};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use train::interrupt::Stop;
 
@@ -37,12 +37,12 @@ impl std::error::Error for Stopped {}
 pub(crate) struct Ui {
     live: bool,
     /// The bar on the screen, above which lines are printed.
-    bar: Mutex<Option<ProgressBar>>,
+    bar: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Ui {
     pub(crate) fn new() -> Self {
-        Self { live: io::stderr().is_terminal(), bar: Mutex::new(None) }
+        Self { live: io::stderr().is_terminal(), bar: Arc::default() }
     }
 
     /// A result, on stdout, flushed.
@@ -129,7 +129,7 @@ impl Progress for Ui {
         if let Ok(mut shown) = self.bar.lock() {
             *shown = Some(bar.clone());
         }
-        Box::new(Bar(bar))
+        Box::new(Bar { bar, shown: Arc::clone(&self.bar) })
     }
 }
 
@@ -147,27 +147,34 @@ fn style(bounded: bool, unit: Unit) -> ProgressStyle {
 }
 
 /// A task on a terminal.
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    /// Where it is while lines are printed above it.
+    shown: Arc<Mutex<Option<ProgressBar>>>,
+}
 
 impl Task for Bar {
     fn resume_at(&self, n: u64) {
-        self.0.set_position(n);
-        self.0.reset_eta();
+        self.bar.set_position(n);
+        self.bar.reset_eta();
     }
 
     fn advance(&self, n: u64) {
-        self.0.inc(n);
+        self.bar.inc(n);
     }
 
     fn show(&self, figures: &str) {
-        self.0.set_message(figures.to_owned());
+        self.bar.set_message(figures.to_owned());
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
+        if let Ok(mut shown) = self.shown.lock() {
+            *shown = None; // what is said from now on comes below it
+        }
         // The last state stays where the figures are worth keeping.
-        if self.0.message().is_empty() { self.0.finish_and_clear() } else { self.0.abandon() }
+        if self.bar.message().is_empty() { self.bar.finish_and_clear() } else { self.bar.abandon() }
     }
 }
 

@@ -209,8 +209,8 @@ pub struct Speed {
 /// Operations of one measured step at most: some seconds on a slow processor.
 const MEASURED_FLOPS: f64 = 4e11;
 
-/// Measures a few steps: of the model itself where they take seconds, else of its first layers, from which the others
-/// follow; of a narrower one where even these are too many.
+/// Measures a few steps: of the model itself where they take seconds, else of its embeddings alone and of two layers, from
+/// which the others follow; of a narrower one where even these are too many.
 ///
 /// # Errors
 /// When a step fails.
@@ -224,14 +224,14 @@ pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
             by_stand_in: false,
         });
     }
-    // Two and four, so that banded layers are among them.
-    let (few, more) = (2, 4);
+    // None and two, so that a dense layer and a banded one are measured.
+    let (few, more) = (0, 2);
     let mut model = config.model.clone();
-    while step(&with_layers(&model, more), 1) > 3.0 * MEASURED_FLOPS && model.d_model.is_multiple_of(2 * model.n_head) {
+    while step(&with_layers(&model, more), 1) > 2.0 * MEASURED_FLOPS && model.d_model.is_multiple_of(2 * model.n_head) {
         // Half the width, in heads of half the size.
         model.d_model /= 2;
     }
-    while step(&with_layers(&model, more), 1) > 3.0 * MEASURED_FLOPS && model.n_head > 1 {
+    while step(&with_layers(&model, more), 1) > 2.0 * MEASURED_FLOPS && model.n_head > 1 {
         let size = model.d_model / model.n_head;
         model.n_head = model.n_head.div_ceil(2);
         model.d_model = model.n_head * size;
@@ -243,8 +243,7 @@ pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
     let at = |n: usize| seconds(&with_layers(&model, n), train, rows, device);
     let (at_few, at_more) = (at(few)?, at(more)?);
     let a_layer = (at_more - at_few).max(0.0) / (more - few) as f64;
-    let n_layer = config.model.n_layer as f64;
-    let s_per_token = at_few + a_layer * (n_layer - few as f64);
+    let s_per_token = at_few + a_layer * (config.model.n_layer - few) as f64;
     let scale =
         Flops::of(&config.model, train).total() / Flops::of(&with_layers(&model, config.model.n_layer), train).total();
     Ok(Speed { s_per_token: s_per_token * scale, by_stand_in: model.d_model != config.model.d_model })
@@ -258,15 +257,14 @@ fn seconds(model: &ModelConfig, train: &TrainConfig, rows: usize, device: &Devic
     let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
     let batch = Batch { rows, context: model.context, tokens: ids(0), targets: ids(7919) };
     let mut guard = Guard::default();
+    trainer.step(&batch, 0, train.lr, &mut guard)?; // the first one takes its memory from the system
     let begun = Instant::now();
     let mut fastest = f64::INFINITY;
-    for step in 0..6 {
+    for measured in 1.. {
         let step_begun = Instant::now();
         trainer.step(&batch, 0, train.lr, &mut guard)?;
-        if step > 0 {
-            fastest = fastest.min(step_begun.elapsed().as_secs_f64());
-        }
-        if fastest.is_finite() && begun.elapsed().as_secs_f64() > 3.0 {
+        fastest = fastest.min(step_begun.elapsed().as_secs_f64());
+        if measured >= 2 && begun.elapsed().as_secs_f64() > 2.0 {
             break;
         }
     }
