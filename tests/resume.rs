@@ -182,6 +182,20 @@ fn a_run_goes_on_from_another_folder_and_without_its_sources() {
 }
 
 #[test]
+fn a_finished_run_goes_on_when_its_schedule_is_made_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config char --data world:60 --out run --set train.batch_size=2").ok();
+    let steps = || fs::read_to_string(path.join("run/metrics.jsonl")).unwrap().lines().count();
+    gptkit(path, "pretrain --resume run").ok();
+    assert_eq!(steps(), 12, "nothing was left to do");
+    let config = fs::read_to_string(path.join("run/config.toml")).unwrap().replace("12 steps", "17 steps");
+    fs::write(path.join("run/config.toml"), config).unwrap();
+    gptkit(path, "pretrain --resume run").ok();
+    assert_eq!(steps(), 17);
+}
+
+#[test]
 fn another_text_or_shape_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

@@ -496,11 +496,9 @@ fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress
 /// When the text cannot be used.
 pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &dyn Progress) -> Result<Tokenizer> {
     let mut places = places(data)?;
-    let folder = std::env::temp_dir().join(format!("gptkit-{}", std::process::id()));
-    disk::fresh_dir(&folder)?;
-    let trained = spool(&mut places, &folder).and_then(|_| Texts { data, places, progress }.train(config));
-    std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
-    trained
+    let folder = tempfile::tempdir().context("no folder can be made for what stdin gives")?;
+    spool(&mut places, folder.path())?;
+    Texts { data, places, progress }.train(config)
 }
 
 #[cfg(test)]

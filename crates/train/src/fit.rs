@@ -183,8 +183,8 @@ pub fn fit(
     run: &mut Run,
     sitting: &Sitting,
 ) -> Result<Summary> {
-    if state.finished {
-        return Ok(Summary { state, stop: None });
+    if state.finished && schedule.n_steps() <= state.n_steps {
+        return Ok(Summary { state, stop: None }); // a schedule made longer since then goes on
     }
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);

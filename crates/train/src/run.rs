@@ -17,7 +17,7 @@ use data::disk;
 use data::tokenizer::Tokenizer;
 use model::folder::{save_description, save_weights};
 use model::{ModelConfig, Params};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -32,10 +32,12 @@ pub struct Record {
     /// Tokens predicted in all of them.
     pub tokens: u64,
     /// Mean loss of this update's batch, nats a token.
+    #[serde(deserialize_with = "number")]
     pub train_loss: f64,
     /// Learning rate of this update.
     pub learning_rate: f64,
     /// Norm of its gradient before clipping.
+    #[serde(deserialize_with = "number")]
     pub grad_norm: f64,
     /// Speed of this update.
     pub tokens_per_s: f64,
@@ -45,6 +47,11 @@ pub struct Record {
     /// Whether this step made no update: see [`crate::guard`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+}
+
+/// JSON has no NaN and no infinity: they are written as null.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// A run that is being written.
@@ -178,7 +185,7 @@ mod tests {
             let record = Record {
                 step,
                 tokens: 0,
-                train_loss: 1.0,
+                train_loss: if step == 2 { f64::NAN } else { 1.0 },
                 learning_rate: 0.1,
                 grad_norm: 1.0,
                 tokens_per_s: 1.0,
