@@ -219,10 +219,8 @@ pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
     let step = |model: &ModelConfig, rows: usize| Flops::of(model, train).total() * (rows * model.context) as f64;
     let with_layers = |model: &ModelConfig, n: usize| ModelConfig { n_layer: n, ..model.clone() };
     if step(&config.model, train.micro_batch()) <= MEASURED_FLOPS {
-        return Ok(Speed {
-            s_per_token: seconds(&config.model, train, train.micro_batch(), device)?,
-            by_stand_in: false,
-        });
+        let [whole] = seconds([&config.model], train, train.micro_batch(), device)?;
+        return Ok(Speed { s_per_token: whole, by_stand_in: false });
     }
     // None and two, so that a dense layer and a banded one are measured.
     let (few, more) = (0, 2);
@@ -240,8 +238,7 @@ pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
         .rev()
         .find(|&rows| step(&with_layers(&model, few), rows) <= MEASURED_FLOPS)
         .unwrap_or(1);
-    let at = |n: usize| seconds(&with_layers(&model, n), train, rows, device);
-    let (at_few, at_more) = (at(few)?, at(more)?);
+    let [at_few, at_more] = seconds([&with_layers(&model, few), &with_layers(&model, more)], train, rows, device)?;
     let a_layer = (at_more - at_few).max(0.0) / (more - few) as f64;
     let s_per_token = at_few + a_layer * (config.model.n_layer - few) as f64;
     let scale =
@@ -249,26 +246,38 @@ pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
     Ok(Speed { s_per_token: s_per_token * scale, by_stand_in: model.d_model != config.model.d_model })
 }
 
-/// Seconds a token of training `model` on batches of `rows` windows: the fastest of a few steps after a first.
-fn seconds(model: &ModelConfig, train: &TrainConfig, rows: usize, device: &Device) -> Result<f64> {
+/// Rounds in which steps are measured; of each model the fastest counts, since nothing makes a step too fast.
+const ROUNDS: usize = 3;
+
+/// Seconds a token of training each of `models` on batches of `rows` windows. They take turns, so that a machine that is
+/// slow for some seconds is so for all of them.
+fn seconds<const N: usize>(
+    models: [&ModelConfig; N],
+    train: &TrainConfig,
+    rows: usize,
+    device: &Device,
+) -> Result<[f64; N]> {
     let train = TrainConfig { batch_size: rows, micro_batch: None, ..train.clone() };
-    let mut trainer = Trainer::new(model, Params::init(model, 1, device)?, &train, 1)?;
-    let n = rows * model.context;
-    let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
-    let batch = Batch { rows, context: model.context, tokens: ids(0), targets: ids(7919) };
+    let mut trainers = Vec::with_capacity(N);
+    for model in models {
+        trainers.push(Trainer::new(model, Params::init(model, 1, device)?, &train, 1)?);
+    }
+    let n = rows * models[0].context;
+    let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % models[0].vocab_size) as u32).collect();
+    let batch = Batch { rows, context: models[0].context, tokens: ids(0), targets: ids(7919) };
     let mut guard = Guard::default();
-    trainer.step(&batch, 0, train.lr, &mut guard)?; // the first one takes its memory from the system
-    let begun = Instant::now();
-    let mut fastest = f64::INFINITY;
-    for measured in 1.. {
-        let step_begun = Instant::now();
-        trainer.step(&batch, 0, train.lr, &mut guard)?;
-        fastest = fastest.min(step_begun.elapsed().as_secs_f64());
-        if measured >= 2 && begun.elapsed().as_secs_f64() > 2.0 {
-            break;
+    let mut fastest = [f64::INFINITY; N];
+    // The first round takes its memory from the system and does not count.
+    for round in 0..=ROUNDS {
+        for (trainer, fastest) in trainers.iter_mut().zip(&mut fastest) {
+            let begun = Instant::now();
+            trainer.step(&batch, 0, train.lr, &mut guard)?;
+            if round > 0 {
+                *fastest = fastest.min(begun.elapsed().as_secs_f64());
+            }
         }
     }
-    Ok(fastest / n as f64)
+    Ok(fastest.map(|seconds| seconds / n as f64))
 }
 
 #[cfg(test)]
