@@ -196,6 +196,24 @@ fn a_finished_run_goes_on_when_its_schedule_is_made_longer() {
 }
 
 #[test]
+fn a_mixture_keeps_its_weights_when_another_run_uses_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mixture = |first: &str, second: &str, out: &str| {
+        let more = format!("--config char --data world:60@{first} --data world:50:2@{second} --out {out}");
+        pretrain(path, &format!("{more} --set train.batch_size=2 --set train.length=20steps")).ok();
+    };
+    mixture("0.9", "0.1", "whole");
+    mixture("0.9", "0.1", "cut");
+    // As if it had been interrupted after step 15.
+    fs::remove_dir_all(path.join("cut/checkpoints/step-000020")).unwrap();
+    mixture("0.2", "0.8", "other");
+    gptkit(path, "pretrain --resume cut").ok();
+    let weights = |run: &str| fs::read(path.join(run).join("checkpoints/step-000020/model.safetensors")).unwrap();
+    assert!(weights("cut") == weights("whole"), "the weights of the other run were taken");
+}
+
+#[test]
 fn another_text_or_shape_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

@@ -124,7 +124,7 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
     }
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
-    Ok(Text::new(config, &prepared)?.windows.rows_per_epoch())
+    Ok(windows(config, &prepared)?.rows_per_epoch())
 }
 
 /// Says before the first step that memory will not suffice.
@@ -147,7 +147,7 @@ fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
 /// When text or tokenizer cannot be used, or the run has fewer steps.
 pub fn batch_of_step(config: &PretrainConfig, step: u64, progress: &dyn Progress) -> Result<(Tokenizer, Batch)> {
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
-    let windows = Windows::new(Arc::clone(&prepared.corpus), config.model.context, config.seed)?;
+    let windows = windows(config, &prepared)?;
     let schedule = Schedule::new(&config.train, config.model.context, windows.rows_per_epoch());
     let found = schedule.steps().nth(step as usize - 1);
     let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
@@ -177,10 +177,11 @@ impl Resumable {
     }
 
     /// What to set on top of the run's own `config.toml`: the text is taken from the shards it was trained on, from
-    /// wherever the command is given. When they are gone, it is prepared again from its sources.
+    /// wherever the command is given. When they are gone or no longer the same (another run may have given their sources
+    /// other weights), it is prepared again from its sources.
     pub fn settings(&self) -> Vec<String> {
-        let shards = &self.state.text.shards;
-        if !Manifest::is_in(shards) {
+        let TextSeen { shards, fingerprint } = &self.state.text;
+        if Manifest::read(shards).map(|manifest| manifest.fingerprint()).ok().as_ref() != Some(fingerprint) {
             return Vec::new();
         }
         let path = serde_json::Value::from(shards.to_string_lossy());
@@ -232,12 +233,17 @@ struct Text {
 
 impl Text {
     fn new(config: &PretrainConfig, prepared: &Prepared) -> Result<Self> {
-        let (corpus, context) = (Arc::clone(&prepared.corpus), config.model.context);
+        let PretrainConfig { model, train, .. } = config;
         Ok(Self {
-            windows: Arc::new(Windows::new(Arc::clone(&corpus), context, config.seed)?),
-            validation: validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows),
+            windows: Arc::new(windows(config, prepared)?),
+            validation: validation(&prepared.corpus, model.context, train.micro_batch(), train.eval_windows),
         })
     }
+}
+
+/// The training windows of `prepared` in the order in which a run of `config` sees them.
+fn windows(config: &PretrainConfig, prepared: &Prepared) -> Result<Windows> {
+    Windows::new(Arc::clone(&prepared.corpus), config.model.context, config.seed)
 }
 
 fn go_on(
