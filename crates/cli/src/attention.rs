@@ -58,7 +58,7 @@ impl Attention {
             config.context
         );
         let tokens: Vec<String> = ids.iter().map(|&id| folder.tokenizer.token_text(id).replace('\n', "↵")).collect();
-        let model = Gpt::frozen(config, &folder.params)?;
+        let model = Gpt::new(config, &folder.params, ops::Precision::F32)?;
         let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
         let heads = self.chosen(&layers)?;
         match &heads[..] {

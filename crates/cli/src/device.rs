@@ -3,6 +3,7 @@
 use crate::ui::Usage;
 use candle_core::Device;
 use clap::ValueEnum;
+use model::Dtype;
 
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,6 +40,34 @@ impl DeviceChoice {
             Self::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
             Self::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
             Self::Auto => Ok(Device::Cpu),
+        }
+    }
+}
+
+/// What products of matrices read
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum DtypeChoice {
+    /// bf16 where the processor is faster with it, else f32
+    Auto,
+    /// 32 bits
+    F32,
+    /// 16 bits with the range of f32; sums and weights in training stay f32
+    Bf16,
+}
+
+impl DtypeChoice {
+    /// As `--set` would say it.
+    pub(crate) fn setting(self) -> String {
+        format!("train.dtype={}", serde_json::json!(Dtype::from(self)))
+    }
+}
+
+impl From<DtypeChoice> for Dtype {
+    fn from(choice: DtypeChoice) -> Self {
+        match choice {
+            DtypeChoice::Auto => Self::Auto,
+            DtypeChoice::F32 => Self::F32,
+            DtypeChoice::Bf16 => Self::Bf16,
         }
     }
 }

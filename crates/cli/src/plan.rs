@@ -1,7 +1,7 @@
 //! `gptkit plan`, and `--dry-run` of the training commands.
 
 use crate::data_args::ConfigArgs;
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, DtypeChoice};
 use crate::presets;
 use crate::ui::Ui;
 use anyhow::Result;
@@ -37,6 +37,9 @@ pub(crate) struct Plan {
     /// Where to measure
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// What products of matrices read, on the processor [default: the configuration's, auto]
+    #[arg(long)]
+    dtype: Option<DtypeChoice>,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -56,7 +59,9 @@ struct Devices {
 
 impl Plan {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
+        let mut set = self.config.settings();
+        set.extend(self.dtype.map(DtypeChoice::setting));
+        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
         let devices = self
             .devices
             .zip(self.device_tflops)

@@ -1,7 +1,7 @@
 //! `gptkit pretrain`
 
 use crate::data_args::{ConfigArgs, shell};
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, DtypeChoice};
 use crate::plan::print_here;
 use crate::presets;
 use crate::sample::print_sample;
@@ -29,12 +29,15 @@ pub(crate) struct Pretrain {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["init", "out", "seed", "config", "set", "tokenizer", "data", "text_key", "on_bad_record"]
+        conflicts_with_all = ["init", "out", "seed", "config", "set", "tokenizer", "dtype", "data", "text_key", "on_bad_record"]
     )]
     resume: Option<PathBuf>,
     /// Seed of everything that is drawn [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
+    /// What products of matrices read, on the processor [default: the configuration's, auto]
+    #[arg(long)]
+    dtype: Option<DtypeChoice>,
     /// Say what the run would take (see gptkit plan), and do nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
@@ -60,6 +63,7 @@ impl Pretrain {
             None => {
                 let mut set = self.config.settings();
                 set.extend(self.seed.map(|seed| format!("seed={seed}")));
+                set.extend(self.dtype.map(DtypeChoice::setting));
                 let (name, config) = presets::load(&self.config.config, &set)?;
                 if self.dry_run {
                     return print_here(config, self.init.as_deref(), &self.device.open()?, ui);

@@ -1,15 +1,15 @@
 //! `gptkit sample`
 
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, DtypeChoice};
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
 use config::{Check, Problems};
-use model::Gpt;
 use model::folder::ModelFolder;
 use model::generate::{Completion, Request, generate};
 use model::sampler::Sampling;
+use model::{Dtype, Gpt};
 use serde_json::json;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -63,6 +63,9 @@ pub(crate) struct Sample {
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// What products of matrices read, on the processor
+    #[arg(long, default_value = "auto")]
+    dtype: DtypeChoice,
 }
 
 impl Sample {
@@ -88,13 +91,13 @@ impl Sample {
         }
         let begun = Instant::now();
         let completions = if self.json {
-            let completions = write(&folder, &request, |_, _| Ok(()))?;
+            let completions = write(&folder, self.dtype.into(), &request, |_, _| Ok(()))?;
             for completion in &completions {
                 ui.result(&(object(&prompt, &request.prompt, completion)?.to_string() + "\n"))?;
             }
             completions
         } else {
-            print(&folder, &request, &prompt, ui)?
+            print(&folder, self.dtype.into(), &request, &prompt, ui)?
         };
         let n: usize = completions.iter().map(|c| c.tokens.len()).sum();
         let seconds = begun.elapsed().as_secs_f64();
@@ -150,17 +153,18 @@ fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
 
 fn write(
     folder: &ModelFolder,
+    dtype: Dtype,
     request: &Request,
     on_text: impl FnMut(usize, &str) -> Result<()>,
 ) -> Result<Vec<Completion>> {
-    let model = Gpt::frozen(&folder.config, &folder.params)?;
+    let model = Gpt::new(&folder.config, &folder.params, dtype.precision())?;
     generate(&model, &folder.tokenizer, &folder.end_of_text, request, on_text)
 }
 
 /// Prints the first sample as it is written, the others when they are done.
-fn print(folder: &ModelFolder, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
+fn print(folder: &ModelFolder, dtype: Dtype, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
     ui.result(prompt)?;
-    let completions = write(folder, request, |row, text| if row == 0 { ui.result(text) } else { Ok(()) })?;
+    let completions = write(folder, dtype, request, |row, text| if row == 0 { ui.result(text) } else { Ok(()) })?;
     ui.result("\n")?;
     for (i, completion) in completions.iter().enumerate().skip(1) {
         ui.result(&format!("--- {} of {}\n{prompt}{}\n", i + 1, completions.len(), completion.text))?;
@@ -191,5 +195,5 @@ pub(crate) fn print_sample(folder: &Path, device: &Device, ui: &Ui) -> Result<()
         log_probs: None,
         sampling: Sampling { temperature: 0.8, ..Sampling::default() },
     };
-    print(&folder, &request, "", ui).map(|_| ())
+    print(&folder, Dtype::Auto, &request, "", ui).map(|_| ())
 }

@@ -1,7 +1,7 @@
 //! The shape of a model.
 
 use ::config::{Check, Problems};
-use ops::Mask;
+use ops::{Mask, Precision};
 use serde::{Deserialize, Serialize};
 
 /// The generation a model belongs to: what sets it apart is all in this file and [`crate::init`].
@@ -14,6 +14,30 @@ pub enum Kind {
     Gpt2,
     /// GPT-2's, with layers alternating dense and locally banded attention (Brown et al. 2020, §2.1).
     Gpt3,
+}
+
+/// What products of matrices read; weights, sums and all else are f32 in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bf16 where the processor is faster with it, else f32.
+    #[default]
+    Auto,
+    /// f32.
+    F32,
+    /// bf16, which also halves the memory of what the backward pass reads.
+    Bf16,
+}
+
+impl Dtype {
+    /// On this machine.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Auto => Precision::fastest(),
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 /// Shape of the decoder-only transformer; TOML section `[model]`.

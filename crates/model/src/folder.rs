@@ -93,7 +93,7 @@ pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokeniz
 /// # Errors
 /// When the file cannot be written.
 pub fn save_weights(folder: &Path, params: &Params) -> Result<()> {
-    save_tensors(&folder.join(WEIGHTS), params.iter().map(|(name, var)| (name, var.as_tensor())))
+    save_tensors(&folder.join(WEIGHTS), params.iter().map(|(name, parameter)| (name, parameter.var().as_tensor())))
 }
 
 /// Writes tensors by name; the file that was there stays whole until the new one is.
@@ -281,8 +281,8 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
     }
     let params = Params::gather(config, |name| stored.load(&names[name], device));
     let params = params.with_context(|| format!("in {}", folder.display()))?;
-    for (name, var) in params.iter() {
-        let sum = ops::sum_of_squares(var.as_tensor())?;
+    for (name, parameter) in params.iter() {
+        let sum = ops::sum_of_squares(parameter.var().as_tensor())?;
         ensure!(sum.is_finite(), "{name} in {} holds values that are no numbers: NaN or infinite", folder.display());
     }
     Ok(params)

@@ -139,11 +139,7 @@ struct Window<'a> {
 
 impl<'a> Window<'a> {
     fn new(model: &'a Gpt) -> Self {
-        Self { model, cache: Self::empty(model) }
-    }
-
-    fn empty(model: &Gpt) -> Cache {
-        Cache::new(model.config().n_layer, model.config().context)
+        Self { model, cache: model.cache() }
     }
 
     /// Logits of the token after each of `rows`, which have one length and differ from the last call's by one token.
@@ -153,7 +149,7 @@ impl<'a> Window<'a> {
             1
         } else {
             let first = self.cache.is_empty() && len <= context;
-            self.cache = Self::empty(self.model);
+            self.cache = self.model.cache();
             if first { len } else { (context / 2).max(1) }
         };
         let ids: Vec<u32> = if self.cache.is_empty() && fresh > 1 && rows.windows(2).all(|w| w[0] == w[1]) {

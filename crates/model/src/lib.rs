@@ -24,6 +24,6 @@ pub mod params;
 pub mod sampler;
 
 pub use cache::Cache;
-pub use config::{Kind, ModelConfig};
+pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::{Gpt, Pass};
 pub use params::Params;

@@ -2,8 +2,11 @@
 
 use crate::config::{Kind, ModelConfig};
 use crate::init;
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use ops::Parameter;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A weight that a model has: its name in a Hugging Face folder and its shape there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +58,10 @@ pub(crate) fn block_name(layer: usize) -> String {
     format!("transformer.h.{layer}")
 }
 
-/// The weights of one model, as variables that training changes in place.
+/// The weights of one model, which training changes in place.
 #[derive(Debug, Clone)]
 pub struct Params {
-    entries: Vec<(String, Var)>,
+    entries: Vec<(String, Arc<Parameter>)>,
     by_name: HashMap<String, usize>,
 }
 
@@ -91,28 +94,41 @@ impl Params {
     }
 
     fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
-        let variable = |entry: Result<(String, Tensor)>| {
+        let parameter = |entry: Result<(String, Tensor)>| {
             let (name, tensor) = entry?;
-            Ok((name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?))
+            Ok((name, Arc::new(Parameter::new(&tensor.to_dtype(DType::F32)?)?)))
         };
-        let entries = tensors.map(variable).collect::<Result<Vec<_>>>()?;
+        let entries = tensors.map(parameter).collect::<Result<Vec<_>>>()?;
         let by_name = entries.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
         Ok(Self { entries, by_name })
     }
 
-    /// The variable called `name`.
+    /// The parameter called `name`.
     ///
     /// # Errors
     /// When there is none.
-    pub fn get(&self, name: &str) -> Result<&Var> {
+    pub fn get(&self, name: &str) -> Result<&Arc<Parameter>> {
         match self.by_name.get(name) {
             Some(&i) => Ok(&self.entries[i].1),
             None => bail!("no parameter is called {name}"),
         }
     }
 
-    /// Names and variables, in the order of [`layout`].
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.entries.iter().map(|(name, var)| (name.as_str(), var))
+    /// Names and parameters, in the order of [`layout`].
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Parameter>)> {
+        self.entries.iter().map(|(name, parameter)| (name.as_str(), parameter))
+    }
+
+    /// Adds the gradients that candle found to those of the parameters.
+    ///
+    /// # Errors
+    /// When a sum cannot be made.
+    pub fn collect(&self, store: &mut GradStore) -> Result<()> {
+        self.iter().try_for_each(|(_, parameter)| parameter.collect(store))
+    }
+
+    /// Begins new sums of gradients.
+    pub fn clear_gradients(&self) {
+        self.iter().for_each(|(_, parameter)| parameter.clear_gradient());
     }
 }

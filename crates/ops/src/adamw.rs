@@ -1,7 +1,9 @@
 //! One update of AdamW (Loshchilov & Hutter 2019, algorithm 2, with ε outside the root as in PyTorch).
 
-use crate::slices::{f32s, f32s_mut};
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
+use crate::cpu::vectorized;
+use crate::parameter::Parameter;
+use crate::slices::with_f32s_mut;
+use candle_core::{Result, Tensor, Var};
 use rayon::prelude::*;
 
 /// What an update is made with.
@@ -29,19 +31,54 @@ impl Adam {
     }
 }
 
-/// Updates `weights` and its moments `mean` and `square` in place with `gradient · scale`; all of one shape.
+/// Updates the weights of `parameter` and their moments `mean` and `square` in place with its gradient times `scale`; all
+/// of one shape. In one pass over memory on the CPU.
 ///
 /// # Errors
-/// When the shapes differ or the device has no such operation.
-pub fn adamw(weights: &Var, mean: &Var, square: &Var, gradient: &Tensor, scale: f64, adam: &Adam) -> Result<()> {
-    let gradient = gradient.contiguous()?;
-    if !weights.device().is_cpu() {
-        return plain(weights, mean, square, &gradient, scale, adam);
+/// When the shapes differ or no gradient reaches the parameter.
+pub fn adamw(parameter: &Parameter, mean: &Var, square: &Var, scale: f64, adam: &Adam) -> Result<()> {
+    parameter.with_gradient(
+        |gradient| {
+            parameter.change(|weights| {
+                with_f32s_mut(mean, |mean| {
+                    with_f32s_mut(square, |square| update(weights, mean, square, gradient, scale as f32, adam))
+                })
+            })??
+        },
+        |gradient| plain(parameter.var(), mean, square, gradient, scale, adam),
+    )
+}
+
+fn update(weights: &mut [f32], mean: &mut [f32], square: &mut [f32], gradient: &[f32], scale: f32, adam: &Adam) {
+    const CHUNK: usize = 16 * 1024;
+    let parts = weights.par_chunks_mut(CHUNK).zip(mean.par_chunks_mut(CHUNK)).zip(square.par_chunks_mut(CHUNK));
+    parts.zip(gradient.par_chunks(CHUNK)).for_each(|(((weights, mean), square), gradient)| {
+        update_part(weights, mean, square, gradient, scale, adam);
+    });
+}
+
+vectorized! {
+    /// mean ← β₁·mean + (1 − β₁)·g; square ← β₂·square + (1 − β₂)·g²;
+    /// weights ← weights·(1 − lr·decay) − lr·(mean/c₁)/(√(square/c₂) + ε)
+    fn update_part(
+        weights: &mut [f32],
+        mean: &mut [f32],
+        square: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        adam: &Adam,
+    ) {
+        let (c1, c2) = adam.corrections();
+        let (beta1, beta2, eps) = (adam.beta1 as f32, adam.beta2 as f32, adam.eps as f32);
+        let (keep, rate) = ((1.0 - adam.lr * adam.weight_decay) as f32, (adam.lr / c1) as f32);
+        let root = (1.0 / c2.sqrt()) as f32;
+        for (((w, m), s), g) in weights.iter_mut().zip(mean).zip(square).zip(gradient) {
+            let g = g * scale;
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *s = beta2 * *s + (1.0 - beta2) * (g * g);
+            *w = keep * *w - rate * *m / (s.sqrt() * root + eps);
+        }
     }
-    let scale = scale as f32;
-    mean.inplace_op2(&gradient, &Average { beta: adam.beta1 as f32, term: |g, s| g * s, scale })?;
-    square.inplace_op2(&gradient, &Average { beta: adam.beta2 as f32, term: |g, s| (g * s) * (g * s), scale })?;
-    weights.inplace_op3(mean, square, &Update(*adam))
 }
 
 /// The definition of right, in candle's operations.
@@ -55,98 +92,50 @@ fn plain(weights: &Var, mean: &Var, square: &Var, gradient: &Tensor, scale: f64,
     weights.set(&(decayed - (direction * adam.lr)?)?.detach())
 }
 
-const CHUNK: usize = 16 * 1024;
-
-/// average ← β·average + (1 − β)·term(gradient, scale)
-struct Average {
-    beta: f32,
-    term: fn(f32, f32) -> f32,
-    scale: f32,
-}
-
-impl InplaceOp2 for Average {
-    fn name(&self) -> &'static str {
-        "adamw-average"
-    }
-
-    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
-        let average = f32s_mut(s1, l1, self.name())?;
-        let gradient = f32s(s2, l2, self.name())?;
-        average.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(average, gradient)| {
-            for (a, &g) in average.iter_mut().zip(gradient) {
-                *a = self.beta * *a + (1.0 - self.beta) * (self.term)(g, self.scale);
-            }
-        });
-        Ok(())
-    }
-}
-
-/// weights ← weights·(1 − lr·decay) − lr·(mean/c₁)/(√(square/c₂) + ε)
-struct Update(Adam);
-
-impl InplaceOp3 for Update {
-    fn name(&self) -> &'static str {
-        "adamw-update"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &mut CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<()> {
-        let weights = f32s_mut(s1, l1, self.name())?;
-        let (mean, square) = (f32s(s2, l2, self.name())?, f32s(s3, l3, self.name())?);
-        let Adam { lr, eps, weight_decay, .. } = self.0;
-        let (c1, c2) = self.0.corrections();
-        let (keep, rate, root, eps) =
-            ((1.0 - lr * weight_decay) as f32, (lr / c1) as f32, (1.0 / c2.sqrt()) as f32, eps as f32);
-        let chunks = weights.par_chunks_mut(CHUNK).zip(mean.par_chunks(CHUNK)).zip(square.par_chunks(CHUNK));
-        chunks.for_each(|((weights, mean), square)| {
-            for ((w, &m), &s) in weights.iter_mut().zip(mean).zip(square) {
-                *w = keep * *w - rate * m / (s.sqrt() * root + eps);
-            }
-        });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::{assert_close, draw};
     use candle_core::{DType, Device};
 
-    type Step = fn(&Var, &Var, &Var, &Tensor, f64, &Adam) -> Result<()>;
+    type Step = fn(&Parameter, &Var, &Var, &Tensor, f64, &Adam);
+
+    fn fast(parameter: &Parameter, mean: &Var, square: &Var, gradient: &Tensor, scale: f64, adam: &Adam) {
+        let numbers: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+        parameter.clear_gradient();
+        parameter.add_gradient(|sums, _| sums.copy_from_slice(&numbers));
+        adamw(parameter, mean, square, scale, adam).unwrap();
+    }
+
+    fn slow(parameter: &Parameter, mean: &Var, square: &Var, gradient: &Tensor, scale: f64, adam: &Adam) {
+        plain(parameter.var(), mean, square, gradient, scale, adam).unwrap();
+    }
 
     fn three_steps(step: Step) -> Tensor {
-        let weights = Var::from_tensor(&draw(1, &[5, 7])).unwrap();
+        let parameter = Parameter::new(&draw(1, &[5, 7])).unwrap();
         let zeros = || Var::zeros((5, 7), DType::F32, &Device::Cpu).unwrap();
         let (mean, square) = (zeros(), zeros());
         for i in 1..=3 {
             let adam = Adam { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: i };
-            step(&weights, &mean, &square, &draw(10 + i, &[5, 7]), 0.5, &adam).unwrap();
+            step(&parameter, &mean, &square, &draw(10 + i, &[5, 7]), 0.5, &adam);
         }
-        weights.as_tensor().copy().unwrap()
+        parameter.var().as_tensor().copy().unwrap()
     }
 
     #[test]
     fn the_update_in_place_agrees_with_the_plain_one() {
-        assert_close("weights", &three_steps(adamw), &three_steps(plain), 1e-6);
+        assert_close("weights", &three_steps(fast), &three_steps(slow), 1e-6);
     }
 
     #[test]
     fn the_first_step_moves_each_weight_by_the_learning_rate() {
-        let weights = Var::from_tensor(&draw(1, &[9])).unwrap();
-        let before = weights.as_tensor().copy().unwrap();
+        let parameter = Parameter::new(&draw(1, &[9])).unwrap();
+        let before = parameter.var().as_tensor().copy().unwrap();
         let zeros = || Var::zeros(9, DType::F32, &Device::Cpu).unwrap();
         let adam = Adam { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-12, weight_decay: 0.0, step: 1 };
         let gradient = draw(2, &[9]);
-        adamw(&weights, &zeros(), &zeros(), &gradient, 1.0, &adam).unwrap();
+        fast(&parameter, &zeros(), &zeros(), &gradient, 1.0, &adam);
         let expected = (before - (gradient.sign().unwrap() * 0.01).unwrap()).unwrap();
-        assert_close("weights", weights.as_tensor(), &expected, 1e-6);
+        assert_close("weights", parameter.var().as_tensor(), &expected, 1e-6);
     }
 }

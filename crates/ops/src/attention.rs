@@ -33,7 +33,7 @@ impl Mask {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn attention(
+pub(crate) fn attention(
     queries: &Tensor,
     keys: &Tensor,
     values: &Tensor,
@@ -52,7 +52,7 @@ pub fn attention(
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn attention_weights(queries: &Tensor, keys: &Tensor, mask: Mask) -> Result<Tensor> {
+pub(crate) fn attention_weights(queries: &Tensor, keys: &Tensor, mask: Mask) -> Result<Tensor> {
     let (_, _, q, k) = queries.dims4()?;
     let (_, _, t, _) = keys.dims4()?;
     if q > t {

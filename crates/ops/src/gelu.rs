@@ -1,108 +1,94 @@
 //! GELU in the tanh form that all GPTs use (Hendrycks & Gimpel 2016, §2): 0.5x(1 + tanh(√(2/π)(x + 0.044715x³))).
 
+use crate::cpu::element::Element;
+use crate::cpu::vectorized;
 use crate::exp::exp;
-use crate::slices::{f32s, rows_at_a_time};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor};
 
-/// `x`: any shape, which the result has too.
+/// `x`: any shape, which the result has too. In candle's operations.
 ///
 /// # Errors
 /// When the tensor's type or device has no such operation.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1(Gelu) } else { x.gelu() }
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.gelu()
 }
 
-struct Gelu;
-
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = f32s(storage, layout, self.name())?;
-        let mut y = vec![0.0; x.len()];
-        let chunk = rows_at_a_time(1);
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = 0.5 * x * (1.0 + tanh(inner(x)));
-            }
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        x.apply_op2_no_bwd(&dy.contiguous()?, &GeluBackward).map(Some)
+vectorized! {
+    /// Rounds `x + bias` to `kept`, and writes its GELU to `y`.
+    pub(crate) fn forward[E: Element](x: &[f32], bias: &[f32], kept: &mut [E], y: &mut [E]) {
+        for (((x, bias), kept), y) in x.iter().zip(bias).zip(kept).zip(y) {
+            *kept = E::of(x + bias);
+            let x = kept.get();
+            *y = E::of(x * gate(x).0);
+        }
     }
 }
 
-/// `(x, dy)` → `dx`.
-struct GeluBackward;
-
-impl CustomOp2 for GeluBackward {
-    fn name(&self) -> &'static str {
-        "gelu-backward"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, dy) = (f32s(s1, l1, self.name())?, f32s(s2, l2, self.name())?);
-        let mut dx = vec![0.0; x.len()];
-        let chunk = rows_at_a_time(1);
-        dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk)).for_each(|((dx, x), dy)| {
-            for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                let t = tanh(inner(x));
-                let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
-                *dx = dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope);
-            }
-        });
-        Ok((CpuStorage::F32(dx), l1.shape().clone()))
+vectorized! {
+    /// From the input `x` and the gradient `dy` of the output: the output again to `y`, and the input's gradient to `x`.
+    pub(crate) fn backward[E: Element](dy: &[f32], x: &mut [E], y: &mut [E]) {
+        for ((dy, kept), y) in dy.iter().zip(x).zip(y) {
+            let x = kept.get();
+            let (gate, slope) = gate(x);
+            *y = E::of(x * gate);
+            *kept = E::of(dy * (gate + x * slope));
+        }
     }
 }
 
-const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-
-fn inner(x: f32) -> f32 {
-    SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)
-}
-
-/// tanh through one exponential, which never overflows; cheaper than the library's function.
-fn tanh(x: f32) -> f32 {
-    let e = exp(-2.0 * x.abs());
-    ((1.0 - e) / (1.0 + e)).copysign(x)
+/// 0.5(1 + tanh(u)) = 1/(1 + e^(−2u)), and its derivative.
+#[inline(always)]
+fn gate(x: f32) -> (f32, f32) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let square = x * x;
+    let u = SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * square);
+    let gate = 1.0 / (1.0 + exp(-2.0 * u));
+    // Where the gate is shut the derivative is 0, however large x² is.
+    let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * square.min(1e6));
+    (gate, 2.0 * gate * (1.0 - gate) * slope)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{assert_close, assert_gradient, draw};
-    use candle_core::Device;
+    use crate::check::assert_gradient;
+    use crate::check::draw;
 
-    #[test]
-    fn gelu_agrees_with_its_definition_in_f64() {
-        let x: Vec<f32> = (-4000..=4000).map(|i| i as f32 * 0.005).collect();
-        let expected: Vec<f32> = x
-            .iter()
-            .map(|&x| {
-                let x = f64::from(x);
-                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-                (0.5 * x * (1.0 + u.tanh())) as f32
-            })
-            .collect();
-        let n = x.len();
-        let x = Tensor::from_vec(x, n, &Device::Cpu).unwrap();
-        assert_close("gelu", &gelu(&x).unwrap(), &Tensor::from_vec(expected, n, &Device::Cpu).unwrap(), 2e-6);
+    fn run(x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (mut kept, mut y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        forward(x, &vec![0.0; x.len()], &mut kept, &mut y);
+        let mut again = vec![0.0; x.len()];
+        backward(&vec![1.0; x.len()], &mut kept, &mut again);
+        assert_eq!(y, again);
+        (y, kept)
     }
 
     #[test]
-    fn gelu_has_the_gradient_of_finite_differences() {
+    fn gelu_and_its_slope_agree_with_their_definitions_in_f64() {
+        let x: Vec<f32> = (-4000..=4000).map(|i| i as f32 * 0.005).collect();
+        let (y, slopes) = run(&x);
+        for ((x, y), slope) in x.iter().zip(y).zip(slopes) {
+            let x = f64::from(*x);
+            let c = (2.0 / std::f64::consts::PI).sqrt();
+            let t = (c * (x + 0.044_715 * x.powi(3))).tanh();
+            let expected = 0.5 * x * (1.0 + t);
+            assert!((f64::from(y) - expected).abs() < 2e-6, "gelu({x}) = {y}");
+            let expected = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044_715 * x * x);
+            assert!((f64::from(slope) - expected).abs() < 2e-6, "gelu'({x}) = {slope}");
+        }
+    }
+
+    #[test]
+    fn candles_gelu_has_the_gradient_of_finite_differences() {
         assert_gradient(&[draw(1, &[3, 7])], 1e-3, |x| gelu(&x[0]));
     }
 
     #[test]
-    fn gelu_is_finite_at_the_ends() {
-        let x = Tensor::new(&[-1e30f32, -100.0, 0.0, 100.0, 1e30], &Device::Cpu).unwrap();
-        let y: Vec<f32> = gelu(&x).unwrap().to_vec1().unwrap();
-        assert_eq!(y, [-0.0, -0.0, 0.0, 100.0, 1e30]);
+    fn gelu_is_tame_at_the_ends() {
+        let (y, slopes) = run(&[-1e20, -100.0, 0.0, 100.0, 1e20]);
+        assert!(y[0].abs() < 1e-7 && y[1].abs() < 1e-30, "{y:?}");
+        assert_eq!(y[2..], [0.0, 100.0, 1e20]);
+        assert!(slopes[0].abs() < 1e-7 && slopes[1].abs() < 1e-30, "{slopes:?}");
+        assert_eq!(slopes[2..], [0.5, 1.0, 1.0]);
     }
 }

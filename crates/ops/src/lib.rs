@@ -1,44 +1,63 @@
-//! Operations with a backward pass of their own, one file each: what candle's own would cut, cannot seed, or does in
-//! many passes over memory. Knows only candle.
+//! What a model computes, one operation a file, forward and backward; on the CPU in loops and products of our own, which
+//! use what the processor has. Knows only candle.
 //!
 //! Shapes: `B` batch, `T` window, `D` width of the residual stream, `H` heads, `K` size of a head, `V` vocabulary,
 //! `N` rows of any kind.
 //!
-//! - [`rng`]            every draw, as a pure function of a key and an element's number
-//! - [`linear()`]       product and bias
-//! - [`layer_norm()`]   mean and variance of each row, gain and bias
-//! - [`gelu()`]         the tanh form
-//! - [`attention()`]    causal, dense or banded; of a few tokens over their past
-//! - [`self_attention()`] of a whole window, memory linear in it
-//! - [`dropout()`]      no stored mask
-//! - [`cross_entropy()`] mean loss over the targets that count
-//! - [`sum_of_squares()`] for the norm of gradients
-//! - [`adamw()`]        one optimizer update, in place
+//! - [`cpu`]              what the processor can do, and the innermost loops
+//! - [`product`]          matrix products over all cores
+//! - [`rng`]              every draw, as a pure function of a key and an element's number
+//! - [`parameter`]        weights, their gradient, and the forms in which products read them
+//! - [`embedding`]        rows of a table for tokens and positions
+//! - [`linear`]           product and bias
+//! - [`layer_norm`]       mean and variance of each row, gain and bias
+//! - [`gelu`]             the tanh form
+//! - [`attention`]        causal, dense or banded; of a few tokens over their past
+//! - [`self_attention`]   of a whole window, memory linear in it
+//! - [`past`]             of new tokens over keys and values that are kept
+//! - [`dropout`]          no stored mask
+//! - [`block`]            attention and MLP
+//! - [`trunk`]            blocks one after the other, as one operation for candle
+//! - [`cross_entropy`]    mean loss over the targets that count
+//! - [`head`]             the same from the hidden state, without the scores of a whole batch
+//! - [`norm`]             the size of gradients and weights
+//! - [`adamw`]            one optimizer update, in place
 //!
 //! Each operation has a plain version, written with candle's differentiable operations: the definition of right, and
-//! the path on devices without a kernel of ours. On the CPU a custom operation takes its place.
+//! the path on devices without loops of ours.
 
 mod adamw;
 mod attention;
+mod block;
 pub mod check;
+pub mod cpu;
 mod cross_entropy;
 mod dropout;
+mod embedding;
 mod exp;
 mod gelu;
+mod head;
 mod layer_norm;
 mod linear;
 mod norm;
+mod parameter;
+mod past;
 mod product;
 pub mod rng;
 mod self_attention;
 mod slices;
+mod trunk;
 
 pub use adamw::{Adam, adamw};
-pub use attention::{Mask, attention, attention_weights};
+pub use attention::Mask;
+pub use block::{Block, Drops};
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
-pub use gelu::gelu;
-pub use layer_norm::layer_norm;
-pub use linear::linear;
-pub use norm::sum_of_squares;
-pub use self_attention::{merge_heads, self_attention, split_heads};
+pub use embedding::Embedding;
+pub use head::{language_model_loss, logits};
+pub use layer_norm::Norm;
+pub use linear::Linear;
+pub use norm::{gradient_squares, sum_of_squares};
+pub use parameter::Parameter;
+pub use product::Precision;
+pub use trunk::{Keep, Pasts, Trunk};

@@ -1,131 +1,173 @@
-//! The affine map of a layer.
+//! The affine map of a layer: in candle's operations, and as products with what follows them.
 
-use crate::slices::{f32s, rows_at_a_time};
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use crate::cpu::element::Element;
+use crate::cpu::vectorized;
+use crate::layer_norm::take;
+use crate::parameter::Parameter;
+use crate::product::{Matrix, Parts, Precision, accumulate, multiply};
+use crate::slices::rows_at_a_time;
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
-/// `x`: `[N, in]`; `weight`: `[in, out]`; `bias`: `[out]`. Returns `x·weight + bias`, `[N, out]`.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (_, width) = weight.dims2()?;
-    if bias.dims() != [width] {
-        bail!("linear to width {width} with bias {:?}", bias.dims());
-    }
-    if x.device().is_cpu() {
-        x.contiguous()?.apply_op3(weight, bias, Linear)
-    } else {
-        x.matmul(weight)?.broadcast_add(bias)
-    }
+/// Weight, `[in, out]`, and bias, `[out]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[in, out]`, as the references store it.
+    pub weight: Arc<Parameter>,
+    /// `[out]`.
+    pub bias: Arc<Parameter>,
 }
 
-struct Linear;
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+impl Linear {
+    /// `x`: `[N, in]`. Returns `x·weight + bias`, `[N, out]`. In candle's differentiable operations: the definition of
+    /// right, and the path on devices without products of ours.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn plain(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
+        x.matmul(&self.weight.tensor(tracked))?.broadcast_add(&self.bias.tensor(tracked))
     }
 
-    fn cpu_fwd(
+    /// Width of what it reads, and of what it gives.
+    pub(crate) fn widths(&self) -> Result<(usize, usize)> {
+        self.weight.var().dims2()
+    }
+
+    /// `x`: `[N, in]`. Hands parts of the rows of `x·weight` and of the bias to `finish`, with the place in `[N, out]` of
+    /// the first number; each place once, several at the same time.
+    pub(crate) fn forward<E: Element>(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((n, inner), (inner_too, width)) = (l1.shape().dims2()?, l2.shape().dims2()?);
-        if inner != inner_too {
-            bail!("linear of width {inner} with weights [{inner_too}, {width}]");
-        }
-        let bias = f32s(s3, l3, self.name())?;
-        let CpuStorage::F32(mut y) = s1.matmul(s2, (1, n, width, inner), l1, l2)? else {
-            bail!("linear takes f32");
-        };
-        y.par_chunks_mut(rows_at_a_time(width) * width).for_each(|rows| {
-            for row in rows.chunks_exact_mut(width) {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
+        precision: Precision,
+        x: &[E],
+        finish: impl Fn(usize, &mut [f32], &[f32]) + Sync,
+    ) -> Result<()> {
+        let (width, out) = self.widths()?;
+        let panels = self.weight.panels(precision, false)?;
+        self.bias.read(|bias| {
+            multiply(Matrix::new(x, x.len() / width, width, width), &panels, |row, column, sums| {
+                let bias = &bias[column..column + sums.len()];
+                finish(row * out + column, sums, bias);
+            });
+        })
+    }
+
+    /// `x`: `[N, in]`. Writes `x·weight + bias` to `y`, `[N, out]`.
+    pub(crate) fn write<E: Element>(&self, precision: Precision, x: &[E], y: &mut [E]) -> Result<()> {
+        let y = Parts::of(y);
+        self.forward(precision, x, |at, sums, bias| {
+            // SAFETY: each place is given once.
+            add_bias::<E>(sums, bias, unsafe { y.part(at..at + sums.len()) });
+        })
+    }
+
+    /// `x`: what [`Linear::forward`] read, `[N, in]`; `dy`: the gradient of what it gave, `[N, out]`. Adds the gradients
+    /// of weight and bias to theirs.
+    pub(crate) fn learn<E: Element, G: Element>(&self, precision: Precision, x: &[E], dy: &[G]) -> Result<()> {
+        let (width, out) = self.widths()?;
+        let n = x.len() / width;
+        self.weight.add_gradient(|sum, add| {
+            accumulate(precision, Matrix::new(x, n, width, width).t(), Matrix::new(dy, n, out, out), sum, add);
         });
-        Ok((CpuStorage::F32(y), Shape::from((n, width))))
+        let sums = column_sums(dy, out);
+        self.bias.add_gradient(|sum, add| take(sum, &sums, add));
+        Ok(())
     }
 
-    fn bwd(
+    /// `dy`: gradient of what it gave, `[N, out]`. Hands parts of the rows of the gradient of what it read, `[N, in]`, to
+    /// `finish`, as [`Linear::forward`] does.
+    pub(crate) fn backward<G: Element>(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        // Detached, or the gradients would keep the graph that made them.
-        let dx = dy.matmul(&weight.detach().t()?)?;
-        let dweight = x.detach().t()?.matmul(dy)?;
-        let dbias = dy.contiguous()?.apply_op1_no_bwd(&ColumnSums)?;
-        Ok((Some(dx), Some(dweight), Some(dbias)))
+        precision: Precision,
+        dy: &[G],
+        finish: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<()> {
+        let (width, out) = self.widths()?;
+        let panels = self.weight.panels(precision, true)?;
+        multiply(Matrix::new(dy, dy.len() / out, out, out), &panels, |row, column, sums| {
+            finish(row * width + column, sums);
+        });
+        Ok(())
     }
 }
 
-/// `[N, out]` → `[out]`.
-struct ColumnSums;
-
-impl CustomOp1 for ColumnSums {
-    fn name(&self) -> &'static str {
-        "column-sums"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = f32s(storage, layout, self.name())?;
-        let (_, width) = layout.shape().dims2()?;
-        // The division into chunks depends on the width alone, so that the sum is the same on any number of threads.
-        let partial = |rows: &[f32]| {
-            let mut sums = vec![0.0f32; width];
-            for row in rows.chunks_exact(width) {
-                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-            sums
-        };
-        let partials: Vec<Vec<f32>> = x.par_chunks(rows_at_a_time(width) * width).map(partial).collect();
-        let mut sums = vec![0.0; width];
-        for partial in partials {
-            sums.iter_mut().zip(partial).for_each(|(sum, p)| *sum += p);
+vectorized! {
+    pub(crate) fn add_bias[E: Element](x: &[f32], bias: &[f32], y: &mut [E]) {
+        for ((y, x), bias) in y.iter_mut().zip(x).zip(bias) {
+            *y = E::of(x + bias);
         }
-        Ok((CpuStorage::F32(sums), Shape::from(width)))
+    }
+}
+
+vectorized! {
+    /// `y += x`
+    pub(crate) fn add_to(x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+    }
+}
+
+vectorized! {
+    pub(crate) fn round[E: Element](x: &[f32], y: &mut [E]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = E::of(*x);
+        }
+    }
+}
+
+/// `[N, width]` → `[width]`.
+pub(crate) fn column_sums<G: Element>(x: &[G], width: usize) -> Vec<f32> {
+    // The division into chunks depends on the width alone, so that the sum is the same on any number of threads.
+    let partial = |rows: &[G]| {
+        let mut sums = vec![0.0f32; width];
+        add_rows::<G>(rows, &mut sums);
+        sums
+    };
+    let partials: Vec<Vec<f32>> = x.par_chunks(4 * rows_at_a_time(width) * width).map(partial).collect();
+    let mut sums = vec![0.0; width];
+    for partial in partials {
+        sums.iter_mut().zip(partial).for_each(|(sum, p)| *sum += p);
+    }
+    sums
+}
+
+vectorized! {
+    fn add_rows[G: Element](rows: &[G], sums: &mut [f32]) {
+        for row in rows.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.get());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{assert_close, assert_gradient, draw};
+    use crate::check::{assert_close, draw};
+    use candle_core::{Device, Var};
 
     #[test]
-    fn linear_agrees_with_candles_own_operations() {
-        let (x, weight, bias) = (draw(1, &[70, 5]), draw(2, &[5, 900]), draw(3, &[900]));
-        let expected = x.matmul(&weight).unwrap().broadcast_add(&bias).unwrap();
-        assert_close("linear", &linear(&x, &weight, &bias).unwrap(), &expected, 1e-6);
-    }
-
-    #[test]
-    fn linear_has_the_gradient_of_finite_differences() {
-        let arguments = [draw(1, &[4, 3]), draw(2, &[3, 5]), draw(3, &[5])];
-        assert_gradient(&arguments, 1e-3, |a| linear(&a[0], &a[1], &a[2]));
-    }
-
-    /// More rows than one thread takes at a time.
-    #[test]
-    fn column_sums_reach_over_chunks() {
-        let x = draw(1, &[70, 900]);
-        let sums = x.apply_op1_no_bwd(&ColumnSums).unwrap();
-        assert_close("sums", &sums, &x.sum(0).unwrap(), 1e-4);
-    }
-
-    #[test]
-    fn a_bias_of_another_width_is_refused() {
-        let error = linear(&draw(1, &[4, 3]), &draw(2, &[3, 5]), &draw(3, &[4])).unwrap_err();
-        assert!(error.to_string().contains("width 5"), "{error}");
+    fn the_products_agree_with_candles_operations_forward_and_backward() {
+        let parameter = |seed, shape: &[usize]| Arc::new(Parameter::new(&draw(seed, shape)).unwrap());
+        let linear = Linear { weight: parameter(2, &[5, 900]), bias: parameter(3, &[900]) };
+        let (x, dy) = (Var::from_tensor(&draw(1, &[70, 5])).unwrap(), draw(4, &[70, 900]));
+        let y = linear.plain(x.as_tensor(), true).unwrap();
+        let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (xs, dys) = (numbers(x.as_tensor()), numbers(&dy));
+        let mut fast = vec![0.0; 70 * 900];
+        linear.write(Precision::F32, &xs, &mut fast).unwrap();
+        assert_close("y", &Tensor::from_vec(fast, (70, 900), &Device::Cpu).unwrap(), &y, 1e-5);
+        let mut dx = vec![0.0; 70 * 5];
+        let parts = Parts::of(&mut dx);
+        linear
+            .backward(Precision::F32, &dys, |at, sums| {
+                // SAFETY: each place is given once.
+                unsafe { parts.part(at..at + sums.len()) }.copy_from_slice(sums);
+            })
+            .unwrap();
+        assert_close("dx", &Tensor::from_vec(dx, (70, 5), &Device::Cpu).unwrap(), grads.get(&x).unwrap(), 1e-4);
+        linear.learn(Precision::F32, &xs, &dys).unwrap();
+        for (name, parameter) in [("weight", &linear.weight), ("bias", &linear.bias)] {
+            assert_close(name, &parameter.gradient().unwrap(), grads.get(parameter.var()).unwrap(), 1e-4);
+        }
     }
 }

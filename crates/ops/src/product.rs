@@ -1,105 +1,597 @@
-//! Small matrix products on one thread, over parts of larger matrices.
+//! Matrix products: over all cores, of matrices as they lie in memory, in f32 or with bf16 inputs.
+//!
+//! The right matrix of [`multiply`] is packed into panels beforehand ([`Panels`]), as weights are once a step; that of
+//! [`accumulate`] on its way, as activations are, whose product is a gradient. How results are rounded depends on the
+//! matrices' sizes alone, never on the number of threads.
 
-use gemm::{Parallelism, gemm};
+use crate::cpu::element::{Element, bf16};
+use crate::cpu::kernel::Kernel;
+use crate::cpu::{Cpu, Level, vectorized};
+use aligned_vec::AVec;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
 
-/// A matrix that lies in `data` with any distances between rows and between columns.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+/// What products read; sums are f32 in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 24 bits.
+    F32,
+    /// 8 bits, and the range of f32.
+    Bf16,
 }
 
-impl<'a> Matrix<'a> {
-    /// `rows` rows of `columns` elements, each `row_stride` after the one before.
-    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        let matrix = Self { data, rows, columns, row_stride, column_stride: 1 };
-        assert!(rows > 0 && columns > 0 && matrix.last() < data.len(), "a matrix larger than its data");
-        matrix
+impl Precision {
+    /// The one that is faster on this processor: bf16 only where it has matrix tiles, since other processors multiply f32
+    /// as fast.
+    pub fn fastest() -> Self {
+        if Cpu::get().tiles.is_ok() { Self::Bf16 } else { Self::F32 }
     }
+}
 
-    /// Rows `first .. first + n`.
-    pub(crate) fn rows(self, first: usize, n: usize) -> Self {
-        assert!(first + n <= self.rows && n > 0, "rows beyond the matrix");
-        Self { data: &self.data[first * self.row_stride..], rows: n, ..self }
+/// A matrix whose rows, or columns if it is transposed, lie in `data` at equal distances.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    transposed: bool,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// `rows` rows of `columns` elements, each `stride` after the one before.
+    pub(crate) fn new(data: &'a [T], rows: usize, columns: usize, stride: usize) -> Self {
+        let end = if rows == 0 || columns == 0 { 0 } else { (rows - 1) * stride + columns };
+        assert!(end <= data.len() && columns <= stride, "a matrix larger than its data");
+        Self { data, rows, columns, stride, transposed: false }
     }
 
     /// The transpose.
     pub(crate) fn t(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
+        Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    /// Some rows of a matrix that is not transposed.
+    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
+        assert!(!self.transposed && rows.end <= self.rows, "rows beyond the matrix");
+        Self { data: &self.data[rows.start * self.stride..], rows: rows.len(), ..self }
+    }
+
+    /// Whether columns, not rows, are contiguous.
+    #[inline(always)]
+    pub(crate) fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Part of a row of a matrix that is not transposed.
+    #[inline(always)]
+    pub(crate) fn row_part(&self, row: usize, columns: Range<usize>) -> &'a [T] {
+        debug_assert!(!self.transposed);
+        &self.data[row * self.stride + columns.start..row * self.stride + columns.end]
+    }
+
+    /// Part of a column of a transposed matrix.
+    #[inline(always)]
+    pub(crate) fn column_part(&self, column: usize, rows: Range<usize>) -> &'a [T] {
+        debug_assert!(self.transposed);
+        &self.data[column * self.stride + rows.start..column * self.stride + rows.end]
+    }
+}
+
+/// A slice whose parts are written by several threads.
+pub(crate) struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrowed: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it stands for a `&mut [T]`, which may go to another thread; that no two threads hold the same part is what
+// `part` asks of its callers.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub(crate) fn of(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), borrowed: PhantomData }
+    }
+
+    /// # Safety
+    /// No other part in use overlaps this one.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "a part beyond its slice");
+        // SAFETY: within the slice, by the assertion; exclusive, by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// Runs `$body` with `$K` as the kernel of `$path`.
+macro_rules! with_kernel {
+    ($path:expr, $K:ident => $body:expr) => {
+        match $path {
+            $crate::product::Path::Portable => {
+                type $K = $crate::cpu::kernel::Portable;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::product::Path::Avx2 => {
+                type $K = $crate::cpu::avx2::Avx2;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::product::Path::Avx512 => {
+                type $K = $crate::cpu::avx512::Avx512;
+                $body
+            }
+            $crate::product::Path::Tiles => {
+                type $K = $crate::cpu::amx::Amx;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_kernel;
+
+/// A kernel that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    Tiles,
+}
+
+impl Path {
+    /// The fastest for products of `precision`.
+    pub(crate) fn of(precision: Precision) -> Self {
+        let cpu = Cpu::get();
+        if precision == Precision::Bf16 && cpu.tiles.is_ok() {
+            return Self::Tiles;
+        }
+        match cpu.level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Self::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Self::Avx2,
+            _ => Self::Portable,
         }
     }
+}
 
-    /// Place of the last element.
-    fn last(&self) -> usize {
-        (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride
+/// A right matrix in the order in which products read it.
+#[derive(Debug)]
+pub(crate) struct Panels {
+    path: Path,
+    numbers: Numbers,
+    depth: usize,
+    columns: usize,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    F32(AVec<f32>),
+    Bf16(AVec<bf16>),
+}
+
+impl Panels {
+    /// `matrix`: `[depth, columns]`. `old`: panels whose memory is used again if it fits.
+    pub(crate) fn pack<T: Element>(matrix: Matrix<T>, precision: Precision, old: Option<Self>) -> Self {
+        Self::pack_for(Path::of(precision), matrix, precision, old)
+    }
+
+    fn pack_for<T: Element>(path: Path, matrix: Matrix<T>, precision: Precision, old: Option<Self>) -> Self {
+        let (depth, columns) = (matrix.rows, matrix.columns);
+        let numbers = with_kernel!(path, K => match (precision, old.map(|old| old.numbers)) {
+            (Precision::F32, Some(Numbers::F32(room))) => Numbers::F32(pack_all::<K, T, f32>(matrix, room)),
+            (Precision::F32, _) => Numbers::F32(pack_all::<K, T, f32>(matrix, AVec::new(64))),
+            (Precision::Bf16, Some(Numbers::Bf16(room))) => Numbers::Bf16(pack_all::<K, T, bf16>(matrix, room)),
+            (Precision::Bf16, _) => Numbers::Bf16(pack_all::<K, T, bf16>(matrix, AVec::new(64))),
+        });
+        Self { path, numbers, depth, columns }
     }
 }
 
-/// `out = scale·a·b`, row after row.
-pub(crate) fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-    multiply(out, a, b, scale, false);
-}
-
-/// `out += scale·a·b`.
-pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-    multiply(out, a, b, scale, true);
-}
-
-fn multiply(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32, add: bool) {
-    let (m, k, n) = (a.rows, a.columns, b.columns);
-    assert!(b.rows == k && out.len() == m * n, "product of {m} × {k} and {} × {n} into {}", b.rows, out.len());
-    // SAFETY: `out` holds exactly the m rows of n elements that are written, `a` and `b` hold their last element (checked
-    // where they are made) and so all others, and `out` cannot overlap them, being borrowed mutably.
-    unsafe {
-        gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            add,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>, mut room: AVec<S>) -> AVec<S> {
+    let (depth, columns) = (matrix.rows, matrix.columns);
+    let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
+    room.resize(columns.div_ceil(K::COLUMNS) * size, S::default());
+    if size > 0 {
+        room.par_chunks_mut(size).enumerate().for_each(|(panel, room)| {
+            let first = panel * K::COLUMNS;
+            pack_right_panel::<K, T, S>(matrix, 0..depth, first..(first + K::COLUMNS).min(columns), room);
+        });
     }
+    room
+}
+
+vectorized! {
+    fn pack_left_panel[K: Kernel, T: Element](
+        matrix: Matrix<T>,
+        rows: Range<usize>,
+        depth: Range<usize>,
+        panel: &mut [K::Left],
+    ) {
+        K::pack_left(matrix, rows, depth, panel);
+    }
+}
+
+vectorized! {
+    fn pack_right_panel[K: Kernel, T: Element, S: Element](
+        matrix: Matrix<T>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        panel: &mut [S],
+    ) {
+        K::pack_right(matrix, depth, columns, panel);
+    }
+}
+
+vectorized! {
+    fn widen[S: Element](from: &[S], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.get());
+    }
+}
+
+/// Packs all rows of `matrix` into left panels at the beginning of `room`; their size.
+pub(crate) fn pack_left_all<K: Kernel, T: Element>(matrix: Matrix<T>, room: &mut Bytes) -> usize {
+    pack_left_rows::<K, T>(matrix, 0..matrix.rows, 0..matrix.columns, room)
+}
+
+/// The same of some rows, at some depth.
+pub(crate) fn pack_left_rows<K: Kernel, T: Element>(
+    matrix: Matrix<T>,
+    rows: Range<usize>,
+    depth: Range<usize>,
+    room: &mut Bytes,
+) -> usize {
+    let size = depth.len().next_multiple_of(K::DEPTH) * K::ROWS;
+    let panels: &mut [K::Left] = room.numbers(rows.len().div_ceil(K::ROWS) * size);
+    for (first, panel) in rows.clone().step_by(K::ROWS).zip(panels.chunks_exact_mut(size.max(1))) {
+        pack_left_panel::<K, T>(matrix, first..(first + K::ROWS).min(rows.end), depth.clone(), panel);
+    }
+    size
+}
+
+/// Packs all columns of `matrix` into right panels at the beginning of `room`; their size.
+pub(crate) fn pack_right_all<K: Kernel, T: Element>(matrix: Matrix<T>, room: &mut Bytes) -> usize {
+    let (depth, columns) = (matrix.rows, matrix.columns);
+    let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
+    let panels: &mut [K::Right] = room.numbers(columns.div_ceil(K::COLUMNS) * size);
+    for (first, panel) in (0..columns).step_by(K::COLUMNS).zip(panels.chunks_exact_mut(size.max(1))) {
+        pack_right_panel::<K, T, K::Right>(matrix, 0..depth, first..(first + K::COLUMNS).min(columns), panel);
+    }
+    size
+}
+
+/// Memory for numbers of any kind, aligned as vector code likes it, which keeps its size from use to use.
+#[derive(Default)]
+pub(crate) struct Bytes(Option<AVec<u8>>);
+
+impl Bytes {
+    /// Room for `n` numbers; what they are is left from the last use.
+    pub(crate) fn numbers<T: Element>(&mut self, n: usize) -> &mut [T] {
+        let bytes = self.0.get_or_insert_with(|| AVec::new(64));
+        let size = n * size_of::<T>();
+        if bytes.len() < size {
+            bytes.resize(size, 0);
+        }
+        // SAFETY: elements are f32 and bf16, for which every pattern of bits is a number.
+        let (before, numbers, _) = unsafe { bytes.align_to_mut::<T>() };
+        debug_assert!(before.is_empty());
+        &mut numbers[..n]
+    }
+
+    /// What [`Bytes::numbers`] gave, to be read.
+    pub(crate) fn same<T: Element>(&self) -> &[T] {
+        let bytes: &[u8] = self.0.as_deref().unwrap_or(&[]);
+        // SAFETY: as above.
+        unsafe { bytes.align_to::<T>().1 }
+    }
+}
+
+/// What a thread works in.
+#[derive(Default)]
+struct Room {
+    left: Bytes,
+    right: Bytes,
+    sums: Bytes,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+/// Runs `f` with this thread's room.
+fn with_room(f: impl FnOnce(&mut Room)) {
+    ROOM.with_borrow_mut(f);
+}
+
+/// Bytes of left panels that stay in the second-level cache beside what else is there.
+const LEFT_BYTES: usize = 768 * 1024;
+/// Right panels whose sums are kept before they are handed out.
+const GROUP: usize = 16;
+/// Jobs a thread gets at least, where there are as many: so that threads end together.
+const JOBS: usize = 4;
+
+/// Blocks of a result, worked on one by one: ranges of rows and of columns.
+fn blocks(
+    rows: usize,
+    columns: usize,
+    (high, unit_r): (usize, usize),
+    unit_c: usize,
+) -> Vec<(Range<usize>, Range<usize>)> {
+    let wanted = JOBS * rayon::current_num_threads();
+    let (row_units, column_units) = (rows.div_ceil(unit_r), columns.div_ceil(unit_c));
+    let row_blocks = row_units.div_ceil(high.max(1));
+    let high = row_units.div_ceil(row_blocks.max(1)).max(1) * unit_r;
+    let column_blocks = wanted.div_ceil(row_blocks.max(1)).clamp(1, column_units.max(1));
+    let wide = column_units.div_ceil(column_blocks).max(1) * unit_c;
+    let cut = |size: usize, by: usize| (0..size).step_by(by).map(move |first| first..(first + by).min(size));
+    cut(rows, high).flat_map(|r| cut(columns, wide).map(move |c| (r.clone(), c))).collect()
+}
+
+/// The product of `a`, `[M, depth]`, and the matrix in `b`, `[depth, N]`, over all cores. Parts of its rows are handed to
+/// `finish` with their row and first column: each place of the result once, several at the same time.
+pub(crate) fn multiply<A: Element>(a: Matrix<A>, b: &Panels, finish: impl Fn(usize, usize, &mut [f32]) + Sync) {
+    assert_eq!(a.columns, b.depth, "product of matrices of different depth");
+    with_kernel!(b.path, K => match &b.numbers {
+        Numbers::F32(numbers) => multiply_with::<K, A, f32>(a, numbers, b.columns, finish),
+        Numbers::Bf16(numbers) => multiply_with::<K, A, bf16>(a, numbers, b.columns, finish),
+    });
+}
+
+fn multiply_with<K: Kernel, A: Element, S: Element>(
+    a: Matrix<A>,
+    panels: &[S],
+    columns: usize,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let (rows, depth) = (a.rows, a.columns);
+    let padded = depth.next_multiple_of(K::DEPTH);
+    let left_size = padded * K::ROWS;
+    let high = (LEFT_BYTES / (left_size * size_of::<K::Left>()).max(1)).clamp(1, 16);
+    let jobs = blocks(rows, columns, (high, K::ROWS), K::COLUMNS);
+    jobs.into_par_iter().for_each(|(rows, columns)| {
+        with_room(|room| {
+            pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut room.left);
+            let left: &[K::Left] = room.left.same();
+            let n_left = rows.len().div_ceil(K::ROWS);
+            let stride = GROUP * K::COLUMNS;
+            let sums = room.sums.numbers::<f32>(n_left * K::ROWS * stride);
+            for first in columns.clone().step_by(stride) {
+                let group = first..(first + stride).min(columns.end);
+                for k in (0..padded.max(1)).step_by(K::CHUNK) {
+                    let deep = K::CHUNK.min(padded - k);
+                    for column in group.clone().step_by(K::COLUMNS) {
+                        let right = &panels[(column / K::COLUMNS) * padded * K::COLUMNS + k * K::COLUMNS..];
+                        let sums = &mut sums[column - first..];
+                        if K::WIDENS && !S::EXACT && n_left > 2 {
+                            let wide = room.right.numbers::<f32>(deep * K::COLUMNS);
+                            widen(&right[..deep * K::COLUMNS], wide);
+                            column_of_tiles::<K, f32>(left, (left_size, k), wide, deep, rows.len(), (sums, stride));
+                        } else {
+                            column_of_tiles::<K, S>(left, (left_size, k), right, deep, rows.len(), (sums, stride));
+                        }
+                    }
+                }
+                for (r, row) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
+                    finish(r, first, &mut row[..group.len()]);
+                }
+            }
+        });
+    });
+}
+
+/// `rows` rows of sums, `stride` apart, from left panels of `size` at depth `k ..` and one right panel of `deep`. What is
+/// at hand is added to unless `k` is 0.
+fn column_of_tiles<K: Kernel, S: Element>(
+    left: &[K::Left],
+    (size, k): (usize, usize),
+    right: &[S],
+    deep: usize,
+    rows: usize,
+    (sums, stride): (&mut [f32], usize),
+) {
+    for (panel, first) in (0..rows).step_by(K::ROWS).enumerate() {
+        let left = &left[panel * size + k * K::ROWS..];
+        let n = K::ROWS.min(rows - first);
+        tile::<K, S>(n, left, right, deep, (&mut sums[first * stride..], stride), k > 0);
+    }
+}
+
+/// One tile of `rows` rows of sums, `stride` apart; there is room for `K::ROWS`.
+#[inline]
+pub(crate) fn tile<K: Kernel, S: Element>(
+    rows: usize,
+    left: &[K::Left],
+    right: &[S],
+    deep: usize,
+    (sums, stride): (&mut [f32], usize),
+    add: bool,
+) {
+    assert!(deep.is_multiple_of(K::DEPTH) && rows <= K::ROWS && stride >= K::COLUMNS);
+    assert!(left.len() >= deep * K::ROWS && right.len() >= deep * K::COLUMNS);
+    assert!(sums.len() >= (K::ROWS - 1) * stride + K::COLUMNS);
+    // SAFETY: `K` was chosen because the processor has it; the panels and the room for sums are as large as asserted, and
+    // the sums are borrowed mutably.
+    unsafe { K::tile::<S>(rows, left.as_ptr(), right.as_ptr(), deep, sums.as_mut_ptr(), stride, add) }
+}
+
+/// Rows of a result worked on together by [`accumulate`].
+const TALL: usize = 768;
+/// Its columns.
+const WIDE: usize = 384;
+
+/// `c = a·b`, or `c += a·b` with `add`, over all cores. `a`: `[M, depth]`; `b`: `[depth, N]`; `c`: `[M, N]`, row after row.
+pub(crate) fn accumulate<A: Element, B: Element>(
+    precision: Precision,
+    a: Matrix<A>,
+    b: Matrix<B>,
+    c: &mut [f32],
+    add: bool,
+) {
+    assert_eq!(a.columns, b.rows, "product of matrices of different depth");
+    assert_eq!(c.len(), a.rows * b.columns, "a product into memory of another size");
+    with_kernel!(Path::of(precision), K => accumulate_with::<K, A, B>(a, b, c, add));
+}
+
+fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, c: &mut [f32], add: bool) {
+    let (rows, depth, columns) = (a.rows, a.columns, b.columns);
+    if depth == 0 && !add {
+        c.fill(0.0);
+    }
+    let (high, wide) = ((TALL / K::ROWS).max(1), WIDE.next_multiple_of(K::COLUMNS));
+    let mut jobs = Vec::new();
+    for (r, c) in blocks(rows, columns, (high, K::ROWS), K::COLUMNS) {
+        jobs.extend(c.clone().step_by(wide).map(|first| (r.clone(), first..(first + wide).min(c.end))));
+    }
+    let c = Parts::of(c);
+    jobs.into_par_iter().for_each(|(rows, part)| {
+        with_room(|room| {
+            for k in (0..depth).step_by(K::CHUNK) {
+                let depth = k..(k + K::CHUNK).min(depth);
+                let padded = depth.len().next_multiple_of(K::DEPTH);
+                let size = pack_left_rows::<K, A>(a, rows.clone(), depth.clone(), &mut room.left);
+                let left: &[K::Left] = room.left.same();
+                for first in part.clone().step_by(K::COLUMNS) {
+                    let n = K::COLUMNS.min(part.end - first);
+                    let right = room.right.numbers::<K::Right>(padded * K::COLUMNS);
+                    pack_right_panel::<K, B, K::Right>(b, depth.clone(), first..first + n, right);
+                    for (left, row) in left.chunks(size).zip(rows.clone().step_by(K::ROWS)) {
+                        let m = K::ROWS.min(rows.end - row);
+                        let add = add || k > 0;
+                        if (m, n) == (K::ROWS, K::COLUMNS) {
+                            // SAFETY: the blocks of the jobs do not overlap, and a whole tile lies within its block.
+                            unsafe {
+                                let sums = c.start.add(row * columns + first);
+                                K::tile::<K::Right>(m, left.as_ptr(), right.as_ptr(), padded, sums, columns, add);
+                            }
+                            continue;
+                        }
+                        let sums = room.sums.numbers::<f32>(K::ROWS * K::COLUMNS);
+                        tile::<K, K::Right>(m, left, right, padded, (&mut *sums, K::COLUMNS), false);
+                        for (r, sums) in sums.chunks_exact(K::COLUMNS).enumerate().take(m) {
+                            let at = (row + r) * columns + first;
+                            // SAFETY: the blocks of the jobs do not overlap.
+                            let out = unsafe { c.part(at..at + n) };
+                            out.iter_mut().zip(sums).for_each(|(c, sum)| *c = if add { *c + sum } else { *sum });
+                        }
+                    }
+                }
+            }
+        });
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn paths() -> Vec<Path> {
+        let mut paths = vec![Path::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            paths.extend((Cpu::get().level >= Level::Avx2).then_some(Path::Avx2));
+            paths.extend((Cpu::get().level >= Level::Avx512).then_some(Path::Avx512));
+        }
+        paths.extend(Cpu::get().tiles.is_ok().then_some(Path::Tiles));
+        paths
+    }
+
+    /// Whole numbers that bf16 holds, so that every path gives the same sums.
+    fn numbers<T: Element>(n: usize, step: usize) -> Vec<T> {
+        (0..n).map(|i| T::of(((i * step) % 13) as f32 - 6.0)).collect()
+    }
+
+    fn expected(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f32> {
+        let at = |i: usize, j: usize| (0..k).map(|x| a[i * k + x] * b[x * n + j]).sum();
+        (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| at(i, j)).collect()
+    }
+
+    /// `rows × columns` numbers, transposed.
+    fn turned<T: Copy>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
+        (0..columns).flat_map(|j| (0..rows).map(move |i| x[i * columns + j])).collect()
+    }
+
+    const SIZES: [usize; 6] = [0, 1, 7, 31, 33, 257];
+
+    /// Every size with every other, so that no edge of a panel is missed.
+    fn sizes() -> impl Iterator<Item = (usize, usize, usize)> {
+        let three = |m: usize| SIZES.iter().flat_map(move |&k| SIZES.iter().map(move |&n| (m, k, n)));
+        SIZES.iter().flat_map(move |&m| three(m))
+    }
+
+    fn products_are_their_sums<A: Element, S: Element>(precision: Precision) {
+        for (m, k, n) in sizes() {
+            // One number aside, so that nothing is aligned.
+            let (a, b) = (numbers::<A>(m * k + 1, 7), numbers::<S>(k * n + 1, 5));
+            let (a, b) = (&a[1..], &b[1..]);
+            let a32: Vec<f32> = a.iter().map(|x| x.get()).collect();
+            let b32: Vec<f32> = b.iter().map(|x| x.get()).collect();
+            let sums = expected(&a32, &b32, (m, k, n));
+            let (at, bt) = (turned(a, m, k), turned(b, k, n));
+            for path in paths() {
+                for right in [Matrix::new(b, k, n, n), Matrix::new(&bt, n, k, k).t()] {
+                    for left in [Matrix::new(a, m, k, k), Matrix::new(&at, k, m, m).t()] {
+                        let panels = Panels::pack_for(path, right, precision, None);
+                        let mut c = vec![f32::NAN; m * n];
+                        let parts = Parts::of(&mut c);
+                        multiply(left, &panels, |row, column, sums| {
+                            let at = row * n + column;
+                            // SAFETY: each place is given once.
+                            unsafe { parts.part(at..at + sums.len()) }.copy_from_slice(sums);
+                        });
+                        assert_eq!(c, sums, "{path:?} {m} × {k} × {n}");
+                        with_kernel!(path, K => accumulate_with::<K, A, S>(left, right, &mut c, false));
+                        assert_eq!(c, sums, "{path:?} {m} × {k} × {n}, accumulated");
+                        with_kernel!(path, K => accumulate_with::<K, A, S>(left, right, &mut c, true));
+                        let twice: Vec<f32> = sums.iter().map(|x| 2.0 * x).collect();
+                        assert_eq!(c, twice, "{path:?} {m} × {k} × {n}, accumulated twice");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
-    fn products_are_the_sums_that_define_them() {
-        let a: Vec<f32> = (0..40).map(|i| (i % 7) as f32 - 3.0).collect();
-        let b: Vec<f32> = (0..60).map(|i| (i % 5) as f32 - 2.0).collect();
-        // 3 × 4 out of rows of 10, and (5 × 4)ᵀ out of rows of 12.
-        let (x, y) = (Matrix::new(&a[2..], 3, 4, 10), Matrix::new(&b[1..], 5, 4, 12).t());
-        let mut out = vec![0.0; 15];
-        product(&mut out, x, y, 0.5);
-        add_product(&mut out, x, y, 2.0);
-        for i in 0..3 {
-            for j in 0..5 {
-                let dot: f32 = (0..4).map(|k| a[2 + i * 10 + k] * b[1 + j * 12 + k]).sum();
-                assert_eq!(out[i * 5 + j], 2.5 * dot, "{i}, {j}");
+    fn products_of_f32_are_their_sums() {
+        products_are_their_sums::<f32, f32>(Precision::F32);
+    }
+
+    #[test]
+    fn products_of_bf16_are_their_sums() {
+        products_are_their_sums::<bf16, bf16>(Precision::Bf16);
+        products_are_their_sums::<f32, f32>(Precision::Bf16);
+    }
+
+    /// Deeper than a chunk, wider than a group, higher than a block.
+    #[test]
+    fn large_products_are_their_sums() {
+        let (m, k, n) = (300, 1100, 1000);
+        let (a, b) = (numbers::<f32>(m * k, 7), numbers::<f32>(k * n, 5));
+        let sums = expected(&a, &b, (m, k, n));
+        for path in paths() {
+            for precision in [Precision::F32, Precision::Bf16] {
+                if path == Path::Tiles && precision == Precision::F32 {
+                    continue;
+                }
+                let panels = Panels::pack_for(path, Matrix::new(&b, k, n, n), precision, None);
+                let mut c = vec![f32::NAN; m * n];
+                let parts = Parts::of(&mut c);
+                multiply(Matrix::new(&a, m, k, k), &panels, |row, column, sums| {
+                    // SAFETY: each place is given once.
+                    unsafe { parts.part(row * n + column..row * n + column + sums.len()) }.copy_from_slice(sums);
+                });
+                assert_eq!(c, sums, "{path:?}");
+                with_kernel!(path, K => accumulate_with::<K, f32, f32>(
+                    Matrix::new(&a, m, k, k), Matrix::new(&b, k, n, n), &mut c, false
+                ));
+                assert_eq!(c, sums, "{path:?}, accumulated");
             }
         }
     }
@@ -107,6 +599,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "larger than its data")]
     fn a_matrix_must_lie_in_its_data() {
-        let _ = Matrix::new(&[0.0; 11], 3, 4, 4);
+        let _ = Matrix::new(&[0.0f32; 11], 3, 4, 4);
     }
 }

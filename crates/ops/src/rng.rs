@@ -25,6 +25,7 @@ pub enum Draw {
 }
 
 impl Draw {
+    #[inline(always)]
     fn stream(self) -> u64 {
         let (purpose, number) = match self {
             Self::Init { parameter } => (1, parameter),
@@ -55,10 +56,34 @@ pub fn uniform(key: Key, element: u64) -> f32 {
     unit(words(key, element / 4)[(element % 4) as usize])
 }
 
-/// `n` numbers in [0, 1): those of elements `first .. first + n`.
-pub fn uniforms(key: Key, first: u64, n: usize) -> impl Iterator<Item = f32> {
-    let skip = (first % 4) as usize;
-    (first / 4..).flat_map(move |block| words(key, block)).skip(skip).take(n).map(unit)
+/// Numbers drawn together by [`uniform_block`].
+pub(crate) const UNIFORMS: usize = 64;
+
+/// The numbers in [0, 1) of elements `64 * block .. 64 * (block + 1)`. Sixteen counters go through the rounds side by
+/// side, which is vector code.
+#[inline(always)]
+pub(crate) fn uniform_block(key: Key, block: u64) -> [f32; UNIFORMS] {
+    const LANES: usize = UNIFORMS / 4;
+    let stream = key.draw.stream();
+    let number = |lane: usize| block * LANES as u64 + lane as u64;
+    let mut counters = [
+        std::array::from_fn(|lane| number(lane) as u32),
+        std::array::from_fn(|lane| (number(lane) >> 32) as u32),
+        [stream as u32; LANES],
+        [(stream >> 32) as u32; LANES],
+    ];
+    let mut keys = [key.seed as u32, (key.seed >> 32) as u32];
+    for _ in 0..10 {
+        let mut next = [[0u32; LANES]; 4];
+        for lane in 0..LANES {
+            let counter = [counters[0][lane], counters[1][lane], counters[2][lane], counters[3][lane]];
+            let [a, b, c, d] = philox_round(counter, keys);
+            (next[0][lane], next[1][lane], next[2][lane], next[3][lane]) = (a, b, c, d);
+        }
+        counters = next;
+        keys = philox_key(keys);
+    }
+    std::array::from_fn(|i| unit(counters[i % 4][i / 4]))
 }
 
 /// `n` numbers of the standard normal distribution, by the Box–Muller transform; element pairs share a radius.
@@ -77,22 +102,34 @@ pub fn normals(key: Key, n: usize) -> Vec<f32> {
 }
 
 /// The upper 24 bits as a fraction: every value is exact in f32.
+#[inline(always)]
 fn unit(word: u32) -> f32 {
     (word >> 8) as f32 / 16_777_216.0
 }
 
+#[inline(always)]
 fn halves(low: u64, high: u64) -> [u32; 4] {
     [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
-        let a = u64::from(counter[0]) * 0xD251_1F53;
-        let b = u64::from(counter[2]) * 0xCD9E_8D57;
-        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        counter = philox_round(counter, key);
+        key = philox_key(key);
     }
     counter
+}
+
+#[inline(always)]
+fn philox_round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let a = u64::from(counter[0]) * 0xD251_1F53;
+    let b = u64::from(counter[2]) * 0xCD9E_8D57;
+    [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32]
+}
+
+#[inline(always)]
+fn philox_key(key: [u32; 2]) -> [u32; 2] {
+    [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)]
 }
 
 #[cfg(test)]
@@ -113,17 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_draws_is_the_same_draws_one_by_one() {
-        for first in [0, 1, 3, 4, 1_000_003] {
-            let run: Vec<f32> = uniforms(KEY, first, 11).collect();
-            let single: Vec<f32> = (first..first + 11).map(|e| uniform(KEY, e)).collect();
-            assert_eq!(run, single);
+    fn draws_side_by_side_are_the_draws_one_by_one() {
+        for block in [0, 1, 5, u64::from(u32::MAX) / 16 + 3] {
+            let single: Vec<f32> = (0..UNIFORMS as u64).map(|i| uniform(KEY, block * UNIFORMS as u64 + i)).collect();
+            assert_eq!(uniform_block(KEY, block).to_vec(), single);
         }
     }
 
     #[test]
     fn seeds_purposes_and_sites_draw_differently() {
-        let draws = |seed, draw| uniforms(Key { seed, draw }, 0, 8).collect::<Vec<_>>();
+        let draws = |seed, draw| (0..8).map(|i| uniform(Key { seed, draw }, i)).collect::<Vec<_>>();
         let base = draws(7, Draw::Dropout { site: 3 });
         assert_ne!(base, draws(8, Draw::Dropout { site: 3 }));
         assert_ne!(base, draws(7, Draw::Dropout { site: 4 }));
@@ -134,7 +170,7 @@ mod tests {
     #[test]
     fn uniforms_have_the_moments_of_their_distribution() {
         let n = 100_000;
-        let draws: Vec<f64> = uniforms(KEY, 0, n).map(f64::from).collect();
+        let draws: Vec<f64> = (0..n as u64).map(|i| f64::from(uniform(KEY, i))).collect();
         let mean = draws.iter().sum::<f64>() / n as f64;
         let variance = draws.iter().map(|u| (u - mean).powi(2)).sum::<f64>() / n as f64;
         assert!((mean - 0.5).abs() < 0.004, "mean {mean}"); // 4 standard errors

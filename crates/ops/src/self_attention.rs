@@ -1,38 +1,37 @@
 //! Attention of all tokens of a window at once, as in training: one operation from the joint projection to the mixed
 //! values, in memory that grows with T, not with T².
 //!
-//! Queries go in blocks. A block's weights exist for as long as it is worked on; the backward pass makes them again. Keys
-//! that no query of the block may see are never touched: the causal kind does half the work of the square, the banded
-//! kind its band's.
+//! Queries go in blocks. A block's weights exist for as long as it is worked on; the backward pass makes them again from
+//! the logarithm of each row's sum (Dao et al. 2022, §3.1). Keys that no query of the block may see are never touched:
+//! the causal kind does half the work of the square, the banded kind its band's.
 
 use crate::attention::{Mask, attention};
+use crate::cpu::element::Element;
+use crate::cpu::kernel::Kernel;
+use crate::cpu::vectorized;
 use crate::dropout::Dropout;
 use crate::exp::exp;
-use crate::product::{Matrix, add_product, product};
-use crate::slices::{dot, f32s, max, sum};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use crate::linear::round;
+use crate::product::{
+    Bytes, Matrix, Parts, Path, Precision, pack_left_all, pack_left_rows, pack_right_all, tile, with_kernel,
+};
+use crate::slices::{dot, max, sum};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// `qkv`: `[B, T, 3·D]`, queries, keys and values of each token, `D = H·K`. Returns `[B, T, D]`. `drop` is applied to
-/// the attention weights, whose element numbers are those of `[B, H, T, T]`.
+/// the attention weights, whose element numbers are those of `[B, H, T, T]`. In candle's differentiable operations: the
+/// definition of right.
 ///
 /// # Errors
 /// When the width does not divide into `n_head` heads.
-pub fn self_attention(qkv: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> Result<Tensor> {
+pub(crate) fn self_attention(qkv: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> Result<Tensor> {
     let (_, _, width) = qkv.dims3()?;
     if n_head == 0 || !width.is_multiple_of(3 * n_head) {
         bail!("self-attention of {n_head} heads over a projection of width {width}");
     }
-    if qkv.device().is_cpu() {
-        qkv.contiguous()?.apply_op1(SelfAttention { n_head, mask, drop })
-    } else {
-        plain(qkv, n_head, mask, drop)
-    }
-}
-
-/// The definition of right, in candle's differentiable operations.
-fn plain(qkv: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> Result<Tensor> {
     let [queries, keys, values] = split_heads(qkv, n_head)?; // [B, H, T, K]
     merge_heads(&attention(&queries, &keys, &values, mask, drop)?)
 }
@@ -41,7 +40,7 @@ fn plain(qkv: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> Resu
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn split_heads(qkv: &Tensor, n_head: usize) -> Result<[Tensor; 3]> {
+pub(crate) fn split_heads(qkv: &Tensor, n_head: usize) -> Result<[Tensor; 3]> {
     let (b, t, width) = qkv.dims3()?;
     let heads = qkv.reshape((b, t, 3, n_head, width / (3 * n_head)))?.permute((2, 0, 3, 1, 4))?; // [3, B, H, T, K]
     Ok([heads.get(0)?, heads.get(1)?, heads.get(2)?])
@@ -51,7 +50,7 @@ pub fn split_heads(qkv: &Tensor, n_head: usize) -> Result<[Tensor; 3]> {
 ///
 /// # Errors
 /// When the shape is another.
-pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn merge_heads(x: &Tensor) -> Result<Tensor> {
     let (b, h, t, k) = x.dims4()?;
     x.transpose(1, 2)?.reshape((b, t, h * k))
 }
@@ -59,18 +58,19 @@ pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
 /// Queries worked on together: enough for efficient products, few enough that little is done for hidden keys.
 const BLOCK: usize = 64;
 
-#[derive(Clone, Copy)]
-struct SelfAttention {
-    n_head: usize,
-    mask: Mask,
-    drop: Option<Dropout>,
+/// What is attended, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SelfAttention {
+    pub(crate) len: usize,
+    pub(crate) n_head: usize,
+    pub(crate) mask: Mask,
+    pub(crate) drop: Option<Dropout>,
 }
 
 /// One head of one sequence.
-struct Head<'a> {
-    queries: Matrix<'a>,
-    keys: Matrix<'a>,
-    values: Matrix<'a>,
+#[derive(Clone, Copy)]
+struct Head<'a, E> {
+    qkv: [Matrix<'a, E>; 3],
     /// T.
     len: usize,
     /// K.
@@ -85,16 +85,36 @@ struct Head<'a> {
     row_weights: usize,
 }
 
+/// What a thread works in.
+#[derive(Default)]
+struct Room {
+    left: Bytes,
+    other_left: Bytes,
+    keys: Bytes,
+    values: Bytes,
+    keys_back: Bytes,
+    right: Bytes,
+    weights: Bytes,
+    gradients: Bytes,
+    out: Bytes,
+    dkeys: Bytes,
+    dvalues: Bytes,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
 impl SelfAttention {
-    /// Head `h` of sequence `b`, whose projection (`[T, 3·D]`) is `qkv`.
-    fn head<'a>(&self, qkv: &'a [f32], len: usize, b: usize, h: usize) -> Head<'a> {
-        let stride = qkv.len() / len; // 3·D
-        let (width, size) = (stride / 3, stride / (3 * self.n_head));
-        let part = |n: usize| Matrix::new(&qkv[n * width + h * size..], len, size, stride);
+    /// Head `h` of sequence `b` of the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
+    fn head<'a, E>(&self, qkv: &'a [E], width: usize, b: usize, h: usize) -> Head<'a, E> {
+        let (len, d) = (self.len, width / 3);
+        let size = d / self.n_head;
+        let of = |part: usize| {
+            Matrix::new(&qkv[b * len * width + part * d + h * size..(b + 1) * len * width], len, size, width)
+        };
         Head {
-            queries: part(0),
-            keys: part(1),
-            values: part(2),
+            qkv: [of(0), of(1), of(2)],
             len,
             size,
             scale: 1.0 / (size as f32).sqrt(),
@@ -105,61 +125,124 @@ impl SelfAttention {
         }
     }
 
-    /// Runs `f` on every head of the sequences that `qkv` (`[B, T, 3·D]`) holds, in parallel, and lays the results
-    /// (`parts` times `[T, K]`) side by side: `[B, T, parts·D]`.
-    fn each_head<'a>(
-        &self,
-        qkv: &'a [f32],
-        dims: (usize, usize, usize),
-        parts: usize,
-        f: impl Fn(&Head<'a>, usize, usize) -> Vec<f32> + Sync,
-    ) -> Vec<f32> {
-        let (batch, len, width) = dims;
-        let (size, row) = (width / (3 * self.n_head), parts * width / 3);
-        let mut out = vec![0.0; batch * len * row];
-        out.par_chunks_mut(len * row).zip(qkv.par_chunks(len * width)).enumerate().for_each(|(b, (out, qkv))| {
-            let run = |h| f(&self.head(qkv, len, b, h), b, h);
-            let heads: Vec<Vec<f32>> = (0..self.n_head).into_par_iter().map(run).collect();
-            for (h, head) in heads.iter().enumerate() {
-                for (i, values) in head.chunks_exact(size).enumerate() {
-                    let (part, t) = (i / len, i % len);
-                    out[t * row + part * (width / 3) + h * size..][..size].copy_from_slice(values);
-                }
-            }
+    /// `qkv`: `[B, T, 3·D]`. Writes `mixed`, `[B, T, D]`, and the logarithm of the sum of exponentials of each row of
+    /// scores, `[B, H, T]`.
+    pub(crate) fn forward<E: Element>(&self, precision: Precision, qkv: &[E], mixed: &mut [E], sums: &mut [f32]) {
+        if qkv.is_empty() {
+            return;
+        }
+        let d = mixed.len() * self.n_head / sums.len();
+        let mixed = Parts::of(mixed);
+        sums.par_chunks_mut(self.len).enumerate().for_each(|(n, sums)| {
+            let (b, h) = (n / self.n_head, n % self.n_head);
+            let head = self.head(qkv, 3 * d, b, h);
+            let put = |t: usize, row: &[f32]| {
+                let at = (b * self.len + t) * d + h * head.size;
+                // SAFETY: each token of each head is put once.
+                round::<E>(row, unsafe { mixed.part(at..at + head.size) });
+            };
+            ROOM.with_borrow_mut(|room| {
+                with_kernel!(Path::of(precision), K => head.forward::<K>(room, sums, put));
+            });
         });
-        out
+    }
+
+    /// From what [`SelfAttention::forward`] read and wrote and the gradient `dmixed`, `[B, T, D]`, of `mixed`: writes that
+    /// of `qkv`, `[B, T, 3·D]`.
+    pub(crate) fn backward<E: Element>(
+        &self,
+        precision: Precision,
+        qkv: &[E],
+        (mixed, dmixed): (&[E], &[E]),
+        sums: &[f32],
+        dqkv: &mut [E],
+    ) {
+        if qkv.is_empty() {
+            return;
+        }
+        let d = mixed.len() * self.n_head / sums.len();
+        let dqkv = Parts::of(dqkv);
+        sums.par_chunks(self.len).enumerate().for_each(|(n, sums)| {
+            let (b, h) = (n / self.n_head, n % self.n_head);
+            let head = self.head(qkv, 3 * d, b, h);
+            let first = b * self.len * d + h * head.size;
+            let (len, size) = (self.len, head.size);
+            let mixed = Matrix::new(&mixed[first..], len, size, d);
+            let dmixed = Matrix::new(&dmixed[first..], len, size, d);
+            let put = |part: usize, t: usize, row: &[f32]| {
+                let at = (b * self.len + t) * 3 * d + part * d + h * head.size;
+                // SAFETY: each part of each token of each head is put once.
+                round::<E>(row, unsafe { dqkv.part(at..at + head.size) });
+            };
+            ROOM.with_borrow_mut(|room| {
+                with_kernel!(Path::of(precision), K => {
+                    head.backward::<K>(room, sums, (mixed, dmixed), put)
+                });
+            });
+        });
     }
 }
 
-impl Head<'_> {
-    /// Blocks of queries, each with the keys that some query of it may see.
-    fn blocks(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+/// Right panels in `packed`, of `size` numbers each.
+#[derive(Clone, Copy)]
+struct Packed<'a, R> {
+    packed: &'a [R],
+    size: usize,
+}
+
+impl<E: Element> Head<'_, E> {
+    /// Blocks of queries, each with the keys that some query of it may see, in whole panels of `unit`.
+    fn blocks<K: Kernel>(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let (len, mask) = (self.len, self.mask);
-        (0..len).step_by(BLOCK).map(move |first| {
-            let queries = first..(first + BLOCK).min(len);
-            (queries.clone(), mask.visible(first).start..queries.end)
+        let high = (BLOCK / K::ROWS).max(1) * K::ROWS;
+        (0..len).step_by(high).map(move |first| {
+            let end = (first + high).min(len);
+            let keys = mask.visible(first).start / K::COLUMNS * K::COLUMNS..end.next_multiple_of(K::COLUMNS);
+            (first..end, keys)
         })
     }
 
-    /// Softmax of the scores of `queries` on `keys`, into `weights`: `[queries, keys]`, 0 where the mask hides.
-    fn weigh(&self, queries: &Range<usize>, keys: &Range<usize>, weights: &mut [f32]) {
-        let n = keys.len();
-        product(
-            weights,
-            self.queries.rows(queries.start, queries.len()),
-            self.keys.rows(keys.start, n).t(),
-            self.scale,
-        );
-        for (i, row) in queries.clone().zip(weights.chunks_exact_mut(n)) {
-            let seen = self.mask.visible(i);
-            let seen = seen.start - keys.start..seen.end - keys.start;
-            row[..seen.start].fill(0.0);
-            row[seen.end..].fill(0.0);
-            let row = &mut row[seen];
-            let max = max(row);
-            row.iter_mut().for_each(|w| *w = exp(*w - max));
-            let scale = 1.0 / sum(row, |w| w);
-            row.iter_mut().for_each(|w| *w *= scale);
+    /// `sums = left·right` over whole panels: `rows` rows of left panels of `left_size`, columns `columns` of the right
+    /// panels; `deep` from depth `from` of these. Rows of sums are `columns` apart.
+    fn product<K: Kernel>(
+        &self,
+        (left, left_size, rows): (&[K::Left], usize, usize),
+        right: Packed<K::Right>,
+        (from, deep): (usize, usize),
+        columns: Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let stride = columns.len();
+        for (n, column) in columns.clone().step_by(K::COLUMNS).enumerate() {
+            let right = &right.packed[column / K::COLUMNS * right.size + from * K::COLUMNS..];
+            for (left, row) in left.chunks(left_size.max(1)).zip((0..rows).step_by(K::ROWS)) {
+                let m = K::ROWS.min(rows - row);
+                let sums = &mut sums[row * stride + n * K::COLUMNS..];
+                tile::<K, K::Right>(m, left, right, deep, (sums, stride), false);
+            }
+        }
+    }
+
+    /// `sums += leftᵀ·right`, where rows of `sums` are `stride` apart and those of `left`'s columns.
+    fn add_transposed<K: Kernel>(
+        &self,
+        left: (&[f32], usize, Range<usize>),
+        room: &mut Bytes,
+        right: Packed<K::Right>,
+        deep: usize,
+        (sums, stride): (&mut [f32], usize),
+    ) {
+        let (values, rows, keys) = left;
+        let matrix = Matrix::new(values, rows, keys.len(), keys.len()).t(); // [keys, queries]
+        let size = pack_left_all::<K, f32>(matrix, room);
+        let left: &[K::Left] = room.same();
+        for column in (0..self.size).step_by(K::COLUMNS) {
+            let right = &right.packed[column / K::COLUMNS * right.size..];
+            for (n, row) in (0..keys.len()).step_by(K::ROWS).enumerate() {
+                let m = K::ROWS.min(keys.len() - row);
+                let sums = &mut sums[(keys.start + row) * stride + column..];
+                tile::<K, K::Right>(m, &left[n * size..], right, deep, (sums, stride), true);
+            }
         }
     }
 
@@ -167,88 +250,154 @@ impl Head<'_> {
     fn drop(&self, queries: &Range<usize>, keys: &Range<usize>, values: &mut [f32]) {
         if let Some(drop) = self.drop {
             for (i, row) in queries.clone().zip(values.chunks_exact_mut(keys.len())) {
-                drop.apply_from(row, self.first_weight + (i * self.len + keys.start) as u64, self.row_weights);
+                let n = keys.len().min(self.len - keys.start);
+                drop.apply_from(
+                    &mut row[..n],
+                    self.first_weight + (i * self.len + keys.start) as u64,
+                    self.row_weights,
+                );
             }
         }
     }
 
-    /// `[T, K]`.
-    fn forward(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.len * self.size];
-        let mut weights = vec![0.0; BLOCK * self.len];
-        for (queries, keys) in self.blocks() {
-            let weights = &mut weights[..queries.len() * keys.len()];
-            self.weigh(&queries, &keys, weights);
-            self.drop(&queries, &keys, weights);
-            let weights = Matrix::new(weights, queries.len(), keys.len(), keys.len());
-            let out = &mut out[queries.start * self.size..queries.end * self.size];
-            product(out, weights, self.values.rows(keys.start, keys.len()), 1.0);
-        }
-        out
+    /// What queries see of `keys`, counted from the first of these.
+    fn seen(&self, query: usize, keys: &Range<usize>) -> Range<usize> {
+        let seen = self.mask.visible(query);
+        seen.start - keys.start..seen.end - keys.start
     }
 
-    /// Gradients of queries, keys and values, one after the other: `[3, T, K]`. `dout`: `[T, K]`.
-    fn backward(&self, dout: Matrix<'_>) -> Vec<f32> {
-        let part = self.len * self.size;
-        let mut gradients = vec![0.0; 3 * part];
-        let (dqueries, rest) = gradients.split_at_mut(part);
-        let (dkeys, dvalues) = rest.split_at_mut(part);
-        let mut buffers = [(); 3].map(|()| vec![0.0f32; BLOCK * self.len]);
-        for (queries, keys) in self.blocks() {
-            let (m, n) = (queries.len(), keys.len());
-            let [weights, dropped, dscores] = buffers.each_mut().map(|buffer| &mut buffer[..m * n]);
-            let of = |range: &Range<usize>| range.start * self.size..range.end * self.size;
-            let dout = dout.rows(queries.start, m);
-            self.weigh(&queries, &keys, weights);
-            dropped.copy_from_slice(weights);
-            self.drop(&queries, &keys, dropped);
-            add_product(&mut dvalues[of(&keys)], Matrix::new(dropped, m, n, n).t(), dout, 1.0);
-            product(dscores, dout, self.values.rows(keys.start, n).t(), 1.0);
-            self.drop(&queries, &keys, dscores);
-            for (ds, w) in dscores.chunks_exact_mut(n).zip(weights.chunks_exact(n)) {
-                let dot = dot(ds, w);
-                ds.iter_mut().zip(w).for_each(|(ds, w)| *ds = w * (*ds - dot));
+    fn forward<K: Kernel>(&self, room: &mut Room, sums: &mut [f32], put: impl Fn(usize, &[f32])) {
+        let [queries, keys, values] = self.qkv;
+        let deep = self.size.next_multiple_of(K::DEPTH);
+        let size = pack_right_all::<K, E>(keys.t(), &mut room.keys);
+        let packed_keys = Packed { packed: room.keys.same(), size };
+        let size = pack_right_all::<K, E>(values, &mut room.values);
+        let packed_values = Packed { packed: room.values.same(), size };
+        let wide = self.size.next_multiple_of(K::COLUMNS);
+        for (block, keys) in self.blocks::<K>() {
+            let (m, n) = (block.len(), keys.len());
+            let rows = m.next_multiple_of(K::ROWS);
+            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.left);
+            let weights = room.weights.numbers::<f32>(rows * n);
+            self.product::<K>((room.left.same(), left_size, m), packed_keys, (0, deep), keys.clone(), weights);
+            for (i, row) in block.clone().zip(weights.chunks_exact_mut(n)) {
+                sums[i] = weigh(row, self.seen(i, &keys), self.scale);
             }
-            let dscores = Matrix::new(dscores, m, n, n);
-            product(&mut dqueries[of(&queries)], dscores, self.keys.rows(keys.start, n), self.scale);
-            add_product(&mut dkeys[of(&keys)], dscores.t(), self.queries.rows(queries.start, m), self.scale);
+            let weights = &mut weights[..m * n];
+            self.drop(&block, &keys, weights);
+            let here = Matrix::new(weights, m, n, n);
+            let size = pack_left_all::<K, f32>(here, &mut room.other_left);
+            let out = room.out.numbers::<f32>(rows * wide);
+            let deep = n.min(self.len.next_multiple_of(K::DEPTH) - keys.start);
+            self.product::<K>((room.other_left.same(), size, m), packed_values, (keys.start, deep), 0..wide, out);
+            for (t, row) in block.zip(out.chunks_exact(wide)) {
+                put(t, &row[..self.size]);
+            }
         }
-        gradients
+    }
+
+    fn backward<K: Kernel>(
+        &self,
+        room: &mut Room,
+        sums: &[f32],
+        (mixed, dmixed): (Matrix<E>, Matrix<E>),
+        put: impl Fn(usize, usize, &[f32]),
+    ) {
+        let [queries, keys, values] = self.qkv;
+        let deep = self.size.next_multiple_of(K::DEPTH);
+        let wide = self.size.next_multiple_of(K::COLUMNS);
+        let size = pack_right_all::<K, E>(keys.t(), &mut room.keys);
+        let packed_keys = Packed { packed: room.keys.same(), size };
+        let size = pack_right_all::<K, E>(values.t(), &mut room.values);
+        let packed_values = Packed { packed: room.values.same(), size };
+        let size = pack_right_all::<K, E>(keys, &mut room.keys_back);
+        let keys_back = Packed { packed: room.keys_back.same(), size };
+        // As many rows as the last panels of keys reach over.
+        let tall = (self.len.next_multiple_of(K::COLUMNS) + K::ROWS) * wide;
+        let (dkeys, dvalues) = (room.dkeys.numbers::<f32>(tall), room.dvalues.numbers::<f32>(tall));
+        dkeys.fill(0.0);
+        dvalues.fill(0.0);
+        for (block, keys) in self.blocks::<K>() {
+            let (m, n) = (block.len(), keys.len());
+            let rows = m.next_multiple_of(K::ROWS);
+            let (weights, gradients) = (room.weights.numbers::<f32>(rows * n), room.gradients.numbers::<f32>(rows * n));
+            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.left);
+            self.product::<K>((room.left.same(), left_size, m), packed_keys, (0, deep), keys.clone(), weights);
+            let left_size = pack_left_rows::<K, E>(dmixed, block.clone(), 0..self.size, &mut room.left);
+            self.product::<K>((room.left.same(), left_size, m), packed_values, (0, deep), keys.clone(), gradients);
+            let (weights, gradients) = (&mut weights[..m * n], &mut gradients[..m * n]);
+            for (i, row) in block.clone().zip(weights.chunks_exact_mut(n)) {
+                weigh_again(row, self.seen(i, &keys), self.scale, sums[i]);
+            }
+            self.drop(&block, &keys, gradients);
+            let deep_m = m.next_multiple_of(K::DEPTH);
+            for (i, (weights, gradients)) in
+                block.clone().zip(weights.chunks_exact(n).zip(gradients.chunks_exact_mut(n)))
+            {
+                let dot = product_sum::<E>(mixed.row_part(i, 0..self.size), dmixed.row_part(i, 0..self.size));
+                score_gradient(weights, gradients, dot, self.scale);
+            }
+            self.drop(&block, &keys, weights);
+            let size = pack_right_all::<K, E>(dmixed.rows(block.clone()), &mut room.right);
+            let right = Packed { packed: room.right.same(), size };
+            self.add_transposed::<K>((weights, m, keys.clone()), &mut room.left, right, deep_m, (&mut *dvalues, wide));
+            let size = pack_right_all::<K, E>(queries.rows(block.clone()), &mut room.right);
+            let right = Packed { packed: room.right.same(), size };
+            self.add_transposed::<K>((gradients, m, keys.clone()), &mut room.left, right, deep_m, (&mut *dkeys, wide));
+            let size = pack_left_all::<K, f32>(Matrix::new(gradients, m, n, n), &mut room.other_left);
+            let out = room.out.numbers::<f32>(rows * wide);
+            let deep = n.min(self.len.next_multiple_of(K::DEPTH) - keys.start);
+            self.product::<K>((room.other_left.same(), size, m), keys_back, (keys.start, deep), 0..wide, out);
+            for (t, row) in block.zip(out.chunks_exact(wide)) {
+                put(0, t, &row[..self.size]);
+            }
+        }
+        for (t, (dkey, dvalue)) in dkeys.chunks_exact(wide).zip(dvalues.chunks_exact(wide)).enumerate().take(self.len) {
+            put(1, t, &dkey[..self.size]);
+            put(2, t, &dvalue[..self.size]);
+        }
     }
 }
 
-impl CustomOp1 for SelfAttention {
-    fn name(&self) -> &'static str {
-        "self-attention"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let dims = layout.shape().dims3()?;
-        let mixed = self.each_head(f32s(storage, layout, self.name())?, dims, 1, |head, _, _| head.forward());
-        Ok((CpuStorage::F32(mixed), Shape::from((dims.0, dims.1, dims.2 / 3))))
-    }
-
-    fn bwd(&self, qkv: &Tensor, _mixed: &Tensor, dmixed: &Tensor) -> Result<Option<Tensor>> {
-        qkv.apply_op2_no_bwd(&dmixed.contiguous()?, &ProjectionGradient(*self)).map(Some)
+vectorized! {
+    /// Scores → weights of what is `seen`, 0 elsewhere. Returns the logarithm of the sum of the scaled scores'
+    /// exponentials.
+    fn weigh(row: &mut [f32], seen: Range<usize>, scale: f32) -> f32 {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+        let row = &mut row[seen];
+        let most = max(row) * scale;
+        row.iter_mut().for_each(|w| *w = exp(*w * scale - most));
+        let total = sum(row, |w| w);
+        let share = 1.0 / total;
+        row.iter_mut().for_each(|w| *w *= share);
+        most + total.ln()
     }
 }
 
-/// `(qkv, dmixed)` → `dqkv`.
-struct ProjectionGradient(SelfAttention);
-
-impl CustomOp2 for ProjectionGradient {
-    fn name(&self) -> &'static str {
-        "self-attention-gradient"
+vectorized! {
+    /// The same from the sum that [`weigh`] returned.
+    fn weigh_again(row: &mut [f32], seen: Range<usize>, scale: f32, log_sum: f32) {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+        row[seen].iter_mut().for_each(|w| *w = exp(*w * scale - log_sum));
     }
+}
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (qkv, dmixed) = (f32s(s1, l1, self.name())?, f32s(s2, l2, self.name())?);
-        let (batch, len, width) = l1.shape().dims3()?;
-        let d = width / 3;
-        let dqkv = self.0.each_head(qkv, (batch, len, width), 3, |head, b, h| {
-            head.backward(Matrix::new(&dmixed[b * len * d + h * head.size..], len, head.size, d))
-        });
-        Ok((CpuStorage::F32(dqkv), l1.shape().clone()))
+vectorized! {
+    /// Gradients of weights → of scores before they are scaled. Where a weight is 0 so is the gradient, whatever stood
+    /// there.
+    fn score_gradient(weights: &[f32], gradients: &mut [f32], dot: f32, scale: f32) {
+        for (g, w) in gradients.iter_mut().zip(weights) {
+            let gradient = w * (*g - dot) * scale;
+            *g = if *w == 0.0 { 0.0 } else { gradient };
+        }
+    }
+}
+
+vectorized! {
+    fn product_sum[E: Element](a: &[E], b: &[E]) -> f32 {
+        dot::<E>(a, b)
     }
 }
 
@@ -256,35 +405,43 @@ impl CustomOp2 for ProjectionGradient {
 mod tests {
     use super::*;
     use crate::check::{assert_close, assert_gradient, draw};
+    use candle_core::{Device, Var};
 
     const MASKS: [Mask; 4] =
         [Mask::Causal, Mask::Banded { width: 1 }, Mask::Banded { width: 3 }, Mask::Banded { width: 100 }];
     const DROP: Dropout = Dropout { p: 0.2, seed: 1, site: 0, first_row: 3 };
 
-    /// Over several blocks, with a last one that is not full.
-    #[test]
-    fn the_custom_operation_agrees_with_the_plain_one() {
-        let qkv = (draw(1, &[2, 2 * BLOCK + 5, 3 * 8]) * 2.0).unwrap();
-        for mask in MASKS {
-            for drop in [None, Some(DROP)] {
-                let fast = self_attention(&qkv, 2, mask, drop).unwrap();
-                assert_close("attention", &fast, &plain(&qkv, 2, mask, drop).unwrap(), 1e-5);
-            }
-        }
+    fn numbers(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
     }
 
+    /// Mixed values and gradient of the projection by the loops.
+    fn run(qkv: &Tensor, dmixed: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> (Tensor, Tensor) {
+        let (b, t, width) = qkv.dims3().unwrap();
+        let attention = SelfAttention { len: t, n_head, mask, drop };
+        let (mut mixed, mut sums) = (vec![f32::NAN; b * t * width / 3], vec![f32::NAN; b * n_head * t]);
+        let qkv = numbers(qkv);
+        attention.forward(Precision::F32, &qkv, &mut mixed, &mut sums);
+        let mut dqkv = vec![f32::NAN; qkv.len()];
+        attention.backward(Precision::F32, &qkv, (&mixed, &numbers(dmixed)), &sums, &mut dqkv);
+        let tensor = |x: Vec<f32>, width: usize| Tensor::from_vec(x, (b, t, width), &Device::Cpu).unwrap();
+        (tensor(mixed, width / 3), tensor(dqkv, width))
+    }
+
+    /// Over several blocks, with a last one that is not full; heads of several sizes.
     #[test]
-    fn the_gradients_agree_with_the_plain_ones() {
-        let qkv = candle_core::Var::from_tensor(&draw(1, &[2, 2 * BLOCK + 5, 3 * 8])).unwrap();
-        let weight = draw(2, &[2, 2 * BLOCK + 5, 8]);
-        for mask in MASKS {
-            for drop in [None, Some(DROP)] {
-                let gradient = |mixed: Tensor| {
-                    let grads = (mixed * &weight).unwrap().sum_all().unwrap().backward().unwrap();
-                    grads.get(&qkv).unwrap().clone()
-                };
-                let fast = gradient(self_attention(&qkv, 2, mask, drop).unwrap());
-                assert_close("dqkv", &fast, &gradient(plain(&qkv, 2, mask, drop).unwrap()), 1e-5);
+    fn the_loops_agree_with_candles_operations_forward_and_backward() {
+        for (t, d, n_head) in [(2 * BLOCK + 5, 8, 2), (1, 6, 2), (40, 66, 2), (BLOCK, 64, 1)] {
+            let qkv = Var::from_tensor(&(draw(1, &[2, t, 3 * d]) * 2.0).unwrap()).unwrap();
+            let dmixed = draw(2, &[2, t, d]);
+            for mask in MASKS {
+                for drop in [None, Some(DROP)] {
+                    let plain = self_attention(qkv.as_tensor(), n_head, mask, drop).unwrap();
+                    let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
+                    let (mixed, dqkv) = run(qkv.as_tensor(), &dmixed, n_head, mask, drop);
+                    assert_close("mixed", &mixed, &plain, 1e-5);
+                    assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 1e-4);
+                }
             }
         }
     }
@@ -300,11 +457,13 @@ mod tests {
 
     #[test]
     fn a_sequence_is_treated_the_same_in_any_batch() {
-        let qkv = draw(1, &[3, 9, 12]);
-        let whole = self_attention(&qkv, 2, Mask::Causal, Some(DROP)).unwrap();
+        let (qkv, dmixed) = (draw(1, &[3, 9, 12]), draw(2, &[3, 9, 4]));
+        let (whole, dwhole) = run(&qkv, &dmixed, 2, Mask::Causal, Some(DROP));
         let drop = Dropout { first_row: DROP.first_row + 2, ..DROP };
-        let last = self_attention(&qkv.narrow(0, 2, 1).unwrap(), 2, Mask::Causal, Some(drop)).unwrap();
-        assert_close("last sequence", &last, &whole.narrow(0, 2, 1).unwrap(), 0.0);
+        let last = |x: &Tensor| x.narrow(0, 2, 1).unwrap();
+        let (one, done) = run(&last(&qkv), &last(&dmixed), 2, Mask::Causal, Some(drop));
+        assert_close("last sequence", &one, &last(&whole), 0.0);
+        assert_close("last sequence", &done, &last(&dwhole), 0.0);
     }
 
     #[test]

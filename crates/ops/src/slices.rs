@@ -1,6 +1,8 @@
 //! From candle's storage to the numbers in it, and what loops over them share.
 
-use candle_core::{CpuStorage, Layout, Result, bail};
+use crate::cpu::element::Element;
+use candle_core::{CpuStorage, Error, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use std::sync::{Mutex, PoisonError};
 
 /// The f32 elements of a contiguous tensor on the CPU.
 pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> Result<&'a [f32]> {
@@ -28,15 +30,46 @@ pub(crate) fn u32s<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> 
     }
 }
 
+/// Runs `f` on the f32 elements of a contiguous tensor on the CPU, to be changed in place.
+pub(crate) fn with_f32s_mut<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    struct Change<F, R>(Mutex<(Option<F>, Option<R>)>);
+    impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for Change<F, R> {
+        fn name(&self) -> &'static str {
+            "change"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(f) = held.0.take() else { bail!("a change is made once") };
+            held.1 = Some(f(f32s_mut(storage, layout, self.name())?));
+            Ok(())
+        }
+    }
+    let change = Change(Mutex::new((Some(f), None)));
+    tensor.inplace_op1(&change)?;
+    let held = change.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+    held.1.ok_or_else(|| Error::msg("a change was not made"))
+}
+
+/// Runs `f` on the f32 elements of a contiguous tensor on the CPU.
+pub(crate) fn with_f32s<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(f32s(storage, layout, "this operation")?)),
+        _ => bail!("this operation is written for the CPU"),
+    }
+}
+
 /// Rows a thread takes at a time, so that one takes about 16 Ki elements: less is not worth handing over.
 pub(crate) fn rows_at_a_time(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
 }
 
 /// Partial results of a reduction: as many as make vector code, and rounding errors that grow that much slower.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// Σ f(v).
+#[inline(always)]
 pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
@@ -49,18 +82,20 @@ pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// Σ a·b over two slices of one length.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0f32; LANES];
     for (a, b) in a.iter().zip(b) {
         for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
+            *lane += a.get() * b.get();
         }
     }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a.get() * b.get()).sum::<f32>()
 }
 
 /// The largest; −∞ of none. NaN is passed over.
+#[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = values.as_chunks::<LANES>();

@@ -2,6 +2,7 @@
 
 use crate::span::Span;
 use ::config::{Check, Problems};
+use model::Dtype;
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate falls after the warm-up.
@@ -81,6 +82,9 @@ pub struct TrainConfig {
     /// Longest gradient, as a norm over all parameters; no limit when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
+    /// What products of matrices read.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// What the backward pass computes again, to save memory.
     #[serde(default = "no_recompute")]
     pub recompute: Recompute,

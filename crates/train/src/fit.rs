@@ -4,11 +4,10 @@ use crate::checkpoint::{self, State};
 use crate::config::{OnSpike, Recompute, TrainConfig};
 use crate::guard::Guard;
 use crate::interrupt::{Interrupt, Stop};
-use crate::optimizer::{Gradients, Optimizer};
+use crate::optimizer::Optimizer;
 use crate::run::{Record, Run};
 use crate::schedule::{Schedule, Step};
 use anyhow::{Result, bail};
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use data::batch::{Batch, IGNORE};
 use data::progress::{Progress, Unit};
@@ -30,8 +29,7 @@ pub struct Sitting<'a> {
 /// A model in training.
 pub struct Trainer {
     params: Params,
-    trainable: Gpt,
-    frozen: Gpt,
+    model: Gpt,
     optimizer: Optimizer,
     config: TrainConfig,
     seed: u64,
@@ -64,8 +62,7 @@ impl Trainer {
     /// When memory does not suffice.
     pub fn new(model: &ModelConfig, params: Params, config: &TrainConfig, seed: u64) -> Result<Self> {
         Ok(Self {
-            trainable: Gpt::trainable(model, &params)?,
-            frozen: Gpt::frozen(model, &params)?,
+            model: Gpt::new(model, &params, config.dtype.precision())?,
             optimizer: Optimizer::new(&params)?,
             params,
             config: config.clone(),
@@ -94,32 +91,25 @@ impl Trainer {
     pub fn step(&mut self, batch: &Batch, first_row: u64, lr: f64, guard: &mut Guard) -> Result<Update> {
         let total = counted(&batch.targets).max(1) as f64;
         let micro = self.config.micro_batch();
-        let (mut gradients, mut loss) = (Gradients::default(), 0.0);
+        let mut loss = 0.0;
+        self.params.clear_gradients();
         for first in (0..batch.rows).step_by(micro) {
             let rows = micro.min(batch.rows - first);
-            let (tokens, targets) = tensors(batch, first, rows, &self.trainable)?;
-            let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64 };
+            let (tokens, targets) = tensors(batch, first, rows, &self.model)?;
+            let recompute = self.config.recompute == Recompute::Blocks;
+            let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64, recompute };
             // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
             let range = first * batch.context..(first + rows) * batch.context;
             let weight = counted(&batch.targets[range]) as f64 / total;
-            let micro_loss = match self.config.recompute {
-                Recompute::None => {
-                    let micro_loss = self.trainable.loss(&tokens, &targets, pass)?;
-                    gradients.add(&self.params, &mut (&micro_loss * weight)?.backward()?)?;
-                    micro_loss
-                }
-                Recompute::Blocks => {
-                    let take = |part: &mut GradStore| gradients.add(&self.params, part);
-                    self.trainable.recomputed_loss(&self.frozen, (&tokens, &targets), pass, weight, take)?
-                }
-            };
-            loss += f64::from(micro_loss.to_scalar::<f32>()?) * weight;
+            let micro_loss = self.model.loss(&tokens, &targets, pass, weight)?;
+            self.params.collect(&mut micro_loss.backward()?)?;
+            loss += f64::from(micro_loss.to_scalar::<f32>()?);
         }
         let spike = guard.spike(loss, &self.config);
         let skip = !loss.is_finite() || (spike.is_some() && self.config.on_spike == OnSpike::Skip);
         let grad_norm = match skip {
-            false => self.optimizer.update(&gradients, lr, &self.config)?,
-            true => gradients.norm()?,
+            false => self.optimizer.update(lr, &self.config)?,
+            true => self.optimizer.gradient_norm()?,
         };
         Ok(Update { loss, grad_norm, spike, made: !skip && grad_norm.is_finite() })
     }
@@ -131,8 +121,8 @@ impl Trainer {
     pub fn validate(&self, batches: &[Batch]) -> Result<f64> {
         let (mut sum, mut n) = (0.0, 0);
         for batch in batches {
-            let (tokens, targets) = tensors(batch, 0, batch.rows, &self.frozen)?;
-            let loss = self.frozen.loss(&tokens, &targets, Pass::Eval)?.to_scalar::<f32>()?;
+            let (tokens, targets) = tensors(batch, 0, batch.rows, &self.model)?;
+            let loss = self.model.loss(&tokens, &targets, Pass::Eval, 1.0)?.to_scalar::<f32>()?;
             let here = counted(&batch.targets);
             sum += f64::from(loss) * here as f64;
             n += here;

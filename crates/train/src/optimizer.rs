@@ -1,10 +1,10 @@
 //! AdamW over all parameters of a model.
 
 use crate::config::TrainConfig;
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var, bail};
 use model::Params;
-use ops::{Adam, adamw, sum_of_squares};
+use ops::{Adam, Parameter, adamw, gradient_squares};
+use std::sync::Arc;
 
 /// The optimizer's state, in the parameters' order.
 #[derive(Debug)]
@@ -17,49 +17,9 @@ pub struct Optimizer {
 #[derive(Debug)]
 struct Slot {
     name: String,
-    weights: Var,
+    parameter: Arc<Parameter>,
     mean: Var,
     square: Var,
-}
-
-/// Gradients of all parameters, in their order, added up over micro-batches.
-#[derive(Debug, Default)]
-pub struct Gradients {
-    sums: Vec<Option<Tensor>>,
-}
-
-impl Gradients {
-    /// Adds those that `store` holds.
-    ///
-    /// # Errors
-    /// When a sum cannot be made.
-    pub fn add(&mut self, params: &Params, store: &mut GradStore) -> Result<()> {
-        self.sums.resize_with(params.iter().count(), || None);
-        for (sum, (_, var)) in self.sums.iter_mut().zip(params.iter()) {
-            // Taken out, so that the sum takes its place and not place beside it.
-            if let Some(gradient) = store.remove(var) {
-                *sum = Some(match sum.take() {
-                    Some(sum) => (sum + gradient)?,
-                    None => gradient,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Each parameter's gradient, in their order.
-    fn iter(&self) -> impl Iterator<Item = &Tensor> {
-        self.sums.iter().flatten()
-    }
-
-    /// Euclidean norm over all of them.
-    ///
-    /// # Errors
-    /// When a tensor cannot be read.
-    pub fn norm(&self) -> Result<f64> {
-        let squares = self.iter().map(sum_of_squares).collect::<Result<Vec<f64>>>()?;
-        Ok(squares.iter().sum::<f64>().sqrt())
-    }
 }
 
 impl Optimizer {
@@ -68,9 +28,9 @@ impl Optimizer {
     /// # Errors
     /// When memory does not suffice.
     pub fn new(params: &Params) -> Result<Self> {
-        let slot = |(name, weights): (&str, &Var)| {
-            let zeros = || Var::from_tensor(&weights.as_tensor().zeros_like()?.detach());
-            Ok(Slot { name: name.to_owned(), weights: weights.clone(), mean: zeros()?, square: zeros()? })
+        let slot = |(name, parameter): (&str, &Arc<Parameter>)| {
+            let zeros = || Var::from_tensor(&parameter.var().as_tensor().zeros_like()?.detach());
+            Ok(Slot { name: name.to_owned(), parameter: Arc::clone(parameter), mean: zeros()?, square: zeros()? })
         };
         Ok(Self { slots: params.iter().map(slot).collect::<Result<_>>()?, n_updates: 0 })
     }
@@ -109,32 +69,40 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Euclidean norm over the gradients of all parameters.
+    ///
+    /// # Errors
+    /// When a parameter has no gradient: it would silently never train.
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let squares = |slot: &Slot| {
+            gradient_squares(&slot.parameter).map_err(|e| e.context(format!("gradient of {}", slot.name)))
+        };
+        Ok(self.slots.iter().map(squares).collect::<Result<Vec<f64>>>()?.iter().sum::<f64>().sqrt())
+    }
+
     /// One update with learning rate `lr`, after scaling the gradients to a norm of at most `config.clip`; none when that
     /// norm is not finite. Returns the norm before.
     ///
     /// # Errors
-    /// When a parameter has no gradient: it would silently never train.
-    pub fn update(&mut self, gradients: &Gradients, lr: f64, config: &TrainConfig) -> Result<f64> {
-        if let Some((slot, _)) = self.slots.iter().zip(&gradients.sums).find(|(_, gradient)| gradient.is_none()) {
-            bail!("no gradient reaches {}", slot.name);
-        }
-        let norm = gradients.norm()?;
+    /// When a parameter has no gradient.
+    pub fn update(&mut self, lr: f64, config: &TrainConfig) -> Result<f64> {
+        let norm = self.gradient_norm()?;
         if !norm.is_finite() {
             return Ok(norm);
         }
         // The 1e-6 is PyTorch's `clip_grad_norm_`.
         let scale = config.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         self.n_updates += 1;
-        for (slot, gradient) in self.slots.iter().zip(gradients.iter()) {
+        for slot in &self.slots {
             let adam = Adam {
                 lr,
                 beta1: config.beta1,
                 beta2: config.beta2,
                 eps: config.eps,
-                weight_decay: if decays(&slot.weights) { config.weight_decay } else { 0.0 },
+                weight_decay: if decays(slot.parameter.var()) { config.weight_decay } else { 0.0 },
                 step: self.n_updates,
             };
-            adamw(&slot.weights, &slot.mean, &slot.square, gradient, scale, &adam)
+            adamw(&slot.parameter, &slot.mean, &slot.square, scale, &adam)
                 .map_err(|e| e.context(format!("update of {}", slot.name)))?;
         }
         Ok(norm)

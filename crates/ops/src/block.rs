@@ -1,0 +1,389 @@
+//! One transformer block: attention, then an MLP, each with its residual sum and layer norm. In candle's operations, and
+//! on the CPU in place on the residual stream: forward, backward, and token by token.
+//!
+//! Of what the forward pass makes, the backward pass reads the normalized rows, the projection, the mixed values and
+//! what the MLP's GELU reads; the rest it makes again.
+
+use crate::attention::{Mask, attention, attention_weights};
+use crate::cpu::element::Element;
+use crate::dropout::{Dropout, dropout};
+use crate::gelu;
+use crate::layer_norm::{Norm, Normalized};
+use crate::linear::{Linear, add_to, round};
+use crate::past::Past;
+use crate::product::{Parts, Precision};
+use crate::self_attention::{SelfAttention, merge_heads, self_attention, split_heads};
+use candle_core::{Result, Tensor};
+
+/// A block's weights and shape.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Whether sublayers read the normalized stream (GPT-2: Radford et al. 2019, §2.3); if not, their sums are normalized
+    /// (GPT-1: Radford et al. 2018, after Vaswani et al. 2017).
+    pub norm_first: bool,
+    /// Heads.
+    pub n_head: usize,
+    /// What tokens see.
+    pub mask: Mask,
+    /// Attention's norm.
+    pub ln_1: Norm,
+    /// To queries, keys and values, `[D, 3·D]`.
+    pub c_attn: Linear,
+    /// From mixed values, `[D, D]`.
+    pub attn_proj: Linear,
+    /// The MLP's norm.
+    pub ln_2: Norm,
+    /// `[D, 4·D]`.
+    pub c_fc: Linear,
+    /// `[4·D, D]`.
+    pub mlp_proj: Linear,
+}
+
+/// Where a block drops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Drops {
+    /// Attention weights.
+    pub attention: Option<Dropout>,
+    /// What attention adds to the stream.
+    pub attended: Option<Dropout>,
+    /// What the MLP adds.
+    pub mlp: Option<Dropout>,
+}
+
+/// Takes the keys and values of new tokens, `[B, H, T, K]` each, and returns those of all tokens so far.
+pub type Extend<'a> = &'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
+
+impl Block {
+    /// `x`: residual stream, `[B, T, D]`, which the result is too. In candle's differentiable operations: the definition of
+    /// right, and the path on devices without loops of ours.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or `past` fails.
+    pub fn plain(&self, x: &Tensor, drops: Drops, tracked: bool, past: Option<Extend>) -> Result<Tensor> {
+        if self.norm_first {
+            let x = (x + self.plain_attend(&self.ln_1.plain(x, tracked)?, drops, tracked, past)?)?;
+            &x + self.plain_mlp(&self.ln_2.plain(&x, tracked)?, drops, tracked)?
+        } else {
+            let x = self.ln_1.plain(&(x + self.plain_attend(x, drops, tracked, past)?)?, tracked)?;
+            self.ln_2.plain(&(&x + self.plain_mlp(&x, drops, tracked)?)?, tracked)
+        }
+    }
+
+    fn plain_attend(&self, x: &Tensor, drops: Drops, tracked: bool, past: Option<Extend>) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let qkv = self.c_attn.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 3 * d))?;
+        let mixed = match past {
+            None => self_attention(&qkv, self.n_head, self.mask, drops.attention)?,
+            Some(past) => {
+                let [queries, keys, values] = split_heads(&qkv, self.n_head)?;
+                let (keys, values) = past(&keys, &values)?;
+                merge_heads(&attention(&queries, &keys, &values, self.mask, drops.attention)?)?
+            }
+        };
+        let y = self.attn_proj.plain(&mixed.reshape((b * t, d))?, tracked)?.reshape((b, t, d))?;
+        drops.attended.map_or(Ok(y.clone()), |at| dropout(&y, at))
+    }
+
+    fn plain_mlp(&self, x: &Tensor, drops: Drops, tracked: bool) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let wide = gelu::gelu(&self.c_fc.plain(&x.reshape((b * t, d))?, tracked)?)?; // [B·T, 4·D]
+        let y = self.mlp_proj.plain(&wide, tracked)?.reshape((b, t, d))?;
+        drops.mlp.map_or(Ok(y.clone()), |at| dropout(&y, at))
+    }
+
+    /// How much each token takes of each earlier one: `x` `[B, T, D]` → `[B, H, T, T]`, rows summing to 1.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn attention_weights(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let read = if self.norm_first { self.ln_1.plain(x, false)? } else { x.clone() };
+        let qkv = self.c_attn.plain(&read.reshape((b * t, d))?, false)?.reshape((b, t, 3 * d))?;
+        let [queries, keys, _] = split_heads(&qkv, self.n_head)?; // [B, H, T, K]
+        attention_weights(&queries, &keys, self.mask)
+    }
+}
+
+/// Sizes of a batch: sequences, tokens of each, width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) b: usize,
+    pub(crate) t: usize,
+    pub(crate) d: usize,
+}
+
+impl Sizes {
+    fn tokens(self) -> usize {
+        self.b * self.t
+    }
+}
+
+/// What a block keeps for its backward pass.
+#[derive(Debug, Default)]
+pub(crate) struct Kept<E> {
+    /// What attention read, `[N, D]`, where it is not the normalized stream.
+    input: Vec<E>,
+    ln_1: Normalized<E>,
+    /// `[N, 3·D]`
+    qkv: Vec<E>,
+    /// Logarithms of attention's sums, `[B, H, T]`.
+    sums: Vec<f32>,
+    /// `[N, D]`
+    mixed: Vec<E>,
+    ln_2: Normalized<E>,
+    /// What GELU read, `[N, 4·D]`; in the end its gradient.
+    wide: Vec<E>,
+}
+
+/// Memory that all blocks work in.
+#[derive(Debug, Default)]
+pub(crate) struct Room<E> {
+    /// What a projection reads, `[N, D]`.
+    read: Vec<E>,
+    /// What GELU gives, `[N, 4·D]`.
+    active: Vec<E>,
+    /// `[N, D]`
+    stream: Vec<f32>,
+    /// Gradient with dropout, `[N, D]`.
+    dropped: Vec<f32>,
+    /// `[N, D]`
+    dmixed: Vec<E>,
+    /// `[N, 3·D]`
+    dqkv: Vec<E>,
+}
+
+/// `vec` with `n` numbers, whatever they are.
+fn sized<T: Element>(vec: &mut Vec<T>, n: usize) -> &mut [T] {
+    vec.resize(n, T::default());
+    vec
+}
+
+impl Block {
+    /// Width of the MLP.
+    fn wide(&self) -> Result<usize> {
+        Ok(self.c_fc.widths()?.1)
+    }
+
+    fn self_attention(&self, sizes: Sizes, drops: &Drops) -> SelfAttention {
+        SelfAttention { len: sizes.t, n_head: self.n_head, mask: self.mask, drop: drops.attention }
+    }
+
+    /// `x`: residual stream, `[N, D]`, changed in place. What the backward pass reads goes to `kept`.
+    pub(crate) fn forward<E: Element>(
+        &self,
+        precision: Precision,
+        x: &mut [f32],
+        sizes: Sizes,
+        drops: &Drops,
+        kept: &mut Kept<E>,
+        room: &mut Room<E>,
+    ) -> Result<()> {
+        self.project(precision, x, sizes, kept, room)?;
+        let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
+        let sums = sized(&mut kept.sums, sizes.b * self.n_head * sizes.t);
+        self.self_attention(sizes, drops).forward(precision, &kept.qkv, mixed, sums);
+        self.finish(precision, x, sizes, drops, kept, room)
+    }
+
+    /// The first part of a block: queries, keys and values to `kept.qkv`.
+    fn project<E: Element>(
+        &self,
+        precision: Precision,
+        x: &[f32],
+        sizes: Sizes,
+        kept: &mut Kept<E>,
+        room: &mut Room<E>,
+    ) -> Result<()> {
+        let n = sizes.tokens();
+        let read: &[E] = if self.norm_first {
+            let read = sized(&mut room.read, n * sizes.d);
+            self.ln_1.forward(x, read, Some(&mut kept.ln_1))?;
+            read
+        } else {
+            let input = sized(&mut kept.input, n * sizes.d);
+            round(x, input);
+            input
+        };
+        self.c_attn.write(precision, read, sized(&mut kept.qkv, 3 * n * sizes.d))
+    }
+
+    /// The rest, from `kept.mixed`.
+    fn finish<E: Element>(
+        &self,
+        precision: Precision,
+        x: &mut [f32],
+        sizes: Sizes,
+        drops: &Drops,
+        kept: &mut Kept<E>,
+        room: &mut Room<E>,
+    ) -> Result<()> {
+        let (n, wide) = (sizes.tokens(), self.wide()?);
+        add_to_stream(&self.attn_proj, precision, &kept.mixed, x, sizes, drops.attended)?;
+        let read = sized(&mut room.read, n * sizes.d);
+        if self.norm_first {
+            self.ln_2.forward(x, read, Some(&mut kept.ln_2))?;
+        } else {
+            normalize_stream(&self.ln_1, x, &mut kept.ln_1, &mut room.stream)?;
+            round(x, read);
+        }
+        let kept_wide = Parts::of(sized(&mut kept.wide, n * wide));
+        let active = sized(&mut room.active, n * wide);
+        let active_parts = Parts::of(active);
+        self.c_fc.forward(precision, read, |at, sums, bias| {
+            let range = at..at + sums.len();
+            // SAFETY: each place is given once.
+            let (kept, active) = unsafe { (kept_wide.part(range.clone()), active_parts.part(range)) };
+            gelu::forward::<E>(sums, bias, kept, active);
+        })?;
+        add_to_stream(&self.mlp_proj, precision, &room.active, x, sizes, drops.mlp)?;
+        if !self.norm_first {
+            normalize_stream(&self.ln_2, x, &mut kept.ln_2, &mut room.stream)?;
+        }
+        Ok(())
+    }
+
+    /// `dx`: gradient of what the block gave, `[N, D]`, changed in place into that of what it read. Gradients of the
+    /// weights are added to theirs.
+    pub(crate) fn backward<E: Element>(
+        &self,
+        precision: Precision,
+        dx: &mut [f32],
+        sizes: Sizes,
+        drops: &Drops,
+        kept: &mut Kept<E>,
+        room: &mut Room<E>,
+    ) -> Result<()> {
+        let (n, d, wide) = (sizes.tokens(), sizes.d, self.wide()?);
+        if !self.norm_first {
+            self.ln_2.backward(None, &kept.ln_2, dx)?;
+        }
+        let Room { read, active, stream, dropped, dmixed, dqkv } = room;
+        let dy = with_drop(dx, dropped, sizes, drops.mlp);
+        let active = sized(active, n * wide);
+        let (wide_parts, active_parts) = (Parts::of(&mut kept.wide), Parts::of(active));
+        self.mlp_proj.backward(precision, dy, |at, sums| {
+            let range = at..at + sums.len();
+            // SAFETY: each place is given once.
+            let (wide, active) = unsafe { (wide_parts.part(range.clone()), active_parts.part(range)) };
+            gelu::backward::<E>(sums, wide, active);
+        })?;
+        self.mlp_proj.learn(precision, active, dy)?;
+        let read = sized(read, n * d);
+        let norm = if self.norm_first { (&self.ln_2, &kept.ln_2) } else { (&self.ln_1, &kept.ln_1) };
+        norm.0.again(norm.1, read)?;
+        self.c_fc.learn(precision, read, &kept.wide)?;
+        self.leave(precision, &self.c_fc, &kept.wide, dx, stream)?;
+        if self.norm_first {
+            self.ln_2.backward(Some(stream), &kept.ln_2, dx)?;
+        } else {
+            self.ln_1.backward(None, &kept.ln_1, dx)?;
+        }
+        let dy = with_drop(dx, dropped, sizes, drops.attended);
+        self.attn_proj.learn(precision, &kept.mixed, dy)?;
+        let dmixed = sized(dmixed, n * d);
+        let parts = Parts::of(dmixed);
+        self.attn_proj.backward(precision, dy, |at, sums| {
+            // SAFETY: each place is given once.
+            round::<E>(sums, unsafe { parts.part(at..at + sums.len()) });
+        })?;
+        let dqkv = sized(dqkv, 3 * n * d);
+        let mixed = (&*kept.mixed, &*dmixed);
+        self.self_attention(sizes, drops).backward(precision, &kept.qkv, mixed, &kept.sums, dqkv);
+        if self.norm_first {
+            self.ln_1.again(&kept.ln_1, read)?;
+        }
+        self.c_attn.learn(precision, if self.norm_first { &*read } else { &kept.input }, dqkv)?;
+        self.leave(precision, &self.c_attn, dqkv, dx, stream)?;
+        if self.norm_first {
+            self.ln_1.backward(Some(stream), &kept.ln_1, dx)?;
+        }
+        Ok(())
+    }
+
+    /// The gradient of what `linear` read: to `stream` where a norm comes before it, else added to `dx`.
+    fn leave<E: Element>(
+        &self,
+        precision: Precision,
+        linear: &Linear,
+        dy: &[E],
+        dx: &mut [f32],
+        stream: &mut Vec<f32>,
+    ) -> Result<()> {
+        let out = if self.norm_first { sized(stream, dx.len()) } else { dx };
+        let (parts, add) = (Parts::of(out), !self.norm_first);
+        linear.backward(precision, dy, |at, sums| {
+            // SAFETY: each place is given once.
+            let out = unsafe { parts.part(at..at + sums.len()) };
+            if add { add_to(sums, out) } else { out.copy_from_slice(sums) }
+        })
+    }
+
+    /// As [`Block::forward`] without dropout, for tokens that follow those whose keys and values `past` holds, to which it
+    /// adds theirs.
+    pub(crate) fn step<E: Element>(
+        &self,
+        precision: Precision,
+        x: &mut [f32],
+        sizes: Sizes,
+        past: &mut Past<E>,
+        kept: &mut Kept<E>,
+        room: &mut Room<E>,
+    ) -> Result<()> {
+        self.project(precision, x, sizes, kept, room)?;
+        let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
+        let whole = past.is_empty() && sizes.t > 1;
+        past.add(&kept.qkv, (sizes.b, sizes.t), self.n_head)?;
+        if whole {
+            let sums = sized(&mut kept.sums, sizes.b * self.n_head * sizes.t);
+            self.self_attention(sizes, &Drops::default()).forward(precision, &kept.qkv, mixed, sums);
+        } else {
+            past.attend(&kept.qkv, (sizes.b, sizes.t), self.mask, mixed);
+        }
+        self.finish(precision, x, sizes, &Drops::default(), kept, room)
+    }
+}
+
+/// `x += dropout(linear(read))`.
+fn add_to_stream<E: Element>(
+    linear: &Linear,
+    precision: Precision,
+    read: &[E],
+    x: &mut [f32],
+    sizes: Sizes,
+    drop: Option<Dropout>,
+) -> Result<()> {
+    let x = Parts::of(x);
+    linear.forward(precision, read, |at, sums, bias| {
+        // SAFETY: each place is given once.
+        let x = unsafe { x.part(at..at + sums.len()) };
+        // The sums are this call's own: they are read here only.
+        for (sum, bias) in sums.iter_mut().zip(bias) {
+            *sum += bias;
+        }
+        if let Some(drop) = drop {
+            drop.apply_from(sums, at as u64, sizes.t * sizes.d);
+        }
+        add_to(sums, x);
+    })
+}
+
+/// `x = norm(x)`. `room`: where the old `x` is kept meanwhile.
+fn normalize_stream<E: Element>(
+    norm: &Norm,
+    x: &mut [f32],
+    kept: &mut Normalized<E>,
+    room: &mut Vec<f32>,
+) -> Result<()> {
+    let old = sized(room, x.len());
+    old.copy_from_slice(x);
+    norm.forward(old, x, Some(kept))
+}
+
+/// `dx`, or what is left of it after dropout, in `room`.
+fn with_drop<'a>(dx: &'a [f32], room: &'a mut Vec<f32>, sizes: Sizes, drop: Option<Dropout>) -> &'a [f32] {
+    let Some(drop) = drop else { return dx };
+    let dropped = sized(room, dx.len());
+    dropped.copy_from_slice(dx);
+    drop.apply(dropped, sizes.b);
+    dropped
+}

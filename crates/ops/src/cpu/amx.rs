@@ -1,0 +1,226 @@
+//! Products of bf16 on matrix tiles (Intel's AMX): 32 × 32 sums in four tiles, from two tiles of each side.
+//!
+//! A tile holds 16 rows of 64 bytes. A left tile is 16 rows of 32 numbers; a right tile is 16 pairs of depth by 16
+//! columns, the two numbers of a pair side by side, since that is what one instruction multiplies. A panel holds, for
+//! each 32 of depth, two tiles: rows 0..16 and 16..32 of the left matrix, columns 0..16 and 16..32 of the right one.
+//! Panels begin at multiples of 64 bytes, without which loads take twice as long.
+
+use crate::cpu::element::{Element, bf16};
+use crate::cpu::kernel::Kernel;
+use crate::product::Matrix;
+use std::ops::Range;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amx;
+
+/// Numbers in a tile.
+const TILE: usize = 16 * 32;
+
+/// Asks the processor whether it has tiles for bf16, and the kernel for permission to use them.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) fn permit() -> Result<(), String> {
+    use std::arch::x86_64::__cpuid_count;
+    // EDX of leaf 7: AMX-BF16 and AMX-TILE.
+    let tiles = (1 << 22) | (1 << 24);
+    if __cpuid_count(7, 0).edx & tiles != tiles {
+        return Err("the processor has no matrix tiles (AMX)".to_owned());
+    }
+    /// The part of a thread's state that tiles are, which grows by 8 KiB with it.
+    const XFEATURE_XTILEDATA: std::ffi::c_int = 18;
+    const ARCH_REQ_XCOMP_PERM: std::ffi::c_int = 0x1023;
+    // SAFETY: the call takes two numbers and touches no memory.
+    match unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } {
+        0 => Ok(()),
+        _ => Err(format!("the system refuses matrix tiles (AMX): {}", std::io::Error::last_os_error())),
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(crate) fn permit() -> Result<(), String> {
+    Err("matrix tiles (AMX) are used on Linux, on x86-64".to_owned())
+}
+
+impl Kernel for Amx {
+    type Left = bf16;
+    type Right = bf16;
+    const ROWS: usize = 32;
+    const COLUMNS: usize = 32;
+    const DEPTH: usize = 32;
+    const CHUNK: usize = 1024;
+    const WIDENS: bool = false;
+
+    #[inline(always)]
+    fn pack_left<T: Element>(matrix: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panel: &mut [bf16]) {
+        fill_up(&depth, panel);
+        if matrix.is_transposed() {
+            for (i, k) in depth.enumerate() {
+                let source = matrix.column_part(k, rows.clone());
+                let out = &mut panel[i / 32 * 2 * TILE + i % 32..];
+                out.iter_mut().step_by(32).zip(source).for_each(|(out, x)| *out = bf16::of(x.get()));
+            }
+        } else {
+            for (r, row) in rows.enumerate() {
+                let source = matrix.row_part(row, depth.clone());
+                for (block, source) in source.chunks(32).enumerate() {
+                    let out = &mut panel[block * 2 * TILE + r * 32..][..source.len()];
+                    out.iter_mut().zip(source).for_each(|(out, x)| *out = bf16::of(x.get()));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pack_right<T: Element, S: Element>(
+        matrix: Matrix<T>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        panel: &mut [S],
+    ) {
+        fill_up(&depth, panel);
+        // Place of depth `i` in the pairs of a tile's first column.
+        let pair = |i: usize| i / 32 * 2 * TILE + i % 32 / 2 * 32 + i % 2;
+        if matrix.is_transposed() {
+            for (c, column) in columns.enumerate() {
+                let source = matrix.column_part(column, depth.clone());
+                let out = &mut panel[c / 16 * TILE + c % 16 * 2..];
+                for (i, x) in source.iter().enumerate() {
+                    out[pair(i)] = S::of(x.get());
+                }
+            }
+        } else {
+            for (i, k) in depth.enumerate() {
+                let source = matrix.row_part(k, columns.clone());
+                for (tile, source) in source.chunks(16).enumerate() {
+                    let out = &mut panel[tile * TILE + pair(i)..];
+                    out.iter_mut().step_by(2).zip(source).for_each(|(out, x)| *out = S::of(x.get()));
+                }
+            }
+        }
+    }
+
+    /// Adds nothing beyond bf16 × bf16 → f32: `S` is bf16, whose panels are the only ones packed for tiles.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    unsafe fn tile<S: Element>(
+        _rows: usize,
+        left: *const bf16,
+        right: *const S,
+        depth: usize,
+        c: *mut f32,
+        stride: usize,
+        add: bool,
+    ) {
+        configure();
+        // SAFETY: the tiles are configured; the panels hold `depth`/32 pairs of tiles each and `c` 32 rows of 32 numbers,
+        // as the caller promises.
+        unsafe { tiles(left, right.cast(), depth / 32, c, stride * size_of::<f32>(), add) }
+    }
+
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    unsafe fn tile<S: Element>(
+        _rows: usize,
+        _left: *const bf16,
+        _right: *const S,
+        _depth: usize,
+        _c: *mut f32,
+        _stride: usize,
+        _add: bool,
+    ) {
+        unreachable!("tiles are chosen only where they are permitted")
+    }
+}
+
+/// Zeros in the last pair of tiles when `depth` does not fill it.
+#[inline(always)]
+fn fill_up<S: Element>(depth: &Range<usize>, panel: &mut [S]) {
+    if !depth.len().is_multiple_of(32) {
+        panel[depth.len() / 32 * 2 * TILE..][..2 * TILE].fill(S::default());
+    }
+}
+
+/// Has this thread's tiles be 16 rows of 64 bytes; once a thread.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[inline]
+fn configure() {
+    use std::cell::Cell;
+    thread_local! {
+        static CONFIGURED: Cell<bool> = const { Cell::new(false) };
+    }
+    #[repr(C, align(64))]
+    struct Config {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+    if CONFIGURED.replace(true) {
+        return;
+    }
+    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    config.row_bytes[..8].fill(64);
+    config.rows[..8].fill(16);
+    // SAFETY: reads the 64 bytes of a valid configuration; only where tiles are permitted does anything call this.
+    unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) }
+}
+
+/// # Safety
+/// The thread's tiles are configured; `blocks` pairs of tiles lie at `left` and at `right`, and 32 rows of 32 numbers,
+/// `stride` bytes apart, at `c`.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+unsafe fn tiles(left: *const bf16, right: *const bf16, blocks: usize, c: *mut f32, stride: usize, add: bool) {
+    // SAFETY: reads and writes what the caller promises; all registers that change are named.
+    unsafe {
+        std::arch::asm!(
+            "test {add}, {add}",
+            "jz 2f",
+            "tileloadd tmm0, [{c} + {stride}*1]",
+            "tileloadd tmm1, [{c} + {stride}*1 + 64]",
+            "tileloadd tmm2, [{lower} + {stride}*1]",
+            "tileloadd tmm3, [{lower} + {stride}*1 + 64]",
+            "jmp 3f",
+            "2:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "3:",
+            "test {blocks}, {blocks}",
+            "jz 5f",
+            "4:",
+            "tileloadd tmm4, [{left} + {row}*1]",
+            "tileloadd tmm6, [{right} + {row}*1]",
+            "tileloadd tmm7, [{right} + {row}*1 + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{left} + {row}*1 + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {left}, 2048",
+            "add {right}, 2048",
+            "dec {blocks}",
+            "jnz 4b",
+            "5:",
+            "tilestored [{c} + {stride}*1], tmm0",
+            "tilestored [{c} + {stride}*1 + 64], tmm1",
+            "tilestored [{lower} + {stride}*1], tmm2",
+            "tilestored [{lower} + {stride}*1 + 64], tmm3",
+            left = inout(reg) left => _,
+            right = inout(reg) right => _,
+            blocks = inout(reg) blocks => _,
+            row = in(reg) 64usize,
+            c = in(reg) c,
+            lower = in(reg) c.byte_add(16 * stride),
+            stride = in(reg) stride,
+            add = in(reg) usize::from(add),
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
+            out("tmm7") _,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! What this processor can do, found once, and the code that it has us run.
+//!
+//! - [`element`]  numbers as they are stored: f32, bf16
+//! - [`kernel`]   the innermost loop of a matrix product, one file for each set of instructions
+
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod element;
+pub(crate) mod kernel;
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// Vector instructions, narrowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What every processor of this kind has.
+    Portable,
+    /// 256 bits, with fused multiplication and addition.
+    Avx2,
+    /// 512 bits.
+    Avx512,
+}
+
+/// The instructions in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpu {
+    /// Of all loops.
+    pub level: Level,
+    /// Whether bf16 products run on matrix tiles (Intel's AMX); if not, why.
+    pub tiles: Result<(), String>,
+}
+
+/// Keeps tests and measurements from instructions that the processor has: `portable`, `avx2` or `avx512` is the most
+/// that is used. Not for users: it only makes gptkit slower.
+const LIMIT: &str = "GPTKIT_CPU";
+
+impl Cpu {
+    /// This processor.
+    pub fn get() -> &'static Self {
+        static CPU: OnceLock<Cpu> = OnceLock::new();
+        CPU.get_or_init(|| Self::find(std::env::var(LIMIT).ok().as_deref()))
+    }
+
+    fn find(limit: Option<&str>) -> Self {
+        let most = match limit {
+            Some("portable") => Level::Portable,
+            Some("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
+        let level = Self::widest().min(most);
+        let tiles = match limit {
+            Some(limit) => Err(format!("{LIMIT}={limit}")),
+            None if level < Level::Avx512 => Err("the processor has no AVX-512".to_owned()),
+            None => amx::permit(),
+        };
+        Self { level, tiles }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn widest() -> Level {
+        let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let wide = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        match (fused, wide) {
+            (true, true) => Level::Avx512,
+            (true, false) => Level::Avx2,
+            _ => Level::Portable,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn widest() -> Level {
+        Level::Portable
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        })
+    }
+}
+
+/// Has a function compiled once for each [`Level`], and runs the one that fits the processor. Generic parameters stand
+/// in brackets. What the body calls must be `#[inline(always)]` to be compiled along.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($g:ident : $bound:path),+])? (
+        $($arg:ident : $ty:ty),* $(,)?
+    ) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body $(::<$($g),+>)? ($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
+                    body $(::<$($g),+>)? ($($arg),*)
+                }
+                match $crate::cpu::Cpu::get().level {
+                    // SAFETY: the processor was found to have these instructions.
+                    $crate::cpu::Level::Avx512 => return unsafe { avx512 $(::<$($g),+>)? ($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::cpu::Level::Avx2 => return unsafe { avx2 $(::<$($g),+>)? ($($arg),*) },
+                    $crate::cpu::Level::Portable => {}
+                }
+            }
+            body $(::<$($g),+>)? ($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorized;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_holds() {
+        assert_eq!(Cpu::find(Some("portable")).level, Level::Portable);
+        assert!(Cpu::find(Some("avx2")).level <= Level::Avx2);
+        assert!(Cpu::find(Some("avx512")).tiles.is_err());
+    }
+}

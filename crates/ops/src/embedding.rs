@@ -1,0 +1,158 @@
+//! Rows of a table for each token, and a row for each position.
+
+use crate::layer_norm::take;
+use crate::parameter::Parameter;
+use crate::slices::u32s;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// The tables of tokens, `[V, D]`, and of positions, `[C, D]`.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// Of tokens.
+    pub tokens: Arc<Parameter>,
+    /// Of positions.
+    pub positions: Arc<Parameter>,
+}
+
+impl Embedding {
+    /// `tokens`: `[B, T]`, u32, at positions from `past`. Returns the sum of both tables' rows, `[B, T, D]`.
+    ///
+    /// # Errors
+    /// When a token is not below `V`, or a position not below `C`.
+    pub fn forward(&self, tokens: &Tensor, past: usize, tracked: bool) -> Result<Tensor> {
+        if !tokens.device().is_cpu() {
+            return self.plain(tokens, past, tracked);
+        }
+        let tokens = tokens.contiguous()?;
+        let gather = Gather { tables: self.clone(), past };
+        // The table of tokens is an argument so that candle knows that a variable is behind the result.
+        match tracked {
+            true => tokens.apply_op2(&self.tokens.tensor(true), gather),
+            false => tokens.apply_op2_no_bwd(&self.tokens.tensor(false), &gather),
+        }
+    }
+
+    /// In candle's differentiable operations: the definition of right.
+    ///
+    /// # Errors
+    /// As [`Embedding::forward`].
+    pub fn plain(&self, tokens: &Tensor, past: usize, tracked: bool) -> Result<Tensor> {
+        let ((b, t), (_, d)) = (tokens.dims2()?, self.tokens.var().dims2()?);
+        let rows = self.tokens.tensor(tracked).index_select(&tokens.flatten_all()?, 0)?.reshape((b, t, d))?;
+        rows.broadcast_add(&self.positions.tensor(tracked).narrow(0, past, t)?)
+    }
+}
+
+struct Gather {
+    tables: Embedding,
+    past: usize,
+}
+
+impl CustomOp2 for Gather {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, _s2: &CpuStorage, _l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ids = u32s(s1, l1, self.name())?;
+        let (b, t) = l1.shape().dims2()?;
+        let ((v, d), (c, _)) = (self.tables.tokens.var().dims2()?, self.tables.positions.var().dims2()?);
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= v) {
+            bail!("token {id} is not below the vocabulary of {v}");
+        }
+        if self.past + t > c {
+            bail!("{} positions are over the context of {c}", self.past + t);
+        }
+        let mut out = vec![0.0; b * t * d];
+        self.tables.tokens.read(|tokens| {
+            self.tables.positions.read(|positions| {
+                out.par_chunks_mut(d.max(1)).zip(ids).enumerate().for_each(|(n, (out, &id))| {
+                    let token = &tokens[id as usize * d..][..d];
+                    let position = &positions[(self.past + n % t) * d..][..d];
+                    out.iter_mut().zip(token).zip(position).for_each(|((out, a), b)| *out = a + b);
+                });
+            })
+        })??;
+        Ok((CpuStorage::F32(out), Shape::from((b, t, d))))
+    }
+
+    fn bwd(
+        &self,
+        tokens: &Tensor,
+        _table: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (ids, (_, t)) = (tokens.flatten_all()?.to_vec1::<u32>()?, tokens.dims2()?);
+        crate::slices::with_f32s(&dy.contiguous()?, |dy| {
+            let d = dy.len() / ids.len().max(1);
+            self.tables.tokens.add_gradient(|sums, add| scatter(&ids, dy, d, sums, add));
+            let positions: Vec<f32> = (0..t * d)
+                .into_par_iter()
+                .with_min_len(1024)
+                .map(|i| (0..ids.len() / t).map(|b| dy[b * t * d + i]).sum())
+                .collect();
+            self.tables.positions.add_gradient(|sums, add| {
+                if !add {
+                    sums.fill(0.0);
+                }
+                take(&mut sums[self.past * d..], &positions, true);
+            });
+        })?;
+        Ok((None, None)) // both tables have theirs already
+    }
+}
+
+/// Adds row `n` of `dy` to row `ids[n]` of `sums`, in order, each thread to its own rows of `sums`.
+fn scatter(ids: &[u32], dy: &[f32], d: usize, sums: &mut [f32], add: bool) {
+    const ROWS: usize = 1024;
+    sums.par_chunks_mut(ROWS * d).enumerate().for_each(|(chunk, sums)| {
+        if !add {
+            sums.fill(0.0);
+        }
+        let first = chunk * ROWS;
+        for (id, dy) in ids.iter().zip(dy.chunks_exact(d)) {
+            if let Some(row) = (*id as usize).checked_sub(first).filter(|&row| (row + 1) * d <= sums.len()) {
+                take(&mut sums[row * d..][..d], dy, true);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{assert_close, draw};
+    use candle_core::Device;
+
+    #[test]
+    fn gathering_agrees_with_candles_operations_forward_and_backward() {
+        let parameter = |seed, shape: &[usize]| Arc::new(Parameter::new(&draw(seed, shape)).unwrap());
+        let tables = Embedding { tokens: parameter(1, &[2100, 3]), positions: parameter(2, &[6, 3]) };
+        let tokens = Tensor::new(&[[7u32, 2099, 7, 0], [7, 1, 1024, 1023]], &Device::Cpu).unwrap();
+        let dy = draw(3, &[2, 4, 3]);
+        let plain = tables.plain(&tokens, 1, true).unwrap();
+        let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let fast = tables.forward(&tokens, 1, true).unwrap();
+        assert_close("y", &fast, &plain, 0.0);
+        assert_close("y", &tables.forward(&tokens, 1, false).unwrap(), &plain, 0.0);
+        (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        for table in [&tables.tokens, &tables.positions] {
+            assert_close("gradient", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+        }
+    }
+
+    #[test]
+    fn tokens_and_positions_that_are_not_there_are_refused() {
+        let parameter = |shape: &[usize]| Arc::new(Parameter::new(&draw(1, shape)).unwrap());
+        let tables = Embedding { tokens: parameter(&[5, 3]), positions: parameter(&[2, 3]) };
+        let forward = |ids: &[u32]| {
+            let tokens = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            tables.forward(&tokens, 0, false).unwrap_err().to_string()
+        };
+        assert!(forward(&[5]).contains("token 5"));
+        assert!(forward(&[0, 0, 0]).contains("context of 2"));
+    }
+}

@@ -1,0 +1,243 @@
+//! From the last hidden state to the loss: the product with the table of tokens and the cross-entropy in one operation,
+//! so that the scores of a batch never exist at once.
+
+use crate::cpu::vectorized;
+use crate::cross_entropy::{IGNORE, counted, cross_entropy};
+use crate::exp::exp;
+use crate::parameter::Parameter;
+use crate::product::{Matrix, Parts, Precision, accumulate, multiply};
+use crate::slices::{f32s, max, sum, u32s, with_f32s};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Scores of every token: `hidden`, `[N, D]`, times the transpose of `table`, `[V, D]`. Returns `[N, V]`, which is part of
+/// a graph if that is `tracked`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn logits(hidden: &Tensor, table: &Parameter, precision: Precision, tracked: bool) -> Result<Tensor> {
+    if tracked || !hidden.device().is_cpu() {
+        return hidden.matmul(&table.tensor(tracked).t()?);
+    }
+    let ((n, d), (v, _)) = (hidden.dims2()?, table.var().dims2()?);
+    let panels = table.panels(precision, true)?;
+    let mut scores = vec![0.0; n * v];
+    with_f32s(&hidden.contiguous()?, |hidden| write_scores(Matrix::new(hidden, n, d, d), &panels, v, &mut scores))?;
+    Tensor::from_vec(scores, (n, v), hidden.device())
+}
+
+fn write_scores(hidden: Matrix<f32>, panels: &crate::product::Panels, v: usize, scores: &mut [f32]) {
+    let scores = Parts::of(scores);
+    multiply(hidden, panels, |row, column, sums| {
+        let at = row * v + column;
+        // SAFETY: each place is given once.
+        unsafe { scores.part(at..at + sums.len()) }.copy_from_slice(sums);
+    });
+}
+
+/// `weight` times the mean of −log softmax(hidden·tableᵀ)\[target\], in nats, over the targets that are not [`IGNORE`]; 0
+/// when none counts. `hidden`: `[N, D]`; `table`: `[V, D]`; `targets`: `[N]`, u32. Returns a scalar.
+///
+/// With `learn`, its gradient can be taken, as it is and once. On the CPU the table's is added as soon as the loss is
+/// there: that is when the scores are.
+///
+/// # Errors
+/// When the shapes do not fit or a target is not below `V`.
+pub fn language_model_loss(
+    hidden: &Tensor,
+    table: &Arc<Parameter>,
+    targets: &Tensor,
+    precision: Precision,
+    weight: f64,
+    learn: bool,
+) -> Result<Tensor> {
+    if !hidden.device().is_cpu() {
+        return cross_entropy(&logits(hidden, table, precision, learn)?, targets)? * weight;
+    }
+    let (n, _) = hidden.dims2()?;
+    if targets.dims() != [n] {
+        bail!("a loss over {n} rows with targets {:?}", targets.dims());
+    }
+    let op = Loss { table: Arc::clone(table), precision, weight, learn, dhidden: Mutex::default() };
+    let (hidden, targets) = (hidden.contiguous()?, targets.contiguous()?);
+    if learn { hidden.apply_op2(&targets, op) } else { hidden.apply_op2_no_bwd(&targets, &op) }
+}
+
+struct Loss {
+    table: Arc<Parameter>,
+    precision: Precision,
+    weight: f64,
+    learn: bool,
+    /// Gradient of the hidden state, from the forward pass.
+    dhidden: Mutex<Vec<f32>>,
+}
+
+/// Bytes of scores that exist at a time.
+const SCORES: usize = 128 << 20;
+
+impl CustomOp2 for Loss {
+    fn name(&self) -> &'static str {
+        "language-model-loss"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (hidden, targets) = (f32s(s1, l1, self.name())?, u32s(s2, l2, self.name())?);
+        let ((n, d), (v, width)) = (l1.shape().dims2()?, self.table.var().dims2()?);
+        if d != width {
+            bail!("a hidden state of width {d} with a table of width {width}");
+        }
+        if let Some(target) = targets.iter().find(|&&t| t != IGNORE && t as usize >= v) {
+            bail!("target {target} is not below the vocabulary of {v}");
+        }
+        let share = (self.weight / counted(targets).max(1) as f64) as f32;
+        let panels = self.table.panels(self.precision, true)?;
+        let rows = (SCORES / (4 * v)).next_multiple_of(64).clamp(64, n.max(64));
+        let mut scores = vec![0.0; rows.min(n) * v];
+        let mut dhidden = vec![0.0; if self.learn { n * d } else { 0 }];
+        let mut total = 0.0;
+        for first in (0..n).step_by(rows) {
+            let last = (first + rows).min(n);
+            let (hidden, targets) = (&hidden[first * d..last * d], &targets[first..last]);
+            let scores = &mut scores[..(last - first) * v];
+            write_scores(Matrix::new(hidden, last - first, d, d), &panels, v, scores);
+            let row = |(row, &target): (&mut [f32], &u32)| match target {
+                IGNORE => {
+                    row.fill(0.0);
+                    0.0
+                }
+                _ => loss_and_gradient(row, target as usize, share, self.learn),
+            };
+            let losses: Vec<f64> = scores.par_chunks_mut(v).zip(targets).map(row).collect();
+            total += losses.iter().sum::<f64>();
+            if self.learn {
+                let scores = Matrix::new(&*scores, last - first, v, v);
+                self.table.read(|table| {
+                    let out = &mut dhidden[first * d..last * d];
+                    accumulate(self.precision, scores, Matrix::new(table, v, d, d), out, false);
+                })?;
+                self.table.add_gradient(|sum, add| {
+                    let hidden = Matrix::new(hidden, last - first, d, d);
+                    accumulate(self.precision, scores.t(), hidden, sum, add);
+                });
+            }
+        }
+        *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner) = dhidden;
+        let mean = total / counted(targets).max(1) as f64;
+        Ok((CpuStorage::F32(vec![(mean * self.weight) as f32]), Shape::from(())))
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        _targets: &Tensor,
+        _loss: &Tensor,
+        dloss: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if dloss.to_scalar::<f32>()? != 1.0 {
+            bail!("the table's gradient was taken of the loss as it is: give it its weight, and do not scale it later");
+        }
+        let dhidden = std::mem::take(&mut *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner));
+        if dhidden.len() != hidden.elem_count() {
+            bail!("the gradient of a loss is taken once");
+        }
+        Ok((Some(Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?), None))
+    }
+}
+
+vectorized! {
+    /// −log softmax(row)\[target\]; with `learn` the row becomes `share`·(softmax − one-hot).
+    fn loss_and_gradient(row: &mut [f32], target: usize, share: f32, learn: bool) -> f64 {
+        let (most, picked) = (max(row), row[target]);
+        let total = if learn {
+            row.iter_mut().for_each(|x| *x = exp(*x - most));
+            let total = sum(row, |x| x);
+            let scale = share / total;
+            row.iter_mut().for_each(|x| *x *= scale);
+            row[target] -= share;
+            total
+        } else {
+            sum(row, |x| exp(x - most))
+        };
+        f64::from(most - picked) + f64::from(total).ln()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{assert_close, draw};
+    use candle_core::{Device, Var};
+
+    fn ids(ids: &[u32]) -> Tensor {
+        Tensor::new(ids, &Device::Cpu).unwrap()
+    }
+
+    fn table(v: usize, d: usize) -> Arc<Parameter> {
+        Arc::new(Parameter::new(&draw(2, &[v, d])).unwrap())
+    }
+
+    #[test]
+    fn the_loss_agrees_with_candles_operations_forward_and_backward() {
+        let table = table(11, 6);
+        let hidden = Var::from_tensor(&(draw(1, &[5, 6]) * 2.0).unwrap()).unwrap();
+        for targets in [[0, 10, 3, 3, 7], [0, IGNORE, 3, IGNORE, 7], [IGNORE; 5]] {
+            let scores = logits(hidden.as_tensor(), &table, Precision::F32, true).unwrap();
+            let plain = (cross_entropy(&scores, &ids(&targets)).unwrap() * 0.7).unwrap();
+            let grads = plain.backward().unwrap();
+            let loss = |learn| {
+                language_model_loss(hidden.as_tensor(), &table, &ids(&targets), Precision::F32, 0.7, learn).unwrap()
+            };
+            let fast = loss(true);
+            assert_close("loss", &fast, &plain, 1e-6);
+            assert_close("loss alone", &loss(false), &plain, 1e-6);
+            let fast_grads = fast.backward().unwrap();
+            assert_close("dhidden", fast_grads.get(&hidden).unwrap(), grads.get(&hidden).unwrap(), 1e-6);
+            assert_close("dtable", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+            table.clear_gradient();
+        }
+    }
+
+    /// More rows than scores may exist of at a time.
+    #[test]
+    fn rows_go_in_parts() {
+        let (n, v) = (200, 600_000);
+        let table = table(v, 1);
+        let hidden = Var::from_tensor(&draw(1, &[n, 1])).unwrap();
+        let targets: Vec<u32> = (0..n as u32).map(|i| i * 7).collect();
+        let loss = |first: usize, n: usize| {
+            let hidden = hidden.as_tensor().narrow(0, first, n).unwrap();
+            let targets = ids(&targets[first..first + n]);
+            language_model_loss(&hidden, &table, &targets, Precision::F32, n as f64 / 200.0, true).unwrap()
+        };
+        let parts = (loss(0, 150) + loss(150, 50)).unwrap();
+        let expected = table.gradient().unwrap();
+        table.clear_gradient();
+        let whole = loss(0, n);
+        assert_close("loss", &whole, &parts, 1e-4);
+        assert_close("dtable", &table.gradient().unwrap(), &expected, 1e-6);
+    }
+
+    #[test]
+    fn a_loss_that_is_scaled_afterwards_is_refused() {
+        let hidden = Var::from_tensor(&draw(1, &[1, 6])).unwrap();
+        let loss = language_model_loss(hidden.as_tensor(), &table(5, 6), &ids(&[1]), Precision::F32, 1.0, true);
+        let error = (loss.unwrap() * 2.0).unwrap().backward().unwrap_err();
+        assert!(error.to_string().contains("do not scale"), "{error}");
+    }
+
+    #[test]
+    fn huge_scores_stay_finite() {
+        let hidden = Tensor::new(&[[1e30f32]], &Device::Cpu).unwrap();
+        let table = Parameter::new(&Tensor::new(&[[1f32], [-1.0], [0.0]], &Device::Cpu).unwrap()).unwrap();
+        let loss = language_model_loss(&hidden, &Arc::new(table), &ids(&[0]), Precision::F32, 1.0, false).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.0);
+    }
+
+    #[test]
+    fn a_target_outside_the_vocabulary_is_refused() {
+        let loss = language_model_loss(&draw(1, &[1, 6]), &table(5, 6), &ids(&[5]), Precision::F32, 1.0, false);
+        let error = loss.unwrap_err();
+        assert!(error.to_string().contains("target 5"), "{error}");
+    }
+}

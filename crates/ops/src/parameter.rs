@@ -1,0 +1,199 @@
+//! A weight of a model, with its gradient and the forms in which products read it.
+
+use crate::product::{Matrix, Panels, Precision};
+use crate::slices::{with_f32s, with_f32s_mut};
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var, bail};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A variable that training changes in place. Its gradient is added up here, over the parts of a batch: on the CPU
+/// operations add to it where they are, elsewhere [`Parameter::collect`] takes it from candle.
+#[derive(Debug)]
+pub struct Parameter {
+    weights: Var,
+    gradient: Mutex<Gradient>,
+    /// As the right matrix of a product: as it is, and transposed.
+    panels: [Mutex<Packed>; 2],
+}
+
+#[derive(Debug, Default)]
+enum Gradient {
+    #[default]
+    None,
+    /// On the CPU; numbers that mean nothing until they are `filled`.
+    Numbers { sums: Vec<f32>, filled: bool },
+    /// Elsewhere.
+    Tensor(Tensor),
+}
+
+#[derive(Debug, Default)]
+struct Packed {
+    panels: Option<(Precision, Arc<Panels>)>,
+    /// The weights have changed since.
+    stale: bool,
+}
+
+impl Parameter {
+    /// A parameter with these first values, f32.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn new(values: &Tensor) -> Result<Self> {
+        Ok(Self { weights: Var::from_tensor(values)?, gradient: Mutex::default(), panels: Default::default() })
+    }
+
+    /// The variable. To be changed by [`crate::adamw`] only, which has products see the change.
+    pub fn var(&self) -> &Var {
+        &self.weights
+    }
+
+    /// The weights, as part of a graph if they are `tracked`.
+    pub fn tensor(&self, tracked: bool) -> Tensor {
+        if tracked { self.weights.as_tensor().clone() } else { self.weights.as_detached_tensor() }
+    }
+
+    /// Runs `f` on the weights, on the CPU.
+    pub(crate) fn read<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        with_f32s(self.weights.as_tensor(), f)
+    }
+
+    /// Runs `f` on the weights, on the CPU, to be changed in place.
+    pub(crate) fn change<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+        for packed in &self.panels {
+            locked(packed).stale = true;
+        }
+        with_f32s_mut(self.weights.as_tensor(), f)
+    }
+
+    /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. Packed once for each
+    /// change of the weights.
+    pub(crate) fn panels(&self, precision: Precision, transposed: bool) -> Result<Arc<Panels>> {
+        let mut packed = locked(&self.panels[usize::from(transposed)]);
+        if let (Some((of, panels)), false) = (&packed.panels, packed.stale)
+            && *of == precision
+        {
+            return Ok(Arc::clone(panels));
+        }
+        let (rows, columns) = self.weights.dims2()?;
+        let old = packed.panels.take().and_then(|(_, panels)| Arc::try_unwrap(panels).ok());
+        let panels = self.read(|weights| {
+            let matrix = Matrix::new(weights, rows, columns, columns);
+            Panels::pack(if transposed { matrix.t() } else { matrix }, precision, old)
+        })?;
+        let panels = Arc::new(panels);
+        *packed = Packed { panels: Some((precision, Arc::clone(&panels))), stale: false };
+        Ok(panels)
+    }
+
+    /// Has `f` write the gradient, or add to it where its second argument says so.
+    pub(crate) fn add_gradient(&self, f: impl FnOnce(&mut [f32], bool)) {
+        let mut gradient = locked(&self.gradient);
+        if !matches!(*gradient, Gradient::Numbers { .. }) {
+            *gradient = Gradient::Numbers { sums: vec![0.0; self.weights.elem_count()], filled: false };
+        }
+        if let Gradient::Numbers { sums, filled } = &mut *gradient {
+            f(sums, *filled);
+            *filled = true;
+        }
+    }
+
+    /// Adds the gradient that candle found, if it found one.
+    ///
+    /// # Errors
+    /// When the sum cannot be made.
+    pub fn collect(&self, store: &mut GradStore) -> Result<()> {
+        let Some(more) = store.remove(&self.weights) else { return Ok(()) };
+        if self.weights.device().is_cpu() {
+            return with_f32s(&more.contiguous()?, |more| {
+                self.add_gradient(|sums, add| {
+                    sums.iter_mut().zip(more).for_each(|(sum, x)| *sum = if add { *sum + x } else { *x });
+                });
+            });
+        }
+        let mut gradient = locked(&self.gradient);
+        *gradient = match std::mem::take(&mut *gradient) {
+            Gradient::Tensor(sum) => Gradient::Tensor((sum + more)?),
+            _ => Gradient::Tensor(more),
+        };
+        Ok(())
+    }
+
+    /// Runs `f` on the gradient on the CPU, or `g` on that of another device.
+    pub(crate) fn with_gradient<R>(
+        &self,
+        f: impl FnOnce(&[f32]) -> Result<R>,
+        g: impl FnOnce(&Tensor) -> Result<R>,
+    ) -> Result<R> {
+        match &*locked(&self.gradient) {
+            Gradient::Numbers { sums, filled: true } => f(sums),
+            Gradient::Tensor(tensor) => g(tensor),
+            _ => bail!("no gradient reaches it"),
+        }
+    }
+
+    /// The gradient so far.
+    pub fn gradient(&self) -> Option<Tensor> {
+        let copy = |sums: &[f32]| Tensor::from_slice(sums, self.weights.shape(), self.weights.device());
+        self.with_gradient(copy, |tensor| Ok(tensor.clone())).ok()
+    }
+
+    /// Begins a new sum; its memory is kept.
+    pub fn clear_gradient(&self) {
+        let mut gradient = locked(&self.gradient);
+        match &mut *gradient {
+            Gradient::Numbers { filled, .. } => *filled = false,
+            other => *other = Gradient::None,
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{assert_close, draw};
+
+    #[test]
+    fn gradients_are_added_up_until_they_are_cleared() {
+        let parameter = Parameter::new(&draw(1, &[2, 3])).unwrap();
+        assert!(parameter.gradient().is_none());
+        let add = |x: f32| {
+            parameter.add_gradient(|sums, add| sums.iter_mut().for_each(|s| *s = if add { *s + x } else { x }));
+        };
+        let all = |x: f32| Tensor::full(x, (2, 3), &candle_core::Device::Cpu).unwrap();
+        add(1.0);
+        add(2.0);
+        assert_close("sum", &parameter.gradient().unwrap(), &all(3.0), 0.0);
+        parameter.clear_gradient();
+        assert!(parameter.gradient().is_none());
+        add(4.0);
+        assert_close("sum", &parameter.gradient().unwrap(), &all(4.0), 0.0);
+    }
+
+    #[test]
+    fn candles_gradients_are_taken() {
+        let parameter = Parameter::new(&draw(1, &[2, 3])).unwrap();
+        for _ in 0..2 {
+            let mut store = (parameter.tensor(true) * 3.0).unwrap().sum_all().unwrap().backward().unwrap();
+            parameter.collect(&mut store).unwrap();
+        }
+        let expected = Tensor::full(6f32, (2, 3), &candle_core::Device::Cpu).unwrap();
+        assert_close("sum", &parameter.gradient().unwrap(), &expected, 0.0);
+    }
+
+    #[test]
+    fn packed_weights_follow_their_changes() {
+        let parameter = Parameter::new(&draw(1, &[2, 3])).unwrap();
+        let first = parameter.panels(Precision::F32, false).unwrap();
+        assert!(Arc::ptr_eq(&first, &parameter.panels(Precision::F32, false).unwrap()));
+        parameter.change(|weights| weights.fill(7.0)).unwrap();
+        let second = parameter.panels(Precision::F32, false).unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        crate::product::multiply(Matrix::new(&[1.0f32, 1.0], 1, 2, 2), &second, |_, _, sums| {
+            assert!(sums.iter().all(|&s| s == 14.0));
+        });
+    }
+}

@@ -1,0 +1,358 @@
+//! The blocks of a model one after the other, and the norm after the last: one operation for candle.
+
+use crate::block::{Block, Drops, Kept, Room, Sizes};
+use crate::cpu::element::{Element, bf16};
+use crate::layer_norm::{Norm, Normalized};
+use crate::past::Past;
+use crate::product::Precision;
+use crate::slices::{f32s, with_f32s};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// All between the embeddings and the head.
+#[derive(Debug)]
+pub struct Trunk {
+    /// First to last.
+    pub blocks: Vec<Block>,
+    /// After the last; GPT-1 has none.
+    pub ln_f: Option<Norm>,
+}
+
+/// What of a forward pass is kept for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: there will be none.
+    Nothing,
+    /// All that it reads.
+    All,
+    /// What each block reads; the rest is made again, block by block (Chen et al. 2016).
+    Inputs,
+}
+
+impl Trunk {
+    /// `x`: `[B, T, D]`, which the result is too. `drops`: one for each block, or none at all.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(self: &Arc<Self>, x: &Tensor, precision: Precision, drops: &[Drops], keep: Keep) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.plain(x, drops, keep != Keep::Nothing);
+        }
+        match precision {
+            Precision::F32 => self.run::<f32>(x, precision, drops, keep),
+            Precision::Bf16 => self.run::<bf16>(x, precision, drops, keep),
+        }
+    }
+
+    fn run<E: Element>(
+        self: &Arc<Self>,
+        x: &Tensor,
+        precision: Precision,
+        drops: &[Drops],
+        keep: Keep,
+    ) -> Result<Tensor> {
+        let drops = if drops.is_empty() { vec![Drops::default(); self.blocks.len()] } else { drops.to_vec() };
+        let run = Run::<E> { trunk: Arc::clone(self), precision, drops, keep, kept: Mutex::default() };
+        let x = x.contiguous()?;
+        if keep == Keep::Nothing { x.apply_op1_no_bwd(&run) } else { x.apply_op1(run) }
+    }
+
+    /// In candle's differentiable operations: the definition of right, and the path on devices without loops of ours.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn plain(&self, x: &Tensor, drops: &[Drops], tracked: bool) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.plain(&x, drops.get(layer).copied().unwrap_or_default(), tracked, None)?;
+        }
+        self.finish(&x, tracked)
+    }
+
+    /// The norm after the last block, in candle's operations.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn finish(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
+        self.ln_f.as_ref().map_or(Ok(x.clone()), |norm| norm.plain(x, tracked))
+    }
+
+    /// As [`Trunk::forward`] on the CPU, for tokens that follow those in `pasts`, to which it adds them.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or `pasts` are full.
+    pub fn step(&self, x: &Tensor, pasts: &mut Pasts) -> Result<Tensor> {
+        match &mut pasts.0 {
+            Layers::F32(pasts) => self.step_with(x, Precision::F32, pasts),
+            Layers::Bf16(pasts) => self.step_with(x, Precision::Bf16, pasts),
+        }
+    }
+
+    fn step_with<E: Element>(&self, x: &Tensor, precision: Precision, pasts: &mut [Past<E>]) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let mut stream = with_f32s(&x.contiguous()?, <[f32]>::to_vec)?;
+        let (mut kept, mut room) = (Kept::default(), Room::default());
+        for (block, past) in self.blocks.iter().zip(pasts) {
+            block.step::<E>(precision, &mut stream, Sizes { b, t, d }, past, &mut kept, &mut room)?;
+        }
+        let y = self.normalized::<E>(stream, None)?;
+        Tensor::from_vec(y, (b, t, d), x.device())
+    }
+
+    /// The norm after the last block.
+    fn normalized<E: Element>(&self, stream: Vec<f32>, kept: Option<&mut Normalized<E>>) -> Result<Vec<f32>> {
+        let Some(norm) = &self.ln_f else { return Ok(stream) };
+        let mut y = vec![0.0; stream.len()];
+        norm.forward(&stream, &mut y, kept)?;
+        Ok(y)
+    }
+}
+
+/// The keys and values of past tokens on the CPU, a layer each.
+#[derive(Debug)]
+pub struct Pasts(Layers);
+
+#[derive(Debug)]
+enum Layers {
+    F32(Vec<Past<f32>>),
+    Bf16(Vec<Past<bf16>>),
+}
+
+impl Pasts {
+    /// None yet, of `n_layer` layers, for at most `context` tokens.
+    pub fn new(n_layer: usize, context: usize, precision: Precision) -> Self {
+        Self(match precision {
+            Precision::F32 => Layers::F32((0..n_layer).map(|_| Past::new(context)).collect()),
+            Precision::Bf16 => Layers::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
+        })
+    }
+
+    /// Keeps only the sequences of the given numbers, in that order (a number may come twice).
+    ///
+    /// # Errors
+    /// When there is no such sequence.
+    pub fn keep(&mut self, rows: &[u32]) -> Result<()> {
+        match &mut self.0 {
+            Layers::F32(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows)),
+            Layers::Bf16(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows)),
+        }
+    }
+}
+
+/// One forward pass, and what its backward pass reads.
+struct Run<E> {
+    trunk: Arc<Trunk>,
+    precision: Precision,
+    drops: Vec<Drops>,
+    keep: Keep,
+    kept: Mutex<Option<All<E>>>,
+}
+
+struct All<E> {
+    sizes: Sizes,
+    /// With [`Keep::All`]: of each block.
+    blocks: Vec<Kept<E>>,
+    /// With [`Keep::Inputs`]: of each block.
+    inputs: Vec<Vec<f32>>,
+    last: Normalized<E>,
+}
+
+impl<E> fmt::Debug for Run<E> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Run").field("keep", &self.keep).finish_non_exhaustive()
+    }
+}
+
+impl<E: Element> CustomOp1 for Run<E> {
+    fn name(&self) -> &'static str {
+        "trunk"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (b, t, d) = layout.shape().dims3()?;
+        let sizes = Sizes { b, t, d };
+        let mut x = f32s(storage, layout, self.name())?.to_vec();
+        let mut all = All { sizes, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
+        let (mut passing, mut room) = (Kept::default(), Room::default());
+        for (block, drops) in self.trunk.blocks.iter().zip(&self.drops) {
+            if self.keep == Keep::Inputs {
+                all.inputs.push(x.clone());
+            }
+            block.forward(self.precision, &mut x, sizes, drops, &mut passing, &mut room)?;
+            if self.keep == Keep::All {
+                all.blocks.push(std::mem::take(&mut passing));
+            }
+        }
+        let y = self.trunk.normalized(x, Some(&mut all.last))?;
+        if self.keep != Keep::Nothing {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        }
+        Ok((CpuStorage::F32(y), Shape::from((b, t, d))))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let Some(mut all) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            bail!("the gradient of a forward pass is taken once");
+        };
+        let mut dx = with_f32s(&dy.contiguous()?, <[f32]>::to_vec)?;
+        if let Some(norm) = &self.trunk.ln_f {
+            norm.backward(None, &all.last, &mut dx)?;
+        }
+        let mut room = Room::default();
+        for (block, drops) in self.trunk.blocks.iter().zip(&self.drops).rev() {
+            let mut kept = match (all.blocks.pop(), all.inputs.pop()) {
+                (Some(kept), _) => kept,
+                (None, Some(mut input)) => {
+                    let mut kept = Kept::default();
+                    block.forward(self.precision, &mut input, all.sizes, drops, &mut kept, &mut room)?;
+                    kept
+                }
+                (None, None) => bail!("a block kept nothing for its gradient"),
+            };
+            block.backward(self.precision, &mut dx, all.sizes, drops, &mut kept, &mut room)?;
+        }
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::Mask;
+    use crate::check::{assert_close, draw};
+    use crate::dropout::Dropout;
+    use crate::linear::Linear;
+    use crate::parameter::Parameter;
+    use candle_core::Var;
+
+    const D: usize = 12;
+
+    struct Model {
+        trunk: Arc<Trunk>,
+        parameters: Vec<(String, Arc<Parameter>)>,
+    }
+
+    impl Model {
+        fn parameter(&mut self, name: &str, shape: &[usize], mean: f64) -> Arc<Parameter> {
+            let values = ((draw(self.parameters.len() as u64, shape) * 0.3).unwrap() + mean).unwrap();
+            let parameter = Arc::new(Parameter::new(&values).unwrap());
+            self.parameters.push((name.to_owned(), Arc::clone(&parameter)));
+            parameter
+        }
+
+        fn norm(&mut self) -> Norm {
+            Norm { gain: self.parameter("gain", &[D], 1.0), bias: self.parameter("norm's bias", &[D], 0.0), eps: 1e-5 }
+        }
+
+        fn linear(&mut self, width: usize, out: usize) -> Linear {
+            Linear { weight: self.parameter("weight", &[width, out], 0.0), bias: self.parameter("bias", &[out], 0.0) }
+        }
+    }
+
+    /// Three blocks, every second banded as in GPT-3, of drawn weights.
+    fn model(norm_first: bool) -> Model {
+        let mut model = Model { trunk: Arc::new(Trunk { blocks: Vec::new(), ln_f: None }), parameters: Vec::new() };
+        let blocks = (0..3)
+            .map(|layer| Block {
+                norm_first,
+                n_head: 2,
+                mask: if layer % 2 == 1 { Mask::Banded { width: 4 } } else { Mask::Causal },
+                ln_1: model.norm(),
+                c_attn: model.linear(D, 3 * D),
+                attn_proj: model.linear(D, D),
+                ln_2: model.norm(),
+                c_fc: model.linear(D, 4 * D),
+                mlp_proj: model.linear(4 * D, D),
+            })
+            .collect();
+        let ln_f = norm_first.then(|| model.norm());
+        model.trunk = Arc::new(Trunk { blocks, ln_f });
+        model
+    }
+
+    fn drops() -> Vec<Drops> {
+        let at = |site| Some(Dropout { p: 0.2, seed: 7, site, first_row: 3 });
+        (0..3).map(|l| Drops { attention: at(3 * l), attended: at(3 * l + 1), mlp: at(3 * l + 2) }).collect()
+    }
+
+    /// The one proof that covers a whole model: output and every gradient, with and without dropout, kept and made again.
+    #[test]
+    fn the_loops_agree_with_candles_operations_forward_and_backward() {
+        for norm_first in [true, false] {
+            let Model { trunk, parameters } = model(norm_first);
+            let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
+            for drops in [vec![], drops()] {
+                let plain = trunk.plain(x.as_tensor(), &drops, true).unwrap();
+                let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                for keep in [Keep::All, Keep::Inputs] {
+                    let fast = trunk.forward(x.as_tensor(), Precision::F32, &drops, keep).unwrap();
+                    assert_close("y", &fast, &plain, 2e-5);
+                    let fast_grads = (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                    assert_close("dx", fast_grads.get(&x).unwrap(), grads.get(&x).unwrap(), 1e-4);
+                    for (name, parameter) in &parameters {
+                        let gradient = parameter.gradient().unwrap_or_else(|| panic!("none reaches {name}"));
+                        assert_close(name, &gradient, grads.get(parameter.var()).unwrap(), 2e-4);
+                        parameter.clear_gradient();
+                    }
+                }
+                let alone = trunk.forward(x.as_tensor(), Precision::F32, &drops, Keep::Nothing).unwrap();
+                assert_close("without a graph", &alone, &plain, 2e-5);
+                assert!(!alone.track_op());
+            }
+        }
+    }
+
+    /// bf16 rounds what products read to 8 bits: a few parts in a hundred of the largest, never another sign of the whole.
+    #[test]
+    fn bf16_stays_near_f32() {
+        for norm_first in [true, false] {
+            let Model { trunk, parameters } = model(norm_first);
+            let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
+            let gradients = |precision| {
+                let y = trunk.forward(x.as_tensor(), precision, &[], Keep::All).unwrap();
+                let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                let taken: Vec<Tensor> = parameters.iter().map(|(_, p)| p.gradient().unwrap()).collect();
+                parameters.iter().for_each(|(_, p)| p.clear_gradient());
+                (y, grads.get(&x).unwrap().clone(), taken)
+            };
+            let (exact, rounded) = (gradients(Precision::F32), gradients(Precision::Bf16));
+            let near = |name: &str, a: &Tensor, b: &Tensor| {
+                let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert_close(name, a, b, 0.05 * largest);
+            };
+            near("y", &rounded.0, &exact.0);
+            near("dx", &rounded.1, &exact.1);
+            for (((name, _), a), b) in parameters.iter().zip(&rounded.2).zip(&exact.2) {
+                near(name, a, b);
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_one_by_one_give_what_they_give_together() {
+        for norm_first in [true, false] {
+            let Model { trunk, .. } = model(norm_first);
+            let x = draw(90, &[2, 9, D]);
+            for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.1)] {
+                let whole = trunk.forward(&x, precision, &[], Keep::Nothing).unwrap();
+                let mut pasts = Pasts::new(3, 9, precision);
+                let mut at = 0;
+                for n in [4, 1, 1, 3] {
+                    let y = trunk.step(&x.narrow(1, at, n).unwrap(), &mut pasts).unwrap();
+                    assert_close("y", &y, &whole.narrow(1, at, n).unwrap(), tolerance);
+                    at += n;
+                }
+                let error = trunk.step(&x.narrow(1, 0, 1).unwrap(), &mut pasts).unwrap_err();
+                assert!(error.to_string().contains("cannot take 1 after 9"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_batch_is_no_trouble() {
+        let Model { trunk, .. } = model(true);
+        let x = Tensor::zeros((0, 7, D), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        assert_eq!(trunk.forward(&x, Precision::F32, &[], Keep::Nothing).unwrap().dims(), [0, 7, D]);
+    }
+}
