@@ -11,10 +11,10 @@ fn looked(folder: &Path, words: &[&str]) -> String {
 #[test]
 fn a_plan_names_every_part_and_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = |more: &str| gptkit(folder.path(), &format!("plan --config gpt2-small {more}")).ok().out;
+    let plan = |more: &str| gptkit(folder.path(), &format!("plan --config gpt2-small --dtype f32 {more}")).ok().out;
     let devices = "--devices 8 --device-tflops 312 --mfu 0.5";
     insta::assert_snapshot!(plan(&format!("{devices} --memory 80")));
-    let tight = plan(&format!("{devices} --memory 7"));
+    let tight = plan(&format!("{devices} --memory 5"));
     assert!(tight.contains("does not fit; it does with --set train.micro_batch="), "{tight}");
     let hopeless = plan(&format!("{devices} --memory 1"));
     assert!(hopeless.contains("weights, gradients and optimizer alone take"), "{hopeless}");

@@ -7,6 +7,7 @@ mod help;
 mod lineage;
 mod looking;
 mod resume;
+mod speed;
 mod tokenizers;
 
 use std::io::Write;

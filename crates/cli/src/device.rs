@@ -4,6 +4,7 @@ use crate::ui::Usage;
 use candle_core::Device;
 use clap::ValueEnum;
 use model::Dtype;
+use ops::Quantized;
 
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,6 +69,26 @@ impl From<DtypeChoice> for Dtype {
             DtypeChoice::Auto => Self::Auto,
             DtypeChoice::F32 => Self::F32,
             DtypeChoice::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// Weights of few bits
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum QuantizeChoice {
+    /// 8 bits
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits; widths must be multiples of 256
+    #[value(name = "q4_k")]
+    Q4K,
+}
+
+impl From<QuantizeChoice> for Quantized {
+    fn from(choice: QuantizeChoice) -> Self {
+        match choice {
+            QuantizeChoice::Q8_0 => Self::Q8_0,
+            QuantizeChoice::Q4K => Self::Q4K,
         }
     }
 }

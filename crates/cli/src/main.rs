@@ -3,10 +3,12 @@
 //! Each subcommand is a file: arguments, then read, say, do, say what is next. All that is printed goes through [`ui`].
 
 mod attention;
+mod bench;
 mod config_command;
 mod data_args;
 mod device;
 mod heat_map;
+mod info;
 mod inspect;
 mod plan;
 mod prepare;
@@ -43,6 +45,8 @@ enum Command {
     Sample(sample::Sample),
     Attention(attention::Attention),
     Prepare(prepare::Prepare),
+    Bench(bench::Bench),
+    Info(info::Info),
     #[command(subcommand)]
     Tokenizer(tokenizer::Tokenizer),
     #[command(subcommand)]
@@ -50,7 +54,17 @@ enum Command {
     World(world::World),
 }
 
+/// Has the allocator never give memory back: a training step takes what the one before it freed, and getting pages from
+/// the system costs a quarter of a step.
+fn keep_memory() {
+    /// `mi_option_purge_delay`, which the library's bindings do not name: milliseconds, or never.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // SAFETY: the call sets a number.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) }
+}
+
 fn main() -> ExitCode {
+    keep_memory();
     let cli = Cli::parse();
     let ui = Ui::new();
     let result = match cli.command {
@@ -62,6 +76,8 @@ fn main() -> ExitCode {
         Command::Attention(command) => command.run(&ui),
         Command::Sample(command) => command.run(&ui),
         Command::Prepare(command) => command.run(&ui),
+        Command::Bench(command) => command.run(&ui),
+        Command::Info(command) => command.run(&ui),
         Command::Tokenizer(command) => command.run(&ui),
         Command::Config(command) => command.run(&ui),
         Command::World(command) => command.run(&ui),

@@ -141,6 +141,7 @@ fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> St
     let mut text = format!("memory       {} at the peak of a step, of {} {whose}\n", size(memory.total()), size(limit));
     for (part, bytes) in [
         ("weights", memory.weights),
+        ("packed", memory.packed),
         ("gradients", memory.gradients),
         ("optimizer", memory.optimizer),
         ("activations", memory.activations),
@@ -151,7 +152,7 @@ fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> St
         text += &format!("  {part:11}{:>11}\n", size(bytes));
     }
     if memory.total() > limit {
-        let fixed = memory.weights + memory.gradients + memory.optimizer;
+        let fixed = memory.weights + memory.packed + memory.gradients + memory.optimizer;
         text += &match settings_that_fit(config, limit) {
             Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
             None => format!(

@@ -1,6 +1,6 @@
 //! `gptkit sample`
 
-use crate::device::{DeviceChoice, DtypeChoice};
+use crate::device::{DeviceChoice, DtypeChoice, QuantizeChoice};
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -66,6 +66,9 @@ pub(crate) struct Sample {
     /// What products of matrices read, on the processor
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
+    /// Have products read weights of few bits, on the processor
+    #[arg(long, value_name = "KIND")]
+    quantize: Option<QuantizeChoice>,
 }
 
 impl Sample {
@@ -89,15 +92,19 @@ impl Sample {
                 (context / 2).max(1)
             ));
         }
+        let model = Gpt::new(&folder.config, &folder.params, Dtype::from(self.dtype).precision())?;
+        if let Some(to) = self.quantize {
+            model.quantize(to.into()).with_context(|| format!("--quantize of {}", self.model.display()))?;
+        }
         let begun = Instant::now();
         let completions = if self.json {
-            let completions = write(&folder, self.dtype.into(), &request, |_, _| Ok(()))?;
+            let completions = write(&model, &folder, &request, |_, _| Ok(()))?;
             for completion in &completions {
                 ui.result(&(object(&prompt, &request.prompt, completion)?.to_string() + "\n"))?;
             }
             completions
         } else {
-            print(&folder, self.dtype.into(), &request, &prompt, ui)?
+            print(&model, &folder, &request, &prompt, ui)?
         };
         let n: usize = completions.iter().map(|c| c.tokens.len()).sum();
         let seconds = begun.elapsed().as_secs_f64();
@@ -152,19 +159,18 @@ fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
 }
 
 fn write(
+    model: &Gpt,
     folder: &ModelFolder,
-    dtype: Dtype,
     request: &Request,
     on_text: impl FnMut(usize, &str) -> Result<()>,
 ) -> Result<Vec<Completion>> {
-    let model = Gpt::new(&folder.config, &folder.params, dtype.precision())?;
-    generate(&model, &folder.tokenizer, &folder.end_of_text, request, on_text)
+    generate(model, &folder.tokenizer, &folder.end_of_text, request, on_text)
 }
 
 /// Prints the first sample as it is written, the others when they are done.
-fn print(folder: &ModelFolder, dtype: Dtype, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
+fn print(model: &Gpt, folder: &ModelFolder, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
     ui.result(prompt)?;
-    let completions = write(folder, dtype, request, |row, text| if row == 0 { ui.result(text) } else { Ok(()) })?;
+    let completions = write(model, folder, request, |row, text| if row == 0 { ui.result(text) } else { Ok(()) })?;
     ui.result("\n")?;
     for (i, completion) in completions.iter().enumerate().skip(1) {
         ui.result(&format!("--- {} of {}\n{prompt}{}\n", i + 1, completions.len(), completion.text))?;
@@ -195,5 +201,6 @@ pub(crate) fn print_sample(folder: &Path, device: &Device, ui: &Ui) -> Result<()
         log_probs: None,
         sampling: Sampling { temperature: 0.8, ..Sampling::default() },
     };
-    print(&folder, Dtype::Auto, &request, "", ui).map(|_| ())
+    let model = Gpt::new(&folder.config, &folder.params, Dtype::Auto.precision())?;
+    print(&model, &folder, &request, "", ui).map(|_| ())
 }

@@ -5,7 +5,7 @@ use crate::cache::Cache;
 use crate::config::{Kind, ModelConfig};
 use crate::params::{Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
-use ops::{Dropout, Drops, Embedding, Keep, Precision, Trunk, dropout, language_model_loss, logits};
+use ops::{Dropout, Drops, Embedding, Keep, Precision, Quantized, Trunk, dropout, language_model_loss, logits};
 use std::sync::Arc;
 
 /// What a forward pass is for.
@@ -77,6 +77,22 @@ impl Gpt {
             config: config.clone(),
             precision,
         })
+    }
+
+    /// Has products read weights of few bits, for sampling on the CPU.
+    ///
+    /// # Errors
+    /// When a width does not divide into blocks, or the model is on another device.
+    pub fn quantize(&self, to: Quantized) -> Result<()> {
+        if !self.device().is_cpu() {
+            bail!("quantized weights are for the processor: use --device cpu");
+        }
+        for block in &self.trunk.blocks {
+            for linear in [&block.c_attn, &block.attn_proj, &block.c_fc, &block.mlp_proj] {
+                linear.weight.quantize(to, false, self.precision)?;
+            }
+        }
+        self.embedding.tokens.quantize(to, true, self.precision)
     }
 
     /// Its shape.
@@ -289,6 +305,25 @@ mod tests {
                 assert_close(&format!("{kind:?} after {at}"), &next, &expected, 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn quantized_weights_stay_near_and_refuse_other_widths() {
+        let config = ModelConfig { d_model: 256, ..tiny(Kind::Gpt2) };
+        let params = params(&config);
+        let gpt = model(&config, &params);
+        let exact = gpt.logits(&tokens(2, 5), Pass::Eval).unwrap();
+        let largest = exact.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        for (to, share) in [(Quantized::Q8_0, 0.03), (Quantized::Q4K, 0.3)] {
+            gpt.quantize(to).unwrap();
+            let near = gpt.logits(&tokens(2, 5), Pass::Eval).unwrap();
+            assert_close(&format!("{to:?}"), &near, &exact, share * largest);
+            let off = (&near - &exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(off > 0.0, "{to:?} changed nothing");
+        }
+        let config = tiny(Kind::Gpt2);
+        let error = model(&config, &Params::init(&config, 1, &Device::Cpu).unwrap()).quantize(Quantized::Q8_0);
+        assert!(error.unwrap_err().to_string().contains("width of 8 does not divide into blocks of 32"));
     }
 
     #[test]

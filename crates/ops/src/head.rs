@@ -76,6 +76,16 @@ struct Loss {
 /// Bytes of scores that exist at a time.
 const SCORES: usize = 128 << 20;
 
+/// Rows that are scored together.
+fn rows_together(n: usize, v: usize) -> usize {
+    (SCORES / (4 * v.max(1))).next_multiple_of(64).clamp(64, n.max(64)).min(n.max(1))
+}
+
+/// Bytes of the scores that exist at a time on the CPU in [`language_model_loss`] over `n` rows and `v` tokens.
+pub fn scores_bytes(n: usize, v: usize) -> u64 {
+    4 * (rows_together(n, v) as u64) * (v as u64)
+}
+
 impl CustomOp2 for Loss {
     fn name(&self) -> &'static str {
         "language-model-loss"
@@ -92,7 +102,7 @@ impl CustomOp2 for Loss {
         }
         let share = (self.weight / counted(targets).max(1) as f64) as f32;
         let panels = self.table.panels(self.precision, true)?;
-        let rows = (SCORES / (4 * v)).next_multiple_of(64).clamp(64, n.max(64));
+        let rows = rows_together(n, v);
         let mut scores = vec![0.0; rows.min(n) * v];
         let mut dhidden = vec![0.0; if self.learn { n * d } else { 0 }];
         let mut total = 0.0;

@@ -4,6 +4,7 @@
 //! Shapes: `B` batch, `T` window, `D` width of the residual stream, `H` heads, `K` size of a head, `V` vocabulary,
 //! `N` rows of any kind.
 //!
+//! - [`bench`]            operations to be timed
 //! - [`cpu`]              what the processor can do, and the innermost loops
 //! - [`product`]          matrix products over all cores
 //! - [`rng`]              every draw, as a pure function of a key and an element's number
@@ -28,6 +29,7 @@
 
 mod adamw;
 mod attention;
+pub mod bench;
 mod block;
 pub mod check;
 pub mod cpu;
@@ -50,14 +52,14 @@ mod trunk;
 
 pub use adamw::{Adam, adamw};
 pub use attention::Mask;
-pub use block::{Block, Drops};
+pub use block::{Block, Drops, Extend};
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
-pub use head::{language_model_loss, logits};
+pub use head::{language_model_loss, logits, scores_bytes};
 pub use layer_norm::Norm;
 pub use linear::Linear;
 pub use norm::{gradient_squares, sum_of_squares};
 pub use parameter::Parameter;
-pub use product::Precision;
+pub use product::{Precision, Quantized};
 pub use trunk::{Keep, Pasts, Trunk};

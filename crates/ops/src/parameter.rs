@@ -1,6 +1,6 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
-use crate::product::{Matrix, Panels, Precision};
+use crate::product::{Matrix, Panels, Precision, Quantized};
 use crate::slices::{with_f32s, with_f32s_mut};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
@@ -83,6 +83,24 @@ impl Parameter {
         let panels = Arc::new(panels);
         *packed = Packed { panels: Some((precision, Arc::clone(&panels))), stale: false };
         Ok(panels)
+    }
+
+    /// Has products read the weights, `[in, out]` or as a `table` `[out, in]`, in blocks of few bits until the weights
+    /// change.
+    ///
+    /// # Errors
+    /// When the number of inputs does not divide into blocks.
+    pub fn quantize(&self, to: Quantized, table: bool, precision: Precision) -> Result<()> {
+        let weights = self.tensor(false);
+        let (rows, columns) = weights.dims2()?;
+        let inputs = if table { columns } else { rows };
+        if !inputs.is_multiple_of(to.block()) {
+            bail!("a width of {inputs} does not divide into blocks of {} numbers", to.block());
+        }
+        let panels = Panels::quantize(&if table { weights } else { weights.t()? }, to)?;
+        let panels = Some((precision, Arc::new(panels)));
+        *locked(&self.panels[usize::from(table)]) = Packed { panels, stale: false };
+        Ok(())
     }
 
     /// Has `f` write the gradient, or add to it where its second argument says so.

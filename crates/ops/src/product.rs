@@ -8,6 +8,8 @@ use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::{Cpu, Level, vectorized};
 use aligned_vec::AVec;
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Device, Module, Result, Tensor};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -176,6 +178,31 @@ pub(crate) struct Panels {
 enum Numbers {
     F32(AVec<f32>),
     Bf16(AVec<bf16>),
+    /// candle's blocks of few bits.
+    Quantized(QMatMul),
+}
+
+/// Weights of few bits, in candle's (llama.cpp's) blocks; for sampling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantized {
+    /// 8 bits, 32 numbers to a scale.
+    Q8_0,
+    /// 4 bits, 256 numbers to a block.
+    Q4K,
+}
+
+impl Quantized {
+    fn dtype(self) -> GgmlDType {
+        match self {
+            Self::Q8_0 => GgmlDType::Q8_0,
+            Self::Q4K => GgmlDType::Q4K,
+        }
+    }
+
+    /// Numbers in a block: rows of what products read divide into them.
+    pub fn block(self) -> usize {
+        self.dtype().block_size()
+    }
 }
 
 impl Panels {
@@ -193,6 +220,16 @@ impl Panels {
             (Precision::Bf16, _) => Numbers::Bf16(pack_all::<K, T, bf16>(matrix, AVec::new(64))),
         });
         Self { path, numbers, depth, columns }
+    }
+}
+
+impl Panels {
+    /// `matrix`: the transpose of a right matrix, `[columns, depth]`.
+    pub(crate) fn quantize(matrix: &Tensor, to: Quantized) -> Result<Self> {
+        let (columns, depth) = matrix.dims2()?;
+        let blocks = QTensor::quantize(&matrix.contiguous()?, to.dtype())?;
+        let numbers = Numbers::Quantized(QMatMul::from_qtensor(blocks)?);
+        Ok(Self { path: Path::Portable, numbers, depth, columns })
     }
 }
 
@@ -318,31 +355,60 @@ const GROUP: usize = 16;
 /// Jobs a thread gets at least, where there are as many: so that threads end together.
 const JOBS: usize = 4;
 
-/// Blocks of a result, worked on one by one: ranges of rows and of columns.
+/// Blocks of a result of `rows` × `columns`, worked on one by one: ranges of rows and of columns. A block's height is a
+/// multiple of `unit.0` and at most `most.0` of these, its width likewise; packing a column costs `right` times as much
+/// as packing a row.
 fn blocks(
-    rows: usize,
-    columns: usize,
-    (high, unit_r): (usize, usize),
-    unit_c: usize,
+    (rows, columns): (usize, usize),
+    unit: (usize, usize),
+    most: (usize, usize),
+    right: f64,
 ) -> Vec<(Range<usize>, Range<usize>)> {
     let wanted = JOBS * rayon::current_num_threads();
-    let (row_units, column_units) = (rows.div_ceil(unit_r), columns.div_ceil(unit_c));
-    let row_blocks = row_units.div_ceil(high.max(1));
-    let high = row_units.div_ceil(row_blocks.max(1)).max(1) * unit_r;
-    let column_blocks = wanted.div_ceil(row_blocks.max(1)).clamp(1, column_units.max(1));
-    let wide = column_units.div_ceil(column_blocks).max(1) * unit_c;
-    let cut = |size: usize, by: usize| (0..size).step_by(by).map(move |first| first..(first + by).min(size));
-    cut(rows, high).flat_map(|r| cut(columns, wide).map(move |c| (r.clone(), c))).collect()
+    let (tall, wide) = (rows.div_ceil(unit.0), columns.div_ceil(unit.1));
+    // Rows are packed once for each block beside another, columns once for each block below another.
+    let cost = |&(down, across): &(usize, usize)| (rows * across) as f64 + right * (columns * down) as f64;
+    let choices = (tall.div_ceil(most.0).max(1)..=tall.min(wanted).max(tall.div_ceil(most.0)).max(1))
+        .map(|down| (down, wanted.div_ceil(down).max(wide.div_ceil(most.1)).clamp(1, wide.max(1))));
+    let (down, across) = choices.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or((1, 1));
+    let cut = |size: usize, units: usize, parts: usize, unit: usize| {
+        let step = units.div_ceil(parts).max(1) * unit;
+        (0..size).step_by(step).map(move |first| first..(first + step).min(size))
+    };
+    cut(rows, tall, down, unit.0)
+        .flat_map(|r| cut(columns, wide, across, unit.1).map(move |c| (r.clone(), c)))
+        .collect()
 }
 
 /// The product of `a`, `[M, depth]`, and the matrix in `b`, `[depth, N]`, over all cores. Parts of its rows are handed to
 /// `finish` with their row and first column: each place of the result once, several at the same time.
 pub(crate) fn multiply<A: Element>(a: Matrix<A>, b: &Panels, finish: impl Fn(usize, usize, &mut [f32]) + Sync) {
     assert_eq!(a.columns, b.depth, "product of matrices of different depth");
+    if let Numbers::Quantized(blocks) = &b.numbers {
+        return multiply_blocks(a, blocks, b.columns, finish);
+    }
     with_kernel!(b.path, K => match &b.numbers {
+        Numbers::Quantized(_) => {}
         Numbers::F32(numbers) => multiply_with::<K, A, f32>(a, numbers, b.columns, finish),
         Numbers::Bf16(numbers) => multiply_with::<K, A, bf16>(a, numbers, b.columns, finish),
     });
+}
+
+/// # Panics
+/// When candle finds that the blocks do not fit, which their making has checked.
+fn multiply_blocks<A: Element>(
+    a: Matrix<A>,
+    blocks: &QMatMul,
+    columns: usize,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let rows: Vec<f32> = (0..a.rows).flat_map(|row| a.row_part(row, 0..a.columns).iter().map(|x| x.get())).collect();
+    let product = Tensor::from_vec(rows, (a.rows, a.columns), &Device::Cpu)
+        .and_then(|rows| blocks.forward(&rows)?.flatten_all()?.to_vec1::<f32>());
+    let mut product = product.unwrap_or_else(|e| panic!("product with quantized weights: {e}"));
+    for (row, sums) in product.chunks_exact_mut(columns.max(1)).enumerate() {
+        finish(row, 0, sums);
+    }
 }
 
 fn multiply_with<K: Kernel, A: Element, S: Element>(
@@ -355,7 +421,7 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
     let padded = depth.next_multiple_of(K::DEPTH);
     let left_size = padded * K::ROWS;
     let high = (LEFT_BYTES / (left_size * size_of::<K::Left>()).max(1)).clamp(1, 16);
-    let jobs = blocks(rows, columns, (high, K::ROWS), K::COLUMNS);
+    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), (high, usize::MAX), 0.0);
     jobs.into_par_iter().for_each(|(rows, columns)| {
         with_room(|room| {
             pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut room.left);
@@ -425,7 +491,7 @@ pub(crate) fn tile<K: Kernel, S: Element>(
 /// Rows of a result worked on together by [`accumulate`].
 const TALL: usize = 768;
 /// Its columns.
-const WIDE: usize = 384;
+const WIDE: usize = 1536;
 
 /// `c = a·b`, or `c += a·b` with `add`, over all cores. `a`: `[M, depth]`; `b`: `[depth, N]`; `c`: `[M, N]`, row after row.
 pub(crate) fn accumulate<A: Element, B: Element>(
@@ -445,11 +511,8 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
     if depth == 0 && !add {
         c.fill(0.0);
     }
-    let (high, wide) = ((TALL / K::ROWS).max(1), WIDE.next_multiple_of(K::COLUMNS));
-    let mut jobs = Vec::new();
-    for (r, c) in blocks(rows, columns, (high, K::ROWS), K::COLUMNS) {
-        jobs.extend(c.clone().step_by(wide).map(|first| (r.clone(), first..(first + wide).min(c.end))));
-    }
+    let most = (TALL.div_ceil(K::ROWS), WIDE.div_ceil(K::COLUMNS));
+    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), most, 0.5);
     let c = Parts::of(c);
     jobs.into_par_iter().for_each(|(rows, part)| {
         with_room(|room| {

@@ -8,7 +8,8 @@ use crate::schedule::Schedule;
 use anyhow::Result;
 use candle_core::Device;
 use data::batch::Batch;
-use model::{ModelConfig, Params};
+use model::{Kind, ModelConfig, Params};
+use ops::Precision;
 use std::time::Instant;
 
 /// What a run will take.
@@ -28,18 +29,20 @@ pub struct Plan {
     pub n_validation_tokens: u64,
 }
 
-/// Bytes at the moment of a step when most are in use.
+/// Bytes at the moment of a step when most are in use, on a processor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// The model's, f32.
     pub weights: u64,
-    /// Of the weights, with what the backward pass needs to add them up.
+    /// The same in the order in which products read them.
+    pub packed: u64,
+    /// Of the weights, f32.
     pub gradients: u64,
     /// AdamW's two moments.
     pub optimizer: u64,
-    /// What the forward pass keeps for the backward pass.
+    /// What the forward pass keeps for the backward pass, and what both work in.
     pub activations: u64,
-    /// Scores of every token of the vocabulary, and their gradient.
+    /// Scores of every token of the vocabulary, for as many tokens as are scored together.
     pub logits: u64,
     /// Batches read ahead.
     pub data: u64,
@@ -50,8 +53,8 @@ pub struct Memory {
 impl Memory {
     /// All parts.
     pub fn total(&self) -> u64 {
-        let Self { weights, gradients, optimizer, activations, logits, data, overhead } = *self;
-        let parts = [weights, gradients, optimizer, activations, logits, data, overhead];
+        let Self { weights, packed, gradients, optimizer, activations, logits, data, overhead } = *self;
+        let parts = [weights, packed, gradients, optimizer, activations, logits, data, overhead];
         parts.iter().fold(0, |sum: u64, &part| sum.saturating_add(part))
     }
 
@@ -59,44 +62,31 @@ impl Memory {
     pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
         let n = |n: usize| n as f64;
         let (d, v, layers) = (n(model.d_model), n(model.vocab_size), n(model.n_layer));
-        let tokens = n(train.micro_batch()) * n(model.context);
+        let tokens = train.micro_batch().saturating_mul(model.context);
         let params = model.n_params() as f64;
-        let or_none = |there: bool, numbers: f64| if there { numbers } else { 0.0 };
-        let bytes = |numbers: f64| (4.0 * numbers) as u64;
-        // Outputs of a block's operations that the backward pass reads, in widths: two norms, queries, keys and values,
-        // what attention mixes, two projections and two sums, and the MLP's 4 twice.
-        let block = 18.0 + or_none(model.residual_dropout > 0.0, 2.0);
-        let ends = 3.0 + or_none(model.embedding_dropout > 0.0, 1.0); // embeddings and last norm
-        let kept = ends
-            + match train.recompute {
-                Recompute::None => layers * block,
-                Recompute::Blocks => layers + 1.0,
-            };
-        // Gradients on their way through a block: the MLP's in and out, and what they are added to.
-        let passing = 12.0 + or_none(train.recompute == Recompute::Blocks, block);
-        let accumulated = or_none(train.batch_size > train.micro_batch(), params);
-        let fixed = Self {
-            weights: bytes(params),
-            optimizer: bytes(2.0 * params),
-            data: bytes(2.0 * BATCHES * n(train.batch_size) * n(model.context)),
-            ..Self::default()
+        let (full, stored) = (4.0, if train.dtype.precision() == Precision::Bf16 { 2.0 } else { 4.0 });
+        let or_none = |there: bool, bytes: f64| if there { bytes } else { 0.0 };
+        // Of a block, for each token, in widths: two norms, queries, keys and values, what attention mixes, and what the
+        // MLP's GELU reads; GPT-1's attention reads what no norm keeps.
+        let block = stored * (10.0 + or_none(model.kind == Kind::Gpt1, 1.0));
+        let kept = match train.recompute {
+            Recompute::None => layers * block,
+            Recompute::Blocks => layers * full + block,
         };
-        // The peak is where the output's weights get their gradient, in five matrices until it is added up; or in the
-        // first block, when nearly all others have theirs.
-        let output = Self {
-            gradients: bytes(accumulated + 5.0 * v * d),
-            activations: bytes(tokens * d * kept),
-            logits: bytes(2.0 * tokens * v),
-            ..fixed
+        // Gradients of a block's parts, and the stream and its gradient where candle hands them on.
+        let dropout = model.residual_dropout > 0.0 || model.embedding_dropout > 0.0;
+        let passing = 9.0 * stored + 6.0 * full + or_none(dropout, full);
+        let parts = Self {
+            weights: (full * params) as u64,
+            packed: (stored * (2.0 * layers * 12.0 * d * d + v * d)) as u64,
+            gradients: (full * params) as u64,
+            optimizer: (2.0 * full * params) as u64,
+            activations: (n(tokens) * d * (kept + passing)) as u64,
+            logits: ops::scores_bytes(tokens, model.vocab_size),
+            data: (full * 2.0 * BATCHES * n(train.batch_size) * n(model.context)) as u64,
+            overhead: 0,
         };
-        let first_block = Self {
-            gradients: bytes(accumulated + params + (v * d).max(12.0 * d * d)),
-            activations: bytes(tokens * d * (kept + passing)),
-            logits: bytes(or_none(train.recompute == Recompute::None, tokens * v)),
-            ..fixed
-        };
-        let peak = if output.total() > first_block.total() { output } else { first_block };
-        Self { overhead: PROGRAM.saturating_add((peak.total() as f64 * BETWEEN_TENSORS) as u64), ..peak }
+        Self { overhead: PROGRAM.saturating_add((parts.total() as f64 * BETWEEN_TENSORS) as u64), ..parts }
     }
 }
 
@@ -124,7 +114,8 @@ impl Flops {
         self.weights + self.attention + self.recomputed
     }
 
-    fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
+    /// Of `model` in a run with `train`, at windows of its whole context.
+    pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
         let d = model.d_model as f64;
         let blocks = model.n_layer as f64 * 12.0 * d * d;
         let seen = |layer| {
@@ -318,15 +309,15 @@ mod tests {
     fn the_cheapest_setting_that_fits_is_named() {
         let mut config = config(serde_json::json!({
             "model": { "kind": "gpt2", "n_layer": 12, "n_head": 12, "d_model": 768, "context": 1024, "vocab_size": 50257 },
-            "train": { "length": "1B tokens", "batch_size": 12, "lr": 6e-4 },
+            "train": { "length": "1B tokens", "batch_size": 12, "lr": 6e-4, "dtype": "f32" },
         }));
-        assert!(Memory::of(&config.model, &config.train).total() > 12 << 30);
-        assert_eq!(settings_that_fit(&config, 8 << 30).unwrap(), ["train.micro_batch=4"]);
-        let tight = settings_that_fit(&config, 3_700 << 20).unwrap();
+        assert!(Memory::of(&config.model, &config.train).total() > 8 << 30);
+        assert_eq!(settings_that_fit(&config, 6 << 30).unwrap(), ["train.micro_batch=6"]);
+        let tight = settings_that_fit(&config, 3_300 << 20).unwrap();
         assert_eq!(tight, ["train.micro_batch=1", "train.recompute=blocks"]);
         assert_eq!(settings_that_fit(&config, 1 << 30), None);
         config.train.micro_batch = Some(1);
-        assert_eq!(settings_that_fit(&config, 8 << 30).unwrap(), ["train.micro_batch=1"]);
+        assert_eq!(settings_that_fit(&config, 6 << 30).unwrap(), ["train.micro_batch=1"]);
     }
 
     #[test]

@@ -1,0 +1,40 @@
+//! `gptkit info`
+
+use crate::ui::Ui;
+use clap::Args;
+use ops::Precision;
+use ops::cpu::Cpu;
+
+/// Say what of this machine gptkit uses, and why
+#[derive(Debug, Args)]
+pub(crate) struct Info {}
+
+impl Info {
+    pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
+        let cpu = Cpu::get();
+        let tiles = match &cpu.tiles {
+            Ok(()) => "matrix tiles (AMX)".to_owned(),
+            Err(why) => format!("{} in f32; {why}", cpu.level),
+        };
+        let auto = match Precision::fastest() {
+            Precision::Bf16 => "bf16",
+            Precision::F32 => "f32",
+        };
+        let lines = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("threads", rayon::current_num_threads().to_string()),
+            ("loops and f32 products", cpu.level.to_string()),
+            ("bf16 products", tiles),
+            ("--dtype auto", auto.to_owned()),
+            ("memory", format!("{:.1} GB", train::plan::machine_memory() as f64 / 1e9)),
+            ("built with", built_with()),
+        ];
+        ui.result(&lines.map(|(name, value)| format!("{name:<24}{value}\n")).concat())
+    }
+}
+
+fn built_with() -> String {
+    let features = [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))];
+    let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    if on.is_empty() { "no GPU".to_owned() } else { on.join(", ") }
+}

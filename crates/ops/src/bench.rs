@@ -1,0 +1,194 @@
+//! Single operations at the sizes of a model, for `gptkit bench` to time, and the most that the processor multiplies.
+
+use crate::attention::Mask;
+use crate::cpu::element::{Element, bf16};
+use crate::cpu::kernel::Kernel;
+use crate::gelu;
+use crate::head::language_model_loss;
+use crate::layer_norm::{Norm, Normalized};
+use crate::linear::{Linear, round};
+use crate::parameter::Parameter;
+use crate::product::{Parts, Path, Precision, tile, with_kernel};
+use crate::rng::{Draw, Key, normals};
+use crate::self_attention::SelfAttention;
+use crate::{Adam, adamw, gradient_squares};
+use aligned_vec::AVec;
+use candle_core::{Device, Result, Tensor, Var};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Sizes of a batch and of the model that reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each.
+    pub len: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Attention heads.
+    pub n_head: usize,
+    /// Entries of the vocabulary.
+    pub vocab_size: usize,
+}
+
+/// An operation that can be timed.
+pub struct Case {
+    /// What it is.
+    pub name: &'static str,
+    /// Operations of a run, a multiplication and an addition being two; none where memory is what counts.
+    pub flops: f64,
+    /// One run.
+    pub run: Box<dyn FnMut() -> Result<()>>,
+}
+
+/// Operations a second of products that read nothing beyond the first-level cache, on all cores: what no product exceeds.
+pub fn peak(precision: Precision) -> f64 {
+    with_kernel!(Path::of(precision), K => peak_of::<K>())
+}
+
+fn peak_of<K: Kernel>() -> f64 {
+    const DEEP: usize = 128;
+    const RUNS: usize = 20_000;
+    let seconds = || {
+        let begun = Instant::now();
+        rayon::broadcast(|_| {
+            let zeros = |n| AVec::<K::Left>::from_iter(64, (0..n).map(|_| K::Left::default()));
+            let left = zeros(DEEP * K::ROWS);
+            let right = AVec::<K::Right>::from_iter(64, (0..DEEP * K::COLUMNS).map(|_| K::Right::default()));
+            let mut sums = AVec::<f32>::from_iter(64, (0..K::ROWS * K::COLUMNS).map(|_| 0.0));
+            for _ in 0..RUNS {
+                tile::<K, K::Right>(K::ROWS, &left, &right, DEEP, (&mut sums, K::COLUMNS), false);
+            }
+            std::hint::black_box(&sums);
+        });
+        begun.elapsed().as_secs_f64()
+    };
+    let fastest = (0..5).map(|_| seconds()).fold(f64::INFINITY, f64::min);
+    let flops = 2.0 * (DEEP * K::ROWS * K::COLUMNS * RUNS * rayon::current_num_threads()) as f64;
+    flops / fastest
+}
+
+/// Each operation of a training step on the CPU.
+///
+/// # Errors
+/// When memory does not suffice.
+pub fn cases(shape: Shape, precision: Precision) -> Result<Vec<Case>> {
+    match precision {
+        Precision::F32 => cases_of::<f32>(shape, precision),
+        Precision::Bf16 => cases_of::<bf16>(shape, precision),
+    }
+}
+
+fn draw(seed: u64, n: usize) -> Vec<f32> {
+    normals(Key { seed, draw: Draw::Init { parameter: 0 } }, n)
+}
+
+fn parameter(seed: u64, shape: &[usize]) -> Result<Arc<Parameter>> {
+    let values = draw(seed, shape.iter().product()).into_iter().map(|x| 0.02 * x).collect();
+    Ok(Arc::new(Parameter::new(&Tensor::from_vec(values, shape, &Device::Cpu)?)?))
+}
+
+fn cases_of<E: Element>(shape: Shape, precision: Precision) -> Result<Vec<Case>> {
+    let Shape { batch, len, width: d, n_head, vocab_size: v } = shape;
+    let n = batch * len;
+    let numbers = |seed, n| {
+        let mut rounded = vec![E::default(); n];
+        round::<E>(&draw(seed, n), &mut rounded);
+        rounded
+    };
+    let mut cases = Vec::new();
+    let mut add = |name, flops, run| cases.push(Case { name, flops, run });
+    let product = 2.0 * (n * d * 4 * d) as f64;
+
+    let linear = Linear { weight: parameter(1, &[d, 4 * d])?, bias: parameter(2, &[4 * d])? };
+    let (x, dy) = (numbers(3, n * d), numbers(4, n * 4 * d));
+    let (one, input, mut wide, mut active) = (linear.clone(), x.clone(), dy.clone(), dy.clone());
+    let run = move || {
+        let (wide, active) = (Parts::of(&mut wide), Parts::of(&mut active));
+        one.forward(precision, &input, |at, sums, bias| {
+            let range = at..at + sums.len();
+            // SAFETY: each place is given once.
+            let (wide, active) = unsafe { (wide.part(range.clone()), active.part(range)) };
+            gelu::forward::<E>(sums, bias, wide, active);
+        })
+    };
+    add("linear_gelu", product, Box::new(run) as Box<dyn FnMut() -> Result<()>>);
+
+    let (one, gradient, mut out) = (linear.clone(), dy.clone(), vec![0.0; n * d]);
+    let run = move || {
+        let out = Parts::of(&mut out);
+        one.backward(precision, &gradient, |at, sums| {
+            // SAFETY: each place is given once.
+            unsafe { out.part(at..at + sums.len()) }.copy_from_slice(sums);
+        })
+    };
+    add("linear_input_gradient", product, Box::new(run));
+    let (one, input, gradient) = (linear, x.clone(), dy);
+    add("linear_weight_gradient", product, Box::new(move || one.learn(precision, &input, &gradient)));
+
+    let seen: usize = (1..=len).sum();
+    let scores = 2.0 * (batch * seen * d) as f64;
+    let attention = SelfAttention { len, n_head, mask: Mask::Causal, drop: None };
+    let qkv = numbers(5, n * 3 * d);
+    let (mut mixed, mut sums) = (vec![E::default(); n * d], vec![0.0; batch * n_head * len]);
+    attention.forward(precision, &qkv, &mut mixed, &mut sums);
+    let (projected, mut out, mut logs) = (qkv.clone(), mixed.clone(), sums.clone());
+    let run = move || {
+        attention.forward(precision, &projected, &mut out, &mut logs);
+        Ok(())
+    };
+    add("attention", 2.0 * scores, Box::new(run));
+    let (dmixed, mut dqkv) = (x, qkv.clone());
+    let run = move || {
+        attention.backward(precision, &qkv, (&mixed, &dmixed), &sums, &mut dqkv);
+        Ok(())
+    };
+    add("attention_gradient", 5.0 * scores, Box::new(run));
+
+    let norm = Norm { gain: parameter(6, &[d])?, bias: parameter(7, &[d])?, eps: 1e-5 };
+    let (stream, mut out, mut kept) = (draw(8, n * d), vec![E::default(); n * d], Normalized::<E>::default());
+    norm.forward(&stream, &mut out, Some(&mut kept))?;
+    let (one, input, mut normal) = (norm.clone(), stream.clone(), Normalized::<E>::default());
+    add("layer_norm", 0.0, Box::new(move || one.forward(&input, &mut out, Some(&mut normal))));
+    let (gradient, mut dx) = (stream.clone(), vec![0.0; n * d]);
+    add("layer_norm_gradient", 0.0, Box::new(move || norm.backward(Some(&gradient), &kept, &mut dx)));
+
+    let table = parameter(9, &[v, d])?;
+    let hidden = Var::from_vec(stream, (n, d), &Device::Cpu)?;
+    let targets = Tensor::from_vec((0..n).map(|i| (i * 7919 % v) as u32).collect::<Vec<_>>(), n, &Device::Cpu)?;
+    let one = Arc::clone(&table);
+    let run =
+        move || language_model_loss(hidden.as_tensor(), &one, &targets, precision, 1.0, true)?.backward().map(|_| ());
+    add("head_and_loss", 6.0 * (n * d * v) as f64, Box::new(run));
+
+    let (mean, square) = (Var::zeros((v, d), candle_core::DType::F32, &Device::Cpu)?, table.var().as_tensor().sqr()?);
+    let square = Var::from_tensor(&square)?;
+    table.add_gradient(|sums, _| sums.fill(1e-3));
+    let one = Arc::clone(&table);
+    let run = move || gradient_squares(&one).map(|_| ());
+    add("gradient_norm", 0.0, Box::new(run));
+    let adam = Adam { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1 };
+    add("adamw", 0.0, Box::new(move || adamw(&table, &mean, &square, 1.0, &adam)));
+    Ok(cases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_runs() {
+        let shape = Shape { batch: 2, len: 5, width: 8, n_head: 2, vocab_size: 11 };
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut cases = cases(shape, precision).unwrap();
+            assert_eq!(cases.len(), 10);
+            cases.iter_mut().for_each(|case| (case.run)().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_processor_multiplies() {
+        assert!(peak(Precision::F32) > 1e8);
+    }
+}

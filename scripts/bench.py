@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Speed of gptkit beside PyTorch's and transformers', by turns on one machine, as ratios.
+
+    python3 scripts/bench.py [--gptkit target/release/gptkit] [--rounds 3] [CASE ...]
+
+Each round measures gptkit and then its rival; the ratio is that of the medians over the rounds, so that a machine that
+is slow for a minute is so for both. Without torch (or transformers, for writing) the rival is left out, and said so.
+Nothing else should run meanwhile.
+"""
+import argparse, importlib.util, json, statistics, subprocess, sys, time
+
+# vocabulary, context, width, layers, heads; and as gptkit's settings
+SHAPES = {
+    "gpt2-small": (50257, 1024, 768, 12, 12),
+    "shakespeare-char": (65, 256, 384, 6, 6),
+    "tiny": (1024, 128, 192, 4, 4),
+}
+# name → kind, shape, batch, tokens of a window, dtype of gptkit; rivals' (dtype, compiled), of which the fastest counts
+CASES = {
+    "124m-train-bf16": ("train", "gpt2-small", 4, 1024, "bf16", [("bf16", True)]),
+    "124m-train-f32": ("train", "gpt2-small", 4, 1024, "f32", [("f32", False)]),
+    "char-train-bf16": ("train", "shakespeare-char", 12, 256, "bf16", [("bf16", True)]),
+    "tiny-train": ("train", "tiny", 16, 128, "auto", [("f32", False), ("f32", True), ("bf16", False), ("bf16", True)]),
+    "124m-decode-1": ("decode", "gpt2-small", 1, 1024, "bf16", [("f32", False), ("bf16", False)]),
+    "124m-decode-16": ("decode", "gpt2-small", 16, 1024, "bf16", [("bf16", False)]),
+}
+
+
+def ours(gptkit, kind, shape, batch, seq, dtype):
+    """gptkit's tokens a second and peak memory."""
+    vocab, context, width, layers, heads = SHAPES[shape]
+    sizes = {"vocab_size": vocab, "context": context, "d_model": width, "n_layer": layers, "n_head": heads}
+    command = [gptkit, "bench", "--config", "gpt2-small", "--json", "--batch", str(batch), "--seq", str(seq)]
+    command += ["--dtype", dtype, "--case", "train_step" if kind == "train" else "decode"]
+    for key, value in sizes.items():
+        command += ["--set", f"model.{key}={value}"]
+    line = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    return line["tokens_per_s"], line["peak_bytes"]
+
+
+def train_rival(shape, batch, seq, dtype, compiled):
+    """PyTorch's, the same work: forward, loss over the vocabulary, backward, clip to 1, fused AdamW."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.manual_seed(0)
+    vocab, context, width, layers, heads = SHAPES[shape]
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+            self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x):
+            rows, tokens, _ = x.shape
+            parts = self.project(self.norms[0](x)).chunk(3, dim=2)
+            q, k, v = (part.view(rows, tokens, heads, -1).transpose(1, 2) for part in parts)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+            x = x + self.merge(mixed.reshape(rows, tokens, width))
+            return x + self.narrow(F.gelu(self.widen(self.norms[1](x)), approximate="tanh"))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(context, width)
+            self.blocks, self.norm = nn.ModuleList(Block() for _ in range(layers)), nn.LayerNorm(width)
+            for weights in self.parameters():
+                if weights.dim() > 1:
+                    nn.init.normal_(weights, std=0.02)
+
+        def forward(self, ids, targets):
+            x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
+            for block in self.blocks:
+                x = block(x)
+            scores = F.linear(self.norm(x), self.tokens.weight)
+            return F.cross_entropy(scores.flatten(0, 1).float(), targets.flatten())
+
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    run = torch.compile(model) if compiled else model
+    ids = torch.randint(0, vocab, (batch, seq + 1))
+    seconds = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = run(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - begun)
+    return batch * seq / statistics.median(seconds[2:])
+
+
+def decode_rival(shape, batch, dtype):
+    """transformers' generate, greedy, 128 tokens after a prompt of 32, less the time that the prompt takes."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    vocab, context, width, layers, heads = SHAPES[shape]
+    config = GPT2Config(vocab_size=vocab, n_positions=context, n_embd=width, n_layer=layers, n_head=heads)
+    model = GPT2LMHeadModel(config).eval().to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    ids = torch.randint(0, vocab, (batch, 32))
+
+    def seconds(new):
+        begun = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                           do_sample=False, pad_token_id=0)
+        return time.perf_counter() - begun
+
+    seconds(8)
+    return batch * 127 / statistics.median(seconds(128) - seconds(1) for _ in range(3))
+
+
+def peak_bytes():
+    """The most memory that this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def rival(kind, shape, batch, seq, dtype, compiled):
+    """Tokens a second and peak memory, measured in a process of its own."""
+    arguments = [kind, shape, batch, seq, dtype, int(compiled)]
+    command = [sys.executable, __file__, "--rival", *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        return None, run.stderr.strip().splitlines()[-1]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--gptkit", default="target/release/gptkit")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rival", nargs=6, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rival:
+        kind, shape, batch, seq, dtype, compiled = options.rival
+        rate = (train_rival(shape, int(batch), int(seq), dtype, compiled == "1") if kind == "train"
+                else decode_rival(shape, int(batch), dtype))
+        return print(json.dumps([rate, peak_bytes()]))
+    if unknown := set(options.cases) - set(CASES):
+        sys.exit(f"no case is called {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    print(f"{'case':18}{'gptkit':>10}{'GB':>7}   {'rival':22}{'tokens/s':>10}{'GB':>7}{'ratio':>8}")
+    for name in options.cases or CASES:
+        kind, shape, batch, seq, dtype, rivals = CASES[name]
+        needed = "torch" if kind == "train" else "transformers"
+        there = importlib.util.find_spec(needed) is not None
+        rates, theirs = [], {setting: [] for setting in rivals}
+        for _ in range(options.rounds):
+            rates.append(ours(options.gptkit, kind, shape, batch, seq, dtype))
+            for setting in rivals if there else []:
+                theirs[setting].append(rival(kind, shape, batch, seq, *setting))
+        rate = statistics.median(rate for rate, _ in rates)
+        begin = f"{name:18}{rate:10.1f}{max(peak for _, peak in rates) / 1e9:7.2f}   "
+        if not there:
+            print(f"{begin}{needed} is not installed")
+            continue
+        for setting, measured in theirs.items():
+            label = f"{needed} {setting[0]}{', compiled' if setting[1] else ''}"
+            if failed := [why for rate, why in measured if rate is None]:
+                print(f"{begin}{label:22}  failed: {failed[0]}")
+                continue
+            other = statistics.median(rate for rate, _ in measured)
+            memory = max(peak for _, peak in measured) / 1e9
+            print(f"{begin}{label:22}{other:10.1f}{memory:7.2f}{rate / other:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
