@@ -8,6 +8,8 @@
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::product::Matrix;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use aligned_vec::AVec;
 use std::ops::Range;
 
 #[derive(Debug, Clone, Copy)]
@@ -29,10 +31,31 @@ pub(crate) fn permit() -> Result<(), String> {
     const XFEATURE_XTILEDATA: std::ffi::c_int = 18;
     const ARCH_REQ_XCOMP_PERM: std::ffi::c_int = 0x1023;
     // SAFETY: the call takes two numbers and touches no memory.
-    match unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } {
-        0 => Ok(()),
-        _ => Err(format!("the system refuses matrix tiles (AMX): {}", std::io::Error::last_os_error())),
+    if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } != 0 {
+        return Err(format!("the system refuses matrix tiles (AMX): {}", std::io::Error::last_os_error()));
     }
+    if sums_are_right() { Ok(()) } else { Err("matrix tiles (AMX) gave wrong sums".to_owned()) }
+}
+
+/// Multiplies whole numbers, whose sums are exact, twice. Wrong sums would be a model that learns nothing, without a word.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn sums_are_right() -> bool {
+    const DEPTH: usize = 64;
+    let number = |i: usize| bf16::of((i * 7 % 13) as f32 - 6.0);
+    let left: Vec<bf16> = (0..32 * DEPTH).map(number).collect();
+    let right: Vec<bf16> = (0..DEPTH * 32).map(|i| number(i + 5)).collect();
+    let panel = || AVec::<bf16>::from_iter(64, (0..32 * DEPTH).map(|_| bf16::default()));
+    let (mut rows, mut columns) = (panel(), panel());
+    Amx::pack_left(Matrix::new(&left, 32, DEPTH, DEPTH), 0..32, 0..DEPTH, &mut rows);
+    Amx::pack_right(Matrix::new(&right, DEPTH, 32, 32), 0..DEPTH, 0..32, &mut columns);
+    let mut sums = AVec::<f32>::from_iter(64, (0..32 * 32).map(|_| f32::NAN));
+    for add in [false, true] {
+        // SAFETY: the processor has tiles and the system permits them; panels and sums are as large as promised.
+        unsafe { Amx::tile(32, rows.as_ptr(), columns.as_ptr(), DEPTH, sums.as_mut_ptr(), 32, add) };
+    }
+    let expected =
+        |i: usize, j: usize| -> f32 { (0..DEPTH).map(|k| left[i * DEPTH + k].get() * right[k * 32 + j].get()).sum() };
+    (0..32 * 32).all(|at| sums[at] == 2.0 * expected(at / 32, at % 32))
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
