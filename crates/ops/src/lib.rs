@@ -4,7 +4,7 @@
 //! Shapes: `B` batch, `T` window, `D` width of the residual stream, `H` heads, `K` size of a head, `V` vocabulary,
 //! `N` rows of any kind.
 //!
-//! - [`bench`]            operations to be timed
+//! - [`mod@bench`]        operations to be timed
 //! - [`cpu`]              what the processor can do, and the innermost loops
 //! - [`product`]          matrix products over all cores
 //! - [`rng`]              every draw, as a pure function of a key and an element's number
@@ -16,13 +16,13 @@
 //! - [`attention`]        causal, dense or banded; of a few tokens over their past
 //! - [`self_attention`]   of a whole window, memory linear in it
 //! - [`past`]             of new tokens over keys and values that are kept
-//! - [`dropout`]          no stored mask
+//! - [`dropout()`]        no stored mask
 //! - [`block`]            attention and MLP
 //! - [`trunk`]            blocks one after the other, as one operation for candle
-//! - [`cross_entropy`]    mean loss over the targets that count
+//! - [`cross_entropy()`]  mean loss over the targets that count
 //! - [`head`]             the same from the hidden state, without the scores of a whole batch
 //! - [`norm`]             the size of gradients and weights
-//! - [`adamw`]            one optimizer update, in place
+//! - [`adamw()`]          one optimizer update, in place
 //!
 //! Each operation has a plain version, written with candle's differentiable operations: the definition of right, and
 //! the path on devices without loops of ours.

@@ -42,7 +42,7 @@ impl Parameter {
         Ok(Self { weights: Var::from_tensor(values)?, gradient: Mutex::default(), panels: Default::default() })
     }
 
-    /// The variable. To be changed by [`crate::adamw`] only, which has products see the change.
+    /// The variable. To be changed by [`crate::adamw()`] only, which has products see the change.
     pub fn var(&self) -> &Var {
         &self.weights
     }
