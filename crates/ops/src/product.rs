@@ -128,6 +128,7 @@ macro_rules! with_kernel {
                 type $K = $crate::cpu::avx512::Avx512;
                 $body
             }
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             $crate::product::Path::Tiles => {
                 type $K = $crate::cpu::amx::Amx;
                 $body
@@ -145,6 +146,7 @@ pub(crate) enum Path {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Tiles,
 }
 
@@ -152,6 +154,7 @@ impl Path {
     /// The fastest for products of `precision`.
     pub(crate) fn of(precision: Precision) -> Self {
         let cpu = Cpu::get();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if precision == Precision::Bf16 && cpu.tiles.is_ok() {
             return Self::Tiles;
         }
@@ -555,14 +558,15 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
 mod tests {
     use super::*;
 
-    fn paths() -> Vec<Path> {
+    fn paths(precision: Precision) -> Vec<Path> {
         let mut paths = vec![Path::Portable];
         #[cfg(target_arch = "x86_64")]
         {
             paths.extend((Cpu::get().level >= Level::Avx2).then_some(Path::Avx2));
             paths.extend((Cpu::get().level >= Level::Avx512).then_some(Path::Avx512));
         }
-        paths.extend(Cpu::get().tiles.is_ok().then_some(Path::Tiles));
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        paths.extend((precision == Precision::Bf16 && Cpu::get().tiles.is_ok()).then_some(Path::Tiles));
         paths
     }
 
@@ -598,7 +602,7 @@ mod tests {
             let b32: Vec<f32> = b.iter().map(|x| x.get()).collect();
             let sums = expected(&a32, &b32, (m, k, n));
             let (at, bt) = (turned(a, m, k), turned(b, k, n));
-            for path in paths() {
+            for path in paths(precision) {
                 for right in [Matrix::new(b, k, n, n), Matrix::new(&bt, n, k, k).t()] {
                     for left in [Matrix::new(a, m, k, k), Matrix::new(&at, k, m, m).t()] {
                         let panels = Panels::pack_for(path, right, precision, None);
@@ -638,11 +642,8 @@ mod tests {
         let (m, k, n) = (300, 1100, 1000);
         let (a, b) = (numbers::<f32>(m * k, 7), numbers::<f32>(k * n, 5));
         let sums = expected(&a, &b, (m, k, n));
-        for path in paths() {
-            for precision in [Precision::F32, Precision::Bf16] {
-                if path == Path::Tiles && precision == Precision::F32 {
-                    continue;
-                }
+        for precision in [Precision::F32, Precision::Bf16] {
+            for path in paths(precision) {
                 let panels = Panels::pack_for(path, Matrix::new(&b, k, n, n), precision, None);
                 let mut c = vec![f32::NAN; m * n];
                 let parts = Parts::of(&mut c);

@@ -5,10 +5,10 @@
 //! each 32 of depth, two tiles: rows 0..16 and 16..32 of the left matrix, columns 0..16 and 16..32 of the right one.
 //! Panels begin at multiples of 64 bytes, without which loads take twice as long.
 
+use crate::cpu::avx512;
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::product::Matrix;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use aligned_vec::AVec;
 use std::ops::Range;
 
@@ -19,7 +19,6 @@ pub(crate) struct Amx;
 const TILE: usize = 16 * 32;
 
 /// Asks the processor whether it has tiles for bf16, and the kernel for permission to use them.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(crate) fn permit() -> Result<(), String> {
     use std::arch::x86_64::__cpuid_count;
     // EDX of leaf 7: AMX-BF16 and AMX-TILE.
@@ -38,7 +37,6 @@ pub(crate) fn permit() -> Result<(), String> {
 }
 
 /// Multiplies whole numbers, whose sums are exact, twice. Wrong sums would be a model that learns nothing, without a word.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn sums_are_right() -> bool {
     const DEPTH: usize = 64;
     let number = |i: usize| bf16::of((i * 7 % 13) as f32 - 6.0);
@@ -58,36 +56,30 @@ fn sums_are_right() -> bool {
     (0..32 * 32).all(|at| sums[at] == 2.0 * expected(at / 32, at % 32))
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(crate) fn permit() -> Result<(), String> {
-    Err("matrix tiles (AMX) are used on Linux, on x86-64".to_owned())
-}
-
 impl Kernel for Amx {
     type Left = bf16;
     type Right = bf16;
     const ROWS: usize = 32;
     const COLUMNS: usize = 32;
     const DEPTH: usize = 32;
-    const CHUNK: usize = 1024;
+    const CHUNK: usize = 512;
     const WIDENS: bool = false;
 
     #[inline(always)]
     fn pack_left<T: Element>(matrix: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panel: &mut [bf16]) {
-        fill_up(&depth, panel);
-        if matrix.is_transposed() {
-            for (i, k) in depth.enumerate() {
-                let source = matrix.column_part(k, rows.clone());
-                let out = &mut panel[i / 32 * 2 * TILE + i % 32..];
-                out.iter_mut().step_by(32).zip(source).for_each(|(out, x)| *out = bf16::of(x.get()));
-            }
-        } else {
-            for (r, row) in rows.enumerate() {
-                let source = matrix.row_part(row, depth.clone());
-                for (block, source) in source.chunks(32).enumerate() {
-                    let out = &mut panel[block * 2 * TILE + r * 32..][..source.len()];
-                    out.iter_mut().zip(source).for_each(|(out, x)| *out = bf16::of(x.get()));
+        for (first, block) in depth.clone().step_by(32).zip(panel.as_chunks_mut::<{ 2 * TILE }>().0) {
+            let part = first..(first + 32).min(depth.end);
+            if !matrix.is_transposed() {
+                for (row, out) in rows.clone().zip(block.as_chunks_mut::<32>().0) {
+                    round(matrix.row_part(row, part.clone()), out);
                 }
+                continue;
+            }
+            for (first, tile) in rows.clone().step_by(16).zip(block.as_chunks_mut::<TILE>().0) {
+                let rows = first..(first + 16).min(rows.end);
+                let mut pairs = [bf16::default(); TILE];
+                pair_up(part.clone(), |k| matrix.column_part(k, rows.clone()), &mut pairs);
+                turn(&pairs, tile);
             }
         }
     }
@@ -99,30 +91,23 @@ impl Kernel for Amx {
         columns: Range<usize>,
         panel: &mut [S],
     ) {
-        fill_up(&depth, panel);
-        // Place of depth `i` in the pairs of a tile's first column.
-        let pair = |i: usize| i / 32 * 2 * TILE + i % 32 / 2 * 32 + i % 2;
-        if matrix.is_transposed() {
-            for (c, column) in columns.enumerate() {
-                let source = matrix.column_part(column, depth.clone());
-                let out = &mut panel[c / 16 * TILE + c % 16 * 2..];
-                for (i, x) in source.iter().enumerate() {
-                    out[pair(i)] = S::of(x.get());
-                }
-            }
-        } else {
-            for (i, k) in depth.enumerate() {
-                let source = matrix.row_part(k, columns.clone());
-                for (tile, source) in source.chunks(16).enumerate() {
-                    let out = &mut panel[tile * TILE + pair(i)..];
-                    out.iter_mut().step_by(2).zip(source).for_each(|(out, x)| *out = S::of(x.get()));
+        for (first, block) in depth.clone().step_by(32).zip(panel.as_chunks_mut::<{ 2 * TILE }>().0) {
+            let part = first..(first + 32).min(depth.end);
+            for (first, tile) in columns.clone().step_by(16).zip(as_bf16(block).as_chunks_mut::<TILE>().0) {
+                let columns = first..(first + 16).min(columns.end);
+                if matrix.is_transposed() {
+                    let mut turned = [bf16::default(); TILE];
+                    for (column, out) in columns.zip(turned.as_chunks_mut::<32>().0) {
+                        round(matrix.column_part(column, part.clone()), out);
+                    }
+                    turn(&turned, tile);
+                } else {
+                    pair_up(part.clone(), |k| matrix.row_part(k, columns.clone()), tile);
                 }
             }
         }
     }
 
-    /// Adds nothing beyond bf16 × bf16 → f32: `S` is bf16, whose panels are the only ones packed for tiles.
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     unsafe fn tile<S: Element>(
         _rows: usize,
         left: *const bf16,
@@ -133,35 +118,63 @@ impl Kernel for Amx {
         add: bool,
     ) {
         configure();
-        // SAFETY: the tiles are configured; the panels hold `depth`/32 pairs of tiles each and `c` 32 rows of 32 numbers,
-        // as the caller promises.
+        // SAFETY: the tiles are configured; the panels hold `depth`/32 pairs of tiles each, of bf16, the only panels that
+        // are packed for tiles; `c` holds 32 rows of 32 numbers. All as the caller promises.
         unsafe { tiles(left, right.cast(), depth / 32, c, stride * size_of::<f32>(), add) }
-    }
-
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    unsafe fn tile<S: Element>(
-        _rows: usize,
-        _left: *const bf16,
-        _right: *const S,
-        _depth: usize,
-        _c: *mut f32,
-        _stride: usize,
-        _add: bool,
-    ) {
-        unreachable!("tiles are chosen only where they are permitted")
     }
 }
 
-/// Zeros in the last pair of tiles when `depth` does not fill it.
+/// The numbers of a panel for tiles, which are bf16.
+fn as_bf16<S: Element>(panel: &mut [S]) -> &mut [bf16] {
+    assert!(!S::EXACT, "tiles multiply bf16");
+    // SAFETY: elements are f32 and bf16, and it is not f32.
+    unsafe { panel.align_to_mut().1 }
+}
+
+/// `x`, filled up with zeros.
 #[inline(always)]
-fn fill_up<S: Element>(depth: &Range<usize>, panel: &mut [S]) {
-    if !depth.len().is_multiple_of(32) {
-        panel[depth.len() / 32 * 2 * TILE..][..2 * TILE].fill(S::default());
+fn round<T: Element>(x: &[T], out: &mut [bf16; 32]) {
+    if let Some(x) = x.first_chunk::<32>() {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = bf16::of(x.get()));
+    } else {
+        out.fill(bf16::default());
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = bf16::of(x.get()));
+    }
+}
+
+/// Up to 16 numbers of each step of `depth`, which `source` gives, as the rows of a right tile: those of two steps side by
+/// side. Steps beyond the last are zeros.
+#[inline(always)]
+fn pair_up<'a, T: Element>(depth: Range<usize>, source: impl Fn(usize) -> &'a [T], tile: &mut [bf16; TILE]) {
+    if depth.len() < 32 {
+        tile.fill(bf16::default());
+    }
+    for (k, pairs) in depth.clone().step_by(2).zip(tile.as_chunks_mut::<32>().0) {
+        let (even, odd) = (source(k), if k + 1 < depth.end { source(k + 1) } else { &[] });
+        let pairs = pairs.as_chunks_mut::<2>().0;
+        if let (Some(even), Some(odd)) = (even.first_chunk::<16>(), odd.first_chunk::<16>()) {
+            for (pair, (even, odd)) in pairs.iter_mut().zip(even.iter().zip(odd)) {
+                *pair = [bf16::of(even.get()), bf16::of(odd.get())];
+            }
+        } else {
+            pairs.iter_mut().zip(even).for_each(|(pair, x)| pair[0] = bf16::of(x.get()));
+            pairs.iter_mut().zip(odd).for_each(|(pair, x)| pair[1] = bf16::of(x.get()));
+        }
+    }
+}
+
+/// Turns 16 rows of 16 pairs: pair `j` of row `i` goes to place `i` of row `j`.
+#[inline(always)]
+fn turn(rows: &[bf16; TILE], out: &mut [bf16; TILE]) {
+    let rows = rows.as_chunks::<32>().0;
+    // SAFETY: tiles are permitted only where there is AVX-512; a row of 16 pairs is as large as 16 numbers of f32, which
+    // are moved and nothing else; `out` holds 16 such rows.
+    unsafe {
+        avx512::turn(std::array::from_fn(|i| rows[i].as_ptr().cast::<f32>()), out.as_mut_ptr().cast(), 16, u16::MAX);
     }
 }
 
 /// Has this thread's tiles be 16 rows of 64 bytes; once a thread.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[inline]
 fn configure() {
     use std::cell::Cell;
@@ -189,7 +202,6 @@ fn configure() {
 /// # Safety
 /// The thread's tiles are configured; `blocks` pairs of tiles lie at `left` and at `right`, and 32 rows of 32 numbers,
 /// `stride` bytes apart, at `c`.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 unsafe fn tiles(left: *const bf16, right: *const bf16, blocks: usize, c: *mut f32, stride: usize, add: bool) {
     // SAFETY: reads and writes what the caller promises; all registers that change are named.
     unsafe {

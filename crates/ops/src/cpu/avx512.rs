@@ -11,6 +11,10 @@ pub(crate) struct Avx512;
 
 const ROWS: usize = 14;
 const COLUMNS: usize = 32;
+/// Rows, at most, with which a product waits for the right panel to come from memory.
+const FEW: usize = 4;
+/// How many bytes ahead it is asked for then.
+const AHEAD: usize = 2048;
 
 impl Kernel for Avx512 {
     type Left = f32;
@@ -101,7 +105,7 @@ impl Kernel for Avx512 {
 /// The processor has AVX-512; each source is 16 numbers; the named places of 16 rows of `out` may be written.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn turn<T: Element>(sources: [*const T; 16], out: *mut f32, stride: usize, places: u16) {
+pub(crate) unsafe fn turn<T: Element>(sources: [*const T; 16], out: *mut f32, stride: usize, places: u16) {
     // SAFETY: as the caller promises.
     let rows = sources.map(|source| unsafe { load(source) });
     let mut pairs = rows;
@@ -165,6 +169,9 @@ unsafe fn tile<const N: usize, S: Element>(
             _mm_prefetch::<_MM_HINT_T0>(c.add(r * stride + 16).cast());
         }
         for _ in 0..depth {
+            if N <= FEW {
+                _mm_prefetch::<_MM_HINT_T0>(right.cast::<i8>().wrapping_add(AHEAD));
+            }
             let (first, second) = (load(right), load(right.add(16)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*left.add(r));

@@ -3,6 +3,7 @@
 //! - [`element`]  numbers as they are stored: f32, bf16
 //! - [`kernel`]   the innermost loop of a matrix product, one file for each set of instructions
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -55,7 +56,10 @@ impl Cpu {
         let tiles = match limit {
             Some(limit) => Err(format!("{LIMIT}={limit}")),
             None if level < Level::Avx512 => Err("the processor has no AVX-512".to_owned()),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             None => amx::permit(),
+            #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+            None => Err("matrix tiles (AMX) are used on Linux, on x86-64".to_owned()),
         };
         Self { level, tiles }
     }
