@@ -1,6 +1,7 @@
 //! The blocks of a model one after the other, and the norm after the last: one operation for candle.
 
 use crate::block::{Block, Drops, Kept, Room, Sizes};
+use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::layer_norm::{Norm, Normalized};
 use crate::past::Past;
@@ -92,11 +93,13 @@ impl Trunk {
     fn step_with<E: Element>(&self, x: &Tensor, precision: Precision, pasts: &mut [Past<E>]) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let mut stream = with_f32s(&x.contiguous()?, <[f32]>::to_vec)?;
-        let (mut kept, mut room) = (Kept::default(), Room::default());
-        for (block, past) in self.blocks.iter().zip(pasts) {
-            block.step::<E>(precision, &mut stream, Sizes { b, t, d }, past, &mut kept, &mut room)?;
-        }
-        let y = self.normalized::<E>(stream, None)?;
+        let y = among_the_threads(|| {
+            let (mut kept, mut room) = (Kept::default(), Room::default());
+            for (block, past) in self.blocks.iter().zip(pasts) {
+                block.step::<E>(precision, &mut stream, Sizes { b, t, d }, past, &mut kept, &mut room)?;
+            }
+            self.normalized::<E>(stream, None)
+        })?;
         Tensor::from_vec(y, (b, t, d), x.device())
     }
 
@@ -170,9 +173,26 @@ impl<E: Element> CustomOp1 for Run<E> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, t, d) = layout.shape().dims3()?;
-        let sizes = Sizes { b, t, d };
-        let mut x = f32s(storage, layout, self.name())?.to_vec();
+        let shape = layout.shape();
+        let (b, t, d) = shape.dims3()?;
+        let x = f32s(storage, layout, self.name())?;
+        let y = among_the_threads(|| self.forward(x.to_vec(), Sizes { b, t, d }))?;
+        Ok((CpuStorage::F32(y), shape.clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let Some(all) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            bail!("the gradient of a forward pass is taken once");
+        };
+        let dy = with_f32s(&dy.contiguous()?, <[f32]>::to_vec)?;
+        let dx = among_the_threads(|| self.backward(dy, all))?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+impl<E: Element> Run<E> {
+    /// `x`: what the first block reads. Returns what the last one gives, normalized.
+    fn forward(&self, mut x: Vec<f32>, sizes: Sizes) -> Result<Vec<f32>> {
         let mut all = All { sizes, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
         let (mut passing, mut room) = (Kept::default(), Room::default());
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops) {
@@ -188,14 +208,11 @@ impl<E: Element> CustomOp1 for Run<E> {
         if self.keep != Keep::Nothing {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         }
-        Ok((CpuStorage::F32(y), Shape::from((b, t, d))))
+        Ok(y)
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let Some(mut all) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            bail!("the gradient of a forward pass is taken once");
-        };
-        let mut dx = with_f32s(&dy.contiguous()?, <[f32]>::to_vec)?;
+    /// `dx`: gradient of what [`Run::forward`] returned, when it kept `all`. Returns that of what it read.
+    fn backward(&self, mut dx: Vec<f32>, mut all: All<E>) -> Result<Vec<f32>> {
         if let Some(norm) = &self.trunk.ln_f {
             norm.backward(None, &all.last, &mut dx)?;
         }
@@ -212,7 +229,7 @@ impl<E: Element> CustomOp1 for Run<E> {
             };
             block.backward(self.precision, &mut dx, all.sizes, drops, &mut kept, &mut room)?;
         }
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        Ok(dx)
     }
 }
 

@@ -69,7 +69,12 @@ pub(crate) fn pack_left<const ROWS: usize, T: Element>(
     if matrix.is_transposed() {
         for (k, out) in depth.zip(panel.chunks_exact_mut(ROWS)) {
             let source = matrix.column_part(k, first..first + n);
-            out[..n].iter_mut().zip(source).for_each(|(out, x)| *out = x.get());
+            // A length known beforehand is faster than any loop over one that is not.
+            if let Some(source) = source.first_chunk::<ROWS>() {
+                out.iter_mut().zip(source).for_each(|(out, x)| *out = x.get());
+            } else {
+                out.iter_mut().zip(source).for_each(|(out, x)| *out = x.get());
+            }
         }
     } else {
         for (r, row) in rows.enumerate() {
@@ -90,7 +95,6 @@ pub(crate) fn pack_right<const COLUMNS: usize, T: Element, S: Element>(
     if depth.is_empty() {
         return;
     }
-    let n = columns.len();
     if matrix.is_transposed() {
         for (c, column) in columns.enumerate() {
             let source = matrix.column_part(column, depth.clone());
@@ -99,7 +103,11 @@ pub(crate) fn pack_right<const COLUMNS: usize, T: Element, S: Element>(
     } else {
         for (k, out) in depth.zip(panel.chunks_exact_mut(COLUMNS)) {
             let source = matrix.row_part(k, columns.clone());
-            out[..n].iter_mut().zip(source).for_each(|(out, x)| *out = S::of(x.get()));
+            if let Some(source) = source.first_chunk::<COLUMNS>() {
+                out.iter_mut().zip(source).for_each(|(out, x)| *out = S::of(x.get()));
+            } else {
+                out.iter_mut().zip(source).for_each(|(out, x)| *out = S::of(x.get()));
+            }
         }
     }
 }

@@ -84,6 +84,12 @@ impl Cpu {
     }
 }
 
+/// Runs `f`, which has many loops over all cores, on one of the threads that share them: a loop begun elsewhere puts its
+/// thread to sleep and wakes it again.
+pub(crate) fn among_the_threads<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
