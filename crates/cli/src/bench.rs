@@ -108,6 +108,7 @@ impl Bench {
         let params = Params::init(model, 1, &device)?;
         let gpt = Gpt::new(model, &params, precision)?;
         let forward = Flops::of(model, &train).total() / 3.0;
+        let head = 2.0 * (model.vocab_size * model.d_model) as f64;
         if here("prompt") {
             let ids = ids(batch, seq, model, &device)?;
             let seconds = timed("prompt", ui, || gpt.hidden(&ids, Pass::Eval).map(|_| ()).map_err(Into::into))?;
@@ -117,7 +118,7 @@ impl Bench {
                 seq,
                 seconds,
                 tokens: batch * seq,
-                flops: forward * (batch * seq) as f64,
+                flops: (forward - head) * (batch * seq) as f64,
                 peak_bytes: peak_bytes(),
             })?;
         }

@@ -14,6 +14,7 @@ impl Info {
         let cpu = Cpu::get();
         let tiles = match &cpu.tiles {
             Ok(()) => "matrix tiles (AMX)".to_owned(),
+            Err(why) if cpu.dots => format!("AVX512-BF16; {why}"),
             Err(why) => format!("{} in f32; {why}", cpu.level),
         };
         let auto = match Precision::fastest() {

@@ -63,8 +63,16 @@ fn keep_memory() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) }
 }
 
+/// Has candle's own threads sleep as soon as they have no work: by default they wait by spinning, on the cores that the
+/// products of a training step run on.
+fn keep_cores() {
+    // SAFETY: the program has no second thread yet that could read the environment.
+    unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "1") }
+}
+
 fn main() -> ExitCode {
     keep_memory();
+    keep_cores();
     let cli = Cli::parse();
     let ui = Ui::new();
     let result = match cli.command {

@@ -25,10 +25,11 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The one that is faster on this processor: bf16 only where it has matrix tiles, since other processors multiply f32
-    /// as fast.
+    /// The one that is faster on this processor: bf16 only where it has instructions for it, since others multiply f32 as
+    /// fast.
     pub fn fastest() -> Self {
-        if Cpu::get().tiles.is_ok() { Self::Bf16 } else { Self::F32 }
+        let cpu = Cpu::get();
+        if cpu.tiles.is_ok() || cpu.dots { Self::Bf16 } else { Self::F32 }
     }
 }
 
@@ -128,6 +129,11 @@ macro_rules! with_kernel {
                 type $K = $crate::cpu::avx512::Avx512;
                 $body
             }
+            #[cfg(target_arch = "x86_64")]
+            $crate::product::Path::Dots => {
+                type $K = $crate::cpu::dots::Dots;
+                $body
+            }
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             $crate::product::Path::Tiles => {
                 type $K = $crate::cpu::amx::Amx;
@@ -146,6 +152,8 @@ pub(crate) enum Path {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Dots,
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Tiles,
 }
@@ -157,6 +165,10 @@ impl Path {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if precision == Precision::Bf16 && cpu.tiles.is_ok() {
             return Self::Tiles;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if precision == Precision::Bf16 && cpu.dots {
+            return Self::Dots;
         }
         match cpu.level {
             #[cfg(target_arch = "x86_64")]
@@ -567,6 +579,8 @@ mod tests {
         {
             paths.extend((Cpu::get().level >= Level::Avx2).then_some(Path::Avx2));
             paths.extend((Cpu::get().level >= Level::Avx512).then_some(Path::Avx512));
+            let dots = Cpu::get().level == Level::Avx512 && is_x86_feature_detected!("avx512bf16");
+            paths.extend((precision == Precision::Bf16 && dots).then_some(Path::Dots));
         }
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         paths.extend((precision == Precision::Bf16 && Cpu::get().tiles.is_ok()).then_some(Path::Tiles));

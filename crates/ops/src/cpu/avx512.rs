@@ -9,12 +9,33 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512;
 
-const ROWS: usize = 14;
-const COLUMNS: usize = 32;
+pub(crate) const ROWS: usize = 14;
+pub(crate) const COLUMNS: usize = 32;
 /// Rows, at most, with which a product waits for the right panel to come from memory.
-const FEW: usize = 4;
+pub(crate) const FEW: usize = 4;
 /// How many bytes ahead it is asked for then.
 const AHEAD: usize = 2048;
+
+/// Runs `$body` with `$N` a constant, the number of `$rows`, up to [`ROWS`].
+macro_rules! by_rows {
+    ($rows:expr, $N:ident => $body:expr) => {
+        by_rows!(@ $rows, $N => $body, 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:expr, $N:ident => $body:expr, $($n:literal)+) => {
+        match $rows {
+            0 => {}
+            $($n => {
+                const $N: usize = $n;
+                $body
+            })+
+            _ => {
+                const $N: usize = $crate::cpu::avx512::ROWS;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use by_rows;
 
 impl Kernel for Avx512 {
     type Left = f32;
@@ -76,25 +97,7 @@ impl Kernel for Avx512 {
         add: bool,
     ) {
         // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows.
-        unsafe {
-            match rows {
-                0 => {}
-                1 => tile::<1, S>(left, right, depth, c, stride, add),
-                2 => tile::<2, S>(left, right, depth, c, stride, add),
-                3 => tile::<3, S>(left, right, depth, c, stride, add),
-                4 => tile::<4, S>(left, right, depth, c, stride, add),
-                5 => tile::<5, S>(left, right, depth, c, stride, add),
-                6 => tile::<6, S>(left, right, depth, c, stride, add),
-                7 => tile::<7, S>(left, right, depth, c, stride, add),
-                8 => tile::<8, S>(left, right, depth, c, stride, add),
-                9 => tile::<9, S>(left, right, depth, c, stride, add),
-                10 => tile::<10, S>(left, right, depth, c, stride, add),
-                11 => tile::<11, S>(left, right, depth, c, stride, add),
-                12 => tile::<12, S>(left, right, depth, c, stride, add),
-                13 => tile::<13, S>(left, right, depth, c, stride, add),
-                _ => tile::<ROWS, S>(left, right, depth, c, stride, add),
-            }
-        }
+        unsafe { by_rows!(rows, N => tile::<N, S>(left, right, depth, c, stride, add)) }
     }
 }
 
@@ -106,8 +109,12 @@ impl Kernel for Avx512 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) unsafe fn turn<T: Element>(sources: [*const T; 16], out: *mut f32, stride: usize, places: u16) {
-    // SAFETY: as the caller promises.
-    let rows = sources.map(|source| unsafe { load(source) });
+    let mut rows = [_mm512_setzero_ps(); 16];
+    // A loop, since the array's own `map` would not be compiled for these instructions.
+    for (row, source) in rows.iter_mut().zip(sources) {
+        // SAFETY: as the caller promises.
+        *row = unsafe { load(source) };
+    }
     let mut pairs = rows;
     for i in (0..16).step_by(2) {
         pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
@@ -170,7 +177,7 @@ unsafe fn tile<const N: usize, S: Element>(
         }
         for _ in 0..depth {
             if N <= FEW {
-                _mm_prefetch::<_MM_HINT_T0>(right.cast::<i8>().wrapping_add(AHEAD));
+                ask_ahead(right);
             }
             let (first, second) = (load(right), load(right.add(16)));
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -181,8 +188,27 @@ unsafe fn tile<const N: usize, S: Element>(
             left = left.add(ROWS);
             right = right.add(COLUMNS);
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (half, sum) in sums.iter().enumerate() {
+        store(&sums, c, stride, add);
+    }
+}
+
+/// Has the processor fetch what is read soon after `from`.
+#[inline(always)]
+pub(crate) fn ask_ahead<T>(from: *const T) {
+    // SAFETY: prefetching reads nothing that the program sees, and may name any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast::<i8>().wrapping_add(AHEAD)) }
+}
+
+/// Writes rows of sums to `c`, or adds them to it.
+///
+/// # Safety
+/// The processor has AVX-512; `c` holds `N` rows of [`COLUMNS`] numbers, `stride` apart.
+#[inline(always)] // or the sums would go through memory
+pub(crate) unsafe fn store<const N: usize>(sums: &[[__m512; 2]; N], c: *mut f32, stride: usize, add: bool) {
+    for (r, sums) in sums.iter().enumerate() {
+        for (half, sum) in sums.iter().enumerate() {
+            // SAFETY: as the caller promises.
+            unsafe {
                 let c = c.add(r * stride + half * 16);
                 let sum = if add { _mm512_add_ps(*sum, _mm512_loadu_ps(c)) } else { *sum };
                 _mm512_storeu_ps(c, sum);

@@ -2,6 +2,7 @@
 //!
 //! - [`element`]  numbers as they are stored: f32, bf16
 //! - [`kernel`]   the innermost loop of a matrix product, one file for each set of instructions
+//! - [`pairs`]    how instructions for bf16 want their numbers
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod amx;
@@ -9,8 +10,12 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod dots;
 pub(crate) mod element;
 pub(crate) mod kernel;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pairs;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -33,6 +38,8 @@ pub struct Cpu {
     pub level: Level,
     /// Whether bf16 products run on matrix tiles (Intel's AMX); if not, why.
     pub tiles: Result<(), String>,
+    /// Whether they run on dot products of pairs (AVX512-BF16), where there are no tiles.
+    pub dots: bool,
 }
 
 /// Keeps tests and measurements from instructions that the processor has: `portable`, `avx2` or `avx512` is the most
@@ -61,7 +68,22 @@ impl Cpu {
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
             None => Err("matrix tiles (AMX) are used on Linux, on x86-64".to_owned()),
         };
-        Self { level, tiles }
+        Self { level, tiles, dots: limit.is_none() && Self::has_fast_dots() }
+    }
+
+    /// Only AMD's have twice the speed of f32 products; Intel's have the same, and round more.
+    #[cfg(target_arch = "x86_64")]
+    fn has_fast_dots() -> bool {
+        use std::arch::x86_64::__cpuid;
+        // The vendor's name is in three registers.
+        Self::widest() == Level::Avx512
+            && is_x86_feature_detected!("avx512bf16")
+            && __cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn has_fast_dots() -> bool {
+        false
     }
 
     #[cfg(target_arch = "x86_64")]

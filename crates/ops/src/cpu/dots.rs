@@ -1,0 +1,100 @@
+//! Products of bf16 with AVX512-BF16, whose instruction adds the products of 16 pairs to 16 sums: 14 rows by two vectors,
+//! which is 28 sums in the 32 registers.
+
+use crate::cpu::avx512::{COLUMNS, FEW, ROWS, ask_ahead, by_rows, store};
+use crate::cpu::element::{Element, bf16};
+use crate::cpu::kernel::Kernel;
+use crate::cpu::pairs::{self, TILE};
+use crate::product::Matrix;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dots;
+
+impl Kernel for Dots {
+    type Left = bf16;
+    type Right = bf16;
+    const ROWS: usize = ROWS;
+    const COLUMNS: usize = COLUMNS;
+    const DEPTH: usize = 32;
+    const CHUNK: usize = 384;
+    const WIDENS: bool = false;
+
+    #[inline(always)]
+    fn pack_left<T: Element>(matrix: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panel: &mut [bf16]) {
+        pairs::pack_left::<ROWS, T>(matrix, rows, depth, panel);
+    }
+
+    #[inline(always)]
+    fn pack_right<T: Element, S: Element>(
+        matrix: Matrix<T>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        panel: &mut [S],
+    ) {
+        pairs::pack_right(matrix, depth, columns, panel);
+    }
+
+    unsafe fn tile<S: Element>(
+        rows: usize,
+        left: *const bf16,
+        right: *const S,
+        depth: usize,
+        c: *mut f32,
+        stride: usize,
+        add: bool,
+    ) {
+        // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows. Right panels of
+        // pairs are bf16.
+        unsafe { by_rows!(rows, N => tile::<N>(left, right.cast(), depth, c, stride, add)) }
+    }
+}
+
+/// Two numbers each of 16 places.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn load(from: *const bf16) -> __m512bh {
+    // SAFETY: the caller promises 32 numbers there, which the cast leaves as they are.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())) }
+}
+
+/// # Safety
+/// As [`Kernel::tile`], with `N` rows.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile<const N: usize>(
+    mut left: *const bf16,
+    mut right: *const bf16,
+    depth: usize,
+    c: *mut f32,
+    stride: usize,
+    add: bool,
+) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; N];
+    // SAFETY: panels of `depth` steps and N rows of `c` are there, as the caller promises. Prefetching reads nothing.
+    unsafe {
+        for r in 0..N {
+            _mm_prefetch::<_MM_HINT_T0>(c.add(r * stride).cast());
+            _mm_prefetch::<_MM_HINT_T0>(c.add(r * stride + 16).cast());
+        }
+        for _ in 0..depth / 32 {
+            for pair in 0..16 {
+                let at = right.add(pair * 32);
+                if N <= FEW {
+                    ask_ahead(at);
+                    ask_ahead(at.add(TILE));
+                }
+                let (first, second) = (load(at), load(at.add(TILE)));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm512_set1_epi32(left.add(r * 32 + pair * 2).cast::<i32>().read_unaligned());
+                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                    sums[0] = _mm512_dpbf16_ps(sums[0], x, first);
+                    sums[1] = _mm512_dpbf16_ps(sums[1], x, second);
+                }
+            }
+            left = left.add(ROWS * 32);
+            right = right.add(2 * TILE);
+        }
+        store(&sums, c, stride, add);
+    }
+}
