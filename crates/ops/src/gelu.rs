@@ -1,7 +1,7 @@
 //! GELU in the tanh form that all GPTs use (Hendrycks & Gimpel 2016, §2): 0.5x(1 + tanh(√(2/π)(x + 0.044715x³))).
 
 use crate::cpu::element::Element;
-use crate::cpu::vectorized;
+use crate::cpu::{fused, vectorized};
 use crate::exp::exp;
 use candle_core::{Result, Tensor};
 
@@ -19,7 +19,7 @@ vectorized! {
         for (((x, bias), kept), y) in x.iter().zip(bias).zip(kept).zip(y) {
             *kept = E::of(x + bias);
             let x = kept.get();
-            *y = E::of(x * gate(x).0);
+            *y = E::of(x * gate::<FUSED>(x).0);
         }
     }
 }
@@ -29,23 +29,23 @@ vectorized! {
     pub(crate) fn backward[E: Element](dy: &[f32], x: &mut [E], y: &mut [E]) {
         for ((dy, kept), y) in dy.iter().zip(x).zip(y) {
             let x = kept.get();
-            let (gate, slope) = gate(x);
+            let (gate, slope) = gate::<FUSED>(x);
             *y = E::of(x * gate);
-            *kept = E::of(dy * (gate + x * slope));
+            *kept = E::of(dy * fused::<FUSED>(x, slope, gate));
         }
     }
 }
 
 /// 0.5(1 + tanh(u)) = 1/(1 + e^(−2u)), and its derivative.
 #[inline(always)]
-fn gate(x: f32) -> (f32, f32) {
+fn gate<const FUSED: bool>(x: f32) -> (f32, f32) {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let square = x * x;
-    let u = SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * square);
-    let gate = 1.0 / (1.0 + exp(-2.0 * u));
+    let u = x * fused::<FUSED>(SQRT_2_OVER_PI * 0.044_715, square, SQRT_2_OVER_PI);
+    let gate = 1.0 / (1.0 + exp::<FUSED>(-2.0 * u));
     // Where the gate is shut the derivative is 0, however large x² is.
-    let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * square.min(1e6));
-    (gate, 2.0 * gate * (1.0 - gate) * slope)
+    let slope = fused::<FUSED>(3.0 * SQRT_2_OVER_PI * 0.044_715, square.min(1e6), SQRT_2_OVER_PI);
+    (gate, 2.0 * fused::<FUSED>(-gate, gate, gate) * slope)
 }
 
 #[cfg(test)]

@@ -160,14 +160,14 @@ vectorized! {
     fn loss_and_gradient(row: &mut [f32], target: usize, share: f32, learn: bool) -> f64 {
         let (most, picked) = (max(row), row[target]);
         let total = if learn {
-            row.iter_mut().for_each(|x| *x = exp(*x - most));
+            row.iter_mut().for_each(|x| *x = exp::<FUSED>(*x - most));
             let total = sum(row, |x| x);
             let scale = share / total;
             row.iter_mut().for_each(|x| *x *= scale);
             row[target] -= share;
             total
         } else {
-            sum(row, |x| exp(x - most))
+            sum(row, |x| exp::<FUSED>(x - most))
         };
         f64::from(most - picked) + f64::from(total).ln()
     }

@@ -103,7 +103,7 @@ vectorized! {
             *score = dot::<E>(query, key) * scale;
         }
         let most = max(scores);
-        scores.iter_mut().for_each(|w| *w = exp(*w - most));
+        scores.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - most));
         let share = 1.0 / sum(scores, |w| w);
         out.fill(0.0);
         for (weight, value) in scores.iter().zip(values.chunks_exact(size)) {

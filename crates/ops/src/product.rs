@@ -579,7 +579,7 @@ mod tests {
         {
             paths.extend((Cpu::get().level >= Level::Avx2).then_some(Path::Avx2));
             paths.extend((Cpu::get().level >= Level::Avx512).then_some(Path::Avx512));
-            let dots = Cpu::get().level == Level::Avx512 && is_x86_feature_detected!("avx512bf16");
+            let dots = Cpu::get().level == Level::Avx512 && crate::cpu::pairs::are_at_hand();
             paths.extend((precision == Precision::Bf16 && dots).then_some(Path::Dots));
         }
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

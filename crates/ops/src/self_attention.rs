@@ -367,7 +367,7 @@ vectorized! {
         row[seen.end..].fill(0.0);
         let row = &mut row[seen];
         let most = max(row) * scale;
-        row.iter_mut().for_each(|w| *w = exp(*w * scale - most));
+        row.iter_mut().for_each(|w| *w = exp::<FUSED>(*w * scale - most));
         let total = sum(row, |w| w);
         let share = 1.0 / total;
         row.iter_mut().for_each(|w| *w *= share);
@@ -380,7 +380,7 @@ vectorized! {
     fn weigh_again(row: &mut [f32], seen: Range<usize>, scale: f32, log_sum: f32) {
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
-        row[seen].iter_mut().for_each(|w| *w = exp(*w * scale - log_sum));
+        row[seen].iter_mut().for_each(|w| *w = exp::<FUSED>(*w * scale - log_sum));
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) fn permit() -> Result<(), String> {
     if __cpuid_count(7, 0).edx & tiles != tiles {
         return Err("the processor has no matrix tiles (AMX)".to_owned());
     }
+    if !pairs::are_at_hand() {
+        return Err("the processor cannot pack for matrix tiles (AVX512-BF16)".to_owned());
+    }
     /// The part of a thread's state that tiles are, which grows by 8 KiB with it.
     const XFEATURE_XTILEDATA: std::ffi::c_int = 18;
     const ARCH_REQ_XCOMP_PERM: std::ffi::c_int = 0x1023;
@@ -62,7 +65,8 @@ impl Kernel for Amx {
 
     #[inline(always)]
     fn pack_left<T: Element>(matrix: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panel: &mut [bf16]) {
-        pairs::pack_left::<32, T>(matrix, rows, depth, panel);
+        // SAFETY: the kernel is used where pairs are at hand.
+        unsafe { pairs::pack_left::<32, T>(matrix, rows, depth, panel) }
     }
 
     #[inline(always)]
@@ -72,7 +76,8 @@ impl Kernel for Amx {
         columns: Range<usize>,
         panel: &mut [S],
     ) {
-        pairs::pack_right(matrix, depth, columns, panel);
+        // SAFETY: as above.
+        unsafe { pairs::pack_right(matrix, depth, columns, panel) }
     }
 
     unsafe fn tile<S: Element>(

@@ -108,19 +108,29 @@ impl Kernel for Avx512 {
 /// The processor has AVX-512; each source is 16 numbers; the named places of 16 rows of `out` may be written.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn turn<T: Element>(sources: [*const T; 16], out: *mut f32, stride: usize, places: u16) {
+unsafe fn turn<T: Element>(sources: [*const T; 16], out: *mut f32, stride: usize, places: u16) {
     let mut rows = [_mm512_setzero_ps(); 16];
     // A loop, since the array's own `map` would not be compiled for these instructions.
     for (row, source) in rows.iter_mut().zip(sources) {
         // SAFETY: as the caller promises.
         *row = unsafe { load(source) };
     }
+    for (k, row) in transpose(rows).into_iter().enumerate() {
+        // SAFETY: as the caller promises.
+        unsafe { _mm512_mask_storeu_ps(out.add(k * stride), places, row) };
+    }
+}
+
+/// Number `k` of row `r` at place `r` of row `k`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
     let mut pairs = rows;
     for i in (0..16).step_by(2) {
         pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
         pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
     }
-    // fours[4i + j]: numbers j, 4 + j, 8 + j, 12 + j of sources 4i .. 4i + 4, in the vector's quarters.
+    // fours[4i + j]: numbers j, 4 + j, 8 + j, 12 + j of rows 4i .. 4i + 4, in the vector's quarters.
     let mut fours = pairs;
     for i in (0..16).step_by(4) {
         let two = |a: __m512, b: __m512| {
@@ -130,17 +140,16 @@ pub(crate) unsafe fn turn<T: Element>(sources: [*const T; 16], out: *mut f32, st
         (fours[i], fours[i + 1]) = two(pairs[i], pairs[i + 2]);
         (fours[i + 2], fours[i + 3]) = two(pairs[i + 1], pairs[i + 3]);
     }
+    let mut turned = fours;
     for j in 0..4 {
         let even = |a, b| _mm512_shuffle_f32x4::<0x88>(a, b); // quarters 0 and 2 of both
         let odd = |a, b| _mm512_shuffle_f32x4::<0xdd>(a, b); // quarters 1 and 3
         let (low, high) = ((fours[j], fours[4 + j]), (fours[8 + j], fours[12 + j]));
         let (a, b) = (even(low.0, low.1), even(high.0, high.1));
         let (c, d) = (odd(low.0, low.1), odd(high.0, high.1));
-        for (k, row) in [(j, even(a, b)), (4 + j, even(c, d)), (8 + j, odd(a, b)), (12 + j, odd(c, d))] {
-            // SAFETY: as the caller promises.
-            unsafe { _mm512_mask_storeu_ps(out.add(k * stride), places, row) };
-        }
+        (turned[j], turned[4 + j], turned[8 + j], turned[12 + j]) = (even(a, b), even(c, d), odd(a, b), odd(c, d));
     }
+    turned
 }
 
 /// 16 numbers at `from`, as f32.

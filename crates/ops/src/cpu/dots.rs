@@ -23,7 +23,8 @@ impl Kernel for Dots {
 
     #[inline(always)]
     fn pack_left<T: Element>(matrix: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panel: &mut [bf16]) {
-        pairs::pack_left::<ROWS, T>(matrix, rows, depth, panel);
+        // SAFETY: the kernel is used where pairs are at hand.
+        unsafe { pairs::pack_left::<ROWS, T>(matrix, rows, depth, panel) }
     }
 
     #[inline(always)]
@@ -33,7 +34,8 @@ impl Kernel for Dots {
         columns: Range<usize>,
         panel: &mut [S],
     ) {
-        pairs::pack_right(matrix, depth, columns, panel);
+        // SAFETY: as above.
+        unsafe { pairs::pack_right(matrix, depth, columns, panel) }
     }
 
     unsafe fn tile<S: Element>(

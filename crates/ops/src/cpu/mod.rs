@@ -77,7 +77,7 @@ impl Cpu {
         use std::arch::x86_64::__cpuid;
         // The vendor's name is in three registers.
         Self::widest() == Level::Avx512
-            && is_x86_feature_detected!("avx512bf16")
+            && pairs::are_at_hand()
             && __cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
     }
 
@@ -122,8 +122,15 @@ impl fmt::Display for Level {
     }
 }
 
+/// a·b + c, rounded once where there is an instruction for it; elsewhere that would be a slow call.
+#[inline(always)]
+pub(crate) fn fused<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// Has a function compiled once for each [`Level`], and runs the one that fits the processor. Generic parameters stand
-/// in brackets. What the body calls must be `#[inline(always)]` to be compiled along.
+/// in brackets. What the body calls must be `#[inline(always)]` to be compiled along; in the body the constant `FUSED`
+/// says whether the instructions have [`fused`] multiplication and addition.
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($g:ident : $bound:path),+])? (
         $($arg:ident : $ty:ty),* $(,)?
@@ -132,16 +139,16 @@ macro_rules! vectorized {
         #[allow(clippy::too_many_arguments)]
         $vis fn $name $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$($($g: $bound,)+)? const FUSED: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 fn avx512 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
-                    body $(::<$($g),+>)? ($($arg),*)
+                    body::<$($($g,)+)? true>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2 $(<$($g: $bound),+>)? ($($arg: $ty),*) $(-> $ret)? {
-                    body $(::<$($g),+>)? ($($arg),*)
+                    body::<$($($g,)+)? true>($($arg),*)
                 }
                 match $crate::cpu::Cpu::get().level {
                     // SAFETY: the processor was found to have these instructions.
@@ -151,7 +158,7 @@ macro_rules! vectorized {
                     $crate::cpu::Level::Portable => {}
                 }
             }
-            body $(::<$($g),+>)? ($($arg),*)
+            body::<$($($g,)+)? { cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }

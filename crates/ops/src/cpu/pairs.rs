@@ -4,17 +4,33 @@
 //! block holds two tiles, columns 0..16 and 16..32; a tile is 16 pairs of depth by 16 columns, the two numbers of a pair
 //! side by side.
 
-use crate::cpu::avx512;
+//!
+//! Kernels that read pairs are for processors with AVX512-BF16, whose instructions round and pair what is packed.
+
+use crate::cpu::avx512::transpose;
 use crate::cpu::element::{Element, bf16};
 use crate::product::Matrix;
+use std::arch::x86_64::*;
+use std::mem::transmute;
 use std::ops::Range;
 
 /// Numbers in a tile.
 pub(crate) const TILE: usize = 16 * 32;
 
+/// Whether the processor packs pairs.
+pub(crate) fn are_at_hand() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bf16")
+}
+
 /// Rows `rows` of `matrix` as a left panel of `ROWS` rows, of which those beyond may be anything.
-#[inline(always)]
-pub(crate) fn pack_left<const ROWS: usize, T: Element>(
+///
+/// # Safety
+/// Pairs [`are_at_hand`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) unsafe fn pack_left<const ROWS: usize, T: Element>(
     matrix: Matrix<T>,
     rows: Range<usize>,
     depth: Range<usize>,
@@ -22,43 +38,50 @@ pub(crate) fn pack_left<const ROWS: usize, T: Element>(
 ) {
     for (first, block) in depth.clone().step_by(32).zip(panel.chunks_exact_mut(ROWS * 32)) {
         let part = first..(first + 32).min(depth.end);
+        let block = block.as_chunks_mut::<32>().0;
         if !matrix.is_transposed() {
-            for (row, out) in rows.clone().zip(block.as_chunks_mut::<32>().0) {
-                round(matrix.row_part(row, part.clone()), out);
+            for (row, out) in rows.clone().zip(block) {
+                store(round(matrix.row_part(row, part.clone())), out);
             }
             continue;
         }
-        for (first, out) in rows.clone().step_by(16).zip(block.chunks_mut(TILE)) {
+        for (first, out) in rows.clone().step_by(16).zip(block.chunks_mut(16)) {
             let rows = first..(first + 16).min(rows.end);
-            let mut pairs = [bf16::default(); TILE];
-            pair_up(part.clone(), |k| matrix.column_part(k, rows.clone()), &mut pairs);
-            let mut tile = [bf16::default(); TILE];
-            turn(&pairs, &mut tile);
-            out.copy_from_slice(&tile[..out.len()]);
+            let turned = transpose(pairs(part.clone(), |k| matrix.column_part(k, rows.clone())));
+            for (row, out) in turned.into_iter().zip(out) {
+                store(row, out);
+            }
         }
     }
 }
 
 /// Columns `columns` of `matrix` as a right panel of 32 columns.
-#[inline(always)]
-pub(crate) fn pack_right<T: Element, S: Element>(
+///
+/// # Safety
+/// Pairs [`are_at_hand`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) unsafe fn pack_right<T: Element, S: Element>(
     matrix: Matrix<T>,
     depth: Range<usize>,
     columns: Range<usize>,
     panel: &mut [S],
 ) {
-    for (first, block) in depth.clone().step_by(32).zip(panel.as_chunks_mut::<{ 2 * TILE }>().0) {
+    for (first, block) in depth.clone().step_by(32).zip(as_bf16(panel).as_chunks_mut::<{ 2 * TILE }>().0) {
         let part = first..(first + 32).min(depth.end);
-        for (first, tile) in columns.clone().step_by(16).zip(as_bf16(block).as_chunks_mut::<TILE>().0) {
+        for (first, tile) in columns.clone().step_by(16).zip(block.as_chunks_mut::<TILE>().0) {
             let columns = first..(first + 16).min(columns.end);
-            if matrix.is_transposed() {
-                let mut turned = [bf16::default(); TILE];
-                for (column, out) in columns.zip(turned.as_chunks_mut::<32>().0) {
-                    round(matrix.column_part(column, part.clone()), out);
+            let tile = tile.as_chunks_mut::<32>().0;
+            let rows = if matrix.is_transposed() {
+                let mut rows = [_mm512_setzero_ps(); 16];
+                for (row, column) in rows.iter_mut().zip(columns) {
+                    *row = round(matrix.column_part(column, part.clone()));
                 }
-                turn(&turned, tile);
+                transpose(rows)
             } else {
-                pair_up(part.clone(), |k| matrix.row_part(k, columns.clone()), tile);
+                pairs(part.clone(), |k| matrix.row_part(k, columns.clone()))
+            };
+            for (row, out) in rows.into_iter().zip(tile) {
+                store(row, out);
             }
         }
     }
@@ -71,45 +94,72 @@ fn as_bf16<S: Element>(panel: &mut [S]) -> &mut [bf16] {
     unsafe { panel.align_to_mut().1 }
 }
 
-/// `x`, filled up with zeros.
-#[inline(always)]
-fn round<T: Element>(x: &[T], out: &mut [bf16; 32]) {
-    if let Some(x) = x.first_chunk::<32>() {
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = bf16::of(x.get()));
-    } else {
-        out.fill(bf16::default());
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = bf16::of(x.get()));
+/// Vectors of 16 pairs are held as if each pair were a number of f32: they are moved and nothing else.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(pairs: __m512, out: &mut [bf16; 32]) {
+    // SAFETY: `out` is as large as the vector.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr().cast(), pairs) }
+}
+
+/// Up to 32 numbers; zeros after the last.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn round<T: Element>(x: &[T]) -> __m512 {
+    let mask = if x.len() < 32 { (1 << x.len()) - 1 } else { u32::MAX };
+    // SAFETY: only the numbers that are there are read; T is f32 if it is exact, else bf16; vectors of one size.
+    unsafe {
+        if T::EXACT {
+            let x = x.as_ptr().cast::<f32>();
+            let low = _mm512_maskz_loadu_ps(mask as u16, x);
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, x.wrapping_add(16));
+            transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
+        } else {
+            _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, x.as_ptr().cast()))
+        }
     }
 }
 
 /// Up to 16 numbers of each step of `depth`, which `source` gives, as the rows of a right tile: those of two steps side by
 /// side. Steps beyond the last are zeros.
-#[inline(always)]
-fn pair_up<'a, T: Element>(depth: Range<usize>, source: impl Fn(usize) -> &'a [T], tile: &mut [bf16; TILE]) {
-    if depth.len() < 32 {
-        tile.fill(bf16::default());
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pairs<'a, T: Element>(depth: Range<usize>, source: impl Fn(usize) -> &'a [T]) -> [__m512; 16] {
+    let mut pairs = [_mm512_setzero_ps(); 16];
+    for (k, pair) in depth.clone().step_by(2).zip(&mut pairs) {
+        *pair = pair_up(source(k), if k + 1 < depth.end { source(k + 1) } else { &[] });
     }
-    for (k, pairs) in depth.clone().step_by(2).zip(tile.as_chunks_mut::<32>().0) {
-        let (even, odd) = (source(k), if k + 1 < depth.end { source(k + 1) } else { &[] });
-        let pairs = pairs.as_chunks_mut::<2>().0;
-        if let (Some(even), Some(odd)) = (even.first_chunk::<16>(), odd.first_chunk::<16>()) {
-            for (pair, (even, odd)) in pairs.iter_mut().zip(even.iter().zip(odd)) {
-                *pair = [bf16::of(even.get()), bf16::of(odd.get())];
-            }
-        } else {
-            pairs.iter_mut().zip(even).for_each(|(pair, x)| pair[0] = bf16::of(x.get()));
-            pairs.iter_mut().zip(odd).for_each(|(pair, x)| pair[1] = bf16::of(x.get()));
-        }
-    }
+    pairs
 }
 
-/// Turns 16 rows of 16 pairs: pair `j` of row `i` goes to place `i` of row `j`.
-#[inline(always)]
-fn turn(rows: &[bf16; TILE], out: &mut [bf16; TILE]) {
-    let rows = rows.as_chunks::<32>().0;
-    // SAFETY: only kernels that need AVX-512 pack pairs; a row of 16 pairs is as large as 16 numbers of f32, which
-    // are moved and nothing else; `out` holds 16 such rows.
-    unsafe {
-        avx512::turn(std::array::from_fn(|i| rows[i].as_ptr().cast::<f32>()), out.as_mut_ptr().cast(), 16, u16::MAX);
-    }
+/// Number `i` of `even` beside number `i` of `odd`, up to 16 of each; zeros where there is none.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pair_up<T: Element>(even: &[T], odd: &[T]) -> __m512 {
+    let mask = |x: &[T]| if x.len() < 16 { (1 << x.len()) - 1 } else { u16::MAX };
+    // SAFETY: only the numbers that are there are read; T is f32 if it is exact, else bf16; vectors of one size.
+    let after_each_other = unsafe {
+        if T::EXACT {
+            let even = _mm512_maskz_loadu_ps(mask(even), even.as_ptr().cast());
+            let odd = _mm512_maskz_loadu_ps(mask(odd), odd.as_ptr().cast());
+            transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even))
+        } else {
+            let even = _mm256_maskz_loadu_epi16(mask(even), even.as_ptr().cast());
+            let odd = _mm256_maskz_loadu_epi16(mask(odd), odd.as_ptr().cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(even), odd)
+        }
+    };
+    // Places 0, 16, 1, 17, …
+    const BESIDE: [u16; 32] = {
+        let mut places = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            places[i] = (i / 2 + i % 2 * 16) as u16;
+            i += 1;
+        }
+        places
+    };
+    // SAFETY: the array is as large as a vector.
+    let beside = unsafe { _mm512_loadu_si512(BESIDE.as_ptr().cast()) };
+    _mm512_castsi512_ps(_mm512_permutexvar_epi16(beside, after_each_other))
 }
