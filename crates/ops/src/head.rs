@@ -1,7 +1,8 @@
 //! From the last hidden state to the loss: the product with the table of tokens and the cross-entropy in one operation,
 //! so that the scores of a batch never exist at once.
 
-use crate::cpu::vectorized;
+use crate::cpu::element::{Element, bf16};
+use crate::cpu::{among_the_threads, vectorized};
 use crate::cross_entropy::{IGNORE, counted, cross_entropy};
 use crate::exp::exp;
 use crate::parameter::Parameter;
@@ -73,17 +74,24 @@ struct Loss {
     dhidden: Mutex<Vec<f32>>,
 }
 
-/// Bytes of scores that exist at a time.
+/// Bytes of scores, and of their gradient, that exist at a time.
 const SCORES: usize = 128 << 20;
 
 /// Rows that are scored together.
-fn rows_together(n: usize, v: usize) -> usize {
-    (SCORES / (4 * v.max(1))).next_multiple_of(64).clamp(64, n.max(64)).min(n.max(1))
+fn rows_together(n: usize, v: usize, precision: Precision) -> usize {
+    let wanted = SCORES / (bytes_of_a_score(precision) * v.max(1));
+    wanted.next_multiple_of(64).clamp(64, n.max(64)).min(n.max(1))
 }
 
-/// Bytes of the scores that exist at a time on the CPU in [`language_model_loss`] over `n` rows and `v` tokens.
-pub fn scores_bytes(n: usize, v: usize) -> u64 {
-    4 * (rows_together(n, v) as u64) * (v as u64)
+/// A score is f32; products read its gradient.
+fn bytes_of_a_score(precision: Precision) -> usize {
+    size_of::<f32>() + precision.bytes()
+}
+
+/// Bytes of the scores and gradients that exist at a time on the CPU in [`language_model_loss`] over `n` rows and `v`
+/// tokens.
+pub fn scores_bytes(n: usize, v: usize, precision: Precision) -> u64 {
+    (bytes_of_a_score(precision) * rows_together(n, v, precision)) as u64 * v as u64
 }
 
 impl CustomOp2 for Loss {
@@ -100,41 +108,12 @@ impl CustomOp2 for Loss {
         if let Some(target) = targets.iter().find(|&&t| t != IGNORE && t as usize >= v) {
             bail!("target {target} is not below the vocabulary of {v}");
         }
-        let share = (self.weight / counted(targets).max(1) as f64) as f32;
-        let panels = self.table.panels(self.precision, true)?;
-        let rows = rows_together(n, v);
-        let mut scores = vec![0.0; rows.min(n) * v];
-        let mut dhidden = vec![0.0; if self.learn { n * d } else { 0 }];
-        let mut total = 0.0;
-        for first in (0..n).step_by(rows) {
-            let last = (first + rows).min(n);
-            let (hidden, targets) = (&hidden[first * d..last * d], &targets[first..last]);
-            let scores = &mut scores[..(last - first) * v];
-            write_scores(Matrix::new(hidden, last - first, d, d), &panels, v, scores);
-            let row = |(row, &target): (&mut [f32], &u32)| match target {
-                IGNORE => {
-                    row.fill(0.0);
-                    0.0
-                }
-                _ => loss_and_gradient(row, target as usize, share, self.learn),
-            };
-            let losses: Vec<f64> = scores.par_chunks_mut(v).zip(targets).map(row).collect();
-            total += losses.iter().sum::<f64>();
-            if self.learn {
-                let scores = Matrix::new(&*scores, last - first, v, v);
-                self.table.read(|table| {
-                    let out = &mut dhidden[first * d..last * d];
-                    accumulate(self.precision, scores, Matrix::new(table, v, d, d), out, false);
-                })?;
-                self.table.add_gradient(|sum, add| {
-                    let hidden = Matrix::new(hidden, last - first, d, d);
-                    accumulate(self.precision, scores.t(), hidden, sum, add);
-                });
-            }
-        }
-        *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner) = dhidden;
-        let mean = total / counted(targets).max(1) as f64;
-        Ok((CpuStorage::F32(vec![(mean * self.weight) as f32]), Shape::from(())))
+        debug_assert_eq!(targets.len(), n);
+        let loss = among_the_threads(|| match self.precision {
+            Precision::F32 => self.forward::<f32>(hidden, targets),
+            Precision::Bf16 => self.forward::<bf16>(hidden, targets),
+        })?;
+        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 
     fn bwd(
@@ -155,20 +134,69 @@ impl CustomOp2 for Loss {
     }
 }
 
+impl Loss {
+    /// The loss of `hidden`, `[N, D]`; its gradients, where they are wanted.
+    fn forward<E: Element>(&self, hidden: &[f32], targets: &[u32]) -> Result<f32> {
+        let (n, (v, d)) = (targets.len(), self.table.var().dims2()?);
+        let share = (self.weight / counted(targets).max(1) as f64) as f32;
+        let panels = self.table.panels(self.precision, true)?;
+        let rows = rows_together(n, v, self.precision);
+        let mut scores = vec![0.0; rows.min(n) * v];
+        let mut gradients = vec![E::default(); if self.learn { scores.len() } else { 0 }];
+        let mut dhidden = vec![0.0; if self.learn { n * d } else { 0 }];
+        let mut total = 0.0;
+        for first in (0..n).step_by(rows) {
+            let last = (first + rows).min(n);
+            let (hidden, targets) = (Matrix::new(&hidden[first * d..last * d], last - first, d, d), &targets[first..last]);
+            let scores = &mut scores[..(last - first) * v];
+            write_scores(hidden, &panels, v, scores);
+            let scores = scores.par_chunks_mut(v).zip(targets);
+            if !self.learn {
+                total += scores.map(|(row, &target)| loss(row, target)).collect::<Vec<_>>().iter().sum::<f64>();
+                continue;
+            }
+            let gradients = &mut gradients[..(last - first) * v];
+            let row = |((row, &target), gradient): ((&mut [f32], &u32), &mut [E])| {
+                loss_and_gradient::<E>(row, target, share, gradient)
+            };
+            total += scores.zip(gradients.par_chunks_mut(v)).map(row).collect::<Vec<_>>().iter().sum::<f64>();
+            let gradients = Matrix::new(&*gradients, last - first, v, v);
+            self.table.read(|table| {
+                let out = &mut dhidden[first * d..last * d];
+                accumulate(self.precision, gradients, Matrix::new(table, v, d, d), out, false);
+            })?;
+            self.table.add_gradient(|sum, add| accumulate(self.precision, gradients.t(), hidden, sum, add));
+        }
+        *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner) = dhidden;
+        Ok((total / counted(targets).max(1) as f64 * self.weight) as f32)
+    }
+}
+
 vectorized! {
-    /// −log softmax(row)\[target\]; with `learn` the row becomes `share`·(softmax − one-hot).
-    fn loss_and_gradient(row: &mut [f32], target: usize, share: f32, learn: bool) -> f64 {
-        let (most, picked) = (max(row), row[target]);
-        let total = if learn {
-            row.iter_mut().for_each(|x| *x = exp::<FUSED>(*x - most));
-            let total = sum(row, |x| x);
-            let scale = share / total;
-            row.iter_mut().for_each(|x| *x *= scale);
-            row[target] -= share;
-            total
-        } else {
-            sum(row, |x| exp::<FUSED>(x - most))
-        };
+    /// −log softmax(row)\[target\]; 0 when the target is [`IGNORE`].
+    fn loss(row: &[f32], target: u32) -> f64 {
+        if target == IGNORE {
+            return 0.0;
+        }
+        let most = max(row);
+        f64::from(most - row[target as usize]) + f64::from(sum(row, |x| exp::<FUSED>(x - most))).ln()
+    }
+}
+
+vectorized! {
+    /// The same, and `share`·(softmax − one-hot) to `gradient`, or zeros. The row is used up.
+    fn loss_and_gradient[E: Element](row: &mut [f32], target: u32, share: f32, gradient: &mut [E]) -> f64 {
+        if target == IGNORE {
+            gradient.fill(E::default());
+            return 0.0;
+        }
+        let (most, target) = (max(row), target as usize);
+        let picked = row[target];
+        row.iter_mut().for_each(|x| *x = exp::<FUSED>(*x - most));
+        let total = sum(row, |x| x);
+        let scale = share / total;
+        gradient.iter_mut().zip(&*row).for_each(|(gradient, x)| *gradient = E::of(x * scale));
+        gradient[target] = E::of(row[target] * scale - share);
         f64::from(most - picked) + f64::from(total).ln()
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
-use crate::cpu::{Cpu, Level, vectorized};
+use crate::cpu::{Cpu, Level, prefetch, vectorized};
 use aligned_vec::AVec;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Result, Tensor};
@@ -30,6 +30,14 @@ impl Precision {
     pub fn fastest() -> Self {
         let cpu = Cpu::get();
         if cpu.tiles.is_ok() || cpu.dots { Self::Bf16 } else { Self::F32 }
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
     }
 }
 
@@ -366,7 +374,7 @@ fn with_room(f: impl FnOnce(&mut Room)) {
 /// Bytes of left panels that stay in the second-level cache beside what else is there.
 const LEFT_BYTES: usize = 768 * 1024;
 /// Right panels whose sums are kept before they are handed out.
-const GROUP: usize = 16;
+const GROUP: usize = 8;
 /// Jobs a thread gets at least, where there are as many: so that threads end together. Fewer where a job packs both
 /// matrices, which is done again in each job beside or below it.
 const JOBS: usize = 4;
@@ -452,14 +460,17 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
                 for k in (0..padded.max(1)).step_by(K::CHUNK) {
                     let deep = K::CHUNK.min(padded - k);
                     for column in group.clone().step_by(K::COLUMNS) {
-                        let right = &panels[(column / K::COLUMNS) * padded * K::COLUMNS + k * K::COLUMNS..];
+                        let (here, size) = ((column / K::COLUMNS * padded + k) * K::COLUMNS, deep * K::COLUMNS);
+                        let right = &panels[here..here + size];
+                        let next = here + padded * K::COLUMNS;
+                        let next = panels.get(next..next + size).unwrap_or_default();
                         let sums = &mut sums[column - first..];
                         if K::WIDENS && !S::EXACT && n_left > 2 {
-                            let wide = room.right.numbers::<f32>(deep * K::COLUMNS);
-                            widen(&right[..deep * K::COLUMNS], wide);
-                            column_of_tiles::<K, f32>(left, (left_size, k), wide, deep, rows.len(), (sums, stride));
+                            let wide = room.right.numbers::<f32>(size);
+                            widen(right, wide);
+                            column_of_tiles::<K, f32, S>(left, (left_size, k), wide, next, rows.len(), (sums, stride));
                         } else {
-                            column_of_tiles::<K, S>(left, (left_size, k), right, deep, rows.len(), (sums, stride));
+                            column_of_tiles::<K, S, S>(left, (left_size, k), right, next, rows.len(), (sums, stride));
                         }
                     }
                 }
@@ -471,17 +482,20 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
     });
 }
 
-/// `rows` rows of sums, `stride` apart, from left panels of `size` at depth `k ..` and one right panel of `deep`. What is
-/// at hand is added to unless `k` is 0.
-fn column_of_tiles<K: Kernel, S: Element>(
+/// `rows` rows of sums, `stride` apart, from left panels of `size` at depth `k ..` and one right panel. What is at hand is
+/// added to unless `k` is 0. Meanwhile the panel that is read `next` comes from memory.
+fn column_of_tiles<K: Kernel, S: Element, N: Element>(
     left: &[K::Left],
     (size, k): (usize, usize),
     right: &[S],
-    deep: usize,
+    next: &[N],
     rows: usize,
     (sums, stride): (&mut [f32], usize),
 ) {
+    let deep = right.len() / K::COLUMNS;
+    let mut parts = next.chunks(next.len().div_ceil(rows.div_ceil(K::ROWS)).max(1));
     for (panel, first) in (0..rows).step_by(K::ROWS).enumerate() {
+        parts.next().into_iter().for_each(prefetch);
         let left = &left[panel * size + k * K::ROWS..];
         let n = K::ROWS.min(rows - first);
         tile::<K, S>(n, left, right, deep, (&mut sums[first * stride..], stride), k > 0);
@@ -506,9 +520,7 @@ pub(crate) fn tile<K: Kernel, S: Element>(
     unsafe { K::tile::<S>(rows, left.as_ptr(), right.as_ptr(), deep, sums.as_mut_ptr(), stride, add) }
 }
 
-/// Rows of a result worked on together by [`accumulate`].
-const TALL: usize = 768;
-/// Its columns.
+/// Columns of a result worked on together by [`accumulate`].
 const WIDE: usize = 1536;
 
 /// `c = a·b`, or `c += a·b` with `add`, over all cores. `a`: `[M, depth]`; `b`: `[depth, N]`; `c`: `[M, N]`, row after row.
@@ -529,7 +541,8 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
     if depth == 0 && !add {
         c.fill(0.0);
     }
-    let most = (TALL.div_ceil(K::ROWS), WIDE.div_ceil(K::COLUMNS));
+    let tall = LEFT_BYTES / (K::CHUNK * size_of::<K::Left>());
+    let most = ((tall / K::ROWS).max(1), WIDE.div_ceil(K::COLUMNS));
     let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), most, 0.5, PACKING_JOBS);
     let c = Parts::of(c);
     jobs.into_par_iter().for_each(|(rows, part)| {

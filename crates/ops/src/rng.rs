@@ -4,6 +4,8 @@
 //! The generator is Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the seed is its
 //! key, the purpose and the element's number are its counter.
 
+use rayon::prelude::*;
+
 /// What a draw is for; draws for different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draw {
@@ -94,11 +96,13 @@ pub fn normals(key: Key, n: usize) -> Vec<f32> {
         let angle = std::f64::consts::TAU * f64::from(b) / 4_294_967_296.0;
         [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
     };
-    let four = |block| {
-        let [a, b, c, d] = words(key, block);
-        [pair(a, b), pair(c, d)].into_iter().flatten()
-    };
-    (0..n.div_ceil(4) as u64).flat_map(four).take(n).collect()
+    let mut numbers = vec![0.0; n];
+    numbers.par_chunks_mut(4).with_min_len(1024).enumerate().for_each(|(block, four)| {
+        let [a, b, c, d] = words(key, block as u64);
+        let drawn = [pair(a, b), pair(c, d)];
+        four.iter_mut().zip(drawn.as_flattened()).for_each(|(number, z)| *number = *z);
+    });
+    numbers
 }
 
 /// The upper 24 bits as a fraction: every value is exact in f32.

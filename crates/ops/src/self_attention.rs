@@ -1,14 +1,15 @@
 //! Attention of all tokens of a window at once, as in training: one operation from the joint projection to the mixed
 //! values, in memory that grows with T, not with T².
 //!
-//! Queries go in blocks. A block's weights exist for as long as it is worked on; the backward pass makes them again from
-//! the logarithm of each row's sum (Dao et al. 2022, §3.1). Keys that no query of the block may see are never touched:
-//! the causal kind does half the work of the square, the banded kind its band's.
+//! Queries go in blocks, and each block's keys in spans. Weights of one span exist for as long as it is worked on: sums of
+//! the spans before are scaled as the largest score grows, and the backward pass makes weights again from the logarithm of
+//! each row's sum (Dao et al. 2022, §3.1). Keys that no query of a block may see are never touched: the causal kind does
+//! half the work of the square, the banded kind its band's.
 
 use crate::attention::{Mask, attention};
 use crate::cpu::element::Element;
 use crate::cpu::kernel::Kernel;
-use crate::cpu::vectorized;
+use crate::cpu::{fused, vectorized};
 use crate::dropout::Dropout;
 use crate::exp::exp;
 use crate::linear::round;
@@ -57,6 +58,8 @@ pub(crate) fn merge_heads(x: &Tensor) -> Result<Tensor> {
 
 /// Queries worked on together: enough for efficient products, few enough that little is done for hidden keys.
 const BLOCK: usize = 64;
+/// Keys, whose weights for a block of queries stay near the processor: a multiple of every kernel's columns.
+const SPAN: usize = 256;
 
 /// What is attended, and how.
 #[derive(Debug, Clone, Copy)]
@@ -88,15 +91,17 @@ struct Head<'a, E> {
 /// What a thread works in.
 #[derive(Default)]
 struct Room {
-    left: Bytes,
-    other_left: Bytes,
+    queries: Bytes,
     keys: Bytes,
     values: Bytes,
-    keys_back: Bytes,
-    right: Bytes,
     weights: Bytes,
-    gradients: Bytes,
+    packed_weights: Bytes,
     out: Bytes,
+    dmixed: Bytes,
+    gradients: Bytes,
+    keys_back: Bytes,
+    queries_back: Bytes,
+    dmixed_back: Bytes,
     dkeys: Bytes,
     dvalues: Bytes,
 }
@@ -191,7 +196,7 @@ struct Packed<'a, R> {
 }
 
 impl<E: Element> Head<'_, E> {
-    /// Blocks of queries, each with the keys that some query of it may see, in whole panels of `unit`.
+    /// Blocks of queries, each with the keys that some query of it may see, in whole panels.
     fn blocks<K: Kernel>(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let (len, mask) = (self.len, self.mask);
         let high = (BLOCK / K::ROWS).max(1) * K::ROWS;
@@ -202,39 +207,68 @@ impl<E: Element> Head<'_, E> {
         })
     }
 
-    /// `sums = left·right` over whole panels: `rows` rows of left panels of `left_size`, columns `columns` of the right
-    /// panels; `deep` from depth `from` of these. Rows of sums are `columns` apart.
+    /// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of
+    /// `left_size`, columns `columns` of the right panels; `deep` from depth `from` of these. Rows of sums are `columns`
+    /// apart. Tiles whose last row and first column are not `needed` may be left as they are.
     fn product<K: Kernel>(
-        &self,
         (left, left_size, rows): (&[K::Left], usize, usize),
         right: Packed<K::Right>,
         (from, deep): (usize, usize),
         columns: Range<usize>,
-        sums: &mut [f32],
+        (sums, add): (&mut [f32], bool),
+        needed: impl Fn(usize, usize) -> bool,
     ) {
         let stride = columns.len();
         for (n, column) in columns.clone().step_by(K::COLUMNS).enumerate() {
             let right = &right.packed[column / K::COLUMNS * right.size + from * K::COLUMNS..];
             for (left, row) in left.chunks(left_size.max(1)).zip((0..rows).step_by(K::ROWS)) {
                 let m = K::ROWS.min(rows - row);
-                let sums = &mut sums[row * stride + n * K::COLUMNS..];
-                tile::<K, K::Right>(m, left, right, deep, (sums, stride), false);
+                if needed(row + m - 1, column) {
+                    let sums = &mut sums[row * stride + n * K::COLUMNS..];
+                    tile::<K, K::Right>(m, left, right, deep, (sums, stride), add);
+                }
             }
         }
     }
 
-    /// `sums += leftᵀ·right`, where rows of `sums` are `stride` apart and those of `left`'s columns.
+    /// Products of a block of `queries`, `[rows, K]` in left panels of `left_size`, with `keys`: `[rows, keys]`, but for
+    /// what is hidden, which may be anything.
+    fn scores<K: Kernel>(
+        &self,
+        (left, left_size): (&[K::Left], usize),
+        queries: &Range<usize>,
+        right: Packed<K::Right>,
+        keys: &Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let deep = self.size.next_multiple_of(K::DEPTH);
+        let seen = |row: usize, column: usize| self.mask.visible(queries.start + row).end > column;
+        Self::product::<K>((left, left_size, queries.len()), right, (0, deep), keys.clone(), (sums, false), seen);
+    }
+
+    /// `sums += left·right` of all depth of the `left` panels of `rows` rows, which is that of `keys`: `right` are panels
+    /// of all keys, `wide` columns.
+    fn mix<K: Kernel>(
+        &self,
+        left: (&[K::Left], usize, usize),
+        right: Packed<K::Right>,
+        keys: &Range<usize>,
+        wide: usize,
+        sums: (&mut [f32], bool),
+    ) {
+        let deep = keys.len().min(self.len.next_multiple_of(K::DEPTH) - keys.start);
+        Self::product::<K>(left, right, (keys.start, deep), 0..wide, sums, |_, _| true);
+    }
+
+    /// `sums += valuesᵀ·right`, where `values` are `[queries, keys]`; rows of `sums`, one for each key, are `stride` apart.
     fn add_transposed<K: Kernel>(
         &self,
-        left: (&[f32], usize, Range<usize>),
+        (values, keys): (Matrix<f32>, &Range<usize>),
         room: &mut Bytes,
-        right: Packed<K::Right>,
-        deep: usize,
+        (right, deep): (Packed<K::Right>, usize),
         (sums, stride): (&mut [f32], usize),
     ) {
-        let (values, rows, keys) = left;
-        let matrix = Matrix::new(values, rows, keys.len(), keys.len()).t(); // [keys, queries]
-        let size = pack_left_all::<K, f32>(matrix, room);
+        let size = pack_left_all::<K, f32>(values.t(), room);
         let left: &[K::Left] = room.same();
         for column in (0..self.size).step_by(K::COLUMNS) {
             let right = &right.packed[column / K::COLUMNS * right.size..];
@@ -246,52 +280,57 @@ impl<E: Element> Head<'_, E> {
         }
     }
 
-    /// Drops from what stands at the places of weights `[queries, keys]`.
-    fn drop(&self, queries: &Range<usize>, keys: &Range<usize>, values: &mut [f32]) {
+    /// Drops from what stands at the places of the weights of `query` for `keys`.
+    fn drop(&self, query: usize, keys: &Range<usize>, row: &mut [f32]) {
         if let Some(drop) = self.drop {
-            for (i, row) in queries.clone().zip(values.chunks_exact_mut(keys.len())) {
-                let n = keys.len().min(self.len - keys.start);
-                drop.apply_from(
-                    &mut row[..n],
-                    self.first_weight + (i * self.len + keys.start) as u64,
-                    self.row_weights,
-                );
-            }
+            let n = keys.len().min(self.len - keys.start);
+            let first = self.first_weight + (query * self.len + keys.start) as u64;
+            drop.apply_from(&mut row[..n], first, self.row_weights);
         }
     }
 
-    /// What queries see of `keys`, counted from the first of these.
+    /// What `query` sees of `keys`, counted from the first of these.
     fn seen(&self, query: usize, keys: &Range<usize>) -> Range<usize> {
         let seen = self.mask.visible(query);
-        seen.start - keys.start..seen.end - keys.start
+        let within = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
+        within(seen.start)..within(seen.end)
     }
 
-    fn forward<K: Kernel>(&self, room: &mut Room, sums: &mut [f32], put: impl Fn(usize, &[f32])) {
+    fn forward<K: Kernel>(&self, room: &mut Room, log_sums: &mut [f32], put: impl Fn(usize, &[f32])) {
         let [queries, keys, values] = self.qkv;
-        let deep = self.size.next_multiple_of(K::DEPTH);
         let size = pack_right_all::<K, E>(keys.t(), &mut room.keys);
         let packed_keys = Packed { packed: room.keys.same(), size };
         let size = pack_right_all::<K, E>(values, &mut room.values);
         let packed_values = Packed { packed: room.values.same(), size };
         let wide = self.size.next_multiple_of(K::COLUMNS);
         for (block, keys) in self.blocks::<K>() {
-            let (m, n) = (block.len(), keys.len());
+            let m = block.len();
             let rows = m.next_multiple_of(K::ROWS);
-            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.left);
-            let weights = room.weights.numbers::<f32>(rows * n);
-            self.product::<K>((room.left.same(), left_size, m), packed_keys, (0, deep), keys.clone(), weights);
-            for (i, row) in block.clone().zip(weights.chunks_exact_mut(n)) {
-                sums[i] = weigh(row, self.seen(i, &keys), self.scale);
-            }
-            let weights = &mut weights[..m * n];
-            self.drop(&block, &keys, weights);
-            let here = Matrix::new(weights, m, n, n);
-            let size = pack_left_all::<K, f32>(here, &mut room.other_left);
+            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.queries);
             let out = room.out.numbers::<f32>(rows * wide);
-            let deep = n.min(self.len.next_multiple_of(K::DEPTH) - keys.start);
-            self.product::<K>((room.other_left.same(), size, m), packed_values, (keys.start, deep), 0..wide, out);
-            for (t, row) in block.zip(out.chunks_exact(wide)) {
-                put(t, &row[..self.size]);
+            let mut most = [f32::NEG_INFINITY; BLOCK];
+            let mut totals = [0.0; BLOCK];
+            for span in spans(keys.clone()) {
+                let n = span.len();
+                let weights = room.weights.numbers::<f32>(rows * n);
+                self.scores::<K>((room.queries.same(), left_size), &block, packed_keys, &span, weights);
+                let (first, weights) = (span.start == keys.start, &mut weights[..m * n]);
+                for (i, (query, row)) in block.clone().zip(weights.chunks_exact_mut(n)).enumerate() {
+                    let shrink = weigh(row, self.seen(query, &span), self.scale, &mut most[i], &mut totals[i]);
+                    if !first && shrink != 1.0 {
+                        out[i * wide..(i + 1) * wide].iter_mut().for_each(|x| *x *= shrink);
+                    }
+                    self.drop(query, &span, row);
+                }
+                let size = pack_left_all::<K, f32>(Matrix::new(weights, m, n, n), &mut room.packed_weights);
+                let left = (room.packed_weights.same(), size, m);
+                self.mix::<K>(left, packed_values, &span, wide, (&mut *out, !first));
+            }
+            for (i, (query, row)) in block.zip(out.chunks_exact_mut(wide)).enumerate() {
+                let share = 1.0 / totals[i];
+                row.iter_mut().for_each(|x| *x *= share);
+                put(query, &row[..self.size]);
+                log_sums[query] = most[i] + totals[i].ln();
             }
         }
     }
@@ -299,12 +338,11 @@ impl<E: Element> Head<'_, E> {
     fn backward<K: Kernel>(
         &self,
         room: &mut Room,
-        sums: &[f32],
+        log_sums: &[f32],
         (mixed, dmixed): (Matrix<E>, Matrix<E>),
         put: impl Fn(usize, usize, &[f32]),
     ) {
         let [queries, keys, values] = self.qkv;
-        let deep = self.size.next_multiple_of(K::DEPTH);
         let wide = self.size.next_multiple_of(K::COLUMNS);
         let size = pack_right_all::<K, E>(keys.t(), &mut room.keys);
         let packed_keys = Packed { packed: room.keys.same(), size };
@@ -318,38 +356,43 @@ impl<E: Element> Head<'_, E> {
         dkeys.fill(0.0);
         dvalues.fill(0.0);
         for (block, keys) in self.blocks::<K>() {
-            let (m, n) = (block.len(), keys.len());
-            let rows = m.next_multiple_of(K::ROWS);
-            let (weights, gradients) = (room.weights.numbers::<f32>(rows * n), room.gradients.numbers::<f32>(rows * n));
-            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.left);
-            self.product::<K>((room.left.same(), left_size, m), packed_keys, (0, deep), keys.clone(), weights);
-            let left_size = pack_left_rows::<K, E>(dmixed, block.clone(), 0..self.size, &mut room.left);
-            self.product::<K>((room.left.same(), left_size, m), packed_values, (0, deep), keys.clone(), gradients);
-            let (weights, gradients) = (&mut weights[..m * n], &mut gradients[..m * n]);
-            for (i, row) in block.clone().zip(weights.chunks_exact_mut(n)) {
-                weigh_again(row, self.seen(i, &keys), self.scale, sums[i]);
+            let m = block.len();
+            let (rows, deep) = (m.next_multiple_of(K::ROWS), m.next_multiple_of(K::DEPTH));
+            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.queries);
+            pack_left_rows::<K, E>(dmixed, block.clone(), 0..self.size, &mut room.dmixed);
+            let size = pack_right_all::<K, E>(queries.rows(block.clone()), &mut room.queries_back);
+            let queries_back = (Packed { packed: room.queries_back.same(), size }, deep);
+            let size = pack_right_all::<K, E>(dmixed.rows(block.clone()), &mut room.dmixed_back);
+            let dmixed_back = (Packed { packed: room.dmixed_back.same(), size }, deep);
+            let mut dots = [0.0; BLOCK];
+            for (dot, query) in dots.iter_mut().zip(block.clone()) {
+                *dot = product_sum::<E>(mixed.row_part(query, 0..self.size), dmixed.row_part(query, 0..self.size));
             }
-            self.drop(&block, &keys, gradients);
-            let deep_m = m.next_multiple_of(K::DEPTH);
-            for (i, (weights, gradients)) in
-                block.clone().zip(weights.chunks_exact(n).zip(gradients.chunks_exact_mut(n)))
-            {
-                let dot = product_sum::<E>(mixed.row_part(i, 0..self.size), dmixed.row_part(i, 0..self.size));
-                score_gradient(weights, gradients, dot, self.scale);
-            }
-            self.drop(&block, &keys, weights);
-            let size = pack_right_all::<K, E>(dmixed.rows(block.clone()), &mut room.right);
-            let right = Packed { packed: room.right.same(), size };
-            self.add_transposed::<K>((weights, m, keys.clone()), &mut room.left, right, deep_m, (&mut *dvalues, wide));
-            let size = pack_right_all::<K, E>(queries.rows(block.clone()), &mut room.right);
-            let right = Packed { packed: room.right.same(), size };
-            self.add_transposed::<K>((gradients, m, keys.clone()), &mut room.left, right, deep_m, (&mut *dkeys, wide));
-            let size = pack_left_all::<K, f32>(Matrix::new(gradients, m, n, n), &mut room.other_left);
             let out = room.out.numbers::<f32>(rows * wide);
-            let deep = n.min(self.len.next_multiple_of(K::DEPTH) - keys.start);
-            self.product::<K>((room.other_left.same(), size, m), keys_back, (keys.start, deep), 0..wide, out);
-            for (t, row) in block.zip(out.chunks_exact(wide)) {
-                put(0, t, &row[..self.size]);
+            for span in spans(keys.clone()) {
+                let n = span.len();
+                let weights = room.weights.numbers::<f32>(rows * n);
+                let gradients = room.gradients.numbers::<f32>(rows * n);
+                self.scores::<K>((room.queries.same(), left_size), &block, packed_keys, &span, weights);
+                self.scores::<K>((room.dmixed.same(), left_size), &block, packed_values, &span, gradients);
+                let (weights, gradients) = (&mut weights[..m * n], &mut gradients[..m * n]);
+                let both = weights.chunks_exact_mut(n).zip(gradients.chunks_exact_mut(n));
+                for ((query, (weights, gradients)), dot) in block.clone().zip(both).zip(dots) {
+                    weigh_again(weights, self.seen(query, &span), self.scale, log_sums[query]);
+                    self.drop(query, &span, gradients);
+                    score_gradient(weights, gradients, dot, self.scale);
+                    self.drop(query, &span, weights);
+                }
+                let (weights, gradients) = (Matrix::new(weights, m, n, n), Matrix::new(gradients, m, n, n));
+                let room = &mut room.packed_weights;
+                self.add_transposed::<K>((weights, &span), room, dmixed_back, (&mut *dvalues, wide));
+                self.add_transposed::<K>((gradients, &span), room, queries_back, (&mut *dkeys, wide));
+                let size = pack_left_all::<K, f32>(gradients, room);
+                let add = span.start > keys.start;
+                self.mix::<K>((room.same(), size, m), keys_back, &span, wide, (&mut *out, add));
+            }
+            for (query, row) in block.zip(out.chunks_exact(wide)) {
+                put(0, query, &row[..self.size]);
             }
         }
         for (t, (dkey, dvalue)) in dkeys.chunks_exact(wide).zip(dvalues.chunks_exact(wide)).enumerate().take(self.len) {
@@ -359,28 +402,39 @@ impl<E: Element> Head<'_, E> {
     }
 }
 
+/// `keys`, cut into spans.
+fn spans(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = keys.end;
+    keys.step_by(SPAN).map(move |first| first..(first + SPAN).min(end))
+}
+
 vectorized! {
-    /// Scores → weights of what is `seen`, 0 elsewhere. Returns the logarithm of the sum of the scaled scores'
-    /// exponentials.
-    fn weigh(row: &mut [f32], seen: Range<usize>, scale: f32) -> f32 {
+    /// Scores of a span → exponentials of what is `seen`, 0 elsewhere, divided by that of the largest scaled score so far,
+    /// `most`. `total`: the sum of all so far. Returns the share of what spans before gave that is left.
+    fn weigh(row: &mut [f32], seen: Range<usize>, scale: f32, most: &mut f32, total: &mut f32) -> f32 {
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
+        if seen.is_empty() {
+            return 1.0;
+        }
         let row = &mut row[seen];
-        let most = max(row) * scale;
-        row.iter_mut().for_each(|w| *w = exp::<FUSED>(*w * scale - most));
-        let total = sum(row, |w| w);
-        let share = 1.0 / total;
-        row.iter_mut().for_each(|w| *w *= share);
-        most + total.ln()
+        let largest = max(row) * scale;
+        // A comparison, not `max`: NaN is passed on.
+        let largest = if *most > largest { *most } else { largest };
+        let shrink = exp::<FUSED>(*most - largest);
+        row.iter_mut().for_each(|w| *w = exp::<FUSED>(fused::<FUSED>(*w, scale, -largest)));
+        *total = *total * shrink + sum(row, |w| w);
+        *most = largest;
+        shrink
     }
 }
 
 vectorized! {
-    /// The same from the sum that [`weigh`] returned.
+    /// The same from the logarithm of the sum, as weights that sum to 1.
     fn weigh_again(row: &mut [f32], seen: Range<usize>, scale: f32, log_sum: f32) {
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
-        row[seen].iter_mut().for_each(|w| *w = exp::<FUSED>(*w * scale - log_sum));
+        row[seen].iter_mut().for_each(|w| *w = exp::<FUSED>(fused::<FUSED>(*w, scale, -log_sum)));
     }
 }
 

@@ -65,8 +65,23 @@ pub(crate) fn rows_at_a_time(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
 }
 
-/// Partial results of a reduction: as many as make vector code, and rounding errors that grow that much slower.
-const LANES: usize = 16;
+/// Partial results of a reduction: as many as keep vector code busy, and rounding errors that grow that much slower.
+const LANES: usize = 32;
+
+/// Partial results as one, by halves: as few steps that wait for each other as can be.
+#[inline(always)]
+fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    // Through memory, or the compiler would cut the vectors of the loop before into those of the last step.
+    let mut lanes = std::hint::black_box(lanes);
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] = f(lanes[i], lanes[i + n]);
+        }
+    }
+    lanes[0]
+}
 
 /// Σ f(v).
 #[inline(always)]
@@ -78,7 +93,7 @@ pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             *lane += f(v);
         }
     }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&v| f(v)).sum::<f32>()
+    fold(lanes, |a, b| a + b) + rest.iter().map(|&v| f(v)).sum::<f32>()
 }
 
 /// Σ a·b over two slices of one length.
@@ -91,7 +106,7 @@ pub(crate) fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
             *lane += a.get() * b.get();
         }
     }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a.get() * b.get()).sum::<f32>()
+    fold(lanes, |a, b| a + b) + a_rest.iter().zip(b_rest).map(|(a, b)| a.get() * b.get()).sum::<f32>()
 }
 
 /// The largest; −∞ of none. NaN is passed over.
@@ -105,7 +120,7 @@ pub(crate) fn max(values: &[f32]) -> f32 {
             *lane = larger(*lane, v);
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+    rest.iter().copied().fold(fold(lanes, larger), larger)
 }
 
 #[cfg(test)]

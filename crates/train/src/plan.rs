@@ -82,7 +82,7 @@ impl Memory {
             gradients: (full * params) as u64,
             optimizer: (2.0 * full * params) as u64,
             activations: (n(tokens) * d * (kept + passing)) as u64,
-            logits: ops::scores_bytes(tokens, model.vocab_size),
+            logits: ops::scores_bytes(tokens, model.vocab_size, train.dtype.precision()),
             data: (full * 2.0 * BATCHES * n(train.batch_size) * n(model.context)) as u64,
             overhead: 0,
         };

@@ -18,7 +18,7 @@ impl Kernel for Dots {
     const ROWS: usize = ROWS;
     const COLUMNS: usize = COLUMNS;
     const DEPTH: usize = 32;
-    const CHUNK: usize = 384;
+    const CHUNK: usize = 768;
     const WIDENS: bool = false;
 
     #[inline(always)]

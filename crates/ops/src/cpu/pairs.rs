@@ -9,6 +9,7 @@
 
 use crate::cpu::avx512::transpose;
 use crate::cpu::element::{Element, bf16};
+use crate::cpu::prefetch;
 use crate::product::Matrix;
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -38,6 +39,12 @@ pub(crate) unsafe fn pack_left<const ROWS: usize, T: Element>(
 ) {
     for (first, block) in depth.clone().step_by(32).zip(panel.chunks_exact_mut(ROWS * 32)) {
         let part = first..(first + 32).min(depth.end);
+        let after = part.end..(part.end + 32).min(depth.end);
+        if matrix.is_transposed() {
+            after.for_each(|k| prefetch(matrix.column_part(k, rows.clone())));
+        } else {
+            rows.clone().for_each(|row| prefetch(matrix.row_part(row, after.clone())));
+        }
         let block = block.as_chunks_mut::<32>().0;
         if !matrix.is_transposed() {
             for (row, out) in rows.clone().zip(block) {
@@ -68,6 +75,12 @@ pub(crate) unsafe fn pack_right<T: Element, S: Element>(
 ) {
     for (first, block) in depth.clone().step_by(32).zip(as_bf16(panel).as_chunks_mut::<{ 2 * TILE }>().0) {
         let part = first..(first + 32).min(depth.end);
+        let after = part.end..(part.end + 32).min(depth.end);
+        if matrix.is_transposed() {
+            columns.clone().for_each(|column| prefetch(matrix.column_part(column, after.clone())));
+        } else {
+            after.for_each(|k| prefetch(matrix.row_part(k, columns.clone())));
+        }
         for (first, tile) in columns.clone().step_by(16).zip(block.as_chunks_mut::<TILE>().0) {
             let columns = first..(first + 16).min(columns.end);
             let tile = tile.as_chunks_mut::<32>().0;
