@@ -75,7 +75,7 @@ struct Loss {
 }
 
 /// Bytes of scores, and of their gradient, that exist at a time.
-const SCORES: usize = 128 << 20;
+const SCORES: usize = 96 << 20;
 
 /// Rows that are scored together.
 fn rows_together(n: usize, v: usize, precision: Precision) -> usize {

@@ -12,25 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Parameter {
     weights: Var,
     gradient: Mutex<Gradient>,
-    /// As the right matrix of a product: as it is, and transposed.
+    /// As the right matrix of a product, until the weights change: as it is, and transposed.
     panels: [Mutex<Packed>; 2],
 }
+
+type Packed = Option<(Precision, Arc<Panels>)>;
 
 #[derive(Debug, Default)]
 enum Gradient {
     #[default]
     None,
-    /// On the CPU; numbers that mean nothing until they are `filled`.
-    Numbers { sums: Vec<f32>, filled: bool },
+    /// On the CPU.
+    Numbers(Vec<f32>),
     /// Elsewhere.
     Tensor(Tensor),
-}
-
-#[derive(Debug, Default)]
-struct Packed {
-    panels: Option<(Precision, Arc<Panels>)>,
-    /// The weights have changed since.
-    stale: bool,
 }
 
 impl Parameter {
@@ -59,8 +54,8 @@ impl Parameter {
 
     /// Runs `f` on the weights, on the CPU, to be changed in place.
     pub(crate) fn change<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-        for packed in &self.panels {
-            locked(packed).stale = true;
+        for panels in &self.panels {
+            *locked(panels) = None;
         }
         with_f32s_mut(self.weights.as_tensor(), f)
     }
@@ -68,21 +63,19 @@ impl Parameter {
     /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. Packed once for each
     /// change of the weights.
     pub(crate) fn panels(&self, precision: Precision, transposed: bool) -> Result<Arc<Panels>> {
-        let mut packed = locked(&self.panels[usize::from(transposed)]);
-        if let (Some((of, panels)), false) = (&packed.panels, packed.stale)
+        let mut panels = locked(&self.panels[usize::from(transposed)]);
+        if let Some((of, panels)) = &*panels
             && *of == precision
         {
             return Ok(Arc::clone(panels));
         }
         let (rows, columns) = self.weights.dims2()?;
-        let old = packed.panels.take().and_then(|(_, panels)| Arc::try_unwrap(panels).ok());
-        let panels = self.read(|weights| {
+        let packed = Arc::new(self.read(|weights| {
             let matrix = Matrix::new(weights, rows, columns, columns);
-            Panels::pack(if transposed { matrix.t() } else { matrix }, precision, old)
-        })?;
-        let panels = Arc::new(panels);
-        *packed = Packed { panels: Some((precision, Arc::clone(&panels))), stale: false };
-        Ok(panels)
+            Panels::pack(if transposed { matrix.t() } else { matrix }, precision)
+        })?);
+        *panels = Some((precision, Arc::clone(&packed)));
+        Ok(packed)
     }
 
     /// Has products read the weights, `[in, out]` or as a `table` `[out, in]`, in blocks of few bits until the weights
@@ -98,20 +91,20 @@ impl Parameter {
             bail!("a width of {inputs} does not divide into blocks of {} numbers", to.block());
         }
         let panels = Panels::quantize(&if table { weights } else { weights.t()? }, to)?;
-        let panels = Some((precision, Arc::new(panels)));
-        *locked(&self.panels[usize::from(table)]) = Packed { panels, stale: false };
+        *locked(&self.panels[usize::from(table)]) = Some((precision, Arc::new(panels)));
         Ok(())
     }
 
     /// Has `f` write the gradient, or add to it where its second argument says so.
     pub(crate) fn add_gradient(&self, f: impl FnOnce(&mut [f32], bool)) {
         let mut gradient = locked(&self.gradient);
-        if !matches!(*gradient, Gradient::Numbers { .. }) {
-            *gradient = Gradient::Numbers { sums: vec![0.0; self.weights.elem_count()], filled: false };
-        }
-        if let Gradient::Numbers { sums, filled } = &mut *gradient {
-            f(sums, *filled);
-            *filled = true;
+        match &mut *gradient {
+            Gradient::Numbers(sums) => f(sums, true),
+            other => {
+                let mut sums = vec![0.0; self.weights.elem_count()];
+                f(&mut sums, false);
+                *other = Gradient::Numbers(sums);
+            }
         }
     }
 
@@ -143,7 +136,7 @@ impl Parameter {
         g: impl FnOnce(&Tensor) -> Result<R>,
     ) -> Result<R> {
         match &*locked(&self.gradient) {
-            Gradient::Numbers { sums, filled: true } => f(sums),
+            Gradient::Numbers(sums) => f(sums),
             Gradient::Tensor(tensor) => g(tensor),
             _ => bail!("no gradient reaches it"),
         }
@@ -155,13 +148,9 @@ impl Parameter {
         self.with_gradient(copy, |tensor| Ok(tensor.clone())).ok()
     }
 
-    /// Begins a new sum; its memory is kept.
+    /// Begins a new sum. Its memory is free until then, for what a forward pass keeps.
     pub fn clear_gradient(&self) {
-        let mut gradient = locked(&self.gradient);
-        match &mut *gradient {
-            Gradient::Numbers { filled, .. } => *filled = false,
-            other => *other = Gradient::None,
-        }
+        *locked(&self.gradient) = Gradient::None;
     }
 }
 

@@ -229,18 +229,16 @@ impl Quantized {
 }
 
 impl Panels {
-    /// `matrix`: `[depth, columns]`. `old`: panels whose memory is used again if it fits.
-    pub(crate) fn pack<T: Element>(matrix: Matrix<T>, precision: Precision, old: Option<Self>) -> Self {
-        Self::pack_for(Path::of(precision), matrix, precision, old)
+    /// `matrix`: `[depth, columns]`.
+    pub(crate) fn pack<T: Element>(matrix: Matrix<T>, precision: Precision) -> Self {
+        Self::pack_for(Path::of(precision), matrix, precision)
     }
 
-    fn pack_for<T: Element>(path: Path, matrix: Matrix<T>, precision: Precision, old: Option<Self>) -> Self {
+    fn pack_for<T: Element>(path: Path, matrix: Matrix<T>, precision: Precision) -> Self {
         let (depth, columns) = (matrix.rows, matrix.columns);
-        let numbers = with_kernel!(path, K => match (precision, old.map(|old| old.numbers)) {
-            (Precision::F32, Some(Numbers::F32(room))) => Numbers::F32(pack_all::<K, T, f32>(matrix, room)),
-            (Precision::F32, _) => Numbers::F32(pack_all::<K, T, f32>(matrix, AVec::new(64))),
-            (Precision::Bf16, Some(Numbers::Bf16(room))) => Numbers::Bf16(pack_all::<K, T, bf16>(matrix, room)),
-            (Precision::Bf16, _) => Numbers::Bf16(pack_all::<K, T, bf16>(matrix, AVec::new(64))),
+        let numbers = with_kernel!(path, K => match precision {
+            Precision::F32 => Numbers::F32(pack_all::<K, T, f32>(matrix)),
+            Precision::Bf16 => Numbers::Bf16(pack_all::<K, T, bf16>(matrix)),
         });
         Self { path, numbers, depth, columns }
     }
@@ -256,17 +254,18 @@ impl Panels {
     }
 }
 
-fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>, mut room: AVec<S>) -> AVec<S> {
+fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>) -> AVec<S> {
     let (depth, columns) = (matrix.rows, matrix.columns);
     let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
-    room.resize(columns.div_ceil(K::COLUMNS) * size, S::default());
+    let mut panels = AVec::new(64);
+    panels.resize(columns.div_ceil(K::COLUMNS) * size, S::default());
     if size > 0 {
-        room.par_chunks_mut(size).enumerate().for_each(|(panel, room)| {
+        panels.par_chunks_mut(size).enumerate().for_each(|(panel, numbers)| {
             let first = panel * K::COLUMNS;
-            pack_right_panel::<K, T, S>(matrix, 0..depth, first..(first + K::COLUMNS).min(columns), room);
+            pack_right_panel::<K, T, S>(matrix, 0..depth, first..(first + K::COLUMNS).min(columns), numbers);
         });
     }
-    room
+    panels
 }
 
 vectorized! {
@@ -378,7 +377,13 @@ const GROUP: usize = 8;
 /// Jobs a thread gets at least, where there are as many: so that threads end together. Fewer where a job packs both
 /// matrices, which is done again in each job beside or below it.
 const JOBS: usize = 4;
-const PACKING_JOBS: usize = 2;
+const PACKING_JOBS: usize = 1;
+/// What packing a column costs beside packing a row: right panels have fewer of them to a vector.
+const PACKING: f64 = 0.5;
+/// What reading a packed column costs.
+const READING: f64 = 0.1;
+/// Blocks, one below the other, from which on the right matrix is packed beforehand for all of them.
+const MANY: usize = 4;
 
 /// Blocks of a result of `rows` × `columns`, worked on one by one: ranges of rows and of columns. A block's height is a
 /// multiple of `unit.0` and at most `most.0` of these, its width likewise; packing a column costs `right` times as much
@@ -447,7 +452,7 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
     let padded = depth.next_multiple_of(K::DEPTH);
     let left_size = padded * K::ROWS;
     let high = (LEFT_BYTES / (left_size * size_of::<K::Left>()).max(1)).clamp(1, 16);
-    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), (high, usize::MAX), 0.0, JOBS);
+    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), (high, usize::MAX), READING, JOBS);
     jobs.into_par_iter().for_each(|(rows, columns)| {
         with_room(|room| {
             pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut room.left);
@@ -538,12 +543,15 @@ pub(crate) fn accumulate<A: Element, B: Element>(
 
 fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, c: &mut [f32], add: bool) {
     let (rows, depth, columns) = (a.rows, a.columns, b.columns);
+    let whole = depth.next_multiple_of(K::DEPTH);
     if depth == 0 && !add {
         c.fill(0.0);
     }
     let tall = LEFT_BYTES / (K::CHUNK * size_of::<K::Left>());
     let most = ((tall / K::ROWS).max(1), WIDE.div_ceil(K::COLUMNS));
-    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), most, 0.5, PACKING_JOBS);
+    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), most, PACKING, PACKING_JOBS);
+    let below = jobs.iter().filter(|(_, part)| part.start == 0).count();
+    let packed = (below >= MANY).then(|| pack_all::<K, B, K::Right>(b));
     let c = Parts::of(c);
     jobs.into_par_iter().for_each(|(rows, part)| {
         with_room(|room| {
@@ -554,8 +562,17 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
                 let left: &[K::Left] = room.left.same();
                 for first in part.clone().step_by(K::COLUMNS) {
                     let n = K::COLUMNS.min(part.end - first);
-                    let right = room.right.numbers::<K::Right>(padded * K::COLUMNS);
-                    pack_right_panel::<K, B, K::Right>(b, depth.clone(), first..first + n, right);
+                    let right = match &packed {
+                        Some(packed) => {
+                            let at = first / K::COLUMNS * whole + k;
+                            &packed[at * K::COLUMNS..(at + padded) * K::COLUMNS]
+                        }
+                        None => {
+                            let right = room.right.numbers::<K::Right>(padded * K::COLUMNS);
+                            pack_right_panel::<K, B, K::Right>(b, depth.clone(), first..first + n, right);
+                            right
+                        }
+                    };
                     for (left, row) in left.chunks(size).zip(rows.clone().step_by(K::ROWS)) {
                         let m = K::ROWS.min(rows.end - row);
                         let add = add || k > 0;
@@ -636,7 +653,7 @@ mod tests {
             for path in paths(precision) {
                 for right in [Matrix::new(b, k, n, n), Matrix::new(&bt, n, k, k).t()] {
                     for left in [Matrix::new(a, m, k, k), Matrix::new(&at, k, m, m).t()] {
-                        let panels = Panels::pack_for(path, right, precision, None);
+                        let panels = Panels::pack_for(path, right, precision);
                         let mut c = vec![f32::NAN; m * n];
                         let parts = Parts::of(&mut c);
                         multiply(left, &panels, |row, column, sums| {
@@ -675,7 +692,7 @@ mod tests {
         let sums = expected(&a, &b, (m, k, n));
         for precision in [Precision::F32, Precision::Bf16] {
             for path in paths(precision) {
-                let panels = Panels::pack_for(path, Matrix::new(&b, k, n, n), precision, None);
+                let panels = Panels::pack_for(path, Matrix::new(&b, k, n, n), precision);
                 let mut c = vec![f32::NAN; m * n];
                 let parts = Parts::of(&mut c);
                 multiply(Matrix::new(&a, m, k, k), &panels, |row, column, sums| {
