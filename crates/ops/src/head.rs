@@ -147,7 +147,8 @@ impl Loss {
         let mut total = 0.0;
         for first in (0..n).step_by(rows) {
             let last = (first + rows).min(n);
-            let (hidden, targets) = (Matrix::new(&hidden[first * d..last * d], last - first, d, d), &targets[first..last]);
+            let (hidden, targets) =
+                (Matrix::new(&hidden[first * d..last * d], last - first, d, d), &targets[first..last]);
             let scores = &mut scores[..(last - first) * v];
             write_scores(hidden, &panels, v, scores);
             let scores = scores.par_chunks_mut(v).zip(targets);

@@ -58,8 +58,14 @@ impl Memory {
         parts.iter().fold(0, |sum: u64, &part| sum.saturating_add(part))
     }
 
-    /// What a step of `train` on `model` takes.
+    /// What a step of `train` on `model` takes, at the moment when it takes most: when there are scores, or when the last
+    /// gradient is there.
     pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
+        let (scored, done) = Self::moments(model, train);
+        if scored.total() > done.total() { scored } else { done }
+    }
+
+    fn moments(model: &ModelConfig, train: &TrainConfig) -> (Self, Self) {
         let n = |n: usize| n as f64;
         let (d, v, layers) = (n(model.d_model), n(model.vocab_size), n(model.n_layer));
         let tokens = train.micro_batch().saturating_mul(model.context);
@@ -76,17 +82,31 @@ impl Memory {
         // Gradients of a block's parts, and the stream and its gradient where candle hands them on.
         let dropout = model.residual_dropout > 0.0 || model.embedding_dropout > 0.0;
         let passing = 9.0 * stored + 6.0 * full + or_none(dropout, full);
-        let parts = Self {
+        let packed = |directions: f64| (stored * (directions * layers * 12.0 * d * d + v * d)) as u64;
+        // Blocks have gradients and transposed weights from the backward pass of the first micro-batch on.
+        let several = train.micro_batch() < train.batch_size;
+        let done = Self {
             weights: (full * params) as u64,
-            packed: (stored * (2.0 * layers * 12.0 * d * d + v * d)) as u64,
+            packed: packed(2.0),
             gradients: (full * params) as u64,
             optimizer: (2.0 * full * params) as u64,
-            activations: (n(tokens) * d * (kept + passing)) as u64,
-            logits: ops::scores_bytes(tokens, model.vocab_size, train.dtype.precision()),
+            activations: (n(tokens) * d * (block + passing)) as u64,
+            logits: 0,
             data: (full * 2.0 * BATCHES * n(train.batch_size) * n(model.context)) as u64,
             overhead: 0,
         };
-        Self { overhead: PROGRAM.saturating_add((parts.total() as f64 * BETWEEN_TENSORS) as u64), ..parts }
+        let scored = Self {
+            packed: if several { done.packed } else { packed(1.0) },
+            gradients: if several { done.gradients } else { (full * v * d) as u64 },
+            activations: (n(tokens) * d * (kept + passing)) as u64,
+            logits: ops::scores_bytes(tokens, model.vocab_size, train.dtype.precision()),
+            ..done
+        };
+        let whole = |parts: Self| Self {
+            overhead: PROGRAM.saturating_add((parts.total() as f64 * BETWEEN_TENSORS) as u64),
+            ..parts
+        };
+        (whole(scored), whole(done))
     }
 }
 
@@ -311,7 +331,7 @@ mod tests {
             "model": { "kind": "gpt2", "n_layer": 12, "n_head": 12, "d_model": 768, "context": 1024, "vocab_size": 50257 },
             "train": { "length": "1B tokens", "batch_size": 12, "lr": 6e-4, "dtype": "f32" },
         }));
-        assert!(Memory::of(&config.model, &config.train).total() > 8 << 30);
+        assert!(Memory::of(&config.model, &config.train).total() > 7 << 30);
         assert_eq!(settings_that_fit(&config, 6 << 30).unwrap(), ["train.micro_batch=6"]);
         let tight = settings_that_fit(&config, 3_300 << 20).unwrap();
         assert_eq!(tight, ["train.micro_batch=1", "train.recompute=blocks"]);

@@ -76,9 +76,7 @@ impl Cpu {
     fn has_fast_dots() -> bool {
         use std::arch::x86_64::__cpuid;
         // The vendor's name is in three registers.
-        Self::widest() == Level::Avx512
-            && pairs::are_at_hand()
-            && __cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
+        Self::widest() == Level::Avx512 && pairs::are_at_hand() && __cpuid(0).ebx == u32::from_le_bytes(*b"Auth")
     }
 
     #[cfg(not(target_arch = "x86_64"))]
