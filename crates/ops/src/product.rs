@@ -374,11 +374,11 @@ fn with_room(f: impl FnOnce(&mut Room)) {
 const LEFT_BYTES: usize = 768 * 1024;
 /// Right panels whose sums are kept before they are handed out.
 const GROUP: usize = 8;
-/// Jobs a thread gets at least, where there are as many: so that threads end together. Fewer where a job packs both
+/// Jobs a thread gets at least, where there are as many: so that threads end together. One where a job packs both
 /// matrices, which is done again in each job beside or below it.
 const JOBS: usize = 4;
 const PACKING_JOBS: usize = 1;
-/// What packing a column costs beside packing a row: right panels have fewer of them to a vector.
+/// What packing a column costs beside packing a row.
 const PACKING: f64 = 0.5;
 /// What reading a packed column costs.
 const READING: f64 = 0.1;

@@ -500,6 +500,23 @@ mod tests {
         }
     }
 
+    /// Keys of one block of queries in several spans, of which a query may see none, or a part, or all.
+    #[test]
+    fn spans_add_up() {
+        let t = 2 * SPAN + 5;
+        let qkv = Var::from_tensor(&(draw(1, &[1, t, 3 * 8]) * 2.0).unwrap()).unwrap();
+        let dmixed = draw(2, &[1, t, 8]);
+        for mask in [Mask::Causal, Mask::Banded { width: SPAN }, Mask::Banded { width: SPAN + 50 }] {
+            for drop in [None, Some(DROP)] {
+                let plain = self_attention(qkv.as_tensor(), 2, mask, drop).unwrap();
+                let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
+                let (mixed, dqkv) = run(qkv.as_tensor(), &dmixed, 2, mask, drop);
+                assert_close("mixed", &mixed, &plain, 1e-5);
+                assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 2e-4);
+            }
+        }
+    }
+
     #[test]
     fn self_attention_has_the_gradient_of_finite_differences() {
         for mask in MASKS {

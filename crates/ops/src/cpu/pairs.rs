@@ -176,3 +176,55 @@ fn pair_up<T: Element>(even: &[T], odd: &[T]) -> __m512 {
     let beside = unsafe { _mm512_loadu_si512(BESIDE.as_ptr().cast()) };
     _mm512_castsi512_ps(_mm512_permutexvar_epi16(beside, after_each_other))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every row and column where the layout says, for both widths of left panels, whether they lie in rows or columns.
+    fn panels_are_laid_out<T: Element>() {
+        for (rows, depth) in [(1, 1), (7, 31), (16, 33), (17, 64), (32, 95)] {
+            let number = |r: usize, k: usize| ((r * 37 + k * 11) % 251) as f32 - 125.0;
+            let lying: Vec<T> = (0..rows * depth).map(|i| T::of(number(i / depth, i % depth))).collect();
+            let standing: Vec<T> = (0..rows * depth).map(|i| T::of(number(i % rows, i / rows))).collect();
+            for matrix in [Matrix::new(&lying, rows, depth, depth), Matrix::new(&standing, depth, rows, rows).t()] {
+                left_panels_are_laid_out::<14, T>(matrix, rows.min(14), depth, number);
+                left_panels_are_laid_out::<32, T>(matrix, rows, depth, number);
+                let mut panel = vec![bf16::default(); depth.next_multiple_of(32) * 32];
+                // SAFETY: pairs are at hand.
+                unsafe { pack_right(matrix.t(), 0..depth, 0..rows, &mut panel) };
+                for (c, k) in (0..rows).flat_map(|c| (0..depth.next_multiple_of(32)).map(move |k| (c, k))) {
+                    let at = (k / 32 * 2 + c / 16) * TILE + k % 32 / 2 * 32 + c % 16 * 2 + k % 2;
+                    let expected = if k < depth { number(c, k) } else { 0.0 };
+                    assert_eq!(panel[at].get(), expected, "column {c} of {rows} at depth {k} of {depth}");
+                }
+            }
+        }
+    }
+
+    fn left_panels_are_laid_out<const ROWS: usize, T: Element>(
+        matrix: Matrix<T>,
+        rows: usize,
+        depth: usize,
+        number: impl Fn(usize, usize) -> f32,
+    ) {
+        let mut panel = vec![bf16::default(); depth.next_multiple_of(32) * ROWS];
+        // SAFETY: pairs are at hand.
+        unsafe { pack_left::<ROWS, T>(matrix, 0..rows, 0..depth, &mut panel) };
+        for (r, k) in (0..rows).flat_map(|r| (0..depth.next_multiple_of(32)).map(move |k| (r, k))) {
+            let expected = if k < depth { number(r, k) } else { 0.0 };
+            let at = (k / 32 * ROWS + r) * 32 + k % 32;
+            assert_eq!(panel[at].get(), expected, "row {r} of {rows} at depth {k} of {depth}");
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_are_where_kernels_read_them() {
+        if !are_at_hand() {
+            eprintln!("skipped: the processor has no AVX512-BF16");
+            return;
+        }
+        panels_are_laid_out::<f32>();
+        panels_are_laid_out::<bf16>();
+    }
+}
