@@ -9,7 +9,6 @@ use anyhow::Result;
 use candle_core::Device;
 use data::batch::Batch;
 use model::{Kind, ModelConfig, Params};
-use ops::Precision;
 use std::time::Instant;
 
 /// What a run will take.
@@ -70,7 +69,7 @@ impl Memory {
         let (d, v, layers) = (n(model.d_model), n(model.vocab_size), n(model.n_layer));
         let tokens = train.micro_batch().saturating_mul(model.context);
         let params = model.n_params() as f64;
-        let (full, stored) = (4.0, if train.dtype.precision() == Precision::Bf16 { 2.0 } else { 4.0 });
+        let (full, stored) = (4.0, n(train.dtype.precision().bytes()));
         let or_none = |there: bool, bytes: f64| if there { bytes } else { 0.0 };
         // Of a block, for each token, in widths: two norms, queries, keys and values, what attention mixes, and what the
         // MLP's GELU reads; GPT-1's attention reads what no norm keeps.

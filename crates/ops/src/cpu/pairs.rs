@@ -3,7 +3,6 @@
 //! A panel is made of blocks, 32 of depth each. A left block holds its rows one after the other, 32 numbers each. A right
 //! block holds two tiles, columns 0..16 and 16..32; a tile is 16 pairs of depth by 16 columns, the two numbers of a pair
 //! side by side.
-
 //!
 //! Kernels that read pairs are for processors with AVX512-BF16, whose instructions round and pair what is packed.
 
@@ -40,18 +39,15 @@ pub(crate) unsafe fn pack_left<const ROWS: usize, T: Element>(
     for (first, block) in depth.clone().step_by(32).zip(panel.chunks_exact_mut(ROWS * 32)) {
         let part = first..(first + 32).min(depth.end);
         let after = part.end..(part.end + 32).min(depth.end);
-        if matrix.is_transposed() {
-            after.for_each(|k| prefetch(matrix.column_part(k, rows.clone())));
-        } else {
-            rows.clone().for_each(|row| prefetch(matrix.row_part(row, after.clone())));
-        }
         let block = block.as_chunks_mut::<32>().0;
         if !matrix.is_transposed() {
             for (row, out) in rows.clone().zip(block) {
+                prefetch(matrix.row_part(row, after.clone()));
                 store(round(matrix.row_part(row, part.clone())), out);
             }
             continue;
         }
+        after.for_each(|k| prefetch(matrix.column_part(k, rows.clone())));
         for (first, out) in rows.clone().step_by(16).zip(block.chunks_mut(16)) {
             let rows = first..(first + 16).min(rows.end);
             let turned = transpose(pairs(part.clone(), |k| matrix.column_part(k, rows.clone())));
