@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use clap::Args;
 use data::batch::Batch;
 use data::progress::{Progress, Unit};
-use model::{Dtype, Gpt, ModelConfig, Params, Pass};
+use model::{Dtype, Gpt, Input, ModelConfig, Params, Pass};
 use ops::Precision;
 use ops::bench::{Shape, cases, peak};
 use serde_json::json;
@@ -17,6 +17,7 @@ use train::PretrainConfig;
 use train::config::TrainConfig;
 use train::fit::Trainer;
 use train::guard::Guard;
+use train::objective::LanguageModeling;
 use train::plan::Flops;
 
 /// Measure training, reading a prompt, writing, and each operation at a preset's sizes, beside the processor's most
@@ -110,7 +111,7 @@ impl Bench {
         let forward = Flops::of(model, &train).total() / 3.0;
         let head = 2.0 * (model.vocab_size * model.d_model) as f64;
         if here("prompt") {
-            let ids = ids(batch, seq, model, &device)?;
+            let ids = Input::windows(&ids(batch, seq, model, &device)?)?;
             let seconds = timed("prompt", ui, || gpt.hidden(&ids, Pass::Eval).map(|_| ()).map_err(Into::into))?;
             show(&Line {
                 case: "prompt".to_owned(),
@@ -169,9 +170,11 @@ fn train_step(
     device: &Device,
     ui: &Ui,
 ) -> Result<Line> {
-    let mut trainer = Trainer::new(model, Params::init(model, 1, device)?, train, 1)?;
+    let params = Params::init(model, 1, device)?;
+    let objective = LanguageModeling(Gpt::new(model, &params, train.dtype.precision())?);
+    let mut trainer = Trainer::new(objective, params, train, 1)?;
     let numbers = |shift: usize| (0..batch * seq).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
-    let one = Batch { rows: batch, context: seq, tokens: numbers(0), targets: numbers(7919) };
+    let one = Batch::windows(seq, numbers(0), numbers(7919));
     let mut guard = Guard::default();
     let seconds = timed("train_step", ui, || trainer.step(&one, 0, train.lr, &mut guard).map(|_| ()))?;
     let shape = ModelConfig { context: seq, ..model.clone() };

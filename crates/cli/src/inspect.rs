@@ -133,7 +133,7 @@ mod tests {
         let tokenizer = Tokenizer::of_characters(&BTreeSet::from(['a', 'b', '\n'])).unwrap();
         let id = |c: &str| tokenizer.encode(c).unwrap()[0];
         let (a, b, line) = (id("a"), id("b"), id("\n"));
-        let batch = Batch { rows: 1, context: 4, tokens: vec![a, b, line, a], targets: vec![b, IGNORE, a, b] };
+        let batch = Batch::windows(4, vec![a, b, line, a], vec![b, IGNORE, a, b]);
         assert_eq!(window(&batch, 0, &tokenizer, 80), "ab↵ab\n·╰·╰╰\n");
         assert_eq!(window(&batch, 0, &tokenizer, 3), "ab↵\n·╰·\nab\n╰╰\n");
         assert!(counts(&batch, &tokenizer).contains("3 predictions carry loss"));

@@ -24,17 +24,24 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// The token that follows each, or [`IGNORE`].
     pub targets: Vec<u32>,
+    /// Where in its window each sequence begins, a list a window: one that is packed has several.
+    pub starts: Vec<Vec<u32>>,
 }
 
 impl Batch {
+    /// Windows of `context` tokens that are one sequence each.
+    pub fn windows(context: usize, tokens: Vec<u32>, targets: Vec<u32>) -> Self {
+        let rows = tokens.len() / context;
+        Self { rows, context, tokens, targets, starts: vec![vec![0]; rows] }
+    }
+
     fn of(rows: impl Iterator<Item = Vec<u32>>, context: usize) -> Self {
-        let mut batch = Self { rows: 0, context, tokens: Vec::new(), targets: Vec::new() };
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
         for row in rows {
-            batch.rows += 1;
-            batch.tokens.extend(&row[..context]);
-            batch.targets.extend(&row[1..]);
+            tokens.extend(&row[..context]);
+            targets.extend(&row[1..]);
         }
-        batch
+        Self::windows(context, tokens, targets)
     }
 }
 

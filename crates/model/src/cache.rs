@@ -1,7 +1,7 @@
 //! Keys and values of past tokens, so that each new token costs one token's work.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use ops::{Drops, Pasts, Precision, Trunk};
+use ops::{Around, Drops, Pasts, Precision, Trunk};
 
 /// The past of a batch of `B` sequences of equal length.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Cache {
                 let mut x = x.clone();
                 for (block, layer) in trunk.blocks.iter().zip(layers) {
                     let mut extend = |keys: &Tensor, values: &Tensor| layer.extend(keys, values, len, context);
-                    x = block.plain(&x, Drops::default(), false, Some(&mut extend))?;
+                    x = block.plain(&x, Drops::default(), false, Around::Past(&mut extend))?;
                 }
                 trunk.finish(&x, false)?
             }

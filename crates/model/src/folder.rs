@@ -5,6 +5,7 @@
 //! computation is the same for windows within the band, and `window_size` besides, which tells it apart here.
 
 use crate::config::{Kind, ModelConfig};
+use crate::lora;
 use crate::params::{Params, layout};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
@@ -55,13 +56,20 @@ impl ModelFolder {
     }
 }
 
-/// Reads shape and weights alone.
+/// Reads shape and weights alone; of a folder of adapters those of its base with the adapters merged into them.
 ///
 /// # Errors
 /// As [`ModelFolder::load`].
 pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params)> {
-    let config = load_config(folder)?;
-    let params = read_weights(folder, &config, device)?;
+    if !lora::is_adapter(folder) {
+        let config = load_config(folder)?;
+        let params = read_weights(folder, &config, device)?;
+        return Ok((config, params));
+    }
+    let (config, base) = lora::load_adapted_config(folder)?;
+    let (_, params) = load_model(&base, device)?;
+    let params = lora::extend_vocabulary(&params, &config, 0)?; // the adapters hold the new rows
+    lora::adapt(folder, &config, &params)?;
     Ok((config, params))
 }
 
@@ -71,6 +79,9 @@ pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params
 /// When `config.json` is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
 pub fn load_config(folder: &Path) -> Result<ModelConfig> {
     ensure!(folder.is_dir(), "{} is not a folder; name one with config.json and {WEIGHTS}", folder.display());
+    if lora::is_adapter(folder) {
+        return Ok(lora::load_adapted_config(folder)?.0);
+    }
     let path = folder.join("config.json");
     parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))
 }
@@ -112,7 +123,7 @@ pub fn save_tensors<'a, N: AsRef<str> + Ord + Display>(
     })
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     disk::write(path, text.as_bytes())?;
@@ -244,7 +255,7 @@ fn end_of_text(folder: &Path) -> Result<Option<Vec<u32>>> {
     Ok(None)
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = disk::read_description(path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }

@@ -5,7 +5,10 @@ use crate::cache::Cache;
 use crate::config::{Kind, ModelConfig};
 use crate::params::{Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
-use ops::{Dropout, Drops, Embedding, Keep, Precision, Quantized, Trunk, dropout, language_model_loss, logits};
+use ops::{
+    Around, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout, language_model_loss,
+    logits,
+};
 use std::sync::Arc;
 
 /// What a forward pass is for.
@@ -43,6 +46,41 @@ impl Pass {
             Self::Train { recompute: true, .. } => Keep::Inputs,
             Self::Train { recompute: false, .. } => Keep::All,
         }
+    }
+}
+
+/// Tokens as a model reads them.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// `[B, T]`, u32.
+    pub tokens: Tensor,
+    /// What they belong to.
+    pub sequences: Arc<Sequences>,
+}
+
+impl Input {
+    /// `tokens`: `[B, T]`, each window one sequence.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub fn windows(tokens: &Tensor) -> Result<Self> {
+        let (b, t) = tokens.dims2()?;
+        Ok(Self { tokens: tokens.clone(), sequences: Arc::new(Sequences::windows(b, t)) })
+    }
+
+    /// Sequences of any lengths end to end, without padding, as one window.
+    ///
+    /// # Errors
+    /// When one is empty, or there is none.
+    pub fn ragged<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, device: &Device) -> Result<Self> {
+        let (mut tokens, mut starts) = (Vec::<u32>::new(), Vec::new());
+        for sequence in sequences {
+            starts.push(tokens.len() as u32);
+            tokens.extend(sequence);
+        }
+        let sequences = Sequences::packed(tokens.len(), [&*starts])?;
+        let t = tokens.len();
+        Ok(Self { tokens: Tensor::from_vec(tokens, (1, t), device)?, sequences: Arc::new(sequences) })
     }
 }
 
@@ -105,32 +143,43 @@ impl Gpt {
         self.embedding.tokens.var().device()
     }
 
-    /// `tokens`: `[B, T]`, u32. Returns the last layer's output, `[B, T, D]`, as part of a graph when `pass` trains.
+    /// Returns the last layer's output, `[B, T, D]`, as part of a graph when `pass` trains.
     ///
     /// # Errors
-    /// When `T` is over the context, or a token is not below `V`.
-    pub fn hidden(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor> {
-        self.trunk.forward(&self.embed(tokens, pass, 0)?, self.precision, &self.drops(pass), pass.keep())
+    /// When a sequence is over the context, or a token is not below `V`.
+    pub fn hidden(&self, input: &Input, pass: Pass) -> Result<Tensor> {
+        let Input { tokens, sequences } = input;
+        self.fits(sequences.longest())?;
+        let x = self.embed(tokens, sequences.positions(), pass)?;
+        self.trunk.forward(&x, sequences, self.precision, &self.drops(pass), pass.keep())
     }
 
-    /// `tokens`: `[B, T]`, u32. Returns `[B, T, V]`.
+    /// Returns `[B, T, V]`.
     ///
     /// # Errors
     /// As [`Gpt::hidden`].
-    pub fn logits(&self, tokens: &Tensor, pass: Pass) -> Result<Tensor> {
-        let (b, t) = tokens.dims2()?;
-        self.unembed(&self.hidden(tokens, pass)?, pass)?.reshape((b, t, self.config.vocab_size))
+    pub fn logits(&self, input: &Input, pass: Pass) -> Result<Tensor> {
+        let (b, t) = input.tokens.dims2()?;
+        self.unembed(&self.hidden(input, pass)?, pass)?.reshape((b, t, self.config.vocab_size))
     }
 
     /// `weight` times the mean loss in nats over the targets that count. To be differentiated as it is, when `pass`
     /// trains.
     ///
-    /// `tokens`, `targets`: `[B, T]`, u32; a target is the token that follows, or [`ops::IGNORE`]. Returns a scalar.
+    /// `targets`: `[B, T]`, u32: the token that follows, or [`ops::IGNORE`]. Returns a scalar.
     ///
     /// # Errors
     /// As [`Gpt::hidden`], or when a target is not below `V`.
-    pub fn loss(&self, tokens: &Tensor, targets: &Tensor, pass: Pass, weight: f64) -> Result<Tensor> {
-        let hidden = self.hidden(tokens, pass)?.reshape(((), self.config.d_model))?;
+    pub fn loss(&self, input: &Input, targets: &Tensor, pass: Pass, weight: f64) -> Result<Tensor> {
+        self.loss_of_hidden(&self.hidden(input, pass)?, targets, pass, weight)
+    }
+
+    /// [`Gpt::loss`] from what [`Gpt::hidden`] gave, for stages that read it too.
+    ///
+    /// # Errors
+    /// When a target is not below `V`.
+    pub fn loss_of_hidden(&self, hidden: &Tensor, targets: &Tensor, pass: Pass, weight: f64) -> Result<Tensor> {
+        let hidden = hidden.reshape(((), self.config.d_model))?;
         let (table, targets) = (&self.embedding.tokens, targets.flatten_all()?);
         language_model_loss(&hidden, table, &targets, self.precision, weight, pass.trains())
     }
@@ -141,8 +190,10 @@ impl Gpt {
     /// # Errors
     /// When the cache is full, or a token is not below `V`.
     pub fn next_logits(&self, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let (_, t) = tokens.dims2()?;
-        let x = self.embed(tokens, Pass::Eval, cache.len())?;
+        let (b, t) = tokens.dims2()?;
+        self.fits(cache.len() + t)?;
+        let positions = (0..b).flat_map(|_| cache.len() as u32..(cache.len() + t) as u32).collect();
+        let x = self.embed(tokens, positions, Pass::Eval)?;
         self.unembed(&cache.run(&self.trunk, &x)?.narrow(1, t - 1, 1)?, Pass::Eval)
     }
 
@@ -157,22 +208,27 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::hidden`].
     pub fn attention(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
-        let mut x = self.embed(tokens, Pass::Eval, 0)?; // [B, T, D]
+        let Input { tokens, sequences } = Input::windows(tokens)?;
+        self.fits(sequences.longest())?;
+        let mut x = self.embed(&tokens, sequences.positions(), Pass::Eval)?; // [B, T, D]
         let mut weights = Vec::with_capacity(self.trunk.blocks.len());
         for block in &self.trunk.blocks {
             weights.push(block.attention_weights(&x)?);
-            x = block.plain(&x, Drops::default(), false, None)?;
+            x = block.plain(&x, Drops::default(), false, Around::Sequences(&sequences))?;
         }
         Ok(weights)
     }
 
-    /// `tokens`: `[B, T]`, at positions from `past`. Returns what the first block reads, `[B, T, D]`.
-    fn embed(&self, tokens: &Tensor, pass: Pass, past: usize) -> Result<Tensor> {
-        let (_, t) = tokens.dims2()?;
-        if past + t > self.config.context {
-            bail!("a window of {} tokens is over the context of {}", past + t, self.config.context);
+    fn fits(&self, tokens: usize) -> Result<()> {
+        if tokens > self.config.context {
+            bail!("a window of {tokens} tokens is over the context of {}", self.config.context);
         }
-        let x = self.embedding.forward(tokens, past, pass.trains())?;
+        Ok(())
+    }
+
+    /// `tokens`: `[B, T]`, at `positions`. Returns what the first block reads, `[B, T, D]`.
+    fn embed(&self, tokens: &Tensor, positions: Vec<u32>, pass: Pass) -> Result<Tensor> {
+        let x = self.embedding.forward(tokens, positions, pass.trains())?;
         match pass.dropout(self.config.embedding_dropout, 0) {
             Some(at) => dropout(&x, at),
             None => Ok(x),
@@ -206,6 +262,10 @@ mod tests {
 
     const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
 
+    fn windows(rows: u32, t: u32) -> Input {
+        Input::windows(&tokens(rows, t)).unwrap()
+    }
+
     fn tokens(rows: u32, t: u32) -> Tensor {
         let ids: Vec<u32> = (0..rows * t).map(|i| (i * 7 + i / 5) % 17).collect();
         Tensor::from_vec(ids, (rows as usize, t as usize), &Device::Cpu).unwrap()
@@ -228,7 +288,7 @@ mod tests {
             let config =
                 ModelConfig { embedding_dropout: 0.1, attention_dropout: 0.1, residual_dropout: 0.1, ..tiny(kind) };
             let params = params(&config);
-            let loss = model(&config, &params).loss(&tokens(2, 12), &tokens(2, 12), TRAIN, 1.0).unwrap();
+            let loss = model(&config, &params).loss(&windows(2, 12), &tokens(2, 12), TRAIN, 1.0).unwrap();
             params.collect(&mut loss.backward().unwrap()).unwrap();
             for (name, parameter) in params.iter() {
                 let grad = parameter.gradient().unwrap_or_else(|| panic!("{kind:?}: no gradient reaches {name}"));
@@ -248,9 +308,13 @@ mod tests {
             let ids = tokens(2, 12);
             let run = |recompute| {
                 let pass = Pass::Train { seed: 1, first_row: 0, recompute };
-                let loss = model.loss(&ids, &ids, pass, 0.5).unwrap();
+                let loss = model.loss(&Input::windows(&ids).unwrap(), &ids, pass, 0.5).unwrap();
                 params.clear_gradients();
-                params.collect(&mut model.loss(&ids, &ids, pass, 0.5).unwrap().backward().unwrap()).unwrap();
+                params
+                    .collect(
+                        &mut model.loss(&Input::windows(&ids).unwrap(), &ids, pass, 0.5).unwrap().backward().unwrap(),
+                    )
+                    .unwrap();
                 (loss, params.iter().map(|(_, parameter)| parameter.gradient().unwrap()).collect::<Vec<_>>())
             };
             let ((loss, whole), (again, recomputed)) = (run(false), run(true));
@@ -264,7 +328,7 @@ mod tests {
     #[test]
     fn an_evaluation_keeps_no_graph() {
         let config = tiny(Kind::Gpt2);
-        let logits = model(&config, &params(&config)).logits(&tokens(2, 5), Pass::Eval).unwrap();
+        let logits = model(&config, &params(&config)).logits(&windows(2, 5), Pass::Eval).unwrap();
         assert!(!logits.track_op());
     }
 
@@ -295,7 +359,7 @@ mod tests {
             let config = tiny(kind);
             let model = model(&config, &params(&config));
             let ids = tokens(2, 12);
-            let whole = model.logits(&ids, Pass::Eval).unwrap();
+            let whole = model.logits(&Input::windows(&ids).unwrap(), Pass::Eval).unwrap();
             let mut cache = model.cache();
             let mut at = 0;
             for n in [5, 1, 1, 4, 1] {
@@ -312,11 +376,11 @@ mod tests {
         let config = ModelConfig { d_model: 256, ..tiny(Kind::Gpt2) };
         let params = params(&config);
         let gpt = model(&config, &params);
-        let exact = gpt.logits(&tokens(2, 5), Pass::Eval).unwrap();
+        let exact = gpt.logits(&windows(2, 5), Pass::Eval).unwrap();
         let largest = exact.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         for (to, share) in [(Quantized::Q8_0, 0.03), (Quantized::Q4K, 0.3)] {
             gpt.quantize(to).unwrap();
-            let near = gpt.logits(&tokens(2, 5), Pass::Eval).unwrap();
+            let near = gpt.logits(&windows(2, 5), Pass::Eval).unwrap();
             assert_close(&format!("{to:?}"), &near, &exact, share * largest);
             let off = (&near - &exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(off > 0.0, "{to:?} changed nothing");
@@ -337,7 +401,13 @@ mod tests {
         let rows = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
         let picked = ids.index_select(&rows, 0).unwrap();
         let next = model.next_logits(&picked.narrow(1, 5, 1).unwrap().contiguous().unwrap(), &mut cache).unwrap();
-        let whole = model.logits(&picked, Pass::Eval).unwrap().narrow(1, 5, 1).unwrap().squeeze(1).unwrap();
+        let whole = model
+            .logits(&Input::windows(&picked).unwrap(), Pass::Eval)
+            .unwrap()
+            .narrow(1, 5, 1)
+            .unwrap()
+            .squeeze(1)
+            .unwrap();
         assert_close("rows 2 and 0", &next, &whole, 1e-5);
     }
 
@@ -345,7 +415,7 @@ mod tests {
     fn a_window_over_the_context_is_refused() {
         let config = tiny(Kind::Gpt2);
         let model = model(&config, &params(&config));
-        let error = model.logits(&tokens(1, 13), Pass::Eval).unwrap_err();
+        let error = model.logits(&windows(1, 13), Pass::Eval).unwrap_err();
         assert!(error.to_string().contains("13 tokens is over the context of 12"), "{error}");
     }
 
@@ -359,7 +429,7 @@ mod tests {
         for kind in KINDS {
             let config = tiny(kind);
             let model = model(&config, &params(&config));
-            let loss = model.loss(&tokens(3, 12), &targets, Pass::Eval, 1.0).unwrap().to_scalar::<f32>().unwrap();
+            let loss = model.loss(&windows(3, 12), &targets, Pass::Eval, 1.0).unwrap().to_scalar::<f32>().unwrap();
             assert!((loss - 17f32.ln()).abs() < 0.1, "{kind:?}: {loss}");
         }
     }
@@ -371,7 +441,7 @@ mod tests {
         let ids = tokens(4, 6);
         let logits = |from: usize, n: usize| {
             let pass = Pass::Train { seed: 3, first_row: 10 + from as u64, recompute: false };
-            model.logits(&ids.narrow(0, from, n).unwrap(), pass).unwrap()
+            model.logits(&Input::windows(&ids.narrow(0, from, n).unwrap()).unwrap(), pass).unwrap()
         };
         assert_close("rows 2 and 3", &logits(2, 2), &logits(0, 4).narrow(0, 2, 2).unwrap(), 1e-6);
     }

@@ -5,7 +5,7 @@ use crate::params::Slot;
 use ops::rng::{Draw, Key, normals};
 
 /// Standard deviation of every weight matrix (Radford et al. 2018, §4.1; kept by GPT-2 and GPT-3).
-const STD: f64 = 0.02;
+pub(crate) const STD: f64 = 0.02;
 /// Of the position embeddings in OpenAI's GPT-2 code; Hugging Face draws them with 0.02.
 const GPT2_POSITION_STD: f64 = 0.01;
 

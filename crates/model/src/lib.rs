@@ -7,6 +7,7 @@
 //! - [`params`]   name → variable, in one fixed order
 //! - [`init`]     the published first values
 //! - [`block`]    attention and MLP, pre- and post-norm
+//! - [`lora`]     low-rank adapters, and what of a model is trained
 //! - [`gpt`]      embeddings → blocks → logits or loss
 //! - [`cache`]    keys and values of past tokens
 //! - [`sampler`]  logits → token
@@ -20,10 +21,12 @@ pub mod folder;
 pub mod generate;
 pub mod gpt;
 pub mod init;
+pub mod lora;
 pub mod params;
 pub mod sampler;
 
 pub use cache::Cache;
 pub use config::{Dtype, Kind, ModelConfig};
-pub use gpt::{Gpt, Pass};
+pub use gpt::{Gpt, Input, Pass};
+pub use lora::{Adapters, LoraConfig, Weights};
 pub use params::Params;

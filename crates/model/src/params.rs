@@ -93,7 +93,11 @@ impl Params {
         Self::of(layout(config).into_iter().map(check))
     }
 
-    fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
+    /// Parameters with these names and values.
+    ///
+    /// # Errors
+    /// The first one of `tensors`.
+    pub(crate) fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
         let parameter = |entry: Result<(String, Tensor)>| {
             let (name, tensor) = entry?;
             Ok((name, Arc::new(Parameter::new(&tensor.to_dtype(DType::F32)?)?)))
@@ -112,6 +116,11 @@ impl Params {
             Some(&i) => Ok(&self.entries[i].1),
             None => bail!("no parameter is called {name}"),
         }
+    }
+
+    /// Where they lie.
+    pub(crate) fn device(&self) -> Device {
+        self.entries.first().map_or(Device::Cpu, |(_, parameter)| parameter.var().device().clone())
     }
 
     /// Names and parameters, in the order of [`layout`].

@@ -2,6 +2,7 @@
 //! differentiable operations: the definition of right, and what serves a few new tokens after many old ones.
 
 use crate::dropout::{Dropout, dropout};
+use crate::sequences::Sequences;
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 use std::ops::Range;
@@ -29,7 +30,8 @@ impl Mask {
 }
 
 /// `queries`: `[B, H, Q, K]`, the last `Q` tokens of those that `keys` and `values` (`[B, H, T, K]`) hold.
-/// Returns `[B, H, Q, K]`. `drop` is applied to the attention weights.
+/// Returns `[B, H, Q, K]`. Where they are of several `sequences`, a query attends within its own. `drop` is applied to the
+/// attention weights.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -38,9 +40,10 @@ pub(crate) fn attention(
     keys: &Tensor,
     values: &Tensor,
     mask: Mask,
+    sequences: Option<&Sequences>,
     drop: Option<Dropout>,
 ) -> Result<Tensor> {
-    let weights = attention_weights(queries, keys, mask)?.to_dtype(values.dtype())?; // [B, H, Q, T]
+    let weights = attention_weights(queries, keys, mask, sequences)?.to_dtype(values.dtype())?; // [B, H, Q, T]
     let weights = match drop {
         Some(at) => dropout(&weights, at)?,
         None => weights,
@@ -52,14 +55,19 @@ pub(crate) fn attention(
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub(crate) fn attention_weights(queries: &Tensor, keys: &Tensor, mask: Mask) -> Result<Tensor> {
+pub(crate) fn attention_weights(
+    queries: &Tensor,
+    keys: &Tensor,
+    mask: Mask,
+    sequences: Option<&Sequences>,
+) -> Result<Tensor> {
     let (_, _, q, k) = queries.dims4()?;
     let (_, _, t, _) = keys.dims4()?;
     if q > t {
         bail!("attention of {q} queries over {t} keys");
     }
     let scores = one_batch(queries)?.matmul(&one_batch(keys)?.t()?)?; // [B, H, Q, T]
-    masked_softmax(&(scores / (k as f64).sqrt())?, mask)
+    masked_softmax(&(scores / (k as f64).sqrt())?, mask, sequences)
 }
 
 /// `x` (`[B, H, .., ..]`) with the matrices of `B` and `H` at equal distances, as the matrix product takes them; copied
@@ -70,20 +78,23 @@ fn one_batch(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `[B, H, Q, T]` scores → weights: 0 where the mask hides, each row summing to 1.
-fn masked_softmax(scores: &Tensor, mask: Mask) -> Result<Tensor> {
-    let (_, _, q, t) = scores.dims4()?;
-    let hidden = (0..q).any(|i| mask.visible(t - q + i).len() < t);
+fn masked_softmax(scores: &Tensor, mask: Mask, sequences: Option<&Sequences>) -> Result<Tensor> {
+    let (b, _, q, t) = scores.dims4()?;
+    let sequences = sequences.filter(|sequences| sequences.are_packed());
+    let hidden = sequences.is_some() || (0..q).any(|i| mask.visible(t - q + i).len() < t);
     let scores = scores.to_dtype(DType::F32)?;
     if !hidden {
         return softmax(&scores, D::Minus1);
     }
-    let bias: Vec<f32> = (0..q)
-        .flat_map(|i| {
-            let visible = mask.visible(t - q + i);
-            (0..t).map(move |j| if visible.contains(&j) { 0.0 } else { f32::NEG_INFINITY })
-        })
-        .collect();
-    softmax(&scores.broadcast_add(&Tensor::from_vec(bias, (1, 1, q, t), scores.device())?)?, D::Minus1)
+    let number = sequences.map(Sequences::numbers);
+    let masks = if number.is_some() { b } else { 1 };
+    let mut bias = Vec::with_capacity(masks * q * t);
+    for (window, i) in (0..masks).flat_map(|window| (0..q).map(move |i| (window, i))) {
+        let visible = mask.visible(t - q + i);
+        let same = |j: usize| number.as_ref().is_none_or(|of| of[window * t + j] == of[window * t + t - q + i]);
+        bias.extend((0..t).map(|j| if visible.contains(&j) && same(j) { 0.0 } else { f32::NEG_INFINITY }));
+    }
+    softmax(&scores.broadcast_add(&Tensor::from_vec(bias, (masks, 1, q, t), scores.device())?)?, D::Minus1)
 }
 
 #[cfg(test)]
@@ -103,7 +114,7 @@ mod tests {
         let drop = Dropout { p: 0.2, seed: 1, site: 0, first_row: 0 };
         for mask in MASKS {
             for drop in [None, Some(drop)] {
-                assert_gradient(&qkv(5, 5), 2e-3, |a| attention(&a[0], &a[1], &a[2], mask, drop));
+                assert_gradient(&qkv(5, 5), 2e-3, |a| attention(&a[0], &a[1], &a[2], mask, None, drop));
             }
         }
     }
@@ -111,18 +122,18 @@ mod tests {
     #[test]
     fn no_token_sees_a_later_one() {
         let [q, k, v] = qkv(6, 6);
-        let whole = attention(&q, &k, &v, Mask::Causal, None).unwrap();
+        let whole = attention(&q, &k, &v, Mask::Causal, None, None).unwrap();
         let cut = |x: &Tensor| x.narrow(2, 0, 4).unwrap();
-        let part = attention(&cut(&q), &cut(&k), &cut(&v), Mask::Causal, None).unwrap();
+        let part = attention(&cut(&q), &cut(&k), &cut(&v), Mask::Causal, None, None).unwrap();
         assert_close("first four", &part, &cut(&whole), 1e-6);
     }
 
     #[test]
     fn a_band_sees_only_its_width() {
         let [q, k, v] = qkv(6, 6);
-        let banded = attention(&q, &k, &v, Mask::Banded { width: 2 }, None).unwrap();
+        let banded = attention(&q, &k, &v, Mask::Banded { width: 2 }, None, None).unwrap();
         let last = |x: &Tensor, n| x.narrow(2, 6 - n, n).unwrap();
-        let alone = attention(&last(&q, 1), &last(&k, 2), &last(&v, 2), Mask::Causal, None).unwrap();
+        let alone = attention(&last(&q, 1), &last(&k, 2), &last(&v, 2), Mask::Causal, None, None).unwrap();
         assert_close("last token", &last(&banded, 1), &alone, 1e-6);
     }
 
@@ -130,8 +141,8 @@ mod tests {
     fn the_last_queries_attend_as_they_do_among_all() {
         let [q, k, v] = qkv(6, 6);
         for mask in MASKS {
-            let whole = attention(&q, &k, &v, mask, None).unwrap();
-            let last = attention(&q.narrow(2, 4, 2).unwrap(), &k, &v, mask, None).unwrap();
+            let whole = attention(&q, &k, &v, mask, None, None).unwrap();
+            let last = attention(&q.narrow(2, 4, 2).unwrap(), &k, &v, mask, None, None).unwrap();
             assert_close("last two", &last, &whole.narrow(2, 4, 2).unwrap(), 1e-6);
         }
     }

@@ -11,6 +11,7 @@ use crate::parameter::Parameter;
 use crate::product::{Parts, Path, Precision, tile, with_kernel};
 use crate::rng::{Draw, Key, normals};
 use crate::self_attention::SelfAttention;
+use crate::sequences::Sequences;
 use crate::{Adam, adamw, gradient_squares};
 use aligned_vec::AVec;
 use candle_core::{Device, Result, Tensor, Var};
@@ -89,6 +90,10 @@ fn parameter(seed: u64, shape: &[usize]) -> Result<Arc<Parameter>> {
     Ok(Arc::new(Parameter::new(&Tensor::from_vec(values, shape, &Device::Cpu)?)?))
 }
 
+fn attend(sequences: &Sequences, n_head: usize) -> SelfAttention<'_> {
+    SelfAttention { sequences, n_head, mask: Mask::Causal, drop: None }
+}
+
 fn cases_of<E: Element>(shape: Shape, precision: Precision) -> Result<Vec<Case>> {
     let Shape { batch, len, width: d, n_head, vocab_size: v } = shape;
     let n = batch * len;
@@ -129,19 +134,20 @@ fn cases_of<E: Element>(shape: Shape, precision: Precision) -> Result<Vec<Case>>
 
     let seen: usize = (1..=len).sum();
     let scores = 2.0 * (batch * seen * d) as f64;
-    let attention = SelfAttention { len, n_head, mask: Mask::Causal, drop: None };
+    let sequences = Sequences::windows(batch, len);
     let qkv = numbers(5, n * 3 * d);
     let (mut mixed, mut sums) = (vec![E::default(); n * d], vec![0.0; batch * n_head * len]);
-    attention.forward(precision, &qkv, &mut mixed, &mut sums);
+    attend(&sequences, n_head).forward(precision, &qkv, &mut mixed, &mut sums);
+    let windows = sequences.clone();
     let (projected, mut out, mut logs) = (qkv.clone(), mixed.clone(), sums.clone());
     let run = move || {
-        attention.forward(precision, &projected, &mut out, &mut logs);
+        attend(&windows, n_head).forward(precision, &projected, &mut out, &mut logs);
         Ok(())
     };
     add("attention", 2.0 * scores, Box::new(run));
     let (dmixed, mut dqkv) = (x, qkv.clone());
     let run = move || {
-        attention.backward(precision, &qkv, (&mixed, &dmixed), &sums, &mut dqkv);
+        attend(&sequences, n_head).backward(precision, &qkv, (&mixed, &dmixed), &sums, &mut dqkv);
         Ok(())
     };
     add("attention_gradient", 5.0 * scores, Box::new(run));

@@ -13,6 +13,7 @@ use crate::linear::{Linear, add_to, round};
 use crate::past::Past;
 use crate::product::{Parts, Precision};
 use crate::self_attention::{SelfAttention, merge_heads, self_attention, split_heads};
+use crate::sequences::Sequences;
 use candle_core::{Result, Tensor};
 
 /// A block's weights and shape.
@@ -50,34 +51,40 @@ pub struct Drops {
     pub mlp: Option<Dropout>,
 }
 
-/// Takes the keys and values of new tokens, `[B, H, T, K]` each, and returns those of all tokens so far.
-pub type Extend<'a> = &'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
+/// What tokens attend to besides themselves.
+pub enum Around<'a> {
+    /// The others of their sequences.
+    Sequences(&'a Sequences),
+    /// Those before them: takes the keys and values of new tokens, `[B, H, T, K]` each, and returns those of all tokens so
+    /// far.
+    Past(&'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>),
+}
 
 impl Block {
     /// `x`: residual stream, `[B, T, D]`, which the result is too. In candle's differentiable operations: the definition of
     /// right, and the path on devices without loops of ours.
     ///
     /// # Errors
-    /// When the shapes do not fit, or `past` fails.
-    pub fn plain(&self, x: &Tensor, drops: Drops, tracked: bool, past: Option<Extend>) -> Result<Tensor> {
+    /// When the shapes do not fit, or the past fails.
+    pub fn plain(&self, x: &Tensor, drops: Drops, tracked: bool, around: Around) -> Result<Tensor> {
         if self.norm_first {
-            let x = (x + self.plain_attend(&self.ln_1.plain(x, tracked)?, drops, tracked, past)?)?;
+            let x = (x + self.plain_attend(&self.ln_1.plain(x, tracked)?, drops, tracked, around)?)?;
             &x + self.plain_mlp(&self.ln_2.plain(&x, tracked)?, drops, tracked)?
         } else {
-            let x = self.ln_1.plain(&(x + self.plain_attend(x, drops, tracked, past)?)?, tracked)?;
+            let x = self.ln_1.plain(&(x + self.plain_attend(x, drops, tracked, around)?)?, tracked)?;
             self.ln_2.plain(&(&x + self.plain_mlp(&x, drops, tracked)?)?, tracked)
         }
     }
 
-    fn plain_attend(&self, x: &Tensor, drops: Drops, tracked: bool, past: Option<Extend>) -> Result<Tensor> {
+    fn plain_attend(&self, x: &Tensor, drops: Drops, tracked: bool, around: Around) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let qkv = self.c_attn.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 3 * d))?;
-        let mixed = match past {
-            None => self_attention(&qkv, self.n_head, self.mask, drops.attention)?,
-            Some(past) => {
+        let mixed = match around {
+            Around::Sequences(sequences) => self_attention(&qkv, self.n_head, self.mask, sequences, drops.attention)?,
+            Around::Past(past) => {
                 let [queries, keys, values] = split_heads(&qkv, self.n_head)?;
                 let (keys, values) = past(&keys, &values)?;
-                merge_heads(&attention(&queries, &keys, &values, self.mask, drops.attention)?)?
+                merge_heads(&attention(&queries, &keys, &values, self.mask, None, drops.attention)?)?
             }
         };
         let y = self.attn_proj.plain(&mixed.reshape((b * t, d))?, tracked)?.reshape((b, t, d))?;
@@ -100,21 +107,29 @@ impl Block {
         let read = if self.norm_first { self.ln_1.plain(x, false)? } else { x.clone() };
         let qkv = self.c_attn.plain(&read.reshape((b * t, d))?, false)?.reshape((b, t, 3 * d))?;
         let [queries, keys, _] = split_heads(&qkv, self.n_head)?; // [B, H, T, K]
-        attention_weights(&queries, &keys, self.mask)
+        attention_weights(&queries, &keys, self.mask, None)
     }
 }
 
-/// Sizes of a batch: sequences, tokens of each, width.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sizes {
-    pub(crate) b: usize,
-    pub(crate) t: usize,
+/// Sizes of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes<'a> {
+    pub(crate) sequences: &'a Sequences,
+    /// D.
     pub(crate) d: usize,
 }
 
-impl Sizes {
+impl Sizes<'_> {
     fn tokens(self) -> usize {
-        self.b * self.t
+        self.b() * self.t()
+    }
+
+    fn b(self) -> usize {
+        self.sequences.n_windows()
+    }
+
+    fn t(self) -> usize {
+        self.sequences.window()
     }
 }
 
@@ -164,8 +179,8 @@ impl Block {
         Ok(self.c_fc.widths()?.1)
     }
 
-    fn self_attention(&self, sizes: Sizes, drops: &Drops) -> SelfAttention {
-        SelfAttention { len: sizes.t, n_head: self.n_head, mask: self.mask, drop: drops.attention }
+    fn self_attention<'a>(&self, sizes: Sizes<'a>, drops: &Drops) -> SelfAttention<'a> {
+        SelfAttention { sequences: sizes.sequences, n_head: self.n_head, mask: self.mask, drop: drops.attention }
     }
 
     /// `x`: residual stream, `[N, D]`, changed in place. What the backward pass reads goes to `kept`.
@@ -180,7 +195,7 @@ impl Block {
     ) -> Result<()> {
         self.project(precision, x, sizes, kept, room)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
-        let sums = sized(&mut kept.sums, sizes.b * self.n_head * sizes.t);
+        let sums = sized(&mut kept.sums, sizes.tokens() * self.n_head);
         self.self_attention(sizes, drops).forward(precision, &kept.qkv, mixed, sums);
         self.finish(precision, x, sizes, drops, kept, room)
     }
@@ -331,13 +346,13 @@ impl Block {
     ) -> Result<()> {
         self.project(precision, x, sizes, kept, room)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
-        let whole = past.is_empty() && sizes.t > 1;
-        past.add(&kept.qkv, (sizes.b, sizes.t), self.n_head)?;
+        let whole = past.is_empty() && sizes.t() > 1;
+        past.add(&kept.qkv, (sizes.b(), sizes.t()), self.n_head)?;
         if whole {
-            let sums = sized(&mut kept.sums, sizes.b * self.n_head * sizes.t);
+            let sums = sized(&mut kept.sums, sizes.tokens() * self.n_head);
             self.self_attention(sizes, &Drops::default()).forward(precision, &kept.qkv, mixed, sums);
         } else {
-            past.attend(&kept.qkv, (sizes.b, sizes.t), self.mask, mixed);
+            past.attend(&kept.qkv, (sizes.b(), sizes.t()), self.mask, mixed);
         }
         self.finish(precision, x, sizes, &Drops::default(), kept, room)
     }
@@ -361,7 +376,7 @@ fn add_to_stream<E: Element>(
             *sum += bias;
         }
         if let Some(drop) = drop {
-            drop.apply_from(sums, at as u64, sizes.t * sizes.d);
+            drop.apply_from(sums, at as u64, sizes.t() * sizes.d);
         }
         add_to(sums, x);
     })
@@ -384,6 +399,6 @@ fn with_drop<'a>(dx: &'a [f32], room: &'a mut Vec<f32>, sizes: Sizes, drop: Opti
     let Some(drop) = drop else { return dx };
     let dropped = sized(room, dx.len());
     dropped.copy_from_slice(dx);
-    drop.apply(dropped, sizes.b);
+    drop.apply(dropped, sizes.b());
     dropped
 }

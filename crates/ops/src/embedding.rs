@@ -17,16 +17,16 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// `tokens`: `[B, T]`, u32, at positions from `past`. Returns the sum of both tables' rows, `[B, T, D]`.
+    /// `tokens`: `[B, T]`, u32, at `positions`, one a token. Returns the sum of both tables' rows, `[B, T, D]`.
     ///
     /// # Errors
-    /// When a token is not below `V`, or a position not below `C`.
-    pub fn forward(&self, tokens: &Tensor, past: usize, tracked: bool) -> Result<Tensor> {
+    /// When a token is not below `V`, a position not below `C`, or their numbers differ.
+    pub fn forward(&self, tokens: &Tensor, positions: Vec<u32>, tracked: bool) -> Result<Tensor> {
         if !tokens.device().is_cpu() {
-            return self.plain(tokens, past, tracked);
+            return self.plain(tokens, &positions, tracked);
         }
         let tokens = tokens.contiguous()?;
-        let gather = Gather { tables: self.clone(), past };
+        let gather = Gather { tables: self.clone(), positions };
         // The table of tokens is an argument so that candle knows that a variable is behind the result.
         match tracked {
             true => tokens.apply_op2(&self.tokens.tensor(true), gather),
@@ -38,16 +38,17 @@ impl Embedding {
     ///
     /// # Errors
     /// As [`Embedding::forward`].
-    pub fn plain(&self, tokens: &Tensor, past: usize, tracked: bool) -> Result<Tensor> {
+    pub fn plain(&self, tokens: &Tensor, positions: &[u32], tracked: bool) -> Result<Tensor> {
         let ((b, t), (_, d)) = (tokens.dims2()?, self.tokens.var().dims2()?);
-        let rows = self.tokens.tensor(tracked).index_select(&tokens.flatten_all()?, 0)?.reshape((b, t, d))?;
-        rows.broadcast_add(&self.positions.tensor(tracked).narrow(0, past, t)?)
+        let rows = self.tokens.tensor(tracked).index_select(&tokens.flatten_all()?, 0)?;
+        let positions = Tensor::from_slice(positions, b * t, tokens.device())?;
+        (rows + self.positions.tensor(tracked).index_select(&positions, 0)?)?.reshape((b, t, d))
     }
 }
 
 struct Gather {
     tables: Embedding,
-    past: usize,
+    positions: Vec<u32>,
 }
 
 impl CustomOp2 for Gather {
@@ -62,15 +63,18 @@ impl CustomOp2 for Gather {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= v) {
             bail!("token {id} is not below the vocabulary of {v}");
         }
-        if self.past + t > c {
-            bail!("{} positions are over the context of {c}", self.past + t);
+        if self.positions.len() != b * t {
+            bail!("{} positions for {} tokens", self.positions.len(), b * t);
+        }
+        if let Some(position) = self.positions.iter().find(|&&position| position as usize >= c) {
+            bail!("{} positions are over the context of {c}", position + 1);
         }
         let mut out = vec![0.0; b * t * d];
         self.tables.tokens.read(|tokens| {
             self.tables.positions.read(|positions| {
-                out.par_chunks_mut(d.max(1)).zip(ids).enumerate().for_each(|(n, (out, &id))| {
+                out.par_chunks_mut(d.max(1)).zip(ids).zip(&self.positions).for_each(|((out, &id), &at)| {
                     let token = &tokens[id as usize * d..][..d];
-                    let position = &positions[(self.past + n % t) * d..][..d];
+                    let position = &positions[at as usize * d..][..d];
                     out.iter_mut().zip(token).zip(position).for_each(|((out, a), b)| *out = a + b);
                 });
             })
@@ -85,21 +89,11 @@ impl CustomOp2 for Gather {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (ids, (_, t)) = (tokens.flatten_all()?.to_vec1::<u32>()?, tokens.dims2()?);
+        let ids = tokens.flatten_all()?.to_vec1::<u32>()?;
         crate::slices::with_f32s(&dy.contiguous()?, |dy| {
             let d = dy.len() / ids.len().max(1);
             self.tables.tokens.add_gradient(|sums, add| scatter(&ids, dy, d, sums, add));
-            let positions: Vec<f32> = (0..t * d)
-                .into_par_iter()
-                .with_min_len(1024)
-                .map(|i| (0..ids.len() / t).map(|b| dy[b * t * d + i]).sum())
-                .collect();
-            self.tables.positions.add_gradient(|sums, add| {
-                if !add {
-                    sums.fill(0.0);
-                }
-                take(&mut sums[self.past * d..], &positions, true);
-            });
+            self.tables.positions.add_gradient(|sums, add| scatter(&self.positions, dy, d, sums, add));
         })?;
         Ok((None, None)) // both tables have theirs already
     }
@@ -107,7 +101,7 @@ impl CustomOp2 for Gather {
 
 /// Adds row `n` of `dy` to row `ids[n]` of `sums`, in order, each thread to its own rows of `sums`.
 fn scatter(ids: &[u32], dy: &[f32], d: usize, sums: &mut [f32], add: bool) {
-    const ROWS: usize = 1024;
+    const ROWS: usize = 128;
     sums.par_chunks_mut(ROWS * d).enumerate().for_each(|(chunk, sums)| {
         if !add {
             sums.fill(0.0);
@@ -133,11 +127,12 @@ mod tests {
         let tables = Embedding { tokens: parameter(1, &[2100, 3]), positions: parameter(2, &[6, 3]) };
         let tokens = Tensor::new(&[[7u32, 2099, 7, 0], [7, 1, 1024, 1023]], &Device::Cpu).unwrap();
         let dy = draw(3, &[2, 4, 3]);
-        let plain = tables.plain(&tokens, 1, true).unwrap();
+        let positions = [1u32, 2, 3, 4, 1, 2, 1, 2];
+        let plain = tables.plain(&tokens, &positions, true).unwrap();
         let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-        let fast = tables.forward(&tokens, 1, true).unwrap();
+        let fast = tables.forward(&tokens, positions.to_vec(), true).unwrap();
         assert_close("y", &fast, &plain, 0.0);
-        assert_close("y", &tables.forward(&tokens, 1, false).unwrap(), &plain, 0.0);
+        assert_close("y", &tables.forward(&tokens, positions.to_vec(), false).unwrap(), &plain, 0.0);
         (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
         for table in [&tables.tokens, &tables.positions] {
             assert_close("gradient", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
@@ -150,7 +145,7 @@ mod tests {
         let tables = Embedding { tokens: parameter(&[5, 3]), positions: parameter(&[2, 3]) };
         let forward = |ids: &[u32]| {
             let tokens = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-            tables.forward(&tokens, 0, false).unwrap_err().to_string()
+            tables.forward(&tokens, (0..ids.len() as u32).collect(), false).unwrap_err().to_string()
         };
         assert!(forward(&[5]).contains("token 5"));
         assert!(forward(&[0, 0, 0]).contains("context of 2"));

@@ -14,7 +14,8 @@
 //! - [`layer_norm`]       mean and variance of each row, gain and bias
 //! - [`gelu`]             the tanh form
 //! - [`attention`]        causal, dense or banded; of a few tokens over their past
-//! - [`self_attention`]   of a whole window, memory linear in it
+//! - [`sequences`]        several in one window, each as if alone
+//! - [`self_attention`]   of whole sequences, memory linear in their length
 //! - [`past`]             of new tokens over keys and values that are kept
 //! - [`dropout()`]        no stored mask
 //! - [`block`]            attention and MLP
@@ -47,12 +48,13 @@ mod past;
 mod product;
 pub mod rng;
 mod self_attention;
+mod sequences;
 mod slices;
 mod trunk;
 
 pub use adamw::{Adam, adamw};
 pub use attention::Mask;
-pub use block::{Block, Drops, Extend};
+pub use block::{Around, Block, Drops};
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
@@ -62,4 +64,5 @@ pub use linear::Linear;
 pub use norm::{gradient_squares, sum_of_squares};
 pub use parameter::Parameter;
 pub use product::{Precision, Quantized};
+pub use sequences::Sequences;
 pub use trunk::{Keep, Pasts, Trunk};

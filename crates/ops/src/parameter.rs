@@ -4,6 +4,7 @@ use crate::product::{Matrix, Panels, Precision, Quantized};
 use crate::slices::{with_f32s, with_f32s_mut};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A variable that training changes in place. Its gradient is added up here, over the parts of a batch: on the CPU
@@ -14,6 +15,8 @@ pub struct Parameter {
     gradient: Mutex<Gradient>,
     /// As the right matrix of a product, until the weights change: as it is, and transposed.
     panels: [Mutex<Packed>; 2],
+    /// Whether no gradient is made.
+    frozen: AtomicBool,
 }
 
 type Packed = Option<(Precision, Arc<Panels>)>;
@@ -34,12 +37,41 @@ impl Parameter {
     /// # Errors
     /// When memory does not suffice.
     pub fn new(values: &Tensor) -> Result<Self> {
-        Ok(Self { weights: Var::from_tensor(values)?, gradient: Mutex::default(), panels: Default::default() })
+        Ok(Self {
+            weights: Var::from_tensor(values)?,
+            gradient: Mutex::default(),
+            panels: Default::default(),
+            frozen: AtomicBool::new(false),
+        })
     }
 
-    /// The variable. To be changed by [`crate::adamw()`] only, which has products see the change.
+    /// The variable. To be changed by [`crate::adamw()`] and [`Parameter::set`] only, which have products see the change.
     pub fn var(&self) -> &Var {
         &self.weights
+    }
+
+    /// Has backward passes make no gradient for it, and spend no time on that.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    /// The opposite of [`Parameter::freeze`].
+    pub fn thaw(&self) {
+        self.frozen.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes other weights, of the same shape.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub fn set(&self, weights: &Tensor) -> Result<()> {
+        if weights.dims() != self.weights.dims() {
+            bail!("weights of shape {:?} in the place of {:?}", weights.dims(), self.weights.dims());
+        }
+        if !self.weights.device().is_cpu() {
+            return self.weights.set(weights);
+        }
+        with_f32s(&weights.contiguous()?, |new| self.change(|old| old.copy_from_slice(new)))?
     }
 
     /// The weights, as part of a graph if they are `tracked`.
@@ -97,6 +129,9 @@ impl Parameter {
 
     /// Has `f` write the gradient, or add to it where its second argument says so.
     pub(crate) fn add_gradient(&self, f: impl FnOnce(&mut [f32], bool)) {
+        if self.frozen.load(Ordering::Relaxed) {
+            return;
+        }
         let mut gradient = locked(&self.gradient);
         match &mut *gradient {
             Gradient::Numbers(sums) => f(sums, true),
@@ -113,7 +148,17 @@ impl Parameter {
     /// # Errors
     /// When the sum cannot be made.
     pub fn collect(&self, store: &mut GradStore) -> Result<()> {
-        let Some(more) = store.remove(&self.weights) else { return Ok(()) };
+        match store.remove(&self.weights) {
+            Some(more) if !self.frozen.load(Ordering::Relaxed) => self.accumulate(&more),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds `more` to the gradient.
+    ///
+    /// # Errors
+    /// When the sum cannot be made.
+    pub fn accumulate(&self, more: &Tensor) -> Result<()> {
         if self.weights.device().is_cpu() {
             return with_f32s(&more.contiguous()?, |more| {
                 self.add_gradient(|sums, add| {
@@ -124,7 +169,7 @@ impl Parameter {
         let mut gradient = locked(&self.gradient);
         *gradient = match std::mem::take(&mut *gradient) {
             Gradient::Tensor(sum) => Gradient::Tensor((sum + more)?),
-            _ => Gradient::Tensor(more),
+            _ => Gradient::Tensor(more.clone()),
         };
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Attention of all tokens of a window at once, as in training: one operation from the joint projection to the mixed
-//! values, in memory that grows with T, not with T².
+//! values, in memory that grows with T, not with T². Each sequence of a window is a problem of its own, so that packed ones
+//! cost no more than they do alone.
 //!
 //! Queries go in blocks, and each block's keys in spans. Weights of one span exist for as long as it is worked on: sums of
 //! the spans before are scaled as the largest score grows, and the backward pass makes weights again from the logarithm of
@@ -16,6 +17,7 @@ use crate::linear::round;
 use crate::product::{
     Bytes, Matrix, Parts, Path, Precision, pack_left_all, pack_left_rows, pack_right_all, tile, with_kernel,
 };
+use crate::sequences::Sequences;
 use crate::slices::{dot, max, sum};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -28,13 +30,19 @@ use std::ops::Range;
 ///
 /// # Errors
 /// When the width does not divide into `n_head` heads.
-pub(crate) fn self_attention(qkv: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> Result<Tensor> {
+pub(crate) fn self_attention(
+    qkv: &Tensor,
+    n_head: usize,
+    mask: Mask,
+    sequences: &Sequences,
+    drop: Option<Dropout>,
+) -> Result<Tensor> {
     let (_, _, width) = qkv.dims3()?;
     if n_head == 0 || !width.is_multiple_of(3 * n_head) {
         bail!("self-attention of {n_head} heads over a projection of width {width}");
     }
     let [queries, keys, values] = split_heads(qkv, n_head)?; // [B, H, T, K]
-    merge_heads(&attention(&queries, &keys, &values, mask, drop)?)
+    merge_heads(&attention(&queries, &keys, &values, mask, Some(sequences), drop)?)
 }
 
 /// `[B, T, 3·D]` → queries, keys and values, each `[B, H, T, K]`.
@@ -63,8 +71,8 @@ const SPAN: usize = 256;
 
 /// What is attended, and how.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SelfAttention {
-    pub(crate) len: usize,
+pub(crate) struct SelfAttention<'a> {
+    pub(crate) sequences: &'a Sequences,
     pub(crate) n_head: usize,
     pub(crate) mask: Mask,
     pub(crate) drop: Option<Dropout>,
@@ -74,7 +82,7 @@ pub(crate) struct SelfAttention {
 #[derive(Clone, Copy)]
 struct Head<'a, E> {
     qkv: [Matrix<'a, E>; 3],
-    /// T.
+    /// Tokens of the sequence.
     len: usize,
     /// K.
     size: usize,
@@ -82,10 +90,12 @@ struct Head<'a, E> {
     scale: f32,
     mask: Mask,
     drop: Option<Dropout>,
-    /// Number of its first attention weight among those of the batch.
+    /// Number of its first attention weight among those of the batch, `[B, H, T, T]`.
     first_weight: u64,
-    /// Attention weights of a sequence: H·T².
-    row_weights: usize,
+    /// T.
+    window: usize,
+    /// Attention weights of a window: H·T².
+    window_weights: usize,
 }
 
 /// What a thread works in.
@@ -110,14 +120,25 @@ thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();
 }
 
-impl SelfAttention {
-    /// Head `h` of sequence `b` of the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
-    fn head<'a, E>(&self, qkv: &'a [E], width: usize, b: usize, h: usize) -> Head<'a, E> {
-        let (len, d) = (self.len, width / 3);
+impl SelfAttention<'_> {
+    /// Each head of each sequence, the tokens of the sequence, and the places of these in `[B, H, T]`.
+    fn heads(&self) -> impl IndexedParallelIterator<Item = (usize, Range<usize>, Range<usize>)> {
+        let window = self.sequences.window();
+        (0..self.sequences.len() * self.n_head).into_par_iter().map(move |n| {
+            let (tokens, h) = (self.sequences.get(n / self.n_head), n % self.n_head);
+            let first = (tokens.start / window * self.n_head + h) * window + tokens.start % window;
+            (h, tokens.clone(), first..first + tokens.len())
+        })
+    }
+
+    /// Head `h` of the sequence of `tokens` in the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
+    fn head<'a, E>(&self, qkv: &'a [E], width: usize, tokens: &Range<usize>, h: usize) -> Head<'a, E> {
+        let (len, d, window) = (tokens.len(), width / 3, self.sequences.window());
         let size = d / self.n_head;
         let of = |part: usize| {
-            Matrix::new(&qkv[b * len * width + part * d + h * size..(b + 1) * len * width], len, size, width)
+            Matrix::new(&qkv[tokens.start * width + part * d + h * size..tokens.end * width], len, size, width)
         };
+        let (b, start) = (tokens.start / window, tokens.start % window);
         Head {
             qkv: [of(0), of(1), of(2)],
             len,
@@ -125,8 +146,9 @@ impl SelfAttention {
             scale: 1.0 / (size as f32).sqrt(),
             mask: self.mask,
             drop: self.drop,
-            first_weight: ((b * self.n_head + h) * len * len) as u64,
-            row_weights: self.n_head * len * len,
+            first_weight: (((b * self.n_head + h) * window + start) * window + start) as u64,
+            window,
+            window_weights: self.n_head * window * window,
         }
     }
 
@@ -137,12 +159,13 @@ impl SelfAttention {
             return;
         }
         let d = mixed.len() * self.n_head / sums.len();
-        let mixed = Parts::of(mixed);
-        sums.par_chunks_mut(self.len).enumerate().for_each(|(n, sums)| {
-            let (b, h) = (n / self.n_head, n % self.n_head);
-            let head = self.head(qkv, 3 * d, b, h);
+        let (mixed, sums) = (Parts::of(mixed), Parts::of(sums));
+        self.heads().for_each(|(h, tokens, places)| {
+            let head = self.head(qkv, 3 * d, &tokens, h);
+            // SAFETY: each head of each sequence has places of its own.
+            let sums = unsafe { sums.part(places) };
             let put = |t: usize, row: &[f32]| {
-                let at = (b * self.len + t) * d + h * head.size;
+                let at = (tokens.start + t) * d + h * head.size;
                 // SAFETY: each token of each head is put once.
                 round::<E>(row, unsafe { mixed.part(at..at + head.size) });
             };
@@ -167,15 +190,15 @@ impl SelfAttention {
         }
         let d = mixed.len() * self.n_head / sums.len();
         let dqkv = Parts::of(dqkv);
-        sums.par_chunks(self.len).enumerate().for_each(|(n, sums)| {
-            let (b, h) = (n / self.n_head, n % self.n_head);
-            let head = self.head(qkv, 3 * d, b, h);
-            let first = b * self.len * d + h * head.size;
-            let (len, size) = (self.len, head.size);
+        self.heads().for_each(|(h, tokens, places)| {
+            let head = self.head(qkv, 3 * d, &tokens, h);
+            let sums = &sums[places];
+            let first = tokens.start * d + h * head.size;
+            let (len, size) = (head.len, head.size);
             let mixed = Matrix::new(&mixed[first..], len, size, d);
             let dmixed = Matrix::new(&dmixed[first..], len, size, d);
             let put = |part: usize, t: usize, row: &[f32]| {
-                let at = (b * self.len + t) * 3 * d + part * d + h * head.size;
+                let at = (tokens.start + t) * 3 * d + part * d + h * head.size;
                 // SAFETY: each part of each token of each head is put once.
                 round::<E>(row, unsafe { dqkv.part(at..at + head.size) });
             };
@@ -284,8 +307,8 @@ impl<E: Element> Head<'_, E> {
     fn drop(&self, query: usize, keys: &Range<usize>, row: &mut [f32]) {
         if let Some(drop) = self.drop {
             let n = keys.len().min(self.len - keys.start);
-            let first = self.first_weight + (query * self.len + keys.start) as u64;
-            drop.apply_from(&mut row[..n], first, self.row_weights);
+            let first = self.first_weight + (query * self.window + keys.start) as u64;
+            drop.apply_from(&mut row[..n], first, self.window_weights);
         }
     }
 
@@ -471,8 +494,20 @@ mod tests {
 
     /// Mixed values and gradient of the projection by the loops.
     fn run(qkv: &Tensor, dmixed: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> (Tensor, Tensor) {
+        let (b, t, _) = qkv.dims3().unwrap();
+        run_packed(qkv, dmixed, n_head, mask, &Sequences::windows(b, t), drop)
+    }
+
+    fn run_packed(
+        qkv: &Tensor,
+        dmixed: &Tensor,
+        n_head: usize,
+        mask: Mask,
+        sequences: &Sequences,
+        drop: Option<Dropout>,
+    ) -> (Tensor, Tensor) {
         let (b, t, width) = qkv.dims3().unwrap();
-        let attention = SelfAttention { len: t, n_head, mask, drop };
+        let attention = SelfAttention { sequences, n_head, mask, drop };
         let (mut mixed, mut sums) = (vec![f32::NAN; b * t * width / 3], vec![f32::NAN; b * n_head * t]);
         let qkv = numbers(qkv);
         attention.forward(Precision::F32, &qkv, &mut mixed, &mut sums);
@@ -490,7 +525,7 @@ mod tests {
             let dmixed = draw(2, &[2, t, d]);
             for mask in MASKS {
                 for drop in [None, Some(DROP)] {
-                    let plain = self_attention(qkv.as_tensor(), n_head, mask, drop).unwrap();
+                    let plain = self_attention(qkv.as_tensor(), n_head, mask, &Sequences::windows(2, t), drop).unwrap();
                     let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
                     let (mixed, dqkv) = run(qkv.as_tensor(), &dmixed, n_head, mask, drop);
                     assert_close("mixed", &mixed, &plain, 1e-5);
@@ -508,7 +543,7 @@ mod tests {
         let dmixed = draw(2, &[1, t, 8]);
         for mask in [Mask::Causal, Mask::Banded { width: SPAN }, Mask::Banded { width: SPAN + 50 }] {
             for drop in [None, Some(DROP)] {
-                let plain = self_attention(qkv.as_tensor(), 2, mask, drop).unwrap();
+                let plain = self_attention(qkv.as_tensor(), 2, mask, &Sequences::windows(1, t), drop).unwrap();
                 let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
                 let (mixed, dqkv) = run(qkv.as_tensor(), &dmixed, 2, mask, drop);
                 assert_close("mixed", &mixed, &plain, 1e-5);
@@ -517,11 +552,38 @@ mod tests {
         }
     }
 
+    /// Sequences within a block of queries, over several, and of one token; with dropout the plain path draws the same mask.
     #[test]
-    fn self_attention_has_the_gradient_of_finite_differences() {
+    fn packed_sequences_attend_within_themselves() {
+        let t = BLOCK + 40;
+        let starts: [&[u32]; 2] = [&[0, 1, 30, BLOCK as u32 + 3], &[0, 77]];
+        let packed = Sequences::packed(t, starts).unwrap();
+        let qkv = Var::from_tensor(&(draw(1, &[2, t, 24]) * 2.0).unwrap()).unwrap();
+        let dmixed = draw(2, &[2, t, 8]);
         for mask in MASKS {
             for drop in [None, Some(DROP)] {
-                assert_gradient(&[draw(1, &[2, 5, 12])], 2e-3, |a| self_attention(&a[0], 2, mask, drop));
+                let plain = self_attention(qkv.as_tensor(), 2, mask, &packed, drop).unwrap();
+                let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
+                let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &packed, drop);
+                assert_close("mixed", &mixed, &plain, 1e-5);
+                assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 1e-4);
+            }
+            let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &packed, None);
+            for (row, tokens) in [(0, 1..30), (0, BLOCK + 3..t), (1, 0..77)] {
+                let cut = |x: &Tensor| x.narrow(0, row, 1).unwrap().narrow(1, tokens.start, tokens.len()).unwrap();
+                let alone = run(&cut(&qkv).contiguous().unwrap(), &cut(&dmixed).contiguous().unwrap(), 2, mask, None);
+                assert_close("alone", &alone.0, &cut(&mixed), 1e-6);
+                assert_close("gradient alone", &alone.1, &cut(&dqkv), 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn self_attention_has_the_gradient_of_finite_differences() {
+        let windows = Sequences::windows(2, 5);
+        for mask in MASKS {
+            for drop in [None, Some(DROP)] {
+                assert_gradient(&[draw(1, &[2, 5, 12])], 2e-3, |a| self_attention(&a[0], 2, mask, &windows, drop));
             }
         }
     }
@@ -539,7 +601,8 @@ mod tests {
 
     #[test]
     fn a_width_that_does_not_divide_is_refused() {
-        let error = self_attention(&draw(1, &[2, 5, 12]), 3, Mask::Causal, None).unwrap_err();
+        let error =
+            self_attention(&draw(1, &[2, 5, 12]), 3, Mask::Causal, &Sequences::windows(2, 5), None).unwrap_err();
         assert!(error.to_string().contains("3 heads"), "{error}");
     }
 }

@@ -1,11 +1,12 @@
 //! The blocks of a model one after the other, and the norm after the last: one operation for candle.
 
-use crate::block::{Block, Drops, Kept, Room, Sizes};
+use crate::block::{Around, Block, Drops, Kept, Room, Sizes};
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::layer_norm::{Norm, Normalized};
 use crate::past::Past;
 use crate::product::Precision;
+use crate::sequences::Sequences;
 use crate::slices::{f32s, with_f32s};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::fmt;
@@ -32,29 +33,42 @@ pub enum Keep {
 }
 
 impl Trunk {
-    /// `x`: `[B, T, D]`, which the result is too. `drops`: one for each block, or none at all.
+    /// `x`: `[B, T, D]` with these `sequences`, which the result is too. `drops`: one for each block, or none at all.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn forward(self: &Arc<Self>, x: &Tensor, precision: Precision, drops: &[Drops], keep: Keep) -> Result<Tensor> {
+    pub fn forward(
+        self: &Arc<Self>,
+        x: &Tensor,
+        sequences: &Arc<Sequences>,
+        precision: Precision,
+        drops: &[Drops],
+        keep: Keep,
+    ) -> Result<Tensor> {
+        let (b, t, _) = x.dims3()?;
+        if (sequences.n_windows(), sequences.window()) != (b, t) {
+            bail!("sequences of {} windows of {} in a batch of {b} of {t}", sequences.n_windows(), sequences.window());
+        }
         if !x.device().is_cpu() {
-            return self.plain(x, drops, keep != Keep::Nothing);
+            return self.plain(x, sequences, drops, keep != Keep::Nothing);
         }
         match precision {
-            Precision::F32 => self.run::<f32>(x, precision, drops, keep),
-            Precision::Bf16 => self.run::<bf16>(x, precision, drops, keep),
+            Precision::F32 => self.run::<f32>(x, sequences, precision, drops, keep),
+            Precision::Bf16 => self.run::<bf16>(x, sequences, precision, drops, keep),
         }
     }
 
     fn run<E: Element>(
         self: &Arc<Self>,
         x: &Tensor,
+        sequences: &Arc<Sequences>,
         precision: Precision,
         drops: &[Drops],
         keep: Keep,
     ) -> Result<Tensor> {
+        let sequences = Arc::clone(sequences);
         let drops = if drops.is_empty() { vec![Drops::default(); self.blocks.len()] } else { drops.to_vec() };
-        let run = Run::<E> { trunk: Arc::clone(self), precision, drops, keep, kept: Mutex::default() };
+        let run = Run::<E> { trunk: Arc::clone(self), sequences, precision, drops, keep, kept: Mutex::default() };
         let x = x.contiguous()?;
         if keep == Keep::Nothing { x.apply_op1_no_bwd(&run) } else { x.apply_op1(run) }
     }
@@ -63,10 +77,11 @@ impl Trunk {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn plain(&self, x: &Tensor, drops: &[Drops], tracked: bool) -> Result<Tensor> {
+    pub fn plain(&self, x: &Tensor, sequences: &Sequences, drops: &[Drops], tracked: bool) -> Result<Tensor> {
         let mut x = x.clone();
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.plain(&x, drops.get(layer).copied().unwrap_or_default(), tracked, None)?;
+            let drops = drops.get(layer).copied().unwrap_or_default();
+            x = block.plain(&x, drops, tracked, Around::Sequences(sequences))?;
         }
         self.finish(&x, tracked)
     }
@@ -93,10 +108,18 @@ impl Trunk {
     fn step_with<E: Element>(&self, x: &Tensor, precision: Precision, pasts: &mut [Past<E>]) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let mut stream = with_f32s(&x.contiguous()?, <[f32]>::to_vec)?;
+        let sequences = Sequences::windows(b, t);
         let y = among_the_threads(|| {
             let (mut kept, mut room) = (Kept::default(), Room::default());
             for (block, past) in self.blocks.iter().zip(pasts) {
-                block.step::<E>(precision, &mut stream, Sizes { b, t, d }, past, &mut kept, &mut room)?;
+                block.step::<E>(
+                    precision,
+                    &mut stream,
+                    Sizes { sequences: &sequences, d },
+                    past,
+                    &mut kept,
+                    &mut room,
+                )?;
             }
             self.normalized::<E>(stream, None)
         })?;
@@ -146,6 +169,7 @@ impl Pasts {
 /// One forward pass, and what its backward pass reads.
 struct Run<E> {
     trunk: Arc<Trunk>,
+    sequences: Arc<Sequences>,
     precision: Precision,
     drops: Vec<Drops>,
     keep: Keep,
@@ -153,7 +177,8 @@ struct Run<E> {
 }
 
 struct All<E> {
-    sizes: Sizes,
+    /// D.
+    d: usize,
     /// With [`Keep::All`]: of each block.
     blocks: Vec<Kept<E>>,
     /// With [`Keep::Inputs`]: of each block.
@@ -174,9 +199,9 @@ impl<E: Element> CustomOp1 for Run<E> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let shape = layout.shape();
-        let (b, t, d) = shape.dims3()?;
+        let (_, _, d) = shape.dims3()?;
         let x = f32s(storage, layout, self.name())?;
-        let y = among_the_threads(|| self.forward(x.to_vec(), Sizes { b, t, d }))?;
+        let y = among_the_threads(|| self.forward(x.to_vec(), d))?;
         Ok((CpuStorage::F32(y), shape.clone()))
     }
 
@@ -192,8 +217,9 @@ impl<E: Element> CustomOp1 for Run<E> {
 
 impl<E: Element> Run<E> {
     /// `x`: what the first block reads. Returns what the last one gives, normalized.
-    fn forward(&self, mut x: Vec<f32>, sizes: Sizes) -> Result<Vec<f32>> {
-        let mut all = All { sizes, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
+    fn forward(&self, mut x: Vec<f32>, d: usize) -> Result<Vec<f32>> {
+        let sizes = Sizes { sequences: &self.sequences, d };
+        let mut all = All { d, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
         let (mut passing, mut room) = (Kept::default(), Room::default());
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops) {
             if self.keep == Keep::Inputs {
@@ -216,18 +242,19 @@ impl<E: Element> Run<E> {
         if let Some(norm) = &self.trunk.ln_f {
             norm.backward(None, &all.last, &mut dx)?;
         }
+        let sizes = Sizes { sequences: &self.sequences, d: all.d };
         let mut room = Room::default();
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops).rev() {
             let mut kept = match (all.blocks.pop(), all.inputs.pop()) {
                 (Some(kept), _) => kept,
                 (None, Some(mut input)) => {
                     let mut kept = Kept::default();
-                    block.forward(self.precision, &mut input, all.sizes, drops, &mut kept, &mut room)?;
+                    block.forward(self.precision, &mut input, sizes, drops, &mut kept, &mut room)?;
                     kept
                 }
                 (None, None) => bail!("a block kept nothing for its gradient"),
             };
-            block.backward(self.precision, &mut dx, all.sizes, drops, &mut kept, &mut room)?;
+            block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut room)?;
         }
         Ok(dx)
     }
@@ -288,6 +315,10 @@ mod tests {
         model
     }
 
+    fn windows(b: usize, t: usize) -> Arc<Sequences> {
+        Arc::new(Sequences::windows(b, t))
+    }
+
     fn drops() -> Vec<Drops> {
         let at = |site| Some(Dropout { p: 0.2, seed: 7, site, first_row: 3 });
         (0..3).map(|l| Drops { attention: at(3 * l), attended: at(3 * l + 1), mlp: at(3 * l + 2) }).collect()
@@ -300,10 +331,10 @@ mod tests {
             let Model { trunk, parameters } = model(norm_first);
             let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
             for drops in [vec![], drops()] {
-                let plain = trunk.plain(x.as_tensor(), &drops, true).unwrap();
+                let plain = trunk.plain(x.as_tensor(), &windows(2, 7), &drops, true).unwrap();
                 let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
                 for keep in [Keep::All, Keep::Inputs] {
-                    let fast = trunk.forward(x.as_tensor(), Precision::F32, &drops, keep).unwrap();
+                    let fast = trunk.forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, keep).unwrap();
                     assert_close("y", &fast, &plain, 2e-5);
                     let fast_grads = (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
                     assert_close("dx", fast_grads.get(&x).unwrap(), grads.get(&x).unwrap(), 1e-4);
@@ -313,7 +344,8 @@ mod tests {
                         parameter.clear_gradient();
                     }
                 }
-                let alone = trunk.forward(x.as_tensor(), Precision::F32, &drops, Keep::Nothing).unwrap();
+                let alone =
+                    trunk.forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, Keep::Nothing).unwrap();
                 assert_close("without a graph", &alone, &plain, 2e-5);
                 assert!(!alone.track_op());
             }
@@ -327,7 +359,7 @@ mod tests {
             let Model { trunk, parameters } = model(norm_first);
             let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
             let gradients = |precision| {
-                let y = trunk.forward(x.as_tensor(), precision, &[], Keep::All).unwrap();
+                let y = trunk.forward(x.as_tensor(), &windows(2, 7), precision, &[], Keep::All).unwrap();
                 let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
                 let taken: Vec<Tensor> = parameters.iter().map(|(_, p)| p.gradient().unwrap()).collect();
                 parameters.iter().for_each(|(_, p)| p.clear_gradient());
@@ -352,7 +384,7 @@ mod tests {
             let Model { trunk, .. } = model(norm_first);
             let x = draw(90, &[2, 9, D]);
             for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.1)] {
-                let whole = trunk.forward(&x, precision, &[], Keep::Nothing).unwrap();
+                let whole = trunk.forward(&x, &windows(2, 9), precision, &[], Keep::Nothing).unwrap();
                 let mut pasts = Pasts::new(3, 9, precision);
                 let mut at = 0;
                 for n in [4, 1, 1, 3] {
@@ -370,6 +402,6 @@ mod tests {
     fn an_empty_batch_is_no_trouble() {
         let Model { trunk, .. } = model(true);
         let x = Tensor::zeros((0, 7, D), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        assert_eq!(trunk.forward(&x, Precision::F32, &[], Keep::Nothing).unwrap().dims(), [0, 7, D]);
+        assert_eq!(trunk.forward(&x, &windows(0, 7), Precision::F32, &[], Keep::Nothing).unwrap().dims(), [0, 7, D]);
     }
 }

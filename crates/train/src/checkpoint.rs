@@ -11,13 +11,14 @@
 //! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
 
 use crate::guard::Guard;
+use crate::objective::Validation;
 use crate::optimizer::Optimizer;
 use anyhow::{Context, Result, bail};
 use candle_core::safetensors::MmapedSafetensors;
 use data::disk;
 use data::progress::Progress;
-use model::Params;
-use model::folder::{save_tensors, save_weights};
+use model::Weights;
+use model::folder::save_tensors;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -32,8 +33,10 @@ pub struct State {
     pub finished: bool,
     /// Updates of the optimizer.
     pub n_updates: u64,
-    /// Lowest validation loss and the step it was measured after.
+    /// Validation loss of the best weights and the step it was measured after.
     pub best: Option<(f64, u64)>,
+    /// The figure of theirs by which they were chosen, see [`Validation`].
+    pub best_by: Option<f64>,
     /// Validations since then.
     pub without_gain: u32,
     /// Losses that the next one is judged by.
@@ -45,12 +48,11 @@ pub struct State {
 }
 
 impl State {
-    /// Takes the loss of a validation; whether it is the best so far. Without a validation part the newest weights are.
-    pub(crate) fn is_best(&mut self, val_loss: Option<f64>) -> bool {
-        let lower = |loss: f64| loss < self.best.map_or(f64::INFINITY, |(lowest, _)| lowest);
-        let best = val_loss.is_none_or(lower);
-        if let (true, Some(loss)) = (best, val_loss) {
-            self.best = Some((loss, self.step));
+    /// Takes a validation; whether it is the best so far. Without a validation part the newest weights are.
+    pub(crate) fn is_best(&mut self, found: Option<&Validation>) -> bool {
+        let best = found.is_none_or(|found| found.chosen_by < self.best_by.unwrap_or(f64::INFINITY));
+        if let (true, Some(found)) = (best, found) {
+            (self.best, self.best_by) = (Some((found.loss, self.step)), Some(found.chosen_by));
         }
         self.without_gain = if best { 0 } else { self.without_gain + 1 };
         best
@@ -78,7 +80,7 @@ fn folder_of(run: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State, keep: usize) -> Result<()> {
+pub fn save(run: &Path, weights: &Weights, optimizer: &Optimizer, state: &State, keep: usize) -> Result<()> {
     let done = folder_of(run).join(format!("step-{:06}", state.step));
     disk::folder_with(&done, |made| {
         for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -86,7 +88,7 @@ pub fn save(run: &Path, params: &Params, optimizer: &Optimizer, state: &State, k
             let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
             disk::write(&made.join(name), &bytes)?;
         }
-        save_weights(made, params)?;
+        weights.save(made)?;
         save_tensors(&made.join(OPTIMIZER), optimizer.moments())?;
         disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
         disk::seal(made)

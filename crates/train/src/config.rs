@@ -100,9 +100,10 @@ pub struct TrainConfig {
     /// Checkpoints that stay, the newest ones; the best weights stay besides.
     #[serde(default = "keep_checkpoints")]
     pub keep_checkpoints: usize,
-    /// Steps between validations, each of which saves the model.
-    #[serde(default = "eval_every")]
-    pub eval_every: u64,
+    /// Steps between validations, each of which saves the model; an epoch when left out, in stages that count in them, else
+    /// 250.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<u64>,
     /// Windows of the validation part that are measured, evenly spread over it.
     #[serde(default = "eval_windows")]
     pub eval_windows: usize,
@@ -141,9 +142,6 @@ fn on_spike() -> OnSpike {
 fn keep_checkpoints() -> usize {
     2 // the newest, and one in case it is damaged
 }
-fn eval_every() -> u64 {
-    250
-}
 fn eval_windows() -> usize {
     256
 }
@@ -152,6 +150,11 @@ impl TrainConfig {
     /// Windows in memory at a time.
     pub fn micro_batch(&self) -> usize {
         self.micro_batch.unwrap_or(self.batch_size)
+    }
+
+    /// Steps between validations.
+    pub fn eval_every(&self) -> u64 {
+        self.eval_every.unwrap_or(250)
     }
 
     /// Whether a length is counted in passes over the text.
@@ -214,7 +217,7 @@ impl Check for TrainConfig {
         problems.require(self.spike_window > 1, "spike_window", "has no deviation", "use 100");
         problems.require(positive(self.spike_z), "spike_z", "is not positive", "use 6");
         problems.require(self.keep_checkpoints > 0, "keep_checkpoints", "leaves nothing to resume", "use 2");
-        problems.require(self.eval_every > 0, "eval_every", "is not positive", "use 250");
+        problems.require(self.eval_every != Some(0), "eval_every", "is not positive", "use 250");
         problems.require(self.eval_windows <= largest, "eval_windows", "is beyond any machine", "use 256");
         problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
         problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");

@@ -4,14 +4,15 @@ use crate::checkpoint::{self, State};
 use crate::config::{OnSpike, Recompute, TrainConfig};
 use crate::guard::Guard;
 use crate::interrupt::{Interrupt, Stop};
+use crate::objective::Objective;
 use crate::optimizer::Optimizer;
 use crate::run::{Record, Run};
 use crate::schedule::{Schedule, Step};
-use anyhow::{Result, bail};
-use candle_core::{Device, Tensor};
-use data::batch::{Batch, IGNORE};
+use anyhow::Result;
+use candle_core::Device;
 use data::progress::{Progress, Unit};
-use model::{Gpt, ModelConfig, Params, Pass};
+use model::{Pass, Weights};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -27,9 +28,9 @@ pub struct Sitting<'a> {
 }
 
 /// A model in training.
-pub struct Trainer {
-    params: Params,
-    model: Gpt,
+pub struct Trainer<O> {
+    objective: O,
+    weights: Weights,
     optimizer: Optimizer,
     config: TrainConfig,
     seed: u64,
@@ -38,7 +39,7 @@ pub struct Trainer {
 /// What one update found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
-    /// Mean loss over the batch's targets, nats.
+    /// The batch's loss, nats.
     pub loss: f64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -55,24 +56,24 @@ impl Update {
     }
 }
 
-impl Trainer {
-    /// Begins to train `params`, the weights of a model of shape `model`; dropout is drawn from `seed`.
+impl<O: Objective> Trainer<O> {
+    /// Begins to train `weights`, those that the model of `objective` was made of; dropout is drawn from `seed`.
     ///
     /// # Errors
     /// When memory does not suffice.
-    pub fn new(model: &ModelConfig, params: Params, config: &TrainConfig, seed: u64) -> Result<Self> {
-        Ok(Self {
-            model: Gpt::new(model, &params, config.dtype.precision())?,
-            optimizer: Optimizer::new(&params)?,
-            params,
-            config: config.clone(),
-            seed,
-        })
+    pub fn new(objective: O, weights: impl Into<Weights>, config: &TrainConfig, seed: u64) -> Result<Self> {
+        let weights = weights.into();
+        Ok(Self { objective, optimizer: Optimizer::new(weights.trained())?, weights, config: config.clone(), seed })
     }
 
     /// The weights, which later steps change.
-    pub fn params(&self) -> &Params {
-        &self.params
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// What it trains for.
+    pub fn objective(&self) -> &O {
+        &self.objective
     }
 
     /// Takes the optimizer's moments from the checkpoint in `folder`, which was written with `state`.
@@ -88,66 +89,27 @@ impl Trainer {
     ///
     /// # Errors
     /// When the batch does not fit the model, or memory does not suffice.
-    pub fn step(&mut self, batch: &Batch, first_row: u64, lr: f64, guard: &mut Guard) -> Result<Update> {
-        let total = counted(&batch.targets).max(1) as f64;
-        let micro = self.config.micro_batch();
+    pub fn step(&mut self, batch: &O::Batch, first_row: u64, lr: f64, guard: &mut Guard) -> Result<Update> {
+        let (n_rows, micro) = (self.objective.rows(batch), self.config.micro_batch());
         let mut loss = 0.0;
-        self.params.clear_gradients();
-        for first in (0..batch.rows).step_by(micro) {
-            let rows = micro.min(batch.rows - first);
-            let (tokens, targets) = tensors(batch, first, rows, &self.model)?;
+        self.weights.clear_gradients();
+        for first in (0..n_rows).step_by(micro) {
             let recompute = self.config.recompute == Recompute::Blocks;
             let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64, recompute };
-            // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
-            let range = first * batch.context..(first + rows) * batch.context;
-            let weight = counted(&batch.targets[range]) as f64 / total;
-            let micro_loss = self.model.loss(&tokens, &targets, pass, weight)?;
-            self.params.collect(&mut micro_loss.backward()?)?;
+            let micro_loss = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
+            self.weights.collect(&mut micro_loss.backward()?)?;
             loss += f64::from(micro_loss.to_scalar::<f32>()?);
         }
+        self.weights.pass_gradients_on()?;
         let spike = guard.spike(loss, &self.config);
         let skip = !loss.is_finite() || (spike.is_some() && self.config.on_spike == OnSpike::Skip);
         let grad_norm = match skip {
             false => self.optimizer.update(lr, &self.config)?,
             true => self.optimizer.gradient_norm()?,
         };
+        self.weights.follow()?;
         Ok(Update { loss, grad_norm, spike, made: !skip && grad_norm.is_finite() })
     }
-
-    /// Mean loss over the targets of `batches`, nats, without dropout.
-    ///
-    /// # Errors
-    /// When a batch does not fit the model.
-    pub fn validate(&self, batches: &[Batch]) -> Result<f64> {
-        let (mut sum, mut n) = (0.0, 0);
-        for batch in batches {
-            let (tokens, targets) = tensors(batch, 0, batch.rows, &self.model)?;
-            let loss = self.model.loss(&tokens, &targets, Pass::Eval, 1.0)?.to_scalar::<f32>()?;
-            let here = counted(&batch.targets);
-            sum += f64::from(loss) * here as f64;
-            n += here;
-        }
-        Ok(sum / n.max(1) as f64)
-    }
-}
-
-/// Targets that count in the loss.
-fn counted(targets: &[u32]) -> usize {
-    targets.iter().filter(|&&t| t != IGNORE).count()
-}
-
-/// Rows `first .. first + rows` of a batch, as tokens and targets of `model`, `[rows, T]` each.
-fn tensors(batch: &Batch, first: usize, rows: usize, model: &Gpt) -> Result<(Tensor, Tensor)> {
-    let range = first * batch.context..(first + rows) * batch.context;
-    let entries = model.config().vocab_size;
-    let known = |id: u32| (id as usize) < entries;
-    if let Some(id) = batch.tokens[range.clone()].iter().find(|&&id| !known(id)) {
-        bail!(
-            "the text has token {id}, and the vocabulary {entries} entries: it is damaged; run `gptkit prepare` again"
-        );
-    }
-    let tensor = |ids: &[u32]| Tensor::from_slice(&ids[range.clone()], (rows, batch.context), model.device());
-    Ok((tensor(&batch.tokens)?, tensor(&batch.targets)?))
 }
 
 /// How a run ended.
@@ -164,12 +126,12 @@ pub struct Summary {
 ///
 /// # Errors
 /// When a step fails or a file cannot be written; what was saved before stays.
-pub fn fit(
-    trainer: &mut Trainer,
+pub fn fit<O: Objective>(
+    trainer: &mut Trainer<O>,
     mut state: State,
     schedule: &Schedule,
-    batches: impl Iterator<Item = Batch>,
-    validation: &[Batch],
+    batches: impl Iterator<Item = O::Batch>,
+    validation: &[O::Batch],
     run: &mut Run,
     sitting: &Sitting,
 ) -> Result<Summary> {
@@ -180,10 +142,10 @@ pub fn fit(
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
     let config = trainer.config.clone();
     state.n_steps = schedule.n_steps();
-    let save = |trainer: &Trainer, run: &Run, state: &mut State| {
+    let save = |trainer: &Trainer<O>, run: &Run, state: &mut State| {
         state.n_updates = trainer.optimizer.n_updates();
         state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-        checkpoint::save(run.folder(), &trainer.params, &trainer.optimizer, state, config.keep_checkpoints)
+        checkpoint::save(run.folder(), &trainer.weights, &trainer.optimizer, state, config.keep_checkpoints)
     };
     if state.step == 0 {
         save(trainer, run, &mut state)?;
@@ -198,18 +160,24 @@ pub fn fit(
             e.context(format!("step {}; what was saved last is in {}", step.number, run.folder().display()))
         })?;
         state.guard.judge(&update, &step, &config, run.folder(), sitting.progress)?;
-        let mut record = record(&step, &update, schedule.context(), step_begun.elapsed().as_secs_f64());
+        let n_tokens = trainer.objective.n_tokens(&batch);
+        let mut record =
+            record(&step, &update, schedule.context(), n_tokens as f64 / step_begun.elapsed().as_secs_f64());
         state.step = step.number;
         speed.add(record.tokens_per_s);
-        let due = step.number == state.n_steps || step.number.is_multiple_of(config.eval_every);
+        let due = step.number == state.n_steps || step.number.is_multiple_of(config.eval_every());
         if due {
+            let mut found = None;
             if !validation.is_empty() {
                 task.show("validating");
-                record.val_loss = Some(trainer.validate(validation)?);
-                val_loss = record.val_loss;
+                found = Some(trainer.objective.validate(validation)?);
             }
-            if state.is_best(record.val_loss) {
-                run.save_best(&trainer.params)?;
+            if state.is_best(found.as_ref()) {
+                run.save_best(&trainer.weights)?;
+            }
+            if let Some(found) = found {
+                (record.val_loss, record.scores) = (Some(found.loss), found.scores);
+                val_loss = record.val_loss;
             }
         }
         run.record(&record)?;
@@ -247,7 +215,7 @@ impl Speed {
     }
 }
 
-fn record(step: &Step, update: &Update, context: u64, seconds: f64) -> Record {
+fn record(step: &Step, update: &Update, context: u64, tokens_per_s: f64) -> Record {
     let tokens = step.rows as u64 * context;
     Record {
         step: step.number,
@@ -255,8 +223,9 @@ fn record(step: &Step, update: &Update, context: u64, seconds: f64) -> Record {
         train_loss: update.loss,
         learning_rate: step.lr,
         grad_norm: update.grad_norm,
-        tokens_per_s: tokens as f64 / seconds,
+        tokens_per_s,
         val_loss: None,
+        scores: BTreeMap::new(),
         skipped: !update.made,
     }
 }

@@ -9,6 +9,7 @@
 //! - [`interrupt`] Ctrl-C, SIGTERM and `--max-time`
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
 //! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
+//! - [`objective`] what a stage trains for
 //! - [`fit`]       the one step, and the loop around it
 //! - [`overview`]  the runs of a folder at a glance
 //! - [`plan`]      memory and time before they are spent
@@ -21,6 +22,7 @@ mod events;
 pub mod fit;
 pub mod guard;
 pub mod interrupt;
+pub mod objective;
 pub mod optimizer;
 pub mod overview;
 pub mod plan;

@@ -67,7 +67,7 @@ fn overview(folder: PathBuf) -> Overview {
     let modified = folder.join(METRICS).metadata().and_then(|metadata| metadata.modified());
     Overview {
         activity,
-        step: record.map_or(0, |record| record.step),
+        step: record.as_ref().map_or(0, |record| record.step),
         n_steps: state.as_ref().map_or(0, |state| state.n_steps),
         train_loss: record.map(|record| record.train_loss),
         best: state.as_ref().and_then(|state| state.best).map(|(loss, _)| loss),

@@ -3,12 +3,13 @@
 use crate::config::{Recompute, TrainConfig};
 use crate::fit::Trainer;
 use crate::guard::Guard;
+use crate::objective::LanguageModeling;
 use crate::pretrain::PretrainConfig;
 use crate::schedule::Schedule;
 use anyhow::Result;
 use candle_core::Device;
 use data::batch::Batch;
-use model::{Kind, ModelConfig, Params};
+use model::{Gpt, Kind, ModelConfig, Params};
 use std::time::Instant;
 
 /// What a run will take.
@@ -168,7 +169,7 @@ impl Plan {
             flops: Flops::of(model, train),
             n_tokens: schedule.n_tokens(),
             n_steps,
-            n_validation_tokens: n_steps.div_ceil(train.eval_every) * validation,
+            n_validation_tokens: n_steps.div_ceil(train.eval_every()) * validation,
         }
     }
 
@@ -270,11 +271,13 @@ fn seconds<const N: usize>(
     let train = TrainConfig { batch_size: rows, micro_batch: None, ..train.clone() };
     let mut trainers = Vec::with_capacity(N);
     for model in models {
-        trainers.push(Trainer::new(model, Params::init(model, 1, device)?, &train, 1)?);
+        let params = Params::init(model, 1, device)?;
+        let objective = LanguageModeling(Gpt::new(model, &params, train.dtype.precision())?);
+        trainers.push(Trainer::new(objective, params, &train, 1)?);
     }
     let n = rows * models[0].context;
     let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % models[0].vocab_size) as u32).collect();
-    let batch = Batch { rows, context: models[0].context, tokens: ids(0), targets: ids(7919) };
+    let batch = Batch::windows(models[0].context, ids(0), ids(7919));
     let mut guard = Guard::default();
     let mut fastest = [f64::INFINITY; N];
     // The first round takes its memory from the system and does not count.

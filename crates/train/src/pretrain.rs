@@ -3,6 +3,7 @@
 use crate::checkpoint::{self, State, TextSeen};
 use crate::config::TrainConfig;
 use crate::fit::{Sitting, Summary, Trainer, fit};
+use crate::objective::LanguageModeling;
 use crate::plan::{Memory, machine_memory, settings_that_fit};
 use crate::run::{Run, locked};
 use crate::schedule::Schedule;
@@ -15,7 +16,7 @@ use data::shard::Manifest;
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
 use model::folder::{load_config, load_model};
-use model::{ModelConfig, Params};
+use model::{Gpt, ModelConfig, Params};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sit
         out.display()
     ));
     warn_of_memory(&config, sitting);
-    let trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
+    let trainer = trainer(&config, params)?;
     let state = State {
         text: TextSeen { shards: std::path::absolute(&prepared.folder)?, fingerprint: prepared.fingerprint },
         ..State::default()
@@ -218,11 +219,16 @@ pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Res
         folder.join("config.toml").display()
     );
     let text = Text::new(config, &prepared)?;
-    let mut trainer = Trainer::new(&config.model, params, &config.train, config.seed)?;
+    let mut trainer = trainer(config, params)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
     let run = Run::resume(&folder, lock, state.step)?;
     go_on(config, trainer, state, &text, run, sitting)
+}
+
+fn trainer(config: &PretrainConfig, params: Params) -> Result<Trainer<LanguageModeling>> {
+    let gpt = Gpt::new(&config.model, &params, config.train.dtype.precision())?;
+    Trainer::new(LanguageModeling(gpt), params, &config.train, config.seed)
 }
 
 /// What a run reads.
@@ -248,7 +254,7 @@ fn windows(config: &PretrainConfig, prepared: &Prepared) -> Result<Windows> {
 
 fn go_on(
     config: &PretrainConfig,
-    mut trainer: Trainer,
+    mut trainer: Trainer<LanguageModeling>,
     state: State,
     text: &Text,
     mut run: Run,

@@ -15,9 +15,10 @@ use crate::events::Events;
 use anyhow::{Context, Result, ensure};
 use data::disk;
 use data::tokenizer::Tokenizer;
-use model::folder::{save_description, save_weights};
-use model::{ModelConfig, Params};
+use model::folder::save_description;
+use model::{ModelConfig, Weights};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// A line of `metrics.jsonl`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Updates made.
     pub step: u64,
@@ -44,6 +45,9 @@ pub struct Record {
     /// Mean loss on the validation windows after this update, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// Further figures of that validation, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, f64>,
     /// Whether this step made no update: see [`crate::guard`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
@@ -144,6 +148,8 @@ impl Run {
             ("tokens_per_s", record.tokens_per_s),
         ];
         scalars.extend(record.val_loss.map(|loss| ("loss/val", loss)));
+        let scores: Vec<(String, f64)> = record.scores.iter().map(|(name, &x)| (format!("val/{name}"), x)).collect();
+        scalars.extend(scores.iter().map(|(name, x)| (name.as_str(), *x)));
         self.events.scalars(record.step, &scalars)
     }
 
@@ -156,12 +162,12 @@ impl Run {
         disk::write(&self.folder.join("curves.svg"), svg.as_bytes())
     }
 
-    /// Saves `params` as the outcome of the run so far.
+    /// Saves `weights` as the outcome of the run so far.
     ///
     /// # Errors
     /// When the file cannot be written; the older one is then whole.
-    pub fn save_best(&self, params: &Params) -> Result<()> {
-        save_weights(&self.folder, params)
+    pub fn save_best(&self, weights: &Weights) -> Result<()> {
+        weights.save(&self.folder)
     }
 }
 
@@ -190,6 +196,7 @@ mod tests {
                 grad_norm: 1.0,
                 tokens_per_s: 1.0,
                 val_loss: None,
+                scores: BTreeMap::new(),
                 skipped: false,
             };
             serde_json::to_string(&record).unwrap() + "\n"

@@ -10,10 +10,11 @@ use data::batch::{Batch, IGNORE};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::fit::Trainer;
 use gptkit_train::guard::Guard;
+use gptkit_train::objective::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
 use model::folder::load_model;
 use model::sampler::{Sampling, choose};
-use model::{Gpt, Params, Pass};
+use model::{Gpt, Input, ModelConfig, Params, Pass};
 use ops::Precision;
 use ops::check::assert_close;
 use serde_json::Value;
@@ -25,6 +26,11 @@ struct Case {
     folder: PathBuf,
     inputs: Value,
     expected: HashMap<String, Tensor>,
+}
+
+fn trainer(config: &ModelConfig, params: Params, train: &TrainConfig) -> Trainer<LanguageModeling> {
+    let gpt = Gpt::new(config, &params, train.dtype.precision()).unwrap();
+    Trainer::new(LanguageModeling(gpt), params, train, 1).unwrap()
 }
 
 fn cases() -> Vec<Case> {
@@ -68,13 +74,13 @@ impl Case {
         let rows: Vec<Vec<u32>> = serde_json::from_value(self.inputs["ids"].clone()).unwrap();
         let context = rows[0].len();
         let targets = |row: &Vec<u32>| row[1..].iter().copied().chain([IGNORE]).collect::<Vec<_>>();
-        Batch { rows: rows.len(), context, tokens: rows.concat(), targets: rows.iter().flat_map(targets).collect() }
+        Batch::windows(context, rows.concat(), rows.iter().flat_map(targets).collect())
     }
 
-    fn tensors(&self) -> (Tensor, Tensor) {
+    fn tensors(&self) -> (Input, Tensor) {
         let batch = self.batch();
         let tensor = |ids: Vec<u32>| Tensor::from_vec(ids, (batch.rows, batch.context), &Device::Cpu).unwrap();
-        (tensor(batch.tokens), tensor(batch.targets))
+        (Input::windows(&tensor(batch.tokens)).unwrap(), tensor(batch.targets))
     }
 }
 
@@ -137,7 +143,7 @@ fn weights_after_three_clipped_steps_agree_with_the_reference() {
         // The reference ran without dropout.
         let config =
             model::ModelConfig { embedding_dropout: 0.0, attention_dropout: 0.0, residual_dropout: 0.0, ..config };
-        let mut trainer = Trainer::new(&config, params, &train, 1).unwrap();
+        let mut trainer = trainer(&config, params, &train);
         for norm in case.inputs["grad_norms_before_clip"].as_array().unwrap() {
             let (norm, update) =
                 (case.number(norm), trainer.step(&case.batch(), 0, train.lr, &mut Guard::default()).unwrap());
@@ -149,7 +155,7 @@ fn weights_after_three_clipped_steps_agree_with_the_reference() {
             );
         }
         let (mut compared, mut left_out) = (0, 0);
-        for (name, parameter) in trainer.params().iter() {
+        for (name, parameter) in trainer.weights().params().iter() {
             let first = comparable(name, &case.expected[&format!("grad.{name}")]);
             let expected = comparable(name, &case.expected[&format!("step3.{name}")]);
             for ((actual, expected), first) in
@@ -208,7 +214,7 @@ fn gradients_do_not_depend_on_how_the_batch_is_divided() {
         }))
         .unwrap();
         let fresh = Params::gather(&config, |name| params.get(name).unwrap().var().as_tensor().copy()).unwrap();
-        Trainer::new(&config, fresh, &train, 1).unwrap().step(&case.batch(), 30, 1e-3, &mut Guard::default()).unwrap()
+        trainer(&config, fresh, &train).step(&case.batch(), 30, 1e-3, &mut Guard::default()).unwrap()
     };
     let (whole, parts) = (losses_and_norms(3), losses_and_norms(1));
     assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
