@@ -5,12 +5,16 @@
 //! - [`shard`]     memory-mapped token files with a manifest
 //! - [`prepare`]   documents → shards, once
 //! - [`batch`]     the next windows from (seed, row) alone; read ahead
+//! - [`examples`]  memory-mapped lists of numbers, one an example
+//! - [`pack`]      examples → windows with few empty tokens
 //! - [`world`]     the procedural corpus
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
 
 pub mod batch;
 pub mod disk;
+pub mod examples;
+pub mod pack;
 pub mod prepare;
 pub mod progress;
 pub mod shard;
