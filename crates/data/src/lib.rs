@@ -1,6 +1,7 @@
 //! Text → documents → tokens → batches; plain integers, no tensors.
 //!
 //! - [`source`]    files, folders, JSONL, gzip, zstd, stdin, the embedded world → documents that know their file and line
+//! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`shard`]     memory-mapped token files with a manifest
 //! - [`prepare`]   documents → shards, once
@@ -17,6 +18,7 @@ pub mod examples;
 pub mod pack;
 pub mod prepare;
 pub mod progress;
+pub mod record;
 pub mod shard;
 pub mod source;
 mod text;
