@@ -2,6 +2,7 @@
 //!
 //! - [`source`]    files, folders, JSONL, gzip, zstd, stdin, the embedded world → documents that know their file and line
 //! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
+//! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`shard`]     memory-mapped token files with a manifest
 //! - [`prepare`]   documents → shards, once
@@ -13,6 +14,7 @@
 //! - [`progress`]  what long work reports to
 
 pub mod batch;
+pub mod dialogue;
 pub mod disk;
 pub mod examples;
 pub mod pack;
