@@ -4,6 +4,7 @@
 //! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
 //! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
 //! - [`tokenizer`] load, train, encode, decode
+//! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`shard`]     memory-mapped token files with a manifest
 //! - [`prepare`]   documents → shards, once
 //! - [`batch`]     the next windows from (seed, row) alone; read ahead
@@ -23,6 +24,7 @@ pub mod progress;
 pub mod record;
 pub mod shard;
 pub mod source;
+pub mod template;
 mod text;
 pub mod tokenizer;
 pub mod world;
