@@ -144,7 +144,7 @@ fn shares(weights: &[f64]) -> Vec<u64> {
 
 /// Place of `index` in an order of `0 .. n` that `key` draws: a Feistel network over the next power of four, walked until
 /// it falls below `n` (Black & Rogaway 2002). A bijection whatever the round function.
-fn permuted(index: u64, n: u64, key: u64) -> u64 {
+pub(crate) fn permuted(index: u64, n: u64, key: u64) -> u64 {
     let half = (64 - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
     let mask = (1u64 << half) - 1;
     let mut x = index;
@@ -161,7 +161,7 @@ fn permuted(index: u64, n: u64, key: u64) -> u64 {
 }
 
 /// A keyed hash of `x`: two rounds of SplitMix64's finalizer (Steele et al. 2014).
-fn mix(key: u64, x: u64) -> u64 {
+pub(crate) fn mix(key: u64, x: u64) -> u64 {
     let finalize = |mut z: u64| {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,20 +1,30 @@
 //! Text → documents → tokens → batches; plain integers, no tensors.
 //!
 //! - [`source`]    files, folders, JSONL, gzip, zstd, stdin, the embedded world → documents that know their file and line
+//! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
+//! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
 //! - [`tokenizer`] load, train, encode, decode
+//! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`shard`]     memory-mapped token files with a manifest
 //! - [`prepare`]   documents → shards, once
 //! - [`batch`]     the next windows from (seed, row) alone; read ahead
+//! - [`examples`]  memory-mapped lists of numbers, one an example
+//! - [`pack`]      examples → windows with few empty tokens
 //! - [`world`]     the procedural corpus
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
 
 pub mod batch;
+pub mod dialogue;
 pub mod disk;
+pub mod examples;
+pub mod pack;
 pub mod prepare;
 pub mod progress;
+pub mod record;
 pub mod shard;
 pub mod source;
+pub mod template;
 mod text;
 pub mod tokenizer;
 pub mod world;

@@ -246,7 +246,7 @@ pub struct Form {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compression {
+pub(crate) enum Compression {
     Gzip,
     Zstd,
 }
@@ -254,16 +254,21 @@ enum Compression {
 impl Form {
     /// The form that the name `path` says.
     pub fn of(path: &Path) -> Self {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let (stem, compression) = match name.rsplit_once('.') {
-            Some((stem, "gz")) => (stem, Some(Compression::Gzip)),
-            Some((stem, "zst" | "zstd")) => (stem, Some(Compression::Zstd)),
-            _ => (name.as_str(), None),
-        };
-        let ending = stem.rsplit_once('.').map_or("", |(_, e)| e);
-        let jsonl = matches!(ending, "jsonl" | "ndjson");
-        Self { jsonl, named: jsonl || matches!(ending, "txt" | "text" | "md"), compression }
+        let (ending, compression) = ending(path);
+        let jsonl = matches!(ending.as_str(), "jsonl" | "ndjson");
+        Self { jsonl, named: jsonl || matches!(ending.as_str(), "txt" | "text" | "md"), compression }
     }
+}
+
+/// The ending of the name `path`, in small letters, and the compression that a further one says.
+pub(crate) fn ending(path: &Path) -> (String, Option<Compression>) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let (stem, compression) = match name.rsplit_once('.') {
+        Some((stem, "gz")) => (stem, Some(Compression::Gzip)),
+        Some((stem, "zst" | "zstd")) => (stem, Some(Compression::Zstd)),
+        _ => (name.as_str(), None),
+    };
+    (stem.rsplit_once('.').map_or("", |(_, ending)| ending).to_owned(), compression)
 }
 
 /// Opens `path` for reading, decompressed as its name says; `count` is told of bytes read from disk.
@@ -272,9 +277,13 @@ impl Form {
 /// When it cannot be opened.
 pub fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<Box<dyn BufRead + 'a>> {
     let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let raw = Counted { inner: file, count };
+    decompressed(Counted { inner: file, count }, Form::of(path).compression)
+}
+
+/// What `raw` holds, decompressed.
+pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compression>) -> Result<Box<dyn BufRead + 'a>> {
     const BUFFER: usize = 1 << 18;
-    Ok(match Form::of(path).compression {
+    Ok(match compression {
         None => Box::new(BufReader::with_capacity(BUFFER, raw)),
         // Several members in a row are one text, as gzip itself reads them.
         Some(Compression::Gzip) => {

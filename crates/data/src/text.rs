@@ -36,16 +36,38 @@ pub struct Skipped {
     pub first: Option<String>,
     /// Lines that are not UTF-8.
     pub invalid_utf8: u64,
-    /// Documents of nothing but white space.
+    /// Documents, or answers, of nothing but white space.
     pub empty: u64,
-    /// Lines that are no JSON object with the text key.
+    /// Records that are not what they should be.
     pub malformed: u64,
 }
+
+/// Under which of its counts a bad record is kept.
+pub(crate) type Kind = fn(&mut Skipped) -> &mut u64;
 
 impl Skipped {
     /// All kinds together.
     pub fn total(&self) -> u64 {
         self.invalid_utf8 + self.empty + self.malformed
+    }
+
+    /// Leaves out the record at `place`, in which `what` is wrong.
+    ///
+    /// # Errors
+    /// When bad records are not to be left out.
+    pub(crate) fn leave_out(
+        &mut self,
+        on_bad: OnBadRecord,
+        place: &dyn fmt::Display,
+        what: &str,
+        kind: Kind,
+    ) -> Result<()> {
+        if on_bad == OnBadRecord::Fail {
+            bail!("{place}: {what}; --on-bad-record skip leaves such records out");
+        }
+        *kind(self) += 1;
+        self.first.get_or_insert_with(|| format!("{place}: {what}"));
+        Ok(())
     }
 }
 
@@ -55,8 +77,8 @@ const PIECE: usize = 1 << 16;
 const LONGEST_PIECE: usize = 1 << 20;
 /// Bytes of a text file looked at together when no line ends.
 const SEGMENT: u64 = 1 << 20;
-/// Longest JSONL record: it is held in memory whole.
-const LONGEST_RECORD: u64 = 1 << 26;
+/// Longest record: it is held in memory whole.
+pub(crate) const LONGEST_RECORD: u64 = 1 << 26;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Cuts what it reads into documents and pieces, and hands them to `sink` in order.
@@ -122,42 +144,18 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads JSONL, each record's text as one document.
-    pub(crate) fn records(&mut self, path: &Path, mut input: Box<dyn BufRead + '_>) -> Result<()> {
-        let mut bytes = Vec::new();
-        for line in 1.. {
-            bytes.clear();
-            let read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
-            let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
-            if read == 0 {
-                break;
-            }
-            if read as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n") {
-                bail!(
-                    "{} line {line} is longer than 64 MiB; put so long a text into a file of its own",
-                    path.display()
-                );
-            }
-            let record = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes) } else { &bytes };
-            if record.trim_ascii().is_empty() {
-                continue;
-            }
+    pub(crate) fn records(&mut self, path: &Path, input: Box<dyn BufRead + '_>) -> Result<()> {
+        jsonl(path, input, &mut |line, record| {
             if let Err(e) = std::str::from_utf8(record) {
-                let what = format!("byte {} is not UTF-8", e.valid_up_to() + 1);
-                self.bad(path, line, &what, |skipped| &mut skipped.invalid_utf8)?;
-                continue;
+                return self.bad(path, line, &not_utf8(&e), |skipped| &mut skipped.invalid_utf8);
             }
             let mut json = serde_json::Deserializer::from_slice(record);
             let text = TextOf(&self.config.text_key).deserialize(&mut json).and_then(|text| json.end().map(|()| text));
             match text {
-                Ok(text) => self.document(path, line, &text)?,
-                Err(e) => {
-                    // The column is worth saying, the line would be that of the record alone.
-                    let what = e.to_string().replace("line 1 column", "column");
-                    self.bad(path, line, &what, |skipped| &mut skipped.malformed)?;
-                }
+                Ok(text) => self.document(path, line, &text),
+                Err(e) => self.bad(path, line, &not_json(&e), |skipped| &mut skipped.malformed),
             }
-        }
-        Ok(())
+        })
     }
 
     /// Takes a whole document that stands at `line` of `path`.
@@ -193,15 +191,46 @@ impl<'a> Reader<'a> {
         (self.sink)(Piece { text, first: !begun, last: true })
     }
 
-    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: fn(&mut Skipped) -> &mut u64) -> Result<()> {
-        let found = || format!("{} line {line}: {what}", path.display());
-        if self.config.on_bad_record == OnBadRecord::Fail {
-            bail!("{}; --on-bad-record skip leaves such records out", found());
-        }
-        *kind(&mut self.skipped) += 1;
-        self.skipped.first.get_or_insert_with(found);
-        Ok(())
+    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: Kind) -> Result<()> {
+        let place = format!("{} line {line}", path.display());
+        self.skipped.leave_out(self.config.on_bad_record, &place, what, kind)
     }
+}
+
+/// Hands the lines of `input` that are not blank to `sink`, each with its number; `path` is its name in messages.
+pub(crate) fn jsonl(
+    path: &Path,
+    mut input: impl BufRead,
+    sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        let read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
+        let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
+        if read == 0 {
+            break;
+        }
+        if read as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n") {
+            bail!("{} line {line} is longer than 64 MiB; put so long a text into a file of its own", path.display());
+        }
+        let record = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes) } else { &bytes };
+        if !record.trim_ascii().is_empty() {
+            sink(line, record)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with bytes that are no text.
+pub(crate) fn not_utf8(e: &std::str::Utf8Error) -> String {
+    format!("byte {} is not UTF-8", e.valid_up_to() + 1)
+}
+
+/// What is wrong with a record that is not the JSON it should be.
+pub(crate) fn not_json(e: &serde_json::Error) -> String {
+    // The column is worth saying, the line would be that of the record alone.
+    e.to_string().replace("line 1 column", "column")
 }
 
 impl Cut {

@@ -1,11 +1,11 @@
 //! Text ↔ token ids: load, train, encode, decode, through Hugging Face's `tokenizers`.
 
-use crate::disk;
 use crate::text::Cut;
+use crate::{disk, template};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -123,6 +123,8 @@ pub struct Tokenizer {
     /// Bytes of each token, for the byte-level kind.
     bytes: Vec<Vec<u8>>,
     end_of_text: Option<u32>,
+    /// How a dialogue is written, in Jinja; [`template::Template`] reads it.
+    chat_template: Option<String>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -166,8 +168,10 @@ impl Tokenizer {
         } else {
             read_json(&file)?
         };
-        let named_end = end_of_text_named_in(&folder.join("tokenizer_config.json"))?;
-        Self::new(inner, named_end.as_deref()).with_context(|| format!("the tokenizer in {}", path.display()))
+        let named_end = template::token(&template::config(folder)?, "eos_token");
+        let tokenizer = Self::new(inner, named_end.as_deref());
+        let tokenizer = tokenizer.with_context(|| format!("the tokenizer in {}", path.display()))?;
+        Ok(Self { chat_template: template::stored(folder)?.map(|(_, source)| source), ..tokenizer })
     }
 
     /// Learns byte-level pairs from `texts` until the vocabulary has `vocab_size` entries, the end of text among them;
@@ -210,11 +214,49 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
         let kind = kind(&inner);
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
-        let mut plain = inner.clone();
-        plain.set_encode_special_tokens(true);
-        let bytes = if kind == Kind::ByteLevel { token_bytes(&inner) } else { Vec::new() };
         ensure!(inner.get_vocab_size(true) > 0, "has no entries");
-        Ok(Self { inner, plain, kind, bytes, end_of_text: end })
+        let (plain, bytes) = derived(&inner, kind);
+        Ok(Self { inner, plain, kind, bytes, end_of_text: end, chat_template: None })
+    }
+
+    /// Adds special tokens after the last entry, and gives the ids of all. One that the vocabulary has keeps its id, and
+    /// is special from now on.
+    ///
+    /// # Errors
+    /// When one is empty, or the vocabulary's ids have gaps.
+    pub fn add_special_tokens(&mut self, tokens: &[&str]) -> Result<Vec<u32>> {
+        ensure!(tokens.iter().all(|token| !token.is_empty()), "a special token is empty");
+        let mut inner = self.inner.clone();
+        inner.add_special_tokens(tokens.iter().map(|token| special(token))).map_err(|e| anyhow!("{e}"))?;
+        let old = self.vocab_size() as u32;
+        let ids: Option<Vec<u32>> = tokens.iter().map(|token| inner.token_to_id(token)).collect();
+        let ids = ids.context("special tokens were not added")?;
+        for (token, id) in tokens.iter().zip(&ids) {
+            // The library counts entries, and would give an id twice where they have gaps.
+            let before = self.token_id(token);
+            ensure!(
+                before.map_or(*id >= old, |before| before == *id),
+                "{token} cannot be added: the vocabulary's ids have gaps"
+            );
+        }
+        (self.plain, self.bytes) = derived(&inner, self.kind);
+        self.inner = inner;
+        Ok(ids)
+    }
+
+    /// The id of a token, by its name in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How a dialogue is written, in Jinja; [`Tokenizer::save`] keeps it.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// Sets how a dialogue is written.
+    pub fn set_chat_template(&mut self, template: Option<String>) {
+        self.chat_template = template;
     }
 
     /// Tokens of `text`, as the reference gives them: names of special tokens in it become those tokens.
@@ -355,7 +397,7 @@ impl Tokenizer {
         Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, the chat template in it, into `folder`.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -375,9 +417,19 @@ impl Tokenizer {
         if self.kind == Kind::Words {
             config["unk_token"] = json!("<unk>");
         }
+        if let Some(template) = &self.chat_template {
+            config["chat_template"] = json!(template);
+        }
         let text = serde_json::to_string_pretty(&config)? + "\n";
         disk::write(&folder.join("tokenizer_config.json"), text.as_bytes())
     }
+}
+
+/// What follows from a tokenizer: the same for text that is nothing but text, and the bytes of each token.
+fn derived(inner: &Inner, kind: Kind) -> (Inner, Vec<Vec<u8>>) {
+    let mut plain = inner.clone();
+    plain.set_encode_special_tokens(true);
+    (plain, if kind == Kind::ByteLevel { token_bytes(inner) } else { Vec::new() })
 }
 
 fn byte_level() -> ByteLevel {
@@ -472,20 +524,6 @@ fn byte_characters() -> [char; 256] {
     })
 }
 
-/// `eos_token` of a `tokenizer_config.json`: a string, or an object with it.
-fn end_of_text_named_in(path: &Path) -> Result<Option<String>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let json: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    let token = match json.get("eos_token") {
-        Some(Value::Object(token)) => token.get("content"),
-        other => other,
-    };
-    Ok(token.and_then(Value::as_str).map(str::to_owned))
-}
-
 type InnerStream<'a> = DecodeStream<
     'a,
     ModelWrapper,
@@ -550,6 +588,7 @@ fn whole_characters(pending: &mut Vec<u8>) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     /// Made by scripts/golden.py with the reference tokenizers.
     const GOLDEN: &str = include_str!("../../../tests/golden/tokenizers.json");
@@ -693,6 +732,54 @@ mod tests {
         let ids = tokenizer.encode_document("a<|endoftext|>").unwrap();
         assert!(!ids.contains(&299));
         assert_eq!(tokenizer.decode(&ids).unwrap(), "a<|endoftext|>");
+    }
+
+    #[test]
+    fn added_special_tokens_are_one_token_in_templates_and_text_in_documents() {
+        let characters = Tokenizer::of_characters(&"<|endusr>a b".chars().collect()).unwrap();
+        for mut tokenizer in [Some(trained(300)), Some(characters), real("gpt1"), real("gpt2")].into_iter().flatten() {
+            let (before, end) = (tokenizer.vocab_size() as u32, tokenizer.end_of_text());
+            let ids = tokenizer.add_special_tokens(&["<|user|>", "<|end|>"]).unwrap();
+            assert_eq!(ids, [before, before + 1], "{tokenizer:?}");
+            assert_eq!((tokenizer.vocab_size() as u32, tokenizer.end_of_text()), (before + 2, end));
+            assert!(ids.iter().all(|&id| tokenizer.is_special(id)));
+            assert_eq!(tokenizer.token_id("<|end|>"), Some(ids[1]));
+            assert_eq!(tokenizer.token_text(ids[1]), "<|end|>");
+            let text = "<|user|>a b<|end|>";
+            let encoded = tokenizer.encode(text).unwrap();
+            assert_eq!((encoded.first(), encoded.last()), (Some(&ids[0]), Some(&ids[1])), "{tokenizer:?}");
+            assert_eq!(encoded.iter().filter(|id| ids.contains(id)).count(), 2);
+            assert!(tokenizer.encode_document(text).unwrap().iter().all(|id| !ids.contains(id)), "{tokenizer:?}");
+            if tokenizer.kind != Kind::Words {
+                assert_eq!(tokenizer.decode(&encoded).unwrap(), text);
+                let document = tokenizer.encode_document(text).unwrap();
+                assert_eq!(tokenizer.decode(&document).unwrap(), text);
+                let mut decoder = tokenizer.decoder(&[]);
+                let streamed: String = encoded.iter().filter_map(|&id| decoder.push(id)).collect();
+                assert_eq!(streamed, text);
+            }
+            let again = tokenizer.add_special_tokens(&["<|end|>", "<|new|>"]).unwrap();
+            assert_eq!(again, [before + 1, before + 2]);
+        }
+        assert!(trained(300).add_special_tokens(&[""]).is_err());
+    }
+
+    #[test]
+    fn added_tokens_and_the_chat_template_are_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tokenizer = trained(290);
+        let ids = tokenizer.add_special_tokens(&["<|user|>", "<|end|>"]).unwrap();
+        tokenizer.set_chat_template(Some("{{ messages }}".to_owned()));
+        tokenizer.save(folder.path()).unwrap();
+        let loaded = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(loaded.fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
+        assert_eq!((loaded.kind, loaded.end_of_text()), (Kind::ByteLevel, Some(289)));
+        assert_eq!(loaded.encode("<|user|><|end|>").unwrap(), ids);
+        assert_eq!(loaded.chat_template(), Some("{{ messages }}"));
+        // Newer folders have it in a file of its own, which counts.
+        disk::write(&folder.path().join("chat_template.jinja"), b"new").unwrap();
+        assert_eq!(Tokenizer::load(folder.path()).unwrap().chat_template(), Some("new"));
+        assert_eq!(trained(290).chat_template(), None);
     }
 
     #[test]

@@ -1,0 +1,653 @@
+//! Records from files: JSONL, CSV, TSV and Parquet → rows that know their file and line.
+//!
+//! What a file holds, its name says: `.jsonl` or `.ndjson` has an object a line; `.csv` a header and fields that may be
+//! quoted (RFC 4180); `.tsv` a header and fields between tabs, in which a quote is a quote, as in GLUE's files; each of
+//! them may end in `.gz` or `.zst`. `.parquet` is read a row group after the other. Fields of CSV and TSV are text.
+
+use crate::progress::{Progress, Unit};
+use crate::source::{self, OnBadRecord};
+use crate::text::{self, Kind, LONGEST_RECORD};
+use anyhow::{Context, Result, bail, ensure};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::{Map, Value};
+use std::cell::Cell;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+
+pub use crate::text::Skipped;
+
+/// Where a record stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// Its line, or in Parquet its row, from 1.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = if matches!(Format::of(&self.file), Some(Format::Parquet)) { "row" } else { "line" };
+        write!(f, "{} {unit} {}", self.file.display(), self.line)
+    }
+}
+
+/// A record as it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Where it stands.
+    pub place: Place,
+    /// Its fields, in the file's order.
+    pub fields: Map<String, Value>,
+}
+
+/// What is wrong with one record. A sink that returns it has the record left out, or the reading ended, as the user
+/// said.
+#[derive(Debug)]
+pub struct Bad {
+    what: String,
+    kind: Kind,
+}
+
+impl Bad {
+    /// A record that is not what it should be: `what` is wrong.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: |skipped| &mut skipped.malformed }
+    }
+
+    /// A record whose text is nothing but white space.
+    pub fn empty(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: |skipped| &mut skipped.empty }
+    }
+
+    fn not_utf8(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: |skipped| &mut skipped.invalid_utf8 }
+    }
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Bad {}
+
+impl Row {
+    /// The text under `key`.
+    ///
+    /// # Errors
+    /// When there is no such field, or it is no text.
+    pub fn text(&self, key: &str) -> Result<&str, Bad> {
+        match self.field(key)? {
+            Value::String(text) => Ok(text),
+            other => Err(wrong_type(key, other, "text")),
+        }
+    }
+
+    /// The text under `key`; nothing when there is no such field, or it is null.
+    ///
+    /// # Errors
+    /// When it is no text.
+    pub fn optional_text(&self, key: &str) -> Result<Option<&str>, Bad> {
+        match self.fields.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.text(key).map(Some),
+        }
+    }
+
+    /// The name of a class under `key`: text, a whole number, true or false.
+    ///
+    /// # Errors
+    /// When there is no such field, or it is none of these.
+    pub fn label(&self, key: &str) -> Result<String, Bad> {
+        match self.field(key)? {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(n) if !n.is_f64() => Ok(n.to_string()),
+            Value::Bool(b) => Ok(b.to_string()),
+            other => Err(wrong_type(key, other, "text or a whole number")),
+        }
+    }
+
+    /// The number under `key`, which text may stand for, as in CSV.
+    ///
+    /// # Errors
+    /// When there is no such field, or it is no finite number.
+    pub fn number(&self, key: &str) -> Result<f64, Bad> {
+        let value = self.field(key)?;
+        let number = match value {
+            Value::String(text) => text.trim().parse().ok(),
+            other => other.as_f64(),
+        };
+        number.filter(|n| n.is_finite()).ok_or_else(|| wrong_type(key, value, "a number"))
+    }
+
+    fn field(&self, key: &str) -> Result<&Value, Bad> {
+        self.fields.get(key).ok_or_else(|| Bad::new(format!("no \"{key}\"; the record has {}", self.keys())))
+    }
+
+    /// The names of its fields, to be shown.
+    pub fn keys(&self) -> String {
+        if self.fields.is_empty() {
+            return "nothing".to_owned();
+        }
+        self.fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn wrong_type(key: &str, value: &Value, expected: &str) -> Bad {
+    let shown = match value {
+        Value::String(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+        other => kind_of(other).to_owned(),
+    };
+    Bad::new(format!("\"{key}\" is {shown}, not {expected}"))
+}
+
+/// What a value is, in words.
+pub(crate) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// How a file holds records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Jsonl,
+    Csv,
+    Tsv,
+    Parquet,
+}
+
+impl Format {
+    fn of(path: &Path) -> Option<Self> {
+        let (ending, compression) = source::ending(path);
+        match ending.as_str() {
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "csv" => Some(Self::Csv),
+            "tsv" => Some(Self::Tsv),
+            "parquet" if compression.is_none() => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// Files of records, for messages.
+const ACCEPTED: &str = "use .jsonl, .csv or .tsv (also with .gz or .zst after it), or .parquet";
+
+/// Hands the records of the file `path` (or of stdin: `-.jsonl`, `-.csv`, `-.tsv`) to `sink`, one at a time. One that
+/// cannot be read, or that `sink` calls [`Bad`], is left out and counted, or ends the reading, as `on_bad` says.
+///
+/// # Errors
+/// When the file cannot be read or its name does not say what it holds, at a bad record unless these are left out, and
+/// with any other error of `sink`.
+pub fn read_rows(
+    path: &Path,
+    on_bad: OnBadRecord,
+    progress: &dyn Progress,
+    sink: &mut dyn FnMut(Row) -> Result<()>,
+) -> Result<Skipped> {
+    let piped = match source::Place::of(&path.to_string_lossy()) {
+        Ok(source::Place::Stdin(ending)) => Some(PathBuf::from(format!("stdin{ending}"))),
+        _ => None,
+    };
+    let name = piped.as_deref().unwrap_or(path);
+    ensure!(piped.is_some() || !path.is_dir(), "{} is a folder; name one file of records: {ACCEPTED}", path.display());
+    let Some(format) = Format::of(name) else {
+        bail!("{} does not say by its name how it holds records: {ACCEPTED}", name.display());
+    };
+    let mut reader = Reader { file: name, on_bad, sink, skipped: Skipped::default() };
+    let label = format!("reading {}", name.display());
+    if format == Format::Parquet {
+        ensure!(piped.is_none(), "a parquet file cannot be read from stdin; name the file");
+        reader.parquet(&label, progress)?;
+        return Ok(reader.skipped);
+    }
+    let total = if piped.is_some() { None } else { path.metadata().ok().map(|m| m.len()) };
+    let task = progress.task(&label, total, Unit::Bytes);
+    let count = |n| task.advance(n);
+    let input = match piped {
+        Some(_) => source::decompressed(std::io::stdin().lock(), source::ending(name).1)?,
+        None => source::open(path, &count)?,
+    };
+    match format {
+        Format::Csv => reader.table(input, b',', true)?,
+        Format::Tsv => reader.table(input, b'\t', false)?,
+        Format::Jsonl | Format::Parquet => reader.jsonl(input)?,
+    }
+    Ok(reader.skipped)
+}
+
+struct Reader<'a> {
+    file: &'a Path,
+    on_bad: OnBadRecord,
+    sink: &'a mut dyn FnMut(Row) -> Result<()>,
+    skipped: Skipped,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, line: u64, fields: Result<Map<String, Value>, Bad>) -> Result<()> {
+        let place = Place { file: self.file.to_owned(), line };
+        let bad = match fields {
+            Ok(fields) => match (self.sink)(Row { place: place.clone(), fields }) {
+                Ok(()) => return Ok(()),
+                Err(e) => e.downcast::<Bad>()?,
+            },
+            Err(bad) => bad,
+        };
+        self.skipped.leave_out(self.on_bad, &place, &bad.what, bad.kind)
+    }
+
+    fn jsonl(&mut self, input: impl BufRead) -> Result<()> {
+        text::jsonl(self.file, input, &mut |line, bytes| self.take(line, object(bytes)))
+    }
+
+    /// Reads a header and the records under it.
+    fn table(&mut self, input: impl Read, delimiter: u8, quotes: bool) -> Result<()> {
+        let left = Cell::new(LONGEST_RECORD);
+        // The last record ends as all others do; where that is one line break too many, it is a blank line.
+        let input = Bounded { inner: input.chain(b"\n".as_slice()), left: &left };
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .quoting(quotes)
+            .has_headers(false)
+            .flexible(true) // the count of fields is looked at here
+            .terminator(csv::Terminator::Any(b'\n')) // with another, the library's line numbers are not the file's
+            .from_reader(input);
+        let mut record = csv::ByteRecord::new();
+        let mut header: Option<Header> = None;
+        let mut next_line = 1;
+        loop {
+            left.set(LONGEST_RECORD);
+            let read = reader.read_byte_record(&mut record);
+            if !read.with_context(|| format!("{} line {next_line} cannot be read", self.file.display()))? {
+                return Ok(());
+            }
+            let breaks = record.iter().flatten().filter(|&&b| b == b'\n').count() as u64;
+            let end = reader.position().line();
+            let line = end.saturating_sub(breaks + 1).max(next_line);
+            next_line = end;
+            if record.len() == 1 && record.get(0).is_some_and(|field| matches!(field, b"" | b"\r")) {
+                continue;
+            }
+            match &header {
+                Some(header) => {
+                    let fields = header.fields(&record, breaks > 0);
+                    self.take(line, fields)?;
+                }
+                None => header = Some(Header::of(&record).with_context(|| format!("{}", self.file.display()))?),
+            }
+        }
+    }
+
+    fn parquet(&mut self, label: &str, progress: &dyn Progress) -> Result<()> {
+        let path = self.file;
+        let damaged = || format!("{} is not a parquet file that can be read here", path.display());
+        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let reader = SerializedFileReader::new(file).with_context(damaged)?;
+        let size = |group: &parquet::file::metadata::RowGroupMetaData| group.compressed_size().max(0) as u64;
+        let total = reader.metadata().row_groups().iter().map(size).sum();
+        let task = progress.task(label, Some(total), Unit::Bytes);
+        let mut line = 0;
+        for index in 0..reader.num_row_groups() {
+            let group = reader.get_row_group(index).with_context(damaged)?;
+            for row in group.get_row_iter(None).with_context(damaged)? {
+                line += 1;
+                let row = row.map_err(|e| {
+                    let shown: String = e.to_string().chars().take(200).collect(); // it may quote the whole text
+                    anyhow::anyhow!("{} row {line} cannot be read: {shown}", path.display())
+                })?;
+                match row.to_json_value() {
+                    Value::Object(fields) => self.take(line, Ok(fields))?,
+                    other => self.take(line, Err(Bad::new(format!("is {}, not an object", kind_of(&other)))))?,
+                }
+            }
+            task.advance(size(group.metadata()));
+        }
+        Ok(())
+    }
+}
+
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, Bad> {
+    std::str::from_utf8(bytes).map_err(|e| Bad::not_utf8(text::not_utf8(&e)))?;
+    serde_json::from_slice(bytes)
+        .map_err(|e| Bad::new(text::not_json(&e).replace("expected a map", "expected an object with named fields")))
+}
+
+/// The first line of a table.
+struct Header {
+    names: Vec<String>,
+    /// Whether lines end as Windows ends them.
+    carriage_returns: bool,
+}
+
+impl Header {
+    fn of(record: &csv::ByteRecord) -> Result<Self> {
+        let mut names: Vec<String> = Vec::new();
+        let carriage_returns = record.iter().next_back().is_some_and(|field| field.ends_with(b"\r"));
+        for field in fields(record, carriage_returns) {
+            let name = std::str::from_utf8(field).context("the header is not UTF-8")?;
+            ensure!(
+                !names.iter().any(|n| n == name),
+                "the header names {name:?} twice; a table begins with its columns' names"
+            );
+            names.push(name.to_owned());
+        }
+        Ok(Self { names, carriage_returns })
+    }
+
+    fn fields(&self, record: &csv::ByteRecord, broken: bool) -> Result<Map<String, Value>, Bad> {
+        if record.len() != self.names.len() {
+            let hint = if broken { "; is a quote not closed?" } else { "" };
+            return Err(Bad::new(format!("has {} fields, the header {}{hint}", record.len(), self.names.len())));
+        }
+        let text = |(name, field): (&String, &[u8])| match std::str::from_utf8(field) {
+            Ok(text) => Ok((name.clone(), Value::from(text))),
+            Err(e) => Err(Bad::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
+        };
+        self.names.iter().zip(fields(record, self.carriage_returns)).map(text).collect()
+    }
+}
+
+/// The fields of a record, the last without the carriage return of a line's end.
+fn fields(record: &csv::ByteRecord, carriage_returns: bool) -> impl Iterator<Item = &[u8]> {
+    record.iter().enumerate().map(move |(i, field)| {
+        let last = carriage_returns && i + 1 == record.len();
+        if last { field.strip_suffix(b"\r").unwrap_or(field) } else { field }
+    })
+}
+
+/// Ends in an error when more is read than is `left`, so that no record fills the memory.
+struct Bounded<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        match self.left.get().checked_sub(n as u64) {
+            Some(left) => self.left.set(left),
+            None => return Err(std::io::Error::other("the record is longer than 64 MiB; is a quote not closed?")),
+        }
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::{Silent, Task};
+    use proptest::prelude::*;
+    use serde_json::json;
+    use std::io::Write as _;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// The lines and fields of a file of this name and these bytes.
+    fn read(name: &str, bytes: &[u8], on_bad: OnBadRecord) -> Result<(Vec<(u64, Value)>, Skipped)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        crate::disk::write(&path, bytes).unwrap();
+        let mut rows = Vec::new();
+        let skipped = read_rows(&path, on_bad, &Silent, &mut |row| {
+            rows.push((row.place.line, Value::Object(row.fields)));
+            Ok(())
+        })?;
+        Ok((rows, skipped))
+    }
+
+    fn good(name: &str, text: &str) -> Vec<(u64, Value)> {
+        read(name, text.as_bytes(), OnBadRecord::Fail).unwrap().0
+    }
+
+    fn fails(name: &str, bytes: &[u8]) -> String {
+        format!("{:#}", read(name, bytes, OnBadRecord::Fail).unwrap_err())
+    }
+
+    fn row(fields: Value) -> Row {
+        let Value::Object(fields) = fields else { panic!("{fields} is no object") };
+        Row { place: Place { file: "f.jsonl".into(), line: 3 }, fields }
+    }
+
+    #[test]
+    fn objects_come_with_their_lines() {
+        let rows = good("f.jsonl", "\u{feff}{\"b\": 1, \"a\": null}\n\n{\"t\": [\"é\"]}");
+        assert_eq!(rows, [(1, json!({"b": 1, "a": null})), (3, json!({"t": ["é"]}))]);
+    }
+
+    #[test]
+    fn fields_of_csv_are_text_with_the_line_of_their_record() {
+        let text = "\u{feff}id,text\n1,plain\n2,\"a \"\"b\"\",\nc\"\n\n3,é";
+        let expected = [
+            (2, json!({"id": "1", "text": "plain"})),
+            (3, json!({"id": "2", "text": "a \"b\",\nc"})),
+            (6, json!({"id": "3", "text": "é"})),
+        ];
+        assert_eq!(good("f.csv", text), expected);
+        assert_eq!(good("f.csv", &format!("{text}\n")), expected);
+        let windows = good("f.csv", &text.replace('\n', "\r\n"));
+        assert_eq!(windows[1], (3, json!({"id": "2", "text": "a \"b\",\r\nc"})));
+        assert_eq!((windows[0].clone(), windows[2].clone()), (expected[0].clone(), expected[2].clone()));
+    }
+
+    #[test]
+    fn quotes_in_tsv_are_text() {
+        let rows = good("f.tsv", "s\tlabel\n\"so it goes\t1\nno \" here\t0\n");
+        assert_eq!(
+            rows,
+            [(2, json!({"s": "\"so it goes", "label": "1"})), (3, json!({"s": "no \" here", "label": "0"}))]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_comes_back(table in prop::collection::vec(prop::collection::vec("[a\",\n é]{0,6}", 2), 0..6)) {
+            let quoted = |field: &String| format!("\"{}\"", field.replace('"', "\"\""));
+            let mut text = "x,y\n".to_owned();
+            let mut expected = Vec::new();
+            for fields in &table {
+                expected.push((text.matches('\n').count() as u64 + 1, json!({"x": fields[0], "y": fields[1]})));
+                text += &format!("{},{}\n", quoted(&fields[0]), quoted(&fields[1]));
+            }
+            prop_assert_eq!(good("f.csv", &text), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (name, bytes, expected) in [
+            ("f.jsonl", b"{\"a\": 1}\n{\"a\": \n".as_slice(), "f.jsonl line 2: EOF while parsing a value"),
+            ("f.jsonl", b"\n[1]", "f.jsonl line 2: invalid type: sequence, expected an object with named fields"),
+            ("f.ndjson", b"{\"a\": \"\xff\"}", "f.ndjson line 1: byte 8 is not UTF-8"),
+            ("f.csv", b"a,b\n1,2\n\n1,2,3\n", "f.csv line 4: has 3 fields, the header 2"),
+            ("f.csv", b"a,b\r\n\r\n1\r\n", "f.csv line 3: has 1 fields, the header 2"),
+            ("f.csv", b"a,b\n\"1\n3,4\n", "f.csv line 2: has 1 fields, the header 2; is a quote not closed?"),
+            ("f.csv", b"a,b\n1,2\n1,x\xff\n", "f.csv line 3: byte 2 is not UTF-8 in the field \"b\""),
+            ("f.tsv", b"a\tb\n1\n", "f.tsv line 2: has 1 fields, the header 2"),
+        ] {
+            let message = fails(name, bytes);
+            assert!(message.contains(expected), "{message}\nexpected {expected}");
+            assert!(message.contains("--on-bad-record skip"), "{message}");
+        }
+        for (name, bytes, expected) in [
+            ("f.csv", b"a,b,a\n1,2,3\n".as_slice(), "f.csv: the header names \"a\" twice"),
+            ("f.csv", b"a,\xff\n1,2\n", "f.csv: the header is not UTF-8"),
+            ("f.json", b"[]", "f.json does not say by its name how it holds records: use .jsonl, .csv or .tsv"),
+            ("f.parquet.gz", b"", "does not say by its name"),
+            ("f.parquet", b"PAR1 no more", "f.parquet is not a parquet file"),
+        ] {
+            let message = fails(name, bytes);
+            assert!(message.contains(expected), "{message}\nexpected {expected}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let error =
+            |path: &Path| format!("{:#}", read_rows(path, OnBadRecord::Fail, &Silent, &mut |_| Ok(())).unwrap_err());
+        assert!(error(folder.path()).contains("is a folder; name one file of records"));
+        assert!(error(&folder.path().join("none.csv")).contains("none.csv cannot be read"));
+        assert!(error(Path::new("-.parquet")).contains("cannot be read from stdin"));
+        assert!(error(Path::new("-.txt")).contains("stdin.txt does not say"));
+    }
+
+    #[test]
+    fn skipped_records_are_counted_by_kind_and_the_rest_is_read() {
+        let bytes = b"a,b\n1,2\n1\nx,\xff\n3,4\n";
+        let (rows, skipped) = read("f.csv", bytes, OnBadRecord::Skip).unwrap();
+        assert_eq!(rows, [(2, json!({"a": "1", "b": "2"})), (5, json!({"a": "3", "b": "4"}))]);
+        assert_eq!((skipped.malformed, skipped.invalid_utf8, skipped.empty), (1, 1, 0));
+        assert!(skipped.first.unwrap().ends_with("f.csv line 3: has 1 fields, the header 2"));
+    }
+
+    #[test]
+    fn a_sink_may_call_a_record_bad_and_other_errors_of_it_end_the_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.jsonl");
+        crate::disk::write(&path, b"{\"a\": \"x\"}\n{\"b\": 1}\n{\"a\": \" \"}\n").unwrap();
+        let mut seen = 0;
+        let mut sink = |row: Row| -> Result<()> {
+            if row.text("a")?.trim().is_empty() {
+                return Err(Bad::empty("\"a\" is empty").into());
+            }
+            seen += 1;
+            Ok(())
+        };
+        let skipped = read_rows(&path, OnBadRecord::Skip, &Silent, &mut sink).unwrap();
+        assert_eq!((skipped.malformed, skipped.empty), (1, 1));
+        let message = read_rows(&path, OnBadRecord::Fail, &Silent, &mut sink).unwrap_err().to_string();
+        assert!(message.contains("f.jsonl line 2: no \"a\"; the record has b; --on-bad-record skip"), "{message}");
+        assert_eq!(seen, 2);
+        let full = read_rows(&path, OnBadRecord::Skip, &Silent, &mut |_| bail!("the disk is full"));
+        assert_eq!(full.unwrap_err().to_string(), "the disk is full");
+    }
+
+    #[test]
+    fn a_record_without_end_does_not_fill_the_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.csv.zst");
+        crate::disk::write_with(&path, |aside| {
+            let mut writer = zstd::Encoder::new(File::options().create(true).append(true).open(aside)?, 1)?;
+            writer.write_all(b"a,b\n1,2\n\"")?;
+            for _ in 0..80 {
+                writer.write_all(&vec![b'x'; 1 << 20])?;
+            }
+            writer.finish()?;
+            Ok(())
+        })
+        .unwrap();
+        let message = format!("{:#}", read_rows(&path, OnBadRecord::Skip, &Silent, &mut |_| Ok(())).unwrap_err());
+        assert!(message.contains("f.csv.zst line 3 cannot be read"), "{message}");
+        assert!(message.contains("is a quote not closed?"), "{message}");
+    }
+
+    /// Counts what a task is told.
+    #[derive(Default)]
+    struct Counting {
+        total: AtomicU64,
+        done: Arc<AtomicU64>,
+    }
+
+    impl Progress for Counting {
+        fn note(&self, _: &str) {}
+        fn warn(&self, _: &str) {}
+        fn task(&self, _: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+            assert_eq!(unit, Unit::Bytes);
+            self.total.store(total.unwrap(), Ordering::Relaxed);
+            Box::new(Told(Arc::clone(&self.done)))
+        }
+    }
+
+    struct Told(Arc<AtomicU64>);
+
+    impl Task for Told {
+        fn resume_at(&self, _: u64) {}
+        fn advance(&self, n: u64) {
+            self.0.fetch_add(n, Ordering::Relaxed);
+        }
+        fn show(&self, _: &str) {}
+    }
+
+    #[test]
+    fn progress_is_told_of_all_bytes() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-zstd.parquet");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.jsonl.gz");
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(&b"{\"a\": 1}\n".repeat(1000)).unwrap();
+        crate::disk::write(&path, &encoder.finish().unwrap()).unwrap();
+        for (path, n) in [(path, 1000), (golden, 3)] {
+            let (progress, mut rows) = (Counting::default(), 0);
+            let mut count = |_| {
+                rows += 1;
+                Ok(())
+            };
+            read_rows(&path, OnBadRecord::Fail, &progress, &mut count).unwrap();
+            let (total, done) = (progress.total.into_inner(), progress.done.load(Ordering::Relaxed));
+            assert!(total > 0 && total == done, "{}: {done} of {total}", path.display());
+            assert_eq!(rows, n);
+        }
+    }
+
+    /// Reference: pyarrow's writer, by scripts/golden_chat.py; two row groups.
+    #[test]
+    fn parquet_of_the_usual_compressions_is_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records");
+        for compression in ["none", "snappy", "zstd", "gzip"] {
+            let path = folder.join(format!("chat-{compression}.parquet"));
+            let mut rows = Vec::new();
+            read_rows(&path, OnBadRecord::Fail, &Silent, &mut |row| {
+                rows.push((row.place.to_string(), Value::Object(row.fields)));
+                Ok(())
+            })
+            .unwrap();
+            let said = |role: &str, content: &str| json!({"role": role, "content": content});
+            let first = [said("user", "Hi é"), said("assistant", "Hello.\nYou?")];
+            let second = [said("system", "Be brief."), said("user", "2+2?"), said("assistant", "4")];
+            let third = [said("user", "Go"), said("assistant", "Gone")];
+            let place = |n: u64| format!("{} row {n}", path.display());
+            assert_eq!(
+                rows,
+                [
+                    (place(1), json!({"messages": first, "score": 1.5, "id": 7, "note": null})),
+                    (place(2), json!({"messages": second, "score": -2.0, "id": 8, "note": "x"})),
+                    (place(3), json!({"messages": third, "score": 0.0, "id": -9, "note": ""})),
+                ],
+                "{compression}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cut_parquet_file_is_refused() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-zstd.parquet");
+        let bytes = std::fs::read(golden).unwrap();
+        for n in [0, 4, bytes.len() / 2, bytes.len() - 1] {
+            assert!(fails("f.parquet", &bytes[..n]).contains("f.parquet is not a parquet file that can be read here"));
+        }
+    }
+
+    #[test]
+    fn fields_of_another_type_are_named() {
+        let row = row(json!({"s": "x", "n": 2, "f": 0.5, "b": true, "l": [], "z": null, "d": " 1.5 "}));
+        assert_eq!((row.text("s").unwrap(), row.optional_text("z").unwrap()), ("x", None));
+        assert_eq!(row.optional_text("none").unwrap(), None);
+        assert_eq!(["s", "n", "b"].map(|key| row.label(key).unwrap()), ["x", "2", "true"]);
+        assert_eq!(["n", "f", "d"].map(|key| row.number(key).unwrap()), [2.0, 0.5, 1.5]);
+        for (found, expected) in [
+            (row.text("t").map(str::to_owned), "no \"t\"; the record has s, n, f, b, l, z, d"),
+            (row.text("n").map(str::to_owned), "\"n\" is a number, not text"),
+            (row.optional_text("l").map(|_| String::new()), "\"l\" is a list, not text"),
+            (row.label("f"), "\"f\" is a number, not text or a whole number"),
+            (row.number("s").map(|n| n.to_string()), "\"s\" is \"x\", not a number"),
+            (row.number("z").map(|n| n.to_string()), "\"z\" is null, not a number"),
+        ] {
+            assert_eq!(found.unwrap_err().to_string(), expected);
+        }
+    }
+}
