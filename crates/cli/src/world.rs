@@ -2,30 +2,51 @@
 
 use crate::ui::Ui;
 use clap::Args;
-use data::world::World as Stories;
+use data::world::{Instructions, Part, Task, Tasks, World as Stories};
 
-/// Print stories of the embedded world, the default text of every stage
+/// Print stories, instructions or labeled tasks of the embedded world, the default data of every stage
 #[derive(Debug, Args)]
 pub(crate) struct World {
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    stories: u64,
-    /// Same seed, same stories
+    #[arg(long, value_name = "N", default_value_t = 3, alias = "stories")]
+    count: u64,
+    /// Same seed, same text
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// One JSON object a story: text, the world's state behind it, questions with answers
     #[arg(long)]
     json: bool,
+    /// Instructions with answers instead, one JSON object a line: prompt, completion, kind
+    #[arg(long, group = "records", conflicts_with = "json")]
+    instructions: bool,
+    /// Labeled records instead, one JSON object a line: classification, entailment, similarity, multiple-choice,
+    /// regression
+    #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
+    task: Option<Task>,
+    /// The instructions or records that are kept for measuring, about what the others are not about
+    #[arg(long, requires = "records")]
+    held_out: bool,
 }
 
 impl World {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let stories = Stories::new(self.seed);
-        for index in 0..self.stories {
-            let story = stories.story(index);
-            let text = if self.json { serde_json::to_string(&story)? } else { format!("{}\n", story.text) };
-            ui.result(&(text + "\n"))?;
+        let part = if self.held_out { Part::HeldOut } else { Part::Train };
+        if let Some(task) = self.task {
+            let tasks = Tasks::new(task, self.seed, part);
+            return self.print(ui, |index| Ok(serde_json::to_string(&tasks.record(index))?));
         }
-        Ok(())
+        if self.instructions {
+            let instructions = Instructions::new(self.seed, part);
+            return self.print(ui, |index| Ok(serde_json::to_string(&instructions.instruction(index))?));
+        }
+        let stories = Stories::new(self.seed);
+        self.print(ui, |index| {
+            let story = stories.story(index);
+            Ok(if self.json { serde_json::to_string(&story)? } else { format!("{}\n", story.text) })
+        })
+    }
+
+    fn print(&self, ui: &Ui, line: impl Fn(u64) -> anyhow::Result<String>) -> anyhow::Result<()> {
+        (0..self.count).try_for_each(|index| ui.result(&(line(index)? + "\n")))
     }
 }

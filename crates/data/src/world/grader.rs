@@ -6,7 +6,7 @@ const NEGATIONS: [&str; 11] =
     ["no", "not", "never", "nobody", "nothing", "none", "nowhere", "neither", "nor", "without", "unknown"];
 
 /// Longer replies are refused: naming everything is no answer.
-const MOST_WORDS: usize = 40;
+pub(super) const MOST_WORDS: usize = 40;
 
 impl Question {
     /// Whether `reply` gives the answer, alone or in a short sentence: `the garden`, `In the garden.`, `The ball is in the
@@ -31,7 +31,7 @@ impl Question {
             let Some(start) = position(&reply, &right) else { return false };
             let end = start + right.len();
             let rest = [&reply[..start], &reply[end..]];
-            let negated = rest.iter().any(|part| part.iter().any(|word| NEGATIONS.contains(&word.as_str())));
+            let negated = rest.iter().any(|part| negates(part));
             // Milk is a rival of milk pudding, but not where it is a part of it.
             let rival = rivals.iter().any(|rival| {
                 let mut windows = reply.windows(rival.len().max(1)).enumerate();
@@ -40,6 +40,11 @@ impl Question {
             !negated && !rival
         })
     }
+}
+
+/// Whether one of the words denies something.
+pub(super) fn negates(words: &[String]) -> bool {
+    words.iter().any(|word| NEGATIONS.contains(&word.as_str()))
 }
 
 /// Lower-case words without articles and possessives; `didn't` is `did not`, `3` is `three`.

@@ -6,19 +6,35 @@
 //! - [`questions`] what can be asked about a story, with the answer
 //! - [`grader`]    whether a reply is right
 //! - [`words`]     the vocabulary
+//!
+//! From the same world, for the stages after pretraining, in a few sentences each:
+//!
+//! - [`passage`]      two or three facts, and questions about them, told or not
+//! - [`plight`]       short courses of events, each with the sentence that must follow
+//! - [`instructions`] prompts with answers that can be graded
+//! - [`tasks`]        labeled records
+//! - [`part`]         what is for training and what is held out
 
 mod grader;
+mod instructions;
+mod part;
+mod passage;
+mod plight;
 mod plots;
 mod questions;
 mod state;
 mod story;
+mod tasks;
 mod teller;
 mod words;
 
+pub use instructions::{Instruction, InstructionKind, Instructions};
+pub use part::Part;
 pub use plots::Plot;
 pub use questions::{Kind, Question};
 pub use state::{Event, Feeling, Lies, Person, Place, Scene, State, Thing};
 pub use story::{Story, World};
+pub use tasks::{Record, Task, Tasks};
 
 #[cfg(test)]
 mod tests;

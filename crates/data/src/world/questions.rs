@@ -37,6 +37,8 @@ pub enum Kind {
     Animal,
     /// Why did somebody feel so?
     Cause,
+    /// How did somebody feel?
+    Feeling,
     /// What does somebody love to do?
     Likes,
     /// Who helped, found, gave, broke, mended, won?
@@ -376,7 +378,7 @@ impl Asker<'_> {
 }
 
 /// With a or an.
-fn article(noun: &str) -> String {
+pub(super) fn article(noun: &str) -> String {
     let vowel = matches!(noun.as_bytes().first(), Some(b'a' | b'e' | b'i' | b'o' | b'u'));
     format!("{} {noun}", if vowel { "an" } else { "a" })
 }

@@ -76,6 +76,22 @@ impl Dice {
         Self(rng)
     }
 
+    /// Draws that are not a story's: records of another `use_`, under the same seed.
+    pub(super) fn of_use(seed: u64, use_: u8, index: u64) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        key[8] = use_;
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(index);
+        Self(rng)
+    }
+
+    /// Dice of their own, for a second teller.
+    pub(super) fn fork(&mut self) -> Self {
+        let seed = u64::from(self.0.next_u32()) << 32 | u64::from(self.0.next_u32());
+        Self::new(seed, 0)
+    }
+
     /// From 0 to `n` - 1.
     pub(super) fn below(&mut self, n: usize) -> usize {
         ((u64::from(self.0.next_u32()) * n as u64) >> 32) as usize
@@ -153,6 +169,29 @@ impl<'w> Teller<'w> {
             starts: true,
             plain: false,
         }
+    }
+
+    /// For a few sentences: `n` people who are in one place and need no introduction.
+    pub(super) fn with_people(map: &'w Map, dice: Dice, n: usize) -> Self {
+        let mut teller = Self::new(map, dice);
+        let place = teller.place(|_| true);
+        for _ in 0..n {
+            let who = teller.person(Pool::Friend, place);
+            teller.known_people |= 1 << who;
+        }
+        teller
+    }
+
+    /// The same people in another story.
+    pub(super) fn with_cast(map: &'w Map, dice: Dice, people: &[Person]) -> Self {
+        let mut teller = Self::with_people(map, dice, 0);
+        for person in people {
+            let person = Person { at: 0, feels: None, likes: None, stuck: false, goods: Vec::new(), ..person.clone() };
+            teller.known_people |= 1 << teller.scene.people.len();
+            teller.opening.people.push(person.clone());
+            teller.scene.people.push(person);
+        }
+        teller
     }
 
     pub(super) fn finish(self) -> (String, State, Dice) {
@@ -239,6 +278,15 @@ impl<'w> Teller<'w> {
         self.add(Thing { noun, color: Some(color), mass: false, plural: false, owner, lies, whole: true })
     }
 
+    /// Adds an object whose color the text does not tell.
+    pub(super) fn thing_of_no_color(&mut self, nouns: &[&'static str], lies: Lies, owner: Option<usize>) -> usize {
+        let mut noun = self.dice.pick(nouns);
+        while self.scene.things.iter().any(|thing| thing.noun == noun) {
+            noun = self.dice.pick(nouns);
+        }
+        self.plain_thing(noun, lies, owner)
+    }
+
     /// Adds an object without a color: flour, eggs, a rope, a cake.
     pub(super) fn plain_thing(&mut self, noun: &'static str, lies: Lies, owner: Option<usize>) -> usize {
         let plural = noun.ends_with('s');
@@ -321,6 +369,11 @@ impl<'w> Teller<'w> {
         }
     }
 
+    /// What is told so far.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Where `who` is.
     pub(super) fn at(&self, who: usize) -> usize {
         self.scene.people[who].at
@@ -367,6 +420,14 @@ impl<'w> Teller<'w> {
         self.fill(roles, template);
         self.plain = false;
         self.text.split_off(from)
+    }
+
+    /// What a template says, without a trace: nobody counts as mentioned.
+    pub(super) fn render_aside(&mut self, roles: &Roles, template: &'static str) -> String {
+        let kept = (self.now, self.first, self.last);
+        let said = self.render(roles, template);
+        (self.now, self.first, self.last) = kept;
+        said
     }
 
     fn fill(&mut self, roles: &Roles, template: &str) {
