@@ -171,21 +171,24 @@ pub(crate) fn mix(key: u64, x: u64) -> u64 {
 }
 
 /// Reads batches ahead on a thread of its own.
-pub struct Prefetch {
-    receive: Receiver<Batch>,
+pub struct Prefetch<B> {
+    receive: Receiver<B>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Batches held ready.
 const AHEAD: usize = 4;
 
-impl Prefetch {
-    /// The batches of `plan`, each a first row and a count of rows.
-    pub fn new(windows: Arc<Windows>, plan: impl Iterator<Item = (u64, usize)> + Send + 'static) -> Self {
+impl<B: Send + 'static> Prefetch<B> {
+    /// The batches of `plan`, each a first row and a count of rows, from which `make` makes it.
+    pub fn new(
+        mut make: impl FnMut(u64, usize) -> B + Send + 'static,
+        plan: impl Iterator<Item = (u64, usize)> + Send + 'static,
+    ) -> Self {
         let (send, receive) = sync_channel(AHEAD);
         let thread = std::thread::spawn(move || {
             for (first, rows) in plan {
-                if send.send(windows.batch(first, rows)).is_err() {
+                if send.send(make(first, rows)).is_err() {
                     return; // training ended before the plan
                 }
             }
@@ -194,10 +197,10 @@ impl Prefetch {
     }
 }
 
-impl Iterator for Prefetch {
-    type Item = Batch;
+impl<B> Iterator for Prefetch<B> {
+    type Item = B;
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<B> {
         let batch = self.receive.recv().ok();
         // The end of the plan, or of a thread that failed: that is no end of training.
         if batch.is_none()

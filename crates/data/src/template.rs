@@ -7,6 +7,7 @@
 
 use crate::dialogue::{Message, Role};
 use crate::disk;
+use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -190,6 +191,19 @@ impl Template {
         let Ok(held) = self.render(&holders, add_generation_prompt) else { return Ok(Vec::new()) };
         Ok(matched(&held, sign, messages, whole).unwrap_or_default())
     }
+}
+
+/// Tokens of `segments`, each with whether it is trained.
+///
+/// # Errors
+/// When a character has no token in a vocabulary of characters.
+pub fn encode(segments: &[Segment], tokenizer: &Tokenizer) -> Result<Vec<(u32, bool)>> {
+    let mut tokens = Vec::new();
+    for Segment { text, trained, content } in segments {
+        let ids = if *content { tokenizer.encode_document(text)? } else { tokenizer.encode(text)? };
+        tokens.extend(ids.into_iter().map(|id| (id, *trained)));
+    }
+    Ok(tokens)
 }
 
 /// Finds in `whole` the contents that `held` has signs for.

@@ -19,6 +19,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecodeStream, Model, Tokenizer as Inner};
 
 /// The token between documents, as GPT-2 calls it.
@@ -257,6 +258,25 @@ impl Tokenizer {
     /// Sets how a dialogue is written.
     pub fn set_chat_template(&mut self, template: Option<String>) {
         self.chat_template = template;
+    }
+
+    /// Has those who read the file [`Tokenizer::save`] writes put a text, or two, between these special tokens, which the
+    /// vocabulary has. [`Tokenizer::encode`] does not.
+    ///
+    /// # Errors
+    /// When the vocabulary lacks one.
+    pub fn set_frame(&mut self, start: &str, delimiter: &str, extract: &str) -> Result<()> {
+        let tokens: Option<Vec<(String, u32)>> =
+            [start, delimiter, extract].iter().map(|&t| Some((t.to_owned(), self.token_id(t)?))).collect();
+        let frame = TemplateProcessing::builder()
+            .try_single(format!("{start} $A {extract}"))
+            .and_then(|builder| builder.try_pair(format!("{start} $A {delimiter} $B {extract}")))
+            .map_err(|e| anyhow!("{e}"))?
+            .special_tokens(tokens.context("the vocabulary lacks a token of the frame")?)
+            .build()
+            .map_err(|e| anyhow!("{e}"))?;
+        self.inner.with_post_processor(Some(frame));
+        Ok(())
     }
 
     /// Tokens of `text`, as the reference gives them: names of special tokens in it become those tokens.

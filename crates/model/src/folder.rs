@@ -66,11 +66,7 @@ pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params
         let params = read_weights(folder, &config, device)?;
         return Ok((config, params));
     }
-    let (config, base) = lora::load_adapted_config(folder)?;
-    let (_, params) = load_model(&base, device)?;
-    let params = lora::extend_vocabulary(&params, &config, 0)?; // the adapters hold the new rows
-    lora::adapt(folder, &config, &params)?;
-    Ok((config, params))
+    Ok((load_config(folder)?, lora::Weights::load_adapted(folder, device)?.merged()))
 }
 
 /// Reads the shape alone.
@@ -97,6 +93,17 @@ pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokeniz
     write_json(&folder.join("config.json"), &config_json(config, end))?;
     let generation = json!({ "bos_token_id": end, "eos_token_id": end, "pad_token_id": end });
     write_json(&folder.join("generation_config.json"), &generation)
+}
+
+/// Writes the tokens at which a text, or an answer, ends.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_ends(folder: &Path, ends: &[u32]) -> Result<()> {
+    let path = folder.join("generation_config.json");
+    let mut generation = read_json(&path)?;
+    generation["eos_token_id"] = json!(ends);
+    write_json(&path, &generation)
 }
 
 /// Writes the weights; the file that was there stays whole until the new one is.

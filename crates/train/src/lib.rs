@@ -32,3 +32,4 @@ pub mod schedule;
 pub mod span;
 
 pub use pretrain::{Outcome, PretrainConfig, Resumable, pretrain, resume};
+pub use span::Span;

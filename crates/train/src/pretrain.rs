@@ -158,10 +158,14 @@ pub fn batch_of_step(config: &PretrainConfig, step: u64, progress: &dyn Progress
 /// A run that can go on, held by this process.
 #[derive(Debug)]
 pub struct Resumable {
-    folder: PathBuf,
-    checkpoint: PathBuf,
-    state: State,
-    lock: File,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its newest whole checkpoint.
+    pub checkpoint: PathBuf,
+    /// Where it stands there.
+    pub state: State,
+    /// That nobody else goes on with it.
+    pub lock: File,
 }
 
 impl Resumable {
@@ -262,7 +266,8 @@ fn go_on(
 ) -> Result<Outcome> {
     let schedule = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch());
     let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let batches = Prefetch::new(Arc::clone(&text.windows), plan);
+    let windows = Arc::clone(&text.windows);
+    let batches = Prefetch::new(move |first, rows| windows.batch(first, rows), plan);
     let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, sitting)?;
     run.draw()?;
     Ok(Outcome { folder: run.folder().to_owned(), summary })

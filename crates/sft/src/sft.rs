@@ -1,0 +1,361 @@
+//! InstructGPT's first step: a language model learns to answer from demonstrations (Ouyang et al. 2022, §3.5).
+
+use crate::answers::{Answerer, Asked, ask_after, ask_before};
+use crate::dialogues::{Counts, DialogueConfig, FILES, Packed, encode_all};
+use crate::start::{DropoutConfig, Start};
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, ensure};
+use data::batch::{Batch, Prefetch, Windows};
+use data::prepare::prepare;
+use data::progress::{Progress, grouped};
+use data::source::{DataConfig, Place};
+use data::template::Template;
+use data::tokenizer::{Tokenizer, TokenizerConfig};
+use data::world::InstructionKind;
+use model::folder::{ModelFolder, load_config, load_model, save_description, save_ends};
+use model::{Gpt, LoraConfig, Weights};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use train::checkpoint::{State, TextSeen};
+use train::config::TrainConfig;
+use train::fit::{Sitting, Summary, Trainer, fit};
+use train::objective::{LanguageModeling, Objective};
+use train::run::Run;
+use train::schedule::Schedule;
+use train::{Resumable, Span};
+
+/// All that a run of `gptkit sft` is told; a file `configs/sft-*.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SftConfig {
+    /// What it is, in a line.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of everything that is drawn.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// The dialogues.
+    #[serde(default)]
+    pub data: DialogueConfig,
+    /// Pretraining text that is mixed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretraining: Option<MixConfig>,
+    /// In the place of the model's own.
+    #[serde(default)]
+    pub dropout: DropoutConfig,
+    /// Adapters, when only they are trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// The training.
+    pub train: TrainConfig,
+}
+
+fn seed() -> u64 {
+    1
+}
+
+/// Text that is read beside the dialogues; TOML section `[pretraining]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MixConfig {
+    /// Its share of the windows: a tenth for the models that PPO starts from (Ouyang et al. 2022, appendix C.3).
+    pub share: f64,
+    /// The text, as in `[data]` of pretraining.
+    #[serde(flatten)]
+    pub text: DataConfig,
+}
+
+impl Check for SftConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.section("data", &self.data);
+        problems.section("dropout", &self.dropout);
+        problems.section("train", &self.train);
+        if let Some(lora) = &self.lora {
+            problems.require(lora.rank > 0, "lora.rank", "is not positive", "use 8");
+            problems.require(lora.alpha > 0.0, "lora.alpha", "is not positive", "use twice the rank");
+        }
+        if let Some(mix) = &self.pretraining {
+            let share = (0.0..1.0).contains(&mix.share);
+            problems.require(share, "pretraining.share", "is not a share below 1", "use 0.1");
+            problems.section("pretraining", &mix.text);
+        }
+    }
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its folder: the model, or the adapters, with the lowest validation loss.
+    pub folder: PathBuf,
+    /// How it ended.
+    pub summary: Summary,
+    /// Validation loss of what it started from, when this sitting began the run.
+    pub loss_before: Option<f64>,
+    /// The fixed prompts with their answers, once the run has ended.
+    pub answers: Vec<Asked>,
+    /// Held-out instructions of the embedded world that the model follows, of how many, by kind, where they were learned.
+    pub world: Option<BTreeMap<InstructionKind, (u32, u32)>>,
+}
+
+/// The newest weights, which may answer better than those of the lowest loss: the paper went on past it, and chose by
+/// reward.
+pub const LAST: &str = "last";
+
+/// Trains the model in `init` on the dialogues of `config`, and leaves it in `out`.
+///
+/// # Errors
+/// When dialogues and model do not fit together, or the run fails.
+pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+    let mut start = Start::load(init, sitting.device)?;
+    config.dropout.apply(&mut start.config);
+    let template = match Template::load(init)? {
+        Some(template) => template,
+        None => {
+            start.add_tokens(&Template::special_tokens(), config.seed)?;
+            Template::default_for_chat()
+        }
+    };
+    start.tokenizer.set_chat_template(Some(template.source().to_owned()));
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    data::disk::create_dir(parent)?;
+    let aside = tempfile::tempdir_in(parent)?;
+    let context = start.config.context;
+    let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
+    let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
+    settle(&mut config, data.train.rows_per_epoch());
+    say(&counts, &data.train, sitting.progress);
+
+    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
+    let ends = ends(&start, &template)?;
+    save_ends(out, &ends)?;
+    for name in FILES {
+        let (from, to) = (aside.path().join(name), out.join(name));
+        std::fs::rename(&from, &to).with_context(|| format!("{} cannot be written", to.display()))?;
+    }
+    let weights = start.weights(config.lora.as_ref(), config.seed)?;
+    let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
+    let n_params = start.config.n_params();
+    sitting.progress.note(&format!(
+        "{} of {} parameters are trained ({:.1}%) · {} windows of {context} a step · to {}",
+        grouped(n_trained),
+        grouped(n_params),
+        100.0 * n_trained as f64 / n_params as f64,
+        config.train.batch_size,
+        out.display()
+    ));
+    let gpt = Gpt::new(&start.config, weights.params(), config.train.dtype.precision())?;
+    let answerer = Answerer { model: &gpt, tokenizer: &start.tokenizer, template: &template, ends: &ends };
+    ask_before(out, &config.data, &answerer)?;
+    let trainer = Trainer::new(LanguageModeling(gpt), weights, &config.train, config.seed)?;
+    let loss_before = match data.validation.is_empty() {
+        true => None,
+        false => Some(trainer.objective().validate(&data.validation)?.loss),
+    };
+    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.fingerprint() };
+    let mut outcome = go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)?;
+    outcome.loss_before = loss_before;
+    Ok(outcome)
+}
+
+/// Goes on with `run` as if it had not been interrupted. `config` is the run's own `config.toml`.
+///
+/// # Errors
+/// When the dialogues or the checkpoint are damaged, or the run fails.
+pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
+    let Resumable { folder, checkpoint, state, lock } = run;
+    let mut shape = load_config(&checkpoint)?;
+    config.dropout.apply(&mut shape); // adapters know their base's
+    let weights = match &config.lora {
+        None => load_model(&checkpoint, sitting.device)?.1.into(),
+        Some(_) => Weights::load_adapted(&checkpoint, sitting.device)?,
+    };
+    let tokenizer = Tokenizer::load(&checkpoint)?;
+    let data = Data::open(config, &tokenizer, shape.context, &folder, sitting.progress)?;
+    ensure!(
+        data.train.fingerprint() == state.text.fingerprint,
+        "{} is not what the run began with: it was changed since",
+        folder.join(FILES[0]).display()
+    );
+    let gpt = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
+    let mut trainer = Trainer::new(LanguageModeling(gpt), weights, &config.train, config.seed)?;
+    trainer.restore(&checkpoint, &state)?;
+    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
+    let run = Run::resume(&folder, lock, state.step)?;
+    go_on(config, trainer, state, data, run, sitting)
+}
+
+/// The first batch of a run of `config` from the model in `init`, and the tokenizer that made it.
+///
+/// # Errors
+/// As [`sft`].
+pub fn batch_of_step(
+    mut config: SftConfig,
+    init: &Path,
+    step: u64,
+    sitting: &Sitting,
+) -> Result<(Tokenizer, Batch)> {
+    let mut start = Start::load(init, sitting.device)?;
+    let template = match Template::load(init)? {
+        Some(template) => template,
+        None => {
+            start.add_tokens(&Template::special_tokens(), config.seed)?;
+            Template::default_for_chat()
+        }
+    };
+    let aside = tempfile::tempdir()?;
+    let context = start.config.context;
+    encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
+    let mut data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
+    settle(&mut config, data.train.rows_per_epoch());
+    let schedule = Schedule::new(&config.train, context, data.train.rows_per_epoch());
+    let found = schedule.steps().nth(step as usize - 1);
+    let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
+    Ok((start.tokenizer, data.train.batch(found.first_row, found.rows)))
+}
+
+/// Validates once an epoch where nothing else is said.
+fn settle(config: &mut SftConfig, rows_per_epoch: u64) {
+    config.train.eval_every.get_or_insert(rows_per_epoch.div_ceil(config.train.batch_size as u64).max(1));
+}
+
+/// What a run reads.
+struct Data {
+    train: Packed,
+    validation: Vec<Batch>,
+}
+
+impl Data {
+    fn open(
+        config: &SftConfig,
+        tokenizer: &Tokenizer,
+        context: usize,
+        folder: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let text = match &config.pretraining {
+            Some(mix) if mix.share > 0.0 => Some((text(mix, tokenizer, context, config.seed, progress)?, mix.share)),
+            _ => None,
+        };
+        let [train, val] = FILES.map(|name| folder.join(name));
+        let TrainConfig { eval_windows, .. } = config.train;
+        Ok(Self {
+            train: Packed::open(&train, context, config.seed, text)?,
+            validation: Packed::open(&val, context, 0, None)?.all(config.train.micro_batch(), eval_windows),
+        })
+    }
+}
+
+/// Windows of pretraining text in the tokens of `tokenizer`.
+fn text(
+    mix: &MixConfig,
+    tokenizer: &Tokenizer,
+    context: usize,
+    seed: u64,
+    progress: &dyn Progress,
+) -> Result<Arc<Windows>> {
+    let aside = tempfile::tempdir()?;
+    tokenizer.save(aside.path())?;
+    let prepared = prepare(&mix.text, &TokenizerConfig::load_from(aside.path()), None, progress)?;
+    Ok(Arc::new(Windows::new(prepared.corpus, context, seed)?))
+}
+
+fn say(counts: &Counts, train: &Packed, progress: &dyn Progress) {
+    let Counts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, .. } = *counts;
+    progress.note(&format!(
+        "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked, {} padding in {} windows",
+        grouped(n as u64),
+        grouped(val as u64),
+        grouped(trained_tokens),
+        grouped(masked_tokens),
+        grouped(train.padding()),
+        grouped(train.rows_per_epoch())
+    ));
+    if truncated > 0 {
+        progress.warn(&format!(
+            "{} dialogues are longer than the window and were cut; of {} of them nothing to learn was left",
+            grouped(truncated as u64),
+            grouped(dropped as u64)
+        ));
+    }
+}
+
+/// Tokens at which the model stops: where a turn of the template's ends, and where a text does.
+fn ends(start: &Start, template: &Template) -> Result<Vec<u32>> {
+    let mark = start.tokenizer.encode(&template.end_mark()?)?;
+    let mut ends: Vec<u32> = mark.first().copied().into_iter().collect();
+    ends.extend(start.end_of_text.iter().filter(|id| !mark.contains(id)));
+    Ok(ends)
+}
+
+fn go_on(
+    config: &SftConfig,
+    mut trainer: Trainer<LanguageModeling>,
+    state: State,
+    data: Data,
+    mut run: Run,
+    sitting: &Sitting,
+) -> Result<Outcome> {
+    let Data { mut train, validation } = data;
+    let context = trainer.objective().0.config().context;
+    let schedule = Schedule::new(&config.train, context, train.rows_per_epoch());
+    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
+    let batches = Prefetch::new(move |first, rows| train.batch(first, rows), plan);
+    let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
+    run.draw()?;
+    let folder = run.folder().to_owned();
+    let mut outcome = Outcome { folder, summary, loss_before: None, answers: Vec::new(), world: None };
+    if outcome.summary.stop.is_none() {
+        finish(config, &trainer, &mut outcome, sitting)?;
+    }
+    Ok(outcome)
+}
+
+/// Once training has ended: keeps the last weights, and asks the best ones.
+fn finish(
+    config: &SftConfig,
+    trainer: &Trainer<LanguageModeling>,
+    outcome: &mut Outcome,
+    sitting: &Sitting,
+) -> Result<()> {
+    let folder = &outcome.folder;
+    let last = folder.join(LAST);
+    let best = ModelFolder::load(folder, sitting.device)?;
+    save_description(&last, &best.config, &best.tokenizer)?;
+    save_ends(&last, &best.end_of_text)?;
+    trainer.weights().save(&last)?;
+    let template = Template::load(folder)?.context("the run's folder has lost its chat template")?;
+    let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
+    let answerer =
+        Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
+    outcome.answers = ask_after(folder, &answerer)?;
+    let worlds = config.data.sources.iter().filter_map(|source| match Place::of(source) {
+        Ok(Place::World { seed, .. }) => Some(seed),
+        _ => None,
+    });
+    if let Some(seed) = worlds.into_iter().next() {
+        sitting.progress.note("grading answers to held-out instructions of the embedded world");
+        outcome.world = Some(answerer.grade_world(seed, GRADED)?);
+    }
+    Ok(())
+}
+
+/// Held-out instructions that are graded.
+const GRADED: u64 = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The world's default is a few thousand.
+    #[test]
+    fn an_epoch_is_validated_once() {
+        let text = r#"{ "train": { "length": "3 epochs", "batch_size": 8, "lr": 1e-3 } }"#;
+        let mut config: SftConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.train.length, Span::Epochs(3.0));
+        settle(&mut config, 81);
+        assert_eq!(config.train.eval_every, Some(11));
+        settle(&mut config, 5);
+        assert_eq!(config.train.eval_every, Some(11), "what was said stays");
+    }
+}

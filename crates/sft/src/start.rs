@@ -1,0 +1,93 @@
+//! What a fine-tuning starts from: a model folder, its vocabulary extended where the stage needs signs of its own.
+
+use anyhow::Result;
+use candle_core::Device;
+use model::folder::ModelFolder;
+use model::lora::extend_vocabulary;
+use model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+use ::config::{Check, Problems};
+use data::tokenizer::Tokenizer;
+
+/// Probabilities of dropout that take the place of the model's own; TOML section `[dropout]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DropoutConfig {
+    /// Of the summed embeddings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<f64>,
+    /// Of attention weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<f64>,
+    /// Of sublayers' outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<f64>,
+}
+
+impl DropoutConfig {
+    /// Sets what is said of `model`.
+    pub(crate) fn apply(&self, model: &mut ModelConfig) {
+        model.embedding_dropout = self.embedding.unwrap_or(model.embedding_dropout);
+        model.attention_dropout = self.attention.unwrap_or(model.attention_dropout);
+        model.residual_dropout = self.residual.unwrap_or(model.residual_dropout);
+    }
+}
+
+impl Check for DropoutConfig {
+    fn check(&self, problems: &mut Problems) {
+        for (key, p) in [("embedding", self.embedding), ("attention", self.attention), ("residual", self.residual)] {
+            let sound = p.is_none_or(|p| (0.0..1.0).contains(&p));
+            problems.require(sound, key, "is not a probability below 1", "use 0.1");
+        }
+    }
+}
+
+/// A model before it is fine-tuned.
+pub(crate) struct Start {
+    /// Absolute.
+    pub(crate) folder: PathBuf,
+    pub(crate) config: ModelConfig,
+    pub(crate) params: Params,
+    pub(crate) tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub(crate) end_of_text: Vec<u32>,
+    /// Tokens whose rows are the stage's own.
+    pub(crate) new_tokens: Vec<u32>,
+}
+
+impl Start {
+    /// Reads the model in `folder`.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`].
+    pub(crate) fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(folder, device)?;
+        let folder = std::path::absolute(folder)?;
+        Ok(Self { folder, config, params, tokenizer, end_of_text, new_tokens: Vec::new() })
+    }
+
+    /// Adds special tokens that the vocabulary lacks, with first values drawn from `seed`.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot take them.
+    pub(crate) fn add_tokens(&mut self, tokens: &[&str], seed: u64) -> Result<()> {
+        let lacking: Vec<&str> = tokens.iter().copied().filter(|t| self.tokenizer.token_id(t).is_none()).collect();
+        self.new_tokens.extend(self.tokenizer.add_special_tokens(tokens)?.iter().zip(tokens).filter_map(
+            |(id, token)| lacking.contains(token).then_some(*id),
+        ));
+        self.config.vocab_size = self.config.vocab_size.max(self.tokenizer.vocab_size());
+        self.params = extend_vocabulary(&self.params, &self.config, seed)?;
+        Ok(())
+    }
+
+    /// What is trained: all, or adapters of the size `lora`.
+    ///
+    /// # Errors
+    /// When the adapters cannot be made.
+    pub(crate) fn weights(&self, lora: Option<&LoraConfig>, seed: u64) -> Result<Weights> {
+        let Some(lora) = lora else { return Ok(self.params.clone().into()) };
+        let adapters = Adapters::new(lora, &self.config, &self.params, &self.folder, &self.new_tokens, seed)?;
+        Ok(Weights::adapted(self.params.clone(), adapters))
+    }
+}
