@@ -7,13 +7,14 @@
 use crate::progress::{Progress, Unit};
 use crate::source::{self, OnBadRecord};
 use crate::text::{self, Kind, LONGEST_RECORD};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 pub use crate::text::Skipped;
@@ -291,20 +292,20 @@ impl Reader<'_> {
         let path = self.file;
         let damaged = || format!("{} is not a parquet file that can be read here", path.display());
         let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        let reader = SerializedFileReader::new(file).with_context(damaged)?;
+        let reader = caught(|| SerializedFileReader::new(file)).with_context(damaged)?;
         let size = |group: &parquet::file::metadata::RowGroupMetaData| group.compressed_size().max(0) as u64;
-        let total = reader.metadata().row_groups().iter().map(size).sum();
+        let total = reader.metadata().row_groups().iter().map(size).fold(0, u64::saturating_add);
         let task = progress.task(label, Some(total), Unit::Bytes);
         let mut line = 0;
         for index in 0..reader.num_row_groups() {
-            let group = reader.get_row_group(index).with_context(damaged)?;
-            for row in group.get_row_iter(None).with_context(damaged)? {
+            let group = caught(|| reader.get_row_group(index)).with_context(damaged)?;
+            let mut rows = caught(|| group.get_row_iter(None)).with_context(damaged)?;
+            let mut next = || caught(|| rows.next().map(|row| row.map(|row| row.to_json_value())).transpose());
+            while let Some(row) =
+                next().with_context(|| format!("{} row {} cannot be read", path.display(), line + 1))?
+            {
                 line += 1;
-                let row = row.map_err(|e| {
-                    let shown: String = e.to_string().chars().take(200).collect(); // it may quote the whole text
-                    anyhow::anyhow!("{} row {line} cannot be read: {shown}", path.display())
-                })?;
-                match row.to_json_value() {
+                match row {
                     Value::Object(fields) => self.take(line, Ok(fields))?,
                     other => self.take(line, Err(Bad::new(format!("is {}, not an object", kind_of(&other)))))?,
                 }
@@ -313,6 +314,12 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// What `read` gives, where parquet's own reader does not fail, or panic, as it does on some damaged files.
+fn caught<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
+    let read = catch_unwind(AssertUnwindSafe(read)).map_err(|_| anyhow!("it is damaged"))?;
+    read.map_err(|e| anyhow!(e.to_string().chars().take(200).collect::<String>())) // it may quote the whole text
 }
 
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, Bad> {
@@ -629,6 +636,19 @@ mod tests {
         let bytes = std::fs::read(golden).unwrap();
         for n in [0, 4, bytes.len() / 2, bytes.len() - 1] {
             assert!(fails("f.parquet", &bytes[..n]).contains("f.parquet is not a parquet file that can be read here"));
+        }
+    }
+
+    /// Parquet's reader panics on these.
+    #[test]
+    fn a_damaged_parquet_file_ends_in_an_error() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-none.parquet");
+        let bytes = std::fs::read(golden).unwrap();
+        for (at, expected) in [(100, "f.parquet row 1 cannot be read"), (1082, "f.parquet is not a parquet file")] {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            let message = fails("f.parquet", &bytes);
+            assert!(message.contains(expected) && message.ends_with(": it is damaged"), "{message}");
         }
     }
 
