@@ -3,7 +3,6 @@
 use crate::presets::{self, PRESETS};
 use crate::ui::Ui;
 use clap::Subcommand;
-use train::PretrainConfig;
 
 /// Look at the embedded configurations
 #[derive(Debug, Subcommand)]
@@ -23,8 +22,7 @@ impl Config {
         match self {
             Self::List => {
                 for (name, _) in PRESETS {
-                    let (_, config) = presets::load::<PretrainConfig>(name, &[])?;
-                    ui.result(&format!("{name:12} {}\n", config.description))?;
+                    ui.result(&format!("{name:16} {}\n", presets::description(name)?))?;
                 }
                 Ok(())
             }

@@ -70,7 +70,7 @@ impl ConfigArgs {
 }
 
 /// A string as TOML writes it: JSON's form is one of TOML's.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

@@ -10,12 +10,15 @@ mod device;
 mod heat_map;
 mod info;
 mod inspect;
+mod merge;
 mod plan;
 mod prepare;
 mod presets;
 mod pretrain;
+mod run_args;
 mod runs;
 mod sample;
+mod sft;
 mod tokenizer;
 mod ui;
 mod world;
@@ -38,6 +41,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pretrain(pretrain::Pretrain),
+    Sft(sft::Sft),
+    Merge(merge::Merge),
     Plan(plan::Plan),
     Inspect(inspect::Inspect),
     Runs(runs::Runs),
@@ -77,6 +82,8 @@ fn main() -> ExitCode {
     let ui = Ui::new();
     let result = match cli.command {
         Command::Pretrain(command) => command.run(&ui),
+        Command::Sft(command) => command.run(&ui),
+        Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),
         Command::Inspect(command) => command.run(&ui),
         Command::Runs(command) => command.run(&ui),

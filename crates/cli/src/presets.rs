@@ -4,7 +4,9 @@ use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
 use serde::de::DeserializeOwned;
+use sft::SftConfig;
 use std::path::Path;
+use train::PretrainConfig;
 
 macro_rules! presets {
     ($($name:literal),* $(,)?) => {
@@ -30,6 +32,8 @@ presets![
     "gpt3-6.7b",
     "gpt3-13b",
     "gpt3-175b",
+    "sft-small",
+    "sft-instructgpt",
 ];
 
 /// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
@@ -59,6 +63,14 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
     Ok((name, config::load(given, &text, set)?))
 }
 
+/// What the preset `name` is, in a line; its whole file is checked.
+pub(crate) fn description(name: &str) -> Result<String> {
+    Ok(match name.split('-').next() {
+        Some("sft") => load::<SftConfig>(name, &[])?.1.description,
+        _ => load::<PretrainConfig>(name, &[])?.1.description,
+    })
+}
+
 /// One section of a configuration, made of settings from the command line alone.
 pub(crate) fn checked<T: DeserializeOwned + Check>(section: &str, set: &[String]) -> Result<T> {
     let prefix = format!("{section}.");
@@ -69,7 +81,6 @@ pub(crate) fn checked<T: DeserializeOwned + Check>(section: &str, set: &[String]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use train::PretrainConfig;
 
     #[test]
     fn every_file_of_configs_is_embedded_and_sound() {
@@ -84,8 +95,8 @@ mod tests {
         names.sort();
         assert_eq!(files, names);
         for name in &names {
-            let (_, config) = load::<PretrainConfig>(name, &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert!(!config.description.is_empty(), "{name} has no description");
+            let description = description(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(!description.is_empty(), "{name} has no description");
         }
     }
 

@@ -319,7 +319,9 @@ mod tests {
     fn reading_ahead_changes_nothing() {
         let windows = Arc::new(windows(&[(100, None)], 8, 3));
         let plan = [(0, 2), (2, 3), (5, 1)];
-        let ahead: Vec<Batch> = Prefetch::new(Arc::clone(&windows), plan.into_iter()).collect();
+        let made = Arc::clone(&windows);
+        let make = move |first, rows| made.batch(first, rows);
+        let ahead: Vec<Batch> = Prefetch::new(make, plan.into_iter()).collect();
         assert_eq!(ahead, plan.map(|(first, rows)| windows.batch(first, rows)));
     }
 

@@ -74,7 +74,11 @@ impl Check for DialogueConfig {
                 match Place::of(path) {
                     Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
                     Ok(Place::Path(path)) if !path.exists() => {
-                        problems.add(&key, "does not exist", "name a file of records (.jsonl, .csv, .parquet), or world");
+                        problems.add(
+                            &key,
+                            "does not exist",
+                            "name a file of records (.jsonl, .csv, .parquet), or world",
+                        );
                     }
                     Ok(_) => {}
                 }
@@ -213,11 +217,8 @@ fn one(
     let tokens = encode(&segments, tokenizer).map_err(|e| Bad::new(format!("{e:#}")))?;
     let ends = tokens.iter().rposition(|&(_, trained)| trained).is_some_and(|last| last < context);
     let learned = |trained: bool| trained || config.train_on_prompt;
-    let kept: Vec<u32> = tokens
-        .iter()
-        .take(context)
-        .map(|&(id, trained)| if learned(trained) { id | TRAINED } else { id })
-        .collect();
+    let kept: Vec<u32> =
+        tokens.iter().take(context).map(|&(id, trained)| if learned(trained) { id | TRAINED } else { id }).collect();
     counts.truncated += usize::from(tokens.len() > context);
     // The first token has none before it that could predict it.
     let trained = kept.iter().skip(1).filter(|&&token| token & TRAINED != 0).count();

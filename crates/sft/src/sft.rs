@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use train::Resumable;
 use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
 use train::objective::{LanguageModeling, Objective};
 use train::run::Run;
 use train::schedule::Schedule;
-use train::{Resumable, Span};
 
 /// All that a run of `gptkit sft` is told; a file `configs/sft-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -189,12 +189,7 @@ pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<O
 ///
 /// # Errors
 /// As [`sft`].
-pub fn batch_of_step(
-    mut config: SftConfig,
-    init: &Path,
-    step: u64,
-    sitting: &Sitting,
-) -> Result<(Tokenizer, Batch)> {
+pub fn batch_of_step(mut config: SftConfig, init: &Path, step: u64, sitting: &Sitting) -> Result<(Tokenizer, Batch)> {
     let mut start = Start::load(init, sitting.device)?;
     let template = match Template::load(init)? {
         Some(template) => template,
@@ -326,8 +321,7 @@ fn finish(
     trainer.weights().save(&last)?;
     let template = Template::load(folder)?.context("the run's folder has lost its chat template")?;
     let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
-    let answerer =
-        Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
+    let answerer = Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
     outcome.answers = ask_after(folder, &answerer)?;
     let worlds = config.data.sources.iter().filter_map(|source| match Place::of(source) {
         Ok(Place::World { seed, .. }) => Some(seed),
@@ -346,8 +340,8 @@ const GRADED: u64 = 300;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use train::Span;
 
-    /// The world's default is a few thousand.
     #[test]
     fn an_epoch_is_validated_once() {
         let text = r#"{ "train": { "length": "3 epochs", "batch_size": 8, "lr": 1e-3 } }"#;

@@ -73,9 +73,13 @@ impl Start {
     /// When the tokenizer cannot take them.
     pub(crate) fn add_tokens(&mut self, tokens: &[&str], seed: u64) -> Result<()> {
         let lacking: Vec<&str> = tokens.iter().copied().filter(|t| self.tokenizer.token_id(t).is_none()).collect();
-        self.new_tokens.extend(self.tokenizer.add_special_tokens(tokens)?.iter().zip(tokens).filter_map(
-            |(id, token)| lacking.contains(token).then_some(*id),
-        ));
+        self.new_tokens.extend(
+            self.tokenizer
+                .add_special_tokens(tokens)?
+                .iter()
+                .zip(tokens)
+                .filter_map(|(id, token)| lacking.contains(token).then_some(*id)),
+        );
         self.config.vocab_size = self.config.vocab_size.max(self.tokenizer.vocab_size());
         self.params = extend_vocabulary(&self.params, &self.config, seed)?;
         Ok(())

@@ -1,0 +1,39 @@
+//! `gptkit merge`
+
+use crate::data_args::shell;
+use crate::ui::{Ui, Usage};
+use anyhow::{Result, ensure};
+use candle_core::Device;
+use clap::Args;
+use model::folder::{ModelFolder, save_description, save_ends, save_weights};
+use model::lora::is_adapter;
+use std::path::PathBuf;
+
+/// Merge low-rank adapters into their base: a model folder like any other
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Folder of adapters: a run's with --lora-rank, or PEFT's
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Folder to write the model to
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Merge {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        if !is_adapter(&self.model) {
+            let what = format!("{} holds no adapters (adapter_config.json)", self.model.display());
+            return Err(Usage(format!("{what}\n  hint: a model needs no merging")).into());
+        }
+        let taken = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        ensure!(!taken, "{} is not empty; choose another folder with --out", self.out.display());
+        let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(&self.model, &Device::Cpu)?;
+        save_description(&self.out, &config, &tokenizer)?;
+        save_ends(&self.out, &end_of_text)?;
+        save_weights(&self.out, &params)?;
+        ui.say(&format!("merged {} into {}", self.model.display(), self.out.display()));
+        ui.next(&format!("gptkit chat --model {}", shell(&self.out)));
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Arguments of every command that trains.
+
+use crate::data_args::shell;
+use crate::device::{DeviceChoice, DtypeChoice};
+use crate::ui::{Stopped, Ui};
+use anyhow::Result;
+use candle_core::Device;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use train::fit::{Sitting, Summary};
+use train::run::free_folder;
+
+/// How a run is made
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Folder of the run [default: runs/NAME-1, or the first number that is free]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder, exactly as if it had not been interrupted; it knows its settings
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["init", "out", "seed", "config", "set", "dtype"]
+    )]
+    pub(crate) resume: Option<PathBuf>,
+    /// Seed of everything that is drawn [default: the configuration's, 1]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// What products of matrices read, on the processor [default: the configuration's, auto]
+    #[arg(long)]
+    dtype: Option<DtypeChoice>,
+    /// Save and stop after this time, for instance 2h or 90m; the exit code is then 124
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_time: Option<Duration>,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+impl RunArgs {
+    /// As `--set` would say it.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        seed.into_iter().chain(self.dtype.map(DtypeChoice::setting)).collect()
+    }
+
+    /// The folder of a new run of the configuration called `name`.
+    pub(crate) fn out(&self, name: &str) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), name))
+    }
+
+    /// Where to compute.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub(crate) fn device(&self) -> Result<Device> {
+        self.device.open()
+    }
+
+    /// How the stage runs on `device`, from now on.
+    pub(crate) fn sitting<'a>(&self, device: &'a Device, ui: &'a Ui) -> Sitting<'a> {
+        Sitting { device, progress: ui, deadline: self.max_time.map(|time| Instant::now() + time) }
+    }
+}
+
+/// Says how the run in `folder` stands; `command` is the one that made it.
+///
+/// # Errors
+/// [`Stopped`], when it was stopped before its end.
+pub(crate) fn say_end(command: &str, folder: &Path, summary: &Summary, ui: &Ui) -> Result<()> {
+    let state = &summary.state;
+    if let Some(stop) = summary.stop {
+        ui.say(&format!("stopped after step {} of {}, which is saved", state.step, state.n_steps));
+        ui.next(&format!("gptkit {command} --resume {}", shell(folder)));
+        return Err(Stopped(stop).into());
+    }
+    let best = state.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
+    ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! `gptkit sft`
+
+use crate::data_args::{quoted, shell};
+use crate::presets;
+use crate::run_args::{RunArgs, say_end};
+use crate::ui::{Ui, Usage};
+use anyhow::{Context, Result};
+use clap::Args;
+use data::dialogue::Message;
+use data::source::OnBadRecord;
+use sft::SftConfig;
+use sft::answers::Asked;
+use sft::sft::Outcome;
+use std::path::PathBuf;
+use train::Resumable;
+
+/// Teach a model to answer, from demonstrations
+#[derive(Debug, Args)]
+pub(crate) struct Sft {
+    /// Model folder to start from
+    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    init: Option<PathBuf>,
+    #[command(flatten)]
+    config: SftConfigArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Settings, and short ways to write them
+#[derive(Debug, Args)]
+pub(crate) struct SftConfigArgs {
+    /// Preset or TOML file, for instance sft-instructgpt
+    #[arg(long, value_name = "NAME|FILE", default_value = "sft-small")]
+    pub(crate) config: String,
+    /// Change one setting, for instance train.lr=1e-4 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Dialogues: JSONL, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded instructions; repeatable
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// Dialogues to validate on [default: a share of the others]
+    #[arg(long, value_name = "PATH")]
+    val: Vec<String>,
+    /// What to do with records that are no sound dialogue
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_record: Option<OnBadRecord>,
+    /// Learn everything that is said, not the assistant's words alone
+    #[arg(long)]
+    train_on_prompt: bool,
+    /// Train low-rank adapters of this rank, and nothing else
+    #[arg(long, value_name = "R")]
+    lora_rank: Option<usize>,
+}
+
+impl SftConfigArgs {
+    /// As `--set` would say it.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let list = |paths: &[String]| paths.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(", ");
+        let mut set = self.set.clone();
+        if !self.data.is_empty() {
+            set.push(format!("data.sources=[{}]", list(&self.data)));
+        }
+        if !self.val.is_empty() {
+            set.push(format!("data.validation=[{}]", list(&self.val)));
+        }
+        if let Some(choice) = &self.on_bad_record {
+            set.push(format!("data.on_bad_record={}", serde_json::json!(choice)));
+        }
+        if self.train_on_prompt {
+            set.push("data.train_on_prompt=true".to_owned());
+        }
+        set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
+        set
+    }
+}
+
+impl Sft {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let device = self.run.device()?;
+        let outcome = match &self.run.resume {
+            Some(folder) => {
+                let run = Resumable::open(folder, ui)?;
+                let path = folder.join("config.toml");
+                let (_, config) = presets::load::<SftConfig>(&path.to_string_lossy(), &[])?;
+                sft::sft::resume(&config, run, &self.run.sitting(&device, ui))?
+            }
+            None => {
+                let init = self.init.as_deref().context("no model to start from")?;
+                if !init.is_dir() {
+                    let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
+                    return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
+                }
+                let mut set = self.config.settings();
+                set.extend(self.run.settings());
+                let (name, config) = presets::load(&self.config.config, &set)?;
+                sft::sft(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?
+            }
+        };
+        finish(&outcome, ui)
+    }
+}
+
+/// Says what the run came to and what is next.
+fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, loss_before, answers, world } = outcome;
+    say_end("sft", folder, summary, ui)?;
+    if let (Some(before), Some((after, _))) = (loss_before, summary.state.best) {
+        ui.say(&format!("validation loss {before:.4} before, {after:.4} after"));
+    }
+    for Asked { messages, before, after, .. } in answers.iter().take(2) {
+        let asked = messages.last().map(|Message { content, .. }| content.as_str()).unwrap_or_default();
+        let short = |text: &str| console::truncate_str(&text.replace('\n', " "), 90, "…").into_owned();
+        ui.say(&format!("  asked   {}", short(asked)));
+        ui.say(&format!("  before  {}", short(before)));
+        ui.say(&format!("  after   {}", short(after.as_deref().unwrap_or_default())));
+    }
+    ui.say(&format!("all answers: {}", folder.join("answers.md").display()));
+    if let Some(graded) = world {
+        let parts: Vec<String> = graded
+            .iter()
+            .map(|(kind, (right, all))| {
+                format!("{} {right}/{all}", serde_json::json!(kind).as_str().unwrap_or_default())
+            })
+            .collect();
+        let (right, all) = graded.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let share = 100.0 * f64::from(right) / f64::from(all.max(1));
+        ui.say(&format!("held-out instructions followed: {share:.1}% of {all}: {}", parts.join(", ")));
+    }
+    ui.next(&format!("gptkit chat --model {}", shell(folder)));
+    Ok(())
+}
