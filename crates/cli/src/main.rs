@@ -4,9 +4,12 @@
 
 mod attention;
 mod bench;
+mod chat;
 mod config_command;
+mod conversation;
 mod data_args;
 mod device;
+mod dialogue_stand_in;
 mod heat_map;
 mod info;
 mod inspect;
@@ -16,6 +19,7 @@ mod presets;
 mod pretrain;
 mod runs;
 mod sample;
+mod sampling_args;
 mod tokenizer;
 mod ui;
 mod world;
@@ -43,6 +47,7 @@ enum Command {
     Runs(runs::Runs),
     Plot(runs::Plot),
     Sample(sample::Sample),
+    Chat(chat::Chat),
     Attention(attention::Attention),
     Prepare(prepare::Prepare),
     Bench(bench::Bench),
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         Command::Plot(command) => command.run(&ui),
         Command::Attention(command) => command.run(&ui),
         Command::Sample(command) => command.run(&ui),
+        Command::Chat(command) => command.run(&ui),
         Command::Prepare(command) => command.run(&ui),
         Command::Bench(command) => command.run(&ui),
         Command::Info(command) => command.run(&ui),
