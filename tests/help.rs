@@ -13,6 +13,7 @@ fn help_is_what_it_was() {
         "runs",
         "plot",
         "sample",
+        "chat",
         "attention",
         "prepare",
         "tokenizer",

@@ -1,10 +1,39 @@
-//! The device to compute on.
+//! The device to compute on, and in which numbers.
 
 use crate::ui::Usage;
+use anyhow::Context;
 use candle_core::Device;
-use clap::ValueEnum;
-use model::Dtype;
+use clap::{Args, ValueEnum};
+use model::folder::ModelFolder;
+use model::{Dtype, Gpt};
 use ops::Quantized;
+use std::path::Path;
+
+/// How a model that is there computes
+#[derive(Debug, Args)]
+pub(crate) struct ComputeArgs {
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// What products of matrices read, on the processor
+    #[arg(long, default_value = "auto")]
+    dtype: DtypeChoice,
+    /// Have products read weights of few bits, on the processor
+    #[arg(long, value_name = "KIND")]
+    quantize: Option<QuantizeChoice>,
+}
+
+impl ComputeArgs {
+    /// The model of `folder`, ready to compute.
+    pub(crate) fn load(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
+        let files = ModelFolder::load(folder, &self.device.open()?)?;
+        let model = Gpt::new(&files.config, &files.params, Dtype::from(self.dtype).precision())?;
+        if let Some(to) = self.quantize {
+            model.quantize(to.into()).with_context(|| format!("--quantize of {}", folder.display()))?;
+        }
+        Ok((files, model))
+    }
+}
 
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -4,7 +4,9 @@
 
 mod attention;
 mod bench;
+mod chat;
 mod config_command;
+mod conversation;
 mod data_args;
 mod device;
 mod heat_map;
@@ -18,6 +20,7 @@ mod pretrain;
 mod run_args;
 mod runs;
 mod sample;
+mod sampling_args;
 mod sft;
 mod tokenizer;
 mod ui;
@@ -48,6 +51,7 @@ enum Command {
     Runs(runs::Runs),
     Plot(runs::Plot),
     Sample(sample::Sample),
+    Chat(chat::Chat),
     Attention(attention::Attention),
     Prepare(prepare::Prepare),
     Bench(bench::Bench),
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Command::Plot(command) => command.run(&ui),
         Command::Attention(command) => command.run(&ui),
         Command::Sample(command) => command.run(&ui),
+        Command::Chat(command) => command.run(&ui),
         Command::Prepare(command) => command.run(&ui),
         Command::Bench(command) => command.run(&ui),
         Command::Info(command) => command.run(&ui),

@@ -1,17 +1,18 @@
 //! `gptkit sample`
 
-use crate::device::{DeviceChoice, DtypeChoice, QuantizeChoice};
+use crate::device::ComputeArgs;
+use crate::sampling_args::SamplingArgs;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
-use config::{Check, Problems};
 use model::folder::ModelFolder;
 use model::generate::{Completion, Request, generate};
 use model::sampler::Sampling;
 use model::{Dtype, Gpt};
 use serde_json::json;
 use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -33,54 +34,28 @@ pub(crate) struct Sample {
     /// Continuations, written in one batch
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     num_samples: u16,
-    /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Only the K likeliest tokens
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Only the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Only tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-    /// Makes tokens seen before less likely; 1 changes nothing
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
-    repetition_penalty: f32,
-    /// End before this text (repeatable)
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// Same seed, same text
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// One JSON object a sample: prompt, text, tokens, why it ended
     #[arg(long)]
     json: bool,
     /// With --json: the log-probability of each token, and of the K likeliest at its place
     #[arg(long, value_name = "K", requires = "json")]
     log_probs: Option<usize>,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// What products of matrices read, on the processor
-    #[arg(long, default_value = "auto")]
-    dtype: DtypeChoice,
-    /// Have products read weights of few bits, on the processor
-    #[arg(long, value_name = "KIND")]
-    quantize: Option<QuantizeChoice>,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 impl Sample {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let sampling = self.sampling()?;
+        let sampling = self.sampling.checked()?;
         let prompt = self.prompt()?;
-        let folder = ModelFolder::load(&self.model, &self.device.open()?)?;
+        let (folder, model) = self.compute.load(&self.model)?;
         let request = Request {
             prompt: prompt_tokens(&folder, &prompt)?,
             n_samples: usize::from(self.num_samples),
             max_new_tokens: self.max_new_tokens,
-            stop: self.stop.clone(),
+            stop: self.sampling.stop.clone(),
             log_probs: self.log_probs,
             sampling,
         };
@@ -92,13 +67,9 @@ impl Sample {
                 (context / 2).max(1)
             ));
         }
-        let model = Gpt::new(&folder.config, &folder.params, Dtype::from(self.dtype).precision())?;
-        if let Some(to) = self.quantize {
-            model.quantize(to.into()).with_context(|| format!("--quantize of {}", self.model.display()))?;
-        }
         let begun = Instant::now();
         let completions = if self.json {
-            let completions = write(&model, &folder, &request, |_, _| Ok(()))?;
+            let completions = write(&model, &folder, &request, |_, _| Ok(ControlFlow::Continue(())))?;
             for completion in &completions {
                 ui.result(&(object(&prompt, &request.prompt, completion)?.to_string() + "\n"))?;
             }
@@ -110,24 +81,6 @@ impl Sample {
         let seconds = begun.elapsed().as_secs_f64();
         ui.say(&format!("{n} tokens in {seconds:.1} s · {:.0} tok/s", n as f64 / seconds));
         Ok(())
-    }
-
-    fn sampling(&self) -> Result<Sampling> {
-        let sampling = Sampling {
-            repetition_penalty: self.repetition_penalty,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            seed: self.seed,
-        };
-        let mut problems = Problems::default();
-        sampling.check(&mut problems);
-        if problems.is_empty() {
-            return Ok(sampling);
-        }
-        let said: Vec<String> = problems.iter().map(|problem| format!("--{problem}")).collect();
-        Err(Usage(said.join("\n")).into())
     }
 
     fn prompt(&self) -> Result<String> {
@@ -162,7 +115,7 @@ fn write(
     model: &Gpt,
     folder: &ModelFolder,
     request: &Request,
-    on_text: impl FnMut(usize, &str) -> Result<()>,
+    on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Completion>> {
     generate(model, &folder.tokenizer, &folder.end_of_text, request, on_text)
 }
@@ -170,7 +123,12 @@ fn write(
 /// Prints the first sample as it is written, the others when they are done.
 fn print(model: &Gpt, folder: &ModelFolder, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
     ui.result(prompt)?;
-    let completions = write(model, folder, request, |row, text| if row == 0 { ui.result(text) } else { Ok(()) })?;
+    let completions = write(model, folder, request, |row, text| {
+        if row == 0 {
+            ui.result(text)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
     ui.result("\n")?;
     for (i, completion) in completions.iter().enumerate().skip(1) {
         ui.result(&format!("--- {} of {}\n{prompt}{}\n", i + 1, completions.len(), completion.text))?;

@@ -60,18 +60,20 @@ impl Ui {
     /// Says why the command failed; the code to end with is 2 for usage, 1 for all else. A reader that went away
     /// (`| head`) is no failure.
     pub(crate) fn fail(&self, error: &anyhow::Error) -> ExitCode {
-        let gone = |e: &(dyn std::error::Error + 'static)| {
-            e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-        };
-        if error.chain().any(gone) {
+        if reader_is_gone(error) {
             return ExitCode::SUCCESS;
         }
         if let Some(Stopped(stop)) = error.downcast_ref() {
             return ExitCode::from(stop.exit_code());
         }
-        self.say(&format!("error: {}", words(error)));
+        self.error(error);
         let usage = error.is::<config::Invalid>() || error.is::<Usage>();
         ExitCode::from(if usage { 2 } else { 1 })
+    }
+
+    /// Says what went wrong.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        self.say(&format!("error: {}", words(error)));
     }
 
     /// Words, on stderr.
@@ -81,6 +83,14 @@ impl Ui {
             _ => write_line(line),
         }
     }
+}
+
+/// Whether it failed because nobody reads the results any more.
+pub(crate) fn reader_is_gone(error: &anyhow::Error) -> bool {
+    let gone = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(gone)
 }
 
 /// Columns of the terminal that results go to; 80 where there is none.

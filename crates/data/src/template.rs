@@ -170,6 +170,14 @@ impl Template {
         Ok(segments[after..].iter().filter(|segment| segment.trained).map(|segment| segment.text.as_str()).collect())
     }
 
+    /// The token that ends what the assistant says, when it is a sign of the vocabulary.
+    ///
+    /// # Errors
+    /// As [`Template::end_mark`].
+    pub fn end_token(&self, tokenizer: &Tokenizer) -> Result<Option<u32>> {
+        Ok(tokenizer.encode(&self.end_mark()?)?.into_iter().find(|&id| tokenizer.is_special(id)))
+    }
+
     /// The dialogue so far and the beginning of the assistant's next message, in parts, none of them trained.
     ///
     /// # Errors

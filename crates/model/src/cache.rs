@@ -45,6 +45,17 @@ impl Cache {
         self.len == 0
     }
 
+    /// Forgets all but the first `len` tokens of each sequence.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        match &mut self.layers {
+            Layers::Cpu(pasts) => pasts.truncate(len),
+            // What lies past `len` is written over before it is read; of nothing, another batch may come.
+            Layers::Tensors(layers) if len == 0 => layers.iter_mut().for_each(|layer| *layer = LayerCache::default()),
+            Layers::Tensors(_) => {}
+        }
+    }
+
     /// Keeps only the sequences of the given numbers, in that order (a number may come twice).
     ///
     /// # Errors

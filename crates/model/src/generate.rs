@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use data::tokenizer::{Decoder, Tokenizer};
 use serde::Serialize;
+use std::ops::ControlFlow;
 
 /// What to write, and when to stop.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub enum Finish {
     Stop,
     /// It has as many tokens as were asked for.
     Length,
+    /// Who was given the text asked for the end.
+    Interrupted,
 }
 
 /// A token and how likely the model itself found it.
@@ -65,8 +68,37 @@ pub struct Completion {
     pub finish: Finish,
 }
 
+/// What a model has read, in a state from which it can go on: what the next prompt begins with is not read again.
+#[derive(Debug)]
+pub struct Past {
+    /// The tokens that `cache` holds, of one sequence.
+    tokens: Vec<u32>,
+    cache: Cache,
+}
+
+impl Past {
+    /// Nothing yet, of `model`, which is the only one that can go on from it.
+    pub fn new(model: &Gpt) -> Self {
+        Self { tokens: Vec::new(), cache: model.cache() }
+    }
+
+    /// Tokens that need not be read again if the next prompt begins with them.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Takes out the part that `prompt` begins with, but for its last token: somebody has to say what comes after it.
+    fn take(&mut self, prompt: &[u32], model: &Gpt) -> Cache {
+        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let mut cache = std::mem::replace(&mut self.cache, model.cache());
+        cache.truncate(common.min(prompt.len().saturating_sub(1)));
+        self.tokens.clear();
+        cache
+    }
+}
+
 /// Continues `request.prompt`. `on_text` is given each row's number and its new text, in whole characters, as soon as no
-/// stop string can begin in it.
+/// stop string can begin in it; it is called for each token, and ends the writing of all rows by [`ControlFlow::Break`].
 ///
 /// Past the context the window slides: when the cache is full, the last half of the context is read again.
 ///
@@ -77,7 +109,23 @@ pub fn generate(
     tokenizer: &Tokenizer,
     end_of_text: &[u32],
     request: &Request,
-    mut on_text: impl FnMut(usize, &str) -> Result<()>,
+    on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
+) -> Result<Vec<Completion>> {
+    generate_from(&mut Past::new(model), model, tokenizer, end_of_text, request, on_text)
+}
+
+/// [`generate`] that reads only what `past` does not hold of the prompt, and leaves there what it has read, for a prompt
+/// that goes on from it. Of several samples, or after an error, it leaves nothing.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_from(
+    past: &mut Past,
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    end_of_text: &[u32],
+    request: &Request,
+    mut on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Completion>> {
     let vocab_size = model.config().vocab_size;
     ensure!(!request.prompt.is_empty(), "nothing to continue: the prompt has no token");
@@ -86,8 +134,11 @@ pub fn generate(
     }
     let mut rows: Vec<Row> = (0..request.n_samples).map(|_| Row::new(tokenizer, &request.prompt)).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
-    let mut window = Window::new(model);
-    for position in 0..request.max_new_tokens {
+    let mut window = Window::new(model, past.take(&request.prompt, model));
+    if rows.len() > 1 && !window.cache.is_empty() {
+        window.keep(&vec![0; rows.len()])?;
+    }
+    'writing: for position in 0..request.max_new_tokens {
         if active.is_empty() {
             break;
         }
@@ -108,7 +159,10 @@ pub fn generate(
                 row.log_probs.push(token_log_prob(logits, token, top, tokenizer));
             }
             row.push(token, &request.stop);
-            on_text(r, row.fresh_text(&request.stop))?;
+            if on_text(r, row.fresh_text(&request.stop))?.is_break() {
+                active.iter().for_each(|&r| rows[r].interrupt());
+                break 'writing;
+            }
         }
         let left: Vec<u32> = (0..active.len() as u32).filter(|&i| rows[active[i as usize]].finish.is_none()).collect();
         if left.len() < active.len() {
@@ -118,7 +172,10 @@ pub fn generate(
     }
     for (r, row) in rows.iter_mut().enumerate() {
         let rest = row.end();
-        on_text(r, &rest)?;
+        let _ = on_text(r, &rest)?; // it is the end
+    }
+    if let [row] = rows.as_slice() {
+        *past = window.past(&row.tokens);
     }
     Ok(rows.into_iter().map(|row| row.completion(request.prompt.len())).collect())
 }
@@ -135,30 +192,36 @@ fn token_log_prob(logits: &[f32], token: u32, top: usize, tokenizer: &Tokenizer)
 struct Window<'a> {
     model: &'a Gpt,
     cache: Cache,
+    /// Tokens of each row that have been read, of which the cache holds the last.
+    read: usize,
 }
 
 impl<'a> Window<'a> {
-    fn new(model: &'a Gpt) -> Self {
-        Self { model, cache: model.cache() }
+    /// A view of rows whose first tokens `cache` holds.
+    fn new(model: &'a Gpt, cache: Cache) -> Self {
+        Self { model, read: cache.len(), cache }
     }
 
-    /// Logits of the token after each of `rows`, which have one length and differ from the last call's by one token.
+    /// Logits of the token after each of `rows`, which have one length and begin with those of the last call.
     fn next_logits(&mut self, rows: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let (len, context) = (rows[0].len(), self.model.config().context);
-        let fresh = if !self.cache.is_empty() && self.cache.len() < context {
-            1
-        } else {
-            let first = self.cache.is_empty() && len <= context;
+        let mut fresh = len - self.read;
+        if self.cache.len() + fresh > context {
             self.cache = self.model.cache();
-            if first { len } else { (context / 2).max(1) }
-        };
-        let ids: Vec<u32> = if self.cache.is_empty() && fresh > 1 && rows.windows(2).all(|w| w[0] == w[1]) {
+            fresh = (context / 2).max(1);
+        }
+        self.read = len;
+        if self.cache.is_empty() && fresh > 1 && rows.windows(2).all(|w| w[0] == w[1]) {
             return self.shared_prompt(&rows[0][len - fresh..], rows.len());
-        } else {
-            rows.iter().flat_map(|row| &row[len - fresh..]).copied().collect()
-        };
+        }
+        let ids: Vec<u32> = rows.iter().flat_map(|row| &row[len - fresh..]).copied().collect();
         let ids = Tensor::from_vec(ids, (rows.len(), fresh), self.model.device())?;
         Ok(self.model.next_logits(&ids, &mut self.cache)?.to_vec2()?)
+    }
+
+    /// What is held after one row, `tokens`, was written.
+    fn past(self, tokens: &[u32]) -> Past {
+        Past { tokens: tokens[self.read - self.cache.len()..self.read].to_vec(), cache: self.cache }
     }
 
     /// Reads the prompt that all `n` rows share once.
@@ -223,9 +286,14 @@ impl<'a> Row<'a> {
         &self.text[from..to]
     }
 
+    /// Ends it where it is, unless it has its end.
+    fn interrupt(&mut self) {
+        self.finish.get_or_insert(Finish::Interrupted);
+    }
+
     /// What is left at the end, incomplete characters and held-back text.
     fn end(&mut self) -> String {
-        if self.finish != Some(Finish::Stop) {
+        if !matches!(self.finish, Some(Finish::Stop | Finish::Interrupted)) {
             self.text.push_str(&self.decoder.flush());
         }
         let rest = self.text[self.shown..].to_owned();
@@ -252,6 +320,72 @@ fn held_back(text: &str, stop: &[String]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::tiny;
+    use crate::{Kind, ModelConfig, Params};
+    use candle_core::Device;
+    use ops::Precision;
+
+    /// A model that knows nothing of the letters from a to p.
+    fn model(kind: Kind) -> (Gpt, Tokenizer) {
+        let config = ModelConfig { context: 24, ..tiny(kind) };
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        (Gpt::new(&config, &params, Precision::F32).unwrap(), Tokenizer::of_characters(&('a'..='p').collect()).unwrap())
+    }
+
+    fn request(prompt: &[u32], n_samples: usize, max_new_tokens: usize) -> Request {
+        let prompt = prompt.to_vec();
+        Request { prompt, n_samples, max_new_tokens, stop: Vec::new(), log_probs: None, sampling: Sampling::default() }
+    }
+
+    fn keep_on(_: usize, _: &str) -> Result<ControlFlow<()>> {
+        Ok(ControlFlow::Continue(()))
+    }
+
+    #[test]
+    fn a_kept_past_changes_nothing_but_what_is_read() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let (model, tokenizer) = model(kind);
+            let mut past = Past::new(&model);
+            let first = tokenizer.encode("abcab").unwrap();
+            let mut go_on = |prompt: &[u32], n_samples, held: usize| {
+                let request = request(prompt, n_samples, 4);
+                let fresh = generate(&model, &tokenizer, &[], &request, keep_on).unwrap();
+                let from = generate_from(&mut past, &model, &tokenizer, &[], &request, keep_on).unwrap();
+                assert_eq!(from, fresh, "{kind:?} after {prompt:?}");
+                assert_eq!(past.tokens().len(), held, "{kind:?} after {prompt:?}");
+                [prompt, &from[0].tokens].concat()
+            };
+            let said = go_on(&first, 1, 8);
+            let longer = [&said[..], &[1, 2]].concat();
+            go_on(&longer, 1, 14);
+            go_on(&longer, 1, 14); // all but the last token of the prompt is there
+            let parted = [&longer[..7], &[9, 9]].concat();
+            go_on(&parted, 1, 12);
+            go_on(&parted, 3, 0);
+            go_on(&[3], 1, 4);
+            go_on(&[3, 4], 2, 0);
+            let too_long: Vec<u32> = (0..30).map(|i| i % 16).collect();
+            go_on(&too_long, 1, 15); // half of the context, and what came after it but for the last
+            go_on(&too_long[18..], 1, 15);
+        }
+    }
+
+    #[test]
+    fn who_gets_the_text_may_end_it() {
+        let (model, tokenizer) = model(Kind::Gpt2);
+        let request = request(&[0], 2, 20);
+        let mut tokens = 0;
+        let ended = generate(&model, &tokenizer, &[], &request, |_, _| {
+            tokens += 1;
+            Ok(if tokens < 5 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        });
+        let whole = generate(&model, &tokenizer, &[], &request, keep_on).unwrap();
+        for ((ended, whole), n) in ended.unwrap().iter().zip(&whole).zip([3, 2]) {
+            assert_eq!((ended.finish, whole.finish), (Finish::Interrupted, Finish::Length));
+            assert_eq!(ended.tokens, whole.tokens[..n]);
+            assert_eq!(ended.text, whole.text[..n]);
+        }
+    }
 
     #[test]
     fn text_that_may_begin_a_stop_string_is_held_back() {

@@ -81,6 +81,11 @@ impl<E: Element> Past<E> {
         });
     }
 
+    /// Forgets all but the first `len` positions.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Keeps the sequences of the given numbers, in that order.
     pub(crate) fn keep(&mut self, rows: &[u32]) -> Result<()> {
         let one = self.context * self.n_head * self.size;

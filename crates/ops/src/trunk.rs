@@ -164,6 +164,14 @@ impl Pasts {
             Layers::Bf16(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows)),
         }
     }
+
+    /// Forgets all but the first `len` tokens of each sequence.
+    pub fn truncate(&mut self, len: usize) {
+        match &mut self.0 {
+            Layers::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
+            Layers::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
+        }
+    }
 }
 
 /// One forward pass, and what its backward pass reads.

@@ -277,10 +277,9 @@ fn say(counts: &Counts, train: &Packed, progress: &dyn Progress) {
 
 /// Tokens at which the model stops: where a turn of the template's ends, and where a text does.
 fn ends(start: &Start, template: &Template) -> Result<Vec<u32>> {
-    let mark = start.tokenizer.encode(&template.end_mark()?)?;
-    let mut ends: Vec<u32> = mark.first().copied().into_iter().collect();
-    ends.extend(start.end_of_text.iter().filter(|id| !mark.contains(id)));
-    Ok(ends)
+    let mark = template.end_token(&start.tokenizer)?;
+    let others = start.end_of_text.iter().copied().filter(|&id| Some(id) != mark);
+    Ok(mark.into_iter().chain(others).collect())
 }
 
 fn go_on(

@@ -1,0 +1,389 @@
+//! `gptkit chat`
+
+use crate::conversation::{Conversation, Form, Turn};
+use crate::data_args::shell;
+use crate::device::ComputeArgs;
+use crate::sampling_args::SamplingArgs;
+use crate::ui::{Ui, Usage, reader_is_gone};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use model::Gpt;
+use model::folder::ModelFolder;
+use model::generate::{Finish, Past, Request, generate_from};
+use model::sampler::Sampling;
+use rustyline::error::ReadlineError;
+use rustyline::history::MemHistory;
+use rustyline::{Behavior, Config, Editor};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
+use std::fs::File;
+use std::io::{BufRead, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Talk with a model
+///
+/// In a terminal, lines can be edited, arrows bring back earlier ones, Ctrl-C stops an answer. From a pipe, each line is
+/// a message or a command, and the answers alone go to stdout.
+#[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Longest answer, in tokens [default: half of the model's window]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: Option<u32>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+const HELP: &str = "\
+/help         this list
+/reset        begin anew; the system message stays
+/system TEXT  say how to answer; without TEXT, say nothing
+/save FILE    add the conversation to FILE, as one JSONL record that fine-tuning reads
+/retry        another answer to the last message
+/quit         leave, as Ctrl-D does
+Each answer takes the next seed. A line that ends in \\ goes on in the next one.
+A message that begins with / is written with a space before it.";
+
+impl Chat {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let sampling = self.sampling.checked()?;
+        let (folder, model) = self.compute.load(&self.model)?;
+        let form = Form::of(&self.model, &folder.tokenizer)?;
+        if matches!(form, Form::Plain) {
+            ui.say(&format!(
+                "{} was not trained for dialogue (it has no chat template): it goes on with a text of User and Assistant",
+                self.model.display()
+            ));
+            ui.next(&format!("gptkit sft --init {}", shell(&self.model)));
+        }
+        let mut input = Input::open()?;
+        if input.is_terminal() {
+            ui.say("/help lists the commands, Ctrl-D leaves");
+        }
+        let context = folder.config.context;
+        let mut chat = Session {
+            interrupt: Interrupt::watch(!input.is_terminal())?,
+            end: folder.end_of_text.iter().copied().chain(form.end_of_turn()).collect(),
+            stop: self.sampling.stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
+            max_new_tokens: self.max_new_tokens.map_or((context / 2).max(1), |n| n as usize),
+            past: Past::new(&model),
+            conversation: Conversation::default(),
+            sampling,
+            folder,
+            model,
+            form,
+            ui,
+        };
+        while let Some(text) = input.message(ui)? {
+            let done = Said::parse(&text).and_then(|said| chat.obey(said));
+            match done {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(e) if input.is_terminal() && !reader_is_gone(&e) => ui.error(&e),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a person can say.
+#[derive(Debug, PartialEq, Eq)]
+enum Said<'a> {
+    Message(&'a str),
+    Nothing,
+    Help,
+    Reset,
+    System(&'a str),
+    Save(&'a Path),
+    Retry,
+    Quit,
+}
+
+impl<'a> Said<'a> {
+    fn parse(text: &'a str) -> Result<Self> {
+        if text.trim().is_empty() {
+            return Ok(Self::Nothing);
+        }
+        let Some(command) = text.strip_prefix('/') else { return Ok(Self::Message(text.trim())) };
+        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let rest = rest.trim();
+        let said = match name {
+            "system" => Self::System(rest),
+            "save" if rest.is_empty() => return Err(Usage("/save needs the name of a file".to_owned()).into()),
+            "save" => Self::Save(Path::new(rest)),
+            "help" => Self::Help,
+            "reset" => Self::Reset,
+            "retry" => Self::Retry,
+            "quit" => Self::Quit,
+            _ => return Err(Usage(format!("/{name} is no command: /help lists them")).into()),
+        };
+        if !rest.is_empty() && !matches!(said, Self::System(_) | Self::Save(_)) {
+            return Err(Usage(format!("/{name} takes nothing after it")).into());
+        }
+        Ok(said)
+    }
+}
+
+/// A model and what was said with it.
+struct Session<'a> {
+    ui: &'a Ui,
+    model: Gpt,
+    folder: ModelFolder,
+    form: Form,
+    /// Tokens that end an answer.
+    end: Vec<u32>,
+    /// Texts that end an answer.
+    stop: Vec<String>,
+    max_new_tokens: usize,
+    /// Its seed is the next answer's.
+    sampling: Sampling,
+    interrupt: Interrupt,
+    conversation: Conversation,
+    past: Past,
+}
+
+impl Session<'_> {
+    fn obey(&mut self, said: Said) -> Result<ControlFlow<()>> {
+        match said {
+            Said::Nothing => {}
+            Said::Message(text) => {
+                let answer = self.answer(text)?;
+                self.conversation.turns.push(Turn { question: text.to_owned(), answer });
+            }
+            Said::Help => self.ui.say(HELP),
+            Said::Reset => {
+                self.conversation.reset();
+                self.ui.say("a new conversation");
+            }
+            Said::System(text) => self.conversation.system = (!text.is_empty()).then(|| text.to_owned()),
+            Said::Save(path) => {
+                if self.conversation.turns.is_empty() {
+                    return Err(Usage("nothing was said that could be saved".to_owned()).into());
+                }
+                append_line(path, &self.conversation.record())
+                    .with_context(|| format!("{} cannot be written", path.display()))?;
+                self.ui.say(&format!("added to {}", path.display()));
+            }
+            Said::Retry => self.retry()?,
+            Said::Quit => return Ok(ControlFlow::Break(())),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Puts another answer in the place of the last.
+    fn retry(&mut self) -> Result<()> {
+        let Some(turn) = self.conversation.turns.pop() else {
+            bail!(Usage("no message was answered yet".to_owned()));
+        };
+        let answer = self.answer(&turn.question);
+        let (answer, failed) = match answer {
+            Ok(answer) => (answer, Ok(())),
+            Err(e) => (turn.answer, Err(e)),
+        };
+        self.conversation.turns.push(Turn { question: turn.question, answer });
+        failed
+    }
+
+    /// Writes the answer to `question` on stdout, as it comes, and returns it.
+    fn answer(&mut self, question: &str) -> Result<String> {
+        let (tokenizer, context) = (&self.folder.tokenizer, self.folder.config.context);
+        let prompt = self.conversation.prompt(question, &self.form, tokenizer, context, self.max_new_tokens)?;
+        if prompt.forgets {
+            self.ui.say(&format!(
+                "the conversation is longer than the model's window of {context} tokens: the oldest turns are no longer read"
+            ));
+        }
+        let request = Request {
+            prompt: prompt.tokens,
+            n_samples: 1,
+            max_new_tokens: prompt.max_new_tokens,
+            stop: self.stop.clone(),
+            log_probs: None,
+            sampling: self.sampling.clone(),
+        };
+        self.sampling.seed = self.sampling.seed.wrapping_add(1);
+        self.interrupt.begin();
+        let (ui, interrupt) = (self.ui, &self.interrupt);
+        let mut begun = false;
+        let written = generate_from(&mut self.past, &self.model, tokenizer, &self.end, &request, |_, text| {
+            // The space before the first word belongs to the form, not to what is said.
+            let text = if begun { text } else { text.trim_start() };
+            begun |= !text.is_empty();
+            ui.result(text)?;
+            Ok(if interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        self.interrupt.end();
+        self.ui.result("\n")?;
+        let completion = written?.pop().context("no answer was written")?;
+        match completion.finish {
+            Finish::Interrupted => self.ui.say("stopped; what was said is kept, /retry has another answer written"),
+            Finish::Length => self.ui.say(&format!("cut after {} tokens", completion.tokens.len())),
+            Finish::EndOfText | Finish::Stop => {}
+        }
+        Ok(completion.text.trim().to_owned())
+    }
+}
+
+/// Adds a line to a file that may be there.
+fn append_line(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = File::options().create(true).read(true).append(true).open(path)?;
+    let mut line = format!("{line}\n");
+    if file.seek(SeekFrom::End(0))? > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            line.insert(0, '\n');
+        }
+    }
+    file.write_all(line.as_bytes())?; // at once, so that a crash leaves no half a record
+    file.sync_all()
+}
+
+/// Where messages come from.
+enum Input {
+    Terminal(Box<Editor<(), MemHistory>>),
+    Pipe,
+}
+
+/// A line, or why there is none.
+enum Line {
+    Text(String),
+    Cleared,
+    End,
+}
+
+impl Input {
+    fn open() -> Result<Self> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(Self::Pipe);
+        }
+        // The prompt goes to the terminal even when answers go to a file.
+        let config = Config::builder().auto_add_history(true).behavior(Behavior::PreferTerm).build();
+        let editor = Editor::with_history(config, MemHistory::new()).context("the terminal cannot be used")?;
+        Ok(Self::Terminal(Box::new(editor)))
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+
+    /// The next message, of one or more lines; none at the end.
+    fn message(&mut self, ui: &Ui) -> Result<Option<String>> {
+        let mut message = String::new();
+        loop {
+            let prompt = if message.is_empty() { "> " } else { "… " };
+            match self.line(prompt)? {
+                Line::Text(line) => match line.strip_suffix('\\') {
+                    Some(begun) => message += &format!("{begun}\n"),
+                    None => return Ok(Some(message + &line)),
+                },
+                Line::Cleared => {
+                    message.clear();
+                    ui.say("/quit or Ctrl-D leaves");
+                }
+                Line::End if message.is_empty() => return Ok(None),
+                Line::End => return Ok(Some(message)),
+            }
+        }
+    }
+
+    fn line(&mut self, prompt: &str) -> Result<Line> {
+        match self {
+            Self::Terminal(editor) => match editor.readline(prompt) {
+                Ok(line) => Ok(Line::Text(line)),
+                Err(ReadlineError::Interrupted) => Ok(Line::Cleared),
+                Err(ReadlineError::Eof) => Ok(Line::End),
+                Err(e) => Err(e).context("the terminal cannot be read"),
+            },
+            Self::Pipe => {
+                let mut line = String::new();
+                let n = std::io::stdin().lock().read_line(&mut line).context("stdin cannot be read as text")?;
+                let line = line.strip_suffix('\n').unwrap_or(&line);
+                let line = line.strip_suffix('\r').unwrap_or(line);
+                Ok(if n == 0 { Line::End } else { Line::Text(line.to_owned()) })
+            }
+        }
+    }
+}
+
+/// Ctrl-C while an answer is written stops the answer. Between answers it ends a program that reads from a pipe; a
+/// terminal's line editor takes it for itself.
+struct Interrupt {
+    asked: Arc<AtomicBool>,
+    ends_all: Arc<AtomicBool>,
+    between_answers_ends: bool,
+}
+
+impl Interrupt {
+    fn watch(between_answers_ends: bool) -> Result<Self> {
+        let ends_all = Arc::new(AtomicBool::new(between_answers_ends));
+        let interrupt = Self { asked: Arc::default(), ends_all, between_answers_ends };
+        let register = || -> std::io::Result<()> {
+            flag::register_conditional_default(SIGINT, Arc::clone(&interrupt.ends_all))?;
+            flag::register(SIGINT, Arc::clone(&interrupt.asked))?;
+            Ok(())
+        };
+        register().context("signals cannot be watched")?;
+        Ok(interrupt)
+    }
+
+    fn begin(&self) {
+        self.asked.store(false, Ordering::Relaxed);
+        self.ends_all.store(false, Ordering::Relaxed);
+    }
+
+    fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.ends_all.store(self.between_answers_ends, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_told_from_messages() {
+        let said = |text| Said::parse(text).unwrap();
+        assert_eq!(said(" hello "), Said::Message("hello"));
+        assert_eq!(said(" /etc is a folder"), Said::Message("/etc is a folder"));
+        assert_eq!(said(" \n"), Said::Nothing);
+        assert_eq!(said("/system Be brief. "), Said::System("Be brief."));
+        assert_eq!(said("/system"), Said::System(""));
+        assert_eq!(said("/save my talk.jsonl"), Said::Save(Path::new("my talk.jsonl")));
+        assert_eq!(said("/quit "), Said::Quit);
+        for (text, says) in [
+            ("/sav x", "/sav is no command: /help lists them"),
+            ("/save", "needs the name of a file"),
+            ("/reset now", "/reset takes nothing after it"),
+            ("/", "/ is no command"),
+        ] {
+            let error = Said::parse(text).unwrap_err();
+            assert!(error.is::<Usage>() && error.to_string().contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_saved_record_is_a_line_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talks.jsonl");
+        append_line(&path, "a").unwrap();
+        append_line(&path, "b").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\nb\n");
+        data::disk::write(&path, b"no line break").unwrap();
+        append_line(&path, "c").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "no line break\nc\n");
+    }
+}

@@ -1,0 +1,54 @@
+//! Arguments of every command that writes text: how tokens are chosen, and when to stop.
+
+use crate::ui::Usage;
+use anyhow::Result;
+use clap::Args;
+use config::{Check, Problems};
+use model::sampler::Sampling;
+
+/// How tokens are chosen
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Only the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Only the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Only tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Makes tokens seen before less likely; 1 changes nothing
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// End before this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Same seed, same text
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// What they say, unless it cannot be obeyed.
+    pub(crate) fn checked(&self) -> Result<Sampling> {
+        let sampling = Sampling {
+            repetition_penalty: self.repetition_penalty,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            seed: self.seed,
+        };
+        let mut problems = Problems::default();
+        sampling.check(&mut problems);
+        if problems.is_empty() {
+            return Ok(sampling);
+        }
+        let said: Vec<String> = problems.iter().map(|problem| format!("--{problem}")).collect();
+        Err(Usage(said.join("\n")).into())
+    }
+}
