@@ -76,6 +76,8 @@ enum Expected {
     Exactly,
     /// What a question's own grader takes.
     Question(Question),
+    /// The answer and no more, or the whole sentence that begins with `stem`.
+    Ending { stem: String },
     /// This number last; other numbers only if they stand in the prompt.
     Number(usize),
     /// All of `these` in any order, and none of the others that a passage can have.
@@ -84,7 +86,7 @@ enum Expected {
 
 impl Instruction {
     /// Whether `reply` is right. Case, punctuation and what stands around the answer in a short sentence do not matter,
-    /// except where there is one answer: rewritten sentences, and saying that the story does not tell.
+    /// except where there is one answer: rewritten sentences, endings, and saying that the story does not tell.
     #[must_use]
     pub fn grade(&self, reply: &str) -> bool {
         let said = words(reply);
@@ -94,6 +96,10 @@ impl Instruction {
         match &self.expected {
             Expected::Exactly => letter_words(reply).eq(letter_words(&self.answer)),
             Expected::Question(question) => question.grade(reply),
+            Expected::Ending { stem } => {
+                let stem = words(stem);
+                said.strip_prefix(stem.as_slice()).unwrap_or(&said) == words(&self.answer)
+            }
             Expected::Number(n) => {
                 let asked = numbers(&self.prompt);
                 let given = numbers(reply);
@@ -217,29 +223,21 @@ impl Instructions {
         let mut t = Teller::with_people(&self.map, dice, 3);
         let ending = plight.tell(&mut t);
         let prompt = format!("Finish the story: {} {}", t.text(), ending.stem);
-        let question = Question {
-            kind: ending.kind,
-            ask: ending.stem.clone(),
-            answer: ending.right.clone(),
-            accept: Vec::new(),
-            rivals: vec![ending.wrong.clone()],
-        };
         let answer = format!("{}.", ending.right);
         let combination = passage::pair(&t.scene);
         let (_, _, dice) = t.finish();
-        (Draft { combination, prompt, answer, expected: Expected::Question(question) }, dice)
+        (Draft { combination, prompt, answer, expected: Expected::Ending { stem: ending.stem } }, dice)
     }
 
     /// In words of the world, or bare; both are answered by the whole sum, so that one teaches the other.
     fn arithmetic(&self, mut dice: Dice) -> (Draft, Dice) {
         let sum = dice.chance(50);
         let in_words = dice.chance(50);
-        let least = if in_words { 1 } else { 0 };
         let (m, n) = loop {
             let (m, n) = (dice.below(10), dice.below(10));
             let fits = if sum { m + n <= 10 } else { n <= m };
             // One apple is no apples, and nobody gives none.
-            if fits && m > least && n >= least || !in_words && fits {
+            if fits && (!in_words || m > 1 && n > 0) {
                 break (m, n);
             }
         };
@@ -359,9 +357,10 @@ mod tests {
                 }
                 let repeated = [instruction.answer.as_str(); 50].join(" ");
                 assert!(!instruction.grade(&repeated), "{instruction:?}");
-                // The neighbor's answer is right only by chance: a number, a color.
+                // Any two of a kind may have one answer, and a sum may be what somebody picked.
                 let neighbor = &all[(i + 1) % all.len()];
-                if neighbor.kind != instruction.kind {
+                let number = instruction.kind == InstructionKind::Arithmetic && !numbers(&neighbor.answer).is_empty();
+                if neighbor.kind != instruction.kind && !number {
                     assert!(!instruction.grade(&neighbor.answer), "{:?}: {instruction:?}", neighbor.answer);
                 }
                 if instruction.kind != InstructionKind::NotTold {
@@ -398,6 +397,11 @@ mod tests {
                     assert!(instruction.grade(&backwards.join(", ")), "{instruction:?}");
                     let stranger = out_of.iter().find(|one| !these.contains(one)).unwrap();
                     assert!(!instruction.grade(&format!("{} {stranger}", backwards.join(", "))), "{instruction:?}");
+                }
+                Expected::Ending { stem } => {
+                    assert!(instruction.grade(&format!("{stem} {}", instruction.answer)), "{instruction:?}");
+                    assert!(!instruction.grade(stem), "{instruction:?}");
+                    assert!(!instruction.grade(&format!("{stem} nobody.")), "{instruction:?}");
                 }
                 Expected::Exactly => {
                     assert!(!instruction.grade(&instruction.prompt), "{instruction:?}");

@@ -205,14 +205,18 @@ impl Ask {
         format!("{}{value}{}", self.lead, self.tail)
     }
 
-    /// For the grader.
+    /// For the grader, which refuses what is said of another person or thing than the question names.
     pub(super) fn graded(&self) -> Option<Question> {
+        let mut strangers = [words::SHE, words::HE].concat();
+        if matches!(self.kind, Kind::Color | Kind::Spot) {
+            strangers.extend(nouns());
+        }
         Some(Question {
             kind: self.kind,
             ask: self.question.clone(),
             answer: self.told.clone()?,
             accept: self.accept.clone(),
-            rivals: self.rivals.clone(),
+            rivals: self.rivals.iter().map(String::as_str).chain(strangers).map(str::to_string).collect(),
         })
     }
 }
