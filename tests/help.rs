@@ -53,6 +53,28 @@ fn the_world_is_a_function_of_its_seed_and_json_holds_state_and_questions() {
 }
 
 #[test]
+fn instructions_and_tasks_of_the_world_are_json_lines_with_their_keys() {
+    let keys = |arguments: &str| {
+        let out = gptkit(Path::new("."), &format!("world --count 4 {arguments}")).ok().out;
+        assert_eq!(out.lines().count(), 4);
+        let key = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap().as_object().unwrap().clone();
+        let all: Vec<String> = out.lines().map(|l| key(l).keys().cloned().collect::<Vec<_>>().join(" ")).collect();
+        assert!(all.iter().all(|keys| *keys == all[0]));
+        all[0].clone()
+    };
+    assert_eq!(keys("--instructions"), "prompt completion kind");
+    assert_eq!(keys("--instructions --held-out"), "prompt completion kind");
+    assert_eq!(keys("--task classification"), "text label");
+    assert_eq!(keys("--task entailment"), "premise hypothesis label");
+    assert_eq!(keys("--task similarity"), "text_a text_b label");
+    assert_eq!(keys("--task multiple-choice --held-out"), "context choices label");
+    assert_eq!(keys("--task regression"), "text label");
+    for wrong in ["--held-out", "--task none", "--task regression --instructions", "--task regression --json"] {
+        assert_eq!(gptkit(Path::new("."), &format!("world {wrong}")).code, Some(2), "{wrong}");
+    }
+}
+
+#[test]
 fn the_version_is_the_crates() {
     let version = run(Path::new("."), &["--version"], b"").ok().out;
     assert_eq!(version, format!("gptkit {}\n", env!("CARGO_PKG_VERSION")));

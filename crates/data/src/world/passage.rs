@@ -2,7 +2,7 @@
 //! from the state whether the passage tells it.
 
 use super::questions::{Kind, Question, article};
-use super::state::{Event, Feeling, Lies, Scene, State};
+use super::state::{Event, Feeling, Lies, Scene, State, Thing};
 use super::teller::{Dice, Map, Roles, Teller};
 use super::words;
 
@@ -50,7 +50,7 @@ impl Passage {
             let fact = loop {
                 let fact = teller.dice.pick(&FACTS);
                 let apart = teller.at(0) != teller.at(1);
-                if !told.contains(&(who, fact)) && !(fact == Fact::Give && apart) {
+                if !told.contains(&(who, fact)) && (fact != Fact::Give || !apart) {
                     break fact;
                 }
             };
@@ -94,6 +94,14 @@ pub(super) fn nouns() -> Vec<&'static str> {
     nouns.sort_unstable();
     nouns.dedup();
     nouns
+}
+
+/// `a red kite`, or `a kite` if its color is not told.
+pub(super) fn phrase(thing: &Thing) -> String {
+    match thing.color {
+        Some(color) => article(&format!("{color} {}", thing.noun)),
+        None => article(thing.noun),
+    }
 }
 
 /// Adds an object; the text will tell its color in every second case.
@@ -205,14 +213,18 @@ impl Ask {
         format!("{}{value}{}", self.lead, self.tail)
     }
 
-    /// For the grader.
+    /// For the grader, which refuses what is said of another person or thing than the question names.
     pub(super) fn graded(&self) -> Option<Question> {
+        let mut strangers = [words::SHE, words::HE].concat();
+        if matches!(self.kind, Kind::Color | Kind::Spot) {
+            strangers.extend(nouns());
+        }
         Some(Question {
             kind: self.kind,
             ask: self.question.clone(),
             answer: self.told.clone()?,
             accept: self.accept.clone(),
-            rivals: self.rivals.clone(),
+            rivals: self.rivals.iter().map(String::as_str).chain(strangers).map(str::to_string).collect(),
         })
     }
 }
@@ -267,10 +279,7 @@ impl About {
                 let thing = thing.map(|thing| &things[thing]);
                 let noun = thing.map(|thing| thing.noun);
                 let color = thing.and_then(|thing| thing.color);
-                let told = noun.map(|noun| match color {
-                    Some(color) => article(&format!("{color} {noun}")),
-                    None => article(noun),
-                });
+                let told = thing.map(phrase);
                 let mut rivals: Vec<String> = others(nouns(), noun).iter().map(|noun| article(noun)).collect();
                 rivals.extend(others(words::COLORS.iter().copied(), color));
                 let accept = noun.map(str::to_string).into_iter().collect();

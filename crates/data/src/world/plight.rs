@@ -1,7 +1,6 @@
 //! Short courses of events, each with the sentence that must follow: what it says is read from the scene, after the last
 //! event, and so is the contradiction of it.
 
-use super::questions::Kind;
 use super::state::{Event, Lies};
 use super::teller::{Roles, Teller};
 use super::words;
@@ -21,7 +20,6 @@ pub(super) enum Plight {
 /// The sentence that follows: `stem` and `right`; with `wrong` instead it would be false.
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
-    pub(super) kind: Kind,
     pub(super) stem: String,
     pub(super) right: String,
     pub(super) wrong: String,
@@ -47,7 +45,7 @@ impl Plight {
         let (a, b) = if turned { (1, 0) } else { (0, 1) };
         let c = 2;
         let roles = Roles { a, b, c, ..Roles::default() };
-        let (kind, stem, [right, wrong]) = match self {
+        let (stem, [right, wrong]) = match self {
             Plight::Gift => gift(t, roles),
             Plight::Trade => trade(t, roles),
             Plight::Meeting => meeting(t, roles),
@@ -56,11 +54,12 @@ impl Plight {
             Plight::Breakage => breakage(t, roles),
             Plight::Return => give_back(t, roles),
         };
-        Ending { kind, stem, right, wrong }
+        Ending { stem, right, wrong }
     }
 }
 
-type Told = (Kind, String, [String; 2]);
+/// The stem; what holds, and what does not.
+type Told = (String, [String; 2]);
 
 fn name(t: &Teller<'_>, who: usize) -> String {
     t.scene.people[who].name.to_string()
@@ -88,7 +87,7 @@ fn gift(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
         t.line(&roles, &["{b} gave it back to {a}."]);
     }
     let names = of_two(t.scene.things[thing].owner == Some(a), name(t, a), name(t, b));
-    (Kind::Holder, format!("Now the {} belonged to", t.scene.things[thing].noun), names)
+    (format!("Now the {} belonged to", t.scene.things[thing].noun), names)
 }
 
 fn trade(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
@@ -101,7 +100,7 @@ fn trade(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
     t.line(&roles, &["So they traded."]);
     let who = if t.dice.chance(50) { a } else { b };
     let things = of_two(t.scene.things[one].lies == Lies::With(who), the(t, one), the(t, two));
-    (Kind::What, format!("Now {} had", name(t, who)), things)
+    (format!("Now {} had", name(t, who)), things)
 }
 
 fn meeting(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
@@ -114,7 +113,7 @@ fn meeting(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
     t.happen(Event::Go { who: vec![a], to, past: None });
     t.line(&Roles { q: to, ..roles }, &["{A} went to {q}."]);
     let names = of_two(t.at(b) == t.at(a), name(t, b), name(t, c));
-    (Kind::Who, format!("There {} met", name(t, a)), names)
+    (format!("There {} met", name(t, a)), names)
 }
 
 fn hiding(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
@@ -139,7 +138,7 @@ fn hiding(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
         Lies::At { spot: Some(spot), .. } => spot.to_string(),
         _ => String::new(),
     };
-    (Kind::Spot, format!("So the {} lay", t.scene.things[sought].noun), [lies(sought), lies(other)])
+    (format!("So the {} lay", t.scene.things[sought].noun), [lies(sought), lies(other)])
 }
 
 fn race(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
@@ -153,7 +152,7 @@ fn race(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
         t.line(&roles, &["{b} ran faster.", "{a} fell over a stone."]);
         t.happen(Event::Win { who: b, over: a });
     }
-    (Kind::Who, "So the race was won by".to_string(), of_two(first, name(t, a), name(t, b)))
+    ("So the race was won by".to_string(), of_two(first, name(t, a), name(t, b)))
 }
 
 fn breakage(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
@@ -165,7 +164,7 @@ fn breakage(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
     t.happen(Event::Break { who: roles.b, thing: broken });
     t.line(&Roles { t: broken, ..roles }, &["{B} broke the {t.n}."]);
     let things = of_two(t.scene.things[one].whole, the(t, one), the(t, two));
-    (Kind::What, "Now the only whole toy was".to_string(), things)
+    ("Now the only whole toy was".to_string(), things)
 }
 
 fn give_back(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
@@ -182,5 +181,5 @@ fn give_back(t: &mut Teller<'_>, roles: Roles<'_>) -> Told {
     t.happen(Event::Find { who: c, thing: found });
     t.line(&Roles { t: found, ..roles }, &["{C} found the {t.n}."]);
     let names = of_two(t.scene.things[found].owner == Some(a), name(t, a), name(t, b));
-    (Kind::Who, format!("So {} gave it back to", name(t, c)), names)
+    (format!("So {} gave it back to", name(t, c)), names)
 }

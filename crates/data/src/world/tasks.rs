@@ -170,8 +170,8 @@ impl Tasks {
     fn similarity(&self, same: bool, dice: Dice) -> (String, Record, Dice) {
         let mut t = Teller::with_people(&self.map, dice, 2);
         let places = [t.place(|_| true), t.place(|_| true)];
-        let things = [0, 1].map(|who| t.thing(words::TOYS, Lies::With(who), Some(who)));
-        let spots = [t.spot(places[0]), t.spot(places[1])];
+        let things = [0, 1, 0].map(|who| t.thing(words::TOYS, Lies::With(who), Some(who)));
+        let spot = t.spot(places[0]);
         let likes = [t.liking(0), t.liking(1)];
         let first = t.dice.below(SAYINGS.len());
         let second = (first + 1 + t.dice.below(SAYINGS.len() - 1)) % SAYINGS.len();
@@ -179,17 +179,13 @@ impl Tasks {
         let (mut text_a, mut text_b) = (Vec::new(), Vec::new());
         for (i, saying) in [first, second].into_iter().enumerate() {
             let (a, b) = if t.dice.chance(50) { (0, 1) } else { (1, 0) };
-            let [t0, q, x, w] = [things[0], places[0], 0, 0];
-            let roles = Roles { a, b, t: t0, q, x: spots[x], w: likes[w], ..Roles::default() };
+            let roles = Roles { a, b, t: things[i], q: places[0], x: spot, w: likes[0], ..Roles::default() };
             let mut others = roles;
             if changed == Some(i) {
-                if t.dice.chance(50) {
+                if saying == RACE || t.dice.chance(50) {
                     (others.a, others.b) = (b, a);
                 } else {
-                    (others.t, others.q, others.w) = (things[1], places[1], likes[1]);
-                    if saying == RACE {
-                        (others.a, others.b) = (b, a);
-                    }
+                    (others.t, others.q, others.w) = (things[2], places[1], likes[1]);
                 }
             }
             let wordings = SAYINGS[saying];
@@ -295,8 +291,8 @@ const FATES: &[Fate] = &[
     fate(Feeling::Happy, &["{A} wanted to have {t.a}.", "In the end {b} gave it to {a}."]),
     fragile(Feeling::Happy, &["{A} had {t.a}, and it broke.", "{b} mended it for {a}."]),
     fate(Feeling::Happy, &["At night {a} heard {w}.", "It was only {b}, who had come to play with {a}."]),
-    fate(Feeling::Happy, &["{A} was stuck in a deep hole.", "{b} heard it and pulled {a.him} out."]),
-    fate(Feeling::Sad, &["{A} found {t.a}.", "Soon {a} lost it again."]),
+    fate(Feeling::Happy, &["{A} was stuck in a deep hole.", "{b} heard {a.him} and pulled {a.him} out."]),
+    fate(Feeling::Sad, &["{a} and {b} found {t.a}.", "Soon {a} lost it again."]),
     fate(Feeling::Sad, &["{A} wanted to have {t.a}.", "In the end {b} gave it to {c}."]),
     fragile(Feeling::Sad, &["{A} had {t.a}, and it broke.", "{b} could not mend it."]),
     fate(Feeling::Sad, &["{A} lost {t.a}.", "{b} looked for it, but nobody found it."]),
@@ -306,7 +302,7 @@ const FATES: &[Fate] = &[
     fragile(Feeling::Angry, &["{A} had {t.a}.", "{b} broke it and laughed at {a}."]),
     fate(Feeling::Angry, &["{A} had {t.a}.", "{b} took it from {a} and hid it."]),
     fate(Feeling::Afraid, &["At night {a} heard {w}.", "{A} called {b}, but nobody came."]),
-    fate(Feeling::Afraid, &["{A} was stuck in a deep hole.", "{b} did not hear it and went home."]),
+    fate(Feeling::Afraid, &["{A} was stuck in a deep hole.", "{b} did not hear {a.him} and went home."]),
     fate(Feeling::Afraid, &["{a} and {b} lost their way at night.", "Then {a} heard {w}."]),
 ];
 
@@ -431,7 +427,10 @@ mod tests {
     #[test]
     fn held_out_words_all_occur_in_training() {
         for task in Task::ALL {
-            let words = |record: &Record| texts(record).iter().flat_map(|text| grader::words(text)).collect::<Vec<_>>();
+            let words = |record: &Record| {
+                let texts = texts(record).iter().map(|text| text.to_lowercase()).collect::<Vec<_>>().join(" ");
+                texts.split(|c: char| !c.is_alphanumeric()).map(str::to_string).collect::<Vec<_>>()
+            };
             let train: BTreeSet<String> = some(task, Part::Train).iter().flat_map(words).collect();
             for record in some(task, Part::HeldOut) {
                 assert!(words(&record).iter().all(|word| train.contains(word)), "{record:?}");
