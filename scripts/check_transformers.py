@@ -4,7 +4,8 @@
     python scripts/check_transformers.py [--gptkit PATH] MODEL_DIR...
 
 For each folder:
-  keys       from_pretrained reports no missing, unexpected or mismatched weights
+  keys       from_pretrained reports no missing, unexpected or mismatched weights; of adapters (gptkit sft --lora-rank), PEFT
+             finds all of them and nothing else
   tokenizer  AutoTokenizer and `gptkit tokenizer` give sample texts the same ids, and the ids the same text
   greedy     transformers' generate and `gptkit sample --temperature 0` choose the same tokens and stop alike
   log-probs  gptkit's log-probabilities, of the chosen tokens and of the likeliest at each place, are within 1e-4
@@ -13,7 +14,7 @@ A folder of GPT-3's kind (config.json has window_size) says gpt2, whose attentio
 layer. The two agree while prompt and continuation fit the window, so only that far is compared.
 
 Prints a verdict for each check and exits with 1 when any failed. Only local files are read.
-Written against Python 3.11, torch 2.11.0, transformers 5.23.0 and tokenizers 0.23.3.
+Written against Python 3.11, torch 2.11.0, transformers 5.23.0, tokenizers 0.23.3 and peft 0.21.2.
 """
 import argparse
 import json
@@ -21,6 +22,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
@@ -86,7 +88,9 @@ class Gptkit:
 
 
 def check_keys(folder, report):
-    """The model, or nothing when it cannot be loaded."""
+    """The model, or nothing when it cannot be loaded. Adapters are loaded by PEFT onto their base."""
+    if (folder / "adapter_config.json").exists():
+        return check_adapter(folder, report)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
@@ -96,6 +100,30 @@ def check_keys(folder, report):
     bad = {kind: sorted(map(str, found)) for kind, found in info.items() if found}
     report.line(not bad, "keys", json.dumps(bad) if bad else
                 f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, all found")
+    return model.eval()
+
+
+def check_adapter(folder, report):
+    import peft
+    from safetensors import safe_open
+
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            # It gives the base as many tokens as the folder's tokenizer has.
+            model = peft.AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except Exception as error:
+        report.line(False, "keys", f"{type(error).__name__}: {error}")
+        return None
+    with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
+        theirs = peft.get_peft_model_state_dict(model)
+        missing = sorted(set(stored.keys()) ^ set(theirs))
+        differing = [name for name in set(stored.keys()) & set(theirs) if not stored.get_tensor(name).equal(theirs[name])]
+    bad = [str(w.message) for w in said if "key" in str(w.message)] + missing + differing
+    trained = sum(p.numel() for p in theirs.values())
+    report.line(not bad, "keys", "; ".join(bad[:3]) if bad else
+                f"peft {peft.__version__}, {trained:,} parameters of adapters, all found and the same")
+    model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model.eval()
 
 

@@ -8,6 +8,7 @@ mod help;
 mod lineage;
 mod looking;
 mod resume;
+mod sft;
 mod speed;
 mod tokenizers;
 

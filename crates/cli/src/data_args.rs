@@ -58,6 +58,19 @@ impl DataArgs {
 }
 
 impl ConfigArgs {
+    /// As [`ConfigArgs::settings`], for stages that read records and start from a model.
+    pub(crate) fn record_settings(&self) -> Vec<String> {
+        let mut set = self.set.clone();
+        let paths: Vec<String> = self.data.data.iter().map(|source| quoted(&source.path)).collect();
+        if !paths.is_empty() {
+            set.push(format!("data.sources=[{}]", paths.join(", ")));
+        }
+        if let Some(choice) = &self.data.on_bad_record {
+            set.push(format!("data.on_bad_record={}", serde_json::json!(choice)));
+        }
+        set
+    }
+
     /// `--set` and all that is short for it.
     pub(crate) fn settings(&self) -> Vec<String> {
         let mut set = self.set.clone();

@@ -4,18 +4,23 @@ use crate::data_args::ConfigArgs;
 use crate::presets;
 use crate::ui::{Ui, width};
 use anyhow::Result;
+use candle_core::Device;
 use clap::Args;
 use console::{Style, measure_text_width};
 use data::batch::{Batch, IGNORE};
 use data::progress::grouped;
 use data::tokenizer::Tokenizer;
-use train::PretrainConfig;
+use std::path::PathBuf;
+use train::fit::Sitting;
 
 /// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Model folder that `sft` starts from: the batches of its packed dialogues; --config then is sft-small or such
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "text_key"])]
+    init: Option<PathBuf>,
     /// Step whose batch is shown
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     step: u64,
@@ -26,8 +31,19 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
-        let (tokenizer, batch) = train::pretrain::batch_of_step(&config, self.step, ui)?;
+        let (tokenizer, batch) = match &self.init {
+            None => {
+                let (_, config) = presets::load(&self.config.config, &self.config.settings())?;
+                train::pretrain::batch_of_step(&config, self.step, ui)?
+            }
+            Some(init) => {
+                // The default is that of the stage.
+                let name = if self.config.config == "small" { "sft-small" } else { &self.config.config };
+                let (_, config) = presets::load(name, &self.config.record_settings())?;
+                let sitting = Sitting { device: &Device::Cpu, progress: ui, deadline: None };
+                sft::sft::batch_of_step(config, init, self.step, &sitting)?
+            }
+        };
         let shown = self.rows.min(batch.rows);
         for row in 0..shown {
             ui.result(&format!("step {} · window {} of {}\n", self.step, row + 1, batch.rows))?;
@@ -111,9 +127,14 @@ fn counts(batch: &Batch, tokenizer: &Tokenizer) -> String {
     let with_loss = batch.targets.iter().filter(|&&target| target != IGNORE).count();
     let ends = batch.tokens.iter().filter(|&&id| Some(id) == tokenizer.document_end()).count();
     let special = batch.tokens.iter().filter(|&&id| tokenizer.is_special(id)).count();
+    let sequences: usize = batch.starts.iter().map(Vec::len).sum();
+    let packing = match sequences == batch.rows {
+        true => "no padding: each window is one sequence".to_owned(),
+        false => format!("{} sequences, padding among them, none of which sees another", n(sequences)),
+    };
     format!(
-        "the batch: {} windows of {} tokens = {} · {} predictions carry loss · {} document ends · {} special tokens · no \
-         padding: windows are cut from one stream\n",
+        "the batch: {} windows of {} tokens = {} · {} predictions carry loss · {} document ends · {} special tokens · \
+         {packing}\n",
         batch.rows,
         n(batch.context),
         n(batch.tokens.len()),

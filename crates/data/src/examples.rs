@@ -4,7 +4,7 @@
 //! examples there are, as u64; the blake3 hash of all before it.
 
 use crate::disk;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use memmap2::Mmap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
@@ -32,17 +32,22 @@ impl ExamplesWriter {
     /// Those of `fill`, and when the file cannot be written.
     pub fn write<T>(path: &Path, fill: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let mut result = None;
-        disk::write_with(path, |aside| {
+        let written = disk::write_with(path, |aside| {
             #[expect(clippy::disallowed_methods, reason = "the name is one aside")]
             let file = BufWriter::new(File::create(aside)?);
             let folder = aside.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let ends = BufWriter::new(tempfile::tempfile_in(folder)?);
             let mut writer = Self { file, ends, hasher: blake3::Hasher::new(), n: 0, end: 0 };
             writer.put(MAGIC)?;
-            result = Some(fill(&mut writer)?);
+            let filled = result.insert(fill(&mut writer));
+            ensure!(filled.is_ok(), "it is not filled");
             writer.finish()
-        })?;
-        result.context("nothing was written")
+        });
+        match result {
+            Some(Err(e)) => Err(e), // in its own words: it is not the file's fault
+            Some(Ok(result)) => written.map(|()| result),
+            None => Err(written.err().unwrap_or_else(|| anyhow!("nothing was written"))),
+        }
     }
 
     /// Adds an example.

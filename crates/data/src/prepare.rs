@@ -10,9 +10,11 @@ use crate::world::World;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 /// Text ready for training.
 #[derive(Debug)]
@@ -58,6 +60,14 @@ pub fn prepare(
         return Ok(prepared);
     }
     refuse_foreign(&folder)?;
+    // Another process may prepare the same text at this moment: what it makes is taken.
+    let _turn = match out {
+        Some(_) => None,
+        None => Some(turn(data, progress)?),
+    };
+    if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
+        return Ok(prepared);
+    }
 
     let (manifest, tokenizer) = disk::folder_with(&folder, |made| {
         let spooled = spool(&mut places, made)?;
@@ -85,6 +95,22 @@ pub fn prepare(
     say(&folder, "new", &manifest, progress);
     let fingerprint = manifest.fingerprint();
     Ok(Prepared { corpus: Arc::new(Corpus::open(&folder, &manifest)?), folder, tokenizer, fingerprint })
+}
+
+/// Waits until no other process prepares text in the same folder; nobody else does until the result is dropped.
+fn turn(data: &DataConfig, progress: &dyn Progress) -> Result<File> {
+    disk::create_dir(&data.shards)?;
+    let mut waits = false;
+    loop {
+        if let Some(lock) = disk::lock(&data.shards)? {
+            return Ok(lock);
+        }
+        if !waits {
+            progress.note(&format!("waiting for another process that prepares text in {}", data.shards.display()));
+        }
+        waits = true;
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Where each source lies.

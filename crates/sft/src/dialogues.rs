@@ -157,8 +157,8 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
     );
     ensure!(
         train >= 2,
-        "{train} dialogue{} to learn from: give more records",
-        if train == 1 { " is left" } else { "s are left" }
+        "{train} {} left to learn from: give more records",
+        if train == 1 { "dialogue is" } else { "dialogues are" }
     );
     ensure!(
         ends > 0,
@@ -195,7 +195,8 @@ fn read(
         n += 1;
         Ok(())
     })?;
-    progress.note(&format!("{source}: {} dialogues, read as {shape}", grouped(n)));
+    let s = if n == 1 { "" } else { "s" };
+    progress.note(&format!("{source}: {} dialogue{s}, read as {shape}", grouped(n)));
     if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
         progress.warn(&format!("{n} records are left out; the first: {first}"));
     }
@@ -386,3 +387,178 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
 #[derive(Debug, thiserror::Error)]
 #[error("enough was read")]
 struct Enough;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+    use model::{Gpt, Input, Kind, ModelConfig, Params, Pass};
+    use ops::Precision;
+    use ops::check::assert_close;
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+    use train::objective::{LanguageModeling, Objective};
+
+    const CONTEXT: usize = 12;
+    const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+
+    fn model(kind: Kind) -> (Params, LanguageModeling) {
+        let config = ModelConfig {
+            kind,
+            n_layer: 2,
+            n_head: 2,
+            d_model: 8,
+            context: CONTEXT,
+            vocab_size: 17,
+            band: (kind == Kind::Gpt3).then_some(4),
+            embedding_dropout: 0.0,
+            attention_dropout: 0.0,
+            residual_dropout: 0.0,
+            layer_norm_eps: 1e-5,
+        };
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        let gpt = Gpt::new(&config, &params, Precision::F32).unwrap();
+        (params, LanguageModeling(gpt))
+    }
+
+    /// Examples of lengths from 2 to the context, the last third of each learned.
+    fn examples(n: u32) -> Vec<Vec<u32>> {
+        let one = |i: u32| {
+            let length = 2 + (i * 7) % (CONTEXT as u32 - 1);
+            let token = |at: u32| (i * 5 + at * 3) % 17 | if at * 3 >= length { TRAINED } else { 0 };
+            (0..length).map(token).collect()
+        };
+        (0..n).map(one).collect()
+    }
+
+    fn file(examples: &[Vec<u32>]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.examples");
+        ExamplesWriter::write(&path, |writer| examples.iter().try_for_each(|one| writer.push(one))).unwrap();
+        (folder, path)
+    }
+
+    fn packed(examples: &[Vec<u32>], seed: u64) -> Packed {
+        let (_folder, path) = file(examples);
+        Packed::open(&path, CONTEXT, seed, None).unwrap()
+    }
+
+    /// All windows of the first epoch.
+    fn epoch(examples: &[Vec<u32>], seed: u64) -> Batch {
+        let mut packed = packed(examples, seed);
+        let rows = packed.rows_per_epoch();
+        packed.batch(0, rows as usize)
+    }
+
+    /// An example in a window of its own length, as no packing would have it.
+    fn alone(example: &[u32]) -> Batch {
+        let tokens = example.iter().map(|token| token & !TRAINED).collect();
+        let target = |&token: &u32| if token & TRAINED != 0 { token & !TRAINED } else { IGNORE };
+        Batch::windows(example.len(), tokens, example.iter().skip(1).map(target).chain([IGNORE]).collect())
+    }
+
+    fn counted(batch: &Batch) -> usize {
+        batch.targets.iter().filter(|&&target| target != IGNORE).count()
+    }
+
+    /// Adds the gradients of `loss` to those of `params`; gives its value.
+    fn learn(params: &Params, loss: &Tensor) -> f64 {
+        params.collect(&mut loss.backward().unwrap()).unwrap();
+        f64::from(loss.to_scalar::<f32>().unwrap())
+    }
+
+    fn gradients(params: &Params) -> Vec<(String, Tensor)> {
+        params.iter().map(|(name, parameter)| (name.to_owned(), parameter.gradient().unwrap())).collect()
+    }
+
+    #[test]
+    fn packed_examples_have_the_loss_and_gradients_of_the_same_one_by_one() {
+        let examples = examples(23);
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let (params, objective) = model(kind);
+            let batch = epoch(&examples, 3);
+            assert!(batch.rows < examples.len() && batch.starts.iter().any(|starts| starts.len() > 2));
+            let loss = learn(&params, &objective.loss(&batch, 0..batch.rows, TRAIN).unwrap());
+            let together = gradients(&params);
+            let total: usize = examples.iter().map(|one| counted(&alone(one))).sum();
+            assert_eq!(counted(&batch), total);
+            params.clear_gradients();
+            let one_by_one = |one: &Vec<u32>| {
+                let batch = alone(one);
+                let tensor = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
+                let (input, targets) = (Input::windows(&tensor(&batch.tokens)).unwrap(), tensor(&batch.targets));
+                let weight = counted(&batch) as f64 / total as f64;
+                learn(&params, &objective.0.loss(&input, &targets, TRAIN, weight).unwrap())
+            };
+            let sum: f64 = examples.iter().map(one_by_one).sum();
+            assert!((loss - sum).abs() < 1e-5, "{kind:?}: {loss} packed, {sum} one by one");
+            for ((name, packed), (_, alone)) in together.iter().zip(gradients(&params)) {
+                assert_close(&format!("{kind:?} {name}"), packed, &alone, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn padding_contributes_nothing_and_no_example_sees_another() {
+        let (_, objective) = model(Kind::Gpt2);
+        let loss = |batch: &Batch| objective.loss(batch, 0..1, Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
+        // Two examples and padding in one window; only the second is learned.
+        let two = vec![vec![1, 2, 3, 4], vec![5, 6 | TRAINED, 7 | TRAINED, 8 | TRAINED]];
+        let batch = epoch(&two, 1);
+        assert_eq!((batch.rows, batch.starts[0].as_slice()), (1, &[0, 4, 8][..]));
+        let learned_first = batch.tokens[0] == 5;
+        let whole = loss(&batch);
+        for at in if learned_first { 4..12 } else { 0..4 } {
+            let mut other = batch.clone();
+            other.tokens[at] = 16;
+            assert_eq!(loss(&other), whole, "token {at} is seen from another example");
+        }
+        let mut other = batch.clone();
+        other.tokens[if learned_first { 1 } else { 5 }] = 16;
+        assert!((loss(&other) - whole).abs() > 1e-4, "its own tokens count");
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_the_same_however_they_are_asked_for(n in 2u32..40, seed in 0u64..9, first in 0u64..50, rows in 1usize..9) {
+            let examples = examples(n);
+            let mut in_order = packed(&examples, seed);
+            let mut all = Vec::new();
+            for row in 0..first + rows as u64 {
+                all.push(in_order.batch(row, 1));
+            }
+            let together = packed(&examples, seed).batch(first, rows);
+            let tokens: Vec<u32> = all[first as usize..].iter().flat_map(|batch| batch.tokens.clone()).collect();
+            prop_assert_eq!(together.tokens, tokens);
+        }
+    }
+
+    #[test]
+    fn every_epoch_has_every_example_once_in_another_order() {
+        let examples = examples(30);
+        let mut packed = packed(&examples, 5);
+        let mut orders = Vec::new();
+        for epoch in 0..3 {
+            packed.turn_to(packed.firsts[epoch]);
+            let mut order = packed.windows.concat();
+            orders.push(order.clone());
+            order.sort_unstable();
+            assert_eq!(order, (0..30).collect::<Vec<_>>());
+        }
+        assert_ne!(orders[0], orders[1]);
+    }
+
+    #[test]
+    fn data_from_which_nothing_is_learned_is_refused() {
+        let sound = Counts { train: 5, ends: 5, ..Counts::default() };
+        assert!(check(&sound, 64).is_ok());
+        for (counts, says) in [
+            (Counts { train: 1, ..sound.clone() }, "1 dialogue is left to learn from"),
+            (Counts { train: 5, truncated: 5, ..sound.clone() }, "all 5 dialogues are longer than the window of 64"),
+            (Counts { ends: 0, ..sound.clone() }, "no dialogue has its end learned"),
+        ] {
+            let message = check(&counts, 64).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        }
+    }
+}

@@ -106,16 +106,7 @@ pub const LAST: &str = "last";
 /// # Errors
 /// When dialogues and model do not fit together, or the run fails.
 pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
-    let mut start = Start::load(init, sitting.device)?;
-    config.dropout.apply(&mut start.config);
-    let template = match Template::load(init)? {
-        Some(template) => template,
-        None => {
-            start.add_tokens(&Template::special_tokens(), config.seed)?;
-            Template::default_for_chat()
-        }
-    };
-    start.tokenizer.set_chat_template(Some(template.source().to_owned()));
+    let (start, template) = begin(&config, init, sitting)?;
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     data::disk::create_dir(parent)?;
     let aside = tempfile::tempdir_in(parent)?;
@@ -185,19 +176,12 @@ pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<O
     go_on(config, trainer, state, data, run, sitting)
 }
 
-/// The first batch of a run of `config` from the model in `init`, and the tokenizer that made it.
+/// The batch of step number `step` of a run of `config` from the model in `init`, and the tokenizer that made it.
 ///
 /// # Errors
 /// As [`sft`].
 pub fn batch_of_step(mut config: SftConfig, init: &Path, step: u64, sitting: &Sitting) -> Result<(Tokenizer, Batch)> {
-    let mut start = Start::load(init, sitting.device)?;
-    let template = match Template::load(init)? {
-        Some(template) => template,
-        None => {
-            start.add_tokens(&Template::special_tokens(), config.seed)?;
-            Template::default_for_chat()
-        }
-    };
+    let (start, template) = begin(&config, init, sitting)?;
     let aside = tempfile::tempdir()?;
     let context = start.config.context;
     encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
@@ -207,6 +191,21 @@ pub fn batch_of_step(mut config: SftConfig, init: &Path, step: u64, sitting: &Si
     let found = schedule.steps().nth(step as usize - 1);
     let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
     Ok((start.tokenizer, data.train.batch(found.first_row, found.rows)))
+}
+
+/// The model in `init` as the stage begins with it, and its template; the default when it brings none.
+fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, Template)> {
+    let mut start = Start::load(init, sitting.device)?;
+    config.dropout.apply(&mut start.config);
+    let template = match Template::load(init)? {
+        Some(template) => template,
+        None => {
+            start.add_tokens(&Template::special_tokens(), config.seed)?;
+            Template::default_for_chat()
+        }
+    };
+    start.tokenizer.set_chat_template(Some(template.source().to_owned()));
+    Ok((start, template))
 }
 
 /// Validates once an epoch where nothing else is said.

@@ -1,0 +1,139 @@
+//! Instruction fine-tuning from outside: a run that ends, one that is killed, adapters, and what is refused.
+
+use crate::{Ran, gptkit, pretrain, run};
+use std::path::Path;
+
+/// A model, and settings of a run that takes a second.
+const TINY: &str =
+    "sft --init runs/small-1 --data world:60 --set train.batch_size=4 --set train.warmup=\"0\u{a0}steps\"";
+
+fn sft(folder: &Path, more: &str) -> Ran {
+    let command = format!("{TINY} {more}");
+    let words: Vec<String> = command.split(' ').map(|word| word.replace('\u{a0}', " ")).collect();
+    run(folder, &words.iter().map(String::as_str).collect::<Vec<_>>(), b"")
+}
+
+fn lab() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    pretrain(folder.path(), "--set model.context=160 --set data.sources=[{path=\"world:50\"}]").ok();
+    folder
+}
+
+fn bytes(folder: &Path, path: &str) -> Vec<u8> {
+    std::fs::read(folder.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+#[test]
+fn a_model_learns_dialogues_and_chats_by_its_own_template() {
+    let folder = lab();
+    let ran = sft(folder.path(), "--set train.length=\"2\u{a0}epochs\"").ok();
+    for says in
+        ["60 instructions of the embedded world", "trained on", "masked", "padding", "before", "held-out instructions"]
+    {
+        assert!(ran.err.contains(says), "{says}: {}", ran.err);
+    }
+    assert!(ran.err.ends_with("next: gptkit chat --model runs/sft-small-1\n"), "{}", ran.err);
+    let run_folder = folder.path().join("runs/sft-small-1");
+    for file in ["model.safetensors", "last/model.safetensors", "answers.md", "answers.json", "curves.svg"] {
+        assert!(run_folder.join(file).exists(), "{file}");
+    }
+    let config = std::fs::read_to_string(run_folder.join("tokenizer_config.json")).unwrap();
+    assert!(config.contains("chat_template"), "{config}");
+    let generation: serde_json::Value = serde_json::from_slice(&bytes(&run_folder, "generation_config.json")).unwrap();
+    assert_eq!(generation["eos_token_id"].as_array().unwrap().len(), 2, "the end of a turn, and of a text");
+    let chat = run(folder.path(), &["chat", "--model", "runs/sft-small-1"], b"What is 3 plus 4?\n").ok();
+    assert!(!chat.err.contains("was not trained for dialogue"), "{}", chat.err);
+    // Another stage on top takes the tokens that are there.
+    let again = run(
+        folder.path(),
+        &["sft", "--init", "runs/sft-small-1", "--data", "world:60", "--set", "train.length=\"1 steps\""],
+        b"",
+    )
+    .ok();
+    let vocabulary = |run: &str| {
+        let json: serde_json::Value =
+            serde_json::from_slice(&bytes(folder.path(), &format!("{run}/config.json"))).unwrap();
+        json["vocab_size"].clone()
+    };
+    assert_eq!(vocabulary("runs/sft-small-1"), vocabulary("runs/sft-small-2"), "{}", again.err);
+}
+
+#[test]
+fn a_run_that_was_stopped_ends_as_if_it_had_not_been() {
+    let folder = lab();
+    for more in ["", " --lora-rank 2"] {
+        let name = if more.is_empty() { "full" } else { "lora" };
+        let length = |steps: u32, out: &str| {
+            let set = format!(
+                "--set train.length=\"{steps}\u{a0}steps\" --set train.eval_every=4 --set dropout.residual=0.1"
+            );
+            sft(folder.path(), &format!("{set} --set train.decay=constant --out {out}{more}")).ok()
+        };
+        length(12, &format!("{name}-whole"));
+        length(5, &format!("{name}-cut"));
+        let config = folder.path().join(format!("{name}-cut/config.toml"));
+        let longer = std::fs::read_to_string(&config).unwrap().replace("5 steps", "12 steps");
+        std::fs::write(&config, longer).unwrap();
+        gptkit(folder.path(), &format!("sft --resume {name}-cut")).ok();
+        let file = if more.is_empty() { "model.safetensors" } else { "adapter_model.safetensors" };
+        for file in [format!("last/{file}"), "checkpoints/step-000012/optimizer.safetensors".to_owned()] {
+            let [whole, cut] = ["whole", "cut"].map(|run| bytes(folder.path(), &format!("{name}-{run}/{file}")));
+            assert!(whole == cut, "{name}: {file} differs");
+        }
+    }
+}
+
+#[test]
+fn adapters_are_few_and_merge_into_a_model_that_says_the_same() {
+    let folder = lab();
+    let ran = sft(folder.path(), "--lora-rank 2 --set train.length=\"6\u{a0}steps\" --set train.lr=0.01").ok();
+    assert!(ran.err.contains("parameters are trained ("), "{}", ran.err);
+    assert!(!folder.path().join("runs/sft-small-1/model.safetensors").exists(), "the base is not copied");
+    gptkit(folder.path(), "merge --model runs/sft-small-1 --out merged").ok();
+    let said =
+        |model: &str| gptkit(folder.path(), &format!("sample --model {model} --prompt Who --temperature 0")).ok().out;
+    assert_eq!(said("runs/sft-small-1"), said("merged"));
+    assert_ne!(said("runs/small-1"), said("merged"));
+    let refused = gptkit(folder.path(), "merge --model runs/small-1 --out other");
+    assert_eq!(refused.code, Some(2));
+    insta::assert_snapshot!(refused.err, @r"
+    error: runs/small-1 holds no adapters (adapter_config.json)
+      hint: a model needs no merging
+    ");
+}
+
+#[test]
+fn bad_dialogues_are_named_by_file_and_line() {
+    let folder = lab();
+    let good = r#"{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}]}"#;
+    let mut said = String::new();
+    for (name, lines) in [
+        ("columns.jsonl", r#"{"question_text":"hi","reply":"ho"}"#.to_owned()),
+        ("roles.jsonl", format!("{good}\n{}", good.replace("user", "assistant"))),
+        ("empty.jsonl", format!("{good}\n{}", good.replace("ho", " "))),
+        ("one.jsonl", good.to_owned()),
+        ("long.jsonl", [good.replace("hi", &"long ".repeat(400)), good.replace("hi", &"very ".repeat(400))].join("\n")),
+    ] {
+        std::fs::write(folder.path().join(name), lines + "\n").unwrap();
+        let ran = gptkit(folder.path(), &format!("sft --init runs/small-1 --data {name}"));
+        assert_eq!(ran.code, Some(1), "{name}: {}", ran.err);
+        said += &format!("{name}\n{}\n", ran.err);
+        assert!(!folder.path().join("runs/sft-small-1").exists(), "{name} left a run behind");
+    }
+    let own = folder.path().join("templated");
+    std::fs::create_dir(&own).unwrap();
+    for entry in folder.path().join("runs/small-1").read_dir().unwrap().flatten() {
+        if entry.path().is_file() {
+            std::fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+        }
+    }
+    std::fs::write(
+        own.join("chat_template.jinja"),
+        "{% for m in messages %}\n{{ raise_exception('no') }}\n{% endfor %}",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("two.jsonl"), format!("{good}\n{good}\n")).unwrap();
+    let ran = gptkit(folder.path(), "sft --init templated --data two.jsonl");
+    said += &format!("template\n{}\n", ran.err);
+    insta::assert_snapshot!(said);
+}
