@@ -90,8 +90,10 @@ fn adapters_are_few_and_merge_into_a_model_that_says_the_same() {
     assert!(ran.err.contains("parameters are trained ("), "{}", ran.err);
     assert!(!folder.path().join("runs/sft-small-1/model.safetensors").exists(), "the base is not copied");
     gptkit(folder.path(), "merge --model runs/sft-small-1 --out merged").ok();
-    let said =
-        |model: &str| gptkit(folder.path(), &format!("sample --model {model} --prompt Who --temperature 0")).ok().out;
+    let said = |model: &str| {
+        let how = "--prompt Who --max-new-tokens 5 --temperature 0 --json --log-probs 3";
+        gptkit(folder.path(), &format!("sample --model {model} {how}")).ok().out
+    };
     assert_eq!(said("runs/sft-small-1"), said("merged"));
     assert_ne!(said("runs/small-1"), said("merged"));
     let refused = gptkit(folder.path(), "merge --model runs/small-1 --out other");
