@@ -231,9 +231,9 @@ fn say(counts: &Counts, context: usize, progress: &dyn Progress) {
     ));
     if *truncated > 0 {
         progress.warn(&format!(
-            "{} record{} longer than the window of {context} tokens, and the longest text of each was cut at its end",
+            "{} of {} records do not fit into the window of {context} tokens: the longest text of each was cut at its end",
             grouped(*truncated as u64),
-            if *truncated == 1 { " is" } else { "s are" }
+            grouped(n as u64)
         ));
     }
     if *val == 0 {
