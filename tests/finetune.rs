@@ -63,6 +63,16 @@ fn every_task_is_learned_saved_and_predicted() {
 }
 
 #[test]
+fn a_validation_of_ones_own_and_no_language_model_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    model(path);
+    let more = "--data world:60 --val world:30:2 --set lm_coef=0 --set train.recompute=blocks --out run";
+    let ran = finetune(path, "classification", more).ok();
+    assert!(ran.err.contains("60 records to learn, 30 to validate"), "{}", ran.err);
+}
+
+#[test]
 fn a_prediction_does_not_depend_on_the_records_beside_it_or_on_their_form() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

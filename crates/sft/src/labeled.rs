@@ -297,7 +297,7 @@ impl Encoder<'_> {
         progress: &dyn Progress,
     ) -> Result<()> {
         let (mut n, mut columns) = (0, None);
-        let skipped = rows(source, self.config, progress, &mut |row, part| {
+        let skipped = rows(source, self.config, for_validation, progress, &mut |row, part| {
             let columns = match &columns {
                 Some(columns) => columns,
                 None => columns.insert(Columns::find(self.config.task, &self.config.columns, &row)?),
@@ -428,10 +428,12 @@ impl Encoder<'_> {
     }
 }
 
-/// Hands the records of a source to `sink`, and for the world's the part they are of.
+/// Hands the records of a source to `sink`, and for the world's the part they are of: those to learn, and a tenth as many to
+/// validate on unless these come from elsewhere.
 fn rows(
     source: &str,
     config: &LabeledConfig,
+    for_validation: bool,
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Row, Option<Part>) -> Result<()>,
 ) -> Result<data::record::Skipped> {
@@ -439,7 +441,12 @@ fn rows(
     let Place::World { stories: n, seed } = place else {
         return read_rows(Path::new(source), config.on_bad_record, progress, &mut |row| sink(row, None));
     };
-    for (part, n) in [(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))] {
+    let parts = match (for_validation, config.validation.is_empty()) {
+        (true, _) => vec![(Part::HeldOut, n)],
+        (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],
+        (false, false) => vec![(Part::Train, n)],
+    };
+    for (part, n) in parts {
         let tasks = Tasks::new(config.task, seed, part);
         for index in 0..n {
             let Value::Object(fields) = serde_json::to_value(tasks.record(index))? else { continue };
