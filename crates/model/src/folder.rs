@@ -138,7 +138,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// What `config.json` says of a model of shape `config`.
-fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
+pub(crate) fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
     let (model_type, class, activation) = match config.kind {
         Kind::Gpt1 => ("openai-gpt", "OpenAIGPTLMHeadModel", "afn"),
         Kind::Gpt2 | Kind::Gpt3 => ("gpt2", "GPT2LMHeadModel", "activation_function"),

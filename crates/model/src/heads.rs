@@ -141,3 +141,68 @@ impl HeadDescription {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::folder::{load_model, save_weights};
+    use ops::check::{assert_close, draw};
+
+    fn folder(kind: Kind) -> (tempfile::TempDir, Params) {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
+        write_json(&folder.path().join("config.json"), &crate::folder::config_json(&config, Some(3))).unwrap();
+        (folder, params)
+    }
+
+    #[test]
+    fn a_head_and_its_description_come_back_and_the_model_beside_them() {
+        for (kind, class) in
+            [(Kind::Gpt1, "OpenAIGPTForSequenceClassification"), (Kind::Gpt3, "GPT2ForSequenceClassification")]
+        {
+            let (folder, mut params) = folder(kind);
+            let head = ClassHead::init(&mut params, 3, 8, 1).unwrap();
+            save_weights(folder.path(), &params).unwrap();
+            let description = HeadDescription {
+                labels: ["b", "a", "0"].map(str::to_owned).to_vec(),
+                is_number: false,
+                task: "entailment".to_owned(),
+                more: json!({ "columns": 2 }),
+            };
+            description.save(folder.path()).unwrap();
+            assert_eq!(HeadDescription::load(folder.path()).unwrap(), description);
+            assert_eq!(read_json(&folder.path().join("config.json")).unwrap()["architectures"], json!([class]));
+
+            let (config, mut again) = load_model(folder.path(), &Device::Cpu).unwrap();
+            assert_eq!((config, again.iter().count()), (tiny(kind), params.iter().count() - 1));
+            let loaded = ClassHead::load(&mut again, folder.path()).unwrap();
+            let score = |head: &ClassHead| head.forward(&draw(5, &[4, 8]), 2, 0.5, Pass::Eval).unwrap();
+            assert_close("scores", &score(&loaded), &score(&head), 0.0);
+            assert_eq!(loaded.n_out(), 3);
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_head_says_how_to_make_one() {
+        let (folder, mut params) = folder(Kind::Gpt2);
+        save_weights(folder.path(), &params).unwrap();
+        let said = [
+            ClassHead::load(&mut params, folder.path()).unwrap_err().to_string(),
+            HeadDescription::load(folder.path()).unwrap_err().to_string(),
+        ];
+        assert!(said.iter().all(|said| said.contains("`gptkit finetune`")), "{said:?}");
+    }
+
+    #[test]
+    fn a_row_is_dropped_from_alike_however_the_batch_is_divided() {
+        let (_folder, mut params) = folder(Kind::Gpt2);
+        let head = ClassHead::init(&mut params, 2, 8, 1).unwrap();
+        let states = draw(5, &[6, 8]); // two to each of three rows
+        let score = |row: usize, rows: usize| {
+            let pass = Pass::Train { seed: 1, first_row: 40 + row as u64, recompute: false };
+            head.forward(&states.narrow(0, 2 * row, 2 * rows).unwrap(), rows, 0.5, pass).unwrap()
+        };
+        assert_close("row 2", &score(2, 1), &score(0, 3).narrow(0, 4, 2).unwrap(), 1e-6);
+    }
+}
