@@ -387,6 +387,36 @@ mod tests {
         }
     }
 
+    /// From the definition: the last layer at a sequence's last token, times the head, added over the orders.
+    #[test]
+    fn the_head_reads_the_token_that_ends_a_sequence() {
+        for task in Task::ALL {
+            let (model, params) = classifier(task, 0.5, 0.0);
+            let weight = params.get("score.weight").unwrap().tensor(false);
+            let (scores, _) = model.judge(&examples(task)).unwrap();
+            for (example, scores) in examples(task).iter().zip(scores) {
+                let rows: Vec<Vec<f32>> = example
+                    .sequences
+                    .iter()
+                    .map(|sequence| {
+                        let input = Input::ragged([&**sequence], &Device::Cpu).unwrap();
+                        let hidden = model.gpt.hidden(&input, Pass::Eval).unwrap().squeeze(0).unwrap();
+                        let last = hidden.narrow(0, sequence.len() - 1, 1).unwrap();
+                        last.matmul(&weight.t().unwrap()).unwrap().squeeze(0).unwrap().to_vec1().unwrap()
+                    })
+                    .collect();
+                let expected: Vec<f32> = match task {
+                    Task::MultipleChoice => rows.concat(),
+                    _ => (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i]).sum()).collect(),
+                };
+                for (have, want) in scores.iter().zip(&expected) {
+                    assert!((have - want).abs() < 1e-5, "{task}: {scores:?}, expected {expected:?}");
+                }
+                assert!(scores[expected.len()..].iter().all(|&absent| absent < -1e29), "{task}: {scores:?}");
+            }
+        }
+    }
+
     #[test]
     fn two_orders_are_one_whichever_comes_first() {
         let (model, _) = classifier(Task::Similarity, 0.5, 0.0);
