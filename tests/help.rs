@@ -8,6 +8,8 @@ fn help_is_what_it_was() {
     for command in [
         "",
         "pretrain",
+        "finetune",
+        "predict",
         "plan",
         "inspect",
         "runs",

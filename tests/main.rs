@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chat;
+mod finetune;
 mod help;
 mod lineage;
 mod looking;

@@ -13,7 +13,7 @@ fn arguments(out: &str) -> Vec<String> {
     TINY.iter().copied().chain(more.split(' ')).chain([out]).map(str::to_owned).collect()
 }
 
-fn start(folder: &Path, arguments: &[String]) -> Child {
+pub(super) fn start(folder: &Path, arguments: &[String]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_gptkit"))
         .args(arguments)
         .current_dir(folder)
@@ -25,7 +25,7 @@ fn start(folder: &Path, arguments: &[String]) -> Child {
 }
 
 /// Waits until the run has recorded `steps` steps, or is over.
-fn wait_for(child: &mut Child, run: &Path, steps: usize) {
+pub(super) fn wait_for(child: &mut Child, run: &Path, steps: usize) {
     let recorded = || fs::read(run.join("metrics.jsonl")).map_or(0, |b| b.iter().filter(|&&b| b == b'\n').count());
     while recorded() < steps && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(2));

@@ -9,11 +9,13 @@ mod config_command;
 mod conversation;
 mod data_args;
 mod device;
+mod finetune;
 mod heat_map;
 mod info;
 mod inspect;
 mod merge;
 mod plan;
+mod predict;
 mod prepare;
 mod presets;
 mod pretrain;
@@ -44,6 +46,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pretrain(pretrain::Pretrain),
+    Finetune(finetune::Finetune),
+    Predict(predict::Predict),
     Sft(sft::Sft),
     Merge(merge::Merge),
     Plan(plan::Plan),
@@ -86,6 +90,8 @@ fn main() -> ExitCode {
     let ui = Ui::new();
     let result = match cli.command {
         Command::Pretrain(command) => command.run(&ui),
+        Command::Finetune(command) => command.run(&ui),
+        Command::Predict(command) => command.run(&ui),
         Command::Sft(command) => command.run(&ui),
         Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),

@@ -4,7 +4,7 @@ use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
 use serde::de::DeserializeOwned;
-use sft::SftConfig;
+use sft::{FinetuneConfig, SftConfig};
 use std::path::Path;
 use train::PretrainConfig;
 
@@ -32,6 +32,8 @@ presets![
     "gpt3-6.7b",
     "gpt3-13b",
     "gpt3-175b",
+    "finetune-gpt1",
+    "finetune-small",
     "sft-small",
     "sft-instructgpt",
 ];
@@ -66,6 +68,7 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
 /// What the preset `name` is, in a line; its whole file is checked.
 pub(crate) fn description(name: &str) -> Result<String> {
     Ok(match name.split('-').next() {
+        Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
         Some("sft") => load::<SftConfig>(name, &[])?.1.description,
         _ => load::<PretrainConfig>(name, &[])?.1.description,
     })

@@ -142,6 +142,11 @@ fn shares(weights: &[f64]) -> Vec<u64> {
     shares
 }
 
+/// Which of `n` examples row `row` of a run is: each once an epoch, in an order drawn anew each time.
+pub fn shuffled(row: u64, n: u64, seed: u64) -> u64 {
+    permuted(row % n, n, mix(mix(seed, 0), row / n))
+}
+
 /// Place of `index` in an order of `0 .. n` that `key` draws: a Feistel network over the next power of four, walked until
 /// it falls below `n` (Black & Rogaway 2002). A bijection whatever the round function.
 pub(crate) fn permuted(index: u64, n: u64, key: u64) -> u64 {

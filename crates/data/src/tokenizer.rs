@@ -241,6 +241,7 @@ impl Tokenizer {
             );
         }
         (self.plain, self.bytes) = derived(&inner, self.kind);
+        self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
         Ok(ids)
     }

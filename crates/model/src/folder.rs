@@ -138,7 +138,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// What `config.json` says of a model of shape `config`.
-fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
+pub(crate) fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
     let (model_type, class, activation) = match config.kind {
         Kind::Gpt1 => ("openai-gpt", "OpenAIGPTLMHeadModel", "afn"),
         Kind::Gpt2 | Kind::Gpt3 => ("gpt2", "GPT2LMHeadModel", "activation_function"),
@@ -306,6 +306,22 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
     Ok(params)
 }
 
+/// The entry `name` of the weights in `folder`, which no language model reads; nothing where it is absent.
+///
+/// # Errors
+/// When the weights cannot be read.
+pub(crate) fn load_extra(folder: &Path, name: &str) -> Result<Option<Tensor>> {
+    let files = weight_files(folder)?;
+    // SAFETY: as in [`read_weights`].
+    let stored = unsafe { MmapedSafetensors::multi(&files) }
+        .with_context(|| format!("the weights in {} are damaged", folder.display()))?;
+    if !stored.tensors().iter().any(|(stored, _)| stored == name) {
+        return Ok(None);
+    }
+    let tensor = stored.load(name, &Device::Cpu).with_context(|| format!("in {}", folder.display()))?;
+    Ok(Some(tensor.to_dtype(candle_core::DType::F32)?))
+}
+
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join(WEIGHTS);
     if single.exists() {
@@ -342,16 +358,20 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// OpenAI's own uploads leave the prefix out.
 fn full_name(stored: &str) -> String {
-    if stored.starts_with("transformer.") || stored.starts_with("lm_head.") {
+    if ["transformer.", "lm_head.", "score."].iter().any(|prefix| stored.starts_with(prefix)) {
         stored.to_owned()
     } else {
         format!("transformer.{stored}")
     }
 }
 
-/// Entries that repeat what is known: the tied output weights, and old versions' attention masks.
+/// Entries that repeat what is known, the tied output weights and old versions' attention masks; and the head of
+/// [`crate::heads`].
 fn is_known(name: &str) -> bool {
-    name == "lm_head.weight" || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+    name == "lm_head.weight"
+        || name == "score.weight"
+        || name.ends_with(".attn.bias")
+        || name.ends_with(".attn.masked_bias")
 }
 
 #[cfg(test)]

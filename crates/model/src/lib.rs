@@ -9,6 +9,7 @@
 //! - [`block`]    attention and MLP, pre- and post-norm
 //! - [`lora`]     low-rank adapters, and what of a model is trained
 //! - [`gpt`]      embeddings → blocks → logits or loss
+//! - [`heads`]    the head that labels a text
 //! - [`cache`]    keys and values of past tokens
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
@@ -20,6 +21,7 @@ pub mod config;
 pub mod folder;
 pub mod generate;
 pub mod gpt;
+pub mod heads;
 pub mod init;
 pub mod lora;
 pub mod params;
@@ -28,5 +30,6 @@ pub mod sampler;
 pub use cache::Cache;
 pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::{Gpt, Input, Pass};
+pub use heads::{ClassHead, HeadDescription};
 pub use lora::{Adapters, LoraConfig, Weights};
 pub use params::Params;

@@ -107,6 +107,19 @@ impl Params {
         Ok(Self { entries, by_name })
     }
 
+    /// Adds a parameter of a stage's own after those of [`layout`].
+    ///
+    /// # Errors
+    /// When there is one of that name, or memory does not suffice.
+    pub(crate) fn add(&mut self, name: &str, values: &Tensor) -> Result<()> {
+        if self.by_name.contains_key(name) {
+            bail!("there is a parameter {name} already");
+        }
+        self.by_name.insert(name.to_owned(), self.entries.len());
+        self.entries.push((name.to_owned(), Arc::new(Parameter::new(&values.to_dtype(DType::F32)?)?)));
+        Ok(())
+    }
+
     /// The parameter called `name`.
     ///
     /// # Errors
@@ -123,7 +136,7 @@ impl Params {
         self.entries.first().map_or(Device::Cpu, |(_, parameter)| parameter.var().device().clone())
     }
 
-    /// Names and parameters, in the order of [`layout`].
+    /// Names and parameters, in the order of [`layout`]; a stage's own come last.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Parameter>)> {
         self.entries.iter().map(|(name, parameter)| (name.as_str(), parameter))
     }

@@ -4,12 +4,24 @@
 //! - [`dialogues`] dialogues → tokens that know whether they are learned → packed windows
 //! - [`answers`]   what a model answers, before and after
 //! - [`mod@sft`]   InstructGPT's first step
+//! - [`columns`]   which columns of a file hold texts and labels
+//! - [`labeled`]   labeled records → sequences between special tokens → batches
+//! - [`classifier`] a model with a head, its loss and what its predictions are worth
+//! - [`mod@finetune`] GPT-1's second step
+//! - [`mod@predict`] records → records with a label
 //! - [`scores`]    predictions against truth: accuracy, F1, correlation
 
 pub mod answers;
+pub mod classifier;
+pub mod columns;
 pub mod dialogues;
+pub mod finetune;
+pub mod labeled;
+pub mod predict;
 pub mod scores;
 pub mod sft;
 pub mod start;
 
+pub use finetune::{FinetuneConfig, finetune};
+pub use predict::predict;
 pub use sft::{SftConfig, sft};

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// How often each label was predicted for each true one.
@@ -42,6 +43,19 @@ impl Confusion {
             counts[t][p] += 1;
         }
         Self { labels: labels.iter().map(ToString::to_string).collect(), counts }
+    }
+
+    /// The same from what was counted before: by true and predicted label, both numbers of `labels`.
+    ///
+    /// # Panics
+    /// When a number is of no label.
+    pub fn of_counts(labels: &[impl ToString], counted: &BTreeMap<(usize, usize), u64>) -> Self {
+        let mut confusion = Self::new(labels, &[], &[]);
+        for (&(t, p), &n) in counted {
+            assert!(t.max(p) < labels.len(), "label {} of {}", t.max(p), labels.len());
+            confusion.counts[t][p] = n;
+        }
+        confusion
     }
 
     /// Names of the labels.

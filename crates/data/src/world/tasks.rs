@@ -1,7 +1,7 @@
 //! Labeled tasks of the kinds that GPT-1 was fine-tuned on (Radford et al. 2018, §4.2), from the world: what a record's
 //! label claims is read from the state behind its text.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,7 +15,8 @@ use super::words;
 const USE: u8 = 2;
 
 /// What is asked of a text, or of two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Task {
     /// How the hero feels in the end, in four classes; the text does not say it.
     Classification,

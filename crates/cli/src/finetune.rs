@@ -1,0 +1,127 @@
+//! `gptkit finetune`
+
+use crate::data_args::{quoted, shell};
+use crate::presets;
+use crate::run_args::{RunArgs, say_end};
+use crate::ui::{Ui, Usage};
+use anyhow::{Context, Result};
+use clap::Args;
+use data::source::OnBadRecord;
+use data::world::Task;
+use sft::FinetuneConfig;
+use sft::finetune::{Outcome, SCORES};
+use std::path::PathBuf;
+use train::Resumable;
+
+/// Teach a model to label texts, from labeled records
+#[derive(Debug, Args)]
+pub(crate) struct Finetune {
+    /// Model folder to start from
+    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    init: Option<PathBuf>,
+    /// What is asked: classification, entailment, similarity, multiple-choice, regression
+    #[arg(long, value_name = "NAME", required_unless_present = "resume", conflicts_with = "resume")]
+    task: Option<Task>,
+    #[command(flatten)]
+    config: FinetuneConfigArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Settings, and short ways to write them
+#[derive(Debug, Args)]
+struct FinetuneConfigArgs {
+    /// Preset or TOML file, for instance finetune-gpt1
+    #[arg(long, value_name = "NAME|FILE", default_value = "finetune-small")]
+    config: String,
+    /// Change one setting, for instance train.lr=1e-4 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Records: JSONL, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded tasks; repeatable
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// Records to validate on [default: a share of the others]
+    #[arg(long, value_name = "PATH")]
+    val: Vec<String>,
+    /// Column of the text, or of the first of two [default: known by its name]
+    #[arg(long, value_name = "NAME")]
+    text_column: Option<String>,
+    /// Column of the second text
+    #[arg(long, value_name = "NAME")]
+    text_b_column: Option<String>,
+    /// Column that holds lists of choices; or several, separated by commas, that hold a choice each
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    choices_column: Vec<String>,
+    /// Column of the label
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+    /// What to do with records that cannot be used
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_record: Option<OnBadRecord>,
+}
+
+impl FinetuneConfigArgs {
+    /// As `--set` would say it.
+    fn settings(&self) -> Vec<String> {
+        let list = |texts: &[String]| texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
+        let mut set = self.set.clone();
+        for (key, texts) in
+            [("sources", &self.data), ("validation", &self.val), ("columns.choices", &self.choices_column)]
+        {
+            if !texts.is_empty() {
+                set.push(format!("data.{key}=[{}]", list(texts)));
+            }
+        }
+        for (key, name) in [("text", &self.text_column), ("text_b", &self.text_b_column), ("label", &self.label_column)]
+        {
+            set.extend(name.as_ref().map(|name| format!("data.columns.{key}={}", quoted(name))));
+        }
+        set.extend(self.on_bad_record.map(|choice| format!("data.on_bad_record={}", serde_json::json!(choice))));
+        set
+    }
+}
+
+impl Finetune {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let device = self.run.device()?;
+        let outcome = match &self.run.resume {
+            Some(folder) => {
+                let run = Resumable::open(folder, ui)?;
+                let path = folder.join("config.toml");
+                // The records are in the run's folder; that their sources may be gone is no problem.
+                let set = ["data.sources=[\"world\"]", "data.validation=[]"].map(str::to_owned);
+                let (_, config) = presets::load::<FinetuneConfig>(&path.to_string_lossy(), &set)?;
+                sft::finetune::resume(&config, run, &self.run.sitting(&device, ui))?
+            }
+            None => {
+                let init = self.init.as_deref().context("no model to start from")?;
+                if !init.is_dir() {
+                    let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
+                    return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
+                }
+                let mut set = self.config.settings();
+                set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
+                set.extend(self.run.settings());
+                let (name, config) = presets::load(&self.config.config, &set)?;
+                sft::finetune(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?
+            }
+        };
+        finish(&outcome, ui)
+    }
+}
+
+/// Says what the run came to and what is next.
+fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
+    say_end("finetune", folder, summary, ui)?;
+    if let Some(report) = report {
+        if let Some(confusion) = &report.confusion
+            && confusion.labels().len() <= 20
+        {
+            ui.say(confusion.to_string().trim_end());
+        }
+        ui.say(&format!("{} · {} records · {}", report.line(), report.n, folder.join(SCORES).display()));
+    }
+    ui.next(&format!("gptkit predict --model {}", shell(folder)));
+    Ok(())
+}

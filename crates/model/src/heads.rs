@@ -1,0 +1,208 @@
+//! What reads a last hidden state besides the language model: the head that labels a text (Radford et al. 2018, eq. 3).
+//!
+//! A folder with one is of Hugging Face's classes for sequence classification: `score.weight` lies among the weights, and
+//! `config.json` names the labels. It is a language model's folder all the same, for who does not ask for the head.
+
+use crate::config::Kind;
+use crate::folder::{load_config, load_extra, read_json, write_json};
+use crate::gpt::Pass;
+use crate::params::Params;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use ops::rng::{Draw, Key, normals};
+use ops::{Dropout, Parameter, dropout};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Its name among the weights.
+const NAME: &str = "score.weight";
+/// The place of its dropout, which no block of a model has.
+const SITE: u32 = u32::MAX;
+
+/// A linear head without a bias: a score for each label, or one number.
+#[derive(Debug)]
+pub struct ClassHead {
+    /// `[n_out, D]`.
+    weight: Arc<Parameter>,
+}
+
+impl ClassHead {
+    /// A new head of `n_out` scores among `params`, with first values drawn from `seed` as all other matrices' are.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn init(params: &mut Params, n_out: usize, d_model: usize, seed: u64) -> Result<Self> {
+        let key = Key { seed, draw: Draw::Init { parameter: u32::MAX - 1 } };
+        let values: Vec<f32> = normals(key, n_out * d_model).into_iter().map(|z| z * crate::init::STD as f32).collect();
+        Self::put(params, &Tensor::from_vec(values, (n_out, d_model), &Device::Cpu)?)
+    }
+
+    /// The head that lies in `folder`, put among the `params` that were read from there.
+    ///
+    /// # Errors
+    /// When there is none, or it does not fit the model.
+    pub fn load(params: &mut Params, folder: &Path) -> Result<Self> {
+        let d_model = load_config(folder)?.d_model;
+        let weight = load_extra(folder, NAME)?.with_context(|| {
+            format!("{} labels nothing: it has no {NAME}; make one with `gptkit finetune`", folder.display())
+        })?;
+        let sound = weight.dims2().is_ok_and(|(n, d)| n > 0 && d == d_model);
+        ensure!(sound, "{NAME} in {} has shape {:?}; the model is {d_model} wide", folder.display(), weight.dims());
+        let finite = ops::sum_of_squares(&weight)?.is_finite();
+        ensure!(finite, "{NAME} in {} holds values that are no numbers: NaN or infinite", folder.display());
+        Self::put(params, &weight)
+    }
+
+    fn put(params: &mut Params, weight: &Tensor) -> Result<Self> {
+        params.add(NAME, &weight.to_device(&params.device())?)?;
+        Ok(Self { weight: Arc::clone(params.get(NAME)?) })
+    }
+
+    /// Scores that it gives.
+    pub fn n_out(&self) -> usize {
+        self.weight.var().dims().first().copied().unwrap_or(0)
+    }
+
+    /// `states`: `[N, D]`, for each of the batch's rows as many. Drops from them with probability `p` when `pass` trains.
+    /// Returns `[N, n_out]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, states: &Tensor, rows: usize, p: f64, pass: Pass) -> candle_core::Result<Tensor> {
+        let (n, d) = states.dims2()?;
+        match pass {
+            Pass::Eval => states.matmul(&self.weight.tensor(false).t()?),
+            Pass::Train { seed, first_row, .. } => {
+                let at = Dropout { p: p as f32, seed, site: SITE, first_row };
+                let states = dropout(&states.reshape((rows, n / rows.max(1) * d))?, at)?.reshape((n, d))?;
+                states.matmul(&self.weight.tensor(true).t()?)
+            }
+        }
+    }
+}
+
+/// What `config.json` says of a head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadDescription {
+    /// Names of its scores, in order.
+    pub labels: Vec<String>,
+    /// Whether the score is the answer itself, rather than one of several to be compared.
+    pub is_number: bool,
+    /// What it was trained for.
+    pub task: String,
+    /// What gptkit wants to know of it besides.
+    pub more: Value,
+}
+
+impl HeadDescription {
+    /// Adds it to the description of the model in `folder`.
+    ///
+    /// # Errors
+    /// When that cannot be read or written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let path = folder.join("config.json");
+        let mut json = read_json(&path)?;
+        let class = match load_config(folder)?.kind {
+            Kind::Gpt1 => "OpenAIGPTForSequenceClassification",
+            Kind::Gpt2 | Kind::Gpt3 => "GPT2ForSequenceClassification",
+        };
+        let numbered = self.labels.iter().enumerate();
+        let id2label: Map<String, Value> = numbered.clone().map(|(i, label)| (i.to_string(), json!(label))).collect();
+        let label2id: Map<String, Value> = numbered.map(|(i, label)| (label.clone(), json!(i))).collect();
+        json["architectures"] = json!([class]);
+        json["id2label"] = Value::Object(id2label);
+        json["label2id"] = Value::Object(label2id);
+        json["problem_type"] = json!(if self.is_number { "regression" } else { "single_label_classification" });
+        json["pad_token_id"] = json["eos_token_id"].clone();
+        json["finetuning_task"] = json!(self.task);
+        json["gptkit"] = self.more.clone();
+        write_json(&path, &json)
+    }
+
+    /// Reads it from `folder`.
+    ///
+    /// # Errors
+    /// When `config.json` names no labels or no task.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        ensure!(folder.is_dir(), "{} is not a folder; name one that `gptkit finetune` made", folder.display());
+        let json = read_json(&path)?;
+        let (Some(names), Some(task)) = (json["id2label"].as_object(), json["finetuning_task"].as_str()) else {
+            bail!("{} names no labels and no task: make a model that labels with `gptkit finetune`", path.display());
+        };
+        let name = |i: usize| names.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
+        let labels: Option<Vec<String>> = (0..names.len()).map(name).collect();
+        Ok(Self {
+            labels: labels.with_context(|| format!("id2label in {} does not count from 0", path.display()))?,
+            is_number: json["problem_type"] == "regression",
+            task: task.to_owned(),
+            more: json["gptkit"].clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::folder::{load_model, save_weights};
+    use ops::check::{assert_close, draw};
+
+    fn folder(kind: Kind) -> (tempfile::TempDir, Params) {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
+        write_json(&folder.path().join("config.json"), &crate::folder::config_json(&config, Some(3))).unwrap();
+        (folder, params)
+    }
+
+    #[test]
+    fn a_head_and_its_description_come_back_and_the_model_beside_them() {
+        for (kind, class) in
+            [(Kind::Gpt1, "OpenAIGPTForSequenceClassification"), (Kind::Gpt3, "GPT2ForSequenceClassification")]
+        {
+            let (folder, mut params) = folder(kind);
+            let head = ClassHead::init(&mut params, 3, 8, 1).unwrap();
+            save_weights(folder.path(), &params).unwrap();
+            let description = HeadDescription {
+                labels: ["b", "a", "0"].map(str::to_owned).to_vec(),
+                is_number: false,
+                task: "entailment".to_owned(),
+                more: json!({ "columns": 2 }),
+            };
+            description.save(folder.path()).unwrap();
+            assert_eq!(HeadDescription::load(folder.path()).unwrap(), description);
+            assert_eq!(read_json(&folder.path().join("config.json")).unwrap()["architectures"], json!([class]));
+
+            let (config, mut again) = load_model(folder.path(), &Device::Cpu).unwrap();
+            assert_eq!((config, again.iter().count()), (tiny(kind), params.iter().count() - 1));
+            let loaded = ClassHead::load(&mut again, folder.path()).unwrap();
+            let score = |head: &ClassHead| head.forward(&draw(5, &[4, 8]), 2, 0.5, Pass::Eval).unwrap();
+            assert_close("scores", &score(&loaded), &score(&head), 0.0);
+            assert_eq!(loaded.n_out(), 3);
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_head_says_how_to_make_one() {
+        let (folder, mut params) = folder(Kind::Gpt2);
+        save_weights(folder.path(), &params).unwrap();
+        let said = [
+            ClassHead::load(&mut params, folder.path()).unwrap_err().to_string(),
+            HeadDescription::load(folder.path()).unwrap_err().to_string(),
+        ];
+        assert!(said.iter().all(|said| said.contains("`gptkit finetune`")), "{said:?}");
+    }
+
+    #[test]
+    fn a_row_is_dropped_from_alike_however_the_batch_is_divided() {
+        let (_folder, mut params) = folder(Kind::Gpt2);
+        let head = ClassHead::init(&mut params, 2, 8, 1).unwrap();
+        let states = draw(5, &[6, 8]); // two to each of three rows
+        let score = |row: usize, rows: usize| {
+            let pass = Pass::Train { seed: 1, first_row: 40 + row as u64, recompute: false };
+            head.forward(&states.narrow(0, 2 * row, 2 * rows).unwrap(), rows, 0.5, pass).unwrap()
+        };
+        assert_close("row 2", &score(2, 1), &score(0, 3).narrow(0, 4, 2).unwrap(), 1e-6);
+    }
+}

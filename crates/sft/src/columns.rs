@@ -1,0 +1,403 @@
+//! Which columns of a file hold the texts and the label of a record, and what they say.
+
+use anyhow::{Result, bail};
+use data::record::{Bad, Row};
+use data::world::Task;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Columns that are named by the user, where their names do not say what they hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    /// Of the text, or of the first of two; of what the choices go on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Of the second text; of a question beside what the choices go on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_b: Option<String>,
+    /// Of the choices: one that holds lists, or several that hold one each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+    /// Of the label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// The columns of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Columns {
+    /// Of the text, or of the first of two.
+    pub text: String,
+    /// Of the second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_b: Option<String>,
+    /// Of the choices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+    /// Of the label, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// What a record's label says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Truth {
+    Class(String),
+    /// Its number, from 0.
+    Choice(usize),
+    Number(f64),
+}
+
+const TEXTS: &[&str] =
+    &["text", "sentence", "content", "review", "document", "tweet", "comment", "body", "title", "question", "input"];
+const PAIRS: &[(&str, &str)] = &[
+    ("premise", "hypothesis"),
+    ("text_a", "text_b"),
+    ("sentence1", "sentence2"),
+    ("sentence_a", "sentence_b"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("#1 String", "#2 String"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("question", "passage"),
+    ("query", "document"),
+    ("query", "passage"),
+];
+const CONTEXTS: &[&str] = &[
+    "context",
+    "premise",
+    "article",
+    "passage",
+    "ctx",
+    "story",
+    "goal",
+    "question_stem",
+    "question",
+    "sentence",
+    "sentence1",
+    "text",
+    "startphrase",
+];
+const QUESTIONS: &[&str] = &["question", "asks_for"];
+const CHOICES: &[&str] = &["choices", "endings", "options", "answers", "candidates", "hypotheses"];
+/// What the names of columns begin with that hold a choice each.
+const NUMBERED: &[&str] = &["choice", "ending", "option", "answer", "sol", "hypothesis", "RandomFifthSentenceQuiz"];
+const CLASSES: &[&str] =
+    &["label", "gold_label", "class", "category", "sentiment", "target", "label_text", "is_duplicate", "judgment"];
+const NUMBERS: &[&str] =
+    &["score", "label", "target", "similarity", "similarity_score", "relatedness_score", "rating", "value"];
+const RIGHT: &[&str] =
+    &["label", "answer", "answer_index", "gold", "target", "answerKey", "correct", "AnswerRightEnding"];
+/// Columns that count choices from 1.
+const FROM_ONE: &[&str] = &["answerKey", "AnswerRightEnding"];
+
+impl Columns {
+    /// The columns that `task` needs of a file whose first record is `row`: those that are `named`, else those whose names
+    /// are known.
+    ///
+    /// # Errors
+    /// When one is not there, with those that are.
+    pub(crate) fn find(task: Task, named: &Named, row: &Row) -> Result<Self> {
+        let file = row.place.file.display();
+        let all = named.text.iter().chain(&named.text_b).chain(&named.choices).chain(&named.label);
+        if let Some(missing) = all.into_iter().find(|name| !row.fields.contains_key(*name)) {
+            bail!("{file} has no column \"{missing}\"; it has {}", row.keys());
+        }
+        let lacking = |what: &str, flag: &str| {
+            let known = row.keys();
+            anyhow::anyhow!("no column of {file} is known to hold {what}: it has {known}; name it with {flag}")
+        };
+        let pair = || {
+            let known = PAIRS.iter().find_map(|(a, b)| Some((one(row, &[a])?, one(row, &[b])?)));
+            match (&named.text, &named.text_b) {
+                (Some(a), Some(b)) => Some((a.clone(), b.clone())),
+                (Some(a), None) => known.filter(|known| &known.0 == a),
+                (None, Some(b)) => known.filter(|known| &known.1 == b),
+                (None, None) => known,
+            }
+        };
+        let single = |names| named.text.clone().or_else(|| one(row, names));
+        let (text, text_b) = match task {
+            Task::Classification => (single(TEXTS), None),
+            Task::Entailment | Task::Similarity => match pair() {
+                Some((a, b)) => (Some(a), Some(b)),
+                None => return Err(lacking("two texts", "--text-column and --text-b-column")),
+            },
+            Task::Regression => match pair() {
+                Some((a, b)) if named.text.is_none() || named.text_b.is_some() => (Some(a), Some(b)),
+                _ => (single(TEXTS), None),
+            },
+            Task::MultipleChoice => {
+                let text = single(CONTEXTS);
+                let question = one(row, QUESTIONS).filter(|question| Some(question) != text.as_ref());
+                (text, named.text_b.clone().or(question))
+            }
+        };
+        let text = text.ok_or_else(|| lacking("a text", "--text-column"))?;
+        let choices = match task {
+            Task::MultipleChoice if named.choices.is_empty() => choices(row),
+            Task::MultipleChoice => named.choices.clone(),
+            _ => Vec::new(),
+        };
+        if task == Task::MultipleChoice && choices.is_empty() {
+            return Err(lacking("the choices", "--choices-column"));
+        }
+        let labels = match task {
+            Task::MultipleChoice => RIGHT,
+            Task::Regression => NUMBERS,
+            _ => CLASSES,
+        };
+        let taken = |name: &String| *name == text || Some(name) == text_b.as_ref() || choices.contains(name);
+        let label = named.label.clone().or_else(|| one(row, labels).filter(|name| !taken(name)));
+        Ok(Self { text, text_b, choices, label })
+    }
+
+    /// Whether `row` has the texts.
+    pub(crate) fn fit(&self, row: &Row) -> bool {
+        [&self.text].into_iter().chain(&self.text_b).chain(&self.choices).all(|name| row.fields.contains_key(name))
+    }
+
+    /// The sequences that `task` makes of `row`, each of one text or two (Radford et al. 2018, figure 1).
+    pub(crate) fn sequences(&self, task: Task, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+        let text = spoken(row, &self.text)?;
+        let Some(second) = &self.text_b else {
+            return match task {
+                Task::MultipleChoice => self.each_choice(&text, row),
+                _ => Ok(vec![(text, None)]),
+            };
+        };
+        let second = spoken(row, second)?;
+        Ok(match task {
+            Task::Classification => vec![(text, None)],
+            Task::Entailment => vec![(text, Some(second))],
+            Task::Similarity | Task::Regression => vec![(text.clone(), Some(second.clone())), (second, Some(text))],
+            Task::MultipleChoice => self.each_choice(&format!("{text} {second}"), row)?,
+        })
+    }
+
+    fn each_choice(&self, context: &str, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+        let choices = self.choices(row)?;
+        Ok(choices.into_iter().map(|choice| (context.to_owned(), Some(choice))).collect())
+    }
+
+    fn choices(&self, row: &Row) -> Result<Vec<String>, Bad> {
+        let choices = match &*self.choices {
+            [list] => {
+                let value = row.fields.get(list).ok_or_else(|| Bad::new(format!("no \"{list}\"")))?;
+                texts(value).ok_or_else(|| Bad::new(format!("\"{list}\" is no list of texts")))?
+            }
+            columns => columns.iter().map(|name| spoken(row, name)).collect::<Result<_, _>>()?,
+        };
+        if choices.len() < 2 {
+            return Err(Bad::new(format!("has {} choices, where there must be two or more", choices.len())));
+        }
+        Ok(choices)
+    }
+
+    /// What the label of `row` says; nothing when it has none.
+    pub(crate) fn truth(&self, task: Task, row: &Row) -> Result<Option<Truth>, Bad> {
+        let Some(column) = &self.label else { return Ok(None) };
+        if row.fields.get(column).is_none_or(Value::is_null) {
+            return Ok(None);
+        }
+        match task {
+            Task::Regression => Ok(Some(Truth::Number(row.number(column)?))),
+            Task::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
+            _ => match row.label(column)?.trim() {
+                "-" if column.eq_ignore_ascii_case("gold_label") => Err(Bad::new("its annotators agreed on no label")),
+                "" => Err(Bad::empty(format!("\"{column}\" is empty"))),
+                label => Ok(Some(Truth::Class(label.to_owned()))),
+            },
+        }
+    }
+
+    /// A number, a letter, or the choice itself.
+    fn right_choice(&self, column: &str, row: &Row) -> Result<usize, Bad> {
+        let (choices, label) = (self.choices(row)?, row.label(column)?);
+        let label = label.trim();
+        let from = usize::from(FROM_ONE.contains(&column));
+        let letter = |text: &str| match text.as_bytes() {
+            [c @ b'A'..=b'Z'] => Some(usize::from(c - b'A')),
+            _ => None,
+        };
+        let listed = match &*self.choices {
+            [list] => row.fields[list]["label"].as_array().and_then(|all| all.iter().position(|name| name == label)),
+            _ => None,
+        };
+        let number = label.parse::<usize>().ok().and_then(|n| n.checked_sub(from));
+        let found = listed.or(number).or_else(|| letter(label)).or_else(|| choices.iter().position(|c| c == label));
+        found.filter(|&n| n < choices.len()).ok_or_else(|| {
+            let shown: String = label.chars().take(40).collect();
+            Bad::new(format!("\"{column}\" is {shown:?}, none of the {} choices, counted from {from}", choices.len()))
+        })
+    }
+}
+
+/// The first of `names` that `row` has, as it writes it.
+fn one(row: &Row, names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| row.fields.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned())
+}
+
+/// The columns of the choices, by their names.
+fn choices(row: &Row) -> Vec<String> {
+    if let Some(list) =
+        CHOICES.iter().find_map(|name| one(row, &[name]).filter(|key| texts(&row.fields[key]).is_some()))
+    {
+        return vec![list];
+    }
+    for prefix in NUMBERED {
+        for first in [0, 1] {
+            let numbered = (first..).map_while(|n| one(row, &[&format!("{prefix}{n}")]));
+            let found: Vec<String> = numbered.collect();
+            if found.len() > 1 {
+                return found;
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// A list of texts, as it is or under `text`.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let list = value.as_array().or_else(|| value["text"].as_array())?;
+    list.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+/// The text under `column`, which says something.
+fn spoken(row: &Row, column: &str) -> Result<String, Bad> {
+    let text = row.text(column)?;
+    if text.trim().is_empty() {
+        return Err(Bad::empty(format!("\"{column}\" is empty")));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data::record::Place;
+    use serde_json::json;
+
+    fn row(fields: Value) -> Row {
+        let Value::Object(fields) = fields else { panic!("{fields}") };
+        Row { place: Place { file: "f.jsonl".into(), line: 1 }, fields }
+    }
+
+    fn found(task: Task, fields: Value) -> Columns {
+        Columns::find(task, &Named::default(), &row(fields)).unwrap()
+    }
+
+    #[test]
+    fn columns_of_known_data_sets_are_found_by_their_names() {
+        let columns = |task, fields| {
+            let Columns { text, text_b, choices, label } = found(task, fields);
+            let parts: Vec<String> = [text].into_iter().chain(text_b).chain(choices).chain(label).collect();
+            parts.join(" ")
+        };
+        for (task, fields, expected) in [
+            (Task::Classification, json!({"sentence": "a", "label": "1"}), "sentence label"), // SST-2
+            (Task::Classification, json!({"Title": "a", "Class": 1}), "Title Class"),
+            (
+                Task::Entailment,
+                json!({"pairID": "1", "gold_label": "n", "sentence1": "a", "sentence2": "b"}),
+                "sentence1 sentence2 gold_label",
+            ),
+            (
+                Task::Entailment,
+                json!({"premise": "a", "hypothesis": "b", "label": 0, "idx": 3}),
+                "premise hypothesis label",
+            ),
+            (
+                Task::Entailment,
+                json!({"index": "1", "question": "a", "sentence": "b", "label": "x"}),
+                "question sentence label",
+            ), // QNLI
+            (
+                Task::Similarity,
+                json!({"id": "1", "question1": "a", "question2": "b", "is_duplicate": "0"}),
+                "question1 question2 is_duplicate",
+            ),
+            (
+                Task::Regression,
+                json!({"sentence1": "a", "sentence2": "b", "score": "2.5"}),
+                "sentence1 sentence2 score",
+            ), // STS-B
+            (Task::Regression, json!({"text": "a", "label": 3}), "text label"),
+            (
+                Task::MultipleChoice,
+                json!({"context": "a", "asks_for": "cause", "choices": ["x", "y"], "label": 1}),
+                "context asks_for choices label",
+            ),
+            (
+                Task::MultipleChoice,
+                json!({"premise": "a", "choice1": "x", "choice2": "y", "question": "effect", "label": 1}),
+                "premise question choice1 choice2 label",
+            ),
+            (
+                Task::MultipleChoice,
+                json!({"sentence1": "a", "ending0": "x", "ending1": "y", "ending2": "z", "label": 1}),
+                "sentence1 ending0 ending1 ending2 label",
+            ),
+            (
+                Task::MultipleChoice,
+                json!({"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"}),
+                "article question options answer",
+            ), // RACE
+        ] {
+            assert_eq!(columns(task, fields.clone()), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn unknown_columns_are_refused_with_those_that_are_there() {
+        let fields = json!({"verse": "a", "tone": "b"});
+        let say = |named: Named, task| Columns::find(task, &named, &row(fields.clone())).unwrap_err().to_string();
+        let unnamed = say(Named::default(), Task::Classification);
+        assert_eq!(
+            unnamed,
+            "no column of f.jsonl is known to hold a text: it has verse, tone; name it with --text-column"
+        );
+        let named = Named { text: Some("tex".to_owned()), ..Named::default() };
+        assert_eq!(say(named, Task::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
+        let named = Named { text: Some("verse".to_owned()), label: Some("tone".to_owned()), ..Named::default() };
+        let columns = Columns::find(Task::Classification, &named, &row(fields.clone())).unwrap();
+        assert_eq!(columns.truth(Task::Classification, &row(fields)).unwrap(), Some(Truth::Class("b".to_owned())));
+    }
+
+    #[test]
+    fn a_task_makes_its_sequences() {
+        let pair = json!({"text_a": "a", "text_b": "b", "label": 1});
+        let text = |a: &str, b: Option<&str>| (a.to_owned(), b.map(str::to_owned));
+        let of = |task, fields: &Value| found(task, fields.clone()).sequences(task, &row(fields.clone())).unwrap();
+        assert_eq!(of(Task::Entailment, &pair), [text("a", Some("b"))]);
+        assert_eq!(of(Task::Similarity, &pair), [text("a", Some("b")), text("b", Some("a"))]);
+        assert_eq!(of(Task::Regression, &pair), of(Task::Similarity, &pair));
+        let choice = json!({"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"});
+        assert_eq!(of(Task::MultipleChoice, &choice), [text("a q", Some("x")), text("a q", Some("y"))]);
+    }
+
+    #[test]
+    fn the_right_choice_is_a_number_a_letter_or_itself() {
+        let right = |key: &str, label: Value, choices: Value| {
+            let fields = row(json!({"question": "q", "choices": choices, key: label}));
+            let columns = Columns::find(Task::MultipleChoice, &Named::default(), &fields).unwrap();
+            columns.truth(Task::MultipleChoice, &fields).map_err(|e| e.to_string())
+        };
+        let choices = json!(["x", "y"]);
+        let arc = json!({"text": ["x", "y"], "label": ["3", "4"]});
+        for (key, label, of) in [
+            ("label", json!(1), &choices),
+            ("label", json!("1"), &choices),
+            ("answer", json!("B"), &choices),
+            ("answer", json!("y"), &choices),
+            ("answerKey", json!("2"), &choices),
+            ("answerKey", json!("4"), &arc),
+        ] {
+            assert_eq!(right(key, label.clone(), of.clone()), Ok(Some(Truth::Choice(1))), "{key} {label}");
+        }
+        let error = right("label", json!(2), choices).unwrap_err();
+        assert_eq!(error, "\"label\" is \"2\", none of the 2 choices, counted from 0");
+    }
+}

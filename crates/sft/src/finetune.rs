@@ -1,0 +1,306 @@
+//! GPT-1's second step: a language model learns a task from labeled records (Radford et al. 2018, §3.2 and figure 1).
+
+use crate::classifier::{Classifier, Report};
+use crate::columns::Columns;
+use crate::dialogues::FILES;
+use crate::labeled::{Counts, DELIMITER, EXTRACT, Encoded, Example, Framer, Labeled, LabeledConfig, START, encode_all};
+use crate::start::{DropoutConfig, Start};
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, ensure};
+use data::batch::Prefetch;
+use data::progress::{Progress, grouped};
+use data::tokenizer::END_OF_TEXT;
+use data::world::Task;
+use model::folder::{load_config, load_model};
+use model::{ClassHead, Gpt, HeadDescription, ModelConfig, Params};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use train::Resumable;
+use train::checkpoint::{State, TextSeen};
+use train::config::TrainConfig;
+use train::fit::{Sitting, Summary, Trainer, fit};
+use train::run::Run;
+use train::schedule::Schedule;
+
+/// All that a run of `gptkit finetune` is told; a file `configs/finetune-*.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinetuneConfig {
+    /// What it is, in a line.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of everything that is drawn.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// λ: weight of the language model's loss beside the task's; 0 leaves it out.
+    #[serde(default = "lm_coef")]
+    pub lm_coef: f64,
+    /// Probability of dropping an element of what the head reads.
+    #[serde(default = "head_dropout")]
+    pub head_dropout: f64,
+    /// The records.
+    #[serde(default)]
+    pub data: LabeledConfig,
+    /// In the place of the model's own.
+    #[serde(default)]
+    pub dropout: DropoutConfig,
+    /// The training.
+    pub train: TrainConfig,
+}
+
+fn seed() -> u64 {
+    1
+}
+fn lm_coef() -> f64 {
+    0.5
+}
+fn head_dropout() -> f64 {
+    0.1
+}
+
+impl Check for FinetuneConfig {
+    fn check(&self, problems: &mut Problems) {
+        let weight = self.lm_coef.is_finite() && self.lm_coef >= 0.0;
+        problems.require(weight, "lm_coef", "is negative", "use 0.5, or 0 to leave the language model's loss out");
+        let p = (0.0..1.0).contains(&self.head_dropout);
+        problems.require(p, "head_dropout", "is not a probability below 1", "use 0.1");
+        problems.section("data", &self.data);
+        problems.section("dropout", &self.dropout);
+        problems.section("train", &self.train);
+    }
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its folder: the model that labels best.
+    pub folder: PathBuf,
+    /// How it ended.
+    pub summary: Summary,
+    /// What that model's labels of the validation part are worth, once the run has ended.
+    pub report: Option<Report>,
+}
+
+/// File below a run that says what its model is worth.
+pub const SCORES: &str = "scores.json";
+
+/// What a model labels, as its folder says it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Labeling {
+    pub(crate) task: Task,
+    /// Names of the classes; none for choices and numbers.
+    pub(crate) labels: Vec<String>,
+    pub(crate) columns: Columns,
+}
+
+/// The one score of a choice or a number.
+const SCORE: &str = "score";
+
+impl Labeling {
+    fn is_class(&self) -> bool {
+        !matches!(self.task, Task::MultipleChoice | Task::Regression)
+    }
+
+    fn n_out(&self) -> usize {
+        if self.is_class() { self.labels.len() } else { 1 }
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        let description = HeadDescription {
+            labels: if self.is_class() { self.labels.clone() } else { vec![SCORE.to_owned()] },
+            is_number: !self.is_class(),
+            task: self.task.to_string(),
+            more: json!({ "columns": self.columns }),
+        };
+        description.save(folder)
+    }
+
+    /// Reads it from `folder`.
+    pub(crate) fn load(folder: &Path) -> Result<Self> {
+        let HeadDescription { labels, task, more, .. } = HeadDescription::load(folder)?;
+        let path = folder.join("config.json");
+        let task: Task = task.parse().map_err(|way| {
+            anyhow::anyhow!("finetuning_task \"{task}\" in {} is none that gptkit knows: {way}", path.display())
+        })?;
+        let columns = serde_json::from_value(more["columns"].clone());
+        let columns = columns.with_context(|| format!("{} does not say which columns it reads", path.display()))?;
+        let labeling = Self { task, labels, columns };
+        Ok(if labeling.is_class() { labeling } else { Self { labels: Vec::new(), ..labeling } })
+    }
+}
+
+/// Trains the model in `init` on the records of `config`, and leaves it in `out`.
+///
+/// # Errors
+/// When records and model do not fit together, or the run fails.
+pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+    let mut start = Start::load(init, sitting.device)?;
+    config.dropout.apply(&mut start.config);
+    if start.tokenizer.end_of_text().is_none() {
+        start.add_tokens(&[END_OF_TEXT], config.seed)?; // padding, for who reads the folder elsewhere
+    }
+    start.add_tokens(&[START, DELIMITER, EXTRACT], config.seed)?;
+    start.tokenizer.set_frame(START, DELIMITER, EXTRACT)?;
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    data::disk::create_dir(parent)?;
+    let aside = tempfile::tempdir_in(parent)?;
+    let framer = Framer::new(&start.tokenizer, start.config.context)?;
+    let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside.path(), sitting.progress)?;
+    let labeling = Labeling { task: config.data.task, labels, columns };
+    let data = Data::open(&config, aside.path())?;
+    settle(&mut config, data.train.len());
+    say(&counts, start.config.context, sitting.progress);
+
+    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
+    labeling.save(out)?;
+    for name in FILES {
+        let (from, to) = (aside.path().join(name), out.join(name));
+        std::fs::rename(&from, &to).with_context(|| format!("{} cannot be written", to.display()))?;
+    }
+    let mut params = start.params;
+    let head = ClassHead::init(&mut params, labeling.n_out(), start.config.d_model, config.seed)?;
+    sitting.progress.note(&format!(
+        "{} parameters, {} of them in the head · {} records a step · to {}",
+        grouped(start.config.n_params() + (labeling.n_out() * start.config.d_model) as u64),
+        grouped((labeling.n_out() * start.config.d_model) as u64),
+        config.train.batch_size,
+        out.display()
+    ));
+    let trainer = trainer(&config, &start.config, params, head, labeling, &data)?;
+    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.fingerprint() };
+    go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)
+}
+
+/// Goes on with `run` as if it had not been interrupted. `config` is the run's own `config.toml`.
+///
+/// # Errors
+/// When the records or the checkpoint are damaged, or the run fails.
+pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
+    let Resumable { folder, checkpoint, state, lock } = run;
+    let (shape, mut params) = load_model(&checkpoint, sitting.device)?;
+    let head = ClassHead::load(&mut params, &checkpoint)?;
+    let labeling = Labeling::load(&checkpoint)?;
+    let data = Data::open(config, &folder)?;
+    ensure!(
+        data.train.fingerprint() == state.text.fingerprint,
+        "{} is not what the run began with: it was changed since",
+        folder.join(FILES[0]).display()
+    );
+    let mut trainer = trainer(config, &shape, params, head, labeling, &data)?;
+    trainer.restore(&checkpoint, &state)?;
+    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
+    let run = Run::resume(&folder, lock, state.step)?;
+    go_on(config, trainer, state, data, run, sitting)
+}
+
+/// Validates once an epoch where nothing else is said.
+fn settle(config: &mut FinetuneConfig, rows_per_epoch: u64) {
+    config.train.eval_every.get_or_insert(rows_per_epoch.div_ceil(config.train.batch_size as u64).max(1));
+}
+
+/// What a run reads.
+struct Data {
+    train: Labeled,
+    val: Labeled,
+}
+
+impl Data {
+    fn open(config: &FinetuneConfig, folder: &Path) -> Result<Self> {
+        let [train, val] = FILES.map(|name| folder.join(name));
+        Ok(Self { train: Labeled::open(&train, config.seed)?, val: Labeled::open(&val, 0)? })
+    }
+}
+
+fn say(counts: &Counts, context: usize, progress: &dyn Progress) {
+    let Counts { train, val, balance, numbers, truncated, sequences, tokens, longest } = counts;
+    progress.note(&format!("{} records to learn, {} to validate", grouped(*train as u64), grouped(*val as u64)));
+    let share = |(label, n): &(String, u64)| format!("{label} {:.1}%", 100.0 * *n as f64 / *train as f64);
+    let mut classes: Vec<String> = balance.iter().take(10).map(share).collect();
+    classes.extend((balance.len() > 10).then(|| format!("{} more", balance.len() - 10)));
+    if let Some((least, most, mean)) = numbers {
+        progress.note(&format!("numbers from {least} to {most}, mean {mean:.3}"));
+    } else {
+        progress.note(&format!("labels: {}", classes.join(", ")));
+    }
+    let n = (train + val).max(1);
+    progress.note(&format!(
+        "tokens of a text: mean {:.1}, longest {longest} of {context}; {:.1}% of the records cut",
+        *tokens as f64 / (*sequences).max(1) as f64,
+        100.0 * *truncated as f64 / n as f64
+    ));
+    if *truncated > 0 {
+        progress.warn(&format!(
+            "{} of {} records do not fit into the window of {context} tokens: the longest text of each was cut at its end",
+            grouped(*truncated as u64),
+            grouped(n as u64)
+        ));
+    }
+    if *val == 0 {
+        progress.warn("there is nothing to validate on: the last weights are kept, whatever they are worth");
+    }
+}
+
+fn trainer(
+    config: &FinetuneConfig,
+    shape: &ModelConfig,
+    params: Params,
+    head: ClassHead,
+    labeling: Labeling,
+    data: &Data,
+) -> Result<Trainer<Classifier>> {
+    let classifier = Classifier {
+        gpt: Gpt::new(shape, &params, config.train.dtype.precision())?,
+        head,
+        task: labeling.task,
+        labels: labeling.labels,
+        most_sequences: data.train.most_sequences,
+        lm_coef: config.lm_coef,
+        dropout: config.head_dropout,
+    };
+    Trainer::new(classifier, params, &config.train, config.seed)
+}
+
+fn go_on(
+    config: &FinetuneConfig,
+    mut trainer: Trainer<Classifier>,
+    state: State,
+    data: Data,
+    mut run: Run,
+    sitting: &Sitting,
+) -> Result<Outcome> {
+    let Data { train, val } = data;
+    let TrainConfig { eval_windows, .. } = config.train;
+    let validation = val.all(config.train.micro_batch(), eval_windows);
+    // Rows are records of about so many tokens.
+    let schedule = Schedule::new(&config.train, train.mean_tokens(), train.len());
+    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
+    let batches = Prefetch::new(move |first, rows| train.batch(first, rows), plan);
+    let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
+    run.draw()?;
+    let folder = run.folder().to_owned();
+    let mut outcome = Outcome { folder, summary, report: None };
+    if outcome.summary.stop.is_none() && val.len() > 0 {
+        outcome.report = Some(measure_best(config, &outcome.folder, &val, sitting)?);
+    }
+    Ok(outcome)
+}
+
+/// Once training has ended: what the best weights say of the whole validation part.
+fn measure_best(config: &FinetuneConfig, folder: &Path, val: &Labeled, sitting: &Sitting) -> Result<Report> {
+    let best = load(folder, config, sitting)?;
+    let batches: Vec<Vec<Example>> = val.all(config.train.micro_batch(), usize::MAX);
+    let report = best.measure(batches.iter().map(Vec::as_slice))?;
+    let text = serde_json::to_string_pretty(&report)? + "\n";
+    data::disk::write(&folder.join(SCORES), text.as_bytes())?;
+    Ok(report)
+}
+
+fn load(folder: &Path, config: &FinetuneConfig, sitting: &Sitting) -> Result<Classifier> {
+    let shape = load_config(folder)?;
+    let (_, mut params) = load_model(folder, sitting.device)?;
+    let head = ClassHead::load(&mut params, folder)?;
+    let Labeling { task, labels, .. } = Labeling::load(folder)?;
+    let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
+    Ok(Classifier { gpt, head, task, labels, most_sequences: 1, lm_coef: 0.0, dropout: 0.0 })
+}

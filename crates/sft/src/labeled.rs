@@ -1,0 +1,555 @@
+//! Labeled records → sequences between special tokens (Radford et al. 2018, §3.3) → batches.
+
+use crate::columns::{Columns, Named, Truth};
+use crate::dialogues::FILES;
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, bail, ensure};
+use data::batch::shuffled;
+use data::examples::{Examples, ExamplesWriter};
+use data::progress::{Progress, grouped};
+use data::record::{Bad, Place as At, Row, read_rows};
+use data::source::{OnBadRecord, Place};
+use data::tokenizer::Tokenizer;
+use data::world::{Part, Task, Tasks};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Before a text.
+pub(crate) const START: &str = "<|start|>";
+/// Between two.
+pub(crate) const DELIMITER: &str = "<|delimiter|>";
+/// After the last: here the head reads.
+pub(crate) const EXTRACT: &str = "<|extract|>";
+
+/// The records; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LabeledConfig {
+    /// What is asked of them.
+    pub task: Task,
+    /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
+    pub sources: Vec<String>,
+    /// Files of records to validate on; a share of the sources' when there is none.
+    pub validation: Vec<String>,
+    /// That share. The world has records of its own for it.
+    pub val_fraction: f64,
+    /// What becomes of records that cannot be used.
+    pub on_bad_record: OnBadRecord,
+    /// Columns whose names do not say what they hold.
+    pub columns: Named,
+}
+
+impl Default for LabeledConfig {
+    fn default() -> Self {
+        Self {
+            task: Task::Classification,
+            sources: vec!["world:4000".to_owned()],
+            validation: Vec::new(),
+            val_fraction: 0.1,
+            on_bad_record: OnBadRecord::Fail,
+            columns: Named::default(),
+        }
+    }
+}
+
+impl LabeledConfig {
+    /// Whether record `n` of a source is for validation.
+    fn holds_out(&self, n: u64, part: Option<Part>) -> bool {
+        let every = if self.val_fraction > 0.0 { (1.0 / self.val_fraction).round() as u64 } else { u64::MAX };
+        let held_out = part.map_or(n % every == every - 1, |part| part == Part::HeldOut);
+        self.validation.is_empty() && held_out
+    }
+}
+
+impl Check for LabeledConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file of records, or world");
+        problems.require(
+            (0.0..=0.5).contains(&self.val_fraction),
+            "val_fraction",
+            "is not between 0 and 0.5",
+            "use 0.1, or 0 for no validation",
+        );
+        for (key, paths) in [("sources", &self.sources), ("validation", &self.validation)] {
+            for (i, path) in paths.iter().enumerate() {
+                let key = format!("{key}.{i}");
+                match Place::of(path) {
+                    Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
+                    Ok(Place::Path(path)) if !path.exists() => {
+                        let way = "name a file of records (.jsonl, .csv, .tsv, .parquet), or world";
+                        problems.add(&key, "does not exist", way);
+                    }
+                    Ok(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Puts texts between special tokens, within a window.
+pub(crate) struct Framer<'a> {
+    tokenizer: &'a Tokenizer,
+    start: u32,
+    delimiter: u32,
+    extract: u32,
+    context: usize,
+}
+
+impl<'a> Framer<'a> {
+    /// For windows of `context` tokens of a vocabulary that has the special tokens.
+    ///
+    /// # Errors
+    /// When it has not, or the window holds little besides them.
+    pub(crate) fn new(tokenizer: &'a Tokenizer, context: usize) -> Result<Self> {
+        let id = |token: &str| tokenizer.token_id(token).with_context(|| format!("the vocabulary lacks {token}"));
+        ensure!(context >= 8, "a window of {context} tokens has no room for texts: give a model with a longer context");
+        let [start, delimiter, extract] = [id(START)?, id(DELIMITER)?, id(EXTRACT)?];
+        Ok(Self { tokenizer, start, delimiter, extract, context })
+    }
+
+    /// Tokens of a text, or of two, and whether they were cut to fit: the longest part first, from its end.
+    pub(crate) fn sequence(&self, first: &str, second: Option<&str>) -> Result<(Vec<u32>, bool), Bad> {
+        let encode = |text: &str| self.tokenizer.encode_document(text).map_err(|e| Bad::new(format!("{e:#}")));
+        let (mut a, mut b) = (encode(first)?, second.map(encode).transpose()?);
+        let room = self.context - 2 - usize::from(b.is_some());
+        let lengths = kept(a.len(), b.as_ref().map_or(0, Vec::len), room);
+        let cut = lengths.0 < a.len() || b.as_ref().is_some_and(|b| lengths.1 < b.len());
+        a.truncate(lengths.0);
+        let mut tokens = vec![self.start];
+        tokens.append(&mut a);
+        if let Some(b) = &mut b {
+            b.truncate(lengths.1);
+            tokens.push(self.delimiter);
+            tokens.append(b);
+        }
+        tokens.push(self.extract);
+        Ok((tokens, cut))
+    }
+
+    /// The sequences of a record, and whether one was cut.
+    pub(crate) fn record(&self, task: Task, columns: &Columns, row: &Row) -> Result<(Vec<Vec<u32>>, bool), Bad> {
+        let framed = columns.sequences(task, row)?.into_iter().map(|(a, b)| self.sequence(&a, b.as_deref()));
+        let (sequences, cut): (Vec<Vec<u32>>, Vec<bool>) = framed.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        Ok((sequences, cut.contains(&true)))
+    }
+}
+
+/// Lengths of two parts that fit into `room` when the longer is cut first.
+fn kept(a: usize, b: usize, room: usize) -> (usize, usize) {
+    if a + b <= room {
+        return (a, b);
+    }
+    let half = room / 2;
+    match (a <= half, b <= half) {
+        (true, _) => (a, room - a),
+        (_, true) => (room - b, b),
+        _ => (room - half, half),
+    }
+}
+
+/// A record as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Example {
+    /// Number of the label or of the right choice, or the bits of an f32.
+    pub(crate) truth: u32,
+    /// One, or two orders, or one a choice.
+    pub(crate) sequences: Vec<Vec<u32>>,
+}
+
+impl Example {
+    /// As a list of numbers: truth, count and lengths of the sequences, tokens.
+    fn numbers(&self) -> Vec<u32> {
+        let mut numbers = vec![self.truth, self.sequences.len() as u32];
+        numbers.extend(self.sequences.iter().map(|sequence| sequence.len() as u32));
+        numbers.extend(self.sequences.iter().flatten());
+        numbers
+    }
+
+    /// The opposite; nothing when the numbers are no example.
+    fn of(numbers: &[u32]) -> Option<Self> {
+        let [truth, n, rest @ ..] = numbers else { return None };
+        let (lengths, mut tokens) = rest.split_at_checked(*n as usize)?;
+        let mut sequences = Vec::with_capacity(lengths.len());
+        for &length in lengths {
+            let (sequence, after) = tokens.split_at_checked(length as usize)?;
+            sequences.push(sequence.to_vec());
+            tokens = after;
+        }
+        let whole = tokens.is_empty() && !sequences.is_empty() && sequences.iter().all(|s| !s.is_empty());
+        whole.then_some(Self { truth: *truth, sequences })
+    }
+
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+}
+
+/// What became of the records.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Counts {
+    /// Learned and validated on.
+    pub(crate) train: usize,
+    pub(crate) val: usize,
+    /// Of those learned, by label or choice.
+    pub(crate) balance: Vec<(String, u64)>,
+    /// Smallest and largest number, and their mean, for regression.
+    pub(crate) numbers: Option<(f64, f64, f64)>,
+    /// Records of which a text was cut.
+    pub(crate) truncated: usize,
+    /// Sequences, their tokens, and those of the longest.
+    pub(crate) sequences: u64,
+    pub(crate) tokens: u64,
+    pub(crate) longest: usize,
+}
+
+/// What the records turned out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Encoded {
+    /// Names of the classes, in order; none for choices and numbers.
+    pub(crate) labels: Vec<String>,
+    /// Columns of the first source.
+    pub(crate) columns: Columns,
+    pub(crate) counts: Counts,
+}
+
+/// More classes than these are likelier texts or numbers.
+const MOST_CLASSES: usize = 1000;
+
+/// Encodes the records of `config` into the two [`FILES`] below `folder`. Says what it read.
+///
+/// # Errors
+/// When a record cannot be used, or there is nothing to learn from them.
+pub(crate) fn encode_all(
+    config: &LabeledConfig,
+    framer: &Framer,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Encoded> {
+    let mut encoder = Encoder {
+        config,
+        framer,
+        labels: Vec::new(),
+        numbers: HashMap::new(),
+        values: (f64::INFINITY, f64::NEG_INFINITY, 0.0),
+        columns: None,
+        counts: Counts::default(),
+    };
+    // Labels have their numbers once all are known.
+    let unsorted = FILES.map(|name| folder.join(format!("unsorted-{name}")));
+    let [train, val] = &unsorted;
+    ExamplesWriter::write(train, |train| {
+        ExamplesWriter::write(val, |val| {
+            for (sources, for_validation) in [(&config.sources, false), (&config.validation, true)] {
+                for source in sources {
+                    encoder.read(source, for_validation, [&mut *train, &mut *val], progress)?;
+                }
+            }
+            Ok(())
+        })
+    })?;
+    let (encoded, order) = encoder.finish()?;
+    for (from, to) in unsorted.iter().zip(FILES) {
+        let examples = Examples::open(from)?;
+        ExamplesWriter::write(&folder.join(to), |writer| {
+            (0..examples.len()).try_for_each(|i| {
+                let mut numbers = examples.get(i);
+                if !order.is_empty() {
+                    numbers[0] = order[numbers[0] as usize];
+                }
+                writer.push(&numbers)
+            })
+        })?;
+        drop(examples);
+        std::fs::remove_file(from).with_context(|| format!("{} cannot be removed", from.display()))?;
+    }
+    Ok(encoded)
+}
+
+/// A label, as far as it was met.
+struct Label {
+    name: String,
+    trained: u64,
+    /// Where validation met it first.
+    validated: Option<At>,
+}
+
+struct Encoder<'a> {
+    config: &'a LabeledConfig,
+    framer: &'a Framer<'a>,
+    /// In the order they were met.
+    labels: Vec<Label>,
+    numbers: HashMap<String, usize>,
+    /// Smallest, largest and sum of the numbers that are learned.
+    values: (f64, f64, f64),
+    columns: Option<Columns>,
+    counts: Counts,
+}
+
+impl Encoder<'_> {
+    /// Reads a source into the files of training and validation.
+    fn read(
+        &mut self,
+        source: &str,
+        for_validation: bool,
+        [train, val]: [&mut ExamplesWriter; 2],
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let (mut n, mut columns) = (0, None);
+        let skipped = rows(source, self.config, for_validation, progress, &mut |row, part| {
+            let columns = match &columns {
+                Some(columns) => columns,
+                None => columns.insert(Columns::find(self.config.task, &self.config.columns, &row)?),
+            };
+            if columns.label.is_none() {
+                let (file, keys) = (row.place.file.display(), row.keys());
+                bail!("no column of {file} is known to hold the label: it has {keys}; name it with --label-column");
+            }
+            let held_out = for_validation || self.config.holds_out(n, part);
+            self.one(&row, columns, held_out, for_validation, [&mut *train, &mut *val])?;
+            n += 1;
+            Ok(())
+        })?;
+        let Some(columns) = columns else { bail!("{source} holds no records") };
+        let Columns { text, text_b, choices, label } = &columns;
+        let parts: Vec<&str> = [text].into_iter().chain(text_b).chain(choices).map(String::as_str).collect();
+        progress.note(&format!(
+            "{source}: {} records, {} → {}",
+            grouped(n),
+            parts.join(" + "),
+            label.as_deref().unwrap_or_default()
+        ));
+        if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
+            progress.warn(&format!("{n} records are left out; the first: {first}"));
+        }
+        self.columns.get_or_insert(columns);
+        Ok(())
+    }
+
+    fn one(
+        &mut self,
+        row: &Row,
+        columns: &Columns,
+        held_out: bool,
+        for_validation: bool,
+        [train, val]: [&mut ExamplesWriter; 2],
+    ) -> Result<()> {
+        let task = self.config.task;
+        let truth = columns.truth(task, row)?;
+        let truth = truth.ok_or_else(|| Bad::new("has no label"))?;
+        let (sequences, cut) = self.framer.record(task, columns, row)?;
+        let name = match &truth {
+            Truth::Class(name) => name.clone(),
+            Truth::Choice(n) => n.to_string(),
+            Truth::Number(_) => String::new(),
+        };
+        let new = self.labels.len();
+        let number = *self.numbers.entry(name.clone()).or_insert(new);
+        if number == new {
+            self.labels.push(Label { name, trained: 0, validated: None });
+            ensure!(
+                new < MOST_CLASSES,
+                "the column \"{}\" has more than {MOST_CLASSES} labels: numbers are learned with --task regression",
+                columns.label.as_deref().unwrap_or_default()
+            );
+        }
+        let label = &mut self.labels[number];
+        // What a share is held out of has at least one record of each label to learn.
+        let held_out = held_out && (for_validation || label.trained > 0);
+        if held_out {
+            label.validated.get_or_insert_with(|| row.place.clone());
+        } else {
+            label.trained += 1;
+        }
+        let truth = match truth {
+            Truth::Class(_) => number as u32,
+            Truth::Choice(n) => n as u32,
+            Truth::Number(x) => {
+                if !held_out {
+                    self.values = (self.values.0.min(x), self.values.1.max(x), self.values.2 + x);
+                }
+                (x as f32).to_bits()
+            }
+        };
+        let counts = &mut self.counts;
+        *(if held_out { &mut counts.val } else { &mut counts.train }) += 1;
+        counts.truncated += usize::from(cut);
+        counts.sequences += sequences.len() as u64;
+        counts.tokens += sequences.iter().map(|sequence| sequence.len() as u64).sum::<u64>();
+        counts.longest = sequences.iter().map(Vec::len).fold(counts.longest, usize::max);
+        (if held_out { val } else { train }).push(&Example { truth, sequences }.numbers())
+    }
+
+    /// What was found, and the number of each class by the order in which they were met.
+    fn finish(mut self) -> Result<(Encoded, Vec<u32>)> {
+        let Some(columns) = self.columns.take() else { bail!("there are no records") };
+        let n = self.counts.train;
+        ensure!(n >= 2, "{n} record{} to learn from: give more", if n == 1 { " is left" } else { "s are left" });
+        let task = self.config.task;
+        let mut sorted: Vec<usize> = (0..self.labels.len()).collect();
+        let name = |i: usize| &self.labels[i].name;
+        let numeric = (0..self.labels.len()).all(|i| name(i).parse::<i64>().is_ok());
+        sorted.sort_by(|&a, &b| match numeric {
+            true => name(a).parse::<i64>().ok().cmp(&name(b).parse().ok()),
+            false => name(a).cmp(name(b)),
+        });
+        let known: Vec<&Label> = sorted.iter().map(|&i| &self.labels[i]).collect();
+        let is_class = !matches!(task, Task::MultipleChoice | Task::Regression);
+        if is_class {
+            let names: Vec<&str> = known.iter().filter(|l| l.trained > 0).map(|l| l.name.as_str()).collect();
+            if let Some((unseen, Some(at))) =
+                known.iter().find(|label| label.trained == 0).map(|label| (&label.name, &label.validated))
+            {
+                bail!("{at}: the label {unseen:?} does not occur in training, whose labels are {}", names.join(", "));
+            }
+            ensure!(
+                names.len() >= 2,
+                "all {n} records to learn from have the label {:?}: there is nothing to tell apart",
+                names.first().copied().unwrap_or_default()
+            );
+        }
+        if task == Task::Regression {
+            let (least, most, sum) = self.values;
+            ensure!(
+                least < most,
+                "all {n} records to learn from have the number {least}: there is nothing to tell apart"
+            );
+            self.counts.numbers = Some((least, most, sum / n as f64));
+        } else {
+            self.counts.balance = known.iter().map(|label| (label.name.clone(), label.trained)).collect();
+        }
+        let mut order = vec![0; if is_class { sorted.len() } else { 0 }];
+        if is_class {
+            sorted.iter().enumerate().for_each(|(place, &met)| order[met] = place as u32);
+        }
+        let labels = if is_class { known.iter().map(|label| label.name.clone()).collect() } else { Vec::new() };
+        Ok((Encoded { labels, columns, counts: self.counts }, order))
+    }
+}
+
+/// Hands the records of a source to `sink`, and for the world's the part they are of: those to learn, and a tenth as many to
+/// validate on unless these come from elsewhere.
+fn rows(
+    source: &str,
+    config: &LabeledConfig,
+    for_validation: bool,
+    progress: &dyn Progress,
+    sink: &mut dyn FnMut(Row, Option<Part>) -> Result<()>,
+) -> Result<data::record::Skipped> {
+    let place = Place::of(source).map_err(anyhow::Error::msg)?;
+    let Place::World { stories: n, seed } = place else {
+        return read_rows(Path::new(source), config.on_bad_record, progress, &mut |row| sink(row, None));
+    };
+    let parts = match (for_validation, config.validation.is_empty()) {
+        (true, _) => vec![(Part::HeldOut, n)],
+        (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],
+        (false, false) => vec![(Part::Train, n)],
+    };
+    for (part, n) in parts {
+        let tasks = Tasks::new(config.task, seed, part);
+        for index in 0..n {
+            let Value::Object(fields) = serde_json::to_value(tasks.record(index))? else { continue };
+            let place = At { file: PathBuf::from(source), line: index + 1 };
+            sink(Row { place, fields }, Some(part))?;
+        }
+    }
+    Ok(data::record::Skipped::default())
+}
+
+/// The examples of a part.
+pub(crate) struct Labeled {
+    examples: Examples,
+    /// Sequences of the one that has most.
+    pub(crate) most_sequences: usize,
+    /// Tokens of all of them.
+    n_tokens: u64,
+    seed: u64,
+}
+
+impl Labeled {
+    /// Those in the file `path`, in an order that `seed` draws.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub(crate) fn open(path: &Path, seed: u64) -> Result<Self> {
+        let examples = Examples::open(path)?;
+        let (mut most_sequences, mut n_tokens) = (1, 0);
+        for i in 0..examples.len() {
+            let example = Example::of(&examples.get(i));
+            let example = example.with_context(|| format!("example {i} in {} is damaged", path.display()))?;
+            most_sequences = most_sequences.max(example.sequences.len());
+            n_tokens += example.n_tokens() as u64;
+        }
+        Ok(Self { examples, most_sequences, n_tokens, seed })
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> u64 {
+        self.examples.len() as u64
+    }
+
+    /// Tokens of one, on average.
+    pub(crate) fn mean_tokens(&self) -> usize {
+        (self.n_tokens / self.len().max(1)).max(1) as usize
+    }
+
+    /// The same for files of the same examples.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.examples.fingerprint()
+    }
+
+    /// Rows `first .. first + rows` of the run.
+    pub(crate) fn batch(&self, first: u64, rows: usize) -> Vec<Example> {
+        (first..first + rows as u64).map(|row| self.get(shuffled(row, self.len(), self.seed))).collect()
+    }
+
+    /// At most `most` of them, evenly spread, in batches of `rows`.
+    pub(crate) fn all(&self, rows: usize, most: usize) -> Vec<Vec<Example>> {
+        let taken = self.len().min(most as u64);
+        let numbers: Vec<u64> = (0..taken).map(|i| i * self.len() / taken.max(1)).collect();
+        numbers.chunks(rows.max(1)).map(|chunk| chunk.iter().map(|&i| self.get(i)).collect()).collect()
+    }
+
+    fn get(&self, i: u64) -> Example {
+        match Example::of(&self.examples.get(i as usize)) {
+            Some(example) => example,
+            None => unreachable!("all examples were read when the file was opened"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_longer_part_is_cut_first() {
+        assert_eq!(kept(3, 4, 7), (3, 4));
+        assert_eq!(kept(10, 2, 7), (5, 2));
+        assert_eq!(kept(2, 10, 7), (2, 5));
+        assert_eq!(kept(10, 10, 7), (4, 3));
+        assert_eq!(kept(10, 0, 7), (7, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_fits_and_no_more_is_cut_than_must(a in 0usize..20, b in 0usize..20, room in 1usize..30) {
+            let (x, y) = kept(a, b, room);
+            prop_assert!(x <= a && y <= b);
+            prop_assert_eq!(x + y, room.min(a + b));
+            // A part is cut only when it stays the longer one, but for one token.
+            prop_assert!(x == a || x + 1 >= y);
+            prop_assert!(y == b || y + 1 >= x);
+        }
+
+        #[test]
+        fn examples_come_back(truth: u32, sequences in prop::collection::vec(prop::collection::vec(any::<u32>(), 1..9), 1..5)) {
+            let example = Example { truth, sequences };
+            let numbers = example.numbers();
+            prop_assert_eq!(Example::of(&numbers), Some(example));
+            prop_assert_eq!(Example::of(&numbers[..numbers.len() - 1]), None);
+        }
+    }
+}
