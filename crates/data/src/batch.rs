@@ -251,6 +251,15 @@ mod tests {
         }
 
         #[test]
+        fn an_epoch_has_each_example_once_and_the_next_in_another_order(n in 20u64..200, seed: u64) {
+            let epoch = |e: u64| (e * n..(e + 1) * n).map(|row| shuffled(row, n, seed)).collect::<Vec<_>>();
+            let mut first = epoch(0);
+            prop_assert_ne!(&first, &epoch(1));
+            first.sort_unstable();
+            prop_assert!(first.into_iter().eq(0..n));
+        }
+
+        #[test]
         fn an_epoch_predicts_each_token_once_but_for_a_rest(n in 9u32..300, context in 1usize..9, seed: u64) {
             let windows = windows(&[(n, None)], context, seed);
             let rows = windows.rows_per_epoch();
