@@ -13,7 +13,7 @@ pub(crate) enum Form {
     /// As the model was trained to read them.
     Template {
         /// The model's own.
-        template: Template,
+        template: Box<Template>,
         /// Token that ends an answer, if the template has one.
         end_of_turn: Option<u32>,
     },
@@ -27,7 +27,7 @@ impl Form {
         Ok(match Template::load(folder)? {
             Some(template) => {
                 let end_of_turn = template.end_token(tokenizer)?;
-                Self::Template { template, end_of_turn }
+                Self::Template { template: Box::new(template), end_of_turn }
             }
             None => Self::Plain,
         })

@@ -51,13 +51,15 @@ pub struct Drops {
     pub mlp: Option<Dropout>,
 }
 
+/// Takes the keys and values of new tokens, `[B, H, T, K]` each, and returns those of all tokens so far.
+pub type Extend<'a> = &'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
+
 /// What tokens attend to besides themselves.
 pub enum Around<'a> {
     /// The others of their sequences.
     Sequences(&'a Sequences),
-    /// Those before them: takes the keys and values of new tokens, `[B, H, T, K]` each, and returns those of all tokens so
-    /// far.
-    Past(&'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>),
+    /// Those before them.
+    Past(Extend<'a>),
 }
 
 impl Block {

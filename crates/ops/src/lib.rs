@@ -54,7 +54,7 @@ mod trunk;
 
 pub use adamw::{Adam, adamw};
 pub use attention::Mask;
-pub use block::{Around, Block, Drops};
+pub use block::{Around, Block, Drops, Extend};
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;

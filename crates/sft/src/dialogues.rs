@@ -124,26 +124,62 @@ pub(crate) fn encode_all(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Counts> {
-    let mut counts = Counts::default();
+    let mut encoder = Encoder { config, template, tokenizer, context, counts: Counts::default() };
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
-            let mut add = |messages: &[Message], held_out: bool| -> Result<()> {
-                let writer = if held_out { &mut *val } else { &mut *train };
-                one(config, template, tokenizer, context, messages, held_out, writer, &mut counts)
-            };
             for source in &config.sources {
-                let mut sort = |n, messages: &[Message], part| add(messages, config.holds_out(n, part));
-                read(source, config.on_bad_record, progress, &mut sort)?;
+                read(source, config.on_bad_record, progress, &mut |n, messages, part| {
+                    let held_out = config.holds_out(n, part);
+                    encoder.add(messages, held_out, if held_out { val } else { train })
+                })?;
             }
             for source in &config.validation {
-                read(source, config.on_bad_record, progress, &mut |_, messages, _| add(messages, true))?;
+                read(source, config.on_bad_record, progress, &mut |_, messages, _| encoder.add(messages, true, val))?;
             }
             Ok(())
         })
     })?;
-    check(&counts, context)?;
-    Ok(counts)
+    check(&encoder.counts, context)?;
+    Ok(encoder.counts)
+}
+
+/// Writes dialogues as tokens, and counts.
+struct Encoder<'a> {
+    config: &'a DialogueConfig,
+    template: &'a Template,
+    tokenizer: &'a Tokenizer,
+    context: usize,
+    counts: Counts,
+}
+
+impl Encoder<'_> {
+    /// Adds a dialogue to `file`, that of the training part unless it is `held_out`.
+    fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
+        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let tokens = encode(&self.template.segments(messages).map_err(bad)?, self.tokenizer).map_err(bad)?;
+        let (context, counts) = (self.context, &mut self.counts);
+        let ends = tokens.iter().rposition(|&(_, trained)| trained).is_some_and(|last| last < context);
+        let learned = |trained: bool| trained || self.config.train_on_prompt;
+        let mark = |&(id, trained): &(u32, bool)| if learned(trained) { id | TRAINED } else { id };
+        let kept: Vec<u32> = tokens.iter().take(context).map(mark).collect();
+        counts.truncated += usize::from(tokens.len() > context);
+        // The first token has none before it that could predict it.
+        let trained = kept.iter().skip(1).filter(|&&token| token & TRAINED != 0).count();
+        if trained == 0 {
+            counts.dropped += 1;
+            return Ok(());
+        }
+        if held_out {
+            counts.val += 1;
+        } else {
+            counts.train += 1;
+            counts.trained_tokens += trained as u64;
+            counts.masked_tokens += (kept.len() - trained) as u64;
+            counts.ends += usize::from(ends);
+        }
+        file.push(&kept)
+    }
 }
 
 /// Refuses data from which nothing sensible is learned.
@@ -168,13 +204,11 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Hands the dialogues of a source to `sink`, with their number in it and, for the world's, the part they are of.
-fn read(
-    source: &str,
-    on_bad: OnBadRecord,
-    progress: &dyn Progress,
-    sink: &mut dyn FnMut(u64, &[Message], Option<Part>) -> Result<()>,
-) -> Result<()> {
+/// Takes a dialogue, its number in its source and, if it is one of the world's, the part that it is of.
+type Sink<'a> = &'a mut dyn FnMut(u64, &[Message], Option<Part>) -> Result<()>;
+
+/// Hands the dialogues of a source to `sink`.
+fn read(source: &str, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
     let place = Place::of(source).map_err(anyhow::Error::msg)?;
     if let Place::World { stories: n, seed } = place {
         for (part, n) in [(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))] {
@@ -201,41 +235,6 @@ fn read(
         progress.warn(&format!("{n} records are left out; the first: {first}"));
     }
     Ok(())
-}
-
-#[expect(clippy::too_many_arguments, reason = "it is one step of a loop")]
-fn one(
-    config: &DialogueConfig,
-    template: &Template,
-    tokenizer: &Tokenizer,
-    context: usize,
-    messages: &[Message],
-    held_out: bool,
-    writer: &mut ExamplesWriter,
-    counts: &mut Counts,
-) -> Result<()> {
-    let segments = template.segments(messages).map_err(|e| Bad::new(format!("{e:#}")))?;
-    let tokens = encode(&segments, tokenizer).map_err(|e| Bad::new(format!("{e:#}")))?;
-    let ends = tokens.iter().rposition(|&(_, trained)| trained).is_some_and(|last| last < context);
-    let learned = |trained: bool| trained || config.train_on_prompt;
-    let kept: Vec<u32> =
-        tokens.iter().take(context).map(|&(id, trained)| if learned(trained) { id | TRAINED } else { id }).collect();
-    counts.truncated += usize::from(tokens.len() > context);
-    // The first token has none before it that could predict it.
-    let trained = kept.iter().skip(1).filter(|&&token| token & TRAINED != 0).count();
-    if trained == 0 {
-        counts.dropped += 1;
-        return Ok(());
-    }
-    if held_out {
-        counts.val += 1;
-    } else {
-        counts.train += 1;
-        counts.trained_tokens += trained as u64;
-        counts.masked_tokens += (kept.len() - trained) as u64;
-        counts.ends += usize::from(ends);
-    }
-    writer.push(&kept)
 }
 
 /// The dialogues of a run, packed into windows: row `n` of the run is a pure function of the seed and `n`.
@@ -425,7 +424,7 @@ mod tests {
     fn examples(n: u32) -> Vec<Vec<u32>> {
         let one = |i: u32| {
             let length = 2 + (i * 7) % (CONTEXT as u32 - 1);
-            let token = |at: u32| (i * 5 + at * 3) % 17 | if at * 3 >= length { TRAINED } else { 0 };
+            let token = |at: u32| ((i * 5 + at * 3) % 17) | if at * 3 >= length { TRAINED } else { 0 };
             (0..length).map(token).collect()
         };
         (0..n).map(one).collect()
