@@ -2,8 +2,9 @@
 
 use crate::dialogues::{DialogueConfig, first_dialogues};
 use anyhow::{Context, Result};
-use data::dialogue::Message;
+use data::dialogue::{Message, Role};
 use data::disk;
+use data::progress::{Progress, Unit};
 use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
 use data::world::{InstructionKind, Instructions, Part};
@@ -51,16 +52,23 @@ impl Answerer<'_> {
     ///
     /// # Errors
     /// As [`Answerer::answer`].
-    pub fn grade_world(&self, seed: u64, n: u64) -> Result<BTreeMap<InstructionKind, (u32, u32)>> {
+    pub fn grade_world(
+        &self,
+        seed: u64,
+        n: u64,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<InstructionKind, (u32, u32)>> {
+        let task = progress.task("grading", Some(n), Unit::Items);
         let instructions = Instructions::new(seed, Part::HeldOut);
         let mut right: BTreeMap<InstructionKind, (u32, u32)> = BTreeMap::new();
         for index in 0..n {
             let instruction = instructions.instruction(index);
-            let asked = [Message::new(data::dialogue::Role::User, instruction.prompt.clone())];
+            let asked = [Message::new(Role::User, instruction.prompt.clone())];
             let reply = self.answer(&asked, 64)?;
             let (followed, all) = right.entry(instruction.kind).or_default();
             *followed += u32::from(instruction.grade(&reply));
             *all += 1;
+            task.advance(1);
         }
         Ok(right)
     }
@@ -91,9 +99,16 @@ const LONGEST: usize = 96;
 ///
 /// # Errors
 /// When the prompts cannot be read or answered, or the file not written.
-pub(crate) fn ask_before(folder: &Path, config: &DialogueConfig, model: &Answerer) -> Result<()> {
+pub(crate) fn ask_before(
+    folder: &Path,
+    config: &DialogueConfig,
+    model: &Answerer,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let task = progress.task("asking", Some(PROMPTS as u64), Unit::Items);
     let ask = |(messages, reference): (Vec<Message>, String)| {
         let before = model.answer(&messages, LONGEST)?;
+        task.advance(1);
         Ok(Asked { messages, reference, before, after: None })
     };
     let asked: Vec<Asked> = first_dialogues(config, PROMPTS)?.into_iter().map(ask).collect::<Result<_>>()?;
@@ -104,12 +119,14 @@ pub(crate) fn ask_before(folder: &Path, config: &DialogueConfig, model: &Answere
 ///
 /// # Errors
 /// As [`ask_before`].
-pub(crate) fn ask_after(folder: &Path, model: &Answerer) -> Result<Vec<Asked>> {
+pub(crate) fn ask_after(folder: &Path, model: &Answerer, progress: &dyn Progress) -> Result<Vec<Asked>> {
     let path = folder.join(ANSWERS);
     let mut asked: Vec<Asked> = serde_json::from_str(&disk::read_description(&path)?)
         .with_context(|| format!("{} is not as a run writes it", path.display()))?;
+    let task = progress.task("asking", Some(asked.len() as u64), Unit::Items);
     for one in &mut asked {
         one.after = Some(model.answer(&one.messages, LONGEST)?);
+        task.advance(1);
     }
     write(folder, &asked)?;
     Ok(asked)
@@ -136,7 +153,6 @@ fn table(asked: &[Asked]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::dialogue::Role;
 
     #[test]
     fn answers_stand_side_by_side_whatever_they_hold() {

@@ -137,7 +137,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     ));
     let gpt = Gpt::new(&start.config, weights.params(), config.train.dtype.precision())?;
     let answerer = Answerer { model: &gpt, tokenizer: &start.tokenizer, template: &template, ends: &ends };
-    ask_before(out, &config.data, &answerer)?;
+    ask_before(out, &config.data, &answerer, sitting.progress)?;
     let trainer = Trainer::new(LanguageModeling(gpt), weights, &config.train, config.seed)?;
     let loss_before = match data.validation.is_empty() {
         true => None,
@@ -320,14 +320,13 @@ fn finish(
     let template = Template::load(folder)?.context("the run's folder has lost its chat template")?;
     let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
     let answerer = Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
-    outcome.answers = ask_after(folder, &answerer)?;
+    outcome.answers = ask_after(folder, &answerer, sitting.progress)?;
     let worlds = config.data.sources.iter().filter_map(|source| match Place::of(source) {
         Ok(Place::World { seed, .. }) => Some(seed),
         _ => None,
     });
     if let Some(seed) = worlds.into_iter().next() {
-        sitting.progress.note("grading answers to held-out instructions of the embedded world");
-        outcome.world = Some(answerer.grade_world(seed, GRADED)?);
+        outcome.world = Some(answerer.grade_world(seed, GRADED, sitting.progress)?);
     }
     Ok(())
 }
