@@ -71,6 +71,13 @@ fn a_run_that_was_stopped_ends_as_if_it_had_not_been() {
         };
         length(12, &format!("{name}-whole"));
         length(5, &format!("{name}-cut"));
+        let refused = gptkit(folder.path(), &format!("sft --resume {name}-cut --data world:70"));
+        assert_eq!(refused.code, Some(2));
+        assert!(
+            refused.err.contains("--resume goes on with the run's own settings, and data.sources"),
+            "{}",
+            refused.err
+        );
         let config = folder.path().join(format!("{name}-cut/config.toml"));
         let longer = std::fs::read_to_string(&config).unwrap().replace("5 steps", "12 steps");
         std::fs::write(&config, longer).unwrap();

@@ -84,7 +84,8 @@ impl FinetuneConfigArgs {
 impl Finetune {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
-        let outcome = match &self.run.resume {
+        let mut set = self.config.settings();
+        let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
                 let run = Resumable::open(folder, ui)?;
                 let path = folder.join("config.toml");
@@ -99,7 +100,6 @@ impl Finetune {
                     let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
                     return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
                 }
-                let mut set = self.config.settings();
                 set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
                 set.extend(self.run.settings());
                 let (name, config) = presets::load(&self.config.config, &set)?;

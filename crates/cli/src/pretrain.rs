@@ -27,7 +27,8 @@ pub(crate) struct Pretrain {
 
 impl Pretrain {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let (outcome, device) = match &self.run.resume {
+        let mut set = self.config.settings();
+        let (outcome, device) = match self.run.resumes(&set)? {
             Some(folder) => {
                 let run = Resumable::open(folder, ui)?;
                 let path = folder.join("config.toml");
@@ -36,7 +37,6 @@ impl Pretrain {
                 (train::resume(&config, run, &self.run.sitting(&device, ui))?, device)
             }
             None => {
-                let mut set = self.config.settings();
                 set.extend(self.run.settings());
                 let (name, config) = presets::load(&self.config.config, &set)?;
                 if self.dry_run {

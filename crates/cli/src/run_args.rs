@@ -2,7 +2,7 @@
 
 use crate::data_args::shell;
 use crate::device::{DeviceChoice, DtypeChoice};
-use crate::ui::{Stopped, Ui};
+use crate::ui::{Stopped, Ui, Usage};
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
@@ -23,7 +23,7 @@ pub(crate) struct RunArgs {
         value_name = "DIR",
         conflicts_with_all = ["init", "out", "seed", "config", "set", "dtype"]
     )]
-    pub(crate) resume: Option<PathBuf>,
+    resume: Option<PathBuf>,
     /// Seed of everything that is drawn [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
@@ -43,6 +43,20 @@ impl RunArgs {
     pub(crate) fn settings(&self) -> Vec<String> {
         let seed = self.seed.map(|seed| format!("seed={seed}"));
         seed.into_iter().chain(self.dtype.map(DtypeChoice::setting)).collect()
+    }
+
+    /// The run to go on with, if that is asked for. `settings` are those of the command line, which then has none.
+    ///
+    /// # Errors
+    /// When it has.
+    pub(crate) fn resumes(&self, settings: &[String]) -> Result<Option<&Path>> {
+        if self.resume.is_some() && !settings.is_empty() {
+            let keys: Vec<&str> = settings.iter().map(|set| set.split('=').next().unwrap_or(set)).collect();
+            let what =
+                format!("--resume goes on with the run's own settings, and {} would change them", keys.join(", "));
+            return Err(Usage(format!("{what}\n  hint: leave that out, or begin a new run with --init")).into());
+        }
+        Ok(self.resume.as_deref())
     }
 
     /// The folder of a new run of the configuration called `name`.

@@ -10,6 +10,7 @@ use data::dialogue::Message;
 use data::source::OnBadRecord;
 use sft::SftConfig;
 use sft::answers::Asked;
+use sft::dialogues::FILES;
 use sft::sft::Outcome;
 use std::path::PathBuf;
 use train::Resumable;
@@ -77,11 +78,15 @@ impl SftConfigArgs {
 impl Sft {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
-        let outcome = match &self.run.resume {
+        let mut set = self.config.settings();
+        let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
                 let run = Resumable::open(folder, ui)?;
                 let path = folder.join("config.toml");
-                let (_, config) = presets::load::<SftConfig>(&path.to_string_lossy(), &[])?;
+                let load = |set: &[String]| presets::load::<SftConfig>(&path.to_string_lossy(), set);
+                // The dialogues are in the run's folder; that their sources may be gone is no problem.
+                let own = format!("data.sources=[{}]", quoted(&folder.join(FILES[0]).to_string_lossy()));
+                let (_, config) = load(&[]).or_else(|_| load(&[own, "data.validation=[]".to_owned()]))?;
                 sft::sft::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {
@@ -90,7 +95,6 @@ impl Sft {
                     let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
                     return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
                 }
-                let mut set = self.config.settings();
                 set.extend(self.run.settings());
                 let (name, config) = presets::load(&self.config.config, &set)?;
                 sft::sft(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?

@@ -110,7 +110,7 @@ pub struct Counts {
 const TRAINED: u32 = 1 << 31;
 
 /// File of the training part below a run, and of the validation part.
-pub(crate) const FILES: [&str; 2] = ["train.examples", "val.examples"];
+pub const FILES: [&str; 2] = ["train.examples", "val.examples"];
 
 /// Encodes the dialogues of `config` into the two [`FILES`] below `folder`, cut at `context` tokens. Says what it read.
 ///
