@@ -3,7 +3,7 @@
 use crate::data_args::shell;
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::ui::{Stopped, Ui, Usage};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,19 @@ impl RunArgs {
     pub(crate) fn sitting<'a>(&self, device: &'a Device, ui: &'a Ui) -> Sitting<'a> {
         Sitting { device, progress: ui, deadline: self.max_time.map(|time| Instant::now() + time) }
     }
+}
+
+/// The folder that `--init` names.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
+    let init = init.context("no model to start from")?;
+    if !init.is_dir() {
+        let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
+        return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
+    }
+    Ok(init)
 }
 
 /// Says how the run in `folder` stands; `command` is the one that made it.

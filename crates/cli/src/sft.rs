@@ -2,9 +2,9 @@
 
 use crate::data_args::{quoted, shell};
 use crate::presets;
-use crate::run_args::{RunArgs, say_end};
-use crate::ui::{Ui, Usage};
-use anyhow::{Context, Result};
+use crate::run_args::{RunArgs, model_to_start_from, say_end};
+use crate::ui::Ui;
+use anyhow::Result;
 use clap::Args;
 use data::dialogue::Message;
 use data::source::OnBadRecord;
@@ -90,11 +90,7 @@ impl Sft {
                 sft::sft::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {
-                let init = self.init.as_deref().context("no model to start from")?;
-                if !init.is_dir() {
-                    let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
-                    return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
-                }
+                let init = model_to_start_from(self.init.as_deref())?;
                 set.extend(self.run.settings());
                 let (name, config) = presets::load(&self.config.config, &set)?;
                 sft::sft(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?

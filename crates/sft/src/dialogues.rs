@@ -1,5 +1,6 @@
 //! Dialogues → tokens that know whether they are trained on → windows of several of them.
 
+use crate::sources::Sources;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use data::batch::{Batch, IGNORE, Windows};
@@ -45,11 +46,8 @@ impl Default for DialogueConfig {
 }
 
 impl DialogueConfig {
-    /// Whether dialogue `n` of a source is for validation: the world says itself, of a file every so many-eth is.
-    fn holds_out(&self, n: u64, part: Option<Part>) -> bool {
-        let every = if self.val_fraction > 0.0 { (1.0 / self.val_fraction).round() as u64 } else { u64::MAX };
-        let held_out = part.map_or(n % every == every - 1, |part| part == Part::HeldOut);
-        self.validation.is_empty() && held_out
+    fn places(&self) -> Sources<'_> {
+        Sources { sources: &self.sources, validation: &self.validation, val_fraction: self.val_fraction }
     }
 
     /// Whether dialogues are validated on.
@@ -61,29 +59,7 @@ impl DialogueConfig {
 
 impl Check for DialogueConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file of records, or world");
-        problems.require(
-            (0.0..=0.5).contains(&self.val_fraction),
-            "val_fraction",
-            "is not between 0 and 0.5",
-            "use 0.05, or 0 for no validation",
-        );
-        for (key, paths) in [("sources", &self.sources), ("validation", &self.validation)] {
-            for (i, path) in paths.iter().enumerate() {
-                let key = format!("{key}.{i}");
-                match Place::of(path) {
-                    Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
-                    Ok(Place::Path(path)) if !path.exists() => {
-                        problems.add(
-                            &key,
-                            "does not exist",
-                            "name a file of records (.jsonl, .csv, .parquet), or world",
-                        );
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
+        self.places().check(Self::default().val_fraction, problems);
     }
 }
 
@@ -130,7 +106,7 @@ pub(crate) fn encode_all(
         ExamplesWriter::write(&val, |val| {
             for source in &config.sources {
                 read(source, config.on_bad_record, progress, &mut |n, messages, part| {
-                    let held_out = config.holds_out(n, part);
+                    let held_out = config.places().holds_out(n, part);
                     encoder.add(messages, held_out, if held_out { val } else { train })
                 })?;
             }
@@ -368,7 +344,7 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
                 bail!(Enough);
             }
             if let Some((last, before)) = messages.split_last()
-                && (!split || !config.validates() || config.holds_out(number, part))
+                && (!split || !config.validates() || config.places().holds_out(number, part))
             {
                 found.push((before.to_vec(), last.content.clone()));
             }

@@ -148,7 +148,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
     let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside.path(), sitting.progress)?;
     let labeling = Labeling { task: config.data.task, labels, columns };
     let data = Data::open(&config, aside.path())?;
-    settle(&mut config, data.train.len());
+    config.train.validate_each_epoch(data.train.len());
     say(&counts, start.config.context, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
@@ -192,11 +192,6 @@ pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Res
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
     let run = Run::resume(&folder, lock, state.step)?;
     go_on(config, trainer, state, data, run, sitting)
-}
-
-/// Validates once an epoch where nothing else is said.
-fn settle(config: &mut FinetuneConfig, rows_per_epoch: u64) {
-    config.train.eval_every.get_or_insert(rows_per_epoch.div_ceil(config.train.batch_size as u64).max(1));
 }
 
 /// What a run reads.

@@ -2,6 +2,7 @@
 
 use crate::columns::{Columns, Named, Truth};
 use crate::dialogues::FILES;
+use crate::sources::Sources;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use data::batch::shuffled;
@@ -55,36 +56,14 @@ impl Default for LabeledConfig {
 }
 
 impl LabeledConfig {
-    /// Whether record `n` of a source is for validation.
-    fn holds_out(&self, n: u64, part: Option<Part>) -> bool {
-        let every = if self.val_fraction > 0.0 { (1.0 / self.val_fraction).round() as u64 } else { u64::MAX };
-        let held_out = part.map_or(n % every == every - 1, |part| part == Part::HeldOut);
-        self.validation.is_empty() && held_out
+    fn places(&self) -> Sources<'_> {
+        Sources { sources: &self.sources, validation: &self.validation, val_fraction: self.val_fraction }
     }
 }
 
 impl Check for LabeledConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file of records, or world");
-        problems.require(
-            (0.0..=0.5).contains(&self.val_fraction),
-            "val_fraction",
-            "is not between 0 and 0.5",
-            "use 0.1, or 0 for no validation",
-        );
-        for (key, paths) in [("sources", &self.sources), ("validation", &self.validation)] {
-            for (i, path) in paths.iter().enumerate() {
-                let key = format!("{key}.{i}");
-                match Place::of(path) {
-                    Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
-                    Ok(Place::Path(path)) if !path.exists() => {
-                        let way = "name a file of records (.jsonl, .csv, .tsv, .parquet), or world";
-                        problems.add(&key, "does not exist", way);
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
+        self.places().check(Self::default().val_fraction, problems);
     }
 }
 
@@ -306,7 +285,7 @@ impl Encoder<'_> {
                 let (file, keys) = (row.place.file.display(), row.keys());
                 bail!("no column of {file} is known to hold the label: it has {keys}; name it with --label-column");
             }
-            let held_out = for_validation || self.config.holds_out(n, part);
+            let held_out = for_validation || self.config.places().holds_out(n, part);
             self.one(&row, columns, held_out, for_validation, [&mut *train, &mut *val])?;
             n += 1;
             Ok(())

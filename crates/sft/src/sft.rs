@@ -113,7 +113,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let context = start.config.context;
     let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
     let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    settle(&mut config, data.train.rows_per_epoch());
+    config.train.validate_each_epoch(data.train.rows_per_epoch());
     say(&counts, &data.train, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
@@ -186,7 +186,7 @@ pub fn batch_of_step(mut config: SftConfig, init: &Path, step: u64, sitting: &Si
     let context = start.config.context;
     encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
     let mut data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    settle(&mut config, data.train.rows_per_epoch());
+    config.train.validate_each_epoch(data.train.rows_per_epoch());
     let schedule = Schedule::new(&config.train, context, data.train.rows_per_epoch());
     let found = schedule.steps().nth(step as usize - 1);
     let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
@@ -206,11 +206,6 @@ fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, T
     };
     start.tokenizer.set_chat_template(Some(template.source().to_owned()));
     Ok((start, template))
-}
-
-/// Validates once an epoch where nothing else is said.
-fn settle(config: &mut SftConfig, rows_per_epoch: u64) {
-    config.train.eval_every.get_or_insert(rows_per_epoch.div_ceil(config.train.batch_size as u64).max(1));
 }
 
 /// What a run reads.
@@ -344,9 +339,9 @@ mod tests {
         let text = r#"{ "train": { "length": "3 epochs", "batch_size": 8, "lr": 1e-3 } }"#;
         let mut config: SftConfig = serde_json::from_str(text).unwrap();
         assert_eq!(config.train.length, Span::Epochs(3.0));
-        settle(&mut config, 81);
+        config.train.validate_each_epoch(81);
         assert_eq!(config.train.eval_every, Some(11));
-        settle(&mut config, 5);
+        config.train.validate_each_epoch(5);
         assert_eq!(config.train.eval_every, Some(11), "what was said stays");
     }
 }

@@ -157,6 +157,11 @@ impl TrainConfig {
         self.eval_every.unwrap_or(250)
     }
 
+    /// Has an epoch of so many rows end with a validation, where nothing else is said.
+    pub fn validate_each_epoch(&mut self, rows_per_epoch: u64) {
+        self.eval_every.get_or_insert(rows_per_epoch.div_ceil(self.batch_size as u64).max(1));
+    }
+
     /// Whether a length is counted in passes over the text.
     pub(crate) fn depends_on_text(&self) -> bool {
         let spans = [Some(self.length), Some(self.warmup), self.decay_end];
