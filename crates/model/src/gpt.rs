@@ -79,6 +79,34 @@ impl Input {
             tokens.extend(sequence);
         }
         let sequences = Sequences::packed(tokens.len(), [&*starts])?;
+        Self::window(tokens, sequences, device)
+    }
+
+    /// Groups of sequences that share their first `stem` tokens, as one window without padding: of each group the stem is
+    /// read once, then what each goes on with, in their order.
+    ///
+    /// # Errors
+    /// When a sequence is not longer than its stem, or there is none.
+    pub fn branching<'a, S: AsRef<[u32]> + 'a>(
+        groups: impl IntoIterator<Item = (usize, &'a [S])>,
+        device: &Device,
+    ) -> Result<Self> {
+        let (mut tokens, mut shapes) = (Vec::<u32>::new(), Vec::new());
+        for (stem, group) in groups {
+            for (i, sequence) in group.iter().enumerate() {
+                let sequence = sequence.as_ref();
+                if sequence.len() <= stem {
+                    bail!("a sequence of {} tokens has nothing after the {stem} that its group shares", sequence.len());
+                }
+                tokens.extend(&sequence[if i == 0 { 0 } else { stem }..]);
+            }
+            shapes.push((stem, group.iter().map(|sequence| sequence.as_ref().len() - stem).collect::<Vec<_>>()));
+        }
+        let sequences = Sequences::branching(shapes.iter().map(|(stem, lengths)| (*stem, lengths.as_slice())))?;
+        Self::window(tokens, sequences, device)
+    }
+
+    fn window(tokens: Vec<u32>, sequences: Sequences, device: &Device) -> Result<Self> {
         let t = tokens.len();
         Ok(Self { tokens: Tensor::from_vec(tokens, (1, t), device)?, sequences: Arc::new(sequences) })
     }

@@ -86,13 +86,20 @@ fn masked_softmax(scores: &Tensor, mask: Mask, sequences: Option<&Sequences>) ->
     if !hidden {
         return softmax(&scores, D::Minus1);
     }
-    let number = sequences.map(Sequences::numbers);
-    let masks = if number.is_some() { b } else { 1 };
+    let (around, positions) = (sequences.map(Sequences::surroundings), sequences.map(Sequences::positions));
+    let masks = if sequences.is_some() { b } else { 1 };
     let mut bias = Vec::with_capacity(masks * q * t);
     for (window, i) in (0..masks).flat_map(|window| (0..q).map(move |i| (window, i))) {
-        let visible = mask.visible(t - q + i);
-        let same = |j: usize| number.as_ref().is_none_or(|of| of[window * t + j] == of[window * t + t - q + i]);
-        bias.extend((0..t).map(|j| if visible.contains(&j) && same(j) { 0.0 } else { f32::NEG_INFINITY }));
+        let (first, query) = (window * t, t - q + i);
+        let sees = |key: usize| match (&around, &positions) {
+            (Some(around), Some(positions)) => {
+                let ((own, stem), key) = (&around[first + query], first + key);
+                let before = stem.contains(&key) || (*own..=first + query).contains(&key);
+                before && mask.visible(positions[first + query] as usize).contains(&(positions[key] as usize))
+            }
+            _ => mask.visible(query).contains(&key),
+        };
+        bias.extend((0..t).map(|key| if sees(key) { 0.0 } else { f32::NEG_INFINITY }));
     }
     softmax(&scores.broadcast_add(&Tensor::from_vec(bias, (masks, 1, q, t), scores.device())?)?, D::Minus1)
 }

@@ -5,7 +5,7 @@
 //! Queries go in blocks, and each block's keys in spans. Weights of one span exist for as long as it is worked on: sums of
 //! the spans before are scaled as the largest score grows, and the backward pass makes weights again from the logarithm of
 //! each row's sum (Dao et al. 2022, §3.1). Keys that no query of a block may see are never touched: the causal kind does
-//! half the work of the square, the banded kind its band's.
+//! half the work of the square, the banded kind its band's, and a branch's queries go by the other branches.
 
 use crate::attention::{Mask, attention};
 use crate::cpu::element::Element;
@@ -17,7 +17,7 @@ use crate::linear::round;
 use crate::product::{
     Bytes, Matrix, Parts, Path, Precision, pack_left_all, pack_left_rows, pack_right_all, tile, with_kernel,
 };
-use crate::sequences::Sequences;
+use crate::sequences::{Segment, Sequences};
 use crate::slices::{dot, max, sum};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -79,8 +79,8 @@ pub(crate) struct SelfAttention<'a> {
 }
 
 /// One head of one sequence.
-#[derive(Clone, Copy)]
 struct Head<'a, E> {
+    segments: Vec<Segment>,
     qkv: [Matrix<'a, E>; 3],
     /// Tokens of the sequence.
     len: usize,
@@ -121,18 +121,20 @@ thread_local! {
 }
 
 impl SelfAttention<'_> {
-    /// Each head of each sequence, the tokens of the sequence, and the places of these in `[B, H, T]`.
-    fn heads(&self) -> impl IndexedParallelIterator<Item = (usize, Range<usize>, Range<usize>)> {
+    /// Each head of each sequence: numbers of both, and the places of the sequence's tokens in `[B, H, T]`.
+    fn heads(&self) -> impl IndexedParallelIterator<Item = (usize, usize, Range<usize>)> {
         let window = self.sequences.window();
         (0..self.sequences.len() * self.n_head).into_par_iter().map(move |n| {
-            let (tokens, h) = (self.sequences.get(n / self.n_head), n % self.n_head);
+            let (n, h) = (n / self.n_head, n % self.n_head);
+            let tokens = self.sequences.get(n);
             let first = (tokens.start / window * self.n_head + h) * window + tokens.start % window;
-            (h, tokens.clone(), first..first + tokens.len())
+            (n, h, first..first + tokens.len())
         })
     }
 
-    /// Head `h` of the sequence of `tokens` in the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
-    fn head<'a, E>(&self, qkv: &'a [E], width: usize, tokens: &Range<usize>, h: usize) -> Head<'a, E> {
+    /// Head `h` of sequence `n` in the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
+    fn head<'a, E>(&self, qkv: &'a [E], width: usize, n: usize, h: usize) -> Head<'a, E> {
+        let tokens = self.sequences.get(n);
         let (len, d, window) = (tokens.len(), width / 3, self.sequences.window());
         let size = d / self.n_head;
         let of = |part: usize| {
@@ -140,6 +142,7 @@ impl SelfAttention<'_> {
         };
         let (b, start) = (tokens.start / window, tokens.start % window);
         Head {
+            segments: self.sequences.segments(n).collect(),
             qkv: [of(0), of(1), of(2)],
             len,
             size,
@@ -160,12 +163,12 @@ impl SelfAttention<'_> {
         }
         let d = mixed.len() * self.n_head / sums.len();
         let (mixed, sums) = (Parts::of(mixed), Parts::of(sums));
-        self.heads().for_each(|(h, tokens, places)| {
-            let head = self.head(qkv, 3 * d, &tokens, h);
+        self.heads().for_each(|(n, h, places)| {
+            let (head, first) = (self.head(qkv, 3 * d, n, h), self.sequences.get(n).start);
             // SAFETY: each head of each sequence has places of its own.
             let sums = unsafe { sums.part(places) };
             let put = |t: usize, row: &[f32]| {
-                let at = (tokens.start + t) * d + h * head.size;
+                let at = (first + t) * d + h * head.size;
                 // SAFETY: each token of each head is put once.
                 round::<E>(row, unsafe { mixed.part(at..at + head.size) });
             };
@@ -190,15 +193,14 @@ impl SelfAttention<'_> {
         }
         let d = mixed.len() * self.n_head / sums.len();
         let dqkv = Parts::of(dqkv);
-        self.heads().for_each(|(h, tokens, places)| {
-            let head = self.head(qkv, 3 * d, &tokens, h);
+        self.heads().for_each(|(n, h, places)| {
+            let (head, first) = (self.head(qkv, 3 * d, n, h), self.sequences.get(n).start);
             let sums = &sums[places];
-            let first = tokens.start * d + h * head.size;
             let (len, size) = (head.len, head.size);
-            let mixed = Matrix::new(&mixed[first..], len, size, d);
-            let dmixed = Matrix::new(&dmixed[first..], len, size, d);
+            let mixed = Matrix::new(&mixed[first * d + h * size..], len, size, d);
+            let dmixed = Matrix::new(&dmixed[first * d + h * size..], len, size, d);
             let put = |part: usize, t: usize, row: &[f32]| {
-                let at = (tokens.start + t) * 3 * d + part * d + h * head.size;
+                let at = (first + t) * 3 * d + part * d + h * head.size;
                 // SAFETY: each part of each token of each head is put once.
                 round::<E>(row, unsafe { dqkv.part(at..at + head.size) });
             };
@@ -211,6 +213,19 @@ impl SelfAttention<'_> {
     }
 }
 
+/// Queries that are worked on together.
+struct Block {
+    segment: Segment,
+    queries: Range<usize>,
+}
+
+/// Keys that are worked on together, whose weights stay near the processor.
+struct Span {
+    /// Whether they are of the stem that the queries' segment goes on from.
+    of_stem: bool,
+    keys: Range<usize>,
+}
+
 /// Right panels in `packed`, of `size` numbers each.
 #[derive(Clone, Copy)]
 struct Packed<'a, R> {
@@ -219,15 +234,39 @@ struct Packed<'a, R> {
 }
 
 impl<E: Element> Head<'_, E> {
-    /// Blocks of queries, each with the keys that some query of it may see, in whole panels.
-    fn blocks<K: Kernel>(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let (len, mask) = (self.len, self.mask);
+    /// Blocks of queries, each of one segment.
+    fn blocks<K: Kernel>(&self) -> impl Iterator<Item = Block> {
         let high = (BLOCK / K::ROWS).max(1) * K::ROWS;
-        (0..len).step_by(high).map(move |first| {
-            let end = (first + high).min(len);
-            let keys = mask.visible(first).start / K::COLUMNS * K::COLUMNS..end.next_multiple_of(K::COLUMNS);
-            (first..end, keys)
+        self.segments.iter().flat_map(move |&segment| {
+            let firsts = (segment.start..segment.end).step_by(high);
+            firsts.map(move |first| Block { segment, queries: first..(first + high).min(segment.end) })
         })
+    }
+
+    /// Spans of keys, in whole panels, that some query of `block` may see: those of the stem, then those of its segment.
+    fn spans<K: Kernel>(&self, block: &Block) -> impl Iterator<Item = Span> {
+        let Block { segment, queries } = block;
+        let last = queries.end - 1;
+        let panels = |keys: Range<usize>| keys.start / K::COLUMNS * K::COLUMNS..keys.end.next_multiple_of(K::COLUMNS);
+        // The first query sees furthest back; of a stem, as much as any.
+        let stem = Some(self.seen_of(segment, true, queries.start)).filter(|seen| !seen.is_empty()).map(panels);
+        let own = panels(self.seen_of(segment, false, queries.start).start..self.seen_of(segment, false, last).end);
+        let cut = |of_stem: bool| {
+            move |keys: Range<usize>| {
+                let end = keys.end;
+                keys.step_by(SPAN).map(move |first| Span { of_stem, keys: first..(first + SPAN).min(end) })
+            }
+        };
+        stem.into_iter().flat_map(cut(true)).chain(Some(own).into_iter().flat_map(cut(false)))
+    }
+
+    /// The keys that `query` of `segment` may see: of its stem, or of the segment itself.
+    fn seen_of(&self, segment: &Segment, of_stem: bool, query: usize) -> Range<usize> {
+        let seen = self.mask.visible(segment.position(query)).start;
+        if of_stem {
+            return seen.min(segment.stem)..segment.stem;
+        }
+        segment.start + seen.saturating_sub(segment.stem)..query + 1
     }
 
     /// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of
@@ -259,14 +298,15 @@ impl<E: Element> Head<'_, E> {
     fn scores<K: Kernel>(
         &self,
         (left, left_size): (&[K::Left], usize),
-        queries: &Range<usize>,
+        block: &Block,
         right: Packed<K::Right>,
-        keys: &Range<usize>,
+        span: &Span,
         sums: &mut [f32],
     ) {
-        let deep = self.size.next_multiple_of(K::DEPTH);
-        let seen = |row: usize, column: usize| self.mask.visible(queries.start + row).end > column;
-        Self::product::<K>((left, left_size, queries.len()), right, (0, deep), keys.clone(), (sums, false), seen);
+        let (deep, queries) = (self.size.next_multiple_of(K::DEPTH), &block.queries);
+        let seen =
+            |row: usize, column: usize| self.seen_of(&block.segment, span.of_stem, queries.start + row).end > column;
+        Self::product::<K>((left, left_size, queries.len()), right, (0, deep), span.keys.clone(), (sums, false), seen);
     }
 
     /// `sums += left·right` of all depth of the `left` panels of `rows` rows, which is that of `keys`: `right` are panels
@@ -312,9 +352,9 @@ impl<E: Element> Head<'_, E> {
         }
     }
 
-    /// What `query` sees of `keys`, counted from the first of these.
-    fn seen(&self, query: usize, keys: &Range<usize>) -> Range<usize> {
-        let seen = self.mask.visible(query);
+    /// What `query` of `segment` sees of a span's keys, counted from the first of these.
+    fn seen(&self, segment: &Segment, query: usize, Span { of_stem, keys }: &Span) -> Range<usize> {
+        let seen = self.seen_of(segment, *of_stem, query);
         let within = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
         within(seen.start)..within(seen.end)
     }
@@ -326,30 +366,31 @@ impl<E: Element> Head<'_, E> {
         let size = pack_right_all::<K, E>(values, &mut room.values);
         let packed_values = Packed { packed: room.values.same(), size };
         let wide = self.size.next_multiple_of(K::COLUMNS);
-        for (block, keys) in self.blocks::<K>() {
-            let m = block.len();
+        for block in self.blocks::<K>() {
+            let m = block.queries.len();
             let rows = m.next_multiple_of(K::ROWS);
-            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.queries);
+            let left_size = pack_left_rows::<K, E>(queries, block.queries.clone(), 0..self.size, &mut room.queries);
             let out = room.out.numbers::<f32>(rows * wide);
             let mut most = [f32::NEG_INFINITY; BLOCK];
             let mut totals = [0.0; BLOCK];
-            for span in spans(keys.clone()) {
-                let n = span.len();
+            for (number, span) in self.spans::<K>(&block).enumerate() {
+                let n = span.keys.len();
                 let weights = room.weights.numbers::<f32>(rows * n);
                 self.scores::<K>((room.queries.same(), left_size), &block, packed_keys, &span, weights);
-                let (first, weights) = (span.start == keys.start, &mut weights[..m * n]);
-                for (i, (query, row)) in block.clone().zip(weights.chunks_exact_mut(n)).enumerate() {
-                    let shrink = weigh(row, self.seen(query, &span), self.scale, &mut most[i], &mut totals[i]);
+                let (first, weights) = (number == 0, &mut weights[..m * n]);
+                for (i, (query, row)) in block.queries.clone().zip(weights.chunks_exact_mut(n)).enumerate() {
+                    let seen = self.seen(&block.segment, query, &span);
+                    let shrink = weigh(row, seen, self.scale, &mut most[i], &mut totals[i]);
                     if !first && shrink != 1.0 {
                         out[i * wide..(i + 1) * wide].iter_mut().for_each(|x| *x *= shrink);
                     }
-                    self.drop(query, &span, row);
+                    self.drop(query, &span.keys, row);
                 }
                 let size = pack_left_all::<K, f32>(Matrix::new(weights, m, n, n), &mut room.packed_weights);
                 let left = (room.packed_weights.same(), size, m);
-                self.mix::<K>(left, packed_values, &span, wide, (&mut *out, !first));
+                self.mix::<K>(left, packed_values, &span.keys, wide, (&mut *out, !first));
             }
-            for (i, (query, row)) in block.zip(out.chunks_exact_mut(wide)).enumerate() {
+            for (i, (query, row)) in block.queries.zip(out.chunks_exact_mut(wide)).enumerate() {
                 let share = 1.0 / totals[i];
                 row.iter_mut().for_each(|x| *x *= share);
                 put(query, &row[..self.size]);
@@ -378,43 +419,42 @@ impl<E: Element> Head<'_, E> {
         let (dkeys, dvalues) = (room.dkeys.numbers::<f32>(tall), room.dvalues.numbers::<f32>(tall));
         dkeys.fill(0.0);
         dvalues.fill(0.0);
-        for (block, keys) in self.blocks::<K>() {
-            let m = block.len();
+        for block in self.blocks::<K>() {
+            let (m, range) = (block.queries.len(), &block.queries);
             let (rows, deep) = (m.next_multiple_of(K::ROWS), m.next_multiple_of(K::DEPTH));
-            let left_size = pack_left_rows::<K, E>(queries, block.clone(), 0..self.size, &mut room.queries);
-            pack_left_rows::<K, E>(dmixed, block.clone(), 0..self.size, &mut room.dmixed);
-            let size = pack_right_all::<K, E>(queries.rows(block.clone()), &mut room.queries_back);
+            let left_size = pack_left_rows::<K, E>(queries, range.clone(), 0..self.size, &mut room.queries);
+            pack_left_rows::<K, E>(dmixed, range.clone(), 0..self.size, &mut room.dmixed);
+            let size = pack_right_all::<K, E>(queries.rows(range.clone()), &mut room.queries_back);
             let queries_back = (Packed { packed: room.queries_back.same(), size }, deep);
-            let size = pack_right_all::<K, E>(dmixed.rows(block.clone()), &mut room.dmixed_back);
+            let size = pack_right_all::<K, E>(dmixed.rows(range.clone()), &mut room.dmixed_back);
             let dmixed_back = (Packed { packed: room.dmixed_back.same(), size }, deep);
             let mut dots = [0.0; BLOCK];
-            for (dot, query) in dots.iter_mut().zip(block.clone()) {
+            for (dot, query) in dots.iter_mut().zip(range.clone()) {
                 *dot = product_sum::<E>(mixed.row_part(query, 0..self.size), dmixed.row_part(query, 0..self.size));
             }
             let out = room.out.numbers::<f32>(rows * wide);
-            for span in spans(keys.clone()) {
-                let n = span.len();
+            for (number, span) in self.spans::<K>(&block).enumerate() {
+                let n = span.keys.len();
                 let weights = room.weights.numbers::<f32>(rows * n);
                 let gradients = room.gradients.numbers::<f32>(rows * n);
                 self.scores::<K>((room.queries.same(), left_size), &block, packed_keys, &span, weights);
                 self.scores::<K>((room.dmixed.same(), left_size), &block, packed_values, &span, gradients);
                 let (weights, gradients) = (&mut weights[..m * n], &mut gradients[..m * n]);
                 let both = weights.chunks_exact_mut(n).zip(gradients.chunks_exact_mut(n));
-                for ((query, (weights, gradients)), dot) in block.clone().zip(both).zip(dots) {
-                    weigh_again(weights, self.seen(query, &span), self.scale, log_sums[query]);
-                    self.drop(query, &span, gradients);
+                for ((query, (weights, gradients)), dot) in range.clone().zip(both).zip(dots) {
+                    weigh_again(weights, self.seen(&block.segment, query, &span), self.scale, log_sums[query]);
+                    self.drop(query, &span.keys, gradients);
                     score_gradient(weights, gradients, dot, self.scale);
-                    self.drop(query, &span, weights);
+                    self.drop(query, &span.keys, weights);
                 }
                 let (weights, gradients) = (Matrix::new(weights, m, n, n), Matrix::new(gradients, m, n, n));
                 let room = &mut room.packed_weights;
-                self.add_transposed::<K>((weights, &span), room, dmixed_back, (&mut *dvalues, wide));
-                self.add_transposed::<K>((gradients, &span), room, queries_back, (&mut *dkeys, wide));
+                self.add_transposed::<K>((weights, &span.keys), room, dmixed_back, (&mut *dvalues, wide));
+                self.add_transposed::<K>((gradients, &span.keys), room, queries_back, (&mut *dkeys, wide));
                 let size = pack_left_all::<K, f32>(gradients, room);
-                let add = span.start > keys.start;
-                self.mix::<K>((room.same(), size, m), keys_back, &span, wide, (&mut *out, add));
+                self.mix::<K>((room.same(), size, m), keys_back, &span.keys, wide, (&mut *out, number > 0));
             }
-            for (query, row) in block.zip(out.chunks_exact(wide)) {
+            for (query, row) in block.queries.zip(out.chunks_exact(wide)) {
                 put(0, query, &row[..self.size]);
             }
         }
@@ -423,12 +463,6 @@ impl<E: Element> Head<'_, E> {
             put(2, t, &dvalue[..self.size]);
         }
     }
-}
-
-/// `keys`, cut into spans.
-fn spans(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let end = keys.end;
-    keys.step_by(SPAN).map(move |first| first..(first + SPAN).min(end))
 }
 
 vectorized! {
@@ -575,6 +609,64 @@ mod tests {
                 assert_close("alone", &alone.0, &cut(&mixed), 1e-6);
                 assert_close("gradient alone", &alone.1, &cut(&dqkv), 1e-5);
             }
+        }
+    }
+
+    /// A stem within a block and over several spans, none, branches of one token and over several blocks: as the plain
+    /// path, and each branch as if it stood alone after its stem.
+    #[test]
+    fn branches_attend_to_their_stem_and_themselves() {
+        let sequences: [(usize, &[usize]); 4] =
+            [(SPAN + 30, &[1, BLOCK + 9, 20]), (0, &[7, 3]), (5, &[2]), (40, &[3, 4])];
+        let tree = Sequences::branching(sequences).unwrap();
+        let t = tree.window();
+        let qkv = Var::from_tensor(&(draw(1, &[1, t, 24]) * 2.0).unwrap()).unwrap();
+        let dmixed = draw(2, &[1, t, 8]);
+        let rows = |x: &Tensor, ranges: &[Range<usize>]| {
+            let parts: Vec<Tensor> = ranges.iter().map(|r| x.narrow(1, r.start, r.len()).unwrap()).collect();
+            Tensor::cat(&parts, 1).unwrap()
+        };
+        for mask in [Mask::Causal, Mask::Banded { width: 3 }, Mask::Banded { width: SPAN }] {
+            for drop in [None, Some(DROP)] {
+                let plain = self_attention(qkv.as_tensor(), 2, mask, &tree, drop).unwrap();
+                let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
+                let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &tree, drop);
+                assert_close("mixed", &mixed, &plain, 1e-5);
+                assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 2e-4);
+            }
+            let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &tree, None);
+            let mut stems = Tensor::zeros((1, t, 24), candle_core::DType::F32, &Device::Cpu).unwrap();
+            for (n, (stem, lengths)) in sequences.iter().enumerate() {
+                let mut start = tree.get(n).start + stem;
+                let stem = tree.get(n).start..start;
+                for (i, length) in lengths.iter().enumerate() {
+                    let own = start..start + length;
+                    start = own.end;
+                    // The stem's own output counts once.
+                    let shared = rows(&dmixed, std::slice::from_ref(&stem));
+                    let shared = if i == 0 { shared } else { shared.zeros_like().unwrap() };
+                    let d = Tensor::cat(&[shared, rows(&dmixed, std::slice::from_ref(&own))], 1).unwrap();
+                    let (alone, dalone) = run(&rows(&qkv, &[stem.clone(), own.clone()]), &d, 2, mask, None);
+                    let last = stem.len()..stem.len() + length;
+                    assert_close(
+                        "alone",
+                        &rows(&alone, std::slice::from_ref(&last)),
+                        &rows(&mixed, std::slice::from_ref(&own)),
+                        1e-5,
+                    );
+                    let placed = dalone.pad_with_zeros(1, 0, t - dalone.dim(1).unwrap()).unwrap();
+                    let order: Vec<u32> = (0..t)
+                        .map(|at| match at {
+                            at if stem.contains(&at) => at - stem.start,
+                            at if own.contains(&at) => at - own.start + stem.len(),
+                            _ => t - 1,
+                        } as u32)
+                        .collect();
+                    let order = Tensor::from_vec(order, t, &Device::Cpu).unwrap();
+                    stems = (stems + placed.index_select(&order, 1).unwrap()).unwrap();
+                }
+            }
+            assert_close("gradients of all, added up", &stems, &dqkv, 1e-4);
         }
     }
 

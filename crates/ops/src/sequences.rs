@@ -1,4 +1,5 @@
-//! Several sequences in one window, as if each were alone: packing without a mask.
+//! Several sequences in one window, as if each were alone: packing without a mask. Sequences that begin alike can share
+//! what they have in common: a stem, and branches that go on from it.
 
 use candle_core::{Result, bail};
 use std::ops::Range;
@@ -13,12 +14,32 @@ pub struct Sequences {
     window: usize,
     /// The first token of each among the `B·T`, ascending; every window begins one. Then `B·T`.
     bounds: Vec<usize>,
+    /// Where the branches of each begin in it, ascending; nothing when none of them has any.
+    branches: Vec<Vec<usize>>,
+}
+
+/// Tokens that follow each other: a sequence without branches, or its stem, or a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Its first token in the sequence.
+    pub(crate) start: usize,
+    /// After its last.
+    pub(crate) end: usize,
+    /// Tokens of the stem that it goes on from, the sequence's first.
+    pub(crate) stem: usize,
+}
+
+impl Segment {
+    /// The position of the token `at` of the sequence, counted along its branch.
+    pub(crate) fn position(&self, at: usize) -> usize {
+        self.stem + at - self.start
+    }
 }
 
 impl Sequences {
     /// Each of `windows` windows of `window` tokens is one sequence.
     pub fn windows(windows: usize, window: usize) -> Self {
-        Self { windows, window, bounds: (0..=windows).map(|n| n * window).collect() }
+        Self { windows, window, bounds: (0..=windows).map(|n| n * window).collect(), branches: Vec::new() }
     }
 
     /// Sequences that begin at the tokens `starts` of their windows, one ascending list a window, its first number 0.
@@ -39,7 +60,28 @@ impl Sequences {
             windows += 1;
         }
         bounds.push(windows * window);
-        Ok(Self { windows, window, bounds })
+        Ok(Self { windows, window, bounds, branches: Vec::new() })
+    }
+
+    /// One window of sequences, each a stem of so many tokens and then branches of so many, which all go on from the stem
+    /// and do not see each other. A stem may be empty.
+    ///
+    /// # Errors
+    /// When there is no sequence, or one without branches, or an empty branch.
+    pub fn branching<'a>(sequences: impl IntoIterator<Item = (usize, &'a [usize])>) -> Result<Self> {
+        let (mut bounds, mut branches) = (vec![0], Vec::new());
+        for (stem, lengths) in sequences {
+            if lengths.is_empty() || lengths.contains(&0) {
+                bail!("sequence {} has branches of {lengths:?} tokens", branches.len());
+            }
+            let mut end = stem;
+            branches.push(lengths.iter().map(|length| (end, end += length).0).collect());
+            bounds.push(bounds[branches.len() - 1] + end);
+        }
+        if branches.is_empty() {
+            bail!("a batch of no sequence");
+        }
+        Ok(Self { windows: 1, window: bounds[branches.len()], bounds, branches })
     }
 
     /// B.
@@ -72,24 +114,44 @@ impl Sequences {
         self.bounds.windows(2).map(|pair| pair[0]..pair[1])
     }
 
-    /// Tokens of the longest.
+    /// Tokens of the longest, along one branch.
     pub fn longest(&self) -> usize {
-        self.iter().map(|sequence| sequence.len()).max().unwrap_or(0)
+        let ends = (0..self.len()).flat_map(|n| self.segments(n).map(|segment| segment.position(segment.end)));
+        ends.max().unwrap_or(0)
     }
 
-    /// Whether a window holds more than one.
+    /// Whether a token may not see all that comes before it in its window.
     pub(crate) fn are_packed(&self) -> bool {
-        self.len() > self.windows
+        self.len() > self.windows || !self.branches.is_empty()
     }
 
-    /// The position of each token in its sequence, `[B·T]`.
+    /// Sequence `n`, in its parts.
+    pub(crate) fn segments(&self, n: usize) -> impl Iterator<Item = Segment> + use<'_> {
+        let len = self.get(n).len();
+        let starts = self.branches.get(n).map_or(&[][..], Vec::as_slice);
+        let stem = starts.first().copied().unwrap_or(len);
+        let ends = starts.iter().skip(1).copied().chain([len]);
+        let root = (stem > 0).then_some(Segment { start: 0, end: stem, stem: 0 });
+        root.into_iter().chain(starts.iter().zip(ends).map(move |(&start, end)| Segment { start, end, stem }))
+    }
+
+    /// The position of each token in its sequence, along its branch, `[B·T]`.
     pub fn positions(&self) -> Vec<u32> {
-        self.iter().flat_map(|sequence| 0..sequence.len() as u32).collect()
+        let segments = (0..self.len()).flat_map(|n| self.segments(n));
+        segments.flat_map(|segment| segment.stem as u32..segment.position(segment.end) as u32).collect()
     }
 
-    /// The number of each token's sequence, `[B·T]`.
-    pub(crate) fn numbers(&self) -> Vec<usize> {
-        self.iter().enumerate().flat_map(|(n, sequence)| std::iter::repeat_n(n, sequence.len())).collect()
+    /// What each token may see besides the tokens of its own segment: for each of the `B·T`, its segment's first token and
+    /// the tokens of its stem, counted from the sequence's first, all among the `B·T`.
+    pub(crate) fn surroundings(&self) -> Vec<(usize, Range<usize>)> {
+        let one = |n: usize| {
+            let first = self.get(n).start;
+            self.segments(n).flat_map(move |segment| {
+                let what = (first + segment.start, first..first + segment.stem);
+                std::iter::repeat_n(what, segment.end - segment.start)
+            })
+        };
+        (0..self.len()).flat_map(one).collect()
     }
 }
 
@@ -101,10 +163,22 @@ mod tests {
     fn positions_begin_anew_with_each_sequence() {
         let packed = Sequences::packed(5, [&[0u32, 3][..], &[0]]).unwrap();
         assert_eq!(packed.positions(), [0, 1, 2, 0, 1, 0, 1, 2, 3, 4]);
-        assert_eq!(packed.numbers(), [0, 0, 0, 1, 1, 2, 2, 2, 2, 2]);
         assert_eq!((packed.len(), packed.longest(), packed.get(1)), (3, 5, 3..5));
         assert!(packed.are_packed() && !Sequences::windows(2, 5).are_packed());
         assert_eq!(Sequences::windows(2, 3).positions(), [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn branches_count_on_from_their_stem() {
+        let tree = Sequences::branching([(2, &[1usize, 3][..]), (0, &[2, 1]), (1, &[1])]).unwrap();
+        assert_eq!(tree.positions(), [0, 1, 2, 2, 3, 4, 0, 1, 0, 0, 1]);
+        assert_eq!((tree.len(), tree.window(), tree.longest(), tree.get(1)), (3, 11, 5, 6..9));
+        let seen = tree.surroundings();
+        assert_eq!([&seen[1], &seen[4], &seen[8]], [&(0, 0..0), &(3, 0..2), &(8, 6..6)]);
+        assert!(tree.are_packed());
+        for wrong in [vec![], vec![(2, &[][..])], vec![(2, &[1usize, 0][..])]] {
+            assert!(Sequences::branching(wrong).is_err());
+        }
     }
 
     #[test]
