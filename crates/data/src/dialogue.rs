@@ -119,7 +119,7 @@ impl Shape {
     ///
     /// # Errors
     /// When it has none.
-    fn of(row: &Row) -> Result<Self, Bad> {
+    pub fn of(row: &Row) -> Result<Self, Bad> {
         let has = |key: &str| row.fields.contains_key(key);
         let list_under = |key: &str| row.fields.get(key).is_some_and(Value::is_array);
         let transcript_under =
@@ -127,9 +127,7 @@ impl Shape {
         for list in ["messages", "conversations", "chosen"] {
             // `chosen` may be a transcript.
             if has(list) && list != "chosen" || list_under(list) {
-                let first = row.fields[list].get(0);
-                let short = first.is_some_and(|message| message.get("from").is_some());
-                let (role, content) = if short { ("from", "value") } else { ("role", "content") };
+                let [role, content] = keys_of_messages(&row.fields[list]);
                 return Ok(Self::Messages { list, role, content });
             }
         }
@@ -157,12 +155,12 @@ impl Shape {
     ///
     /// # Errors
     /// When it has not this shape, or something is wrong with what is said.
-    fn dialogues(self, row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
+    pub fn dialogues(self, row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
         let pair = |user: String, answer: &str| {
             checked(vec![Message::new(Role::User, user), Message::new(Role::Assistant, answer)])
         };
         match self {
-            Self::Messages { list, role, content } => Ok(vec![checked(messages(row, list, role, content)?)?]),
+            Self::Messages { list, role, content } => Ok(vec![checked(messages_under(row, list, role, content)?)?]),
             Self::PromptCompletion { prompt, completion } => {
                 Ok(vec![pair(row.text(prompt)?.to_owned(), row.text(completion)?)?])
             }
@@ -214,7 +212,19 @@ fn part(row: &Row, list: &str, index: usize, value: &Value) -> Result<Row, Bad> 
     Ok(Row { place: row.place.clone(), fields: fields.clone() })
 }
 
-fn messages(row: &Row, key: &str, role: &str, content: &str) -> Result<Vec<Message>, Bad> {
+/// What a list of messages calls who speaks, and what is said.
+fn keys_of_messages(list: &Value) -> [&'static str; 2] {
+    let short = list.get(0).is_some_and(|message| message.get("from").is_some());
+    if short { ["from", "value"] } else { ["role", "content"] }
+}
+
+/// The messages in the list under `key`.
+pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
+    let [role, content] = row.fields.get(key).map_or(["role", "content"], keys_of_messages);
+    messages_under(row, key, role, content)
+}
+
+fn messages_under(row: &Row, key: &str, role: &str, content: &str) -> Result<Vec<Message>, Bad> {
     let one = |(i, value): (usize, &Value)| {
         let message = part(row, key, i, value)?;
         let numbered = |bad: Bad| Bad::new(format!("message {}: {bad}", i + 1));
@@ -234,7 +244,7 @@ fn named(role: &str) -> Result<Role, Bad> {
 }
 
 /// The turns of a transcript, which begins with one.
-fn turns(text: &str) -> Option<Vec<Message>> {
+pub(crate) fn turns(text: &str) -> Option<Vec<Message>> {
     let text = format!("\n\n{}", text.trim());
     let mut rest = text.as_str();
     let mut turns = Vec::new();
@@ -252,7 +262,7 @@ fn turns(text: &str) -> Option<Vec<Message>> {
 }
 
 /// The messages of a dialogue, without a system message that says nothing.
-fn checked(mut messages: Vec<Message>) -> Result<Vec<Message>, Bad> {
+pub(crate) fn checked(mut messages: Vec<Message>) -> Result<Vec<Message>, Bad> {
     let silent = |message: &Message| message.content.trim().is_empty();
     if messages.first().is_some_and(|first| first.role == Role::System && silent(first)) {
         messages.remove(0);

@@ -3,6 +3,7 @@
 //! - [`source`]    files, folders, JSONL, gzip, zstd, stdin, the embedded world → documents that know their file and line
 //! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
 //! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
+//! - [`comparison`] comparison records → prompts, completions and their places
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`shard`]     memory-mapped token files with a manifest
@@ -15,6 +16,7 @@
 //! - [`progress`]  what long work reports to
 
 pub mod batch;
+pub mod comparison;
 pub mod dialogue;
 pub mod disk;
 pub mod examples;

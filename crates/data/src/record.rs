@@ -63,6 +63,12 @@ impl Bad {
         Self { what: what.into(), kind: |skipped| &mut skipped.empty }
     }
 
+    /// The same, said of a part of the record.
+    pub(crate) fn within(mut self, part: &str) -> Self {
+        self.what = format!("{part}: {}", self.what);
+        self
+    }
+
     fn not_utf8(what: impl Into<String>) -> Self {
         Self { what: what.into(), kind: |skipped| &mut skipped.invalid_utf8 }
     }
