@@ -130,12 +130,13 @@ impl Bench {
                 gpt.quantize(to.into())?;
             }
             let mut cache = gpt.cache();
-            gpt.next_logits(&ids(rows, prompt, model, &device)?, &mut cache)?;
-            let one = ids(rows, 1, model, &device)?;
+            let (prompt, one) = (ids(rows, prompt, model, &device)?, ids(rows, 1, model, &device)?);
+            let (prompt, one) = (Input::windows(&prompt)?, Input::windows(&one)?);
+            gpt.next_logits(&prompt, &mut cache)?;
             let seconds = timed("decode", ui, || {
-                if cache.len() == model.context {
+                if cache.lens()[0] == model.context {
                     cache = gpt.cache();
-                    gpt.next_logits(&ids(rows, prompt, model, &device)?, &mut cache)?;
+                    gpt.next_logits(&prompt, &mut cache)?;
                 }
                 Ok(gpt.next_logits(&one, &mut cache).map(|_| ())?)
             })?;

@@ -1,11 +1,11 @@
 //! Prompt → continuations, in a batch that finished rows leave.
 
-use crate::cache::Cache;
-use crate::gpt::Gpt;
-use crate::sampler::{Sampling, choose, log_probs};
-use anyhow::{Result, ensure};
+use crate::gpt::{Gpt, Input};
+use crate::sampler::{Place, Sampling, choose, log_probs};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use data::tokenizer::{Decoder, Tokenizer};
+use ops::Cache;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -64,6 +64,9 @@ pub struct Completion {
     /// One for each token, when asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log_probs: Vec<TokenLogProb>,
+    /// The end-of-text token that ended it, when log-probabilities were asked for.
+    #[serde(skip)]
+    pub end: Option<TokenLogProb>,
     /// Why it ended.
     pub finish: Finish,
 }
@@ -127,18 +130,16 @@ pub fn generate_from(
     request: &Request,
     mut on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Completion>> {
-    let vocab_size = model.config().vocab_size;
-    ensure!(!request.prompt.is_empty(), "nothing to continue: the prompt has no token");
-    if let Some(token) = request.prompt.iter().find(|&&t| t as usize >= vocab_size) {
-        anyhow::bail!("the prompt's token {token} is not below the vocabulary of {vocab_size}");
-    }
-    let mut rows: Vec<Row> = (0..request.n_samples).map(|_| Row::new(tokenizer, &request.prompt)).collect();
+    check(&request.prompt, model)?;
+    let Request { stop, log_probs, sampling, .. } = request;
+    let how = How { tokenizer, end_of_text, stop, log_probs: *log_probs, sampling };
+    let mut rows: Vec<Row> = (0..request.n_samples).map(|n| Row::new(&how, &request.prompt, (0, n))).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
     let mut window = Window::new(model, past.take(&request.prompt, model));
-    if rows.len() > 1 && !window.cache.is_empty() {
-        window.keep(&vec![0; rows.len()])?;
+    if rows.len() > 1 && window.held() > 0 {
+        window.cache.keep(&vec![0; rows.len()])?;
     }
-    'writing: for position in 0..request.max_new_tokens {
+    'writing: for _ in 0..request.max_new_tokens {
         if active.is_empty() {
             break;
         }
@@ -146,27 +147,20 @@ pub fn generate_from(
         let logits = window.next_logits(&tokens)?; // [rows][V]
         for (logits, &r) in logits.iter().zip(&active) {
             let row = &mut rows[r];
-            let token = choose(logits, &row.tokens, &request.sampling, r as u32, position as u64);
-            ensure!(
-                logits[token as usize].is_finite(),
-                "the model's output is not a number; its weights are damaged, or its training diverged"
-            );
-            if end_of_text.contains(&token) {
-                row.finish = Some(Finish::EndOfText);
+            row.go_on(logits, &how)?;
+            if row.finish == Some(Finish::EndOfText) {
                 continue;
             }
-            if let Some(top) = request.log_probs {
-                row.log_probs.push(token_log_prob(logits, token, top, tokenizer));
-            }
-            row.push(token, &request.stop);
-            if on_text(r, row.fresh_text(&request.stop))?.is_break() {
+            if on_text(r, row.fresh_text(stop))?.is_break() {
                 active.iter().for_each(|&r| rows[r].interrupt());
                 break 'writing;
             }
         }
         let left: Vec<u32> = (0..active.len() as u32).filter(|&i| rows[active[i as usize]].finish.is_none()).collect();
         if left.len() < active.len() {
-            window.keep(&left)?;
+            if !left.is_empty() {
+                window.cache.keep(&left)?; // of the last, what was read may be of use to the next prompt
+            }
             active = left.iter().map(|&i| active[i as usize]).collect();
         }
     }
@@ -177,12 +171,26 @@ pub fn generate_from(
     if let [row] = rows.as_slice() {
         *past = window.past(&row.tokens);
     }
-    Ok(rows.into_iter().map(|row| row.completion(request.prompt.len())).collect())
+    Ok(rows.into_iter().map(Row::completion).collect())
+}
+
+/// # Errors
+/// When `prompt` is empty or has a token that `model` has not.
+pub(crate) fn check(prompt: &[u32], model: &Gpt) -> Result<()> {
+    let vocab_size = model.config().vocab_size;
+    ensure!(!prompt.is_empty(), "nothing to continue: the prompt has no token");
+    if let Some(token) = prompt.iter().find(|&&t| t as usize >= vocab_size) {
+        bail!("the prompt's token {token} is not below the vocabulary of {vocab_size}");
+    }
+    Ok(())
 }
 
 fn token_log_prob(logits: &[f32], token: u32, top: usize, tokenizer: &Tokenizer) -> TokenLogProb {
     let all = log_probs(logits);
     let one = |id: u32, top| TokenLogProb { id, token: tokenizer.token_text(id), log_prob: all[id as usize], top };
+    if top == 0 {
+        return one(token, Vec::new());
+    }
     let mut order: Vec<u32> = (0..all.len() as u32).collect();
     order.sort_by(|&a, &b| all[b as usize].total_cmp(&all[a as usize]));
     one(token, order.into_iter().take(top).map(|id| one(id, Vec::new())).collect())
@@ -199,70 +207,109 @@ struct Window<'a> {
 impl<'a> Window<'a> {
     /// A view of rows whose first tokens `cache` holds.
     fn new(model: &'a Gpt, cache: Cache) -> Self {
-        Self { model, read: cache.len(), cache }
+        Self { model, read: cache.lens().first().map_or(0, |&len| len), cache }
+    }
+
+    /// Tokens that the cache holds of each row.
+    fn held(&self) -> usize {
+        self.cache.lens().first().map_or(0, |&len| len)
     }
 
     /// Logits of the token after each of `rows`, which have one length and begin with those of the last call.
     fn next_logits(&mut self, rows: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let (len, context) = (rows[0].len(), self.model.config().context);
         let mut fresh = len - self.read;
-        if self.cache.len() + fresh > context {
+        if self.held() + fresh > context {
             self.cache = self.model.cache();
             fresh = (context / 2).max(1);
         }
         self.read = len;
-        if self.cache.is_empty() && fresh > 1 && rows.windows(2).all(|w| w[0] == w[1]) {
+        if self.held() == 0 && fresh > 1 && rows.windows(2).all(|w| w[0] == w[1]) {
             return self.shared_prompt(&rows[0][len - fresh..], rows.len());
         }
         let ids: Vec<u32> = rows.iter().flat_map(|row| &row[len - fresh..]).copied().collect();
         let ids = Tensor::from_vec(ids, (rows.len(), fresh), self.model.device())?;
-        Ok(self.model.next_logits(&ids, &mut self.cache)?.to_vec2()?)
+        Ok(self.model.next_logits(&Input::windows(&ids)?, &mut self.cache)?.to_vec2()?)
     }
 
     /// What is held after one row, `tokens`, was written.
     fn past(self, tokens: &[u32]) -> Past {
-        Past { tokens: tokens[self.read - self.cache.len()..self.read].to_vec(), cache: self.cache }
+        Past { tokens: tokens[self.read - self.held()..self.read].to_vec(), cache: self.cache }
     }
 
     /// Reads the prompt that all `n` rows share once.
     fn shared_prompt(&mut self, prompt: &[u32], n: usize) -> Result<Vec<Vec<f32>>> {
-        let ids = Tensor::new(prompt, self.model.device())?.unsqueeze(0)?;
-        let logits = self.model.next_logits(&ids, &mut self.cache)?.to_vec2()?;
-        self.keep(&vec![0; n])?;
+        let input = Input::ragged([prompt], self.model.device())?;
+        let logits = self.model.next_logits(&input, &mut self.cache)?.to_vec2()?;
+        self.cache.keep(&vec![0; n])?;
         Ok(vec![logits.into_iter().next().unwrap_or_default(); n])
-    }
-
-    fn keep(&mut self, rows: &[u32]) -> Result<()> {
-        if !rows.is_empty() {
-            self.cache.keep(rows, self.model.device())?;
-        }
-        Ok(())
     }
 }
 
+/// What all rows have in common.
+pub(crate) struct How<'a> {
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) end_of_text: &'a [u32],
+    pub(crate) stop: &'a [String],
+    pub(crate) log_probs: Option<usize>,
+    pub(crate) sampling: &'a Sampling,
+}
+
 /// One continuation while it is written.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// Prompt and continuation.
-    tokens: Vec<u32>,
+    pub(crate) tokens: Vec<u32>,
+    /// Where the next token stands.
+    place: Place,
     decoder: Decoder<'a>,
     /// The continuation's text so far, whole characters.
     text: String,
     /// Bytes of it handed out.
     shown: usize,
     log_probs: Vec<TokenLogProb>,
-    finish: Option<Finish>,
+    end_token: Option<TokenLogProb>,
+    pub(crate) finish: Option<Finish>,
 }
 
 impl<'a> Row<'a> {
-    fn new(tokenizer: &'a Tokenizer, prompt: &[u32]) -> Self {
+    /// Continuation number `sample` of prompt number `number`.
+    pub(crate) fn new(how: &How<'a>, prompt: &[u32], (number, sample): (usize, usize)) -> Self {
         Self {
             tokens: prompt.to_vec(),
-            decoder: tokenizer.decoder(prompt),
+            place: Place { prompt: number as u32, sample: sample as u32, position: 0 },
+            decoder: how.tokenizer.decoder(prompt),
             text: String::new(),
             shown: 0,
             log_probs: Vec::new(),
+            end_token: None,
             finish: None,
         }
+    }
+
+    /// Tokens written so far.
+    pub(crate) fn n_new(&self) -> usize {
+        self.place.position as usize
+    }
+
+    /// Adds a token chosen by its `logits`, `[V]`, or ends.
+    ///
+    /// # Errors
+    /// When the model's numbers are damaged.
+    pub(crate) fn go_on(&mut self, logits: &[f32], how: &How) -> Result<()> {
+        let token = choose(logits, &self.tokens, how.sampling, self.place);
+        ensure!(
+            logits[token as usize].is_finite(),
+            "the model's output is not a number; its weights are damaged, or its training diverged"
+        );
+        let log_prob = how.log_probs.map(|top| token_log_prob(logits, token, top, how.tokenizer));
+        if how.end_of_text.contains(&token) {
+            (self.end_token, self.finish) = (log_prob, Some(Finish::EndOfText));
+            return Ok(());
+        }
+        self.log_probs.extend(log_prob);
+        self.place.position += 1;
+        self.push(token, how.stop);
+        Ok(())
     }
 
     fn push(&mut self, token: u32, stop: &[String]) {
@@ -301,11 +348,14 @@ impl<'a> Row<'a> {
         rest
     }
 
-    fn completion(mut self, prompt: usize) -> Completion {
+    pub(crate) fn completion(mut self) -> Completion {
+        self.end();
+        let prompt = self.tokens.len() - self.n_new();
         Completion {
             text: self.text,
             tokens: self.tokens.split_off(prompt),
             log_probs: self.log_probs,
+            end: self.end_token,
             finish: self.finish.unwrap_or(Finish::Length),
         }
     }

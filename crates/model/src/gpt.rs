@@ -1,13 +1,12 @@
 //! Embeddings → blocks → logits or loss.
 
 use crate::block::{block, norm};
-use crate::cache::Cache;
 use crate::config::{Kind, ModelConfig};
 use crate::params::{Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
 use ops::{
-    Around, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout, language_model_loss,
-    logits,
+    Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
+    language_model_loss, logits,
 };
 use std::sync::Arc;
 
@@ -212,17 +211,24 @@ impl Gpt {
         language_model_loss(&hidden, table, &targets, self.precision, weight, pass.trains())
     }
 
-    /// Logits of the token after `tokens` (`[B, T]`, u32), which follow what `cache` holds and are added to it.
-    /// Returns `[B, V]`.
+    /// Logits of the token after each sequence of `input`, `[B, V]`. The sequences go on from those that `cache` holds, row
+    /// by row, and are added to it.
     ///
     /// # Errors
-    /// When the cache is full, or a token is not below `V`.
-    pub fn next_logits(&self, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let (b, t) = tokens.dims2()?;
-        self.fits(cache.len() + t)?;
-        let positions = (0..b).flat_map(|_| cache.len() as u32..(cache.len() + t) as u32).collect();
+    /// When they are not as many, a sequence is over the context with its past, or a token is not below `V`.
+    pub fn next_logits(&self, input: &Input, cache: &mut Cache) -> Result<Tensor> {
+        let Input { tokens, sequences } = input;
+        let lens = cache.lens().iter().chain(std::iter::repeat(&0));
+        let places = sequences.iter().zip(lens).map(|(new, &len)| len as u32..(len + new.len()) as u32);
+        let positions: Vec<u32> = places.flatten().collect();
+        self.fits(positions.iter().max().map_or(0, |&last| last as usize + 1))?;
         let x = self.embed(tokens, positions, Pass::Eval)?;
-        self.unembed(&cache.run(&self.trunk, &x)?.narrow(1, t - 1, 1)?, Pass::Eval)
+        let hidden = self.trunk.step(&x, sequences, cache)?.reshape(((), self.config.d_model))?;
+        if sequences.longest() == 1 {
+            return self.unembed(&hidden, Pass::Eval);
+        }
+        let last: Vec<u32> = sequences.iter().map(|sequence| sequence.end as u32 - 1).collect();
+        self.unembed(&hidden.index_select(&Tensor::new(last, self.device())?, 0)?, Pass::Eval)
     }
 
     /// An empty past for [`Gpt::next_logits`].
@@ -391,7 +397,8 @@ mod tests {
             let mut cache = model.cache();
             let mut at = 0;
             for n in [5, 1, 1, 4, 1] {
-                let next = model.next_logits(&ids.narrow(1, at, n).unwrap(), &mut cache).unwrap();
+                let new = Input::windows(&ids.narrow(1, at, n).unwrap()).unwrap();
+                let next = model.next_logits(&new, &mut cache).unwrap();
                 at += n;
                 let expected = whole.narrow(1, at - 1, 1).unwrap().squeeze(1).unwrap();
                 assert_close(&format!("{kind:?} after {at}"), &next, &expected, 1e-5);
@@ -424,11 +431,12 @@ mod tests {
         let model = model(&config, &params(&config));
         let ids = tokens(3, 6);
         let mut cache = model.cache();
-        model.next_logits(&ids.narrow(1, 0, 5).unwrap(), &mut cache).unwrap();
-        cache.keep(&[2, 0], &Device::Cpu).unwrap();
+        model.next_logits(&Input::windows(&ids.narrow(1, 0, 5).unwrap()).unwrap(), &mut cache).unwrap();
+        cache.keep(&[2, 0]).unwrap();
         let rows = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
         let picked = ids.index_select(&rows, 0).unwrap();
-        let next = model.next_logits(&picked.narrow(1, 5, 1).unwrap().contiguous().unwrap(), &mut cache).unwrap();
+        let new = Input::windows(&picked.narrow(1, 5, 1).unwrap()).unwrap();
+        let next = model.next_logits(&new, &mut cache).unwrap();
         let whole = model
             .logits(&Input::windows(&picked).unwrap(), Pass::Eval)
             .unwrap()

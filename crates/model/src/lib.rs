@@ -10,16 +10,16 @@
 //! - [`lora`]     low-rank adapters, and what of a model is trained
 //! - [`gpt`]      embeddings → blocks → logits or loss
 //! - [`heads`]    the head that labels a text
-//! - [`cache`]    keys and values of past tokens
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
+//! - [`mod@generate_all`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`folder`]   Hugging Face folders, both ways
 
 pub mod block;
-pub mod cache;
 pub mod config;
 pub mod folder;
 pub mod generate;
+pub mod generate_all;
 pub mod gpt;
 pub mod heads;
 pub mod init;
@@ -27,7 +27,6 @@ pub mod lora;
 pub mod params;
 pub mod sampler;
 
-pub use cache::Cache;
 pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::{Gpt, Input, Pass};
 pub use heads::{ClassHead, HeadDescription};

@@ -55,20 +55,33 @@ impl Check for Sampling {
 /// `logits`: `[V]`; so is the result, in nats.
 pub fn log_probs(logits: &[f32]) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
-    logits.iter().map(|&v| (f64::from(v - max) - sum.ln()) as f32).collect()
+    let log_sum = logits.iter().map(|&v| f64::from(v - max).exp()).sum::<f64>().ln();
+    logits.iter().map(|&v| (f64::from(v - max) - log_sum) as f32).collect()
 }
 
-/// Chooses the token at `position` of row `row` from its `logits` (`[V]`), after the tokens `seen`.
-pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, row: u32, position: u64) -> u32 {
+/// A token that is chosen: what its draw depends on besides the seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Number of the prompt that is continued.
+    pub prompt: u32,
+    /// Number of the continuation among those of the prompt.
+    pub sample: u32,
+    /// Number of the token in the continuation.
+    pub position: u32,
+}
+
+/// Chooses the token at `place` from its `logits` (`[V]`), after the tokens `seen`.
+pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: Place) -> u32 {
     let logits = penalized(logits, seen, sampling.repetition_penalty);
     if sampling.temperature == 0.0 {
         return likeliest(&logits);
     }
     let candidates = candidates(&logits, sampling);
-    let key = Key { seed: sampling.seed, draw: Draw::Token { row } };
+    let Place { prompt, sample, position } = place;
+    let key = Key { seed: sampling.seed, draw: Draw::Token { sample } };
+    let element = (u64::from(prompt) << 32) | u64::from(position);
     let total: f64 = candidates.iter().map(|c| c.1).sum();
-    let mut left = f64::from(uniform(key, position)) * total;
+    let mut left = f64::from(uniform(key, element)) * total;
     for &(token, weight) in &candidates {
         left -= weight;
         if left < 0.0 {
@@ -150,8 +163,8 @@ mod tests {
     #[test]
     fn zero_temperature_takes_the_first_of_the_likeliest() {
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-        assert_eq!(choose(&LOGITS, &[], &greedy, 0, 0), 1);
-        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, 0, 0), 1);
+        assert_eq!(choose(&LOGITS, &[], &greedy, Place::default()), 1);
+        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, Place::default()), 1);
     }
 
     #[test]
@@ -178,22 +191,26 @@ mod tests {
         let n = 20_000;
         let mut counts = [0u32; 5];
         for position in 0..n {
-            counts[choose(&LOGITS, &[], &sampling, 0, position) as usize] += 1;
+            counts[choose(&LOGITS, &[], &sampling, Place { position, ..Place::default() }) as usize] += 1;
         }
         let weights = LOGITS.map(|v| f64::from(v / 2.0).exp());
         let total: f64 = weights.iter().sum();
         for (count, weight) in counts.iter().zip(weights) {
-            let (share, expected) = (f64::from(*count) / n as f64, weight / total);
+            let (share, expected) = (f64::from(*count) / f64::from(n), weight / total);
             assert!((share - expected).abs() < 0.014, "{share} of draws, expected {expected}"); // 4 standard errors
         }
     }
 
     #[test]
-    fn rows_and_positions_draw_independently() {
-        let sampling = Sampling::default();
-        let row = |row| (0..50).map(|p| choose(&[0.0; 50], &[], &sampling, row, p)).collect::<Vec<_>>();
-        assert_ne!(row(0), row(1));
-        assert!(row(0).windows(2).any(|w| w[0] != w[1]));
+    fn prompts_samples_and_positions_draw_independently() {
+        let drawn = |prompt, sample| {
+            let place = |position| Place { prompt, sample, position };
+            (0..50).map(|p| choose(&[0.0; 50], &[], &Sampling::default(), place(p))).collect::<Vec<_>>()
+        };
+        assert_ne!(drawn(0, 0), drawn(0, 1));
+        assert_ne!(drawn(0, 0), drawn(1, 0));
+        assert_ne!(drawn(0, 1), drawn(1, 0));
+        assert!(drawn(0, 0).windows(2).any(|w| w[0] != w[1]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Of what the forward pass makes, the backward pass reads the normalized rows, the projection, the mixed values and
 //! what the MLP's GELU reads; the rest it makes again.
 
-use crate::attention::{Mask, attention, attention_weights};
+use crate::attention::{Mask, attention_weights};
 use crate::cpu::element::Element;
 use crate::dropout::{Dropout, dropout};
 use crate::gelu;
@@ -12,7 +12,7 @@ use crate::layer_norm::{Norm, Normalized};
 use crate::linear::{Linear, add_to, round};
 use crate::past::Past;
 use crate::product::{Parts, Precision};
-use crate::self_attention::{SelfAttention, merge_heads, self_attention, split_heads};
+use crate::self_attention::{SelfAttention, self_attention, split_heads};
 use crate::sequences::Sequences;
 use candle_core::{Result, Tensor};
 
@@ -51,15 +51,15 @@ pub struct Drops {
     pub mlp: Option<Dropout>,
 }
 
-/// Takes the keys and values of new tokens, `[B, H, T, K]` each, and returns those of all tokens so far.
-pub type Extend<'a> = &'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
+/// Takes queries, keys and values of new tokens, `[B, T, 3·D]`, and returns what they mix, `[B, T, D]`.
+pub type Attend<'a> = &'a mut dyn FnMut(&Tensor) -> Result<Tensor>;
 
 /// What tokens attend to besides themselves.
 pub enum Around<'a> {
     /// The others of their sequences.
     Sequences(&'a Sequences),
     /// Those before them.
-    Past(Extend<'a>),
+    Past(Attend<'a>),
 }
 
 impl Block {
@@ -83,11 +83,7 @@ impl Block {
         let qkv = self.c_attn.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 3 * d))?;
         let mixed = match around {
             Around::Sequences(sequences) => self_attention(&qkv, self.n_head, self.mask, sequences, drops.attention)?,
-            Around::Past(past) => {
-                let [queries, keys, values] = split_heads(&qkv, self.n_head)?;
-                let (keys, values) = past(&keys, &values)?;
-                merge_heads(&attention(&queries, &keys, &values, self.mask, None, drops.attention)?)?
-            }
+            Around::Past(attend) => attend(&qkv)?,
         };
         let y = self.attn_proj.plain(&mixed.reshape((b * t, d))?, tracked)?.reshape((b, t, d))?;
         drops.attended.map_or(Ok(y.clone()), |at| dropout(&y, at))
@@ -123,7 +119,7 @@ pub(crate) struct Sizes<'a> {
 
 impl Sizes<'_> {
     fn tokens(self) -> usize {
-        self.b() * self.t()
+        self.sequences.n_tokens()
     }
 
     fn b(self) -> usize {
@@ -348,13 +344,13 @@ impl Block {
     ) -> Result<()> {
         self.project(precision, x, sizes, kept, room)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
-        let whole = past.is_empty() && sizes.t() > 1;
-        past.add(&kept.qkv, (sizes.b(), sizes.t()), self.n_head)?;
+        let whole = past.is_empty() && sizes.sequences.longest() > 1;
+        past.add(&kept.qkv, sizes.sequences, self.n_head);
         if whole {
             let sums = sized(&mut kept.sums, sizes.tokens() * self.n_head);
             self.self_attention(sizes, &Drops::default()).forward(precision, &kept.qkv, mixed, sums);
         } else {
-            past.attend(&kept.qkv, (sizes.b(), sizes.t()), self.mask, mixed);
+            past.attend(&kept.qkv, sizes.sequences, self.mask, mixed);
         }
         self.finish(precision, x, sizes, &Drops::default(), kept, room)
     }

@@ -17,6 +17,8 @@
 //! - [`sequences`]        several in one window, each as if alone
 //! - [`self_attention`]   of whole sequences, memory linear in their length
 //! - [`past`]             of new tokens over keys and values that are kept
+//! - [`tensor_past`]      the same on devices without loops of ours
+//! - [`cache`]            the past in all layers
 //! - [`dropout()`]        no stored mask
 //! - [`block`]            attention and MLP
 //! - [`trunk`]            blocks one after the other, as one operation for candle
@@ -32,6 +34,7 @@ mod adamw;
 mod attention;
 pub mod bench;
 mod block;
+mod cache;
 pub mod check;
 pub mod cpu;
 mod cross_entropy;
@@ -50,11 +53,13 @@ pub mod rng;
 mod self_attention;
 mod sequences;
 mod slices;
+mod tensor_past;
 mod trunk;
 
 pub use adamw::{Adam, adamw};
 pub use attention::Mask;
-pub use block::{Around, Block, Drops, Extend};
+pub use block::{Around, Attend, Block, Drops};
+pub use cache::Cache;
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
@@ -65,4 +70,4 @@ pub use norm::{gradient_squares, sum_of_squares};
 pub use parameter::Parameter;
 pub use product::{Precision, Quantized};
 pub use sequences::Sequences;
-pub use trunk::{Keep, Pasts, Trunk};
+pub use trunk::{Keep, Trunk};

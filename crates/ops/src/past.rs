@@ -6,96 +6,120 @@ use crate::cpu::vectorized;
 use crate::exp::exp;
 use crate::linear::round;
 use crate::product::Parts;
+use crate::sequences::Sequences;
 use crate::slices::{dot, max, sum};
-use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-/// The past of a batch of sequences of one length in one layer: keys and values, `[B, H, C, K]` each, of which the first
-/// `len` positions are filled.
+/// The past of a batch of sequences in one layer, each of its own length.
 #[derive(Debug)]
 pub(crate) struct Past<E> {
-    keys: Vec<E>,
-    values: Vec<E>,
-    len: usize,
+    rows: Vec<Row<E>>,
     context: usize,
-    n_head: usize,
+    /// K.
     size: usize,
 }
 
+/// A sequence's heads.
+type Row<E> = Vec<Head<E>>;
+
+/// One head of one sequence: keys and values, `[T, K]` each, in memory of their own, so that a sequence grows, leaves and
+/// is copied without the others.
+#[derive(Debug, Clone)]
+struct Head<E> {
+    keys: Vec<E>,
+    values: Vec<E>,
+}
+
 impl<E: Element> Past<E> {
-    /// None yet, for at most `context` tokens.
+    /// None yet, for at most `context` tokens of a sequence.
     pub(crate) fn new(context: usize) -> Self {
-        Self { keys: Vec::new(), values: Vec::new(), len: 0, context, n_head: 0, size: 0 }
+        Self { rows: Vec::new(), context, size: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.rows.is_empty()
     }
 
-    /// Adds the keys and values of `t` tokens of each of `b` sequences; `qkv`: `[B, T, 3·D]`.
-    pub(crate) fn add(&mut self, qkv: &[E], (b, t): (usize, usize), n_head: usize) -> Result<()> {
-        if self.len + t > self.context {
-            bail!("a cache for {} tokens cannot take {t} after {}", self.context, self.len);
-        }
-        let d = qkv.len() / (3 * b * t).max(1);
-        let size = d / n_head;
+    /// Adds the keys and values of `sequences`, one a row; to none, as many rows. `qkv`: `[N, 3·D]`.
+    pub(crate) fn add(&mut self, qkv: &[E], sequences: &Sequences, n_head: usize) {
+        let d = qkv.len() / (3 * sequences.n_tokens()).max(1);
         if self.is_empty() {
-            (self.n_head, self.size) = (n_head, size);
-            for numbers in [&mut self.keys, &mut self.values] {
-                numbers.clear();
-                numbers.resize(b * self.context * d, E::default());
+            self.size = d / n_head;
+            let none = Head { keys: Vec::new(), values: Vec::new() };
+            self.rows = vec![vec![none; n_head]; sequences.len()];
+        }
+        let (size, context) = (self.size, self.context);
+        for (row, tokens) in self.rows.iter_mut().zip(sequences.iter()) {
+            let qkv = &qkv[tokens.start * 3 * d..tokens.end * 3 * d];
+            for (h, Head { keys, values }) in row.iter_mut().enumerate() {
+                for (numbers, from) in [(keys, d + h * size), (values, 2 * d + h * size)] {
+                    make_room(numbers, tokens.len() * size, context * size);
+                    qkv.chunks_exact(3 * d).for_each(|token| numbers.extend_from_slice(&token[from..from + size]));
+                }
             }
         }
-        if self.keys.len() != b * self.context * d {
-            bail!("a cache of another batch than of {b} sequences of width {d}");
-        }
-        for (n, token) in qkv.chunks_exact(3 * d).enumerate() {
-            for h in 0..n_head {
-                let at = ((n / t * n_head + h) * self.context + self.len + n % t) * size;
-                self.keys[at..at + size].copy_from_slice(&token[d + h * size..][..size]);
-                self.values[at..at + size].copy_from_slice(&token[2 * d + h * size..][..size]);
-            }
-        }
-        self.len += t;
-        Ok(())
     }
 
-    /// What the last `t` tokens of each of `b` sequences mix, to `mixed`, `[B, T, D]`; `qkv`: theirs, `[B, T, 3·D]`.
-    pub(crate) fn attend(&self, qkv: &[E], (b, t): (usize, usize), mask: Mask, mixed: &mut [E]) {
-        let (size, n_head) = (self.size, self.n_head);
+    /// What the tokens of `sequences`, the last that were added, mix, to `mixed`, `[N, D]`; `qkv`: theirs, `[N, 3·D]`.
+    pub(crate) fn attend(&self, qkv: &[E], sequences: &Sequences, mask: Mask, mixed: &mut [E]) {
+        let (size, n_head) = (self.size, self.rows.first().map_or(0, Vec::len));
         let d = size * n_head;
         let mixed = Parts::of(mixed);
-        (0..b * n_head).into_par_iter().for_each(|n| {
+        (0..self.rows.len() * n_head).into_par_iter().for_each(|n| {
             let (row, h) = (n / n_head, n % n_head);
-            let mut scores = vec![0.0; self.len];
+            let (Head { keys, values }, tokens) = (&self.rows[row][h], sequences.get(row));
+            let (len, before) = (keys.len() / size, keys.len() / size - tokens.len());
+            let mut scores = vec![0.0; len];
             let mut out = vec![0.0; size];
-            for i in 0..t {
-                let seen = mask.visible(self.len - t + i);
-                let held = (n * self.context + seen.start) * size..(n * self.context + seen.end) * size;
-                let query = &qkv[(row * t + i) * 3 * d + h * size..][..size];
-                mix::<E>(query, &self.keys[held.clone()], &self.values[held], &mut scores[..seen.len()], &mut out);
-                let at = (row * t + i) * d + h * size;
+            for (i, token) in tokens.enumerate() {
+                let seen = mask.visible(before + i);
+                let held = seen.start * size..seen.end * size;
+                let query = &qkv[token * 3 * d + h * size..][..size];
+                mix::<E>(query, &keys[held.clone()], &values[held], &mut scores[..seen.len()], &mut out);
+                let at = token * d + h * size;
                 // SAFETY: each token of each head is written once.
                 round::<E>(&out, unsafe { mixed.part(at..at + size) });
             }
         });
     }
 
-    /// Forgets all but the first `len` positions.
+    /// Forgets all but the first `len` tokens of each sequence, and with the last of them the sequences.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if len == 0 {
+            self.rows.clear();
+        }
+        for Head { keys, values } in self.rows.iter_mut().flatten() {
+            keys.truncate(len * self.size);
+            values.truncate(len * self.size);
+        }
     }
 
-    /// Keeps the sequences of the given numbers, in that order.
-    pub(crate) fn keep(&mut self, rows: &[u32]) -> Result<()> {
-        let one = self.context * self.n_head * self.size;
-        if rows.iter().any(|&row| (row as usize + 1) * one > self.keys.len()) {
-            bail!("a cache is asked to keep sequences that it has not");
-        }
-        for numbers in [&mut self.keys, &mut self.values] {
-            *numbers = rows.iter().flat_map(|&row| &numbers[row as usize * one..][..one]).copied().collect();
-        }
-        Ok(())
+    /// Keeps the sequences of the given numbers, which it has, in that order. Only what is kept twice is copied.
+    pub(crate) fn keep(&mut self, rows: &[u32]) {
+        let mut old: Vec<Option<Row<E>>> = std::mem::take(&mut self.rows).into_iter().map(Some).collect();
+        let mut uses = vec![0; old.len()];
+        rows.iter().for_each(|&row| uses[row as usize] += 1);
+        let next = |&row: &u32| {
+            uses[row as usize] -= 1;
+            let old = &mut old[row as usize];
+            if uses[row as usize] == 0 { old.take() } else { old.clone() }
+        };
+        self.rows = rows.iter().filter_map(next).collect();
+    }
+
+    /// Adds copies of the sequences of `other` that have the given numbers, which it has.
+    pub(crate) fn append(&mut self, other: &Self, rows: &[u32]) {
+        self.size = other.size;
+        self.rows.extend(rows.iter().map(|&row| other.rows[row as usize].clone()));
+    }
+}
+
+/// Has `numbers` take `n` more without moving: room grows by half, but never beyond `most`.
+fn make_room<E>(numbers: &mut Vec<E>, n: usize, most: usize) {
+    let needed = numbers.len() + n;
+    if needed > numbers.capacity() {
+        let room = (needed + needed / 2).min(most).max(needed);
+        numbers.reserve_exact(room - numbers.len());
     }
 }
 

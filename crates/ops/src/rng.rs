@@ -19,10 +19,10 @@ pub enum Draw {
         /// Its number.
         site: u32,
     },
-    /// The token sampled for row `row`; the element is its position.
+    /// The tokens of sample number `sample` of a prompt; the element is the prompt's number times 2³² plus the position.
     Token {
-        /// The row of the batch.
-        row: u32,
+        /// Its number.
+        sample: u32,
     },
 }
 
@@ -32,7 +32,7 @@ impl Draw {
         let (purpose, number) = match self {
             Self::Init { parameter } => (1, parameter),
             Self::Dropout { site } => (2, site),
-            Self::Token { row } => (3, row),
+            Self::Token { sample } => (3, sample),
         };
         (purpose << 32) | u64::from(number)
     }

@@ -94,6 +94,11 @@ impl Sequences {
         self.window
     }
 
+    /// B·T.
+    pub fn n_tokens(&self) -> usize {
+        self.windows * self.window
+    }
+
     /// Count of sequences.
     pub fn len(&self) -> usize {
         self.bounds.len() - 1

@@ -1,6 +1,7 @@
 //! The blocks of a model one after the other, and the norm after the last: one operation for candle.
 
 use crate::block::{Around, Block, Drops, Kept, Room, Sizes};
+use crate::cache::{Cache, Layers};
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::layer_norm::{Norm, Normalized};
@@ -8,6 +9,7 @@ use crate::past::Past;
 use crate::product::Precision;
 use crate::sequences::Sequences;
 use crate::slices::{f32s, with_f32s};
+use crate::tensor_past::{Fresh, TensorPast};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,43 +89,58 @@ impl Trunk {
     }
 
     /// The norm after the last block, in candle's operations.
-    ///
-    /// # Errors
-    /// When the shapes do not fit.
-    pub fn finish(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
+    fn finish(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
         self.ln_f.as_ref().map_or(Ok(x.clone()), |norm| norm.plain(x, tracked))
     }
 
-    /// As [`Trunk::forward`] on the CPU, for tokens that follow those in `pasts`, to which it adds them.
+    /// As [`Trunk::forward`], for tokens that follow those in `cache`, to which it adds them: sequence by sequence, row by
+    /// row.
     ///
     /// # Errors
-    /// When the shapes do not fit, or `pasts` are full.
-    pub fn step(&self, x: &Tensor, pasts: &mut Pasts) -> Result<Tensor> {
-        match &mut pasts.0 {
-            Layers::F32(pasts) => self.step_with(x, Precision::F32, pasts),
-            Layers::Bf16(pasts) => self.step_with(x, Precision::Bf16, pasts),
+    /// When the shapes do not fit, or a row of `cache` is full.
+    pub fn step(&self, x: &Tensor, sequences: &Sequences, cache: &mut Cache) -> Result<Tensor> {
+        let lens = cache.count(sequences)?;
+        match &mut cache.layers {
+            Layers::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
+            Layers::Bf16(pasts) => self.step_with(x, sequences, Precision::Bf16, pasts),
+            Layers::Tensors(pasts) => self.plain_step(x, sequences, &lens, pasts),
         }
     }
 
-    fn step_with<E: Element>(&self, x: &Tensor, precision: Precision, pasts: &mut [Past<E>]) -> Result<Tensor> {
+    fn step_with<E: Element>(
+        &self,
+        x: &Tensor,
+        sequences: &Sequences,
+        precision: Precision,
+        pasts: &mut [Past<E>],
+    ) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let mut stream = with_f32s(&x.contiguous()?, <[f32]>::to_vec)?;
-        let sequences = Sequences::windows(b, t);
         let y = among_the_threads(|| {
             let (mut kept, mut room) = (Kept::default(), Room::default());
             for (block, past) in self.blocks.iter().zip(pasts) {
-                block.step::<E>(
-                    precision,
-                    &mut stream,
-                    Sizes { sequences: &sequences, d },
-                    past,
-                    &mut kept,
-                    &mut room,
-                )?;
+                block.step::<E>(precision, &mut stream, Sizes { sequences, d }, past, &mut kept, &mut room)?;
             }
             self.normalized::<E>(stream, None)
         })?;
         Tensor::from_vec(y, (b, t, d), x.device())
+    }
+
+    /// In candle's operations; rows hold `lens` tokens.
+    fn plain_step(
+        &self,
+        x: &Tensor,
+        sequences: &Sequences,
+        lens: &[usize],
+        pasts: &mut [TensorPast],
+    ) -> Result<Tensor> {
+        let fresh = Fresh::new(sequences, lens, x.device())?;
+        let mut x = x.clone();
+        for (block, past) in self.blocks.iter().zip(pasts) {
+            let mut attend = |qkv: &Tensor| past.attend(qkv, &fresh, block.n_head, block.mask);
+            x = block.plain(&x, Drops::default(), false, Around::Past(&mut attend))?;
+        }
+        self.finish(&x, false)
     }
 
     /// The norm after the last block.
@@ -132,45 +149,6 @@ impl Trunk {
         let mut y = vec![0.0; stream.len()];
         norm.forward(&stream, &mut y, kept)?;
         Ok(y)
-    }
-}
-
-/// The keys and values of past tokens on the CPU, a layer each.
-#[derive(Debug)]
-pub struct Pasts(Layers);
-
-#[derive(Debug)]
-enum Layers {
-    F32(Vec<Past<f32>>),
-    Bf16(Vec<Past<bf16>>),
-}
-
-impl Pasts {
-    /// None yet, of `n_layer` layers, for at most `context` tokens.
-    pub fn new(n_layer: usize, context: usize, precision: Precision) -> Self {
-        Self(match precision {
-            Precision::F32 => Layers::F32((0..n_layer).map(|_| Past::new(context)).collect()),
-            Precision::Bf16 => Layers::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
-        })
-    }
-
-    /// Keeps only the sequences of the given numbers, in that order (a number may come twice).
-    ///
-    /// # Errors
-    /// When there is no such sequence.
-    pub fn keep(&mut self, rows: &[u32]) -> Result<()> {
-        match &mut self.0 {
-            Layers::F32(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows)),
-            Layers::Bf16(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows)),
-        }
-    }
-
-    /// Forgets all but the first `len` tokens of each sequence.
-    pub fn truncate(&mut self, len: usize) {
-        match &mut self.0 {
-            Layers::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
-            Layers::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
-        }
     }
 }
 
@@ -276,7 +254,7 @@ mod tests {
     use crate::dropout::Dropout;
     use crate::linear::Linear;
     use crate::parameter::Parameter;
-    use candle_core::Var;
+    use candle_core::{Device, Var};
 
     const D: usize = 12;
 
@@ -393,14 +371,14 @@ mod tests {
             let x = draw(90, &[2, 9, D]);
             for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.1)] {
                 let whole = trunk.forward(&x, &windows(2, 9), precision, &[], Keep::Nothing).unwrap();
-                let mut pasts = Pasts::new(3, 9, precision);
+                let mut cache = Cache::new(3, 9, precision, &Device::Cpu);
                 let mut at = 0;
                 for n in [4, 1, 1, 3] {
-                    let y = trunk.step(&x.narrow(1, at, n).unwrap(), &mut pasts).unwrap();
+                    let y = trunk.step(&x.narrow(1, at, n).unwrap(), &windows(2, n), &mut cache).unwrap();
                     assert_close("y", &y, &whole.narrow(1, at, n).unwrap(), tolerance);
                     at += n;
                 }
-                let error = trunk.step(&x.narrow(1, 0, 1).unwrap(), &mut pasts).unwrap_err();
+                let error = trunk.step(&x.narrow(1, 0, 1).unwrap(), &windows(2, 1), &mut cache).unwrap_err();
                 assert!(error.to_string().contains("cannot take 1 after 9"), "{error}");
             }
         }
@@ -409,7 +387,7 @@ mod tests {
     #[test]
     fn an_empty_batch_is_no_trouble() {
         let Model { trunk, .. } = model(true);
-        let x = Tensor::zeros((0, 7, D), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let x = Tensor::zeros((0, 7, D), candle_core::DType::F32, &Device::Cpu).unwrap();
         assert_eq!(trunk.forward(&x, &windows(0, 7), Precision::F32, &[], Keep::Nothing).unwrap().dims(), [0, 7, D]);
     }
 }

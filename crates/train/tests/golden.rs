@@ -13,7 +13,7 @@ use gptkit_train::guard::Guard;
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
 use model::folder::load_model;
-use model::sampler::{Sampling, choose};
+use model::sampler::{Place, Sampling, choose};
 use model::{Gpt, Input, ModelConfig, Params, Pass};
 use ops::Precision;
 use ops::check::assert_close;
@@ -194,8 +194,9 @@ fn greedy_tokens_are_those_of_the_reference() {
         let mut fresh = tokens.clone();
         while tokens.len() < expected.len() {
             let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &Device::Cpu).unwrap();
-            let logits: Vec<Vec<f32>> = model.next_logits(&ids, &mut cache).unwrap().to_vec2().unwrap();
-            let next = choose(&logits[0], &tokens, &greedy, 0, tokens.len() as u64);
+            let new = Input::windows(&ids).unwrap();
+            let logits: Vec<Vec<f32>> = model.next_logits(&new, &mut cache).unwrap().to_vec2().unwrap();
+            let next = choose(&logits[0], &tokens, &greedy, Place::default());
             tokens.push(next);
             fresh = vec![next];
         }

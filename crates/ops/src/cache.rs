@@ -1,0 +1,127 @@
+//! Keys and values of past tokens in all layers, so that each new token costs one token's work.
+
+use crate::cpu::element::bf16;
+use crate::past::Past;
+use crate::product::Precision;
+use crate::sequences::Sequences;
+use crate::tensor_past::TensorPast;
+use candle_core::{Device, Result, bail};
+
+/// The past of a batch of sequences, each of its own length. As long as there are none, any batch may come.
+#[derive(Debug)]
+pub struct Cache {
+    pub(crate) layers: Layers,
+    lens: Vec<usize>,
+    context: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Layers {
+    F32(Vec<Past<f32>>),
+    Bf16(Vec<Past<bf16>>),
+    /// Of devices without loops of ours.
+    Tensors(Vec<TensorPast>),
+}
+
+impl Cache {
+    /// None yet, of a model of `n_layer` layers, for at most `context` tokens of a sequence.
+    pub fn new(n_layer: usize, context: usize, precision: Precision, device: &Device) -> Self {
+        let layers = match (device, precision) {
+            (Device::Cpu, Precision::F32) => Layers::F32((0..n_layer).map(|_| Past::new(context)).collect()),
+            (Device::Cpu, Precision::Bf16) => Layers::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
+            _ => return Self::of_tensors(n_layer, context),
+        };
+        Self { layers, lens: Vec::new(), context }
+    }
+
+    /// [`Cache::new`] in candle's tensors on any device: the definition of right.
+    pub fn of_tensors(n_layer: usize, context: usize) -> Self {
+        let layers = Layers::Tensors((0..n_layer).map(|_| TensorPast::default()).collect());
+        Self { layers, lens: Vec::new(), context }
+    }
+
+    /// Tokens held of each sequence.
+    pub fn lens(&self) -> &[usize] {
+        &self.lens
+    }
+
+    /// Forgets all but the first `len` tokens of each sequence, and with the last of them the sequences.
+    pub fn truncate(&mut self, len: usize) {
+        self.lens.iter_mut().for_each(|held| *held = len.min(*held));
+        match &mut self.layers {
+            Layers::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
+            Layers::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
+            // What lies past the end of a sequence is written over before it is read.
+            Layers::Tensors(pasts) if len == 0 => pasts.fill_with(TensorPast::default),
+            Layers::Tensors(_) => {}
+        }
+        if len == 0 {
+            self.lens.clear();
+        }
+    }
+
+    /// Keeps only the sequences of the given numbers, in that order (a number may come twice).
+    ///
+    /// # Errors
+    /// When there is no such sequence.
+    pub fn keep(&mut self, rows: &[u32]) -> Result<()> {
+        self.has(rows)?;
+        self.lens = rows.iter().map(|&row| self.lens[row as usize]).collect();
+        match &mut self.layers {
+            Layers::F32(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
+            Layers::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
+            Layers::Tensors(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows))?,
+        }
+        Ok(())
+    }
+
+    /// Adds copies of the sequences of `other`, of the same model, that have the given numbers (a number may come twice).
+    ///
+    /// # Errors
+    /// When there is no such sequence.
+    pub fn append(&mut self, other: &Self, rows: &[u32]) -> Result<()> {
+        other.has(rows)?;
+        match (&mut self.layers, &other.layers) {
+            (Layers::F32(pasts), Layers::F32(others)) => {
+                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
+            }
+            (Layers::Bf16(pasts), Layers::Bf16(others)) => {
+                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
+            }
+            (Layers::Tensors(pasts), Layers::Tensors(others)) => {
+                pasts.iter_mut().zip(others).try_for_each(|(past, other)| past.append(other, rows))?;
+            }
+            _ => bail!("a cache cannot take the sequences of another precision or device"),
+        }
+        self.lens.extend(rows.iter().map(|&row| other.lens[row as usize]));
+        Ok(())
+    }
+
+    fn has(&self, rows: &[u32]) -> Result<()> {
+        match rows.iter().find(|&&row| row as usize >= self.lens.len()) {
+            Some(row) => bail!("a cache of {} sequences is asked for number {row}", self.lens.len()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of new tokens, `sequences`, one a row. Returns how many each row held before.
+    ///
+    /// # Errors
+    /// When they are not of the rows that are held, or there is no place for them.
+    pub(crate) fn count(&mut self, sequences: &Sequences) -> Result<Vec<usize>> {
+        let mut lens = self.lens.clone();
+        if lens.is_empty() {
+            lens.resize(sequences.len(), 0);
+        }
+        if lens.len() != sequences.len() {
+            bail!("a cache of {} sequences cannot take tokens of {}", lens.len(), sequences.len());
+        }
+        for (len, tokens) in lens.iter().zip(sequences.iter()) {
+            if len + tokens.len() > self.context {
+                bail!("a cache for {} tokens cannot take {} after {len}", self.context, tokens.len());
+            }
+        }
+        self.lens = lens.iter().zip(sequences.iter()).map(|(len, tokens)| len + tokens.len()).collect();
+        Ok(lens)
+    }
+}
