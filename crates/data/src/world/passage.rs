@@ -193,7 +193,7 @@ impl About {
 }
 
 /// A question about a passage, with its answer if the passage tells it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) question: String,
     kind: Kind,
@@ -211,6 +211,21 @@ impl Ask {
     /// The answer as a sentence, with this value.
     pub(super) fn say(&self, value: &str) -> String {
         format!("{}{value}{}", self.lead, self.tail)
+    }
+
+    /// The sentence with a value that is not told, in the form that a told one has.
+    pub(super) fn made_up(&self, dice: &mut Dice) -> String {
+        // The rivals of a thing are things and, for the grader, colors.
+        let values: Vec<&str> =
+            self.rivals.iter().map(String::as_str).filter(|value| !words::COLORS.contains(value)).collect();
+        let values = if values.is_empty() { words::COLORS } else { values.as_slice() };
+        let value = dice.pick(values);
+        match value.split_once(' ') {
+            Some((_, noun)) if self.kind == Kind::What && dice.chance(50) => {
+                self.say(&article(&format!("{} {noun}", dice.pick(words::COLORS))))
+            }
+            _ => self.say(value),
+        }
     }
 
     /// For the grader, which refuses what is said of another person or thing than the question names.
@@ -380,7 +395,7 @@ impl About {
 }
 
 /// All reasons but this, for a person spoken of so.
-fn reasons(but: Option<&str>, female: bool) -> Vec<String> {
+pub(super) fn reasons(but: Option<&str>, female: bool) -> Vec<String> {
     let (he, his) = if female { ("she", "her") } else { ("he", "his") };
     REASONS
         .iter()
