@@ -16,7 +16,8 @@ use super::story::World;
 use super::teller::Dice;
 use super::words;
 
-const USE: u8 = 3;
+const USE_TRAIN: u8 = 3;
+const USE_HELD_OUT: u8 = 5;
 
 /// How often something else is tried when an answer cannot be made, or is there already.
 const TRIES: usize = 12;
@@ -25,6 +26,7 @@ const TRIES: usize = 12;
 #[derive(Debug, Clone)]
 pub struct Comparisons {
     seed: u64,
+    use_: u8,
     instructions: Instructions,
     world: World,
     labeler: Labeler,
@@ -117,7 +119,12 @@ impl Comparisons {
     /// The comparisons of this seed for this part.
     #[must_use]
     pub fn new(seed: u64, part: Part) -> Self {
-        Self { seed, instructions: Instructions::new(seed, part), world: World::new(seed), labeler: Labeler::new(seed) }
+        let use_ = match part {
+            Part::Train => USE_TRAIN,
+            Part::HeldOut => USE_HELD_OUT,
+        };
+        let (instructions, world) = (Instructions::new(seed, part), World::new(seed));
+        Self { seed, use_, instructions, world, labeler: Labeler::new(seed) }
     }
 
     /// Comparison number `index`, of the [instruction](Instructions::instruction) of the same number, seed and part: a
@@ -125,7 +132,7 @@ impl Comparisons {
     #[must_use]
     pub fn comparison(&self, index: u64) -> Comparison {
         let instruction = self.instructions.instruction(index);
-        let mut dice = Dice::of_use(self.seed, USE, index);
+        let mut dice = Dice::of_use(self.seed, self.use_, index);
         let n = 4 + dice.below(6);
         // No two of the same manner: else of right answers, which are all the same but for it, fewer would be plain than
         // of wrong ones, and manners would tell one from the other.
@@ -220,7 +227,7 @@ fn repeats(substance: &str, manner: Manner, dice: &mut Dice) -> String {
     manner.repeated_around(openers, substance, closers)
 }
 
-/// Words and phrases that can be taken for each other, in groups; the first two are people.
+/// Words and phrases that can be taken for each other, in groups.
 static ALIKE: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let group = |words: &[&str]| words.iter().map(|word| (*word).to_string()).collect::<Vec<_>>();
     let sites: Vec<&str> = words::SITES.iter().map(|site| site.name).collect();
@@ -228,6 +235,7 @@ static ALIKE: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     vec![
         group(words::SHE),
         group(words::HE),
+        (0..=10).map(|n| n.to_string()).collect(),
         group(&sites),
         group(&spots),
         group(&passage::nouns()),
@@ -235,11 +243,15 @@ static ALIKE: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
         group(words::LIKES),
         group(&Feeling::ALL.map(Feeling::word)),
         group(&words::NUMBERS[2..10]),
-        (0..=10).map(|n| n.to_string()).collect(),
         passage::reasons(None, true),
         passage::reasons(None, false),
     ]
 });
+
+/// In [`ALIKE`], groups before this are people.
+const PEOPLE: usize = 2;
+/// The group of numbers in digits.
+const DIGITS: usize = 2;
 
 /// Where a word or phrase of [`ALIKE`] stands, and the number of its group; the longest where several begin.
 fn alike(text: &str) -> Vec<(Range<usize>, usize)> {
@@ -278,21 +290,24 @@ fn mistaken(answer: &str, prompt: &str, dice: &mut Dice) -> Option<String> {
     // What is asked for is mostly said last.
     let last = in_answer.len() - 1;
     let (span, group) = in_answer[if dice.chance(50) { last } else { dice.below(last + 1) }].clone();
-    let old = &answer[span.clone()];
     // One person for any other, unless a pronoun would tell.
-    let people = |group: usize| group < 2 && !answer.contains(" he ") && !answer.contains(" she ");
+    let people = |group: usize| group < PEOPLE && !answer.contains(" he ") && !answer.contains(" she ");
+    // Nothing is named twice but numbers.
+    let named = |new: &str| group != DIGITS && in_answer.iter().any(|(span, _)| answer[span.clone()] == *new);
     let from_prompt: Vec<&str> = alike(prompt)
         .into_iter()
         .filter(|(_, other)| *other == group || people(*other) && people(group))
         .map(|(span, _)| &prompt[span])
-        .filter(|new| *new != old)
+        .filter(|new| !named(new))
         .collect();
     let new = if !from_prompt.is_empty() && dice.chance(60) {
         dice.pick(&from_prompt)
     } else {
-        let group = &ALIKE[group];
-        group[dice.below(group.len())].as_str()
+        ALIKE[group][dice.below(ALIKE[group].len())].as_str()
     };
+    if named(new) {
+        return None;
+    }
     Some(with_articles(&format!("{}{new}{}", &answer[..span.start], &answer[span.end..])))
 }
 
@@ -391,7 +406,7 @@ mod tests {
         for Comparison { instruction, .. } in some(Part::Train) {
             let Some(wrong) = comparisons.near_miss(instruction, &mut dice) else { continue };
             assert!(!instruction.grade(&wrong), "{wrong}: {instruction:?}");
-            assert!(wrong.ends_with('.') && !wrong.contains("a a") && !wrong.contains("  "), "{wrong}");
+            assert!(wrong.ends_with('.') && !wrong.contains(" a a ") && !wrong.contains("  "), "{wrong}");
             made += 1;
             right_words += n_words(instruction.substance());
             wrong_words += n_words(&wrong);
@@ -405,10 +420,9 @@ mod tests {
     fn something_is_taken_for_something_of_its_kind() {
         let mut dice = Dice::new(5, 0);
         let mut seen = BTreeSet::new();
+        let prompt = "Mia found an orange kite. Tom was sad.";
         for _ in 0..400 {
-            seen.insert(
-                mistaken("Mia found an orange kite.", "Mia found an orange kite. Tom was sad.", &mut dice).unwrap(),
-            );
+            seen.extend(mistaken("Mia found an orange kite.", prompt, &mut dice));
         }
         for wrong in ["Tom found an orange kite.", "Mia found a red kite.", "Mia found an orange umbrella."] {
             assert!(seen.contains(wrong), "{wrong}: {seen:?}");
@@ -462,9 +476,10 @@ mod tests {
         assert!((0.45..=0.65).contains(&longer_wins), "{longer_wins}");
     }
 
-    /// Agreement of 72.6% means that a labeler follows gold more often than that.
+    /// If two labelers agree on 72.6% and each follows gold with probability p, p² + (1 - p)² is 0.726 on average: a mean
+    /// p of 83.6% if it is the same for all pairs, and less if some are clearer than others.
     #[test]
-    fn gold_foretells_four_of_five_of_a_labelers_choices() {
+    fn gold_foretells_about_four_of_five_of_a_labelers_choices() {
         let mut all = Concordance::default();
         for comparison in some(Part::HeldOut) {
             let one = comparison.ceiling();
@@ -473,7 +488,7 @@ mod tests {
         }
         let ceiling = all.agreed / all.pairs as f64;
         println!("ceiling: {ceiling:.4} of {} pairs", all.pairs);
-        assert!((0.80..=0.88).contains(&ceiling), "{ceiling}");
+        assert!((0.78..=0.83).contains(&ceiling), "{ceiling}");
     }
 
     #[test]
