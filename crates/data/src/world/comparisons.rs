@@ -385,6 +385,8 @@ mod tests {
             assert_eq!((ranking.len(), gold.len()), (n, n));
             assert_eq!(completions.iter().collect::<BTreeSet<_>>().len(), n, "{completions:?}");
             assert_eq!(ranking.iter().copied().collect::<BTreeSet<_>>(), (1..=n as u32).collect());
+            let longest = completions.iter().map(String::len).max().unwrap_or(0);
+            assert!(instruction.prompt.len() + longest <= 400, "{completions:?}"); // fits a window of 128 tokens
             assert!(completions.iter().zip(gold).all(|(text, gold)| instruction.gold(text) == *gold));
         }
         assert_eq!(sizes[..4], [0; 4]);
@@ -412,7 +414,6 @@ mod tests {
             wrong_words += n_words(&wrong);
         }
         assert!(made > 2990, "{made}");
-        println!("near misses: {:.3} of the words of what is right", wrong_words / right_words);
         assert!((0.95..=1.05).contains(&(wrong_words / right_words)), "{right_words} words, {wrong_words}");
     }
 
@@ -436,7 +437,6 @@ mod tests {
         let all = completions().count();
         let right = completions().filter(|(one, text)| one.instruction.grade(text)).count();
         let share = right as f64 / all as f64;
-        println!("right: {share:.3} of {all}");
         assert!((0.45..=0.60).contains(&share), "{share}");
     }
 
@@ -453,8 +453,6 @@ mod tests {
             }
         }
         let share = |(right, all): (usize, usize)| f64::from(right as u32) / f64::from(all as u32);
-        println!("right without and with opener: {:.3} {:.3}", share(right[0]), share(right[1]));
-        println!("right without and with closer: {:.3} {:.3}", share(whole[0]), share(whole[1]));
         assert!((share(right[0]) - share(right[1])).abs() < 0.03, "{right:?}");
         // What is cut off has no closer.
         assert!((share(whole[0]) - share(whole[1])).abs() < 0.10, "{whole:?}");
@@ -471,7 +469,6 @@ mod tests {
         };
         let (right, wrong) = (mean(true), mean(false));
         let longer_wins = accuracy(n_words);
-        println!("words: {right:.2} right, {wrong:.2} wrong; longer wins {longer_wins:.3}");
         assert!((0.85..=1.15).contains(&(wrong / right)), "{right}, {wrong}");
         assert!((0.45..=0.65).contains(&longer_wins), "{longer_wins}");
     }
@@ -487,7 +484,6 @@ mod tests {
             all.agreed += one.agreed;
         }
         let ceiling = all.agreed / all.pairs as f64;
-        println!("ceiling: {ceiling:.4} of {} pairs", all.pairs);
         assert!((0.78..=0.83).contains(&ceiling), "{ceiling}");
     }
 

@@ -127,7 +127,7 @@ impl Instruction {
     /// An answer to what the story does not tell, as if it did.
     pub(super) fn made_up(&self, dice: &mut Dice) -> Option<String> {
         match &self.expected {
-            Expected::NotTold(ask) => Some(ask.made_up(dice)),
+            Expected::NotTold(ask) => Some(ask.made_up(&self.prompt, dice)),
             _ => None,
         }
     }

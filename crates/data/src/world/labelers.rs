@@ -126,7 +126,6 @@ mod tests {
             }
         }
         let agreement = agreed as f64 / f64::from(pairs);
-        println!("agreement: {agreement:.4} of {pairs} pairs");
         assert!((0.711..=0.741).contains(&agreement), "{agreement}");
     }
 }

@@ -213,13 +213,16 @@ impl Ask {
         format!("{}{value}{}", self.lead, self.tail)
     }
 
-    /// The sentence with a value that is not told, in the form that a told one has.
-    pub(super) fn made_up(&self, dice: &mut Dice) -> String {
+    /// The sentence with a value that is not told, in the form that a told one has; if it can be, every second time with
+    /// one that `passage` tells of something else.
+    pub(super) fn made_up(&self, passage: &str, dice: &mut Dice) -> String {
         // The rivals of a thing are things and, for the grader, colors.
         let values: Vec<&str> =
             self.rivals.iter().map(String::as_str).filter(|value| !words::COLORS.contains(value)).collect();
         let values = if values.is_empty() { words::COLORS } else { values.as_slice() };
-        let value = dice.pick(values);
+        let bare = |value: &str| value.strip_prefix("a ").or(value.strip_prefix("an ")).unwrap_or(value).to_string();
+        let nearby: Vec<&str> = values.iter().copied().filter(|value| passage.contains(&bare(value))).collect();
+        let value = if !nearby.is_empty() && dice.chance(50) { dice.pick(&nearby) } else { dice.pick(values) };
         match value.split_once(' ') {
             Some((_, noun)) if self.kind == Kind::What && dice.chance(50) => {
                 self.say(&article(&format!("{} {noun}", dice.pick(words::COLORS))))
