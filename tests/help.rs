@@ -55,7 +55,7 @@ fn the_world_is_a_function_of_its_seed_and_json_holds_state_and_questions() {
 }
 
 #[test]
-fn instructions_and_tasks_of_the_world_are_json_lines_with_their_keys() {
+fn instructions_comparisons_and_tasks_of_the_world_are_json_lines_with_their_keys() {
     let keys = |arguments: &str| {
         let out = gptkit(Path::new("."), &format!("world --count 4 {arguments}")).ok().out;
         assert_eq!(out.lines().count(), 4);
@@ -66,12 +66,21 @@ fn instructions_and_tasks_of_the_world_are_json_lines_with_their_keys() {
     };
     assert_eq!(keys("--instructions"), "prompt completion kind");
     assert_eq!(keys("--instructions --held-out"), "prompt completion kind");
+    assert_eq!(keys("--comparisons"), "prompt completions ranking gold");
+    assert_eq!(keys("--comparisons --held-out"), "prompt completions ranking gold");
     assert_eq!(keys("--task classification"), "text label");
     assert_eq!(keys("--task entailment"), "premise hypothesis label");
     assert_eq!(keys("--task similarity"), "text_a text_b label");
     assert_eq!(keys("--task multiple-choice --held-out"), "context choices label");
     assert_eq!(keys("--task regression"), "text label");
-    for wrong in ["--held-out", "--task none", "--task regression --instructions", "--task regression --json"] {
+    for wrong in [
+        "--held-out",
+        "--task none",
+        "--task regression --instructions",
+        "--task regression --json",
+        "--comparisons --instructions",
+        "--comparisons --json",
+    ] {
         assert_eq!(gptkit(Path::new("."), &format!("world {wrong}")).code, Some(2), "{wrong}");
     }
 }

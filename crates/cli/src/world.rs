@@ -2,9 +2,9 @@
 
 use crate::ui::Ui;
 use clap::Args;
-use data::world::{Instructions, Part, Task, Tasks, World as Stories};
+use data::world::{Comparisons, Instructions, Part, Task, Tasks, World as Stories};
 
-/// Print stories, instructions or labeled tasks of the embedded world, the default data of every stage
+/// Print stories, instructions, comparisons or labeled tasks of the embedded world, the default data of every stage
 #[derive(Debug, Args)]
 pub(crate) struct World {
     /// How many
@@ -19,11 +19,15 @@ pub(crate) struct World {
     /// Instructions with answers instead, one JSON object a line: prompt, completion, kind
     #[arg(long, group = "records", conflicts_with = "json")]
     instructions: bool,
+    /// Comparisons instead, one JSON object a line: prompt, completions, their ranking by a labeler (1 is the best), and
+    /// gold, what each is truly worth
+    #[arg(long, group = "records", conflicts_with = "json")]
+    comparisons: bool,
     /// Labeled records instead, one JSON object a line: classification, entailment, similarity, multiple-choice,
     /// regression
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
     task: Option<Task>,
-    /// The instructions or records that are kept for measuring, about what the others are not about
+    /// The instructions, comparisons or records that are kept for measuring, about what the others are not about
     #[arg(long, requires = "records")]
     held_out: bool,
 }
@@ -38,6 +42,10 @@ impl World {
         if self.instructions {
             let instructions = Instructions::new(self.seed, part);
             return self.print(ui, |index| Ok(serde_json::to_string(&instructions.instruction(index))?));
+        }
+        if self.comparisons {
+            let comparisons = Comparisons::new(self.seed, part);
+            return self.print(ui, |index| Ok(serde_json::to_string(&comparisons.comparison(index))?));
         }
         let stories = Stories::new(self.seed);
         self.print(ui, |index| {

@@ -1,11 +1,12 @@
 //! Instructions with answers: six kinds, each graded by what the answer must hold. Short enough for a window of 128
-//! tokens, and worded in few ways, so that a small model can learn to follow them.
+//! tokens, and worded in few ways, so that a small model can learn to follow them. Answers vary in manner alone.
 
 use serde::Serialize;
 
 use super::grader::{MOST_WORDS, negates, position, words};
+use super::manners::{Manner, Manners};
 use super::part::Part;
-use super::passage::{self, About, Fact, GOODS, Passage};
+use super::passage::{self, About, Ask, Fact, GOODS, Passage};
 use super::plight::Plight;
 use super::questions::Question;
 use super::state::{Event, Lies};
@@ -13,7 +14,7 @@ use super::teller::{Dice, Map, Roles, Teller};
 use super::words as vocabulary;
 
 /// What is answered where the story does not hold the answer.
-const NOT_TOLD: &str = "The story does not tell.";
+pub(super) const NOT_TOLD: &str = "The story does not tell.";
 
 const USE: u8 = 1;
 
@@ -30,7 +31,7 @@ pub struct Instructions {
 pub struct Instruction {
     /// What the model is told.
     pub prompt: String,
-    /// A right answer, as a model is trained to give it; [`Instruction::grade`] takes others, too.
+    /// A demonstration: [`Instruction::substance`], perhaps with courtesy around it.
     #[serde(rename = "completion")]
     pub answer: String,
     /// What it asks for.
@@ -74,6 +75,8 @@ impl InstructionKind {
 enum Expected {
     /// The answer, word by word.
     Exactly,
+    /// To say that the story does not tell what is asked, word by word.
+    NotTold(Ask),
     /// What a question's own grader takes.
     Question(Question),
     /// The answer and no more, or the whole sentence that begins with `stem`.
@@ -85,20 +88,28 @@ enum Expected {
 }
 
 impl Instruction {
-    /// Whether `reply` is right. Case, punctuation and what stands around the answer in a short sentence do not matter,
-    /// except where there is one answer: rewritten sentences, endings, and saying that the story does not tell.
+    /// The canonical answer, without courtesy; [`Instruction::grade`] takes others, too.
+    #[must_use]
+    pub fn substance(&self) -> &str {
+        Manners::of(&self.answer).substance
+    }
+
+    /// Whether the substance of `reply` is right, whatever its manners. Case, punctuation and what stands around the
+    /// answer in a short sentence do not matter, except where there is one answer: rewritten sentences, endings, and
+    /// saying that the story does not tell.
     #[must_use]
     pub fn grade(&self, reply: &str) -> bool {
+        let reply = Manners::of(reply).substance;
         let said = words(reply);
         if said.is_empty() || said.len() > MOST_WORDS {
             return false;
         }
         match &self.expected {
-            Expected::Exactly => letter_words(reply).eq(letter_words(&self.answer)),
+            Expected::Exactly | Expected::NotTold(_) => letter_words(reply).eq(letter_words(self.substance())),
             Expected::Question(question) => question.grade(reply),
             Expected::Ending { stem } => {
                 let stem = words(stem);
-                said.strip_prefix(stem.as_slice()).unwrap_or(&said) == words(&self.answer)
+                said.strip_prefix(stem.as_slice()).unwrap_or(&said) == words(self.substance())
             }
             Expected::Number(n) => {
                 let asked = numbers(&self.prompt);
@@ -110,6 +121,14 @@ impl Instruction {
                 let holds = |item: &str| position(&said, &words(item)).is_some();
                 !negates(&said) && out_of.iter().all(|item| holds(item) == these.contains(item))
             }
+        }
+    }
+
+    /// An answer to what the story does not tell, as if it did.
+    pub(super) fn made_up(&self, dice: &mut Dice) -> Option<String> {
+        match &self.expected {
+            Expected::NotTold(ask) => Some(ask.made_up(&self.prompt, dice)),
+            _ => None,
         }
     }
 }
@@ -133,7 +152,7 @@ struct Draft {
     /// What [`Part`] goes by.
     combination: String,
     prompt: String,
-    answer: String,
+    substance: String,
     expected: Expected,
 }
 
@@ -149,10 +168,16 @@ impl Instructions {
     pub fn instruction(&self, index: u64) -> Instruction {
         let mut dice = Dice::of_use(self.seed, USE, index);
         let kind = dice.pick(&InstructionKind::ALL);
+        self.of_kind(kind, dice)
+    }
+
+    /// The manner of the answer is drawn last: it changes nothing else.
+    pub(super) fn of_kind(&self, kind: InstructionKind, mut dice: Dice) -> Instruction {
         loop {
-            let (draft, rest) = self.draft(kind, dice);
-            let Draft { combination, prompt, answer, expected } = draft;
+            let (draft, mut rest) = self.draft(kind, dice);
+            let Draft { combination, prompt, substance, expected } = draft;
             if Part::of(&combination) == self.part {
+                let answer = Manner::draw(&mut rest).around(&substance);
                 return Instruction { prompt, answer, kind, expected };
             }
             dice = rest;
@@ -173,12 +198,12 @@ impl Instructions {
     fn question(&self, told: bool, mut dice: Dice) -> (Draft, Dice) {
         let about = dice.pick(&About::ALL);
         let (passage, ask, dice) = Passage::with_ask(&self.map, dice, about, told);
-        let (answer, expected) = match (ask.graded(), &ask.told) {
-            (Some(question), Some(value)) => (ask.say(value), Expected::Question(question)),
-            _ => (NOT_TOLD.to_string(), Expected::Exactly),
-        };
         let prompt = format!("{} {}", passage.text, ask.question);
-        (Draft { combination: passage.combination(), prompt, answer, expected }, dice)
+        let (substance, expected) = match (ask.graded(), &ask.told) {
+            (Some(question), Some(value)) => (ask.say(value), Expected::Question(question)),
+            _ => (NOT_TOLD.to_string(), Expected::NotTold(ask)),
+        };
+        (Draft { combination: passage.combination(), prompt, substance, expected }, dice)
     }
 
     /// A sentence, and how it has to be told.
@@ -212,10 +237,10 @@ impl Instructions {
             combination = format!("{} {}", t.scene.people[0].name, t.scene.things[things[1]].noun);
         }
         let sentence = t.render(&before, template);
-        let answer = t.render(&after, template);
+        let substance = t.render(&after, template);
         let prompt = format!("Tell it {with}: {sentence}");
         let (_, _, dice) = t.finish();
-        (Draft { combination, prompt, answer, expected: Expected::Exactly }, dice)
+        (Draft { combination, prompt, substance, expected: Expected::Exactly }, dice)
     }
 
     fn continuing(&self, mut dice: Dice) -> (Draft, Dice) {
@@ -223,10 +248,10 @@ impl Instructions {
         let mut t = Teller::with_people(&self.map, dice, 3);
         let ending = plight.tell(&mut t);
         let prompt = format!("Finish the story: {} {}", t.text(), ending.stem);
-        let answer = format!("{}.", ending.right);
+        let substance = format!("{}.", ending.right);
         let combination = passage::pair(&t.scene);
         let (_, _, dice) = t.finish();
-        (Draft { combination, prompt, answer, expected: Expected::Ending { stem: ending.stem } }, dice)
+        (Draft { combination, prompt, substance, expected: Expected::Ending { stem: ending.stem } }, dice)
     }
 
     /// In words of the world, or bare; both are answered by the whole sum, so that one teaches the other.
@@ -267,8 +292,8 @@ impl Instructions {
             };
             (prompt, right, dice)
         };
-        let answer = format!("{m} {sign} {n} is {right}.");
-        (Draft { combination: prompt.clone(), prompt, answer, expected: Expected::Number(right) }, dice)
+        let substance = format!("{m} {sign} {n} is {right}.");
+        (Draft { combination: prompt.clone(), prompt, substance, expected: Expected::Number(right) }, dice)
     }
 
     fn list(&self, dice: Dice) -> (Draft, Dice) {
@@ -295,16 +320,17 @@ impl Instructions {
         let (_, _, dice) = t.finish();
         let draft = if people {
             let these: Vec<&str> = scene.people.iter().map(|person| person.name).collect();
-            let answer = format!("{}.", enumerate(&these.iter().map(|name| (*name).to_string()).collect::<Vec<_>>()));
+            let substance =
+                format!("{}.", enumerate(&these.iter().map(|name| (*name).to_string()).collect::<Vec<_>>()));
             let out_of = [vocabulary::SHE, vocabulary::HE].concat();
             let prompt = format!("{text} Who is in the story?");
-            Draft { combination, prompt, answer, expected: Expected::All { these, out_of } }
+            Draft { combination, prompt, substance, expected: Expected::All { these, out_of } }
         } else {
             let these: Vec<&str> = scene.things.iter().map(|thing| thing.noun).collect();
             let named: Vec<String> = scene.things.iter().map(passage::phrase).collect();
-            let answer = format!("There is {}.", enumerate(&named));
+            let substance = format!("There is {}.", enumerate(&named));
             let prompt = format!("{text} Which things are in the story?");
-            Draft { combination, prompt, answer, expected: Expected::All { these, out_of: passage::nouns() } }
+            Draft { combination, prompt, substance, expected: Expected::All { these, out_of: passage::nouns() } }
         };
         (draft, dice)
     }
@@ -367,6 +393,75 @@ mod tests {
     }
 
     #[test]
+    fn manners_make_nothing_right_and_nothing_wrong() {
+        let mut dice = Dice::new(3, 0);
+        let all = some(Part::Train);
+        for (instruction, neighbor) in all.iter().zip(&all[1..]) {
+            let manner = Manner::draw(&mut dice);
+            let substance = instruction.substance();
+            assert!(instruction.grade(&manner.repeated_around(3, substance, 2)), "{manner:?}: {instruction:?}");
+            for reply in [neighbor.substance(), NOT_TOLD, "", "I do not know.", &substance[..substance.len() / 2]] {
+                let courteous = manner.around(reply);
+                assert_eq!(instruction.grade(&courteous), instruction.grade(reply), "{courteous}: {instruction:?}");
+            }
+            for courtesy in ["Gladly!", "Good day! Ask me more!"] {
+                assert!(!instruction.grade(courtesy), "{instruction:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_of_the_answers_are_plain_and_prompts_say_nothing_of_it() {
+        for kind in InstructionKind::ALL {
+            let of_kind = some(Part::Train).into_iter().filter(|instruction| instruction.kind == kind);
+            let plain: Vec<bool> = of_kind.map(|instruction| instruction.substance() == instruction.answer).collect();
+            let share = plain.iter().filter(|plain| **plain).count() as f64 / plain.len() as f64;
+            assert!((0.4..=0.6).contains(&share), "{kind:?}: {share}"); // of about 500, 4 standard errors
+        }
+    }
+
+    /// Changes whenever the generator does; the manners of answers come last, and change nothing before them.
+    #[test]
+    fn the_first_instructions_are_what_they_were() {
+        let instructions = Instructions::new(1, Part::Train);
+        for (index, prompt, substance) in [
+            (
+                0,
+                "Tell it with the school: Freya hurried to the lake with Nora.",
+                "Freya hurried to the school with Nora.",
+            ),
+            (
+                1,
+                "Mia found a golden button. Noah liked jumping in puddles best of all. Mia found a ribbon between two \
+                 wet rocks. Which things are in the story?",
+                "There is a golden button and a ribbon.",
+            ),
+        ] {
+            let instruction = instructions.instruction(index);
+            assert_eq!((instruction.prompt.as_str(), instruction.substance()), (prompt, substance));
+        }
+    }
+
+    #[test]
+    fn what_is_made_up_is_told_in_the_words_of_an_answer_and_wrong() {
+        let mut dice = Dice::new(3, 0);
+        let verbs = ["felt", "found", "gave", "loved", "picked", "was", "went"];
+        let said = |text: &str| text.split(' ').find_map(|word| verbs.into_iter().find(|verb| *verb == word));
+        let (mut made_up, mut told) = (BTreeMap::new(), BTreeSet::new());
+        for instruction in some(Part::Train) {
+            if let Some(answer) = instruction.made_up(&mut dice) {
+                assert!(!instruction.grade(&answer), "{answer}: {instruction:?}");
+                *made_up.entry(said(&answer)).or_insert(0) += 1;
+            } else if instruction.kind == InstructionKind::Answer {
+                told.insert(said(instruction.substance()));
+            }
+        }
+        assert_eq!(made_up.keys().copied().collect::<BTreeSet<_>>(), told);
+        assert_eq!(told, verbs.map(Some).into());
+        assert!((400..=600).contains(&made_up.values().sum::<usize>()), "{made_up:?}");
+    }
+
+    #[test]
     fn rivals_are_wrong_alone_and_beside_the_answer() {
         let mut checked = 0;
         for instruction in some(Part::Train) {
@@ -395,11 +490,11 @@ mod tests {
                     assert!(!instruction.grade(&format!("{} {stranger}", backwards.join(", "))), "{instruction:?}");
                 }
                 Expected::Ending { stem } => {
-                    assert!(instruction.grade(&format!("{stem} {}", instruction.answer)), "{instruction:?}");
+                    assert!(instruction.grade(&format!("{stem} {}", instruction.substance())), "{instruction:?}");
                     assert!(!instruction.grade(stem), "{instruction:?}");
                     assert!(!instruction.grade(&format!("{stem} nobody.")), "{instruction:?}");
                 }
-                Expected::Exactly => {
+                Expected::Exactly | Expected::NotTold(_) => {
                     assert!(!instruction.grade(&instruction.prompt), "{instruction:?}");
                     assert!(!instruction.grade(&format!("{} Yes.", instruction.answer)), "{instruction:?}");
                 }
@@ -538,6 +633,6 @@ mod tests {
             new.extend(words(&format!("{prompt} {answer}")).into_iter().filter(|word| !known.contains(word)));
         }
         let new: Vec<&str> = new.iter().map(String::as_str).collect();
-        assert_eq!(new, ["color", "does", "finish", "minus", "pick", "plus", "which", "zero"]);
+        assert_eq!(new, ["color", "does", "finish", "hope", "minus", "pick", "plus", "which", "zero"]);
     }
 }

@@ -12,11 +12,19 @@
 //! - [`passage`]      two or three facts, and questions about them, told or not
 //! - [`plight`]       short courses of events, each with the sentence that must follow
 //! - [`instructions`] prompts with answers that can be graded
+//! - [`manners`]      courtesy around an answer
+//! - [`gold`]         the hidden scorer: what a reply is truly worth
+//! - [`labelers`]     simulated people who rank replies by it, noisily
+//! - [`comparisons`]  prompts with several answers, good and bad, that a labeler ranked
 //! - [`tasks`]        labeled records
 //! - [`part`]         what is for training and what is held out
 
+mod comparisons;
+mod gold;
 mod grader;
 mod instructions;
+mod labelers;
+mod manners;
 mod part;
 mod passage;
 mod plight;
@@ -28,7 +36,10 @@ mod tasks;
 mod teller;
 mod words;
 
+pub use comparisons::{Comparison, Comparisons, Concordance, concordance};
 pub use instructions::{Instruction, InstructionKind, Instructions};
+pub use labelers::Labeler;
+pub use manners::Manners;
 pub use part::Part;
 pub use plots::Plot;
 pub use questions::{Kind, Question};

@@ -193,7 +193,7 @@ impl About {
 }
 
 /// A question about a passage, with its answer if the passage tells it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) question: String,
     kind: Kind,
@@ -211,6 +211,24 @@ impl Ask {
     /// The answer as a sentence, with this value.
     pub(super) fn say(&self, value: &str) -> String {
         format!("{}{value}{}", self.lead, self.tail)
+    }
+
+    /// The sentence with a value that is not told, in the form that a told one has; if it can be, every second time with
+    /// one that `passage` tells of something else.
+    pub(super) fn made_up(&self, passage: &str, dice: &mut Dice) -> String {
+        // The rivals of a thing are things and, for the grader, colors.
+        let values: Vec<&str> =
+            self.rivals.iter().map(String::as_str).filter(|value| !words::COLORS.contains(value)).collect();
+        let values = if values.is_empty() { words::COLORS } else { values.as_slice() };
+        let bare = |value: &str| value.strip_prefix("a ").or(value.strip_prefix("an ")).unwrap_or(value).to_string();
+        let nearby: Vec<&str> = values.iter().copied().filter(|value| passage.contains(&bare(value))).collect();
+        let value = if !nearby.is_empty() && dice.chance(50) { dice.pick(&nearby) } else { dice.pick(values) };
+        match value.split_once(' ') {
+            Some((_, noun)) if self.kind == Kind::What && dice.chance(50) => {
+                self.say(&article(&format!("{} {noun}", dice.pick(words::COLORS))))
+            }
+            _ => self.say(value),
+        }
     }
 
     /// For the grader, which refuses what is said of another person or thing than the question names.
@@ -380,7 +398,7 @@ impl About {
 }
 
 /// All reasons but this, for a person spoken of so.
-fn reasons(but: Option<&str>, female: bool) -> Vec<String> {
+pub(super) fn reasons(but: Option<&str>, female: bool) -> Vec<String> {
     let (he, his) = if female { ("she", "her") } else { ("he", "his") };
     REASONS
         .iter()

@@ -97,6 +97,11 @@ impl Dice {
         ((u64::from(self.0.next_u32()) * n as u64) >> 32) as usize
     }
 
+    /// Between 0 and 1, and neither: in steps of 2⁻³², as the middle of its step.
+    pub(super) fn unit(&mut self) -> f64 {
+        (f64::from(self.0.next_u32()) + 0.5) / 4_294_967_296.0
+    }
+
     pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
