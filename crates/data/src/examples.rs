@@ -3,6 +3,7 @@
 //! Little-endian: [`MAGIC`]; the numbers of all examples; where each example ends, counted in numbers, as u64; how many
 //! examples there are, as u64; the blake3 hash of all before it.
 
+use crate::batch::shuffled;
 use crate::disk;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use memmap2::Mmap;
@@ -178,6 +179,64 @@ impl Examples {
         assert!(i < self.n, "example {i} of {}", self.n);
         let (ends, _) = self.map[self.ends..self.ends + 8 * self.n].as_chunks();
         u64::from_le_bytes(ends[i]) as usize
+    }
+}
+
+/// What the examples of a file stand for, in an order that a seed draws anew for each epoch.
+#[derive(Debug)]
+pub struct Records<T> {
+    examples: Examples,
+    decode: fn(&[u32]) -> Option<T>,
+    seed: u64,
+}
+
+impl<T> Records<T> {
+    /// Opens the file `path`, and has `look` see each record.
+    ///
+    /// # Errors
+    /// As [`Examples::open`], and when an example stands for nothing.
+    pub fn open(path: &Path, seed: u64, decode: fn(&[u32]) -> Option<T>, mut look: impl FnMut(T)) -> Result<Self> {
+        let examples = Examples::open(path)?;
+        for i in 0..examples.len() {
+            let record = decode(&examples.get(i));
+            look(record.with_context(|| format!("example {i} in {} is damaged", path.display()))?);
+        }
+        Ok(Self { examples, decode, seed })
+    }
+
+    /// How many.
+    pub fn len(&self) -> u64 {
+        self.examples.len() as u64
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// The same for files of the same examples.
+    pub fn fingerprint(&self) -> String {
+        self.examples.fingerprint()
+    }
+
+    /// Rows `first .. first + rows` of a run.
+    pub fn batch(&self, first: u64, rows: usize) -> Vec<T> {
+        (first..first + rows as u64).map(|row| self.get(shuffled(row, self.len(), self.seed))).collect()
+    }
+
+    /// At most `most` of them, evenly spread, in batches of `rows`.
+    pub fn all(&self, rows: usize, most: usize) -> Vec<Vec<T>> {
+        let taken = self.len().min(most as u64);
+        let numbers: Vec<u64> = (0..taken).map(|i| i * self.len() / taken.max(1)).collect();
+        numbers.chunks(rows.max(1)).map(|chunk| chunk.iter().map(|&i| self.get(i)).collect()).collect()
+    }
+
+    /// Record number `i` of the file.
+    pub fn get(&self, i: u64) -> T {
+        match (self.decode)(&self.examples.get(i as usize)) {
+            Some(record) => record,
+            None => unreachable!("all examples were read when the file was opened"),
+        }
     }
 }
 

@@ -58,6 +58,25 @@ fn close_fullest(open: &mut Vec<Window>) {
     }
 }
 
+/// Numbers of the examples of `lengths` in batches of like lengths, each of at most `most` tokens but for a longer example
+/// alone.
+pub fn like_lengths(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| lengths[i]);
+    let (mut batches, mut tokens) = (Vec::<Vec<usize>>::new(), 0);
+    for i in order {
+        tokens += lengths[i];
+        match batches.last_mut() {
+            Some(batch) if tokens <= most => batch.push(i),
+            _ => {
+                tokens = lengths[i];
+                batches.push(vec![i]);
+            }
+        }
+    }
+    batches
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +133,11 @@ mod tests {
     fn an_example_that_fits_no_window_is_named() {
         assert_eq!(pack(&[3, 9], 8, 1, 0).unwrap_err().to_string(), "example 1 has 9 tokens, and a window 8");
         assert_eq!(pack(&[0], 8, 1, 0).unwrap_err().to_string(), "example 0 is empty");
+    }
+
+    #[test]
+    fn batches_of_like_lengths_hold_each_example_once() {
+        assert_eq!(like_lengths(&[5, 1, 9, 2, 4], 8), [vec![1, 3, 4], vec![0], vec![2]]);
+        assert!(like_lengths(&[], 8).is_empty());
     }
 }

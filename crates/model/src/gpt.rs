@@ -4,6 +4,7 @@ use crate::block::{block, norm};
 use crate::config::{Kind, ModelConfig};
 use crate::params::{Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
+use ops::rng::{Draw, Key, words};
 use ops::{
     Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
     language_model_loss, logits,
@@ -32,6 +33,18 @@ impl Pass {
         match self {
             Self::Train { seed, first_row, .. } if p > 0.0 => Some(Dropout { p: p as f32, seed, site, first_row }),
             _ => None,
+        }
+    }
+
+    /// The same with dropout of its own for each part of a batch, for [`Input::ragged`] and [`Input::branching`]: end to end,
+    /// sequences have no rows by which their masks could be told apart.
+    pub fn of_part(self) -> Self {
+        match self {
+            Self::Eval => self,
+            Self::Train { seed, first_row, recompute } => {
+                let [a, b, ..] = words(Key { seed, draw: Draw::Dropout { site: u32::MAX - 1 } }, first_row);
+                Self::Train { seed: u64::from(a) << 32 | u64::from(b), first_row: 0, recompute }
+            }
         }
     }
 

@@ -3,12 +3,12 @@
 //! A folder with one is of Hugging Face's classes for sequence classification: `score.weight` lies among the weights, and
 //! `config.json` names the labels. It is a language model's folder all the same, for who does not ask for the head.
 
-use crate::config::Kind;
+use crate::config::{Kind, ModelConfig};
 use crate::folder::{load_config, load_extra, read_json, write_json};
 use crate::gpt::Pass;
-use crate::params::Params;
+use crate::params::{Params, last_norm_bias};
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use ops::rng::{Draw, Key, normals};
 use ops::{Dropout, Parameter, dropout};
 use serde_json::{Map, Value, json};
@@ -33,8 +33,20 @@ impl ClassHead {
     /// # Errors
     /// When memory does not suffice.
     pub fn init(params: &mut Params, n_out: usize, d_model: usize, seed: u64) -> Result<Self> {
+        Self::draw(params, (n_out, d_model), crate::init::STD, seed)
+    }
+
+    /// A new head of one score, a reward: N(0, 1/√(D + 1)), standard deviation (Ziegler et al. 2019, §2.1's code).
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn init_reward(params: &mut Params, d_model: usize, seed: u64) -> Result<Self> {
+        Self::draw(params, (1, d_model), 1.0 / (d_model as f64 + 1.0).sqrt(), seed)
+    }
+
+    fn draw(params: &mut Params, (n_out, d_model): (usize, usize), std: f64, seed: u64) -> Result<Self> {
         let key = Key { seed, draw: Draw::Init { parameter: u32::MAX - 1 } };
-        let values: Vec<f32> = normals(key, n_out * d_model).into_iter().map(|z| z * crate::init::STD as f32).collect();
+        let values: Vec<f32> = normals(key, n_out * d_model).into_iter().map(|z| z * std as f32).collect();
         Self::put(params, &Tensor::from_vec(values, (n_out, d_model), &Device::Cpu)?)
     }
 
@@ -45,7 +57,7 @@ impl ClassHead {
     pub fn load(params: &mut Params, folder: &Path) -> Result<Self> {
         let d_model = load_config(folder)?.d_model;
         let weight = load_extra(folder, NAME)?.with_context(|| {
-            format!("{} labels nothing: it has no {NAME}; make one with `gptkit finetune`", folder.display())
+            format!("{} has no head ({NAME}); make one with `gptkit finetune` or `gptkit train-rm`", folder.display())
         })?;
         let sound = weight.dims2().is_ok_and(|(n, d)| n > 0 && d == d_model);
         ensure!(sound, "{NAME} in {} has shape {:?}; the model is {d_model} wide", folder.display(), weight.dims());
@@ -82,6 +94,27 @@ impl ClassHead {
     }
 }
 
+impl ClassHead {
+    /// Has a head of one score give `gain`·score + `bias` from now on. It has no bias of its own, as in Hugging Face's
+    /// classes, so that the last layer norm of `params`, those of a model of shape `config`, takes the bias along the
+    /// head's direction.
+    ///
+    /// # Errors
+    /// When the head is not of one score, or all zeros.
+    pub fn rescale(&self, params: &Params, config: &ModelConfig, gain: f64, bias: f64) -> Result<()> {
+        let weights: Vec<f64> = self.weight.var().squeeze(0)?.to_dtype(DType::F64)?.to_vec1()?; // [D]
+        let weights: Vec<f64> = weights.into_iter().map(|w| w * gain).collect();
+        let square: f64 = weights.iter().map(|w| w * w).sum();
+        ensure!(square > 0.0 && square.is_finite(), "a head of zeros cannot be scaled");
+        let norm = params.get(&last_norm_bias(config))?;
+        let shifts = weights.iter().map(|w| (bias * w / square) as f32);
+        let shifts = Tensor::from_iter(shifts, norm.var().device())?;
+        norm.set(&(norm.var().as_tensor() + shifts)?)?;
+        let weights = Tensor::from_iter(weights.iter().map(|&w| w as f32), norm.var().device())?.unsqueeze(0)?;
+        Ok(self.weight.set(&weights)?)
+    }
+}
+
 /// What `config.json` says of a head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadDescription {
@@ -91,6 +124,8 @@ pub struct HeadDescription {
     pub is_number: bool,
     /// What it was trained for.
     pub task: String,
+    /// What batches are padded with elsewhere, where it is not the end of text: the token before the first is read.
+    pub pad: Option<u32>,
     /// What gptkit wants to know of it besides.
     pub more: Value,
 }
@@ -114,7 +149,7 @@ impl HeadDescription {
         json["id2label"] = Value::Object(id2label);
         json["label2id"] = Value::Object(label2id);
         json["problem_type"] = json!(if self.is_number { "regression" } else { "single_label_classification" });
-        json["pad_token_id"] = json["eos_token_id"].clone();
+        json["pad_token_id"] = self.pad.map_or(json["eos_token_id"].clone(), |pad| json!(pad));
         json["finetuning_task"] = json!(self.task);
         json["gptkit"] = self.more.clone();
         write_json(&path, &json)
@@ -137,6 +172,7 @@ impl HeadDescription {
             labels: labels.with_context(|| format!("id2label in {} does not count from 0", path.display()))?,
             is_number: json["problem_type"] == "regression",
             task: task.to_owned(),
+            pad: json["pad_token_id"].as_u64().map(|pad| pad as u32),
             more: json["gptkit"].clone(),
         })
     }
@@ -168,6 +204,7 @@ mod tests {
                 labels: ["b", "a", "0"].map(str::to_owned).to_vec(),
                 is_number: false,
                 task: "entailment".to_owned(),
+                pad: Some(2),
                 more: json!({ "columns": 2 }),
             };
             description.save(folder.path()).unwrap();
@@ -180,6 +217,25 @@ mod tests {
             let score = |head: &ClassHead| head.forward(&draw(5, &[4, 8]), 2, 0.5, Pass::Eval).unwrap();
             assert_close("scores", &score(&loaded), &score(&head), 0.0);
             assert_eq!(loaded.n_out(), 3);
+        }
+    }
+
+    #[test]
+    fn rescaled_scores_are_scaled_and_shifted_in_every_generation() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let config = tiny(kind);
+            let mut params = Params::init(&config, 1, &Device::Cpu).unwrap();
+            let head = ClassHead::init_reward(&mut params, 8, 1).unwrap();
+            let gpt = crate::Gpt::new(&config, &params, ops::Precision::F32).unwrap();
+            let ids: Vec<u32> = (0..10).collect();
+            let score = || {
+                let input = crate::Input::ragged([&ids[..]], &Device::Cpu).unwrap();
+                let hidden = gpt.hidden(&input, Pass::Eval).unwrap().squeeze(0).unwrap();
+                head.forward(&hidden, 1, 0.0, Pass::Eval).unwrap()
+            };
+            let before = score();
+            head.rescale(&params, &config, 0.5, -3.0).unwrap();
+            assert_close(&format!("{kind:?}"), &score(), &((before * 0.5).unwrap() - 3.0).unwrap(), 1e-5);
         }
     }
 

@@ -58,6 +58,14 @@ pub(crate) fn block_name(layer: usize) -> String {
     format!("transformer.h.{layer}")
 }
 
+/// The bias of the last layer norm: what is added to the last layer's output.
+pub(crate) fn last_norm_bias(config: &ModelConfig) -> String {
+    match config.kind {
+        Kind::Gpt1 => format!("transformer.h.{}.ln_2.bias", config.n_layer - 1),
+        Kind::Gpt2 | Kind::Gpt3 => "transformer.ln_f.bias".to_owned(),
+    }
+}
+
 /// The weights of one model, which training changes in place.
 #[derive(Debug, Clone)]
 pub struct Params {

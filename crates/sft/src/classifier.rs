@@ -11,7 +11,6 @@ use data::batch::IGNORE;
 use data::world::Task;
 use model::{ClassHead, Gpt, Input, Pass};
 use ops::cross_entropy;
-use ops::rng::{Draw, Key, words};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -121,7 +120,7 @@ impl Objective for Classifier {
     fn loss(&self, batch: &Vec<Example>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
         let examples = &batch[rows];
         let input = self.input(examples)?;
-        let hidden = self.gpt.hidden(&input, own_masks(pass))?; // [1, tokens, D]
+        let hidden = self.gpt.hidden(&input, pass.of_part())?; // [1, tokens, D]
         let scores = self.scores(&hidden, &input, examples, pass)?;
         let share = examples.len() as f64 / batch.len() as f64;
         let loss = (self.task_loss(&scores, examples)? * share)?;
@@ -146,18 +145,6 @@ impl Objective for Classifier {
 /// Tokens that others of their sequence predict.
 fn predicted(examples: &[Example]) -> usize {
     examples.iter().flat_map(|example| &example.sequences).map(|sequence| sequence.len() - 1).sum()
-}
-
-/// The same with dropout of its own for each part of a batch: end to end, sequences have no rows by which their masks could
-/// be told apart.
-fn own_masks(pass: Pass) -> Pass {
-    match pass {
-        Pass::Eval => pass,
-        Pass::Train { seed, first_row, recompute } => {
-            let [a, b, ..] = words(Key { seed, draw: Draw::Dropout { site: u32::MAX - 1 } }, first_row);
-            Pass::Train { seed: u64::from(a) << 32 | u64::from(b), first_row: 0, recompute }
-        }
-    }
 }
 
 /// Predictions against truth, as they come.

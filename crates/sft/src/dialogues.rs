@@ -181,10 +181,13 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
 }
 
 /// Takes a dialogue, its number in its source and, if it is one of the world's, the part that it is of.
-type Sink<'a> = &'a mut dyn FnMut(u64, &[Message], Option<Part>) -> Result<()>;
+pub type Sink<'a> = &'a mut dyn FnMut(u64, &[Message], Option<Part>) -> Result<()>;
 
-/// Hands the dialogues of a source to `sink`.
-fn read(source: &str, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+/// Hands the dialogues of a source to `sink`, and says what it read.
+///
+/// # Errors
+/// As [`read_dialogues`], and those of `sink`.
+pub fn read(source: &str, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
     let place = Place::of(source).map_err(anyhow::Error::msg)?;
     if let Place::World { stories: n, seed } = place {
         for (part, n) in [(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))] {

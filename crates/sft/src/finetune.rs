@@ -20,7 +20,7 @@ use train::Resumable;
 use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
-use train::run::Run;
+use train::run::{Run, folder_beside};
 use train::schedule::Schedule;
 
 /// All that a run of `gptkit finetune` is told; a file `configs/finetune-*.toml`.
@@ -110,6 +110,7 @@ impl Labeling {
             labels: if self.is_class() { self.labels.clone() } else { vec![SCORE.to_owned()] },
             is_number: !self.is_class(),
             task: self.task.to_string(),
+            pad: None,
             more: json!({ "columns": self.columns }),
         };
         description.save(folder)
@@ -141,23 +142,18 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
     }
     start.add_tokens(&[START, DELIMITER, EXTRACT], config.seed)?;
     start.tokenizer.set_frame(START, DELIMITER, EXTRACT)?;
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    data::disk::create_dir(parent)?;
-    let aside = tempfile::tempdir_in(parent)?;
+    let aside = folder_beside(out)?;
     let framer = Framer::new(&start.tokenizer, start.config.context)?;
     let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside.path(), sitting.progress)?;
     let labeling = Labeling { task: config.data.task, labels, columns };
     let data = Data::open(&config, aside.path())?;
-    config.train.validate_each_epoch(data.train.len());
+    config.train.validate_each_epoch(data.train.records.len());
     say(&counts, start.config.context, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
     labeling.save(out)?;
-    for name in FILES {
-        let (from, to) = (aside.path().join(name), out.join(name));
-        std::fs::rename(&from, &to).with_context(|| format!("{} cannot be written", to.display()))?;
-    }
+    run.take_in(aside.path(), &FILES)?;
     let mut params = start.params;
     let head = ClassHead::init(&mut params, labeling.n_out(), start.config.d_model, config.seed)?;
     sitting.progress.note(&format!(
@@ -168,7 +164,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
         out.display()
     ));
     let trainer = trainer(&config, &start.config, params, head, labeling, &data)?;
-    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.fingerprint() };
+    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.records.fingerprint() };
     go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)
 }
 
@@ -183,7 +179,7 @@ pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Res
     let labeling = Labeling::load(&checkpoint)?;
     let data = Data::open(config, &folder)?;
     ensure!(
-        data.train.fingerprint() == state.text.fingerprint,
+        data.train.records.fingerprint() == state.text.fingerprint,
         "{} is not what the run began with: it was changed since",
         folder.join(FILES[0]).display()
     );
@@ -266,16 +262,16 @@ fn go_on(
 ) -> Result<Outcome> {
     let Data { train, val } = data;
     let TrainConfig { eval_windows, .. } = config.train;
-    let validation = val.all(config.train.micro_batch(), eval_windows);
+    let validation = val.records.all(config.train.micro_batch(), eval_windows);
     // Rows are records of about so many tokens.
-    let schedule = Schedule::new(&config.train, train.mean_tokens(), train.len());
+    let schedule = Schedule::new(&config.train, train.mean_tokens(), train.records.len());
     let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let batches = Prefetch::new(move |first, rows| train.batch(first, rows), plan);
+    let batches = Prefetch::new(move |first, rows| train.records.batch(first, rows), plan);
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
     run.draw()?;
     let folder = run.folder().to_owned();
     let mut outcome = Outcome { folder, summary, report: None };
-    if outcome.summary.stop.is_none() && val.len() > 0 {
+    if outcome.summary.stop.is_none() && !val.records.is_empty() {
         outcome.report = Some(measure_best(config, &outcome.folder, &val, sitting)?);
     }
     Ok(outcome)
@@ -284,7 +280,7 @@ fn go_on(
 /// Once training has ended: what the best weights say of the whole validation part.
 fn measure_best(config: &FinetuneConfig, folder: &Path, val: &Labeled, sitting: &Sitting) -> Result<Report> {
     let best = load(folder, config, sitting)?;
-    let batches: Vec<Vec<Example>> = val.all(config.train.micro_batch(), usize::MAX);
+    let batches: Vec<Vec<Example>> = val.records.all(config.train.micro_batch(), usize::MAX);
     let report = best.measure(batches.iter().map(Vec::as_slice))?;
     let text = serde_json::to_string_pretty(&report)? + "\n";
     data::disk::write(&folder.join(SCORES), text.as_bytes())?;

@@ -5,8 +5,7 @@ use crate::dialogues::FILES;
 use crate::sources::Sources;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::batch::shuffled;
-use data::examples::{Examples, ExamplesWriter};
+use data::examples::{Examples, ExamplesWriter, Records};
 use data::progress::{Progress, grouped};
 use data::record::{Bad, Place as At, Row, read_rows};
 use data::source::{OnBadRecord, Place};
@@ -438,12 +437,11 @@ fn rows(
 
 /// The examples of a part.
 pub(crate) struct Labeled {
-    examples: Examples,
+    pub(crate) records: Records<Example>,
     /// Sequences of the one that has most.
     pub(crate) most_sequences: usize,
     /// Tokens of all of them.
     n_tokens: u64,
-    seed: u64,
 }
 
 impl Labeled {
@@ -452,49 +450,17 @@ impl Labeled {
     /// # Errors
     /// When the file is damaged.
     pub(crate) fn open(path: &Path, seed: u64) -> Result<Self> {
-        let examples = Examples::open(path)?;
         let (mut most_sequences, mut n_tokens) = (1, 0);
-        for i in 0..examples.len() {
-            let example = Example::of(&examples.get(i));
-            let example = example.with_context(|| format!("example {i} in {} is damaged", path.display()))?;
+        let records = Records::open(path, seed, Example::of, |example| {
             most_sequences = most_sequences.max(example.sequences.len());
             n_tokens += example.n_tokens() as u64;
-        }
-        Ok(Self { examples, most_sequences, n_tokens, seed })
-    }
-
-    /// How many.
-    pub(crate) fn len(&self) -> u64 {
-        self.examples.len() as u64
+        })?;
+        Ok(Self { records, most_sequences, n_tokens })
     }
 
     /// Tokens of one, on average.
     pub(crate) fn mean_tokens(&self) -> usize {
-        (self.n_tokens / self.len().max(1)).max(1) as usize
-    }
-
-    /// The same for files of the same examples.
-    pub(crate) fn fingerprint(&self) -> String {
-        self.examples.fingerprint()
-    }
-
-    /// Rows `first .. first + rows` of the run.
-    pub(crate) fn batch(&self, first: u64, rows: usize) -> Vec<Example> {
-        (first..first + rows as u64).map(|row| self.get(shuffled(row, self.len(), self.seed))).collect()
-    }
-
-    /// At most `most` of them, evenly spread, in batches of `rows`.
-    pub(crate) fn all(&self, rows: usize, most: usize) -> Vec<Vec<Example>> {
-        let taken = self.len().min(most as u64);
-        let numbers: Vec<u64> = (0..taken).map(|i| i * self.len() / taken.max(1)).collect();
-        numbers.chunks(rows.max(1)).map(|chunk| chunk.iter().map(|&i| self.get(i)).collect()).collect()
-    }
-
-    fn get(&self, i: u64) -> Example {
-        match Example::of(&self.examples.get(i as usize)) {
-            Some(example) => example,
-            None => unreachable!("all examples were read when the file was opened"),
-        }
+        (self.n_tokens / self.records.len().max(1)).max(1) as usize
     }
 }
 

@@ -1,6 +1,6 @@
 //! Supervised fine-tuning: from a model folder to one that answers, or that labels.
 //!
-//! - `sources`     where records come from, and which are held out
+//! - [`sources`]    where records come from, and which are held out
 //! - [`start`]     the model it begins with, its vocabulary extended
 //! - [`dialogues`] dialogues → tokens that know whether they are learned → packed windows
 //! - [`answers`]   what a model answers, before and after
@@ -21,7 +21,7 @@ pub mod labeled;
 pub mod predict;
 pub mod scores;
 pub mod sft;
-mod sources;
+pub mod sources;
 pub mod start;
 
 pub use finetune::{FinetuneConfig, finetune};

@@ -5,6 +5,7 @@ use crate::columns::{Columns, Named, Truth};
 use crate::finetune::Labeling;
 use crate::labeled::{Example, Framer};
 use anyhow::{Context, Result};
+use data::pack::like_lengths;
 use data::progress::{Progress, grouped};
 use data::record::{Row, read_rows};
 use data::source::OnBadRecord;
@@ -131,21 +132,12 @@ impl Reader<'_> {
     /// Predicts all that wait, in batches of like lengths, and writes them.
     fn write(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let mut order: Vec<usize> = (0..waiting.len()).collect();
-        order.sort_by_key(|&i| waiting[i].example.n_tokens());
         let mut scores: Vec<Vec<f32>> = vec![Vec::new(); waiting.len()];
-        let mut rest = &order[..];
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = rest.iter().take_while(|&&i| {
-                tokens += waiting[i].example.n_tokens();
-                tokens <= TOKENS_AT_A_TIME
-            });
-            let (batch, after) = rest.split_at(fits.count().max(1));
+        let lengths: Vec<usize> = waiting.iter().map(|one| one.example.n_tokens()).collect();
+        for batch in like_lengths(&lengths, TOKENS_AT_A_TIME) {
             let examples: Vec<Example> = batch.iter().map(|&i| waiting[i].example.clone()).collect();
             let (found, _) = self.classifier.judge(&examples)?;
             batch.iter().zip(found).for_each(|(&i, found)| scores[i] = found);
-            rest = after;
         }
         let mut lines = String::new();
         for (Waiting { mut fields, example, labeled }, mut scores) in waiting.into_iter().zip(scores) {

@@ -23,7 +23,7 @@ use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
 use train::objective::{LanguageModeling, Objective};
-use train::run::Run;
+use train::run::{Run, folder_beside};
 use train::schedule::Schedule;
 
 /// All that a run of `gptkit sft` is told; a file `configs/sft-*.toml`.
@@ -107,9 +107,7 @@ pub const LAST: &str = "last";
 /// When dialogues and model do not fit together, or the run fails.
 pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
     let (start, template) = begin(&config, init, sitting)?;
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    data::disk::create_dir(parent)?;
-    let aside = tempfile::tempdir_in(parent)?;
+    let aside = folder_beside(out)?;
     let context = start.config.context;
     let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
     let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
@@ -120,10 +118,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
     let ends = ends(&start, &template)?;
     save_ends(out, &ends)?;
-    for name in FILES {
-        let (from, to) = (aside.path().join(name), out.join(name));
-        std::fs::rename(&from, &to).with_context(|| format!("{} cannot be written", to.display()))?;
-    }
+    run.take_in(aside.path(), &FILES)?;
     let weights = start.weights(config.lora.as_ref(), config.seed)?;
     let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
     let n_params = start.config.n_params();
@@ -197,14 +192,7 @@ pub fn batch_of_step(mut config: SftConfig, init: &Path, step: u64, sitting: &Si
 fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, Template)> {
     let mut start = Start::load(init, sitting.device)?;
     config.dropout.apply(&mut start.config);
-    let template = match Template::load(init)? {
-        Some(template) => template,
-        None => {
-            start.add_tokens(&Template::special_tokens(), config.seed)?;
-            Template::default_for_chat()
-        }
-    };
-    start.tokenizer.set_chat_template(Some(template.source().to_owned()));
+    let template = start.template(init, config.seed)?;
     Ok((start, template))
 }
 

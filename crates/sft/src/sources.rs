@@ -1,29 +1,29 @@
-//! What both stages ask of the places that their records come from.
+//! What the stages ask of the places that their records come from.
 
 use ::config::Problems;
 use data::source::Place;
 use data::world::Part;
 
 /// Where records come from, as a stage's `[data]` says it.
-pub(crate) struct Sources<'a> {
+pub struct Sources<'a> {
     /// Files of records, or the world's.
-    pub(crate) sources: &'a [String],
+    pub sources: &'a [String],
     /// The same, to validate on.
-    pub(crate) validation: &'a [String],
+    pub validation: &'a [String],
     /// Share of the sources that is validated on when `validation` is empty.
-    pub(crate) val_fraction: f64,
+    pub val_fraction: f64,
 }
 
 impl Sources<'_> {
     /// Whether record `n` of a source is for validation: the world says itself, of a file every so many-eth is.
-    pub(crate) fn holds_out(&self, n: u64, part: Option<Part>) -> bool {
+    pub fn holds_out(&self, n: u64, part: Option<Part>) -> bool {
         let every = if self.val_fraction > 0.0 { (1.0 / self.val_fraction).round() as u64 } else { u64::MAX };
         let held_out = part.map_or(n % every == every - 1, |part| part == Part::HeldOut);
         self.validation.is_empty() && held_out
     }
 
     /// Reports what cannot be read; `usual` is the stage's own share.
-    pub(crate) fn check(&self, usual: f64, problems: &mut Problems) {
+    pub fn check(&self, usual: f64, problems: &mut Problems) {
         problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file of records, or world");
         problems.require(
             (0.0..=0.5).contains(&self.val_fraction),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use ::config::{Check, Problems};
+use data::template::Template;
 use data::tokenizer::Tokenizer;
 
 /// Probabilities of dropout that take the place of the model's own; TOML section `[dropout]`.
@@ -27,7 +28,7 @@ pub struct DropoutConfig {
 
 impl DropoutConfig {
     /// Sets what is said of `model`.
-    pub(crate) fn apply(&self, model: &mut ModelConfig) {
+    pub fn apply(&self, model: &mut ModelConfig) {
         model.embedding_dropout = self.embedding.unwrap_or(model.embedding_dropout);
         model.attention_dropout = self.attention.unwrap_or(model.attention_dropout);
         model.residual_dropout = self.residual.unwrap_or(model.residual_dropout);
@@ -44,16 +45,19 @@ impl Check for DropoutConfig {
 }
 
 /// A model before it is fine-tuned.
-pub(crate) struct Start {
+pub struct Start {
     /// Absolute.
-    pub(crate) folder: PathBuf,
-    pub(crate) config: ModelConfig,
-    pub(crate) params: Params,
-    pub(crate) tokenizer: Tokenizer,
+    pub folder: PathBuf,
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub params: Params,
+    /// Its tokens.
+    pub tokenizer: Tokenizer,
     /// Tokens that end a text.
-    pub(crate) end_of_text: Vec<u32>,
+    pub end_of_text: Vec<u32>,
     /// Tokens whose rows are the stage's own.
-    pub(crate) new_tokens: Vec<u32>,
+    pub new_tokens: Vec<u32>,
 }
 
 impl Start {
@@ -61,7 +65,7 @@ impl Start {
     ///
     /// # Errors
     /// As [`ModelFolder::load`].
-    pub(crate) fn load(folder: &Path, device: &Device) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(folder, device)?;
         let folder = std::path::absolute(folder)?;
         Ok(Self { folder, config, params, tokenizer, end_of_text, new_tokens: Vec::new() })
@@ -71,7 +75,7 @@ impl Start {
     ///
     /// # Errors
     /// When the tokenizer cannot take them.
-    pub(crate) fn add_tokens(&mut self, tokens: &[&str], seed: u64) -> Result<()> {
+    pub fn add_tokens(&mut self, tokens: &[&str], seed: u64) -> Result<()> {
         let lacking: Vec<&str> = tokens.iter().copied().filter(|t| self.tokenizer.token_id(t).is_none()).collect();
         self.new_tokens.extend(
             self.tokenizer
@@ -85,11 +89,28 @@ impl Start {
         Ok(())
     }
 
+    /// How it writes dialogues, which its tokenizer will tell from now on: the template in its `folder`, or ours, whose
+    /// signs the vocabulary then gets.
+    ///
+    /// # Errors
+    /// When its template is damaged, or the tokenizer cannot take the signs.
+    pub fn template(&mut self, folder: &Path, seed: u64) -> Result<Template> {
+        let template = match Template::load(folder)? {
+            Some(template) => template,
+            None => {
+                self.add_tokens(&Template::special_tokens(), seed)?;
+                Template::default_for_chat()
+            }
+        };
+        self.tokenizer.set_chat_template(Some(template.source().to_owned()));
+        Ok(template)
+    }
+
     /// What is trained: all, or adapters of the size `lora`.
     ///
     /// # Errors
     /// When the adapters cannot be made.
-    pub(crate) fn weights(&self, lora: Option<&LoraConfig>, seed: u64) -> Result<Weights> {
+    pub fn weights(&self, lora: Option<&LoraConfig>, seed: u64) -> Result<Weights> {
         let Some(lora) = lora else { return Ok(self.params.clone().into()) };
         let adapters = Adapters::new(lora, &self.config, &self.params, &self.folder, &self.new_tokens, seed)?;
         Ok(Weights::adapted(self.params.clone(), adapters))

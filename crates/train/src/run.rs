@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
@@ -83,6 +84,16 @@ pub fn locked(folder: &Path) -> Result<File> {
     lock.with_context(|| format!("another process is writing the run in {}", folder.display()))
 }
 
+/// A folder for what is made before the run in `folder` begins, on the same disk; it goes when it is dropped.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn folder_beside(folder: &Path) -> Result<TempDir> {
+    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk::create_dir(parent)?;
+    Ok(tempfile::tempdir_in(parent)?)
+}
+
 impl Run {
     /// Makes `folder` with the resolved configuration and the model's description in it.
     ///
@@ -130,6 +141,17 @@ impl Run {
     /// Where it is.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Moves the files `names` here from the folder `from`.
+    ///
+    /// # Errors
+    /// When one cannot be moved.
+    pub fn take_in(&self, from: &Path, names: &[&str]) -> Result<()> {
+        names.iter().try_for_each(|name| {
+            let to = self.folder.join(name);
+            std::fs::rename(from.join(name), &to).with_context(|| format!("{} cannot be written", to.display()))
+        })
     }
 
     /// Adds a line to `metrics.jsonl`, and the same to TensorBoard's events.

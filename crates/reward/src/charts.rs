@@ -1,0 +1,114 @@
+//! Reports as pictures.
+
+use crate::report::{Judged, Report};
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+const SIZE: (u32, u32) = (640, 480);
+/// Colors that differ in brightness too.
+const CHOSEN: RGBColor = RGBColor(31, 95, 191);
+const REJECTED: RGBColor = RGBColor(226, 154, 38);
+const BARS: usize = 40;
+
+type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How often the preferred completion is the better, over how sure the model is: on the diagonal when calibrated.
+///
+/// # Errors
+/// When nothing can be drawn.
+pub(crate) fn calibration(report: &Report) -> Result<String> {
+    let mut text = String::new();
+    draw_calibration(report, &mut text).map_err(|e| anyhow!("the calibration cannot be drawn: {e}"))?;
+    Ok(text)
+}
+
+/// Rewards of the better and of the worse completions, as histograms.
+///
+/// # Errors
+/// When nothing can be drawn.
+pub(crate) fn rewards(judged: &[Judged]) -> Result<String> {
+    let mut text = String::new();
+    draw_rewards(judged, &mut text).map_err(|e| anyhow!("the rewards cannot be drawn: {e}"))?;
+    Ok(text)
+}
+
+fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
+    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let least = report.calibration.iter().map(|bin| bin.accuracy.low).fold(0.5, f64::min);
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d(0.5..1.0, (least - 0.02).max(0.0)..1.02)?;
+    chart
+        .configure_mesh()
+        .x_desc("probability that the model gives what it prefers")
+        .y_desc("how often labelers prefer it")
+        .label_style(("sans-serif", 14))
+        .draw()?;
+    chart
+        .draw_series(LineSeries::new([(0.5, 0.5), (1.0, 1.0)], BLACK.mix(0.4)))?
+        .label("calibrated")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.mix(0.4)));
+    for bin in &report.calibration {
+        let (x, share) = (bin.predicted, bin.accuracy);
+        chart.draw_series([PathElement::new([(x, share.low), (x, share.high)], CHOSEN)])?;
+    }
+    let dots =
+        report.calibration.iter().map(|bin| Circle::new((bin.predicted, bin.accuracy.value), 4, CHOSEN.filled()));
+    chart.draw_series(dots)?.label("measured, 95%").legend(|(x, y)| Circle::new((x + 9, y), 4, CHOSEN.filled()));
+    labels(&mut chart)?;
+    area.present()?;
+    Ok(())
+}
+
+fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
+    let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
+    for one in judged {
+        for (w, l) in data::comparison::pairs(&one.places) {
+            chosen.push(f64::from(one.rewards[w]));
+            rejected.push(f64::from(one.rewards[l]));
+        }
+    }
+    let all = || chosen.iter().chain(&rejected).copied();
+    let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+    let wide = ((high - low) / BARS as f64).max(1e-6);
+    let shares = |rewards: &[f64]| {
+        let mut bars = [0.0; BARS];
+        rewards.iter().for_each(|r| bars[(((r - low) / wide) as usize).min(BARS - 1)] += 1.0 / rewards.len() as f64);
+        bars
+    };
+    let (chosen, rejected) = (shares(&chosen), shares(&rejected));
+    let highest = chosen.iter().chain(&rejected).copied().fold(0.0, f64::max);
+    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d(low..low + wide * BARS as f64, 0.0..highest * 1.1)?;
+    chart.configure_mesh().x_desc("reward").y_desc("share of the pairs").label_style(("sans-serif", 14)).draw()?;
+    for (bars, color, name) in [(&rejected, REJECTED, "rejected"), (&chosen, CHOSEN, "chosen")] {
+        let bar = |(i, &share): (usize, &f64)| {
+            let from = low + wide * i as f64;
+            Rectangle::new([(from, 0.0), (from + wide, share)], color.mix(0.5).filled())
+        };
+        chart
+            .draw_series(bars.iter().enumerate().filter(|(_, share)| **share > 0.0).map(bar))?
+            .label(name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.mix(0.5).filled()));
+    }
+    labels(&mut chart)?;
+    area.present()?;
+    Ok(())
+}
+
+fn labels<'a, B: DrawingBackend + 'a, C: CoordTranslate>(chart: &mut ChartContext<'a, B, C>) -> Drawn<()>
+where
+    B::ErrorType: 'static,
+{
+    let mut labels = chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3));
+    labels.label_font(("sans-serif", 14)).draw().map_err(Into::into)
+}

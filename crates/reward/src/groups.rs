@@ -1,0 +1,325 @@
+//! Comparison records → groups of tokens, those of training and those held out: by prompt, never by pair.
+
+use crate::group::{Encoder, Fitted, Group};
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, bail, ensure};
+use data::comparison::{Comparison, key, read_comparisons};
+use data::dialogue::{Message, Role};
+use data::examples::{ExamplesWriter, Records};
+use data::progress::{Progress, grouped};
+use data::record::{Bad, Place as At};
+use data::source::{OnBadRecord, Place};
+use data::world::{Comparisons, Part};
+use serde::{Deserialize, Serialize};
+use sft::sources::Sources;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+/// The comparisons; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ComparisonConfig {
+    /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
+    pub sources: Vec<String>,
+    /// Files of records to validate on; a share of the sources' prompts when there is none.
+    pub validation: Vec<String>,
+    /// That share. The world has prompts of its own for it.
+    pub val_fraction: f64,
+    /// What becomes of records that are no sound comparison.
+    pub on_bad_record: OnBadRecord,
+}
+
+impl Default for ComparisonConfig {
+    fn default() -> Self {
+        Self {
+            sources: vec!["world".to_owned()],
+            validation: Vec::new(),
+            val_fraction: 0.1,
+            on_bad_record: OnBadRecord::Fail,
+        }
+    }
+}
+
+impl Check for ComparisonConfig {
+    fn check(&self, problems: &mut Problems) {
+        let Self { sources, validation, val_fraction, .. } = self;
+        let places = Sources { sources, validation, val_fraction: *val_fraction };
+        places.check(Self::default().val_fraction, problems);
+    }
+}
+
+/// File of the training part below a run, and of the validation part.
+pub const FILES: [&str; 2] = ["train.examples", "val.examples"];
+
+/// What became of the comparisons.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Groups that are learned, and pairs in them.
+    pub train: (u64, u64),
+    /// Groups that are validated on, and pairs in them.
+    pub val: (u64, u64),
+    /// Prompts of the training part, of which some may have several groups.
+    pub train_prompts: u64,
+    /// Prompts of the validation part.
+    pub val_prompts: u64,
+    /// Pairs that had been told apart in the same way before.
+    pub duplicates: u64,
+    /// Pairs that had been told apart the other way round before.
+    pub contradictions: u64,
+    /// Groups of which nothing is told apart: all are tied, or the same.
+    pub level: u64,
+    /// Completions that said the same as another in the same place.
+    pub repeated: u64,
+    /// Prompts of which the oldest turns were left out, so that they fit.
+    pub cut: u64,
+    /// Groups that do not fit the window, and are left out.
+    pub too_long: u64,
+    /// Tokens of all sequences, and those that are read when what is shared is read once.
+    pub tokens: (u64, u64),
+}
+
+/// Encodes the comparisons of `config` into the two [`FILES`] below `folder`. Says what it read.
+///
+/// # Errors
+/// When a record cannot be read or rendered, or there is nothing to learn from them.
+pub(crate) fn encode_all(
+    config: &ComparisonConfig,
+    encoder: &Encoder,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Counts> {
+    let mut taker = Taker {
+        config,
+        encoder,
+        counts: Counts::default(),
+        seen: HashMap::new(),
+        prompts: [HashSet::new(), HashSet::new()],
+    };
+    let [train, val] = FILES.map(|name| folder.join(name));
+    ExamplesWriter::write(&train, |train| {
+        ExamplesWriter::write(&val, |val| {
+            for (sources, for_validation) in [(&config.sources, false), (&config.validation, true)] {
+                for source in sources {
+                    read(source, config, for_validation, progress, &mut |comparison, part| {
+                        let held_out = for_validation || taker.holds_out(&comparison, part);
+                        taker.add(comparison, held_out, if held_out { &mut *val } else { &mut *train })
+                    })?;
+                }
+            }
+            Ok(())
+        })
+    })?;
+    taker.finish()
+}
+
+/// Writes comparisons as groups, and counts.
+struct Taker<'a> {
+    config: &'a ComparisonConfig,
+    encoder: &'a Encoder,
+    counts: Counts,
+    /// Of each pair that was told apart, whether the one with the smaller key was better. 16 bytes a pair.
+    seen: HashMap<u64, bool>,
+    /// Keys of the prompts of both parts.
+    prompts: [HashSet<u64>; 2],
+}
+
+impl Taker<'_> {
+    /// Whether a comparison is for validation: a share of the prompts is, whichever records they come in.
+    fn holds_out(&self, comparison: &Comparison, part: Option<Part>) -> bool {
+        if !self.config.validation.is_empty() {
+            return false;
+        }
+        match part {
+            Some(part) => part == Part::HeldOut,
+            None => (comparison.prompt_key() as f64) < self.config.val_fraction * u64::MAX as f64,
+        }
+    }
+
+    fn add(&mut self, comparison: Comparison, held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
+        let prompt = comparison.prompt_key();
+        let Comparison { completions, places, gold, .. } = &comparison;
+        self.counts.repeated += comparison.repeated as u64;
+        let pairs: Vec<(usize, usize)> = comparison.pairs().collect();
+        if pairs.is_empty() {
+            self.counts.level += 1;
+            return Ok(());
+        }
+        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let Some(Fitted { sequences, prompt: start, cut }) =
+            self.encoder.group(&comparison.prompt, completions).map_err(bad)?
+        else {
+            self.counts.too_long += 1;
+            return Ok(());
+        };
+        self.counts.cut += u64::from(cut);
+        self.prompts[usize::from(held_out)].insert(prompt);
+        let keys: Vec<u64> = completions.iter().map(|said| key(said)).collect();
+        for &(better, worse) in &pairs {
+            let (small, large) = (keys[better].min(keys[worse]), keys[better].max(keys[worse]));
+            let of_pair = [prompt, small, large]
+                .iter()
+                .fold(0u64, |hash, key| (hash.rotate_left(5) ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            match self.seen.insert(of_pair, keys[better] == small) {
+                Some(before) if before == (keys[better] == small) => self.counts.duplicates += 1,
+                Some(_) => self.counts.contradictions += 1,
+                None => {}
+            }
+        }
+        let gold = gold.as_ref().map(|gold| gold.iter().map(|&x| x as f32).collect());
+        let group = Group { sequences, prompt: start, places: places.clone(), gold };
+        let counts = &mut self.counts;
+        let part = if held_out { &mut counts.val } else { &mut counts.train };
+        *part = (part.0 + 1, part.1 + pairs.len() as u64);
+        counts.tokens.0 += group.sequences.iter().map(|s| s.len() as u64).sum::<u64>();
+        counts.tokens.1 += group.n_tokens() as u64;
+        file.push(&group.numbers())
+    }
+
+    fn finish(mut self) -> Result<Counts> {
+        let [train, val] = &self.prompts;
+        (self.counts.train_prompts, self.counts.val_prompts) = (train.len() as u64, val.len() as u64);
+        let Counts { train, val, level, too_long, train_prompts, .. } = self.counts;
+        let context = self.encoder.context;
+        if train.0 + val.0 == 0 {
+            match (level, too_long) {
+                (0, 0) => bail!("there are no comparisons"),
+                (0, n) => bail!(
+                    "all {n} comparisons are longer than the window of {context} tokens: give a model with a longer context"
+                ),
+                (n, 0) => bail!("nothing is told apart: all completions of all {n} comparisons are tied"),
+                (n, m) => {
+                    bail!("nothing to learn: {n} comparisons are tied, {m} longer than the window of {context} tokens")
+                }
+            }
+        }
+        ensure!(
+            train_prompts >= 2,
+            "all comparisons that are to be learned are of {}: a reward model learns from many prompts; give more",
+            if train_prompts == 0 { "no prompt" } else { "one prompt" }
+        );
+        let both: u64 = self.prompts[0].intersection(&self.prompts[1]).count() as u64;
+        ensure!(
+            both == 0,
+            "{} prompts of the validation files are learned from, too: what is measured there would be memory",
+            grouped(both)
+        );
+        Ok(self.counts)
+    }
+}
+
+/// Takes a comparison and, if it is one of the world's, the part that it is of.
+type Sink<'a> = &'a mut dyn FnMut(Comparison, Option<Part>) -> Result<()>;
+
+/// Hands the comparisons of a source to `sink`.
+fn read(
+    source: &str,
+    config: &ComparisonConfig,
+    for_validation: bool,
+    progress: &dyn Progress,
+    sink: Sink,
+) -> Result<()> {
+    let place = Place::of(source).map_err(anyhow::Error::msg)?;
+    if let Place::World { stories: n, seed } = place {
+        let parts = match (for_validation, config.validation.is_empty()) {
+            (true, _) => vec![(Part::HeldOut, n)],
+            (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],
+            (false, false) => vec![(Part::Train, n)],
+        };
+        for (part, n) in parts {
+            let comparisons = Comparisons::new(seed, part);
+            for index in 0..n {
+                sink(of_world(source, index, comparisons.comparison(index)), Some(part))?;
+            }
+        }
+        progress.note(&format!("{source}: comparisons over {} prompts of the embedded world", grouped(n)));
+        return Ok(());
+    }
+    let mut n = 0;
+    let (shape, skipped) = read_comparisons(Path::new(source), config.on_bad_record, progress, &mut |comparison| {
+        sink(comparison, None)?;
+        n += 1;
+        Ok(())
+    })?;
+    progress.note(&format!("{source}: {} comparisons, read as {shape}", grouped(n)));
+    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
+        progress.warn(&format!("{n} records are left out; the first: {first}"));
+    }
+    Ok(())
+}
+
+fn of_world(source: &str, index: u64, comparison: data::world::Comparison) -> Comparison {
+    let data::world::Comparison { instruction, completions, ranking, gold } = comparison;
+    Comparison {
+        place: At { file: PathBuf::from(source), line: index + 1 },
+        prompt: vec![Message::new(Role::User, instruction.prompt)],
+        completions: completions.into_iter().map(|text| vec![Message::new(Role::Assistant, text)]).collect(),
+        places: ranking,
+        gold: Some(gold),
+        repeated: 0,
+    }
+}
+
+/// The groups of a part.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    pub(crate) records: Records<Group>,
+    /// Tokens that are read of one, on average.
+    pub(crate) mean_tokens: usize,
+    /// How often the longer of two completions is the better.
+    pub(crate) longer_wins: f64,
+}
+
+impl Groups {
+    /// Those in the file `path`, in an order that `seed` draws.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub(crate) fn open(path: &Path, seed: u64) -> Result<Self> {
+        let mut n_tokens = 0;
+        let (mut hits, mut pairs) = (0.0, 0.0);
+        let records = Records::open(path, seed, Group::of, |group| {
+            n_tokens += group.n_tokens();
+            let lengths: Vec<usize> = (0..group.len()).map(|i| group.length(i)).collect();
+            let n = group.pairs().count() as f64;
+            if n > 0.0 {
+                hits += n * crate::report::longer_wins(std::iter::once((group.places.as_slice(), lengths.as_slice())));
+                pairs += n;
+            }
+        })
+        .with_context(|| format!("the comparisons in {}", path.display()))?;
+        let mean_tokens = (n_tokens as u64 / records.len().max(1)).max(1) as usize;
+        Ok(Self { records, mean_tokens, longer_wins: if pairs > 0.0 { hits / pairs } else { 0.5 } })
+    }
+}
+
+pub(crate) fn say(counts: &Counts, progress: &dyn Progress) {
+    let Counts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } = *counts;
+    progress.note(&format!(
+        "{} prompts to learn, {} to validate · pairs: {} and {} · {} tokens a pass, {} without reading twice what is shared",
+        grouped(counts.train_prompts),
+        grouped(counts.val_prompts),
+        grouped(train.1),
+        grouped(val.1),
+        grouped(tokens.0),
+        grouped(tokens.1)
+    ));
+    let all = [
+        (duplicates, "pairs were compared before, with the same outcome"),
+        (contradictions, "pairs were compared before, with the opposite outcome"),
+        (repeated, "completions say the same as another of their prompt, and count once"),
+        (level, "comparisons tell nothing apart, and are left out"),
+    ];
+    for (n, what) in all.into_iter().filter(|(n, _)| *n > 0) {
+        progress.note(&format!("{} {what}", grouped(n)));
+    }
+    if cut > 0 {
+        progress
+            .warn(&format!("{} prompts are longer than the window: their oldest turns were left out", grouped(cut)));
+    }
+    if too_long > 0 {
+        progress.warn(&format!("{} comparisons do not fit the window, and are left out", grouped(too_long)));
+    }
+    if val.0 == 0 {
+        progress.warn("there is nothing to validate on: what the model is worth stays unknown");
+    }
+}

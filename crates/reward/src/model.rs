@@ -1,0 +1,241 @@
+//! A language model with a scalar in the place of the unembedding: tokens → rewards.
+
+use crate::group::{Encoder, Group};
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use data::dialogue::Message;
+use data::pack::like_lengths;
+use data::template::Template;
+use model::folder::ModelFolder;
+use model::{ClassHead, Gpt, HeadDescription, Input, Pass};
+use std::path::Path;
+use train::objective::check_tokens;
+
+/// What `config.json` calls the head's task.
+pub(crate) const TASK: &str = "reward";
+/// Tokens that the model reads at a time, but for a longer sequence alone.
+const TOKENS_AT_A_TIME: usize = 4096;
+/// A group's shared tokens are read once when they are at least this share of all that its sequences have.
+const WORTH_SHARING: f64 = 0.05;
+
+/// A model that rewards: the head reads the last layer at a sequence's last token (Ouyang et al. 2022, §3.5).
+#[derive(Debug)]
+pub struct RewardModel {
+    /// The language model below the head.
+    pub gpt: Gpt,
+    /// Its one score.
+    pub head: ClassHead,
+}
+
+impl RewardModel {
+    /// The rewards of all sequences of `groups`, `[N]`, as part of a graph when `pass` trains. What a group's sequences
+    /// share is read once, where that saves work.
+    ///
+    /// # Errors
+    /// When a token is not of the vocabulary, or a sequence over the context.
+    pub fn of_groups(&self, groups: &[Group], pass: Pass) -> Result<Tensor> {
+        let sequences = || groups.iter().flat_map(|group| &group.sequences);
+        sequences().try_for_each(|sequence| check_tokens(sequence, &self.gpt))?;
+        let device = self.gpt.device();
+        let all: usize = sequences().map(Vec::len).sum();
+        let once: usize = groups.iter().map(Group::n_tokens).sum();
+        let shares = (all - once) as f64 >= WORTH_SHARING * all as f64;
+        let shared = |group: &Group| if shares { group.shared() } else { 0 };
+        let input = match shares {
+            true => Input::branching(groups.iter().map(|group| (group.shared(), group.sequences.as_slice())), device)?,
+            false => Input::ragged(sequences().map(Vec::as_slice), device)?,
+        };
+        let (mut ends, mut at) = (Vec::new(), 0);
+        for group in groups {
+            let stem = shared(group);
+            at += stem;
+            ends.extend(group.sequences.iter().map(|sequence| {
+                at += sequence.len() - stem;
+                at as u32 - 1
+            }));
+        }
+        let hidden = self.gpt.hidden(&input, pass.of_part())?.squeeze(0)?; // [tokens, D]
+        let states = hidden.index_select(&Tensor::new(ends, device)?, 0)?; // [N, D]
+        Ok(self.head.forward(&states, 1, 0.0, pass)?.squeeze(1)?)
+    }
+
+    /// The reward of each of `sequences`.
+    ///
+    /// # Errors
+    /// As [`RewardModel::of_groups`], and when a reward is no number.
+    pub fn rewards(&self, sequences: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let mut rewards = vec![0.0; sequences.len()];
+        for batch in like_lengths(&lengths, TOKENS_AT_A_TIME) {
+            let group =
+                |&i: &usize| Group { sequences: vec![sequences[i].clone()], prompt: 0, places: vec![1], gold: None };
+            let groups: Vec<Group> = batch.iter().map(group).collect();
+            let found: Vec<f32> = self.of_groups(&groups, Pass::Eval)?.to_vec1()?;
+            batch.iter().zip(found).for_each(|(&i, reward)| rewards[i] = reward);
+        }
+        ensure!(
+            rewards.iter().all(|reward| reward.is_finite()),
+            "the reward model's output is not a number; its weights are damaged, or its training diverged"
+        );
+        Ok(rewards)
+    }
+}
+
+/// A reward model that reads text: a folder that `train-rm` made.
+#[derive(Debug)]
+pub struct Scorer {
+    /// The model.
+    pub model: RewardModel,
+    /// How it reads dialogues.
+    pub encoder: Encoder,
+}
+
+/// What became of a prompt's completions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// The reward of each.
+    pub rewards: Vec<f32>,
+    /// Whether the prompt's oldest turns were left out.
+    pub cut: bool,
+}
+
+impl Scorer {
+    /// The reward model in `folder`; `files` is what was read of it, and `gpt` its model.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn new(folder: &Path, mut files: ModelFolder, gpt: Gpt) -> Result<Self> {
+        let description = HeadDescription::load(folder).ok().filter(|description| description.task == TASK);
+        ensure!(
+            description.is_some(),
+            "{} is no reward model; make one with `gptkit train-rm`, or name its run's folder",
+            folder.display()
+        );
+        let head = ClassHead::load(&mut files.params, folder)?;
+        let template = Template::load(folder)?.with_context(|| format!("{} has no chat template", folder.display()))?;
+        let ModelFolder { tokenizer, config, .. } = files;
+        Ok(Self { model: RewardModel { gpt, head }, encoder: Encoder { tokenizer, template, context: config.context } })
+    }
+
+    /// The rewards of `completions` of `prompt`; nothing when one of them does not fit the window.
+    ///
+    /// # Errors
+    /// When the template refuses the messages, or as [`RewardModel::rewards`].
+    pub fn score(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<Scored>> {
+        let Some(fitted) = self.encoder.group(prompt, completions)? else { return Ok(None) };
+        Ok(Some(Scored { rewards: self.model.rewards(&fitted.sequences)?, cut: fitted.cut }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::{LossConfig, Pairs};
+    use candle_core::Device;
+    use model::{Kind, ModelConfig, Params};
+    use ops::Precision;
+
+    fn model(kind: Kind) -> (RewardModel, Params) {
+        let text = serde_json::json!({
+            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23,
+        });
+        let config: ModelConfig = serde_json::from_value(text).unwrap();
+        let mut params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        let head = ClassHead::init_reward(&mut params, 16, 1).unwrap();
+        // Larger than first values are, so that differences can be measured.
+        for (name, parameter) in params.iter() {
+            if name.ends_with("weight") && parameter.var().rank() == 2 {
+                parameter.set(&(parameter.tensor(false) * 4.0).unwrap()).unwrap();
+            }
+        }
+        (RewardModel { gpt: Gpt::new(&config, &params, Precision::F32).unwrap(), head }, params)
+    }
+
+    /// K completions of uneven lengths after `shared` tokens.
+    fn group(k: u32, shared: u32, places: Vec<u32>) -> Group {
+        let tokens = |from: u32, n: u32| (0..n).map(move |t| (from * 5 + t * 3 + t * t) % 23).collect::<Vec<u32>>();
+        let sequences =
+            (0..k).map(|i| [tokens(0, shared), vec![i % 23], tokens(i, 1 + (3 * i) % 9)].concat()).collect();
+        Group { sequences, prompt: shared as usize, places, gold: None }
+    }
+
+    const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+
+    fn gradients(params: &Params, loss: &Tensor) -> Vec<(String, Tensor)> {
+        params.clear_gradients();
+        params.collect(&mut loss.backward().unwrap()).unwrap();
+        params.iter().map(|(name, p)| (name.to_owned(), p.gradient().unwrap())).collect()
+    }
+
+    fn largest(x: &Tensor) -> f64 {
+        f64::from(x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap())
+    }
+
+    /// The loss of a group, each completion run once, is that of its pairs one by one, each with both of its sequences run
+    /// for it; so are the gradients.
+    #[test]
+    fn a_group_has_the_loss_and_gradients_of_its_pairs_one_by_one() {
+        let mut rankings: Vec<Vec<u32>> = (2..=9).map(|k| (1..=k).rev().collect()).collect();
+        rankings.extend([vec![1, 2, 2], vec![2, 1, 1, 3, 2], vec![1, 1, 1, 2], vec![3, 2, 2, 1, 1, 3, 4, 4, 5]]);
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            for (places, shared) in rankings.iter().zip([9, 0, 1, 20].into_iter().cycle()) {
+                let (model, params) = model(kind);
+                let group = group(places.len() as u32, shared, places.clone());
+                let config = LossConfig::default();
+                let rewards = model.of_groups(std::slice::from_ref(&group), TRAIN).unwrap();
+                let loss = Pairs::of([places.as_slice()], 1).loss(&rewards, &config).unwrap();
+                let together = gradients(&params, &loss);
+
+                let pairs: Vec<(usize, usize)> = group.pairs().collect();
+                let one = |&(winner, loser): &(usize, usize)| {
+                    let sequences = vec![group.sequences[winner].clone(), group.sequences[loser].clone()];
+                    // Alone and end to end: nothing is shared.
+                    let alone = |sequence: &Vec<u32>| Group {
+                        sequences: vec![sequence.clone()],
+                        prompt: 0,
+                        places: vec![1],
+                        gold: None,
+                    };
+                    let both: Vec<Group> = sequences.iter().map(alone).collect();
+                    let rewards = model.of_groups(&both, TRAIN).unwrap();
+                    Pairs::of([&[1, 2][..]], 1).loss(&rewards, &config).unwrap()
+                };
+                let losses: Vec<Tensor> = pairs.iter().map(one).collect();
+                let mean = (Tensor::stack(&losses, 0).unwrap().sum_all().unwrap() / pairs.len() as f64).unwrap();
+                let off = largest(&(&loss - &mean).unwrap());
+                assert!(off <= 1e-6 * largest(&mean).max(1.0), "{kind:?} {places:?}: the loss is off by {off}");
+                // To a millionth of the largest gradient: sums of f32 in another order.
+                let one_by_one = gradients(&params, &mean);
+                let most = one_by_one.iter().map(|(_, gradient)| largest(gradient)).fold(0.0, f64::max);
+                for ((name, have), (_, want)) in together.iter().zip(&one_by_one) {
+                    let off = largest(&(have - want).unwrap());
+                    assert!(off <= 1e-6 * most, "{kind:?} {places:?} {name}: off by {off} of {most}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rewards_do_not_depend_on_what_is_read_beside() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let (model, _) = model(kind);
+            let groups = [group(4, 9, vec![1, 2, 3, 4]), group(2, 0, vec![1, 2]), group(3, 25, vec![1, 1, 2])];
+            let together: Vec<f32> = model.of_groups(&groups, Pass::Eval).unwrap().to_vec1().unwrap();
+            let all: Vec<Vec<u32>> = groups.iter().flat_map(|group| group.sequences.clone()).collect();
+            let sorted = model.rewards(&all).unwrap();
+            for (i, sequence) in all.iter().enumerate() {
+                let alone = model.rewards(std::slice::from_ref(sequence)).unwrap()[0];
+                assert!((together[i] - alone).abs() < 1e-5 && (sorted[i] - alone).abs() < 1e-5, "{kind:?} {i}");
+            }
+            assert!(together.iter().any(|reward| (reward - together[0]).abs() > 1e-2), "{together:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_weights_give_no_reward() {
+        let (model, params) = model(Kind::Gpt2);
+        let (_, weight) = params.iter().last().unwrap();
+        weight.set(&(weight.tensor(false) * f64::NAN).unwrap()).unwrap();
+        assert!(model.rewards(&[vec![1, 2]]).unwrap_err().to_string().contains("not a number"));
+    }
+}

@@ -1,0 +1,146 @@
+//! Records → records with the rewards of what they hold, streaming.
+
+use crate::group::Fitted;
+use crate::model::Scorer;
+use anyhow::Result;
+use data::comparison;
+use data::dialogue;
+use data::progress::Progress;
+use data::record::{Bad, Row, read_rows};
+use data::source::OnBadRecord;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Records that are read before the first of them is written.
+const READ_AHEAD: usize = 256;
+
+/// What came of a file of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records.
+    pub n: u64,
+    /// Prompts of which the oldest turns were left out.
+    pub cut: u64,
+    /// Records whose completions do not fit the window: their rewards are null.
+    pub too_long: u64,
+}
+
+/// What is wanted of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Rewards: `reward` of a dialogue, `rewards` of completions, or of chosen and rejected.
+    Rewards,
+    /// The same, of completions alone, and `ranking`: the place of each, 1 for the highest reward.
+    Ranking,
+}
+
+/// Reads the records of `path` as [`read_rows`] does, and hands each, with what `scorer` says of it, to `sink` as lines of
+/// JSON, in their order.
+///
+/// # Errors
+/// When a record cannot be used, or `sink` fails.
+pub fn score(
+    scorer: &Scorer,
+    wanted: Wanted,
+    path: &Path,
+    on_bad: OnBadRecord,
+    progress: &dyn Progress,
+    sink: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Counts> {
+    let mut reader = Reader { scorer, wanted, waiting: Vec::new(), counts: Counts::default(), sink };
+    let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
+    reader.write()?;
+    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
+        progress.warn(&format!("{n} records are left out; the first: {first}"));
+    }
+    Ok(reader.counts)
+}
+
+/// A record that waits for its rewards.
+struct Waiting {
+    fields: Map<String, Value>,
+    /// The prompt with each of its completions; none when they do not fit.
+    sequences: Vec<Vec<u32>>,
+    /// Whether it has one completion, and one reward.
+    alone: bool,
+}
+
+struct Reader<'a> {
+    scorer: &'a Scorer,
+    wanted: Wanted,
+    waiting: Vec<Waiting>,
+    counts: Counts,
+    sink: &'a mut dyn FnMut(&str) -> Result<()>,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, row: Row) -> Result<()> {
+        let compares = self.wanted == Wanted::Ranking || comparison::Shape::of(&row).is_ok();
+        let (prompt, completions) = if compares {
+            comparison::Shape::of(&row)?.completions(&row)?
+        } else {
+            let mut dialogues = dialogue::Shape::of(&row)?.dialogues(&row)?;
+            let (Some(mut messages), true) = (dialogues.pop(), dialogues.is_empty()) else {
+                return Err(Bad::new("holds several dialogues; give each a record").into());
+            };
+            let said = messages.split_off(messages.len() - 1);
+            (messages, vec![said])
+        };
+        let fitted = self.scorer.encoder.group(&prompt, &completions);
+        let sequences = match fitted.map_err(|e| Bad::new(format!("{e:#}")))? {
+            Some(Fitted { sequences, cut, .. }) => {
+                self.counts.cut += u64::from(cut);
+                sequences
+            }
+            None => {
+                self.counts.too_long += 1;
+                Vec::new()
+            }
+        };
+        self.waiting.push(Waiting { fields: row.fields, sequences, alone: !compares });
+        if self.waiting.len() >= READ_AHEAD { self.write() } else { Ok(()) }
+    }
+
+    /// Rewards all that wait, and writes them.
+    fn write(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let all: Vec<Vec<u32>> = waiting.iter().flat_map(|one| one.sequences.iter().cloned()).collect();
+        let mut rewards = self.scorer.model.rewards(&all)?.into_iter();
+        let mut lines = String::new();
+        for Waiting { mut fields, sequences, alone } in waiting {
+            self.counts.n += 1;
+            let own: Vec<f32> = rewards.by_ref().take(sequences.len()).collect();
+            if alone {
+                fields.insert("reward".to_owned(), json!(own.first()));
+            } else {
+                let fits = !own.is_empty();
+                fields.insert("rewards".to_owned(), if fits { json!(own) } else { Value::Null });
+                if self.wanted == Wanted::Ranking {
+                    fields.insert("ranking".to_owned(), if fits { json!(places(&own)) } else { Value::Null });
+                }
+            }
+            lines += &Value::Object(fields).to_string();
+            lines.push('\n');
+        }
+        if lines.is_empty() { Ok(()) } else { (self.sink)(&lines) }
+    }
+}
+
+/// The place of each reward: 1 for the highest, the same for equal ones.
+pub fn places(rewards: &[f32]) -> Vec<u32> {
+    let mut sorted = rewards.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted.dedup();
+    rewards.iter().map(|reward| sorted.iter().position(|other| other == reward).map_or(0, |i| i as u32 + 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_from_the_highest_and_ties_share_one() {
+        assert_eq!(places(&[0.5, 2.0, 0.5, -1.0]), [2, 1, 2, 3]);
+        assert!(places(&[]).is_empty());
+    }
+}

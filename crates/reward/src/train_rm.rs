@@ -1,0 +1,284 @@
+//! The stage: a model that answers becomes one that rewards (Ouyang et al. 2022, §3.5 and appendix C.2).
+
+use crate::charts;
+use crate::group::{Encoder, Group};
+use crate::groups::{ComparisonConfig, FILES, Groups, encode_all, say};
+use crate::loss::{LossConfig, Pairs};
+use crate::model::{RewardModel, TASK};
+use crate::normalization::{NormalizationConfig, REFERENCES, keep_references, normalize};
+use crate::report::{Judged, Report};
+use ::config::{Check, Problems};
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use data::batch::Prefetch;
+use data::progress::grouped;
+use data::template::Template;
+use data::tokenizer::END_OF_TEXT;
+use model::folder::{load_config, load_model, save_ends, save_weights};
+use model::{ClassHead, Gpt, HeadDescription, ModelConfig, Params, Pass};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sft::start::{DropoutConfig, Start};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use train::Resumable;
+use train::checkpoint::{State, TextSeen};
+use train::config::TrainConfig;
+use train::fit::{Sitting, Summary, Trainer, fit};
+use train::objective::{Objective, Validation};
+use train::run::{Run, folder_beside};
+use train::schedule::Schedule;
+
+/// All that a run of `gptkit train-rm` is told; a file `configs/rm-*.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewardConfig {
+    /// What it is, in a line.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of everything that is drawn.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// The comparisons.
+    #[serde(default)]
+    pub data: ComparisonConfig,
+    /// What is added to the loss.
+    #[serde(default)]
+    pub loss: LossConfig,
+    /// Where rewards are 0.
+    #[serde(default)]
+    pub normalization: NormalizationConfig,
+    /// In the place of the model's own.
+    #[serde(default)]
+    pub dropout: DropoutConfig,
+    /// The training; a row is a prompt with all its completions.
+    pub train: TrainConfig,
+}
+
+fn seed() -> u64 {
+    1
+}
+
+impl Check for RewardConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.section("data", &self.data);
+        problems.section("loss", &self.loss);
+        problems.section("normalization", &self.normalization);
+        problems.section("dropout", &self.dropout);
+        problems.section("train", &self.train);
+    }
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its folder: the reward model.
+    pub folder: PathBuf,
+    /// How it ended.
+    pub summary: Summary,
+    /// What it is worth on the validation part, once the run has ended.
+    pub report: Option<Report>,
+}
+
+/// File below a run that says what its model is worth.
+pub const SCORES: &str = "scores.json";
+/// Pictures of the same.
+const PICTURES: [&str; 2] = ["calibration.svg", "rewards.svg"];
+/// What batches are padded with elsewhere, where answers end with the end of text.
+const PAD: &str = "<|pad|>";
+
+/// Trains the model in `init` on the comparisons of `config`, and leaves it in `out`.
+///
+/// # Errors
+/// When comparisons and model do not fit together, or the run fails.
+pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+    let mut start = Start::load(init, sitting.device)?;
+    config.dropout.apply(&mut start.config);
+    let template = start.template(init, config.seed)?;
+    let pad = padding(&mut start, &template, config.seed)?;
+    let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
+    let encoder = Encoder { tokenizer, template, context: shape.context };
+    let aside = folder_beside(out)?;
+    let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
+    let data = Data::open(&config, aside.path())?;
+    config.train.validate_each_epoch(data.train.records.len());
+    say(&counts, sitting.progress);
+    let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
+    keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
+
+    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;
+    save_ends(out, &end_of_text)?;
+    description(pad).save(out)?;
+    run.take_in(aside.path(), &[FILES[0], FILES[1], REFERENCES])?;
+    let head = ClassHead::init_reward(&mut params, shape.d_model, config.seed)?;
+    sitting.progress.note(&format!(
+        "{} parameters, {} of them in the head · {} prompts a step · to {}",
+        grouped(shape.n_params() + shape.d_model as u64),
+        grouped(shape.d_model as u64),
+        config.train.batch_size,
+        out.display()
+    ));
+    let trainer = trainer(&config, &shape, params, head)?;
+    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.records.fingerprint() };
+    go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)
+}
+
+/// Goes on with `run` as if it had not been interrupted. `config` is the run's own `config.toml`.
+///
+/// # Errors
+/// When the comparisons or the checkpoint are damaged, or the run fails.
+pub fn resume(config: &RewardConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
+    let Resumable { folder, checkpoint, state, lock } = run;
+    let (mut shape, mut params) = load_model(&checkpoint, sitting.device)?;
+    config.dropout.apply(&mut shape);
+    let head = ClassHead::load(&mut params, &checkpoint)?;
+    let data = Data::open(config, &folder)?;
+    ensure!(
+        data.train.records.fingerprint() == state.text.fingerprint,
+        "{} is not what the run began with: it was changed since",
+        folder.join(FILES[0]).display()
+    );
+    let mut trainer = trainer(config, &shape, params, head)?;
+    trainer.restore(&checkpoint, &state)?;
+    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
+    let run = Run::resume(&folder, lock, state.step)?;
+    go_on(config, trainer, state, data, run, sitting)
+}
+
+/// A token for padding, for who reads the folder elsewhere: transformers reads the reward before the first of them, which
+/// therefore must not be the sign that ends an answer.
+fn padding(start: &mut Start, template: &Template, seed: u64) -> Result<Option<u32>> {
+    if start.tokenizer.end_of_text().is_none() {
+        start.add_tokens(&[END_OF_TEXT], seed)?;
+    }
+    let end = template.end_token(&start.tokenizer)?;
+    if end.is_none() || end != start.tokenizer.end_of_text() {
+        return Ok(None);
+    }
+    start.add_tokens(&[PAD], seed)?;
+    Ok(start.tokenizer.token_id(PAD))
+}
+
+fn description(pad: Option<u32>) -> HeadDescription {
+    let labels = vec![TASK.to_owned()];
+    HeadDescription { labels, is_number: true, task: TASK.to_owned(), pad, more: json!({}) }
+}
+
+/// What a run reads.
+struct Data {
+    train: Groups,
+    val: Groups,
+}
+
+impl Data {
+    fn open(config: &RewardConfig, folder: &Path) -> Result<Self> {
+        let [train, val] = FILES.map(|name| folder.join(name));
+        Ok(Self { train: Groups::open(&train, config.seed)?, val: Groups::open(&val, 0)? })
+    }
+}
+
+/// Comparisons as the loop sees them.
+struct Comparing {
+    model: RewardModel,
+    loss: LossConfig,
+}
+
+impl Objective for Comparing {
+    type Batch = Vec<Group>;
+
+    fn rows(&self, batch: &Vec<Group>) -> usize {
+        batch.len()
+    }
+
+    fn n_tokens(&self, batch: &Vec<Group>) -> u64 {
+        batch.iter().flat_map(|group| &group.sequences).map(|sequence| sequence.len() as u64).sum()
+    }
+
+    fn loss(&self, batch: &Vec<Group>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+        let groups = &batch[rows];
+        let rewards = self.model.of_groups(groups, pass)?; // [N]
+        Pairs::of(groups.iter().map(|group| group.places.as_slice()), batch.len()).loss(&rewards, &self.loss)
+    }
+
+    fn validate(&self, batches: &[Vec<Group>]) -> Result<Validation> {
+        let judged = judge(&self.model, batches.iter().map(Vec::as_slice))?;
+        let report = Report::of(&judged, 0.5).context("there is no pair to validate on")?;
+        let scores = BTreeMap::from([("accuracy".to_owned(), report.accuracy.value)]);
+        Ok(Validation { loss: report.loss, scores, chosen_by: report.loss })
+    }
+}
+
+/// The rewards of the groups of `batches`.
+fn judge<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>) -> Result<Vec<Judged>> {
+    let mut judged = Vec::new();
+    for batch in batches {
+        let mut rewards = model.of_groups(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
+        judged.extend(batch.iter().map(|group| Judged {
+            places: group.places.clone(),
+            rewards: rewards.by_ref().take(group.len()).collect(),
+            lengths: (0..group.len()).map(|i| group.length(i)).collect(),
+            gold: group.gold.clone(),
+        }));
+    }
+    Ok(judged)
+}
+
+fn trainer(config: &RewardConfig, shape: &ModelConfig, params: Params, head: ClassHead) -> Result<Trainer<Comparing>> {
+    let gpt = Gpt::new(shape, &params, config.train.dtype.precision())?;
+    let comparing = Comparing { model: RewardModel { gpt, head }, loss: config.loss.clone() };
+    Trainer::new(comparing, params, &config.train, config.seed)
+}
+
+fn go_on(
+    config: &RewardConfig,
+    mut trainer: Trainer<Comparing>,
+    state: State,
+    data: Data,
+    mut run: Run,
+    sitting: &Sitting,
+) -> Result<Outcome> {
+    let Data { train, val } = data;
+    let TrainConfig { eval_windows, .. } = config.train;
+    let validation = val.records.all(config.train.micro_batch(), eval_windows);
+    let (longer_won, records) = (train.longer_wins, train.records);
+    // Rows are prompts of about so many tokens.
+    let schedule = Schedule::new(&config.train, train.mean_tokens, records.len());
+    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
+    let batches = Prefetch::new(move |first, rows| records.batch(first, rows), plan);
+    let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
+    run.draw()?;
+    let folder = run.folder().to_owned();
+    let mut outcome = Outcome { folder, summary, report: None };
+    if outcome.summary.stop.is_none() {
+        outcome.report = finish(config, &outcome.folder, &val, longer_won, sitting)?;
+    }
+    Ok(outcome)
+}
+
+/// Once training has ended: sets where the best weights' rewards are 0, and measures them on the whole validation part.
+fn finish(
+    config: &RewardConfig,
+    folder: &Path,
+    val: &Groups,
+    longer_won: f64,
+    sitting: &Sitting,
+) -> Result<Option<Report>> {
+    let shape = load_config(folder)?;
+    let (_, mut params) = load_model(folder, sitting.device)?;
+    let head = ClassHead::load(&mut params, folder)?;
+    let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
+    let model = RewardModel { gpt, head };
+    if let Some(found) = normalize(config.normalization.recipe, &model, &params, folder)? {
+        save_weights(folder, &params)?;
+        sitting.progress.note(&found);
+    }
+    let batches = val.records.all(config.train.micro_batch(), usize::MAX);
+    let judged = judge(&model, batches.iter().map(Vec::as_slice))?;
+    let Some(report) = Report::of(&judged, longer_won) else { return Ok(None) };
+    data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+    for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report)?, charts::rewards(&judged)?]) {
+        data::disk::write(&folder.join(name), picture.as_bytes())?;
+    }
+    Ok(Some(report))
+}
