@@ -2,9 +2,11 @@
 //!
 //! Each subcommand is a file: arguments, then read, say, do, say what is next. All that is printed goes through [`ui`].
 
+mod asking;
 mod attention;
 mod bench;
 mod chat;
+mod compare;
 mod config_command;
 mod conversation;
 mod data_args;
@@ -49,6 +51,7 @@ enum Command {
     Finetune(finetune::Finetune),
     Predict(predict::Predict),
     Sft(sft::Sft),
+    Compare(compare::Compare),
     Merge(merge::Merge),
     Plan(plan::Plan),
     Inspect(inspect::Inspect),
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(&ui),
         Command::Predict(command) => command.run(&ui),
         Command::Sft(command) => command.run(&ui),
+        Command::Compare(command) => command.run(&ui),
         Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),
         Command::Inspect(command) => command.run(&ui),

@@ -6,11 +6,14 @@ use clap::Args;
 use config::{Check, Problems};
 use model::sampler::Sampling;
 
+/// Where nothing else is said.
+const TEMPERATURE: f32 = 0.8;
+
 /// How tokens are chosen
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = TEMPERATURE, allow_negative_numbers = true)]
     temperature: f32,
     /// Only the K likeliest tokens
     #[arg(long, value_name = "K")]
@@ -33,6 +36,13 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// Whether they say anything.
+    pub(crate) fn say_anything(&self) -> bool {
+        let Self { temperature, top_k, top_p, min_p, repetition_penalty, stop, seed } = self;
+        let numbers = (*temperature, *repetition_penalty, *seed) != (TEMPERATURE, 1.0, 1);
+        numbers || top_k.is_some() || top_p.is_some() || min_p.is_some() || !stop.is_empty()
+    }
+
     /// What they say, unless it cannot be obeyed.
     pub(crate) fn checked(&self) -> Result<Sampling> {
         let sampling = Sampling {

@@ -195,7 +195,7 @@ fn listed<'a>(row: &'a Row, key: &str) -> Result<&'a [Value], Bad> {
 }
 
 /// The dialogue under `prompt`: messages, a transcript, or what the user says.
-fn prompt(row: &Row) -> Result<Vec<Message>, Bad> {
+pub(crate) fn prompt(row: &Row) -> Result<Vec<Message>, Bad> {
     let mut prompt = match row.fields.get("prompt") {
         Some(Value::Array(_)) => messages(row, "prompt")?,
         _ => {

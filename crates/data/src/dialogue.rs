@@ -189,7 +189,7 @@ impl Shape {
 }
 
 /// An instruction and what it is about.
-fn with_input(instruction: &str, input: Option<&str>) -> String {
+pub(crate) fn with_input(instruction: &str, input: Option<&str>) -> String {
     match input {
         Some(input) if !input.trim().is_empty() => format!("{instruction}\n\n{input}"),
         _ => instruction.to_owned(),

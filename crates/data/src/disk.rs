@@ -148,6 +148,23 @@ pub fn check_seal(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The same for the same contents of the files of `folder` whose names end in `ending`, wherever it lies.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn fingerprint(folder: &Path, ending: &str) -> Result<String> {
+    let read = || -> std::io::Result<BTreeMap<String, PathBuf>> {
+        let named = |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        fs::read_dir(folder)?.map(|entry| entry.map(named)).collect()
+    };
+    let files = read().with_context(|| format!("{} cannot be read", folder.display()))?;
+    let mut hasher = blake3::Hasher::new();
+    for (name, path) in files.into_iter().filter(|(name, _)| name.ends_with(ending)) {
+        hasher.update(format!("{name}\n{}\n", sealed(&path)?.blake3).as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 fn sealed(path: &Path) -> Result<Sealed> {
     let read = || -> std::io::Result<Sealed> {
         let mut hasher = blake3::Hasher::new();

@@ -4,6 +4,7 @@
 //! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
 //! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
 //! - [`comparison`] comparison records → prompts, completions and their places
+//! - [`prompt`]    records of any of these shapes, and lines of text → what is to be answered
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`shard`]     memory-mapped token files with a manifest
@@ -23,6 +24,7 @@ pub mod examples;
 pub mod pack;
 pub mod prepare;
 pub mod progress;
+pub mod prompt;
 pub mod record;
 pub mod shard;
 pub mod source;

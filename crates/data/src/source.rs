@@ -258,6 +258,11 @@ impl Form {
         let jsonl = matches!(ending.as_str(), "jsonl" | "ndjson");
         Self { jsonl, named: jsonl || matches!(ending.as_str(), "txt" | "text" | "md"), compression }
     }
+
+    /// Whether the name says that it is text.
+    pub(crate) fn is_text(self) -> bool {
+        self.named && !self.jsonl
+    }
 }
 
 /// The ending of the name `path`, in small letters, and the compression that a further one says.

@@ -1,0 +1,310 @@
+//! Asking a person which answer is better: what is shown, and what may be typed.
+
+use crate::ui::Ui;
+use anyhow::{Context, Result};
+use console::{Key, Term, measure_text_width};
+use data::dialogue::{Message, Role};
+use reward::choices::{Answer, Judge};
+use reward::collection::Collection;
+use reward::compare::{Question, order};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use std::collections::BTreeSet;
+use std::io::{BufRead, ErrorKind, IsTerminal};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use train::interrupt::{Interrupt, Stop};
+
+/// How asking ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything has been asked.
+    All,
+    /// The person left.
+    Left,
+    /// A signal came.
+    Stopped(Stop),
+}
+
+/// Asks `judge` about every prompt of `collection` that they have not judged, and keeps each choice as soon as it is made.
+///
+/// # Errors
+/// When the terminal cannot be read, or a choice cannot be kept.
+pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interrupt, ui: &Ui) -> Result<Ended> {
+    let answers = collection.answers()?;
+    let seed = collection.settings.sampling.seed;
+    let question = |number: u64| Question::new(number, &answers[number as usize], seed);
+    let (settled, open): (Vec<u64>, Vec<u64>) =
+        collection.unjudged(judge)?.into_iter().partition(|&number| question(number).is_settled());
+    if !settled.is_empty() {
+        let choices: Vec<_> = settled.iter().map(|&number| question(number).settled(judge)).collect();
+        collection.choose(&choices)?;
+        ui.say(&format!("tied without asking, since all answers are the same: {}", settled.len()));
+    }
+    let mut open: BTreeSet<u64> = open.into_iter().collect();
+    let n = collection.items.len();
+    let ranks = collection.settings.k.is_some();
+    let mut input = Input::open(ranks)?;
+    let (begun, mut asked) = (Instant::now(), 0_u32);
+    while let Some(&number) = open.first() {
+        let question = question(number);
+        ui.say(&format!("\n{}", progress(n, open.len(), asked, begun.elapsed())));
+        show(&collection.items[number as usize].prompt, &answers[number as usize], &question, ui);
+        ui.say(&keys(ranks, question.shown.len()));
+        let shown = Instant::now();
+        loop {
+            let said = match input.reply(interrupt)? {
+                Reply::Text(text) => Said::parse(&text, ranks, question.shown.len()),
+                Reply::End => return Ok(Ended::Left),
+                Reply::Stop(stop) => return Ok(Ended::Stopped(stop)),
+            };
+            let places = match said {
+                Ok(Said::Places(places)) => Some(places),
+                Ok(Said::Skip) => None,
+                Ok(Said::Quit) => return Ok(Ended::Left),
+                Ok(Said::Undo) => match collection.undo(judge)? {
+                    Some(earlier) => {
+                        ui.say("taken back");
+                        open.insert(earlier);
+                        break;
+                    }
+                    None => {
+                        ui.say("there is nothing to take back");
+                        continue;
+                    }
+                },
+                Err(why) => {
+                    ui.say(&why);
+                    continue;
+                }
+            };
+            input.echo(places.as_deref(), ui);
+            collection.choose(&[question.chosen(judge, places.as_deref(), shown.elapsed().as_secs_f64())])?;
+            open.remove(&number);
+            asked += 1;
+            break;
+        }
+    }
+    Ok(Ended::All)
+}
+
+fn progress(n: usize, left: usize, asked: u32, elapsed: Duration) -> String {
+    let mut line = format!("{} of {n} · {left} left", n - left + 1);
+    if asked > 0 {
+        let each = elapsed.as_secs_f64() / f64::from(asked);
+        let rest = Duration::from_secs((each * left as f64).ceil() as u64);
+        line += &format!(" · {each:.0} s each, {} to go", humantime::format_duration(rest));
+    }
+    line
+}
+
+fn keys(ranks: bool, n: usize) -> String {
+    let better = if ranks {
+        let rest: String = (3..n).map(|i| format!(" {i}")).collect();
+        let example = if n == 2 { "2 1".to_owned() } else { format!("{n} 1=2{rest}") };
+        format!("the best first, = for a tie, for instance {example}")
+    } else {
+        "1 or 2: that one is better · t: tie".to_owned()
+    };
+    format!("{better} · s: skip · u: undo the last · q: stop")
+}
+
+/// What a person says.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Places(Vec<u32>),
+    Skip,
+    Undo,
+    Quit,
+}
+
+impl Said {
+    fn parse(text: &str, ranks: bool, n: usize) -> Result<Self, String> {
+        match text.trim().to_lowercase().as_str() {
+            "s" => Ok(Self::Skip),
+            "u" => Ok(Self::Undo),
+            "q" => Ok(Self::Quit),
+            order_of_all if ranks => order(order_of_all, n).map(Self::Places),
+            "1" => Ok(Self::Places(vec![1, 2])),
+            "2" => Ok(Self::Places(vec![2, 1])),
+            "t" | "=" => Ok(Self::Places(vec![1, 1])),
+            other => Err(format!("{other:?} says nothing here; {}", keys(false, n))),
+        }
+    }
+}
+
+/// Writes the dialogue and the answers, which are numbered in the order in which they are shown.
+fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
+    let width = Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20));
+    let is_alone = matches!(prompt, [Message { role: Role::User, .. }]);
+    ui.say("");
+    for Message { role, content } in prompt {
+        let said = if is_alone { content.clone() } else { format!("{role}: {content}") };
+        ui.say(&wrapped("  ", &said, width));
+    }
+    ui.say("");
+    for (number, &answer) in (1..).zip(&question.shown) {
+        let text = &answers[answer].text;
+        ui.say(&wrapped(&format!("{number}  "), if text.is_empty() { "(nothing)" } else { text }, width));
+    }
+    ui.say("");
+}
+
+/// `text` in lines of at most `width` columns, `first` before it and as much space before the further lines. What would
+/// steer a terminal is replaced: nobody knows what a model writes.
+fn wrapped(first: &str, text: &str, width: usize) -> String {
+    let steers = |c: char| c.is_control() && c != '\n';
+    let text = text.replace('\t', "    ").replace(steers, "\u{FFFD}");
+    let room = width.saturating_sub(measure_text_width(first)).max(8);
+    let mut lines: Vec<String> = Vec::new();
+    for paragraph in text.split('\n') {
+        let (mut line, mut used) = (String::new(), 0);
+        for word in paragraph.split_inclusive(' ') {
+            let wide = measure_text_width(word.trim_end());
+            if used > 0 && used + wide > room {
+                lines.push(std::mem::take(&mut line));
+                used = 0;
+            }
+            // A word that is longer than a line.
+            for c in word.chars() {
+                let wide = measure_text_width(c.encode_utf8(&mut [0; 4]));
+                if used + wide > room && c != ' ' {
+                    lines.push(std::mem::take(&mut line));
+                    used = 0;
+                }
+                line.push(c);
+                used += wide;
+            }
+        }
+        lines.push(line);
+    }
+    let indent = " ".repeat(measure_text_width(first));
+    let line = |(i, line): (usize, &String)| format!("{}{}", if i == 0 { first } else { &indent }, line.trim_end());
+    lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Where choices come from.
+enum Input {
+    /// A key each.
+    Keys(Term),
+    /// A line each, in a terminal.
+    Editor(Box<DefaultEditor>),
+    /// A line each.
+    Lines(Receiver<std::io::Result<String>>),
+}
+
+/// What came.
+enum Reply {
+    Text(String),
+    End,
+    Stop(Stop),
+}
+
+/// How often signals are looked at while nothing comes.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Ctrl-C where a terminal hands it over as a key.
+const CTRL_C: Reply = Reply::Stop(Stop::Signal(2));
+const CTRL_D: char = '\u{4}';
+
+impl Input {
+    fn open(ranks: bool) -> Result<Self> {
+        let term = Term::stderr();
+        if std::io::stdin().is_terminal() && term.is_term() {
+            return Ok(match ranks {
+                true => Self::Editor(Box::new(DefaultEditor::new().context("the terminal cannot be used")?)),
+                false => Self::Keys(term),
+            });
+        }
+        let (sender, lines) = mpsc::channel();
+        // Apart, so that a signal need not wait for a line.
+        std::thread::spawn(move || std::io::stdin().lock().lines().try_for_each(|line| sender.send(line)));
+        Ok(Self::Lines(lines))
+    }
+
+    fn reply(&mut self, interrupt: &Interrupt) -> Result<Reply> {
+        match self {
+            Self::Keys(term) => loop {
+                match term.read_key_raw() {
+                    Ok(Key::Char(CTRL_D)) => return Ok(Reply::End),
+                    Ok(Key::Char(c)) => return Ok(Reply::Text(c.to_string())),
+                    Ok(Key::CtrlC) => return Ok(CTRL_C),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(CTRL_C),
+                    Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(Reply::End),
+                    Err(e) => return Err(e).context("the terminal cannot be read"),
+                }
+                if let Some(stop) = interrupt.reason(Duration::ZERO) {
+                    return Ok(Reply::Stop(stop));
+                }
+            },
+            Self::Editor(editor) => match editor.readline("> ") {
+                Ok(line) => Ok(Reply::Text(line)),
+                Err(ReadlineError::Interrupted) => Ok(CTRL_C),
+                Err(ReadlineError::Eof) => Ok(Reply::End),
+                Err(e) => Err(e).context("the terminal cannot be read"),
+            },
+            Self::Lines(lines) => loop {
+                if let Some(stop) = interrupt.reason(Duration::ZERO) {
+                    return Ok(Reply::Stop(stop));
+                }
+                match lines.recv_timeout(PATIENCE) {
+                    Ok(line) => return Ok(Reply::Text(line.context("stdin cannot be read as text")?)),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(Reply::End),
+                }
+            },
+        }
+    }
+
+    /// Says what a key did, which a terminal does not show.
+    fn echo(&self, places: Option<&[u32]>, ui: &Ui) {
+        if matches!(self, Self::Keys(_)) {
+            ui.say(match places {
+                Some([1, 2]) => "1 is better",
+                Some([2, 1]) => "2 is better",
+                Some(_) => "tie",
+                None => "skipped",
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_told_apart() {
+        let pair = |text| Said::parse(text, false, 2);
+        assert_eq!(pair("1"), Ok(Said::Places(vec![1, 2])));
+        assert_eq!(pair(" 2 "), Ok(Said::Places(vec![2, 1])));
+        assert_eq!(pair("T"), Ok(Said::Places(vec![1, 1])));
+        assert_eq!([pair("s"), pair("u"), pair("q")], [Ok(Said::Skip), Ok(Said::Undo), Ok(Said::Quit)]);
+        assert_eq!(
+            pair("3").unwrap_err(),
+            "\"3\" says nothing here; 1 or 2: that one is better · t: tie · s: skip · u: undo the last · q: stop"
+        );
+        assert_eq!(Said::parse("2 1=3", true, 3), Ok(Said::Places(vec![2, 1, 2])));
+        assert_eq!(Said::parse("u", true, 3), Ok(Said::Undo));
+        assert!(Said::parse("t", true, 3).unwrap_err().contains("is no number"));
+        assert_eq!(
+            keys(true, 4),
+            "the best first, = for a tie, for instance 4 1=2 3 · s: skip · u: undo the last · q: stop"
+        );
+    }
+
+    #[test]
+    fn text_is_wrapped_and_cannot_steer_the_terminal() {
+        assert_eq!(wrapped("1  ", "one two three four", 12), "1  one two\n   three\n   four");
+        assert_eq!(wrapped("1  ", "abcdefghijklmno", 12), "1  abcdefghi\n   jklmno");
+        assert_eq!(wrapped("", "a\n\n\tb", 40), "a\n\n    b");
+        assert_eq!(wrapped("", "\u{1b}[2Jred\r", 40), "\u{FFFD}[2Jred\u{FFFD}");
+        assert_eq!(wrapped("", "日本語日本語", 8), "日本語日\n本語");
+    }
+
+    #[test]
+    fn progress_says_what_is_left() {
+        assert_eq!(progress(20, 14, 0, Duration::ZERO), "7 of 20 · 14 left");
+        assert_eq!(progress(20, 14, 2, Duration::from_secs(20)), "7 of 20 · 14 left · 10 s each, 2m 20s to go");
+    }
+}

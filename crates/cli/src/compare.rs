@@ -1,0 +1,406 @@
+//! `gptkit compare`
+
+use crate::asking::{Ended, ask};
+use crate::data_args::shell;
+use crate::device::ComputeArgs;
+use crate::sampling_args::SamplingArgs;
+use crate::ui::{Stopped, Ui, Usage};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use data::source::{OnBadRecord, Place};
+use data::world::Labeler;
+use model::sampler::Sampling;
+use reward::choices::Judge;
+use reward::collection::{Collection, K, Settings, Side, weights_of};
+use reward::compare::{Machine, judge_all};
+use reward::export::{self, Summary};
+use reward::model::Scorer;
+use reward::win_rates::{Agreement, Verdict};
+use std::path::{Path, PathBuf};
+use train::interrupt::{Interrupt, Stop};
+use train::run::free_folder;
+
+/// Compare answers: two models' side by side for a win rate, or several of one model to learn from
+///
+/// A person is asked blind, in random order, and may stop at any time. Answers and choices are kept in the folder --out as
+/// they come, together with the comparisons as JSONL, which `gptkit train-rm --data` reads: the same command, or one that
+/// names no more than --out and --judge, goes on. Several judges, and several people, may judge the same answers; how far
+/// they agree is then reported.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Model folder: a run of `sft`, or any that brings a chat template
+    #[arg(long, value_name = "DIR", requires = "prompts", required_unless_present = "out")]
+    a: Option<PathBuf>,
+    /// Model to compare it with: which one is better, prompt by prompt?
+    #[arg(long, value_name = "DIR", requires = "a", conflicts_with = "k")]
+    b: Option<PathBuf>,
+    /// Rank K answers of --a instead, 2 to 9
+    #[arg(long, value_name = "K", requires = "a")]
+    k: Option<usize>,
+    /// Prompts: a line each in .txt; JSONL, CSV, TSV or Parquet with prompts, or with dialogues or comparisons, whose
+    /// answers are left out; or `world`, `world:N`, `world:N:SEED` for instructions of the embedded world: with --b those
+    /// held out, with --k those of the training part
+    #[arg(long, value_name = "PATH", requires = "a")]
+    prompts: Option<String>,
+    /// Only the first N prompts
+    #[arg(long, value_name = "N", requires = "a", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Who judges: `human`, who is asked; `gold`, the embedded world's hidden scorer; `labeler` or `labeler:SEED`, its
+    /// simulated, noisy labeler; or the folder of a reward model
+    #[arg(long, value_name = "human|gold|labeler|DIR")]
+    judge: String,
+    /// Name of the person who judges [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    who: Option<String>,
+    /// Folder of the collection [default: comparisons/compare-1, or the first number that is free]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Longest answer, in tokens [default: 128]
+    #[arg(long, value_name = "N", requires = "a", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: Option<u32>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// What to do with records that hold no prompt
+    #[arg(long, value_name = "fail|skip", default_value = "fail")]
+    on_bad_record: OnBadRecord,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Who judges, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    Human,
+    Gold,
+    Labeler(u64),
+    Rewards(PathBuf),
+}
+
+impl Wanted {
+    fn parse(text: &str) -> Result<Self> {
+        let seed = text.strip_prefix("labeler:").map(str::parse);
+        match (text, seed) {
+            ("human", _) => Ok(Self::Human),
+            ("gold", _) => Ok(Self::Gold),
+            ("labeler", _) => Ok(Self::Labeler(1)),
+            (_, Some(Ok(seed))) => Ok(Self::Labeler(seed)),
+            (_, Some(Err(_))) => Err(Usage(format!("--judge {text}: the seed is no number; write labeler:2")).into()),
+            _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
+            _ => {
+                let names = ["human", "gold", "labeler"];
+                let near = names.into_iter().find(|name| strsim::damerau_levenshtein(name, text) <= 2);
+                let hint = near.map_or_else(
+                    || "make a reward model with `gptkit train-rm`, and name its folder".to_owned(),
+                    |near| format!("did you mean {near}?"),
+                );
+                let what = format!("--judge {text}: neither human, gold nor labeler, and no folder");
+                Err(Usage(format!("{what}\n  hint: {hint}")).into())
+            }
+        }
+    }
+
+    fn needs_the_world(&self) -> bool {
+        matches!(self, Self::Gold | Self::Labeler(_))
+    }
+
+    /// What the judge's numbers are called.
+    fn score(&self) -> &'static str {
+        if *self == Self::Gold { "gold" } else { "reward" }
+    }
+
+    /// Its name in a collection; `who` names the person.
+    fn judge(&self, who: Option<&str>) -> Result<Judge> {
+        let (judge, who) = match self {
+            Self::Human => {
+                let user = || ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+                let who = who.map(str::to_owned).or_else(user).filter(|who| !who.trim().is_empty());
+                ("human".to_owned(), who.unwrap_or_else(|| "somebody".to_owned()))
+            }
+            Self::Gold => ("gold".to_owned(), "world".to_owned()),
+            Self::Labeler(seed) => ("labeler".to_owned(), seed.to_string()),
+            Self::Rewards(folder) => {
+                let weights = weights_of(folder)?;
+                (folder.display().to_string(), weights.chars().take(12).collect())
+            }
+        };
+        Ok(Judge { judge, who })
+    }
+}
+
+impl Compare {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let sampling = self.sampling.checked()?;
+        let wanted = Wanted::parse(&self.judge)?;
+        if self.who.is_some() && wanted != Wanted::Human {
+            return Err(Usage("--who names a person; it goes with --judge human".to_owned()).into());
+        }
+        let scorer = match &wanted {
+            Wanted::Rewards(folder) => {
+                let (files, gpt) = self.compute.load(folder)?;
+                Some(Scorer::new(folder, files, gpt)?)
+            }
+            _ => None,
+        };
+        let judge = wanted.judge(self.who.as_deref())?;
+        let mut collection = self.collection(sampling, &wanted, ui)?;
+        let again = format!(
+            "gptkit compare --out {} --judge {}{}",
+            shell(&collection.folder),
+            shell(Path::new(&self.judge)),
+            self.who.as_ref().map(|who| format!(" --who {}", shell(Path::new(who)))).unwrap_or_default()
+        );
+        let interrupt = Interrupt::watch(None)?;
+        if let Some(stop) = self.write_answers(&mut collection, &interrupt, ui)? {
+            ui.say(&format!("stopped; the answers so far are in {}", collection.folder.display()));
+            ui.next(&again);
+            return Err(Stopped(stop).into());
+        }
+        let machine = match (&wanted, &scorer, collection.settings.world()) {
+            (Wanted::Rewards(_), Some(scorer), _) => Some(Machine::Rewards(scorer)),
+            (Wanted::Gold, _, Some(world)) => Some(Machine::Gold(world)),
+            (Wanted::Labeler(seed), _, Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
+            _ => None,
+        };
+        let ended = match machine {
+            Some(machine) => {
+                judge_all(&mut collection, &judge, &machine, &interrupt, ui)?.map_or(Ended::All, Ended::Stopped)
+            }
+            None => ask(&mut collection, &judge, &interrupt, ui)?,
+        };
+        let summary = export::write(&collection)?;
+        let said = Said { collection: &collection, summary: &summary, judge: &judge, wanted: &wanted, ui };
+        match ended {
+            Ended::All => said.all(),
+            Ended::Left => said.so_far(&again),
+            Ended::Stopped(stop) => {
+                said.so_far(&again);
+                return Err(Stopped(stop).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The collection in `--out`, which agrees with what is asked for, or a new one.
+    fn collection(&self, sampling: Sampling, wanted: &Wanted, ui: &Ui) -> Result<Collection> {
+        let here = self.settings(sampling)?;
+        let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("comparisons"), "compare"));
+        let prompts_fit = |prompts: &str| {
+            let is_world = matches!(Place::of(prompts), Ok(Place::World { .. }));
+            if is_world || !wanted.needs_the_world() {
+                return Ok(());
+            }
+            let what =
+                format!("--judge {} knows the embedded world alone, and the prompts are of {prompts}", self.judge);
+            Err(Usage(format!("{what}\n  hint: use --prompts world, or another judge")))
+        };
+        if let Some(here) = &here {
+            prompts_fit(&here.prompts)?;
+        }
+        let Some(there) = Collection::open(&out)? else {
+            let Some(here) = here else {
+                let hint = "to begin one, name models and prompts with --a, --b or --k, and --prompts";
+                return Err(Usage(format!("{} holds no collection\n  hint: {hint}", out.display())).into());
+            };
+            if let Some(why) = here.answers_are_alike() {
+                return Err(Usage(format!("{why}\n  hint: use --temperature 0.8")).into());
+            }
+            let collection = Collection::begin(&out, here, self.on_bad_record, ui)?;
+            ui.say(&format!("a new collection in {}", out.display()));
+            return Ok(collection);
+        };
+        let differences = here.map_or(Ok(Vec::new()), |here| there.settings.differences(&here))?;
+        if !differences.is_empty() {
+            let what =
+                format!("{} holds a collection of other answers:\n  {}", out.display(), differences.join("\n  "));
+            let hint = "leave out all but --out and --judge to go on with it, or name another folder";
+            return Err(Usage(format!("{what}\n  hint: {hint}")).into());
+        }
+        prompts_fit(&there.settings.prompts)?;
+        ui.say(&format!("going on with {}: {} prompts", out.display(), there.items.len()));
+        Ok(there)
+    }
+
+    /// What answers are asked for, unless the folder says it.
+    fn settings(&self, sampling: Sampling) -> Result<Option<Settings>> {
+        let (Some(a), Some(prompts)) = (&self.a, &self.prompts) else {
+            if self.sampling.say_anything() {
+                let what = "how answers are written is settled when a collection begins";
+                return Err(Usage(format!("{what}\n  hint: leave that out, or begin one with --a")).into());
+            }
+            return Ok(None);
+        };
+        match (&self.b, self.k) {
+            (None, None) => {
+                let hint = "--b names a model to compare it with, --k 4 ranks four answers of its own";
+                return Err(Usage(format!("--a alone gives nothing to compare\n  hint: {hint}")).into());
+            }
+            (_, Some(k)) if !K.contains(&k) => {
+                let what = format!("--k {k}: a person can rank {} to {} answers", K.start(), K.end());
+                return Err(Usage(what).into());
+            }
+            _ => {}
+        }
+        for (name, model) in [("a", Some(a)), ("b", self.b.as_ref())] {
+            if let Some(model) = model.filter(|model| !model.is_dir()) {
+                let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
+                return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
+            }
+        }
+        match Place::of(prompts) {
+            Ok(Place::World { .. }) => {}
+            Ok(Place::Path(path)) if path.is_file() => {}
+            Ok(Place::Stdin(_)) => {
+                return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
+            }
+            Ok(Place::Path(path)) => {
+                let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
+                return Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into());
+            }
+            Err(what) => return Err(Usage(format!("--prompts {prompts} {what}\n  hint: write world:300")).into()),
+        }
+        Ok(Some(Settings {
+            weights_of_a: weights_of(a)?,
+            a: a.clone(),
+            weights_of_b: self.b.as_deref().map(weights_of).transpose()?,
+            b: self.b.clone(),
+            k: self.k,
+            prompts: prompts.clone(),
+            count: self.count,
+            max_new_tokens: self.max_new_tokens.unwrap_or(128) as usize,
+            stop: self.sampling.stop.clone(),
+            sampling: sampling.into(),
+        }))
+    }
+
+    /// Has the models write the answers that are missing, one model after the other.
+    fn write_answers(&self, collection: &mut Collection, interrupt: &Interrupt, ui: &Ui) -> Result<Option<Stop>> {
+        let own = |side: Side| if side == Side::A { self.a.clone() } else { self.b.clone() };
+        let models: Vec<(Side, PathBuf)> = collection
+            .settings
+            .models()
+            .into_iter()
+            .map(|(side, model)| (side, own(side).unwrap_or(model.into())))
+            .collect();
+        for (side, folder) in models {
+            if collection.unanswered(side)?.is_empty() {
+                continue;
+            }
+            let settings = &collection.settings;
+            let before = if side == Side::A { Some(&settings.weights_of_a) } else { settings.weights_of_b.as_ref() };
+            let now = weights_of(&folder)
+                .with_context(|| format!("answers are missing, and --{} has not been given", side.name()))?;
+            if before.is_some_and(|before| *before != now) {
+                bail!(
+                    "the weights in {} are others than those that the answers so far are from; begin another collection",
+                    folder.display()
+                );
+            }
+            let (files, gpt) = self.compute.load(&folder)?;
+            if let Some(stop) = collection.write_answers(side, &folder, (&files, &gpt), interrupt, ui)? {
+                return Ok(Some(stop));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What is said at the end of a sitting.
+struct Said<'a> {
+    collection: &'a Collection,
+    summary: &'a Summary,
+    judge: &'a Judge,
+    wanted: &'a Wanted,
+    ui: &'a Ui,
+}
+
+impl Said<'_> {
+    fn verdict(&self) -> Option<&Verdict> {
+        self.summary.verdicts.iter().find(|verdict| verdict.judge == *self.judge)
+    }
+
+    /// Before the end: nothing that would tell which model is which.
+    fn so_far(&self, again: &str) {
+        let judged = self.verdict().map_or(0, |verdict| verdict.judged);
+        let (n, folder) = (self.summary.prompts, self.collection.folder.display());
+        self.ui.say(&format!("stopped; {judged} of {n} are judged, and kept in {folder}"));
+        self.ui.next(again);
+    }
+
+    fn all(&self) {
+        let Some(verdict) = self.verdict() else { return };
+        let Self { collection, summary, wanted, ui, .. } = self;
+        let (settings, score) = (&collection.settings, wanted.score());
+        let a = settings.a.display();
+        if let (Some(rate), Some(b)) = (&verdict.win_rate, &settings.b) {
+            let b = b.display();
+            if let (Some(of_a), Some(of_b)) = (rate.a_over_b, rate.b_over_a) {
+                let (wins, losses, ties) = (rate.wins_of_a, rate.wins_of_b, rate.ties);
+                ui.say(&format!("A over B {of_a} of {} prompts · {wins} wins · {losses} losses · {ties} ties", of_a.n));
+                ui.say(&format!("B over A {of_b}, ties as a half"));
+                ui.say(&format!("A is {a} · B is {b}"));
+            }
+            if let Some([of_a, of_b]) = verdict.mean_scores.as_deref() {
+                ui.say(&format!("mean {score}: A {of_a:.3} · B {of_b:.3}"));
+            }
+            if let Some(first) = rate.shown_first {
+                ui.say(&format!("the one shown first is better in {first}"));
+            }
+        }
+        if let Some(rankings) = &verdict.rankings {
+            let (groups, pairs, ties) = (rankings.groups, rankings.pairs, rankings.ties);
+            ui.say(&format!(
+                "{groups} groups of {} answers of {a} · {pairs} pairs · {ties} ties",
+                settings.n_answers()
+            ));
+            if let (Some([mean]), Some([best, worst])) = (verdict.mean_scores.as_deref(), verdict.best_and_worst) {
+                ui.say(&format!("mean {score} {mean:.3} · of the best {best:.3} · of the worst {worst:.3}"));
+            }
+        }
+        let counts = [
+            (
+                verdict.skipped,
+                if *self.wanted == Wanted::Human { "skipped" } else { "not judged, too long for the judge" },
+            ),
+            (verdict.alike, "of answers that are all the same"),
+        ];
+        for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
+            ui.say(&format!("{n} {what}"));
+        }
+        if summary.cut_answers > 0 {
+            ui.say(&format!("{} answers were cut at their longest", summary.cut_answers));
+        }
+        let own = |agreement: &&Agreement| agreement.judges.contains(self.judge);
+        summary.agreements.iter().filter(own).for_each(|agreement| ui.say(&agreement_line(agreement)));
+        self.exported();
+    }
+
+    fn exported(&self) {
+        let Self { collection, summary, judge, wanted, ui } = self;
+        let Some(export) = summary.exports.get(&judge.judge) else { return };
+        let left_out = [(export.ties, "tied"), (export.empty, "with an empty answer")];
+        let left_out: String =
+            left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(" · left out: {n} {what}")).collect();
+        ui.say(&format!("{} comparisons in {}{left_out}", export.comparisons, export.path.display()));
+        let settings = &collection.settings;
+        let to_learn = settings.k.is_some() || **wanted == Wanted::Human;
+        if to_learn && export.comparisons > 0 {
+            ui.next(&format!("gptkit train-rm --init {} --data {}", shell(&settings.a), shell(&export.path)));
+        } else if **wanted != Wanted::Human {
+            ui.next(&format!("gptkit compare --out {} --judge human", shell(&collection.folder)));
+        }
+    }
+}
+
+fn agreement_line(agreement: &Agreement) -> String {
+    let Agreement { judges: [one, other], prompts, agreed, one_tied, both_tied } = agreement;
+    let named = |judge: &Judge| format!("{} ({})", judge.judge, judge.who);
+    let agreed = match agreed {
+        Some(share) => format!("agree on {share} of {} pairs that both told apart", share.n),
+        None => "there is no pair that both told apart".to_owned(),
+    };
+    format!(
+        "{} and {}, on {prompts} prompts: {agreed} · tied by one {one_tied}, by both {both_tied}",
+        named(one),
+        named(other)
+    )
+}
