@@ -335,7 +335,7 @@ impl Said<'_> {
             let b = b.display();
             if let (Some(of_a), Some(of_b)) = (rate.a_over_b, rate.b_over_a) {
                 let (wins, losses, ties) = (rate.wins_of_a, rate.wins_of_b, rate.ties);
-                ui.say(&format!("A over B {of_a} of {} prompts · {wins} wins · {losses} losses · {ties} ties", of_a.n));
+                ui.say(&format!("A over B {of_a} of {} prompts · wins {wins} · losses {losses} · ties {ties}", of_a.n));
                 ui.say(&format!("B over A {of_b}, ties as a half"));
                 ui.say(&format!("A is {a} · B is {b}"));
             }
@@ -349,7 +349,7 @@ impl Said<'_> {
         if let Some(rankings) = &verdict.rankings {
             let (groups, pairs, ties) = (rankings.groups, rankings.pairs, rankings.ties);
             ui.say(&format!(
-                "{groups} groups of {} answers of {a} · {pairs} pairs · {ties} ties",
+                "groups of {} answers of {a}: {groups} · pairs {pairs} · ties {ties}",
                 settings.n_answers()
             ));
             if let (Some([mean]), Some([best, worst])) = (verdict.mean_scores.as_deref(), verdict.best_and_worst) {
@@ -357,17 +357,14 @@ impl Said<'_> {
             }
         }
         let counts = [
-            (
-                verdict.skipped,
-                if *self.wanted == Wanted::Human { "skipped" } else { "not judged, too long for the judge" },
-            ),
-            (verdict.alike, "of answers that are all the same"),
+            (verdict.skipped, if *self.wanted == Wanted::Human { "skipped" } else { "too long for the judge" }),
+            (verdict.alike, "tied since all answers are the same"),
         ];
         for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
-            ui.say(&format!("{n} {what}"));
+            ui.say(&format!("{what}: {n}"));
         }
         if summary.cut_answers > 0 {
-            ui.say(&format!("{} answers were cut at their longest", summary.cut_answers));
+            ui.say(&format!("answers cut at --max-new-tokens or the window's end: {}", summary.cut_answers));
         }
         let own = |agreement: &&Agreement| agreement.judges.contains(self.judge);
         summary.agreements.iter().filter(own).for_each(|agreement| ui.say(&agreement_line(agreement)));
@@ -380,9 +377,10 @@ impl Said<'_> {
         let left_out = [(export.ties, "tied"), (export.empty, "with an empty answer")];
         let left_out: String =
             left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(" · left out: {n} {what}")).collect();
-        ui.say(&format!("{} comparisons in {}{left_out}", export.comparisons, export.path.display()));
+        ui.say(&format!("comparisons: {} in {}{left_out}", export.comparisons, export.path.display()));
         let settings = &collection.settings;
-        let to_learn = settings.k.is_some() || **wanted == Wanted::Human;
+        // What is held out of the world is not for learning.
+        let to_learn = settings.k.is_some() || **wanted == Wanted::Human && settings.world().is_none();
         if to_learn && export.comparisons > 0 {
             ui.next(&format!("gptkit train-rm --init {} --data {}", shell(&settings.a), shell(&export.path)));
         } else if **wanted != Wanted::Human {

@@ -511,12 +511,14 @@ impl<'a> Gathering<'a> {
             grouped(too_long),
             self.readers.iter().map(|reader| reader.context).min().unwrap_or(0)
         );
-        progress.note(&format!("{source}: {} prompts", grouped(n)));
-        if self.repeated > 0 {
-            progress.note(&format!("{} prompts came before, and are asked once", grouped(self.repeated)));
-        }
+        let repeated = match self.repeated {
+            0 => String::new(),
+            n => format!(" · repeated, and asked once: {}", grouped(n)),
+        };
+        progress.note(&format!("{source}: {} prompts{repeated}", grouped(n)));
         if too_long > 0 {
-            progress.warn(&format!("{} prompts leave no room for an answer in a model's window", grouped(too_long)));
+            progress
+                .warn(&format!("prompts that leave no room for an answer, and are left out: {}", grouped(too_long)));
         }
         Ok(self.items)
     }
