@@ -43,7 +43,9 @@ impl BestOf<'_> {
         let (folder, gpt) = compute.load(self.model)?;
         let template = Template::load(self.model)?.with_context(|| {
             let name = self.model.display();
-            format!("{name} has no chat template, and a reward model judges answers: give a model that `gptkit sft` made")
+            format!(
+                "{name} has no chat template, and a reward model judges answers: give a model that `gptkit sft` made"
+            )
         })?;
         let (files, rewarder) = compute.load(self.reward)?;
         let scorer = Scorer::new(self.reward, files, rewarder)?;

@@ -46,7 +46,8 @@ fn rewards_are_those_of_the_reference() {
         }
         // What pads a row comes after the token that is read, and changes nothing there.
         for ((row, &n), want) in ids.iter().zip(&lengths).zip(&rewards) {
-            let group = Group { sequences: vec![row[..n].to_vec(), row.clone()], prompt: 1, places: vec![1, 2], gold: None };
+            let group =
+                Group { sequences: vec![row[..n].to_vec(), row.clone()], prompt: 1, places: vec![1, 2], gold: None };
             if n < row.len() {
                 let both: Vec<f32> = model.of_groups(&[group], Pass::Eval).unwrap().to_vec1().unwrap();
                 close("beside the padded row", both[0], *want);
