@@ -9,6 +9,7 @@ mod help;
 mod lineage;
 mod looking;
 mod resume;
+mod reward;
 mod sft;
 mod speed;
 mod tokenizers;
