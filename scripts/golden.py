@@ -8,13 +8,15 @@ Writes, with Hugging Face transformers and PyTorch in float32 on the CPU and fix
   gpt2-tiny/, gpt1-tiny/   a random model as save_pretrained writes it, and
     inputs.json            ids, loss, gradient norms before the clip, settings, a greedy continuation
     expected.safetensors   logits; grad.NAME, of the mean loss before any clip; step3.NAME, after three AdamW steps
+  gpt2-reward-tiny/, gpt1-reward-tiny/  a random sequence-classification model with one label, and
+    inputs.json            ids, padded, their lengths, and the rewards
   tokenizers.json          texts and the ids that the reference tokenizers of GPT-2 and GPT-1 give them
   made-with.json           versions, seeds, and how far float32 is from float64 in these cases
 
 The tokenizers need the published files in DIR: gpt2/encoder.json, gpt2/vocab.bpe, gpt1/encoder_bpe_40000.json and
 gpt1/vocab_40000.bpe. Without --tokenizers, tokenizers.json stays as it is.
 
-The recorded results were made with Python 3.11, torch 2.11.0, transformers 5.23.0, tokenizers 0.23.3 and
+The recorded results were made with Python 3.11, torch 2.11.0, transformers 5.24.0, tokenizers 0.23.3 and
 safetensors 0.8.0. Another processor or version may change last digits; the ids must not change.
 """
 import argparse
@@ -28,8 +30,8 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import (GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, OpenAIGPTConfig, OpenAIGPTLMHeadModel,
-                          OpenAIGPTTokenizer)
+from transformers import (GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Tokenizer, OpenAIGPTConfig,
+                          OpenAIGPTForSequenceClassification, OpenAIGPTLMHeadModel, OpenAIGPTTokenizer)
 
 STEPS = 3
 CLIP = 1.0
@@ -43,6 +45,15 @@ MODELS = [
         vocab_size=61, n_positions=24, n_embd=16, n_layer=3, n_head=4, bos_token_id=60, eos_token_id=60)), 30, (3, 24)),
     ("gpt1-tiny", lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig(
         vocab_size=61, n_positions=24, n_embd=24, n_layer=2, n_head=3)), 7, (2, 21)),
+]
+
+# name, model, seed; three rows of different lengths
+REWARD_MODELS = [
+    ("gpt2-reward-tiny", lambda: GPT2ForSequenceClassification(GPT2Config(
+        vocab_size=61, n_positions=24, n_embd=16, n_layer=3, n_head=4, bos_token_id=60, eos_token_id=60,
+        num_labels=1, pad_token_id=60)), 11),
+    ("gpt1-reward-tiny", lambda: OpenAIGPTForSequenceClassification(OpenAIGPTConfig(
+        vocab_size=61, n_positions=24, n_embd=24, n_layer=2, n_head=3, num_labels=1, pad_token_id=60)), 12),
 ]
 
 FAMILY = "\U0001F468\u200d\U0001F469\u200d\U0001F467"  # man, joiner, woman, joiner, girl
@@ -182,6 +193,23 @@ def language_model(out, name, build, seed, shape):
     return {"seed": seed, "smallest_lead_of_greedy": lead, "float32_from_float64": far}
 
 
+def reward_model(out, name, build, seed):
+    torch.manual_seed(seed)
+    model = perturbed(build(), seed)
+    model.save_pretrained(out / name)
+    lengths, pad = [24, 17, 5], model.config.pad_token_id
+    ids = torch.randint(0, pad, (3, 24), generator=torch.Generator().manual_seed(seed + 100))
+    for row, n in enumerate(lengths):
+        ids[row, n:] = pad
+    with torch.no_grad():
+        padded = model(ids, attention_mask=(ids != pad).long()).logits.squeeze(-1)
+        alone = torch.cat([model(ids[i:i + 1, :n]).logits.flatten() for i, n in enumerate(lengths)])
+    assert (padded - alone).abs().max() < 1e-5, f"{name}: padding changes the reward"
+    (out / name / "inputs.json").write_text(json.dumps({
+        "ids": ids.tolist(), "lengths": lengths, "rewards": padded.tolist()}) + "\n")
+    return {"seed": seed}
+
+
 def tokenizer_cases(out, files):
     """`NAME` is what a tokenizer call gives; `NAME_ordinary`, where it differs, reads special tokens as plain text."""
     reference = {
@@ -220,6 +248,8 @@ def main():
             "threads": torch.get_num_threads()}
     for name, build, seed, shape in MODELS:
         made[name] = language_model(args.out, name, build, seed, shape)
+    for name, build, seed in REWARD_MODELS:
+        made[name] = reward_model(args.out, name, build, seed)
     if args.tokenizers:
         tokenizer_cases(args.out, args.tokenizers)
     (args.out / "made-with.json").write_text(json.dumps(made, indent=1) + "\n")

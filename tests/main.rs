@@ -4,11 +4,13 @@
 
 mod bad_input;
 mod chat;
+mod compare;
 mod finetune;
 mod help;
 mod lineage;
 mod looking;
 mod resume;
+mod reward;
 mod sft;
 mod speed;
 mod tokenizers;

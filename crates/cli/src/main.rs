@@ -5,6 +5,7 @@
 mod asking;
 mod attention;
 mod bench;
+mod best_of;
 mod chat;
 mod compare;
 mod config_command;
@@ -21,12 +22,15 @@ mod predict;
 mod prepare;
 mod presets;
 mod pretrain;
+mod records_args;
 mod run_args;
 mod runs;
 mod sample;
 mod sampling_args;
+mod score;
 mod sft;
 mod tokenizer;
+mod train_rm;
 mod ui;
 mod world;
 
@@ -51,6 +55,9 @@ enum Command {
     Finetune(finetune::Finetune),
     Predict(predict::Predict),
     Sft(sft::Sft),
+    TrainRm(train_rm::TrainRm),
+    Score(score::Score),
+    Rank(score::Rank),
     Compare(compare::Compare),
     Merge(merge::Merge),
     Plan(plan::Plan),
@@ -96,6 +103,9 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(&ui),
         Command::Predict(command) => command.run(&ui),
         Command::Sft(command) => command.run(&ui),
+        Command::TrainRm(command) => command.run(&ui),
+        Command::Score(command) => command.run(&ui),
+        Command::Rank(command) => command.run(&ui),
         Command::Compare(command) => command.run(&ui),
         Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),

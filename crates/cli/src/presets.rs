@@ -3,6 +3,7 @@
 use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
+use reward::RewardConfig;
 use serde::de::DeserializeOwned;
 use sft::{FinetuneConfig, SftConfig};
 use std::path::Path;
@@ -36,6 +37,8 @@ presets![
     "finetune-small",
     "sft-small",
     "sft-instructgpt",
+    "rm-small",
+    "rm-instructgpt",
 ];
 
 /// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
@@ -69,6 +72,7 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
 pub(crate) fn description(name: &str) -> Result<String> {
     Ok(match name.split('-').next() {
         Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
+        Some("rm") => load::<RewardConfig>(name, &[])?.1.description,
         Some("sft") => load::<SftConfig>(name, &[])?.1.description,
         _ => load::<PretrainConfig>(name, &[])?.1.description,
     })

@@ -1,5 +1,6 @@
 //! `gptkit sample`
 
+use crate::best_of::BestOf;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::ui::{Ui, Usage};
@@ -34,6 +35,13 @@ pub(crate) struct Sample {
     /// Continuations, written in one batch
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     num_samples: u16,
+    /// Draw N answers to the prompt, which a chat model reads as the user's message, and print the one of highest reward
+    #[arg(long, value_name = "N", requires = "reward", conflicts_with_all = ["num_samples", "log_probs"],
+        value_parser = clap::value_parser!(u16).range(1..))]
+    best_of: Option<u16>,
+    /// Reward model of --best-of: a run of `train-rm`
+    #[arg(long, value_name = "DIR", requires = "best_of")]
+    reward: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// One JSON object a sample: prompt, text, tokens, why it ended
@@ -50,6 +58,19 @@ impl Sample {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let prompt = self.prompt()?;
+        if let (Some(n), Some(reward)) = (self.best_of, &self.reward) {
+            let best_of = BestOf {
+                n: usize::from(n),
+                reward,
+                model: &self.model,
+                prompt: &prompt,
+                max_new_tokens: self.max_new_tokens,
+                stop: self.sampling.stop.clone(),
+                sampling,
+                json: self.json,
+            };
+            return best_of.run(&self.compute, ui);
+        }
         let (folder, model) = self.compute.load(&self.model)?;
         let request = Request {
             prompt: prompt_tokens(&folder, &prompt)?,
@@ -136,7 +157,8 @@ fn print(model: &Gpt, folder: &ModelFolder, request: &Request, prompt: &str, ui:
     Ok(completions)
 }
 
-fn object(prompt: &str, prompt_tokens: &[u32], completion: &Completion) -> Result<serde_json::Value> {
+/// A sample as JSON.
+pub(crate) fn object(prompt: &str, prompt_tokens: &[u32], completion: &Completion) -> Result<serde_json::Value> {
     let mut object = json!({ "prompt": prompt, "prompt_tokens": prompt_tokens });
     if let (Some(object), serde_json::Value::Object(rest)) = (object.as_object_mut(), serde_json::to_value(completion)?)
     {

@@ -408,6 +408,12 @@ impl Tokenizer {
         }
     }
 
+    /// Whether all ids that both have stand for the same token; a stage may have added some to one of them.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let both = self.vocab_size().min(other.vocab_size()) as u32;
+        (0..both).all(|id| self.inner.id_to_token(id) == other.inner.id_to_token(id))
+    }
+
     /// The same for tokenizers that do the same, whatever file they came from.
     ///
     /// # Errors

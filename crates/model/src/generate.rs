@@ -174,6 +174,8 @@ pub fn generate_from(
     Ok(rows.into_iter().map(Row::completion).collect())
 }
 
+/// Whether `model` can read `prompt`.
+///
 /// # Errors
 /// When `prompt` is empty or has a token that `model` has not.
 pub(crate) fn check(prompt: &[u32], model: &Gpt) -> Result<()> {
@@ -207,12 +209,14 @@ struct Window<'a> {
 impl<'a> Window<'a> {
     /// A view of rows whose first tokens `cache` holds.
     fn new(model: &'a Gpt, cache: Cache) -> Self {
-        Self { model, read: cache.lens().first().map_or(0, |&len| len), cache }
+        let mut window = Self { model, cache, read: 0 };
+        window.read = window.held();
+        window
     }
 
     /// Tokens that the cache holds of each row.
     fn held(&self) -> usize {
-        self.cache.lens().first().map_or(0, |&len| len)
+        self.cache.lens().first().copied().unwrap_or(0)
     }
 
     /// Logits of the token after each of `rows`, which have one length and begin with those of the last call.

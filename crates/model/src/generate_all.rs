@@ -144,3 +144,246 @@ impl Read {
         self.first + self.logits.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::generate::{Finish, Request, generate};
+    use crate::params::embedding_names;
+    use crate::sampler::log_probs;
+    use crate::{Kind, ModelConfig, Params, Pass};
+    use candle_core::Device;
+    use ops::Precision;
+    use ops::check::draw;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const CONTEXT: usize = 24;
+    const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::of_characters(&('a'..='p').collect()).unwrap()
+    }
+
+    fn params(kind: Kind) -> (ModelConfig, Params) {
+        let config = ModelConfig { context: CONTEXT, d_model: 16, ..tiny(kind) };
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        (config, params)
+    }
+
+    /// A model whose likeliest token depends on all that it reads.
+    fn model(kind: Kind) -> Gpt {
+        let (config, params) = params(kind);
+        let (tokens, _) = embedding_names(kind);
+        for (n, (name, parameter)) in params.iter().filter(|(_, p)| p.var().rank() == 2).enumerate() {
+            let drawn = draw(n as u64, parameter.var().dims());
+            // Tokens of equal length, so that none is the likeliest everywhere.
+            let values = if name == tokens { drawn.sign().unwrap() * 0.5 } else { drawn * 0.2 };
+            parameter.set(&values.unwrap()).unwrap();
+        }
+        Gpt::new(&config, &params, Precision::F32).unwrap()
+    }
+
+    /// Nine of 1 to 14 tokens.
+    fn prompts() -> Vec<Vec<u32>> {
+        (0..9).map(|n: u32| (0..1 + n * 5 % 14).map(|i| (n * 7 + i * (n + 3)) % 16).collect()).collect()
+    }
+
+    fn greedy() -> Sampling {
+        Sampling { temperature: 0.0, ..Sampling::default() }
+    }
+
+    fn requests(prompts: Vec<Vec<u32>>, n_samples: usize, sampling: Sampling) -> Requests {
+        Requests {
+            prompts,
+            first_prompt: 0,
+            n_samples,
+            max_new_tokens: 9,
+            most_rows: 4,
+            stop: Vec::new(),
+            log_probs: Some(2),
+            sampling,
+        }
+    }
+
+    type Completions = BTreeMap<(usize, usize), Completion>;
+
+    fn all(model: &Gpt, end_of_text: &[u32], requests: &Requests) -> Completions {
+        let mut all = BTreeMap::new();
+        generate_all(model, &tokenizer(), end_of_text, requests, |prompt, sample, completion| {
+            assert!(all.insert((prompt, sample), completion).is_none(), "{prompt}, {sample} is given twice");
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        assert_eq!(all.len(), requests.prompts.len() * requests.n_samples);
+        all
+    }
+
+    /// The samples of one prompt, by themselves.
+    fn alone(model: &Gpt, end_of_text: &[u32], requests: &Requests, prompt: &[u32]) -> Vec<Completion> {
+        let request = Request {
+            prompt: prompt.to_vec(),
+            n_samples: requests.n_samples,
+            max_new_tokens: requests.max_new_tokens,
+            stop: requests.stop.clone(),
+            log_probs: requests.log_probs,
+            sampling: requests.sampling.clone(),
+        };
+        generate(model, &tokenizer(), end_of_text, &request, |_, _| Ok(ControlFlow::Continue(()))).unwrap()
+    }
+
+    /// But for the last bits of log-probabilities, which depend on how many rows a product has.
+    #[track_caller]
+    fn assert_same(a: &Completion, b: &Completion) {
+        assert_eq!((&a.tokens, &a.text, a.finish), (&b.tokens, &b.text, b.finish));
+        assert_eq!((a.log_probs.len(), a.end.is_some()), (b.log_probs.len(), b.end.is_some()));
+        for (a, b) in a.log_probs.iter().chain(&a.end).zip(b.log_probs.iter().chain(&b.end)) {
+            assert_eq!(a.id, b.id);
+            assert!((a.log_prob - b.log_prob).abs() < 1e-5, "{a:?}, {b:?}");
+        }
+    }
+
+    #[test]
+    fn prompts_together_are_continued_as_one_by_one() {
+        for kind in KINDS {
+            let model = model(kind);
+            let mut requests = requests(prompts(), 1, greedy());
+            let alone: Vec<_> = prompts().iter().map(|p| alone(&model, &[], &requests, p).remove(0)).collect();
+            let texts: BTreeSet<_> = alone.iter().map(|one| &one.text).collect();
+            assert!(texts.len() > 6, "{kind:?}: a model that always says the same proves nothing: {texts:?}");
+            for most_rows in [1, 2, 5] {
+                requests.most_rows = most_rows;
+                for ((prompt, _), completion) in all(&model, &[], &requests) {
+                    assert_same(&completion, &alone[prompt]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn log_probs_are_those_of_a_fresh_pass_at_each_place() {
+        for kind in KINDS {
+            let model = model(kind);
+            let ends = [3, 8, 12, 15];
+            let mut ended = 0;
+            let requests = Requests { log_probs: Some(0), ..requests(prompts(), 3, Sampling::default()) };
+            for ((prompt, _), completion) in all(&model, &ends, &requests) {
+                let prompt = &requests.prompts[prompt];
+                let tokens = [&prompt[..], &completion.tokens].concat();
+                let input = Input::ragged([&*tokens], &Device::Cpu).unwrap();
+                let logits = model.logits(&input, Pass::Eval).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+                let said: Vec<_> = completion.log_probs.iter().chain(&completion.end).collect();
+                let ids: Vec<u32> = said.iter().map(|one| one.id).collect();
+                assert_eq!(completion.log_probs.len(), completion.tokens.len());
+                assert_eq!(ids[..completion.tokens.len()], completion.tokens);
+                assert_eq!(completion.end.is_some(), completion.finish == Finish::EndOfText);
+                assert!(completion.end.iter().all(|end| ends.contains(&end.id)));
+                ended += usize::from(completion.end.is_some());
+                for (one, logits) in said.iter().zip(&logits[prompt.len() - 1..]) {
+                    assert!((one.log_prob - log_probs(logits)[one.id as usize]).abs() < 1e-5, "{kind:?}: {one:?}");
+                }
+            }
+            assert!((1..27).contains(&ended), "{kind:?}: {ended} of 27 have an end");
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_depends_on_the_prompts_number_alone() {
+        let model = model(Kind::Gpt2);
+        let mut requests = requests(prompts(), 3, Sampling::default());
+        let together = all(&model, &[], &requests);
+        for most_rows in [1, 2, 5, 64] {
+            requests.most_rows = most_rows;
+            all(&model, &[], &requests).iter().zip(&together).for_each(|(a, b)| assert_same(a.1, b.1));
+        }
+        for (number, prompt) in prompts().into_iter().enumerate() {
+            let requests =
+                Requests { prompts: vec![prompt], first_prompt: number as u32, most_rows: 2, ..requests.clone() };
+            for ((_, sample), completion) in all(&model, &[], &requests) {
+                assert_same(&completion, &together[&(number, sample)]);
+            }
+        }
+        for (sample, completion) in alone(&model, &[], &requests, &requests.prompts[0]).iter().enumerate() {
+            assert_same(completion, &together[&(0, sample)]);
+        }
+        let same = vec![vec![1, 2]; 4];
+        let drawn = all(&model, &[], &Requests { prompts: same, ..requests });
+        let texts: BTreeSet<_> = drawn.values().map(|one| &one.text).collect();
+        assert_eq!(texts.len(), 12, "each prompt and sample draws for itself");
+    }
+
+    #[test]
+    fn rows_end_by_themselves_within_a_batch() {
+        for kind in KINDS {
+            let model = model(kind);
+            let mut requests = requests(prompts(), 1, greedy());
+            let free = all(&model, &[], &requests);
+            // The token that fewest say is an end; what one says that is without it is a stop string.
+            let with = |token: &u32| free.values().filter(|one| one.tokens.contains(token)).count();
+            let end = (0..16).filter(|token| with(token) > 0).min_by_key(with).unwrap();
+            let other = free.values().find(|one| !one.tokens.contains(&end)).unwrap();
+            let (ends, stop) = ([end], other.text[5..8].to_owned());
+            requests.stop = vec!["never".to_owned(), stop];
+            let ended = all(&model, &ends, &requests);
+            let finishes: Vec<Finish> = ended.values().map(|one| one.finish).collect();
+            for finish in [Finish::EndOfText, Finish::Stop, Finish::Length] {
+                assert!(finishes.contains(&finish), "{kind:?}: {finishes:?}");
+            }
+            for ((prompt, _), completion) in &ended {
+                assert_same(completion, &alone(&model, &ends, &requests, &requests.prompts[*prompt])[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_continuation_ends_where_the_context_does() {
+        for kind in KINDS {
+            let model = model(kind);
+            let long = |n: usize| (0..n as u32).map(|i| i % 16).collect::<Vec<_>>();
+            let lens = [CONTEXT - 3, 2, CONTEXT, CONTEXT - 1, 20];
+            let requests = requests(lens.map(long).to_vec(), 2, Sampling::default());
+            for ((prompt, _), completion) in all(&model, &[], &requests) {
+                let room = [3, 9, 0, 1, 4][prompt];
+                assert_eq!((completion.tokens.len(), completion.finish), (room, Finish::Length), "{kind:?} {prompt}");
+            }
+        }
+        let none = Requests { max_new_tokens: 0, ..requests(prompts(), 2, greedy()) };
+        assert!(all(&model(Kind::Gpt1), &[], &none).values().all(|one| one.tokens.is_empty()));
+        assert!(all(&model(Kind::Gpt1), &[], &Requests { n_samples: 0, ..none }).is_empty());
+    }
+
+    #[test]
+    fn prompts_that_cannot_be_continued_are_named() {
+        let model = model(Kind::Gpt2);
+        let error = |bad: Vec<u32>| {
+            let requests = requests(vec![vec![1], vec![2, 3], bad], 1, greedy());
+            let go_on = |_: usize, _: usize, _: Completion| Ok(ControlFlow::Continue(()));
+            format!("{:#}", generate_all(&model, &tokenizer(), &[], &requests, go_on).unwrap_err())
+        };
+        assert_eq!(error(vec![1; 25]), "prompt 2 has 25 tokens, over the context of 24");
+        assert!(error(Vec::new()).starts_with("prompt 2 cannot be continued: nothing to continue"));
+        assert!(error(vec![17]).ends_with("token 17 is not below the vocabulary of 17"));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_refused() {
+        let (config, params) = params(Kind::Gpt2);
+        let ln_f = params.get("transformer.ln_f.bias").unwrap();
+        ln_f.set(&(ln_f.var().as_tensor() * f64::NAN).unwrap()).unwrap();
+        let model = Gpt::new(&config, &params, Precision::F32).unwrap();
+        let go_on = |_: usize, _: usize, _: Completion| Ok(ControlFlow::Continue(()));
+        let error = generate_all(&model, &tokenizer(), &[], &requests(prompts(), 1, greedy()), go_on).unwrap_err();
+        assert!(error.to_string().contains("is not a number"), "{error}");
+    }
+
+    #[test]
+    fn who_gets_the_continuations_may_end_it() {
+        let (model, mut n) = (model(Kind::Gpt2), 0);
+        let count = |_: usize, _: usize, _: Completion| {
+            n += 1;
+            Ok(if n == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        generate_all(&model, &tokenizer(), &[], &requests(prompts(), 2, greedy()), count).unwrap();
+        assert_eq!(n, 3);
+    }
+}

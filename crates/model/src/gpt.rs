@@ -419,6 +419,73 @@ mod tests {
         }
     }
 
+    /// Rows of `all` in a batch, and how many tokens of each it has read.
+    type Rows = Vec<(usize, usize)>;
+
+    /// Reads as many tokens more of `rows` as `counts` says, and compares with fresh passes over each row.
+    fn step((what, tolerance): (&str, f32), model: &Gpt, cache: &mut Cache, rows: &mut Rows, counts: &[usize]) {
+        let all: Vec<Vec<u32>> = tokens(4, 12).to_vec2().unwrap();
+        let new = rows.iter().zip(counts).map(|(&(row, len), count)| &all[row][len..len + count]);
+        let next = model.next_logits(&Input::ragged(new, &Device::Cpu).unwrap(), cache).unwrap();
+        rows.iter_mut().zip(counts).for_each(|((_, len), count)| *len += count);
+        assert_eq!(cache.lens(), rows.iter().map(|row| row.1).collect::<Vec<_>>(), "{what}");
+        for (n, &(row, len)) in rows.iter().enumerate() {
+            let whole = Input::ragged([&all[row][..len]], &Device::Cpu).unwrap();
+            let whole = model.logits(&whole, Pass::Eval).unwrap().squeeze(0).unwrap();
+            let (next, expected) = (next.narrow(0, n, 1).unwrap(), whole.narrow(0, len - 1, 1).unwrap());
+            assert_close(&format!("{what}: row {row} after {len}"), &next, &expected, tolerance);
+        }
+    }
+
+    fn check_unequal_rows(what: &str, tolerance: f32, model: &Gpt, empty: impl Fn() -> Cache) {
+        let step = |cache: &mut _, rows: &mut _, counts: &[_]| step((what, tolerance), model, cache, rows, counts);
+        let (mut cache, mut rows) = (empty(), vec![(0, 0), (1, 0), (2, 0)]);
+        for counts in [[5, 2, 7], [1, 1, 1], [2, 1, 3], [1, 4, 1]] {
+            step(&mut cache, &mut rows, &counts);
+        }
+        cache.keep(&[2, 0, 0]).unwrap();
+        cache.truncate(10);
+        let mut rows = vec![(2, 10), (0, 9), (0, 9)];
+        step(&mut cache, &mut rows, &[1, 1, 3]);
+        let (mut other, mut others) = (empty(), vec![(3, 0), (1, 0)]);
+        step(&mut other, &mut others, &[4, 6]);
+        cache.append(&other, &[1, 0]).unwrap();
+        cache.keep(&[0, 1, 3, 4]).unwrap();
+        let mut rows = vec![(2, 11), (0, 10), (1, 6), (3, 4)];
+        step(&mut cache, &mut rows, &[1, 2, 1, 5]);
+        let again = Input::ragged([&[1u32][..]; 4], &Device::Cpu).unwrap();
+        let error = model.next_logits(&again, &mut cache).unwrap_err().to_string();
+        assert!(error.contains("13 tokens is over the context of 12"), "{what}: {error}");
+        let fewer = Input::ragged([&[1u32][..]], &Device::Cpu).unwrap();
+        cache.truncate(3);
+        let error = model.next_logits(&fewer, &mut cache).unwrap_err().to_string();
+        assert!(error.contains("4 sequences cannot take tokens of 1"), "{what}: {error}");
+        let error = cache.keep(&[4]).unwrap_err().to_string();
+        assert!(error.contains("4 sequences is asked for number 4"), "{what}: {error}");
+        cache.truncate(0);
+        step(&mut cache, &mut vec![(1, 0)], &[1]);
+    }
+
+    #[test]
+    fn a_cache_of_unequal_rows_equals_fresh_passes_on_every_device() {
+        for kind in KINDS {
+            let config = tiny(kind);
+            let model = model(&config, &params(&config));
+            check_unequal_rows(&format!("{kind:?}"), 1e-5, &model, || model.cache());
+            let tensors = || Cache::of_tensors(config.n_layer, config.context);
+            check_unequal_rows(&format!("{kind:?} in tensors"), 1e-5, &model, tensors);
+        }
+    }
+
+    #[test]
+    fn a_cache_of_unequal_rows_serves_quantized_weights() {
+        let config = ModelConfig { d_model: 256, ..tiny(Kind::Gpt2) };
+        let model = model(&config, &params(&config));
+        model.quantize(Quantized::Q8_0).unwrap();
+        // What products read is rounded to 8 bits too: the last bit of a sum may move it by one of them.
+        check_unequal_rows("Q8_0", 0.02, &model, || model.cache());
+    }
+
     #[test]
     fn quantized_weights_stay_near_and_refuse_other_widths() {
         let config = ModelConfig { d_model: 256, ..tiny(Kind::Gpt2) };

@@ -114,6 +114,15 @@ impl<E: Element> Past<E> {
     }
 }
 
+#[cfg(test)]
+impl<E> Past<E> {
+    /// Where the keys of each row's heads lie, and how many tokens have room there.
+    pub(crate) fn places(&self) -> Vec<Vec<(*const E, usize)>> {
+        let place = |Head { keys, .. }: &Head<E>| (keys.as_ptr(), keys.capacity() / self.size);
+        self.rows.iter().map(|row| row.iter().map(place).collect()).collect()
+    }
+}
+
 /// Has `numbers` take `n` more without moving: room grows by half, but never beyond `most`.
 fn make_room<E>(numbers: &mut Vec<E>, n: usize, most: usize) {
     let needed = numbers.len() + n;

@@ -5,9 +5,10 @@ use crate::attention::{Mask, attention, attention_after};
 use crate::self_attention::{merge_heads, split_heads};
 use crate::sequences::Sequences;
 use candle_core::{DType, Device, Result, Tensor};
+use std::ops::Range;
 
-/// Positions by which room grows, so that it seldom does.
-const GROWTH: usize = 256;
+/// Positions by which room grows, so that it seldom does; in tests it does.
+const GROWTH: usize = if cfg!(test) { 4 } else { 256 };
 
 /// The past of a batch of sequences in one layer: keys and values, `[B, H, R, K]` each, where what lies past the end of a
 /// sequence may be anything; none before the first token.
@@ -32,13 +33,11 @@ impl<'a> Fresh<'a> {
         let (b, longest) = (sequences.len(), sequences.longest());
         let mut padding = None;
         if sequences.iter().any(|tokens| tokens.len() < longest) {
-            let place = |tokens: std::ops::Range<usize>| {
-                (0..longest).map(move |i| (tokens.start + i.min(tokens.len() - 1)) as u32)
-            };
+            let place =
+                |tokens: Range<usize>| (0..longest).map(move |i| (tokens.start + i.min(tokens.len() - 1)) as u32);
             let padded: Vec<u32> = sequences.iter().flat_map(place).collect();
-            let back = |(row, tokens): (usize, std::ops::Range<usize>)| {
-                (0..tokens.len()).map(move |i| (row * longest + i) as u32)
-            };
+            let back =
+                |(row, tokens): (usize, Range<usize>)| (0..tokens.len()).map(move |i| (row * longest + i) as u32);
             let back: Vec<u32> = sequences.iter().enumerate().flat_map(back).collect();
             padding = Some((Tensor::new(padded, device)?, Tensor::new(back, device)?));
         }

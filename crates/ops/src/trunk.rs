@@ -255,6 +255,8 @@ mod tests {
     use crate::linear::Linear;
     use crate::parameter::Parameter;
     use candle_core::{Device, Var};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const D: usize = 12;
 
@@ -382,6 +384,120 @@ mod tests {
                 assert!(error.to_string().contains("cannot take 1 after 9"), "{error}");
             }
         }
+    }
+
+    /// What is done to a batch.
+    #[derive(Debug, Clone)]
+    enum Deed {
+        Step(Vec<usize>),
+        Keep(Vec<usize>),
+        Append(Vec<usize>),
+        Truncate(usize),
+    }
+
+    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+        let deed = prop_oneof![
+            5 => vec(1usize..4, 8).prop_map(Deed::Step),
+            1 => vec(0usize..8, 0..5).prop_map(Deed::Keep),
+            1 => vec(0usize..2, 1..3).prop_map(Deed::Append),
+            1 => (0usize..9).prop_map(Deed::Truncate),
+        ];
+        vec(deed, 1..10)
+    }
+
+    /// Does `deeds` to a batch in `empty()`, and compares each step with whole passes over its sequences.
+    fn check_deeds(trunk: &Arc<Trunk>, deeds: &[Deed], tolerance: f32, empty: impl Fn() -> Cache) {
+        const CONTEXT: usize = 11;
+        let mut seed = 0;
+        let mut numbers = |n: usize| {
+            seed += 1;
+            draw(seed, &[n * D]).to_vec1::<f32>().unwrap()
+        };
+        let whole = |x: &[f32]| {
+            let t = x.len() / D;
+            let x = Tensor::from_slice(x, (1, t, D), &Device::Cpu).unwrap();
+            trunk.forward(&x, &windows(1, t), Precision::F32, &[], Keep::Nothing).unwrap()
+        };
+        let step = |cache: &mut Cache, new: &[Vec<f32>]| {
+            let n = new.concat().len() / D;
+            let starts = new.iter().scan(0, |at, x| Some(std::mem::replace(at, *at + (x.len() / D) as u32)));
+            let starts: Vec<u32> = starts.collect();
+            let sequences = Sequences::packed(n, [&*starts]).unwrap();
+            trunk.step(&Tensor::from_vec(new.concat(), (1, n, D), &Device::Cpu).unwrap(), &sequences, cache).unwrap()
+        };
+        let mut others = empty();
+        let other = [numbers(3), numbers(5)];
+        step(&mut others, &other);
+        let (mut cache, mut rows) = (empty(), Vec::<Vec<f32>>::new());
+        for deed in deeds {
+            match deed {
+                Deed::Step(counts) => {
+                    if rows.is_empty() {
+                        rows = vec![Vec::new(); 3];
+                    }
+                    rows.truncate(8);
+                    if cache.lens().len() > 8 {
+                        cache.keep(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+                    }
+                    if rows.iter().zip(counts).any(|(row, count)| row.len() / D + count > CONTEXT) {
+                        continue;
+                    }
+                    let new: Vec<_> = rows.iter().zip(counts).map(|(_, &count)| numbers(count)).collect();
+                    let y = step(&mut cache, &new);
+                    let mut at = 0;
+                    for (row, new) in rows.iter_mut().zip(new) {
+                        row.extend(&new);
+                        let (t, n) = (row.len() / D, new.len() / D);
+                        let expected = whole(row).narrow(1, t - n, n).unwrap();
+                        assert_close("y", &y.narrow(1, at, n).unwrap(), &expected, tolerance);
+                        at += n;
+                    }
+                }
+                Deed::Keep(_) | Deed::Append(_) | Deed::Truncate(_) if rows.is_empty() => {}
+                Deed::Keep(numbers) => {
+                    let numbers: Vec<u32> = numbers.iter().map(|n| (n % rows.len()) as u32).collect();
+                    cache.keep(&numbers).unwrap();
+                    rows = numbers.iter().map(|&n| rows[n as usize].clone()).collect();
+                }
+                Deed::Append(numbers) => {
+                    cache.append(&others, &numbers.iter().map(|&n| n as u32).collect::<Vec<_>>()).unwrap();
+                    rows.extend(numbers.iter().map(|&n| other[n].clone()));
+                }
+                Deed::Truncate(len) => {
+                    cache.truncate(*len);
+                    rows.iter_mut().for_each(|row| row.truncate(len * D));
+                    rows.retain(|row| !row.is_empty());
+                }
+            }
+            assert_eq!(cache.lens(), rows.iter().map(|row| row.len() / D).collect::<Vec<_>>());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn a_batch_of_any_past_goes_on_as_each_sequence_alone(deeds in deeds(), norm_first: bool) {
+            let Model { trunk, .. } = model(norm_first);
+            check_deeds(&trunk, &deeds, 2e-5, || Cache::new(3, 11, Precision::F32, &Device::Cpu));
+            check_deeds(&trunk, &deeds, 2e-5, || Cache::of_tensors(3, 11));
+            check_deeds(&trunk, &deeds, 0.15, || Cache::new(3, 11, Precision::Bf16, &Device::Cpu));
+        }
+    }
+
+    #[test]
+    fn what_stays_is_not_copied_and_holds_little_more_than_its_tokens() {
+        let Model { trunk, .. } = model(true);
+        let mut cache = Cache::new(3, 1000, Precision::F32, &Device::Cpu);
+        trunk.step(&draw(1, &[3, 40, D]), &windows(3, 40), &mut cache).unwrap();
+        for n in 0..9 {
+            trunk.step(&draw(n, &[3, 1, D]), &windows(3, 1), &mut cache).unwrap();
+        }
+        let Layers::F32(pasts) = &cache.layers else { panic!("on the CPU") };
+        let held = pasts[0].places();
+        assert!(held.iter().flatten().all(|&(_, room)| (49..=90).contains(&room)), "{held:?} tokens' room");
+        cache.keep(&[2, 0]).unwrap();
+        let Layers::F32(pasts) = &cache.layers else { panic!("on the CPU") };
+        assert_eq!(pasts[0].places(), [held[2].clone(), held[0].clone()]);
     }
 
     #[test]

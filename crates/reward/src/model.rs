@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use data::dialogue::Message;
 use data::pack::like_lengths;
 use data::template::Template;
+use data::tokenizer::Tokenizer;
 use model::folder::ModelFolder;
 use model::{ClassHead, Gpt, HeadDescription, Input, Pass};
 use std::path::Path;
@@ -115,6 +116,12 @@ impl Scorer {
         let template = Template::load(folder)?.with_context(|| format!("{} has no chat template", folder.display()))?;
         let ModelFolder { tokenizer, config, .. } = files;
         Ok(Self { model: RewardModel { gpt, head }, encoder: Encoder { tokenizer, template, context: config.context } })
+    }
+
+    /// Whether it reads dialogues as a model does that has this `tokenizer` and `template`, so that it can judge that
+    /// model's tokens as they are.
+    pub fn reads_as(&self, tokenizer: &Tokenizer, template: &Template) -> bool {
+        self.encoder.template.source() == template.source() && self.encoder.tokenizer.agrees_with(tokenizer)
     }
 
     /// The rewards of `completions` of `prompt`; nothing when one of them does not fit the window.

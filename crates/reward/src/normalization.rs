@@ -11,6 +11,7 @@ use data::examples::{Examples, ExamplesWriter};
 use data::progress::{Progress, Unit};
 use data::record::Bad;
 use data::source::{OnBadRecord, Place};
+use data::world::Part;
 use model::generate::Finish;
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
@@ -100,8 +101,8 @@ pub(crate) fn keep_references(
         }
         Recipe::Instructgpt => {
             for source in references {
-                dialogues::read(source, OnBadRecord::Fail, progress, &mut |_, messages, _| {
-                    if file.len() == *samples {
+                dialogues::read(source, OnBadRecord::Fail, progress, &mut |_, messages, part| {
+                    if file.len() == *samples || part == Some(Part::HeldOut) {
                         return Ok(());
                     }
                     let (said, prompt) = messages.split_last().context("a dialogue without messages")?;

@@ -4,12 +4,12 @@ use crate::dialogues::{DialogueConfig, first_dialogues};
 use anyhow::{Context, Result};
 use data::dialogue::{Message, Role};
 use data::disk;
-use data::progress::{Progress, Unit};
+use data::progress::{Progress, Task, Unit};
 use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
-use data::world::{InstructionKind, Instructions, Part};
+use data::world::{Instruction, InstructionKind, Instructions, Part};
 use model::Gpt;
-use model::generate::{Request, generate};
+use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,29 +29,45 @@ pub struct Answerer<'a> {
 }
 
 impl Answerer<'_> {
-    /// The likeliest answer to `messages`, of at most `most` tokens.
+    /// The likeliest answers to `dialogues`, of at most `most` tokens each, written together. An answer ends where the
+    /// context does; of a dialogue that is over it, the last half of a context is read. `task` counts the answers.
     ///
     /// # Errors
-    /// When the template refuses them, or the model's numbers are damaged.
-    pub fn answer(&self, messages: &[Message], most: usize) -> Result<String> {
-        let prompt = encode(&self.template.prompt(messages)?, self.tokenizer)?;
-        let request = Request {
-            prompt: prompt.into_iter().map(|(id, _)| id).collect(),
+    /// When the template refuses a dialogue, or the model's numbers are damaged.
+    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn Task) -> Result<Vec<String>> {
+        let requests = Requests {
+            prompts: dialogues.iter().map(|messages| self.prompt(messages)).collect::<Result<_>>()?,
+            first_prompt: 0,
             n_samples: 1,
             max_new_tokens: most,
+            most_rows: ROWS,
             stop: Vec::new(),
             log_probs: None,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         };
-        let on_text = |_: usize, _: &str| Ok(ControlFlow::Continue(()));
-        let completions = generate(self.model, self.tokenizer, self.ends, &request, on_text)?;
-        Ok(completions.into_iter().next().map(|completion| completion.text).unwrap_or_default())
+        let mut answers = vec![String::new(); dialogues.len()];
+        generate_all(self.model, self.tokenizer, self.ends, &requests, |prompt, _, completion| {
+            answers[prompt] = completion.text;
+            task.advance(1);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(answers)
+    }
+
+    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let tokens = encode(&self.template.prompt(messages)?, self.tokenizer)?;
+        let mut ids: Vec<u32> = tokens.into_iter().map(|(id, _)| id).collect();
+        let context = self.model.config().context;
+        if ids.len() > context {
+            ids.drain(..ids.len() - (context / 2).max(1));
+        }
+        Ok(ids)
     }
 
     /// How many of `n` held-out instructions of the embedded world it follows, and how many there are, by kind.
     ///
     /// # Errors
-    /// As [`Answerer::answer`].
+    /// As [`Answerer::answer_all`].
     pub fn grade_world(
         &self,
         seed: u64,
@@ -59,20 +75,21 @@ impl Answerer<'_> {
         progress: &dyn Progress,
     ) -> Result<BTreeMap<InstructionKind, (u32, u32)>> {
         let task = progress.task("grading", Some(n), Unit::Items);
-        let instructions = Instructions::new(seed, Part::HeldOut);
+        let held_out = Instructions::new(seed, Part::HeldOut);
+        let instructions: Vec<Instruction> = (0..n).map(|index| held_out.instruction(index)).collect();
+        let asked: Vec<_> = instructions.iter().map(|one| vec![Message::new(Role::User, one.prompt.clone())]).collect();
         let mut right: BTreeMap<InstructionKind, (u32, u32)> = BTreeMap::new();
-        for index in 0..n {
-            let instruction = instructions.instruction(index);
-            let asked = [Message::new(Role::User, instruction.prompt.clone())];
-            let reply = self.answer(&asked, 64)?;
+        for (instruction, reply) in instructions.iter().zip(self.answer_all(&asked, 64, &*task)?) {
             let (followed, all) = right.entry(instruction.kind).or_default();
             *followed += u32::from(instruction.grade(&reply));
             *all += 1;
-            task.advance(1);
         }
         Ok(right)
     }
 }
+
+/// Answers written at once.
+const ROWS: usize = 64;
 
 /// A prompt of the fixed set, and its answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,13 +122,15 @@ pub(crate) fn ask_before(
     model: &Answerer,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let task = progress.task("asking", Some(PROMPTS as u64), Unit::Items);
-    let ask = |(messages, reference): (Vec<Message>, String)| {
-        let before = model.answer(&messages, LONGEST)?;
-        task.advance(1);
-        Ok(Asked { messages, reference, before, after: None })
-    };
-    let asked: Vec<Asked> = first_dialogues(config, PROMPTS)?.into_iter().map(ask).collect::<Result<_>>()?;
+    let (dialogues, references): (Vec<_>, Vec<_>) = first_dialogues(config, PROMPTS)?.into_iter().unzip();
+    let task = progress.task("asking", Some(dialogues.len() as u64), Unit::Items);
+    let answers = model.answer_all(&dialogues, LONGEST, &*task)?;
+    let asked: Vec<Asked> = dialogues
+        .into_iter()
+        .zip(references)
+        .zip(answers)
+        .map(|((messages, reference), before)| Asked { messages, reference, before, after: None })
+        .collect();
     write(folder, &asked)
 }
 
@@ -124,10 +143,9 @@ pub(crate) fn ask_after(folder: &Path, model: &Answerer, progress: &dyn Progress
     let mut asked: Vec<Asked> = serde_json::from_str(&disk::read_description(&path)?)
         .with_context(|| format!("{} is not as a run writes it", path.display()))?;
     let task = progress.task("asking", Some(asked.len() as u64), Unit::Items);
-    for one in &mut asked {
-        one.after = Some(model.answer(&one.messages, LONGEST)?);
-        task.advance(1);
-    }
+    let dialogues: Vec<_> = asked.iter().map(|one| one.messages.clone()).collect();
+    let answers = model.answer_all(&dialogues, LONGEST, &*task)?;
+    asked.iter_mut().zip(answers).for_each(|(one, answer)| one.after = Some(answer));
     write(folder, &asked)?;
     Ok(asked)
 }
@@ -153,6 +171,62 @@ fn table(asked: &[Asked]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
+    use data::progress::Silent;
+    use model::generate::{Request, generate};
+    use model::{Kind, ModelConfig, Params};
+    use ops::Precision;
+
+    #[test]
+    fn answers_together_are_the_likeliest_ones_one_by_one() {
+        let tokenizer = Tokenizer::of_characters(&(' '..='~').chain(['\n']).collect()).unwrap();
+        let config = ModelConfig {
+            kind: Kind::Gpt2,
+            n_layer: 2,
+            n_head: 2,
+            d_model: 16,
+            context: 160,
+            vocab_size: tokenizer.vocab_size(),
+            band: None,
+            embedding_dropout: 0.0,
+            attention_dropout: 0.0,
+            residual_dropout: 0.0,
+            layer_norm_eps: 1e-5,
+        };
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        for (name, parameter) in params.iter().filter(|(name, _)| name.contains(".c_") || name.contains("wpe")) {
+            parameter.set(&(parameter.var().as_tensor() * 12.0).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        let model = Gpt::new(&config, &params, Precision::F32).unwrap();
+        let template = Template::default_for_chat();
+        let user = |text: &str| Message::new(Role::User, text);
+        let mut dialogues: Vec<Vec<Message>> =
+            (0..9).map(|n: usize| vec![user(&"What now? ".repeat(1 + n * 5 % 8))]).collect();
+        dialogues.push(vec![user("Hi"), Message::new(Role::Assistant, "Yes?"), user("No.")]);
+        dialogues.push(vec![user(&"too long ".repeat(20))]);
+        let answerer = Answerer { model: &model, tokenizer: &tokenizer, template: &template, ends: &[] };
+        let free = answerer.answer_all(&dialogues, 24, &Silent).unwrap();
+        // A letter that comes within answers, not in all of them.
+        let missing = |c: &char| free.iter().filter(|answer| !answer.contains(*c)).count();
+        let letter = free.concat().chars().find(|c| (1..free.len()).contains(&missing(c))).unwrap();
+        let ends = tokenizer.encode(&letter.to_string()).unwrap();
+        let answers = Answerer { ends: &ends, ..answerer }.answer_all(&dialogues, 24, &Silent).unwrap();
+        for ((dialogue, answer), free) in dialogues.iter().zip(answers).zip(free) {
+            assert_eq!(answer, free.split(letter).next().unwrap(), "the token ends it");
+            let prompt = encode(&template.prompt(dialogue).unwrap(), &tokenizer).unwrap();
+            let request = Request {
+                prompt: prompt.into_iter().map(|(id, _)| id).collect(),
+                n_samples: 1,
+                max_new_tokens: 24,
+                stop: Vec::new(),
+                log_probs: None,
+                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            };
+            let go_on = |_: usize, _: &str| Ok(ControlFlow::Continue(()));
+            let alone = generate(&model, &tokenizer, &ends, &request, go_on).unwrap();
+            assert_eq!(answer, alone[0].text, "{dialogue:?}");
+        }
+    }
 
     #[test]
     fn answers_stand_side_by_side_whatever_they_hold() {

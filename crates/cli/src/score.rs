@@ -1,0 +1,80 @@
+//! `gptkit score` and `gptkit rank`
+
+use crate::device::ComputeArgs;
+use crate::records_args::RecordsArgs;
+use crate::ui::Ui;
+use anyhow::Result;
+use clap::Args;
+use data::progress::grouped;
+use reward::model::Scorer;
+use reward::score::{Counts, Wanted, score};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Give answers their rewards by a reward model
+///
+/// Records are dialogues in any form that `sft` takes, and get a `reward`; those with several completions, or chosen and
+/// rejected, get `rewards`.
+#[derive(Debug, Args)]
+pub(crate) struct Score {
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// Rank the completions of each prompt by a reward model
+///
+/// Records with `prompt` and `completions` (or chosen and rejected) get `rewards` and `ranking`, the place of each: 1 is the
+/// best.
+#[derive(Debug, Args)]
+pub(crate) struct Rank {
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// What reads, and what is read
+#[derive(Debug, Args)]
+struct ReadArgs {
+    /// Reward model: a run of `train-rm`
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    #[command(flatten)]
+    records: RecordsArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl Score {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        self.read.run(Wanted::Rewards, ui)
+    }
+}
+
+impl Rank {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        self.read.run(Wanted::Ranking, ui)
+    }
+}
+
+impl ReadArgs {
+    fn run(self, wanted: Wanted, ui: &Ui) -> Result<()> {
+        let (path, on_bad) = self.records.checked()?;
+        let (files, gpt) = self.compute.load(&self.model)?;
+        let scorer = Scorer::new(&self.model, files, gpt)?;
+        let begun = Instant::now();
+        let counts = self.records.write(ui, |sink| score(&scorer, wanted, &path, on_bad, ui, sink))?;
+        say(counts, &self.records.to(), begun, ui);
+        Ok(())
+    }
+}
+
+fn say(Counts { n, cut, too_long }: Counts, to: &str, begun: Instant, ui: &Ui) {
+    if cut > 0 {
+        let what = "prompts are longer than the window: their oldest turns were left out";
+        ui.say(&format!("warning: {} {what}", grouped(cut)));
+    }
+    if too_long > 0 {
+        ui.say(&format!("warning: {} records do not fit the window, and have no reward", grouped(too_long)));
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} a second", grouped(n), n as f64 / seconds.max(1e-9)));
+}

@@ -1,0 +1,57 @@
+//! Agreement with transformers' sequence-classification models of one label, f32, CPU.
+//!
+//! The cases in `tests/golden` were made by scripts/golden.py, with the versions and seeds in `made-with.json` there.
+//! Cases of the same form in a folder `shared/parity` beside the repository are tested too, where there are any.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail")]
+
+use candle_core::Device;
+use gptkit_reward::RewardModel;
+use gptkit_reward::group::Group;
+use model::folder::load_model;
+use model::{ClassHead, Gpt, Pass};
+use ops::Precision;
+use serde::Deserialize;
+use std::path::Path;
+
+#[derive(Deserialize)]
+struct Inputs {
+    /// Rows of one length, padded.
+    ids: Vec<Vec<u32>>,
+    lengths: Vec<usize>,
+    rewards: Vec<f32>,
+}
+
+#[test]
+fn rewards_are_those_of_the_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (golden, parity) = (root.join("tests/golden"), root.join("../shared/parity"));
+    let mut cases = vec![golden.join("gpt2-reward-tiny"), golden.join("gpt1-reward-tiny")];
+    match parity.is_dir() {
+        true => cases.push(parity.join("gpt2-reward-tiny")),
+        false => eprintln!("skipped: {} is absent", parity.display()),
+    }
+    for folder in cases {
+        let text = std::fs::read_to_string(folder.join("inputs.json")).unwrap();
+        let Inputs { ids, lengths, rewards } = serde_json::from_str(&text).unwrap();
+        let (config, mut params) = load_model(&folder, &Device::Cpu).unwrap();
+        let head = ClassHead::load(&mut params, &folder).unwrap();
+        let model = RewardModel { gpt: Gpt::new(&config, &params, Precision::F32).unwrap(), head };
+        let sequences: Vec<Vec<u32>> = ids.iter().zip(&lengths).map(|(row, &n)| row[..n].to_vec()).collect();
+        let close = |what: &str, have: f32, want: f32| {
+            assert!((have - want).abs() <= 2e-5, "{} {what}: {have}, reference {want}", folder.display());
+        };
+        for (have, want) in model.rewards(&sequences).unwrap().iter().zip(&rewards) {
+            close("without padding", *have, *want);
+        }
+        // What pads a row comes after the token that is read, and changes nothing there.
+        for ((row, &n), want) in ids.iter().zip(&lengths).zip(&rewards) {
+            let group =
+                Group { sequences: vec![row[..n].to_vec(), row.clone()], prompt: 1, places: vec![1, 2], gold: None };
+            if n < row.len() {
+                let both: Vec<f32> = model.of_groups(&[group], Pass::Eval).unwrap().to_vec1().unwrap();
+                close("beside the padded row", both[0], *want);
+            }
+        }
+    }
+}
