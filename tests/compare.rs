@@ -105,7 +105,9 @@ fn a_signal_or_the_end_of_the_input_keeps_what_was_chosen() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.as_mut().unwrap().write_all(b"1\n").unwrap();
+        // Held, so that the input stays open and the signal alone ends it.
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"1\n").unwrap();
         let mut said = String::new();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         // Until the second is asked for.
@@ -114,8 +116,8 @@ fn a_signal_or_the_end_of_the_input_keeps_what_was_chosen() {
         }
         let id = child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
-        // The input stays open: the signal alone ends it.
         let status = child.wait().unwrap();
+        drop(stdin);
         if signal == "INT" {
             std::io::Read::read_to_string(&mut lines, &mut said).unwrap();
             assert_eq!(status.code(), Some(130), "{said}");

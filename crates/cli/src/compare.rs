@@ -256,7 +256,7 @@ impl Compare {
                 let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
                 return Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into());
             }
-            Err(what) => return Err(Usage(format!("--prompts {prompts} {what}\n  hint: write world:300")).into()),
+            Err(what) => return Err(Usage(format!("--prompts {prompts}: {what}\n  hint: write world:300")).into()),
         }
         Ok(Some(Settings {
             weights_of_a: weights_of(a)?,

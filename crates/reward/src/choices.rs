@@ -119,7 +119,7 @@ impl Store {
         };
         let damaged = || {
             format!(
-                "{} is damaged, or no file of `gptkit compare`; name another folder with --out, or put a copy of it there",
+                "{} is damaged, or no file of `gptkit compare`; name another folder with --out, or put a sound copy of it there",
                 path.display()
             )
         };

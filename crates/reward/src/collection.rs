@@ -193,7 +193,10 @@ impl Settings {
             Some(value) => value.to_string(),
         };
         let line = |name: &String| match name.strip_prefix("weights-of-") {
-            Some(side) => format!("--{side}: the weights are others"),
+            Some(side) if there.contains_key(name) && here.contains_key(name) => {
+                format!("--{side}: the weights are others")
+            }
+            Some(side) => format!("--{side}: there {}, here {}", shown(there.get(side)), shown(here.get(side))),
             None => format!("--{name}: there {}, here {}", shown(there.get(name)), shown(here.get(name))),
         };
         Ok(names.iter().filter(differs).map(|name| line(name)).collect())
@@ -507,8 +510,7 @@ impl<'a> Gathering<'a> {
         let (n, too_long) = (self.items.len() as u64, self.too_long);
         ensure!(
             n > 0,
-            "none of {} prompts of {source} leaves room for an answer in the window of {} tokens; give shorter ones",
-            grouped(too_long),
+            "no prompt of {source} leaves room for an answer in the window of {} tokens; give shorter ones",
             self.readers.iter().map(|reader| reader.context).min().unwrap_or(0)
         );
         let repeated = match self.repeated {

@@ -26,10 +26,12 @@ pub enum Machine<'a> {
     Labeler(Labeler, Instructions),
 }
 
+/// The place of each answer, and what the judge gives each, if it gives numbers.
+type Judged = (Vec<u32>, Option<Vec<f64>>);
+
 impl Machine<'_> {
-    /// The place of each of `answers`, and what the judge gives each; nothing when it cannot read them. Answers of the same
-    /// text have the same place.
-    fn judge(&self, item: &Item, answers: &[Answer]) -> Result<Option<(Vec<u32>, Option<Vec<f64>>)>> {
+    /// What it says of `answers`; nothing when they are too long for it. Answers of the same text have the same place.
+    fn judge(&self, item: &Item, answers: &[Answer]) -> Result<Option<Judged>> {
         let first: Vec<usize> = first_of_text(answers);
         let distinct: Vec<usize> = distinct(&first);
         let texts: Vec<&str> = distinct.iter().map(|&i| answers[i].text.as_str()).collect();
