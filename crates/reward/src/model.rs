@@ -195,7 +195,7 @@ mod tests {
 
                 let pairs: Vec<(usize, usize)> = group.pairs().collect();
                 let one = |&(winner, loser): &(usize, usize)| {
-                    let sequences = vec![group.sequences[winner].clone(), group.sequences[loser].clone()];
+                    let sequences = [group.sequences[winner].clone(), group.sequences[loser].clone()];
                     // Alone and end to end: nothing is shared.
                     let alone = |sequence: &Vec<u32>| Group {
                         sequences: vec![sequence.clone()],
