@@ -8,9 +8,12 @@ use candle_core::{Device, Tensor};
 use clap::Args;
 use data::batch::Batch;
 use data::progress::{Progress, Unit};
-use model::{Dtype, Gpt, Input, ModelConfig, Params, Pass};
+use model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass};
 use ops::Precision;
 use ops::bench::{Shape, cases, peak};
+use reward::RewardModel;
+use reward::group::Group;
+use reward::loss::{LossConfig, Pairs};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use train::PretrainConfig;
@@ -150,6 +153,14 @@ impl Bench {
                 peak_bytes: peak_bytes(),
             })?;
         }
+        drop(gpt);
+        let compares = ["compare_group", "compare_alone", "compare_pairs"];
+        if compares.into_iter().any(here) {
+            for (case, seconds, tokens) in compare(model, params, seq, precision, here, ui)? {
+                let (case, flops) = (case.to_owned(), 0.0);
+                show(&Line { case, batch: K, seq, seconds, tokens, flops, peak_bytes: peak_bytes() })?;
+            }
+        }
         if device.is_cpu() {
             let (n_head, vocab_size) = (model.n_head, model.vocab_size);
             let shape = Shape { batch, len: seq, width: model.d_model, n_head, vocab_size };
@@ -188,6 +199,49 @@ fn train_step(
         flops: Flops::of(&shape, train).total() * (batch * seq) as f64,
         peak_bytes: peak_bytes(),
     })
+}
+
+/// Completions of the prompt that are compared.
+const K: usize = 9;
+
+/// Loss and gradients of a reward model from K completions of one prompt, half a window and a quarter each: as a group, whose
+/// prompt is read once; each completion alone; and pair by pair, each with both of its completions. Seconds of each, and the
+/// tokens of all K.
+fn compare(
+    model: &ModelConfig,
+    mut params: Params,
+    seq: usize,
+    precision: Precision,
+    here: impl Fn(&str) -> bool,
+    ui: &Ui,
+) -> Result<Vec<(&'static str, f64, usize)>> {
+    let head = ClassHead::init_reward(&mut params, model.d_model, 1)?;
+    let rewarder = RewardModel { gpt: Gpt::new(model, &params, precision)?, head };
+    let (prompt, own) = ((seq / 2).max(1), (seq / 4).max(1));
+    let token = |i: usize| (i * 7919 % model.vocab_size) as u32;
+    let sequence =
+        |k: usize| (0..prompt).map(token).chain((0..own).map(|i| token(i + (k + 1) * own))).collect::<Vec<u32>>();
+    let of = |sequences: Vec<Vec<u32>>| Group { places: vec![1; sequences.len()], sequences, prompt, gold: None };
+    let alone = |k: usize| of(vec![sequence(k)]);
+    let places: Vec<u32> = (1..=K as u32).collect();
+    let pairs: Vec<(usize, usize)> = data::comparison::pairs(&places).collect();
+    let one_by_one = pairs.iter().flat_map(|&(a, b)| [alone(a), alone(b)]).collect();
+    let cases = [
+        ("compare_group", vec![of((0..K).map(sequence).collect())], Pairs::of([places.as_slice()], 1)),
+        ("compare_alone", (0..K).map(alone).collect(), Pairs::of([places.as_slice()], 1)),
+        ("compare_pairs", one_by_one, Pairs::of(pairs.iter().map(|_| &[1, 2][..]), pairs.len())),
+    ];
+    let pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+    let mut found = Vec::new();
+    for (name, groups, pairs) in cases.into_iter().filter(|(name, _, _)| here(name)) {
+        let seconds = timed(name, ui, || {
+            params.clear_gradients();
+            let loss = pairs.loss(&rewarder.of_groups(&groups, pass)?, &LossConfig::default())?;
+            Ok(params.collect(&mut loss.backward()?)?)
+        })?;
+        found.push((name, seconds, K * (prompt + own)));
+    }
+    Ok(found)
 }
 
 fn ids(rows: usize, len: usize, model: &ModelConfig, device: &Device) -> Result<Tensor> {

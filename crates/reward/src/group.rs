@@ -151,3 +151,84 @@ impl Encoder {
 fn ids(tokens: Vec<(u32, bool)>) -> Vec<u32> {
     tokens.into_iter().map(|(id, _)| id).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn encoder(context: usize) -> Encoder {
+        let letters: BTreeSet<char> = ('a'..='z').chain([' ', '?', '.']).collect();
+        let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
+        tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
+        Encoder { tokenizer, template: Template::default_for_chat(), context }
+    }
+
+    fn user(text: &str) -> Message {
+        Message::new(Role::User, text)
+    }
+
+    fn says(text: &str) -> Message {
+        Message::new(Role::Assistant, text)
+    }
+
+    #[test]
+    fn a_sequence_ends_with_the_sign_that_ends_an_answer() {
+        let encoder = encoder(64);
+        let fitted = encoder.group(&[user("who?")], &[vec![says("me")], vec![says("not me")]]).unwrap().unwrap();
+        let end = encoder.template.end_token(&encoder.tokenizer).unwrap().unwrap();
+        // <|user|> who? <|end|> <|assistant|>
+        assert_eq!((fitted.prompt, fitted.cut), (7, false));
+        for (sequence, n) in fitted.sequences.iter().zip([2, 6]) {
+            assert_eq!((sequence.len(), sequence.last()), (7 + n + 1, Some(&end)));
+        }
+    }
+
+    #[test]
+    fn the_oldest_turns_go_when_the_window_is_too_small_and_the_last_never() {
+        let prompt = [Message::new(Role::System, "be"), user("one?"), says("two"), user("six?")];
+        let completions = [vec![says("ab")], vec![says("abc")]];
+        let lengths = |context: usize| {
+            let fitted = encoder(context).group(&prompt, &completions).unwrap();
+            fitted.map(|fitted| (fitted.sequences[1].len(), fitted.cut))
+        };
+        let whole = lengths(64).unwrap().0;
+        assert_eq!(lengths(whole), Some((whole, false)));
+        // Without <|user|>one?<|end|><|assistant|>two<|end|>.
+        assert_eq!(lengths(whole - 1), Some((whole - 11, true)));
+        assert_eq!(lengths(whole - 11), Some((whole - 11, true)));
+        assert_eq!(lengths(whole - 12), None);
+    }
+
+    #[test]
+    fn a_template_that_forgets_the_prompt_is_refused() {
+        let source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}?{% endif %}";
+        let encoder = Encoder { template: Template::new("odd", source.to_owned()).unwrap(), ..encoder(64) };
+        assert!(encoder.group(&[user("who")], &[vec![says("me")]]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn groups_come_back_from_their_numbers(
+            stem in prop::collection::vec(0u32..9, 1..5),
+            rests in prop::collection::vec(prop::collection::vec(0u32..4, 1..6), 1..9),
+            known: bool,
+        ) {
+            let k = rests.len();
+            let group = Group {
+                sequences: rests.iter().map(|rest| [stem.as_slice(), rest].concat()).collect(),
+                prompt: stem.len(),
+                places: (1..=k as u32).collect(),
+                gold: known.then(|| (0..k).map(|i| i as f32 * 0.7 - 1.0).collect()),
+            };
+            let numbers = group.numbers();
+            prop_assert_eq!(Group::of(&numbers), Some(group.clone()));
+            prop_assert!(group.shared() >= stem.len() && group.sequences.iter().all(|s| s.len() > group.shared()) || k == 1);
+            prop_assert!(numbers.len() <= 4 + 3 * k + group.n_tokens());
+            for cut in 0..numbers.len() {
+                prop_assert_eq!(Group::of(&numbers[..cut]), None);
+            }
+        }
+    }
+}

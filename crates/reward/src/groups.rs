@@ -323,3 +323,60 @@ pub(crate) fn say(counts: &Counts, progress: &dyn Progress) {
         progress.warn("there is nothing to validate on: what the model is worth stays unknown");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data::progress::Silent;
+    use data::template::Template;
+    use data::tokenizer::Tokenizer;
+    use std::collections::BTreeSet;
+
+    fn encoder() -> Encoder {
+        let letters: BTreeSet<char> = (' '..='~').collect();
+        let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
+        tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
+        Encoder { tokenizer, template: Template::default_for_chat(), context: 400 }
+    }
+
+    fn config(sources: &[&str], validation: &[&str]) -> ComparisonConfig {
+        let owned = |list: &[&str]| list.iter().map(|&path| path.to_owned()).collect();
+        ComparisonConfig { sources: owned(sources), validation: owned(validation), ..ComparisonConfig::default() }
+    }
+
+    fn prompts(folder: &Path, name: &str) -> HashSet<Vec<u32>> {
+        let groups = Groups::open(&folder.join(name), 1).unwrap().records;
+        (0..groups.len()).map(|i| groups.get(i)).map(|group| group.sequences[0][..group.prompt].to_vec()).collect()
+    }
+
+    #[test]
+    fn a_prompt_is_in_one_part_whichever_records_it_comes_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.jsonl");
+        let line = |i: u32| {
+            let (prompt, chosen) = (i % 60, i / 60);
+            format!("{{\"prompt\":\"p{prompt}\",\"chosen\":\"a{chosen}\",\"rejected\":\"b\"}}\n")
+        };
+        data::disk::write(&path, (0..180).map(line).collect::<String>().as_bytes()).unwrap();
+        let config = ComparisonConfig { val_fraction: 0.3, ..config(&[&path.to_string_lossy()], &[]) };
+        let counts = encode_all(&config, &encoder(), folder.path(), &Silent).unwrap();
+        assert_eq!(counts.train_prompts + counts.val_prompts, 60);
+        assert_eq!((counts.train.0, counts.val.0), (3 * counts.train_prompts, 3 * counts.val_prompts));
+        assert!((8..=30).contains(&counts.val_prompts), "{counts:?}");
+        let [train, val] = FILES.map(|name| prompts(folder.path(), name));
+        assert!(train.is_disjoint(&val) && train.len() + val.len() == 60);
+    }
+
+    #[test]
+    fn the_worlds_truth_comes_with_its_comparisons_and_its_parts_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = encode_all(&config(&["world:50"], &[]), &encoder(), folder.path(), &Silent).unwrap();
+        assert_eq!((counts.train.0, counts.val.0, counts.too_long), (50, 20, 0));
+        let groups = Groups::open(&folder.path().join(FILES[1]), 1).unwrap();
+        let group = groups.records.get(0);
+        let truth = Comparisons::new(1, Part::HeldOut).comparison(0);
+        assert_eq!(group.places, truth.ranking);
+        assert!(group.gold.unwrap().iter().zip(&truth.gold).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+        assert!((0.3..0.7).contains(&groups.longer_wins), "{}", groups.longer_wins);
+    }
+}
