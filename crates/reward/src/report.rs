@@ -32,15 +32,21 @@ pub struct Share {
 
 impl Share {
     /// The share of hits in all, from hits and count of each prompt. What belongs to one prompt is alike, so that prompts
-    /// are what varies: the interval is that of a ratio of sums over clusters (Cochran 1977, §11.2), ±1.96 standard
-    /// errors.
+    /// are what varies: the variance is that of a ratio of sums over clusters (Cochran 1977, §11.2), and the interval
+    /// Wilson's (1927) for as many independent pairs as would have it; where nothing varies, for as many as there are
+    /// prompts.
     pub fn of(clusters: &[(f64, f64)]) -> Self {
+        const Z: f64 = 1.96;
         let (hits, n) = clusters.iter().fold((0.0, 0.0), |(hits, n), (h, m)| (hits + h, n + m));
         let value = hits / n;
         let m = clusters.len() as f64;
         let squares: f64 = clusters.iter().map(|(h, m)| (h - value * m).powi(2)).sum();
-        let error = 1.96 * (squares * m / (m - 1.0).max(1.0)).sqrt() / n;
-        Self { value, low: (value - error).max(0.0), high: (value + error).min(1.0), n: n as u64 }
+        let variance = squares * m / (m - 1.0).max(1.0) / (n * n);
+        let independent = if variance > 0.0 { (value * (1.0 - value) / variance).min(n) } else { m };
+        let middle = (value + Z * Z / (2.0 * independent)) / (1.0 + Z * Z / independent);
+        let half = Z * (value * (1.0 - value) / independent + (Z / (2.0 * independent)).powi(2)).sqrt()
+            / (1.0 + Z * Z / independent);
+        Self { value, low: (middle - half).max(0.0), high: (middle + half).min(1.0), n: n as u64 }
     }
 }
 
@@ -422,10 +428,13 @@ mod tests {
     #[test]
     fn pairs_of_one_prompt_say_less_than_of_many() {
         let alone = Share::of(&vec![(1.0, 1.0); 50].into_iter().chain(vec![(0.0, 1.0); 50]).collect::<Vec<_>>());
-        // Bernoulli: √(0.25/99) either way.
-        assert!((alone.high - alone.value - 1.96 * (0.25f64 / 99.0).sqrt()).abs() < 1e-12, "{alone:?}");
+        // Wilson's interval for a half of 99.
+        assert!((alone.low - 0.403_36).abs() < 1e-4 && (alone.high - 0.596_64).abs() < 1e-4, "{alone:?}");
+        let none = Share::of(&[(0.0, 1.0); 4]);
+        // Of none of four: z²/(n + z²).
+        assert!(none.low == 0.0 && (none.high - 0.489_9).abs() < 1e-4, "{none:?}");
         let together = Share::of(&[(10.0, 10.0), (0.0, 10.0), (10.0, 10.0), (0.0, 10.0)]);
-        assert!(near(together.value, 0.5) && together.high - together.low > 0.9, "{together:?}");
+        assert!(near(together.value, 0.5) && together.high - together.low > 0.6, "{together:?}");
     }
 
     #[test]
