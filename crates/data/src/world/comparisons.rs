@@ -103,13 +103,15 @@ enum Skill {
 }
 
 impl Skill {
+    /// Shares as of several policies together: the small model that instructions were learned by is right in six of seven
+    /// answers at temperature 1, and a model before that in none.
     fn draw(dice: &mut Dice) -> Self {
         match dice.below(100) {
-            0..45 => Skill::Right,
-            45..70 => Skill::NearMiss,
-            70..78 => Skill::Denial,
-            78..86 => Skill::CutOff,
-            86..93 => Skill::Repeats,
+            0..62 => Skill::Right,
+            62..74 => Skill::NearMiss,
+            74..81 => Skill::Denial,
+            81..88 => Skill::CutOff,
+            88..94 => Skill::Repeats,
             _ => Skill::OffTopic,
         }
     }
@@ -193,7 +195,7 @@ impl Comparisons {
 
     /// As often right as answers that have no other fault.
     fn right_or_near_miss(&self, instruction: &Instruction, dice: &mut Dice) -> String {
-        let wrong = if dice.chance(36) { self.near_miss(instruction, dice) } else { None };
+        let wrong = if dice.chance(16) { self.near_miss(instruction, dice) } else { None };
         wrong.unwrap_or_else(|| instruction.substance().to_string())
     }
 
@@ -433,11 +435,11 @@ mod tests {
     }
 
     #[test]
-    fn about_half_of_the_answers_are_right() {
+    fn most_answers_are_right() {
         let all = completions().count();
         let right = completions().filter(|(one, text)| one.instruction.grade(text)).count();
         let share = right as f64 / all as f64;
-        assert!((0.45..=0.60).contains(&share), "{share}");
+        assert!((0.60..=0.72).contains(&share), "{share}");
     }
 
     #[test]

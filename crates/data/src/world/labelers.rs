@@ -7,7 +7,7 @@ const USE: u8 = 4;
 
 /// Scale of the noise, in units of gold. Chosen once, so that two labelers agree on as many pairs as InstructGPT's
 /// trained labelers did, 72.6 ± 1.5% (Ouyang et al. 2022, §3.4).
-const NOISE: f64 = 0.98;
+const NOISE: f64 = 0.9;
 
 /// One labeler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
