@@ -219,10 +219,12 @@ mod tests {
         let (a, b) = (rate.a_over_b.unwrap(), rate.b_over_a.unwrap());
         assert_eq!((a.value, b.value), (5.5 / 8.0, 2.5 / 8.0));
         assert!((a.low + b.high - 1.0).abs() < 1e-12 && (a.high + b.low - 1.0).abs() < 1e-12);
-        // The sample's standard error of the mean, by hand: hits 1×5, 0.5, 0×2 around 0.6875.
+        // The variance of the mean of 1×5, 0.5, 0×2 is that of n independent choices, for whom Wilson's interval is.
         let squares = 5.0 * 0.3125_f64.powi(2) + 0.1875_f64.powi(2) + 2.0 * 0.6875_f64.powi(2);
-        let error = 1.96 * (squares / 7.0 / 8.0).sqrt();
-        assert!((a.low - (0.6875 - error)).abs() < 1e-12, "{a}");
+        let n = 0.6875 * 0.3125 / (squares / 7.0 / 8.0);
+        let z2_n = 1.96_f64.powi(2) / n;
+        let low = (0.6875 + z2_n / 2.0 - (0.6875 * 0.3125 * z2_n + z2_n.powi(2) / 4.0).sqrt()) / (1.0 + z2_n);
+        assert!((a.low - low).abs() < 1e-12, "{a}, by hand {low}");
         // B's was always shown first.
         assert_eq!(rate.shown_first.unwrap().value, 2.5 / 8.0);
         assert!(verdict.rankings.is_none() && verdict.mean_scores.is_none());
