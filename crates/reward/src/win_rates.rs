@@ -219,9 +219,9 @@ mod tests {
         let (a, b) = (rate.a_over_b.unwrap(), rate.b_over_a.unwrap());
         assert_eq!((a.value, b.value), (5.5 / 8.0, 2.5 / 8.0));
         assert!((a.low + b.high - 1.0).abs() < 1e-12 && (a.high + b.low - 1.0).abs() < 1e-12);
-        // The variance of the mean of 1×5, 0.5, 0×2 is that of n independent choices, for whom Wilson's interval is.
+        // The variance of the mean of 1×5, 0.5, 0×2 is that of n independent choices, at most 8, for whom Wilson's interval is.
         let squares = 5.0 * 0.3125_f64.powi(2) + 0.1875_f64.powi(2) + 2.0 * 0.6875_f64.powi(2);
-        let n = 0.6875 * 0.3125 / (squares / 7.0 / 8.0);
+        let n = (0.6875_f64 * 0.3125 / (squares / 7.0 / 8.0)).min(8.0);
         let z2_n = 1.96_f64.powi(2) / n;
         let low = (0.6875 + z2_n / 2.0 - (0.6875 * 0.3125 * z2_n + z2_n.powi(2) / 4.0).sqrt()) / (1.0 + z2_n);
         assert!((a.low - low).abs() < 1e-12, "{a}, by hand {low}");
