@@ -39,16 +39,19 @@ impl RewardModel {
         sequences().try_for_each(|sequence| check_tokens(sequence, &self.gpt))?;
         let device = self.gpt.device();
         let all: usize = sequences().map(Vec::len).sum();
-        let once: usize = groups.iter().map(Group::n_tokens).sum();
-        let shares = (all - once) as f64 >= WORTH_SHARING * all as f64;
-        let shared = |group: &Group| if shares { group.shared() } else { 0 };
-        let input = match shares {
-            true => Input::branching(groups.iter().map(|group| (group.shared(), group.sequences.as_slice())), device)?,
-            false => Input::ragged(sequences().map(Vec::as_slice), device)?,
+        let mut stems: Vec<usize> = groups.iter().map(Group::shared).collect();
+        let saved: usize = groups.iter().zip(&stems).map(|(group, stem)| group.len().saturating_sub(1) * stem).sum();
+        let input = if saved as f64 >= WORTH_SHARING * all as f64 {
+            Input::branching(
+                groups.iter().zip(&stems).map(|(group, &stem)| (stem, group.sequences.as_slice())),
+                device,
+            )?
+        } else {
+            stems.fill(0);
+            Input::ragged(sequences().map(Vec::as_slice), device)?
         };
         let (mut ends, mut at) = (Vec::new(), 0);
-        for group in groups {
-            let stem = shared(group);
+        for (group, stem) in groups.iter().zip(stems) {
             at += stem;
             ends.extend(group.sequences.iter().map(|sequence| {
                 at += sequence.len() - stem;
