@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use ops::rng::{Draw, Key, words};
 use ops::{
     Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
-    language_model_loss, logits,
+    language_model_loss, logits, token_log_probs,
 };
 use std::sync::Arc;
 
@@ -222,6 +222,16 @@ impl Gpt {
         let hidden = hidden.reshape(((), self.config.d_model))?;
         let (table, targets) = (&self.embedding.tokens, targets.flatten_all()?);
         language_model_loss(&hidden, table, &targets, self.precision, weight, pass.trains())
+    }
+
+    /// Of `states`, `[N, D]`, some of what [`Gpt::hidden`] gave: the log-probability of each one's next token, one of
+    /// `tokens`, and the entropy around it, when logits are divided by `temperature`. Returns `[2, N]`, nats, part of a graph
+    /// when `pass` trains.
+    ///
+    /// # Errors
+    /// When there are not as many tokens, or one is not below `V`.
+    pub fn token_log_probs(&self, states: &Tensor, tokens: &[u32], temperature: f32, pass: Pass) -> Result<Tensor> {
+        token_log_probs(states, &self.embedding.tokens, tokens, temperature, self.precision, pass.trains())
     }
 
     /// Logits of the token after each sequence of `input`, `[B, V]`. The sequences go on from those that `cache` holds, row

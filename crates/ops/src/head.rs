@@ -28,7 +28,7 @@ pub fn logits(hidden: &Tensor, table: &Parameter, precision: Precision, tracked:
     Tensor::from_vec(scores, (n, v), hidden.device())
 }
 
-fn write_scores(hidden: Matrix<f32>, panels: &crate::product::Panels, v: usize, scores: &mut [f32]) {
+pub(crate) fn write_scores(hidden: Matrix<f32>, panels: &crate::product::Panels, v: usize, scores: &mut [f32]) {
     let scores = Parts::of(scores);
     multiply(hidden, panels, |row, column, sums| {
         let at = row * v + column;
@@ -78,7 +78,7 @@ struct Loss {
 const SCORES: usize = 96 << 20;
 
 /// Rows that are scored together.
-fn rows_together(n: usize, v: usize, precision: Precision) -> usize {
+pub(crate) fn rows_together(n: usize, v: usize, precision: Precision) -> usize {
     let wanted = SCORES / (bytes_of_a_score(precision) * v.max(1));
     wanted.next_multiple_of(64).clamp(64, n.max(64)).min(n.max(1))
 }

@@ -24,6 +24,7 @@
 //! - [`trunk`]            blocks one after the other, as one operation for candle
 //! - [`cross_entropy()`]  mean loss over the targets that count
 //! - [`head`]             the same from the hidden state, without the scores of a whole batch
+//! - [`token_log_probs()`] log-probability of each token chosen, and the entropy around it
 //! - [`norm`]             the size of gradients and weights
 //! - [`adamw()`]          one optimizer update, in place
 //!
@@ -54,6 +55,7 @@ mod self_attention;
 mod sequences;
 mod slices;
 mod tensor_past;
+mod token_log_probs;
 mod trunk;
 
 pub use adamw::{Adam, adamw};
@@ -70,4 +72,5 @@ pub use norm::{gradient_squares, sum_of_squares};
 pub use parameter::Parameter;
 pub use product::{Precision, Quantized};
 pub use sequences::Sequences;
+pub use token_log_probs::token_log_probs;
 pub use trunk::{Keep, Trunk};

@@ -26,7 +26,7 @@ use train::Resumable;
 use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
-use train::objective::{Objective, Validation};
+use train::objective::{Objective, Validate, Validation};
 use train::run::{Run, folder_beside};
 use train::schedule::Schedule;
 
@@ -191,14 +191,16 @@ impl Objective for Comparing {
         batch.len()
     }
 
-    fn n_tokens(&self, batch: &Vec<Group>) -> u64 {
-        batch.iter().flat_map(|group| &group.sequences).map(|sequence| sequence.len() as u64).sum()
-    }
-
     fn loss(&self, batch: &Vec<Group>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
         let groups = &batch[rows];
         let rewards = self.model.of_groups(groups, pass)?; // [N]
         Pairs::of(groups.iter().map(|group| group.places.as_slice()), batch.len()).loss(&rewards, &self.loss)
+    }
+}
+
+impl Validate for Comparing {
+    fn n_tokens(&self, batch: &Vec<Group>) -> u64 {
+        batch.iter().flat_map(|group| &group.sequences).map(|sequence| sequence.len() as u64).sum()
     }
 
     fn validate(&self, batches: &[Vec<Group>]) -> Result<Validation> {

@@ -14,7 +14,7 @@ use ops::cross_entropy;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use train::objective::{Objective, Validation, check_tokens};
+use train::objective::{Objective, Validate, Validation, check_tokens};
 
 /// A model that labels.
 #[derive(Debug)]
@@ -113,10 +113,6 @@ impl Objective for Classifier {
         batch.len()
     }
 
-    fn n_tokens(&self, batch: &Vec<Example>) -> u64 {
-        batch.iter().map(|example| example.n_tokens() as u64).sum()
-    }
-
     fn loss(&self, batch: &Vec<Example>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
         let examples = &batch[rows];
         let input = self.input(examples)?;
@@ -133,6 +129,12 @@ impl Objective for Classifier {
         let weight = self.lm_coef * predicted(examples) as f64 / predicted(batch).max(1) as f64;
         // Both losses are differentiated as they are, as the language model's must be.
         Ok((loss + self.gpt.loss_of_hidden(&hidden, &targets, pass, weight)?)?)
+    }
+}
+
+impl Validate for Classifier {
+    fn n_tokens(&self, batch: &Vec<Example>) -> u64 {
+        batch.iter().map(|example| example.n_tokens() as u64).sum()
     }
 
     fn validate(&self, batches: &[Vec<Example>]) -> Result<Validation> {

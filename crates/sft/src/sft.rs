@@ -22,7 +22,7 @@ use train::Resumable;
 use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
-use train::objective::{LanguageModeling, Objective};
+use train::objective::{LanguageModeling, Validate};
 use train::run::{Run, folder_beside};
 use train::schedule::Schedule;
 

@@ -10,14 +10,14 @@
 //!
 //! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
 
+use crate::fit::Trainer;
 use crate::guard::Guard;
-use crate::objective::Validation;
+use crate::objective::{Objective, Validation};
 use crate::optimizer::Optimizer;
 use anyhow::{Context, Result, bail};
 use candle_core::safetensors::MmapedSafetensors;
 use data::disk;
 use data::progress::Progress;
-use model::Weights;
 use model::folder::save_tensors;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ pub struct TextSeen {
     pub fingerprint: String,
 }
 
-const OPTIMIZER: &str = "optimizer.safetensors";
+pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
 fn folder_of(run: &Path) -> PathBuf {
@@ -76,11 +76,17 @@ fn folder_of(run: &Path) -> PathBuf {
 }
 
 /// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest go when more than
-/// `keep` are there.
+/// `keep` are there. `more` may write further files into it.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn save(run: &Path, weights: &Weights, optimizer: &Optimizer, state: &State, keep: usize) -> Result<()> {
+pub fn save<O: Objective>(
+    run: &Path,
+    trainer: &Trainer<O>,
+    state: &State,
+    keep: usize,
+    more: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let done = folder_of(run).join(format!("step-{:06}", state.step));
     disk::folder_with(&done, |made| {
         for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -88,9 +94,10 @@ pub fn save(run: &Path, weights: &Weights, optimizer: &Optimizer, state: &State,
             let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
             disk::write(&made.join(name), &bytes)?;
         }
-        weights.save(made)?;
-        save_tensors(&made.join(OPTIMIZER), optimizer.moments())?;
+        trainer.weights().save(made)?;
+        save_tensors(&made.join(OPTIMIZER), trainer.optimizer().moments())?;
         disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
+        more(made)?;
         disk::seal(made)
     })?;
     for (_, old) in all(run).into_iter().skip(keep) {
@@ -129,15 +136,14 @@ fn read_state(folder: &Path) -> Result<State> {
     serde_json::from_str(&text).with_context(|| format!("{} is not of this version", path.display()))
 }
 
-/// Takes the optimizer's moments from the checkpoint in `folder`, which was written after `n_updates` updates.
+/// Takes the optimizer's moments from the file `path`, which was written after `n_updates` updates.
 ///
 /// # Errors
 /// When they cannot be read, or are those of a model of another shape.
-pub(crate) fn restore(folder: &Path, optimizer: &mut Optimizer, n_updates: u64) -> Result<()> {
-    let path = folder.join(OPTIMIZER);
+pub(crate) fn restore(path: &Path, optimizer: &mut Optimizer, n_updates: u64) -> Result<()> {
     // SAFETY: the file is only read; checkpoints are never changed in place by gptkit, and one that another process
     // shortens meanwhile would end this one, as with every memory map.
-    let stored = unsafe { MmapedSafetensors::new(&path) };
+    let stored = unsafe { MmapedSafetensors::new(path) };
     let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
     optimizer
         .restore(|name, device| stored.load(name, device), n_updates)

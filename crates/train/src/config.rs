@@ -17,6 +17,16 @@ pub enum Decay {
     Constant,
 }
 
+/// Where Adam adds its ε. With a large one, first updates differ by factors: PyTorch's are the larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EpsPlacement {
+    /// To the root of the mean square after its bias is corrected, as PyTorch does.
+    PyTorch,
+    /// Before, as TensorFlow 1 does (Kingma & Ba 2015, end of §2: ε̂).
+    TensorFlow,
+}
+
 /// What becomes of an update whose loss leaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,6 +86,9 @@ pub struct TrainConfig {
     /// AdamW's ε.
     #[serde(default = "eps")]
     pub eps: f64,
+    /// What it is added to.
+    #[serde(default = "pytorch")]
+    pub eps_placement: EpsPlacement,
     /// Decoupled decay of matrices and embeddings; biases and gains have none.
     #[serde(default)]
     pub weight_decay: f64,
@@ -126,6 +139,9 @@ fn beta2() -> f64 {
 }
 fn eps() -> f64 {
     1e-8
+}
+fn pytorch() -> EpsPlacement {
+    EpsPlacement::PyTorch
 }
 fn no_recompute() -> Recompute {
     Recompute::None

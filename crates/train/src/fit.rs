@@ -4,7 +4,7 @@ use crate::checkpoint::{self, State};
 use crate::config::{OnSpike, Recompute, TrainConfig};
 use crate::guard::Guard;
 use crate::interrupt::{Interrupt, Stop};
-use crate::objective::Objective;
+use crate::objective::{Objective, Validate};
 use crate::optimizer::Optimizer;
 use crate::run::{Record, Run};
 use crate::schedule::{Schedule, Step};
@@ -76,12 +76,25 @@ impl<O: Objective> Trainer<O> {
         &self.objective
     }
 
+    /// The optimizer.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
     /// Takes the optimizer's moments from the checkpoint in `folder`, which was written with `state`.
     ///
     /// # Errors
     /// When they do not fit the model.
     pub fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
-        checkpoint::restore(folder, &mut self.optimizer, state.n_updates)
+        self.restore_from(&folder.join(checkpoint::OPTIMIZER), state.n_updates)
+    }
+
+    /// Takes the optimizer's moments from the file `path`, which was written after `n_updates`.
+    ///
+    /// # Errors
+    /// When they do not fit the model.
+    pub fn restore_from(&mut self, path: &Path, n_updates: u64) -> Result<()> {
+        checkpoint::restore(path, &mut self.optimizer, n_updates)
     }
 
     /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`. There is none
@@ -126,7 +139,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// When a step fails or a file cannot be written; what was saved before stays.
-pub fn fit<O: Objective>(
+pub fn fit<O: Validate>(
     trainer: &mut Trainer<O>,
     mut state: State,
     schedule: &Schedule,
@@ -145,7 +158,7 @@ pub fn fit<O: Objective>(
     let save = |trainer: &Trainer<O>, run: &Run, state: &mut State| {
         state.n_updates = trainer.optimizer.n_updates();
         state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-        checkpoint::save(run.folder(), &trainer.weights, &trainer.optimizer, state, config.keep_checkpoints)
+        checkpoint::save(run.folder(), trainer, state, config.keep_checkpoints, |_| Ok(()))
     };
     if state.step == 0 {
         save(trainer, run, &mut state)?;
@@ -226,6 +239,7 @@ fn record(step: &Step, update: &Update, context: u64, tokens_per_s: f64) -> Reco
         tokens_per_s,
         val_loss: None,
         scores: BTreeMap::new(),
+        figures: BTreeMap::new(),
         skipped: !update.made,
     }
 }

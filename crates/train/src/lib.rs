@@ -4,6 +4,7 @@
 //! - [`span`]      lengths as people write them: steps, tokens, epochs
 //! - [`schedule`]  learning rate and batch size over tokens
 //! - [`optimizer`] AdamW by parameter name
+//! - [`ema`]       a moving average of what is trained
 //! - [`run`]       the folder of a run: resolved config, metrics, model
 //! - [`checkpoint`] all that a run needs to go on, whole or absent
 //! - [`interrupt`] Ctrl-C, SIGTERM and `--max-time`
@@ -18,6 +19,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod curves;
+pub mod ema;
 mod events;
 pub mod fit;
 pub mod guard;

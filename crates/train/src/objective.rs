@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What the loop in [`crate::fit`] must know of a stage.
+/// What an update is made from, and how its loss is found.
 pub trait Objective {
     /// What an update is made from.
     type Batch;
@@ -17,15 +17,18 @@ pub trait Objective {
     /// Rows of a batch, of which micro-batches are made.
     fn rows(&self, batch: &Self::Batch) -> usize;
 
-    /// Tokens that the model reads of a batch, for the rate.
-    fn n_tokens(&self, batch: &Self::Batch) -> u64;
-
     /// The part of a batch's loss that `rows` make, nats: the parts of a batch add up to its loss. To be differentiated as
     /// it is, when `pass` trains.
     ///
     /// # Errors
     /// When the batch does not fit the model, or memory does not suffice.
     fn loss(&self, batch: &Self::Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor>;
+}
+
+/// What the loop in [`mod@crate::fit`] must know of a stage besides.
+pub trait Validate: Objective {
+    /// Tokens that the model reads of a batch, for the rate.
+    fn n_tokens(&self, batch: &Self::Batch) -> u64;
 
     /// How good the model is on `batches`, without dropout.
     ///
@@ -56,16 +59,18 @@ impl Objective for LanguageModeling {
         batch.rows
     }
 
-    fn n_tokens(&self, batch: &Batch) -> u64 {
-        batch.tokens.len() as u64
-    }
-
     fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
         // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
         let range = rows.start * batch.context..rows.end * batch.context;
         let weight = counted(&batch.targets[range]) as f64 / counted(&batch.targets).max(1) as f64;
         let (input, targets) = tensors(batch, rows, &self.0)?;
         Ok(self.0.loss(&input, &targets, pass, weight)?)
+    }
+}
+
+impl Validate for LanguageModeling {
+    fn n_tokens(&self, batch: &Batch) -> u64 {
+        batch.tokens.len() as u64
     }
 
     fn validate(&self, batches: &[Batch]) -> Result<Validation> {

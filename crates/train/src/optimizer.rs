@@ -1,6 +1,6 @@
 //! AdamW over all parameters of a model.
 
-use crate::config::TrainConfig;
+use crate::config::{EpsPlacement, TrainConfig};
 use candle_core::{Device, Result, Tensor, Var, bail};
 use model::Params;
 use ops::{Adam, Parameter, adamw, gradient_squares};
@@ -93,12 +93,17 @@ impl Optimizer {
         // The 1e-6 is PyTorch's `clip_grad_norm_`.
         let scale = config.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         self.n_updates += 1;
+        let eps = match config.eps_placement {
+            EpsPlacement::PyTorch => config.eps,
+            // √(v̂) + ε̂ / √(1 − β₂ᵗ) is (√v + ε̂) / √(1 − β₂ᵗ).
+            EpsPlacement::TensorFlow => config.eps / (1.0 - config.beta2.powf(self.n_updates as f64)).sqrt(),
+        };
         for slot in &self.slots {
             let adam = Adam {
                 lr,
                 beta1: config.beta1,
                 beta2: config.beta2,
-                eps: config.eps,
+                eps,
                 weight_decay: if decays(slot.parameter.var()) { config.weight_decay } else { 0.0 },
                 step: self.n_updates,
             };

@@ -49,6 +49,9 @@ pub struct Record {
     /// Further figures of that validation, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, f64>,
+    /// Further figures of this step, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// Whether this step made no update: see [`crate::guard`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
@@ -172,6 +175,7 @@ impl Run {
         scalars.extend(record.val_loss.map(|loss| ("loss/val", loss)));
         let scores: Vec<(String, f64)> = record.scores.iter().map(|(name, &x)| (format!("val/{name}"), x)).collect();
         scalars.extend(scores.iter().map(|(name, x)| (name.as_str(), *x)));
+        scalars.extend(record.figures.iter().map(|(name, x)| (name.as_str(), *x)));
         self.events.scalars(record.step, &scalars)
     }
 
@@ -219,6 +223,7 @@ mod tests {
                 tokens_per_s: 1.0,
                 val_loss: None,
                 scores: BTreeMap::new(),
+                figures: BTreeMap::new(),
                 skipped: false,
             };
             serde_json::to_string(&record).unwrap() + "\n"
