@@ -8,6 +8,7 @@
 use crate::config::ModelConfig;
 use crate::folder::{load_config, load_model, read_json, save_tensors, write_json};
 use crate::params::{Params, embedding_names};
+use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::safetensors::MmapedSafetensors;
@@ -39,6 +40,13 @@ pub struct LoraConfig {
 
 fn alpha() -> f64 {
     16.0
+}
+
+impl Check for LoraConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.require(self.rank > 0, "rank", "is not positive", "use 8");
+        problems.require(self.alpha > 0.0, "alpha", "is not positive", "use twice the rank");
+    }
 }
 
 impl LoraConfig {

@@ -19,6 +19,12 @@ pub struct Group {
     pub gold: Option<Vec<f32>>,
 }
 
+impl AsRef<Group> for Group {
+    fn as_ref(&self) -> &Group {
+        self
+    }
+}
+
 impl Group {
     /// K.
     pub fn len(&self) -> usize {
@@ -56,7 +62,7 @@ impl Group {
 
     /// As a list of numbers: K, tokens of the prompt, 1 when the truth is known; places; bits of the truth; lengths; the
     /// shared tokens; the rest of each.
-    pub(crate) fn numbers(&self) -> Vec<u32> {
+    pub fn numbers(&self) -> Vec<u32> {
         let shared = self.shared();
         let mut numbers = vec![self.len() as u32, self.prompt as u32, u32::from(self.gold.is_some()), shared as u32];
         numbers.extend(&self.places);
@@ -68,7 +74,7 @@ impl Group {
     }
 
     /// The opposite; nothing when the numbers are no group.
-    pub(crate) fn of(numbers: &[u32]) -> Option<Self> {
+    pub fn of(numbers: &[u32]) -> Option<Self> {
         let [k, prompt, has_gold @ 0..=1, shared, rest @ ..] = numbers else { return None };
         let (k, shared) = (*k as usize, *shared as usize);
         let (places, rest) = rest.split_at_checked(k)?;

@@ -82,7 +82,7 @@ pub struct Counts {
 ///
 /// # Errors
 /// When a record cannot be read or rendered, or there is nothing to learn from them.
-pub(crate) fn encode_all(
+pub fn encode_all(
     config: &ComparisonConfig,
     encoder: &Encoder,
     folder: &Path,
@@ -194,7 +194,7 @@ impl Taker<'_> {
         }
         ensure!(
             train_prompts >= 2,
-            "all comparisons that are to be learned are of {}: a reward model learns from many prompts; give more",
+            "all comparisons that are to be learned are of {}: what people prefer is learned from many prompts; give more",
             if train_prompts == 0 { "no prompt" } else { "one prompt" }
         );
         let both: u64 = self.prompts[0].intersection(&self.prompts[1]).count() as u64;
@@ -259,25 +259,27 @@ fn of_world(source: &str, index: u64, comparison: data::world::Comparison) -> Co
     }
 }
 
-/// The groups of a part.
+/// The groups of a part, each as what is kept of it: itself, or more.
 #[derive(Debug)]
-pub(crate) struct Groups {
-    pub(crate) records: Records<Group>,
+pub struct Groups<T = Group> {
+    /// In an order that a seed draws.
+    pub records: Records<T>,
     /// Tokens that are read of one, on average.
-    pub(crate) mean_tokens: usize,
+    pub mean_tokens: usize,
     /// How often the longer of two completions is the better.
-    pub(crate) longer_wins: f64,
+    pub longer_wins: f64,
 }
 
-impl Groups {
-    /// Those in the file `path`, in an order that `seed` draws.
+impl<T: AsRef<Group>> Groups<T> {
+    /// Those in the file `path`, in an order that `seed` draws; `decode` makes each from its numbers.
     ///
     /// # Errors
     /// When the file is damaged.
-    pub(crate) fn open(path: &Path, seed: u64) -> Result<Self> {
+    pub fn open(path: &Path, seed: u64, decode: fn(&[u32]) -> Option<T>) -> Result<Self> {
         let mut n_tokens = 0;
         let (mut hits, mut pairs) = (0.0, 0.0);
-        let records = Records::open(path, seed, Group::of, |group| {
+        let records = Records::open(path, seed, decode, |kept| {
+            let group = kept.as_ref();
             n_tokens += group.n_tokens();
             let lengths: Vec<usize> = (0..group.len()).map(|i| group.length(i)).collect();
             let n = group.pairs().count() as f64;
@@ -292,7 +294,8 @@ impl Groups {
     }
 }
 
-pub(crate) fn say(counts: &Counts, progress: &dyn Progress) {
+/// Says what `counts` are.
+pub fn say(counts: &Counts, progress: &dyn Progress) {
     let Counts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } = *counts;
     progress.note(&format!(
         "{} prompts to learn, {} to validate · pairs: {} and {} · {} tokens a pass, {} without reading twice what is shared",
@@ -345,7 +348,7 @@ mod tests {
     }
 
     fn prompts(folder: &Path, name: &str) -> HashSet<Vec<u32>> {
-        let groups = Groups::open(&folder.join(name), 1).unwrap().records;
+        let groups = Groups::open(&folder.join(name), 1, Group::of).unwrap().records;
         (0..groups.len()).map(|i| groups.get(i)).map(|group| group.sequences[0][..group.prompt].to_vec()).collect()
     }
 
@@ -372,7 +375,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let counts = encode_all(&config(&["world:50"], &[]), &encoder(), folder.path(), &Silent).unwrap();
         assert_eq!((counts.train.0, counts.val.0, counts.too_long), (50, 20, 0));
-        let groups = Groups::open(&folder.path().join(FILES[1]), 1).unwrap();
+        let groups = Groups::open(&folder.path().join(FILES[1]), 1, Group::of).unwrap();
         let group = groups.records.get(0);
         let truth = Comparisons::new(1, Part::HeldOut).comparison(0);
         assert_eq!(group.places, truth.ranking);

@@ -2,6 +2,7 @@
 //!
 //! - [`group`]     a prompt with its completions and their places, as tokens
 //! - [`groups`]    comparison records → groups, split by prompt
+//! - [`reading`]   groups as a model reads them
 //! - [`loss`]      the loss of all pairs of a group
 //! - [`model`]     a language model with a scalar head: tokens → rewards
 //! - [`normalization`] where rewards are 0
@@ -25,6 +26,7 @@ pub mod groups;
 pub mod loss;
 pub mod model;
 pub mod normalization;
+pub mod reading;
 pub mod report;
 pub mod score;
 pub mod train_rm;

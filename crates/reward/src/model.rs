@@ -1,6 +1,7 @@
 //! A language model with a scalar in the place of the unembedding: tokens → rewards.
 
 use crate::group::{Encoder, Group};
+use crate::reading::Reading;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use data::dialogue::Message;
@@ -8,16 +9,13 @@ use data::pack::like_lengths;
 use data::template::Template;
 use data::tokenizer::Tokenizer;
 use model::folder::ModelFolder;
-use model::{ClassHead, Gpt, HeadDescription, Input, Pass};
+use model::{ClassHead, Gpt, HeadDescription, Pass};
 use std::path::Path;
-use train::objective::check_tokens;
 
 /// What `config.json` calls the head's task.
 pub(crate) const TASK: &str = "reward";
 /// Tokens that the model reads at a time, but for a longer sequence alone.
 const TOKENS_AT_A_TIME: usize = 4096;
-/// A group's shared tokens are read once when they are at least this share of all that its sequences have.
-const WORTH_SHARING: f64 = 0.05;
 
 /// A model that rewards: the head reads the last layer at a sequence's last token (Ouyang et al. 2022, §3.5).
 #[derive(Debug)]
@@ -35,31 +33,12 @@ impl RewardModel {
     /// # Errors
     /// When a token is not of the vocabulary, or a sequence over the context.
     pub fn of_groups(&self, groups: &[Group], pass: Pass) -> Result<Tensor> {
-        let sequences = || groups.iter().flat_map(|group| &group.sequences);
-        sequences().try_for_each(|sequence| check_tokens(sequence, &self.gpt))?;
-        let device = self.gpt.device();
-        let all: usize = sequences().map(Vec::len).sum();
-        let mut stems: Vec<usize> = groups.iter().map(Group::shared).collect();
-        let saved: usize = groups.iter().zip(&stems).map(|(group, stem)| group.len().saturating_sub(1) * stem).sum();
-        let input = if saved as f64 >= WORTH_SHARING * all as f64 {
-            Input::branching(
-                groups.iter().zip(&stems).map(|(group, &stem)| (stem, group.sequences.as_slice())),
-                device,
-            )?
-        } else {
-            stems.fill(0);
-            Input::ragged(sequences().map(Vec::as_slice), device)?
-        };
-        let (mut ends, mut at) = (Vec::new(), 0);
-        for (group, stem) in groups.iter().zip(stems) {
-            at += stem;
-            ends.extend(group.sequences.iter().map(|sequence| {
-                at += sequence.len() - stem;
-                at as u32 - 1
-            }));
-        }
-        let hidden = self.gpt.hidden(&input, pass.of_part())?.squeeze(0)?; // [tokens, D]
-        let states = hidden.index_select(&Tensor::new(ends, device)?, 0)?; // [N, D]
+        let groups: Vec<&Group> = groups.iter().collect();
+        let reading = Reading::of(&groups, &self.gpt)?;
+        let sequences = groups.iter().flat_map(|group| &group.sequences).enumerate();
+        let ends: Vec<u32> = sequences.map(|(i, sequence)| reading.row(i, sequence.len() - 1)).collect();
+        let hidden = self.gpt.hidden(&reading.input, pass.of_part())?.squeeze(0)?; // [tokens, D]
+        let states = hidden.index_select(&Tensor::new(ends, self.gpt.device())?, 0)?; // [N, D]
         Ok(self.head.forward(&states, 1, 0.0, pass)?.squeeze(1)?)
     }
 

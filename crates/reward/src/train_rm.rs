@@ -174,7 +174,7 @@ struct Data {
 impl Data {
     fn open(config: &RewardConfig, folder: &Path) -> Result<Self> {
         let [train, val] = FILES.map(|name| folder.join(name));
-        Ok(Self { train: Groups::open(&train, config.seed)?, val: Groups::open(&val, 0)? })
+        Ok(Self { train: Groups::open(&train, config.seed, Group::of)?, val: Groups::open(&val, 0, Group::of)? })
     }
 }
 

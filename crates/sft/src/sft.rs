@@ -71,8 +71,7 @@ impl Check for SftConfig {
         problems.section("dropout", &self.dropout);
         problems.section("train", &self.train);
         if let Some(lora) = &self.lora {
-            problems.require(lora.rank > 0, "lora.rank", "is not positive", "use 8");
-            problems.require(lora.alpha > 0.0, "lora.alpha", "is not positive", "use twice the rank");
+            problems.section("lora", lora);
         }
         if let Some(mix) = &self.pretraining {
             let share = (0.0..1.0).contains(&mix.share);
@@ -116,7 +115,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
-    let ends = ends(&start, &template)?;
+    let ends = start.ends(&template)?;
     save_ends(out, &ends)?;
     run.take_in(aside.path(), &FILES)?;
     let weights = start.weights(config.lora.as_ref(), config.seed)?;
@@ -255,13 +254,6 @@ fn say(counts: &Counts, train: &Packed, progress: &dyn Progress) {
             grouped(dropped as u64)
         ));
     }
-}
-
-/// Tokens at which the model stops: where a turn of the template's ends, and where a text does.
-fn ends(start: &Start, template: &Template) -> Result<Vec<u32>> {
-    let mark = template.end_token(&start.tokenizer)?;
-    let others = start.end_of_text.iter().copied().filter(|&id| Some(id) != mark);
-    Ok(mark.into_iter().chain(others).collect())
 }
 
 fn go_on(

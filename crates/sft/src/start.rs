@@ -27,6 +27,12 @@ pub struct DropoutConfig {
 }
 
 impl DropoutConfig {
+    /// The same, with none where nothing is said.
+    pub fn or_none(&self) -> Self {
+        let said = |p: Option<f64>| Some(p.unwrap_or(0.0));
+        Self { embedding: said(self.embedding), attention: said(self.attention), residual: said(self.residual) }
+    }
+
     /// Sets what is said of `model`.
     pub fn apply(&self, model: &mut ModelConfig) {
         model.embedding_dropout = self.embedding.unwrap_or(model.embedding_dropout);
@@ -104,6 +110,16 @@ impl Start {
         };
         self.tokenizer.set_chat_template(Some(template.source().to_owned()));
         Ok(template)
+    }
+
+    /// Tokens at which it stops: where a turn of `template` ends, and where a text does.
+    ///
+    /// # Errors
+    /// When the template cannot be rendered.
+    pub fn ends(&self, template: &Template) -> Result<Vec<u32>> {
+        let mark = template.end_token(&self.tokenizer)?;
+        let others = self.end_of_text.iter().copied().filter(|&id| Some(id) != mark);
+        Ok(mark.into_iter().chain(others).collect())
     }
 
     /// What is trained: all, or adapters of the size `lora`.
