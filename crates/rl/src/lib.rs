@@ -2,5 +2,11 @@
 //! today's users beside it.
 //!
 //! - [`answers`]   prompts with answers, and how likely a model finds each token of these
+//! - [`compared`]  comparisons with how likely a frozen reference finds each completion
+//! - [`mod@dpo`]   the baseline: a policy from comparisons alone
 
 pub mod answers;
+pub mod compared;
+pub mod dpo;
+
+pub use dpo::{DpoConfig, dpo};
