@@ -335,3 +335,265 @@ fn variance(numbers: &[f64]) -> f64 {
     let mean = average(numbers);
     average(&numbers.iter().map(|x| (x - mean).powi(2)).collect::<Vec<f64>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Found, ValueHead};
+    use crate::prompts;
+    use crate::shaping::MissingEnd;
+    use candle_core::{Device, Tensor};
+    use data::examples::ExamplesWriter;
+    use data::progress::Silent;
+    use model::{ClassHead, Kind, ModelConfig, Params, Pass};
+    use ops::Precision;
+    use train::objective::{LanguageModeling, Objective};
+
+    /// What is rewarded: the share of this token.
+    const WANTED: u32 = 5;
+
+    struct Share;
+
+    impl Rewarder for Share {
+        fn scores(&self, answers: &[Answer]) -> Result<Vec<f32>> {
+            let share = |answer: &Answer| {
+                let said = answer.said();
+                said.iter().filter(|&&token| token == WANTED).count() as f32 / said.len() as f32
+            };
+            Ok(answers.iter().map(share).collect())
+        }
+    }
+
+    struct Broken;
+
+    impl Rewarder for Broken {
+        fn scores(&self, answers: &[Answer]) -> Result<Vec<f32>> {
+            Ok(vec![f32::NAN; answers.len()])
+        }
+    }
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::of_characters(&('a'..='p').collect()).unwrap()
+    }
+
+    fn shape(kind: Kind) -> ModelConfig {
+        serde_json::from_value(serde_json::json!({
+            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 24, "vocab_size": 16,
+        }))
+        .unwrap()
+    }
+
+    /// Weights whose likeliest token depends on all that is read.
+    fn params(kind: Kind, seed: u64) -> Params {
+        let params = Params::init(&shape(kind), seed, &Device::Cpu).unwrap();
+        for (_, parameter) in params.iter().filter(|(_, p)| p.var().rank() == 2) {
+            parameter.set(&(parameter.tensor(false) * 6.0).unwrap()).unwrap();
+        }
+        params
+    }
+
+    fn config(settings: serde_json::Value) -> PpoConfig {
+        let mut all = serde_json::json!({
+            "rollout": { "max_new_tokens": 8, "rows": 16 },
+            "reward": { "missing_end": "ignored", "kl_coef": 0.0 },
+            "policy": { "epochs": 2, "minibatches": 2 },
+            "value": { "init": "policy", "lr": 1e-2 },
+            "train": { "length": "30 steps", "batch_size": 32, "lr": 1e-2, "clip": 1.0, "beta2": 0.99, "dtype": "f32" },
+        });
+        for (section, keys) in settings.as_object().unwrap() {
+            for (key, value) in keys.as_object().unwrap() {
+                all[section][key] = value.clone();
+            }
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    /// Prompts of 1 to 9 tokens.
+    fn prompts() -> Vec<Prompt> {
+        let tokens = |n: u32| (0..1 + n * 5 % 9).map(|i| (n * 7 + i * (n + 3)) % 16).collect();
+        (0..40).map(|n| Prompt { tokens: tokens(n), world: None }).collect()
+    }
+
+    fn ppo<'a>(config: &'a PpoConfig, kind: Kind, ends: &[u32]) -> Ppo<'a> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompts");
+        ExamplesWriter::write(&path, |file| prompts().iter().try_for_each(|prompt| file.push(&prompt.numbers())))
+            .unwrap();
+        let seed = config.seed;
+        let model = |params: &Params| Gpt::new(&shape(kind), params, Precision::F32).unwrap();
+        let (mut own, mut of_values) = (params(kind, seed), params(kind, seed));
+        let clip_range = config.value.clip_range;
+        let head = |params: &mut Params| ValueHead { head: ClassHead::init_value(params, 16).unwrap(), clip_range };
+        let values = (!config.value.shared).then(|| {
+            let head = head(&mut of_values);
+            let values = Values { gpt: model(&of_values), head, found: Found::default() };
+            Trainer::new(values, of_values, &config.train, seed).unwrap()
+        });
+        let shared = config.value.shared.then(|| (head(&mut own), config.value.coef));
+        let policy = Policy {
+            model: LanguageModeling(model(&own)),
+            temperature: config.rollout.temperature as f32,
+            clip_range: config.policy.clip_range,
+            values: shared,
+            ptx_coef: 2.0,
+            found: Found::default(),
+        };
+        Ppo {
+            config,
+            policy: Trainer::new(policy, own, &config.train, seed).unwrap(),
+            reference: Some(model(&params(kind, seed))),
+            values,
+            rewarder: Box::new(Share),
+            ema: None,
+            tokenizer: tokenizer(),
+            ends: ends.to_vec(),
+            prompts: prompts::open(&path, seed).unwrap(),
+            validation: Vec::new(),
+            text: None,
+            course: Course { kl_coef: config.reward.kl_coef, ..Course::default() },
+        }
+    }
+
+    fn step(number: u64, config: &PpoConfig) -> Step {
+        let rows = config.train.batch_size;
+        Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr }
+    }
+
+    /// Score and KL of the last iteration after `n`.
+    fn after(n: u64, config: &PpoConfig, kind: Kind) -> (f64, f64) {
+        let mut ppo = ppo(config, kind, &[]);
+        let figures =
+            (1..=n).map(|number| ppo.iterate(&step(number, config), &Silent).unwrap().figures).last().unwrap();
+        (figures["objective/score"], figures["objective/kl"])
+    }
+
+    /// The task that must succeed every time: a token said as often as possible, no reward model, five seeds.
+    #[test]
+    fn a_token_that_is_rewarded_is_said_within_thirty_iterations() {
+        for seed in 1..=5 {
+            for shared in [false, true] {
+                let mut config = config(serde_json::json!({ "value": { "shared": shared } }));
+                config.seed = seed;
+                let (first, _) = after(1, &config, Kind::Gpt2);
+                let (score, kl) = after(30, &config, Kind::Gpt2);
+                assert!(first < 0.3, "seed {seed}: {first} at first");
+                assert!(score >= 0.9, "seed {seed}, shared {shared}: {score} of 1 after 30 iterations, KL {kl}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_price_keeps_the_policy_at_the_reference() {
+        for seed in 1..=5 {
+            let mut config = config(serde_json::json!({ "train": { "lr": 3e-3 } }));
+            config.seed = seed;
+            let (free, far) = after(30, &config, Kind::Gpt2);
+            config.reward.kl_coef = 20.0;
+            let (first, _) = after(1, &config, Kind::Gpt2);
+            let (score, kl) = after(30, &config, Kind::Gpt2);
+            assert!(
+                free > first + 0.3 && far > 4.0,
+                "seed {seed}: at no price it goes, from {first} to {free}, KL {far}"
+            );
+            assert!(kl.abs() < 0.5 && (score - first).abs() < 0.1, "seed {seed}: KL {kl}, score {first}, then {score}");
+        }
+    }
+
+    /// Prompts of many lengths, answers with and without an end, every generation of model.
+    #[test]
+    fn what_was_spoken_has_the_log_probabilities_of_a_fresh_pass() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let config = config(serde_json::json!({}));
+            let mut ppo = ppo(&config, kind, &[3, 8, 12]);
+            let mut episodes = ppo.answer(&prompts(), (1, 0), false, &Silent).unwrap();
+            ppo.score(&mut episodes).unwrap();
+            assert!(episodes.iter().any(|e| e.ended) && episodes.iter().any(|e| !e.ended));
+            for episode in &episodes {
+                let n = episode.answer.said().len();
+                assert_eq!((episode.spoken.len(), episode.log_probs.len(), episode.values.len()), (n, n, n));
+                assert_eq!(episode.ended, [3, 8, 12].contains(episode.answer.said().last().unwrap()));
+                for (a, b) in episode.spoken.iter().zip(&episode.log_probs) {
+                    assert!((a - b).abs() < 1e-5, "{kind:?}: {a}, {b}");
+                }
+                assert_eq!(episode.log_probs, episode.reference, "the policy is its own reference at first");
+            }
+            // Before any update, the minibatch that learns finds ratio 1.
+            let found = ppo.iterate(&step(1, &config), &Silent).unwrap();
+            assert!((found.signs.first_ratio - 1.0).abs() < 1e-5, "{kind:?}: {}", found.signs.first_ratio);
+            assert!(found.signs.spoken_off.unwrap() < 1e-5);
+        }
+    }
+
+    /// An iteration's episodes, worth something each.
+    fn minibatch(ppo: &Ppo) -> Minibatch {
+        let mut episodes = ppo.answer(&prompts()[..6], (1, 0), false, &Silent).unwrap();
+        ppo.score(&mut episodes).unwrap();
+        judge(&mut episodes, &ppo.config.reward, &ppo.config.advantage, 0.1);
+        // As after an update: some ratios are clipped.
+        for (n, episode) in episodes.iter_mut().enumerate() {
+            episode.log_probs.iter_mut().enumerate().for_each(|(t, x)| *x += 0.13 * ((n * 5 + t * 3) % 7) as f32 - 0.4);
+            episode.values.iter_mut().enumerate().for_each(|(t, x)| *x += 0.3 * ((n + t) % 3) as f32 - 0.3);
+        }
+        let tokens: Vec<u32> = (0..48).map(|i| i * 7 % 16).collect();
+        let targets = tokens[1..].iter().copied().chain([2]).collect();
+        Minibatch { episodes, text: Some(Batch::windows(24, tokens, targets)) }
+    }
+
+    const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+
+    /// Policy, shared values and text, all at once, against finite differences of the loss; in parts as whole.
+    #[test]
+    fn the_loss_has_the_gradient_of_finite_differences_and_its_parts_add_up() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let config = config(serde_json::json!({ "value": { "shared": true, "coef": 0.5 } }));
+            let ppo = ppo(&config, kind, &[3, 8]);
+            let (policy, weights, batch) = (ppo.policy.objective(), ppo.policy.weights(), minibatch(&ppo));
+            let loss = |pass| policy.loss(&batch, 0..8, pass).unwrap();
+            let gradients = |parts: &[std::ops::Range<usize>]| -> Vec<Tensor> {
+                weights.clear_gradients();
+                for rows in parts {
+                    let loss = policy.loss(&batch, rows.clone(), TRAIN).unwrap();
+                    weights.collect(&mut loss.backward().unwrap()).unwrap();
+                }
+                weights.params().iter().map(|(_, p)| p.gradient().unwrap()).collect()
+            };
+            let whole = gradients(&[0..8]);
+            let parts = gradients(&[0..2, 2..5, 5..7, 7..8]);
+            for ((name, parameter), (whole, parts)) in weights.params().iter().zip(whole.iter().zip(&parts)) {
+                ops::check::assert_close(name, parts, whole, 2e-5);
+                let gradient: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
+                let (at, largest) = gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+                let values: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
+                let moved = |by: f32| {
+                    let mut values = values.clone();
+                    values[at] += by;
+                    parameter.set(&Tensor::from_vec(values, parameter.var().shape(), &Device::Cpu).unwrap()).unwrap();
+                    loss(Pass::Eval).to_scalar::<f32>().unwrap()
+                };
+                let measured = (moved(5e-4) - moved(-5e-4)) / 1e-3;
+                moved(0.0);
+                assert!(
+                    (measured - largest).abs() < 0.03 * largest.abs() + 3e-3,
+                    "{kind:?} {name}: {largest}, by differences {measured}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_ends_the_run_in_words() {
+        let config = config(serde_json::json!({}));
+        let mut ppo = Ppo { rewarder: Box::new(Broken), ..ppo(&config, Kind::Gpt2, &[]) };
+        let error = ppo.iterate(&step(1, &config), &Silent).err().unwrap().to_string();
+        assert!(error.contains("a score that is no number"), "{error}");
+    }
+
+    #[test]
+    fn an_update_that_is_too_large_is_the_last_of_its_iteration() {
+        let mut config = config(serde_json::json!({ "policy": { "epochs": 4, "max_approx_kl": 1e-3 } }));
+        config.reward.missing_end = MissingEnd::Ignored;
+        let found = ppo(&config, Kind::Gpt2, &[]).iterate(&step(1, &config), &Silent).unwrap();
+        let n = found.figures["policy/updates"];
+        assert!((2.0..8.0).contains(&n), "{n} of 8 updates");
+    }
+}

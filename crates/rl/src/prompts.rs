@@ -33,7 +33,7 @@ impl Prompt {
     }
 
     /// As a list of numbers: 0, or 1 (2 when held out) and seed and number in two each; tokens.
-    fn numbers(&self) -> Vec<u32> {
+    pub(crate) fn numbers(&self) -> Vec<u32> {
         let halves = |x: u64| [x as u32, (x >> 32) as u32];
         let head = match self.world {
             None => vec![0],

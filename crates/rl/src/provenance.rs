@@ -116,6 +116,7 @@ mod tests {
         let at = |name: &str| {
             let path = folder.path().join(name);
             disk::create_dir(&path).unwrap();
+            disk::write(&path.join("config.json"), b"{}").unwrap();
             disk::write(&path.join("model.safetensors"), name.as_bytes()).unwrap();
             path
         };
