@@ -103,6 +103,7 @@ impl BestOf<'_> {
             first_prompt: 0,
             n_samples: self.n,
             max_new_tokens: self.max_new_tokens,
+            end_after: 0,
             most_rows: ROWS,
             stop: self.stop.clone(),
             log_probs: None,

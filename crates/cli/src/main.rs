@@ -18,6 +18,7 @@ mod info;
 mod inspect;
 mod merge;
 mod plan;
+mod ppo;
 mod predict;
 mod prepare;
 mod presets;
@@ -56,6 +57,7 @@ enum Command {
     Predict(predict::Predict),
     Sft(sft::Sft),
     TrainRm(train_rm::TrainRm),
+    Ppo(ppo::Ppo),
     Score(score::Score),
     Rank(score::Rank),
     Compare(compare::Compare),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Predict(command) => command.run(&ui),
         Command::Sft(command) => command.run(&ui),
         Command::TrainRm(command) => command.run(&ui),
+        Command::Ppo(command) => command.run(&ui),
         Command::Score(command) => command.run(&ui),
         Command::Rank(command) => command.run(&ui),
         Command::Compare(command) => command.run(&ui),

@@ -4,6 +4,7 @@ use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
 use reward::RewardConfig;
+use rl::PpoConfig;
 use serde::de::DeserializeOwned;
 use sft::{FinetuneConfig, SftConfig};
 use std::path::Path;
@@ -39,6 +40,9 @@ presets![
     "sft-instructgpt",
     "rm-small",
     "rm-instructgpt",
+    "ppo-small",
+    "ppo-instructgpt",
+    "ppo-2019",
 ];
 
 /// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
@@ -72,6 +76,7 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
 pub(crate) fn description(name: &str) -> Result<String> {
     Ok(match name.split('-').next() {
         Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
+        Some("ppo") => load::<PpoConfig>(name, &[])?.1.description,
         Some("rm") => load::<RewardConfig>(name, &[])?.1.description,
         Some("sft") => load::<SftConfig>(name, &[])?.1.description,
         _ => load::<PretrainConfig>(name, &[])?.1.description,

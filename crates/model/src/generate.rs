@@ -132,7 +132,7 @@ pub fn generate_from(
 ) -> Result<Vec<Completion>> {
     check(&request.prompt, model)?;
     let Request { stop, log_probs, sampling, .. } = request;
-    let how = How { tokenizer, end_of_text, stop, log_probs: *log_probs, sampling };
+    let how = How { tokenizer, end_of_text, end_after: 0, stop, log_probs: *log_probs, sampling };
     let mut rows: Vec<Row> = (0..request.n_samples).map(|n| Row::new(&how, &request.prompt, (0, n))).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
     let mut window = Window::new(model, past.take(&request.prompt, model));
@@ -254,6 +254,7 @@ impl<'a> Window<'a> {
 pub(crate) struct How<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) end_of_text: &'a [u32],
+    pub(crate) end_after: usize,
     pub(crate) stop: &'a [String],
     pub(crate) log_probs: Option<usize>,
     pub(crate) sampling: &'a Sampling,
@@ -306,7 +307,7 @@ impl<'a> Row<'a> {
             "the model's output is not a number; its weights are damaged, or its training diverged"
         );
         let log_prob = how.log_probs.map(|top| token_log_prob(logits, token, top, how.tokenizer));
-        if how.end_of_text.contains(&token) {
+        if self.n_new() >= how.end_after && how.end_of_text.contains(&token) {
             (self.end_token, self.finish) = (log_prob, Some(Finish::EndOfText));
             return Ok(());
         }

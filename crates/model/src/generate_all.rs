@@ -21,6 +21,8 @@ pub struct Requests {
     pub n_samples: usize,
     /// Longest continuation, in tokens; it ends where the context does, too.
     pub max_new_tokens: usize,
+    /// Tokens of a continuation before which an end is a token like any other.
+    pub end_after: usize,
     /// Continuations that are written at once; what they say does not depend on it.
     pub most_rows: usize,
     /// A continuation ends before the first of these in its text.
@@ -55,7 +57,8 @@ pub fn generate_all(
         check(prompt, model).with_context(|| format!("prompt {n} cannot be continued"))?;
         ensure!(prompt.len() <= context, "prompt {n} has {} tokens, over the context of {context}", prompt.len());
     }
-    let how = How { tokenizer, end_of_text, stop, log_probs: *log_probs, sampling };
+    let end_after = requests.end_after;
+    let how = How { tokenizer, end_of_text, end_after, stop, log_probs: *log_probs, sampling };
     let full = |row: &Row| row.n_new() >= requests.max_new_tokens || row.tokens.len() >= context;
     // The last token chosen is the one that `cache` does not hold.
     let (mut rows, mut cache) = (Vec::<Numbered>::new(), model.cache());
@@ -199,6 +202,7 @@ mod tests {
             first_prompt: 0,
             n_samples,
             max_new_tokens: 9,
+            end_after: 0,
             most_rows: 4,
             stop: Vec::new(),
             log_probs: Some(2),

@@ -44,6 +44,14 @@ impl ClassHead {
         Self::draw(params, (1, d_model), 1.0 / (d_model as f64 + 1.0).sqrt(), seed)
     }
 
+    /// A new head of one score that is 0 at first: a value (Ziegler et al. 2019, the code).
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn init_value(params: &mut Params, d_model: usize) -> Result<Self> {
+        Self::put(params, &Tensor::zeros((1, d_model), DType::F32, &Device::Cpu)?)
+    }
+
     fn draw(params: &mut Params, (n_out, d_model): (usize, usize), std: f64, seed: u64) -> Result<Self> {
         let key = Key { seed, draw: Draw::Init { parameter: u32::MAX - 1 } };
         let values: Vec<f32> = normals(key, n_out * d_model).into_iter().map(|z| z * std as f32).collect();

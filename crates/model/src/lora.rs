@@ -391,6 +391,17 @@ impl Weights {
         self.adapters.as_ref().map_or(Ok(()), |adapters| adapters.apply(&self.params))
     }
 
+    /// Runs `f` while the model reads its weights without adapters; nothing where there are none.
+    ///
+    /// # Errors
+    /// When memory does not suffice, or the first one of `f`.
+    pub fn unadapted<T>(&self, f: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
+        let adapters = self.adapters.as_ref()?;
+        let without = || adapters.matrices.iter().try_for_each(|m| self.params.get(&m.name)?.set(&m.frozen));
+        let found = without().map_err(Into::into).and_then(|()| f());
+        Some(self.follow().and(found))
+    }
+
     /// Writes what is trained: a model's weights, or adapters.
     ///
     /// # Errors

@@ -351,6 +351,7 @@ impl Collection {
                 first_prompt: run[0] as u32,
                 n_samples,
                 max_new_tokens: self.settings.max_new_tokens,
+                end_after: 0,
                 most_rows: ROWS,
                 stop: self.settings.stop.clone(),
                 log_probs: None,

@@ -136,6 +136,7 @@ fn sample(
         first_prompt: 0,
         n_samples: 1,
         max_new_tokens: longest,
+        end_after: 0,
         most_rows: 32,
         stop: Vec::new(),
         log_probs: None,

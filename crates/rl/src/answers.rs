@@ -10,7 +10,7 @@ use train::objective::check_tokens;
 const TOKENS_AT_A_TIME: usize = 4096;
 
 /// A prompt and an answer to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Of both.
     pub tokens: Vec<u32>,

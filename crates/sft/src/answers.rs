@@ -40,6 +40,7 @@ impl Answerer<'_> {
             first_prompt: 0,
             n_samples: 1,
             max_new_tokens: most,
+            end_after: 0,
             most_rows: ROWS,
             stop: Vec::new(),
             log_probs: None,

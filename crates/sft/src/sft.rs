@@ -6,7 +6,7 @@ use crate::start::{DropoutConfig, Start};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use data::batch::{Batch, Prefetch, Windows};
-use data::prepare::prepare;
+use data::prepare::{Prepared, prepare};
 use data::progress::{Progress, grouped};
 use data::source::{DataConfig, Place};
 use data::template::Template;
@@ -210,7 +210,10 @@ impl Data {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let text = match &config.pretraining {
-            Some(mix) if mix.share > 0.0 => Some((text(mix, tokenizer, context, config.seed, progress)?, mix.share)),
+            Some(mix) if mix.share > 0.0 => {
+                let corpus = prepared_text(&mix.text, tokenizer, progress)?.corpus;
+                Some((Arc::new(Windows::new(corpus, context, config.seed)?), mix.share))
+            }
             _ => None,
         };
         let [train, val] = FILES.map(|name| folder.join(name));
@@ -222,18 +225,14 @@ impl Data {
     }
 }
 
-/// Windows of pretraining text in the tokens of `tokenizer`.
-fn text(
-    mix: &MixConfig,
-    tokenizer: &Tokenizer,
-    context: usize,
-    seed: u64,
-    progress: &dyn Progress,
-) -> Result<Arc<Windows>> {
+/// Pretraining text in the tokens of `tokenizer`.
+///
+/// # Errors
+/// When it cannot be read or prepared.
+pub fn prepared_text(text: &DataConfig, tokenizer: &Tokenizer, progress: &dyn Progress) -> Result<Prepared> {
     let aside = tempfile::tempdir()?;
     tokenizer.save(aside.path())?;
-    let prepared = prepare(&mix.text, &TokenizerConfig::load_from(aside.path()), None, progress)?;
-    Ok(Arc::new(Windows::new(prepared.corpus, context, seed)?))
+    prepare(text, &TokenizerConfig::load_from(aside.path()), None, progress)
 }
 
 fn say(counts: &Counts, train: &Packed, progress: &dyn Progress) {

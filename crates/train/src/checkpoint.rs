@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::safetensors::MmapedSafetensors;
 use data::disk;
 use data::progress::Progress;
+use model::Params;
 use model::folder::save_tensors;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -148,6 +149,21 @@ pub(crate) fn restore(path: &Path, optimizer: &mut Optimizer, n_updates: u64) ->
     optimizer
         .restore(|name, device| stored.load(name, device), n_updates)
         .with_context(|| format!("{} does not fit the model", path.display()))
+}
+
+/// Takes the values of `params` from the file `path`.
+///
+/// # Errors
+/// When one is missing there, or has another shape.
+pub fn load_into(params: &Params, path: &Path) -> Result<()> {
+    // SAFETY: as in [`restore`].
+    let stored = unsafe { MmapedSafetensors::new(path) };
+    let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
+    for (name, parameter) in params.iter() {
+        let set = stored.load(name, parameter.var().device()).and_then(|values| parameter.set(&values));
+        set.with_context(|| format!("{} does not fit the model", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Checkpoints of `run` by step, newest first.

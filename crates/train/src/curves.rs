@@ -1,11 +1,9 @@
 //! Loss and learning rate over tokens as pictures.
 
-use crate::run::{METRICS, Record};
-use anyhow::{Context, Result, anyhow, ensure};
+use crate::run::{METRICS, records};
+use anyhow::{Result, anyhow, ensure};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::Path;
 
@@ -28,21 +26,16 @@ impl Curves {
     /// # Errors
     /// When its `metrics.jsonl` cannot be read, or records no step.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(METRICS);
-        let file = File::open(&path).with_context(|| format!("{} cannot be read: is this a run?", path.display()))?;
         let absolute = folder.canonicalize()?;
         let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut curves = Self { name, train_loss: Vec::new(), val_loss: Vec::new(), learning_rate: Vec::new() };
-        for line in BufReader::new(file).lines() {
-            let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
-            // A line that a crash cut short is no record, nor is a loss that is no number a point.
-            let Ok(record) = serde_json::from_str::<Record>(&line) else { continue };
+        for record in records(folder)? {
             let x = record.tokens as f64;
             curves.train_loss.push((x, record.train_loss));
             curves.val_loss.extend(record.val_loss.map(|loss| (x, loss)));
             curves.learning_rate.push((x, record.learning_rate));
         }
-        ensure!(!curves.train_loss.is_empty(), "{} records no step yet", path.display());
+        ensure!(!curves.train_loss.is_empty(), "{} records no step yet", folder.join(METRICS).display());
         Ok(curves)
     }
 }

@@ -60,11 +60,21 @@ impl Objective for LanguageModeling {
     }
 
     fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+        self.weighted(batch, rows, pass, 1.0)
+    }
+}
+
+impl LanguageModeling {
+    /// `coef` times the part of a batch's loss that `rows` make, as [`Objective::loss`] is.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn weighted(&self, batch: &Batch, rows: Range<usize>, pass: Pass, coef: f64) -> Result<Tensor> {
         // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
         let range = rows.start * batch.context..rows.end * batch.context;
         let weight = counted(&batch.targets[range]) as f64 / counted(&batch.targets).max(1) as f64;
         let (input, targets) = tensors(batch, rows, &self.0)?;
-        Ok(self.0.loss(&input, &targets, pass, weight)?)
+        Ok(self.0.loss(&input, &targets, pass, coef * weight)?)
     }
 }
 

@@ -78,6 +78,21 @@ pub fn free_folder(runs: &Path, name: &str) -> PathBuf {
     (1..).map(numbered).find(|folder| !folder.exists()).unwrap_or_else(|| numbered(0))
 }
 
+/// What the run in `folder` recorded, in order. A line that a crash cut short is no record.
+///
+/// # Errors
+/// When its `metrics.jsonl` cannot be read.
+pub fn records(folder: &Path) -> Result<Vec<Record>> {
+    let path = folder.join(METRICS);
+    let file = File::open(&path).with_context(|| format!("{} cannot be read: is this a run?", path.display()))?;
+    let mut records = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
+        records.extend(serde_json::from_str::<Record>(&line));
+    }
+    Ok(records)
+}
+
 /// Says that this process writes the run in `folder`, until the result is dropped.
 ///
 /// # Errors
@@ -139,6 +154,14 @@ impl Run {
         let metrics = metrics.with_context(|| format!("{} cannot be written", path.display()))?;
         let events = Events::create(folder, step)?;
         Ok(Self { folder: folder.to_owned(), metrics, events, _lock: lock })
+    }
+
+    /// Tokens that the records so far count.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn tokens(&self) -> Result<u64> {
+        Ok(records(&self.folder)?.last().map_or(0, |record| record.tokens))
     }
 
     /// Where it is.

@@ -1,0 +1,155 @@
+//! `gptkit ppo`
+
+use crate::data_args::{quoted, shell};
+use crate::presets;
+use crate::run_args::{RunArgs, model_to_start_from, say_end};
+use crate::ui::{Ui, Usage};
+use anyhow::{Context, Result};
+use clap::Args;
+use data::source::{OnBadRecord, Place};
+use rl::provenance::Provenance;
+use rl::{Outcome, PpoConfig};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use train::Resumable;
+
+/// Train a policy for what a reward model prefers, without leaving where it began (PPO)
+///
+/// Each iteration the policy answers prompts, the reward model scores the answers, and the policy learns from what was
+/// better than expected, at a price for each nat that it leaves its first weights.
+#[derive(Debug, Args)]
+pub(crate) struct Ppo {
+    /// Model folder to start from, which is the reference too: a run of `sft`, or of `ppo` for a further round
+    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    init: Option<PathBuf>,
+    /// Folder of the reward model: a run of `train-rm` from the same tokenizer and chat template
+    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
+    reward: Option<PathBuf>,
+    /// Say which round it is, to be sure: 1 from `sft`, 2 from a policy that has been through one
+    #[arg(long, value_name = "N", conflicts_with = "resume", value_parser = clap::value_parser!(u32).range(1..))]
+    round: Option<u32>,
+    #[command(flatten)]
+    config: PpoConfigArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Settings, and short ways to write them
+#[derive(Debug, Args)]
+struct PpoConfigArgs {
+    /// Preset or TOML file, for instance ppo-instructgpt
+    #[arg(long, value_name = "NAME|FILE", default_value = "ppo-small")]
+    config: String,
+    /// Change one setting, for instance reward.kl_coef=0.05 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Prompts: a line each in .txt, or records (JSONL, CSV, TSV, Parquet), or `world` for the embedded ones; repeatable
+    #[arg(long, value_name = "PATH")]
+    prompts: Vec<String>,
+    /// Prompts to validate on [default: a share of the others]
+    #[arg(long, value_name = "PATH")]
+    val: Vec<String>,
+    /// Pretraining text that is read beside (PPO-ptx): files, folders, or `world`; repeatable
+    #[arg(long, value_name = "PATH")]
+    text: Vec<String>,
+    /// What to do with records that hold no prompt
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_record: Option<OnBadRecord>,
+}
+
+impl PpoConfigArgs {
+    /// As `--set` would say it.
+    fn settings(&self) -> Vec<String> {
+        let list = |paths: &[String]| paths.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(", ");
+        let mut set = self.set.clone();
+        for (key, paths) in [("sources", &self.prompts), ("validation", &self.val)] {
+            if !paths.is_empty() {
+                set.push(format!("prompts.{key}=[{}]", list(paths)));
+            }
+        }
+        if !self.text.is_empty() {
+            let sources: Vec<String> = self.text.iter().map(|path| format!("{{ path = {} }}", quoted(path))).collect();
+            set.push(format!("ptx.sources=[{}]", sources.join(", ")));
+        }
+        set.extend(self.on_bad_record.map(|choice| format!("prompts.on_bad_record={}", serde_json::json!(choice))));
+        set
+    }
+}
+
+impl Ppo {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let device = self.run.device()?;
+        let mut set = self.config.settings();
+        let outcome = match self.run.resumes(&set)? {
+            Some(folder) => {
+                let run = Resumable::open(folder, ui)?;
+                let path = folder.join("config.toml");
+                // The prompts are in the run's folder; that their sources may be gone is no problem.
+                let set = ["prompts.sources=[\"world\"]", "prompts.validation=[]"];
+                let (_, config) = presets::load::<PpoConfig>(&path.to_string_lossy(), &set.map(str::to_owned))?;
+                rl::resume(&config, run, &self.run.sitting(&device, ui))?
+            }
+            None => {
+                let init = model_to_start_from(self.init.as_deref())?;
+                let reward = self.reward.as_deref().context("no reward model")?;
+                if !reward.is_dir() {
+                    let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
+                    return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", reward.display())).into());
+                }
+                self.check_round(init)?;
+                set.extend(self.run.settings());
+                let (name, config) = presets::load::<PpoConfig>(&self.config.config, &set)?;
+                rl::ppo(&config, init, reward, &self.run.out(&name), &self.run.sitting(&device, ui))?
+            }
+        };
+        finish(&outcome, ui)
+    }
+
+    /// Whether the model in `init` has been through the rounds before the one that was said.
+    fn check_round(&self, init: &Path) -> Result<()> {
+        let before = Provenance::load(init)?.rounds.len() as u32;
+        match self.round {
+            Some(round) if round != before + 1 => {
+                let been = if before == 1 { "1 round".to_owned() } else { format!("{before} rounds") };
+                let what = format!("--round {round}: {} has been through {been} of ppo", init.display());
+                let hint = match round {
+                    1 => "begin the first with a run of `gptkit sft`".to_owned(),
+                    _ => format!("this is round {}; for round {round} name the run of round {}", before + 1, round - 1),
+                };
+                Err(Usage(format!("{what}\n  hint: {hint}")).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Says what the run came to and what is next.
+fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, figures, before } = outcome;
+    say_end("ppo", folder, summary, ui)?;
+    let figure = |figures: &BTreeMap<String, f64>, name: &str| figures.get(name).copied();
+    for (name, what) in [
+        ("objective/score", "score on held-out prompts"),
+        ("objective/gold", "gold on held-out prompts"),
+        ("objective/kl", "nats an answer from the reference"),
+        ("answers/length", "tokens an answer"),
+        ("answers/end_rate", "share of answers with an end"),
+        ("text/loss", "loss on pretraining text"),
+    ] {
+        if let Some(after) = figure(figures, name) {
+            let before = figure(before, name).map(|before| format!("{before:.3} before, ")).unwrap_or_default();
+            ui.say(&format!("{what:34} {before}{after:.3} after"));
+        }
+    }
+    ui.say(&format!("answers {} · {}", folder.join("answers.md").display(), folder.join("reward-kl.svg").display()));
+    let rounds = Provenance::load(folder)?.rounds;
+    if let Some(round) = rounds.last() {
+        let (a, b) = (shell(folder), shell(&round.policy.folder));
+        let of_world = round.prompts.iter().all(|prompts| matches!(Place::of(prompts), Ok(Place::World { .. })));
+        ui.next(&match of_world {
+            true => format!("gptkit compare --a {a} --b {b} --prompts world:300 --judge gold --temperature 1"),
+            false => format!("gptkit chat --model {a}"),
+        });
+    }
+    Ok(())
+}

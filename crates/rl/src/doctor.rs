@@ -1,0 +1,364 @@
+//! What must hold while PPO runs, in plain words: what is wrong, why it may be, what helps.
+//!
+//! Nearly all that goes wrong with PPO on language models shows in a few figures long before answers are read. Limits
+//! without a source are common practice.
+
+use ::config::{Check, Problems};
+use anyhow::{Result, bail};
+use data::progress::Progress;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What becomes of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFinding {
+    /// It is said, once for as long as it lasts.
+    Warn,
+    /// The run is saved and ends.
+    Stop,
+    /// Nothing.
+    Ignore,
+}
+
+/// TOML section `[doctor]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DoctorConfig {
+    /// What becomes of a finding.
+    pub on_finding: OnFinding,
+    /// Iterations in a row over which figures that waver must be bad.
+    pub patience: u32,
+    /// Nats an answer from the reference that are too many.
+    pub max_kl: f64,
+}
+
+impl Default for DoctorConfig {
+    fn default() -> Self {
+        Self { on_finding: OnFinding::Warn, patience: 3, max_kl: 50.0 }
+    }
+}
+
+impl Check for DoctorConfig {
+    fn check(&self, problems: &mut Problems) {
+        problems.require(self.patience > 0, "patience", "is not positive", "use 3");
+        problems.require(self.max_kl > 0.0, "max_kl", "is not positive", "use 50");
+    }
+}
+
+/// What the doctor looks at after an iteration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Signs {
+    /// Mean of π/π_old over the tokens of the first minibatch, before any update.
+    pub first_ratio: f64,
+    /// Mean distance of the tokens' log-probabilities while they were spoken from those of a pass over the whole answer;
+    /// nothing where temperature makes them two things.
+    pub spoken_off: Option<f64>,
+    /// Mean over the answers of Σ ln π − ln π_ref.
+    pub kl: f64,
+    /// Standard error of that mean.
+    pub kl_error: f64,
+    /// Share of the answers that have their end.
+    pub end_rate: f64,
+    /// Share of tokens whose clipped loss was the larger.
+    pub clip_fraction: f64,
+    /// ½·mean (Δ ln π)² of the last update.
+    pub approx_kl: f64,
+    /// 1 − var(returns − values)/var(returns).
+    pub explained_variance: f64,
+    /// Mean over tokens, nats.
+    pub entropy: f64,
+    /// Mean of the scores.
+    pub score: f64,
+    /// Mean tokens of an answer.
+    pub length: f64,
+    /// Correlation of score and length over the answers.
+    pub score_length: f64,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// In a word.
+    pub name: &'static str,
+    /// With the figure.
+    pub what: String,
+    /// Why it may be.
+    pub cause: &'static str,
+    /// What helps.
+    pub cure: &'static str,
+}
+
+/// How far log-probabilities of two passes over the same tokens may be apart: products in f32 and in bf16.
+#[derive(Debug, Clone, Copy)]
+pub struct Tolerance {
+    /// Of a mean ratio from 1.
+    pub ratio: f64,
+    /// Of the mean distance of a log-probability.
+    pub log_prob: f64,
+}
+
+impl Tolerance {
+    /// Of products that read 32-bit numbers, or 16-bit ones.
+    pub fn of(is_bf16: bool) -> Self {
+        if is_bf16 { Self { ratio: 2e-2, log_prob: 5e-2 } } else { Self { ratio: 1e-3, log_prob: 1e-3 } }
+    }
+}
+
+/// Watches a run; part of its state.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// Of the first iteration.
+    first: Option<Signs>,
+    /// Iterations in a row with each finding.
+    lasting: BTreeMap<String, u32>,
+    n_iterations: u32,
+}
+
+impl Doctor {
+    /// Looks at an iteration. Returns what is wrong, those findings first said that are new.
+    pub fn examine(&mut self, signs: &Signs, config: &DoctorConfig, tolerance: Tolerance) -> Vec<Finding> {
+        let first = *self.first.get_or_insert(*signs);
+        self.n_iterations += 1;
+        let mut found = Vec::new();
+        let mut look = |name: &'static str, bad: bool, at_once: bool, what: String, cause, cure| {
+            let lasting = self.lasting.entry(name.to_owned()).or_default();
+            *lasting = if bad { *lasting + 1 } else { 0 };
+            let enough = if at_once { 1 } else { config.patience };
+            if *lasting == enough {
+                found.push(Finding { name, what, cause, cure });
+            }
+        };
+        look(
+            "ratio",
+            (signs.first_ratio - 1.0).abs() > tolerance.ratio || signs.first_ratio.is_nan(),
+            true,
+            format!(
+                "before any update the policy's probabilities are {:.4} times its own of a moment ago",
+                signs.first_ratio
+            ),
+            "two passes over the same tokens differ: dropout, positions, another temperature, or damaged weights",
+            "that is a bug or a broken device: try --device cpu --dtype f32, and report it",
+        );
+        if let Some(off) = signs.spoken_off {
+            look(
+                "sampler",
+                off > tolerance.log_prob || off.is_nan(),
+                true,
+                format!("log-probabilities while answers are written are {off:.4} nats off those of a pass over them"),
+                "the sampler does not speak with the policy that is trained: positions, end signs, or precision",
+                "use --dtype f32; if it lasts, report it",
+            );
+        }
+        look(
+            "negative KL",
+            signs.kl < -2.0 * signs.kl_error - 1e-3,
+            false,
+            format!(
+                "the KL estimate has been negative for {} iterations, {:.3} nats an answer now",
+                config.patience, signs.kl
+            ),
+            "its mean cannot be negative when answers are the policy's own: the reference sees other tokens or temperature",
+            "give --init the very model whose tokenizer and template the reward model has",
+        );
+        look(
+            "far from the reference",
+            signs.kl > config.max_kl,
+            true,
+            format!(
+                "the policy is {:.1} nats an answer from where it began; over {:.0} scores seldom mean what they say",
+                signs.kl, config.max_kl
+            ),
+            "the reward model is over-optimized (Gao et al. 2022)",
+            "raise reward.kl_coef, set reward.adaptive.target, lower train.lr, or end earlier",
+        );
+        look(
+            "no ends",
+            signs.end_rate < 0.5 && signs.end_rate < first.end_rate - 0.1 || signs.end_rate < 0.1,
+            false,
+            format!(
+                "{:.0}% of the answers have their end, {:.0}% had it at first",
+                100.0 * signs.end_rate,
+                100.0 * first.end_rate
+            ),
+            "the reward model likes what is long or cut, or answers need more room",
+            "set reward.missing_end = \"fixed\" or raise reward.missing_end_value; or raise rollout.max_new_tokens",
+        );
+        look(
+            "clipping",
+            signs.clip_fraction > 0.3,
+            false,
+            format!("{:.0}% of the tokens are clipped", 100.0 * signs.clip_fraction),
+            "updates are too large for their clip range",
+            "lower train.lr or policy.epochs, or raise train.batch_size",
+        );
+        look(
+            "large updates",
+            signs.approx_kl > 0.2,
+            true,
+            format!(
+                "an iteration moved the policy by {:.3} (half the mean squared change of a log-probability)",
+                signs.approx_kl
+            ),
+            "the learning rate is too high, or Adam's first steps are (see train.eps_placement)",
+            "lower train.lr, add train.warmup, or set policy.max_approx_kl = 0.05",
+        );
+        look(
+            "values",
+            self.n_iterations > 10 && signs.explained_variance < 0.0,
+            false,
+            format!(
+                "values explain {:.2} of the returns' variance: less than their mean would",
+                signs.explained_variance
+            ),
+            "the value network does not keep up with what it is to predict",
+            "raise value.lr, take value.init = \"reward\", or widen value.clip_range",
+        );
+        look(
+            "entropy",
+            signs.entropy < 0.2 * first.entropy,
+            false,
+            format!(
+                "entropy fell from {:.3} to {:.3} nats a token: all answers become alike",
+                first.entropy, signs.entropy
+            ),
+            "the policy has found one thing to say",
+            "raise reward.kl_coef or lower train.lr; look at answers.md",
+        );
+        let longer = signs.length > 1.5 * first.length && signs.score > first.score;
+        look(
+            "length",
+            longer && signs.score_length > 0.7,
+            false,
+            format!(
+                "scores rise with length: answers grew from {:.0} to {:.0} tokens, and the correlation is {:.2}",
+                first.length, signs.length, signs.score_length
+            ),
+            "the reward model takes long for good",
+            "look at its report (length explains …); give comparisons whose better answer is the shorter, or lower rollout.max_new_tokens",
+        );
+        found
+    }
+}
+
+/// Says what was found after iteration `step`, or ends the run.
+///
+/// # Errors
+/// When it ends the run.
+pub(crate) fn act(found: &[Finding], step: u64, config: &DoctorConfig, progress: &dyn Progress) -> Result<()> {
+    let say = |finding: &Finding| {
+        format!("iteration {step}: {}\n  cause: {}\n  cure: {}", finding.what, finding.cause, finding.cure)
+    };
+    match config.on_finding {
+        OnFinding::Ignore => {}
+        OnFinding::Warn => found.iter().for_each(|finding| progress.warn(&say(finding))),
+        OnFinding::Stop => {
+            if let Some(finding) = found.first() {
+                bail!("{}\n  doctor.on_finding = \"stop\" ends the run here; it is saved", say(finding));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// 1 − var(`returns` − `values`)/var(`returns`); 0 when these do not vary.
+pub(crate) fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
+    let variance = |numbers: &mut dyn Iterator<Item = f64>| {
+        let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
+        for x in numbers {
+            (n, sum, squares) = (n + 1.0, sum + x, squares + x * x);
+        }
+        squares / n - (sum / n) * (sum / n)
+    };
+    let whole = variance(&mut returns.iter().map(|&r| f64::from(r)));
+    let left = variance(&mut returns.iter().zip(values).map(|(&r, &v)| f64::from(r) - f64::from(v)));
+    if whole > 1e-12 { 1.0 - left / whole } else { 0.0 }
+}
+
+/// Pearson's; 0 when one of the two does not vary.
+pub(crate) fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let n = a.len().max(1) as f64;
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / n;
+    let (of_a, of_b) = (mean(a), mean(b));
+    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(&a, &b)| f(a - of_a, b - of_b)).sum::<f64>();
+    let spread = (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt();
+    if spread > 1e-12 { sum(&|a, b| a * b) / spread } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well() -> Signs {
+        Signs {
+            first_ratio: 1.0,
+            spoken_off: Some(1e-6),
+            kl: 2.0,
+            kl_error: 0.1,
+            end_rate: 0.98,
+            clip_fraction: 0.05,
+            approx_kl: 0.01,
+            explained_variance: 0.5,
+            entropy: 0.8,
+            score: 0.1,
+            length: 20.0,
+            score_length: 0.1,
+        }
+    }
+
+    /// What is said over iterations with these signs, after twelve that were well.
+    fn said(signs: impl Fn(&mut Signs), n: usize) -> Vec<Vec<&'static str>> {
+        let (mut doctor, config, tolerance) = (Doctor::default(), DoctorConfig::default(), Tolerance::of(false));
+        for _ in 0..12 {
+            assert_eq!(doctor.examine(&well(), &config, tolerance), []);
+        }
+        let mut bad = well();
+        signs(&mut bad);
+        let names = |found: Vec<Finding>| found.iter().map(|finding| finding.name).collect();
+        (0..n).map(|_| names(doctor.examine(&bad, &config, tolerance))).collect()
+    }
+
+    #[test]
+    fn each_illness_is_found_and_said_once() {
+        for (name, makes) in [
+            ("ratio", (|s| s.first_ratio = 1.01) as fn(&mut Signs)),
+            ("ratio", |s| s.first_ratio = f64::NAN),
+            ("sampler", |s| s.spoken_off = Some(0.1)),
+            ("far from the reference", |s| s.kl = 51.0),
+            ("large updates", |s| s.approx_kl = 0.3),
+        ] {
+            assert_eq!(said(makes, 3), [vec![name], vec![], vec![]], "at once");
+        }
+        for (name, makes) in [
+            ("negative KL", (|s| s.kl = -0.5) as fn(&mut Signs)),
+            ("no ends", |s| s.end_rate = 0.3),
+            ("clipping", |s| s.clip_fraction = 0.4),
+            ("values", |s| s.explained_variance = -0.1),
+            ("entropy", |s| s.entropy = 0.1),
+            ("length", |s| (s.length, s.score, s.score_length) = (40.0, 0.9, 0.8)),
+        ] {
+            assert_eq!(said(makes, 5), [vec![], vec![], vec![name], vec![], vec![]], "when it lasts");
+        }
+        assert_eq!(said(|s| (s.length, s.score) = (40.0, 0.9), 4).concat(), [""; 0], "long is not ill");
+    }
+
+    #[test]
+    fn what_wavers_is_no_finding() {
+        let (mut doctor, config) = (Doctor::default(), DoctorConfig::default());
+        for i in 0..20 {
+            let signs = Signs { kl: if i % 3 == 2 { 0.1 } else { -0.5 }, ..well() };
+            assert_eq!(doctor.examine(&signs, &config, Tolerance::of(false)), [], "{i}");
+        }
+    }
+
+    #[test]
+    fn figures_are_what_they_are_defined_to_be() {
+        assert_eq!(explained_variance(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0]), 1.0);
+        assert!(explained_variance(&[2.0, 2.0, 2.0], &[1.0, 2.0, 3.0]).abs() < 1e-6);
+        assert!(explained_variance(&[3.0, 2.0, 1.0], &[1.0, 2.0, 3.0]) < -2.0);
+        assert_eq!(explained_variance(&[1.0, 5.0], &[2.0, 2.0]), 0.0);
+        assert!((correlation(&[1.0, 2.0, 4.0], &[2.0, 4.0, 8.0]) - 1.0).abs() < 1e-9);
+        assert!((correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-9);
+        assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
+    }
+}

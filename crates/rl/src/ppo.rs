@@ -1,0 +1,599 @@
+//! One iteration, in the paper's order (Ouyang et al. 2022, §3.5; Ziegler et al. 2019, §2): answer, score, learn.
+
+use crate::answers::{Answer, log_probs};
+use crate::config::PpoConfig;
+use crate::doctor::{Doctor, Signs, correlation, explained_variance};
+use crate::policy::{Minibatch, Policy, Tally, Values};
+use crate::prompts::Prompt;
+use crate::rollout::{Episode, Rewarder, Speaking, judge, values};
+use anyhow::{Context, Result, ensure};
+use data::batch::{Batch, Windows, shuffled};
+use data::examples::Records;
+use data::progress::Task;
+use data::tokenizer::Tokenizer;
+use model::Gpt;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use train::ema::Ema;
+use train::fit::{Trainer, Update};
+use train::guard::Guard;
+use train::objective::Validate;
+use train::schedule::Step;
+
+/// Figures by name, as metrics and TensorBoard have them.
+pub(crate) type Figures = BTreeMap<String, f64>;
+
+/// What changes from iteration to iteration besides weights and moments; in every checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Course {
+    /// β.
+    pub(crate) kl_coef: f64,
+    /// Updates of the value network.
+    pub(crate) value_updates: u64,
+    /// What the doctor remembers.
+    pub(crate) doctor: Doctor,
+    /// The fixed prompts' answers after some iterations.
+    pub(crate) answers: Vec<(u64, Vec<String>)>,
+}
+
+/// Pretraining text: windows to learn from, and to measure on.
+pub(crate) struct Text {
+    pub(crate) windows: Windows,
+    pub(crate) validation: Vec<Batch>,
+}
+
+/// A policy in training, and all that it learns from.
+pub(crate) struct Ppo<'a> {
+    pub(crate) config: &'a PpoConfig,
+    pub(crate) policy: Trainer<Policy>,
+    /// The frozen policy; where adapters are trained, it is the policy without them.
+    pub(crate) reference: Option<Gpt>,
+    /// The value network, where it is one of its own.
+    pub(crate) values: Option<Trainer<Values>>,
+    pub(crate) rewarder: Box<dyn Rewarder>,
+    pub(crate) ema: Option<Ema>,
+    pub(crate) tokenizer: Tokenizer,
+    /// Tokens that end an answer.
+    pub(crate) ends: Vec<u32>,
+    pub(crate) prompts: Records<Prompt>,
+    pub(crate) validation: Vec<Prompt>,
+    pub(crate) text: Option<Text>,
+    pub(crate) course: Course,
+}
+
+/// What an iteration found.
+pub(crate) struct Iteration {
+    pub(crate) update: Update,
+    pub(crate) signs: Signs,
+    pub(crate) figures: Figures,
+    /// Tokens that were spoken.
+    pub(crate) n_tokens: u64,
+}
+
+/// Fixed prompts whose answers are kept.
+const SHOWN: usize = 8;
+
+impl Ppo<'_> {
+    /// One iteration.
+    ///
+    /// # Errors
+    /// When a score or a loss is no number, or memory does not suffice.
+    pub(crate) fn iterate(&mut self, step: &Step, task: &dyn Task) -> Result<Iteration> {
+        let begun = Instant::now();
+        let prompts = self.prompts.batch(step.first_row, step.rows);
+        let mut episodes = self.answer(&prompts, (self.config.seed, step.first_row as u32), false, task)?;
+        let n_tokens: usize = episodes.iter().map(|episode| episode.answer.said().len()).sum();
+        let spoken = Instant::now();
+        task.show("scoring");
+        self.score(&mut episodes)?;
+        judge(&mut episodes, &self.config.reward, &self.config.advantage, self.course.kl_coef);
+        let scored = Instant::now();
+        task.show("learning");
+        let mut figures = figures(&episodes, self.course.kl_coef);
+        let (update, signs) = self.learn(episodes, step, &mut figures)?;
+        let s = |from: Instant, to: Instant| (to - from).as_secs_f64();
+        figures.extend(
+            [
+                ("time/rollout_s", s(begun, spoken)),
+                ("time/scoring_s", s(spoken, scored)),
+                ("time/optimization_s", s(scored, Instant::now())),
+                ("time/rollout_tokens_per_s", n_tokens as f64 / s(begun, spoken)),
+            ]
+            .map(|(name, x)| (name.to_owned(), x)),
+        );
+        if let Some(adaptive) = &self.config.reward.adaptive {
+            self.course.kl_coef = adaptive.next(self.course.kl_coef, signs.kl, step.rows);
+        }
+        Ok(Iteration { update, signs, figures, n_tokens: n_tokens as u64 })
+    }
+
+    fn answer(&self, prompts: &[Prompt], numbers: (u64, u32), greedy: bool, task: &dyn Task) -> Result<Vec<Episode>> {
+        let speaking = Speaking { tokenizer: &self.tokenizer, ends: &self.ends, config: &self.config.rollout };
+        let (done, all) = (Cell::new(0), prompts.len());
+        speaking.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
+            done.set(done.get() + 1);
+            task.show(&format!("answering {} of {all}", done.get()));
+        })
+    }
+
+    /// Adds what policy, reference, value network and reward model say of `episodes`.
+    fn score(&self, episodes: &mut [Episode]) -> Result<()> {
+        let answers: Vec<Answer> = episodes.iter().map(|episode| episode.answer.clone()).collect();
+        let policy = self.policy.objective();
+        // By the pass that learns, not the one that spoke: so that the first ratio is 1 to the last bits.
+        let own = log_probs(policy.gpt(), &answers, policy.temperature)?;
+        let reference = self.reference_log_probs(&answers)?;
+        let values = match (&self.values, &policy.values) {
+            (Some(network), _) => values(&network.objective().gpt, &network.objective().head.head, &answers)?,
+            (None, Some((head, _))) => values(policy.gpt(), &head.head, &answers)?,
+            (None, None) => answers.iter().map(|answer| vec![0.0; answer.said().len()]).collect(),
+        };
+        let scores = self.scores(&answers)?;
+        let rest = own.into_iter().zip(reference).zip(values).zip(scores);
+        for (episode, (((own, reference), values), score)) in episodes.iter_mut().zip(rest) {
+            (episode.log_probs, episode.reference, episode.values, episode.score) = (own, reference, values, score);
+        }
+        Ok(())
+    }
+
+    fn scores(&self, answers: &[Answer]) -> Result<Vec<f32>> {
+        let scores = self.rewarder.scores(answers)?;
+        ensure!(
+            scores.iter().all(|score| score.is_finite()),
+            "the reward model gives a score that is no number; its weights are damaged, or its training diverged"
+        );
+        Ok(scores)
+    }
+
+    fn reference_log_probs(&self, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
+        let policy = self.policy.objective();
+        match &self.reference {
+            Some(reference) => log_probs(reference, answers, policy.temperature),
+            None => {
+                let of_base = || log_probs(policy.gpt(), answers, policy.temperature);
+                self.policy.weights().unadapted(of_base).context("a policy without adapters needs a reference")?
+            }
+        }
+    }
+
+    /// All updates of an iteration. Returns the last one, and what the doctor wants to know.
+    fn learn(&mut self, episodes: Vec<Episode>, step: &Step, figures: &mut Figures) -> Result<(Update, Signs)> {
+        let PpoConfig { policy: config, value, train, rollout, seed, .. } = self.config;
+        let value_lr = step.lr / train.lr * value.lr.unwrap_or(train.lr);
+        let (n, size) = (episodes.len(), episodes.len().div_ceil(config.minibatches).max(1));
+        let (mut all, mut first, mut last) = (Tally::default(), None, Tally::default());
+        let (mut n_updates, mut update, mut value_norm) = (0u32, None, 0.0);
+        let mut guard = Guard::default();
+        'learning: for epoch in 0..config.epochs {
+            let pass = (step.number - 1) * config.epochs as u64 + epoch as u64;
+            let order: Vec<usize> =
+                (0..n as u64).map(|i| shuffled(pass * n as u64 + i, n as u64, seed ^ 0x5bd1_e995) as usize).collect();
+            for (number, chosen) in order.chunks(size).enumerate() {
+                let first_row = pass * n as u64 + (number * size) as u64;
+                let minibatch = Minibatch {
+                    episodes: chosen.iter().map(|&i| episodes[i].clone()).collect(),
+                    text: self.text_beside(first_row, chosen.len()),
+                };
+                let made = self.policy.step(&minibatch, first_row, step.lr, &mut guard)?;
+                let mut tally = self.policy.objective().found.take();
+                ensure!(
+                    made.is_finite(),
+                    "the policy's loss is {}, its gradient's norm {}: not finite; lower train.lr (here {:.1e}) or set train.clip",
+                    made.loss,
+                    made.grad_norm,
+                    step.lr
+                );
+                if let Some(values) = &mut self.values {
+                    let made = values.step(&minibatch, first_row, value_lr, &mut guard)?;
+                    ensure!(made.is_finite(), "the value network's loss is not finite; lower value.lr");
+                    value_norm = made.grad_norm;
+                    tally.add(&Tally { tokens: 0.0, ..values.objective().found.take() });
+                    self.course.value_updates = values.optimizer().n_updates();
+                }
+                if let Some(ema) = &mut self.ema {
+                    ema.update(self.policy.weights().trained())?;
+                }
+                (n_updates, update, last) = (n_updates + 1, Some(made), tally);
+                first.get_or_insert(tally);
+                all.add(&tally);
+                if config.max_approx_kl.is_some_and(|most| tally.approx_kl / tally.tokens.max(1.0) > most) {
+                    break 'learning;
+                }
+            }
+        }
+        let update = update.context("an iteration without episodes")?;
+        let first = first.unwrap_or_default();
+        let mean = |sum: f64, of: &Tally| sum / of.tokens.max(1.0);
+        let numbers = |of: fn(&Episode) -> &Vec<f32>| -> Vec<f32> {
+            episodes.iter().flat_map(|e| of(e).iter().copied()).collect()
+        };
+        let off = || {
+            let pairs = episodes.iter().flat_map(|episode| episode.spoken.iter().zip(&episode.log_probs));
+            average(&pairs.map(|(spoken, read)| f64::from(spoken - read).abs()).collect::<Vec<f64>>())
+        };
+        let kls: Vec<f64> = episodes.iter().map(Episode::kl).collect();
+        let lengths: Vec<f64> = episodes.iter().map(|episode| episode.answer.said().len() as f64).collect();
+        let scores: Vec<f64> = episodes.iter().map(|episode| f64::from(episode.score)).collect();
+        let signs = Signs {
+            first_ratio: mean(first.ratio, &first),
+            spoken_off: (rollout.temperature == 1.0).then(off),
+            kl: average(&kls),
+            kl_error: (variance(&kls) / n.max(1) as f64).sqrt(),
+            end_rate: episodes.iter().filter(|episode| episode.ended).count() as f64 / n.max(1) as f64,
+            clip_fraction: mean(all.clipped, &all),
+            approx_kl: mean(last.approx_kl, &last),
+            explained_variance: explained_variance(&numbers(|e| &e.values), &numbers(|e| &e.returns)),
+            entropy: mean(first.entropy, &first),
+            score: average(&scores),
+            length: average(&lengths),
+            score_length: correlation(&scores, &lengths),
+        };
+        figures.extend(
+            [
+                ("objective/entropy", signs.entropy),
+                ("policy/loss", mean(all.policy_loss, &all)),
+                ("policy/first_ratio", signs.first_ratio),
+                ("policy/clip_fraction", signs.clip_fraction),
+                ("policy/approx_kl", signs.approx_kl),
+                ("policy/updates", f64::from(n_updates)),
+                ("value/loss", mean(all.value_loss, &all)),
+                ("value/clip_fraction", mean(all.value_clipped, &all)),
+                ("value/explained_variance", signs.explained_variance),
+                ("answers/score_length", signs.score_length),
+            ]
+            .map(|(name, x)| (name.to_owned(), x)),
+        );
+        if self.values.is_some() {
+            figures.insert("value/grad_norm".to_owned(), value_norm);
+        }
+        if self.learns_text() {
+            figures.insert("ptx/loss".to_owned(), all.text_loss / f64::from(n_updates));
+        }
+        Ok((update, signs))
+    }
+
+    fn learns_text(&self) -> bool {
+        self.text.is_some() && self.policy.objective().ptx_coef > 0.0
+    }
+
+    /// The windows of text that belong to episodes `first .. first + n` of all that were learned from.
+    fn text_beside(&self, first: u64, n: usize) -> Option<Batch> {
+        let (ptx, text) = self.config.ptx.as_ref().zip(self.text.as_ref()).filter(|_| self.learns_text())?;
+        Some(text.windows.batch(first * ptx.per_episode as u64, n * ptx.per_episode))
+    }
+
+    /// Runs `f` on the outcome so far: the average of the weights, where there is one, else the newest.
+    pub(crate) fn with_outcome<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.swap()?;
+        let found = f(self);
+        self.swap()?;
+        found
+    }
+
+    fn swap(&mut self) -> Result<()> {
+        let Some(ema) = &mut self.ema else { return Ok(()) };
+        ema.swap(self.policy.weights().trained())?;
+        self.policy.weights().follow()
+    }
+
+    /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
+    /// fixed prompts as those after iteration `step`.
+    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn Task) -> Result<Figures> {
+        let mut found = Figures::new();
+        if !self.validation.is_empty() {
+            // The same draws each time, and none that an iteration uses.
+            let mut episodes = self.answer(&self.validation, (!self.config.seed, 0), false, task)?;
+            self.score(&mut episodes)?;
+            found = figures(&episodes, self.course.kl_coef);
+            let shown: Vec<Prompt> = self.validation.iter().take(SHOWN).cloned().collect();
+            let shown = self.answer(&shown, (0, 0), true, task)?;
+            self.course.answers.retain(|(number, _)| *number != step);
+            self.course.answers.push((step, shown.into_iter().map(|episode| episode.text).collect()));
+        }
+        if let Some(text) = self.text.as_ref().filter(|text| !text.validation.is_empty()) {
+            task.show("measuring the text");
+            let loss = self.policy.objective().model.validate(&text.validation)?.loss;
+            found.insert("text/loss".to_owned(), loss);
+        }
+        Ok(found)
+    }
+
+    /// The fixed prompts, as text.
+    pub(crate) fn shown_prompts(&self) -> Result<Vec<String>> {
+        self.validation.iter().take(SHOWN).map(|prompt| self.tokenizer.decode(&prompt.tokens)).collect()
+    }
+}
+
+/// Means over `episodes` that were scored.
+fn figures(episodes: &[Episode], kl_coef: f64) -> Figures {
+    let mean = |of: &dyn Fn(&Episode) -> f64| average(&episodes.iter().map(of).collect::<Vec<f64>>());
+    let (score, kl) = (mean(&|episode| f64::from(episode.score)), mean(&Episode::kl));
+    let mut figures: Figures = [
+        ("objective/score", score),
+        ("objective/kl", kl),
+        ("objective/kl_coef", kl_coef),
+        ("objective/reward", score - kl_coef * kl),
+        ("answers/length", mean(&|episode| episode.answer.said().len() as f64)),
+        ("answers/end_rate", mean(&|episode| f64::from(u8::from(episode.ended)))),
+    ]
+    .map(|(name, x)| (name.to_owned(), x))
+    .into();
+    let gold: Vec<f64> = episodes.iter().filter_map(|episode| episode.gold).collect();
+    if !gold.is_empty() {
+        figures.insert("objective/gold".to_owned(), average(&gold));
+    }
+    figures
+}
+
+fn average(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
+}
+
+fn variance(numbers: &[f64]) -> f64 {
+    let mean = average(numbers);
+    average(&numbers.iter().map(|x| (x - mean).powi(2)).collect::<Vec<f64>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Found, ValueHead};
+    use crate::prompts;
+    use crate::shaping::MissingEnd;
+    use candle_core::{Device, Tensor};
+    use data::examples::ExamplesWriter;
+    use data::progress::Silent;
+    use model::{ClassHead, Kind, ModelConfig, Params, Pass};
+    use ops::Precision;
+    use train::objective::{LanguageModeling, Objective};
+
+    /// What is rewarded: the share of this token.
+    const WANTED: u32 = 5;
+
+    struct Share;
+
+    impl Rewarder for Share {
+        fn scores(&self, answers: &[Answer]) -> Result<Vec<f32>> {
+            let share = |answer: &Answer| {
+                let said = answer.said();
+                said.iter().filter(|&&token| token == WANTED).count() as f32 / said.len() as f32
+            };
+            Ok(answers.iter().map(share).collect())
+        }
+    }
+
+    struct Broken;
+
+    impl Rewarder for Broken {
+        fn scores(&self, answers: &[Answer]) -> Result<Vec<f32>> {
+            Ok(vec![f32::NAN; answers.len()])
+        }
+    }
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::of_characters(&('a'..='p').collect()).unwrap()
+    }
+
+    fn shape(kind: Kind) -> ModelConfig {
+        serde_json::from_value(serde_json::json!({
+            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 24, "vocab_size": 16,
+        }))
+        .unwrap()
+    }
+
+    /// Weights whose likeliest token depends on all that is read.
+    fn params(kind: Kind, seed: u64) -> Params {
+        let params = Params::init(&shape(kind), seed, &Device::Cpu).unwrap();
+        for (_, parameter) in params.iter().filter(|(_, p)| p.var().rank() == 2) {
+            parameter.set(&(parameter.tensor(false) * 6.0).unwrap()).unwrap();
+        }
+        params
+    }
+
+    fn config(settings: serde_json::Value) -> PpoConfig {
+        let mut all = serde_json::json!({
+            "rollout": { "max_new_tokens": 8, "rows": 16 },
+            "reward": { "missing_end": "ignored", "kl_coef": 0.0 },
+            "policy": { "epochs": 2, "minibatches": 2 },
+            "value": { "init": "policy", "lr": 1e-2 },
+            "train": { "length": "30 steps", "batch_size": 32, "lr": 1e-2, "clip": 1.0, "beta2": 0.99, "dtype": "f32" },
+        });
+        for (section, keys) in settings.as_object().unwrap() {
+            for (key, value) in keys.as_object().unwrap() {
+                all[section][key] = value.clone();
+            }
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    /// Prompts of 1 to 9 tokens.
+    fn prompts() -> Vec<Prompt> {
+        let tokens = |n: u32| (0..1 + n * 5 % 9).map(|i| (n * 7 + i * (n + 3)) % 16).collect();
+        (0..40).map(|n| Prompt { tokens: tokens(n), world: None }).collect()
+    }
+
+    fn ppo<'a>(config: &'a PpoConfig, kind: Kind, ends: &[u32]) -> Ppo<'a> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompts");
+        ExamplesWriter::write(&path, |file| prompts().iter().try_for_each(|prompt| file.push(&prompt.numbers())))
+            .unwrap();
+        let seed = config.seed;
+        let model = |params: &Params| Gpt::new(&shape(kind), params, Precision::F32).unwrap();
+        let (mut own, mut of_values) = (params(kind, seed), params(kind, seed));
+        let clip_range = config.value.clip_range;
+        let head = |params: &mut Params| ValueHead { head: ClassHead::init_value(params, 16).unwrap(), clip_range };
+        let values = (!config.value.shared).then(|| {
+            let head = head(&mut of_values);
+            let values = Values { gpt: model(&of_values), head, found: Found::default() };
+            Trainer::new(values, of_values, &config.train, seed).unwrap()
+        });
+        let shared = config.value.shared.then(|| (head(&mut own), config.value.coef));
+        let policy = Policy {
+            model: LanguageModeling(model(&own)),
+            temperature: config.rollout.temperature as f32,
+            clip_range: config.policy.clip_range,
+            values: shared,
+            ptx_coef: 2.0,
+            found: Found::default(),
+        };
+        Ppo {
+            config,
+            policy: Trainer::new(policy, own, &config.train, seed).unwrap(),
+            reference: Some(model(&params(kind, seed))),
+            values,
+            rewarder: Box::new(Share),
+            ema: None,
+            tokenizer: tokenizer(),
+            ends: ends.to_vec(),
+            prompts: prompts::open(&path, seed).unwrap(),
+            validation: Vec::new(),
+            text: None,
+            course: Course { kl_coef: config.reward.kl_coef, ..Course::default() },
+        }
+    }
+
+    fn step(number: u64, config: &PpoConfig) -> Step {
+        let rows = config.train.batch_size;
+        Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr }
+    }
+
+    /// Score and KL of the last iteration after `n`.
+    fn after(n: u64, config: &PpoConfig, kind: Kind) -> (f64, f64) {
+        let mut ppo = ppo(config, kind, &[]);
+        let figures =
+            (1..=n).map(|number| ppo.iterate(&step(number, config), &Silent).unwrap().figures).last().unwrap();
+        (figures["objective/score"], figures["objective/kl"])
+    }
+
+    /// The task that must succeed every time: a token said as often as possible, no reward model, five seeds.
+    #[test]
+    fn a_token_that_is_rewarded_is_said_within_thirty_iterations() {
+        for seed in 1..=5 {
+            for shared in [false, true] {
+                let mut config = config(serde_json::json!({ "value": { "shared": shared } }));
+                config.seed = seed;
+                let (first, _) = after(1, &config, Kind::Gpt2);
+                let (score, kl) = after(30, &config, Kind::Gpt2);
+                assert!(first < 0.3, "seed {seed}: {first} at first");
+                assert!(score >= 0.9, "seed {seed}, shared {shared}: {score} of 1 after 30 iterations, KL {kl}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_price_keeps_the_policy_at_the_reference() {
+        for seed in 1..=5 {
+            let mut config = config(serde_json::json!({ "train": { "lr": 3e-3 } }));
+            config.seed = seed;
+            let (free, far) = after(30, &config, Kind::Gpt2);
+            config.reward.kl_coef = 20.0;
+            let (first, _) = after(1, &config, Kind::Gpt2);
+            let (score, kl) = after(30, &config, Kind::Gpt2);
+            assert!(
+                free > first + 0.3 && far > 4.0,
+                "seed {seed}: at no price it goes, from {first} to {free}, KL {far}"
+            );
+            assert!(kl.abs() < 0.5 && (score - first).abs() < 0.1, "seed {seed}: KL {kl}, score {first}, then {score}");
+        }
+    }
+
+    /// Prompts of many lengths, answers with and without an end, every generation of model.
+    #[test]
+    fn what_was_spoken_has_the_log_probabilities_of_a_fresh_pass() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let config = config(serde_json::json!({}));
+            let mut ppo = ppo(&config, kind, &[3, 8, 12]);
+            let mut episodes = ppo.answer(&prompts(), (1, 0), false, &Silent).unwrap();
+            ppo.score(&mut episodes).unwrap();
+            assert!(episodes.iter().any(|e| e.ended) && episodes.iter().any(|e| !e.ended));
+            for episode in &episodes {
+                let n = episode.answer.said().len();
+                assert_eq!((episode.spoken.len(), episode.log_probs.len(), episode.values.len()), (n, n, n));
+                assert_eq!(episode.ended, [3, 8, 12].contains(episode.answer.said().last().unwrap()));
+                for (a, b) in episode.spoken.iter().zip(&episode.log_probs) {
+                    assert!((a - b).abs() < 1e-5, "{kind:?}: {a}, {b}");
+                }
+                assert_eq!(episode.log_probs, episode.reference, "the policy is its own reference at first");
+            }
+            // Before any update, the minibatch that learns finds ratio 1.
+            let found = ppo.iterate(&step(1, &config), &Silent).unwrap();
+            assert!((found.signs.first_ratio - 1.0).abs() < 1e-5, "{kind:?}: {}", found.signs.first_ratio);
+            assert!(found.signs.spoken_off.unwrap() < 1e-5);
+        }
+    }
+
+    /// An iteration's episodes, worth something each.
+    fn minibatch(ppo: &Ppo) -> Minibatch {
+        let mut episodes = ppo.answer(&prompts()[..6], (1, 0), false, &Silent).unwrap();
+        ppo.score(&mut episodes).unwrap();
+        judge(&mut episodes, &ppo.config.reward, &ppo.config.advantage, 0.1);
+        // As after an update: some ratios are clipped.
+        for (n, episode) in episodes.iter_mut().enumerate() {
+            episode.log_probs.iter_mut().enumerate().for_each(|(t, x)| *x += 0.13 * ((n * 5 + t * 3) % 7) as f32 - 0.4);
+            episode.values.iter_mut().enumerate().for_each(|(t, x)| *x += 0.3 * ((n + t) % 3) as f32 - 0.3);
+        }
+        let tokens: Vec<u32> = (0..48).map(|i| i * 7 % 16).collect();
+        let targets = tokens[1..].iter().copied().chain([2]).collect();
+        Minibatch { episodes, text: Some(Batch::windows(24, tokens, targets)) }
+    }
+
+    const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+
+    /// Policy, shared values and text, all at once, against finite differences of the loss; in parts as whole.
+    #[test]
+    fn the_loss_has_the_gradient_of_finite_differences_and_its_parts_add_up() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let config = config(serde_json::json!({ "value": { "shared": true, "coef": 0.5 } }));
+            let ppo = ppo(&config, kind, &[3, 8]);
+            let (policy, weights, batch) = (ppo.policy.objective(), ppo.policy.weights(), minibatch(&ppo));
+            let loss = |pass| policy.loss(&batch, 0..8, pass).unwrap();
+            let gradients = |parts: &[std::ops::Range<usize>]| -> Vec<Tensor> {
+                weights.clear_gradients();
+                for rows in parts {
+                    let loss = policy.loss(&batch, rows.clone(), TRAIN).unwrap();
+                    weights.collect(&mut loss.backward().unwrap()).unwrap();
+                }
+                weights.params().iter().map(|(_, p)| p.gradient().unwrap()).collect()
+            };
+            let whole = gradients(&[0..8]);
+            let parts = gradients(&[0..2, 2..5, 5..7, 7..8]);
+            for ((name, parameter), (whole, parts)) in weights.params().iter().zip(whole.iter().zip(&parts)) {
+                ops::check::assert_close(name, parts, whole, 2e-5);
+                let gradient: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
+                let (at, largest) = gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+                let values: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
+                let moved = |by: f32| {
+                    let mut values = values.clone();
+                    values[at] += by;
+                    parameter.set(&Tensor::from_vec(values, parameter.var().shape(), &Device::Cpu).unwrap()).unwrap();
+                    loss(Pass::Eval).to_scalar::<f32>().unwrap()
+                };
+                let measured = (moved(5e-4) - moved(-5e-4)) / 1e-3;
+                moved(0.0);
+                assert!(
+                    (measured - largest).abs() < 0.03 * largest.abs() + 3e-3,
+                    "{kind:?} {name}: {largest}, by differences {measured}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_ends_the_run_in_words() {
+        let config = config(serde_json::json!({}));
+        let mut ppo = Ppo { rewarder: Box::new(Broken), ..ppo(&config, Kind::Gpt2, &[]) };
+        let error = ppo.iterate(&step(1, &config), &Silent).err().unwrap().to_string();
+        assert!(error.contains("a score that is no number"), "{error}");
+    }
+
+    #[test]
+    fn an_update_that_is_too_large_is_the_last_of_its_iteration() {
+        let mut config = config(serde_json::json!({ "policy": { "epochs": 4, "max_approx_kl": 1e-3 } }));
+        config.reward.missing_end = MissingEnd::Ignored;
+        let found = ppo(&config, Kind::Gpt2, &[]).iterate(&step(1, &config), &Silent).unwrap();
+        let n = found.figures["policy/updates"];
+        assert!((2.0..8.0).contains(&n), "{n} of 8 updates");
+    }
+}

@@ -1,0 +1,138 @@
+//! What a model was made from, round by round; it lies in the model's folder.
+
+use anyhow::{Context, Result, ensure};
+use data::disk;
+use reward::collection::weights_of;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "provenance.json";
+
+/// A model folder and the weights that it had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Absolute.
+    pub folder: PathBuf,
+    /// Fingerprint of its weights.
+    pub weights: String,
+}
+
+impl Origin {
+    /// What lies in `folder` now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(folder: &Path) -> Result<Self> {
+        Ok(Self { folder: std::path::absolute(folder)?, weights: weights_of(folder)? })
+    }
+
+    /// Whether it is still there as it was.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(crate) fn check(&self, what: &str) -> Result<()> {
+        let folder = self.folder.display();
+        ensure!(self.folder.is_dir(), "the {what} of this run, {folder}, is gone: put it back to go on");
+        let same = weights_of(&self.folder)? == self.weights;
+        ensure!(same, "the {what} of this run, {folder}, is not what it was when the run began: it has other weights");
+        Ok(())
+    }
+}
+
+/// One round of comparisons, reward model and PPO (Ouyang et al. 2022, §3.1: steps 2 and 3 can be iterated).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// Its number, from 1.
+    pub round: u32,
+    /// The policy that it began with, which is its reference.
+    pub policy: Origin,
+    /// The reward model.
+    pub reward: Origin,
+    /// What the reward model learned from, by its run's configuration.
+    pub comparisons: Vec<String>,
+    /// The prompts.
+    pub prompts: Vec<String>,
+}
+
+/// All rounds that a model has been through, first to last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// In order.
+    pub rounds: Vec<Round>,
+}
+
+impl Provenance {
+    /// That of the model in `folder`; empty when it has been through none.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(&disk::read_description(&path)?).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// With a further round from the policy in `init` and the reward model in `reward` on `prompts`.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn with_round(init: &Path, reward: &Path, prompts: &[String]) -> Result<Self> {
+        let mut all = Self::load(init)?;
+        all.rounds.push(Round {
+            round: all.rounds.len() as u32 + 1,
+            policy: Origin::of(init)?,
+            reward: Origin::of(reward)?,
+            comparisons: sources_of(reward),
+            prompts: prompts.to_vec(),
+        });
+        Ok(all)
+    }
+
+    /// Writes it into `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        disk::write(&folder.join(FILE), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+    }
+}
+
+/// The `data.sources` of the run in `folder`, as far as it says.
+fn sources_of(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+    let config = ::config::load::<reward::RewardConfig>("config.toml", &text, &[]);
+    config.map(|config| config.data.sources).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_counted_and_carried_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = folder.path().join(name);
+            disk::create_dir(&path).unwrap();
+            disk::write(&path.join("config.json"), b"{}").unwrap();
+            disk::write(&path.join("model.safetensors"), name.as_bytes()).unwrap();
+            path
+        };
+        let (sft, first, second, rm) = (at("sft"), at("first"), at("second"), at("rm"));
+        let one = Provenance::with_round(&sft, &rm, &["world".to_owned()]).unwrap();
+        one.save(&first).unwrap();
+        let two = Provenance::with_round(&first, &rm, &[]).unwrap();
+        two.save(&second).unwrap();
+        let rounds = Provenance::load(&second).unwrap().rounds;
+        assert_eq!(rounds.iter().map(|round| round.round).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(rounds[0].policy.folder, sft);
+        assert_eq!(rounds[1].policy.folder, first);
+        rounds[1].reward.check("reward model").unwrap();
+        disk::write(&rm.join("model.safetensors"), b"other").unwrap();
+        assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("other weights"));
+        std::fs::remove_dir_all(&rm).unwrap();
+        assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("is gone"));
+    }
+}
