@@ -2,16 +2,15 @@
 
 use crate::data_args::{quoted, shell};
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, say_end};
+use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
 use data::source::OnBadRecord;
 use data::world::Task;
-use sft::FinetuneConfig;
+use sft::dialogues::FILES;
 use sft::finetune::{Outcome, SCORES};
 use std::path::PathBuf;
-use train::Resumable;
 
 /// Teach a model to label texts, from labeled records
 #[derive(Debug, Args)]
@@ -87,11 +86,7 @@ impl Finetune {
         let mut set = self.config.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let run = Resumable::open(folder, ui)?;
-                let path = folder.join("config.toml");
-                // The records are in the run's folder; that their sources may be gone is no problem.
-                let set = ["data.sources=[\"world\"]", "data.validation=[]"].map(str::to_owned);
-                let (_, config) = presets::load::<FinetuneConfig>(&path.to_string_lossy(), &set)?;
+                let (config, run) = reopened(folder, FILES[0], &[], ui)?;
                 sft::finetune::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {

@@ -8,10 +8,12 @@ mod bench;
 mod best_of;
 mod chat;
 mod compare;
+mod comparison_args;
 mod config_command;
 mod conversation;
 mod data_args;
 mod device;
+mod dpo;
 mod finetune;
 mod heat_map;
 mod info;
@@ -58,6 +60,7 @@ enum Command {
     Sft(sft::Sft),
     TrainRm(train_rm::TrainRm),
     Ppo(ppo::Ppo),
+    Dpo(dpo::Dpo),
     Score(score::Score),
     Rank(score::Rank),
     Compare(compare::Compare),
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Sft(command) => command.run(&ui),
         Command::TrainRm(command) => command.run(&ui),
         Command::Ppo(command) => command.run(&ui),
+        Command::Dpo(command) => command.run(&ui),
         Command::Score(command) => command.run(&ui),
         Command::Rank(command) => command.run(&ui),
         Command::Compare(command) => command.run(&ui),

@@ -4,7 +4,7 @@ use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
 use reward::RewardConfig;
-use rl::PpoConfig;
+use rl::{DpoConfig, PpoConfig};
 use serde::de::DeserializeOwned;
 use sft::{FinetuneConfig, SftConfig};
 use std::path::Path;
@@ -43,6 +43,7 @@ presets![
     "ppo-small",
     "ppo-instructgpt",
     "ppo-2019",
+    "dpo-small",
 ];
 
 /// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
@@ -75,6 +76,7 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
 /// What the preset `name` is, in a line; its whole file is checked.
 pub(crate) fn description(name: &str) -> Result<String> {
     Ok(match name.split('-').next() {
+        Some("dpo") => load::<DpoConfig>(name, &[])?.1.description,
         Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
         Some("ppo") => load::<PpoConfig>(name, &[])?.1.description,
         Some("rm") => load::<RewardConfig>(name, &[])?.1.description,

@@ -1,13 +1,17 @@
 //! Arguments of every command that trains.
 
-use crate::data_args::shell;
+use crate::data_args::{quoted, shell};
 use crate::device::{DeviceChoice, DtypeChoice};
+use crate::presets;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
+use config::Check;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use train::Resumable;
 use train::fit::{Sitting, Summary};
 use train::run::free_folder;
 
@@ -89,6 +93,27 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
         return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
     }
     Ok(init)
+}
+
+/// The run in `folder`, to go on with, and its configuration. Its records are in the file `kept` below it: that their
+/// sources may be gone is no problem, nor that what else `gone` leaves out may be.
+///
+/// # Errors
+/// When there is no run, another process writes it, or its configuration is not sound.
+pub(crate) fn reopened<C: DeserializeOwned + Check>(
+    folder: &Path,
+    kept: &str,
+    gone: &[&str],
+    ui: &Ui,
+) -> Result<(C, Resumable)> {
+    let run = Resumable::open(folder, ui)?;
+    let path = folder.join("config.toml");
+    let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set);
+    let own = format!("data.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
+    let without: Vec<String> =
+        [own.as_str(), "data.validation=[]"].iter().chain(gone).map(|set| (*set).to_owned()).collect();
+    let (_, config) = load(&[]).or_else(|_| load(&without))?;
+    Ok((config, run))
 }
 
 /// Says how the run in `folder` stands; `command` is the one that made it.

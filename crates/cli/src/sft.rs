@@ -2,18 +2,16 @@
 
 use crate::data_args::{quoted, shell};
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, say_end};
+use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
 use data::dialogue::Message;
 use data::source::OnBadRecord;
-use sft::SftConfig;
 use sft::answers::Asked;
 use sft::dialogues::FILES;
 use sft::sft::Outcome;
 use std::path::PathBuf;
-use train::Resumable;
 
 /// Teach a model to answer, from demonstrations
 #[derive(Debug, Args)]
@@ -81,12 +79,7 @@ impl Sft {
         let mut set = self.config.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let run = Resumable::open(folder, ui)?;
-                let path = folder.join("config.toml");
-                let load = |set: &[String]| presets::load::<SftConfig>(&path.to_string_lossy(), set);
-                // The dialogues are in the run's folder; that their sources may be gone is no problem.
-                let own = format!("data.sources=[{}]", quoted(&folder.join(FILES[0]).to_string_lossy()));
-                let (_, config) = load(&[]).or_else(|_| load(&[own, "data.validation=[]".to_owned()]))?;
+                let (config, run) = reopened(folder, FILES[0], &[], ui)?;
                 sft::sft::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {

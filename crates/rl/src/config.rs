@@ -196,8 +196,7 @@ impl Check for PolicyConfig {
         let decay = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
         problems.require(decay, "ema", "is not in [0, 1)", "use 0.992");
         if let Some(lora) = &self.lora {
-            problems.require(lora.rank > 0, "lora.rank", "is not positive", "use 8");
-            problems.require(lora.alpha > 0.0, "lora.alpha", "is not positive", "use twice the rank");
+            problems.section("lora", lora);
         }
     }
 }

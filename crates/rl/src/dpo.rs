@@ -1,6 +1,7 @@
 //! Direct preference optimization: what PPO does with a reward model, from the comparisons alone (Rafailov et al. 2023).
 
 use crate::compared::{self, Compared, log_probs};
+use crate::provenance::Origin;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
@@ -103,6 +104,8 @@ pub struct Outcome {
     pub folder: PathBuf,
     /// How it ended.
     pub summary: Summary,
+    /// Folder of the model that it started from.
+    pub reference: PathBuf,
     /// What it is worth on the validation part, once the run has ended.
     pub learned: Option<Learned>,
 }
@@ -124,6 +127,8 @@ pub struct Learned {
 
 /// File below a run that says what its model is worth.
 pub const SCORES: &str = "scores.json";
+/// File below a run that says which model it started from.
+const REFERENCE: &str = "reference.json";
 /// File of the training part below a run, and of the validation part, with what the reference gives each completion.
 pub const FILES: [&str; 2] = ["train.compared", "val.compared"];
 
@@ -134,41 +139,42 @@ pub const FILES: [&str; 2] = ["train.compared", "val.compared"];
 pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
     let mut start = Start::load(init, sitting.device)?;
     if Template::load(init)?.is_none() {
-        bail!(
-            "{0} has no chat template: dpo begins with a model that answers; make one with `gptkit sft --init {0}`",
-            init.display()
-        );
+        let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
+        bail!("{what}\n  hint: teach it to answer first, with `gptkit sft --init {}`", init.display());
     }
     config.dropout.or_none().apply(&mut start.config);
     let template = start.template(init, config.seed)?;
     let ends = start.ends(&template)?;
-    let encoder = Encoder { tokenizer: start.tokenizer.clone(), template, context: start.config.context };
+    let weights = start.weights(config.lora.as_ref(), config.seed)?;
+    let Start { config: shape, tokenizer, .. } = start;
+    let encoder = Encoder { tokenizer, template, context: shape.context };
     let aside = folder_beside(out)?;
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     say(&counts, sitting.progress);
-    let gpt = Gpt::new(&start.config, &start.params, config.train.dtype.precision())?;
+    // Adapters change nothing at first: it is the reference, too.
+    let policy = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
     for (plain, compared) in groups::FILES.into_iter().zip(FILES) {
         let plain = Groups::open(&aside.path().join(plain), 0, Group::of)?;
-        compared::keep(&plain, &gpt, &aside.path().join(compared), sitting.progress)?;
+        compared::keep(&plain, &policy, &aside.path().join(compared), sitting.progress)?;
     }
     let data = Data::open(&config, aside.path())?;
     config.train.validate_each_epoch(data.train.records.len());
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
+    let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &ends)?;
+    data::disk::write(&out.join(REFERENCE), (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes())?;
     run.take_in(aside.path(), &FILES)?;
-    let weights = start.weights(config.lora.as_ref(), config.seed)?;
     let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
     sitting.progress.note(&format!(
         "{} of {} parameters are trained · β {} · {} prompts a step · to {}",
         grouped(n_trained),
-        grouped(start.config.n_params()),
+        grouped(shape.n_params()),
         config.dpo.beta,
         config.train.batch_size,
         out.display()
     ));
-    let trainer = Trainer::new(Preferring { policy: gpt, beta: config.dpo.beta }, weights, &config.train, config.seed)?;
+    let trainer = Trainer::new(Preferring { policy, beta: config.dpo.beta }, weights, &config.train, config.seed)?;
     let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.records.fingerprint() };
     go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)
 }
@@ -311,7 +317,10 @@ fn go_on(
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
     run.draw()?;
     let folder = run.folder().to_owned();
-    let mut outcome = Outcome { folder, summary, learned: None };
+    let origin = data::disk::read_description(&folder.join(REFERENCE))?;
+    let Origin { folder: reference, .. } =
+        serde_json::from_str(&origin).with_context(|| format!("{} is damaged", folder.join(REFERENCE).display()))?;
+    let mut outcome = Outcome { folder, summary, reference, learned: None };
     if outcome.summary.stop.is_none() {
         outcome.learned = finish(config, &outcome.folder, &val, longer_won, sitting)?;
     }
