@@ -14,6 +14,7 @@ fn help_is_what_it_was() {
         "inspect",
         "runs",
         "plot",
+        "dpo",
         "compare",
         "sample",
         "chat",

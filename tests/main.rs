@@ -5,6 +5,7 @@
 mod bad_input;
 mod chat;
 mod compare;
+mod dpo;
 mod finetune;
 mod help;
 mod lineage;

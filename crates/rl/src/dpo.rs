@@ -113,8 +113,7 @@ pub struct Outcome {
 /// What a model has learned of comparisons that were held out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Learned {
-    /// The reward that the model implies, β·log(π/π_ref) (Rafailov et al. 2023, eq. 5 without the prompt's term, which
-    /// differences do not have), as a reward model's.
+    /// The reward that the model implies, as a reward model's.
     #[serde(flatten)]
     pub report: Report,
     /// How far the better completion's reward lies above the worse one's, on average over pairs.
@@ -218,6 +217,18 @@ impl Data {
     }
 }
 
+/// β·log(π/π_ref), the reward that a policy implies (Rafailov et al. 2023, eq. 5; the prompt's term, which differences do
+/// not have, is left out). `policy` and the numbers of `reference`: `[M]`, log-probabilities. Returns `[M]`.
+fn implied_rewards(policy: &Tensor, reference: Vec<f32>, beta: f64) -> Result<Tensor> {
+    Ok(((policy - Tensor::new(reference, policy.device())?)? * beta)?)
+}
+
+/// The mean over `n_groups` groups, of which those with `places` are here, of −log σ of the difference that the implied
+/// `rewards` of a pair have (Rafailov et al. 2023, eq. 7): a reward model's loss. Returns a scalar.
+fn loss_of<'a>(rewards: &Tensor, places: impl IntoIterator<Item = &'a [u32]>, n_groups: usize) -> Result<Tensor> {
+    Pairs::of(places, n_groups).loss(rewards, &LossConfig::default())
+}
+
 /// A policy that is to prefer what labelers do.
 struct Preferring {
     policy: Gpt,
@@ -230,7 +241,7 @@ impl Preferring {
         let groups: Vec<&Group> = batch.iter().map(|compared| &compared.group).collect();
         let policy = log_probs(&self.policy, &groups, pass)?;
         let reference: Vec<f32> = batch.iter().flat_map(|compared| compared.reference.iter().copied()).collect();
-        Ok(((policy - Tensor::new(reference, self.policy.device())?)? * self.beta)?)
+        implied_rewards(&policy, reference, self.beta)
     }
 
     /// What is learned of `batches`, when `longer_won` is how often the longer of two was preferred in training; nothing
@@ -269,12 +280,10 @@ impl Objective for Preferring {
         batch.len()
     }
 
-    /// Rafailov et al. 2023, eq. 7: the loss of a reward model whose rewards are β·log(π/π_ref).
     fn loss(&self, batch: &Vec<Compared>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
         let compared = &batch[rows];
-        let rewards = self.rewards(compared, pass)?; // [M]
-        Pairs::of(compared.iter().map(|one| one.group.places.as_slice()), batch.len())
-            .loss(&rewards, &LossConfig::default())
+        let places = compared.iter().map(|one| one.group.places.as_slice());
+        loss_of(&self.rewards(compared, pass)?, places, batch.len())
     }
 }
 
@@ -342,4 +351,241 @@ fn finish(
     let Some(learned) = best.learned(batches.iter().map(Vec::as_slice), longer_won)? else { return Ok(None) };
     data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&learned)? + "\n").as_bytes())?;
     Ok(Some(learned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::{self, Answer};
+    use crate::golden::{close, golden, narrow, numbers};
+    use candle_core::{Device, Var};
+    use model::{Kind, ModelConfig, Params};
+    use ops::Precision;
+    use serde_json::json;
+
+    const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+    const BETA: f64 = 0.3;
+
+    fn shape(kind: Kind) -> ModelConfig {
+        let text = json!({ "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23 });
+        serde_json::from_value(text).unwrap()
+    }
+
+    /// Weights larger than first values are, so that differences can be measured.
+    fn params(kind: Kind, seed: u64) -> Params {
+        let params = Params::init(&shape(kind), seed, &Device::Cpu).unwrap();
+        for (name, parameter) in params.iter() {
+            if name.ends_with("weight") && parameter.var().rank() == 2 {
+                parameter.set(&(parameter.tensor(false) * 4.0).unwrap()).unwrap();
+            }
+        }
+        params
+    }
+
+    fn policy(kind: Kind, params: &Params) -> Preferring {
+        Preferring { policy: Gpt::new(&shape(kind), params, Precision::F32).unwrap(), beta: BETA }
+    }
+
+    /// K completions of uneven lengths after a prompt; the first tokens of some are alike, too.
+    fn group(prompt: u32, places: &[u32]) -> Group {
+        let tokens = |from: u32, n: u32| (0..n).map(move |t| (from * 5 + t * 3 + t * t) % 23).collect::<Vec<u32>>();
+        let said = |i: u32| [tokens(0, prompt), vec![1], vec![i % 23], tokens(i, (3 * i) % 7)].concat();
+        let sequences = (0..places.len() as u32).map(said).collect();
+        Group { sequences, prompt: prompt as usize, places: places.to_vec(), gold: None }
+    }
+
+    fn groups() -> Vec<Group> {
+        vec![group(9, &[2, 1]), group(1, &[2, 1, 3, 3]), group(14, &[1, 2, 2, 3, 1]), group(4, &[1, 3, 2])]
+    }
+
+    /// `groups` with what a reference gives each completion, by another way than the stage's: each alone, token by token.
+    fn compared(groups: Vec<Group>, reference: &Gpt) -> Vec<Compared> {
+        groups.into_iter().map(|group| Compared { reference: one_by_one(reference, &group), group }).collect()
+    }
+
+    fn one_by_one(model: &Gpt, group: &Group) -> Vec<f32> {
+        let alone = |tokens: &Vec<u32>| {
+            let answer = Answer { tokens: tokens.clone(), prompt: group.prompt };
+            answers::log_probs(model, &[answer], 1.0).unwrap()[0].iter().sum()
+        };
+        group.sequences.iter().map(alone).collect()
+    }
+
+    /// Eq. 7 in f64, pair by pair, from log-probabilities.
+    fn by_hand(policy: &Gpt, batch: &[Compared]) -> f64 {
+        let of = |Compared { group, reference }: &Compared| {
+            let policy = one_by_one(policy, group);
+            let ratio = |i: usize| f64::from(policy[i]) - f64::from(reference[i]);
+            let mut losses = Vec::new();
+            for (w, winner) in group.places.iter().enumerate() {
+                for (l, loser) in group.places.iter().enumerate() {
+                    if winner < loser {
+                        losses.push((1.0 + (-BETA * (ratio(w) - ratio(l))).exp()).ln());
+                    }
+                }
+            }
+            losses.iter().sum::<f64>() / losses.len() as f64
+        };
+        batch.iter().map(of).sum::<f64>() / batch.len() as f64
+    }
+
+    fn gradients(params: &Params, loss: &Tensor) -> Vec<(String, Vec<f32>)> {
+        params.clear_gradients();
+        params.collect(&mut loss.backward().unwrap()).unwrap();
+        let flat = |x: Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
+        params.iter().map(|(name, p)| (name.to_owned(), flat(p.gradient().unwrap()))).collect()
+    }
+
+    fn largest(all: &[(String, Vec<f32>)]) -> f32 {
+        all.iter().flat_map(|(_, gradient)| gradient).fold(0.0, |most, x| most.max(x.abs()))
+    }
+
+    #[test]
+    fn the_loss_is_the_papers_and_its_gradient_that_of_finite_differences() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let (weights, frozen) = (params(kind, 1), params(kind, 2));
+            let policy = policy(kind, &weights);
+            let batch = compared(groups(), &Gpt::new(&shape(kind), &frozen, Precision::F32).unwrap());
+            let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap();
+            let (found, want) = (f64::from(loss.to_scalar::<f32>().unwrap()), by_hand(&policy.policy, &batch));
+            assert!((found - want).abs() < 1e-5 * want, "{kind:?}: {found}, by hand {want}");
+            assert!((want - 2f64.ln()).abs() > 0.05, "{kind:?}: the policies hardly differ: {want}");
+
+            let found = gradients(&weights, &loss);
+            let most = largest(&found);
+            for ((name, gradient), (_, parameter)) in found.iter().zip(weights.iter()) {
+                // Its largest one, and one at random.
+                let top = (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
+                for at in [top, gradient.len() * 5 / 7] {
+                    let before: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
+                    let with = |step: f32| {
+                        let mut values = before.clone();
+                        values[at] += step;
+                        let dims = parameter.var().dims();
+                        parameter.set(&Tensor::from_vec(values, dims, &Device::Cpu).unwrap()).unwrap();
+                        by_hand(&policy.policy, &batch)
+                    };
+                    let h = 5e-3;
+                    let want = (with(h) - with(-h)) / f64::from(2.0 * h);
+                    with(0.0);
+                    let off = (f64::from(gradient[at]) - want).abs();
+                    assert!(
+                        off < 2e-2 * want.abs() + 2e-3 * f64::from(most),
+                        "{kind:?} {name}: {}, {want}",
+                        gradient[at]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_group_has_the_loss_and_gradients_of_its_pairs_one_by_one() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let (weights, frozen) = (params(kind, 1), params(kind, 2));
+            let (policy, reference) =
+                (policy(kind, &weights), Gpt::new(&shape(kind), &frozen, Precision::F32).unwrap());
+            for group in groups() {
+                let pair = |(winner, loser): (usize, usize)| Group {
+                    sequences: vec![group.sequences[winner].clone(), group.sequences[loser].clone()],
+                    places: vec![1, 2],
+                    ..group.clone()
+                };
+                let pairs = compared(group.pairs().map(pair).collect(), &reference);
+                let losses: Vec<Tensor> =
+                    pairs.into_iter().map(|pair| policy.loss(&vec![pair], 0..1, TRAIN).unwrap()).collect();
+                let one_by_one = (Tensor::stack(&losses, 0).unwrap().sum_all().unwrap() / losses.len() as f64).unwrap();
+                let batch = compared(vec![group], &reference);
+                let together = policy.loss(&batch, 0..1, TRAIN).unwrap();
+                let [a, b] = [&together, &one_by_one].map(|loss| loss.to_scalar::<f32>().unwrap());
+                assert!((a - b).abs() < 1e-6 * b.max(1.0), "{kind:?}: {a}, one by one {b}");
+                let (together, one_by_one) = (gradients(&weights, &together), gradients(&weights, &one_by_one));
+                let most = largest(&one_by_one);
+                for ((name, have), (_, want)) in together.iter().zip(&one_by_one) {
+                    let off = have.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(off <= 2e-6 * most, "{kind:?} {name}: off by {off} of {most}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn micro_batches_add_up_to_the_batch() {
+        let (weights, frozen) = (params(Kind::Gpt2, 1), params(Kind::Gpt2, 2));
+        let policy = policy(Kind::Gpt2, &weights);
+        let batch = compared(groups(), &Gpt::new(&shape(Kind::Gpt2), &frozen, Precision::F32).unwrap());
+        let loss = |rows: Range<usize>| policy.loss(&batch, rows, TRAIN).unwrap().to_scalar::<f32>().unwrap();
+        assert!((loss(0..4) - loss(0..1) - loss(1..3) - loss(3..4)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_policy_that_is_its_reference_tosses_coins() {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+            let weights = params(kind, 1);
+            let policy = policy(kind, &weights);
+            let batch = compared(groups(), &policy.policy);
+            let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap().to_scalar::<f32>().unwrap();
+            assert!((loss - 2f32.ln()).abs() < 1e-5, "{kind:?}: {loss}");
+            let Validation { loss, scores, .. } = policy.validate(&[batch]).unwrap();
+            assert!((loss - 2f64.ln()).abs() < 1e-5, "{kind:?}: {loss}");
+            for name in ["margin", "chosen_log_ratio", "rejected_log_ratio"] {
+                assert!(scores[name].abs() < 1e-4, "{kind:?} {name}: {}", scores[name]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_held_out_comparisons_is_counted_by_pairs() {
+        let (weights, frozen) = (params(Kind::Gpt2, 1), params(Kind::Gpt2, 2));
+        let policy = policy(Kind::Gpt2, &weights);
+        let batch = compared(groups(), &Gpt::new(&shape(Kind::Gpt2), &frozen, Precision::F32).unwrap());
+        let (mut hits, mut chosen, mut rejected, mut n) = (0.0, 0.0, 0.0, 0.0);
+        for Compared { group, reference } in &batch {
+            let ratios: Vec<f64> =
+                one_by_one(&policy.policy, group).iter().zip(reference).map(|(a, b)| f64::from(a - b)).collect();
+            for (w, l) in group.pairs() {
+                hits += f64::from(u8::from(ratios[w] > ratios[l]));
+                (chosen, rejected, n) = (chosen + ratios[w], rejected + ratios[l], n + 1.0);
+            }
+        }
+        let Validation { loss, scores, chosen_by } =
+            policy.validate(&[batch[..1].to_vec(), batch[1..].to_vec()]).unwrap();
+        assert_eq!(loss, chosen_by);
+        assert!((loss - by_hand(&policy.policy, &batch)).abs() < 1e-5);
+        for (name, want) in [
+            ("accuracy", hits / n),
+            ("margin", BETA * (chosen - rejected) / n),
+            ("chosen_log_ratio", chosen / n),
+            ("rejected_log_ratio", rejected / n),
+        ] {
+            assert!((scores[name] - want).abs() < 1e-4, "{name}: {}, by hand {want}", scores[name]);
+        }
+        assert!(n == 13.0 && hits > 0.0 && hits < n, "{hits} of {n}: a poor example");
+    }
+
+    /// Reference: NumPy in f64, by scripts/ppo_reference.py.
+    #[test]
+    fn loss_and_derivatives_are_the_golden_ones() {
+        for case in golden("dpo") {
+            let [policy_chosen, policy_rejected, reference_chosen, reference_rejected] =
+                ["policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected"]
+                    .map(|key| narrow(&case[key]));
+            let beta = case["beta"].as_f64().unwrap();
+            let n = policy_chosen.len();
+            let alternate = |a: &[f32], b: &[f32]| a.iter().zip(b).flat_map(|(&a, &b)| [a, b]).collect::<Vec<f32>>();
+            let policy = Var::new(alternate(&policy_chosen, &policy_rejected), &Device::Cpu).unwrap();
+            let reference = alternate(&reference_chosen, &reference_rejected);
+            let rewards = implied_rewards(policy.as_tensor(), reference, beta).unwrap();
+            let loss = loss_of(&rewards, std::iter::repeat_n(&[1, 2][..], n), n).unwrap();
+            let losses = numbers(&case["losses"]);
+            let mean = losses.iter().sum::<f64>() / n as f64;
+            close("loss", [f64::from(loss.to_scalar::<f32>().unwrap())], &[mean], 1e-6);
+            let found: Vec<f32> = loss.backward().unwrap().get(&policy).unwrap().to_vec1().unwrap();
+            for (at, key) in ["d_policy_chosen", "d_policy_rejected"].into_iter().enumerate() {
+                // Those of a pair's own loss; the batch's is their mean.
+                let own = found.iter().skip(at).step_by(2).map(|x| f64::from(*x) * n as f64);
+                close(key, own, &numbers(&case[key]), 1e-6);
+            }
+        }
+    }
 }

@@ -557,7 +557,7 @@ mod tests {
                 }
                 weights.params().iter().map(|(_, p)| p.gradient().unwrap()).collect()
             };
-            let whole = gradients(&[0..8]);
+            let whole = gradients(std::slice::from_ref(&(0..8)));
             let parts = gradients(&[0..2, 2..5, 5..7, 7..8]);
             for ((name, parameter), (whole, parts)) in weights.params().iter().zip(whole.iter().zip(&parts)) {
                 ops::check::assert_close(name, parts, whole, 2e-5);
