@@ -10,6 +10,7 @@ mod finetune;
 mod help;
 mod lineage;
 mod looking;
+mod ppo;
 mod resume;
 mod reward;
 mod sft;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use data::tokenizer::Tokenizer;
 use ops::Cache;
+use rayon::prelude::*;
 use std::ops::ControlFlow;
 
 /// What to write after each of many prompts, and when to stop.
@@ -95,9 +96,9 @@ pub fn generate_all(
         let newest = Input::windows(&Tensor::from_vec(newest, (rows.len(), 1), model.device())?)?;
         let logits: Vec<Vec<f32>> = model.next_logits(&newest, &mut cache)?.to_vec2()?;
         let n_rows = rows.len();
+        rows.par_iter_mut().zip(logits).try_for_each(|(one, logits)| one.row.go_on(&logits, &how))?;
         let (mut left, mut going) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
-        for (n, (mut one, logits)) in rows.into_iter().zip(logits).enumerate() {
-            one.row.go_on(&logits, &how)?;
+        for (n, one) in rows.into_iter().enumerate() {
             if one.row.finish.is_none() && !full(&one.row) {
                 left.push(n as u32);
                 going.push(one);

@@ -169,8 +169,15 @@ impl Adapters {
         let stored = unsafe { MmapedSafetensors::new(&path) };
         let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
         let device = params.device();
-        let load = |(name, _): (String, _)| Ok((name.clone(), stored.load(&name, &device)?));
-        let trained = Params::of(stored.tensors().into_iter().map(load));
+        // In the order in which they are made, on which sums over all of them depend.
+        let place = |name: &str| {
+            let is_of = |weight: &str| ["lora_A", "lora_B"].iter().any(|part| name == peft_name(weight, part));
+            (targets(params).position(|(weight, _)| is_of(weight)).unwrap_or(usize::MAX), name.to_owned())
+        };
+        let mut names: Vec<String> = stored.tensors().into_iter().map(|(name, _)| name).collect();
+        names.sort_by_key(|name| place(name));
+        let load = |name: String| Ok((name.clone(), stored.load(&name, &device)?));
+        let trained = Params::of(names.into_iter().map(load));
         let trained = trained.with_context(|| format!("in {}", path.display()))?;
         let config = LoraConfig { rank: description.r, alpha: description.lora_alpha };
         let new_tokens = description.new_tokens();

@@ -128,6 +128,8 @@ struct Models {
     scorer: Scorer,
     /// Where the reward model lies.
     reward: PathBuf,
+    /// Tokens that end an answer.
+    ends: Vec<u32>,
 }
 
 impl Models {
@@ -154,7 +156,16 @@ impl Models {
             init.display(),
             init.display()
         );
-        Ok(Self { policy, template, scorer, reward: reward.to_owned() })
+        let ends = match &config.rollout.end {
+            None => template.end_token(&policy.tokenizer)?.into_iter().chain(policy.end_of_text.clone()).collect(),
+            Some(end) => {
+                let tokens = policy.tokenizer.encode(end)?;
+                let n = tokens.len();
+                ensure!(n == 1, "rollout.end = {end:?} is {n} tokens of this tokenizer, not one\n  hint: use \".\"");
+                tokens
+            }
+        };
+        Ok(Self { policy, template, scorer, reward: reward.to_owned(), ends })
     }
 }
 
@@ -185,17 +196,9 @@ fn assemble<'a>(
     folder: &Path,
     sitting: &Sitting,
 ) -> Result<Ppo<'a>> {
-    let Models { policy: start, template, scorer, reward } = models;
+    let Models { policy: start, scorer, reward, ends, .. } = models;
     let precision = config.train.dtype.precision();
-    let Start { config: shape, params: frozen, tokenizer, end_of_text, folder: init, .. } = start;
-    let ends = match &config.rollout.end {
-        None => template.end_token(&tokenizer)?.into_iter().chain(end_of_text).collect(),
-        Some(end) => {
-            let tokens = tokenizer.encode(end)?;
-            ensure!(tokens.len() == 1, "rollout.end = {end:?} is {} tokens of this tokenizer, not one", tokens.len());
-            tokens
-        }
-    };
+    let Start { config: shape, params: frozen, tokenizer, folder: init, .. } = start;
     // Adapters lie on the frozen weights themselves; else the reference reads a copy that nothing changes.
     let reference = match config.policy.lora {
         Some(_) => None,
