@@ -26,10 +26,11 @@ impl Curves {
     /// # Errors
     /// When its `metrics.jsonl` cannot be read, or records no step.
     pub fn read(folder: &Path) -> Result<Self> {
+        let recorded = records(folder)?;
         let absolute = folder.canonicalize()?;
         let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut curves = Self { name, train_loss: Vec::new(), val_loss: Vec::new(), learning_rate: Vec::new() };
-        for record in records(folder)? {
+        for record in recorded {
             let x = record.tokens as f64;
             curves.train_loss.push((x, record.train_loss));
             curves.val_loss.extend(record.val_loss.map(|loss| (x, loss)));
