@@ -113,10 +113,13 @@ mod tests {
     #[test]
     fn rounds_are_counted_and_carried_on() {
         let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({
+            "model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 8, "vocab_size": 8,
+        });
         let at = |name: &str| {
             let path = folder.path().join(name);
             disk::create_dir(&path).unwrap();
-            disk::write(&path.join("config.json"), b"{}").unwrap();
+            disk::write(&path.join("config.json"), config.to_string().as_bytes()).unwrap();
             disk::write(&path.join("model.safetensors"), name.as_bytes()).unwrap();
             path
         };
