@@ -16,6 +16,7 @@ mod finetune;
 mod heat_map;
 mod info;
 mod inspect;
+mod judging;
 mod merge;
 mod plan;
 mod predict;
@@ -32,6 +33,7 @@ mod sft;
 mod tokenizer;
 mod train_rm;
 mod ui;
+mod win_rates;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -59,6 +61,7 @@ enum Command {
     Score(score::Score),
     Rank(score::Rank),
     Compare(compare::Compare),
+    WinRates(win_rates::WinRates),
     Merge(merge::Merge),
     Plan(plan::Plan),
     Inspect(inspect::Inspect),
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Score(command) => command.run(&ui),
         Command::Rank(command) => command.run(&ui),
         Command::Compare(command) => command.run(&ui),
+        Command::WinRates(command) => command.run(&ui),
         Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),
         Command::Inspect(command) => command.run(&ui),
