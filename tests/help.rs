@@ -15,6 +15,7 @@ fn help_is_what_it_was() {
         "runs",
         "plot",
         "compare",
+        "win-rates",
         "sample",
         "chat",
         "attention",

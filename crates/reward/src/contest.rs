@@ -3,7 +3,7 @@
 
 use crate::answering::{Answerer, Manner};
 use crate::choices::Item;
-use crate::compare::Machine;
+use crate::compare::{Judged, Machine};
 use crate::model::Scorer;
 use crate::win_rates::WinRate;
 use anyhow::{Context, Result};
@@ -113,26 +113,14 @@ impl Contest<'_> {
         let manner = self.manner(most, None, self.sampling.clone());
         let pool = self.write(&self.reference, &manner, name, progress)?;
         let rewards = self.rewards(&self.reference, &pool, most, name, progress)?;
-        let of_pool = |n: usize| -> Vec<usize> {
-            let best = |item: usize| {
-                let all = item * most..item * most + n;
-                let by_reward = |&a: &usize, &b: &usize| match &rewards {
-                    // The first of equals.
-                    Some(rewards) => rewards[a].total_cmp(&rewards[b]).then(b.cmp(&a)),
-                    None => b.cmp(&a),
-                };
-                all.max_by(by_reward).unwrap_or(item * most)
-            };
-            (0..self.items.len()).map(best).collect()
-        };
         let row = |name: String, n: usize| {
-            let chosen = of_pool(n);
+            let chosen = best(rewards.as_deref(), self.items.len(), most, n);
             let answers: Vec<&Completion> = chosen.iter().map(|&i| &pool[i]).collect();
             let rewards: Option<Vec<f32>> = rewards.as_ref().map(|all| chosen.iter().map(|&i| all[i]).collect());
             self.row(name, &answers, rewards.as_deref(), opponent, progress)
         };
         let itself = draws_as_the_model(&self.sampling, &self.stop).then_some(0.0);
-        let mut rows = vec![Row { kl: itself, ..row(name.to_owned(), 1)? }];
+        let mut rows = vec![Row { kl: itself, ..row(format!("{name} (reference)"), 1)? }];
         for &n in best_of {
             self.reward.context("the best of several answers is chosen by a reward model, and there is none")?;
             rows.push(Row { kl_bound: Some(best_of_bound(n)), ..row(format!("best of {n}"), n)? });
@@ -225,31 +213,47 @@ impl Contest<'_> {
         progress: &dyn Progress,
     ) -> Result<Row> {
         let task = progress.task(&format!("judging {name}"), Some(answers.len() as u64), Unit::Items);
-        let (mut places, mut scores, mut skipped) = (Vec::new(), Vec::new(), 0);
+        let mut judged = Vec::with_capacity(answers.len());
         for ((item, answer), other) in self.items.iter().zip(answers).zip(&opponent.0) {
-            match self.machine.judge(item, &[said(answer), other])? {
-                Some((judged, given)) => {
-                    places.push((judged[0], judged[1]));
-                    scores.extend(given.map(|given| given[0]));
-                }
-                None => skipped += 1,
-            }
+            judged.push(self.machine.judge(item, &[said(answer), other])?);
             task.advance(1);
         }
-        let mean = |sum: f64, n: usize| (n > 0).then(|| sum / n as f64);
-        let ended = answers.iter().filter(|answer| answer.finish != Finish::Length).count();
-        let tokens: usize = answers.iter().map(|answer| answer.tokens.len()).sum();
-        Ok(Row {
-            name,
-            win_rate: WinRate::of(&places),
-            skipped,
-            mean_score: mean(scores.iter().sum(), scores.len()),
-            mean_reward: rewards.and_then(|all| mean(all.iter().map(|&reward| f64::from(reward)).sum(), all.len())),
-            mean_tokens: tokens as f64 / answers.len() as f64,
-            ended: ended as f64 / answers.len() as f64,
-            kl: None,
-            kl_bound: None,
-        })
+        Ok(count(name, answers, &judged, rewards))
+    }
+}
+
+/// Of each prompt, the number of the answer that has the highest reward among its first `n` of `of_each`; the first of
+/// equals, and without rewards the first of all.
+fn best(rewards: Option<&[f32]>, n_prompts: usize, of_each: usize, n: usize) -> Vec<usize> {
+    let best = |prompt: usize| {
+        let first = prompt * of_each;
+        let better = |best: usize, other: usize| match rewards {
+            Some(rewards) if rewards[other] > rewards[best] => other,
+            _ => best,
+        };
+        (first..first + n).fold(first, better)
+    };
+    (0..n_prompts).map(best).collect()
+}
+
+/// From what the judge says of each of `answers` and, second, of the reference's; nothing where it cannot say.
+fn count(name: String, answers: &[&Completion], judged: &[Option<Judged>], rewards: Option<&[f32]>) -> Row {
+    let places: Vec<(u32, u32)> = judged.iter().flatten().map(|(places, _)| (places[0], places[1])).collect();
+    let scores: Vec<f64> =
+        judged.iter().flatten().filter_map(|(_, scores)| scores.as_ref().map(|scores| scores[0])).collect();
+    let mean = |all: &[f64]| (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64);
+    let share = |n: usize| n as f64 / answers.len() as f64;
+    Row {
+        name,
+        win_rate: WinRate::of(&places),
+        skipped: (judged.len() - places.len()) as u64,
+        mean_score: mean(&scores),
+        mean_reward: rewards
+            .and_then(|rewards| mean(&rewards.iter().map(|&reward| f64::from(reward)).collect::<Vec<_>>())),
+        mean_tokens: share(answers.iter().map(|answer| answer.tokens.len()).sum()),
+        ended: share(answers.iter().filter(|answer| answer.finish != Finish::Length).count()),
+        kl: None,
+        kl_bound: None,
     }
 }
 
@@ -278,4 +282,109 @@ fn log_probs(gpt: &Gpt, sequences: &[(usize, Vec<u32>)]) -> Result<Vec<f64>> {
         }
     }
     Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use model::{Kind, ModelConfig, Params};
+    use ops::Precision;
+
+    #[test]
+    fn the_best_of_n_is_the_first_of_the_highest_reward_among_n() {
+        let rewards = [0.0, 2.0, 2.0, 3.0, -1.0, -2.0, -1.0, -3.0];
+        let of = |n| best(Some(&rewards), 2, 4, n);
+        assert_eq!([of(1), of(2), of(3), of(4)], [[0, 4], [1, 4], [1, 4], [3, 4]]);
+        assert_eq!(best(None, 2, 4, 1), [0, 4]);
+    }
+
+    /// The best of n has density n uⁿ⁻¹ where what it is drawn from has 1, over places u from the worst to the best.
+    #[test]
+    fn the_bound_is_the_kl_of_the_best_of_n() {
+        for n in [1, 2, 4, 16, 100] {
+            const CELLS: usize = 200_000;
+            let density = |i: usize| n as f64 * ((i as f64 + 0.5) / CELLS as f64).powi(n - 1);
+            let kl: f64 = (0..CELLS).map(|i| density(i) * density(i).max(1e-300).ln()).sum::<f64>() / CELLS as f64;
+            assert!((best_of_bound(n as usize) - kl).abs() < 1e-5, "{n}: {kl}");
+        }
+    }
+
+    #[test]
+    fn kl_is_known_where_the_models_own_probabilities_draw() {
+        let own = Sampling::default();
+        assert!(draws_as_the_model(&own, &[]));
+        assert!(draws_as_the_model(&Sampling { top_p: Some(1.0), seed: 7, ..own.clone() }, &[]));
+        for other in [
+            Sampling { temperature: 0.9, ..own.clone() },
+            Sampling { top_k: Some(50), ..own.clone() },
+            Sampling { top_p: Some(0.9), ..own.clone() },
+            Sampling { min_p: Some(0.1), ..own.clone() },
+            Sampling { repetition_penalty: 1.1, ..own.clone() },
+        ] {
+            assert!(!draws_as_the_model(&other, &[]), "{other:?}");
+        }
+        assert!(!draws_as_the_model(&own, &["\n".to_owned()]));
+    }
+
+    #[test]
+    fn rows_count_what_is_judged() {
+        let answer = |n: u32, finish: Finish| Completion {
+            text: String::new(),
+            tokens: (0..n).collect(),
+            log_probs: Vec::new(),
+            end: None,
+            finish,
+        };
+        let answers = [
+            answer(3, Finish::EndOfText),
+            answer(8, Finish::Length),
+            answer(0, Finish::EndOfText),
+            answer(1, Finish::Stop),
+        ];
+        let answers: Vec<&Completion> = answers.iter().collect();
+        let judged = [
+            Some((vec![1, 2], Some(vec![4.0, 1.0]))),
+            None,
+            Some((vec![1, 1], Some(vec![2.0, 2.0]))),
+            Some((vec![1, 2], Some(vec![0.0, -1.0]))),
+        ];
+        let row = count("a".to_owned(), &answers, &judged, Some(&[1.0, 2.0, 3.0, -4.0]));
+        let rate = row.win_rate.a_over_b.unwrap();
+        assert_eq!((row.win_rate.wins_of_a, row.win_rate.wins_of_b, row.win_rate.ties, row.skipped), (2, 0, 1, 1));
+        assert_eq!((rate.value, rate.n), (2.5 / 3.0, 3));
+        assert_eq!((row.mean_score, row.mean_reward), (Some(2.0), Some(0.5)));
+        assert_eq!((row.mean_tokens, row.ended), (3.0, 0.75));
+        let silent = [Some((vec![2, 1], None)), Some((vec![1, 2], None)), None, None];
+        let row = count("b".to_owned(), &answers, &silent, None);
+        assert_eq!((row.mean_score, row.mean_reward, row.skipped), (None, None, 2));
+        assert!(count("c".to_owned(), &answers, &[None, None, None, None], None).win_rate.a_over_b.is_none());
+    }
+
+    #[test]
+    fn log_probs_are_those_of_each_sequence_alone_token_by_token() {
+        let text = serde_json::json!({
+            "kind": Kind::Gpt2, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23,
+        });
+        let config: ModelConfig = serde_json::from_value(text).unwrap();
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        for (_, parameter) in params.iter().filter(|(_, p)| p.var().rank() == 2) {
+            parameter.set(&(parameter.tensor(false) * 8.0).unwrap()).unwrap();
+        }
+        let gpt = Gpt::new(&config, &params, Precision::F32).unwrap();
+        let tokens = |seed: u32, n: u32| (0..n).map(|i| (seed + 5 * i + i * i) % 23).collect::<Vec<u32>>();
+        // The longest has a token more than the window, which is read no more. Of one, nothing is asked.
+        let sequences = [(3, tokens(1, 9)), (1, tokens(2, 41)), (7, tokens(3, 7)), (6, tokens(4, 8))];
+        let found = log_probs(&gpt, &sequences).unwrap();
+        for ((prompt, tokens), found) in sequences.iter().zip(found) {
+            let mut sum = 0.0;
+            for n in *prompt..tokens.len() {
+                let input = Input::ragged([&tokens[..n]], &Device::Cpu).unwrap();
+                let logits: Vec<f32> =
+                    gpt.next_logits(&input, &mut gpt.cache()).unwrap().squeeze(0).unwrap().to_vec1().unwrap();
+                sum += f64::from(model::sampler::log_probs(&logits)[tokens[n] as usize]);
+            }
+            assert!((found - sum).abs() < 1e-4, "{prompt} of {}: {found}, {sum}", tokens.len());
+        }
+    }
 }
