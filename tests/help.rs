@@ -16,6 +16,7 @@ fn help_is_what_it_was() {
         "plot",
         "dpo",
         "compare",
+        "win-rates",
         "sample",
         "chat",
         "attention",

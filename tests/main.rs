@@ -16,6 +16,7 @@ mod reward;
 mod sft;
 mod speed;
 mod tokenizers;
+mod win_rates;
 
 use std::io::Write;
 use std::path::Path;

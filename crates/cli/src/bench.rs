@@ -14,6 +14,7 @@ use ops::bench::{Shape, cases, peak};
 use reward::RewardModel;
 use reward::group::Group;
 use reward::loss::{LossConfig, Pairs};
+use rl::bench::Seconds;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use train::PretrainConfig;
@@ -161,6 +162,13 @@ impl Bench {
                 show(&Line { case, batch: K, seq, seconds, tokens, flops, peak_bytes: peak_bytes() })?;
             }
         }
+        if self.case.iter().any(|case| case.starts_with("ppo")) {
+            let rows = self.batch.map_or(EPISODES, usize::from);
+            for (case, seconds, tokens) in ppo(model, rows, dtype, &device, ui)? {
+                let (case, flops, seq) = (case.to_owned(), 0.0, PROMPT + ANSWER);
+                show(&Line { case, batch: rows, seq, seconds, tokens, flops, peak_bytes: peak_bytes() })?;
+            }
+        }
         if device.is_cpu() {
             let (n_head, vocab_size) = (model.n_head, model.vocab_size);
             let shape = Shape { batch, len: seq, width: model.d_model, n_head, vocab_size };
@@ -199,6 +207,41 @@ fn train_step(
         flops: Flops::of(&shape, train).total() * (batch * seq) as f64,
         peak_bytes: peak_bytes(),
     })
+}
+
+/// Episodes of an iteration of PPO, where nothing else is said.
+const EPISODES: usize = 16;
+/// Tokens of their answers.
+const ANSWER: usize = 48;
+
+/// An iteration of PPO with one update, and its parts: median seconds of each, and the tokens that it speaks. Not among the
+/// cases that are measured unasked: it takes the memory of four models.
+fn ppo(
+    model: &ModelConfig,
+    rows: usize,
+    dtype: Dtype,
+    device: &Device,
+    ui: &Ui,
+) -> Result<Vec<(&'static str, f64, usize)>> {
+    let task = ui.task("ppo", None, Unit::Items);
+    let mut found = Vec::new();
+    rl::bench::iterations(model, (rows, PROMPT, ANSWER), dtype, device, |seconds| {
+        task.advance(1);
+        found.push(seconds);
+        found.len() <= OFTEN // the first takes its memory from the system
+    })?;
+    let tokens = rows * ANSWER;
+    let median = |of: fn(&Seconds) -> f64| {
+        let mut all: Vec<f64> = found[1..].iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    Ok(vec![
+        ("ppo_iteration", median(|s| s.rollout + s.scoring + s.optimization), tokens),
+        ("ppo_rollout", median(|s| s.rollout), tokens),
+        ("ppo_scoring", median(|s| s.scoring), tokens),
+        ("ppo_optimization", median(|s| s.optimization), tokens),
+    ])
 }
 
 /// Completions of the prompt that are compared.

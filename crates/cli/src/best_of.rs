@@ -7,7 +7,7 @@ use data::dialogue::{Message, Role};
 use data::template::{Template, encode};
 use model::Gpt;
 use model::folder::ModelFolder;
-use model::generate::{Completion, Finish};
+use model::generate::Completion;
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use reward::model::Scorer;
@@ -63,16 +63,7 @@ impl BestOf<'_> {
         let begun = Instant::now();
         let mut answers = self.answers(&prompt, &folder, &gpt)?;
         let n_tokens: usize = answers.iter().map(|answer| answer.tokens.len()).sum();
-        let end = template.end_token(&folder.tokenizer)?;
-        let sequences: Vec<Vec<u32>> = answers
-            .iter()
-            .map(|answer| {
-                let mut tokens = [prompt.as_slice(), &answer.tokens].concat();
-                let ended = answer.finish == Finish::EndOfText && tokens.len() < scorer.encoder.context;
-                tokens.extend(end.filter(|_| ended));
-                tokens
-            })
-            .collect();
+        let sequences = scorer.sequences(answers.iter().map(|answer| (prompt.as_slice(), answer)))?;
         let rewards = scorer.model.rewards(&sequences)?;
         let mut order: Vec<usize> = (0..answers.len()).collect();
         order.sort_by(|&a, &b| rewards[b].total_cmp(&rewards[a]));

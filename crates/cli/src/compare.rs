@@ -3,18 +3,17 @@
 use crate::asking::{Ended, ask};
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::judging::{Wanted, answers, prompts_exist};
 use crate::sampling_args::SamplingArgs;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data::source::{OnBadRecord, Place};
-use data::world::Labeler;
 use model::sampler::Sampling;
 use reward::choices::Judge;
 use reward::collection::{Collection, K, Settings, Side, weights_of};
-use reward::compare::{Machine, judge_all};
+use reward::compare::judge_all;
 use reward::export::{self, Summary};
-use reward::model::Scorer;
 use reward::win_rates::{Agreement, Verdict};
 use std::path::{Path, PathBuf};
 use train::interrupt::{Interrupt, Stop};
@@ -67,80 +66,14 @@ pub(crate) struct Compare {
     compute: ComputeArgs,
 }
 
-/// Who judges, as it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Wanted {
-    Human,
-    Gold,
-    Labeler(u64),
-    Rewards(PathBuf),
-}
-
-impl Wanted {
-    fn parse(text: &str) -> Result<Self> {
-        let seed = text.strip_prefix("labeler:").map(str::parse);
-        match (text, seed) {
-            ("human", _) => Ok(Self::Human),
-            ("gold", _) => Ok(Self::Gold),
-            ("labeler", _) => Ok(Self::Labeler(1)),
-            (_, Some(Ok(seed))) => Ok(Self::Labeler(seed)),
-            (_, Some(Err(_))) => Err(Usage(format!("--judge {text}: the seed is no number; write labeler:2")).into()),
-            _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
-            _ => {
-                let names = ["human", "gold", "labeler"];
-                let near = names.into_iter().find(|name| strsim::damerau_levenshtein(name, text) <= 2);
-                let hint = near.map_or_else(
-                    || "make a reward model with `gptkit train-rm`, and name its folder".to_owned(),
-                    |near| format!("did you mean {near}?"),
-                );
-                let what = format!("--judge {text}: neither human, gold nor labeler, and no folder");
-                Err(Usage(format!("{what}\n  hint: {hint}")).into())
-            }
-        }
-    }
-
-    fn needs_the_world(&self) -> bool {
-        matches!(self, Self::Gold | Self::Labeler(_))
-    }
-
-    /// What the judge's numbers are called.
-    fn score(&self) -> &'static str {
-        if *self == Self::Gold { "gold" } else { "reward" }
-    }
-
-    /// Its name in a collection; `who` names the person.
-    fn judge(&self, who: Option<&str>) -> Result<Judge> {
-        let (judge, who) = match self {
-            Self::Human => {
-                let user = || ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-                let who = who.map(str::to_owned).or_else(user).filter(|who| !who.trim().is_empty());
-                ("human".to_owned(), who.unwrap_or_else(|| "somebody".to_owned()))
-            }
-            Self::Gold => ("gold".to_owned(), "world".to_owned()),
-            Self::Labeler(seed) => ("labeler".to_owned(), seed.to_string()),
-            Self::Rewards(folder) => {
-                let weights = weights_of(folder)?;
-                (folder.display().to_string(), weights.chars().take(12).collect())
-            }
-        };
-        Ok(Judge { judge, who })
-    }
-}
-
 impl Compare {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
-        let wanted = Wanted::parse(&self.judge)?;
+        let wanted = Wanted::anybody(&self.judge)?;
         if self.who.is_some() && wanted != Wanted::Human {
             return Err(Usage("--who names a person; it goes with --judge human".to_owned()).into());
         }
-        let scorer = match &wanted {
-            Wanted::Rewards(folder) => {
-                let (files, gpt) = self.compute.load(folder)?;
-                Some(Scorer::new(folder, files, gpt)?)
-            }
-            _ => None,
-        };
+        let scorer = wanted.scorer(&self.compute)?;
         let judge = wanted.judge(self.who.as_deref())?;
         let mut collection = self.collection(sampling, &wanted, ui)?;
         let again = format!(
@@ -155,13 +88,8 @@ impl Compare {
             ui.next(&again);
             return Err(Stopped(stop).into());
         }
-        let machine = match (&wanted, &scorer, collection.settings.world()) {
-            (Wanted::Rewards(_), Some(scorer), _) => Some(Machine::Rewards(scorer)),
-            (Wanted::Gold, _, Some(world)) => Some(Machine::Gold(world)),
-            (Wanted::Labeler(seed), _, Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
-            _ => None,
-        };
-        let ended = match machine {
+        let world = collection.settings.prompts().world();
+        let ended = match wanted.machine(scorer.as_ref(), world) {
             Some(machine) => {
                 judge_all(&mut collection, &judge, &machine, &interrupt, ui)?.map_or(Ended::All, Ended::Stopped)
             }
@@ -184,17 +112,8 @@ impl Compare {
     fn collection(&self, sampling: Sampling, wanted: &Wanted, ui: &Ui) -> Result<Collection> {
         let here = self.settings(sampling)?;
         let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("comparisons"), "compare"));
-        let prompts_fit = |prompts: &str| {
-            let is_world = matches!(Place::of(prompts), Ok(Place::World { .. }));
-            if is_world || !wanted.needs_the_world() {
-                return Ok(());
-            }
-            let what =
-                format!("--judge {} knows the embedded world alone, and the prompts are of {prompts}", self.judge);
-            Err(Usage(format!("{what}\n  hint: use --prompts world, or another judge")))
-        };
         if let Some(here) = &here {
-            prompts_fit(&here.prompts)?;
+            wanted.knows(&here.prompts)?;
         }
         let Some(there) = Collection::open(&out)? else {
             let Some(here) = here else {
@@ -215,7 +134,7 @@ impl Compare {
             let hint = "leave out all but --out and --judge to go on with it, or name another folder";
             return Err(Usage(format!("{what}\n  hint: {hint}")).into());
         }
-        prompts_fit(&there.settings.prompts)?;
+        wanted.knows(&there.settings.prompts)?;
         ui.say(&format!("going on with {}: {} prompts", out.display(), there.items.len()));
         Ok(there)
     }
@@ -240,24 +159,12 @@ impl Compare {
             }
             _ => {}
         }
-        for (name, model) in [("a", Some(a)), ("b", self.b.as_ref())] {
-            if let Some(model) = model.filter(|model| !model.is_dir()) {
-                let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
-                return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
-            }
+        answers("a", a)?;
+        self.b.as_deref().map_or(Ok(()), |b| answers("b", b))?;
+        if matches!(Place::of(prompts), Ok(Place::Stdin(_))) {
+            return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
         }
-        match Place::of(prompts) {
-            Ok(Place::World { .. }) => {}
-            Ok(Place::Path(path)) if path.is_file() => {}
-            Ok(Place::Stdin(_)) => {
-                return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
-            }
-            Ok(Place::Path(path)) => {
-                let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
-                return Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into());
-            }
-            Err(what) => return Err(Usage(format!("--prompts {prompts}: {what}\n  hint: write world:300")).into()),
-        }
+        prompts_exist(prompts)?;
         Ok(Some(Settings {
             weights_of_a: weights_of(a)?,
             a: a.clone(),
@@ -380,7 +287,7 @@ impl Said<'_> {
         ui.say(&format!("comparisons: {} in {}{left_out}", export.comparisons, export.path.display()));
         let settings = &collection.settings;
         // What is held out of the world is not for learning.
-        let to_learn = settings.k.is_some() || **wanted == Wanted::Human && settings.world().is_none();
+        let to_learn = settings.k.is_some() || **wanted == Wanted::Human && settings.prompts().world().is_none();
         if to_learn && export.comparisons > 0 {
             ui.next(&format!("gptkit train-rm --init {} --data {}", shell(&settings.a), shell(&export.path)));
         } else if **wanted != Wanted::Human {

@@ -18,6 +18,7 @@ mod finetune;
 mod heat_map;
 mod info;
 mod inspect;
+mod judging;
 mod merge;
 mod plan;
 mod ppo;
@@ -35,6 +36,7 @@ mod sft;
 mod tokenizer;
 mod train_rm;
 mod ui;
+mod win_rates;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -64,6 +66,7 @@ enum Command {
     Score(score::Score),
     Rank(score::Rank),
     Compare(compare::Compare),
+    WinRates(win_rates::WinRates),
     Merge(merge::Merge),
     Plan(plan::Plan),
     Inspect(inspect::Inspect),
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Command::Score(command) => command.run(&ui),
         Command::Rank(command) => command.run(&ui),
         Command::Compare(command) => command.run(&ui),
+        Command::WinRates(command) => command.run(&ui),
         Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),
         Command::Inspect(command) => command.run(&ui),

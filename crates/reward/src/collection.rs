@@ -2,6 +2,7 @@
 //!
 //! Answers are stored as they come and choices as they are made, so that whatever ends a sitting, the next goes on.
 
+use crate::answering::{Answerer, Manner, template_of};
 use crate::choices::{Answer, Choice, Item, Judge, Store};
 use anyhow::{Context, Result, bail, ensure};
 use data::comparison::key;
@@ -13,10 +14,9 @@ use data::source::{OnBadRecord, Place};
 use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
 use data::world::{Instructions, Part};
+use model::Gpt;
 use model::folder::{ModelFolder, load_config};
-use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
-use model::{Gpt, HeadDescription};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -32,8 +32,6 @@ pub const STORE: &str = "comparisons.sqlite";
 pub const WORLD_PROMPTS: u64 = 300;
 /// Answers of one prompt that are ranked at once, at least and at most (Ouyang et al. 2022, §3.5, show 4 to 9).
 pub const K: std::ops::RangeInclusive<usize> = 2..=9;
-/// Answers that are written at once.
-const ROWS: usize = 32;
 /// Answers that are stored together.
 const STORED: usize = 64;
 
@@ -152,12 +150,9 @@ impl Settings {
         if self.k.is_some() { Part::Train } else { Part::HeldOut }
     }
 
-    /// The embedded world's instructions, if the prompts are these.
-    pub fn world(&self) -> Option<Instructions> {
-        match Place::of(&self.prompts) {
-            Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part())),
-            _ => None,
-        }
+    /// Where the prompts are from.
+    pub fn prompts(&self) -> Prompts<'_> {
+        Prompts { source: &self.prompts, count: self.count, part: self.part() }
     }
 
     /// Why all answers to a prompt would be the same, if they would.
@@ -231,24 +226,6 @@ impl PromptReader {
     }
 }
 
-/// How the model in `folder` writes dialogues.
-///
-/// # Errors
-/// When it does not answer.
-fn template_of(folder: &Path) -> Result<Template> {
-    let what = folder.display();
-    ensure!(
-        HeadDescription::load(folder).is_err(),
-        "{what} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers"
-    );
-    let template = Template::load(folder)?;
-    template.with_context(|| {
-        format!(
-            "{what} has no chat template: it was not trained to answer; make it answer with `gptkit sft --init {what}`"
-        )
-    })
-}
-
 /// An open collection, which no other process writes meanwhile.
 #[derive(Debug)]
 pub struct Collection {
@@ -290,9 +267,8 @@ impl Collection {
     /// # Errors
     /// When the prompts cannot be read, there are none, a model does not answer, or `folder` cannot be written.
     pub fn begin(folder: &Path, settings: Settings, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Self> {
-        let readers: Vec<PromptReader> =
-            settings.models().into_iter().map(|(_, model)| PromptReader::of(model)).collect::<Result<_>>()?;
-        let items = Gathering::new(&settings, &readers).gather(on_bad, progress)?;
+        let models: Vec<&Path> = settings.models().into_iter().map(|(_, model)| model).collect();
+        let items = settings.prompts().items(&models, on_bad, progress)?;
         disk::create_dir(folder)?;
         let lock = locked(folder)?;
         let mut store = Store::open(&folder.join(STORE))?;
@@ -329,9 +305,7 @@ impl Collection {
         interrupt: &Interrupt,
         progress: &dyn Progress,
     ) -> Result<Option<Stop>> {
-        let template = template_of(folder)?;
-        let mut ends = files.end_of_text.clone();
-        ends.extend(template.end_token(&files.tokenizer)?);
+        let answerer = Answerer::new(folder, files, gpt)?;
         let unanswered = self.unanswered(side)?;
         let n_samples = self.settings.k.unwrap_or(1);
         let task = progress.task(
@@ -340,28 +314,21 @@ impl Collection {
             Unit::Items,
         );
         task.resume_at(((self.items.len() - unanswered.len()) * n_samples) as u64);
+        let manner = Manner {
+            n_samples,
+            max_new_tokens: self.settings.max_new_tokens,
+            stop: self.settings.stop.clone(),
+            log_probs: None,
+            sampling: self.sampling(side),
+        };
         let mut stop = None;
         for run in runs(&unanswered) {
-            let prompt = |&number: &u64| {
-                let prompt = template.prompt(&self.items[number as usize].prompt)?;
-                Ok(encode(&prompt, &files.tokenizer)?.into_iter().map(|(id, _)| id).collect())
-            };
-            let requests = Requests {
-                prompts: run.iter().map(prompt).collect::<Result<_>>()?,
-                first_prompt: run[0] as u32,
-                n_samples,
-                max_new_tokens: self.settings.max_new_tokens,
-                end_after: 0,
-                most_rows: ROWS,
-                stop: self.settings.stop.clone(),
-                log_probs: None,
-                sampling: self.sampling(side),
-            };
+            let items = &self.items[run[0] as usize..][..run.len()];
             let mut waiting = Vec::new();
             let store = &mut self.store;
-            generate_all(gpt, &files.tokenizer, &ends, &requests, |prompt, sample, completion| {
+            answerer.write(items, &manner, |item, sample, completion| {
                 waiting.push(Answer {
-                    item: run[prompt],
+                    item: item.number,
                     number: if side == Side::B { 1 } else { sample as u64 },
                     model: side.name().to_owned(),
                     text: completion.text.trim().to_owned(),
@@ -462,9 +429,39 @@ fn runs(numbers: &[u64]) -> impl Iterator<Item = &[u64]> {
     numbers.chunk_by(|a, b| a + 1 == *b)
 }
 
-/// Prompts before a collection begins.
+/// Where prompts are from.
+#[derive(Debug, Clone, Copy)]
+pub struct Prompts<'a> {
+    /// File, or `world`, `world:N`, `world:N:SEED`.
+    pub source: &'a str,
+    /// Only so many.
+    pub count: Option<u64>,
+    /// Of the embedded world's instructions.
+    pub part: Part,
+}
+
+impl Prompts<'_> {
+    /// The embedded world's instructions, if the prompts are these.
+    pub fn world(&self) -> Option<Instructions> {
+        match Place::of(self.source) {
+            Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part)),
+            _ => None,
+        }
+    }
+
+    /// Those that all of `models`, which are folders, can read, each once. Says what it left out.
+    ///
+    /// # Errors
+    /// When they cannot be read, there are none, or a model does not answer.
+    pub fn items(&self, models: &[&Path], on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
+        let readers: Vec<PromptReader> = models.iter().map(|model| PromptReader::of(model)).collect::<Result<_>>()?;
+        Gathering::new(*self, &readers).gather(on_bad, progress)
+    }
+}
+
+/// Prompts while they are read.
 struct Gathering<'a> {
-    settings: &'a Settings,
+    from: Prompts<'a>,
     readers: &'a [PromptReader],
     items: Vec<Item>,
     seen: HashSet<u64>,
@@ -473,27 +470,27 @@ struct Gathering<'a> {
 }
 
 impl<'a> Gathering<'a> {
-    fn new(settings: &'a Settings, readers: &'a [PromptReader]) -> Self {
-        Self { settings, readers, items: Vec::new(), seen: HashSet::new(), repeated: 0, too_long: 0 }
+    fn new(from: Prompts<'a>, readers: &'a [PromptReader]) -> Self {
+        Self { from, readers, items: Vec::new(), seen: HashSet::new(), repeated: 0, too_long: 0 }
     }
 
     fn is_full(&self, most: u64) -> bool {
-        self.items.len() as u64 >= self.settings.count.unwrap_or(u64::MAX).min(most)
+        self.items.len() as u64 >= self.from.count.unwrap_or(u64::MAX).min(most)
     }
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
-        let source = &self.settings.prompts;
+        let source = self.from.source;
         match Place::of(source).map_err(anyhow::Error::msg)? {
             Place::World { stories, seed } => {
                 let most = if source == "world" { WORLD_PROMPTS } else { stories };
-                let instructions = Instructions::new(seed, self.settings.part());
+                let instructions = Instructions::new(seed, self.from.part);
                 // Some come again, sums above all.
                 for index in 0..most.saturating_mul(10) {
                     if self.is_full(most) {
                         break;
                     }
                     let prompt = vec![Message::new(Role::User, instructions.instruction(index).prompt)];
-                    self.take(prompt, source.clone(), Some(index))?;
+                    self.take(prompt, source.to_owned(), Some(index))?;
                 }
             }
             _ => {
@@ -564,7 +561,7 @@ pub(crate) mod tests {
 
     /// A collection in `folder` of these prompts and answers, the number of each the world's, if they are its.
     pub(crate) fn collected(folder: &Path, settings: Settings, all: &[(&str, &[&str])]) -> Collection {
-        let is_world = settings.world().is_some();
+        let is_world = settings.prompts().world().is_some();
         let item = |(number, (prompt, _)): (usize, &(&str, &[&str]))| Item {
             number: number as u64,
             place: format!("p.txt line {}", number + 1),

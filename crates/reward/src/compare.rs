@@ -27,14 +27,17 @@ pub enum Machine<'a> {
 }
 
 /// The place of each answer, and what the judge gives each, if it gives numbers.
-type Judged = (Vec<u32>, Option<Vec<f64>>);
+pub(crate) type Judged = (Vec<u32>, Option<Vec<f64>>);
 
 impl Machine<'_> {
     /// What it says of `answers`; nothing when they are too long for it. Answers of the same text have the same place.
-    fn judge(&self, item: &Item, answers: &[Answer]) -> Result<Option<Judged>> {
+    ///
+    /// # Errors
+    /// When it does not know the prompt, or cannot read it.
+    pub(crate) fn judge(&self, item: &Item, answers: &[&str]) -> Result<Option<Judged>> {
         let first: Vec<usize> = first_of_text(answers);
         let distinct: Vec<usize> = distinct(&first);
-        let texts: Vec<&str> = distinct.iter().map(|&i| answers[i].text.as_str()).collect();
+        let texts: Vec<&str> = distinct.iter().map(|&i| answers[i]).collect();
         let of_all = |i: usize| distinct.iter().position(|&d| d == first[i]).unwrap_or(0);
         let spread = |places: Vec<u32>| (0..answers.len()).map(|i| places[of_all(i)]).collect();
         let spread_scores = |scores: Vec<f32>| (0..answers.len()).map(|i| f64::from(scores[of_all(i)])).collect();
@@ -51,7 +54,7 @@ impl Machine<'_> {
             }
             Self::Gold(world) => {
                 let instruction = instruction(world)?;
-                let gold: Vec<f64> = answers.iter().map(|answer| instruction.gold(&answer.text)).collect();
+                let gold: Vec<f64> = answers.iter().map(|answer| instruction.gold(answer)).collect();
                 let narrow: Vec<f32> = gold.iter().map(|&x| x as f32).collect();
                 Ok(Some((places(&narrow), Some(gold))))
             }
@@ -63,9 +66,13 @@ impl Machine<'_> {
 }
 
 /// Of each answer, the number of the first that says the same.
-fn first_of_text(answers: &[Answer]) -> Vec<usize> {
-    let first = |answer: &Answer| answers.iter().position(|other| other.text == answer.text).unwrap_or(0);
+fn first_of_text(answers: &[&str]) -> Vec<usize> {
+    let first = |answer: &&str| answers.iter().position(|other| other == answer).unwrap_or(0);
     answers.iter().map(first).collect()
+}
+
+fn texts(answers: &[Answer]) -> Vec<&str> {
+    answers.iter().map(|answer| answer.text.as_str()).collect()
 }
 
 fn distinct(first: &[usize]) -> Vec<usize> {
@@ -93,7 +100,7 @@ pub fn judge_all(
         let mut stop = None;
         for &number in numbers {
             let item = &collection.items[number as usize];
-            let (ranking, scores) = match machine.judge(item, &answers[number as usize])? {
+            let (ranking, scores) = match machine.judge(item, &texts(&answers[number as usize]))? {
                 Some((places, scores)) => (Some(places), scores),
                 None => (None, None),
             };
@@ -134,7 +141,7 @@ pub struct Question {
 impl Question {
     /// About these answers to a prompt; `seed` and the prompt's number draw the order.
     pub fn new(item: u64, answers: &[Answer], seed: u64) -> Self {
-        let first = first_of_text(answers);
+        let first = first_of_text(&texts(answers));
         let distinct = distinct(&first);
         let n = distinct.len() as u64;
         let shown = (0..n).map(|i| distinct[shuffled(item * n + i, n, seed) as usize]).collect();

@@ -97,7 +97,7 @@ fn export<'a>(
     path: PathBuf,
 ) -> Result<Export> {
     let mut export = Export { path, comparisons: 0, ties: 0, empty: 0 };
-    let world = collection.settings.world();
+    let world = collection.settings.prompts().world();
     let mut lines = String::new();
     for choice in choices {
         let Some(places) = &choice.ranking else { continue };

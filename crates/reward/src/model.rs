@@ -9,6 +9,7 @@ use data::pack::like_lengths;
 use data::template::Template;
 use data::tokenizer::Tokenizer;
 use model::folder::ModelFolder;
+use model::generate::{Completion, Finish};
 use model::{ClassHead, Gpt, HeadDescription, Pass};
 use std::path::Path;
 
@@ -104,6 +105,22 @@ impl Scorer {
     /// model's tokens as they are.
     pub fn reads_as(&self, tokenizer: &Tokenizer, template: &Template) -> bool {
         self.encoder.template.source() == template.source() && self.encoder.tokenizer.agrees_with(tokenizer)
+    }
+
+    /// Each completion after its prompt, as a model wrote it that this [reads as](Scorer::reads_as); the sign that ended it
+    /// is read where the window has room.
+    ///
+    /// # Errors
+    /// When the template has no end of an answer.
+    pub fn sequences<'a>(&self, all: impl Iterator<Item = (&'a [u32], &'a Completion)>) -> Result<Vec<Vec<u32>>> {
+        let end = self.encoder.template.end_token(&self.encoder.tokenizer)?;
+        let sequence = |(prompt, completion): (&[u32], &Completion)| {
+            let mut tokens = [prompt, &completion.tokens].concat();
+            let ended = completion.finish == Finish::EndOfText && tokens.len() < self.encoder.context;
+            tokens.extend(end.filter(|_| ended));
+            tokens
+        };
+        Ok(all.map(sequence).collect())
     }
 
     /// The rewards of `completions` of `prompt`; nothing when one of them does not fit the window.

@@ -96,18 +96,22 @@ impl Verdict {
     }
 }
 
+/// Counted from one side: 1 for a better place than the other's, a half for the same.
+fn hit(own: u32, other: u32) -> f64 {
+    if own < other { 1.0 } else { f64::from(u8::from(own == other)) / 2.0 }
+}
+
+fn share(hits: impl Iterator<Item = f64>) -> Option<Share> {
+    let clusters: Vec<(f64, f64)> = hits.map(|hit| (hit, 1.0)).collect();
+    (!clusters.is_empty()).then(|| Share::of(&clusters))
+}
+
 fn win_rate(choices: &[&Choice]) -> WinRate {
-    // Counted from each side for itself: 1 for a better place than the other's, a half for the same.
-    let hit = |own: u32, other: u32| if own < other { 1.0 } else { f64::from(u8::from(own == other)) / 2.0 };
     let both = |choice: &&&Choice| match choice.ranking.as_deref() {
         Some(&[a, b]) => Some((a, b)),
         _ => None,
     };
     let judged: Vec<(u32, u32)> = choices.iter().filter_map(|choice| both(&choice)).collect();
-    let share = |hits: Vec<f64>| {
-        let clusters: Vec<(f64, f64)> = hits.into_iter().map(|hit| (hit, 1.0)).collect();
-        (!clusters.is_empty()).then(|| Share::of(&clusters))
-    };
     let first = |choice: &&Choice| {
         let (a, b) = both(&choice)?;
         match choice.shown.as_deref()?.first()? {
@@ -115,14 +119,21 @@ fn win_rate(choices: &[&Choice]) -> WinRate {
             _ => Some(hit(b, a)),
         }
     };
-    let n = |holds: fn(u32, u32) -> bool| judged.iter().filter(|&&(a, b)| holds(a, b)).count() as u64;
-    WinRate {
-        wins_of_a: n(|a, b| a < b),
-        wins_of_b: n(|a, b| b < a),
-        ties: n(|a, b| a == b),
-        a_over_b: share(judged.iter().map(|&(a, b)| hit(a, b)).collect()),
-        b_over_a: share(judged.iter().map(|&(a, b)| hit(b, a)).collect()),
-        shown_first: share(choices.iter().filter_map(first).collect()),
+    WinRate { shown_first: share(choices.iter().filter_map(first)), ..WinRate::of(&judged) }
+}
+
+impl WinRate {
+    /// From the places of A's and B's answer to each prompt.
+    pub fn of(judged: &[(u32, u32)]) -> Self {
+        let n = |holds: fn(u32, u32) -> bool| judged.iter().filter(|&&(a, b)| holds(a, b)).count() as u64;
+        Self {
+            wins_of_a: n(|a, b| a < b),
+            wins_of_b: n(|a, b| b < a),
+            ties: n(|a, b| a == b),
+            a_over_b: share(judged.iter().map(|&(a, b)| hit(a, b))),
+            b_over_a: share(judged.iter().map(|&(a, b)| hit(b, a))),
+            shown_first: None,
+        }
     }
 }
 

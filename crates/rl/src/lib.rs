@@ -13,6 +13,7 @@
 //! - [`prompts`]    files of prompts → tokens
 //! - [`provenance`] what a model was made from, round by round
 //! - [`charts`]     reward against KL
+//! - [`bench`]      iterations to be timed
 //! - [`stage`]      begin, go on, evaluate, save
 //!
 //! Beside it:
@@ -21,6 +22,7 @@
 
 pub mod advantage;
 pub mod answers;
+pub mod bench;
 mod charts;
 pub mod compared;
 pub mod config;

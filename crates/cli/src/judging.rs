@@ -1,0 +1,138 @@
+//! Who judges answers, and checks of what they are asked: shared by the commands that compare.
+
+use crate::device::ComputeArgs;
+use crate::ui::Usage;
+use anyhow::Result;
+use data::source::Place;
+use data::world::{Instructions, Labeler};
+use reward::choices::Judge;
+use reward::collection::weights_of;
+use reward::compare::Machine;
+use reward::model::Scorer;
+use std::path::{Path, PathBuf};
+
+/// Who judges, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Human,
+    Gold,
+    Labeler(u64),
+    Rewards(PathBuf),
+}
+
+impl Wanted {
+    /// By its name.
+    pub(crate) fn anybody(text: &str) -> Result<Self> {
+        Self::one_of(&["human", "gold", "labeler"], text)
+    }
+
+    /// The same, but nobody is asked.
+    pub(crate) fn no_human(text: &str) -> Result<Self> {
+        if text == "human" {
+            let what = "--judge human: nobody is asked here";
+            let hint = "use gold, labeler or a reward model; `gptkit compare --a DIR --b DIR` asks people";
+            return Err(Usage(format!("{what}\n  hint: {hint}")).into());
+        }
+        Self::one_of(&["gold", "labeler"], text)
+    }
+
+    fn one_of(names: &[&str], text: &str) -> Result<Self> {
+        let seed = text.strip_prefix("labeler:").map(str::parse);
+        match (text, seed) {
+            ("human", _) => Ok(Self::Human),
+            ("gold", _) => Ok(Self::Gold),
+            ("labeler", _) => Ok(Self::Labeler(1)),
+            (_, Some(Ok(seed))) => Ok(Self::Labeler(seed)),
+            (_, Some(Err(_))) => Err(Usage(format!("--judge {text}: the seed is no number; write labeler:2")).into()),
+            _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
+            _ => {
+                let near = names.iter().find(|name| strsim::damerau_levenshtein(name, text) <= 2);
+                let hint = near.map_or_else(
+                    || "make a reward model with `gptkit train-rm`, and name its folder".to_owned(),
+                    |near| format!("did you mean {near}?"),
+                );
+                let (last, others) = names.split_last().unwrap_or((&"", &[]));
+                let what = format!("--judge {text}: neither {} nor {last}, and no folder", others.join(", "));
+                Err(Usage(format!("{what}\n  hint: {hint}")).into())
+            }
+        }
+    }
+
+    /// Refuses `prompts` that it knows nothing of.
+    pub(crate) fn knows(&self, prompts: &str) -> Result<()> {
+        let name = match self {
+            Self::Gold => "gold".to_owned(),
+            Self::Labeler(1) => "labeler".to_owned(),
+            Self::Labeler(seed) => format!("labeler:{seed}"),
+            Self::Human | Self::Rewards(_) => return Ok(()),
+        };
+        if matches!(Place::of(prompts), Ok(Place::World { .. })) {
+            return Ok(());
+        }
+        let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
+        Err(Usage(format!("{what}\n  hint: use --prompts world, or another judge")).into())
+    }
+
+    /// The reward model that judges, if one does.
+    pub(crate) fn scorer(&self, compute: &ComputeArgs) -> Result<Option<Scorer>> {
+        let Self::Rewards(folder) = self else { return Ok(None) };
+        let (files, gpt) = compute.load(folder)?;
+        Ok(Some(Scorer::new(folder, files, gpt)?))
+    }
+
+    /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
+    pub(crate) fn machine<'a>(&self, scorer: Option<&'a Scorer>, world: Option<Instructions>) -> Option<Machine<'a>> {
+        match (self, world) {
+            (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
+            (Self::Gold, Some(world)) => Some(Machine::Gold(world)),
+            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
+            _ => None,
+        }
+    }
+
+    /// What the judge's numbers are called.
+    pub(crate) fn score(&self) -> &'static str {
+        if *self == Self::Gold { "gold" } else { "reward" }
+    }
+
+    /// Its name in a collection; `who` names the person.
+    pub(crate) fn judge(&self, who: Option<&str>) -> Result<Judge> {
+        let (judge, who) = match self {
+            Self::Human => {
+                let user = || ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+                let who = who.map(str::to_owned).or_else(user).filter(|who| !who.trim().is_empty());
+                ("human".to_owned(), who.unwrap_or_else(|| "somebody".to_owned()))
+            }
+            Self::Gold => ("gold".to_owned(), "world".to_owned()),
+            Self::Labeler(seed) => ("labeler".to_owned(), seed.to_string()),
+            Self::Rewards(folder) => {
+                let weights = weights_of(folder)?;
+                (folder.display().to_string(), weights.chars().take(12).collect())
+            }
+        };
+        Ok(Judge { judge, who })
+    }
+}
+
+/// Refuses a model's folder that is not there; `name` is its option.
+pub(crate) fn answers(name: &str, model: &Path) -> Result<()> {
+    if model.is_dir() {
+        return Ok(());
+    }
+    let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
+    Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into())
+}
+
+/// Refuses prompts that are not there.
+pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
+    match Place::of(prompts) {
+        Ok(Place::World { .. }) => Ok(()),
+        Ok(Place::Path(path)) if path.is_file() => Ok(()),
+        Ok(Place::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
+        Ok(Place::Path(path)) => {
+            let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
+            Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into())
+        }
+        Err(what) => Err(Usage(format!("--prompts {prompts}: {what}\n  hint: write world:300")).into()),
+    }
+}

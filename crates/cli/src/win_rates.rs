@@ -1,0 +1,204 @@
+//! `gptkit win-rates`
+
+use crate::data_args::shell;
+use crate::device::ComputeArgs;
+use crate::judging::{Wanted, answers, prompts_exist};
+use crate::sampling_args::SamplingArgs;
+use crate::ui::{Ui, Usage};
+use anyhow::{Context, Result};
+use clap::Args;
+use data::progress::grouped;
+use data::source::OnBadRecord;
+use data::world::Part;
+use model::sampler::Sampling;
+use reward::answering::Answerer;
+use reward::collection::{Prompts, Tokens};
+use reward::contest::{Contest, Row};
+use reward::model::Scorer;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Compare several ways to answer with a reference model, in one table: win rate, rewards, length, KL
+///
+/// Each answers every prompt once, and is judged beside an answer of the reference. The reference itself is a row, by a
+/// second answer of its own: what chance does. KL is how far a way of answering has gone from the reference, in nats an
+/// answer, measured on its own answers; it is known where tokens are drawn with the models' own probabilities, that is at
+/// --temperature 1 without filters. Of the best of N answers only a bound is known.
+#[derive(Debug, Args)]
+#[command(mut_arg("temperature", |arg| arg.default_value("1")))]
+pub(crate) struct WinRates {
+    /// Model that the others are compared with, for instance the run of `sft` that they were made from
+    #[arg(long, value_name = "DIR")]
+    reference: PathBuf,
+    /// Model to compare (repeatable)
+    #[arg(long, value_name = "DIR", required_unless_present = "best_of")]
+    model: Vec<PathBuf>,
+    /// Compare the best of N answers of the reference, too, by --reward; several N with commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "reward",
+        value_parser = clap::value_parser!(u16).range(2..))]
+    best_of: Vec<u16>,
+    /// Reward model: the mean of what it gives each way's answers is a column
+    #[arg(long, value_name = "DIR")]
+    reward: Option<PathBuf>,
+    /// Prompts, as `compare` takes them: a file, or `world`, `world:N`, `world:N:SEED` for held-out instructions of the
+    /// embedded world
+    #[arg(long, value_name = "PATH")]
+    prompts: String,
+    /// Only the first N prompts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Who judges: `gold`, the embedded world's hidden scorer; `labeler` or `labeler:SEED`, its simulated, noisy labeler; or
+    /// the folder of a reward model
+    #[arg(long, value_name = "gold|labeler|DIR")]
+    judge: String,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// What to do with records that hold no prompt
+    #[arg(long, value_name = "fail|skip", default_value = "fail")]
+    on_bad_record: OnBadRecord,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl WinRates {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let sampling = self.sampling.checked()?;
+        let wanted = Wanted::no_human(&self.judge)?;
+        let best_of = self.checked(&sampling, &wanted)?;
+        let judging = wanted.scorer(&self.compute)?;
+        let rewarding = self.rewarding()?;
+        let prompts = Prompts { source: &self.prompts, count: self.count, part: Part::HeldOut };
+        let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
+        let items = prompts.items(&models, self.on_bad_record, ui)?;
+        let (files, gpt) = self.compute.load(&self.reference)?;
+        let contest = Contest {
+            items: &items,
+            reference: Answerer::new(&self.reference, &files, &gpt)?,
+            machine: wanted.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
+            reward: rewarding.as_ref(),
+            max_new_tokens: self.max_new_tokens as usize,
+            stop: self.sampling.stop.clone(),
+            sampling: sampling.clone(),
+        };
+        self.is_read(&self.reference, &contest.reference, rewarding.as_ref())?;
+        let reference = self.reference.display().to_string();
+        let opponent = contest.opponent(&reference, ui)?;
+        let mut rows = contest.reference(&opponent, &best_of, &reference, ui)?;
+        for (n, folder) in self.model.iter().enumerate() {
+            let (files, gpt) = self.compute.load(folder)?;
+            let model = Answerer::new(folder, &files, &gpt)?;
+            self.is_read(folder, &model, rewarding.as_ref())?;
+            let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
+            rows.insert(1 + n, row);
+        }
+        self.result(&rows, items.len(), &sampling, &wanted, ui)
+    }
+
+    /// Refuses what cannot be obeyed; of how many answers the best are wanted, each once, in order.
+    fn checked(&self, sampling: &Sampling, wanted: &Wanted) -> Result<Vec<usize>> {
+        answers("reference", &self.reference)?;
+        self.model.iter().try_for_each(|model| answers("model", model))?;
+        prompts_exist(&self.prompts)?;
+        wanted.knows(&self.prompts)?;
+        let mut best_of: Vec<usize> = self.best_of.iter().map(|&n| usize::from(n)).collect();
+        best_of.sort_unstable();
+        best_of.dedup();
+        if !best_of.is_empty() && (sampling.temperature == 0.0 || sampling.top_k == Some(1)) {
+            let what = "without chance (--temperature 0, --top-k 1) there is no best of several answers";
+            return Err(Usage(format!("{what}\n  hint: leave that out, or --best-of")).into());
+        }
+        Ok(best_of)
+    }
+
+    fn rewarding(&self) -> Result<Option<Scorer>> {
+        let Some(folder) = &self.reward else { return Ok(None) };
+        if !folder.is_dir() {
+            let hint = "name a run of `gptkit train-rm`";
+            return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", folder.display())).into());
+        }
+        let (files, gpt) = self.compute.load(folder)?;
+        Ok(Some(Scorer::new(folder, files, gpt)?))
+    }
+
+    /// Refuses a reward model that cannot read what `model` writes.
+    fn is_read(&self, folder: &Path, model: &Answerer, scorer: Option<&Scorer>) -> Result<()> {
+        let (Some(reward), Some(scorer)) = (&self.reward, scorer) else { return Ok(()) };
+        if scorer.reads_as(model.tokenizer, &model.template) {
+            return Ok(());
+        }
+        let (reward, model) = (reward.display(), folder.display());
+        let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
+        Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
+    }
+
+    fn result(&self, rows: &[Row], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
+        if self.json {
+            let object = json!({
+                "reference": self.reference,
+                "judge": self.judge,
+                "reward": self.reward,
+                "prompts": { "from": self.prompts, "n": n },
+                "max_new_tokens": self.max_new_tokens,
+                "sampling": Tokens::from(sampling.clone()),
+                "rows": rows,
+            });
+            ui.result(&(object.to_string() + "\n"))?;
+        } else {
+            ui.result(&table(rows, wanted.score()))?;
+        }
+        if let Some(skipped) = rows.iter().map(|row| row.skipped).max().filter(|&n| n > 0) {
+            ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));
+        }
+        // People are worth asking about the model that did best, if it is better at all.
+        let rate = |row: &Row| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
+        let models = rows[1..].iter().zip(&self.model);
+        let best = models.max_by(|(a, _), (b, _)| rate(a).total_cmp(&rate(b)));
+        if let Some((_, best)) = best.filter(|(row, _)| rate(row) > 0.5) {
+            let (best, reference) = (shell(best), shell(&self.reference));
+            let prompts = shell(Path::new(&self.prompts));
+            ui.next(&format!("gptkit compare --a {best} --b {reference} --prompts {prompts} --judge human"));
+        }
+        Ok(())
+    }
+}
+
+/// Columns of numbers on the right of their names; those that say nothing of any row are left out.
+fn table(rows: &[Row], score: &str) -> String {
+    let number = |x: Option<f64>, digits: usize| x.map(|x| format!("{x:.digits$}"));
+    let kl = |row: &Row| match (row.kl, row.kl_bound) {
+        // Sums of many draws, which may be below 0 where there is no difference.
+        (Some(kl), _) => Some(format!("{:.2}", if kl.abs() < 0.005 { 0.0 } else { kl })),
+        (None, bound) => bound.map(|bound| format!("≤ {bound:.2}")),
+    };
+    let column = |head: &str, cell: &dyn Fn(&Row) -> Option<String>| {
+        (head.to_owned(), rows.iter().map(cell).collect::<Vec<_>>())
+    };
+    let columns = [
+        column("wins over reference", &|row| row.win_rate.a_over_b.map(|share| share.to_string())),
+        column(if score == "gold" { "gold" } else { "judge" }, &|row| number(row.mean_score, 3)),
+        column("reward", &|row| number(row.mean_reward, 3)),
+        column("tokens", &|row| number(Some(row.mean_tokens), 1)),
+        column("ended", &|row| Some(format!("{:.1}%", 100.0 * row.ended))),
+        column("KL", &kl),
+    ];
+    let wide = |text: &str| text.chars().count();
+    let names = rows.iter().map(|row| wide(&row.name)).max().unwrap_or(0);
+    let mut lines: Vec<String> =
+        std::iter::once(String::new()).chain(rows.iter().map(|row| row.name.clone())).collect();
+    lines.iter_mut().for_each(|line| *line += &" ".repeat(names - wide(line)));
+    for (head, cells) in columns.into_iter().filter(|(_, cells)| cells.iter().any(Option::is_some)) {
+        let cells = std::iter::once(head).chain(cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned())));
+        let cells: Vec<String> = cells.collect();
+        let width = cells.iter().map(|cell| wide(cell)).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(cells) {
+            *line += &format!("  {cell:>width$}");
+        }
+    }
+    lines.into_iter().map(|line| line + "\n").collect()
+}
