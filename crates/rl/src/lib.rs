@@ -1,7 +1,7 @@
 //! InstructGPT's third step: PPO against a reward model (Ouyang et al. 2022, §3.5 and appendix C.4), and the baseline of
 //! today's users beside it.
 //!
-//! One iteration, in the order of [`ppo`]:
+//! One iteration, in the order of [`mod@ppo`]:
 //! 1. [`rollout`]    prompts → answers, their log-probabilities, values and scores
 //! 2. [`shaping`]    −β·KL at every token, by the estimators of [`kl`]; the score on the last
 //! 3. [`advantage`]  generalized advantage estimation, then whitening
