@@ -39,7 +39,7 @@ impl Dpo {
         set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
         let (outcome, of_world) = match self.run.resumes(&set)? {
             Some(folder) => {
-                let (config, run) = reopened::<DpoConfig>(folder, FILES[0], &[], ui)?;
+                let (config, run) = reopened::<DpoConfig>(folder, "data", FILES[0], &[], ui)?;
                 (rl::dpo::resume(&config, run, &self.run.sitting(&device, ui))?, config.is_of_world())
             }
             None => {

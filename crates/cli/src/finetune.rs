@@ -86,7 +86,7 @@ impl Finetune {
         let mut set = self.config.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let (config, run) = reopened(folder, FILES[0], &[], ui)?;
+                let (config, run) = reopened(folder, "data", FILES[0], &[], ui)?;
                 sft::finetune::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {

@@ -2,16 +2,17 @@
 
 use crate::data_args::{quoted, shell};
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, say_end};
+use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
+use data::progress::Progress;
 use data::source::{OnBadRecord, Place};
-use rl::provenance::Provenance;
+use rl::prompts::FILES;
+use rl::provenance::{Origin, Provenance};
 use rl::{Outcome, PpoConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use train::Resumable;
 
 /// Train a policy for what a reward model prefers, without leaving where it began (PPO)
 ///
@@ -82,11 +83,7 @@ impl Ppo {
         let mut set = self.config.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let run = Resumable::open(folder, ui)?;
-                let path = folder.join("config.toml");
-                // The prompts are in the run's folder; that their sources may be gone is no problem.
-                let set = ["prompts.sources=[\"world\"]", "prompts.validation=[]"];
-                let (_, config) = presets::load::<PpoConfig>(&path.to_string_lossy(), &set.map(str::to_owned))?;
+                let (config, run) = reopened::<PpoConfig>(folder, "prompts", FILES[0], &[], ui)?;
                 rl::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {
@@ -96,7 +93,7 @@ impl Ppo {
                     let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
                     return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", reward.display())).into());
                 }
-                self.check_round(init)?;
+                self.check_round(init, reward, ui)?;
                 set.extend(self.run.settings());
                 let (name, config) = presets::load::<PpoConfig>(&self.config.config, &set)?;
                 rl::ppo(&config, init, reward, &self.run.out(&name), &self.run.sitting(&device, ui))?
@@ -105,9 +102,19 @@ impl Ppo {
         finish(&outcome, ui)
     }
 
-    /// Whether the model in `init` has been through the rounds before the one that was said.
-    fn check_round(&self, init: &Path) -> Result<()> {
-        let before = Provenance::load(init)?.rounds.len() as u32;
+    /// Whether the model in `init` has been through the rounds before the one that was said. A reward model that knows only
+    /// the answers of an earlier policy is worth a word.
+    fn check_round(&self, init: &Path, reward: &Path, ui: &Ui) -> Result<()> {
+        let rounds = Provenance::load(init)?.rounds;
+        let before = rounds.len() as u32;
+        let weights = Origin::of(reward)?.weights;
+        if rounds.iter().any(|round| round.reward.weights == weights) {
+            ui.warn(&format!(
+                "{} is the reward model of an earlier round: it has seen no answer of this policy; {}",
+                reward.display(),
+                new_comparisons(init, reward)
+            ));
+        }
         match self.round {
             Some(round) if round != before + 1 => {
                 let been = if before == 1 { "1 round".to_owned() } else { format!("{before} rounds") };
@@ -121,6 +128,16 @@ impl Ppo {
             _ => Ok(()),
         }
     }
+}
+
+/// How a reward model learns of the answers of the policy in `policy`.
+fn new_comparisons(policy: &Path, reward: &Path) -> String {
+    format!(
+        "`gptkit compare --a {0} --k 6 --prompts world:4000 --judge labeler --temperature 1` ranks them, and `gptkit train-rm \
+         --init {0} --data …` learns it (before: {1})",
+        shell(policy),
+        shell(reward)
+    )
 }
 
 /// Says what the run came to and what is next.

@@ -95,13 +95,14 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
     Ok(init)
 }
 
-/// The run in `folder`, to go on with, and its configuration. Its records are in the file `kept` below it: that their
-/// sources may be gone is no problem, nor that what else `gone` leaves out may be.
+/// The run in `folder`, to go on with, and its configuration. The records of `section` are in the file `kept` below it: that
+/// their sources may be gone is no problem, nor that what else `gone` leaves out may be.
 ///
 /// # Errors
 /// When there is no run, another process writes it, or its configuration is not sound.
 pub(crate) fn reopened<C: DeserializeOwned + Check>(
     folder: &Path,
+    section: &str,
     kept: &str,
     gone: &[&str],
     ui: &Ui,
@@ -109,9 +110,9 @@ pub(crate) fn reopened<C: DeserializeOwned + Check>(
     let run = Resumable::open(folder, ui)?;
     let path = folder.join("config.toml");
     let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set);
-    let own = format!("data.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
-    let without: Vec<String> =
-        [own.as_str(), "data.validation=[]"].iter().chain(gone).map(|set| (*set).to_owned()).collect();
+    let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
+    let none = format!("{section}.validation=[]");
+    let without: Vec<String> = [own.as_str(), none.as_str()].iter().chain(gone).map(|set| (*set).to_owned()).collect();
     let (_, config) = load(&[]).or_else(|_| load(&without))?;
     Ok((config, run))
 }

@@ -79,7 +79,7 @@ impl Sft {
         let mut set = self.config.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let (config, run) = reopened(folder, FILES[0], &[], ui)?;
+                let (config, run) = reopened(folder, "data", FILES[0], &[], ui)?;
                 sft::sft::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {

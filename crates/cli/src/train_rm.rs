@@ -32,7 +32,7 @@ impl TrainRm {
         let mut set = self.comparisons.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let (config, run) = reopened(folder, FILES[0], &["normalization.references=[]"], ui)?;
+                let (config, run) = reopened(folder, "data", FILES[0], &["normalization.references=[]"], ui)?;
                 reward::train_rm::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {

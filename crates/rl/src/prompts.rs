@@ -13,7 +13,7 @@ use data::world::{Instruction, Instructions, Part};
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
-pub(crate) const FILES: [&str; 2] = ["train.prompts", "val.prompts"];
+pub const FILES: [&str; 2] = ["train.prompts", "val.prompts"];
 
 /// A prompt, as the policy reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
