@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use data::progress::grouped;
 use data::source::OnBadRecord;
+use data::template::Template;
+use data::tokenizer::Tokenizer;
 use data::world::Part;
 use model::sampler::Sampling;
 use reward::answering::Answerer;
@@ -76,6 +78,8 @@ impl WinRates {
         let prompts = Prompts { source: &self.prompts, count: self.count, part: Part::HeldOut };
         let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
         let items = prompts.items(&models, self.on_bad_record, ui)?;
+        // Before anything is written, which takes long.
+        models.iter().try_for_each(|model| self.is_read(model, rewarding.as_ref()))?;
         let (files, gpt) = self.compute.load(&self.reference)?;
         let contest = Contest {
             items: &items,
@@ -86,14 +90,12 @@ impl WinRates {
             stop: self.sampling.stop.clone(),
             sampling: sampling.clone(),
         };
-        self.is_read(&self.reference, &contest.reference, rewarding.as_ref())?;
         let reference = self.reference.display().to_string();
         let opponent = contest.opponent(&reference, ui)?;
         let mut rows = contest.reference(&opponent, &best_of, &reference, ui)?;
         for (n, folder) in self.model.iter().enumerate() {
             let (files, gpt) = self.compute.load(folder)?;
             let model = Answerer::new(folder, &files, &gpt)?;
-            self.is_read(folder, &model, rewarding.as_ref())?;
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);
         }
@@ -127,12 +129,13 @@ impl WinRates {
     }
 
     /// Refuses a reward model that cannot read what `model` writes.
-    fn is_read(&self, folder: &Path, model: &Answerer, scorer: Option<&Scorer>) -> Result<()> {
+    fn is_read(&self, model: &Path, scorer: Option<&Scorer>) -> Result<()> {
         let (Some(reward), Some(scorer)) = (&self.reward, scorer) else { return Ok(()) };
-        if scorer.reads_as(model.tokenizer, &model.template) {
+        let tokenizer = Tokenizer::load(model)?;
+        if Template::load(model)?.is_some_and(|template| scorer.reads_as(&tokenizer, &template)) {
             return Ok(());
         }
-        let (reward, model) = (reward.display(), folder.display());
+        let (reward, model) = (reward.display(), model.display());
         let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
         Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
     }
