@@ -150,12 +150,13 @@ def rounded(seconds):
 
 
 def ours(o):
-    """gptkit's seconds of an iteration, in the middle of as many; none when it does not measure PPO."""
+    """gptkit's seconds of an iteration and its parts, in the middle of five."""
     command = [o.gptkit, "bench", "--config", "gpt2-small", "--case", "ppo", "--batch", str(o.batch), "--json",
                "--dtype", "f32" if o.dtype == "f32" else "bf16"]
     lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
-    seconds = [line["ms"] / 1e3 for line in map(json.loads, lines) if line["case"] == "ppo"]
-    return statistics.median(seconds) if seconds else None
+    names = {"ppo_rollout": "rollout_s", "ppo_scoring": "scoring_s", "ppo_optimization": "optimize_s",
+             "ppo_iteration": "total_s"}
+    return {names[line["case"]]: line["ms"] / 1e3 for line in map(json.loads, lines) if line["case"] in names}
 
 
 def main():
@@ -187,8 +188,8 @@ def main():
     print(json.dumps({**what, **rounded(medians)}), flush=True)
     if o.gptkit:
         own = ours(o)
-        ratio = None if own is None else round(medians["total_s"] / own, 3)
-        print(json.dumps({"what": "gptkit", "total_s": own and round(own, 3), "times_as_fast": ratio}))
+        ratios = {name: round(medians[name] / own[name], 2) for name in own}
+        print(json.dumps({"what": "gptkit", **rounded(own), "times_as_fast": ratios}))
 
 
 if __name__ == "__main__":
