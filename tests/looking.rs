@@ -29,6 +29,36 @@ fn the_largest_preset_is_planned_without_being_made() {
 }
 
 #[test]
+fn a_plan_of_ppo_names_every_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |more: &str| gptkit(folder.path(), &format!("plan --stage ppo --dtype bf16 {more}"));
+    let papers = plan("--config ppo-instructgpt --init gpt3-xl --reward gpt3-6.7b --memory 80").ok().out;
+    insta::assert_snapshot!(papers);
+    let small = plan("--memory 80").ok().out;
+    assert!(small.contains("25,600 episodes in 100 iterations of 256"), "{small}");
+    let tight = plan("--memory 0.5").ok().out;
+    assert!(tight.contains("does not fit; it does with --set train.micro_batch="), "{tight}");
+    for (wrong, says) in [
+        ("--data world", "cannot be used with --stage ppo"),
+        ("--tokenizer t.json", "cannot be used with --stage ppo"),
+        ("--devices 8 --device-tflops 300", "cannot be used with --stage ppo"),
+        ("--device cpu", "cannot be used with --stage ppo"),
+        ("--reward nowhere", "no such folder, and no preset"),
+        ("--init ppo-small", "a preset without a model"),
+        ("--init char", "its vocabulary depends on the text"),
+        ("--set policy.lora.rank=200", "over the policy's width of 192"),
+        ("--config small", "small"),
+    ] {
+        let ran = plan(wrong);
+        assert_eq!(ran.code, Some(2), "{wrong}: {}", ran.err);
+        assert!(ran.err.contains(says) && ran.err.contains("hint") && ran.out.is_empty(), "{wrong}: {}", ran.err);
+    }
+    let ran = gptkit(folder.path(), "plan --reward small");
+    assert!(ran.code == Some(2) && ran.err.contains("is for --stage ppo"), "{}", ran.err);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "only shapes are read");
+}
+
+#[test]
 fn a_dry_run_measures_and_does_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let ran = pretrain(folder.path(), "--config char --data world:40 --dry-run --out run").ok();

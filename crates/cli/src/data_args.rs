@@ -71,6 +71,11 @@ impl ConfigArgs {
         set
     }
 
+    /// Whether anything but `--config` and `--set` is given.
+    pub(crate) fn names_text(&self) -> bool {
+        self.settings().len() > self.set.len()
+    }
+
     /// `--set` and all that is short for it.
     pub(crate) fn settings(&self) -> Vec<String> {
         let mut set = self.set.clone();

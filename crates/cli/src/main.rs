@@ -21,6 +21,7 @@ mod inspect;
 mod judging;
 mod merge;
 mod plan;
+mod plan_ppo;
 mod ppo;
 mod predict;
 mod prepare;

@@ -2,13 +2,14 @@
 
 use crate::data_args::ConfigArgs;
 use crate::device::{DeviceChoice, DtypeChoice};
+use crate::plan_ppo;
 use crate::presets;
-use crate::ui::Ui;
+use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use candle_core::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use data::progress::{Progress, Unit, grouped};
-use model::Kind;
+use model::{Kind, ModelConfig};
 use std::path::{Path, PathBuf};
 use train::PretrainConfig;
 use train::plan::{Plan as Needs, machine_memory, measure, settings_that_fit};
@@ -16,12 +17,19 @@ use train::pretrain::settle;
 
 /// Say what a run will take before it takes it: memory by part, work, time
 #[derive(Debug, Args)]
+#[command(mut_arg("config", |config| config.default_value_if("stage", "ppo", "ppo-small")))]
 pub(crate) struct Plan {
+    /// What would run
+    #[arg(long, default_value = "pretrain")]
+    stage: Stage,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Model folder that training would start from
+    /// Model folder that training would start from; of `ppo` the policy, as a folder or a preset [default there: small]
     #[arg(long, value_name = "DIR", conflicts_with = "tokenizer")]
     init: Option<PathBuf>,
+    /// Reward model of `--stage ppo`, as a folder or a preset of its shape [default there: small]
+    #[arg(long, value_name = "DIR|NAME")]
+    reward: Option<PathBuf>,
     /// Devices that share the work, instead of measuring this machine
     #[arg(long, value_name = "N", requires = "device_tflops", value_parser = clap::value_parser!(u32).range(1..))]
     devices: Option<u32>,
@@ -40,6 +48,15 @@ pub(crate) struct Plan {
     /// What products of matrices read, on the processor [default: the configuration's, auto]
     #[arg(long)]
     dtype: Option<DtypeChoice>,
+}
+
+/// A stage whose needs are known
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// `gptkit pretrain`
+    Pretrain,
+    /// `gptkit ppo`, whose default configuration is ppo-small
+    Ppo,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -61,13 +78,37 @@ impl Plan {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut set = self.config.settings();
         set.extend(self.dtype.map(DtypeChoice::setting));
+        let memory = self.memory.map(|gb| (gb * 1e9) as u64);
+        if self.stage == Stage::Ppo {
+            self.check_of_ppo()?;
+            let [policy, reward] = [&self.init, &self.reward].map(Option::as_deref);
+            return plan_ppo::print(&self.config.config, &set, policy, reward, memory, ui);
+        }
+        if self.reward.is_some() {
+            return Err(
+                Usage("--reward is for --stage ppo\n  hint: add --stage ppo, or leave it out".to_owned()).into()
+            );
+        }
         let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
         let devices = self
             .devices
             .zip(self.device_tflops)
             .map(|(n, tflops)| Devices { n, flops_per_s: f64::from(n) * tflops * 1e12 * self.mfu });
-        let memory = self.memory.map(|gb| (gb * 1e9) as u64);
         print(config, self.init.as_deref(), devices.as_ref(), memory, &self.device.open()?, ui)
+    }
+
+    /// What is said of text, tokenizer and time has no meaning where only shapes are read and nothing is measured.
+    fn check_of_ppo(&self) -> Result<()> {
+        let text = self.config.names_text().then_some("--data, --tokenizer and what belongs to them");
+        let devices = self.devices.map(|_| "--devices");
+        let device = (self.device != DeviceChoice::Auto).then_some("--device");
+        match text.or(devices).or(device) {
+            None => Ok(()),
+            Some(what) => {
+                let hint = "of ppo memory and updates are planned, from shapes alone; --memory says how much there is";
+                Err(Usage(format!("{what} cannot be used with --stage ppo\n  hint: {hint}")).into())
+            }
+        }
     }
 }
 
@@ -86,7 +127,7 @@ fn print(
 ) -> Result<()> {
     let rows_per_epoch = settle(&mut config, init, ui)?;
     let plan = Needs::new(&config, rows_per_epoch);
-    ui.result(&(shape(&config, &plan) + &memory_table(&config, &plan, memory)))?;
+    ui.result(&(shape("model", &config.model) + &memory_table(&config, &plan, memory)))?;
     let time = match devices {
         Some(devices) => {
             let seconds = plan.total_flops() / devices.flops_per_s;
@@ -114,30 +155,35 @@ fn print(
     ui.result(&(work(&config, &plan) + &format!("time         {time}\n")))
 }
 
-fn shape(config: &PretrainConfig, plan: &Needs) -> String {
-    let m = &config.model;
+/// Two lines on the model that is called `name` there.
+pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
     let kind = match m.kind {
         Kind::Gpt1 => "GPT-1",
         Kind::Gpt2 => "GPT-2",
         Kind::Gpt3 => "GPT-3",
     };
     format!(
-        "model        {kind} · {} layers · {} heads · width {} · context {} · vocabulary {}\nparameters   {}\n",
+        "{name:13}{kind} · {} layers · {} heads · width {} · context {} · vocabulary {}\nparameters   {}\n",
         m.n_layer,
         m.n_head,
         m.d_model,
         m.context,
         m.vocab_size,
-        grouped(plan.n_params)
+        grouped(m.n_params())
     )
+}
+
+/// The memory that there is, and whose it is.
+pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
+    match limit {
+        Some(limit) => (limit, "of the device"),
+        None => (machine_memory(), "here"),
+    }
 }
 
 fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> String {
     let memory = &plan.memory;
-    let (limit, whose) = match limit {
-        Some(limit) => (limit, "of the device"),
-        None => (machine_memory(), "here"),
-    };
+    let (limit, whose) = limit_and_whose(limit);
     let mut text = format!("memory       {} at the peak of a step, of {} {whose}\n", size(memory.total()), size(limit));
     for (part, bytes) in [
         ("weights", memory.weights),
@@ -194,7 +240,7 @@ fn rounded(x: f64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let bytes = bytes as f64;
     if bytes >= 1e9 { format!("{:.2} GB", bytes / 1e9) } else { format!("{:.0} MB", (bytes / 1e6).ceil()) }
 }

@@ -50,6 +50,12 @@ impl Check for LoraConfig {
 }
 
 impl LoraConfig {
+    /// Count of the numbers that adapters of a model of shape `config` train.
+    pub fn n_trained(&self, config: &ModelConfig) -> u64 {
+        // Of each block D → 3D, D → D, D → 4D and 4D → D, inputs and outputs together.
+        (16.0 * self.rank as f64 * config.d_model as f64 * config.n_layer as f64) as u64
+    }
+
     /// What `B·A` is multiplied with.
     fn scale(&self) -> f64 {
         self.alpha / self.rank as f64
@@ -469,6 +475,16 @@ mod tests {
     fn loss(config: &ModelConfig, weights: &Weights, pass: Pass) -> Tensor {
         let gpt = Gpt::new(config, weights.params(), Precision::F32).unwrap();
         gpt.loss(&Input::windows(&ids()).unwrap(), &ids(), pass, 1.0).unwrap()
+    }
+
+    #[test]
+    fn adapters_are_counted_before_they_are_made() {
+        for kind in KINDS {
+            let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
+            let lora = LoraConfig { rank: 2, alpha: 3.0 };
+            let adapters = Adapters::new(&lora, &config, &params, Path::new("base"), &[], 1).unwrap();
+            assert_eq!(lora.n_trained(&config), adapters.n_trained());
+        }
     }
 
     #[test]

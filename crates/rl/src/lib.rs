@@ -14,6 +14,7 @@
 //! - [`provenance`] what a model was made from, round by round
 //! - [`charts`]     reward against KL
 //! - [`bench`]      iterations to be timed
+//! - [`plan`]       memory and updates before any are spent
 //! - [`stage`]      begin, go on, evaluate, save
 //!
 //! Beside it:
@@ -32,6 +33,7 @@ pub mod dpo;
 mod golden;
 pub mod kl;
 pub mod loss;
+pub mod plan;
 mod policy;
 mod ppo;
 pub mod prompts;

@@ -13,6 +13,7 @@
 //! - [`objective`] what a stage trains for
 //! - [`fit`]       the one step, and the loop around it
 //! - [`overview`]  the runs of a folder at a glance
+//! - [`memory`]    what a step holds, by part
 //! - [`plan`]      memory and time before they are spent
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
@@ -24,6 +25,7 @@ mod events;
 pub mod fit;
 pub mod guard;
 pub mod interrupt;
+pub mod memory;
 pub mod objective;
 pub mod optimizer;
 pub mod overview;

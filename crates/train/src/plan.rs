@@ -3,13 +3,14 @@
 use crate::config::{Recompute, TrainConfig};
 use crate::fit::Trainer;
 use crate::guard::Guard;
+pub use crate::memory::Memory;
 use crate::objective::LanguageModeling;
 use crate::pretrain::PretrainConfig;
 use crate::schedule::Schedule;
 use anyhow::Result;
 use candle_core::Device;
 use data::batch::Batch;
-use model::{Gpt, Kind, ModelConfig, Params};
+use model::{Gpt, ModelConfig, Params};
 use std::time::Instant;
 
 /// What a run will take.
@@ -28,94 +29,6 @@ pub struct Plan {
     /// Tokens that validations read.
     pub n_validation_tokens: u64,
 }
-
-/// Bytes at the moment of a step when most are in use, on a processor.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// The model's, f32.
-    pub weights: u64,
-    /// The same in the order in which products read them.
-    pub packed: u64,
-    /// Of the weights, f32.
-    pub gradients: u64,
-    /// AdamW's two moments.
-    pub optimizer: u64,
-    /// What the forward pass keeps for the backward pass, and what both work in.
-    pub activations: u64,
-    /// Scores of every token of the vocabulary, for as many tokens as are scored together.
-    pub logits: u64,
-    /// Batches read ahead.
-    pub data: u64,
-    /// The program, and what its allocator holds between tensors.
-    pub overhead: u64,
-}
-
-impl Memory {
-    /// All parts.
-    pub fn total(&self) -> u64 {
-        let Self { weights, packed, gradients, optimizer, activations, logits, data, overhead } = *self;
-        let parts = [weights, packed, gradients, optimizer, activations, logits, data, overhead];
-        parts.iter().fold(0, |sum: u64, &part| sum.saturating_add(part))
-    }
-
-    /// What a step of `train` on `model` takes, at the moment when it takes most: when there are scores, or when the last
-    /// gradient is there.
-    pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
-        let (scored, done) = Self::moments(model, train);
-        if scored.total() > done.total() { scored } else { done }
-    }
-
-    fn moments(model: &ModelConfig, train: &TrainConfig) -> (Self, Self) {
-        let n = |n: usize| n as f64;
-        let (d, v, layers) = (n(model.d_model), n(model.vocab_size), n(model.n_layer));
-        let tokens = train.micro_batch().saturating_mul(model.context);
-        let params = model.n_params() as f64;
-        let (full, stored) = (4.0, n(train.dtype.precision().bytes()));
-        let or_none = |there: bool, bytes: f64| if there { bytes } else { 0.0 };
-        // Of a block, for each token, in widths: two norms, queries, keys and values, what attention mixes, and what the
-        // MLP's GELU reads; GPT-1's attention reads what no norm keeps.
-        let block = stored * (10.0 + or_none(model.kind == Kind::Gpt1, 1.0));
-        let kept = match train.recompute {
-            Recompute::None => layers * block,
-            Recompute::Blocks => layers * full + block,
-        };
-        // Gradients of a block's parts, and the stream and its gradient where candle hands them on.
-        let dropout = model.residual_dropout > 0.0 || model.embedding_dropout > 0.0;
-        let passing = 9.0 * stored + 6.0 * full + or_none(dropout, full);
-        let packed = |directions: f64| (stored * (directions * layers * 12.0 * d * d + v * d)) as u64;
-        // Blocks have gradients and transposed weights from the backward pass of the first micro-batch on.
-        let several = train.micro_batch() < train.batch_size;
-        let done = Self {
-            weights: (full * params) as u64,
-            packed: packed(2.0),
-            gradients: (full * params) as u64,
-            optimizer: (2.0 * full * params) as u64,
-            activations: (n(tokens) * d * (block + passing)) as u64,
-            logits: 0,
-            data: (full * 2.0 * BATCHES * n(train.batch_size) * n(model.context)) as u64,
-            overhead: 0,
-        };
-        let scored = Self {
-            packed: if several { done.packed } else { packed(1.0) },
-            gradients: if several { done.gradients } else { (full * v * d) as u64 },
-            activations: (n(tokens) * d * (kept + passing)) as u64,
-            logits: ops::scores_bytes(tokens, model.vocab_size, train.dtype.precision()),
-            ..done
-        };
-        let whole = |parts: Self| Self {
-            overhead: PROGRAM.saturating_add((parts.total() as f64 * BETWEEN_TENSORS) as u64),
-            ..parts
-        };
-        (whole(scored), whole(done))
-    }
-}
-
-/// Batches in memory: read ahead, on their way, and in use.
-const BATCHES: f64 = 6.0;
-/// Bytes of the program itself with its threads and tokenizer, as measured.
-const PROGRAM: u64 = 55_000_000;
-/// Share of memory that the allocator holds beyond what is in use, as measured.
-const BETWEEN_TENSORS: f64 = 0.1;
 
 /// Floating-point operations for one token, forward and backward, a multiplication and an addition being two.
 #[derive(Debug, Clone, Copy, PartialEq)]

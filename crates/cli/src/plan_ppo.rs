@@ -1,0 +1,139 @@
+//! `gptkit plan --stage ppo`
+
+use crate::plan::{limit_and_whose, shape, size};
+use crate::presets;
+use crate::ui::{Ui, Usage};
+use anyhow::Result;
+use data::progress::grouped;
+use model::ModelConfig;
+use model::folder::load_config;
+use rl::PpoConfig;
+use rl::plan::{Phase, Plan, settings_that_fit};
+use std::path::Path;
+use train::PretrainConfig;
+
+/// The plan of the configuration `given` with `set`, for models of the shapes that `policy` and `reward` have.
+pub(crate) fn print(
+    given: &str,
+    set: &[String],
+    policy: Option<&Path>,
+    reward: Option<&Path>,
+    memory: Option<u64>,
+    ui: &Ui,
+) -> Result<()> {
+    let (_, config) = presets::load::<PpoConfig>(given, set)?;
+    let (policy, reward) = (model("--init", policy)?, model("--reward", reward)?);
+    if let Some(lora) = config.policy.lora.as_ref().filter(|lora| lora.rank > policy.d_model) {
+        let what = format!("policy.lora.rank = {} is over the policy's width of {}", lora.rank, policy.d_model);
+        return Err(Usage(format!("{what}\n  hint: use 8")).into());
+    }
+    let plan = Plan::new(&config, &policy, &reward);
+    let shapes = shape("policy", &policy) + &shape("reward", &reward);
+    ui.result(&(shapes + &memory_table(&config, &plan, [&policy, &reward], memory) + &run(&config, &plan)))
+}
+
+/// The shape of the model that `flag` names: a preset, or a folder.
+fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
+    let name = named.map_or_else(|| "small".into(), Path::to_string_lossy);
+    let of_ppo = ["finetune-", "sft-", "rm-", "ppo-", "dpo-"].iter().any(|stage| name.starts_with(stage));
+    let preset = presets::PRESETS.iter().any(|(preset, _)| *preset == name);
+    if preset && !of_ppo {
+        let (_, PretrainConfig { mut model, tokenizer, .. }) = presets::load(&name, &[])?;
+        if model.vocab_size == 0 {
+            model.vocab_size = tokenizer.vocab_size.unwrap_or(0);
+        }
+        if model.vocab_size == 0 {
+            let what = format!("{flag} {name}: its vocabulary depends on the text");
+            return Err(Usage(format!("{what}\n  hint: name the folder of a model that was trained on it")).into());
+        }
+        return Ok(model);
+    }
+    let folder = Path::new(&*name);
+    if !folder.is_dir() {
+        let what = match preset {
+            true => "a preset without a model",
+            false => "no such folder, and no preset of that name",
+        };
+        let hint = "name a model folder, or a preset of `gptkit pretrain`, for instance gpt3-xl";
+        return Err(Usage(format!("{flag} {name}: {what}\n  hint: {hint}")).into());
+    }
+    load_config(folder)
+}
+
+fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig; 2], limit: Option<u64>) -> String {
+    let (limit, whose) = limit_and_whose(limit);
+    let mut text = format!(
+        "memory       {} at the peak, {}, of {} {whose}\n",
+        size(plan.peak()),
+        match plan.busiest().0 {
+            Phase::Answering => "while the policy answers",
+            Phase::Scoring => "while answers are scored",
+            Phase::Policy => "in an update of the policy",
+            Phase::Value => "in an update of the value network",
+        },
+        size(limit)
+    );
+    text += &format!("  {:12}{:>11}{:>11}{:>11}{:>11}\n", "", "policy", "reference", "value", "reward");
+    let networks = [&plan.policy, &plan.reference, &plan.value, &plan.reward];
+    let cell = |bytes| if bytes == 0 { "–".to_owned() } else { size(bytes) };
+    let row = |name: &str, cells: &[u64]| {
+        let cells: String = cells.iter().map(|&bytes| format!("{:>11}", cell(bytes))).collect();
+        format!("  {name:12}{cells}\n")
+    };
+    for (name, part) in [
+        ("weights", networks.map(|memory| memory.weights)),
+        ("packed", networks.map(|memory| memory.packed)),
+        ("gradients", networks.map(|memory| memory.gradients)),
+        ("optimizer", networks.map(|memory| memory.optimizer)),
+        ("activations", networks.map(|memory| memory.activations)),
+        ("logits", networks.map(|memory| memory.logits)),
+    ] {
+        text += &row(name, &part);
+    }
+    text += &row("average", &[plan.average]);
+    text += &row("cache", &[plan.cache]);
+    text += &row("at all times", &[plan.standing]);
+    for (phase, bytes) in &plan.phases {
+        let name = match phase {
+            Phase::Answering => "+ answering",
+            Phase::Scoring => "+ scoring",
+            Phase::Policy => "+ policy",
+            Phase::Value => "+ value",
+        };
+        text += &row(name, &[*bytes]);
+    }
+    text += &row("the rest", &[plan.overhead()]);
+    if plan.peak() > limit {
+        text += &match settings_that_fit(config, policy, reward, limit) {
+            Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
+            None => format!(
+                "  does not fit: weights, optimizers and what is only read take {} at all times; use smaller models{}\n",
+                size(plan.standing),
+                if plan.value.total() > 0 { ", or --set value.shared=true" } else { "" }
+            ),
+        };
+    }
+    text
+}
+
+fn run(config: &PpoConfig, plan: &Plan) -> String {
+    let episodes = config.train.batch_size / config.policy.minibatches;
+    let run = match plan.length {
+        Some(length) => format!(
+            "{} episodes in {} iterations of {} · {} updates of {}",
+            grouped(length.episodes),
+            grouped(length.iterations),
+            grouped(config.train.batch_size as u64),
+            grouped(length.updates),
+            grouped(episodes as u64)
+        ),
+        None => format!(
+            "iterations of {} episodes, for passes over prompts that are not read here",
+            config.train.batch_size
+        ),
+    };
+    format!(
+        "run          {run}\nsequences    {} tokens each, the most that fit: prompts are not read here\n",
+        plan.longest
+    )
+}

@@ -1,0 +1,163 @@
+//! Memory of a step by part, before any is taken.
+
+use crate::config::{Recompute, TrainConfig};
+use model::{Kind, ModelConfig};
+use ops::Precision;
+
+/// Bytes at the moment of a step when most are in use, on a processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The model's, f32.
+    pub weights: u64,
+    /// The same in the order in which products read them.
+    pub packed: u64,
+    /// Of the weights, f32.
+    pub gradients: u64,
+    /// AdamW's two moments.
+    pub optimizer: u64,
+    /// What the forward pass keeps for the backward pass, and what both work in.
+    pub activations: u64,
+    /// Scores of every token of the vocabulary, for as many tokens as are scored together.
+    pub logits: u64,
+    /// Batches read ahead.
+    pub data: u64,
+    /// The program, and what its allocator holds between tensors.
+    pub overhead: u64,
+}
+
+/// What a step works on at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Portion {
+    /// Tokens of a micro-batch.
+    pub tokens: usize,
+    /// Whether a batch has several.
+    pub several: bool,
+    /// Whether the vocabulary is scored: a head alone reads no table of tokens.
+    pub scores: bool,
+    /// Numbers of the adapters, where they alone are trained.
+    pub adapters: Option<u64>,
+}
+
+/// Bytes for each token and width.
+struct PerToken {
+    /// What a block keeps.
+    block: f64,
+    /// What passes from block to block, and what they work in.
+    passing: f64,
+}
+
+impl PerToken {
+    fn of(model: &ModelConfig, precision: Precision) -> Self {
+        let (full, stored) = (4.0, precision.bytes() as f64);
+        // Two norms, queries, keys and values, what attention mixes, and what the MLP's GELU reads; GPT-1's attention reads
+        // what no norm keeps.
+        let block = stored * (10.0 + or_none(model.kind == Kind::Gpt1, 1.0));
+        // Gradients of a block's parts, and the stream and its gradient where candle hands them on.
+        let dropout = model.residual_dropout > 0.0 || model.embedding_dropout > 0.0;
+        Self { block, passing: 9.0 * stored + 6.0 * full + or_none(dropout, full) }
+    }
+}
+
+/// Of sizes that may be beyond any machine.
+pub fn sum(parts: impl IntoIterator<Item = u64>) -> u64 {
+    parts.into_iter().fold(0, u64::saturating_add)
+}
+
+fn or_none(there: bool, bytes: f64) -> f64 {
+    if there { bytes } else { 0.0 }
+}
+
+/// Weights of the blocks' matrices.
+fn matrices(model: &ModelConfig) -> f64 {
+    model.n_layer as f64 * 12.0 * model.d_model as f64 * model.d_model as f64
+}
+
+impl Memory {
+    /// All parts.
+    pub fn total(&self) -> u64 {
+        let Self { weights, packed, gradients, optimizer, activations, logits, data, overhead } = *self;
+        sum([weights, packed, gradients, optimizer, activations, logits, data, overhead])
+    }
+
+    /// What a step of `train` on `model` takes, at the moment when it takes most.
+    pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
+        let tokens = train.micro_batch().saturating_mul(model.context);
+        let several = train.micro_batch() < train.batch_size;
+        let step = Self::of_step(model, train, &Portion { tokens, several, scores: true, adapters: None });
+        let data = (4.0 * 2.0 * BATCHES * train.batch_size as f64 * model.context as f64) as u64;
+        let parts = Self { data, ..step };
+        Self { overhead: Self::overhead(parts.total()), ..parts }
+    }
+
+    /// The same of steps that read `portion` at a time, without data and overhead: when there are scores, or when the last
+    /// gradient is there.
+    pub fn of_step(model: &ModelConfig, train: &TrainConfig, portion: &Portion) -> Self {
+        let precision = train.dtype.precision();
+        let n = |n: usize| n as f64;
+        let (d, v, full) = (n(model.d_model), n(model.vocab_size), 4.0);
+        let PerToken { block, passing } = PerToken::of(model, precision);
+        let kept = match train.recompute {
+            Recompute::None => n(model.n_layer) * block,
+            Recompute::Blocks => n(model.n_layer) * full + block,
+        };
+        let (params, matrices, table) = (model.n_params() as f64, matrices(model), or_none(portion.scores, v * d));
+        // Adapted matrices have a copy that is never changed, and gradients until those of the adapters are made of them.
+        let (weights, gradients, first_gradient, trained) = match portion.adapters {
+            None => (params, params, table, params),
+            Some(adapters) => (params + matrices + adapters as f64, matrices, 0.0, adapters as f64),
+        };
+        let done = Self {
+            weights: (full * weights) as u64,
+            packed: Self::packed(model, precision, 2, portion.scores),
+            gradients: (full * gradients) as u64,
+            optimizer: (2.0 * full * trained) as u64,
+            activations: Self::activations(model, precision, portion.tokens),
+            ..Self::default()
+        };
+        // Blocks have gradients and transposed weights from the backward pass of the first micro-batch on.
+        let scored = Self {
+            packed: if portion.several { done.packed } else { Self::packed(model, precision, 1, portion.scores) },
+            gradients: if portion.several { done.gradients } else { (full * first_gradient) as u64 },
+            activations: (n(portion.tokens) * d * (kept + passing)) as u64,
+            logits: match portion.scores {
+                true => ops::scores_bytes(portion.tokens, model.vocab_size, precision),
+                false => 0,
+            },
+            ..done
+        };
+        if scored.total() > done.total() { scored } else { done }
+    }
+
+    /// Of a model that is only read: what it holds at all times.
+    pub fn of_frozen(model: &ModelConfig, precision: Precision, scores: bool) -> Self {
+        Self {
+            weights: model.n_params().saturating_mul(4),
+            packed: Self::packed(model, precision, 1, scores),
+            ..Self::default()
+        }
+    }
+
+    /// Packed weights: of the blocks for products in so many `directions`, of the table of tokens where it `scores`.
+    pub fn packed(model: &ModelConfig, precision: Precision, directions: u32, scores: bool) -> u64 {
+        let table = or_none(scores, model.vocab_size as f64 * model.d_model as f64);
+        (precision.bytes() as f64 * (f64::from(directions) * matrices(model) + table)) as u64
+    }
+
+    /// At most what a pass over `tokens` works in where each block forgets what the one before it kept.
+    pub fn activations(model: &ModelConfig, precision: Precision, tokens: usize) -> u64 {
+        let PerToken { block, passing } = PerToken::of(model, precision);
+        (tokens as f64 * model.d_model as f64 * (block + passing)) as u64
+    }
+
+    /// The program, and what its allocator holds between tensors of so many `bytes`.
+    pub fn overhead(bytes: u64) -> u64 {
+        PROGRAM.saturating_add((bytes as f64 * BETWEEN_TENSORS) as u64)
+    }
+}
+
+/// Batches in memory: read ahead, on their way, and in use.
+const BATCHES: f64 = 6.0;
+/// Bytes of the program itself with its threads and tokenizer, as measured.
+const PROGRAM: u64 = 55_000_000;
+/// Share of memory that the allocator holds beyond what is in use, as measured.
+const BETWEEN_TENSORS: f64 = 0.1;
