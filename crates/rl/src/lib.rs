@@ -13,7 +13,7 @@
 //! - [`prompts`]    files of prompts → tokens
 //! - [`provenance`] what a model was made from, round by round
 //! - [`charts`]     reward against KL
-//! - [`bench`]      iterations to be timed
+//! - [`mod@bench`]  iterations to be timed
 //! - [`plan`]       memory and updates before any are spent
 //! - [`stage`]      begin, go on, evaluate, save
 //!
