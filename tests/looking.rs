@@ -35,7 +35,7 @@ fn a_plan_of_ppo_names_every_network() {
     let papers = plan("--config ppo-instructgpt --init gpt3-xl --reward gpt3-6.7b --memory 80").ok().out;
     insta::assert_snapshot!(papers);
     let small = plan("--memory 80").ok().out;
-    assert!(small.contains("25,600 episodes in 100 iterations of 256"), "{small}");
+    assert!(small.contains("10,240 episodes in 40 iterations of 256"), "{small}");
     let tight = plan("--memory 0.5").ok().out;
     assert!(tight.contains("does not fit; it does with --set train.micro_batch="), "{tight}");
     for (wrong, says) in [
