@@ -157,7 +157,7 @@ impl Models {
             init.display()
         );
         let ends = match &config.rollout.end {
-            None => template.end_token(&policy.tokenizer)?.into_iter().chain(policy.end_of_text.clone()).collect(),
+            None => policy.ends(&template)?,
             Some(end) => {
                 let tokens = policy.tokenizer.encode(end)?;
                 let n = tokens.len();
@@ -171,7 +171,7 @@ impl Models {
 
 /// There is none while PPO runs: the policy that speaks must be the one that learns.
 fn no_dropout(config: &mut ModelConfig) {
-    DropoutConfig { embedding: Some(0.0), attention: Some(0.0), residual: Some(0.0) }.apply(config);
+    DropoutConfig::default().or_none().apply(config);
 }
 
 fn count(params: &Params) -> u64 {
