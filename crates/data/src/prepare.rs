@@ -3,8 +3,8 @@
 use crate::disk;
 use crate::progress::{Progress, Task, Unit};
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
-use crate::source::{self, DataConfig, Form, Input, Place};
-use crate::text::{Cut, Piece, Reader, Skipped};
+use crate::source::{self, DataConfig, Form, Input, OnBadRecord, Place};
+use crate::text::{Cut, Reader};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerKind};
 use crate::world::World;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
+
+pub use crate::text::{Piece, Skipped};
 
 /// Text ready for training.
 #[derive(Debug)]
@@ -273,6 +275,23 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
             "{skipped} bad records were left out, the first: {first} (counts by kind in manifest.json)"
         ));
     }
+}
+
+/// Hands the documents of `path`, a source as [`crate::source::SourceConfig::path`] names it, to `sink`, in pieces that have
+/// by themselves the tokens that they have in the document.
+///
+/// # Errors
+/// When it is stdin or prepared text, cannot be read, holds a bad record unless these are left out, or `sink` fails.
+pub fn read_text(
+    path: &str,
+    tokenizer: &Tokenizer,
+    on_bad_record: OnBadRecord,
+    progress: &dyn Progress,
+    sink: &mut dyn FnMut(Piece) -> Result<()>,
+) -> Result<Skipped> {
+    let place = Place::of(path).map_err(|what| anyhow!("{path}: {what}"))?;
+    let data = DataConfig { on_bad_record, ..DataConfig::default() };
+    Texts { data: &data, places: Vec::new(), progress }.read(&place, &format!("reading {path}"), tokenizer.cut(), sink)
 }
 
 /// The sources being read.

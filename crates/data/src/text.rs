@@ -10,12 +10,13 @@ use std::path::Path;
 
 /// A part of a document that can be tokenized by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) text: String,
+pub struct Piece {
+    /// It.
+    pub text: String,
     /// Whether the document begins with it.
-    pub(crate) first: bool,
+    pub first: bool,
     /// Whether the document ends with it.
-    pub(crate) last: bool,
+    pub last: bool,
 }
 
 /// Where a document may be cut without a change of its tokens.

@@ -1,2 +1,36 @@
 //! What a language model can do, asked as GPT-2's and GPT-3's papers ask it: without examples, or with a few in its context
 //! (Radford et al. 2019, §3; Brown et al. 2020, §2.4).
+//!
+//! - [`task`]       a task file, and its templates
+//! - [`records`]    where its records come from
+//! - [`arithmetic`], [`scramble`] GPT-3's synthetic tasks
+//! - [`instance`]   a record → what is asked, and what would be right
+//! - [`shots`]      demonstrations that fit; all of it as tokens
+//! - [`score`]      what a model makes of instances
+//! - [`answers`], [`bleu`], [`rouge`] what is written against what is right
+//! - [`perplexity`] how likely a text is, through a sliding window
+//! - [`overlap`]    which instances a model may have seen
+//! - [`figures`]    figures with their standard errors
+//! - [`run`]        models × tasks × numbers of demonstrations, resumable
+//! - [`report`], [`chart`] tables and pictures
+
+pub mod answers;
+pub mod arithmetic;
+pub mod bleu;
+mod bootstrap;
+pub mod chart;
+mod detokenize;
+pub mod figures;
+pub mod instance;
+pub mod overlap;
+pub mod perplexity;
+pub mod records;
+pub mod report;
+pub mod rouge;
+pub mod run;
+pub mod score;
+pub mod scramble;
+pub mod shots;
+mod stop_words;
+pub mod task;
+mod template;

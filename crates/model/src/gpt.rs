@@ -234,6 +234,14 @@ impl Gpt {
         token_log_probs(states, &self.embedding.tokens, tokens, temperature, self.precision, pass.trains())
     }
 
+    /// Logits after each of `states`, `[N, D]`, some of what [`Gpt::hidden`] gave without a graph. Returns `[N, V]`.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub fn logits_of_hidden(&self, states: &Tensor) -> Result<Tensor> {
+        self.unembed(states, Pass::Eval)
+    }
+
     /// Logits of the token after each sequence of `input`, `[B, V]`. The sequences go on from those that `cache` holds, row
     /// by row, and are added to it.
     ///

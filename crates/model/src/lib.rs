@@ -13,6 +13,7 @@
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
 //! - [`mod@generate_all`] many prompts → continuations, in a batch whose places never stay empty
+//! - [`likelihood`] how likely continuations are
 //! - [`folder`]   Hugging Face folders, both ways
 
 pub mod block;
@@ -23,6 +24,7 @@ pub mod generate_all;
 pub mod gpt;
 pub mod heads;
 pub mod init;
+pub mod likelihood;
 pub mod lora;
 pub mod params;
 pub mod sampler;

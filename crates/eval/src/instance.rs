@@ -1,0 +1,209 @@
+//! A record → what is asked of a model, and what would be right.
+
+use crate::task::{Scoring, TaskConfig};
+use crate::template::Templates;
+use anyhow::{Result, anyhow};
+use data::record::{Bad, Row};
+use minijinja::Value;
+
+/// A task that is ready to read records.
+#[derive(Debug)]
+pub struct Task {
+    /// What it is called, with its variant: `arithmetic:2d+`.
+    pub name: String,
+    /// Its file.
+    pub config: TaskConfig,
+    /// Which variant of it this is; may be empty.
+    pub variant: String,
+    templates: Templates,
+}
+
+/// A record as it is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// Its file and line.
+    pub place: String,
+    /// What the model goes on with.
+    pub prompt: String,
+    /// What could or should follow.
+    pub asked: Asked,
+}
+
+/// What could or should follow a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// One of these.
+    Choice {
+        /// What would follow, as many as there are choices.
+        answers: Vec<String>,
+        /// The place of the right one.
+        right: usize,
+    },
+    /// Something that is held against right answers.
+    Free {
+        /// What follows in a demonstration.
+        answer: String,
+        /// Right answers, at least one.
+        accept: Vec<String>,
+    },
+    /// This.
+    Word(String),
+}
+
+impl Instance {
+    /// The record as a demonstration.
+    pub fn shown(&self) -> String {
+        let answer = match &self.asked {
+            Asked::Choice { answers, right } => &answers[*right],
+            Asked::Free { answer, .. } | Asked::Word(answer) => answer,
+        };
+        format!("{}{answer}", self.prompt)
+    }
+}
+
+impl Task {
+    /// The task called `name` of a checked `config`.
+    ///
+    /// # Errors
+    /// When a template cannot be read.
+    pub fn new(name: &str, config: TaskConfig, variant: &str) -> Result<Self> {
+        let templates = Templates::new(&config).map_err(|wrong| {
+            let all: Vec<String> = wrong.iter().map(|(key, what)| format!("{key}: {what}")).collect();
+            anyhow!("task {name}: {}", all.join("; "))
+        })?;
+        let name = if variant.is_empty() { name.to_owned() } else { format!("{name}:{variant}") };
+        Ok(Self { name, config, variant: variant.to_owned(), templates })
+    }
+
+    /// What stands above all demonstrations of `row`; may be empty.
+    ///
+    /// # Errors
+    /// When the record lacks what the template reads.
+    pub fn instruction(&self, row: &Row) -> Result<String, Bad> {
+        self.templates.text("instruction", row, &self.variant, None)
+    }
+
+    /// What is asked of `row`.
+    ///
+    /// # Errors
+    /// When the record lacks what the task reads, the right choice is none of the choices, or an answer is empty.
+    pub fn instance(&self, row: &Row) -> Result<Instance, Bad> {
+        let text = |key, choice: Option<&str>| self.templates.text(key, row, &self.variant, choice);
+        let prompt = text("prompt", None)?;
+        let asked = match self.config.scoring {
+            Scoring::Choice => {
+                let choices = texts(&self.templates.value("choice.of", row, &self.variant)?, "choice.of")?;
+                if choices.len() < 2 {
+                    return Err(Bad::new(format!("has {} choices; there must be two or more", choices.len())));
+                }
+                let right = place(&self.templates.value("choice.right", row, &self.variant)?, &choices)?;
+                let answers = choices.iter().map(|choice| text("answer", Some(choice))).collect::<Result<Vec<_>, _>>()?;
+                if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
+                    return Err(Bad::empty(format!("choice {n} is empty")));
+                }
+                Asked::Choice { answers, right }
+            }
+            Scoring::Generation => {
+                let accept = texts(&self.templates.value("generation.accept", row, &self.variant)?, "generation.accept")?;
+                if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
+                    return Err(Bad::empty("has an empty answer"));
+                }
+                Asked::Free { answer: text("answer", None)?, accept }
+            }
+            Scoring::Word | Scoring::Perplexity => Asked::Word(text("answer", None)?),
+        };
+        let instance = Instance { place: row.place.to_string(), prompt, asked };
+        let empty = match &instance.asked {
+            Asked::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
+            Asked::Free { answer, .. } | Asked::Word(answer) => answer.trim().is_empty(),
+        };
+        if empty { Err(Bad::empty("has an empty answer")) } else { Ok(instance) }
+    }
+}
+
+/// A list of texts or numbers, or one of them.
+fn texts(value: &Value, key: &str) -> Result<Vec<String>, Bad> {
+    let text = |value: Value| match value.kind() {
+        minijinja::value::ValueKind::String | minijinja::value::ValueKind::Number => Ok(value.to_string()),
+        other => Err(Bad::new(format!("the task's {key} gives {other}, not text"))),
+    };
+    match value.kind() {
+        minijinja::value::ValueKind::Seq | minijinja::value::ValueKind::Iterable => {
+            value.try_iter().map_err(|e| Bad::new(e.to_string()))?.map(text).collect()
+        }
+        _ => Ok(vec![text(value.clone())?]),
+    }
+}
+
+/// The place among `choices` that `right` says: by its text, or its number from 0, which may be written as text or as true
+/// and false.
+fn place(right: &Value, choices: &[String]) -> Result<usize, Bad> {
+    let said = right.to_string();
+    if let (minijinja::value::ValueKind::String, Some(at)) = (right.kind(), choices.iter().position(|c| *c == said)) {
+        return Ok(at);
+    }
+    let number = match right.kind() {
+        minijinja::value::ValueKind::Bool => Some(i64::from(right.is_true())),
+        _ => right.as_i64().or_else(|| said.trim().parse().ok()),
+    };
+    match number {
+        Some(n) if (0..choices.len() as i64).contains(&n) => Ok(n as usize),
+        Some(n) => Err(Bad::new(format!("the right choice is number {n}, and there are {}, from 0 up", choices.len()))),
+        None => Err(Bad::new(format!("the right choice is {said:?}, which is none of {}", choices.join(", ")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data::record::Place;
+    use serde_json::json;
+
+    fn row(fields: serde_json::Value) -> Row {
+        let serde_json::Value::Object(fields) = fields else { panic!("no object") };
+        Row { place: Place { file: "a.jsonl".into(), line: 3 }, fields }
+    }
+
+    fn choice() -> Task {
+        let text = "scoring = \"choice\"\nprompt = \"{{ context }}\"\nanswer = \" {{ choice }}\"\n[choice]\nof = \"endings\"\nright = \"label\"\n";
+        Task::new("a", config::load("a.toml", text, &[]).unwrap(), "").unwrap()
+    }
+
+    #[test]
+    fn the_right_choice_is_named_by_number_or_text() {
+        let right = |label: serde_json::Value| {
+            let row = row(json!({ "context": "c", "endings": ["x", "y", "7"], "label": label }));
+            match choice().instance(&row).map_err(|bad| bad.to_string()) {
+                Ok(Instance { asked: Asked::Choice { answers, right }, prompt, place }) => {
+                    assert_eq!((answers[0].as_str(), prompt.as_str(), place.as_str()), (" x", "c", "a.jsonl line 3"));
+                    Ok(right)
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(e) => Err(e),
+            }
+        };
+        assert_eq!(right(json!(2)), Ok(2));
+        assert_eq!(right(json!("y")), Ok(1));
+        assert_eq!(right(json!("1")), Ok(1));
+        assert_eq!(right(json!("7")), Ok(2), "a text before a number");
+        assert_eq!(right(json!(true)), Ok(1));
+        assert_eq!(right(json!(3)), Err("the right choice is number 3, and there are 3, from 0 up".to_owned()));
+        assert_eq!(right(json!(-1)), Err("the right choice is number -1, and there are 3, from 0 up".to_owned()));
+        assert_eq!(right(json!("z")), Err("the right choice is \"z\", which is none of x, y, 7".to_owned()));
+    }
+
+    #[test]
+    fn records_that_cannot_be_asked_say_why() {
+        let said = |fields| choice().instance(&row(fields)).unwrap_err().to_string();
+        assert!(said(json!({ "context": "c", "endings": ["x"], "label": 0 })).contains("has 1 choices"));
+        assert!(said(json!({ "context": "c", "endings": ["x", " "], "label": 0 })).contains("choice 1 is empty"));
+        assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not text"));
+        assert!(said(json!({ "context": "c", "label": 0 })).contains("no \"endings\""));
+        let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
+        let free = Task::new("b", config::load("b.toml", text, &[]).unwrap(), "").unwrap();
+        let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();
+        assert_eq!(instance.asked, Asked::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
+        assert_eq!(instance.shown(), "? one");
+        assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Where a task's records come from: files, the embedded world, GPT-3's synthetic tasks.
+
+use crate::arithmetic::Arithmetic;
+use crate::scramble::{Scramble, frequent_words};
+use anyhow::{Result, anyhow, ensure};
+use data::progress::Silent;
+use data::record::{Place, Row, Skipped, read_rows};
+use data::source::OnBadRecord;
+use data::world::{Part, Pattern, PatternRecords, Task, Tasks, World};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Records of a source that has any number of them, where it does not say how many.
+const COUNT: u64 = 1000;
+/// Stories that words are taken from where no text is named.
+const STORIES: u64 = 2000;
+
+/// Where records come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// As many records as are wanted.
+    Made {
+        /// Of what.
+        kind: Made,
+        /// How many to measure with.
+        count: u64,
+        /// Which.
+        seed: u64,
+    },
+}
+
+/// What is made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Made {
+    /// `world:NAME`: a labeled task of the embedded world.
+    World(Task),
+    /// `patterns:NAME`: a pattern of it.
+    Pattern(Pattern),
+    /// `arithmetic:NAME`: Brown et al. 2020, §3.9.1.
+    Arithmetic(Arithmetic),
+    /// `words:NAME`: Brown et al. 2020, §3.9.2, of the frequent words of a text, or of the world's stories.
+    Words(Scramble, Option<PathBuf>),
+}
+
+impl Source {
+    /// A source as it is written: the path of a file, or `KIND:NAME`, `KIND:NAME:COUNT`, `KIND:NAME:COUNT:SEED`, and for
+    /// words `words:NAME:COUNT:SEED:FILE`.
+    ///
+    /// # Errors
+    /// When a name or number is none.
+    pub fn of(text: &str) -> Result<Self> {
+        let mut parts = text.splitn(5, ':');
+        let (kind, name) = (parts.next().unwrap_or_default(), parts.next());
+        let Some(name) = name.filter(|_| ["world", "patterns", "arithmetic", "words"].contains(&kind)) else {
+            return Ok(Self::File(PathBuf::from(text)));
+        };
+        let number = |part: Option<&str>, default| match part {
+            Some(text) => text.parse::<u64>().map_err(|_| anyhow!("{text:?} is not a number")),
+            None => Ok(default),
+        };
+        let (count, seed) = (number(parts.next(), COUNT)?, number(parts.next(), 1)?);
+        let file = parts.next().map(PathBuf::from);
+        ensure!(count > 0, "0 records are none");
+        ensure!(kind == "words" || file.is_none(), "only words are taken from a file");
+        let kind = match kind {
+            "world" => Made::World(named(name)?),
+            "patterns" => Made::Pattern(named(name)?),
+            "arithmetic" => Made::Arithmetic(named(name)?),
+            _ => Made::Words(named(name)?, file),
+        };
+        Ok(Self::Made { kind, count, seed })
+    }
+
+
+    /// The file that is read, if one is.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Made { kind: Made::Words(_, Some(path)), .. } => Some(path),
+            Self::Made { .. } => None,
+        }
+    }
+
+    /// Hands the records of `part` to `sink` in their order, at most `most`; a file is all of one part. What `sink` calls
+    /// [`data::record::Bad`] is left out, or ends it.
+    ///
+    /// # Errors
+    /// As [`read_rows`].
+    pub fn read(
+        &self,
+        part: Part,
+        most: Option<u64>,
+        on_bad: OnBadRecord,
+        sink: &mut dyn FnMut(Row) -> Result<()>,
+    ) -> Result<Skipped> {
+        let most = most.unwrap_or(u64::MAX);
+        match self {
+            Self::File(path) => {
+                let mut n = 0;
+                let mut skipped = Ok(Skipped::default());
+                let read = read_rows(path, on_bad, &Silent, &mut |row| {
+                    if n == most {
+                        return Err(Enough.into());
+                    }
+                    sink(row)?;
+                    n += 1;
+                    Ok(())
+                });
+                match read {
+                    Err(e) if e.is::<Enough>() => {}
+                    read => skipped = read,
+                }
+                skipped
+            }
+            Self::Made { kind, count, seed } => {
+                let file = PathBuf::from(kind.to_string());
+                let mut send = |index: u64, fields| {
+                    sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields })
+                };
+                kind.read(part, *seed, (*count).min(most), &mut send)?;
+                Ok(Skipped::default())
+            }
+        }
+    }
+}
+
+/// Ends the reading of a file.
+#[derive(Debug)]
+struct Enough;
+
+impl fmt::Display for Enough {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("enough records")
+    }
+}
+
+impl std::error::Error for Enough {}
+
+fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
+    name.parse().map_err(|way| anyhow!("{name:?} is no name: {way}"))
+}
+
+impl Made {
+    fn read(
+        &self,
+        part: Part,
+        seed: u64,
+        count: u64,
+        send: &mut dyn FnMut(u64, Map<String, Value>) -> Result<()>,
+    ) -> Result<()> {
+        let mut each = |record: &dyn Fn(u64) -> Result<Value>| {
+            (0..count).try_for_each(|index| match record(index)? {
+                Value::Object(fields) => send(index, fields),
+                other => Err(anyhow!("{other} is no record")),
+            })
+        };
+        match self {
+            Self::World(task) => {
+                let tasks = Tasks::new(*task, seed, part);
+                each(&|index| Ok(serde_json::to_value(tasks.record(index))?))
+            }
+            Self::Pattern(pattern) => {
+                let records = PatternRecords::new(*pattern, seed, part);
+                each(&|index| Ok(serde_json::to_value(records.record(index))?))
+            }
+            Self::Arithmetic(task) => each(&|index| Ok(serde_json::to_value(task.instance(seed, index, part))?)),
+            Self::Words(task, text) => {
+                let words = words_of(text.as_deref())?;
+                // Every eighth is for demonstrations.
+                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (part == Part::Train)).then_some(word);
+                let words: Vec<String> = words.into_iter().enumerate().filter_map(own).collect();
+                ensure!(!words.is_empty(), "{self}: the text has too few words of 4 to 15 letters");
+                each(&|index| {
+                    let word = &words[index as usize % words.len()];
+                    Ok(serde_json::to_value(task.instance(word, seed, index))?)
+                })
+            }
+        }
+    }
+}
+
+/// The frequent words of a text.
+fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
+    Ok(match text {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| anyhow!("{} cannot be read: {e}", path.display()))?;
+            frequent_words(text.lines().map(str::to_owned))
+        }
+        None => {
+            let world = World::new(1);
+            frequent_words((0..STORIES).map(|index| world.story(index).text))
+        }
+    })
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::World(task) => write!(f, "world:{task}"),
+            Self::Pattern(pattern) => write!(f, "patterns:{pattern}"),
+            Self::Arithmetic(task) => write!(f, "arithmetic:{task}"),
+            Self::Words(task, _) => write!(f, "words:{task}"),
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What was measured, for people and programs: Markdown, JSON, and what demonstrations bring.
+
+use crate::figures::{Figure, Measured, difference};
+use crate::run::{Cell, Request};
+use crate::task::Published;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+/// What a fine-tuned model gives on a task's instances, beside the others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finetuned {
+    /// The task, with its variant.
+    pub task: String,
+    /// The model's folder.
+    pub folder: PathBuf,
+    /// Its accuracy.
+    pub figure: Figure,
+    /// Instances.
+    pub n: u64,
+}
+
+/// What demonstrations bring a model on a task: the difference to none on the same instances.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Gain {
+    /// The task, with its variant.
+    pub task: String,
+    /// Place of the model.
+    pub model: usize,
+    /// How many were asked for.
+    pub shots: usize,
+    /// In the unit of the figure.
+    pub gain: f64,
+    /// Its standard error, over instances.
+    pub standard_error: f64,
+    /// What follows.
+    pub verdict: Verdict,
+}
+
+/// Whether a difference is one: more than two standard errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// With demonstrations it is better.
+    Helps,
+    /// It is worse.
+    Hurts,
+    /// It cannot be told.
+    NoDifference,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Helps => "demonstrations help",
+            Self::Hurts => "demonstrations hurt",
+            Self::NoDifference => "no difference",
+        })
+    }
+}
+
+/// All that is reported.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// What was asked.
+    pub request: &'a Request,
+    /// Parameters of each model.
+    pub n_params: Vec<u64>,
+    /// What was measured.
+    pub cells: &'a [Cell],
+    /// Fine-tuned models.
+    pub finetuned: &'a [Finetuned],
+    /// Whether papers' figures stand beside ours.
+    pub reference: bool,
+}
+
+impl Report<'_> {
+    /// Tasks in their order.
+    pub fn tasks(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        self.cells.iter().map(|cell| cell.task.as_str()).filter(|task| seen.insert(*task)).collect()
+    }
+
+    /// The cell of a task, a model, and so many demonstrations.
+    pub fn cell(&self, task: &str, model: usize, shots: usize) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.task == task && cell.model == model && cell.shots == shots)
+    }
+
+    /// What demonstrations bring, wherever there is a zero-shot figure to compare with.
+    pub fn gains(&self) -> Vec<Gain> {
+        let mut gains = Vec::new();
+        for cell in self.cells.iter().filter(|cell| cell.shots > 0) {
+            let Some(zero) = self.cell(&cell.task, cell.model, 0) else { continue };
+            let found = difference(&zero.measured.scores, &cell.measured.scores, self.request.seed);
+            let Some((gain, standard_error)) = found else { continue };
+            let verdict = match gain {
+                gain if gain > 2.0 * standard_error => Verdict::Helps,
+                gain if gain < -2.0 * standard_error => Verdict::Hurts,
+                _ => Verdict::NoDifference,
+            };
+            gains.push(Gain { task: cell.task.clone(), model: cell.model, shots: cell.shots, gain, standard_error, verdict });
+        }
+        gains
+    }
+
+    /// What papers report of `task`.
+    pub fn published(&self, task: &str) -> Vec<&Published> {
+        let of = |request: &&crate::run::TaskRequest| name(&request.name, &request.variant) == task;
+        let Some(request) = self.request.tasks.iter().find(of).filter(|_| self.reference) else { return Vec::new() };
+        let own = |one: &&Published| one.variant.is_empty() || one.variant == request.variant;
+        request.config.published.iter().filter(own).collect()
+    }
+
+    /// All of it as one object.
+    pub fn json(&self) -> Value {
+        let measured = |measured: &Measured| {
+            json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures })
+        };
+        let cell = |cell: &Cell| {
+            json!({
+                "task": cell.task,
+                "model": self.request.model_name(cell.model),
+                "shots": cell.shots,
+                "measured": measured(&cell.measured),
+                "clean": cell.clean.as_ref().map(measured),
+                "cost": cell.cost,
+                "instances": cell.path,
+            })
+        };
+        let models = self.request.models.iter().zip(&self.n_params).enumerate().map(|(n, (folder, n_params))| {
+            json!({ "name": self.request.model_name(n), "folder": folder, "n_params": n_params })
+        });
+        let published: Vec<Value> = self.tasks().iter().flat_map(|task| {
+            self.published(task).into_iter().map(move |one| json!({ "task": task, "published": one }))
+        }).collect();
+        json!({
+            "seed": self.request.seed,
+            "limit": self.request.limit,
+            "models": models.collect::<Vec<_>>(),
+            "cells": self.cells.iter().map(cell).collect::<Vec<_>>(),
+            "gains": self.gains(),
+            "finetuned": self.finetuned,
+            "published": published,
+        })
+    }
+
+    /// Tables: of each task every figure, then what demonstrations bring.
+    pub fn markdown(&self) -> String {
+        let mut text = "# Evaluation\n\n".to_owned();
+        text += "Figures are given with their bootstrap standard errors over instances.";
+        text += &format!(" Demonstrations are drawn with seed {}.\n", self.request.seed);
+        for task in self.tasks() {
+            text += &self.task_table(task);
+        }
+        let gains = self.gains();
+        if !gains.is_empty() {
+            text += "\n## What demonstrations bring\n\n";
+            text += "Differences to no demonstration on the same instances; one of less than two standard errors is none.\n\n";
+            text += "| task | model | demonstrations | gain | |\n| --- | --- | ---: | ---: | --- |\n";
+            for Gain { task, model, shots, gain, standard_error, verdict } in &gains {
+                let model = self.request.model_name(*model);
+                text += &format!("| {task} | {model} | {shots} | {gain:+.1} ± {standard_error:.1} | {verdict} |\n");
+            }
+        }
+        text
+    }
+
+    fn task_table(&self, task: &str) -> String {
+        let own: Vec<&Cell> = self.cells.iter().filter(|cell| cell.task == task).collect();
+        let request = self.request.tasks.iter().find(|request| name(&request.name, &request.variant) == task);
+        let shots: BTreeSet<usize> = own.iter().map(|cell| cell.shots).collect();
+        let mut text = format!("\n## {task}\n\n");
+        if let Some(description) = request.map(|r| &r.config.description).filter(|description| !description.is_empty()) {
+            text += &format!("{description}\n\n");
+        }
+        let Some(first) = own.first() else { return text };
+        text += &format!("{} instances", first.measured.n);
+        if first.cost.skipped > 0 {
+            text += &format!(", {} records left out", first.cost.skipped);
+        }
+        text += ".\n\n";
+        let heads: Vec<String> = shots.iter().map(|shots| format!("{shots}-shot")).collect();
+        text += &format!("| model | metric | {} |\n| --- | --- |{}\n", heads.join(" | "), " ---: |".repeat(heads.len()));
+        let row = |name: &str, metric: &str, cells: Vec<String>| format!("| {name} | {metric} | {} |\n", cells.join(" | "));
+        for model in 0..self.request.models.len() {
+            let of_model = |shots: &usize| self.cell(task, model, *shots);
+            let name = self.request.model_name(model);
+            let metrics: Vec<&str> = own[0].measured.figures.iter().map(|figure| figure.metric.as_str()).collect();
+            for metric in metrics {
+                let cell = |shots: &usize| of_model(shots).and_then(|cell| cell.measured.figure(metric)).map_or("-".to_owned(), shown);
+                text += &row(&name, metric, shots.iter().map(cell).collect());
+                if own.iter().any(|cell| cell.clean.is_some()) {
+                    let clean = |shots: &usize| {
+                        let clean = of_model(shots).and_then(|cell| cell.clean.as_ref());
+                        let figure = clean.and_then(|clean| Some((clean, clean.figure(metric)?)));
+                        figure.map_or("-".to_owned(), |(clean, figure)| format!("{} of {}", shown(figure), clean.n))
+                    };
+                    text += &row(&name, &format!("{metric}, clean part"), shots.iter().map(clean).collect());
+                }
+            }
+            let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
+            if shots.iter().any(fewer) {
+                let cell = |shots: &usize| of_model(shots).map_or("-".to_owned(), |cell| format!("{:.1}", cell.measured.shots));
+                text += &row(&name, "demonstrations that fit", shots.iter().map(cell).collect());
+            }
+            if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
+                let cell = |shots: &usize| of_model(shots).map_or("-".to_owned(), |cell| cell.measured.cut.to_string());
+                text += &row(&name, "longer than the window, cut", shots.iter().map(cell).collect());
+            }
+        }
+        if let Some(chance) = first.measured.chance {
+            text += &row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%")).collect());
+        }
+        for one in self.finetuned.iter().filter(|one| one.task == task) {
+            let cells = shots.iter().enumerate().map(|(i, _)| if i == 0 { shown(&one.figure) } else { String::new() });
+            text += &row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells.collect());
+        }
+        let published = self.published(task);
+        if !published.is_empty() {
+            text += "\n| published | metric | demonstrations | figure | source |\n| --- | --- | --- | ---: | --- |\n";
+            for Published { model, metric, shots, value, source, .. } in published {
+                text += &format!("| {model} | {metric} | {shots} | {value} | {source} |\n");
+            }
+        }
+        text
+    }
+}
+
+impl Measured {
+    /// The figure of this metric.
+    pub fn figure(&self, metric: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.metric == metric)
+    }
+}
+
+/// A task's name with its variant.
+pub fn name(task: &str, variant: &str) -> String {
+    if variant.is_empty() { task.to_owned() } else { format!("{task}:{variant}") }
+}
+
+/// `34.2% ± 1.1`
+pub fn shown(figure: &Figure) -> String {
+    let Figure { value, standard_error, unit, .. } = figure;
+    // Bits per byte differ in the third digit.
+    let digits = if unit == "%" { 1 } else if *value < 10.0 { 3 } else { 2 };
+    format!("{value:.digits$}{unit} ± {standard_error:.digits$}")
+}

@@ -1,0 +1,329 @@
+//! Instances → what a model makes of them, as records: a line of JSON an instance.
+
+use crate::answers::{exact_match, f1};
+use crate::bleu::BleuCounts;
+use crate::instance::{Asked, Instance};
+use crate::rouge::Rouge;
+use crate::shots::{Prompted, Prompter};
+use crate::stop_words::is_stop_word;
+use crate::task::{ChoiceConfig, GenerationConfig, Metric, Normalization};
+use anyhow::{Context, Result};
+use data::tokenizer::Tokenizer;
+use model::Gpt;
+use model::generate::Completion;
+use model::generate_all::{Requests, generate_all};
+use model::likelihood::{Question, answer};
+use model::sampler::Sampling;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+/// Answers that are written at once.
+const ROWS: usize = 32;
+/// Tokens in which a last word is written.
+pub(crate) const WORD_TOKENS: usize = 6;
+/// First tokens that are tried until a word is no stop word.
+const CANDIDATES: usize = 20;
+
+/// A model that is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Model<'a> {
+    /// It.
+    pub gpt: &'a Gpt,
+    /// Its tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// Those that end a text.
+    pub end_of_text: &'a [u32],
+}
+
+/// An instance that is to be asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ready {
+    /// Its number among those of the task.
+    pub n: u64,
+    /// What is asked.
+    pub instance: Instance,
+    /// As the model reads it.
+    pub prompted: Prompted,
+}
+
+impl Ready {
+    /// What every line begins with.
+    fn line(&self) -> Map<String, Value> {
+        let Prompted { text, shots, cut, .. } = &self.prompted;
+        let line = json!({ "n": self.n, "place": self.instance.place, "shots": shots, "cut": cut, "prompt": text });
+        if let Value::Object(line) = line { line } else { Map::new() }
+    }
+}
+
+/// Tokens that a model read, and those that it would have read with every answer by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Read.
+    pub n_read: u64,
+    /// Without sharing.
+    pub n_alone: u64,
+}
+
+/// Of each instance the likeliest of its choices, in every normalization.
+///
+/// # Errors
+/// As [`answer`].
+pub(crate) fn choices(
+    model: &Model,
+    prompter: &Prompter,
+    config: &ChoiceConfig,
+    all: &[Ready],
+) -> Result<(Vec<Map<String, Value>>, Work)> {
+    let mut questions: Vec<Question> = all.iter().map(|one| one.prompted.question.clone()).collect();
+    // Where answers are labels, many instances have the same.
+    let (mut places, mut neutral_of) = (HashMap::<Vec<Vec<u32>>, usize>::new(), Vec::with_capacity(all.len()));
+    for one in all {
+        let neutral = prompter.question(&config.neutral, &one.instance.asked)?;
+        let at = *places.entry(neutral.continuations.clone()).or_insert_with(|| {
+            questions.push(neutral);
+            questions.len() - 1
+        });
+        neutral_of.push(at);
+    }
+    let answers = answer(model.gpt, &questions, false)?;
+    let lines = all.iter().zip(&neutral_of).enumerate().map(|(i, (one, &neutral))| {
+        let Asked::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
+        let sums: Vec<f64> = answers.found[i].iter().map(|found| found.log_prob).collect();
+        let unconditional: Vec<f64> = answers.found[neutral].iter().map(|found| found.log_prob).collect();
+        let tokens: Vec<usize> = one.prompted.question.continuations.iter().map(Vec::len).collect();
+        let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
+        let chosen: Map<String, Value> = Normalization::ALL
+            .into_iter()
+            .map(|by| {
+                let score = |c: usize| match by {
+                    Normalization::Sum => sums[c],
+                    Normalization::PerToken => sums[c] / tokens[c] as f64,
+                    Normalization::PerByte => sums[c] / bytes[c] as f64,
+                    Normalization::Unconditional => sums[c] - unconditional[c],
+                };
+                (by.to_string(), json!(likeliest((0..texts.len()).map(score))))
+            })
+            .collect();
+        let mut line = one.line();
+        line.extend([
+            ("answers".to_owned(), json!(texts)),
+            ("log_probs".to_owned(), json!(sums)),
+            ("unconditional".to_owned(), json!(unconditional)),
+            ("tokens".to_owned(), json!(tokens)),
+            ("bytes".to_owned(), json!(bytes)),
+            ("right".to_owned(), json!(right)),
+            ("chosen".to_owned(), Value::Object(chosen)),
+        ]);
+        line
+    });
+    Ok((lines.collect(), Work { n_read: answers.n_read, n_alone: answers.n_alone }))
+}
+
+/// The place of the greatest, the first of equals.
+fn likeliest(scores: impl Iterator<Item = f64>) -> usize {
+    let best = scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, score)| if score > best.1 { (i, score) } else { best });
+    best.0
+}
+
+/// Of each instance what the model writes, and what it is worth.
+///
+/// # Errors
+/// As [`generate_all`].
+pub(crate) fn generations(
+    model: &Model,
+    config: &GenerationConfig,
+    seed: u64,
+    all: &[Ready],
+) -> Result<(Vec<Map<String, Value>>, Work)> {
+    let sampling = match config.top_k {
+        1 => greedy(),
+        k => Sampling { top_k: Some(k), seed, ..Sampling::default() },
+    };
+    let prompts: Vec<Vec<u32>> = all.iter().map(|one| one.prompted.question.context.clone()).collect();
+    let read = prompts.iter().map(Vec::len).sum::<usize>() as u64;
+    let written = write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
+    let lines = all.iter().zip(&written).map(|(one, completion)| {
+        let Asked::Free { accept, .. } = &one.instance.asked else { return one.line() };
+        let said = config.answer_of(&completion.text);
+        let accept: Vec<String> = accept.iter().map(|text| config.wanted_of(text)).collect();
+        let mut line = one.line();
+        line.extend([("written".to_owned(), json!(completion.text)), ("said".to_owned(), json!(said)), ("accept".to_owned(), json!(accept))]);
+        for metric in &config.metrics {
+            line.extend(metric.of(&said, &accept));
+        }
+        line
+    });
+    Ok((lines.collect(), Work { n_read: read, n_alone: read }))
+}
+
+impl GenerationConfig {
+    /// The answer in what was written.
+    pub(crate) fn answer_of(&self, text: &str) -> String {
+        let answer = self.wanted_of(text);
+        match self.sentences {
+            Some(n) => first_sentences(&answer, n).to_owned(),
+            None => answer,
+        }
+    }
+
+    /// What follows the last mark, where there is one.
+    fn wanted_of(&self, text: &str) -> String {
+        let after = match self.after.as_str() {
+            "" => text,
+            mark => text.rsplit_once(mark).map_or("", |(_, after)| after),
+        };
+        after.trim().to_owned()
+    }
+}
+
+/// Up to the end of sentence number `n`: a full stop, question or exclamation mark that white space follows.
+fn first_sentences(text: &str, n: usize) -> &str {
+    let ends = text.char_indices().filter(|&(at, c)| {
+        let after = text[at + c.len_utf8()..].chars().next();
+        matches!(c, '.' | '!' | '?') && after.is_none_or(char::is_whitespace)
+    });
+    ends.map(|(at, c)| at + c.len_utf8()).nth(n - 1).map_or(text, |end| &text[..end])
+}
+
+impl Metric {
+    /// What it says of an answer, by name.
+    fn of(self, said: &str, accept: &[String]) -> Vec<(String, Value)> {
+        match self {
+            Self::ExactMatch => vec![("exact match".to_owned(), json!(exact_match(said, accept)))],
+            Self::F1 => vec![("F1".to_owned(), json!(f1(said, accept)))],
+            Self::Rouge => {
+                let best = |of: fn(&Rouge) -> f64| accept.iter().map(|right| of(&Rouge::of(said, right))).fold(0.0, f64::max);
+                vec![
+                    ("ROUGE-1".to_owned(), json!(best(|rouge| rouge.one.f))),
+                    ("ROUGE-2".to_owned(), json!(best(|rouge| rouge.two.f))),
+                    ("ROUGE-L".to_owned(), json!(best(|rouge| rouge.longest.f))),
+                ]
+            }
+            Self::Bleu => vec![("BLEU".to_owned(), json!(BleuCounts::of(said, accept)))],
+        }
+    }
+}
+
+/// Of each instance how likely the last word is, whether the model writes it, and whether it is the likeliest of those that
+/// are no stop words (Radford et al. 2019, §3.3).
+///
+/// # Errors
+/// As [`answer`] and [`generate_all`].
+pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Value>>, Work)> {
+    let questions: Vec<Question> = all.iter().map(|one| one.prompted.question.clone()).collect();
+    let answers = answer(model.gpt, &questions, true)?;
+    let (said, filtered) = last_words(model, questions.into_iter().map(|question| question.context).collect())?;
+    let mut lines = Vec::with_capacity(all.len());
+    for (i, one) in all.iter().enumerate() {
+        let Asked::Word(target) = &one.instance.asked else { continue };
+        let (found, mut line) = (answers.found[i][0], one.line());
+        line.extend([
+            ("target".to_owned(), json!(target.trim())),
+            ("log_prob".to_owned(), json!(found.log_prob)),
+            ("tokens".to_owned(), json!(one.prompted.question.continuations[0].len())),
+            ("greedy".to_owned(), json!(found.greedy)),
+            ("said".to_owned(), json!(said[i])),
+            ("said_filtered".to_owned(), json!(filtered[i])),
+        ]);
+        lines.push(line);
+    }
+    Ok((lines, Work { n_read: answers.n_read, n_alone: answers.n_alone }))
+}
+
+/// The word that the model goes on with after each prompt, and the first that is no stop word, by how likely its first
+/// token is; each is written greedily from there.
+fn last_words(model: &Model, prompts: Vec<Vec<u32>>) -> Result<(Vec<String>, Vec<String>)> {
+    let first = write(model, prompts.clone(), 0, WORD_TOKENS, &[], Some(CANDIDATES), greedy())?;
+    let said: Vec<String> = first.iter().map(|completion| word(&completion.text).to_owned()).collect();
+    let is_one = |word: &str| !word.is_empty() && !is_stop_word(word);
+    let mut filtered: Vec<Option<String>> = said.iter().map(|word| is_one(word).then(|| word.clone())).collect();
+    for candidate in 1..CANDIDATES {
+        let mut begun = Vec::new();
+        for (i, prompt) in prompts.iter().enumerate().filter(|(i, _)| filtered[*i].is_none()) {
+            let top = first[i].log_probs.first().and_then(|token| token.top.get(candidate));
+            // A word begins with its first letter, after a space.
+            let Some(top) = top.filter(|top| word(&top.token).len() + 1 == top.token.len()) else { continue };
+            if prompt.len() < model.gpt.config().context {
+                begun.push((i, top.token.clone(), [prompt, &[top.id][..]].concat()));
+            }
+        }
+        let texts = begun.iter().map(|(_, _, tokens)| tokens.clone()).collect();
+        let rest = write(model, texts, 0, WORD_TOKENS - 1, &[], None, greedy())?;
+        for ((i, token, _), completion) in begun.iter().zip(rest) {
+            let text = token.clone() + &completion.text;
+            let word = word(&text);
+            filtered[*i] = is_one(word).then(|| word.to_owned());
+        }
+    }
+    let filtered = filtered.into_iter().zip(&said).map(|(filtered, said)| filtered.unwrap_or_else(|| said.clone()));
+    Ok((said.clone(), filtered.collect()))
+}
+
+/// The word that `text` begins with, after white space; may be empty.
+fn word(text: &str) -> &str {
+    let text = text.trim_start();
+    let end = text.find(|c: char| !(c.is_alphabetic() || matches!(c, '\'' | '’' | '-'))).unwrap_or(text.len());
+    text[..end].trim_end_matches(['\'', '’', '-'])
+}
+
+fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, ..Sampling::default() }
+}
+
+/// What the model writes after each prompt.
+fn write(
+    model: &Model,
+    prompts: Vec<Vec<u32>>,
+    first_prompt: u64,
+    max_new_tokens: usize,
+    stop: &[String],
+    log_probs: Option<usize>,
+    sampling: Sampling,
+) -> Result<Vec<Completion>> {
+    let mut written: Vec<Option<Completion>> = vec![None; prompts.len()];
+    let requests = Requests {
+        prompts,
+        first_prompt: first_prompt as u32,
+        n_samples: 1,
+        max_new_tokens,
+        end_after: 0,
+        most_rows: ROWS,
+        stop: stop.to_vec(),
+        log_probs,
+        sampling,
+    };
+    generate_all(model.gpt, model.tokenizer, model.end_of_text, &requests, |prompt, _, completion| {
+        written[prompt] = Some(completion);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    written.into_iter().collect::<Option<_>>().context("an answer was not written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_sentences_end_where_they_do() {
+        assert_eq!(word(" don't! x"), "don't");
+        assert_eq!(word("\"He"), "");
+        assert_eq!(word(" well-known-"), "well-known");
+        assert_eq!(first_sentences("One. Two 2.5! Three? Four.", 3), "One. Two 2.5! Three?");
+        assert_eq!(first_sentences("One", 3), "One");
+        assert_eq!(likeliest([1.0, 3.0, 3.0, f64::NEG_INFINITY].into_iter()), 1);
+    }
+
+    #[test]
+    fn an_answer_is_what_follows_the_last_mark() {
+        let text = "accept = \"a\"\nmetrics = [\"exact-match\"]\nmax_new_tokens = 9\nafter = \"####\"\n";
+        let config: GenerationConfig = toml_of(text);
+        assert_eq!(config.answer_of("2 + 2 #### 5 no #### 4\n"), "4");
+        assert_eq!(config.answer_of("4"), "", "what does not say so is no answer");
+    }
+
+    fn toml_of(generation: &str) -> GenerationConfig {
+        let text = format!("scoring = \"generation\"\nprompt = \"p\"\nanswer = \"a\"\n[generation]\n{generation}");
+        config::load::<crate::task::TaskConfig>("a.toml", &text, &[]).unwrap().generation.unwrap()
+    }
+}

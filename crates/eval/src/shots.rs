@@ -1,0 +1,265 @@
+//! Demonstrations: drawn for each record from the training part, as many as fit (Brown et al. 2020, §2.4).
+
+use crate::instance::{Asked, Instance, Task};
+use crate::records::Source;
+use anyhow::{Context, Result, ensure};
+use data::source::OnBadRecord;
+use data::tokenizer::Tokenizer;
+use data::world::Part;
+use model::likelihood::Question;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// Most records that demonstrations are drawn from; of more, these are a sample.
+const POOL: usize = 4096;
+/// Of a file that is for training and measuring, every tenth record is for demonstrations.
+pub const ONE_IN: u64 = 10;
+
+/// Where demonstrations come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum From {
+    /// These records.
+    Training(Source),
+    /// Every tenth record of those to measure with, which is then not measured.
+    SetAside,
+}
+
+/// Whether record number `n` is for demonstrations where a file is [set aside](From::SetAside) from.
+pub fn is_set_aside(n: u64) -> bool {
+    n % ONE_IN == ONE_IN - 1
+}
+
+/// What can be shown.
+#[derive(Debug, Default)]
+pub struct Pool {
+    shown: Vec<String>,
+    seed: u64,
+}
+
+fn dice(seed: u64, stream: u64) -> ChaCha8Rng {
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    dice.set_stream(stream);
+    dice
+}
+
+/// From 0 to `n` - 1.
+fn below(dice: &mut ChaCha8Rng, n: usize) -> usize {
+    ((u128::from(dice.next_u64()) * n as u128) >> 64) as usize
+}
+
+impl Pool {
+    /// Reads what `task` shows of `from`; `test` is what is measured with.
+    ///
+    /// # Errors
+    /// When a record cannot be read, or there is none.
+    pub fn read(task: &Task, from: &From, test: &Source, seed: u64, on_bad: OnBadRecord) -> Result<Self> {
+        let (mut shown, mut n, mut dice) = (Vec::new(), 0, dice(seed, u64::MAX));
+        let mut take = |text: String| {
+            n += 1;
+            if shown.len() < POOL {
+                shown.push(text);
+            } else {
+                let at = below(&mut dice, n);
+                if at < POOL {
+                    shown[at] = text;
+                }
+            }
+        };
+        let most = POOL as u64;
+        match from {
+            From::Training(source) => {
+                // What is made has no end.
+                let most = matches!(source, Source::Made { .. }).then_some(most);
+                source.read(Part::Train, most, on_bad, &mut |row| {
+                    take(task.instance(&row)?.shown());
+                    Ok(())
+                })?;
+            }
+            From::SetAside => {
+                let mut number = 0;
+                test.read(Part::HeldOut, None, on_bad, &mut |row| {
+                    let shown = task.instance(&row)?.shown();
+                    if is_set_aside(number) {
+                        take(shown);
+                    }
+                    number += 1;
+                    Ok(())
+                })?;
+            }
+        }
+        ensure!(!shown.is_empty(), "{}: there is no record to show", task.name);
+        Ok(Self { shown, seed })
+    }
+
+    /// What is shown before record number `n`: the first of as many as are asked for are those of fewer.
+    fn draw(&self, n: u64, shots: usize) -> Vec<&str> {
+        let mut dice = dice(self.seed, n);
+        let (mut order, mut drawn) = (Vec::<usize>::new(), Vec::new());
+        while drawn.len() < shots.min(self.shown.len()) {
+            let at = below(&mut dice, self.shown.len());
+            if !order.contains(&at) {
+                order.push(at);
+                drawn.push(self.shown[at].as_str());
+            }
+        }
+        drawn
+    }
+}
+
+/// A record as a model is asked it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompted {
+    /// All that the model reads before the answer.
+    pub text: String,
+    /// Demonstrations in it.
+    pub shots: usize,
+    /// Whether its beginning was left out, since it is longer than the window by itself.
+    pub cut: bool,
+    /// Tokens; the continuations are the answers, or none where the model is to write.
+    pub question: Question,
+}
+
+/// How records become tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Prompter<'a> {
+    /// Of the model.
+    pub tokenizer: &'a Tokenizer,
+    /// What stands for an empty prompt: the end of the text before.
+    pub start: Option<u32>,
+    /// Tokens of the model's window.
+    pub context: usize,
+    /// Tokens that are kept free for what the model writes.
+    pub room: usize,
+    /// Between instruction, demonstrations and question.
+    pub separator: &'a str,
+}
+
+impl Prompter<'_> {
+    /// `instance`, record number `n`, after as many of `shots` demonstrations as fit the window.
+    ///
+    /// # Errors
+    /// When an answer has no tokens, or does not fit the window by itself.
+    pub fn prompt(&self, instruction: &str, pool: &Pool, shots: usize, n: u64, instance: &Instance) -> Result<Prompted> {
+        let drawn = pool.draw(n, shots);
+        let mut k = drawn.len();
+        loop {
+            let parts = (!instruction.is_empty()).then_some(instruction);
+            let parts: Vec<&str> = parts.into_iter().chain(drawn[..k].iter().copied()).collect();
+            let mut text = parts.join(self.separator);
+            if !parts.is_empty() {
+                text += self.separator;
+            }
+            text += &instance.prompt;
+            let mut question = self.question(&text, &instance.asked).with_context(|| instance.place.clone())?;
+            let longest = question.continuations.iter().map(|tokens| tokens.len() - 1).max();
+            let (length, most) = (question.context.len() + longest.unwrap_or(self.room), self.context);
+            if length > most && k > 0 {
+                k = (k - 1).min(k * most / length);
+                continue;
+            }
+            let over = length.saturating_sub(most);
+            if over >= question.context.len() {
+                anyhow::bail!("{}: an answer is longer than the window of {most} tokens", instance.place);
+            }
+            question.context.drain(..over);
+            return Ok(Prompted { text, shots: k, cut: over > 0, question });
+        }
+    }
+
+    /// The answers of `asked` after `text` alone.
+    ///
+    /// # Errors
+    /// As [`Prompter::prompt`].
+    pub fn question(&self, text: &str, asked: &Asked) -> Result<Question> {
+        let answers: Vec<&String> = match asked {
+            Asked::Choice { answers, .. } => answers.iter().collect(),
+            Asked::Word(answer) => vec![answer],
+            Asked::Free { .. } => Vec::new(),
+        };
+        if answers.is_empty() {
+            return Ok(Question { context: self.or_start(self.tokenizer.encode_document(text)?)?, continuations: vec![] });
+        }
+        // Spaces at the end belong to the word that follows: they are one token with it.
+        let context = text.trim_end();
+        let tokens = self.tokenizer.encode_document(context)?;
+        let continuation = |answer: &&String| {
+            let whole = self.tokenizer.encode_document(&format!("{text}{answer}"))?;
+            let rest = whole.get(tokens.len()..).filter(|rest| !rest.is_empty());
+            rest.map(<[u32]>::to_vec).with_context(|| format!("the answer {answer:?} has no tokens of its own"))
+        };
+        let continuations = answers.iter().map(continuation).collect::<Result<_>>()?;
+        Ok(Question { context: self.or_start(tokens)?, continuations })
+    }
+
+    fn or_start(&self, tokens: Vec<u32>) -> Result<Vec<u32>> {
+        if !tokens.is_empty() {
+            return Ok(tokens);
+        }
+        let start = self.start.context("the prompt is empty, and the model has no token that ends a text to begin with")?;
+        Ok(vec![start])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::of_characters(&('a'..='z').chain(" \n:".chars()).collect()).unwrap()
+    }
+
+    fn instance(prompt: &str, answers: &[&str]) -> Instance {
+        let answers = answers.iter().map(|&a| a.to_owned()).collect();
+        Instance { place: "a line 1".into(), prompt: prompt.into(), asked: Asked::Choice { answers, right: 0 } }
+    }
+
+    fn pool(n: usize) -> Pool {
+        Pool { shown: (0..n).map(|i| format!("{}: x", char::from(b'a' + i as u8))).collect(), seed: 7 }
+    }
+
+    #[test]
+    fn demonstrations_are_distinct_nested_and_a_records_own() {
+        let pool = pool(20);
+        let all: BTreeSet<Vec<&str>> = (0..50).map(|n| pool.draw(n, 4)).collect();
+        assert!(all.len() > 45, "each record draws for itself");
+        for n in 0..50 {
+            let many = pool.draw(n, 20);
+            assert_eq!(many.iter().collect::<BTreeSet<_>>().len(), 20);
+            assert_eq!(pool.draw(n, 4), many[..4]);
+        }
+        assert_eq!(pool.draw(3, 64).len(), 20, "no more than there are");
+        let first: BTreeSet<&str> = (0..200).map(|n| pool.draw(n, 1)[0]).collect();
+        assert_eq!(first.len(), 20, "all of them have their turn");
+    }
+
+    #[test]
+    fn as_many_demonstrations_as_fit_stand_before_the_question() {
+        let (tokenizer, pool) = (tokenizer(), pool(20));
+        let at = |context| Prompter { tokenizer: &tokenizer, start: None, context, room: 0, separator: "\n\n" };
+        let instance = instance("q:", &[" yes", " no"]);
+        let wide = at(100).prompt("say", &pool, 3, 5, &instance).unwrap();
+        let shown = pool.draw(5, 3).join("\n\n");
+        assert_eq!((wide.text.as_str(), wide.shots, wide.cut), (&*format!("say\n\n{shown}\n\nq:"), 3, false));
+        let said: Vec<String> =
+            wide.question.continuations.iter().map(|tokens| tokenizer.decode(tokens).unwrap()).collect();
+        assert_eq!(said, [" yes", " no"]);
+        // 5 + 6 k + 2 of the prompt, and 3 of the longest answer that are read.
+        assert_eq!(at(22).prompt("say", &pool, 3, 5, &instance).unwrap().shots, 2);
+        assert_eq!(at(21).prompt("say", &pool, 3, 5, &instance).unwrap().shots, 1);
+        assert_eq!(at(10).prompt("say", &pool, 3, 5, &instance).unwrap(), at(10).prompt("say", &pool, 0, 5, &instance).unwrap());
+        let cut = at(6).prompt("say", &pool, 3, 5, &instance).unwrap();
+        assert_eq!((cut.shots, cut.cut, tokenizer.decode(&cut.question.context).unwrap().as_str()), (0, true, "\nq:"));
+        assert!(at(3).prompt("", &pool, 0, 5, &instance).unwrap_err().to_string().contains("longer than the window"));
+    }
+
+    #[test]
+    fn spaces_before_an_answer_are_the_answers() {
+        let tokenizer = tokenizer();
+        let prompter = Prompter { tokenizer: &tokenizer, start: Some(3), context: 30, room: 0, separator: "\n" };
+        let question = prompter.question("a: ", &Asked::Word("b".into())).unwrap();
+        assert_eq!(tokenizer.decode(&question.context).unwrap(), "a:");
+        assert_eq!(tokenizer.decode(&question.continuations[0]).unwrap(), " b");
+        assert_eq!(prompter.question(" ", &Asked::Word("b".into())).unwrap().context, [3], "nothing to begin with");
+    }
+}
