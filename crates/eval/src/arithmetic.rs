@@ -1,6 +1,10 @@
 //! GPT-3's ten arithmetic tasks (Brown et al. 2020, §3.9.1), drawn and not stored.
 
 use crate::dice::Dice;
+use data::world::Part;
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
 
 /// A kind of question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,17 +31,8 @@ pub enum Arithmetic {
     OneDigitComposite,
 }
 
-/// Questions of one part are never of the other, whatever the seeds: decided by the question itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// To show in the context: one question in eight.
-    Demonstration,
-    /// To ask.
-    Test,
-}
-
 /// A question and its one answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exercise {
     /// As the paper words it: `What is 48 plus 76?`
     pub question: String,
@@ -84,7 +79,7 @@ impl Arithmetic {
         let mut dice = Dice::new(seed, &format!("arithmetic {}", self.name()), index);
         loop {
             let exercise = self.draw(&mut dice);
-            if Part::of(&exercise.question) == part {
+            if part_of(&exercise.question) == part {
                 return exercise;
             }
         }
@@ -114,10 +109,24 @@ impl Arithmetic {
     }
 }
 
-impl Part {
-    /// The part that a question is in.
-    fn of(question: &str) -> Self {
-        if blake3::hash(question.as_bytes()).as_bytes()[0] < 32 { Self::Demonstration } else { Self::Test }
+/// Questions of one part are never of the other, whatever the seeds: decided by the question itself. One in eight is for
+/// demonstrations.
+fn part_of(question: &str) -> Part {
+    if blake3::hash(question.as_bytes()).as_bytes()[0] < 32 { Part::Train } else { Part::HeldOut }
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Arithmetic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|task| task.name() == text).ok_or_else(|| format!("use one of {}", names()))
     }
 }
 
@@ -162,7 +171,7 @@ mod tests {
             let name = kind.name();
             let below = if kind == Arithmetic::OneDigitComposite { 10 } else { 10i64.pow(name[..1].parse().unwrap()) };
             let (mut least, mut most) = (i64::MAX, 0);
-            for Exercise { question, answer } in some(kind, 1, Part::Test) {
+            for Exercise { question, answer } in some(kind, 1, Part::HeldOut) {
                 let (numbers, operators, parentheses) = read(&question);
                 let answer: i64 = answer.parse().unwrap();
                 assert!(numbers.iter().all(|n| (0..below).contains(n)), "{question}");
@@ -195,21 +204,21 @@ mod tests {
         for kind in Arithmetic::ALL {
             let questions = |seed, part| some(kind, seed, part).into_iter().map(|exercise| exercise.question);
             let shown: HashSet<String> =
-                questions(1, Part::Demonstration).chain(questions(2, Part::Demonstration)).collect();
+                questions(1, Part::Train).chain(questions(2, Part::Train)).collect();
             assert!(shown.len() > 500, "{}: {}", kind.name(), shown.len());
-            assert!(questions(1, Part::Test).chain(questions(3, Part::Test)).all(|asked| !shown.contains(&asked)));
+            assert!(questions(1, Part::HeldOut).chain(questions(3, Part::HeldOut)).all(|asked| !shown.contains(&asked)));
         }
     }
 
     #[test]
     fn an_instance_is_a_function_of_seed_kind_index_and_part() {
-        for part in [Part::Demonstration, Part::Test] {
+        for part in [Part::Train, Part::HeldOut] {
             for kind in Arithmetic::ALL {
                 assert_eq!(some(kind, 1, part), some(kind, 1, part));
                 assert_ne!(some(kind, 1, part), some(kind, 2, part));
             }
         }
-        let operands = |kind: Arithmetic| read(&kind.instance(1, 0, Part::Test).question).0;
+        let operands = |kind: Arithmetic| read(&kind.instance(1, 0, Part::HeldOut).question).0;
         assert_ne!(operands(Arithmetic::TwoDigitAddition), operands(Arithmetic::TwoDigitMultiplication));
     }
 
@@ -217,7 +226,7 @@ mod tests {
     #[test]
     fn one_question_in_eight_is_shown() {
         let all = (0..100).flat_map(|a| (0..100).map(move |b| format!("What is {a} plus {b}?")));
-        let n = all.filter(|question| Part::of(question) == Part::Demonstration).count();
+        let n = all.filter(|question| part_of(question) == Part::Train).count();
         assert!((1118..=1382).contains(&n), "{n}"); // 4 standard errors
     }
 
@@ -228,7 +237,7 @@ mod tests {
             (Arithmetic::TwoDigitSubtraction, "What is 35 minus 98?", "-63"),
             (Arithmetic::OneDigitComposite, "What is 8-(0-3)?", "11"),
         ] {
-            let exercise = kind.instance(1, 0, Part::Test);
+            let exercise = kind.instance(1, 0, Part::HeldOut);
             assert_eq!((exercise.question.as_str(), exercise.answer.as_str()), (question, answer));
         }
     }

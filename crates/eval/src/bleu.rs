@@ -2,6 +2,7 @@
 //! kept, orders 1 to 4, exponential smoothing, brevity against the reference that is closest in length.
 
 use crate::answers::{is_python_space, python_split};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
@@ -10,7 +11,7 @@ use std::ops::{Add, AddAssign};
 pub const ORDER: usize = 4;
 
 /// What BLEU must know of a sentence; of a corpus it is their sum.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BleuCounts {
     /// n-grams of the candidate, n from 1, that a reference has too; each as often as one reference has it at most.
     pub matches: [u64; ORDER],

@@ -1,13 +1,16 @@
 //! Lines of what a model made of instances → figures with their standard errors.
 
-use crate::bleu::BleuCounts;
-use crate::bootstrap::standard_error;
+use crate::bleu::{BleuCounts, ORDER};
+use crate::bootstrap::{standard_error, standard_error_of_mean};
 use crate::task::{Metric, Normalization, Scoring, TaskConfig};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+
+/// Numbers that BLEU is made of.
+const BLEU_NUMBERS: usize = 2 * ORDER + 2;
 
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,9 +76,16 @@ impl Statistic {
             Self::ExpRatio(a, b, per) => (per * sum(a) / sum(b)).exp(),
             Self::Bits(a, b) => sum(a) / sum(b) / std::f64::consts::LN_2,
             Self::Bleu(first) => {
-                let mut all = [0.0; BleuCounts::N];
+                let mut all = [0.0; BLEU_NUMBERS];
                 rows.for_each(|row| all.iter_mut().zip(&row[first..]).for_each(|(all, one)| *all += one));
-                BleuCounts::from_numbers(all).score()
+                let count = |i: usize| all[i] as u64;
+                BleuCounts {
+                    matches: std::array::from_fn(count),
+                    totals: std::array::from_fn(|i| count(ORDER + i)),
+                    candidate_len: count(2 * ORDER),
+                    reference_len: count(2 * ORDER + 1),
+                }
+                .score()
             }
         }
     }
@@ -115,9 +125,12 @@ pub fn measure(
     columns.figures = figures(task, words, &columns.rows);
     measured.figures = columns.figures.iter().map(|(metric, unit, statistic)| {
         let all = columns.rows.iter().map(Vec::as_slice);
-        let error = standard_error(columns.rows.len(), seed, |resample| {
-            statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
-        });
+        let error = match statistic {
+            Statistic::Mean(column) => standard_error_of_mean(&columns.rows.iter().map(|row| row[*column]).collect::<Vec<_>>()),
+            _ => standard_error(columns.rows.len(), seed, |resample| {
+                statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
+            }),
+        };
         Figure { metric: metric.clone(), value: statistic.of(all), standard_error: error, unit: (*unit).to_owned() }
     }).collect();
     if let Some((_, _, Statistic::Mean(column))) = columns.figures.first() {
@@ -153,7 +166,9 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
                         }
                     }
                     Metric::Bleu => {
-                        row.extend(serde_json::from_value::<BleuCounts>(line["BLEU"].clone()).ok()?.numbers());
+                        let counts = serde_json::from_value::<BleuCounts>(line["BLEU"].clone()).ok()?;
+                        let lengths = [counts.candidate_len, counts.reference_len];
+                        row.extend([&counts.matches[..], &counts.totals, &lengths].concat().iter().map(|&n| n as f64));
                     }
                 }
             }
@@ -206,7 +221,7 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
                 column += match metric {
                     Metric::ExactMatch | Metric::F1 => 1,
                     Metric::Rouge => 3,
-                    Metric::Bleu => BleuCounts::N,
+                    Metric::Bleu => BLEU_NUMBERS,
                 };
             }
             all
@@ -216,14 +231,10 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
 
 /// The mean of `after` less that of `before`, of the same instances, and its standard error; nothing where they are not
 /// as many.
-pub fn difference(before: &[f64], after: &[f64], seed: u64) -> Option<(f64, f64)> {
+pub fn difference(before: &[f64], after: &[f64]) -> Option<(f64, f64)> {
     let same = before.len() == after.len() && !before.is_empty();
     let gains: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
-    let mean = |resample: &mut dyn Iterator<Item = usize>| resample.map(|i| gains[i]).sum::<f64>() / gains.len() as f64;
-    same.then(|| {
-        let error = standard_error(gains.len(), seed, |resample| mean(&mut resample.iter().copied()));
-        (mean(&mut (0..gains.len())), error)
-    })
+    same.then(|| (gains.iter().sum::<f64>() / gains.len() as f64, standard_error_of_mean(&gains)))
 }
 
 #[cfg(test)]
@@ -287,10 +298,10 @@ mod tests {
 
     #[test]
     fn a_difference_is_of_the_same_instances() {
-        let (mean, error) = difference(&[0.0, 100.0, 0.0, 0.0], &[100.0, 100.0, 0.0, 100.0], 1).unwrap();
+        let (mean, error) = difference(&[0.0, 100.0, 0.0, 0.0], &[100.0, 100.0, 0.0, 100.0]).unwrap();
         assert_eq!(mean, 50.0);
         assert!((error - 25.0).abs() < 3.0, "{error}");
-        assert_eq!(difference(&[0.0; 5], &[0.0; 5], 1), Some((0.0, 0.0)), "what never differs is certain");
-        assert!(difference(&[0.0], &[1.0, 2.0], 1).is_none() && difference(&[], &[], 1).is_none());
+        assert_eq!(difference(&[0.0; 5], &[0.0; 5]), Some((0.0, 0.0)), "what never differs is certain");
+        assert!(difference(&[0.0], &[1.0, 2.0]).is_none() && difference(&[], &[]).is_none());
     }
 }

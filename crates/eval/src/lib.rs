@@ -20,7 +20,10 @@ pub mod bleu;
 mod bootstrap;
 pub mod chart;
 mod detokenize;
+mod dice;
 pub mod figures;
+#[cfg(test)]
+mod golden;
 pub mod instance;
 pub mod overlap;
 pub mod perplexity;

@@ -97,7 +97,7 @@ pub fn read(
                     let rest = pending.split_off(end);
                     let (words, text) = match detokenizer {
                         Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
-                        Detokenizer::Ptb => (detokenize::words(&pending), detokenize::ptb(&pending)),
+                        Detokenizer::Ptb => (detokenize::words(&pending), detokenize::penn_treebank(&pending)),
                     };
                     slider.text.words += words as u64;
                     slider.push(&text)?;

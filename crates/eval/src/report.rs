@@ -93,7 +93,7 @@ impl Report<'_> {
         let mut gains = Vec::new();
         for cell in self.cells.iter().filter(|cell| cell.shots > 0) {
             let Some(zero) = self.cell(&cell.task, cell.model, 0) else { continue };
-            let found = difference(&zero.measured.scores, &cell.measured.scores, self.request.seed);
+            let found = difference(&zero.measured.scores, &cell.measured.scores);
             let Some((gain, standard_error)) = found else { continue };
             let verdict = match gain {
                 gain if gain > 2.0 * standard_error => Verdict::Helps,
@@ -245,5 +245,7 @@ pub fn shown(figure: &Figure) -> String {
     let Figure { value, standard_error, unit, .. } = figure;
     // Bits per byte differ in the third digit.
     let digits = if unit == "%" { 1 } else if *value < 10.0 { 3 } else { 2 };
-    format!("{value:.digits$}{unit} ± {standard_error:.digits$}")
+    // Of a single instance no error is known.
+    let error = if standard_error.is_finite() { format!(" ± {standard_error:.digits$}") } else { String::new() };
+    format!("{value:.digits$}{unit}{error}")
 }

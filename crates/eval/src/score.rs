@@ -3,7 +3,7 @@
 use crate::answers::{exact_match, f1};
 use crate::bleu::BleuCounts;
 use crate::instance::{Asked, Instance};
-use crate::rouge::Rouge;
+use crate::rouge::{RougeScore, rouge_l, rouge_n};
 use crate::shots::{Prompted, Prompter};
 use crate::stop_words::is_stop_word;
 use crate::task::{ChoiceConfig, GenerationConfig, Metric, Normalization};
@@ -193,14 +193,14 @@ impl Metric {
             Self::ExactMatch => vec![("exact match".to_owned(), json!(exact_match(said, accept)))],
             Self::F1 => vec![("F1".to_owned(), json!(f1(said, accept)))],
             Self::Rouge => {
-                let best = |of: fn(&Rouge) -> f64| accept.iter().map(|right| of(&Rouge::of(said, right))).fold(0.0, f64::max);
+                let best = |of: &dyn Fn(&str) -> RougeScore| accept.iter().map(|right| of(right).f1).fold(0.0, f64::max);
                 vec![
-                    ("ROUGE-1".to_owned(), json!(best(|rouge| rouge.one.f))),
-                    ("ROUGE-2".to_owned(), json!(best(|rouge| rouge.two.f))),
-                    ("ROUGE-L".to_owned(), json!(best(|rouge| rouge.longest.f))),
+                    ("ROUGE-1".to_owned(), json!(best(&|right| rouge_n(1, said, right)))),
+                    ("ROUGE-2".to_owned(), json!(best(&|right| rouge_n(2, said, right)))),
+                    ("ROUGE-L".to_owned(), json!(best(&|right| rouge_l(said, right)))),
                 ]
             }
-            Self::Bleu => vec![("BLEU".to_owned(), json!(BleuCounts::of(said, accept)))],
+            Self::Bleu => vec![("BLEU".to_owned(), json!(BleuCounts::new(said, accept)))],
         }
     }
 }

@@ -1,8 +1,11 @@
 //! GPT-3's five word-scrambling tasks (Brown et al. 2020, §3.9.2): recover a word from its letters.
 
 use crate::dice::Dice;
+use serde::Serialize;
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 /// Words to scramble: this many, the most frequent …
 const N_WORDS: usize = 10_000;
@@ -27,7 +30,7 @@ pub enum Scramble {
 }
 
 /// What is asked, and its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Scrambled {
     /// The letters as they are shown.
     pub scrambled: String,
@@ -66,6 +69,21 @@ impl Scramble {
             Self::ReversedWords => letters.reverse(),
         }
         Scrambled { scrambled: letters.into_iter().collect(), word: word.to_owned() }
+    }
+}
+
+impl fmt::Display for Scramble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scramble {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|task| task.name() == text).ok_or_else(|| format!("use one of {}", names()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Demonstrations: drawn for each record from the training part, as many as fit (Brown et al. 2020, §2.4).
 
+use crate::dice::Dice;
 use crate::instance::{Asked, Instance, Task};
 use crate::records::Source;
 use anyhow::{Context, Result, ensure};
@@ -7,8 +8,6 @@ use data::source::OnBadRecord;
 use data::tokenizer::Tokenizer;
 use data::world::Part;
 use model::likelihood::Question;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// Most records that demonstrations are drawn from; of more, these are a sample.
 const POOL: usize = 4096;
@@ -36,30 +35,19 @@ pub struct Pool {
     seed: u64,
 }
 
-fn dice(seed: u64, stream: u64) -> ChaCha8Rng {
-    let mut dice = ChaCha8Rng::seed_from_u64(seed);
-    dice.set_stream(stream);
-    dice
-}
-
-/// From 0 to `n` - 1.
-fn below(dice: &mut ChaCha8Rng, n: usize) -> usize {
-    ((u128::from(dice.next_u64()) * n as u128) >> 64) as usize
-}
-
 impl Pool {
     /// Reads what `task` shows of `from`; `test` is what is measured with.
     ///
     /// # Errors
     /// When a record cannot be read, or there is none.
     pub fn read(task: &Task, from: &From, test: &Source, seed: u64, on_bad: OnBadRecord) -> Result<Self> {
-        let (mut shown, mut n, mut dice) = (Vec::new(), 0, dice(seed, u64::MAX));
+        let (mut shown, mut n, mut dice) = (Vec::new(), 0, Dice::new(seed, "pool", 0));
         let mut take = |text: String| {
             n += 1;
             if shown.len() < POOL {
                 shown.push(text);
             } else {
-                let at = below(&mut dice, n);
+                let at = dice.below(n);
                 if at < POOL {
                     shown[at] = text;
                 }
@@ -93,10 +81,10 @@ impl Pool {
 
     /// What is shown before record number `n`: the first of as many as are asked for are those of fewer.
     fn draw(&self, n: u64, shots: usize) -> Vec<&str> {
-        let mut dice = dice(self.seed, n);
+        let mut dice = Dice::new(self.seed, "demonstrations", n);
         let (mut order, mut drawn) = (Vec::<usize>::new(), Vec::new());
         while drawn.len() < shots.min(self.shown.len()) {
-            let at = below(&mut dice, self.shown.len());
+            let at = dice.below(self.shown.len());
             if !order.contains(&at) {
                 order.push(at);
                 drawn.push(self.shown[at].as_str());
