@@ -166,6 +166,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("pretrain --data cut.txt.zst", 1, "cut.txt.zst"),
     ("pretrain --data no-text", 1, "no-text holds no file"),
     ("pretrain --data world --data world:0", 2, "is not a number of stories"),
+    ("pretrain --data world --data world-patterns:0", 2, "is not a number of documents"),
     ("prepare --data latin.txt --out prepared", 1, "latin.txt"),
     // Configurations.
     ("pretrain --config missing.toml", 2, "missing.toml cannot be read"),

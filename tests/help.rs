@@ -58,6 +58,15 @@ fn the_world_is_a_function_of_its_seed_and_json_holds_state_and_questions() {
 }
 
 #[test]
+fn patterns_are_documents_with_a_blank_line_between() {
+    let out = gptkit(Path::new("."), "world --patterns --count 30").ok().out;
+    let documents: Vec<&str> = out.trim_end().split("\n\n").collect();
+    assert_eq!(documents.len(), 30);
+    assert!(documents.iter().any(|document| document.lines().all(|line| line.starts_with("- "))));
+    assert!(documents.iter().any(|document| document.lines().all(|line| line.starts_with(['T', 'F']))));
+}
+
+#[test]
 fn instructions_comparisons_and_tasks_of_the_world_are_json_lines_with_their_keys() {
     let keys = |arguments: &str| {
         let out = gptkit(Path::new("."), &format!("world --count 4 {arguments}")).ok().out;
@@ -76,6 +85,8 @@ fn instructions_comparisons_and_tasks_of_the_world_are_json_lines_with_their_key
     assert_eq!(keys("--task similarity"), "text_a text_b label");
     assert_eq!(keys("--task multiple-choice --held-out"), "context choices label");
     assert_eq!(keys("--task regression"), "text label");
+    assert_eq!(keys("--pattern first-word"), "input output");
+    assert_eq!(keys("--pattern lookup --held-out"), "input output");
     for wrong in [
         "--held-out",
         "--task none",
@@ -83,6 +94,11 @@ fn instructions_comparisons_and_tasks_of_the_world_are_json_lines_with_their_key
         "--task regression --json",
         "--comparisons --instructions",
         "--comparisons --json",
+        "--pattern none",
+        "--pattern labels --task regression",
+        "--patterns --held-out",
+        "--patterns --pattern labels",
+        "--patterns --json",
     ] {
         assert_eq!(gptkit(Path::new("."), &format!("world {wrong}")).code, Some(2), "{wrong}");
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// Text to read
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Text file, folder, JSONL (each may be .gz or .zst), - for stdin, `world` for the embedded stories, or a folder
-    /// that `prepare` wrote; repeatable, with weights for a mixture
+    /// Text file, folder, JSONL (each may be .gz or .zst), - for stdin, `world` for the embedded stories,
+    /// `world-patterns` for patterns to go on with, or a folder that `prepare` wrote; repeatable, with weights for a mixture
     #[arg(long, value_name = "PATH[@WEIGHT]")]
     data: Vec<SourceConfig>,
     /// Key of the text in JSONL records

@@ -66,7 +66,7 @@ impl Wanted {
             Self::Labeler(seed) => format!("labeler:{seed}"),
             Self::Human | Self::Rewards(_) => return Ok(()),
         };
-        if matches!(Place::of(prompts), Ok(Place::World { .. })) {
+        if matches!(Place::of_records(prompts), Ok(Place::World { .. })) {
             return Ok(());
         }
         let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
@@ -125,7 +125,7 @@ pub(crate) fn answers(name: &str, model: &Path) -> Result<()> {
 
 /// Refuses prompts that are not there.
 pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
-    match Place::of(prompts) {
+    match Place::of_records(prompts) {
         Ok(Place::World { .. }) => Ok(()),
         Ok(Place::Path(path)) if path.is_file() => Ok(()),
         Ok(Place::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),

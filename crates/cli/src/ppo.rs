@@ -162,7 +162,8 @@ fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
     let rounds = Provenance::load(folder)?.rounds;
     if let Some(round) = rounds.last() {
         let (a, b) = (shell(folder), shell(&round.policy.folder));
-        let of_world = round.prompts.iter().all(|prompts| matches!(Place::of(prompts), Ok(Place::World { .. })));
+        let of_world =
+            round.prompts.iter().all(|prompts| matches!(Place::of_records(prompts), Ok(Place::World { .. })));
         ui.next(&match of_world {
             true => format!("gptkit compare --a {a} --b {b} --prompts world:300 --judge gold --temperature 1"),
             false => format!("gptkit chat --model {a}"),

@@ -2,9 +2,10 @@
 
 use crate::ui::Ui;
 use clap::Args;
-use data::world::{Comparisons, Instructions, Part, Task, Tasks, World as Stories};
+use data::world::{Comparisons, Instructions, Part, Pattern, PatternRecords, Patterns, Task, Tasks, World as Stories};
 
-/// Print stories, instructions, comparisons or labeled tasks of the embedded world, the default data of every stage
+/// Print stories, patterns, instructions, comparisons or labeled tasks of the embedded world, the default data of every
+/// stage
 #[derive(Debug, Args)]
 pub(crate) struct World {
     /// How many
@@ -27,6 +28,13 @@ pub(crate) struct World {
     /// regression
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
     task: Option<Task>,
+    /// Documents instead that show a pattern by examples and go on with it: what `--data world-patterns` trains on
+    #[arg(long, conflicts_with_all = ["json", "records"])]
+    patterns: bool,
+    /// Records of one pattern instead, one JSON object a line, input and output: first-word, middle-word, last-word,
+    /// reversed, rotated, color, animal, thing, category, labels, lookup
+    #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
+    pattern: Option<Pattern>,
     /// The instructions, comparisons or records that are kept for measuring, about what the others are not about
     #[arg(long, requires = "records")]
     held_out: bool,
@@ -39,6 +47,10 @@ impl World {
             let tasks = Tasks::new(task, self.seed, part);
             return self.print(ui, |index| Ok(serde_json::to_string(&tasks.record(index))?));
         }
+        if let Some(pattern) = self.pattern {
+            let records = PatternRecords::new(pattern, self.seed, part);
+            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index))?));
+        }
         if self.instructions {
             let instructions = Instructions::new(self.seed, part);
             return self.print(ui, |index| Ok(serde_json::to_string(&instructions.instruction(index))?));
@@ -46,6 +58,10 @@ impl World {
         if self.comparisons {
             let comparisons = Comparisons::new(self.seed, part);
             return self.print(ui, |index| Ok(serde_json::to_string(&comparisons.comparison(index))?));
+        }
+        if self.patterns {
+            let patterns = Patterns::new(self.seed);
+            return self.print(ui, |index| Ok(patterns.document(index) + "\n"));
         }
         let stories = Stories::new(self.seed);
         self.print(ui, |index| {

@@ -3,10 +3,10 @@
 use crate::disk;
 use crate::progress::{Progress, Task, Unit};
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
-use crate::source::{self, DataConfig, Form, Input, OnBadRecord, Place};
+use crate::source::{self, DataConfig, Form, Input, OnBadRecord, Place, Told};
 use crate::text::{Cut, Reader};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerKind};
-use crate::world::World;
+use crate::world::{Patterns, World};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -412,11 +412,15 @@ impl Texts<'_> {
     fn read(&self, place: &Place, label: &str, cut: Cut, sink: &mut dyn FnMut(Piece) -> Result<()>) -> Result<Skipped> {
         let mut reader = Reader::new(self.data, cut, sink);
         match place {
-            Place::World { stories, seed } => {
-                let world = World::new(*seed);
-                let task = self.progress.task(label, Some(*stories), Unit::Items);
-                for index in 0..*stories {
-                    reader.document(Path::new("world"), index + 1, &world.story(index).text)?;
+            &Place::World { told, count, seed } => {
+                let (world, patterns) = (World::new(seed), Patterns::new(seed));
+                let task = self.progress.task(label, Some(count), Unit::Items);
+                for index in 0..count {
+                    let (name, text) = match told {
+                        Told::Stories => ("world", world.story(index).text),
+                        Told::Patterns => ("world-patterns", patterns.document(index)),
+                    };
+                    reader.document(Path::new(name), index + 1, &text)?;
                     task.advance(1);
                 }
             }
@@ -443,7 +447,8 @@ fn read_file(reader: &mut Reader, input: &Input, task: &dyn Task) -> Result<()> 
 fn name(place: &Place) -> String {
     match place {
         Place::Path(path) => path.display().to_string(),
-        Place::World { .. } => "the world".to_owned(),
+        Place::World { told: Told::Stories, .. } => "the world".to_owned(),
+        Place::World { told: Told::Patterns, .. } => "the world's patterns".to_owned(),
         Place::Stdin(_) => "stdin".to_owned(),
     }
 }
@@ -784,6 +789,25 @@ mod tests {
         let second = weighted(5.0);
         assert_eq!(second.corpus.train[0].weight, 5.0);
         assert_eq!(identity(&second), file);
+    }
+
+    #[test]
+    fn stories_and_patterns_of_the_world_are_sources_of_their_own() {
+        let scene = Scene::new();
+        let source = |path: &str, weight| SourceConfig { path: path.to_owned(), weight: Some(weight) };
+        let of = |sources: Vec<SourceConfig>| {
+            let data = DataConfig { sources, val_fraction: 0.0, ..scene.data.clone() };
+            scene.prepare(&data).unwrap()
+        };
+        let both = of(vec![source("world:3", 0.7), source("world-patterns:4:2", 0.3)]);
+        assert_eq!(both.corpus.train.iter().map(|part| part.weight).collect::<Vec<_>>(), [0.7, 0.3]);
+        let of_part = |i: usize| texts(&both, &all(&both.corpus.train[i].tokens));
+        let (world, patterns) = (World::new(1), Patterns::new(2));
+        assert_eq!(of_part(0), (0..3).map(|index| world.story(index).text).collect::<Vec<_>>());
+        assert_eq!(of_part(1), (0..4).map(|index| patterns.document(index)).collect::<Vec<_>>());
+        let folders = ["world:4", "world-patterns:4", "world-patterns:5", "world-patterns:4:2"]
+            .map(|path| of(vec![source(path, 1.0)]).folder);
+        assert_eq!(folders.iter().collect::<BTreeSet<_>>().len(), 4, "{folders:?}");
     }
 
     #[test]

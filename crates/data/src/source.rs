@@ -45,7 +45,8 @@ impl Default for DataConfig {
 /// One source; an element of `data.sources`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceConfig {
-    /// File, folder, `-` for stdin, `world`, `world:STORIES` or `world:STORIES:SEED`, or a folder that `prepare` wrote.
+    /// File, folder, `-` for stdin, `world`, `world:STORIES` or `world:STORIES:SEED`, `world-patterns` in the same three
+    /// forms, or a folder that `prepare` wrote.
     pub path: String,
     /// Share of the windows that come from here, relative to the other weights, whatever its size (Brown et al. 2020,
     /// table 2.2); all sources have one, or none has and size decides.
@@ -112,7 +113,10 @@ impl Check for DataConfig {
             let sound = source.weight.is_none_or(|w| w.is_finite() && w > 0.0);
             problems.require(sound, &key("weight"), "is not positive", "leave the source out instead");
             match Place::of(&source.path) {
-                Err(what) => problems.add(&key("path"), what, "write world:20000, or world:20000:SEED"),
+                Err(what) => {
+                    let name = source.path.split(':').next().unwrap_or_default();
+                    problems.add(&key("path"), what, format!("write {name}:20000, or {name}:20000:SEED"));
+                }
                 Ok(Place::Path(path)) if !path.exists() => {
                     let way = "name a file or folder of text, - for stdin, or world";
                     problems.add(&key("path"), "does not exist", way);
@@ -132,40 +136,72 @@ pub enum Place {
     Path(PathBuf),
     /// Stdin, with the ending that says what it holds (`.jsonl` for instance, or nothing).
     Stdin(String),
-    /// Stories of the embedded world.
+    /// The embedded world.
     World {
-        /// How many.
-        stories: u64,
+        /// What is told of it.
+        told: Told,
+        /// How many documents.
+        count: u64,
         /// The world's seed.
         seed: u64,
     },
 }
 
-/// Stories where `world` says nothing else: about 11 MB of text.
-const STORIES: u64 = 10_000;
+/// What a document of the embedded world tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// A story: `world`.
+    Stories,
+    /// A pattern, by examples: `world-patterns`.
+    Patterns,
+}
+
+impl Told {
+    /// Documents where a path says nothing else: about 11 MB of stories, a third as much of patterns.
+    fn usual(self) -> u64 {
+        match self {
+            Told::Stories => 10_000,
+            Told::Patterns => 15_000,
+        }
+    }
+}
 
 impl Place {
     /// Reads a source's path.
     ///
     /// # Errors
-    /// When it begins as the world's does and goes on otherwise.
+    /// When it begins as one of the world's does and goes on otherwise.
     pub fn of(path: &str) -> Result<Self, String> {
         if let Some(ending) = path.strip_prefix('-').filter(|e| e.is_empty() || e.starts_with('.')) {
             return Ok(Self::Stdin(ending.to_owned()));
         }
         let mut parts = path.split(':');
-        if parts.next() != Some("world") {
-            return Ok(Self::Path(PathBuf::from(path)));
-        }
+        let told = match parts.next() {
+            Some("world") => Told::Stories,
+            Some("world-patterns") => Told::Patterns,
+            _ => return Ok(Self::Path(PathBuf::from(path))),
+        };
         let mut number = |default: u64| match parts.next() {
             Some(text) => text.parse::<u64>().map_err(|_| format!("\"{text}\" is not a number")),
             None => Ok(default),
         };
-        let (stories, seed) = (number(STORIES)?, number(1)?);
-        if stories == 0 || parts.next().is_some() {
-            return Err("is not a number of stories".to_owned());
+        let (count, seed) = (number(told.usual())?, number(1)?);
+        if count == 0 || parts.next().is_some() {
+            let what = if told == Told::Stories { "stories" } else { "documents" };
+            return Err(format!("is not a number of {what}"));
         }
-        Ok(Self::World { stories, seed })
+        Ok(Self::World { told, count, seed })
+    }
+
+    /// Reads the path of a source of records: of the world, that is `world` alone.
+    ///
+    /// # Errors
+    /// As [`Place::of`], and when it is text of the world that no records come with.
+    pub fn of_records(path: &str) -> Result<Self, String> {
+        match Self::of(path)? {
+            Self::World { told: Told::Patterns, .. } => Err("is text to pretrain on, and has no records".to_owned()),
+            place => Ok(place),
+        }
     }
 }
 
@@ -340,14 +376,25 @@ mod tests {
 
     #[test]
     fn the_world_and_stdin_are_known_by_their_names() {
-        assert_eq!(Place::of("world"), Ok(Place::World { stories: STORIES, seed: 1 }));
-        assert_eq!(Place::of("world:50:9"), Ok(Place::World { stories: 50, seed: 9 }));
+        let world = |told, count, seed| Ok(Place::World { told, count, seed });
+        assert_eq!(Place::of("world"), world(Told::Stories, 10_000, 1));
+        assert_eq!(Place::of("world:50:9"), world(Told::Stories, 50, 9));
+        assert_eq!(Place::of("world-patterns"), world(Told::Patterns, 15_000, 1));
+        assert_eq!(Place::of("world-patterns:50:9"), world(Told::Patterns, 50, 9));
+        assert_eq!(Place::of("world-tour"), Ok(Place::Path("world-tour".into())));
         assert_eq!(Place::of("./world"), Ok(Place::Path("./world".into())));
         assert_eq!(Place::of("-.jsonl.gz"), Ok(Place::Stdin(".jsonl.gz".to_owned())));
         assert_eq!(Place::of("-x"), Ok(Place::Path("-x".into())));
-        for wrong in ["world:", "world:many", "world:0", "world:5:1:2"] {
+        for wrong in ["world:", "world:many", "world:0", "world:5:1:2", "world-patterns:0", "world-patterns:5:x"] {
             assert!(Place::of(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn patterns_are_no_records() {
+        assert_eq!(Place::of_records("world:50"), Place::of("world:50"));
+        assert_eq!(Place::of_records("a.jsonl"), Place::of("a.jsonl"));
+        assert!(Place::of_records("world-patterns:50").unwrap_err().contains("no records"));
     }
 
     #[test]
@@ -375,7 +422,12 @@ mod tests {
     fn contradictions_are_problems() {
         let source = |path: &str, weight| SourceConfig { path: path.to_owned(), weight };
         let config = DataConfig {
-            sources: vec![source("/", Some(-1.0)), source("-", None), source("-", None), source("world:x", None)],
+            sources: vec![
+                source("/", Some(-1.0)),
+                source("-", None),
+                source("-", None),
+                source("world-patterns:x", None),
+            ],
             val_fraction: 0.9,
             ..DataConfig::default()
         };

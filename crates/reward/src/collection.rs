@@ -443,7 +443,7 @@ pub struct Prompts<'a> {
 impl Prompts<'_> {
     /// The embedded world's instructions, if the prompts are these.
     pub fn world(&self) -> Option<Instructions> {
-        match Place::of(self.source) {
+        match Place::of_records(self.source) {
             Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part)),
             _ => None,
         }
@@ -480,9 +480,9 @@ impl<'a> Gathering<'a> {
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let source = self.from.source;
-        match Place::of(source).map_err(anyhow::Error::msg)? {
-            Place::World { stories, seed } => {
-                let most = if source == "world" { WORLD_PROMPTS } else { stories };
+        match Place::of_records(source).map_err(anyhow::Error::msg)? {
+            Place::World { count, seed, .. } => {
+                let most = if source == "world" { WORLD_PROMPTS } else { count };
                 let instructions = Instructions::new(seed, self.from.part);
                 // Some come again, sums above all.
                 for index in 0..most.saturating_mul(10) {

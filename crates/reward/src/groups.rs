@@ -218,8 +218,8 @@ fn read(
     progress: &dyn Progress,
     sink: Sink,
 ) -> Result<()> {
-    let place = Place::of(source).map_err(anyhow::Error::msg)?;
-    if let Place::World { stories: n, seed } = place {
+    let place = Place::of_records(source).map_err(anyhow::Error::msg)?;
+    if let Place::World { count: n, seed, .. } = place {
         let parts = match (for_validation, config.validation.is_empty()) {
             (true, _) => vec![(Part::HeldOut, n)],
             (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],

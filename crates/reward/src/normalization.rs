@@ -57,7 +57,7 @@ impl Check for NormalizationConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.samples >= 2, "samples", "is not 2 or more", "use 256");
         for (i, source) in self.references.iter().enumerate() {
-            let missing = match Place::of(source) {
+            let missing = match Place::of_records(source) {
                 Err(what) => Some(what),
                 Ok(Place::Path(path)) if !path.exists() => Some("does not exist".to_owned()),
                 Ok(_) => None,

@@ -139,7 +139,7 @@ pub(crate) fn encode_all(
 type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
 
 fn read(source: &str, config: &PpoConfig, for_validation: bool, progress: &dyn Progress, sink: Sink) -> Result<()> {
-    if let Place::World { stories: n, seed } = Place::of(source).map_err(anyhow::Error::msg)? {
+    if let Place::World { count: n, seed, .. } = Place::of_records(source).map_err(anyhow::Error::msg)? {
         let parts = match (for_validation, config.prompts.validation.is_empty()) {
             (true, _) => vec![(Part::HeldOut, n)],
             (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],

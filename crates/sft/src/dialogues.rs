@@ -52,7 +52,7 @@ impl DialogueConfig {
 
     /// Whether dialogues are validated on.
     fn validates(&self) -> bool {
-        let world = |source: &String| matches!(Place::of(source), Ok(Place::World { .. }));
+        let world = |source: &String| matches!(Place::of_records(source), Ok(Place::World { .. }));
         self.val_fraction > 0.0 || !self.validation.is_empty() || self.sources.iter().any(world)
     }
 }
@@ -188,8 +188,8 @@ pub type Sink<'a> = &'a mut dyn FnMut(u64, &[Message], Option<Part>) -> Result<(
 /// # Errors
 /// As [`read_dialogues`], and those of `sink`.
 pub fn read(source: &str, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
-    let place = Place::of(source).map_err(anyhow::Error::msg)?;
-    if let Place::World { stories: n, seed } = place {
+    let place = Place::of_records(source).map_err(anyhow::Error::msg)?;
+    if let Place::World { count: n, seed, .. } = place {
         for (part, n) in [(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))] {
             let instructions = Instructions::new(seed, part);
             for index in 0..n {

@@ -415,8 +415,8 @@ fn rows(
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Row, Option<Part>) -> Result<()>,
 ) -> Result<data::record::Skipped> {
-    let place = Place::of(source).map_err(anyhow::Error::msg)?;
-    let Place::World { stories: n, seed } = place else {
+    let place = Place::of_records(source).map_err(anyhow::Error::msg)?;
+    let Place::World { count: n, seed, .. } = place else {
         return read_rows(Path::new(source), config.on_bad_record, progress, &mut |row| sink(row, None));
     };
     let parts = match (for_validation, config.validation.is_empty()) {

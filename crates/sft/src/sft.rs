@@ -295,7 +295,7 @@ fn finish(
     let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
     let answerer = Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
     outcome.answers = ask_after(folder, &answerer, sitting.progress)?;
-    let worlds = config.data.sources.iter().filter_map(|source| match Place::of(source) {
+    let worlds = config.data.sources.iter().filter_map(|source| match Place::of_records(source) {
         Ok(Place::World { seed, .. }) => Some(seed),
         _ => None,
     });

@@ -34,7 +34,7 @@ impl Sources<'_> {
         for (key, paths) in [("sources", self.sources), ("validation", self.validation)] {
             for (i, path) in paths.iter().enumerate() {
                 let key = format!("{key}.{i}");
-                match Place::of(path) {
+                match Place::of_records(path) {
                     Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
                     Ok(Place::Path(path)) if !path.exists() => {
                         let way = "name a file of records (.jsonl, .csv, .tsv, .parquet), or world";

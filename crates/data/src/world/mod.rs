@@ -17,6 +17,14 @@
 //! - [`labelers`]     simulated people who rank replies by it, noisily
 //! - [`comparisons`]  prompts with several answers, good and bad, that a labeler ranked
 //! - [`tasks`]        labeled records
+//!
+//! To learn from examples in the context, beside the stories:
+//!
+//! - [`rule`]         what leads from an input of a few words to an output
+//! - [`patterns`]     documents of such examples, and records to ask with
+//!
+//! And for all of them:
+//!
 //! - [`part`]         what is for training and what is held out
 
 mod comparisons;
@@ -27,9 +35,11 @@ mod labelers;
 mod manners;
 mod part;
 mod passage;
+mod patterns;
 mod plight;
 mod plots;
 mod questions;
+mod rule;
 mod state;
 mod story;
 mod tasks;
@@ -41,8 +51,10 @@ pub use instructions::{Instruction, InstructionKind, Instructions};
 pub use labelers::Labeler;
 pub use manners::Manners;
 pub use part::Part;
+pub use patterns::{PatternRecords, Patterns};
 pub use plots::Plot;
 pub use questions::{Kind, Question};
+pub use rule::{Pattern, PatternRecord};
 pub use state::{Event, Feeling, Lies, Person, Place, Scene, State, Thing};
 pub use story::{Story, World};
 pub use tasks::{Record, Task, Tasks};
