@@ -14,6 +14,7 @@ mod conversation;
 mod data_args;
 mod device;
 mod dpo;
+mod eval;
 mod finetune;
 mod heat_map;
 mod info;
@@ -34,6 +35,8 @@ mod sample;
 mod sampling_args;
 mod score;
 mod sft;
+mod table;
+mod tasks;
 mod tokenizer;
 mod train_rm;
 mod ui;
@@ -68,6 +71,7 @@ enum Command {
     Rank(score::Rank),
     Compare(compare::Compare),
     WinRates(win_rates::WinRates),
+    Eval(Box<eval::Eval>),
     Merge(merge::Merge),
     Plan(plan::Plan),
     Inspect(inspect::Inspect),
@@ -119,6 +123,7 @@ fn main() -> ExitCode {
         Command::Rank(command) => command.run(&ui),
         Command::Compare(command) => command.run(&ui),
         Command::WinRates(command) => command.run(&ui),
+        Command::Eval(command) => command.run(&ui),
         Command::Merge(command) => command.run(&ui),
         Command::Plan(command) => command.run(&ui),
         Command::Inspect(command) => command.run(&ui),

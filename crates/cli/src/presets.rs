@@ -102,7 +102,9 @@ mod tests {
         let mut files: Vec<String> = folder
             .read_dir()
             .unwrap()
-            .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .map(|e| e.unwrap().path())
+            .filter(|path| path.is_file())
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
             .collect();
         let mut names: Vec<String> = PRESETS.iter().map(|(name, _)| (*name).to_owned()).collect();
         files.sort();

@@ -4,6 +4,7 @@ use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::judging::{Wanted, answers, prompts_exist};
 use crate::sampling_args::SamplingArgs;
+use crate::table::aligned;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -190,18 +191,12 @@ fn table(rows: &[Row], score: &str) -> String {
         column("ended", &|row| Some(format!("{:.1}%", 100.0 * row.ended))),
         column("KL", &kl),
     ];
-    let wide = |text: &str| text.chars().count();
-    let names = rows.iter().map(|row| wide(&row.name)).max().unwrap_or(0);
-    let mut lines: Vec<String> =
-        std::iter::once(String::new()).chain(rows.iter().map(|row| row.name.clone())).collect();
-    lines.iter_mut().for_each(|line| *line += &" ".repeat(names - wide(line)));
-    for (head, cells) in columns.into_iter().filter(|(_, cells)| cells.iter().any(Option::is_some)) {
-        let cells = std::iter::once(head).chain(cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned())));
-        let cells: Vec<String> = cells.collect();
-        let width = cells.iter().map(|cell| wide(cell)).max().unwrap_or(0);
-        for (line, cell) in lines.iter_mut().zip(cells) {
-            *line += &format!("  {cell:>width$}");
-        }
-    }
-    lines.into_iter().map(|line| line + "\n").collect()
+    let shown: Vec<_> = columns.into_iter().filter(|(_, cells)| cells.iter().any(Option::is_some)).collect();
+    let heads = std::iter::once(String::new()).chain(shown.iter().map(|(head, _)| head.clone())).collect();
+    let line = |(i, row): (usize, &Row)| {
+        let cells = shown.iter().map(|(_, cells)| cells[i].clone().unwrap_or_else(|| "-".to_owned()));
+        std::iter::once(row.name.clone()).chain(cells).collect()
+    };
+    let lines: Vec<Vec<String>> = std::iter::once(heads).chain(rows.iter().enumerate().map(line)).collect();
+    aligned(&lines, 1)
 }

@@ -9,7 +9,7 @@ const N_RESAMPLES: u64 = 1_000;
 ///
 /// `statistic` takes the numbers of the instances that were drawn. NaN of fewer than 2 instances: nothing was seen to
 /// differ.
-pub fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> f64 {
+pub(crate) fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> f64 {
     if n < 2 {
         return f64::NAN;
     }
@@ -26,7 +26,7 @@ pub fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) 
 
 /// What [`standard_error`] of a mean tends to with ever more resamples, without drawing any: √(Σ (x − x̄)²) / n.
 #[must_use]
-pub fn standard_error_of_mean(values: &[f64]) -> f64 {
+pub(crate) fn standard_error_of_mean(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return f64::NAN;
     }

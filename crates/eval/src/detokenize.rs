@@ -13,14 +13,14 @@ use crate::stop_words::is_stop_word;
 /// models of these benchmarks predict (Mikolov et al. 2010; Merity et al. 2016), so published sizes and perplexities
 /// include it: 217,646 words of WikiText-2's validation part, 82,430 of the Treebank's test part.
 #[must_use]
-pub fn words(text: &str) -> usize {
+pub(crate) fn words(text: &str) -> usize {
     text.split_whitespace().count() + text.lines().count()
 }
 
 /// WikiText (Merity et al. 2016), line by line: ` @-@ ` and its like joined to their neighbors, punctuation, brackets,
 /// quotes, contractions, currency, times and degrees where print has them, headings as Wikipedia's markup has them.
 #[must_use]
-pub fn wikitext(text: &str) -> String {
+pub(crate) fn wikitext(text: &str) -> String {
     by_line(text, |tokens| {
         let n_marks = tokens.iter().take_while(|token| **token == "=").count();
         let inner = tokens.len().saturating_sub(2 * n_marks);
@@ -37,7 +37,7 @@ pub fn wikitext(text: &str) -> String {
 /// currency and percent signs joined, ` `` ` and `''` as quotes, `-lrb-` and its like as brackets, punctuation where
 /// print has it, `\/` without its backslash. Case is lost and stays so.
 #[must_use]
-pub fn penn_treebank(text: &str) -> String {
+pub(crate) fn penn_treebank(text: &str) -> String {
     by_line(&text.replace("\\/", "/").replace("\\*", "*"), |tokens| {
         let pieces = (0..tokens.len()).map(|i| {
             let before = i.checked_sub(1).map_or("", |i| tokens[i]);

@@ -107,8 +107,7 @@ impl Report<'_> {
 
     /// What papers report of `task`.
     pub fn published(&self, task: &str) -> Vec<&Published> {
-        let of = |request: &&crate::run::TaskRequest| name(&request.name, &request.variant) == task;
-        let Some(request) = self.request.tasks.iter().find(of).filter(|_| self.reference) else { return Vec::new() };
+        let Some(request) = self.request.tasks.iter().find(|request| request.full_name() == task).filter(|_| self.reference) else { return Vec::new() };
         let own = |one: &&Published| one.variant.is_empty() || one.variant == request.variant;
         request.config.published.iter().filter(own).collect()
     }
@@ -169,7 +168,7 @@ impl Report<'_> {
 
     fn task_table(&self, task: &str) -> String {
         let own: Vec<&Cell> = self.cells.iter().filter(|cell| cell.task == task).collect();
-        let request = self.request.tasks.iter().find(|request| name(&request.name, &request.variant) == task);
+        let request = self.request.tasks.iter().find(|request| request.full_name() == task);
         let shots: BTreeSet<usize> = own.iter().map(|cell| cell.shots).collect();
         let mut text = format!("\n## {task}\n\n");
         if let Some(description) = request.map(|r| &r.config.description).filter(|description| !description.is_empty()) {
@@ -233,11 +232,6 @@ impl Measured {
     pub fn figure(&self, metric: &str) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.metric == metric)
     }
-}
-
-/// A task's name with its variant.
-pub fn name(task: &str, variant: &str) -> String {
-    if variant.is_empty() { task.to_owned() } else { format!("{task}:{variant}") }
 }
 
 /// `34.2% ± 1.1`

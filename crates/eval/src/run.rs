@@ -54,6 +54,17 @@ pub struct Request {
     pub on_bad_record: OnBadRecord,
     /// Prepared text that the models were trained on, in which instances are looked for.
     pub contamination: Option<PathBuf>,
+    /// Fine-tuned models to measure beside the others.
+    pub finetuned: Vec<FinetunedRequest>,
+}
+
+/// A fine-tuned model, and the task that it was made for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinetunedRequest {
+    /// The task, with its variant.
+    pub task: String,
+    /// The model's folder.
+    pub folder: PathBuf,
 }
 
 /// A task, and where its records are.
@@ -128,6 +139,13 @@ pub enum End {
     Done(Vec<Cell>),
     /// Before; what is there is kept.
     Stopped(Stop),
+}
+
+impl TaskRequest {
+    /// What it is called, with its variant.
+    pub fn full_name(&self) -> String {
+        if self.variant.is_empty() { self.name.clone() } else { format!("{}:{}", self.name, self.variant) }
+    }
 }
 
 impl Request {
@@ -237,6 +255,14 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
 }
 
 impl Request {
+    /// Hands the records that `task` is measured with to `sink`.
+    ///
+    /// # Errors
+    /// When one cannot be used, or `sink` fails.
+    pub fn records(&self, task: &TaskRequest, sink: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
+        self.open(task)?.read(self, &mut |row, _| sink(row)).map(|_| ())
+    }
+
     fn open(&self, task: &TaskRequest) -> Result<Opened> {
         let TaskRequest { name, variant, config, test, train } = task;
         let task = Task::new(name, config.clone(), variant)?;
@@ -426,9 +452,10 @@ impl Asking<'_> {
         let Opened { task, pool, .. } = self.opened;
         let context = self.model.gpt.config().context;
         let prompter = self.opened.prompter(self.model.tokenizer, self.model.end_of_text.first().copied(), context);
+        let shots = self.shots;
         let ready = |(n, row): (u64, Row)| -> Result<Ready> {
             let instance = task.instance(&row)?;
-            let prompted = prompter.prompt(&task.instruction(&row)?, pool, self.shots, n, &instance)?;
+            let prompted = prompter.prompt(&task.instruction(&row)?, pool, shots, n, &instance)?;
             Ok(Ready { n, instance, prompted })
         };
         let ready: Vec<Ready> = records.into_par_iter().map(ready).collect::<Result<_>>()?;

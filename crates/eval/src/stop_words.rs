@@ -6,7 +6,7 @@
 
 /// Whether `word` is a function word, whatever its case; a typographic apostrophe is as good as a straight one.
 #[must_use]
-pub fn is_stop_word(word: &str) -> bool {
+pub(crate) fn is_stop_word(word: &str) -> bool {
     let word = word.to_lowercase().replace('’', "'");
     CLASSES.iter().any(|class| class.split(' ').any(|of_class| of_class == word))
 }

@@ -2,6 +2,7 @@
 
 use crate::task::TaskConfig;
 use data::record::{Bad, Row};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use std::collections::{BTreeMap, HashSet};
@@ -26,7 +27,8 @@ impl Templates {
     pub(crate) fn new(task: &TaskConfig) -> Result<Self, Vec<(&'static str, String)>> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-        environment.set_keep_trailing_newline(true);
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        environment.set_syntax(syntax.map_err(|e| vec![("prompt", described(&e, ""))])?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("last_word", |text: String| last_word(&text).1.to_owned());
         environment.add_filter("before_last_word", |text: String| last_word(&text).0.to_owned());

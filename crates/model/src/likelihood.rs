@@ -183,7 +183,8 @@ mod tests {
         for n in 0..continuation.len() {
             let read = [context, &continuation[..n]].concat();
             let input = Input::ragged([&*read], &Device::Cpu).unwrap();
-            let logits = model.next_logits(&input, &mut model.cache()).unwrap().squeeze(0).unwrap().to_vec1().unwrap();
+            let logits: Vec<f32> =
+                model.next_logits(&input, &mut model.cache()).unwrap().squeeze(0).unwrap().to_vec1().unwrap();
             let likeliest = (0..17).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
             all.log_prob += f64::from(log_probs(&logits)[continuation[n] as usize]);
             all.greedy &= likeliest == continuation[n] as usize;

@@ -1,0 +1,283 @@
+//! `gptkit eval`
+
+use crate::data_args::shell;
+use crate::device::ComputeArgs;
+use crate::table::aligned;
+use crate::tasks::{TASKS, TaskArg, load};
+use crate::ui::{Stopped, Ui, Usage};
+use anyhow::{Context, Result};
+use clap::Args;
+use data::source::OnBadRecord;
+use eval::chart::{over_shots, over_sizes};
+use eval::figures::Figure;
+use eval::report::{Finetuned, Report, shown};
+use eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
+use eval::task::Scoring;
+use model::HeadDescription;
+use model::folder::load_config;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use train::interrupt::Interrupt;
+use train::run::free_folder;
+
+/// Measure language models as GPT-2's and GPT-3's papers do: tasks without examples, or with a few in the context
+///
+/// A task is a TOML file: where records are, a template of what the model goes on with, and how that is scored. Those named
+/// by --list are built in. Everything is kept in a folder: each instance with its prompt, scores and verdict, tables as
+/// Markdown and JSON, charts over demonstrations and sizes.
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// Model folder (repeatable): a run of `pretrain` or `sft`, or a folder of Hugging Face's
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "list"])]
+    model: Vec<PathBuf>,
+    /// Task (repeatable): a built-in name or your TOML file, `:VARIANT` for one of its variants, and `=TEST` or
+    /// `=TEST,TRAIN` for files of records (JSONL, CSV, Parquet) or text
+    #[arg(long, value_name = "TASK", required_unless_present_any = ["resume", "list"])]
+    task: Vec<TaskArg>,
+    /// Demonstrations in the context, several numbers with commas; of each record its own are drawn from the training part,
+    /// or from every tenth record where there is none, and as many as fit are shown
+    #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
+    shots: Vec<usize>,
+    /// At most N instances of each task, or N windows of a text
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Tokens that each window of a text predicts, from those before it [default: half the context]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    stride: Option<u64>,
+    /// Fine-tuned model to measure on the same instances (repeatable): a run of `finetune`, with `TASK=` before it where
+    /// there are several tasks
+    #[arg(long, value_name = "[TASK=]DIR")]
+    finetuned: Vec<String>,
+    /// Folder of prepared text (see gptkit prepare) that the models were trained on: instances that share 13 words in a row
+    /// with it are also left out
+    #[arg(long, value_name = "DIR")]
+    contamination: Option<PathBuf>,
+    /// Show what papers report of the tasks beside it
+    #[arg(long)]
+    reference: bool,
+    /// Folder of the results [default: runs/eval-1, or the first number that is free]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the evaluation in this folder; it knows what was asked
+    #[arg(long, value_name = "DIR",
+        conflicts_with_all = ["model", "task", "shots", "limit", "stride", "finetuned", "contamination", "seed", "out"])]
+    resume: Option<PathBuf>,
+    /// Seed of demonstrations and of what is drawn
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Stop after this time, for instance 2h or 90m; the exit code is then 124
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_time: Option<Duration>,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Name the built-in tasks
+    #[arg(long)]
+    list: bool,
+    /// What to do with records that a task cannot use
+    #[arg(long, value_name = "fail|skip", default_value = "fail")]
+    on_bad_record: OnBadRecord,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl Eval {
+    pub(crate) fn run(self: Box<Self>, ui: &Ui) -> Result<()> {
+        if self.list {
+            return list(ui);
+        }
+        let (request, out) = match &self.resume {
+            Some(out) => (Request::load(out)?, out.clone()),
+            None => {
+                let request = self.request()?;
+                let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), "eval"));
+                request.save(&out)?;
+                (request, out)
+            }
+        };
+        let interrupt = Interrupt::watch(self.max_time.map(|time| Instant::now() + time))?;
+        let load = |folder: &Path| self.compute.load(folder);
+        let sitting = Sitting { load: &load, interrupt: &interrupt, progress: ui };
+        let evaluated = evaluate(&request, &out, &sitting).inspect_err(|_| remove_if_empty(&out));
+        let cells = match evaluated? {
+            End::Done(cells) => cells,
+            End::Stopped(stop) => {
+                ui.say(&format!("stopped; what was measured so far is in {}", out.display()));
+                ui.next(&format!("gptkit eval --resume {}", shell(&out)));
+                return Err(Stopped(stop).into());
+            }
+        };
+        let finetuned = request.finetuned.iter().map(|one| self.finetuned(&request, one, ui)).collect::<Result<Vec<_>>>()?;
+        let n_params = request.models.iter().map(|folder| Ok(load_config(folder)?.n_params())).collect::<Result<_>>()?;
+        let report =
+            Report { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
+        keep(&report, &out)?;
+        ui.result(&if self.json { report.json().to_string() + "\n" } else { table(&report) })?;
+        say(&report, &out, ui);
+        Ok(())
+    }
+
+    /// What is asked, checked before anything runs.
+    fn request(&self) -> Result<Request> {
+        for model in &self.model {
+            let usage = |what: &str, hint: &str| Usage(format!("--model {}: {what}\n  hint: {hint}", model.display()));
+            if !model.is_dir() {
+                return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
+            }
+            if HeadDescription::load(model).is_ok() {
+                return Err(usage("it labels or rewards texts, and writes none", "name it as --finetuned DIR").into());
+            }
+        }
+        let mut tasks = Vec::new();
+        for task in &self.task {
+            tasks.extend(task.requests()?);
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = tasks.iter().map(eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone())) {
+            let hint = "name each task once; a second file of records is a task file of its own";
+            return Err(Usage(format!("--task {twice} is named twice\n  hint: {hint}")).into());
+        }
+        let choices: Vec<&_> = tasks.iter().filter(|task| task.config.scoring == Scoring::Choice).collect();
+        let mut finetuned = Vec::new();
+        for text in &self.finetuned {
+            let (task, folder) = match (text.split_once('='), choices.as_slice()) {
+                (Some((task, folder)), _) => (task.to_owned(), folder),
+                (None, [one]) => (one.full_name(), text.as_str()),
+                (None, _) => {
+                    let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
+                    return Err(Usage(format!("--finetuned {text}: of which task?\n  hint: {hint}")).into());
+                }
+            };
+            let wrong = if !choices.iter().any(|one| one.full_name() == task) {
+                format!("{task} is none of the tasks with choices")
+            } else if !Path::new(folder).is_dir() {
+                format!("{folder}: no such folder")
+            } else {
+                finetuned.push(FinetunedRequest { task, folder: PathBuf::from(folder) });
+                continue;
+            };
+            let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
+            return Err(Usage(format!("--finetuned {text}: {wrong}\n  hint: {hint}")).into());
+        }
+        let mut shots = self.shots.clone();
+        shots.sort_unstable();
+        shots.dedup();
+        Ok(Request {
+            models: self.model.clone(),
+            tasks,
+            shots,
+            limit: self.limit,
+            seed: self.seed,
+            stride: self.stride.map(|n| n as usize),
+            on_bad_record: self.on_bad_record,
+            contamination: self.contamination.clone(),
+            finetuned,
+        })
+    }
+
+    /// What a fine-tuned model makes of a task's instances.
+    fn finetuned(&self, request: &Request, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
+        let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
+        let mut lines = String::new();
+        request.records(task, &mut |row| {
+            lines += &(serde_json::to_string(&row.fields)? + "\n");
+            Ok(())
+        })?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("records.jsonl");
+        data::disk::write(&path, lines.as_bytes())?;
+        let (files, gpt) = self.compute.load(&one.folder)?;
+        let predicted = sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
+        let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
+        let share = report.scores.get("accuracy").copied();
+        let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
+        let error = (share * (1.0 - share) / report.n as f64).sqrt();
+        let figure = Figure {
+            metric: "accuracy".to_owned(),
+            value: 100.0 * share,
+            standard_error: 100.0 * error,
+            unit: "%".to_owned(),
+        };
+        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: report.n })
+    }
+}
+
+fn list(ui: &Ui) -> Result<()> {
+    let mut rows = Vec::new();
+    for (name, _) in TASKS {
+        let (_, config) = load(name)?;
+        let variants = if config.variants.is_empty() { String::new() } else { format!(" ({})", config.variants.join(", ")) };
+        let records = if config.test.is_empty() && config.scoring != Scoring::Perplexity { format!("{name}=FILE") } else if config.test.is_empty() { format!("{name}=TEXT") } else { (*name).to_owned() };
+        rows.push(vec![records, config.description + &variants]);
+    }
+    ui.result(&aligned(&rows, 2))
+}
+
+/// A refused command leaves nothing behind.
+fn remove_if_empty(out: &Path) {
+    if !out.join("instances").exists() {
+        let _ = std::fs::remove_dir_all(out); // the error that matters is the first
+    }
+}
+
+/// Writes tables and charts beside the instances.
+fn keep(report: &Report, out: &Path) -> Result<()> {
+    let write = |name: &str, text: &str| data::disk::write(&out.join(name), text.as_bytes());
+    write("results.md", &report.markdown())?;
+    write("results.json", &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
+    let tasks = report.tasks();
+    let each = tasks.iter().map(|task| Some(*task)).filter(|_| tasks.len() > 1).chain([(tasks.len() == 1).then(|| tasks[0])]);
+    for task in each {
+        let ending = task.filter(|_| tasks.len() > 1).map_or(String::new(), |task| format!("-{}", task.replace([':', '/'], "-")));
+        for (name, chart) in [("shots", over_shots(report, task)?), ("sizes", over_sizes(report, task)?)] {
+            if let Some(chart) = chart {
+                write(&format!("{name}{ending}.svg"), &chart)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The main figure of every task and model, over demonstrations.
+fn table(report: &Report) -> String {
+    let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
+    let heads = ["task", "metric", "model"].map(str::to_owned).into_iter();
+    let mut rows = vec![heads.chain(shots.iter().map(|k| format!("{k}-shot"))).collect::<Vec<_>>()];
+    for task in report.tasks() {
+        let own: Vec<&Cell> = report.cells.iter().filter(|cell| cell.task == task).collect();
+        let Some(main) = own[0].measured.figures.first().map(|figure| figure.metric.clone()) else { continue };
+        for model in 0..report.request.models.len() {
+            let cell = |k: &usize| report.cell(task, model, *k).and_then(|cell| cell.measured.figures.first());
+            let names = [task.to_owned(), main.clone(), report.request.model_name(model)].into_iter();
+            rows.push(names.chain(shots.iter().map(|k| cell(k).map_or("-".to_owned(), shown))).collect());
+        }
+        if let Some(chance) = own[0].measured.chance {
+            rows.push(vec![task.to_owned(), "accuracy".to_owned(), "chance".to_owned(), format!("{chance:.1}%")]);
+        }
+        for one in report.finetuned.iter().filter(|one| one.task == task) {
+            let name = format!("{}, fine-tuned", one.folder.display());
+            rows.push(vec![task.to_owned(), "accuracy".to_owned(), name, shown(&one.figure)]);
+        }
+        for one in report.published(task) {
+            let name = format!("{}, {}-shot, published", one.model, one.shots);
+            rows.push(vec![task.to_owned(), one.metric.clone(), name, one.value.to_string()]);
+        }
+    }
+    aligned(&rows, 3)
+}
+
+fn say(report: &Report, out: &Path, ui: &Ui) {
+    let sum = |of: fn(&Cell) -> u64| report.cells.iter().map(of).sum::<u64>();
+    let (read, alone) = (sum(|cell| cell.cost.tokens_read), sum(|cell| cell.cost.tokens_alone));
+    let seconds: f64 = report.cells.iter().map(|cell| cell.cost.elapsed_s).sum();
+    let shared = if alone > read { format!(" instead of {}, since shared beginnings are read once", data::progress::grouped(alone)) } else { String::new() };
+    ui.say(&format!("{} tokens read{shared} · {seconds:.1} s", data::progress::grouped(read)));
+    ui.say(&format!("saved {}: results.md, results.json, charts, and every instance in instances/", out.display()));
+    let model = report.request.models.first().map(|model| shell(model)).unwrap_or_default();
+    if report.request.shots == [0] && report.cells.iter().any(|cell| !cell.measured.scores.is_empty()) {
+        ui.next(&format!("gptkit eval --model {model} --shots 0,1,4,16 …, to see what demonstrations bring"));
+    } else {
+        ui.next(&format!("gptkit sft --init {model}"));
+    }
+}
