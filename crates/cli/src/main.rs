@@ -32,6 +32,7 @@ mod run_args;
 mod runs;
 mod sample;
 mod sampling_args;
+mod scaling;
 mod score;
 mod sft;
 mod tokenizer;
@@ -77,6 +78,7 @@ enum Command {
     Chat(chat::Chat),
     Attention(attention::Attention),
     Prepare(prepare::Prepare),
+    Scaling(scaling::Scaling),
     Bench(bench::Bench),
     Info(info::Info),
     #[command(subcommand)]
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
         Command::Sample(command) => command.run(&ui),
         Command::Chat(command) => command.run(&ui),
         Command::Prepare(command) => command.run(&ui),
+        Command::Scaling(command) => command.run(&ui),
         Command::Bench(command) => command.run(&ui),
         Command::Info(command) => command.run(&ui),
         Command::Tokenizer(command) => command.run(&ui),
