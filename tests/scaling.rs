@@ -137,6 +137,26 @@ fn a_signal_saves_says_how_to_go_on_and_a_killed_family_ends_the_same() {
 }
 
 #[test]
+fn a_family_goes_on_without_its_sources_while_the_shards_are_there() {
+    let folder = with_family();
+    let path = folder.path();
+    let few = "--set train.length=20steps --set train.decay_start=18steps --set train.eval_every=3";
+    let text = gptkit(path, "world --stories 80").ok().out;
+    fs::write(path.join("text.txt"), text).unwrap();
+    let begin = format!("scaling --config family.toml --out one --data text.txt {few}");
+    gptkit(path, &begin).ok();
+    fs::remove_file(path.join("text.txt")).unwrap();
+    fs::remove_dir_all(path.join("one/c")).unwrap();
+    let ran = gptkit(path, "scaling --resume one").ok();
+    assert!(ran.err.contains("c · 3 of 4"), "{}", ran.err);
+    fs::remove_dir_all(path.join("shards")).unwrap();
+    gptkit(path, "scaling --resume one").ok(); // only the laws are fitted
+    fs::remove_dir_all(path.join("one/c")).unwrap();
+    let said = refused(gptkit(path, "scaling --resume one"), 1);
+    assert!(said.contains("the family's text is gone"), "{said}");
+}
+
+#[test]
 fn a_family_without_a_member_to_predict_is_fine() {
     let folder = with_family();
     let few = "--set train.length=20steps --set train.decay_start=18steps --set train.eval_every=3";

@@ -49,10 +49,7 @@ impl Scaling {
                         Usage(format!("{what}\n  hint: gptkit scaling --out {} begins one", shell(folder))).into()
                     );
                 }
-                let load = |set: &[String]| presets::load::<ScalingConfig>(&path.to_string_lossy(), set);
-                // The text may be gone: members know the shards that they were trained on.
-                let (_, config) =
-                    load(&[]).or_else(|e| load(&["data={}", "tokenizer={}"].map(str::to_owned)).map_err(|_| e))?;
+                let config = reopened(&path.to_string_lossy())?;
                 let device = self.run.device()?;
                 let outcome = eval::scaling::resume(&config, folder, self.budget, &self.run.sitting(&device, ui))?;
                 (outcome, folder.to_owned())
@@ -75,6 +72,18 @@ impl Scaling {
             }
         }
     }
+}
+
+/// The family's own configuration. Its text may be gone where members know the shards that they were trained on: then it has
+/// no sources.
+fn reopened(path: &str) -> Result<ScalingConfig> {
+    let load = |set: &[String]| presets::load::<ScalingConfig>(path, set);
+    let without_text = |e| {
+        let (_, mut config) = load(&["data={}", "tokenizer={}"].map(str::to_owned)).map_err(|_| e)?;
+        config.data.sources.clear();
+        Ok(config)
+    };
+    load(&[]).map(|(_, config)| config).or_else(without_text)
 }
 
 fn finish(finished: &Finished, json: bool, ui: &Ui) -> Result<()> {

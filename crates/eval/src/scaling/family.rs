@@ -194,6 +194,10 @@ fn prepared(config: &ScalingConfig, seen: Option<&TextSeen>, sitting: &Sitting) 
         let data = DataConfig { sources: vec![SourceConfig { path, weight: None }], ..config.data.clone() };
         return prepare(&data, &TokenizerConfig::default(), None, sitting.progress);
     }
+    ensure!(
+        !config.data.sources.is_empty(),
+        "the family's text is gone: neither its sources nor the shards that members were trained on are where they were"
+    );
     let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
     if let Some(seen) = seen
         && seen.fingerprint != prepared.fingerprint

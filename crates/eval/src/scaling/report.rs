@@ -138,7 +138,7 @@ pub struct Law {
     pub n_points: usize,
     /// α.
     pub exponent: Estimate,
-    /// Kaplan's α (Kaplan et al. 2020, eq. 1.1 to 1.3).
+    /// Kaplan's α (Kaplan et al. 2020, eq. 1.1 to 1.3); that of compute is for batches of the best size.
     pub published_exponent: f64,
     /// Logarithm of X_c to base 10.
     pub log10_constant: Estimate,
@@ -402,6 +402,16 @@ impl Report {
             Found::Fitted(law) => remarks.push(format!("L(N, D) is off by {}.", percent(law.error))),
             Found::Refused(why) => remarks.push(format!("L(N, D) is not fitted: {why}.")),
         }
+        let held_out = self.predictions.iter().filter_map(|p| Some((p, p.name.as_ref()?, p.measured?)));
+        for (prediction, name, measured) in held_out {
+            for (law, estimate) in [("L(N)", prediction.by_size), ("L(N, D)", prediction.by_both)] {
+                remarks.extend(estimate.map(|estimate| {
+                    let place = if estimate.holds(measured) { "within" } else { "outside" };
+                    let off = percent((estimate.value / measured - 1.0).abs());
+                    format!("{name}: {law} is off by {off}; the loss lies {place} its 95%.")
+                }));
+            }
+        }
         if self.optima.iter().any(|optimum| optimum.beyond > 10.0) {
             remarks.push(
                 "A budget over ten times the most that was measured is far from what the law has seen.".to_owned(),
@@ -546,7 +556,9 @@ pub(super) mod tests {
         assert_eq!(budgets, [report.members[5].compute, 10.0 * report.members[5].compute, 1e18]);
         let truth = TRUTH.optimum(budgets[0]).size;
         assert!(report.optima[0].size.holds(truth), "{:?} {truth}", report.optima[0]);
-        assert!(report.remarks.iter().any(|remark| remark.contains("over ten times")));
+        for says in ["over ten times", "s6: L(N, D) is off by 0.", "the loss lies within its 95%"] {
+            assert!(report.remarks.iter().any(|remark| remark.contains(says)), "{says}: {:?}", report.remarks);
+        }
     }
 
     #[test]
