@@ -21,6 +21,7 @@ fn help_is_what_it_was() {
         "chat",
         "attention",
         "prepare",
+        "scaling",
         "tokenizer",
         "tokenizer train",
         "tokenizer encode",

@@ -13,6 +13,7 @@ mod looking;
 mod ppo;
 mod resume;
 mod reward;
+mod scaling;
 mod sft;
 mod speed;
 mod tokenizers;

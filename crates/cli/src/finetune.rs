@@ -16,7 +16,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub(crate) struct Finetune {
     /// Model folder to start from
-    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// What is asked: classification, entailment, similarity, multiple-choice, regression
     #[arg(long, value_name = "NAME", required_unless_present = "resume", conflicts_with = "resume")]

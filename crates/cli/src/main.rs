@@ -33,6 +33,7 @@ mod run_args;
 mod runs;
 mod sample;
 mod sampling_args;
+mod scaling;
 mod score;
 mod sft;
 mod table;
@@ -81,6 +82,7 @@ enum Command {
     Chat(chat::Chat),
     Attention(attention::Attention),
     Prepare(prepare::Prepare),
+    Scaling(scaling::Scaling),
     Bench(bench::Bench),
     Info(info::Info),
     #[command(subcommand)]
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         Command::Sample(command) => command.run(&ui),
         Command::Chat(command) => command.run(&ui),
         Command::Prepare(command) => command.run(&ui),
+        Command::Scaling(command) => command.run(&ui),
         Command::Bench(command) => command.run(&ui),
         Command::Info(command) => command.run(&ui),
         Command::Tokenizer(command) => command.run(&ui),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Args)]
 pub(crate) struct Ppo {
     /// Model folder to start from, which is the reference too: a run of `sft`, or of `ppo` for a further round
-    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Folder of the reward model: a run of `train-rm` from the same tokenizer and chat template
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]

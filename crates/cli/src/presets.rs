@@ -3,6 +3,7 @@
 use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
+use eval::ScalingConfig;
 use reward::RewardConfig;
 use rl::{DpoConfig, PpoConfig};
 use serde::de::DeserializeOwned;
@@ -44,6 +45,7 @@ presets![
     "ppo-instructgpt",
     "ppo-2019",
     "dpo-small",
+    "scaling-small",
 ];
 
 /// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
@@ -80,6 +82,7 @@ pub(crate) fn description(name: &str) -> Result<String> {
         Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
         Some("ppo") => load::<PpoConfig>(name, &[])?.1.description,
         Some("rm") => load::<RewardConfig>(name, &[])?.1.description,
+        Some("scaling") => load::<ScalingConfig>(name, &[])?.1.description,
         Some("sft") => load::<SftConfig>(name, &[])?.1.description,
         _ => load::<PretrainConfig>(name, &[])?.1.description,
     })
@@ -114,6 +117,20 @@ mod tests {
             let description = description(name).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(!description.is_empty(), "{name} has no description");
         }
+    }
+
+    /// Five sizes over two orders of magnitude of compute, at equal tokens, and a sixth beyond them.
+    #[test]
+    fn the_family_spans_what_it_says() {
+        let (_, config) = load::<ScalingConfig>("scaling-small", &[]).unwrap();
+        let sizes = &config.family.sizes;
+        let n: Vec<f64> =
+            sizes.iter().map(|size| eval::scaling::config::non_embedding(&config.member(size).model) as f64).collect();
+        assert!(n.is_sorted() && n.len() == 6 && n[4] / n[0] >= 100.0 && n[5] / n[4] > 2.0, "{n:?}");
+        assert_eq!(
+            sizes.iter().map(|size| size.predict).collect::<Vec<_>>(),
+            [false, false, false, false, false, true]
+        );
     }
 
     /// Parameters as published: exact where weights were released, rounded as in Brown et al. 2020, table 2.1, else.

@@ -16,7 +16,7 @@ pub(crate) struct Pretrain {
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder to start from instead of first values; its shape and tokenizer take the place of the configuration's
-    #[arg(long, value_name = "DIR", conflicts_with = "tokenizer")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "resume"])]
     init: Option<PathBuf>,
     /// Say what the run would take (see gptkit plan), and do nothing
     #[arg(long, conflicts_with = "resume")]

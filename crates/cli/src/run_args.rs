@@ -22,11 +22,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in this folder, exactly as if it had not been interrupted; it knows its settings
-    #[arg(
-        long,
-        value_name = "DIR",
-        conflicts_with_all = ["init", "out", "seed", "config", "set", "dtype"]
-    )]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "seed", "config", "set", "dtype"])]
     resume: Option<PathBuf>,
     /// Seed of everything that is drawn [default: the configuration's, 1]
     #[arg(long)]
@@ -58,7 +54,7 @@ impl RunArgs {
             let keys: Vec<&str> = settings.iter().map(|set| set.split('=').next().unwrap_or(set)).collect();
             let what =
                 format!("--resume goes on with the run's own settings, and {} would change them", keys.join(", "));
-            return Err(Usage(format!("{what}\n  hint: leave that out, or begin a new run with --init")).into());
+            return Err(Usage(format!("{what}\n  hint: leave that out, or begin a new run without --resume")).into());
         }
         Ok(self.resume.as_deref())
     }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub(crate) struct TrainRm {
     /// Model folder to start from: a run of `sft`
-    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Preset or TOML file, for instance rm-instructgpt
     #[arg(long, value_name = "NAME|FILE", default_value = "rm-small")]

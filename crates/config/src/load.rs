@@ -133,7 +133,7 @@ impl Source<'_> {
         Invalid { file: self.file.to_owned(), problems: problems.collect() }
     }
 
-    /// The place of `key`, or of the nearest section above it that is written down.
+    /// The place of `key`, or of the nearest section or element of a list above it that is written down.
     fn place(&self, key: &str) -> String {
         let set = |setting: &String| {
             let path = setting.split('=').next().unwrap_or_default();
@@ -143,24 +143,26 @@ impl Source<'_> {
             return "command line".to_owned();
         }
         let mut offset = None;
-        let mut at = self.spans;
-        for step in key.split('.') {
-            let Some((name, value)) = at.get_key_value(step) else { break };
-            offset = Some(name.span().start);
-            match table_of(value) {
-                Some(next) => at = next,
-                None => break,
-            }
+        let mut steps = key.split('.');
+        let mut found = steps.next().and_then(|step| entry(self.spans, step));
+        while let Some((start, value)) = found {
+            offset = Some(start);
+            found = steps.next().and_then(|step| match value.get_ref() {
+                DeValue::Table(table) => entry(table, step),
+                DeValue::Array(list) => {
+                    let element = list.get(step.parse::<usize>().ok()?)?;
+                    Some((element.span().start, element))
+                }
+                _ => None,
+            });
         }
         offset.map(|o| format!("line {}", line(self.text, o))).unwrap_or_default()
     }
 }
 
-fn table_of<'a>(value: &'a Spanned<DeValue<'a>>) -> Option<&'a DeTable<'a>> {
-    match value.get_ref() {
-        DeValue::Table(table) => Some(table),
-        _ => None,
-    }
+/// Where `key` is written in `table`, and what it is.
+fn entry<'a>(table: &'a DeTable<'a>, key: &str) -> Option<(usize, &'a Spanned<DeValue<'a>>)> {
+    table.get_key_value(key).map(|(name, value)| (name.span().start, value))
 }
 
 fn value_at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
@@ -259,7 +261,7 @@ mod tests {
             "toy.toml has 3 problems\
              \n  line 3  model.lerning_rate = 1  unknown key\
              \n          hint: did you mean `learning_rate`?\
-             \n  line 4  parts.0.wieght = 2      unknown key\
+             \n  line 6  parts.0.wieght = 2      unknown key\
              \n          hint: did you mean `weight`?\
              \n  line 2  model.width = 6         is not a multiple of 4\
              \n          hint: use 8"

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(templates.text("prompt", &row, "", None).unwrap(), "One two  three. :\n");
         assert_eq!(templates.text("answer", &row, "", Some("b")).unwrap(), " b");
         assert_eq!(templates.value("choice.right", &row, "").unwrap().as_i64(), Some(1));
-        assert_eq!(templates.value("choice.of", &row, "").unwrap().to_string(), "[\"a\", \"b\"]");
+        assert_eq!(templates.value("choice.of", &row, "").unwrap().to_string(), "['a', 'b']");
         assert_eq!(last_word("One two  three. "), ("One two", "three."));
         assert_eq!(last_word("one"), ("", "one"));
     }

@@ -74,6 +74,9 @@ pub struct TrainConfig {
     /// How it falls.
     #[serde(default = "cosine")]
     pub decay: Decay,
+    /// When it begins to fall, counted from the start; after the warm-up when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay_start: Option<Span>,
     /// When it has fallen to `min_lr`, counted from the start; `length` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decay_end: Option<Span>,
@@ -180,7 +183,7 @@ impl TrainConfig {
 
     /// Whether a length is counted in passes over the text.
     pub(crate) fn depends_on_text(&self) -> bool {
-        let spans = [Some(self.length), Some(self.warmup), self.decay_end];
+        let spans = [Some(self.length), Some(self.warmup), self.decay_start, self.decay_end];
         spans.iter().flatten().any(|span| matches!(span, Span::Epochs(_)))
     }
 }

@@ -23,6 +23,7 @@ pub struct Schedule {
     /// Tokens of a window.
     context: u64,
     warmup_tokens: u64,
+    decay_start_tokens: u64,
     decay_end_tokens: u64,
     total_tokens: u64,
 }
@@ -30,18 +31,25 @@ pub struct Schedule {
 impl Schedule {
     /// The plan for windows of `context` tokens, `rows_per_epoch` of which are one pass over the training part.
     pub fn new(config: &TrainConfig, context: usize, rows_per_epoch: u64) -> Self {
-        let mut schedule = Self {
+        let schedule = Self {
             config: config.clone(),
             context: context as u64,
             warmup_tokens: 0,
+            decay_start_tokens: 0,
             decay_end_tokens: 0,
             total_tokens: 0,
         };
         let tokens = |span| schedule.tokens(span, rows_per_epoch);
         let total = tokens(config.length);
         let (warmup, decay_end) = (tokens(config.warmup), config.decay_end.map_or(total, tokens));
-        (schedule.warmup_tokens, schedule.decay_end_tokens, schedule.total_tokens) = (warmup, decay_end, total);
-        schedule
+        let decay_start = config.decay_start.map_or(warmup, tokens).max(warmup);
+        Self {
+            warmup_tokens: warmup,
+            decay_start_tokens: decay_start,
+            decay_end_tokens: decay_end,
+            total_tokens: total,
+            ..schedule
+        }
     }
 
     /// Every length in tokens, so that one rule serves all. Steps are counted through the batch ramp.
@@ -84,8 +92,8 @@ impl Schedule {
         if before < self.warmup_tokens {
             return lr * (after as f64 / self.warmup_tokens as f64).min(1.0);
         }
-        let way = self.decay_end_tokens.saturating_sub(self.warmup_tokens).max(1) as f64;
-        let gone = ((before - self.warmup_tokens) as f64 / way).min(1.0);
+        let way = self.decay_end_tokens.saturating_sub(self.decay_start_tokens).max(1) as f64;
+        let gone = (before.saturating_sub(self.decay_start_tokens) as f64 / way).min(1.0);
         match self.config.decay {
             Decay::Cosine => min_lr + (lr - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * gone).cos()),
             Decay::Linear => min_lr + (lr - min_lr) * (1.0 - gone),
@@ -185,6 +193,15 @@ mod tests {
         let steps = steps("length = \"400 tokens\"\nbatch_size = 2\ndecay_end = \"200 tokens\"");
         close(steps[5].lr, 0.55);
         assert!(steps[10..].iter().all(|s| (s.lr - 0.1).abs() < 1e-12));
+    }
+
+    #[test]
+    fn a_decay_that_begins_late_leaves_the_highest_rate_until_then() {
+        let text = "length = \"400 tokens\"\nbatch_size = 2\nwarmup = \"40 tokens\"\ndecay = \"linear\"";
+        let steps = steps(&format!("{text}\ndecay_start = \"300 tokens\""));
+        assert!(steps[2..=15].iter().all(|s| s.lr == 1.0));
+        close(steps[16].lr, 1.0 - 0.9 * 0.2);
+        close(steps[19].lr, 1.0 - 0.9 * 0.8);
     }
 
     #[test]

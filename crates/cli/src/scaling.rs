@@ -1,0 +1,103 @@
+//! `gptkit scaling`
+
+use crate::data_args::{ConfigArgs, shell};
+use crate::presets;
+use crate::run_args::RunArgs;
+use crate::ui::{Stopped, Ui, Usage};
+use anyhow::Result;
+use clap::Args;
+use eval::ScalingConfig;
+use eval::scaling::{Finished, Outcome};
+use std::path::Path;
+
+/// Fit scaling laws to a family of small models, which are trained for it
+///
+/// Each member is a run like those of `pretrain`, in a folder below the family's, on the same text for the same number of
+/// tokens. Kaplan's laws L(N), L(D) and L(C) and Chinchilla's L(N, D) are fitted to their validation losses, with intervals;
+/// members that are marked with `predict = true` are left out, and predicted. Compute is 6·N·D, N without embeddings.
+#[derive(Debug, Args)]
+#[command(mut_arg("config", |arg| arg.default_value("scaling-small").help("Preset or TOML file, for instance scaling-small")))]
+pub(crate) struct Scaling {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Tell the best size and number of tokens for this compute, too, for instance 1e18
+    #[arg(long, value_name = "FLOPS", value_parser = positive)]
+    budget: Option<f64>,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|x: &f64| x.is_finite() && *x > 0.0)
+        .ok_or_else(|| "use a number above 0, as 1e18".to_owned())
+}
+
+impl Scaling {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let mut set = self.config.settings();
+        let (outcome, folder) = match self.run.resumes(&set)? {
+            Some(folder) => {
+                let path = folder.join("config.toml");
+                if !path.exists() {
+                    let what = format!("{} does not exist: {} is no family", path.display(), folder.display());
+                    return Err(
+                        Usage(format!("{what}\n  hint: gptkit scaling --out {} begins one", shell(folder))).into()
+                    );
+                }
+                let config = reopened(&path.to_string_lossy())?;
+                let device = self.run.device()?;
+                let outcome = eval::scaling::resume(&config, folder, self.budget, &self.run.sitting(&device, ui))?;
+                (outcome, folder.to_owned())
+            }
+            None => {
+                set.extend(self.run.settings());
+                let (name, config) = presets::load::<ScalingConfig>(&self.config.config, &set)?;
+                let folder = self.run.out(&name);
+                let device = self.run.device()?;
+                let outcome = eval::scaling::scaling(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
+                (outcome, folder)
+            }
+        };
+        match outcome {
+            Outcome::Finished(finished) => finish(&finished, self.json, ui),
+            Outcome::Stopped { stop, member } => {
+                ui.say(&format!("stopped at {member}, which is saved as far as it has come"));
+                ui.next(&format!("gptkit scaling --resume {}", shell(&folder)));
+                Err(Stopped(stop).into())
+            }
+        }
+    }
+}
+
+/// The family's own configuration. Its text may be gone where members know the shards that they were trained on: then it has
+/// no sources.
+fn reopened(path: &str) -> Result<ScalingConfig> {
+    let load = |set: &[String]| presets::load::<ScalingConfig>(path, set);
+    let without_text = |e| {
+        let (_, mut config) = load(&["data={}", "tokenizer={}"].map(str::to_owned)).map_err(|_| e)?;
+        config.data.sources.clear();
+        Ok(config)
+    };
+    load(&[]).map(|(_, config)| config).or_else(without_text)
+}
+
+fn finish(finished: &Finished, json: bool, ui: &Ui) -> Result<()> {
+    let Finished { folder, report, tables } = finished;
+    match json {
+        true => ui.result(&(serde_json::to_string(report)? + "\n"))?,
+        false => ui.result(tables)?,
+    }
+    report.remarks.iter().for_each(|remark| ui.say(remark));
+    let at = |name: &str| folder.join(name).display().to_string();
+    ui.say(&format!("saved {}, {}, {}", at("scaling.md"), at("scaling.json"), at("loss-compute.svg")));
+    let best = report.members.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
+    if let Some(best) = best {
+        ui.next(&format!("gptkit sample --model {}", shell(&folder.join(Path::new(&best.name)))));
+    }
+    Ok(())
+}
