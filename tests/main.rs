@@ -6,6 +6,7 @@ mod bad_input;
 mod chat;
 mod compare;
 mod dpo;
+mod eval;
 mod finetune;
 mod help;
 mod lineage;

@@ -108,8 +108,10 @@ impl Eval {
                 return Err(Stopped(stop).into());
             }
         };
-        let finetuned = request.finetuned.iter().map(|one| self.finetuned(&request, one, ui)).collect::<Result<Vec<_>>>()?;
-        let n_params = request.models.iter().map(|folder| Ok(load_config(folder)?.n_params())).collect::<Result<_>>()?;
+        let finetuned =
+            request.finetuned.iter().map(|one| self.finetuned(&request, one, ui)).collect::<Result<Vec<_>>>()?;
+        let n_params =
+            request.models.iter().map(|folder| Ok(load_config(folder)?.n_params())).collect::<Result<_>>()?;
         let report =
             Report { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
         keep(&report, &out)?;
@@ -134,7 +136,9 @@ impl Eval {
             tasks.extend(task.requests()?);
         }
         let mut names = BTreeSet::new();
-        if let Some(twice) = tasks.iter().map(eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone())) {
+        if let Some(twice) =
+            tasks.iter().map(eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
+        {
             let hint = "name each task once; a second file of records is a task file of its own";
             return Err(Usage(format!("--task {twice} is named twice\n  hint: {hint}")).into());
         }
@@ -207,8 +211,15 @@ fn list(ui: &Ui) -> Result<()> {
     let mut rows = Vec::new();
     for (name, _) in TASKS {
         let (_, config) = load(name)?;
-        let variants = if config.variants.is_empty() { String::new() } else { format!(" ({})", config.variants.join(", ")) };
-        let records = if config.test.is_empty() && config.scoring != Scoring::Perplexity { format!("{name}=FILE") } else if config.test.is_empty() { format!("{name}=TEXT") } else { (*name).to_owned() };
+        let variants =
+            if config.variants.is_empty() { String::new() } else { format!(" ({})", config.variants.join(", ")) };
+        let records = if config.test.is_empty() && config.scoring != Scoring::Perplexity {
+            format!("{name}=FILE")
+        } else if config.test.is_empty() {
+            format!("{name}=TEXT")
+        } else {
+            (*name).to_owned()
+        };
         rows.push(vec![records, config.description + &variants]);
     }
     ui.result(&aligned(&rows, 2))
@@ -227,9 +238,12 @@ fn keep(report: &Report, out: &Path) -> Result<()> {
     write("results.md", &report.markdown())?;
     write("results.json", &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
     let tasks = report.tasks();
-    let each = tasks.iter().map(|task| Some(*task)).filter(|_| tasks.len() > 1).chain([(tasks.len() == 1).then(|| tasks[0])]);
+    let each =
+        tasks.iter().map(|task| Some(*task)).filter(|_| tasks.len() > 1).chain([(tasks.len() == 1).then(|| tasks[0])]);
     for task in each {
-        let ending = task.filter(|_| tasks.len() > 1).map_or(String::new(), |task| format!("-{}", task.replace([':', '/'], "-")));
+        let ending = task
+            .filter(|_| tasks.len() > 1)
+            .map_or(String::new(), |task| format!("-{}", task.replace([':', '/'], "-")));
         for (name, chart) in [("shots", over_shots(report, task)?), ("sizes", over_sizes(report, task)?)] {
             if let Some(chart) = chart {
                 write(&format!("{name}{ending}.svg"), &chart)?;
@@ -271,7 +285,11 @@ fn say(report: &Report, out: &Path, ui: &Ui) {
     let sum = |of: fn(&Cell) -> u64| report.cells.iter().map(of).sum::<u64>();
     let (read, alone) = (sum(|cell| cell.cost.tokens_read), sum(|cell| cell.cost.tokens_alone));
     let seconds: f64 = report.cells.iter().map(|cell| cell.cost.elapsed_s).sum();
-    let shared = if alone > read { format!(" instead of {}, since shared beginnings are read once", data::progress::grouped(alone)) } else { String::new() };
+    let shared = if alone > read {
+        format!(" instead of {}, since shared beginnings are read once", data::progress::grouped(alone))
+    } else {
+        String::new()
+    };
     ui.say(&format!("{} tokens read{shared} · {seconds:.1} s", data::progress::grouped(read)));
     ui.say(&format!("saved {}: results.md, results.json, charts, and every instance in instances/", out.display()));
     let model = report.request.models.first().map(|model| shell(model)).unwrap_or_default();

@@ -90,24 +90,40 @@ impl TaskArg {
             Some(test) => test.clone(),
             None => filled(&config.test),
         };
-        let train = self.train.clone().unwrap_or_else(|| if self.test.is_some() { String::new() } else { filled(&config.train) });
+        let train = self
+            .train
+            .clone()
+            .unwrap_or_else(|| if self.test.is_some() { String::new() } else { filled(&config.train) });
         let usage = |what: String, hint: String| Usage(format!("--task {name}: {what}\n  hint: {hint}"));
         if test.is_empty() {
-            let hint = format!("name a file of them: --task {name}=FILE, and with examples of its training part {name}=FILE,TRAIN");
+            let given = &self.name;
+            let hint = format!("name a file of them: --task {given}=FILE, or {given}=FILE,TRAIN for demonstrations");
             return Err(usage("it brings no records".to_owned(), hint).into());
         }
         let text = config.scoring == Scoring::Perplexity;
-        for (what, source) in [("test", &test), ("train", &train)].into_iter().filter(|(_, source)| !source.is_empty()) {
+        for (what, source) in [("test", &test), ("train", &train)].into_iter().filter(|(_, source)| !source.is_empty())
+        {
             if text {
-                let there = Path::new(source).exists() || data::source::Place::of(source).is_ok_and(|place| !matches!(place, data::source::Place::Path(_)));
+                let there = Path::new(source).exists()
+                    || data::source::Place::of(source)
+                        .is_ok_and(|place| !matches!(place, data::source::Place::Path(_)));
                 if !there {
-                    return Err(usage(format!("{source}: no such file"), "name a file or folder of text, or world".to_owned()).into());
+                    return Err(usage(
+                        format!("{source}: no such file"),
+                        "name a file or folder of text, or world".to_owned(),
+                    )
+                    .into());
                 }
                 continue;
             }
-            let source = Source::of(source).map_err(|e| usage(format!("{source}: {e}"), "see gptkit eval --help".to_owned()))?;
+            let source =
+                Source::of(source).map_err(|e| usage(format!("{source}: {e}"), "see gptkit eval --help".to_owned()))?;
             if let Some(file) = source.file().filter(|file| !file.is_file()) {
-                return Err(usage(format!("{}: no such file", file.display()), format!("name a file of {what} records")).into());
+                return Err(usage(
+                    format!("{}: no such file", file.display()),
+                    format!("name a file of {what} records"),
+                )
+                .into());
             }
         }
         Ok(TaskRequest { name: name.to_owned(), variant: variant.to_owned(), config: config.clone(), test, train })

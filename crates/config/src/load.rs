@@ -44,7 +44,7 @@ where
     let mut track = serde_path_to_error::Track::new();
     let typed = serde_path_to_error::Deserializer::new(Value::Table(table.clone()), &mut track);
     let mut unknown = Vec::new();
-    let value = serde_ignored::deserialize::<_, _, T>(typed, |path| unknown.push(path.to_string()));
+    let value = serde_ignored::deserialize::<_, _, T>(typed, |path| unknown.push(path.to_string().replace(".?", "")));
     for key in &unknown {
         problems.add(key, "unknown key", suggestion::<T>(key));
     }

@@ -203,10 +203,11 @@ mod tests {
     fn nothing_that_is_asked_was_shown_under_any_seed() {
         for kind in Arithmetic::ALL {
             let questions = |seed, part| some(kind, seed, part).into_iter().map(|exercise| exercise.question);
-            let shown: HashSet<String> =
-                questions(1, Part::Train).chain(questions(2, Part::Train)).collect();
+            let shown: HashSet<String> = questions(1, Part::Train).chain(questions(2, Part::Train)).collect();
             assert!(shown.len() > 500, "{}: {}", kind.name(), shown.len());
-            assert!(questions(1, Part::HeldOut).chain(questions(3, Part::HeldOut)).all(|asked| !shown.contains(&asked)));
+            assert!(
+                questions(1, Part::HeldOut).chain(questions(3, Part::HeldOut)).all(|asked| !shown.contains(&asked))
+            );
         }
     }
 

@@ -51,7 +51,8 @@ pub fn over_shots(report: &Report, task: Option<&str>) -> Result<Option<String>>
         })
         .collect();
     let ends = [shots.first(), shots.last()].into_iter().flatten().map(|&k| place(k));
-    let level = |name: String, value: f64| Line { name, points: ends.clone().map(|x| (x, value, 0.0)).collect(), dashed: true };
+    let level =
+        |name: String, value: f64| Line { name, points: ends.clone().map(|x| (x, value, 0.0)).collect(), dashed: true };
     if let Some(task) = task {
         for one in report.finetuned.iter().filter(|one| one.task == task) {
             lines.push(level(format!("{}, fine-tuned", one.folder.display()), one.figure.value));

@@ -123,16 +123,22 @@ pub fn measure(
     measured.shots /= measured.n as f64;
     measured.chance = (!chances.is_empty()).then(|| chances.iter().sum::<f64>() / chances.len() as f64);
     columns.figures = figures(task, words, &columns.rows);
-    measured.figures = columns.figures.iter().map(|(metric, unit, statistic)| {
-        let all = columns.rows.iter().map(Vec::as_slice);
-        let error = match statistic {
-            Statistic::Mean(column) => standard_error_of_mean(&columns.rows.iter().map(|row| row[*column]).collect::<Vec<_>>()),
-            _ => standard_error(columns.rows.len(), seed, |resample| {
-                statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
-            }),
-        };
-        Figure { metric: metric.clone(), value: statistic.of(all), standard_error: error, unit: (*unit).to_owned() }
-    }).collect();
+    measured.figures = columns
+        .figures
+        .iter()
+        .map(|(metric, unit, statistic)| {
+            let all = columns.rows.iter().map(Vec::as_slice);
+            let error = match statistic {
+                Statistic::Mean(column) => {
+                    standard_error_of_mean(&columns.rows.iter().map(|row| row[*column]).collect::<Vec<_>>())
+                }
+                _ => standard_error(columns.rows.len(), seed, |resample| {
+                    statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
+                }),
+            };
+            Figure { metric: metric.clone(), value: statistic.of(all), standard_error: error, unit: (*unit).to_owned() }
+        })
+        .collect();
     if let Some((_, _, Statistic::Mean(column))) = columns.figures.first() {
         measured.scores = columns.rows.iter().map(|row| row[*column]).collect();
     }
@@ -146,7 +152,8 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
     match task.scoring {
         Scoring::Choice => {
             let right = line["right"].as_u64()?;
-            normalizations(task).map(|by| Some(share(line["chosen"][by.to_string()].as_u64()? == right))).collect()
+            let hit = |by: Normalization| Some(share(line["chosen"][by.to_string()].as_u64()? == right));
+            task.choice.as_ref()?.normalizations().map(hit).collect()
         }
         Scoring::Word => {
             let target = line["target"].as_str()?;
@@ -177,17 +184,14 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
     }
 }
 
-/// Those of a choice, the task's main one first.
-fn normalizations(task: &TaskConfig) -> impl Iterator<Item = Normalization> {
-    let main = task.choice.as_ref().map(|choice| choice.main).unwrap_or_default();
-    std::iter::once(main).chain(Normalization::ALL.into_iter().filter(move |by| *by != main))
-}
-
 /// The figures of a task, in the order of their importance.
 fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(String, &'static str, Statistic)> {
     let percent = |name: &str, column| (name.to_owned(), "%", Statistic::Mean(column));
     match task.scoring {
-        Scoring::Choice => normalizations(task).enumerate().map(|(i, by)| percent(&format!("accuracy ({by})"), i)).collect(),
+        Scoring::Choice => {
+            let all = task.choice.iter().flat_map(|choice| choice.normalizations());
+            all.enumerate().map(|(i, by)| percent(&format!("accuracy ({by})"), i)).collect()
+        }
         Scoring::Word => vec![
             percent("accuracy", 0),
             percent("accuracy (stop-word filter)", 1),
@@ -195,9 +199,9 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
         ],
         Scoring::Perplexity => {
             let tokens: f64 = rows.iter().map(|row| row[1]).sum();
-            let per_word = words.filter(|&n| n > 0).map(|n| {
-                ("perplexity (per word)".to_owned(), "", Statistic::ExpRatio(0, 1, tokens / n as f64))
-            });
+            let per_word = words
+                .filter(|&n| n > 0)
+                .map(|n| ("perplexity (per word)".to_owned(), "", Statistic::ExpRatio(0, 1, tokens / n as f64)));
             let rest = [
                 ("perplexity (per token)".to_owned(), "", Statistic::ExpRatio(0, 1, 1.0)),
                 ("bits per byte".to_owned(), "", Statistic::Bits(0, 2)),
@@ -261,7 +265,8 @@ mod tests {
             json!({ "n": n, "shots": n, "cut": n == 0, "answers": ["a", "b"], "right": right,
                 "chosen": { "sum": chosen[0], "per token": chosen[1], "per byte": chosen[2], "unconditional": chosen[3] } })
         };
-        let lines = [line(0, 1, [1, 0, 1, 1]), line(1, 0, [0, 1, 0, 1]), line(2, 0, [1, 0, 0, 0]), line(3, 1, [0, 0, 0, 0])];
+        let lines =
+            [line(0, 1, [1, 0, 1, 1]), line(1, 0, [0, 1, 0, 1]), line(2, 0, [1, 0, 0, 0]), line(3, 1, [0, 0, 0, 0])];
         let all = measured(task, &lines, None, &|_| true);
         let names = ["accuracy (per byte)", "accuracy (sum)", "accuracy (per token)", "accuracy (unconditional)"];
         assert_eq!(values(&all), names.into_iter().zip([75.0, 50.0, 25.0, 50.0]).collect::<Vec<_>>());
@@ -279,7 +284,12 @@ mod tests {
         let line = |nats: f64, tokens: u64, bytes: u64| json!({ "n": 0, "nats": nats, "tokens": tokens, "bytes": bytes, "characters": bytes / 2 });
         let lines = [line(6.0 * ln2, 3, 8), line(2.0 * ln2, 1, 8)];
         let found = measured(task, &lines, Some(2), &|_| true);
-        let expected = [("perplexity (per word)", 16.0), ("perplexity (per token)", 4.0), ("bits per byte", 0.5), ("bits per character", 1.0)];
+        let expected = [
+            ("perplexity (per word)", 16.0),
+            ("perplexity (per token)", 4.0),
+            ("bits per byte", 0.5),
+            ("bits per character", 1.0),
+        ];
         for ((name, value), (expected_name, expected)) in values(&found).into_iter().zip(expected) {
             assert_eq!(name, expected_name);
             assert!((value - expected).abs() < 1e-9, "{name}: {value}");

@@ -97,14 +97,16 @@ impl Task {
                     return Err(Bad::new(format!("has {} choices; there must be two or more", choices.len())));
                 }
                 let right = place(&self.templates.value("choice.right", row, &self.variant)?, &choices)?;
-                let answers = choices.iter().map(|choice| text("answer", Some(choice))).collect::<Result<Vec<_>, _>>()?;
+                let answers =
+                    choices.iter().map(|choice| text("answer", Some(choice))).collect::<Result<Vec<_>, _>>()?;
                 if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
                     return Err(Bad::empty(format!("choice {n} is empty")));
                 }
                 Asked::Choice { answers, right }
             }
             Scoring::Generation => {
-                let accept = texts(&self.templates.value("generation.accept", row, &self.variant)?, "generation.accept")?;
+                let accept =
+                    texts(&self.templates.value("generation.accept", row, &self.variant)?, "generation.accept")?;
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
                     return Err(Bad::empty("has an empty answer"));
                 }

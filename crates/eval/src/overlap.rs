@@ -50,8 +50,9 @@ impl Wanted {
     /// # Errors
     /// When the folder holds none.
     pub fn found_in(&self, folder: &Path, progress: &dyn Progress) -> Result<HashSet<u64>> {
-        let manifest = Manifest::read(folder)
-            .with_context(|| format!("{} is no folder of `gptkit prepare` (a run's text is below shards/)", folder.display()))?;
+        let manifest = Manifest::read(folder).with_context(|| {
+            format!("{} is no folder of `gptkit prepare` (a run's text is below shards/)", folder.display())
+        })?;
         let corpus = Corpus::open(folder, &manifest)?;
         let tokenizer = Tokenizer::load(folder)?;
         let task = progress.task("overlap with the training text", Some(corpus.train_tokens()), Unit::Tokens);
@@ -121,7 +122,8 @@ impl Looker<'_> {
 
 /// Words without case and punctuation.
 fn words(text: &str) -> impl Iterator<Item = String> {
-    let plain = |word: &str| word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    let plain =
+        |word: &str| word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
     text.split_whitespace().map(plain).filter(|word| !word.is_empty())
 }
 
@@ -147,9 +149,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let seen = "The quick brown fox jumps over the lazy dog, and then it runs away from the farm at night.";
         let short = "Eight words that are found as a whole";
-        let filler = |n: usize| (0..n).map(|i| format!("word{} of many.", i * 7919 % 10_007)).collect::<Vec<_>>().join(" ");
+        let filler =
+            |n: usize| (0..n).map(|i| format!("word{} of many.", i * 7919 % 10_007)).collect::<Vec<_>>().join(" ");
         // So long that the text is decoded in several parts.
-        let text = format!("{} {} {} {}", filler(40_000), seen.to_uppercase(), filler(40_000), short.replace(' ', " - "));
+        let text =
+            format!("{} {} {} {}", filler(40_000), seen.to_uppercase(), filler(40_000), short.replace(' ', " - "));
         let path = folder.path().join("a.txt");
         data::disk::write(&path, text.as_bytes()).unwrap();
         let config = DataConfig {
@@ -163,7 +167,11 @@ mod tests {
         let mut wanted = Wanted::default();
         let twelve = seen.split(' ').take(12).chain(["nowhere"]).collect::<Vec<_>>().join(" ");
         let thirteen = seen.split(' ').skip(1).take(13).chain(["nowhere"]).collect::<Vec<_>>().join(" ");
-        for (n, text) in [&*twelve, &thirteen, short, "these words are none of those that stand anywhere there", "too short"].iter().enumerate() {
+        for (n, text) in
+            [&*twelve, &thirteen, short, "these words are none of those that stand anywhere there", "too short"]
+                .iter()
+                .enumerate()
+        {
             wanted.add(n as u64, text);
         }
         assert_eq!(wanted.too_short, 1);

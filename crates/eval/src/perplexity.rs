@@ -4,7 +4,7 @@
 use crate::detokenize;
 use crate::score::Model;
 use crate::task::Detokenizer;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use data::prepare::read_text;
 use data::progress::Silent;
 use data::source::OnBadRecord;
@@ -63,8 +63,6 @@ pub fn read(
     from: u64,
     sink: &mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 ) -> Result<Text> {
-    let context = model.gpt.config().context;
-    ensure!((1..=context).contains(&how.stride), "a stride of {} is not from 1 to the context of {context}", how.stride);
     let start = model.tokenizer.end_of_text().or(model.end_of_text.first().copied());
     let start = start.context("the model has no token that ends a text, from which the first could be predicted")?;
     let mut slider = Slider {
@@ -125,7 +123,9 @@ pub fn read(
 /// has the same tokens in parts.
 fn end_of_lines(text: &str) -> Option<usize> {
     let ends = text.match_indices('\n').map(|(at, _)| at);
-    ends.filter(|&at| text[..at].chars().next_back().is_some_and(|c| !c.is_whitespace())).next_back().filter(|&at| at > 0)
+    ends.filter(|&at| text[..at].chars().next_back().is_some_and(|c| !c.is_whitespace()))
+        .next_back()
+        .filter(|&at| at > 0)
 }
 
 /// Ends the reading.

@@ -75,7 +75,6 @@ impl Source {
         Ok(Self::Made { kind, count, seed })
     }
 
-
     /// The file that is read, if one is.
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -117,9 +116,8 @@ impl Source {
             }
             Self::Made { kind, count, seed } => {
                 let file = PathBuf::from(kind.to_string());
-                let mut send = |index: u64, fields| {
-                    sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields })
-                };
+                let mut send =
+                    |index: u64, fields| sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields });
                 kind.read(part, *seed, (*count).min(most), &mut send)?;
                 Ok(Skipped::default())
             }

@@ -100,23 +100,32 @@ impl Report<'_> {
                 gain if gain < -2.0 * standard_error => Verdict::Hurts,
                 _ => Verdict::NoDifference,
             };
-            gains.push(Gain { task: cell.task.clone(), model: cell.model, shots: cell.shots, gain, standard_error, verdict });
+            gains.push(Gain {
+                task: cell.task.clone(),
+                model: cell.model,
+                shots: cell.shots,
+                gain,
+                standard_error,
+                verdict,
+            });
         }
         gains
     }
 
     /// What papers report of `task`.
     pub fn published(&self, task: &str) -> Vec<&Published> {
-        let Some(request) = self.request.tasks.iter().find(|request| request.full_name() == task).filter(|_| self.reference) else { return Vec::new() };
+        let Some(request) =
+            self.request.tasks.iter().find(|request| request.full_name() == task).filter(|_| self.reference)
+        else {
+            return Vec::new();
+        };
         let own = |one: &&Published| one.variant.is_empty() || one.variant == request.variant;
         request.config.published.iter().filter(own).collect()
     }
 
     /// All of it as one object.
     pub fn json(&self) -> Value {
-        let measured = |measured: &Measured| {
-            json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures })
-        };
+        let measured = |measured: &Measured| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
         let cell = |cell: &Cell| {
             json!({
                 "task": cell.task,
@@ -131,9 +140,11 @@ impl Report<'_> {
         let models = self.request.models.iter().zip(&self.n_params).enumerate().map(|(n, (folder, n_params))| {
             json!({ "name": self.request.model_name(n), "folder": folder, "n_params": n_params })
         });
-        let published: Vec<Value> = self.tasks().iter().flat_map(|task| {
-            self.published(task).into_iter().map(move |one| json!({ "task": task, "published": one }))
-        }).collect();
+        let published: Vec<Value> = self
+            .tasks()
+            .iter()
+            .flat_map(|task| self.published(task).into_iter().map(move |one| json!({ "task": task, "published": one })))
+            .collect();
         json!({
             "seed": self.request.seed,
             "limit": self.request.limit,
@@ -171,7 +182,8 @@ impl Report<'_> {
         let request = self.request.tasks.iter().find(|request| request.full_name() == task);
         let shots: BTreeSet<usize> = own.iter().map(|cell| cell.shots).collect();
         let mut text = format!("\n## {task}\n\n");
-        if let Some(description) = request.map(|r| &r.config.description).filter(|description| !description.is_empty()) {
+        if let Some(description) = request.map(|r| &r.config.description).filter(|description| !description.is_empty())
+        {
             text += &format!("{description}\n\n");
         }
         let Some(first) = own.first() else { return text };
@@ -181,14 +193,18 @@ impl Report<'_> {
         }
         text += ".\n\n";
         let heads: Vec<String> = shots.iter().map(|shots| format!("{shots}-shot")).collect();
-        text += &format!("| model | metric | {} |\n| --- | --- |{}\n", heads.join(" | "), " ---: |".repeat(heads.len()));
-        let row = |name: &str, metric: &str, cells: Vec<String>| format!("| {name} | {metric} | {} |\n", cells.join(" | "));
+        text +=
+            &format!("| model | metric | {} |\n| --- | --- |{}\n", heads.join(" | "), " ---: |".repeat(heads.len()));
+        let row =
+            |name: &str, metric: &str, cells: Vec<String>| format!("| {name} | {metric} | {} |\n", cells.join(" | "));
         for model in 0..self.request.models.len() {
             let of_model = |shots: &usize| self.cell(task, model, *shots);
             let name = self.request.model_name(model);
             let metrics: Vec<&str> = own[0].measured.figures.iter().map(|figure| figure.metric.as_str()).collect();
             for metric in metrics {
-                let cell = |shots: &usize| of_model(shots).and_then(|cell| cell.measured.figure(metric)).map_or("-".to_owned(), shown);
+                let cell = |shots: &usize| {
+                    of_model(shots).and_then(|cell| cell.measured.figure(metric)).map_or("-".to_owned(), shown)
+                };
                 text += &row(&name, metric, shots.iter().map(cell).collect());
                 if own.iter().any(|cell| cell.clean.is_some()) {
                     let clean = |shots: &usize| {
@@ -201,7 +217,9 @@ impl Report<'_> {
             }
             let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
             if shots.iter().any(fewer) {
-                let cell = |shots: &usize| of_model(shots).map_or("-".to_owned(), |cell| format!("{:.1}", cell.measured.shots));
+                let cell = |shots: &usize| {
+                    of_model(shots).map_or("-".to_owned(), |cell| format!("{:.1}", cell.measured.shots))
+                };
                 text += &row(&name, "demonstrations that fit", shots.iter().map(cell).collect());
             }
             if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
@@ -238,7 +256,13 @@ impl Measured {
 pub fn shown(figure: &Figure) -> String {
     let Figure { value, standard_error, unit, .. } = figure;
     // Bits per byte differ in the third digit.
-    let digits = if unit == "%" { 1 } else if *value < 10.0 { 3 } else { 2 };
+    let digits = if unit == "%" {
+        1
+    } else if *value < 10.0 {
+        3
+    } else {
+        2
+    };
     // Of a single instance no error is known.
     let error = if standard_error.is_finite() { format!(" ± {standard_error:.digits$}") } else { String::new() };
     format!("{value:.digits$}{unit}{error}")

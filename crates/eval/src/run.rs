@@ -1,7 +1,7 @@
 //! Models × tasks × numbers of demonstrations → lines of instances, chunk by chunk, from wherever an earlier sitting ended.
 
 use crate::figures::{Measured, measure};
-use crate::instance::Task;
+use crate::instance::{Instance, Task};
 use crate::overlap::Wanted;
 use crate::perplexity::{self, Reading};
 use crate::records::Source;
@@ -172,7 +172,9 @@ impl Request {
 
     /// What model number `n` is called: its folder's name, or its path where that is another's too.
     pub fn model_name(&self, n: usize) -> String {
-        let last = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let last = |path: &Path| {
+            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+        };
         let name = last(&self.models[n]);
         let alone = self.models.iter().filter(|other| last(other) == name).count() == 1;
         if alone { name } else { self.models[n].display().to_string() }
@@ -201,13 +203,18 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
     for (n, folder) in request.models.iter().enumerate() {
         let (tokenizer, context) = (Tokenizer::load(folder)?, load_config(folder)?.context);
         let start = tokenizer.end_of_text();
+        if let Some(stride) = request.stride.filter(|&stride| stride > context) {
+            bail!("--stride {stride} is over the context of {context} tokens of model {}", request.model_name(n));
+        }
         for opened in tasks.iter().filter(|opened| opened.demonstrations.is_some()) {
             let prompter = opened.prompter(&tokenizer, start, context);
             opened.fits(&prompter, request).with_context(|| format!("model {}", request.model_name(n)))?;
         }
     }
     let seen = match &request.contamination {
-        Some(folder) => tasks.iter().map(|opened| opened.seen(request, folder, sitting.progress)).collect::<Result<Vec<_>>>()?,
+        Some(folder) => {
+            tasks.iter().map(|opened| opened.seen(request, folder, sitting.progress)).collect::<Result<Vec<_>>>()?
+        }
         None => Vec::new(),
     };
     let mut cells = Vec::new();
@@ -260,7 +267,7 @@ impl Request {
     /// # Errors
     /// When one cannot be used, or `sink` fails.
     pub fn records(&self, task: &TaskRequest, sink: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
-        self.open(task)?.read(self, &mut |row, _| sink(row)).map(|_| ())
+        self.open(task)?.read(self, &mut |row, _, _| sink(row)).map(|_| ())
     }
 
     fn open(&self, task: &TaskRequest) -> Result<Opened> {
@@ -283,8 +290,7 @@ impl Request {
         };
         let mut opened = Opened { task, test, demonstrations, pool: Pool::default(), n: 0, skipped: 0 };
         let mut n = 0;
-        let skipped = opened.read(self, &mut |row, _| {
-            opened.task.instance(row)?;
+        let skipped = opened.read(self, &mut |_, _, _| {
             n += 1;
             Ok(())
         })?;
@@ -304,18 +310,20 @@ impl Request {
 }
 
 impl Opened {
-    /// Hands the records that are measured with to `sink`, with their numbers. Returns how many were left out.
-    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, u64) -> Result<()>) -> Result<u64> {
+    /// Hands the records that are measured with to `sink`, with what is asked of each and its number. Returns how many were
+    /// left out.
+    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Instance, u64) -> Result<()>) -> Result<u64> {
         let set_aside = self.demonstrations == Some(From::SetAside);
         let (mut number, mut n) = (0, 0);
-        let most = request.limit.map(|limit| if set_aside { limit + limit.div_ceil(crate::shots::ONE_IN - 1) } else { limit });
+        let most =
+            request.limit.map(|limit| if set_aside { limit + limit.div_ceil(crate::shots::ONE_IN - 1) } else { limit });
         let skipped = self.test.read(Part::HeldOut, most, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
             number += 1;
             if shown || request.limit.is_some_and(|limit| n >= limit) {
                 return Ok(());
             }
-            sink(&row, n)?;
+            sink(&row, self.task.instance(&row)?, n)?;
             n += 1;
             Ok(())
         })?;
@@ -335,10 +343,9 @@ impl Opened {
     /// Refuses a window in which no demonstration fits.
     fn fits(&self, prompter: &Prompter, request: &Request) -> Result<()> {
         let (mut tried, mut fit) = (0, false);
-        self.read(request, &mut |row, n| {
+        self.read(request, &mut |row, instance, n| {
             if tried < TRIED && !fit {
                 tried += 1;
-                let instance = self.task.instance(row)?;
                 fit = prompter.prompt(&self.task.instruction(row)?, &self.pool, 1, n, &instance)?.shots > 0;
             }
             Ok(())
@@ -358,12 +365,19 @@ impl Opened {
             return Ok(HashSet::new());
         }
         let mut wanted = Wanted::default();
-        self.read(request, &mut |row, n| {
-            wanted.add(n, &self.task.instance(row)?.shown());
+        self.read(request, &mut |_, instance, n| {
+            wanted.add(n, &instance.shown());
             Ok(())
         })?;
         wanted.found_in(folder, progress)
     }
+}
+
+/// An instance that waits for others.
+struct Waiting {
+    n: u64,
+    instruction: String,
+    instance: Instance,
 }
 
 /// The asking of one cell.
@@ -395,7 +409,11 @@ impl Asking<'_> {
         let done = whole_lines(self.path)?;
         let file = OpenOptions::new().create(true).append(true).open(self.path);
         let file = file.with_context(|| format!("{} cannot be written", self.path.display()))?;
-        let asked = if self.opened.task.config.scoring == Scoring::Perplexity { self.read_text(file, done) } else { self.ask_records(file, done) };
+        let asked = if self.opened.task.config.scoring == Scoring::Perplexity {
+            self.read_text(file, done)
+        } else {
+            self.ask_records(file, done)
+        };
         match asked {
             Err(e) => e.downcast::<Stopped>().map(|Stopped(stop)| Err(stop)),
             Ok(cost) => Ok(Ok(cost)),
@@ -407,28 +425,29 @@ impl Asking<'_> {
         let begun = Instant::now();
         let bar = sitting.progress.task(&self.label, Some(opened.n), Unit::Items);
         bar.resume_at(done);
-        let (mut waiting, mut bytes, mut last) = (Vec::<(u64, Row)>::new(), 0, Duration::ZERO);
+        let (mut waiting, mut bytes, mut last) = (Vec::<Waiting>::new(), 0, Duration::ZERO);
         let mut work = Work::default();
-        let mut chunk = |waiting: &mut Vec<(u64, Row)>| -> Result<()> {
+        let mut chunk = |waiting: &mut Vec<Waiting>| -> Result<()> {
             if let Some(stop) = sitting.interrupt.reason(last) {
                 return Err(Stopped(stop).into());
             }
             let at = Instant::now();
             let (lines, read) = self.lines(std::mem::take(waiting))?;
-            let text: String = lines.iter().map(|line| serde_json::Value::Object(line.clone()).to_string() + "\n").collect();
+            let text: String =
+                lines.iter().map(|line| serde_json::Value::Object(line.clone()).to_string() + "\n").collect();
             file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
             work = Work { n_read: work.n_read + read.n_read, n_alone: work.n_alone + read.n_alone };
             bar.advance(lines.len() as u64);
             last = at.elapsed();
             Ok(())
         };
-        opened.read(self.request, &mut |row, n| {
+        opened.read(self.request, &mut |row, instance, n| {
             if n < done {
                 return Ok(());
             }
             let length: usize = row.fields.values().map(|value| value.as_str().map_or(64, str::len)).sum();
             bytes += length * (1 + self.shots);
-            waiting.push((n, row.clone()));
+            waiting.push(Waiting { n, instruction: opened.task.instruction(row)?, instance });
             if waiting.len() >= CHUNK || bytes >= CHUNK_BYTES {
                 bytes = 0;
                 chunk(&mut waiting)?;
@@ -448,14 +467,13 @@ impl Asking<'_> {
     }
 
     /// What the model makes of some records.
-    fn lines(&self, records: Vec<(u64, Row)>) -> Result<(Vec<serde_json::Map<String, serde_json::Value>>, Work)> {
+    fn lines(&self, records: Vec<Waiting>) -> Result<(Vec<serde_json::Map<String, serde_json::Value>>, Work)> {
         let Opened { task, pool, .. } = self.opened;
         let context = self.model.gpt.config().context;
         let prompter = self.opened.prompter(self.model.tokenizer, self.model.end_of_text.first().copied(), context);
         let shots = self.shots;
-        let ready = |(n, row): (u64, Row)| -> Result<Ready> {
-            let instance = task.instance(&row)?;
-            let prompted = prompter.prompt(&task.instruction(&row)?, pool, shots, n, &instance)?;
+        let ready = |Waiting { n, instruction, instance }: Waiting| -> Result<Ready> {
+            let prompted = prompter.prompt(&instruction, pool, shots, n, &instance)?;
             Ok(Ready { n, instance, prompted })
         };
         let ready: Vec<Ready> = records.into_par_iter().map(ready).collect::<Result<_>>()?;

@@ -78,7 +78,7 @@ pub(crate) fn choices(
     let mut questions: Vec<Question> = all.iter().map(|one| one.prompted.question.clone()).collect();
     // Where answers are labels, many instances have the same.
     let (mut places, mut neutral_of) = (HashMap::<Vec<Vec<u32>>, usize>::new(), Vec::with_capacity(all.len()));
-    for one in all {
+    for one in all.iter().filter(|_| !config.neutral.is_empty()) {
         let neutral = prompter.question(&config.neutral, &one.instance.asked)?;
         let at = *places.entry(neutral.continuations.clone()).or_insert_with(|| {
             questions.push(neutral);
@@ -87,20 +87,21 @@ pub(crate) fn choices(
         neutral_of.push(at);
     }
     let answers = answer(model.gpt, &questions, false)?;
-    let lines = all.iter().zip(&neutral_of).enumerate().map(|(i, (one, &neutral))| {
+    let lines = all.iter().enumerate().map(|(i, one)| {
         let Asked::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
         let sums: Vec<f64> = answers.found[i].iter().map(|found| found.log_prob).collect();
-        let unconditional: Vec<f64> = answers.found[neutral].iter().map(|found| found.log_prob).collect();
+        let neutral = neutral_of.get(i).map(|&at| &answers.found[at]);
+        let unconditional: Option<Vec<f64>> = neutral.map(|found| found.iter().map(|one| one.log_prob).collect());
         let tokens: Vec<usize> = one.prompted.question.continuations.iter().map(Vec::len).collect();
         let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
-        let chosen: Map<String, Value> = Normalization::ALL
-            .into_iter()
+        let chosen: Map<String, Value> = config
+            .normalizations()
             .map(|by| {
                 let score = |c: usize| match by {
                     Normalization::Sum => sums[c],
                     Normalization::PerToken => sums[c] / tokens[c] as f64,
                     Normalization::PerByte => sums[c] / bytes[c] as f64,
-                    Normalization::Unconditional => sums[c] - unconditional[c],
+                    Normalization::Unconditional => sums[c] - unconditional.as_ref().map_or(0.0, |found| found[c]),
                 };
                 (by.to_string(), json!(likeliest((0..texts.len()).map(score))))
             })
@@ -122,7 +123,9 @@ pub(crate) fn choices(
 
 /// The place of the greatest, the first of equals.
 fn likeliest(scores: impl Iterator<Item = f64>) -> usize {
-    let best = scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, score)| if score > best.1 { (i, score) } else { best });
+    let best = scores
+        .enumerate()
+        .fold((0, f64::NEG_INFINITY), |best, (i, score)| if score > best.1 { (i, score) } else { best });
     best.0
 }
 
@@ -142,13 +145,18 @@ pub(crate) fn generations(
     };
     let prompts: Vec<Vec<u32>> = all.iter().map(|one| one.prompted.question.context.clone()).collect();
     let read = prompts.iter().map(Vec::len).sum::<usize>() as u64;
-    let written = write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
+    let written =
+        write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
     let lines = all.iter().zip(&written).map(|(one, completion)| {
         let Asked::Free { accept, .. } = &one.instance.asked else { return one.line() };
         let said = config.answer_of(&completion.text);
         let accept: Vec<String> = accept.iter().map(|text| config.wanted_of(text)).collect();
         let mut line = one.line();
-        line.extend([("written".to_owned(), json!(completion.text)), ("said".to_owned(), json!(said)), ("accept".to_owned(), json!(accept))]);
+        line.extend([
+            ("written".to_owned(), json!(completion.text)),
+            ("said".to_owned(), json!(said)),
+            ("accept".to_owned(), json!(accept)),
+        ]);
         for metric in &config.metrics {
             line.extend(metric.of(&said, &accept));
         }
@@ -193,7 +201,8 @@ impl Metric {
             Self::ExactMatch => vec![("exact match".to_owned(), json!(exact_match(said, accept)))],
             Self::F1 => vec![("F1".to_owned(), json!(f1(said, accept)))],
             Self::Rouge => {
-                let best = |of: &dyn Fn(&str) -> RougeScore| accept.iter().map(|right| of(right).f1).fold(0.0, f64::max);
+                let best =
+                    |of: &dyn Fn(&str) -> RougeScore| accept.iter().map(|right| of(right).f1).fold(0.0, f64::max);
                 vec![
                     ("ROUGE-1".to_owned(), json!(best(&|right| rouge_n(1, said, right)))),
                     ("ROUGE-2".to_owned(), json!(best(&|right| rouge_n(2, said, right)))),

@@ -127,7 +127,14 @@ impl Prompter<'_> {
     ///
     /// # Errors
     /// When an answer has no tokens, or does not fit the window by itself.
-    pub fn prompt(&self, instruction: &str, pool: &Pool, shots: usize, n: u64, instance: &Instance) -> Result<Prompted> {
+    pub fn prompt(
+        &self,
+        instruction: &str,
+        pool: &Pool,
+        shots: usize,
+        n: u64,
+        instance: &Instance,
+    ) -> Result<Prompted> {
         let drawn = pool.draw(n, shots);
         let mut k = drawn.len();
         loop {
@@ -165,7 +172,10 @@ impl Prompter<'_> {
             Asked::Free { .. } => Vec::new(),
         };
         if answers.is_empty() {
-            return Ok(Question { context: self.or_start(self.tokenizer.encode_document(text)?)?, continuations: vec![] });
+            return Ok(Question {
+                context: self.or_start(self.tokenizer.encode_document(text)?)?,
+                continuations: vec![],
+            });
         }
         // Spaces at the end belong to the word that follows: they are one token with it.
         let context = text.trim_end();
@@ -183,7 +193,8 @@ impl Prompter<'_> {
         if !tokens.is_empty() {
             return Ok(tokens);
         }
-        let start = self.start.context("the prompt is empty, and the model has no token that ends a text to begin with")?;
+        let start =
+            self.start.context("the prompt is empty, and the model has no token that ends a text to begin with")?;
         Ok(vec![start])
     }
 }
@@ -235,7 +246,10 @@ mod tests {
         // 5 + 6 k + 2 of the prompt, and 3 of the longest answer that are read.
         assert_eq!(at(22).prompt("say", &pool, 3, 5, &instance).unwrap().shots, 2);
         assert_eq!(at(21).prompt("say", &pool, 3, 5, &instance).unwrap().shots, 1);
-        assert_eq!(at(10).prompt("say", &pool, 3, 5, &instance).unwrap(), at(10).prompt("say", &pool, 0, 5, &instance).unwrap());
+        assert_eq!(
+            at(10).prompt("say", &pool, 3, 5, &instance).unwrap(),
+            at(10).prompt("say", &pool, 0, 5, &instance).unwrap()
+        );
         let cut = at(6).prompt("say", &pool, 3, 5, &instance).unwrap();
         assert_eq!((cut.shots, cut.cut, tokenizer.decode(&cut.question.context).unwrap().as_str()), (0, true, "\nq:"));
         assert!(at(3).prompt("", &pool, 0, 5, &instance).unwrap_err().to_string().contains("longer than the window"));

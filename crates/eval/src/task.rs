@@ -73,12 +73,21 @@ pub struct ChoiceConfig {
     pub of: String,
     /// Expression for the right one: its place in the list, from 0, or its text.
     pub right: String,
-    /// What stands in for the prompt where an answer's own likelihood is divided out.
+    /// What stands in for the prompt where an answer's own likelihood is divided out; where it is empty, that is not done.
     #[serde(default = "neutral")]
     pub neutral: String,
     /// The variant that stands for the task in charts.
     #[serde(default)]
     pub main: Normalization,
+}
+
+impl ChoiceConfig {
+    /// Those that are measured, the main one first.
+    pub fn normalizations(&self) -> impl Iterator<Item = Normalization> {
+        let measured = |by: &Normalization| *by != Normalization::Unconditional || !self.neutral.is_empty();
+        let main = self.main;
+        std::iter::once(main).chain(Normalization::ALL.into_iter().filter(move |by| *by != main).filter(measured))
+    }
 }
 
 /// Brown et al. 2020, §2.4.
@@ -201,8 +210,18 @@ impl TaskConfig {
             problems.require(there, key, "is missing", hint);
         };
         let asks = self.scoring != Scoring::Perplexity;
-        needed(problems, "prompt", !asks || !self.prompt.is_empty(), "write a template, for instance \"{{ question }}\"");
-        needed(problems, "answer", !asks || !self.answer.is_empty(), "write a template, for instance \" {{ answer }}\"");
+        needed(
+            problems,
+            "prompt",
+            !asks || !self.prompt.is_empty(),
+            "write a template, for instance \"{{ question }}\"",
+        );
+        needed(
+            problems,
+            "answer",
+            !asks || !self.answer.is_empty(),
+            "write a template, for instance \" {{ answer }}\"",
+        );
         let sections = [
             (Scoring::Choice, "choice", self.choice.is_some(), "of = \"choices\" and right = \"label\""),
             (Scoring::Generation, "generation", self.generation.is_some(), "accept, metrics and max_new_tokens"),
@@ -229,6 +248,15 @@ impl Check for TaskConfig {
             let some = !generation.metrics.is_empty();
             problems.require(some, "generation.metrics", "is empty", "name exact-match, f1, rouge or bleu");
         }
+        if let Some(choice) = &self.choice {
+            let there = choice.main != Normalization::Unconditional || !choice.neutral.is_empty();
+            problems.require(
+                there,
+                "choice.neutral",
+                "is empty, and choice.main needs it",
+                "leave it out for \"Answer:\"",
+            );
+        }
         let one = self.variants.is_empty();
         problems.require(one || self.variants.iter().all(|v| !v.is_empty()), "variants", "has one without a name", "");
         for (key, what) in Templates::new(self).err().unwrap_or_default() {
@@ -249,10 +277,21 @@ mod tests {
     fn what_is_wrong_with_a_task_is_said_at_once() {
         let text = "scoring = \"choice\"\nprompt = \"{{ context }\"\n[generation]\naccept = \"a\"\nmetrics = []\nmax_new_tokens = 0\n";
         let said = problems(text);
-        for part in ["line 2", "prompt", "column 12", "answer", "is missing", "[choice]", "generation", "is empty", "not positive"] {
+        for part in [
+            "line 2",
+            "prompt",
+            "column 12",
+            "answer",
+            "is missing",
+            "[choice]",
+            "generation",
+            "is empty",
+            "not positive",
+        ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
-        let expression = "scoring = \"choice\"\nprompt = \"a\"\nanswer = \"b\"\n[choice]\nof = \"choices[\"\nright = \"label\"\n";
+        let expression =
+            "scoring = \"choice\"\nprompt = \"a\"\nanswer = \"b\"\n[choice]\nof = \"choices[\"\nright = \"label\"\n";
         assert!(problems(expression).contains("choice.of"), "{}", problems(expression));
     }
 }

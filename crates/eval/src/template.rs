@@ -37,9 +37,7 @@ impl Templates {
             found.ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, format!("{of} is not among {list}")))
         });
         let mut wrong = Vec::new();
-        for (key, source) in
-            [("instruction", &task.instruction), ("prompt", &task.prompt), ("answer", &task.answer)]
-        {
+        for (key, source) in [("instruction", &task.instruction), ("prompt", &task.prompt), ("answer", &task.answer)] {
             if let Err(e) = environment.add_template_owned(key, source.clone()) {
                 wrong.push((key, described(&e, source)));
             }
@@ -64,7 +62,13 @@ impl Templates {
     ///
     /// # Errors
     /// When the record lacks a field, or the template fails on it.
-    pub(crate) fn text(&self, key: &'static str, row: &Row, variant: &str, choice: Option<&str>) -> Result<String, Bad> {
+    pub(crate) fn text(
+        &self,
+        key: &'static str,
+        row: &Row,
+        variant: &str,
+        choice: Option<&str>,
+    ) -> Result<String, Bad> {
         let template = self.environment.get_template(key).map_err(|e| Bad::new(described(&e, "")))?;
         template
             .render(fields(row, variant, choice))
@@ -101,7 +105,11 @@ fn failed(key: &str, error: &minijinja::Error, source: &str, wants: HashSet<Stri
     missing.sort();
     if error.kind() == ErrorKind::UndefinedError && !missing.is_empty() {
         let names: Vec<String> = missing.iter().map(|name| format!("\"{name}\"")).collect();
-        return Bad::new(format!("no {}, which the task's {key} reads; the record has {}", names.join(", "), row.keys()));
+        return Bad::new(format!(
+            "no {}, which the task's {key} reads; the record has {}",
+            names.join(", "),
+            row.keys()
+        ));
     }
     Bad::new(format!("the task's {key} fails: {}", described(error, source)))
 }

@@ -7,7 +7,7 @@ use candle_core::{D, Tensor};
 use data::pack::like_lengths;
 
 /// Tokens that a model reads at a time, but for a longer question alone.
-const TOKENS_AT_A_TIME: usize = 4096;
+const TOKENS_AT_A_TIME: usize = 2048;
 /// Logits that are held at once where the likeliest tokens are asked for.
 const LOGITS: usize = 1 << 25;
 
@@ -66,7 +66,8 @@ pub fn answer(gpt: &Gpt, questions: &[Question], greedy: bool) -> Result<Answers
     }
     let numbers = found.iter().flatten().all(|one| one.log_prob.is_finite());
     ensure!(numbers, "the model's output is not a number; its weights are damaged, or its training diverged");
-    let n_alone = questions.iter().flat_map(|q| q.continuations.iter().map(|c| q.context.len() + c.len() - 1)).sum::<usize>();
+    let n_alone =
+        questions.iter().flat_map(|q| q.continuations.iter().map(|c| q.context.len() + c.len() - 1)).sum::<usize>();
     Ok(Answers { found, n_read: lengths.iter().sum::<usize>() as u64, n_alone: n_alone as u64 })
 }
 
@@ -109,7 +110,10 @@ impl Shape {
     fn of(question: &Question) -> Result<Self> {
         let Question { context, continuations } = question;
         ensure!(!context.is_empty(), "a question without a context: there is no token that something could follow");
-        ensure!(!continuations.is_empty() && continuations.iter().all(|c| !c.is_empty()), "nothing to follow a context");
+        ensure!(
+            !continuations.is_empty() && continuations.iter().all(|c| !c.is_empty()),
+            "nothing to follow a context"
+        );
         let read: Vec<Vec<u32>> =
             continuations.iter().map(|tokens| [context, &tokens[..tokens.len() - 1]].concat()).collect();
         let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();

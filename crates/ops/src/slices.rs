@@ -96,6 +96,27 @@ pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     fold(lanes, |a, b| a + b) + rest.iter().map(|&v| f(v)).sum::<f32>()
 }
 
+/// Σ of both numbers that `f` gives, in one pass.
+#[inline(always)]
+pub(crate) fn sums(values: &[f32], f: impl Fn(f32) -> [f32; 2]) -> [f32; 2] {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [[0.0f32; LANES]; 2];
+    for chunk in chunks {
+        for (i, &v) in chunk.iter().enumerate() {
+            let [a, b] = f(v);
+            lanes[0][i] += a;
+            lanes[1][i] += b;
+        }
+    }
+    let [mut first, mut second] = lanes.map(|lanes| fold(lanes, |a, b| a + b));
+    for &v in rest {
+        let [a, b] = f(v);
+        first += a;
+        second += b;
+    }
+    [first, second]
+}
+
 /// Σ a·b over two slices of one length.
 #[inline(always)]
 pub(crate) fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {

@@ -7,7 +7,7 @@ use crate::exp::exp;
 use crate::head::{logits, rows_together, write_scores};
 use crate::parameter::Parameter;
 use crate::product::{Matrix, Precision, accumulate};
-use crate::slices::{f32s, max, sum, with_f32s};
+use crate::slices::{f32s, max, sum, sums, with_f32s};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
@@ -164,11 +164,12 @@ crate::cpu::vectorized! {
     /// Of softmax(scale·scores): log of the token's probability, and the entropy.
     fn log_prob_and_entropy(scores: &[f32], token: u32, scale: f32) -> (f32, f32) {
         let most = max(scores);
-        let total = sum(scores, |x| exp::<FUSED>((x - most) * scale));
-        let mean = sum(scores, |x| {
+        let [total, weighted] = sums(scores, |x| {
             let z = (x - most) * scale;
-            z * exp::<FUSED>(z)
-        }) / total;
+            let p = exp::<FUSED>(z);
+            [p, z * p]
+        });
+        let mean = weighted / total;
         let log_total = total.ln();
         ((scores[token as usize] - most) * scale - log_total, log_total - mean)
     }
