@@ -17,6 +17,7 @@ fn help_is_what_it_was() {
         "dpo",
         "compare",
         "win-rates",
+        "eval",
         "sample",
         "chat",
         "attention",
