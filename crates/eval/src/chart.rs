@@ -28,7 +28,9 @@ struct Line {
 
 /// How places are written.
 enum Axis {
-    Shots,
+    /// Whole places, each of so many demonstrations.
+    Shots(Vec<usize>),
+    /// Decimal logarithms of parameters.
     Size,
 }
 
@@ -46,11 +48,15 @@ pub fn over_shots(report: &Report, task: Option<&str>) -> Result<Option<String>>
     let mut lines: Vec<Line> = (0..report.request.models.len())
         .map(|model| Line {
             name: report.request.model_name(model),
-            points: shots.iter().filter_map(|&k| Some(point(place(k), mean(report, &tasks, model, k)?))).collect(),
+            points: shots
+                .iter()
+                .enumerate()
+                .filter_map(|(at, &k)| Some(point(at as f64, mean(report, &tasks, model, k)?)))
+                .collect(),
             dashed: false,
         })
         .collect();
-    let ends = [shots.first(), shots.last()].into_iter().flatten().map(|&k| place(k));
+    let ends = [0.0, shots.len() as f64 - 1.0].into_iter();
     let level =
         |name: String, value: f64| Line { name, points: ends.clone().map(|x| (x, value, 0.0)).collect(), dashed: true };
     if let Some(task) = task {
@@ -60,7 +66,7 @@ pub fn over_shots(report: &Report, task: Option<&str>) -> Result<Option<String>>
         let chance = report.cells.iter().find(|cell| cell.task == task).and_then(|cell| cell.measured.chance);
         lines.extend(chance.map(|chance| level("chance".to_owned(), chance)));
     }
-    draw(&lines, Axis::Shots, &title(report, task)).map(Some)
+    draw(&lines, Axis::Shots(shots.into_iter().collect()), &title(report, task)).map(Some)
 }
 
 /// The main figure over the models' sizes: a line a number of demonstrations. Nothing when there is one size.
@@ -124,11 +130,6 @@ fn point(x: f64, (value, error): (f64, f64)) -> (f64, f64, f64) {
     (x, value, error)
 }
 
-/// Numbers of demonstrations double from place to place.
-fn place(shots: usize) -> f64 {
-    (1.0 + shots as f64).log2()
-}
-
 fn draw(lines: &[Line], axis: Axis, title: &str) -> Result<String> {
     let mut text = String::new();
     drawn(lines, &axis, title, &mut text).map_err(|e| anyhow!("the chart cannot be drawn: {e}"))?;
@@ -150,19 +151,21 @@ fn drawn(lines: &[Line], axis: &Axis, title: &str, text: &mut String) -> Drawn<(
         .caption(title, ("sans-serif", 16))
         .x_label_area_size(44)
         .y_label_area_size(56)
-        .build_cartesian_2d(left - wide..right + wide, low - tall..high + tall)?;
+        .build_cartesian_2d(left - wide..right + wide, low - tall..high + 4.0 * tall)?;
     let label = |x: &f64| match axis {
-        Axis::Shots => format!("{:.0}", x.exp2() - 1.0),
+        Axis::Shots(shots) if x.fract() == 0.0 => shots.get(*x as usize).map_or(String::new(), usize::to_string),
+        Axis::Shots(_) => String::new(),
         Axis::Size => short(10f64.powf(*x)),
     };
     let described = match axis {
-        Axis::Shots => "demonstrations",
+        Axis::Shots(_) => "demonstrations",
         Axis::Size => "parameters",
     };
     chart
         .configure_mesh()
         .x_desc(described)
         .x_label_formatter(&label)
+        .max_light_lines(0)
         .y_desc("%")
         .label_style(("sans-serif", 14))
         .draw()?;
