@@ -60,7 +60,7 @@ prompt = "Text: {{ text }}\\nFeeling:"
 answer = " {{ label }}"
 [generation]
 accept = "label"
-metrics = ["exact-match"]
+metrics = ["exact"]
 stop = ["\\n"]
 max_new_tokens = 8
 '''

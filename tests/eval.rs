@@ -96,6 +96,45 @@ fn lines_of(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Longer than what is read at a time, with lines that end in a space, as the benchmark has them.
+#[test]
+fn a_tokenized_text_has_the_words_and_bytes_of_the_whole() {
+    let folder = lab();
+    let path = folder.path();
+    let line = " The fox , well @-@ known , ran ( home ) . \n \n";
+    fs::write(path.join("w.txt"), line.repeat(2000)).unwrap();
+    fs::write(path.join("small.txt"), line.repeat(2)).unwrap();
+    let report: Value =
+        serde_json::from_str(&eval(path, "--task wikitext=w.txt --stride 160 --out e --json").ok().out).unwrap();
+    let instances = lines(path.join("e/instances/wikitext/m/0-shot.jsonl"));
+    let sum = |key: &str| instances.iter().map(|one| one[key].as_f64().unwrap()).sum::<f64>();
+    assert_eq!(sum("bytes") as usize, 2000 * "The fox, well-known, ran (home).\n\n".len());
+    // 12 tokens and two ends of lines.
+    assert_eq!(report["cells"][0]["cost"]["words"], 2000 * 14);
+    let small: Value = serde_json::from_str(&eval(path, "--task wikitext=small.txt --out s --json").ok().out).unwrap();
+    assert_eq!(small["cells"][0]["cost"]["words"], 2 * 14);
+}
+
+/// A record that cannot be used has a number too: what is set aside is shown, and never measured.
+#[test]
+fn what_is_measured_is_never_shown() {
+    let folder = lab();
+    let path = folder.path();
+    let text = fs::read_to_string(path.join("test.jsonl")).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    fs::write(path.join("some.jsonl"), format!("{first}\n{{\"context\": \"bad\"}}\n{rest}")).unwrap();
+    eval(path, "--task mine.toml=some.jsonl --shots 0,1 --on-bad-record skip --out e").ok();
+    let instances = lines(path.join("e/instances/mine/m/1-shot.jsonl"));
+    assert_eq!(instances.len(), 22);
+    let asked: Vec<&str> =
+        instances.iter().map(|one| one["prompt"].as_str().unwrap().rsplit("\n\n").next().unwrap()).collect();
+    for one in &instances {
+        let prompt = one["prompt"].as_str().unwrap();
+        let shown = prompt.split_once("\n\n").map_or("", |(shown, _)| shown);
+        assert!(asked.iter().all(|asked| !shown.starts_with(asked)), "{shown}");
+    }
+}
+
 #[test]
 fn an_evaluation_that_was_cut_off_goes_on_to_the_same_result() {
     let folder = lab();

@@ -16,6 +16,8 @@ use eval::task::Scoring;
 use model::HeadDescription;
 use model::folder::load_config;
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use train::interrupt::Interrupt;
@@ -38,7 +40,7 @@ pub(crate) struct Eval {
     /// Demonstrations in the context, several numbers with commas; of each record its own are drawn from the training part,
     /// or from every tenth record where there is none, and as many as fit are shown
     #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
-    shots: Vec<usize>,
+    shots: Vec<u16>,
     /// At most N instances of each task, or N windows of a text
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -61,7 +63,7 @@ pub(crate) struct Eval {
     out: Option<PathBuf>,
     /// Go on with the evaluation in this folder; it knows what was asked
     #[arg(long, value_name = "DIR",
-        conflicts_with_all = ["model", "task", "shots", "limit", "stride", "finetuned", "contamination", "seed", "out"])]
+        conflicts_with_all = ["model", "task", "shots", "limit", "stride", "finetuned", "contamination", "seed", "out", "on_bad_record"])]
     resume: Option<PathBuf>,
     /// Seed of demonstrations and of what is drawn
     #[arg(long, default_value_t = 1)]
@@ -99,7 +101,10 @@ impl Eval {
         let interrupt = Interrupt::watch(self.max_time.map(|time| Instant::now() + time))?;
         let load = |folder: &Path| self.compute.load(folder);
         let sitting = Sitting { load: &load, interrupt: &interrupt, progress: ui };
-        let evaluated = evaluate(&request, &out, &sitting).inspect_err(|_| remove_if_empty(&out));
+        let evaluated = evaluate(&request, &out, &sitting);
+        if evaluated.is_err() && self.resume.is_none() {
+            request.discard(&out);
+        }
         let cells = match evaluated? {
             End::Done(cells) => cells,
             End::Stopped(stop) => {
@@ -157,6 +162,8 @@ impl Eval {
                 format!("{task} is none of the tasks with choices")
             } else if !Path::new(folder).is_dir() {
                 format!("{folder}: no such folder")
+            } else if HeadDescription::load(Path::new(folder)).is_err() {
+                format!("{folder} labels nothing")
             } else {
                 finetuned.push(FinetunedRequest { task, folder: PathBuf::from(folder) });
                 continue;
@@ -164,7 +171,7 @@ impl Eval {
             let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
             return Err(Usage(format!("--finetuned {text}: {wrong}\n  hint: {hint}")).into());
         }
-        let mut shots = self.shots.clone();
+        let mut shots: Vec<usize> = self.shots.iter().map(|&shots| usize::from(shots)).collect();
         shots.sort_unstable();
         shots.dedup();
         Ok(Request {
@@ -183,14 +190,13 @@ impl Eval {
     /// What a fine-tuned model makes of a task's instances.
     fn finetuned(&self, request: &Request, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
-        let mut lines = String::new();
-        request.records(task, &mut |row| {
-            lines += &(serde_json::to_string(&row.fields)? + "\n");
-            Ok(())
-        })?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("records.jsonl");
-        data::disk::write(&path, lines.as_bytes())?;
+        data::disk::write_with(&path, |aside| {
+            let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
+            request.records(task, &mut |row| Ok(writeln!(file, "{}", serde_json::to_string(&row.fields)?)?))?;
+            Ok(file.flush()?)
+        })?;
         let (files, gpt) = self.compute.load(&one.folder)?;
         let predicted = sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
         let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
@@ -223,13 +229,6 @@ fn list(ui: &Ui) -> Result<()> {
         rows.push(vec![records, config.description + &variants]);
     }
     ui.result(&aligned(&rows, 2))
-}
-
-/// A refused command leaves nothing behind.
-fn remove_if_empty(out: &Path) {
-    if !out.join("instances").exists() {
-        let _ = std::fs::remove_dir_all(out); // the error that matters is the first
-    }
 }
 
 /// Writes tables and charts beside the instances.

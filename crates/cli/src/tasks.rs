@@ -2,6 +2,7 @@
 
 use crate::ui::Usage;
 use anyhow::Result;
+use data::source::Place;
 use eval::records::Source;
 use eval::run::TaskRequest;
 use eval::task::{Scoring, TaskConfig};
@@ -86,7 +87,7 @@ impl TaskArg {
         let filled = |text: &str| text.replace("{variant}", variant);
         let test = match &self.test {
             // What words are scrambled is theirs to say, not where records are.
-            Some(file) if config.test.starts_with("words:") => format!("{}:1:{file}", filled(&config.test)),
+            Some(file) if config.test.starts_with("words:") => words_of(&filled(&config.test), file),
             Some(test) => test.clone(),
             None => filled(&config.test),
         };
@@ -101,12 +102,19 @@ impl TaskArg {
             return Err(usage("it brings no records".to_owned(), hint).into());
         }
         let text = config.scoring == Scoring::Perplexity;
+        if text && !train.is_empty() {
+            return Err(
+                usage("a text has no demonstrations".to_owned(), format!("name one: {}={test}", self.name)).into()
+            );
+        }
+        if test == train && Path::new(&test).exists() {
+            let hint = format!("name it once, {}={test}: every tenth record is then for demonstrations", self.name);
+            return Err(usage("the same file is named twice".to_owned(), hint).into());
+        }
         for (what, source) in [("test", &test), ("train", &train)].into_iter().filter(|(_, source)| !source.is_empty())
         {
             if text {
-                let there = Path::new(source).exists()
-                    || data::source::Place::of(source)
-                        .is_ok_and(|place| !matches!(place, data::source::Place::Path(_)));
+                let there = Path::new(source).exists() || matches!(Place::of(source), Ok(Place::World { .. }));
                 if !there {
                     return Err(usage(
                         format!("{source}: no such file"),
@@ -128,6 +136,13 @@ impl TaskArg {
         }
         Ok(TaskRequest { name: name.to_owned(), variant: variant.to_owned(), config: config.clone(), test, train })
     }
+}
+
+/// `words:NAME:COUNT:SEED` with the file that words are taken from; what is not said is as it would be without one.
+fn words_of(spec: &str, file: &str) -> String {
+    let parts: Vec<&str> = spec.split(':').take(4).collect();
+    let part = |n: usize, default| parts.get(n).copied().unwrap_or(default);
+    format!("words:{}:{}:{}:{file}", part(1, ""), part(2, "1000"), part(3, "1"))
 }
 
 /// The task that `given` names, a built-in one or a file, and its name.

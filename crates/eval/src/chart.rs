@@ -120,7 +120,8 @@ fn mean(report: &Report, tasks: &[&str], model: usize, shots: usize) -> Option<(
     for task in tasks {
         let figure = report.cell(task, model, shots)?.measured.figures.first()?;
         sum += figure.value;
-        variance += figure.standard_error.powi(2);
+        // Of a single instance none is known.
+        variance += if figure.standard_error.is_finite() { figure.standard_error.powi(2) } else { 0.0 };
     }
     let n = tasks.len() as f64;
     Some((sum / n, variance.sqrt() / n))

@@ -156,8 +156,7 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
             task.choice.as_ref()?.normalizations().map(hit).collect()
         }
         Scoring::Word => {
-            let target = line["target"].as_str()?;
-            let filtered = share(line["said_filtered"].as_str()? == target);
+            let filtered = share(line["filtered_is_right"].as_bool()?);
             Some(vec![share(line["greedy"].as_bool()?), filtered, -number("log_prob")?])
         }
         Scoring::Perplexity => ["nats", "tokens", "bytes", "characters"].into_iter().map(number).collect(),
@@ -165,7 +164,8 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
             let mut row = Vec::new();
             for metric in &task.generation.as_ref()?.metrics {
                 match metric {
-                    Metric::ExactMatch => row.push(share(line["exact match"].as_bool()?)),
+                    Metric::Exact => row.push(share(line["exact match"].as_bool()?)),
+                    Metric::ExactMatch => row.push(share(line["exact match (normalized)"].as_bool()?)),
                     Metric::F1 => row.push(100.0 * number("F1")?),
                     Metric::Rouge => {
                         for name in ["ROUGE-1", "ROUGE-2", "ROUGE-L"] {
@@ -213,7 +213,8 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
             let (mut all, mut column) = (Vec::new(), 0);
             for metric in task.generation.iter().flat_map(|generation| &generation.metrics) {
                 match metric {
-                    Metric::ExactMatch => all.push(percent("exact match", column)),
+                    Metric::Exact => all.push(percent("exact match", column)),
+                    Metric::ExactMatch => all.push(percent("exact match (normalized)", column)),
                     Metric::F1 => all.push(percent("F1", column)),
                     Metric::Rouge => {
                         for (i, name) in ["ROUGE-1", "ROUGE-2", "ROUGE-L"].into_iter().enumerate() {
@@ -223,7 +224,7 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
                     Metric::Bleu => all.push(("BLEU".to_owned(), "", Statistic::Bleu(column))),
                 }
                 column += match metric {
-                    Metric::ExactMatch | Metric::F1 => 1,
+                    Metric::Exact | Metric::ExactMatch | Metric::F1 => 1,
                     Metric::Rouge => 3,
                     Metric::Bleu => BLEU_NUMBERS,
                 };
@@ -300,8 +301,8 @@ mod tests {
     #[test]
     fn last_words_are_counted_with_and_without_the_filter() {
         let task = "scoring = \"word\"\nprompt = \"p\"\nanswer = \"a\"\n";
-        let line = |greedy: bool, filtered: &str, log_prob: f64| json!({ "n": 0, "target": "sea", "greedy": greedy, "said_filtered": filtered, "log_prob": log_prob });
-        let found = measured(task, &[line(true, "sea", -1.0), line(false, "sea", -3.0)], None, &|_| true);
+        let line = |greedy: bool, filtered: bool, log_prob: f64| json!({ "n": 0, "greedy": greedy, "filtered_is_right": filtered, "log_prob": log_prob });
+        let found = measured(task, &[line(true, true, -1.0), line(false, true, -3.0)], None, &|_| true);
         assert_eq!(values(&found)[..2], [("accuracy", 50.0), ("accuracy (stop-word filter)", 100.0)]);
         assert!((found.figures[2].value - 2f64.exp()).abs() < 1e-9);
     }

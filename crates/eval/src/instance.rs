@@ -105,8 +105,10 @@ impl Task {
                 Asked::Choice { answers, right }
             }
             Scoring::Generation => {
-                let accept =
-                    texts(&self.templates.value("generation.accept", row, &self.variant)?, "generation.accept")?;
+                let accept = self.templates.value("generation.accept", row, &self.variant)?;
+                let wanted =
+                    |text: &String| self.config.generation.as_ref().map_or(String::new(), |g| g.wanted_of(text));
+                let accept: Vec<String> = texts(&accept, "generation.accept")?.iter().map(wanted).collect();
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
                     return Err(Bad::empty("has an empty answer"));
                 }
@@ -207,5 +209,10 @@ mod tests {
         assert_eq!(instance.asked, Asked::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
         assert_eq!(instance.shown(), "? one");
         assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
+        let marked = format!("{text}after = \"####\"\n");
+        let marked = Task::new("b", config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
+        let asked = |answer| marked.instance(&row(json!({ "q": "?", "a": [answer] })));
+        assert!(asked("18").unwrap_err().to_string().contains("empty answer"), "without the mark nothing is right");
+        assert!(matches!(asked("so #### 18").unwrap().asked, Asked::Free { accept, .. } if accept == ["18"]));
     }
 }

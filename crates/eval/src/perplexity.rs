@@ -22,6 +22,8 @@ pub struct Reading {
     pub stride: usize,
     /// What is undone first.
     pub detokenizer: Option<Detokenizer>,
+    /// What becomes of bad records.
+    pub on_bad_record: OnBadRecord,
 }
 
 /// What a window says.
@@ -37,6 +39,9 @@ pub struct Window {
     pub bytes: u64,
     /// Characters that begin in it.
     pub characters: u64,
+    /// Tokens that the model read for it.
+    #[serde(skip)]
+    pub read: u64,
 }
 
 /// What is known of a text when all of it was read.
@@ -44,10 +49,8 @@ pub struct Window {
 pub struct Text {
     /// Words as the text was given, ends of lines among them where the task counts these.
     pub words: u64,
-    /// Whether it was read to its end.
-    pub ended: bool,
-    /// Tokens that the model read.
-    pub n_read: u64,
+    /// Windows.
+    pub n: u64,
 }
 
 /// Reads the text at `path`, documents one by one: a file of text, JSONL, a folder, or the world's stories. The first
@@ -63,8 +66,8 @@ pub fn read(
     from: u64,
     sink: &mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 ) -> Result<Text> {
-    let start = model.tokenizer.end_of_text().or(model.end_of_text.first().copied());
-    let start = start.context("the model has no token that ends a text, from which the first could be predicted")?;
+    let start =
+        model.start().context("the model has no token that ends a text, from which the first could be predicted")?;
     let mut slider = Slider {
         model,
         stride: how.stride,
@@ -78,7 +81,7 @@ pub fn read(
         sink,
     };
     let mut pending = String::new();
-    let read = read_text(path, model.tokenizer, OnBadRecord::Fail, &Silent, &mut |piece| {
+    let read = read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
         if piece.first {
             slider.begin();
         }
@@ -103,29 +106,32 @@ pub fn read(
                 }
             }
         }
-        if piece.last { slider.end() } else { Ok(()) }
-    });
-    match read {
-        Err(e) if e.is::<Ended>() => return Ok(slider.text),
-        read => read.map(|_| ())?,
-    }
-    match slider.score() {
-        Err(e) if e.is::<Ended>() => {}
-        done => {
-            done?;
-            slider.text.ended = true;
+        if !piece.last {
+            return Ok(());
         }
+        // The last line of a document has an end, with a break or without.
+        let open = how.detokenizer.is_some() && !piece.text.ends_with('\n');
+        slider.text.words += u64::from(open);
+        slider.end()
+    });
+    match read.and_then(|_| slider.score()) {
+        Err(e) if !e.is::<Ended>() => Err(e),
+        _ => Ok(Text { n: slider.n, ..slider.text }),
     }
-    Ok(slider.text)
 }
 
-/// Where the last line ends that may be taken by itself: before a line break that no white space is before, so that text
-/// has the same tokens in parts.
+/// Where the last line ends that may be taken by itself: before a line break with text before it in its line, which ends in
+/// a word when the tokenization is undone, so that text has the same tokens in parts.
 fn end_of_lines(text: &str) -> Option<usize> {
-    let ends = text.match_indices('\n').map(|(at, _)| at);
-    ends.filter(|&at| text[..at].chars().next_back().is_some_and(|c| !c.is_whitespace()))
-        .next_back()
-        .filter(|&at| at > 0)
+    let mut end = text.len();
+    while let Some(at) = text[..end].rfind('\n') {
+        let line = text[..at].rfind('\n').map_or(0, |before| before + 1);
+        if !text[line..at].trim().is_empty() {
+            return Some(at);
+        }
+        end = at;
+    }
+    None
 }
 
 /// Ends the reading.
@@ -164,10 +170,8 @@ impl Slider<'_> {
 
     fn push(&mut self, text: &str) -> Result<()> {
         self.tokens.extend(self.model.tokenizer.encode_document(text)?);
-        // The first window predicts as much as it reads, the others a stride.
         loop {
-            let context = self.model.gpt.config().context;
-            let wanted = if self.predicted == 1 && self.tokens[0] == self.start { context } else { self.stride };
+            let wanted = self.wanted();
             // One more must be there: the last window of a document is cut by its end.
             if self.tokens.len() <= self.predicted + wanted {
                 return Ok(());
@@ -178,11 +182,14 @@ impl Slider<'_> {
 
     fn end(&mut self) -> Result<()> {
         while self.tokens.len() > self.predicted {
-            let context = self.model.gpt.config().context;
-            let most = if self.predicted == 1 && self.tokens[0] == self.start { context } else { self.stride };
-            self.window((self.tokens.len() - self.predicted).min(most))?;
+            self.window((self.tokens.len() - self.predicted).min(self.wanted()))?;
         }
         Ok(())
+    }
+
+    /// Tokens that the next window predicts: the first of a document as many as it reads.
+    fn wanted(&self) -> usize {
+        if self.predicted == 1 { self.model.gpt.config().context } else { self.stride }
     }
 
     /// Has the next `wanted` tokens predicted from as many before them as the window holds.
@@ -210,7 +217,6 @@ impl Slider<'_> {
             return Ok(());
         }
         let answers = answer(self.model.gpt, &questions, false)?;
-        self.text.n_read += answers.n_read;
         let mut windows = Vec::with_capacity(questions.len());
         for ((n, question), found) in numbers.into_iter().zip(&questions).zip(&answers.found) {
             let tokens = &question.continuations[0];
@@ -223,6 +229,7 @@ impl Slider<'_> {
                 tokens: tokens.len() as u64,
                 bytes: bytes.len() as u64,
                 characters: characters as u64,
+                read: (question.context.len() + tokens.len() - 1) as u64,
             });
         }
         if (self.sink)(&windows)?.is_break() { Err(Ended.into()) } else { Ok(()) }

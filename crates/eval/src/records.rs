@@ -2,13 +2,15 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use data::progress::Silent;
-use data::record::{Place, Row, Skipped, read_rows};
+use data::record::{Bad, Place, Row, read_rows};
 use data::source::OnBadRecord;
 use data::world::{Part, Pattern, PatternRecords, Task, Tasks, World};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -84,7 +86,7 @@ impl Source {
     }
 
     /// Hands the records of `part` to `sink` in their order, at most `most`; a file is all of one part. What `sink` calls
-    /// [`data::record::Bad`] is left out, or ends it.
+    /// [`Bad`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
     ///
     /// # Errors
     /// As [`read_rows`].
@@ -94,40 +96,41 @@ impl Source {
         most: Option<u64>,
         on_bad: OnBadRecord,
         sink: &mut dyn FnMut(Row) -> Result<()>,
-    ) -> Result<Skipped> {
+    ) -> Result<u64> {
         let most = most.unwrap_or(u64::MAX);
-        match self {
+        let read = match self {
             Self::File(path) => {
-                let mut n = 0;
-                let mut skipped = Ok(Skipped::default());
+                let (mut n, mut bad) = (0, 0);
                 let read = read_rows(path, on_bad, &Silent, &mut |row| {
                     if n == most {
                         return Err(Enough.into());
                     }
-                    sink(row)?;
+                    sink(row).inspect_err(|e| bad += u64::from(e.is::<Bad>()))?;
                     n += 1;
                     Ok(())
                 });
                 match read {
-                    Err(e) if e.is::<Enough>() => {}
-                    read => skipped = read,
+                    Err(e) if e.is::<Enough>() => return Ok(bad),
+                    read => read.map(|skipped| skipped.total()),
                 }
-                skipped
             }
             Self::Made { kind, count, seed } => {
                 let file = PathBuf::from(kind.to_string());
                 let mut send =
                     |index: u64, fields| sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields });
-                kind.read(part, *seed, (*count).min(most), &mut send)?;
-                Ok(Skipped::default())
+                kind.read(part, *seed, (*count).min(most), &mut send).map(|()| 0)
             }
+        };
+        match read {
+            Err(e) if e.is::<Enough>() => Ok(0),
+            read => read,
         }
     }
 }
 
-/// Ends the reading of a file.
+/// Ends the reading of records.
 #[derive(Debug)]
-struct Enough;
+pub(crate) struct Enough;
 
 impl fmt::Display for Enough {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,12 +152,12 @@ impl Made {
         count: u64,
         send: &mut dyn FnMut(u64, Map<String, Value>) -> Result<()>,
     ) -> Result<()> {
-        let mut each = |record: &dyn Fn(u64) -> Result<Value>| {
-            (0..count).try_for_each(|index| match record(index)? {
-                Value::Object(fields) => send(index, fields),
-                other => Err(anyhow!("{other} is no record")),
-            })
+        let mut put = |index: u64, record: Value| match record {
+            Value::Object(fields) => send(index, fields),
+            other => Err(anyhow!("{other} is no record")),
         };
+        let mut each =
+            |record: &dyn Fn(u64) -> Result<Value>| (0..count).try_for_each(|index| put(index, record(index)?));
         match self {
             Self::World(task) => {
                 let tasks = Tasks::new(*task, seed, part);
@@ -170,11 +173,12 @@ impl Made {
                 // Every eighth is for demonstrations.
                 let own = |(i, word): (usize, String)| ((i % 8 == 7) == (part == Part::Train)).then_some(word);
                 let words: Vec<String> = words.into_iter().enumerate().filter_map(own).collect();
-                ensure!(!words.is_empty(), "{self}: the text has too few words of 4 to 15 letters");
-                each(&|index| {
-                    let word = &words[index as usize % words.len()];
-                    Ok(serde_json::to_value(task.instance(word, seed, index))?)
-                })
+                ensure!(!words.is_empty(), "{self}: the text has too few words of 5 to 14 letters");
+                // No word twice: some kinds know one way to scramble it.
+                let words = words.iter().zip(0..count);
+                words
+                    .into_iter()
+                    .try_for_each(|(word, index)| put(index, serde_json::to_value(task.instance(word, seed, index))?))
             }
         }
     }
@@ -184,8 +188,9 @@ impl Made {
 fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
     Ok(match text {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| anyhow!("{} cannot be read: {e}", path.display()))?;
-            frequent_words(text.lines().map(str::to_owned))
+            let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            // What is no text has no words.
+            frequent_words(BufReader::new(file).lines().map_while(std::result::Result::ok))
         }
         None => {
             let world = World::new(1);

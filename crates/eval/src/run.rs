@@ -2,15 +2,15 @@
 
 use crate::figures::{Measured, measure};
 use crate::instance::{Instance, Task};
-use crate::overlap::Wanted;
+use crate::overlap::{SHORTEST, Wanted};
 use crate::perplexity::{self, Reading};
-use crate::records::Source;
+use crate::records::{Enough, Source};
 use crate::score::{self, Model, Ready, Work};
 use crate::shots::{From, Pool, Prompter, is_set_aside};
 use crate::task::{Scoring, TaskConfig};
 use anyhow::{Context, Result, bail, ensure};
 use data::disk;
-use data::progress::{Progress, Unit};
+use data::progress::{Progress, Unit, grouped};
 use data::record::Row;
 use data::source::OnBadRecord;
 use data::tokenizer::Tokenizer;
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -117,9 +117,11 @@ pub struct Cell {
     pub path: PathBuf,
 }
 
-/// What a cell took; written when it is done.
+/// What a cell took, kept beside its lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
+    /// Whether all was asked.
+    pub done: bool,
     /// Records that were left out as bad.
     pub skipped: u64,
     /// Words of a text.
@@ -158,6 +160,16 @@ impl Request {
         ensure!(empty, "{} is not empty; name another folder, or go on with --resume {}", out.display(), out.display());
         disk::create_dir(out)?;
         disk::write(&out.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+    }
+
+    /// Takes back what [`Request::save`] wrote, when nothing was asked yet: a refused command leaves nothing behind.
+    pub fn discard(&self, out: &Path) {
+        if !out.join("instances").exists() {
+            for file in [REQUEST, "lock"] {
+                let _ = std::fs::remove_file(out.join(file)); // the error that matters is the first
+            }
+            let _ = std::fs::remove_dir(out);
+        }
     }
 
     /// What the evaluation in `out` was asked.
@@ -202,13 +214,23 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
     let tasks: Vec<Opened> = request.tasks.iter().map(|task| request.open(task)).collect::<Result<_>>()?;
     for (n, folder) in request.models.iter().enumerate() {
         let (tokenizer, context) = (Tokenizer::load(folder)?, load_config(folder)?.context);
-        let start = tokenizer.end_of_text();
+        let start = score::start_of(&tokenizer);
         if let Some(stride) = request.stride.filter(|&stride| stride > context) {
             bail!("--stride {stride} is over the context of {context} tokens of model {}", request.model_name(n));
         }
-        for opened in tasks.iter().filter(|opened| opened.demonstrations.is_some()) {
+        for opened in &tasks {
             let prompter = opened.prompter(&tokenizer, start, context);
-            opened.fits(&prompter, request).with_context(|| format!("model {}", request.model_name(n)))?;
+            let (room, name) = (prompter.room, request.model_name(n));
+            ensure!(
+                room < context,
+                "task {}: answers of up to {room} tokens do not fit the window of {context} of model {name}; lower \
+                 max_new_tokens in a task file of your own",
+                opened.task.name
+            );
+            if opened.demonstrations.is_none() {
+                continue;
+            }
+            opened.fits(&prompter, request).with_context(|| format!("model {name}"))?;
         }
     }
     let seen = match &request.contamination {
@@ -223,27 +245,20 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
         for (t, opened) in tasks.iter().enumerate() {
             let shots = if opened.task.config.scoring == Scoring::Perplexity { &[0] } else { request.shots.as_slice() };
             for &shots in shots {
-                let path = request.lines_of(out, &opened.task.name, n, shots);
-                let done = path.with_extension("json");
-                let cost = match disk::read_description(&done).ok().and_then(|text| serde_json::from_str(&text).ok()) {
-                    Some(cost) => cost,
-                    None => {
-                        if loaded.is_none() {
-                            loaded = Some((sitting.load)(&request.models[n])?);
-                        }
-                        let Some((files, gpt)) = &loaded else { bail!("no model") };
-                        let model = Model { gpt, tokenizer: &files.tokenizer, end_of_text: &files.end_of_text };
-                        let label = format!("{} {shots}-shot {}", opened.task.name, request.model_name(n));
-                        let asking = Asking { request, opened, model, shots, label, path: &path, sitting };
-                        match asking.ask()? {
-                            Ok(cost) => {
-                                disk::write(&done, serde_json::to_string(&cost)?.as_bytes())?;
-                                cost
-                            }
-                            Err(stop) => return Ok(End::Stopped(stop)),
-                        }
+                let path = request.lines_of(out, t, n, shots);
+                let mut cost = Cost::read(&path)?;
+                if !cost.done {
+                    if loaded.is_none() {
+                        loaded = Some((sitting.load)(&request.models[n])?);
                     }
-                };
+                    let Some((files, gpt)) = &loaded else { bail!("no model") };
+                    let model = Model { gpt, tokenizer: &files.tokenizer, end_of_text: &files.end_of_text };
+                    let label = format!("{} {shots}-shot {}", opened.task.name, request.model_name(n));
+                    let asking = Asking { request, opened, model, shots, label, path: &path, sitting };
+                    if let Some(stop) = asking.ask(&mut cost)? {
+                        return Ok(End::Stopped(stop));
+                    }
+                }
                 let config = &opened.task.config;
                 let measured = |keep: &dyn Fn(u64) -> bool| measure(&path, config, cost.words, request.seed, keep);
                 cells.push(Cell {
@@ -251,7 +266,11 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
                     model: n,
                     shots,
                     measured: measured(&|_| true)?,
-                    clean: seen.get(t).map(|seen| measured(&|n| !seen.contains(&n))).transpose()?,
+                    clean: seen
+                        .get(t)
+                        .and_then(Option::as_ref)
+                        .map(|seen| measured(&|n| !seen.contains(&n)))
+                        .transpose()?,
                     cost,
                     path,
                 });
@@ -267,7 +286,7 @@ impl Request {
     /// # Errors
     /// When one cannot be used, or `sink` fails.
     pub fn records(&self, task: &TaskRequest, sink: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
-        self.open(task)?.read(self, &mut |row, _, _| sink(row)).map(|_| ())
+        self.open(task)?.read(self, &mut |row, _| sink(row)).map(|_| ())
     }
 
     fn open(&self, task: &TaskRequest) -> Result<Opened> {
@@ -290,7 +309,7 @@ impl Request {
         };
         let mut opened = Opened { task, test, demonstrations, pool: Pool::default(), n: 0, skipped: 0 };
         let mut n = 0;
-        let skipped = opened.read(self, &mut |_, _, _| {
+        let skipped = opened.read(self, &mut |_, _| {
             n += 1;
             Ok(())
         })?;
@@ -302,32 +321,40 @@ impl Request {
         Ok(opened)
     }
 
-    fn lines_of(&self, out: &Path, task: &str, model: usize, shots: usize) -> PathBuf {
-        let plain = |name: &str| name.replace(['/', ':'], "-");
-        let file = format!("{shots}-shot.jsonl");
-        out.join("instances").join(plain(task)).join(plain(&self.model_name(model))).join(file)
+    fn lines_of(&self, out: &Path, task: usize, model: usize, shots: usize) -> PathBuf {
+        let tasks = folder_names(self.tasks.iter().map(TaskRequest::full_name));
+        let models = folder_names((0..self.models.len()).map(|n| self.model_name(n)));
+        out.join("instances").join(&tasks[task]).join(&models[model]).join(format!("{shots}-shot.jsonl"))
     }
 }
 
+/// Names that folders beside each other can have, by which each can be told.
+fn folder_names(names: impl Iterator<Item = String>) -> Vec<String> {
+    let plain = |name: String| name.replace(['/', ':'], "-").trim_start_matches('.').to_owned();
+    let names: Vec<String> = names.map(plain).collect();
+    let alone = |name: &String| !name.is_empty() && names.iter().filter(|other| *other == name).count() == 1;
+    names.iter().enumerate().map(|(n, name)| if alone(name) { name.clone() } else { format!("{n}-{name}") }).collect()
+}
+
 impl Opened {
-    /// Hands the records that are measured with to `sink`, with what is asked of each and its number. Returns how many were
-    /// left out.
-    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Instance, u64) -> Result<()>) -> Result<u64> {
+    /// Hands the records that are measured with to `sink`, with what is asked of each. Returns how many were left out.
+    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<()>) -> Result<u64> {
         let set_aside = self.demonstrations == Some(From::SetAside);
         let (mut number, mut n) = (0, 0);
-        let most =
-            request.limit.map(|limit| if set_aside { limit + limit.div_ceil(crate::shots::ONE_IN - 1) } else { limit });
-        let skipped = self.test.read(Part::HeldOut, most, request.on_bad_record, &mut |row| {
+        self.test.read(Part::HeldOut, None, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
             number += 1;
-            if shown || request.limit.is_some_and(|limit| n >= limit) {
+            if request.limit == Some(n) {
+                return Err(Enough.into());
+            }
+            if shown {
                 return Ok(());
             }
-            sink(&row, self.task.instance(&row)?, n)?;
+            let (instance, instruction) = (self.task.instance(&row)?, self.task.instruction(&row)?);
+            sink(&row, Waiting { n, instruction, instance })?;
             n += 1;
             Ok(())
-        })?;
-        Ok(skipped.total())
+        })
     }
 
     fn prompter<'a>(&'a self, tokenizer: &'a Tokenizer, start: Option<u32>, context: usize) -> Prompter<'a> {
@@ -343,11 +370,12 @@ impl Opened {
     /// Refuses a window in which no demonstration fits.
     fn fits(&self, prompter: &Prompter, request: &Request) -> Result<()> {
         let (mut tried, mut fit) = (0, false);
-        self.read(request, &mut |row, instance, n| {
-            if tried < TRIED && !fit {
-                tried += 1;
-                fit = prompter.prompt(&self.task.instruction(row)?, &self.pool, 1, n, &instance)?.shots > 0;
+        self.read(request, &mut |_, Waiting { n, instruction, instance }| {
+            if tried == TRIED || fit {
+                return Err(Enough.into());
             }
+            tried += 1;
+            fit = prompter.prompt(&instruction, &self.pool, 1, n, &instance)?.shots > 0;
             Ok(())
         })?;
         let (name, context) = (&self.task.name, prompter.context);
@@ -359,17 +387,23 @@ impl Opened {
         Ok(())
     }
 
-    /// The instances that the training text in `folder` holds.
-    fn seen(&self, request: &Request, folder: &Path, progress: &dyn Progress) -> Result<HashSet<u64>> {
+    /// The instances that the training text in `folder` holds; of a text, which has none, nothing.
+    fn seen(&self, request: &Request, folder: &Path, progress: &dyn Progress) -> Result<Option<HashSet<u64>>> {
         if self.task.config.scoring == Scoring::Perplexity {
-            return Ok(HashSet::new());
+            return Ok(None);
         }
         let mut wanted = Wanted::default();
-        self.read(request, &mut |_, instance, n| {
+        self.read(request, &mut |_, Waiting { n, instance, .. }| {
             wanted.add(n, &instance.shown());
             Ok(())
         })?;
-        wanted.found_in(folder, progress)
+        if wanted.too_short > 0 {
+            let (name, n) = (&self.task.name, grouped(wanted.too_short));
+            progress.warn(&format!(
+                "{n} instances of {name} have under {SHORTEST} words: they are not looked for in the text"
+            ));
+        }
+        wanted.found_in(folder, progress).map(Some)
     }
 }
 
@@ -404,73 +438,67 @@ impl std::fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 impl Asking<'_> {
-    fn ask(&self) -> Result<std::result::Result<Cost, Stop>> {
+    /// Asks what is not asked yet; says why it stopped, if it did before the end.
+    fn ask(&self, cost: &mut Cost) -> Result<Option<Stop>> {
         disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
         let done = whole_lines(self.path)?;
         let file = OpenOptions::new().create(true).append(true).open(self.path);
         let file = file.with_context(|| format!("{} cannot be written", self.path.display()))?;
         let asked = if self.opened.task.config.scoring == Scoring::Perplexity {
-            self.read_text(file, done)
+            self.read_text(file, done, cost)
         } else {
-            self.ask_records(file, done)
+            self.ask_records(file, done, cost)
         };
         match asked {
-            Err(e) => e.downcast::<Stopped>().map(|Stopped(stop)| Err(stop)),
-            Ok(cost) => Ok(Ok(cost)),
+            Err(e) => e.downcast::<Stopped>().map(|Stopped(stop)| Some(stop)),
+            Ok(()) => {
+                cost.done = true;
+                cost.write(self.path)?;
+                Ok(None)
+            }
         }
     }
 
-    fn ask_records(&self, mut file: File, done: u64) -> Result<Cost> {
+    fn ask_records(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
         let Self { opened, sitting, .. } = self;
-        let begun = Instant::now();
         let bar = sitting.progress.task(&self.label, Some(opened.n), Unit::Items);
         bar.resume_at(done);
-        let (mut waiting, mut bytes, mut last) = (Vec::<Waiting>::new(), 0, Duration::ZERO);
-        let mut work = Work::default();
+        cost.skipped = opened.skipped;
+        let (mut waiting, mut bytes, mut last) = (Vec::<Waiting>::new(), 0usize, Duration::ZERO);
         let mut chunk = |waiting: &mut Vec<Waiting>| -> Result<()> {
             if let Some(stop) = sitting.interrupt.reason(last) {
                 return Err(Stopped(stop).into());
             }
             let at = Instant::now();
-            let (lines, read) = self.lines(std::mem::take(waiting))?;
+            let (lines, work) = self.lines(std::mem::take(waiting))?;
             let text: String =
                 lines.iter().map(|line| serde_json::Value::Object(line.clone()).to_string() + "\n").collect();
             file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
-            work = Work { n_read: work.n_read + read.n_read, n_alone: work.n_alone + read.n_alone };
             bar.advance(lines.len() as u64);
             last = at.elapsed();
-            Ok(())
+            cost.add(work, last, self.path)
         };
-        opened.read(self.request, &mut |row, instance, n| {
-            if n < done {
+        opened.read(self.request, &mut |row, one| {
+            if one.n < done {
                 return Ok(());
             }
             let length: usize = row.fields.values().map(|value| value.as_str().map_or(64, str::len)).sum();
-            bytes += length * (1 + self.shots);
-            waiting.push(Waiting { n, instruction: opened.task.instruction(row)?, instance });
+            bytes = bytes.saturating_add(length.saturating_mul(1 + self.shots));
+            waiting.push(one);
             if waiting.len() >= CHUNK || bytes >= CHUNK_BYTES {
                 bytes = 0;
                 chunk(&mut waiting)?;
             }
             Ok(())
         })?;
-        if !waiting.is_empty() {
-            chunk(&mut waiting)?;
-        }
-        Ok(Cost {
-            skipped: opened.skipped,
-            words: None,
-            tokens_read: work.n_read,
-            tokens_alone: work.n_alone,
-            elapsed_s: begun.elapsed().as_secs_f64(),
-        })
+        if waiting.is_empty() { Ok(()) } else { chunk(&mut waiting) }
     }
 
     /// What the model makes of some records.
     fn lines(&self, records: Vec<Waiting>) -> Result<(Vec<serde_json::Map<String, serde_json::Value>>, Work)> {
         let Opened { task, pool, .. } = self.opened;
         let context = self.model.gpt.config().context;
-        let prompter = self.opened.prompter(self.model.tokenizer, self.model.end_of_text.first().copied(), context);
+        let prompter = self.opened.prompter(self.model.tokenizer, self.model.start(), context);
         let shots = self.shots;
         let ready = |Waiting { n, instruction, instance }: Waiting| -> Result<Ready> {
             let prompted = prompter.prompt(&instruction, pool, shots, n, &instance)?;
@@ -484,43 +512,75 @@ impl Asking<'_> {
         }
     }
 
-    fn read_text(&self, mut file: File, done: u64) -> Result<Cost> {
-        let context = self.model.gpt.config().context;
+    fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
         let text = self.opened.task.config.text.unwrap_or_default();
-        let stride = self.request.stride.unwrap_or(context.div_ceil(2));
-        let reading = Reading { stride, detokenizer: text.detokenizer };
-        let begun = Instant::now();
-        let bar = self.sitting.progress.task(&self.label, self.request.limit, Unit::Items);
+        let reading = Reading {
+            stride: self.request.stride.unwrap_or(self.model.gpt.config().context.div_ceil(2)),
+            detokenizer: text.detokenizer,
+            on_bad_record: self.request.on_bad_record,
+        };
+        let path = self.opened.test.file().unwrap_or(Path::new("")).display().to_string();
+        // Nothing is asked yet: how long the text is.
+        let all = perplexity::read(&self.model, &path, reading, u64::MAX, &mut |_| Ok(ControlFlow::Continue(())))?;
+        ensure!(all.n > 0, "{path} has no text to measure with");
+        let limit = self.request.limit.unwrap_or(u64::MAX).min(all.n);
+        // Of a part of the text they are not known.
+        cost.words = (limit == all.n).then_some(all.words);
+        let bar = self.sitting.progress.task(&self.label, Some(limit), Unit::Items);
         bar.resume_at(done);
-        let (path, mut last) = (self.opened.test.file().unwrap_or(Path::new("")).display().to_string(), Instant::now());
-        let limit = self.request.limit.unwrap_or(u64::MAX);
-        let read = perplexity::read(&self.model, &path, reading, done, &mut |windows| {
+        if done >= limit {
+            return Ok(());
+        }
+        let mut last = Instant::now();
+        perplexity::read(&self.model, &path, reading, done, &mut |windows| {
             let kept: Vec<_> = windows.iter().filter(|window| window.n < limit).collect();
             let line = |window: &&perplexity::Window| serde_json::to_string(window).map(|line| line + "\n");
             let lines: String = kept.iter().map(line).collect::<std::result::Result<_, _>>()?;
             file.write_all(lines.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
             bar.advance(kept.len() as u64);
-            if let Some(stop) = self.sitting.interrupt.reason(last.elapsed()) {
+            let n_read = windows.iter().map(|window| window.read).sum();
+            let took = last.elapsed();
+            cost.add(Work { n_read, n_alone: n_read }, took, self.path)?;
+            if let Some(stop) = self.sitting.interrupt.reason(took) {
                 return Err(Stopped(stop).into());
             }
             last = Instant::now();
             let all = windows.last().is_some_and(|window| window.n + 1 >= limit);
             Ok(if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        Ok(Cost {
-            skipped: 0,
-            // Of a part of the text they are not known.
-            words: read.ended.then_some(read.words),
-            tokens_read: read.n_read,
-            tokens_alone: read.n_read,
-            elapsed_s: begun.elapsed().as_secs_f64(),
-        })
+        Ok(())
+    }
+}
+
+impl Cost {
+    /// What the cell of these lines has taken so far.
+    fn read(lines: &Path) -> Result<Self> {
+        let path = lines.with_extension("json");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(&disk::read_description(&path)?).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    fn write(&self, lines: &Path) -> Result<()> {
+        disk::write(&lines.with_extension("json"), serde_json::to_string(self)?.as_bytes())
+    }
+
+    fn add(&mut self, work: Work, took: Duration, lines: &Path) -> Result<()> {
+        self.tokens_read += work.n_read;
+        self.tokens_alone += work.n_alone;
+        self.elapsed_s += took.as_secs_f64();
+        self.write(lines)
     }
 }
 
 /// How many whole lines `path` holds; what a killed process left of another is cut off.
 fn whole_lines(path: &Path) -> Result<u64> {
-    let Ok(file) = File::open(path) else { return Ok(0) };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(e).with_context(|| format!("{} cannot be read", path.display())),
+    };
     let (mut reader, mut n, mut whole, mut line) = (BufReader::new(&file), 0, 0, Vec::new());
     loop {
         line.clear();

@@ -20,10 +20,10 @@ use std::ops::ControlFlow;
 
 /// Answers that are written at once.
 const ROWS: usize = 32;
-/// Tokens in which a last word is written.
+/// Tokens in which a last word is written, at least; as many as the longest right one has.
 pub(crate) const WORD_TOKENS: usize = 6;
 /// First tokens that are tried until a word is no stop word.
-const CANDIDATES: usize = 20;
+const CANDIDATES: usize = 10;
 
 /// A model that is asked.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,18 @@ pub struct Model<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Those that end a text.
     pub end_of_text: &'a [u32],
+}
+
+impl Model<'_> {
+    /// What stands before a text: the token that ends one.
+    pub fn start(&self) -> Option<u32> {
+        start_of(self.tokenizer).or(self.end_of_text.first().copied())
+    }
+}
+
+/// The token that ends a text, as far as a tokenizer knows it.
+pub(crate) fn start_of(tokenizer: &Tokenizer) -> Option<u32> {
+    tokenizer.end_of_text().or(tokenizer.document_end())
 }
 
 /// An instance that is to be asked.
@@ -63,6 +75,13 @@ pub struct Work {
     pub n_read: u64,
     /// Without sharing.
     pub n_alone: u64,
+}
+
+impl Work {
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { n_read: self.n_read + other.n_read, n_alone: self.n_alone + other.n_alone }
+    }
 }
 
 /// Of each instance the likeliest of its choices, in every normalization.
@@ -144,13 +163,11 @@ pub(crate) fn generations(
         k => Sampling { top_k: Some(k), seed, ..Sampling::default() },
     };
     let prompts: Vec<Vec<u32>> = all.iter().map(|one| one.prompted.question.context.clone()).collect();
-    let read = prompts.iter().map(Vec::len).sum::<usize>() as u64;
-    let written =
+    let (written, work) =
         write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
     let lines = all.iter().zip(&written).map(|(one, completion)| {
         let Asked::Free { accept, .. } = &one.instance.asked else { return one.line() };
         let said = config.answer_of(&completion.text);
-        let accept: Vec<String> = accept.iter().map(|text| config.wanted_of(text)).collect();
         let mut line = one.line();
         line.extend([
             ("written".to_owned(), json!(completion.text)),
@@ -162,7 +179,7 @@ pub(crate) fn generations(
         }
         line
     });
-    Ok((lines.collect(), Work { n_read: read, n_alone: read }))
+    Ok((lines.collect(), work))
 }
 
 impl GenerationConfig {
@@ -176,7 +193,7 @@ impl GenerationConfig {
     }
 
     /// What follows the last mark, where there is one.
-    fn wanted_of(&self, text: &str) -> String {
+    pub(crate) fn wanted_of(&self, text: &str) -> String {
         let after = match self.after.as_str() {
             "" => text,
             mark => text.rsplit_once(mark).map_or("", |(_, after)| after),
@@ -198,7 +215,8 @@ impl Metric {
     /// What it says of an answer, by name.
     fn of(self, said: &str, accept: &[String]) -> Vec<(String, Value)> {
         match self {
-            Self::ExactMatch => vec![("exact match".to_owned(), json!(exact_match(said, accept)))],
+            Self::Exact => vec![("exact match".to_owned(), json!(accept.iter().any(|right| right == said)))],
+            Self::ExactMatch => vec![("exact match (normalized)".to_owned(), json!(exact_match(said, accept)))],
             Self::F1 => vec![("F1".to_owned(), json!(f1(said, accept)))],
             Self::Rouge => {
                 let best =
@@ -222,7 +240,9 @@ impl Metric {
 pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Value>>, Work)> {
     let questions: Vec<Question> = all.iter().map(|one| one.prompted.question.clone()).collect();
     let answers = answer(model.gpt, &questions, true)?;
-    let (said, filtered) = last_words(model, questions.into_iter().map(|question| question.context).collect())?;
+    let longest = questions.iter().map(|question| question.continuations[0].len()).max().unwrap_or(0);
+    let prompts = questions.into_iter().map(|question| question.context).collect();
+    let Said { said, filtered, work } = last_words(model, prompts, longest.max(WORD_TOKENS))?;
     let mut lines = Vec::with_capacity(all.len());
     for (i, one) in all.iter().enumerate() {
         let Asked::Word(target) = &one.instance.asked else { continue };
@@ -234,16 +254,27 @@ pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Val
             ("greedy".to_owned(), json!(found.greedy)),
             ("said".to_owned(), json!(said[i])),
             ("said_filtered".to_owned(), json!(filtered[i])),
+            ("filtered_is_right".to_owned(), json!(filtered[i] == word(target))),
         ]);
         lines.push(line);
     }
-    Ok((lines, Work { n_read: answers.n_read, n_alone: answers.n_alone }))
+    Ok((lines, work.and(Work { n_read: answers.n_read, n_alone: answers.n_alone })))
 }
 
-/// The word that the model goes on with after each prompt, and the first that is no stop word, by how likely its first
-/// token is; each is written greedily from there.
-fn last_words(model: &Model, prompts: Vec<Vec<u32>>) -> Result<(Vec<String>, Vec<String>)> {
-    let first = write(model, prompts.clone(), 0, WORD_TOKENS, &[], Some(CANDIDATES), greedy())?;
+/// What a model goes on with.
+struct Said {
+    /// The word after each prompt.
+    said: Vec<String>,
+    /// The first that is no stop word.
+    filtered: Vec<String>,
+    work: Work,
+}
+
+/// The word that the model goes on with after each prompt, in at most `n_tokens`, and the first that is no stop word, by how
+/// likely its first token is; each is written greedily from there. What begins a word, a token says by a space before it or,
+/// GPT-1's, a sign after it; of other tokenizers the first word is left as it is.
+fn last_words(model: &Model, prompts: Vec<Vec<u32>>, n_tokens: usize) -> Result<Said> {
+    let (first, mut work) = write(model, prompts.clone(), 0, n_tokens, &[], Some(CANDIDATES), greedy())?;
     let said: Vec<String> = first.iter().map(|completion| word(&completion.text).to_owned()).collect();
     let is_one = |word: &str| !word.is_empty() && !is_stop_word(word);
     let mut filtered: Vec<Option<String>> = said.iter().map(|word| is_one(word).then(|| word.clone())).collect();
@@ -251,27 +282,37 @@ fn last_words(model: &Model, prompts: Vec<Vec<u32>>) -> Result<(Vec<String>, Vec
         let mut begun = Vec::new();
         for (i, prompt) in prompts.iter().enumerate().filter(|(i, _)| filtered[*i].is_none()) {
             let top = first[i].log_probs.first().and_then(|token| token.top.get(candidate));
-            // A word begins with its first letter, after a space.
-            let Some(top) = top.filter(|top| word(&top.token).len() + 1 == top.token.len()) else { continue };
+            let Some((top, text)) = top.and_then(|top| Some((top, beginning(&top.token)?))) else { continue };
             if prompt.len() < model.gpt.config().context {
-                begun.push((i, top.token.clone(), [prompt, &[top.id][..]].concat()));
+                begun.push((i, text, [prompt, &[top.id][..]].concat()));
             }
         }
         let texts = begun.iter().map(|(_, _, tokens)| tokens.clone()).collect();
-        let rest = write(model, texts, 0, WORD_TOKENS - 1, &[], None, greedy())?;
-        for ((i, token, _), completion) in begun.iter().zip(rest) {
-            let text = token.clone() + &completion.text;
+        let (rest, more) = write(model, texts, 0, n_tokens - 1, &[], None, greedy())?;
+        work = work.and(more);
+        for ((i, text, _), completion) in begun.iter().zip(rest) {
+            let text = text.clone() + &completion.text;
             let word = word(&text);
             filtered[*i] = is_one(word).then(|| word.to_owned());
         }
     }
     let filtered = filtered.into_iter().zip(&said).map(|(filtered, said)| filtered.unwrap_or_else(|| said.clone()));
-    Ok((said.clone(), filtered.collect()))
+    Ok(Said { filtered: filtered.collect(), said, work })
 }
 
-/// The word that `text` begins with, after white space; may be empty.
+/// The text of a token that begins a word.
+fn beginning(token: &str) -> Option<String> {
+    let (text, rest) = match (token.strip_prefix(' '), token.strip_suffix("</w>")) {
+        (Some(rest), _) => (token.to_owned(), rest),
+        (None, Some(rest)) => (format!("{rest} "), rest),
+        (None, None) => return None,
+    };
+    (!rest.is_empty() && word(rest) == rest).then_some(text)
+}
+
+/// The word that `text` begins with, after white space and an opening quote; may be empty.
 fn word(text: &str) -> &str {
-    let text = text.trim_start();
+    let text = text.trim_start().trim_start_matches(['"', '“', '‘', '`', '\'']);
     let end = text.find(|c: char| !(c.is_alphabetic() || matches!(c, '\'' | '’' | '-'))).unwrap_or(text.len());
     text[..end].trim_end_matches(['\'', '’', '-'])
 }
@@ -289,7 +330,8 @@ fn write(
     stop: &[String],
     log_probs: Option<usize>,
     sampling: Sampling,
-) -> Result<Vec<Completion>> {
+) -> Result<(Vec<Completion>, Work)> {
+    let mut n_read: usize = prompts.iter().map(Vec::len).sum();
     let mut written: Vec<Option<Completion>> = vec![None; prompts.len()];
     let requests = Requests {
         prompts,
@@ -303,10 +345,12 @@ fn write(
         sampling,
     };
     generate_all(model.gpt, model.tokenizer, model.end_of_text, &requests, |prompt, _, completion| {
+        n_read += completion.tokens.len();
         written[prompt] = Some(completion);
         Ok(ControlFlow::Continue(()))
     })?;
-    written.into_iter().collect::<Option<_>>().context("an answer was not written")
+    let written = written.into_iter().collect::<Option<_>>().context("an answer was not written")?;
+    Ok((written, Work { n_read: n_read as u64, n_alone: n_read as u64 }))
 }
 
 #[cfg(test)]
@@ -316,7 +360,10 @@ mod tests {
     #[test]
     fn words_and_sentences_end_where_they_do() {
         assert_eq!(word(" don't! x"), "don't");
-        assert_eq!(word("\"He"), "");
+        assert_eq!((word(" \"He"), word("...")), ("He", ""));
+        assert_eq!(beginning(" sea"), Some(" sea".to_owned()));
+        assert_eq!(beginning("sea</w>"), Some("sea ".to_owned()));
+        assert_eq!([beginning("sea"), beginning(" 7"), beginning(" ")], [None, None, None]);
         assert_eq!(word(" well-known-"), "well-known");
         assert_eq!(first_sentences("One. Two 2.5! Three? Four.", 3), "One. Two 2.5! Three?");
         assert_eq!(first_sentences("One", 3), "One");

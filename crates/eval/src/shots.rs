@@ -66,11 +66,12 @@ impl Pool {
             From::SetAside => {
                 let mut number = 0;
                 test.read(Part::HeldOut, None, on_bad, &mut |row| {
+                    let n = number;
+                    number += 1; // bad records have numbers too
                     let shown = task.instance(&row)?.shown();
-                    if is_set_aside(number) {
+                    if is_set_aside(n) {
                         take(shown);
                     }
-                    number += 1;
                     Ok(())
                 })?;
             }
@@ -136,8 +137,7 @@ impl Prompter<'_> {
         instance: &Instance,
     ) -> Result<Prompted> {
         let drawn = pool.draw(n, shots);
-        let mut k = drawn.len();
-        loop {
+        let with = |k: usize| -> Result<(String, Question, usize)> {
             let parts = (!instruction.is_empty()).then_some(instruction);
             let parts: Vec<&str> = parts.into_iter().chain(drawn[..k].iter().copied()).collect();
             let mut text = parts.join(self.separator);
@@ -145,20 +145,37 @@ impl Prompter<'_> {
                 text += self.separator;
             }
             text += &instance.prompt;
-            let mut question = self.question(&text, &instance.asked).with_context(|| instance.place.clone())?;
-            let longest = question.continuations.iter().map(|tokens| tokens.len() - 1).max();
-            let (length, most) = (question.context.len() + longest.unwrap_or(self.room), self.context);
-            if length > most && k > 0 {
-                k = (k - 1).min(k * most / length);
-                continue;
+            let question = self.question(&text, &instance.asked).with_context(|| instance.place.clone())?;
+            let longest = question.continuations.iter().map(|tokens| tokens.len() - 1).max().unwrap_or(0);
+            let length = question.context.len() + longest.max(self.room);
+            Ok((text, question, length))
+        };
+        // The most that fit, by halving: more demonstrations are longer.
+        let (mut fit, mut over) = (0, drawn.len() + 1);
+        let mut best = None;
+        let mut k = drawn.len();
+        while fit + 1 < over {
+            let tried = with(k)?;
+            if tried.2 <= self.context {
+                (fit, best) = (k, Some(tried));
+            } else {
+                over = k;
             }
-            let over = length.saturating_sub(most);
-            if over >= question.context.len() {
-                anyhow::bail!("{}: an answer is longer than the window of {most} tokens", instance.place);
-            }
-            question.context.drain(..over);
-            return Ok(Prompted { text, shots: k, cut: over > 0, question });
+            k = (fit + over) / 2;
         }
+        let (text, mut question, length) = match best {
+            Some(best) => best,
+            None => with(0)?,
+        };
+        let over = length.saturating_sub(self.context);
+        let most = self.context;
+        ensure!(
+            over < question.context.len(),
+            "{}: an answer is longer than the window of {most} tokens",
+            instance.place
+        );
+        question.context.drain(..over);
+        Ok(Prompted { text, shots: fit, cut: over > 0, question })
     }
 
     /// The answers of `asked` after `text` alone.
@@ -253,6 +270,31 @@ mod tests {
         let cut = at(6).prompt("say", &pool, 3, 5, &instance).unwrap();
         assert_eq!((cut.shots, cut.cut, tokenizer.decode(&cut.question.context).unwrap().as_str()), (0, true, "\nq:"));
         assert!(at(3).prompt("", &pool, 0, 5, &instance).unwrap_err().to_string().contains("longer than the window"));
+    }
+
+    #[test]
+    fn one_long_demonstration_does_not_keep_the_shorter_ones_out() {
+        let tokenizer = tokenizer();
+        let long = "l".repeat(200);
+        let pool = Pool { shown: [&*long, "a: x", "b: x", "c: x", "d: x"].map(str::to_owned).to_vec(), seed: 7 };
+        let prompter = Prompter { tokenizer: &tokenizer, start: None, context: 60, room: 0, separator: "\n" };
+        let instance = instance("q:", &[" yes"]);
+        let mut seen = BTreeSet::new();
+        for n in 0..40 {
+            let before = pool.draw(n, 5).iter().position(|shown| *shown == long).unwrap();
+            assert_eq!(prompter.prompt("", &pool, 5, n, &instance).unwrap().shots, before, "all that come before it");
+            seen.insert(before);
+        }
+        assert_eq!(seen.len(), 5);
+    }
+
+    #[test]
+    fn room_is_kept_for_what_is_written() {
+        let tokenizer = tokenizer();
+        let at = |room| Prompter { tokenizer: &tokenizer, start: None, context: 30, room, separator: "\n" };
+        let word = Instance { place: "a".into(), prompt: "p".repeat(29), asked: Asked::Word(" ab".into()) };
+        assert_eq!(at(0).prompt("", &Pool::default(), 0, 0, &word).unwrap().question.context.len(), 28);
+        assert_eq!(at(6).prompt("", &Pool::default(), 0, 0, &word).unwrap().question.context.len(), 24);
     }
 
     #[test]

@@ -157,7 +157,9 @@ fn one() -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// Whether it is a right answer, both normalized as SQuAD's are.
+    /// Whether it is a right answer, character by character.
+    Exact,
+    /// The same with both normalized as SQuAD's are: no case, punctuation, or articles.
     ExactMatch,
     /// F1 of words with the nearest right answer, normalized likewise.
     F1,
@@ -246,7 +248,7 @@ impl Check for TaskConfig {
             problems.require(generation.top_k > 0, "generation.top_k", "is not positive", why);
             problems.require(generation.sentences != Some(0), "generation.sentences", "is not positive", why);
             let some = !generation.metrics.is_empty();
-            problems.require(some, "generation.metrics", "is empty", "name exact-match, f1, rouge or bleu");
+            problems.require(some, "generation.metrics", "is empty", "name exact, exact-match, f1, rouge or bleu");
         }
         if let Some(choice) = &self.choice {
             let there = choice.main != Normalization::Unconditional || !choice.neutral.is_empty();

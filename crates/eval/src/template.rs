@@ -118,10 +118,8 @@ fn failed(key: &str, error: &minijinja::Error, source: &str, wants: HashSet<Stri
 fn described(error: &minijinja::Error, source: &str) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let Some(line) = error.line() else { return what };
-    let column = error.range().filter(|range| range.start <= source.len()).map(|range| {
-        let before = &source.as_bytes()[..range.start];
-        1 + before.iter().rev().take_while(|&&byte| byte != b'\n').count()
-    });
+    let before = error.range().and_then(|range| source.get(..range.start));
+    let column = before.map(|before| 1 + before.chars().rev().take_while(|&c| c != '\n').count());
     match column {
         Some(column) => format!("line {line}, column {column} of it: {what}"),
         None => format!("line {line} of it: {what}"),
