@@ -175,7 +175,7 @@ pub(crate) fn generations(
             ("accept".to_owned(), json!(accept)),
         ]);
         for metric in &config.metrics {
-            line.extend(metric.of(&said, &accept));
+            line.extend(metric.of(&said, accept));
         }
         line
     });
