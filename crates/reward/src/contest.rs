@@ -7,19 +7,16 @@ use crate::compare::{Judged, Machine};
 use crate::model::Scorer;
 use crate::win_rates::WinRate;
 use anyhow::{Context, Result};
-use candle_core::{D, Tensor};
-use data::pack::like_lengths;
 use data::progress::{Progress, Unit};
+use model::Gpt;
 use model::generate::{Completion, Finish};
+use model::likelihood::{Question, answer};
 use model::sampler::Sampling;
-use model::{Gpt, Input, Pass};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
 /// Sequences that are read between two reports of progress.
 const READ: usize = 128;
-/// Logits that are held at once, but for a longer sequence alone.
-const LOGITS: usize = 1 << 25;
 
 /// A way to answer, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -264,22 +261,15 @@ fn said(answer: &Completion) -> &str {
 
 /// Σ_t log p(t), nats, of the tokens of each sequence after its first so many, which are at least one.
 fn log_probs(gpt: &Gpt, sequences: &[(usize, Vec<u32>)]) -> Result<Vec<f64>> {
-    let lengths: Vec<usize> = sequences.iter().map(|(_, tokens)| tokens.len()).collect();
+    let asked: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].1.len() > sequences[i].0).collect();
+    let question = |&i: &usize| {
+        let (context, continuation) = sequences[i].1.split_at(sequences[i].0);
+        Question { context: context.to_vec(), continuations: vec![continuation.to_vec()] }
+    };
+    let questions: Vec<Question> = asked.iter().map(question).collect();
     let mut sums = vec![0.0; sequences.len()];
-    for batch in like_lengths(&lengths, LOGITS / gpt.config().vocab_size) {
-        // The last token is followed by none.
-        let read = batch.iter().map(|&i| &sequences[i].1[..lengths[i] - 1]);
-        let logits = gpt.logits(&Input::ragged(read, gpt.device())?, Pass::Eval)?.squeeze(0)?; // [tokens, V]
-        let next: Vec<u32> = batch.iter().flat_map(|&i| &sequences[i].1[1..]).copied().collect();
-        let next = Tensor::new(next, gpt.device())?.unsqueeze(1)?;
-        let of_next = logits.gather(&next, 1)?.squeeze(1)?;
-        let all: Vec<f32> = (of_next - logits.log_sum_exp(D::Minus1)?)?.to_vec1()?;
-        let mut rest = all.as_slice();
-        for i in batch {
-            let (own, others) = rest.split_at(lengths[i] - 1);
-            sums[i] = own[sequences[i].0 - 1..].iter().map(|&x| f64::from(x)).sum();
-            rest = others;
-        }
+    for (i, found) in asked.into_iter().zip(answer(gpt, &questions, false)?.found) {
+        sums[i] = found[0].log_prob;
     }
     Ok(sums)
 }
@@ -288,7 +278,7 @@ fn log_probs(gpt: &Gpt, sequences: &[(usize, Vec<u32>)]) -> Result<Vec<f64>> {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use model::{Kind, ModelConfig, Params};
+    use model::{Input, Kind, ModelConfig, Params};
     use ops::Precision;
 
     #[test]
