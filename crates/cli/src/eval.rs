@@ -264,6 +264,13 @@ fn table(report: &Report) -> String {
             let cell = |k: &usize| report.cell(task, model, *k).and_then(|cell| cell.measured.figures.first());
             let names = [task.to_owned(), main.clone(), report.request.model_name(model)].into_iter();
             rows.push(names.chain(shots.iter().map(|k| cell(k).map_or("-".to_owned(), shown))).collect());
+            let clean = |k: &usize| report.cell(task, model, *k).and_then(|cell| cell.clean.as_ref());
+            if let Some(n) = shots.iter().find_map(clean).map(|clean| clean.n) {
+                let figure = |k: &usize| clean(k).and_then(|clean| clean.figures.first()).map_or("-".to_owned(), shown);
+                let name = format!("{}, {n} not in the text", report.request.model_name(model));
+                let names = [task.to_owned(), main.clone(), name].into_iter();
+                rows.push(names.chain(shots.iter().map(figure)).collect());
+            }
         }
         if let Some(chance) = own[0].measured.chance {
             rows.push(vec![task.to_owned(), "accuracy".to_owned(), "chance".to_owned(), format!("{chance:.1}%")]);
