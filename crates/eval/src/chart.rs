@@ -4,6 +4,7 @@ use crate::report::Report;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use std::collections::BTreeSet;
+use train::curves::{Drawn, labels};
 
 const SIZE: (u32, u32) = (720, 480);
 /// Colors that differ in brightness too.
@@ -15,8 +16,6 @@ const COLORS: [RGBColor; 6] = [
     RGBColor(190, 50, 50),
     RGBColor(90, 90, 90),
 ];
-
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A line of a chart.
 struct Line {
@@ -188,13 +187,7 @@ fn drawn(lines: &[Line], axis: &Axis, title: &str, text: &mut String) -> Drawn<(
         let errors = line.points.iter().map(|&(x, y, e)| PathElement::new([(x, y - 2.0 * e), (x, y + 2.0 * e)], color));
         chart.draw_series(errors)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 14))
-        .draw()?;
+    labels(&mut chart, SeriesLabelPosition::UpperLeft)?;
     area.present()?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use data::progress::{Progress, Unit};
 use data::shard::{Corpus, Manifest, Tokens};
 use data::tokenizer::Tokenizer;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::path::Path;
 
 /// Words that must be the same in a row.
@@ -15,19 +16,25 @@ pub const SHORTEST: usize = 8;
 /// Tokens that are decoded together.
 const TOGETHER: usize = 1 << 16;
 
-/// What instances say, to be looked for.
-#[derive(Debug, Default)]
-pub struct Wanted {
+/// What instances say, to be looked for; `I` is what tells one from another.
+#[derive(Debug)]
+pub struct Wanted<I> {
     /// Of each n-gram, by its length and hash, the instances that hold it.
-    of: HashMap<(usize, u64), Vec<u64>>,
+    of: HashMap<(usize, u64), Vec<I>>,
     lengths: Vec<usize>,
     /// Instances that are too short to be judged.
     pub too_short: u64,
 }
 
-impl Wanted {
-    /// Adds instance number `n`, of this text.
-    pub fn add(&mut self, n: u64, text: &str) {
+impl<I> Default for Wanted<I> {
+    fn default() -> Self {
+        Self { of: HashMap::new(), lengths: Vec::new(), too_short: 0 }
+    }
+}
+
+impl<I: Copy + Eq + Hash> Wanted<I> {
+    /// Adds instance `n`, of this text.
+    pub fn add(&mut self, n: I, text: &str) {
         let words: Vec<u64> = words(text).map(|word| hash(&word)).collect();
         let length = words.len().min(LONGEST);
         if length < SHORTEST {
@@ -49,7 +56,7 @@ impl Wanted {
     ///
     /// # Errors
     /// When the folder holds none.
-    pub fn found_in(&self, folder: &Path, progress: &dyn Progress) -> Result<HashSet<u64>> {
+    pub fn found_in(&self, folder: &Path, progress: &dyn Progress) -> Result<HashSet<I>> {
         let manifest = Manifest::read(folder).with_context(|| {
             format!("{} is no folder of `gptkit prepare` (a run's text is below shards/)", folder.display())
         })?;
@@ -68,7 +75,7 @@ impl Wanted {
         &self,
         tokens: &Tokens,
         tokenizer: &Tokenizer,
-        looker: &mut Looker,
+        looker: &mut Looker<I>,
         read: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let (mut at, mut bytes, mut some) = (0, Vec::new(), Vec::new());
@@ -98,14 +105,14 @@ impl Wanted {
     }
 }
 
-struct Looker<'a> {
-    wanted: &'a Wanted,
+struct Looker<'a, I> {
+    wanted: &'a Wanted<I>,
     /// The last words, newest last.
     last: VecDeque<u64>,
-    found: &'a mut HashSet<u64>,
+    found: &'a mut HashSet<I>,
 }
 
-impl Looker<'_> {
+impl<I: Copy + Eq + Hash> Looker<'_, I> {
     fn text(&mut self, text: &str) {
         for word in words(text) {
             if self.last.len() == LONGEST {

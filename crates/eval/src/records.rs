@@ -85,29 +85,17 @@ impl Source {
         }
     }
 
-    /// Hands the records of `part` to `sink` in their order, at most `most`; a file is all of one part. What `sink` calls
+    /// Hands the records of `part` to `sink` in their order; a file is all of one part. What `sink` calls
     /// [`Bad`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
     ///
     /// # Errors
     /// As [`read_rows`].
-    pub fn read(
-        &self,
-        part: Part,
-        most: Option<u64>,
-        on_bad: OnBadRecord,
-        sink: &mut dyn FnMut(Row) -> Result<()>,
-    ) -> Result<u64> {
-        let most = most.unwrap_or(u64::MAX);
+    pub fn read(&self, part: Part, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
         let read = match self {
             Self::File(path) => {
-                let (mut n, mut bad) = (0, 0);
+                let mut bad = 0;
                 let read = read_rows(path, on_bad, &Silent, &mut |row| {
-                    if n == most {
-                        return Err(Enough.into());
-                    }
-                    sink(row).inspect_err(|e| bad += u64::from(e.is::<Bad>()))?;
-                    n += 1;
-                    Ok(())
+                    sink(row).inspect_err(|e| bad += u64::from(e.is::<Bad>()))
                 });
                 match read {
                     Err(e) if e.is::<Enough>() => return Ok(bad),
@@ -118,7 +106,7 @@ impl Source {
                 let file = PathBuf::from(kind.to_string());
                 let mut send =
                     |index: u64, fields| sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields });
-                kind.read(part, *seed, (*count).min(most), &mut send).map(|()| 0)
+                kind.read(part, *seed, *count, &mut send).map(|()| 0)
             }
         };
         match read {

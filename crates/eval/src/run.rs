@@ -234,10 +234,8 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
         }
     }
     let seen = match &request.contamination {
-        Some(folder) => {
-            tasks.iter().map(|opened| opened.seen(request, folder, sitting.progress)).collect::<Result<Vec<_>>>()?
-        }
-        None => Vec::new(),
+        Some(folder) => Some(seen(&tasks, request, folder, sitting.progress)?),
+        None => None,
     };
     let mut cells = Vec::new();
     for n in 0..request.models.len() {
@@ -267,9 +265,9 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
                     shots,
                     measured: measured(&|_| true)?,
                     clean: seen
-                        .get(t)
-                        .and_then(Option::as_ref)
-                        .map(|seen| measured(&|n| !seen.contains(&n)))
+                        .as_ref()
+                        .filter(|_| config.scoring != Scoring::Perplexity)
+                        .map(|seen| measured(&|n| !seen.contains(&(t, n))))
                         .transpose()?,
                     cost,
                     path,
@@ -341,7 +339,7 @@ impl Opened {
     fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<()>) -> Result<u64> {
         let set_aside = self.demonstrations == Some(From::SetAside);
         let (mut number, mut n) = (0, 0);
-        self.test.read(Part::HeldOut, None, request.on_bad_record, &mut |row| {
+        self.test.read(Part::HeldOut, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
             number += 1;
             if request.limit == Some(n) {
@@ -386,25 +384,27 @@ impl Opened {
         );
         Ok(())
     }
+}
 
-    /// The instances that the training text in `folder` holds; of a text, which has none, nothing.
-    fn seen(&self, request: &Request, folder: &Path, progress: &dyn Progress) -> Result<Option<HashSet<u64>>> {
-        if self.task.config.scoring == Scoring::Perplexity {
-            return Ok(None);
-        }
-        let mut wanted = Wanted::default();
-        self.read(request, &mut |_, Waiting { n, instance, .. }| {
-            wanted.add(n, &instance.shown());
+/// The instances, by task and number, that the training text in `folder` holds. The text is read once for all tasks; a text
+/// that is measured has no instances.
+fn seen(tasks: &[Opened], request: &Request, folder: &Path, progress: &dyn Progress) -> Result<HashSet<(usize, u64)>> {
+    let mut wanted = Wanted::default();
+    for (t, opened) in tasks.iter().enumerate().filter(|(_, opened)| opened.task.config.scoring != Scoring::Perplexity)
+    {
+        let before = wanted.too_short;
+        opened.read(request, &mut |_, Waiting { n, instance, .. }| {
+            wanted.add((t, n), &instance.shown());
             Ok(())
         })?;
-        if wanted.too_short > 0 {
-            let (name, n) = (&self.task.name, grouped(wanted.too_short));
+        if wanted.too_short > before {
+            let (name, n) = (&opened.task.name, grouped(wanted.too_short - before));
             progress.warn(&format!(
                 "{n} instances of {name} have under {SHORTEST} words: they are not looked for in the text"
             ));
         }
-        wanted.found_in(folder, progress).map(Some)
     }
+    wanted.found_in(folder, progress)
 }
 
 /// An instance that waits for others.

@@ -53,19 +53,16 @@ impl Pool {
                 }
             }
         };
-        let most = POOL as u64;
         match from {
             From::Training(source) => {
-                // What is made has no end.
-                let most = matches!(source, Source::Made { .. }).then_some(most);
-                source.read(Part::Train, most, on_bad, &mut |row| {
+                source.read(Part::Train, on_bad, &mut |row| {
                     take(task.instance(&row)?.shown());
                     Ok(())
                 })?;
             }
             From::SetAside => {
                 let mut number = 0;
-                test.read(Part::HeldOut, None, on_bad, &mut |row| {
+                test.read(Part::HeldOut, on_bad, &mut |row| {
                     let n = number;
                     number += 1; // bad records have numbers too
                     let shown = task.instance(&row)?.shown();

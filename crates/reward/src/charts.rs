@@ -3,14 +3,13 @@
 use crate::report::{Judged, Report};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use train::curves::{Drawn, labels};
 
 const SIZE: (u32, u32) = (640, 480);
 /// Colors that differ in brightness too.
 const CHOSEN: RGBColor = RGBColor(31, 95, 191);
 const REJECTED: RGBColor = RGBColor(226, 154, 38);
 const BARS: usize = 40;
-
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How often the preferred completion is the better, over how sure the model is: on the diagonal when calibrated.
 ///
@@ -58,7 +57,7 @@ fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
     let dots =
         report.calibration.iter().map(|bin| Circle::new((bin.predicted, bin.accuracy.value), 4, CHOSEN.filled()));
     chart.draw_series(dots)?.label("measured, 95%").legend(|(x, y)| Circle::new((x + 9, y), 4, CHOSEN.filled()));
-    labels(&mut chart)?;
+    labels(&mut chart, SeriesLabelPosition::UpperLeft)?;
     area.present()?;
     Ok(())
 }
@@ -99,16 +98,7 @@ fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.mix(0.5).filled()));
     }
-    labels(&mut chart)?;
+    labels(&mut chart, SeriesLabelPosition::UpperLeft)?;
     area.present()?;
     Ok(())
-}
-
-fn labels<'a, B: DrawingBackend + 'a, C: CoordTranslate>(chart: &mut ChartContext<'a, B, C>) -> Drawn<()>
-where
-    B::ErrorType: 'static,
-{
-    let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3));
-    labels.label_font(("sans-serif", 14)).draw().map_err(Into::into)
 }

@@ -4,14 +4,13 @@
 use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
 use std::path::Path;
+use train::curves::{Drawn, labels};
 use train::run::records;
 
 const SIZE: (u32, u32) = (720, 480);
 /// Colors that differ in brightness too.
 const SCORE: RGBColor = RGBColor(31, 95, 191);
 const GOLD: RGBColor = RGBColor(226, 154, 38);
-
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A point an iteration: √KL, and what the answers' reward was.
 type Points = Vec<(f64, f64)>;
@@ -63,13 +62,7 @@ fn draw(score: &Points, gold: &Points, text: &mut String) -> Drawn<()> {
             .label(name)
             .legend(move |(x, y)| Circle::new((x + 9, y), 4, color.filled()));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 14))
-        .draw()?;
+    labels(&mut chart, SeriesLabelPosition::LowerRight)?;
     area.present()?;
     Ok(())
 }

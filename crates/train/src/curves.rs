@@ -77,7 +77,8 @@ pub fn svg(runs: &[Curves]) -> Result<String> {
     Ok(text)
 }
 
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+/// What drawing gives.
+pub type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
@@ -101,13 +102,7 @@ fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
                 .legend(|(x, y)| Circle::new((x + 9, y), 3, color.filled()));
         }
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 14))
-        .draw()?;
+    labels(&mut chart, SeriesLabelPosition::UpperRight)?;
     let all_rates = runs.iter().flat_map(|run| thinned(&run.learning_rate)).chain([(0.0, 0.0)]);
     let mut chart = panel(&rates, "learning rate", last, range(all_rates), |y| format!("{y:.1e}"))?;
     for (run, color) in runs.iter().zip(COLORS.iter().cycle()) {
@@ -115,6 +110,22 @@ fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
     }
     area.present()?;
     Ok(())
+}
+
+/// What each color of a chart stands for.
+///
+/// # Errors
+/// When it cannot be drawn.
+pub fn labels<'a, B: DrawingBackend + 'a, C: CoordTranslate>(
+    chart: &mut ChartContext<'a, B, C>,
+    position: SeriesLabelPosition,
+) -> Drawn<()>
+where
+    B::ErrorType: 'static,
+{
+    let mut labels = chart.configure_series_labels();
+    labels.position(position).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3));
+    labels.label_font(("sans-serif", 14)).draw().map_err(Into::into)
 }
 
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;

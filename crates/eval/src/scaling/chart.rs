@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
 use plotters::prelude::*;
 use std::ops::Range;
+use train::curves::{Drawn, labels};
 
 const SIZE: (u32, u32) = (900, 600);
 /// From the smallest member to the largest, darker and darker.
@@ -14,8 +15,6 @@ const HELD_OUT: RGBColor = RGBColor(214, 72, 52);
 const LAW: RGBColor = RGBColor(226, 154, 38);
 /// Points that a law's line is drawn with.
 const STEPS: usize = 60;
-
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Name and text of each picture.
 ///
@@ -131,13 +130,7 @@ impl Picture<'_> {
                 .label("frontier that is fitted")
                 .legend(|(x, y)| Circle::new((x + 9, y), 3, BLACK.mix(0.7)));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 14))
-            .draw()?;
+        labels(&mut chart, SeriesLabelPosition::UpperRight)?;
         area.present()?;
         Ok(())
     }
