@@ -1,0 +1,155 @@
+//! What a user may set of the story.
+
+use ::config::{Check, Problems};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// All that `gptkit lineage` is told; `configs/lineage.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LineageConfig {
+    /// What it is, in a line.
+    #[serde(default)]
+    pub description: String,
+    /// What stages read that no stage wrote.
+    pub data: Data,
+    /// What every generation is asked.
+    #[serde(default)]
+    pub questions: Questions,
+    /// The stages, in their order.
+    pub stages: Vec<Stage>,
+}
+
+/// Sources as the commands' own `--data` takes them, `{seed}` in them being the seed; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Data {
+    /// Raw text.
+    pub text: String,
+    /// Text of patterns, which is read beside it.
+    pub patterns: String,
+    /// Instructions with answers, which are prompts too.
+    pub instructions: String,
+    /// Prompts that nothing is learned from.
+    pub held_out: String,
+    /// Ranked answers.
+    pub comparisons: String,
+}
+
+/// TOML section `[questions]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Questions {
+    /// In their order.
+    pub ask: Vec<String>,
+}
+
+/// Whose idea a stage shows: a chapter of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Chapter {
+    /// Vaswani et al. 2017.
+    Transformer,
+    /// Radford et al. 2018.
+    Gpt1,
+    /// Radford et al. 2019.
+    Gpt2,
+    /// Brown et al. 2020.
+    Gpt3,
+    /// Ouyang et al. 2022.
+    InstructGpt,
+    /// OpenAI 2022.
+    ChatGpt,
+}
+
+/// A stage; an element of `stages`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Name, by which commands of later stages say `{NAME}`.
+    pub name: String,
+    /// Where the report tells of it.
+    pub chapter: Chapter,
+    /// The command, without `gptkit`, as a shell would read it.
+    pub run: String,
+    /// Name of the folder or file that it writes: `{out}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
+    /// Name of the file that keeps what it prints, which takes the place of `out`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<String>,
+    /// Whether it is asked the questions, and saves each answer in `{out}`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
+    /// Whether it needs a judge of answers that no stage has trained: the embedded world's, which knows its own instructions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub judged: bool,
+    /// Seconds that it takes on two cores, for the time that remains.
+    #[serde(default = "second")]
+    pub seconds: f64,
+}
+
+fn second() -> f64 {
+    1.0
+}
+
+impl Stage {
+    /// Name of what it leaves.
+    pub fn leaves(&self) -> &str {
+        self.stdout.as_deref().or(self.out.as_deref()).unwrap_or(&self.name)
+    }
+}
+
+/// Names in braces that are no stage's.
+pub(crate) const GIVEN: [&str; 8] =
+    ["out", "seed", "text", "patterns", "instructions", "held-out", "comparisons", "judge"];
+
+impl Check for LineageConfig {
+    fn check(&self, problems: &mut Problems) {
+        let mut known: BTreeSet<&str> = GIVEN.into();
+        let mut left = BTreeSet::new();
+        for (i, stage) in self.stages.iter().enumerate() {
+            let key = |name: &str| format!("stages.{i}.{name}");
+            let plain =
+                |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            problems.require(
+                plain(&stage.name) && !stage.name.contains('.'),
+                &key("name"),
+                "is no name of letters, digits and hyphens",
+                "write it like color-records",
+            );
+            problems.require(
+                plain(stage.leaves()) && !stage.leaves().starts_with('.'),
+                &key(if stage.stdout.is_some() { "stdout" } else { "out" }),
+                "is no plain file name",
+                "write it like color.jsonl",
+            );
+            problems.require(stage.seconds > 0.0, &key("seconds"), "is not positive", "use 1");
+            if shlex::split(&stage.run).is_none_or(|words| words.is_empty()) {
+                problems.add(&key("run"), "is no command", "close every quotation mark");
+            }
+            for name in names(&stage.run).filter(|name| !known.contains(name)) {
+                let later = self.stages[i..].iter().any(|stage| stage.name == name);
+                let hint = if later {
+                    "a stage reads what stages before it wrote"
+                } else {
+                    "name a stage before it, or {out}"
+                };
+                problems.add(&key("run"), format!("{{{name}}} is not known here"), hint);
+            }
+            if !known.insert(&stage.name) {
+                problems.add(&key("name"), format!("{} is taken", stage.name), "name each stage once");
+            }
+            if !left.insert(stage.leaves()) {
+                problems.add(&key("out"), format!("{} is written twice", stage.leaves()), "name another file");
+            }
+        }
+        problems.require(!self.stages.is_empty(), "stages", "is empty", "add a [[stages]] table");
+    }
+}
+
+/// What stands in braces in `text`, where it is a name.
+pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
+    let name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    text.split('{').skip(1).filter_map(move |rest| {
+        let (inside, _) = rest.split_once('}')?;
+        (!inside.is_empty() && inside.chars().all(name)).then_some(inside)
+    })
+}
