@@ -8,6 +8,8 @@ use candle_core::Tensor;
 use clap::Args;
 use model::Gpt;
 use model::folder::ModelFolder;
+use serde::Serialize;
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Show what each token of a text attends to, by layer and head
@@ -28,15 +30,21 @@ pub(crate) struct Attention {
     /// Draw a heat map as SVG into this file too
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// One JSON object instead of a table: the tokens, and all weights of each head, a row a token
+    #[arg(long)]
+    json: bool,
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }
 
-/// The weights of one head: a row a token, with one weight for each token up to itself.
+/// The weights of one head.
+#[derive(Serialize)]
 pub(crate) struct Head {
     pub(crate) layer: usize,
     pub(crate) head: usize,
+    /// A row a token, with one weight for each token up to itself.
+    #[serde(rename = "weights")]
     pub(crate) rows: Vec<Vec<f32>>,
 }
 
@@ -62,6 +70,7 @@ impl Attention {
         let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
         let heads = self.chosen(&layers)?;
         match &heads[..] {
+            heads if self.json => ui.result(&(json!({ "tokens": tokens, "heads": heads }).to_string() + "\n"))?,
             [only] => ui.result(&matrix(only, &tokens))?,
             heads => ui.result(&strongest(heads, &tokens, width()))?,
         }

@@ -21,6 +21,7 @@ use train::PretrainConfig;
 use train::config::TrainConfig;
 use train::fit::Trainer;
 use train::guard::Guard;
+use train::memory::peak_of_process;
 use train::objective::LanguageModeling;
 use train::plan::Flops;
 
@@ -124,7 +125,7 @@ impl Bench {
                 seconds,
                 tokens: batch * seq,
                 flops: (forward - head) * (batch * seq) as f64,
-                peak_bytes: peak_bytes(),
+                peak_bytes: peak_of_process(),
             })?;
         }
         if here("decode") {
@@ -151,7 +152,7 @@ impl Bench {
                 seconds,
                 tokens: rows,
                 flops: forward * rows as f64,
-                peak_bytes: peak_bytes(),
+                peak_bytes: peak_of_process(),
             })?;
         }
         drop(gpt);
@@ -159,14 +160,14 @@ impl Bench {
         if compares.into_iter().any(here) {
             for (case, seconds, tokens) in compare(model, params, seq, precision, here, ui)? {
                 let (case, flops) = (case.to_owned(), 0.0);
-                show(&Line { case, batch: K, seq, seconds, tokens, flops, peak_bytes: peak_bytes() })?;
+                show(&Line { case, batch: K, seq, seconds, tokens, flops, peak_bytes: peak_of_process() })?;
             }
         }
         if self.case.iter().any(|case| case.starts_with("ppo")) {
             let rows = self.batch.map_or(EPISODES, usize::from);
             for (case, seconds, tokens) in ppo(model, rows, dtype, &device, ui)? {
                 let (case, flops, seq) = (case.to_owned(), 0.0, PROMPT + ANSWER);
-                show(&Line { case, batch: rows, seq, seconds, tokens, flops, peak_bytes: peak_bytes() })?;
+                show(&Line { case, batch: rows, seq, seconds, tokens, flops, peak_bytes: peak_of_process() })?;
             }
         }
         if device.is_cpu() {
@@ -205,7 +206,7 @@ fn train_step(
         seconds,
         tokens: batch * seq,
         flops: Flops::of(&shape, train).total() * (batch * seq) as f64,
-        peak_bytes: peak_bytes(),
+        peak_bytes: peak_of_process(),
     })
 }
 
@@ -305,14 +306,6 @@ fn timed(name: &str, ui: &Ui, mut run: impl FnMut() -> Result<()>) -> Result<f64
     }
     seconds.sort_by(f64::total_cmp);
     Ok(seconds[seconds.len() / 2])
-}
-
-/// The most memory that this process has had, where the system says it.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 fn object(line: &Line, config: &str, dtype: &str, most: Option<f64>) -> serde_json::Value {

@@ -1,12 +1,13 @@
 //! `gptkit chat`
 
-use crate::conversation::{Conversation, Form, Turn};
+use crate::conversation::{Conversation, Turn};
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::ui::{Ui, Usage, reader_is_gone};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use data::form::Form;
 use model::Gpt;
 use model::folder::ModelFolder;
 use model::generate::{Finish, Past, Request, generate_from};

@@ -2,70 +2,9 @@
 
 use anyhow::{Result, bail};
 use data::dialogue::{Message, Role};
-use data::template::{Template, encode};
+use data::form::Form;
 use data::tokenizer::Tokenizer;
 use serde_json::json;
-use std::path::Path;
-
-/// How messages become tokens.
-#[derive(Debug)]
-pub(crate) enum Form {
-    /// As the model was trained to read them.
-    Template {
-        /// The model's own.
-        template: Box<Template>,
-        /// Token that ends an answer, if the template has one.
-        end_of_turn: Option<u32>,
-    },
-    /// As a text that a plain language model may have seen the like of.
-    Plain,
-}
-
-impl Form {
-    /// That of the model in `folder`.
-    pub(crate) fn of(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
-        Ok(match Template::load(folder)? {
-            Some(template) => {
-                let end_of_turn = template.end_token(tokenizer)?;
-                Self::Template { template: Box::new(template), end_of_turn }
-            }
-            None => Self::Plain,
-        })
-    }
-
-    /// The token that ends an answer, if the form has one.
-    pub(crate) fn end_of_turn(&self) -> Option<u32> {
-        match self {
-            Self::Template { end_of_turn, .. } => *end_of_turn,
-            Self::Plain => None,
-        }
-    }
-
-    /// The text that ends an answer, if the form has one.
-    pub(crate) fn stop(&self) -> Option<&'static str> {
-        matches!(self, Self::Plain).then_some("\nUser:")
-    }
-
-    /// Tokens of `messages` up to where the answer to the last begins.
-    fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
-        match self {
-            Self::Template { template, .. } => {
-                let tokens = encode(&template.prompt(messages)?, tokenizer)?;
-                Ok(tokens.into_iter().map(|(id, _)| id).collect())
-            }
-            Self::Plain => tokenizer.encode_document(&plain(messages)),
-        }
-    }
-}
-
-fn plain(messages: &[Message]) -> String {
-    let line = |message: &Message| match message.role {
-        Role::System => format!("{}\n\n", message.content),
-        Role::User => format!("User: {}\n", message.content),
-        Role::Assistant => format!("Assistant: {}\n", message.content),
-    };
-    messages.iter().map(line).collect::<String>() + "Assistant:"
-}
 
 /// A question and its answer.
 #[derive(Debug, Clone)]
@@ -197,29 +136,5 @@ mod tests {
         assert!(error.contains(&says), "{error}");
         let (text, _) = prompt(&mut conversation, "q4", 10 * alone, 10).unwrap();
         assert!(text.contains("q0"), "a message that was refused made nothing forgotten\n{text}");
-    }
-
-    #[test]
-    fn an_answer_ends_where_its_template_ends_it() {
-        let folder = tempfile::tempdir().unwrap();
-        tokenizer().save(folder.path()).unwrap();
-        let path = folder.path().join("tokenizer.json");
-        let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        let added = json["added_tokens"].as_array_mut().unwrap();
-        for (token, id) in
-            ["<|user|>", "<|assistant|>", "<|end|>"].into_iter().zip(added[0]["id"].as_u64().unwrap() + 1..)
-        {
-            let mut entry = added[0].clone();
-            (entry["id"], entry["content"]) = (json!(id), json!(token));
-            added.push(entry);
-        }
-        let end = added[3]["id"].as_u64().unwrap() as u32;
-        data::disk::write(&path, json.to_string().as_bytes()).unwrap();
-        let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        assert_eq!(Form::of(folder.path(), &tokenizer).unwrap().end_of_turn(), None, "a model without a template");
-        let template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}\
-                        {% if add_generation_prompt %}<|assistant|>\n{% endif %}";
-        data::disk::write(&folder.path().join("chat_template.jinja"), template.as_bytes()).unwrap();
-        assert_eq!(Form::of(folder.path(), &tokenizer).unwrap().end_of_turn(), Some(end));
     }
 }

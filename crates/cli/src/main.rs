@@ -20,6 +20,7 @@ mod heat_map;
 mod info;
 mod inspect;
 mod judging;
+mod lineage;
 mod merge;
 mod plan;
 mod plan_ppo;
@@ -61,6 +62,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Lineage(lineage::Lineage),
     Pretrain(pretrain::Pretrain),
     Finetune(finetune::Finetune),
     Predict(predict::Predict),
@@ -92,6 +94,41 @@ enum Command {
     World(world::World),
 }
 
+impl Command {
+    fn run(self, ui: &Ui) -> anyhow::Result<()> {
+        match self {
+            Self::Lineage(command) => command.run(ui),
+            Self::Pretrain(command) => command.run(ui),
+            Self::Finetune(command) => command.run(ui),
+            Self::Predict(command) => command.run(ui),
+            Self::Sft(command) => command.run(ui),
+            Self::TrainRm(command) => command.run(ui),
+            Self::Ppo(command) => command.run(ui),
+            Self::Dpo(command) => command.run(ui),
+            Self::Score(command) => command.run(ui),
+            Self::Rank(command) => command.run(ui),
+            Self::Compare(command) => command.run(ui),
+            Self::WinRates(command) => command.run(ui),
+            Self::Eval(command) => command.run(ui),
+            Self::Merge(command) => command.run(ui),
+            Self::Plan(command) => command.run(ui),
+            Self::Inspect(command) => command.run(ui),
+            Self::Runs(command) => command.run(ui),
+            Self::Plot(command) => command.run(ui),
+            Self::Attention(command) => command.run(ui),
+            Self::Sample(command) => command.run(ui),
+            Self::Chat(command) => command.run(ui),
+            Self::Prepare(command) => command.run(ui),
+            Self::Scaling(command) => command.run(ui),
+            Self::Bench(command) => command.run(ui),
+            Self::Info(command) => command.run(ui),
+            Self::Tokenizer(command) => command.run(ui),
+            Self::Config(command) => command.run(ui),
+            Self::World(command) => command.run(ui),
+        }
+    }
+}
+
 /// Has the allocator never give memory back: a training step takes what the one before it freed, and getting pages from
 /// the system costs a quarter of a step.
 fn keep_memory() {
@@ -113,35 +150,8 @@ fn main() -> ExitCode {
     keep_cores();
     let cli = Cli::parse();
     let ui = Ui::new();
-    let result = match cli.command {
-        Command::Pretrain(command) => command.run(&ui),
-        Command::Finetune(command) => command.run(&ui),
-        Command::Predict(command) => command.run(&ui),
-        Command::Sft(command) => command.run(&ui),
-        Command::TrainRm(command) => command.run(&ui),
-        Command::Ppo(command) => command.run(&ui),
-        Command::Dpo(command) => command.run(&ui),
-        Command::Score(command) => command.run(&ui),
-        Command::Rank(command) => command.run(&ui),
-        Command::Compare(command) => command.run(&ui),
-        Command::WinRates(command) => command.run(&ui),
-        Command::Eval(command) => command.run(&ui),
-        Command::Merge(command) => command.run(&ui),
-        Command::Plan(command) => command.run(&ui),
-        Command::Inspect(command) => command.run(&ui),
-        Command::Runs(command) => command.run(&ui),
-        Command::Plot(command) => command.run(&ui),
-        Command::Attention(command) => command.run(&ui),
-        Command::Sample(command) => command.run(&ui),
-        Command::Chat(command) => command.run(&ui),
-        Command::Prepare(command) => command.run(&ui),
-        Command::Scaling(command) => command.run(&ui),
-        Command::Bench(command) => command.run(&ui),
-        Command::Info(command) => command.run(&ui),
-        Command::Tokenizer(command) => command.run(&ui),
-        Command::Config(command) => command.run(&ui),
-        Command::World(command) => command.run(&ui),
-    };
+    let result = cli.command.run(&ui);
+    ui.ended();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => ui.fail(&e),

@@ -4,6 +4,7 @@ use crate::ui::Usage;
 use anyhow::Result;
 use config::Check;
 use eval::ScalingConfig;
+use lineage::LineageConfig;
 use reward::RewardConfig;
 use rl::{DpoConfig, PpoConfig};
 use serde::de::DeserializeOwned;
@@ -46,6 +47,7 @@ presets![
     "ppo-2019",
     "dpo-small",
     "scaling-small",
+    "lineage",
 ];
 
 /// Name (a preset's, or a file's stem) and text of the configuration that `given` names.
@@ -80,6 +82,7 @@ pub(crate) fn description(name: &str) -> Result<String> {
     Ok(match name.split('-').next() {
         Some("dpo") => load::<DpoConfig>(name, &[])?.1.description,
         Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
+        Some("lineage") => load::<LineageConfig>(name, &[])?.1.description,
         Some("ppo") => load::<PpoConfig>(name, &[])?.1.description,
         Some("rm") => load::<RewardConfig>(name, &[])?.1.description,
         Some("scaling") => load::<ScalingConfig>(name, &[])?.1.description,

@@ -1,7 +1,9 @@
-//! All that is printed: words and progress on stderr, results on stdout.
+//! All that is printed: words and progress on stderr, results on stdout. A process that `gptkit lineage` runs says
+//! [`Event`]s in their place.
 
 use data::progress::{Progress, Task, Unit};
 use indicatif::{ProgressBar, ProgressStyle};
+use lineage::event::{EVENTS, Event};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -36,13 +38,23 @@ impl std::error::Error for Stopped {}
 /// The terminal, or what stands in for it.
 pub(crate) struct Ui {
     live: bool,
+    /// Whether another gptkit listens.
+    events: bool,
     /// The bar on the screen, above which lines are printed.
     bar: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Ui {
     pub(crate) fn new() -> Self {
-        Self { live: io::stderr().is_terminal(), bar: Arc::default() }
+        let events = std::env::var_os(EVENTS).is_some();
+        Self { live: io::stderr().is_terminal(), events, bar: Arc::default() }
+    }
+
+    /// Says to another gptkit, if one listens, that the process is about to end.
+    pub(crate) fn ended(&self) {
+        if self.events {
+            tell(&Event::Ended { peak_bytes: train::memory::peak_of_process() });
+        }
     }
 
     /// A result, on stdout, flushed.
@@ -78,6 +90,9 @@ impl Ui {
 
     /// Words, on stderr.
     pub(crate) fn say(&self, line: &str) {
+        if self.events {
+            return tell(&Event::Said(line.to_owned()));
+        }
         match self.bar.lock() {
             Ok(bar) if bar.is_some() => bar.iter().for_each(|bar| bar.suspend(|| write_line(line))),
             _ => write_line(line),
@@ -103,6 +118,14 @@ fn write_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Tells another gptkit what happened. When that one is gone nobody wants the rest, and what is saved can be gone on with.
+fn tell(event: &Event) {
+    let line = serde_json::json!(event).to_string();
+    if writeln!(io::stderr().lock(), "{line}").is_err() {
+        std::process::exit(1);
+    }
+}
+
 /// An error and its causes, each once, without the backtraces that some libraries put into their words.
 fn words(error: &anyhow::Error) -> String {
     let mut said: Vec<String> = Vec::new();
@@ -126,6 +149,10 @@ impl Progress for Ui {
     }
 
     fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+        if self.events {
+            tell(&Event::Began { label: label.to_owned(), total, unit });
+            return Box::new(Told { state: Mutex::default() });
+        }
         if !self.live {
             return Box::new(Lines::new(label, total, unit));
         }
@@ -185,6 +212,53 @@ impl Drop for Bar {
         }
         // The last state stays where the figures are worth keeping.
         if self.bar.message().is_empty() { self.bar.finish_and_clear() } else { self.bar.abandon() }
+    }
+}
+
+/// A task that another gptkit is told of.
+struct Told {
+    state: Mutex<State>,
+}
+
+/// Time between two events of a task.
+const BETWEEN: Duration = Duration::from_millis(200);
+
+impl Told {
+    fn tell(state: &mut State) {
+        state.said_at = Some(Instant::now());
+        tell(&Event::Reached { done: state.done, figures: state.figures.clone() });
+    }
+}
+
+impl Task for Told {
+    fn resume_at(&self, n: u64) {
+        if let Ok(mut state) = self.state.lock() {
+            state.done = n;
+            tell(&Event::ResumedAt(n));
+        }
+    }
+
+    fn advance(&self, n: u64) {
+        let Ok(mut state) = self.state.lock() else { return };
+        state.done += n;
+        if state.said_at.is_none_or(|at| at.elapsed() >= BETWEEN) {
+            Self::tell(&mut state);
+        }
+    }
+
+    fn show(&self, figures: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            figures.clone_into(&mut state.figures);
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.state.lock() {
+            Self::tell(&mut state);
+            tell(&Event::Over);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`prompt`]    records of any of these shapes, and lines of text → what is to be answered
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`template`]  messages → text, and which parts of it the assistant says
+//! - [`form`]      messages → tokens, by a model's template or as plain text
 //! - [`shard`]     memory-mapped token files with a manifest
 //! - [`prepare`]   documents → shards, once
 //! - [`batch`]     the next windows from (seed, row) alone; read ahead
@@ -21,6 +22,7 @@ pub mod comparison;
 pub mod dialogue;
 pub mod disk;
 pub mod examples;
+pub mod form;
 pub mod pack;
 pub mod prepare;
 pub mod progress;

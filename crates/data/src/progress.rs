@@ -1,7 +1,10 @@
 //! What long work reports to. The command line implements it, so that no library prints.
 
+use serde::{Deserialize, Serialize};
+
 /// What a task counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// Bytes read.
     Bytes,

@@ -98,8 +98,8 @@ impl Stage {
 }
 
 /// Names in braces that are no stage's.
-pub(crate) const GIVEN: [&str; 8] =
-    ["out", "seed", "text", "patterns", "instructions", "held-out", "comparisons", "judge"];
+pub(crate) const GIVEN: [&str; 9] =
+    ["out", "seed", "text", "patterns", "instructions", "held-out", "comparisons", "judge", "on-bad-record"];
 
 impl Check for LineageConfig {
     fn check(&self, problems: &mut Problems) {

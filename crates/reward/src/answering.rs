@@ -1,9 +1,9 @@
 //! Prompts → what a model answers, many at once.
 
 use crate::choices::Item;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use data::dialogue::Message;
-use data::template::{Template, encode};
+use data::form::Form;
 use data::tokenizer::Tokenizer;
 use model::folder::ModelFolder;
 use model::generate::Completion;
@@ -24,7 +24,7 @@ pub struct Answerer<'a> {
     /// Its tokens.
     pub tokenizer: &'a Tokenizer,
     /// How it reads dialogues.
-    pub template: Template,
+    pub form: Form,
     /// Tokens that end an answer.
     ends: Vec<u32>,
 }
@@ -50,10 +50,10 @@ impl<'a> Answerer<'a> {
     /// # Errors
     /// When it does not answer.
     pub fn new(folder: &Path, files: &'a ModelFolder, gpt: &'a Gpt) -> Result<Self> {
-        let template = template_of(folder)?;
+        let form = form_of(folder, &files.tokenizer)?;
         let mut ends = files.end_of_text.clone();
-        ends.extend(template.end_token(&files.tokenizer)?);
-        Ok(Self { gpt, tokenizer: &files.tokenizer, template, ends })
+        ends.extend(form.end_of_turn());
+        Ok(Self { gpt, tokenizer: &files.tokenizer, form, ends })
     }
 
     /// Tokens of a dialogue that it is to go on with.
@@ -61,7 +61,7 @@ impl<'a> Answerer<'a> {
     /// # Errors
     /// When the template refuses the messages.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        Ok(encode(&self.template.prompt(messages)?, self.tokenizer)?.into_iter().map(|(id, _)| id).collect())
+        self.form.prompt(self.tokenizer, messages)
     }
 
     /// Has it answer `items`, whose numbers follow each other, and gives `on_done` each answer, with its number among those
@@ -77,7 +77,8 @@ impl<'a> Answerer<'a> {
         mut on_done: impl FnMut(&Item, usize, Completion) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let Some(first) = items.first() else { return Ok(()) };
-        let Manner { n_samples, max_new_tokens, stop, log_probs, sampling } = manner.clone();
+        let Manner { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
+        stop.extend(self.form.stop().map(str::to_owned));
         let requests = Requests {
             prompts: items.iter().map(|item| self.prompt(&item.prompt)).collect::<Result<_>>()?,
             first_prompt: first.number as u32,
@@ -95,20 +96,15 @@ impl<'a> Answerer<'a> {
     }
 }
 
-/// How the model in `folder` writes dialogues.
+/// How the model in `folder`, whose tokens are `tokenizer`'s, reads dialogues.
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) fn template_of(folder: &Path) -> Result<Template> {
-    let what = folder.display();
+pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<Form> {
     ensure!(
         HeadDescription::load(folder).is_err(),
-        "{what} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers"
+        "{} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers",
+        folder.display()
     );
-    let template = Template::load(folder)?;
-    template.with_context(|| {
-        format!(
-            "{what} has no chat template: it was not trained to answer; make it answer with `gptkit sft --init {what}`"
-        )
-    })
+    Form::of(folder, tokenizer)
 }

@@ -2,16 +2,16 @@
 //!
 //! Answers are stored as they come and choices as they are made, so that whatever ends a sitting, the next goes on.
 
-use crate::answering::{Answerer, Manner, template_of};
+use crate::answering::{Answerer, Manner, form_of};
 use crate::choices::{Answer, Choice, Item, Judge, Store};
 use anyhow::{Context, Result, bail, ensure};
 use data::comparison::key;
 use data::dialogue::{Message, Role};
 use data::disk;
+use data::form::Form;
 use data::progress::{Progress, Unit, grouped};
 use data::prompt::read_prompts;
 use data::source::{OnBadRecord, Place};
-use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
 use data::world::{Instructions, Part};
 use model::Gpt;
@@ -210,19 +210,20 @@ pub fn weights_of(folder: &Path) -> Result<String> {
 /// How a model reads a prompt.
 struct PromptReader {
     tokenizer: Tokenizer,
-    template: Template,
+    form: Form,
     context: usize,
 }
 
 impl PromptReader {
     fn of(folder: &Path) -> Result<Self> {
         let context = load_config(folder)?.context;
-        Ok(Self { tokenizer: Tokenizer::load(folder)?, template: template_of(folder)?, context })
+        let tokenizer = Tokenizer::load(folder)?;
+        Ok(Self { form: form_of(folder, &tokenizer)?, tokenizer, context })
     }
 
     /// Whether there is room for an answer.
     fn takes(&self, prompt: &[Message]) -> Result<bool> {
-        Ok(encode(&self.template.prompt(prompt)?, &self.tokenizer)?.len() < self.context)
+        Ok(self.form.prompt(&self.tokenizer, prompt)?.len() < self.context)
     }
 }
 

@@ -130,8 +130,8 @@ impl Contest<'_> {
     /// # Errors
     /// As [`Answerer::write`], or when its answers cannot be judged or rewarded.
     pub fn model(&self, model: &Answerer, opponent: &Opponent, name: &str, progress: &dyn Progress) -> Result<Row> {
-        let same_tokens = model.template.source() == self.reference.template.source()
-            && model.tokenizer.agrees_with(self.reference.tokenizer);
+        let same_tokens =
+            model.form.is_read_as(&self.reference.form) && model.tokenizer.agrees_with(self.reference.tokenizer);
         let with_kl = same_tokens && draws_as_the_model(&self.sampling, &self.stop);
         let manner = self.manner(1, with_kl.then_some(0), self.sampling.clone());
         let answers = self.write(model, &manner, name, progress)?;

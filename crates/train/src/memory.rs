@@ -161,3 +161,11 @@ const BATCHES: f64 = 6.0;
 const PROGRAM: u64 = 55_000_000;
 /// Share of memory that the allocator holds beyond what is in use, as measured.
 const BETWEEN_TENSORS: f64 = 0.1;
+
+/// The most memory that this process has had, bytes, where the system says it.
+pub fn peak_of_process() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

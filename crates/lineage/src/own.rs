@@ -1,0 +1,114 @@
+//! The user's own data in the place of the embedded world's.
+
+use anyhow::{Context, Result, ensure};
+use data::disk;
+use data::progress::Progress;
+use data::record::read_rows;
+use data::source::OnBadRecord;
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Files of the user's own; what is not named comes from the embedded world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Raw text: a file or a folder.
+    pub text: Option<PathBuf>,
+    /// Instructions with answers: a file of records.
+    pub instructions: Option<PathBuf>,
+    /// Comparisons: a file of records.
+    pub comparisons: Option<PathBuf>,
+    /// What becomes of records and documents that cannot be used.
+    pub on_bad_record: OnBadRecord,
+}
+
+/// Of so many records one is held out.
+const HELD_OUT: u64 = 10;
+/// Held-out prompts, at most: so many answers take seconds.
+const PROMPTS: usize = 300;
+
+impl Own {
+    /// Each with its name, where there is one.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        [("text", &self.text), ("instructions", &self.instructions), ("comparisons", &self.comparisons)]
+            .into_iter()
+            .filter_map(|(name, path)| Some((name, path.as_deref()?)))
+    }
+
+    /// Divides the instructions, if they are the user's, into those to learn from and those held out, below `folder`, unless
+    /// that is done.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are too few.
+    pub fn divide(&self, folder: &Path, progress: &dyn Progress) -> Result<()> {
+        let Some(file) = &self.instructions else { return Ok(()) };
+        let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+        let changed = modified(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        if parts(folder).iter().all(|part| modified(part).is_ok_and(|made| made > changed)) {
+            return Ok(());
+        }
+        disk::create_dir(folder)?;
+        divide(file, folder, self.on_bad_record, progress)
+    }
+}
+
+/// Where [`divide`] leaves its two parts: to learn from, and held out.
+pub(crate) fn parts(folder: &Path) -> [PathBuf; 2] {
+    ["instructions.jsonl", "held-out.jsonl"].map(|name| folder.join(name))
+}
+
+/// Divides the records of `file` into two files below `folder`, one of ten held out, as their text and nothing else tells,
+/// so that equal records are on one side.
+///
+/// # Errors
+/// When it cannot be read, or has too few records.
+fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<()> {
+    let [learn, held_out] = parts(folder);
+    let mut n = [0, 0];
+    disk::write_with(&learn, |learn| {
+        disk::write_with(&held_out, |held_out| {
+            let open = |path: &Path| OpenOptions::new().create(true).write(true).truncate(true).open(path);
+            let mut files = [BufWriter::new(open(learn)?), BufWriter::new(open(held_out)?)];
+            let skipped = read_rows(file, on_bad, progress, &mut |row| {
+                let line = Value::Object(row.fields).to_string();
+                let hash = blake3::hash(line.as_bytes());
+                let first = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                let side = usize::from(first.is_multiple_of(HELD_OUT) && n[1] < PROMPTS);
+                n[side] += 1;
+                Ok(writeln!(files[side], "{line}")?)
+            })?;
+            files.iter_mut().try_for_each(BufWriter::flush)?;
+            if skipped.total() > 0 {
+                progress.note(&format!("{}: {} records are left out", file.display(), skipped.total()));
+            }
+            Ok(())
+        })
+    })?;
+    ensure!(n[1] > 0, "{} has {} records: too few to hold any out", file.display(), n[0]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data::progress::Silent;
+    use std::fs;
+
+    #[test]
+    fn one_of_ten_is_held_out_and_none_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("all.jsonl");
+        let lines: Vec<String> = (0..500).map(|i| format!(r#"{{"prompt":"{i}","completion":"yes"}}"#)).collect();
+        fs::write(&file, lines.join("\n")).unwrap();
+        divide(&file, folder.path(), OnBadRecord::Fail, &Silent).unwrap();
+        let [learn, held_out] = parts(folder.path()).map(|path| fs::read_to_string(path).unwrap());
+        let n = held_out.lines().count();
+        assert!((20..90).contains(&n), "{n} are held out");
+        let mut both: Vec<&str> = learn.lines().chain(held_out.lines()).collect();
+        let mut all: Vec<&str> = lines.iter().map(String::as_str).collect();
+        both.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(both, all);
+    }
+}

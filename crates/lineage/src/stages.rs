@@ -1,0 +1,279 @@
+//! In order: what is done is left alone, what was interrupted goes on where it stopped.
+//!
+//! ```text
+//! runs/lineage/seed-1/
+//!   gpt1/ …            what each stage leaves: an ordinary run folder, or a file
+//!   stages/gpt1.json   that it ended, and what it took
+//!   stages/gpt1.log    all that it said, each sitting after its command
+//!   replaced/          what was there before `--from` did it anew
+//! ```
+
+use crate::child::{Ended, Process};
+use crate::config::Chapter;
+use crate::plan::Step;
+use anyhow::{Context, Result, bail, ensure};
+use data::disk;
+use data::progress::Progress;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use train::interrupt::{Interrupt, Stop};
+
+/// That a stage ended, and what it took: `stages/NAME.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The stage.
+    pub name: String,
+    /// Where the report tells of it.
+    pub chapter: Chapter,
+    /// Its command, as a shell would take it.
+    pub command: String,
+    /// The stages whose results it read.
+    pub reads: Vec<String>,
+    /// What it left.
+    pub leaves: PathBuf,
+    /// Wall-clock time of its sittings, without those that were killed.
+    pub elapsed_s: f64,
+    /// The most memory that it had, where the system says it.
+    pub peak_bytes: Option<u64>,
+    /// As [`Step::fingerprint`].
+    pub fingerprint: String,
+}
+
+/// That a stage began: `stages/NAME.begun.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Begun {
+    fingerprint: String,
+    /// Of sittings that were stopped.
+    elapsed_s: f64,
+}
+
+/// How a stage stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// It ended.
+    Done(Record),
+    /// It began, and was interrupted.
+    Begun,
+    /// It has not begun.
+    New,
+}
+
+/// How a sitting ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// The stage is done.
+    Done(Record),
+    /// It was stopped, and goes on where it was.
+    Stopped(Stop),
+}
+
+/// What stages run with.
+pub struct Sitting<'a> {
+    /// This program.
+    pub program: &'a Path,
+    /// Whether to stop.
+    pub interrupt: &'a Interrupt,
+    /// Where work is shown.
+    pub progress: &'a dyn Progress,
+}
+
+impl Step {
+    fn file(&self, ending: &str) -> PathBuf {
+        let folder = self.leaves.parent().unwrap_or(Path::new("."));
+        folder.join("stages").join(format!("{}.{ending}", self.stage.name))
+    }
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// When what is there is of another command, or cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let (record, begun) = (read::<Record>(&self.file("json"))?, read::<Begun>(&self.file("begun.json"))?);
+        let known =
+            record.as_ref().map(|record| &record.fingerprint).or(begun.as_ref().map(|begun| &begun.fingerprint));
+        ensure!(
+            known.is_none_or(|known| *known == self.fingerprint),
+            "stage {} was made by another command, or from other data, than it is now:\n  now: {}{}\nuse --from {} to do it \
+             and what follows from it anew, or --out for another story",
+            self.stage.name,
+            self.command(),
+            record.as_ref().map(|record| format!("\n  then: {}", record.command)).unwrap_or_default(),
+            self.stage.name
+        );
+        Ok(match (record, begun) {
+            (Some(record), _) if self.leaves.exists() => State::Done(record),
+            (_, Some(_)) => State::Begun,
+            _ => State::New,
+        })
+    }
+
+    /// Runs it to its end, or goes on with it. `state` is how it stands.
+    ///
+    /// # Errors
+    /// When the command fails; what it wrote stays.
+    pub fn run(&self, state: &State, sitting: &Sitting) -> Result<End> {
+        let words = match state {
+            State::Done(record) => return Ok(End::Done(record.clone())),
+            State::Begun => self.words_to_go_on(sitting.progress)?,
+            State::New => None,
+        };
+        let words = match words {
+            Some(words) => words,
+            None => {
+                remove(&self.leaves)?; // a killed command's half result was promised to nobody
+                self.words.clone()
+            }
+        };
+        disk::create_dir(self.file("json").parent().unwrap_or(Path::new(".")))?;
+        let before = read::<Begun>(&self.file("begun.json"))?.map_or(0.0, |begun| begun.elapsed_s);
+        self.begin(before)?;
+        let printed = self.file("out");
+        let process = Process {
+            program: sitting.program,
+            words: &words,
+            stdin: self.stdin.as_deref(),
+            stdout: &printed,
+            log: &self.file("log"),
+        };
+        let begun = Instant::now();
+        let ended =
+            process.run(sitting.interrupt, sitting.progress).with_context(|| format!("stage {}", self.stage.name))?;
+        let elapsed_s = before + begun.elapsed().as_secs_f64();
+        let peak_bytes = match ended {
+            Ended::Well(peak_bytes) => peak_bytes,
+            Ended::Stopped(stop) => {
+                self.begin(elapsed_s)?;
+                return Ok(End::Stopped(stop));
+            }
+        };
+        if self.stage.stdout.is_some() {
+            let printed_text = fs::read(&printed).with_context(|| format!("{} cannot be read", printed.display()))?;
+            disk::write(&self.leaves, &printed_text)?;
+        }
+        ensure!(
+            self.leaves.exists(),
+            "stage {} ended without leaving {}: its command has to name {{out}}",
+            self.stage.name,
+            self.leaves.display()
+        );
+        remove(&printed)?;
+        let record = Record {
+            name: self.stage.name.clone(),
+            chapter: self.stage.chapter,
+            command: self.command(),
+            reads: self.reads.clone(),
+            leaves: self.leaves.clone(),
+            elapsed_s,
+            peak_bytes,
+            fingerprint: self.fingerprint.clone(),
+        };
+        disk::write(&self.file("json"), (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
+        remove(&self.file("begun.json"))?;
+        Ok(End::Done(record))
+    }
+
+    fn begin(&self, elapsed_s: f64) -> Result<()> {
+        let begun = Begun { fingerprint: self.fingerprint.clone(), elapsed_s };
+        disk::write(&self.file("begun.json"), serde_json::to_string(&begun)?.as_bytes())
+    }
+
+    /// The command that goes on with what it wrote so far, if that can be.
+    fn words_to_go_on(&self, progress: &dyn Progress) -> Result<Option<Vec<String>>> {
+        if !self.leaves.exists() {
+            return Ok(None);
+        }
+        // A process whose parent was killed ends with the next thing that it says.
+        let begun = Instant::now();
+        while disk::is_locked(&self.leaves) {
+            if begun.elapsed() > PATIENCE {
+                bail!("another process is writing {}", self.leaves.display());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let has = |name: &str| self.leaves.join(name).exists();
+        let some = |name: &str| self.leaves.join(name).read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        let command = self.words.first().map(String::as_str).unwrap_or_default();
+        let words = match command {
+            "pretrain" | "finetune" | "sft" | "train-rm" | "ppo" | "dpo" if some("checkpoints") => {
+                self.resumed(command)
+            }
+            "eval" if has("request.json") => self.resumed(command),
+            "compare" => self.words.clone(),
+            _ => return Ok(None),
+        };
+        progress.note(&format!("going on with {}", self.leaves.display()));
+        Ok(Some(words))
+    }
+
+    fn resumed(&self, command: &str) -> Vec<String> {
+        vec![command.to_owned(), "--resume".to_owned(), self.leaves.display().to_string()]
+    }
+
+    /// Puts what it left aside, so that it is done anew.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn set_aside(&self) -> Result<()> {
+        if self.leaves.exists() {
+            let aside = self.leaves.parent().unwrap_or(Path::new(".")).join("replaced");
+            disk::create_dir(&aside)?;
+            let to = train::run::free_folder(&aside, self.stage.leaves());
+            fs::rename(&self.leaves, &to).with_context(|| format!("{} cannot be moved", self.leaves.display()))?;
+        }
+        remove(&self.file("json"))?;
+        remove(&self.file("begun.json"))
+    }
+}
+
+/// How long a process whose parent was killed may take to notice.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The stages of `steps` that begin with `first`: it, and all that follow from what it leaves.
+///
+/// # Errors
+/// When there is no such stage.
+pub fn from(steps: &[Step], first: &str) -> Result<Vec<String>> {
+    known(steps, first)?;
+    let mut chosen = vec![first.to_owned()];
+    for step in steps {
+        if step.reads.iter().any(|read| chosen.contains(read)) {
+            chosen.push(step.stage.name.clone());
+        }
+    }
+    Ok(chosen)
+}
+
+/// Whether `name` is a stage.
+///
+/// # Errors
+/// When it is not.
+pub fn known(steps: &[Step], name: &str) -> Result<()> {
+    if steps.iter().any(|step| step.stage.name == name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = steps.iter().map(|step| step.stage.name.as_str()).collect();
+    bail!("there is no stage {name}\n  hint: the stages are {}", names.join(", "))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let parsed = serde_json::from_slice(&text);
+    Ok(Some(parsed.with_context(|| format!("{} is damaged; remove it to do its stage anew", path.display()))?))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else if path.exists() {
+        fs::remove_file(path)
+    } else {
+        return Ok(());
+    };
+    removed.with_context(|| format!("{} cannot be removed", path.display()))
+}
