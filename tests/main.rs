@@ -17,6 +17,7 @@ mod reward;
 mod scaling;
 mod sft;
 mod speed;
+mod story;
 mod tokenizers;
 mod win_rates;
 

@@ -6,9 +6,9 @@ use crate::table::aligned;
 use crate::ui::{Stopped, Ui, Usage};
 use crate::{Cli, Command};
 use ::lineage::plan::{Step, folder_of_seed, steps};
-use ::lineage::stages::{self, End, Sitting, State};
+use ::lineage::stages::{self, End, Record, Sitting, State};
 use ::lineage::{LineageConfig, Own};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use data::disk;
 use data::source::OnBadRecord;
@@ -54,14 +54,10 @@ pub(crate) struct Lineage {
     dry_run: bool,
 }
 
-/// All stages of all seeds, and where they stand.
-struct Story {
-    seeds: Vec<u64>,
-    /// Of each seed.
-    steps: Vec<Vec<Step>>,
-    began: Instant,
-    /// Seconds that the stages were expected to take that are done in this sitting.
-    expected: f64,
+/// All stages of a seed.
+struct OfSeed {
+    seed: u64,
+    steps: Vec<Step>,
 }
 
 impl Lineage {
@@ -70,14 +66,14 @@ impl Lineage {
         let own = self.own()?;
         let mut seeds = self.seed.clone();
         seeds.dedup();
-        let planned = seeds.iter().map(|&seed| steps(&config, &own, &self.out, seed)).collect::<Result<_>>()?;
-        let story = Story { seeds, steps: planned, began: Instant::now(), expected: 0.0 };
+        let of_seed = |&seed: &u64| Ok(OfSeed { seed, steps: steps(&config, &own, &self.out, seed)? });
+        let story = seeds.iter().map(of_seed).collect::<Result<Vec<_>>>()?;
         self.check(&story)?;
         for (name, path) in own.named() {
             ui.say(&format!("{name}: {}", path.display()));
         }
         if own.instructions.is_some() {
-            ui.say("instructions of your own have no judge but the reward model: win rates are by it, and there is no second round");
+            ui.say("nobody but the reward model judges answers to instructions of your own: there is no second round");
         }
         if self.dry_run {
             return self.show(&story, ui);
@@ -86,12 +82,12 @@ impl Lineage {
         let lock = disk::lock(&self.out)?;
         let _lock = lock.with_context(|| format!("another process is at work in {}", self.out.display()))?;
         if let Some(first) = &self.from {
-            for steps in &story.steps {
+            for OfSeed { steps, .. } in &story {
                 let anew = stages::from(steps, first)?;
                 steps.iter().filter(|step| anew.contains(&step.stage.name)).try_for_each(Step::set_aside)?;
             }
         }
-        self.tell(story, &config, &own, ui)
+        self.tell(&story, &own, ui)
     }
 
     fn own(&self) -> Result<Own> {
@@ -114,8 +110,8 @@ impl Lineage {
     }
 
     /// Refuses, before anything runs, commands that the command line would refuse, and names that are no stage's.
-    fn check(&self, story: &Story) -> Result<()> {
-        let steps = story.steps.first().context("no seed")?;
+    fn check(&self, story: &[OfSeed]) -> Result<()> {
+        let OfSeed { steps, .. } = story.first().context("no seed")?;
         let named = self.only.iter().chain(&self.from);
         named.map(|name| stages::known(steps, name).map_err(|e| Usage(e.to_string()))).collect::<Result<(), _>>()?;
         let mut wrong = Vec::new();
@@ -140,123 +136,114 @@ impl Lineage {
     }
 
     /// What would be done, as a table and as commands.
-    fn show(&self, story: &Story, ui: &Ui) -> Result<()> {
+    fn show(&self, story: &[OfSeed], ui: &Ui) -> Result<()> {
         let mut rows = Vec::new();
-        for (seed, steps) in story.seeds.iter().zip(&story.steps) {
+        for OfSeed { seed, steps } in story {
             let anew = self.from.as_deref().map(|first| stages::from(steps, first)).transpose()?.unwrap_or_default();
-            for step in steps.iter().filter(|step| self.chosen(step)) {
-                let name = &step.stage.name;
-                let state = if anew.contains(name) {
-                    "anew"
-                } else {
-                    match step.state()? {
-                        State::Done(_) => "done",
-                        State::Begun => "begun",
-                        State::New => "",
-                    }
+            for step in self.chosen(steps) {
+                let state = match step.state() {
+                    _ if anew.contains(&step.stage.name) => "anew",
+                    Ok(State::Done(_)) => "done",
+                    Ok(State::Begun) => "begun",
+                    Ok(State::New) => "to do",
+                    Err(_) => "changed",
                 };
-                rows.push(vec![seed.to_string(), name.clone(), state.to_owned(), step.command()]);
+                rows.push(vec![seed.to_string(), step.stage.name.clone(), state.to_owned(), step.command()]);
             }
         }
-        if story.seeds.len() == 1 {
+        if story.len() == 1 {
             rows.iter_mut().for_each(|row| drop(row.remove(0)));
         }
         ui.result(&aligned(&rows, rows.first().map_or(0, Vec::len)))
     }
 
-    fn chosen(&self, step: &Step) -> bool {
-        self.only.is_empty() || self.only.contains(&step.stage.name)
+    /// The stages of `steps` that are asked for.
+    fn chosen<'a>(&'a self, steps: &'a [Step]) -> impl Iterator<Item = &'a Step> {
+        steps.iter().filter(|step| self.only.is_empty() || self.only.contains(&step.stage.name))
     }
 
     /// Runs what is left, and writes the report.
-    fn tell(&self, mut story: Story, config: &LineageConfig, own: &Own, ui: &Ui) -> Result<()> {
+    fn tell(&self, story: &[OfSeed], own: &Own, ui: &Ui) -> Result<()> {
         let program = std::env::current_exe().context("this program's own file is not known")?;
         let interrupt = Interrupt::watch(None)?;
         let sitting = Sitting { program: &program, interrupt: &interrupt, progress: ui };
-        let all: Vec<(u64, Vec<Step>)> = story.seeds.iter().copied().zip(std::mem::take(&mut story.steps)).collect();
-        let n = all.iter().flat_map(|(_, steps)| steps).filter(|step| self.chosen(step)).count();
-        let states = |steps: &[Step]| steps.iter().map(Step::state).collect::<Result<Vec<_>>>();
-        let mut left: f64 = 0.0;
-        for (_, steps) in &all {
-            let states = states(steps)?;
-            let open =
-                steps.iter().zip(states).filter(|(step, state)| self.chosen(step) && !matches!(state, State::Done(_)));
-            left += open.map(|(step, _)| step.stage.seconds).sum::<f64>();
-        }
-        let (mut number, mut skipped) = (0, 0);
-        for (seed, steps) in &all {
+        let mut clock = Clock::new(story.iter().flat_map(|of_seed| self.chosen(&of_seed.steps)))?;
+        for OfSeed { seed, steps } in story {
             own.divide(&folder_of_seed(&self.out, *seed), ui)?;
-            for step in steps.iter().filter(|step| self.chosen(step)) {
-                number += 1;
+            for step in self.chosen(steps) {
                 let state = step.state()?;
+                clock.number += 1;
                 if matches!(state, State::Done(_)) {
-                    skipped += 1;
                     continue;
                 }
-                for read in &step.reads {
-                    let before = steps.iter().find(|other| other.stage.name == *read).context("no such stage")?;
-                    ensure!(
-                        matches!(before.state()?, State::Done(_)),
-                        "stage {} reads what {read} leaves, which is not done\n  hint: leave out --only, or add {read} to it",
-                        step.stage.name
-                    );
-                }
+                step.can_run(steps)?;
                 let reads =
                     if step.reads.is_empty() { String::new() } else { format!(" ← {}", step.reads.join(", ")) };
-                ui.say(&format!("[{number}/{n}] {}{reads} → {}", step.stage.name, step.leaves.display()));
-                left -= step.stage.seconds;
-                match step.run(&state, &sitting)? {
-                    End::Done(record) => {
-                        story.expected += step.stage.seconds;
-                        let so_far = story.began.elapsed().as_secs_f64();
-                        let rest = left * so_far / story.expected;
-                        ui.say(&format!(
-                            "        {:.1} s{} · {} so far · {} to go",
-                            record.elapsed_s,
-                            record.peak_bytes.map(|bytes| format!(" · {} MB", bytes / 1_000_000)).unwrap_or_default(),
-                            minutes(so_far),
-                            minutes(rest)
-                        ));
-                    }
-                    End::Stopped(stop) => {
-                        ui.say(&format!(
-                            "stopped in stage {}; what is done is kept in {}",
-                            step.stage.name,
-                            self.out.display()
-                        ));
-                        ui.next(&self.again());
-                        return Err(Stopped(stop).into());
-                    }
+                let (number, all) = (clock.number, clock.all);
+                ui.say(&format!("[{number}/{all}] {}{reads} → {}", step.stage.name, step.leaves.display()));
+                if let End::Done(record) = step.run(&state, &sitting)? {
+                    ui.say(&format!("        {}", clock.after(step, &record)));
                 }
                 if let Some(stop) = interrupt.reason(Duration::ZERO) {
-                    ui.say(&format!(
-                        "stopped after stage {}; what is done is kept in {}",
-                        step.stage.name,
-                        self.out.display()
-                    ));
+                    let (name, out) = (&step.stage.name, self.out.display());
+                    ui.say(&format!("stopped at stage {name}; what is done is kept in {out}"));
                     ui.next(&self.again());
                     return Err(Stopped(stop).into());
                 }
             }
         }
-        if skipped > 0 {
-            ui.say(&format!("{skipped} of {n} stages were done before"));
+        if clock.before > 0 {
+            ui.say(&format!("{} of {} stages were done before", clock.before, clock.all));
         }
-        let _ = config;
         Ok(())
     }
 
-    /// The command that goes on.
+    /// The command that goes on: this one, but that what was put aside is not put aside again.
     fn again(&self) -> String {
-        let words: Vec<String> = std::env::args().skip(1).collect();
-        let from = words.iter().position(|word| word == "--from" || word.starts_with("--from="));
-        let mut words = words;
-        if let Some(at) = from {
-            // What was put aside is not put aside again.
-            words.drain(at..(at + if words[at] == "--from" { 2 } else { 1 }).min(words.len()));
+        let mut words: Vec<String> = std::env::args().skip(1).collect();
+        if let Some(at) = words.iter().position(|word| word == "--from" || word.starts_with("--from=")) {
+            words.drain(at..at + if words[at] == "--from" { 2 } else { 1 });
         }
         let words: Vec<String> = words.iter().map(|word| shell(Path::new(word))).collect();
         format!("gptkit {}", words.join(" "))
+    }
+}
+
+/// What time the story takes.
+struct Clock {
+    began: Instant,
+    /// Of the stage that runs.
+    number: usize,
+    all: usize,
+    /// Stages that were done before this sitting.
+    before: usize,
+    /// Seconds that the stages which are not done are expected to take.
+    left: f64,
+    /// The same of those that were done in this sitting.
+    expected: f64,
+}
+
+impl Clock {
+    fn new<'a>(steps: impl Iterator<Item = &'a Step>) -> Result<Self> {
+        let mut clock = Self { began: Instant::now(), number: 0, all: 0, before: 0, left: 0.0, expected: 0.0 };
+        for step in steps {
+            clock.all += 1;
+            match step.state()? {
+                State::Done(_) => clock.before += 1,
+                State::Begun | State::New => clock.left += step.stage.seconds,
+            }
+        }
+        Ok(clock)
+    }
+
+    /// What there is to say when `step` has ended.
+    fn after(&mut self, step: &Step, record: &Record) -> String {
+        self.left -= step.stage.seconds;
+        self.expected += step.stage.seconds;
+        let so_far = self.began.elapsed().as_secs_f64();
+        let memory = record.peak_bytes.map(|bytes| format!(" · {} MB", bytes / 1_000_000)).unwrap_or_default();
+        let to_go = self.left.max(0.0) * so_far / self.expected;
+        format!("{:.1} s{memory} · {} so far · about {} to go", record.elapsed_s, minutes(so_far), minutes(to_go))
     }
 }
 

@@ -110,6 +110,21 @@ impl Step {
         })
     }
 
+    /// Whether those of `steps` are done whose results it reads.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn can_run(&self, steps: &[Self]) -> Result<()> {
+        for before in steps.iter().filter(|before| self.reads.contains(&before.stage.name)) {
+            let (name, reads) = (&self.stage.name, &before.stage.name);
+            ensure!(
+                matches!(before.state()?, State::Done(_)),
+                "stage {name} reads what {reads} leaves, which is not done\n  hint: leave out --only, or add {reads} to it"
+            );
+        }
+        Ok(())
+    }
+
     /// Runs it to its end, or goes on with it. `state` is how it stands.
     ///
     /// # Errors
