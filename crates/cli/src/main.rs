@@ -9,6 +9,7 @@ mod best_of;
 mod chat;
 mod compare;
 mod comparison_args;
+mod completions;
 mod config_command;
 mod conversation;
 mod data_args;
@@ -20,6 +21,7 @@ mod heat_map;
 mod info;
 mod inspect;
 mod judging;
+mod man;
 mod merge;
 mod plan;
 mod plan_ppo;
@@ -90,6 +92,8 @@ enum Command {
     #[command(subcommand)]
     Config(config_command::Config),
     World(world::World),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Has the allocator never give memory back: a training step takes what the one before it freed, and getting pages from
@@ -141,6 +145,8 @@ fn main() -> ExitCode {
         Command::Tokenizer(command) => command.run(&ui),
         Command::Config(command) => command.run(&ui),
         Command::World(command) => command.run(&ui),
+        Command::Completions(command) => command.run(&ui),
+        Command::Man(command) => command.run(&ui),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
