@@ -14,7 +14,12 @@ fn every_subcommand_has_a_table_of_its_flags_and_no_table_is_stale() {
             let command = commands.iter().find(|command| command.name == name);
             let command = command.unwrap_or_else(|| panic!("{file} describes gptkit {name}, which there is not"));
             let rows: BTreeMap<String, Option<String>> = rows(table).collect();
-            assert_eq!(rows, command.options, "{file}, flags of gptkit {name}: left the page, right the help");
+            let all = rows.keys().chain(command.options.keys());
+            let stale: Vec<&String> = all.filter(|flag| rows.get(*flag) != command.options.get(*flag)).collect();
+            assert!(
+                stale.is_empty(),
+                "{file}, gptkit {name}: table and help differ in {stale:?}, or in their defaults"
+            );
             described.push(name.to_owned());
         }
     }

@@ -17,7 +17,8 @@ fn every_subcommand_has_a_page_that_names_its_options() {
         let name = format!("gptkit {}", command.name).trim().replace(' ', "-");
         let page = fs::read_to_string(path.join(format!("pages/{name}.1"))).unwrap_or_else(|e| panic!("{name}: {e}"));
         let page = page.replace(r"\-", "-");
-        assert!(page.contains(&format!(".TH {name} 1")), "{name} has no title");
+        let title = format!(".TH {name} 1 \" \" \"gptkit {}\"", env!("CARGO_PKG_VERSION"));
+        assert!(page.contains(&title), "{name} has no title");
         for option in command.options.keys() {
             assert!(page.contains(option.as_str()), "{name} does not name {option}");
         }

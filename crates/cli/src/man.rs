@@ -32,7 +32,8 @@ impl Man {
 
 /// Writes the pages of `command` and of all below it; how many they are.
 fn write(command: &Command, folder: &Path) -> Result<usize> {
-    let page = clap_mangen::Man::new(command.clone()).source(concat!("gptkit ", env!("CARGO_PKG_VERSION")));
+    // The title's third word is a date; an empty one would be left out, and the version taken for it.
+    let page = clap_mangen::Man::new(command.clone()).date(" ").source(concat!("gptkit ", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     page.render(&mut text)?;
     disk::write(&folder.join(page.get_filename()), &text)?;
