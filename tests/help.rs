@@ -28,6 +28,8 @@ fn help_is_what_it_was() {
         "tokenizer encode",
         "config",
         "world",
+        "completions",
+        "man",
     ] {
         let name = if command.is_empty() { "gptkit".to_owned() } else { command.replace(' ', "_") };
         insta::assert_snapshot!(name, gptkit(Path::new("."), format!("{command} --help").trim()).ok().out);

@@ -4,13 +4,16 @@
 
 mod bad_input;
 mod chat;
+mod commands;
 mod compare;
+mod docs;
 mod dpo;
 mod eval;
 mod finetune;
 mod help;
 mod lineage;
 mod looking;
+mod man;
 mod ppo;
 mod resume;
 mod reward;

@@ -9,6 +9,7 @@ mod best_of;
 mod chat;
 mod compare;
 mod comparison_args;
+mod completions;
 mod config_command;
 mod conversation;
 mod data_args;
@@ -21,6 +22,7 @@ mod info;
 mod inspect;
 mod judging;
 mod lineage;
+mod man;
 mod merge;
 mod plan;
 mod plan_ppo;
@@ -92,6 +94,8 @@ enum Command {
     #[command(subcommand)]
     Config(config_command::Config),
     World(world::World),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 impl Command {
@@ -125,6 +129,8 @@ impl Command {
             Self::Tokenizer(command) => command.run(ui),
             Self::Config(command) => command.run(ui),
             Self::World(command) => command.run(ui),
+            Self::Completions(command) => command.run(ui),
+            Self::Man(command) => command.run(ui),
         }
     }
 }

@@ -1,0 +1,180 @@
+//! The pages of `docs/` say nothing of the command line that is not so, and lead nowhere that is not there.
+
+use super::commands::{self, Command};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[test]
+fn every_subcommand_has_a_table_of_its_flags_and_no_table_is_stale() {
+    let commands = commands::all();
+    let mut described = Vec::new();
+    for (file, text) in pages() {
+        for section in text.split("\n## ").filter_map(|section| section.strip_prefix("Flags of `gptkit ")) {
+            let (name, table) = section.split_once("`\n").unwrap_or_else(|| panic!("{file}: a title without an end"));
+            let command = commands.iter().find(|command| command.name == name);
+            let command = command.unwrap_or_else(|| panic!("{file} describes gptkit {name}, which there is not"));
+            let rows: BTreeMap<String, Option<String>> = rows(table).collect();
+            let all = rows.keys().chain(command.options.keys());
+            let stale: Vec<&String> = all.filter(|flag| rows.get(*flag) != command.options.get(*flag)).collect();
+            assert!(
+                stale.is_empty(),
+                "{file}, gptkit {name}: table and help differ in {stale:?}, or in their defaults"
+            );
+            described.push(name.to_owned());
+        }
+    }
+    described.sort();
+    let with_options = |command: &&Command| !command.options.is_empty();
+    let mut expected: Vec<String> = commands.iter().filter(with_options).map(|command| command.name.clone()).collect();
+    expected.sort();
+    assert_eq!(described, expected, "a section `## Flags of` for each subcommand, once");
+}
+
+/// Option and default of each row of a table: | `--flag VALUE` | what it does | default |.
+fn rows(table: &str) -> impl Iterator<Item = (String, Option<String>)> {
+    table.lines().filter_map(|line| {
+        let flag = line.strip_prefix("| `")?.split([' ', '`']).next()?;
+        let default = line.strip_suffix('|')?.rsplit('|').next()?.trim().trim_matches('`');
+        Some((flag.to_owned(), (!default.is_empty()).then(|| default.to_owned())))
+    })
+}
+
+#[test]
+fn every_command_in_a_page_is_one() {
+    let commands = commands::all();
+    let mut n = 0;
+    for (file, text) in pages() {
+        for line in code(&text) {
+            for command in line.split('|').filter_map(called) {
+                check(&command, &commands).unwrap_or_else(|e| panic!("{file}: {line}\n{e}"));
+                n += 1;
+            }
+        }
+    }
+    assert!(n > 100, "{n} commands were found");
+}
+
+/// The lines of the blocks of code, those that go on with `\` joined, and what is set as code within lines.
+fn code(text: &str) -> Vec<String> {
+    let joined = text.replace("\\\n", " ");
+    let mut lines = Vec::new();
+    let mut prose = String::new();
+    for (i, part) in joined.split("\n```").enumerate() {
+        match part.split_once('\n') {
+            Some((_, block)) if i % 2 == 1 => lines.extend(block.lines().map(str::to_owned)),
+            _ => prose += part,
+        }
+    }
+    let spans = prose.split('`').skip(1).step_by(2);
+    // A span may be broken over two lines, and a pipe in a table stands behind a backslash.
+    lines.extend(
+        spans.filter(|span| span.starts_with("gptkit ")).map(|span| span.replace('\n', " ").replace("\\|", "/")),
+    );
+    lines
+}
+
+/// What is given to gptkit, if that is what is called; redirections and remarks are the shell's.
+fn called(command: &str) -> Option<Vec<String>> {
+    let words = words(command.trim().trim_start_matches("$ "));
+    let (first, rest) = words.split_first()?;
+    let given = || rest.iter().take_while(|word| !word.starts_with(['>', '<', '#'])).cloned().collect();
+    (first == "gptkit").then(given)
+}
+
+/// The words of a line as a shell takes it apart, quotes gone.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let (mut word, mut quote) = (None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (None, '"' | '\'') => (word, quote) = (Some(word.unwrap_or_default()), Some(c)),
+            (Some(open), _) if open == c => quote = None,
+            (None, ' ') => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+fn check(words: &[String], commands: &[Command]) -> Result<(), String> {
+    let find = |name: &str| commands.iter().find(|command| command.name == name);
+    let mut name = String::new();
+    let mut rest = words;
+    while let Some((word, more)) = rest.split_first() {
+        let deeper = format!("{name} {word}").trim().to_owned();
+        if find(&deeper).is_none() {
+            break;
+        }
+        (name, rest) = (deeper, more);
+    }
+    let command = find(&name).ok_or("gptkit itself is gone")?;
+    if !command.below.is_empty() && rest.first().is_some_and(|word| !word.starts_with('-') && word != "help") {
+        return Err(format!("gptkit {name} has no subcommand {}", rest[0]));
+    }
+    let flags = rest.iter().filter(|word| word.starts_with("--")).filter_map(|word| word.split('=').next());
+    for flag in flags.filter(|flag| !["--help", "--version"].contains(flag)) {
+        if !command.options.contains_key(flag) {
+            return Err(format!("gptkit {name} has no {flag}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_title_in_it() {
+    let root = root();
+    for (file, text) in pages() {
+        let page = root.join(&file);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (path, title) = target.split_once('#').unwrap_or((target, ""));
+            let path = if path.is_empty() { page.clone() } else { page.with_file_name(path) };
+            assert!(path.exists(), "{file} leads to {target}, which there is not");
+            let there =
+                title.is_empty() || anchors(&std::fs::read_to_string(&path).unwrap()).contains(&title.to_owned());
+            assert!(there, "{file} leads to {target}, and no title there is called so");
+        }
+    }
+}
+
+/// What the titles of a page are called in links.
+fn anchors(text: &str) -> Vec<String> {
+    let titles = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    titles.map(|title| title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+}
+
+#[test]
+fn the_table_of_contents_names_every_page() {
+    let contents = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    for (file, text) in pages() {
+        if let Some(page) = file.strip_prefix("docs/").filter(|page| *page != "SUMMARY.md") {
+            assert!(contents.contains(&format!("]({page})")), "docs/SUMMARY.md does not name {page}");
+            let too_long = text.lines().find(|line| line.chars().count() > 120 && !line.starts_with('|'));
+            assert_eq!(too_long, None, "{file}: a line is longer than 120 characters");
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The pages of `docs/` and the README, by their names from the root.
+fn pages() -> Vec<(String, String)> {
+    let root = root();
+    let mut files: Vec<String> = root
+        .join("docs")
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".md"))
+        .map(|name| format!("docs/{name}"))
+        .collect();
+    files.sort();
+    files.push("README.md".to_owned());
+    files.into_iter().map(|file| (file.clone(), std::fs::read_to_string(root.join(&file)).unwrap())).collect()
+}
