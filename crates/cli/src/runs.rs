@@ -4,7 +4,7 @@ use crate::data_args::shell;
 use crate::ui::Ui;
 use anyhow::{Result, ensure};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use train::curves::{Curves, svg};
 use train::overview::{Activity, Overview, runs};
@@ -45,10 +45,24 @@ impl Runs {
             ))?;
         }
         if let Some(run) = runs.iter().find(|run| run.activity == Activity::Stopped) {
-            ui.next(&format!("gptkit pretrain --resume {}", shell(&run.folder)));
+            ui.next(&format!("gptkit {} --resume {}", command_of(&run.folder), shell(&run.folder)));
         }
         Ok(())
     }
+}
+
+/// The command that made the run in `folder`, by what only its configuration has.
+fn command_of(folder: &Path) -> &'static str {
+    let config = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+    let has = |key: &str| config.lines().any(|line| line.starts_with(key));
+    let own = [
+        ("[rollout]", "ppo"),
+        ("[dpo]", "dpo"),
+        ("[normalization]", "train-rm"),
+        ("lm_coef", "finetune"),
+        ("[model]", "pretrain"),
+    ];
+    own.into_iter().find(|(key, _)| has(key)).map_or("sft", |(_, command)| command)
 }
 
 fn name(run: &Overview) -> String {
