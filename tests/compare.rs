@@ -217,7 +217,6 @@ fn what_cannot_be_compared_is_refused() {
         ("--a a --prompts p.txt --judge human", 2),
         ("--a a --b b --judge human", 2),
         ("--judge human", 2),
-        ("--a pre --b b --prompts p.txt --judge human", 1),
         ("--a a --b b --prompts none.txt --judge human", 2),
         ("--a a --b b --prompts world:x --judge human", 2),
         ("--a a --b b --prompts - --judge human", 2),

@@ -26,7 +26,7 @@ run = "tokenizer train --data {text} --vocab-size 300 --out {out}"
 name = "gpt1"
 chapter = "gpt1"
 run = """pretrain --tokenizer {tokenizer} --data {text} --set model.n_layer=2 --set model.n_head=2 --set model.d_model=16
-  --set model.context=16 --set "train.length=STEPS steps" --set train.batch_size=2 --set train.eval_every=50 --seed {seed}
+  --set model.context=64 --set "train.length=STEPS steps" --set train.batch_size=2 --set train.eval_every=50 --seed {seed}
   --out {out}"""
 
 [[stages]]
@@ -170,6 +170,9 @@ fn a_story_that_cannot_be_told_is_refused() {
         fs::write(path.join("story.toml"), text).unwrap();
         let ran = run(path, &[&["lineage", "--config", "story.toml"], more].concat(), b"");
         assert_eq!(ran.code, Some(code), "{name}: {}", ran.err);
+        if code == 0 {
+            return; // it takes its time, which is another each time
+        }
         said += &format!("--- {name}\n{}", ran.err);
     };
     let sound = STORY.replace("STEPS", "20");

@@ -92,6 +92,17 @@ fn a_reward_model_judges_prompts_of_a_file() {
 }
 
 #[test]
+fn a_model_that_was_not_trained_to_answer_goes_on_with_a_text() {
+    let folder = lab();
+    let words = "--reference pre --model a --model pre --prompts world:6 --max-new-tokens 8 --judge gold --json";
+    let ran = win_rates(folder.path(), words).ok();
+    assert!(ran.err.contains("pre was not trained to answer"), "{}", ran.err);
+    let rows = rows(&ran);
+    // Of a dialogue the two make other tokens, so that there is no KL between them.
+    assert!(rows[1]["kl"].is_null() && rows[2]["kl"].as_f64().unwrap().abs() < 1e-3, "{rows:?}");
+}
+
+#[test]
 fn what_has_no_win_rate_is_refused() {
     let folder = lab();
     let path = folder.path();
@@ -119,7 +130,6 @@ fn what_has_no_win_rate_is_refused() {
         ("--reference a --model b --reward other-rm --prompts world:4 --judge gold", 2),
         ("--reference none --model b --prompts world:4 --judge gold", 2),
         ("--reference a --model none --prompts world:4 --judge gold", 2),
-        ("--reference a --model pre --prompts world:4 --judge gold", 1),
         ("--reference a --model rm --prompts world:4 --judge gold", 1),
         ("--reference a --model b --prompts none.txt --judge rm", 2),
         ("--reference a --model b --prompts - --judge rm", 2),

@@ -110,7 +110,7 @@ impl Compare {
 
     /// The collection in `--out`, which agrees with what is asked for, or a new one.
     fn collection(&self, sampling: Sampling, wanted: &Wanted, ui: &Ui) -> Result<Collection> {
-        let here = self.settings(sampling)?;
+        let here = self.settings(sampling, ui)?;
         let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("comparisons"), "compare"));
         if let Some(here) = &here {
             wanted.knows(&here.prompts)?;
@@ -140,7 +140,7 @@ impl Compare {
     }
 
     /// What answers are asked for, unless the folder says it.
-    fn settings(&self, sampling: Sampling) -> Result<Option<Settings>> {
+    fn settings(&self, sampling: Sampling, ui: &Ui) -> Result<Option<Settings>> {
         let (Some(a), Some(prompts)) = (&self.a, &self.prompts) else {
             if self.sampling.say_anything() {
                 let what = "how answers are written is settled when a collection begins";
@@ -159,8 +159,8 @@ impl Compare {
             }
             _ => {}
         }
-        answers("a", a)?;
-        self.b.as_deref().map_or(Ok(()), |b| answers("b", b))?;
+        answers("a", a, ui)?;
+        self.b.as_deref().map_or(Ok(()), |b| answers("b", b, ui))?;
         if matches!(Place::of(prompts), Ok(Place::Stdin(_))) {
             return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
         }

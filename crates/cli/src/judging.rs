@@ -1,10 +1,12 @@
 //! Who judges answers, and checks of what they are asked: shared by the commands that compare.
 
 use crate::device::ComputeArgs;
-use crate::ui::Usage;
+use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use data::source::Place;
+use data::template::Template;
 use data::world::{Instructions, Labeler};
+use model::HeadDescription;
 use reward::choices::Judge;
 use reward::collection::weights_of;
 use reward::compare::Machine;
@@ -114,13 +116,20 @@ impl Wanted {
     }
 }
 
-/// Refuses a model's folder that is not there; `name` is its option.
-pub(crate) fn answers(name: &str, model: &Path) -> Result<()> {
-    if model.is_dir() {
-        return Ok(());
+/// Refuses a model's folder that is not there, and says how one reads prompts that was not trained to answer; `name` is its
+/// option.
+pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
+    if !model.is_dir() {
+        let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
+        return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
     }
-    let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
-    Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into())
+    if HeadDescription::load(model).is_err() && Template::load(model)?.is_none() {
+        ui.say(&format!(
+            "{} was not trained to answer (it has no chat template): it goes on with a text of User and Assistant",
+            model.display()
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses prompts that are not there.

@@ -124,8 +124,10 @@ impl Lineage {
                 Ok(_) => {}
                 Err(e) => {
                     let what = e.to_string();
-                    let line = what.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                    wrong.push(format!("  stage {}: {line}\n           {}", step.stage.name, step.command()));
+                    let lines: Vec<&str> = what.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+                    let what = lines.join(" ");
+                    let what = what.trim_start_matches("error: ");
+                    wrong.push(format!("  stage {}: {what}\n    {}", step.stage.name, step.command()));
                 }
             }
         }

@@ -73,7 +73,7 @@ impl WinRates {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let wanted = Wanted::no_human(&self.judge)?;
-        let best_of = self.checked(&sampling, &wanted)?;
+        let best_of = self.checked(&sampling, &wanted, ui)?;
         let judging = wanted.scorer(&self.compute)?;
         let rewarding = self.rewarding()?;
         let prompts = Prompts { source: &self.prompts, count: self.count, part: Part::HeldOut };
@@ -104,9 +104,9 @@ impl WinRates {
     }
 
     /// Refuses what cannot be obeyed; of how many answers the best are wanted, each once, in order.
-    fn checked(&self, sampling: &Sampling, wanted: &Wanted) -> Result<Vec<usize>> {
-        answers("reference", &self.reference)?;
-        self.model.iter().try_for_each(|model| answers("model", model))?;
+    fn checked(&self, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<Vec<usize>> {
+        answers("reference", &self.reference, ui)?;
+        self.model.iter().try_for_each(|model| answers("model", model, ui))?;
         prompts_exist(&self.prompts)?;
         wanted.knows(&self.prompts)?;
         let mut best_of: Vec<usize> = self.best_of.iter().map(|&n| usize::from(n)).collect();
