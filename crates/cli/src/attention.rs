@@ -3,10 +3,10 @@
 use crate::device::DeviceChoice;
 use crate::heat_map;
 use crate::ui::{Ui, Usage, width};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
-use model::Gpt;
+use model::{Gpt, ModelConfig};
 use model::folder::ModelFolder;
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ pub(crate) struct Attention {
     device: DeviceChoice,
 }
 
-/// The weights of one head: a row a token, with one weight for each token up to itself.
+/// The weights of one head: a row a token, with one weight for each token up to the last that it sees.
 pub(crate) struct Head {
     pub(crate) layer: usize,
     pub(crate) head: usize,
@@ -58,9 +58,10 @@ impl Attention {
             config.context
         );
         let tokens: Vec<String> = ids.iter().map(|&id| folder.tokenizer.token_text(id).replace('\n', "↵")).collect();
-        let model = Gpt::new(config, &folder.params, ops::Precision::F32)?;
+        let model = Gpt::reader(config, &folder.params, ops::Precision::F32);
+        let model = model.with_context(|| self.model.display().to_string())?;
         let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
-        let heads = self.chosen(&layers)?;
+        let heads = self.chosen(&layers, config)?;
         match &heads[..] {
             [only] => ui.result(&matrix(only, &tokens))?,
             heads => ui.result(&strongest(heads, &tokens, width()))?,
@@ -72,14 +73,15 @@ impl Attention {
         Ok(())
     }
 
-    fn chosen(&self, layers: &[Tensor]) -> Result<Vec<Head>> {
+    fn chosen(&self, layers: &[Tensor], config: &ModelConfig) -> Result<Vec<Head>> {
         let mut chosen = Vec::new();
         for (layer, weights) in layers.iter().enumerate().filter(|(layer, _)| self.layer.is_none_or(|l| l == *layer)) {
             let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0)?.to_vec3()?;
             for (head, mut rows) in
                 heads.into_iter().enumerate().filter(|(head, _)| self.head.is_none_or(|h| h == *head))
             {
-                rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(i + 1));
+                let mask = config.mask(layer);
+                rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(mask.visible(i).end));
                 chosen.push(Head { layer, head, rows });
             }
         }

@@ -106,19 +106,28 @@ impl ModelConfig {
     }
 
     /// # Errors
-    /// When models of this kind neither write texts nor say how likely one is: the two baselines.
-    pub fn must_write(&self) -> Result<()> {
-        match self.kind {
-            Kind::Gpt1 | Kind::Gpt2 | Kind::Gpt3 => Ok(()),
-            Kind::Lstm => bail!(
+    /// When models of this kind are no transformers, which a head could read.
+    pub fn must_attend(&self) -> Result<()> {
+        if !self.kind.attends() {
+            bail!(
                 "a model of kind lstm is a baseline for the loss of `gptkit pretrain` and does nothing else: give one of \
                  kind gpt1, gpt2 or gpt3"
-            ),
-            Kind::Bert => bail!(
+            );
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When models of this kind neither write texts nor say how likely one is: the two baselines.
+    pub fn must_write(&self) -> Result<()> {
+        self.must_attend()?;
+        if self.kind == Kind::Bert {
+            bail!(
                 "a model of kind bert sees both sides of a token, so that it neither writes nor says how likely a text is: \
                  it is for `gptkit finetune` and `gptkit predict`; give one of kind gpt1, gpt2 or gpt3"
-            ),
+            );
         }
+        Ok(())
     }
 
     /// Weights in all, tied embeddings counted once.

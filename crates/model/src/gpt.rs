@@ -3,7 +3,7 @@
 use crate::block::{block, norm};
 use crate::config::ModelConfig;
 use crate::params::{Params, embedding_names};
-use candle_core::{Device, Error, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use ops::rng::{Draw, Key, words};
 use ops::{
     Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
@@ -149,9 +149,7 @@ impl Gpt {
     /// # Errors
     /// When it is none, or `params` are not those of a model of this shape.
     pub fn reader(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Self> {
-        if !config.kind.attends() {
-            return Err(config.must_write().err().unwrap_or_else(|| Error::msg("this model is no transformer")));
-        }
+        config.must_attend()?;
         let (tokens, positions) = embedding_names(config.kind);
         Ok(Self {
             embedding: Embedding {
