@@ -6,8 +6,8 @@ use crate::ui::{Ui, Usage, width};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
-use model::{Gpt, ModelConfig};
 use model::folder::ModelFolder;
+use model::{Gpt, ModelConfig};
 use std::path::PathBuf;
 
 /// Show what each token of a text attends to, by layer and head

@@ -147,7 +147,11 @@ mod tests {
             let set = [format!("model.vocab_size={vocab_size}")];
             let model = load::<PretrainConfig>(name, &set).unwrap().1.model;
             let off = model.n_params() as f64 / gpt1 - 1.0;
-            assert!(model.context == 128 && off.abs() < 0.02, "{name} has {} parameters, gpt1 {gpt1}", model.n_params());
+            assert!(
+                model.context == 128 && off.abs() < 0.02,
+                "{name} has {} parameters, gpt1 {gpt1}",
+                model.n_params()
+            );
         }
     }
 

@@ -81,10 +81,7 @@ impl Lstm {
         let (tokens, _) = embedding_names(config.kind);
         let layer = |layer: usize| -> Result<LstmLayer> {
             let get = |part: &str| params.get(&format!("{}.{part}", block_name(layer))).map(Arc::clone);
-            Ok(LstmLayer {
-                input: Linear { weight: get("weight_ih")?, bias: get("bias")? },
-                hidden: get("weight_hh")?,
-            })
+            Ok(LstmLayer { input: Linear { weight: get("weight_ih")?, bias: get("bias")? }, hidden: get("weight_hh")? })
         };
         Ok(Self {
             embedding: Embedding { tokens: Arc::clone(params.get(tokens)?), positions: None },

@@ -68,13 +68,7 @@ impl Lstm {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn plain(
-        &self,
-        x: &Tensor,
-        sequences: &Sequences,
-        drops: &[Option<Dropout>],
-        tracked: bool,
-    ) -> Result<Tensor> {
+    pub fn plain(&self, x: &Tensor, sequences: &Sequences, drops: &[Option<Dropout>], tracked: bool) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let goes_on: Vec<f32> = sequences.positions().iter().map(|&position| f32::from(position > 0)).collect();
         let goes_on = Tensor::from_vec(goes_on, (b, t), x.device())?;
@@ -515,9 +509,8 @@ mod tests {
     /// By hand, of one unit: every weight 1, bias 0, x = 1.
     #[test]
     fn two_steps_are_those_of_the_formulas() {
-        let parameter = |shape: &[usize], x: f32| {
-            Arc::new(Parameter::new(&Tensor::full(x, shape, &Device::Cpu).unwrap()).unwrap())
-        };
+        let parameter =
+            |shape: &[usize], x: f32| Arc::new(Parameter::new(&Tensor::full(x, shape, &Device::Cpu).unwrap()).unwrap());
         let input = Linear { weight: parameter(&[1, 4], 1.0), bias: parameter(&[4], 0.0) };
         let lstm = Arc::new(Lstm { layers: vec![LstmLayer { input, hidden: parameter(&[1, 4], 1.0) }] });
         let x = Tensor::ones((1, 2, 1), DType::F32, &Device::Cpu).unwrap();

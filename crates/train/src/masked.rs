@@ -85,7 +85,10 @@ mod tests {
         let asked: Vec<usize> = (0..plain.tokens.len()).filter(|&i| masked.targets[i] != IGNORE).collect();
         let near = |count: usize, share: f64, of: f64| {
             let off = count as f64 / of - share;
-            assert!(off.abs() < 4.0 * (share * (1.0 - share) / of).sqrt(), "{count} of {of}, expected a share of {share}");
+            assert!(
+                off.abs() < 4.0 * (share * (1.0 - share) / of).sqrt(),
+                "{count} of {of}, expected a share of {share}"
+            );
         };
         near(asked.len(), 0.15, n);
         let m = asked.len() as f64;
