@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "a test may fail")]
 
 mod bad_input;
+mod baselines;
 mod chat;
 mod commands;
 mod compare;

@@ -109,6 +109,26 @@ fn so_does_a_killed_run_with_accumulation_dropout_and_recompute() {
 }
 
 #[test]
+fn baselines_go_on_as_if_they_had_not_been_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for kind in ["lstm", "bert"] {
+        let set = [&format!("model.kind={kind}"), "train.micro_batch=1", "model.residual_dropout=0.1"];
+        let words = |out: &str| {
+            [arguments(out), set.iter().flat_map(|s| ["--set".to_owned(), (*s).to_owned()]).collect()].concat()
+        };
+        let [whole, cut] = ["whole", "cut"].map(|name| format!("{kind}-{name}"));
+        assert!(start(path, &words(&whole)).wait().unwrap().success());
+        let mut child = start(path, &words(&cut));
+        wait_for(&mut child, &path.join(&cut), 33);
+        child.kill().unwrap(); // SIGKILL
+        assert!(!child.wait().unwrap().success(), "the run ended before it was killed");
+        gptkit(path, &format!("pretrain --resume {cut}")).ok();
+        assert_same(&path.join(cut), &path.join(whole));
+    }
+}
+
+#[test]
 #[cfg(unix)]
 fn signals_save_say_how_to_go_on_and_end_with_their_code() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,11 +3,11 @@
 use crate::device::DeviceChoice;
 use crate::heat_map;
 use crate::ui::{Ui, Usage, width};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
-use model::Gpt;
 use model::folder::ModelFolder;
+use model::{Gpt, ModelConfig};
 use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub(crate) struct Attention {
 pub(crate) struct Head {
     pub(crate) layer: usize,
     pub(crate) head: usize,
-    /// A row a token, with one weight for each token up to itself.
+    /// A row a token, with one weight for each token up to the last that it sees.
     #[serde(rename = "weights")]
     pub(crate) rows: Vec<Vec<f32>>,
 }
@@ -66,9 +66,10 @@ impl Attention {
             config.context
         );
         let tokens: Vec<String> = ids.iter().map(|&id| folder.tokenizer.token_text(id).replace('\n', "↵")).collect();
-        let model = Gpt::new(config, &folder.params, ops::Precision::F32)?;
+        let model = Gpt::reader(config, &folder.params, ops::Precision::F32);
+        let model = model.with_context(|| self.model.display().to_string())?;
         let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
-        let heads = self.chosen(&layers)?;
+        let heads = self.chosen(&layers, config)?;
         match &heads[..] {
             heads if self.json => ui.result(&(json!({ "tokens": tokens, "heads": heads }).to_string() + "\n"))?,
             [only] => ui.result(&matrix(only, &tokens))?,
@@ -81,14 +82,15 @@ impl Attention {
         Ok(())
     }
 
-    fn chosen(&self, layers: &[Tensor]) -> Result<Vec<Head>> {
+    fn chosen(&self, layers: &[Tensor], config: &ModelConfig) -> Result<Vec<Head>> {
         let mut chosen = Vec::new();
         for (layer, weights) in layers.iter().enumerate().filter(|(layer, _)| self.layer.is_none_or(|l| l == *layer)) {
             let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0)?.to_vec3()?;
             for (head, mut rows) in
                 heads.into_iter().enumerate().filter(|(head, _)| self.head.is_none_or(|h| h == *head))
             {
-                rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(i + 1));
+                let mask = config.mask(layer);
+                rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(mask.visible(i).end));
                 chosen.push(Head { layer, head, rows });
             }
         }

@@ -5,8 +5,8 @@ use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use model::folder::ModelFolder;
-use model::{Dtype, Gpt};
-use ops::Quantized;
+use model::{Dtype, Gpt, ModelConfig, Params};
+use ops::{Precision, Quantized};
 use std::path::Path;
 
 /// How a model that is there computes
@@ -24,10 +24,24 @@ pub(crate) struct ComputeArgs {
 }
 
 impl ComputeArgs {
-    /// The model of `folder`, ready to compute.
+    /// The model of `folder`, ready to write.
     pub(crate) fn load(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
+        self.load_as(Gpt::new, folder)
+    }
+
+    /// The transformer of `folder`, ready for its head.
+    pub(crate) fn load_reader(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
+        self.load_as(Gpt::reader, folder)
+    }
+
+    fn load_as(
+        &self,
+        make: fn(&ModelConfig, &Params, Precision) -> candle_core::Result<Gpt>,
+        folder: &Path,
+    ) -> anyhow::Result<(ModelFolder, Gpt)> {
         let files = ModelFolder::load(folder, &self.device.open()?)?;
-        let model = Gpt::new(&files.config, &files.params, Dtype::from(self.dtype).precision())?;
+        let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
+        let model = model.with_context(|| folder.display().to_string())?;
         if let Some(to) = self.quantize {
             model.quantize(to.into()).with_context(|| format!("--quantize of {}", folder.display()))?;
         }

@@ -197,7 +197,7 @@ impl Eval {
             request.records(task, &mut |row| Ok(writeln!(file, "{}", serde_json::to_string(&row.fields)?)?))?;
             Ok(file.flush()?)
         })?;
-        let (files, gpt) = self.compute.load(&one.folder)?;
+        let (files, gpt) = self.compute.load_reader(&one.folder)?;
         let predicted = sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
         let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
         let share = report.scores.get("accuracy").copied();

@@ -161,11 +161,13 @@ pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
         Kind::Gpt1 => "GPT-1",
         Kind::Gpt2 => "GPT-2",
         Kind::Gpt3 => "GPT-3",
+        Kind::Lstm => "LSTM",
+        Kind::Bert => "masked model",
     };
+    let heads = if m.kind == Kind::Lstm { String::new() } else { format!("{} heads · ", m.n_head) };
     format!(
-        "{name:13}{kind} · {} layers · {} heads · width {} · context {} · vocabulary {}\nparameters   {}\n",
+        "{name:13}{kind} · {} layers · {heads}width {} · context {} · vocabulary {}\nparameters   {}\n",
         m.n_layer,
-        m.n_head,
         m.d_model,
         m.context,
         m.vocab_size,

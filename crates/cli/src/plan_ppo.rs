@@ -3,7 +3,7 @@
 use crate::plan::{limit_and_whose, shape, size};
 use crate::presets;
 use crate::ui::{Ui, Usage};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use data::progress::grouped;
 use model::ModelConfig;
 use model::folder::load_config;
@@ -57,7 +57,9 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
         let hint = "name a model folder, or a preset of `gptkit pretrain`, for instance gpt3-xl";
         return Err(Usage(format!("{flag} {name}: {what}\n  hint: {hint}")).into());
     }
-    load_config(folder)
+    let shape = load_config(folder)?;
+    shape.must_write().with_context(|| folder.display().to_string())?;
+    Ok(shape)
 }
 
 fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig; 2], limit: Option<u64>) -> String {

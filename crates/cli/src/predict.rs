@@ -25,7 +25,7 @@ pub(crate) struct Predict {
 impl Predict {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (path, on_bad) = self.records.checked()?;
-        let (files, gpt) = self.compute.load(&self.model)?;
+        let (files, gpt) = self.compute.load_reader(&self.model)?;
         let begun = Instant::now();
         let predicted =
             self.records.write(ui, |sink| sft::predict(&self.model, files, gpt, &path, on_bad, ui, sink))?;

@@ -23,6 +23,8 @@ macro_rules! presets {
 presets![
     "small",
     "char",
+    "lstm-small",
+    "bert-small",
     "gpt1",
     "gpt2-small",
     "gpt2-medium",
@@ -134,6 +136,26 @@ mod tests {
             sizes.iter().map(|size| size.predict).collect::<Vec<_>>(),
             [false, false, false, false, false, true]
         );
+    }
+
+    /// To 2% of a GPT-1 of 3 layers of width 128, so that their losses compare architectures.
+    #[test]
+    fn baselines_are_of_equal_size() {
+        let n = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| format!("model.{set}")).collect();
+            load::<PretrainConfig>("small", &set).unwrap().1.model.n_params() as f64
+        };
+        let gpt1 = n(&["kind=\"gpt1\"", "n_layer=3", "d_model=128", "vocab_size=1024"]);
+        for (name, vocab_size) in [("lstm-small", 1024), ("bert-small", 1025)] {
+            let set = [format!("model.vocab_size={vocab_size}")];
+            let model = load::<PretrainConfig>(name, &set).unwrap().1.model;
+            let off = model.n_params() as f64 / gpt1 - 1.0;
+            assert!(
+                model.context == 128 && off.abs() < 0.02,
+                "{name} has {} parameters, gpt1 {gpt1}",
+                model.n_params()
+            );
+        }
     }
 
     /// Parameters as published: exact where weights were released, rounded as in Brown et al. 2020, table 2.1, else.

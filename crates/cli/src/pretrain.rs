@@ -7,6 +7,8 @@ use crate::run_args::{RunArgs, say_end};
 use crate::sample::print_sample;
 use crate::ui::Ui;
 use clap::Args;
+use model::Kind;
+use model::folder::load_config;
 use std::path::PathBuf;
 use train::Resumable;
 
@@ -49,8 +51,15 @@ impl Pretrain {
         };
         let folder = &outcome.folder;
         say_end("pretrain", folder, &outcome.summary, ui)?;
-        print_sample(folder, &device, ui)?;
-        ui.next(&format!("gptkit sample --model {}", shell(folder)));
+        let name = shell(folder);
+        ui.next(&match load_config(folder)?.kind {
+            Kind::Lstm => format!("gptkit plot {name} OTHER_RUN"),
+            Kind::Bert => format!("gptkit finetune --init {name} --task classification --set lm_coef=0"),
+            Kind::Gpt1 | Kind::Gpt2 | Kind::Gpt3 => {
+                print_sample(folder, &device, ui)?;
+                format!("gptkit sample --model {name}")
+            }
+        });
         Ok(())
     }
 }

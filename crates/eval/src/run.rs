@@ -213,7 +213,9 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
     let Some(_lock) = disk::lock(out)? else { bail!("another process writes {}", out.display()) };
     let tasks: Vec<Opened> = request.tasks.iter().map(|task| request.open(task)).collect::<Result<_>>()?;
     for (n, folder) in request.models.iter().enumerate() {
-        let (tokenizer, context) = (Tokenizer::load(folder)?, load_config(folder)?.context);
+        let (tokenizer, shape) = (Tokenizer::load(folder)?, load_config(folder)?);
+        shape.must_write().with_context(|| format!("model {}", request.model_name(n)))?;
+        let context = shape.context;
         let start = score::start_of(&tokenizer);
         if let Some(stride) = request.stride.filter(|&stride| stride > context) {
             bail!("--stride {stride} is over the context of {context} tokens of model {}", request.model_name(n));

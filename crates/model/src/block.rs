@@ -1,6 +1,6 @@
 //! Block number `layer` of a model, from its configuration and weights.
 
-use crate::config::{Kind, ModelConfig};
+use crate::config::ModelConfig;
 use crate::params::{Params, block_name};
 use candle_core::Result;
 use ops::{Block, Linear, Norm};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) fn block(config: &ModelConfig, params: &Params, layer: usize) -> Result<Block> {
     let name = |part: &str| format!("{}.{part}", block_name(layer));
     Ok(Block {
-        norm_first: config.kind != Kind::Gpt1,
+        norm_first: !config.kind.norms_sums(),
         n_head: config.n_head,
         mask: config.mask(layer),
         ln_1: norm(config, params, &name("ln_1"))?,

@@ -1,6 +1,7 @@
 //! The shape of a model.
 
 use ::config::{Check, Problems};
+use candle_core::{Result, bail};
 use ops::{Mask, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,23 @@ pub enum Kind {
     Gpt2,
     /// GPT-2's, with layers alternating dense and locally banded attention (Brown et al. 2020, §2.1).
     Gpt3,
+    /// A baseline: no attention but long short-term memory, as in GPT-1's ablation (Radford et al. 2018, §5). It has no
+    /// positions and no heads, and ignores `n_head`, `attention_dropout`, `layer_norm_eps` and `train.recompute`.
+    Lstm,
+    /// A baseline: GPT-1's blocks, each token seeing both sides, for masked prediction (Devlin et al. 2019, §3.1).
+    Bert,
+}
+
+impl Kind {
+    /// Whether sublayers' sums are normalized, and there is no norm after the last block.
+    pub(crate) fn norms_sums(self) -> bool {
+        matches!(self, Self::Gpt1 | Self::Bert)
+    }
+
+    /// Whether it is a transformer.
+    pub(crate) fn attends(self) -> bool {
+        self != Self::Lstm
+    }
 }
 
 /// What products of matrices read; weights, sums and all else are f32 in any case.
@@ -40,20 +58,20 @@ impl Dtype {
     }
 }
 
-/// Shape of the decoder-only transformer; TOML section `[model]`.
+/// Shape of a model; TOML section `[model]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// Generation.
     pub kind: Kind,
-    /// Transformer blocks.
+    /// Transformer blocks, or layers of an LSTM.
     pub n_layer: usize,
     /// Attention heads; divides `d_model`.
     pub n_head: usize,
-    /// Width of the residual stream; the MLP is four times as wide.
+    /// Width of the residual stream, where the MLP is four times as wide, or of an LSTM's layers.
     pub d_model: usize,
-    /// Longest window, in tokens: one learned position each.
+    /// Longest window, in tokens: one learned position each; with an LSTM, as far as gradients go back in time.
     pub context: usize,
-    /// Entries of the vocabulary; 0 until it is known, then the tokenizer's size.
+    /// Entries of the vocabulary; 0 until it is known, then the tokenizer's size, and with kind bert one more.
     #[serde(default)]
     pub vocab_size: usize,
     /// Tokens that every second layer sees, itself included; GPT-3 only.
@@ -65,7 +83,7 @@ pub struct ModelConfig {
     /// Probability of dropping an attention weight.
     #[serde(default)]
     pub attention_dropout: f64,
-    /// Probability of dropping an element of a sublayer's output.
+    /// Probability of dropping an element of a sublayer's output, or of an LSTM layer's.
     #[serde(default)]
     pub residual_dropout: f64,
     /// Added to the variance in every layer norm.
@@ -82,8 +100,34 @@ impl ModelConfig {
     pub fn mask(&self, layer: usize) -> Mask {
         match self.band {
             Some(width) if layer % 2 == 1 => Mask::Banded { width },
+            _ if self.kind == Kind::Bert => Mask::Full,
             _ => Mask::Causal,
         }
+    }
+
+    /// # Errors
+    /// When models of this kind are no transformers, which a head could read.
+    pub fn must_attend(&self) -> Result<()> {
+        if !self.kind.attends() {
+            bail!(
+                "a model of kind lstm is a baseline for the loss of `gptkit pretrain` and does nothing else: give one of \
+                 kind gpt1, gpt2 or gpt3"
+            );
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When models of this kind neither write texts nor say how likely one is: the two baselines.
+    pub fn must_write(&self) -> Result<()> {
+        self.must_attend()?;
+        if self.kind == Kind::Bert {
+            bail!(
+                "a model of kind bert sees both sides of a token, so that it neither writes nor says how likely a text is: \
+                 it is for `gptkit finetune` and `gptkit predict`; give one of kind gpt1, gpt2 or gpt3"
+            );
+        }
+        Ok(())
     }
 
     /// Weights in all, tied embeddings counted once.
@@ -106,7 +150,7 @@ impl Check for ModelConfig {
         {
             problems.require(value <= LARGEST, key, "is beyond any machine", format!("use at most {LARGEST}"));
         }
-        if h > 0 && !d.is_multiple_of(h) {
+        if self.kind.attends() && h > 0 && !d.is_multiple_of(h) {
             problems.add(
                 "d_model",
                 format!("does not divide into {h} heads"),
@@ -170,11 +214,19 @@ pub(crate) mod tests {
         assert_eq!(sized(Kind::Gpt2, 48, 1600, 1024, 50_257), 1_557_611_200);
     }
 
+    /// By the formulas: 4·(D·D + D·D + D) a layer; GPT-1's for the masked model.
+    #[test]
+    fn baselines_have_the_parameters_of_their_formulas() {
+        assert_eq!(sized(Kind::Lstm, 2, 64, 128, 500), 500 * 64 + 2 * 4 * (64 * 64 + 64 * 64 + 64));
+        assert_eq!(sized(Kind::Bert, 2, 64, 128, 500), sized(Kind::Gpt1, 2, 64, 128, 500));
+    }
+
     #[test]
     fn layers_alternate_dense_and_banded_in_gpt3_only() {
         let masks = |kind| (0..3).map(|l| tiny(kind).mask(l)).collect::<Vec<_>>();
         assert_eq!(masks(Kind::Gpt3), [Mask::Causal, Mask::Banded { width: 4 }, Mask::Causal]);
         assert_eq!(masks(Kind::Gpt2), [Mask::Causal; 3]);
+        assert_eq!(masks(Kind::Bert), [Mask::Full; 3]);
     }
 
     #[test]
@@ -186,6 +238,7 @@ pub(crate) mod tests {
         };
         assert!(problems(tiny(Kind::Gpt3)).is_empty());
         assert_eq!(problems(ModelConfig { d_model: 9, ..tiny(Kind::Gpt1) }), ["d_model"]);
+        assert!(problems(ModelConfig { d_model: 9, ..tiny(Kind::Lstm) }).is_empty());
         assert_eq!(problems(ModelConfig { n_head: 0, context: 0, ..tiny(Kind::Gpt1) }), ["n_head", "context"]);
         assert_eq!(problems(ModelConfig { residual_dropout: 1.0, ..tiny(Kind::Gpt1) }), ["residual_dropout"]);
         assert_eq!(problems(ModelConfig { band: None, ..tiny(Kind::Gpt3) }), ["band"]);

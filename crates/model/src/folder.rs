@@ -2,11 +2,12 @@
 //!
 //! A folder holds `config.json`, `model.safetensors` (or the parts that `model.safetensors.index.json` names),
 //! `tokenizer.json` and `generation_config.json`. GPT-3's kind has no class there: its folder says `gpt2`, whose
-//! computation is the same for windows within the band, and `window_size` besides, which tells it apart here.
+//! computation is the same for windows within the band, and `window_size` besides, which tells it apart here. The
+//! baselines have types of our own, which `transformers` refuses instead of misreading them.
 
 use crate::config::{Kind, ModelConfig};
 use crate::lora;
-use crate::params::{Params, layout};
+use crate::params::{Params, layout, weights_of_a_layer};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::MmapedSafetensors;
@@ -142,6 +143,8 @@ pub(crate) fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Val
     let (model_type, class, activation) = match config.kind {
         Kind::Gpt1 => ("openai-gpt", "OpenAIGPTLMHeadModel", "afn"),
         Kind::Gpt2 | Kind::Gpt3 => ("gpt2", "GPT2LMHeadModel", "activation_function"),
+        Kind::Lstm => (LSTM, "GptkitLstmModel", "activation_function"),
+        Kind::Bert => (BERT, "GptkitBertForMaskedLM", "afn"),
     };
     let mut json = json!({
         "architectures": [class],
@@ -162,7 +165,11 @@ pub(crate) fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Val
         "dtype": "float32",
     });
     // GPT-1's "gelu" and GPT-2's "gelu_new" are the same function there.
-    json[activation] = json!(if config.kind == Kind::Gpt1 { "gelu" } else { "gelu_new" });
+    json[activation] = json!(match config.kind {
+        Kind::Gpt1 | Kind::Bert => "gelu",
+        Kind::Gpt2 | Kind::Gpt3 => "gelu_new",
+        Kind::Lstm => "tanh",
+    });
     if let Some(band) = config.band {
         json["window_size"] = json!(band);
         json["attention_types"] = json!([[["global", "local"], config.n_layer.div_ceil(2)]]);
@@ -192,6 +199,10 @@ struct HfConfig {
     add_cross_attention: Option<bool>,
 }
 
+/// Types of the baselines.
+const LSTM: &str = "gptkit-lstm";
+const BERT: &str = "gptkit-bert";
+
 /// The dropout that Hugging Face's classes have where their `config.json` is silent.
 const HF_DROPOUT: f64 = 0.1;
 
@@ -200,14 +211,17 @@ fn parse_config(json: &Value) -> Result<ModelConfig> {
         Some("openai-gpt") => Kind::Gpt1,
         Some("gpt2") if json.get("window_size").is_some_and(|w| !w.is_null()) => Kind::Gpt3,
         Some("gpt2") => Kind::Gpt2,
+        Some(LSTM) => Kind::Lstm,
+        Some(BERT) => Kind::Bert,
         Some(other) => bail!("model_type \"{other}\" is none that gptkit runs: openai-gpt and gpt2"),
         None => bail!("model_type is missing"),
     };
     let hf: HfConfig = serde_json::from_value(json.clone())?;
     let activation = hf.activation_function.or(hf.afn);
     let known = match kind {
-        Kind::Gpt1 => ["gelu", "gelu_new", "gelu_pytorch_tanh"].as_slice(),
+        Kind::Gpt1 | Kind::Bert => ["gelu", "gelu_new", "gelu_pytorch_tanh"].as_slice(),
         Kind::Gpt2 | Kind::Gpt3 => &["gelu_new", "gelu_pytorch_tanh"],
+        Kind::Lstm => &["tanh"],
     };
     if let Some(name) = activation.filter(|name| !known.contains(&name.as_str())) {
         bail!("activation \"{name}\" is none that this kind of model computes: {}", known.join(", "));
@@ -276,7 +290,7 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
     let names: HashMap<String, String> =
         stored.tensors().into_iter().map(|(name, _)| (full_name(&name), name)).collect();
     // What config.json says is believed only as far as there are weights for it.
-    let layers = names.len() / 12;
+    let layers = names.len() / weights_of_a_layer(config.kind);
     ensure!(
         config.n_layer <= layers,
         "{} has weights for {layers} layers at most, and its config.json says {}",
@@ -381,9 +395,26 @@ mod tests {
 
     #[test]
     fn a_config_comes_back_as_it_was_written() {
-        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3, Kind::Lstm, Kind::Bert] {
             let config = ModelConfig { residual_dropout: 0.25, layer_norm_eps: 1e-6, ..tiny(kind) };
             assert_eq!(parse_config(&config_json(&config, Some(3))).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn baselines_lie_in_folders_as_the_others_do() {
+        for kind in [Kind::Lstm, Kind::Bert] {
+            let folder = tempfile::tempdir().unwrap();
+            let (config, tokenizer) = (tiny(kind), Tokenizer::of_characters(&('a'..='p').collect()).unwrap());
+            let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+            save_description(folder.path(), &config, &tokenizer).unwrap();
+            save_weights(folder.path(), &params).unwrap();
+            let read = ModelFolder::load(folder.path(), &Device::Cpu).unwrap();
+            assert_eq!(read.config, config);
+            for ((name, weights), (other, again)) in params.iter().zip(read.params.iter()) {
+                assert_eq!(name, other);
+                ops::check::assert_close(name, again.var().as_tensor(), weights.var().as_tensor(), 0.0);
+            }
         }
     }
 

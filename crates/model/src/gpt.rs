@@ -1,7 +1,7 @@
 //! Embeddings → blocks → logits or loss.
 
 use crate::block::{block, norm};
-use crate::config::{Kind, ModelConfig};
+use crate::config::ModelConfig;
 use crate::params::{Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
 use ops::rng::{Draw, Key, words};
@@ -48,7 +48,7 @@ impl Pass {
         }
     }
 
-    fn trains(self) -> bool {
+    pub(crate) fn trains(self) -> bool {
         matches!(self, Self::Train { .. })
     }
 
@@ -124,7 +124,7 @@ impl Input {
     }
 }
 
-/// A decoder-only transformer. It sees every change of the weights that it was made of.
+/// A transformer. It sees every change of the weights that it was made of.
 #[derive(Debug)]
 pub struct Gpt {
     config: ModelConfig,
@@ -134,22 +134,33 @@ pub struct Gpt {
 }
 
 impl Gpt {
-    /// A model with these weights, whose products are of `precision` on the CPU.
+    /// A model with these weights that writes texts and says how likely they are. Its products are of `precision` on the
+    /// CPU.
     ///
     /// # Errors
-    /// When `params` are not those of a model of this shape.
+    /// When its kind does not write, or `params` are not those of a model of this shape.
     pub fn new(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Self> {
+        config.must_write()?;
+        Self::reader(config, params, precision)
+    }
+
+    /// The same of any kind of transformer, to be pretrained, or to have a head read what [`Gpt::hidden`] gives.
+    ///
+    /// # Errors
+    /// When it is none, or `params` are not those of a model of this shape.
+    pub fn reader(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Self> {
+        config.must_attend()?;
         let (tokens, positions) = embedding_names(config.kind);
         Ok(Self {
             embedding: Embedding {
                 tokens: Arc::clone(params.get(tokens)?),
-                positions: Arc::clone(params.get(positions)?),
+                positions: Some(Arc::clone(params.get(positions)?)),
             },
             trunk: Arc::new(Trunk {
                 blocks: (0..config.n_layer).map(|layer| block(config, params, layer)).collect::<Result<_>>()?,
-                ln_f: match config.kind {
-                    Kind::Gpt1 => None,
-                    Kind::Gpt2 | Kind::Gpt3 => Some(norm(config, params, "transformer.ln_f")?),
+                ln_f: match config.kind.norms_sums() {
+                    true => None,
+                    false => Some(norm(config, params, "transformer.ln_f")?),
                 },
             }),
             config: config.clone(),
@@ -189,7 +200,7 @@ impl Gpt {
     /// When a sequence is over the context, or a token is not below `V`.
     pub fn hidden(&self, input: &Input, pass: Pass) -> Result<Tensor> {
         let Input { tokens, sequences } = input;
-        self.fits(sequences.longest())?;
+        fits(&self.config, sequences.longest())?;
         let x = self.embed(tokens, sequences.positions(), pass)?;
         self.trunk.forward(&x, sequences, self.precision, &self.drops(pass), pass.keep())
     }
@@ -252,7 +263,7 @@ impl Gpt {
         let lens = cache.lens().iter().chain(std::iter::repeat(&0));
         let places = sequences.iter().zip(lens).map(|(new, &len)| len as u32..(len + new.len()) as u32);
         let positions: Vec<u32> = places.flatten().collect();
-        self.fits(positions.iter().max().map_or(0, |&last| last as usize + 1))?;
+        fits(&self.config, positions.iter().max().map_or(0, |&last| last as usize + 1))?;
         let x = self.embed(tokens, positions, Pass::Eval)?;
         let hidden = self.trunk.step(&x, sequences, cache)?.reshape(((), self.config.d_model))?;
         if sequences.longest() == 1 {
@@ -274,7 +285,7 @@ impl Gpt {
     /// As [`Gpt::hidden`].
     pub fn attention(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
         let Input { tokens, sequences } = Input::windows(tokens)?;
-        self.fits(sequences.longest())?;
+        fits(&self.config, sequences.longest())?;
         let mut x = self.embed(&tokens, sequences.positions(), Pass::Eval)?; // [B, T, D]
         let mut weights = Vec::with_capacity(self.trunk.blocks.len());
         for block in &self.trunk.blocks {
@@ -282,13 +293,6 @@ impl Gpt {
             x = block.plain(&x, Drops::default(), false, Around::Sequences(&sequences))?;
         }
         Ok(weights)
-    }
-
-    fn fits(&self, tokens: usize) -> Result<()> {
-        if tokens > self.config.context {
-            bail!("a window of {tokens} tokens is over the context of {}", self.config.context);
-        }
-        Ok(())
     }
 
     /// `tokens`: `[B, T]`, at `positions`. Returns what the first block reads, `[B, T, D]`.
@@ -319,13 +323,24 @@ impl Gpt {
     }
 }
 
+/// # Errors
+/// When a window of `tokens` is over the model's context.
+pub(crate) fn fits(config: &ModelConfig, tokens: usize) -> Result<()> {
+    if tokens > config.context {
+        bail!("a window of {tokens} tokens is over the context of {}", config.context);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Kind;
     use crate::config::tests::tiny;
     use ops::check::assert_close;
 
     const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
+    const TRANSFORMERS: [Kind; 4] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3, Kind::Bert];
 
     fn windows(rows: u32, t: u32) -> Input {
         Input::windows(&tokens(rows, t)).unwrap()
@@ -341,7 +356,7 @@ mod tests {
     }
 
     fn model(config: &ModelConfig, params: &Params) -> Gpt {
-        Gpt::new(config, params, Precision::F32).unwrap()
+        Gpt::reader(config, params, Precision::F32).unwrap()
     }
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
@@ -349,7 +364,7 @@ mod tests {
     #[test]
     fn every_parameter_receives_a_gradient() {
         // One that gets none is a layer that silently never trains.
-        for kind in KINDS {
+        for kind in TRANSFORMERS {
             let config =
                 ModelConfig { embedding_dropout: 0.1, attention_dropout: 0.1, residual_dropout: 0.1, ..tiny(kind) };
             let params = params(&config);
@@ -365,7 +380,7 @@ mod tests {
 
     #[test]
     fn recomputed_blocks_give_the_same_loss_and_gradients() {
-        for kind in KINDS {
+        for kind in TRANSFORMERS {
             let config =
                 ModelConfig { embedding_dropout: 0.1, attention_dropout: 0.1, residual_dropout: 0.1, ..tiny(kind) };
             let params = params(&config);
@@ -398,8 +413,8 @@ mod tests {
     }
 
     #[test]
-    fn attention_to_the_past_sums_to_one_and_keeps_within_the_band() {
-        for kind in KINDS {
+    fn attention_sums_to_one_and_keeps_to_its_mask() {
+        for kind in TRANSFORMERS {
             let config = tiny(kind);
             let model = model(&config, &params(&config));
             let layers = model.attention(&tokens(1, 12)).unwrap();
@@ -551,6 +566,42 @@ mod tests {
         let model = model(&config, &params(&config));
         let error = model.logits(&windows(1, 13), Pass::Eval).unwrap_err();
         assert!(error.to_string().contains("13 tokens is over the context of 12"), "{error}");
+    }
+
+    #[test]
+    fn only_a_masked_model_sees_later_tokens() {
+        let ids: Vec<u32> = tokens(1, 12).flatten_all().unwrap().to_vec1().unwrap();
+        let mut other = ids.clone();
+        other[11] = (other[11] + 1) % 17;
+        for kind in TRANSFORMERS {
+            let config = tiny(kind);
+            let model = model(&config, &params(&config));
+            // Alone, and after another sequence of the same window, which nothing sees.
+            for stem in [&[][..], &[3, 4]] {
+                let first = |ids: &[u32]| {
+                    let sequences = [stem, ids].into_iter().filter(|s| !s.is_empty());
+                    let input = Input::ragged(sequences, &Device::Cpu).unwrap();
+                    model.logits(&input, Pass::Eval).unwrap().narrow(1, 0, stem.len() + 5).unwrap()
+                };
+                let change = (first(&ids) - first(&other)).unwrap().abs().unwrap();
+                let most = |x: Tensor| x.max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert_eq!(most(change.narrow(1, stem.len(), 5).unwrap()) > 1e-5, kind == Kind::Bert, "{kind:?}");
+                if !stem.is_empty() {
+                    assert_eq!(most(change.narrow(1, 0, stem.len()).unwrap()), 0.0, "{kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_masked_model_does_not_write() {
+        let config = tiny(Kind::Bert);
+        let params = params(&config);
+        let error = Gpt::new(&config, &params, Precision::F32).unwrap_err().to_string();
+        assert!(error.contains("kind bert sees both sides"), "{error}");
+        let model = model(&config, &params);
+        let error = model.next_logits(&windows(1, 3), &mut model.cache()).unwrap_err().to_string();
+        assert!(error.contains("see later ones"), "{error}");
     }
 
     #[test]

@@ -149,6 +149,8 @@ impl HeadDescription {
         let class = match load_config(folder)?.kind {
             Kind::Gpt1 => "OpenAIGPTForSequenceClassification",
             Kind::Gpt2 | Kind::Gpt3 => "GPT2ForSequenceClassification",
+            Kind::Bert => "GptkitBertForSequenceClassification",
+            Kind::Lstm => "GptkitLstmForSequenceClassification",
         };
         let numbered = self.labels.iter().enumerate();
         let id2label: Map<String, Value> = numbered.clone().map(|(i, label)| (i.to_string(), json!(label))).collect();

@@ -8,12 +8,17 @@ use ops::rng::{Draw, Key, normals};
 pub(crate) const STD: f64 = 0.02;
 /// Of the position embeddings in OpenAI's GPT-2 code; Hugging Face draws them with 0.02.
 const GPT2_POSITION_STD: f64 = 0.01;
+/// Which of the four gates' biases in [`ops::LstmLayer`] belong to the forget gate.
+const FORGET_GATE: usize = 1;
 
-/// Values for parameter number `number` of the model: gains 1, biases 0, all else normal around 0.
+/// Values for parameter number `number` of the model: gains 1, biases 0 but for those of forget gates, all else normal
+/// around 0.
 pub(crate) fn values(config: &ModelConfig, slot: &Slot, number: u32, seed: u64) -> Vec<f32> {
     let n = slot.shape.iter().product();
     match slot.shape.len() {
         1 if slot.name.ends_with(".weight") => vec![1.0; n],
+        // So that a cell first keeps what it has (Gers et al. 2000, §4; 1 after Józefowicz et al. 2015, §2).
+        1 if config.kind == Kind::Lstm => (0..n).map(|i| f32::from(i / config.d_model == FORGET_GATE)).collect(),
         1 => vec![0.0; n],
         _ => {
             let std = std(config, &slot.name) as f32;
@@ -25,8 +30,13 @@ pub(crate) fn values(config: &ModelConfig, slot: &Slot, number: u32, seed: u64) 
 }
 
 fn std(config: &ModelConfig, name: &str) -> f64 {
-    if config.kind == Kind::Gpt1 {
+    if config.kind.norms_sums() {
         return STD;
+    }
+    if config.kind == Kind::Lstm {
+        // That of values uniform within ±1/√D, as PyTorch's LSTM has. No norms make up for what is small, so that tokens
+        // begin larger too; 0.1 learned fastest of 0.02, 0.06 and 0.1.
+        return if name.ends_with("wte.weight") { 0.1 } else { 1.0 / (3.0 * config.d_model as f64).sqrt() };
     }
     if name.ends_with("c_proj.weight") {
         // So that the residual stream's variance does not grow with depth: two sublayers a block add to it
@@ -61,10 +71,21 @@ mod tests {
             (Kind::Gpt2, "attn.c_attn.weight", 0.02),
             (Kind::Gpt2, "attn.c_proj.weight", 0.005),
             (Kind::Gpt3, "mlp.c_proj.weight", 0.005),
+            (Kind::Bert, "attn.c_proj.weight", 0.02),
+            (Kind::Lstm, "wte.weight", 0.1),
+            (Kind::Lstm, "weight_hh", 0.072),
         ] {
             let std = measured_std(kind, ending);
             assert!((std / expected - 1.0).abs() < 0.05, "{kind:?} {ending}: {std}, expected {expected}");
         }
+    }
+
+    #[test]
+    fn only_forget_gates_begin_open() {
+        let config = tiny(Kind::Lstm);
+        let slots = layout(&config);
+        let bias = values(&config, slots.iter().find(|s| s.name.ends_with(".bias")).unwrap(), 0, 1);
+        assert_eq!(bias, [[0.0; 8], [1.0; 8], [0.0; 8], [0.0; 8]].concat());
     }
 
     #[test]

@@ -1,14 +1,16 @@
-//! Tokens → logits: one decoder-only transformer whose generations are configuration, and the folders it lives in.
+//! Tokens → logits: one decoder-only transformer whose generations are configuration, two baselines beside it, and the
+//! folders they live in.
 //!
 //! Shapes, the same letters everywhere: `B` batch, `T` window, `D` width of the residual stream (`d_model`), `H` heads,
 //! `K` size of a head, `V` vocabulary. Token ids are u32, all else f32.
 //!
-//! - [`config`]   all that differs between GPT-1, GPT-2 and GPT-3
+//! - [`config`]   all that differs between GPT-1, GPT-2, GPT-3 and the baselines
 //! - [`params`]   name → variable, in one fixed order
 //! - [`init`]     the published first values
 //! - [`block`]    attention and MLP, pre- and post-norm
 //! - [`lora`]     low-rank adapters, and what of a model is trained
 //! - [`gpt`]      embeddings → blocks → logits or loss
+//! - [`baseline`] the LSTM of the story, and what it and a transformer are pretrained as
 //! - [`heads`]    the head that labels a text
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
@@ -16,6 +18,7 @@
 //! - [`likelihood`] how likely continuations are
 //! - [`folder`]   Hugging Face folders, both ways
 
+pub mod baseline;
 pub mod block;
 pub mod config;
 pub mod folder;
@@ -29,6 +32,7 @@ pub mod lora;
 pub mod params;
 pub mod sampler;
 
+pub use baseline::{Lstm, Predictor, predictor};
 pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::{Gpt, Input, Pass};
 pub use heads::{ClassHead, HeadDescription};

@@ -21,9 +21,17 @@ pub struct Slot {
 pub fn layout(config: &ModelConfig) -> Vec<Slot> {
     let (d, v) = (config.d_model, config.vocab_size);
     let (tokens, positions) = embedding_names(config.kind);
-    let mut slots = Vec::with_capacity(4 + 12 * config.n_layer);
+    let mut slots = Vec::with_capacity(4 + weights_of_a_layer(config.kind) * config.n_layer);
     let mut add = |name: String, shape: &[usize]| slots.push(Slot { name, shape: shape.to_vec() });
     add(tokens.to_owned(), &[v, d]);
+    if config.kind == Kind::Lstm {
+        for layer in 0..config.n_layer {
+            add(format!("{}.weight_ih", block_name(layer)), &[d, 4 * d]);
+            add(format!("{}.bias", block_name(layer)), &[4 * d]);
+            add(format!("{}.weight_hh", block_name(layer)), &[d, 4 * d]);
+        }
+        return slots;
+    }
     add(positions.to_owned(), &[config.context, d]);
     for layer in 0..config.n_layer {
         for (part, width_in, width_out) in [
@@ -39,18 +47,23 @@ pub fn layout(config: &ModelConfig) -> Vec<Slot> {
             add(format!("{}.{part}.bias", block_name(layer)), &[width_out]);
         }
     }
-    if config.kind != Kind::Gpt1 {
+    if !config.kind.norms_sums() {
         add("transformer.ln_f.weight".to_owned(), &[d]);
         add("transformer.ln_f.bias".to_owned(), &[d]);
     }
     slots
 }
 
-/// Names of the token and position embeddings.
+/// How many weights a layer has.
+pub(crate) fn weights_of_a_layer(kind: Kind) -> usize {
+    if kind.attends() { 12 } else { 3 }
+}
+
+/// Names of the token and position embeddings; an LSTM has none of positions.
 pub(crate) fn embedding_names(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::Gpt1 => ("transformer.tokens_embed.weight", "transformer.positions_embed.weight"),
-        Kind::Gpt2 | Kind::Gpt3 => ("transformer.wte.weight", "transformer.wpe.weight"),
+        Kind::Gpt1 | Kind::Bert => ("transformer.tokens_embed.weight", "transformer.positions_embed.weight"),
+        Kind::Gpt2 | Kind::Gpt3 | Kind::Lstm => ("transformer.wte.weight", "transformer.wpe.weight"),
     }
 }
 
@@ -58,11 +71,11 @@ pub(crate) fn block_name(layer: usize) -> String {
     format!("transformer.h.{layer}")
 }
 
-/// The bias of the last layer norm: what is added to the last layer's output.
+/// The bias of a transformer's last layer norm: what is added to the last layer's output.
 pub(crate) fn last_norm_bias(config: &ModelConfig) -> String {
-    match config.kind {
-        Kind::Gpt1 => format!("transformer.h.{}.ln_2.bias", config.n_layer - 1),
-        Kind::Gpt2 | Kind::Gpt3 => "transformer.ln_f.bias".to_owned(),
+    match config.kind.norms_sums() {
+        true => format!("transformer.h.{}.ln_2.bias", config.n_layer - 1),
+        false => "transformer.ln_f.bias".to_owned(),
     }
 }
 

@@ -7,22 +7,25 @@ use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 use std::ops::Range;
 
-/// Which earlier tokens a token may look at.
+/// Which tokens of its sequence a token may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mask {
-    /// All of them, and itself.
+    /// All earlier ones, and itself.
     Causal,
-    /// The last `width` of them, itself included (Child et al. 2019, §4.2's local attention).
+    /// The last `width` of these, itself included (Child et al. 2019, §4.2's local attention).
     Banded {
         /// Tokens seen, at least 1.
         width: usize,
     },
+    /// Earlier and later ones (Devlin et al. 2019, §3). Branches see their stem, and it sees none of them.
+    Full,
 }
 
 impl Mask {
-    /// The keys that the query at `position` may look at.
+    /// The keys that the query at `position` may look at, in a sequence without end.
     pub fn visible(self, position: usize) -> Range<usize> {
         match self {
+            Self::Full => 0..usize::MAX,
             Self::Causal => 0..position + 1,
             Self::Banded { width } => (position + 1).saturating_sub(width)..position + 1,
         }
@@ -122,8 +125,8 @@ fn masked_softmax(scores: &Tensor, mask: Mask, sequences: Option<&Sequences>) ->
         let sees = |key: usize| match (&around, &positions) {
             (Some(around), Some(positions)) => {
                 let ((own, stem), key) = (&around[first + query], first + key);
-                let before = stem.contains(&key) || (*own..=first + query).contains(&key);
-                before && mask.visible(positions[first + query] as usize).contains(&(positions[key] as usize))
+                (stem.contains(&key) || own.contains(&key))
+                    && mask.visible(positions[first + query] as usize).contains(&(positions[key] as usize))
             }
             _ => mask.visible(query).contains(&key),
         };
@@ -137,8 +140,8 @@ mod tests {
     use super::*;
     use crate::check::{assert_close, assert_gradient, draw};
 
-    const MASKS: [Mask; 4] =
-        [Mask::Causal, Mask::Banded { width: 1 }, Mask::Banded { width: 3 }, Mask::Banded { width: 100 }];
+    const MASKS: [Mask; 5] =
+        [Mask::Causal, Mask::Banded { width: 1 }, Mask::Banded { width: 3 }, Mask::Banded { width: 100 }, Mask::Full];
 
     fn qkv(q: usize, t: usize) -> [Tensor; 3] {
         [draw(1, &[2, 3, q, 4]), draw(2, &[2, 3, t, 4]), draw(3, &[2, 3, t, 4])]
@@ -161,6 +164,16 @@ mod tests {
         let cut = |x: &Tensor| x.narrow(2, 0, 4).unwrap();
         let part = attention(&cut(&q), &cut(&k), &cut(&v), Mask::Causal, None, None).unwrap();
         assert_close("first four", &part, &cut(&whole), 1e-6);
+    }
+
+    /// In either direction, each query alone: what it takes of a key does not depend on where that stands.
+    #[test]
+    fn without_a_mask_the_order_of_keys_does_not_matter() {
+        let [q, k, v] = qkv(6, 6);
+        let whole = attention(&q, &k, &v, Mask::Full, None, None).unwrap();
+        let turned = Tensor::new(&[5u32, 4, 3, 2, 1, 0], q.device()).unwrap();
+        let turn = |x: &Tensor| x.index_select(&turned, 2).unwrap();
+        assert_close("turned", &attention(&q, &turn(&k), &turn(&v), Mask::Full, None, None).unwrap(), &whole, 1e-6);
     }
 
     #[test]

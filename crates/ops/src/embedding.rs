@@ -1,4 +1,4 @@
-//! Rows of a table for each token, and a row for each position.
+//! Rows of a table for each token, and where there are positions a row for each of them.
 
 use crate::layer_norm::take;
 use crate::parameter::Parameter;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 pub struct Embedding {
     /// Of tokens.
     pub tokens: Arc<Parameter>,
-    /// Of positions.
-    pub positions: Arc<Parameter>,
+    /// Of positions; none where the order of tokens is known otherwise.
+    pub positions: Option<Arc<Parameter>>,
 }
 
 impl Embedding {
@@ -42,7 +42,11 @@ impl Embedding {
         let ((b, t), (_, d)) = (tokens.dims2()?, self.tokens.var().dims2()?);
         let rows = self.tokens.tensor(tracked).index_select(&tokens.flatten_all()?, 0)?;
         let positions = Tensor::from_slice(positions, b * t, tokens.device())?;
-        (rows + self.positions.tensor(tracked).index_select(&positions, 0)?)?.reshape((b, t, d))
+        let rows = match &self.positions {
+            Some(table) => (rows + table.tensor(tracked).index_select(&positions, 0)?)?,
+            None => rows,
+        };
+        rows.reshape((b, t, d))
     }
 }
 
@@ -59,26 +63,29 @@ impl CustomOp2 for Gather {
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, _s2: &CpuStorage, _l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let ids = u32s(s1, l1, self.name())?;
         let (b, t) = l1.shape().dims2()?;
-        let ((v, d), (c, _)) = (self.tables.tokens.var().dims2()?, self.tables.positions.var().dims2()?);
+        let (v, d) = self.tables.tokens.var().dims2()?;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= v) {
             bail!("token {id} is not below the vocabulary of {v}");
         }
         if self.positions.len() != b * t {
             bail!("{} positions for {} tokens", self.positions.len(), b * t);
         }
-        if let Some(position) = self.positions.iter().find(|&&position| position as usize >= c) {
-            bail!("{} positions are over the context of {c}", position + 1);
-        }
         let mut out = vec![0.0; b * t * d];
+        let row = |n: u32| n as usize * d..(n as usize + 1) * d;
         self.tables.tokens.read(|tokens| {
-            self.tables.positions.read(|positions| {
-                out.par_chunks_mut(d.max(1)).zip(ids).zip(&self.positions).for_each(|((out, &id), &at)| {
-                    let token = &tokens[id as usize * d..][..d];
-                    let position = &positions[at as usize * d..][..d];
-                    out.iter_mut().zip(token).zip(position).for_each(|((out, a), b)| *out = a + b);
-                });
-            })
-        })??;
+            let rows = out.par_chunks_mut(d.max(1)).zip(ids);
+            rows.for_each(|(out, &id)| out.copy_from_slice(&tokens[row(id)]));
+        })?;
+        if let Some(table) = &self.tables.positions {
+            let (c, _) = table.var().dims2()?;
+            if let Some(position) = self.positions.iter().find(|&&position| position as usize >= c) {
+                bail!("{} positions are over the context of {c}", position + 1);
+            }
+            table.read(|positions| {
+                let rows = out.par_chunks_mut(d.max(1)).zip(&self.positions);
+                rows.for_each(|(out, &at)| take(out, &positions[row(at)], true));
+            })?;
+        }
         Ok((CpuStorage::F32(out), Shape::from((b, t, d))))
     }
 
@@ -93,9 +100,11 @@ impl CustomOp2 for Gather {
         crate::slices::with_f32s(&dy.contiguous()?, |dy| {
             let d = dy.len() / ids.len().max(1);
             self.tables.tokens.add_gradient(|sums, add| scatter(&ids, dy, d, sums, add));
-            self.tables.positions.add_gradient(|sums, add| scatter(&self.positions, dy, d, sums, add));
+            if let Some(table) = &self.tables.positions {
+                table.add_gradient(|sums, add| scatter(&self.positions, dy, d, sums, add));
+            }
         })?;
-        Ok((None, None)) // both tables have theirs already
+        Ok((None, None)) // the tables have theirs already
     }
 }
 
@@ -124,25 +133,29 @@ mod tests {
     #[test]
     fn gathering_agrees_with_candles_operations_forward_and_backward() {
         let parameter = |seed, shape: &[usize]| Arc::new(Parameter::new(&draw(seed, shape)).unwrap());
-        let tables = Embedding { tokens: parameter(1, &[2100, 3]), positions: parameter(2, &[6, 3]) };
-        let tokens = Tensor::new(&[[7u32, 2099, 7, 0], [7, 1, 1024, 1023]], &Device::Cpu).unwrap();
-        let dy = draw(3, &[2, 4, 3]);
-        let positions = [1u32, 2, 3, 4, 1, 2, 1, 2];
-        let plain = tables.plain(&tokens, &positions, true).unwrap();
-        let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-        let fast = tables.forward(&tokens, positions.to_vec(), true).unwrap();
-        assert_close("y", &fast, &plain, 0.0);
-        assert_close("y", &tables.forward(&tokens, positions.to_vec(), false).unwrap(), &plain, 0.0);
-        (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-        for table in [&tables.tokens, &tables.positions] {
-            assert_close("gradient", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+        let (table, places) = (parameter(1, &[2100, 3]), parameter(2, &[6, 3]));
+        for places in [Some(places), None] {
+            let tables = Embedding { tokens: Arc::clone(&table), positions: places };
+            let tokens = Tensor::new(&[[7u32, 2099, 7, 0], [7, 1, 1024, 1023]], &Device::Cpu).unwrap();
+            let dy = draw(3, &[2, 4, 3]);
+            let positions = [1u32, 2, 3, 4, 1, 2, 1, 2];
+            let plain = tables.plain(&tokens, &positions, true).unwrap();
+            let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+            let fast = tables.forward(&tokens, positions.to_vec(), true).unwrap();
+            assert_close("y", &fast, &plain, 0.0);
+            assert_close("y", &tables.forward(&tokens, positions.to_vec(), false).unwrap(), &plain, 0.0);
+            (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+            for table in std::iter::once(&tables.tokens).chain(&tables.positions) {
+                assert_close("gradient", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+            }
+            table.clear_gradient();
         }
     }
 
     #[test]
     fn tokens_and_positions_that_are_not_there_are_refused() {
         let parameter = |shape: &[usize]| Arc::new(Parameter::new(&draw(1, shape)).unwrap());
-        let tables = Embedding { tokens: parameter(&[5, 3]), positions: parameter(&[2, 3]) };
+        let tables = Embedding { tokens: parameter(&[5, 3]), positions: Some(parameter(&[2, 3])) };
         let forward = |ids: &[u32]| {
             let tokens = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
             tables.forward(&tokens, (0..ids.len() as u32).collect(), false).unwrap_err().to_string()

@@ -13,7 +13,7 @@
 //! - [`linear`]           product and bias
 //! - [`layer_norm`]       mean and variance of each row, gain and bias
 //! - [`gelu`]             the tanh form
-//! - [`attention`]        causal, dense or banded; of a few tokens over their past
+//! - [`attention`]        causal, banded or of both sides; of a few tokens over their past
 //! - [`sequences`]        several in one window, each as if alone
 //! - [`self_attention`]   of whole sequences, memory linear in their length
 //! - [`past`]             of new tokens over keys and values that are kept
@@ -22,6 +22,7 @@
 //! - [`dropout()`]        no stored mask
 //! - [`block`]            attention and MLP
 //! - [`trunk`]            blocks one after the other, as one operation for candle
+//! - [`lstm`]             the recurrent layers of the baseline
 //! - [`cross_entropy()`]  mean loss over the targets that count
 //! - [`head`]             the same from the hidden state, without the scores of a whole batch
 //! - [`token_log_probs()`] log-probability of each token chosen, and the entropy around it
@@ -46,6 +47,7 @@ mod gelu;
 mod head;
 mod layer_norm;
 mod linear;
+mod lstm;
 mod norm;
 mod parameter;
 mod past;
@@ -68,6 +70,7 @@ pub use embedding::Embedding;
 pub use head::{language_model_loss, logits, scores_bytes};
 pub use layer_norm::Norm;
 pub use linear::Linear;
+pub use lstm::{Lstm, LstmLayer};
 pub use norm::{gradient_squares, sum_of_squares};
 pub use parameter::Parameter;
 pub use product::{Precision, Quantized};

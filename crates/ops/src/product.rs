@@ -431,7 +431,7 @@ fn multiply_blocks<A: Element>(
     a: Matrix<A>,
     blocks: &QMatMul,
     columns: usize,
-    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    mut finish: impl FnMut(usize, usize, &mut [f32]),
 ) {
     let rows: Vec<f32> = (0..a.rows).flat_map(|row| a.row_part(row, 0..a.columns).iter().map(|x| x.get())).collect();
     let product = Tensor::from_vec(rows, (a.rows, a.columns), &Device::Cpu)
@@ -453,37 +453,59 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
     let left_size = padded * K::ROWS;
     let high = (LEFT_BYTES / (left_size * size_of::<K::Left>()).max(1)).clamp(1, 16);
     let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), (high, usize::MAX), READING, JOBS);
-    jobs.into_par_iter().for_each(|(rows, columns)| {
-        with_room(|room| {
-            pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut room.left);
-            let left: &[K::Left] = room.left.same();
-            let n_left = rows.len().div_ceil(K::ROWS);
-            let stride = GROUP * K::COLUMNS;
-            let sums = room.sums.numbers::<f32>(n_left * K::ROWS * stride);
-            for first in columns.clone().step_by(stride) {
-                let group = first..(first + stride).min(columns.end);
-                for k in (0..padded.max(1)).step_by(K::CHUNK) {
-                    let deep = K::CHUNK.min(padded - k);
-                    for column in group.clone().step_by(K::COLUMNS) {
-                        let (here, size) = ((column / K::COLUMNS * padded + k) * K::COLUMNS, deep * K::COLUMNS);
-                        let right = &panels[here..here + size];
-                        let next = here + padded * K::COLUMNS;
-                        let next = panels.get(next..next + size).unwrap_or_default();
-                        let sums = &mut sums[column - first..];
-                        if K::WIDENS && !S::EXACT && n_left > 2 {
-                            let wide = room.right.numbers::<f32>(size);
-                            widen(right, wide);
-                            column_of_tiles::<K, f32, S>(left, (left_size, k), wide, next, rows.len(), (sums, stride));
-                        } else {
-                            column_of_tiles::<K, S, S>(left, (left_size, k), right, next, rows.len(), (sums, stride));
-                        }
+    jobs.into_par_iter().for_each(|job| multiply_block::<K, A, S>(a, panels, job, &finish));
+}
+
+/// [`multiply`] on this thread alone, for few rows among loops that are spread over the threads already.
+pub(crate) fn multiply_here<A: Element>(a: Matrix<A>, b: &Panels, finish: impl FnMut(usize, usize, &mut [f32])) {
+    assert_eq!(a.columns, b.depth, "product of matrices of different depth");
+    let whole = (0..a.rows, 0..b.columns);
+    with_kernel!(b.path, K => match &b.numbers {
+        Numbers::Quantized(blocks) => multiply_blocks(a, blocks, b.columns, finish),
+        Numbers::F32(numbers) => multiply_block::<K, A, f32>(a, numbers, whole, finish),
+        Numbers::Bf16(numbers) => multiply_block::<K, A, bf16>(a, numbers, whole, finish),
+    });
+}
+
+/// The part of a product that lies in `rows` and `columns`.
+fn multiply_block<K: Kernel, A: Element, S: Element>(
+    a: Matrix<A>,
+    panels: &[S],
+    (rows, columns): (Range<usize>, Range<usize>),
+    mut finish: impl FnMut(usize, usize, &mut [f32]),
+) {
+    let depth = a.columns;
+    let padded = depth.next_multiple_of(K::DEPTH);
+    let left_size = padded * K::ROWS;
+    with_room(|room| {
+        pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut room.left);
+        let left: &[K::Left] = room.left.same();
+        let n_left = rows.len().div_ceil(K::ROWS);
+        let stride = GROUP * K::COLUMNS;
+        let sums = room.sums.numbers::<f32>(n_left * K::ROWS * stride);
+        for first in columns.clone().step_by(stride) {
+            let group = first..(first + stride).min(columns.end);
+            for k in (0..padded.max(1)).step_by(K::CHUNK) {
+                let deep = K::CHUNK.min(padded - k);
+                for column in group.clone().step_by(K::COLUMNS) {
+                    let (here, size) = ((column / K::COLUMNS * padded + k) * K::COLUMNS, deep * K::COLUMNS);
+                    let right = &panels[here..here + size];
+                    let next = here + padded * K::COLUMNS;
+                    let next = panels.get(next..next + size).unwrap_or_default();
+                    let sums = &mut sums[column - first..];
+                    if K::WIDENS && !S::EXACT && n_left > 2 {
+                        let wide = room.right.numbers::<f32>(size);
+                        widen(right, wide);
+                        column_of_tiles::<K, f32, S>(left, (left_size, k), wide, next, rows.len(), (sums, stride));
+                    } else {
+                        column_of_tiles::<K, S, S>(left, (left_size, k), right, next, rows.len(), (sums, stride));
                     }
                 }
-                for (r, row) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
-                    finish(r, first, &mut row[..group.len()]);
-                }
             }
-        });
+            for (r, row) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
+                finish(r, first, &mut row[..group.len()]);
+            }
+        }
     });
 }
 

@@ -24,6 +24,8 @@ pub enum Draw {
         /// Its number.
         sample: u32,
     },
+    /// What a masked model is asked of a row's tokens; the element is the row's number times 2³² plus the position.
+    Masking,
 }
 
 impl Draw {
@@ -33,6 +35,7 @@ impl Draw {
             Self::Init { parameter } => (1, parameter),
             Self::Dropout { site } => (2, site),
             Self::Token { sample } => (3, sample),
+            Self::Masking => (4, 0),
         };
         (purpose << 32) | u64::from(number)
     }

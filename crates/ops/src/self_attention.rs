@@ -5,7 +5,7 @@
 //! Queries go in blocks, and each block's keys in spans. Weights of one span exist for as long as it is worked on: sums of
 //! the spans before are scaled as the largest score grows, and the backward pass makes weights again from the logarithm of
 //! each row's sum (Dao et al. 2022, §3.1). Keys that no query of a block may see are never touched: the causal kind does
-//! half the work of the square, the banded kind its band's, and a branch's queries go by the other branches.
+//! half the work of the full square, the banded kind its band's, and a branch's queries go by the other branches.
 
 use crate::attention::{Mask, attention};
 use crate::cpu::element::Element;
@@ -266,7 +266,8 @@ impl<E: Element> Head<'_, E> {
         if of_stem {
             return seen.min(segment.stem)..segment.stem;
         }
-        segment.start + seen.saturating_sub(segment.stem)..query + 1
+        let end = if self.mask == Mask::Full { segment.end } else { query + 1 };
+        segment.start + seen.saturating_sub(segment.stem)..end
     }
 
     /// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of
@@ -518,8 +519,8 @@ mod tests {
     use crate::check::{assert_close, assert_gradient, draw};
     use candle_core::{Device, Var};
 
-    const MASKS: [Mask; 4] =
-        [Mask::Causal, Mask::Banded { width: 1 }, Mask::Banded { width: 3 }, Mask::Banded { width: 100 }];
+    const MASKS: [Mask; 5] =
+        [Mask::Causal, Mask::Banded { width: 1 }, Mask::Banded { width: 3 }, Mask::Banded { width: 100 }, Mask::Full];
     const DROP: Dropout = Dropout { p: 0.2, seed: 1, site: 0, first_row: 3 };
 
     fn numbers(x: &Tensor) -> Vec<f32> {
@@ -575,7 +576,7 @@ mod tests {
         let t = 2 * SPAN + 5;
         let qkv = Var::from_tensor(&(draw(1, &[1, t, 3 * 8]) * 2.0).unwrap()).unwrap();
         let dmixed = draw(2, &[1, t, 8]);
-        for mask in [Mask::Causal, Mask::Banded { width: SPAN }, Mask::Banded { width: SPAN + 50 }] {
+        for mask in [Mask::Causal, Mask::Banded { width: SPAN }, Mask::Banded { width: SPAN + 50 }, Mask::Full] {
             for drop in [None, Some(DROP)] {
                 let plain = self_attention(qkv.as_tensor(), 2, mask, &Sequences::windows(1, t), drop).unwrap();
                 let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
@@ -626,13 +627,16 @@ mod tests {
             let parts: Vec<Tensor> = ranges.iter().map(|r| x.narrow(1, r.start, r.len()).unwrap()).collect();
             Tensor::cat(&parts, 1).unwrap()
         };
-        for mask in [Mask::Causal, Mask::Banded { width: 3 }, Mask::Banded { width: SPAN }] {
+        for mask in [Mask::Causal, Mask::Banded { width: 3 }, Mask::Banded { width: SPAN }, Mask::Full] {
             for drop in [None, Some(DROP)] {
                 let plain = self_attention(qkv.as_tensor(), 2, mask, &tree, drop).unwrap();
                 let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
                 let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &tree, drop);
                 assert_close("mixed", &mixed, &plain, 1e-5);
                 assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 2e-4);
+            }
+            if mask == Mask::Full {
+                continue; // alone, a stem would see what comes after it
             }
             let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &tree, None);
             let mut stems = Tensor::zeros((1, t, 24), candle_core::DType::F32, &Device::Cpu).unwrap();

@@ -130,6 +130,11 @@ impl Sequences {
         self.len() > self.windows || !self.branches.is_empty()
     }
 
+    /// Whether some of them share a stem.
+    pub(crate) fn are_branching(&self) -> bool {
+        !self.branches.is_empty()
+    }
+
     /// Sequence `n`, in its parts.
     pub(crate) fn segments(&self, n: usize) -> impl Iterator<Item = Segment> + use<'_> {
         let len = self.get(n).len();
@@ -146,13 +151,13 @@ impl Sequences {
         segments.flat_map(|segment| segment.stem as u32..segment.position(segment.end) as u32).collect()
     }
 
-    /// What each token may see besides the tokens of its own segment: for each of the `B·T`, its segment's first token and
-    /// the tokens of its stem, counted from the sequence's first, all among the `B·T`.
-    pub(crate) fn surroundings(&self) -> Vec<(usize, Range<usize>)> {
+    /// What a token shares with others: for each of the `B·T`, the tokens of its segment and those of its stem, among the
+    /// `B·T`.
+    pub(crate) fn surroundings(&self) -> Vec<(Range<usize>, Range<usize>)> {
         let one = |n: usize| {
             let first = self.get(n).start;
             self.segments(n).flat_map(move |segment| {
-                let what = (first + segment.start, first..first + segment.stem);
+                let what = (first + segment.start..first + segment.end, first..first + segment.stem);
                 std::iter::repeat_n(what, segment.end - segment.start)
             })
         };
@@ -179,7 +184,7 @@ mod tests {
         assert_eq!(tree.positions(), [0, 1, 2, 2, 3, 4, 0, 1, 0, 0, 1]);
         assert_eq!((tree.len(), tree.window(), tree.longest(), tree.get(1)), (3, 11, 5, 6..9));
         let seen = tree.surroundings();
-        assert_eq!([&seen[1], &seen[4], &seen[8]], [&(0, 0..0), &(3, 0..2), &(8, 6..6)]);
+        assert_eq!([&seen[1], &seen[4], &seen[8]], [&(0..2, 0..0), &(3..6, 0..2), &(8..9, 6..6)]);
         assert!(tree.are_packed());
         for wrong in [vec![], vec![(2, &[][..])], vec![(2, &[1usize, 0][..])]] {
             assert!(Sequences::branching(wrong).is_err());

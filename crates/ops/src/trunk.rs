@@ -1,5 +1,6 @@
 //! The blocks of a model one after the other, and the norm after the last: one operation for candle.
 
+use crate::attention::Mask;
 use crate::block::{Around, Block, Drops, Kept, Room, Sizes};
 use crate::cache::{Cache, Layers};
 use crate::cpu::among_the_threads;
@@ -97,8 +98,11 @@ impl Trunk {
     /// row.
     ///
     /// # Errors
-    /// When the shapes do not fit, or a row of `cache` is full.
+    /// When the shapes do not fit, a row of `cache` is full, or tokens see later ones.
     pub fn step(&self, x: &Tensor, sequences: &Sequences, cache: &mut Cache) -> Result<Tensor> {
+        if self.blocks.iter().any(|block| block.mask == Mask::Full) {
+            bail!("a model whose tokens see later ones cannot go on from earlier ones");
+        }
         let lens = cache.count(sequences)?;
         match &mut cache.layers {
             Layers::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
@@ -249,7 +253,6 @@ impl<E: Element> Run<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::Mask;
     use crate::check::{assert_close, draw};
     use crate::dropout::Dropout;
     use crate::linear::Linear;

@@ -203,7 +203,7 @@ impl Settings {
 /// # Errors
 /// When they cannot be read, or it holds none.
 pub fn weights_of(folder: &Path) -> Result<String> {
-    load_config(folder)?;
+    load_config(folder)?.must_write().with_context(|| folder.display().to_string())?;
     disk::fingerprint(folder, ".safetensors")
 }
 

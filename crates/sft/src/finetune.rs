@@ -12,7 +12,7 @@ use data::progress::{Progress, grouped};
 use data::tokenizer::END_OF_TEXT;
 use data::world::Task;
 use model::folder::{load_config, load_model};
-use model::{ClassHead, Gpt, HeadDescription, ModelConfig, Params};
+use model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct FinetuneConfig {
     /// Seed of everything that is drawn.
     #[serde(default = "seed")]
     pub seed: u64,
-    /// λ: weight of the language model's loss beside the task's; 0 leaves it out.
+    /// λ: weight of the language model's loss beside the task's; 0 leaves it out, as it must be for kind bert.
     #[serde(default = "lm_coef")]
     pub lm_coef: f64,
     /// Probability of dropping an element of what the head reads.
@@ -135,7 +135,13 @@ impl Labeling {
 /// # Errors
 /// When records and model do not fit together, or the run fails.
 pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
-    let mut start = Start::load(init, sitting.device)?;
+    let mut start = Start::load_reader(init, sitting.device)?;
+    ensure!(
+        start.config.kind != Kind::Bert || config.lm_coef == 0.0,
+        "{} is a masked model (kind bert): it predicts no next token, whose loss lm_coef = {} would add\n  hint: --set lm_coef=0",
+        init.display(),
+        config.lm_coef
+    );
     config.dropout.apply(&mut start.config);
     if start.tokenizer.end_of_text().is_none() {
         start.add_tokens(&[END_OF_TEXT], config.seed)?; // padding, for who reads the folder elsewhere
@@ -241,7 +247,7 @@ fn trainer(
     data: &Data,
 ) -> Result<Trainer<Classifier>> {
     let classifier = Classifier {
-        gpt: Gpt::new(shape, &params, config.train.dtype.precision())?,
+        gpt: Gpt::reader(shape, &params, config.train.dtype.precision())?,
         head,
         task: labeling.task,
         labels: labeling.labels,
@@ -292,6 +298,6 @@ fn load(folder: &Path, config: &FinetuneConfig, sitting: &Sitting) -> Result<Cla
     let (_, mut params) = load_model(folder, sitting.device)?;
     let head = ClassHead::load(&mut params, folder)?;
     let Labeling { task, labels, .. } = Labeling::load(folder)?;
-    let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
+    let gpt = Gpt::reader(&shape, &params, config.train.dtype.precision())?;
     Ok(Classifier { gpt, head, task, labels, most_sequences: 1, lm_coef: 0.0, dropout: 0.0 })
 }

@@ -1,6 +1,6 @@
 //! What a fine-tuning starts from: a model folder, its vocabulary extended where the stage needs signs of its own.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::Device;
 use model::folder::ModelFolder;
 use model::lora::extend_vocabulary;
@@ -67,12 +67,23 @@ pub struct Start {
 }
 
 impl Start {
-    /// Reads the model in `folder`.
+    /// Reads the model in `folder`, which is to write.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`].
+    /// As [`ModelFolder::load`], or when models of its kind do not write.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let start = Self::load_reader(folder, device)?;
+        start.config.must_write().with_context(|| folder.display().to_string())?;
+        Ok(start)
+    }
+
+    /// Reads the transformer in `folder`, which a head is to read.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`], or when it is no transformer.
+    pub fn load_reader(folder: &Path, device: &Device) -> Result<Self> {
         let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(folder, device)?;
+        config.must_attend().with_context(|| folder.display().to_string())?;
         let folder = std::path::absolute(folder)?;
         Ok(Self { folder, config, params, tokenizer, end_of_text, new_tokens: Vec::new() })
     }

@@ -11,6 +11,7 @@
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
 //! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
 //! - [`objective`] what a stage trains for
+//! - [`masked`]    what a masked model is asked
 //! - [`fit`]       the one step, and the loop around it
 //! - [`overview`]  the runs of a folder at a glance
 //! - [`memory`]    what a step holds, by part
@@ -25,6 +26,7 @@ mod events;
 pub mod fit;
 pub mod guard;
 pub mod interrupt;
+pub mod masked;
 pub mod memory;
 pub mod objective;
 pub mod optimizer;

@@ -49,9 +49,14 @@ struct PerToken {
 impl PerToken {
     fn of(model: &ModelConfig, precision: Precision) -> Self {
         let (full, stored) = (4.0, precision.bytes() as f64);
+        if model.kind == Kind::Lstm {
+            // What a layer reads, its four gates, cell and output; then what was dropped, the order of steps, the outputs
+            // before, and the stream and its gradient where candle hands them on.
+            return Self { block: 7.0 * full, passing: 7.0 * full };
+        }
         // Two norms, queries, keys and values, what attention mixes, and what the MLP's GELU reads; GPT-1's attention reads
-        // what no norm keeps.
-        let block = stored * (10.0 + or_none(model.kind == Kind::Gpt1, 1.0));
+        // what no norm keeps, and the masked model's too.
+        let block = stored * (10.0 + or_none(matches!(model.kind, Kind::Gpt1 | Kind::Bert), 1.0));
         // Gradients of a block's parts, and the stream and its gradient where candle hands them on.
         let dropout = model.residual_dropout > 0.0 || model.embedding_dropout > 0.0;
         Self { block, passing: 9.0 * stored + 6.0 * full + or_none(dropout, full) }
@@ -67,9 +72,10 @@ fn or_none(there: bool, bytes: f64) -> f64 {
     if there { bytes } else { 0.0 }
 }
 
-/// Weights of the blocks' matrices.
-fn matrices(model: &ModelConfig) -> f64 {
-    model.n_layer as f64 * 12.0 * model.d_model as f64 * model.d_model as f64
+/// Weights of the layers' matrices.
+pub(crate) fn matrices(model: &ModelConfig) -> f64 {
+    let of_a_layer = if model.kind == Kind::Lstm { 8.0 } else { 12.0 };
+    model.n_layer as f64 * of_a_layer * model.d_model as f64 * model.d_model as f64
 }
 
 impl Memory {
@@ -97,8 +103,8 @@ impl Memory {
         let (d, v, full) = (n(model.d_model), n(model.vocab_size), 4.0);
         let PerToken { block, passing } = PerToken::of(model, precision);
         let kept = match train.recompute {
-            Recompute::None => n(model.n_layer) * block,
-            Recompute::Blocks => n(model.n_layer) * full + block,
+            Recompute::Blocks if model.kind != Kind::Lstm => n(model.n_layer) * full + block,
+            _ => n(model.n_layer) * block,
         };
         let (params, matrices, table) = (model.n_params() as f64, matrices(model), or_none(portion.scores, v * d));
         // Adapted matrices have a copy that is never changed, and gradients until those of the adapters are made of them.

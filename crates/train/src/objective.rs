@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use data::batch::{Batch, IGNORE};
-use model::{Gpt, Input, Pass};
+use model::{Gpt, Input, Pass, Predictor};
 use ops::Sequences;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -48,11 +48,11 @@ pub struct Validation {
     pub chosen_by: f64,
 }
 
-/// Prediction of each next token: mean loss over the targets that count.
+/// Prediction of each next token, or of those that [`crate::masked`] asks for: mean loss over the targets that count.
 #[derive(Debug)]
-pub struct LanguageModeling(pub Gpt);
+pub struct LanguageModeling<M = Gpt>(pub M);
 
-impl Objective for LanguageModeling {
+impl<M: Predictor> Objective for LanguageModeling<M> {
     type Batch = Batch;
 
     fn rows(&self, batch: &Batch) -> usize {
@@ -64,7 +64,7 @@ impl Objective for LanguageModeling {
     }
 }
 
-impl LanguageModeling {
+impl<M: Predictor> LanguageModeling<M> {
     /// `coef` times the part of a batch's loss that `rows` make, as [`Objective::loss`] is.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl LanguageModeling {
     }
 }
 
-impl Validate for LanguageModeling {
+impl<M: Predictor> Validate for LanguageModeling<M> {
     fn n_tokens(&self, batch: &Batch) -> u64 {
         batch.tokens.len() as u64
     }
@@ -102,7 +102,7 @@ fn counted(targets: &[u32]) -> usize {
 }
 
 /// `rows` of a batch, as input and targets of `model`, `[rows, T]` each.
-fn tensors(batch: &Batch, rows: Range<usize>, model: &Gpt) -> Result<(Input, Tensor)> {
+fn tensors(batch: &Batch, rows: Range<usize>, model: &impl Predictor) -> Result<(Input, Tensor)> {
     let range = rows.start * batch.context..rows.end * batch.context;
     check_tokens(&batch.tokens[range.clone()], model)?;
     let tensor = |ids: &[u32]| Tensor::from_slice(&ids[range.clone()], (rows.len(), batch.context), model.device());
@@ -115,7 +115,7 @@ fn tensors(batch: &Batch, rows: Range<usize>, model: &Gpt) -> Result<(Input, Ten
 ///
 /// # Errors
 /// When it has not.
-pub fn check_tokens(tokens: &[u32], model: &Gpt) -> Result<()> {
+pub fn check_tokens(tokens: &[u32], model: &impl Predictor) -> Result<()> {
     let entries = model.config().vocab_size;
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= entries) {
         bail!(

@@ -4,13 +4,14 @@ use crate::config::{Recompute, TrainConfig};
 use crate::fit::Trainer;
 use crate::guard::Guard;
 pub use crate::memory::Memory;
+use crate::memory::matrices;
 use crate::objective::LanguageModeling;
 use crate::pretrain::PretrainConfig;
 use crate::schedule::Schedule;
 use anyhow::Result;
 use candle_core::Device;
 use data::batch::Batch;
-use model::{Gpt, ModelConfig, Params};
+use model::{Kind, ModelConfig, Params, predictor};
 use std::time::Instant;
 
 /// What a run will take.
@@ -49,11 +50,11 @@ impl Flops {
 
     /// Of `model` in a run with `train`, at windows of its whole context.
     pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
-        let d = model.d_model as f64;
-        let blocks = model.n_layer as f64 * 12.0 * d * d;
+        let (d, blocks) = (model.d_model as f64, matrices(model));
         let seen = |layer| {
-            let n: usize = (0..model.context).map(|position| model.mask(layer).visible(position).len()).sum();
-            n as f64 / model.context as f64
+            let visible = |position| model.mask(layer).visible(position);
+            let n: usize = (0..model.context).map(visible).map(|keys| keys.end.min(model.context) - keys.start).sum();
+            if model.kind == Kind::Lstm { 0.0 } else { n as f64 / model.context as f64 }
         };
         // Forward two products of D for each token seen, backward twice that.
         // Layers alternate between two kinds at most.
@@ -62,8 +63,8 @@ impl Flops {
             weights: 6.0 * (blocks + model.vocab_size as f64 * d),
             attention,
             recomputed: match train.recompute {
-                Recompute::None => 0.0,
-                Recompute::Blocks => 2.0 * blocks + attention / 3.0,
+                Recompute::Blocks if model.kind != Kind::Lstm => 2.0 * blocks + attention / 3.0,
+                _ => 0.0,
             },
         }
     }
@@ -185,7 +186,7 @@ fn seconds<const N: usize>(
     let mut trainers = Vec::with_capacity(N);
     for model in models {
         let params = Params::init(model, 1, device)?;
-        let objective = LanguageModeling(Gpt::new(model, &params, train.dtype.precision())?);
+        let objective = LanguageModeling(predictor(model, &params, train.dtype.precision())?);
         trainers.push(Trainer::new(objective, params, &train, 1)?);
     }
     let n = rows * models[0].context;
@@ -238,6 +239,17 @@ mod tests {
         let (banded, dense) = (Flops::of(&gpt3.model, &gpt3.train), Flops::of(&dense, &gpt3.train));
         assert_eq!(dense.attention, 12.0 * 12288.0 * 96.0 * 1024.5);
         assert!(banded.attention < 0.65 * dense.attention, "{} {}", banded.attention, dense.attention);
+    }
+
+    #[test]
+    fn baselines_take_the_work_of_their_formulas() {
+        let gpt3 = gpt3_175b();
+        let of = |kind| Flops::of(&ModelConfig { kind, band: None, ..gpt3.model.clone() }, &gpt3.train);
+        // Of both sides: every token of the window.
+        assert_eq!(of(Kind::Bert).attention, 12.0 * 12288.0 * 96.0 * 2048.0);
+        assert_eq!(of(Kind::Bert).weights, of(Kind::Gpt1).weights);
+        let n = 96.0 * 8.0 * 12288.0 * 12288.0 + 50257.0 * 12288.0;
+        assert_eq!(of(Kind::Lstm), Flops { weights: 6.0 * n, attention: 0.0, recomputed: 0.0 });
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! The first stage: raw text → language model (Radford et al. 2018, §3.1).
+//! The first stage: raw text → language model (Radford et al. 2018, §3.1), or one of the baselines beside it.
 
 use crate::checkpoint::{self, State, TextSeen};
 use crate::config::TrainConfig;
 use crate::fit::{Sitting, Summary, Trainer, fit};
+use crate::masked::{Masking, rows_of_vocabulary};
 use crate::objective::LanguageModeling;
 use crate::plan::{Memory, machine_memory, settings_that_fit};
 use crate::run::{Run, locked};
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use data::batch::{Batch, Prefetch, Windows, validation};
 use data::prepare::{Prepared, prepare};
 use data::progress::{Progress, grouped};
@@ -16,7 +17,7 @@ use data::shard::Manifest;
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
 use model::folder::{load_config, load_model};
-use model::{Gpt, ModelConfig, Params};
+use model::{Kind, ModelConfig, Params, Predictor, predictor};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -115,10 +116,13 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
         config.tokenizer = TokenizerConfig::load_from(folder);
     }
     if config.model.vocab_size == 0 {
-        config.model.vocab_size = match (&config.tokenizer.path, config.tokenizer.vocab_size) {
+        let entries = match (&config.tokenizer.path, config.tokenizer.vocab_size) {
             (Some(path), _) => Tokenizer::load(path)?.vocab_size(),
             (None, entries) => entries.unwrap_or(0),
         };
+        if entries > 0 {
+            config.model.vocab_size = rows_of_vocabulary(config.model.kind, entries);
+        }
     }
     if config.model.vocab_size > 0 && !config.train.depends_on_text() {
         return Ok(0);
@@ -147,6 +151,9 @@ fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
 /// # Errors
 /// When text or tokenizer cannot be used, or the run has fewer steps.
 pub fn batch_of_step(config: &PretrainConfig, step: u64, progress: &dyn Progress) -> Result<(Tokenizer, Batch)> {
+    if config.model.kind == Kind::Bert {
+        bail!("a model of kind bert is asked for masked tokens, not for the next ones: its batches cannot be shown");
+    }
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
     let windows = windows(config, &prepared)?;
     let schedule = Schedule::new(&config.train, config.model.context, windows.rows_per_epoch());
@@ -230,24 +237,40 @@ pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Res
     go_on(config, trainer, state, &text, run, sitting)
 }
 
-fn trainer(config: &PretrainConfig, params: Params) -> Result<Trainer<LanguageModeling>> {
-    let gpt = Gpt::new(&config.model, &params, config.train.dtype.precision())?;
-    Trainer::new(LanguageModeling(gpt), params, &config.train, config.seed)
+/// A model of any kind, in training.
+type Pretraining = Trainer<LanguageModeling<Box<dyn Predictor>>>;
+
+fn trainer(config: &PretrainConfig, params: Params) -> Result<Pretraining> {
+    let model = predictor(&config.model, &params, config.train.dtype.precision())?;
+    Trainer::new(LanguageModeling(model), params, &config.train, config.seed)
 }
+
+/// The same tokens are asked for in validations of all runs, so that their losses can be compared.
+const VALIDATION_SEED: u64 = 0;
 
 /// What a run reads.
 struct Text {
     windows: Arc<Windows>,
+    /// What of the windows a masked model is asked.
+    masking: Option<Masking>,
     validation: Vec<Batch>,
 }
 
 impl Text {
     fn new(config: &PretrainConfig, prepared: &Prepared) -> Result<Self> {
         let PretrainConfig { model, train, .. } = config;
-        Ok(Self {
-            windows: Arc::new(windows(config, prepared)?),
-            validation: validation(&prepared.corpus, model.context, train.micro_batch(), train.eval_windows),
-        })
+        let masks = |seed| {
+            (model.kind == Kind::Bert).then(|| Masking { seed, entries: prepared.tokenizer.vocab_size() as u32 })
+        };
+        let mut validation = validation(&prepared.corpus, model.context, train.micro_batch(), train.eval_windows);
+        if let Some(masking) = masks(VALIDATION_SEED) {
+            let mut first_row = 0;
+            for batch in &mut validation {
+                masking.apply(batch, first_row);
+                first_row += batch.rows as u64;
+            }
+        }
+        Ok(Self { windows: Arc::new(windows(config, prepared)?), masking: masks(config.seed), validation })
     }
 }
 
@@ -258,7 +281,7 @@ fn windows(config: &PretrainConfig, prepared: &Prepared) -> Result<Windows> {
 
 fn go_on(
     config: &PretrainConfig,
-    mut trainer: Trainer<LanguageModeling>,
+    mut trainer: Pretraining,
     state: State,
     text: &Text,
     mut run: Run,
@@ -266,29 +289,37 @@ fn go_on(
 ) -> Result<Outcome> {
     let schedule = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch());
     let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let windows = Arc::clone(&text.windows);
-    let batches = Prefetch::new(move |first, rows| windows.batch(first, rows), plan);
+    let (windows, masking) = (Arc::clone(&text.windows), text.masking);
+    let next = move |first, rows| {
+        let mut batch = windows.batch(first, rows);
+        masking.iter().for_each(|masking| masking.apply(&mut batch, first));
+        batch
+    };
+    let batches = Prefetch::new(next, plan);
     let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, sitting)?;
     run.draw()?;
     Ok(Outcome { folder: run.folder().to_owned(), summary })
 }
 
-/// The model has as many tokens as the tokenizer where the configuration leaves it open, and never fewer.
+/// The model has as many tokens as the tokenizer, and a masked one the mask token besides, where the configuration leaves it
+/// open; and never fewer.
 fn fit_vocabulary(model: &mut ModelConfig, entries: usize, progress: &dyn Progress) -> Result<()> {
+    let needed = rows_of_vocabulary(model.kind, entries);
     if model.vocab_size == 0 {
-        model.vocab_size = entries;
+        model.vocab_size = needed;
     }
     let size = model.vocab_size;
+    let and_mask = if needed > entries { " and the mask token one" } else { "" };
     ensure!(
-        entries <= size,
-        "the tokenizer has {entries} entries, more than model.vocab_size = {size}; set model.vocab_size = {entries}, \
+        needed <= size,
+        "the tokenizer has {entries} entries{and_mask}, more than model.vocab_size = {size}; set model.vocab_size = {needed}, \
          or leave it out"
     );
-    if entries < size {
+    if needed < size {
         progress.note(&format!(
-            "the tokenizer has {} entries; {} rows of the model's vocabulary of {} stand for no token",
+            "the tokenizer has {} entries{and_mask}; {} rows of the model's vocabulary of {} stand for no token",
             grouped(entries as u64),
-            grouped((size - entries) as u64),
+            grouped((size - needed) as u64),
             grouped(size as u64)
         ));
     }

@@ -1,0 +1,565 @@
+//! Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000): layers of it one after
+//! the other, as one operation for candle, forward and backward through time.
+//!
+//! Of all tokens at once the products with what a layer reads; step by step those with its own last output. Tokens are
+//! worked on by their position, all first ones, then all second ones: the sequences that still go on at a position are the
+//! longest, so that each step is one product of contiguous rows. Sequences are divided among the threads, which need not
+//! wait for each other until a layer ends.
+
+use crate::cpu::{among_the_threads, fused, vectorized};
+use crate::dropout::{Dropout, dropout};
+use crate::exp::exp;
+use crate::linear::{Linear, add_bias, add_to};
+use crate::parameter::Parameter;
+use crate::product::{Matrix, Parts, Precision, accumulate, multiply_here};
+use crate::sequences::Sequences;
+use crate::slices::{f32s, with_f32s};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A layer's weights. Columns are those of the input gate, the forget gate, the cell's input and the output gate.
+#[derive(Debug, Clone)]
+pub struct LstmLayer {
+    /// From what it reads, `[D, 4·D]`, and the gates' bias.
+    pub input: Linear,
+    /// From its last output, `[D, 4·D]`.
+    pub hidden: Arc<Parameter>,
+}
+
+/// All layers, first to last, of one width.
+#[derive(Debug)]
+pub struct Lstm {
+    /// First to last.
+    pub layers: Vec<LstmLayer>,
+}
+
+impl Lstm {
+    /// `x`: `[B, T, D]` with these `sequences`, which the result is too; each sequence begins with a state of zeros. `drops`:
+    /// what of each layer's output is dropped for the next one, or after the last (Zaremba et al. 2014: never between steps);
+    /// one for each layer, or none at all. With `learn`, the gradient can be taken, once.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or sequences branch.
+    pub fn forward(
+        self: &Arc<Self>,
+        x: &Tensor,
+        sequences: &Arc<Sequences>,
+        precision: Precision,
+        drops: &[Option<Dropout>],
+        learn: bool,
+    ) -> Result<Tensor> {
+        let (b, t, _) = x.dims3()?;
+        if (sequences.n_windows(), sequences.window()) != (b, t) || sequences.are_branching() {
+            bail!("an LSTM over a batch of {b} windows of {t} tokens reads as many, in sequences without branches");
+        }
+        if !x.device().is_cpu() {
+            return self.plain(x, sequences, drops, learn);
+        }
+        let (lstm, sequences) = (Arc::clone(self), Arc::clone(sequences));
+        let run = Run { lstm, sequences, precision, drops: drops.to_vec(), learn, kept: Mutex::default() };
+        let x = x.contiguous()?;
+        if learn { x.apply_op1(run) } else { x.apply_op1_no_bwd(&run) }
+    }
+
+    /// In candle's differentiable operations: the definition of right, and the path on devices without loops of ours.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn plain(&self, x: &Tensor, sequences: &Sequences, drops: &[Option<Dropout>], tracked: bool) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let goes_on: Vec<f32> = sequences.positions().iter().map(|&position| f32::from(position > 0)).collect();
+        let goes_on = Tensor::from_vec(goes_on, (b, t), x.device())?;
+        let mut x = x.clone();
+        for (n, layer) in self.layers.iter().enumerate() {
+            let gates = layer.input.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 4 * d))?;
+            let hidden = layer.hidden.tensor(tracked);
+            let mut h = Tensor::zeros((b, d), DType::F32, x.device())?;
+            let mut cell = h.clone();
+            let mut outputs = Vec::with_capacity(t);
+            for step in 0..t {
+                let goes_on = goes_on.narrow(1, step, 1)?; // [B, 1]
+                let sums = (gates.narrow(1, step, 1)?.squeeze(1)? + h.broadcast_mul(&goes_on)?.matmul(&hidden)?)?;
+                let parts = sums.chunk(4, D::Minus1)?; // [B, D] each
+                let (write, keep, show) = (sigmoid(&parts[0])?, sigmoid(&parts[1])?, sigmoid(&parts[3])?);
+                cell = ((keep * cell.broadcast_mul(&goes_on)?)? + (write * parts[2].tanh()?)?)?;
+                h = (show * cell.tanh()?)?;
+                outputs.push(h.clone());
+            }
+            x = Tensor::stack(&outputs, 1)?; // [B, T, D]
+            if let Some(Some(at)) = drops.get(n) {
+                x = dropout(&x, *at)?;
+            }
+        }
+        Ok(x)
+    }
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// Tokens in the order in which they are worked on: by position, and at each the longest sequences first.
+struct Order {
+    /// Which of the `B·T` stands at each place.
+    tokens: Vec<usize>,
+    /// The first place of each position; then `B·T`.
+    firsts: Vec<usize>,
+}
+
+impl Order {
+    fn of(sequences: &Sequences) -> Self {
+        let mut by_length: Vec<Range<usize>> = sequences.iter().collect();
+        by_length.sort_by_key(|sequence| Reverse(sequence.len()));
+        let (mut tokens, mut firsts) = (Vec::with_capacity(sequences.n_tokens()), Vec::new());
+        for position in 0..sequences.longest() {
+            firsts.push(tokens.len());
+            let longer = by_length.iter().take_while(|sequence| sequence.len() > position);
+            tokens.extend(longer.map(|sequence| sequence.start + position));
+        }
+        firsts.push(tokens.len());
+        Self { tokens, firsts }
+    }
+
+    fn positions(&self) -> usize {
+        self.firsts.len() - 1
+    }
+
+    /// Places at `position` of those of the sequences `rows` that reach it.
+    fn places(&self, position: usize, rows: &Range<usize>) -> Range<usize> {
+        let (first, end) = (self.firsts[position], self.firsts[position + 1]);
+        (first + rows.start).min(end)..(first + rows.end).min(end)
+    }
+
+    /// Sequences that one thread works on at a time.
+    fn jobs(&self) -> impl IndexedParallelIterator<Item = Range<usize>> {
+        let n = self.firsts.get(1).map_or(0, |&end| end);
+        let high = n.div_ceil(rayon::current_num_threads()).max(FEWEST);
+        (0..n.div_ceil(high)).into_par_iter().map(move |job| job * high..((job + 1) * high).min(n))
+    }
+
+    /// Rows of `x`, one a token, in this order.
+    fn gather(&self, x: &[f32], d: usize) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        y.par_chunks_mut(d).zip(&self.tokens).for_each(|(y, &token)| y.copy_from_slice(&x[token * d..][..d]));
+        y
+    }
+
+    /// The opposite.
+    fn scatter(&self, x: &[f32], d: usize) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        for (x, &token) in x.chunks_exact(d).zip(&self.tokens) {
+            y[token * d..][..d].copy_from_slice(x);
+        }
+        y
+    }
+
+    /// Drops from `x`, rows in this order, what it would of rows in theirs.
+    fn drop(&self, x: &mut [f32], at: Option<&Option<Dropout>>, window: usize, d: usize) {
+        if let Some(Some(at)) = at {
+            let rows = x.par_chunks_mut(d).zip(&self.tokens);
+            rows.for_each(|(row, &token)| at.apply_from(row, (token * d) as u64, window * d));
+        }
+    }
+}
+
+/// Sequences that are a job for a thread: with fewer, products read more weights than they save time.
+const FEWEST: usize = 4;
+
+/// One forward pass, and what its backward pass reads.
+struct Run {
+    lstm: Arc<Lstm>,
+    sequences: Arc<Sequences>,
+    precision: Precision,
+    drops: Vec<Option<Dropout>>,
+    learn: bool,
+    kept: Mutex<Option<Vec<Kept>>>,
+}
+
+/// What a layer keeps; rows in [`Order`].
+struct Kept {
+    /// What it read, `[N, D]`.
+    x: Vec<f32>,
+    /// Values of the gates, `[N, 4·D]`; in the end the gradients of what they were made of.
+    gates: Vec<f32>,
+    /// Cells, `[N, D]`.
+    cells: Vec<f32>,
+    /// What it gave before dropout, `[N, D]`.
+    outputs: Vec<f32>,
+}
+
+impl CustomOp1 for Run {
+    fn name(&self) -> &'static str {
+        "lstm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let shape = layout.shape();
+        let (_, _, d) = shape.dims3()?;
+        let x = f32s(storage, layout, self.name())?;
+        let y = among_the_threads(|| self.forward(x, d))?;
+        Ok((CpuStorage::F32(y), shape.clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            bail!("the gradient of a forward pass is taken once");
+        };
+        let (_, _, d) = x.dims3()?;
+        let dx = with_f32s(&dy.contiguous()?, |dy| among_the_threads(|| self.backward(dy, d, kept)))??;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+impl Run {
+    fn forward(&self, x: &[f32], d: usize) -> Result<Vec<f32>> {
+        if x.is_empty() {
+            return Ok(Vec::new());
+        }
+        let order = Order::of(&self.sequences);
+        let mut x = order.gather(x, d);
+        let mut all = Vec::with_capacity(self.lstm.layers.len());
+        for (n, layer) in self.lstm.layers.iter().enumerate() {
+            let kept = layer.forward(self.precision, x, &order, d)?;
+            x = kept.outputs.clone();
+            order.drop(&mut x, self.drops.get(n), self.sequences.window(), d);
+            if self.learn {
+                all.push(kept);
+            }
+        }
+        if self.learn {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        }
+        Ok(order.scatter(&x, d))
+    }
+
+    fn backward(&self, dy: &[f32], d: usize, mut all: Vec<Kept>) -> Result<Vec<f32>> {
+        let order = Order::of(&self.sequences);
+        let mut dx = order.gather(dy, d);
+        for (n, layer) in self.lstm.layers.iter().enumerate().rev() {
+            let Some(kept) = all.pop() else { bail!("a layer kept nothing for its gradient") };
+            order.drop(&mut dx, self.drops.get(n), self.sequences.window(), d);
+            layer.backward(self.precision, &mut dx, kept, &order, d)?;
+        }
+        Ok(order.scatter(&dx, d))
+    }
+}
+
+impl LstmLayer {
+    /// `x`: `[N, D]`, rows in `order`.
+    fn forward(&self, precision: Precision, x: Vec<f32>, order: &Order, d: usize) -> Result<Kept> {
+        let n = x.len() / d;
+        let (mut gates, mut cells, mut outputs) = (vec![0.0; 4 * n * d], vec![0.0; n * d], vec![0.0; n * d]);
+        let parts = Parts::of(&mut gates);
+        self.input.forward(precision, &x, |at, sums, bias| {
+            // SAFETY: each place is given once.
+            add_bias::<f32>(sums, bias, unsafe { parts.part(at..at + sums.len()) });
+        })?;
+        let hidden = self.hidden.panels(precision, false)?;
+        let [gate_parts, cell_parts, output_parts] = [&mut gates, &mut cells, &mut outputs].map(|x| Parts::of(x));
+        order.jobs().for_each(|rows| {
+            let none = vec![0.0; rows.len() * d];
+            let (mut cells_before, mut outputs_before) = (&*none, &*none);
+            for position in 0..order.positions() {
+                let places = order.places(position, &rows);
+                if places.is_empty() {
+                    break;
+                }
+                let (m, numbers) = (places.len(), places.start * d..places.end * d);
+                // SAFETY: the places of a sequence belong to one job, which takes those of each position once.
+                let (gates, cells, outputs) = unsafe {
+                    let gates = gate_parts.part(4 * numbers.start..4 * numbers.end);
+                    (gates, cell_parts.part(numbers.clone()), output_parts.part(numbers))
+                };
+                if position > 0 {
+                    multiply_here(Matrix::new(outputs_before, m, d, d), &hidden, |row, column, sums| {
+                        add_to(sums, &mut gates[row * 4 * d + column..][..sums.len()]);
+                    });
+                }
+                let by_row = gates.chunks_exact_mut(4 * d).zip(cells_before.chunks_exact(d));
+                let results = cells.chunks_exact_mut(d).zip(outputs.chunks_exact_mut(d));
+                for ((gates, before), (cell, output)) in by_row.zip(results) {
+                    cell_forward(gates, before, cell, output);
+                }
+                (cells_before, outputs_before) = (cells, outputs);
+            }
+        });
+        Ok(Kept { x, gates, cells, outputs })
+    }
+
+    /// `dx`: gradient of what the layer gave, `[N, D]`, changed in place into that of what it read. Gradients of the weights
+    /// are added to theirs.
+    fn backward(&self, precision: Precision, dx: &mut [f32], kept: Kept, order: &Order, d: usize) -> Result<()> {
+        let Kept { x, mut gates, cells, outputs } = kept;
+        let hidden = self.hidden.panels(precision, true)?;
+        let (gate_parts, dx_parts) = (Parts::of(&mut gates), Parts::of(dx));
+        order.jobs().for_each(|rows| {
+            let none = vec![0.0; rows.len() * d];
+            let (mut dcells, mut later) = (none.clone(), none.clone());
+            for position in (0..order.positions()).rev() {
+                let places = order.places(position, &rows);
+                let (m, numbers) = (places.len(), places.start * d..places.end * d);
+                if m == 0 {
+                    continue;
+                }
+                // SAFETY: as in the forward pass.
+                let (gates, doutputs) = unsafe {
+                    let gates = gate_parts.part(4 * numbers.start..4 * numbers.end);
+                    (gates, dx_parts.part(numbers.clone()))
+                };
+                add_to(&later[..m * d], doutputs);
+                let before = match position.checked_sub(1) {
+                    Some(earlier) => &cells[order.places(earlier, &rows).start * d..][..m * d],
+                    None => &none[..m * d],
+                };
+                let states = before.chunks_exact(d).zip(cells[numbers].chunks_exact(d));
+                let gradients = doutputs.chunks_exact(d).zip(dcells.chunks_exact_mut(d));
+                for ((gates, (before, cell)), (doutput, dcell)) in
+                    gates.chunks_exact_mut(4 * d).zip(states).zip(gradients)
+                {
+                    cell_backward(gates, before, cell, doutput, dcell);
+                }
+                if position > 0 {
+                    multiply_here(Matrix::new(&*gates, m, 4 * d, 4 * d), &hidden, |row, column, sums| {
+                        later[row * d + column..][..sums.len()].copy_from_slice(sums);
+                    });
+                }
+            }
+        });
+        // Each token but the first of a sequence read the output before it.
+        let all = 0..order.firsts[1];
+        let before = (1..order.positions()).flat_map(|position| {
+            let first = order.places(position - 1, &all).start;
+            &outputs[first * d..][..order.places(position, &all).len() * d]
+        });
+        let before: Vec<f32> = before.copied().collect();
+        let (n, after) = (before.len() / d, &gates[4 * d * all.end..]);
+        self.hidden.add_gradient(|sum, add| {
+            let (before, after) = (Matrix::new(&before, n, d, d), Matrix::new(after, n, 4 * d, 4 * d));
+            accumulate(precision, before.t(), after, sum, add);
+        });
+        self.input.learn(precision, &x, &gates)?;
+        let dx = Parts::of(dx);
+        self.input.backward(precision, &gates, |at, sums| {
+            // SAFETY: each place is given once.
+            unsafe { dx.part(at..at + sums.len()) }.copy_from_slice(sums);
+        })
+    }
+}
+
+#[inline(always)]
+fn gate<const FUSED: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FUSED>(-x))
+}
+
+#[inline(always)]
+fn tanh<const FUSED: bool>(x: f32) -> f32 {
+    fused::<FUSED>(2.0, gate::<FUSED>(2.0 * x), -1.0)
+}
+
+vectorized! {
+    /// One token: sums of the four gates → their values, in `gates`, `[4·D]`; from the cell `before` the new one and the
+    /// output.
+    fn cell_forward(gates: &mut [f32], before: &[f32], cell: &mut [f32], output: &mut [f32]) {
+        let d = cell.len();
+        let (first, second) = gates.split_at_mut(2 * d);
+        let ((write, keep), (new, show)) = (first.split_at_mut(d), second.split_at_mut(d));
+        let (before, output) = (&before[..d], &mut output[..d]);
+        for k in 0..d {
+            write[k] = gate::<FUSED>(write[k]);
+            keep[k] = gate::<FUSED>(keep[k]);
+            new[k] = tanh::<FUSED>(new[k]);
+            show[k] = gate::<FUSED>(show[k]);
+            cell[k] = fused::<FUSED>(keep[k], before[k], write[k] * new[k]);
+            output[k] = show[k] * tanh::<FUSED>(cell[k]);
+        }
+    }
+}
+
+vectorized! {
+    /// One token: from the gradients of its output and, in `dcell`, of its cell through the next one, those of the sums, in
+    /// the place of the values of the `gates`, and of the cell `before`, in `dcell`.
+    fn cell_backward(gates: &mut [f32], before: &[f32], cell: &[f32], doutput: &[f32], dcell: &mut [f32]) {
+        let d = cell.len();
+        let (first, second) = gates.split_at_mut(2 * d);
+        let ((write, keep), (new, show)) = (first.split_at_mut(d), second.split_at_mut(d));
+        let (before, doutput, dcell) = (&before[..d], &doutput[..d], &mut dcell[..d]);
+        for k in 0..d {
+            let shown = tanh::<FUSED>(cell[k]);
+            let through = doutput[k] * show[k];
+            let dhere = fused::<FUSED>(through, 1.0 - shown * shown, dcell[k]);
+            let (of_write, of_new) = (dhere * new[k], dhere * write[k]);
+            let (of_keep, of_show) = (dhere * before[k], doutput[k] * shown);
+            dcell[k] = dhere * keep[k];
+            write[k] = of_write * write[k] * (1.0 - write[k]);
+            keep[k] = of_keep * keep[k] * (1.0 - keep[k]);
+            new[k] = of_new * (1.0 - new[k] * new[k]);
+            show[k] = of_show * show[k] * (1.0 - show[k]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{assert_close, assert_gradient, draw};
+    use candle_core::{Device, Var};
+
+    const DROPS: [Option<Dropout>; 2] = [
+        Some(Dropout { p: 0.3, seed: 1, site: 0, first_row: 2 }),
+        Some(Dropout { p: 0.3, seed: 1, site: 1, first_row: 2 }),
+    ];
+
+    /// Two layers of drawn weights, and these.
+    fn lstm(d: usize) -> (Arc<Lstm>, Vec<Arc<Parameter>>) {
+        let mut all = Vec::new();
+        let mut parameter = |shape: &[usize]| {
+            let values = (draw(all.len() as u64 + 10, shape) * 0.4).unwrap();
+            all.push(Arc::new(Parameter::new(&values).unwrap()));
+            Arc::clone(&all[all.len() - 1])
+        };
+        let layers = (0..2).map(|_| LstmLayer {
+            input: Linear { weight: parameter(&[d, 4 * d]), bias: parameter(&[4 * d]) },
+            hidden: parameter(&[d, 4 * d]),
+        });
+        let layers = layers.collect();
+        (Arc::new(Lstm { layers }), all)
+    }
+
+    /// Whole windows in one job and in several; sequences of unequal lengths in windows, of one token too.
+    fn shapes() -> Vec<(usize, Sequences)> {
+        let starts: [&[u32]; 3] = [&[0, 1, 4], &[0], &[0, 6]];
+        vec![
+            (6, Sequences::windows(3, 7)),
+            (20, Sequences::windows(9, 5)),
+            (6, Sequences::windows(2, 1)),
+            (6, Sequences::packed(9, starts).unwrap()),
+            (10, Sequences::packed(14, [&[0u32, 3, 4, 9, 12][..]]).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn the_loops_agree_with_candles_operations_forward_and_backward() {
+        for (d, sequences) in shapes() {
+            let (lstm, parameters) = lstm(d);
+            let shape = [sequences.n_windows(), sequences.window(), d];
+            let (x, dy) = (Var::from_tensor(&draw(1, &shape)).unwrap(), draw(2, &shape));
+            let sequences = Arc::new(sequences);
+            for drops in [&[][..], &DROPS] {
+                let plain = lstm.plain(x.as_tensor(), &sequences, drops, true).unwrap();
+                let expected = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                let forward = |learn| lstm.forward(x.as_tensor(), &sequences, Precision::F32, drops, learn).unwrap();
+                let fast = forward(true);
+                assert_close("y", &fast, &plain, 1e-5);
+                assert_close("y, without a graph", &forward(false), &fast, 0.0);
+                assert!(!forward(false).track_op());
+                parameters.iter().for_each(|p| p.clear_gradient());
+                let grads = (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                assert_close("dx", grads.get(&x).unwrap(), expected.get(&x).unwrap(), 1e-5);
+                for (n, parameter) in parameters.iter().enumerate() {
+                    let (gradient, plain) = (parameter.gradient().unwrap(), expected.get(parameter.var()));
+                    // Where all sequences are of one token, nothing goes on: candle's gradient is 0 there too.
+                    let tolerance = 2e-5 * (sequences.n_tokens() as f32).sqrt();
+                    assert_close(&format!("gradient of parameter {n}"), &gradient, plain.unwrap(), tolerance);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_definition_has_the_gradient_of_finite_differences() {
+        let (lstm, _) = lstm(3);
+        for (starts, drops) in [([&[0u32][..], &[0]], &[][..]), ([&[0, 2], &[0, 1]], &DROPS)] {
+            let sequences = Sequences::packed(4, starts).unwrap();
+            assert_gradient(&[draw(1, &[2, 4, 3])], 2e-3, |x| lstm.plain(&x[0], &sequences, drops, false));
+        }
+    }
+
+    /// The weights' gradients by the loops, for each element of all parameters.
+    #[test]
+    fn weights_have_the_gradient_of_finite_differences() {
+        let (lstm, parameters) = lstm(3);
+        let sequences = Arc::new(Sequences::packed(5, [&[0u32, 2][..], &[0]]).unwrap());
+        let (x, dy) = (draw(1, &[2, 5, 3]), draw(2, &[2, 5, 3]));
+        let x = Var::from_tensor(&x).unwrap();
+        let value = |learn| {
+            let y = lstm.forward(x.as_tensor(), &sequences, Precision::F32, &[], learn).unwrap();
+            (y * &dy).unwrap().sum_all().unwrap()
+        };
+        value(true).backward().unwrap();
+        for (n, parameter) in parameters.iter().enumerate() {
+            let gradient: Vec<f32> = parameter.gradient().unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let values: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
+            for (i, gradient) in gradient.iter().enumerate() {
+                let moved = |by: f32| {
+                    let mut values = values.clone();
+                    values[i] += by;
+                    parameter.change(|old| old.copy_from_slice(&values)).unwrap();
+                    value(false).to_scalar::<f32>().unwrap()
+                };
+                let measured = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                moved(0.0);
+                assert!((measured - gradient).abs() < 3e-3, "{n}, {i}: {measured} by differences, {gradient}");
+            }
+        }
+    }
+
+    /// By hand, of one unit: every weight 1, bias 0, x = 1.
+    #[test]
+    fn two_steps_are_those_of_the_formulas() {
+        let parameter =
+            |shape: &[usize], x: f32| Arc::new(Parameter::new(&Tensor::full(x, shape, &Device::Cpu).unwrap()).unwrap());
+        let input = Linear { weight: parameter(&[1, 4], 1.0), bias: parameter(&[4], 0.0) };
+        let lstm = Arc::new(Lstm { layers: vec![LstmLayer { input, hidden: parameter(&[1, 4], 1.0) }] });
+        let x = Tensor::ones((1, 2, 1), DType::F32, &Device::Cpu).unwrap();
+        let windows = Arc::new(Sequences::windows(1, 2));
+        let y = lstm.forward(&x, &windows, Precision::F32, &[], false).unwrap();
+        // σ(1) = 0.731059, tanh(1) = 0.761594: c₁ = 0.556770, h₁ = 0.731059·tanh(0.556770) = 0.369606.
+        // a = 1.369606: σ(a) = 0.797317, tanh(a) = 0.878602: c₂ = 0.797317·0.556770 + 0.797317·0.878602 = 1.144446,
+        // h₂ = 0.797317·tanh(1.144446) = 0.650535.
+        let expected = Tensor::new(&[[[0.369_606f32], [0.650_535]]], &Device::Cpu).unwrap();
+        assert_close("h", &y, &expected, 2e-6);
+    }
+
+    #[test]
+    fn a_sequence_is_treated_the_same_in_any_batch() {
+        let (lstm, _) = lstm(12);
+        let x = draw(1, &[9, 6, 12]);
+        let run = |from: usize, n: usize| {
+            let drops = DROPS.map(|at| at.map(|at| Dropout { first_row: at.first_row + from as u64, ..at }));
+            let windows = Arc::new(Sequences::windows(n, 6));
+            lstm.forward(&x.narrow(0, from, n).unwrap(), &windows, Precision::F32, &drops, false).unwrap()
+        };
+        assert_close("last two", &run(7, 2), &run(0, 9).narrow(0, 7, 2).unwrap(), 0.0);
+    }
+
+    /// bf16 rounds what products read to 8 bits: a few parts in a hundred of the largest.
+    #[test]
+    fn bf16_stays_near_f32() {
+        let (lstm, parameters) = lstm(20);
+        let windows = Arc::new(Sequences::windows(5, 9));
+        let (x, dy) = (Var::from_tensor(&draw(1, &[5, 9, 20])).unwrap(), draw(2, &[5, 9, 20]));
+        let run = |precision| {
+            parameters.iter().for_each(|p| p.clear_gradient());
+            let y = lstm.forward(x.as_tensor(), &windows, precision, &[], true).unwrap();
+            let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+            let mut all = vec![y, grads.get(&x).unwrap().clone()];
+            all.extend(parameters.iter().map(|p| p.gradient().unwrap()));
+            all
+        };
+        for (n, (near, exact)) in run(Precision::Bf16).iter().zip(&run(Precision::F32)).enumerate() {
+            let largest = exact.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert_close(&format!("number {n}"), near, exact, 0.05 * largest);
+        }
+    }
+
+    #[test]
+    fn branches_are_refused() {
+        let (lstm, _) = lstm(3);
+        let tree = Arc::new(Sequences::branching([(2, &[1usize, 2][..])]).unwrap());
+        let error = lstm.forward(&draw(1, &[1, 5, 3]), &tree, Precision::F32, &[], false).unwrap_err();
+        assert!(error.to_string().contains("without branches"), "{error}");
+    }
+}

@@ -1,0 +1,103 @@
+//! The LSTM and the masked model, from outside: pretrained as the others are, and no more than they can do.
+
+use super::{gptkit, pretrain};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn baseline(folder: &Path, kind: &str) -> String {
+    pretrain(folder, &format!("--data world:60 --set model.kind={kind} --set model.context=96 --out {kind}")).ok().err
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn they_are_pretrained_in_the_same_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (kind, next) in
+        [("lstm", "plot lstm OTHER_RUN"), ("bert", "finetune --init bert --task classification --set lm_coef=0")]
+    {
+        let said = baseline(path, kind);
+        assert!(said.contains(&format!("next: gptkit {next}")), "{said}");
+        let config = json(&path.join(kind).join("config.json"));
+        assert_eq!(config["model_type"], format!("gptkit-{kind}"));
+        let entries = json(&path.join(kind).join("tokenizer.json"))["model"]["vocab"].as_object().unwrap().len();
+        let rows = config["vocab_size"].as_u64().unwrap() as usize;
+        assert!(rows >= entries, "{rows} rows, {entries} entries");
+        let records = fs::read_to_string(path.join(kind).join("metrics.jsonl")).unwrap();
+        let last: Value = serde_json::from_str(records.lines().last().unwrap()).unwrap();
+        assert!(last["val_loss"].as_f64().unwrap() < 7.0, "{last}");
+        let plan = gptkit(path, &format!("plan --data world:60 --set model.kind={kind} --set model.context=96")).ok();
+        assert!(
+            plan.out.contains(if kind == "lstm" { "LSTM · 4 layers · width" } else { "masked model" }),
+            "{}",
+            plan.out
+        );
+        assert_eq!(plan.out.contains("0.000e0 in attention"), kind == "lstm", "{}", plan.out);
+        // From its own folder on.
+        let more = format!("pretrain --init {kind} --data world:60 --set train.length=2steps --out {kind}-2");
+        gptkit(path, &more).ok();
+    }
+    assert!(gptkit(path, "runs .").ok().out.contains("lstm-2"));
+    gptkit(path, "plot lstm bert").ok();
+    assert!(gptkit(path, "attention --model bert --text Mia").ok().out.contains("layer 0"));
+}
+
+#[test]
+fn a_masked_model_learns_to_label() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    baseline(path, "bert");
+    let words = "finetune --init bert --task classification --set train.length=2epochs --data world:60 --out labels";
+    let ran = gptkit(path, words);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("lm_coef = 0.5") && ran.err.contains("hint: --set lm_coef=0"), "{}", ran.err);
+    assert!(!path.join("labels").exists(), "a refused run leaves nothing");
+    gptkit(path, &format!("{words} --set lm_coef=0")).ok();
+    let scores = json(&path.join("labels/scores.json"));
+    assert_eq!(scores["n"], 20);
+    let config = json(&path.join("labels/config.json"));
+    assert_eq!((&config["model_type"], &config["finetuning_task"]), (&"gptkit-bert".into(), &"classification".into()));
+    let given = gptkit(path, "world --task classification --held-out --count 20").ok().out;
+    let ran = super::run(path, &["predict", "--model", "labels"], given.as_bytes()).ok();
+    assert_eq!(ran.out.lines().count(), 20);
+    let shown = format!("accuracy {:.1}%", 100.0 * scores["scores"]["accuracy"].as_f64().unwrap());
+    assert!(ran.err.contains(&shown), "{shown} in {}", ran.err);
+}
+
+#[test]
+fn they_do_not_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    baseline(path, "lstm");
+    baseline(path, "bert");
+    let mut said = String::new();
+    for kind in ["lstm", "bert"] {
+        let commands = [
+            "sample --model KIND",
+            "chat --model KIND",
+            "sft --init KIND --data world:60 --out no",
+            "train-rm --init KIND --data world:60 --out no",
+            "dpo --init KIND --data world:60 --out no",
+            "ppo --init KIND --reward KIND --out no",
+            "eval --model KIND --tasks world-patterns --out no",
+            "plan --stage ppo --init KIND",
+        ];
+        let of_lstm = [
+            "attention --model KIND --text Mia",
+            "finetune --init KIND --task classification --data world:60 --out no",
+        ];
+        let only = if kind == "lstm" { &of_lstm[..] } else { &[] };
+        for command in commands.iter().chain(only) {
+            let command = command.replace("KIND", kind);
+            let ran = gptkit(path, &command);
+            assert_eq!(ran.code, Some(1), "{command}: {}", ran.err);
+            assert!(!path.join("no").exists(), "{command} leaves nothing");
+            said += &format!("$ gptkit {command}\n{}\n", ran.err);
+        }
+    }
+    insta::assert_snapshot!(said);
+}
