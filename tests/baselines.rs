@@ -83,7 +83,7 @@ fn they_do_not_write() {
             "train-rm --init KIND --data world:60 --out no",
             "dpo --init KIND --data world:60 --out no",
             "ppo --init KIND --reward KIND --out no",
-            "eval --model KIND --tasks world-patterns --out no",
+            "eval --model KIND --task world-patterns --out no",
             "plan --stage ppo --init KIND",
         ];
         let of_lstm = [

@@ -37,7 +37,7 @@ impl Masking {
         let rows = batch.tokens.chunks_exact_mut(batch.context).zip(batch.targets.chunks_exact_mut(batch.context));
         for (row, (tokens, targets)) in (first_row..).zip(rows) {
             for (position, (token, target)) in (0u64..).zip(tokens.iter_mut().zip(targets)) {
-                let [asked, what, other, _] = words(key, row << 32 | position);
+                let [asked, what, other, _] = words(key, (row << 32) | position);
                 let (asked, what) = (share(asked), share(what));
                 *target = if asked < ASKED { *token } else { IGNORE };
                 if asked >= ASKED {
@@ -46,7 +46,7 @@ impl Masking {
                 if what < MASKED {
                     *token = self.entries;
                 } else if what < MASKED + RANDOM {
-                    *token = (u64::from(other) * u64::from(self.entries) >> 32) as u32;
+                    *token = ((u64::from(other) * u64::from(self.entries)) >> 32) as u32;
                 }
             }
         }
