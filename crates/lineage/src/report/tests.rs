@@ -122,3 +122,19 @@ fn figures_are_written_as_people_read_them() {
         ["61.7%", "+3.0", "−0.050"]
     );
 }
+
+#[test]
+fn the_page_and_its_data_are_written() {
+    let text = "[data]\ntext = 'a'\npatterns = 'b'\ninstructions = 'c'\nheld-out = 'd'\ncomparisons = 'e'\n\
+        [[stages]]\nname = 'lstm'\nchapter = 'transformer'\nrun = 'pretrain --out {out}'\n";
+    let config: LineageConfig = toml::from_str(text).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let page = write(&config, out.path(), &[1, 2], &[("text", "mine.txt".to_owned())]).unwrap();
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert_eq!(page, out.path().join("report.html"));
+    assert!(text.contains("mine.txt gave the text") && text.contains("Not run: lstm."));
+    let all: Value = serde_json::from_slice(&std::fs::read(out.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!(all["measured"]["not_run"], json!(["lstm"]));
+    assert_eq!(all["shapes"].as_array().unwrap().len(), 16);
+    assert_eq!(all["shapes"][0]["verdict"], "not_measured");
+}
