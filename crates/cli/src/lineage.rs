@@ -6,6 +6,7 @@ use crate::table::aligned;
 use crate::ui::{Stopped, Ui, Usage};
 use crate::{Cli, Command};
 use ::lineage::plan::{Step, folder_of_seed, steps};
+use ::lineage::report::{self, Written};
 use ::lineage::stages::{self, End, Record, Sitting, State};
 use ::lineage::{LineageConfig, Own};
 use anyhow::{Context, Result};
@@ -87,7 +88,22 @@ impl Lineage {
                 steps.iter().filter(|step| anew.contains(&step.stage.name)).try_for_each(Step::set_aside)?;
             }
         }
-        self.tell(&story, &own, ui)
+        self.tell(&story, &own, ui)?;
+        self.report(&config, &seeds, &own, ui)
+    }
+
+    /// Writes the report of what is there, and says what it found.
+    fn report(&self, config: &LineageConfig, seeds: &[u64], own: &Own, ui: &Ui) -> Result<()> {
+        let own: Vec<(&str, String)> = own.named().map(|(name, path)| (name, path.display().to_string())).collect();
+        let Written { page, shapes } = report::write(config, &self.out, seeds, &own)?;
+        let rows: Vec<Vec<String>> = shapes.iter().map(|shape| vec![shape.words(), shape.claim.clone()]).collect();
+        ui.result(&aligned(&rows, 2))?;
+        ui.say(&format!("the report: {}", page.display()));
+        let chats = ["ppo-2", "ppo", "sft"].map(|name| folder_of_seed(&self.out, seeds[0]).join(name));
+        if let Some(chats) = chats.iter().find(|folder| folder.is_dir()) {
+            ui.next(&format!("gptkit chat --model {}", shell(chats)));
+        }
+        Ok(())
     }
 
     fn own(&self) -> Result<Own> {
@@ -164,7 +180,7 @@ impl Lineage {
         steps.iter().filter(|step| self.only.is_empty() || self.only.contains(&step.stage.name))
     }
 
-    /// Runs what is left, and writes the report.
+    /// Runs what is left.
     fn tell(&self, story: &[OfSeed], own: &Own, ui: &Ui) -> Result<()> {
         let program = std::env::current_exe().context("this program's own file is not known")?;
         let interrupt = Interrupt::watch(None)?;

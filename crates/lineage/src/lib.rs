@@ -5,13 +5,26 @@
 //! 3. [`plan`]      names in commands → folders and files: what a stage runs, reads and leaves
 //! 4. [`stages`]    in order: what is done is left alone, what was interrupted goes on; each is a process ([`child`]) that
 //!    tells of itself ([`event`])
+//! 5. [`measured`]  what the stages of each seed have left: every figure, as data
+//! 6. [`shapes`]    what the papers found, as rules on those figures
+//! 7. [`report`]    the page that tells all of it, with its [`figures`], each a [`mod@chart`]
 
+pub mod chart;
 mod child;
 pub mod config;
 pub mod event;
+#[cfg(test)]
+mod example;
+pub mod figures;
+pub mod measured;
 pub mod own;
 pub mod plan;
+mod pretty;
+mod reading;
+pub mod report;
+mod rules;
+pub mod shapes;
 pub mod stages;
-
+mod work;
 pub use config::LineageConfig;
 pub use own::Own;

@@ -1,0 +1,154 @@
+//! A lineage that was never run, for tests: every shape is in it.
+
+use crate::config::Chapter;
+use crate::measured::{
+    Accuracy, Attention, Cell, FinetunedCell, Head, InContext, Iteration, Measured, Model, RewardModel, Seed, Share,
+    StageRecord, Training, Wins,
+};
+use std::collections::BTreeMap;
+
+const STAGES: [(&str, Chapter); 29] = [
+    ("tokenizer", Chapter::Transformer),
+    ("lstm", Chapter::Transformer),
+    ("gpt1", Chapter::Transformer),
+    ("attention", Chapter::Transformer),
+    ("bert", Chapter::Gpt1),
+    ("endings-gpt1", Chapter::Gpt1),
+    ("endings-bert", Chapter::Gpt1),
+    ("color-gpt1", Chapter::Gpt1),
+    ("color-predicted", Chapter::Gpt1),
+    ("first-word-gpt1", Chapter::Gpt1),
+    ("first-word-predicted", Chapter::Gpt1),
+    ("gpt2", Chapter::Gpt2),
+    ("gpt3", Chapter::Gpt3),
+    ("in-context", Chapter::Gpt3),
+    ("sft", Chapter::InstructGpt),
+    ("rm", Chapter::InstructGpt),
+    ("ppo", Chapter::InstructGpt),
+    ("ppo-no-ptx", Chapter::InstructGpt),
+    ("wins-sft", Chapter::InstructGpt),
+    ("wins-ppo", Chapter::InstructGpt),
+    ("wins-size", Chapter::InstructGpt),
+    ("rm-2", Chapter::ChatGpt),
+    ("ppo-2", Chapter::ChatGpt),
+    ("wins-round-2", Chapter::ChatGpt),
+    ("chat-gpt1", Chapter::ChatGpt),
+    ("chat-gpt2", Chapter::ChatGpt),
+    ("chat-gpt3", Chapter::ChatGpt),
+    ("chat-sft", Chapter::ChatGpt),
+    ("chat-ppo", Chapter::ChatGpt),
+];
+
+/// Of `n` seeds, each a little different.
+pub(crate) fn measured(n: u64) -> Measured {
+    let questions = vec!["Who has the kite?".to_owned(), "What is 1 < 2?".to_owned()];
+    Measured { seeds: (1..=n).map(seed).collect(), questions, ..Measured::default() }
+}
+
+fn seed(number: u64) -> Seed {
+    let shift = number as f64 * 1e-3;
+    let stages = STAGES.map(|(name, chapter)| StageRecord {
+        name: name.to_owned(),
+        chapter,
+        command: format!("gptkit do {name} --out 'seed-{number}/{name}'"),
+        leaves: name.to_owned(),
+        elapsed_s: 10.0,
+        peak_bytes: Some(200_000_000),
+    });
+    let pretrained =
+        [("lstm", 1.5, 1e4), ("gpt1", 1.3, 2e4), ("bert", 2.0, 2e4), ("gpt2", 1.2, 1e4), ("gpt3", 1.0, 5e3)];
+    let trained = [("sft", 0.9, 1e4), ("rm", 0.6, 5e3), ("rm-2", 0.5, 5e3)];
+    let run = |(name, loss, speed): (&str, f64, f64)| (name.to_owned(), training(loss + shift, speed));
+    let mut runs: BTreeMap<String, Training> = pretrained.into_iter().chain(trained).map(run).collect();
+    for (name, text) in [("ppo", 1.3), ("ppo-no-ptx", 1.6), ("ppo-2", 1.4)] {
+        runs.insert(name.to_owned(), ppo(text + shift));
+    }
+    let share = |value: f64| Share { value: value + shift, low: value - 0.05, high: value + 0.05, n: 300 };
+    let wins = |models: &[(&str, f64)]| Wins {
+        judge: "gold".to_owned(),
+        models: models.iter().map(|&(name, value)| (name.to_owned(), share(value))).collect(),
+    };
+    let named = |pairs: &[(&str, f64)]| {
+        pairs.iter().map(|&(name, value)| (name.to_owned(), Accuracy { value, n: 300 })).collect::<BTreeMap<_, _>>()
+    };
+    let asked = ["chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo"];
+    Seed {
+        seed: number,
+        stages: stages.to_vec(),
+        runs,
+        accuracies: named(&[
+            ("endings-gpt1", 0.8),
+            ("endings-bert", 0.93),
+            ("color-predicted", 0.98),
+            ("first-word-predicted", 0.97),
+        ]),
+        reward_models: [("rm", 0.7), ("rm-2", 0.65)]
+            .map(|(name, value)| (name.to_owned(), RewardModel { accuracy: share(value), by_length: 0.55 }))
+            .into(),
+        in_context: Some(in_context(shift)),
+        wins: [
+            ("wins-sft", wins(&[("sft", 0.9)])),
+            ("wins-ppo", wins(&[("ppo", 0.7), ("ppo-no-ptx", 0.68)])),
+            ("wins-size", wins(&[("ppo", 0.95)])),
+            ("wins-round-2", wins(&[("ppo-2", 0.6)])),
+        ]
+        .map(|(name, wins)| (name.to_owned(), wins))
+        .into(),
+        answers: asked.map(|name| (name.to_owned(), vec![format!("{name} says Ben"), String::new()])).into(),
+        attention: Some(Attention {
+            tokens: ["You", " are", " good"].map(str::to_owned).to_vec(),
+            heads: (0..4)
+                .map(|i| Head { layer: i / 2, head: i % 2, weights: (1..4).map(|n| vec![1.0 / n as f64; n]).collect() })
+                .collect(),
+        }),
+    }
+}
+
+fn training(loss: f64, tokens_per_s: f64) -> Training {
+    let curve = |n: u32| (1..=n).map(|i| (1e6 * f64::from(i) / f64::from(n), loss + 1.0 / f64::from(i))).collect();
+    Training {
+        n_params: Some(700_000),
+        tokens: 1_000_000,
+        flops: Some(4.2e12),
+        tokens_per_s,
+        training: curve(100),
+        validation: curve(10),
+        best_validation: Some(loss + 0.1),
+        ..Training::default()
+    }
+}
+
+/// The gold score rises, and falls in the last quarter.
+fn ppo(text_loss: f64) -> Training {
+    let iteration = |step: u64| {
+        let t = step as f64;
+        let gold = if step <= 30 { t / 30.0 } else { 1.0 - (t - 30.0) / 10.0 };
+        Iteration { step, kl: t / 10.0, proxy: t / 20.0, gold: Some(gold) }
+    };
+    Training {
+        n_params: Some(900_000),
+        tokens: 200_000,
+        iterations: (1..=40).map(iteration).collect(),
+        text_loss: vec![(10.0, text_loss), (40.0, text_loss)],
+        ..Training::default()
+    }
+}
+
+fn in_context(shift: f64) -> InContext {
+    let models = [("gpt1", 700_000), ("gpt2", 900_000), ("gpt3", 2_900_000)];
+    let mut cells = Vec::new();
+    for task in ["world-patterns:color", "world-patterns:first-word", "world-endings"] {
+        for (size, (model, _)) in models.iter().enumerate() {
+            for shots in [0, 1, 4, 8] {
+                let value = 10.0 + 3.0 * size as f64 + 3.0 * (1.0 + size as f64) * f64::from(shots).sqrt() + shift;
+                let (task, model) = (task.to_owned(), (*model).to_owned());
+                cells.push(Cell { task, model, shots: shots as usize, value, standard_error: 1.0, chance: Some(7.0) });
+            }
+        }
+    }
+    InContext {
+        models: models.map(|(name, n_params)| Model { name: name.to_owned(), n_params }).to_vec(),
+        cells,
+        finetuned: vec![FinetunedCell { task: "world-endings".to_owned(), value: 81.0, standard_error: 2.0 }],
+    }
+}

@@ -1,0 +1,270 @@
+//! What the stages of each seed have left, as data: all that the report says is in [`Measured`], and `report.json` holds it.
+//!
+//! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
+
+use crate::config::Chapter;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Measured {
+    /// What each seed gave, in the order in which they were asked for.
+    pub seeds: Vec<Seed>,
+    /// Data of the user's own, in the place of the embedded world's.
+    pub own: Vec<Own>,
+    /// What every generation was asked.
+    pub questions: Vec<String>,
+    /// Stages that no seed has ended.
+    pub not_run: Vec<String>,
+}
+
+/// Data of the user's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Own {
+    /// What it is: text, instructions or comparisons.
+    pub name: String,
+    /// The file.
+    pub path: String,
+}
+
+/// What the stages of one seed left; maps are by the stage's name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Seed {
+    /// The seed.
+    pub seed: u64,
+    /// Stages that have ended, in their order.
+    pub stages: Vec<StageRecord>,
+    /// Stages that trained a model.
+    pub runs: BTreeMap<String, Training>,
+    /// Accuracy of classifiers on texts that were held out.
+    pub accuracies: BTreeMap<String, Accuracy>,
+    /// What reward models are worth.
+    pub reward_models: BTreeMap<String, RewardModel>,
+    /// Tasks with and without demonstrations.
+    pub in_context: Option<InContext>,
+    /// Answers compared with a reference model's.
+    pub wins: BTreeMap<String, Wins>,
+    /// Of each stage that was asked, its answer to each question.
+    pub answers: BTreeMap<String, Vec<String>>,
+    /// What each token of a text attends to.
+    pub attention: Option<Attention>,
+}
+
+/// `stages/NAME.json`: a stage that has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// Its name.
+    pub name: String,
+    /// Where the report tells of it.
+    pub chapter: Chapter,
+    /// The command as a shell takes it.
+    pub command: String,
+    /// The file or folder that it left, within the seed's folder.
+    pub leaves: String,
+    /// Seconds that it took.
+    pub elapsed_s: f64,
+    /// The most memory that it held, where the system tells.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
+}
+
+/// A curve: places and values.
+pub type Curve = Vec<(f64, f64)>;
+
+/// A stage that trained a model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Training {
+    /// Weights.
+    pub n_params: Option<u64>,
+    /// Tokens in all updates.
+    pub tokens: u64,
+    /// Floating-point operations of all updates, where the stage does nothing but train on its tokens.
+    pub flops: Option<f64>,
+    /// Speed of the update in the middle.
+    pub tokens_per_s: f64,
+    /// Training loss over tokens, each point the mean of a hundredth of the run; empty where it is no loss of a text.
+    pub training: Curve,
+    /// Validation loss over tokens.
+    pub validation: Curve,
+    /// The lowest of it, which is that of the weights that were kept.
+    pub best_validation: Option<f64>,
+    /// Iterations of PPO.
+    pub iterations: Vec<Iteration>,
+    /// Loss on text that was held out, over iterations of PPO, by the weights that are kept.
+    pub text_loss: Curve,
+}
+
+/// An iteration of PPO: means over its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Iteration {
+    /// Its number.
+    pub step: u64,
+    /// KL from the model it began with, nats an answer.
+    pub kl: f64,
+    /// What the reward model gives: the proxy.
+    pub proxy: f64,
+    /// What the embedded world's hidden scorer gives, where it knows the instructions.
+    pub gold: Option<f64>,
+}
+
+/// A share of texts that were labeled right.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// From 0 to 1.
+    pub value: f64,
+    /// Of how many.
+    pub n: u64,
+}
+
+impl Accuracy {
+    /// Standard error of a share of independent texts.
+    pub fn standard_error(&self) -> f64 {
+        (self.value * (1.0 - self.value) / self.n as f64).sqrt()
+    }
+}
+
+/// A share with its 95% interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// From 0 to 1.
+    pub value: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Of how many.
+    pub n: u64,
+}
+
+impl Share {
+    /// As the interval has it.
+    pub fn standard_error(&self) -> f64 {
+        (self.high - self.low) / (2.0 * 1.96)
+    }
+}
+
+/// What a reward model is worth on comparisons that were held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RewardModel {
+    /// How often it prefers what labelers do.
+    pub accuracy: Share,
+    /// How often who goes by length does.
+    pub by_length: f64,
+}
+
+/// `results.json` of an evaluation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct InContext {
+    /// Models in the order in which they were asked.
+    pub models: Vec<Model>,
+    /// Main figures.
+    pub cells: Vec<Cell>,
+    /// What fine-tuned models reach on the same instances.
+    pub finetuned: Vec<FinetunedCell>,
+}
+
+/// A model of an evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Its folder's name.
+    pub name: String,
+    /// Weights.
+    pub n_params: u64,
+}
+
+/// The main figure of a task, a model, and a number of demonstrations.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cell {
+    /// The task, with its variant.
+    pub task: String,
+    /// The model's name.
+    pub model: String,
+    /// Demonstrations.
+    pub shots: usize,
+    /// Percent.
+    pub value: f64,
+    /// Its standard error over instances; 0 where none is known.
+    pub standard_error: f64,
+    /// Percent that guessing gives, where there are choices.
+    pub chance: Option<f64>,
+}
+
+/// What a fine-tuned model reaches.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FinetunedCell {
+    /// The task, with its variant.
+    pub task: String,
+    /// Percent.
+    pub value: f64,
+    /// Its standard error over instances; 0 where none is known.
+    pub standard_error: f64,
+}
+
+/// What `win-rates --json` prints.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Wins {
+    /// Who judged: `gold`, `labeler` or the folder of a reward model.
+    pub judge: String,
+    /// Models against the reference, by the names of their folders.
+    pub models: BTreeMap<String, Share>,
+}
+
+/// What `attention --json` prints.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// Tokens of the text.
+    pub tokens: Vec<String>,
+    /// By layer, then by head.
+    pub heads: Vec<Head>,
+}
+
+/// The weights of one head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// From 0.
+    pub layer: usize,
+    /// From 0.
+    pub head: usize,
+    /// A row a token, with one weight for each token up to itself.
+    pub weights: Vec<Vec<f64>>,
+}
+
+impl InContext {
+    /// Mean of the main figures of all tasks for which `is` holds, and its standard error; nothing where one is missing.
+    pub fn mean(&self, is: impl Fn(&str) -> bool, model: &str, shots: usize) -> Option<(f64, f64)> {
+        let mut tasks: Vec<&str> = self.cells.iter().map(|cell| cell.task.as_str()).filter(|task| is(task)).collect();
+        tasks.sort_unstable();
+        tasks.dedup();
+        let (mut sum, mut variance) = (0.0, 0.0);
+        for task in &tasks {
+            let cell = self.cells.iter().find(|c| c.task == *task && c.model == model && c.shots == shots)?;
+            (sum, variance) = (sum + cell.value, variance + cell.standard_error.powi(2));
+        }
+        let n = tasks.len() as f64;
+        (n > 0.0).then(|| (sum / n, variance.sqrt() / n))
+    }
+
+    /// The one with the fewest weights.
+    pub fn smallest(&self) -> Option<&str> {
+        self.models.iter().min_by_key(|model| model.n_params).map(|model| model.name.as_str())
+    }
+
+    /// The one with the most.
+    pub fn largest(&self) -> Option<&str> {
+        self.models.iter().max_by_key(|model| model.n_params).map(|model| model.name.as_str())
+    }
+
+    /// Numbers of demonstrations, in order.
+    pub fn shots(&self) -> Vec<usize> {
+        let mut shots: Vec<usize> = self.cells.iter().map(|cell| cell.shots).collect();
+        shots.sort_unstable();
+        shots.dedup();
+        shots
+    }
+}
+
+/// Whether `task` is one of the world's patterns, which only demonstrations explain.
+pub fn is_pattern(task: &str) -> bool {
+    task.starts_with("world-patterns:")
+}

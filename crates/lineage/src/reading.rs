@@ -1,0 +1,372 @@
+//! Folders and files of stages → [`Measured`].
+
+use crate::config::{LineageConfig, Stage};
+use crate::measured::{
+    Accuracy, Cell, Curve, FinetunedCell, InContext, Iteration, Measured, Model, Own, RewardModel, Seed, Share,
+    StageRecord, Training, Wins,
+};
+use crate::work;
+use anyhow::{Context, Result};
+use data::disk::read_description;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::Path;
+use train::run::{Record, records};
+
+/// Points that a training curve keeps.
+const POINTS: usize = 100;
+
+/// Reads what the stages of `config` have left in `out` for each of `seeds`; `own` names data of the user's own.
+///
+/// # Errors
+/// When something that a finished stage left cannot be read.
+pub(crate) fn read(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&str, String)]) -> Result<Measured> {
+    let seeds: Vec<Seed> = seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
+    let has_run = |stage: &&Stage| seeds.iter().any(|seed| seed.stages.iter().any(|done| done.name == stage.name));
+    let not_run = config.stages.iter().filter(|stage| !has_run(stage)).map(|stage| stage.name.clone()).collect();
+    let own = own.iter().map(|(name, path)| Own { name: (*name).to_owned(), path: path.clone() }).collect();
+    Ok(Measured { seeds, own, questions: config.questions.ask.clone(), not_run })
+}
+
+fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<Seed> {
+    let folder = out.join(format!("seed-{number}"));
+    let mut seed = Seed { seed: number, ..Seed::default() };
+    for stage in &config.stages {
+        let record = folder.join("stages").join(format!("{}.json", stage.name));
+        if !record.exists() {
+            continue;
+        }
+        seed.stages.push(json::<StageRecord>(&record)?);
+        read_stage(stage, &folder.join(stage.leaves()), &mut seed)?;
+    }
+    Ok(seed)
+}
+
+/// Reads from `left` what is told of a stage of this kind.
+fn read_stage(stage: &Stage, left: &Path, seed: &mut Seed) -> Result<()> {
+    let name = || stage.name.clone();
+    let command = stage.run.split_whitespace().next().unwrap_or("");
+    if ["pretrain", "finetune", "sft", "train-rm", "ppo"].contains(&command) {
+        seed.runs.insert(name(), training(left, command)?);
+    }
+    match command {
+        "finetune" => {
+            let Scores { n, scores } = json(&left.join("scores.json"))?;
+            seed.accuracies.extend(scores.accuracy.map(|value| (name(), Accuracy { value, n })));
+        }
+        "predict" => seed.accuracies.extend(predicted(left)?.map(|accuracy| (name(), accuracy))),
+        "train-rm" => {
+            let Worth { accuracy, length } = json(&left.join("scores.json"))?;
+            seed.reward_models.insert(name(), RewardModel { accuracy, by_length: length.baseline });
+        }
+        "eval" => seed.in_context = Some(in_context(json(&left.join("results.json"))?)),
+        "win-rates" => drop(seed.wins.insert(name(), wins(json(left)?))),
+        "attention" => seed.attention = Some(json(left)?),
+        "chat" => drop(seed.answers.insert(name(), answers(left)?)),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&read_description(path)?).with_context(|| format!("{} is damaged", path.display()))
+}
+
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = read_description(path)?;
+    let line =
+        |(i, line)| serde_json::from_str(line).with_context(|| format!("{} line {} is damaged", path.display(), i + 1));
+    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(line).collect()
+}
+
+fn training(folder: &Path, command: &str) -> Result<Training> {
+    let records = records(folder)?;
+    let n_params = work::n_params(folder)?;
+    let tokens = records.last().map_or(0, |record| record.tokens);
+    let validation: Curve = records.iter().filter_map(|r| Some((r.tokens as f64, r.val_loss?))).collect();
+    let best = validation.iter().map(|p| p.1).filter(|loss| loss.is_finite()).min_by(f64::total_cmp);
+    let mut speeds: Vec<f64> = records.iter().map(|record| record.tokens_per_s).collect();
+    speeds.sort_by(f64::total_cmp);
+    // PPO's loss is of no text, and most of its work is writing answers.
+    let is_ppo = command == "ppo";
+    let per_token = if is_ppo { None } else { work::flops_per_token(folder, n_params)? };
+    Ok(Training {
+        n_params,
+        tokens,
+        flops: per_token.map(|flops| flops * tokens as f64),
+        tokens_per_s: speeds.get(speeds.len() / 2).copied().unwrap_or(0.0),
+        training: if is_ppo { Curve::new() } else { smoothed(&records) },
+        validation,
+        best_validation: best,
+        iterations: records.iter().filter_map(iteration).collect(),
+        text_loss: records.iter().filter_map(|r| Some((r.step as f64, *r.scores.get("text/loss")?))).collect(),
+    })
+}
+
+/// Means of equal groups.
+fn smoothed(records: &[Record]) -> Curve {
+    let group = records.len().div_ceil(POINTS).max(1);
+    let mean = |group: &[Record]| {
+        let of = |value: fn(&Record) -> f64| group.iter().map(value).sum::<f64>() / group.len() as f64;
+        (of(|record| record.tokens as f64), of(|record| record.train_loss))
+    };
+    records.chunks(group).map(mean).filter(|point| point.1.is_finite()).collect()
+}
+
+fn iteration(record: &Record) -> Option<Iteration> {
+    let figure = |name: &str| record.figures.get(name).copied();
+    let (kl, proxy) = (figure("objective/kl")?, figure("objective/score")?);
+    Some(Iteration { step: record.step, kl, proxy, gold: figure("objective/gold") })
+}
+
+/// `scores.json` of a fine-tuned model.
+#[derive(Deserialize)]
+struct Scores {
+    n: u64,
+    scores: ScoresInside,
+}
+
+#[derive(Deserialize)]
+struct ScoresInside {
+    accuracy: Option<f64>,
+}
+
+/// `scores.json` of a reward model.
+#[derive(Deserialize)]
+struct Worth {
+    accuracy: Share,
+    length: LengthWorth,
+}
+
+#[derive(Deserialize)]
+struct LengthWorth {
+    baseline: f64,
+}
+
+/// Column that holds the truth of records that were predicted, as the world's patterns name it.
+const TRUTH: &str = "output";
+
+/// Share of the records in `path` that were labeled right; nothing where there is no truth.
+fn predicted(path: &Path) -> Result<Option<Accuracy>> {
+    let (mut right, mut n) = (0, 0);
+    for record in lines::<Value>(path)? {
+        if let (Some(truth), Some(prediction)) = (record.get(TRUTH), record.get("prediction")) {
+            n += 1;
+            right += u64::from(truth == prediction);
+        }
+    }
+    Ok((n > 0).then(|| Accuracy { value: right as f64 / n as f64, n }))
+}
+
+/// `results.json` of an evaluation.
+#[derive(Deserialize)]
+struct Results {
+    models: Vec<Model>,
+    cells: Vec<ResultsCell>,
+    #[serde(default)]
+    finetuned: Vec<ResultsFinetuned>,
+}
+
+#[derive(Deserialize)]
+struct ResultsCell {
+    task: String,
+    model: String,
+    shots: usize,
+    measured: ResultsMeasured,
+}
+
+#[derive(Deserialize)]
+struct ResultsMeasured {
+    chance: Option<f64>,
+    figures: Vec<ResultsFigure>,
+}
+
+#[derive(Deserialize)]
+struct ResultsFigure {
+    value: f64,
+    standard_error: Option<f64>,
+    unit: String,
+}
+
+#[derive(Deserialize)]
+struct ResultsFinetuned {
+    task: String,
+    figure: ResultsFigure,
+}
+
+/// Only figures in percent.
+fn in_context(results: Results) -> InContext {
+    let cell = |ResultsCell { task, model, shots, measured }: ResultsCell| {
+        let first = measured.figures.first().filter(|figure| figure.unit == "%")?;
+        let standard_error = first.standard_error.unwrap_or(0.0);
+        Some(Cell { task, model, shots, value: first.value, standard_error, chance: measured.chance })
+    };
+    let finetuned = |one: ResultsFinetuned| FinetunedCell {
+        task: one.task,
+        value: one.figure.value,
+        standard_error: one.figure.standard_error.unwrap_or(0.0),
+    };
+    InContext {
+        models: results.models,
+        cells: results.cells.into_iter().filter_map(cell).collect(),
+        finetuned: results.finetuned.into_iter().map(finetuned).collect(),
+    }
+}
+
+/// What `win-rates --json` prints.
+#[derive(Deserialize)]
+struct Contest {
+    judge: String,
+    rows: Vec<ContestRow>,
+}
+
+#[derive(Deserialize)]
+struct ContestRow {
+    name: String,
+    win_rate: ContestRate,
+}
+
+#[derive(Deserialize)]
+struct ContestRate {
+    a_over_b: Option<Share>,
+}
+
+/// The first row is the reference against itself.
+fn wins(contest: Contest) -> Wins {
+    let model = |row: ContestRow| {
+        let name = Path::new(&row.name).file_name()?.to_string_lossy().into_owned();
+        Some((name, row.win_rate.a_over_b?))
+    };
+    Wins { judge: contest.judge, models: contest.rows.into_iter().skip(1).filter_map(model).collect() }
+}
+
+/// A conversation as the chat saves it.
+#[derive(Deserialize)]
+struct Conversation {
+    messages: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    content: String,
+}
+
+/// What was answered last in each conversation.
+fn answers(path: &Path) -> Result<Vec<String>> {
+    let last = |conversation: Conversation| {
+        let answer = conversation.messages.into_iter().rfind(|message| message.role == "assistant");
+        answer.map_or(String::new(), |message| message.content)
+    };
+    Ok(lines(path)?.into_iter().map(last).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Chapter, Data, Questions};
+    use data::disk::{create_dir, write};
+
+    fn stage(name: &str, run: &str, stdout: Option<&str>) -> Stage {
+        let stdout = stdout.map(str::to_owned);
+        let (name, run) = (name.to_owned(), run.to_owned());
+        Stage { name, chapter: Chapter::Gpt1, run, out: None, stdout, asks: false, judged: false, seconds: 1.0 }
+    }
+
+    fn config(stages: Vec<Stage>) -> LineageConfig {
+        let none = String::new;
+        let data = Data { text: none(), patterns: none(), instructions: none(), held_out: none(), comparisons: none() };
+        LineageConfig { description: none(), data, questions: Questions { ask: vec!["why?".to_owned()] }, stages }
+    }
+
+    fn put(folder: &Path, name: &str, text: &str) {
+        let path = folder.join("seed-7").join(name);
+        create_dir(path.parent().unwrap()).unwrap();
+        write(&path, text.as_bytes()).unwrap();
+    }
+
+    fn record(folder: &Path, name: &str) {
+        let text = format!(
+            r#"{{"name":"{name}","chapter":"gpt1","command":"gptkit x","reads":[],"leaves":"{name}","elapsed_s":2.5,"peak_bytes":null}}"#
+        );
+        put(folder, &format!("stages/{name}.json"), &text);
+    }
+
+    #[test]
+    fn stages_are_read_once_they_have_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        let config = config(vec![
+            stage("colors", "predict --out {out}", Some("colors.jsonl")),
+            stage("wins", "win-rates --json", Some("wins.json")),
+            stage("ask", "chat --model x", Some("ask.jsonl")),
+        ]);
+        put(
+            out,
+            "colors.jsonl",
+            "{\"output\":\"red\",\"prediction\":\"red\"}\n{\"output\":\"red\",\"prediction\":\"blue\"}\n{\"prediction\":\"blue\"}\n",
+        );
+        let empty = read(&config, out, &[7], &[("text", "mine.txt".to_owned())]).unwrap();
+        assert!(empty.seeds[0] == Seed { seed: 7, ..Seed::default() } && empty.not_run == ["colors", "wins", "ask"]);
+        assert_eq!(empty.own, [Own { name: "text".to_owned(), path: "mine.txt".to_owned() }]);
+        let share = |x: f64| format!(r#"{{"value":{x},"low":0.1,"high":0.9,"n":4}}"#);
+        let row = |name: &str, x| format!(r#"{{"name":"{name}","win_rate":{{"a_over_b":{}}}}}"#, share(x));
+        let rows = [row("runs/a (reference)", 0.5), row("runs/ppo", 0.75)].join(",");
+        put(out, "wins.json", &format!(r#"{{"judge":"gold","rows":[{rows}]}}"#));
+        let message = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
+        let said = [message("user", "why?"), message("assistant", "because")].join(",");
+        put(out, "ask.jsonl", &format!("{{\"messages\":[{said}]}}\n"));
+        ["colors", "wins", "ask"].iter().for_each(|name| record(out, name));
+        let all = read(&config, out, &[7], &[]).unwrap();
+        let seed = &all.seeds[0];
+        assert_eq!(seed.accuracies["colors"], Accuracy { value: 0.5, n: 2 }, "a record without truth is not counted");
+        assert_eq!(seed.wins["wins"].models.keys().collect::<Vec<_>>(), ["ppo"]);
+        assert_eq!(seed.wins["wins"].models["ppo"].value, 0.75);
+        assert_eq!(seed.answers["ask"], ["because"]);
+        assert!(all.not_run.is_empty() && seed.stages.len() == 3 && seed.stages[0].peak_bytes.is_none());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), "wins.json", "{");
+        record(folder.path(), "wins");
+        let config = config(vec![stage("wins", "win-rates --json", Some("wins.json"))]);
+        let error = read(&config, folder.path(), &[7], &[]).unwrap_err();
+        assert!(format!("{error:#}").contains("wins.json is damaged"), "{error:#}");
+    }
+
+    #[test]
+    fn runs_give_curves_iterations_and_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |step: u64| {
+            let val = if step.is_multiple_of(100) {
+                format!(",\"val_loss\":{}", 2.0 - step as f64 / 1000.0)
+            } else {
+                String::new()
+            };
+            format!(
+                "{{\"step\":{step},\"tokens\":{},\"train_loss\":2.0,\"learning_rate\":0.1,\"grad_norm\":1.0,\"tokens_per_s\":{step}{val},\"figures\":{{\"objective/kl\":1.5,\"objective/score\":0.5}},\"scores\":{{\"text/loss\":3.0}}}}\n",
+                step * 10
+            )
+        };
+        put(folder.path(), "a/metrics.jsonl", &(1..=300).map(line).collect::<String>());
+        put(folder.path(), "a/config.json", r#"{"model_type":"gptkit-lstm"}"#);
+        let run = folder.path().join("seed-7/a");
+        let header = br#"{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[3,5],"data_offsets":[0,60]},"b":{"dtype":"F32","shape":[5],"data_offsets":[60,80]}}"#;
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+        write(&run.join("model.safetensors"), &weights).unwrap();
+        let pretrained = training(&run, "pretrain").unwrap();
+        assert_eq!((pretrained.n_params, pretrained.tokens, pretrained.tokens_per_s), (Some(20), 3000, 151.0));
+        assert_eq!(pretrained.flops, Some(6.0 * 20.0 * 3000.0));
+        assert_eq!(pretrained.training.len(), 100);
+        assert_eq!(pretrained.training[0], (20.0, 2.0), "the mean of three updates");
+        assert_eq!(pretrained.validation.iter().map(|p| p.0).collect::<Vec<_>>(), [1000.0, 2000.0, 3000.0]);
+        assert_eq!(pretrained.best_validation, Some(1.7));
+        let ppo = training(&run, "ppo").unwrap();
+        assert!(ppo.flops.is_none() && ppo.training.is_empty() && ppo.iterations.len() == 300);
+        assert_eq!(ppo.iterations[1], Iteration { step: 2, kl: 1.5, proxy: 0.5, gold: None });
+        assert_eq!(ppo.text_loss[0], (1.0, 3.0));
+    }
+}

@@ -1,0 +1,339 @@
+//! The shapes themselves: which figures each paper's finding is told by.
+
+use crate::config::Chapter;
+use crate::measured::{InContext, Iteration, Measured, Seed, is_pattern};
+use crate::shapes::{Comparison, Pair, Shape, Unit};
+
+/// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
+const ENDINGS: &str = "world-endings";
+/// Patterns that a stage is fine-tuned for, and the stage that measured it.
+const TUNED: [(&str, &str); 2] =
+    [("world-patterns:color", "color-predicted"), ("world-patterns:first-word", "first-word-predicted")];
+
+/// Every shape, chapter by chapter.
+pub(crate) fn all(measured: &Measured) -> Vec<Shape> {
+    let mut shapes = recurrence(measured);
+    shapes.extend([fine_tuning(measured), both_sides(measured)]);
+    shapes.extend(sizes(measured));
+    shapes.extend(demonstrations(measured));
+    shapes.extend(feedback(measured));
+    shapes
+}
+
+/// Of `stages`, those that no seed has ended, in words.
+fn missing(measured: &Measured, stages: &[&str]) -> String {
+    let ended = |name: &&&str| measured.seeds.iter().any(|seed| seed.stages.iter().any(|stage| stage.name == **name));
+    let absent: Vec<&str> = stages.iter().filter(|name| !ended(name)).copied().collect();
+    match absent.as_slice() {
+        [] => "a figure is missing".to_owned(),
+        [one] => format!("{one} was not run"),
+        several => format!("{} were not run", several.join(", ")),
+    }
+}
+
+fn validation(seed: &Seed, stage: &str) -> Option<f64> {
+    seed.runs.get(stage)?.best_validation
+}
+
+/// Transformer against recurrence.
+fn recurrence(measured: &Measured) -> Vec<Shape> {
+    let both = ["lstm", "gpt1"];
+    let speed = Comparison::new(measured, "training speed, tokens a second", ["GPT-1", "LSTM"], Unit::Speed, |seed| {
+        Some(Pair::of(seed.runs.get("gpt1")?.tokens_per_s, seed.runs.get("lstm")?.tokens_per_s))
+    });
+    let loss = Comparison::new(measured, "validation loss, nats a token", ["LSTM", "GPT-1"], Unit::Nats, |seed| {
+        Some(Pair::of(validation(seed, "lstm")?, validation(seed, "gpt1")?))
+    });
+    vec![
+        Shape::new(
+            (
+                "speed",
+                Chapter::Transformer,
+                "Attention trains faster than recurrence at equal size",
+                "Vaswani et al. 2017, §4",
+            ),
+            vec![speed],
+            missing(measured, &both),
+        ),
+        Shape::new(
+            (
+                "recurrence",
+                Chapter::Transformer,
+                "Attention predicts held-out text better than recurrence at equal size",
+                "Radford et al. 2018, §5",
+            ),
+            vec![loss],
+            missing(measured, &both),
+        ),
+    ]
+}
+
+/// Reading one way against both.
+fn both_sides(measured: &Measured) -> Shape {
+    let fine_tuned = |stage: &'static str| {
+        move |seed: &Seed| seed.accuracies.get(stage).map(|a| (100.0 * a.value, 100.0 * a.standard_error()))
+    };
+    let (gpt1, bert) = (fine_tuned("endings-gpt1"), fine_tuned("endings-bert"));
+    let sides =
+        Comparison::new(measured, "accuracy on endings, fine-tuned", ["BERT", "GPT-1"], Unit::Percent, |seed| {
+            Some(Pair::with_errors(bert(seed)?, gpt1(seed)?))
+        });
+    Shape::new(
+        (
+            "both-sides",
+            Chapter::Gpt1,
+            "Fine-tuned, a model that reads both sides of a word does better than one that reads from the left",
+            "Devlin et al. 2019, table 1",
+        ),
+        vec![sides],
+        missing(measured, &["endings-gpt1", "endings-bert"]),
+    )
+}
+
+/// What more weights bring.
+fn sizes(measured: &Measured) -> Vec<Shape> {
+    let falls = |smaller: &str, larger: &str, names: [&str; 2]| {
+        Comparison::new(measured, "validation loss, nats a token", names, Unit::Nats, |seed| {
+            Some(Pair::of(validation(seed, smaller)?, validation(seed, larger)?))
+        })
+    };
+    let zero =
+        Comparison::new(measured, "zero-shot, mean of all tasks", ["largest", "smallest"], Unit::Percent, |seed| {
+            let all = seed.in_context.as_ref()?;
+            let of = |model: &str| all.mean(|_| true, model, 0);
+            Some(Pair::with_errors(of(all.largest()?)?, of(all.smallest()?)?))
+        });
+    vec![
+        Shape::new(
+            ("loss-by-size", Chapter::Gpt2, "Validation loss falls with size", "Radford et al. 2019, figure 4"),
+            vec![falls("gpt1", "gpt2", ["GPT-1", "GPT-2"]), falls("gpt2", "gpt3", ["GPT-2", "GPT-3"])],
+            missing(measured, &["gpt1", "gpt2", "gpt3"]),
+        ),
+        Shape::new(
+            (
+                "zero-shot-by-size",
+                Chapter::Gpt2,
+                "Without examples, larger models do tasks better",
+                "Radford et al. 2019, figure 1",
+            ),
+            vec![zero],
+            missing(measured, &["in-context"]),
+        ),
+    ]
+}
+
+/// The most demonstrations that were shown.
+fn most(all: &InContext) -> Option<usize> {
+    all.shots().last().copied().filter(|&shots| shots > 0)
+}
+
+/// Examples in the context, and none.
+fn demonstrations(measured: &Measured) -> Vec<Shape> {
+    let pattern = |all: &InContext, model: Option<&str>, shots: usize| all.mean(is_pattern, model?, shots);
+    let few_zero =
+        Comparison::new(measured, "mean of patterns, largest", ["few-shot", "zero-shot"], Unit::Percent, |seed| {
+            let all = seed.in_context.as_ref()?;
+            Some(Pair::with_errors(pattern(all, all.largest(), most(all)?)?, pattern(all, all.largest(), 0)?))
+        });
+    let by_size =
+        Comparison::new(measured, "mean of patterns, few-shot", ["largest", "smallest"], Unit::Percent, |seed| {
+            let all = seed.in_context.as_ref()?;
+            let of = |model| pattern(all, model, most(all)?);
+            Some(Pair::with_errors(of(all.largest())?, of(all.smallest())?))
+        });
+    let gains = Comparison::new(measured, "few-shot less zero-shot", ["largest", "smallest"], Unit::Points, |seed| {
+        let all = seed.in_context.as_ref()?;
+        let gain = |model| {
+            let (few, zero) = (pattern(all, model, most(all)?)?, pattern(all, model, 0)?);
+            Some((few.0 - zero.0, few.1.hypot(zero.1)))
+        };
+        Some(Pair::with_errors(gain(all.largest())?, gain(all.smallest())?))
+    });
+    let shape = |name: &str, claim: &str, comparison: Comparison| {
+        let about = (name, Chapter::Gpt3, claim, "Brown et al. 2020, figure 1.2");
+        Shape::new(about, vec![comparison], missing(measured, &["in-context"]))
+    };
+    vec![
+        shape("examples", "Examples in the context help", few_zero),
+        shape("few-shot-by-size", "With examples, larger models do better", by_size),
+        shape("gain-by-size", "Larger models gain more from examples", gains),
+    ]
+}
+
+/// Mean over tasks in percent, each with its error: fine-tuned, with the most demonstrations, and with none.
+fn ways(seed: &Seed) -> Option<[(f64, f64); 3]> {
+    let all = seed.in_context.as_ref()?;
+    let endings = all.finetuned.iter().find(|one| one.task == ENDINGS)?;
+    let mut tuned = vec![(endings.value, endings.standard_error)];
+    for (_, stage) in TUNED {
+        let accuracy = seed.accuracies.get(stage)?;
+        tuned.push((100.0 * accuracy.value, 100.0 * accuracy.standard_error()));
+    }
+    let n = tuned.len() as f64;
+    let error = tuned.iter().map(|(_, error)| error.powi(2)).sum::<f64>().sqrt() / n;
+    let tuned = (tuned.iter().map(|(value, _)| value).sum::<f64>() / n, error);
+    let is = |task: &str| task == ENDINGS || TUNED.iter().any(|(tuned, _)| *tuned == task);
+    let shown = |shots: usize| all.mean(is, all.largest()?, shots);
+    Some([tuned, shown(most(all)?)?, shown(0)?])
+}
+
+/// GPT-1's small model fine-tuned, against the largest one with examples and without.
+fn fine_tuning(measured: &Measured) -> Shape {
+    let compared = |names: [&str; 2], more: usize, less: usize| {
+        Comparison::new(measured, "mean of endings, color and first word", names, Unit::Percent, |seed| {
+            ways(seed).map(|ways| Pair::with_errors(ways[more], ways[less]))
+        })
+    };
+    Shape::new(
+        (
+            "fine-tuning",
+            Chapter::Gpt1,
+            "A small model that was fine-tuned beats a larger one with examples, and examples beat none",
+            "Radford et al. 2018, §4; Brown et al. 2020, figure 3.8",
+        ),
+        vec![compared(["fine-tuned", "few-shot"], 0, 1), compared(["few-shot", "zero-shot"], 1, 2)],
+        missing(measured, &["endings-gpt1", "color-predicted", "first-word-predicted", "in-context"]),
+    )
+}
+
+/// Share of wins of `name` over `other` in percent, against a half.
+fn wins(measured: &Measured, stage: &str, model: &str, [name, other]: [&str; 2]) -> Comparison {
+    Comparison::new(measured, &format!("wins over {other}"), [name, "half"], Unit::Percent, |seed| {
+        let share = seed.wins.get(stage)?.models.get(model)?;
+        Some(Pair { more: 100.0 * share.value, less: 50.0, error: Some(100.0 * share.standard_error()) })
+    })
+}
+
+/// Comparisons, the reward model, PPO, and the second round.
+fn feedback(measured: &Measured) -> Vec<Shape> {
+    use Chapter::{ChatGpt, InstructGpt};
+    let reward = |less: &str, of: fn(&crate::measured::RewardModel) -> f64| {
+        Comparison::new(measured, "accuracy on held-out comparisons", ["reward model", less], Unit::Percent, |seed| {
+            let rm = seed.reward_models.get("rm")?;
+            let error = Some(100.0 * rm.accuracy.standard_error());
+            Some(Pair { more: 100.0 * rm.accuracy.value, less: 100.0 * of(rm), error })
+        })
+    };
+    let text_loss = |seed: &Seed, stage: &str| Some(seed.runs.get(stage)?.text_loss.last()?.1);
+    let ptx = Comparison::new(
+        measured,
+        "loss on held-out text at the end, nats a token",
+        ["PPO without text", "PPO with text"],
+        Unit::Nats,
+        |seed| Some(Pair::of(text_loss(seed, "ppo-no-ptx")?, text_loss(seed, "ppo")?)),
+    );
+    let shape = |name: &str, chapter, claim: &str, source: &str, comparisons, stages: &[&str]| {
+        Shape::new((name, chapter, claim, source), comparisons, missing(measured, stages))
+    };
+    vec![
+        shape(
+            "reward-model",
+            InstructGpt,
+            "The reward model agrees with labelers more often than chance, and than who goes by length",
+            "Ouyang et al. 2022, §4.1",
+            vec![reward("chance", |_| 0.5), reward("length alone", |rm| rm.by_length)],
+            &["rm"],
+        ),
+        shape(
+            "sft",
+            InstructGpt,
+            "Answers after learning from demonstrations are preferred to the base model's",
+            "Ouyang et al. 2022, figure 1",
+            vec![wins(measured, "wins-sft", "sft", ["SFT", "the base model"])],
+            &["wins-sft"],
+        ),
+        shape(
+            "ppo",
+            InstructGpt,
+            "Answers after PPO are preferred to those before",
+            "Ouyang et al. 2022, figure 1",
+            vec![wins(measured, "wins-ppo", "ppo", ["PPO", "SFT"])],
+            &["wins-ppo"],
+        ),
+        shape(
+            "ptx",
+            InstructGpt,
+            "Pretraining text mixed into PPO keeps more of what pretraining taught",
+            "Ouyang et al. 2022, §4.2",
+            vec![ptx],
+            &["ppo", "ppo-no-ptx"],
+        ),
+        shape(
+            "small-over-large",
+            InstructGpt,
+            "A small model that learned from comparisons is preferred to a larger one that did not",
+            "Ouyang et al. 2022, §4.1",
+            vec![wins(measured, "wins-size", "ppo", ["small PPO", "a larger base model"])],
+            &["wins-size"],
+        ),
+        overoptimization(measured),
+        shape(
+            "second-round",
+            ChatGpt,
+            "A second round, with comparisons of the model's own answers, is preferred to the first",
+            "OpenAI 2022; Ouyang et al. 2022, §3.1",
+            vec![wins(measured, "wins-round-2", "ppo-2", ["second round", "the first"])],
+            &["wins-round-2"],
+        ),
+    ]
+}
+
+/// Mean and its standard error of `of` over iterations.
+fn mean(iterations: &[Iteration], of: impl Fn(&Iteration) -> Option<f64>) -> Option<(f64, f64)> {
+    let values: Vec<f64> = iterations.iter().map(of).collect::<Option<_>>()?;
+    let n = values.len() as f64;
+    if n < 2.0 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some((mean, (variance / n).sqrt()))
+}
+
+/// Quarters of a run of PPO, in order; nothing where they would be too short to have a mean.
+fn quarters(seed: &Seed) -> Option<Vec<&[Iteration]>> {
+    let iterations = &seed.runs.get("ppo")?.iterations;
+    let quarter = iterations.len() / 4;
+    (quarter >= 2).then(|| (0..4).map(|i| &iterations[i * quarter..][..quarter]).collect())
+}
+
+/// By the end the proxy still rises, and what it stands for has fallen from where it was best.
+fn overoptimization(measured: &Measured) -> Shape {
+    let best = |seed: &Seed| {
+        let quarters = quarters(seed)?;
+        let golds: Vec<(f64, f64)> = quarters.iter().map(|q| mean(q, |i| i.gold)).collect::<Option<_>>()?;
+        let best = (0..3).max_by(|&a, &b| golds[a].0.total_cmp(&golds[b].0))?;
+        let proxies: Vec<(f64, f64)> = quarters.iter().map(|q| mean(q, |i| Some(i.proxy))).collect::<Option<_>>()?;
+        Some([(proxies[3], proxies[best]), (golds[best], golds[3])])
+    };
+    let compared = |what: &str, names: [&str; 2], at: usize| {
+        Comparison::new(measured, what, names, Unit::Reward, |seed| {
+            let (more, less) = best(seed)?[at];
+            Some(Pair::with_errors(more, less))
+        })
+    };
+    let mut why = missing(measured, &["ppo"]);
+    let iterations = || measured.seeds.iter().filter_map(|seed| seed.runs.get("ppo")).flat_map(|run| &run.iterations);
+    if iterations().next().is_some() {
+        why = match iterations().all(|iteration| iteration.gold.is_none()) {
+            true => "only the embedded world's instructions have a gold score".to_owned(),
+            false => "PPO ran for too few iterations".to_owned(),
+        };
+    }
+    Shape::new(
+        (
+            "overoptimization",
+            Chapter::InstructGpt,
+            "Pressed far enough, the reward model's score still rises when the gold score has begun to fall",
+            "Gao et al. 2023, figure 1",
+        ),
+        vec![
+            compared("reward model's score", ["last quarter", "where gold was best"], 0),
+            compared("gold score", ["best quarter before", "last quarter"], 1),
+        ],
+        why,
+    )
+}
+
+#[cfg(test)]
+mod tests;

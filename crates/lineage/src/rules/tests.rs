@@ -1,0 +1,98 @@
+use super::*;
+use crate::example;
+use crate::shapes::Verdict::{self, NotMeasured, NotReproduced, Reproduced};
+
+fn shape(measured: &Measured, name: &str) -> Shape {
+    all(measured).into_iter().find(|shape| shape.name == name).unwrap_or_else(|| panic!("no shape {name}"))
+}
+
+fn verdict(measured: &Measured, name: &str) -> Verdict {
+    shape(measured, name).verdict
+}
+
+#[test]
+fn every_shape_is_found_where_it_is() {
+    let shapes = all(&example::measured(3));
+    for shape in &shapes {
+        assert_eq!(shape.words(), "reproduced", "{shape:#?}");
+    }
+    let chapters: Vec<Chapter> = shapes.iter().map(|shape| shape.chapter).collect();
+    assert!(chapters.is_sorted() && chapters.len() == 16, "{chapters:?}");
+    let one = all(&example::measured(1));
+    assert!(one.iter().all(|shape| shape.words() == "reproduced (1 of 3 seeds)"));
+}
+
+#[test]
+fn without_seeds_or_stages_nothing_is_measured() {
+    for measured in [Measured::default(), Measured { seeds: vec![Seed::default()], ..Measured::default() }] {
+        for shape in all(&measured) {
+            assert_eq!(shape.words(), "not measured", "{}", shape.name);
+            let note = shape.note.unwrap();
+            assert!(note.contains("not run"), "{}: {note}", shape.name);
+        }
+    }
+    let mut measured = example::measured(3);
+    for seed in &mut measured.seeds {
+        seed.runs.remove("lstm");
+        seed.stages.retain(|stage| stage.name != "lstm");
+    }
+    assert_eq!(shape(&measured, "recurrence").note.as_deref(), Some("lstm was not run"));
+    assert_eq!(verdict(&measured, "loss-by-size"), Reproduced, "others are as they were");
+}
+
+/// Changes every seed in a way that takes one shape away.
+fn spoiled(spoil: impl Fn(&mut Seed)) -> Measured {
+    let mut measured = example::measured(3);
+    measured.seeds.iter_mut().for_each(spoil);
+    measured
+}
+
+#[test]
+fn a_shape_is_not_found_where_it_is_not() {
+    type Spoil = fn(&mut Seed);
+    fn run<'a>(seed: &'a mut Seed, name: &str) -> &'a mut crate::measured::Training {
+        seed.runs.get_mut(name).unwrap()
+    }
+    fn level(seed: &mut Seed, is: impl Fn(&crate::measured::Cell) -> bool, value: f64) {
+        let cells = &mut seed.in_context.as_mut().unwrap().cells;
+        cells.iter_mut().filter(|cell| is(cell)).for_each(|cell| cell.value = value);
+    }
+    fn win(seed: &mut Seed, stage: &str, model: &str, value: f64) {
+        seed.wins.get_mut(stage).unwrap().models.get_mut(model).unwrap().value = value;
+    }
+    let cases: [(&str, Spoil); 17] = [
+        ("speed", |seed| run(seed, "lstm").tokens_per_s = 1e6),
+        ("recurrence", |seed| run(seed, "lstm").best_validation = Some(1.0)),
+        ("fine-tuning", |seed| seed.accuracies.values_mut().for_each(|one| one.value = 0.0)),
+        ("both-sides", |seed| seed.accuracies.get_mut("endings-bert").unwrap().value = 0.81),
+        ("loss-by-size", |seed| run(seed, "gpt2").best_validation = Some(1.45)),
+        ("zero-shot-by-size", |seed| level(seed, |cell| cell.shots == 0, 20.0)),
+        ("examples", |seed| level(seed, |cell| cell.shots == 0, 70.0)),
+        ("few-shot-by-size", |seed| level(seed, |cell| cell.shots == 8 && cell.model == "gpt1", 99.0)),
+        ("gain-by-size", |seed| level(seed, |cell| cell.shots == 8 && cell.model == "gpt1", 60.0)),
+        ("reward-model", |seed| seed.reward_models.get_mut("rm").unwrap().by_length = 0.69),
+        ("sft", |seed| win(seed, "wins-sft", "sft", 0.4)),
+        ("ppo", |seed| win(seed, "wins-ppo", "ppo", 0.51)),
+        ("ptx", |seed| run(seed, "ppo-no-ptx").text_loss = vec![(40.0, 1.2)]),
+        ("small-over-large", |seed| win(seed, "wins-size", "ppo", 0.5)),
+        ("overoptimization", |seed| run(seed, "ppo").iterations.iter_mut().for_each(|i| i.gold = Some(i.proxy))),
+        ("second-round", |seed| win(seed, "wins-round-2", "ppo-2", 0.45)),
+        ("fine-tuning", |seed| level(seed, |cell| cell.shots == 0, 40.0 + 12.0)),
+    ];
+    for (name, spoil) in cases {
+        let measured = spoiled(spoil);
+        assert_eq!(verdict(&measured, name), NotReproduced, "{name}: {:#?}", shape(&measured, name).comparisons);
+    }
+}
+
+#[test]
+fn overoptimization_needs_gold_scores_and_iterations() {
+    let no_gold = spoiled(|seed| {
+        seed.runs.get_mut("ppo").unwrap().iterations.iter_mut().for_each(|iteration| iteration.gold = None);
+    });
+    let found = shape(&no_gold, "overoptimization");
+    assert_eq!(found.verdict, NotMeasured);
+    assert!(found.note.unwrap().contains("gold score"));
+    let short = spoiled(|seed| seed.runs.get_mut("ppo").unwrap().iterations.truncate(7));
+    assert!(shape(&short, "overoptimization").note.unwrap().contains("too few iterations"));
+}
