@@ -2,6 +2,7 @@
 
 use super::resume::{start, wait_for};
 use super::{gptkit, run};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,23 @@ fn left(folder: &Path) -> Vec<Vec<u8>> {
         .into()
 }
 
+/// The report's data without what time and memory it took.
+fn report(folder: &Path) -> Value {
+    fn without_times(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|key, _| !["elapsed_s", "peak_bytes", "tokens_per_s"].contains(&key.as_str()));
+                fields.values_mut().for_each(without_times);
+            }
+            Value::Array(values) => values.iter_mut().for_each(without_times),
+            _ => {}
+        }
+    }
+    let mut report = serde_json::from_slice(&fs::read(folder.join("runs/lineage/report.json")).unwrap()).unwrap();
+    without_times(&mut report);
+    report
+}
+
 #[test]
 fn a_story_is_told_once_and_anew_from_a_stage() {
     let folder = tempfile::tempdir().unwrap();
@@ -64,6 +82,9 @@ fn a_story_is_told_once_and_anew_from_a_stage() {
     for words in ["[1/4] tokenizer →", "[2/4] gpt1 ← tokenizer →", "[3/4] chat ← gpt1 →", "to go"] {
         assert!(told.err.contains(words), "{words}: {}", told.err);
     }
+    assert!(told.out.contains("not measured"), "{}", told.out);
+    let page = fs::read_to_string(path.join("runs/lineage/report.html")).unwrap();
+    assert!(page.contains("Who are you?") && page.contains("gptkit pretrain --tokenizer"), "{page}");
     let answers = fs::read_to_string(path.join("runs/lineage/seed-1/chat.jsonl")).unwrap();
     assert_eq!(answers.lines().count(), 2, "{answers}");
     assert!(answers.contains("Who are you?"), "{answers}");
@@ -98,6 +119,7 @@ fn a_story_killed_in_a_stage_goes_on_as_if_it_had_not_been() {
     let gone_on = gptkit(folder.path(), "lineage --config story.toml").ok();
     assert!(gone_on.err.contains("going on with"), "{}", gone_on.err);
     assert!(left(folder.path()) == left(whole.path()), "it came out otherwise");
+    assert_eq!(report(folder.path()), report(whole.path()));
     let log = fs::read_to_string(stage.with_file_name("stages/gpt1.log")).unwrap();
     assert!(log.contains("$ gptkit pretrain --resume runs/lineage/seed-1/gpt1"), "{log}");
 }

@@ -3,8 +3,9 @@
 use crate::config::Chapter;
 use crate::measured::{
     Accuracy, Attention, Cell, FinetunedCell, Head, InContext, Iteration, Measured, Model, RewardModel, Seed, Share,
-    StageRecord, Training, Wins,
+    Training, Wins,
 };
+use crate::stages::Record;
 use std::collections::BTreeMap;
 
 const STAGES: [(&str, Chapter); 29] = [
@@ -47,13 +48,15 @@ pub(crate) fn measured(n: u64) -> Measured {
 
 fn seed(number: u64) -> Seed {
     let shift = number as f64 * 1e-3;
-    let stages = STAGES.map(|(name, chapter)| StageRecord {
+    let stages = STAGES.map(|(name, chapter)| Record {
         name: name.to_owned(),
         chapter,
         command: format!("gptkit do {name} --out 'seed-{number}/{name}'"),
-        leaves: name.to_owned(),
+        reads: Vec::new(),
+        leaves: name.into(),
         elapsed_s: 10.0,
         peak_bytes: Some(200_000_000),
+        fingerprint: String::new(),
     });
     let pretrained =
         [("lstm", 1.5, 1e4), ("gpt1", 1.3, 2e4), ("bert", 2.0, 2e4), ("gpt2", 1.2, 1e4), ("gpt3", 1.0, 5e3)];

@@ -2,7 +2,7 @@
 //!
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
-use crate::config::Chapter;
+use crate::stages::Record;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub struct Seed {
     /// The seed.
     pub seed: u64,
     /// Stages that have ended, in their order.
-    pub stages: Vec<StageRecord>,
+    pub stages: Vec<Record>,
     /// Stages that trained a model.
     pub runs: BTreeMap<String, Training>,
     /// Accuracy of classifiers on texts that were held out.
@@ -49,24 +49,6 @@ pub struct Seed {
     pub answers: BTreeMap<String, Vec<String>>,
     /// What each token of a text attends to.
     pub attention: Option<Attention>,
-}
-
-/// `stages/NAME.json`: a stage that has ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageRecord {
-    /// Its name.
-    pub name: String,
-    /// Where the report tells of it.
-    pub chapter: Chapter,
-    /// The command as a shell takes it.
-    pub command: String,
-    /// The file or folder that it left, within the seed's folder.
-    pub leaves: String,
-    /// Seconds that it took.
-    pub elapsed_s: f64,
-    /// The most memory that it held, where the system tells.
-    #[serde(default)]
-    pub peak_bytes: Option<u64>,
 }
 
 /// A curve: places and values.

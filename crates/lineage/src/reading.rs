@@ -3,8 +3,10 @@
 use crate::config::{LineageConfig, Stage};
 use crate::measured::{
     Accuracy, Cell, Curve, FinetunedCell, InContext, Iteration, Measured, Model, Own, RewardModel, Seed, Share,
-    StageRecord, Training, Wins,
+    Training, Wins,
 };
+use crate::plan::folder_of_seed;
+use crate::stages;
 use crate::work;
 use anyhow::{Context, Result};
 use data::disk::read_description;
@@ -30,14 +32,14 @@ pub(crate) fn read(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&s
 }
 
 fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<Seed> {
-    let folder = out.join(format!("seed-{number}"));
+    let folder = folder_of_seed(out, number);
     let mut seed = Seed { seed: number, ..Seed::default() };
     for stage in &config.stages {
         let record = folder.join("stages").join(format!("{}.json", stage.name));
         if !record.exists() {
             continue;
         }
-        seed.stages.push(json::<StageRecord>(&record)?);
+        seed.stages.push(json::<stages::Record>(&record)?);
         read_stage(stage, &folder.join(stage.leaves()), &mut seed)?;
     }
     Ok(seed)
@@ -288,7 +290,7 @@ mod tests {
 
     fn record(folder: &Path, name: &str) {
         let text = format!(
-            r#"{{"name":"{name}","chapter":"gpt1","command":"gptkit x","reads":[],"leaves":"{name}","elapsed_s":2.5,"peak_bytes":null}}"#
+            r#"{{"name":"{name}","chapter":"gpt1","command":"gptkit x","reads":[],"leaves":"{name}","elapsed_s":2.5,"peak_bytes":null,"fingerprint":""}}"#
         );
         put(folder, &format!("stages/{name}.json"), &text);
     }
