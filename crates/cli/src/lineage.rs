@@ -65,8 +65,12 @@ impl Lineage {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (_, config) = presets::load::<LineageConfig>(&self.config, &[])?;
         let own = self.own()?;
-        let mut seeds = self.seed.clone();
-        seeds.dedup();
+        let mut seeds: Vec<u64> = Vec::new();
+        self.seed.iter().for_each(|seed| {
+            if !seeds.contains(seed) {
+                seeds.push(*seed)
+            }
+        });
         let of_seed = |&seed: &u64| Ok(OfSeed { seed, steps: steps(&config, &own, &self.out, seed)? });
         let story = seeds.iter().map(of_seed).collect::<Result<Vec<_>>>()?;
         self.check(&story)?;

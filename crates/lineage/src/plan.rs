@@ -72,13 +72,16 @@ pub fn steps(config: &LineageConfig, own: &Own, out: &Path, seed: u64) -> Result
             }
         }
         let stdin = stage.asks.then(|| questions(&config.questions.ask, &leaves));
-        let mut hasher = blake3::Hasher::new();
         let below = folder.display().to_string();
-        let moved = words.iter().map(|word| word.replace(&below, "")); // the story may be moved
-        let before = reads.iter().filter_map(|name| fingerprints.get(name.as_str()).cloned());
-        for part in
-            moved.chain(before).chain(files.iter().cloned()).chain(stdin.iter().map(|text| text.replace(&below, "")))
-        {
+        let moved = |text: &String| text.replace(&below, ""); // the story may be moved
+        let mut parts: Vec<String> = words.iter().map(moved).collect();
+        parts.extend(reads.iter().filter_map(|name| fingerprints.get(name.as_str()).cloned()));
+        // A configuration of the user's own, say.
+        let read = words.iter().map(Path::new).filter(|path| !path.starts_with(&folder) && path.is_file());
+        parts.extend(read.map(state).collect::<Result<Vec<_>>>()?);
+        parts.extend(files.iter().cloned().chain(stdin.as_ref().map(moved)));
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
             hasher.update(part.as_bytes()).update(&[0]);
         }
         let fingerprint = hasher.finalize().to_hex().to_string();
@@ -233,6 +236,12 @@ mod tests {
         assert_eq!(one, of("x --out {out}", "y {a}", "elsewhere/o"));
         let other = of("x --more --out {out}", "y {a}", "o");
         assert!(one[0] != other[0] && one[1] != other[1] && one[2] == other[2]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let named = format!("x --config {} --out {{out}}", file.path().display());
+        let before = of(&named, "y {a}", "o");
+        assert_eq!(before, of(&named, "y {a}", "o"));
+        std::fs::write(file.path(), "changed").unwrap();
+        assert_ne!(before[..2], of(&named, "y {a}", "o")[..2]);
     }
 
     #[test]
