@@ -151,8 +151,8 @@ fn found(section: &impl Check) -> Vec<::config::Problem> {
 
 /// Weights of a model without its token and position embeddings (Kaplan et al. 2020, §2.1).
 pub fn non_embedding(model: &ModelConfig) -> u64 {
-    let embeddings =
-        (model.vocab_size as u64).saturating_add(model.context as u64).saturating_mul(model.d_model as u64);
+    let positions = if model.kind == Kind::Lstm { 0 } else { model.context };
+    let embeddings = (model.vocab_size as u64).saturating_add(positions as u64).saturating_mul(model.d_model as u64);
     model.n_params().saturating_sub(embeddings)
 }
 
