@@ -57,7 +57,7 @@ fn every_figure_has_its_commands_and_its_data() {
     let elements = elements(&page);
     let count = |name: &str| elements.iter().filter(|element| *element == name).count();
     let figures = figures::all(&measured);
-    assert_eq!(figures.len(), 18, "{:?}", figures.iter().map(|figure| &figure.title).collect::<Vec<_>>());
+    assert_eq!(figures.len(), 19, "{:?}", figures.iter().map(|figure| &figure.title).collect::<Vec<_>>());
     assert_eq!(count("figure"), figures.len());
     assert_eq!(count("svg"), figures.len());
     assert_eq!(count("details"), figures.len() + 2, "answers and costs have theirs");
@@ -71,7 +71,7 @@ fn every_figure_has_its_commands_and_its_data() {
         page.contains("gptkit do ppo-no-ptx --out &#x27;seed-1&#x2f;ppo-no-ptx&#x27;"),
         "commands of the first seed"
     );
-    assert!(page.contains("81 stages took 13 min 30 s"), "of all seeds");
+    assert!(page.contains("87 stages took 14 min 30 s"), "of all seeds");
 }
 
 #[test]
