@@ -132,8 +132,8 @@ impl Lineage {
     /// Refuses, before anything runs, commands that the command line would refuse, and names that are no stage's.
     fn check(&self, story: &[OfSeed]) -> Result<()> {
         let OfSeed { steps, .. } = story.first().context("no seed")?;
-        let named = self.only.iter().chain(&self.from);
-        named.map(|name| stages::known(steps, name).map_err(|e| Usage(e.to_string()))).collect::<Result<(), _>>()?;
+        let mut named = self.only.iter().chain(&self.from);
+        named.try_for_each(|name| stages::known(steps, name).map_err(|e| Usage(e.to_string())))?;
         let mut wrong = Vec::new();
         for step in steps {
             let words = std::iter::once("gptkit").chain(step.words.iter().map(String::as_str));

@@ -13,7 +13,7 @@ use minijinja::{Environment, context};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// What [`write`] wrote.
+/// What [`write()`] wrote.
 #[derive(Debug)]
 pub struct Written {
     /// The page.
