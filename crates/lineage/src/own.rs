@@ -100,7 +100,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("all.jsonl");
         let lines: Vec<String> = (0..500).map(|i| format!(r#"{{"prompt":"{i}","completion":"yes"}}"#)).collect();
-        fs::write(&file, lines.join("\n")).unwrap();
+        disk::write(&file, lines.join("\n").as_bytes()).unwrap();
         divide(&file, folder.path(), OnBadRecord::Fail, &Silent).unwrap();
         let [learn, held_out] = parts(folder.path()).map(|path| fs::read_to_string(path).unwrap());
         let n = held_out.lines().count();
