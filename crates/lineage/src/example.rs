@@ -2,10 +2,11 @@
 
 use crate::config::Chapter;
 use crate::measured::{
-    Accuracy, Attention, Cell, FinetunedCell, Head, InContext, Iteration, Measured, Model, RewardModel, Seed, Share,
-    Training, Wins,
+    Accuracy, Attention, Cell, FinetunedCell, Head, InContext, Iteration, Measured, Model, RewardModel, Seed, Training,
+    Wins,
 };
 use crate::stages::Record;
+use reward::report::Share;
 use std::collections::BTreeMap;
 
 const STAGES: [(&str, Chapter); 29] = [

@@ -3,6 +3,7 @@
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
 use crate::stages::Record;
+use reward::report::Share;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -103,26 +104,6 @@ impl Accuracy {
     /// Standard error of a share of independent texts.
     pub fn standard_error(&self) -> f64 {
         (self.value * (1.0 - self.value) / self.n as f64).sqrt()
-    }
-}
-
-/// A share with its 95% interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Share {
-    /// From 0 to 1.
-    pub value: f64,
-    /// Lower end of the interval.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-    /// Of how many.
-    pub n: u64,
-}
-
-impl Share {
-    /// As the interval has it.
-    pub fn standard_error(&self) -> f64 {
-        (self.high - self.low) / (2.0 * 1.96)
     }
 }
 

@@ -25,8 +25,6 @@ pub struct Own {
 
 /// Of so many records one is held out.
 const HELD_OUT: u64 = 10;
-/// Held-out prompts, at most: so many answers take seconds.
-const PROMPTS: usize = 300;
 
 impl Own {
     /// Each with its name, where there is one.
@@ -74,7 +72,7 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
                 let line = Value::Object(row.fields).to_string();
                 let hash = blake3::hash(line.as_bytes());
                 let first = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-                let side = usize::from(first.is_multiple_of(HELD_OUT) && n[1] < PROMPTS);
+                let side = usize::from(first.is_multiple_of(HELD_OUT));
                 n[side] += 1;
                 Ok(writeln!(files[side], "{line}")?)
             })?;
@@ -110,5 +108,17 @@ mod tests {
         both.sort_unstable();
         all.sort_unstable();
         assert_eq!(both, all);
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_learned_from_however_often_it_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("all.jsonl");
+        let lines: Vec<String> = (0..8000).map(|i| format!(r#"{{"prompt":"{}"}}"#, i % 4000)).collect();
+        disk::write(&file, lines.join("\n").as_bytes()).unwrap();
+        divide(&file, folder.path(), OnBadRecord::Fail, &Silent).unwrap();
+        let [learn, held_out] = parts(folder.path()).map(|path| fs::read_to_string(path).unwrap());
+        let learned: std::collections::BTreeSet<&str> = learn.lines().collect();
+        assert!(held_out.lines().count() > 600 && held_out.lines().all(|line| !learned.contains(line)));
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::config::{LineageConfig, Stage};
 use crate::measured::{
-    Accuracy, Cell, Curve, FinetunedCell, InContext, Iteration, Measured, Model, Own, RewardModel, Seed, Share,
-    Training, Wins,
+    Accuracy, Cell, Curve, FinetunedCell, InContext, Iteration, Measured, Model, Own, RewardModel, Seed, Training, Wins,
 };
 use crate::plan::folder_of_seed;
 use crate::stages;
 use crate::work;
 use anyhow::{Context, Result};
 use data::disk::read_description;
+use reward::report::Share;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! What rewards are worth on comparisons that were held out.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -17,8 +17,11 @@ pub struct Judged {
     pub gold: Option<Vec<f32>>,
 }
 
+/// Standard errors of a normal that 95% lie within.
+const Z: f64 = 1.96;
+
 /// A share, with its 95% confidence interval over prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     /// The share itself.
     pub value: f64,
@@ -31,12 +34,16 @@ pub struct Share {
 }
 
 impl Share {
+    /// Standard error, as the interval has it.
+    pub fn standard_error(&self) -> f64 {
+        (self.high - self.low) / (2.0 * Z)
+    }
+
     /// The share of hits in all, from hits and count of each prompt. What belongs to one prompt is alike, so that prompts
     /// are what varies: the variance is that of a ratio of sums over clusters (Cochran 1977, §11.2), and the interval
     /// Wilson's (1927) for as many independent pairs as would have it; where nothing varies, for as many as there are
     /// prompts.
     pub fn of(clusters: &[(f64, f64)]) -> Self {
-        const Z: f64 = 1.96;
         let (hits, n) = clusters.iter().fold((0.0, 0.0), |(hits, n), (h, m)| (hits + h, n + m));
         let value = hits / n;
         let m = clusters.len() as f64;

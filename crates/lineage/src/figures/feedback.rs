@@ -4,7 +4,8 @@ use super::{Figure, Maker, NO_PTX, Named, PPO, mean, source};
 use crate::chart::bars::{Bar, Bars};
 use crate::chart::lines::{Lines, Look, Scale, Series};
 use crate::config::Chapter;
-use crate::measured::{Curve, Iteration, Seed, Share};
+use crate::measured::{Curve, Iteration, Seed};
+use reward::report::Share;
 use serde_json::{Map, Value, json};
 
 /// Points that a curve over KL has: enough for a shape, few enough that draws average out.
