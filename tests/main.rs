@@ -15,6 +15,7 @@ mod help;
 mod lineage;
 mod looking;
 mod man;
+mod places;
 mod ppo;
 mod resume;
 mod reward;
@@ -22,6 +23,7 @@ mod scaling;
 mod sft;
 mod speed;
 mod story;
+mod terminal;
 mod tokenizers;
 mod win_rates;
 

@@ -13,7 +13,7 @@ fn anything() -> Vec<u8> {
 }
 
 fn decode(folder: &Path, tokenizer: &str, ids: &str) -> Vec<u8> {
-    output(folder, &["tokenizer", "decode", "--tokenizer", tokenizer], ids.as_bytes()).stdout
+    output(folder, &["tokenizer", "decode", "--raw", "--tokenizer", tokenizer], ids.as_bytes()).stdout
 }
 
 #[test]

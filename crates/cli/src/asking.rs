@@ -1,16 +1,18 @@
 //! Asking a person which answer is better: what is shown, and what may be typed.
 
+use crate::stdin;
 use crate::ui::Ui;
 use anyhow::{Context, Result};
 use console::{Key, Term, measure_text_width};
 use data::dialogue::{Message, Role};
+use data::printable::printable;
 use reward::choices::{Answer, Judge};
 use reward::collection::Collection;
 use reward::compare::{Question, order};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::collections::BTreeSet;
-use std::io::{BufRead, ErrorKind, IsTerminal};
+use std::io::{ErrorKind, IsTerminal};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use train::interrupt::{Interrupt, Stop};
@@ -150,11 +152,9 @@ fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
     ui.say("");
 }
 
-/// `text` in lines of at most `width` columns, `first` before it and as much space before the further lines. What would
-/// steer a terminal is replaced: nobody knows what a model writes.
+/// `text` in lines of at most `width` columns, `first` before it and as much space before the further lines.
 fn wrapped(first: &str, text: &str, width: usize) -> String {
-    let steers = |c: char| c.is_control() && c != '\n';
-    let text = text.replace('\t', "    ").replace(steers, "\u{FFFD}");
+    let text = printable(&text.replace('\t', "    ")).into_owned(); // before its width is measured
     let room = width.saturating_sub(measure_text_width(first)).max(8);
     let mut lines: Vec<String> = Vec::new();
     for paragraph in text.split('\n') {
@@ -217,7 +217,15 @@ impl Input {
         }
         let (sender, lines) = mpsc::channel();
         // Apart, so that a signal need not wait for a line.
-        std::thread::spawn(move || std::io::stdin().lock().lines().try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            let mut stdin = std::io::stdin().lock();
+            while let Some(line) = stdin::line(&mut stdin).transpose() {
+                let failed = line.is_err();
+                if sender.send(line).is_err() || failed {
+                    return;
+                }
+            }
+        });
         Ok(Self::Lines(lines))
     }
 
@@ -298,7 +306,7 @@ mod tests {
         assert_eq!(wrapped("1  ", "one two three four", 12), "1  one two\n   three\n   four");
         assert_eq!(wrapped("1  ", "abcdefghijklmno", 12), "1  abcdefghi\n   jklmno");
         assert_eq!(wrapped("", "a\n\n\tb", 40), "a\n\n    b");
-        assert_eq!(wrapped("", "\u{1b}[2Jred\r", 40), "\u{FFFD}[2Jred\u{FFFD}");
+        assert_eq!(wrapped("", "\u{1b}[2Jred\r", 40), r"\x1b[2Jred\r");
         assert_eq!(wrapped("", "日本語日本語", 8), "日本語日\n本語");
     }
 

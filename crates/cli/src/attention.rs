@@ -6,6 +6,7 @@ use crate::ui::{Ui, Usage, width};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
+use data::printable::printable_line;
 use model::folder::ModelFolder;
 use model::{Gpt, ModelConfig};
 use serde::Serialize;
@@ -65,13 +66,14 @@ impl Attention {
             ids.len(),
             config.context
         );
-        let tokens: Vec<String> = ids.iter().map(|&id| folder.tokenizer.token_text(id).replace('\n', "↵")).collect();
+        let shown = |&id: &u32| printable_line(&folder.tokenizer.token_text(id).replace('\n', "↵")).into_owned();
+        let tokens: Vec<String> = ids.iter().map(shown).collect();
         let model = Gpt::reader(config, &folder.params, ops::Precision::F32);
         let model = model.with_context(|| self.model.display().to_string())?;
         let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
         let heads = self.chosen(&layers, config)?;
         match &heads[..] {
-            heads if self.json => ui.result(&(json!({ "tokens": tokens, "heads": heads }).to_string() + "\n"))?,
+            heads if self.json => ui.json(&(json!({ "tokens": tokens, "heads": heads }).to_string() + "\n"))?,
             [only] => ui.result(&matrix(only, &tokens))?,
             heads => ui.result(&strongest(heads, &tokens, width()))?,
         }

@@ -95,7 +95,7 @@ impl Bench {
         let of_dtype = if precision == Precision::Bf16 { "bf16" } else { "f32" };
         let show = |line: &Line| -> Result<()> {
             if self.json {
-                return ui.result(&(object(line, &name, of_dtype, most).to_string() + "\n"));
+                return ui.json(&(object(line, &name, of_dtype, most).to_string() + "\n"));
             }
             ui.result(&(row(line, most) + "\n"))
         };

@@ -33,6 +33,8 @@ pub(crate) struct BestOf<'a> {
     pub(crate) sampling: Sampling,
     /// All answers as JSON, best first, instead of the best.
     pub(crate) json: bool,
+    /// Whether the best is written byte for byte.
+    pub(crate) raw: bool,
 }
 
 /// Answers written at once.
@@ -71,10 +73,10 @@ impl BestOf<'_> {
             for &i in &order {
                 let mut object = crate::sample::object(self.prompt, &prompt, &answers[i])?;
                 object["reward"] = serde_json::json!(rewards[i]);
-                ui.result(&(object.to_string() + "\n"))?;
+                ui.json(&(object.to_string() + "\n"))?;
             }
         } else if let Some(&best) = order.first() {
-            ui.result(&(std::mem::take(&mut answers[best].text) + "\n"))?;
+            ui.text(&(std::mem::take(&mut answers[best].text) + "\n"), self.raw)?;
         }
         let mean = rewards.iter().sum::<f32>() / rewards.len().max(1) as f32;
         let at = |place: Option<&usize>| place.map_or(f32::NAN, |&i| rewards[i]);

@@ -4,9 +4,11 @@ use crate::conversation::{Conversation, Turn};
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
+use crate::stdin;
 use crate::ui::{Ui, Usage, reader_is_gone};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use data::disk;
 use data::form::Form;
 use model::Gpt;
 use model::folder::ModelFolder;
@@ -17,8 +19,7 @@ use rustyline::history::MemHistory;
 use rustyline::{Behavior, Config, Editor};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
-use std::fs::File;
-use std::io::{BufRead, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,9 @@ pub(crate) struct Chat {
     /// Longest answer, in tokens [default: half of the model's window]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
+    /// Write answers byte for byte; by default control characters are shown as escapes, for instance \x1b
+    #[arg(long)]
+    raw: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -75,6 +79,7 @@ impl Chat {
             stop: self.sampling.stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
             max_new_tokens: self.max_new_tokens.map_or((context / 2).max(1), |n| n as usize),
             past: Past::new(&model),
+            raw: self.raw,
             conversation: Conversation::default(),
             sampling,
             folder,
@@ -144,6 +149,8 @@ struct Session<'a> {
     /// Texts that end an answer.
     stop: Vec<String>,
     max_new_tokens: usize,
+    /// Whether answers are written byte for byte.
+    raw: bool,
     /// Its seed is the next answer's.
     sampling: Sampling,
     interrupt: Interrupt,
@@ -169,8 +176,7 @@ impl Session<'_> {
                 if self.conversation.turns.is_empty() {
                     return Err(Usage("nothing was said that could be saved".to_owned()).into());
                 }
-                append_line(path, &self.conversation.record())
-                    .with_context(|| format!("{} cannot be written", path.display()))?;
+                append_line(path, &self.conversation.record())?;
                 self.ui.say(&format!("added to {}", path.display()));
             }
             Said::Retry => self.retry()?,
@@ -212,13 +218,13 @@ impl Session<'_> {
         };
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
         self.interrupt.begin();
-        let (ui, interrupt) = (self.ui, &self.interrupt);
+        let (ui, interrupt, raw) = (self.ui, &self.interrupt, self.raw);
         let mut begun = false;
         let written = generate_from(&mut self.past, &self.model, tokenizer, &self.end, &request, |_, text| {
             // The space before the first word belongs to the form, not to what is said.
             let text = if begun { text } else { text.trim_start() };
             begun |= !text.is_empty();
-            ui.result(text)?;
+            ui.text(text, raw)?;
             Ok(if interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
         self.interrupt.end();
@@ -234,19 +240,22 @@ impl Session<'_> {
 }
 
 /// Adds a line to a file that may be there.
-fn append_line(path: &Path, line: &str) -> std::io::Result<()> {
-    let mut file = File::options().create(true).read(true).append(true).open(path)?;
-    let mut line = format!("{line}\n");
-    if file.seek(SeekFrom::End(0))? > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            line.insert(0, '\n');
+fn append_line(path: &Path, line: &str) -> Result<()> {
+    let mut file = disk::append(path)?;
+    let mut add = || -> Result<()> {
+        let mut line = format!("{line}\n");
+        if file.metadata()?.len() > 0 {
+            let (mut read, mut last) = (disk::open(path)?, [0]);
+            read.seek(SeekFrom::End(-1))?;
+            read.read_exact(&mut last)?;
+            if last != *b"\n" {
+                line.insert(0, '\n');
+            }
         }
-    }
-    file.write_all(line.as_bytes())?; // at once, so that a crash leaves no half a record
-    file.sync_all()
+        file.write_all(line.as_bytes())?; // at once, so that a crash leaves no half a record
+        Ok(file.sync_all()?)
+    };
+    add().with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Where messages come from.
@@ -306,11 +315,8 @@ impl Input {
                 Err(e) => Err(e).context("the terminal cannot be read"),
             },
             Self::Pipe => {
-                let mut line = String::new();
-                let n = std::io::stdin().lock().read_line(&mut line).context("stdin cannot be read as text")?;
-                let line = line.strip_suffix('\n').unwrap_or(&line);
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                Ok(if n == 0 { Line::End } else { Line::Text(line.to_owned()) })
+                let line = stdin::line(&mut std::io::stdin().lock()).context("stdin cannot be read as text")?;
+                Ok(line.map_or(Line::End, Line::Text))
             }
         }
     }

@@ -21,6 +21,6 @@ impl Completions {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut script = Vec::new(); // the library panics where a reader is gone, so memory comes first
         generate(self.shell, &mut Cli::command(), "gptkit", &mut script);
-        ui.result(&String::from_utf8(script)?)
+        ui.raw(&script)
     }
 }

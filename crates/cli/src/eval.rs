@@ -120,7 +120,10 @@ impl Eval {
         let report =
             Report { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
         keep(&report, &out)?;
-        ui.result(&if self.json { report.json().to_string() + "\n" } else { table(&report) })?;
+        match self.json {
+            true => ui.json(&(report.json().to_string() + "\n"))?,
+            false => ui.result(&table(&report))?,
+        }
         say(&report, &out, ui);
         Ok(())
     }

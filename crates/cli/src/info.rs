@@ -1,9 +1,9 @@
 //! `gptkit info`
 
-use crate::ui::Ui;
+use crate::ui::{Ui, Usage};
 use clap::Args;
 use ops::Precision;
-use ops::cpu::Cpu;
+use ops::cpu::{Cpu, LIMIT, Level};
 
 /// Say what of this machine gptkit uses, and why
 #[derive(Debug, Args)]
@@ -11,7 +11,7 @@ pub(crate) struct Info {}
 
 impl Info {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let cpu = Cpu::get();
+        let (cpu, limit) = (Cpu::get(), Cpu::limit().map_err(Usage)?);
         let tiles = match &cpu.tiles {
             Ok(()) => "matrix tiles (AMX)".to_owned(),
             Err(why) if cpu.dots => format!("AVX512-BF16; {why}"),
@@ -26,8 +26,9 @@ impl Info {
             ("threads", rayon::current_num_threads().to_string()),
             ("loops and f32 products", cpu.level.to_string()),
             ("bf16 products", tiles),
+            (LIMIT, limit.map_or("not set", Level::name).to_owned()),
             ("--dtype auto", auto.to_owned()),
-            ("memory", format!("{:.1} GB", train::plan::machine_memory() as f64 / 1e9)),
+            ("memory", format!("{:.1} GB", train::machine::memory() as f64 / 1e9)),
             ("built with", built_with()),
         ];
         ui.result(&lines.map(|(name, value)| format!("{name:<24}{value}\n")).concat())

@@ -8,6 +8,7 @@ use candle_core::Device;
 use clap::Args;
 use console::{Style, measure_text_width};
 use data::batch::{Batch, IGNORE};
+use data::printable::printable_line;
 use data::progress::grouped;
 use data::tokenizer::Tokenizer;
 use std::path::PathBuf;
@@ -47,7 +48,7 @@ impl Inspect {
         let shown = self.rows.min(batch.rows);
         for row in 0..shown {
             ui.result(&format!("step {} · window {} of {}\n", self.step, row + 1, batch.rows))?;
-            ui.result(&window(&batch, row, &tokenizer, width()))?;
+            ui.raw(window(&batch, row, &tokenizer, width()).as_bytes())?; // with colors of its own
         }
         ui.result(&(counts(&batch, &tokenizer) + LEGEND))
     }
@@ -113,13 +114,7 @@ fn style(id: u32, counts: bool, tokenizer: &Tokenizer) -> Style {
 
 /// Line breaks, tabs and other control characters as something to see.
 fn visible(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' => '↵',
-        '\t' => '→',
-        c if c.is_control() => '�',
-        c => c,
-    };
-    text.chars().map(shown).collect()
+    printable_line(&text.replace('\n', "↵").replace('\t', "→")).into_owned()
 }
 
 fn counts(batch: &Batch, tokenizer: &Tokenizer) -> String {

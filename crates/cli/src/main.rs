@@ -15,6 +15,7 @@ mod conversation;
 mod data_args;
 mod device;
 mod dpo;
+mod environment;
 mod eval;
 mod finetune;
 mod heat_map;
@@ -39,6 +40,7 @@ mod sampling_args;
 mod scaling;
 mod score;
 mod sft;
+mod stdin;
 mod table;
 mod tasks;
 mod tokenizer;
@@ -48,8 +50,12 @@ mod win_rates;
 mod world;
 
 use clap::{Parser, Subcommand};
+use data::printable::{printable, printable_line};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
-use ui::Ui;
+use ui::{Ui, write_line};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -144,22 +150,99 @@ fn keep_memory() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) }
 }
 
-/// Has candle's own threads sleep as soon as they have no work: by default they wait by spinning, on the cores that the
-/// products of a training step run on.
-fn keep_cores() {
-    // SAFETY: the program has no second thread yet that could read the environment.
-    unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "1") }
+/// Has a panic, which is a mistake in gptkit, say so in one line; with `RUST_BACKTRACE`, where it came from too.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        write_line(&internal_error(panic));
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            write_line(&trace.to_string());
+        }
+    }));
+}
+
+fn internal_error(panic: &PanicHookInfo) -> String {
+    let what = panic.payload_as_str().unwrap_or("no message");
+    let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+    format!("internal error: {}{place}; please report it, with the command", printable_line(what))
+}
+
+/// Has writing beyond `ulimit -f` fail, as on a full disk, instead of ending the process.
+fn fail_beyond_file_limit() {
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default());
+}
+
+/// The command line, unless it cannot be obeyed or asks for help alone: then what to end with.
+fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
+    let refuse = |what: String| {
+        write_line(&format!("error: {what}"));
+        ExitCode::from(2)
+    };
+    // Names of files stand in JSON and TOML, which are UTF-8.
+    if let Some(argument) = arguments.iter().find(|argument| argument.to_str().is_none()) {
+        return Err(refuse(format!("argument {} is not valid UTF-8", printable_line(&argument.to_string_lossy()))));
+    }
+    if let Ok(here) = std::env::current_dir()
+        && here.to_str().is_none()
+    {
+        return Err(refuse(format!("the current directory {} is not valid UTF-8", here.display())));
+    }
+    Cli::try_parse_from(arguments).map_err(|e| {
+        let words = e.render().to_string();
+        let plain = printable(&words);
+        if e.use_stderr() && *plain != *words {
+            // Colors would not be told from what the arguments bring along.
+            write_line(plain.trim_end());
+        } else {
+            let _ = e.print(); // a reader that is gone is no failure
+        }
+        ExitCode::from(if e.use_stderr() { 2 } else { 0 })
+    })
 }
 
 fn main() -> ExitCode {
+    report_panics();
+    fail_beyond_file_limit();
     keep_memory();
-    keep_cores();
-    let cli = Cli::parse();
-    let ui = Ui::new();
+    environment::keep_cores();
+    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let events = environment::wants_events();
+    let ui = Ui::new(events.as_ref().is_ok_and(|wanted| *wanted));
+    if let Err(e) = events {
+        return ui.fail(&e.into());
+    }
+    for name in environment::unknown() {
+        ui.say(&format!("warning: unknown environment variable {name}"));
+    }
     let result = cli.command.run(&ui);
     ui.ended();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => ui.fail(&e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn a_panic_is_one_line_with_its_place() {
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let hear = Arc::clone(&said);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| hear.lock().unwrap().push(internal_error(panic))));
+        let panicked = std::thread::spawn(|| panic!("two\nlines \x1b[2J")).join();
+        std::panic::set_hook(before);
+        assert!(panicked.is_err());
+        let said = said.lock().unwrap();
+        // Other tests may panic meanwhile.
+        let line = said.iter().find(|line| line.contains("two")).unwrap();
+        assert!(line.starts_with(r"internal error: two\nlines \x1b[2J at ") && line.contains("main.rs:"), "{line}");
     }
 }

@@ -12,7 +12,8 @@ use data::progress::{Progress, Unit, grouped};
 use model::{Kind, ModelConfig};
 use std::path::{Path, PathBuf};
 use train::PretrainConfig;
-use train::plan::{Plan as Needs, machine_memory, measure, settings_that_fit};
+use train::machine;
+use train::plan::{Plan as Needs, measure, settings_that_fit};
 use train::pretrain::settle;
 
 /// Say what a run will take before it takes it: memory by part, work, time
@@ -179,7 +180,7 @@ pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
 pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
     match limit {
         Some(limit) => (limit, "of the device"),
-        None => (machine_memory(), "here"),
+        None => (machine::memory(), "here"),
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
         .into());
     }
     let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
-    let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("{given} cannot be read: {e}")))?;
+    let text = data::disk::read_named(path).map_err(|e| Usage(format!("{e:#}")))?;
     Ok((stem, text))
 }
 

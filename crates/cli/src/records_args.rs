@@ -38,7 +38,7 @@ impl RecordsArgs {
 
     /// Has `work` write to where the records go; a file is whole afterwards or as it was.
     pub(crate) fn write<T>(&self, ui: &Ui, work: impl FnOnce(Sink) -> Result<T>) -> Result<T> {
-        let Some(out) = &self.out else { return work(&mut |lines| ui.result(lines)) };
+        let Some(out) = &self.out else { return work(&mut |lines| ui.json(lines)) };
         let mut done = None;
         data::disk::write_with(out, |aside| {
             let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);

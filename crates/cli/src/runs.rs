@@ -4,6 +4,7 @@ use crate::data_args::shell;
 use crate::ui::Ui;
 use anyhow::{Result, ensure};
 use clap::Args;
+use data::printable::printable_line;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use train::curves::{Curves, svg};
@@ -53,7 +54,7 @@ impl Runs {
 
 /// The command that made the run in `folder`, by what only its configuration has.
 fn command_of(folder: &Path) -> &'static str {
-    let config = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+    let config = data::disk::read_description(&folder.join("config.toml")).unwrap_or_default();
     let has = |key: &str| config.lines().any(|line| line.starts_with(key));
     let own = [
         ("[rollout]", "ppo"),
@@ -66,7 +67,7 @@ fn command_of(folder: &Path) -> &'static str {
 }
 
 fn name(run: &Overview) -> String {
-    run.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    printable_line(&run.folder.file_name().unwrap_or_default().to_string_lossy()).into_owned()
 }
 
 /// 3725 → 1:02:05.

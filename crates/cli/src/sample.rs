@@ -3,8 +3,9 @@
 use crate::best_of::BestOf;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
+use crate::stdin;
 use crate::ui::{Ui, Usage};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
 use model::folder::ModelFolder;
@@ -12,7 +13,7 @@ use model::generate::{Completion, Request, generate};
 use model::sampler::Sampling;
 use model::{Dtype, Gpt};
 use serde_json::json;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -47,6 +48,9 @@ pub(crate) struct Sample {
     /// One JSON object a sample: prompt, text, tokens, why it ended
     #[arg(long)]
     json: bool,
+    /// Write the text byte for byte; by default control characters are shown as escapes, for instance \x1b
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
     /// With --json: the log-probability of each token, and of the K likeliest at its place
     #[arg(long, value_name = "K", requires = "json")]
     log_probs: Option<usize>,
@@ -68,6 +72,7 @@ impl Sample {
                 stop: self.sampling.stop.clone(),
                 sampling,
                 json: self.json,
+                raw: self.raw,
             };
             return best_of.run(&self.compute, ui);
         }
@@ -92,11 +97,11 @@ impl Sample {
         let completions = if self.json {
             let completions = write(&model, &folder, &request, |_, _| Ok(ControlFlow::Continue(())))?;
             for completion in &completions {
-                ui.result(&(object(&prompt, &request.prompt, completion)?.to_string() + "\n"))?;
+                ui.json(&(object(&prompt, &request.prompt, completion)?.to_string() + "\n"))?;
             }
             completions
         } else {
-            print(&model, &folder, &request, &prompt, ui)?
+            print(&model, &folder, &request, &prompt, self.raw, ui)?
         };
         let n: usize = completions.iter().map(|c| c.tokens.len()).sum();
         let seconds = begun.elapsed().as_secs_f64();
@@ -110,9 +115,9 @@ impl Sample {
         }
         let mut text = String::new();
         if let Some(path) = &self.prompt_file {
-            text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            text = data::disk::read_named(path)?;
         } else if !std::io::stdin().is_terminal() {
-            std::io::stdin().read_to_string(&mut text).context("stdin cannot be read as text")?;
+            text = stdin::text()?;
         }
         if text.ends_with('\n') {
             text.pop();
@@ -142,17 +147,24 @@ fn write(
 }
 
 /// Prints the first sample as it is written, the others when they are done.
-fn print(model: &Gpt, folder: &ModelFolder, request: &Request, prompt: &str, ui: &Ui) -> Result<Vec<Completion>> {
-    ui.result(prompt)?;
+fn print(
+    model: &Gpt,
+    folder: &ModelFolder,
+    request: &Request,
+    prompt: &str,
+    raw: bool,
+    ui: &Ui,
+) -> Result<Vec<Completion>> {
+    ui.text(prompt, raw)?;
     let completions = write(model, folder, request, |row, text| {
         if row == 0 {
-            ui.result(text)?;
+            ui.text(text, raw)?;
         }
         Ok(ControlFlow::Continue(()))
     })?;
     ui.result("\n")?;
     for (i, completion) in completions.iter().enumerate().skip(1) {
-        ui.result(&format!("--- {} of {}\n{prompt}{}\n", i + 1, completions.len(), completion.text))?;
+        ui.text(&format!("--- {} of {}\n{prompt}{}\n", i + 1, completions.len(), completion.text), raw)?;
     }
     Ok(completions)
 }
@@ -182,5 +194,5 @@ pub(crate) fn print_sample(folder: &Path, device: &Device, ui: &Ui) -> Result<()
         sampling: Sampling { temperature: 0.8, ..Sampling::default() },
     };
     let model = Gpt::new(&folder.config, &folder.params, Dtype::Auto.precision())?;
-    print(&model, &folder, &request, "", ui).map(|_| ())
+    print(&model, &folder, &request, "", false, ui).map(|_| ())
 }

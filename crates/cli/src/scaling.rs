@@ -89,7 +89,7 @@ fn reopened(path: &str) -> Result<ScalingConfig> {
 fn finish(finished: &Finished, json: bool, ui: &Ui) -> Result<()> {
     let Finished { folder, report, tables } = finished;
     match json {
-        true => ui.result(&(serde_json::to_string(report)? + "\n"))?,
+        true => ui.json(&(serde_json::to_string(report)? + "\n"))?,
         false => ui.result(tables)?,
     }
     report.remarks.iter().for_each(|remark| ui.say(remark));

@@ -157,7 +157,7 @@ pub(crate) fn load(given: &str) -> Result<(String, TaskConfig)> {
         let hint = format!("did you mean {near}? `gptkit eval --list` names all; a task of your own is a .toml file");
         return Err(Usage(format!("--task {given}: no task and no file is called so\n  hint: {hint}")).into());
     }
-    let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("--task {given} cannot be read: {e}")))?;
+    let text = data::disk::read_named(path).map_err(|e| Usage(format!("--task {e:#}")))?;
     let name = path.file_stem().map_or_else(|| given.to_owned(), |stem| stem.to_string_lossy().into_owned());
     Ok((name, config::load(given, &text, &[])?))
 }

@@ -2,12 +2,12 @@
 
 use crate::data_args::{DataArgs, shell};
 use crate::presets::checked;
+use crate::stdin;
 use crate::ui::Ui;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use data::source::DataConfig;
 use data::tokenizer::{self, TokenizerConfig, TokenizerKind};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Train a tokenizer, or use one on stdin
@@ -38,6 +38,9 @@ pub(crate) enum Tokenizer {
         /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
         tokenizer: PathBuf,
+        /// Write the text byte for byte; by default control characters are shown as escapes, for instance \x1b
+        #[arg(long)]
+        raw: bool,
     },
 }
 
@@ -47,22 +50,18 @@ impl Tokenizer {
             Self::Train { data, kind, vocab_size, out } => train(&data, kind, vocab_size, &out, ui),
             Self::Encode { tokenizer } => {
                 let tokenizer = tokenizer::Tokenizer::load(&tokenizer)?;
-                let mut bytes = Vec::new();
-                std::io::stdin().read_to_end(&mut bytes).context("stdin cannot be read")?;
-                let ids: Vec<String> = tokenizer.encode_bytes(&bytes)?.iter().map(u32::to_string).collect();
+                let ids: Vec<String> = tokenizer.encode_bytes(&stdin::bytes()?)?.iter().map(u32::to_string).collect();
                 ui.result(&(ids.join(" ") + "\n"))
             }
-            Self::Decode { tokenizer } => {
+            Self::Decode { tokenizer, raw } => {
                 let tokenizer = tokenizer::Tokenizer::load(&tokenizer)?;
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).context("stdin cannot be read as text")?;
+                let text = stdin::text()?;
                 let id =
                     |word: &str| word.parse::<u32>().with_context(|| format!("\"{word}\" on stdin is not a token id"));
                 let ids = text.split_whitespace().map(id).collect::<Result<Vec<u32>>>()?;
                 // Bytes, not text: a byte-level token need not be whole characters.
-                let mut out = std::io::stdout().lock();
-                out.write_all(&tokenizer.decode_bytes(&ids)?)?;
-                Ok(out.flush()?)
+                let bytes = tokenizer.decode_bytes(&ids)?;
+                if raw { ui.raw(&bytes) } else { ui.result(&String::from_utf8_lossy(&bytes)) }
             }
         }
     }

@@ -1,9 +1,14 @@
 //! All that is printed: words and progress on stderr, results on stdout. A process that `gptkit lineage` runs says
 //! [`Event`]s in their place.
+//!
+//! Whatever a name, a record or a model brings along passes through [`data::printable`], so that none of it controls the
+//! terminal.
 
+use anyhow::Context;
+use data::printable::{printable, printable_json, printable_line};
 use data::progress::{Progress, Task, Unit};
 use indicatif::{ProgressBar, ProgressStyle};
-use lineage::event::{EVENTS, Event};
+use lineage::event::Event;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -45,8 +50,7 @@ pub(crate) struct Ui {
 }
 
 impl Ui {
-    pub(crate) fn new() -> Self {
-        let events = std::env::var_os(EVENTS).is_some();
+    pub(crate) fn new(events: bool) -> Self {
         Self { live: io::stderr().is_terminal(), events, bar: Arc::default() }
     }
 
@@ -57,11 +61,25 @@ impl Ui {
         }
     }
 
-    /// A result, on stdout, flushed.
+    /// A result, on stdout, without control sequences.
     pub(crate) fn result(&self, text: &str) -> anyhow::Result<()> {
+        self.raw(printable(text).as_bytes())
+    }
+
+    /// Text that a model wrote, on stdout: without control sequences, or byte for byte when `raw`.
+    pub(crate) fn text(&self, text: &str, raw: bool) -> anyhow::Result<()> {
+        if raw { self.raw(text.as_bytes()) } else { self.result(text) }
+    }
+
+    /// JSON, an object a line, on stdout.
+    pub(crate) fn json(&self, lines: &str) -> anyhow::Result<()> {
+        self.raw(printable_json(lines).as_bytes())
+    }
+
+    /// Bytes as they are, on stdout, flushed: text that gptkit itself has styled, and what a user asked for with `--raw`.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        Ok(out.flush()?)
+        out.write_all(bytes).and_then(|()| out.flush()).context("stdout cannot be written")
     }
 
     /// The command to go on with.
@@ -113,9 +131,9 @@ pub(crate) fn width() -> usize {
     console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20))
 }
 
-/// Writes to stderr; that it is closed is nobody's concern.
-fn write_line(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+/// Writes to stderr, without control sequences; that it is closed is nobody's concern.
+pub(crate) fn write_line(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
 /// Tells another gptkit what happened. When that one is gone nobody wants the rest, and what is saved can be gone on with.
@@ -161,7 +179,7 @@ impl Progress for Ui {
             None => ProgressBar::no_length(),
         };
         bar.set_style(style(total.is_some(), unit));
-        bar.set_prefix(label.to_owned());
+        bar.set_prefix(printable_line(label).into_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         if let Ok(mut shown) = self.bar.lock() {
             *shown = Some(bar.clone());
@@ -201,7 +219,7 @@ impl Task for Bar {
     }
 
     fn show(&self, figures: &str) {
-        self.bar.set_message(figures.to_owned());
+        self.bar.set_message(printable_line(figures).into_owned());
     }
 }
 
@@ -298,7 +316,7 @@ impl Lines {
             Unit::Bytes => format!("{:.1} MB", n as f64 / 1e6),
             Unit::Tokens | Unit::Items => n.to_string(),
         };
-        let mut line = format!("{} {}", self.label, count(state.done));
+        let mut line = format!("{} {}", printable_line(&self.label), count(state.done));
         if let Some(total) = self.total.filter(|&t| t > 0) {
             line += &format!("/{} {:3}%", count(total), state.done * 100 / total);
         }

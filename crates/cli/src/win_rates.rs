@@ -152,7 +152,7 @@ impl WinRates {
                 "sampling": Tokens::from(sampling.clone()),
                 "rows": rows,
             });
-            ui.result(&(object.to_string() + "\n"))?;
+            ui.json(&(object.to_string() + "\n"))?;
         } else {
             ui.result(&table(rows, wanted.score()))?;
         }

@@ -38,7 +38,7 @@ where
     let mut problems = Problems::default();
     for setting in set {
         if let Err(what) = apply(&mut table, setting) {
-            problems.add(&format!("--set {setting}"), what, "write --set section.key=value");
+            problems.add(&format!("--set {}", cut(setting)), what, "write --set section.key=value");
         }
     }
     let mut track = serde_path_to_error::Track::new();
@@ -71,21 +71,54 @@ pub fn resolved<T: Serialize>(config: &T) -> Result<String, toml::ser::Error> {
     toml::to_string_pretty(config)
 }
 
-/// Puts `key.path=value` into `table`; the value is TOML, or a bare string.
+/// Parts of a key at most: more than any configuration has, and few enough to be followed by recursion.
+const DEEPEST: usize = 16;
+
+/// Puts `key.path=value` into `table`.
 fn apply(table: &mut Table, setting: &str) -> Result<(), String> {
     let (path, text) = setting.split_once('=').ok_or("has no `=`")?;
-    let value = toml::from_str::<Table>(&format!("v = {text}"))
-        .ok()
-        .and_then(|mut t| t.remove("v"))
-        .unwrap_or_else(|| Value::String(text.to_owned()));
-    let (sections, key) = path.rsplit_once('.').map_or((None, path), |(s, k)| (Some(s), k));
+    let keys: Vec<&str> = path.trim().split('.').take(DEEPEST + 1).collect();
+    if keys.len() > DEEPEST {
+        return Err(format!("invalid key: more than {DEEPEST} parts"));
+    }
+    let bare = |key: &&str| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    if let Some(key) = keys.iter().find(|key| !bare(key)) {
+        return Err(format!("invalid key: {:?} is not a bare TOML key", cut(key)));
+    }
+    let value = value_of(text.trim())?;
+    let Some((key, sections)) = keys.split_last() else { return Err("invalid key: it is empty".to_owned()) };
     let mut at = table;
-    for section in sections.iter().flat_map(|s| s.split('.')) {
-        let next = at.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    for section in sections {
+        let next = at.entry(*section).or_insert_with(|| Value::Table(Table::new()));
         at = next.as_table_mut().ok_or_else(|| format!("`{section}` is not a section"))?;
     }
-    at.insert(key.to_owned(), value);
+    at.insert((*key).to_owned(), value);
     Ok(())
+}
+
+/// One TOML value, or a string without quotes.
+fn value_of(text: &str) -> Result<Value, String> {
+    match text.parse::<Value>() {
+        Ok(value) => Ok(value),
+        Err(_) if text.is_empty() => Err("the value is empty; an empty string is written \"\"".to_owned()),
+        Err(e) if text.starts_with(['"', '\'', '[', '{']) => {
+            Err(format!("the value is not valid TOML: {}", e.message()))
+        }
+        Err(_) if text.contains(char::is_control) => {
+            Err("the value has more than one line; use one --set per setting".to_owned())
+        }
+        Err(_) => Ok(Value::String(text.to_owned())),
+    }
+}
+
+/// The beginning of `text`, on one line, for messages.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut short: String = text.chars().take(LONGEST).map(|c| if c.is_control() { '␤' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// The nearest key that exists, in words.
@@ -136,7 +169,7 @@ impl Source<'_> {
     /// The place of `key`, or of the nearest section or element of a list above it that is written down.
     fn place(&self, key: &str) -> String {
         let set = |setting: &String| {
-            let path = setting.split('=').next().unwrap_or_default();
+            let path = setting.split('=').next().unwrap_or_default().trim();
             key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         if self.set.iter().any(set) {
@@ -181,7 +214,7 @@ fn short(value: &Value) -> String {
     match value {
         Value::Table(_) => "{ … }".to_owned(),
         Value::Array(_) => "[ … ]".to_owned(),
-        other => other.to_string(),
+        other => cut(&other.to_string()),
     }
 }
 
@@ -285,5 +318,47 @@ mod tests {
     #[test]
     fn an_override_without_a_value_is_a_problem() {
         assert!(toy("[model]\nwidth = 8", &["model.width"]).unwrap_err().contains("has no `=`"));
+    }
+
+    #[test]
+    fn a_setting_is_one_key_and_one_value() {
+        let text = "[model]\nwidth = 8";
+        let set = |setting: &str| toy(text, &[setting]);
+        assert_eq!(set(" model.learning_rate = 3e-4 ").unwrap().model.learning_rate, Some(3e-4));
+        assert_eq!(set("model={ width = 12 }").unwrap().model.width, 12);
+        assert_eq!(set("parts=[\n  { weight = 1.0 },\n  { weight = 2.0 },\n]").unwrap().parts.len(), 2);
+        for (setting, says) in [
+            ("model.learning_rate=1e-3\nmodel.width=12", "the value has more than one line"),
+            ("model.learning_rate=1e-3\n", "nothing is wrong"),
+            ("model.width=", "the value is empty"),
+            ("model.width= ", "the value is empty"),
+            ("=3", "invalid key: \"\" is not a bare TOML key"),
+            ("model..width=12", "invalid key: \"\" is not a bare TOML key"),
+            (".model.width=12", "invalid key: \"\" is not a bare TOML key"),
+            ("model.\"width\"=12", "invalid key"),
+            ("model width=12", "invalid key: \"model width\""),
+            ("parts=[1", "the value is not valid TOML"),
+            ("parts=[] []", "the value is not valid TOML"),
+            ("model.width=12 # wide", "model.width"),
+            ("model.width=\"a\" \"b\"", "the value is not valid TOML"),
+        ] {
+            match set(setting) {
+                Err(said) => assert!(said.contains(says), "{setting}: {said}"),
+                Ok(_) => assert_eq!(says, "nothing is wrong", "{setting}"),
+            }
+        }
+    }
+
+    #[test]
+    fn depth_and_length_without_end_are_refused_in_few_words() {
+        let text = "[model]\nwidth = 8";
+        let (dots, brackets) = (format!("a{}=1", ".a".repeat(50_000)), format!("parts={}", "[".repeat(50_000)));
+        for setting in [dots, brackets, format!("model.width={}", "x".repeat(50_000)), "x".repeat(50_000)] {
+            let said = toy(text, &[&setting]).unwrap_err();
+            assert!(said.len() < 1000, "{said}");
+        }
+        assert!(toy(&format!("a{} = 1", ".a".repeat(50_000)), &[]).unwrap_err().contains("line 1"));
+        assert!(toy(&format!("a = {}", "[".repeat(50_000)), &[]).unwrap_err().contains("line 1"));
+        assert!(toy(&format!("[a{}]", ".a".repeat(50_000)), &[]).unwrap_err().contains("line 1"));
     }
 }

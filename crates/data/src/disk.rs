@@ -7,19 +7,101 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+/// What `metadata` describes, in words: `a FIFO`, for instance.
+pub(crate) fn kind_of(metadata: &fs::Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let special: [(fn(&fs::FileType) -> bool, &str); 4] = [
+            (FileTypeExt::is_fifo, "a FIFO"),
+            (FileTypeExt::is_socket, "a socket"),
+            (FileTypeExt::is_char_device, "a character device"),
+            (FileTypeExt::is_block_device, "a block device"),
+        ];
+        if let Some((_, name)) = special.into_iter().find(|(is, _)| is(&kind)) {
+            return name;
+        }
+    }
+    if kind.is_dir() { "a folder" } else { "a regular file" }
+}
+
+/// Opens a regular file for reading. Anything else is refused by its name before it is opened: opening a FIFO waits for a
+/// writer, and a device may have no end.
+///
+/// # Errors
+/// When there is no such file, it is not a regular file, or it cannot be opened.
+pub fn open(path: &Path) -> Result<File> {
+    let open = || -> Result<File> {
+        let metadata = path.metadata()?;
+        ensure!(metadata.is_file(), "it is {}, not a regular file", kind_of(&metadata));
+        Ok(File::open(path)?)
+    };
+    open().with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Opens a regular file, which may be new, for writing at its end.
+///
+/// # Errors
+/// When it is not a regular file or cannot be opened.
+pub fn append(path: &Path) -> Result<File> {
+    let open = || -> Result<File> {
+        if let Ok(metadata) = path.metadata() {
+            ensure!(metadata.is_file(), "it is {}, not a regular file", kind_of(&metadata));
+        }
+        Ok(File::options().create(true).append(true).open(path)?)
+    };
+    open().with_context(|| format!("{} cannot be written", path.display()))
+}
+
 /// Reads a small text file that describes something: JSON or TOML.
 ///
 /// # Errors
-/// When it cannot be read, is no text, or is larger than any description, before memory is taken for it.
+/// When it is not a regular file, cannot be read, is no text, or is larger than any description, before memory is taken
+/// for it.
 pub fn read_description(path: &Path) -> Result<String> {
-    const LARGEST: u64 = 256 << 20;
+    text_of(path, open(path)?, 256 << 20)
+}
+
+/// Reads a small text file that a person names. It may be a stream, such as `/dev/stdin` or what a shell puts in the place
+/// of `<(command)`.
+///
+/// # Errors
+/// As [`read_description`], and when it is a FIFO that may have no writer.
+pub fn read_named(path: &Path) -> Result<String> {
+    let stream = path.starts_with("/dev") || path.starts_with("/proc");
+    match path.metadata() {
+        Ok(metadata) if stream && !metadata.is_dir() => {
+            let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            text_of(path, file, 16 << 20)
+        }
+        _ => read_description(path),
+    }
+}
+
+fn text_of(path: &Path, file: impl Read, largest: u64) -> Result<String> {
     let read = || -> Result<String> {
-        let mut text = String::new();
-        let n = File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)? as u64;
-        ensure!(n <= LARGEST, "it is larger than {} MB", LARGEST >> 20);
+        let mut bytes = Vec::new();
+        let n = file.take(largest + 1).read_to_end(&mut bytes)? as u64;
+        ensure!(n <= largest, "it is larger than {} MB", largest >> 20);
+        let text = String::from_utf8(bytes).context("it is not UTF-8")?;
         Ok(text)
     };
     read().with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Where the output `path` is written: at the end of a symbolic link, so that the link stays.
+///
+/// # Errors
+/// When it is a link that leads nowhere.
+fn destination(path: &Path) -> Result<PathBuf> {
+    if !path.is_symlink() {
+        return Ok(path.to_owned());
+    }
+    path.canonicalize().with_context(|| {
+        let to = fs::read_link(path).unwrap_or_default();
+        format!("{} is a symbolic link to {}, which cannot be used", path.display(), to.display())
+    })
 }
 
 /// Makes `folder` and those above it.
@@ -27,7 +109,7 @@ pub fn read_description(path: &Path) -> Result<String> {
 /// # Errors
 /// When it cannot be made, with its name.
 pub fn create_dir(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("folder {} cannot be made", folder.display()))
+    fs::create_dir_all(destination(folder)?).with_context(|| format!("folder {} cannot be made", folder.display()))
 }
 
 /// Writes `bytes` to `path`; a crash at any point leaves what was there before.
@@ -47,6 +129,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// When `fill` fails or the file cannot be renamed; `path` is then as it was.
 pub fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if let Ok(metadata) = path.metadata() {
+        let kind = kind_of(&metadata);
+        ensure!(metadata.is_file(), "{} cannot be written: it is {kind}, not a regular file", path.display());
+    }
+    let path = &destination(path)?;
     let aside = aside(path);
     let written = fill(&aside).and_then(|()| {
         File::open(&aside)?.sync_all()?;
@@ -64,6 +151,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result
 /// # Errors
 /// When `fill` fails or the folder cannot be renamed; `path` is then as it was, and what was written is gone.
 pub fn folder_with<T>(path: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let path = &destination(path)?;
     let aside = aside(path);
     let made = fresh_dir(&aside).and_then(|()| fill(&aside)).and_then(|made| {
         publish(&aside, path)?;
@@ -166,9 +254,10 @@ pub fn fingerprint(folder: &Path, ending: &str) -> Result<String> {
 }
 
 fn sealed(path: &Path) -> Result<Sealed> {
-    let read = || -> std::io::Result<Sealed> {
+    let mut file = open(path)?;
+    let mut read = || -> std::io::Result<Sealed> {
         let mut hasher = blake3::Hasher::new();
-        let bytes = std::io::copy(&mut File::open(path)?, &mut hasher)?;
+        let bytes = std::io::copy(&mut file, &mut hasher)?;
         Ok(Sealed { bytes, blake3: hasher.finalize().to_hex().to_string() })
     };
     read().with_context(|| format!("{} cannot be read", path.display()))
@@ -204,8 +293,7 @@ pub fn clear_leftovers(folder: &Path) -> Result<()> {
 /// When the file `lock` cannot be made there.
 pub fn lock(folder: &Path) -> Result<Option<File>> {
     let path = folder.join("lock");
-    let file = File::options().create(true).append(true).open(&path);
-    let file = file.with_context(|| format!("{} cannot be made", path.display()))?;
+    let file = append(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -216,8 +304,7 @@ pub fn lock(folder: &Path) -> Result<Option<File>> {
 /// Whether another process holds the lock of `folder`.
 pub fn is_locked(folder: &Path) -> bool {
     // Shared, so that those who only look do not keep each other, or the next writer, out for long.
-    let file = File::open(folder.join("lock"));
-    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    open(&folder.join("lock")).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// A name that nobody else gives.
@@ -249,6 +336,59 @@ mod tests {
         assert!(format!("{:#}", failed.unwrap_err()).contains("a.json cannot be written: the disk is full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once_for_reading_and_for_writing() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("config.json");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        std::fs::rename(&fifo, folder.path().join("lock")).unwrap();
+        std::fs::hard_link(folder.path().join("lock"), &fifo).unwrap();
+        let said = |result: Result<()>| format!("{:#}", result.unwrap_err());
+        for result in [
+            open(&fifo).map(drop),
+            append(&fifo).map(drop),
+            read_description(&fifo).map(drop),
+            read_named(&fifo).map(drop),
+            write(&fifo, b""),
+            lock(folder.path()).map(drop),
+            seal(folder.path()),
+        ] {
+            let said = said(result);
+            assert!(said.contains("it is a FIFO, not a regular file"), "{said}");
+        }
+        assert!(!is_locked(folder.path()));
+        assert!(said(write(Path::new("/dev/null"), b"")).contains("it is a character device"));
+        assert!(Path::new("/dev/null").metadata().is_ok_and(|metadata| !metadata.is_file()));
+        assert!(said(write(folder.path(), b"")).contains("it is a folder"));
+        assert!(said(read_named(Path::new("/dev/zero")).map(drop)).contains("/dev/zero cannot be read: it is larger"));
+        assert_eq!(read_named(Path::new("/dev/null")).unwrap(), "");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_as_an_output_stays_a_link() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write(&at("file"), b"old").unwrap();
+        create_dir(&at("dir")).unwrap();
+        symlink(at("file"), at("to-file")).unwrap();
+        symlink(at("dir"), at("to-dir")).unwrap();
+        symlink(at("nothing"), at("to-nothing")).unwrap();
+        write(&at("to-file"), b"new").unwrap();
+        folder_with(&at("to-dir"), |made| write(&made.join("f"), b"x")).unwrap();
+        create_dir(&at("to-dir")).unwrap();
+        assert!(at("to-file").is_symlink() && at("to-dir").is_symlink());
+        assert_eq!((fs::read(at("file")).unwrap(), fs::read(at("dir/f")).unwrap()), (b"new".to_vec(), b"x".to_vec()));
+        for result in
+            [write(&at("to-nothing"), b""), folder_with(&at("to-nothing"), |_| Ok(())), create_dir(&at("to-nothing"))]
+        {
+            let said = format!("{:#}", result.unwrap_err());
+            assert!(said.contains("to-nothing is a symbolic link to"), "{said}");
+        }
     }
 
     #[test]

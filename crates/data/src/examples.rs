@@ -1,15 +1,15 @@
-//! Lists of u32 of any lengths, one an example, in a memory-mapped file.
+//! Lists of u32 of any lengths, one an example, in a file.
 //!
 //! Little-endian: [`MAGIC`]; the numbers of all examples; where each example ends, counted in numbers, as u64; how many
 //! examples there are, as u64; the blake3 hash of all before it.
 
 use crate::batch::shuffled;
 use crate::disk;
+use crate::mapped::Mapped;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use memmap2::Mmap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"gptkitE1";
 const HASH: usize = 32;
@@ -18,6 +18,8 @@ const FEWEST: usize = MAGIC.len() + 8 + HASH;
 
 /// Writes a file of examples, one after the other.
 pub struct ExamplesWriter {
+    /// Its name in messages.
+    path: PathBuf,
     file: BufWriter<File>,
     /// Ends of the examples, aside until all numbers are written.
     ends: BufWriter<File>,
@@ -38,7 +40,7 @@ impl ExamplesWriter {
             let file = BufWriter::new(File::create(aside)?);
             let folder = aside.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let ends = BufWriter::new(tempfile::tempfile_in(folder)?);
-            let mut writer = Self { file, ends, hasher: blake3::Hasher::new(), n: 0, end: 0 };
+            let mut writer = Self { path: path.to_owned(), file, ends, hasher: blake3::Hasher::new(), n: 0, end: 0 };
             writer.put(MAGIC)?;
             let filled = result.insert(fill(&mut writer));
             ensure!(filled.is_ok(), "it is not filled");
@@ -60,7 +62,8 @@ impl ExamplesWriter {
         self.put(&bytes)?;
         self.n += 1;
         self.end += numbers.len() as u64;
-        Ok(self.ends.write_all(&self.end.to_le_bytes())?)
+        let written = self.ends.write_all(&self.end.to_le_bytes());
+        written.with_context(|| format!("{} cannot be written", self.path.display()))
     }
 
     /// Examples so far.
@@ -75,7 +78,7 @@ impl ExamplesWriter {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
-        Ok(self.file.write_all(bytes)?)
+        self.file.write_all(bytes).with_context(|| format!("{} cannot be written", self.path.display()))
     }
 
     fn finish(mut self) -> Result<()> {
@@ -98,26 +101,22 @@ impl ExamplesWriter {
 /// Examples of a file, read where they lie.
 #[derive(Debug)]
 pub struct Examples {
-    map: Mmap,
+    map: Mapped,
     n: usize,
     /// Byte at which the ends of the examples begin.
     ends: usize,
 }
 
 impl Examples {
-    /// Maps `path` into memory, and reads it once to see that it is whole.
+    /// Opens `path`, and reads it once to see that it is whole.
     ///
     /// # Errors
     /// When it cannot be read, is no file of examples, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        // SAFETY: files of examples are published whole and never changed in place by gptkit; one that another process
-        // shortens would end this one, as with every memory map.
-        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("{} cannot be mapped", path.display()))?;
-        Self::of(map).with_context(|| format!("{} is no file of examples", path.display()))
+        Self::of(Mapped::open(path)?).with_context(|| format!("{} is no file of examples", path.display()))
     }
 
-    fn of(map: Mmap) -> Result<Self> {
+    fn of(map: Mapped) -> Result<Self> {
         ensure!(map.starts_with(MAGIC) && map.len() >= FEWEST, "it begins otherwise, or is cut off; make it again");
         let (hashed, hash) = map.split_at(map.len() - HASH);
         ensure!(blake3::hash(hashed).as_bytes() == hash, "it is damaged; make it again");
@@ -244,7 +243,6 @@ impl<T> Records<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::PathBuf;
 
     fn written(examples: &[Vec<u32>]) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

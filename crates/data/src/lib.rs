@@ -8,12 +8,13 @@
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`form`]      messages → tokens, by a model's template or as plain text
-//! - [`shard`]     memory-mapped token files with a manifest
+//! - [`shard`]     token files with a manifest
 //! - [`prepare`]   documents → shards, once
 //! - [`batch`]     the next windows from (seed, row) alone; read ahead
-//! - [`examples`]  memory-mapped lists of numbers, one an example
+//! - [`examples`]  lists of numbers, one an example
 //! - [`pack`]      examples → windows with few empty tokens
 //! - [`world`]     the procedural corpus
+//! - [`printable`] text from elsewhere without control sequences
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
 
@@ -23,8 +24,10 @@ pub mod dialogue;
 pub mod disk;
 pub mod examples;
 pub mod form;
+mod mapped;
 pub mod pack;
 pub mod prepare;
+pub mod printable;
 pub mod progress;
 pub mod prompt;
 pub mod record;

@@ -4,6 +4,7 @@
 //! quoted (RFC 4180); `.tsv` a header and fields between tabs, in which a quote is a quote, as in GLUE's files; each of
 //! them may end in `.gz` or `.zst`. `.parquet` is read a row group after the other. Fields of CSV and TSV are text.
 
+use crate::disk;
 use crate::progress::{Progress, Unit};
 use crate::source::{self, OnBadRecord};
 use crate::text::{self, Kind, LONGEST_RECORD};
@@ -12,7 +13,6 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::fmt;
-use std::fs::File;
 use std::io::{BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -297,7 +297,7 @@ impl Reader<'_> {
     fn parquet(&mut self, label: &str, progress: &dyn Progress) -> Result<()> {
         let path = self.file;
         let damaged = || format!("{} is not a parquet file that can be read here", path.display());
-        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let file = disk::open(path)?;
         let reader = caught(|| SerializedFileReader::new(file)).with_context(damaged)?;
         let size = |group: &parquet::file::metadata::RowGroupMetaData| group.compressed_size().max(0) as u64;
         let total = reader.metadata().row_groups().iter().map(size).fold(0, u64::saturating_add);
@@ -400,6 +400,7 @@ mod tests {
     use crate::progress::{Silent, Task};
     use proptest::prelude::*;
     use serde_json::json;
+    use std::fs::File;
     use std::io::Write as _;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,14 +1,14 @@
-//! Token files, memory-mapped, with a manifest that says what they hold.
+//! Token files, with a manifest that says what they hold.
 //!
 //! A token file is raw little-endian u16 (u32 for vocabularies over 65,536), as `numpy.memmap` reads it. `manifest.json`
 //! beside the files names, for each source, the segments that make its training and its validation part.
 
 use crate::disk;
+use crate::mapped::Mapped;
 use crate::source::{Input, OnBadRecord};
 use crate::text::Skipped;
 use crate::tokenizer::TokenizerKind;
 use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -187,7 +187,7 @@ impl Corpus {
 struct Files {
     folder: PathBuf,
     wide: bool,
-    maps: HashMap<String, Arc<Mmap>>,
+    maps: HashMap<String, Arc<Mapped>>,
 }
 
 impl Files {
@@ -221,12 +221,8 @@ impl Files {
     }
 }
 
-fn map(path: &Path) -> Result<Mmap> {
-    let file =
-        File::open(path).with_context(|| format!("{} cannot be read; run `gptkit prepare` again", path.display()))?;
-    // SAFETY: token files are published whole and never changed in place by gptkit; one that another process shortens
-    // would end this one, as with every memory map.
-    unsafe { Mmap::map(&file) }.with_context(|| format!("{} cannot be mapped", path.display()))
+fn map(path: &Path) -> Result<Mapped> {
+    Mapped::open(path).context("run `gptkit prepare` again")
 }
 
 /// A row of tokens over several files.
@@ -239,7 +235,7 @@ pub struct Tokens {
 
 #[derive(Debug)]
 struct Part {
-    map: Arc<Mmap>,
+    map: Arc<Mapped>,
     wide: bool,
     first: usize,
     len: usize,

@@ -4,12 +4,13 @@
 //! records, all else text, with `.gz` or `.zst` after it when compressed; stdin is text as `-`, records as `-.jsonl`.
 //! Text is taken byte for byte, line ends included; only a byte-order mark at its start is dropped.
 
+use crate::disk;
 use ::config::{Check, Problems};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
@@ -232,6 +233,7 @@ pub(crate) struct Inputs {
 pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
     if !metadata.is_dir() {
+        refuse_stream(path)?;
         return Ok(Inputs { files: vec![input(path.to_owned())?], left_out: 0 });
     }
     let (mut found, mut left_out) = (Vec::new(), 0);
@@ -249,7 +251,7 @@ pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
             }
             if entry.is_dir() {
                 folders.push(entry);
-            } else if Form::of(&entry).named {
+            } else if Form::of(&entry).named && !is_special(&entry) {
                 found.push(input(entry)?);
             } else {
                 left_out += 1;
@@ -265,7 +267,25 @@ pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
     Ok(Inputs { files: found, left_out })
 }
 
+/// Whether `path` is neither a file nor a folder: a FIFO, a socket or a device, which cannot be read as often as text is.
+fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// # Errors
+/// When `path` is a FIFO or such: text is read more than once.
+fn refuse_stream(path: &Path) -> Result<()> {
+    ensure!(
+        !is_special(path),
+        "{} is {}; use a regular file or a folder, or read a stream from stdin: --data - (text), --data -.jsonl (records)",
+        path.display(),
+        path.metadata().map_or("not there", |metadata| disk::kind_of(&metadata))
+    );
+    Ok(())
+}
+
 fn input(path: PathBuf) -> Result<Input> {
+    ensure!(path.to_str().is_some(), "the file name {} is not valid UTF-8; rename the file", path.display());
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
     let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
     Ok(Input { path, size: metadata.len(), modified_ns: modified.map_or(0, |d| d.as_nanos()) })
@@ -317,7 +337,8 @@ pub(crate) fn ending(path: &Path) -> (String, Option<Compression>) {
 /// # Errors
 /// When it cannot be opened.
 pub fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<Box<dyn BufRead + 'a>> {
-    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    refuse_stream(path)?;
+    let file = disk::open(path)?;
     decompressed(Counted { inner: file, count }, Form::of(path).compression)
 }
 
@@ -353,11 +374,25 @@ impl<R: Read> Read for Counted<'_, R> {
 /// # Errors
 /// When it cannot be read or written.
 pub fn spool_stdin(path: &Path) -> Result<()> {
-    crate::disk::write_with(path, |aside| {
+    let stdin = Path::new("/dev/stdin");
+    if let Ok(metadata) = stdin.metadata()
+        && disk::kind_of(&metadata).ends_with("device")
+        && !std::io::stdin().is_terminal()
+    {
+        bail!("stdin is {}; redirect a file to it, or pipe a command into it", disk::kind_of(&metadata));
+    }
+    disk::write_with(path, |aside| {
         #[expect(clippy::disallowed_methods, reason = "the name is one aside")]
         let mut file = File::create(aside)?;
-        std::io::copy(&mut std::io::stdin().lock(), &mut file).context("stdin cannot be read")?;
-        Ok(())
+        let (mut stdin, mut bytes) = (std::io::stdin().lock(), vec![0; 1 << 16]);
+        loop {
+            match stdin.read(&mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(n) => file.write_all(&bytes[..n])?,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context("stdin cannot be read"),
+            }
+        }
     })
 }
 
@@ -416,6 +451,36 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(inputs(folder.path()).unwrap_err().to_string().contains("holds no file"));
         assert!(inputs(&folder.path().join("none")).unwrap_err().to_string().contains("none cannot be read"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_left_out_of_a_folder_and_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let fifo = path.join("a.txt");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let _socket = std::os::unix::net::UnixListener::bind(path.join("b.txt")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path.join("c.txt")).unwrap();
+        crate::disk::write(&path.join("d.txt"), b"x").unwrap();
+        let found = inputs(path).unwrap();
+        assert_eq!((found.files.len(), found.left_out), (1, 3));
+        for (name, kind) in [("a.txt", "a FIFO"), ("b.txt", "a socket"), ("c.txt", "a character device")] {
+            let said = format!("{:#}", inputs(&path.join(name)).unwrap_err());
+            assert!(said.contains(&format!("{name} is {kind}")) && said.contains("--data -"), "{said}");
+            assert!(open(&path.join(name), &|_| ()).is_err(), "{name}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_is_not_utf_8_is_refused_before_anything_is_read() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let name = std::ffi::OsStr::from_bytes(b"a\xff.txt");
+        crate::disk::write(&folder.path().join(name), b"x").unwrap();
+        let said = inputs(folder.path()).unwrap_err().to_string();
+        assert!(said.contains("a\u{fffd}.txt is not valid UTF-8"), "{said}");
     }
 
     #[test]

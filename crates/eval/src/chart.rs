@@ -2,9 +2,10 @@
 
 use crate::report::Report;
 use anyhow::{Result, anyhow};
+use data::printable::printable_line;
 use plotters::prelude::*;
 use std::collections::BTreeSet;
-use train::curves::{Drawn, labels};
+use train::curves::{Drawn, is_drawn, labels};
 
 const SIZE: (u32, u32) = (720, 480);
 /// Colors that differ in brightness too.
@@ -23,6 +24,18 @@ struct Line {
     /// Place and value, with what is above and below it.
     points: Vec<(f64, f64, f64)>,
     dashed: bool,
+}
+
+impl Line {
+    /// With a name that stays on its line, without the points that are no numbers.
+    fn drawn(&self) -> Self {
+        let sound = |&&(x, value, error): &&(f64, f64, f64)| [x, value, error].into_iter().all(is_drawn);
+        Self {
+            name: printable_line(&self.name).into_owned(),
+            points: self.points.iter().filter(sound).copied().collect(),
+            dashed: self.dashed,
+        }
+    }
 }
 
 /// How places are written.
@@ -139,16 +152,19 @@ fn draw(lines: &[Line], axis: Axis, title: &str) -> Result<String> {
 fn drawn(lines: &[Line], axis: &Axis, title: &str, text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
+    let lines: Vec<Line> = lines.iter().map(Line::drawn).collect();
     let points = || lines.iter().flat_map(|line| &line.points);
     let bound = |of: &dyn Fn(&(f64, f64, f64)) -> f64, up: bool| {
         points().map(of).fold(if up { f64::NEG_INFINITY } else { f64::INFINITY }, if up { f64::max } else { f64::min })
     };
-    let (left, right) = (bound(&|p| p.0, false), bound(&|p| p.0, true));
+    let (left, right) =
+        if points().next().is_none() { (0.0, 1.0) } else { (bound(&|p| p.0, false), bound(&|p| p.0, true)) };
     let (low, high) = (bound(&|p| p.1 - 2.0 * p.2, false).max(0.0), bound(&|p| p.1 + 2.0 * p.2, true).min(100.0));
+    let (low, high) = if low <= high { (low, high) } else { (0.0, 100.0) };
     let (wide, tall) = ((right - left).max(0.1) * 0.04, (high - low).max(1.0) * 0.06);
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
-        .caption(title, ("sans-serif", 16))
+        .caption(printable_line(title), ("sans-serif", 16))
         .x_label_area_size(44)
         .y_label_area_size(56)
         .build_cartesian_2d(left - wide..right + wide, low - tall..high + 4.0 * tall)?;
@@ -198,5 +214,26 @@ fn short(n: f64) -> String {
         n if n >= 1e9 => format!("{:.1}B", n / 1e9),
         n if n >= 1e6 => format!("{:.1}M", n / 1e6),
         n => format!("{:.0}k", n / 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_values_are_drawn_in_few_bytes() {
+        let all = [0.0, 50.0, 100.0, -1e30, 1e30, 1e300, f64::MAX, f64::INFINITY, f64::NAN];
+        for a in all {
+            for b in all {
+                let line = Line { name: "a\x1b\nb".to_owned(), points: vec![(0.0, a, b), (1.0, b, a)], dashed: false };
+                for axis in [Axis::Shots(vec![0, 4]), Axis::Size] {
+                    let text = draw(&[Line { dashed: true, ..line.drawn() }, line.drawn()], axis, "a\x07").unwrap();
+                    let sound = !text.contains("NaN") && !text.contains("inf") && !text.contains(['\x1b', '\x07']);
+                    assert!(sound && text.len() < 40_000, "{a} {b}: {text}");
+                }
+            }
+        }
+        assert!(draw(&[], Axis::Size, "nothing").is_ok());
     }
 }

@@ -103,7 +103,7 @@ pub fn measure(
     seed: u64,
     keep: &dyn Fn(u64) -> bool,
 ) -> Result<Measured> {
-    let file = std::fs::File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let file = data::disk::open(path)?;
     let (mut columns, mut measured, mut chances) = (Columns::default(), Measured::default(), Vec::new());
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line: Value = serde_json::from_str(&line?).with_context(|| format!("{} line {}", path.display(), i + 1))?;

@@ -2,14 +2,13 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use data::progress::Silent;
 use data::record::{Bad, Place, Row, read_rows};
 use data::source::OnBadRecord;
 use data::world::{Part, Pattern, PatternRecords, Task, Tasks, World};
 use serde_json::{Map, Value};
 use std::fmt;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -176,7 +175,7 @@ impl Made {
 fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
     Ok(match text {
         Some(path) => {
-            let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            let file = data::disk::open(path)?;
             // What is no text has no words.
             frequent_words(BufReader::new(file).lines().map_while(std::result::Result::ok))
         }

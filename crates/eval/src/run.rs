@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -444,8 +444,7 @@ impl Asking<'_> {
     fn ask(&self, cost: &mut Cost) -> Result<Option<Stop>> {
         disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
         let done = whole_lines(self.path)?;
-        let file = OpenOptions::new().create(true).append(true).open(self.path);
-        let file = file.with_context(|| format!("{} cannot be written", self.path.display()))?;
+        let file = disk::append(self.path)?;
         let asked = if self.opened.task.config.scoring == Scoring::Perplexity {
             self.read_text(file, done, cost)
         } else {
@@ -578,11 +577,10 @@ impl Cost {
 
 /// How many whole lines `path` holds; what a killed process left of another is cut off.
 fn whole_lines(path: &Path) -> Result<u64> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(e).with_context(|| format!("{} cannot be read", path.display())),
-    };
+    if !path.exists() {
+        return Ok(0);
+    }
+    let file = disk::open(path)?;
     let (mut reader, mut n, mut whole, mut line) = (BufReader::new(&file), 0, 0, Vec::new());
     loop {
         line.clear();

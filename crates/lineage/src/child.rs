@@ -48,7 +48,8 @@ impl Process<'_> {
     /// When it fails, with its last words.
     pub(crate) fn run(&self, interrupt: &Interrupt, progress: &dyn Progress) -> Result<Ended> {
         let mut log = open(self.log, true)?;
-        writeln!(log, "$ {}", command(self.words))?;
+        let full = || format!("{} cannot be written", self.log.display());
+        writeln!(log, "$ {}", command(self.words)).with_context(full)?;
         let mut child = self.spawn()?;
         if let (Some(text), Some(mut stdin)) = (self.stdin, child.stdin.take()) {
             // One that ends before it has read all says itself why.
@@ -65,7 +66,7 @@ impl Process<'_> {
             match lines.recv_timeout(WAIT) {
                 Ok(line) => {
                     if let Some(words) = view.show(&line) {
-                        writeln!(log, "{words}")?;
+                        writeln!(log, "{words}").with_context(full)?;
                         said.push(words);
                     }
                 }

@@ -74,7 +74,8 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
                 let first = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
                 let side = usize::from(first.is_multiple_of(HELD_OUT));
                 n[side] += 1;
-                Ok(writeln!(files[side], "{line}")?)
+                let written = writeln!(files[side], "{line}");
+                written.with_context(|| format!("{} cannot be written", folder.display()))
             })?;
             files.iter_mut().try_for_each(BufWriter::flush)?;
             if skipped.total() > 0 {

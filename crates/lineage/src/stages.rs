@@ -277,8 +277,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let parsed = serde_json::from_slice(&text);
+    let text = disk::read_description(path)?;
+    let parsed = serde_json::from_str(&text);
     Ok(Some(parsed.with_context(|| format!("{} is damaged; remove it to do its stage anew", path.display()))?))
 }
 

@@ -4,7 +4,6 @@ use anyhow::{Context, Result};
 use data::disk::read_description;
 use serde::Deserialize;
 use serde_json::Value;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use train::config::TrainConfig;
@@ -18,7 +17,7 @@ pub(crate) fn n_params(folder: &Path) -> Result<Option<u64>> {
         return Ok(None);
     }
     let read = || -> Result<u64> {
-        let mut file = File::open(&path)?;
+        let mut file = data::disk::open(&path)?;
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
         let mut header = Vec::new();

@@ -8,9 +8,9 @@
 use crate::config::{Kind, ModelConfig};
 use crate::lora;
 use crate::params::{Params, layout, weights_of_a_layer};
+use crate::tensor_files::TensorFiles;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
 use data::disk;
 use data::tokenizer::Tokenizer;
@@ -283,12 +283,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
 
 fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Params> {
     let files = weight_files(folder)?;
-    // SAFETY: the files are only read; one that another process shortens meanwhile would end this one, as with every
-    // memory map, and no process of gptkit changes a weights file in place.
-    let stored = unsafe { MmapedSafetensors::multi(&files) }
-        .with_context(|| format!("the weights in {} are damaged", folder.display()))?;
-    let names: HashMap<String, String> =
-        stored.tensors().into_iter().map(|(name, _)| (full_name(&name), name)).collect();
+    let stored = TensorFiles::open(&files)?;
+    let names: HashMap<String, String> = stored.tensors().map(|(name, _)| (full_name(name), name.to_owned())).collect();
     // What config.json says is believed only as far as there are weights for it.
     let layers = names.len() / weights_of_a_layer(config.kind);
     ensure!(
@@ -326,10 +322,8 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
 /// When the weights cannot be read.
 pub(crate) fn load_extra(folder: &Path, name: &str) -> Result<Option<Tensor>> {
     let files = weight_files(folder)?;
-    // SAFETY: as in [`read_weights`].
-    let stored = unsafe { MmapedSafetensors::multi(&files) }
-        .with_context(|| format!("the weights in {} are damaged", folder.display()))?;
-    if !stored.tensors().iter().any(|(stored, _)| stored == name) {
+    let stored = TensorFiles::open(&files)?;
+    if !stored.tensors().any(|(stored, _)| stored == name) {
         return Ok(None);
     }
     let tensor = stored.load(name, &Device::Cpu).with_context(|| format!("in {}", folder.display()))?;

@@ -17,6 +17,7 @@
 //! - [`mod@generate_all`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`likelihood`] how likely continuations are
 //! - [`folder`]   Hugging Face folders, both ways
+//! - [`tensor_files`] tensors of safetensors files
 
 pub mod baseline;
 pub mod block;
@@ -31,6 +32,7 @@ pub mod likelihood;
 pub mod lora;
 pub mod params;
 pub mod sampler;
+pub mod tensor_files;
 
 pub use baseline::{Lstm, Predictor, predictor};
 pub use config::{Dtype, Kind, ModelConfig};

@@ -8,10 +8,10 @@
 use crate::config::ModelConfig;
 use crate::folder::{load_config, load_model, read_json, save_tensors, write_json};
 use crate::params::{Params, embedding_names};
+use crate::tensor_files::TensorFiles;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
 use ops::Parameter;
 use ops::rng::{Draw, Key, uniform};
@@ -170,17 +170,14 @@ impl Adapters {
     fn load(folder: &Path, model: &ModelConfig, params: &Params) -> Result<Self> {
         let description = Description::read(folder)?;
         let path = folder.join(WEIGHTS);
-        // SAFETY: the file is only read; one that another process shortens meanwhile would end this one, as with every
-        // memory map, and no process of gptkit changes a weights file in place.
-        let stored = unsafe { MmapedSafetensors::new(&path) };
-        let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
+        let stored = TensorFiles::open(&[&path])?;
         let device = params.device();
         // In the order in which they are made, on which sums over all of them depend.
         let place = |name: &str| {
             let is_of = |weight: &str| ["lora_A", "lora_B"].iter().any(|part| name == peft_name(weight, part));
             (targets(params).position(|(weight, _)| is_of(weight)).unwrap_or(usize::MAX), name.to_owned())
         };
-        let mut names: Vec<String> = stored.tensors().into_iter().map(|(name, _)| name).collect();
+        let mut names: Vec<String> = stored.tensors().map(|(name, _)| name.to_owned()).collect();
         names.sort_by_key(|name| place(name));
         let load = |name: String| Ok((name.clone(), stored.load(&name, &device)?));
         let trained = Params::of(names.into_iter().map(load));

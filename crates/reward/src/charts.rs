@@ -3,7 +3,7 @@
 use crate::report::{Judged, Report};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
-use train::curves::{Drawn, labels};
+use train::curves::{Drawn, axis, axis_label, is_drawn, labels};
 
 const SIZE: (u32, u32) = (640, 480);
 /// Colors that differ in brightness too.
@@ -34,7 +34,11 @@ pub(crate) fn rewards(judged: &[Judged]) -> Result<String> {
 fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let least = report.calibration.iter().map(|bin| bin.accuracy.low).fold(0.5, f64::min);
+    let bins = report.calibration.iter().filter(|bin| {
+        let share = bin.accuracy;
+        [bin.predicted, share.low, share.value, share.high].into_iter().all(is_drawn)
+    });
+    let least = bins.clone().map(|bin| bin.accuracy.low).fold(0.5, f64::min);
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
         .x_label_area_size(44)
@@ -50,12 +54,11 @@ fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
         .draw_series(LineSeries::new([(0.5, 0.5), (1.0, 1.0)], BLACK.mix(0.4)))?
         .label("calibrated")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.mix(0.4)));
-    for bin in &report.calibration {
+    for bin in bins.clone() {
         let (x, share) = (bin.predicted, bin.accuracy);
         chart.draw_series([PathElement::new([(x, share.low), (x, share.high)], CHOSEN)])?;
     }
-    let dots =
-        report.calibration.iter().map(|bin| Circle::new((bin.predicted, bin.accuracy.value), 4, CHOSEN.filled()));
+    let dots = bins.map(|bin| Circle::new((bin.predicted, bin.accuracy.value), 4, CHOSEN.filled()));
     chart.draw_series(dots)?.label("measured, 95%").legend(|(x, y)| Circle::new((x + 9, y), 4, CHOSEN.filled()));
     labels(&mut chart, SeriesLabelPosition::UpperLeft)?;
     area.present()?;
@@ -66,13 +69,12 @@ fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
     let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
     for one in judged {
         for (w, l) in data::comparison::pairs(&one.places) {
-            chosen.push(f64::from(one.rewards[w]));
-            rejected.push(f64::from(one.rewards[l]));
+            chosen.extend([f64::from(one.rewards[w])].into_iter().filter(|r| is_drawn(*r)));
+            rejected.extend([f64::from(one.rewards[l])].into_iter().filter(|r| is_drawn(*r)));
         }
     }
-    let all = || chosen.iter().chain(&rejected).copied();
-    let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-    let wide = ((high - low) / BARS as f64).max(1e-6);
+    let across = axis(chosen.iter().chain(&rejected).copied());
+    let (low, wide) = (across.start, (across.end - across.start) / BARS as f64);
     let shares = |rewards: &[f64]| {
         let mut bars = [0.0; BARS];
         rewards.iter().for_each(|r| bars[(((r - low) / wide) as usize).min(BARS - 1)] += 1.0 / rewards.len() as f64);
@@ -86,8 +88,15 @@ fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(56)
-        .build_cartesian_2d(low..low + wide * BARS as f64, 0.0..highest * 1.1)?;
-    chart.configure_mesh().x_desc("reward").y_desc("share of the pairs").label_style(("sans-serif", 14)).draw()?;
+        .build_cartesian_2d(across, 0.0..(highest * 1.1).max(0.1))?;
+    let label = |x: &f64| axis_label(*x);
+    chart
+        .configure_mesh()
+        .x_desc("reward")
+        .x_label_formatter(&label)
+        .y_desc("share of the pairs")
+        .label_style(("sans-serif", 14))
+        .draw()?;
     for (bars, color, name) in [(&rejected, REJECTED, "rejected"), (&chosen, CHOSEN, "chosen")] {
         let bar = |(i, &share): (usize, &f64)| {
             let from = low + wide * i as f64;
@@ -101,4 +110,27 @@ fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
     labels(&mut chart, SeriesLabelPosition::UpperLeft)?;
     area.present()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_rewards_are_drawn_in_few_bytes() {
+        let all = [0.0, 1.0, 1.0 + f32::EPSILON, -3.0, 1e-40, 1e20, f32::MAX, f32::MIN, f32::INFINITY, f32::NAN];
+        let judged = |rewards: [f32; 2]| Judged {
+            places: vec![1, 2],
+            rewards: rewards.to_vec(),
+            lengths: vec![1, 1],
+            gold: None,
+        };
+        assert!(rewards(&[]).unwrap().contains("reward"));
+        for a in all {
+            for b in all {
+                let text = rewards(&[judged([a, b]), judged([b, b])]).unwrap();
+                assert!(!text.contains("NaN") && !text.contains("inf") && text.len() < 60_000, "{a} {b}: {text}");
+            }
+        }
+    }
 }

@@ -13,13 +13,15 @@
 //! A choice is on the disk before the next is asked for. The journal is SQLite's usual one, not the write-ahead log, so that
 //! a collection that nobody writes is one file.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use data::dialogue::Message;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use data::disk;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What the file says it is: "gptc".
 const APPLICATION: i32 = 0x6770_7463;
@@ -107,8 +109,17 @@ impl Store {
     /// # Errors
     /// When it is no store, or damaged.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_within(path, PATIENCE)
+    }
+
+    /// The same, where another process may hold the file for as long as `patience`.
+    fn open_within(path: &Path, patience: Duration) -> Result<Self> {
+        if path.exists() {
+            disk::open(path)?; // a FIFO would be waited for
+        }
         let open = || -> rusqlite::Result<(Connection, i32, i32, i64, String)> {
             let connection = Connection::open(path)?;
+            connection.busy_timeout(patience)?;
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "foreign_keys", true)?;
             let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
@@ -123,7 +134,8 @@ impl Store {
                 path.display()
             )
         };
-        let (connection, application, version, tables, sound) = open().with_context(damaged)?;
+        let opened = open().map_err(|e| explained(path, e, &damaged()));
+        let (connection, application, version, tables, sound) = opened?;
         ensure!(sound == "ok", "{}: {sound}", damaged());
         ensure!(tables == 0 || application == APPLICATION, damaged());
         ensure!(
@@ -278,17 +290,19 @@ impl Store {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        read(&self.connection).with_context(|| format!("{} cannot be read; it may be damaged", self.path.display()))
+        let otherwise = || format!("{} cannot be read; it may be damaged", self.path.display());
+        read(&self.connection).map_err(|e| explained(&self.path, e, &otherwise()))
     }
 
     fn write<T>(&mut self, write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let whole = || {
-            let transaction = self.connection.transaction()?;
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = write(&transaction)?;
             transaction.commit()?;
             Ok::<T, rusqlite::Error>(done)
         };
-        whole().with_context(|| format!("{} cannot be written", self.path.display()))
+        let otherwise = || format!("{} cannot be written", self.path.display());
+        whole().map_err(|e| explained(&self.path, e, &otherwise()))
     }
 
     fn parsed<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
@@ -301,6 +315,16 @@ impl Store {
 
 fn json(value: &impl Serialize) -> String {
     serde_json::json!(value).to_string()
+}
+
+/// How long another process may hold the file, before that is an error.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the file `path` could not be used: another process holds it, or `otherwise`.
+fn explained(path: &Path, error: rusqlite::Error, otherwise: &str) -> anyhow::Error {
+    let held = matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
+    let what = format!("{} is locked by another process; try again when that process has finished", path.display());
+    anyhow::Error::new(error).context(if held { what } else { otherwise.to_owned() })
 }
 
 #[cfg(test)]
@@ -388,6 +412,28 @@ mod tests {
         let choices = store.choices().unwrap();
         assert_eq!(choices.len(), 3, "a second choice takes the place of the first");
         assert_eq!(choices[2].ranking, Some(vec![2, 1]));
+    }
+
+    #[test]
+    fn a_store_that_another_process_holds_is_not_called_damaged_and_stays_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.sqlite");
+        let mut store = begun(&path);
+        store.connection.busy_timeout(Duration::ZERO).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let refused = [
+            Store::open_within(&path, Duration::ZERO).map(drop),
+            store.items().map(drop),
+            store.add_choices(&[choice(0, "ann", Some(vec![1, 2]))]),
+        ];
+        for result in refused {
+            let said = format!("{:#}", result.unwrap_err());
+            assert!(said.contains("c.sqlite is locked by another process") && !said.contains("damaged"), "{said}");
+        }
+        other.execute_batch("ROLLBACK").unwrap();
+        store.add_choices(&[choice(0, "ann", Some(vec![1, 2]))]).unwrap();
+        assert_eq!(Store::open(&path).unwrap().choices().unwrap().len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
 use std::path::Path;
-use train::curves::{Drawn, labels};
+use train::curves::{Drawn, axis, axis_label, is_drawn, labels};
 use train::run::records;
 
 const SIZE: (u32, u32) = (720, 480);
@@ -24,7 +24,7 @@ pub(crate) fn reward_over_kl(folder: &Path) -> Result<String> {
     let (mut score, mut gold) = (Points::new(), Points::new());
     for record in records(folder)? {
         let figure = |name: &str| record.figures.get(name).copied();
-        let Some(kl) = figure("objective/kl") else { continue };
+        let Some(kl) = figure("objective/kl").filter(|kl| is_drawn(*kl)) else { continue };
         let x = kl.max(0.0).sqrt();
         score.extend(figure("objective/score").map(|y| (x, y)));
         gold.extend(figure("objective/gold").map(|y| (x, y)));
@@ -37,19 +37,19 @@ pub(crate) fn reward_over_kl(folder: &Path) -> Result<String> {
 fn draw(score: &Points, gold: &Points, text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let all = || score.iter().chain(gold);
-    let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), p| (low.min(p.1), high.max(p.1)));
-    let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
-    let room = (high - low) * 0.05;
+    let all = || score.iter().chain(gold).filter(|p| is_drawn(p.1));
     let far = all().fold(0.1, |far: f64, p| far.max(p.0));
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(56)
-        .build_cartesian_2d(0.0..far * 1.03, low - room..high + room)?;
+        .build_cartesian_2d(0.0..far * 1.03, axis(all().map(|p| p.1)))?;
+    let label = |x: &f64| axis_label(*x);
     chart
         .configure_mesh()
         .x_desc("√KL from the reference, nats an answer")
+        .x_label_formatter(&label)
+        .y_label_formatter(&label)
         .y_desc("mean over the answers of an iteration")
         .label_style(("sans-serif", 14))
         .draw()?;
@@ -57,8 +57,9 @@ fn draw(score: &Points, gold: &Points, text: &mut String) -> Drawn<()> {
         if points.is_empty() {
             continue;
         }
+        let drawn = points.iter().filter(|p| is_drawn(p.1));
         chart
-            .draw_series(points.iter().map(|&point| Circle::new(point, 3, color.filled())))?
+            .draw_series(drawn.map(|&point| Circle::new(point, 3, color.filled())))?
             .label(name)
             .legend(move |(x, y)| Circle::new((x + 9, y), 4, color.filled()));
     }
@@ -79,5 +80,10 @@ mod tests {
         let mut text = String::new();
         draw(&Points::new(), &Points::new(), &mut text).unwrap();
         assert!(!text.contains("gold"));
+        for value in [0.0, 1e15 + 0.125, 1e30, 1e300, f64::MAX, f64::NEG_INFINITY, f64::NAN] {
+            let mut text = String::new();
+            draw(&vec![(1.0, value), (1e15, 1.0)], &vec![(1.0, value)], &mut text).unwrap();
+            assert!(!text.contains("NaN") && !text.contains("inf") && text.len() < 40_000, "{value}: {text}");
+        }
     }
 }

@@ -101,7 +101,7 @@ impl Provenance {
 
 /// The `data.sources` of the run in `folder`, as far as it says.
 fn sources_of(folder: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+    let text = disk::read_description(&folder.join("config.toml")).unwrap_or_default();
     let config = ::config::load::<reward::RewardConfig>("config.toml", &text, &[]);
     config.map(|config| config.data.sources).unwrap_or_default()
 }

@@ -15,11 +15,11 @@ use crate::guard::Guard;
 use crate::objective::{Objective, Validation};
 use crate::optimizer::Optimizer;
 use anyhow::{Context, Result, bail};
-use candle_core::safetensors::MmapedSafetensors;
 use data::disk;
 use data::progress::Progress;
 use model::Params;
 use model::folder::save_tensors;
+use model::tensor_files::TensorFiles;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -142,10 +142,7 @@ fn read_state(folder: &Path) -> Result<State> {
 /// # Errors
 /// When they cannot be read, or are those of a model of another shape.
 pub(crate) fn restore(path: &Path, optimizer: &mut Optimizer, n_updates: u64) -> Result<()> {
-    // SAFETY: the file is only read; checkpoints are never changed in place by gptkit, and one that another process
-    // shortens meanwhile would end this one, as with every memory map.
-    let stored = unsafe { MmapedSafetensors::new(path) };
-    let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
+    let stored = TensorFiles::open(&[path])?;
     optimizer
         .restore(|name, device| stored.load(name, device), n_updates)
         .with_context(|| format!("{} does not fit the model", path.display()))
@@ -156,9 +153,7 @@ pub(crate) fn restore(path: &Path, optimizer: &mut Optimizer, n_updates: u64) ->
 /// # Errors
 /// When one is missing there, or has another shape.
 pub fn load_into(params: &Params, path: &Path) -> Result<()> {
-    // SAFETY: as in [`restore`].
-    let stored = unsafe { MmapedSafetensors::new(path) };
-    let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
+    let stored = TensorFiles::open(&[path])?;
     for (name, parameter) in params.iter() {
         let set = stored.load(name, parameter.var().device()).and_then(|values| parameter.set(&values));
         set.with_context(|| format!("{} does not fit the model", path.display()))?;

@@ -2,6 +2,7 @@
 
 use crate::run::{METRICS, records};
 use anyhow::{Result, anyhow, ensure};
+use data::printable::printable_line;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use std::ops::Range;
@@ -28,7 +29,7 @@ impl Curves {
     pub fn read(folder: &Path) -> Result<Self> {
         let recorded = records(folder)?;
         let absolute = folder.canonicalize()?;
-        let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = printable_line(&absolute.file_name().unwrap_or_default().to_string_lossy()).into_owned();
         let mut curves = Self { name, train_loss: Vec::new(), val_loss: Vec::new(), learning_rate: Vec::new() };
         for record in recorded {
             let x = record.tokens as f64;
@@ -51,7 +52,32 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         let n = group.len() as f64;
         (group.iter().map(|p| p.0).sum::<f64>() / n, group.iter().map(|p| p.1).sum::<f64>() / n)
     };
-    points.chunks(group).map(mean).filter(|p| p.1.is_finite()).collect()
+    points.chunks(group).map(mean).filter(|p| is_drawn(p.1)).collect()
+}
+
+/// Values beyond these are no figures of a sound run, and sums of them overflow.
+const LARGEST: f64 = 1e30;
+
+/// Whether charts show `value`: numbers that are neither infinite nor near it.
+pub fn is_drawn(value: f64) -> bool {
+    value.abs() <= LARGEST
+}
+
+/// The ends of an axis on which all of `values` that are drawn lie, with a little room; 0 to 1 when there is none. They are
+/// always far enough apart for the distance to count beside the values.
+pub fn axis(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let drawn = values.filter(|value| is_drawn(*value));
+    let (low, high) = drawn.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let room = ((high - low) * 0.05).max(low.abs().max(high.abs()) * 1e-3).max(1e-12);
+    low - room..high + room
+}
+
+/// A value beside an axis: with two decimals unless these would be many digits.
+pub fn axis_label(value: f64) -> String {
+    if value.abs() >= 1e6 { format!("{value:.1e}") } else { format!("{value:.2}") }
 }
 
 const SIZE: (u32, u32) = (900, 640);
@@ -86,8 +112,8 @@ fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
     let (losses, rates) = area.split_vertically(LOSSES);
     let last = runs.iter().filter_map(|run| run.train_loss.last()).map(|p| p.0).fold(1.0, f64::max);
     let both = |run: &Curves| [thinned(&run.train_loss), run.val_loss.clone()].concat();
-    let mut chart =
-        panel(&losses, "loss, nats a token", last, range(runs.iter().flat_map(both)), |y| format!("{y:.2}"))?;
+    let values = runs.iter().flat_map(both).map(|p| p.1);
+    let mut chart = panel(&losses, "loss, nats a token", last, axis(values), |y| axis_label(*y))?;
     for (run, color) in runs.iter().zip(COLORS.iter().cycle()) {
         let label = |what: &str| if runs.len() == 1 { what.to_owned() } else { format!("{}, {what}", run.name) };
         chart
@@ -97,14 +123,14 @@ fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
         if !run.val_loss.is_empty() {
             let dot = |&(x, y): &(f64, f64)| Circle::new((x, y), 3, color.filled());
             chart
-                .draw_series(run.val_loss.iter().filter(|p| p.1.is_finite()).map(dot))?
+                .draw_series(run.val_loss.iter().filter(|p| is_drawn(p.1)).map(dot))?
                 .label(label("validation"))
                 .legend(|(x, y)| Circle::new((x + 9, y), 3, color.filled()));
         }
     }
     labels(&mut chart, SeriesLabelPosition::UpperRight)?;
     let all_rates = runs.iter().flat_map(|run| thinned(&run.learning_rate)).chain([(0.0, 0.0)]);
-    let mut chart = panel(&rates, "learning rate", last, range(all_rates), |y| format!("{y:.1e}"))?;
+    let mut chart = panel(&rates, "learning rate", last, axis(all_rates.map(|p| p.1)), |y| format!("{y:.1e}"))?;
     for (run, color) in runs.iter().zip(COLORS.iter().cycle()) {
         chart.draw_series(LineSeries::new(thinned(&run.learning_rate), color))?;
     }
@@ -157,17 +183,6 @@ fn panel<'a, 'b>(
     Ok(chart)
 }
 
-/// All of `points`' second parts, with a little room.
-fn range(points: impl Iterator<Item = (f64, f64)>) -> Range<f64> {
-    let finite = points.map(|p| p.1).filter(|y| y.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
-    if low > high {
-        return 0.0..1.0; // nothing to show
-    }
-    let room = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-12);
-    low - room..high + room
-}
-
 /// 1500000 → 1.5M.
 fn short(n: f64) -> String {
     let (value, unit) = match n {
@@ -210,6 +225,55 @@ mod tests {
         odd.train_loss = vec![(100.0, f64::NAN), (200.0, f64::INFINITY)];
         odd.val_loss = vec![(100.0, f64::NAN)];
         assert!(!svg(&[odd]).unwrap().contains("NaN"));
+    }
+
+    /// What a figure may be, from sound to absurd.
+    const VALUES: [f64; 16] = [
+        0.0,
+        -0.0,
+        1.0,
+        1.0 + f64::EPSILON,
+        -3.5,
+        1e-300,
+        5e-324,
+        1e15,
+        1e15 + 0.125,
+        1e30,
+        -1e30,
+        1e300,
+        f64::MAX,
+        f64::MIN,
+        f64::INFINITY,
+        f64::NAN,
+    ];
+
+    #[test]
+    fn any_values_are_drawn_in_few_bytes() {
+        for a in VALUES {
+            for b in VALUES {
+                let points = vec![(100.0, a), (200.0, b), (1.8e19, a)];
+                let odd = Curves {
+                    name: "odd".to_owned(),
+                    train_loss: points.clone(),
+                    val_loss: points.clone(),
+                    learning_rate: points,
+                };
+                let text = svg(&[odd]).unwrap();
+                assert!(!text.contains("NaN") && !text.contains("inf") && text.len() < 40_000, "{a} {b}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_axis_holds_its_values_and_is_never_a_point() {
+        for a in VALUES {
+            for b in VALUES {
+                let Range { start, end } = axis([a, b].into_iter());
+                assert!(start.is_finite() && end.is_finite() && end - start > 0.0, "{a} {b}");
+                assert!([a, b].into_iter().all(|x| !is_drawn(x) || (start..end).contains(&x)), "{a} {b}");
+            }
+        }
+        assert_eq!(axis(std::iter::empty()), 0.0..1.0);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
-use candle_core::safetensors::MmapedSafetensors;
 use model::Params;
 use model::folder::save_tensors;
+use model::tensor_files::TensorFiles;
 use std::path::Path;
 
 /// Averages of parameters, in their order.
@@ -63,10 +63,7 @@ impl Ema {
     /// # Errors
     /// When the file cannot be read, or is of other parameters.
     pub fn restore(&mut self, path: &Path) -> Result<()> {
-        // SAFETY: the file is only read; one that another process shortens meanwhile would end this one, as with every
-        // memory map.
-        let stored = unsafe { MmapedSafetensors::new(path) };
-        let stored = stored.with_context(|| format!("{} cannot be read", path.display()))?;
+        let stored = TensorFiles::open(&[path])?;
         for (name, average) in &mut self.averages {
             let found = stored.load(name, average.device());
             let found = found.with_context(|| format!("{} does not fit the model", path.display()))?;

@@ -2,7 +2,8 @@
 //! for years, and of the format a few fields are all it takes (tensorflow/core/util/event.proto, summary.proto).
 
 use anyhow::{Context, Result};
-use std::fs::{File, OpenOptions};
+use data::disk;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,8 +21,7 @@ impl Events {
         // TensorBoard knows its files by the first words, and orders them by name.
         let name = format!("events.out.tfevents.{:010}.gptkit.{}", now().as_secs(), std::process::id());
         let path = folder.join(name);
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let mut events = Self { file: file.with_context(|| format!("{} cannot be made", path.display()))?, path };
+        let mut events = Self { file: disk::append(&path)?, path };
         events.write(0, &bytes(3, b"brain.Event:2"))?;
         let session_start = varint(1, 1);
         events.write(step + 1, &bytes(7, &session_start))?;

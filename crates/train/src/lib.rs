@@ -15,6 +15,7 @@
 //! - [`fit`]       the one step, and the loop around it
 //! - [`overview`]  the runs of a folder at a glance
 //! - [`memory`]    what a step holds, by part
+//! - [`machine`]   what the machine has
 //! - [`plan`]      memory and time before they are spent
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
@@ -26,6 +27,7 @@ mod events;
 pub mod fit;
 pub mod guard;
 pub mod interrupt;
+pub mod machine;
 pub mod masked;
 pub mod memory;
 pub mod objective;

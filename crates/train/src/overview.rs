@@ -4,7 +4,6 @@ use crate::checkpoint::last_state;
 use crate::run::{METRICS, Record};
 use anyhow::{Context, Result};
 use data::disk;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -82,7 +81,7 @@ const TAIL: u64 = 8192;
 
 /// The last record, whatever the file's length.
 fn last_record(metrics: &Path) -> Option<Record> {
-    let mut file = File::open(metrics).ok()?;
+    let mut file = disk::open(metrics).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut tail = String::new();

@@ -114,14 +114,6 @@ pub fn settings_that_fit(config: &PretrainConfig, limit: u64) -> Option<Vec<Stri
     None
 }
 
-/// Bytes of memory that processes on this machine may use, the limit of a container included.
-pub fn machine_memory() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let whole = system.total_memory();
-    system.cgroup_limits().map_or(whole, |limits| limits.total_memory.min(whole))
-}
-
 /// How fast a device trains.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Speed {

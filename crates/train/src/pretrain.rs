@@ -3,9 +3,10 @@
 use crate::checkpoint::{self, State, TextSeen};
 use crate::config::TrainConfig;
 use crate::fit::{Sitting, Summary, Trainer, fit};
+use crate::machine;
 use crate::masked::{Masking, rows_of_vocabulary};
 use crate::objective::LanguageModeling;
-use crate::plan::{Memory, machine_memory, settings_that_fit};
+use crate::plan::{Memory, settings_that_fit};
 use crate::run::{Run, locked};
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
@@ -134,7 +135,7 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
 
 /// Says before the first step that memory will not suffice.
 fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
-    let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine_memory());
+    let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine::memory());
     if sitting.device.is_cpu() && needed > here {
         let way = settings_that_fit(config, here).map(|set| format!(": use --set {}", set.join(" --set ")));
         sitting.progress.warn(&format!(

@@ -84,7 +84,7 @@ pub fn free_folder(runs: &Path, name: &str) -> PathBuf {
 /// When its `metrics.jsonl` cannot be read.
 pub fn records(folder: &Path) -> Result<Vec<Record>> {
     let path = folder.join(METRICS);
-    let file = File::open(&path).with_context(|| format!("{} cannot be read: is this a run?", path.display()))?;
+    let file = disk::open(&path).context("is this a run?")?;
     let mut records = Vec::new();
     for line in BufReader::new(file).lines() {
         let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
@@ -150,8 +150,7 @@ impl Run {
 
     fn open(folder: &Path, lock: File, step: u64) -> Result<Self> {
         let path = folder.join(METRICS);
-        let metrics = OpenOptions::new().create(true).append(true).open(&path);
-        let metrics = metrics.with_context(|| format!("{} cannot be written", path.display()))?;
+        let metrics = disk::append(&path)?;
         let events = Events::create(folder, step)?;
         Ok(Self { folder: folder.to_owned(), metrics, events, _lock: lock })
     }

@@ -15,6 +15,8 @@ const HELD_OUT: RGBColor = RGBColor(214, 72, 52);
 const LAW: RGBColor = RGBColor(226, 154, 38);
 /// Points that a law's line is drawn with.
 const STEPS: usize = 60;
+/// Values that are drawn: positive, as logarithms need, and neither infinite nor near it.
+const SOUND: Range<f64> = 1e-30..1e30;
 
 /// Name and text of each picture.
 ///
@@ -71,11 +73,11 @@ struct Picture<'a> {
 
 impl Picture<'_> {
     fn draw(&self, members: &[Member], text: &mut String) -> Drawn<()> {
-        let sound = |p: &(f64, f64)| p.0.is_finite() && p.1.is_finite() && p.0 > 0.0 && p.1 > 0.0;
+        let sound = |p: &(f64, f64)| SOUND.contains(&p.0) && SOUND.contains(&p.1);
         let curves: Vec<Vec<(f64, f64)>> =
             members.iter().map(|member| (self.curve)(member).into_iter().filter(sound).collect()).collect();
         let x = range(curves.iter().flatten().map(|p| p.0), self.to);
-        let end = self.law.fitted().map(|law| law.band(x.end).value).filter(|y| y.is_finite() && *y > 0.0);
+        let end = self.law.fitted().map(|law| law.band(x.end).value).filter(|y| SOUND.contains(y));
         let y = range(curves.iter().flatten().map(|p| p.1).chain(end), 1.0);
         let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
@@ -89,7 +91,7 @@ impl Picture<'_> {
             .x_desc(self.what)
             .y_desc("validation loss, nats a token")
             .x_label_formatter(&|&x| short(x))
-            .y_label_formatter(&|&y| format!("{y}"))
+            .y_label_formatter(&|&y| if (1e-3..1e6).contains(&y) { format!("{y}") } else { format!("{y:e}") })
             .light_line_style(TRANSPARENT)
             .bold_line_style(BLACK.mix(0.12))
             .label_style(("sans-serif", 13))
@@ -126,7 +128,7 @@ impl Picture<'_> {
         }
         if !self.frontier.is_empty() {
             chart
-                .draw_series(self.frontier.iter().map(|&p| Circle::new(p, 3, BLACK.mix(0.7))))?
+                .draw_series(self.frontier.iter().filter(|p| sound(p)).map(|&p| Circle::new(p, 3, BLACK.mix(0.7))))?
                 .label("frontier that is fitted")
                 .legend(|(x, y)| Circle::new((x + 9, y), 3, BLACK.mix(0.7)));
         }
@@ -241,6 +243,30 @@ mod tests {
         let report = Report::new(members, &family(sizes), None);
         assert!(report.size_law.fitted().is_none());
         all(&report).unwrap();
+    }
+
+    #[test]
+    fn any_losses_are_drawn_in_few_bytes() {
+        let sizes = serde_json::json!([{ "name": "a", "n_layer": 1, "n_head": 1, "d_model": 8 }]);
+        let all = [0.0, -1.0, 2.0, 2.0 + f64::EPSILON, 5e-324, 1e-30, 1e29, 1e300, f64::MAX, f64::INFINITY, f64::NAN];
+        for a in all {
+            for b in all {
+                let mut members = members(1e-3);
+                for (i, member) in members.iter_mut().enumerate() {
+                    member.loss = if i.is_multiple_of(2) { a } else { b };
+                    let loss = member.loss;
+                    member.points.iter_mut().for_each(|point| point.loss = loss);
+                }
+                for (name, svg) in all_of(&Report::new(members, &family(sizes.clone()), None)) {
+                    let sound = !svg.contains("NaN") && !svg.contains("inf") && svg.len() < 300_000;
+                    assert!(sound, "{name}, {a} {b}: {} bytes", svg.len());
+                }
+            }
+        }
+    }
+
+    fn all_of(report: &Report) -> [(&'static str, String); 3] {
+        all(report).unwrap()
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn is_ours(run: &Path) -> bool {
 /// The settings of the run in `run`, with `set` on top.
 fn own(run: &Path, set: &[String]) -> Result<PretrainConfig> {
     let path = run.join(CONFIG);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = disk::read_description(&path)?;
     Ok(::config::load(&path.to_string_lossy(), &text, set)?)
 }
 

@@ -1,6 +1,7 @@
 //! Shares as bars from 0 to 100%, with the interval of every seed.
 
 use super::{Chart, Element, WIDTH, tenth};
+use train::curves::is_drawn;
 
 /// A bar.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +35,9 @@ const GAP: f64 = 14.0;
 impl Bars {
     /// Draws them; nothing when there is none.
     pub fn draw(&self) -> Option<Chart> {
-        let bars: Vec<&Bar> = self.bars.iter().filter(|bar| !bar.seeds.is_empty()).collect();
+        let sound = |seed: &&(f64, f64, f64)| [seed.0, seed.1, seed.2].into_iter().all(is_drawn);
+        let of_numbers = |bar: &Bar| Bar { seeds: bar.seeds.iter().filter(sound).copied().collect(), ..bar.clone() };
+        let bars: Vec<Bar> = self.bars.iter().map(of_numbers).filter(|bar| !bar.seeds.is_empty()).collect();
         let thick = |bar: &Bar| (SEED * bar.seeds.len() as f64).max(20.0);
         let bottom: f64 = bars.iter().map(|bar| NAME + thick(bar) + GAP).sum();
         let mut chart = Chart { label: self.label.clone(), height: bottom + 32.0, elements: Vec::new() };
@@ -98,6 +101,10 @@ mod tests {
         };
         assert_eq!((of("whisker"), of("half")), (3, 1));
         assert!(chart.elements.iter().any(|e| matches!(e, Element::Text { text, .. } if text == "70%")));
+        let odd = [(f64::NAN, 0.0, 1.0), (1e300, -1e300, f64::INFINITY), (1e30, -1e30, 200.0)];
+        let chart = Bars { bars: vec![bar("odd", &odd)], ..bars.clone() }.draw().unwrap();
+        let text = format!("{chart:?}");
+        assert!(!text.contains("NaN") && !text.contains("inf") && text.len() < 5000, "{text}");
         assert!(Bars { bars: Vec::new(), ..bars }.draw().is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! Curves over a shared axis, each named where it ends.
 
 use super::{Chart, Element, LETTER, WIDTH, short, tenth, ticks};
+use train::curves::is_drawn;
 
 /// How places on the horizontal axis are meant.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,13 +80,16 @@ impl Plane {
 
 /// The least and the greatest, with room for a line that is level.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let finite = values.filter(|value| value.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-    match low.partial_cmp(&high) {
-        Some(std::cmp::Ordering::Less) => (low, high),
-        Some(std::cmp::Ordering::Equal) => (low - 0.5, low + 0.5),
-        _ => (0.0, 1.0),
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    if low > high {
+        return (0.0, 1.0);
     }
+    let level = low.abs().max(high.abs()) * 1e-9;
+    if high - low > level {
+        return (low, high);
+    }
+    let room = (level * 1e6).max(0.5);
+    (low - room, high + room)
 }
 
 impl Lines {
@@ -93,7 +97,7 @@ impl Lines {
     pub fn draw(&self) -> Option<Chart> {
         let log = self.scale == Scale::Log;
         let along = |x: f64| if log { x.max(1.0).log10() } else { x };
-        let is_point = |(x, y): &&(f64, f64)| x.is_finite() && y.is_finite();
+        let is_point = |(x, y): &&(f64, f64)| is_drawn(*x) && is_drawn(*y);
         let series: Vec<(&Series, Vec<(f64, f64)>)> = self
             .series
             .iter()
@@ -244,5 +248,21 @@ mod tests {
         let chart = lines(vec![series("a", Look::Dots, &[(742_272.0, 5.0)])], Scale::Log).draw().unwrap();
         assert!(texts(&chart).iter().any(|t| t.0 == "742k"));
         assert!(!format!("{chart:?}").contains("NaN"));
+    }
+
+    #[test]
+    fn any_values_are_drawn_in_few_words() {
+        let all = [0.0, 1.0, 1.0 + f64::EPSILON, -1e-300, 1e15, 1e15 + 0.125, 1e30, -1e30, 1e300, f64::MAX, f64::NAN];
+        for a in all {
+            for b in all {
+                let points = [(a, b), (b, a), (1.0, a)];
+                let looks = [Look::Line, Look::Dots, Look::Level].map(|look| series("a", look, &points)).to_vec();
+                for scale in [Scale::Linear, Scale::Log, Scale::Named(vec!["x".to_owned()])] {
+                    let Some(chart) = lines(looks.clone(), scale).draw() else { continue };
+                    let text = format!("{chart:?}");
+                    assert!(!text.contains("NaN") && !text.contains("inf") && text.len() < 9000, "{a} {b}: {text}");
+                }
+            }
+        }
     }
 }

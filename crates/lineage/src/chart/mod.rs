@@ -119,6 +119,7 @@ fn tenth(x: f64) -> f64 {
 /// 1500000 → 1.5M.
 pub fn short(n: f64) -> String {
     let (value, unit) = match n.abs() {
+        a if a >= 1e15 => return format!("{n:.0e}").replace('-', "−"),
         a if a >= 1e9 => (n / 1e9, "B"),
         a if a >= 1e6 => (n / 1e6, "M"),
         a if a >= 1e3 => (n / 1e3, "k"),

@@ -31,6 +31,26 @@ pub enum Level {
     Avx512,
 }
 
+impl Level {
+    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// As [`LIMIT`] names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|level| level.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("{LIMIT} is {name:?}; it must be one of {names}, or not set")
+        })
+    }
+}
+
 /// The instructions in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpu {
@@ -42,26 +62,29 @@ pub struct Cpu {
     pub dots: bool,
 }
 
-/// Keeps tests and measurements from instructions that the processor has: `portable`, `avx2` or `avx512` is the most
-/// that is used. Not for users: it only makes gptkit slower.
-const LIMIT: &str = "GPTKIT_CPU";
+/// Environment variable that keeps tests and measurements from instructions that the processor has: `portable`, `avx2` or
+/// `avx512` is the most that is used. It only makes gptkit slower.
+pub const LIMIT: &str = "GPTKIT_CPU";
 
 impl Cpu {
-    /// This processor.
+    /// This processor. A limit that [`Cpu::limit`] refuses is none; the binary ends before it comes here.
     pub fn get() -> &'static Self {
         static CPU: OnceLock<Cpu> = OnceLock::new();
-        CPU.get_or_init(|| Self::find(std::env::var(LIMIT).ok().as_deref()))
+        CPU.get_or_init(|| Self::find(Self::limit().unwrap_or(None)))
     }
 
-    fn find(limit: Option<&str>) -> Self {
-        let most = match limit {
-            Some("portable") => Level::Portable,
-            Some("avx2") => Level::Avx2,
-            _ => Level::Avx512,
-        };
-        let level = Self::widest().min(most);
+    /// What [`LIMIT`] is set to.
+    ///
+    /// # Errors
+    /// When it is set to anything but the name of a level, exactly as written above.
+    pub fn limit() -> Result<Option<Level>, String> {
+        std::env::var_os(LIMIT).map(|value| Level::parse(&value.to_string_lossy())).transpose()
+    }
+
+    fn find(limit: Option<Level>) -> Self {
+        let level = Self::widest().min(limit.unwrap_or(Level::Avx512));
         let tiles = match limit {
-            Some(limit) => Err(format!("{LIMIT}={limit}")),
+            Some(limit) => Err(format!("{LIMIT}={}", limit.name())),
             None if level < Level::Avx512 => Err("the processor has no AVX-512".to_owned()),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             None => amx::permit(),
@@ -181,8 +204,17 @@ mod tests {
 
     #[test]
     fn a_limit_holds() {
-        assert_eq!(Cpu::find(Some("portable")).level, Level::Portable);
-        assert!(Cpu::find(Some("avx2")).level <= Level::Avx2);
-        assert!(Cpu::find(Some("avx512")).tiles.is_err());
+        assert_eq!(Cpu::find(Some(Level::Portable)).level, Level::Portable);
+        assert!(Cpu::find(Some(Level::Avx2)).level <= Level::Avx2);
+        assert_eq!(Cpu::find(Some(Level::Avx512)).tiles, Err("GPTKIT_CPU=avx512".to_owned()));
+    }
+
+    #[test]
+    fn a_limit_is_a_name_and_nothing_near_it() {
+        assert!(Level::ALL.into_iter().all(|level| Level::parse(level.name()) == Ok(level)));
+        for wrong in ["", " ", "quantum", "AVX2", "avx2 ", "avx-512", "portable,avx2"] {
+            let said = Level::parse(wrong).unwrap_err();
+            assert!(said.contains(&format!("{wrong:?}")) && said.contains("portable, avx2, avx512"), "{said}");
+        }
     }
 }

@@ -1,0 +1,147 @@
+//! Tensors of safetensors files.
+//!
+//! A tensor is read when it is asked for, by its place in the file. Mapping the file would save nothing, since tensors are
+//! copied in any case, and would end the process when another one shortens the file meanwhile.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::safetensors::Load;
+use candle_core::{Device, Error, Tensor};
+use data::disk;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Bytes of the number before the header, which is the header's length.
+const LENGTH: u64 = 8;
+/// Bytes of the longest header that the `safetensors` library reads, too.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Open files. A tensor that stands in several is the last one's.
+#[derive(Debug)]
+pub struct TensorFiles {
+    files: Vec<TensorFile>,
+    tensors: HashMap<String, (usize, TensorInfo)>,
+}
+
+#[derive(Debug)]
+struct TensorFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    /// Where the tensors begin.
+    data: u64,
+}
+
+impl TensorFiles {
+    /// Opens the files `paths` and reads their headers.
+    ///
+    /// # Errors
+    /// When one cannot be read, or its length and its header do not agree.
+    pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
+        let (mut files, mut tensors) = (Vec::new(), HashMap::new());
+        for (i, path) in paths.iter().enumerate() {
+            let path = path.as_ref();
+            let mut file = disk::open(path)?;
+            let (data, metadata) = header(&mut file).with_context(|| format!("{} is damaged", path.display()))?;
+            tensors.extend(metadata.tensors().into_iter().map(|(name, info)| (name, (i, info.clone()))));
+            files.push(TensorFile { path: path.to_owned(), file: Mutex::new(file), data });
+        }
+        Ok(Self { files, tensors })
+    }
+
+    /// Name, type and shape of each tensor, in no order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, (_, info))| (name.as_str(), info))
+    }
+
+    /// Reads the tensor `name`.
+    ///
+    /// # Errors
+    /// When there is none, its type is not one that is computed with, or the file has become shorter since it was opened.
+    pub fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        let found = self.tensors.get(name);
+        let (i, info) = found.ok_or_else(|| Error::CannotFindTensor { path: name.to_owned() }.bt())?;
+        let file = &self.files[*i];
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        file.read(start as u64, &mut bytes).map_err(|e| Error::from(e).with_path(&file.path))?;
+        TensorView::new(info.dtype, info.shape.clone(), &bytes)?.load(device)
+    }
+}
+
+impl TensorFile {
+    /// Fills `bytes` with what stands `start` bytes after the header.
+    fn read(&self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.data + start))?;
+        file.read_exact(bytes)
+    }
+}
+
+/// Where the tensors of `file` begin, and what its header says of them.
+fn header(file: &mut File) -> Result<(u64, Metadata)> {
+    let length = file.metadata()?.len();
+    let mut n = [0; LENGTH as usize];
+    file.read_exact(&mut n).context("it is empty or cut off")?;
+    let n = u64::from_le_bytes(n);
+    ensure!(n <= LONGEST_HEADER, "its header has {n} bytes by its first number, and at most {LONGEST_HEADER} are read");
+    ensure!(LENGTH + n <= length, "it ends within its header");
+    let mut header = vec![0; n as usize];
+    file.read_exact(&mut header).context("it ends within its header")?;
+    let metadata: Metadata = serde_json::from_slice(&header).context("its header is not one of safetensors")?;
+    let (data, expected) = (LENGTH + n, LENGTH + n + metadata.data_len() as u64);
+    ensure!(length == expected, "it has {length} bytes, but its header describes {expected}");
+    Ok((data, metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::save_tensors;
+
+    fn saved(folder: &Path, name: &str, tensors: &[(&str, &[f32])]) -> PathBuf {
+        let path = folder.join(name);
+        let made = tensors.iter().map(|&(name, values)| (name, Tensor::new(values, &Device::Cpu).unwrap()));
+        let made: Vec<(&str, Tensor)> = made.collect();
+        save_tensors(&path, made.iter().map(|(name, tensor)| (*name, tensor))).unwrap();
+        path
+    }
+
+    #[test]
+    fn tensors_come_from_the_last_file_that_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = saved(folder.path(), "one", &[("a", &[1.0, 2.0]), ("b", &[3.0])]);
+        let two = saved(folder.path(), "two", &[("b", &[4.0, 5.0])]);
+        let files = TensorFiles::open(&[one, two]).unwrap();
+        let values = |name| files.load(name, &Device::Cpu).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!((values("a"), values("b"), files.tensors().count()), (vec![1.0, 2.0], vec![4.0, 5.0], 2));
+        assert!(files.load("c", &Device::Cpu).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_not_whole_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path(), "weights", &[("a", &[1.0, 2.0])]);
+        let bytes = std::fs::read(&path).unwrap();
+        let longer = [&bytes[..], &[0]].concat();
+        let cut = (0..bytes.len()).map(|n| &bytes[..n]);
+        for bytes in cut.chain([&longer[..], &[255; 64], &(1u64 << 60).to_le_bytes()]) {
+            disk::write(&path, bytes).unwrap();
+            let said = format!("{:#}", TensorFiles::open(&[&path]).unwrap_err());
+            assert!(said.contains("weights is damaged"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_shortened_after_it_was_opened_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path(), "weights", &[("a", &[1.0, 2.0])]);
+        let files = TensorFiles::open(&[&path]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+        let said = files.load("a", &Device::Cpu).unwrap_err().to_string();
+        assert!(said.contains("weights"), "{said}");
+    }
+}
