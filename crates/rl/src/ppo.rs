@@ -708,6 +708,61 @@ mod tests {
         assert!(error.contains("a score that is no number"), "{error}");
     }
 
+    /// The window is longer than an iteration has updates, so that a guard made anew in each would never find a spike.
+    #[test]
+    fn a_spike_is_found_across_iterations_in_each_network_by_its_own_losses() {
+        let mut config = config(serde_json::json!({ "train": { "spike_window": 10, "spike_z": 1e-3 } }));
+        config.value.warmup_epochs = Some(0);
+        let eight = |config: &PpoConfig| {
+            let mut ppo = ppo(config, Kind::Gpt2, &[]);
+            let found: Vec<Iteration> =
+                (1..=8).map(|number| ppo.iterate(&step(number, config), &Silent).unwrap()).collect();
+            let skipped = |name: &str| found.iter().filter_map(|one| one.figures.get(name)).sum::<f64>();
+            let said: Vec<String> = found.iter().flat_map(|one| one.spikes.clone()).collect();
+            (skipped("policy/skipped"), skipped("value/skipped"), said, ppo.course)
+        };
+        let (policy, values, said, course) = eight(&config);
+        assert_eq!((policy, values), (0.0, 0.0), "they are reported alone");
+        assert!(said.iter().any(|line| line.starts_with("the policy's loss leaps")), "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with("the value network's loss leaps")), "{said:?}");
+        assert_ne!(course.policy_guard, course.value_guard);
+        let again: Course = serde_json::from_str(&serde_json::to_string(&course).unwrap()).unwrap();
+        assert_eq!(again, course, "it is part of a checkpoint");
+        config.train.on_spike = train::config::OnSpike::Skip;
+        let (policy, values, _, _) = eight(&config);
+        assert!(policy > 0.0 && values > 0.0, "{policy} and {values} updates are skipped");
+        config.train.spike_z = 1e6;
+        assert_eq!(eight(&config).2, [""; 0]);
+    }
+
+    /// A value network whose first values are noise, as a reward model's are between its ends.
+    #[test]
+    fn values_that_warm_up_explain_more_of_the_returns_and_the_policy_does_not_move() {
+        fn noisy(config: &PpoConfig) -> Ppo<'_> {
+            let ppo = ppo(config, Kind::Gpt2, &[]);
+            let weights = ppo.values.as_ref().unwrap().weights();
+            let (_, head) = weights.params().iter().find(|(_, p)| p.var().dims() == [1, 16]).unwrap();
+            let noise: Vec<f32> = (0..16).map(|i| if i % 3 == 0 { 0.3 } else { -0.2 }).collect();
+            head.set(&Tensor::from_vec(noise, (1, 16), &Device::Cpu).unwrap()).unwrap();
+            ppo
+        }
+        let mut config = config(serde_json::json!({ "value": { "lr": 3e-3, "clip_range": 0.2 } }));
+        let second = |config: &PpoConfig| {
+            let mut ppo = noisy(config);
+            let first = ppo.iterate(&step(1, config), &Silent).unwrap();
+            (first, ppo.iterate(&step(2, config), &Silent).unwrap().figures["value/explained_variance"])
+        };
+        config.value.warmup_epochs = Some(0);
+        let (cold, cold_second) = second(&config);
+        config.value.warmup_epochs = Some(8);
+        let (warm, warm_second) = second(&config);
+        let at = |one: &Iteration| one.figures["value/explained_variance"];
+        assert_eq!(warm.figures["value/explained_variance_before_warmup"], at(&cold));
+        assert!(at(&cold) < -0.5 && at(&warm) > at(&cold) + 0.5, "{} and {}", at(&cold), at(&warm));
+        assert!(warm_second > cold_second, "on episodes not seen before: {cold_second} and {warm_second}");
+        assert!((warm.signs.first_ratio - 1.0).abs() < 1e-5, "{}", warm.signs.first_ratio);
+    }
+
     #[test]
     fn an_update_that_is_too_large_is_the_last_of_its_iteration() {
         let mut config = config(serde_json::json!({ "policy": { "epochs": 4, "max_approx_kl": 1e-3 } }));

@@ -151,6 +151,7 @@ pub fn fit<O: Validate>(
     if state.is_over(schedule.n_steps()) {
         return Ok(Summary { state, stop: None });
     }
+    trainer.config.check_validation(!validation.is_empty())?;
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
     let config = trainer.config.clone();
