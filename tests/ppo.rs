@@ -127,9 +127,87 @@ fn a_run_that_was_killed_goes_on_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     models(folder.path());
     // A value network, an average, adaptive β and text beside; a head on the policy; adapters.
-    kill_and_compare(folder.path(), "own", "--set reward.adaptive.target=1 --set reward.adaptive.horizon=100");
+    // With spikes that are skipped, as both networks' last losses have it.
+    let own = "--set reward.adaptive.target=1 --set reward.adaptive.horizon=100 --set train.on_spike=skip";
+    kill_and_compare(folder.path(), "own", &format!("{own} --set train.spike_window=5 --set train.spike_z=0.5"));
     kill_and_compare(folder.path(), "shared", "--set value.shared=true --set ptx.coef=0");
     kill_and_compare(folder.path(), "lora", "--set policy.lora.rank=2 --set policy.lora.alpha=4 --set ptx.coef=0");
+}
+
+/// Figures of the run in `run`, one entry a step.
+fn metrics(folder: &Path, run: &str) -> Vec<Value> {
+    text(folder, &format!("{run}/metrics.jsonl")).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_papers_presets_run_at_a_small_context_and_end_answers_as_the_reward_model_knows_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    models(path);
+    let few =
+        "--prompts world:12 --dtype f32 --set train.length=1steps --set train.batch_size=8 --set train.eval_windows=4";
+    let paper =
+        format!("ppo --config ppo-instructgpt --init chat --reward rm {few} --set ptx.per_episode=1 --out paper");
+    let ran = gptkit(path, &paper).ok();
+    assert!(
+        ran.err.contains("not rollout.max_new_tokens = 1000: the context window of 160 leaves no more"),
+        "{}",
+        ran.err
+    );
+    let config = text(path, "paper/config.toml");
+    let longest = config.lines().find_map(|line| line.strip_prefix("max_new_tokens = ")).unwrap();
+    let longest: usize = longest.parse().unwrap();
+    assert!((80..160).contains(&longest), "{longest}: half of the window or more");
+    assert!(metrics(path, "paper")[0]["figures"].get("value/warmup_loss").is_none(), "the paper has no warm-up");
+
+    // At a high temperature either end comes soon, the template's before the 16th token too.
+    let ran = gptkit(
+        path,
+        &format!("ppo --config ppo-2019 --init chat --reward rm {few} --set rollout.temperature=4 --out ziegler"),
+    );
+    ran.ok();
+    let figures = &metrics(path, "ziegler")[0]["figures"];
+    assert!(figures["answers/end_rate"].is_f64() && figures["answers/length"].as_f64().unwrap() <= 24.0, "{figures}");
+    for (set, says) in [
+        ("--set rollout.end=<|end|>", "ends answers already"),
+        ("--set rollout.end_after=3", "rollout.end_after = 3"),
+        ("--set value.shared=true --set value.warmup_epochs=2", "value.warmup_epochs = 2"),
+        ("--set train.warmup=1Mtokens --set train.decay_end=1Mtokens", "PPO counts episodes"),
+        ("--set train.batch_ramp_start=3 --set train.batch_ramp=64episodes", "is not a multiple of policy.minibatches"),
+    ] {
+        let refused = gptkit(path, &format!("ppo --init chat --reward rm {set} --out refused"));
+        assert!(refused.code != Some(0) && refused.err.contains(says), "{set}: {}", refused.err);
+        assert!(!path.join("refused").exists(), "{set}");
+    }
+}
+
+#[test]
+fn a_plan_counts_episodes_as_episodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = "--set train.decay_end=1Mtokens --set train.batch_ramp=2Mtokens --set train.batch_ramp_start=8";
+    let refused = gptkit(folder.path(), &format!("plan --stage ppo {tokens}"));
+    assert_eq!(refused.code, Some(2), "{}", refused.out);
+    assert!(refused.err.contains("train.decay_end") && refused.err.contains("train.batch_ramp"), "{}", refused.err);
+    let counted = "--set train.length=10240episodes --set train.batch_ramp=2kepisodes --set train.batch_ramp_start=8";
+    let plan = gptkit(folder.path(), &format!("plan --stage ppo {counted}")).ok();
+    assert!(plan.out.contains("10,240 episodes in 65 iterations of up to 256"), "{}", plan.out);
+}
+
+#[test]
+fn patience_ends_a_run_by_its_own_evaluations_and_a_resumed_one_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    models(path);
+    // So large a rate spoils what the model says.
+    let wild = "--set train.lr=0.3 --set ptx.coef=0 --set train.length=40steps --set train.patience=2 --out one";
+    let ran = ppo(path, wild).ok();
+    assert!(ran.err.contains("no higher reward on held-out prompts 2 times in a row"), "{}", ran.err);
+    let n = metrics(path, "one").len();
+    assert!(n < 40 && n.is_multiple_of(2), "{n} iterations");
+    let state: Value = serde_json::from_str(&text(path, &format!("one/checkpoints/step-{n:06}/state.json"))).unwrap();
+    assert_eq!((&state["without_gain"], &state["finished"]), (&Value::from(2), &Value::from(true)));
+    gptkit(path, "ppo --resume one").ok();
+    assert_eq!(metrics(path, "one").len(), n, "it has ended");
 }
 
 #[test]

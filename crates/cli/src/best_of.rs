@@ -7,7 +7,7 @@ use data::dialogue::{Message, Role};
 use data::template::{Template, encode};
 use model::Gpt;
 use model::folder::ModelFolder;
-use model::generate::Completion;
+use model::generate::{Completion, LateEnds};
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use reward::model::Scorer;
@@ -96,7 +96,7 @@ impl BestOf<'_> {
             first_prompt: 0,
             n_samples: self.n,
             max_new_tokens: self.max_new_tokens,
-            end_after: 0,
+            late_ends: LateEnds::default(),
             most_rows: ROWS,
             stop: self.stop.clone(),
             log_probs: None,

@@ -120,9 +120,10 @@ fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig
 
 fn run(config: &PpoConfig, plan: &Plan) -> String {
     let episodes = config.train.batch_size / config.policy.minibatches;
+    let up_to = if config.train.batch_ramp.is_some() { "up to " } else { "" };
     let run = match plan.length {
         Some(length) => format!(
-            "{} episodes in {} iterations of {} · {} updates of {}",
+            "{} episodes in {} iterations of {up_to}{} · {} updates of {up_to}{}",
             grouped(length.episodes),
             grouped(length.iterations),
             grouped(config.train.batch_size as u64),

@@ -42,6 +42,7 @@ presets![
     "finetune-small",
     "sft-small",
     "sft-instructgpt",
+    "sft-ppo-init",
     "rm-small",
     "rm-instructgpt",
     "ppo-small",

@@ -10,7 +10,7 @@ use crate::task::{ChoiceConfig, GenerationConfig, Metric, Normalization};
 use anyhow::{Context, Result};
 use data::tokenizer::Tokenizer;
 use model::Gpt;
-use model::generate::Completion;
+use model::generate::{Completion, LateEnds};
 use model::generate_all::{Requests, generate_all};
 use model::likelihood::{Question, answer};
 use model::sampler::Sampling;
@@ -338,7 +338,7 @@ fn write(
         first_prompt: first_prompt as u32,
         n_samples: 1,
         max_new_tokens,
-        end_after: 0,
+        late_ends: LateEnds::default(),
         most_rows: ROWS,
         stop: stop.to_vec(),
         log_probs,

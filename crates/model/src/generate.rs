@@ -26,6 +26,15 @@ pub struct Request {
     pub sampling: Sampling,
 }
 
+/// Tokens that end a continuation from some length on, and are tokens like any other before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LateEnds {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// Tokens of a continuation before which they do not end it.
+    pub after: usize,
+}
+
 /// Why a continuation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,7 +141,8 @@ pub fn generate_from(
 ) -> Result<Vec<Completion>> {
     check(&request.prompt, model)?;
     let Request { stop, log_probs, sampling, .. } = request;
-    let how = How { tokenizer, end_of_text, end_after: 0, stop, log_probs: *log_probs, sampling };
+    let late_ends = &LateEnds::default();
+    let how = How { tokenizer, end_of_text, late_ends, stop, log_probs: *log_probs, sampling };
     let mut rows: Vec<Row> = (0..request.n_samples).map(|n| Row::new(&how, &request.prompt, (0, n))).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
     let mut window = Window::new(model, past.take(&request.prompt, model));
@@ -254,7 +264,7 @@ impl<'a> Window<'a> {
 pub(crate) struct How<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) end_of_text: &'a [u32],
-    pub(crate) end_after: usize,
+    pub(crate) late_ends: &'a LateEnds,
     pub(crate) stop: &'a [String],
     pub(crate) log_probs: Option<usize>,
     pub(crate) sampling: &'a Sampling,
@@ -307,7 +317,8 @@ impl<'a> Row<'a> {
             "the model's output is not a number; its weights are damaged, or its training diverged"
         );
         let log_prob = how.log_probs.map(|top| token_log_prob(logits, token, top, how.tokenizer));
-        if self.n_new() >= how.end_after && how.end_of_text.contains(&token) {
+        let LateEnds { tokens, after } = how.late_ends;
+        if how.end_of_text.contains(&token) || self.n_new() >= *after && tokens.contains(&token) {
             (self.end_token, self.finish) = (log_prob, Some(Finish::EndOfText));
             return Ok(());
         }

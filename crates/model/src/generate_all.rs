@@ -1,7 +1,7 @@
 //! Many prompts → continuations, in a batch whose places never stay empty: where a row has its end, the next one begins
 //! (Yu et al. 2022, Orca, §3.1). No padding: each row is as long as it is.
 
-use crate::generate::{Completion, How, Row, check};
+use crate::generate::{Completion, How, LateEnds, Row, check};
 use crate::gpt::{Gpt, Input};
 use crate::sampler::Sampling;
 use anyhow::{Context, Result, ensure};
@@ -22,8 +22,8 @@ pub struct Requests {
     pub n_samples: usize,
     /// Longest continuation, in tokens; it ends where the context does, too.
     pub max_new_tokens: usize,
-    /// Tokens of a continuation before which an end is a token like any other.
-    pub end_after: usize,
+    /// Tokens that end a continuation, but not at once.
+    pub late_ends: LateEnds,
     /// Continuations that are written at once; what they say does not depend on it.
     pub most_rows: usize,
     /// A continuation ends before the first of these in its text.
@@ -58,8 +58,8 @@ pub fn generate_all(
         check(prompt, model).with_context(|| format!("prompt {n} cannot be continued"))?;
         ensure!(prompt.len() <= context, "prompt {n} has {} tokens, over the context of {context}", prompt.len());
     }
-    let end_after = requests.end_after;
-    let how = How { tokenizer, end_of_text, end_after, stop, log_probs: *log_probs, sampling };
+    let late_ends = &requests.late_ends;
+    let how = How { tokenizer, end_of_text, late_ends, stop, log_probs: *log_probs, sampling };
     let full = |row: &Row| row.n_new() >= requests.max_new_tokens || row.tokens.len() >= context;
     // The last token chosen is the one that `cache` does not hold.
     let (mut rows, mut cache) = (Vec::<Numbered>::new(), model.cache());
@@ -203,7 +203,7 @@ mod tests {
             first_prompt: 0,
             n_samples,
             max_new_tokens: 9,
-            end_after: 0,
+            late_ends: LateEnds::default(),
             most_rows: 4,
             stop: Vec::new(),
             log_probs: Some(2),

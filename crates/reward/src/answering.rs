@@ -6,7 +6,7 @@ use data::dialogue::Message;
 use data::form::Form;
 use data::tokenizer::Tokenizer;
 use model::folder::ModelFolder;
-use model::generate::Completion;
+use model::generate::{Completion, LateEnds};
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use model::{Gpt, HeadDescription};
@@ -84,7 +84,7 @@ impl<'a> Answerer<'a> {
             first_prompt: first.number as u32,
             n_samples,
             max_new_tokens,
-            end_after: 0,
+            late_ends: LateEnds::default(),
             most_rows: ROWS,
             stop,
             log_probs,

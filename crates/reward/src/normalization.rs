@@ -12,7 +12,7 @@ use data::progress::{Progress, Unit};
 use data::record::Bad;
 use data::source::{OnBadRecord, Place};
 use data::world::Part;
-use model::generate::Finish;
+use model::generate::{Finish, LateEnds};
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use model::{Gpt, Params};
@@ -136,7 +136,7 @@ fn sample(
         first_prompt: 0,
         n_samples: 1,
         max_new_tokens: longest,
-        end_after: 0,
+        late_ends: LateEnds::default(),
         most_rows: 32,
         stop: Vec::new(),
         log_probs: None,

@@ -102,6 +102,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sit
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     let data = Data::open(&config, aside.path())?;
     config.train.validate_each_epoch(data.train.records.len());
+    config.train.check_validation(!data.val.records.is_empty())?;
     say(&counts, sitting.progress);
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
     keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;

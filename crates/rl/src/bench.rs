@@ -4,6 +4,7 @@ use crate::config::PpoConfig;
 use crate::policy::{Found, Policy, ValueHead, Values};
 use crate::ppo::{Course, Ppo};
 use crate::prompts::{self, Prompt};
+use crate::rollout::Ends;
 use anyhow::Result;
 use candle_core::Device;
 use data::examples::ExamplesWriter;
@@ -42,6 +43,7 @@ pub fn iterations(
     let config: PpoConfig = serde_json::from_value(serde_json::json!({
         "rollout": { "max_new_tokens": new, "rows": episodes },
         "reward": { "missing_end": "ignored" },
+        "value": { "warmup_epochs": 0 },
         "train": { "length": "1 steps", "batch_size": episodes, "lr": 1e-6, "clip": 1.0, "dtype": dtype },
     }))?;
     let folder = tempfile::tempdir()?;
@@ -80,7 +82,7 @@ pub fn iterations(
         rewarder: Box::new(rewarder),
         ema: None,
         tokenizer: Tokenizer::of_characters(&BTreeSet::from(['a']))?,
-        ends: Vec::new(),
+        ends: Ends::default(),
         prompts: prompts::open(&path, 1)?,
         validation: Vec::new(),
         text: None,

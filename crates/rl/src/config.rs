@@ -8,8 +8,7 @@ use data::source::{DataConfig, OnBadRecord};
 use model::LoraConfig;
 use serde::{Deserialize, Serialize};
 use sft::sources::Sources;
-use train::Span;
-use train::config::TrainConfig;
+use train::config::{OfEpisodes, TrainConfig};
 
 /// All that a run of `gptkit ppo` is told; a file `configs/ppo-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,13 +63,12 @@ impl Check for PpoConfig {
             problems.section("ptx", ptx);
             problems.section("ptx", &ptx.text);
         }
-        problems.section("train", &self.train);
-        let spans = [("train.length", self.train.length), ("train.warmup", self.train.warmup)];
-        for (key, span) in spans {
-            let counted = !matches!(span, Span::Tokens(_));
-            problems.require(counted, key, "is counted in tokens", "count iterations, for instance \"100 steps\"");
-        }
+        problems.section("train", &OfEpisodes(&self.train));
         let (batch, parts) = (self.train.batch_size, self.policy.minibatches);
+        if let Some(start) = self.train.batch_ramp_start.filter(|start| parts > 0 && !start.is_multiple_of(parts)) {
+            let what = format!("is not a multiple of policy.minibatches = {parts}");
+            problems.add("train.batch_ramp_start", what, format!("use {}", start.next_multiple_of(parts)));
+        }
         if batch > 0 && parts > 0 && !batch.is_multiple_of(parts) {
             let what = format!("does not divide the {batch} episodes of an iteration");
             problems.add("policy.minibatches", what, "use a power of two");
@@ -129,14 +127,16 @@ impl Check for PromptConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RolloutConfig {
-    /// Longest answer, in tokens.
+    /// Longest answer, in tokens; less where the context window has no room for it beside the prompts. Prompts may take half
+    /// of the window at least.
     pub max_new_tokens: usize,
     /// Divides the logits, here and wherever a log-probability is taken, the reference's included.
     pub temperature: f64,
-    /// Text of the token that ends an answer, in the place of the chat template's.
+    /// Text of a token that ends an answer, besides the chat template's end. The reward model reads the template's end after
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
-    /// Tokens before which it ends none (lm-human-preferences, `truncate_after`).
+    /// Tokens of an answer before which `end` does not end it (lm-human-preferences, `truncate_after`).
     pub end_after: usize,
     /// Answers that are written at once.
     pub rows: usize,
@@ -155,6 +155,13 @@ impl Check for RolloutConfig {
         problems.require(t > 0.0 && t.is_finite(), "temperature", "is not positive", "use 1");
         let room = self.end_after < self.max_new_tokens;
         problems.require(room, "end_after", "is not below max_new_tokens", "use 0");
+        let used = self.end.is_some() || self.end_after == 0;
+        problems.require(
+            used,
+            "end_after",
+            "has no effect without rollout.end",
+            "set rollout.end, or leave end_after out",
+        );
         problems.require(self.rows > 0, "rows", "is not positive", "use 64");
     }
 }
@@ -227,11 +234,25 @@ pub struct ValueConfig {
     /// How far a value may leave the old one before there is nothing more to gain; no limit when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_range: Option<f64>,
+    /// Passes over the episodes of the first iteration in which a network of its own learns alone, before the policy's first
+    /// update; see [`ValueConfig::warmup_epochs`]. No paper has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_epochs: Option<usize>,
 }
 
 impl Default for ValueConfig {
     fn default() -> Self {
-        Self { init: ValueInit::Reward, shared: false, lr: None, coef: 0.1, clip_range: Some(0.2) }
+        let clip_range = Some(0.2);
+        Self { init: ValueInit::Reward, shared: false, lr: None, coef: 0.1, clip_range, warmup_epochs: None }
+    }
+}
+
+impl ValueConfig {
+    /// Passes over the first iteration's episodes before the policy's first update: 4 where nothing is said. A reward model's
+    /// head was trained at one position and is far off at all others: values of it explain less than nothing for iterations.
+    /// A head on the policy cannot learn alone.
+    pub fn warmup_epochs(&self) -> usize {
+        if self.shared { 0 } else { self.warmup_epochs.unwrap_or(4) }
     }
 }
 
@@ -241,6 +262,11 @@ impl Check for ValueConfig {
         problems.require(self.lr.is_none_or(positive), "lr", "is not positive", "use 9e-6");
         problems.require(positive(self.coef), "coef", "is not positive", "use 0.1");
         problems.require(self.clip_range.is_none_or(positive), "clip_range", "is not positive", "use 0.2");
+        let alone = !self.shared || self.warmup_epochs.is_none_or(|n| n == 0);
+        let what = "would move the policy, on which the values are a head";
+        problems.require(alone, "warmup_epochs", what, "leave it out, or set value.shared = false");
+        let most = self.warmup_epochs.is_none_or(|n| n <= 1000);
+        problems.require(most, "warmup_epochs", "is over 1000", "use 4");
     }
 }
 

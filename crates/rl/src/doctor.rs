@@ -212,7 +212,7 @@ impl Doctor {
                 signs.explained_variance
             ),
             "the value network does not keep up with what it is to predict",
-            "raise value.lr, take value.init = \"reward\", or widen value.clip_range",
+            "raise value.lr or value.warmup_epochs, take value.init = \"reward\", or widen value.clip_range",
         );
         look(
             "entropy",

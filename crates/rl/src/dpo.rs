@@ -158,6 +158,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     }
     let data = Data::open(&config, aside.path())?;
     config.train.validate_each_epoch(data.train.records.len());
+    config.train.check_validation(!data.val.records.is_empty())?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;

@@ -3,7 +3,6 @@
 use crate::config::{PpoConfig, ValueInit};
 use model::{LoraConfig, ModelConfig};
 use ops::{Precision, scores_bytes};
-use train::Span;
 use train::config::Recompute;
 use train::memory::{Memory, Portion, sum};
 use train::schedule::Schedule;
@@ -29,7 +28,7 @@ pub struct Plan {
     pub phases: Vec<(Phase, u64)>,
     /// Tokens of the longest sequence: the smaller context.
     pub longest: usize,
-    /// Nothing when it is counted in passes over the prompts.
+    /// Nothing when a length is counted in passes over the prompts.
     pub length: Option<Length>,
 }
 
@@ -194,10 +193,10 @@ fn scoring(config: &PpoConfig, models: [&ModelConfig; 2], longest: usize) -> u64
 
 fn length(config: &PpoConfig) -> Option<Length> {
     let PpoConfig { train, policy, .. } = config;
-    if matches!(train.length, Span::Epochs(_)) {
+    if train.depends_on_text() {
         return None;
     }
-    let schedule = Schedule::new(train, 1, 0);
+    let schedule = Schedule::of_episodes(train, 0, policy.minibatches);
     let iterations = schedule.n_steps();
     let updates = iterations * policy.epochs as u64 * policy.minibatches as u64;
     Some(Length { episodes: schedule.n_tokens(), iterations, updates })
@@ -377,7 +376,7 @@ mod tests {
     #[test]
     fn passes_over_prompts_have_no_length_yet() {
         let mut config = config();
-        config.train.length = Span::Epochs(2.0);
+        config.train.length = train::Span::Epochs(2.0);
         assert_eq!(plan(&config).length, None);
     }
 }

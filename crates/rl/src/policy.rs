@@ -17,11 +17,13 @@ pub(crate) struct Minibatch {
     pub(crate) episodes: Vec<Episode>,
     /// Windows of pretraining text.
     pub(crate) text: Option<Batch>,
+    /// Whether values may move from the old ones as far as they like.
+    pub(crate) unclipped_values: bool,
 }
 
 impl Minibatch {
     /// Tokens of all answers.
-    fn n_tokens(&self) -> usize {
+    pub(crate) fn n_tokens(&self) -> usize {
         self.episodes.iter().map(|episode| episode.answer.said().len()).sum()
     }
 }
@@ -90,8 +92,9 @@ impl Policy {
         &self.model.0
     }
 
-    /// What `episodes` of a minibatch of `n_tokens` say.
-    fn ppo_loss(&self, episodes: &[Episode], n_tokens: usize, pass: Pass) -> Result<Tensor> {
+    /// What `episodes`, which are part of `batch`, say.
+    fn ppo_loss(&self, episodes: &[Episode], batch: &Minibatch, pass: Pass) -> Result<Tensor> {
+        let n_tokens = batch.n_tokens();
         let choosing = Choosing::of(self.gpt(), episodes.iter().map(|episode| &episode.answer), pass)?;
         let found = choosing.log_probs(self.gpt(), self.temperature, pass)?; // [2, N]
         let log_probs = found.get(0)?; // [N]
@@ -114,7 +117,7 @@ impl Policy {
         let total = differentiable(&log_probs, &loss)?;
         let Some((head, coef)) = &self.values else { return Ok(total) };
         let values = head.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?; // [N]
-        let loss = head.loss(&values, episodes, n_tokens, &self.found)?;
+        let loss = head.loss(&values, episodes, batch, &self.found)?;
         Ok((total + (differentiable(&values, &loss)? * *coef)?)?)
     }
 }
@@ -132,7 +135,7 @@ impl Objective for Policy {
         let windows = rows.start.max(n) - n..rows.end.max(n) - n;
         let ppo = match episodes {
             [] => None,
-            episodes => Some(self.ppo_loss(episodes, batch.n_tokens(), pass)?),
+            episodes => Some(self.ppo_loss(episodes, batch, pass)?),
         };
         let Some(text) = batch.text.as_ref().filter(|_| !windows.is_empty()) else {
             return Ok(ppo.unwrap_or(Tensor::zeros((), candle_core::DType::F32, self.gpt().device())?));
@@ -160,10 +163,12 @@ pub(crate) struct ValueHead {
 }
 
 impl ValueHead {
-    /// Of the `values` of the tokens of `episodes`, of a minibatch of `n_tokens`.
-    fn loss(&self, values: &Tensor, episodes: &[Episode], n_tokens: usize, found: &Found) -> Result<Loss> {
+    /// Of the `values` of the tokens of `episodes`, which are part of `batch`.
+    fn loss(&self, values: &Tensor, episodes: &[Episode], batch: &Minibatch, found: &Found) -> Result<Loss> {
+        let n_tokens = batch.n_tokens();
+        let clip_range = self.clip_range.filter(|_| !batch.unclipped_values);
         let (old, returns) = (joined(episodes, |e| &e.values), joined(episodes, |e| &e.returns));
-        let loss = value_loss(&values.to_vec1::<f32>()?, &old, &returns, self.clip_range, n_tokens);
+        let loss = value_loss(&values.to_vec1::<f32>()?, &old, &returns, clip_range, n_tokens);
         let mut tally = found.held();
         tally.value_loss += loss.loss * n_tokens as f64;
         tally.value_clipped += loss.clipped as f64;
@@ -190,7 +195,7 @@ impl Objective for Values {
         let episodes = &batch.episodes[rows];
         let choosing = Choosing::of(&self.gpt, episodes.iter().map(|episode| &episode.answer), pass)?;
         let values = self.head.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?; // [N]
-        let loss = self.head.loss(&values, episodes, batch.n_tokens(), &self.found)?;
+        let loss = self.head.loss(&values, episodes, batch, &self.found)?;
         Ok(differentiable(&values, &loss)?)
     }
 }

@@ -1,11 +1,13 @@
 //! One iteration, in the paper's order (Ouyang et al. 2022, §3.5; Ziegler et al. 2019, §2): answer, score, learn.
 
+use crate::advantage::AdvantageConfig;
 use crate::answers::{Answer, log_probs};
 use crate::config::PpoConfig;
 use crate::doctor::{Doctor, Signs, correlation, explained_variance};
 use crate::policy::{Minibatch, Policy, Tally, Values};
 use crate::prompts::Prompt;
-use crate::rollout::{Episode, Rewarder, Speaking, judge, values};
+use crate::rollout::{Ends, Episode, Rewarder, Speaking, judge, scores, values};
+use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
 use data::batch::{Batch, Windows, shuffled};
 use data::examples::Records;
@@ -18,7 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use train::ema::Ema;
 use train::fit::{Trainer, Update};
-use train::guard::Guard;
+use train::guard::{Guard, spike_message};
 use train::objective::Validate;
 use train::schedule::Step;
 
@@ -32,6 +34,12 @@ pub(crate) struct Course {
     pub(crate) kl_coef: f64,
     /// Updates of the value network.
     pub(crate) value_updates: u64,
+    /// Losses of the policy's last updates, by which the next one's is a spike or none.
+    #[serde(default)]
+    pub(crate) policy_guard: Guard,
+    /// The same of the value network: its losses are of another size.
+    #[serde(default)]
+    pub(crate) value_guard: Guard,
     /// What the doctor remembers.
     pub(crate) doctor: Doctor,
     /// The fixed prompts' answers after some iterations.
@@ -55,8 +63,7 @@ pub(crate) struct Ppo<'a> {
     pub(crate) rewarder: Box<dyn Rewarder>,
     pub(crate) ema: Option<Ema>,
     pub(crate) tokenizer: Tokenizer,
-    /// Tokens that end an answer.
-    pub(crate) ends: Vec<u32>,
+    pub(crate) ends: Ends,
     pub(crate) prompts: Records<Prompt>,
     pub(crate) validation: Vec<Prompt>,
     pub(crate) text: Option<Text>,
@@ -68,8 +75,32 @@ pub(crate) struct Iteration {
     pub(crate) update: Update,
     pub(crate) signs: Signs,
     pub(crate) figures: Figures,
+    /// What there is to say of losses that leaped.
+    pub(crate) spikes: Vec<String>,
     /// Tokens that were spoken.
     pub(crate) n_tokens: u64,
+}
+
+/// What an evaluation found.
+pub(crate) struct Evaluation {
+    pub(crate) figures: Figures,
+    /// What the policy is trained for, at the first β: reward after shaping − β·KL. Nothing without held-out prompts.
+    pub(crate) reward: Option<f64>,
+}
+
+/// What the updates of an iteration found.
+#[derive(Default)]
+struct Updates {
+    /// The policy's newest.
+    newest: Option<Update>,
+    /// Of the policy that were made, or skipped because of a spike.
+    made: u32,
+    skipped: u32,
+    /// Of the value network that were skipped.
+    values_skipped: u32,
+    /// Norm of the value network's newest gradient.
+    value_norm: f64,
+    spikes: Vec<String>,
 }
 
 /// Fixed prompts whose answers are kept.
@@ -91,8 +122,12 @@ impl Ppo<'_> {
         judge(&mut episodes, &self.config.reward, &self.config.advantage, self.course.kl_coef);
         let scored = Instant::now();
         task.show("learning");
-        let mut figures = figures(&episodes, self.course.kl_coef);
-        let (update, signs) = self.learn(episodes, step, &mut figures)?;
+        let mut figures = figures(&episodes, &self.config.reward, self.course.kl_coef);
+        let mut updates = Updates::default();
+        if step.number == 1 {
+            self.warm_values_up(&mut episodes, &mut figures, &mut updates, task)?;
+        }
+        let (update, signs) = self.learn(episodes, step, &mut figures, &mut updates)?;
         let s = |from: Instant, to: Instant| (to - from).as_secs_f64();
         figures.extend(
             [
@@ -106,7 +141,7 @@ impl Ppo<'_> {
         if let Some(adaptive) = &self.config.reward.adaptive {
             self.course.kl_coef = adaptive.next(self.course.kl_coef, signs.kl, step.rows);
         }
-        Ok(Iteration { update, signs, figures, n_tokens: n_tokens as u64 })
+        Ok(Iteration { update, signs, figures, spikes: updates.spikes, n_tokens: n_tokens as u64 })
     }
 
     fn answer(&self, prompts: &[Prompt], numbers: (u64, u32), greedy: bool, task: &dyn Task) -> Result<Vec<Episode>> {
@@ -125,12 +160,8 @@ impl Ppo<'_> {
         // By the pass that learns, not the one that spoke: so that the first ratio is 1 to the last bits.
         let own = log_probs(policy.gpt(), &answers, policy.temperature)?;
         let reference = self.reference_log_probs(&answers)?;
-        let values = match (&self.values, &policy.values) {
-            (Some(network), _) => values(&network.objective().gpt, &network.objective().head.head, &answers)?,
-            (None, Some((head, _))) => values(policy.gpt(), &head.head, &answers)?,
-            (None, None) => answers.iter().map(|answer| vec![0.0; answer.said().len()]).collect(),
-        };
-        let scores = self.scores(&answers)?;
+        let values = self.values_of(&answers)?;
+        let scores = scores(&*self.rewarder, &self.ends, episodes)?;
         let rest = own.into_iter().zip(reference).zip(values).zip(scores);
         for (episode, (((own, reference), values), score)) in episodes.iter_mut().zip(rest) {
             (episode.log_probs, episode.reference, episode.values, episode.score) = (own, reference, values, score);
@@ -138,13 +169,14 @@ impl Ppo<'_> {
         Ok(())
     }
 
-    fn scores(&self, answers: &[Answer]) -> Result<Vec<f32>> {
-        let scores = self.rewarder.scores(answers)?;
-        ensure!(
-            scores.iter().all(|score| score.is_finite()),
-            "the reward model gives a score that is no number; its weights are damaged, or its training diverged"
-        );
-        Ok(scores)
+    /// What is expected before each token of each of `answers`.
+    fn values_of(&self, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
+        let policy = self.policy.objective();
+        match (&self.values, &policy.values) {
+            (Some(network), _) => values(&network.objective().gpt, &network.objective().head.head, answers),
+            (None, Some((head, _))) => values(policy.gpt(), &head.head, answers),
+            (None, None) => Ok(answers.iter().map(|answer| vec![0.0; answer.said().len()]).collect()),
+        }
     }
 
     fn reference_log_probs(&self, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
@@ -158,25 +190,86 @@ impl Ppo<'_> {
         }
     }
 
+    /// Has the value network learn alone from the episodes of the first iteration, then values them anew: a reward model's
+    /// head was trained at one position, and advantages from its values at others are noise. The targets are the returns
+    /// themselves (λ = 1), which do not depend on these values, and the values may move as far as they like.
+    fn warm_values_up(
+        &mut self,
+        episodes: &mut [Episode],
+        figures: &mut Figures,
+        updates: &mut Updates,
+        task: &dyn Task,
+    ) -> Result<()> {
+        let PpoConfig { value, advantage, policy, reward, train, seed, .. } = self.config;
+        let epochs = value.warmup_epochs();
+        if self.values.is_none() || epochs == 0 {
+            return Ok(());
+        }
+        let before = explained(episodes);
+        let sums = AdvantageConfig { lambda: 1.0, ..advantage.clone() };
+        for episode in &mut *episodes {
+            episode.returns = sums.estimate(&episode.rewards, &episode.values).1;
+        }
+        let (lr, size) = (value.lr.unwrap_or(train.lr), minibatch_size(episodes.len(), policy.minibatches));
+        let (mut loss, mut tokens) = (0.0, 0.0);
+        for epoch in 0..epochs {
+            task.show(&format!("values alone, pass {} of {epochs}", epoch + 1));
+            (loss, tokens) = (0.0, 0.0);
+            for chosen in order(episodes.len(), epoch as u64, seed ^ 0x27d4_eb2f).chunks(size) {
+                let chosen: Vec<Episode> = chosen.iter().map(|&i| episodes[i].clone()).collect();
+                let minibatch = Minibatch { episodes: chosen, text: None, unclipped_values: true };
+                let found = self.update_values(&minibatch, lr, updates)?;
+                loss += found.value_loss;
+                tokens += minibatch.n_tokens() as f64;
+            }
+        }
+        let answers: Vec<Answer> = episodes.iter().map(|episode| episode.answer.clone()).collect();
+        for (episode, values) in episodes.iter_mut().zip(self.values_of(&answers)?) {
+            episode.values = values;
+        }
+        judge(episodes, reward, advantage, self.course.kl_coef);
+        figures.insert("value/warmup_loss".to_owned(), loss / f64::max(tokens, 1.0));
+        figures.insert("value/explained_variance_before_warmup".to_owned(), before);
+        Ok(())
+    }
+
+    /// One update of the value network, if there is one.
+    fn update_values(&mut self, minibatch: &Minibatch, lr: f64, updates: &mut Updates) -> Result<Tally> {
+        let Some(values) = &mut self.values else { return Ok(Tally::default()) };
+        // Values have no dropout: the row does not matter.
+        let made = values.step(minibatch, 0, lr, &mut self.course.value_guard)?;
+        ensure!(made.is_finite(), "the value network's loss is not finite; lower value.lr");
+        updates.value_norm = made.grad_norm;
+        updates.values_skipped += u32::from(!made.made);
+        updates.spikes.extend(spike_message(&made, "value network's loss", &self.config.train));
+        self.course.value_updates = values.optimizer().n_updates();
+        Ok(values.objective().found.take())
+    }
+
     /// All updates of an iteration. Returns the last one, and what the doctor wants to know.
-    fn learn(&mut self, episodes: Vec<Episode>, step: &Step, figures: &mut Figures) -> Result<(Update, Signs)> {
+    fn learn(
+        &mut self,
+        episodes: Vec<Episode>,
+        step: &Step,
+        figures: &mut Figures,
+        updates: &mut Updates,
+    ) -> Result<(Update, Signs)> {
         let PpoConfig { policy: config, value, train, rollout, seed, .. } = self.config;
         let value_lr = step.lr / train.lr * value.lr.unwrap_or(train.lr);
-        let (n, size) = (episodes.len(), episodes.len().div_ceil(config.minibatches).max(1));
+        let (n, size) = (episodes.len(), minibatch_size(episodes.len(), config.minibatches));
         let (mut all, mut first, mut last) = (Tally::default(), None, Tally::default());
-        let (mut n_updates, mut update, mut value_norm) = (0u32, None, 0.0);
-        let mut guard = Guard::default();
-        'learning: for epoch in 0..config.epochs {
-            let pass = (step.number - 1) * config.epochs as u64 + epoch as u64;
-            let order: Vec<usize> =
-                (0..n as u64).map(|i| shuffled(pass * n as u64 + i, n as u64, seed ^ 0x5bd1_e995) as usize).collect();
-            for (number, chosen) in order.chunks(size).enumerate() {
-                let first_row = pass * n as u64 + (number * size) as u64;
+        'learning: for epoch in 0..config.epochs as u64 {
+            let pass = (step.number - 1) * config.epochs as u64 + epoch;
+            // Rows of all passes so far: batches may grow.
+            let rows_before = step.first_row * config.epochs as u64 + epoch * n as u64;
+            for (number, chosen) in order(n, pass, seed ^ 0x5bd1_e995).chunks(size).enumerate() {
+                let first_row = rows_before + (number * size) as u64;
                 let minibatch = Minibatch {
                     episodes: chosen.iter().map(|&i| episodes[i].clone()).collect(),
                     text: self.text_beside(first_row, chosen.len()),
+                    unclipped_values: false,
                 };
-                let made = self.policy.step(&minibatch, first_row, step.lr, &mut guard)?;
+                let made = self.policy.step(&minibatch, first_row, step.lr, &mut self.course.policy_guard)?;
                 let mut tally = self.policy.objective().found.take();
                 ensure!(
                     made.is_finite(),
@@ -185,17 +278,18 @@ impl Ppo<'_> {
                     made.grad_norm,
                     step.lr
                 );
-                if let Some(values) = &mut self.values {
-                    let made = values.step(&minibatch, first_row, value_lr, &mut guard)?;
-                    ensure!(made.is_finite(), "the value network's loss is not finite; lower value.lr");
-                    value_norm = made.grad_norm;
-                    tally.add(&Tally { tokens: 0.0, ..values.objective().found.take() });
-                    self.course.value_updates = values.optimizer().n_updates();
+                updates.spikes.extend(spike_message(&made, "policy's loss", train));
+                if self.values.is_some() {
+                    tally.add(&Tally { tokens: 0.0, ..self.update_values(&minibatch, value_lr, updates)? });
                 }
-                if let Some(ema) = &mut self.ema {
+                if let (Some(ema), true) = (&mut self.ema, made.made) {
                     ema.update(self.policy.weights().trained())?;
                 }
-                (n_updates, update, last) = (n_updates + 1, Some(made), tally);
+                match made.made {
+                    true => updates.made += 1,
+                    false => updates.skipped += 1,
+                }
+                (updates.newest, last) = (Some(made), tally);
                 first.get_or_insert(tally);
                 all.add(&tally);
                 if config.max_approx_kl.is_some_and(|most| tally.approx_kl / tally.tokens.max(1.0) > most) {
@@ -203,12 +297,11 @@ impl Ppo<'_> {
                 }
             }
         }
-        let update = update.context("an iteration without episodes")?;
+        let newest = updates.newest.context("an iteration without episodes")?;
+        let update = Update { made: updates.made > 0, ..newest };
+        let n_updates = updates.made + updates.skipped;
         let first = first.unwrap_or_default();
         let mean = |sum: f64, of: &Tally| sum / of.tokens.max(1.0);
-        let numbers = |of: fn(&Episode) -> &Vec<f32>| -> Vec<f32> {
-            episodes.iter().flat_map(|e| of(e).iter().copied()).collect()
-        };
         let off = || {
             let pairs = episodes.iter().flat_map(|episode| episode.spoken.iter().zip(&episode.log_probs));
             average(&pairs.map(|(spoken, read)| f64::from(spoken - read).abs()).collect::<Vec<f64>>())
@@ -224,7 +317,7 @@ impl Ppo<'_> {
             end_rate: episodes.iter().filter(|episode| episode.ended).count() as f64 / n.max(1) as f64,
             clip_fraction: mean(all.clipped, &all),
             approx_kl: mean(last.approx_kl, &last),
-            explained_variance: explained_variance(&numbers(|e| &e.values), &numbers(|e| &e.returns)),
+            explained_variance: explained(&episodes),
             entropy: mean(first.entropy, &first),
             score: average(&scores),
             length: average(&lengths),
@@ -237,7 +330,7 @@ impl Ppo<'_> {
                 ("policy/first_ratio", signs.first_ratio),
                 ("policy/clip_fraction", signs.clip_fraction),
                 ("policy/approx_kl", signs.approx_kl),
-                ("policy/updates", f64::from(n_updates)),
+                ("policy/updates", f64::from(updates.made)),
                 ("value/loss", mean(all.value_loss, &all)),
                 ("value/clip_fraction", mean(all.value_clipped, &all)),
                 ("value/explained_variance", signs.explained_variance),
@@ -246,7 +339,12 @@ impl Ppo<'_> {
             .map(|(name, x)| (name.to_owned(), x)),
         );
         if self.values.is_some() {
-            figures.insert("value/grad_norm".to_owned(), value_norm);
+            figures.insert("value/grad_norm".to_owned(), updates.value_norm);
+        }
+        for (name, skipped) in [("policy/skipped", updates.skipped), ("value/skipped", updates.values_skipped)] {
+            if skipped > 0 {
+                figures.insert(name.to_owned(), f64::from(skipped));
+            }
         }
         if self.learns_text() {
             figures.insert("ptx/loss".to_owned(), all.text_loss / f64::from(n_updates));
@@ -280,13 +378,15 @@ impl Ppo<'_> {
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
     /// fixed prompts as those after iteration `step`.
-    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn Task) -> Result<Figures> {
-        let mut found = Figures::new();
+    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn Task) -> Result<Evaluation> {
+        let (mut found, mut reward) = (Figures::new(), None);
         if !self.validation.is_empty() {
             // The same draws each time, and none that an iteration uses.
             let mut episodes = self.answer(&self.validation, (!self.config.seed, 0), false, task)?;
             self.score(&mut episodes)?;
-            found = figures(&episodes, self.course.kl_coef);
+            let shaping = &self.config.reward;
+            found = figures(&episodes, shaping, self.course.kl_coef);
+            reward = Some(found["objective/reward"] + (self.course.kl_coef - shaping.kl_coef) * found["objective/kl"]);
             let shown: Vec<Prompt> = self.validation.iter().take(SHOWN).cloned().collect();
             let shown = self.answer(&shown, (0, 0), true, task)?;
             self.course.answers.retain(|(number, _)| *number != step);
@@ -297,7 +397,7 @@ impl Ppo<'_> {
             let loss = self.policy.objective().model.validate(&text.validation)?.loss;
             found.insert("text/loss".to_owned(), loss);
         }
-        Ok(found)
+        Ok(Evaluation { figures: found, reward })
     }
 
     /// The fixed prompts, as text.
@@ -306,15 +406,35 @@ impl Ppo<'_> {
     }
 }
 
+/// Episodes of an update, of the `n` of an iteration.
+fn minibatch_size(n: usize, minibatches: usize) -> usize {
+    n.div_ceil(minibatches).max(1)
+}
+
+/// The order in which pass number `pass` of `n` episodes reads them.
+fn order(n: usize, pass: u64, seed: u64) -> Vec<usize> {
+    let n = n as u64;
+    (0..n).map(|i| shuffled(pass * n + i, n, seed) as usize).collect()
+}
+
+/// The share of the returns' variance that the values of `episodes` explain.
+fn explained(episodes: &[Episode]) -> f64 {
+    let numbers = |of: fn(&Episode) -> &Vec<f32>| -> Vec<f32> {
+        episodes.iter().flat_map(|episode| of(episode).iter().copied()).collect()
+    };
+    explained_variance(&numbers(|episode| &episode.values), &numbers(|episode| &episode.returns))
+}
+
 /// Means over `episodes` that were scored.
-fn figures(episodes: &[Episode], kl_coef: f64) -> Figures {
+fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figures {
     let mean = |of: &dyn Fn(&Episode) -> f64| average(&episodes.iter().map(of).collect::<Vec<f64>>());
     let (score, kl) = (mean(&|episode| f64::from(episode.score)), mean(&Episode::kl));
+    let shaped = mean(&|episode| f64::from(shaping.score(episode.score, episode.ended)));
     let mut figures: Figures = [
         ("objective/score", score),
         ("objective/kl", kl),
         ("objective/kl_coef", kl_coef),
-        ("objective/reward", score - kl_coef * kl),
+        ("objective/reward", shaped - kl_coef * kl),
         ("answers/length", mean(&|episode| episode.answer.said().len() as f64)),
         ("answers/end_rate", mean(&|episode| f64::from(u8::from(episode.ended)))),
     ]
@@ -446,7 +566,7 @@ mod tests {
             rewarder: Box::new(Share),
             ema: None,
             tokenizer: tokenizer(),
-            ends: ends.to_vec(),
+            ends: Ends { of_text: ends.to_vec(), ..Ends::default() },
             prompts: prompts::open(&path, seed).unwrap(),
             validation: Vec::new(),
             text: None,
@@ -536,7 +656,7 @@ mod tests {
         }
         let tokens: Vec<u32> = (0..48).map(|i| i * 7 % 16).collect();
         let targets = tokens[1..].iter().copied().chain([2]).collect();
-        Minibatch { episodes, text: Some(Batch::windows(24, tokens, targets)) }
+        Minibatch { episodes, text: Some(Batch::windows(24, tokens, targets)), unclipped_values: false }
     }
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
@@ -586,6 +706,61 @@ mod tests {
         let mut ppo = Ppo { rewarder: Box::new(Broken), ..ppo(&config, Kind::Gpt2, &[]) };
         let error = ppo.iterate(&step(1, &config), &Silent).err().unwrap().to_string();
         assert!(error.contains("a score that is no number"), "{error}");
+    }
+
+    /// The window is longer than an iteration has updates, so that a guard made anew in each would never find a spike.
+    #[test]
+    fn a_spike_is_found_across_iterations_in_each_network_by_its_own_losses() {
+        let mut config = config(serde_json::json!({ "train": { "spike_window": 10, "spike_z": 1e-3 } }));
+        config.value.warmup_epochs = Some(0);
+        let eight = |config: &PpoConfig| {
+            let mut ppo = ppo(config, Kind::Gpt2, &[]);
+            let found: Vec<Iteration> =
+                (1..=8).map(|number| ppo.iterate(&step(number, config), &Silent).unwrap()).collect();
+            let skipped = |name: &str| found.iter().filter_map(|one| one.figures.get(name)).sum::<f64>();
+            let said: Vec<String> = found.iter().flat_map(|one| one.spikes.clone()).collect();
+            (skipped("policy/skipped"), skipped("value/skipped"), said, ppo.course)
+        };
+        let (policy, values, said, course) = eight(&config);
+        assert_eq!((policy, values), (0.0, 0.0), "they are reported alone");
+        assert!(said.iter().any(|line| line.starts_with("the policy's loss leaps")), "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with("the value network's loss leaps")), "{said:?}");
+        assert_ne!(course.policy_guard, course.value_guard);
+        let again: Course = serde_json::from_str(&serde_json::to_string(&course).unwrap()).unwrap();
+        assert_eq!(again, course, "it is part of a checkpoint");
+        config.train.on_spike = train::config::OnSpike::Skip;
+        let (policy, values, _, _) = eight(&config);
+        assert!(policy > 0.0 && values > 0.0, "{policy} and {values} updates are skipped");
+        config.train.spike_z = 1e6;
+        assert_eq!(eight(&config).2, [""; 0]);
+    }
+
+    /// A value network whose first values are noise, as a reward model's are between its ends.
+    #[test]
+    fn values_that_warm_up_explain_more_of_the_returns_and_the_policy_does_not_move() {
+        fn noisy(config: &PpoConfig) -> Ppo<'_> {
+            let ppo = ppo(config, Kind::Gpt2, &[]);
+            let weights = ppo.values.as_ref().unwrap().weights();
+            let (_, head) = weights.params().iter().find(|(_, p)| p.var().dims() == [1, 16]).unwrap();
+            let noise: Vec<f32> = (0..16).map(|i| if i % 3 == 0 { 0.3 } else { -0.2 }).collect();
+            head.set(&Tensor::from_vec(noise, (1, 16), &Device::Cpu).unwrap()).unwrap();
+            ppo
+        }
+        let mut config = config(serde_json::json!({ "value": { "lr": 3e-3, "clip_range": 0.2 } }));
+        let second = |config: &PpoConfig| {
+            let mut ppo = noisy(config);
+            let first = ppo.iterate(&step(1, config), &Silent).unwrap();
+            (first, ppo.iterate(&step(2, config), &Silent).unwrap().figures["value/explained_variance"])
+        };
+        config.value.warmup_epochs = Some(0);
+        let (cold, cold_second) = second(&config);
+        config.value.warmup_epochs = Some(8);
+        let (warm, warm_second) = second(&config);
+        let at = |one: &Iteration| one.figures["value/explained_variance"];
+        assert_eq!(warm.figures["value/explained_variance_before_warmup"], at(&cold));
+        assert!(at(&cold) < -0.5 && at(&warm) > at(&cold) + 0.5, "{} and {}", at(&cold), at(&warm));
+        assert!(warm_second > cold_second, "on episodes not seen before: {cold_second} and {warm_second}");
+        assert!((warm.signs.first_ratio - 1.0).abs() < 1e-5, "{}", warm.signs.first_ratio);
     }
 
     #[test]

@@ -68,11 +68,26 @@ struct Counts {
     train: u64,
     val: u64,
     too_long: u64,
+    /// Tokens of the longest, and of the longest that fits.
     longest: usize,
+    longest_kept: usize,
+}
+
+/// What was encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fitted {
+    /// Tokens of the longest answer that fits beside every prompt, at most `rollout.max_new_tokens`.
+    pub(crate) max_new_tokens: usize,
+    /// Prompts to validate on.
+    pub(crate) n_validation: u64,
 }
 
 /// Encodes the prompts of `config` into the two [`FILES`] below `folder`, for a policy and a reward model that read at most
 /// `context` tokens. Says what it read.
+///
+/// An answer gets what the window leaves beside the longest prompt, its end taken off, at most `rollout.max_new_tokens`.
+/// Prompts that would leave it less than half of the window, or less than that setting, are left out (Ouyang et al. 2022,
+/// appendix C: prompts and answers of at most 1,000 tokens each, of 2,048).
 ///
 /// # Errors
 /// When a prompt cannot be read or rendered, or none fits the window beside its answer.
@@ -83,9 +98,10 @@ pub(crate) fn encode_all(
     context: usize,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<Fitted> {
     let prompts = &config.prompts;
-    let room = context.saturating_sub(config.rollout.max_new_tokens);
+    let wanted = config.rollout.max_new_tokens;
+    let room = context.saturating_sub(wanted.min(context / 2) + 1);
     let mut counts = Counts::default();
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
@@ -104,6 +120,7 @@ pub(crate) fn encode_all(
                             counts.too_long += 1;
                             return Ok(());
                         }
+                        counts.longest_kept = counts.longest_kept.max(tokens.len());
                         let (file, count) =
                             if held_out { (&mut *val, &mut counts.val) } else { (&mut *train, &mut counts.train) };
                         *count += 1;
@@ -114,13 +131,13 @@ pub(crate) fn encode_all(
             Ok(())
         })
     })?;
-    let Counts { train, val, too_long, longest } = counts;
+    let Counts { train, val, too_long, longest, longest_kept } = counts;
     if train == 0 {
         ensure!(
             too_long == 0,
             "no prompt fits: the window has {context} tokens, answers take up to {} of them, and the prompts up to {longest}\n  \
              hint: lower rollout.max_new_tokens, give shorter prompts, or models with a longer context",
-            config.rollout.max_new_tokens
+            wanted.min(context / 2)
         );
         bail!("there are no prompts to learn from");
     }
@@ -129,10 +146,23 @@ pub(crate) fn encode_all(
         progress.warn(&format!(
             "{} prompts do not fit the window of {context} tokens beside an answer of {}, and are left out",
             grouped(too_long),
-            config.rollout.max_new_tokens
+            wanted.min(context / 2)
         ));
     }
-    Ok(())
+    let max_new_tokens = wanted.min(context - longest_kept - 1);
+    if max_new_tokens < wanted {
+        progress.note(&format!(
+            "answers have up to {max_new_tokens} tokens, not rollout.max_new_tokens = {wanted}: the context window of {context} \
+             leaves no more beside prompts of up to {longest_kept}"
+        ));
+    }
+    let end_after = config.rollout.end_after;
+    ensure!(
+        end_after < max_new_tokens,
+        "rollout.end_after = {end_after} is not below the {max_new_tokens} tokens that an answer may have here\n  hint: lower \
+         rollout.end_after, give shorter prompts, or models with a longer context"
+    );
+    Ok(Fitted { max_new_tokens, n_validation: val })
 }
 
 /// Takes a prompt, and which of the world's it is.

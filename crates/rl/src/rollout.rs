@@ -6,9 +6,9 @@ use crate::answers::{Answer, Choosing, in_batches};
 use crate::config::RolloutConfig;
 use crate::prompts::Prompt;
 use crate::shaping::ShapingConfig;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use data::tokenizer::Tokenizer;
-use model::generate::{Completion, Finish};
+use model::generate::{Completion, Finish, LateEnds};
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use model::{ClassHead, Gpt, Pass};
@@ -51,6 +51,32 @@ impl Episode {
     }
 }
 
+/// Tokens that end an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The chat template's end of a turn, at which the reward model was trained to read; nothing where the template has none.
+    pub template: Option<u32>,
+    /// Those that end a text.
+    pub of_text: Vec<u32>,
+    /// That of `rollout.end`, which is part of the answer's text.
+    pub configured: Option<u32>,
+}
+
+impl Ends {
+    /// `episode` as the reward model was trained to read answers: with the template's end behind it. It takes the place of
+    /// an end of text, and is added where the answer ended with `rollout.end` or was cut.
+    fn as_trained(&self, episode: &Episode) -> Answer {
+        let mut answer = episode.answer.clone();
+        let Some(template) = self.template else { return answer };
+        match answer.tokens.last_mut() {
+            Some(last) if episode.ended && *last == template => {}
+            Some(last) if episode.ended && self.of_text.contains(last) => *last = template,
+            _ => answer.tokens.push(template),
+        }
+        answer
+    }
+}
+
 /// Who says what answers are worth.
 pub trait Rewarder {
     /// A score for each of `answers`.
@@ -73,7 +99,7 @@ pub struct Speaking<'a> {
     /// Its tokens.
     pub tokenizer: &'a Tokenizer,
     /// Tokens that end an answer.
-    pub ends: &'a [u32],
+    pub ends: &'a Ends,
     /// The rest.
     pub config: &'a RolloutConfig,
 }
@@ -98,15 +124,16 @@ impl Speaking<'_> {
             first_prompt: first,
             n_samples: 1,
             max_new_tokens: self.config.max_new_tokens,
-            end_after: self.config.end_after,
+            late_ends: LateEnds { tokens: self.ends.configured.into_iter().collect(), after: self.config.end_after },
             most_rows: self.config.rows,
             stop: Vec::new(),
             log_probs: Some(0),
             sampling: Sampling { temperature, seed, ..Sampling::default() },
         };
+        let ends: Vec<u32> = self.ends.template.into_iter().chain(self.ends.of_text.iter().copied()).collect();
         let mut episodes = vec![Episode::default(); prompts.len()];
-        generate_all(policy, self.tokenizer, self.ends, &requests, |number, _, completion| {
-            episodes[number] = episode(&prompts[number], completion);
+        generate_all(policy, self.tokenizer, &ends, &requests, |number, _, completion| {
+            episodes[number] = episode(&prompts[number], completion, self.ends.configured);
             on_done();
             Ok(ControlFlow::Continue(()))
         })?;
@@ -114,8 +141,10 @@ impl Speaking<'_> {
     }
 }
 
-fn episode(prompt: &Prompt, completion: Completion) -> Episode {
-    let Completion { text, tokens, log_probs, end, finish } = completion;
+fn episode(prompt: &Prompt, completion: Completion, configured_end: Option<u32>) -> Episode {
+    let Completion { mut text, tokens, log_probs, end, finish } = completion;
+    // A period ends a sentence and is said; a special token is not.
+    text.extend(end.iter().filter(|end| Some(end.id) == configured_end).map(|end| end.token.as_str()));
     let said = tokens.into_iter().chain(end.iter().map(|end| end.id));
     Episode {
         answer: Answer { tokens: prompt.tokens.iter().copied().chain(said).collect(), prompt: prompt.tokens.len() },
@@ -125,6 +154,20 @@ fn episode(prompt: &Prompt, completion: Completion) -> Episode {
         text,
         ..Episode::default()
     }
+}
+
+/// The score that `rewarder` gives each of `episodes`.
+///
+/// # Errors
+/// When one cannot be scored, or its score is not finite.
+pub(crate) fn scores(rewarder: &dyn Rewarder, ends: &Ends, episodes: &[Episode]) -> Result<Vec<f32>> {
+    let answers: Vec<Answer> = episodes.iter().map(|episode| ends.as_trained(episode)).collect();
+    let scores = rewarder.scores(&answers)?;
+    ensure!(
+        scores.iter().all(|score| score.is_finite()),
+        "the reward model gives a score that is no number; its weights are damaged, or its training diverged"
+    );
+    Ok(scores)
 }
 
 /// What `head` on `gpt` expects before each token of each of `answers`.
@@ -150,4 +193,26 @@ pub(crate) fn judge(episodes: &mut [Episode], shaping: &ShapingConfig, advantage
     }
     let mut advantages: Vec<&mut Vec<f32>> = episodes.iter_mut().map(|episode| &mut episode.advantages).collect();
     advantage.whitening.apply_to_all(&mut advantages);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reward_model_reads_every_answer_at_the_templates_end() {
+        let ends = Ends { template: Some(9), of_text: vec![8], configured: Some(5) };
+        let read = |tokens: &[u32], ended| {
+            let answer = Answer { tokens: tokens.to_vec(), prompt: 1 };
+            ends.as_trained(&Episode { answer, ended, ..Episode::default() }).tokens
+        };
+        assert_eq!(read(&[1, 2, 9], true), [1, 2, 9], "the template's own end");
+        assert_eq!(read(&[1, 2, 8], true), [1, 2, 9], "the end of a text");
+        assert_eq!(read(&[1, 2, 5], true), [1, 2, 5, 9], "rollout.end");
+        assert_eq!(read(&[1, 2, 3], false), [1, 2, 3, 9], "cut for length");
+        assert_eq!(read(&[1], false), [1, 9], "nothing said");
+        let none = Ends { template: None, ..ends.clone() };
+        let episode = Episode { answer: Answer { tokens: vec![1, 5], prompt: 1 }, ..Episode::default() };
+        assert_eq!(none.as_trained(&episode), episode.answer);
+    }
 }

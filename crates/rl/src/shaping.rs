@@ -6,11 +6,12 @@ use crate::kl::{AdaptiveKl, Estimator};
 use ::config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 
-/// What becomes of the score of an answer that was cut before its end.
+/// What becomes of the score of an answer that was cut before its end. The reward model reads it with the chat template's end
+/// appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingEnd {
-    /// Nothing.
+    /// It counts as it is. InstructGPT names no rule.
     Ignored,
     /// `missing_end_value` is taken away from it (TRL).
     Penalty,

@@ -4,9 +4,10 @@ use crate::charts;
 use crate::config::{PpoConfig, ValueInit};
 use crate::doctor::{Tolerance, act};
 use crate::policy::{Found, Policy, ValueHead, Values};
-use crate::ppo::{Course, Ppo, Text};
+use crate::ppo::{Course, Evaluation, Ppo, Text};
 use crate::prompts::{self, FILES};
 use crate::provenance::Provenance;
+use crate::rollout::Ends;
 use anyhow::{Context, Result, ensure};
 use data::batch::{Windows, validation};
 use data::disk;
@@ -62,7 +63,12 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: 
     let aside = folder_beside(out)?;
     let Models { policy, template, scorer, .. } = &models;
     let context = policy.config.context.min(scorer.encoder.context);
-    prompts::encode_all(config, &policy.tokenizer, template, context, aside.path(), sitting.progress)?;
+    // The setting is the longest answer that is wanted; the run's own is the longest that fits.
+    let mut config = config.clone();
+    let fitted = prompts::encode_all(&config, &policy.tokenizer, template, context, aside.path(), sitting.progress)?;
+    config.rollout.max_new_tokens = fitted.max_new_tokens;
+    config.train.check_validation(fitted.n_validation > 0)?;
+    let config = &config;
     let provenance = Provenance::with_round(init, reward, &config.prompts.sources)?;
     let text = text(config, &policy.tokenizer, policy.config.context, sitting.progress)?;
 
@@ -128,8 +134,7 @@ struct Models {
     scorer: Scorer,
     /// Where the reward model lies.
     reward: PathBuf,
-    /// Tokens that end an answer.
-    ends: Vec<u32>,
+    ends: Ends,
 }
 
 impl Models {
@@ -156,15 +161,16 @@ impl Models {
             init.display(),
             init.display()
         );
-        let ends = match &config.rollout.end {
-            None => policy.ends(&template)?,
-            Some(end) => {
-                let tokens = policy.tokenizer.encode(end)?;
-                let n = tokens.len();
-                ensure!(n == 1, "rollout.end = {end:?} is {n} tokens of this tokenizer, not one\n  hint: use \".\"");
-                tokens
-            }
-        };
+        let mut ends = Ends { template: template.end_token(&policy.tokenizer)?, ..Ends::default() };
+        ends.of_text = policy.ends(&template)?.into_iter().filter(|&id| Some(id) != ends.template).collect();
+        if let Some(end) = &config.rollout.end {
+            let tokens = policy.tokenizer.encode(end)?;
+            let n = tokens.len();
+            ensure!(n == 1, "rollout.end = {end:?} is {n} tokens of this tokenizer, not one\n  hint: use \".\"");
+            let known = ends.template.iter().chain(&ends.of_text).any(|id| *id == tokens[0]);
+            ensure!(!known, "rollout.end = {end:?} ends answers already\n  hint: leave rollout.end out");
+            ends.configured = Some(tokens[0]);
+        }
         Ok(Self { policy, template, scorer, reward: reward.to_owned(), ends })
     }
 }
@@ -289,8 +295,7 @@ fn save(ppo: &Ppo, state: &mut State, elapsed_s: f64, folder: &Path) -> Result<(
 
 fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Result<Outcome> {
     let config = ppo.config;
-    // A row is an episode: it counts as one where others count tokens.
-    let schedule = Schedule::new(&config.train, 1, ppo.prompts.len());
+    let schedule = Schedule::of_episodes(&config.train, ppo.prompts.len(), config.policy.minibatches);
     let folder = run.folder().to_owned();
     let mut outcome = Outcome {
         folder: folder.clone(),
@@ -298,9 +303,10 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         figures: BTreeMap::new(),
         before: BTreeMap::new(),
     };
-    if state.finished && schedule.n_steps() <= state.step {
+    if state.is_over(schedule.n_steps()) {
         return Ok(outcome);
     }
+    config.train.check_validation(!ppo.validation.is_empty())?;
     let tolerance = Tolerance::of(config.train.dtype.precision() == ops::Precision::Bf16);
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
@@ -308,8 +314,7 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     state.n_steps = schedule.n_steps();
     let task = sitting.progress.task("iteration", Some(state.n_steps), Unit::Items);
     if state.step == 0 {
-        let found = evaluate(&mut ppo, 0, &run, &*task)?;
-        outcome.before = found;
+        outcome.before = evaluate(&mut ppo, &mut state, &run, &*task)?;
         save(&ppo, &mut state, elapsed(), &folder)?;
     }
     task.resume_at(state.step);
@@ -337,12 +342,16 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         };
         let due = step.number == state.n_steps || step.number.is_multiple_of(config.train.eval_every());
         if due {
-            record.scores = evaluate(&mut ppo, step.number, &run, &*task)?;
+            record.scores = evaluate(&mut ppo, &mut state, &run, &*task)?;
             outcome.figures = record.scores.clone();
         }
+        let impatient = due && state.out_of_patience(&config.train);
         run.record(&record)?;
         longest = longest.max(step_begun.elapsed());
-        state.finished = step.number == state.n_steps;
+        for spike in &found.spikes {
+            sitting.progress.warn(&format!("iteration {}: {spike}", step.number));
+        }
+        state.finished = step.number == state.n_steps || impatient;
         let acted = act(&findings, step.number, &config.doctor, sitting.progress);
         outcome.summary.stop = if state.finished { None } else { interrupt.reason(longest) };
         if due || outcome.summary.stop.is_some() || acted.is_err() {
@@ -351,7 +360,13 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         task.show(&shown(&record, &step, seconds));
         task.advance(1);
         acted?;
-        if outcome.summary.stop.is_some() {
+        if impatient {
+            sitting.progress.note(&format!(
+                "no higher reward on held-out prompts {} times in a row: training ends at iteration {}",
+                state.without_gain, state.step
+            ));
+        }
+        if state.finished || outcome.summary.stop.is_some() {
             break;
         }
     }
@@ -362,15 +377,24 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     Ok(outcome)
 }
 
-/// Measures the outcome so far, keeps its weights as the run's, and shows what it answers.
-fn evaluate(ppo: &mut Ppo, step: u64, run: &Run, task: &dyn data::progress::Task) -> Result<BTreeMap<String, f64>> {
-    let found = ppo.with_outcome(|ppo| {
-        let found = ppo.evaluate(step, task)?;
+/// Measures the outcome so far, keeps its weights as the run's, and shows what it answers. `state` counts evaluations without
+/// a higher reward.
+fn evaluate(
+    ppo: &mut Ppo,
+    state: &mut State,
+    run: &Run,
+    task: &dyn data::progress::Task,
+) -> Result<BTreeMap<String, f64>> {
+    let Evaluation { figures, reward } = ppo.with_outcome(|ppo| {
+        let found = ppo.evaluate(state.step, task)?;
         run.save_best(ppo.policy.weights())?;
         Ok(found)
     })?;
+    if let Some(reward) = reward {
+        state.gains(-reward);
+    }
     disk::write(&run.folder().join(ANSWERS), answers_table(&ppo.shown_prompts()?, &ppo.course.answers).as_bytes())?;
-    Ok(found)
+    Ok(figures)
 }
 
 /// What each fixed prompt was answered after which iteration, in Markdown.

@@ -9,6 +9,7 @@ use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
 use data::world::{Instruction, InstructionKind, Instructions, Part};
 use model::Gpt;
+use model::generate::LateEnds;
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ impl Answerer<'_> {
             first_prompt: 0,
             n_samples: 1,
             max_new_tokens: most,
-            end_after: 0,
+            late_ends: LateEnds::default(),
             most_rows: ROWS,
             stop: Vec::new(),
             log_probs: None,

@@ -154,6 +154,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
     let labeling = Labeling { task: config.data.task, labels, columns };
     let data = Data::open(&config, aside.path())?;
     config.train.validate_each_epoch(data.train.records.len());
+    config.train.check_validation(!data.val.records.is_empty())?;
     say(&counts, start.config.context, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;

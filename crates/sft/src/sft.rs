@@ -111,6 +111,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
     let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
     config.train.validate_each_epoch(data.train.rows_per_epoch());
+    config.train.check_validation(!data.validation.is_empty())?;
     say(&counts, &data.train, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;

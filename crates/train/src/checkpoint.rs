@@ -10,6 +10,7 @@
 //!
 //! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
 
+use crate::config::TrainConfig;
 use crate::fit::Trainer;
 use crate::guard::Guard;
 use crate::objective::{Objective, Validation};
@@ -51,12 +52,32 @@ pub struct State {
 impl State {
     /// Takes a validation; whether it is the best so far. Without a validation part the newest weights are.
     pub(crate) fn is_best(&mut self, found: Option<&Validation>) -> bool {
-        let best = found.is_none_or(|found| found.chosen_by < self.best_by.unwrap_or(f64::INFINITY));
-        if let (true, Some(found)) = (best, found) {
-            (self.best, self.best_by) = (Some((found.loss, self.step)), Some(found.chosen_by));
+        let Some(found) = found else { return true };
+        let best = self.gains(found.chosen_by);
+        if best {
+            self.best = Some((found.loss, self.step));
+        }
+        best
+    }
+
+    /// Takes the figure of a validation by which the best weights are chosen, the lowest; whether it is the best so far.
+    pub fn gains(&mut self, chosen_by: f64) -> bool {
+        let best = chosen_by < self.best_by.unwrap_or(f64::INFINITY);
+        if best {
+            self.best_by = Some(chosen_by);
         }
         self.without_gain = if best { 0 } else { self.without_gain + 1 };
         best
+    }
+
+    /// Whether `train.patience` is at its end.
+    pub fn out_of_patience(&self, config: &TrainConfig) -> bool {
+        config.patience.is_some_and(|patience| self.without_gain >= patience)
+    }
+
+    /// Whether nothing is left to do in a schedule of `n_steps`. One made longer since the run ended goes on.
+    pub fn is_over(&self, n_steps: u64) -> bool {
+        self.finished && n_steps <= self.n_steps
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::span::Span;
 use ::config::{Check, Problems};
+use anyhow::{Result, ensure};
 use model::Dtype;
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +61,7 @@ pub struct TrainConfig {
     /// Windows of the first update, when the batch grows from there to `batch_size` along `batch_ramp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_ramp_start: Option<usize>,
-    /// Tokens over which the batch grows, linearly (Brown et al. 2020, appendix B).
+    /// How long the batch grows, linearly (Brown et al. 2020, appendix B: in tokens).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_ramp: Option<Span>,
     /// Highest learning rate.
@@ -123,7 +124,7 @@ pub struct TrainConfig {
     /// Windows of the validation part that are measured, evenly spread over it.
     #[serde(default = "eval_windows")]
     pub eval_windows: usize,
-    /// Validations without a better loss after which training ends; never when left out.
+    /// Validations without a better loss (of PPO: without a higher reward) after which training ends; never when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
 }
@@ -181,15 +182,55 @@ impl TrainConfig {
         self.eval_every.get_or_insert(rows_per_epoch.div_ceil(self.batch_size as u64).max(1));
     }
 
-    /// Whether a length is counted in passes over the text.
-    pub(crate) fn depends_on_text(&self) -> bool {
-        let spans = [Some(self.length), Some(self.warmup), self.decay_start, self.decay_end];
-        spans.iter().flatten().any(|span| matches!(span, Span::Epochs(_)))
+    /// Every length that is set, by its key.
+    fn spans(&self) -> impl Iterator<Item = (&'static str, Span)> {
+        let all = [
+            ("length", Some(self.length)),
+            ("warmup", Some(self.warmup)),
+            ("batch_ramp", self.batch_ramp),
+            ("decay_start", self.decay_start),
+            ("decay_end", self.decay_end),
+        ];
+        all.into_iter().filter_map(|(key, span)| Some((key, span?)))
     }
-}
 
-impl Check for TrainConfig {
-    fn check(&self, problems: &mut Problems) {
+    /// Whether a length is counted in passes over the text, or of PPO over the prompts.
+    pub fn depends_on_text(&self) -> bool {
+        self.spans().any(|(_, span)| matches!(span, Span::Epochs(_)))
+    }
+
+    /// Refuses what needs a validation part where there is none.
+    ///
+    /// # Errors
+    /// When `train.patience` is set and `has_validation` is false.
+    pub fn check_validation(&self, has_validation: bool) -> Result<()> {
+        ensure!(
+            has_validation || self.patience.is_none(),
+            "train.patience needs a validation part, and there is none\n  hint: name data to validate on (--val), or leave \
+             train.patience out"
+        );
+        Ok(())
+    }
+
+    fn check_units(&self, of_episodes: bool, problems: &mut Problems) {
+        for (key, span) in self.spans() {
+            match span {
+                Span::Tokens(_) if of_episodes => problems.add(
+                    key,
+                    "is in tokens, and PPO counts episodes (a prompt and its completion)",
+                    "use iterations or episodes, for instance \"100 steps\" or \"50k episodes\"",
+                ),
+                Span::Episodes(_) if !of_episodes => problems.add(
+                    key,
+                    "is in episodes, which only PPO counts",
+                    "use for instance \"2000 steps\", \"10M tokens\" or \"3 epochs\"",
+                ),
+                _ => {}
+            }
+        }
+    }
+
+    fn check_values(&self, problems: &mut Problems) {
         problems.require(self.length.is_positive(), "length", "is nothing", "use for instance \"2000 steps\"");
         problems.require(self.batch_size > 0, "batch_size", "is not positive", "use 1 or more");
         let largest = 1 << 24;
@@ -207,13 +248,12 @@ impl Check for TrainConfig {
         }
         match (self.batch_ramp_start, self.batch_ramp) {
             (None, None) => {}
-            (Some(_), None) => problems.add("batch_ramp", "is missing", "say over how many tokens the batch grows"),
+            (Some(_), None) => problems.add("batch_ramp", "is missing", "set how long the batch grows"),
             (None, Some(_)) => {
                 problems.add("batch_ramp_start", "is missing", "say from how many windows the batch grows")
             }
             (Some(start), Some(ramp)) => {
-                let counted = matches!(ramp, Span::Tokens(_));
-                problems.require(counted, "batch_ramp", "is not counted in tokens", "use for instance \"4B tokens\"");
+                problems.require(ramp.is_positive(), "batch_ramp", "is nothing", "use for instance \"100 steps\"");
                 let fits = start > 0 && start <= self.batch_size;
                 problems.require(
                     fits,
@@ -245,5 +285,22 @@ impl Check for TrainConfig {
         problems.require(self.eval_windows <= largest, "eval_windows", "is beyond any machine", "use 256");
         problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
         problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");
+    }
+}
+
+/// A [`TrainConfig`] of a stage whose rows are episodes: lengths in tokens are refused, those in episodes are not.
+pub struct OfEpisodes<'a>(pub &'a TrainConfig);
+
+impl Check for OfEpisodes<'_> {
+    fn check(&self, problems: &mut Problems) {
+        self.0.check_values(problems);
+        self.0.check_units(true, problems);
+    }
+}
+
+impl Check for TrainConfig {
+    fn check(&self, problems: &mut Problems) {
+        self.check_values(problems);
+        self.check_units(false, problems);
     }
 }

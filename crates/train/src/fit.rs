@@ -148,9 +148,10 @@ pub fn fit<O: Validate>(
     run: &mut Run,
     sitting: &Sitting,
 ) -> Result<Summary> {
-    if state.finished && schedule.n_steps() <= state.n_steps {
-        return Ok(Summary { state, stop: None }); // a schedule made longer since then goes on
+    if state.is_over(schedule.n_steps()) {
+        return Ok(Summary { state, stop: None });
     }
+    trainer.config.check_validation(!validation.is_empty())?;
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
     let config = trainer.config.clone();
@@ -195,7 +196,7 @@ pub fn fit<O: Validate>(
         }
         run.record(&record)?;
         longest = longest.max(step_begun.elapsed());
-        let patient = config.patience.is_none_or(|patience| state.without_gain < patience);
+        let patient = !state.out_of_patience(&config);
         state.finished = step.number == state.n_steps || !patient;
         stop = if state.finished { None } else { interrupt.reason(longest) };
         if due || stop.is_some() {

@@ -68,18 +68,24 @@ impl Guard {
             return Ok(());
         }
         self.not_finite_in_a_row = 0;
-        if let Some(z) = update.spike {
-            let done = match config.on_spike {
-                OnSpike::Report => "train.on_spike = \"skip\" would make no update",
-                OnSpike::Skip => "no update is made",
-            };
-            progress.warn(&format!(
-                "step {}: the loss leaps to {:.3}, {z:.1} standard deviations above the last {}: {done}",
-                step.number, update.loss, config.spike_window
-            ));
+        if let Some(spike) = spike_message(update, "loss", config) {
+            progress.warn(&format!("step {}: {spike}", step.number));
         }
         Ok(())
     }
+}
+
+/// What to say of `update` if its `loss`, called so, was a spike.
+pub fn spike_message(update: &Update, loss: &str, config: &TrainConfig) -> Option<String> {
+    let z = update.spike?;
+    let done = match config.on_spike {
+        OnSpike::Report => "train.on_spike = \"skip\" would make no update",
+        OnSpike::Skip => "no update is made",
+    };
+    Some(format!(
+        "the {loss} leaps to {:.3}, {z:.1} standard deviations above the last {}: {done}",
+        update.loss, config.spike_window
+    ))
 }
 
 #[cfg(test)]

@@ -84,6 +84,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sit
     let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), sitting.progress)?;
     let text = Text::new(&config, &prepared)?;
+    config.train.check_validation(!text.validation.is_empty())?;
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     let run = Run::create(out, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {

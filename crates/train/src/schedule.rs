@@ -20,25 +20,64 @@ pub struct Step {
 #[derive(Debug, Clone)]
 pub struct Schedule {
     config: TrainConfig,
-    /// Tokens of a window.
+    /// Tokens of a window, or 1 where a row is an episode.
     context: u64,
+    /// The batch grows by multiples of so many rows.
+    granule: usize,
+    ramp: Ramp,
     warmup_tokens: u64,
     decay_start_tokens: u64,
     decay_end_tokens: u64,
     total_tokens: u64,
 }
 
+/// How far the growth of the batch reaches, counted from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ramp {
+    Tokens(u64),
+    Steps(u64),
+}
+
+impl Ramp {
+    /// The share of it that is done after `step` updates of `tokens` in all; 1 behind its end.
+    fn done(self, step: u64, tokens: u64) -> f64 {
+        let (done, all) = match self {
+            Self::Tokens(all) => (tokens, all),
+            Self::Steps(all) => (step, all),
+        };
+        if done < all { done as f64 / all as f64 } else { 1.0 }
+    }
+}
+
 impl Schedule {
     /// The plan for windows of `context` tokens, `rows_per_epoch` of which are one pass over the training part.
     pub fn new(config: &TrainConfig, context: usize, rows_per_epoch: u64) -> Self {
+        Self::of_rows(config, context, rows_per_epoch, config.micro_batch.unwrap_or(1))
+    }
+
+    /// The plan of a stage that counts episodes, `per_epoch` of which are one pass over the prompts. A batch is a multiple
+    /// of `minibatches`.
+    pub fn of_episodes(config: &TrainConfig, per_epoch: u64, minibatches: usize) -> Self {
+        Self::of_rows(config, 1, per_epoch, minibatches.max(1))
+    }
+
+    fn of_rows(config: &TrainConfig, context: usize, rows_per_epoch: u64, granule: usize) -> Self {
         let schedule = Self {
             config: config.clone(),
             context: context as u64,
+            granule: granule.min(config.batch_ramp_start.unwrap_or(granule)).max(1),
+            ramp: Ramp::Tokens(0),
             warmup_tokens: 0,
             decay_start_tokens: 0,
             decay_end_tokens: 0,
             total_tokens: 0,
         };
+        let ramp = match config.batch_ramp {
+            None => Ramp::Tokens(0),
+            Some(Span::Steps(n)) => Ramp::Steps(n),
+            Some(span) => Ramp::Tokens(schedule.tokens(span, rows_per_epoch)),
+        };
+        let schedule = Self { ramp, ..schedule };
         let tokens = |span| schedule.tokens(span, rows_per_epoch);
         let total = tokens(config.length);
         let (warmup, decay_end) = (tokens(config.warmup), config.decay_end.map_or(total, tokens));
@@ -52,35 +91,33 @@ impl Schedule {
         }
     }
 
-    /// Every length in tokens, so that one rule serves all. Steps are counted through the batch ramp.
+    /// Every length in tokens, or in episodes where a row is one, so that one rule serves all. Steps are counted through
+    /// the batch ramp. [`TrainConfig`] refuses the unit that a stage does not have.
     fn tokens(&self, span: Span, rows_per_epoch: u64) -> u64 {
         match span {
             Span::Tokens(n) => n,
+            Span::Episodes(n) => n.saturating_mul(self.context),
             Span::Epochs(x) => (x * (rows_per_epoch * self.context) as f64).round() as u64,
             Span::Steps(n) => {
-                let ramp = match self.config.batch_ramp {
-                    Some(Span::Tokens(n)) => n,
-                    _ => 0,
-                };
                 let (mut tokens, mut step) = (0, 0);
-                while step < n && tokens < ramp {
-                    tokens += self.rows(tokens) as u64 * self.context;
+                while step < n && self.ramp.done(step, tokens) < 1.0 {
+                    tokens += self.rows(step, tokens) as u64 * self.context;
                     step += 1;
                 }
-                tokens + (n - step) * self.config.batch_size as u64 * self.context
+                (self.config.batch_size as u64 * self.context).saturating_mul(n - step).saturating_add(tokens)
             }
         }
     }
 
-    /// Windows of the update that is made after `tokens`; on the ramp a multiple of the micro-batch, where one is set and
-    /// the ramp does not begin below it.
-    fn rows(&self, tokens: u64) -> usize {
+    /// Rows of the update that is made after `step` others of `tokens` in all; on the ramp a multiple of the micro-batch or
+    /// of the count of minibatches, unless the ramp begins below it.
+    fn rows(&self, step: u64, tokens: u64) -> usize {
         let full = self.config.batch_size;
-        match (self.config.batch_ramp_start, self.config.batch_ramp) {
-            (Some(start), Some(Span::Tokens(ramp))) if tokens < ramp => {
-                let grown = start as f64 + (full - start) as f64 * tokens as f64 / ramp as f64;
-                let unit = self.config.micro_batch.unwrap_or(1).min(start);
-                (grown as usize / unit * unit).min(full)
+        let done = self.ramp.done(step, tokens);
+        match self.config.batch_ramp_start {
+            Some(start) if done < 1.0 => {
+                let grown = start as f64 + full.saturating_sub(start) as f64 * done;
+                (grown as usize / self.granule * self.granule).min(full)
             }
             _ => full,
         }
@@ -111,7 +148,7 @@ impl Schedule {
             if before >= schedule.total_tokens {
                 return None;
             }
-            let rows = schedule.rows(before);
+            let rows = schedule.rows(number - 1, before);
             next = (number + 1, first_row + rows as u64);
             Some(Step { number, first_row, rows, lr: schedule.lr(before, next.1 * schedule.context) })
         })
@@ -122,8 +159,8 @@ impl Schedule {
         // Off the ramp all batches are equal, and there may be millions of them.
         let full = self.config.batch_size as u64 * self.context;
         let (mut steps, mut tokens) = (0, 0);
-        while tokens < self.total_tokens && (self.rows(tokens) as u64) * self.context < full {
-            tokens += self.rows(tokens) as u64 * self.context;
+        while tokens < self.total_tokens && self.ramp.done(steps, tokens) < 1.0 {
+            tokens += self.rows(steps, tokens) as u64 * self.context;
             steps += 1;
         }
         steps + self.total_tokens.saturating_sub(tokens).div_ceil(full)
@@ -210,6 +247,31 @@ mod tests {
         assert_eq!(by("7 steps"), by("140 tokens"));
         assert_eq!(by("7 steps"), by("2 epochs")); // 2 × 7 windows, 2 a step
         assert_eq!(by("135 tokens").len(), 7); // the last batch is whole
+    }
+
+    #[test]
+    fn the_batch_grows_over_steps_and_epochs_as_over_tokens() {
+        let rows = |ramp: &str| -> Vec<usize> {
+            let text = format!("length = \"20 steps\"\nbatch_size = 8\nbatch_ramp_start = 2\nbatch_ramp = \"{ramp}\"");
+            steps(&text).iter().map(|step| step.rows).collect()
+        };
+        assert_eq!(rows("6 steps")[..8], [2, 3, 4, 5, 6, 7, 8, 8]);
+        assert_eq!(rows("2 epochs"), rows("140 tokens")); // 2 × 7 windows of 10
+    }
+
+    #[test]
+    fn episodes_are_counted_one_by_one_and_batches_divide_into_minibatches() {
+        let text = "length = \"1000 episodes\"\nbatch_size = 64\nbatch_ramp_start = 8\nbatch_ramp = \"320 episodes\"";
+        let of = |text: &str| Schedule::of_episodes(&config(text), 100, 4);
+        let schedule = of(text);
+        let steps: Vec<Step> = schedule.steps().collect();
+        assert_eq!((schedule.n_tokens(), steps.len() as u64), (1000, schedule.n_steps()));
+        assert!(steps.iter().all(|step| step.rows.is_multiple_of(4)), "{steps:?}");
+        assert!(steps[0].rows == 8 && steps.iter().any(|step| (9..64).contains(&step.rows)));
+        let grown = steps.iter().find(|step| step.rows == 64).unwrap();
+        assert!((250..=380).contains(&grown.first_row), "{grown:?}");
+        assert_eq!(of("length = \"640 episodes\"\nbatch_size = 64").n_steps(), 10);
+        assert_eq!(of("length = \"2 epochs\"\nbatch_size = 64").n_steps(), 4); // 200 episodes
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Lengths as people write them: `2000 steps`, `375M tokens`, `100 epochs`.
+//! Lengths as people write them: `2000 steps`, `375M tokens`, `100 epochs`; PPO also has `256k episodes`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -11,6 +11,8 @@ pub enum Span {
     Steps(u64),
     /// Tokens predicted.
     Tokens(u64),
+    /// Prompts answered, the unit of PPO.
+    Episodes(u64),
     /// Passes over the training part.
     Epochs(f64),
 }
@@ -22,7 +24,7 @@ impl Span {
     /// Whether it has a length above zero.
     pub fn is_positive(self) -> bool {
         match self {
-            Self::Steps(n) | Self::Tokens(n) => n > 0,
+            Self::Steps(n) | Self::Tokens(n) | Self::Episodes(n) => n > 0,
             Self::Epochs(x) => x > 0.0,
         }
     }
@@ -47,6 +49,7 @@ impl FromStr for Span {
         match unit.trim() {
             "step" | "steps" => Ok(Self::Steps(count()?)),
             "token" | "tokens" => Ok(Self::Tokens(count()?)),
+            "episode" | "episodes" => Ok(Self::Episodes(count()?)),
             "epoch" | "epochs" => Ok(Self::Epochs(value)),
             _ => Err(wrong()),
         }
@@ -63,6 +66,7 @@ impl fmt::Display for Span {
         match self {
             Self::Steps(n) => write!(f, "{n} steps"),
             Self::Tokens(n) => write!(f, "{} tokens", short(*n)),
+            Self::Episodes(n) => write!(f, "{} episodes", short(*n)),
             Self::Epochs(x) => write!(f, "{x} epochs"),
         }
     }
@@ -93,6 +97,7 @@ mod tests {
             ("375M tokens", Span::Tokens(375_000_000)),
             ("0.5B tokens", Span::Tokens(500_000_000)),
             ("32k tokens", Span::Tokens(32_000)),
+            ("256k episodes", Span::Episodes(256_000)),
             ("1.5 epochs", Span::Epochs(1.5)),
         ] {
             assert_eq!(text.parse(), Ok(span), "{text}");
@@ -101,9 +106,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for span in
-            [Span::NONE, Span::Steps(2000), Span::Tokens(260_000_000_000), Span::Tokens(65_536), Span::Epochs(0.5)]
-        {
+        for span in [
+            Span::NONE,
+            Span::Steps(2000),
+            Span::Tokens(260_000_000_000),
+            Span::Tokens(65_536),
+            Span::Episodes(256_000),
+            Span::Epochs(0.5),
+        ] {
             assert_eq!(span.to_string().parse(), Ok(span));
         }
     }

@@ -1,0 +1,301 @@
+//! Every key of `[train]`, in every stage: it changes the run, or it is refused. No key is accepted without an effect.
+
+use crate::{DpoConfig, PpoConfig};
+use ::config::Check;
+use anyhow::Result;
+use candle_core::Device;
+use data::progress::{Progress, Silent, Task, Unit};
+use reward::RewardConfig;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sft::{FinetuneConfig, SftConfig};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use tempfile::TempDir;
+use train::PretrainConfig;
+use train::config::TrainConfig;
+use train::fit::Sitting;
+
+/// What a key does to a run.
+enum Effect {
+    /// Other figures, files or words.
+    Changes,
+    /// Other memory or time; the figures stay, but for rounding.
+    Saves,
+}
+use Effect::{Changes, Saves};
+
+/// Keys of `[train]`, each with the settings of a run, settings on top of these that must make another one, and what changes.
+#[rustfmt::skip]
+const KEYS: &[(&[&str], &str, &str, Effect)] = &[
+    (&["length"], "", "length=3 steps", Changes),
+    (&["length"], "", "length=0.5 epochs", Changes),
+    (&["batch_size"], "", "batch_size=8", Changes),
+    (&["micro_batch"], "", "micro_batch=1", Saves),
+    (&["batch_ramp_start", "batch_ramp"], "", "batch_ramp_start=2,batch_ramp=4 steps", Changes),
+    (&["batch_ramp_start"], "batch_ramp_start=2,batch_ramp=4 steps", "batch_ramp_start=4", Changes),
+    (&["batch_ramp"], "batch_ramp_start=2,batch_ramp=4 steps", "batch_ramp=2 steps", Changes),
+    (&["lr"], "", "lr=2e-2", Changes),
+    (&["min_lr"], "", "min_lr=5e-3", Changes),
+    (&["warmup"], "", "warmup=3 steps", Changes),
+    (&["decay"], "", "decay=constant", Changes),
+    (&["decay_start"], "", "decay_start=2 steps", Changes),
+    (&["decay_end"], "", "decay_end=2 steps", Changes),
+    (&["beta1"], "", "beta1=0.5", Changes),
+    (&["beta2"], "", "beta2=0.5", Changes),
+    (&["eps"], "", "eps=1e-2", Changes),
+    (&["eps_placement"], "eps=1e-2", "eps_placement=tensorflow", Changes),
+    (&["weight_decay"], "", "weight_decay=0.9", Changes),
+    (&["clip"], "", "clip=1e-3", Changes),
+    (&["dtype"], "", "dtype=bf16", Changes),
+    (&["recompute"], "", "recompute=blocks", Saves),
+    // At this rate losses go up and down with the batch alone.
+    (&["spike_window"], "lr=1e-6,length=8 steps,spike_z=1e-6,on_spike=skip", "spike_window=2", Changes),
+    (&["spike_z"], "lr=1e-6,length=8 steps,on_spike=skip", "spike_z=1e-6", Changes),
+    (&["on_spike"], "lr=1e-6,length=8 steps,spike_z=1e-6", "on_spike=skip", Changes),
+    (&["keep_checkpoints"], "", "keep_checkpoints=1", Changes),
+    (&["eval_every"], "", "eval_every=1", Changes),
+    (&["eval_windows"], "", "eval_windows=1", Changes),
+    (&["patience"], "lr=0.3,length=16 steps", "patience=1", Changes),
+];
+
+const BASE: &str = r#"
+[train]
+length = "4 steps"
+batch_size = 4
+lr = 1e-2
+eval_every = 2
+eval_windows = 4
+spike_window = 3
+keep_checkpoints = 2
+dtype = "f32"
+"#;
+
+/// What can be seen of a run: its metrics without times, its checkpoints, and what was said of spikes.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    records: Vec<Value>,
+    checkpoints: BTreeSet<String>,
+    spikes: Vec<String>,
+}
+
+/// Keeps what is said.
+#[derive(Default)]
+struct Said(Mutex<Vec<String>>);
+
+impl Progress for Said {
+    fn note(&self, _: &str) {}
+    fn warn(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn Task> {
+        Box::new(Silent)
+    }
+}
+
+/// A pretrained model, one that answers and a reward model, all tiny.
+struct Models {
+    folder: TempDir,
+    shards: String,
+}
+
+impl Models {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = folder.path().join("shards").display().to_string();
+        let models = Self { folder, shards };
+        for (name, stage) in [("pretrain", pretrain as Stage), ("sft", sft), ("rm", train_rm)] {
+            stage(&models, &[], &models.at(name), &Silent).unwrap();
+        }
+        models
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+/// Runs a stage with some settings and leaves it in a folder.
+type Stage = fn(&Models, &[String], &Path, &dyn Progress) -> Result<()>;
+
+fn loaded<T: DeserializeOwned + Check>(sections: &str, set: &[String]) -> Result<T> {
+    Ok(::config::load("test", &(sections.to_owned() + BASE), set)?)
+}
+
+fn sitting<'a>(progress: &'a dyn Progress) -> Sitting<'a> {
+    Sitting { device: &Device::Cpu, progress, deadline: None }
+}
+
+fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+    let sections = format!(
+        "[model]\nkind = \"gpt2\"\nn_layer = 1\nn_head = 2\nd_model = 16\ncontext = 96\n[tokenizer]\ntrain = \"bpe\"\n\
+         vocab_size = 400\n[data]\nsources = [{{ path = \"world:30\" }}]\nval_fraction = 0.1\nshards = '{}'\n",
+        models.shards
+    );
+    let config = loaded::<PretrainConfig>(&sections, set)?;
+    train::pretrain(config, None, out, &sitting(progress)).map(drop)
+}
+
+fn finetune(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+    let sections = "[data]\ntask = \"classification\"\nsources = [\"world:12\"]\n";
+    let config = loaded::<FinetuneConfig>(sections, set)?;
+    sft::finetune(config, &models.at("pretrain"), out, &sitting(progress)).map(drop)
+}
+
+fn sft(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+    let config = loaded::<SftConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
+    sft::sft(config, &models.at("pretrain"), out, &sitting(progress)).map(drop)
+}
+
+fn train_rm(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+    let sections = "[data]\nsources = [\"world:12\"]\n[normalization]\nrecipe = \"none\"\n";
+    let config = loaded::<RewardConfig>(sections, set)?;
+    reward::train_rm(config, &models.at("sft"), out, &sitting(progress)).map(drop)
+}
+
+fn dpo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+    let config = loaded::<DpoConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
+    crate::dpo(config, &models.at("sft"), out, &sitting(progress)).map(drop)
+}
+
+fn ppo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+    let sections = "[prompts]\nsources = [\"world:10\"]\n[rollout]\nmax_new_tokens = 4\n[policy]\nminibatches = 2\n";
+    let config = loaded::<PpoConfig>(sections, set)?;
+    crate::ppo(&config, &models.at("sft"), &models.at("rm"), out, &sitting(progress)).map(drop)
+}
+
+fn see(models: &Models, stage: Stage, set: &[String]) -> Result<Seen, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, said) = (folder.path().join("run"), Said::default());
+    stage(models, set, &out, &said).map_err(|e| format!("{e:#}"))?;
+    let without_times = |line: &str| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("tokens_per_s");
+        if let Some(figures) = record["figures"].as_object_mut() {
+            figures.retain(|name, _| !name.starts_with("time/"));
+        }
+        record
+    };
+    let text = data::disk::read_description(&out.join("metrics.jsonl")).unwrap();
+    let entries = out.join("checkpoints").read_dir().unwrap();
+    Ok(Seen {
+        records: text.lines().map(without_times).collect(),
+        checkpoints: entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect(),
+        spikes: said.0.into_inner().unwrap().into_iter().filter(|line| line.contains("leaps")).collect(),
+    })
+}
+
+/// `a=1,b=2` as `--set` has it, below `[train]`.
+fn settings(keys: &str) -> Vec<String> {
+    keys.split(',').filter(|set| !set.is_empty()).map(|set| format!("train.{set}")).collect()
+}
+
+/// All numbers of a record, in order.
+fn numbers(value: &Value, into: &mut Vec<f64>) {
+    match value {
+        Value::Number(x) => into.extend(x.as_f64()),
+        Value::Object(entries) => entries.values().for_each(|value| numbers(value, into)),
+        _ => {}
+    }
+}
+
+fn check(stage: Stage) {
+    let models = Models::new();
+    let mut bases: Vec<(&str, Seen)> = Vec::new();
+    for &(keys, base, changed, ref effect) in KEYS {
+        if !bases.iter().any(|(known, _)| *known == base) {
+            bases.push((base, see(&models, stage, &settings(base)).unwrap_or_else(|e| panic!("{base}: {e}"))));
+        }
+        let before = &bases.iter().find(|(known, _)| *known == base).unwrap().1;
+        let set = [settings(base), settings(changed)].concat();
+        let after = see(&models, stage, &set).unwrap_or_else(|e| panic!("{keys:?}: {e}"));
+        match effect {
+            Changes => assert!(before != &after, "train.{changed} changes nothing (beside {base:?}): {after:#?}"),
+            Saves => {
+                let [mut a, mut b] = [Vec::new(), Vec::new()];
+                before.records.iter().for_each(|record| numbers(record, &mut a));
+                after.records.iter().for_each(|record| numbers(record, &mut b));
+                assert_eq!(a.len(), b.len());
+                let near = |(a, b): (&f64, &f64)| (a - b).abs() < 2e-2 * (1.0 + a.abs());
+                assert!(a.iter().zip(&b).all(near), "train.{changed} changes figures: {before:#?} {after:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pretraining_obeys_every_key() {
+    check(pretrain);
+}
+
+#[test]
+fn finetuning_obeys_every_key() {
+    check(finetune);
+}
+
+#[test]
+fn sft_obeys_every_key() {
+    check(sft);
+}
+
+#[test]
+fn reward_models_obey_every_key() {
+    check(train_rm);
+}
+
+#[test]
+fn dpo_obeys_every_key() {
+    check(dpo);
+}
+
+#[test]
+fn ppo_obeys_every_key() {
+    check(ppo);
+}
+
+#[test]
+fn the_table_has_every_key() {
+    let text = r#"{ "length": "1 steps", "batch_size": 2, "micro_batch": 1, "batch_ramp_start": 1, "batch_ramp": "1 steps",
+        "lr": 1, "decay_start": "1 steps", "decay_end": "1 steps", "clip": 1, "eval_every": 1, "patience": 1 }"#;
+    let all: TrainConfig = serde_json::from_str(text).unwrap();
+    let written = serde_json::to_value(&all).unwrap();
+    let keys: BTreeSet<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+    let tested: BTreeSet<&str> = KEYS.iter().flat_map(|(keys, ..)| keys.iter().copied()).collect();
+    assert_eq!(keys, tested);
+}
+
+/// A unit that a stage does not count in, by the key that has it.
+#[test]
+fn a_unit_that_a_stage_does_not_have_is_refused() {
+    let stages: [(&str, Stage); 6] = [
+        ("pretrain", pretrain),
+        ("finetune", finetune),
+        ("sft", sft),
+        ("train-rm", train_rm),
+        ("dpo", dpo),
+        ("ppo", ppo),
+    ];
+    let models = Models::new();
+    let spans = ["length", "warmup", "decay_start", "decay_end", "batch_ramp_start=2,batch_ramp"];
+    for (name, stage) in stages {
+        let foreign = if name == "ppo" { "1M tokens" } else { "64 episodes" };
+        for span in spans {
+            let refused = refusal(&models, stage, &settings(&format!("{span}={foreign}")));
+            let key = span.rsplit(',').next().unwrap();
+            assert!(refused.contains(key) && refused.contains("episodes"), "{name} {key}: {refused}");
+        }
+    }
+    see(&models, ppo, &settings("length=12 episodes,batch_ramp_start=2,batch_ramp=8 episodes,decay_end=10 episodes"))
+        .unwrap();
+}
+
+fn refusal(models: &Models, stage: Stage, set: &[String]) -> String {
+    see(models, stage, set).err().unwrap_or_else(|| panic!("{set:?} is accepted"))
+}
+
+#[test]
+fn patience_without_anything_to_validate_on_is_refused() {
+    let set = ["train.patience=1", "data.val_fraction=0"].map(str::to_owned).to_vec();
+    assert!(refusal(&Models::new(), pretrain, &set).contains("train.patience needs a validation part"));
+}
