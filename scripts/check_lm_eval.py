@@ -7,7 +7,7 @@
 The model is a GPT-2 of random weights, large enough that its scores differ, unless --model names a folder. Records are
 those of gptkit's embedded world; the harness is given each prompt as gptkit's instances/ show it, at 0 and 3
 demonstrations, as tasks of its own that read local files:
-  choice      log-likelihoods of every answer within 1e-4; acc and acc_norm are accuracy (sum) and (per byte)
+  choice      log-likelihoods of every answer within 1e-4; acc and acc_norm are accuracy (sum) and (per character)
   word        log-likelihood of the last word within 1e-4, the same verdict whether it is what the model writes
   generation  the same words written greedily, the same exact matches
   perplexity  log-likelihood of a text in disjoint windows (--stride of the context) within 1e-4 of itself, bits per byte
@@ -52,7 +52,7 @@ answer = " {{ choice }}"
 of = "endings"
 right = "label"
 neutral = ""
-main = "per-byte"
+main = "per-character"
 '''
 WORD = 'scoring = "word"\nprompt = "{{ text | before_last_word }}"\nanswer = " {{ text | last_word }}"\n'
 GENERATION = '''scoring = "generation"
@@ -157,7 +157,7 @@ def check(args, folder):
             metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])
         theirs = [[float(resp[0]) for resp in sample["filtered_resps"]] for sample in samples]
         worst = max(abs(a - b) for one, other in zip(ours["choice"], theirs) for a, b in zip(one["log_probs"], other))
-        acc = [sum(one["chosen"][by] == one["right"] for one in ours["choice"]) / len(theirs) for by in ("sum", "per byte")]
+        acc = [sum(one["chosen"][by] == one["right"] for one in ours["choice"]) / len(theirs) for by in ("sum", "per character")]
         checks.say(f"choice, {shots}-shot", worst < 1e-4 and abs(acc[0] - found["acc,none"]) < 1e-9
                    and abs(acc[1] - found["acc_norm,none"]) < 1e-9,
                    f"{len(theirs)} records, largest difference {worst:.1e}, acc {acc[0]:.4f}, acc_norm {acc[1]:.4f}")

@@ -72,6 +72,65 @@ fn a_validation_of_ones_own_and_no_language_model_loss() {
     assert!(ran.err.contains("60 records to learn, 30 to validate"), "{}", ran.err);
 }
 
+/// The best weights are chosen by the validation part, and measured on the test part.
+#[test]
+fn a_test_part_is_measured_and_neither_learned_nor_chosen_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    model(path);
+    let more = "--data world:60 --val world:30 --test world:25";
+    let ran = finetune(path, "classification", &format!("{more} --out run")).ok();
+    assert!(ran.err.contains("60 records to learn, "), "{}", ran.err);
+    assert!(
+        ran.err.contains(", 25 to test") && ran.err.contains(" · 25 test records · run/scores.json"),
+        "{}",
+        ran.err
+    );
+    let json = |file: &str| serde_json::from_slice::<Value>(&fs::read(path.join(file)).unwrap()).unwrap();
+    let scores = json("run/scores.json");
+    assert_eq!((&scores["part"], &scores["n"]), (&Value::from("test"), &Value::from(25)));
+    assert!(scores["validation"]["n"].as_u64().unwrap() > 20, "{scores}");
+    // The same records, labeled from outside.
+    let given = gptkit(path, "world --task classification --held-out --count 25").ok().out;
+    let ran = run(path, &["predict", "--model", "run"], given.as_bytes()).ok();
+    let shown = format!("accuracy {:.1}%", 100.0 * scores["scores"]["accuracy"].as_f64().unwrap());
+    assert!(ran.err.contains(&shown), "{shown} in {}", ran.err);
+    // Without one, the validation part is measured, and says so.
+    finetune(path, "classification", "--data world:60 --out other").ok();
+    assert_eq!(
+        (&json("other/scores.json")["part"], &json("other/scores.json")["n"]),
+        (&"validation".into(), &20.into())
+    );
+    // A record of the test file is not learned from.
+    let table = "text,label\na b,good\nc d,bad\ne f,good\ng h,bad\n";
+    fs::write(path.join("train.csv"), table).unwrap();
+    fs::write(path.join("test.csv"), "text,label\na b,good\n").unwrap();
+    let ran = finetune(path, "classification", "--data train.csv --test test.csv --out own").ok();
+    assert!(ran.err.contains("1 records have the prompt of a validation or test record"), "{}", ran.err);
+}
+
+/// Words have the same tokens at the start of a text and inside it, for other libraries too.
+#[test]
+fn the_folder_says_that_texts_are_read_with_a_space_before_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    model(path);
+    finetune(path, "entailment", "--data world:40 --out run").ok();
+    let json = |file: &str| serde_json::from_slice::<Value>(&fs::read(path.join(file)).unwrap()).unwrap();
+    assert_eq!(json("run/tokenizer_config.json")["add_prefix_space"], true);
+    assert_eq!(json("run/tokenizer.json")["pre_tokenizer"]["add_prefix_space"], true);
+    let record = |text: &str| format!("{{\"premise\": \"{text}Mia ran.\", \"hypothesis\": \"{text}Mia slept.\"}}");
+    let said = |text: &str| run(path, &["predict", "--model", "run"], record(text).as_bytes()).ok().out;
+    let of = |out: &str| records(out)[0]["probabilities"].clone();
+    assert_eq!(of(&said("")), of(&said(" ")));
+    // The language model beside it reads text as it is: nothing is predicted or counted otherwise than before.
+    let logits = |model: &str| {
+        gptkit(path, &format!("sample --model {model} --prompt Mia --max-new-tokens 1 --temperature 0 --json")).ok().out
+    };
+    let tokens = |out: String| serde_json::from_str::<Value>(&out).unwrap()["prompt_tokens"].clone();
+    assert_eq!(tokens(logits("run")), tokens(logits("pre")));
+}
+
 #[test]
 fn a_prediction_does_not_depend_on_the_records_beside_it_or_on_their_form() {
     let folder = tempfile::tempdir().unwrap();
@@ -107,7 +166,7 @@ fn records_that_cannot_be_learned_from_are_refused() {
     write("one.csv", "text,label\na b,good\n");
     write("alike.csv", "text,label\na b,good\nc d,good\n");
     write("train.csv", "text,label\na b,good\nc d,bad\ne f,good\n");
-    write("val.csv", "text,label\na b,good\nc d,worse\n");
+    write("val.csv", "text,label\ni j,good\nk l,worse\n");
     write("unlabeled.csv", "text\na b\nc d\n");
     write("choices.jsonl", "{\"context\": \"a\", \"choices\": [\"x\", \"y\"], \"label\": 2}\n");
     for (task, more, expected) in [

@@ -133,7 +133,12 @@ fn comparisons_of_every_form_are_learned_and_split_by_prompt() {
 
     let ran = train_rm(path, "--data dialogues.jsonl --val rankings.jsonl --out dialogues");
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("20 prompts of the validation files are learned from, too"), "{}", ran.err);
+    assert!(
+        ran.err.contains("20 records have the prompt of a validation or test record and are not used"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("all comparisons that are to be learned are of no prompt"), "{}", ran.err);
     let ran = train_rm(path, "--data rankings.jsonl --out rankings").ok();
     assert!(ran.err.contains("20 completions say the same as another"), "{}", ran.err);
     assert!(ran.err.contains("3 completions"), "{}", ran.err);
@@ -176,9 +181,12 @@ fn the_best_of_some_answers_is_the_one_of_highest_reward() {
     model(path);
     let sft =
         "sft --init pre --data world:40 --set train.batch_size=4 --set train.warmup=0steps --set train.length=2steps";
-    gptkit(path, &format!("{sft} --out chat")).ok();
+    gptkit(path, &format!("{sft} --set dropout.residual=0.2 --out chat")).ok();
     let rm = "train-rm --init chat --data world:20 --set train.batch_size=4 --set train.warmup=0steps --set train.length=2steps";
     gptkit(path, &format!("{rm} --out rm")).ok();
+    // Dropout of the stage before is not a reward model's.
+    let dropped = |run: &str| json(path, &format!("{run}/config.json"))["resid_pdrop"].as_f64();
+    assert_eq!((dropped("chat"), dropped("rm")), (Some(0.2), Some(0.0)));
     let best_of = |more: &[&str]| {
         let words = ["sample", "--model", "chat", "--prompt", "Who is it?", "--best-of", "5", "--max-new-tokens", "6"];
         run(path, &[&words[..], more].concat(), b"")

@@ -27,9 +27,15 @@ fn bytes(folder: &Path, path: &str) -> Vec<u8> {
 fn a_model_learns_dialogues_and_chats_by_its_own_template() {
     let folder = lab();
     let ran = sft(folder.path(), "--set train.length=\"2\u{a0}epochs\"").ok();
-    for says in
-        ["60 instructions of the embedded world", "trained on", "masked", "padding", "before", "held-out instructions"]
-    {
+    for says in [
+        "60 instructions of the embedded world",
+        "60 dialogues to learn, 20 to validate",
+        "trained on",
+        "masked",
+        "4 demonstrations a step",
+        "before",
+        "held-out instructions",
+    ] {
         assert!(ran.err.contains(says), "{says}: {}", ran.err);
     }
     assert!(ran.err.ends_with("next: gptkit chat --model runs/sft-small-1\n"), "{}", ran.err);
@@ -56,6 +62,23 @@ fn a_model_learns_dialogues_and_chats_by_its_own_template() {
         json["vocab_size"].clone()
     };
     assert_eq!(vocabulary("runs/sft-small-1"), vocabulary("runs/sft-small-2"), "{}", again.err);
+}
+
+/// The world gives its held-out part to validation, and to training never.
+#[test]
+fn validation_is_apart_from_training_wherever_it_comes_from() {
+    let folder = lab();
+    let own = r#"{"prompt":"Who is it?","completion":"Me."}"#;
+    std::fs::write(folder.path().join("own.jsonl"), format!("{own}\n")).unwrap();
+    for (validation, counts) in
+        [("world:30", "60 dialogues to learn, 30 to validate"), ("own.jsonl", "60 dialogues to learn, 1 to validate")]
+    {
+        let ran = sft(folder.path(), &format!("--val {validation} --set train.length=\"1\u{a0}steps\"")).ok();
+        assert!(ran.err.contains(counts), "{}", ran.err);
+    }
+    // A batch is so many demonstrations, however many of them a window holds: 60 × 2 / 4.
+    let ran = sft(folder.path(), "--set train.length=\"2\u{a0}epochs\" --set pretraining.share=0").ok();
+    assert!(ran.err.contains(" 30 steps in "), "{}", ran.err);
 }
 
 #[test]

@@ -39,9 +39,12 @@ struct FinetuneConfigArgs {
     /// Records: JSONL, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded tasks; repeatable
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
-    /// Records to validate on [default: a share of the others]
+    /// Records to validate on, by which the best weights are chosen [default: a share of the others]
     #[arg(long, value_name = "PATH")]
     val: Vec<String>,
+    /// Records to measure the best weights on, instead of the validation records; repeatable
+    #[arg(long, value_name = "PATH")]
+    test: Vec<String>,
     /// Column of the text, or of the first of two [default: known by its name]
     #[arg(long, value_name = "NAME")]
     text_column: Option<String>,
@@ -64,9 +67,12 @@ impl FinetuneConfigArgs {
     fn settings(&self) -> Vec<String> {
         let list = |texts: &[String]| texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
         let mut set = self.set.clone();
-        for (key, texts) in
-            [("sources", &self.data), ("validation", &self.val), ("columns.choices", &self.choices_column)]
-        {
+        for (key, texts) in [
+            ("sources", &self.data),
+            ("validation", &self.val),
+            ("test", &self.test),
+            ("columns.choices", &self.choices_column),
+        ] {
             if !texts.is_empty() {
                 set.push(format!("data.{key}=[{}]", list(texts)));
             }
@@ -86,7 +92,7 @@ impl Finetune {
         let mut set = self.config.settings();
         let outcome = match self.run.resumes(&set)? {
             Some(folder) => {
-                let (config, run) = reopened(folder, "data", FILES[0], &[], ui)?;
+                let (config, run) = reopened(folder, "data", FILES[0], &["data.test=[]"], ui)?;
                 sft::finetune::resume(&config, run, &self.run.sitting(&device, ui))?
             }
             None => {
@@ -103,7 +109,7 @@ impl Finetune {
 
 /// Says what the run came to and what is next.
 fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, report } = outcome;
+    let Outcome { folder, summary, report, tested } = outcome;
     say_end("finetune", folder, summary, ui)?;
     if let Some(report) = report {
         if let Some(confusion) = &report.confusion
@@ -111,7 +117,8 @@ fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
         {
             ui.say(confusion.to_string().trim_end());
         }
-        ui.say(&format!("{} · {} records · {}", report.line(), report.n, folder.join(SCORES).display()));
+        let part = if *tested { "test records" } else { "records" };
+        ui.say(&format!("{} · {} {part} · {}", report.line(), report.n, folder.join(SCORES).display()));
     }
     ui.next(&format!("gptkit predict --model {}", shell(folder)));
     Ok(())

@@ -32,10 +32,11 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let (tokenizer, batch) = match &self.init {
+        let (tokenizer, batches) = match &self.init {
             None => {
                 let (_, config) = presets::load(&self.config.config, &self.config.settings())?;
-                train::pretrain::batch_of_step(&config, self.step, ui)?
+                let (tokenizer, batch) = train::pretrain::batch_of_step(&config, self.step, ui)?;
+                (tokenizer, vec![batch])
             }
             Some(init) => {
                 // The default is that of the stage.
@@ -45,12 +46,16 @@ impl Inspect {
                 sft::sft::batch_of_step(config, init, self.step, &sitting)?
             }
         };
-        let shown = self.rows.min(batch.rows);
-        for row in 0..shown {
-            ui.result(&format!("step {} · window {} of {}\n", self.step, row + 1, batch.rows))?;
-            ui.raw(window(&batch, row, &tokenizer, width()).as_bytes())?; // with colors of its own
+        let all: usize = batches.iter().map(|batch| batch.rows).sum();
+        let windows = batches.iter().flat_map(|batch| (0..batch.rows).map(move |row| (batch, row)));
+        for (n, (batch, row)) in (1..).zip(windows.take(self.rows)) {
+            ui.result(&format!("step {} · window {n} of {all}\n", self.step))?;
+            ui.raw(window(batch, row, &tokenizer, width()).as_bytes())?; // with colors of its own
         }
-        ui.result(&(counts(&batch, &tokenizer) + LEGEND))
+        for batch in &batches {
+            ui.result(&counts(batch, &tokenizer))?;
+        }
+        ui.result(LEGEND)
     }
 }
 

@@ -48,11 +48,14 @@ impl TrainRm {
 
 /// Says what the run came to and what is next.
 fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, report } = outcome;
+    let Outcome { folder, summary, report, synthetic } = outcome;
     say_end("train-rm", folder, summary, ui)?;
     if let Some(report) = report {
         ui.say(report.to_string().trim_end());
         ui.say(&format!("{} · {}", report.line(), folder.join(SCORES).display()));
+        if *synthetic {
+            ui.say("these answers were written by the embedded world; on a policy's own answers accuracy is lower (`gptkit compare --k`)");
+        }
     }
     ui.next(&format!("gptkit rank --model {} --data COMPLETIONS.jsonl", shell(folder)));
     Ok(())

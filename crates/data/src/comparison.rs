@@ -2,7 +2,7 @@
 //!
 //! The first record that has a [`Shape`] decides for its file; one of another shape is a bad record.
 
-use crate::dialogue::{Message, Role, checked, messages, turns};
+use crate::dialogue::{Message, Role, checked, key, messages, turns};
 use crate::progress::Progress;
 use crate::record::{Bad, Place, Row, Skipped, kind_of, read_rows};
 use crate::source::OnBadRecord;
@@ -26,6 +26,8 @@ pub struct Comparison {
     pub places: Vec<u32>,
     /// What each is worth in truth, where that is known: the record's `gold`.
     pub gold: Option<Vec<f64>>,
+    /// Whether each completion was cut off before its end, by a limit of length: the record's `cut`.
+    pub cut: Vec<bool>,
     /// Completions that were left out because they said the same as another in the same place.
     pub repeated: usize,
 }
@@ -46,19 +48,6 @@ impl Comparison {
 pub fn pairs(places: &[u32]) -> impl Iterator<Item = (usize, usize)> {
     let n = places.len();
     (0..n).flat_map(move |i| (0..n).filter(move |&j| places[i] < places[j]).map(move |j| (i, j)))
-}
-
-/// The first eight bytes of the hash of what is said.
-pub fn key(messages: &[Message]) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    for Message { role, content } in messages {
-        hasher.update(&[*role as u8]);
-        hasher.update(&(content.len() as u64).to_le_bytes());
-        hasher.update(content.as_bytes());
-    }
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }
 
 /// How a record holds a comparison.
@@ -152,6 +141,7 @@ impl Shape {
             Self::Pair | Self::Dialogues => vec![1, 2],
         };
         let mut gold = gold(row, n)?;
+        let mut cut = cut(row, n)?;
         if self != Self::Ranking && completions[0] == completions[1] {
             return Err(Bad::new("chosen and rejected are the same"));
         }
@@ -174,12 +164,14 @@ impl Shape {
         completions.retain(|_| keep.next() == Some(&true));
         let mut keep = kept.iter();
         places.retain(|_| keep.next() == Some(&true));
+        let mut keep = kept.iter();
+        cut.retain(|_| keep.next() == Some(&true));
         if let Some(gold) = &mut gold {
             let mut keep = kept.iter();
             gold.retain(|_| keep.next() == Some(&true));
         }
         let repeated = n - completions.len();
-        Ok(Comparison { place: row.place.clone(), prompt, completions, places, gold, repeated })
+        Ok(Comparison { place: row.place.clone(), prompt, completions, places, gold, cut, repeated })
     }
 }
 
@@ -290,6 +282,19 @@ fn gold(row: &Row, n: usize) -> Result<Option<Vec<f64>>, Bad> {
     match numbers {
         Some(numbers) if numbers.len() == n => Ok(Some(numbers)),
         _ => Err(Bad::new(format!("\"gold\" is no list of {n} numbers, one a completion"))),
+    }
+}
+
+fn cut(row: &Row, n: usize) -> Result<Vec<bool>, Bad> {
+    let list = match row.fields.get("cut") {
+        None | Some(Value::Null) => return Ok(vec![false; n]),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(Bad::new(format!("\"cut\" is {}, not a list", kind_of(other)))),
+    };
+    let found: Option<Vec<bool>> = list.iter().map(Value::as_bool).collect();
+    match found {
+        Some(found) if found.len() == n => Ok(found),
+        _ => Err(Bad::new(format!("\"cut\" is no list of {n} times true or false, one a completion"))),
     }
 }
 
@@ -408,11 +413,13 @@ mod tests {
     #[test]
     fn the_same_completion_counts_once_and_never_beside_itself() {
         let ranked = |completions: [&str; 3], ranking: [u32; 3]| {
-            read(json!({ "prompt": "p", "completions": completions, "ranking": ranking, "gold": [1.0, 2.0, 3.0] }))
+            let (gold, cut) = ([1.0, 2.0, 3.0], [false, true, false]);
+            read(json!({ "prompt": "p", "completions": completions, "ranking": ranking, "gold": gold, "cut": cut }))
         };
         let comparison = ranked(["a", "b", "a"], [1, 2, 1]).unwrap();
         assert_eq!((answers(&comparison), comparison.repeated), (vec!["a", "b"], 1));
         assert_eq!((comparison.places, comparison.gold), (vec![1, 2], Some(vec![1.0, 2.0])));
+        assert_eq!(comparison.cut, [false, true]);
         let message = ranked(["a", "b", "a"], [1, 2, 3]).unwrap_err().to_string();
         assert_eq!(message, "completions 1 and 3 are the same, and have the places 1 and 3");
         assert_eq!(bad(json!({ "prompt": "p", "chosen": "a", "rejected": "a" })), "chosen and rejected are the same");
@@ -437,6 +444,14 @@ mod tests {
             (
                 json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1, 2], "gold": [1] }),
                 "no list of 2 numbers",
+            ),
+            (
+                json!({ "prompt": "p", "chosen": "a", "rejected": "b", "cut": true }),
+                "\"cut\" is true or false, not a list",
+            ),
+            (
+                json!({ "prompt": "p", "chosen": "a", "rejected": "b", "cut": [true] }),
+                "no list of 2 times true or false",
             ),
             (
                 json!({ "prompt": [{ "role": "assistant", "content": "x" }], "chosen": "a", "rejected": "b" }),

@@ -49,6 +49,26 @@ impl Message {
     }
 }
 
+/// The first eight bytes of the hash of `messages`.
+pub fn key(messages: &[Message]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for Message { role, content } in messages {
+        hasher.update(&[*role as u8]);
+        hasher.update(&(content.len() as u64).to_le_bytes());
+        hasher.update(content.as_bytes());
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// The key of the prompt that a dialogue opens with: of everything before the assistant's first message. Dialogues with the
+/// same opening belong to the same part of a run's data.
+pub fn opening_key(messages: &[Message]) -> u64 {
+    let answer = messages.iter().position(|message| message.role == Role::Assistant);
+    key(&messages[..answer.unwrap_or(messages.len())])
+}
+
 /// A system message or none, then user and assistant by turns; the assistant speaks last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialogue {

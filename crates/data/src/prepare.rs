@@ -3,7 +3,7 @@
 use crate::disk;
 use crate::progress::{Progress, Task, Unit};
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
-use crate::source::{self, DataConfig, Form, Input, OnBadRecord, Place, Told};
+use crate::source::{self, DataConfig, Form, Input, Inputs, OnBadRecord, Place, Told};
 use crate::text::{Cut, Reader};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerKind};
 use crate::world::{Patterns, World};
@@ -192,7 +192,7 @@ fn request(
 ) -> Result<Request> {
     let inputs = |place: &Place| {
         let Place::Path(path) = place else { return Ok(Vec::new()) };
-        let found = source::inputs(path)?;
+        let found = source::inputs(path, data.on_bad_record)?;
         if found.left_out > 0 {
             progress.note(&format!("{}: {} files of other kinds are left out", path.display(), found.left_out));
         }
@@ -425,7 +425,10 @@ impl Texts<'_> {
                 }
             }
             Place::Path(path) => {
-                let inputs = source::inputs(path)?.files;
+                let Inputs { files: inputs, unreadable, .. } = source::inputs(path, self.data.on_bad_record)?;
+                for (file, what) in &unreadable {
+                    reader.unreadable(file, what)?;
+                }
                 let total = inputs.iter().map(|input| input.size).sum();
                 let task = self.progress.task(label, Some(total), Unit::Bytes);
                 for input in &inputs {
@@ -730,6 +733,46 @@ mod tests {
         let prepared = scene.prepare(&skip).unwrap();
         assert_eq!(texts(&prepared, &train(&prepared)), ["fine"]);
         assert_eq!(Manifest::read(&prepared.folder).unwrap().sources[0].skipped.malformed, 1);
+    }
+
+    /// A link to nothing, a file cut in the middle of its compressed bytes, bytes that are not UTF-8, a record that is none.
+    #[cfg(unix)]
+    #[test]
+    fn everything_bad_in_a_folder_is_left_out_and_counted() {
+        let scene = Scene::new();
+        let text = scene.folder.path().join("text");
+        disk::create_dir(&text).unwrap();
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let many = gzip(records(0..400).as_bytes());
+        std::os::unix::fs::symlink("nowhere", text.join("a.txt")).unwrap();
+        disk::write(
+            &text.join("b.jsonl.gz"),
+            &[gzip(records(0..3).as_bytes()), many[..many.len() / 2].to_vec()].concat(),
+        )
+        .unwrap();
+        disk::write(&text.join("c.txt.gz"), &gzip(b"a text")[..20]).unwrap();
+        disk::write(&text.join("d.jsonl"), b"{\"text\": \"\xff\"}\n[]\n{\"text\": \"fine\"}\n").unwrap();
+        disk::write(&text.join("e.txt"), b"good\n\xff\n").unwrap();
+        let data = DataConfig {
+            sources: vec![SourceConfig { path: text.to_str().unwrap().to_owned(), weight: None }],
+            on_bad_record: OnBadRecord::Skip,
+            val_fraction: 0.0,
+            ..scene.data.clone()
+        };
+        let prepared = scene.prepare(&data).unwrap();
+        let found = texts(&prepared, &train(&prepared));
+        assert_eq!(found[..3], (0..3).map(document).collect::<Vec<_>>());
+        assert!(found.contains(&"fine".to_owned()) && found.contains(&"good\n".to_owned()), "{found:?}");
+        let Skipped { invalid_utf8, malformed, first, .. } =
+            Manifest::read(&prepared.folder).unwrap().sources[0].skipped.clone();
+        assert_eq!((invalid_utf8, malformed), (2, 4), "{first:?}");
+        let fail = DataConfig { on_bad_record: OnBadRecord::Fail, ..data };
+        let message = format!("{:#}", scene.prepare(&fail).unwrap_err());
+        assert!(message.contains("a.txt cannot be read") && message.contains("--on-bad-record skip"), "{message}");
     }
 
     #[test]

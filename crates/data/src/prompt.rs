@@ -3,10 +3,9 @@
 use crate::comparison;
 use crate::dialogue::{self, Message, Role, with_input};
 use crate::progress::{Progress, Unit};
-use crate::record::{Bad, Place, Row, Skipped, read_rows};
+use crate::record::{Bad, Place, Row, Skipped, read_lines, read_rows};
 use crate::source::{self, Form, OnBadRecord};
-use anyhow::{Context, Result, bail, ensure};
-use std::io::BufRead;
+use anyhow::{Result, bail, ensure};
 use std::path::Path;
 
 /// What is to be answered.
@@ -81,8 +80,7 @@ pub fn read_prompts(
         sink(prompt)
     };
     let skipped = if Form::of(path).is_text() {
-        lines(path, progress, &mut count)?;
-        Skipped::default()
+        lines(path, on_bad, progress, &mut count)?
     } else {
         read_rows(path, on_bad, progress, &mut |row| {
             prompts(&row)?.into_iter().try_for_each(|messages| count(Prompt { place: row.place.clone(), messages }))
@@ -95,18 +93,18 @@ pub fn read_prompts(
     Ok(skipped)
 }
 
-fn lines(path: &Path, progress: &dyn Progress, sink: &mut dyn FnMut(Prompt) -> Result<()>) -> Result<()> {
+fn lines(
+    path: &Path,
+    on_bad: OnBadRecord,
+    progress: &dyn Progress,
+    sink: &mut dyn FnMut(Prompt) -> Result<()>,
+) -> Result<Skipped> {
     let total = path.metadata().ok().map(|m| m.len());
     let task = progress.task(&format!("reading {}", path.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
-    for (line, text) in (1..).zip(source::open(path, &count)?.lines()) {
-        let place = Place { file: path.to_owned(), line };
-        let text = text.with_context(|| format!("{place} cannot be read as text"))?;
-        if !text.trim().is_empty() {
-            sink(Prompt { place, messages: vec![Message::new(Role::User, text.trim())] })?;
-        }
-    }
-    Ok(())
+    read_lines(path, on_bad, source::open(path, &count)?, &mut |place, text| {
+        sink(Prompt { place, messages: vec![Message::new(Role::User, text.trim())] })
+    })
 }
 
 #[cfg(test)]
@@ -172,6 +170,13 @@ mod tests {
         };
         assert_eq!(read(b" a \n\nb\r\n").unwrap(), [(1, "a".to_owned()), (3, "b".to_owned())]);
         assert!(read(b"\n").unwrap_err().ends_with("p.txt holds no prompts"));
-        assert!(read(b"a\n\xff\n").unwrap_err().contains("p.txt line 2 cannot be read as text"));
+        let said = read(b"a\n\xff\n").unwrap_err();
+        assert!(said.contains("p.txt line 2: byte 1 is not UTF-8; --on-bad-record skip"), "{said}");
+        let mut all = Vec::new();
+        let skipped = read_prompts(&path, OnBadRecord::Skip, &Silent, &mut |prompt| {
+            all.push(prompt.messages[0].content.clone());
+            if all.len() == 1 { Ok(()) } else { Err(Bad::new("no more").into()) }
+        });
+        assert_eq!((all.len(), skipped.unwrap().invalid_utf8), (1, 1));
     }
 }

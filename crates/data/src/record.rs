@@ -11,8 +11,10 @@ use crate::text::{self, Kind, LONGEST_RECORD};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::io::{BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -232,6 +234,32 @@ pub fn read_rows(
     Ok(reader.skipped)
 }
 
+/// Hands the lines of `input` that are not blank to `sink`, each with its place; `path` is its name. One that cannot be read,
+/// or that `sink` calls [`Bad`], is left out and counted, or ends the reading, as `on_bad` says.
+///
+/// # Errors
+/// As [`read_rows`].
+pub(crate) fn read_lines(
+    path: &Path,
+    on_bad: OnBadRecord,
+    input: impl BufRead,
+    sink: &mut dyn FnMut(Place, &str) -> Result<()>,
+) -> Result<Skipped> {
+    let mut skipped = Skipped::default();
+    text::lines(path, input, &mut |line, bytes| {
+        let place = Place { file: path.to_owned(), line };
+        let text = bytes.map_err(Bad::new).and_then(utf8);
+        match text.map_err(anyhow::Error::from).and_then(|text| sink(place.clone(), text)) {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                let bad = e.downcast::<Bad>()?;
+                skipped.leave_out(on_bad, &place, &bad.what, bad.kind)
+            }
+        }
+    })?;
+    Ok(skipped)
+}
+
 struct Reader<'a> {
     file: &'a Path,
     on_bad: OnBadRecord,
@@ -253,14 +281,14 @@ impl Reader<'_> {
     }
 
     fn jsonl(&mut self, input: impl BufRead) -> Result<()> {
-        text::jsonl(self.file, input, &mut |line, bytes| self.take(line, object(bytes)))
+        text::lines(self.file, input, &mut |line, bytes| self.take(line, bytes.map_err(Bad::new).and_then(object)))
     }
 
     /// Reads a header and the records under it.
-    fn table(&mut self, input: impl Read, delimiter: u8, quotes: bool) -> Result<()> {
-        let left = Cell::new(LONGEST_RECORD);
+    fn table(&mut self, input: impl BufRead, delimiter: u8, quotes: bool) -> Result<()> {
+        let cuts = RefCell::new(VecDeque::new());
         // The last record ends as all others do; where that is one line break too many, it is a blank line.
-        let input = Bounded { inner: input.chain(b"\n".as_slice()), left: &left };
+        let input = Bounded::new(input.chain(b"\n".as_slice()), delimiter, quotes, &cuts);
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(delimiter)
             .quoting(quotes)
@@ -270,17 +298,33 @@ impl Reader<'_> {
             .from_reader(input);
         let mut record = csv::ByteRecord::new();
         let mut header: Option<Header> = None;
-        let mut next_line = 1;
+        // The next line of what the library reads, and lines of records that were too long for it to read.
+        let (mut next_line, mut unread_lines) = (1, 0);
         loop {
-            left.set(LONGEST_RECORD);
-            let read = reader.read_byte_record(&mut record);
-            if !read.with_context(|| format!("{} line {next_line} cannot be read", self.file.display()))? {
-                return Ok(());
+            match reader.read_byte_record(&mut record).map_err(csv::Error::into_kind) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(csv::ErrorKind::Io(e)) if text::is_damage(&e) => {
+                    return self.take(next_line + unread_lines, Err(Bad::new(text::unreadable(&e))));
+                }
+                Err(csv::ErrorKind::Io(e)) => {
+                    let place = Place { file: self.file.to_owned(), line: next_line + unread_lines };
+                    return Err(e).with_context(|| format!("{place} cannot be read"));
+                }
+                Err(e) => bail!("{} line {} cannot be read: {e:?}", self.file.display(), next_line + unread_lines),
             }
             let breaks = record.iter().flatten().filter(|&&b| b == b'\n').count() as u64;
             let end = reader.position().line();
-            let line = end.saturating_sub(breaks + 1).max(next_line);
+            let line = end.saturating_sub(breaks + 1).max(next_line) + unread_lines;
             next_line = end;
+            let cut = cuts.borrow().front().filter(|cut: &&Cut| cut.end == end).map(|cut| cut.lines);
+            if let Some(lines) = cut {
+                cuts.borrow_mut().pop_front();
+                unread_lines += lines;
+                ensure!(header.is_some(), "{}: the header is longer than 64 MiB", self.file.display());
+                self.take(line, Err(Bad::new("is longer than 64 MiB; is a quote not closed?")))?;
+                continue;
+            }
             if record.len() == 1 && record.get(0).is_some_and(|field| matches!(field, b"" | b"\r")) {
                 continue;
             }
@@ -302,23 +346,43 @@ impl Reader<'_> {
         let size = |group: &parquet::file::metadata::RowGroupMetaData| group.compressed_size().max(0) as u64;
         let total = reader.metadata().row_groups().iter().map(size).fold(0, u64::saturating_add);
         let task = progress.task(label, Some(total), Unit::Bytes);
-        let mut line = 0;
+        let (mut first, mut line) = (0, 0);
         for index in 0..reader.num_row_groups() {
-            let group = caught(|| reader.get_row_group(index)).with_context(damaged)?;
-            let mut rows = caught(|| group.get_row_iter(None)).with_context(damaged)?;
-            let mut next = || caught(|| rows.next().map(|row| row.map(|row| row.to_json_value())).transpose());
-            while let Some(row) =
-                next().with_context(|| format!("{} row {} cannot be read", path.display(), line + 1))?
-            {
-                line += 1;
-                match row {
-                    Value::Object(fields) => self.take(line, Ok(fields))?,
-                    other => self.take(line, Err(Bad::new(format!("is {}, not an object", kind_of(&other)))))?,
-                }
+            if let Err(e) = self.row_group(&reader, index, &mut line)? {
+                // Rows after it in its group cannot be told apart.
+                self.take(line + 1, Err(Bad::new(format!("cannot be read, nor the rest of its row group: {e:#}"))))?;
             }
-            task.advance(size(group.metadata()));
+            let group = reader.metadata().row_group(index);
+            first += group.num_rows().max(0) as u64;
+            line = first;
+            task.advance(size(group));
         }
         Ok(())
+    }
+
+    /// Takes the rows of a group after row `line`, up to the first that cannot be read, of which it says why.
+    fn row_group(&mut self, reader: &SerializedFileReader<File>, index: usize, line: &mut u64) -> Result<Result<()>> {
+        let group = match caught(|| reader.get_row_group(index)) {
+            Ok(group) => group,
+            Err(e) => return Ok(Err(e)),
+        };
+        let mut rows = match caught(|| group.get_row_iter(None)) {
+            Ok(rows) => rows,
+            Err(e) => return Ok(Err(e)),
+        };
+        loop {
+            let next = caught(|| rows.next().map(|row| row.map(|row| row.to_json_value())).transpose());
+            let row = match next {
+                Ok(None) => return Ok(Ok(())),
+                Ok(Some(row)) => row,
+                Err(e) => return Ok(Err(e)),
+            };
+            *line += 1;
+            match row {
+                Value::Object(fields) => self.take(*line, Ok(fields))?,
+                other => self.take(*line, Err(Bad::new(format!("is {}, not an object", kind_of(&other)))))?,
+            }
+        }
     }
 }
 
@@ -328,9 +392,12 @@ fn caught<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
     read.map_err(|e| anyhow!(e.to_string().chars().take(200).collect::<String>())) // it may quote the whole text
 }
 
+fn utf8(bytes: &[u8]) -> Result<&str, Bad> {
+    std::str::from_utf8(bytes).map_err(|e| Bad::not_utf8(text::not_utf8(&e)))
+}
+
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, Bad> {
-    std::str::from_utf8(bytes).map_err(|e| Bad::not_utf8(text::not_utf8(&e)))?;
-    serde_json::from_slice(bytes)
+    serde_json::from_str(utf8(bytes)?)
         .map_err(|e| Bad::new(text::not_json(&e).replace("expected a map", "expected an object with named fields")))
 }
 
@@ -377,20 +444,104 @@ fn fields(record: &csv::ByteRecord, carriage_returns: bool) -> impl Iterator<Ite
     })
 }
 
-/// Ends in an error when more is read than is `left`, so that no record fills the memory.
+/// A table in which no record is longer than [`LONGEST_RECORD`]: of one that is, the rest is left out up to its end, so that
+/// it does not fill the memory, and the next record is read as it is.
 struct Bounded<'a, R> {
     inner: R,
-    left: &'a Cell<u64>,
+    delimiter: u8,
+    quotes: bool,
+    at: At,
+    /// Bytes of the record so far.
+    len: u64,
+    /// Line breaks that were handed over, and line breaks of this record that were not.
+    given_lines: u64,
+    unread_lines: u64,
+    cuts: &'a RefCell<VecDeque<Cut>>,
 }
 
-impl<R: Read> Read for Bounded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        match self.left.get().checked_sub(n as u64) {
-            Some(left) => self.left.set(left),
-            None => return Err(std::io::Error::other("the record is longer than 64 MiB; is a quote not closed?")),
+/// A record of which the rest was left out.
+struct Cut {
+    /// Line after it, of those that were handed over.
+    end: u64,
+    /// Line breaks in what was left out.
+    lines: u64,
+}
+
+/// Where in a record a byte is (RFC 4180).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    FieldStart,
+    Field,
+    Quoted,
+    /// After a quote in a quoted field, which ends the field or is the first of two.
+    Quote,
+}
+
+impl At {
+    /// Where the next byte is after `byte`.
+    fn after(self, byte: u8, delimiter: u8, quotes: bool) -> Self {
+        match (self, byte) {
+            (Self::Quoted, b'"') => Self::Quote,
+            (Self::Quoted, _) => Self::Quoted,
+            (Self::Quote, b'"') => Self::Quoted,
+            (Self::FieldStart, b'"') if quotes => Self::Quoted,
+            (_, byte) if byte == delimiter || byte == b'\n' => Self::FieldStart,
+            _ => Self::Field,
         }
-        Ok(n)
+    }
+}
+
+impl<'a, R: BufRead> Bounded<'a, R> {
+    fn new(inner: R, delimiter: u8, quotes: bool, cuts: &'a RefCell<VecDeque<Cut>>) -> Self {
+        Self { inner, delimiter, quotes, at: At::FieldStart, len: 0, given_lines: 0, unread_lines: 0, cuts }
+    }
+}
+
+impl<R: BufRead> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        // Where a record is cut, all of it may have to be passed over before there is a byte to give.
+        loop {
+            let Self { inner, delimiter, quotes, at, len, given_lines, unread_lines, cuts } = self;
+            let bytes = inner.fill_buf()?;
+            let is_end = bytes.is_empty();
+            let (mut n, mut used) = (0, 0);
+            for &byte in bytes {
+                if n + 2 > buffer.len() {
+                    break;
+                }
+                used += 1;
+                let was_quoted = *at == At::Quoted;
+                *at = at.after(byte, *delimiter, *quotes);
+                let ends = byte == b'\n' && !was_quoted;
+                *len += 1;
+                let too_long = *len > LONGEST_RECORD;
+                if too_long && !ends {
+                    if *len == LONGEST_RECORD + 1 && was_quoted {
+                        buffer[n] = b'"'; // closes the field
+                        n += 1;
+                    }
+                    *unread_lines += u64::from(byte == b'\n');
+                    continue;
+                }
+                buffer[n] = byte;
+                n += 1;
+                *given_lines += u64::from(byte == b'\n');
+                if ends {
+                    if too_long {
+                        cuts.borrow_mut().push_back(Cut { end: *given_lines + 1, lines: *unread_lines });
+                    }
+                    (*len, *unread_lines) = (0, 0);
+                }
+            }
+            inner.consume(used);
+            if is_end && self.len > LONGEST_RECORD {
+                self.cuts.borrow_mut().push_back(Cut { end: self.given_lines + 1, lines: self.unread_lines });
+                self.len = 0;
+            }
+            if n > 0 || is_end {
+                return Ok(n);
+            }
+        }
     }
 }
 
@@ -555,9 +706,50 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let message = format!("{:#}", read_rows(&path, OnBadRecord::Skip, &Silent, &mut |_| Ok(())).unwrap_err());
-        assert!(message.contains("f.csv.zst line 3 cannot be read"), "{message}");
-        assert!(message.contains("is a quote not closed?"), "{message}");
+        let message = format!("{:#}", read_rows(&path, OnBadRecord::Fail, &Silent, &mut |_| Ok(())).unwrap_err());
+        assert!(message.contains("f.csv.zst line 3: is longer than 64 MiB; is a quote not closed?"), "{message}");
+        let skipped = read_rows(&path, OnBadRecord::Skip, &Silent, &mut |_| Ok(())).unwrap();
+        assert_eq!(skipped.malformed, 1);
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// What a file holds before a member that is damaged, in every kind of file.
+    #[test]
+    fn a_damaged_member_is_left_out_with_what_follows_it() {
+        for (name, header, line) in
+            [("f.jsonl.gz", "", "{\"a\": \"1\"}\n"), ("f.csv.gz", "a\n", "1\n"), ("f.tsv.gz", "a\n", "1\n")]
+        {
+            let mut second = gzip(line.repeat(500).as_bytes());
+            let middle = second.len() / 2;
+            second[middle] ^= 0xff;
+            let damaged = [gzip((header.to_owned() + &line.repeat(3)).as_bytes()), second].concat();
+            let message = fails(name, &damaged);
+            assert!(message.contains("cannot be read") && message.contains("--on-bad-record skip"), "{message}");
+            let (rows, skipped) = read(name, &damaged, OnBadRecord::Skip).unwrap();
+            assert!(rows.len() >= 3 && skipped.malformed == 1, "{name}: {} rows, {skipped:?}", rows.len());
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_is_left_out_and_the_next_is_read() {
+        let long = "x".repeat((LONGEST_RECORD as usize) + 5);
+        for (name, text, expected) in [
+            ("f.jsonl", format!("{{\"a\": \"1\"}}\n{{\"a\": \"{long}\"}}\n{{\"a\": \"2\"}}\n"), [1, 3]),
+            ("f.csv", format!("a\n1\n\"{long}\n\"\"\n\"\n2\n"), [2, 6]),
+            ("f.tsv", format!("a\n1\n\"{long}\n2\n"), [2, 4]),
+        ] {
+            let (rows, skipped) = read(name, text.as_bytes(), OnBadRecord::Skip).unwrap();
+            let expected: Vec<(u64, Value)> =
+                expected.into_iter().zip(["1", "2"]).map(|(line, a)| (line, json!({ "a": a }))).collect();
+            assert_eq!(rows, expected, "{name}");
+            assert_eq!(skipped.malformed, 1, "{name}");
+            assert!(skipped.first.unwrap().contains("longer than 64 MiB"), "{name}");
+        }
     }
 
     /// Counts what a task is told.
@@ -651,12 +843,18 @@ mod tests {
     fn a_damaged_parquet_file_ends_in_an_error() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-none.parquet");
         let bytes = std::fs::read(golden).unwrap();
-        for (at, expected) in [(100, "f.parquet row 1 cannot be read"), (1082, "f.parquet is not a parquet file")] {
+        let expected = "f.parquet row 1: cannot be read, nor the rest of its row group: it is damaged";
+        for at in [100, 1082] {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1;
             let message = fails("f.parquet", &bytes);
-            assert!(message.contains(expected) && message.ends_with(": it is damaged"), "{message}");
+            assert!(message.contains(expected), "{message}");
         }
+        // The second of two row groups is whole.
+        let mut damaged = bytes.clone();
+        damaged[100] ^= 1;
+        let (rows, skipped) = read("f.parquet", &damaged, OnBadRecord::Skip).unwrap();
+        assert_eq!((rows.iter().map(|(line, _)| *line).collect::<Vec<_>>(), skipped.malformed), (vec![3], 1));
     }
 
     #[test]

@@ -224,26 +224,41 @@ pub(crate) struct Inputs {
     pub(crate) files: Vec<Input>,
     /// Visible files of other kinds in a folder.
     pub(crate) left_out: usize,
+    /// Entries of a folder that cannot be read, each with what is wrong with it.
+    pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
 
-/// The files that `path` stands for: itself, or those below it that hold text by their name. Hidden ones are left out.
+/// The files that `path` stands for: itself, or those below it that hold text by their name. Hidden ones are left out. An
+/// entry of a folder that cannot be read, a link to nothing for instance, is listed or an error, as `on_bad` says.
 ///
 /// # Errors
-/// When there is none, or one cannot be looked at.
-pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
+/// When there is none, or one cannot be read.
+pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
     if !metadata.is_dir() {
         refuse_stream(path)?;
-        return Ok(Inputs { files: vec![input(path.to_owned())?], left_out: 0 });
+        return Ok(Inputs { files: vec![input(path.to_owned())?], left_out: 0, unreadable: Vec::new() });
     }
-    let (mut found, mut left_out) = (Vec::new(), 0);
+    let (mut found, mut left_out, mut unreadable) = (Vec::new(), 0, Vec::new());
+    let mut bad = |entry: PathBuf, what: String| {
+        ensure!(on_bad == OnBadRecord::Skip, "{what}; --on-bad-record skip leaves it out");
+        unreadable.push((entry, what));
+        Ok(())
+    };
     let mut folders = vec![path.to_owned()];
     let mut visited = HashSet::new(); // a link may lead back to a folder above it
     while let Some(folder) = folders.pop() {
         if !visited.insert(folder.canonicalize().unwrap_or_else(|_| folder.clone())) {
             continue;
         }
-        let entries = folder.read_dir().with_context(|| format!("folder {} cannot be read", folder.display()))?;
+        let entries = match folder.read_dir() {
+            Ok(entries) => entries,
+            Err(e) if folder != path => {
+                bad(folder.clone(), format!("folder {} cannot be read: {e}", folder.display()))?;
+                continue;
+            }
+            Err(e) => return Err(e).with_context(|| format!("folder {} cannot be read", folder.display())),
+        };
         for entry in entries {
             let entry = entry.with_context(|| format!("folder {} cannot be read", folder.display()))?.path();
             if entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
@@ -252,7 +267,10 @@ pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
             if entry.is_dir() {
                 folders.push(entry);
             } else if Form::of(&entry).named && !is_special(&entry) {
-                found.push(input(entry)?);
+                match input(entry.clone()).and_then(|input| readable(&entry).map(|()| input)) {
+                    Ok(input) => found.push(input),
+                    Err(e) => bad(entry, format!("{e:#}"))?,
+                }
             } else {
                 left_out += 1;
             }
@@ -264,7 +282,13 @@ pub(crate) fn inputs(path: &Path) -> Result<Inputs> {
         path.display()
     );
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Inputs { files: found, left_out })
+    Ok(Inputs { files: found, left_out, unreadable })
+}
+
+/// # Errors
+/// When the file `path` cannot be opened.
+fn readable(path: &Path) -> Result<()> {
+    File::open(path).map(drop).with_context(|| format!("{} cannot be read", path.display()))
 }
 
 /// Whether `path` is neither a file nor a folder: a FIFO, a socket or a device, which cannot be read as often as text is.
@@ -440,7 +464,7 @@ mod tests {
         for name in ["z.txt", "b/a.jsonl.gz", ".hidden.txt", "image.png", "a.md.zst"] {
             crate::disk::write(&path.join(name), b"x").unwrap();
         }
-        let found = inputs(path).unwrap();
+        let found = inputs(path, OnBadRecord::Fail).unwrap();
         assert_eq!(found.left_out, 1, "the image");
         let names: Vec<PathBuf> = found.files.into_iter().map(|i| i.path).collect();
         assert_eq!(names, ["a.md.zst", "b/a.jsonl.gz", "z.txt"].map(|n| path.join(n)));
@@ -449,8 +473,27 @@ mod tests {
     #[test]
     fn a_folder_without_text_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(inputs(folder.path()).unwrap_err().to_string().contains("holds no file"));
-        assert!(inputs(&folder.path().join("none")).unwrap_err().to_string().contains("none cannot be read"));
+        assert!(inputs(folder.path(), OnBadRecord::Skip).unwrap_err().to_string().contains("holds no file"));
+        assert!(
+            inputs(&folder.path().join("none"), OnBadRecord::Skip)
+                .unwrap_err()
+                .to_string()
+                .contains("none cannot be read")
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_in_a_folder_is_refused_or_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        crate::disk::write(&path.join("a.txt"), b"x").unwrap();
+        std::os::unix::fs::symlink("nowhere", path.join("b.txt")).unwrap();
+        let said = format!("{:#}", inputs(path, OnBadRecord::Fail).unwrap_err());
+        assert!(said.contains("b.txt cannot be read") && said.contains("--on-bad-record skip"), "{said}");
+        let found = inputs(path, OnBadRecord::Skip).unwrap();
+        assert_eq!((found.files.len(), found.unreadable.len()), (1, 1));
+        assert_eq!(found.unreadable[0].0, path.join("b.txt"));
     }
 
     #[cfg(unix)]
@@ -463,10 +506,10 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(path.join("b.txt")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", path.join("c.txt")).unwrap();
         crate::disk::write(&path.join("d.txt"), b"x").unwrap();
-        let found = inputs(path).unwrap();
+        let found = inputs(path, OnBadRecord::Fail).unwrap();
         assert_eq!((found.files.len(), found.left_out), (1, 3));
         for (name, kind) in [("a.txt", "a FIFO"), ("b.txt", "a socket"), ("c.txt", "a character device")] {
-            let said = format!("{:#}", inputs(&path.join(name)).unwrap_err());
+            let said = format!("{:#}", inputs(&path.join(name), OnBadRecord::Fail).unwrap_err());
             assert!(said.contains(&format!("{name} is {kind}")) && said.contains("--data -"), "{said}");
             assert!(open(&path.join(name), &|_| ()).is_err(), "{name}");
         }
@@ -479,7 +522,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let name = std::ffi::OsStr::from_bytes(b"a\xff.txt");
         crate::disk::write(&folder.path().join(name), b"x").unwrap();
-        let said = inputs(folder.path()).unwrap_err().to_string();
+        let said = inputs(folder.path(), OnBadRecord::Fail).unwrap_err().to_string();
         assert!(said.contains("a\u{fffd}.txt is not valid UTF-8"), "{said}");
     }
 

@@ -1,5 +1,6 @@
 //! Bytes → documents, in pieces of bounded size, with the place of everything that is wrong.
 
+use crate::progress::Progress;
 use crate::source::{DataConfig, OnBadRecord};
 use anyhow::{Context, Result, bail};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -50,6 +51,13 @@ impl Skipped {
     /// All kinds together.
     pub fn total(&self) -> u64 {
         self.invalid_utf8 + self.empty + self.malformed
+    }
+
+    /// Warns of the records that were left out, if there are any.
+    pub fn warn(&self, progress: &dyn Progress) {
+        if let (n @ 1.., Some(first)) = (self.total(), &self.first) {
+            progress.warn(&format!("{n} records are left out; the first: {first}"));
+        }
     }
 
     /// Leaves out the record at `place`, in which `what` is wrong.
@@ -106,8 +114,14 @@ impl<'a> Reader<'a> {
         // The line that is read, and how many of its bytes came before `bytes`.
         let (mut line, mut before) = (1, 0);
         loop {
-            let read = (&mut input).take(SEGMENT).read_until(b'\n', &mut bytes);
-            let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
+            let read = match (&mut input).take(SEGMENT).read_until(b'\n', &mut bytes) {
+                Err(e) if is_damage(&e) => {
+                    self.bad(path, line, &unreadable(&e), |skipped| &mut skipped.malformed)?;
+                    // What was read before is a document.
+                    return if self.begun || !self.pending.trim().is_empty() { self.end(path, 1) } else { Ok(()) };
+                }
+                read => read.with_context(|| format!("{} line {line} cannot be read", path.display()))?,
+            };
             if read == 0 && bytes.is_empty() {
                 break;
             }
@@ -146,7 +160,11 @@ impl<'a> Reader<'a> {
 
     /// Reads JSONL, each record's text as one document.
     pub(crate) fn records(&mut self, path: &Path, input: Box<dyn BufRead + '_>) -> Result<()> {
-        jsonl(path, input, &mut |line, record| {
+        lines(path, input, &mut |line, record| {
+            let record = match record {
+                Ok(record) => record,
+                Err(what) => return self.bad(path, line, &what, |skipped| &mut skipped.malformed),
+            };
             if let Err(e) = std::str::from_utf8(record) {
                 return self.bad(path, line, &not_utf8(&e), |skipped| &mut skipped.invalid_utf8);
             }
@@ -164,6 +182,11 @@ impl<'a> Reader<'a> {
         self.pending.push_str(text);
         self.hand_over()?;
         self.end(path, line)
+    }
+
+    /// Counts a file that cannot be read.
+    pub(crate) fn unreadable(&mut self, path: &Path, what: &str) -> Result<()> {
+        self.skipped.leave_out(self.config.on_bad_record, &path.display(), what, |skipped| &mut skipped.malformed)
     }
 
     /// Hands over what has become long enough.
@@ -198,29 +221,49 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Hands the lines of `input` that are not blank to `sink`, each with its number; `path` is its name in messages.
-pub(crate) fn jsonl(
+/// Hands the lines of `input` that are not blank to `sink`, each with its number, or with what is wrong with it: it is too
+/// long, or what it was compressed to is damaged, and all that follows with it. `path` is its name in messages.
+///
+/// # Errors
+/// Those of `sink`, and when the file cannot be read.
+pub(crate) fn lines(
     path: &Path,
     mut input: impl BufRead,
-    sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    sink: &mut dyn FnMut(u64, Result<&[u8], String>) -> Result<()>,
 ) -> Result<()> {
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
-        let read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
-        let read = read.with_context(|| format!("{} line {line} cannot be read", path.display()))?;
-        if read == 0 {
-            break;
+        let mut read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
+        let too_long = bytes.len() as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n");
+        if too_long {
+            let long = "is longer than 64 MiB; put so long a text into a file of its own";
+            sink(line, Err(long.to_owned()))?;
+            read = read.and(input.skip_until(b'\n'));
         }
-        if read as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n") {
-            bail!("{} line {line} is longer than 64 MiB; put so long a text into a file of its own", path.display());
+        match read {
+            Ok(0) if !too_long => break,
+            Ok(_) if too_long => continue,
+            Ok(_) => {}
+            Err(e) if is_damage(&e) => return sink(line, Err(unreadable(&e))),
+            Err(e) => return Err(e).with_context(|| format!("{} line {line} cannot be read", path.display())),
         }
         let record = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes) } else { &bytes };
         if !record.trim_ascii().is_empty() {
-            sink(line, record)?;
+            sink(line, Ok(record))?;
         }
     }
     Ok(())
+}
+
+/// Whether reading failed for what a file holds, as a damaged member of a gzip file does, not for the system.
+pub(crate) fn is_damage(e: &std::io::Error) -> bool {
+    e.raw_os_error().is_none()
+}
+
+/// What is wrong with a file that is damaged from some place on.
+pub(crate) fn unreadable(e: &std::io::Error) -> String {
+    format!("cannot be read, nor what follows it in this file: {e}")
 }
 
 /// What is wrong with bytes that are no text.

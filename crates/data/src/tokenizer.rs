@@ -20,10 +20,13 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, DecodeStream, Model, Tokenizer as Inner};
+use tokenizers::{AddedToken, DecodeStream, Model, PostProcessorWrapper, Tokenizer as Inner};
 
 /// The token between documents, as GPT-2 calls it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
+/// Special tokens around the texts that a classifier reads (Radford et al. 2018, §3.3): before the first text, between two,
+/// and after the last, where the head reads.
+pub const FRAME: [&str; 3] = ["<|start|>", "<|delimiter|>", "<|extract|>"];
 /// Entries of a trained byte-level vocabulary where the configuration leaves them open.
 const DEFAULT_VOCAB: usize = 8192;
 /// The fewest a byte-level vocabulary can have: each byte, and the end of a text.
@@ -124,6 +127,8 @@ pub struct Tokenizer {
     /// Bytes of each token, for the byte-level kind.
     bytes: Vec<Vec<u8>>,
     end_of_text: Option<u32>,
+    /// Whether framed texts are read with a space before them.
+    frame_space: bool,
     /// How a dialogue is written, in Jinja; [`template::Template`] reads it.
     chat_template: Option<String>,
 }
@@ -213,11 +218,12 @@ impl Tokenizer {
     fn new(mut inner: Inner, named_end: Option<&str>) -> Result<Self> {
         // A file may hold them for other uses; here they would silently cut or lengthen text.
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
+        let frame_space = take_frame_space(&mut inner);
         let kind = kind(&inner);
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
         ensure!(inner.get_vocab_size(true) > 0, "has no entries");
         let (plain, bytes) = derived(&inner, kind);
-        Ok(Self { inner, plain, kind, bytes, end_of_text: end, chat_template: None })
+        Ok(Self { inner, plain, kind, bytes, end_of_text: end, frame_space, chat_template: None })
     }
 
     /// Adds special tokens after the last entry, and gives the ids of all. One that the vocabulary has keeps its id, and
@@ -261,14 +267,16 @@ impl Tokenizer {
         self.chat_template = template;
     }
 
-    /// Has those who read the file [`Tokenizer::save`] writes put a text, or two, between these special tokens, which the
-    /// vocabulary has. [`Tokenizer::encode`] does not.
+    /// Has the file that [`Tokenizer::save`] writes put a text, or two, between the tokens of [`FRAME`], which the vocabulary
+    /// has, for other libraries; [`Tokenizer::encode`] does not. Byte-level pairs read each text with a space before it from
+    /// now on, there and in [`Tokenizer::encode_framed`], so that a word has the same tokens at a text's start and inside it.
     ///
     /// # Errors
-    /// When the vocabulary lacks one.
-    pub fn set_frame(&mut self, start: &str, delimiter: &str, extract: &str) -> Result<()> {
+    /// When the vocabulary lacks a token of the frame.
+    pub fn set_frame(&mut self) -> Result<()> {
+        let [start, delimiter, extract] = FRAME;
         let tokens: Option<Vec<(String, u32)>> =
-            [start, delimiter, extract].iter().map(|&t| Some((t.to_owned(), self.token_id(t)?))).collect();
+            FRAME.iter().map(|&t| Some((t.to_owned(), self.token_id(t)?))).collect();
         let frame = TemplateProcessing::builder()
             .try_single(format!("{start} $A {extract}"))
             .and_then(|builder| builder.try_pair(format!("{start} $A {delimiter} $B {extract}")))
@@ -277,7 +285,20 @@ impl Tokenizer {
             .build()
             .map_err(|e| anyhow!("{e}"))?;
         self.inner.with_post_processor(Some(frame));
+        self.frame_space = self.kind == Kind::ByteLevel;
         Ok(())
+    }
+
+    /// Tokens of one of the texts that stand between the tokens of [`FRAME`]; special tokens' names in it are nothing but
+    /// text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_framed(&self, text: &str) -> Result<Vec<u32>> {
+        if self.frame_space && !text.starts_with(' ') {
+            return self.encode_document(&format!(" {text}"));
+        }
+        self.encode_document(text)
     }
 
     /// Tokens of `text`, as the reference gives them: names of special tokens in it become those tokens.
@@ -429,7 +450,11 @@ impl Tokenizer {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let json = self.inner.to_string(true).map_err(|e| anyhow!("{e}"))?;
+        let json = match self.frame_space {
+            true => self.inner.clone().with_pre_tokenizer(Some(byte_level_with_space())).to_string(true),
+            false => self.inner.to_string(true),
+        };
+        let json = json.map_err(|e| anyhow!("{e}"))?;
         disk::write(&folder.join("tokenizer.json"), json.as_bytes())?;
         let mut config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -440,6 +465,9 @@ impl Tokenizer {
             config["bos_token"] = json!(end);
             config["eos_token"] = json!(end);
             config["pad_token"] = json!(end);
+        }
+        if self.frame_space {
+            config["add_prefix_space"] = json!(true); // transformers goes by this, not by tokenizer.json
         }
         if self.kind == Kind::Words {
             config["unk_token"] = json!("<unk>");
@@ -461,6 +489,24 @@ fn derived(inner: &Inner, kind: Kind) -> (Inner, Vec<Vec<u8>>) {
 
 fn byte_level() -> ByteLevel {
     ByteLevel::new(false, true, true)
+}
+
+/// The same with a space before each text that has none.
+fn byte_level_with_space() -> ByteLevel {
+    ByteLevel::new(true, true, true)
+}
+
+/// Whether `inner` reads texts between the tokens of [`FRAME`] with a space before them, as a classifier's does. The space
+/// is taken from `inner`, since text of other kinds is read without it.
+fn take_frame_space(inner: &mut Inner) -> bool {
+    let framed = matches!(inner.get_post_processor(), Some(PostProcessorWrapper::Template(_)));
+    let spaced =
+        matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(b)) if *b == byte_level_with_space());
+    let found = framed && spaced && FRAME.iter().all(|token| inner.token_to_id(token).is_some());
+    if found {
+        inner.with_pre_tokenizer(Some(byte_level()));
+    }
+    found
 }
 
 fn special(token: &str) -> AddedToken {
@@ -644,6 +690,48 @@ mod tests {
             Value::Array(all) => all,
             other => other["texts"].as_array().unwrap().clone(),
         }
+    }
+
+    /// And the library reads the saved file as gptkit reads the texts.
+    #[test]
+    fn a_framed_text_has_the_same_tokens_at_its_start_and_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tokenizer = trained(320);
+        tokenizer.add_special_tokens(&FRAME).unwrap();
+        assert_eq!(tokenizer.encode_framed("the cat").unwrap(), tokenizer.encode("the cat").unwrap(), "no frame yet");
+        tokenizer.set_frame().unwrap();
+        let (the, inside) = (tokenizer.encode_framed("the").unwrap(), tokenizer.encode("sat the").unwrap());
+        assert!(inside.ends_with(&the), "{the:?} in {inside:?}");
+        assert_ne!(the, tokenizer.encode("the").unwrap(), "which reads text as it is");
+        assert_eq!(tokenizer.encode_framed(" the").unwrap(), the);
+
+        tokenizer.save(folder.path()).unwrap();
+        let library = Inner::from_file(folder.path().join("tokenizer.json")).unwrap();
+        let again = Tokenizer::load(folder.path()).unwrap();
+        let [start, delimiter, extract] = FRAME.map(|token| again.token_id(token).unwrap());
+        for (a, b) in [("the cat sat", "the dog"), (" the cat", "dog"), ("don't", "The end\n"), ("\nthe", "—é")] {
+            let [a_ids, b_ids] = [a, b].map(|text| again.encode_framed(text).unwrap());
+            let expected = [&[start][..], &a_ids, &[delimiter], &b_ids, &[extract]].concat();
+            assert_eq!(library.encode((a, b), true).unwrap().get_ids(), expected, "{a:?}, {b:?}");
+            assert_eq!(library.encode(a, true).unwrap().get_ids(), [&[start][..], &a_ids, &[extract]].concat());
+            assert_eq!(again.encode(a).unwrap(), trained(320).encode(a).unwrap(), "other text is read as it is");
+        }
+        assert!(again.cut() == Cut::Words && again.decode(&again.encode("the cat").unwrap()).unwrap() == "the cat");
+        let config = std::fs::read_to_string(folder.path().join("tokenizer_config.json")).unwrap();
+        assert!(config.contains("\"add_prefix_space\": true"), "{config}");
+
+        // Characters have no word to keep whole, and a file of an earlier version says nothing of a space.
+        let mut characters = Tokenizer::of_characters(&BTreeSet::from(['a', 'b'])).unwrap();
+        characters.add_special_tokens(&FRAME).unwrap();
+        characters.set_frame().unwrap();
+        assert_eq!(characters.encode_framed("ab").unwrap(), characters.encode("ab").unwrap());
+        let path = folder.path().join("tokenizer.json");
+        let earlier = std::fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"add_prefix_space\": true", "\"add_prefix_space\": false");
+        disk::write(&path, earlier.as_bytes()).unwrap();
+        let earlier = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(earlier.encode_framed("the").unwrap(), earlier.encode("the").unwrap());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Free-form answers against accepted ones, as SQuAD's evaluation v1.1 scores them (Rajpurkar et al. 2016, §6.1).
+//! Free-form answers against accepted ones, as SQuAD's evaluation v1.1 scores them (Rajpurkar et al. 2016, §6.1), and
+//! numbers, as lm-evaluation-harness compares GSM8K's.
 
 use std::collections::HashMap;
 
@@ -35,6 +36,23 @@ pub fn normalized(answer: &str) -> String {
 pub fn exact_match(said: &str, accepted: &[String]) -> bool {
     let said = normalized(said);
     accepted.iter().any(|one| normalized(one) == said)
+}
+
+/// Whether the number that was `said` first is one of `accepted`. Commas, a dollar sign before it and a full stop after it
+/// count for nothing (lm-evaluation-harness, `gsm8k.yaml`, `regexes_to_ignore`). An answer without a number is none.
+#[must_use]
+pub fn same_number(said: &str, accepted: &[String]) -> bool {
+    let said = number(said);
+    said.is_some() && accepted.iter().any(|one| number(one) == said)
+}
+
+/// The number that `text` begins with: a sign, digits and full stops.
+fn number(text: &str) -> Option<String> {
+    let bare: String = text.trim().chars().filter(|c| !matches!(c, ',' | '$')).collect();
+    let (sign, digits) = bare.strip_prefix('-').map_or(("", bare.as_str()), |rest| ("-", rest));
+    let end = digits.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(digits.len());
+    let digits = digits[..end].strip_suffix('.').unwrap_or(&digits[..end]);
+    digits.contains(|c: char| c.is_ascii_digit()).then(|| format!("{sign}{digits}"))
 }
 
 /// F1 of the words of what was `said`, both [`normalized`], against the accepted answer that is the best for it; from 0
@@ -79,6 +97,24 @@ mod tests {
             assert_eq!(normalized(said), case["normalized"].as_str().unwrap(), "{said:?}");
             assert_eq!(exact_match(said, &accepted), case["exact_match"].as_bool().unwrap(), "{said:?}: {accepted:?}");
             assert_close(&format!("{said:?}: {accepted:?}"), f1(said, &accepted), &case["f1"]);
+        }
+    }
+
+    #[test]
+    fn numbers_are_compared_however_they_are_written() {
+        for (said, right, same) in [
+            ("1,000", "1000", true),
+            ("1000.", "1,000", true),
+            ("$18", "18", true),
+            ("-$1,250.50.", "-1250.50", true),
+            ("18 eggs a day", "18", true),
+            ("18%", "18", true),
+            ("18", "180", false),
+            ("-18", "18", false),
+            ("", "18", false),
+            ("eighteen", "eighteen", false),
+        ] {
+            assert_eq!(same_number(said, &[right.to_owned()]), same, "{said:?}, {right:?}");
         }
     }
 

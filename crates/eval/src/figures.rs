@@ -165,6 +165,7 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
             for metric in &task.generation.as_ref()?.metrics {
                 match metric {
                     Metric::Exact => row.push(share(line["exact match"].as_bool()?)),
+                    Metric::Number => row.push(share(line["exact match (number)"].as_bool()?)),
                     Metric::ExactMatch => row.push(share(line["exact match (normalized)"].as_bool()?)),
                     Metric::F1 => row.push(100.0 * number("F1")?),
                     Metric::Rouge => {
@@ -214,6 +215,7 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
             for metric in task.generation.iter().flat_map(|generation| &generation.metrics) {
                 match metric {
                     Metric::Exact => all.push(percent("exact match", column)),
+                    Metric::Number => all.push(percent("exact match (number)", column)),
                     Metric::ExactMatch => all.push(percent("exact match (normalized)", column)),
                     Metric::F1 => all.push(percent("F1", column)),
                     Metric::Rouge => {
@@ -224,7 +226,7 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
                     Metric::Bleu => all.push(("BLEU".to_owned(), "", Statistic::Bleu(column))),
                 }
                 column += match metric {
-                    Metric::Exact | Metric::ExactMatch | Metric::F1 => 1,
+                    Metric::Exact | Metric::Number | Metric::ExactMatch | Metric::F1 => 1,
                     Metric::Rouge => 3,
                     Metric::Bleu => BLEU_NUMBERS,
                 };
@@ -264,13 +266,15 @@ mod tests {
         let task = "scoring = \"choice\"\nprompt = \"p\"\nanswer = \"a\"\n[choice]\nof = \"c\"\nright = \"r\"\nmain = \"per-byte\"\n";
         let line = |n: u64, right: u64, chosen: [u64; 4]| {
             json!({ "n": n, "shots": n, "cut": n == 0, "answers": ["a", "b"], "right": right,
-                "chosen": { "sum": chosen[0], "per token": chosen[1], "per byte": chosen[2], "unconditional": chosen[3] } })
+                "chosen": { "sum": chosen[0], "per token": chosen[1], "per byte": chosen[2], "per character": chosen[2], "unconditional": chosen[3] } })
         };
         let lines =
             [line(0, 1, [1, 0, 1, 1]), line(1, 0, [0, 1, 0, 1]), line(2, 0, [1, 0, 0, 0]), line(3, 1, [0, 0, 0, 0])];
         let all = measured(task, &lines, None, &|_| true);
-        let names = ["accuracy (per byte)", "accuracy (sum)", "accuracy (per token)", "accuracy (unconditional)"];
-        assert_eq!(values(&all), names.into_iter().zip([75.0, 50.0, 25.0, 50.0]).collect::<Vec<_>>());
+        let names = ["per byte", "sum", "per token", "per character", "unconditional"];
+        let expected = names.map(|name| format!("accuracy ({name})"));
+        let expected = expected.iter().map(String::as_str).zip([75.0, 50.0, 25.0, 75.0, 50.0]);
+        assert_eq!(values(&all), expected.collect::<Vec<_>>());
         assert_eq!((all.n, all.shots, all.cut, all.chance), (4, 1.5, 1, Some(50.0)));
         assert_eq!(all.scores, [100.0, 100.0, 100.0, 0.0]);
         // √(p (1 − p) / n), of a bootstrap.

@@ -1,6 +1,6 @@
 //! Instances → what a model makes of them, as records: a line of JSON an instance.
 
-use crate::answers::{exact_match, f1};
+use crate::answers::{exact_match, f1, same_number};
 use crate::bleu::BleuCounts;
 use crate::instance::{Asked, Instance};
 use crate::rouge::{RougeScore, rouge_l, rouge_n};
@@ -113,6 +113,7 @@ pub(crate) fn choices(
         let unconditional: Option<Vec<f64>> = neutral.map(|found| found.iter().map(|one| one.log_prob).collect());
         let tokens: Vec<usize> = one.prompted.question.continuations.iter().map(Vec::len).collect();
         let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
+        let characters: Vec<usize> = texts.iter().map(|text| text.trim().chars().count()).collect();
         let chosen: Map<String, Value> = config
             .normalizations()
             .map(|by| {
@@ -120,6 +121,7 @@ pub(crate) fn choices(
                     Normalization::Sum => sums[c],
                     Normalization::PerToken => sums[c] / tokens[c] as f64,
                     Normalization::PerByte => sums[c] / bytes[c] as f64,
+                    Normalization::PerCharacter => sums[c] / characters[c] as f64,
                     Normalization::Unconditional => sums[c] - unconditional.as_ref().map_or(0.0, |found| found[c]),
                 };
                 (by.to_string(), json!(likeliest((0..texts.len()).map(score))))
@@ -132,6 +134,7 @@ pub(crate) fn choices(
             ("unconditional".to_owned(), json!(unconditional)),
             ("tokens".to_owned(), json!(tokens)),
             ("bytes".to_owned(), json!(bytes)),
+            ("characters".to_owned(), json!(characters)),
             ("right".to_owned(), json!(right)),
             ("chosen".to_owned(), Value::Object(chosen)),
         ]);
@@ -216,6 +219,7 @@ impl Metric {
     fn of(self, said: &str, accept: &[String]) -> Vec<(String, Value)> {
         match self {
             Self::Exact => vec![("exact match".to_owned(), json!(accept.iter().any(|right| right == said)))],
+            Self::Number => vec![("exact match (number)".to_owned(), json!(same_number(said, accept)))],
             Self::ExactMatch => vec![("exact match (normalized)".to_owned(), json!(exact_match(said, accept)))],
             Self::F1 => vec![("F1".to_owned(), json!(f1(said, accept)))],
             Self::Rouge => {

@@ -104,15 +104,17 @@ pub enum Normalization {
     /// Its tokens (Brown et al. 2020, §2.4).
     #[default]
     PerToken,
-    /// The bytes of its text, spaces around it not counted.
+    /// The bytes of its text, spaces around it not counted: lm-evaluation-harness's `acc_bytes`.
     PerByte,
+    /// The characters of its text, likewise: lm-evaluation-harness's `acc_norm`.
+    PerCharacter,
     /// Its likelihood after the neutral prompt (Brown et al. 2020, §2.4).
     Unconditional,
 }
 
 impl Normalization {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Sum, Self::PerToken, Self::PerByte, Self::Unconditional];
+    pub const ALL: [Self; 5] = [Self::Sum, Self::PerToken, Self::PerByte, Self::PerCharacter, Self::Unconditional];
 }
 
 impl fmt::Display for Normalization {
@@ -121,6 +123,7 @@ impl fmt::Display for Normalization {
             Self::Sum => "sum",
             Self::PerToken => "per token",
             Self::PerByte => "per byte",
+            Self::PerCharacter => "per character",
             Self::Unconditional => "unconditional",
         })
     }
@@ -159,7 +162,9 @@ fn one() -> usize {
 pub enum Metric {
     /// Whether it is a right answer, character by character.
     Exact,
-    /// The same with both normalized as SQuAD's are: no case, punctuation, or articles.
+    /// Whether it is a right number: 1,000, $1000 and 1000. are the same (as lm-evaluation-harness compares GSM8K's answers).
+    Number,
+    /// The same as `exact` with both normalized as SQuAD's are: no case, punctuation, or articles.
     ExactMatch,
     /// F1 of words with the nearest right answer, normalized likewise.
     F1,
@@ -248,7 +253,12 @@ impl Check for TaskConfig {
             problems.require(generation.top_k > 0, "generation.top_k", "is not positive", why);
             problems.require(generation.sentences != Some(0), "generation.sentences", "is not positive", why);
             let some = !generation.metrics.is_empty();
-            problems.require(some, "generation.metrics", "is empty", "name exact, exact-match, f1, rouge or bleu");
+            problems.require(
+                some,
+                "generation.metrics",
+                "is empty",
+                "name exact, number, exact-match, f1, rouge or bleu",
+            );
         }
         if let Some(choice) = &self.choice {
             let there = choice.main != Normalization::Unconditional || !choice.neutral.is_empty();

@@ -1,8 +1,10 @@
 //! The user's own data in the place of the embedded world's.
 
 use anyhow::{Context, Result, ensure};
+use data::dialogue::opening_key;
 use data::disk;
 use data::progress::Progress;
+use data::prompt::prompts;
 use data::record::read_rows;
 use data::source::OnBadRecord;
 use serde_json::Value;
@@ -56,8 +58,8 @@ pub(crate) fn parts(folder: &Path) -> [PathBuf; 2] {
     ["instructions.jsonl", "held-out.jsonl"].map(|name| folder.join(name))
 }
 
-/// Divides the records of `file` into two files below `folder`, one of ten held out, as their text and nothing else tells,
-/// so that equal records are on one side.
+/// Divides the records of `file` into two files below `folder`, one of ten held out by the prompt that it opens with, so that
+/// all records of a prompt are on one side.
 ///
 /// # Errors
 /// When it cannot be read, or has too few records.
@@ -69,13 +71,13 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
             let open = |path: &Path| OpenOptions::new().create(true).write(true).truncate(true).open(path);
             let mut files = [BufWriter::new(open(learn)?), BufWriter::new(open(held_out)?)];
             let skipped = read_rows(file, on_bad, progress, &mut |row| {
-                let line = Value::Object(row.fields).to_string();
-                let hash = blake3::hash(line.as_bytes());
-                let first = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-                let side = usize::from(first.is_multiple_of(HELD_OUT));
+                let prompts = prompts(&row)?;
+                let key = prompts.first().map_or(0, |prompt| opening_key(prompt));
+                let side = usize::from(key.is_multiple_of(HELD_OUT));
                 n[side] += 1;
+                let line = Value::Object(row.fields).to_string();
                 let written = writeln!(files[side], "{line}");
-                written.with_context(|| format!("{} cannot be written", folder.display()))
+                Ok(written.with_context(|| format!("{} cannot be written", folder.display()))?)
             })?;
             files.iter_mut().try_for_each(BufWriter::flush)?;
             if skipped.total() > 0 {
@@ -115,11 +117,13 @@ mod tests {
     fn what_is_held_out_is_not_learned_from_however_often_it_comes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("all.jsonl");
-        let lines: Vec<String> = (0..8000).map(|i| format!(r#"{{"prompt":"{}"}}"#, i % 4000)).collect();
+        let lines: Vec<String> =
+            (0..8000).map(|i| format!(r#"{{"prompt":"{}","completion":"{i}"}}"#, i % 4000)).collect();
         disk::write(&file, lines.join("\n").as_bytes()).unwrap();
         divide(&file, folder.path(), OnBadRecord::Fail, &Silent).unwrap();
         let [learn, held_out] = parts(folder.path()).map(|path| fs::read_to_string(path).unwrap());
-        let learned: std::collections::BTreeSet<&str> = learn.lines().collect();
-        assert!(held_out.lines().count() > 600 && held_out.lines().all(|line| !learned.contains(line)));
+        let prompt = |line: &str| line.split_once(',').unwrap().0.to_owned();
+        let learned: std::collections::BTreeSet<String> = learn.lines().map(prompt).collect();
+        assert!(held_out.lines().count() > 600 && held_out.lines().all(|line| !learned.contains(&prompt(line))));
     }
 }

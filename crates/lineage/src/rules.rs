@@ -208,7 +208,8 @@ fn wins(measured: &Measured, stage: &str, model: &str, [name, other]: [&str; 2])
 fn feedback(measured: &Measured) -> Vec<Shape> {
     use Chapter::{ChatGpt, InstructGpt};
     let reward = |less: &str, of: fn(&crate::measured::RewardModel) -> f64| {
-        Comparison::new(measured, "accuracy on held-out comparisons", ["reward model", less], Unit::Percent, |seed| {
+        let what = "accuracy on held-out comparisons, of answers that the policy did not write";
+        Comparison::new(measured, what, ["reward model", less], Unit::Percent, |seed| {
             let rm = seed.reward_models.get("rm")?;
             let error = Some(100.0 * rm.accuracy.standard_error());
             Some(Pair { more: 100.0 * rm.accuracy.value, less: 100.0 * of(rm), error })

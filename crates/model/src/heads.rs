@@ -84,8 +84,8 @@ impl ClassHead {
         self.weight.var().dims().first().copied().unwrap_or(0)
     }
 
-    /// `states`: `[N, D]`, for each of the batch's rows as many. Drops from them with probability `p` when `pass` trains.
-    /// Returns `[N, n_out]`.
+    /// `states`: `[N, D]`, for each of the batch's rows as many. Drops from them with probability `p` when `pass` trains, the
+    /// same elements from all states of a row, as GPT-1's code has it for the choices of a record. Returns `[N, n_out]`.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -95,7 +95,8 @@ impl ClassHead {
             Pass::Eval => states.matmul(&self.weight.tensor(false).t()?),
             Pass::Train { seed, first_row, .. } => {
                 let at = Dropout { p: p as f32, seed, site: SITE, first_row };
-                let states = dropout(&states.reshape((rows, n / rows.max(1) * d))?, at)?.reshape((n, d))?;
+                let mask = dropout(&Tensor::ones((rows, 1, d), DType::F32, states.device())?, at)?;
+                let states = states.reshape((rows, n / rows.max(1), d))?.broadcast_mul(&mask)?.reshape((n, d))?;
                 states.matmul(&self.weight.tensor(true).t()?)
             }
         }
@@ -270,5 +271,19 @@ mod tests {
             head.forward(&states.narrow(0, 2 * row, 2 * rows).unwrap(), rows, 0.5, pass).unwrap()
         };
         assert_close("row 2", &score(2, 1), &score(0, 3).narrow(0, 4, 2).unwrap(), 1e-6);
+    }
+
+    #[test]
+    fn all_states_of_a_row_have_one_mask() {
+        let (_folder, mut params) = folder(Kind::Gpt2);
+        let head = ClassHead::init(&mut params, 2, 8, 1).unwrap();
+        let state = draw(5, &[1, 8]).repeat((6, 1)).unwrap(); // three alike to each of two rows
+        let pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+        let scores = head.forward(&state, 2, 0.5, pass).unwrap();
+        let of = |at: usize| scores.narrow(0, at, 1).unwrap();
+        for (choice, first) in [(1, 0), (2, 0), (4, 3), (5, 3)] {
+            assert_close("choices of a record", &of(choice), &of(first), 0.0);
+        }
+        assert!((of(0) - of(3)).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() > 1e-4);
     }
 }

@@ -5,12 +5,13 @@
 use crate::answering::{Answerer, Manner, form_of};
 use crate::choices::{Answer, Choice, Item, Judge, Store};
 use anyhow::{Context, Result, bail, ensure};
-use data::comparison::key;
+use data::dialogue::key;
 use data::dialogue::{Message, Role};
 use data::disk;
 use data::form::Form;
 use data::progress::{Progress, Unit, grouped};
 use data::prompt::read_prompts;
+use data::record::Bad;
 use data::source::{OnBadRecord, Place};
 use data::tokenizer::Tokenizer;
 use data::world::{Instructions, Part};
@@ -501,9 +502,7 @@ impl<'a> Gathering<'a> {
                     }
                     Ok(())
                 })?;
-                if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-                    progress.warn(&format!("{n} records are left out; the first: {first}"));
-                }
+                skipped.warn(progress);
             }
         }
         let (n, too_long) = (self.items.len() as u64, self.too_long);
@@ -530,7 +529,7 @@ impl<'a> Gathering<'a> {
             return Ok(());
         }
         for reader in self.readers {
-            if !reader.takes(&prompt).with_context(|| place.clone())? {
+            if !reader.takes(&prompt).map_err(|e| Bad::new(format!("{e:#}")))? {
                 self.too_long += 1;
                 return Ok(());
             }
@@ -579,7 +578,7 @@ pub(crate) mod tests {
                 model: side(number).name().to_owned(),
                 text: (*text).to_owned(),
                 tokens: 1,
-                finish: "stop".to_owned(),
+                finish: if text.ends_with('…') { "length" } else { "stop" }.to_owned(),
             })
         });
         let answers: Vec<Answer> = answers.collect();

@@ -134,6 +134,7 @@ fn record(
     let mut record = Map::new();
     let mut put = |name: &str, value: Value| record.insert(name.to_owned(), value);
     put("prompt", prompt(&item.prompt));
+    let cut = |i: usize| answers[i].finish == "length";
     let order: Vec<usize> = if settings.b.is_some() {
         let (chosen, rejected) = if places[0] < places[1] { (0, 1) } else { (1, 0) };
         put("chosen", json!(answers[chosen].text));
@@ -146,6 +147,9 @@ fn record(
         put("models", json!(settings.a));
         kept.to_vec()
     };
+    if order.iter().any(|&i| cut(i)) {
+        put("cut", order.iter().map(|&i| json!(cut(i))).collect());
+    }
     if let Some(gold) = order.into_iter().map(gold).collect::<Option<Vec<f64>>>() {
         put("gold", json!(gold));
     }
@@ -250,6 +254,22 @@ mod tests {
         assert_eq!(summary["verdicts"][0]["win_rate"]["ties"], 1);
         assert_eq!(summary["agreements"][0]["agreed"]["value"], 0.0);
         assert_eq!(summary["settings"]["prompts"], "p.txt");
+    }
+
+    #[test]
+    fn answers_that_were_cut_for_length_are_marked() {
+        let folder = tempfile::tempdir().unwrap();
+        let all: [(&str, &[&str]); 2] = [("q", &["x…", "y"]), ("r", &["x", "y"])];
+        let mut collection = collected(folder.path(), settings(None, "p.txt"), &all);
+        collection.choose(&[chosen(0, "human", &[2, 1]), chosen(1, "human", &[2, 1])]).unwrap();
+        let found = read(&write(&collection).unwrap().exports["human"].path).1;
+        assert_eq!((texts(&found[0]), found[0].cut.as_slice()), (vec!["y", "x…"], &[false, true][..]));
+        assert_eq!(found[1].cut, [false, false]);
+        disk::create_dir(&folder.path().join("k")).unwrap();
+        let mut ranked = collected(&folder.path().join("k"), settings(Some(3), "p.txt"), &[("q", &["x…", "", "z"])]);
+        ranked.choose(&[chosen(0, "human", &[2, 3, 1])]).unwrap();
+        let found = read(&write(&ranked).unwrap().exports["human"].path).1;
+        assert_eq!((texts(&found[0]), found[0].cut.as_slice()), (vec!["x…", "z"], &[true, false][..]));
     }
 
     #[test]

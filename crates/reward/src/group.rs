@@ -122,14 +122,26 @@ impl Encoder {
     /// # Errors
     /// When the template refuses the messages, or does not write a completion after its prompt.
     pub fn group(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<Fitted>> {
+        self.group_cut(prompt, completions, &vec![false; completions.len()])
+    }
+
+    /// The same, where some completions were `cut` off before their end, and have no sign that ends them.
+    ///
+    /// # Errors
+    /// As [`Encoder::group`].
+    pub fn group_cut(&self, prompt: &[Message], completions: &[Vec<Message>], cut: &[bool]) -> Result<Option<Fitted>> {
+        let sign = self.template.end_token(&self.tokenizer)?;
         let system = usize::from(prompt.first().is_some_and(|first| first.role == Role::System));
         let (system, all) = prompt.split_at(system);
         let mut turns = all;
         loop {
             let prompt = [system, turns].concat();
             let start = ids(encode(&self.template.prompt(&prompt)?, &self.tokenizer)?);
-            let sequences: Vec<Vec<u32>> =
+            let mut sequences: Vec<Vec<u32>> =
                 completions.iter().map(|said| self.sequence(&prompt, said)).collect::<Result<_>>()?;
+            for (sequence, _) in sequences.iter_mut().zip(cut).filter(|(_, cut)| **cut) {
+                sequence.pop_if(|last| Some(*last) == sign);
+            }
             ensure!(
                 sequences.iter().all(|sequence| sequence.starts_with(&start) && sequence.len() > start.len()),
                 "the chat template does not write an answer after its prompt as it writes the prompt alone"
@@ -189,6 +201,15 @@ mod tests {
         for (sequence, n) in fitted.sequences.iter().zip([2, 6]) {
             assert_eq!((sequence.len(), sequence.last()), (7 + n + 1, Some(&end)));
         }
+    }
+
+    #[test]
+    fn a_completion_that_was_cut_off_has_no_end() {
+        let encoder = encoder(64);
+        let completions = [vec![says("me")], vec![says("not m")]];
+        let whole = encoder.group(&[user("who?")], &completions).unwrap().unwrap().sequences;
+        let cut = encoder.group_cut(&[user("who?")], &completions, &[false, true]).unwrap().unwrap().sequences;
+        assert_eq!((&cut[0], cut[1].as_slice()), (&whole[0], &whole[1][..whole[1].len() - 1]));
     }
 
     #[test]

@@ -3,15 +3,15 @@
 use crate::group::{Encoder, Fitted, Group};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::comparison::{Comparison, key, read_comparisons};
-use data::dialogue::{Message, Role};
+use data::comparison::{Comparison, read_comparisons};
+use data::dialogue::{Message, Role, key};
 use data::examples::{ExamplesWriter, Records};
 use data::progress::{Progress, grouped};
 use data::record::{Bad, Place as At};
 use data::source::{OnBadRecord, Place};
-use data::world::{Comparisons, Part};
+use data::world::Comparisons;
 use serde::{Deserialize, Serialize};
-use sft::sources::Sources;
+use sft::sources::{Origin, Reading, Sources, Use};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 pub struct ComparisonConfig {
     /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
     pub sources: Vec<String>,
-    /// Files of records to validate on; a share of the sources' prompts when there is none.
+    /// Files of records to validate on. When there is none, a share of the sources' prompts is held out.
     pub validation: Vec<String>,
-    /// That share. The world has prompts of its own for it.
+    /// That share. The world has prompts of its own for validation.
     pub val_fraction: f64,
     /// What becomes of records that are no sound comparison.
     pub on_bad_record: OnBadRecord,
@@ -40,11 +40,22 @@ impl Default for ComparisonConfig {
     }
 }
 
+impl ComparisonConfig {
+    fn places(&self) -> Sources<'_> {
+        let Self { sources, validation, val_fraction, .. } = self;
+        Sources { sources, validation, test: &[], val_fraction: *val_fraction }
+    }
+
+    /// Whether all that is validated on comes from the embedded world.
+    pub(crate) fn is_synthetic(&self) -> bool {
+        let validated = if self.validation.is_empty() { &self.sources } else { &self.validation };
+        validated.iter().all(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+    }
+}
+
 impl Check for ComparisonConfig {
     fn check(&self, problems: &mut Problems) {
-        let Self { sources, validation, val_fraction, .. } = self;
-        let places = Sources { sources, validation, val_fraction: *val_fraction };
-        places.check(Self::default().val_fraction, problems);
+        self.places().check(Self::default().val_fraction, problems);
     }
 }
 
@@ -88,33 +99,30 @@ pub fn encode_all(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Counts> {
-    let mut taker = Taker {
-        config,
-        encoder,
-        counts: Counts::default(),
-        seen: HashMap::new(),
-        prompts: [HashSet::new(), HashSet::new()],
-    };
+    let mut split = config.places().split();
+    let mut taker =
+        Taker { encoder, counts: Counts::default(), seen: HashMap::new(), prompts: [HashSet::new(), HashSet::new()] };
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
-            for (sources, for_validation) in [(&config.sources, false), (&config.validation, true)] {
-                for source in sources {
-                    read(source, config, for_validation, progress, &mut |comparison, part| {
-                        let held_out = for_validation || taker.holds_out(&comparison, part);
-                        taker.add(comparison, held_out, if held_out { &mut *val } else { &mut *train })
-                    })?;
-                }
+            for reading in config.places().readings()? {
+                read(&reading, config.on_bad_record, progress, &mut |comparison| match split
+                    .of(&reading, comparison.prompt_key())
+                {
+                    None => Ok(()),
+                    Some(Use::Train) => taker.add(comparison, false, train),
+                    Some(Use::Validate | Use::Test) => taker.add(comparison, true, val),
+                })?;
             }
             Ok(())
         })
     })?;
+    split.warn(progress);
     taker.finish()
 }
 
 /// Writes comparisons as groups, and counts.
 struct Taker<'a> {
-    config: &'a ComparisonConfig,
     encoder: &'a Encoder,
     counts: Counts,
     /// Of each pair that was told apart, whether the one with the smaller key was better. 16 bytes a pair.
@@ -124,20 +132,9 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    /// Whether a comparison is for validation: a share of the prompts is, whichever records they come in.
-    fn holds_out(&self, comparison: &Comparison, part: Option<Part>) -> bool {
-        if !self.config.validation.is_empty() {
-            return false;
-        }
-        match part {
-            Some(part) => part == Part::HeldOut,
-            None => (comparison.prompt_key() as f64) < self.config.val_fraction * u64::MAX as f64,
-        }
-    }
-
     fn add(&mut self, comparison: Comparison, held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let prompt = comparison.prompt_key();
-        let Comparison { completions, places, gold, .. } = &comparison;
+        let Comparison { completions, places, gold, cut, .. } = &comparison;
         self.counts.repeated += comparison.repeated as u64;
         let pairs: Vec<(usize, usize)> = comparison.pairs().collect();
         if pairs.is_empty() {
@@ -146,7 +143,7 @@ impl Taker<'_> {
         }
         let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
         let Some(Fitted { sequences, prompt: start, cut }) =
-            self.encoder.group(&comparison.prompt, completions).map_err(bad)?
+            self.encoder.group_cut(&comparison.prompt, completions, cut).map_err(bad)?
         else {
             self.counts.too_long += 1;
             return Ok(());
@@ -197,59 +194,41 @@ impl Taker<'_> {
             "all comparisons that are to be learned are of {}: what people prefer is learned from many prompts; give more",
             if train_prompts == 0 { "no prompt" } else { "one prompt" }
         );
-        let both: u64 = self.prompts[0].intersection(&self.prompts[1]).count() as u64;
-        ensure!(
-            both == 0,
-            "{} prompts of the validation files are learned from, too: what is measured there would be memory",
-            grouped(both)
-        );
         Ok(self.counts)
     }
 }
 
-/// Takes a comparison and, if it is one of the world's, the part that it is of.
-type Sink<'a> = &'a mut dyn FnMut(Comparison, Option<Part>) -> Result<()>;
-
-/// Hands the comparisons of a source to `sink`.
+/// Hands the comparisons of `reading` to `sink`.
 fn read(
-    source: &str,
-    config: &ComparisonConfig,
-    for_validation: bool,
+    reading: &Reading,
+    on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: Sink,
+    sink: &mut dyn FnMut(Comparison) -> Result<()>,
 ) -> Result<()> {
-    let place = Place::of_records(source).map_err(anyhow::Error::msg)?;
-    if let Place::World { count: n, seed, .. } = place {
-        let parts = match (for_validation, config.validation.is_empty()) {
-            (true, _) => vec![(Part::HeldOut, n)],
-            (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],
-            (false, false) => vec![(Part::Train, n)],
-        };
-        for (part, n) in parts {
-            let comparisons = Comparisons::new(seed, part);
-            for index in 0..n {
-                sink(of_world(source, index, comparisons.comparison(index)), Some(part))?;
-            }
+    let source = reading.source;
+    if let Origin::World { seed, part, numbers } = &reading.origin {
+        let comparisons = Comparisons::new(*seed, *part);
+        for number in numbers.clone() {
+            sink(of_world(source, number, comparisons.comparison(number)))?;
         }
-        progress.note(&format!("{source}: comparisons over {} prompts of the embedded world", grouped(n)));
+        progress.note(&reading.of_world("comparisons"));
         return Ok(());
     }
     let mut n = 0;
-    let (shape, skipped) = read_comparisons(Path::new(source), config.on_bad_record, progress, &mut |comparison| {
-        sink(comparison, None)?;
+    let (shape, skipped) = read_comparisons(Path::new(source), on_bad, progress, &mut |comparison| {
+        sink(comparison)?;
         n += 1;
         Ok(())
     })?;
     progress.note(&format!("{source}: {} comparisons, read as {shape}", grouped(n)));
-    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-        progress.warn(&format!("{n} records are left out; the first: {first}"));
-    }
+    skipped.warn(progress);
     Ok(())
 }
 
 fn of_world(source: &str, index: u64, comparison: data::world::Comparison) -> Comparison {
     let data::world::Comparison { instruction, completions, ranking, gold } = comparison;
     Comparison {
+        cut: vec![false; completions.len()],
         place: At { file: PathBuf::from(source), line: index + 1 },
         prompt: vec![Message::new(Role::User, instruction.prompt)],
         completions: completions.into_iter().map(|text| vec![Message::new(Role::Assistant, text)]).collect(),
@@ -333,6 +312,7 @@ mod tests {
     use data::progress::Silent;
     use data::template::Template;
     use data::tokenizer::Tokenizer;
+    use data::world::Part;
     use std::collections::BTreeSet;
 
     fn encoder() -> Encoder {
@@ -368,6 +348,28 @@ mod tests {
         assert!((8..=30).contains(&counts.val_prompts), "{counts:?}");
         let [train, val] = FILES.map(|name| prompts(folder.path(), name));
         assert!(train.is_disjoint(&val) && train.len() + val.len() == 60);
+    }
+
+    /// Whatever is read to learn and to validate.
+    #[test]
+    fn no_prompt_is_trained_on_and_validated_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let file = |name: &str, numbers: std::ops::Range<u32>| {
+            let line = |n: u32| format!("{{\"prompt\":\"p{}\",\"chosen\":\"a{n}\",\"rejected\":\"b\"}}\n", n % 30);
+            data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
+        };
+        file("own.jsonl", 0..80);
+        file("both.jsonl", 20..40);
+        let (own, both) = (path("own.jsonl"), path("both.jsonl"));
+        for sources in [&[own.as_str()][..], &["world:40"], &[&own, "world:40"]] {
+            for validation in [&[][..], &[both.as_str()], &["world:30"], &["world:30", &both]] {
+                let config = ComparisonConfig { val_fraction: 0.2, ..config(sources, validation) };
+                encode_all(&config, &encoder(), folder.path(), &Silent).unwrap();
+                let [train, val] = FILES.map(|name| prompts(folder.path(), name));
+                assert!(!train.is_empty() && !val.is_empty() && train.is_disjoint(&val), "{sources:?} {validation:?}");
+            }
+        }
     }
 
     #[test]

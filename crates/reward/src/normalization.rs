@@ -11,13 +11,13 @@ use data::examples::{Examples, ExamplesWriter};
 use data::progress::{Progress, Unit};
 use data::record::Bad;
 use data::source::{OnBadRecord, Place};
-use data::world::Part;
 use model::generate::{Finish, LateEnds};
 use model::generate_all::{Requests, generate_all};
 use model::sampler::Sampling;
 use model::{Gpt, Params};
 use serde::{Deserialize, Serialize};
 use sft::dialogues;
+use sft::sources::Reading;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -101,8 +101,8 @@ pub(crate) fn keep_references(
         }
         Recipe::Instructgpt => {
             for source in references {
-                dialogues::read(source, OnBadRecord::Fail, progress, &mut |_, messages, part| {
-                    if file.len() == *samples || part == Some(Part::HeldOut) {
+                dialogues::read(&Reading::training(source)?, OnBadRecord::Fail, progress, &mut |messages| {
+                    if file.len() == *samples {
                         return Ok(());
                     }
                     let (said, prompt) = messages.split_last().context("a dialogue without messages")?;

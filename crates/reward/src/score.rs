@@ -50,9 +50,7 @@ pub fn score(
     let mut reader = Reader { scorer, wanted, waiting: Vec::new(), counts: Counts::default(), sink };
     let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
     reader.write()?;
-    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-        progress.warn(&format!("{n} records are left out; the first: {first}"));
-    }
+    skipped.warn(progress);
     Ok(reader.counts)
 }
 

@@ -48,7 +48,7 @@ pub struct RewardConfig {
     /// Where rewards are 0.
     #[serde(default)]
     pub normalization: NormalizationConfig,
-    /// In the place of the model's own.
+    /// None where nothing is said, whatever the model was trained with before, as lm-human-preferences has it.
     #[serde(default)]
     pub dropout: DropoutConfig,
     /// The training; a row is a prompt with all its completions.
@@ -78,6 +78,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// What it is worth on the validation part, once the run has ended.
     pub report: Option<Report>,
+    /// Whether the validation part is of answers that the embedded world wrote, rather than a model.
+    pub synthetic: bool,
 }
 
 /// File below a run that says what its model is worth.
@@ -93,7 +95,7 @@ const PAD: &str = "<|pad|>";
 /// When comparisons and model do not fit together, or the run fails.
 pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
     let mut start = Start::load(init, sitting.device)?;
-    config.dropout.apply(&mut start.config);
+    config.dropout.or_none().apply(&mut start.config);
     let template = start.template(init, config.seed)?;
     let pad = padding(&mut start, &template, config.seed)?;
     let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
@@ -132,7 +134,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sit
 pub fn resume(config: &RewardConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
     let Resumable { folder, checkpoint, state, lock } = run;
     let (mut shape, mut params) = load_model(&checkpoint, sitting.device)?;
-    config.dropout.apply(&mut shape);
+    config.dropout.apply(&mut shape); // the checkpoint has the rest as the run began
     let head = ClassHead::load(&mut params, &checkpoint)?;
     let data = Data::open(config, &folder)?;
     ensure!(
@@ -252,7 +254,7 @@ fn go_on(
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
     run.draw()?;
     let folder = run.folder().to_owned();
-    let mut outcome = Outcome { folder, summary, report: None };
+    let mut outcome = Outcome { folder, summary, report: None, synthetic: config.data.is_synthetic() };
     if outcome.summary.stop.is_none() {
         outcome.report = finish(config, &outcome.folder, &val, longer_won, sitting)?;
     }

@@ -112,7 +112,8 @@ impl Default for PromptConfig {
 
 impl PromptConfig {
     pub(crate) fn sources(&self) -> Sources<'_> {
-        Sources { sources: &self.sources, validation: &self.validation, val_fraction: self.val_fraction }
+        let Self { sources, validation, val_fraction, .. } = self;
+        Sources { sources, validation, test: &[], val_fraction: *val_fraction }
     }
 }
 

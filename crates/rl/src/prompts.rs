@@ -2,14 +2,16 @@
 
 use crate::config::PpoConfig;
 use anyhow::{Context, Result, bail, ensure};
-use data::dialogue::{Message, Role};
+use data::dialogue::{Message, Role, key};
 use data::examples::{ExamplesWriter, Records};
 use data::progress::{Progress, grouped};
 use data::prompt::read_prompts;
-use data::source::Place;
+use data::record::Bad;
+use data::source::OnBadRecord;
 use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
 use data::world::{Instruction, Instructions, Part};
+use sft::sources::{Origin, Reading, Use};
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
@@ -103,34 +105,34 @@ pub(crate) fn encode_all(
     let wanted = config.rollout.max_new_tokens;
     let room = context.saturating_sub(wanted.min(context / 2) + 1);
     let mut counts = Counts::default();
+    let mut split = prompts.sources().split();
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
-            for (sources, for_validation) in [(&prompts.sources, false), (&prompts.validation, true)] {
-                for source in sources {
-                    let mut n = 0;
-                    read(source, config, for_validation, progress, &mut |messages, world| {
-                        let part = world.map(|(_, _, held_out)| if held_out { Part::HeldOut } else { Part::Train });
-                        let held_out = for_validation || prompts.sources().holds_out(n, part);
-                        n += 1;
-                        let tokens: Vec<u32> =
-                            encode(&template.prompt(messages)?, tokenizer)?.into_iter().map(|(id, _)| id).collect();
-                        counts.longest = counts.longest.max(tokens.len());
-                        if tokens.len() > room {
-                            counts.too_long += 1;
-                            return Ok(());
-                        }
-                        counts.longest_kept = counts.longest_kept.max(tokens.len());
-                        let (file, count) =
-                            if held_out { (&mut *val, &mut counts.val) } else { (&mut *train, &mut counts.train) };
-                        *count += 1;
-                        file.push(&Prompt { tokens, world }.numbers())
-                    })?;
-                }
+            for reading in prompts.sources().readings()? {
+                read(&reading, prompts.on_bad_record, progress, &mut |messages, world| {
+                    let Some(used) = split.of(&reading, key(messages)) else { return Ok(()) };
+                    let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+                    let tokens = encode(&template.prompt(messages).map_err(bad)?, tokenizer).map_err(bad)?;
+                    let tokens: Vec<u32> = tokens.into_iter().map(|(id, _)| id).collect();
+                    counts.longest = counts.longest.max(tokens.len());
+                    if tokens.len() > room {
+                        counts.too_long += 1;
+                        return Ok(());
+                    }
+                    counts.longest_kept = counts.longest_kept.max(tokens.len());
+                    let (file, count) = match used {
+                        Use::Train => (&mut *train, &mut counts.train),
+                        Use::Validate | Use::Test => (&mut *val, &mut counts.val),
+                    };
+                    *count += 1;
+                    file.push(&Prompt { tokens, world }.numbers())
+                })?;
             }
             Ok(())
         })
     })?;
+    split.warn(progress);
     let Counts { train, val, too_long, longest, longest_kept } = counts;
     if train == 0 {
         ensure!(
@@ -168,38 +170,70 @@ pub(crate) fn encode_all(
 /// Takes a prompt, and which of the world's it is.
 type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
 
-fn read(source: &str, config: &PpoConfig, for_validation: bool, progress: &dyn Progress, sink: Sink) -> Result<()> {
-    if let Place::World { count: n, seed, .. } = Place::of_records(source).map_err(anyhow::Error::msg)? {
-        let parts = match (for_validation, config.prompts.validation.is_empty()) {
-            (true, _) => vec![(Part::HeldOut, n)],
-            (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],
-            (false, false) => vec![(Part::Train, n)],
-        };
-        for (part, n) in parts {
-            let instructions = Instructions::new(seed, part);
-            for number in 0..n {
-                let message = Message::new(Role::User, instructions.instruction(number).prompt);
-                sink(&[message], Some((seed, number, part == Part::HeldOut)))?;
-            }
+fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+    if let Origin::World { seed, part, numbers } = &reading.origin {
+        let instructions = Instructions::new(*seed, *part);
+        for number in numbers.clone() {
+            let message = Message::new(Role::User, instructions.instruction(number).prompt);
+            sink(&[message], Some((*seed, number, *part == Part::HeldOut)))?;
         }
-        progress.note(&format!("{source}: {} prompts of the embedded world", grouped(n)));
+        progress.note(&reading.of_world("prompts"));
         return Ok(());
     }
     let mut n = 0;
-    let skipped = read_prompts(Path::new(source), config.prompts.on_bad_record, progress, &mut |prompt| {
+    let skipped = read_prompts(Path::new(reading.source), on_bad, progress, &mut |prompt| {
+        sink(&prompt.messages, None)?;
         n += 1;
-        sink(&prompt.messages, None).with_context(|| prompt.place.to_string())
+        Ok(())
     })?;
-    progress.note(&format!("{source}: {} prompts", grouped(n)));
-    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-        progress.warn(&format!("{n} records are left out; the first: {first}"));
-    }
+    progress.note(&format!("{}: {} prompts", reading.source, grouped(n)));
+    skipped.warn(progress);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data::progress::Silent;
+    use std::collections::HashSet;
+
+    /// Whatever is read to learn and to validate.
+    #[test]
+    fn no_prompt_is_trained_on_and_validated_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tokenizer = Tokenizer::of_characters(&(' '..='~').collect()).unwrap();
+        tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let file = |name: &str, numbers: std::ops::Range<u32>| {
+            let line = |n: u32| format!("p{}\n", n % 30);
+            data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
+        };
+        file("own.txt", 0..80);
+        file("both.txt", 20..40);
+        let (own, both) = (path("own.txt"), path("both.txt"));
+        for sources in [&[own.as_str()][..], &["world:40"], &[&own, "world:40"]] {
+            for validation in [&[][..], &[both.as_str()], &["world:30"], &["world:30", &both]] {
+                let list = |sources: &[&str]| serde_json::json!(sources).to_string();
+                let set = [
+                    format!("prompts.sources={}", list(sources)),
+                    format!("prompts.validation={}", list(validation)),
+                    "prompts.val_fraction=0.2".to_owned(),
+                ];
+                let preset = include_str!("../../../configs/ppo-small.toml");
+                let config: PpoConfig = ::config::load("ppo-small", preset, &set).unwrap();
+                encode_all(&config, &tokenizer, &Template::default_for_chat(), 400, folder.path(), &Silent).unwrap();
+                let [train, val] = FILES.map(|name| {
+                    let prompts = open(&folder.path().join(name), 1).unwrap();
+                    (0..prompts.len()).map(|i| prompts.get(i)).collect::<Vec<_>>()
+                });
+                let tokens = |part: &[Prompt]| part.iter().map(|one| one.tokens.clone()).collect::<HashSet<_>>();
+                let what = format!("{sources:?}, validated on {validation:?}");
+                assert!(!train.is_empty() && !val.is_empty() && tokens(&train).is_disjoint(&tokens(&val)), "{what}");
+                assert!(train.iter().all(|prompt| prompt.world.is_none_or(|(_, _, held_out)| !held_out)), "{what}");
+                assert!(val.iter().all(|prompt| prompt.world.is_none_or(|(_, _, held_out)| held_out)), "{what}");
+            }
+        }
+    }
 
     #[test]
     fn prompts_come_back_from_their_numbers() {

@@ -1,13 +1,12 @@
 //! A language model with a head, what it is trained for, and what its predictions are worth.
 //!
 //! The head reads the last layer at the token that ends a sequence; the loss is L3 = L2 + λ·L1, the task's and the language
-//! model's on the same inputs (Radford et al. 2018, eq. 3 to 5).
+//! model's on the same inputs (Radford et al. 2018, eq. 3 to 5), averaged as the paper's code averages them.
 
 use crate::labeled::Example;
 use crate::scores::{Confusion, mean_squared_error, pearson, spearman};
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
-use data::batch::IGNORE;
 use data::world::Task;
 use model::{ClassHead, Gpt, Input, Pass};
 use ops::cross_entropy;
@@ -123,12 +122,20 @@ impl Objective for Classifier {
         if self.lm_coef == 0.0 {
             return Ok(loss);
         }
-        let sequences = || examples.iter().flat_map(|example| &example.sequences);
-        let targets = sequences().flat_map(|sequence| sequence[1..].iter().copied().chain([IGNORE]));
-        let targets = Tensor::from_iter(targets, hidden.device())?.unsqueeze(0)?; // [1, tokens]
-        let weight = self.lm_coef * predicted(examples) as f64 / predicted(batch).max(1) as f64;
-        // Both losses are differentiated as they are, as the language model's must be.
-        Ok((loss + self.gpt.loss_of_hidden(&hidden, &targets, pass, weight)?)?)
+        // As GPT-1's code has it: the mean over the tokens of each sequence, then over the sequences.
+        let n_sequences: usize = batch.iter().map(|example| example.sequences.len()).sum();
+        let (mut at, mut rows, mut tokens, mut weights) = (0, Vec::<u32>::new(), Vec::new(), Vec::new());
+        for sequence in examples.iter().flat_map(|example| &example.sequences) {
+            let predicted = sequence.len() - 1;
+            rows.extend((at..at + predicted).map(|row| row as u32));
+            tokens.extend(&sequence[1..]);
+            weights.resize(rows.len(), (-self.lm_coef / (predicted.max(1) * n_sequences) as f64) as f32);
+            at += sequence.len();
+        }
+        let states = hidden.squeeze(0)?.index_select(&Tensor::new(rows, hidden.device())?, 0)?; // [N, D]
+        let log_probs = self.gpt.token_log_probs(&states, &tokens, 1.0, pass)?.get(0)?; // [N]
+        let weights = Tensor::new(weights, log_probs.device())?;
+        Ok((loss + (log_probs * weights)?.sum_all()?)?)
     }
 }
 
@@ -142,11 +149,6 @@ impl Validate for Classifier {
         let chosen_by = report.chosen_by();
         Ok(Validation { loss: report.loss, scores: report.scores, chosen_by })
     }
-}
-
-/// Tokens that others of their sequence predict.
-fn predicted(examples: &[Example]) -> usize {
-    examples.iter().flat_map(|example| &example.sequences).map(|sequence| sequence.len() - 1).sum()
 }
 
 /// Predictions against truth, as they come.
@@ -331,16 +333,14 @@ mod tests {
             let [none, half] = [0.0, 0.5].map(|coef| classifier(task, coef, 0.0).0);
             let task_loss = value(none.loss(&batch, 0..5, Pass::Eval));
             assert!((f64::from(task_loss) - none.judge(&batch).unwrap().1).abs() < 1e-6);
-            // L1: each sequence alone, weighted by what it predicts.
+            // L1: the mean over sequences of each one's mean.
             let (mut sum, mut n) = (0.0, 0.0);
             for sequence in batch.iter().flat_map(|example| &example.sequences) {
                 let (tokens, targets) = (&sequence[..sequence.len() - 1], &sequence[1..]);
                 let tensor = |ids: &[u32]| Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
                 let input = Input::windows(&tensor(tokens)).unwrap();
-                let loss =
-                    half.gpt.loss(&input, &tensor(targets), Pass::Eval, 1.0).unwrap().to_scalar::<f32>().unwrap();
-                sum += loss * targets.len() as f32;
-                n += targets.len() as f32;
+                sum += half.gpt.loss(&input, &tensor(targets), Pass::Eval, 1.0).unwrap().to_scalar::<f32>().unwrap();
+                n += 1.0;
             }
             let both = value(half.loss(&batch, 0..5, Pass::Eval));
             assert!((both - (task_loss + 0.5 * sum / n)).abs() < 1e-4, "{task}: {both}, {task_loss}, {}", sum / n);

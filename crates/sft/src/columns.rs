@@ -1,7 +1,9 @@
 //! Which columns of a file hold the texts and the label of a record, and what they say.
 
 use anyhow::{Result, bail};
+use data::dialogue::{Message, Role, key};
 use data::record::{Bad, Row};
+use data::source::OnBadRecord;
 use data::world::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -154,9 +156,35 @@ impl Columns {
         Ok(Self { text, text_b, choices, label })
     }
 
+    /// The columns of a file whose first usable record is `row`, with a label where it is `labeled`. A record that lacks them
+    /// is a bad one where such are skipped, since a later one may have them; else the whole file is refused.
+    ///
+    /// # Errors
+    /// As [`Columns::find`], and when no column is known to hold the label.
+    pub(crate) fn of_file(task: Task, named: &Named, row: &Row, labeled: bool, on_bad: OnBadRecord) -> Result<Self> {
+        let found = Self::find(task, named, row).and_then(|columns| {
+            if labeled && columns.label.is_none() {
+                let (file, keys) = (row.place.file.display(), row.keys());
+                bail!("no column of {file} is known to hold the label: it has {keys}; name it with --label-column");
+            }
+            Ok(columns)
+        });
+        found.map_err(|e| if on_bad == OnBadRecord::Skip { Bad::new(format!("{e:#}")).into() } else { e })
+    }
+
     /// Whether `row` has the texts.
     pub(crate) fn fit(&self, row: &Row) -> bool {
         [&self.text].into_iter().chain(&self.text_b).chain(&self.choices).all(|name| row.fields.contains_key(name))
+    }
+
+    /// The key of the text that decides which part of a run's data `row` belongs to: of its first text, the context of its
+    /// choices for instance; of two texts in no order, the same for both orders.
+    pub(crate) fn prompt_key(&self, task: Task, row: &Row) -> Result<u64, Bad> {
+        let of = |column: &String| Ok(key(&[Message::new(Role::User, spoken(row, column)?)]));
+        match (&self.text_b, task) {
+            (Some(second), Task::Similarity | Task::Regression) => Ok(of(&self.text)?.min(of(second)?)),
+            _ => of(&self.text),
+        }
     }
 
     /// The sequences that `task` makes of `row`, each of one text or two (Radford et al. 2018, figure 1).

@@ -1,21 +1,20 @@
-//! Dialogues → tokens that know whether they are trained on → windows of several of them.
+//! Dialogues → tokens that know whether they are trained on → batches of demonstrations, packed into windows.
 
-use crate::sources::Sources;
+use crate::sources::{Origin, Reading, Sources, Use};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::batch::{Batch, IGNORE, Windows};
-use data::dialogue::{Message, Role, read_dialogues};
+use data::batch::{Batch, IGNORE, Windows, shuffled};
+use data::dialogue::{Message, Role, opening_key, read_dialogues};
 use data::examples::{Examples, ExamplesWriter};
-use data::pack::pack;
+use data::pack::balance;
 use data::progress::{Progress, Silent, grouped};
 use data::record::Bad;
 use data::source::{OnBadRecord, Place};
 use data::template::{Template, encode};
 use data::tokenizer::Tokenizer;
-use data::world::{Instructions, Part};
+use data::world::Instructions;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::sync::Arc;
 
 /// The instructions; TOML section `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,9 +22,9 @@ use std::sync::Arc;
 pub struct DialogueConfig {
     /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
     pub sources: Vec<String>,
-    /// Files of records to validate on; a share of the sources' when there is none.
+    /// Files of records to validate on. When there is none, dialogues of a share of the opening prompts are held out.
     pub validation: Vec<String>,
-    /// That share. The world has instructions of its own for it.
+    /// That share. The world has instructions of its own for validation.
     pub val_fraction: f64,
     /// What becomes of records that are no sound dialogue.
     pub on_bad_record: OnBadRecord,
@@ -47,7 +46,8 @@ impl Default for DialogueConfig {
 
 impl DialogueConfig {
     fn places(&self) -> Sources<'_> {
-        Sources { sources: &self.sources, validation: &self.validation, val_fraction: self.val_fraction }
+        let Self { sources, validation, val_fraction, .. } = self;
+        Sources { sources, validation, test: &[], val_fraction: *val_fraction }
     }
 
     /// Whether dialogues are validated on.
@@ -101,21 +101,23 @@ pub(crate) fn encode_all(
     progress: &dyn Progress,
 ) -> Result<Counts> {
     let mut encoder = Encoder { config, template, tokenizer, context, counts: Counts::default() };
+    let mut split = config.places().split();
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
-            for source in &config.sources {
-                read(source, config.on_bad_record, progress, &mut |n, messages, part| {
-                    let held_out = config.places().holds_out(n, part);
-                    encoder.add(messages, held_out, if held_out { val } else { train })
+            for reading in config.places().readings()? {
+                read(&reading, config.on_bad_record, progress, &mut |messages| match split
+                    .of(&reading, opening_key(messages))
+                {
+                    None => Ok(()),
+                    Some(Use::Train) => encoder.add(messages, false, train),
+                    Some(Use::Validate | Use::Test) => encoder.add(messages, true, val),
                 })?;
-            }
-            for source in &config.validation {
-                read(source, config.on_bad_record, progress, &mut |_, messages, _| encoder.add(messages, true, val))?;
             }
             Ok(())
         })
     })?;
+    split.warn(progress);
     check(&encoder.counts, context)?;
     Ok(encoder.counts)
 }
@@ -180,157 +182,149 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes a dialogue, its number in its source and, if it is one of the world's, the part that it is of.
-pub type Sink<'a> = &'a mut dyn FnMut(u64, &[Message], Option<Part>) -> Result<()>;
+/// Takes the messages of a dialogue.
+pub type Sink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<()>;
 
-/// Hands the dialogues of a source to `sink`, and says what it read.
+/// Hands the dialogues of `reading` to `sink`, and says what it read.
 ///
 /// # Errors
 /// As [`read_dialogues`], and those of `sink`.
-pub fn read(source: &str, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
-    let place = Place::of_records(source).map_err(anyhow::Error::msg)?;
-    if let Place::World { count: n, seed, .. } = place {
-        for (part, n) in [(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))] {
-            let instructions = Instructions::new(seed, part);
-            for index in 0..n {
-                let instruction = instructions.instruction(index);
-                let messages =
-                    [Message::new(Role::User, instruction.prompt), Message::new(Role::Assistant, instruction.answer)];
-                sink(index, &messages, Some(part))?;
-            }
+pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+    if let Origin::World { seed, part, numbers } = &reading.origin {
+        let instructions = Instructions::new(*seed, *part);
+        for number in numbers.clone() {
+            let instruction = instructions.instruction(number);
+            sink(&[Message::new(Role::User, instruction.prompt), Message::new(Role::Assistant, instruction.answer)])?;
         }
-        progress.note(&format!("{source}: {} instructions of the embedded world", grouped(n)));
+        progress.note(&reading.of_world("instructions"));
         return Ok(());
     }
     let mut n = 0;
-    let (shape, skipped) = read_dialogues(Path::new(source), on_bad, progress, &mut |dialogue| {
-        sink(n, &dialogue.messages, None)?;
+    let (shape, skipped) = read_dialogues(Path::new(reading.source), on_bad, progress, &mut |dialogue| {
         n += 1;
-        Ok(())
+        sink(&dialogue.messages)
     })?;
     let s = if n == 1 { "" } else { "s" };
-    progress.note(&format!("{source}: {} dialogue{s}, read as {shape}", grouped(n)));
-    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-        progress.warn(&format!("{n} records are left out; the first: {first}"));
-    }
+    progress.note(&format!("{}: {} dialogue{s}, read as {shape}", reading.source, grouped(n)));
+    skipped.warn(progress);
     Ok(())
 }
 
-/// The dialogues of a run, packed into windows: row `n` of the run is a pure function of the seed and `n`.
-pub(crate) struct Packed {
+/// The batches of a run: its demonstrations, in an order that the seed draws anew for each epoch, and pretraining text beside
+/// them. A batch is a pure function of the seed and of the numbers of its demonstrations.
+pub(crate) struct Demonstrations {
     examples: Examples,
-    lengths: Vec<usize>,
     context: usize,
     seed: u64,
-    /// Pretraining text, and its share of the rows.
-    text: Option<(Arc<Windows>, f64)>,
-    /// First row of each epoch that was packed, and of the next.
-    firsts: Vec<u64>,
-    /// The windows of the newest of these.
-    windows: Vec<Vec<usize>>,
+    text: Option<Text>,
 }
 
-impl Packed {
-    /// Windows of `context` tokens of the dialogues in the file `path`, and a share of others of pretraining text.
+/// Pretraining text beside the demonstrations.
+struct Text {
+    windows: Windows,
+    /// Windows for so many demonstrations.
+    n: u64,
+    demonstrations: u64,
+}
+
+/// What an update is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mixed {
+    /// Demonstrations, several in a window; the windows are as long as the fullest of them.
+    pub(crate) dialogues: Batch,
+    /// Windows of pretraining text, where some is mixed in.
+    pub(crate) text: Option<Batch>,
+}
+
+impl Demonstrations {
+    /// The demonstrations in the file `path`, in windows of at most `context` tokens.
     ///
     /// # Errors
-    /// When the file is damaged, or its dialogues do not fit.
-    pub(crate) fn open(path: &Path, context: usize, seed: u64, text: Option<(Arc<Windows>, f64)>) -> Result<Self> {
+    /// When the file is damaged, or a demonstration does not fit the context.
+    pub(crate) fn open(path: &Path, context: usize, seed: u64) -> Result<Self> {
         let examples = Examples::open(path)?;
         let lengths: Vec<usize> = (0..examples.len()).map(|i| examples.length(i)).collect();
-        let windows = pack(&lengths, context, seed, 0).with_context(|| format!("in {}", path.display()))?;
-        let firsts = vec![0, windows.len() as u64];
-        Ok(Self { examples, lengths, context, seed, text, firsts, windows })
+        balance(&lengths, context).with_context(|| format!("in {}", path.display()))?;
+        Ok(Self { examples, context, seed, text: None })
     }
 
-    /// The same for files of the same dialogues.
+    /// Adds so many windows of pretraining text to each batch of `batch_size` demonstrations that a `share` of the tokens
+    /// that are read is text, and at least one.
+    pub(crate) fn mix_in(&mut self, windows: Windows, share: f64, batch_size: usize) {
+        let tokens = share / (1.0 - share) * (batch_size * self.mean_tokens()) as f64;
+        let n = (tokens / self.context as f64).round().max(1.0) as u64;
+        self.text = Some(Text { windows, n, demonstrations: batch_size as u64 });
+    }
+
+    /// The same for files of the same demonstrations.
     pub(crate) fn fingerprint(&self) -> String {
-        self.examples.fingerprint()
+        format!("demonstrations-{}", self.examples.fingerprint())
     }
 
-    /// Rows after which every dialogue was seen once, as the first epoch packs them; later ones differ by a few.
-    pub(crate) fn rows_per_epoch(&self) -> u64 {
-        let dialogues = self.firsts[1];
-        match &self.text {
-            Some((_, share)) => (dialogues as f64 / (1.0 - share)).ceil() as u64,
-            None => dialogues,
-        }
+    /// Whether `fingerprint` is that of the same demonstrations in an earlier version, where a batch was a number of windows.
+    pub(crate) fn was_packed(&self, fingerprint: &str) -> bool {
+        self.examples.fingerprint() == fingerprint
     }
 
-    /// Tokens of the first epoch's windows that stand for nothing.
-    pub(crate) fn padding(&self) -> u64 {
-        self.firsts[1] * self.context as u64 - self.lengths.iter().map(|&n| n as u64).sum::<u64>()
+    /// Demonstrations.
+    pub(crate) fn len(&self) -> u64 {
+        self.examples.len() as u64
     }
 
-    /// All rows of the first epoch in batches of at most `rows`; at most `most` rows, evenly spread.
-    pub(crate) fn all(mut self, rows: usize, most: usize) -> Vec<Batch> {
-        let n = self.firsts[1];
-        let taken = n.min(most as u64);
-        let numbers: Vec<u64> = (0..taken).map(|i| i * n / taken.max(1)).collect();
-        numbers.chunks(rows.max(1)).map(|chunk| self.rows(chunk.iter().copied())).collect()
+    /// Tokens of a demonstration, on average.
+    pub(crate) fn mean_tokens(&self) -> usize {
+        let tokens: usize = (0..self.examples.len()).map(|i| self.examples.length(i)).sum();
+        (tokens as f64 / self.examples.len().max(1) as f64).round().max(1.0) as usize
     }
 
-    /// Rows `first .. first + rows` of the run.
-    pub(crate) fn batch(&mut self, first: u64, rows: usize) -> Batch {
-        self.rows(first..first + rows as u64)
+    /// At most `most` demonstrations, evenly spread, in batches of `n`.
+    pub(crate) fn all(&self, n: usize, most: usize) -> Vec<Mixed> {
+        let taken = self.len().min(most as u64);
+        let numbers: Vec<u64> = (0..taken).map(|i| i * self.len() / taken.max(1)).collect();
+        numbers.chunks(n.max(1)).map(|chunk| Mixed { dialogues: self.packed(chunk), text: None }).collect()
     }
 
-    fn rows(&mut self, rows: impl Iterator<Item = u64>) -> Batch {
+    /// The batch of demonstrations `first .. first + n` of the run.
+    pub(crate) fn batch(&self, first: u64, n: usize) -> Mixed {
+        let numbers: Vec<u64> = (first..first + n as u64).map(|row| shuffled(row, self.len(), self.seed)).collect();
+        let text = self.text.as_ref().map(|text| {
+            let before = |row: u64| row * text.n / text.demonstrations;
+            let windows = (before(first + n as u64) - before(first)).max(1); // on a batch ramp there may be none
+            text.windows.batch(before(first), windows as usize)
+        });
+        Mixed { dialogues: self.packed(&numbers), text }
+    }
+
+    /// The demonstrations of these numbers in windows.
+    fn packed(&self, numbers: &[u64]) -> Batch {
+        let all: Vec<Vec<u32>> = numbers.iter().map(|&number| self.examples.get(number as usize)).collect();
+        let lengths: Vec<usize> = all.iter().map(Vec::len).collect();
+        let windows = match balance(&lengths, self.context) {
+            Ok(windows) => windows,
+            Err(e) => unreachable!("all demonstrations were looked at when the file was opened: {e}"),
+        };
+        let filled = |window: &Vec<usize>| window.iter().map(|&i| lengths[i]).sum::<usize>();
+        let context = windows.iter().map(filled).max().unwrap_or(0);
         let mut batch =
-            Batch { rows: 0, context: self.context, tokens: Vec::new(), targets: Vec::new(), starts: Vec::new() };
-        for row in rows {
-            batch.rows += 1;
-            let texts_before = |row: u64, share: f64| (row as f64 * share).floor() as u64;
-            match &self.text {
-                Some((windows, share)) if texts_before(row + 1, *share) > texts_before(row, *share) => {
-                    let text = windows.batch(texts_before(row, *share), 1);
-                    batch.tokens.extend(text.tokens);
-                    batch.targets.extend(text.targets);
-                    batch.starts.push(vec![0]);
-                }
-                Some((_, share)) => {
-                    let row = row - texts_before(row, *share);
-                    self.add(row, &mut batch);
-                }
-                None => self.add(row, &mut batch),
+            Batch { rows: windows.len(), context, tokens: Vec::new(), targets: Vec::new(), starts: Vec::new() };
+        for window in windows {
+            let begin = batch.tokens.len();
+            let mut starts = Vec::with_capacity(window.len() + 1);
+            for i in window {
+                starts.push((batch.tokens.len() - begin) as u32);
+                batch.tokens.extend(all[i].iter().map(|token| token & !TRAINED));
+                let target = |&token: &u32| if token & TRAINED != 0 { token & !TRAINED } else { IGNORE };
+                batch.targets.extend(all[i].iter().skip(1).map(target).chain([IGNORE]));
             }
+            let filled = batch.tokens.len() - begin;
+            if filled < context {
+                starts.push(filled as u32); // padding is a sequence of its own
+                batch.tokens.resize(begin + context, 0);
+                batch.targets.resize(begin + context, IGNORE);
+            }
+            batch.starts.push(starts);
         }
         batch
-    }
-
-    /// Adds the window number `row` of those of dialogues.
-    fn add(&mut self, row: u64, batch: &mut Batch) {
-        self.turn_to(row);
-        let first = self.firsts[self.firsts.len() - 2];
-        let mut starts = Vec::new();
-        let begin = batch.tokens.len();
-        for &example in &self.windows[(row - first) as usize] {
-            starts.push((batch.tokens.len() - begin) as u32);
-            let tokens = self.examples.get(example);
-            batch.tokens.extend(tokens.iter().map(|token| token & !TRAINED));
-            let target = |&token: &u32| if token & TRAINED != 0 { token & !TRAINED } else { IGNORE };
-            batch.targets.extend(tokens.iter().skip(1).map(target).chain([IGNORE]));
-        }
-        let filled = batch.tokens.len() - begin;
-        if filled < self.context {
-            starts.push(filled as u32); // padding, which is nobody's past
-            batch.tokens.resize(begin + self.context, 0);
-            batch.targets.resize(begin + self.context, IGNORE);
-        }
-        batch.starts.push(starts);
-    }
-
-    /// Packs epochs until `row` is one of the newest. Rows are asked for in their order, but for a validation's, whose are
-    /// all of the first.
-    fn turn_to(&mut self, row: u64) {
-        while row >= self.firsts[self.firsts.len() - 1] {
-            let epoch = self.firsts.len() as u64 - 1;
-            match pack(&self.lengths, self.context, self.seed, epoch) {
-                Ok(windows) => self.windows = windows,
-                Err(e) => unreachable!("what was packed once is packed again: {e}"),
-            }
-            self.firsts.push(self.firsts[epoch as usize] + self.windows.len() as u64);
-        }
     }
 }
 
@@ -340,14 +334,15 @@ impl Packed {
 /// When they cannot be read.
 pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(Vec<Message>, String)>> {
     let mut found = Vec::new();
-    let split = config.validation.is_empty();
-    for source in if split { &config.sources } else { &config.validation } {
-        let result = read(source, config.on_bad_record, &Silent, &mut |number, messages, part| {
+    let mut split = config.places().split();
+    for reading in config.places().readings()? {
+        let result = read(&reading, config.on_bad_record, &Silent, &mut |messages| {
             if found.len() == n {
                 bail!(Enough);
             }
+            let used = split.of(&reading, opening_key(messages));
             if let Some((last, before)) = messages.split_last()
-                && (!split || !config.validates() || config.places().holds_out(number, part))
+                && (used == Some(Use::Validate) || used.is_some() && !config.validates())
             {
                 found.push((before.to_vec(), last.content.clone()));
             }
@@ -370,10 +365,11 @@ struct Enough;
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use data::world::Part;
     use model::{Gpt, Input, Kind, ModelConfig, Params, Pass};
     use ops::Precision;
     use ops::check::assert_close;
-    use proptest::prelude::*;
+    use std::collections::HashSet;
     use std::path::PathBuf;
     use train::objective::{LanguageModeling, Objective};
 
@@ -416,16 +412,14 @@ mod tests {
         (folder, path)
     }
 
-    fn packed(examples: &[Vec<u32>], seed: u64) -> Packed {
+    fn demonstrations(examples: &[Vec<u32>], seed: u64) -> Demonstrations {
         let (_folder, path) = file(examples);
-        Packed::open(&path, CONTEXT, seed, None).unwrap()
+        Demonstrations::open(&path, CONTEXT, seed).unwrap()
     }
 
-    /// All windows of the first epoch.
+    /// All demonstrations in one batch.
     fn epoch(examples: &[Vec<u32>], seed: u64) -> Batch {
-        let mut packed = packed(examples, seed);
-        let rows = packed.rows_per_epoch();
-        packed.batch(0, rows as usize)
+        demonstrations(examples, seed).batch(0, examples.len()).dialogues
     }
 
     /// An example in a window of its own length, as no packing would have it.
@@ -455,7 +449,7 @@ mod tests {
         for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
             let (params, objective) = model(kind);
             let batch = epoch(&examples, 3);
-            assert!(batch.rows < examples.len() && batch.starts.iter().any(|starts| starts.len() > 2));
+            assert!(batch.rows < examples.len() && batch.starts.iter().any(|starts| starts.len() > 1));
             let loss = learn(&params, &objective.loss(&batch, 0..batch.rows, TRAIN).unwrap());
             let together = gradients(&params);
             let total: usize = examples.iter().map(|one| counted(&alone(one))).sum();
@@ -479,51 +473,113 @@ mod tests {
     #[test]
     fn padding_contributes_nothing_and_no_example_sees_another() {
         let (_, objective) = model(Kind::Gpt2);
-        let loss = |batch: &Batch| objective.loss(batch, 0..1, Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
-        // Two examples and padding in one window; only the second is learned.
-        let two = vec![vec![1, 2, 3, 4], vec![5, 6 | TRAINED, 7 | TRAINED, 8 | TRAINED]];
-        let batch = epoch(&two, 1);
-        assert_eq!((batch.rows, batch.starts[0].as_slice()), (1, &[0, 4, 8][..]));
-        let learned_first = batch.tokens[0] == 5;
+        let loss = |batch: &Batch| objective.loss(batch, 0..2, Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
+        // One window is full; the other has two examples, of which one is learned, and padding.
+        let three = vec![vec![9; CONTEXT], vec![1, 2, 3, 4], vec![5, 6 | TRAINED, 7 | TRAINED, 8 | TRAINED]];
+        let batch = epoch(&three, 1);
+        assert_eq!((batch.rows, batch.starts[1].as_slice()), (2, &[0, 4, 8][..]));
+        let learned_first = batch.tokens[CONTEXT] == 5;
         let whole = loss(&batch);
         for at in if learned_first { 4..12 } else { 0..4 } {
             let mut other = batch.clone();
-            other.tokens[at] = 16;
+            other.tokens[CONTEXT + at] = 16;
             assert_eq!(loss(&other), whole, "token {at} is seen from another example");
         }
         let mut other = batch.clone();
-        other.tokens[if learned_first { 1 } else { 5 }] = 16;
+        other.tokens[CONTEXT + if learned_first { 1 } else { 5 }] = 16;
         assert!((loss(&other) - whole).abs() > 1e-4, "its own tokens count");
     }
 
-    proptest! {
-        #[test]
-        fn rows_are_the_same_however_they_are_asked_for(n in 2u32..40, seed in 0u64..9, first in 0u64..50, rows in 1usize..9) {
-            let examples = examples(n);
-            let mut in_order = packed(&examples, seed);
-            let mut all = Vec::new();
-            for row in 0..first + rows as u64 {
-                all.push(in_order.batch(row, 1));
-            }
-            let together = packed(&examples, seed).batch(first, rows);
-            let tokens: Vec<u32> = all[first as usize..].iter().flat_map(|batch| batch.tokens.clone()).collect();
-            prop_assert_eq!(together.tokens, tokens);
-        }
+    #[test]
+    fn a_run_that_counted_windows_is_known() {
+        let all = examples(5);
+        let (_folder, path) = file(&all);
+        let (earlier, demonstrations) = (Examples::open(&path).unwrap().fingerprint(), demonstrations(&all, 1));
+        assert!(demonstrations.was_packed(&earlier) && !demonstrations.was_packed(&demonstrations.fingerprint()));
+        assert!(!demonstrations.was_packed("0123456789abcdef"));
     }
 
     #[test]
-    fn every_epoch_has_every_example_once_in_another_order() {
-        let examples = examples(30);
-        let mut packed = packed(&examples, 5);
-        let mut orders = Vec::new();
+    fn every_epoch_has_every_demonstration_once_in_another_order() {
+        let all = examples(30);
+        let demonstrations = demonstrations(&all, 5);
+        let of_batch = |first: u64| {
+            let Batch { context, tokens, starts, .. } = demonstrations.batch(first, 10).dialogues;
+            let mut found = Vec::new();
+            for (window, starts) in tokens.chunks(context).zip(starts) {
+                let ends = starts.iter().skip(1).copied().chain([context as u32]);
+                let texts = starts.iter().zip(ends).map(|(&start, end)| window[start as usize..end as usize].to_vec());
+                found.extend(texts.filter(|text| text.iter().any(|&token| token > 0))); // padding is zeros
+            }
+            found.sort();
+            found
+        };
+        let mut all: Vec<Vec<u32>> = all.iter().map(|one| one.iter().map(|token| token & !TRAINED).collect()).collect();
+        all.sort();
+        let mut firsts = Vec::new();
         for epoch in 0..3 {
-            packed.turn_to(packed.firsts[epoch]);
-            let mut order = packed.windows.concat();
-            orders.push(order.clone());
-            order.sort_unstable();
-            assert_eq!(order, (0..30).collect::<Vec<_>>());
+            let batches: Vec<Vec<Vec<u32>>> = (0..3).map(|i| of_batch(30 * epoch + 10 * i)).collect();
+            assert!(batches.iter().all(|batch| batch.len() == 10), "a batch holds the demonstrations it is asked for");
+            let mut found = batches.concat();
+            found.sort();
+            assert_eq!(found, all);
+            firsts.push(batches[0].clone());
         }
-        assert_ne!(orders[0], orders[1]);
+        assert_ne!(firsts[0], firsts[1]);
+    }
+
+    /// The prompts in a file of demonstrations.
+    fn prompts(path: &Path) -> HashSet<Vec<u32>> {
+        let examples = Examples::open(path).unwrap();
+        let prompt = |i: usize| examples.get(i).into_iter().take_while(|token| token & TRAINED == 0).collect();
+        (0..examples.len()).map(prompt).collect()
+    }
+
+    /// Whatever is read to learn and to validate: files that share prompts, with several answers to each, and the world.
+    #[test]
+    fn no_prompt_is_trained_on_and_validated_on() {
+        let letters = (' '..='~').chain(['\n']).collect();
+        let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
+        tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
+        let template = Template::default_for_chat();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let held_out = |n: u64| Instructions::new(1, Part::HeldOut).instruction(n).prompt;
+        let line =
+            |prompt: String, n: u32| serde_json::json!({ "prompt": prompt, "completion": n.to_string() }).to_string();
+        let own: Vec<String> = (0..80).map(|n| line(format!("p{}", n % 30), n)).collect();
+        let both: Vec<String> = (20..40).map(|n| line(format!("p{n}"), n)).collect();
+        let from_world: Vec<String> = (0..40).map(|n| line(held_out(n), n as u32)).chain(own.clone()).collect();
+        for (name, lines) in [("own.jsonl", own), ("both.jsonl", both), ("world.jsonl", from_world)] {
+            data::disk::write(Path::new(&path(name)), lines.join("\n").as_bytes()).unwrap();
+        }
+        let known: HashSet<Vec<u32>> = (0..400)
+            .map(|n| encode(&template.prompt(&[Message::new(Role::User, held_out(n))]).unwrap(), &tokenizer).unwrap())
+            .map(|tokens| tokens.into_iter().map(|(id, _)| id).collect())
+            .collect();
+        for sources in [&["own.jsonl"][..], &["world:40"], &["own.jsonl", "world:40"], &["world.jsonl", "world:40"]] {
+            for validation in [&[][..], &["both.jsonl"], &["world:30"], &["world:30", "both.jsonl"]] {
+                let named = |list: &[&str]| {
+                    list.iter().map(|&n| if n.contains(':') { n.to_owned() } else { path(n) }).collect::<Vec<_>>()
+                };
+                let config = DialogueConfig {
+                    sources: named(sources),
+                    validation: named(validation),
+                    val_fraction: 0.2,
+                    ..DialogueConfig::default()
+                };
+                encode_all(&config, &template, &tokenizer, 400, folder.path(), &Silent).unwrap();
+                let [train, val] = FILES.map(|name| prompts(&folder.path().join(name)));
+                let what = format!("{sources:?}, validated on {validation:?}");
+                assert!(!train.is_empty() && !val.is_empty() && train.is_disjoint(&val), "{what}");
+                if !sources.contains(&"world.jsonl") {
+                    assert!(train.is_disjoint(&known), "{what}: the world's held-out part is trained on");
+                }
+                if validation == ["world:30"] {
+                    assert!(val.is_subset(&known), "{what}: something else is validated on");
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,14 +2,13 @@
 
 use crate::classifier::{Classifier, Report};
 use crate::columns::Columns;
-use crate::dialogues::FILES;
-use crate::labeled::{Counts, DELIMITER, EXTRACT, Encoded, Example, Framer, Labeled, LabeledConfig, START, encode_all};
+use crate::labeled::{Counts, Encoded, Example, FILES, Framer, Labeled, LabeledConfig, encode_all};
 use crate::start::{DropoutConfig, Start};
 use ::config::{Check, Problems};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use data::batch::Prefetch;
 use data::progress::{Progress, grouped};
-use data::tokenizer::END_OF_TEXT;
+use data::tokenizer::{END_OF_TEXT, FRAME};
 use data::world::Task;
 use model::folder::{load_config, load_model};
 use model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
@@ -77,8 +76,11 @@ pub struct Outcome {
     pub folder: PathBuf,
     /// How it ended.
     pub summary: Summary,
-    /// What that model's labels of the validation part are worth, once the run has ended.
+    /// What that model's labels are worth, once the run has ended: of the test part, or of the validation part when there is
+    /// no test part.
     pub report: Option<Report>,
+    /// Whether `report` is of the test part.
+    pub tested: bool,
 }
 
 /// File below a run that says what its model is worth.
@@ -146,8 +148,8 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
     if start.tokenizer.end_of_text().is_none() {
         start.add_tokens(&[END_OF_TEXT], config.seed)?; // padding, for who reads the folder elsewhere
     }
-    start.add_tokens(&[START, DELIMITER, EXTRACT], config.seed)?;
-    start.tokenizer.set_frame(START, DELIMITER, EXTRACT)?;
+    start.add_tokens(&FRAME, config.seed)?;
+    start.tokenizer.set_frame()?;
     let aside = folder_beside(out)?;
     let framer = Framer::new(&start.tokenizer, start.config.context)?;
     let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside.path(), sitting.progress)?;
@@ -201,18 +203,26 @@ pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Res
 struct Data {
     train: Labeled,
     val: Labeled,
+    /// Runs of earlier versions have none.
+    test: Option<Labeled>,
 }
 
 impl Data {
     fn open(config: &FinetuneConfig, folder: &Path) -> Result<Self> {
-        let [train, val] = FILES.map(|name| folder.join(name));
-        Ok(Self { train: Labeled::open(&train, config.seed)?, val: Labeled::open(&val, 0)? })
+        let [train, val, test] = FILES.map(|name| folder.join(name));
+        Ok(Self {
+            train: Labeled::open(&train, config.seed)?,
+            val: Labeled::open(&val, 0)?,
+            test: if test.exists() { Some(Labeled::open(&test, 0)?) } else { None },
+        })
     }
 }
 
 fn say(counts: &Counts, context: usize, progress: &dyn Progress) {
-    let Counts { train, val, balance, numbers, truncated, sequences, tokens, longest } = counts;
-    progress.note(&format!("{} records to learn, {} to validate", grouped(*train as u64), grouped(*val as u64)));
+    let Counts { train, val, test, balance, numbers, truncated, sequences, tokens, longest } = counts;
+    let tested = if *test > 0 { format!(", {} to test", grouped(*test as u64)) } else { String::new() };
+    let [learned, validated] = [train, val].map(|n| grouped(*n as u64));
+    progress.note(&format!("{learned} records to learn, {validated} to validate{tested}"));
     let share = |(label, n): &(String, u64)| format!("{label} {:.1}%", 100.0 * *n as f64 / *train as f64);
     let mut classes: Vec<String> = balance.iter().take(10).map(share).collect();
     classes.extend((balance.len() > 10).then(|| format!("{} more", balance.len() - 10)));
@@ -221,7 +231,7 @@ fn say(counts: &Counts, context: usize, progress: &dyn Progress) {
     } else {
         progress.note(&format!("labels: {}", classes.join(", ")));
     }
-    let n = (train + val).max(1);
+    let n = (train + val + test).max(1);
     progress.note(&format!(
         "tokens of a text: mean {:.1}, longest {longest} of {context}; {:.1}% of the records cut",
         *tokens as f64 / (*sequences).max(1) as f64,
@@ -267,7 +277,7 @@ fn go_on(
     mut run: Run,
     sitting: &Sitting,
 ) -> Result<Outcome> {
-    let Data { train, val } = data;
+    let Data { train, val, test } = data;
     let TrainConfig { eval_windows, .. } = config.train;
     let validation = val.records.all(config.train.micro_batch(), eval_windows);
     // Rows are records of about so many tokens.
@@ -276,20 +286,51 @@ fn go_on(
     let batches = Prefetch::new(move |first, rows| train.records.batch(first, rows), plan);
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
     run.draw()?;
+    let test = test.filter(|test| !test.records.is_empty());
+    let tested = test.is_some();
     let folder = run.folder().to_owned();
-    let mut outcome = Outcome { folder, summary, report: None };
-    if outcome.summary.stop.is_none() && !val.records.is_empty() {
-        outcome.report = Some(measure_best(config, &outcome.folder, &val, sitting)?);
+    let mut outcome = Outcome { folder, summary, report: None, tested };
+    if outcome.summary.stop.is_none() && (tested || !val.records.is_empty()) {
+        outcome.report = Some(measure_best(config, &outcome.folder, &val, test.as_ref(), sitting)?);
     }
     Ok(outcome)
 }
 
-/// Once training has ended: what the best weights say of the whole validation part.
-fn measure_best(config: &FinetuneConfig, folder: &Path, val: &Labeled, sitting: &Sitting) -> Result<Report> {
+/// What [`SCORES`] holds.
+#[derive(Serialize)]
+struct Scores<'a> {
+    /// The part that the scores are of.
+    part: &'static str,
+    #[serde(flatten)]
+    report: &'a Report,
+    /// Scores of the part by which the weights were chosen, beside those of the test part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation: Option<&'a Report>,
+}
+
+/// Once training has ended: what the best weights say of the whole test part, or of the whole validation part when there is
+/// no test part.
+fn measure_best(
+    config: &FinetuneConfig,
+    folder: &Path,
+    val: &Labeled,
+    test: Option<&Labeled>,
+    sitting: &Sitting,
+) -> Result<Report> {
     let best = load(folder, config, sitting)?;
-    let batches: Vec<Vec<Example>> = val.records.all(config.train.micro_batch(), usize::MAX);
-    let report = best.measure(batches.iter().map(Vec::as_slice))?;
-    let text = serde_json::to_string_pretty(&report)? + "\n";
+    let measured = |part: &Labeled| {
+        let batches: Vec<Vec<Example>> = part.records.all(config.train.micro_batch(), usize::MAX);
+        best.measure(batches.iter().map(Vec::as_slice))
+    };
+    let validation = if val.records.is_empty() { None } else { Some(measured(val)?) };
+    let tested = test.map(measured).transpose()?;
+    let (part, report, validation) = match (tested, validation) {
+        (Some(report), validation) => ("test", report, validation),
+        (None, Some(report)) => ("validation", report, None),
+        (None, None) => bail!("there is nothing to measure the model on"),
+    };
+    let scores = Scores { part, report: &report, validation: validation.as_ref() };
+    let text = serde_json::to_string_pretty(&scores)? + "\n";
     data::disk::write(&folder.join(SCORES), text.as_bytes())?;
     Ok(report)
 }

@@ -1,27 +1,19 @@
 //! Labeled records → sequences between special tokens (Radford et al. 2018, §3.3) → batches.
 
 use crate::columns::{Columns, Named, Truth};
-use crate::dialogues::FILES;
-use crate::sources::Sources;
+use crate::sources::{Origin, Reading, Sources, Split, Use};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use data::examples::{Examples, ExamplesWriter, Records};
 use data::progress::{Progress, grouped};
 use data::record::{Bad, Place as At, Row, read_rows};
-use data::source::{OnBadRecord, Place};
-use data::tokenizer::Tokenizer;
-use data::world::{Part, Task, Tasks};
+use data::source::OnBadRecord;
+use data::tokenizer::{FRAME, Tokenizer};
+use data::world::{Task, Tasks};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-
-/// Before a text.
-pub(crate) const START: &str = "<|start|>";
-/// Between two.
-pub(crate) const DELIMITER: &str = "<|delimiter|>";
-/// After the last: here the head reads.
-pub(crate) const EXTRACT: &str = "<|extract|>";
 
 /// The records; TOML section `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,10 +23,14 @@ pub struct LabeledConfig {
     pub task: Task,
     /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
     pub sources: Vec<String>,
-    /// Files of records to validate on; a share of the sources' when there is none.
+    /// Files of records to validate on, by which the best weights are chosen. When there is none, a share of the sources'
+    /// first texts is held out.
     pub validation: Vec<String>,
-    /// That share. The world has records of its own for it.
+    /// That share. The world has records of its own for validation.
     pub val_fraction: f64,
+    /// Files of records to measure the best weights on; the validation part when there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
     /// What becomes of records that cannot be used.
     pub on_bad_record: OnBadRecord,
     /// Columns whose names do not say what they hold.
@@ -48,6 +44,7 @@ impl Default for LabeledConfig {
             sources: vec!["world:4000".to_owned()],
             validation: Vec::new(),
             val_fraction: 0.1,
+            test: Vec::new(),
             on_bad_record: OnBadRecord::Fail,
             columns: Named::default(),
         }
@@ -56,7 +53,8 @@ impl Default for LabeledConfig {
 
 impl LabeledConfig {
     fn places(&self) -> Sources<'_> {
-        Sources { sources: &self.sources, validation: &self.validation, val_fraction: self.val_fraction }
+        let Self { sources, validation, test, val_fraction, .. } = self;
+        Sources { sources, validation, test, val_fraction: *val_fraction }
     }
 }
 
@@ -83,13 +81,14 @@ impl<'a> Framer<'a> {
     pub(crate) fn new(tokenizer: &'a Tokenizer, context: usize) -> Result<Self> {
         let id = |token: &str| tokenizer.token_id(token).with_context(|| format!("the vocabulary lacks {token}"));
         ensure!(context >= 8, "a window of {context} tokens has no room for texts: give a model with a longer context");
-        let [start, delimiter, extract] = [id(START)?, id(DELIMITER)?, id(EXTRACT)?];
+        let [start, delimiter, extract] = FRAME;
+        let [start, delimiter, extract] = [id(start)?, id(delimiter)?, id(extract)?];
         Ok(Self { tokenizer, start, delimiter, extract, context })
     }
 
     /// Tokens of a text, or of two, and whether they were cut to fit: the longest part first, from its end.
     pub(crate) fn sequence(&self, first: &str, second: Option<&str>) -> Result<(Vec<u32>, bool), Bad> {
-        let encode = |text: &str| self.tokenizer.encode_document(text).map_err(|e| Bad::new(format!("{e:#}")));
+        let encode = |text: &str| self.tokenizer.encode_framed(text).map_err(|e| Bad::new(format!("{e:#}")));
         let (mut a, mut b) = (encode(first)?, second.map(encode).transpose()?);
         let room = self.context - 2 - usize::from(b.is_some());
         let lengths = kept(a.len(), b.as_ref().map_or(0, Vec::len), room);
@@ -167,9 +166,10 @@ impl Example {
 /// What became of the records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Counts {
-    /// Learned and validated on.
+    /// Learned, validated on and tested on.
     pub(crate) train: usize,
     pub(crate) val: usize,
+    pub(crate) test: usize,
     /// Of those learned, by label or choice.
     pub(crate) balance: Vec<(String, u64)>,
     /// Smallest and largest number, and their mean, for regression.
@@ -192,10 +192,13 @@ pub(crate) struct Encoded {
     pub(crate) counts: Counts,
 }
 
+/// Files of the training, validation and test part below a run.
+pub(crate) const FILES: [&str; 3] = ["train.examples", "val.examples", "test.examples"];
+
 /// More classes than these are likelier texts or numbers.
 const MOST_CLASSES: usize = 1000;
 
-/// Encodes the records of `config` into the two [`FILES`] below `folder`. Says what it read.
+/// Encodes the records of `config` into the [`FILES`] below `folder`. Says what it read.
 ///
 /// # Errors
 /// When a record cannot be used, or there is nothing to learn from them.
@@ -216,17 +219,19 @@ pub(crate) fn encode_all(
     };
     // Labels have their numbers once all are known.
     let unsorted = FILES.map(|name| folder.join(format!("unsorted-{name}")));
-    let [train, val] = &unsorted;
+    let [train, val, test] = &unsorted;
+    let mut split = config.places().split();
     ExamplesWriter::write(train, |train| {
         ExamplesWriter::write(val, |val| {
-            for (sources, for_validation) in [(&config.sources, false), (&config.validation, true)] {
-                for source in sources {
-                    encoder.read(source, for_validation, [&mut *train, &mut *val], progress)?;
+            ExamplesWriter::write(test, |test| {
+                for reading in config.places().readings()? {
+                    encoder.read(&reading, &mut split, [&mut *train, &mut *val, &mut *test], progress)?;
                 }
-            }
-            Ok(())
+                Ok(())
+            })
         })
     })?;
+    split.warn(progress);
     let (encoded, order) = encoder.finish()?;
     for (from, to) in unsorted.iter().zip(FILES) {
         let examples = Examples::open(from)?;
@@ -266,42 +271,47 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Reads a source into the files of training and validation.
+    /// Reads records into the files of training, validation and test.
     fn read(
         &mut self,
-        source: &str,
-        for_validation: bool,
-        [train, val]: [&mut ExamplesWriter; 2],
+        reading: &Reading,
+        split: &mut Split,
+        mut files: [&mut ExamplesWriter; 3],
         progress: &dyn Progress,
     ) -> Result<()> {
         let (mut n, mut columns) = (0, None);
-        let skipped = rows(source, self.config, for_validation, progress, &mut |row, part| {
+        let skipped = rows(reading, self.config, progress, &mut |row| {
             let columns = match &columns {
                 Some(columns) => columns,
-                None => columns.insert(Columns::find(self.config.task, &self.config.columns, &row)?),
+                None => columns.insert(Columns::of_file(
+                    self.config.task,
+                    &self.config.columns,
+                    &row,
+                    true,
+                    self.config.on_bad_record,
+                )?),
             };
-            if columns.label.is_none() {
-                let (file, keys) = (row.place.file.display(), row.keys());
-                bail!("no column of {file} is known to hold the label: it has {keys}; name it with --label-column");
-            }
-            let held_out = for_validation || self.config.places().holds_out(n, part);
-            self.one(&row, columns, held_out, for_validation, [&mut *train, &mut *val])?;
+            self.one(&row, columns, (reading, &mut *split), &mut files)?;
             n += 1;
             Ok(())
         })?;
-        let Some(columns) = columns else { bail!("{source} holds no records") };
+        let Some(columns) = columns else {
+            match skipped.first {
+                Some(first) => bail!("{} holds no records that can be used; the first: {first}", reading.source),
+                None => bail!("{} holds no records", reading.source),
+            }
+        };
         let Columns { text, text_b, choices, label } = &columns;
         let parts: Vec<&str> = [text].into_iter().chain(text_b).chain(choices).map(String::as_str).collect();
-        progress.note(&format!(
-            "{source}: {} records, {} → {}",
-            grouped(n),
-            parts.join(" + "),
-            label.as_deref().unwrap_or_default()
-        ));
-        if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-            progress.warn(&format!("{n} records are left out; the first: {first}"));
+        let parts = format!("{} → {}", parts.join(" + "), label.as_deref().unwrap_or_default());
+        progress.note(&match reading.origin {
+            Origin::World { .. } => format!("{}, {parts}", reading.of_world("records")),
+            Origin::File => format!("{}: {} records, {parts}", reading.source, grouped(n)),
+        });
+        skipped.warn(progress);
+        if reading.trains() {
+            self.columns.get_or_insert(columns);
         }
-        self.columns.get_or_insert(columns);
         Ok(())
     }
 
@@ -309,19 +319,26 @@ impl Encoder<'_> {
         &mut self,
         row: &Row,
         columns: &Columns,
-        held_out: bool,
-        for_validation: bool,
-        [train, val]: [&mut ExamplesWriter; 2],
+        (reading, split): (&Reading, &mut Split),
+        [train, val, test]: &mut [&mut ExamplesWriter; 3],
     ) -> Result<()> {
         let task = self.config.task;
         let truth = columns.truth(task, row)?;
         let truth = truth.ok_or_else(|| Bad::new("has no label"))?;
         let (sequences, cut) = self.framer.record(task, columns, row)?;
+        let prompt = columns.prompt_key(task, row)?;
         let name = match &truth {
             Truth::Class(name) => name.clone(),
             Truth::Choice(n) => n.to_string(),
             Truth::Number(_) => String::new(),
         };
+        // Where a share is held out, at least one record of each label is trained on.
+        let known = self.numbers.get(&name).map(|&number| &self.labels[number]);
+        let used = match known.is_some_and(|label| label.trained > 0) {
+            true => split.of(reading, prompt),
+            false => split.of_needed(reading, prompt),
+        };
+        let Some(used) = used else { return Ok(()) };
         let new = self.labels.len();
         let number = *self.numbers.entry(name.clone()).or_insert(new);
         if number == new {
@@ -333,30 +350,34 @@ impl Encoder<'_> {
             );
         }
         let label = &mut self.labels[number];
-        // What a share is held out of has at least one record of each label to learn.
-        let held_out = held_out && (for_validation || label.trained > 0);
-        if held_out {
-            label.validated.get_or_insert_with(|| row.place.clone());
-        } else {
+        let trains = used == Use::Train;
+        if trains {
             label.trained += 1;
+        } else {
+            label.validated.get_or_insert_with(|| row.place.clone());
         }
         let truth = match truth {
             Truth::Class(_) => number as u32,
             Truth::Choice(n) => n as u32,
             Truth::Number(x) => {
-                if !held_out {
+                if trains {
                     self.values = (self.values.0.min(x), self.values.1.max(x), self.values.2 + x);
                 }
                 (x as f32).to_bits()
             }
         };
         let counts = &mut self.counts;
-        *(if held_out { &mut counts.val } else { &mut counts.train }) += 1;
+        let (file, count) = match used {
+            Use::Train => (train, &mut counts.train),
+            Use::Validate => (val, &mut counts.val),
+            Use::Test => (test, &mut counts.test),
+        };
+        *count += 1;
         counts.truncated += usize::from(cut);
         counts.sequences += sequences.len() as u64;
         counts.tokens += sequences.iter().map(|sequence| sequence.len() as u64).sum::<u64>();
         counts.longest = sequences.iter().map(Vec::len).fold(counts.longest, usize::max);
-        (if held_out { val } else { train }).push(&Example { truth, sequences }.numbers())
+        file.push(&Example { truth, sequences }.numbers())
     }
 
     /// What was found, and the number of each class by the order in which they were met.
@@ -406,31 +427,21 @@ impl Encoder<'_> {
     }
 }
 
-/// Hands the records of a source to `sink`, and for the world's the part they are of: those to learn, and a tenth as many to
-/// validate on unless these come from elsewhere.
+/// Hands the records of `reading` to `sink`.
 fn rows(
-    source: &str,
+    reading: &Reading,
     config: &LabeledConfig,
-    for_validation: bool,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Row, Option<Part>) -> Result<()>,
+    sink: &mut dyn FnMut(Row) -> Result<()>,
 ) -> Result<data::record::Skipped> {
-    let place = Place::of_records(source).map_err(anyhow::Error::msg)?;
-    let Place::World { count: n, seed, .. } = place else {
-        return read_rows(Path::new(source), config.on_bad_record, progress, &mut |row| sink(row, None));
+    let Origin::World { seed, part, numbers } = &reading.origin else {
+        return read_rows(Path::new(reading.source), config.on_bad_record, progress, sink);
     };
-    let parts = match (for_validation, config.validation.is_empty()) {
-        (true, _) => vec![(Part::HeldOut, n)],
-        (false, true) => vec![(Part::Train, n), (Part::HeldOut, (n / 10).clamp(20, 400))],
-        (false, false) => vec![(Part::Train, n)],
-    };
-    for (part, n) in parts {
-        let tasks = Tasks::new(config.task, seed, part);
-        for index in 0..n {
-            let Value::Object(fields) = serde_json::to_value(tasks.record(index))? else { continue };
-            let place = At { file: PathBuf::from(source), line: index + 1 };
-            sink(Row { place, fields }, Some(part))?;
-        }
+    let tasks = Tasks::new(config.task, *seed, *part);
+    for number in numbers.clone() {
+        let Value::Object(fields) = serde_json::to_value(tasks.record(number))? else { continue };
+        let place = At { file: PathBuf::from(reading.source), line: number + 1 };
+        sink(Row { place, fields })?;
     }
     Ok(data::record::Skipped::default())
 }
@@ -467,7 +478,9 @@ impl Labeled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data::progress::Silent;
     use proptest::prelude::*;
+    use std::collections::{BTreeSet, HashSet};
 
     #[test]
     fn the_longer_part_is_cut_first() {
@@ -476,6 +489,79 @@ mod tests {
         assert_eq!(kept(2, 10, 7), (2, 5));
         assert_eq!(kept(10, 10, 7), (4, 3));
         assert_eq!(kept(10, 0, 7), (7, 0));
+    }
+
+    /// Whatever the task, and whatever is read to learn, to validate and to test.
+    #[test]
+    fn no_text_is_in_two_parts() {
+        let letters: BTreeSet<char> = (' '..='~').chain(['\n']).collect();
+        let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
+        tokenizer.add_special_tokens(&FRAME).unwrap();
+        let framer = Framer::new(&tokenizer, 400).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let file = |name: &str, numbers: std::ops::Range<u32>| {
+            let line = |n: u32| {
+                let (a, b) = (format!("a{}", n % 30), format!("b{}", n % 7));
+                let record = serde_json::json!({ "text": a, "premise": a, "hypothesis": b, "label": n % 2, "score": n,
+                    "context": a, "choices": ["x", "y"] });
+                record.to_string() + "\n"
+            };
+            data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
+        };
+        file("own.jsonl", 0..80);
+        file("both.jsonl", 20..40);
+        file("test.jsonl", 25..45);
+        for task in Task::ALL {
+            let text = |file: &str| -> HashSet<Vec<u32>> {
+                let examples = Labeled::open(&folder.path().join(file), 1).unwrap().records;
+                let first = |i: u64| {
+                    let mut sequences = examples.get(i).sequences;
+                    let [_, delimiter, _] = FRAME.map(|token| tokenizer.token_id(token).unwrap());
+                    sequences.sort(); // two texts in either order
+                    let cut = if task == Task::Similarity || task == Task::Regression { u32::MAX } else { delimiter };
+                    sequences[0].iter().copied().take_while(|&token| token != cut).collect()
+                };
+                (0..examples.len()).map(first).collect()
+            };
+            for sources in [&["own.jsonl"][..], &["world:40"], &["own.jsonl", "world:40"]] {
+                for validation in [&[][..], &["both.jsonl"], &["world:30"]] {
+                    for test in [&[][..], &["test.jsonl"], &["world:30"]] {
+                        // Files and the world name their labels and columns differently.
+                        let is_world = |list: &[&str]| list.iter().any(|source| source.contains(':'));
+                        let lists = [sources, validation, test];
+                        let mixed =
+                            lists.iter().any(|list| is_world(list)) && lists.concat().iter().any(|s| !s.contains(':'));
+                        if mixed && task != Task::MultipleChoice && task != Task::Regression {
+                            continue;
+                        }
+                        let named = |list: &[&str]| {
+                            list.iter()
+                                .map(|&n| if n.contains(':') { n.to_owned() } else { path(n) })
+                                .collect::<Vec<_>>()
+                        };
+                        let [sources, validation, test] = lists.map(named);
+                        let config = LabeledConfig {
+                            task,
+                            sources,
+                            validation,
+                            test,
+                            val_fraction: 0.2,
+                            ..LabeledConfig::default()
+                        };
+                        let counts = encode_all(&config, &framer, folder.path(), &Silent).unwrap().counts;
+                        let what = format!("{task}: {lists:?}");
+                        assert!(counts.train > 0 && counts.val > 0, "{what}");
+                        assert_eq!(counts.test > 0, !lists[2].is_empty(), "{what}");
+                        let [train, val, test] = FILES.map(text);
+                        assert!(
+                            train.is_disjoint(&val) && train.is_disjoint(&test) && val.is_disjoint(&test),
+                            "{what}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     proptest! {

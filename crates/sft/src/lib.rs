@@ -1,8 +1,9 @@
 //! Supervised fine-tuning: from a model folder to one that answers, or that labels.
 //!
-//! - [`sources`]    where records come from, and which are held out
+//! - [`sources`]   where records come from, and which of them are trained on, validated on, tested on
 //! - [`start`]     the model it begins with, its vocabulary extended
-//! - [`dialogues`] dialogues → tokens that know whether they are learned → packed windows
+//! - [`dialogues`] dialogues → tokens that know whether they are learned → batches of demonstrations
+//! - `mixing`      the loss of demonstrations and of pretraining text beside them
 //! - [`answers`]   what a model answers, before and after
 //! - [`mod@sft`]   InstructGPT's first step
 //! - [`columns`]   which columns of a file hold texts and labels
@@ -18,6 +19,7 @@ pub mod columns;
 pub mod dialogues;
 pub mod finetune;
 pub mod labeled;
+mod mixing;
 pub mod predict;
 pub mod scores;
 pub mod sft;

@@ -7,7 +7,7 @@ use crate::labeled::{Example, Framer};
 use anyhow::{Context, Result};
 use data::pack::like_lengths;
 use data::progress::{Progress, grouped};
-use data::record::{Row, read_rows};
+use data::record::{Bad, Row, read_rows};
 use data::source::OnBadRecord;
 use data::world::Task;
 use model::folder::ModelFolder;
@@ -61,13 +61,12 @@ pub fn predict(
         predicted: Predicted { n: 0, truncated: 0, report: None },
         n_labeled: 0,
         n_unknown: 0,
+        on_bad,
         sink,
     };
     let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
     reader.write()?;
-    if let (n @ 1.., Some(first)) = (skipped.total(), &skipped.first) {
-        progress.warn(&format!("{n} records are left out; the first: {first}"));
-    }
+    skipped.warn(progress);
     if reader.n_unknown > 0 {
         progress.warn(&format!(
             "{} records have labels that the model does not know, and are not in the scores",
@@ -98,6 +97,7 @@ struct Reader<'a> {
     predicted: Predicted,
     n_labeled: u64,
     n_unknown: u64,
+    on_bad: OnBadRecord,
     sink: &'a mut dyn FnMut(&str) -> Result<()>,
 }
 
@@ -107,11 +107,18 @@ impl Reader<'_> {
         let columns = match &self.columns {
             Some(columns) => columns,
             None if self.known.fit(&row) => self.columns.insert(self.known.clone()),
-            None => self.columns.insert(Columns::find(task, &Named::default(), &row).with_context(|| {
-                let Columns { text, text_b, choices, .. } = &self.known;
-                let names: Vec<&str> = [text].into_iter().chain(text_b).chain(choices).map(String::as_str).collect();
-                format!("the model was trained on the columns {}", names.join(", "))
-            })?),
+            None => {
+                let found = Columns::of_file(task, &Named::default(), &row, false, self.on_bad);
+                self.columns.insert(found.map_err(|e| match e.downcast::<Bad>() {
+                    Ok(bad) => bad.into(),
+                    Err(e) => {
+                        let Columns { text, text_b, choices, .. } = &self.known;
+                        let names: Vec<&str> =
+                            [text].into_iter().chain(text_b).chain(choices).map(String::as_str).collect();
+                        e.context(format!("the model was trained on the columns {}", names.join(", ")))
+                    }
+                })?)
+            }
         };
         let (sequences, cut) = self.framer.record(task, columns, &row)?;
         // A label that cannot be read is no reason not to predict it.

@@ -1,7 +1,8 @@
 //! InstructGPT's first step: a language model learns to answer from demonstrations (Ouyang et al. 2022, §3.5).
 
 use crate::answers::{Answerer, Asked, ask_after, ask_before};
-use crate::dialogues::{Counts, DialogueConfig, FILES, Packed, encode_all};
+use crate::dialogues::{Counts, Demonstrations, DialogueConfig, FILES, Mixed, encode_all};
+use crate::mixing::Mixing;
 use crate::start::{DropoutConfig, Start};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
@@ -17,7 +18,6 @@ use model::{Gpt, LoraConfig, Weights};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use train::Resumable;
 use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
@@ -47,7 +47,7 @@ pub struct SftConfig {
     /// Adapters, when only they are trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
-    /// The training.
+    /// The training; a row is a demonstration.
     pub train: TrainConfig,
 }
 
@@ -58,7 +58,9 @@ fn seed() -> u64 {
 /// Text that is read beside the dialogues; TOML section `[pretraining]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MixConfig {
-    /// Its share of the windows: a tenth for the models that PPO starts from (Ouyang et al. 2022, appendix C.3).
+    /// Its share of the loss, which is (1 − share) · mean over the trained tokens of the demonstrations + share · mean over
+    /// the tokens of the text. About the same share of the tokens that are read is text, and at least a window a batch. A
+    /// tenth for the models that PPO starts from (Ouyang et al. 2022, appendix C.3).
     pub share: f64,
     /// The text, as in `[data]` of pretraining.
     #[serde(flatten)]
@@ -110,9 +112,9 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let context = start.config.context;
     let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
     let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    config.train.validate_each_epoch(data.train.rows_per_epoch());
+    config.train.validate_each_epoch(data.train.len());
     config.train.check_validation(!data.validation.is_empty())?;
-    say(&counts, &data.train, sitting.progress);
+    say(&counts, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
@@ -123,7 +125,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
     let n_params = start.config.n_params();
     sitting.progress.note(&format!(
-        "{} of {} parameters are trained ({:.1}%) · {} windows of {context} a step · to {}",
+        "{} of {} parameters are trained ({:.1}%) · {} demonstrations a step · to {}",
         grouped(n_trained),
         grouped(n_params),
         100.0 * n_trained as f64 / n_params as f64,
@@ -133,7 +135,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let gpt = Gpt::new(&start.config, weights.params(), config.train.dtype.precision())?;
     let answerer = Answerer { model: &gpt, tokenizer: &start.tokenizer, template: &template, ends: &ends };
     ask_before(out, &config.data, &answerer, sitting.progress)?;
-    let trainer = Trainer::new(LanguageModeling(gpt), weights, &config.train, config.seed)?;
+    let trainer = trainer(&config, gpt, weights)?;
     let loss_before = match data.validation.is_empty() {
         true => None,
         false => Some(trainer.objective().validate(&data.validation)?.loss),
@@ -159,33 +161,50 @@ pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<O
     let tokenizer = Tokenizer::load(&checkpoint)?;
     let data = Data::open(config, &tokenizer, shape.context, &folder, sitting.progress)?;
     ensure!(
+        !data.train.was_packed(&state.text.fingerprint),
+        "{} was started by an earlier version, which counted train.batch_size in windows instead of demonstrations; start a \
+         new run",
+        folder.display()
+    );
+    ensure!(
         data.train.fingerprint() == state.text.fingerprint,
         "{} is not what the run began with: it was changed since",
         folder.join(FILES[0]).display()
     );
     let gpt = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
-    let mut trainer = Trainer::new(LanguageModeling(gpt), weights, &config.train, config.seed)?;
+    let mut trainer = trainer(config, gpt, weights)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
     let run = Run::resume(&folder, lock, state.step)?;
     go_on(config, trainer, state, data, run, sitting)
 }
 
-/// The batch of step number `step` of a run of `config` from the model in `init`, and the tokenizer that made it.
+/// The batch of step number `step` of a run of `config` from the model in `init`, and the tokenizer that made it:
+/// demonstrations, then pretraining text if some is mixed in.
 ///
 /// # Errors
 /// As [`sft`].
-pub fn batch_of_step(mut config: SftConfig, init: &Path, step: u64, sitting: &Sitting) -> Result<(Tokenizer, Batch)> {
+pub fn batch_of_step(config: SftConfig, init: &Path, step: u64, sitting: &Sitting) -> Result<(Tokenizer, Vec<Batch>)> {
     let (start, template) = begin(&config, init, sitting)?;
     let aside = tempfile::tempdir()?;
     let context = start.config.context;
     encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    let mut data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    config.train.validate_each_epoch(data.train.rows_per_epoch());
-    let schedule = Schedule::new(&config.train, context, data.train.rows_per_epoch());
+    let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
+    let schedule = schedule(&config, &data.train);
     let found = schedule.steps().nth(step as usize - 1);
     let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
-    Ok((start.tokenizer, data.train.batch(found.first_row, found.rows)))
+    let Mixed { dialogues, text } = data.train.batch(found.first_row, found.rows);
+    Ok((start.tokenizer, std::iter::once(dialogues).chain(text).collect()))
+}
+
+/// The plan of a run: rows are demonstrations of about so many tokens.
+fn schedule(config: &SftConfig, train: &Demonstrations) -> Schedule {
+    Schedule::new(&config.train, train.mean_tokens(), train.len())
+}
+
+fn trainer(config: &SftConfig, gpt: Gpt, weights: Weights) -> Result<Trainer<Mixing>> {
+    let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
+    Trainer::new(Mixing { model: LanguageModeling(gpt), share }, weights, &config.train, config.seed)
 }
 
 /// The model in `init` as the stage begins with it, and its template; the default when it brings none.
@@ -198,8 +217,8 @@ fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, T
 
 /// What a run reads.
 struct Data {
-    train: Packed,
-    validation: Vec<Batch>,
+    train: Demonstrations,
+    validation: Vec<Mixed>,
 }
 
 impl Data {
@@ -210,19 +229,15 @@ impl Data {
         folder: &Path,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let text = match &config.pretraining {
-            Some(mix) if mix.share > 0.0 => {
-                let corpus = prepared_text(&mix.text, tokenizer, progress)?.corpus;
-                Some((Arc::new(Windows::new(corpus, context, config.seed)?), mix.share))
-            }
-            _ => None,
-        };
         let [train, val] = FILES.map(|name| folder.join(name));
+        let mut train = Demonstrations::open(&train, context, config.seed)?;
+        if let Some(mix) = config.pretraining.as_ref().filter(|mix| mix.share > 0.0) {
+            let corpus = prepared_text(&mix.text, tokenizer, progress)?.corpus;
+            train.mix_in(Windows::new(corpus, context, config.seed)?, mix.share, config.train.batch_size);
+        }
         let TrainConfig { eval_windows, .. } = config.train;
-        Ok(Self {
-            train: Packed::open(&train, context, config.seed, text)?,
-            validation: Packed::open(&val, context, 0, None)?.all(config.train.micro_batch(), eval_windows),
-        })
+        let validation = Demonstrations::open(&val, context, 0)?.all(config.train.micro_batch(), eval_windows);
+        Ok(Self { train, validation })
     }
 }
 
@@ -236,17 +251,18 @@ pub fn prepared_text(text: &DataConfig, tokenizer: &Tokenizer, progress: &dyn Pr
     prepare(text, &TokenizerConfig::load_from(aside.path()), None, progress)
 }
 
-fn say(counts: &Counts, train: &Packed, progress: &dyn Progress) {
+fn say(counts: &Counts, progress: &dyn Progress) {
     let Counts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, .. } = *counts;
     progress.note(&format!(
-        "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked, {} padding in {} windows",
+        "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked",
         grouped(n as u64),
         grouped(val as u64),
         grouped(trained_tokens),
-        grouped(masked_tokens),
-        grouped(train.padding()),
-        grouped(train.rows_per_epoch())
+        grouped(masked_tokens)
     ));
+    if val == 0 {
+        progress.warn("there is nothing to validate on: the last weights are kept, whatever they are worth");
+    }
     if truncated > 0 {
         progress.warn(&format!(
             "{} dialogues are longer than the window and were cut; of {} of them nothing to learn was left",
@@ -258,15 +274,14 @@ fn say(counts: &Counts, train: &Packed, progress: &dyn Progress) {
 
 fn go_on(
     config: &SftConfig,
-    mut trainer: Trainer<LanguageModeling>,
+    mut trainer: Trainer<Mixing>,
     state: State,
     data: Data,
     mut run: Run,
     sitting: &Sitting,
 ) -> Result<Outcome> {
-    let Data { mut train, validation } = data;
-    let context = trainer.objective().0.config().context;
-    let schedule = Schedule::new(&config.train, context, train.rows_per_epoch());
+    let Data { train, validation } = data;
+    let schedule = schedule(config, &train);
     let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
     let batches = Prefetch::new(move |first, rows| train.batch(first, rows), plan);
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
@@ -280,12 +295,7 @@ fn go_on(
 }
 
 /// Once training has ended: keeps the last weights, and asks the best ones.
-fn finish(
-    config: &SftConfig,
-    trainer: &Trainer<LanguageModeling>,
-    outcome: &mut Outcome,
-    sitting: &Sitting,
-) -> Result<()> {
+fn finish(config: &SftConfig, trainer: &Trainer<Mixing>, outcome: &mut Outcome, sitting: &Sitting) -> Result<()> {
     let folder = &outcome.folder;
     let last = folder.join(LAST);
     let best = ModelFolder::load(folder, sitting.device)?;
@@ -313,6 +323,16 @@ const GRADED: u64 = 300;
 mod tests {
     use super::*;
     use train::Span;
+
+    /// Ouyang et al. 2022: some 13,000 demonstrations, 16 epochs, 32 a batch.
+    #[test]
+    fn the_papers_preset_makes_the_papers_number_of_updates_at_any_length() {
+        let text = include_str!("../../../configs/sft-instructgpt.toml");
+        let config: SftConfig = ::config::load("sft-instructgpt", text, &[]).unwrap();
+        for mean_tokens in [40, 128, 700, 2000] {
+            assert_eq!(Schedule::new(&config.train, mean_tokens, 13_000).n_steps(), 6_500);
+        }
+    }
 
     #[test]
     fn an_epoch_is_validated_once() {
