@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 pub fn memory() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    // Without /proc it is 0.
-    let whole = [system.total_memory(), asked_of_kernel()].into_iter().find(|&bytes| bytes > 0).unwrap_or(u64::MAX);
-    let limit = group_limit(&|path| fs::read_to_string(path).ok());
-    limit.map_or(whole, |limit| limit.min(whole))
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    // Without /proc the total is 0, and it is found elsewhere.
+    let whole = Some(system.total_memory()).filter(|&bytes| bytes > 0).or_else(|| of_nodes(&read));
+    [whole, group_limit(&read)].into_iter().flatten().min().unwrap_or(u64::MAX)
 }
 
-#[cfg(target_os = "linux")]
-fn asked_of_kernel() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn asked_of_kernel() -> u64 {
-    0
+/// The memory of all NUMA nodes, as Linux lists them below `/sys`.
+fn of_nodes(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let node = |n: u32| read(Path::new(&format!("/sys/devices/system/node/node{n}/meminfo")));
+    let total = |text: String| {
+        let kib = text.lines().find_map(|line| line.split_once("MemTotal:"))?.1;
+        Some(kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    let sum: Option<u64> = (0..).map_while(node).map(total).sum();
+    sum.filter(|&bytes| bytes > 0)
 }
 
 /// Version 1 and version 2 of control groups (cgroups(7)).
@@ -157,6 +157,17 @@ mod tests {
             limit(&[("/proc/self/cgroup", "\u{0}garbage\n::\n"), ("/proc/self/mountinfo", "x - \n - cgroup2\n")]),
             None
         );
+    }
+
+    #[test]
+    fn nodes_add_up() {
+        let nodes = ["Node 0 MemTotal:       4 kB\nNode 0 MemFree:  1 kB\n", "Node 1 MemTotal: 6 kB\n"];
+        let read = |path: &Path| {
+            let n = nodes.iter().enumerate().find(|(n, _)| path.ends_with(format!("node{n}/meminfo")));
+            n.map(|(_, text)| (*text).to_owned())
+        };
+        assert_eq!(of_nodes(&read), Some(10 * 1024));
+        assert_eq!(of_nodes(&|_| None), None);
     }
 
     #[test]
