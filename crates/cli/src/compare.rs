@@ -17,7 +17,7 @@ use reward::export::{self, Summary};
 use reward::win_rates::{Agreement, Verdict};
 use std::path::{Path, PathBuf};
 use train::interrupt::{Interrupt, Stop};
-use train::run::free_folder;
+use train::run::claim_numbered;
 
 /// Compare answers: two models' side by side for a win rate, or several of one model to learn from
 ///
@@ -111,7 +111,15 @@ impl Compare {
     /// The collection in `--out`, which agrees with what is asked for, or a new one.
     fn collection(&self, sampling: Sampling, wanted: &Wanted, ui: &Ui) -> Result<Collection> {
         let here = self.settings(sampling, ui)?;
-        let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("comparisons"), "compare"));
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            None => {
+                let claim = claim_numbered(Path::new("comparisons"), "compare")?;
+                let out = claim.folder().to_owned();
+                claim.keep()?; // the collection locks it again
+                out
+            }
+        };
         if let Some(here) = &here {
             wanted.knows(&here.prompts)?;
         }
