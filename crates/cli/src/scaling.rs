@@ -60,7 +60,7 @@ impl Scaling {
                 set.extend(self.run.settings());
                 let (name, config) = presets::load::<ScalingConfig>(&self.config.config, &set)?;
                 let folder = match self.run.out() {
-                    None => eval::scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config)?,
+                    None => eval::scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
                     Some(out) if eval::scaling::is_of(out, &config)? => {
                         ui.say(&format!("{} holds this family: going on with it", out.display()));
                         out.to_owned()
@@ -68,7 +68,8 @@ impl Scaling {
                     Some(out) => {
                         let what = "is not empty; go on with it by --resume, or choose another folder with --out";
                         let claim = Claim::new(out, &|_| false)?;
-                        eval::scaling::begin(claim.with_context(|| format!("{} {what}", out.display()))?, &config)?
+                        let claim = claim.with_context(|| format!("{} {what}", out.display()))?;
+                        eval::scaling::begin(claim, &config, ui)?
                     }
                 };
                 let device = self.run.device()?;

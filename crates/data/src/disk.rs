@@ -276,7 +276,7 @@ impl Drop for Claim {
 }
 
 /// Name of the list that [`seal`] writes.
-const SEAL: &str = "manifest.json";
+const SEAL: &str = "checksums.json";
 
 /// A file as it was when its folder was sealed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -339,8 +339,7 @@ pub fn check_seal(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether those files of `folder` that `chosen` accepts are as they were when the folder was sealed, if it is. A folder may
-/// have a `manifest.json` of somebody else's.
+/// Whether those files of `folder` that `chosen` accepts are as they were when the folder was sealed, if it is.
 ///
 /// # Errors
 /// Says which file is missing or was changed, and how to use the folder all the same.
@@ -349,9 +348,8 @@ pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
     if !path.is_file() {
         return Ok(());
     }
-    let list: serde_json::Value = serde_json::from_str(&read_description(&path)?)
+    let files: BTreeMap<String, Sealed> = serde_json::from_str(&read_description(&path)?)
         .with_context(|| format!("{} is damaged; delete it to use the folder without its checksums", path.display()))?;
-    let Ok(files) = serde_json::from_value::<BTreeMap<String, Sealed>>(list) else { return Ok(()) };
     for (name, before) in files.into_iter().filter(|(name, _)| chosen(name)) {
         let file = folder.join(name);
         ensure!(
@@ -425,7 +423,7 @@ pub fn sweep(folder: &Path) {
             let _ = remove(&path);
         } else if let Some(original) = name.strip_suffix(OLD) {
             let original = folder.join(original);
-            let _ = if original.exists() { remove(&path) } else { Ok(fs::rename(&path, original).unwrap_or(())) };
+            let _ = if original.exists() { remove(&path) } else { fs::rename(&path, original).map_err(Into::into) };
         }
     }
 }
@@ -654,20 +652,21 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_a_list_of_somebody_elses_is_not_checked() {
+    fn files_are_checked_where_there_are_checksums() {
         let folder = tempfile::tempdir().unwrap();
         let weights = folder.path().join("model.safetensors");
         write(&weights, b"0123").unwrap();
         let all = |_: &str| true;
         check_files(folder.path(), &all).unwrap();
-        write(&folder.path().join("manifest.json"), br#"{"name": "my app"}"#).unwrap();
-        check_files(folder.path(), &all).unwrap();
         seal(folder.path()).unwrap();
         check_files(folder.path(), &all).unwrap();
         write(&weights, b"0124").unwrap();
         let message = check_files(folder.path(), &all).unwrap_err().to_string();
-        assert!(message.contains("damaged, or was edited") && message.contains("manifest.json"), "{message}");
+        assert!(message.contains("damaged, or was edited") && message.contains("checksums.json"), "{message}");
         check_files(folder.path(), &|name| name != "model.safetensors").unwrap();
+        write(&folder.path().join(SEAL), b"{").unwrap();
+        let message = format!("{:#}", check_files(folder.path(), &all).unwrap_err());
+        assert!(message.contains("delete it to use the folder without its checksums"), "{message}");
         unseal(folder.path()).unwrap();
         check_files(folder.path(), &all).unwrap();
     }

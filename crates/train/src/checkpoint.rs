@@ -7,7 +7,7 @@
 //!   metrics.jsonl                                      its records so far
 //!   optimizer.safetensors                              AdamW's moments
 //!   state.json                                         [`State`]
-//!   manifest.json                                      size and checksum of each file
+//!   checksums.json                                     size and checksum of each file
 //! checkpoints/best-000400/
 //!   config.json, model.safetensors, tokenizer.json …   the best weights, when their own checkpoint has been removed
 //! ```

@@ -229,8 +229,8 @@ fn ended(state: State, stop: Option<Stop>, config: &TrainConfig) -> Result<Summa
     let not_finite = state.guard.not_finite_in_a_row();
     ensure!(
         !state.finished || state.saved.is_some(),
-        "training diverged: the loss was not a finite number whenever the model was to be saved, {} steps in all, so there is no \
-         model\n  hint: lower train.lr (here {:e}), or set train.clip",
+        "training diverged: the loss was never a finite number when weights were to be kept ({} steps), so there is no model\n  \
+         hint: lower train.lr (here {:e}), or set train.clip",
         state.step,
         config.lr
     );

@@ -1,4 +1,4 @@
-//! What a run was started with: `request.json` in its folder. By it the same command finds its run again, and a run that was
+//! What a run was started with: `run.json` in its folder. By it the same command finds its run again, and a run that was
 //! killed before its first checkpoint is started again.
 
 use crate::checkpoint;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const REQUEST: &str = "request.json";
+const REQUEST: &str = "run.json";
 
 /// What a run was started with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

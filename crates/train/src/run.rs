@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! runs/small-1/
-//!   request.json       what the run was started with, see [`crate::request`]
+//!   run.json           what the run was started with, see [`crate::request`]
 //!   config.toml        every setting, as it was obeyed
 //!   metrics.jsonl      one object a step
 //!   events.out.…       the same for TensorBoard, a file each sitting
 //!   curves.svg         loss and learning rate over tokens, drawn when a sitting ends
 //!   config.json …      the outcome, a Hugging Face folder: the weights with the best validation loss
-//!   manifest.json      checksums of the outcome
+//!   checksums.json     checksums of the outcome
 //!   checkpoints/       the newest states of the run, Hugging Face folders too
 //! ```
 
@@ -91,7 +91,8 @@ enum Held {
 /// Files of a run that describe its model, its settings and where it comes from.
 fn is_description(name: &str) -> bool {
     let more = [CONFIG, ANSWERS, "provenance.json", "reference.json"];
-    name.ends_with(".json") && is_of_model(name) || more.contains(&name)
+    // Adapters bring their own with their weights.
+    name.ends_with(".json") && is_of_model(name) && name != "adapter_config.json" || more.contains(&name)
 }
 
 /// A description that a run adds to when it has ended.

@@ -31,6 +31,7 @@ pub use report::Report;
 
 use anyhow::{Context, Result};
 use data::disk::{self, Claim};
+use data::progress::Progress;
 
 use family::Training;
 use report::Member;
@@ -67,9 +68,11 @@ pub struct Finished {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn begin(claim: Claim, config: &ScalingConfig) -> Result<PathBuf> {
+pub fn begin(claim: Claim, config: &ScalingConfig, progress: &dyn Progress) -> Result<PathBuf> {
     let folder = claim.folder().to_owned();
     family::create(claim, &resolved(config)?)?;
+    let sizes = config.family.sizes.len();
+    progress.note(&format!("{sizes} sizes · {} each · to {}", config.train.length, folder.display()));
     Ok(folder)
 }
 
@@ -91,12 +94,6 @@ fn resolved(config: &ScalingConfig) -> Result<String> {
 /// # Errors
 /// When a member was made with other settings or on other text, or fails.
 pub fn resume(config: &ScalingConfig, folder: &Path, budget: Option<f64>, sitting: &Sitting) -> Result<Outcome> {
-    sitting.progress.note(&format!(
-        "{} sizes · {} each · to {}",
-        config.family.sizes.len(),
-        config.train.length,
-        folder.display()
-    ));
     let trained = match family::train(config, folder, sitting)? {
         Training::Done(trained) => trained,
         Training::Stopped { stop, member } => return Ok(Outcome::Stopped { stop, member }),
