@@ -17,6 +17,7 @@
 //! - [`printable`] text from elsewhere without control sequences
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
+//! - [`unfinished`] what is removed when a signal ends the process
 
 pub mod batch;
 pub mod comparison;
@@ -36,4 +37,5 @@ pub mod source;
 pub mod template;
 mod text;
 pub mod tokenizer;
+pub mod unfinished;
 pub mod world;

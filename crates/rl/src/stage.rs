@@ -10,11 +10,11 @@ use crate::provenance::Provenance;
 use crate::rollout::Ends;
 use anyhow::{Context, Result, ensure};
 use data::batch::{Windows, validation};
-use data::disk;
+use data::disk::{self, Claim, Scratch};
 use data::progress::{Progress, Unit, grouped};
 use data::template::Template;
 use data::tokenizer::Tokenizer;
-use model::folder::{ModelFolder, load_config, load_model, save_ends, save_tensors};
+use model::folder::{ModelFolder, is_whole, load_config, load_model, save_ends, save_tensors};
 use model::{ClassHead, Gpt, ModelConfig, Params, Weights};
 use reward::model::Scorer;
 use sft::sft::prepared_text;
@@ -28,7 +28,7 @@ use train::ema::Ema;
 use train::fit::{Sitting, Summary, Trainer};
 use train::interrupt::Interrupt;
 use train::objective::LanguageModeling;
-use train::run::{Record, Run, folder_beside};
+use train::run::{Record, Run, records};
 use train::schedule::{Schedule, Step};
 
 /// What a run leaves.
@@ -54,13 +54,17 @@ const ANSWERS: &str = "answers.md";
 /// Reward against KL, in the run's folder.
 const PICTURE: &str = "reward-kl.svg";
 
-/// Trains the policy in `init` for the reward model in `reward`, and leaves it in `out`.
+/// Trains the policy in `init` for the reward model in `reward`, and leaves it in the folder of
+/// `claim`.
 ///
 /// # Errors
 /// When policy, reward model and prompts do not fit together, or the run fails.
-pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    let mut config = config.clone();
+    config.train.settle();
+    let (config, out) = (&config, &claim.folder().to_owned());
     let models = Models::load(config, init, reward, sitting)?;
-    let aside = folder_beside(out)?;
+    let aside = Scratch::beside(claim.folder())?;
     let Models { policy, template, scorer, .. } = &models;
     let context = policy.config.context.min(scorer.encoder.context);
     // The setting is the longest answer that is wanted; the run's own is the longest that fits.
@@ -73,7 +77,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: 
     let text = text(config, &policy.tokenizer, policy.config.context, sitting.progress)?;
 
     let resolved = ::config::resolved(config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &policy.config, &policy.tokenizer)?;
+    let run = Run::create(claim, &resolved, &policy.config, &policy.tokenizer)?;
     save_ends(out, &policy.end_of_text)?;
     run.take_in(aside.path(), &FILES)?;
     provenance.save(out)?;
@@ -95,7 +99,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: 
 /// # Errors
 /// When models, prompts or checkpoint are damaged or others than before, or the run fails.
 pub fn resume(config: &PpoConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let provenance = Provenance::load(&folder)?;
     let round = provenance.rounds.last().with_context(|| format!("{} is no run of ppo", folder.display()))?;
     round.policy.check("first policy")?;
@@ -123,7 +127,10 @@ pub fn resume(config: &PpoConfig, run: Resumable, sitting: &Sitting) -> Result<O
         ema.restore(&checkpoint.join(EMA))?;
     }
     sitting.progress.note(&format!("resumed {} after iteration {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
+    if !is_whole(&folder) {
+        ppo.with_outcome(|ppo| run.save_best(ppo.policy.weights()))?;
+    }
     go_on(ppo, state, run, sitting)
 }
 
@@ -188,7 +195,8 @@ fn count(params: &Params) -> u64 {
 fn text(config: &PpoConfig, tokenizer: &Tokenizer, context: usize, progress: &dyn Progress) -> Result<Option<Text>> {
     let Some(ptx) = &config.ptx else { return Ok(None) };
     let corpus = prepared_text(&ptx.text, tokenizer, progress)?.corpus;
-    let validation = validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows);
+    let parts = validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows);
+    let validation = parts.into_iter().flat_map(|part| part.batches).collect();
     Ok(Some(Text { windows: Windows::new(corpus, context, config.seed)?, validation }))
 }
 
@@ -279,10 +287,10 @@ fn value_parts(
     Ok(ValueParts { head: None, values: Some(values), weights })
 }
 
-fn save(ppo: &Ppo, state: &mut State, elapsed_s: f64, folder: &Path) -> Result<()> {
+fn save(ppo: &Ppo, state: &mut State, elapsed_s: f64, run: &mut Run) -> Result<()> {
     state.n_updates = ppo.policy.optimizer().n_updates();
     state.elapsed_s = elapsed_s;
-    checkpoint::save(folder, &ppo.policy, state, ppo.config.train.keep_checkpoints, |made| {
+    checkpoint::save(run, &ppo.policy, state, ppo.config.train.keep_checkpoints, |made| {
         disk::write(&made.join(COURSE), (serde_json::to_string_pretty(&ppo.course)? + "\n").as_bytes())?;
         if let Some(values) = &ppo.values {
             let params = values.weights().params().iter();
@@ -297,13 +305,19 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     let config = ppo.config;
     let schedule = Schedule::of_episodes(&config.train, ppo.prompts.len(), config.policy.minibatches);
     let folder = run.folder().to_owned();
+    schedule.check_done(state.step)?;
+    state.n_steps = schedule.n_steps();
+    state.finished = state.is_over(&config.train);
     let mut outcome = Outcome {
         folder: folder.clone(),
-        summary: Summary { state: state.clone(), stop: None },
+        summary: Summary { state: state.clone(), stop: None, not_finite: 0 },
         figures: BTreeMap::new(),
         before: BTreeMap::new(),
     };
-    if state.is_over(schedule.n_steps()) {
+    if state.finished {
+        write_answers(&ppo, &folder)?;
+        draw(&run)?;
+        outcome.figures = records(&folder)?.pop().map(|record| record.scores).unwrap_or_default();
         return Ok(outcome);
     }
     config.train.check_validation(!ppo.validation.is_empty())?;
@@ -311,11 +325,10 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
     let elapsed = || elapsed_before + begun.elapsed().as_secs_f64();
-    state.n_steps = schedule.n_steps();
     let task = sitting.progress.task("iteration", Some(state.n_steps), Unit::Items);
-    if state.step == 0 {
+    if run.is_new() {
         outcome.before = evaluate(&mut ppo, &mut state, &run, &*task)?;
-        save(&ppo, &mut state, elapsed(), &folder)?;
+        save(&ppo, &mut state, elapsed(), &mut run)?;
     }
     task.resume_at(state.step);
     let (mut longest, mut n_tokens) = (Duration::ZERO, run.tokens()?);
@@ -345,22 +358,21 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
             record.scores = evaluate(&mut ppo, &mut state, &run, &*task)?;
             outcome.figures = record.scores.clone();
         }
-        let impatient = due && state.out_of_patience(&config.train);
         run.record(&record)?;
         longest = longest.max(step_begun.elapsed());
         for spike in &found.spikes {
             sitting.progress.warn(&format!("iteration {}: {spike}", step.number));
         }
-        state.finished = step.number == state.n_steps || impatient;
+        state.finished = state.is_over(&config.train);
         let acted = act(&findings, step.number, &config.doctor, sitting.progress);
         outcome.summary.stop = if state.finished { None } else { interrupt.reason(longest) };
         if due || outcome.summary.stop.is_some() || acted.is_err() {
-            save(&ppo, &mut state, elapsed(), &folder)?;
+            save(&ppo, &mut state, elapsed(), &mut run)?;
         }
         task.show(&shown(&record, &step, seconds));
         task.advance(1);
         acted?;
-        if impatient {
+        if state.finished && state.step < state.n_steps {
             sitting.progress.note(&format!(
                 "no higher reward on held-out prompts {} times in a row: training ends at iteration {}",
                 state.without_gain, state.step
@@ -371,10 +383,20 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         }
     }
     drop(task);
-    run.draw()?;
-    disk::write(&folder.join(PICTURE), charts::reward_over_kl(&folder)?.as_bytes())?;
+    draw(&run)?;
     outcome.summary.state = state;
     Ok(outcome)
+}
+
+/// Draws what the run recorded.
+fn draw(run: &Run) -> Result<()> {
+    run.draw()?;
+    disk::write(&run.folder().join(PICTURE), charts::reward_over_kl(run.folder())?.as_bytes())
+}
+
+/// Shows what the fixed prompts were answered so far.
+fn write_answers(ppo: &Ppo, folder: &Path) -> Result<()> {
+    disk::write(&folder.join(ANSWERS), answers_table(&ppo.shown_prompts()?, &ppo.course.answers).as_bytes())
 }
 
 /// Measures the outcome so far, keeps its weights as the run's, and shows what it answers. `state` counts evaluations without
@@ -393,7 +415,7 @@ fn evaluate(
     if let Some(reward) = reward {
         state.gains(-reward);
     }
-    disk::write(&run.folder().join(ANSWERS), answers_table(&ppo.shown_prompts()?, &ppo.course.answers).as_bytes())?;
+    write_answers(ppo, run.folder())?;
     Ok(figures)
 }
 

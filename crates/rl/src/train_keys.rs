@@ -4,6 +4,7 @@ use crate::{DpoConfig, PpoConfig};
 use ::config::Check;
 use anyhow::Result;
 use candle_core::Device;
+use data::disk::Claim;
 use data::progress::{Progress, Silent, Task, Unit};
 use reward::RewardConfig;
 use serde::de::DeserializeOwned;
@@ -123,6 +124,10 @@ fn loaded<T: DeserializeOwned + Check>(sections: &str, set: &[String]) -> Result
     Ok(::config::load("test", &(sections.to_owned() + BASE), set)?)
 }
 
+fn claimed(out: &Path) -> Claim {
+    Claim::new(out, &|_| false).unwrap().unwrap()
+}
+
 fn sitting<'a>(progress: &'a dyn Progress) -> Sitting<'a> {
     Sitting { device: &Device::Cpu, progress, deadline: None }
 }
@@ -134,35 +139,35 @@ fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress
         models.shards
     );
     let config = loaded::<PretrainConfig>(&sections, set)?;
-    train::pretrain(config, None, out, &sitting(progress)).map(drop)
+    train::pretrain(config, None, claimed(out), &sitting(progress)).map(drop)
 }
 
 fn finetune(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\ntask = \"classification\"\nsources = [\"world:12\"]\n";
     let config = loaded::<FinetuneConfig>(sections, set)?;
-    sft::finetune(config, &models.at("pretrain"), out, &sitting(progress)).map(drop)
+    sft::finetune(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn sft(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<SftConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    sft::sft(config, &models.at("pretrain"), out, &sitting(progress)).map(drop)
+    sft::sft(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn train_rm(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\nsources = [\"world:12\"]\n[normalization]\nrecipe = \"none\"\n";
     let config = loaded::<RewardConfig>(sections, set)?;
-    reward::train_rm(config, &models.at("sft"), out, &sitting(progress)).map(drop)
+    reward::train_rm(config, &models.at("sft"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn dpo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<DpoConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    crate::dpo(config, &models.at("sft"), out, &sitting(progress)).map(drop)
+    crate::dpo(config, &models.at("sft"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn ppo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[prompts]\nsources = [\"world:10\"]\n[rollout]\nmax_new_tokens = 4\n[policy]\nminibatches = 2\n";
     let config = loaded::<PpoConfig>(sections, set)?;
-    crate::ppo(&config, &models.at("sft"), &models.at("rm"), out, &sitting(progress)).map(drop)
+    crate::ppo(&config, &models.at("sft"), &models.at("rm"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn see(models: &Models, stage: Stage, set: &[String]) -> Result<Seen, String> {
