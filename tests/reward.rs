@@ -134,7 +134,7 @@ fn comparisons_of_every_form_are_learned_and_split_by_prompt() {
     let ran = train_rm(path, "--data dialogues.jsonl --val rankings.jsonl --out dialogues");
     assert_eq!(ran.code, Some(1));
     assert!(
-        ran.err.contains("20 records have the prompt of a validation or test record and are not used"),
+        ran.err.contains("20 records share their prompt with a validation or test record and are not used"),
         "{}",
         ran.err
     );

@@ -61,7 +61,7 @@ fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
         ui.say(report.to_string().trim_end());
         ui.say(&format!("{} · {}", report.line(), folder.join(SCORES).display()));
         if *synthetic {
-            ui.say("these answers were written by the embedded world; on a policy's own answers accuracy is lower (`gptkit compare --k`)");
+            ui.say("accuracy is measured on answers from the embedded world; it may be lower on a policy's own (collect those with `gptkit compare --k`)");
         }
     }
     ui.next(&format!("gptkit rank --model {} --data COMPLETIONS.jsonl", shell(folder)));

@@ -349,8 +349,7 @@ impl Reader<'_> {
         let (mut first, mut line) = (0, 0);
         for index in 0..reader.num_row_groups() {
             if let Err(e) = self.row_group(&reader, index, &mut line)? {
-                // Rows after it in its group cannot be told apart.
-                self.take(line + 1, Err(Bad::new(format!("cannot be read, nor the rest of its row group: {e:#}"))))?;
+                self.take(line + 1, Err(Bad::new(format!("the rest of its row group cannot be read: {e:#}"))))?;
             }
             let group = reader.metadata().row_group(index);
             first += group.num_rows().max(0) as u64;
@@ -843,7 +842,7 @@ mod tests {
     fn a_damaged_parquet_file_ends_in_an_error() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-none.parquet");
         let bytes = std::fs::read(golden).unwrap();
-        let expected = "f.parquet row 1: cannot be read, nor the rest of its row group: it is damaged";
+        let expected = "f.parquet row 1: the rest of its row group cannot be read: it is damaged";
         for at in [100, 1082] {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1;

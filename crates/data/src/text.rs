@@ -263,7 +263,7 @@ pub(crate) fn is_damage(e: &std::io::Error) -> bool {
 
 /// What is wrong with a file that is damaged from some place on.
 pub(crate) fn unreadable(e: &std::io::Error) -> String {
-    format!("cannot be read, nor what follows it in this file: {e}")
+    format!("the rest of this file cannot be read: {e}")
 }
 
 /// What is wrong with bytes that are no text.

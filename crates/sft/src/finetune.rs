@@ -207,17 +207,22 @@ pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Res
 struct Data {
     train: Labeled,
     val: Labeled,
-    /// Runs of earlier versions have none.
-    test: Option<Labeled>,
+    test: Labeled,
 }
 
 impl Data {
     fn open(config: &FinetuneConfig, folder: &Path) -> Result<Self> {
         let [train, val, test] = FILES.map(|name| folder.join(name));
+        ensure!(
+            test.exists(),
+            "{} is missing: the run was started by an earlier version, which averaged the language model's loss differently, or \
+             the file was removed; start a new run",
+            test.display()
+        );
         Ok(Self {
             train: Labeled::open(&train, config.seed)?,
             val: Labeled::open(&val, 0)?,
-            test: if test.exists() { Some(Labeled::open(&test, 0)?) } else { None },
+            test: Labeled::open(&test, 0)?,
         })
     }
 }
@@ -290,12 +295,11 @@ fn go_on(
     let batches = Prefetch::new(move |first, rows| train.records.batch(first, rows), plan);
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
     run.draw()?;
-    let test = test.filter(|test| !test.records.is_empty());
-    let tested = test.is_some();
+    let tested = !test.records.is_empty();
     let folder = run.folder().to_owned();
     let mut outcome = Outcome { folder, summary, report: None, tested };
     if outcome.summary.stop.is_none() && (tested || !val.records.is_empty()) {
-        outcome.report = Some(measure_best(config, &outcome.folder, &val, test.as_ref(), sitting)?);
+        outcome.report = Some(measure_best(config, &outcome.folder, [&val, &test], sitting)?);
     }
     Ok(outcome)
 }
@@ -317,18 +321,18 @@ struct Scores<'a> {
 fn measure_best(
     config: &FinetuneConfig,
     folder: &Path,
-    val: &Labeled,
-    test: Option<&Labeled>,
+    [val, test]: [&Labeled; 2],
     sitting: &Sitting,
 ) -> Result<Report> {
     let best = load(folder, config, sitting)?;
-    let measured = |part: &Labeled| {
+    let measured = |part: &Labeled| -> Result<Option<Report>> {
+        if part.records.is_empty() {
+            return Ok(None);
+        }
         let batches: Vec<Vec<Example>> = part.records.all(config.train.micro_batch(), usize::MAX);
-        best.measure(batches.iter().map(Vec::as_slice))
+        best.measure(batches.iter().map(Vec::as_slice)).map(Some)
     };
-    let validation = if val.records.is_empty() { None } else { Some(measured(val)?) };
-    let tested = test.map(measured).transpose()?;
-    let (part, report, validation) = match (tested, validation) {
+    let (part, report, validation) = match (measured(test)?, measured(val)?) {
         (Some(report), validation) => ("test", report, validation),
         (None, Some(report)) => ("validation", report, None),
         (None, None) => bail!("there is nothing to measure the model on"),

@@ -297,7 +297,7 @@ impl Encoder<'_> {
         })?;
         let Some(columns) = columns else {
             match skipped.first {
-                Some(first) => bail!("{} holds no records that can be used; the first: {first}", reading.source),
+                Some(first) => bail!("{} holds no usable records; the first problem: {first}", reading.source),
                 None => bail!("{} holds no records", reading.source),
             }
         };
@@ -546,7 +546,7 @@ mod tests {
                             sources,
                             validation,
                             test,
-                            val_fraction: 0.2,
+                            val_fraction: 0.5,
                             ..LabeledConfig::default()
                         };
                         let counts = encode_all(&config, &framer, folder.path(), &Silent).unwrap().counts;

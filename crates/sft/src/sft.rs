@@ -265,7 +265,7 @@ fn say(counts: &Counts, progress: &dyn Progress) {
         grouped(masked_tokens)
     ));
     if val == 0 {
-        progress.warn("there is nothing to validate on: the last weights are kept, whatever they are worth");
+        progress.warn("no dialogues are held out for validation, so the last weights are kept");
     }
     if truncated > 0 {
         progress.warn(&format!(

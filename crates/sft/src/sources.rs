@@ -213,8 +213,7 @@ impl Split {
     pub fn warn(&self, progress: &dyn Progress) {
         if self.left_out > 0 {
             progress.warn(&format!(
-                "{} records have the prompt of a validation or test record and are not used, so that what is measured is not \
-                 memory",
+                "{} records share their prompt with a validation or test record and are not used",
                 grouped(self.left_out)
             ));
         }
@@ -233,7 +232,7 @@ mod tests {
     }
 
     /// A world's numbers, or a file's name, with what the reading is for.
-    fn told(reading: &Reading) -> String {
+    fn described(reading: &Reading) -> String {
         let used = reading.used.map_or("divided".to_owned(), |used| format!("{used:?}"));
         match &reading.origin {
             Origin::File => format!("{} {used}", reading.source),
@@ -259,7 +258,7 @@ mod tests {
             let all = Sources { sources: &sources, validation: &validation, test: &test, val_fraction: 0.1 };
             assert_eq!(all.readings().unwrap().iter().map(told).collect::<Vec<_>>(), expected);
         }
-        assert_eq!(told(&Reading::training("world:7:3").unwrap()), "3 Train 0..7 Train");
+        assert_eq!(described(&Reading::training("world:7:3").unwrap()), "3 Train 0..7 Train");
     }
 
     const FILES: [&str; 6] = ["a.csv", "b.csv", "world:20", "world:20:2", "c.csv", "-.jsonl"];
