@@ -107,6 +107,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sit
     keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &end_of_text)?;
     description(pad).save(out)?;

@@ -160,6 +160,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     config.train.validate_each_epoch(data.train.records.len());
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &ends)?;
     data::disk::write(&out.join(REFERENCE), (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes())?;

@@ -114,6 +114,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     say(&counts, &data.train, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&start.config, &config.train, sitting.device)?;
     let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
     let ends = start.ends(&template)?;
     save_ends(out, &ends)?;

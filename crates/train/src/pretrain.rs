@@ -5,7 +5,7 @@ use crate::config::TrainConfig;
 use crate::fit::{Sitting, Summary, Trainer, fit};
 use crate::masked::{Masking, rows_of_vocabulary};
 use crate::objective::LanguageModeling;
-use crate::plan::{Memory, machine_memory, settings_that_fit};
+use crate::plan::{Memory, machine_memory, must_fit, settings_that_fit};
 use crate::run::{Run, locked};
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
@@ -84,6 +84,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sit
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), sitting.progress)?;
     let text = Text::new(&config, &prepared)?;
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    must_fit(&config.model, &config.train, sitting.device)?;
     let run = Run::create(out, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
         Some(params) => params,
