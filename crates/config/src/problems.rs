@@ -43,6 +43,11 @@ impl Problems {
         }
     }
 
+    /// Adds a problem when `value` is above `most`: nothing is allocated for sizes that no machine has room for.
+    pub fn at_most(&mut self, value: usize, most: usize, key: &str) {
+        self.require(value <= most, key, "is beyond any machine", format!("use at most {most}"));
+    }
+
     /// Checks a section whose keys stand below `key`.
     pub fn section(&mut self, key: &str, section: &impl Check) {
         self.section.push(key.to_owned());

@@ -71,6 +71,11 @@ impl fmt::Display for Shape {
     }
 }
 
+/// Most completions of a prompt: they make pairs by the square of it. Ouyang et al. 2022 compare up to 9.
+const MOST_COMPLETIONS: usize = 256;
+/// Most bytes that the copies of a prompt may have.
+const LARGEST_COPY: usize = 256 << 20;
+
 const KNOWN: &str = "prompt, chosen, rejected; chosen and rejected, whole dialogues; prompt, completions, ranking";
 
 impl Shape {
@@ -108,6 +113,11 @@ impl Shape {
             }
         };
         let mut prompt = if self == Self::Dialogues { Vec::new() } else { prompt(row)? };
+        // Each completion is looked at behind its own copy of the prompt.
+        let copied = said.len() * prompt.iter().map(|message| message.content.len()).sum::<usize>();
+        if copied > LARGEST_COPY {
+            return Err(Bad::new(format!("has a prompt too long for {} completions", said.len())));
+        }
         let mut completions = Vec::with_capacity(said.len());
         for (name, said) in said {
             let mut whole = prompt.clone();
@@ -177,7 +187,11 @@ impl Shape {
 
 fn listed<'a>(row: &'a Row, key: &str) -> Result<&'a [Value], Bad> {
     match row.fields.get(key) {
-        Some(Value::Array(list)) if list.len() >= 2 => Ok(list),
+        Some(Value::Array(list)) if (2..=MOST_COMPLETIONS).contains(&list.len()) => Ok(list),
+        Some(Value::Array(list)) if list.len() > MOST_COMPLETIONS => {
+            let what = format!("\"{key}\" has {} entries; a comparison has at most {MOST_COMPLETIONS}", list.len());
+            Err(Bad::new(what))
+        }
         Some(Value::Array(list)) => {
             Err(Bad::new(format!("\"{key}\" has {} of the two or more that a comparison needs", list.len())))
         }
@@ -461,6 +475,18 @@ mod tests {
             let message = bad(value.clone());
             assert!(message.contains(says), "{value}: {message}");
         }
+    }
+
+    #[test]
+    fn a_ranking_of_thousands_is_refused() {
+        let record = |n: usize, prompt: &str| {
+            let completions: Vec<String> = (0..n).map(|i| format!("c{i}")).collect();
+            json!({ "prompt": prompt, "completions": completions, "ranking": (1..=n).collect::<Vec<_>>() })
+        };
+        assert_eq!(read(record(MOST_COMPLETIONS, "p")).unwrap().completions.len(), MOST_COMPLETIONS);
+        assert_eq!(bad(record(10_000, "p")), "\"completions\" has 10000 entries; a comparison has at most 256");
+        let long = "p".repeat(LARGEST_COPY / 200);
+        assert_eq!(bad(record(201, &long)), "has a prompt too long for 201 completions");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - [`comparison`] comparison records → prompts, completions and their places
 //! - [`prompt`]    records of any of these shapes, and lines of text → what is to be answered
 //! - [`tokenizer`] load, train, encode, decode
+//! - [`jinja`]     the engine for templates that nobody vouches for
 //! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`form`]      messages → tokens, by a model's template or as plain text
 //! - [`shard`]     token files with a manifest
@@ -17,6 +18,7 @@
 //! - [`printable`] text from elsewhere without control sequences
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
+//! - [`quiet`]     panics of other libraries, as errors
 //! - [`unfinished`] what is removed when a signal ends the process
 
 pub mod batch;
@@ -25,12 +27,15 @@ pub mod dialogue;
 pub mod disk;
 pub mod examples;
 pub mod form;
+pub mod jinja;
 mod mapped;
+mod outline;
 pub mod pack;
 pub mod prepare;
 pub mod printable;
 pub mod progress;
 pub mod prompt;
+pub mod quiet;
 pub mod record;
 pub mod shard;
 pub mod source;

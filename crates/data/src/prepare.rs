@@ -5,7 +5,7 @@ use crate::progress::{Progress, Task, Unit};
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
 use crate::source::{self, DataConfig, Form, Input, Inputs, OnBadRecord, Place, Told};
 use crate::text::{Cut, Reader};
-use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerKind};
+use crate::tokenizer::{LONGEST_LEARNED_WORD, Tokenizer, TokenizerConfig, TokenizerKind, in_short_words};
 use crate::world::{Patterns, World};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -328,12 +329,16 @@ impl Texts<'_> {
     fn train_bpe(&self, vocab_size: Option<usize>) -> Result<Tokenizer> {
         let share = TRAINING_SAMPLE / self.places.len() as u64;
         let (send, receive) = sync_channel::<String>(PIECES);
+        let is_trained = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let is_trained = &is_trained;
             let reader = scope.spawn(move || {
+                let mut has_long_words = false;
                 for place in &self.places {
                     let mut taken = 0;
                     let read = self.read(place, "read for the tokenizer", Cut::Words, &mut |piece| {
                         taken += piece.text.len() as u64;
+                        has_long_words |= in_short_words(&piece.text).nth(1).is_some();
                         // An error ends the reading; it is told apart from a real one by its type.
                         if taken > share || send.send(piece.text).is_err() { Err(Enough.into()) } else { Ok(()) }
                     });
@@ -348,12 +353,34 @@ impl Texts<'_> {
                         }
                     }
                 }
+                drop(send);
+                if has_long_words {
+                    self.progress.note(&format!(
+                        "words of more than {LONGEST_LEARNED_WORD} characters are cut for training the tokenizer"
+                    ));
+                }
+                self.show_training(is_trained);
                 Ok(())
             });
             let tokenizer = Tokenizer::train_bpe(vocab_size, receive.into_iter());
+            is_trained.store(true, Ordering::Relaxed);
+            reader.thread().unpark();
             joined(reader.join())?;
             tokenizer
         })
+    }
+
+    /// Shows that pairs are being merged, which the library does not report, until `is_trained`.
+    fn show_training(&self, is_trained: &AtomicBool) {
+        let mut task = None;
+        loop {
+            std::thread::park_timeout(Duration::from_secs(1));
+            if is_trained.load(Ordering::Relaxed) {
+                return;
+            }
+            task.get_or_insert_with(|| self.progress.task("training the tokenizer, seconds", None, Unit::Items))
+                .advance(1);
+        }
     }
 
     /// Tokenizes every source into files in `folder`.

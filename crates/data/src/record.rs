@@ -6,17 +6,17 @@
 
 use crate::disk;
 use crate::progress::{Progress, Unit};
+use crate::quiet::quietly;
 use crate::source::{self, OnBadRecord};
 use crate::text::{self, Kind, LONGEST_RECORD};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 pub use crate::text::Skipped;
@@ -139,10 +139,24 @@ impl Row {
 
     /// The names of its fields, to be shown.
     pub fn keys(&self) -> String {
+        const SHOWN: usize = 20;
         if self.fields.is_empty() {
             return "nothing".to_owned();
         }
-        self.fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+        let shown: Vec<String> = self.fields.keys().take(SHOWN).map(|key| shortened(key)).collect();
+        match self.fields.len() - shown.len() {
+            0 => shown.join(", "),
+            more => format!("{} and {more} more", shown.join(", ")),
+        }
+    }
+}
+
+/// The beginning of a name or a text, for messages.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -387,7 +401,7 @@ impl Reader<'_> {
 
 /// What `read` gives, where parquet's own reader does not fail, or panic, as it does on some damaged files.
 fn caught<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
-    let read = catch_unwind(AssertUnwindSafe(read)).map_err(|_| anyhow!("it is damaged"))?;
+    let read = quietly(read).map_err(|_| anyhow!("it is damaged"))?;
     read.map_err(|e| anyhow!(e.to_string().chars().take(200).collect::<String>())) // it may quote the whole text
 }
 
@@ -409,13 +423,14 @@ struct Header {
 
 impl Header {
     fn of(record: &csv::ByteRecord) -> Result<Self> {
-        let mut names: Vec<String> = Vec::new();
+        let (mut names, mut known) = (Vec::new(), HashSet::new());
         let carriage_returns = record.iter().next_back().is_some_and(|field| field.ends_with(b"\r"));
         for field in fields(record, carriage_returns) {
             let name = std::str::from_utf8(field).context("the header is not UTF-8")?;
             ensure!(
-                !names.iter().any(|n| n == name),
-                "the header names {name:?} twice; a table begins with its columns' names"
+                known.insert(name),
+                "the header names {:?} twice; a table begins with its columns' names",
+                shortened(name)
             );
             names.push(name.to_owned());
         }
@@ -579,6 +594,17 @@ mod tests {
     fn row(fields: Value) -> Row {
         let Value::Object(fields) = fields else { panic!("{fields} is no object") };
         Row { place: Place { file: "f.jsonl".into(), line: 3 }, fields }
+    }
+
+    #[test]
+    fn a_table_of_many_columns_is_read_and_shown_in_short() {
+        let names: Vec<String> = (0..200_000).map(|i| format!("c{i}")).collect();
+        let rows = good("a.csv", &format!("{}\n{}\n", names.join(","), names.join(",")));
+        let Value::Object(fields) = rows[0].1.clone() else { panic!("no object") };
+        assert_eq!((rows.len(), fields.len()), (1, 200_000));
+        let row = Row { place: Place { file: "a.csv".into(), line: 2 }, fields };
+        let message = row.text("x").unwrap_err().to_string();
+        assert!(message.ends_with("c18, c19 and 199980 more") && message.len() < 200, "{message}");
     }
 
     #[test]

@@ -7,12 +7,14 @@
 
 use crate::dialogue::{Message, Role};
 use crate::disk;
+use crate::jinja::{self, Failure, Program};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::{UndefinedBehavior, context};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -22,15 +24,15 @@ const DEFAULT: &str = "{% for message in messages %}<|{{ message.role }}|>{{ mes
                        {% if add_generation_prompt %}<|assistant|>{% endif %}";
 /// The tokens of the default.
 const SPECIAL_TOKENS: [&str; 4] = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"];
-/// The name under which the template lies in its environment; it ends in nothing that would turn escapes on.
-const NAME: &str = "chat";
+/// How often a dialogue may be rendered, at most, to tell its parts apart: fuel for so many of the slowest templates.
+const RENDERINGS: u64 = 16;
 
 /// A chat template.
 pub struct Template {
     /// For messages.
     name: String,
     source: String,
-    environment: Environment<'static>,
+    program: Program,
     bos_token: Option<String>,
     eos_token: Option<String>,
 }
@@ -75,15 +77,11 @@ impl Template {
     /// # Errors
     /// When it is not Jinja, with its line.
     pub fn new(name: &str, source: String) -> Result<Self> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| described(name, &e))?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned(NAME, without_generation_tags(&source)).map_err(|e| described(name, &e))?;
-        Ok(Self { name: name.to_owned(), source, environment, bos_token: None, eos_token: None })
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        let environment = jinja::environment(UndefinedBehavior::Lenient);
+        let program = Program::template(&environment, &without_generation_tags(&source), &syntax);
+        let program = program.map_err(|failure| described(name, &failure))?;
+        Ok(Self { name: name.to_owned(), source, program, bos_token: None, eos_token: None })
     }
 
     /// The template that the model or tokenizer in `folder` brings, if it brings one: `chat_template.jinja`, or
@@ -108,18 +106,9 @@ impl Template {
     /// The text of `messages`; with `add_generation_prompt`, up to where the assistant's next words begin.
     ///
     /// # Errors
-    /// When the template refuses the messages, with its line and its reason.
+    /// When the template refuses the messages, with its line and its reason, or does too much work.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(|e| described(&self.name, &e))?;
-        let mut variables = std::collections::BTreeMap::new();
-        for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
-            if let Some(token) = token {
-                variables.insert(name, token.clone());
-            }
-        }
-        let messages = minijinja::Value::from(Serde(messages));
-        let variables = context! { messages, add_generation_prompt, ..minijinja::Value::from(Serde(variables)) };
-        template.render(variables).map_err(|e| described(&self.name, &e))
+        Rendering::of(self, messages, |rendering| rendering.render(messages, add_generation_prompt))
     }
 
     /// The dialogue in parts, for training.
@@ -136,28 +125,7 @@ impl Template {
     /// # Errors
     /// When the template refuses the messages, or the text of a beginning is not the beginning of the text.
     pub fn segments(&self, messages: &[Message]) -> Result<Vec<Segment>> {
-        let whole = self.render(messages, false)?;
-        let contents = self.contents(messages, &whole, false)?;
-        let mut trained: Vec<Range<usize>> = Vec::new();
-        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
-            let prompt = self.render(&messages[..i], true)?;
-            let answered = self.render(&messages[..=i], false)?;
-            ensure!(
-                answered.starts_with(&prompt) && whole.starts_with(&answered),
-                "{} does not render message {} as a continuation of those before it, so that what is to be learned cannot \
-                 be told from it; give a template that does",
-                self.name,
-                i + 1
-            );
-            let marked = answered.trim_end().len().max(prompt.len());
-            let own = contents.iter().rfind(|range| prompt.len() <= range.start && range.end <= answered.len());
-            let unmarked = match own {
-                Some(own) => marked <= own.end,
-                None => answered[..marked].ends_with(message.content.trim_end()),
-            };
-            trained.push(prompt.len()..if unmarked { answered.len() } else { marked });
-        }
-        Ok(cut(&whole, &trained, &contents))
+        Rendering::of(self, messages, |rendering| rendering.segments(messages))
     }
 
     /// The text that ends what the assistant says, such as `<|end|>`: where to stop when it speaks.
@@ -183,22 +151,93 @@ impl Template {
     /// # Errors
     /// When the template refuses the messages.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Segment>> {
-        let whole = self.render(messages, true)?;
-        let contents = self.contents(messages, &whole, true)?;
-        Ok(cut(&whole, &[], &contents))
+        Rendering::of(self, messages, |rendering| {
+            let whole = rendering.render(messages, true)?;
+            let contents = rendering.contents(messages, &whole, true)?;
+            Ok(cut(&whole, &[], &contents))
+        })
+    }
+}
+
+/// A template at work on one dialogue, with the fuel for all the times that it is rendered.
+struct Rendering<'a> {
+    template: &'a Template,
+    fuel: u64,
+}
+
+impl Rendering<'_> {
+    /// What `work` makes of `messages`.
+    fn of<T: Send>(
+        template: &Template,
+        messages: &[Message],
+        work: impl FnOnce(&mut Rendering) -> Result<T> + Send,
+    ) -> Result<T> {
+        let fuel = RENDERINGS * fuel_for(messages);
+        jinja::on_deep_stack(|| work(&mut Rendering { template, fuel }))
+    }
+
+    fn render(&mut self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let Template { name, program, bos_token, eos_token, .. } = self.template;
+        let mut variables = std::collections::BTreeMap::new();
+        for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
+            if let Some(token) = token {
+                variables.insert(name, token.clone());
+            }
+        }
+        let fuel = fuel_for(messages).min(self.fuel);
+        let messages = minijinja::Value::from(Serde(messages));
+        let variables = context! { messages, add_generation_prompt, ..minijinja::Value::from(Serde(variables)) };
+        let (text, used) = program.render(variables, fuel).map_err(|failure| described(name, &failure))?;
+        self.fuel = self.fuel.saturating_sub(used);
+        Ok(text)
+    }
+
+    fn segments(&mut self, messages: &[Message]) -> Result<Vec<Segment>> {
+        let whole = self.render(messages, false)?;
+        let contents = self.contents(messages, &whole, false)?;
+        let mut trained: Vec<Range<usize>> = Vec::new();
+        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
+            let prompt = self.render(&messages[..i], true)?;
+            let answered = self.render(&messages[..=i], false)?;
+            ensure!(
+                answered.starts_with(&prompt) && whole.starts_with(&answered),
+                "{} does not render message {} as a continuation of those before it, so that what is to be learned cannot \
+                 be told from it; give a template that does",
+                self.template.name,
+                i + 1
+            );
+            let marked = answered.trim_end().len().max(prompt.len());
+            let own = contents.iter().rfind(|range| prompt.len() <= range.start && range.end <= answered.len());
+            let unmarked = match own {
+                Some(own) => marked <= own.end,
+                None => answered[..marked].ends_with(message.content.trim_end()),
+            };
+            trained.push(prompt.len()..if unmarked { answered.len() } else { marked });
+        }
+        Ok(cut(&whole, &trained, &contents))
     }
 
     /// Where the messages' own text stands in `whole`; nowhere when the template does more to it than to strip it.
-    fn contents(&self, messages: &[Message], whole: &str, add_generation_prompt: bool) -> Result<Vec<Range<usize>>> {
+    fn contents(
+        &mut self,
+        messages: &[Message],
+        whole: &str,
+        add_generation_prompt: bool,
+    ) -> Result<Vec<Range<usize>>> {
         // A sign that stands nowhere else, so that no message can pretend to be another's place.
-        let mut signs = '\u{E000}'..='\u{F8FF}';
-        let free = |&sign: &char| !whole.contains(sign) && messages.iter().all(|m| !m.content.contains(sign));
-        let Some(sign) = signs.find(free) else { return Ok(Vec::new()) };
+        const SIGNS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
+        let texts = messages.iter().map(|m| m.content.as_str()).chain([whole]);
+        let taken: HashSet<char> = texts.flat_map(str::chars).filter(|c| SIGNS.contains(c)).collect();
+        let Some(sign) = SIGNS.into_iter().find(|sign| !taken.contains(sign)) else { return Ok(Vec::new()) };
         let holders: Vec<Message> =
             messages.iter().enumerate().map(|(i, m)| Message::new(m.role, format!("{sign}{i}{sign}"))).collect();
         let Ok(held) = self.render(&holders, add_generation_prompt) else { return Ok(Vec::new()) };
         Ok(matched(&held, sign, messages, whole).unwrap_or_default())
     }
+}
+
+fn fuel_for(messages: &[Message]) -> u64 {
+    jinja::fuel_for(messages.iter().map(|m| m.content.len()).sum(), messages.len())
 }
 
 /// Tokens of `segments`, each with whether it is trained.
@@ -256,17 +295,10 @@ fn cut(text: &str, trained: &[Range<usize>], contents: &[Range<usize>]) -> Vec<S
 }
 
 /// What is wrong with a template or what it was given, with its line.
-fn described(name: &str, error: &minijinja::Error) -> anyhow::Error {
-    let mut what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    // A macro's error lies within that of its call.
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        what = format!("{what}: {inner}");
-        source = inner.source();
-    }
-    match error.line() {
-        Some(line) => anyhow!("{name} line {line}: {what}"),
-        None => anyhow!("{name}: {what}"),
+fn described(name: &str, failure: &Failure) -> anyhow::Error {
+    match failure.line {
+        Some(line) => anyhow!("{name} line {line}: {}", failure.what),
+        None => anyhow!("{name}: {}", failure.what),
     }
 }
 

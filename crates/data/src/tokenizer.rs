@@ -1,7 +1,8 @@
 //! Text ↔ token ids: load, train, encode, decode, through Hugging Face's `tokenizers`.
 
+use crate::quiet::{Panicked, quietly};
 use crate::text::Cut;
-use crate::{disk, template};
+use crate::{disk, outline, template};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Once;
 use tokenizers::decoders::bpe::BPEDecoder;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
@@ -92,6 +94,10 @@ impl Check for TokenizerConfig {
             (TokenizerKind::Char, Some(_)) => {
                 problems.add("vocab_size", "is as large as the text has characters", "remove it")
             }
+            (_, Some(n)) if n > outline::MOST_ENTRIES => {
+                let most = outline::MOST_ENTRIES;
+                problems.add("vocab_size", "is larger than any vocabulary", format!("use at most {most}"));
+            }
             (TokenizerKind::Bpe, Some(n)) if n < FEWEST => {
                 problems.add(
                     "vocab_size",
@@ -126,6 +132,8 @@ pub struct Tokenizer {
     kind: Kind,
     /// Bytes of each token, for the byte-level kind.
     bytes: Vec<Vec<u8>>,
+    /// One more than the largest id.
+    size: usize,
     end_of_text: Option<u32>,
     /// Whether framed texts are read with a space before them.
     frame_space: bool,
@@ -186,15 +194,17 @@ impl Tokenizer {
     /// # Errors
     /// When the texts hold nothing.
     pub fn train_bpe(vocab_size: Option<usize>, texts: impl Iterator<Item = String> + Send) -> Result<Self> {
+        let vocab_size = vocab_size.unwrap_or(DEFAULT_VOCAB).clamp(FEWEST, outline::MOST_ENTRIES);
         let mut inner = Inner::new(BPE::default());
         inner.with_pre_tokenizer(Some(byte_level())).with_decoder(Some(ByteLevelDecoder::default()));
         let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
             .show_progress(false)
             // The end of text is added after training, so that its id is the last, as GPT-2's is.
-            .vocab_size(vocab_size.unwrap_or(DEFAULT_VOCAB) - 1)
+            .vocab_size(vocab_size - 1)
             .initial_alphabet(byte_characters().into())
             .build()
             .into();
+        let texts = texts.flat_map(|text| in_short_words(&text).map(str::to_owned).collect::<Vec<_>>());
         inner.train(&mut trainer, texts).map_err(|e| anyhow!("training a tokenizer: {e}"))?;
         add_end_of_text(&mut inner)?;
         Self::new(inner, None)
@@ -222,8 +232,8 @@ impl Tokenizer {
         let kind = kind(&inner);
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
         ensure!(inner.get_vocab_size(true) > 0, "has no entries");
-        let (plain, bytes) = derived(&inner, kind);
-        Ok(Self { inner, plain, kind, bytes, end_of_text: end, frame_space, chat_template: None })
+        let Derived { plain, bytes, size } = quietly(|| derived(&inner, kind))??;
+        Ok(Self { inner, plain, kind, bytes, size, end_of_text: end, frame_space, chat_template: None })
     }
 
     /// Adds special tokens after the last entry, and gives the ids of all. One that the vocabulary has keeps its id, and
@@ -233,8 +243,8 @@ impl Tokenizer {
     /// When one is empty, or the vocabulary's ids have gaps.
     pub fn add_special_tokens(&mut self, tokens: &[&str]) -> Result<Vec<u32>> {
         ensure!(tokens.iter().all(|token| !token.is_empty()), "a special token is empty");
-        let mut inner = self.inner.clone();
-        inner.add_special_tokens(tokens.iter().map(|token| special(token))).map_err(|e| anyhow!("{e}"))?;
+        let mut inner = quietly(|| self.inner.clone())?;
+        quietly(|| inner.add_special_tokens(tokens.iter().map(|token| special(token))))?.map_err(|e| anyhow!("{e}"))?;
         let old = self.vocab_size() as u32;
         let ids: Option<Vec<u32>> = tokens.iter().map(|token| inner.token_to_id(token)).collect();
         let ids = ids.context("special tokens were not added")?;
@@ -246,7 +256,7 @@ impl Tokenizer {
                 "{token} cannot be added: the vocabulary's ids have gaps"
             );
         }
-        (self.plain, self.bytes) = derived(&inner, self.kind);
+        Derived { plain: self.plain, bytes: self.bytes, size: self.size } = quietly(|| derived(&inner, self.kind))??;
         self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
         Ok(ids)
@@ -337,7 +347,8 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
-        let encoding = inner.encode_fast(text, false).map_err(|e| anyhow!("text cannot be encoded: {e}"))?;
+        let encoding = quietly(|| inner.encode_fast(text, false)).map_err(|panicked| failed(&panicked))?;
+        let encoding = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?;
         if self.kind == Kind::Char && self.decode(encoding.get_ids())?.len() != text.len() {
             // The library drops characters that it does not know.
             let unknown = text.chars().find(|c| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_none());
@@ -364,7 +375,8 @@ impl Tokenizer {
         if ids.is_empty() {
             return Ok(Vec::new()); // GPT-1's decoder subtracts one from nothing
         }
-        Ok(self.inner.decode(ids, false).map_err(|e| anyhow!("tokens cannot be decoded: {e}"))?.into_bytes())
+        let text = quietly(|| self.inner.decode(ids, false)).map_err(|panicked| failed(&panicked))?;
+        Ok(text.map_err(|e| anyhow!("tokens cannot be decoded: {e}"))?.into_bytes())
     }
 
     /// The text that `ids` stand for, with U+FFFD where their bytes are none.
@@ -391,7 +403,7 @@ impl Tokenizer {
         let mut stream = self.inner.decode_stream(false);
         // What stands before decides whether a word begins with a space.
         for &id in prompt {
-            let _ = stream.step(id);
+            let _ = quietly(|| stream.step(id));
         }
         Decoder(State::Stream(Box::new(stream)))
     }
@@ -399,8 +411,7 @@ impl Tokenizer {
     /// Entries, special tokens included; ids are below it.
     pub fn vocab_size(&self) -> usize {
         // Ids need not be dense: what a model must have room for is one more than the largest.
-        let largest = self.inner.get_vocab(true).into_values().max();
-        largest.map_or(0, |id| id as usize + 1)
+        self.size
     }
 
     /// The token that ends a text, if there is one.
@@ -440,7 +451,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer has no form as JSON.
     pub fn fingerprint(&self) -> Result<String> {
-        let json = self.inner.to_string(false).map_err(|e| anyhow!("{e}"))?;
+        let json = quietly(|| self.inner.to_string(false))?.map_err(|e| anyhow!("{e}"))?;
         let text = format!("{json} {:?}", self.document_end());
         Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
     }
@@ -450,10 +461,10 @@ impl Tokenizer {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let json = match self.frame_space {
+        let json = quietly(|| match self.frame_space {
             true => self.inner.clone().with_pre_tokenizer(Some(byte_level_with_space())).to_string(true),
             false => self.inner.to_string(true),
-        };
+        })?;
         let json = json.map_err(|e| anyhow!("{e}"))?;
         disk::write(&folder.join("tokenizer.json"), json.as_bytes())?;
         let mut config = json!({
@@ -480,11 +491,36 @@ impl Tokenizer {
     }
 }
 
-/// What follows from a tokenizer: the same for text that is nothing but text, and the bytes of each token.
-fn derived(inner: &Inner, kind: Kind) -> (Inner, Vec<Vec<u8>>) {
+/// What follows from a tokenizer.
+struct Derived {
+    /// The same for text that is nothing but text.
+    plain: Inner,
+    /// Bytes of each token.
+    bytes: Vec<Vec<u8>>,
+    /// One more than the largest id.
+    size: usize,
+}
+
+fn derived(inner: &Inner, kind: Kind) -> Result<Derived> {
     let mut plain = inner.clone();
     plain.set_encode_special_tokens(true);
-    (plain, if kind == Kind::ByteLevel { token_bytes(inner) } else { Vec::new() })
+    let entries = inner.get_vocab(true);
+    let largest = entries.iter().max_by_key(|(_, id)| **id);
+    if let Some((entry, &id)) = largest {
+        outline::within("an entry", u64::from(id), entry)?;
+    }
+    let size = largest.map_or(0, |(_, &id)| id as usize + 1);
+    let bytes = if kind == Kind::ByteLevel { token_bytes(inner, entries, size) } else { Vec::new() };
+    Ok(Derived { plain, bytes, size })
+}
+
+/// Why the library failed on a text.
+fn failed(panicked: &Panicked) -> anyhow::Error {
+    let words = panicked.to_string();
+    if words.contains("limit") {
+        return anyhow!("a pattern of the tokenizer takes too long on the text; use another tokenizer ({words})");
+    }
+    anyhow!("the tokenizer fails on the text; its tokenizer.json is damaged ({words})")
 }
 
 fn byte_level() -> ByteLevel {
@@ -520,7 +556,61 @@ fn add_end_of_text(inner: &mut Inner) -> Result<()> {
 
 fn read_json(path: &Path) -> Result<Inner> {
     ensure!(path.exists(), "{} does not exist", path.display());
-    Inner::from_file(path).map_err(|e| anyhow!("{} is not a tokenizer: {e}", path.display()))
+    let text = disk::read_description(path)?;
+    limit_patterns();
+    let read = outline::check(&text).and_then(|()| {
+        let read = quietly(|| Inner::from_str(&text)).map_err(|panicked| anyhow!("it is damaged ({panicked})"))?;
+        read.map_err(|e| anyhow!("{e}"))
+    });
+    read.with_context(|| format!("{} is not a tokenizer", path.display()))
+}
+
+/// Has every pattern of a tokenizer end in an error where it would take minutes on a word, or gigabytes.
+fn limit_patterns() {
+    /// Times that a pattern may go back and try again at one place; 10 million in the library.
+    const RETRIES: std::ffi::c_ulong = 1_000_000;
+    /// Places that it may remember to go back to, of about 50 bytes each: more than the longest piece of text has.
+    const PLACES: std::ffi::c_uint = 4_000_000;
+    /// Brackets in brackets; 4096 in the library, whose parser then overflows a thread's stack.
+    const DEPTH: std::ffi::c_uint = 250;
+    static ONCE: Once = Once::new();
+    // SAFETY: each call sets a number that the library reads when a match begins; nothing else of ours sets them.
+    ONCE.call_once(|| unsafe {
+        onig_sys::onig_set_retry_limit_in_match(RETRIES);
+        onig_sys::onig_set_match_stack_limit_size(PLACES);
+        onig_sys::onig_set_parse_depth_limit(DEPTH);
+    });
+}
+
+/// Longest word that a vocabulary is learned from, in characters. Each merge looks at whole words, so that the time for one
+/// word grows with the square of its length.
+pub const LONGEST_LEARNED_WORD: usize = 256;
+
+/// `text` in parts: whole where all words are short, else cut within each word that is longer than
+/// [`LONGEST_LEARNED_WORD`]. A word here is a run of letters, of digits, of white space or of other signs, as GPT-2's
+/// pattern has them.
+pub(crate) fn in_short_words(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let at = first_cut(rest).unwrap_or(rest.len());
+        let part;
+        (part, rest) = rest.split_at(at);
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// Where the first word of `text` that is too long is cut.
+fn first_cut(text: &str) -> Option<usize> {
+    let (mut last, mut length) = (None, 0);
+    for (at, c) in text.char_indices() {
+        let kind = (c.is_alphabetic(), c.is_numeric(), c.is_whitespace());
+        length = if last == Some(kind) { length + 1 } else { 1 };
+        last = Some(kind);
+        if length > LONGEST_LEARNED_WORD {
+            return Some(at);
+        }
+    }
+    None
 }
 
 /// GPT-2's vocabulary and merges.
@@ -554,9 +644,12 @@ fn bpe(
         ensure!(path.exists(), "{} does not exist; it goes with {}", path.display(), vocab.display());
     }
     let (vocab_text, merges_text) = (vocab.to_string_lossy(), merges.to_string_lossy());
-    settings(BPE::from_file(&vocab_text, &merges_text))
-        .build()
-        .map_err(|e| anyhow!("{} and {} are not a vocabulary and its merges: {e}", vocab.display(), merges.display()))
+    let checked = outline::check_vocabulary(&disk::read_description(vocab)?);
+    let read = checked.and_then(|()| {
+        let read = quietly(|| settings(BPE::from_file(&vocab_text, &merges_text)).build());
+        read.map_err(|panicked| anyhow!("they are damaged ({panicked})"))?.map_err(|e| anyhow!("{e}"))
+    });
+    read.with_context(|| format!("{} and {} are not a vocabulary and its merges", vocab.display(), merges.display()))
 }
 
 fn kind(inner: &Inner) -> Kind {
@@ -573,11 +666,9 @@ fn kind(inner: &Inner) -> Kind {
 }
 
 /// The bytes of each token: byte-level vocabularies write each byte as a printable character.
-fn token_bytes(inner: &Inner) -> Vec<Vec<u8>> {
+fn token_bytes(inner: &Inner, entries: HashMap<String, u32>, n: usize) -> Vec<Vec<u8>> {
     let byte_of: HashMap<char, u8> = byte_characters().into_iter().zip(0..=255).collect();
     let added = inner.get_added_tokens_decoder();
-    let entries = inner.get_vocab(true);
-    let n = entries.values().max().map_or(0, |&id| id as usize + 1);
     let mut bytes = vec![Vec::new(); n];
     for (token, id) in entries {
         let raw = || token.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
@@ -623,7 +714,7 @@ impl Decoder<'_> {
                 let text = whole_characters(pending);
                 (!text.is_empty()).then_some(text)
             }
-            State::Stream(stream) => stream.step(id).ok().flatten(),
+            State::Stream(stream) => quietly(|| stream.step(id)).ok()?.ok()?,
         }
     }
 
@@ -908,6 +999,109 @@ mod tests {
         assert!(message().contains("are not a vocabulary and its merges"), "{}", message());
         disk::write(&folder.path().join("tokenizer.json"), b"{\"version\": ").unwrap();
         assert!(message().contains("tokenizer.json is not a tokenizer"), "{}", message());
+    }
+
+    /// A trained tokenizer's file, changed by `change`, read again.
+    fn changed(change: impl Fn(&mut Value)) -> Result<Tokenizer> {
+        let folder = tempfile::tempdir().unwrap();
+        trained(300).save(folder.path()).unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut json);
+        disk::write(&path, json.to_string().as_bytes()).unwrap();
+        Tokenizer::load(folder.path())
+    }
+
+    #[test]
+    fn patterns_that_take_for_ever_are_errors_in_words() {
+        let text = format!("{}b", "a".repeat(40));
+        for pattern in ["(a+)+$", "(?:a|aa)+$", "(x+x+)+y", "(a*)*c", "(.*)*(.*)*c", "(?<n>a|\\g<n>\\g<n>)+$"] {
+            let regex = json!({ "Regex": pattern });
+            let split = json!({ "type": "Split", "pattern": regex, "behavior": "Isolated", "invert": false });
+            let replace = json!({ "type": "Replace", "pattern": regex, "content": "b" });
+            for (part, value) in [("pre_tokenizer", &split), ("normalizer", &replace), ("decoder", &replace)] {
+                let Ok(tokenizer) = changed(|json| json[part] = value.clone()) else { continue };
+                let text = if pattern.contains('x') { text.replace('a', "x") } else { text.clone() };
+                let encoded = tokenizer.encode(&text);
+                if let Err(e) = encoded {
+                    let message = e.to_string();
+                    assert!(message.starts_with("a pattern of the tokenizer takes too long on the text"), "{message}");
+                }
+            }
+        }
+        let split =
+            json!({ "type": "Split", "pattern": { "Regex": "(a+)+$" }, "behavior": "Isolated", "invert": false });
+        assert!(changed(|json| json["pre_tokenizer"] = split.clone()).unwrap().encode(&text).is_err());
+        for pattern in ["(".repeat(4000) + "a" + &")".repeat(4000), "(?:".repeat(3000) + "a" + &"){99}".repeat(3000)] {
+            let split =
+                json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+            let error = format!("{:#}", changed(|json| json["pre_tokenizer"] = split.clone()).unwrap_err());
+            assert!(error.contains("tokenizer.json is not a tokenizer: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn damaged_tokenizers_are_errors_in_words() {
+        let sequence = |depth: usize| {
+            (0..depth).fold(json!({ "type": "NFC" }), |inner, _| json!({ "type": "Sequence", "normalizers": [inner] }))
+        };
+        let changes: [(&str, Box<dyn Fn(&mut Value)>); 11] = [
+            ("id", Box::new(|json| json["model"]["vocab"]["zzzz"] = json!(u32::MAX))),
+            ("large id", Box::new(|json| json["model"]["vocab"]["zzzz"] = json!(1_000_000_000))),
+            ("added id", Box::new(|json| json["added_tokens"][0]["id"] = json!(u32::MAX))),
+            ("FixedLength", Box::new(|json| json["pre_tokenizer"] = json!({ "type": "FixedLength", "length": 0 }))),
+            (
+                "charsmap",
+                Box::new(|json| {
+                    json["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAAAA////" })
+                }),
+            ),
+            (
+                "charsmap",
+                Box::new(|json| {
+                    json["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": "////////////" })
+                }),
+            ),
+            (
+                "merges",
+                Box::new(|json| {
+                    json["model"]["vocab"] = json!({ "a": 0, "b": 1, "aa": 2 });
+                    json["model"]["merges"] = json!([["a", "a"], ["aa", "a"]]);
+                }),
+            ),
+            ("merges", Box::new(|json| json["model"]["merges"] = json!([["a"]]))),
+            ("prefix", Box::new(|json| json["model"]["continuing_subword_prefix"] = json!("######"))),
+            ("nested", Box::new(move |json| json["normalizer"] = sequence(60))),
+            ("unigram", Box::new(|json| json["model"] = json!({ "type": "Unigram", "vocab": [], "unk_id": 0 }))),
+        ];
+        for (what, change) in changes {
+            let refused = changed(&change).and_then(|tokenizer| tokenizer.encode("a text aaab"));
+            assert!(refused.is_err() || what == "nested", "{what}");
+        }
+        // Gaps between ids are nothing bad.
+        let with_gap = changed(|json| json["model"]["vocab"]["zzzz"] = json!(5000)).unwrap();
+        assert_eq!(with_gap.vocab_size(), 5001);
+    }
+
+    #[test]
+    fn endless_words_are_cut_for_training() {
+        let long = "ACGT".repeat(1000);
+        let parts: Vec<&str> = in_short_words(&long).collect();
+        assert_eq!(parts.concat(), long);
+        assert!(parts.len() == 16 && parts.iter().all(|part| part.len() <= LONGEST_LEARNED_WORD));
+        let usual = "short words, 3 of them\n".repeat(100);
+        assert_eq!(in_short_words(&usual).collect::<Vec<_>>(), [&usual]);
+        // A text without a space, in which no part comes twice: with uncut words its time is quadratic.
+        let mut state = 1u32;
+        let letter = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ['A', 'C', 'G', 'T'][(state >> 30) as usize]
+        };
+        let genome: String = (0..200_000).map(letter).collect();
+        let tokenizer = Tokenizer::train_bpe(Some(600), std::iter::once(genome.clone())).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 600);
+        let ids = tokenizer.encode(&genome[..10_000]).unwrap();
+        assert!(ids.len() < 4_000 && tokenizer.decode(&ids).unwrap() == genome[..10_000]);
     }
 
     #[test]

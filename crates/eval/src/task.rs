@@ -251,6 +251,7 @@ impl Check for TaskConfig {
             let (least, why) = (generation.max_new_tokens > 0, "use 1 or more");
             problems.require(least, "generation.max_new_tokens", "is not positive", why);
             problems.require(generation.top_k > 0, "generation.top_k", "is not positive", why);
+            problems.at_most(generation.max_new_tokens, 1 << 20, "generation.max_new_tokens");
             problems.require(generation.sentences != Some(0), "generation.sentences", "is not positive", why);
             let some = !generation.metrics.is_empty();
             problems.require(

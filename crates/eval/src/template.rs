@@ -1,61 +1,59 @@
 //! The templates and expressions of a task, over the fields of a record.
 
 use crate::task::TaskConfig;
+use data::jinja::{self, Failure, Program};
 use data::record::{Bad, Row};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
-use std::collections::{BTreeMap, HashSet};
+use minijinja::{ErrorKind, UndefinedBehavior, Value, context};
+use std::collections::BTreeMap;
 
 /// What templates know besides a record's fields.
 const GIVEN: [&str; 3] = ["variant", "choice", "range"];
 
 /// Those of one task, by their keys in its file.
 pub(crate) struct Templates {
-    environment: Environment<'static>,
-    expressions: BTreeMap<&'static str, String>,
+    programs: BTreeMap<&'static str, Program>,
 }
 
 impl std::fmt::Debug for Templates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Templates({:?})", self.expressions)
+        write!(f, "Templates({:?})", self.programs.keys())
     }
 }
 
 impl Templates {
     /// Reads all of `task`, or says of each that cannot be read what is wrong, under its key.
     pub(crate) fn new(task: &TaskConfig) -> Result<Self, Vec<(&'static str, String)>> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.map_err(|e| vec![("prompt", described(&e, ""))])?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut environment = jinja::environment(UndefinedBehavior::SemiStrict);
         environment.add_filter("last_word", |text: String| last_word(&text).1.to_owned());
         environment.add_filter("before_last_word", |text: String| last_word(&text).0.to_owned());
         environment.add_filter("position", |list: Value, of: Value| -> Result<usize, minijinja::Error> {
             let found = list.try_iter()?.position(|one| one.to_string() == of.to_string());
             found.ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, format!("{of} is not among {list}")))
         });
-        let mut wrong = Vec::new();
-        for (key, source) in [("instruction", &task.instruction), ("prompt", &task.prompt), ("answer", &task.answer)] {
-            if let Err(e) = environment.add_template_owned(key, source.clone()) {
-                wrong.push((key, described(&e, source)));
-            }
-        }
-        let mut expressions = BTreeMap::new();
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        let syntax = syntax.map_err(|e| vec![("prompt", e.to_string())])?;
+        let mut sources = vec![("instruction", &task.instruction), ("prompt", &task.prompt), ("answer", &task.answer)];
+        let texts = sources.len();
         if let Some(choice) = &task.choice {
-            expressions.insert("choice.of", choice.of.clone());
-            expressions.insert("choice.right", choice.right.clone());
+            sources.extend([("choice.of", &choice.of), ("choice.right", &choice.right)]);
         }
         if let Some(generation) = &task.generation {
-            expressions.insert("generation.accept", generation.accept.clone());
+            sources.push(("generation.accept", &generation.accept));
         }
-        for (key, source) in &expressions {
-            if let Err(e) = environment.compile_expression(source) {
-                wrong.push((*key, described(&e, source)));
+        let (mut programs, mut wrong) = (BTreeMap::new(), Vec::new());
+        for (i, (key, source)) in sources.into_iter().enumerate() {
+            let program = match i < texts {
+                true => Program::template(&environment, source, &syntax),
+                false => Program::expression(&environment, source),
+            };
+            match program {
+                Ok(program) => drop(programs.insert(key, program)),
+                Err(failure) => wrong.push((key, described(&failure, source))),
             }
         }
-        if wrong.is_empty() { Ok(Self { environment, expressions }) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(Self { programs }) } else { Err(wrong) }
     }
 
     /// The text that the template `key` makes of `row`.
@@ -69,10 +67,10 @@ impl Templates {
         variant: &str,
         choice: Option<&str>,
     ) -> Result<String, Bad> {
-        let template = self.environment.get_template(key).map_err(|e| Bad::new(described(&e, "")))?;
-        template
-            .render(fields(row, variant, choice))
-            .map_err(|e| failed(key, &e, template.source(), template.undeclared_variables(false), row))
+        let program = self.program(key)?;
+        let (text, _) =
+            program.render(fields(row, variant, choice), fuel(row)).map_err(|e| failed(key, &e, program, row))?;
+        Ok(text)
     }
 
     /// What the expression `key` is for `row`.
@@ -80,18 +78,24 @@ impl Templates {
     /// # Errors
     /// As [`Templates::text`].
     pub(crate) fn value(&self, key: &'static str, row: &Row, variant: &str) -> Result<Value, Bad> {
-        let source = self.expressions.get(key).map_or("", String::as_str);
-        let expression = self.environment.compile_expression(source).map_err(|e| Bad::new(described(&e, source)))?;
-        let wants = || expression.undeclared_variables(false);
-        match expression.eval(fields(row, variant, None)) {
+        let program = self.program(key)?;
+        match program.value(fields(row, variant, None), fuel(row)) {
             Ok(value) if value.is_undefined() => {
-                let e = minijinja::Error::from(ErrorKind::UndefinedError);
-                Err(failed(key, &e, source, wants(), row))
+                Err(failed(key, &minijinja::Error::from(ErrorKind::UndefinedError).into(), program, row))
             }
             Ok(value) => Ok(value),
-            Err(e) => Err(failed(key, &e, source, wants(), row)),
+            Err(e) => Err(failed(key, &e, program, row)),
         }
     }
+
+    fn program(&self, key: &str) -> Result<&Program, Bad> {
+        self.programs.get(key).ok_or_else(|| Bad::new(format!("the task has no {key}")))
+    }
+}
+
+fn fuel(row: &Row) -> u64 {
+    let bytes = row.fields.values().map(|value| value.as_str().map_or(0, str::len)).sum();
+    jinja::fuel_for(bytes, row.fields.len())
 }
 
 fn fields(row: &Row, variant: &str, choice: Option<&str>) -> Value {
@@ -99,11 +103,11 @@ fn fields(row: &Row, variant: &str, choice: Option<&str>) -> Value {
 }
 
 /// Names the field that a record lacks, if it does.
-fn failed(key: &str, error: &minijinja::Error, source: &str, wants: HashSet<String>, row: &Row) -> Bad {
-    let mut missing: Vec<String> =
-        wants.into_iter().filter(|name| !GIVEN.contains(&name.as_str()) && !row.fields.contains_key(name)).collect();
+fn failed(key: &str, failure: &Failure, program: &Program, row: &Row) -> Bad {
+    let is_missing = |name: &&String| !GIVEN.contains(&name.as_str()) && !row.fields.contains_key(*name);
+    let mut missing: Vec<&String> = program.variables().iter().filter(is_missing).collect();
     missing.sort();
-    if error.kind() == ErrorKind::UndefinedError && !missing.is_empty() {
+    if failure.undefined && !missing.is_empty() {
         let names: Vec<String> = missing.iter().map(|name| format!("\"{name}\"")).collect();
         return Bad::new(format!(
             "no {}, which the task's {key} reads; the record has {}",
@@ -111,14 +115,14 @@ fn failed(key: &str, error: &minijinja::Error, source: &str, wants: HashSet<Stri
             row.keys()
         ));
     }
-    Bad::new(format!("the task's {key} fails: {}", described(error, source)))
+    Bad::new(format!("the task's {key} fails: {}", described(failure, program.source())))
 }
 
 /// What is wrong, with its place in `source`.
-fn described(error: &minijinja::Error, source: &str) -> String {
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let Some(line) = error.line() else { return what };
-    let before = error.range().and_then(|range| source.get(..range.start));
+fn described(failure: &Failure, source: &str) -> String {
+    let what = &failure.what;
+    let Some(line) = failure.line else { return what.clone() };
+    let before = failure.offset.and_then(|offset| source.get(..offset));
     let column = before.map(|before| 1 + before.chars().rev().take_while(|&c| c != '\n').count());
     match column {
         Some(column) => format!("line {line}, column {column} of it: {what}"),

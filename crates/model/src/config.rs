@@ -145,7 +145,9 @@ impl ModelConfig {
 }
 
 /// Of each size; no product of them then is more than 64 bits hold.
-const LARGEST: usize = 1 << 20;
+pub(crate) const LARGEST: usize = 1 << 20;
+/// Most layers: a list of all weights then is small. GPT-3 has 96.
+const MOST_LAYERS: usize = 10_000;
 
 impl Check for ModelConfig {
     fn check(&self, problems: &mut Problems) {
@@ -153,16 +155,21 @@ impl Check for ModelConfig {
         for (key, value) in [("n_layer", self.n_layer), ("n_head", h), ("d_model", d), ("context", self.context)] {
             problems.require(value > 0, key, "is not positive", "use 1 or more");
         }
-        for (key, value) in
-            [("n_layer", self.n_layer), ("d_model", d), ("context", self.context), ("vocab_size", self.vocab_size)]
-        {
-            problems.require(value <= LARGEST, key, "is beyond any machine", format!("use at most {LARGEST}"));
+        for (key, value, most) in [
+            ("n_layer", self.n_layer, MOST_LAYERS),
+            ("n_head", h, LARGEST),
+            ("d_model", d, LARGEST),
+            ("context", self.context, LARGEST),
+            ("vocab_size", self.vocab_size, LARGEST),
+            ("band", self.band.unwrap_or(0), LARGEST),
+        ] {
+            problems.at_most(value, most, key);
         }
         if self.kind.attends() && h > 0 && !d.is_multiple_of(h) {
             problems.add(
                 "d_model",
                 format!("does not divide into {h} heads"),
-                format!("use {}", d.next_multiple_of(h)),
+                format!("use {}", d.checked_next_multiple_of(h).unwrap_or(h)),
             );
         }
         for (key, p) in [
@@ -249,6 +256,12 @@ pub(crate) mod tests {
         assert!(problems(ModelConfig { d_model: 9, ..tiny(Kind::Lstm) }).is_empty());
         assert_eq!(problems(ModelConfig { n_head: 0, context: 0, ..tiny(Kind::Gpt1) }), ["n_head", "context"]);
         assert_eq!(problems(ModelConfig { residual_dropout: 1.0, ..tiny(Kind::Gpt1) }), ["residual_dropout"]);
+        for huge in [MOST_LAYERS + 1, usize::MAX] {
+            assert_eq!(problems(ModelConfig { n_layer: huge, ..tiny(Kind::Gpt1) }), ["n_layer"]);
+            assert_eq!(problems(ModelConfig { n_head: huge.max(LARGEST + 1), ..tiny(Kind::Lstm) }), ["n_head"]);
+        }
+        assert_eq!(problems(ModelConfig { n_head: usize::MAX, ..tiny(Kind::Gpt1) }), ["n_head", "d_model"]);
+        assert_eq!(problems(ModelConfig { band: Some(usize::MAX), ..tiny(Kind::Gpt3) }), ["band"]);
         assert_eq!(problems(ModelConfig { band: None, ..tiny(Kind::Gpt3) }), ["band"]);
         assert_eq!(problems(ModelConfig { band: Some(4), ..tiny(Kind::Gpt2) }), ["band"]);
     }

@@ -14,15 +14,18 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use data::disk;
 use data::tokenizer::Tokenizer;
+use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 /// Where a run keeps its outcome below its own folder when `model.safetensors` is not there.
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Most files that a model's weights may lie in; published ones lie in up to 200.
+const MOST_FILES: usize = 1000;
 
 /// A model as it lies on disk.
 #[derive(Debug)]
@@ -322,9 +325,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
 }
 
 fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Params> {
-    let files = weight_files(folder)?;
-    let stored = TensorFiles::open(&files)?;
-    let names: HashMap<String, String> = stored.tensors().map(|(name, _)| (full_name(name), name.to_owned())).collect();
+    let stored = TensorFiles::open(&weight_files(folder)?)?;
+    let names: HashMap<String, &str> = stored.tensors().map(|(name, _)| (full_name(name), name)).collect();
     // What config.json says is believed only as far as there are weights for it.
     let layers = names.len() / weights_of_a_layer(config.kind);
     ensure!(
@@ -338,8 +340,8 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
     if let Some(first) = missing.first() {
         bail!("{} lacks {} of {} weights, first {first}", folder.display(), missing.len(), wanted.len());
     }
-    let unknown: Vec<&String> =
-        names.keys().filter(|n| !is_known(n) && !wanted.iter().any(|s| &s.name == *n)).collect();
+    let places: HashSet<&str> = wanted.iter().map(|slot| slot.name.as_str()).collect();
+    let unknown: Vec<&String> = names.keys().filter(|n| !is_known(n) && !places.contains(n.as_str())).collect();
     if let Some(first) = unknown.iter().min() {
         bail!(
             "{} has {} weights that its config.json leaves no place for, such as {first}",
@@ -347,13 +349,32 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
             unknown.len()
         );
     }
-    let params = Params::gather(config, |name| stored.load(&names[name], device));
+    for (name, tensor) in stored.tensors() {
+        if places.contains(full_name(name).as_str()) {
+            must_be_real(name, tensor.dtype).with_context(|| format!("in {}", folder.display()))?;
+        }
+    }
+    let params = Params::gather(config, |name| stored.load(names[name], device));
     let params = params.with_context(|| format!("in {}", folder.display()))?;
     for (name, parameter) in params.iter() {
-        let sum = ops::sum_of_squares(parameter.var().as_tensor())?;
-        ensure!(sum.is_finite(), "{name} in {} holds values that are no numbers: NaN or infinite", folder.display());
+        must_be_finite(name, parameter.var().as_tensor()).with_context(|| format!("in {}", folder.display()))?;
     }
     Ok(params)
+}
+
+/// Weights are real numbers; whole ones are another thing, such as quantized weights whose scale lies elsewhere.
+pub(crate) fn must_be_real(name: &str, dtype: Dtype) -> Result<()> {
+    let is_real = matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
+    ensure!(is_real, "{name} has the data type {dtype:?}; weights are read as F16, BF16, F32 or F64");
+    Ok(())
+}
+
+/// # Errors
+/// When a value is NaN or infinite.
+pub(crate) fn must_be_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    let sum = ops::sum_of_squares(tensor)?;
+    ensure!(sum.is_finite(), "{name} holds values that are no numbers: NaN or infinite");
+    Ok(())
 }
 
 /// The entry `name` of the weights in `folder`, which no language model reads; nothing where it is absent.
@@ -361,11 +382,9 @@ fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<
 /// # Errors
 /// When the weights cannot be read.
 pub(crate) fn load_extra(folder: &Path, name: &str) -> Result<Option<Tensor>> {
-    let files = weight_files(folder)?;
-    let stored = TensorFiles::open(&files)?;
-    if !stored.tensors().any(|(stored, _)| stored == name) {
-        return Ok(None);
-    }
+    let stored = TensorFiles::open(&weight_files(folder)?)?;
+    let Some((_, found)) = stored.tensors().find(|(stored, _)| *stored == name) else { return Ok(None) };
+    must_be_real(name, found.dtype).with_context(|| format!("in {}", folder.display()))?;
     let tensor = stored.load(name, &Device::Cpu).with_context(|| format!("in {}", folder.display()))?;
     Ok(Some(tensor.to_dtype(candle_core::DType::F32)?))
 }
@@ -390,18 +409,16 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         .get("weight_map")
         .and_then(Value::as_object)
         .with_context(|| format!("{} has no weight_map", index.display()))?;
-    let mut files = Vec::new();
+    let mut files = BTreeSet::new();
     for file in map.values() {
         let name = file.as_str().unwrap_or_default();
         // A name with a folder in it could lead anywhere.
         let plain = Path::new(name).file_name().is_some_and(|f| f == name);
         ensure!(plain, "{} names the file {file}, which is not one beside it", index.display());
-        let path = folder.join(name);
-        if !files.contains(&path) {
-            files.push(path);
-        }
+        files.insert(folder.join(name));
+        ensure!(files.len() <= MOST_FILES, "{} names more than {MOST_FILES} files", index.display());
     }
-    Ok(files)
+    Ok(files.into_iter().collect())
 }
 
 /// OpenAI's own uploads leave the prefix out.
@@ -470,6 +487,54 @@ mod tests {
             let said = message.contains(says) || (key == "n_head" && message.contains("3 heads"));
             assert!(said, "{key}: {message}");
         }
+    }
+
+    /// A folder with a model whose weights are `tensors` beside its own.
+    fn with_weights(tensors: impl Fn(&Params) -> Vec<(String, Tensor)>) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, tokenizer) = (tiny(Kind::Gpt2), Tokenizer::of_characters(&('a'..='p').collect()).unwrap());
+        save_description(folder.path(), &config, &tokenizer).unwrap();
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        let mut all: HashMap<String, Tensor> =
+            params.iter().map(|(name, p)| (name.to_owned(), p.var().as_tensor().clone())).collect();
+        all.extend(tensors(&params));
+        save_tensors(&folder.path().join(WEIGHTS), all.iter()).unwrap();
+        folder
+    }
+
+    #[test]
+    fn whole_numbers_are_no_weights() {
+        let name = "transformer.h.0.ln_1.weight";
+        for dtype in [candle_core::DType::I64, candle_core::DType::U8, candle_core::DType::U32] {
+            let folder = with_weights(|_| vec![(name.to_owned(), Tensor::ones(8, dtype, &Device::Cpu).unwrap())]);
+            let error = format!("{:#}", load_model(folder.path(), &Device::Cpu).unwrap_err());
+            let expected = format!("{name} has the data type {}", format!("{dtype:?}").to_uppercase());
+            assert!(error.contains(&expected), "{error}");
+        }
+        // Old versions' attention masks are no weights.
+        let mask = "transformer.h.0.attn.bias".to_owned();
+        let mask = |_: &Params| vec![(mask.clone(), Tensor::ones(8, candle_core::DType::U8, &Device::Cpu).unwrap())];
+        assert!(load_model(with_weights(mask).path(), &Device::Cpu).is_ok());
+    }
+
+    #[test]
+    fn huge_headers_and_indices_are_refused() {
+        let error = |folder: &Path| format!("{:#}", load_model(folder, &Device::Cpu).unwrap_err());
+        let folder = with_weights(|_| Vec::new());
+        let path = folder.path().join(WEIGHTS);
+        let header: String = (0..120_000).fold("{".to_owned(), |all, i| {
+            let comma = if i > 0 { "," } else { "" };
+            all + &format!("{comma}\"transformer.{i}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}")
+        });
+        let header = header + "}";
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        disk::write(&path, &bytes).unwrap();
+        assert!(error(folder.path()).contains("at most 8388608 are read"), "{}", error(folder.path()));
+        std::fs::remove_file(&path).unwrap();
+        let map: Map<String, Value> =
+            (0..40_000).map(|i| (format!("w{i}"), json!(format!("{i}.safetensors")))).collect();
+        write_json(&folder.path().join(INDEX), &json!({ "weight_map": map })).unwrap();
+        assert!(error(folder.path()).contains("names more than 1000 files"), "{}", error(folder.path()));
     }
 
     #[test]

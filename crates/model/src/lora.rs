@@ -5,8 +5,10 @@
 //! as without, and a gradient of the sum gives those of `A` and `B`. Tokens that were added to the vocabulary are trained as
 //! rows of its table. On disk it is PEFT's format.
 
-use crate::config::ModelConfig;
-use crate::folder::{check, load_config, load_model, read_json, save_tensors, seal, write_json};
+use crate::config::{LARGEST, ModelConfig};
+use crate::folder::{
+    check, load_config, load_model, must_be_finite, must_be_real, read_json, save_tensors, seal, write_json,
+};
 use crate::params::{Params, embedding_names};
 use crate::tensor_files::TensorFiles;
 use ::config::{Check, Problems};
@@ -15,8 +17,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use ops::Parameter;
 use ops::rng::{Draw, Key, uniform};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +31,9 @@ const DESCRIPTION: &str = "adapter_config.json";
 
 /// The matrices that have adapters, by the ending of their names.
 const TARGETS: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
+
+/// Largest α that is read; usual ones are up to twice the rank.
+const LARGEST_ALPHA: f64 = 1e6;
 
 /// Size of the adapters; TOML section `[lora]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +52,9 @@ fn alpha() -> f64 {
 impl Check for LoraConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.rank > 0, "rank", "is not positive", "use 8");
-        problems.require(self.alpha > 0.0, "alpha", "is not positive", "use twice the rank");
+        problems.at_most(self.rank, LARGEST, "rank");
+        let sound = self.alpha > 0.0 && self.alpha <= LARGEST_ALPHA;
+        problems.require(sound, "alpha", "is not a positive number of usual size", "use twice the rank");
     }
 }
 
@@ -173,17 +182,29 @@ impl Adapters {
         let stored = TensorFiles::open(&[&path])?;
         let device = params.device();
         // In the order in which they are made, on which sums over all of them depend.
-        let place = |name: &str| {
-            let is_of = |weight: &str| ["lora_A", "lora_B"].iter().any(|part| name == peft_name(weight, part));
-            (targets(params).position(|(weight, _)| is_of(weight)).unwrap_or(usize::MAX), name.to_owned())
-        };
-        let mut names: Vec<String> = stored.tensors().map(|(name, _)| name.to_owned()).collect();
-        names.sort_by_key(|name| place(name));
-        let load = |name: String| Ok((name.clone(), stored.load(&name, &device)?));
-        let trained = Params::of(names.into_iter().map(load));
-        let trained = trained.with_context(|| format!("in {}", path.display()))?;
         let config = LoraConfig { rank: description.r, alpha: description.lora_alpha };
-        let new_tokens = description.new_tokens();
+        let new_tokens = description.new_tokens()?;
+        let wanted = shapes(&config, model, params, &new_tokens)?;
+        let found: HashMap<String, (Dtype, Vec<usize>)> =
+            stored.tensors().map(|(name, t)| (name.to_owned(), (t.dtype, t.shape.clone()))).collect();
+        for (name, shape) in &wanted {
+            let Some((dtype, own)) = found.get(name) else { bail!("{} lacks {name}", path.display()) };
+            must_be_real(name, *dtype).with_context(|| format!("in {}", path.display()))?;
+            ensure!(own == shape, "{name} in {} has shape {own:?}; rank and base model say {shape:?}", path.display());
+        }
+        let known: HashSet<&String> = wanted.iter().map(|(name, _)| name).collect();
+        if let Some(unknown) = found.keys().filter(|name| !known.contains(name)).min() {
+            bail!("{} has {unknown}, which {DESCRIPTION} and the base model leave no place for", path.display());
+        }
+        let load = |(name, _): (String, _)| {
+            let tensor = stored.load(&name, &device)?;
+            Ok((name, tensor))
+        };
+        let trained = Params::of(wanted.into_iter().map(load));
+        let trained = trained.with_context(|| format!("in {}", path.display()))?;
+        for (name, parameter) in trained.iter() {
+            must_be_finite(name, parameter.var().as_tensor()).with_context(|| format!("in {}", path.display()))?;
+        }
         let adapters = Self::of(&config, model, params, &description.base_model_name_or_path, &new_tokens, trained);
         let adapters = adapters.with_context(|| format!("{} does not fit its base", folder.display()))?;
         adapters.apply(params)?;
@@ -254,6 +275,26 @@ impl Adapters {
     }
 }
 
+/// Names and shapes of the numbers of adapters, in the order in which they are made, on which sums over all depend.
+fn shapes(
+    config: &LoraConfig,
+    model: &ModelConfig,
+    params: &Params,
+    new_tokens: &[u32],
+) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut shapes = Vec::new();
+    for (name, parameter) in targets(params) {
+        let (wide, out) = parameter.var().dims2()?;
+        shapes.push((peft_name(name, "lora_A"), vec![config.rank, wide]));
+        shapes.push((peft_name(name, "lora_B"), vec![out, config.rank]));
+    }
+    if !new_tokens.is_empty() {
+        let (table, _) = embedding_names(model.kind);
+        shapes.push((rows_name(table), vec![new_tokens.len(), model.d_model]));
+    }
+    Ok(shapes)
+}
+
 /// The matrices that have adapters.
 fn targets(params: &Params) -> impl Iterator<Item = (&str, &Arc<Parameter>)> {
     params.iter().filter(|(name, _)| TARGETS.iter().any(|target| name.ends_with(&format!("{target}.weight"))))
@@ -282,7 +323,7 @@ struct Description {
     bias: String,
     inference_mode: bool,
     #[serde(default)]
-    trainable_token_indices: Option<serde_json::Value>,
+    trainable_token_indices: Option<Value>,
 }
 
 impl Description {
@@ -292,16 +333,34 @@ impl Description {
             .with_context(|| format!("{} is not as PEFT writes it", path.display()))?;
         let Self { peft_type, bias, target_modules, r, .. } = &description;
         ensure!(peft_type == "LORA", "{} describes {peft_type}; gptkit runs LORA", path.display());
-        ensure!(bias == "none" && *r > 0, "{} has trained biases or no rank", path.display());
+        ensure!(bias == "none", "{} has trained biases, which gptkit does not run", path.display());
+        let config = LoraConfig { rank: *r, alpha: description.lora_alpha };
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        if let Some(problem) = problems.iter().next() {
+            bail!("{}: {problem}", path.display());
+        }
         let ours =
             target_modules.len() == TARGETS.len() && TARGETS.iter().all(|t| target_modules.iter().any(|m| m == t));
         ensure!(ours, "{} adapts {target_modules:?}; gptkit runs {TARGETS:?}", path.display());
         Ok(description)
     }
 
-    fn new_tokens(&self) -> Vec<u32> {
-        let lists = self.trainable_token_indices.iter().flat_map(|map| map.as_object().into_iter().flatten());
-        lists.flat_map(|(_, ids)| serde_json::from_value::<Vec<u32>>(ids.clone()).unwrap_or_default()).collect()
+    /// Tokens whose rows are trained whole.
+    fn new_tokens(&self) -> Result<Vec<u32>> {
+        let lists: HashMap<String, Vec<u32>> = match &self.trainable_token_indices {
+            None | Some(Value::Null) => HashMap::new(),
+            Some(lists) => serde_json::from_value(lists.clone())
+                .with_context(|| format!("trainable_token_indices in {DESCRIPTION} is no list of tokens"))?,
+        };
+        ensure!(lists.len() <= 1, "trainable_token_indices in {DESCRIPTION} names more than one table");
+        let ids: Vec<u32> = lists.into_values().flatten().collect();
+        let mut seen = HashSet::new();
+        for id in &ids {
+            ensure!((*id as usize) < LARGEST, "trainable_token_indices in {DESCRIPTION} has the token {id}");
+            ensure!(seen.insert(id), "trainable_token_indices in {DESCRIPTION} has the token {id} twice");
+        }
+        Ok(ids)
     }
 }
 
@@ -310,16 +369,47 @@ pub fn is_adapter(folder: &Path) -> bool {
     folder.join(DESCRIPTION).exists()
 }
 
+/// Whether the adapters in `folder` have a base that is a model, after a few other adapters at most.
+///
+/// # Errors
+/// When the bases lead back to one of them, or on and on.
+fn must_end(folder: &Path) -> Result<()> {
+    /// Adapters on adapters, most.
+    const DEEPEST: usize = 16;
+    let mut seen = Vec::new();
+    let mut at = folder.to_owned();
+    while is_adapter(&at) {
+        let place = at.canonicalize().unwrap_or_else(|_| at.clone());
+        ensure!(!seen.contains(&place), "the base of the adapters in {} leads back to them", folder.display());
+        ensure!(seen.len() < DEEPEST, "{} has adapters on more than {DEEPEST} others", folder.display());
+        seen.push(place);
+        at = Description::read(&at)?.base_model_name_or_path;
+    }
+    Ok(())
+}
+
 /// The shape of the model that the adapters in `folder` make, and the folder of their base.
 ///
 /// # Errors
 /// When the base is missing or no model.
 pub(crate) fn load_adapted_config(folder: &Path) -> Result<(ModelConfig, PathBuf)> {
+    must_end(folder)?;
     let description = Description::read(folder)?;
     let base = description.base_model_name_or_path.clone();
     let mut config = load_config(&base)
         .with_context(|| format!("{} belongs to the model in {}", folder.display(), base.display()))?;
-    let largest = description.new_tokens().into_iter().max().map_or(0, |id| id as usize + 1);
+    let rank = description.r;
+    ensure!(rank <= config.d_model, "{} has rank {rank}, and its base a width of {}", folder.display(), config.d_model);
+    let new_tokens = description.new_tokens()?;
+    // New tokens follow those of the base, without gaps.
+    let largest = new_tokens.iter().max().map_or(0, |&id| id as usize + 1);
+    ensure!(
+        largest <= config.vocab_size + new_tokens.len(),
+        "{} trains the token {}, and its base has {} and no others in between",
+        folder.display(),
+        largest - 1,
+        config.vocab_size
+    );
     config.vocab_size = config.vocab_size.max(largest);
     Ok((config, base))
 }
@@ -544,6 +634,74 @@ mod tests {
         let again = Params::init(&config, 1, &Device::Cpu).unwrap();
         Adapters::load(folder.path(), &config, &again).unwrap();
         assert_close("loss", &loss(&config, &again.into(), Pass::Eval), &loss(&config, &weights, Pass::Eval), 0.0);
+    }
+
+    /// A base model and adapters of it, whose description `change` has changed.
+    fn folders(change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, adapters) = (folder.path().join("base"), folder.path().join("adapters"));
+        let config = tiny(Kind::Gpt2);
+        let tokenizer = data::tokenizer::Tokenizer::of_characters(&('a'..='p').collect()).unwrap();
+        crate::folder::save_description(&base, &config, &tokenizer).unwrap();
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        crate::folder::save_weights(&base, &params).unwrap();
+        let lora = LoraConfig { rank: 2, alpha: 3.0 };
+        let made = Adapters::new(&lora, &config, &params, &base, &[15, 16], 1).unwrap();
+        data::disk::create_dir(&adapters).unwrap();
+        made.save(&adapters).unwrap();
+        let path = adapters.join(DESCRIPTION);
+        let mut description = read_json(&path).unwrap();
+        change(&mut description);
+        write_json(&path, &description).unwrap();
+        (folder, adapters)
+    }
+
+    #[test]
+    fn hostile_adapters_are_refused_in_words() {
+        let load = |adapters: &Path| load_model(adapters, &Device::Cpu).map_err(|e| format!("{e:#}"));
+        let error = |change: &dyn Fn(&mut Value)| {
+            let (folder, adapters) = folders(change);
+            let _keep = folder;
+            load(&adapters).map(|_| ()).unwrap_err()
+        };
+        let (folder, adapters) = folders(|_| {});
+        assert!(load(&adapters).is_ok());
+        for (key, value, says) in [
+            ("r", json!(0), "rank is not positive"),
+            ("r", json!(3), "rank and base model say [3, 8]"),
+            ("r", json!(9), "has rank 9, and its base a width of 8"),
+            ("r", json!(u64::MAX), "rank is beyond any machine"),
+            ("lora_alpha", json!(1e300), "alpha is not a positive number of usual size"),
+            ("lora_alpha", json!(-1), "alpha is not a positive number of usual size"),
+            ("target_modules", json!(["q_proj"]), "gptkit runs"),
+            ("trainable_token_indices", json!({ "wte": [15, 4_000_000_000u32] }), "has the token 4000000000"),
+            ("trainable_token_indices", json!({ "wte": [15, 900_000] }), "and no others in between"),
+            ("trainable_token_indices", json!({ "wte": [15, 15] }), "has the token 15 twice"),
+            ("trainable_token_indices", json!({ "wte": [15] }), "rank and base model say [1, 8]"),
+            ("trainable_token_indices", json!({ "wte": [-1] }), "is no list of tokens"),
+            ("trainable_token_indices", json!({ "wte": [15], "wpe": [1] }), "names more than one table"),
+            ("trainable_token_indices", json!(null), "leave no place for"),
+        ] {
+            let message = error(&|description: &mut Value| description[key] = value.clone());
+            assert!(message.contains(says), "{key} = {value}: {message}");
+        }
+        // A base that is the adapters themselves, at once or by way of others.
+        let describe = |of: &Path, base: &Path| {
+            let mut description = read_json(&adapters.join(DESCRIPTION)).unwrap();
+            description["base_model_name_or_path"] = json!(base);
+            data::disk::create_dir(of).unwrap();
+            write_json(&of.join(DESCRIPTION), &description).unwrap();
+        };
+        let others = [0, 1].map(|i| folder.path().join(format!("other-{i}")));
+        describe(&others[0], &others[1]);
+        describe(&others[1], &others[0]);
+        assert!(load(&others[0]).unwrap_err().contains("leads back to them"));
+        let chain: Vec<PathBuf> = (0..30).map(|i| folder.path().join(format!("chain-{i}"))).collect();
+        chain.windows(2).for_each(|pair| describe(&pair[0], &pair[1]));
+        describe(&chain[29], &folder.path().join("base"));
+        assert!(load(&chain[0]).unwrap_err().contains("on more than 16 others"));
+        describe(&adapters, &adapters);
+        assert!(load(&adapters).unwrap_err().contains("leads back to them"));
     }
 
     #[test]

@@ -113,6 +113,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &end_of_text)?;
     description(pad).save(out)?;

@@ -164,6 +164,8 @@ impl Check for RolloutConfig {
             "set rollout.end, or leave end_after out",
         );
         problems.require(self.rows > 0, "rows", "is not positive", "use 64");
+        problems.at_most(self.rows, 1 << 16, "rows");
+        problems.at_most(self.max_new_tokens, 1 << 20, "max_new_tokens");
     }
 }
 
@@ -198,6 +200,8 @@ impl Check for PolicyConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.epochs > 0, "epochs", "is not positive", "use 1 to 4");
         problems.require(self.minibatches > 0, "minibatches", "is not positive", "use 1 or more");
+        problems.at_most(self.epochs, 1 << 16, "epochs");
+        problems.at_most(self.minibatches, 1 << 24, "minibatches");
         let clip = (0.0..1.0).contains(&self.clip_range) && self.clip_range > 0.0;
         problems.require(clip, "clip_range", "is not between 0 and 1", "use 0.2");
         problems.require(self.max_approx_kl.is_none_or(|x| x > 0.0), "max_approx_kl", "is not positive", "use 0.05");
@@ -291,6 +295,7 @@ fn per_episode() -> usize {
 impl Check for PtxConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.coef >= 0.0 && self.coef.is_finite(), "coef", "is negative or not finite", "use 27.8");
+        problems.at_most(self.per_episode, 1 << 16, "per_episode");
         problems.require(self.per_episode > 0, "per_episode", "is not positive", "use 8; coef = 0 turns it off");
     }
 }

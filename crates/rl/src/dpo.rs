@@ -165,6 +165,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     config.train.check_validation(!data.val.records.is_empty())?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &ends)?;
     data::disk::write(&out.join(REFERENCE), (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes())?;

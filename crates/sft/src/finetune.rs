@@ -164,6 +164,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, claim: Claim, sitting: 
     say(&counts, start.config.context, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&start.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     labeling.save(out)?;
     run.take_in(aside.path(), &FILES)?;

@@ -121,6 +121,7 @@ pub fn sft(mut config: SftConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     say(&counts, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&start.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     let ends = start.ends(&template)?;
     save_ends(out, &ends)?;

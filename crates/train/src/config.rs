@@ -166,6 +166,9 @@ fn eval_windows() -> usize {
     256
 }
 
+/// Most windows, and steps that are looked back at.
+const LARGEST: usize = 1 << 24;
+
 impl TrainConfig {
     /// Windows in memory at a time.
     pub fn micro_batch(&self) -> usize {
@@ -238,15 +241,16 @@ impl TrainConfig {
     fn check_values(&self, problems: &mut Problems) {
         problems.require(self.length.is_positive(), "length", "is nothing", "use for instance \"2000 steps\"");
         problems.require(self.batch_size > 0, "batch_size", "is not positive", "use 1 or more");
-        let largest = 1 << 24;
-        problems.require(
-            self.batch_size <= largest,
-            "batch_size",
-            "is beyond any machine",
-            format!("use at most {largest}"),
-        );
+        for (value, key) in [
+            (self.batch_size, "batch_size"),
+            (self.micro_batch.unwrap_or(0), "micro_batch"),
+            (self.eval_windows, "eval_windows"),
+            (self.spike_window, "spike_window"),
+        ] {
+            problems.at_most(value, LARGEST, key);
+        }
         let micro = self.micro_batch();
-        if self.batch_size > 0 && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
+        if (1..=LARGEST).contains(&self.batch_size) && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
             let near = (1..=micro.clamp(1, self.batch_size)).rev().find(|&m| self.batch_size.is_multiple_of(m));
             let what = format!("does not divide the batch of {}", self.batch_size);
             problems.add("micro_batch", what, format!("use {}", near.unwrap_or(1)));
@@ -287,7 +291,6 @@ impl TrainConfig {
         problems.require(positive(self.spike_z), "spike_z", "is not positive", "use 6");
         problems.require(self.keep_checkpoints > 0, "keep_checkpoints", "leaves nothing to resume", "use 2");
         problems.require(self.eval_every != Some(0), "eval_every", "is not positive", "use 250");
-        problems.require(self.eval_windows <= largest, "eval_windows", "is beyond any machine", "use 256");
         problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
         problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");
     }

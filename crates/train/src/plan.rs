@@ -3,12 +3,13 @@
 use crate::config::{Recompute, TrainConfig};
 use crate::fit::Trainer;
 use crate::guard::Guard;
+use crate::machine;
 pub use crate::memory::Memory;
 use crate::memory::matrices;
 use crate::objective::LanguageModeling;
 use crate::pretrain::PretrainConfig;
 use crate::schedule::Schedule;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Device;
 use data::batch::Batch;
 use model::{Kind, ModelConfig, Params, predictor};
@@ -112,6 +113,22 @@ pub fn settings_that_fit(config: &PretrainConfig, limit: u64) -> Option<Vec<Stri
         }
     }
     None
+}
+
+/// Whether training of the model on this processor has a chance: its memory is no more than twice what the machine has.
+///
+/// # Errors
+/// When it has none, before anything is allocated.
+pub fn must_fit(model: &ModelConfig, train: &TrainConfig, device: &Device) -> Result<()> {
+    let (needed, here) = (Memory::of(model, train).total(), machine::memory());
+    ensure!(
+        !device.is_cpu() || needed / 2 <= here,
+        "the model with its training takes about {:.1} GB of memory, and there are {:.1}: use a smaller model, context or \
+         train.micro_batch",
+        needed as f64 / 1e9,
+        here as f64 / 1e9
+    );
+    Ok(())
 }
 
 /// How fast a device trains.

@@ -6,7 +6,7 @@ use crate::fit::{Sitting, Summary, Trainer, fit};
 use crate::machine;
 use crate::masked::{Masking, rows_of_vocabulary};
 use crate::objective::{HeldOutSource, Mixture};
-use crate::plan::{Memory, settings_that_fit};
+use crate::plan::{Memory, must_fit, settings_that_fit};
 use crate::resume::Resumable;
 use crate::run::Run;
 use crate::schedule::Schedule;
@@ -88,6 +88,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, s
     let text = Text::new(&config, &prepared)?;
     config.train.check_validation(!text.validation.is_empty())?;
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
+    must_fit(&config.model, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
         Some(params) => params,

@@ -113,11 +113,15 @@ impl FamilyConfig {
     }
 
     fn check_sizes(&self, problems: &mut Problems) {
-        let mut names = BTreeSet::new();
+        let (mut names, mut sound) = (BTreeSet::new(), Vec::new());
         for (i, size) in self.sizes.iter().enumerate() {
             let key = |name: &str| format!("sizes.{i}.{name}");
-            for problem in found(&self.shape(size)).iter().filter(|p| !OF_ALL.contains(&p.key.as_str())) {
+            let wrong = found(&self.shape(size));
+            for problem in wrong.iter().filter(|p| !OF_ALL.contains(&p.key.as_str())) {
                 problems.add(&key(&problem.key), problem.what.clone(), problem.hint.clone());
+            }
+            if wrong.is_empty() {
+                sound.push(size); // its weights can be counted
             }
             let name = &size.name;
             let plain = !name.is_empty()
@@ -129,7 +133,10 @@ impl FamilyConfig {
             let positive = size.lr.is_none_or(|lr| lr.is_finite() && lr > 0.0);
             problems.require(positive, &key("lr"), "is not positive", "use for instance 3e-3");
         }
-        let fitted = self.sizes.iter().filter(|size| !size.predict);
+        if sound.len() < self.sizes.len() {
+            return;
+        }
+        let fitted = sound.into_iter().filter(|size| !size.predict);
         let fitted: BTreeSet<u64> = fitted.map(|size| non_embedding(&self.shape(size))).collect();
         let n = fitted.len();
         if n < FEWEST {
@@ -200,6 +207,14 @@ pub(super) mod tests {
         let [a, b] = [0, 1].map(|i| config.member(&config.family.sizes[i]).train);
         assert!((a.lr - 6e-3).abs() < 1e-12 && (a.min_lr - 6e-4).abs() < 1e-12);
         assert_eq!(b, config.train);
+    }
+
+    #[test]
+    fn impossible_sizes_are_problems() {
+        let size = |n_layer: u64| serde_json::json!({ "name": format!("m{n_layer}"), "n_layer": n_layer, "n_head": 1, "d_model": 8 });
+        let config = family(serde_json::json!([size(1), size(2), size(1 << 63), size(100_000)]));
+        let problems: Vec<String> = found(&config.family).iter().map(|p| p.key.clone()).collect();
+        assert_eq!(problems, ["sizes.2.n_layer", "sizes.3.n_layer"]);
     }
 
     /// Kaplan et al. 2020, table 1: 12·n_layer·d_model² but for biases and gains; with a vocabulary or without.

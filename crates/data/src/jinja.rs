@@ -1,0 +1,808 @@
+//! The Jinja engine for templates that nobody vouches for: chat templates of downloaded models, and task files.
+//!
+//! minijinja's fuel limits the number of instructions and most of the data that a template makes. It does not see the
+//! parts of a container: a list that holds another one twice, forty levels deep, costs almost nothing to make and fills
+//! the memory as soon as it is printed, compared or hashed. After compilation, every instruction that looks into its
+//! operands is therefore replaced by a filter of the same arity, which first charges for their whole contents.
+
+use minijinja::machinery::{
+    CodeGenerator, CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, eval, make_string_output,
+    parse_expr, tokenize,
+};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use self_cell::self_cell;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// Longest template, in bytes. The longest published chat templates have 60,000.
+pub const LONGEST_SOURCE: usize = 1 << 20;
+/// Most tokens between `{{` and `}}` or `{%` and `%}`: each may be one more level for the recursive parser. Published
+/// templates have up to 3,000, in a table of languages.
+const LONGEST_TAG: usize = 20_000;
+/// Most `elif` branches: each is one more level for the recursive parser.
+const MOST_BRANCHES: usize = 1000;
+/// Stack for parsing and rendering, in bytes of address space: usual templates touch little of it.
+const DEEP_STACK: usize = 256 << 20;
+/// Deepest container in a container.
+const DEEPEST_VALUE: usize = 100;
+/// Fuel of a template for small input: 2 million instructions, or 128 MB of text. The templates of the tests take 2,000.
+const BASE_FUEL: u64 = 2_000_000;
+
+/// What templates may read and do beyond the standard filters.
+pub fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(undefined);
+    environment.remove_global("debug"); // it prints everything that the engine holds
+    add_guards(&mut environment);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |state: &State, message: Value| -> Result<String, Error> {
+        charge(state, [&message])?;
+        Err(Error::new(ErrorKind::InvalidOperation, message.to_string()))
+    });
+    environment.set_formatter(|out, state, value| {
+        charge(state, [value])?;
+        minijinja::escape_formatter(out, state, value)
+    });
+    environment
+}
+
+/// Fuel for a template that reads `bytes` of text in `items` parts.
+pub fn fuel_for(bytes: usize, items: usize) -> u64 {
+    BASE_FUEL + bytes as u64 / 4 + 10_000 * items as u64
+}
+
+/// A compiled template, or a compiled expression.
+#[derive(Debug)]
+pub struct Program {
+    code: Code,
+    environment: Environment<'static>,
+    /// Names of the variables that it reads and does not set.
+    variables: HashSet<String>,
+}
+
+self_cell!(
+    struct Code {
+        owner: String,
+        #[covariant]
+        dependent: Compiled,
+    }
+);
+
+struct Compiled<'a> {
+    main: Instructions<'a>,
+    blocks: BTreeMap<&'a str, Instructions<'a>>,
+}
+
+impl std::fmt::Debug for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Code({} bytes)", self.borrow_owner().len())
+    }
+}
+
+/// A mistake in a template, or a failure while it runs, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What is wrong.
+    pub what: String,
+    /// The line, from 1, where it is known.
+    pub line: Option<usize>,
+    /// The byte in the source, where it is known.
+    pub offset: Option<usize>,
+    /// Whether a variable or field was missing.
+    pub undefined: bool,
+}
+
+impl Failure {
+    fn new(what: impl Into<String>, line: Option<usize>) -> Self {
+        Self { what: what.into(), line, offset: None, undefined: false }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if error.kind() == ErrorKind::OutOfFuel {
+            let what = "the template does too much work or makes too much text; it is not used";
+            return Self::new(what, error.line());
+        }
+        let mut what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+        // A macro's error lies within that of its call.
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            what = format!("{what}: {inner}");
+            source = inner.source();
+        }
+        Self {
+            what: shortened(&what),
+            line: error.line(),
+            offset: error.range().map(|range| range.start),
+            undefined: error.kind() == ErrorKind::UndefinedError,
+        }
+    }
+}
+
+/// An error may quote all that the template made.
+fn shortened(what: &str) -> String {
+    const LONGEST: usize = 1000;
+    match what.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &what[..end]),
+        None => what.to_owned(),
+    }
+}
+
+impl Program {
+    /// Compiles the template `source`, which [`Program::render`] runs in `environment`.
+    ///
+    /// # Errors
+    /// When it is no Jinja, or so long or so deep that the parser would run out of memory.
+    pub fn template(environment: &Environment<'static>, source: &str, syntax: &SyntaxConfig) -> Result<Self, Failure> {
+        check_size(source, false, syntax)?;
+        Self::compile(environment, source, &|source| {
+            let config =
+                TemplateConfig { syntax_config: syntax.clone(), default_auto_escape: Arc::new(|_| AutoEscape::None) };
+            let CompiledTemplate { instructions, blocks, .. } = CompiledTemplate::new(NAME, source, &config)?;
+            Ok(Compiled { main: instructions, blocks })
+        })
+    }
+
+    /// Compiles the expression `source`, which [`Program::value`] evaluates in `environment`.
+    ///
+    /// # Errors
+    /// As [`Program::template`].
+    pub fn expression(environment: &Environment<'static>, source: &str) -> Result<Self, Failure> {
+        check_size(source, true, &SyntaxConfig::default())?;
+        Self::compile(environment, source, &|source| {
+            let expression = parse_expr(source)?;
+            let mut generator = CodeGenerator::new(NAME, source);
+            generator.compile_expr(&expression);
+            let (main, blocks) = generator.finish();
+            Ok(Compiled { main, blocks })
+        })
+    }
+
+    fn compile(
+        environment: &Environment<'static>,
+        source: &str,
+        compile: &(dyn for<'a> Fn(&'a str) -> Result<Compiled<'a>, Error> + Sync),
+    ) -> Result<Self, Failure> {
+        let mut names = Names::default();
+        let code = on_deep_stack(|| {
+            Code::try_new(source.to_owned(), |source| {
+                let mut compiled = compile(source)?;
+                for instructions in std::iter::once(&mut compiled.main).chain(compiled.blocks.values_mut()) {
+                    guard(instructions, &mut names)?;
+                }
+                Ok::<_, Failure>(compiled)
+            })
+        })?;
+        let variables = names.read.difference(&names.set).cloned().collect();
+        Ok(Self { code, environment: environment.clone(), variables })
+    }
+
+    /// The source.
+    pub fn source(&self) -> &str {
+        self.code.borrow_owner()
+    }
+
+    /// Names of the variables that it reads and does not set.
+    pub fn variables(&self) -> &HashSet<String> {
+        &self.variables
+    }
+
+    /// The text that the template makes of `variables`, and the fuel that was used; never more than `fuel`.
+    ///
+    /// # Errors
+    /// When it refuses the variables, or needs more fuel.
+    pub fn render(&self, variables: Value, fuel: u64) -> Result<(String, u64), Failure> {
+        let (_, text, used) = on_deep_stack(|| self.run(variables, fuel))?;
+        Ok((text, used))
+    }
+
+    /// What the expression is for `variables`.
+    ///
+    /// # Errors
+    /// As [`Program::render`].
+    pub fn value(&self, variables: Value, fuel: u64) -> Result<Value, Failure> {
+        let (value, ..) = on_deep_stack(|| self.run(variables, fuel))?;
+        Ok(value.unwrap_or_default())
+    }
+
+    /// The value that is left, the text and the fuel that was used.
+    fn run(&self, variables: Value, fuel: u64) -> Result<(Option<Value>, String, u64), Failure> {
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        let Compiled { main, blocks } = self.code.borrow_dependent();
+        let mut text = String::new();
+        let mut out = make_string_output(&mut text);
+        let (value, state) = eval(&environment, main, variables, blocks, &mut out, AutoEscape::None)?;
+        if let Some(value) = &value {
+            charge(&state, [value])?; // whoever gets it may print it
+        }
+        let used = state.fuel_levels().map_or(0, |(used, _)| used);
+        drop(state);
+        Ok((value, text, used))
+    }
+}
+
+/// The name of every template; it ends in nothing that would turn escapes on.
+const NAME: &str = "template";
+
+thread_local! {
+    /// Whether this thread's stack is deep.
+    static IS_DEEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on a stack that is large enough for the deepest source that [`check_size`] lets through, and for the deepest
+/// value that a template makes before its fuel is used up.
+///
+/// # Errors
+/// Those of `work`, and when no thread can be started.
+pub(crate) fn on_deep_stack<T: Send, E: Send + From<Failure>>(
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    if IS_DEEP.get() {
+        return work();
+    }
+    let work = || {
+        IS_DEEP.set(true);
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Failure::new(format!("no thread can be started: {e}"), None))?;
+        thread.join().unwrap_or_else(|_| Err(Failure::new("the template engine fails on it", None).into()))
+    })
+}
+
+/// Refuses sources whose length or nesting would overflow the parser's stack.
+fn check_size(source: &str, is_expression: bool, syntax: &SyntaxConfig) -> Result<(), Failure> {
+    if source.len() > LONGEST_SOURCE {
+        let what = format!("it has {} bytes, more than the {LONGEST_SOURCE} that a template may have", source.len());
+        return Err(Failure::new(what, None));
+    }
+    let (mut tokens, mut branches) = (0, 0);
+    for token in tokenize(source, is_expression, syntax.clone()) {
+        let Ok((token, span)) = token else { return Ok(()) }; // the parser says what is wrong
+        match token {
+            Token::VariableStart | Token::BlockStart => tokens = 0,
+            Token::Ident("elif") => branches += 1,
+            _ => {}
+        }
+        tokens += 1;
+        let line = Some(usize::from(span.start_line));
+        if tokens > LONGEST_TAG {
+            return Err(Failure::new(format!("an expression has more than {LONGEST_TAG} words and signs"), line));
+        }
+        if branches > MOST_BRANCHES {
+            return Err(Failure::new(format!("it has more than {MOST_BRANCHES} elif branches"), line));
+        }
+    }
+    Ok(())
+}
+
+/// Pairs of a name and the name of the filter that stands for it, which no template can write because of its colon.
+macro_rules! wrapped {
+    ($prefix:literal: $($name:literal)*) => { &[$(($name, concat!($prefix, $name))),*] };
+}
+
+/// Filters that look into the parts of what they are given.
+const FILTERS: &[(&str, &str)] = wrapped!("filter:":
+    "attr" "batch" "before_last_word" "bool" "capitalize" "chain" "dictsort" "e" "escape" "float" "format" "groupby" "indent"
+    "int" "items" "join" "last" "last_word" "lines" "list" "lower" "map" "max" "min" "position" "pprint" "reject" "rejectattr"
+    "replace" "reverse" "round" "safe" "select" "selectattr" "slice" "sort" "split" "string" "sum" "title" "tojson" "trim"
+    "unique" "upper" "urlencode" "zip");
+/// Tests that compare what they are given.
+const TESTS: &[(&str, &str)] = wrapped!("test:":
+    "==" "!=" "<" "<=" ">" ">=" "divisibleby" "endingwith" "eq" "equalto" "ge" "greaterthan" "gt" "in" "le" "lessthan" "lower"
+    "lt" "ne" "startingwith" "upper");
+/// Methods of text, lists, maps and loops.
+const METHODS: &[(&str, &str)] = wrapped!("method:":
+    "capitalize" "changed" "count" "cycle" "endswith" "find" "format" "get" "isalnum" "isalpha" "isascii" "isdigit" "islower"
+    "isnumeric" "isspace" "isupper" "items" "join" "keys" "lower" "lstrip" "replace" "rfind" "rstrip" "split" "splitlines"
+    "startswith" "strip" "title" "upper" "values");
+/// Methods that do not look into what they are called on.
+const SHALLOW_METHODS: [&str; 5] = ["changed", "cycle", "get", "keys", "values"];
+/// Operators: the name of the filter that stands for each, and the expression that it evaluates where it has no faster way.
+const OPERATORS: [(&str, &str); 5] =
+    [("op:+", "a + b"), ("op:*", "a * b"), ("op:in", "a in b"), ("op:slice", "a[b:c:d]"), ("op:item", "a[b]")];
+/// Comparisons, as filters.
+const COMPARISONS: [(&str, fn(&Value, &Value) -> bool); 6] = [
+    ("op:==", |a, b| a == b),
+    ("op:!=", |a, b| a != b),
+    ("op:<", |a, b| a < b),
+    ("op:<=", |a, b| a <= b),
+    ("op:>", |a, b| a > b),
+    ("op:>=", |a, b| a >= b),
+];
+
+/// Names of variables.
+#[derive(Debug, Default)]
+struct Names {
+    read: HashSet<String>,
+    set: HashSet<String>,
+}
+
+/// Replaces the instructions that look into the parts of their operands by filters, each of which takes and leaves as many
+/// values, so that places and jumps stay as they are; and collects the names of variables.
+fn guard(instructions: &mut Instructions, names: &mut Names) -> Result<(), Failure> {
+    const UNCACHED: u8 = u8::MAX;
+    let find = |table: &[(&str, &'static str)], name: &str| {
+        table.iter().find(|(own, _)| *own == name).map(|(_, wrapped)| *wrapped)
+    };
+    let mut index = 0;
+    while let Some(instruction) = instructions.get_mut(index) {
+        let replaced = match instruction {
+            Instruction::Lookup(name) => {
+                names.read.insert((*name).to_owned());
+                None
+            }
+            Instruction::StoreLocal(name) => {
+                names.set.insert((*name).to_owned());
+                None
+            }
+            Instruction::ApplyFilter(name, n, _) => find(FILTERS, name).map(|name| (name, *n)),
+            Instruction::PerformTest(name, n, _) => find(TESTS, name).map(|name| (name, *n)),
+            Instruction::CallMethod(name, n) => find(METHODS, name).map(|name| (name, *n)),
+            Instruction::StringConcat => Some(("op:~", Some(2))),
+            Instruction::Add => Some(("op:+", Some(2))),
+            Instruction::Mul => Some(("op:*", Some(2))),
+            Instruction::In => Some(("op:in", Some(2))),
+            Instruction::GetItem => Some(("op:item", Some(2))),
+            Instruction::Slice => Some(("op:slice", Some(4))),
+            Instruction::Eq => Some(("op:==", Some(2))),
+            Instruction::Ne => Some(("op:!=", Some(2))),
+            Instruction::Lt => Some(("op:<", Some(2))),
+            Instruction::Lte => Some(("op:<=", Some(2))),
+            Instruction::Gt => Some(("op:>", Some(2))),
+            Instruction::Gte => Some(("op:>=", Some(2))),
+            Instruction::BuildMap(n) => u16::try_from(2 * *n).ok().map(|n| ("op:map", Some(n))),
+            Instruction::CompareAndPreserve(_) => {
+                let what = "comparisons in a row (a < b < c) are not supported; write a < b and b < c";
+                return Err(Failure::new(what, instructions.get_line(index)));
+            }
+            _ => None,
+        };
+        if let Some((name, n)) = replaced {
+            *instruction = Instruction::ApplyFilter(name, n, UNCACHED);
+        }
+        index += 1;
+    }
+    Ok(())
+}
+
+/// Adds the filters that [`guard`] puts in.
+fn add_guards(environment: &mut Environment<'static>) {
+    for &(name, wrapped) in FILTERS {
+        environment.add_filter(wrapped, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            charge_call(state, name, &args)?;
+            let result = state.apply_filter(name, &args);
+            settled(state, result.map_err(|e| named(e, ErrorKind::UnknownFilter, "filter", name))?)
+        });
+    }
+    for &(name, wrapped) in TESTS {
+        environment.add_filter(wrapped, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            charge(state, args.iter())?;
+            state.perform_test(name, &args)
+        });
+    }
+    for &(name, wrapped) in METHODS {
+        environment.add_filter(wrapped, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            let (on, rest) = args.split_first().ok_or(ErrorKind::MissingArgument)?;
+            let shallow = SHALLOW_METHODS.contains(&name) && on.as_str().is_none();
+            charge_call(state, name, if shallow { rest } else { &args })?;
+            let result = on.call_method(state, name, rest)?;
+            settled(state, result)
+        });
+    }
+    for (name, compare) in COMPARISONS {
+        environment.add_filter(name, move |state: &State, a: &Value, b: &Value| {
+            charge(state, [a, b])?;
+            defined(state, [a, b])?;
+            Ok::<_, Error>(compare(a, b))
+        });
+    }
+    environment.add_filter("op:~", |state: &State, a: &Value, b: &Value| {
+        charge(state, [a, b])?;
+        defined(state, [a, b])?;
+        let text = format!("{a}{b}");
+        Ok::<_, Error>(if a.is_safe() && b.is_safe() { Value::from_safe_string(text) } else { Value::from(text) })
+    });
+    environment.add_filter("op:map", |state: &State, pairs: Rest<Value>| {
+        charge(state, pairs.iter())?;
+        let pairs = pairs.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        Ok::<_, Error>(Value::from_pairs(pairs))
+    });
+    for (name, expression) in OPERATORS {
+        environment
+            .add_filter(name, move |state: &mut State, args: Rest<Value>| operate(state, name, expression, &args));
+    }
+}
+
+/// The operator `name` on `args`.
+fn operate(state: &mut State, name: &str, expression: &'static str, args: &[Value]) -> Result<Value, Error> {
+    let number = |i: usize| args.get(i).filter(|value| value.kind() == ValueKind::Number).and_then(Value::as_i64);
+    match name {
+        "op:+" | "op:*" => {
+            if let (Some(a), Some(b)) = (number(0), number(1)) {
+                let result = if name == "op:+" { a.checked_add(b) } else { a.checked_mul(b) };
+                if let Some(result) = result {
+                    return Ok(Value::from(result));
+                }
+            }
+            let size = charge(state, args)?;
+            if let (Some(n), "op:*") = (number(0).or(number(1)), name) {
+                state.consume_fuel(size.units().saturating_mul(u64::try_from(n).unwrap_or(0)) / UNITS)?;
+            }
+        }
+        "op:item" => {
+            // Text and lazy lists are walked up to the index, and a key is hashed as a whole.
+            let [of, key] = args else { return Err(ErrorKind::MissingArgument.into()) };
+            if matches!(of.kind(), ValueKind::String | ValueKind::Iterable) {
+                charge(state, [of])?;
+            }
+            charge(state, [key])?;
+            if !of.is_undefined() {
+                return of.get_item(key);
+            }
+        }
+        _ => drop(charge(state, args)?),
+    }
+    let mut names = ["a", "b", "c", "d"].into_iter().zip(args.iter().cloned());
+    let variables = Value::from_pairs(&mut names);
+    let result = state.env().compile_expression(expression)?.eval(variables)?;
+    settled(state, result)
+}
+
+/// Which of `values` must not be undefined.
+fn defined<'a>(state: &State, values: impl IntoIterator<Item = &'a Value>) -> Result<(), Error> {
+    let lenient = matches!(state.env().undefined_behavior(), UndefinedBehavior::Lenient | UndefinedBehavior::Chainable);
+    match !lenient && values.into_iter().any(Value::is_undefined) {
+        true => Err(ErrorKind::UndefinedError.into()),
+        false => Ok(()),
+    }
+}
+
+fn named(error: Error, kind: ErrorKind, what: &str, name: &str) -> Error {
+    if error.kind() == kind && error.detail().is_none() {
+        return Error::new(kind, format!("{what} {name} is unknown"));
+    }
+    error
+}
+
+/// The same with a list in the place of a lazy one: lazy ones that hold lazy ones take longer with each.
+fn settled(state: &State, value: Value) -> Result<Value, Error> {
+    if value.kind() != ValueKind::Iterable {
+        return Ok(value);
+    }
+    let mut items = Vec::new();
+    for item in value.try_iter()?.checked() {
+        state.consume_fuel(1)?;
+        items.push(item?);
+    }
+    Ok(Value::from(items))
+}
+
+/// What one fuel pays for, in bytes.
+const UNITS: u64 = 64;
+
+/// How large a value is with all that it holds, each part as often as it is held.
+#[derive(Debug, Default)]
+struct Size {
+    nodes: u64,
+    bytes: u64,
+    /// Not yet paid for.
+    owed: u64,
+}
+
+impl Size {
+    fn units(&self) -> u64 {
+        (self.nodes * NODE).saturating_add(self.bytes)
+    }
+
+    fn pay(&mut self, state: &State) -> Result<(), Error> {
+        let fuel = self.owed / UNITS;
+        self.owed %= UNITS;
+        state.consume_fuel(fuel)
+    }
+}
+
+/// What a part costs besides its bytes.
+const NODE: u64 = 32;
+
+/// Charges for all that `values` hold.
+fn charge<'a>(state: &State, values: impl IntoIterator<Item = &'a Value>) -> Result<Size, Error> {
+    let mut size = Size::default();
+    for value in values {
+        walk(state, value, 0, &mut size)?;
+    }
+    size.pay(state)?;
+    Ok(size)
+}
+
+fn walk(state: &State, value: &Value, depth: usize, size: &mut Size) -> Result<(), Error> {
+    if depth > DEEPEST_VALUE {
+        let what = format!("a list or map is nested more than {DEEPEST_VALUE} deep");
+        return Err(Error::new(ErrorKind::InvalidOperation, what));
+    }
+    let bytes = value.as_str().map_or_else(|| value.as_bytes().map_or(0, <[u8]>::len), str::len) as u64;
+    size.nodes += 1;
+    size.bytes += bytes;
+    size.owed += bytes + NODE;
+    if size.owed > 64 * UNITS {
+        size.pay(state)?;
+    }
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            for item in value.try_iter()?.checked() {
+                walk(state, &item?, depth + 1, size)?;
+            }
+        }
+        ValueKind::Map => {
+            for (key, value) in value.as_object().and_then(|map| map.try_iter_pairs()).into_iter().flatten() {
+                walk(state, &key, depth + 1, size)?;
+                walk(state, &value, depth + 1, size)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Charges for what the filter or method `name` does with `args`.
+fn charge_call(state: &State, name: &str, args: &[Value]) -> Result<(), Error> {
+    let size = charge(state, args)?;
+    let text = |i: usize| args.get(i).and_then(Value::as_str);
+    let units = match name {
+        // Widths may be anything, and a part may be named again and again.
+        "format" => {
+            let format = text(0).unwrap_or_default();
+            let fields = format.bytes().filter(|byte| matches!(byte, b'{' | b'%')).count() as u64;
+            let widths = format.split(|c: char| !c.is_ascii_digit()).map(|digits| match digits {
+                "" => 0,
+                digits => digits.parse::<u64>().unwrap_or(u64::MAX),
+            });
+            let widths = widths.chain([largest(args)]).fold(0, u64::saturating_add);
+            fields.saturating_mul(size.units()).saturating_add(widths)
+        }
+        // Each part stands on a line of its own, behind as many spaces as it is deep times the indent.
+        "tojson" | "indent" => {
+            size.nodes.saturating_add(size.bytes / 2).saturating_mul(largest(args)).saturating_mul(4)
+        }
+        "pprint" => size.nodes * 4 * DEEPEST_VALUE as u64,
+        // A list of as many parts.
+        "split" | "lines" | "splitlines" => {
+            let whole = text(0).unwrap_or_default();
+            NODE * match text(1) {
+                Some(between) => whole.matches(between).count() as u64,
+                None => whole.split_whitespace().count().max(whole.lines().count()) as u64,
+            }
+        }
+        // A filler as often as it is wanted.
+        "batch" | "slice" => size.units().saturating_mul(u64::from(args.len() > 2)).saturating_mul(largest(args)),
+        // Comparing is done more than once.
+        "sort" | "unique" | "groupby" | "dictsort" => size.units().saturating_mul(8),
+        _ => 0,
+    };
+    state.consume_fuel(units / UNITS)
+}
+
+/// The largest whole number among `args`, those with names included.
+fn largest(args: &[Value]) -> u64 {
+    let whole = |value: &Value| u64::try_from(value.clone()).ok();
+    let with_names = args.iter().filter(|value| value.is_kwargs()).flat_map(|named| {
+        named.as_object().and_then(|map| map.try_iter_pairs()).into_iter().flatten().map(|(_, value)| value)
+    });
+    args.iter().cloned().chain(with_names).filter_map(|value| whole(&value)).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use minijinja::context;
+
+    fn run(source: &str) -> Result<String, Failure> {
+        run_with(source, BASE_FUEL)
+    }
+
+    fn run_with(source: &str, fuel: u64) -> Result<String, Failure> {
+        let environment = environment(UndefinedBehavior::Lenient);
+        let program = Program::template(&environment, source, &SyntaxConfig::default())?;
+        let messages = Value::from(vec![Value::from_pairs([("role", "user"), ("content", "hello")])]);
+        program.render(context! { messages }, fuel).map(|(text, _)| text)
+    }
+
+    #[test]
+    fn templates_compute_what_jinja_computes() {
+        for (source, expected) in [
+            ("{{ 1 + 2 }} {{ 1.5 + 1 }} {{ 'a' + 'b' }} {{ [1] + [2] }}", "3 2.5 ab [1, 2]"),
+            ("{{ 3 * 'ab' }} {{ [1, 2] * 2 }} {{ 2 * 2.5 }} {{ 7 * 6 }}", "ababab [1, 2, 1, 2] 5.0 42"),
+            ("{{ 'a' ~ 1 ~ [2] ~ none }}", "a1[2]None"),
+            ("{{ 1 == 1.0 }} {{ 'a' < 'b' }} {{ [1] != [1] }} {{ 2 >= 3 }}", "True True False False"),
+            ("{{ 'a' in 'cab' }} {{ 1 in [2] }} {{ 'k' in {'k': 1} }} {{ 3 not in [3] }}", "True False True False"),
+            (
+                "{{ 'abc'[1:] }} {{ [1,2,3][::-1] }} {{ 'abc'[-1] }} {{ [1,2][1] }} {{ {'a': 3}['a'] }}",
+                "bc [3, 2, 1] c 2 3",
+            ),
+            ("{{ messages[0]['content'].upper() }} {{ messages[0].role }} {{ messages[5] }}", "HELLO user "),
+            (
+                "{{ {'a': [1, {'b': none}]}|tojson(indent=2) }}",
+                "{\n  \"a\": [\n    1,\n    {\n      \"b\": null\n    }\n  ]\n}",
+            ),
+            ("{{ 'a-b'.split('-')[-1] }} {{ 'a b'.split()|join('+') }} {{ ' x '.strip() }}", "b a+b x"),
+            ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "1"),
+            (
+                "{% set ns = namespace(l=[]) %}{% for i in range(3) %}{% set ns.l = ns.l + [i] %}{% endfor %}{{ ns.l }}",
+                "[0, 1, 2]",
+            ),
+            ("{{ '%s-%03d'|format('a', 7) }} {{ '{}:{x}'.format(1, x=2) }}", "a-007 1:2"),
+            ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ {'a': 1}.get('b', 2) }}", "a12"),
+            ("{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m('a') + m('b') }}", "<a><b>"),
+            ("{% for x in [1, 2] recursive %}{{ x }}{% if not loop.last %},{% endif %}{% endfor %}", "1,2"),
+            (
+                "{{ 'b' if messages is defined and messages is not string else 'c' }} {{ 3 is divisibleby(3) }}",
+                "b True",
+            ),
+            (
+                "{{ [3, 1, 2]|sort|join }} {{ [1, 1]|unique|list }} {{ 'x'|default('y') }} {{ [[1, 2], [3]]|map('length')|sum }}",
+                "123 [1] x 3",
+            ),
+        ] {
+            assert_eq!(run(source).as_deref(), Ok(expected), "{source}");
+        }
+    }
+
+    /// Each would take gigabytes, hours or the stack.
+    #[test]
+    fn hostile_templates_are_refused_in_words() {
+        let doubled = |start: &str, double: &str, end: &str| {
+            format!(
+                "{{% set ns = namespace(x={start}) %}}{{% for i in range(60) %}}{{% set ns.x = {double} %}}{{% endfor %}}{end}"
+            )
+        };
+        let lists = |end: &str| doubled("[1]", "[ns.x, ns.x]", end);
+        let mut sources = vec![
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}hi".to_owned(),
+            doubled("'aaaa'", "ns.x ~ ns.x", "{{ ns.x|length }}"),
+            doubled("'aaaa'", "ns.x + ns.x", "{{ ns.x|length }}"),
+            doubled("'aaaa'", "ns.x * 2", "{{ ns.x|length }}"),
+            doubled("'aaaa'", "ns.x|replace('a', 'aa')", ""),
+            doubled("'aaaa'", "ns.x.replace('a', 'aa')", ""),
+            doubled("'aaaa'", "[ns.x, ns.x]|join(ns.x)", ""),
+            doubled("'aaaa'", "ns.x.join([ns.x, ns.x])", ""),
+            doubled("'aaaa'", "'%s%s'|format(ns.x, ns.x)", ""),
+            doubled("'aaaa'", "'{0}{0}'.format(ns.x)", ""),
+            doubled("[1]", "ns.x + ns.x", "{{ ns.x|length }}"),
+            doubled("[1]", "ns.x * 2", "{{ ns.x|length }}"),
+            doubled("[1]", "ns.x|chain(ns.x)|list", ""),
+            doubled("[1]", "[ns.x|list, ns.x|list]", "{{ ns.x }}"),
+            doubled("{}", "dict(a=ns.x, b=ns.x)", "{{ ns.x }}"),
+            doubled("{}", "{'a': ns.x, 'b': ns.x}", "{{ ns.x }}"),
+            doubled("[1]", "ns.x|batch(2, ns.x)|list", "{{ ns.x }}"),
+            "{% set a = namespace() %}{% set a.a = a %}{{ a }}".to_owned(),
+            "{% set a = namespace() %}{% set a.a = a %}{{ a == [a] or a|string }}".to_owned(),
+            "{{ [1] * 100000000 }}".to_owned(),
+            "{{ ([1] * 100000000)|upper }}".to_owned(),
+            "{{ [('a' * 1000000)] * 1000 ~ 'a' }}".to_owned(),
+            "{{ ('a' * 30000000).split('') }}".to_owned(),
+            "{{ ('a' * 30000000)|split('')|list }}".to_owned(),
+            "{{ '%999999999999d'|format(1) }}".to_owned(),
+            "{{ '%*d'|format(999999999999, 1) }}".to_owned(),
+            "{{ '%.999999999999f'|format(1) }}".to_owned(),
+            "{{ '{:999999999999d}'.format(1) }}".to_owned(),
+            "{{ '{:.999999999999f}'.format(1.5) }}".to_owned(),
+            "{{ 'a\\nb'|indent(999999999999) }}".to_owned(),
+            "{{ 'a\\nb'|indent(width=999999999999) }}".to_owned(),
+            "{{ [1]|tojson(indent=999999999999) }}".to_owned(),
+            "{{ [1]|tojson(999999999999) }}".to_owned(),
+            "{{ [1]|batch(999999999999, 'x') }}".to_owned(),
+            "{{ [1]|slice(999999999999) }}".to_owned(),
+            "{{ 'a' * 999999999999 }}".to_owned(),
+            "{% for i in range(100000) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' * 1000 }}{% endfor %}".to_owned(),
+            "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}".to_owned(),
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(100) }}".to_owned(),
+            "{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}".to_owned(),
+            "{% set ns = namespace(x=[1]) %}{% for i in range(100000) %}{% set ns.x = ns.x|reverse %}{% endfor %}{{ ns.x.y.z }}".to_owned(),
+            "{% set ns = namespace(x=[1]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".to_owned(),
+            "{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set n = namespace(x=ns.x) %}{% set ns.x = n %}{% endfor %}{{ ns.x }}".to_owned(),
+            "{% set s = 'é' * 10000000 %}{% for i in range(100000) %}{% set t = s[-1] ~ s[1:2] %}{% endfor %}".to_owned(),
+            "{% set s = 'a' * 10000000 %}{% set t = s ~ '' %}{% for i in range(100000) %}{% if s == t %}{% endif %}{% endfor %}".to_owned(),
+            "{{ raise_exception([[1] * 1000] * 100000000) }}".to_owned(),
+        ];
+        for end in [
+            "{{ ns.x }}",
+            "{{ ns.x ~ '' }}",
+            "{{ ns.x|string }}",
+            "{{ ns.x|upper }}",
+            "{{ ns.x|tojson }}",
+            "{{ ns.x|pprint }}",
+            "{{ ns.x|join }}",
+            "{{ ns.x == [ns.x[0], ns.x[1]] }}",
+            "{{ ns.x in [[ns.x[0], ns.x[1]]] }}",
+            "{{ {ns.x: 1} }}",
+            "{{ [ns.x, ns.x]|unique|list }}",
+            "{{ [ns.x, ns.x]|sort }}",
+            "{{ {}[ns.x] }}",
+            "{{ ns.x is eq([ns.x[0], ns.x[1]]) }}",
+            "{{ ''.join(ns.x) }}",
+            "{{ '{}'.format(ns.x) }}",
+            "{{ '%s'|format(ns.x) }}",
+            "{{ raise_exception(ns.x) }}",
+            "{{ ns.x < [ns.x[0], ns.x[1]] }}",
+            "{{ [ns.x].count([ns.x[0], ns.x[1]]) }}",
+            "{{ [ns.x]|map('string')|list }}",
+            "{{ ns.x == ns.x == ns.x }}",
+            "{{ 'a'|replace('a', ns.x) }}",
+            "{{ {}.get(ns.x) }}",
+            "{% autoescape true %}{{ ns.x }}{% endautoescape %}",
+        ] {
+            sources.push(lists(end));
+        }
+        for source in sources {
+            let failure = run_with(&source, BASE_FUEL / 20).map(|text| text.len()).expect_err(&source);
+            assert!(!failure.what.is_empty() && failure.what.len() < 1100, "{source}: {failure:?}");
+        }
+    }
+
+    #[test]
+    fn an_endless_template_ends_with_its_fuel() {
+        let failure =
+            run("\n{% for i in range(100000) %}{% for j in range(100000) %}\n{% endfor %}{% endfor %}hi").unwrap_err();
+        assert_eq!(failure.line, Some(2));
+        assert!(failure.what.contains("does too much work"), "{failure:?}");
+    }
+
+    #[test]
+    fn sources_that_would_overflow_the_parser_are_refused_with_their_line() {
+        let tag = |inside: String| format!("\n{{{{ {inside} }}}}");
+        for (source, line) in [
+            (tag(format!("1{}", "+1".repeat(300_000))), Some(2)),
+            (tag(format!("{}1", "not ".repeat(200_000))), Some(2)),
+            (tag(format!("{}1", "-".repeat(200_000))), Some(2)),
+            (tag(format!("'a'{}", "|upper".repeat(100_000))), Some(2)),
+            (tag(format!("a{}", ".a".repeat(100_000))), Some(2)),
+            (tag(format!("a{}", "[0]".repeat(100_000))), Some(2)),
+            (tag(format!("{}1{}", "[".repeat(1000), "]".repeat(1000))), Some(2)),
+            (tag(format!("{}1{}", "(".repeat(1000), ")".repeat(1000))), Some(2)),
+            (tag(format!("1{}", " if 1 else 1".repeat(50_000))), Some(2)),
+            (tag(format!("2{}", "**2".repeat(100_000))), Some(2)),
+            (tag(format!("1{}", "<1".repeat(100_000))), Some(2)),
+            (tag(format!("1{}", " is defined".repeat(50_000))), Some(2)),
+            (format!("{}{}", "{% if 1 %}".repeat(1000), "{% endif %}".repeat(1000)), Some(1)),
+            (format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(80_000)), Some(1)),
+            (format!("{}{}", "{% for i in a %}".repeat(1000), "{% endfor %}".repeat(1000)), Some(1)),
+            ("a".repeat(LONGEST_SOURCE + 1), None),
+        ] {
+            let failure = run(&source).map(|text| text.len()).expect_err(&source[..40]);
+            assert_eq!(failure.line, line, "{} {failure:?}", &source[..40]);
+        }
+        // The deepest that is let through does not overflow either.
+        for source in [
+            tag(format!("1{}", "+1".repeat(9_000))),
+            tag(format!("{}1", "not ".repeat(19_000))),
+            tag(format!("{}1", "-".repeat(19_000))),
+            tag(format!("'a'{}", "|upper".repeat(9_000))),
+            tag(format!("a{}", ".a".repeat(9_000))),
+            tag(format!("1{}", " if 1 else 1".repeat(4_000))),
+            tag(format!("2{}", "**1".repeat(9_000))),
+            format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(900)),
+        ] {
+            let _ = run(&source);
+        }
+    }
+}
