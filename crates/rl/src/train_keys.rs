@@ -51,14 +51,15 @@ const KEYS: &[(&[&str], &str, &str, Effect)] = &[
     (&["clip"], "", "clip=1e-3", Changes),
     (&["dtype"], "", "dtype=bf16", Changes),
     (&["recompute"], "", "recompute=blocks", Saves),
-    // At this rate losses go up and down with the batch alone.
-    (&["spike_window"], "lr=1e-6,length=8 steps,spike_z=1e-6,on_spike=skip", "spike_window=2", Changes),
-    (&["spike_z"], "lr=1e-6,length=8 steps,on_spike=skip", "spike_z=1e-6", Changes),
-    (&["on_spike"], "lr=1e-6,length=8 steps,spike_z=1e-6", "on_spike=skip", Changes),
+    // At this rate losses go up and down.
+    (&["spike_window"], "lr=0.1,length=12 steps,spike_z=1e-6,on_spike=skip", "spike_window=2", Changes),
+    (&["spike_z"], "lr=0.1,length=12 steps,on_spike=skip", "spike_z=1e-6", Changes),
+    (&["on_spike"], "lr=0.1,length=12 steps,spike_z=1e-6", "on_spike=skip", Changes),
     (&["keep_checkpoints"], "", "keep_checkpoints=1", Changes),
     (&["eval_every"], "", "eval_every=1", Changes),
     (&["eval_windows"], "", "eval_windows=1", Changes),
-    (&["patience"], "lr=0.3,length=16 steps", "patience=1", Changes),
+    // At this rate nothing gets better.
+    (&["patience"], "lr=1e-12,length=8 steps", "patience=1", Changes),
 ];
 
 const BASE: &str = r#"
