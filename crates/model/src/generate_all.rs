@@ -248,6 +248,28 @@ mod tests {
         }
     }
 
+    /// From its place on, the token ends the continuation; before, and to the last token, it is one like any other.
+    #[test]
+    fn late_ends_end_from_their_length_on_and_other_ends_at_once() {
+        let model = model(Kind::Gpt2);
+        let plain = all(&model, &[], &requests(prompts(), 1, greedy()));
+        let first_use = |one: &Completion, at: usize| !one.tokens[..at].contains(&one.tokens[at]);
+        let (&(prompt, _), one) = plain.iter().find(|(_, one)| first_use(one, 3)).unwrap();
+        let end = one.tokens[3];
+        let ended = |ends: &[u32], after: usize| {
+            let late_ends = LateEnds { tokens: vec![end], after };
+            let requests = Requests { late_ends, ..requests(prompts(), 1, greedy()) };
+            all(&model, ends, &requests).remove(&(prompt, 0)).unwrap()
+        };
+        for after in [0, 3] {
+            let found = ended(&[], after);
+            assert_eq!((found.tokens.as_slice(), found.finish), (&one.tokens[..3], Finish::EndOfText));
+            assert_eq!(found.end.unwrap().id, end);
+        }
+        assert_eq!(ended(&[], 9).tokens, one.tokens);
+        assert_eq!(ended(&[end], 9).tokens, one.tokens[..3]);
+    }
+
     #[test]
     fn prompts_together_are_continued_as_one_by_one() {
         for kind in KINDS {
