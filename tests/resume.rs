@@ -345,7 +345,7 @@ fn a_run_of_any_stage_that_was_killed_early_is_started_again() {
         let whole = weights();
         as_if_killed_early(&run);
         let ran = gptkit(elsewhere.path(), &format!("{stage} --resume {}", run.display())).ok();
-        assert!(ran.err.contains("has no checkpoint yet: it is started again"), "{}", ran.err);
+        assert!(ran.err.contains("has no checkpoint yet; starting it again"), "{}", ran.err);
         assert!(weights() == whole, "{stage}: other weights");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "{stage} left something in the working folder");
         as_if_killed_early(&run);
@@ -353,12 +353,30 @@ fn a_run_of_any_stage_that_was_killed_early_is_started_again() {
         assert!(weights() == whole, "{stage}: other weights");
         // And now that it has ended, the same command finds it.
         let ran = gptkit(path, &command).ok();
-        assert!(ran.err.contains("holds the run of this command: going on with it"), "{}", ran.err);
+        assert!(ran.err.contains("holds the run of this command; resuming it"), "{}", ran.err);
         assert!(weights() == whole, "{stage}: other weights");
     }
     let left: Vec<String> =
         fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(left.iter().all(|name| !name.contains("tmp")), "{left:?}");
+}
+
+#[test]
+fn adapters_are_not_resumed_on_other_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config small --data world:60 --set model.context=160 --out pre").ok();
+    let few = "--set train.batch_size=4 --set train.warmup=0steps --set train.length=2steps";
+    gptkit(path, &format!("sft --init pre --data world:40 --lora-rank 2 {few} --out sft")).ok();
+    gptkit(path, "sft --resume sft").ok();
+    let mut bytes = fs::read(path.join("pre/model.safetensors")).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(path.join("pre/model.safetensors"), bytes).unwrap();
+    fs::remove_file(path.join("pre/checksums.json")).unwrap(); // as if it had been trained again
+    let ran = gptkit(path, "sft --resume sft");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("pre have changed since this run began"), "{}", ran.err);
 }
 
 #[test]
@@ -457,7 +475,7 @@ fn a_run_that_diverged_or_has_no_step_is_not_saved() {
         assert!(ran.err.contains(says) && !ran.err.contains("saved"), "{}", ran.err);
         // One without a step leaves nothing, and one that diverged says so again.
         let again = gptkit(folder.path(), &format!("pretrain --resume {out}"));
-        let says = if out == "short" { "does not exist" } else { says };
+        let says = if out == "short" { "does not exist" } else { "no numbers" };
         assert!(again.code == Some(1) && again.err.contains(says), "{}", again.err);
     }
 }
@@ -466,14 +484,18 @@ fn a_run_that_diverged_or_has_no_step_is_not_saved() {
 fn a_mixture_is_validated_by_its_weights_and_by_source() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    fs::write(path.join("b.txt"), "All is quiet on the pond, and the frogs sing.\n\n".repeat(30)).unwrap();
-    let more = "--config char --data world:200@0.25 --data b.txt@0.75 --set data.val_fraction=0.3 --out run";
+    let more =
+        "--config char --data world:200@0.25 --data world-patterns:50@0.75 --set data.val_fraction=0.3 --out run";
     let ran = pretrain(path, &format!("{more} --set train.batch_size=2")).ok();
-    assert!(ran.err.contains("best val by source: b.txt ") && ran.err.contains("world:200 "), "{}", ran.err);
+    assert!(
+        ran.err.contains("best val by source: world-patterns:50 ") && ran.err.contains("world:200 "),
+        "{}",
+        ran.err
+    );
     let metrics = fs::read_to_string(path.join("run/metrics.jsonl")).unwrap();
     let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
     let score = |source: &str| last["scores"][format!("loss/{source}")].as_f64().unwrap();
-    let (a, b) = (score("world:200"), score("b.txt"));
+    let (a, b) = (score("world:200"), score("world-patterns:50"));
     assert!((a - b).abs() > 1e-3, "{a} {b}");
     assert!((last["val_loss"].as_f64().unwrap() - (0.25 * a + 0.75 * b)).abs() < 1e-9, "{last}");
 }

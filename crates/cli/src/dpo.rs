@@ -55,7 +55,7 @@ impl Dpo {
                 let init = model_named(self.init.as_deref(), &request, "init")?;
                 (rl::dpo(config, init, claim, &sitting)?, of_world)
             }
-            Todo::GoOn { config, run } => (rl::dpo::resume(&config, run, &sitting)?, config.is_of_world()),
+            Todo::Resume { config, run } => (rl::dpo::resume(&config, run, &sitting)?, config.is_of_world()),
         };
         finish(&outcome, of_world, ui)
     }

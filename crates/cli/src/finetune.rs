@@ -107,7 +107,7 @@ impl Finetune {
             Todo::Begin { config, request, claim } => {
                 sft::finetune(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
             }
-            Todo::GoOn { config, run } => sft::finetune::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => sft::finetune::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

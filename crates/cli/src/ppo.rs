@@ -105,7 +105,7 @@ impl Ppo {
                 let reward = model_named(self.reward.as_deref(), &request, "reward")?;
                 rl::ppo(&config, init, reward, claim, &sitting)?
             }
-            Todo::GoOn { config, run } => rl::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => rl::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

@@ -64,7 +64,7 @@ impl Pretrain {
                 let init = self.init.as_deref().or(request.model("init").ok());
                 train::pretrain(config, init, claim, &sitting)?
             }
-            Todo::GoOn { config, run } => train::pretrain::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => train::pretrain::resume(&config, run, &sitting)?,
         };
         let folder = &outcome.folder;
         say_end("pretrain", folder, &outcome.summary, ui)?;

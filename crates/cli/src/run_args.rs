@@ -35,8 +35,8 @@ pub(crate) struct Stage {
 pub(crate) enum Todo<C> {
     /// Begin a run in the folder of `claim`, or start one again that has no checkpoint.
     Begin { config: C, request: RunRequest, claim: Claim },
-    /// Go on with a run.
-    GoOn { config: C, run: Resumable },
+    /// Resume a run.
+    Resume { config: C, run: Resumable },
 }
 
 /// How a run is made
@@ -88,8 +88,8 @@ impl RunArgs {
         self.out.as_deref()
     }
 
-    /// What to do with `config`, the configuration called `name`, and the folders `models`: begin a run, or go on with the
-    /// one that the same command began in `--out`.
+    /// Decides what to do for the configuration `config` (called `name`) and the model folders `models`: begin a run, or
+    /// resume the one that the same command began in `--out`.
     ///
     /// # Errors
     /// When `--out` holds something else.
@@ -110,7 +110,7 @@ impl RunArgs {
             Some(out) => match request.place(out)? {
                 Place::New(claim) => claim,
                 Place::Same => {
-                    ui.say(&format!("{} holds the run of this command: going on with it", out.display()));
+                    ui.say(&format!("{} holds the run of this command; resuming it", out.display()));
                     return reopen(stage, out, ui);
                 }
             },
@@ -146,7 +146,7 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
     Ok(init)
 }
 
-/// What to do with the run in `folder`: go on with it, or start it again when it was killed before its first checkpoint.
+/// Decides what to do with the run in `folder`: resume it, or start it again if it was killed before its first checkpoint.
 ///
 /// # Errors
 /// When there is no run, another process writes it, or its configuration is not sound or was edited so that it would be
@@ -166,21 +166,21 @@ pub(crate) fn reopen<C: DeserializeOwned + Check>(stage: &Stage, folder: &Path, 
     let config = match stage.records {
         None => load(&run.settings())?.1,
         Some((section, kept)) => {
-            // That the sources of the records are gone is no problem: the run keeps what it reads.
+            // The sources of the records may be gone: the run keeps its own copy.
             let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
             let gone = stage.gone.iter().map(|set| (*set).to_owned());
             let without: Vec<String> = [own, format!("{section}.validation=[]")].into_iter().chain(gone).collect();
             load(&[]).or_else(|_| load(&without))?.1
         }
     };
-    Ok(Todo::GoOn { config, run })
+    Ok(Todo::Resume { config, run })
 }
 
 /// Starts the run in `folder` again, which has no checkpoint, in the working folder of the command that began it.
 fn start_again<C: DeserializeOwned>(request: RunRequest, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
     let folder = std::path::absolute(folder)?;
     let claim = RunRequest::claim_again(&folder)?;
-    ui.say(&format!("{} has no checkpoint yet: it is started again", folder.display()));
+    ui.say(&format!("{} has no checkpoint yet; starting it again", folder.display()));
     let from = &request.working_folder;
     if std::env::current_dir().ok().as_ref() != Some(from) {
         std::env::set_current_dir(from).with_context(|| {
@@ -211,7 +211,7 @@ pub(crate) fn say_end(command: &str, folder: &Path, summary: &Summary, ui: &Ui) 
     }
     if summary.not_finite > 0 {
         ui.warn(&format!(
-            "training diverged: the last {} losses or gradients were not finite; the weights that are kept are of step {}",
+            "training diverged: the last {} losses or gradients were not finite; the saved weights are from step {}",
             summary.not_finite,
             state.saved.unwrap_or(0)
         ));

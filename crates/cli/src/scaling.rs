@@ -62,7 +62,7 @@ impl Scaling {
                 let folder = match self.run.out() {
                     None => eval::scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
                     Some(out) if eval::scaling::is_of(out, &config)? => {
-                        ui.say(&format!("{} holds this family: going on with it", out.display()));
+                        ui.say(&format!("{} holds this family; resuming it", out.display()));
                         out.to_owned()
                     }
                     Some(out) => {

@@ -93,7 +93,7 @@ impl Sft {
             Todo::Begin { config, request, claim } => {
                 sft::sft(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
             }
-            Todo::GoOn { config, run } => sft::sft::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => sft::sft::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

@@ -47,7 +47,7 @@ impl TrainRm {
             Todo::Begin { config, request, claim } => {
                 reward::train_rm(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
             }
-            Todo::GoOn { config, run } => reward::train_rm::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => reward::train_rm::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

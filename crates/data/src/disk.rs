@@ -307,8 +307,11 @@ impl Claim {
         };
         let unfinished = made.then(|| Unfinished::new(folder));
         let mut claim = Self { folder: folder.to_owned(), lock: None, made, parent_made, unfinished };
-        if !made && !claim.holds_only(may_hold)? {
-            return Ok(None);
+        if !made {
+            sweep(folder); // what a process left that was killed while it wrote its first file
+            if !claim.holds_only(may_hold)? {
+                return Ok(None);
+            }
         }
         claim.lock = lock(folder)?;
         // Between the two looks another process may have begun and ended there.
@@ -786,6 +789,7 @@ mod tests {
         write(&path.join("config.toml"), b"x").unwrap();
         drop(claim.keep().unwrap());
         assert!(path.exists() && Claim::new(&path, &none).unwrap().is_none());
+        create_dir(&path.join("run.json.gptkit-tmp")).unwrap();
         drop(Claim::new(&path, &|name| name == "config.toml").unwrap().unwrap());
         assert!(path.join("config.toml").exists(), "it was there before");
     }

@@ -840,7 +840,7 @@ mod tests {
             bytes[last] ^= 1;
             disk::write(&file, &bytes).unwrap();
             let message = format!("{:#}", scene.prepare(&named).unwrap_err());
-            assert!(message.contains("are not those that were prepared"), "{}: {message}", file.display());
+            assert!(message.contains("do not match their checksum"), "{}: {message}", file.display());
             assert_eq!(train(&scene.prepare(&data).unwrap()), before, "it was not made again");
         }
     }

@@ -209,7 +209,7 @@ impl Corpus {
             }
             ensure!(
                 blake3::hash(&both).to_hex().as_str() == source.digest,
-                "the tokens of {} in {} are not those that were prepared: a file is damaged; run `gptkit prepare` again",
+                "the token files of {} in {} do not match their checksum; run `gptkit prepare` again",
                 source.path,
                 folder.display()
             );

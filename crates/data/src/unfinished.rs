@@ -1,4 +1,4 @@
-//! Files and folders that are not yet what they stand for: removed when a signal ends the process.
+//! Unfinished files and folders, which are removed when a signal ends the process.
 
 use crate::disk;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Says that from now on the process itself decides what a signal does, and that nothing is to be removed.
+/// Disables the removal: from now on the process handles signals itself.
 pub fn signals_are_handled() {
     HANDLED.store(true, Ordering::Relaxed);
 }
@@ -56,7 +56,7 @@ fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let signals = [SIGINT, SIGTERM, SIGHUP, SIGUSR1].into_iter().filter(|&signal| !is_ignored(signal));
-        // Where signals cannot be watched they end the process as ever, and the next one clears what is left.
+        // Without a handler, signals end the process as usual, and the next process removes what is left.
         let Ok(mut signals) = Signals::new(signals) else { return };
         std::thread::spawn(move || {
             for signal in signals.forever() {

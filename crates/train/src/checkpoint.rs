@@ -3,7 +3,7 @@
 //! ```text
 //! checkpoints/step-000500/
 //!   config.json, model.safetensors, tokenizer.json …   a Hugging Face folder
-//!   config.toml                                        the settings that the run obeyed so far
+//!   config.toml                                        the settings of the run
 //!   metrics.jsonl                                      its records so far
 //!   optimizer.safetensors                              AdamW's moments
 //!   state.json                                         [`State`]

@@ -227,7 +227,7 @@ fn ended(state: State, stop: Option<Stop>, config: &TrainConfig) -> Result<Summa
     let not_finite = state.guard.not_finite_in_a_row();
     ensure!(
         !state.finished || state.saved.is_some(),
-        "training diverged: the loss was never a finite number when weights were to be kept ({} steps), so there is no model\n  \
+        "training diverged: no finite loss at any validation in {} steps, so no model was written\n  \
          hint: lower train.lr (here {:e}), or set train.clip",
         state.step,
         config.lr

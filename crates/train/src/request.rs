@@ -1,5 +1,5 @@
-//! What a run was started with: `run.json` in its folder. By it the same command finds its run again, and a run that was
-//! killed before its first checkpoint is started again.
+//! What a run was started with: `run.json` in its folder. With it the same command can resume its run, and a run that was
+//! killed before its first checkpoint can be started again.
 
 use crate::checkpoint;
 use anyhow::{Context, Result, ensure};
@@ -38,14 +38,14 @@ pub struct ModelUsed {
 /// What is in the folder of a run that a command is to write.
 #[derive(Debug)]
 pub enum Place {
-    /// Nothing that would be lost: the run begins here.
+    /// A new folder, or one whose run has no checkpoint: the run begins here.
     New(Claim),
     /// The run of the same request, which has a checkpoint.
     Same,
 }
 
 impl RunRequest {
-    /// What `command` is asked with `config` and the folders `models`.
+    /// The request of the subcommand `command` with `config` and the model folders `models`.
     ///
     /// # Errors
     /// When a model cannot be read.
@@ -87,6 +87,20 @@ impl RunRequest {
         Ok(&used.folder)
     }
 
+    /// Compares the model that `--init` named with what it was when the run began: adapters belong to its weights.
+    ///
+    /// # Errors
+    /// When it has other weights now.
+    pub(crate) fn check_base(&self) -> Result<()> {
+        let Some(ModelUsed { folder, weights }) = self.models.get("init") else { return Ok(()) };
+        ensure!(
+            disk::fingerprint(folder, ".safetensors")? == *weights,
+            "the weights in {} have changed since this run began, and its adapters belong to them; start a new run",
+            folder.display()
+        );
+        Ok(())
+    }
+
     /// Keeps this in the folder of `claim`.
     ///
     /// # Errors
@@ -99,12 +113,12 @@ impl RunRequest {
         disk::write(&folder.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
     }
 
-    /// Says in the request of the run in `folder`, where there is one, that the run has a checkpoint.
+    /// Records in `run.json` in `folder`, if it exists, that the run has a checkpoint.
     pub(crate) fn begun(folder: &Path) -> Result<()> {
         Self::read(folder).map_or(Ok(()), |request| Self { begun: true, ..request }.write(folder))
     }
 
-    /// Finds out what is in `folder`, in which this is to be done.
+    /// Decides whether the run of this request begins in `folder` or is there already.
     ///
     /// # Errors
     /// When it holds something else, or another process is writing there.
@@ -133,7 +147,7 @@ impl RunRequest {
         claim.with_context(|| format!("another process is writing the run in {}", folder.display()))
     }
 
-    /// In which way this is another request than `now`, in words.
+    /// Describes the first difference between this request and `now`.
     fn difference(&self, now: &Self) -> String {
         if self.command != now.command {
             return format!("`gptkit {}`", self.command);

@@ -1,16 +1,18 @@
-//! A run that goes on: locked, with its newest whole checkpoint, and with the settings that the checkpoint was made with.
+//! Resuming a run: its lock, its newest whole checkpoint, and a comparison of its settings with those of the checkpoint.
 //!
-//! A checkpoint keeps the `config.toml` that it was made with. What has been edited since is either obeyed and said, where it
-//! changes how long the run is and how it is watched ([`OBEYED`]), or refused by name: with another seed, learning rate or
-//! batch size the rest of the run would belong to another run.
+//! A checkpoint contains the `config.toml` that it was made with. Later edits are either applied and printed, if they only
+//! change the length of the run or how it is monitored ([`OBEYED`]), or refused by key: with a different seed, learning rate or
+//! batch size the result would be that of a different run.
 
 use crate::checkpoint::{self, CONFIG, State, TextSeen};
+use crate::request::RunRequest;
 use crate::run::{locked, restore_description};
 use ::config::{Difference, differences};
 use anyhow::{Context, Result, bail, ensure};
 use data::disk;
 use data::progress::Progress;
 use data::shard::Manifest;
+use model::lora::is_adapter;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +27,7 @@ const OBEYED: [&str; 7] = [
     "train.recompute",
 ];
 
-/// A run that can go on, held by this process.
+/// A run that can be resumed, locked by this process.
 #[derive(Debug)]
 pub struct Resumable {
     /// Its folder.
@@ -34,9 +36,9 @@ pub struct Resumable {
     pub checkpoint: PathBuf,
     /// Where it stands there.
     pub state: State,
-    /// That nobody else goes on with it.
+    /// The lock on its folder.
     pub lock: File,
-    /// Whether its text is described otherwise than when it began.
+    /// Whether the settings of its text were edited.
     text_edited: bool,
 }
 
@@ -58,6 +60,9 @@ impl Resumable {
         disk::sweep(folder);
         let (checkpoint, state) = checkpoint::newest(folder, progress)?;
         restore_description(folder, &checkpoint, progress)?;
+        if is_adapter(&checkpoint) {
+            RunRequest::read(folder).iter().try_for_each(RunRequest::check_base)?;
+        }
         let edited = settings_edited(folder, &checkpoint, verified, progress)?;
         let text_edited = edited.iter().any(|key| verified.iter().any(|section| key.starts_with(section)));
         Ok(Self { folder: folder.to_owned(), checkpoint, state, lock, text_edited })
@@ -77,7 +82,7 @@ impl Resumable {
     }
 }
 
-/// The keys of the settings in `folder` that were edited since `checkpoint` was made; each is said.
+/// Returns the keys of the settings in `folder` that were edited after `checkpoint` was made, and prints each change.
 fn settings_edited(
     folder: &Path,
     checkpoint: &Path,
@@ -87,12 +92,12 @@ fn settings_edited(
     let (path, sealed) = (folder.join(CONFIG), checkpoint.join(CONFIG));
     let before = disk::read_description(&sealed)?;
     if !path.exists() {
-        progress.warn(&format!("{} was missing: it is written again from {}", path.display(), checkpoint.display()));
+        progress.warn(&format!("{} was missing; restored it from {}", path.display(), checkpoint.display()));
         disk::write(&path, before.as_bytes())?;
     }
     let now = disk::read_description(&path)?;
     let found = differences(&before, &now).with_context(|| {
-        format!("{} is damaged; delete it to go on with the settings in {}", path.display(), checkpoint.display())
+        format!("{} is damaged; delete it to resume with the settings in {}", path.display(), checkpoint.display())
     })?;
     let may_change = |difference: &&Difference| {
         let key = difference.key.as_str();
@@ -102,8 +107,8 @@ fn settings_edited(
     if !refused.is_empty() {
         let what: Vec<String> = refused.iter().map(|difference| difference.to_string()).collect();
         bail!(
-            "{} was edited after the run began: {}; with that it would be another run\n  hint: set it back to go on, or start a \
-             new run from these weights with --init {}",
+            "{} was edited after the run began: {}; this would make it a different run\n  hint: undo the change to resume, or \
+             start a new run from these weights with --init {}",
             path.display(),
             what.join(", "),
             checkpoint.display()

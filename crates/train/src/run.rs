@@ -72,7 +72,8 @@ pub struct Run {
     folder: PathBuf,
     metrics: File,
     events: Events,
-    /// What each checkpoint repeats, by name: read once, so that what happens to a file meanwhile gets into no checkpoint.
+    /// Contents of the files that every checkpoint copies, by name. They are read once, so that a file that is damaged later
+    /// never gets into a checkpoint.
     description: BTreeMap<String, Vec<u8>>,
     held: Held,
 }
@@ -80,11 +81,11 @@ pub struct Run {
 /// How this process keeps others from writing the run.
 #[derive(Debug)]
 enum Held {
-    /// The run has no checkpoint: when it fails, nothing of it stays.
+    /// The run has no checkpoint yet; its folder is removed if it fails.
     Claimed(Claim),
-    /// It has one.
+    /// The run has a checkpoint.
     Locked { _lock: File },
-    /// Nothing holds it any more.
+    /// Only while one of the others takes the place of the other.
     Released,
 }
 
@@ -95,7 +96,7 @@ fn is_description(name: &str) -> bool {
     name.ends_with(".json") && is_of_model(name) && name != "adapter_config.json" || more.contains(&name)
 }
 
-/// A description that a run adds to when it has ended.
+/// A file that a run completes when it ends.
 const ANSWERS: &str = "answers.json";
 
 /// Claims `runs/NAME-1`, or the first number that is free.
@@ -140,8 +141,8 @@ pub fn locked(folder: &Path) -> Result<File> {
 }
 
 impl Run {
-    /// Begins a run in the folder of `claim` with the resolved configuration and the model's description in it. Until it has
-    /// a checkpoint it goes when this is dropped.
+    /// Begins a run in the folder of `claim` and writes the resolved configuration and the model's description there. The
+    /// folder is removed if this is dropped before the first checkpoint.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -193,7 +194,7 @@ impl Run {
         matches!(self.held, Held::Claimed(_))
     }
 
-    /// Says that the run has a checkpoint: from now on it stays, and goes on.
+    /// Records that the run has a checkpoint; its folder is kept from now on.
     pub(crate) fn begun(&mut self) -> Result<()> {
         self.held = match std::mem::replace(&mut self.held, Held::Released) {
             Held::Claimed(claim) => {
@@ -299,7 +300,7 @@ pub(crate) fn restore_description(folder: &Path, checkpoint: &Path, progress: &d
         disk::write(&path, &sealed)?;
         if name != ANSWERS {
             progress.warn(&format!(
-                "{} was missing, damaged or edited: it is written again as it is in {}",
+                "{} was missing, damaged or edited; restored it from {}",
                 path.display(),
                 checkpoint.display()
             ));
@@ -317,7 +318,7 @@ fn restore_metrics(folder: &Path, checkpoint: &Path, step: u64, progress: &dyn P
     let sealed = std::fs::read(&sealed).with_context(|| format!("{} cannot be read", sealed.display()))?;
     if lines(&sealed).map(|(_, line)| line).ne(here.iter().copied()) {
         progress.warn(&format!(
-            "{} was missing or damaged: its records up to step {step} are written again from {}",
+            "{} was missing or damaged; restored its records up to step {step} from {}",
             path.display(),
             checkpoint.display()
         ));
@@ -333,12 +334,12 @@ fn restore_weights(folder: &Path, state: &State, progress: &dyn Progress) -> Res
     }
     let Some(best) = checkpoint::best(folder, state) else {
         progress.warn(&format!(
-            "the weights of step {step}, the best so far, are missing or damaged in {} and in its checkpoints",
+            "the best weights (step {step}) are missing or damaged in {} and in its checkpoints",
             folder.display()
         ));
         return Ok(());
     };
-    progress.note(&format!("the weights in {} are written again from {}", folder.display(), best.display()));
+    progress.note(&format!("restored the weights in {} from {}", folder.display(), best.display()));
     disk::unseal(folder)?;
     for entry in best.read_dir()? {
         let (from, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;

@@ -158,6 +158,7 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
         let run = folder.join(&size.name);
         let text = match standing(&run) {
             Standing::Absent => {
+                disk::sweep(&run);
                 ensure!(
                     !run.exists() || holds_only_ours(&run),
                     "{} holds no whole checkpoint, but more than a run begins with; move it away to have it trained again",
