@@ -163,6 +163,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let broken = path.join("broken");
     copy(&path.join("rm"), &broken);
     poison(&broken.join("model.safetensors"));
+    fs::remove_file(broken.join("checksums.json")).unwrap(); // as if it were made elsewhere
     let mut said = String::new();
     for words in [
         "ppo --init chat --reward rm --prompts long.txt",

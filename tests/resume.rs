@@ -134,7 +134,7 @@ fn signals_save_say_how_to_go_on_and_end_with_their_code() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     assert!(start(path, &arguments("whole")).wait().unwrap().success());
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("USR1", 138)] {
         let run = path.join(signal);
         let mut child = start(path, &arguments(signal));
         wait_for(&mut child, &run, 33);
@@ -211,8 +211,293 @@ fn a_finished_run_goes_on_when_its_schedule_is_made_longer() {
     assert_eq!(steps(), 12, "nothing was left to do");
     let config = fs::read_to_string(path.join("run/config.toml")).unwrap().replace("12 steps", "17 steps");
     fs::write(path.join("run/config.toml"), config).unwrap();
-    gptkit(path, "pretrain --resume run").ok();
+    let ran = gptkit(path, "pretrain --resume run").ok();
+    assert!(ran.err.contains("train.length was \"12 steps\" and is now \"17 steps\""), "{}", ran.err);
     assert_eq!(steps(), 17);
+    let config = fs::read_to_string(path.join("run/config.toml")).unwrap().replace("17 steps", "9 steps");
+    fs::write(path.join("run/config.toml"), config).unwrap();
+    let ran = gptkit(path, "pretrain --resume run");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("cannot be made shorter"), "{}", ran.err);
+}
+
+#[test]
+fn settings_that_would_make_it_another_run_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config char --data world:60 --out run --set train.batch_size=2").ok();
+    fs::remove_dir_all(path.join("run/checkpoints/step-000012")).unwrap();
+    let file = path.join("run/config.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    for (key, from, to) in [
+        ("seed", "seed = 1", "seed = 2"),
+        ("train.batch_size", "batch_size = 2", "batch_size = 4"),
+        ("train.beta2", "beta2 = ", "beta2 = 0.5 # "),
+        ("train.lr", "\nlr = ", "\nlr = 0.5 # "),
+        ("train.dtype", "\ndtype = ", "\ndtype = \"auto\" # "),
+        ("model.residual_dropout", "residual_dropout = ", "residual_dropout = 0.5 # "),
+        ("train.warmup", "\nwarmup = \"2 steps\"", ""),
+    ] {
+        assert!(config.contains(from), "{config}");
+        fs::write(&file, config.replace(from, to)).unwrap();
+        let ran = gptkit(path, "pretrain --resume run");
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        assert!(ran.err.contains(&format!("{key} was ")) && ran.err.contains("--init run/checkpoints"), "{}", ran.err);
+    }
+    fs::write(&file, &config[..config.len() / 2]).unwrap();
+    assert_eq!(gptkit(path, "pretrain --resume run").code, Some(1));
+    fs::remove_file(&file).unwrap();
+    let ran = gptkit(path, "pretrain --resume run").ok();
+    assert!(ran.err.contains("config.toml was missing"), "{}", ran.err);
+    assert_eq!(fs::read_to_string(&file).unwrap(), config);
+}
+
+/// Every file of `folder`, with what must be the same in it: all but times.
+fn contents(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.starts_with("events.") {
+            files.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn lost_and_torn_files_of_a_finished_run_are_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    // The best weights are those of step 5: their checkpoint is gone, and they stay.
+    let more = "--config char --data world:60 --out run --set train.batch_size=2 --set train.lr=0.3 --set train.keep_checkpoints=1";
+    pretrain(path, more).ok();
+    let whole = contents(&path.join("run"));
+    for name in
+        ["metrics.jsonl", "curves.svg", "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+    {
+        let file = path.join("run").join(name);
+        let bytes = &whole[name];
+        let mut flipped = bytes.clone();
+        flipped[bytes.len() / 2] ^= 1;
+        for torn in [None, Some(Vec::new()), Some(bytes[..bytes.len() / 2].to_vec()), Some(flipped)] {
+            match &torn {
+                Some(torn) => fs::write(&file, torn).unwrap(),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            gptkit(path, "pretrain --resume run").ok();
+            assert!(contents(&path.join("run")) == whole, "{name} {torn:?}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_model_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config char --data world:60 --out run --set train.batch_size=2").ok();
+    for place in ["run", "run/checkpoints/step-000012"] {
+        let file = path.join(place).join("model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 3;
+        bytes[last] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        let words = format!("sample --model {place} --prompt a --max-new-tokens 3");
+        let ran = gptkit(path, &words);
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        assert!(ran.err.contains("model.safetensors is damaged, or was edited"), "{}", ran.err);
+        fs::remove_file(path.join(place).join("checksums.json")).unwrap();
+        gptkit(path, &words).ok(); // it was meant
+    }
+}
+
+/// Leaves of the run what a process leaves that is killed before the first checkpoint.
+fn as_if_killed_early(run: &Path) {
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    fs::remove_file(run.join("model.safetensors")).unwrap();
+    fs::write(run.join("metrics.jsonl"), "").unwrap();
+    let request = fs::read_to_string(run.join("run.json")).unwrap();
+    fs::write(run.join("run.json"), request.replace("\"begun\": true", "\"begun\": false")).unwrap();
+}
+
+#[test]
+fn a_run_of_any_stage_that_was_killed_early_is_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config small --data world:60 --set model.context=160 --out pre").ok();
+    let few = "--set train.batch_size=4 --set train.warmup=0steps --set train.length=2steps";
+    let stages = [
+        ("pretrain", "--config char --data world:40 --set model.n_layer=1 --set model.d_model=16 --set model.n_head=2"),
+        ("finetune", "--init pre --task classification --data world:40 --set train.batch_size=4"),
+        ("sft", "--init pre --data world:40"),
+        ("train-rm", "--init sft --data world:40"),
+        ("dpo", "--init sft --data world:40"),
+        (
+            "ppo",
+            "--init sft --reward train-rm --prompts world:20 --set rollout.max_new_tokens=4 --set policy.minibatches=2 --set ptx.per_episode=1",
+        ),
+    ];
+    let elsewhere = tempfile::tempdir().unwrap();
+    for (stage, words) in stages {
+        let command = format!("{stage} {words} {few} --out {stage}");
+        gptkit(path, &command).ok();
+        let run = path.join(stage);
+        let weights = || fs::read(run.join("model.safetensors")).unwrap();
+        let whole = weights();
+        as_if_killed_early(&run);
+        let ran = gptkit(elsewhere.path(), &format!("{stage} --resume {}", run.display())).ok();
+        assert!(ran.err.contains("has no checkpoint yet; starting it again"), "{}", ran.err);
+        assert!(weights() == whole, "{stage}: other weights");
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "{stage} left something in the working folder");
+        as_if_killed_early(&run);
+        gptkit(path, &command).ok();
+        assert!(weights() == whole, "{stage}: other weights");
+        // And now that it has ended, the same command finds it.
+        let ran = gptkit(path, &command).ok();
+        assert!(ran.err.contains("holds the run of this command; resuming it"), "{}", ran.err);
+        assert!(weights() == whole, "{stage}: other weights");
+    }
+    let left: Vec<String> =
+        fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| !name.contains("tmp")), "{left:?}");
+}
+
+#[test]
+fn adapters_are_not_resumed_on_other_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config small --data world:60 --set model.context=160 --out pre").ok();
+    let few = "--set train.batch_size=4 --set train.warmup=0steps --set train.length=2steps";
+    gptkit(path, &format!("sft --init pre --data world:40 --lora-rank 2 {few} --out sft")).ok();
+    gptkit(path, "sft --resume sft").ok();
+    let mut bytes = fs::read(path.join("pre/model.safetensors")).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(path.join("pre/model.safetensors"), bytes).unwrap();
+    fs::remove_file(path.join("pre/checksums.json")).unwrap(); // as if it had been trained again
+    let ran = gptkit(path, "sft --resume sft");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("pre have changed since this run began"), "{}", ran.err);
+}
+
+#[test]
+fn the_same_command_goes_on_with_its_own_run_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let words = arguments("cut");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let ran = super::run(path, &[&words[..], &["--max-time", "1ms"]].concat(), b"");
+    assert_eq!(ran.code, Some(124), "{}", ran.err);
+    let ran = super::run(path, &[&words[..], &["--seed", "2"]].concat(), b"");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("cut is not empty") && ran.err.contains("started with seed = 1"), "{}", ran.err);
+    let ran = super::run(path, &words, b"").ok();
+    assert!(ran.err.contains("resumed cut after step 1"), "{}", ran.err);
+    assert!(start(path, &arguments("whole")).wait().unwrap().success());
+    assert_same(&path.join("cut"), &path.join("whole"));
+    let ran = gptkit(path, "sft --resume cut");
+    assert!(ran.code == Some(1) && ran.err.contains("gptkit pretrain --resume cut"), "{}", ran.err);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_before_training_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let text: String = (0..2_000_000).map(|n: u32| format!("{n} ")).collect();
+    fs::write(path.join("text.txt"), text).unwrap();
+    for signal in ["TERM", "INT", "HUP"] {
+        let words = ["pretrain", "--config", "char", "--data", "text.txt", "--out", "new/run"].map(str::to_owned);
+        let mut child = start(path, &words);
+        let unfinished = || {
+            let entries = path.join("shards").read_dir().into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).any(|path| path.to_string_lossy().ends_with("-tmp"))
+        };
+        while !unfinished() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success()
+        );
+        assert!(!child.wait().unwrap().success(), "it ended before the signal");
+        let left: Vec<_> = fs::read_dir(path.join("shards")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["lock"], "after {signal}");
+        assert!(!path.join("new/run").exists());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_under_nohup_outlives_its_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let words = format!("trap '' HUP; exec {} \"$@\"", env!("CARGO_BIN_EXE_gptkit"));
+    let mut child = Command::new("sh")
+        .args(["-c", &words, "sh"])
+        .args(arguments("run"))
+        .current_dir(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for(&mut child, &path.join("run"), 20);
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn runs_that_begin_together_have_a_folder_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    gptkit(path, "prepare --config char --data world:40 --out text").ok();
+    let words: Vec<String> =
+        TINY.iter().copied().chain(["--config", "char", "--data", "text"]).map(str::to_owned).collect();
+    let children: Vec<Child> = (0..4).map(|_| start(path, &words)).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut runs: Vec<String> =
+        fs::read_dir(path.join("runs")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    runs.sort();
+    assert_eq!(runs, ["char-1", "char-2", "char-3", "char-4"]);
+}
+
+#[test]
+fn a_run_that_diverged_or_has_no_step_is_not_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    for (out, more, says) in [
+        ("diverged", "--set train.lr=1e308 --set train.warmup=0steps --set train.length=2steps", "training diverged"),
+        ("short", "--set train.length=0.0000001epochs --set train.warmup=0steps", "is less than one step of this data"),
+    ] {
+        let ran = pretrain(folder.path(), &format!("--config char --data world:40 --out {out} {more}"));
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        assert!(ran.err.contains(says) && !ran.err.contains("saved"), "{}", ran.err);
+        // One without a step leaves nothing, and one that diverged says so again.
+        let again = gptkit(folder.path(), &format!("pretrain --resume {out}"));
+        let says = if out == "short" { "does not exist" } else { "no numbers" };
+        assert!(again.code == Some(1) && again.err.contains(says), "{}", again.err);
+    }
+}
+
+#[test]
+fn a_mixture_is_validated_by_its_weights_and_by_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let more =
+        "--config char --data world:200@0.25 --data world-patterns:50@0.75 --set data.val_fraction=0.3 --out run";
+    let ran = pretrain(path, &format!("{more} --set train.batch_size=2")).ok();
+    assert!(
+        ran.err.contains("best val by source: world-patterns:50 ") && ran.err.contains("world:200 "),
+        "{}",
+        ran.err
+    );
+    let metrics = fs::read_to_string(path.join("run/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    let score = |source: &str| last["scores"][format!("loss/{source}")].as_f64().unwrap();
+    let (a, b) = (score("world:200"), score("world-patterns:50"));
+    assert!((a - b).abs() > 1e-3, "{a} {b}");
+    assert!((last["val_loss"].as_f64().unwrap() - (0.25 * a + 0.75 * b)).abs() < 1e-9, "{last}");
 }
 
 #[test]
@@ -243,7 +528,7 @@ fn another_text_or_shape_is_not_resumed() {
     fs::write(path.join("run/config.toml"), config.replace("n_head = 2", "n_head = 4")).unwrap();
     let ran = gptkit(path, "pretrain --resume run");
     assert_eq!(ran.code, Some(1), "{}", ran.err);
-    assert!(ran.err.contains("holds a model of another shape"), "{}", ran.err);
+    assert!(ran.err.contains("model.n_head was 2 and is now 4"), "{}", ran.err);
     fs::write(path.join("run/config.toml"), config).unwrap();
     fs::remove_dir_all(path.join("shards")).unwrap();
     gptkit(path, "pretrain --resume run").ok(); // the text is prepared again

@@ -17,7 +17,6 @@ use reward::export::{self, Summary};
 use reward::win_rates::{Agreement, Verdict};
 use std::path::{Path, PathBuf};
 use train::interrupt::{Interrupt, Stop};
-use train::run::free_folder;
 
 /// Compare answers: two models' side by side for a win rate, or several of one model to learn from
 ///
@@ -111,20 +110,24 @@ impl Compare {
     /// The collection in `--out`, which agrees with what is asked for, or a new one.
     fn collection(&self, sampling: Sampling, wanted: &Wanted, ui: &Ui) -> Result<Collection> {
         let here = self.settings(sampling, ui)?;
-        let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("comparisons"), "compare"));
         if let Some(here) = &here {
             wanted.knows(&here.prompts)?;
         }
-        let Some(there) = Collection::open(&out)? else {
+        let there = match &self.out {
+            Some(out) => Collection::open(out)?.map(|there| (out, there)),
+            None => None,
+        };
+        let Some((out, there)) = there else {
             let Some(here) = here else {
+                let out = self.out.as_deref().unwrap_or(Path::new("comparisons"));
                 let hint = "to begin one, name models and prompts with --a, --b or --k, and --prompts";
                 return Err(Usage(format!("{} holds no collection\n  hint: {hint}", out.display())).into());
             };
             if let Some(why) = here.answers_are_alike() {
                 return Err(Usage(format!("{why}\n  hint: use --temperature 0.8")).into());
             }
-            let collection = Collection::begin(&out, here, self.on_bad_record, ui)?;
-            ui.say(&format!("a new collection in {}", out.display()));
+            let collection = Collection::begin(self.out.as_deref(), here, self.on_bad_record, ui)?;
+            ui.say(&format!("a new collection in {}", collection.folder.display()));
             return Ok(collection);
         };
         let differences = here.map_or(Ok(Vec::new()), |here| there.settings.differences(&here))?;

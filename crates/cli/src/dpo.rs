@@ -3,7 +3,7 @@
 use crate::comparison_args::ComparisonArgs;
 use crate::data_args::shell;
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
+use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
@@ -32,23 +32,30 @@ pub(crate) struct Dpo {
     run: RunArgs,
 }
 
+const STAGE: Stage = Stage { command: "dpo", records: Some(("data", FILES[0])), gone: &[] };
+
 impl Dpo {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.comparisons.settings();
         set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
-        let (outcome, of_world) = match self.run.resumes(&set)? {
-            Some(folder) => {
-                let (config, run) = reopened::<DpoConfig>(folder, "data", FILES[0], &[], ui)?;
-                (rl::dpo::resume(&config, run, &self.run.sitting(&device, ui))?, config.is_of_world())
-            }
+        let todo = match self.run.resumes(&set)? {
+            Some(folder) => reopen::<DpoConfig>(&STAGE, folder, ui)?,
             None => {
                 let init = model_to_start_from(self.init.as_deref())?;
                 set.extend(self.run.settings());
                 let (name, config) = presets::load::<DpoConfig>(&self.config, &set)?;
-                let of_world = config.is_of_world();
-                (rl::dpo(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?, of_world)
+                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
             }
+        };
+        let sitting = self.run.sitting(&device, ui);
+        let (outcome, of_world) = match todo {
+            Todo::Begin { config, request, claim } => {
+                let of_world = config.is_of_world();
+                let init = model_named(self.init.as_deref(), &request, "init")?;
+                (rl::dpo(config, init, claim, &sitting)?, of_world)
+            }
+            Todo::Resume { config, run } => (rl::dpo::resume(&config, run, &sitting)?, config.is_of_world()),
         };
         finish(&outcome, of_world, ui)
     }

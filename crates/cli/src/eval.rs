@@ -21,7 +21,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use train::interrupt::Interrupt;
-use train::run::free_folder;
+use train::run::claim_numbered;
 
 /// Measure language models as GPT-2's and GPT-3's papers do: tasks without examples, or with a few in the context
 ///
@@ -93,8 +93,14 @@ impl Eval {
             Some(out) => (Request::load(out)?, out.clone()),
             None => {
                 let request = self.request()?;
-                let out = self.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), "eval"));
-                request.save(&out)?;
+                let claim = match &self.out {
+                    None => Some(claim_numbered(Path::new("runs"), "eval")?),
+                    Some(out) => request.claim(out)?,
+                };
+                let out = match (claim, &self.out) {
+                    (Some(claim), _) => request.save(claim)?,
+                    (None, out) => out.clone().unwrap_or_default(),
+                };
                 (request, out)
             }
         };

@@ -2,7 +2,7 @@
 
 use crate::data_args::{quoted, shell};
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
+use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
@@ -80,22 +80,28 @@ impl FinetuneConfigArgs {
     }
 }
 
+const STAGE: Stage = Stage { command: "finetune", records: Some(("data", FILES[0])), gone: &[] };
+
 impl Finetune {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.config.settings();
-        let outcome = match self.run.resumes(&set)? {
-            Some(folder) => {
-                let (config, run) = reopened(folder, "data", FILES[0], &[], ui)?;
-                sft::finetune::resume(&config, run, &self.run.sitting(&device, ui))?
-            }
+        let todo = match self.run.resumes(&set)? {
+            Some(folder) => reopen(&STAGE, folder, ui)?,
             None => {
                 let init = model_to_start_from(self.init.as_deref())?;
                 set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
                 set.extend(self.run.settings());
                 let (name, config) = presets::load(&self.config.config, &set)?;
-                sft::finetune(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?
+                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
             }
+        };
+        let sitting = self.run.sitting(&device, ui);
+        let outcome = match todo {
+            Todo::Begin { config, request, claim } => {
+                sft::finetune(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
+            }
+            Todo::Resume { config, run } => sft::finetune::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

@@ -5,6 +5,7 @@ use crate::ui::{Ui, Usage};
 use anyhow::{Result, ensure};
 use candle_core::Device;
 use clap::Args;
+use data::disk;
 use model::folder::{ModelFolder, save_description, save_ends, save_weights};
 use model::lora::is_adapter;
 use std::path::PathBuf;
@@ -29,9 +30,12 @@ impl Merge {
         let taken = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         ensure!(!taken, "{} is not empty; choose another folder with --out", self.out.display());
         let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(&self.model, &Device::Cpu)?;
-        save_description(&self.out, &config, &tokenizer)?;
-        save_ends(&self.out, &end_of_text)?;
-        save_weights(&self.out, &params)?;
+        disk::create_dir(disk::parent(&self.out))?;
+        disk::folder_with(&self.out, |made| {
+            save_description(made, &config, &tokenizer)?;
+            save_ends(made, &end_of_text)?;
+            save_weights(made, &params)
+        })?;
         ui.say(&format!("merged {} into {}", self.model.display(), self.out.display()));
         ui.next(&format!("gptkit chat --model {}", shell(&self.out)));
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::data_args::{quoted, shell};
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
+use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -77,15 +77,14 @@ impl PpoConfigArgs {
     }
 }
 
+const STAGE: Stage = Stage { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
+
 impl Ppo {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.config.settings();
-        let outcome = match self.run.resumes(&set)? {
-            Some(folder) => {
-                let (config, run) = reopened::<PpoConfig>(folder, "prompts", FILES[0], &[], ui)?;
-                rl::resume(&config, run, &self.run.sitting(&device, ui))?
-            }
+        let todo = match self.run.resumes(&set)? {
+            Some(folder) => reopen::<PpoConfig>(&STAGE, folder, ui)?,
             None => {
                 let init = model_to_start_from(self.init.as_deref())?;
                 let reward = self.reward.as_deref().context("no reward model")?;
@@ -96,8 +95,17 @@ impl Ppo {
                 self.check_round(init, reward, ui)?;
                 set.extend(self.run.settings());
                 let (name, config) = presets::load::<PpoConfig>(&self.config.config, &set)?;
-                rl::ppo(&config, init, reward, &self.run.out(&name), &self.run.sitting(&device, ui))?
+                self.run.begin(&STAGE, &name, config, &[("init", init), ("reward", reward)], ui)?
             }
+        };
+        let sitting = self.run.sitting(&device, ui);
+        let outcome = match todo {
+            Todo::Begin { config, request, claim } => {
+                let init = model_named(self.init.as_deref(), &request, "init")?;
+                let reward = model_named(self.reward.as_deref(), &request, "reward")?;
+                rl::ppo(&config, init, reward, claim, &sitting)?
+            }
+            Todo::Resume { config, run } => rl::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

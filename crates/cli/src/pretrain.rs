@@ -3,14 +3,16 @@
 use crate::data_args::{ConfigArgs, shell};
 use crate::plan::print_here;
 use crate::presets;
-use crate::run_args::{RunArgs, say_end};
+use crate::run_args::{RunArgs, Stage, Todo, reopen, say_end};
 use crate::sample::print_sample;
 use crate::ui::Ui;
+use anyhow::ensure;
 use clap::Args;
+use data::source::Place;
 use model::Kind;
 use model::folder::load_config;
 use std::path::PathBuf;
-use train::Resumable;
+use train::PretrainConfig;
 
 /// Train a language model on raw text
 #[derive(Debug, Args)]
@@ -27,16 +29,23 @@ pub(crate) struct Pretrain {
     run: RunArgs,
 }
 
+const STAGE: Stage = Stage { command: "pretrain", records: None, gone: &[] };
+
 impl Pretrain {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let mut set = self.config.settings();
-        let (outcome, device) = match self.run.resumes(&set)? {
+        let todo = match self.run.resumes(&set)? {
             Some(folder) => {
-                let run = Resumable::open(folder, ui)?;
-                let path = folder.join("config.toml");
-                let (_, config) = presets::load(&path.to_string_lossy(), &run.settings())?;
-                let device = self.run.device()?;
-                (train::resume(&config, run, &self.run.sitting(&device, ui))?, device)
+                let todo = reopen::<PretrainConfig>(&STAGE, folder, ui)?;
+                if let Todo::Begin { config, .. } = &todo {
+                    let stdin = |path: &str| matches!(Place::of(path), Ok(Place::Stdin(_)));
+                    ensure!(
+                        !config.data.sources.iter().any(|source| stdin(&source.path)),
+                        "{} has no checkpoint, and its text came from stdin\n  hint: give the command that began it again",
+                        folder.display()
+                    );
+                }
+                todo
             }
             None => {
                 set.extend(self.run.settings());
@@ -44,10 +53,18 @@ impl Pretrain {
                 if self.dry_run {
                     return print_here(config, self.init.as_deref(), &self.run.device()?, ui);
                 }
-                let out = self.run.out(&name);
-                let device = self.run.device()?;
-                (train::pretrain(config, self.init.as_deref(), &out, &self.run.sitting(&device, ui))?, device)
+                let models: Vec<_> = self.init.iter().map(|init| ("init", init.as_path())).collect();
+                self.run.begin(&STAGE, &name, config, &models, ui)?
             }
+        };
+        let device = self.run.device()?;
+        let sitting = self.run.sitting(&device, ui);
+        let outcome = match todo {
+            Todo::Begin { config, request, claim } => {
+                let init = self.init.as_deref().or(request.model("init").ok());
+                train::pretrain(config, init, claim, &sitting)?
+            }
+            Todo::Resume { config, run } => train::pretrain::resume(&config, run, &sitting)?,
         };
         let folder = &outcome.folder;
         say_end("pretrain", folder, &outcome.summary, ui)?;

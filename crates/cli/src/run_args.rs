@@ -4,16 +4,40 @@ use crate::data_args::{quoted, shell};
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::presets;
 use crate::ui::{Stopped, Ui, Usage};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use clap::Args;
 use config::Check;
+use data::disk::Claim;
+use data::progress::Progress;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use train::Resumable;
+use train::checkpoint;
 use train::fit::{Sitting, Summary};
-use train::run::free_folder;
+use train::objective::SOURCE_LOSS;
+use train::request::{Place, RunRequest};
+use train::run::claim_numbered;
+
+/// A stage, as its runs are opened again.
+pub(crate) struct Stage {
+    /// The subcommand.
+    pub(crate) command: &'static str,
+    /// Section of the records, and the file below a run that keeps them; none where the run reads text.
+    pub(crate) records: Option<(&'static str, &'static str)>,
+    /// Further settings whose files may be gone.
+    pub(crate) gone: &'static [&'static str],
+}
+
+/// What a command that trains is to do.
+pub(crate) enum Todo<C> {
+    /// Begin a run in the folder of `claim`, or start one again that has no checkpoint.
+    Begin { config: C, request: RunRequest, claim: Claim },
+    /// Resume a run.
+    Resume { config: C, run: Resumable },
+}
 
 /// How a run is made
 #[derive(Debug, Args)]
@@ -59,9 +83,40 @@ impl RunArgs {
         Ok(self.resume.as_deref())
     }
 
-    /// The folder of a new run of the configuration called `name`.
-    pub(crate) fn out(&self, name: &str) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), name))
+    /// The folder that `--out` names.
+    pub(crate) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    /// Decides what to do for the configuration `config` (called `name`) and the model folders `models`: begin a run, or
+    /// resume the one that the same command began in `--out`.
+    ///
+    /// # Errors
+    /// When `--out` holds something else.
+    pub(crate) fn begin<C>(
+        &self,
+        stage: &Stage,
+        name: &str,
+        config: C,
+        models: &[(&str, &Path)],
+        ui: &Ui,
+    ) -> Result<Todo<C>>
+    where
+        C: Serialize + DeserializeOwned + Check,
+    {
+        let request = RunRequest::new(stage.command, &config, models)?;
+        let claim = match &self.out {
+            None => claim_numbered(Path::new("runs"), name)?,
+            Some(out) => match request.place(out)? {
+                Place::New(claim) => claim,
+                Place::Same => {
+                    ui.say(&format!("{} holds the run of this command; resuming it", out.display()));
+                    return reopen(stage, out, ui);
+                }
+            },
+        };
+        request.save(&claim)?;
+        Ok(Todo::Begin { config, request, claim })
     }
 
     /// Where to compute.
@@ -91,26 +146,56 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
     Ok(init)
 }
 
-/// The run in `folder`, to go on with, and its configuration. The records of `section` are in the file `kept` below it: that
-/// their sources may be gone is no problem, nor that what else `gone` leaves out may be.
+/// Decides what to do with the run in `folder`: resume it, or start it again if it was killed before its first checkpoint.
 ///
 /// # Errors
-/// When there is no run, another process writes it, or its configuration is not sound.
-pub(crate) fn reopened<C: DeserializeOwned + Check>(
-    folder: &Path,
-    section: &str,
-    kept: &str,
-    gone: &[&str],
-    ui: &Ui,
-) -> Result<(C, Resumable)> {
-    let run = Resumable::open(folder, ui)?;
+/// When there is no run, another process writes it, or its configuration is not sound or was edited so that it would be
+/// another run.
+pub(crate) fn reopen<C: DeserializeOwned + Check>(stage: &Stage, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
+    if let Some(request) = RunRequest::read(folder) {
+        let (command, right) = (stage.command, &request.command);
+        let shown = shell(folder);
+        ensure!(command == right, "{shown} is a run of `gptkit {right}`\n  hint: gptkit {right} --resume {shown}");
+        if !request.begun && !checkpoint::exists(folder) {
+            return start_again(request, folder, ui);
+        }
+    }
+    let run = Resumable::open(folder, if stage.records.is_none() { &["data.", "tokenizer."] } else { &[] }, ui)?;
     let path = folder.join("config.toml");
     let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set);
-    let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
-    let none = format!("{section}.validation=[]");
-    let without: Vec<String> = [own.as_str(), none.as_str()].iter().chain(gone).map(|set| (*set).to_owned()).collect();
-    let (_, config) = load(&[]).or_else(|_| load(&without))?;
-    Ok((config, run))
+    let config = match stage.records {
+        None => load(&run.settings())?.1,
+        Some((section, kept)) => {
+            // The sources of the records may be gone: the run keeps its own copy.
+            let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
+            let gone = stage.gone.iter().map(|set| (*set).to_owned());
+            let without: Vec<String> = [own, format!("{section}.validation=[]")].into_iter().chain(gone).collect();
+            load(&[]).or_else(|_| load(&without))?.1
+        }
+    };
+    Ok(Todo::Resume { config, run })
+}
+
+/// Starts the run in `folder` again, which has no checkpoint, in the working folder of the command that began it.
+fn start_again<C: DeserializeOwned>(request: RunRequest, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
+    let folder = std::path::absolute(folder)?;
+    let claim = RunRequest::claim_again(&folder)?;
+    ui.say(&format!("{} has no checkpoint yet; starting it again", folder.display()));
+    let from = &request.working_folder;
+    if std::env::current_dir().ok().as_ref() != Some(from) {
+        std::env::set_current_dir(from).with_context(|| {
+            format!("{} was started in {}, which cannot be entered", folder.display(), from.display())
+        })?;
+    }
+    Ok(Todo::Begin { config: request.config()?, request, claim })
+}
+
+/// The model folder that the argument `name` names, or that it named when the run was first started.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn model_named<'a>(given: Option<&'a Path>, request: &'a RunRequest, name: &str) -> Result<&'a Path> {
+    given.map_or_else(|| request.model(name), Ok)
 }
 
 /// Says how the run in `folder` stands; `command` is the one that made it.
@@ -124,7 +209,19 @@ pub(crate) fn say_end(command: &str, folder: &Path, summary: &Summary, ui: &Ui) 
         ui.next(&format!("gptkit {command} --resume {}", shell(folder)));
         return Err(Stopped(stop).into());
     }
+    if summary.not_finite > 0 {
+        ui.warn(&format!(
+            "training diverged: the last {} losses or gradients were not finite; the saved weights are from step {}",
+            summary.not_finite,
+            state.saved.unwrap_or(0)
+        ));
+    }
     let best = state.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
     ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
+    let by_source = state.best_scores.iter().filter_map(|(name, loss)| Some((name.strip_prefix(SOURCE_LOSS)?, loss)));
+    let by_source: Vec<String> = by_source.map(|(source, loss)| format!("{source} {loss:.4}")).collect();
+    if !by_source.is_empty() {
+        ui.say(&format!("best val by source: {}", by_source.join(" · ")));
+    }
     Ok(())
 }

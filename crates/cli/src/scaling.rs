@@ -4,11 +4,13 @@ use crate::data_args::{ConfigArgs, shell};
 use crate::presets;
 use crate::run_args::RunArgs;
 use crate::ui::{Stopped, Ui, Usage};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use data::disk::Claim;
 use eval::ScalingConfig;
 use eval::scaling::{Finished, Outcome};
 use std::path::Path;
+use train::run::claim_numbered;
 
 /// Fit scaling laws to a family of small models, which are trained for it
 ///
@@ -57,9 +59,21 @@ impl Scaling {
             None => {
                 set.extend(self.run.settings());
                 let (name, config) = presets::load::<ScalingConfig>(&self.config.config, &set)?;
-                let folder = self.run.out(&name);
+                let folder = match self.run.out() {
+                    None => eval::scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
+                    Some(out) if eval::scaling::is_of(out, &config)? => {
+                        ui.say(&format!("{} holds this family; resuming it", out.display()));
+                        out.to_owned()
+                    }
+                    Some(out) => {
+                        let what = "is not empty; go on with it by --resume, or choose another folder with --out";
+                        let claim = Claim::new(out, &|_| false)?;
+                        let claim = claim.with_context(|| format!("{} {what}", out.display()))?;
+                        eval::scaling::begin(claim, &config, ui)?
+                    }
+                };
                 let device = self.run.device()?;
-                let outcome = eval::scaling::scaling(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = eval::scaling::resume(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
                 (outcome, folder)
             }
         };

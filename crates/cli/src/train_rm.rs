@@ -3,7 +3,7 @@
 use crate::comparison_args::ComparisonArgs;
 use crate::data_args::shell;
 use crate::presets;
-use crate::run_args::{RunArgs, model_to_start_from, reopened, say_end};
+use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
@@ -26,21 +26,28 @@ pub(crate) struct TrainRm {
     run: RunArgs,
 }
 
+const STAGE: Stage =
+    Stage { command: "train-rm", records: Some(("data", FILES[0])), gone: &["normalization.references=[]"] };
+
 impl TrainRm {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.comparisons.settings();
-        let outcome = match self.run.resumes(&set)? {
-            Some(folder) => {
-                let (config, run) = reopened(folder, "data", FILES[0], &["normalization.references=[]"], ui)?;
-                reward::train_rm::resume(&config, run, &self.run.sitting(&device, ui))?
-            }
+        let todo = match self.run.resumes(&set)? {
+            Some(folder) => reopen(&STAGE, folder, ui)?,
             None => {
                 let init = model_to_start_from(self.init.as_deref())?;
                 set.extend(self.run.settings());
                 let (name, config) = presets::load(&self.config, &set)?;
-                reward::train_rm(config, init, &self.run.out(&name), &self.run.sitting(&device, ui))?
+                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
             }
+        };
+        let sitting = self.run.sitting(&device, ui);
+        let outcome = match todo {
+            Todo::Begin { config, request, claim } => {
+                reward::train_rm(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
+            }
+            Todo::Resume { config, run } => reward::train_rm::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

@@ -3,9 +3,11 @@
 //! Knows no setting itself: each crate defines its section beside the code that obeys it, and says with [`Check`]
 //! what makes sense. [`load()`] turns TOML and `--set` into such a section and finds the line of every problem.
 
+mod differences;
 mod fields;
 mod load;
 mod problems;
 
+pub use differences::{Difference, differences};
 pub use load::{Invalid, load, resolved};
 pub use problems::{Check, Problem, Problems};

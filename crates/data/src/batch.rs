@@ -4,7 +4,7 @@
 //! that each token is predicted once an epoch (but for less than one window left over). Where the circle is cut first,
 //! and in which order its windows come, is drawn anew each epoch by keyed functions in constant memory.
 
-use crate::shard::{Corpus, Tokens};
+use crate::shard::{Corpus, Mixed, Tokens};
 use anyhow::{Result, ensure};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -217,18 +217,37 @@ impl<B> Iterator for Prefetch<B> {
     }
 }
 
-/// The same windows every time: at most `max_rows`, evenly spread over the validation part, in batches of `rows`. None
-/// when that part has not one window.
-pub fn validation(corpus: &Corpus, context: usize, rows: usize, max_rows: usize) -> Vec<Batch> {
-    let n = corpus.val.len().saturating_sub(1) / context as u64;
-    let taken = n.min(max_rows as u64);
-    let window = |i: u64| {
-        let mut window = Vec::with_capacity(context + 1);
-        corpus.val.read(i * n / taken * context as u64, context + 1, &mut window);
-        window
+/// Windows of the validation part of a source.
+#[derive(Debug)]
+pub struct HeldOut {
+    /// Path of the source.
+    pub name: String,
+    /// Its share in the mixture, relative to the others'.
+    pub weight: f64,
+    /// Its windows.
+    pub batches: Vec<Batch>,
+}
+
+/// The same windows every time: at most `max_rows`, divided among the sources by their weights and evenly spread over the
+/// validation part of each, in batches of `rows`. A source whose part has not one window is left out.
+pub fn validation(corpus: &Corpus, context: usize, rows: usize, max_rows: usize) -> Vec<HeldOut> {
+    let n_windows = |part: &Mixed| part.tokens.len().saturating_sub(1) / context as u64;
+    let parts: Vec<&Mixed> = corpus.val.iter().filter(|part| n_windows(part) > 0).collect();
+    let total: f64 = parts.iter().map(|part| part.weight).sum();
+    let held = |part: &&Mixed| {
+        let n = n_windows(part);
+        let share = (max_rows as f64 * part.weight / total).round() as u64;
+        let taken = n.min(share.max(1));
+        let window = |i: u64| {
+            let mut window = Vec::with_capacity(context + 1);
+            part.tokens.read(i * n / taken * context as u64, context + 1, &mut window);
+            window
+        };
+        let firsts: Vec<u64> = (0..taken).collect();
+        let batches = firsts.chunks(rows).map(|chunk| Batch::of(chunk.iter().map(|&i| window(i)), context)).collect();
+        HeldOut { name: part.name.clone(), weight: part.weight, batches }
     };
-    let firsts: Vec<u64> = (0..taken).collect();
-    firsts.chunks(rows).map(|chunk| Batch::of(chunk.iter().map(|&i| window(i)), context)).collect()
+    parts.iter().map(held).collect()
 }
 
 #[cfg(test)]
@@ -339,14 +358,34 @@ mod tests {
         assert_eq!(ahead, plan.map(|(first, rows)| windows.batch(first, rows)));
     }
 
+    /// The validation windows of a corpus with one source.
+    fn of_one(corpus: &Corpus, context: usize, rows: usize, max_rows: usize) -> Vec<Batch> {
+        validation(corpus, context, rows, max_rows).into_iter().flat_map(|held| held.batches).collect()
+    }
+
     #[test]
     fn validation_windows_are_spread_over_the_part_and_never_change() {
         let corpus = corpus(&[(100, None)], 81);
-        let batches = validation(&corpus, 8, 3, 5);
+        let batches = of_one(&corpus, 8, 3, 5);
         assert_eq!(batches.iter().map(|b| b.rows).collect::<Vec<_>>(), [3, 2]);
         let firsts: Vec<u32> = batches.iter().flat_map(|b| b.tokens.chunks(8).map(|w| w[0])).collect();
         assert_eq!(firsts, [0, 16, 32, 48, 64]);
-        assert_eq!(validation(&corpus, 8, 3, 1000).iter().map(|b| b.rows).sum::<usize>(), 10);
-        assert!(validation(&corpus, 81, 3, 5).is_empty());
+        assert_eq!(of_one(&corpus, 8, 3, 1000).iter().map(|b| b.rows).sum::<usize>(), 10);
+        assert!(of_one(&corpus, 81, 3, 5).is_empty());
+    }
+
+    #[test]
+    fn validation_windows_are_divided_by_the_mixtures_weights() {
+        // Parts of 900, 90 and 3 tokens: by their sizes the second would have a tenth of the first's windows.
+        let parts = corpus(&[(900, Some(0.4)), (90, Some(0.5)), (3, Some(0.1))], 0).train;
+        let rows = |max_rows: usize| {
+            let held = validation(&Corpus { train: Vec::new(), val: parts.clone() }, 8, 4, max_rows);
+            held.iter()
+                .map(|held| (held.weight, held.batches.iter().map(|b| b.rows).sum::<usize>()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(rows(18), [(0.4, 8), (0.5, 10)]);
+        assert_eq!(rows(180), [(0.4, 80), (0.5, 11)], "the second has no more");
+        assert_eq!(rows(1), [(0.4, 1), (0.5, 1)]);
     }
 }

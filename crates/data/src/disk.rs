@@ -1,11 +1,13 @@
 //! The only writer: a file or folder that it writes is whole or absent, whatever happens meanwhile.
 
-use anyhow::{Context, Result, ensure};
+use crate::unfinished::Unfinished;
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Reads a small text file that describes something: JSON or TOML.
 ///
@@ -45,71 +47,239 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Lets `fill` write a file under a name aside, then gives it the name `path`.
 ///
 /// # Errors
-/// When `fill` fails or the file cannot be renamed; `path` is then as it was.
+/// When another process is writing `path`, `fill` fails or the file cannot be renamed; `path` is then as it was.
 pub fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let aside = aside(path);
-    let written = fill(&aside).and_then(|()| {
+    let write = || -> Result<()> {
+        let scratch = Scratch::beside(path)?;
+        let aside = scratch.path().join(path.file_name().context("it has no name")?);
+        fill(&aside)?;
+        give_default_mode(&aside, &scratch)?;
         File::open(&aside)?.sync_all()?;
         fs::rename(&aside, path)?;
         sync_folder_of(path)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&aside); // the error that matters is the first
-    }
-    written.with_context(|| format!("{} cannot be written", path.display()))
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Gives a file the mode that the umask asks for: libraries that write through a temporary file leave 0600.
+#[cfg(unix)]
+fn give_default_mode(file: &Path, scratch: &Scratch) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(scratch.path())?.permissions().mode() & 0o666;
+    Ok(fs::set_permissions(file, fs::Permissions::from_mode(mode))?)
+}
+
+#[cfg(not(unix))]
+fn give_default_mode(_: &Path, _: &Scratch) -> Result<()> {
+    Ok(())
 }
 
 /// Lets `fill` write a folder under a name aside, then gives it the name `path`, in place of an older one.
 ///
 /// # Errors
-/// When `fill` fails or the folder cannot be renamed; `path` is then as it was, and what was written is gone.
+/// When another process is writing `path`, `fill` fails or the folder cannot be renamed; `path` is then as it was, and what
+/// was written is gone.
 pub fn folder_with<T>(path: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let aside = aside(path);
-    let made = fresh_dir(&aside).and_then(|()| fill(&aside)).and_then(|made| {
-        publish(&aside, path)?;
-        Ok(made)
-    });
-    if made.is_err() {
-        let _ = fs::remove_dir_all(&aside); // the error that matters is the first
-    }
-    made
+    let scratch = Scratch::beside(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let made = fill(scratch.path())?;
+    scratch.publish(path)?;
+    Ok(made)
 }
 
-/// Makes `folder` anew and empty: what a killed write left behind was promised to nobody.
-///
-/// # Errors
-/// When it cannot be made, with its name.
-pub fn fresh_dir(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
-    }
-    create_dir(folder)
+/// A folder in which something is made that is not yet what it stands for. It is locked as long as this lives, and removed
+/// when this is dropped or a signal ends the process. What a killed process left is removed by the next one that writes to
+/// the same place.
+#[derive(Debug)]
+pub struct Scratch {
+    folder: PathBuf,
+    /// Holds the lock on the folder itself.
+    _lock: File,
+    published: bool,
+    _unfinished: Unfinished,
 }
 
-/// Gives the finished folder `made` the name `path`, in place of an older one.
-fn publish(made: &Path, path: &Path) -> Result<()> {
-    let rename = || -> Result<()> {
-        for entry in fs::read_dir(made)? {
-            File::open(entry?.path())?.sync_all()?;
+impl Scratch {
+    /// Makes the scratch folder of `path`, beside it.
+    ///
+    /// # Errors
+    /// When another process is writing `path`, or the folder cannot be made.
+    pub fn beside(path: &Path) -> Result<Self> {
+        let parent = parent(path);
+        sweep_once(parent);
+        let folder = aside(path);
+        // A process that sweeps may remove it between the two calls: then it is made again.
+        for _ in 0..100 {
+            match fs::create_dir(&folder) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    ensure!(is_abandoned(&folder), "another process is writing {}", path.display());
+                    remove(&folder)?;
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            let Ok(lock) = File::open(&folder) else { continue };
+            // A file system without locks has no way to tell; the one writer is then taken on trust.
+            let held = !matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+            if held && is_at(&lock, &folder) {
+                let _unfinished = Unfinished::new(&folder);
+                return Ok(Self { folder, _lock: lock, published: false, _unfinished });
+            }
         }
-        File::open(made)?.sync_all()?;
-        let old = with_ending(path, OLD);
-        if path.exists() {
-            fresh_dir(&old)?;
-            fs::rename(path, &old)?;
+        bail!("another process is writing {}", path.display())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Gives it the name `path`, in place of an older folder.
+    fn publish(mut self, path: &Path) -> Result<()> {
+        let mut rename = || -> Result<()> {
+            for entry in fs::read_dir(&self.folder)? {
+                File::open(entry?.path())?.sync_all()?;
+            }
+            File::open(&self.folder)?.sync_all()?;
+            let replaced = replace(&self.folder, path)?;
+            self.published = true;
+            sync_folder_of(path)?;
+            replaced.iter().try_for_each(|old| remove(old))
+        };
+        rename().with_context(|| format!("{} cannot be put in place", path.display()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = remove(&self.folder); // nobody was promised it
         }
+    }
+}
+
+/// Gives the folder `made` the name `path`; says where the older folder is now, if there was one. The two are exchanged in
+/// one step where the system can do that; elsewhere the older folder comes back when the second of two steps fails, or
+/// when the next process [sweeps](sweep).
+fn replace(made: &Path, path: &Path) -> Result<Option<PathBuf>> {
+    if !path.exists() {
         fs::rename(made, path)?;
-        sync_folder_of(path)?;
-        if old.exists() {
-            fs::remove_dir_all(&old)?;
+        return Ok(None);
+    }
+    if exchange(made, path).is_ok() {
+        return Ok(Some(made.to_owned()));
+    }
+    let old = with_ending(path, OLD);
+    remove(&old)?;
+    fs::rename(path, &old)?;
+    if let Err(e) = fs::rename(made, path) {
+        fs::rename(&old, path)?;
+        return Err(e.into());
+    }
+    Ok(Some(old))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(made: &Path, path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, made, CWD, path, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// A new folder that this process alone writes to. When this is dropped before [`Claim::keep`], or a signal ends the
+/// process, the folder is gone again with all that is in it, unless it was there before.
+#[derive(Debug)]
+pub struct Claim {
+    folder: PathBuf,
+    lock: Option<File>,
+    /// Whether this process made the folder.
+    made: bool,
+    /// Whether it made the one above, too.
+    parent_made: bool,
+    unfinished: Option<Unfinished>,
+}
+
+impl Claim {
+    /// Claims `folder`, unless another process holds it or it holds a file that `may_hold` does not name.
+    ///
+    /// # Errors
+    /// When it cannot be made or read.
+    pub fn new(folder: &Path, may_hold: &dyn Fn(&str) -> bool) -> Result<Option<Self>> {
+        let parent_made = !parent(folder).exists();
+        create_dir(parent(folder))?;
+        sweep_once(parent(folder));
+        let made = match fs::create_dir(folder) {
+            Ok(()) => true,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(e).with_context(|| format!("folder {} cannot be made", folder.display())),
+        };
+        let unfinished = made.then(|| Unfinished::new(folder));
+        let mut claim = Self { folder: folder.to_owned(), lock: None, made, parent_made, unfinished };
+        if !made {
+            sweep(folder); // what a process left that was killed while it wrote its first file
+            if !claim.holds_only(may_hold)? {
+                return Ok(None);
+            }
         }
-        Ok(())
-    };
-    rename().with_context(|| format!("{} cannot be put in place", path.display()))
+        claim.lock = lock(folder)?;
+        // Between the two looks another process may have begun and ended there.
+        if claim.lock.is_none() || !claim.holds_only(may_hold)? {
+            (claim.made, claim.unfinished) = (false, None); // it is another's
+            return Ok(None);
+        }
+        Ok(Some(claim))
+    }
+
+    /// Whether nothing is in it but a lock and what `may_hold` names.
+    fn holds_only(&self, may_hold: &dyn Fn(&str) -> bool) -> Result<bool> {
+        let read = || -> std::io::Result<bool> {
+            for entry in fs::read_dir(&self.folder)? {
+                let name = entry?.file_name();
+                if name != LOCK && !name.to_str().is_some_and(may_hold) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        read().with_context(|| format!("{} cannot be read", self.folder.display()))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// From now on the folder stays. Returns its lock.
+    ///
+    /// # Errors
+    /// When the folder is held no more.
+    pub fn keep(mut self) -> Result<File> {
+        self.made = false;
+        self.unfinished = None;
+        self.lock.take().context("the folder is not locked")
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // What matters is the error that ends the command.
+        if self.made {
+            let _ = remove(&self.folder);
+            if self.parent_made {
+                let _ = fs::remove_dir(parent(&self.folder)); // if nobody else has put something there
+            }
+        } else if self.lock.is_some() && self.holds_only(&|_| false).unwrap_or(false) {
+            let _ = fs::remove_file(self.folder.join(LOCK));
+        }
+    }
 }
 
 /// Name of the list that [`seal`] writes.
-const SEAL: &str = "manifest.json";
+const SEAL: &str = "checksums.json";
 
 /// A file as it was when its folder was sealed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,13 +293,37 @@ struct Sealed {
 /// # Errors
 /// When a file cannot be read or the list written.
 pub fn seal(folder: &Path) -> Result<()> {
+    seal_files(folder, &|_| true)
+}
+
+/// The same for those files whose names `chosen` accepts.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.insert(name, sealed(&path)?);
+        if name != SEAL && path.is_file() && chosen(&name) {
+            files.insert(name, sealed(&path)?);
+        }
     }
     write(&folder.join(SEAL), (serde_json::to_string_pretty(&files)? + "\n").as_bytes())
+}
+
+/// Removes the list that [`seal`] wrote: files of `folder` are about to change.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn unseal(folder: &Path) -> Result<()> {
+    let path = folder.join(SEAL);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether every file of `folder` is as it was when the folder was sealed.
@@ -144,6 +338,29 @@ pub fn check_seal(folder: &Path) -> Result<()> {
     for (name, before) in files {
         let path = folder.join(name);
         ensure!(sealed(&path)? == before, "{} is damaged", path.display());
+    }
+    Ok(())
+}
+
+/// Whether those files of `folder` that `chosen` accepts are as they were when the folder was sealed, if it is.
+///
+/// # Errors
+/// Says which file is missing or was changed, and how to use the folder all the same.
+pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
+    let path = folder.join(SEAL);
+    if !path.is_file() {
+        return Ok(());
+    }
+    let files: BTreeMap<String, Sealed> = serde_json::from_str(&read_description(&path)?)
+        .with_context(|| format!("{} is damaged; delete it to use the folder without its checksums", path.display()))?;
+    for (name, before) in files.into_iter().filter(|(name, _)| chosen(name)) {
+        let file = folder.join(name);
+        ensure!(
+            file.is_file() && sealed(&file)? == before,
+            "{} is damaged, or was edited after gptkit wrote it\n  hint: if you edited it on purpose, delete {}",
+            file.display(),
+            path.display()
+        );
     }
     Ok(())
 }
@@ -168,8 +385,24 @@ pub fn fingerprint(folder: &Path, ending: &str) -> Result<String> {
 fn sealed(path: &Path) -> Result<Sealed> {
     let read = || -> std::io::Result<Sealed> {
         let mut hasher = blake3::Hasher::new();
-        let bytes = std::io::copy(&mut File::open(path)?, &mut hasher)?;
-        Ok(Sealed { bytes, blake3: hasher.finalize().to_hex().to_string() })
+        let mut file = File::open(path)?;
+        // Larger pieces than this are hashed by all cores together.
+        let mut buffer = vec![0; (file.metadata()?.len() as usize).clamp(1, 16 << 20)];
+        let mut bytes = 0;
+        loop {
+            let mut filled = 0;
+            while filled < buffer.len() {
+                match file.read(&mut buffer[filled..])? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            hasher.update_rayon(&buffer[..filled]);
+            bytes += filled as u64;
+            if filled < buffer.len() {
+                return Ok(Sealed { bytes, blake3: hasher.finalize().to_hex().to_string() });
+            }
+        }
     };
     read().with_context(|| format!("{} cannot be read", path.display()))
 }
@@ -183,27 +416,74 @@ fn aside(path: &Path) -> PathBuf {
     with_ending(path, ASIDE)
 }
 
-/// Removes from `folder` the unfinished folders that killed processes left.
-///
-/// # Errors
-/// When one cannot be removed.
-pub fn clear_leftovers(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.to_string_lossy();
-        if path.is_dir() && (name.ends_with(ASIDE) || name.ends_with(OLD)) {
-            fs::remove_dir_all(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+/// Removes from `folder` what killed processes left unfinished, and gives a folder its name back whose replacement never
+/// came. What a living process holds stays; so does what cannot be removed.
+pub fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if name.ends_with(ASIDE) && is_abandoned(&path) {
+            let _ = remove(&path);
+        } else if let Some(original) = name.strip_suffix(OLD) {
+            let original = folder.join(original);
+            let _ = if original.exists() { remove(&path) } else { fs::rename(&path, original).map_err(Into::into) };
         }
     }
-    Ok(())
 }
+
+/// [Sweeps](sweep) each folder the first time that this process writes to it.
+fn sweep_once(folder: &Path) {
+    static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let Ok(folder) = std::path::absolute(folder) else { return };
+    if SWEPT.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.clone()) {
+        sweep(&folder);
+    }
+}
+
+/// Whether no living process holds the unfinished file or folder `path`.
+fn is_abandoned(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return !path.exists() };
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+/// Whether the open folder `file` is the one that is at `path`, not one that was removed from there.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, there) = (file.metadata().map(identity), fs::metadata(path).map(identity));
+    matches!((open, there), (Ok(open), Ok(there)) if open == there)
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Removes the file or folder `path`, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Name of the file that [`lock`] locks.
+pub const LOCK: &str = "lock";
 
 /// Locks `folder` for as long as the result lives, however the process ends; nothing when another process holds it.
 ///
 /// # Errors
 /// When the file `lock` cannot be made there.
 pub fn lock(folder: &Path) -> Result<Option<File>> {
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let file = File::options().create(true).append(true).open(&path);
     let file = file.with_context(|| format!("{} cannot be made", path.display()))?;
     match file.try_lock() {
@@ -216,7 +496,7 @@ pub fn lock(folder: &Path) -> Result<Option<File>> {
 /// Whether another process holds the lock of `folder`.
 pub fn is_locked(folder: &Path) -> bool {
     // Shared, so that those who only look do not keep each other, or the next writer, out for long.
-    let file = File::open(folder.join("lock"));
+    let file = File::open(folder.join(LOCK));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
@@ -229,8 +509,12 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 
 /// A rename is on disk once the folder is.
 fn sync_folder_of(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(File::open(folder)?.sync_all()?)
+    Ok(File::open(parent(path))?.sync_all()?)
+}
+
+/// The folder that `path` lies in.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -296,13 +580,98 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_go_and_all_else_stays() {
+    fn leftovers_of_the_dead_go_and_all_else_stays() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["step-1", "step-2.gptkit-tmp", "step-1.gptkit-old"] {
-            create_dir(&folder.path().join(name)).unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["step-1", "step-2.gptkit-tmp", "step-1.gptkit-old", "step-0.gptkit-old", "a.tmp"] {
+            create_dir(&at(name)).unwrap();
         }
-        clear_leftovers(folder.path()).unwrap();
+        File::options().create(true).append(true).open(at("old-version.json.gptkit-tmp")).unwrap();
+        let alive = Scratch::beside(&at("alive")).unwrap();
+        sweep(folder.path());
+        let mut left: Vec<String> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        // A folder whose replacement never came has its name again.
+        assert_eq!(left, ["a.tmp", "alive.gptkit-tmp", "step-0", "step-1"]);
+        drop(alive);
+        assert!(!at("alive.gptkit-tmp").exists());
+    }
+
+    #[test]
+    fn one_writes_a_path_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        let held = Scratch::beside(&path).unwrap();
+        let message = format!("{:#}", write(&path, b"x").unwrap_err());
+        assert!(message.contains("another process is writing"), "{message}");
+        drop(held);
+        write(&path, b"x").unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn files_have_the_mode_that_the_umask_asks_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (plain, private) = (folder.path().join("plain"), folder.path().join("private"));
+        write(&plain, b"x").unwrap();
+        write_with(&private, |aside| {
+            let file = tempfile::NamedTempFile::new_in(parent(aside))?;
+            Ok(file.persist(aside).map(|_| ())?)
+        })
+        .unwrap();
+        assert_eq!(mode(&private), mode(&plain));
+    }
+
+    #[test]
+    fn a_replacement_without_an_exchange_brings_the_older_folder_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shards");
+        create_dir(&path).unwrap();
+        write(&path.join("f"), b"one").unwrap();
+        assert!(replace(&folder.path().join("nothing"), &path).is_err());
+        assert_eq!(fs::read(path.join("f")).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(folder.path().join("step-1").exists());
+    }
+
+    #[test]
+    fn a_claimed_folder_goes_unless_it_is_kept_or_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, none) = (folder.path().join("runs/a-1"), |_: &str| false);
+        let claim = Claim::new(&path, &none).unwrap().unwrap();
+        write(&path.join("config.toml"), b"x").unwrap();
+        assert!(Claim::new(&path, &none).unwrap().is_none(), "it is claimed");
+        assert!(Claim::new(&path, &|name| name == "config.toml").unwrap().is_none(), "it is locked");
+        drop(claim);
+        assert!(!path.exists());
+        let claim = Claim::new(&path, &none).unwrap().unwrap();
+        write(&path.join("config.toml"), b"x").unwrap();
+        drop(claim.keep().unwrap());
+        assert!(path.exists() && Claim::new(&path, &none).unwrap().is_none());
+        create_dir(&path.join("run.json.gptkit-tmp")).unwrap();
+        drop(Claim::new(&path, &|name| name == "config.toml").unwrap().unwrap());
+        assert!(path.join("config.toml").exists(), "it was there before");
+    }
+
+    #[test]
+    fn files_are_checked_where_there_are_checksums() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("model.safetensors");
+        write(&weights, b"0123").unwrap();
+        let all = |_: &str| true;
+        check_files(folder.path(), &all).unwrap();
+        seal(folder.path()).unwrap();
+        check_files(folder.path(), &all).unwrap();
+        write(&weights, b"0124").unwrap();
+        let message = check_files(folder.path(), &all).unwrap_err().to_string();
+        assert!(message.contains("damaged, or was edited") && message.contains("checksums.json"), "{message}");
+        check_files(folder.path(), &|name| name != "model.safetensors").unwrap();
+        write(&folder.path().join(SEAL), b"{").unwrap();
+        let message = format!("{:#}", check_files(folder.path(), &all).unwrap_err());
+        assert!(message.contains("delete it to use the folder without its checksums"), "{message}");
+        unseal(folder.path()).unwrap();
+        check_files(folder.path(), &all).unwrap();
     }
 }

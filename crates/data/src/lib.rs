@@ -16,6 +16,7 @@
 //! - [`world`]     the procedural corpus
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
+//! - [`unfinished`] what is removed when a signal ends the process
 
 pub mod batch;
 pub mod comparison;
@@ -33,4 +34,5 @@ pub mod source;
 pub mod template;
 mod text;
 pub mod tokenizer;
+pub mod unfinished;
 pub mod world;

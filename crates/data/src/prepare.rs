@@ -140,14 +140,11 @@ fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Res
             path.display()
         );
     }
+    let corpus = Corpus::open(folder, &manifest)?;
+    Corpus::verify(folder, &manifest, progress)?;
     say(folder, "unchanged", &manifest, progress);
     let fingerprint = manifest.fingerprint();
-    Ok(Prepared {
-        corpus: Arc::new(Corpus::open(folder, &manifest)?),
-        folder: folder.to_owned(),
-        tokenizer,
-        fingerprint,
-    })
+    Ok(Prepared { corpus: Arc::new(corpus), folder: folder.to_owned(), tokenizer, fingerprint })
 }
 
 /// The folder as it is, when it was made from the same request; weights may differ, they cost nothing.
@@ -614,6 +611,10 @@ mod tests {
         prepared.corpus.train.iter().flat_map(|part| all(&part.tokens)).collect()
     }
 
+    fn held_out(prepared: &Prepared) -> Vec<u32> {
+        prepared.corpus.val.iter().flat_map(|part| all(&part.tokens)).collect()
+    }
+
     /// Documents of a part, without their ends.
     fn texts(prepared: &Prepared, tokens: &[u32]) -> Vec<String> {
         let end = prepared.tokenizer.end_of_text().unwrap();
@@ -629,7 +630,7 @@ mod tests {
     fn shards_hold_every_document_once_with_its_end() {
         let scene = Scene::new();
         let prepared = scene.prepare(&scene.data).unwrap();
-        let val = all(&prepared.corpus.val);
+        let val = held_out(&prepared);
         let mut found = texts(&prepared, &train(&prepared));
         assert!(!val.is_empty() && !found.is_empty());
         found.extend(texts(&prepared, &val));
@@ -669,22 +670,19 @@ mod tests {
         let third = scene.prepare(&scene.data).unwrap();
         assert_eq!(third.folder, first.folder);
         assert_ne!(identity(&third), file);
-        assert!(
-            train(&third).len() + third.corpus.val.len() as usize
-                > train(&first).len() + first.corpus.val.len() as usize
-        );
+        assert!(train(&third).len() + held_out(&third).len() > train(&first).len() + held_out(&first).len());
     }
 
     #[test]
     fn documents_stay_in_their_part_when_others_come_and_go() {
         let scene = Scene::new();
-        let held_out = |data: &DataConfig| {
+        let documents_held_out = |data: &DataConfig| {
             let prepared = scene.prepare(data).unwrap();
-            texts(&prepared, &all(&prepared.corpus.val))
+            texts(&prepared, &held_out(&prepared))
         };
-        let few = held_out(&scene.data);
+        let few = documents_held_out(&scene.data);
         let reversed: String = records(0..40).lines().rev().map(|l| l.to_owned() + "\n").collect();
-        let many = held_out(&scene.with("b.jsonl", reversed.as_bytes()));
+        let many = documents_held_out(&scene.with("b.jsonl", reversed.as_bytes()));
         assert!(few.iter().all(|d| many.contains(d)));
         assert!((0..12).map(document).filter(|d| many.contains(d)).count() == few.len());
         assert!(many.len() > few.len() && many.len() < 25);
@@ -695,12 +693,12 @@ mod tests {
         let scene = Scene::new();
         let text: String = (0..4000).map(|i| document(i) + "\n").collect();
         let prepared = scene.prepare(&scene.with("book.txt", text.as_bytes())).unwrap();
-        let tokens: Vec<u32> = train(&prepared).into_iter().chain(all(&prepared.corpus.val)).collect();
+        let tokens: Vec<u32> = train(&prepared).into_iter().chain(held_out(&prepared)).collect();
         // In pieces and in parallel, and yet the tokens of the whole.
         let mut whole = prepared.tokenizer.encode_document(&text).unwrap();
         whole.push(299);
         assert!(tokens == whole, "{} tokens, expected {}", tokens.len(), whole.len());
-        let share = prepared.corpus.val.len() as f64 / whole.len() as f64;
+        let share = held_out(&prepared).len() as f64 / whole.len() as f64;
         assert!((share - 0.3).abs() < 0.001, "{share}");
     }
 
@@ -747,6 +745,34 @@ mod tests {
         assert!(message.contains("0-train-000.bin ends after"), "{message}");
         assert_eq!(train(&scene.prepare(&scene.data).unwrap()), before);
         assert_eq!(train(&scene.prepare(&named).unwrap()), before);
+    }
+
+    #[test]
+    fn a_changed_token_is_noticed_wherever_it_lies() {
+        let scene = Scene::new();
+        let b = scene.with("b.txt", (0..300).map(document).collect::<String>().as_bytes());
+        let mut data = scene.data.clone();
+        data.sources.extend(b.sources.clone());
+        let before = train(&scene.prepare(&data).unwrap());
+        let folder = scene.prepare(&data).unwrap().folder;
+        let name = folder.to_str().unwrap().to_owned();
+        let named = DataConfig { sources: vec![SourceConfig { path: name, weight: None }], ..data.clone() };
+        let files: Vec<PathBuf> = folder
+            .read_dir()
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == "bin"))
+            .collect();
+        assert!(files.len() >= 3, "{files:?}");
+        for file in files {
+            let mut bytes = std::fs::read(&file).unwrap();
+            let last = bytes.len() - 2;
+            bytes[last] ^= 1;
+            disk::write(&file, &bytes).unwrap();
+            let message = format!("{:#}", scene.prepare(&named).unwrap_err());
+            assert!(message.contains("do not match their checksum"), "{}: {message}", file.display());
+            assert_eq!(train(&scene.prepare(&data).unwrap()), before, "it was not made again");
+        }
     }
 
     #[test]

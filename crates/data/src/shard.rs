@@ -4,6 +4,7 @@
 //! beside the files names, for each source, the segments that make its training and its validation part.
 
 use crate::disk;
+use crate::progress::{Progress, Unit};
 use crate::source::{Input, OnBadRecord};
 use crate::text::Skipped;
 use crate::tokenizer::TokenizerKind;
@@ -133,13 +134,15 @@ impl Manifest {
 pub struct Corpus {
     /// Training parts; one for all sources when they have no weights.
     pub train: Vec<Mixed>,
-    /// Validation part of all sources.
-    pub val: Tokens,
+    /// Validation parts, as those for training.
+    pub val: Vec<Mixed>,
 }
 
 /// A part of a mixture.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Mixed {
+    /// Path of its source, or of the first of several.
+    pub name: String,
     /// Its share, relative to the others'.
     pub weight: f64,
     /// Its tokens.
@@ -159,28 +162,77 @@ impl Corpus {
             manifest.token_bytes
         );
         let mut files = Files { folder: folder.to_owned(), wide: manifest.token_bytes == 4, maps: HashMap::new() };
-        let mut train: Vec<Mixed> = Vec::new();
-        let mut val = Tokens::default();
+        let (mut train, mut val): (Vec<Mixed>, Vec<Mixed>) = (Vec::new(), Vec::new());
         for source in &manifest.sources {
-            for segment in &source.val {
-                val.push(files.part(segment)?);
-            }
-            let mut tokens = Tokens::default();
-            for segment in &source.train {
-                tokens.push(files.part(segment)?);
-            }
-            match (source.weight, train.first_mut()) {
-                (None, Some(all)) => tokens.parts.into_iter().for_each(|part| all.tokens.push(part)),
-                (weight, _) => train.push(Mixed { weight: weight.unwrap_or(1.0), tokens }),
+            for (parts, segments) in [(&mut train, &source.train), (&mut val, &source.val)] {
+                let mut tokens = Tokens::default();
+                for segment in segments {
+                    tokens.push(files.part(segment)?);
+                }
+                match (source.weight, parts.first_mut()) {
+                    (None, Some(all)) => tokens.parts.into_iter().for_each(|part| all.tokens.push(part)),
+                    (weight, _) => {
+                        parts.push(Mixed { name: source.path.clone(), weight: weight.unwrap_or(1.0), tokens })
+                    }
+                }
             }
         }
         Ok(Self { train, val })
+    }
+
+    /// Compares the token files of `folder` with the digests in its manifest.
+    ///
+    /// # Errors
+    /// When a token has changed since the text was prepared, or a file cannot be read.
+    pub fn verify(folder: &Path, manifest: &Manifest, progress: &dyn Progress) -> Result<()> {
+        let mut paths: Vec<(&Source, [Vec<PathBuf>; 2])> = Vec::new();
+        let mut total = 0;
+        for (i, source) in manifest.sources.iter().enumerate() {
+            let files = ["train", "val"].map(|part| files_of(folder, source, &format!("{i}-{part}-")));
+            for path in files.iter().flatten() {
+                total += path.metadata().map_or(0, |metadata| metadata.len());
+            }
+            paths.push((source, files));
+        }
+        let task = (total > WORTH_A_WORD).then(|| progress.task("checking the text", Some(total), Unit::Bytes));
+        for (source, files) in paths {
+            let mut both = Vec::new();
+            for files in files {
+                let mut hasher = blake3::Hasher::new();
+                for path in files {
+                    for piece in map(&path)?.chunks(1 << 26) {
+                        hasher.update_rayon(piece);
+                        task.iter().for_each(|task| task.advance(piece.len() as u64));
+                    }
+                }
+                both.extend_from_slice(hasher.finalize().as_bytes());
+            }
+            ensure!(
+                blake3::hash(&both).to_hex().as_str() == source.digest,
+                "the token files of {} in {} do not match their checksum; run `gptkit prepare` again",
+                source.path,
+                folder.display()
+            );
+        }
+        Ok(())
     }
 
     /// Tokens of the training part.
     pub fn train_tokens(&self) -> u64 {
         self.train.iter().map(|part| part.tokens.len()).sum()
     }
+}
+
+/// Bytes whose reading takes seconds.
+const WORTH_A_WORD: u64 = 4 << 30;
+
+/// The files of `source` in `folder` whose names begin with `prefix`, in the order they were written.
+fn files_of(folder: &Path, source: &Source, prefix: &str) -> Vec<PathBuf> {
+    let segments = source.train.iter().chain(&source.val);
+    let mut names: Vec<&str> = segments.map(|s| s.file.as_str()).filter(|file| file.starts_with(prefix)).collect();
+    names.sort_by_key(|name| (name.len(), *name)); // their numbers have three digits or more
+    names.dedup();
+    names.into_iter().map(|name| folder.join(name)).collect()
 }
 
 /// Files already mapped.
@@ -230,14 +282,14 @@ fn map(path: &Path) -> Result<Mmap> {
 }
 
 /// A row of tokens over several files.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Tokens {
     parts: Vec<Part>,
     /// Tokens up to the end of each part.
     ends: Vec<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Part {
     map: Arc<Mmap>,
     wide: bool,
@@ -383,11 +435,13 @@ pub(crate) mod tests {
             tokens(folder.path(), false, &writer.segments).unwrap()
         };
         let part = |(i, &(n, weight)): (usize, &(u32, Option<f64>))| Mixed {
+            name: format!("source-{i}"),
             weight: weight.unwrap_or(1.0),
             tokens: count(&format!("{i}-train"), n),
         };
+        let val = Mixed { name: "source-0".to_owned(), weight: 1.0, tokens: count("val", val) };
         // The maps outlive the files.
-        Corpus { train: parts.iter().enumerate().map(part).collect(), val: count("val", val) }
+        Corpus { train: parts.iter().enumerate().map(part).collect(), val: vec![val] }
     }
 
     fn written(wide: bool) -> (tempfile::TempDir, Vec<Segment>) {

@@ -9,7 +9,7 @@ use crate::score::{self, Model, Ready, Work};
 use crate::shots::{From, Pool, Prompter, is_set_aside};
 use crate::task::{Scoring, TaskConfig};
 use anyhow::{Context, Result, bail, ensure};
-use data::disk;
+use data::disk::{self, Claim};
 use data::progress::{Progress, Unit, grouped};
 use data::record::Row;
 use data::source::OnBadRecord;
@@ -151,15 +151,27 @@ impl TaskRequest {
 }
 
 impl Request {
-    /// Keeps what is asked in the new folder `out`.
+    /// Keeps what is asked in the folder of `claim`, whose path it returns.
     ///
     /// # Errors
-    /// When the folder holds something, or cannot be written.
-    pub fn save(&self, out: &Path) -> Result<()> {
-        let empty = out.read_dir().map_or(true, |mut entries| entries.next().is_none());
-        ensure!(empty, "{} is not empty; name another folder, or go on with --resume {}", out.display(), out.display());
-        disk::create_dir(out)?;
-        disk::write(&out.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+    /// When it cannot be written.
+    pub fn save(&self, claim: Claim) -> Result<PathBuf> {
+        let out = claim.folder().to_owned();
+        disk::write(&out.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())?;
+        claim.keep()?;
+        Ok(out)
+    }
+
+    /// Whether `out` holds the evaluation that this asks for, or claims it for that.
+    ///
+    /// # Errors
+    /// When it holds something else.
+    pub fn claim(&self, out: &Path) -> Result<Option<Claim>> {
+        if Self::load(out).is_ok_and(|before| before == *self) {
+            return Ok(None);
+        }
+        let other = || format!("{0} is not empty; name another folder, or go on with --resume {0}", out.display());
+        Claim::new(out, &|_| false)?.with_context(other).map(Some)
     }
 
     /// Takes back what [`Request::save`] wrote, when nothing was asked yet: a refused command leaves nothing behind.

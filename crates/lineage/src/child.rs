@@ -114,7 +114,9 @@ fn open(path: &Path, append: bool) -> Result<File> {
 #[cfg(unix)]
 fn ask_to_stop(child: &mut Child, stop: Stop) -> Result<()> {
     use rustix::process::{Pid, Signal, kill_process};
-    let signal = if stop == Stop::Signal(Signal::INT.as_raw() as u8) { Signal::INT } else { Signal::TERM };
+    let passed_on = [Signal::INT, Signal::HUP, Signal::USR1];
+    let signal =
+        passed_on.into_iter().find(|signal| stop == Stop::Signal(signal.as_raw() as u8)).unwrap_or(Signal::TERM);
     if let Some(pid) = Pid::from_raw(child.id() as i32) {
         let _ = kill_process(pid, signal); // it may just have ended
     }

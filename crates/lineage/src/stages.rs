@@ -235,7 +235,9 @@ impl Step {
         if self.leaves.exists() {
             let aside = self.leaves.parent().unwrap_or(Path::new(".")).join("replaced");
             disk::create_dir(&aside)?;
-            let to = train::run::free_folder(&aside, self.stage.leaves());
+            let numbered = |n: u32| aside.join(format!("{}-{n}", self.stage.leaves()));
+            let free = (1..u32::MAX).map(numbered).find(|folder| !folder.exists());
+            let to = free.with_context(|| format!("every number in {} is taken", aside.display()))?;
             fs::rename(&self.leaves, &to).with_context(|| format!("{} cannot be moved", self.leaves.display()))?;
         }
         remove(&self.file("json"))?;

@@ -48,6 +48,14 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// The type that `auto` stands for on this machine.
+    pub fn settled(self) -> Self {
+        match self.precision() {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+
     /// On this machine.
     pub fn precision(self) -> Precision {
         match self {

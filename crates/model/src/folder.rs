@@ -63,6 +63,7 @@ impl ModelFolder {
 /// As [`ModelFolder::load`].
 pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params)> {
     if !lora::is_adapter(folder) {
+        check(folder)?;
         let config = load_config(folder)?;
         let params = read_weights(folder, &config, device)?;
         return Ok((config, params));
@@ -83,12 +84,47 @@ pub fn load_config(folder: &Path) -> Result<ModelConfig> {
     parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))
 }
 
+/// Whether a file called `name` is part of a model.
+pub fn is_of_model(name: &str) -> bool {
+    const OTHERS: [&str; 6] = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ];
+    name == WEIGHTS || OTHERS.contains(&name)
+}
+
+/// Whether the model in `folder` is as gptkit wrote it, where it wrote checksums.
+///
+/// # Errors
+/// Says which file was damaged or edited.
+pub(crate) fn check(folder: &Path) -> Result<()> {
+    disk::check_files(folder, &is_of_model)
+}
+
+/// Whether `folder` holds weights, and those that gptkit wrote checksums of.
+pub fn is_whole(folder: &Path) -> bool {
+    disk::check_seal(folder).is_ok() && (folder.join(WEIGHTS).exists() || lora::is_adapter(folder))
+}
+
+/// Writes the checksums of the model in `folder`.
+///
+/// # Errors
+/// When a file cannot be read, or the checksums written.
+pub fn seal(folder: &Path) -> Result<()> {
+    disk::seal_files(folder, &is_of_model)
+}
+
 /// Writes all of a model's folder but the weights: what does not change while it is trained.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<()> {
     disk::create_dir(folder)?;
+    disk::unseal(folder)?;
     tokenizer.save(folder)?;
     let end = tokenizer.end_of_text();
     write_json(&folder.join("config.json"), &config_json(config, end))?;
@@ -107,12 +143,14 @@ pub fn save_ends(folder: &Path, ends: &[u32]) -> Result<()> {
     write_json(&path, &generation)
 }
 
-/// Writes the weights; the file that was there stays whole until the new one is.
+/// Writes the weights, and the checksums of the model; the file that was there stays whole until the new one is.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn save_weights(folder: &Path, params: &Params) -> Result<()> {
-    save_tensors(&folder.join(WEIGHTS), params.iter().map(|(name, parameter)| (name, parameter.var().as_tensor())))
+    disk::unseal(folder)?;
+    save_tensors(&folder.join(WEIGHTS), params.iter().map(|(name, parameter)| (name, parameter.var().as_tensor())))?;
+    seal(folder)
 }
 
 /// Writes tensors by name; the file that was there stays whole until the new one is.
@@ -131,7 +169,9 @@ pub fn save_tensors<'a, N: AsRef<str> + Ord + Display>(
     })
 }
 
+/// Writes a description of a model, whose checksums no longer hold then.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    disk::unseal(disk::parent(path))?;
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     disk::write(path, text.as_bytes())?;

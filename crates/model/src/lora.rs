@@ -6,7 +6,7 @@
 //! rows of its table. On disk it is PEFT's format.
 
 use crate::config::ModelConfig;
-use crate::folder::{load_config, load_model, read_json, save_tensors, write_json};
+use crate::folder::{check, load_config, load_model, read_json, save_tensors, seal, write_json};
 use crate::params::{Params, embedding_names};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
@@ -252,7 +252,8 @@ impl Adapters {
             }),
         };
         write_json(&folder.join(DESCRIPTION), &serde_json::to_value(description)?)?;
-        save_tensors(&folder.join(WEIGHTS), self.trained.iter().map(|(name, p)| (name, p.var().as_tensor())))
+        save_tensors(&folder.join(WEIGHTS), self.trained.iter().map(|(name, p)| (name, p.var().as_tensor())))?;
+        seal(folder)
     }
 }
 
@@ -351,6 +352,7 @@ impl Weights {
     /// # Errors
     /// When they are damaged or belong to another shape.
     pub fn load_adapted(folder: &Path, device: &Device) -> Result<Self> {
+        check(folder)?;
         let (config, base) = load_adapted_config(folder)?;
         let (_, params) = load_model(&base, device)?;
         let params = extend_vocabulary(&params, &config, 0)?; // the adapters hold the new rows

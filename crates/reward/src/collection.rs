@@ -25,6 +25,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use train::interrupt::{Interrupt, Stop};
+use train::run::claim_numbered;
 
 /// File of the store below a collection's folder.
 pub const STORE: &str = "comparisons.sqlite";
@@ -263,19 +264,33 @@ impl Collection {
         Ok(Some(Self { folder: folder.to_owned(), settings, items, store, _lock: lock }))
     }
 
-    /// Begins one in `folder`, with the prompts that all its models can read. Says what it left out.
+    /// Begins one in `folder`, or in the first `comparisons/compare-1` that is free, with the prompts that all its models can
+    /// read. Says what it left out.
     ///
     /// # Errors
     /// When the prompts cannot be read, there are none, a model does not answer, or `folder` cannot be written.
-    pub fn begin(folder: &Path, settings: Settings, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Self> {
+    pub fn begin(
+        folder: Option<&Path>,
+        settings: Settings,
+        on_bad: OnBadRecord,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let models: Vec<&Path> = settings.models().into_iter().map(|(_, model)| model).collect();
         let items = settings.prompts().items(&models, on_bad, progress)?;
-        disk::create_dir(folder)?;
-        let lock = locked(folder)?;
+        let (folder, lock) = match folder {
+            Some(folder) => {
+                disk::create_dir(folder)?;
+                (folder.to_owned(), locked(folder)?)
+            }
+            None => {
+                let claim = claim_numbered(Path::new("comparisons"), "compare")?;
+                (claim.folder().to_owned(), claim.keep()?)
+            }
+        };
         let mut store = Store::open(&folder.join(STORE))?;
         ensure!(store.is_new()?, "another process has begun a collection in {}", folder.display());
         store.begin(&settings.fields()?, &items)?;
-        Ok(Self { folder: folder.to_owned(), settings, items, store, _lock: lock })
+        Ok(Self { folder, settings, items, store, _lock: lock })
     }
 
     /// Numbers of the prompts that the model of this side has not answered yet.

@@ -11,10 +11,11 @@ use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use data::batch::Prefetch;
+use data::disk::{Claim, Scratch};
 use data::progress::grouped;
 use data::template::Template;
 use data::tokenizer::END_OF_TEXT;
-use model::folder::{load_config, load_model, save_ends, save_weights};
+use model::folder::{load_model, save_ends, save_weights};
 use model::{ClassHead, Gpt, HeadDescription, ModelConfig, Params, Pass};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,11 +24,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use train::Resumable;
-use train::checkpoint::{State, TextSeen};
+use train::checkpoint::{self, State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
 use train::objective::{Objective, Validate, Validation};
-use train::run::{Run, folder_beside};
+use train::run::Run;
 use train::schedule::Schedule;
 
 /// All that a run of `gptkit train-rm` is told; a file `configs/rm-*.toml`.
@@ -87,18 +88,20 @@ const PICTURES: [&str; 2] = ["calibration.svg", "rewards.svg"];
 /// What batches are padded with elsewhere, where answers end with the end of text.
 const PAD: &str = "<|pad|>";
 
-/// Trains the model in `init` on the comparisons of `config`, and leaves it in `out`.
+/// Trains the model in `init` on the comparisons of `config`, and leaves it in the folder of `claim`.
 ///
 /// # Errors
 /// When comparisons and model do not fit together, or the run fails.
-pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    config.train.settle();
+    let out = &claim.folder().to_owned();
     let mut start = Start::load(init, sitting.device)?;
     config.dropout.apply(&mut start.config);
     let template = start.template(init, config.seed)?;
     let pad = padding(&mut start, &template, config.seed)?;
     let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
     let encoder = Encoder { tokenizer, template, context: shape.context };
-    let aside = folder_beside(out)?;
+    let aside = Scratch::beside(claim.folder())?;
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     let data = Data::open(&config, aside.path())?;
     config.train.validate_each_epoch(data.train.records.len());
@@ -107,7 +110,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sit
     keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;
+    let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &end_of_text)?;
     description(pad).save(out)?;
     run.take_in(aside.path(), &[FILES[0], FILES[1], REFERENCES])?;
@@ -129,7 +132,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, out: &Path, sitting: &Sit
 /// # Errors
 /// When the comparisons or the checkpoint are damaged, or the run fails.
 pub fn resume(config: &RewardConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let (mut shape, mut params) = load_model(&checkpoint, sitting.device)?;
     config.dropout.apply(&mut shape);
     let head = ClassHead::load(&mut params, &checkpoint)?;
@@ -142,7 +145,7 @@ pub fn resume(config: &RewardConfig, run: Resumable, sitting: &Sitting) -> Resul
     let mut trainer = trainer(config, &shape, params, head)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
     go_on(config, trainer, state, data, run, sitting)
 }
 
@@ -253,7 +256,7 @@ fn go_on(
     let folder = run.folder().to_owned();
     let mut outcome = Outcome { folder, summary, report: None };
     if outcome.summary.stop.is_none() {
-        outcome.report = finish(config, &outcome.folder, &val, longer_won, sitting)?;
+        outcome.report = finish(config, &outcome, &val, longer_won, sitting)?;
     }
     Ok(outcome)
 }
@@ -261,14 +264,15 @@ fn go_on(
 /// Once training has ended: sets where the best weights' rewards are 0, and measures them on the whole validation part.
 fn finish(
     config: &RewardConfig,
-    folder: &Path,
+    Outcome { folder, summary, .. }: &Outcome,
     val: &Groups,
     longer_won: f64,
     sitting: &Sitting,
 ) -> Result<Option<Report>> {
-    let shape = load_config(folder)?;
-    let (_, mut params) = load_model(folder, sitting.device)?;
-    let head = ClassHead::load(&mut params, folder)?;
+    // As they were trained: those in the run's folder may be normalized already, when this was interrupted before.
+    let best = checkpoint::best(folder, &summary.state).unwrap_or_else(|| folder.clone());
+    let (shape, mut params) = load_model(&best, sitting.device)?;
+    let head = ClassHead::load(&mut params, &best)?;
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
     let model = RewardModel { gpt, head };
     if let Some(found) = normalize(config.normalization.recipe, &model, &params, folder)? {

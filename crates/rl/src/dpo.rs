@@ -6,6 +6,7 @@ use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use data::batch::Prefetch;
+use data::disk::{Claim, Scratch};
 use data::progress::grouped;
 use data::source::Place;
 use data::template::Template;
@@ -25,7 +26,7 @@ use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
 use train::objective::{Objective, Validate, Validation};
-use train::run::{Run, folder_beside};
+use train::run::Run;
 use train::schedule::Schedule;
 
 /// All that a run of `gptkit dpo` is told; a file `configs/dpo-*.toml`.
@@ -131,11 +132,14 @@ const REFERENCE: &str = "reference.json";
 /// File of the training part below a run, and of the validation part, with what the reference gives each completion.
 pub const FILES: [&str; 2] = ["train.compared", "val.compared"];
 
-/// Trains the model in `init`, from which it is kept by β, on the comparisons of `config`, and leaves it in `out`.
+/// Trains the model in `init`, from which it is kept by β, on the comparisons of `config`, and leaves it in the folder of
+/// `claim`.
 ///
 /// # Errors
 /// When comparisons and model do not fit together, the model has no chat template, or the run fails.
-pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    config.train.settle();
+    let out = &claim.folder().to_owned();
     let mut start = Start::load(init, sitting.device)?;
     if Template::load(init)?.is_none() {
         let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
@@ -147,7 +151,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     let weights = start.weights(config.lora.as_ref(), config.seed)?;
     let Start { config: shape, tokenizer, .. } = start;
     let encoder = Encoder { tokenizer, template, context: shape.context };
-    let aside = folder_beside(out)?;
+    let aside = Scratch::beside(claim.folder())?;
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     say(&counts, sitting.progress);
     // Adapters change nothing at first: it is the reference, too.
@@ -160,7 +164,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     config.train.validate_each_epoch(data.train.records.len());
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &shape, &encoder.tokenizer)?;
+    let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &ends)?;
     data::disk::write(&out.join(REFERENCE), (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes())?;
     run.take_in(aside.path(), &FILES)?;
@@ -183,7 +187,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, out: &Path, sitting: &Sitting) ->
 /// # Errors
 /// When the comparisons or the checkpoint are damaged, or the run fails.
 pub fn resume(config: &DpoConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let mut shape = load_config(&checkpoint)?;
     config.dropout.or_none().apply(&mut shape); // adapters know their base's
     let weights = match &config.lora {
@@ -200,7 +204,7 @@ pub fn resume(config: &DpoConfig, run: Resumable, sitting: &Sitting) -> Result<O
     let mut trainer = Trainer::new(Preferring { policy, beta: config.dpo.beta }, weights, &config.train, config.seed)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
     go_on(config, trainer, state, data, run, sitting)
 }
 

@@ -9,11 +9,11 @@ use crate::prompts::{self, FILES};
 use crate::provenance::Provenance;
 use anyhow::{Context, Result, ensure};
 use data::batch::{Windows, validation};
-use data::disk;
+use data::disk::{self, Claim, Scratch};
 use data::progress::{Progress, Unit, grouped};
 use data::template::Template;
 use data::tokenizer::Tokenizer;
-use model::folder::{ModelFolder, load_config, load_model, save_ends, save_tensors};
+use model::folder::{ModelFolder, is_whole, load_config, load_model, save_ends, save_tensors};
 use model::{ClassHead, Gpt, ModelConfig, Params, Weights};
 use reward::model::Scorer;
 use sft::sft::prepared_text;
@@ -27,7 +27,7 @@ use train::ema::Ema;
 use train::fit::{Sitting, Summary, Trainer};
 use train::interrupt::Interrupt;
 use train::objective::LanguageModeling;
-use train::run::{Record, Run, folder_beside};
+use train::run::{Record, Run, records};
 use train::schedule::{Schedule, Step};
 
 /// What a run leaves.
@@ -53,13 +53,17 @@ const ANSWERS: &str = "answers.md";
 /// Reward against KL, in the run's folder.
 const PICTURE: &str = "reward-kl.svg";
 
-/// Trains the policy in `init` for the reward model in `reward`, and leaves it in `out`.
+/// Trains the policy in `init` for the reward model in `reward`, and leaves it in the folder of
+/// `claim`.
 ///
 /// # Errors
 /// When policy, reward model and prompts do not fit together, or the run fails.
-pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    let mut config = config.clone();
+    config.train.settle();
+    let (config, out) = (&config, &claim.folder().to_owned());
     let models = Models::load(config, init, reward, sitting)?;
-    let aside = folder_beside(out)?;
+    let aside = Scratch::beside(claim.folder())?;
     let Models { policy, template, scorer, .. } = &models;
     let context = policy.config.context.min(scorer.encoder.context);
     prompts::encode_all(config, &policy.tokenizer, template, context, aside.path(), sitting.progress)?;
@@ -67,7 +71,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: 
     let text = text(config, &policy.tokenizer, policy.config.context, sitting.progress)?;
 
     let resolved = ::config::resolved(config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &policy.config, &policy.tokenizer)?;
+    let run = Run::create(claim, &resolved, &policy.config, &policy.tokenizer)?;
     save_ends(out, &policy.end_of_text)?;
     run.take_in(aside.path(), &FILES)?;
     provenance.save(out)?;
@@ -89,7 +93,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, out: &Path, sitting: 
 /// # Errors
 /// When models, prompts or checkpoint are damaged or others than before, or the run fails.
 pub fn resume(config: &PpoConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let provenance = Provenance::load(&folder)?;
     let round = provenance.rounds.last().with_context(|| format!("{} is no run of ppo", folder.display()))?;
     round.policy.check("first policy")?;
@@ -117,7 +121,10 @@ pub fn resume(config: &PpoConfig, run: Resumable, sitting: &Sitting) -> Result<O
         ema.restore(&checkpoint.join(EMA))?;
     }
     sitting.progress.note(&format!("resumed {} after iteration {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
+    if !is_whole(&folder) {
+        ppo.with_outcome(|ppo| run.save_best(ppo.policy.weights()))?;
+    }
     go_on(ppo, state, run, sitting)
 }
 
@@ -182,7 +189,8 @@ fn count(params: &Params) -> u64 {
 fn text(config: &PpoConfig, tokenizer: &Tokenizer, context: usize, progress: &dyn Progress) -> Result<Option<Text>> {
     let Some(ptx) = &config.ptx else { return Ok(None) };
     let corpus = prepared_text(&ptx.text, tokenizer, progress)?.corpus;
-    let validation = validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows);
+    let parts = validation(&corpus, context, config.train.micro_batch(), config.train.eval_windows);
+    let validation = parts.into_iter().flat_map(|part| part.batches).collect();
     Ok(Some(Text { windows: Windows::new(corpus, context, config.seed)?, validation }))
 }
 
@@ -273,10 +281,10 @@ fn value_parts(
     Ok(ValueParts { head: None, values: Some(values), weights })
 }
 
-fn save(ppo: &Ppo, state: &mut State, elapsed_s: f64, folder: &Path) -> Result<()> {
+fn save(ppo: &Ppo, state: &mut State, elapsed_s: f64, run: &mut Run) -> Result<()> {
     state.n_updates = ppo.policy.optimizer().n_updates();
     state.elapsed_s = elapsed_s;
-    checkpoint::save(folder, &ppo.policy, state, ppo.config.train.keep_checkpoints, |made| {
+    checkpoint::save(run, &ppo.policy, state, ppo.config.train.keep_checkpoints, |made| {
         disk::write(&made.join(COURSE), (serde_json::to_string_pretty(&ppo.course)? + "\n").as_bytes())?;
         if let Some(values) = &ppo.values {
             let params = values.weights().params().iter();
@@ -294,11 +302,15 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     let folder = run.folder().to_owned();
     let mut outcome = Outcome {
         folder: folder.clone(),
-        summary: Summary { state: state.clone(), stop: None },
+        summary: Summary { state: state.clone(), stop: None, not_finite: 0 },
         figures: BTreeMap::new(),
         before: BTreeMap::new(),
     };
+    schedule.check_done(state.step)?;
     if state.finished && schedule.n_steps() <= state.step {
+        write_answers(&ppo, &folder)?;
+        draw(&run)?;
+        outcome.figures = records(&folder)?.pop().map(|record| record.scores).unwrap_or_default();
         return Ok(outcome);
     }
     let tolerance = Tolerance::of(config.train.dtype.precision() == ops::Precision::Bf16);
@@ -307,10 +319,10 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     let elapsed = || elapsed_before + begun.elapsed().as_secs_f64();
     state.n_steps = schedule.n_steps();
     let task = sitting.progress.task("iteration", Some(state.n_steps), Unit::Items);
-    if state.step == 0 {
+    if run.is_new() {
         let found = evaluate(&mut ppo, 0, &run, &*task)?;
         outcome.before = found;
-        save(&ppo, &mut state, elapsed(), &folder)?;
+        save(&ppo, &mut state, elapsed(), &mut run)?;
     }
     task.resume_at(state.step);
     let (mut longest, mut n_tokens) = (Duration::ZERO, run.tokens()?);
@@ -346,7 +358,7 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         let acted = act(&findings, step.number, &config.doctor, sitting.progress);
         outcome.summary.stop = if state.finished { None } else { interrupt.reason(longest) };
         if due || outcome.summary.stop.is_some() || acted.is_err() {
-            save(&ppo, &mut state, elapsed(), &folder)?;
+            save(&ppo, &mut state, elapsed(), &mut run)?;
         }
         task.show(&shown(&record, &step, seconds));
         task.advance(1);
@@ -356,10 +368,20 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         }
     }
     drop(task);
-    run.draw()?;
-    disk::write(&folder.join(PICTURE), charts::reward_over_kl(&folder)?.as_bytes())?;
+    draw(&run)?;
     outcome.summary.state = state;
     Ok(outcome)
+}
+
+/// Draws what the run recorded.
+fn draw(run: &Run) -> Result<()> {
+    run.draw()?;
+    disk::write(&run.folder().join(PICTURE), charts::reward_over_kl(run.folder())?.as_bytes())
+}
+
+/// Shows what the fixed prompts were answered so far.
+fn write_answers(ppo: &Ppo, folder: &Path) -> Result<()> {
+    disk::write(&folder.join(ANSWERS), answers_table(&ppo.shown_prompts()?, &ppo.course.answers).as_bytes())
 }
 
 /// Measures the outcome so far, keeps its weights as the run's, and shows what it answers.
@@ -369,7 +391,7 @@ fn evaluate(ppo: &mut Ppo, step: u64, run: &Run, task: &dyn data::progress::Task
         run.save_best(ppo.policy.weights())?;
         Ok(found)
     })?;
-    disk::write(&run.folder().join(ANSWERS), answers_table(&ppo.shown_prompts()?, &ppo.course.answers).as_bytes())?;
+    write_answers(ppo, run.folder())?;
     Ok(found)
 }
 

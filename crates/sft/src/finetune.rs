@@ -8,6 +8,7 @@ use crate::start::{DropoutConfig, Start};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use data::batch::Prefetch;
+use data::disk::{Claim, Scratch};
 use data::progress::{Progress, grouped};
 use data::tokenizer::END_OF_TEXT;
 use data::world::Task;
@@ -20,7 +21,7 @@ use train::Resumable;
 use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
-use train::run::{Run, folder_beside};
+use train::run::Run;
 use train::schedule::Schedule;
 
 /// All that a run of `gptkit finetune` is told; a file `configs/finetune-*.toml`.
@@ -130,11 +131,14 @@ impl Labeling {
     }
 }
 
-/// Trains the model in `init` on the records of `config`, and leaves it in `out`.
+/// Trains the model in `init` on the records of `config`, and leaves it in the folder of
+/// `claim`.
 ///
 /// # Errors
 /// When records and model do not fit together, or the run fails.
-pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn finetune(mut config: FinetuneConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    config.train.settle();
+    let out = &claim.folder().to_owned();
     let mut start = Start::load_reader(init, sitting.device)?;
     ensure!(
         start.config.kind != Kind::Bert || config.lm_coef == 0.0,
@@ -148,7 +152,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
     }
     start.add_tokens(&[START, DELIMITER, EXTRACT], config.seed)?;
     start.tokenizer.set_frame(START, DELIMITER, EXTRACT)?;
-    let aside = folder_beside(out)?;
+    let aside = Scratch::beside(claim.folder())?;
     let framer = Framer::new(&start.tokenizer, start.config.context)?;
     let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside.path(), sitting.progress)?;
     let labeling = Labeling { task: config.data.task, labels, columns };
@@ -157,7 +161,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
     say(&counts, start.config.context, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
+    let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     labeling.save(out)?;
     run.take_in(aside.path(), &FILES)?;
     let mut params = start.params;
@@ -179,7 +183,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, out: &Path, sitting: &S
 /// # Errors
 /// When the records or the checkpoint are damaged, or the run fails.
 pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let (shape, mut params) = load_model(&checkpoint, sitting.device)?;
     let head = ClassHead::load(&mut params, &checkpoint)?;
     let labeling = Labeling::load(&checkpoint)?;
@@ -192,7 +196,7 @@ pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Res
     let mut trainer = trainer(config, &shape, params, head, labeling, &data)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
     go_on(config, trainer, state, data, run, sitting)
 }
 

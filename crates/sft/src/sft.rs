@@ -6,6 +6,7 @@ use crate::start::{DropoutConfig, Start};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use data::batch::{Batch, Prefetch, Windows};
+use data::disk::{Claim, Scratch};
 use data::prepare::{Prepared, prepare};
 use data::progress::{Progress, grouped};
 use data::source::{DataConfig, Place};
@@ -23,7 +24,7 @@ use train::checkpoint::{State, TextSeen};
 use train::config::TrainConfig;
 use train::fit::{Sitting, Summary, Trainer, fit};
 use train::objective::{LanguageModeling, Validate};
-use train::run::{Run, folder_beside};
+use train::run::Run;
 use train::schedule::Schedule;
 
 /// All that a run of `gptkit sft` is told; a file `configs/sft-*.toml`.
@@ -100,13 +101,16 @@ pub struct Outcome {
 /// reward.
 pub const LAST: &str = "last";
 
-/// Trains the model in `init` on the dialogues of `config`, and leaves it in `out`.
+/// Trains the model in `init` on the dialogues of `config`, and leaves it in the folder of
+/// `claim`.
 ///
 /// # Errors
 /// When dialogues and model do not fit together, or the run fails.
-pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn sft(mut config: SftConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    config.train.settle();
+    let out = &claim.folder().to_owned();
     let (start, template) = begin(&config, init, sitting)?;
-    let aside = folder_beside(out)?;
+    let aside = Scratch::beside(claim.folder())?;
     let context = start.config.context;
     let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
     let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
@@ -114,7 +118,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
     say(&counts, &data.train, sitting.progress);
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &start.config, &start.tokenizer)?;
+    let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     let ends = start.ends(&template)?;
     save_ends(out, &ends)?;
     run.take_in(aside.path(), &FILES)?;
@@ -148,7 +152,7 @@ pub fn sft(mut config: SftConfig, init: &Path, out: &Path, sitting: &Sitting) ->
 /// # Errors
 /// When the dialogues or the checkpoint are damaged, or the run fails.
 pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let mut shape = load_config(&checkpoint)?;
     config.dropout.apply(&mut shape); // adapters know their base's
     let weights = match &config.lora {
@@ -166,7 +170,7 @@ pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<O
     let mut trainer = Trainer::new(LanguageModeling(gpt), weights, &config.train, config.seed)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
     go_on(config, trainer, state, data, run, sitting)
 }
 

@@ -3,9 +3,13 @@
 //! ```text
 //! checkpoints/step-000500/
 //!   config.json, model.safetensors, tokenizer.json …   a Hugging Face folder
+//!   config.toml                                        the settings of the run
+//!   metrics.jsonl                                      its records so far
 //!   optimizer.safetensors                              AdamW's moments
 //!   state.json                                         [`State`]
-//!   manifest.json                                      size and checksum of each file
+//!   checksums.json                                     size and checksum of each file
+//! checkpoints/best-000400/
+//!   config.json, model.safetensors, tokenizer.json …   the best weights, when their own checkpoint has been removed
 //! ```
 //!
 //! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
@@ -14,13 +18,15 @@ use crate::fit::Trainer;
 use crate::guard::Guard;
 use crate::objective::{Objective, Validation};
 use crate::optimizer::Optimizer;
+use crate::run::{METRICS, Run};
 use anyhow::{Context, Result, bail};
 use candle_core::safetensors::MmapedSafetensors;
 use data::disk;
 use data::progress::Progress;
 use model::Params;
-use model::folder::save_tensors;
+use model::folder::{is_of_model, save_tensors};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where a run stands.
@@ -38,6 +44,12 @@ pub struct State {
     pub best: Option<(f64, u64)>,
     /// The figure of theirs by which they were chosen, see [`Validation`].
     pub best_by: Option<f64>,
+    /// Their further figures, see [`Validation`].
+    #[serde(default)]
+    pub best_scores: BTreeMap<String, f64>,
+    /// Step whose weights are the run's outcome so far: the best ones, or the newest without a validation part.
+    #[serde(default)]
+    pub saved: Option<u64>,
     /// Validations since then.
     pub without_gain: u32,
     /// Losses that the next one is judged by.
@@ -49,11 +61,19 @@ pub struct State {
 }
 
 impl State {
-    /// Takes a validation; whether it is the best so far. Without a validation part the newest weights are.
-    pub(crate) fn is_best(&mut self, found: Option<&Validation>) -> bool {
-        let best = found.is_none_or(|found| found.chosen_by < self.best_by.unwrap_or(f64::INFINITY));
-        if let (true, Some(found)) = (best, found) {
-            (self.best, self.best_by) = (Some((found.loss, self.step)), Some(found.chosen_by));
+    /// Takes a validation; whether it is the best so far. Without a validation part the newest weights are, if the last
+    /// update `was_finite`.
+    pub(crate) fn is_best(&mut self, found: Option<&Validation>, was_finite: bool) -> bool {
+        let best = match found {
+            Some(found) => found.chosen_by < self.best_by.unwrap_or(f64::INFINITY),
+            None => was_finite,
+        };
+        if best {
+            self.saved = Some(self.step);
+            if let Some(found) = found {
+                (self.best, self.best_by) = (Some((found.loss, self.step)), Some(found.chosen_by));
+                self.best_scores = found.scores.clone();
+            }
         }
         self.without_gain = if best { 0 } else { self.without_gain + 1 };
         best
@@ -71,9 +91,15 @@ pub struct TextSeen {
 
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+/// The settings of a run, in its folder and in each checkpoint.
+pub(crate) const CONFIG: &str = "config.toml";
 
 fn folder_of(run: &Path) -> PathBuf {
     run.join("checkpoints")
+}
+
+fn name_of(step: u64) -> String {
+    format!("step-{step:06}")
 }
 
 /// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest go when more than
@@ -82,29 +108,78 @@ fn folder_of(run: &Path) -> PathBuf {
 /// # Errors
 /// When it cannot be written.
 pub fn save<O: Objective>(
-    run: &Path,
+    run: &mut Run,
     trainer: &Trainer<O>,
     state: &State,
     keep: usize,
     more: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
-    let done = folder_of(run).join(format!("step-{:06}", state.step));
-    disk::folder_with(&done, |made| {
-        for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
-            let path = run.join(name);
-            let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-            disk::write(&made.join(name), &bytes)?;
+    let folder = folder_of(run.folder());
+    disk::create_dir(&folder)?;
+    let metrics = run.folder().join(METRICS);
+    disk::folder_with(&folder.join(name_of(state.step)), |made| {
+        for (name, bytes) in run.description()? {
+            disk::write(&made.join(name), bytes)?;
         }
         trainer.weights().save(made)?;
         save_tensors(&made.join(OPTIMIZER), trainer.optimizer().moments())?;
         disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
+        disk::write_with(&made.join(METRICS), |aside| Ok(std::fs::copy(&metrics, aside).map(|_| ())?))?;
         more(made)?;
         disk::seal(made)
     })?;
-    for (_, old) in all(run).into_iter().skip(keep) {
-        std::fs::remove_dir_all(&old).with_context(|| format!("{} cannot be removed", old.display()))?;
+    run.begun()?;
+    prune(run.folder(), state, keep)
+}
+
+/// Removes all but the newest `keep` checkpoints of `run`, and keeps the best weights when their checkpoint goes.
+fn prune(run: &Path, state: &State, keep: usize) -> Result<()> {
+    let remove =
+        |old: &Path| std::fs::remove_dir_all(old).with_context(|| format!("{} cannot be removed", old.display()));
+    for (step, old) in all(run).into_iter().skip(keep) {
+        if state.saved == Some(step) {
+            keep_weights(&old, &best_of(run, step))?;
+        }
+        remove(&old)?;
     }
-    disk::clear_leftovers(&folder_of(run))
+    for (step, best) in numbered(run, BEST) {
+        if state.saved != Some(step) || folder_of(run).join(name_of(step)).exists() {
+            remove(&best)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the model of the checkpoint in `from` into the folder `to`, without taking room a second time where the file
+/// system can do that.
+fn keep_weights(from: &Path, to: &Path) -> Result<()> {
+    disk::folder_with(to, |made| {
+        for entry in std::fs::read_dir(from)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| is_of_model(name)) else {
+                continue;
+            };
+            let to = made.join(name);
+            if std::fs::hard_link(&path, &to).is_err() {
+                std::fs::copy(&path, &to).with_context(|| format!("{} cannot be copied", path.display()))?;
+            }
+        }
+        disk::seal(made)
+    })
+}
+
+const BEST: &str = "best-";
+
+fn best_of(run: &Path, step: u64) -> PathBuf {
+    folder_of(run).join(format!("{BEST}{step:06}"))
+}
+
+/// The whole folder among the checkpoints of `run` that holds its best weights, as they were trained; nothing where there
+/// is none.
+pub fn best(run: &Path, state: &State) -> Option<PathBuf> {
+    let step = state.saved?;
+    let places = [folder_of(run).join(name_of(step)), best_of(run, step)];
+    places.into_iter().find(|folder| disk::check_seal(folder).is_ok())
 }
 
 /// The newest whole checkpoint of `run` and its folder; says which damaged ones were passed over.
@@ -112,6 +187,7 @@ pub fn save<O: Objective>(
 /// # Errors
 /// When there is none.
 pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
+    disk::sweep(&folder_of(run));
     for (_, folder) in all(run) {
         match read(&folder) {
             Ok(state) => return Ok((folder, state)),
@@ -119,6 +195,11 @@ pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
         }
     }
     bail!("{} holds no whole checkpoint: there is nothing to resume", run.display())
+}
+
+/// Whether `run` has a checkpoint, whole or not.
+pub fn exists(run: &Path) -> bool {
+    !all(run).is_empty()
 }
 
 /// Where `run` stands by its newest checkpoint whose state can be read; the weights beside it are not looked at.
@@ -168,13 +249,52 @@ pub fn load_into(params: &Params, path: &Path) -> Result<()> {
 
 /// Checkpoints of `run` by step, newest first.
 fn all(run: &Path) -> Vec<(u64, PathBuf)> {
+    numbered(run, "step-")
+}
+
+/// Folders among the checkpoints of `run` whose names are `prefix` and a step, newest first.
+fn numbered(run: &Path, prefix: &str) -> Vec<(u64, PathBuf)> {
     let entries = folder_of(run).read_dir().into_iter().flatten().flatten();
     let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
             let name = entry.file_name();
-            Some((name.to_str()?.strip_prefix("step-")?.parse().ok()?, entry.path()))
+            Some((name.to_str()?.strip_prefix(prefix)?.parse().ok()?, entry.path()))
         })
         .collect();
     found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_weights_outlive_their_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let add = |step: u64| {
+            let folder = folder_of(run.path()).join(name_of(step));
+            disk::create_dir(&folder).unwrap();
+            disk::write(&folder.join("model.safetensors"), step.to_string().as_bytes()).unwrap();
+            disk::write(&folder.join(OPTIMIZER), b"moments").unwrap();
+            disk::seal(&folder).unwrap();
+        };
+        let weights = |state: &State| {
+            let folder = best(run.path(), state).unwrap();
+            assert!(!folder.join(OPTIMIZER).exists() || folder.ends_with(name_of(state.saved.unwrap())));
+            std::fs::read_to_string(folder.join("model.safetensors")).unwrap()
+        };
+        let mut state = State { saved: Some(10), ..State::default() };
+        for step in [10, 20, 30, 40] {
+            add(step);
+            prune(run.path(), &state, 2).unwrap();
+            assert_eq!(weights(&state), "10");
+        }
+        assert_eq!(all(run.path()).len(), 2);
+        state.saved = Some(50);
+        add(50);
+        prune(run.path(), &state, 2).unwrap();
+        assert_eq!(weights(&state), "50");
+        assert!(numbered(run.path(), BEST).is_empty());
+    }
 }

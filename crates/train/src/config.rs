@@ -176,6 +176,11 @@ impl TrainConfig {
         self.eval_every.unwrap_or(250)
     }
 
+    /// Decides what is left to the machine, so that a run goes on elsewhere as it began.
+    pub fn settle(&mut self) {
+        self.dtype = self.dtype.settled();
+    }
+
     /// Has an epoch of so many rows end with a validation, where nothing else is said.
     pub fn validate_each_epoch(&mut self, rows_per_epoch: u64) {
         self.eval_every.get_or_insert(rows_per_epoch.div_ceil(self.batch_size as u64).max(1));

@@ -8,7 +8,7 @@ use crate::objective::{Objective, Validate};
 use crate::optimizer::Optimizer;
 use crate::run::{Record, Run};
 use crate::schedule::{Schedule, Step};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Device;
 use data::progress::{Progress, Unit};
 use model::{Pass, Weights};
@@ -132,13 +132,16 @@ pub struct Summary {
     pub state: State,
     /// What stopped it before its end.
     pub stop: Option<Stop>,
+    /// Steps in a row at its end whose loss or gradient was not finite.
+    pub not_finite: u32,
 }
 
 /// Trains from `state` until the schedule ends, patience does, or a signal or the deadline comes: takes a batch for each
 /// step of `schedule` that is left, validates on `validation`, and keeps records, weights and checkpoints in `run`.
 ///
 /// # Errors
-/// When a step fails or a file cannot be written; what was saved before stays.
+/// When a step fails, a file cannot be written, or the run ends without a model that is worth keeping; what was saved before
+/// stays.
 pub fn fit<O: Validate>(
     trainer: &mut Trainer<O>,
     mut state: State,
@@ -148,19 +151,25 @@ pub fn fit<O: Validate>(
     run: &mut Run,
     sitting: &Sitting,
 ) -> Result<Summary> {
-    if state.finished && schedule.n_steps() <= state.n_steps {
-        return Ok(Summary { state, stop: None }); // a schedule made longer since then goes on
+    let config = trainer.config.clone();
+    schedule.check_done(state.step)?;
+    state.n_steps = schedule.n_steps();
+    let has_ended = |state: &State| {
+        state.step >= state.n_steps || config.patience.is_some_and(|patience| state.without_gain >= patience)
+    };
+    if has_ended(&state) {
+        state.finished = true;
+        return ended(state, None, &config);
     }
+    state.finished = false; // a schedule or a patience that was made longer since then goes on
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
-    let config = trainer.config.clone();
-    state.n_steps = schedule.n_steps();
-    let save = |trainer: &Trainer<O>, run: &Run, state: &mut State| {
+    let save = |trainer: &Trainer<O>, run: &mut Run, state: &mut State| {
         state.n_updates = trainer.optimizer.n_updates();
         state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-        checkpoint::save(run.folder(), trainer, state, config.keep_checkpoints, |_| Ok(()))
+        checkpoint::save(run, trainer, state, config.keep_checkpoints, |_| Ok(()))
     };
-    if state.step == 0 {
+    if run.is_new() {
         save(trainer, run, &mut state)?;
     }
     let task = sitting.progress.task("step", Some(state.n_steps), Unit::Items);
@@ -185,7 +194,7 @@ pub fn fit<O: Validate>(
                 task.show("validating");
                 found = Some(trainer.objective.validate(validation)?);
             }
-            if state.is_best(found.as_ref()) {
+            if state.is_best(found.as_ref(), update.is_finite()) {
                 run.save_best(&trainer.weights)?;
             }
             if let Some(found) = found {
@@ -195,15 +204,14 @@ pub fn fit<O: Validate>(
         }
         run.record(&record)?;
         longest = longest.max(step_begun.elapsed());
-        let patient = config.patience.is_none_or(|patience| state.without_gain < patience);
-        state.finished = step.number == state.n_steps || !patient;
+        state.finished = has_ended(&state);
         stop = if state.finished { None } else { interrupt.reason(longest) };
         if due || stop.is_some() {
             save(trainer, run, &mut state)?;
         }
         task.show(&figures(&record, val_loss, speed.mean));
         task.advance(1);
-        if !patient {
+        if state.finished && state.step < state.n_steps {
             sitting.progress.note(&format!(
                 "no better validation loss {} times in a row: training ends at step {}",
                 state.without_gain, state.step
@@ -213,7 +221,20 @@ pub fn fit<O: Validate>(
             break;
         }
     }
-    Ok(Summary { state, stop })
+    ended(state, stop, &config)
+}
+
+/// What to say of a run that ends with `state`.
+fn ended(state: State, stop: Option<Stop>, config: &TrainConfig) -> Result<Summary> {
+    let not_finite = state.guard.not_finite_in_a_row();
+    ensure!(
+        !state.finished || state.saved.is_some(),
+        "training diverged: no finite loss at any validation in {} steps, so no model was written\n  \
+         hint: lower train.lr (here {:e}), or set train.clip",
+        state.step,
+        config.lr
+    );
+    Ok(Summary { state, stop, not_finite })
 }
 
 /// A running mean of tokens a second that forgets slowly.

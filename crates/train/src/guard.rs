@@ -22,6 +22,11 @@ pub struct Guard {
 const NOT_FINITE_AT_MOST: u32 = 5;
 
 impl Guard {
+    /// Steps since the last one whose loss and gradient were finite.
+    pub(crate) fn not_finite_in_a_row(&self) -> u32 {
+        self.not_finite_in_a_row
+    }
+
     /// Takes the loss of the next batch. Returns how many standard deviations it lies above the mean of the window before
     /// it, if that is over `train.spike_z`. Until the window is full there is no spike.
     pub(crate) fn spike(&mut self, loss: f64, config: &TrainConfig) -> Option<f64> {

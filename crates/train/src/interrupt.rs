@@ -1,6 +1,8 @@
-//! Ctrl-C, SIGTERM and `--max-time`: the step is finished and saved; a second signal ends the process at once.
+//! Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and `--max-time`: the step is finished and saved. A second Ctrl-C or SIGTERM ends the
+//! process at once; the other two come more than once (a closed terminal sends SIGHUP from the shell and from the system).
 
 use anyhow::{Context, Result};
+use data::unfinished::signals_are_handled;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
@@ -51,7 +53,25 @@ impl Interrupt {
             };
             register().context("signals cannot be watched")?;
         }
+        interrupt.watch_unix().context("signals cannot be watched")?;
+        signals_are_handled();
         Ok(interrupt)
+    }
+
+    /// SIGHUP from a terminal that is closed, unless it is ignored as under `nohup`, and SIGUSR1 as SLURM sends it ahead of
+    /// the end (`--signal=USR1@60`).
+    #[cfg(unix)]
+    fn watch_unix(&self) -> std::io::Result<()> {
+        use signal_hook::consts::{SIGHUP, SIGUSR1};
+        for signal in [SIGHUP, SIGUSR1].into_iter().filter(|&signal| !data::unfinished::is_ignored(signal)) {
+            flag::register_usize(signal, Arc::clone(&self.signal), signal as usize)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn watch_unix(&self) -> std::io::Result<()> {
+        Ok(())
     }
 
     /// Why to stop now, if there is a reason. Time is over when `next`, how long one more step takes, is not left.

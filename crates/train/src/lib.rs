@@ -6,8 +6,10 @@
 //! - [`optimizer`] AdamW by parameter name
 //! - [`ema`]       a moving average of what is trained
 //! - [`run`]       the folder of a run: resolved config, metrics, model
+//! - [`request`]   what a run was started with, and what is in its folder
+//! - [`resume`]    a run that goes on, and what may be edited before
 //! - [`checkpoint`] all that a run needs to go on, whole or absent
-//! - [`interrupt`] Ctrl-C, SIGTERM and `--max-time`
+//! - [`interrupt`] signals and `--max-time`
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
 //! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
 //! - [`objective`] what a stage trains for
@@ -33,9 +35,12 @@ pub mod optimizer;
 pub mod overview;
 pub mod plan;
 pub mod pretrain;
+pub mod request;
+pub mod resume;
 pub mod run;
 pub mod schedule;
 pub mod span;
 
-pub use pretrain::{Outcome, PretrainConfig, Resumable, pretrain, resume};
+pub use pretrain::{Outcome, PretrainConfig, pretrain};
+pub use resume::Resumable;
 pub use span::Span;

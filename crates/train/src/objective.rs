@@ -96,6 +96,76 @@ impl<M: Predictor> Validate for LanguageModeling<M> {
     }
 }
 
+/// Language modeling of a mixture of sources: the validation loss is the mean of the sources' losses by their weights in the
+/// mixture, however much validation text each has.
+#[derive(Debug)]
+pub struct Mixture<M> {
+    objective: LanguageModeling<M>,
+    sources: Vec<HeldOutSource>,
+}
+
+/// A source of the validation batches, which come source by source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOutSource {
+    /// Its path.
+    pub name: String,
+    /// Its share, relative to the others'.
+    pub weight: f64,
+    /// How many batches it has.
+    pub n_batches: usize,
+}
+
+impl<M> Mixture<M> {
+    /// The validation batches of `sources` follow each other in this order.
+    pub fn new(model: M, sources: Vec<HeldOutSource>) -> Self {
+        Self { objective: LanguageModeling(model), sources }
+    }
+}
+
+impl<M: Predictor> Objective for Mixture<M> {
+    type Batch = Batch;
+
+    fn rows(&self, batch: &Batch) -> usize {
+        self.objective.rows(batch)
+    }
+
+    fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+        self.objective.loss(batch, rows, pass)
+    }
+}
+
+impl<M: Predictor> Validate for Mixture<M> {
+    fn n_tokens(&self, batch: &Batch) -> u64 {
+        self.objective.n_tokens(batch)
+    }
+
+    /// The loss of each source is a score of its own, where there are several.
+    fn validate(&self, batches: &[Batch]) -> Result<Validation> {
+        let mut left = batches;
+        let mut losses = Vec::new();
+        for source in &self.sources {
+            let (own, rest) = left.split_at(source.n_batches.min(left.len()));
+            left = rest;
+            losses.push((source, self.objective.validate(own)?.loss));
+        }
+        let loss = weighted_mean(losses.iter().map(|(source, loss)| (source.weight, *loss)));
+        let scores = match losses.len() {
+            0 | 1 => BTreeMap::new(),
+            _ => losses.into_iter().map(|(source, loss)| (format!("{SOURCE_LOSS}{}", source.name), loss)).collect(),
+        };
+        Ok(Validation { loss, scores, chosen_by: loss })
+    }
+}
+
+/// What the name of a source's validation loss begins with among the scores.
+pub const SOURCE_LOSS: &str = "loss/";
+
+/// The mean of values, each with its weight.
+fn weighted_mean(values: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (weights, sum) = values.fold((0.0, 0.0), |(weights, sum), (weight, x)| (weights + weight, sum + weight * x));
+    sum / weights
+}
+
 /// Targets that count in the loss.
 fn counted(targets: &[u32]) -> usize {
     targets.iter().filter(|&&t| t != IGNORE).count()
@@ -123,4 +193,40 @@ pub fn check_tokens(tokens: &[u32], model: &impl Predictor) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use model::{ModelConfig, Params, predictor};
+
+    #[test]
+    fn a_mixture_is_validated_by_its_weights_and_by_source() {
+        let shape = serde_json::json!({
+            "kind": "gpt2", "n_layer": 1, "n_head": 1, "d_model": 8, "context": 4, "vocab_size": 7,
+        });
+        let shape: ModelConfig = serde_json::from_value(shape).unwrap();
+        let params = Params::init(&shape, 1, &Device::Cpu).unwrap();
+        for (name, parameter) in params.iter() {
+            if name.ends_with("wte.weight") {
+                parameter.set(&(parameter.tensor(false) * 30.0).unwrap()).unwrap(); // losses that differ
+            }
+        }
+        let model = || predictor(&shape, &params, ops::Precision::F32).unwrap();
+        let batch = |token: u32, rows: usize| Batch::windows(4, vec![token; 4 * rows], vec![(token + 1) % 7; 4 * rows]);
+        // Three batches of the first source, one of the second.
+        let batches = [batch(1, 2), batch(1, 2), batch(2, 1), batch(5, 1)];
+        let alone = |range: Range<usize>| LanguageModeling(model()).validate(&batches[range]).unwrap().loss;
+        let (a, b) = (alone(0..3), alone(3..4));
+        assert!((a - b).abs() > 0.1, "{a} {b}");
+        let source = |name: &str, weight, n_batches| HeldOutSource { name: name.to_owned(), weight, n_batches };
+        let mixture = Mixture::new(model(), vec![source("a", 1.0, 3), source("b", 3.0, 1)]);
+        let found = mixture.validate(&batches).unwrap();
+        assert!((found.loss - (0.25 * a + 0.75 * b)).abs() < 1e-9, "{found:?}");
+        assert_eq!(found.chosen_by, found.loss);
+        assert_eq!(found.scores, BTreeMap::from([("loss/a".to_owned(), a), ("loss/b".to_owned(), b)]));
+        let one = Mixture::new(model(), vec![source("a", 1.0, 4)]).validate(&batches).unwrap();
+        assert_eq!((one.loss, one.scores.len()), (alone(0..4), 0));
+    }
 }

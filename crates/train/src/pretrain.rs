@@ -1,25 +1,25 @@
 //! The first stage: raw text → language model (Radford et al. 2018, §3.1), or one of the baselines beside it.
 
-use crate::checkpoint::{self, State, TextSeen};
+use crate::checkpoint::{State, TextSeen};
 use crate::config::TrainConfig;
 use crate::fit::{Sitting, Summary, Trainer, fit};
 use crate::masked::{Masking, rows_of_vocabulary};
-use crate::objective::LanguageModeling;
+use crate::objective::{HeldOutSource, Mixture};
 use crate::plan::{Memory, machine_memory, settings_that_fit};
-use crate::run::{Run, locked};
+use crate::resume::Resumable;
+use crate::run::Run;
 use crate::schedule::Schedule;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use data::batch::{Batch, Prefetch, Windows, validation};
+use data::disk::Claim;
 use data::prepare::{Prepared, prepare};
 use data::progress::{Progress, grouped};
-use data::shard::Manifest;
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
 use model::folder::{load_config, load_model};
 use model::{Kind, ModelConfig, Params, Predictor, predictor};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,11 +66,13 @@ pub struct Outcome {
     pub summary: Summary,
 }
 
-/// Prepares the text, trains a model on it from first values or from the model folder `init`, and leaves it in `out`.
+/// Prepares the text, trains a model on it from first values or from the model folder `init`, and leaves it in the folder
+/// of `claim`.
 ///
 /// # Errors
 /// When the text, the tokenizer and the model do not fit together, or the run fails.
-pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sitting: &Sitting) -> Result<Outcome> {
+pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
+    config.train.settle();
     let params = match init {
         Some(folder) => {
             let (shape, params) = load_model(folder, sitting.device)?;
@@ -84,7 +86,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sit
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), sitting.progress)?;
     let text = Text::new(&config, &prepared)?;
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    let run = Run::create(out, &resolved, &config.model, &prepared.tokenizer)?;
+    let run = Run::create(claim, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
         Some(params) => params,
         None => Params::init(&config.model, config.seed, sitting.device)?,
@@ -94,10 +96,10 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, out: &Path, sit
         grouped(config.model.n_params()),
         grouped((config.train.batch_size * config.model.context) as u64),
         grouped(text.windows.rows_per_epoch() * config.model.context as u64),
-        out.display()
+        run.folder().display()
     ));
     warn_of_memory(&config, sitting);
-    let trainer = trainer(&config, params)?;
+    let trainer = trainer(&config, params, &text)?;
     let state = State {
         text: TextSeen { shards: std::path::absolute(&prepared.folder)?, fingerprint: prepared.fingerprint },
         ..State::default()
@@ -162,52 +164,13 @@ pub fn batch_of_step(config: &PretrainConfig, step: u64, progress: &dyn Progress
     Ok((prepared.tokenizer, windows.batch(found.first_row, found.rows)))
 }
 
-/// A run that can go on, held by this process.
-#[derive(Debug)]
-pub struct Resumable {
-    /// Its folder.
-    pub folder: PathBuf,
-    /// Its newest whole checkpoint.
-    pub checkpoint: PathBuf,
-    /// Where it stands there.
-    pub state: State,
-    /// That nobody else goes on with it.
-    pub lock: File,
-}
-
-impl Resumable {
-    /// Locks the run in `folder` and finds its newest whole checkpoint.
-    ///
-    /// # Errors
-    /// When another process writes the run, or no checkpoint is whole.
-    pub fn open(folder: &Path, progress: &dyn Progress) -> Result<Self> {
-        let path = folder.join("config.toml");
-        ensure!(path.exists(), "{} does not exist: {} is no run", path.display(), folder.display());
-        let lock = locked(folder)?; // before a checkpoint is read that another process may be about to remove
-        let (checkpoint, state) = checkpoint::newest(folder, progress)?;
-        Ok(Self { folder: folder.to_owned(), checkpoint, state, lock })
-    }
-
-    /// What to set on top of the run's own `config.toml`: the text is taken from the shards it was trained on, from
-    /// wherever the command is given. When they are gone or no longer the same (another run may have given their sources
-    /// other weights), it is prepared again from its sources.
-    pub fn settings(&self) -> Vec<String> {
-        let TextSeen { shards, fingerprint } = &self.state.text;
-        if Manifest::read(shards).map(|manifest| manifest.fingerprint()).ok().as_ref() != Some(fingerprint) {
-            return Vec::new();
-        }
-        let path = serde_json::Value::from(shards.to_string_lossy());
-        vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
-    }
-}
-
 /// Goes on with `run` to the weights that it would have had without the interruption. `config` is the run's own
 /// `config.toml` with [`Resumable::settings`] on top.
 ///
 /// # Errors
 /// When the text is another, the checkpoint does not fit the configuration, or the run fails.
 pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock } = run;
+    let Resumable { folder, checkpoint, state, lock, .. } = run;
     let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
     ensure!(
         prepared.tokenizer.fingerprint()? == Tokenizer::load(&checkpoint)?.fingerprint()?,
@@ -230,19 +193,19 @@ pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Res
         folder.join("config.toml").display()
     );
     let text = Text::new(config, &prepared)?;
-    let mut trainer = trainer(config, params)?;
+    let mut trainer = trainer(config, params, &text)?;
     trainer.restore(&checkpoint, &state)?;
     sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, state.step)?;
+    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
     go_on(config, trainer, state, &text, run, sitting)
 }
 
 /// A model of any kind, in training.
-type Pretraining = Trainer<LanguageModeling<Box<dyn Predictor>>>;
+type Pretraining = Trainer<Mixture<Box<dyn Predictor>>>;
 
-fn trainer(config: &PretrainConfig, params: Params) -> Result<Pretraining> {
+fn trainer(config: &PretrainConfig, params: Params, text: &Text) -> Result<Pretraining> {
     let model = predictor(&config.model, &params, config.train.dtype.precision())?;
-    Trainer::new(LanguageModeling(model), params, &config.train, config.seed)
+    Trainer::new(Mixture::new(model, text.held_out.clone()), params, &config.train, config.seed)
 }
 
 /// The same tokens are asked for in validations of all runs, so that their losses can be compared.
@@ -254,6 +217,8 @@ struct Text {
     /// What of the windows a masked model is asked.
     masking: Option<Masking>,
     validation: Vec<Batch>,
+    /// The sources that `validation` comes from.
+    held_out: Vec<HeldOutSource>,
 }
 
 impl Text {
@@ -262,7 +227,12 @@ impl Text {
         let masks = |seed| {
             (model.kind == Kind::Bert).then(|| Masking { seed, entries: prepared.tokenizer.vocab_size() as u32 })
         };
-        let mut validation = validation(&prepared.corpus, model.context, train.micro_batch(), train.eval_windows);
+        let parts = validation(&prepared.corpus, model.context, train.micro_batch(), train.eval_windows);
+        let held_out = parts
+            .iter()
+            .map(|part| HeldOutSource { name: part.name.clone(), weight: part.weight, n_batches: part.batches.len() })
+            .collect();
+        let mut validation: Vec<Batch> = parts.into_iter().flat_map(|part| part.batches).collect();
         if let Some(masking) = masks(VALIDATION_SEED) {
             let mut first_row = 0;
             for batch in &mut validation {
@@ -270,7 +240,7 @@ impl Text {
                 first_row += batch.rows as u64;
             }
         }
-        Ok(Self { windows: Arc::new(windows(config, prepared)?), masking: masks(config.seed), validation })
+        Ok(Self { windows: Arc::new(windows(config, prepared)?), masking: masks(config.seed), validation, held_out })
     }
 }
 

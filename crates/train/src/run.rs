@@ -2,27 +2,31 @@
 //!
 //! ```text
 //! runs/small-1/
+//!   run.json           what the run was started with, see [`crate::request`]
 //!   config.toml        every setting, as it was obeyed
 //!   metrics.jsonl      one object a step
 //!   events.out.…       the same for TensorBoard, a file each sitting
 //!   curves.svg         loss and learning rate over tokens, drawn when a sitting ends
 //!   config.json …      the outcome, a Hugging Face folder: the weights with the best validation loss
+//!   checksums.json     checksums of the outcome
 //!   checkpoints/       the newest states of the run, Hugging Face folders too
 //! ```
 
+use crate::checkpoint::{self, CONFIG, State};
 use crate::curves::{self, Curves};
 use crate::events::Events;
-use anyhow::{Context, Result, ensure};
-use data::disk;
+use crate::request::RunRequest;
+use anyhow::{Context, Result};
+use data::disk::{self, Claim};
+use data::progress::Progress;
 use data::tokenizer::Tokenizer;
-use model::folder::save_description;
+use model::folder::{is_of_model, is_whole, save_description, seal};
 use model::{ModelConfig, Weights};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
@@ -68,14 +72,44 @@ pub struct Run {
     folder: PathBuf,
     metrics: File,
     events: Events,
-    /// Held while this lives, so that no other process writes here.
-    _lock: File,
+    /// Contents of the files that every checkpoint copies, by name. They are read once, so that a file that is damaged later
+    /// never gets into a checkpoint.
+    description: BTreeMap<String, Vec<u8>>,
+    held: Held,
 }
 
-/// `runs/NAME-1`, or the first number that is free.
-pub fn free_folder(runs: &Path, name: &str) -> PathBuf {
-    let numbered = |n: u32| runs.join(format!("{name}-{n}"));
-    (1..).map(numbered).find(|folder| !folder.exists()).unwrap_or_else(|| numbered(0))
+/// How this process keeps others from writing the run.
+#[derive(Debug)]
+enum Held {
+    /// The run has no checkpoint yet; its folder is removed if it fails.
+    Claimed(Claim),
+    /// The run has a checkpoint.
+    Locked { _lock: File },
+    /// Only while one of the others takes the place of the other.
+    Released,
+}
+
+/// Files of a run that describe its model, its settings and where it comes from.
+fn is_description(name: &str) -> bool {
+    let more = [CONFIG, ANSWERS, "provenance.json", "reference.json"];
+    // Adapters bring their own with their weights.
+    name.ends_with(".json") && is_of_model(name) && name != "adapter_config.json" || more.contains(&name)
+}
+
+/// A file that a run completes when it ends.
+const ANSWERS: &str = "answers.json";
+
+/// Claims `runs/NAME-1`, or the first number that is free.
+///
+/// # Errors
+/// When no folder can be made.
+pub fn claim_numbered(runs: &Path, name: &str) -> Result<Claim> {
+    for n in 1..u32::MAX {
+        if let Some(claim) = Claim::new(&runs.join(format!("{name}-{n}")), &|_| false)? {
+            return Ok(claim);
+        }
+    }
+    anyhow::bail!("every number of {} is taken", runs.join(name).display())
 }
 
 /// What the run in `folder` recorded, in order. A line that a crash cut short is no record.
@@ -84,13 +118,13 @@ pub fn free_folder(runs: &Path, name: &str) -> PathBuf {
 /// When its `metrics.jsonl` cannot be read.
 pub fn records(folder: &Path) -> Result<Vec<Record>> {
     let path = folder.join(METRICS);
-    let file = File::open(&path).with_context(|| format!("{} cannot be read: is this a run?", path.display()))?;
-    let mut records = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
-        records.extend(serde_json::from_str::<Record>(&line));
-    }
-    Ok(records)
+    let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read: is this a run?", path.display()))?;
+    Ok(lines(&bytes).map(|(record, _)| record).collect())
+}
+
+/// The records of a file, each with its line.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = (Record, &[u8])> {
+    bytes.split(|&byte| byte == b'\n').filter_map(|line| Some((serde_json::from_slice(line).ok()?, line)))
 }
 
 /// Says that this process writes the run in `folder`, until the result is dropped.
@@ -102,58 +136,71 @@ pub fn locked(folder: &Path) -> Result<File> {
     lock.with_context(|| format!("another process is writing the run in {}", folder.display()))
 }
 
-/// A folder for what is made before the run in `folder` begins, on the same disk; it goes when it is dropped.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn folder_beside(folder: &Path) -> Result<TempDir> {
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    disk::create_dir(parent)?;
-    Ok(tempfile::tempdir_in(parent)?)
-}
-
 impl Run {
-    /// Makes `folder` with the resolved configuration and the model's description in it.
+    /// Begins a run in the folder of `claim` and writes the resolved configuration and the model's description there. The
+    /// folder is removed if this is dropped before the first checkpoint.
     ///
     /// # Errors
-    /// When there is a run in it already, or it cannot be written.
-    pub fn create(folder: &Path, resolved: &str, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self> {
-        let taken = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        ensure!(!taken, "{} is not empty; choose another folder with --out", folder.display());
-        disk::create_dir(folder)?;
-        let lock = locked(folder)?;
-        disk::write(&folder.join("config.toml"), resolved.as_bytes())?;
-        save_description(folder, config, tokenizer)?;
-        Self::open(folder, lock, 0)
+    /// When it cannot be written.
+    pub fn create(claim: Claim, resolved: &str, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self> {
+        let folder = claim.folder().to_owned();
+        disk::write(&folder.join(CONFIG), resolved.as_bytes())?;
+        save_description(&folder, config, tokenizer)?;
+        Self::open(&folder, Held::Claimed(claim), 0, BTreeMap::new())
     }
 
-    /// Goes on in `folder`, which is `lock`ed, after `step`; records of later steps, which will be made again, are dropped.
+    /// Goes on in `folder`, which is `lock`ed, from its `checkpoint`, which was written with `state`: records of later steps,
+    /// which will be made again, are dropped, and what has been lost or damaged since is written again.
     ///
     /// # Errors
-    /// When `metrics.jsonl` cannot be read or written.
-    pub fn resume(folder: &Path, lock: File, step: u64) -> Result<Self> {
-        let path = folder.join(METRICS);
-        let old = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-        disk::write_with(&path, |aside| {
-            let mut kept = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
-            for line in BufReader::new(old).lines() {
-                let line = line?;
-                // A line that a crash cut short is no record.
-                if serde_json::from_str::<Record>(&line).is_ok_and(|record| record.step <= step) {
-                    writeln!(kept, "{line}")?;
-                }
-            }
-            Ok(kept.flush()?)
-        })?;
-        Self::open(folder, lock, step)
+    /// When a file cannot be read or written.
+    pub fn resume(
+        folder: &Path,
+        lock: File,
+        checkpoint: &Path,
+        state: &State,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        restore_metrics(folder, checkpoint, state.step, progress)?;
+        restore_weights(folder, state, progress)?;
+        let mut description = read_description(checkpoint)?;
+        let path = folder.join(CONFIG); // it may have been edited, see [`crate::resume`]
+        let config = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        description.insert(CONFIG.to_owned(), config);
+        Self::open(folder, Held::Locked { _lock: lock }, state.step, description)
     }
 
-    fn open(folder: &Path, lock: File, step: u64) -> Result<Self> {
+    fn open(folder: &Path, held: Held, step: u64, description: BTreeMap<String, Vec<u8>>) -> Result<Self> {
         let path = folder.join(METRICS);
         let metrics = OpenOptions::new().create(true).append(true).open(&path);
         let metrics = metrics.with_context(|| format!("{} cannot be written", path.display()))?;
         let events = Events::create(folder, step)?;
-        Ok(Self { folder: folder.to_owned(), metrics, events, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), metrics, events, description, held })
+    }
+
+    /// The files that each checkpoint repeats.
+    pub(crate) fn description(&mut self) -> Result<&BTreeMap<String, Vec<u8>>> {
+        if self.description.is_empty() {
+            self.description = read_description(&self.folder)?;
+        }
+        Ok(&self.description)
+    }
+
+    /// Whether it has no checkpoint yet.
+    pub fn is_new(&self) -> bool {
+        matches!(self.held, Held::Claimed(_))
+    }
+
+    /// Records that the run has a checkpoint; its folder is kept from now on.
+    pub(crate) fn begun(&mut self) -> Result<()> {
+        self.held = match std::mem::replace(&mut self.held, Held::Released) {
+            Held::Claimed(claim) => {
+                RunRequest::begun(&self.folder)?;
+                Held::Locked { _lock: claim.keep()? }
+            }
+            held => held,
+        };
+        Ok(())
     }
 
     /// Tokens that the records so far count.
@@ -220,6 +267,86 @@ impl Run {
     }
 }
 
+/// The description that lies in the run or checkpoint `folder`.
+fn read_description(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let read = || -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for entry in folder.read_dir()? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if is_description(&name) {
+                files.insert(name, std::fs::read(&path)?);
+            }
+        }
+        Ok(files)
+    };
+    read().with_context(|| format!("{} cannot be read", folder.display()))
+}
+
+/// Writes those files of the run in `folder` again that describe it and are not as they are in its `checkpoint`, but for
+/// its settings.
+///
+/// # Errors
+/// When one cannot be read or written.
+pub(crate) fn restore_description(folder: &Path, checkpoint: &Path, progress: &dyn Progress) -> Result<()> {
+    for (name, sealed) in read_description(checkpoint)? {
+        let path = folder.join(&name);
+        if name == CONFIG || std::fs::read(&path).is_ok_and(|bytes| bytes == sealed) {
+            continue;
+        }
+        disk::write(&path, &sealed)?;
+        if name != ANSWERS {
+            progress.warn(&format!(
+                "{} was missing, damaged or edited; restored it from {}",
+                path.display(),
+                checkpoint.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Leaves in the run in `folder` the records up to `step`, as its `checkpoint` has them.
+fn restore_metrics(folder: &Path, checkpoint: &Path, step: u64, progress: &dyn Progress) -> Result<()> {
+    let path = folder.join(METRICS);
+    let here = std::fs::read(&path).unwrap_or_default();
+    let here: Vec<&[u8]> = lines(&here).filter(|(record, _)| record.step <= step).map(|(_, line)| line).collect();
+    let sealed = checkpoint.join(METRICS);
+    let sealed = std::fs::read(&sealed).with_context(|| format!("{} cannot be read", sealed.display()))?;
+    if lines(&sealed).map(|(_, line)| line).ne(here.iter().copied()) {
+        progress.warn(&format!(
+            "{} was missing or damaged; restored its records up to step {step} from {}",
+            path.display(),
+            checkpoint.display()
+        ));
+    }
+    disk::write(&path, &sealed)
+}
+
+/// Puts the best weights into the run in `folder` again when they are missing or damaged there.
+fn restore_weights(folder: &Path, state: &State, progress: &dyn Progress) -> Result<()> {
+    let Some(step) = state.saved else { return Ok(()) };
+    if is_whole(folder) {
+        return Ok(());
+    }
+    let Some(best) = checkpoint::best(folder, state) else {
+        progress.warn(&format!(
+            "the best weights (step {step}) are missing or damaged in {} and in its checkpoints",
+            folder.display()
+        ));
+        return Ok(());
+    };
+    progress.note(&format!("restored the weights in {} from {}", folder.display(), best.display()));
+    disk::unseal(folder)?;
+    for entry in best.read_dir()? {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        if name.to_str().is_some_and(|name| is_of_model(name) && !is_description(name)) {
+            disk::write_with(&folder.join(&name), |aside| Ok(std::fs::copy(&from, aside).map(|_| ())?))?;
+        }
+    }
+    seal(folder)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,33 +354,82 @@ mod tests {
     #[test]
     fn folders_are_numbered_from_the_first_that_is_free() {
         let runs = tempfile::tempdir().unwrap();
-        assert_eq!(free_folder(runs.path(), "small"), runs.path().join("small-1"));
-        std::fs::create_dir(runs.path().join("small-1")).unwrap();
-        assert_eq!(free_folder(runs.path(), "small"), runs.path().join("small-2"));
+        let claim = || claim_numbered(runs.path(), "small").unwrap();
+        let (first, second) = (claim(), claim());
+        assert_eq!([first.folder(), second.folder()], [runs.path().join("small-1"), runs.path().join("small-2")]);
+        drop(first);
+        assert_eq!(claim().folder(), runs.path().join("small-1"), "it was given up");
+    }
+
+    fn line(step: u64) -> String {
+        let record = Record {
+            step,
+            tokens: 0,
+            train_loss: if step == 2 { f64::NAN } else { 1.0 },
+            learning_rate: 0.1,
+            grad_norm: 1.0,
+            tokens_per_s: 1.0,
+            val_loss: None,
+            scores: BTreeMap::new(),
+            figures: BTreeMap::new(),
+            skipped: false,
+        };
+        serde_json::to_string(&record).unwrap() + "\n"
+    }
+
+    /// What is warned of.
+    #[derive(Default)]
+    struct Warnings(std::sync::Mutex<Vec<String>>);
+
+    impl Progress for Warnings {
+        fn note(&self, _: &str) {}
+        fn warn(&self, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+        fn task(&self, _: &str, _: Option<u64>, _: data::progress::Unit) -> Box<dyn data::progress::Task> {
+            Box::new(data::progress::Silent)
+        }
     }
 
     #[test]
-    fn a_resumed_run_keeps_the_records_up_to_its_step() {
+    fn a_resumed_run_has_the_records_up_to_its_step() {
+        let sealed = line(1) + &line(2);
+        let torn = |n: usize| Some(sealed.as_bytes()[..n].to_vec());
+        let more = Some([&sealed, &line(3), "{\"st"].concat().into_bytes());
+        let not_text = Some([sealed.as_bytes(), &[0xff, 0xfe, b'\n']].concat());
+        for (now, warned) in [(more, 0), (not_text, 0), (torn(30), 1), (torn(0), 1), (None, 1)] {
+            let folder = tempfile::tempdir().unwrap();
+            let (run, checkpoint) = (folder.path().join("run"), folder.path().join("checkpoint"));
+            for folder in [&run, &checkpoint] {
+                disk::create_dir(folder).unwrap();
+                disk::write(&folder.join(CONFIG), b"").unwrap();
+            }
+            disk::write(&checkpoint.join(METRICS), sealed.as_bytes()).unwrap();
+            now.iter().for_each(|now| disk::write(&run.join(METRICS), now).unwrap());
+            let (warnings, state) = (Warnings::default(), State { step: 2, ..State::default() });
+            Run::resume(&run, locked(&run).unwrap(), &checkpoint, &state, &warnings).unwrap();
+            assert_eq!(std::fs::read_to_string(run.join(METRICS)).unwrap(), sealed);
+            assert_eq!(warnings.0.lock().unwrap().len(), warned, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn a_description_comes_back_from_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(METRICS);
-        let line = |step: u64| {
-            let record = Record {
-                step,
-                tokens: 0,
-                train_loss: if step == 2 { f64::NAN } else { 1.0 },
-                learning_rate: 0.1,
-                grad_norm: 1.0,
-                tokens_per_s: 1.0,
-                val_loss: None,
-                scores: BTreeMap::new(),
-                figures: BTreeMap::new(),
-                skipped: false,
-            };
-            serde_json::to_string(&record).unwrap() + "\n"
-        };
-        let before = [line(1), line(2), line(3), "{\"st".to_owned()].concat();
-        disk::write(&path, before.as_bytes()).unwrap();
-        Run::resume(folder.path(), locked(folder.path()).unwrap(), 2).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(1) + &line(2));
+        let (run, checkpoint) = (folder.path().join("run"), folder.path().join("checkpoint"));
+        for folder in [&run, &checkpoint] {
+            disk::create_dir(folder).unwrap();
+            disk::write(&folder.join("tokenizer.json"), b"{}").unwrap();
+            disk::write(&folder.join("config.json"), b"{}").unwrap();
+        }
+        disk::write(&run.join("tokenizer.json"), b"{").unwrap();
+        disk::write(&run.join("notes.json"), b"mine").unwrap();
+        std::fs::remove_file(run.join("config.json")).unwrap();
+        let warnings = Warnings::default();
+        restore_description(&run, &checkpoint, &warnings).unwrap();
+        assert_eq!(warnings.0.lock().unwrap().len(), 2);
+        for (name, text) in [("tokenizer.json", "{}"), ("config.json", "{}"), ("notes.json", "mine")] {
+            assert_eq!(std::fs::read_to_string(run.join(name)).unwrap(), text);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{Decay, TrainConfig};
 use crate::span::Span;
+use anyhow::{Result, ensure};
 
 /// One update, before it is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -115,6 +116,20 @@ impl Schedule {
             next = (number + 1, first_row + rows as u64);
             Some(Step { number, first_row, rows, lr: schedule.lr(before, next.1 * schedule.context) })
         })
+    }
+
+    /// Whether a run of this plan can be where it is after `done` steps.
+    ///
+    /// # Errors
+    /// When the plan has no step, or fewer than are done.
+    pub fn check_done(&self, done: u64) -> Result<()> {
+        let (length, n) = (self.config.length, self.n_steps());
+        ensure!(n > 0, "train.length = \"{length}\" is less than one step of this data: use \"1 step\" or more");
+        ensure!(
+            n >= done,
+            "train.length = \"{length}\" is {n} steps, and the run has made {done} already: it cannot be made shorter"
+        );
+        Ok(())
     }
 
     /// Count of updates.

@@ -9,7 +9,7 @@
 
 use super::config::{ScalingConfig, SizeConfig};
 use anyhow::{Context, Result, bail, ensure};
-use data::disk;
+use data::disk::{self, Claim, LOCK};
 use data::prepare::{Prepared, prepare};
 use data::progress::{Progress, Task, Unit, grouped};
 use data::shard::Manifest;
@@ -57,19 +57,18 @@ enum Standing {
 
 const CONFIG: &str = "config.toml";
 
-/// Makes `folder` for a family that is told `resolved`.
+/// Begins a family of the settings `resolved` in the folder of `claim`.
 ///
 /// # Errors
-/// When something is in it, or it cannot be written.
-pub(super) fn create(folder: &Path, resolved: &str) -> Result<()> {
-    let taken = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-    ensure!(
-        !taken,
-        "{} is not empty; go on with it by --resume, or choose another folder with --out",
-        folder.display()
-    );
-    disk::create_dir(folder)?;
-    disk::write(&folder.join(CONFIG), resolved.as_bytes())
+/// When it cannot be written.
+pub(super) fn create(claim: Claim, resolved: &str) -> Result<()> {
+    disk::write(&claim.folder().join(CONFIG), resolved.as_bytes())?;
+    claim.keep().map(drop)
+}
+
+/// Whether `folder` holds a family of the settings `resolved`.
+pub(super) fn is_of(folder: &Path, resolved: &str) -> bool {
+    disk::read_description(&folder.join(CONFIG)).is_ok_and(|text| text == resolved)
 }
 
 /// Trains every member in `folder` that is not at its end yet; those that are stay as they are.
@@ -101,20 +100,19 @@ pub(super) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) ->
         let outcome = match standing {
             Standing::Begun(_) => {
                 sitting.progress.note(&format!("{} · {place} · goes on", size.name));
-                let resumable = Resumable::open(&run, &progress)?;
-                train::resume(&own(&run, &settings(text))?, resumable, &quiet)?
+                let resumable = Resumable::open(&run, TEXT, &progress)?;
+                train::pretrain::resume(&own(&run, &settings(text))?, resumable, &quiet)?
             }
             _ => {
-                if run.exists() {
-                    // It was stopped before its first checkpoint: nothing in it can be gone on with.
-                    std::fs::remove_dir_all(&run).with_context(|| format!("{} cannot be removed", run.display()))?;
-                }
                 let mut member = config.member(size);
                 member.data = DataConfig { sources: sources(text)?, ..member.data };
                 member.tokenizer = TokenizerConfig::default();
                 let n = grouped(super::config::non_embedding(&member.model));
                 sitting.progress.note(&format!("{} · {place} · {n} parameters without embeddings", size.name));
-                train::pretrain(member, None, &run, &quiet)?
+                // One that was stopped before its first checkpoint is started again.
+                let claim = Claim::new(&run, &|name| is_ours(name))?;
+                let claim = claim.with_context(|| format!("another process is writing {}", run.display()))?;
+                train::pretrain(member, None, claim, &quiet)?
             }
         };
         if let Some(stop) = outcome.summary.stop {
@@ -132,12 +130,19 @@ fn standing(run: &Path) -> Standing {
     }
 }
 
-/// Whether nothing is in the folder but what a run begins with.
-fn is_ours(run: &Path) -> bool {
-    let begun = [CONFIG, "lock", "metrics.jsonl", "checkpoints", "config.json", "generation_config.json"];
-    let ours = |name: &str| begun.contains(&name) || name.starts_with("events.out.") || name.starts_with("tokenizer");
-    run.read_dir().is_ok_and(|entries| entries.flatten().all(|e| e.file_name().to_str().is_some_and(ours)))
+/// Whether a run begins with a file of this name.
+fn is_ours(name: &str) -> bool {
+    let begun = [CONFIG, LOCK, "metrics.jsonl", "checkpoints", "config.json", "generation_config.json"];
+    begun.contains(&name) || name.starts_with("events.out.") || name.starts_with("tokenizer")
 }
+
+/// Whether nothing is in the folder `run` but what a run begins with.
+fn holds_only_ours(run: &Path) -> bool {
+    run.read_dir().is_ok_and(|entries| entries.flatten().all(|e| e.file_name().to_str().is_some_and(is_ours)))
+}
+
+/// Sections of a member's settings that lead to its text.
+const TEXT: &[&str] = &["data.", "tokenizer."];
 
 /// The settings of the run in `run`, with `set` on top.
 fn own(run: &Path, set: &[String]) -> Result<PretrainConfig> {
@@ -153,8 +158,9 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
         let run = folder.join(&size.name);
         let text = match standing(&run) {
             Standing::Absent => {
+                disk::sweep(&run);
                 ensure!(
-                    !run.exists() || is_ours(&run),
+                    !run.exists() || holds_only_ours(&run),
                     "{} holds no whole checkpoint, but more than a run begins with; move it away to have it trained again",
                     run.display()
                 );
@@ -166,6 +172,7 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
         let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
         let mut told = config.member(size);
         told.model.vocab_size = theirs.model.vocab_size;
+        told.train.settle();
         let same = (&told.model, &told.train, told.seed) == (&theirs.model, &theirs.train, theirs.seed);
         ensure!(
             same,

@@ -30,7 +30,8 @@ pub use config::ScalingConfig;
 pub use report::Report;
 
 use anyhow::{Context, Result};
-use data::disk;
+use data::disk::{self, Claim};
+use data::progress::Progress;
 
 use family::Training;
 use report::Member;
@@ -63,24 +64,32 @@ pub struct Finished {
     pub tables: String,
 }
 
-/// Trains the family of `config` in the new folder `folder` and fits the laws.
+/// Puts the family of `config` into the folder of `claim`, whose path it returns; [`resume`] trains it.
 ///
 /// # Errors
-/// When the folder is taken, or a member fails.
-pub fn scaling(config: &ScalingConfig, folder: &Path, budget: Option<f64>, sitting: &Sitting) -> Result<Outcome> {
-    let resolved = ::config::resolved(config).context("the configuration cannot be written")?;
-    family::create(folder, &resolved)?;
-    sitting.progress.note(&format!(
-        "{} sizes · {} each · to {}",
-        config.family.sizes.len(),
-        config.train.length,
-        folder.display()
-    ));
-    resume(config, folder, budget, sitting)
+/// When it cannot be written.
+pub fn begin(claim: Claim, config: &ScalingConfig, progress: &dyn Progress) -> Result<PathBuf> {
+    let folder = claim.folder().to_owned();
+    family::create(claim, &resolved(config)?)?;
+    let sizes = config.family.sizes.len();
+    progress.note(&format!("{sizes} sizes · {} each · to {}", config.train.length, folder.display()));
+    Ok(folder)
 }
 
-/// Goes on with the family of `config` in `folder`: members that are trained stay as they are, one that was interrupted goes
-/// on from its checkpoint. The laws are fitted anew.
+/// Whether `folder` holds the family of `config`.
+///
+/// # Errors
+/// When the configuration has no form in TOML.
+pub fn is_of(folder: &Path, config: &ScalingConfig) -> Result<bool> {
+    Ok(family::is_of(folder, &resolved(config)?))
+}
+
+fn resolved(config: &ScalingConfig) -> Result<String> {
+    ::config::resolved(config).context("the configuration cannot be written")
+}
+
+/// Trains the family of `config` in `folder`: members that are trained stay as they are, one that was interrupted goes on
+/// from its checkpoint. The laws are fitted anew.
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or fails.

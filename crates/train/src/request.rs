@@ -1,0 +1,213 @@
+//! What a run was started with: `run.json` in its folder. With it the same command can resume its run, and a run that was
+//! killed before its first checkpoint can be started again.
+
+use crate::checkpoint;
+use anyhow::{Context, Result, ensure};
+use data::disk::{self, Claim, LOCK};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const REQUEST: &str = "run.json";
+
+/// What a run was started with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The subcommand.
+    pub command: String,
+    /// The working folder, from which relative paths lead.
+    pub working_folder: PathBuf,
+    /// The configuration, before anything was filled in.
+    pub config: serde_json::Value,
+    /// The model folders that the command names, by the argument that names them.
+    pub models: BTreeMap<String, ModelUsed>,
+    /// Whether the run has had a checkpoint.
+    pub begun: bool,
+}
+
+/// A model folder and the weights that it had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsed {
+    /// Absolute.
+    pub folder: PathBuf,
+    /// Fingerprint of its weights.
+    pub weights: String,
+}
+
+/// What is in the folder of a run that a command is to write.
+#[derive(Debug)]
+pub enum Place {
+    /// A new folder, or one whose run has no checkpoint: the run begins here.
+    New(Claim),
+    /// The run of the same request, which has a checkpoint.
+    Same,
+}
+
+impl RunRequest {
+    /// The request of the subcommand `command` with `config` and the model folders `models`.
+    ///
+    /// # Errors
+    /// When a model cannot be read.
+    pub fn new<C: Serialize>(command: &str, config: &C, models: &[(&str, &Path)]) -> Result<Self> {
+        let used = |&(name, folder): &(&str, &Path)| {
+            let used =
+                ModelUsed { folder: std::path::absolute(folder)?, weights: disk::fingerprint(folder, ".safetensors")? };
+            anyhow::Ok((name.to_owned(), used))
+        };
+        Ok(Self {
+            command: command.to_owned(),
+            working_folder: std::env::current_dir().context("the working folder is not known")?,
+            config: serde_json::to_value(config)?,
+            models: models.iter().map(used).collect::<Result<_>>()?,
+            begun: false,
+        })
+    }
+
+    /// The request that the run in `folder` was started with; nothing where there is none that can be read.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let text = disk::read_description(&folder.join(REQUEST)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When it is not one of this command.
+    pub fn config<C: DeserializeOwned>(&self) -> Result<C> {
+        serde_json::from_value(self.config.clone()).with_context(|| format!("{REQUEST} is not of this version"))
+    }
+
+    /// The folder of the model that the argument `name` named.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn model(&self, name: &str) -> Result<&Path> {
+        let used = self.models.get(name).with_context(|| format!("{REQUEST} names no --{name}"))?;
+        Ok(&used.folder)
+    }
+
+    /// Compares the model that `--init` named with what it was when the run began: adapters belong to its weights.
+    ///
+    /// # Errors
+    /// When it has other weights now.
+    pub(crate) fn check_base(&self) -> Result<()> {
+        let Some(ModelUsed { folder, weights }) = self.models.get("init") else { return Ok(()) };
+        ensure!(
+            disk::fingerprint(folder, ".safetensors")? == *weights,
+            "the weights in {} have changed since this run began, and its adapters belong to them; start a new run",
+            folder.display()
+        );
+        Ok(())
+    }
+
+    /// Keeps this in the folder of `claim`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, claim: &Claim) -> Result<()> {
+        self.write(claim.folder())
+    }
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        disk::write(&folder.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+    }
+
+    /// Records in `run.json` in `folder`, if it exists, that the run has a checkpoint.
+    pub(crate) fn begun(folder: &Path) -> Result<()> {
+        Self::read(folder).map_or(Ok(()), |request| Self { begun: true, ..request }.write(folder))
+    }
+
+    /// Decides whether the run of this request begins in `folder` or is there already.
+    ///
+    /// # Errors
+    /// When it holds something else, or another process is writing there.
+    pub fn place(&self, folder: &Path) -> Result<Place> {
+        let before = Self::read(folder).filter(|_| folder.is_dir());
+        let other = || format!("{} is not empty; choose another folder with --out", folder.display());
+        let Some(before) = before else {
+            let claim = Claim::new(folder, &|_| false)?;
+            let held = || format!("another process is writing the run in {}", folder.display());
+            return Ok(Place::New(claim.with_context(|| if disk::is_locked(folder) { held() } else { other() })?));
+        };
+        let same = Self { begun: before.begun, ..self.clone() } == before;
+        ensure!(same, "{}: it holds a run that was started with {}", other(), before.difference(self));
+        if before.begun || checkpoint::exists(folder) {
+            return Ok(Place::Same);
+        }
+        Ok(Place::New(Self::claim_again(folder)?))
+    }
+
+    /// Claims `folder`, which holds a run without a checkpoint, to start it again.
+    ///
+    /// # Errors
+    /// When another process is writing there.
+    pub fn claim_again(folder: &Path) -> Result<Claim> {
+        let claim = Claim::new(folder, &|name| name != LOCK)?;
+        claim.with_context(|| format!("another process is writing the run in {}", folder.display()))
+    }
+
+    /// Describes the first difference between this request and `now`.
+    fn difference(&self, now: &Self) -> String {
+        if self.command != now.command {
+            return format!("`gptkit {}`", self.command);
+        }
+        if self.working_folder != now.working_folder {
+            return format!("the same command in {}", self.working_folder.display());
+        }
+        for (name, used) in &self.models {
+            match now.models.get(name) {
+                Some(other) if other == used => {}
+                Some(other) if other.folder == used.folder => return format!("other weights in --{name}"),
+                _ => return format!("--{name} {}", used.folder.display()),
+            }
+        }
+        let toml = |request: &Self| ::config::resolved(&request.config).unwrap_or_default();
+        let differences = ::config::differences(&toml(self), &toml(now)).unwrap_or_default();
+        match differences.first() {
+            Some(difference) => match &difference.before {
+                Some(before) => format!("{} = {before}", difference.key),
+                None => format!("no {}", difference.key),
+            },
+            None => "other settings".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn request(seed: u64) -> RunRequest {
+        RunRequest::new("sft", &json!({ "seed": seed, "train": { "lr": 0.1 } }), &[]).unwrap()
+    }
+
+    #[test]
+    fn a_run_without_a_checkpoint_is_started_again_and_one_with_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let Place::New(claim) = request(1).place(&out).unwrap() else { panic!("it was new") };
+        request(1).save(&claim).unwrap();
+        disk::write(&out.join("config.toml"), b"seed = 1").unwrap();
+        let message = format!("{:#}", request(1).place(&out).unwrap_err());
+        assert!(message.contains("another process is writing"), "{message}");
+        drop(claim.keep().unwrap()); // as if it had been killed
+        let Place::New(claim) = request(1).place(&out).unwrap() else { panic!("it has no checkpoint") };
+        drop(claim);
+        assert!(out.join("config.toml").exists());
+        let message = format!("{:#}", request(2).place(&out).unwrap_err());
+        assert!(message.contains("not empty") && message.contains("started with seed = 1"), "{message}");
+        RunRequest::begun(&out).unwrap();
+        assert!(matches!(request(1).place(&out).unwrap(), Place::Same));
+    }
+
+    #[test]
+    fn the_folder_of_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        disk::write(&folder.path().join("notes.txt"), b"mine").unwrap();
+        let message = format!("{:#}", request(1).place(folder.path()).unwrap_err());
+        assert!(message.contains("is not empty; choose another folder with --out"), "{message}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

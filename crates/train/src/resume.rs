@@ -1,0 +1,119 @@
+//! Resuming a run: its lock, its newest whole checkpoint, and a comparison of its settings with those of the checkpoint.
+//!
+//! A checkpoint contains the `config.toml` that it was made with. Later edits are either applied and printed, if they only
+//! change the length of the run or how it is monitored ([`OBEYED`]), or refused by key: with a different seed, learning rate or
+//! batch size the result would be that of a different run.
+
+use crate::checkpoint::{self, CONFIG, State, TextSeen};
+use crate::request::RunRequest;
+use crate::run::{locked, restore_description};
+use ::config::{Difference, differences};
+use anyhow::{Context, Result, bail, ensure};
+use data::disk;
+use data::progress::Progress;
+use data::shard::Manifest;
+use model::lora::is_adapter;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Keys of `config.toml` that may be edited while a run is interrupted.
+const OBEYED: [&str; 7] = [
+    "description",
+    "train.eval_every",
+    "train.keep_checkpoints",
+    "train.length",
+    "train.micro_batch",
+    "train.patience",
+    "train.recompute",
+];
+
+/// A run that can be resumed, locked by this process.
+#[derive(Debug)]
+pub struct Resumable {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its newest whole checkpoint.
+    pub checkpoint: PathBuf,
+    /// Where it stands there.
+    pub state: State,
+    /// The lock on its folder.
+    pub lock: File,
+    /// Whether the settings of its text were edited.
+    text_edited: bool,
+}
+
+impl Resumable {
+    /// Locks the run in `folder` and finds its newest whole checkpoint. Settings that begin with one of `verified` may be
+    /// edited: what they lead to is compared with what the run began with.
+    ///
+    /// # Errors
+    /// When another process writes the run, no checkpoint is whole, or its settings were edited so that it would be another
+    /// run.
+    pub fn open(folder: &Path, verified: &[&str], progress: &dyn Progress) -> Result<Self> {
+        ensure!(
+            folder.join(CONFIG).exists() || checkpoint::exists(folder),
+            "{} does not exist: {} is no run",
+            folder.join(CONFIG).display(),
+            folder.display()
+        );
+        let lock = locked(folder)?; // before a checkpoint is read that another process may be about to remove
+        disk::sweep(folder);
+        let (checkpoint, state) = checkpoint::newest(folder, progress)?;
+        restore_description(folder, &checkpoint, progress)?;
+        if is_adapter(&checkpoint) {
+            RunRequest::read(folder).iter().try_for_each(RunRequest::check_base)?;
+        }
+        let edited = settings_edited(folder, &checkpoint, verified, progress)?;
+        let text_edited = edited.iter().any(|key| verified.iter().any(|section| key.starts_with(section)));
+        Ok(Self { folder: folder.to_owned(), checkpoint, state, lock, text_edited })
+    }
+
+    /// What to set on top of the run's own `config.toml`: the text is taken from the shards it was trained on, from
+    /// wherever the command is given. When they are gone or no longer the same (another run may have given their sources
+    /// other weights), it is prepared again from its sources.
+    pub fn settings(&self) -> Vec<String> {
+        let TextSeen { shards, fingerprint } = &self.state.text;
+        let there = Manifest::read(shards).map(|manifest| manifest.fingerprint()).ok();
+        if self.text_edited || there.as_ref() != Some(fingerprint) {
+            return Vec::new();
+        }
+        let path = serde_json::Value::from(shards.to_string_lossy());
+        vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
+    }
+}
+
+/// Returns the keys of the settings in `folder` that were edited after `checkpoint` was made, and prints each change.
+fn settings_edited(
+    folder: &Path,
+    checkpoint: &Path,
+    verified: &[&str],
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let (path, sealed) = (folder.join(CONFIG), checkpoint.join(CONFIG));
+    let before = disk::read_description(&sealed)?;
+    if !path.exists() {
+        progress.warn(&format!("{} was missing; restored it from {}", path.display(), checkpoint.display()));
+        disk::write(&path, before.as_bytes())?;
+    }
+    let now = disk::read_description(&path)?;
+    let found = differences(&before, &now).with_context(|| {
+        format!("{} is damaged; delete it to resume with the settings in {}", path.display(), checkpoint.display())
+    })?;
+    let may_change = |difference: &&Difference| {
+        let key = difference.key.as_str();
+        OBEYED.contains(&key) || verified.iter().any(|section| key.starts_with(section))
+    };
+    let (obeyed, refused): (Vec<_>, Vec<_>) = found.iter().partition(may_change);
+    if !refused.is_empty() {
+        let what: Vec<String> = refused.iter().map(|difference| difference.to_string()).collect();
+        bail!(
+            "{} was edited after the run began: {}; this would make it a different run\n  hint: undo the change to resume, or \
+             start a new run from these weights with --init {}",
+            path.display(),
+            what.join(", "),
+            checkpoint.display()
+        );
+    }
+    obeyed.iter().for_each(|difference| progress.note(&format!("{}: {difference}", path.display())));
+    Ok(obeyed.into_iter().map(|difference| difference.key.clone()).collect())
+}
