@@ -12,6 +12,7 @@ mod dpo;
 mod eval;
 mod finetune;
 mod help;
+mod hostile;
 mod lineage;
 mod looking;
 mod man;

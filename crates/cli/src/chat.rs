@@ -202,7 +202,10 @@ impl Session<'_> {
     /// Writes the answer to `question` on stdout, as it comes, and returns it.
     fn answer(&mut self, question: &str) -> Result<String> {
         let (tokenizer, context) = (&self.folder.tokenizer, self.folder.config.context);
-        let prompt = self.conversation.prompt(question, &self.form, tokenizer, context, self.max_new_tokens)?;
+        self.interrupt.ends_all(true); // the template of a downloaded model may take its time
+        let prompt = self.conversation.prompt(question, &self.form, tokenizer, context, self.max_new_tokens);
+        self.interrupt.end();
+        let prompt = prompt?;
         if prompt.forgets {
             self.ui.say(&format!(
                 "the conversation is longer than the model's window of {context} tokens: the oldest turns are no longer read"
@@ -288,7 +291,7 @@ impl Input {
 
     /// The next message, of one or more lines; none at the end.
     fn message(&mut self, ui: &Ui) -> Result<Option<String>> {
-        let mut message = String::new();
+        let (mut message, mut was_cleared) = (String::new(), false);
         loop {
             let prompt = if message.is_empty() { "> " } else { "… " };
             match self.line(prompt)? {
@@ -296,9 +299,11 @@ impl Input {
                     Some(begun) => message += &format!("{begun}\n"),
                     None => return Ok(Some(message + &line)),
                 },
+                Line::Cleared if was_cleared => return Ok(None),
                 Line::Cleared => {
                     message.clear();
-                    ui.say("/quit or Ctrl-D leaves");
+                    was_cleared = true;
+                    ui.say("/quit, Ctrl-D or Ctrl-C again leaves");
                 }
                 Line::End if message.is_empty() => return Ok(None),
                 Line::End => return Ok(Some(message)),
@@ -345,7 +350,11 @@ impl Interrupt {
 
     fn begin(&self) {
         self.asked.store(false, Ordering::Relaxed);
-        self.ends_all.store(false, Ordering::Relaxed);
+        self.ends_all(false);
+    }
+
+    fn ends_all(&self, yes: bool) {
+        self.ends_all.store(yes, Ordering::Relaxed);
     }
 
     fn asked(&self) -> bool {
@@ -353,7 +362,7 @@ impl Interrupt {
     }
 
     fn end(&self) {
-        self.ends_all.store(self.between_answers_ends, Ordering::Relaxed);
+        self.ends_all(self.between_answers_ends);
     }
 }
 

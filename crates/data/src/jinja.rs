@@ -5,6 +5,7 @@
 //! the memory as soon as it is printed, compared or hashed. After compilation, every instruction that looks into its
 //! operands is therefore replaced by a filter of the same arity, which first charges for their whole contents.
 
+use crate::quiet::quietly;
 use minijinja::machinery::{
     CodeGenerator, CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, eval, make_string_output,
     parse_expr, tokenize,
@@ -258,12 +259,14 @@ pub(crate) fn on_deep_stack<T: Send, E: Send + From<Failure>>(
     }
     let work = || {
         IS_DEEP.set(true);
-        work()
+        quietly(work).unwrap_or_else(|panicked| {
+            Err(Failure::new(format!("the template engine fails on it ({panicked})"), None).into())
+        })
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, work);
         let thread = thread.map_err(|e| Failure::new(format!("no thread can be started: {e}"), None))?;
-        thread.join().unwrap_or_else(|_| Err(Failure::new("the template engine fails on it", None).into()))
+        thread.join().unwrap_or_else(|_| Err(Failure::new("its thread fails", None).into()))
     })
 }
 

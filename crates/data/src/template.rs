@@ -308,7 +308,7 @@ fn without_generation_tags(source: &str) -> String {
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
-        let Some(end) = tag.find("%}") else { break };
+        let Some(end) = tag[2..].find("%}").map(|end| end + 2) else { break }; // the sign of `{%}` is no end
         let (tag, after) = tag.split_at(end);
         out += before;
         out += &match tag[2..].trim_matches(|c: char| matches!(c, '-' | '+') || c.is_whitespace()) {
@@ -550,6 +550,9 @@ mod tests {
         let template = Template::new("trl", source.to_owned()).unwrap();
         assert_eq!(template.render(&said(&[(User, "q"), (Assistant, "a")]), false).unwrap(), "q;a;");
         assert_eq!(template.source(), source);
+        for odd in ["{%}", "a{%", "{%%}", "{% generation", "{%-%}"] {
+            assert!(without_generation_tags(odd) == odd && Template::new("odd", odd.to_owned()).is_err(), "{odd}");
+        }
     }
 
     #[test]
