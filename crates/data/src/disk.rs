@@ -2,6 +2,7 @@
 
 use crate::unfinished::Unfinished;
 use anyhow::{Context, Result, bail, ensure};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -40,6 +41,16 @@ pub fn open(path: &Path) -> Result<File> {
         Ok(File::open(path)?)
     };
     open().with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Reads the whole of a regular file.
+///
+/// # Errors
+/// As [`open`], or when reading fails, with the file's name.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(bytes)
 }
 
 /// Opens a regular file, which may be new, for writing at its end.
@@ -430,7 +441,9 @@ pub fn check_seal(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether those files of `folder` that `chosen` accepts are as they were when the folder was sealed, if it is.
+/// Checks that those files of `folder` that `chosen` accepts are as they were when the folder was sealed, if it is. A JSON
+/// file of another length that can be parsed was edited on purpose and is accepted: damage cuts a file short, which leaves no
+/// JSON, or changes bytes within its length.
 ///
 /// # Errors
 /// Says which file is missing or was changed, and how to use the folder all the same.
@@ -442,9 +455,14 @@ pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
     let files: BTreeMap<String, Sealed> = serde_json::from_str(&read_description(&path)?)
         .with_context(|| format!("{} is damaged; delete it to use the folder without its checksums", path.display()))?;
     for (name, before) in files.into_iter().filter(|(name, _)| chosen(name)) {
-        let file = folder.join(name);
+        let file = folder.join(&name);
+        let now = if file.is_file() { Some(sealed(&file)?) } else { None };
+        let is_edited = |now: &Sealed| {
+            let parses = || read_description(&file).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(&text).is_ok());
+            name.ends_with(".json") && now.bytes != before.bytes && parses()
+        };
         ensure!(
-            file.is_file() && sealed(&file)? == before,
+            now.is_some_and(|now| now == before || is_edited(&now)),
             "{} is damaged, or was edited after gptkit wrote it\n  hint: if you edited it on purpose, delete {}",
             file.display(),
             path.display()
@@ -807,6 +825,16 @@ mod tests {
         let message = check_files(folder.path(), &all).unwrap_err().to_string();
         assert!(message.contains("damaged, or was edited") && message.contains("checksums.json"), "{message}");
         check_files(folder.path(), &|name| name != "model.safetensors").unwrap();
+        let config = folder.path().join("config.json");
+        write(&weights, b"0123").unwrap();
+        write(&config, b"{\"n_layer\": 2}").unwrap();
+        seal(folder.path()).unwrap();
+        for damaged in ["{\"n_layer\": 3}", "{\"n_lay", ""] {
+            write(&config, damaged.as_bytes()).unwrap();
+            assert!(check_files(folder.path(), &all).is_err(), "{damaged}");
+        }
+        write(&config, b"{\"n_layer\": 2, \"edited\": true}").unwrap();
+        check_files(folder.path(), &all).unwrap();
         write(&folder.path().join(SEAL), b"{").unwrap();
         let message = format!("{:#}", check_files(folder.path(), &all).unwrap_err());
         assert!(message.contains("delete it to use the folder without its checksums"), "{message}");

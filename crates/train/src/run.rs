@@ -25,7 +25,7 @@ use model::{ModelConfig, Weights};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
@@ -118,11 +118,7 @@ pub fn claim_numbered(runs: &Path, name: &str) -> Result<Claim> {
 /// When its `metrics.jsonl` cannot be read.
 pub fn records(folder: &Path) -> Result<Vec<Record>> {
     let path = folder.join(METRICS);
-    let mut bytes = Vec::new();
-    disk::open(&path)
-        .context("is this a run?")?
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let bytes = disk::read(&path).context("is this a run?")?;
     Ok(lines(&bytes).map(|(record, _)| record).collect())
 }
 
@@ -169,7 +165,7 @@ impl Run {
         restore_weights(folder, state, progress)?;
         let mut description = read_description(checkpoint)?;
         let path = folder.join(CONFIG); // it may have been edited, see [`crate::resume`]
-        let config = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let config = disk::read(&path)?;
         description.insert(CONFIG.to_owned(), config);
         Self::open(folder, Held::Locked { _lock: lock }, state.step, description)
     }
@@ -278,7 +274,7 @@ fn read_description(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if is_description(&name) {
-                files.insert(name, std::fs::read(&path)?);
+                files.insert(name, disk::read(&path)?);
             }
         }
         Ok(files)
@@ -294,7 +290,7 @@ fn read_description(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 pub(crate) fn restore_description(folder: &Path, checkpoint: &Path, progress: &dyn Progress) -> Result<()> {
     for (name, sealed) in read_description(checkpoint)? {
         let path = folder.join(&name);
-        if name == CONFIG || std::fs::read(&path).is_ok_and(|bytes| bytes == sealed) {
+        if name == CONFIG || disk::read(&path).is_ok_and(|bytes| bytes == sealed) {
             continue;
         }
         disk::write(&path, &sealed)?;
@@ -312,10 +308,10 @@ pub(crate) fn restore_description(folder: &Path, checkpoint: &Path, progress: &d
 /// Leaves in the run in `folder` the records up to `step`, as its `checkpoint` has them.
 fn restore_metrics(folder: &Path, checkpoint: &Path, step: u64, progress: &dyn Progress) -> Result<()> {
     let path = folder.join(METRICS);
-    let here = std::fs::read(&path).unwrap_or_default();
+    let here = disk::read(&path).unwrap_or_default();
     let here: Vec<&[u8]> = lines(&here).filter(|(record, _)| record.step <= step).map(|(_, line)| line).collect();
     let sealed = checkpoint.join(METRICS);
-    let sealed = std::fs::read(&sealed).with_context(|| format!("{} cannot be read", sealed.display()))?;
+    let sealed = disk::read(&sealed)?;
     if lines(&sealed).map(|(_, line)| line).ne(here.iter().copied()) {
         progress.warn(&format!(
             "{} was missing or damaged; restored its records up to step {step} from {}",
