@@ -196,7 +196,11 @@ fn records_that_cannot_be_learned_from_are_refused() {
             "no column of unlabeled.csv is known to hold the label: it has text",
         ),
         ("classification", "--data one.csv", "1 record is left to learn from"),
-        ("classification", "--data alike.csv", "all 2 records to learn from have the label \"good\""),
+        (
+            "classification",
+            "--data alike.csv --set data.val_fraction=0",
+            "all 2 records to learn from have the label \"good\"",
+        ),
         (
             "classification",
             "--data train.csv --val val.csv",
