@@ -7,10 +7,11 @@ use std::path::Path;
 /// A window title as a terminal takes it: ESC ] 0 ; … BEL. C1, a right-to-left override and DEL beside it.
 const STEERS: &str = "\u{1b}]0;PWNED\u{7} \u{9b}2J \u{202e}txt.exe\u{7f}";
 
-/// A model that has learned to write nothing but [`STEERS`]. Its closing text is what training prints.
+/// A model of the characters of [`STEERS`] and of a dialogue. Its closing text is what training prints.
 fn model(folder: &Path) -> super::Ran {
-    let text = format!("{STEERS}\n").repeat(300);
-    let words: Vec<&str> = TINY.iter().copied().chain("--config char --data - --out run".split(' ')).collect();
+    let text = format!("User: PWNED\nAssistant: {STEERS}\n2").repeat(200);
+    let more = "--set model.context=64 --config char --data - --out run";
+    let words: Vec<&str> = TINY.iter().copied().chain(more.split(' ')).collect();
     run(folder, &words, text.as_bytes()).ok()
 }
 
@@ -88,7 +89,7 @@ fn names_and_messages_cannot_steer_the_terminal() {
             fs::copy(entry.path(), at("runs").join(name).join(entry.file_name())).unwrap();
         }
     }
-    let template = format!("{{{{ raise_exception({STEERS:?}) }}}}").replace("\\u{1b}", "\u{1b}");
+    let template = format!("{{{{ raise_exception('{STEERS}') }}}}");
     fs::write(at("run/chat_template.jinja"), template).unwrap();
     let (toml, jsonl, option) = (format!("{named}.toml"), format!("{named}.jsonl"), format!("--{named}"));
     for (words, code) in [
@@ -136,7 +137,8 @@ fn the_environment_is_read_strictly() {
     let folder = tempfile::tempdir().unwrap();
     let info = |name: &str, value: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gptkit"));
-        let output = command.arg("info").current_dir(folder.path()).env(name, value).output().unwrap();
+        let command = command.arg("info").current_dir(folder.path()).env_remove("GPTKIT_CPU").env(name, value);
+        let output = command.output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
@@ -188,7 +190,6 @@ fn a_full_disk_names_the_file() {
     for (command, file) in [
         ("sft --init run --data records.jsonl --out s", "train.examples"),
         ("prepare --config char --data text.txt --out p", "0-train-000.bin"),
-        ("predict --model run --data records.jsonl --out o.jsonl", ""),
         ("world --count 400 --json", ""),
         ("tokenizer train --data world:400 --vocab-size 5000 --out t", "tokenizer.json"),
     ] {
@@ -198,10 +199,6 @@ fn a_full_disk_names_the_file() {
         let out = fs::File::options().create(true).append(true).open(folder.path().join("stdout")).unwrap();
         let ran = shell.args(["-c", &script]).current_dir(folder.path()).stdout(out).output().unwrap();
         let said = String::from_utf8(ran.stderr).unwrap();
-        if command.starts_with("predict") {
-            assert_eq!(ran.status.code(), Some(1), "{command}: {said}"); // it is no classifier
-            continue;
-        }
         assert_eq!(ran.status.code(), Some(1), "{command}: {said}");
         let named = if file.is_empty() { "stdout" } else { file };
         assert!(said.contains(named) && said.contains("cannot be written"), "{command}: {said}");

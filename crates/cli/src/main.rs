@@ -50,7 +50,7 @@ mod win_rates;
 mod world;
 
 use clap::{Parser, Subcommand};
-use data::printable::{printable, printable_line};
+use data::printable::printable_line;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::panic::PanicHookInfo;
@@ -189,14 +189,11 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
         return Err(refuse(format!("the current directory {} is not valid UTF-8", here.display())));
     }
     Cli::try_parse_from(arguments).map_err(|e| {
-        let words = e.render().to_string();
-        let plain = printable(&words);
-        if e.use_stderr() && *plain != *words {
-            // Colors would not be told from what the arguments bring along.
-            write_line(plain.trim_end());
-        } else {
-            let _ = e.print(); // a reader that is gone is no failure
-        }
+        // Its words are colored, and repeat what the arguments bring along: of those without control characters they are the
+        // same but clean.
+        let clean = arguments.iter().map(|argument| printable_line(&argument.to_string_lossy()).into_owned());
+        let e = Cli::try_parse_from(clean).err().unwrap_or(e);
+        let _ = e.print(); // a reader that is gone is no failure
         ExitCode::from(if e.use_stderr() { 2 } else { 0 })
     })
 }

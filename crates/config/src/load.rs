@@ -105,16 +105,15 @@ fn value_of(text: &str) -> Result<Value, String> {
         Err(e) if text.starts_with(['"', '\'', '[', '{']) => {
             Err(format!("the value is not valid TOML: {}", e.message()))
         }
-        Err(_) if text.contains(char::is_control) => {
-            Err("the value has more than one line; use one --set per setting".to_owned())
-        }
+        Err(_) if text.contains('\n') => Err("the value has more than one line; use one --set per setting".to_owned()),
+        Err(_) if text.contains(char::is_control) => Err("the value has control characters; quote it".to_owned()),
         Err(_) => Ok(Value::String(text.to_owned())),
     }
 }
 
 /// The first `longest` characters of `text`, on one line, for messages.
 fn cut(text: &str, longest: usize) -> String {
-    let mut short: String = text.chars().take(longest).map(|c| if c.is_control() { '␤' } else { c }).collect();
+    let mut short: String = text.chars().take(longest).map(|c| if c == '\n' { '␤' } else { c }).collect();
     if text.chars().nth(longest).is_some() {
         short.push('…');
     }
@@ -340,6 +339,7 @@ mod tests {
             ("parts=[1", "the value is not valid TOML"),
             ("parts=[] []", "the value is not valid TOML"),
             ("model.width=12 # wide", "model.width"),
+            ("model.width=a\u{1b}", "the value has control characters"),
             ("model.width=\"a\" \"b\"", "the value is not valid TOML"),
         ] {
             match set(setting) {
