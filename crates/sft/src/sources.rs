@@ -256,7 +256,7 @@ mod tests {
         ] {
             let [sources, validation, test] = [sources, validation, test].map(owned);
             let all = Sources { sources: &sources, validation: &validation, test: &test, val_fraction: 0.1 };
-            assert_eq!(all.readings().unwrap().iter().map(told).collect::<Vec<_>>(), expected);
+            assert_eq!(all.readings().unwrap().iter().map(described).collect::<Vec<_>>(), expected);
         }
         assert_eq!(described(&Reading::training("world:7:3").unwrap()), "3 Train 0..7 Train");
     }
