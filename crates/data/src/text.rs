@@ -221,16 +221,15 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Takes the number of a line and its bytes, or what is wrong with it.
+pub(crate) type LineSink<'a> = &'a mut dyn FnMut(u64, Result<&[u8], String>) -> Result<()>;
+
 /// Hands the lines of `input` that are not blank to `sink`, each with its number, or with what is wrong with it: it is too
 /// long, or what it was compressed to is damaged, and all that follows with it. `path` is its name in messages.
 ///
 /// # Errors
 /// Those of `sink`, and when the file cannot be read.
-pub(crate) fn lines(
-    path: &Path,
-    mut input: impl BufRead,
-    sink: &mut dyn FnMut(u64, Result<&[u8], String>) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn lines(path: &Path, mut input: impl BufRead, sink: LineSink) -> Result<()> {
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
