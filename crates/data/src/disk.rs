@@ -309,7 +309,7 @@ impl Claim {
     /// When it cannot be made or read.
     pub fn new(folder: &Path, may_hold: &dyn Fn(&str) -> bool) -> Result<Option<Self>> {
         let parent_made = !parent(folder).exists();
-        create_dir(parent(folder))?;
+        create_dir(parent(folder)).with_context(|| format!("{} cannot be made", folder.display()))?;
         sweep_once(parent(folder));
         let made = match fs::create_dir(folder) {
             Ok(()) => true,

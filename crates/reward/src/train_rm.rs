@@ -118,6 +118,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     save_ends(out, &end_of_text)?;
     description(pad).save(out)?;
     run.take_in(aside.path(), &[FILES[0], FILES[1], REFERENCES])?;
+    drop(aside); // nothing of it is left when training is killed
     let head = ClassHead::init_reward(&mut params, shape.d_model, config.seed)?;
     sitting.progress.note(&format!(
         "{} parameters, {} of them in the head · {} prompts a step · to {}",

@@ -170,6 +170,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     save_ends(out, &ends)?;
     data::disk::write(&out.join(REFERENCE), (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes())?;
     run.take_in(aside.path(), &FILES)?;
+    drop(aside); // nothing of it is left when training is killed
     let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
     sitting.progress.note(&format!(
         "{} of {} parameters are trained · β {} · {} prompts a step · to {}",

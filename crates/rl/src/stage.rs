@@ -80,6 +80,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, claim: Claim, sitting
     let run = Run::create(claim, &resolved, &policy.config, &policy.tokenizer)?;
     save_ends(out, &policy.end_of_text)?;
     run.take_in(aside.path(), &FILES)?;
+    drop(aside); // nothing of it is left when training is killed
     provenance.save(out)?;
     let weights = policy.weights(config.policy.lora.as_ref(), config.seed)?;
     let ppo = assemble(config, models, weights, None, text, out, sitting)?;

@@ -168,6 +168,7 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, claim: Claim, sitting: 
     let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     labeling.save(out)?;
     run.take_in(aside.path(), &FILES)?;
+    drop(aside); // nothing of it is left when training is killed
     let mut params = start.params;
     let head = ClassHead::init(&mut params, labeling.n_out(), start.config.d_model, config.seed)?;
     sitting.progress.note(&format!(

@@ -58,6 +58,7 @@ impl Resumable {
         );
         let lock = locked(folder)?; // before a checkpoint is read that another process may be about to remove
         disk::sweep(folder);
+        disk::sweep(disk::parent(folder));
         let (checkpoint, state) = checkpoint::newest(folder, progress)?;
         restore_description(folder, &checkpoint, progress)?;
         if is_adapter(&checkpoint) {
