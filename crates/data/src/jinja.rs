@@ -29,8 +29,8 @@ const MOST_BRANCHES: usize = 1000;
 const DEEP_STACK: usize = 256 << 20;
 /// Deepest container in a container.
 const DEEPEST_VALUE: usize = 100;
-/// Fuel of a template for small input: 2 million instructions, or 128 MB of text. The templates of the tests take 2,000.
-const BASE_FUEL: u64 = 2_000_000;
+/// Fuel of a template for small input: a million instructions, or 64 MB of text.
+const BASE_FUEL: u64 = 1_000_000;
 
 /// What templates may read and do beyond the standard filters.
 pub fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
