@@ -474,6 +474,7 @@ fn add_end_of_text(inner: &mut Inner) -> Result<()> {
 
 fn read_json(path: &Path) -> Result<Inner> {
     ensure!(path.exists(), "{} does not exist", path.display());
+    disk::open(path)?; // a FIFO would be waited for
     Inner::from_file(path).map_err(|e| anyhow!("{} is not a tokenizer: {e}", path.display()))
 }
 
@@ -506,6 +507,7 @@ fn bpe(
 ) -> Result<BPE> {
     for path in [vocab, merges] {
         ensure!(path.exists(), "{} does not exist; it goes with {}", path.display(), vocab.display());
+        disk::open(path)?;
     }
     let (vocab_text, merges_text) = (vocab.to_string_lossy(), merges.to_string_lossy());
     settings(BPE::from_file(&vocab_text, &merges_text))
