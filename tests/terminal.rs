@@ -204,5 +204,5 @@ fn a_full_disk_names_the_file() {
         assert!(said.contains(named) && said.contains("cannot be written"), "{command}: {said}");
     }
     // Nothing was left as if it were whole.
-    assert!(!gptkit(folder.path(), "sample --model s --prompt P").code.is_some_and(|code| code == 0));
+    assert_ne!(gptkit(folder.path(), "sample --model s --prompt P").code, Some(0));
 }

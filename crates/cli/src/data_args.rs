@@ -1,6 +1,7 @@
 //! Arguments of every command that reads text. They are short ways to write settings, so that one check serves all.
 
 use clap::Args;
+use data::printable::printable_json;
 use data::source::{OnBadRecord, SourceConfig};
 use std::path::{Path, PathBuf};
 
@@ -87,9 +88,9 @@ impl ConfigArgs {
     }
 }
 
-/// A string as TOML writes it: JSON's form is one of TOML's.
+/// A string as TOML writes it: JSON's form is one of TOML's, where DEL is escaped too.
 pub(crate) fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    printable_json(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
 /// A path as a shell takes it.

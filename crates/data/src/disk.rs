@@ -16,13 +16,13 @@ pub(crate) fn kind_of(metadata: &fs::Metadata) -> &'static str {
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;
-        let special: [(fn(&fs::FileType) -> bool, &str); 4] = [
-            (FileTypeExt::is_fifo, "a FIFO"),
-            (FileTypeExt::is_socket, "a socket"),
-            (FileTypeExt::is_char_device, "a character device"),
-            (FileTypeExt::is_block_device, "a block device"),
+        let special = [
+            (kind.is_fifo(), "a FIFO"),
+            (kind.is_socket(), "a socket"),
+            (kind.is_char_device(), "a character device"),
+            (kind.is_block_device(), "a block device"),
         ];
-        if let Some((_, name)) = special.into_iter().find(|(is, _)| is(&kind)) {
+        if let Some((_, name)) = special.into_iter().find(|(is, _)| *is) {
             return name;
         }
     }

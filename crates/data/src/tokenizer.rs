@@ -642,6 +642,7 @@ fn bpe(
 ) -> Result<BPE> {
     for path in [vocab, merges] {
         ensure!(path.exists(), "{} does not exist; it goes with {}", path.display(), vocab.display());
+        disk::open(path)?;
     }
     let (vocab_text, merges_text) = (vocab.to_string_lossy(), merges.to_string_lossy());
     let checked = outline::check_vocabulary(&disk::read_description(vocab)?);

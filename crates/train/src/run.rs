@@ -268,7 +268,7 @@ impl Run {
 
 /// The description that lies in the run or checkpoint `folder`.
 fn read_description(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let read = || -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+    let read = || -> Result<BTreeMap<String, Vec<u8>>> {
         let mut files = BTreeMap::new();
         for entry in folder.read_dir()? {
             let path = entry?.path();
