@@ -404,7 +404,7 @@ pub fn seal_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name != SEAL && path.is_file() && chosen(&name) {
+        if name != SEAL && !path.is_dir() && chosen(&name) {
             files.insert(name, sealed(&path)?);
         }
     }
@@ -456,7 +456,7 @@ pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
         .with_context(|| format!("{} is damaged; delete it to use the folder without its checksums", path.display()))?;
     for (name, before) in files.into_iter().filter(|(name, _)| chosen(name)) {
         let file = folder.join(&name);
-        let now = if file.is_file() { Some(sealed(&file)?) } else { None };
+        let now = if file.exists() { Some(sealed(&file)?) } else { None };
         let is_edited = |now: &Sealed| {
             let parses = || read_description(&file).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(&text).is_ok());
             name.ends_with(".json") && now.bytes != before.bytes && parses()

@@ -27,9 +27,10 @@ struct Line {
 }
 
 impl Line {
-    /// With a name that stays on its line, without the points that are no numbers.
+    /// With a name that stays on its line, without the points whose value is no percentage.
     fn drawn(&self) -> Self {
-        let sound = |&&(x, value, error): &&(f64, f64, f64)| [x, value, error].into_iter().all(is_drawn);
+        let sound =
+            |&&(x, value, error): &&(f64, f64, f64)| (0.0..=100.0).contains(&value) && is_drawn(x) && is_drawn(error);
         Self {
             name: printable_line(&self.name).into_owned(),
             points: self.points.iter().filter(sound).copied().collect(),
@@ -200,7 +201,9 @@ fn drawn(lines: &[Line], axis: &Axis, title: &str, text: &mut String) -> Drawn<(
             .label(&line.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
         chart.draw_series(along.map(|at| Circle::new(at, 4, color.filled())))?;
-        let errors = line.points.iter().map(|&(x, y, e)| PathElement::new([(x, y - 2.0 * e), (x, y + 2.0 * e)], color));
+        let within = |y: f64| y.clamp(low - tall, high + tall);
+        let bars = line.points.iter().map(|&(x, y, e)| [(x, within(y - 2.0 * e)), (x, within(y + 2.0 * e))]);
+        let errors = bars.map(|bar| PathElement::new(bar, color));
         chart.draw_series(errors)?;
     }
     labels(&mut chart, SeriesLabelPosition::UpperLeft)?;

@@ -249,18 +249,17 @@ mod tests {
     fn any_losses_are_drawn_in_few_bytes() {
         let sizes = serde_json::json!([{ "name": "a", "n_layer": 1, "n_head": 1, "d_model": 8 }]);
         let all = [0.0, -1.0, 2.0, 2.0 + f64::EPSILON, 5e-324, 1e-30, 1e29, 1e300, f64::MAX, f64::INFINITY, f64::NAN];
-        for a in all {
-            for b in all {
-                let mut members = members(1e-3);
-                for (i, member) in members.iter_mut().enumerate() {
-                    member.loss = if i.is_multiple_of(2) { a } else { b };
-                    let loss = member.loss;
-                    member.points.iter_mut().for_each(|point| point.loss = loss);
-                }
-                for (name, svg) in all_of(&Report::new(members, &family(sizes.clone()), None)) {
-                    let sound = !svg.contains("NaN") && !svg.contains("inf") && svg.len() < 300_000;
-                    assert!(sound, "{name}, {a} {b}: {} bytes", svg.len());
-                }
+        // Each with its neighbor: a report fits laws, which takes a while.
+        for (a, b) in all.into_iter().zip(all.into_iter().cycle().skip(1)) {
+            let mut members = members(1e-3);
+            for (i, member) in members.iter_mut().enumerate() {
+                member.loss = if i.is_multiple_of(2) { a } else { b };
+                let loss = member.loss;
+                member.points.iter_mut().for_each(|point| point.loss = loss);
+            }
+            for (name, svg) in all_of(&Report::new(members, &family(sizes.clone()), None)) {
+                let sound = !svg.contains("NaN") && !svg.contains("inf") && svg.len() < 300_000;
+                assert!(sound, "{name}, {a} {b}: {} bytes", svg.len());
             }
         }
     }
