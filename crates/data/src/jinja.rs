@@ -15,8 +15,8 @@ use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use self_cell::self_cell;
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Longest template, in bytes. The longest published chat templates have 60,000.
 pub const LONGEST_SOURCE: usize = 1 << 20;
@@ -62,6 +62,8 @@ pub struct Program {
     environment: Environment<'static>,
     /// Names of the variables that it reads and does not set.
     variables: HashSet<String>,
+    /// Template that clears the attributes which the program sets, in each namespace of `all`.
+    clear: String,
 }
 
 self_cell!(
@@ -190,7 +192,9 @@ impl Program {
             })
         })?;
         let variables = names.read.difference(&names.set).cloned().collect();
-        Ok(Self { code, environment: environment.clone(), variables })
+        let clear: String = names.attributes.iter().map(|name| format!("{{% set n.{name} = none %}}")).collect();
+        let clear = format!("{{% for n in all %}}{clear}{{% endfor %}}");
+        Ok(Self { code, environment: environment.clone(), variables, clear })
     }
 
     /// The source.
@@ -225,6 +229,14 @@ impl Program {
     fn run(&self, variables: Value, fuel: u64) -> Result<(Option<Value>, String, u64), Failure> {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
+        // Namespaces that hold each other would never be freed.
+        let namespaces = Namespaces { all: Arc::default(), clear: &self.clear };
+        let all = Arc::clone(&namespaces.all);
+        environment.add_function("namespace", move |defaults: Option<ValueOrKwargs>| -> Result<Value, Error> {
+            let made = minijinja::functions::namespace(defaults)?;
+            all.lock().unwrap_or_else(PoisonError::into_inner).push(made.clone());
+            Ok(made)
+        });
         let Compiled { main, blocks } = self.code.borrow_dependent();
         let mut text = String::new();
         let mut out = make_string_output(&mut text);
@@ -235,6 +247,22 @@ impl Program {
         let used = state.fuel_levels().map_or(0, |(used, _)| used);
         drop(state);
         Ok((value, text, used))
+    }
+}
+
+/// The namespaces that a run of a program made. When this is dropped, however the run ended, they are emptied.
+struct Namespaces<'a> {
+    all: Arc<Mutex<Vec<Value>>>,
+    clear: &'a str,
+}
+
+impl Drop for Namespaces<'_> {
+    fn drop(&mut self) {
+        let all = std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner));
+        if !all.is_empty() {
+            let cleared = Environment::empty().render_str(self.clear, Value::from_pairs([("all", Value::from(all))]));
+            debug_assert!(cleared.is_ok(), "{cleared:?}");
+        }
     }
 }
 
@@ -336,6 +364,8 @@ const COMPARISONS: [(&str, fn(&Value, &Value) -> bool); 6] = [
 struct Names {
     read: HashSet<String>,
     set: HashSet<String>,
+    /// Attributes of namespaces that are set.
+    attributes: BTreeSet<String>,
 }
 
 /// Replaces the instructions that look into the parts of their operands by filters, each of which takes and leaves as many
@@ -354,6 +384,10 @@ fn guard(instructions: &mut Instructions, names: &mut Names) -> Result<(), Failu
             }
             Instruction::StoreLocal(name) => {
                 names.set.insert((*name).to_owned());
+                None
+            }
+            Instruction::SetAttr(name) => {
+                names.attributes.insert((*name).to_owned());
                 None
             }
             Instruction::ApplyFilter(name, n, _) => find(FILTERS, name).map(|name| (name, *n)),
@@ -759,6 +793,23 @@ mod tests {
         for source in sources {
             let failure = run_with(&source, BASE_FUEL / 20).map(|text| text.len()).expect_err(&source);
             assert!(!failure.what.is_empty() && failure.what.len() < 1100, "{source}: {failure:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces_that_hold_each_other_are_freed() {
+        #[derive(Debug)]
+        struct Held;
+        impl minijinja::value::Object for Held {}
+        let cycle = "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = [b] %}{% set a.held = held %}";
+        for end in ["", "{{ 1 // 0 }}"] {
+            let held = Arc::new(Held);
+            let environment = environment(UndefinedBehavior::Strict);
+            let program = Program::template(&environment, &format!("{cycle}{end}"), &SyntaxConfig::default()).unwrap();
+            let value = Value::from_dyn_object(minijinja::value::DynObject::new(Arc::clone(&held)));
+            let result = program.render(Value::from_pairs([("held", value)]), BASE_FUEL);
+            assert_eq!(result.is_ok(), end.is_empty(), "{result:?}");
+            assert_eq!(Arc::strong_count(&held), 1, "{end}");
         }
     }
 

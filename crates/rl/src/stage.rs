@@ -77,6 +77,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, claim: Claim, sitting
     let text = text(config, &policy.tokenizer, policy.config.context, sitting.progress)?;
 
     let resolved = ::config::resolved(config).context("the configuration cannot be written")?;
+    train::plan::must_fit(&policy.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &policy.config, &policy.tokenizer)?;
     save_ends(out, &policy.end_of_text)?;
     run.take_in(aside.path(), &FILES)?;
