@@ -11,6 +11,7 @@ Prints a Markdown table and the failures; exits with 1 if there are any. Needs s
 """
 
 import argparse
+import collections
 import pathlib
 import random
 import re
@@ -32,12 +33,13 @@ def strace(binary, words, case, options, log="/dev/null"):
 
 
 def renames_of(binary, words, case, log):
-    """Targets of the renames of an uninterrupted run, in order."""
+    """Targets of the renames of an uninterrupted run, in order: those of one thread, because strace counts by thread."""
     ran = strace(binary, words, case, ["-e", f"trace={RENAMES}"], log)
     if ran.returncode != 0:
         sys.exit(f"gptkit {words}\n{ran.stderr.decode(errors='replace')}")
     lines = [line for line in log.read_text(errors="replace").splitlines() if "rename" in line and "resumed" not in line]
-    return [re.findall(r'"([^"]*)"', line)[-1] for line in lines]
+    [(thread, _)] = collections.Counter(line.split()[0] for line in lines).most_common(1)
+    return [re.findall(r'"([^"]*)"', line)[-1] for line in lines if line.split()[0] == thread]
 
 
 def aims(targets, count):

@@ -145,7 +145,7 @@ def contents(path, case):
         return b""
     if name.endswith((".sqlite", ".db")):
         return database(path)
-    if name in ("manifest.json", "seal.json"):  # checksums of files that are compared themselves
+    if name == "checksums.json":  # of files that are compared themselves
         return sorted(json.loads(raw))
     if name.endswith(".json"):
         return timeless(json.loads(raw), case)

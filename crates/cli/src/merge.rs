@@ -8,7 +8,7 @@ use clap::Args;
 use data::disk;
 use model::folder::{ModelFolder, save_description, save_ends, save_weights};
 use model::lora::is_adapter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Merge low-rank adapters into their base: a model folder like any other
 #[derive(Debug, Args)]
@@ -28,14 +28,23 @@ impl Merge {
             return Err(Usage(format!("{what}\n  hint: a model needs no merging")).into());
         }
         let taken = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        ensure!(!taken, "{} is not empty; choose another folder with --out", self.out.display());
+        let other = || format!("{} is not empty; choose another folder with --out", self.out.display());
+        ensure!(!taken || disk::check_seal(&self.out).is_ok(), other());
         let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(&self.model, &Device::Cpu)?;
-        disk::create_dir(disk::parent(&self.out))?;
-        disk::folder_with(&self.out, |made| {
+        let merge_into = |made: &Path| {
             save_description(made, &config, &tokenizer)?;
             save_ends(made, &end_of_text)?;
             save_weights(made, &params)
-        })?;
+        };
+        disk::create_dir(disk::parent(&self.out))?;
+        if taken {
+            // The same command may have been killed at its very end.
+            let again = disk::Scratch::beside(&self.out)?;
+            merge_into(again.path())?;
+            ensure!(disk::fingerprint(again.path(), "")? == disk::fingerprint(&self.out, "")?, other());
+        } else {
+            disk::folder_with(&self.out, merge_into)?;
+        }
         ui.say(&format!("merged {} into {}", self.model.display(), self.out.display()));
         ui.next(&format!("gptkit chat --model {}", shell(&self.out)));
         Ok(())

@@ -522,6 +522,20 @@ fn aside(path: &Path) -> PathBuf {
     with_ending(path, ASIDE)
 }
 
+/// Removes `folder`. A process that is killed meanwhile leaves a part under a name aside, which the next one [sweeps](sweep).
+///
+/// # Errors
+/// When it cannot be removed, with its name.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    let away = || -> Result<()> {
+        let aside = aside(folder);
+        remove(&aside)?;
+        fs::rename(folder, &aside)?;
+        remove(&aside)
+    };
+    away().with_context(|| format!("{} cannot be removed", folder.display()))
+}
+
 /// Removes from `folder` what killed processes left unfinished, and gives a folder its name back whose replacement never
 /// came. What a living process holds stays; so does what cannot be removed.
 pub fn sweep(folder: &Path) {

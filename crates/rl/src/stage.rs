@@ -310,6 +310,9 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
     schedule.check_done(state.step)?;
     state.n_steps = schedule.n_steps();
     state.finished = state.is_over(&config.train);
+    if !run.is_new() {
+        checkpoint::prune(&folder, &state, config.train.keep_checkpoints)?; // a killed process may not have come to it
+    }
     let mut outcome = Outcome {
         folder: folder.clone(),
         summary: Summary { state: state.clone(), stop: None, not_finite: 0 },

@@ -154,18 +154,19 @@ pub fn save<O: Objective>(
 }
 
 /// Removes all but the newest `keep` checkpoints of `run`, and keeps the best weights when their checkpoint goes.
-fn prune(run: &Path, state: &State, keep: usize) -> Result<()> {
-    let remove =
-        |old: &Path| std::fs::remove_dir_all(old).with_context(|| format!("{} cannot be removed", old.display()));
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn prune(run: &Path, state: &State, keep: usize) -> Result<()> {
     for (step, old) in all(run).into_iter().skip(keep) {
         if state.saved == Some(step) {
             keep_weights(&old, &best_of(run, step))?;
         }
-        remove(&old)?;
+        disk::remove_folder(&old)?;
     }
     for (step, best) in numbered(run, BEST) {
         if state.saved != Some(step) || folder_of(run).join(name_of(step)).exists() {
-            remove(&best)?;
+            disk::remove_folder(&best)?;
         }
     }
     Ok(())

@@ -154,6 +154,9 @@ pub fn fit<O: Validate>(
     let config = trainer.config.clone();
     schedule.check_done(state.step)?;
     state.n_steps = schedule.n_steps();
+    if !run.is_new() {
+        checkpoint::prune(run.folder(), &state, config.keep_checkpoints)?; // a killed process may not have come to it
+    }
     if state.is_over(&config) {
         state.finished = true;
         return ended(state, None, &config);
