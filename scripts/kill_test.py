@@ -3,9 +3,9 @@
 
     python3 scripts/kill_test.py --gptkit target/release/gptkit
 
-Each of twelve commands is killed ten times at random moments and ten times at chosen ones: strace ends the process at the
-entry of a chosen `rename`, so that the kill falls before the first checkpoint, between two renames or after the last
-checkpoint exactly. The killed command is then given again, or with --resume where it has that (by turns), and every file
+Each of twelve commands is killed ten times at random moments and up to ten times at chosen ones: strace ends the process
+at the entry of a chosen `rename` (or `fsync`, of commands with few renames), so that the kill falls before the first
+checkpoint, between two renames or after the last checkpoint exactly. The killed command is then given again, or with --resume where it has that (by turns), and every file
 of the folder (weights, moments, metrics, outputs, and anything left over) is compared with that of an uninterrupted run.
 Prints a Markdown table and the failures; exits with 1 if there are any. Needs strace. Written for Python 3.11 on Linux.
 """
@@ -24,7 +24,8 @@ import time
 import tiny_stages
 from tiny_stages import STAGES, differences, fresh, laboratory, last_words, must, run
 
-RENAMES = "rename,renameat,renameat2"
+# System calls at whose entry a process is killed: the second only of commands that make few of the first.
+CALLS = ("rename", "fsync")
 
 
 def strace(binary, words, case, options, log="/dev/null"):
@@ -32,27 +33,28 @@ def strace(binary, words, case, options, log="/dev/null"):
     return subprocess.run(command, cwd=case, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
 
 
-def renames_of(binary, words, case, log):
-    """Targets of the renames of an uninterrupted run, in order: those of one thread, because strace counts by thread."""
-    ran = strace(binary, words, case, ["-e", f"trace={RENAMES}"], log)
+def calls_of(call, binary, words, case, log):
+    """What is known of each `call` of an uninterrupted run, in order: those of one thread, because strace counts by
+    thread."""
+    ran = strace(binary, words, case, ["-y", "-e", f"trace={call}"], log)
     if ran.returncode != 0:
         sys.exit(f"gptkit {words}\n{ran.stderr.decode(errors='replace')}")
-    lines = [line for line in log.read_text(errors="replace").splitlines() if "rename" in line and "resumed" not in line]
+    lines = [line for line in log.read_text(errors="replace").splitlines() if f" {call}(" in line]
     [(thread, _)] = collections.Counter(line.split()[0] for line in lines).most_common(1)
-    return [re.findall(r'"([^"]*)"', line)[-1] for line in lines if line.split()[0] == thread]
+    return [re.findall(r'["<]([^">]*)[">]', line)[-1] for line in lines if line.split()[0] == thread]
 
 
 def aims(targets, count):
-    """Numbers, from 1, of the renames at which to kill, and what each stands for."""
+    """Numbers, from 1, of the calls at which to kill, and what each stands for."""
     found = {}
     steps = [n for n, target in enumerate(targets, 1) if re.search(r"step-\d+$", target)]
-    wanted = [(1, "the first rename")]
+    wanted = [(1, "the first")]
     if steps:
         wanted += [(steps[0], "before the first checkpoint"), (steps[0] + 1, "after the first checkpoint"),
                    (steps[-1], "before the last checkpoint"), (steps[-1] + 1, "after the last checkpoint")]
-    wanted += [(len(targets), "the last rename")]
-    wanted += [(1 + i * len(targets) // count, "between renames") for i in range(count)]
-    wanted += [(n, "between renames") for n in range(1, len(targets) + 1)]
+    wanted += [(len(targets), "the last")]
+    wanted += [(1 + i * len(targets) // count, "between two") for i in range(count)]
+    wanted += [(n, "between two") for n in range(1, len(targets) + 1)]
     for number, what in wanted:
         if 1 <= number <= len(targets) and len(found) < count:
             found.setdefault(number, what)
@@ -93,7 +95,12 @@ def main():
         for stage in arguments.stage or STAGES:
             words = STAGES[stage][0]
             whole, case = scratch / "whole", scratch / "case"
-            targets = renames_of(binary, words, fresh(lab, case), scratch / "renames")
+            moments = []
+            for call in CALLS:
+                if len(moments) < arguments.kills:
+                    targets = calls_of(call, binary, words, fresh(lab, case), scratch / "calls")
+                    some = aims(targets, arguments.kills - len(moments))
+                    moments += [(call, n, f"{what} of {len(targets)} calls of {call}, {targets[n - 1]}") for n, what in some]
             begun = time.monotonic()
             must(binary, words, fresh(lab, case))
             seconds = time.monotonic() - begun
@@ -117,12 +124,12 @@ def main():
                 turn += 1
                 if kill_at_random(binary, words, fresh(lab, case), seconds, draw):
                     judge("random", made["random"], f"random kill {turn}")
-            for turn, (number, what) in enumerate(aims(targets, arguments.kills)):
-                inject = f"inject={RENAMES}:signal=KILL:when={number}"
-                ran = strace(binary, words, fresh(lab, case), ["-e", f"trace={RENAMES}", "-e", inject])
+            for turn, (call, number, what) in enumerate(moments):
+                inject = f"inject={call}:signal=KILL:when={number}"
+                ran = strace(binary, words, fresh(lab, case), ["-e", f"trace={call}", "-e", inject])
                 if ran.returncode == 0:
-                    continue  # this run had fewer renames
-                judge("aimed", turn, f"{what} ({number} of {len(targets)}: {pathlib.Path(targets[number - 1]).name})")
+                    continue  # this run had fewer
+                judge("aimed", turn, f"killed at number {number}, {what}")
             print(f"| {stage} | {made['random']} | {same['random']} | {made['aimed']} | {same['aimed']} |", flush=True)
     for failure in failures:
         print(failure)

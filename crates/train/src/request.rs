@@ -115,7 +115,8 @@ impl RunRequest {
 
     /// Records in `run.json` in `folder`, if it exists, that the run has a checkpoint.
     pub(crate) fn begun(folder: &Path) -> Result<()> {
-        Self::read(folder).map_or(Ok(()), |request| Self { begun: true, ..request }.write(folder))
+        let request = Self::read(folder).filter(|request| !request.begun);
+        request.map_or(Ok(()), |request| Self { begun: true, ..request }.write(folder))
     }
 
     /// Decides whether the run of this request begins in `folder` or is there already.

@@ -161,6 +161,7 @@ impl Run {
         state: &State,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        RunRequest::begun(folder)?; // a process that is killed right after the first checkpoint does not come to it
         restore_metrics(folder, checkpoint, state.step, progress)?;
         restore_weights(folder, state, progress)?;
         let mut description = read_description(checkpoint)?;
