@@ -349,8 +349,10 @@ const SHALLOW_METHODS: [&str; 5] = ["changed", "cycle", "get", "keys", "values"]
 /// Operators: the name of the filter that stands for each, and the expression that it evaluates where it has no faster way.
 const OPERATORS: [(&str, &str); 5] =
     [("op:+", "a + b"), ("op:*", "a * b"), ("op:in", "a in b"), ("op:slice", "a[b:c:d]"), ("op:item", "a[b]")];
+/// Whether two values compare as an operator says.
+type Compare = fn(&Value, &Value) -> bool;
 /// Comparisons, as filters.
-const COMPARISONS: [(&str, fn(&Value, &Value) -> bool); 6] = [
+const COMPARISONS: [(&str, Compare); 6] = [
     ("op:==", |a, b| a == b),
     ("op:!=", |a, b| a != b),
     ("op:<", |a, b| a < b),
@@ -498,7 +500,9 @@ fn operate(state: &mut State, name: &str, expression: &'static str, args: &[Valu
                 return of.get_item(key);
             }
         }
-        _ => drop(charge(state, args)?),
+        _ => {
+            charge(state, args)?;
+        }
     }
     let mut names = ["a", "b", "c", "d"].into_iter().zip(args.iter().cloned());
     let variables = Value::from_pairs(&mut names);

@@ -1046,7 +1046,8 @@ mod tests {
         let sequence = |depth: usize| {
             (0..depth).fold(json!({ "type": "NFC" }), |inner, _| json!({ "type": "Sequence", "normalizers": [inner] }))
         };
-        let changes: [(&str, Box<dyn Fn(&mut Value)>); 11] = [
+        type Change = Box<dyn Fn(&mut Value)>;
+        let changes: [(&str, Change); 11] = [
             ("id", Box::new(|json| json["model"]["vocab"]["zzzz"] = json!(u32::MAX))),
             ("large id", Box::new(|json| json["model"]["vocab"]["zzzz"] = json!(1_000_000_000))),
             ("added id", Box::new(|json| json["added_tokens"][0]["id"] = json!(u32::MAX))),

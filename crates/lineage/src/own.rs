@@ -77,7 +77,7 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
                 n[side] += 1;
                 let line = Value::Object(row.fields).to_string();
                 let written = writeln!(files[side], "{line}");
-                Ok(written.with_context(|| format!("{} cannot be written", folder.display()))?)
+                written.with_context(|| format!("{} cannot be written", folder.display()))
             })?;
             files.iter_mut().try_for_each(BufWriter::flush)?;
             if skipped.total() > 0 {

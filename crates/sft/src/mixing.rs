@@ -83,7 +83,7 @@ mod tests {
     fn windows(rows: u32, context: u32, trained: bool) -> Batch {
         let token = |i: u32| (i * 7 + i / 5) % 17;
         let n = rows * context;
-        let target = |i: u32| if trained || i % 4 == 0 { token(i + 1) } else { IGNORE };
+        let target = |i: u32| if trained || i.is_multiple_of(4) { token(i + 1) } else { IGNORE };
         Batch::windows(context as usize, (0..n).map(token).collect(), (0..n).map(target).collect())
     }
 
