@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const REQUEST: &str = "run.json";
+pub(crate) const REQUEST: &str = "run.json";
 
 /// What a run was started with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,13 @@ impl RunRequest {
     pub fn read(folder: &Path) -> Option<Self> {
         let text = disk::read_description(&folder.join(REQUEST)).ok()?;
         serde_json::from_str(&text).ok()
+    }
+
+    /// Whether `run.json` in `folder` says what the copy `kept` does. Only the run's own file says that the run has begun.
+    pub(crate) fn is_as(kept: &[u8], folder: &Path) -> bool {
+        let kept = serde_json::from_slice::<Self>(kept).ok();
+        let same = |now: Self| kept.is_some_and(|kept| Self { begun: now.begun, ..kept } == now);
+        Self::read(folder).is_some_and(same)
     }
 
     /// The configuration.

@@ -15,7 +15,7 @@
 use crate::checkpoint::{self, CONFIG, State};
 use crate::curves::{self, Curves};
 use crate::events::Events;
-use crate::request::RunRequest;
+use crate::request::{REQUEST, RunRequest};
 use anyhow::{Context, Result};
 use data::disk::{self, Claim};
 use data::progress::Progress;
@@ -29,6 +29,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
+/// The curves of a run in its folder, the last file that it writes.
+pub const CURVES: &str = "curves.svg";
 
 /// A line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,7 +93,7 @@ enum Held {
 
 /// Files of a run that describe its model, its settings and where it comes from.
 fn is_description(name: &str) -> bool {
-    let more = [CONFIG, ANSWERS, "provenance.json", "reference.json"];
+    let more = [CONFIG, REQUEST, ANSWERS, "provenance.json", "reference.json"];
     // Adapters bring their own with their weights.
     name.ends_with(".json") && is_of_model(name) && name != "adapter_config.json" || more.contains(&name)
 }
@@ -255,7 +257,7 @@ impl Run {
     /// When they cannot be read or written.
     pub fn draw(&self) -> Result<()> {
         let svg = curves::svg(&[Curves::read(&self.folder)?])?;
-        disk::write(&self.folder.join("curves.svg"), svg.as_bytes())
+        disk::write(&self.folder.join(CURVES), svg.as_bytes())
     }
 
     /// Saves `weights` as the outcome of the run so far.
@@ -291,7 +293,12 @@ fn read_description(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 pub(crate) fn restore_description(folder: &Path, checkpoint: &Path, progress: &dyn Progress) -> Result<()> {
     for (name, sealed) in read_description(checkpoint)? {
         let path = folder.join(&name);
-        if name == CONFIG || disk::read(&path).is_ok_and(|bytes| bytes == sealed) {
+        let is_same = match name.as_str() {
+            CONFIG => true,
+            REQUEST => RunRequest::is_as(&sealed, folder),
+            _ => disk::read(&path).is_ok_and(|bytes| bytes == sealed),
+        };
+        if is_same {
             continue;
         }
         disk::write(&path, &sealed)?;

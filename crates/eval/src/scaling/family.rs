@@ -19,7 +19,7 @@ use std::path::Path;
 use train::checkpoint::{State, TextSeen, last_state};
 use train::fit::Sitting;
 use train::interrupt::{Interrupt, Stop};
-use train::run::{Record, locked, records};
+use train::run::{CURVES, Record, locked, records};
 use train::{PretrainConfig, Resumable};
 
 /// A member that has been trained.
@@ -124,7 +124,8 @@ pub(super) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) ->
 
 fn standing(run: &Path) -> Standing {
     match last_state(run) {
-        Some(state) if state.finished => Standing::Finished(state),
+        // Its curves are the last that a run writes.
+        Some(state) if state.finished && run.join(CURVES).is_file() => Standing::Finished(state),
         Some(state) => Standing::Begun(state.text),
         None => Standing::Absent,
     }
