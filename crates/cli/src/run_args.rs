@@ -31,7 +31,7 @@ pub(crate) struct Stage {
     pub(crate) gone: &'static [&'static str],
 }
 
-/// What a command that trains is to do.
+/// The action of a training command.
 pub(crate) enum Todo<C> {
     /// Begin a run in the folder of `claim`, or start one again that has no checkpoint.
     Begin { config: C, request: RunRequest, claim: Claim },

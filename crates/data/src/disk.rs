@@ -319,7 +319,7 @@ impl Claim {
         let unfinished = made.then(|| Unfinished::new(folder));
         let mut claim = Self { folder: folder.to_owned(), lock: None, made, parent_made, unfinished };
         if !made {
-            sweep(folder); // what a process left that was killed while it wrote its first file
+            sweep(folder); // leftovers of a process that was killed while it wrote its first file
             if !claim.holds_only(may_hold)? {
                 return Ok(None);
             }

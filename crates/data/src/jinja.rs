@@ -88,7 +88,7 @@ impl std::fmt::Debug for Code {
 /// A mistake in a template, or a failure while it runs, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What is wrong.
+    /// The problem, in words.
     pub what: String,
     /// The line, from 1, where it is known.
     pub line: Option<usize>,
@@ -216,7 +216,7 @@ impl Program {
         Ok((text, used))
     }
 
-    /// What the expression is for `variables`.
+    /// Evaluates the expression for `variables`.
     ///
     /// # Errors
     /// As [`Program::render`].
@@ -563,7 +563,7 @@ impl Size {
     }
 }
 
-/// What a part costs besides its bytes.
+/// The cost of a part besides its bytes.
 const NODE: u64 = 32;
 
 /// Charges for all that `values` hold.

@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` claims, looked at before its library takes memory for it.
+//! Checks the claims of a `tokenizer.json` before its library takes memory for them.
 //!
 //! The library trusts the file: an id of four billion asks for a table of four billion rows, and ten normalizers that
 //! replace a letter by a thousand make a terabyte of one word.

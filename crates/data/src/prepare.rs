@@ -760,7 +760,7 @@ mod tests {
         assert_eq!(Manifest::read(&prepared.folder).unwrap().sources[0].skipped.malformed, 1);
     }
 
-    /// A link to nothing, a file cut in the middle of its compressed bytes, bytes that are not UTF-8, a record that is none.
+    /// A dangling link, a truncated compressed file, bytes that are not UTF-8, a line that is not a record.
     #[cfg(unix)]
     #[test]
     fn everything_bad_in_a_folder_is_left_out_and_counted() {

@@ -743,7 +743,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// What a file holds before a member that is damaged, in every kind of file.
+    /// The contents of a file before a damaged member, in every kind of file.
     #[test]
     fn a_damaged_member_is_left_out_with_what_follows_it() {
         for (name, header, line) in

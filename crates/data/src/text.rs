@@ -260,7 +260,7 @@ pub(crate) fn is_damage(e: &std::io::Error) -> bool {
     e.raw_os_error().is_none()
 }
 
-/// What is wrong with a file that is damaged from some place on.
+/// Describes a file that is damaged from some place on.
 pub(crate) fn unreadable(e: &std::io::Error) -> String {
     format!("the rest of this file cannot be read: {e}")
 }

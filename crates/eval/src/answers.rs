@@ -39,7 +39,7 @@ pub fn exact_match(said: &str, accepted: &[String]) -> bool {
 }
 
 /// Whether the number that was `said` first is one of `accepted`. Commas, a dollar sign before it and a full stop after it
-/// count for nothing (lm-evaluation-harness, `gsm8k.yaml`, `regexes_to_ignore`). An answer without a number is none.
+/// count for nothing (lm-evaluation-harness, `gsm8k.yaml`, `regexes_to_ignore`). An answer without a number counts as wrong.
 #[must_use]
 pub fn same_number(said: &str, accepted: &[String]) -> bool {
     let said = number(said);
