@@ -5,7 +5,6 @@ parameters, so that a command takes about a second.
 """
 
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -199,10 +198,6 @@ def where(one, other):
 
 def last_words(ran):
     return ran.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["(nothing)"]
-
-
-def environment():
-    return {**os.environ, "NO_COLOR": "1"}
 
 
 def binary_argument(parser):

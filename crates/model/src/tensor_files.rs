@@ -59,7 +59,7 @@ impl TensorFiles {
     /// Reads the tensor `name`.
     ///
     /// # Errors
-    /// When there is none, its type is not one that is computed with, or the file has become shorter since it was opened.
+    /// When the tensor is missing, its data type is not supported, or the file was truncated after it was opened.
     pub fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
         let found = self.tensors.get(name);
         let (i, info) = found.ok_or_else(|| Error::CannotFindTensor { path: name.to_owned() }.bt())?;

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub struct ComparisonConfig {
     /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
     pub sources: Vec<String>,
-    /// Files of records to validate on. When there is none, a share of the sources' prompts is held out.
+    /// Files of records to validate on. By default, a share of the sources' prompts is held out.
     pub validation: Vec<String>,
     /// That share. The world has prompts of its own for validation.
     pub val_fraction: f64,

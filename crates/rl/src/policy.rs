@@ -163,7 +163,7 @@ pub(crate) struct ValueHead {
 }
 
 impl ValueHead {
-    /// Of the `values` of the tokens of `episodes`, which are part of `batch`.
+    /// Value loss over the tokens of `episodes`, which are part of `batch`; `values` has one value a token.
     fn loss(&self, values: &Tensor, episodes: &[Episode], batch: &Minibatch, found: &Found) -> Result<Loss> {
         let n_tokens = batch.n_tokens();
         let clip_range = self.clip_range.filter(|_| !batch.unclipped_values);

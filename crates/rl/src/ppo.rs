@@ -88,15 +88,15 @@ pub(crate) struct Evaluation {
     pub(crate) reward: Option<f64>,
 }
 
-/// What the updates of an iteration found.
+/// Results of the updates of an iteration.
 #[derive(Default)]
 struct Updates {
     /// The policy's newest.
     newest: Option<Update>,
-    /// Of the policy that were made, or skipped because of a spike.
+    /// Policy updates that were made, or skipped because of a spike.
     made: u32,
     skipped: u32,
-    /// Of the value network that were skipped.
+    /// Value network updates that were skipped.
     values_skipped: u32,
     /// Norm of the value network's newest gradient.
     value_norm: f64,

@@ -68,7 +68,7 @@ fn squares(chart: &mut Chart, head: &Head, words: &[String], (left, top): (f64, 
                 y,
                 width: side,
                 height: side,
-                // What is no number has no color.
+                // A value that is not a number has no color.
                 opacity: if weight.is_nan() { 0.0 } else { (weight.clamp(0.0, 1.0).sqrt() * 100.0).round() / 100.0 },
                 title: format!("{} → {}: {weight:.2}", word(i), word(j)),
             });
