@@ -362,6 +362,32 @@ fn a_run_of_any_stage_that_was_killed_early_is_started_again() {
 }
 
 #[test]
+fn a_damaged_request_comes_back_and_checkpoints_that_a_kill_left_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    pretrain(path, "--config char --data world:60 --out run --set train.batch_size=2").ok();
+    let run = path.join("run");
+    let request = fs::read(run.join("run.json")).unwrap();
+    let checkpoints = || {
+        let mut names: Vec<_> =
+            fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = checkpoints();
+    // As if the process had been killed before it removed an older checkpoint, and while it removed another.
+    for name in ["step-000001", "step-000002.gptkit-tmp"] {
+        fs::create_dir(run.join("checkpoints").join(name)).unwrap();
+        fs::write(run.join("checkpoints").join(name).join("config.json"), "{}").unwrap();
+    }
+    fs::write(run.join("run.json"), &request[..request.len() / 2]).unwrap();
+    let ran = gptkit(path, "pretrain --resume run").ok();
+    assert!(ran.err.contains("run.json was missing, damaged or edited; restored it"), "{}", ran.err);
+    assert!(fs::read(run.join("run.json")).unwrap() == request);
+    assert_eq!(checkpoints(), before);
+}
+
+#[test]
 fn adapters_are_not_resumed_on_other_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -369,6 +395,11 @@ fn adapters_are_not_resumed_on_other_weights() {
     let few = "--set train.batch_size=4 --set train.warmup=0steps --set train.length=2steps";
     gptkit(path, &format!("sft --init pre --data world:40 --lora-rank 2 {few} --out sft")).ok();
     gptkit(path, "sft --resume sft").ok();
+    // A merge that was killed at its very end may be given again; what is not its own result is left alone.
+    gptkit(path, "merge --model sft --out merged").ok();
+    gptkit(path, "merge --model sft --out merged").ok();
+    fs::write(path.join("merged/note.txt"), "mine").unwrap();
+    assert_eq!(gptkit(path, "merge --model sft --out merged").code, Some(1));
     let mut bytes = fs::read(path.join("pre/model.safetensors")).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
