@@ -110,6 +110,11 @@ fn a_family_is_trained_fitted_and_predicted_and_goes_on_after_a_part_is_gone() {
     }
     assert!(!ran.err.contains("a · 1 of 4"), "{}", ran.err);
     assert_eq!(timeless(report(path, "whole")), timeless(whole));
+
+    // As if it had been killed before the curves of a member were drawn.
+    fs::remove_file(path.join("whole/a/curves.svg")).unwrap();
+    gptkit(path, "scaling --resume whole").ok();
+    assert!(path.join("whole/a/curves.svg").exists());
 }
 
 #[test]
