@@ -2,6 +2,7 @@
 //! `scripts/conformance`, with the versions that each file states.
 
 mod templates;
+mod tokens;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -37,6 +37,7 @@ pub mod printable;
 pub mod progress;
 pub mod prompt;
 mod python;
+mod python_methods;
 pub mod quiet;
 pub mod record;
 pub mod shard;

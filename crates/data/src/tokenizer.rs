@@ -131,6 +131,8 @@ pub struct Tokenizer {
     /// The same, but for text that is nothing but text: `<|endoftext|>` in a document is thirteen characters, so that
     /// no document can fake its own end.
     plain: Inner,
+    /// Texts of special tokens by id.
+    signs: HashMap<u32, String>,
     kind: Kind,
     /// Bytes of each token, for the byte-level kind.
     bytes: Vec<Vec<u8>>,
@@ -211,19 +213,23 @@ impl Tokenizer {
     }
 
     fn new(mut inner: Inner, tokens: FolderTokens) -> Result<Self> {
+        let padding = inner.get_padding().map(|padding| padding.pad_token.clone());
         // A file may hold them for other uses; here they would silently cut or lengthen text.
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
         let frame_space = take_frame_space(&mut inner);
         let kind = kind(&inner);
         let mut settings = tokens.settings(|token| inner.token_to_id(token).is_some());
+        if let Some(token) = padding.filter(|token| inner.token_to_id(token).is_some()) {
+            settings.name_if_unnamed("pad_token", &token);
+        }
         let named_end = settings.names.iter().find(|(name, _)| name == "eos_token").map(|(_, token)| token.as_str());
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
         ensure!(inner.get_vocab_size(true) > 0, "has no entries");
         if settings.names.is_empty() && settings.templates.default.is_none() {
             settings.names = usual_names(&inner, kind, end);
         }
-        let Derived { plain, bytes, size } = quietly(|| derived(&inner, kind))??;
-        Ok(Self { inner, plain, kind, bytes, size, rows: usize::MAX, end_of_text: end, frame_space, settings })
+        let Derived { plain, signs, bytes, size } = quietly(|| derived(&inner, kind))??;
+        Ok(Self { inner, plain, signs, kind, bytes, size, rows: usize::MAX, end_of_text: end, frame_space, settings })
     }
 
     /// Adds special tokens after the last entry, and gives the ids of all. One that the vocabulary has keeps its id, and
@@ -246,7 +252,8 @@ impl Tokenizer {
                 "{token} cannot be added: the vocabulary's ids have gaps"
             );
         }
-        Derived { plain: self.plain, bytes: self.bytes, size: self.size } = quietly(|| derived(&inner, self.kind))??;
+        Derived { plain: self.plain, signs: self.signs, bytes: self.bytes, size: self.size } =
+            quietly(|| derived(&inner, self.kind))??;
         self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
         Ok(ids)
@@ -407,8 +414,8 @@ impl Tokenizer {
     pub(crate) fn encode_dialogue(&self, text: &str, contents: &[Range<usize>]) -> Result<Vec<(u32, Range<usize>)>> {
         let tokens = self.encode_places(&self.inner, text)?;
         let sign = |(id, place): &(u32, Range<usize>)| -> Option<Range<usize>> {
-            let name = self.inner.id_to_token(*id).filter(|_| self.is_special(*id))?;
-            let start = place.start + text.get(place.clone())?.find(&name)?; // it may have taken spaces around it
+            let name = self.signs.get(id)?;
+            let start = place.start + text.get(place.clone())?.find(name.as_str())?; // it may have taken spaces around it
             Some(start..start + name.len())
         };
         let is_said = |sign: &Range<usize>| {
@@ -544,8 +551,7 @@ impl Tokenizer {
 
     /// Whether a token is a sign, not text.
     pub fn is_special(&self, id: u32) -> bool {
-        let token = self.inner.id_to_token(id).unwrap_or_default();
-        self.inner.get_added_vocabulary().is_special_token(&token)
+        self.signs.contains_key(&id)
     }
 
     /// The token that stands between documents: the end of text, or the line break that GPT-1's vocabulary has
@@ -603,6 +609,8 @@ impl Tokenizer {
 struct Derived {
     /// The same for text that is nothing but text.
     plain: Inner,
+    /// Texts of special tokens by id.
+    signs: HashMap<u32, String>,
     /// Bytes of each token.
     bytes: Vec<Vec<u8>>,
     /// One more than the largest id.
@@ -619,7 +627,10 @@ fn derived(inner: &Inner, kind: Kind) -> Result<Derived> {
     }
     let size = largest.map_or(0, |(_, &id)| id as usize + 1);
     let bytes = if kind == Kind::ByteLevel { token_bytes(inner, entries, size) } else { Vec::new() };
-    Ok(Derived { plain, bytes, size })
+    let added = inner.get_added_tokens_decoder().into_iter();
+    let signs = added.filter(|(_, token)| inner.get_added_vocabulary().is_special_token(&token.content));
+    let signs = signs.map(|(id, token)| (id, token.content)).collect();
+    Ok(Derived { plain, signs, bytes, size })
 }
 
 /// Why the library failed on a text.
