@@ -5,6 +5,7 @@
 //! (`strftime_now`), so that a dialogue has the same tokens every day; templates that ask for one fall back to a date of
 //! their own.
 
+use crate::adapter;
 use crate::dialogue::{Message, Role};
 use crate::disk;
 use crate::jinja::{self, Failure, Program};
@@ -90,6 +91,7 @@ impl Template {
     /// # Errors
     /// When it is damaged, or a file cannot be read.
     pub fn load(folder: &Path) -> Result<Option<Self>> {
+        let folder = &adapter::tokenizer_folder(folder)?; // of adapters without a tokenizer, their base's
         let Some((name, source)) = stored(folder)? else { return Ok(None) };
         let mut template = Self::new(&name, source)?;
         let config = config(folder)?;

@@ -2,7 +2,7 @@
 
 use crate::quiet::{Panicked, quietly};
 use crate::text::Cut;
-use crate::{disk, outline, template};
+use crate::{adapter, disk, outline, template};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,8 @@ impl Tokenizer {
     /// # Errors
     /// When no such file is there, or it is damaged.
     pub fn load(path: &Path) -> Result<Self> {
+        let path = adapter::tokenizer_folder(path)?; // of adapters without a tokenizer, their base's
+        let path = path.as_path();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let named = |vocab: &str, merges: &str| {
@@ -566,7 +568,7 @@ fn read_json(path: &Path) -> Result<Inner> {
 }
 
 /// Has every pattern of a tokenizer end in an error where it would take minutes on a word, or gigabytes.
-fn limit_patterns() {
+pub(crate) fn limit_patterns() {
     /// Times that a pattern may go back and try again at one place; 10 million in the library.
     const RETRIES: std::ffi::c_ulong = 1_000_000;
     /// Places that it may remember to go back to, of about 50 bytes each: more than the longest piece of text has.
