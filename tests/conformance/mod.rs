@@ -1,8 +1,11 @@
 //! What gptkit makes of files that other people made, beside what the reference libraries make of them. The rows are made by
 //! `scripts/conformance`, with the versions that each file states.
 
+mod adapters;
+mod models;
 mod templates;
 mod tokens;
+mod weights;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use crate::folder_tokens::{CONFIG, Class, FolderTokens, TextSettings};
 use crate::quiet::{Panicked, quietly};
 use crate::text::Cut;
-use crate::{disk, outline};
+use crate::{adapter, disk, outline};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,8 @@ impl Tokenizer {
     /// # Errors
     /// When no such file is there, or one is damaged.
     pub fn load(path: &Path) -> Result<Self> {
+        let path = adapter::tokenizer_folder(path)?; // of adapters without a tokenizer, their base's
+        let path = path.as_path();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let tokens = FolderTokens::read(folder)?;
         let mut inner = read_vocabulary(path, folder, &tokens)?;
@@ -685,7 +687,7 @@ fn read_json(path: &Path) -> Result<Inner> {
 }
 
 /// Has every pattern of a tokenizer end in an error where it would take minutes on a word, or gigabytes.
-fn limit_patterns() {
+pub(crate) fn limit_patterns() {
     /// Times that a pattern may go back and try again at one place; 10 million in the library.
     const RETRIES: std::ffi::c_ulong = 1_000_000;
     /// Places that it may remember to go back to, of about 50 bytes each: more than the longest piece of text has.
