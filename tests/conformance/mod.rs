@@ -3,6 +3,7 @@
 
 mod evaluation;
 mod runs;
+mod templates;
 mod tokenizers;
 
 use serde_json::Value;

@@ -43,7 +43,7 @@ const ROWS: usize = 32;
 impl BestOf<'_> {
     pub(crate) fn run(self, compute: &ComputeArgs, ui: &Ui) -> Result<()> {
         let (folder, gpt) = compute.load(self.model)?;
-        let template = Template::load(self.model)?.with_context(|| {
+        let template = Template::of(&folder.tokenizer)?.with_context(|| {
             let name = self.model.display();
             format!(
                 "{name} has no chat template, and a reward model judges answers: give a model that `gptkit sft` made"

@@ -60,7 +60,7 @@ impl Chat {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let (folder, model) = self.compute.load(&self.model)?;
-        let form = Form::of(&self.model, &folder.tokenizer)?;
+        let form = Form::of(&folder.tokenizer)?.with_today()?;
         if matches!(form, Form::Plain) {
             ui.say(&format!(
                 "{} was not trained for dialogue (it has no chat template): it goes on with a text of User and Assistant",

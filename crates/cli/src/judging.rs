@@ -5,7 +5,7 @@ use crate::environment;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use data::source::Place;
-use data::template::Template;
+use data::tokenizer::Tokenizer;
 use data::world::{Instructions, Labeler};
 use model::HeadDescription;
 use reward::choices::Judge;
@@ -123,7 +123,7 @@ pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
         let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
         return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
     }
-    if HeadDescription::load(model).is_err() && Template::load(model)?.is_none() {
+    if HeadDescription::load(model).is_err() && Tokenizer::load(model)?.chat_template().is_none() {
         ui.say(&format!(
             "{} was not trained to answer (it has no chat template): it goes on with a text of User and Assistant",
             model.display()

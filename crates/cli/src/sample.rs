@@ -127,13 +127,16 @@ impl Sample {
     }
 }
 
-/// The prompt's tokens; an empty one begins a text, as the token between documents does.
+/// The prompt's tokens; an empty one begins a text: with the token that the model's folder or its tokenizer names for that,
+/// else with the one that ends a text, which stands between documents.
 fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
-    let tokens = folder.tokenizer.encode(prompt)?;
+    let tokens = folder.tokenizer.encode_prompt(prompt)?;
     if !tokens.is_empty() {
         return Ok(tokens);
     }
-    let start = folder.end_of_text.first().copied();
+    let named = folder.tokenizer.generation().get("bos_token_id").and_then(serde_json::Value::as_u64);
+    let start = named.and_then(|id| u32::try_from(id).ok()).or(folder.tokenizer.bos());
+    let start = start.filter(|&id| (id as usize) < folder.config.vocab_size).or(folder.end_of_text.first().copied());
     let start = start.ok_or_else(|| Usage("this model has no token that begins a text: give a --prompt".to_owned()))?;
     Ok(vec![start])
 }

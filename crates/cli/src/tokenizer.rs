@@ -27,7 +27,7 @@ pub(crate) enum Tokenizer {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Text on stdin → token ids on stdout, separated by spaces
+    /// Text on stdin → token ids on stdout, separated by spaces: with those that the tokenizer puts around a text
     Encode {
         /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
@@ -50,7 +50,12 @@ impl Tokenizer {
             Self::Train { data, kind, vocab_size, out } => train(&data, kind, vocab_size, &out, ui),
             Self::Encode { tokenizer } => {
                 let tokenizer = tokenizer::Tokenizer::load(&tokenizer)?;
-                let ids: Vec<String> = tokenizer.encode_bytes(&stdin::bytes()?)?.iter().map(u32::to_string).collect();
+                let bytes = stdin::bytes()?;
+                let ids = match std::str::from_utf8(&bytes) {
+                    Ok(text) => tokenizer.encode_prompt(text)?,
+                    Err(_) => tokenizer.encode_bytes(&bytes)?,
+                };
+                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
                 ui.result(&(ids.join(" ") + "\n"))
             }
             Self::Decode { tokenizer, raw } => {

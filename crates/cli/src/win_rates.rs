@@ -133,7 +133,7 @@ impl WinRates {
     fn is_read(&self, model: &Path, scorer: Option<&Scorer>) -> Result<()> {
         let (Some(reward), Some(scorer)) = (&self.reward, scorer) else { return Ok(()) };
         let tokenizer = Tokenizer::load(model)?;
-        if Template::load(model)?.is_some_and(|template| scorer.reads_as(&tokenizer, &template)) {
+        if Template::of(&tokenizer)?.is_some_and(|template| scorer.reads_as(&tokenizer, &template)) {
             return Ok(());
         }
         let (reward, model) = (reward.display(), model.display());

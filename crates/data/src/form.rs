@@ -4,7 +4,6 @@ use crate::dialogue::{Message, Role};
 use crate::template::{Template, encode};
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
-use std::path::Path;
 
 /// How messages become tokens.
 #[derive(Debug)]
@@ -21,17 +20,30 @@ pub enum Form {
 }
 
 impl Form {
-    /// That of the model in `folder`.
+    /// That of the model whose tokenizer this is.
     ///
     /// # Errors
     /// When its template is damaged, or has no answer in it.
-    pub fn of(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
-        Ok(match Template::load(folder)? {
+    pub fn of(tokenizer: &Tokenizer) -> Result<Self> {
+        Ok(match Template::of(tokenizer)? {
             Some(template) => {
                 let end_of_turn = template.end_token(tokenizer)?;
                 Self::Template { template: Box::new(template), end_of_turn }
             }
             None => Self::Plain,
+        })
+    }
+
+    /// The same, whose template sees today's date.
+    ///
+    /// # Errors
+    /// When the day that it is to see is none.
+    pub fn with_today(self) -> Result<Self> {
+        Ok(match self {
+            Self::Template { template, end_of_turn } => {
+                Self::Template { template: Box::new(template.with_today()?), end_of_turn }
+            }
+            Self::Plain => Self::Plain,
         })
     }
 
@@ -104,10 +116,10 @@ mod tests {
         let end = added[3]["id"].as_u64().unwrap() as u32;
         crate::disk::write(&path, json.to_string().as_bytes()).unwrap();
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        assert_eq!(Form::of(folder.path(), &tokenizer).unwrap().end_of_turn(), None, "a model without a template");
+        assert_eq!(Form::of(&tokenizer).unwrap().end_of_turn(), None, "a model without a template");
         let template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}\
                         {% if add_generation_prompt %}<|assistant|>\n{% endif %}";
         crate::disk::write(&folder.path().join("chat_template.jinja"), template.as_bytes()).unwrap();
-        assert_eq!(Form::of(folder.path(), &tokenizer).unwrap().end_of_turn(), Some(end));
+        assert_eq!(Form::of(&Tokenizer::load(folder.path()).unwrap()).unwrap().end_of_turn(), Some(end));
     }
 }

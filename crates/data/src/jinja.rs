@@ -5,6 +5,7 @@
 //! the memory as soon as it is printed, compared or hashed. After compilation, every instruction that looks into its
 //! operands is therefore replaced by a filter of the same arity, which first charges for their whole contents.
 
+use crate::python;
 use crate::quiet::quietly;
 use minijinja::machinery::{
     CodeGenerator, CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, eval, make_string_output,
@@ -347,8 +348,14 @@ const METHODS: &[(&str, &str)] = wrapped!("method:":
 /// Methods that do not look into what they are called on.
 const SHALLOW_METHODS: [&str; 5] = ["changed", "cycle", "get", "keys", "values"];
 /// Operators: the name of the filter that stands for each, and the expression that it evaluates where it has no faster way.
-const OPERATORS: [(&str, &str); 5] =
-    [("op:+", "a + b"), ("op:*", "a * b"), ("op:in", "a in b"), ("op:slice", "a[b:c:d]"), ("op:item", "a[b]")];
+const OPERATORS: [(&str, &str); 6] = [
+    ("op:+", "a + b"),
+    ("op:*", "a * b"),
+    ("op:%", "a % b"),
+    ("op:in", "a in b"),
+    ("op:slice", "a[b:c:d]"),
+    ("op:item", "a[b]"),
+];
 /// Whether two values compare as an operator says.
 type Compare = fn(&Value, &Value) -> bool;
 /// Comparisons, as filters.
@@ -398,6 +405,7 @@ fn guard(instructions: &mut Instructions, names: &mut Names) -> Result<(), Failu
             Instruction::StringConcat => Some(("op:~", Some(2))),
             Instruction::Add => Some(("op:+", Some(2))),
             Instruction::Mul => Some(("op:*", Some(2))),
+            Instruction::Rem => Some(("op:%", Some(2))),
             Instruction::In => Some(("op:in", Some(2))),
             Instruction::GetItem => Some(("op:item", Some(2))),
             Instruction::Slice => Some(("op:slice", Some(4))),
@@ -487,6 +495,16 @@ fn operate(state: &mut State, name: &str, expression: &'static str, args: &[Valu
             let size = charge(state, args)?;
             if let (Some(n), "op:*") = (number(0).or(number(1)), name) {
                 state.consume_fuel(size.units().saturating_mul(u64::try_from(n).unwrap_or(0)) / UNITS)?;
+            }
+        }
+        "op:%" => {
+            let size = charge(state, args)?;
+            if let [format, values] = args
+                && let Some(format) = format.as_str()
+            {
+                let fields = format.matches('%').count() as u64;
+                state.consume_fuel(fields.saturating_mul(size.units() + python::WIDEST as u64) / UNITS)?;
+                return python::percent(format, values).map(Value::from);
             }
         }
         "op:item" => {

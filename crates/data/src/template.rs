@@ -1,23 +1,23 @@
 //! Chat templates: messages → text, and which parts of it the assistant is trained on.
 //!
 //! A template is written in Jinja, as Hugging Face folders have it, and sees what `apply_chat_template` of transformers
-//! gives it: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, `raise_exception`. It sees no clock
-//! (`strftime_now`), so that a dialogue has the same tokens every day; templates that ask for one fall back to a date of
-//! their own.
+//! gives it: `messages`, `add_generation_prompt`, `tools` and `documents` (none of either), all special tokens that the
+//! tokenizer names, `raise_exception`, `strftime_now` and a `tojson` of its own. The rendered text is tokenized as a whole,
+//! so that the tokens are those of `apply_chat_template`, but for names of special tokens inside of messages, which are
+//! nothing but text here.
 
 use crate::dialogue::{Message, Role};
-use crate::disk;
 use crate::jinja::{self, Failure, Program};
+use crate::python;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
+use chrono::{DateTime, Local};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{UndefinedBehavior, context};
-use serde_json::Value;
-use std::collections::HashSet;
+use minijinja::{ErrorKind, UndefinedBehavior, context};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 
 /// The default: no line breaks, no spaces, so that the smallest tokenizer can do with it.
 const DEFAULT: &str = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}\
@@ -27,20 +27,37 @@ const SPECIAL_TOKENS: [&str; 4] = ["<|system|>", "<|user|>", "<|assistant|>", "<
 /// How often a dialogue may be rendered, at most, to tell its parts apart: fuel for so many of the slowest templates.
 const RENDERINGS: u64 = 16;
 
+/// Signs around what the assistant says, where a template marks it; for private use, so that no text has them.
+const MARKS: [char; 2] = ['\u{F0000}', '\u{F0001}'];
+/// The day that templates see as today's, unless `SOURCE_DATE_EPOCH` gives another: with the same day in each training, a
+/// dialogue has the same tokens. The published templates of Llama 3 fall back to it: 26 July 2024, in seconds since 1970.
+const DAY: i64 = 1_721_952_000;
+
 /// A chat template.
 pub struct Template {
     /// For messages.
     name: String,
     source: String,
     program: Program,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    /// Whether `{% generation %}` marks what the assistant says.
+    marks: bool,
+    /// Uses and texts of special tokens.
+    special_tokens: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Template({})", self.name)
     }
+}
+
+/// A dialogue as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Its parts, in order.
+    pub segments: Vec<Segment>,
+    /// Answers that are not trained, because the template writes them in another way once the dialogue goes on.
+    pub rewritten: usize,
 }
 
 /// A part of a rendered dialogue.
@@ -77,25 +94,57 @@ impl Template {
     /// # Errors
     /// When it is not Jinja, with its line.
     pub fn new(name: &str, source: String) -> Result<Self> {
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        let environment = jinja::environment(UndefinedBehavior::Lenient);
-        let program = Program::template(&environment, &without_generation_tags(&source), &syntax);
-        let program = program.map_err(|failure| described(name, &failure))?;
-        Ok(Self { name: name.to_owned(), source, program, bos_token: None, eos_token: None })
+        Self::with_clock(name, source, Some(fixed_day()?))
     }
 
-    /// The template that the model or tokenizer in `folder` brings, if it brings one: `chat_template.jinja`, or
-    /// `chat_template` of `tokenizer_config.json`.
+    /// The template `source`, for which it is the same time for ever, or the time at which it is rendered.
+    fn with_clock(name: &str, source: String, fixed: Option<DateTime<Local>>) -> Result<Self> {
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        let mut environment = jinja::environment(UndefinedBehavior::Lenient);
+        environment.add_filter("tojson", python::to_json);
+        environment.add_filter(GENERATION, |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
+        environment.add_function("strftime_now", move |format: &str| {
+            let text = python::strftime(&fixed.unwrap_or_else(Local::now), format);
+            text.ok_or_else(|| {
+                minijinja::Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no form of a date"))
+            })
+        });
+        let marked = with_marks(&source);
+        let program = Program::template(&environment, &marked, &syntax);
+        let program = program.map_err(|failure| described(name, &failure))?;
+        let marks = marked != source;
+        Ok(Self { name: name.to_owned(), source, program, marks, special_tokens: BTreeMap::new() })
+    }
+
+    /// The template that `tokenizer` brings, if it brings one, with the tokenizer's special tokens.
     ///
     /// # Errors
-    /// When it is damaged, or a file cannot be read.
-    pub fn load(folder: &Path) -> Result<Option<Self>> {
-        let Some((name, source)) = stored(folder)? else { return Ok(None) };
-        let mut template = Self::new(&name, source)?;
-        let config = config(folder)?;
-        template.bos_token = token(&config, "bos_token");
-        template.eos_token = token(&config, "eos_token");
+    /// When it is damaged, or there are several and none is the default.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let Some(source) = tokenizer.chat_template() else {
+            let others: Vec<&str> = tokenizer.other_templates().collect();
+            ensure!(
+                others.is_empty(),
+                "{} has chat templates, and none of them is named \"default\": {}",
+                tokenizer.template_place(),
+                others.join(", ")
+            );
+            return Ok(None);
+        };
+        let mut template = Self::new(tokenizer.template_place(), source.to_owned())?;
+        let tokens = tokenizer.special_tokens();
+        template.special_tokens = tokens.map(|(name, token)| (name.to_owned(), token.to_owned())).collect();
         Ok(Some(template))
+    }
+
+    /// The same, which sees the clock: for talking, where nobody wants the same tokens tomorrow.
+    ///
+    /// # Errors
+    /// As [`Template::new`].
+    pub fn with_today(self) -> Result<Self> {
+        let fixed = std::env::var_os(EPOCH).map(|_| fixed_day()).transpose()?;
+        let special_tokens = self.special_tokens;
+        Ok(Self { special_tokens, ..Self::with_clock(&self.name, self.source, fixed)? })
     }
 
     /// The template itself, in Jinja.
@@ -113,19 +162,23 @@ impl Template {
 
     /// The dialogue in parts, for training.
     ///
-    /// What is trained of an assistant's message begins where its generation prompt ends, and ends with the last mark
-    /// after its content: white space that follows `<|im_end|>` is the template's, and where nothing but white space
-    /// follows the content, that is the mark. The parts are told apart by rendering the dialogue up to each message;
-    /// messages' own text by rendering it with other text in its place.
+    /// Where the template marks what the assistant says with `{% generation %}`, that is what is trained. Elsewhere, what is
+    /// trained of an assistant's message begins where its generation prompt ends, and ends with the last mark after its
+    /// content: white space that follows `<|im_end|>` is the template's, and where nothing but white space follows the
+    /// content, that is the mark. The parts are told apart by rendering the dialogue up to each message; messages' own text
+    /// by rendering it with other text in its place.
+    ///
+    /// Templates of models that think take the thoughts out of all answers but the last. Such an answer is not trained: the
+    /// model would never have written it so.
     ///
     /// Text keeps `content` apart where the template lets it through as it is, or stripped. Where it does more (takes
     /// thoughts out of an answer, say), all parts have `content: false`, and names of special tokens in messages become
     /// those tokens, as in transformers.
     ///
     /// # Errors
-    /// When the template refuses the messages, or the text of a beginning is not the beginning of the text.
-    pub fn segments(&self, messages: &[Message]) -> Result<Vec<Segment>> {
-        Rendering::of(self, messages, |rendering| rendering.segments(messages))
+    /// When the template refuses the messages, or writes the last answer in another way than it asks for it.
+    pub fn segments(&self, messages: &[Message]) -> Result<Rendered> {
+        Rendering::of(self, messages, |rendering| rendering.segments(messages, self.marks))
     }
 
     /// The text that ends what the assistant says, such as `<|end|>`: where to stop when it speaks.
@@ -133,9 +186,20 @@ impl Template {
     /// # Errors
     /// As [`Template::segments`] of one question and its answer.
     pub fn end_mark(&self) -> Result<String> {
-        let segments = self.segments(&[Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")])?;
+        let messages = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+        // Marks may leave the end out.
+        let rendered = Rendering::of(self, &messages, |rendering| rendering.segments(&messages, false));
+        let segments = rendered.or_else(|e| if self.marks { self.segments(&messages) } else { Err(e) })?.segments;
         let after = segments.iter().rposition(|segment| segment.trained && segment.content).map_or(0, |i| i + 1);
         Ok(segments[after..].iter().filter(|segment| segment.trained).map(|segment| segment.text.as_str()).collect())
+    }
+
+    /// Whether the template writes nothing after an answer, so that nobody can tell where it ends.
+    ///
+    /// # Errors
+    /// As [`Template::end_mark`].
+    pub fn is_endless(&self) -> Result<bool> {
+        Ok(self.end_mark()?.is_empty())
     }
 
     /// The token that ends what the assistant says, when it is a sign of the vocabulary.
@@ -177,35 +241,49 @@ impl Rendering<'_> {
     }
 
     fn render(&mut self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let Template { name, program, bos_token, eos_token, .. } = self.template;
-        let mut variables = std::collections::BTreeMap::new();
-        for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
-            if let Some(token) = token {
-                variables.insert(name, token.clone());
-            }
-        }
+        Ok(self.render_marked(messages, add_generation_prompt)?.replace(MARKS, ""))
+    }
+
+    /// The text, with [`MARKS`] where the template has marks.
+    fn render_marked(&mut self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let Template { name, program, special_tokens, .. } = self.template;
         let fuel = fuel_for(messages).min(self.fuel);
         let messages = minijinja::Value::from(Serde(messages));
-        let variables = context! { messages, add_generation_prompt, ..minijinja::Value::from(Serde(variables)) };
+        let none = minijinja::Value::from(());
+        let variables = context! {
+            messages, add_generation_prompt, tools => none.clone(), documents => none,
+            ..minijinja::Value::from(Serde(special_tokens))
+        };
         let (text, used) = program.render(variables, fuel).map_err(|failure| described(name, &failure))?;
         self.fuel = self.fuel.saturating_sub(used);
         Ok(text)
     }
 
-    fn segments(&mut self, messages: &[Message]) -> Result<Vec<Segment>> {
-        let whole = self.render(messages, false)?;
+    fn segments(&mut self, messages: &[Message], by_marks: bool) -> Result<Rendered> {
+        let marked = self.render_marked(messages, false)?;
+        let whole = marked.replace(MARKS, "");
         let contents = self.contents(messages, &whole, false)?;
+        if let (true, Some(trained)) = (by_marks, marked_ranges(&marked)) {
+            return Ok(Rendered { segments: cut(&whole, &trained, &contents), rewritten: 0 });
+        }
         let mut trained: Vec<Range<usize>> = Vec::new();
+        let mut rewritten = 0;
+        let last = messages.iter().rposition(|message| message.role == Role::Assistant);
         for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
             let prompt = self.render(&messages[..i], true)?;
-            let answered = self.render(&messages[..=i], false)?;
-            ensure!(
-                answered.starts_with(&prompt) && whole.starts_with(&answered),
-                "{} does not render message {} as a continuation of those before it, so that what is to be learned cannot \
-                 be told from it; give a template that does",
-                self.template.name,
-                i + 1
-            );
+            let answered = if i + 1 == messages.len() { whole.clone() } else { self.render(&messages[..=i], false)? };
+            if !answered.starts_with(&prompt) || !whole.starts_with(&answered) {
+                ensure!(
+                    Some(i) != last,
+                    "{} writes message {} in another way than it asks for it, so that what is to be learned cannot be told \
+                     from it; give a template that goes on where its generation prompt ends, or marks answers with \
+                     {{% generation %}}",
+                    self.template.name,
+                    i + 1
+                );
+                rewritten += 1;
+                continue;
+            }
             let marked = answered.trim_end().len().max(prompt.len());
             let own = contents.iter().rfind(|range| prompt.len() <= range.start && range.end <= answered.len());
             let unmarked = match own {
@@ -214,7 +292,7 @@ impl Rendering<'_> {
             };
             trained.push(prompt.len()..if unmarked { answered.len() } else { marked });
         }
-        Ok(cut(&whole, &trained, &contents))
+        Ok(Rendered { segments: cut(&whole, &trained, &contents), rewritten })
     }
 
     /// Where the messages' own text stands in `whole`; nowhere when the template does more to it than to strip it.
@@ -240,17 +318,61 @@ fn fuel_for(messages: &[Message]) -> u64 {
     jinja::fuel_for(messages.iter().map(|m| m.content.len()).sum(), messages.len())
 }
 
-/// Tokens of `segments`, each with whether it is trained.
+/// Tokens of `segments`, each with whether it is trained: those of the text as a whole, but for names of special tokens in
+/// messages, which are nothing but text. A token is trained where any of its text is.
 ///
 /// # Errors
 /// When a character has no token in a vocabulary of characters.
 pub fn encode(segments: &[Segment], tokenizer: &Tokenizer) -> Result<Vec<(u32, bool)>> {
-    let mut tokens = Vec::new();
-    for Segment { text, trained, content } in segments {
-        let ids = if *content { tokenizer.encode_document(text)? } else { tokenizer.encode(text)? };
-        tokens.extend(ids.into_iter().map(|id| (id, *trained)));
+    let whole: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+    let (trained, contents) =
+        (ranges(segments, |segment| segment.trained), ranges(segments, |segment| segment.content));
+    let tokens = tokenizer.encode_dialogue(&whole, &contents)?;
+    let mut from = 0;
+    let mut is_trained = |token: &Range<usize>| {
+        // Tokens and ranges are both in order.
+        while trained
+            .get(from)
+            .is_some_and(|range| range.end < token.start || range.end == token.start && !token.is_empty())
+        {
+            from += 1;
+        }
+        trained.get(from).is_some_and(|range| token.end > range.start)
+    };
+    Ok(tokens.into_iter().map(|(id, place)| (id, is_trained(&place))).collect())
+}
+
+/// Where in the text of `segments` those stand for which `chosen` holds; neighbors are one range.
+fn ranges(segments: &[Segment], chosen: impl Fn(&Segment) -> bool) -> Vec<Range<usize>> {
+    let mut at = 0;
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for segment in segments {
+        let range = at..at + segment.text.len();
+        at = range.end;
+        match ranges.last_mut() {
+            _ if !chosen(segment) => {}
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => ranges.push(range),
+        }
     }
-    Ok(tokens)
+    ranges
+}
+
+/// Where the marked parts stand in the text without marks; nothing where marks stand in marks.
+fn marked_ranges(marked: &str) -> Option<Vec<Range<usize>>> {
+    let (mut ranges, mut start, mut at) = (Vec::new(), None, 0);
+    for c in marked.chars() {
+        match (c, start) {
+            (c, None) if c == MARKS[0] => start = Some(at),
+            (c, Some(start_at)) if c == MARKS[1] => {
+                ranges.push(start_at..at);
+                start = None;
+            }
+            (c, _) if MARKS.contains(&c) => return None,
+            (c, _) => at += c.len_utf8(),
+        }
+    }
+    start.is_none().then_some(ranges)
 }
 
 /// Finds in `whole` the contents that `held` has signs for.
@@ -302,8 +424,11 @@ fn described(name: &str, failure: &Failure) -> anyhow::Error {
     }
 }
 
-/// transformers' `{% generation %}` marks the assistant's words for its own masks; here it is a block like any other.
-fn without_generation_tags(source: &str) -> String {
+/// The filter in whose place `{% generation %}` stands: transformers marks the assistant's words with it.
+const GENERATION: &str = "generation";
+
+/// `source` with a filter that marks its text in the place of `{% generation %}`.
+fn with_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -312,8 +437,8 @@ fn without_generation_tags(source: &str) -> String {
         let (tag, after) = tag.split_at(end);
         out += before;
         out += &match tag[2..].trim_matches(|c: char| matches!(c, '-' | '+') || c.is_whitespace()) {
-            "generation" => tag.replace("generation", "if true"),
-            "endgeneration" => tag.replace("endgeneration", "endif"),
+            "generation" => tag.replace("generation", &format!("filter {GENERATION}")),
+            "endgeneration" => tag.replace("endgeneration", "endfilter"),
             _ => tag.to_owned(),
         };
         rest = after;
@@ -321,56 +446,29 @@ fn without_generation_tags(source: &str) -> String {
     out + rest
 }
 
-/// The template that `folder` holds, and its name for messages.
-pub(crate) fn stored(folder: &Path) -> Result<Option<(String, String)>> {
-    let path = folder.join("chat_template.jinja");
-    if path.exists() {
-        return Ok(Some((path.display().to_string(), disk::read_description(&path)?)));
-    }
-    let name = || format!("chat_template of {}", folder.join(CONFIG).display());
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let source = match config(folder)?.get("chat_template") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(source)) => Some(source.clone()),
-        // Several, for several uses.
-        Some(Value::Array(all)) => {
-            let default = all.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"));
-            default.and_then(|entry| entry.get("template")).and_then(text)
-        }
-        Some(_) => None,
+/// The variable that gives the day of reproducible builds, in seconds since 1970.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+fn fixed_day() -> Result<DateTime<Local>> {
+    let seconds = match std::env::var(EPOCH) {
+        Ok(text) => text.parse().map_err(|_| anyhow!("{EPOCH} is {text:?}, not a number of seconds"))?,
+        Err(_) => DAY,
     };
-    match source {
-        Some(source) => Ok(Some((name(), source))),
-        None => bail!("{} is neither text nor a list with one named \"default\"", name()),
+    match DateTime::from_timestamp(seconds, 0) {
+        // The same day in every time zone.
+        Some(time) => Ok(time.naive_utc().and_local_timezone(Local).earliest().unwrap_or_else(|| time.into())),
+        None => bail!("{EPOCH} is {seconds}, beyond any day"),
     }
-}
-
-const CONFIG: &str = "tokenizer_config.json";
-
-/// `tokenizer_config.json` of `folder`; null when there is none.
-pub(crate) fn config(folder: &Path) -> Result<Value> {
-    let path = folder.join(CONFIG);
-    if !path.exists() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_str(&disk::read_description(&path)?).with_context(|| format!("{} is not JSON", path.display()))
-}
-
-/// The token under `key` of a `tokenizer_config.json`: a string, or an object with it.
-pub(crate) fn token(config: &Value, key: &str) -> Option<String> {
-    let token = match config.get(key) {
-        Some(Value::Object(token)) => token.get("content"),
-        other => other,
-    };
-    token.and_then(Value::as_str).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::Tokenizer;
+    use crate::folder_tokens::CONFIG;
     use Role::{Assistant, System, User};
     use proptest::prelude::*;
+    use serde_json::Value;
+    use std::path::Path;
 
     /// Made by scripts/golden_chat.py with Jinja2 as transformers sets it up.
     const GOLDEN: &str = include_str!("../../../tests/golden/chat-templates.json");
@@ -381,7 +479,9 @@ mod tests {
 
     fn usual(name: &str) -> Template {
         let mut template = Template::new(name, golden()["templates"][name].as_str().unwrap().to_owned()).unwrap();
-        (template.bos_token, template.eos_token) = (Some("<s>".to_owned()), Some("</s>".to_owned()));
+        template.special_tokens = [("bos_token", "<s>"), ("eos_token", "</s>")]
+            .map(|(name, token)| (name.to_owned(), token.to_owned()))
+            .into();
         template
     }
 
@@ -492,7 +592,7 @@ mod tests {
                 ],
             ),
         ] {
-            assert_eq!(shown(&usual(name).segments(&messages).unwrap()), expected, "{name}");
+            assert_eq!(shown(&usual(name).segments(&messages).unwrap().segments), expected, "{name}");
         }
         assert_eq!(usual("gemma").end_mark().unwrap(), "<end_of_turn>");
     }
@@ -502,7 +602,7 @@ mod tests {
         let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}{% if add_generation_prompt \
                       %}assistant: {% endif %}";
         let template = Template::new("plain", source.to_owned()).unwrap();
-        let segments = template.segments(&said(&[(User, "q"), (Assistant, "a")])).unwrap();
+        let segments = template.segments(&said(&[(User, "q"), (Assistant, "a")])).unwrap().segments;
         assert_eq!(shown(&segments), ["user: ", "\"q\"", "\n\nassistant: ", "+\"a\"", "+\n\n"]);
     }
 
@@ -517,10 +617,9 @@ mod tests {
         let text = "<|end|><|assistant|>ok user";
         let mut tokenizer = Tokenizer::train_bpe(Some(280), std::iter::once(text.to_owned())).unwrap();
         let special = tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
-        let segments = Template::default_for_chat().segments(&said(&[(User, text), (Assistant, text)])).unwrap();
-        let encode =
-            |s: &Segment| if s.content { tokenizer.encode_document(&s.text) } else { tokenizer.encode(&s.text) };
-        let ids: Vec<u32> = segments.iter().flat_map(|s| encode(s).unwrap()).collect();
+        let segments =
+            Template::default_for_chat().segments(&said(&[(User, text), (Assistant, text)])).unwrap().segments;
+        let ids: Vec<u32> = encode(&segments, &tokenizer).unwrap().into_iter().map(|(id, _)| id).collect();
         let signs: Vec<u32> = ids.iter().copied().filter(|id| special.contains(id)).collect();
         assert_eq!(signs, [1, 3, 2, 3].map(|i| special[i]), "user, end, assistant, end");
     }
@@ -529,7 +628,7 @@ mod tests {
     fn text_that_a_template_changes_is_not_kept_apart() {
         let source = "{% for m in messages %}[{{ m.content | upper }}]{% endfor %}";
         let template = Template::new("loud", source.to_owned()).unwrap();
-        let segments = template.segments(&said(&[(User, "q"), (Assistant, "a")])).unwrap();
+        let segments = template.segments(&said(&[(User, "q"), (Assistant, "a")])).unwrap().segments;
         assert_eq!(shown(&segments), ["[Q]", "+[A]"]);
     }
 
@@ -538,21 +637,53 @@ mod tests {
         let source = "{{ messages | length }}{% for m in messages %}<{{ m.content }}>{% endfor %}";
         let template = Template::new("counting", source.to_owned()).unwrap();
         let error = template.segments(&said(&[(User, "q"), (Assistant, "a")])).unwrap_err().to_string();
-        assert!(
-            error.starts_with("counting does not render message 2 as a continuation of those before it"),
-            "{error}"
-        );
+        assert!(error.starts_with("counting writes message 2 in another way than it asks for it"), "{error}");
     }
 
     #[test]
-    fn marks_of_what_is_generated_are_blocks_like_others() {
-        let source = "{% for m in messages %}{%- generation -%} {{ m.content }}{% endgeneration %};{% endfor %}";
-        let template = Template::new("trl", source.to_owned()).unwrap();
-        assert_eq!(template.render(&said(&[(User, "q"), (Assistant, "a")]), false).unwrap(), "q;a;");
+    fn what_a_template_marks_is_what_is_trained() {
+        let source = "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %}{%- generation -%} \
+                      {{ m.content }}; {% endgeneration %}{{ eos }}.{% endif %}{% endfor %}";
+        let template = Template::new("marked", source.to_owned()).unwrap();
+        let messages = said(&[(User, "q"), (Assistant, "a"), (User, "r"), (Assistant, "b")]);
+        assert_eq!(template.render(&messages, false).unwrap(), "[q]a; .[r]b; .");
+        let segments = template.segments(&messages).unwrap().segments;
+        assert_eq!(shown(&segments), ["[", "\"q\"", "]", "+\"a\"", "+; ", ".[", "\"r\"", "]", "+\"b\"", "+; ", "."]);
+        assert_eq!(template.end_mark().unwrap(), "; .");
         assert_eq!(template.source(), source);
         for odd in ["{%}", "a{%", "{%%}", "{% generation", "{%-%}"] {
-            assert!(without_generation_tags(odd) == odd && Template::new("odd", odd.to_owned()).is_err(), "{odd}");
+            assert!(with_marks(odd) == odd && Template::new("odd", odd.to_owned()).is_err(), "{odd}");
         }
+    }
+
+    #[test]
+    fn answers_that_are_written_in_another_way_later_are_not_trained() {
+        let source = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and not loop.last %}\
+                      {{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}</>{% endfor %}\
+                      {% if add_generation_prompt %}<assistant>{% endif %}";
+        let template = Template::new("thinking", source.to_owned()).unwrap();
+        let messages = said(&[(User, "q"), (Assistant, "t</think>a"), (User, "r"), (Assistant, "t</think>b")]);
+        let rendered = template.segments(&messages).unwrap();
+        assert_eq!(rendered.rewritten, 1);
+        let trained: String = rendered.segments.iter().filter(|s| s.trained).map(|s| s.text.as_str()).collect();
+        assert_eq!(trained, "t</think>b</>");
+    }
+
+    #[test]
+    fn a_template_that_ends_no_answer_is_endless() {
+        let endless = |source: &str| Template::new("t", source.to_owned()).unwrap().is_endless().unwrap();
+        let each = "{% for m in messages %}{{ m.role }}: {{ m.content }}";
+        let asked = "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+        assert!(endless(&format!("{each}{{{{ eos_token }}}}{asked}")));
+        assert!(!endless(&format!("{each}\n{asked}")));
+    }
+
+    #[test]
+    fn a_day_that_is_asked_for_is_the_same_every_day() {
+        let template = Template::new("dated", "{{ strftime_now('%d %b %Y') }}".to_owned()).unwrap();
+        assert_eq!(template.render(&said(&[(User, "q")]), false).unwrap(), "26 Jul 2024");
+        let today = template.with_today().unwrap().render(&said(&[(User, "q")]), false).unwrap();
+        assert_ne!(today, "26 Jul 2024");
     }
 
     #[test]
@@ -564,7 +695,8 @@ mod tests {
         for (source, expected) in [
             ("a\n{% for m in messages %}", "t.jinja line 2: unexpected end of input"),
             ("a\n\n{{ messages[0].content.nothing() }}", "t.jinja line 3: "),
-            ("{{ strftime_now('%d') }}", "t.jinja line 1: strftime_now is unknown"),
+            ("{{ strftime_then('%d') }}", "t.jinja line 1: strftime_then is unknown"),
+            ("{{ strftime_now('%Q') }}", "t.jinja line 1: \"%Q\" is no form of a date"),
             ("\n{{ messages | nothing }}", "t.jinja line 2: filter nothing is unknown"),
             ("{{ 1 +\n}}", "t.jinja line 2: "),
         ] {
@@ -573,33 +705,54 @@ mod tests {
         }
     }
 
+    /// A tokenizer's folder whose `tokenizer_config.json` says `config`.
+    fn folder_with(config: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::of_characters(&(' '..='~').collect()).unwrap().save(folder.path()).unwrap();
+        crate::disk::write(&folder.path().join(CONFIG), config.as_bytes()).unwrap();
+        folder
+    }
+
     #[test]
     fn a_folder_brings_its_own_template() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        let config = |text: &str| crate::disk::write(&path.join(CONFIG), text.as_bytes()).unwrap();
-        let rendered = || Template::load(path).unwrap().unwrap().render(&said(&[(User, "q")]), false).unwrap();
-        assert!(Template::load(path).unwrap().is_none());
-        config(r#"{"eos_token": "</s>"}"#);
-        assert!(Template::load(path).unwrap().is_none());
-        config(
-            r#"{"eos_token": {"content": "</s>"}, "bos_token": null, "chat_template": "{{ bos_token }}{{ eos_token }}"}"#,
-        );
-        assert_eq!(rendered(), "</s>");
-        config(r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#);
-        assert_eq!(rendered(), "d");
-        let error = || format!("{:#}", Template::load(path).unwrap_err());
-        for wrong in [r#"{"chat_template": 7}"#, r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#] {
-            config(wrong);
-            assert!(error().contains("tokenizer_config.json is neither text nor a list with one named \"default\""));
+        let load = |folder: &Path| Tokenizer::load(folder).and_then(|tokenizer| Template::of(&tokenizer));
+        let rendered = |config: &str| {
+            let template = load(folder_with(config).path()).unwrap()?;
+            Some(template.render(&said(&[(User, "q")]), false).unwrap())
+        };
+        for (config, expected) in [
+            ("{}", None),
+            (r#"{"eos_token": "</s>", "chat_template": null}"#, None),
+            (
+                r#"{"eos_token": {"content": "</s>"}, "bos_token": null, "chat_template": "{{ bos_token }}{{ eos_token }}"}"#,
+                Some("</s>"),
+            ),
+            (
+                r#"{"pad_token": "P", "unk_token": "U", "image_token": "I", "extra_special_tokens": {"video_token": "V"},
+                    "chat_template": "{{ pad_token ~ unk_token ~ image_token ~ video_token ~ bos_token }}"}"#,
+                Some("PUIV"),
+            ),
+            (
+                r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#,
+                Some("d"),
+            ),
+            (r#"{"chat_template": {"default": "d", "rag": "r"}}"#, Some("d")),
+        ] {
+            assert_eq!(rendered(config).as_deref(), expected, "{config}");
         }
-        config("{");
-        assert!(error().contains("tokenizer_config.json is not JSON"));
-        config(r#"{"chat_template": "{% if %}"}"#);
-        assert!(error().contains("tokenizer_config.json line 1: "), "{}", error());
-        config("{}");
-        crate::disk::write(&path.join("chat_template.jinja"), b"{{ messages[0].content }}!\n").unwrap();
-        assert_eq!(rendered(), "q!");
+        for (config, expected) in [
+            (r#"{"chat_template": 7}"#, "tokenizer_config.json is neither text nor a list of templates"),
+            (r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#, "none of them is named \"default\": rag"),
+            ("{", "tokenizer_config.json is not JSON"),
+            (r#"{"chat_template": "{% if %}"}"#, "tokenizer_config.json line 1: "),
+        ] {
+            let error = format!("{:#}", load(folder_with(config).path()).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
+        let folder = folder_with(r#"{"chat_template": "old"}"#);
+        crate::disk::write(&folder.path().join("chat_template.jinja"), b"{{ messages[0].content }}!\n").unwrap();
+        let template = load(folder.path()).unwrap().unwrap();
+        assert_eq!(template.render(&said(&[(User, "q")]), false).unwrap(), "q!");
     }
 
     proptest! {
@@ -611,7 +764,7 @@ mod tests {
             let role = |i: usize| if i.is_multiple_of(2) { User } else { Assistant };
             let messages: Vec<Message> = contents.iter().enumerate().map(|(i, c)| Message::new(role(i), c.clone())).collect();
             let template = usual(name);
-            let segments = template.segments(&messages).unwrap();
+            let segments = template.segments(&messages).unwrap().segments;
             let text: String = segments.iter().map(|s| s.text.as_str()).collect();
             prop_assert_eq!(text, template.render(&messages, false).unwrap());
             let own: Vec<&str> = segments.iter().filter(|s| s.content).map(|s| s.text.trim()).collect();

@@ -1,17 +1,19 @@
 //! Text ↔ token ids: load, train, encode, decode, through Hugging Face's `tokenizers`.
 
 use crate::decoder::{self, Unsettled};
+use crate::folder_tokens::{CONFIG, Class, FolderTokens, TextSettings};
 use crate::losses::Losses;
 use crate::progress::Progress;
 use crate::quiet::{Panicked, quietly};
 use crate::text::Cut;
-use crate::{disk, outline, template};
+use crate::{disk, outline};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, Once, PoisonError};
@@ -26,8 +28,8 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PostProcessorWrapper,
-    PreTokenizedString, PreTokenizer, Tokenizer as Inner,
+    AddedToken, Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PostProcessor,
+    PostProcessorWrapper, PreTokenizedString, PreTokenizer, Tokenizer as Inner,
 };
 
 pub use crate::decoder::Decoder;
@@ -154,15 +156,13 @@ pub struct Tokenizer {
     losses: Mutex<Losses>,
     /// One more than the largest id.
     size: usize,
-    /// Special tokens that transformers puts before and after each text.
-    around: [Vec<u32>; 2],
-    beginning_of_text: Option<u32>,
-    padding: Option<u32>,
     end_of_text: Option<u32>,
     /// Whether framed texts are read with a space before them.
     frame_space: bool,
-    /// How a dialogue is written, in Jinja; [`template::Template`] reads it.
-    chat_template: Option<String>,
+    /// Rows that the model has for tokens.
+    rows: usize,
+    /// Special tokens by use, chat templates, and the settings that [`Tokenizer::save`] writes again.
+    settings: TextSettings,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -176,45 +176,21 @@ const KNOWN_ENDS: [&str; 4] = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>"];
 
 impl Tokenizer {
     /// Reads the tokenizer at `path`: a `tokenizer.json`, or a folder that has it, or GPT-2's files (`vocab.json` and
-    /// `merges.txt`, or `encoder.json` and `vocab.bpe`), or GPT-1's (`encoder_bpe_40000.json` and `vocab_40000.bpe`).
+    /// `merges.txt`, or `encoder.json` and `vocab.bpe`), or GPT-1's (the same as GPT-2's first two where the folder says that
+    /// it is GPT-1's, or `encoder_bpe_40000.json` and `vocab_40000.bpe`). Special tokens, their uses and chat templates are
+    /// those of the files beside it, as transformers reads them.
     ///
     /// # Errors
-    /// When no such file is there, or it is damaged.
+    /// When no such file is there, or one is damaged.
     pub fn load(path: &Path) -> Result<Self> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-        let named = |vocab: &str, merges: &str| {
-            let files = (folder.join(vocab), folder.join(merges));
-            // A path that names one of the two files means both.
-            let meant = path.is_dir() || path == files.0 || path == files.1;
-            (meant && (files.0.exists() || files.1.exists())).then_some(files)
-        };
-        let inner = if path.is_dir() && !file.exists() || !path.is_dir() {
-            if let Some(files) = named("vocab.json", "merges.txt").or_else(|| named("encoder.json", "vocab.bpe")) {
-                gpt2(&files.0, &files.1)?
-            } else if let Some(files) = named("encoder_bpe_40000.json", "vocab_40000.bpe") {
-                gpt1(&files.0, &files.1)?
-            } else if file.exists() {
-                read_json(&file)?
-            } else {
-                bail!(
-                    "{} holds no tokenizer: tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, or \
-                     encoder_bpe_40000.json with vocab_40000.bpe",
-                    path.display()
-                );
-            }
-        } else {
-            read_json(&file)?
-        };
-        let config = template::config(folder)?;
-        let named_end = template::token(&config, "eos_token");
-        let tokenizer = Self::new(inner, named_end.as_deref());
-        let tokenizer = tokenizer.with_context(|| format!("the tokenizer in {}", path.display()))?;
-        let named = |key: &str| template::token(&config, key).and_then(|token| tokenizer.token_id(&token));
-        let (beginning_of_text, padding) = (named("bos_token"), named("pad_token"));
-        let chat_template = template::stored(folder)?.map(|(_, source)| source);
-        let around = around(&tokenizer.inner, &config)?;
-        Ok(Self { around, beginning_of_text, padding, chat_template, ..tokenizer })
+        let tokens = FolderTokens::read(folder)?;
+        let mut inner = read_vocabulary(path, folder, &tokens)?;
+        let tokenizer = quietly(|| tokens.add_to(&mut inner))?.and_then(|()| {
+            inner.set_encode_special_tokens(tokens.split_special_tokens);
+            Self::new(inner, tokens)
+        });
+        tokenizer.with_context(|| format!("the tokenizer in {}", path.display()))
     }
 
     /// Learns byte-level pairs from `texts` until the vocabulary has `vocab_size` entries, the end of text among them;
@@ -236,7 +212,7 @@ impl Tokenizer {
         let texts = texts.flat_map(|text| in_short_words(&text).map(str::to_owned).collect::<Vec<_>>());
         inner.train(&mut trainer, texts).map_err(|e| anyhow!("training a tokenizer: {e}"))?;
         add_end_of_text(&mut inner)?;
-        Self::new(inner, None)
+        Self::new(inner, FolderTokens::default())
     }
 
     /// One token for each of `characters`, in their order, and the end of text.
@@ -251,17 +227,22 @@ impl Tokenizer {
         let mut inner = Inner::new(model.map_err(|e| anyhow!("{e}"))?);
         inner.with_decoder(Some(Fuse::new()));
         add_end_of_text(&mut inner)?;
-        Self::new(inner, None)
+        Self::new(inner, FolderTokens::default())
     }
 
-    fn new(mut inner: Inner, named_end: Option<&str>) -> Result<Self> {
+    fn new(mut inner: Inner, tokens: FolderTokens) -> Result<Self> {
         // A file may hold them for other uses; here they would silently cut or lengthen text.
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
         switch_dropout_off(&mut inner);
         let frame_space = take_frame_space(&mut inner);
         let kind = kind(&inner);
+        let mut settings = tokens.settings(|token| inner.token_to_id(token).is_some());
+        let named_end = settings.names.iter().find(|(name, _)| name == "eos_token").map(|(_, token)| token.as_str());
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
         ensure!(inner.get_vocab_size(true) > 0, "has no entries");
+        if settings.names.is_empty() && settings.templates.default.is_none() {
+            settings.names = usual_names(&inner, kind, end);
+        }
         let structure = Structure::of(&inner)?;
         let Derived { plain, bytes, size } = quietly(|| derived(&inner, &structure))??;
         Ok(Self {
@@ -276,12 +257,10 @@ impl Tokenizer {
             kind,
             bytes,
             size,
-            around: [Vec::new(), Vec::new()],
-            beginning_of_text: None,
-            padding: None,
+            rows: usize::MAX,
             end_of_text: end,
             frame_space,
-            chat_template: None,
+            settings,
         })
     }
 
@@ -317,14 +296,80 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The text of the special token for the use `name`, such as `bos_token`.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        self.special_tokens().find(|(own, _)| *own == name).map(|(_, token)| token)
+    }
+
+    /// Uses and texts of special tokens, as templates see them.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.settings.names.iter().map(|(name, token)| (name.as_str(), token.as_str()))
+    }
+
+    /// The token that texts begin with, where the tokenizer names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.token_id(self.special_token("bos_token")?)
+    }
+
+    /// The token that fills batches, where the tokenizer names one.
+    pub fn pad(&self) -> Option<u32> {
+        self.token_id(self.special_token("pad_token")?)
+    }
+
+    /// Sets the special token for the use `name`, which the vocabulary has.
+    pub fn name_token(&mut self, name: &str, token: &str) {
+        self.settings.names.retain(|(own, _)| own != name);
+        self.settings.names.push((name.to_owned(), token.to_owned()));
+    }
+
+    /// What the folder's `generation_config.json` says; empty where there is none.
+    pub fn generation(&self) -> &Map<String, Value> {
+        &self.settings.generation
+    }
+
     /// How a dialogue is written, in Jinja; [`Tokenizer::save`] keeps it.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.settings.templates.default.as_deref()
+    }
+
+    /// Where the chat template was found, for messages.
+    pub(crate) fn template_place(&self) -> &str {
+        match self.settings.templates.place.as_str() {
+            "" => "the chat template",
+            place => place,
+        }
+    }
+
+    /// Names of the chat templates that are not the default.
+    pub(crate) fn other_templates(&self) -> impl Iterator<Item = &str> {
+        self.settings.templates.others.keys().map(String::as_str)
     }
 
     /// Sets how a dialogue is written.
     pub fn set_chat_template(&mut self, template: Option<String>) {
-        self.chat_template = template;
+        self.settings.templates.default = template;
+    }
+
+    /// Has texts with tokens from `rows` on be refused: the model has no row for them.
+    ///
+    /// # Errors
+    /// When the vocabulary itself, without what was added to it, has more entries.
+    pub fn limit_to(&mut self, rows: usize) -> Result<()> {
+        let own = self.inner.get_vocab(false).into_values().max().map_or(0, |id| id as usize + 1);
+        ensure!(own <= rows, "the tokenizer has {own} entries, the model only {rows}; the two do not belong together");
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// Refuses tokens for which the model has no row.
+    fn must_have_rows(&self, ids: &[u32]) -> Result<()> {
+        let Some(&id) = ids.iter().find(|&&id| id as usize >= self.rows) else { return Ok(()) };
+        bail!(
+            "the text has the token {} ({id}), and the model has only {} rows: the token was added to the tokenizer, and the \
+             model was never trained with it; gptkit sft gives it a row",
+            self.inner.id_to_token(id).unwrap_or_default(),
+            self.rows
+        )
     }
 
     /// Has the file that [`Tokenizer::save`] writes put a text, or two, between the tokens of [`FRAME`], which the vocabulary
@@ -369,19 +414,20 @@ impl Tokenizer {
         self.encode_with(&self.inner, text)
     }
 
-    /// Tokens of `text` between the special tokens that transformers puts around each text, unless `text` begins with the
-    /// name of the token that begins texts.
+    /// Tokens of a text that a model goes on with, as transformers' tokenizer gives them: with what the tokenizer puts around
+    /// a text, such as the token that begins it. What stands around the texts of a classifier is not for this.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let own = self.encode(text)?;
-        let begins = self.beginning_of_text.or(self.end_of_text).and_then(|id| self.inner.id_to_token(id));
-        if begins.is_some_and(|name| text.starts_with(&name)) {
-            return Ok(own);
+        let framed = FRAME.iter().all(|token| self.token_id(token).is_some());
+        if framed || !matches!(self.inner.get_post_processor(), Some(processor) if processor.added_tokens(false) > 0) {
+            return self.encode(text);
         }
-        let [before, after] = &self.around;
-        Ok([before, own.as_slice(), after].concat())
+        let encoding = quietly(|| self.inner.encode_fast(text, true)).map_err(|panicked| failed(&panicked))?;
+        let ids = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?.get_ids().to_vec();
+        self.must_have_rows(&ids)?;
+        Ok(ids)
     }
 
     /// Tokens of `text` as part of a document: special tokens' names in it are nothing but text.
@@ -392,7 +438,55 @@ impl Tokenizer {
         self.encode_with(&self.plain, text)
     }
 
-    /// Tokens of any bytes. What is not UTF-8 has tokens only where tokens stand for bytes, one a byte.
+    /// Tokens of a rendered dialogue, each with its place in `text`, in bytes. Names of special tokens within `contents`, which
+    /// are in order, are nothing but text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(crate) fn encode_dialogue(&self, text: &str, contents: &[Range<usize>]) -> Result<Vec<(u32, Range<usize>)>> {
+        let tokens = self.encode_places(&self.inner, text)?;
+        let sign = |(id, place): &(u32, Range<usize>)| -> Option<Range<usize>> {
+            let name = self.inner.id_to_token(*id).filter(|_| self.is_special(*id))?;
+            let start = place.start + text.get(place.clone())?.find(&name)?; // it may have taken spaces around it
+            Some(start..start + name.len())
+        };
+        let is_said = |sign: &Range<usize>| {
+            let at = contents.partition_point(|range| range.end <= sign.start);
+            contents.get(at).is_some_and(|range| range.start < sign.end)
+        };
+        let signs: Vec<(usize, bool)> =
+            tokens.iter().enumerate().filter_map(|(i, token)| Some((i, is_said(&sign(token)?)))).collect();
+        if signs.iter().all(|(_, said)| !said) {
+            return Ok(tokens);
+        }
+        // Between the signs that the template wrote, all is text.
+        let mut all = Vec::new();
+        let mut at = 0;
+        let written = signs.iter().filter(|(_, said)| !said).map(|(i, _)| &tokens[*i]);
+        let end = (0, text.len()..text.len());
+        for (n, sign) in written.chain([&end]).enumerate() {
+            let between = self.encode_places(&self.plain, &text[at..sign.1.start])?;
+            all.extend(between.into_iter().map(|(id, place)| (id, place.start + at..place.end + at)));
+            if n + 1 <= signs.iter().filter(|(_, said)| !said).count() {
+                all.push(sign.clone());
+            }
+            at = sign.1.end;
+        }
+        Ok(all)
+    }
+
+    fn encode_places(&self, inner: &Inner, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let tokens = spans(inner, text)?;
+        let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+        self.must_know(text, &ids)?;
+        if self.may_lose {
+            let losses = self.losses_in(inner, text, &ids)?;
+            self.losses.lock().unwrap_or_else(PoisonError::into_inner).merge(&losses);
+        }
+        Ok(tokens.into_iter().map(|Spanned { id, start, end }| (id, start..end)).collect())
+    }
+
+    /// Tokens of any bytes. What is not UTF-8 has tokens in the byte-level kind only, one a byte.
     ///
     /// # Errors
     /// When a byte has no token.
@@ -414,7 +508,7 @@ impl Tokenizer {
     fn encode_with(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
         let encoding = quietly(|| inner.encode_fast(text, false)).map_err(|panicked| failed(&panicked))?;
         let ids = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?.get_ids().to_vec();
-        self.check_characters(text, &ids)?;
+        self.must_know(text, &ids)?;
         if self.may_lose {
             let losses = self.losses_in(inner, text, &ids)?;
             self.losses.lock().unwrap_or_else(PoisonError::into_inner).merge(&losses);
@@ -422,9 +516,10 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Refuses characters that are not among those that the tokenizer was made from: the library drops them.
-    fn check_characters(&self, text: &str, ids: &[u32]) -> Result<()> {
+    /// Refuses characters that have no token in a vocabulary of characters, and tokens for which the model has no row.
+    fn must_know(&self, text: &str, ids: &[u32]) -> Result<()> {
         if self.kind == Kind::Char && self.decode(ids)?.len() != text.len() {
+            // The library drops characters that it does not know.
             let unknown = text.chars().find(|c| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_none());
             bail!(
                 "the character {:?} is not among the {} that this tokenizer was made from",
@@ -432,7 +527,7 @@ impl Tokenizer {
                 self.vocab_size()
             );
         }
-        Ok(())
+        self.must_have_rows(ids)
     }
 
     /// Tokens of `text` as [`Tokenizer::encode_document`] gives them, with the bytes that they stand for.
@@ -441,9 +536,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub(crate) fn encode_spans(&self, text: &str) -> Result<Vec<Spanned>> {
         let tokens = spans(&self.plain, text)?;
-        if self.kind == Kind::Char {
-            self.check_characters(text, &tokens.iter().map(|token| token.id).collect::<Vec<_>>())?;
-        }
+        self.must_know(text, &tokens.iter().map(|token| token.id).collect::<Vec<_>>())?;
         Ok(tokens)
     }
 
@@ -579,16 +672,6 @@ impl Tokenizer {
         self.size
     }
 
-    /// The token that begins a text, if `tokenizer_config.json` names one.
-    pub fn bos(&self) -> Option<u32> {
-        self.beginning_of_text
-    }
-
-    /// The token for padding, if `tokenizer_config.json` names one.
-    pub fn pad(&self) -> Option<u32> {
-        self.padding
-    }
-
     /// The token that ends a text, if there is one.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
@@ -637,7 +720,7 @@ impl Tokenizer {
         Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json`, the chat template in it, into `folder`.
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, chat templates and special tokens in it, into `folder`.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -648,27 +731,12 @@ impl Tokenizer {
         })?;
         let json = json.map_err(|e| anyhow!("{e}"))?;
         disk::write(&folder.join("tokenizer.json"), json.as_bytes())?;
-        let mut config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": false,
-            "model_max_length": 1_000_000_000_000_000_000_u64,
-        });
-        if let Some(end) = self.end_of_text.and_then(|id| self.inner.id_to_token(id)) {
-            config["bos_token"] = json!(end);
-            config["eos_token"] = json!(end);
-            config["pad_token"] = json!(end);
-        }
+        let mut config = self.settings.to_json();
         if self.frame_space {
             config["add_prefix_space"] = json!(true); // transformers goes by this, not by tokenizer.json
         }
-        if self.kind == Kind::Words {
-            config["unk_token"] = json!("<unk>");
-        }
-        if let Some(template) = &self.chat_template {
-            config["chat_template"] = json!(template);
-        }
         let text = serde_json::to_string_pretty(&config)? + "\n";
-        disk::write(&folder.join("tokenizer_config.json"), text.as_bytes())
+        disk::write(&folder.join(CONFIG), text.as_bytes())
     }
 }
 
@@ -700,25 +768,6 @@ fn lacks(inner: &Inner, c: char) -> Result<bool> {
     let given = if own.is_empty() { left } else { own };
     let has_token = |c: &char| inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_some();
     Ok(!given.is_empty() && !given.iter().any(has_token))
-}
-
-/// The special tokens that transformers puts before and after a text: those of the file's post-processor, unless
-/// `tokenizer_config.json` says whether a text begins and ends with its token.
-fn around(inner: &Inner, config: &Value) -> Result<[Vec<u32>; 2]> {
-    let (begins, ends) = (config.get("add_bos_token"), config.get("add_eos_token"));
-    if begins.or(ends).is_some() {
-        let named = |added: Option<&Value>, key: &str| {
-            let token = template::token(config, key).filter(|_| added.and_then(Value::as_bool) == Some(true));
-            token.and_then(|token| inner.token_to_id(&token)).into_iter().collect()
-        };
-        return Ok([named(begins, "bos_token"), named(ends, "eos_token")]);
-    }
-    let encoding = quietly(|| inner.encode_fast("a", true)).map_err(|panicked| failed(&panicked))?;
-    let Ok(encoding) = encoding else { return Ok(Default::default()) }; // it encodes nothing
-    let (ids, mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
-    let n_before = mask.iter().take_while(|&&special| special == 1).count();
-    let n_after = mask[n_before..].iter().rev().take_while(|&&special| special == 1).count();
-    Ok([ids[..n_before].to_vec(), ids[ids.len() - n_after..].to_vec()])
 }
 
 /// Has every text get the same tokens each time: a dropout of merges is for training other models than ours.
@@ -914,14 +963,57 @@ fn first_cut(text: &str) -> Option<usize> {
     None
 }
 
+/// The vocabulary at `path`, in the first of the forms that [`Tokenizer::load`] names.
+fn read_vocabulary(path: &Path, folder: &Path, tokens: &FolderTokens) -> Result<Inner> {
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+    let named = |vocab: &str, merges: &str| {
+        let files = (folder.join(vocab), folder.join(merges));
+        // A path that names one of the two files means both.
+        let meant = path.is_dir() || path == files.0 || path == files.1;
+        (meant && (files.0.exists() || files.1.exists())).then_some(files)
+    };
+    if path.is_dir() && file.exists() {
+        return with_prefix_space(read_json(&file)?, tokens);
+    }
+    if let Some((vocab, merges)) = named("vocab.json", "merges.txt") {
+        return if tokens.class == Class::Gpt1 { gpt1(&vocab, &merges) } else { gpt2(&vocab, &merges, tokens) };
+    }
+    if let Some((vocab, merges)) = named("encoder.json", "vocab.bpe") {
+        return gpt2(&vocab, &merges, tokens);
+    }
+    if let Some((vocab, merges)) = named("encoder_bpe_40000.json", "vocab_40000.bpe") {
+        return gpt1(&vocab, &merges);
+    }
+    ensure!(
+        file.exists(),
+        "{} holds no tokenizer: tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, or \
+         encoder_bpe_40000.json with vocab_40000.bpe",
+        path.display()
+    );
+    with_prefix_space(read_json(&file)?, tokens)
+}
+
+/// The same, with a space before each text where the class of the folder's tokenizer decides it, and not its file.
+fn with_prefix_space(mut inner: Inner, tokens: &FolderTokens) -> Result<Inner> {
+    if let (Class::Gpt2, Some(PreTokenizerWrapper::ByteLevel(pre))) = (tokens.class, inner.get_pre_tokenizer()) {
+        let pre = ByteLevel::new(tokens.add_prefix_space, pre.trim_offsets, pre.use_regex);
+        inner.with_pre_tokenizer(Some(pre));
+    }
+    Ok(inner)
+}
+
 /// GPT-2's vocabulary and merges.
-fn gpt2(vocab: &Path, merges: &Path) -> Result<Inner> {
+fn gpt2(vocab: &Path, merges: &Path, tokens: &FolderTokens) -> Result<Inner> {
     let mut inner = Inner::new(bpe(vocab, merges, |builder| builder)?);
     inner
-        .with_pre_tokenizer(Some(byte_level()))
+        .with_pre_tokenizer(Some(ByteLevel::new(tokens.add_prefix_space, true, true)))
         .with_post_processor(Some(ByteLevel::new(true, false, true)))
         .with_decoder(Some(ByteLevelDecoder::default()));
-    add_end_of_text(&mut inner)?;
+    // Where a folder names its own end, another one would be an entry that its model has no row for.
+    if inner.token_to_id(END_OF_TEXT).is_some() || !tokens.names_an_end() {
+        add_end_of_text(&mut inner)?;
+    }
+    tokens.frame(&mut inner)?;
     Ok(inner)
 }
 
@@ -952,6 +1044,14 @@ fn bpe(
         read.map_err(|panicked| anyhow!("they are damaged ({panicked})"))?.map_err(|e| anyhow!("{e}"))
     });
     read.with_context(|| format!("{} and {} are not a vocabulary and its merges", vocab.display(), merges.display()))
+}
+
+/// The uses of special tokens in a tokenizer that names none.
+fn usual_names(inner: &Inner, kind: Kind, end: Option<u32>) -> Vec<(String, String)> {
+    let end = end.and_then(|id| inner.id_to_token(id));
+    let of_end = end.iter().flat_map(|end| ["bos_token", "eos_token", "pad_token"].map(|name| (name, end.clone())));
+    let unknown = (kind == Kind::Words).then(|| ("unk_token", "<unk>".to_owned()));
+    of_end.chain(unknown).map(|(name, token)| (name.to_owned(), token)).collect()
 }
 
 fn kind(inner: &Inner) -> Kind {

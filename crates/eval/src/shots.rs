@@ -210,16 +210,13 @@ impl Prompter<'_> {
             Asked::Free { .. } => Vec::new(),
         };
         if answers.is_empty() {
-            return Ok(Question {
-                context: self.or_start(self.tokenizer.encode_prompt(text)?)?,
-                continuations: vec![],
-            });
+            return Ok(Question { context: self.or_start(self.encode(text)?)?, continuations: vec![] });
         }
         // Spaces at the end belong to the word that follows: they are one token with it.
         let context = text.trim_end();
         let encode = |text: &str| match context {
             "" => self.tokenizer.encode(text),
-            _ => self.tokenizer.encode_prompt(text),
+            _ => self.encode(text),
         };
         let tokens = if context.is_empty() { Vec::new() } else { encode(context)? };
         let continuation = |answer: &&String| {
@@ -229,6 +226,15 @@ impl Prompter<'_> {
         };
         let continuations = answers.iter().map(continuation).collect::<Result<_>>()?;
         Ok(Question { context: self.or_start(tokens)?, continuations })
+    }
+
+    /// Tokens of a prompt, with those that the tokenizer puts around a text unless it begins with the first of them.
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let begins = self.start.and_then(|id| self.tokenizer.token_name(id));
+        if begins.is_some_and(|name| text.starts_with(&name)) {
+            return self.tokenizer.encode(text);
+        }
+        self.tokenizer.encode_prompt(text)
     }
 
     fn or_start(&self, tokens: Vec<u32>) -> Result<Vec<u32>> {

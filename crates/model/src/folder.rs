@@ -47,14 +47,8 @@ impl ModelFolder {
     /// When a file is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let (config, params) = load_model(folder, device)?;
-        let tokenizer = Tokenizer::load(folder)?;
-        ensure!(
-            tokenizer.vocab_size() <= config.vocab_size,
-            "the tokenizer in {} has {} entries, its model only {}; the two do not belong together",
-            folder.display(),
-            tokenizer.vocab_size(),
-            config.vocab_size
-        );
+        let mut tokenizer = Tokenizer::load(folder)?;
+        tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;
         let end_of_text = end_of_text(folder)?.or(tokenizer.end_of_text().map(|id| vec![id])).unwrap_or_default();
         Ok(Self { config, params, tokenizer, end_of_text })
     }
@@ -129,9 +123,20 @@ pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokeniz
     disk::create_dir(folder)?;
     disk::unseal(folder)?;
     tokenizer.save(folder)?;
-    let end = tokenizer.end_of_text();
-    write_json(&folder.join("config.json"), &config_json(config, end))?;
-    let generation = json!({ "bos_token_id": end, "eos_token_id": end, "pad_token_id": end });
+    let uses = [
+        ("bos_token_id", tokenizer.bos()),
+        ("eos_token_id", tokenizer.end_of_text()),
+        ("pad_token_id", tokenizer.pad()),
+    ];
+    let mut description = config_json(config);
+    let mut generation = Value::Object(tokenizer.generation().clone());
+    for (key, id) in uses {
+        description[key] = json!(id);
+        if id.is_some() || generation.get(key).is_none() {
+            generation[key] = json!(id);
+        }
+    }
+    write_json(&folder.join("config.json"), &description)?;
     write_json(&folder.join("generation_config.json"), &generation)
 }
 
@@ -182,7 +187,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// What `config.json` says of a model of shape `config`.
-pub(crate) fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Value {
+pub(crate) fn config_json(config: &ModelConfig) -> Value {
     let (model_type, class, activation) = match config.kind {
         Kind::Gpt1 => ("openai-gpt", "OpenAIGPTLMHeadModel", "afn"),
         Kind::Gpt2 | Kind::Gpt3 => ("gpt2", "GPT2LMHeadModel", "activation_function"),
@@ -202,8 +207,6 @@ pub(crate) fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> Val
         "resid_pdrop": config.residual_dropout,
         "layer_norm_epsilon": config.layer_norm_eps,
         "initializer_range": 0.02,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
         "tie_word_embeddings": true,
         "dtype": "float32",
     });
@@ -448,7 +451,7 @@ mod tests {
     fn a_config_comes_back_as_it_was_written() {
         for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3, Kind::Lstm, Kind::Bert] {
             let config = ModelConfig { residual_dropout: 0.25, layer_norm_eps: 1e-6, ..tiny(kind) };
-            assert_eq!(parse_config(&config_json(&config, Some(3))).unwrap(), config);
+            assert_eq!(parse_config(&config_json(&config)).unwrap(), config);
         }
     }
 
@@ -481,7 +484,7 @@ mod tests {
             ("vocab_size", json!(0), "vocab_size"),
             ("n_embd", json!(-4), "invalid value"),
         ] {
-            let mut json = config_json(&tiny(Kind::Gpt2), None);
+            let mut json = config_json(&tiny(Kind::Gpt2));
             json[key] = value;
             let message = format!("{:#}", parse_config(&json).unwrap_err());
             let said = message.contains(says) || (key == "n_head" && message.contains("3 heads"));

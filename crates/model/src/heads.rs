@@ -232,7 +232,7 @@ mod tests {
     fn folder(kind: Kind) -> (tempfile::TempDir, Params) {
         let folder = tempfile::tempdir().unwrap();
         let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
-        write_json(&folder.path().join("config.json"), &crate::folder::config_json(&config, Some(3))).unwrap();
+        write_json(&folder.path().join("config.json"), &crate::folder::config_json(&config)).unwrap();
         (folder, params)
     }
 

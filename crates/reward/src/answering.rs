@@ -106,5 +106,5 @@ pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<Form> {
         "{} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers",
         folder.display()
     );
-    Form::of(folder, tokenizer)
+    Form::of(tokenizer)
 }

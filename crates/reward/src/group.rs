@@ -142,13 +142,16 @@ impl Encoder {
             for (sequence, _) in sequences.iter_mut().zip(cut).filter(|(_, cut)| **cut) {
                 sequence.pop_if(|last| Some(*last) == sign);
             }
+            // The last token of the prompt may be another one before an answer: the two are tokenized as one text.
+            let shared = |sequence: &Vec<u32>| sequence.iter().zip(&start).take_while(|(a, b)| a == b).count();
+            let shared = sequences.iter().map(shared).min().unwrap_or(0);
             ensure!(
-                sequences.iter().all(|sequence| sequence.starts_with(&start) && sequence.len() > start.len()),
+                shared > 0 && sequences.iter().all(|sequence| sequence.len() > shared),
                 "the chat template does not write an answer after its prompt as it writes the prompt alone"
             );
             if sequences.iter().all(|sequence| sequence.len() <= self.context) {
                 let cut = turns.len() < all.len();
-                return Ok(Some(Fitted { sequences, prompt: start.len(), cut }));
+                return Ok(Some(Fitted { sequences, prompt: shared, cut }));
             }
             match turns {
                 [_, _, rest @ ..] if !rest.is_empty() => turns = rest,
@@ -159,7 +162,7 @@ impl Encoder {
 
     /// The tokens of `prompt` and what was `said`, up to the sign that ends it.
     fn sequence(&self, prompt: &[Message], said: &[Message]) -> Result<Vec<u32>> {
-        let mut tokens = encode(&self.template.segments(&[prompt, said].concat())?, &self.tokenizer)?;
+        let mut tokens = encode(&self.template.segments(&[prompt, said].concat())?.segments, &self.tokenizer)?;
         let end = tokens.iter().rposition(|&(_, trained)| trained).context("the chat template writes no answer")?;
         tokens.truncate(end + 1);
         Ok(ids(tokens))

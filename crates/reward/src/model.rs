@@ -96,7 +96,8 @@ impl Scorer {
             )
         })?;
         let head = ClassHead::load(&mut files.params, folder)?;
-        let template = Template::load(folder)?.with_context(|| format!("{} has no chat template", folder.display()))?;
+        let template =
+            Template::of(&files.tokenizer)?.with_context(|| format!("{} has no chat template", folder.display()))?;
         let ModelFolder { tokenizer, config, .. } = files;
         let encoder = Encoder { tokenizer, template, context: config.context };
         Ok(Self { model: RewardModel { gpt, head }, encoder, pad: description.pad })

@@ -99,7 +99,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     let out = &claim.folder().to_owned();
     let mut start = Start::load(init, sitting.device)?;
     config.dropout.or_none().apply(&mut start.config);
-    let template = start.template(init, config.seed)?;
+    let template = start.template(config.seed)?;
     let pad = padding(&mut start, &template, config.seed)?;
     let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
     let encoder = Encoder { tokenizer, template, context: shape.context };

@@ -9,7 +9,6 @@ use data::batch::Prefetch;
 use data::disk::{Claim, Scratch};
 use data::progress::grouped;
 use data::source::Place;
-use data::template::Template;
 use model::folder::{ModelFolder, load_config, load_model, save_ends};
 use model::{Gpt, LoraConfig, Pass, Weights};
 use reward::group::{Encoder, Group};
@@ -141,12 +140,12 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     config.train.settle();
     let out = &claim.folder().to_owned();
     let mut start = Start::load(init, sitting.device)?;
-    if Template::load(init)?.is_none() {
+    if start.tokenizer.chat_template().is_none() {
         let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
         bail!("{what}\n  hint: teach it to answer first, with `gptkit sft --init {}`", init.display());
     }
     config.dropout.or_none().apply(&mut start.config);
-    let template = start.template(init, config.seed)?;
+    let template = start.template(config.seed)?;
     let ends = start.ends(&template)?;
     let weights = start.weights(config.lora.as_ref(), config.seed)?;
     let Start { config: shape, tokenizer, .. } = start;

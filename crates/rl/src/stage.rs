@@ -149,14 +149,13 @@ struct Models {
 impl Models {
     fn load(config: &PpoConfig, init: &Path, reward: &Path, sitting: &Sitting) -> Result<Self> {
         let mut policy = Start::load(init, sitting.device)?;
-        let template = Template::load(init)?.with_context(|| {
+        let template = Template::of(&policy.tokenizer)?.with_context(|| {
             format!(
                 "{} has no chat template, so that it is not known how it is asked\n  hint: begin with a model that `gptkit \
                  sft` made",
                 init.display()
             )
         })?;
-        policy.tokenizer.set_chat_template(Some(template.source().to_owned()));
         no_dropout(&mut policy.config);
         let precision = config.train.dtype.precision();
         let files = ModelFolder::load(reward, sitting.device)?;

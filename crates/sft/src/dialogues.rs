@@ -80,6 +80,8 @@ pub struct Counts {
     pub masked_tokens: u64,
     /// Dialogues whose last trained token is learned: where the assistant stops.
     pub ends: usize,
+    /// Answers before the last that are not learned, because the template writes them in another way later.
+    pub rewritten: usize,
 }
 
 /// A bit above all tokens: the prediction of this token counts.
@@ -135,8 +137,10 @@ impl Encoder<'_> {
     /// Adds a dialogue to `file`, that of the training part unless it is `held_out`.
     fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
-        let tokens = encode(&self.template.segments(messages).map_err(bad)?, self.tokenizer).map_err(bad)?;
+        let rendered = self.template.segments(messages).map_err(bad)?;
+        let tokens = encode(&rendered.segments, self.tokenizer).map_err(bad)?;
         let (context, counts) = (self.context, &mut self.counts);
+        counts.rewritten += rendered.rewritten;
         let ends = tokens.iter().rposition(|&(_, trained)| trained).is_some_and(|last| last < context);
         let learned = |trained: bool| trained || self.config.train_on_prompt;
         let mark = |&(id, trained): &(u32, bool)| if learned(trained) { id | TRAINED } else { id };

@@ -218,7 +218,13 @@ fn trainer(config: &SftConfig, gpt: Gpt, weights: Weights) -> Result<Trainer<Mix
 fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, Template)> {
     let mut start = Start::load(init, sitting.device)?;
     config.dropout.apply(&mut start.config);
-    let template = start.template(init, config.seed)?;
+    let template = start.template(config.seed)?;
+    if template.is_endless()? {
+        sitting.progress.warn(&format!(
+            "the chat template of {} writes nothing after an answer, so that the model will not learn where to stop",
+            init.display()
+        ));
+    }
     Ok((start, template))
 }
 
@@ -259,7 +265,7 @@ pub fn prepared_text(text: &DataConfig, tokenizer: &Tokenizer, progress: &dyn Pr
 }
 
 fn say(counts: &Counts, progress: &dyn Progress) {
-    let Counts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, .. } = *counts;
+    let Counts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, rewritten, .. } = *counts;
     progress.note(&format!(
         "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked",
         grouped(n as u64),
@@ -269,6 +275,13 @@ fn say(counts: &Counts, progress: &dyn Progress) {
     ));
     if val == 0 {
         progress.warn("no dialogues are held out for validation, so the last weights are kept");
+    }
+    if rewritten > 0 {
+        progress.warn(&format!(
+            "{} answers that are not the last of their dialogue are not learned: the chat template writes them in another way \
+             once the dialogue goes on, for instance without thoughts",
+            grouped(rewritten as u64)
+        ));
     }
     if truncated > 0 {
         progress.warn(&format!(
@@ -309,7 +322,7 @@ fn finish(config: &SftConfig, trainer: &Trainer<Mixing>, outcome: &mut Outcome, 
     save_description(&last, &best.config, &best.tokenizer)?;
     save_ends(&last, &best.end_of_text)?;
     trainer.weights().save(&last)?;
-    let template = Template::load(folder)?.context("the run's folder has lost its chat template")?;
+    let template = Template::of(&best.tokenizer)?.context("the run's folder has lost its chat template")?;
     let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
     let answerer = Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
     outcome.answers = ask_after(folder, &answerer, sitting.progress)?;

@@ -93,34 +93,39 @@ impl Start {
     /// # Errors
     /// When the tokenizer cannot take them.
     pub fn add_tokens(&mut self, tokens: &[&str], seed: u64) -> Result<()> {
-        let lacking: Vec<&str> = tokens.iter().copied().filter(|t| self.tokenizer.token_id(t).is_none()).collect();
-        self.new_tokens.extend(
-            self.tokenizer
-                .add_special_tokens(tokens)?
-                .iter()
-                .zip(tokens)
-                .filter_map(|(id, token)| lacking.contains(token).then_some(*id)),
-        );
-        self.config.vocab_size = self.config.vocab_size.max(self.tokenizer.vocab_size());
-        self.params = extend_vocabulary(&self.params, &self.config, seed)?;
-        Ok(())
+        let before = self.tokenizer.vocab_size() as u32;
+        let ids = self.tokenizer.add_special_tokens(tokens)?;
+        // A model may have spare rows, which nothing was learned in either.
+        self.new_tokens.extend(ids.into_iter().filter(|&id| id >= before && (id as usize) < self.config.vocab_size));
+        self.add_rows(seed)
     }
 
-    /// How it writes dialogues, which its tokenizer will tell from now on: the template in its `folder`, or ours, whose
-    /// signs the vocabulary then gets.
+    /// How it writes dialogues, which its tokenizer will tell from now on: the template that it brings, or ours, whose signs
+    /// the vocabulary then gets.
     ///
     /// # Errors
     /// When its template is damaged, or the tokenizer cannot take the signs.
-    pub fn template(&mut self, folder: &Path, seed: u64) -> Result<Template> {
-        let template = match Template::load(folder)? {
-            Some(template) => template,
-            None => {
-                self.add_tokens(&Template::special_tokens(), seed)?;
-                Template::default_for_chat()
-            }
-        };
+    pub fn template(&mut self, seed: u64) -> Result<Template> {
+        if let Some(template) = Template::of(&self.tokenizer)? {
+            self.add_rows(seed)?;
+            return Ok(template);
+        }
+        self.add_tokens(&Template::special_tokens(), seed)?;
+        let template = Template::default_for_chat();
         self.tokenizer.set_chat_template(Some(template.source().to_owned()));
         Ok(template)
+    }
+
+    /// Rows for tokens that the tokenizer has and the model lacks, with first values drawn from `seed`.
+    fn add_rows(&mut self, seed: u64) -> Result<()> {
+        let lacking = self.config.vocab_size as u32..self.tokenizer.vocab_size() as u32;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        self.new_tokens.extend(lacking);
+        self.config.vocab_size = self.tokenizer.vocab_size();
+        self.params = extend_vocabulary(&self.params, &self.config, seed)?;
+        self.tokenizer.limit_to(self.config.vocab_size)
     }
 
     /// Tokens at which it stops: where a turn of `template` ends, and where a text does.
