@@ -193,3 +193,76 @@ fn whole_characters(pending: &mut Vec<u8>) -> String {
     pending.drain(..pending.len() - incomplete);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+    use std::path::Path;
+
+    /// Tokenizers of many kinds, made by scripts/conformance/tokenizer_kinds.py.
+    const KINDS: [&str; 9] = [
+        "byte-level",
+        "split-bytes-nfc",
+        "metaspace-bytes",
+        "sentencepiece-bytes",
+        "unigram-bytes",
+        "word-piece",
+        "gpt1",
+        "ctc",
+        "late-replace",
+    ];
+
+    fn tokenizer(kind: &str) -> Tokenizer {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
+        Tokenizer::load(&folder.join(kind)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn pieces_add_up_to_the_decoding_of_all(
+            kind in 0..KINDS.len(),
+            ids in prop::collection::vec(any::<prop::sample::Index>(), 1..40),
+            n_prompt in any::<prop::sample::Index>(),
+        ) {
+            let tokenizer = tokenizer(KINDS[kind]);
+            let ids: Vec<u32> = ids.iter().map(|id| id.index(tokenizer.vocab_size()) as u32).collect();
+            let (prompt, rest) = ids.split_at(n_prompt.index(ids.len()));
+            let (whole, before) = (tokenizer.decode(&ids).unwrap(), tokenizer.decode(prompt).unwrap());
+            prop_assume!(whole.starts_with(&before) && !before.ends_with(char::REPLACEMENT_CHARACTER));
+            let mut decoder = tokenizer.decoder(prompt);
+            let mut streamed: String = rest.iter().map(|&id| decoder.push(id).unwrap()).collect();
+            streamed += &decoder.flush().unwrap();
+            prop_assert_eq!(before + &streamed, whole, "{}", KINDS[kind]);
+        }
+    }
+
+    #[test]
+    fn bytes_of_no_character_neither_end_the_text_nor_come_too_early() {
+        let tokenizer = tokenizer("sentencepiece-bytes");
+        let id = |token: &str| tokenizer.token_id(token).unwrap();
+        let mut decoder = tokenizer.decoder(&tokenizer.encode("The").unwrap());
+        let mut push = |token: &str| decoder.push(id(token)).unwrap();
+        assert_eq!([push("<0xE3>"), push("<0x81>")], ["", ""]);
+        assert_eq!(push("▁"), "\u{fffd}\u{fffd} ");
+        assert_eq!([push("<0xE3>"), push("<0x81>"), push("<0x82>")], ["", "", ""]);
+        assert_eq!(push("a"), "あa");
+        assert_eq!(push("<0x0A>"), "");
+        assert_eq!(decoder.flush().unwrap(), "\n");
+    }
+
+    #[test]
+    fn the_form_of_a_decoder_says_what_it_may_change() {
+        let replace = |pattern: &str| json!({ "type": "Replace", "pattern": { "String": pattern }, "content": " " });
+        let fuse = json!({ "type": "Fuse" });
+        let of = |steps: Value| Unsettled::of(&json!({ "type": "Sequence", "decoders": steps }));
+        assert_eq!(of(json!([replace("__"), fuse, replace("_")])), Unsettled::default());
+        assert!(of(json!([fuse, replace("__")])).all);
+        assert!(of(json!([{ "type": "ByteFallback" }, fuse])).byte_runs);
+        assert!(of(json!([{ "type": "ByteLevel" }, replace("_")])).replacement);
+        assert_eq!(Unsettled::of(&Value::Null), Unsettled::default());
+        assert_eq!((fallback_byte("<0x0A>"), fallback_byte("<0x0>"), fallback_byte("a")), (Some(10), None, None));
+    }
+}

@@ -543,7 +543,9 @@ impl Parts<'_> {
         let mut stitcher = (!self.tokenizer.cuts_surely()).then(|| Stitcher::new(self.tokenizer));
         let mut is_warned = false;
         loop {
-            let pieces: Vec<Piece> = receive.iter().take(PIECES).collect();
+            // Tokens with their places take more memory than tokens alone.
+            let together = if stitcher.is_some() { PIECES / 2 } else { PIECES };
+            let pieces: Vec<Piece> = receive.iter().take(together).collect();
             if pieces.is_empty() {
                 return Ok(());
             }

@@ -270,3 +270,98 @@ fn tail(text: &str) -> &str {
 fn head(text: &str) -> &str {
     &text[..text.floor_char_boundary(MARGIN)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    /// Tokenizers of many kinds, made by scripts/conformance/tokenizer_kinds.py.
+    const KINDS: [&str; 10] = [
+        "byte-level-prefix-space",
+        "split-bytes",
+        "metaspace-bytes",
+        "sentencepiece-bytes",
+        "unigram",
+        "unigram-whole",
+        "t5-form",
+        "word-piece",
+        "added-tokens",
+        "fixed-length",
+    ];
+
+    fn tokenizer(kind: &str) -> Tokenizer {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
+        Tokenizer::load(&folder.join(kind)).unwrap()
+    }
+
+    /// The parts of a document that comes in `pieces`.
+    fn parts(tokenizer: &Tokenizer, pieces: &[&str]) -> Vec<Part> {
+        let mut stitcher = Stitcher::new(tokenizer);
+        let piece = |i: usize| Piece {
+            text: pieces[i].to_owned(),
+            first: i == 0,
+            last: i + 1 == pieces.len(),
+        };
+        (0..pieces.len()).flat_map(|i| stitcher.push(vec![piece(i)]).unwrap()).collect()
+    }
+
+    fn check(tokenizer: &Tokenizer, pieces: &[&str]) {
+        let (parts, whole) = (parts(tokenizer, pieces), pieces.concat());
+        let ids: Vec<u32> = parts.iter().flat_map(|part| part.ids.clone()).collect();
+        assert!(ids == tokenizer.encode_document(&whole).unwrap(), "{tokenizer:?} {pieces:?}");
+        let sum = |sizes: fn(&Part) -> &Vec<u32>| parts.iter().flat_map(|part| sizes(part).clone()).sum::<u32>();
+        assert_eq!(sum(|part| &part.bytes) as usize, whole.len());
+        assert_eq!(sum(|part| &part.characters) as usize, whole.chars().count());
+        assert_eq!(parts.iter().map(|part| part.text.as_str()).collect::<String>(), whole);
+        assert_eq!(parts.iter().map(|part| part.pieces).sum::<usize>(), pieces.len());
+        assert!(parts.first().is_some_and(|part| part.first) && parts.last().is_some_and(|part| part.last));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn pieces_have_the_tokens_of_the_whole(
+            kind in 0..KINDS.len(),
+            words in prop::collection::vec("[a-zA-Z.,!']{1,9}|[0-9]{1,5}|\\PC{1,3}|the bridge|night |bread|Café", 700..1500),
+            separators in prop::collection::vec("[ \n]{1,3}|\t|", 8),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..5),
+        ) {
+            let text: String = words.iter().zip(separators.iter().cycle()).map(|(word, gap)| word.clone() + gap).collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| text.floor_char_boundary(1 + cut.index(text.len() - 1))).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            cuts.dedup();
+            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+            check(&tokenizer(KINDS[kind]), &pieces);
+        }
+    }
+
+    #[test]
+    fn text_without_tokens_and_words_without_an_end_are_encoded_as_one() {
+        let (spaces, word) = (" ".repeat(30_000), "ab".repeat(15_000));
+        for kind in ["word-piece", "metaspace-bytes", "sentencepiece-bytes"] {
+            let tokenizer = tokenizer(kind);
+            for text in [&spaces, &word] {
+                let whole = format!("One {text} two");
+                let (head, tail) = whole.split_at(10_000);
+                let (middle, tail) = tail.split_at(9_000);
+                check(&tokenizer, &[head, middle, tail]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_vocabulary_lacks_is_counted_once() {
+        let tokenizer = tokenizer("dropping");
+        let text = "The lamp ☃ burned. ".repeat(400);
+        let (head, tail) = text.split_at(text.find('☃').unwrap() + 3000);
+        let mut losses = Losses::default();
+        parts(&tokenizer, &[head, tail]).iter().for_each(|part| losses.merge(&part.losses));
+        assert_eq!((losses.characters, losses.of, losses.example), (400, 400 * 19, Some('☃')));
+        tokenizer.encode("☃ and ☃").unwrap();
+        assert_eq!(tokenizer.take_losses().characters, 2);
+        assert!(tokenizer.take_losses().is_none());
+    }
+}

@@ -194,6 +194,12 @@ impl HeadDescription {
         json["pad_token_id"] = json!(pad);
         tokens["pad_token"] = json!(pad.and_then(|pad| tokenizer.token_name(pad)));
         write_json(&of_tokens, &tokens)?;
+        let generation = folder.join("generation_config.json");
+        if generation.exists() {
+            let mut settings = read_json(&generation)?;
+            settings["pad_token_id"] = json!(pad);
+            write_json(&generation, &settings)?;
+        }
         json["finetuning_task"] = json!(self.task);
         json["gptkit"] = self.more.clone();
         write_json(&path, &json)

@@ -100,12 +100,11 @@ fn settings_edited(
     let damaged =
         || format!("{} is damaged; delete it to resume with the settings in {}", path.display(), checkpoint.display());
     let sealed = Sealed::read(&before).with_context(damaged)?;
-    let mut now = disk::read_description(&path)?;
+    let now = disk::read_description(&path)?;
     let mut found = differences(&before, &now).with_context(damaged)?;
-    if let Some(fixed) = sealed.keep_decay(&found, &now) {
-        disk::write(&path, fixed.as_bytes())?;
-        now = fixed;
-        found = differences(&before, &now).with_context(damaged)?;
+    let fixed = sealed.keep_decay(&found, &now);
+    if let Some(fixed) = &fixed {
+        found = differences(&before, fixed).with_context(damaged)?;
     }
     let may_change = |difference: &&Difference| {
         let key = difference.key.as_str();
@@ -121,6 +120,9 @@ fn settings_edited(
             what.join(", "),
             checkpoint.display()
         );
+    }
+    if let Some(fixed) = fixed {
+        disk::write(&path, fixed.as_bytes())?;
     }
     obeyed.iter().for_each(|difference| progress.note(&format!("{}: {difference}", path.display())));
     Ok(obeyed.into_iter().map(|difference| difference.key.clone()).collect())
