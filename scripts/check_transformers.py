@@ -2,6 +2,10 @@
 """Check that transformers reads the model folders that gptkit wrote, and finds in them the same model.
 
     python scripts/check_transformers.py [--gptkit PATH] MODEL_DIR...
+    python scripts/check_transformers.py [--gptkit PATH] --made tokenizers
+
+With --made, the folders are made by the script of that name in scripts/conformance:
+  tokenizers  ten kinds of tokenizers; AutoTokenizer and `gptkit tokenizer` give texts the same ids, and ids the same text
 
 For each folder:
   keys       from_pretrained reports no missing, unexpected or mismatched weights; of adapters (gptkit sft --lora-rank), PEFT
@@ -22,6 +26,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -266,16 +271,64 @@ def check_folder(folder, gptkit, prompts, texts, report):
         report.line(False, "log-probs", "no prompt could be compared")
 
 
+def check_made_tokenizers(gptkit, texts, report):
+    """Tokenizers of ten kinds that gptkit did not make: ids of texts, and text of ids in any order."""
+    import tokenizer_kinds
+
+    for name in tokenizer_kinds.KINDS:
+        print(name)
+        made = tokenizer_kinds.MAKERS[name]()
+        with tempfile.TemporaryDirectory() as folder:
+            made.save(f"{folder}/tokenizer.json")
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+            for text in [*texts, *tokenizer_kinds.SENTENCES]:
+                check_made_text(folder, gptkit, tokenizer, text, report)
+            for ids in tokenizer_kinds.random_ids(made, name):
+                theirs = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+                ours = gptkit.decode(folder, ids).decode(errors="replace")
+                report.line(ours == theirs, "tokenizer", f"{ids[:6]}… is {ours!r}" + (
+                    "" if ours == theirs else f" from gptkit, {theirs!r} from transformers"))
+
+
+def check_made_text(folder, gptkit, tokenizer, text, report):
+    theirs = tokenizer(text)["input_ids"]
+    try:
+        ours = gptkit.encode(folder, text)
+    except RuntimeError as error:
+        # A vocabulary of characters has no token for others: gptkit says so, transformers drops them.
+        if "is not among" in str(error):
+            report.note("tokenizer", f"{text!r} not compared: {error}")
+        else:
+            report.line(False, "tokenizer", f"{text!r}: {error}")
+        return
+    back = tokenizer.decode(theirs, clean_up_tokenization_spaces=False)
+    our_back = gptkit.decode(folder, ours).decode(errors="replace")
+    same = ours == theirs and our_back == back
+    report.line(same, "tokenizer", f"{text!r}: {len(ours)} tokens alike" if same else
+                f"{text!r}: gptkit {ours} and {our_back!r}, transformers {theirs} and {back!r}")
+
+
+# What --made makes and compares, by the name of its script in scripts/conformance.
+MADE = {"tokenizers": check_made_tokenizers}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="MODEL_DIR")
+    parser.add_argument("folders", nargs="*", type=pathlib.Path, metavar="MODEL_DIR")
     parser.add_argument("--gptkit", default="target/release/gptkit", metavar="PATH", help="default: %(default)s")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="instead of the built-in ones (repeatable)")
     parser.add_argument("--text", action="append", metavar="TEXT", help="for the tokenizer, likewise (repeatable)")
+    parser.add_argument("--made", action="append", choices=sorted(MADE), default=[],
+                        help="compare what a script of scripts/conformance makes (repeatable)")
     args = parser.parse_args()
+    if not args.folders and not args.made:
+        parser.error("name a folder, or --made")
+    sys.path.append(str(pathlib.Path(__file__).parent / "conformance"))
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     report = Report()
+    for name in args.made:
+        MADE[name](Gptkit(args.gptkit), args.text or TEXTS, report)
     for folder in args.folders:
         try:
             check_folder(folder, Gptkit(args.gptkit), args.prompt or PROMPTS, args.text or TEXTS, report)

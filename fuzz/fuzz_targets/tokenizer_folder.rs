@@ -1,6 +1,8 @@
 //! Any `tokenizer.json` and `tokenizer_config.json` make a tokenizer that encodes and decodes text, or are refused.
 #![no_main]
 
+use data::prepare::Piece;
+use data::stitch::Stitcher;
 use data::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
@@ -12,6 +14,19 @@ const SOUND: &str = r##"{"version":"1.0","truncation":null,"padding":null,"added
 "end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":false,
 "vocab":{"a":0,"b":1,"Ġ":2,"ab":3,"aa":4},"merges":[["a","b"],["a","a"]]}}"##;
 const PARTS: [&str; 5] = ["normalizer", "pre_tokenizer", "decoder", "model", "added_tokens"];
+
+/// Encodes a document that comes in pieces.
+fn stitched(tokenizer: &Tokenizer) -> Option<()> {
+    let mut stitcher = Stitcher::new(tokenizer);
+    let text = "aaab ab bbb a\n".repeat(300);
+    for (first, last) in [(true, false), (false, false), (false, true)] {
+        let parts = stitcher.push(vec![Piece { text: text.clone(), first, last }]).ok()?;
+        for part in parts {
+            assert!(part.ids.len() == part.bytes.len() && part.ids.len() == part.characters.len());
+        }
+    }
+    Some(())
+}
 
 fuzz_target!(|parts: (u8, &str, &str)| {
     let (which, json, config) = parts;
@@ -35,6 +50,8 @@ fuzz_target!(|parts: (u8, &str, &str)| {
         for id in ids {
             let _ = decoder.push(id);
         }
+        let _ = decoder.flush();
     }
+    let _ = stitched(&tokenizer);
     let _ = tokenizer.fingerprint();
 });

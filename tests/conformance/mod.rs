@@ -2,8 +2,11 @@
 //! `scripts/conformance`, with the versions that each file states.
 
 mod adapters;
+mod evaluation;
 mod models;
+mod runs;
 mod templates;
+mod tokenizers;
 mod tokens;
 mod weights;
 

@@ -85,6 +85,7 @@ impl Sample {
             log_probs: self.log_probs,
             sampling,
         };
+        folder.tokenizer.warn_of_losses("the prompt", ui);
         let context = folder.config.context;
         if request.prompt.len() > context {
             ui.say(&format!(

@@ -77,6 +77,15 @@ impl Windows {
         Ok(Self { shares: shares(&weights), corpus, context, seed })
     }
 
+    /// Sources whose share of the windows is not the one that their weight asks for: the name, the share asked for, and the
+    /// share that they get.
+    pub fn rounded_shares(&self) -> Vec<(String, f64, f64)> {
+        let total: f64 = self.corpus.train.iter().map(|part| part.weight).sum();
+        let parts = self.corpus.train.iter().zip(&self.shares);
+        let shares = parts.map(|(part, &rows)| (part.name.clone(), part.weight / total, rows as f64 / BLOCK as f64));
+        shares.filter(|(_, asked, _)| *asked < 1.0 / BLOCK as f64).collect()
+    }
+
     /// Rows `first .. first + rows` of the run.
     pub fn batch(&self, first: u64, rows: usize) -> Batch {
         Batch::of((first..first + rows as u64).map(|row| self.row(row)), self.context)

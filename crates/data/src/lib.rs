@@ -6,6 +6,9 @@
 //! - [`comparison`] comparison records → prompts, completions and their places
 //! - [`prompt`]    records of any of these shapes, and lines of text → what is to be answered
 //! - [`tokenizer`] load, train, encode, decode
+//! - [`decoder`]   token ids, one at a time → text
+//! - [`stitch`]    documents in pieces → the tokens of the whole
+//! - [`losses`]    characters that a vocabulary has no token for
 //! - [`jinja`]     the engine for templates that nobody vouches for
 //! - [`template`]  messages → text, and which parts of it the assistant says
 //! - [`form`]      messages → tokens, by a model's template or as plain text
@@ -26,12 +29,14 @@
 pub mod adapter;
 pub mod batch;
 pub mod comparison;
+pub mod decoder;
 pub mod dialogue;
 pub mod disk;
 pub mod examples;
 mod folder_tokens;
 pub mod form;
 pub mod jinja;
+pub mod losses;
 mod mapped;
 mod outline;
 pub mod pack;
@@ -46,6 +51,7 @@ pub mod quiet;
 pub mod record;
 pub mod shard;
 pub mod source;
+pub mod stitch;
 pub mod template;
 mod text;
 pub mod tokenizer;

@@ -1,9 +1,11 @@
 //! Documents → shards, once: tokenized in parallel and streaming, with memory that does not grow with the text.
 
 use crate::disk;
+use crate::losses::Losses;
 use crate::progress::{Progress, Task, Unit};
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
 use crate::source::{self, DataConfig, Form, Input, Inputs, OnBadRecord, Place, Told};
+use crate::stitch::Stitcher;
 use crate::text::{Cut, Reader};
 use crate::tokenizer::{LONGEST_LEARNED_WORD, Tokenizer, TokenizerConfig, TokenizerKind, in_short_words};
 use crate::world::{Patterns, World};
@@ -181,6 +183,24 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Names the sources that the prepared text in `folder` was made from and that have changed since. Relative paths lead from
+/// `from`. A source that is no longer there is not named.
+///
+/// # Errors
+/// When `folder` holds no prepared text.
+pub fn changed_since(folder: &Path, from: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (path, before) in Manifest::read(folder)?.request.sources {
+        let Ok(Place::Path(place)) = Place::of(&path) else { continue };
+        let Ok(now) = source::inputs(&from.join(place), OnBadRecord::Skip) else { continue };
+        let absolute = |input: &Input| Input { path: from.join(&input.path), ..input.clone() };
+        if before.iter().map(absolute).ne(now.files.iter().map(absolute)) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 fn request(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
@@ -267,6 +287,9 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
         bytes as f64 / 1e6,
         manifest.vocab_size
     ));
+    if state != "new" {
+        manifest.sources.iter().for_each(|source| source.losses.warn(&source.path, progress));
+    }
     if skipped > 0 {
         let first = manifest.sources.iter().find_map(|s| s.skipped.first.as_deref()).unwrap_or_default();
         progress.warn(&format!(
@@ -275,8 +298,8 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
     }
 }
 
-/// Hands the documents of `path`, a source as [`crate::source::SourceConfig::path`] names it, to `sink`, in pieces that have
-/// by themselves the tokens that they have in the document.
+/// Hands the documents of `path`, a source as [`crate::source::SourceConfig::path`] names it, to `sink`, in pieces that
+/// [`Stitcher`] encodes with `tokenizer`.
 ///
 /// # Errors
 /// When it is stdin or prepared text, cannot be read, holds a bad record unless these are left out, or `sink` fails.
@@ -399,6 +422,8 @@ impl Texts<'_> {
                     held_out: false,
                     documents: 0,
                     bytes: 0,
+                    losses: Losses::default(),
+                    progress: self.progress,
                 };
                 let (send, receive) = sync_channel::<Piece>(2 * PIECES);
                 let skipped = std::thread::scope(|scope| {
@@ -414,12 +439,14 @@ impl Texts<'_> {
                 })?;
                 parts.train.finish()?;
                 parts.val.finish()?;
+                parts.losses.check(&config.path, self.progress)?;
                 Ok(Source {
                     path: config.path.clone(),
                     weight: config.weight,
                     documents: parts.documents,
                     bytes: parts.bytes,
                     skipped,
+                    losses: parts.losses,
                     digest: blake3::hash(
                         &[parts.train.hasher, parts.val.hasher].map(|h| *h.finalize().as_bytes()).concat(),
                     )
@@ -506,33 +533,71 @@ struct Parts<'a> {
     held_out: bool,
     documents: u64,
     bytes: u64,
+    losses: Losses,
+    progress: &'a dyn Progress,
 }
 
 impl Parts<'_> {
     /// Tokenizes what comes, many pieces at a time, and writes it in the order it came.
     fn take(&mut self, receive: Receiver<Piece>) -> Result<()> {
+        let mut stitcher = (!self.tokenizer.cuts_surely()).then(|| Stitcher::new(self.tokenizer));
+        let mut is_warned = false;
         loop {
-            let pieces: Vec<Piece> = receive.iter().take(PIECES).collect();
+            // Tokens with their places take more memory than tokens alone.
+            let together = if stitcher.is_some() { PIECES / 2 } else { PIECES };
+            let pieces: Vec<Piece> = receive.iter().take(together).collect();
             if pieces.is_empty() {
                 return Ok(());
             }
-            let encode = |piece: &Piece| self.tokenizer.encode_document(&piece.text);
-            let tokens: Vec<Vec<u32>> = pieces.par_iter().map(encode).collect::<Result<_>>()?;
-            for (piece, mut tokens) in pieces.iter().zip(tokens) {
-                if piece.first {
-                    self.held_out = is_held_out(&piece.text, self.val_fraction);
-                    self.documents += 1;
+            match &mut stitcher {
+                None => self.take_pieces(pieces)?,
+                Some(stitcher) => {
+                    for part in stitcher.push(pieces)? {
+                        self.losses.merge(&part.losses);
+                        self.write(&part.text, part.first, part.last, part.ids)?;
+                    }
+                    if stitcher.longest() > LONG && !is_warned {
+                        is_warned = true;
+                        self.progress.warn(
+                            "the tokens of this tokenizer depend on text far before them, so that a document is encoded as \
+                             a whole: this takes memory of about 200 times the longest document",
+                        );
+                    }
                 }
-                if piece.last {
-                    tokens.extend(self.tokenizer.document_end());
-                }
-                self.bytes += piece.text.len() as u64;
-                let part = if self.held_out { &mut self.val } else { &mut self.train };
-                part.write(&tokens)?;
             }
         }
     }
+
+    /// Tokenizes pieces that have their tokens by themselves.
+    fn take_pieces(&mut self, pieces: Vec<Piece>) -> Result<()> {
+        let encode = |piece: &Piece| self.tokenizer.encode_document(&piece.text);
+        let tokens: Vec<Vec<u32>> = pieces.par_iter().map(encode).collect::<Result<_>>()?;
+        for (piece, tokens) in pieces.iter().zip(tokens) {
+            if self.tokenizer.may_lose() {
+                self.losses.merge(&self.tokenizer.losses_in_document(&piece.text, &tokens)?);
+            }
+            self.write(&piece.text, piece.first, piece.last, tokens)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the tokens of a part of a document.
+    fn write(&mut self, text: &str, first: bool, last: bool, mut tokens: Vec<u32>) -> Result<()> {
+        if first {
+            self.held_out = is_held_out(text, self.val_fraction);
+            self.documents += 1;
+        }
+        if last {
+            tokens.extend(self.tokenizer.document_end());
+        }
+        self.bytes += text.len() as u64;
+        let part = if self.held_out { &mut self.val } else { &mut self.train };
+        part.write(&tokens)
+    }
 }
+
+/// Bytes that are encoded as one only where a tokenizer allows no cut.
+const LONG: usize = 1 << 21;
 
 /// Bytes of a document that decide where it goes.
 const BEGINNING: usize = 1024;

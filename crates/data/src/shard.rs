@@ -4,6 +4,7 @@
 //! beside the files names, for each source, the segments that make its training and its validation part.
 
 use crate::disk;
+use crate::losses::Losses;
 use crate::mapped::Mapped;
 use crate::progress::{Progress, Unit};
 use crate::source::{Input, OnBadRecord};
@@ -76,6 +77,9 @@ pub struct Source {
     pub bytes: u64,
     /// Records left out.
     pub skipped: Skipped,
+    /// Characters that the vocabulary lacks.
+    #[serde(default, skip_serializing_if = "Losses::is_none")]
+    pub losses: Losses,
     /// Training part.
     pub train: Vec<Segment>,
     /// Validation part.

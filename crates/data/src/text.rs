@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-/// A part of a document that can be tokenized by itself.
+/// A part of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// It.
@@ -20,15 +20,13 @@ pub struct Piece {
     pub last: bool,
 }
 
-/// Where a document may be cut without a change of its tokens.
+/// Where a document is cut into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// Between a character that is no white space and a space or line break.
     Words,
     /// Between any two characters.
     Anywhere,
-    /// Nowhere: its tokens may depend on all of it.
-    Nowhere,
 }
 
 /// Records that were left out, by what was wrong with them.
@@ -281,7 +279,6 @@ impl Cut {
     /// it must.
     fn place(self, text: &str, scanned: usize) -> Option<usize> {
         match self {
-            Self::Nowhere => None,
             Self::Anywhere => Some(text.floor_char_boundary(PIECE)),
             Self::Words => {
                 let before = |i: usize| text[..i].chars().next_back();
@@ -459,8 +456,6 @@ mod tests {
         let (_, pieces, _) = read(&DataConfig::default(), Cut::Anywhere, text.as_bytes(), false);
         assert!(pieces.len() > 30);
         assert_eq!(documents(&pieces), [text.as_str()]);
-        let (_, pieces, _) = read(&DataConfig::default(), Cut::Nowhere, text.as_bytes(), false);
-        assert_eq!(pieces.len(), 1);
     }
 
     proptest! {

@@ -1,6 +1,9 @@
 //! Text ↔ token ids: load, train, encode, decode, through Hugging Face's `tokenizers`.
 
+use crate::decoder::{self, Unsettled};
 use crate::folder_tokens::{CONFIG, Class, FolderTokens, TextSettings};
+use crate::losses::Losses;
+use crate::progress::Progress;
 use crate::quiet::{Panicked, quietly};
 use crate::text::Cut;
 use crate::{adapter, disk, outline};
@@ -13,7 +16,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use tokenizers::decoders::bpe::BPEDecoder;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
@@ -24,7 +27,12 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, DecodeStream, Model, PostProcessor, PostProcessorWrapper, Tokenizer as Inner};
+use tokenizers::{
+    AddedToken, Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PostProcessor,
+    PostProcessorWrapper, PreTokenizedString, PreTokenizer, Tokenizer as Inner,
+};
+
+pub use crate::decoder::Decoder;
 
 /// The token between documents, as GPT-2 calls it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -134,8 +142,20 @@ pub struct Tokenizer {
     /// Texts of special tokens by id.
     signs: HashMap<u32, String>,
     kind: Kind,
-    /// Bytes of each token, for the byte-level kind.
-    bytes: Vec<Vec<u8>>,
+    /// Bytes of each token, where the decoder joins bytes and does nothing else.
+    bytes: Option<Vec<Vec<u8>>>,
+    /// What the decoder may still change of a text that grows.
+    unsettled: Unsettled,
+    /// Whether text can be cut before white space without a change of its tokens.
+    cuts_at_words: bool,
+    /// Whether there may be characters without a token.
+    may_lose: bool,
+    /// The token in the place of what the vocabulary lacks.
+    unknown: Option<u32>,
+    /// Characters that have no token, as far as they were looked up.
+    dropped: Mutex<HashMap<char, bool>>,
+    /// Characters that [`Tokenizer::encode`] and [`Tokenizer::encode_document`] lost.
+    losses: Mutex<Losses>,
     /// One more than the largest id.
     size: usize,
     end_of_text: Option<u32>,
@@ -218,6 +238,7 @@ impl Tokenizer {
         let padding = inner.get_padding().map(|padding| padding.pad_token.clone());
         // A file may hold them for other uses; here they would silently cut or lengthen text.
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
+        switch_dropout_off(&mut inner);
         let frame_space = take_frame_space(&mut inner);
         let kind = kind(&inner);
         let mut settings = tokens.settings(|token| inner.token_to_id(token).is_some());
@@ -230,8 +251,26 @@ impl Tokenizer {
         if settings.names.is_empty() && settings.templates.default.is_none() {
             settings.names = usual_names(&inner, kind, end);
         }
-        let Derived { plain, signs, bytes, size } = quietly(|| derived(&inner, kind))??;
-        Ok(Self { inner, plain, signs, kind, bytes, size, rows: usize::MAX, end_of_text: end, frame_space, settings })
+        let structure = Structure::of(&inner)?;
+        let Derived { plain, signs, bytes, size } = quietly(|| derived(&inner, &structure))??;
+        Ok(Self {
+            unsettled: Unsettled::of(&structure.decoder),
+            cuts_at_words: matches!(kind, Kind::ByteLevel | Kind::Words) && !structure.adds_phrases(),
+            may_lose: kind != Kind::Char && structure.may_lose(&inner),
+            unknown: structure.unknown(&inner),
+            dropped: Mutex::default(),
+            losses: Mutex::default(),
+            inner,
+            plain,
+            signs,
+            kind,
+            bytes,
+            size,
+            rows: usize::MAX,
+            end_of_text: end,
+            frame_space,
+            settings,
+        })
     }
 
     /// Adds special tokens after the last entry, and gives the ids of all. One that the vocabulary has keeps its id, and
@@ -254,8 +293,9 @@ impl Tokenizer {
                 "{token} cannot be added: the vocabulary's ids have gaps"
             );
         }
+        let structure = Structure::of(&inner)?;
         Derived { plain: self.plain, signs: self.signs, bytes: self.bytes, size: self.size } =
-            quietly(|| derived(&inner, self.kind))??;
+            quietly(|| derived(&inner, &structure))??;
         self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
         Ok(ids)
@@ -446,11 +486,14 @@ impl Tokenizer {
     }
 
     fn encode_places(&self, inner: &Inner, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
-        let encoding = quietly(|| inner.encode(text, false)).map_err(|panicked| failed(&panicked))?;
-        let encoding = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?;
-        self.must_know(text, encoding.get_ids())?;
-        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
-        Ok(encoding.get_ids().iter().copied().zip(places).collect())
+        let tokens = spans(inner, text)?;
+        let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+        self.must_know(text, &ids)?;
+        if self.may_lose {
+            let losses = self.losses_in(inner, text, &ids)?;
+            self.losses.lock().unwrap_or_else(PoisonError::into_inner).merge(&losses);
+        }
+        Ok(tokens.into_iter().map(|Spanned { id, start, end }| (id, start..end)).collect())
     }
 
     /// Tokens of any bytes. What is not UTF-8 has tokens in the byte-level kind only, one a byte.
@@ -462,7 +505,7 @@ impl Tokenizer {
         for chunk in bytes.utf8_chunks() {
             ids.extend(self.encode(chunk.valid())?);
             for &byte in chunk.invalid() {
-                let id = self.bytes.iter().position(|b| b == &[byte]);
+                let id = self.bytes.iter().flatten().position(|b| b == &[byte]);
                 let id = id.with_context(|| {
                     format!("byte {byte:#04x} is not UTF-8, and this tokenizer has no token for it")
                 })?;
@@ -474,9 +517,13 @@ impl Tokenizer {
 
     fn encode_with(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
         let encoding = quietly(|| inner.encode_fast(text, false)).map_err(|panicked| failed(&panicked))?;
-        let encoding = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?;
-        self.must_know(text, encoding.get_ids())?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?.get_ids().to_vec();
+        self.must_know(text, &ids)?;
+        if self.may_lose {
+            let losses = self.losses_in(inner, text, &ids)?;
+            self.losses.lock().unwrap_or_else(PoisonError::into_inner).merge(&losses);
+        }
+        Ok(ids)
     }
 
     /// Refuses characters that have no token in a vocabulary of characters, and tokens for which the model has no row.
@@ -493,7 +540,79 @@ impl Tokenizer {
         self.must_have_rows(ids)
     }
 
-    /// The bytes that `ids` stand for; in the byte-level kind exactly those that were encoded.
+    /// Tokens of `text` as [`Tokenizer::encode_document`] gives them, with the bytes that they stand for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(crate) fn encode_spans(&self, text: &str) -> Result<Vec<Spanned>> {
+        let tokens = spans(&self.plain, text)?;
+        self.must_know(text, &tokens.iter().map(|token| token.id).collect::<Vec<_>>())?;
+        Ok(tokens)
+    }
+
+    /// Characters of `text`, a part of a document with the tokens `ids`, that have no token.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(crate) fn losses_in_document(&self, text: &str, ids: &[u32]) -> Result<Losses> {
+        self.losses_in(&self.plain, text, ids)
+    }
+
+    fn losses_in(&self, inner: &Inner, text: &str, ids: &[u32]) -> Result<Losses> {
+        let mut losses = Losses { of: text.chars().count() as u64, ..Losses::default() };
+        let is_whole = self.unknown.is_some_and(|unknown| !ids.contains(&unknown));
+        if !self.may_lose || is_whole {
+            return Ok(losses);
+        }
+        let mut covered = 0;
+        for Spanned { id, start, end } in spans(inner, text)? {
+            let gap = text.get(covered..start).unwrap_or_default();
+            losses.add(self.lost_in(gap, id, text.get(start..end).unwrap_or_default()), 0);
+            covered = covered.max(end);
+        }
+        losses.add(self.dropped_from(text.get(covered..).unwrap_or_default()), 0);
+        Ok(losses)
+    }
+
+    /// Characters that are lost in `gap`, which no token stands for, and in the token `id`, which stands for `own`.
+    pub(crate) fn lost_in(&self, gap: &str, id: u32, own: &str) -> Vec<char> {
+        let mut lost = self.dropped_from(gap);
+        if self.unknown == Some(id) {
+            lost.extend(own.chars().filter(|c| !c.is_whitespace()));
+        }
+        lost
+    }
+
+    /// Characters of `gap`, which no token stands for, that the vocabulary lacks. Others were left out on purpose, as white
+    /// space is that only divides words.
+    pub(crate) fn dropped_from(&self, gap: &str) -> Vec<char> {
+        if !self.may_lose || gap.is_empty() {
+            return Vec::new();
+        }
+        let mut known = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_dropped = |c: &char| *known.entry(*c).or_insert_with(|| lacks(&self.inner, *c).unwrap_or(false));
+        gap.chars().filter(is_dropped).collect()
+    }
+
+    /// Characters that were lost in the texts encoded since the last call; `what` they were is said in a warning.
+    pub fn warn_of_losses(&self, what: &str, progress: &dyn Progress) {
+        self.take_losses().warn(what, progress);
+    }
+
+    /// The same for texts that a model is trained on.
+    ///
+    /// # Errors
+    /// When more than half of their characters were lost.
+    pub fn check_losses(&self, what: &str, progress: &dyn Progress) -> Result<()> {
+        self.take_losses().check(what, progress)
+    }
+
+    /// Characters that were lost in the texts encoded since the last call.
+    pub fn take_losses(&self) -> Losses {
+        std::mem::take(&mut *self.losses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The bytes that `ids` stand for, exactly those that were encoded where tokens stand for bytes.
     ///
     /// # Errors
     /// When an id is not in the vocabulary.
@@ -501,14 +620,10 @@ impl Tokenizer {
         if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
             bail!("{id} is not a token: the vocabulary has {} entries", self.vocab_size());
         }
-        if self.kind == Kind::ByteLevel {
-            return Ok(ids.iter().flat_map(|&id| &self.bytes[id as usize]).copied().collect());
+        match &self.bytes {
+            Some(bytes) => Ok(ids.iter().flat_map(|&id| &bytes[id as usize]).copied().collect()),
+            None => Ok(self.library_text(ids)?.into_bytes()),
         }
-        if ids.is_empty() {
-            return Ok(Vec::new()); // GPT-1's decoder subtracts one from nothing
-        }
-        let text = quietly(|| self.inner.decode(ids, false)).map_err(|panicked| failed(&panicked))?;
-        Ok(text.map_err(|e| anyhow!("tokens cannot be decoded: {e}"))?.into_bytes())
     }
 
     /// The text that `ids` stand for, with U+FFFD where their bytes are none.
@@ -521,23 +636,44 @@ impl Tokenizer {
 
     /// What one token stands for, to be looked at.
     pub fn token_text(&self, id: u32) -> String {
-        match self.bytes.get(id as usize) {
+        match self.bytes.as_ref().and_then(|bytes| bytes.get(id as usize)) {
             Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            None => self.inner.id_to_token(id).unwrap_or_default(),
+            None => self.token_name(id).unwrap_or_default(),
         }
     }
 
     /// Decodes token by token what follows `prompt`.
     pub fn decoder(&self, prompt: &[u32]) -> Decoder<'_> {
-        if self.kind == Kind::ByteLevel {
-            return Decoder(State::Bytes { tokenizer: self, pending: Vec::new() });
+        Decoder::new(self, prompt)
+    }
+
+    /// The text that the library gives for `ids`, of which those without a token are left out.
+    pub(crate) fn library_text(&self, ids: &[u32]) -> Result<String> {
+        if ids.iter().all(|&id| self.inner.id_to_token(id).is_none()) {
+            return Ok(String::new()); // GPT-1's decoder subtracts one from nothing
         }
-        let mut stream = self.inner.decode_stream(false);
-        // What stands before decides whether a word begins with a space.
-        for &id in prompt {
-            let _ = quietly(|| stream.step(id));
-        }
-        Decoder(State::Stream(Box::new(stream)))
+        let text = quietly(|| self.inner.decode(ids, false)).map_err(|panicked| failed(&panicked))?;
+        text.map_err(|e| anyhow!("tokens cannot be decoded: {e}"))
+    }
+
+    /// The name of a token in the vocabulary.
+    pub fn token_name(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether each token stands for bytes, whatever stands beside it.
+    pub(crate) fn joins_bytes(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    /// The bytes of a token, where it [stands for bytes](Tokenizer::joins_bytes).
+    pub(crate) fn bytes_of(&self, id: u32) -> &[u8] {
+        self.bytes.as_ref().and_then(|bytes| bytes.get(id as usize)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the decoder may still change of a text that grows.
+    pub(crate) fn unsettled(&self) -> Unsettled {
+        self.unsettled
     }
 
     /// Entries, special tokens included; ids are below it.
@@ -562,13 +698,19 @@ impl Tokenizer {
         self.end_of_text.or_else(|| self.inner.token_to_id("\n</w>"))
     }
 
-    /// Where a document may be cut for encoding.
+    /// Where documents are cut into pieces.
     pub(crate) fn cut(&self) -> Cut {
-        match self.kind {
-            Kind::ByteLevel | Kind::Words => Cut::Words,
-            Kind::Char => Cut::Anywhere,
-            Kind::Other => Cut::Nowhere,
-        }
+        if self.kind == Kind::Char { Cut::Anywhere } else { Cut::Words }
+    }
+
+    /// Whether such pieces have by themselves the tokens that they have in the document; see [`crate::stitch`].
+    pub(crate) fn cuts_surely(&self) -> bool {
+        self.kind == Kind::Char || self.cuts_at_words
+    }
+
+    /// Whether a vocabulary may lack characters.
+    pub(crate) fn may_lose(&self) -> bool {
+        self.may_lose
     }
 
     /// Whether all ids that both have stand for the same token; a stage may have added some to one of them.
@@ -607,6 +749,107 @@ impl Tokenizer {
     }
 }
 
+/// A token and the bytes of the text that it stands for, from `start` to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spanned {
+    pub(crate) id: u32,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+fn spans(inner: &Inner, text: &str) -> Result<Vec<Spanned>> {
+    let encoding = quietly(|| inner.encode(text, false)).map_err(|panicked| failed(&panicked))?;
+    let encoding = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?;
+    let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+    Ok(tokens.map(|(&id, &(start, end))| Spanned { id, start, end }).collect())
+}
+
+/// Whether the model is given `c` and has no token for it, nor for what the normalizer makes of it.
+fn lacks(inner: &Inner, c: char) -> Result<bool> {
+    let mut text = NormalizedString::from(c.to_string());
+    quietly(|| inner.get_normalizer().map_or(Ok(()), |n| n.normalize(&mut text)))?.map_err(|e| anyhow!("{e}"))?;
+    let mut text = PreTokenizedString::from(text);
+    quietly(|| inner.get_pre_tokenizer().map_or(Ok(()), |p| p.pre_tokenize(&mut text)))?.map_err(|e| anyhow!("{e}"))?;
+    let left = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+    let left: Vec<char> = left.iter().flat_map(|(text, _, _)| text.chars()).collect();
+    // The sign of a word's beginning is put before any character.
+    let own: Vec<char> = left.iter().copied().filter(|&c| c != '\u{2581}' && c != ' ').collect();
+    let given = if own.is_empty() { left } else { own };
+    let has_token = |c: &char| inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_some();
+    Ok(!given.is_empty() && !given.iter().any(has_token))
+}
+
+/// Has every text get the same tokens each time: a dropout of merges is for training other models than ours.
+fn switch_dropout_off(inner: &mut Inner) {
+    if let ModelWrapper::BPE(model) = inner.get_model()
+        && model.dropout.is_some()
+    {
+        let mut model = model.clone();
+        model.dropout = None;
+        inner.with_model(model);
+    }
+}
+
+/// The parts of a tokenizer as `tokenizer.json` has them.
+struct Structure {
+    pre_tokenizer: Value,
+    model: Value,
+    decoder: Value,
+    added: Vec<AddedToken>,
+}
+
+impl Structure {
+    fn of(inner: &Inner) -> Result<Self> {
+        let mut model = serde_json::Map::new();
+        match inner.get_model() {
+            ModelWrapper::BPE(bpe) => {
+                model.insert("byte_fallback".to_owned(), json!(bpe.byte_fallback));
+                model.insert("unk_token".to_owned(), json!(bpe.unk_token));
+            }
+            ModelWrapper::WordPiece(words) => drop(model.insert("unk_token".to_owned(), json!(words.unk_token))),
+            ModelWrapper::WordLevel(words) => drop(model.insert("unk_token".to_owned(), json!(words.unk_token))),
+            // Its fields are private.
+            ModelWrapper::Unigram(_) => {
+                let Value::Object(mut all) = quietly(|| serde_json::to_value(inner.get_model()))?? else {
+                    bail!("the model cannot be written as JSON")
+                };
+                model.extend(["byte_fallback", "unk_id"].map(|key| (key.to_owned(), all[key].take())));
+            }
+        }
+        let added = inner.get_added_tokens_decoder().into_values().collect();
+        Ok(Self {
+            pre_tokenizer: serde_json::to_value(inner.get_pre_tokenizer())?,
+            model: Value::Object(model),
+            decoder: serde_json::to_value(inner.get_decoder())?,
+            added,
+        })
+    }
+
+    /// Whether a token that is no special one stands for several words, or takes in the white space behind it.
+    fn adds_phrases(&self) -> bool {
+        let inside = |text: &str| text.trim_start().contains(char::is_whitespace);
+        self.added.iter().any(|token| !token.special && (token.rstrip || inside(&token.content)))
+    }
+
+    /// Whether there may be characters without a token.
+    fn may_lose(&self, inner: &Inner) -> bool {
+        let last = decoder::steps(&self.pre_tokenizer, "pretokenizers").last().copied();
+        let of_bytes = last.is_some_and(|step| step["type"] == "ByteLevel");
+        let falls_back = self.model["byte_fallback"] == true;
+        let has_byte = |byte: u8| inner.token_to_id(&format!("<0x{byte:02X}>")).is_some();
+        !(of_bytes && has_all_bytes(inner) || falls_back && (0..=255).all(has_byte))
+    }
+
+    fn unknown(&self, inner: &Inner) -> Option<u32> {
+        let named = self.model["unk_token"].as_str().and_then(|token| inner.token_to_id(token));
+        named.or_else(|| self.model["unk_id"].as_u64().map(|id| id as u32))
+    }
+}
+
+fn has_all_bytes(inner: &Inner) -> bool {
+    byte_characters().iter().all(|c| inner.get_model().token_to_id(c.encode_utf8(&mut [0; 4])).is_some())
+}
+
 /// What follows from a tokenizer.
 struct Derived {
     /// The same for text that is nothing but text.
@@ -614,12 +857,12 @@ struct Derived {
     /// Texts of special tokens by id.
     signs: HashMap<u32, String>,
     /// Bytes of each token.
-    bytes: Vec<Vec<u8>>,
+    bytes: Option<Vec<Vec<u8>>>,
     /// One more than the largest id.
     size: usize,
 }
 
-fn derived(inner: &Inner, kind: Kind) -> Result<Derived> {
+fn derived(inner: &Inner, structure: &Structure) -> Result<Derived> {
     let mut plain = inner.clone();
     plain.set_encode_special_tokens(true);
     let entries = inner.get_vocab(true);
@@ -628,7 +871,7 @@ fn derived(inner: &Inner, kind: Kind) -> Result<Derived> {
         outline::within("an entry", u64::from(id), entry)?;
     }
     let size = largest.map_or(0, |(_, &id)| id as usize + 1);
-    let bytes = if kind == Kind::ByteLevel { token_bytes(inner, entries, size) } else { Vec::new() };
+    let bytes = decoder::joins_bytes(&structure.decoder).then(|| token_bytes(entries, size));
     let added = inner.get_added_tokens_decoder().into_iter();
     let signs = added.filter(|(_, token)| inner.get_added_vocabulary().is_special_token(&token.content));
     let signs = signs.map(|(id, token)| (id, token.content)).collect();
@@ -829,8 +1072,7 @@ fn kind(inner: &Inner) -> Kind {
     let ModelWrapper::BPE(model) = inner.get_model() else { return Kind::Other };
     match (inner.get_pre_tokenizer(), inner.get_normalizer()) {
         (Some(PreTokenizerWrapper::ByteLevel(b)), None) if !b.add_prefix_space && b.use_regex => {
-            let complete = byte_characters().iter().all(|c| model.token_to_id(c.encode_utf8(&mut [0; 4])).is_some());
-            if complete { Kind::ByteLevel } else { Kind::Other }
+            if has_all_bytes(inner) { Kind::ByteLevel } else { Kind::Other }
         }
         (Some(PreTokenizerWrapper::BertPreTokenizer(_)), _) if model.end_of_word_suffix.is_some() => Kind::Words,
         (None, None) if model.get_vocab().keys().all(|token| token.chars().count() == 1) => Kind::Char,
@@ -838,14 +1080,13 @@ fn kind(inner: &Inner) -> Kind {
     }
 }
 
-/// The bytes of each token: byte-level vocabularies write each byte as a printable character.
-fn token_bytes(inner: &Inner, entries: HashMap<String, u32>, n: usize) -> Vec<Vec<u8>> {
+/// The bytes of each token: byte-level vocabularies write each byte as a printable character. A token with other characters
+/// stands for itself, as the library has it.
+fn token_bytes(entries: HashMap<String, u32>, n: usize) -> Vec<Vec<u8>> {
     let byte_of: HashMap<char, u8> = byte_characters().into_iter().zip(0..=255).collect();
-    let added = inner.get_added_tokens_decoder();
     let mut bytes = vec![Vec::new(); n];
     for (token, id) in entries {
-        let raw = || token.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
-        let mapped = if added.contains_key(&id) { None } else { raw() };
+        let mapped = token.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
         bytes[id as usize] = mapped.unwrap_or_else(|| token.into_bytes());
     }
     bytes
@@ -859,66 +1100,6 @@ fn byte_characters() -> [char; 256] {
         let code = if printable { byte as u32 } else { spare.next().unwrap_or_default() };
         char::from_u32(code).unwrap_or_default()
     })
-}
-
-type InnerStream<'a> = DecodeStream<
-    'a,
-    ModelWrapper,
-    tokenizers::NormalizerWrapper,
-    PreTokenizerWrapper,
-    tokenizers::PostProcessorWrapper,
-    tokenizers::DecoderWrapper,
->;
-
-/// Tokens, one at a time → text, in whole characters.
-pub struct Decoder<'a>(State<'a>);
-
-enum State<'a> {
-    Bytes { tokenizer: &'a Tokenizer, pending: Vec<u8> },
-    Stream(Box<InnerStream<'a>>),
-}
-
-impl Decoder<'_> {
-    /// The text that has become whole with `id`, if any has.
-    pub fn push(&mut self, id: u32) -> Option<String> {
-        match &mut self.0 {
-            State::Bytes { tokenizer, pending } => {
-                pending.extend(tokenizer.bytes.get(id as usize)?);
-                let text = whole_characters(pending);
-                (!text.is_empty()).then_some(text)
-            }
-            State::Stream(stream) => quietly(|| stream.step(id)).ok()?.ok()?,
-        }
-    }
-
-    /// What is left at the end: bytes that never became a character, as U+FFFD.
-    pub fn flush(&mut self) -> String {
-        match &mut self.0 {
-            State::Bytes { pending, .. } => String::from_utf8_lossy(&std::mem::take(pending)).into_owned(),
-            State::Stream(_) => String::new(),
-        }
-    }
-}
-
-/// Takes from `pending` all but a character that is still incomplete; bytes that can become none are U+FFFD.
-fn whole_characters(pending: &mut Vec<u8>) -> String {
-    let mut text = String::new();
-    let mut incomplete = 0;
-    for chunk in pending.utf8_chunks() {
-        text.push_str(chunk.valid());
-        if chunk.invalid().is_empty() {
-            continue;
-        }
-        let at_end = chunk.invalid().as_ptr_range().end == pending.as_ptr_range().end;
-        let may_grow = std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
-        if at_end && may_grow {
-            incomplete = chunk.invalid().len();
-        } else {
-            text.push(char::REPLACEMENT_CHARACTER);
-        }
-    }
-    pending.drain(..pending.len() - incomplete);
-    text
 }
 
 #[cfg(test)]
@@ -1045,8 +1226,8 @@ mod tests {
             let tokenizer = trained(300);
             let ids = tokenizer.encode_document(&text).unwrap();
             let mut decoder = tokenizer.decoder(&[]);
-            let mut streamed: String = ids.iter().filter_map(|&id| decoder.push(id)).collect();
-            streamed += &decoder.flush();
+            let mut streamed: String = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
+            streamed += &decoder.flush().unwrap();
             prop_assert_eq!(streamed, text);
         }
     }
@@ -1133,7 +1314,7 @@ mod tests {
                 let document = tokenizer.encode_document(text).unwrap();
                 assert_eq!(tokenizer.decode(&document).unwrap(), text);
                 let mut decoder = tokenizer.decoder(&[]);
-                let streamed: String = encoded.iter().filter_map(|&id| decoder.push(id)).collect();
+                let streamed: String = encoded.iter().map(|&id| decoder.push(id).unwrap()).collect();
                 assert_eq!(streamed, text);
             }
             let again = tokenizer.add_special_tokens(&["<|end|>", "<|new|>"]).unwrap();

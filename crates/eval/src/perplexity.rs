@@ -5,11 +5,14 @@ use crate::detokenize;
 use crate::score::Model;
 use crate::task::Detokenizer;
 use anyhow::{Context, Result};
-use data::prepare::read_text;
+use data::losses::Losses;
+use data::prepare::{Piece, read_text};
 use data::progress::Silent;
 use data::source::OnBadRecord;
-use model::likelihood::{Question, answer};
+use data::stitch::{Part, Stitcher};
+use model::likelihood::{Found, Question, answer};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 /// Windows that are read together.
@@ -35,9 +38,9 @@ pub struct Window {
     pub nats: f64,
     /// Those tokens.
     pub tokens: u64,
-    /// What they spell.
+    /// Bytes of the text that they stand for.
     pub bytes: u64,
-    /// Characters that begin in it.
+    /// Characters of the text that they stand for.
     pub characters: u64,
     /// Tokens that the model read for it.
     #[serde(skip)]
@@ -45,17 +48,19 @@ pub struct Window {
 }
 
 /// What is known of a text when all of it was read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text {
     /// Words as the text was given, ends of lines among them where the task counts these.
     pub words: u64,
     /// Windows.
     pub n: u64,
+    /// Characters that the vocabulary lacks.
+    pub losses: Losses,
 }
 
 /// Reads the text at `path`, documents one by one: a file of text, JSONL, a folder, or the world's stories. The first
-/// token of a document is predicted from the token that ends a text. Windows are handed to `sink` in their order, those
-/// from number `from` on; it may end the reading.
+/// token of a document is predicted from the token that begins a text, else from the one that ends a text. Windows are handed
+/// to `sink` in their order, those from number `from` on; it may end the reading.
 ///
 /// # Errors
 /// When the text cannot be read, the model has no token that ends a text, or `sink` fails.
@@ -72,7 +77,10 @@ pub fn read(
         model,
         stride: how.stride,
         start,
+        stitcher: Stitcher::new(model.tokenizer),
+        undone: VecDeque::new(),
         tokens: vec![start],
+        sizes: vec![Size::default()],
         predicted: 1,
         n: 0,
         from,
@@ -80,43 +88,61 @@ pub fn read(
         text: Text::default(),
         sink,
     };
-    let mut pending = String::new();
+    let (mut pending, mut is_first) = (String::new(), true);
     let read = read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
-        if piece.first {
-            slider.begin();
-        }
-        match how.detokenizer {
-            None => {
-                slider.text.words += piece.text.split_whitespace().count() as u64;
-                slider.push(&piece.text)?;
-            }
-            Some(detokenizer) => {
-                pending += &piece.text;
-                // Whole lines: what is undone looks no further.
-                let end = if piece.last { Some(pending.len()) } else { end_of_lines(&pending) };
-                if let Some(end) = end {
-                    let rest = pending.split_off(end);
-                    let (words, text) = match detokenizer {
-                        Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
-                        Detokenizer::Ptb => (detokenize::words(&pending), detokenize::penn_treebank(&pending)),
-                    };
-                    slider.text.words += words as u64;
-                    slider.push(&text)?;
-                    pending = rest;
-                }
-            }
-        }
-        if !piece.last {
-            return Ok(());
-        }
+        is_first |= piece.first;
+        let Some(detokenizer) = how.detokenizer else {
+            slider.text.words += piece.text.split_whitespace().count() as u64;
+            return slider.push(piece, Size::default());
+        };
+        pending += &piece.text;
+        // Whole lines: what is undone looks no further.
+        let end = if piece.last { Some(pending.len()) } else { end_of_lines(&pending) };
+        let Some(end) = end else { return Ok(()) };
+        let rest = pending.split_off(end);
+        let (words, text) = match detokenizer {
+            Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
+            Detokenizer::Ptb => (detokenize::words(&pending), detokenize::penn_treebank(&pending)),
+        };
+        slider.text.words += words as u64;
         // The last line of a document has an end, with a break or without.
-        let open = how.detokenizer.is_some() && !piece.text.ends_with('\n');
-        slider.text.words += u64::from(open);
-        slider.end()
+        slider.text.words += u64::from(piece.last && !piece.text.ends_with('\n'));
+        let more = Size::of(&pending) - Size::of(&text);
+        pending = rest;
+        slider.push(Piece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
     });
     match read.and_then(|_| slider.score()) {
         Err(e) if !e.is::<Ended>() => Err(e),
         _ => Ok(Text { n: slider.n, ..slider.text }),
+    }
+}
+
+/// Length of a text, or a difference of two.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    bytes: i64,
+    characters: i64,
+}
+
+impl Size {
+    fn of(text: &str) -> Self {
+        Self { bytes: text.len() as i64, characters: text.chars().count() as i64 }
+    }
+}
+
+impl std::ops::Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, characters: self.characters + other.characters }
+    }
+}
+
+impl std::ops::Sub for Size {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { bytes: self.bytes - other.bytes, characters: self.characters - other.characters }
     }
 }
 
@@ -150,34 +176,55 @@ struct Slider<'a> {
     model: &'a Model<'a>,
     stride: usize,
     start: u32,
+    stitcher: Stitcher<'a>,
+    /// For each piece that is being encoded, by how much the text as it was given is longer.
+    undone: VecDeque<Size>,
     /// The end of the document so far: what is to be predicted, and what it may be predicted from.
     tokens: Vec<u32>,
+    /// For each of `tokens`, the text that it stands for.
+    sizes: Vec<Size>,
     /// How many of them need no prediction any more.
     predicted: usize,
     /// Number of the next window.
     n: u64,
     from: u64,
-    waiting: Vec<(u64, Question)>,
+    /// Windows that will be read together, each with the text that it predicts.
+    waiting: Vec<(u64, Question, Size)>,
     text: Text,
     sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 }
 
 impl Slider<'_> {
-    fn begin(&mut self) {
-        self.tokens = vec![self.start];
-        self.predicted = 1;
+    /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
+    fn push(&mut self, piece: Piece, more: Size) -> Result<()> {
+        self.undone.push_back(more);
+        for part in self.stitcher.push(vec![piece])? {
+            self.take(part)?;
+        }
+        Ok(())
     }
 
-    fn push(&mut self, text: &str) -> Result<()> {
-        self.tokens.extend(self.model.tokenizer.encode_document(text)?);
+    fn take(&mut self, part: Part) -> Result<()> {
+        if part.first {
+            (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![Size::default()], 1);
+        }
+        self.text.losses.merge(&part.losses);
+        let size = |(&bytes, &characters): (&u32, &u32)| Size { bytes: bytes.into(), characters: characters.into() };
+        self.sizes.extend(part.bytes.iter().zip(&part.characters).map(size));
+        self.tokens.extend(&part.ids);
+        let more = self.undone.drain(..part.pieces).fold(Size::default(), |all, more| all + more);
+        if let Some(last) = self.sizes.last_mut() {
+            *last = *last + more;
+        }
         loop {
             let wanted = self.wanted();
             // One more must be there: the last window of a document is cut by its end.
             if self.tokens.len() <= self.predicted + wanted {
-                return Ok(());
+                break;
             }
             self.window(wanted)?;
         }
+        if part.last { self.end() } else { Ok(()) }
     }
 
     fn end(&mut self) -> Result<()> {
@@ -200,38 +247,35 @@ impl Slider<'_> {
             context: self.tokens[begin..self.predicted].to_vec(),
             continuations: vec![self.tokens[self.predicted..end].to_vec()],
         };
+        let size = self.sizes[self.predicted..end].iter().fold(Size::default(), |all, &one| all + one);
         // A next window reads at most a context from its end back.
         self.tokens.drain(..begin);
+        self.sizes.drain(..begin);
         self.predicted = end - begin;
         let n = self.n;
         self.n += 1;
         if n >= self.from {
-            self.waiting.push((n, question));
+            self.waiting.push((n, question, size));
         }
         if self.waiting.len() >= TOGETHER { self.score() } else { Ok(()) }
     }
 
     fn score(&mut self) -> Result<()> {
-        let (numbers, questions): (Vec<u64>, Vec<Question>) = std::mem::take(&mut self.waiting).into_iter().unzip();
+        let waiting = std::mem::take(&mut self.waiting);
+        let questions: Vec<Question> = waiting.iter().map(|(_, question, _)| question.clone()).collect();
         if questions.is_empty() {
             return Ok(());
         }
         let answers = answer(self.model.gpt, &questions, false)?;
-        let mut windows = Vec::with_capacity(questions.len());
-        for ((n, question), found) in numbers.into_iter().zip(&questions).zip(&answers.found) {
-            let tokens = &question.continuations[0];
-            let bytes = self.model.tokenizer.decode_bytes(tokens)?;
-            // Bytes that go on with a character begin with the bits 10.
-            let characters = bytes.iter().filter(|&&byte| byte & 0xC0 != 0x80).count();
-            windows.push(Window {
-                n,
-                nats: -found[0].log_prob,
-                tokens: tokens.len() as u64,
-                bytes: bytes.len() as u64,
-                characters: characters as u64,
-                read: (question.context.len() + tokens.len() - 1) as u64,
-            });
-        }
+        let window = |((n, question, size), found): ((u64, Question, Size), &Vec<Found>)| Window {
+            n,
+            nats: -found[0].log_prob,
+            tokens: question.continuations[0].len() as u64,
+            bytes: size.bytes.max(0) as u64,
+            characters: size.characters.max(0) as u64,
+            read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+        };
+        let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
         if (self.sink)(&windows)?.is_break() { Err(Ended.into()) } else { Ok(()) }
     }
 }

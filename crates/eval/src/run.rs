@@ -465,6 +465,7 @@ impl Asking<'_> {
         match asked {
             Err(e) => e.downcast::<Stopped>().map(|Stopped(stop)| Some(stop)),
             Ok(()) => {
+                self.model.tokenizer.warn_of_losses(&self.label, self.sitting.progress);
                 cost.done = true;
                 cost.write(self.path)?;
                 Ok(None)
@@ -536,6 +537,7 @@ impl Asking<'_> {
         // Nothing is asked yet: how long the text is.
         let all = perplexity::read(&self.model, &path, reading, u64::MAX, &mut |_| Ok(ControlFlow::Continue(())))?;
         ensure!(all.n > 0, "{path} has no text to measure with");
+        all.losses.warn(&path, self.sitting.progress);
         let limit = self.request.limit.unwrap_or(u64::MAX).min(all.n);
         // Of a part of the text they are not known.
         cost.words = (limit == all.n).then_some(all.words);

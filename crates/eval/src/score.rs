@@ -16,7 +16,7 @@ use model::likelihood::{Question, answer};
 use model::sampler::Sampling;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Answers that are written at once.
 const ROWS: usize = 32;
@@ -37,15 +37,15 @@ pub struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// What stands before a text: the token that ends one.
+    /// What stands before a text: the token that begins one, else the token that ends one.
     pub fn start(&self) -> Option<u32> {
         start_of(self.tokenizer).or(self.end_of_text.first().copied())
     }
 }
 
-/// The token that ends a text, as far as a tokenizer knows it.
+/// The token that begins a text, else the one that ends a text, as far as a tokenizer knows it.
 pub(crate) fn start_of(tokenizer: &Tokenizer) -> Option<u32> {
-    tokenizer.end_of_text().or(tokenizer.document_end())
+    tokenizer.bos().or(tokenizer.end_of_text()).or(tokenizer.document_end())
 }
 
 /// An instance that is to be asked.
@@ -94,7 +94,16 @@ pub(crate) fn choices(
     config: &ChoiceConfig,
     all: &[Ready],
 ) -> Result<(Vec<Map<String, Value>>, Work)> {
-    let mut questions: Vec<Question> = all.iter().map(|one| one.prompted.question.clone()).collect();
+    let mut questions = Vec::new();
+    // An answer that its context is cut for is a question of its own.
+    let own: Vec<Range<usize>> = all
+        .iter()
+        .map(|one| {
+            let first = questions.len();
+            questions.extend(one.prompted.questions.iter().cloned());
+            first..questions.len()
+        })
+        .collect();
     // Where answers are labels, many instances have the same.
     let (mut places, mut neutral_of) = (HashMap::<Vec<Vec<u32>>, usize>::new(), Vec::with_capacity(all.len()));
     for one in all.iter().filter(|_| !config.neutral.is_empty()) {
@@ -108,10 +117,10 @@ pub(crate) fn choices(
     let answers = answer(model.gpt, &questions, false)?;
     let lines = all.iter().enumerate().map(|(i, one)| {
         let Asked::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
-        let sums: Vec<f64> = answers.found[i].iter().map(|found| found.log_prob).collect();
+        let sums: Vec<f64> = answers.found[own[i].clone()].iter().flatten().map(|found| found.log_prob).collect();
         let neutral = neutral_of.get(i).map(|&at| &answers.found[at]);
         let unconditional: Option<Vec<f64>> = neutral.map(|found| found.iter().map(|one| one.log_prob).collect());
-        let tokens: Vec<usize> = one.prompted.question.continuations.iter().map(Vec::len).collect();
+        let tokens: Vec<usize> = one.prompted.answers().map(<[u32]>::len).collect();
         let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
         let characters: Vec<usize> = texts.iter().map(|text| text.trim().chars().count()).collect();
         let chosen: Map<String, Value> = config
@@ -165,7 +174,7 @@ pub(crate) fn generations(
         1 => greedy(),
         k => Sampling { top_k: Some(k), seed, ..Sampling::default() },
     };
-    let prompts: Vec<Vec<u32>> = all.iter().map(|one| one.prompted.question.context.clone()).collect();
+    let prompts: Vec<Vec<u32>> = all.iter().map(|one| one.prompted.context.clone()).collect();
     let (written, work) =
         write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
     let lines = all.iter().zip(&written).map(|(one, completion)| {
@@ -242,10 +251,10 @@ impl Metric {
 /// # Errors
 /// As [`answer`] and [`generate_all`].
 pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Value>>, Work)> {
-    let questions: Vec<Question> = all.iter().map(|one| one.prompted.question.clone()).collect();
+    let questions: Vec<Question> = all.iter().flat_map(|one| one.prompted.questions.clone()).collect();
     let answers = answer(model.gpt, &questions, true)?;
     let longest = questions.iter().map(|question| question.continuations[0].len()).max().unwrap_or(0);
-    let prompts = questions.into_iter().map(|question| question.context).collect();
+    let prompts = all.iter().map(|one| one.prompted.context.clone()).collect();
     let Said { said, filtered, work } = last_words(model, prompts, longest.max(WORD_TOKENS))?;
     let mut lines = Vec::with_capacity(all.len());
     for (i, one) in all.iter().enumerate() {
@@ -254,7 +263,7 @@ pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Val
         line.extend([
             ("target".to_owned(), json!(target.trim())),
             ("log_prob".to_owned(), json!(found.log_prob)),
-            ("tokens".to_owned(), json!(one.prompted.question.continuations[0].len())),
+            ("tokens".to_owned(), json!(questions[i].continuations[0].len())),
             ("greedy".to_owned(), json!(found.greedy)),
             ("said".to_owned(), json!(said[i])),
             ("said_filtered".to_owned(), json!(filtered[i])),

@@ -101,8 +101,18 @@ pub struct Prompted {
     pub shots: usize,
     /// Whether its beginning was left out, since it is longer than the window by itself.
     pub cut: bool,
-    /// Tokens; the continuations are the answers, or none where the model is to write.
-    pub question: Question,
+    /// Tokens of the text that a model continues, with room for what it writes.
+    pub context: Vec<u32>,
+    /// The answers after their context: all in one question, or each by itself where the context is cut for it. Empty where the
+    /// model is to write.
+    pub questions: Vec<Question>,
+}
+
+impl Prompted {
+    /// Tokens of each answer, in their order.
+    pub fn answers(&self) -> impl Iterator<Item = &[u32]> {
+        self.questions.iter().flat_map(|question| question.continuations.iter().map(Vec::as_slice))
+    }
 }
 
 /// How records become tokens.
@@ -110,7 +120,7 @@ pub struct Prompted {
 pub struct Prompter<'a> {
     /// Of the model.
     pub tokenizer: &'a Tokenizer,
-    /// What stands for an empty prompt: the end of the text before.
+    /// What stands for an empty prompt: the token that begins a text, else the one that ends the text before.
     pub start: Option<u32>,
     /// Tokens of the model's window.
     pub context: usize,
@@ -160,19 +170,33 @@ impl Prompter<'_> {
             }
             k = (fit + over) / 2;
         }
-        let (text, mut question, length) = match best {
+        let (text, question, length) = match best {
             Some(best) => best,
             None => with(0)?,
         };
-        let over = length.saturating_sub(self.context);
-        let most = self.context;
-        ensure!(
-            over < question.context.len(),
-            "{}: an answer is longer than the window of {most} tokens",
-            instance.place
-        );
-        question.context.drain(..over);
-        Ok(Prompted { text, shots: fit, cut: over > 0, question })
+        let cut = length > self.context;
+        let (context, questions) = self.cut(question, &instance.place)?;
+        Ok(Prompted { text, shots: fit, cut, context, questions })
+    }
+
+    /// Cuts the beginning of a context that is too long: for each answer so that the two fit the window, and for what a model
+    /// writes so that there is room for it. The last token of an answer is not read.
+    fn cut(&self, question: Question, place: &str) -> Result<(Vec<u32>, Vec<Question>)> {
+        let Question { context, continuations } = question;
+        let last = |n_read: usize| -> Result<Vec<u32>> {
+            let most = self.context.saturating_sub(n_read);
+            ensure!(most > 0, "{place}: an answer is longer than the window of {} tokens", self.context);
+            Ok(context[context.len().saturating_sub(most)..].to_vec())
+        };
+        let written = last(self.room)?;
+        let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+        if continuations.is_empty() || context.len() + longest - 1 <= self.context {
+            let all = (!continuations.is_empty()).then(|| Question { context: context.clone(), continuations });
+            return Ok((written, all.into_iter().collect()));
+        }
+        let alone = |tokens: Vec<u32>| Ok(Question { context: last(tokens.len() - 1)?, continuations: vec![tokens] });
+        let questions = continuations.into_iter().map(alone).collect::<Result<_>>()?;
+        Ok((written, questions))
     }
 
     /// The answers of `asked` after `text` alone.
@@ -186,21 +210,31 @@ impl Prompter<'_> {
             Asked::Free { .. } => Vec::new(),
         };
         if answers.is_empty() {
-            return Ok(Question {
-                context: self.or_start(self.tokenizer.encode_document(text)?)?,
-                continuations: vec![],
-            });
+            return Ok(Question { context: self.or_start(self.encode(text)?)?, continuations: vec![] });
         }
         // Spaces at the end belong to the word that follows: they are one token with it.
         let context = text.trim_end();
-        let tokens = self.tokenizer.encode_document(context)?;
+        let encode = |text: &str| match context {
+            "" => self.tokenizer.encode(text),
+            _ => self.encode(text),
+        };
+        let tokens = if context.is_empty() { Vec::new() } else { encode(context)? };
         let continuation = |answer: &&String| {
-            let whole = self.tokenizer.encode_document(&format!("{text}{answer}"))?;
+            let whole = encode(&format!("{text}{answer}"))?;
             let rest = whole.get(tokens.len()..).filter(|rest| !rest.is_empty());
             rest.map(<[u32]>::to_vec).with_context(|| format!("the answer {answer:?} has no tokens of its own"))
         };
         let continuations = answers.iter().map(continuation).collect::<Result<_>>()?;
         Ok(Question { context: self.or_start(tokens)?, continuations })
+    }
+
+    /// Tokens of a prompt, with those that the tokenizer puts around a text unless it begins with the first of them.
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let begins = self.start.and_then(|id| self.tokenizer.token_name(id));
+        if begins.is_some_and(|name| text.starts_with(&name)) {
+            return self.tokenizer.encode(text);
+        }
+        self.tokenizer.encode_prompt(text)
     }
 
     fn or_start(&self, tokens: Vec<u32>) -> Result<Vec<u32>> {
@@ -254,8 +288,7 @@ mod tests {
         let wide = at(100).prompt("say", &pool, 3, 5, &instance).unwrap();
         let shown = pool.draw(5, 3).join("\n\n");
         assert_eq!((wide.text.as_str(), wide.shots, wide.cut), (&*format!("say\n\n{shown}\n\nq:"), 3, false));
-        let said: Vec<String> =
-            wide.question.continuations.iter().map(|tokens| tokenizer.decode(tokens).unwrap()).collect();
+        let said: Vec<String> = wide.answers().map(|tokens| tokenizer.decode(tokens).unwrap()).collect();
         assert_eq!(said, [" yes", " no"]);
         // 5 + 6 k + 2 of the prompt, and 3 of the longest answer that are read.
         assert_eq!(at(22).prompt("say", &pool, 3, 5, &instance).unwrap().shots, 2);
@@ -265,7 +298,11 @@ mod tests {
             at(10).prompt("say", &pool, 0, 5, &instance).unwrap()
         );
         let cut = at(6).prompt("say", &pool, 3, 5, &instance).unwrap();
-        assert_eq!((cut.shots, cut.cut, tokenizer.decode(&cut.question.context).unwrap().as_str()), (0, true, "\nq:"));
+        assert_eq!((cut.shots, cut.cut), (0, true));
+        // For each answer as much as fits with it, but for its last token.
+        let contexts: Vec<String> =
+            cut.questions.iter().map(|question| tokenizer.decode(&question.context).unwrap()).collect();
+        assert_eq!(contexts, ["\nq:", "\n\nq:"]);
         assert!(at(3).prompt("", &pool, 0, 5, &instance).unwrap_err().to_string().contains("longer than the window"));
     }
 
@@ -290,8 +327,12 @@ mod tests {
         let tokenizer = tokenizer();
         let at = |room| Prompter { tokenizer: &tokenizer, start: None, context: 30, room, separator: "\n" };
         let word = Instance { place: "a".into(), prompt: "p".repeat(29), asked: Asked::Word(" ab".into()) };
-        assert_eq!(at(0).prompt("", &Pool::default(), 0, 0, &word).unwrap().question.context.len(), 28);
-        assert_eq!(at(6).prompt("", &Pool::default(), 0, 0, &word).unwrap().question.context.len(), 24);
+        let lengths = |room| {
+            let prompted = at(room).prompt("", &Pool::default(), 0, 0, &word).unwrap();
+            (prompted.context.len(), prompted.questions[0].context.len())
+        };
+        assert_eq!(lengths(0), (29, 28));
+        assert_eq!(lengths(6), (24, 28));
     }
 
     #[test]

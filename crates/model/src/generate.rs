@@ -175,13 +175,13 @@ pub fn generate_from(
         }
     }
     for (r, row) in rows.iter_mut().enumerate() {
-        let rest = row.end();
+        let rest = row.end()?;
         let _ = on_text(r, &rest)?; // it is the end
     }
     if let [row] = rows.as_slice() {
         *past = window.past(&row.tokens);
     }
-    Ok(rows.into_iter().map(Row::completion).collect())
+    rows.into_iter().map(Row::completion).collect()
 }
 
 /// Whether `model` can read `prompt`.
@@ -284,6 +284,7 @@ pub(crate) struct Row<'a> {
     log_probs: Vec<TokenLogProb>,
     end_token: Option<TokenLogProb>,
     pub(crate) finish: Option<Finish>,
+    stop: &'a [String],
 }
 
 impl<'a> Row<'a> {
@@ -298,6 +299,7 @@ impl<'a> Row<'a> {
             log_probs: Vec::new(),
             end_token: None,
             finish: None,
+            stop: how.stop,
         }
     }
 
@@ -324,17 +326,18 @@ impl<'a> Row<'a> {
         }
         self.log_probs.extend(log_prob);
         self.place.position += 1;
-        self.push(token, how.stop);
+        self.tokens.push(token);
+        let text = self.decoder.push(token)?;
+        self.take_in(&text);
         Ok(())
     }
 
-    fn push(&mut self, token: u32, stop: &[String]) {
-        self.tokens.push(token);
-        if let Some(text) = self.decoder.push(token) {
-            self.text.push_str(&text);
-        }
+    /// Adds text, up to a stop string.
+    fn take_in(&mut self, text: &str) {
+        self.text.push_str(text);
+        let stop = self.stop.iter().filter(|s| !s.is_empty());
         // A match that began in text already shown was ruled out when it was shown.
-        let found = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| self.text[self.shown..].find(s.as_str()));
+        let found = stop.filter_map(|s| self.text[self.shown..].find(s.as_str()));
         if let Some(at) = found.min() {
             self.text.truncate(self.shown + at);
             self.finish = Some(Finish::Stop);
@@ -355,25 +358,30 @@ impl<'a> Row<'a> {
     }
 
     /// What is left at the end, incomplete characters and held-back text.
-    fn end(&mut self) -> String {
+    fn end(&mut self) -> Result<String> {
         if !matches!(self.finish, Some(Finish::Stop | Finish::Interrupted)) {
-            self.text.push_str(&self.decoder.flush());
+            let text = self.decoder.flush()?;
+            self.take_in(&text);
         }
         let rest = self.text[self.shown..].to_owned();
         self.shown = self.text.len();
-        rest
+        Ok(rest)
     }
 
-    pub(crate) fn completion(mut self) -> Completion {
-        self.end();
+    /// What was written.
+    ///
+    /// # Errors
+    /// When the text that was held back cannot be decoded.
+    pub(crate) fn completion(mut self) -> Result<Completion> {
+        self.end()?;
         let prompt = self.tokens.len() - self.n_new();
-        Completion {
+        Ok(Completion {
             text: self.text,
             tokens: self.tokens.split_off(prompt),
             log_probs: self.log_probs,
             end: self.end_token,
             finish: self.finish.unwrap_or(Finish::Length),
-        }
+        })
     }
 }
 

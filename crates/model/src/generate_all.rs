@@ -82,7 +82,7 @@ pub fn generate_all(
                 if row.finish.is_none() && !full(&row) {
                     begun.push((prompt - read.first) as u32);
                     rows.push(Numbered { prompt, sample, row });
-                } else if on_done(prompt, sample, row.completion())?.is_break() {
+                } else if on_done(prompt, sample, row.completion()?)?.is_break() {
                     return Ok(());
                 }
             }
@@ -102,7 +102,7 @@ pub fn generate_all(
             if one.row.finish.is_none() && !full(&one.row) {
                 left.push(n as u32);
                 going.push(one);
-            } else if on_done(one.prompt, one.sample, one.row.completion())?.is_break() {
+            } else if on_done(one.prompt, one.sample, one.row.completion()?)?.is_break() {
                 return Ok(());
             }
         }

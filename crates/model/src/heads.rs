@@ -9,6 +9,7 @@ use crate::gpt::Pass;
 use crate::params::{Params, last_norm_bias};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use data::tokenizer::Tokenizer;
 use ops::rng::{Draw, Key, normals};
 use ops::{Dropout, Parameter, dropout};
 use serde_json::{Map, Value, json};
@@ -133,18 +134,43 @@ pub struct HeadDescription {
     pub is_number: bool,
     /// What it was trained for.
     pub task: String,
-    /// What batches are padded with elsewhere, where it is not the end of text: the token before the first is read.
+    /// What batches are padded with elsewhere, where it is not the tokenizer's own token for that: the last other token is
+    /// read.
     pub pad: Option<u32>,
     /// What gptkit wants to know of it besides.
     pub more: Value,
 }
 
 impl HeadDescription {
-    /// Adds it to the description of the model in `folder`.
+    /// What `config.json` calls the task of a reward.
+    pub const REWARD: &str = "reward";
+
+    /// Reads it from a folder whose head rewards texts: one that gptkit made, or another's with a class for sequence
+    /// classification and one label.
+    ///
+    /// # Errors
+    /// When `config.json` cannot be read.
+    pub fn load_reward(folder: &Path) -> Result<Option<Self>> {
+        if let Ok(description) = Self::load(folder) {
+            return Ok((description.task == Self::REWARD).then_some(description));
+        }
+        let json = read_json(&folder.join("config.json"))?;
+        let class = json["architectures"][0].as_str().unwrap_or_default();
+        let n_labels = json["id2label"].as_object().map(Map::len).or(json["num_labels"].as_u64().map(|n| n as usize));
+        if !class.ends_with("ForSequenceClassification") || n_labels != Some(1) {
+            return Ok(None);
+        }
+        let pad = json["pad_token_id"].as_u64().map(|pad| pad as u32);
+        let task = Self::REWARD.to_owned();
+        Ok(Some(Self { labels: vec![task.clone()], is_number: true, task, pad, more: Value::Null }))
+    }
+
+    /// Adds it to the description of the model in `folder`, whose tokens are `tokenizer`'s. The model and the tokenizer name the
+    /// same token for padding: transformers pads by one and looks for the padding by the other.
     ///
     /// # Errors
     /// When that cannot be read or written.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    pub fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
         let path = folder.join("config.json");
         let mut json = read_json(&path)?;
         let class = match load_config(folder)?.kind {
@@ -160,7 +186,20 @@ impl HeadDescription {
         json["id2label"] = Value::Object(id2label);
         json["label2id"] = Value::Object(label2id);
         json["problem_type"] = json!(if self.is_number { "regression" } else { "single_label_classification" });
-        json["pad_token_id"] = self.pad.map_or(json["eos_token_id"].clone(), |pad| json!(pad));
+        let of_tokens = folder.join("tokenizer_config.json");
+        let mut tokens = read_json(&of_tokens)?;
+        let own = tokens["pad_token"].as_str().and_then(|token| tokenizer.token_id(token));
+        let end = json["eos_token_id"].as_u64().map(|end| end as u32);
+        let pad = self.pad.or(own).or(end);
+        json["pad_token_id"] = json!(pad);
+        tokens["pad_token"] = json!(pad.and_then(|pad| tokenizer.token_name(pad)));
+        write_json(&of_tokens, &tokens)?;
+        let generation = folder.join("generation_config.json");
+        if generation.exists() {
+            let mut settings = read_json(&generation)?;
+            settings["pad_token_id"] = json!(pad);
+            write_json(&generation, &settings)?;
+        }
         json["finetuning_task"] = json!(self.task);
         json["gptkit"] = self.more.clone();
         write_json(&path, &json)
@@ -218,8 +257,11 @@ mod tests {
                 pad: Some(2),
                 more: json!({ "columns": 2 }),
             };
-            description.save(folder.path()).unwrap();
+            let tokenizer = Tokenizer::of_characters(&('a'..='p').collect()).unwrap();
+            tokenizer.save(folder.path()).unwrap();
+            description.save(folder.path(), &tokenizer).unwrap();
             assert_eq!(HeadDescription::load(folder.path()).unwrap(), description);
+            assert_eq!(read_json(&folder.path().join("tokenizer_config.json")).unwrap()["pad_token"], json!("c"));
             assert_eq!(read_json(&folder.path().join("config.json")).unwrap()["architectures"], json!([class]));
 
             let (config, mut again) = load_model(folder.path(), &Device::Cpu).unwrap();

@@ -13,8 +13,6 @@ use model::generate::{Completion, Finish};
 use model::{ClassHead, Gpt, HeadDescription, Pass};
 use std::path::Path;
 
-/// What `config.json` calls the head's task.
-pub(crate) const TASK: &str = "reward";
 /// Tokens that the model reads at a time, but for a longer sequence alone.
 const TOKENS_AT_A_TIME: usize = 4096;
 
@@ -72,6 +70,8 @@ pub struct Scorer {
     pub model: RewardModel,
     /// How it reads dialogues.
     pub encoder: Encoder,
+    /// What `config.json` names for padding: the reward is read at the last other token.
+    pad: Option<u32>,
 }
 
 /// What became of a prompt's completions.
@@ -89,17 +89,18 @@ impl Scorer {
     /// # Errors
     /// When it is none.
     pub fn new(folder: &Path, mut files: ModelFolder, gpt: Gpt) -> Result<Self> {
-        let description = HeadDescription::load(folder).ok().filter(|description| description.task == TASK);
-        ensure!(
-            description.is_some(),
-            "{} is no reward model; make one with `gptkit train-rm`, or name its run's folder",
-            folder.display()
-        );
+        let description = HeadDescription::load_reward(folder)?.with_context(|| {
+            format!(
+                "{} is no reward model; make one with `gptkit train-rm`, or name its run's folder",
+                folder.display()
+            )
+        })?;
         let head = ClassHead::load(&mut files.params, folder)?;
         let template =
             Template::of(&files.tokenizer)?.with_context(|| format!("{} has no chat template", folder.display()))?;
         let ModelFolder { tokenizer, config, .. } = files;
-        Ok(Self { model: RewardModel { gpt, head }, encoder: Encoder { tokenizer, template, context: config.context } })
+        let encoder = Encoder { tokenizer, template, context: config.context };
+        Ok(Self { model: RewardModel { gpt, head }, encoder, pad: description.pad })
     }
 
     /// Whether it reads dialogues as a model does that has this `tokenizer` and `template`, so that it can judge that
@@ -119,7 +120,7 @@ impl Scorer {
             let mut tokens = [prompt, &completion.tokens].concat();
             let ended = completion.finish == Finish::EndOfText && tokens.len() < self.encoder.context;
             tokens.extend(end.filter(|_| ended));
-            tokens
+            self.without_padding(tokens)
         };
         Ok(all.map(sequence).collect())
     }
@@ -130,7 +131,16 @@ impl Scorer {
     /// When the template refuses the messages, or as [`RewardModel::rewards`].
     pub fn score(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<Scored>> {
         let Some(fitted) = self.encoder.group(prompt, completions)? else { return Ok(None) };
-        Ok(Some(Scored { rewards: self.model.rewards(&fitted.sequences)?, cut: fitted.cut }))
+        let sequences: Vec<Vec<u32>> = fitted.sequences.into_iter().map(|s| self.without_padding(s)).collect();
+        Ok(Some(Scored { rewards: self.model.rewards(&sequences)?, cut: fitted.cut }))
+    }
+
+    /// `sequence` up to where transformers reads its reward: the last token that is not the one for padding, even where that
+    /// one also ends an answer.
+    pub(crate) fn without_padding(&self, mut sequence: Vec<u32>) -> Vec<u32> {
+        let n = sequence.iter().rposition(|&token| Some(token) != self.pad).map_or(1, |last| last + 1);
+        sequence.truncate(n);
+        sequence
     }
 }
 

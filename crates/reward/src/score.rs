@@ -88,7 +88,7 @@ impl Reader<'_> {
         let sequences = match fitted.map_err(|e| Bad::new(format!("{e:#}")))? {
             Some(Fitted { sequences, cut, .. }) => {
                 self.counts.cut += u64::from(cut);
-                sequences
+                sequences.into_iter().map(|sequence| self.scorer.without_padding(sequence)).collect()
             }
             None => {
                 self.counts.too_long += 1;

@@ -4,7 +4,7 @@ use crate::charts;
 use crate::group::{Encoder, Group};
 use crate::groups::{ComparisonConfig, FILES, Groups, encode_all, say};
 use crate::loss::{LossConfig, Pairs};
-use crate::model::{RewardModel, TASK};
+use crate::model::RewardModel;
 use crate::normalization::{NormalizationConfig, REFERENCES, keep_references, normalize};
 use crate::report::{Judged, Report};
 use ::config::{Check, Problems};
@@ -109,6 +109,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     config.train.validate_each_epoch(data.train.records.len());
     config.train.check_validation(!data.val.records.is_empty())?;
     say(&counts, sitting.progress);
+    encoder.tokenizer.check_losses("the comparisons", sitting.progress)?;
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
     keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
 
@@ -116,7 +117,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &end_of_text)?;
-    description(pad).save(out)?;
+    description(pad).save(out, &encoder.tokenizer)?;
     run.take_in(aside.path(), &[FILES[0], FILES[1], REFERENCES])?;
     drop(aside); // nothing of it is left when training is killed
     let head = ClassHead::init_reward(&mut params, shape.d_model, config.seed)?;
@@ -154,23 +155,27 @@ pub fn resume(config: &RewardConfig, run: Resumable, sitting: &Sitting) -> Resul
     go_on(config, trainer, state, data, run, sitting)
 }
 
-/// A token for padding, for who reads the folder elsewhere: transformers reads the reward before the first of them, which
-/// therefore must not be the sign that ends an answer.
+/// A token for padding, for who reads the folder elsewhere: transformers reads the reward at the last other token, so that it
+/// must not be the one that ends an answer.
 fn padding(start: &mut Start, template: &Template, seed: u64) -> Result<Option<u32>> {
     if start.tokenizer.end_of_text().is_none() {
         start.add_tokens(&[END_OF_TEXT], seed)?;
     }
     let end = template.end_token(&start.tokenizer)?;
-    if end.is_none() || end != start.tokenizer.end_of_text() {
-        return Ok(None);
+    let own = start.tokenizer.pad();
+    if end.is_none() || own.is_some() && own != end {
+        return Ok(own);
+    }
+    if end != start.tokenizer.end_of_text() {
+        return Ok(start.tokenizer.end_of_text());
     }
     start.add_tokens(&[PAD], seed)?;
     Ok(start.tokenizer.token_id(PAD))
 }
 
 fn description(pad: Option<u32>) -> HeadDescription {
-    let labels = vec![TASK.to_owned()];
-    HeadDescription { labels, is_number: true, task: TASK.to_owned(), pad, more: json!({}) }
+    let task = HeadDescription::REWARD.to_owned();
+    HeadDescription { labels: vec![task.clone()], is_number: true, task, pad, more: json!({}) }
 }
 
 /// What a run reads.

@@ -153,6 +153,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     let aside = Scratch::beside(claim.folder())?;
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     say(&counts, sitting.progress);
+    encoder.tokenizer.check_losses("the comparisons", sitting.progress)?;
     // Adapters change nothing at first: it is the reference, too.
     let policy = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
     for (plain, compared) in groups::FILES.into_iter().zip(FILES) {

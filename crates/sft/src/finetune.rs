@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use data::batch::Prefetch;
 use data::disk::{Claim, Scratch};
 use data::progress::{Progress, grouped};
-use data::tokenizer::{END_OF_TEXT, FRAME};
+use data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
 use data::world::Task;
 use model::folder::{load_config, load_model};
 use model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
@@ -108,7 +108,7 @@ impl Labeling {
         if self.is_class() { self.labels.len() } else { 1 }
     }
 
-    fn save(&self, folder: &Path) -> Result<()> {
+    fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
         let description = HeadDescription {
             labels: if self.is_class() { self.labels.clone() } else { vec![SCORE.to_owned()] },
             is_number: !self.is_class(),
@@ -116,7 +116,7 @@ impl Labeling {
             pad: None,
             more: json!({ "columns": self.columns }),
         };
-        description.save(folder)
+        description.save(folder, tokenizer)
     }
 
     /// Reads it from `folder`.
@@ -162,11 +162,12 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, claim: Claim, sitting: 
     config.train.validate_each_epoch(data.train.records.len());
     config.train.check_validation(!data.val.records.is_empty())?;
     say(&counts, start.config.context, sitting.progress);
+    start.tokenizer.check_losses("the records", sitting.progress)?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     train::plan::must_fit(&start.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
-    labeling.save(out)?;
+    labeling.save(out, &start.tokenizer)?;
     run.take_in(aside.path(), &FILES)?;
     drop(aside); // nothing of it is left when training is killed
     let mut params = start.params;

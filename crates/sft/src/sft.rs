@@ -119,6 +119,7 @@ pub fn sft(mut config: SftConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     config.train.validate_each_epoch(data.train.len());
     config.train.check_validation(!data.validation.is_empty())?;
     say(&counts, sitting.progress);
+    start.tokenizer.check_losses("the dialogues", sitting.progress)?;
 
     let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
     train::plan::must_fit(&start.config, &config.train, sitting.device)?;

@@ -162,6 +162,7 @@ pub fn fit<O: Validate>(
         return ended(state, None, &config);
     }
     config.check_validation(!validation.is_empty())?;
+    schedule.warn(sitting.progress);
     state.finished = false; // a schedule or a patience that was made longer since then goes on
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);

@@ -7,6 +7,7 @@ use crate::machine;
 use crate::masked::{Masking, rows_of_vocabulary};
 use crate::objective::{HeldOutSource, Mixture};
 use crate::plan::{Memory, must_fit, settings_that_fit};
+use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::run::Run;
 use crate::schedule::Schedule;
@@ -14,7 +15,7 @@ use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use data::batch::{Batch, Prefetch, Windows, validation};
 use data::disk::Claim;
-use data::prepare::{Prepared, prepare};
+use data::prepare::{Prepared, changed_since, prepare};
 use data::progress::{Progress, grouped};
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
@@ -102,6 +103,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, s
         run.folder().display()
     ));
     warn_of_memory(&config, sitting);
+    warn_of_data(&config, &prepared, &text, sitting.progress);
     let trainer = trainer(&config, params, &text)?;
     let state = State {
         text: TextSeen { shards: std::path::absolute(&prepared.folder)?, fingerprint: prepared.fingerprint },
@@ -151,6 +153,47 @@ fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
     }
 }
 
+/// Says before the first step which parts of the text are read otherwise than the settings seem to ask for.
+fn warn_of_data(config: &PretrainConfig, prepared: &Prepared, text: &Text, progress: &dyn Progress) {
+    for (name, asked, given) in text.windows.rounded_shares() {
+        progress.warn(&format!(
+            "{name} has {:.3}% of the weights and gets {:.1}% of the windows, the least that a source can get: give it more \
+             weight, or leave it out",
+            100.0 * asked,
+            100.0 * given
+        ));
+    }
+    let window = config.model.context + 1;
+    let validated = |name: &str| text.held_out.iter().any(|source| source.name == name);
+    for part in prepared.corpus.val.iter().filter(|part| config.data.val_fraction > 0.0 && !validated(&part.name)) {
+        progress.warn(&format!(
+            "the validation part of {} has {} tokens, and a window takes {window}: it has no validation loss; raise \
+             data.val_fraction, or give more text",
+            part.name,
+            grouped(part.tokens.len())
+        ));
+    }
+    let n_steps = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch()).n_steps();
+    if let Some(every) = config.train.eval_every.filter(|&every| every > n_steps && !text.validation.is_empty()) {
+        progress.warn(&format!(
+            "train.eval_every = {every} is longer than the run of {n_steps} steps: it is validated, and saved, at its end only"
+        ));
+    }
+}
+
+/// Says which of the text that a run was prepared from has changed since: it goes on with the tokens that it has.
+fn warn_of_changed_text(folder: &Path, prepared: &Prepared, progress: &dyn Progress) -> Result<()> {
+    let from = RunRequest::read(folder).map(|request| request.working_folder).unwrap_or_default();
+    for path in changed_since(&prepared.folder, &from)? {
+        progress.warn(&format!(
+            "{path} has changed since it was prepared: this run resumes with the text as it was, from {}; to train on the new \
+             text, start a new run with --init",
+            prepared.folder.display()
+        ));
+    }
+    Ok(())
+}
+
 /// The batch of step number `step` of a run of `config`, and the tokenizer that made it.
 ///
 /// # Errors
@@ -188,6 +231,7 @@ pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Res
         prepared.folder.display(),
         checkpoint.display()
     );
+    warn_of_changed_text(&folder, &prepared, sitting.progress)?;
     let (shape, params) = load_model(&checkpoint, sitting.device)?;
     ensure!(
         shape == config.model,

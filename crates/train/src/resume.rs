@@ -2,7 +2,8 @@
 //!
 //! A checkpoint contains the `config.toml` that it was made with. Later edits are either applied and printed, if they only
 //! change the length of the run or how it is monitored ([`OBEYED`]), or refused by key: with a different seed, learning rate or
-//! batch size the result would be that of a different run.
+//! batch size the result would be that of a different run. Where the length changes, the decay of the learning rate still ends
+//! where it did, so that the rate does not jump.
 
 use crate::checkpoint::{self, CONFIG, State, TextSeen};
 use crate::request::RunRequest;
@@ -96,13 +97,18 @@ fn settings_edited(
         progress.warn(&format!("{} was missing; restored it from {}", path.display(), checkpoint.display()));
         disk::write(&path, before.as_bytes())?;
     }
+    let damaged =
+        || format!("{} is damaged; delete it to resume with the settings in {}", path.display(), checkpoint.display());
+    let sealed = Sealed::read(&before).with_context(damaged)?;
     let now = disk::read_description(&path)?;
-    let found = differences(&before, &now).with_context(|| {
-        format!("{} is damaged; delete it to resume with the settings in {}", path.display(), checkpoint.display())
-    })?;
+    let mut found = differences(&before, &now).with_context(damaged)?;
+    let fixed = sealed.keep_decay(&found, &now);
+    if let Some(fixed) = &fixed {
+        found = differences(&before, fixed).with_context(damaged)?;
+    }
     let may_change = |difference: &&Difference| {
         let key = difference.key.as_str();
-        OBEYED.contains(&key) || verified.iter().any(|section| key.starts_with(section))
+        sealed.may_change(difference) || verified.iter().any(|section| key.starts_with(section))
     };
     let (obeyed, refused): (Vec<_>, Vec<_>) = found.iter().partition(may_change);
     if !refused.is_empty() {
@@ -115,6 +121,63 @@ fn settings_edited(
             checkpoint.display()
         );
     }
+    if let Some(fixed) = fixed {
+        disk::write(&path, fixed.as_bytes())?;
+    }
     obeyed.iter().for_each(|difference| progress.note(&format!("{}: {difference}", path.display())));
     Ok(obeyed.into_iter().map(|difference| difference.key.clone()).collect())
+}
+
+/// Settings of a checkpoint that decide which others may be edited.
+struct Sealed {
+    /// As TOML.
+    length: Option<String>,
+    /// Whether the learning rate falls until the end of the run.
+    decays_to_end: bool,
+    /// Whether the batch grows, in multiples of the micro-batch.
+    ramps: bool,
+}
+
+impl Sealed {
+    fn read(config: &str) -> Result<Self> {
+        let all = differences("", config)?;
+        let value = |key: &str| all.iter().find(|value| value.key == key).and_then(|value| value.now.clone());
+        Ok(Self {
+            length: value("train.length"),
+            decays_to_end: value("train.decay").as_deref() != Some("\"constant\"")
+                && value("train.decay_end").is_none(),
+            ramps: value("train.batch_ramp").is_some(),
+        })
+    }
+
+    /// The settings `now`, in which only the length was changed, with an end of the decay where it was; nothing where that is
+    /// not needed.
+    fn keep_decay(&self, found: &[Difference], now: &str) -> Option<String> {
+        let changed = |key: &str| found.iter().any(|difference| difference.key == key);
+        if !self.decays_to_end || !changed("train.length") || changed("train.decay_end") || changed("train.decay") {
+            return None;
+        }
+        let length = self.length.as_ref()?;
+        let (mut lines, mut in_train): (Vec<String>, bool) = (Vec::new(), false);
+        for line in now.lines() {
+            lines.push(line.to_owned());
+            if line.trim_start().starts_with('[') {
+                in_train = line.trim() == "[train]";
+            }
+            if in_train && line.split('=').next().is_some_and(|key| key.trim() == "length") {
+                lines.push(format!("decay_end = {length}"));
+            }
+        }
+        Some(lines.join("\n") + "\n")
+    }
+
+    /// Whether a resumed run obeys an edit.
+    fn may_change(&self, Difference { key, before, now }: &Difference) -> bool {
+        match key.as_str() {
+            // Rows of a growing batch are multiples of it.
+            "train.micro_batch" => !self.ramps,
+            "train.decay_end" => self.decays_to_end && before.is_none() && *now == self.length,
+            key => OBEYED.contains(&key),
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Learning rate and batch size over tokens: pure functions of the step, so that a resumed run goes on as it would have.
 
+mod warnings;
+
 use crate::config::{Decay, TrainConfig};
 use crate::span::Span;
 use anyhow::{Result, ensure};
@@ -196,7 +198,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> TrainConfig {
+    pub(super) fn config(text: &str) -> TrainConfig {
         let text = format!("lr = 1.0\nmin_lr = 0.1\n{text}");
         serde_json::from_value(toml_like(&text)).unwrap()
     }
