@@ -7,6 +7,7 @@ mod baselines;
 mod chat;
 mod commands;
 mod compare;
+mod conformance;
 mod docs;
 mod dpo;
 mod eval;

@@ -196,7 +196,7 @@ impl Rendering<'_> {
         let whole = self.render(messages, false)?;
         let contents = self.contents(messages, &whole, false)?;
         let mut trained: Vec<Range<usize>> = Vec::new();
-        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
+        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.is_learned()) {
             let prompt = self.render(&messages[..i], true)?;
             let answered = self.render(&messages[..=i], false)?;
             ensure!(
