@@ -283,6 +283,10 @@ fn say(counts: &Counts, progress: &dyn Progress) {
             grouped(rewritten as u64)
         ));
     }
+    if counts.unmarked > 0 {
+        let n = grouped(counts.unmarked as u64);
+        progress.warn(&format!("{n} dialogues are left out: none of their messages is to be learned, by their marks"));
+    }
     if truncated > 0 {
         progress.warn(&format!(
             "{} dialogues are longer than the window and were cut; of {} of them nothing to learn was left",
