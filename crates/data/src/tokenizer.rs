@@ -464,24 +464,25 @@ impl Tokenizer {
             let at = contents.partition_point(|range| range.end <= sign.start);
             contents.get(at).is_some_and(|range| range.start < sign.end)
         };
-        let signs: Vec<(usize, bool)> =
-            tokens.iter().enumerate().filter_map(|(i, token)| Some((i, is_said(&sign(token)?)))).collect();
-        if signs.iter().all(|(_, said)| !said) {
+        let (said, written): (Vec<_>, Vec<_>) =
+            tokens.iter().filter_map(|token| Some((token, sign(token)?))).partition(|(_, sign)| is_said(sign));
+        if said.is_empty() {
             return Ok(tokens);
         }
         // Between the signs that the template wrote, all is text.
         let mut all = Vec::new();
         let mut at = 0;
-        let written = signs.iter().filter(|(_, said)| !said).map(|(i, _)| &tokens[*i]);
-        let end = (0, text.len()..text.len());
-        for (n, sign) in written.chain([&end]).enumerate() {
-            let between = self.encode_places(&self.plain, &text[at..sign.1.start])?;
-            all.extend(between.into_iter().map(|(id, place)| (id, place.start + at..place.end + at)));
-            if n + 1 <= signs.iter().filter(|(_, said)| !said).count() {
-                all.push(sign.clone());
-            }
-            at = sign.1.end;
+        let add_text = |all: &mut Vec<(u32, Range<usize>)>, from: usize, to: usize| -> Result<()> {
+            let between = self.encode_places(&self.plain, &text[from..to])?;
+            all.extend(between.into_iter().map(|(id, place)| (id, place.start + from..place.end + from)));
+            Ok(())
+        };
+        for (token, _) in written {
+            add_text(&mut all, at, token.1.start)?;
+            all.push(token.clone());
+            at = token.1.end;
         }
+        add_text(&mut all, at, text.len())?;
         Ok(all)
     }
 
