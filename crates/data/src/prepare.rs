@@ -58,12 +58,17 @@ pub fn prepare(
         return open(Path::new(&only.path), tokenizer, progress);
     }
     let mut places = places(data)?;
-    let loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
+    let mut loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
+    // What a folder says of special tokens and templates is not part of the shards.
+    let with_loaded = |prepared: Prepared, loaded: Option<Tokenizer>| match loaded {
+        Some(tokenizer) => Prepared { tokenizer, ..prepared },
+        None => prepared,
+    };
     let request = request(data, tokenizer, loaded.as_ref(), &places, progress)?;
     let folder = out.map_or_else(|| data.shards.join(folder_name(&request)), Path::to_owned);
     let reads_stdin = places.iter().any(|place| matches!(place, Place::Stdin(_)));
     if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
-        return Ok(prepared);
+        return Ok(with_loaded(prepared, loaded.take()));
     }
     refuse_foreign(&folder)?;
     // Another process may prepare the same text at this moment: what it makes is taken.
@@ -72,7 +77,7 @@ pub fn prepare(
         None => Some(turn(data, progress)?),
     };
     if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
-        return Ok(prepared);
+        return Ok(with_loaded(prepared, loaded.take()));
     }
 
     let (manifest, tokenizer) = disk::folder_with(&folder, |made| {
@@ -130,15 +135,16 @@ fn places(data: &DataConfig) -> Result<Vec<Place>> {
 /// Opens a prepared folder, whose tokenizer must be the one asked for, if one is.
 fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Result<Prepared> {
     let manifest = Manifest::read(folder)?;
-    let tokenizer = Tokenizer::load(folder)?;
+    let mut tokenizer = Tokenizer::load(folder)?;
     ensure!(
         tokenizer.fingerprint()? == manifest.tokenizer,
         "{} holds another tokenizer than its tokens were made with; run `gptkit prepare` again",
         folder.display()
     );
     if let Some(path) = &wanted.path {
+        tokenizer = Tokenizer::load(path)?;
         ensure!(
-            Tokenizer::load(path)?.fingerprint()? == manifest.tokenizer,
+            tokenizer.fingerprint()? == manifest.tokenizer,
             "{} was made with another tokenizer than {}; run `gptkit prepare` again with it",
             folder.display(),
             path.display()

@@ -365,9 +365,18 @@ impl Tokenizer {
     /// # Errors
     /// When the vocabulary itself, without what was added to it, has more entries.
     pub fn limit_to(&mut self, rows: usize) -> Result<()> {
+        self.must_fit(rows)?;
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// Refuses a model of `rows` rows that is not this tokenizer's.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::limit_to`].
+    pub fn must_fit(&self, rows: usize) -> Result<()> {
         let own = self.inner.get_vocab(false).into_values().max().map_or(0, |id| id as usize + 1);
         ensure!(own <= rows, "the tokenizer has {own} entries, the model only {rows}; the two do not belong together");
-        self.rows = rows;
         Ok(())
     }
 
