@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check that transformers reads the model folders that gptkit wrote, and finds in them the same model.
 
-    python scripts/check_transformers.py [--gptkit PATH] MODEL_DIR...
+    python scripts/check_transformers.py [--gptkit PATH] [--made KIND]... [MODEL_DIR...]
 
 For each folder:
   keys       from_pretrained reports no missing, unexpected or mismatched weights; of adapters (gptkit sft --lora-rank), PEFT
@@ -13,8 +13,11 @@ For each folder:
 A folder of GPT-3's kind (config.json has window_size) says gpt2, whose attention in transformers is dense in every
 layer. The two agree while prompt and continuation fit the window, so only that far is compared.
 
+`--made adapters` makes adapters of many kinds with PEFT, and `--made weights` model folders as other people have them; the
+same checks that tests/conformance runs are done on them, with weights made by the versions that are installed.
+
 Prints a verdict for each check and exits with 1 when any failed. Only local files are read.
-Written against Python 3.11, torch 2.11.0, transformers 5.23.0, tokenizers 0.23.3 and peft 0.21.2.
+Written against Python 3.11, torch 2.11.0, transformers 5.24.0, tokenizers 0.23.3 and peft 0.21.2.
 """
 import argparse
 import json
@@ -22,6 +25,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -247,7 +251,8 @@ def check_prompt(folder, gptkit, model, tokenizer, prompt, limit, report):
 
 def check_folder(folder, gptkit, prompts, texts, report):
     print(folder)
-    config = json.loads((folder / "config.json").read_text())
+    described = folder / "config.json"
+    config = json.loads(described.read_text()) if described.exists() else {}  # adapters of PEFT have none
     model = check_keys(folder, report)
     tokenizer = check_tokenizer(folder, gptkit, texts, report)
     if model is None or tokenizer is None:
@@ -266,10 +271,49 @@ def check_folder(folder, gptkit, prompts, texts, report):
         report.line(False, "log-probs", "no prompt could be compared")
 
 
+def check_made(kind, gptkit, report):
+    """Makes the folders of a kind of scripts/conformance, and compares gptkit with each."""
+    import importlib
+    import shutil
+
+    sys.path.insert(0, str(pathlib.Path(__file__).parent / "conformance"))
+    made = importlib.import_module(kind).made
+    described = {"adapters": "adapter_config.json", "weights": "config.json"}[kind]
+    print(f"made {kind}")
+    with tempfile.TemporaryDirectory() as out, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = pathlib.Path(out)
+        for row in made(out / kind):
+            folder = out / kind / row["name"]
+            if "of" in row:
+                shutil.copytree(folder.with_name(row["of"]), folder)
+                config = {**json.loads((folder / described).read_text()), **row["set"]}
+                (folder / described).write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+            if kind == "weights":
+                shutil.copytree(out / kind / "tokenizer", folder, dirs_exist_ok=True)
+            check_made_row(folder, gptkit, row, report)
+
+
+def check_made_row(folder, gptkit, row, report):
+    refused = row.get("refused")
+    try:
+        sample = gptkit.sample(folder, row.get("prompt", "a"), max(1, len(row.get("tokens", []))))
+    except RuntimeError as error:
+        report.line(refused is not None and refused in str(error), row["name"], str(error).splitlines()[0][:200])
+        return
+    if refused is not None or sample["tokens"] != row["tokens"]:
+        report.line(False, row["name"], f"gptkit {sample['tokens']}, reference {row.get('tokens', refused)}")
+        return
+    far = largest([0.0, *(abs(place["log_prob"] - p) for place, p in zip(sample["log_probs"], row["log_probs"]))])
+    report.line(far <= TOLERANCE, row["name"], f"{len(row['tokens'])} tokens alike, largest difference {far:.1e}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="MODEL_DIR")
+    parser.add_argument("folders", nargs="*", type=pathlib.Path, metavar="MODEL_DIR")
     parser.add_argument("--gptkit", default="target/release/gptkit", metavar="PATH", help="default: %(default)s")
+    parser.add_argument("--made", action="append", default=[], choices=["adapters", "weights"], metavar="KIND",
+                        help="make and check folders of this kind: adapters, weights (repeatable)")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="instead of the built-in ones (repeatable)")
     parser.add_argument("--text", action="append", metavar="TEXT", help="for the tokenizer, likewise (repeatable)")
     args = parser.parse_args()
@@ -281,6 +325,8 @@ def main():
             check_folder(folder, Gptkit(args.gptkit), args.prompt or PROMPTS, args.text or TEXTS, report)
         except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
             report.line(False, "folder", f"{type(error).__name__}: {error}")
+    for kind in args.made:
+        check_made(kind, Gptkit(args.gptkit), report)
     print(f"{report.passed} passed, {report.failed} failed")
     sys.exit(report.failed > 0)
 
