@@ -205,6 +205,7 @@ impl AdapterFolder {
             let norms = sum.sqr()?.sum_keepdim(along)?.sqrt()?;
             sum = sum.broadcast_mul(&(lengths / norms)?)?;
         }
+        must_be_finite(module, &sum)?; // a column of zeros has no length to scale
         parameter.set(&sum)?;
         if self.peft.lora_bias {
             ensure!(layer == Layer::Matrix, "lora_bias of {module} is not computed by gptkit: it has no bias itself");
