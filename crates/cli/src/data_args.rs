@@ -12,7 +12,7 @@ pub(crate) struct DataArgs {
     /// `world-patterns` for patterns to go on with, or a folder that `prepare` wrote; repeatable, with weights for a mixture
     #[arg(long, value_name = "PATH[@WEIGHT]")]
     data: Vec<SourceConfig>,
-    /// Column of the text in records [default: text, or content where there is no text]
+    /// Column of the text in records [default: text, or content]
     #[arg(long = "text-column", alias = "text-key", value_name = "NAME")]
     text_key: Option<String>,
     /// What to do with invalid UTF-8, empty documents and malformed lines

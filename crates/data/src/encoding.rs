@@ -40,9 +40,9 @@ impl Encoding {
     /// What is to be said of a file of this encoding, if anything.
     pub(crate) fn notice(self) -> Option<&'static str> {
         match self {
-            Self::Utf16 { marked: true, .. } => Some("is UTF-16 and is read as that"),
+            Self::Utf16 { marked: true, .. } => Some("text in UTF-16, which is decoded"),
             Self::Utf16 { marked: false, .. } => {
-                Some("has a NUL in every second byte, as UTF-16 without a byte-order mark has, and is read as that")
+                Some("every second byte is NUL, as in UTF-16 without a byte-order mark; the file is decoded as that")
             }
             Self::Utf8 | Self::NotText(_) => None,
         }

@@ -16,6 +16,8 @@ pub(crate) fn lenient<T>(text: &str, parse: impl Fn(&str) -> serde_json::Result<
         Ok(value) => Ok((value, false)),
         Err(e) => match mended(text).map(|(mended, has_half)| (parse(&mended), has_half)) {
             Some((Ok(value), has_half)) => Ok((value, has_half)),
+            // It is JSON, and holds something else than what is wanted.
+            Some((Err(e), _)) if e.is_data() => Err(e),
             _ => Err(e),
         },
     }
