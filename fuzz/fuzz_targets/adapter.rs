@@ -24,6 +24,8 @@ static BASE: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         attention_dropout: 0.0,
         residual_dropout: 0.0,
         layer_norm_eps: 1e-5,
+        n_inner: None,
+        tie_word_embeddings: true,
     };
     let tokenizer = data::tokenizer::Tokenizer::of_characters(&['a', 'b'].into()).unwrap();
     save_description(folder.path(), &config, &tokenizer).unwrap();

@@ -149,6 +149,37 @@ RENDERED = [
     ("do is unknown", "{% do messages.append(1) %}", ASK, False),
 ]
 
+MARKED = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}[A] {% generation %}{{ m.content | trim }}{{ eos_token }}"
+    "{% endgeneration %}{% else %}[U] {{ m.content }} {% endif %}{% endfor %}"
+)
+
+# Our own, with the constructs of published families: name, template, messages. Those that ask for the day are compared on the
+# day, and have no row.
+FAMILIES = [
+    ("checks roles, merges system", "{%- if messages[0]['role'] == 'system' -%}{%- set loop_messages = messages[1:] -%}{%- set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' -%}{%- else -%}{%- set loop_messages = messages -%}{%- set system = false -%}{%- endif -%}{%- for message in loop_messages -%}{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}{{ raise_exception('turns must alternate') }}{%- endif -%}{%- if loop.index0 == 0 and system != false -%}{%- set content = system + message['content'] -%}{%- else -%}{%- set content = message['content'] -%}{%- endif -%}{%- if message['role'] == 'user' -%}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{%- elif message['role'] == 'assistant' -%}{{ ' ' + content.strip() + ' ' + eos_token }}{%- endif -%}{%- endfor -%}", GUIDED),
+    ("headers with a cut-off date", "{{- bos_token }}\n{%- if custom_tools is defined %}\n    {%- set tools = custom_tools %}\n{%- endif %}\n{%- if not tools is defined %}\n    {%- set tools = none %}\n{%- endif %}\n{%- if messages[0]['role'] == 'system' %}\n    {%- set system_message = messages[0]['content']|trim %}\n    {%- set messages = messages[1:] %}\n{%- else %}\n    {%- set system_message = \"\" %}\n{%- endif %}\n{{- \"<|start|>system<|stop|>\\n\\n\" }}\n{%- if tools is not none %}\n    {{- \"Environment: ipython\\n\" }}\n{%- endif %}\n{{- \"Known until December 2023\\n\" }}\n{{- system_message }}\n{{- \"<|turn|>\" }}\n{%- for message in messages %}\n    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}\n        {{- '<|start|>' + message['role'] + '<|stop|>\\n\\n'+ message['content'] | trim + '<|turn|>' }}\n    {%- elif 'tool_calls' in message %}\n        {{- message.tool_calls | tojson }}\n    {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|start|>assistant<|stop|>\\n\\n' }}\n{%- endif %}\n", GUIDED),
+    ("says the day", "{{ bos_token }}{%- if strftime_now is defined %}{%- set day = strftime_now('%d %b %Y') %}{%- else %}{%- set day = '26 Jul 2024' %}{%- endif %}[SYSTEM]Today is {{ day }}, {{ strftime_now('%Y-%m-%d') }}.[/SYSTEM]{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}", TALK),
+    ("default system message", "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}", TALK),
+    ("tools or none", "{%- if tools %}\n    {{- '<|im_start|>system\\n' }}\n    {%- for tool in tools %}\n        {{- tool | tojson }}\n    {%- endfor %}\n{%- else %}\n    {%- if messages[0].role == 'system' %}\n        {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}\n{%- for message in messages %}\n    {%- if (message.role == \"user\") or (message.role == \"system\" and not loop.first) or (message.role == \"assistant\" and not message.tool_calls) %}\n        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n    {%- elif message.role == \"tool\" %}\n        {{- '<tool>' + message.content }}\n    {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n", GUIDED),
+    ("thoughts of the last turn", THINKER, THINKING),
+    ("thinking switched off", "{% for m in messages %}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}", TALK),
+    ("model for assistant", "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}", TALK),
+    ("system before the first user", "{{ bos_token }}\n{%- if messages[0]['role'] == 'system' -%}\n    {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}\n    {%- set loop_messages = messages[1:] -%}\n{%- else -%}\n    {%- set first_user_prefix = \"\" -%}\n    {%- set loop_messages = messages -%}\n{%- endif -%}\n{%- for message in loop_messages -%}\n    {{ '<t>' + message['role'] + '\n' + (first_user_prefix if loop.first else \"\") }}\n    {%- if message['content'] is string -%}\n        {{ message['content'] | trim }}\n    {%- elif message['content'] is iterable -%}\n        {%- for item in message['content'] -%}\n            {%- if item['type'] == 'text' -%}\n                {{ item['text'] | trim }}\n            {%- endif -%}\n        {%- endfor -%}\n    {%- endif -%}\n    {{ '</t>\n' }}\n{%- endfor -%}\n", GUIDED),
+    ("signs after roles", "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}", GUIDED),
+    ("namespace of firsts", "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{% set ns = namespace(is_first=false, is_tool=false, is_output_first=true, system_prompt='') %}{%- for message in messages %}{%- if message['role'] == 'system' %}{% set ns.system_prompt = ns.system_prompt + message['content'] %}{%- endif %}{%- endfor %}{{bos_token}}{{ns.system_prompt}}{%- for message in messages %}{%- if message['role'] == 'user' %}{%- set ns.is_tool = false -%}{{'<U>' + message['content']}}{%- endif %}{%- if message['role'] == 'assistant' and message['content'] is not none %}{% set content = message['content'] %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}{{'<A>' + content + eos_token}}{%- endif %}{%- endfor -%}{% if add_generation_prompt %}{{'<A>'}}{% endif %}", GUIDED),
+    ("documents and tools", "{%- if documents -%}{{ documents | tojson(indent=2) }}{%- endif -%}{%- if tools is none and documents is none -%}plain {% endif -%}{%- for message in messages %}<|{{ message.role }}|>{{ message.content.strip('\n').rstrip() }}<|end|>\n{% endfor %}", TALK),
+    ("macros", "{%- macro text(m) -%}{%- if m.content is string -%}{{ m.content }}{%- else -%}{{ m.content[0].text }}{%- endif -%}{%- endmacro -%}{%- macro turn(m, end='<|turn|>') -%}{{ '<|start|>' ~ m.role ~ '<|stop|>' ~ text(m) ~ end }}{%- endmacro -%}{{ bos_token }}{%- for m in messages -%}{{ turn(m) }}{%- endfor -%}", TALK),
+    ("plain names", "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}", GUIDED),
+    ("instructions and responses", "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content ~ '\n\n' }}{% elif m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n{% elif m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n{% endif %}{% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}", GUIDED),
+    ("capitals", "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content | replace('\n', ' ') }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}", TALK),
+    ("marked answers", MARKED, TALK),
+    ("parts of content", "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}{{ part.get('text', '') }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}", UNICODE),
+    ("reversed search", "{%- set last = namespace(i=-1) -%}{%- for m in messages[::-1] -%}{%- if m.role == 'user' and last.i < 0 -%}{%- set last.i = messages | length - 1 - loop.index0 -%}{%- endif -%}{%- endfor -%}{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}", TALK),
+    ("percent and join", "{% for m in messages %}{{ '<%s>%s</%s>' % (m.role, m.content, m.role) }}{% endfor %}{{ ['', ''] | join('|') }}", TALK),
+    ("ordered signs", "{%- set sign = {'user': '<|u|>', 'assistant': '<|a|>', 'system': '<|s|>'} -%}{% for m in messages %}{{ sign[m.role] }}{{ m.content }}{{ '<|e|>' if m.role == 'assistant' }}{% endfor %}{{ sign['assistant'] if add_generation_prompt }}", GUIDED),
+]
+
 TRAINING = [
     "What is a fox? It is a small animal. Yes, it's red. Who has the kite? Ben has it.",
     "<|im_start|>user\nassistant\nsystem [INST] [/INST] Answer in one word. Is it quick? The miller and the lost kite.",
@@ -198,10 +229,6 @@ def words():
     return tokenizer
 
 
-MARKED = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}[A] {% generation %}{{ m.content | trim }}{{ eos_token }}"
-    "{% endgeneration %}{% else %}[U] {{ m.content }} {% endif %}{% endfor %}"
-)
 # name, template, messages
 TOKENIZED = [
     ("chatml", CHATML, TALK),
@@ -211,6 +238,10 @@ TOKENIZED = [
     ("unicode", INST, UNICODE),
     ("marked", MARKED, TALK),
 ]
+
+
+def is_dated(template):
+    return "strftime_now" in template
 
 
 def rendered_rows():
@@ -236,19 +267,48 @@ def tokenized_rows(folder):
         path.mkdir(parents=True, exist_ok=True)
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **TOKENS)
         fast.save_pretrained(path)
-        for name, template, messages in TOKENIZED:
+        families = [row for row in FAMILIES if kind == "split" and not is_dated(row[1])]
+        for name, template, messages in TOKENIZED + families:
             fast.chat_template = template
             marked = "generation %}" in template
             made_of = fast.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=marked)
             row = {"name": f"{kind}: {name}", "tokenizer": kind, "template": template, "messages": messages}
             row["ids"] = list(made_of["input_ids"])
-            row["prompt_ids"] = list(
-                fast.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
-            )
+            if (name, template, messages) in TOKENIZED:
+                prompt = fast.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)
+                row["prompt_ids"] = list(prompt["input_ids"])
             if marked:
                 row["mask"] = made_of["assistant_masks"]
             rows.append(row)
     return rows
+
+
+def check(gptkit, report):
+    """Compares the tokens that `gptkit inspect` shows of dialogues, in templates of the usual families, with transformers'."""
+    import tempfile
+    import time
+
+    import tiny
+
+    os.environ["SOURCE_DATE_EPOCH"] = str(int(time.time()))  # the day that transformers sees
+    fast = PreTrainedTokenizerFast(tokenizer_object=byte_level(split=True), **TOKENS)
+    model = tiny.gpt2(vocab_size=len(fast), n_positions=512, bos_token_id=0, eos_token_id=1)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for name, template, messages in FAMILIES:
+            fast.chat_template = template
+            model.save_pretrained(folder / "model")
+            fast.save_pretrained(folder / "model")
+            record = json.dumps({"messages": messages}, ensure_ascii=False)
+            (folder / "in.jsonl").write_text(f"{record}\n" * 3, encoding="utf-8")
+            expected = list(fast.apply_chat_template(messages, return_dict=True)["input_ids"])
+            try:
+                shown = gptkit.run("inspect", "--config", "sft-small", "--init", folder / "model", "--data",
+                                   folder / "in.jsonl", "--set", "pretraining.share=0", "--rows", 1, "--json")
+                ids = json.loads(shown.decode().splitlines()[0])["ids"][: len(expected)]
+                report.line(ids == expected, "template", name if ids == expected else f"{name}: {ids}, not {expected}")
+            except RuntimeError as error:
+                report.line(False, "template", f"{name}: {error}")
 
 
 def main():

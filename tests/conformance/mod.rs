@@ -1,10 +1,14 @@
 //! What gptkit makes of files that other people made, beside what the reference libraries make of them. The rows are made by
 //! `scripts/conformance`, with the versions that each file states.
 
+mod adapters;
 mod evaluation;
+mod models;
 mod runs;
 mod templates;
 mod tokenizers;
+mod tokens;
+mod weights;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ use data::batch::{Batch, IGNORE};
 use data::printable::printable_line;
 use data::progress::grouped;
 use data::tokenizer::Tokenizer;
+use serde_json::json;
 use std::path::PathBuf;
 use train::fit::Sitting;
 
@@ -28,6 +29,9 @@ pub(crate) struct Inspect {
     /// Windows of it
     #[arg(long, value_name = "N", default_value_t = 2)]
     rows: usize,
+    /// Print a JSON object a window: ids, texts, and whether each token's prediction carries loss
+    #[arg(long)]
+    json: bool,
 }
 
 impl Inspect {
@@ -49,8 +53,15 @@ impl Inspect {
         let all: usize = batches.iter().map(|batch| batch.rows).sum();
         let windows = batches.iter().flat_map(|batch| (0..batch.rows).map(move |row| (batch, row)));
         for (n, (batch, row)) in (1..).zip(windows.take(self.rows)) {
+            if self.json {
+                ui.json(&(object(self.step, n, &tokens(batch, row), &tokenizer).to_string() + "\n"))?;
+                continue;
+            }
             ui.result(&format!("step {} · window {n} of {all}\n", self.step))?;
             ui.raw(window(batch, row, &tokenizer, width()).as_bytes())?; // with colors of its own
+        }
+        if self.json {
+            return Ok(());
         }
         for batch in &batches {
             ui.result(&counts(batch, &tokenizer))?;
@@ -70,9 +81,9 @@ struct Piece {
     counts: bool,
 }
 
-/// Window `row`: the tokens, wrapped to `width` columns, each line with a line of marks below it. The token after the
-/// window, which the last position predicts, is its last.
-fn window(batch: &Batch, row: usize, tokenizer: &Tokenizer, width: usize) -> String {
+/// The tokens of window `row`, each with whether its prediction counts in the loss. The token after the window, which the
+/// last position predicts, is its last.
+fn tokens(batch: &Batch, row: usize) -> Vec<(u32, bool)> {
     let range = row * batch.context..(row + 1) * batch.context;
     let (tokens, targets) = (&batch.tokens[range.clone()], &batch.targets[range]);
     let first = tokens.first().map(|&id| (id, false));
@@ -83,7 +94,20 @@ fn window(batch: &Batch, row: usize, tokenizer: &Tokenizer, width: usize) -> Str
         (IGNORE, Some(&next)) => Some((next, false)),
         (target, _) => Some((target, true)),
     });
-    let pieces = first.into_iter().chain(rest).map(|(id, counts)| Piece {
+    first.into_iter().chain(rest).collect()
+}
+
+/// A window as JSON.
+fn object(step: u64, n: usize, tokens: &[(u32, bool)], tokenizer: &Tokenizer) -> serde_json::Value {
+    let ids: Vec<u32> = tokens.iter().map(|&(id, _)| id).collect();
+    let texts: Vec<String> = ids.iter().map(|&id| tokenizer.token_text(id)).collect();
+    let loss: Vec<bool> = tokens.iter().map(|&(_, counts)| counts).collect();
+    json!({ "step": step, "window": n, "ids": ids, "texts": texts, "loss": loss })
+}
+
+/// Window `row`: the tokens, wrapped to `width` columns, each line with a line of marks below it.
+fn window(batch: &Batch, row: usize, tokenizer: &Tokenizer, width: usize) -> String {
+    let pieces = tokens(batch, row).into_iter().map(|(id, counts)| Piece {
         text: visible(&tokenizer.token_text(id)),
         style: style(id, counts, tokenizer),
         counts,

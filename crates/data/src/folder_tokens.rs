@@ -203,6 +203,13 @@ pub(crate) struct TextSettings {
 }
 
 impl TextSettings {
+    /// Says which token is for the use `name`, where nothing else says so.
+    pub(crate) fn name_if_unnamed(&mut self, name: &str, token: &str) {
+        if !self.names.iter().any(|(own, _)| own == name) {
+            self.names.push((name.to_owned(), token.to_owned()));
+        }
+    }
+
     /// The settings as `tokenizer_config.json` has them.
     pub(crate) fn to_json(&self) -> Value {
         let mut config = json!({

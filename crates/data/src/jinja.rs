@@ -5,8 +5,8 @@
 //! the memory as soon as it is printed, compared or hashed. After compilation, every instruction that looks into its
 //! operands is therefore replaced by a filter of the same arity, which first charges for their whole contents.
 
-use crate::python;
 use crate::quiet::quietly;
+use crate::{python, python_methods};
 use minijinja::machinery::{
     CodeGenerator, CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, eval, make_string_output,
     parse_expr, tokenize,
@@ -39,14 +39,24 @@ pub fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     environment.set_undefined_behavior(undefined);
     environment.remove_global("debug"); // it prints everything that the engine holds
     add_guards(&mut environment);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_methods::call);
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    environment.add_filter("wordcount", minijinja_contrib::filters::wordcount);
+    environment.add_filter("truncate", minijinja_contrib::filters::truncate);
+    environment.add_filter("center", |state: &mut State, text: String, width: Option<usize>| {
+        python_methods::call(state, &Value::from(text), "center", &[Value::from(width.unwrap_or(80))])
+    });
     environment.add_function("raise_exception", |state: &State, message: Value| -> Result<String, Error> {
         charge(state, [&message])?;
         Err(Error::new(ErrorKind::InvalidOperation, message.to_string()))
     });
     environment.set_formatter(|out, state, value| {
         charge(state, [value])?;
-        minijinja::escape_formatter(out, state, value)
+        match value.kind() {
+            ValueKind::Number => out.write_str(&python::text(value)).map_err(|_| ErrorKind::WriteFailure.into()),
+            _ => minijinja::escape_formatter(out, state, value),
+        }
     });
     environment
 }
@@ -335,16 +345,18 @@ const FILTERS: &[(&str, &str)] = wrapped!("filter:":
     "attr" "batch" "before_last_word" "bool" "capitalize" "chain" "dictsort" "e" "escape" "float" "format" "groupby" "indent"
     "int" "items" "join" "last" "last_word" "lines" "list" "lower" "map" "max" "min" "position" "pprint" "reject" "rejectattr"
     "replace" "reverse" "round" "safe" "select" "selectattr" "slice" "sort" "split" "string" "sum" "title" "tojson" "trim"
-    "unique" "upper" "urlencode" "zip");
+    "truncate" "unique" "upper" "urlencode" "wordcount" "zip");
 /// Tests that compare what they are given.
 const TESTS: &[(&str, &str)] = wrapped!("test:":
     "==" "!=" "<" "<=" ">" ">=" "divisibleby" "endingwith" "eq" "equalto" "ge" "greaterthan" "gt" "in" "le" "lessthan" "lower"
     "lt" "ne" "startingwith" "upper");
 /// Methods of text, lists, maps and loops.
 const METHODS: &[(&str, &str)] = wrapped!("method:":
-    "capitalize" "changed" "count" "cycle" "endswith" "find" "format" "get" "isalnum" "isalpha" "isascii" "isdigit" "islower"
-    "isnumeric" "isspace" "isupper" "items" "join" "keys" "lower" "lstrip" "replace" "rfind" "rstrip" "split" "splitlines"
-    "startswith" "strip" "title" "upper" "values");
+    "capitalize" "casefold" "center" "changed" "copy" "count" "cycle" "endswith" "expandtabs" "find" "format" "get" "index"
+    "isalnum" "isalpha" "isascii" "isdecimal" "isdigit" "isidentifier" "islower" "isnumeric" "isprintable" "isspace"
+    "istitle" "isupper" "items" "join" "keys" "ljust" "lower" "lstrip" "partition" "removeprefix" "removesuffix" "replace"
+    "rfind" "rindex" "rjust" "rpartition" "rsplit" "rstrip" "split" "splitlines" "startswith" "strip" "swapcase" "title"
+    "upper" "values" "zfill");
 /// Methods that do not look into what they are called on.
 const SHALLOW_METHODS: [&str; 5] = ["changed", "cycle", "get", "keys", "values"];
 /// Operators: the name of the filter that stands for each, and the expression that it evaluates where it has no faster way.
@@ -467,7 +479,7 @@ fn add_guards(environment: &mut Environment<'static>) {
     environment.add_filter("op:~", |state: &State, a: &Value, b: &Value| {
         charge(state, [a, b])?;
         defined(state, [a, b])?;
-        let text = format!("{a}{b}");
+        let text = python::text(a) + &python::text(b);
         Ok::<_, Error>(if a.is_safe() && b.is_safe() { Value::from_safe_string(text) } else { Value::from(text) })
     });
     environment.add_filter("op:map", |state: &State, pairs: Rest<Value>| {
@@ -644,8 +656,10 @@ fn charge_call(state: &State, name: &str, args: &[Value]) -> Result<(), Error> {
             size.nodes.saturating_add(size.bytes / 2).saturating_mul(largest(args)).saturating_mul(4)
         }
         "pprint" => size.nodes * 4 * DEEPEST_VALUE as u64,
+        // A tab may be as wide as text may be.
+        "expandtabs" => size.units().saturating_mul(largest(args)),
         // A list of as many parts.
-        "split" | "lines" | "splitlines" => {
+        "split" | "rsplit" | "lines" | "splitlines" => {
             let whole = text(0).unwrap_or_default();
             NODE * match text(1) {
                 Some(between) => whole.matches(between).count() as u64,

@@ -19,11 +19,14 @@
 //! - [`pack`]      examples → windows with few empty tokens
 //! - [`world`]     the procedural corpus
 //! - [`printable`] text from elsewhere without control sequences
+//! - [`adapter`]   folders of adapters → their base, and whose tokenizer they have
+//! - [`pattern`]   regular expressions of other people's files
 //! - [`disk`]      the only writer: what it writes is whole or absent
 //! - [`progress`]  what long work reports to
 //! - [`quiet`]     panics of other libraries, as errors
 //! - [`unfinished`] what is removed when a signal ends the process
 
+pub mod adapter;
 pub mod batch;
 pub mod comparison;
 pub mod decoder;
@@ -37,11 +40,13 @@ pub mod losses;
 mod mapped;
 mod outline;
 pub mod pack;
+pub mod pattern;
 pub mod prepare;
 pub mod printable;
 pub mod progress;
 pub mod prompt;
 mod python;
+mod python_methods;
 pub mod quiet;
 pub mod record;
 pub mod shard;

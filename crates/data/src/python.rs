@@ -2,7 +2,7 @@
 
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, Local};
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, Value};
 
 /// `str(value)`: text as it is, nothing for what is undefined.
@@ -90,7 +90,8 @@ fn float(x: f64) -> String {
 ///
 /// # Errors
 /// When a value has no form in JSON, or an argument is of another type.
-pub(crate) fn to_json(value: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
+pub(crate) fn to_json(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let arguments = arguments.into_values();
     let (places, named): (&[Value], Kwargs) = match arguments.split_last() {
         Some((last, places)) if last.is_kwargs() => (places, last.clone().try_into()?),
         _ => (&arguments, std::iter::empty::<(&str, Value)>().collect()),

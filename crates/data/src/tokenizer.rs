@@ -6,7 +6,7 @@ use crate::losses::Losses;
 use crate::progress::Progress;
 use crate::quiet::{Panicked, quietly};
 use crate::text::Cut;
-use crate::{disk, outline};
+use crate::{adapter, disk, outline};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -139,6 +139,8 @@ pub struct Tokenizer {
     /// The same, but for text that is nothing but text: `<|endoftext|>` in a document is thirteen characters, so that
     /// no document can fake its own end.
     plain: Inner,
+    /// Texts of special tokens by id.
+    signs: HashMap<u32, String>,
     kind: Kind,
     /// Bytes of each token, where the decoder joins bytes and does nothing else.
     bytes: Option<Vec<Vec<u8>>>,
@@ -185,6 +187,8 @@ impl Tokenizer {
     /// # Errors
     /// When no such file is there, or one is damaged.
     pub fn load(path: &Path) -> Result<Self> {
+        let path = adapter::tokenizer_folder(path)?; // of adapters without a tokenizer, their base's
+        let path = path.as_path();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let tokens = FolderTokens::read(folder)?;
         let mut inner = read_vocabulary(path, folder, &tokens)?;
@@ -233,12 +237,16 @@ impl Tokenizer {
     }
 
     fn new(mut inner: Inner, tokens: FolderTokens) -> Result<Self> {
+        let padding = inner.get_padding().map(|padding| padding.pad_token.clone());
         // A file may hold them for other uses; here they would silently cut or lengthen text.
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?.with_padding(None);
         switch_dropout_off(&mut inner);
         let frame_space = take_frame_space(&mut inner);
         let kind = kind(&inner);
         let mut settings = tokens.settings(|token| inner.token_to_id(token).is_some());
+        if let Some(token) = padding.filter(|token| inner.token_to_id(token).is_some()) {
+            settings.name_if_unnamed("pad_token", &token);
+        }
         let named_end = settings.names.iter().find(|(name, _)| name == "eos_token").map(|(_, token)| token.as_str());
         let end = named_end.into_iter().chain(KNOWN_ENDS).find_map(|token| inner.token_to_id(token));
         ensure!(inner.get_vocab_size(true) > 0, "has no entries");
@@ -246,7 +254,7 @@ impl Tokenizer {
             settings.names = usual_names(&inner, kind, end);
         }
         let structure = Structure::of(&inner)?;
-        let Derived { plain, bytes, size } = quietly(|| derived(&inner, &structure))??;
+        let Derived { plain, signs, bytes, size } = quietly(|| derived(&inner, &structure))??;
         Ok(Self {
             unsettled: Unsettled::of(&structure.decoder),
             cuts_at_words: matches!(kind, Kind::ByteLevel | Kind::Words) && !structure.adds_phrases(),
@@ -257,6 +265,7 @@ impl Tokenizer {
             losses: Mutex::default(),
             inner,
             plain,
+            signs,
             kind,
             bytes,
             size,
@@ -288,7 +297,8 @@ impl Tokenizer {
             );
         }
         let structure = Structure::of(&inner)?;
-        Derived { plain: self.plain, bytes: self.bytes, size: self.size } = quietly(|| derived(&inner, &structure))??;
+        Derived { plain: self.plain, signs: self.signs, bytes: self.bytes, size: self.size } =
+            quietly(|| derived(&inner, &structure))??;
         self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
         Ok(ids)
@@ -449,8 +459,8 @@ impl Tokenizer {
     pub(crate) fn encode_dialogue(&self, text: &str, contents: &[Range<usize>]) -> Result<Vec<(u32, Range<usize>)>> {
         let tokens = self.encode_places(&self.inner, text)?;
         let sign = |(id, place): &(u32, Range<usize>)| -> Option<Range<usize>> {
-            let name = self.inner.id_to_token(*id).filter(|_| self.is_special(*id))?;
-            let start = place.start + text.get(place.clone())?.find(&name)?; // it may have taken spaces around it
+            let name = self.signs.get(id)?;
+            let start = place.start + text.get(place.clone())?.find(name.as_str())?; // it may have taken spaces around it
             Some(start..start + name.len())
         };
         let is_said = |sign: &Range<usize>| {
@@ -686,8 +696,7 @@ impl Tokenizer {
 
     /// Whether a token is a sign, not text.
     pub fn is_special(&self, id: u32) -> bool {
-        let token = self.inner.id_to_token(id).unwrap_or_default();
-        self.inner.get_added_vocabulary().is_special_token(&token)
+        self.signs.contains_key(&id)
     }
 
     /// The token that stands between documents: the end of text, or the line break that GPT-1's vocabulary has
@@ -855,6 +864,8 @@ fn has_all_bytes(inner: &Inner) -> bool {
 struct Derived {
     /// The same for text that is nothing but text.
     plain: Inner,
+    /// Texts of special tokens by id.
+    signs: HashMap<u32, String>,
     /// Bytes of each token.
     bytes: Option<Vec<Vec<u8>>>,
     /// One more than the largest id.
@@ -871,7 +882,10 @@ fn derived(inner: &Inner, structure: &Structure) -> Result<Derived> {
     }
     let size = largest.map_or(0, |(_, &id)| id as usize + 1);
     let bytes = decoder::joins_bytes(&structure.decoder).then(|| token_bytes(entries, size));
-    Ok(Derived { plain, bytes, size })
+    let added = inner.get_added_tokens_decoder().into_iter();
+    let signs = added.filter(|(_, token)| inner.get_added_vocabulary().is_special_token(&token.content));
+    let signs = signs.map(|(id, token)| (id, token.content)).collect();
+    Ok(Derived { plain, signs, bytes, size })
 }
 
 /// Why the library failed on a text.
@@ -926,7 +940,7 @@ fn read_json(path: &Path) -> Result<Inner> {
 }
 
 /// Has every pattern of a tokenizer end in an error where it would take minutes on a word, or gigabytes.
-fn limit_patterns() {
+pub(crate) fn limit_patterns() {
     /// Times that a pattern may go back and try again at one place; 10 million in the library.
     const RETRIES: std::ffi::c_ulong = 1_000_000;
     /// Places that it may remember to go back to, of about 50 bytes each: more than the longest piece of text has.

@@ -75,8 +75,11 @@ pub struct ModelConfig {
     pub n_layer: usize,
     /// Attention heads; divides `d_model`.
     pub n_head: usize,
-    /// Width of the residual stream, where the MLP is four times as wide, or of an LSTM's layers.
+    /// Width of the residual stream, or of an LSTM's layers.
     pub d_model: usize,
+    /// Width of the MLP, kinds gpt2 and gpt3 only; by default, four times `d_model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_inner: Option<usize>,
     /// Longest window, in tokens: one learned position each; with an LSTM, as far as gradients go back in time.
     pub context: usize,
     /// Entries of the vocabulary; 0 until it is known, then the tokenizer's size, and with kind bert one more.
@@ -97,10 +100,22 @@ pub struct ModelConfig {
     /// Added to the variance in every layer norm.
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
+    /// Whether the output layer has the weights of the token embeddings (the default). If not, it has its own, kinds gpt1,
+    /// gpt2 and gpt3 only.
+    #[serde(default = "tied", skip_serializing_if = "is_true")]
+    pub tie_word_embeddings: bool,
 }
 
 fn layer_norm_eps() -> f64 {
     1e-5
+}
+
+fn tied() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl ModelConfig {
@@ -111,6 +126,16 @@ impl ModelConfig {
             _ if self.kind == Kind::Bert => Mask::Full,
             _ => Mask::Causal,
         }
+    }
+
+    /// Whether models of this kind may have an output layer of their own.
+    pub(crate) fn can_untie(&self) -> bool {
+        matches!(self.kind, Kind::Gpt1 | Kind::Gpt2 | Kind::Gpt3)
+    }
+
+    /// Width of the MLP.
+    pub fn d_mlp(&self) -> usize {
+        self.n_inner.unwrap_or(4 * self.d_model)
     }
 
     /// # Errors
@@ -162,6 +187,7 @@ impl Check for ModelConfig {
             ("context", self.context, LARGEST),
             ("vocab_size", self.vocab_size, LARGEST),
             ("band", self.band.unwrap_or(0), LARGEST),
+            ("n_inner", self.n_inner.unwrap_or(0), LARGEST),
         ] {
             problems.at_most(value, most, key);
         }
@@ -184,6 +210,17 @@ impl Check for ModelConfig {
             "layer_norm_eps",
             "is not a small positive number",
             "use 1e-5",
+        );
+        let two_or_three = matches!(self.kind, Kind::Gpt2 | Kind::Gpt3);
+        problems.require(self.n_inner != Some(0), "n_inner", "is not positive", "use four times d_model");
+        let sound = self.n_inner.is_none() || two_or_three;
+        problems.require(sound, "n_inner", "is only for kinds gpt2 and gpt3", "remove it");
+        let sound = self.tie_word_embeddings || self.can_untie();
+        problems.require(
+            sound,
+            "tie_word_embeddings",
+            "is false, which only kinds gpt1, gpt2 and gpt3 can be",
+            "remove it",
         );
         match (self.kind, self.band) {
             (Kind::Gpt3, None) => problems.add("band", "is missing", "GPT-3's banded layers need a width, such as 256"),
@@ -212,6 +249,8 @@ pub(crate) mod tests {
             attention_dropout: 0.0,
             residual_dropout: 0.0,
             layer_norm_eps: layer_norm_eps(),
+            n_inner: None,
+            tie_word_embeddings: true,
         }
     }
 
@@ -227,6 +266,15 @@ pub(crate) mod tests {
         assert_eq!(sized(Kind::Gpt2, 24, 1024, 1024, 50_257), 354_823_168);
         assert_eq!(sized(Kind::Gpt2, 36, 1280, 1024, 50_257), 774_030_080);
         assert_eq!(sized(Kind::Gpt2, 48, 1600, 1024, 50_257), 1_557_611_200);
+    }
+
+    #[test]
+    fn an_mlp_of_another_width_and_an_own_output_layer_are_counted() {
+        let config = tiny(Kind::Gpt2); // D = 8, V = 17, three layers
+        let narrow = ModelConfig { n_inner: Some(12), ..config.clone() };
+        assert_eq!(config.n_params() - narrow.n_params(), 3 * (32 - 12) * (8 + 1 + 8));
+        let untied = ModelConfig { tie_word_embeddings: false, ..config.clone() };
+        assert_eq!(untied.n_params() - config.n_params(), 17 * 8);
     }
 
     /// By the formulas: 4·(D·D + D·D + D) a layer; GPT-1's for the masked model.
@@ -264,5 +312,13 @@ pub(crate) mod tests {
         assert_eq!(problems(ModelConfig { band: Some(usize::MAX), ..tiny(Kind::Gpt3) }), ["band"]);
         assert_eq!(problems(ModelConfig { band: None, ..tiny(Kind::Gpt3) }), ["band"]);
         assert_eq!(problems(ModelConfig { band: Some(4), ..tiny(Kind::Gpt2) }), ["band"]);
+        assert!(problems(ModelConfig { n_inner: Some(12), tie_word_embeddings: false, ..tiny(Kind::Gpt3) }).is_empty());
+        assert_eq!(problems(ModelConfig { n_inner: Some(12), ..tiny(Kind::Gpt1) }), ["n_inner"]);
+        assert_eq!(problems(ModelConfig { n_inner: Some(0), ..tiny(Kind::Gpt2) }), ["n_inner"]);
+        assert_eq!(problems(ModelConfig { n_inner: Some(usize::MAX), ..tiny(Kind::Gpt2) }), ["n_inner"]);
+        for kind in [Kind::Lstm, Kind::Bert] {
+            let problems = problems(ModelConfig { tie_word_embeddings: false, ..tiny(kind) });
+            assert_eq!(problems, ["tie_word_embeddings"]);
+        }
     }
 }

@@ -7,25 +7,20 @@
 
 use crate::config::{Kind, ModelConfig};
 use crate::lora;
-use crate::params::{Params, layout, weights_of_a_layer};
-use crate::tensor_files::TensorFiles;
+use crate::params::Params;
+use crate::stored::{self, StoredWeights, WEIGHTS};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use data::adapter::{base_of, is_adapter};
 use data::disk;
 use data::tokenizer::Tokenizer;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
-
-/// Where a run keeps its outcome below its own folder when `model.safetensors` is not there.
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// Most files that a model's weights may lie in; published ones lie in up to 200.
-const MOST_FILES: usize = 1000;
+use std::path::Path;
 
 /// A model as it lies on disk.
 #[derive(Debug)]
@@ -49,7 +44,7 @@ impl ModelFolder {
         let (config, params) = load_model(folder, device)?;
         let mut tokenizer = Tokenizer::load(folder)?;
         tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;
-        let end_of_text = end_of_text(folder)?.or(tokenizer.end_of_text().map(|id| vec![id])).unwrap_or_default();
+        let end_of_text = ends(folder)?.or(tokenizer.end_of_text().map(|id| vec![id])).unwrap_or_default();
         Ok(Self { config, params, tokenizer, end_of_text })
     }
 }
@@ -59,13 +54,13 @@ impl ModelFolder {
 /// # Errors
 /// As [`ModelFolder::load`].
 pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params)> {
-    if !lora::is_adapter(folder) {
+    if !is_adapter(folder) {
         check(folder)?;
         let config = load_config(folder)?;
         let params = read_weights(folder, &config, device)?;
         return Ok((config, params));
     }
-    Ok((load_config(folder)?, lora::Weights::load_adapted(folder, device)?.merged()))
+    lora::load_merged(folder, device)
 }
 
 /// Reads the shape alone.
@@ -74,11 +69,16 @@ pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params
 /// When `config.json` is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
 pub fn load_config(folder: &Path) -> Result<ModelConfig> {
     ensure!(folder.is_dir(), "{} is not a folder; name one with config.json and {WEIGHTS}", folder.display());
-    if lora::is_adapter(folder) {
-        return Ok(lora::load_adapted_config(folder)?.0);
+    if is_adapter(folder) {
+        return lora::load_adapted_config(folder);
     }
     let path = folder.join("config.json");
-    parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))
+    let mut config = parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))?;
+    // Weights that differ are not tied, whatever config.json says: transformers decides so too.
+    if config.can_untie() && config.tie_word_embeddings && stored::exists(folder) {
+        config.tie_word_embeddings = !StoredWeights::open(folder)?.has_own_output(&config)?;
+    }
+    Ok(config)
 }
 
 /// Whether a file called `name` is part of a model.
@@ -104,7 +104,7 @@ pub(crate) fn check(folder: &Path) -> Result<()> {
 
 /// Whether `folder` holds weights, and those that gptkit wrote checksums of.
 pub fn is_whole(folder: &Path) -> bool {
-    disk::check_seal(folder).is_ok() && (folder.join(WEIGHTS).exists() || lora::is_adapter(folder))
+    disk::check_seal(folder).is_ok() && (folder.join(WEIGHTS).exists() || is_adapter(folder))
 }
 
 /// Writes the checksums of the model in `folder`.
@@ -207,7 +207,7 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         "resid_pdrop": config.residual_dropout,
         "layer_norm_epsilon": config.layer_norm_eps,
         "initializer_range": 0.02,
-        "tie_word_embeddings": true,
+        "tie_word_embeddings": config.tie_word_embeddings,
         "dtype": "float32",
     });
     // GPT-1's "gelu" and GPT-2's "gelu_new" are the same function there.
@@ -216,6 +216,9 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         Kind::Gpt2 | Kind::Gpt3 => "gelu_new",
         Kind::Lstm => "tanh",
     });
+    if let Some(n_inner) = config.n_inner {
+        json["n_inner"] = json!(n_inner);
+    }
     if let Some(band) = config.band {
         json["window_size"] = json!(band);
         json["attention_types"] = json!([[["global", "local"], config.n_layer.div_ceil(2)]]);
@@ -227,9 +230,13 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
 #[derive(Deserialize)]
 struct HfConfig {
     vocab_size: usize,
+    #[serde(alias = "max_position_embeddings")]
     n_positions: usize,
+    #[serde(alias = "hidden_size")]
     n_embd: usize,
+    #[serde(alias = "num_hidden_layers")]
     n_layer: usize,
+    #[serde(alias = "num_attention_heads")]
     n_head: usize,
     n_inner: Option<usize>,
     activation_function: Option<String>,
@@ -243,6 +250,8 @@ struct HfConfig {
     scale_attn_by_inverse_layer_idx: Option<bool>,
     tie_word_embeddings: Option<bool>,
     add_cross_attention: Option<bool>,
+    quantization_config: Option<Value>,
+    pruned_heads: Option<Map<String, Value>>,
 }
 
 /// Types of the baselines.
@@ -263,24 +272,8 @@ fn parse_config(json: &Value) -> Result<ModelConfig> {
         None => bail!("model_type is missing"),
     };
     let hf: HfConfig = serde_json::from_value(json.clone())?;
-    let activation = hf.activation_function.or(hf.afn);
-    let known = match kind {
-        Kind::Gpt1 | Kind::Bert => ["gelu", "gelu_new", "gelu_pytorch_tanh"].as_slice(),
-        Kind::Gpt2 | Kind::Gpt3 => &["gelu_new", "gelu_pytorch_tanh"],
-        Kind::Lstm => &["tanh"],
-    };
-    if let Some(name) = activation.filter(|name| !known.contains(&name.as_str())) {
-        bail!("activation \"{name}\" is none that this kind of model computes: {}", known.join(", "));
-    }
-    ensure!(
-        hf.n_inner.is_none_or(|n| Some(n) == hf.n_embd.checked_mul(4)),
-        "n_inner {:?} is not four times n_embd",
-        hf.n_inner
-    );
-    ensure!(hf.scale_attn_weights != Some(false), "scale_attn_weights = false is not computed");
-    ensure!(hf.scale_attn_by_inverse_layer_idx != Some(true), "scale_attn_by_inverse_layer_idx is not computed");
-    ensure!(hf.tie_word_embeddings != Some(false), "untied embeddings are not computed");
-    ensure!(hf.add_cross_attention != Some(true), "cross-attention is not computed");
+    must_be_computed(kind, &hf)?;
+    let four_times = hf.n_embd.checked_mul(4);
     let config = ModelConfig {
         kind,
         n_layer: hf.n_layer,
@@ -293,6 +286,9 @@ fn parse_config(json: &Value) -> Result<ModelConfig> {
         attention_dropout: hf.attn_pdrop.unwrap_or(HF_DROPOUT),
         residual_dropout: hf.resid_pdrop.unwrap_or(HF_DROPOUT),
         layer_norm_eps: hf.layer_norm_epsilon.unwrap_or(1e-5),
+        // transformers' GPT-1 has no such key.
+        n_inner: hf.n_inner.filter(|&n| matches!(kind, Kind::Gpt2 | Kind::Gpt3) && Some(n) != four_times),
+        tie_word_embeddings: hf.tie_word_embeddings.unwrap_or(true),
     };
     let mut problems = Problems::default();
     config.check(&mut problems);
@@ -300,6 +296,45 @@ fn parse_config(json: &Value) -> Result<ModelConfig> {
     match problems.iter().next() {
         Some(problem) => bail!("{problem}"),
         None => Ok(config),
+    }
+}
+
+/// # Errors
+/// When a key of `hf` asks for a computation that gptkit does not do.
+fn must_be_computed(kind: Kind, hf: &HfConfig) -> Result<()> {
+    // All but "gelu" are the approximation by tanh, which GPT-1's "gelu" is too.
+    const TANH: [&str; 5] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu"];
+    let known = match kind {
+        Kind::Gpt1 | Kind::Bert => TANH.as_slice(),
+        Kind::Gpt2 | Kind::Gpt3 => &TANH[..4],
+        Kind::Lstm => &["tanh"],
+    };
+    let activation = if matches!(kind, Kind::Gpt1 | Kind::Bert) { &hf.afn } else { &hf.activation_function };
+    if let Some(name) = activation.as_ref().filter(|name| !known.contains(&name.as_str())) {
+        bail!("the activation \"{name}\" is not computed by gptkit, which has {}", known.join(", "));
+    }
+    for (wrong, key) in [
+        (hf.scale_attn_weights == Some(false), "scale_attn_weights = false"),
+        (hf.scale_attn_by_inverse_layer_idx == Some(true), "scale_attn_by_inverse_layer_idx = true"),
+        (hf.add_cross_attention == Some(true), "add_cross_attention = true"),
+        (hf.pruned_heads.as_ref().is_some_and(|heads| !heads.is_empty()), "pruned_heads"),
+    ] {
+        ensure!(!wrong, "{key} is not computed by gptkit");
+    }
+    if let Some(quantization) = &hf.quantization_config {
+        let method = quantization["quant_method"].as_str().unwrap_or("an unnamed method");
+        bail!(
+            "the weights are quantized (quantization_config: {method}), which gptkit does not read; use the unquantized model"
+        );
+    }
+    Ok(())
+}
+
+/// [`end_of_text`] of the model in `folder`; of adapters that say nothing of it, their base's.
+fn ends(folder: &Path) -> Result<Option<Vec<u32>>> {
+    match end_of_text(folder)? {
+        None if is_adapter(folder) => ends(&base_of(folder)?),
+        found => Ok(found),
     }
 }
 
@@ -327,42 +362,11 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
+/// The weights in `folder`, whose configuration is `config`.
 fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Params> {
-    let stored = TensorFiles::open(&weight_files(folder)?)?;
-    let names: HashMap<String, &str> = stored.tensors().map(|(name, _)| (full_name(name), name)).collect();
-    // What config.json says is believed only as far as there are weights for it.
-    let layers = names.len() / weights_of_a_layer(config.kind);
-    ensure!(
-        config.n_layer <= layers,
-        "{} has weights for {layers} layers at most, and its config.json says {}",
-        folder.display(),
-        config.n_layer
-    );
-    let wanted = layout(config);
-    let missing: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).filter(|n| !names.contains_key(*n)).collect();
-    if let Some(first) = missing.first() {
-        bail!("{} lacks {} of {} weights, first {first}", folder.display(), missing.len(), wanted.len());
-    }
-    let places: HashSet<&str> = wanted.iter().map(|slot| slot.name.as_str()).collect();
-    let unknown: Vec<&String> = names.keys().filter(|n| !is_known(n) && !places.contains(n.as_str())).collect();
-    if let Some(first) = unknown.iter().min() {
-        bail!(
-            "{} has {} weights that its config.json leaves no place for, such as {first}",
-            folder.display(),
-            unknown.len()
-        );
-    }
-    for (name, tensor) in stored.tensors() {
-        if places.contains(full_name(name).as_str()) {
-            must_be_real(name, tensor.dtype).with_context(|| format!("in {}", folder.display()))?;
-        }
-    }
-    let params = Params::gather(config, |name| stored.load(names[name], device));
-    let params = params.with_context(|| format!("in {}", folder.display()))?;
-    for (name, parameter) in params.iter() {
-        must_be_finite(name, parameter.var().as_tensor()).with_context(|| format!("in {}", folder.display()))?;
-    }
-    Ok(params)
+    // nanoGPT's key: the model was trained without biases.
+    let biases_may_lack = read_json(&folder.join("config.json"))?["bias"] == json!(false);
+    StoredWeights::open(folder)?.read(config, biases_may_lack, device)
 }
 
 /// Weights are real numbers; whole ones are another thing, such as quantized weights whose scale lies elsewhere.
@@ -385,61 +389,14 @@ pub(crate) fn must_be_finite(name: &str, tensor: &Tensor) -> Result<()> {
 /// # Errors
 /// When the weights cannot be read.
 pub(crate) fn load_extra(folder: &Path, name: &str) -> Result<Option<Tensor>> {
-    let stored = TensorFiles::open(&weight_files(folder)?)?;
-    let Some((_, found)) = stored.tensors().find(|(stored, _)| *stored == name) else { return Ok(None) };
-    must_be_real(name, found.dtype).with_context(|| format!("in {}", folder.display()))?;
+    if is_adapter(folder) {
+        return Ok(None);
+    }
+    let stored = StoredWeights::open(folder)?;
+    let Some(info) = stored.info(name) else { return Ok(None) };
+    must_be_real(name, info.dtype).with_context(|| format!("in {}", folder.display()))?;
     let tensor = stored.load(name, &Device::Cpu).with_context(|| format!("in {}", folder.display()))?;
     Ok(Some(tensor.to_dtype(candle_core::DType::F32)?))
-}
-
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join(WEIGHTS);
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join(INDEX);
-    if !index.exists() {
-        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|f| folder.join(f).exists());
-        let hint = if pickled {
-            "; its pickled weights can hold code: convert them to safetensors first"
-        } else {
-            "; a run writes it at its first validation"
-        };
-        bail!("{} has no {WEIGHTS}{hint}", folder.display());
-    }
-    let json = read_json(&index)?;
-    let map: &Map<String, Value> = json
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .with_context(|| format!("{} has no weight_map", index.display()))?;
-    let mut files = BTreeSet::new();
-    for file in map.values() {
-        let name = file.as_str().unwrap_or_default();
-        // A name with a folder in it could lead anywhere.
-        let plain = Path::new(name).file_name().is_some_and(|f| f == name);
-        ensure!(plain, "{} names the file {file}, which is not one beside it", index.display());
-        files.insert(folder.join(name));
-        ensure!(files.len() <= MOST_FILES, "{} names more than {MOST_FILES} files", index.display());
-    }
-    Ok(files.into_iter().collect())
-}
-
-/// OpenAI's own uploads leave the prefix out.
-fn full_name(stored: &str) -> String {
-    if ["transformer.", "lm_head.", "score."].iter().any(|prefix| stored.starts_with(prefix)) {
-        stored.to_owned()
-    } else {
-        format!("transformer.{stored}")
-    }
-}
-
-/// Entries that repeat what is known, the tied output weights and old versions' attention masks; and the head of
-/// [`crate::heads`].
-fn is_known(name: &str) -> bool {
-    name == "lm_head.weight"
-        || name == "score.weight"
-        || name.ends_with(".attn.bias")
-        || name.ends_with(".attn.masked_bias")
 }
 
 #[cfg(test)]
@@ -450,7 +407,14 @@ mod tests {
     #[test]
     fn a_config_comes_back_as_it_was_written() {
         for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3, Kind::Lstm, Kind::Bert] {
-            let config = ModelConfig { residual_dropout: 0.25, layer_norm_eps: 1e-6, ..tiny(kind) };
+            let other = matches!(kind, Kind::Gpt2 | Kind::Gpt3);
+            let config = ModelConfig {
+                residual_dropout: 0.25,
+                layer_norm_eps: 1e-6,
+                n_inner: other.then_some(12),
+                tie_word_embeddings: !other,
+                ..tiny(kind)
+            };
             assert_eq!(parse_config(&config_json(&config)).unwrap(), config);
         }
     }
@@ -477,9 +441,13 @@ mod tests {
         for (key, value, says) in [
             ("model_type", json!("llama"), "llama"),
             ("activation_function", json!("relu"), "relu"),
-            ("n_inner", json!(8), "n_inner"),
-            ("scale_attn_weights", json!(false), "scale_attn_weights"),
-            ("tie_word_embeddings", json!(false), "untied"),
+            ("activation_function", json!("gelu"), "the activation \"gelu\" is not computed"),
+            ("n_inner", json!(0), "n_inner is not positive"),
+            ("scale_attn_weights", json!(false), "scale_attn_weights = false is not computed"),
+            ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx = true is not computed"),
+            ("add_cross_attention", json!(true), "add_cross_attention = true is not computed"),
+            ("pruned_heads", json!({ "0": [1] }), "pruned_heads is not computed"),
+            ("quantization_config", json!({ "quant_method": "gptq" }), "quantized (quantization_config: gptq)"),
             ("n_head", json!(3), "n_head"),
             ("vocab_size", json!(0), "vocab_size"),
             ("n_embd", json!(-4), "invalid value"),
@@ -490,6 +458,31 @@ mod tests {
             let said = message.contains(says) || (key == "n_head" && message.contains("3 heads"));
             assert!(said, "{key}: {message}");
         }
+    }
+
+    #[test]
+    fn keys_that_change_nothing_are_read_over() {
+        let config = tiny(Kind::Gpt2);
+        for (key, value) in [
+            ("n_inner", json!(32)),
+            ("n_inner", json!(null)),
+            ("n_ctx", json!(1)),
+            ("use_cache", json!(false)),
+            ("reorder_and_upcast_attn", json!(true)),
+            ("activation_function", json!("gelu_pytorch_tanh")),
+            ("afn", json!("relu")), // GPT-1's key
+            ("pruned_heads", json!({})),
+            ("summary_type", json!("last")),
+        ] {
+            let mut json = config_json(&config);
+            json[key] = value;
+            assert_eq!(parse_config(&json).unwrap(), config, "{key}");
+        }
+        let mut json = config_json(&config);
+        let object = json.as_object_mut().unwrap();
+        let width = object.remove("n_embd").unwrap();
+        object.insert("hidden_size".to_owned(), width);
+        assert_eq!(parse_config(&json).unwrap(), config);
     }
 
     /// A folder with a model whose weights are `tensors` beside its own.
@@ -536,14 +529,154 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let map: Map<String, Value> =
             (0..40_000).map(|i| (format!("w{i}"), json!(format!("{i}.safetensors")))).collect();
-        write_json(&folder.path().join(INDEX), &json!({ "weight_map": map })).unwrap();
+        write_json(&folder.path().join(stored::INDEX), &json!({ "weight_map": map })).unwrap();
         assert!(error(folder.path()).contains("names more than 1000 files"), "{}", error(folder.path()));
     }
 
+    /// The model of [`with_weights`] with `change` made to its tensors and its `config.json`, and its own weights.
+    fn changed(
+        change: impl Fn(&mut HashMap<String, Tensor>),
+        configure: impl Fn(&mut Value),
+    ) -> (tempfile::TempDir, Params) {
+        let folder = with_weights(|_| Vec::new());
+        let params = Params::init(&tiny(Kind::Gpt2), 1, &Device::Cpu).unwrap();
+        let mut all: HashMap<String, Tensor> =
+            params.iter().map(|(name, p)| (name.to_owned(), p.var().as_tensor().clone())).collect();
+        change(&mut all);
+        save_tensors(&folder.path().join(WEIGHTS), all.iter()).unwrap();
+        let path = folder.path().join("config.json");
+        let mut json = read_json(&path).unwrap();
+        configure(&mut json);
+        write_json(&path, &json).unwrap();
+        (folder, params)
+    }
+
+    const TABLE: &str = "transformer.wte.weight";
+    const OUTPUT: &str = "lm_head.weight";
+
+    fn read(folder: &tempfile::TempDir) -> (ModelConfig, Params) {
+        load_model(folder.path(), &Device::Cpu).unwrap()
+    }
+
+    fn error(folder: &tempfile::TempDir) -> String {
+        format!("{:#}", load_model(folder.path(), &Device::Cpu).unwrap_err())
+    }
+
+    fn assert_same(read: &Params, expected: &Params) {
+        for (name, parameter) in expected.iter() {
+            let found = read.get(name).unwrap();
+            ops::check::assert_close(name, found.var().as_tensor(), parameter.var().as_tensor(), 0.0);
+        }
+    }
+
     #[test]
-    fn names_without_the_prefix_are_the_same_weights() {
-        assert_eq!(full_name("h.0.ln_1.weight"), "transformer.h.0.ln_1.weight");
-        assert_eq!(full_name("transformer.h.0.ln_1.weight"), "transformer.h.0.ln_1.weight");
-        assert_eq!(full_name("lm_head.weight"), "lm_head.weight");
+    fn an_output_layer_is_tied_when_its_weights_are_the_token_embeddings() {
+        let as_it_is = |_: &mut Value| {};
+        let (folder, params) = changed(|all| drop(all.insert(OUTPUT.to_owned(), all[TABLE].clone())), as_it_is);
+        let (config, found) = read(&folder);
+        assert!(config.tie_word_embeddings && found.get(OUTPUT).is_err());
+        assert_same(&found, &params);
+        let (folder, params) = changed(
+            |all| {
+                let table = all.remove(TABLE).unwrap();
+                all.insert(OUTPUT.to_owned(), table);
+            },
+            as_it_is,
+        );
+        let (config, found) = read(&folder);
+        assert!(config.tie_word_embeddings);
+        assert_same(&found, &params);
+    }
+
+    #[test]
+    fn an_output_layer_of_other_weights_is_its_own() {
+        let output = |all: &mut HashMap<String, Tensor>| {
+            let other = (&all[TABLE] + 1.0).unwrap();
+            all.insert(OUTPUT.to_owned(), other);
+        };
+        for tie in [json!(null), json!(true), json!(false)] {
+            let (folder, params) = changed(output, |json| json["tie_word_embeddings"] = tie.clone());
+            let (config, found) = read(&folder);
+            assert!(!config.tie_word_embeddings);
+            assert_same(&found, &params);
+            let expected = (params.get(TABLE).unwrap().tensor(false) + 1.0).unwrap();
+            ops::check::assert_close("output", found.get(OUTPUT).unwrap().var().as_tensor(), &expected, 0.0);
+            // It comes back from the folder that is written.
+            let again = tempfile::tempdir().unwrap();
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            save_description(again.path(), &config, &tokenizer).unwrap();
+            save_weights(again.path(), &found).unwrap();
+            let (config_again, found_again) = read(&again);
+            assert_eq!(config_again, config);
+            assert_same(&found_again, &found);
+        }
+        let (folder, _) = changed(|_| {}, |json| json["tie_word_embeddings"] = json!(false));
+        let message = error(&folder);
+        assert!(message.contains("lacks 1 of 41 weights: lm_head.weight") && message.contains("hint"), "{message}");
+    }
+
+    #[test]
+    fn models_without_biases_are_read_when_they_say_so() {
+        let drop_biases = |all: &mut HashMap<String, Tensor>| all.retain(|name, _| !name.ends_with(".bias"));
+        let (folder, _) = changed(drop_biases, |_| {});
+        let message = error(&folder);
+        assert!(message.contains("lacks 19 of 40 weights: transformer.h.0.ln_1.bias"), "{message}");
+        assert!(message.contains("its files have 21: transformer.h.0.attn.c_attn.weight"), "{message}");
+        assert!(message.contains("add \"bias\": false to its config.json"), "{message}");
+        let (folder, params) = changed(drop_biases, |json| json["bias"] = json!(false));
+        assert_same(&read(&folder).1, &params); // first biases are zeros
+        let (folder, _) = changed(|all| drop(all.remove(TABLE)), |json| json["bias"] = json!(false));
+        assert!(error(&folder).contains("lacks 1 of 40 weights: transformer.wte.weight"), "{}", error(&folder));
+    }
+
+    #[test]
+    fn matrices_of_linear_layers_are_turned() {
+        let turn = |all: &mut HashMap<String, Tensor>, ends: &[&str]| {
+            for (_, tensor) in all.iter_mut().filter(|(name, _)| ends.iter().any(|end| name.ends_with(end))) {
+                *tensor = tensor.t().unwrap().contiguous().unwrap();
+            }
+        };
+        let all = ["c_attn.weight", "c_proj.weight", "c_fc.weight"];
+        let (folder, params) = changed(|tensors| turn(tensors, &all), |_| {});
+        assert_same(&read(&folder).1, &params);
+        let (folder, _) = changed(|tensors| turn(tensors, &all[2..]), |_| {});
+        assert!(error(&folder).contains("lies as [in, out] and"), "{}", error(&folder));
+        let (folder, _) = changed(|_| {}, |json| json["n_inner"] = json!(12));
+        assert!(error(&folder).contains("mlp.c_fc.weight has shape [8, 32]"), "{}", error(&folder));
+    }
+
+    #[test]
+    fn names_of_wrapped_models_are_the_same_weights() {
+        for wrapper in ["_orig_mod.", "module.", "module._orig_mod.", "model."] {
+            let wrap = |all: &mut HashMap<String, Tensor>| {
+                *all = all.drain().map(|(name, tensor)| (format!("{wrapper}{name}"), tensor)).collect();
+            };
+            let (folder, params) = changed(wrap, |_| {});
+            assert_same(&read(&folder).1, &params);
+        }
+        let (folder, _) = changed(|all| drop(all.insert("h.0.ln_1.bias".to_owned(), all[TABLE].clone())), |_| {});
+        assert!(error(&folder).contains("are one and the same"), "{}", error(&folder));
+        let (folder, _) = changed(|all| drop(all.insert("module.odd".to_owned(), all[TABLE].clone())), |_| {});
+        assert!(
+            error(&folder).contains("has 1 weights that its config.json leaves no place for"),
+            "{}",
+            error(&folder)
+        );
+    }
+
+    #[test]
+    fn weights_in_other_formats_say_what_to_do() {
+        let folder = with_weights(|_| Vec::new());
+        std::fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
+        assert!(error(&folder).contains("a run writes it at its first validation"), "{}", error(&folder));
+        disk::write(&folder.path().join("ckpt.pt"), b"").unwrap();
+        assert!(error(&folder).contains("gptkit does not read ckpt.pt"), "{}", error(&folder));
+        disk::write(&folder.path().join("pytorch_model.bin"), b"").unwrap();
+        let message = error(&folder);
+        assert!(message.contains("AutoModelForCausalLM.from_pretrained('"), "{message}");
+        let map = json!({ "weight_map": { "a": "1.safetensors", "b": "2.safetensors" } });
+        write_json(&folder.path().join(stored::INDEX), &map).unwrap();
+        let message = error(&folder);
+        assert!(message.contains("names 2 files, of which 2 are missing: 1.safetensors, 2.safetensors"), "{message}");
     }
 }

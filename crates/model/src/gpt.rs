@@ -2,7 +2,7 @@
 
 use crate::block::{block, norm};
 use crate::config::ModelConfig;
-use crate::params::{Params, embedding_names};
+use crate::params::{OUTPUT, Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
 use ops::rng::{Draw, Key, words};
 use ops::{
@@ -131,6 +131,8 @@ pub struct Gpt {
     precision: Precision,
     embedding: Embedding,
     trunk: Arc<Trunk>,
+    /// Weights of the output layer, `[V, D]`: the token embeddings unless it has its own.
+    output: Arc<ops::Parameter>,
 }
 
 impl Gpt {
@@ -151,7 +153,9 @@ impl Gpt {
     pub fn reader(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Self> {
         config.must_attend()?;
         let (tokens, positions) = embedding_names(config.kind);
+        let output = if config.tie_word_embeddings { tokens } else { OUTPUT };
         Ok(Self {
+            output: Arc::clone(params.get(output)?),
             embedding: Embedding {
                 tokens: Arc::clone(params.get(tokens)?),
                 positions: Some(Arc::clone(params.get(positions)?)),
@@ -181,7 +185,7 @@ impl Gpt {
                 linear.weight.quantize(to, false, self.precision)?;
             }
         }
-        self.embedding.tokens.quantize(to, true, self.precision)
+        self.output.quantize(to, true, self.precision)
     }
 
     /// Its shape.
@@ -231,8 +235,8 @@ impl Gpt {
     /// When a target is not below `V`.
     pub fn loss_of_hidden(&self, hidden: &Tensor, targets: &Tensor, pass: Pass, weight: f64) -> Result<Tensor> {
         let hidden = hidden.reshape(((), self.config.d_model))?;
-        let (table, targets) = (&self.embedding.tokens, targets.flatten_all()?);
-        language_model_loss(&hidden, table, &targets, self.precision, weight, pass.trains())
+        let targets = targets.flatten_all()?;
+        language_model_loss(&hidden, &self.output, &targets, self.precision, weight, pass.trains())
     }
 
     /// Of `states`, `[N, D]`, some of what [`Gpt::hidden`] gave: the log-probability of each one's next token, one of
@@ -242,7 +246,7 @@ impl Gpt {
     /// # Errors
     /// When there are not as many tokens, or one is not below `V`.
     pub fn token_log_probs(&self, states: &Tensor, tokens: &[u32], temperature: f32, pass: Pass) -> Result<Tensor> {
-        token_log_probs(states, &self.embedding.tokens, tokens, temperature, self.precision, pass.trains())
+        token_log_probs(states, &self.output, tokens, temperature, self.precision, pass.trains())
     }
 
     /// Logits after each of `states`, `[N, D]`, some of what [`Gpt::hidden`] gave without a graph. Returns `[N, V]`.
@@ -316,10 +320,10 @@ impl Gpt {
             .collect()
     }
 
-    /// `[.., D]` → `[N, V]`: the token embeddings are also the output's weights.
+    /// `[.., D]` → `[N, V]`.
     fn unembed(&self, hidden: &Tensor, pass: Pass) -> Result<Tensor> {
         let hidden = hidden.reshape(((), self.config.d_model))?;
-        logits(&hidden, &self.embedding.tokens, self.precision, pass.trains())
+        logits(&hidden, &self.output, self.precision, pass.trains())
     }
 }
 
@@ -365,8 +369,14 @@ mod tests {
     fn every_parameter_receives_a_gradient() {
         // One that gets none is a layer that silently never trains.
         for kind in TRANSFORMERS {
-            let config =
-                ModelConfig { embedding_dropout: 0.1, attention_dropout: 0.1, residual_dropout: 0.1, ..tiny(kind) };
+            let config = ModelConfig {
+                embedding_dropout: 0.1,
+                attention_dropout: 0.1,
+                residual_dropout: 0.1,
+                n_inner: (kind == Kind::Gpt2).then_some(12),
+                tie_word_embeddings: kind == Kind::Bert,
+                ..tiny(kind)
+            };
             let params = params(&config);
             let loss = model(&config, &params).loss(&windows(2, 12), &tokens(2, 12), TRAIN, 1.0).unwrap();
             params.collect(&mut loss.backward().unwrap()).unwrap();

@@ -19,6 +19,7 @@
 //! - [`folder`]   Hugging Face folders, both ways
 //! - [`tensor_files`] tensors of safetensors files
 
+mod adapter_folder;
 pub mod baseline;
 pub mod block;
 pub mod config;
@@ -31,7 +32,9 @@ pub mod init;
 pub mod likelihood;
 pub mod lora;
 pub mod params;
+mod peft;
 pub mod sampler;
+mod stored;
 pub mod tensor_files;
 
 pub use baseline::{Lstm, Predictor, predictor};

@@ -21,7 +21,7 @@ pub struct Slot {
 pub fn layout(config: &ModelConfig) -> Vec<Slot> {
     let (d, v) = (config.d_model, config.vocab_size);
     let (tokens, positions) = embedding_names(config.kind);
-    let mut slots = Vec::with_capacity(4 + weights_of_a_layer(config.kind) * config.n_layer);
+    let mut slots = Vec::with_capacity(5 + 12 * config.n_layer);
     let mut add = |name: String, shape: &[usize]| slots.push(Slot { name, shape: shape.to_vec() });
     add(tokens.to_owned(), &[v, d]);
     if config.kind == Kind::Lstm {
@@ -39,8 +39,8 @@ pub fn layout(config: &ModelConfig) -> Vec<Slot> {
             ("attn.c_attn", Some(d), 3 * d),
             ("attn.c_proj", Some(d), d),
             ("ln_2", None, d),
-            ("mlp.c_fc", Some(d), 4 * d),
-            ("mlp.c_proj", Some(4 * d), d),
+            ("mlp.c_fc", Some(d), config.d_mlp()),
+            ("mlp.c_proj", Some(config.d_mlp()), d),
         ] {
             let weight: Vec<usize> = width_in.into_iter().chain([width_out]).collect();
             add(format!("{}.{part}.weight", block_name(layer)), &weight);
@@ -51,13 +51,14 @@ pub fn layout(config: &ModelConfig) -> Vec<Slot> {
         add("transformer.ln_f.weight".to_owned(), &[d]);
         add("transformer.ln_f.bias".to_owned(), &[d]);
     }
+    if !config.tie_word_embeddings {
+        add(OUTPUT.to_owned(), &[v, d]);
+    }
     slots
 }
 
-/// How many weights a layer has.
-pub(crate) fn weights_of_a_layer(kind: Kind) -> usize {
-    if kind.attends() { 12 } else { 3 }
-}
+/// Name of the output layer's weights, `[V, D]`, where they are not the token embeddings.
+pub(crate) const OUTPUT: &str = "lm_head.weight";
 
 /// Names of the token and position embeddings; an LSTM has none of positions.
 pub(crate) fn embedding_names(kind: Kind) -> (&'static str, &'static str) {
@@ -69,6 +70,12 @@ pub(crate) fn embedding_names(kind: Kind) -> (&'static str, &'static str) {
 
 pub(crate) fn block_name(layer: usize) -> String {
     format!("transformer.h.{layer}")
+}
+
+/// Tables that have a row for each token of the vocabulary.
+pub(crate) fn vocabulary_tables(config: &ModelConfig) -> Vec<&'static str> {
+    let (tokens, _) = embedding_names(config.kind);
+    std::iter::once(tokens).chain((!config.tie_word_embeddings).then_some(OUTPUT)).collect()
 }
 
 /// The bias of a transformer's last layer norm: what is added to the last layer's output.
@@ -149,6 +156,13 @@ impl Params {
         match self.by_name.get(name) {
             Some(&i) => Ok(&self.entries[i].1),
             None => bail!("no parameter is called {name}"),
+        }
+    }
+
+    /// Freezes an output layer of its own, for training that reads hidden states alone: no gradient reaches it there.
+    pub fn freeze_output(&self) {
+        if let Ok(output) = self.get(OUTPUT) {
+            output.freeze();
         }
     }
 

@@ -3,7 +3,7 @@
 //! A tensor is read when it is asked for, by its place in the file. Mapping the file would save nothing, since tensors are
 //! copied in any case, and would end the process when another one shortens the file meanwhile.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::Load;
 use candle_core::{Device, Error, Tensor};
 use data::disk;
@@ -19,7 +19,7 @@ const LENGTH: u64 = 8;
 /// Bytes of the longest header that is read: that of 60,000 weights. The largest GPT-3 has 1,156.
 const LONGEST_HEADER: u64 = 8 << 20;
 
-/// Open files. A tensor that stands in several is the last one's.
+/// Open files.
 #[derive(Debug)]
 pub struct TensorFiles {
     files: Vec<TensorFile>,
@@ -38,17 +38,64 @@ impl TensorFiles {
     /// Opens the files `paths` and reads their headers.
     ///
     /// # Errors
-    /// When one cannot be read, or its length and its header do not agree.
+    /// When one cannot be read, its length and its header do not agree, or a tensor has other values in another file.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
-        let (mut files, mut tensors) = (Vec::new(), HashMap::new());
+        let (mut files, mut tensors, mut twice) = (Vec::new(), HashMap::new(), Vec::new());
         for (i, path) in paths.iter().enumerate() {
             let path = path.as_ref();
             let mut file = disk::open(path)?;
             let (data, metadata) = header(&mut file).with_context(|| format!("{} is damaged", path.display()))?;
-            tensors.extend(metadata.tensors().into_iter().map(|(name, info)| (name, (i, info.clone()))));
+            for (name, info) in metadata.tensors() {
+                if let Some(other) = tensors.insert(name.clone(), (i, info.clone())) {
+                    twice.push((name, other));
+                }
+            }
             files.push(TensorFile { path: path.to_owned(), file: Mutex::new(file), data });
         }
-        Ok(Self { files, tensors })
+        let opened = Self { files, tensors };
+        for (name, other) in twice {
+            let this = &opened.tensors[&name];
+            if !opened.are_same(this, &other)? {
+                let [a, b] = [&other, this].map(|(file, _)| opened.files[*file].path.display());
+                bail!("{name} has one value in {a} and another in {b}");
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Type and shape of the tensor `name`.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|(_, info)| info)
+    }
+
+    /// Whether the tensors `one` and `other` have the same type, shape and values.
+    ///
+    /// # Errors
+    /// When one is missing, or a file cannot be read.
+    pub fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
+        let find = |name: &str| self.tensors.get(name).with_context(|| format!("there is no tensor {name}"));
+        self.are_same(find(one)?, find(other)?)
+    }
+
+    fn are_same(&self, one: &(usize, TensorInfo), other: &(usize, TensorInfo)) -> Result<bool> {
+        const PART: usize = 1 << 20;
+        if (one.1.dtype, &one.1.shape) != (other.1.dtype, &other.1.shape) {
+            return Ok(false);
+        }
+        let length = one.1.data_offsets.1 - one.1.data_offsets.0;
+        for start in (0..length).step_by(PART) {
+            let part = |(file, info): &(usize, TensorInfo)| -> Result<Vec<u8>> {
+                let file = &self.files[*file];
+                let mut bytes = vec![0; PART.min(length - start)];
+                let read = file.read((info.data_offsets.0 + start) as u64, &mut bytes);
+                read.with_context(|| format!("{} cannot be read", file.path.display()))?;
+                Ok(bytes)
+            };
+            if part(one)? != part(other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Name, type and shape of each tensor, in no order.
@@ -110,14 +157,20 @@ mod tests {
     }
 
     #[test]
-    fn tensors_come_from_the_last_file_that_has_them() {
+    fn a_tensor_has_one_value_in_all_files() {
         let folder = tempfile::tempdir().unwrap();
         let one = saved(folder.path(), "one", &[("a", &[1.0, 2.0]), ("b", &[3.0])]);
-        let two = saved(folder.path(), "two", &[("b", &[4.0, 5.0])]);
-        let files = TensorFiles::open(&[one, two]).unwrap();
+        let same = saved(folder.path(), "same", &[("b", &[3.0]), ("c", &[1.0, 2.0])]);
+        let files = TensorFiles::open(&[&one, &same]).unwrap();
         let values = |name| files.load(name, &Device::Cpu).unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!((values("a"), values("b"), files.tensors().count()), (vec![1.0, 2.0], vec![4.0, 5.0], 2));
-        assert!(files.load("c", &Device::Cpu).is_err());
+        assert_eq!((values("a"), values("b"), files.tensors().count()), (vec![1.0, 2.0], vec![3.0], 3));
+        assert!(files.load("d", &Device::Cpu).is_err());
+        assert!(files.are_equal("a", "c").unwrap() && !files.are_equal("a", "b").unwrap());
+        for other in [&[4.0][..], &[3.0, 3.0]] {
+            let other = saved(folder.path(), "other", &[("b", other)]);
+            let error = TensorFiles::open(&[&one, &other]).unwrap_err().to_string();
+            assert!(error.contains("b has one value in") && error.contains("other"), "{error}");
+        }
     }
 
     #[test]

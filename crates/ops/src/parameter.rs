@@ -60,6 +60,11 @@ impl Parameter {
         self.frozen.store(false, Ordering::Relaxed);
     }
 
+    /// Whether backward passes make no gradient for it.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed)
+    }
+
     /// Takes other weights, of the same shape.
     ///
     /// # Errors

@@ -241,6 +241,7 @@ fn judge<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>
 
 fn trainer(config: &RewardConfig, shape: &ModelConfig, params: Params, head: ClassHead) -> Result<Trainer<Comparing>> {
     let gpt = Gpt::new(shape, &params, config.train.dtype.precision())?;
+    params.freeze_output();
     let comparing = Comparing { model: RewardModel { gpt, head }, loss: config.loss.clone() };
     Trainer::new(comparing, params, &config.train, config.seed)
 }

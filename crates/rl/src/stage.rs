@@ -283,6 +283,7 @@ fn value_parts(
         ValueInit::Policy => ClassHead::init_value(&mut params, shape.d_model)?,
     };
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
+    params.freeze_output();
     let values = Values { gpt, head: ValueHead { head, clip_range }, found: Found::default() };
     let values = Trainer::new(values, params, &config.train, config.seed)?;
     Ok(ValueParts { head: None, values: Some(values), weights })

@@ -194,6 +194,8 @@ mod tests {
             attention_dropout: 0.0,
             residual_dropout: 0.0,
             layer_norm_eps: 1e-5,
+            n_inner: None,
+            tie_word_embeddings: true,
         };
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         for (name, parameter) in params.iter().filter(|(name, _)| name.contains(".c_") || name.contains("wpe")) {

@@ -269,6 +269,9 @@ fn trainer(
     labeling: Labeling,
     data: &Data,
 ) -> Result<Trainer<Classifier>> {
+    if config.lm_coef == 0.0 {
+        params.freeze_output();
+    }
     let classifier = Classifier {
         gpt: Gpt::reader(shape, &params, config.train.dtype.precision())?,
         head,

@@ -56,7 +56,8 @@ impl PerToken {
         }
         // Two norms, queries, keys and values, what attention mixes, and what the MLP's GELU reads; GPT-1's attention reads
         // what no norm keeps, and the masked model's too.
-        let block = stored * (10.0 + or_none(matches!(model.kind, Kind::Gpt1 | Kind::Bert), 1.0));
+        let wide = model.d_mlp() as f64 / model.d_model as f64;
+        let block = stored * (6.0 + wide + or_none(matches!(model.kind, Kind::Gpt1 | Kind::Bert), 1.0));
         // Gradients of a block's parts, and the stream and its gradient where candle hands them on.
         let dropout = model.residual_dropout > 0.0 || model.embedding_dropout > 0.0;
         Self { block, passing: 9.0 * stored + 6.0 * full + or_none(dropout, full) }
@@ -74,8 +75,9 @@ fn or_none(there: bool, bytes: f64) -> f64 {
 
 /// Weights of the layers' matrices.
 pub(crate) fn matrices(model: &ModelConfig) -> f64 {
-    let of_a_layer = if model.kind == Kind::Lstm { 8.0 } else { 12.0 };
-    model.n_layer as f64 * of_a_layer * model.d_model as f64 * model.d_model as f64
+    let (d, d_mlp) = (model.d_model as f64, model.d_mlp() as f64);
+    let of_a_layer = if model.kind == Kind::Lstm { 8.0 * d * d } else { 4.0 * d * d + 2.0 * d * d_mlp };
+    model.n_layer as f64 * of_a_layer
 }
 
 impl Memory {

@@ -23,7 +23,7 @@ struct Slot {
 }
 
 impl Optimizer {
-    /// Moments of zero for every parameter.
+    /// Moments of zero for every parameter that is not frozen.
     ///
     /// # Errors
     /// When memory does not suffice.
@@ -32,7 +32,8 @@ impl Optimizer {
             let zeros = || Var::from_tensor(&parameter.var().as_tensor().zeros_like()?.detach());
             Ok(Slot { name: name.to_owned(), parameter: Arc::clone(parameter), mean: zeros()?, square: zeros()? })
         };
-        Ok(Self { slots: params.iter().map(slot).collect::<Result<_>>()?, n_updates: 0 })
+        let trained = params.iter().filter(|(_, parameter)| !parameter.is_frozen());
+        Ok(Self { slots: trained.map(slot).collect::<Result<_>>()?, n_updates: 0 })
     }
 
     /// Updates made.

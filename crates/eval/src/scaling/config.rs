@@ -109,6 +109,8 @@ impl FamilyConfig {
             attention_dropout: 0.0,
             residual_dropout: 0.0,
             layer_norm_eps: 1e-5,
+            n_inner: None,
+            tie_word_embeddings: true,
         }
     }
 
@@ -156,10 +158,15 @@ fn found(section: &impl Check) -> Vec<::config::Problem> {
     problems.iter().cloned().collect()
 }
 
-/// Weights of a model without its token and position embeddings (Kaplan et al. 2020, §2.1).
+/// Weights of a model without its token and position embeddings, and without an output layer of its own (Kaplan et al. 2020,
+/// §2.1).
 pub fn non_embedding(model: &ModelConfig) -> u64 {
     let positions = if model.kind == Kind::Lstm { 0 } else { model.context };
-    let embeddings = (model.vocab_size as u64).saturating_add(positions as u64).saturating_mul(model.d_model as u64);
+    let tables = if model.tie_word_embeddings { 1 } else { 2 };
+    let embeddings = (model.vocab_size as u64)
+        .saturating_mul(tables)
+        .saturating_add(positions as u64)
+        .saturating_mul(model.d_model as u64);
     model.n_params().saturating_sub(embeddings)
 }
 
