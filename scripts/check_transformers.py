@@ -84,7 +84,7 @@ class Gptkit:
         return [int(i) for i in self.run("tokenizer", "encode", "--tokenizer", folder, stdin=text.encode()).split()]
 
     def decode(self, folder, ids):
-        return self.run("tokenizer", "decode", "--tokenizer", folder, stdin=" ".join(map(str, ids)).encode())
+        return self.run("tokenizer", "decode", "--raw", "--tokenizer", folder, stdin=" ".join(map(str, ids)).encode())
 
     def sample(self, folder, prompt, n):
         out = self.run("sample", "--model", folder, "--prompt", prompt, "--max-new-tokens", n, "--temperature", 0,

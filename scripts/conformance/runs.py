@@ -39,9 +39,9 @@ SCHEDULES = [
     ("cosine after a warm-up", ["train.min_lr=0"], lambda o: optimization.get_cosine_schedule_with_warmup(o, WARMUP, STEPS)),
     ("cosine to a lowest rate", ["train.min_lr=1e-4"],
      lambda o: optimization.get_cosine_with_min_lr_schedule_with_warmup(o, WARMUP, STEPS, min_lr=1e-4)),
-    ("stable, then linear to a lowest rate", ["train.decay=\"linear\"", "train.min_lr=1e-4", "train.decay_start=8 steps"],
+    ("stable, then linear", ["train.decay=\"linear\"", "train.min_lr=0", "train.decay_start=8 steps"],
      lambda o: optimization.get_wsd_schedule(o, num_warmup_steps=WARMUP, num_decay_steps=4, num_stable_steps=4,
-                                             min_lr_ratio=0.1, decay_type="linear")),
+                                             decay_type="linear")),
 ]
 SHORT = ["train.length=5 steps", "train.warmup=0 steps"]
 # name, settings, more arguments, words of a warning before the first step; a run without any has none

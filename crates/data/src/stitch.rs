@@ -12,7 +12,8 @@ use rayon::prelude::*;
 
 /// Bytes of each neighbor that a piece is encoded with.
 const MARGIN: usize = 2048;
-/// Fewest equal tokens in a row at which two neighbors are joined.
+/// Fewest equal tokens in a row at which two neighbors are joined. They also make up half of the text that both have: where
+/// tokens depend on all of the text before, short stretches are equal by chance.
 const AGREED: usize = 8;
 
 /// Tokens of a part of a document: of one piece, or of several that were encoded as one. Where it begins and ends may differ
@@ -257,7 +258,11 @@ fn agreement(before: &Window, after: &Window) -> Option<(usize, usize)> {
     let back = run / 2;
     // A character's bytes may be several tokens, all with its place: they stay together.
     let is_border = |back: usize| before.tokens[i - back].start >= before.tokens[i - back - 1].end;
-    let back = (run >= AGREED).then(|| (1..=back).rev().find(|&back| is_border(back))).flatten()?;
+    let agreed = run >= AGREED && {
+        let span = before.tokens[i - 1].end - before.tokens[i - run].start;
+        2 * span >= before.end().min(after.end()) - after.base
+    };
+    let back = agreed.then(|| (1..=back).rev().find(|&back| is_border(back))).flatten()?;
     (i - back > before.next).then_some((i - back, j - back))
 }
 

@@ -152,6 +152,8 @@ pub struct Tokenizer {
     may_lose: bool,
     /// The token in the place of what the vocabulary lacks.
     unknown: Option<u32>,
+    /// The token of SentencePiece's white space.
+    word_sign: Option<u32>,
     /// Characters that have no token, as far as they were looked up.
     dropped: Mutex<HashMap<char, bool>>,
     /// Characters that [`Tokenizer::encode`] and [`Tokenizer::encode_document`] lost.
@@ -258,6 +260,7 @@ impl Tokenizer {
             cuts_at_words: matches!(kind, Kind::ByteLevel | Kind::Words) && !structure.adds_phrases(),
             may_lose: kind != Kind::Char && structure.may_lose(&inner),
             unknown: structure.unknown(&inner),
+            word_sign: inner.token_to_id(WORD_SIGN),
             dropped: Mutex::default(),
             losses: Mutex::default(),
             inner,
@@ -587,6 +590,10 @@ impl Tokenizer {
     /// Characters that are lost in `gap`, which no token stands for, and in the token `id`, which stands for `own`.
     pub(crate) fn lost_in(&self, gap: &str, id: u32, own: &str) -> Vec<char> {
         let mut lost = self.dropped_from(gap);
+        // The sign of a word's beginning has the place of the word's first character, even if that one has no token.
+        if self.word_sign == Some(id) {
+            lost.extend(self.dropped_from(own));
+        }
         if self.unknown == Some(id) {
             lost.extend(own.chars().filter(|c| !c.is_whitespace()));
         }
@@ -774,6 +781,9 @@ fn spans(inner: &Inner, text: &str) -> Result<Vec<Spanned>> {
     Ok(tokens.map(|(&id, &(start, end))| Spanned { id, start, end }).collect())
 }
 
+/// What stands for white space in SentencePiece's vocabularies.
+const WORD_SIGN: &str = "\u{2581}";
+
 /// Whether the model is given `c` and has no token for it, nor for what the normalizer makes of it.
 fn lacks(inner: &Inner, c: char) -> Result<bool> {
     let mut text = NormalizedString::from(c.to_string());
@@ -783,7 +793,7 @@ fn lacks(inner: &Inner, c: char) -> Result<bool> {
     let left = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
     let left: Vec<char> = left.iter().flat_map(|(text, _, _)| text.chars()).collect();
     // The sign of a word's beginning is put before any character.
-    let own: Vec<char> = left.iter().copied().filter(|&c| c != '\u{2581}' && c != ' ').collect();
+    let own: Vec<char> = left.iter().copied().filter(|&c| !WORD_SIGN.contains(c) && c != ' ').collect();
     let given = if own.is_empty() { left } else { own };
     let has_token = |c: &char| inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_some();
     Ok(!given.is_empty() && !given.iter().any(has_token))

@@ -105,21 +105,26 @@ pub(crate) fn choices(
         })
         .collect();
     // Where answers are labels, many instances have the same.
-    let (mut places, mut neutral_of) = (HashMap::<Vec<Vec<u32>>, usize>::new(), Vec::with_capacity(all.len()));
+    let (mut places, mut neutral_of) = (HashMap::<Vec<Vec<u32>>, Range<usize>>::new(), Vec::with_capacity(all.len()));
     for one in all.iter().filter(|_| !config.neutral.is_empty()) {
         let neutral = prompter.question(&config.neutral, &one.instance.asked)?;
-        let at = *places.entry(neutral.continuations.clone()).or_insert_with(|| {
-            questions.push(neutral);
-            questions.len() - 1
-        });
+        let at = match places.get(&neutral.continuations) {
+            Some(at) => at.clone(),
+            None => {
+                let (answers, first) = (neutral.continuations.clone(), questions.len());
+                questions.extend(prompter.cut(neutral, &one.instance.place)?.1);
+                places.insert(answers, first..questions.len());
+                first..questions.len()
+            }
+        };
         neutral_of.push(at);
     }
     let answers = answer(model.gpt, &questions, false)?;
     let lines = all.iter().enumerate().map(|(i, one)| {
         let Asked::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
         let sums: Vec<f64> = answers.found[own[i].clone()].iter().flatten().map(|found| found.log_prob).collect();
-        let neutral = neutral_of.get(i).map(|&at| &answers.found[at]);
-        let unconditional: Option<Vec<f64>> = neutral.map(|found| found.iter().map(|one| one.log_prob).collect());
+        let neutral = neutral_of.get(i).map(|at| answers.found[at.clone()].iter().flatten());
+        let unconditional: Option<Vec<f64>> = neutral.map(|found| found.map(|one| one.log_prob).collect());
         let tokens: Vec<usize> = one.prompted.answers().map(<[u32]>::len).collect();
         let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
         let characters: Vec<usize> = texts.iter().map(|text| text.trim().chars().count()).collect();
@@ -179,10 +184,11 @@ pub(crate) fn generations(
         write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
     let lines = all.iter().zip(&written).map(|(one, completion)| {
         let Asked::Free { accept, .. } = &one.instance.asked else { return one.line() };
-        let said = config.answer_of(&completion.text);
+        let written = without_special(completion, config, model.tokenizer);
+        let said = config.answer_of(&written);
         let mut line = one.line();
         line.extend([
-            ("written".to_owned(), json!(completion.text)),
+            ("written".to_owned(), json!(written)),
             ("said".to_owned(), json!(said)),
             ("accept".to_owned(), json!(accept)),
         ]);
@@ -192,6 +198,18 @@ pub(crate) fn generations(
         line
     });
     Ok((lines.collect(), work))
+}
+
+/// What was written, without special tokens, up to a stop string.
+fn without_special(completion: &Completion, config: &GenerationConfig, tokenizer: &Tokenizer) -> String {
+    let plain: Vec<u32> = completion.tokens.iter().copied().filter(|&id| !tokenizer.is_special(id)).collect();
+    if plain.len() == completion.tokens.len() {
+        return completion.text.clone();
+    }
+    let mut text = tokenizer.decode(&plain).unwrap_or_default();
+    let stop = config.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
+    text.truncate(stop.unwrap_or(text.len()));
+    text
 }
 
 impl GenerationConfig {

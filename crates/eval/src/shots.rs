@@ -180,8 +180,12 @@ impl Prompter<'_> {
     }
 
     /// Cuts the beginning of a context that is too long: for each answer so that the two fit the window, and for what a model
-    /// writes so that there is room for it. The last token of an answer is not read.
-    fn cut(&self, question: Question, place: &str) -> Result<(Vec<u32>, Vec<Question>)> {
+    /// writes so that there is room for it. The last token of an answer is not read. Returns the context for what is written,
+    /// and the questions.
+    ///
+    /// # Errors
+    /// When an answer does not fit the window by itself.
+    pub(crate) fn cut(&self, question: Question, place: &str) -> Result<(Vec<u32>, Vec<Question>)> {
         let Question { context, continuations } = question;
         let last = |n_read: usize| -> Result<Vec<u32>> {
             let most = self.context.saturating_sub(n_read);

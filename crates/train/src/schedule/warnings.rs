@@ -56,7 +56,8 @@ impl Schedule {
                     "{end} is not after the beginning of the decay: the learning rate drops to train.min_lr at once"
                 ));
             } else if self.decay_end_tokens > self.total_tokens {
-                let last = self.lr(self.total_tokens - 1, self.total_tokens);
+                let step = self.config.batch_size as u64 * self.context;
+                let last = self.lr(self.total_tokens.saturating_sub(step), self.total_tokens);
                 found.push(format!(
                     "{end} is after the end of {length}: the learning rate ends at {last:.1e}, above train.min_lr = {:e}",
                     config.min_lr
