@@ -573,7 +573,11 @@ mod tests {
                 "leave no place for: base_model.model.transformer.h.1.attn.c_attn.lora_A",
             ),
             ("modules_to_save", json!(["wpe"]), "modules_to_save names transformer.wpe, and"),
-            ("modules_to_save", json!([""]), "modules_to_save names transformer.wte, and"),
+            (
+                "modules_to_save",
+                json!([""]),
+                "names transformer.wte, which target_modules or modules_to_save names too",
+            ),
             ("modules_to_save", json!(vec!["wpe"; 1001]), "it has a list of 1001 patterns"),
             ("target_modules", json!(vec!["c_attn"; 200_000]), "it has 200001 names and patterns for 46 modules"),
             ("rank_pattern", json!({ "c_attn": 3 }), "say [3, 8]"),
