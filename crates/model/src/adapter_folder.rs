@@ -68,7 +68,7 @@ impl AdapterFolder {
     fn must_have_saved(&self, saved: &BTreeSet<&str>) -> Result<()> {
         for slot in layout(&self.config).iter().filter(|slot| !self.replaced.contains_key(&slot.name)) {
             let parents = slot.name.match_indices('.').map(|(at, _)| &slot.name[..at]);
-            if let Some(module) = parents.filter(|parent| saved.contains(parent)).last() {
+            if let Some(module) = parents.filter(|parent| saved.contains(parent)).next_back() {
                 bail!(
                     "modules_to_save names {module}, and {} lacks {PREFIX}{}",
                     self.folder.join(WEIGHTS).display(),
