@@ -268,7 +268,6 @@ pub fn read_rows(
 
 /// The same for a file that holds records as `format` says: `count` is told of its bytes, `remarks` are added to, and where
 /// the format can do so, no more than the columns `wanted` are read, if it has one of them.
-#[expect(clippy::too_many_arguments, reason = "what a reading is made of")]
 pub(crate) fn read_file(
     path: &Path,
     format: Format,
