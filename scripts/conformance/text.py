@@ -94,6 +94,9 @@ def encodings():
     add("a byte-order mark, and Windows' line ends", {"in.txt": ("\ufeff" + text.replace("\n", "\r\n")).encode()},
         documents=[text.replace("\n", "\r\n")])
     add("NUL bytes", {"in.txt": "a fox\0 and \0\0 a mill\n"}, documents=["a fox\0 and \0\0 a mill\n"], warns="NUL bytes")
+    add("NUL bytes in every sixth place", {"in.txt": "a fox\0" * 50}, documents=["a fox\0" * 50], warns="NUL bytes")
+    cyrillic = "Жила была лиса в лесу — и ёж.\n"
+    add("UTF-16 of other letters, without a mark", {"in.txt": cyrillic.encode("utf-16-le")}, documents=[cyrillic], warns="UTF-16")
     add("an empty file", {"in.txt": ""}, refused="the document is empty")
 
 

@@ -34,7 +34,7 @@ fn documents(row: &Value, folder: &Path, heard: &Heard) -> anyhow::Result<Vec<St
 #[test]
 fn text_of_other_programs_is_read_or_refused_by_name() {
     let mut differences = Vec::new();
-    for row in rows("text", 45) {
+    for row in rows("text", 47) {
         let folder = tempfile::tempdir().unwrap();
         let files = row["files"].as_array().unwrap();
         for file in files {

@@ -108,7 +108,9 @@ impl Shape {
             return Ok(Self::Ranking);
         }
         if has("chosen") && has("rejected") {
-            let prompt = PROMPTS.into_iter().find(|key| has(key));
+            // Whole dialogues bring their prompt; what else the record has may be a copy of one of them.
+            let is_prompt = |key: &&str| has(key) && (*key == "prompt" || !is_whole(&row.fields["chosen"]));
+            let prompt = PROMPTS.into_iter().find(is_prompt);
             return Ok(prompt.map_or(Self::Dialogues, |prompt| Self::Pair { prompt }));
         }
         if [HISTORY, "human_ref_A", "human_ref_B", "labels"].into_iter().all(has) {
@@ -317,6 +319,16 @@ pub(crate) fn continued(
         whole.drain(..n);
     }
     Ok((shared, dialogues))
+}
+
+/// Whether `said` is a dialogue that begins with something else than an answer.
+fn is_whole(said: &Value) -> bool {
+    let first = match said {
+        Value::Array(list) => list.first().and_then(|first| messages_of(first, "chosen").ok()),
+        Value::String(text) => turns(text),
+        _ => None,
+    };
+    first.is_some_and(|first| first.first().is_some_and(|first| first.role != Role::Assistant))
 }
 
 /// What `said` holds: an answer, or messages. A text that repeats the turns of the `prompt` is a transcript; where there is no
@@ -585,6 +597,11 @@ mod tests {
                 &plain,
             ),
             (json!({ "system": "s", "question": "q", "chosen": "a", "rejected": "b" }), &ruled),
+            (
+                json!({ "messages": [user("q"), says("a")], "chosen": [user("q"), says("a")],
+                "rejected": [user("q"), says("b")] }),
+                &plain,
+            ),
             (json!({ "system": "s", "chosen": [user("q"), says("a")], "rejected": [user("q"), says("b")] }), &ruled),
             (
                 json!({ "prompt": "q", "chosen": [system, user("q"), says("a")], "rejected": [system, user("q"), says("b")] }),

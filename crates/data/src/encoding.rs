@@ -49,18 +49,21 @@ impl Encoding {
     }
 }
 
-/// Whether `head` has zeros in every second place alone, as Latin letters have in UTF-16; if so, whether the zeros come
-/// first.
+/// Whether `head` is UTF-16 without a byte-order mark; if so, whether the high byte of each unit comes first. It is when every
+/// second byte is a high byte of letters, which are control characters in UTF-8, some of them are zero, as those of spaces
+/// are, and none of the others is.
 fn is_utf16(head: &[u8]) -> Option<bool> {
     const LOOKED_AT: usize = 1 << 12;
-    let head = &head[..head.len().min(LOOKED_AT)];
-    let zeros = |first: usize| head.iter().skip(first).step_by(2).filter(|&&byte| byte == 0).count();
-    let (even, odd) = (zeros(0), zeros(1));
-    // Whatever its letters are, text has spaces and line breaks: at least one in twenty. A short text must be all Latin.
-    let enough = |n: usize| n >= 8 && n * 40 >= head.len() || n >= 2 && n == head.len() / 2;
-    match (even, odd) {
-        (0, n) if enough(n) => Some(false),
-        (n, 0) if enough(n) => Some(true),
+    let head = &head[..head.len().min(LOOKED_AT) & !1];
+    let count = |first: usize, is: fn(&u8) -> bool| head.iter().skip(first).step_by(2).filter(|byte| is(byte)).count();
+    let zeros = |first| count(first, |byte| *byte == 0);
+    let are_high = |first| {
+        let (n, other) = (zeros(first), count(first, |byte| *byte >= b' '));
+        n >= 2 && n * 40 >= head.len() && other * 40 <= head.len()
+    };
+    match (zeros(0), zeros(1)) {
+        (0, _) if are_high(1) => Some(false),
+        (_, 0) if are_high(0) => Some(true),
         _ => None,
     }
 }

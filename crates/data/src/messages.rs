@@ -156,7 +156,7 @@ fn part_of<'a>(name: &str, index: usize, part: &'a Value) -> Result<&'a str, Bad
 /// What the marks among `fields` say of an answer.
 fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, Bad> {
     let given = |name: &&str| fields.get(*name).is_some_and(|value| !value.is_null());
-    if let Some(name) = UNCLEAR_MARKS.into_iter().find(|name| given(&name)) {
+    if let Some(name) = UNCLEAR_MARKS.into_iter().find(given) {
         return Err(Bad::new(format!(
             "has \"{name}\", which has no agreed meaning; use \"weight\": 0 for a message that is not learned, else 1"
         )));

@@ -151,7 +151,8 @@ fn lines(
     let task = progress.task(&format!("reading {}", path.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
     let mut remarks = Remarks::default();
-    let input = source::open(path, &count)?.text(path, &mut remarks)?;
+    let opened = source::open(path, &count)?;
+    let input = opened.text(path, &mut remarks).with_context(|| path.display().to_string())?;
     remarks.warn(progress);
     read_lines(path, on_bad, input, &mut |place, text| {
         sink(Prompt { place, messages: vec![Message::new(Role::User, text.trim())] })

@@ -268,7 +268,6 @@ pub fn read_rows(
 
 /// The same for a file that holds records as `format` says: `count` is told of its bytes, `remarks` are added to, and where
 /// the format can do so, no more than the columns `wanted` are read, if it has one of them.
-#[expect(clippy::too_many_arguments, reason = "what a reading is made of")]
 pub(crate) fn read_file(
     path: &Path,
     format: Format,
@@ -343,7 +342,7 @@ impl<'a> Reader<'a> {
 
     /// Reads all but Parquet.
     fn read(mut self, format: Format, opened: Opened) -> Result<Skipped> {
-        let input = opened.text(self.file, self.remarks)?;
+        let input = opened.text(self.file, self.remarks).with_context(|| self.file.display().to_string())?;
         match format {
             Format::Csv => self.table(input, b',', true)?,
             Format::Tsv => self.table(input, b'\t', false)?,
@@ -877,7 +876,7 @@ mod tests {
             ("f.csv", b"a;b\n1;2\n", "f.csv: the header is one column, \"a;b\": its fields are separated by \";\""),
             ("f.csv", b"a\tb\n1\t2\n", "give it a name that ends in .tsv"),
             ("f.tsv", b"a,b\n1,2\n", "give it a name that ends in .csv"),
-            ("f.jsonl", b"PK\x03\x04 and so on", "f.jsonl is a ZIP archive"),
+            ("f.jsonl", b"PK\x03\x04 and so on", "f.jsonl: it is a ZIP archive"),
             (
                 "f.json",
                 b"{\"version\": 1, \"data\": [{\"a\": 1}]}",

@@ -4,7 +4,7 @@ use crate::progress::{Progress, grouped};
 use std::path::Path;
 
 /// Bytes of value zero, which text does not have.
-pub(crate) const NULS: &str = "NUL bytes, which text rarely has; is it in another encoding, or no text?";
+pub(crate) const NULS: &str = "NUL bytes, which text rarely has (another encoding, or no text?)";
 /// Halves of surrogate pairs in JSON.
 pub(crate) const HALVES: &str = "half of a surrogate pair, which is no character, read as U+FFFD; records that have it";
 

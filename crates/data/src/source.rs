@@ -396,13 +396,13 @@ pub(crate) struct Opened<'a> {
 }
 
 impl<'a> Opened<'a> {
-    /// The text of the file, whose name is `path`; what is to be said of its encoding is added to `remarks`.
+    /// The text of the file `path`; what is to be said of its encoding is added to `remarks`.
     ///
     /// # Errors
-    /// When it is no text.
+    /// When it is no text: what it is, without its name.
     pub(crate) fn text(self, path: &Path, remarks: &mut Remarks) -> Result<Box<dyn BufRead + 'a>> {
         if let Encoding::NotText(kind) = self.encoding {
-            bail!("{} is {kind}, and not read as text", path.display());
+            bail!("it is {kind}");
         }
         if let Some(notice) = self.encoding.notice() {
             remarks.add(notice, path, 0);

@@ -361,6 +361,10 @@ pub(crate) fn not_utf8(e: &std::str::Utf8Error) -> String {
 
 /// What is wrong with a record that begins in `line` and is not the JSON it should be.
 pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
+    if e.is_data() && e.to_string().starts_with(NO_COLUMN) {
+        // The end of the record is no place of what it lacks.
+        return e.to_string().rsplit_once(" at line ").map_or_else(|| e.to_string(), |(what, _)| what.to_owned());
+    }
     // The line is that of the record alone; where it is the first, the column is all that is worth saying.
     let place = match e.line() as u64 {
         0 | 1 => "column".to_owned(),
@@ -394,9 +398,12 @@ impl Cut {
 const TEXT: &str = "text";
 const INSTEAD: &str = "content";
 
+/// How [`no_column`] begins.
+const NO_COLUMN: &str = "no \"";
+
 /// What is wrong with a record that has no column `key` but `others`.
 fn no_column(key: &str, others: &str) -> String {
-    format!("no \"{key}\"; the record has {others}; --text-column names the column of the text")
+    format!("{NO_COLUMN}{key}\"; the record has {others}; --text-column names the column of the text")
 }
 
 /// The column of the text in a table whose first record is `row`.

@@ -180,12 +180,16 @@ impl Encoder<'_> {
 
 /// Refuses data from which nothing sensible is learned.
 fn check(counts: &Counts, context: usize) -> Result<()> {
-    let Counts { train, truncated, dropped, ends, .. } = *counts;
+    let Counts { train, truncated, dropped, unmarked, ends, .. } = *counts;
     let read = train + counts.val + dropped;
     ensure!(
         read == 0 || truncated < read,
         "all {read} dialogues are longer than the window of {context} tokens: what they answer would be cut off; give a model \
          with a longer context, or shorter dialogues"
+    );
+    ensure!(
+        read > 0 || unmarked == 0,
+        "in none of the {unmarked} dialogues is a message to be learned, by their marks (weight 0 for instance)"
     );
     ensure!(
         train >= 2,
@@ -608,6 +612,10 @@ mod tests {
         assert!(check(&sound, 64).is_ok());
         for (counts, says) in [
             (Counts { train: 1, ..sound.clone() }, "1 dialogue is left to learn from"),
+            (
+                Counts { train: 0, unmarked: 3, ..sound.clone() },
+                "in none of the 3 dialogues is a message to be learned",
+            ),
             (Counts { train: 5, truncated: 5, ..sound.clone() }, "all 5 dialogues are longer than the window of 64"),
             (Counts { ends: 0, ..sound.clone() }, "no dialogue has its end learned"),
         ] {
