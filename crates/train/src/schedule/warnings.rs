@@ -109,7 +109,7 @@ mod tests {
         );
         warned(
             &format!("{run}decay_end = \"40 steps\""),
-            &["the learning rate ends at 5.8e-1, above train.min_lr = 1e-1"],
+            &["the learning rate ends at 5.9e-1, above train.min_lr = 1e-1"],
         );
         warned(&format!("{run}decay_start = \"20 steps\""), &["the learning rate never falls"]);
         warned(&format!("{run}warmup = \"5 steps\"\ndecay_end = \"5 steps\""), &["drops to train.min_lr at once"]);
