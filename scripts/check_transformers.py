@@ -80,7 +80,7 @@ class Gptkit:
         return [int(i) for i in self.run("tokenizer", "encode", "--tokenizer", folder, stdin=text.encode()).split()]
 
     def decode(self, folder, ids):
-        return self.run("tokenizer", "decode", "--tokenizer", folder, stdin=" ".join(map(str, ids)).encode())
+        return self.run("tokenizer", "decode", "--raw", "--tokenizer", folder, stdin=" ".join(map(str, ids)).encode())
 
     def sample(self, folder, prompt, n):
         out = self.run("sample", "--model", folder, "--prompt", prompt, "--max-new-tokens", n, "--temperature", 0,
@@ -122,7 +122,7 @@ def check_adapter(folder, report):
     with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
         # The base's own table, and the tied output weights, are listed with the adapters.
         theirs = {name: tensor for name, tensor in peft.get_peft_model_state_dict(model).items()
-                  if "base_layer" not in name and "lm_head" not in name}
+                  if "base_layer" not in name and not name.endswith("lm_head.weight")}
         missing = sorted(set(stored.keys()) ^ set(theirs))
         differing = [name for name in set(stored.keys()) & set(theirs) if not stored.get_tensor(name).equal(theirs[name])]
     bad = [str(w.message) for w in said if "key" in str(w.message)] + missing + differing
