@@ -124,9 +124,9 @@ def check_adapter(folder, report):
         report.line(False, "keys", f"{type(error).__name__}: {error}")
         return None
     with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
-        # The base's own table, and the tied output weights, are listed with the adapters.
+        # The base's own table, and what is tied to it in the output layer, are listed with the adapters.
         theirs = {name: tensor for name, tensor in peft.get_peft_model_state_dict(model).items()
-                  if "base_layer" not in name and "lm_head" not in name}
+                  if "base_layer" not in name and ("lm_head" not in name or name in stored.keys())}
         missing = sorted(set(stored.keys()) ^ set(theirs))
         differing = [name for name in set(stored.keys()) & set(theirs) if not stored.get_tensor(name).equal(theirs[name])]
     bad = [str(w.message) for w in said if "key" in str(w.message)] + missing + differing

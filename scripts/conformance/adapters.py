@@ -139,6 +139,9 @@ def make(out, base, name, kind, seed):
     folder = out / name
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    # PEFT writes sets in any order.
+    describe(folder, **{key: sorted(names) for key, names in described.items() if key.endswith("_modules") and isinstance(names, list)})
     return read(folder, base)
 
 

@@ -67,8 +67,8 @@ impl AdapterFolder {
     /// Every weight of a module that is replaced whole must be there.
     fn must_have_saved(&self, saved: &BTreeSet<&str>) -> Result<()> {
         for slot in layout(&self.config).iter().filter(|slot| !self.replaced.contains_key(&slot.name)) {
-            let parents = slot.name.match_indices('.').map(|(at, _)| &slot.name[..at]);
-            if let Some(module) = parents.filter(|parent| saved.contains(parent)).next_back() {
+            let mut parents = slot.name.match_indices('.').map(|(at, _)| &slot.name[..at]);
+            if let Some(module) = parents.rfind(|parent| saved.contains(parent)) {
                 bail!(
                     "modules_to_save names {module}, and {} lacks {PREFIX}{}",
                     self.folder.join(WEIGHTS).display(),
