@@ -1,11 +1,7 @@
 #!/usr/bin/env python3
 """Check that transformers reads the model folders that gptkit wrote, and finds in them the same model.
 
-    python scripts/check_transformers.py [--gptkit PATH] MODEL_DIR...
-    python scripts/check_transformers.py [--gptkit PATH] --made tokenizers
-
-With --made, the folders are made by the script of that name in scripts/conformance:
-  tokenizers  ten kinds of tokenizers; AutoTokenizer and `gptkit tokenizer` give texts the same ids, and ids the same text
+    python scripts/check_transformers.py [--gptkit PATH] [--made KIND]... [MODEL_DIR...]
 
 For each folder:
   keys       from_pretrained reports no missing, unexpected or mismatched weights; of adapters (gptkit sft --lora-rank), PEFT
@@ -17,8 +13,15 @@ For each folder:
 A folder of GPT-3's kind (config.json has window_size) says gpt2, whose attention in transformers is dense in every
 layer. The two agree while prompt and continuation fit the window, so only that far is compared.
 
+With --made, the scripts of scripts/conformance make what other people make, with the versions that are installed, and the
+checks of tests/conformance are done on it:
+  adapters    of many kinds, with PEFT
+  templates   of the usual families; the tokens of a dialogue in `gptkit inspect` and in apply_chat_template
+  tokenizers  of ten kinds; AutoTokenizer and `gptkit tokenizer` give texts the same ids, and ids the same text
+  weights     model folders as other people have them
+
 Prints a verdict for each check and exits with 1 when any failed. Only local files are read.
-Written against Python 3.11, torch 2.11.0, transformers 5.23.0, tokenizers 0.23.3 and peft 0.21.2.
+Written against Python 3.11, torch 2.11.0, transformers 5.24.0, tokenizers 0.23.3 and peft 0.21.2.
 """
 import argparse
 import json
@@ -252,7 +255,8 @@ def check_prompt(folder, gptkit, model, tokenizer, prompt, limit, report):
 
 def check_folder(folder, gptkit, prompts, texts, report):
     print(folder)
-    config = json.loads((folder / "config.json").read_text())
+    described = folder / "config.json"
+    config = json.loads(described.read_text()) if described.exists() else {}  # adapters of PEFT have none
     model = check_keys(folder, report)
     tokenizer = check_tokenizer(folder, gptkit, texts, report)
     if model is None or tokenizer is None:
@@ -308,8 +312,56 @@ def check_made_text(folder, gptkit, tokenizer, text, report):
                 f"{text!r}: gptkit {ours} and {our_back!r}, transformers {theirs} and {back!r}")
 
 
-# What --made makes and compares, by the name of its script in scripts/conformance.
-MADE = {"tokenizers": check_made_tokenizers}
+def check_made_models(kind, gptkit, report):
+    """Makes the model folders of a kind of scripts/conformance, and compares gptkit with each."""
+    import importlib
+    import shutil
+
+    made = importlib.import_module(kind).made
+    described = {"adapters": "adapter_config.json", "weights": "config.json"}[kind]
+    print(f"made {kind}")
+    with tempfile.TemporaryDirectory() as out, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = pathlib.Path(out)
+        for row in made(out / kind):
+            folder = out / kind / row["name"]
+            if "of" in row:
+                shutil.copytree(folder.with_name(row["of"]), folder)
+                config = {**json.loads((folder / described).read_text()), **row["set"]}
+                (folder / described).write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+            if kind == "weights":
+                shutil.copytree(out / kind / "tokenizer", folder, dirs_exist_ok=True)
+            check_made_row(folder, gptkit, row, report)
+
+
+def check_made_row(folder, gptkit, row, report):
+    refused = row.get("refused")
+    try:
+        sample = gptkit.sample(folder, row.get("prompt", "a"), max(1, len(row.get("tokens", []))))
+    except RuntimeError as error:
+        report.line(refused is not None and refused in str(error), row["name"], str(error).splitlines()[0][:200])
+        return
+    if refused is not None or sample["tokens"] != row["tokens"]:
+        report.line(False, row["name"], f"gptkit {sample['tokens']}, reference {row.get('tokens', refused)}")
+        return
+    far = largest([0.0, *(abs(place["log_prob"] - p) for place, p in zip(sample["log_probs"], row["log_probs"]))])
+    report.line(far <= TOLERANCE, row["name"], f"{len(row['tokens'])} tokens alike, largest difference {far:.1e}")
+
+
+def check_made(kind, gptkit, texts, report):
+    """Makes what a script of scripts/conformance makes, and compares gptkit with each."""
+    if kind == "tokenizers":
+        check_made_tokenizers(gptkit, texts, report)
+    elif kind == "templates":
+        import templates
+
+        templates.check(gptkit, report)
+    else:
+        check_made_models(kind, gptkit, report)
+
+
+# Kinds that --made takes.
+MADE = ["adapters", "templates", "tokenizers", "weights"]
 
 
 def main():
@@ -318,8 +370,8 @@ def main():
     parser.add_argument("--gptkit", default="target/release/gptkit", metavar="PATH", help="default: %(default)s")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="instead of the built-in ones (repeatable)")
     parser.add_argument("--text", action="append", metavar="TEXT", help="for the tokenizer, likewise (repeatable)")
-    parser.add_argument("--made", action="append", choices=sorted(MADE), default=[],
-                        help="compare what a script of scripts/conformance makes (repeatable)")
+    parser.add_argument("--made", action="append", choices=MADE, default=[], metavar="KIND",
+                        help=f"make and check what other people make: {', '.join(MADE)} (repeatable)")
     args = parser.parse_args()
     if not args.folders and not args.made:
         parser.error("name a folder, or --made")
@@ -327,13 +379,13 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     report = Report()
-    for name in args.made:
-        MADE[name](Gptkit(args.gptkit), args.text or TEXTS, report)
     for folder in args.folders:
         try:
             check_folder(folder, Gptkit(args.gptkit), args.prompt or PROMPTS, args.text or TEXTS, report)
         except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
             report.line(False, "folder", f"{type(error).__name__}: {error}")
+    for kind in args.made:
+        check_made(kind, Gptkit(args.gptkit), args.text or TEXTS, report)
     print(f"{report.passed} passed, {report.failed} failed")
     sys.exit(report.failed > 0)
 

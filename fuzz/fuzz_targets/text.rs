@@ -11,12 +11,13 @@ use std::fs;
 fuzz_target!(|parts: (u8, &[u8])| {
     let (which, bytes) = parts;
     let folder = tempfile::tempdir().unwrap();
-    let name = ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.zst"][usize::from(which % 4)];
+    let names = ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.zst", "a.json", "a.csv", "a.tsv.gz", "a.parquet"];
+    let name = names[usize::from(which % 8)];
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
     let data = DataConfig {
         sources: vec![SourceConfig { path: path.to_string_lossy().into_owned(), weight: None }],
-        on_bad_record: if which & 4 == 0 { OnBadRecord::Fail } else { OnBadRecord::Skip },
+        on_bad_record: if which & 8 == 0 { OnBadRecord::Fail } else { OnBadRecord::Skip },
         shards: folder.path().join("shards"),
         ..DataConfig::default()
     };

@@ -4,8 +4,10 @@
 mod adapters;
 mod evaluation;
 mod models;
+mod records;
 mod runs;
 mod templates;
+mod text;
 mod tokenizers;
 mod tokens;
 mod weights;

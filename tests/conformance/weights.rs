@@ -36,7 +36,7 @@ fn models_of_other_shapes_are_trained_and_saved() {
     for (name, file) in [("untied", "lm_head.weight"), ("narrow-mlp", "wte.weight"), ("nanogpt", "h.0.ln_1.bias")] {
         let row = &row("weights", ROWS, name);
         model(path, name, row);
-        let few = "--set train.length=2steps --set train.batch_size=2 --set train.lr=1e-9 --set train.eval_windows=1";
+        let few = "--set train.min_lr=1e-10 --set train.eval_windows=1 --set train.length=2steps --set train.batch_size=2 --set train.lr=1e-9";
         gptkit(path, &format!("pretrain --init {name} --data text.txt {few} --out {name}-again")).ok();
         let saved = fs::read(path.join(format!("{name}-again/model.safetensors"))).unwrap();
         assert!(String::from_utf8_lossy(&saved[..4000]).contains(file), "{name}");

@@ -140,7 +140,7 @@ fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
     let width = Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20));
     let is_alone = matches!(prompt, [Message { role: Role::User, .. }]);
     ui.say("");
-    for Message { role, content } in prompt {
+    for Message { role, content, .. } in prompt {
         let said = if is_alone { content.clone() } else { format!("{role}: {content}") };
         ui.say(&wrapped("  ", &said, width));
     }

@@ -35,7 +35,7 @@ pub(crate) struct Compare {
     /// Rank K answers of --a instead, 2 to 9
     #[arg(long, value_name = "K", requires = "a")]
     k: Option<usize>,
-    /// Prompts: a line each in .txt; JSONL, CSV, TSV or Parquet with prompts, or with dialogues or comparisons, whose
+    /// Prompts: a line each in .txt; JSONL, JSON, CSV, TSV or Parquet with prompts, or with dialogues or comparisons, whose
     /// answers are left out; or `world`, `world:N`, `world:N:SEED` for instructions of the embedded world: with --b those
     /// held out, with --k those of the training part
     #[arg(long, value_name = "PATH", requires = "a")]

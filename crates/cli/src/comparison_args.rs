@@ -10,7 +10,7 @@ pub(crate) struct ComparisonArgs {
     /// Change one setting, for instance train.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Comparisons: JSONL, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded ones; repeatable
+    /// Comparisons: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded ones; repeatable
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
     /// Comparisons to validate on [default: a share of the others' prompts]

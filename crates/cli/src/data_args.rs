@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 /// Text to read
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Text file, folder, JSONL (each may be .gz or .zst), - for stdin, `world` for the embedded stories,
+    /// Text file, folder, JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, - for stdin, `world` for the embedded stories,
     /// `world-patterns` for patterns to go on with, or a folder that `prepare` wrote; repeatable, with weights for a mixture
     #[arg(long, value_name = "PATH[@WEIGHT]")]
     data: Vec<SourceConfig>,
-    /// Key of the text in JSONL records
-    #[arg(long, value_name = "KEY")]
+    /// Column of the text in records [default: text, or content]
+    #[arg(long = "text-column", alias = "text-key", value_name = "NAME")]
     text_key: Option<String>,
     /// What to do with invalid UTF-8, empty documents and malformed lines
     #[arg(long, value_name = "fail|skip")]

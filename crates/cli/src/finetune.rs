@@ -36,7 +36,7 @@ struct FinetuneConfigArgs {
     /// Change one setting, for instance train.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Records: JSONL, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded tasks; repeatable
+    /// Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded tasks; repeatable
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
     /// Records to validate on, by which the best weights are chosen [default: a share of the others]

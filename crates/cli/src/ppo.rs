@@ -44,7 +44,7 @@ struct PpoConfigArgs {
     /// Change one setting, for instance reward.kl_coef=0.05 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Prompts: a line each in .txt, or records (JSONL, CSV, TSV, Parquet), or `world` for the embedded ones; repeatable
+    /// Prompts: a line each in .txt, or records (JSONL, JSON, CSV, TSV, Parquet), or `world` for the embedded ones; repeatable
     #[arg(long, value_name = "PATH")]
     prompts: Vec<String>,
     /// Prompts to validate on [default: a share of the others]

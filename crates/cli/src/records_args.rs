@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Records in and out
 #[derive(Debug, Args)]
 pub(crate) struct RecordsArgs {
-    /// Records: JSONL, CSV or TSV (each may be .gz or .zst), Parquet; `-` is JSONL on stdin, `-.csv` and `-.tsv` others
+    /// Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet; `-` is JSONL on stdin, `-.csv` and `-.tsv` others
     #[arg(long, value_name = "PATH", default_value = "-")]
     data: String,
     /// File to write the records to, with what is said of them, as JSONL [default: stdout]

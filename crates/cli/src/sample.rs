@@ -5,9 +5,10 @@ use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::stdin;
 use crate::ui::{Ui, Usage};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
+use data::prompt::text_of;
 use model::folder::ModelFolder;
 use model::generate::{Completion, Request, generate};
 use model::sampler::Sampling;
@@ -27,7 +28,7 @@ pub(crate) struct Sample {
     /// Text to continue [default: stdin unless it is a terminal; nothing begins a new text]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
-    /// File with the text to continue; one line break at its end is left out
+    /// File with the text to continue; one line break at its end, and a byte-order mark, are left out
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
     /// Longest continuation, in tokens
@@ -114,16 +115,14 @@ impl Sample {
         if let Some(text) = &self.prompt {
             return Ok(text.clone());
         }
-        let mut text = String::new();
         if let Some(path) = &self.prompt_file {
-            text = data::disk::read_named(path)?;
-        } else if !std::io::stdin().is_terminal() {
-            text = stdin::text()?;
+            let text = text_of(&data::disk::read_named_bytes(path)?);
+            return text.with_context(|| format!("{} cannot be read", path.display()));
         }
-        if text.ends_with('\n') {
-            text.pop();
+        match std::io::stdin().is_terminal() {
+            true => Ok(String::new()),
+            false => text_of(&stdin::bytes()?).context("stdin cannot be read as text"),
         }
-        Ok(text)
     }
 }
 

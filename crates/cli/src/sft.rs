@@ -34,7 +34,7 @@ pub(crate) struct SftConfigArgs {
     /// Change one setting, for instance train.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Dialogues: JSONL, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded instructions; repeatable
+    /// Dialogues: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded instructions; repeatable
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
     /// Dialogues to validate on [default: a share of the others]

@@ -47,7 +47,8 @@ pub(crate) fn line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     if text.ends_with('\r') {
         text.pop();
     }
-    Ok(Some(text))
+    // Some shells put a byte-order mark before what they pipe.
+    Ok(Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
 }
 
 #[cfg(test)]
@@ -56,7 +57,7 @@ mod tests {
 
     #[test]
     fn lines_end_where_they_end_and_have_a_longest() {
-        let mut input = &b"one\r\n\ntwo"[..];
+        let mut input = &b"\xEF\xBB\xBFone\r\n\ntwo"[..];
         let lines: Vec<String> = std::iter::from_fn(|| line(&mut input).unwrap()).collect();
         assert_eq!(lines, ["one", "", "two"]);
         assert!(line(&mut &[0xff, b'\n'][..]).is_err());

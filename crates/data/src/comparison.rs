@@ -2,10 +2,12 @@
 //!
 //! The first record that has a [`Shape`] decides for its file; one of another shape is a bad record.
 
-use crate::dialogue::{Message, Role, checked, key, messages, turns};
+use crate::dialogue::{AnswerUse, Message, Role, checked, key, with_answers, with_input};
+use crate::messages::{HISTORY, SYSTEM, earlier, is_nothing, messages, messages_of, turns, with_system};
 use crate::progress::Progress;
 use crate::record::{Bad, Place, Row, Skipped, kind_of, read_rows};
 use crate::source::OnBadRecord;
+use crate::unused::Unused;
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -55,19 +57,25 @@ pub fn pairs(places: &[u32]) -> impl Iterator<Item = (usize, usize)> {
 pub enum Shape {
     /// `prompt`, `completions` and `ranking`, the place of each completion.
     Ranking,
-    /// `prompt`, `chosen` and `rejected`.
-    Pair,
+    /// A prompt, `chosen` and `rejected`.
+    Pair {
+        /// The name of the prompt.
+        prompt: &'static str,
+    },
     /// `chosen` and `rejected`, whole dialogues that begin alike.
     Dialogues,
+    /// `history`, `human_ref_A` and `human_ref_B`, of which `labels` says which is better: 1 for A, 0 for B.
+    Choice,
 }
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ranking => "rankings (prompt, completions, ranking)",
-            Self::Pair => "pairs (prompt, chosen, rejected)",
-            Self::Dialogues => "pairs of dialogues (chosen, rejected)",
-        })
+        match self {
+            Self::Ranking => f.write_str("rankings (prompt, completions, ranking)"),
+            Self::Pair { prompt } => write!(f, "pairs ({prompt}, chosen, rejected)"),
+            Self::Dialogues => f.write_str("pairs of dialogues (chosen, rejected)"),
+            Self::Choice => f.write_str("choices (history, human_ref_A, human_ref_B, labels)"),
+        }
     }
 }
 
@@ -76,7 +84,18 @@ const MOST_COMPLETIONS: usize = 256;
 /// Most bytes that the copies of a prompt may have.
 const LARGEST_COPY: usize = 256 << 20;
 
-const KNOWN: &str = "prompt, chosen, rejected; chosen and rejected, whole dialogues; prompt, completions, ranking";
+const KNOWN: &str = "prompt (or question, instruction, input, query, messages, conversations), chosen, rejected; chosen and \
+                     rejected, whole dialogues; prompt, completions, ranking; history, human_ref_A, human_ref_B, labels";
+/// Names of the prompt of a pair.
+const PROMPTS: [&str; 8] =
+    ["prompt", "question", "instruction", "input", "query", "messages", "conversations", "conversation"];
+/// Names of the scores of chosen and rejected.
+const SCORES: [[&str; 2]; 4] = [
+    ["score_chosen", "score_rejected"],
+    ["chosen_score", "rejected_score"],
+    ["chosen-rating", "rejected-rating"],
+    ["chosen_rating", "rejected_rating"],
+];
 
 impl Shape {
     /// The shape of a record.
@@ -85,12 +104,38 @@ impl Shape {
     /// When it has none.
     pub fn of(row: &Row) -> Result<Self, Bad> {
         let has = |key: &str| row.fields.contains_key(key);
-        match (has("prompt"), has("chosen") && has("rejected"), has("completions")) {
-            (true, _, true) => Ok(Self::Ranking),
-            (true, true, _) => Ok(Self::Pair),
-            (false, true, _) => Ok(Self::Dialogues),
-            _ => Err(Bad::new(format!("is no comparison: it has {}; known are {KNOWN}", row.keys()))),
+        if has("prompt") && has("completions") {
+            return Ok(Self::Ranking);
         }
+        if has("chosen") && has("rejected") {
+            // Whole dialogues bring their prompt; what else the record has may be a copy of one of them.
+            let is_prompt = |key: &&str| has(key) && (*key == "prompt" || !is_whole(&row.fields["chosen"]));
+            let prompt = PROMPTS.into_iter().find(is_prompt);
+            return Ok(prompt.map_or(Self::Dialogues, |prompt| Self::Pair { prompt }));
+        }
+        if [HISTORY, "human_ref_A", "human_ref_B", "labels"].into_iter().all(has) {
+            return Ok(Self::Choice);
+        }
+        let hint = match ["prompt", "completion", "label"].into_iter().all(has) {
+            true => "; prompt, completion and label are the form of KTO, which is not supported",
+            false => "",
+        };
+        Err(Bad::new(format!("is no comparison: it has {}; known are {KNOWN}{hint}", row.keys())))
+    }
+
+    /// Names of the fields that are read of a record of this shape.
+    pub fn fields(self) -> Vec<&'static str> {
+        let mut fields = match self {
+            Self::Ranking => vec!["prompt", "completions", "ranking", HISTORY],
+            Self::Pair { prompt: prompt @ "instruction" } => {
+                vec![prompt, "input", "context", "chosen", "rejected", HISTORY]
+            }
+            Self::Pair { prompt } => vec![prompt, "chosen", "rejected", HISTORY],
+            Self::Dialogues => vec!["chosen", "rejected"],
+            Self::Choice => vec![HISTORY, "human_ref_A", "human_ref_B", "labels"],
+        };
+        fields.extend(SYSTEM);
+        fields
     }
 
     /// The prompt and the completions of `row`, whatever their order.
@@ -98,45 +143,28 @@ impl Shape {
     /// # Errors
     /// When it has not this shape, or what is said is no dialogue.
     pub fn completions(self, row: &Row) -> Result<(Vec<Message>, Vec<Vec<Message>>), Bad> {
-        let list;
-        let said = match self {
+        let field = |name: &str| match row.fields.get(name) {
+            Some(said) => Ok((name.to_owned(), said)),
+            None => Err(row.lacks(name)),
+        };
+        let (prompt, said) = match self {
             Self::Ranking => {
-                list = listed(row, "completions")?;
-                list.iter().enumerate().map(|(i, said)| (format!("completion {}", i + 1), said)).collect()
+                let list = listed(row, "completions")?.iter().enumerate();
+                (Some("prompt"), list.map(|(i, said)| (format!("completion {}", i + 1), said)).collect())
             }
-            Self::Pair | Self::Dialogues => {
-                let field = |key: &str| match row.fields.get(key) {
-                    Some(said) => Ok((key.to_owned(), said)),
-                    None => Err(Bad::new(format!("no \"{key}\"; the record has {}", row.keys()))),
-                };
-                vec![field("chosen")?, field("rejected")?]
+            Self::Pair { prompt } => (Some(prompt), vec![field("chosen")?, field("rejected")?]),
+            Self::Dialogues => (None, vec![field("chosen")?, field("rejected")?]),
+            Self::Choice => (Some(HISTORY), vec![field("human_ref_A")?, field("human_ref_B")?]),
+        };
+        let (prompt, completions) = continued(row, prompt, &said)?;
+        for ((name, _), completion) in said.iter().zip(&completions) {
+            if completion.iter().any(|message| message.use_of == AnswerUse::Masked) {
+                return Err(Bad::new(format!(
+                    "{name} has a message that is marked as not learned; a comparison learns all"
+                )));
             }
-        };
-        let mut prompt = if self == Self::Dialogues { Vec::new() } else { prompt(row)? };
-        // Each completion is looked at behind its own copy of the prompt.
-        let copied = said.len() * prompt.iter().map(|message| message.content.len()).sum::<usize>();
-        if copied > LARGEST_COPY {
-            return Err(Bad::new(format!("has a prompt too long for {} completions", said.len())));
         }
-        let mut completions = Vec::with_capacity(said.len());
-        for (name, said) in said {
-            let mut whole = prompt.clone();
-            whole.extend(continuation(&name, said, row, self == Self::Dialogues)?);
-            // A system message that says nothing is none.
-            completions.push(checked(whole).map_err(|bad| bad.within(&name))?);
-        }
-        let shared = match self {
-            Self::Dialogues => shared_prompt(&completions),
-            Self::Pair | Self::Ranking => completions.first().map_or(0, |_| checked_len(&prompt)),
-        };
-        if let Some(first) = completions.first() {
-            prompt = first[..shared].to_vec();
-        }
-        if prompt.last().is_none_or(|last| last.role != Role::User) {
-            return Err(Bad::new("chosen and rejected do not begin with the same prompt"));
-        }
-        completions.iter_mut().for_each(|whole| drop(whole.drain(..shared)));
-        Ok((prompt, completions))
+        Ok((with_answers(prompt, AnswerUse::Learned), completions))
     }
 
     /// The comparison that `row` holds.
@@ -148,13 +176,13 @@ impl Shape {
         let n = completions.len();
         let mut places = match self {
             Self::Ranking => ranking(row, n)?,
-            Self::Pair | Self::Dialogues => vec![1, 2],
+            // The same answer twice is a tie, whatever the record says.
+            _ if completions[0] == completions[1] => vec![1, 1],
+            Self::Choice if !is_first_better(row)? => vec![2, 1],
+            Self::Pair { .. } | Self::Dialogues | Self::Choice => vec![1, 2],
         };
         let mut gold = gold(row, n)?;
         let mut cut = cut(row, n)?;
-        if self != Self::Ranking && completions[0] == completions[1] {
-            return Err(Bad::new("chosen and rejected are the same"));
-        }
         let mut first: HashMap<u64, usize> = HashMap::new();
         let mut kept = Vec::with_capacity(n);
         for (i, completion) in completions.iter().enumerate() {
@@ -196,19 +224,27 @@ fn listed<'a>(row: &'a Row, key: &str) -> Result<&'a [Value], Bad> {
             Err(Bad::new(format!("\"{key}\" has {} of the two or more that a comparison needs", list.len())))
         }
         Some(other) => Err(Bad::new(format!("\"{key}\" is {}, not a list", kind_of(other)))),
-        None => Err(Bad::new(format!("no \"{key}\"; the record has {}", row.keys()))),
+        None => Err(row.lacks(key)),
     }
 }
 
-/// The dialogue under `prompt`: messages, a transcript, or what the user says.
-pub(crate) fn prompt(row: &Row) -> Result<Vec<Message>, Bad> {
-    let mut prompt = match row.fields.get("prompt") {
-        Some(Value::Array(_)) => messages(row, "prompt")?,
+/// The dialogue under `key`: messages, a transcript, or what the user says; with the system message and the earlier turns that
+/// the record has elsewhere. Its own answers are only read.
+pub(crate) fn prompt_under(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
+    let own = match row.fields.get(key) {
+        Some(Value::Array(_) | Value::Object(_)) => messages(row, key)?,
         _ => {
-            let text = row.text("prompt")?;
-            turns(text).unwrap_or_else(|| vec![Message::new(Role::User, text)])
+            let text = row.text(key)?;
+            match turns(text) {
+                Some(turns) => turns,
+                None if key == "instruction" => vec![Message::new(Role::User, with_input(text, input(row)?))],
+                None => vec![Message::new(Role::User, text)],
+            }
         }
     };
+    let mut prompt = if key == HISTORY { Vec::new() } else { earlier(row)? };
+    prompt.extend(with_answers(own, AnswerUse::Prompt));
+    let mut prompt = with_system(row, prompt)?;
     // A transcript may end where the assistant is to speak.
     if prompt.last().is_some_and(|last| last.role == Role::Assistant && last.content.is_empty()) {
         prompt.pop();
@@ -220,34 +256,152 @@ pub(crate) fn prompt(row: &Row) -> Result<Vec<Message>, Bad> {
     }
 }
 
-/// Messages of `prompt` that [`checked`] keeps.
-fn checked_len(prompt: &[Message]) -> usize {
-    let silent = |first: &&Message| first.role == Role::System && first.content.trim().is_empty();
-    prompt.len() - usize::from(prompt.first().filter(silent).is_some())
+/// What an instruction is about.
+fn input(row: &Row) -> Result<Option<&str>, Bad> {
+    let has = |key: &str| row.fields.get(key).is_some_and(|value| !is_nothing(value));
+    match (has("context"), has("input")) {
+        (true, true) => Err(Bad::new("has both \"context\" and \"input\"; give one of them")),
+        (true, false) => row.optional_text("context"),
+        (false, _) => row.optional_text("input"),
+    }
 }
 
-/// What `said` adds to a prompt, or the whole dialogue.
-fn continuation(name: &str, said: &Value, row: &Row, whole: bool) -> Result<Vec<Message>, Bad> {
-    match said {
-        Value::String(text) if !whole => Ok(vec![Message::new(Role::Assistant, text.as_str())]),
-        Value::String(text) => turns(text).ok_or_else(|| {
-            Bad::new(format!("{name} is no dialogue: it has no turns of \"Human:\" and \"Assistant:\""))
-        }),
-        Value::Array(_) => {
-            let fields = [(name.to_owned(), said.clone())].into_iter().collect();
-            messages(&Row { place: row.place.clone(), fields }, name).map_err(|bad| bad.within(name))
+/// The prompt under `key`, and what each of `said` adds to it. What is said may repeat the prompt, or hold the whole dialogue
+/// where there is no key: the beginning that all share, up to a message of the user's, is the prompt then.
+///
+/// # Errors
+/// When it is no dialogue, or what is said begins with another prompt.
+pub(crate) fn continued(
+    row: &Row,
+    key: Option<&str>,
+    said: &[(String, &Value)],
+) -> Result<(Vec<Message>, Vec<Vec<Message>>), Bad> {
+    let prompt = match key {
+        Some(key) => prompt_under(row, key)?,
+        None => with_system(row, Vec::new())?,
+    };
+    // Each completion is looked at behind its own copy of the prompt.
+    if said.len() * prompt.iter().map(|message| message.content.len()).sum::<usize>() > LARGEST_COPY {
+        return Err(Bad::new(format!("has a prompt too long for {} completions", said.len())));
+    }
+    let known = key.map(|_| prompt.as_slice());
+    let parts = said.iter().map(|(name, said)| part(name, said, known)).collect::<Result<Vec<_>, _>>()?;
+    let is_whole = |part: &[Message]| part.first().is_some_and(|first| first.role != Role::Assistant);
+    let are_whole = key.is_none() || parts.iter().all(|part| is_whole(part));
+    let mut dialogues = Vec::with_capacity(parts.len());
+    for ((name, _), part) in said.iter().zip(parts) {
+        let whole = match is_whole(&part) || key.is_none() {
+            true => under_system(&prompt, part)?,
+            false => prompt.iter().cloned().chain(part).collect(),
+        };
+        if !are_whole && !begins(turns_of(&whole), turns_of(&prompt)) {
+            return Err(Bad::new(format!("{name} is a dialogue that does not begin with the prompt")));
         }
+        // A system message that says nothing is none.
+        dialogues.push(checked(whole).map_err(|bad| if said.len() > 1 { bad.within(name) } else { bad })?);
+    }
+    let Some(first) = dialogues.first() else { return Ok((prompt, dialogues)) };
+    let n = match are_whole {
+        true => shared_prompt(&dialogues),
+        false => first.len() - turns_of(first).len() + turns_of(&prompt).len(),
+    };
+    let shared = first[..n.min(first.len())].to_vec();
+    if shared.last().is_none_or(|last| last.role != Role::User) {
+        return Err(Bad::new("chosen and rejected do not begin with the same prompt"));
+    }
+    let (asked, own) = (turns_of(&shared), turns_of(&prompt));
+    if key.is_some() && !begins(asked, own) && !ends(asked, own) {
+        return Err(Bad::new("the dialogues do not begin with the prompt"));
+    }
+    let n_asked = asked.len();
+    for whole in &mut dialogues {
+        let n = whole.len() - turns_of(whole).len() + n_asked;
+        whole.drain(..n);
+    }
+    Ok((shared, dialogues))
+}
+
+/// Whether `said` is a dialogue that begins with something else than an answer.
+fn is_whole(said: &Value) -> bool {
+    let first = match said {
+        Value::Array(list) => list.first().and_then(|first| messages_of(first, "chosen").ok()),
+        Value::String(text) => turns(text),
+        _ => None,
+    };
+    first.is_some_and(|first| first.first().is_some_and(|first| first.role != Role::Assistant))
+}
+
+/// What `said` holds: an answer, or messages. A text that repeats the turns of the `prompt` is a transcript; where there is no
+/// prompt, it must be one.
+fn part(name: &str, said: &Value, prompt: Option<&[Message]>) -> Result<Vec<Message>, Bad> {
+    let is_transcript = |turns: &[Message]| prompt.is_none_or(|prompt| begins(turns, turns_of(prompt)));
+    match said {
+        Value::String(text) => match (turns(text).filter(|turns| is_transcript(turns)), prompt) {
+            (Some(turns), _) => Ok(turns),
+            (None, Some(_)) => Ok(vec![Message::new(Role::Assistant, text.as_str())]),
+            (None, None) => {
+                Err(Bad::new(format!("{name} is no dialogue: it has no turns of \"Human:\" and \"Assistant:\"")))
+            }
+        },
+        Value::Array(_) | Value::Object(_) => messages_of(said, name).map_err(|bad| bad.within(name)),
         other => Err(Bad::new(format!("{name} is {}, not text or messages", kind_of(other)))),
     }
 }
 
-/// Messages that all dialogues begin with, up to one of the user's.
+/// `whole` with the system message that `prompt` begins with, unless it has it already.
+fn under_system(prompt: &[Message], mut whole: Vec<Message>) -> Result<Vec<Message>, Bad> {
+    let Some(system) = prompt.first().filter(|first| first.role == Role::System) else { return Ok(whole) };
+    match whole.first() {
+        Some(first) if first.role != Role::System => whole.insert(0, system.clone()),
+        Some(first) if !is_same(first, system) => {
+            return Err(Bad::new("the system message of the prompt and that of the dialogue differ"));
+        }
+        _ => {}
+    }
+    Ok(whole)
+}
+
+/// `messages` without a system message.
+fn turns_of(messages: &[Message]) -> &[Message] {
+    match messages {
+        [first, turns @ ..] if first.role == Role::System => turns,
+        turns => turns,
+    }
+}
+
+/// Whether two messages say the same, whatever white space is around it.
+fn is_same(a: &Message, b: &Message) -> bool {
+    a.role == b.role && a.content.trim() == b.content.trim()
+}
+
+/// Whether `whole` begins with `prompt`.
+fn begins(whole: &[Message], prompt: &[Message]) -> bool {
+    whole.len() >= prompt.len() && whole.iter().zip(prompt).all(|(a, b)| is_same(a, b))
+}
+
+/// Whether `whole` ends with `prompt`.
+fn ends(whole: &[Message], prompt: &[Message]) -> bool {
+    whole.len() >= prompt.len() && begins(&whole[whole.len() - prompt.len()..], prompt)
+}
+
+/// Messages that all dialogues begin with, up to one of the user's; of a single dialogue, all up to the last of the user's.
 fn shared_prompt(dialogues: &[Vec<Message>]) -> usize {
     let [first, rest @ ..] = dialogues else { return 0 };
-    let alike = |other: &Vec<Message>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
-    let shared = rest.iter().map(alike).min().unwrap_or(0);
+    let alike = |other: &Vec<Message>| first.iter().zip(other).take_while(|(a, b)| is_same(a, b)).count();
+    let shared = rest.iter().map(alike).min().unwrap_or(first.len());
     let is_question = |i: &usize| first.get(i - 1).is_some_and(|message| message.role == Role::User);
     (1..=shared).rev().find(is_question).unwrap_or(0)
+}
+
+/// Whether `labels` of `row` says that A is better.
+fn is_first_better(row: &Row) -> Result<bool, Bad> {
+    match row.label("labels")?.as_str() {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => Err(Bad::new(format!(
+            "\"labels\" is {other:?}; use 1 when human_ref_A is better, and 0 when human_ref_B is"
+        ))),
+    }
 }
 
 /// The places of `n` completions, each one above the next better.
@@ -255,7 +409,7 @@ fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, Bad> {
     let places = match row.fields.get("ranking") {
         Some(Value::Array(places)) => places,
         Some(other) => return Err(Bad::new(format!("\"ranking\" is {}, not a list of places", kind_of(other)))),
-        None => return Err(Bad::new(format!("no \"ranking\"; the record has {}", row.keys()))),
+        None => return Err(row.lacks("ranking")),
     };
     if places.len() != n {
         let s = if places.len() == 1 { "" } else { "s" };
@@ -323,19 +477,46 @@ pub fn read_comparisons(
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Comparison) -> Result<()>,
 ) -> Result<(Shape, Skipped)> {
-    let mut shape = None;
+    let (mut shape, mut unused) = (None, Unused::default());
     let skipped = read_rows(path, on_bad, progress, &mut |row| {
         let own = Shape::of(&row)?;
         let shape = *shape.get_or_insert(own);
         if shape != own {
             return Err(Bad::new(format!("holds {own}, and the records before it {shape}")).into());
         }
-        sink(shape.comparison(&row)?)
+        let comparison = shape.comparison(&row)?;
+        unused.take(&row, &shape.fields());
+        remark(&row, &comparison, &mut unused);
+        sink(comparison)
     })?;
+    unused.warn(&path.display(), progress);
     match (shape, skipped.first.as_ref()) {
         (Some(shape), _) => Ok((shape, skipped)),
         (None, Some(first)) => bail!("{} holds no comparison; {first}", path.display()),
         (None, None) => bail!("{} holds no records", path.display()),
+    }
+}
+
+/// Counts what is questionable about a comparison.
+fn remark(row: &Row, comparison: &Comparison, unused: &mut Unused) {
+    /// Bytes of a prompt from which on an answer does not begin with the same ones by chance.
+    const LONG: usize = 20;
+    let score = |name: &str| row.fields.get(name).and_then(Value::as_f64);
+    let scores = SCORES.iter().find_map(|[chosen, rejected]| Some((score(chosen)?, score(rejected)?)));
+    if scores.is_some_and(|(chosen, rejected)| chosen <= rejected) {
+        unused.remark("the score of chosen is not above that of rejected");
+    }
+    let asked = comparison.prompt.last().map_or("", |last| last.content.trim());
+    let repeats =
+        |answer: &Vec<Message>| answer.first().is_some_and(|first| first.content.trim_start().starts_with(asked));
+    let is_transcript = |answer: &Vec<Message>| {
+        answer.first().is_some_and(|first| turns(&first.content).is_some_and(|turns| turns[0].role == Role::User))
+    };
+    if comparison.completions.iter().any(is_transcript) {
+        unused.remark("an answer is a transcript that does not begin with the prompt, and is learned as text");
+    }
+    if asked.len() >= LONG && comparison.completions.iter().all(repeats) {
+        unused.remark("the answers begin with the text of the prompt, which is learned as a part of them");
     }
 }
 
@@ -378,6 +559,99 @@ mod tests {
             let said: Vec<&str> = answers(&comparison).into_iter().map(str::trim).collect();
             assert_eq!((said, comparison.places.as_slice()), (vec!["Hello", "What?"], &[1, 2][..]), "{value}");
         }
+    }
+
+    /// The prompt, and the two completions.
+    type Split = (Vec<(Role, String)>, Vec<Vec<(Role, String)>>);
+
+    fn split(value: Value) -> Result<Split, String> {
+        let texts =
+            |messages: Vec<Message>| messages.into_iter().map(|m| (m.role, m.content.trim().to_owned())).collect();
+        let comparison = read(value).map_err(|bad| bad.to_string())?;
+        Ok((texts(comparison.prompt), comparison.completions.into_iter().map(texts).collect()))
+    }
+
+    #[test]
+    fn a_prompt_that_the_answers_repeat_is_read_once() {
+        let of = |role: Role, text: &str| (role, text.to_owned());
+        let user = |text: &str| json!({ "role": "user", "content": text });
+        let says = |text: &str| json!({ "role": "assistant", "content": text });
+        let system = json!({ "role": "system", "content": "s" });
+        let transcript = |answer: &str| format!("\n\nHuman: q\n\nAssistant: {answer}");
+        let answers = vec![vec![of(Role::Assistant, "a")], vec![of(Role::Assistant, "b")]];
+        let plain = (vec![of(Role::User, "q")], answers.clone());
+        let ruled = (vec![of(Role::System, "s"), of(Role::User, "q")], answers.clone());
+        for (value, expected) in [
+            (json!({ "prompt": "q", "chosen": [user("q"), says("a")], "rejected": [user("q"), says("b")] }), &plain),
+            (
+                json!({ "prompt": "\n\nHuman: q\n\nAssistant:", "chosen": transcript("a"), "rejected": transcript("b") }),
+                &plain,
+            ),
+            (json!({ "prompt": "q", "chosen": transcript("a"), "rejected": transcript("b") }), &plain),
+            (json!({ "prompt": [user("q")], "chosen": [user("q"), says("a")], "rejected": [says("b")] }), &plain),
+            (json!({ "question": "q", "chosen": "a", "rejected": "b" }), &plain),
+            (json!({ "instruction": "q", "input": "", "chosen": "a", "rejected": "b" }), &plain),
+            (
+                json!({ "conversations": [{ "from": "human", "value": "q" }], "chosen": { "from": "gpt", "value": "a" },
+                "rejected": { "from": "gpt", "value": "b" } }),
+                &plain,
+            ),
+            (json!({ "system": "s", "question": "q", "chosen": "a", "rejected": "b" }), &ruled),
+            (
+                json!({ "messages": [user("q"), says("a")], "chosen": [user("q"), says("a")],
+                "rejected": [user("q"), says("b")] }),
+                &plain,
+            ),
+            (json!({ "system": "s", "chosen": [user("q"), says("a")], "rejected": [user("q"), says("b")] }), &ruled),
+            (
+                json!({ "prompt": "q", "chosen": [system, user("q"), says("a")], "rejected": [system, user("q"), says("b")] }),
+                &ruled,
+            ),
+            (
+                json!({ "prompt": [system, user("q")], "chosen": [user("q"), says("a")], "rejected": [user("q"), says("b")] }),
+                &ruled,
+            ),
+        ] {
+            assert_eq!(split(value.clone()).as_ref(), Ok(expected), "{value}");
+        }
+        // The prompt is the first of the user's messages, and the answers share more.
+        let long = |answer: &str| json!([user("q"), says("x"), user("r"), says(answer)]);
+        let (prompt, found) = split(json!({ "prompt": "q", "chosen": long("a"), "rejected": long("b") })).unwrap();
+        assert_eq!((prompt.len(), found), (3, answers));
+        let other = split(json!({ "prompt": "z", "chosen": long("a"), "rejected": long("b") })).unwrap_err();
+        assert_eq!(other, "the dialogues do not begin with the prompt");
+        let mixed = json!({ "prompt": "z", "chosen": long("a"), "rejected": "b" });
+        assert_eq!(split(mixed).unwrap_err(), "chosen is a dialogue that does not begin with the prompt");
+        let differ = json!({ "system": "t", "prompt": "q", "chosen": [system, user("q"), says("a")], "rejected": "b" });
+        assert!(
+            split(differ).unwrap_err().contains("the system message of the prompt and that of the dialogue differ")
+        );
+    }
+
+    #[test]
+    fn a_choice_between_two_says_which_is_better() {
+        let choice = |labels: Value| {
+            let value = json!({ "history": "q", "human_ref_A": "a", "human_ref_B": "b", "labels": labels });
+            read(value).map(|comparison| comparison.places).map_err(|bad| bad.to_string())
+        };
+        assert_eq!((choice(json!(1)), choice(json!(0))), (Ok(vec![1, 2]), Ok(vec![2, 1])));
+        assert!(choice(json!(2)).unwrap_err().contains("\"labels\" is \"2\"; use 1"));
+    }
+
+    #[test]
+    fn marks_in_answers_are_refused_and_in_prompts_they_do_not_matter() {
+        let marked = json!({ "role": "assistant", "content": "a", "weight": 0 });
+        let said = bad(json!({ "prompt": "q", "chosen": [marked], "rejected": "b" }));
+        assert!(said.starts_with("chosen has a message that is marked as not learned"), "{said}");
+        let user = json!({ "role": "user", "content": "q" });
+        let asked = read(json!({ "prompt": [user, marked, user], "chosen": "a", "rejected": "b" })).unwrap();
+        assert!(asked.prompt.iter().all(|message| message.use_of == AnswerUse::Learned));
+    }
+
+    #[test]
+    fn kto_is_named() {
+        let said = Shape::of(&row(json!({ "prompt": "q", "completion": "a", "label": true }))).unwrap_err().to_string();
+        assert!(said.ends_with("the form of KTO, which is not supported"), "{said}");
     }
 
     #[test]
@@ -436,7 +710,8 @@ mod tests {
         assert_eq!(comparison.cut, [false, true]);
         let message = ranked(["a", "b", "a"], [1, 2, 3]).unwrap_err().to_string();
         assert_eq!(message, "completions 1 and 3 are the same, and have the places 1 and 3");
-        assert_eq!(bad(json!({ "prompt": "p", "chosen": "a", "rejected": "a" })), "chosen and rejected are the same");
+        let tied = read(json!({ "prompt": "p", "chosen": "a", "rejected": "a" })).unwrap();
+        assert_eq!((answers(&tied), tied.places.as_slice(), tied.repeated), (vec!["a"], &[1][..], 1));
     }
 
     #[test]

@@ -2,9 +2,14 @@
 //!
 //! The first record that has a [`Shape`] decides for its file; one of another shape is a bad record.
 
+use crate::comparison;
+use crate::messages::{
+    HISTORY, SYSTEM, before_question, is_nothing, keys_of_messages, messages, messages_of, turns, with_system,
+};
 use crate::progress::Progress;
 use crate::record::{Bad, Place, Row, Skipped, kind_of, read_rows};
 use crate::source::OnBadRecord;
+use crate::unused::Unused;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,19 +45,46 @@ pub struct Message {
     pub role: Role,
     /// What.
     pub content: String,
+    /// Whether it is learned when the assistant says it. Templates do not see this.
+    #[serde(skip)]
+    pub use_of: AnswerUse,
+}
+
+/// What an answer in a dialogue is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AnswerUse {
+    /// To be learned.
+    #[default]
+    Learned,
+    /// To be read as a part of the prompt of a later answer.
+    Prompt,
+    /// Not to be learned, by a mark of its record.
+    Masked,
 }
 
 impl Message {
-    /// `content`, said by `role`.
+    /// `content`, said by `role`, to be learned if that is the assistant.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self { role, content: content.into(), use_of: AnswerUse::Learned }
     }
+
+    /// Whether a model is trained to say it.
+    pub fn is_learned(&self) -> bool {
+        self.role == Role::Assistant && self.use_of == AnswerUse::Learned
+    }
+}
+
+/// `messages`, whose answers are for this.
+pub(crate) fn with_answers(mut messages: Vec<Message>, use_of: AnswerUse) -> Vec<Message> {
+    let answers = messages.iter_mut().filter(|message| message.role == Role::Assistant);
+    answers.for_each(|answer| answer.use_of = use_of);
+    messages
 }
 
 /// The first eight bytes of the hash of `messages`.
 pub fn key(messages: &[Message]) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    for Message { role, content } in messages {
+    for Message { role, content, .. } in messages {
         hasher.update(&[*role as u8]);
         hasher.update(&(content.len() as u64).to_le_bytes());
         hasher.update(content.as_bytes());
@@ -85,12 +117,12 @@ pub enum Shape {
     Messages {
         /// The list.
         list: &'static str,
-        /// Who speaks.
+        /// Who speaks; where an object holds a question and its answer, the question.
         role: &'static str,
-        /// What is said.
+        /// What is said; likewise the answer.
         content: &'static str,
     },
-    /// A question and its answer.
+    /// A question and its answer, each text or messages.
     PromptCompletion {
         /// The question.
         prompt: &'static str,
@@ -128,11 +160,22 @@ impl fmt::Display for Shape {
 }
 
 /// The shapes, for messages.
-const KNOWN: &str = "messages (or conversations); prompt with completion or response; question with answer; instruction \
-                     with output, response or instances; chosen, text or dialogue with turns of \"Human:\" and \
-                     \"Assistant:\"";
-const HUMAN: &str = "\n\nHuman:";
-const ASSISTANT: &str = "\n\nAssistant:";
+const KNOWN: &str = "messages (or conversations); prompt with completion or response; question with answer or response; \
+                     instruction with output, response or instances; input with output; chosen, text or dialogue with \
+                     turns of \"Human:\" and \"Assistant:\"";
+/// Lists of messages by names that mean nothing else; then those that count when they are lists of objects.
+const LISTS: [&str; 2] = ["messages", "conversations"];
+const OTHER_LISTS: [&str; 5] = ["conversation", "contents", "dialogue", "dialog", "chosen"];
+/// Names of a question and its answer.
+const PAIRS: [(&str, &str); 7] = [
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("input", "output"),
+    ("user", "assistant"),
+];
 
 impl Shape {
     /// The shape of a record; the first that fits.
@@ -141,34 +184,51 @@ impl Shape {
     /// When it has none.
     pub fn of(row: &Row) -> Result<Self, Bad> {
         let has = |key: &str| row.fields.contains_key(key);
-        let list_under = |key: &str| row.fields.get(key).is_some_and(Value::is_array);
+        let objects_under =
+            |key: &str| row.fields.get(key).is_some_and(|list| list.get(0).is_some_and(Value::is_object));
         let transcript_under =
             |key: &str| row.fields.get(key).and_then(Value::as_str).is_some_and(|text| turns(text).is_some());
-        for list in ["messages", "conversations", "chosen"] {
-            // `chosen` may be a transcript.
-            if has(list) && list != "chosen" || list_under(list) {
-                let [role, content] = keys_of_messages(&row.fields[list]);
-                return Ok(Self::Messages { list, role, content });
+        let list = LISTS.into_iter().find(|list| has(list));
+        if let Some(list) = list.or_else(|| OTHER_LISTS.into_iter().find(|list| objects_under(list))) {
+            if list == "chosen" && has("prompt") && is_answer(&row.fields[list]) {
+                return Ok(Self::PromptCompletion { prompt: "prompt", completion: list });
             }
+            let [role, content] = keys_of_messages(&row.fields[list]);
+            return Ok(Self::Messages { list, role, content });
         }
         if has("instruction") {
             if has("instances") {
                 return Ok(Self::Instances);
             }
             if let Some(output) = ["output", "response"].into_iter().find(|key| has(key)) {
-                let input = if has("context") { "context" } else { "input" };
+                let says = |key: &str| row.fields.get(key).is_some_and(|value| !is_nothing(value));
+                let is_context = has("context") && (says("context") || !says("input"));
+                let input = if is_context { "context" } else { "input" };
                 return Ok(Self::Instruction { input, output });
             }
         }
-        for (prompt, completion) in [("prompt", "completion"), ("prompt", "response"), ("question", "answer")] {
-            if has(prompt) && has(completion) {
-                return Ok(Self::PromptCompletion { prompt, completion });
-            }
+        if let Some((prompt, completion)) =
+            PAIRS.into_iter().find(|(prompt, completion)| has(prompt) && has(completion))
+        {
+            return Ok(Self::PromptCompletion { prompt, completion });
         }
         match ["chosen", "text", "dialogue"].into_iter().find(|key| transcript_under(key)) {
             Some(text) => Ok(Self::Transcript { text }),
             None => Err(Bad::new(format!("is no dialogue: it has {}; known are {KNOWN}", row.keys()))),
         }
+    }
+
+    /// Names of the fields that are read of a record of this shape.
+    pub fn fields(self) -> Vec<&'static str> {
+        let mut fields = match self {
+            Self::Messages { list, .. } => vec![list],
+            Self::Transcript { text } => vec![text],
+            Self::PromptCompletion { prompt, completion } => vec![prompt, completion, HISTORY],
+            Self::Instruction { input, output } => vec!["instruction", input, output, HISTORY],
+            Self::Instances => vec!["instruction", "instances", HISTORY],
+        };
+        fields.extend(SYSTEM);
+        fields
     }
 
     /// The dialogues that `row` holds: one, or one an instance.
@@ -177,13 +237,13 @@ impl Shape {
     /// When it has not this shape, or something is wrong with what is said.
     pub fn dialogues(self, row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
         let pair = |user: String, answer: &str| {
-            checked(vec![Message::new(Role::User, user), Message::new(Role::Assistant, answer)])
+            let mut all = before_question(row)?;
+            all.extend([Message::new(Role::User, user), Message::new(Role::Assistant, answer)]);
+            checked(all)
         };
         match self {
-            Self::Messages { list, role, content } => Ok(vec![checked(messages_under(row, list, role, content)?)?]),
-            Self::PromptCompletion { prompt, completion } => {
-                Ok(vec![pair(row.text(prompt)?.to_owned(), row.text(completion)?)?])
-            }
+            Self::Messages { list, .. } => Ok(vec![checked(with_system(row, messages(row, list)?)?)?]),
+            Self::PromptCompletion { prompt, completion } => Ok(vec![completed(row, prompt, completion)?]),
             Self::Instruction { input, output } => {
                 let task = with_input(row.text("instruction")?, row.optional_text(input)?);
                 Ok(vec![pair(task, row.text(output)?)?])
@@ -202,10 +262,31 @@ impl Shape {
             Self::Transcript { text } => {
                 let turns = turns(row.text(text)?)
                     .ok_or_else(|| Bad::new(format!("\"{text}\" does not begin with \"Human:\" or \"Assistant:\"")))?;
-                Ok(vec![checked(turns)?])
+                Ok(vec![checked(with_system(row, turns)?)?])
             }
         }
     }
+}
+
+/// Whether `list` is of messages that begin with the assistant's.
+fn is_answer(list: &Value) -> bool {
+    let first = list.get(0).map(|first| messages_of(first, "chosen"));
+    matches!(first.as_ref().and_then(|first| first.as_ref().ok()?.first()), Some(first) if first.role == Role::Assistant)
+}
+
+/// The dialogue of a prompt and its completion, of which the completion alone is learned, as in TRL; so are the earlier
+/// answers of a `history`, as in LLaMA-Factory.
+fn completed(row: &Row, prompt: &str, completion: &str) -> Result<Vec<Message>, Bad> {
+    if row.fields.get("label") == Some(&Value::Bool(false)) {
+        return Err(Bad::new(
+            "\"label\" is false, which marks a completion as undesirable (KTO's form), and it would be learned; leave such \
+             records out",
+        ));
+    }
+    let said = row.fields.get(completion).ok_or_else(|| row.lacks(completion))?;
+    let (prompt, mut completions) = comparison::continued(row, Some(prompt), &[(completion.to_owned(), said)])?;
+    let answer = completions.pop().unwrap_or_default();
+    Ok(prompt.into_iter().chain(answer).collect())
 }
 
 /// An instruction and what it is about.
@@ -220,7 +301,7 @@ fn list<'a>(row: &'a Row, key: &str) -> Result<&'a Vec<Value>, Bad> {
     match row.fields.get(key) {
         Some(Value::Array(list)) => Ok(list),
         Some(other) => Err(Bad::new(format!("\"{key}\" is {}, not a list", kind_of(other)))),
-        None => Err(Bad::new(format!("no \"{key}\"; the record has {}", row.keys()))),
+        None => Err(row.lacks(key)),
     }
 }
 
@@ -230,55 +311,6 @@ fn part(row: &Row, list: &str, index: usize, value: &Value) -> Result<Row, Bad> 
         return Err(Bad::new(format!("\"{list}\" {} is {}, not an object", index + 1, kind_of(value))));
     };
     Ok(Row { place: row.place.clone(), fields: fields.clone() })
-}
-
-/// What a list of messages calls who speaks, and what is said.
-fn keys_of_messages(list: &Value) -> [&'static str; 2] {
-    let short = list.get(0).is_some_and(|message| message.get("from").is_some());
-    if short { ["from", "value"] } else { ["role", "content"] }
-}
-
-/// The messages in the list under `key`.
-pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
-    let [role, content] = row.fields.get(key).map_or(["role", "content"], keys_of_messages);
-    messages_under(row, key, role, content)
-}
-
-fn messages_under(row: &Row, key: &str, role: &str, content: &str) -> Result<Vec<Message>, Bad> {
-    let one = |(i, value): (usize, &Value)| {
-        let message = part(row, key, i, value)?;
-        let numbered = |bad: Bad| Bad::new(format!("message {}: {bad}", i + 1));
-        let role = named(message.text(role).map_err(numbered)?).map_err(numbered)?;
-        Ok(Message::new(role, message.text(content).map_err(numbered)?))
-    };
-    list(row, key)?.iter().enumerate().map(one).collect()
-}
-
-fn named(role: &str) -> Result<Role, Bad> {
-    match role {
-        "system" => Ok(Role::System),
-        "user" | "human" => Ok(Role::User),
-        "assistant" | "gpt" => Ok(Role::Assistant),
-        _ => Err(Bad::new(format!("unknown role {role:?}; use system, user (human) or assistant (gpt)"))),
-    }
-}
-
-/// The turns of a transcript, which begins with one.
-pub(crate) fn turns(text: &str) -> Option<Vec<Message>> {
-    let text = format!("\n\n{}", text.trim());
-    let mut rest = text.as_str();
-    let mut turns = Vec::new();
-    while !rest.is_empty() {
-        let (role, after) = match (rest.strip_prefix(HUMAN), rest.strip_prefix(ASSISTANT)) {
-            (Some(after), _) => (Role::User, after),
-            (_, Some(after)) => (Role::Assistant, after),
-            _ => return None,
-        };
-        let end = [HUMAN, ASSISTANT].iter().filter_map(|turn| after.find(turn)).min().unwrap_or(after.len());
-        turns.push(Message::new(role, after[..end].trim()));
-        rest = &after[end..];
-    }
-    Some(turns)
 }
 
 /// The messages of a dialogue, without a system message that says nothing.
@@ -322,17 +354,20 @@ pub fn read_dialogues(
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Dialogue) -> Result<()>,
 ) -> Result<(Shape, Skipped)> {
-    let mut shape = None;
+    let (mut shape, mut unused) = (None, Unused::default());
     let skipped = read_rows(path, on_bad, progress, &mut |row| {
         let shape = match shape {
             Some(shape) => same(shape, &row)?,
             None => *shape.insert(Shape::of(&row)?),
         };
-        for messages in shape.dialogues(&row)? {
+        let dialogues = shape.dialogues(&row)?;
+        unused.take(&row, &shape.fields());
+        for messages in dialogues {
             sink(Dialogue { place: row.place.clone(), messages })?;
         }
         Ok(())
     })?;
+    unused.warn(&path.display(), progress);
     match (shape, skipped.first.as_ref()) {
         (Some(shape), _) => Ok((shape, skipped)),
         (None, Some(first)) => bail!("{} holds no dialogue; {first}", path.display()),
@@ -408,6 +443,43 @@ mod tests {
             ),
             (r#"{"prompt": "q", "completion": "a"}"#, &pair, "prompt and completion (prompt, completion)"),
             (r#"{"prompt": "q", "response": "a"}"#, &pair, "prompt and completion (prompt, response)"),
+            (
+                r#"{"system_prompt": "", "question": "q", "response": "a"}"#,
+                &pair,
+                "prompt and completion (question, response)",
+            ),
+            (r#"{"input": "q", "output": "a"}"#, &pair, "prompt and completion (input, output)"),
+            (
+                r#"{"conversation": [{"human": "q", "assistant": "a"}]}"#,
+                &pair,
+                "messages (conversation: human, assistant)",
+            ),
+            (
+                r#"{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}"#,
+                &pair,
+                "prompt and completion (prompt, completion)",
+            ),
+            (
+                r#"{"prompt": "\n\nHuman: q\n\nAssistant:", "completion": "\n\nHuman: q\n\nAssistant: a"}"#,
+                &pair,
+                "prompt and completion (prompt, completion)",
+            ),
+            (
+                r#"{"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"},
+                {"from": "human", "value": "q2"}, {"from": "gpt", "value": "a2"}]}"#,
+                &talk,
+                "messages (conversations: from, value)",
+            ),
+            (
+                r#"{"system": "s", "instruction": "q2", "input": "", "output": "a2", "history": [["q", "a"]]}"#,
+                &talk,
+                "instructions (instruction, input, output)",
+            ),
+            (
+                r#"{"system": "s", "prompt": "q2", "completion": "a2", "history": [["q", "a"]]}"#,
+                &talk,
+                "prompt and completion (prompt, completion)",
+            ),
             (r#"{"question": "q", "answer": "a"}"#, &pair, "prompt and completion (question, answer)"),
             (
                 r#"{"instruction": "q", "input": " ", "output": "a", "text": "Below is"}"#,
@@ -438,6 +510,50 @@ mod tests {
             assert_eq!(all, [(1, expected.clone())], "{line}");
             assert_eq!((found.to_string().as_str(), skipped.total()), (shape, 0), "{line}");
         }
+    }
+
+    #[test]
+    fn answers_are_learned_unless_a_mark_or_the_form_says_otherwise() {
+        let learned = |line: &str| {
+            let (all, _, _) = read(&[&line.replace('\n', " ")], OnBadRecord::Fail).unwrap();
+            all[0].1.iter().map(Message::is_learned).collect::<Vec<_>>()
+        };
+        let marked = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "weight": 0},
+            {"role": "user", "content": "again"}, {"role": "assistant", "content": "a", "weight": 1}]}"#;
+        assert_eq!(learned(marked), [false, false, false, true]);
+        // Of a prompt and its completion, the completion alone.
+        let prompt = r#"{"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"},
+            {"role": "user", "content": "r"}], "completion": [{"role": "assistant", "content": "a"}]}"#;
+        assert_eq!(learned(prompt), [false, false, false, true]);
+        let history = r#"{"instruction": "r", "output": "a", "history": [["q", "x"]]}"#;
+        assert_eq!(learned(history), [false, true, false, true]);
+        // Templates do not see the marks.
+        let json = serde_json::to_value(Message::new(Role::User, "q")).unwrap();
+        assert_eq!(json, serde_json::json!({ "role": "user", "content": "q" }));
+    }
+
+    #[test]
+    fn two_system_messages_must_say_the_same() {
+        let line = |text: &str| {
+            format!(
+                r#"{{"system": "s", "messages": [{{"role": "system", "content": "{text}"}}, {{"role": "user", "content": "q"}},
+                {{"role": "assistant", "content": "a"}}]}}"#
+            )
+            .replace('\n', "")
+        };
+        for text in ["s", " s ", ""] {
+            let (all, _, _) = read(&[&line(text)], OnBadRecord::Fail).unwrap();
+            assert_eq!(all[0].1.iter().filter(|message| message.role == System).count(), 1, "{text:?}");
+        }
+        let said = fails(&[&line("t")]);
+        assert!(said.contains("\"system\" says something else than the system message of the dialogue"), "{said}");
+    }
+
+    #[test]
+    fn an_undesirable_completion_is_not_learned() {
+        let line = |label: &str| format!(r#"{{"prompt": "q", "completion": "a", "label": {label}}}"#);
+        assert!(fails(&[&line("false")]).contains("\"label\" is false, which marks a completion as undesirable"));
+        assert_eq!(read(&[&line("true"), &line("false")], OnBadRecord::Skip).unwrap().0.len(), 1);
     }
 
     #[test]
@@ -487,7 +603,12 @@ mod tests {
                 "message 2 is the system's where the user's is due",
             ),
             (GOOD, messages("user=q assistant=a user=q"), "the last message is the user's"),
-            (GOOD, messages("user=q tool=a"), "message 2: unknown role \"tool\"; use system, user (human)"),
+            (
+                GOOD,
+                messages("user=q tool=a"),
+                "message 2: has the role \"tool\": dialogues with tools are not supported",
+            ),
+            (GOOD, messages("user=q narrator=a"), "message 2: unknown role \"narrator\"; use system (developer), user"),
             (GOOD, messages("user=q assistant="), "message 2 is an empty completion"),
             (GOOD, messages("system=s user= assistant=a"), "message 2 is an empty prompt"),
             (GOOD, messages("system=s"), "no messages of user and assistant"),
@@ -502,7 +623,7 @@ mod tests {
                 "holds prompt and completion (prompt, completion), and the records before it messages",
             ),
             (PAIR, r#"{"prompt": "q", "completion": " \n"}"#.to_owned(), "message 2 is an empty completion"),
-            (PAIR, r#"{"prompt": "q", "completion": 4}"#.to_owned(), "\"completion\" is a number, not text"),
+            (PAIR, r#"{"prompt": "q", "completion": 4}"#.to_owned(), "completion is a number, not text or messages"),
             (PAIR, r#"{"prompt": "q"}"#.to_owned(), "no \"completion\"; the record has prompt"),
             (TALK, r#"{"chosen": "Once upon a time"}"#.to_owned(), "\"chosen\" does not begin with \"Human:\""),
             (TALK, r#"{"chosen": "Human: q\n\nHuman: q\n\nAssistant: a"}"#.to_owned(), "message 2 is the user's"),

@@ -67,13 +67,16 @@ pub fn append(path: &Path) -> Result<File> {
     open().with_context(|| format!("{} cannot be written", path.display()))
 }
 
+/// Bytes that no description is larger than.
+const LARGEST_DESCRIPTION: u64 = 256 << 20;
+
 /// Reads a small text file that describes something: JSON or TOML.
 ///
 /// # Errors
 /// When it is not a regular file, cannot be read, is no text, or is larger than any description, before memory is taken
 /// for it.
 pub fn read_description(path: &Path) -> Result<String> {
-    text_of(path, open(path)?, 256 << 20)
+    text_in(path, bytes_of(path, open(path)?, LARGEST_DESCRIPTION)?)
 }
 
 /// Reads a small text file that a person names. It may be a stream, such as `/dev/stdin` or what a shell puts in the place
@@ -82,25 +85,37 @@ pub fn read_description(path: &Path) -> Result<String> {
 /// # Errors
 /// As [`read_description`], and when it is a FIFO that may have no writer.
 pub fn read_named(path: &Path) -> Result<String> {
+    text_in(path, read_named_bytes(path)?)
+}
+
+/// The same for bytes of any kind.
+///
+/// # Errors
+/// As [`read_named`], text or not.
+pub fn read_named_bytes(path: &Path) -> Result<Vec<u8>> {
     let stream = path.starts_with("/dev") || path.starts_with("/proc");
     match path.metadata() {
         Ok(metadata) if stream && !metadata.is_dir() => {
             let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-            text_of(path, file, 16 << 20)
+            bytes_of(path, file, 16 << 20)
         }
-        _ => read_description(path),
+        _ => bytes_of(path, open(path)?, LARGEST_DESCRIPTION),
     }
 }
 
-fn text_of(path: &Path, file: impl Read, largest: u64) -> Result<String> {
-    let read = || -> Result<String> {
+fn bytes_of(path: &Path, file: impl Read, largest: u64) -> Result<Vec<u8>> {
+    let read = || -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let n = file.take(largest + 1).read_to_end(&mut bytes)? as u64;
         ensure!(n <= largest, "it is larger than {} MB", largest >> 20);
-        let text = String::from_utf8(bytes).context("it is not UTF-8")?;
-        Ok(text)
+        Ok(bytes)
     };
     read().with_context(|| format!("{} cannot be read", path.display()))
+}
+
+fn text_in(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    let text = String::from_utf8(bytes).context("it is not UTF-8");
+    text.with_context(|| format!("{} cannot be read", path.display()))
 }
 
 /// Where the output `path` is written: at the end of a symbolic link, so that the link stays.

@@ -1,7 +1,8 @@
 //! Text → documents → tokens → batches; plain integers, no tensors.
 //!
-//! - [`source`]    files, folders, JSONL, gzip, zstd, stdin, the embedded world → documents that know their file and line
-//! - [`record`]    JSONL, CSV, TSV, Parquet → rows that know their file and line
+//! - [`source`]    files, folders, columns of records, gzip, zstd, stdin, the embedded world → documents that know their file and line
+//! - [`record`]    JSON, JSONL, CSV, TSV, Parquet → rows that know their file and line
+//! - [`unused`]    fields of records that are not used although they may matter
 //! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
 //! - [`comparison`] comparison records → prompts, completions and their places
 //! - [`prompt`]    records of any of these shapes, and lines of text → what is to be answered
@@ -32,12 +33,15 @@ pub mod comparison;
 pub mod decoder;
 pub mod dialogue;
 pub mod disk;
+mod encoding;
 pub mod examples;
 mod folder_tokens;
 pub mod form;
 pub mod jinja;
+mod json;
 pub mod losses;
 mod mapped;
+mod messages;
 mod outline;
 pub mod pack;
 pub mod pattern;
@@ -49,11 +53,15 @@ mod python;
 mod python_methods;
 pub mod quiet;
 pub mod record;
+mod remarks;
 pub mod shard;
 pub mod source;
 pub mod stitch;
 pub mod template;
+#[cfg(test)]
+mod testing;
 mod text;
 pub mod tokenizer;
 pub mod unfinished;
+pub mod unused;
 pub mod world;

@@ -3,20 +3,21 @@
 use crate::disk;
 use crate::losses::Losses;
 use crate::progress::{Progress, Task, Unit};
+use crate::remarks::Remarks;
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
-use crate::source::{self, DataConfig, Form, Input, Inputs, OnBadRecord, Place, Told};
+use crate::source::{self, DataConfig, Input, Inputs, OnBadRecord, Place, Told};
 use crate::stitch::Stitcher;
 use crate::text::{Cut, Reader};
 use crate::tokenizer::{LONGEST_LEARNED_WORD, Tokenizer, TokenizerConfig, TokenizerKind, in_short_words};
 use crate::world::{Patterns, World};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use crate::text::{Piece, Skipped};
@@ -57,12 +58,17 @@ pub fn prepare(
         return open(Path::new(&only.path), tokenizer, progress);
     }
     let mut places = places(data)?;
-    let loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
+    let mut loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
+    // What a folder says of special tokens and templates is not part of the shards.
+    let with_loaded = |prepared: Prepared, loaded: Option<Tokenizer>| match loaded {
+        Some(tokenizer) => Prepared { tokenizer, ..prepared },
+        None => prepared,
+    };
     let request = request(data, tokenizer, loaded.as_ref(), &places, progress)?;
     let folder = out.map_or_else(|| data.shards.join(folder_name(&request)), Path::to_owned);
     let reads_stdin = places.iter().any(|place| matches!(place, Place::Stdin(_)));
     if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
-        return Ok(prepared);
+        return Ok(with_loaded(prepared, loaded.take()));
     }
     refuse_foreign(&folder)?;
     // Another process may prepare the same text at this moment: what it makes is taken.
@@ -71,12 +77,12 @@ pub fn prepare(
         None => Some(turn(data, progress)?),
     };
     if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
-        return Ok(prepared);
+        return Ok(with_loaded(prepared, loaded.take()));
     }
 
     let (manifest, tokenizer) = disk::folder_with(&folder, |made| {
         let spooled = spool(&mut places, made)?;
-        let texts = Texts { data, places, progress };
+        let texts = Texts::new(data, places, progress);
         let tokenizer = match loaded {
             Some(tokenizer) => tokenizer,
             None => texts.train(tokenizer)?,
@@ -129,15 +135,16 @@ fn places(data: &DataConfig) -> Result<Vec<Place>> {
 /// Opens a prepared folder, whose tokenizer must be the one asked for, if one is.
 fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Result<Prepared> {
     let manifest = Manifest::read(folder)?;
-    let tokenizer = Tokenizer::load(folder)?;
+    let mut tokenizer = Tokenizer::load(folder)?;
     ensure!(
         tokenizer.fingerprint()? == manifest.tokenizer,
         "{} holds another tokenizer than its tokens were made with; run `gptkit prepare` again",
         folder.display()
     );
     if let Some(path) = &wanted.path {
+        tokenizer = Tokenizer::load(path)?;
         ensure!(
-            Tokenizer::load(path)?.fingerprint()? == manifest.tokenizer,
+            tokenizer.fingerprint()? == manifest.tokenizer,
             "{} was made with another tokenizer than {}; run `gptkit prepare` again with it",
             folder.display(),
             path.display()
@@ -211,9 +218,7 @@ fn request(
     let inputs = |place: &Place| {
         let Place::Path(path) = place else { return Ok(Vec::new()) };
         let found = source::inputs(path, data.on_bad_record)?;
-        if found.left_out > 0 {
-            progress.note(&format!("{}: {} files of other kinds are left out", path.display(), found.left_out));
-        }
+        found.notice(path).iter().for_each(|line| progress.warn(line));
         anyhow::Ok(found.files)
     };
     let sources = data.sources.iter().zip(places).map(|(s, place)| Ok((s.path.clone(), inputs(place)?)));
@@ -312,7 +317,7 @@ pub fn read_text(
 ) -> Result<Skipped> {
     let place = Place::of(path).map_err(|what| anyhow!("{path}: {what}"))?;
     let data = DataConfig { on_bad_record, ..DataConfig::default() };
-    Texts { data: &data, places: Vec::new(), progress }.read(&place, &format!("reading {path}"), tokenizer.cut(), sink)
+    Texts::new(&data, Vec::new(), progress).read(&place, &format!("reading {path}"), tokenizer.cut(), sink)
 }
 
 /// The sources being read.
@@ -320,9 +325,20 @@ struct Texts<'a> {
     data: &'a DataConfig,
     places: Vec<Place>,
     progress: &'a dyn Progress,
+    /// Warnings so far: text is read more than once, and they are given once.
+    said: Mutex<HashSet<String>>,
 }
 
-impl Texts<'_> {
+impl<'a> Texts<'a> {
+    fn new(data: &'a DataConfig, places: Vec<Place>, progress: &'a dyn Progress) -> Self {
+        Self { data, places, progress, said: Mutex::default() }
+    }
+
+    fn warn(&self, remarks: &Remarks) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        remarks.lines().filter(|line| said.insert(line.clone())).for_each(|line| self.progress.warn(&line));
+    }
+
     /// A tokenizer learned from the text: characters from all of it, pairs from a sample of bounded size.
     fn train(&self, config: &TokenizerConfig) -> Result<Tokenizer> {
         match config.kind() {
@@ -488,14 +504,13 @@ impl Texts<'_> {
             }
             Place::Stdin(_) => bail!("stdin was read already"),
         }
+        self.warn(&reader.remarks);
         Ok(reader.skipped)
     }
 }
 
 fn read_file(reader: &mut Reader, input: &Input, task: &dyn Task) -> Result<()> {
-    let count = |n| task.advance(n);
-    let file = source::open(&input.path, &count)?;
-    if Form::of(&input.path).jsonl { reader.records(&input.path, file) } else { reader.text(&input.path, file) }
+    reader.file(&input.path, &|n| task.advance(n))
 }
 
 fn name(place: &Place) -> String {
@@ -638,9 +653,14 @@ fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress
 /// When the text cannot be used.
 pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &dyn Progress) -> Result<Tokenizer> {
     let mut places = places(data)?;
+    for place in &places {
+        if let Place::Path(path) = place {
+            source::inputs(path, data.on_bad_record)?.notice(path).iter().for_each(|line| progress.warn(line));
+        }
+    }
     let folder = tempfile::tempdir().context("no folder can be made for what stdin gives")?;
     spool(&mut places, folder.path())?;
-    Texts { data, places, progress }.train(config)
+    Texts::new(data, places, progress).train(config)
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! Records and lines → prompts: what is to be answered, whatever else a record holds.
 
 use crate::comparison;
-use crate::dialogue::{self, Message, Role, with_input};
+use crate::dialogue::{self, AnswerUse, Message, Role, with_answers};
+use crate::encoding::{Encoding, Utf16};
+use crate::messages::{HISTORY, SYSTEM, messages, with_system};
 use crate::progress::{Progress, Unit};
 use crate::record::{Bad, Place, Row, Skipped, read_lines, read_rows};
+use crate::remarks::Remarks;
 use crate::source::{self, Form, OnBadRecord};
-use anyhow::{Result, bail, ensure};
+use crate::unused::Unused;
+use anyhow::{Context, Result, bail, ensure};
+use std::io::Read;
 use std::path::Path;
 
 /// What is to be answered.
@@ -23,23 +28,30 @@ pub struct Prompt {
 /// # Errors
 /// When it holds none, or something is wrong with what is said.
 pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
+    // What is only read has no marks.
+    Ok(prompts_of(row)?.into_iter().map(|messages| with_answers(messages, AnswerUse::Learned)).collect())
+}
+
+fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
     let has = |key: &str| row.fields.contains_key(key);
-    if has("prompt") {
-        return Ok(vec![asked(comparison::prompt(row)?)?]);
+    // The prompt of answers that are compared may stand in them.
+    match comparison::Shape::of(row) {
+        Ok(comparison::Shape::Ranking) | Err(_) => {}
+        Ok(shape) => return Ok(vec![shape.completions(row)?.0]),
     }
-    if has("chosen") && has("rejected") {
-        return Ok(vec![comparison::Shape::of(row)?.completions(row)?.0]);
+    if has("prompt") {
+        return Ok(vec![asked(comparison::prompt_under(row, "prompt")?)?]);
     }
     for key in ["messages", "conversations"] {
         if has(key) {
-            let mut messages = dialogue::messages(row, key)?;
+            let mut messages = with_system(row, messages(row, key)?)?;
             if messages.last().is_some_and(|last| last.role == Role::Assistant) {
                 messages.pop();
             }
             return Ok(vec![asked(messages)?]);
         }
     }
-    let text = match dialogue::Shape::of(row) {
+    let key = match dialogue::Shape::of(row) {
         Ok(shape) => {
             let before_answer = |mut messages: Vec<Message>| {
                 messages.pop();
@@ -47,11 +59,22 @@ pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
             };
             return Ok(shape.dialogues(row)?.into_iter().map(before_answer).collect());
         }
-        Err(_) if has("question") => row.text("question")?.to_owned(),
-        Err(_) if has("instruction") => with_input(row.text("instruction")?, row.optional_text("input")?),
+        Err(_) if has("question") => "question",
+        Err(_) if has("instruction") => "instruction",
         Err(bad) => return Err(Bad::new(format!("holds no prompt and {bad}"))),
     };
-    Ok(vec![asked(vec![Message::new(Role::User, text)])?])
+    Ok(vec![asked(comparison::prompt_under(row, key)?)?])
+}
+
+/// Names of the fields that [`prompts`] reads of a record, or passes over because they are answers.
+fn fields(row: &Row) -> Vec<&'static str> {
+    let compared = comparison::Shape::of(row).map(comparison::Shape::fields);
+    let answered = || dialogue::Shape::of(row).map(dialogue::Shape::fields);
+    compared.or_else(|_| answered()).unwrap_or_else(|_| {
+        let mut fields = vec!["prompt", "question", "instruction", "input", "context", HISTORY];
+        fields.extend(SYSTEM);
+        fields
+    })
 }
 
 /// `messages`, if the user speaks last and all is as in a dialogue.
@@ -82,15 +105,40 @@ pub fn read_prompts(
     let skipped = if Form::of(path).is_text() {
         lines(path, on_bad, progress, &mut count)?
     } else {
-        read_rows(path, on_bad, progress, &mut |row| {
-            prompts(&row)?.into_iter().try_for_each(|messages| count(Prompt { place: row.place.clone(), messages }))
-        })?
+        let mut unused = Unused::default();
+        let skipped = read_rows(path, on_bad, progress, &mut |row| {
+            let found = prompts(&row)?;
+            unused.take(&row, &fields(&row));
+            found.into_iter().try_for_each(|messages| count(Prompt { place: row.place.clone(), messages }))
+        })?;
+        unused.warn(&path.display(), progress);
+        skipped
     };
     match &skipped.first {
         Some(first) if n == 0 => bail!("{} holds no prompt; {first}", path.display()),
         _ => ensure!(n > 0, "{} holds no prompts", path.display()),
     }
     Ok(skipped)
+}
+
+/// The text of a prompt that makes up a whole file: without a byte-order mark, and without one line break at its end.
+///
+/// # Errors
+/// When `bytes` are no text.
+pub fn text_of(bytes: &[u8]) -> Result<String> {
+    let mut text = match Encoding::of(bytes) {
+        Encoding::NotText(kind) => bail!("it is {kind}"),
+        Encoding::Utf16 { big_endian, .. } => {
+            let mut text = Vec::new();
+            Utf16::new(bytes, big_endian).read_to_end(&mut text)?;
+            text
+        }
+        Encoding::Utf8 => bytes.to_vec(),
+    };
+    let end = ["\r\n", "\n"].into_iter().find(|end| text.ends_with(end.as_bytes())).map_or(0, str::len);
+    text.truncate(text.len() - end);
+    let text = String::from_utf8(text).context("it is not UTF-8")?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 fn lines(
@@ -102,7 +150,11 @@ fn lines(
     let total = path.metadata().ok().map(|m| m.len());
     let task = progress.task(&format!("reading {}", path.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
-    read_lines(path, on_bad, source::open(path, &count)?, &mut |place, text| {
+    let mut remarks = Remarks::default();
+    let opened = source::open(path, &count)?;
+    let input = opened.text(path, &mut remarks).with_context(|| path.display().to_string())?;
+    remarks.warn(progress);
+    read_lines(path, on_bad, input, &mut |place, text| {
         sink(Prompt { place, messages: vec![Message::new(Role::User, text.trim())] })
     })
 }
@@ -144,6 +196,44 @@ mod tests {
         assert_eq!(read(long).unwrap()[0].len(), 3, "the last answer alone is left out");
         let two = json!({ "instruction": "q", "instances": [{ "input": "i", "output": "a" }, { "input": "", "output": "b" }] });
         assert_eq!(read(two).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_stands_beside_a_prompt_comes_before_it() {
+        let user = |text: &str| json!({ "role": "user", "content": text });
+        let assistant = |text: &str| json!({ "role": "assistant", "content": text });
+        let ruled = vec![vec![Message::new(Role::System, "s"), Message::new(Role::User, "q")]];
+        for value in [
+            json!({ "system": "s", "prompt": "q" }),
+            json!({ "system_prompt": "s", "question": "q" }),
+            json!({ "system": "s", "instruction": "q" }),
+            json!({ "system": "s", "messages": [user("q"), assistant("a")] }),
+            json!({ "system": "s", "question": "q", "chosen": "a", "rejected": "b" }),
+            json!({ "system": "s", "prompt": "q", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")] }),
+        ] {
+            assert_eq!(read(value.clone()).unwrap(), ruled, "{value}");
+        }
+        let history = read(json!({ "instruction": "q", "history": [["x", "y"]] })).unwrap();
+        assert_eq!(history[0].len(), 3);
+    }
+
+    #[test]
+    fn a_prompt_in_a_file_loses_one_line_break_and_a_mark() {
+        let utf16: Vec<u8> = "\u{feff}a é\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for (bytes, text) in [
+            (b"a\n".as_slice(), "a"),
+            (b"a\r\n", "a"),
+            (b"a\r\n\r\n", "a\r\n"),
+            (b"a\n\n", "a\n"),
+            (b"\xEF\xBB\xBFa\r\nb", "a\r\nb"),
+            (b"\r\n", ""),
+            (b"", ""),
+            (&utf16, "a é"),
+        ] {
+            assert_eq!(text_of(bytes).unwrap(), text);
+        }
+        assert_eq!(text_of(b"a\xff").unwrap_err().to_string(), "it is not UTF-8");
+        assert_eq!(text_of(b"\x89PNG\r\n\x1a\n").unwrap_err().to_string(), "it is a PNG image");
     }
 
     #[test]

@@ -1,16 +1,21 @@
-//! Records from files: JSONL, CSV, TSV and Parquet → rows that know their file and line.
+//! Records from files: JSON, JSONL, CSV, TSV and Parquet → rows that know their file and line.
 //!
-//! What a file holds, its name says: `.jsonl` or `.ndjson` has an object a line; `.csv` a header and fields that may be
-//! quoted (RFC 4180); `.tsv` a header and fields between tabs, in which a quote is a quote, as in GLUE's files; each of
-//! them may end in `.gz` or `.zst`. `.parquet` is read a row group after the other. Fields of CSV and TSV are text.
+//! What a file holds, its name says: `.jsonl` or `.ndjson` has an object a line; `.json` a list of objects, or objects one
+//! after the other, and so has a `.jsonl` that begins like that; `.csv` a header and fields that may be quoted (RFC 4180);
+//! `.tsv` a header and fields between tabs, in which a quote is a quote, as in GLUE's files; each of them may end in `.gz` or
+//! `.zst`. `.parquet` is read a row group after the other. Fields of CSV and TSV are text.
 
 use crate::disk;
+use crate::json::{elements, lenient, spans_lines};
 use crate::progress::{Progress, Unit};
 use crate::quiet::quietly;
-use crate::source::{self, OnBadRecord};
+use crate::remarks::{HALVES, Remarks};
+use crate::source::{self, OnBadRecord, Opened};
 use crate::text::{self, Kind, LONGEST_RECORD};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use parquet::schema::types::Type;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
@@ -69,6 +74,11 @@ impl Bad {
     pub(crate) fn within(mut self, part: &str) -> Self {
         self.what = format!("{part}: {}", self.what);
         self
+    }
+
+    /// A record with these `fields`, which has no `key`.
+    pub(crate) fn lacking(key: &str, fields: &Map<String, Value>) -> Self {
+        Self::new(format!("no \"{key}\"; the record has {}", names(fields)))
     }
 
     fn not_utf8(what: impl Into<String>) -> Self {
@@ -134,20 +144,30 @@ impl Row {
     }
 
     fn field(&self, key: &str) -> Result<&Value, Bad> {
-        self.fields.get(key).ok_or_else(|| Bad::new(format!("no \"{key}\"; the record has {}", self.keys())))
+        self.fields.get(key).ok_or_else(|| self.lacks(key))
+    }
+
+    /// What is wrong with a record that has no `key`.
+    pub(crate) fn lacks(&self, key: &str) -> Bad {
+        Bad::lacking(key, &self.fields)
     }
 
     /// The names of its fields, to be shown.
     pub fn keys(&self) -> String {
-        const SHOWN: usize = 20;
-        if self.fields.is_empty() {
-            return "nothing".to_owned();
-        }
-        let shown: Vec<String> = self.fields.keys().take(SHOWN).map(|key| shortened(key)).collect();
-        match self.fields.len() - shown.len() {
-            0 => shown.join(", "),
-            more => format!("{} and {more} more", shown.join(", ")),
-        }
+        names(&self.fields)
+    }
+}
+
+/// The names of `fields`, to be shown.
+pub(crate) fn names(fields: &Map<String, Value>) -> String {
+    const SHOWN: usize = 20;
+    if fields.is_empty() {
+        return "nothing".to_owned();
+    }
+    let shown: Vec<String> = fields.keys().take(SHOWN).map(|key| shortened(key)).collect();
+    match fields.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -163,6 +183,7 @@ fn shortened(text: &str) -> String {
 fn wrong_type(key: &str, value: &Value, expected: &str) -> Bad {
     let shown = match value {
         Value::String(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+        Value::Null => "null (or NaN)".to_owned(), // which is read as null
         other => kind_of(other).to_owned(),
     };
     Bad::new(format!("\"{key}\" is {shown}, not {expected}"))
@@ -182,7 +203,8 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
 
 /// How a file holds records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
+    Json,
     Jsonl,
     Csv,
     Tsv,
@@ -190,9 +212,10 @@ enum Format {
 }
 
 impl Format {
-    fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let (ending, compression) = source::ending(path);
         match ending.as_str() {
+            "json" => Some(Self::Json),
             "jsonl" | "ndjson" => Some(Self::Jsonl),
             "csv" => Some(Self::Csv),
             "tsv" => Some(Self::Tsv),
@@ -203,7 +226,7 @@ impl Format {
 }
 
 /// Files of records, for messages.
-const ACCEPTED: &str = "use .jsonl, .csv or .tsv (also with .gz or .zst after it), or .parquet";
+const ACCEPTED: &str = "use .jsonl, .json, .csv or .tsv (also with .gz or .zst after it), or .parquet";
 
 /// Hands the records of the file `path` (or of stdin: `-.jsonl`, `-.csv`, `-.tsv`) to `sink`, one at a time. One that
 /// cannot be read, or that `sink` calls [`Bad`], is left out and counted, or ends the reading, as `on_bad` says.
@@ -226,26 +249,39 @@ pub fn read_rows(
     let Some(format) = Format::of(name) else {
         bail!("{} does not say by its name how it holds records: {ACCEPTED}", name.display());
     };
-    let mut reader = Reader { file: name, on_bad, sink, skipped: Skipped::default() };
-    let label = format!("reading {}", name.display());
-    if format == Format::Parquet {
-        ensure!(piped.is_none(), "a parquet file cannot be read from stdin; name the file");
-        reader.parquet(&label, progress)?;
-        return Ok(reader.skipped);
-    }
+    ensure!(piped.is_none() || format != Format::Parquet, "a parquet file cannot be read from stdin; name the file");
     let total = if piped.is_some() { None } else { path.metadata().ok().map(|m| m.len()) };
-    let task = progress.task(&label, total, Unit::Bytes);
+    let task = progress.task(&format!("reading {}", name.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
-    let input = match piped {
-        Some(_) => source::decompressed(std::io::stdin().lock(), source::ending(name).1)?,
-        None => source::open(path, &count)?,
+    let mut remarks = Remarks::default();
+    let skipped = match piped {
+        Some(_) => {
+            let opened = source::decompressed(std::io::stdin().lock(), source::ending(name).1)?;
+            Reader::new(name, on_bad, &mut remarks, sink).read(format, opened)?
+        }
+        None => read_file(path, format, &[], on_bad, &count, &mut remarks, sink)?,
     };
+    drop(task);
+    remarks.warn(progress);
+    Ok(skipped)
+}
+
+/// The same for a file that holds records as `format` says: `count` is told of its bytes, `remarks` are added to, and where
+/// the format can do so, no more than the columns `wanted` are read, if it has one of them.
+pub(crate) fn read_file(
+    path: &Path,
+    format: Format,
+    wanted: &[&str],
+    on_bad: OnBadRecord,
+    count: &dyn Fn(u64),
+    remarks: &mut Remarks,
+    sink: &mut dyn FnMut(Row) -> Result<()>,
+) -> Result<Skipped> {
+    let reader = Reader::new(path, on_bad, remarks, sink);
     match format {
-        Format::Csv => reader.table(input, b',', true)?,
-        Format::Tsv => reader.table(input, b'\t', false)?,
-        Format::Jsonl | Format::Parquet => reader.jsonl(input)?,
+        Format::Parquet => reader.parquet(wanted, count),
+        _ => reader.read(format, source::open(path, count)?),
     }
-    Ok(reader.skipped)
 }
 
 /// Hands the lines of `input` that are not blank to `sink`, each with its place; `path` is its name. One that cannot be read,
@@ -277,11 +313,21 @@ pub(crate) fn read_lines(
 struct Reader<'a> {
     file: &'a Path,
     on_bad: OnBadRecord,
+    remarks: &'a mut Remarks,
     sink: &'a mut dyn FnMut(Row) -> Result<()>,
     skipped: Skipped,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(
+        file: &'a Path,
+        on_bad: OnBadRecord,
+        remarks: &'a mut Remarks,
+        sink: &'a mut dyn FnMut(Row) -> Result<()>,
+    ) -> Self {
+        Self { file, on_bad, remarks, sink, skipped: Skipped::default() }
+    }
+
     fn take(&mut self, line: u64, fields: Result<Map<String, Value>, Bad>) -> Result<()> {
         let place = Place { file: self.file.to_owned(), line };
         let bad = match fields {
@@ -294,8 +340,52 @@ impl Reader<'_> {
         self.skipped.leave_out(self.on_bad, &place, &bad.what, bad.kind)
     }
 
-    fn jsonl(&mut self, input: impl BufRead) -> Result<()> {
-        text::lines(self.file, input, &mut |line, bytes| self.take(line, bytes.map_err(Bad::new).and_then(object)))
+    /// Reads all but Parquet.
+    fn read(mut self, format: Format, opened: Opened) -> Result<Skipped> {
+        let input = opened.text(self.file, self.remarks).with_context(|| self.file.display().to_string())?;
+        match format {
+            Format::Csv => self.table(input, b',', true)?,
+            Format::Tsv => self.table(input, b'\t', false)?,
+            Format::Jsonl | Format::Json | Format::Parquet => self.json(format, input)?,
+        }
+        Ok(self.skipped)
+    }
+
+    fn json(&mut self, format: Format, mut input: impl BufRead) -> Result<()> {
+        let file = self.file;
+        // A failure to read is said where it is met below.
+        if format == Format::Jsonl && !input.fill_buf().is_ok_and(spans_lines) {
+            return text::lines(file, input, &mut |line, bytes| self.object(line, bytes));
+        }
+        // Until there is a second object, a first that is in no list may be a whole file around its records.
+        let mut is_alone = input.fill_buf().is_ok_and(|head| !head.trim_ascii_start().starts_with(b"["));
+        let mut first: Option<(u64, Vec<u8>)> = None;
+        elements(file, input, &mut |line, bytes| {
+            if let Some((line, bytes)) = first.take() {
+                self.object(line, Ok(&bytes))?;
+            }
+            match bytes {
+                Ok(bytes) if std::mem::take(&mut is_alone) => first = Some((line, bytes.to_vec())),
+                bytes => self.object(line, bytes)?,
+            }
+            Ok(())
+        })?;
+        let Some((line, bytes)) = first else { return Ok(()) };
+        refuse_wrapped(file, &bytes)?;
+        self.object(line, Ok(&bytes))
+    }
+
+    fn object(&mut self, line: u64, bytes: Result<&[u8], String>) -> Result<()> {
+        let fields = bytes.map_err(Bad::new).and_then(|bytes| {
+            let (fields, has_half) = lenient(utf8(bytes)?, |text| serde_json::from_str(text)).map_err(|e| {
+                Bad::new(text::not_json(&e, line).replace("expected a map", "expected an object with named fields"))
+            })?;
+            if has_half {
+                self.remarks.add(HALVES, self.file, 1);
+            }
+            Ok(fields)
+        });
+        self.take(line, fields)
     }
 
     /// Reads a header and the records under it.
@@ -347,55 +437,101 @@ impl Reader<'_> {
                     let fields = header.fields(&record, breaks > 0);
                     self.take(line, fields)?;
                 }
-                None => header = Some(Header::of(&record).with_context(|| format!("{}", self.file.display()))?),
+                None => {
+                    let context = || format!("{}", self.file.display());
+                    header = Some(Header::of(&record, delimiter).with_context(context)?);
+                }
             }
         }
     }
 
-    fn parquet(&mut self, label: &str, progress: &dyn Progress) -> Result<()> {
+    fn parquet(mut self, wanted: &[&str], count: &dyn Fn(u64)) -> Result<Skipped> {
         let path = self.file;
         let damaged = || format!("{} is not a parquet file that can be read here", path.display());
         let file = disk::open(path)?;
+        let mut bytes = file.metadata().with_context(damaged)?.len();
         let reader = caught(|| SerializedFileReader::new(file)).with_context(damaged)?;
-        let size = |group: &parquet::file::metadata::RowGroupMetaData| group.compressed_size().max(0) as u64;
-        let total = reader.metadata().row_groups().iter().map(size).fold(0, u64::saturating_add);
-        let task = progress.task(label, Some(total), Unit::Bytes);
+        let columns = columns(&reader, wanted);
         let (mut first, mut line) = (0, 0);
         for index in 0..reader.num_row_groups() {
-            if let Err(e) = self.row_group(&reader, index, &mut line)? {
+            if let Err(e) = self.row_group(&reader, index, columns.clone(), &mut line)? {
                 self.take(line + 1, Err(Bad::new(format!("the rest of its row group cannot be read: {e:#}"))))?;
             }
             let group = reader.metadata().row_group(index);
             first += group.num_rows().max(0) as u64;
             line = first;
-            task.advance(size(group));
+            let size = (group.compressed_size().max(0) as u64).min(bytes);
+            bytes -= size;
+            count(size);
         }
-        Ok(())
+        count(bytes); // what is not in the groups
+        Ok(self.skipped)
     }
 
     /// Takes the rows of a group after row `line`, up to the first that cannot be read, of which it says why.
-    fn row_group(&mut self, reader: &SerializedFileReader<File>, index: usize, line: &mut u64) -> Result<Result<()>> {
+    fn row_group(
+        &mut self,
+        reader: &SerializedFileReader<File>,
+        index: usize,
+        columns: Option<Type>,
+        line: &mut u64,
+    ) -> Result<Result<()>> {
         let group = match caught(|| reader.get_row_group(index)) {
             Ok(group) => group,
             Err(e) => return Ok(Err(e)),
         };
-        let mut rows = match caught(|| group.get_row_iter(None)) {
+        let mut rows = match caught(|| group.get_row_iter(columns)) {
             Ok(rows) => rows,
             Err(e) => return Ok(Err(e)),
         };
         loop {
-            let next = caught(|| rows.next().map(|row| row.map(|row| row.to_json_value())).transpose());
-            let row = match next {
+            let row = match caught(|| rows.next().transpose()) {
                 Ok(None) => return Ok(Ok(())),
                 Ok(Some(row)) => row,
                 Err(e) => return Ok(Err(e)),
             };
             *line += 1;
-            match row {
-                Value::Object(fields) => self.take(*line, Ok(fields))?,
-                other => self.take(*line, Err(Bad::new(format!("is {}, not an object", kind_of(&other)))))?,
-            }
+            let fields = row.get_column_iter().map(|(name, field)| Ok((name.clone(), value(name, field)?))).collect();
+            self.take(*line, fields)?;
         }
+    }
+}
+
+/// The columns `wanted` of a Parquet file, if it has one of them; else all are read.
+fn columns(reader: &SerializedFileReader<File>, wanted: &[&str]) -> Option<Type> {
+    let schema = reader.metadata().file_metadata().schema();
+    let fields: Vec<_> = schema.get_fields().iter().filter(|field| wanted.contains(&field.name())).cloned().collect();
+    if fields.is_empty() {
+        return None;
+    }
+    Type::group_type_builder(schema.name()).with_fields(fields).build().ok()
+}
+
+/// A field of a Parquet file. Bytes that are not said to be text are text nevertheless where they are UTF-8.
+fn value(name: &str, field: &Field) -> Result<Value, Bad> {
+    let Field::Bytes(bytes) = field else { return Ok(field.to_json_value()) };
+    match std::str::from_utf8(bytes.data()) {
+        Ok(text) => Ok(Value::from(text)),
+        Err(e) => Err(Bad::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
+    }
+}
+
+/// Refuses a file that is one object around the records, as `datasets` reads it with a `field`.
+///
+/// # Errors
+/// When `bytes`, the only value of the file, are that.
+fn refuse_wrapped(file: &Path, bytes: &[u8]) -> Result<()> {
+    const WRAPPERS: [&str; 9] =
+        ["data", "train", "test", "validation", "examples", "rows", "records", "items", "samples"];
+    let Ok(Value::Object(fields)) = serde_json::from_slice(bytes) else { return Ok(()) };
+    let is_list = |name: &&str| fields.get(*name).is_some_and(|list| list.get(0).is_some_and(Value::is_object));
+    match WRAPPERS.into_iter().find(is_list) {
+        Some(name) => bail!(
+            "{0} is one object, in which \"{name}\" lists the records; gptkit reads the list alone: jq -c '.{name}[]' {0} > \
+             records.jsonl",
+            file.display()
+        ),
+        None => Ok(()),
     }
 }
 
@@ -409,11 +545,6 @@ fn utf8(bytes: &[u8]) -> Result<&str, Bad> {
     std::str::from_utf8(bytes).map_err(|e| Bad::not_utf8(text::not_utf8(&e)))
 }
 
-fn object(bytes: &[u8]) -> Result<Map<String, Value>, Bad> {
-    serde_json::from_str(utf8(bytes)?)
-        .map_err(|e| Bad::new(text::not_json(&e).replace("expected a map", "expected an object with named fields")))
-}
-
 /// The first line of a table.
 struct Header {
     names: Vec<String>,
@@ -422,7 +553,7 @@ struct Header {
 }
 
 impl Header {
-    fn of(record: &csv::ByteRecord) -> Result<Self> {
+    fn of(record: &csv::ByteRecord, delimiter: u8) -> Result<Self> {
         let (mut names, mut known) = (Vec::new(), HashSet::new());
         let carriage_returns = record.iter().next_back().is_some_and(|field| field.ends_with(b"\r"));
         for field in fields(record, carriage_returns) {
@@ -433,6 +564,9 @@ impl Header {
                 shortened(name)
             );
             names.push(name.to_owned());
+        }
+        if let [only] = &*names {
+            refuse_other_delimiters(only, delimiter)?;
         }
         Ok(Self { names, carriage_returns })
     }
@@ -447,6 +581,22 @@ impl Header {
             Err(e) => Err(Bad::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
         };
         self.names.iter().zip(fields(record, self.carriage_returns)).map(text).collect()
+    }
+}
+
+/// Refuses a header of one column that is several between other signs.
+fn refuse_other_delimiters(name: &str, delimiter: u8) -> Result<()> {
+    let ways = [
+        (
+            ';',
+            "its fields are separated by \";\"; save it with commas (Python: pandas.read_csv(..., sep=\";\").to_csv(...))",
+        ),
+        ('\t', "its fields are separated by tabs; give it a name that ends in .tsv"),
+        (',', "its fields are separated by commas; give it a name that ends in .csv"),
+    ];
+    match ways.into_iter().find(|(sign, _)| *sign as u8 != delimiter && name.contains(*sign)) {
+        Some((_, way)) => bail!("the header is one column, {:?}: {way}", shortened(name)),
+        None => Ok(()),
     }
 }
 
@@ -614,6 +764,55 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_objects_is_read_whatever_it_is_called() {
+        let expected = [(2, json!({"a": 1, "b": [{"c": "]"}]})), (4, json!({"a": 2}))];
+        for name in ["f.json", "f.jsonl", "f.ndjson"] {
+            for text in [
+                "[\n{\"a\": 1, \"b\": [{\"c\": \"]\"}]},\n\n{\"a\": 2}]\n",
+                "\n{\"a\": 1, \"b\": [{\"c\": \"]\"}]}\n\n{\"a\": 2}",
+            ] {
+                assert_eq!(good(name, text), expected, "{name}: {text}");
+            }
+            let pretty = good(name, "{\n  \"a\": 1\n}\n{\n  \"a\": 2\n}\n");
+            assert_eq!(pretty, [(1, json!({"a": 1})), (4, json!({"a": 2}))], "{name}");
+        }
+        assert_eq!(good("f.json", "[]"), []);
+    }
+
+    #[test]
+    fn what_python_writes_beyond_json_is_read_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.jsonl");
+        let text = "{\"a\": \"x\", \"b\": NaN}\n{\"a\": \"\\ud800\"}\n{\"a\": \"\\ud83d\\ude00\"}\n";
+        crate::disk::write(&path, text.as_bytes()).unwrap();
+        let (heard, mut rows) = (crate::testing::Heard::default(), Vec::new());
+        read_rows(&path, OnBadRecord::Fail, &heard, &mut |row| {
+            rows.push(Value::Object(row.fields));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(rows, [json!({"a": "x", "b": null}), json!({"a": "\u{fffd}"}), json!({"a": "😀"})]);
+        let [said] = &heard.warnings()[..] else { panic!() };
+        assert!(said.ends_with(
+            "f.jsonl: half of a surrogate pair, which is no character, read as U+FFFD; records that have it: 1"
+        ));
+    }
+
+    #[test]
+    fn utf_16_is_read_whatever_holds_the_records() {
+        let table = "\u{feff}a\tb\n1\té\n";
+        let lines = "\u{feff}{\"a\": \"1\"}\n\u{feff}{\"a\": \"é\"}\n";
+        for (name, text, rows) in [("f.tsv", table, 1), ("f.jsonl", lines, 2), ("f.json", "[{\"a\": \"é\"}]", 1)] {
+            for order in [u16::to_le_bytes, u16::to_be_bytes] {
+                let bytes: Vec<u8> = text.encode_utf16().flat_map(order).collect();
+                let (found, _) = read(name, &bytes, OnBadRecord::Fail).unwrap();
+                assert_eq!(found, good(name, text), "{name}");
+                assert_eq!(found.len(), rows, "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn fields_of_csv_are_text_with_the_line_of_their_record() {
         let text = "\u{feff}id,text\n1,plain\n2,\"a \"\"b\"\",\nc\"\n\n3,é";
         let expected = [
@@ -655,7 +854,10 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         for (name, bytes, expected) in [
             ("f.jsonl", b"{\"a\": 1}\n{\"a\": \n".as_slice(), "f.jsonl line 2: EOF while parsing a value"),
-            ("f.jsonl", b"\n[1]", "f.jsonl line 2: invalid type: sequence, expected an object with named fields"),
+            ("f.jsonl", b"\n[1]", "f.jsonl line 2: invalid type: integer `1`, expected an object with named fields"),
+            ("f.jsonl", b"{\"a\": 1}\n[1]", "f.jsonl line 2: invalid type: sequence, expected an object with named"),
+            ("f.json", b"[{\"a\": 1},\n{\"a\":\n1 2}]", "f.json line 2: expected `,` or `}` at line 3 column 3"),
+            ("f.json", b"[{\"a\": 1},\n{\"a\": 2}", "f.json line 2: the list of records does not end: the file is cut"),
             ("f.ndjson", b"{\"a\": \"\xff\"}", "f.ndjson line 1: byte 8 is not UTF-8"),
             ("f.csv", b"a,b\n1,2\n\n1,2,3\n", "f.csv line 4: has 3 fields, the header 2"),
             ("f.csv", b"a,b\r\n\r\n1\r\n", "f.csv line 3: has 1 fields, the header 2"),
@@ -670,7 +872,16 @@ mod tests {
         for (name, bytes, expected) in [
             ("f.csv", b"a,b,a\n1,2,3\n".as_slice(), "f.csv: the header names \"a\" twice"),
             ("f.csv", b"a,\xff\n1,2\n", "f.csv: the header is not UTF-8"),
-            ("f.json", b"[]", "f.json does not say by its name how it holds records: use .jsonl, .csv or .tsv"),
+            ("f.xml", b"[]", "f.xml does not say by its name how it holds records: use .jsonl, .json, .csv or .tsv"),
+            ("f.csv", b"a;b\n1;2\n", "f.csv: the header is one column, \"a;b\": its fields are separated by \";\""),
+            ("f.csv", b"a\tb\n1\t2\n", "give it a name that ends in .tsv"),
+            ("f.tsv", b"a,b\n1,2\n", "give it a name that ends in .csv"),
+            ("f.jsonl", b"PK\x03\x04 and so on", "f.jsonl: it is a ZIP archive"),
+            (
+                "f.json",
+                b"{\"version\": 1, \"data\": [{\"a\": 1}]}",
+                "in which \"data\" lists the records; gptkit reads the list",
+            ),
             ("f.parquet.gz", b"", "does not say by its name"),
             ("f.parquet", b"PAR1 no more", "f.parquet is not a parquet file"),
         ] {
@@ -895,7 +1106,7 @@ mod tests {
             (row.optional_text("l").map(|_| String::new()), "\"l\" is a list, not text"),
             (row.label("f"), "\"f\" is a number, not text or a whole number"),
             (row.number("s").map(|n| n.to_string()), "\"s\" is \"x\", not a number"),
-            (row.number("z").map(|n| n.to_string()), "\"z\" is null, not a number"),
+            (row.number("z").map(|n| n.to_string()), "\"z\" is null (or NaN), not a number"),
         ] {
             assert_eq!(found.unwrap_err().to_string(), expected);
         }

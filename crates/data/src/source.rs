@@ -1,10 +1,14 @@
 //! Where text comes from: files, folders, JSONL, gzip and zstd of either, stdin, the embedded world.
 //!
-//! A plain text file is one document; a JSONL file has one a line. What a file is, its name says: `.jsonl` or `.ndjson`
-//! records, all else text, with `.gz` or `.zst` after it when compressed; stdin is text as `-`, records as `-.jsonl`.
-//! Text is taken byte for byte, line ends included; only a byte-order mark at its start is dropped.
+//! A plain text file is one document; a file of records has one a record, in one column. What a file is, its name says:
+//! `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` and `.parquet` hold records, all else is text, with `.gz` or `.zst` after it
+//! when compressed; stdin is text as `-`, records as `-.jsonl` and so on. Text is taken byte for byte, line ends included;
+//! only a byte-order mark at its start is dropped, and UTF-16 is decoded.
 
 use crate::disk;
+use crate::encoding::{Encoding, Failed, Utf16};
+use crate::record::Format;
+use crate::remarks::Remarks;
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -21,7 +25,7 @@ use std::time::UNIX_EPOCH;
 pub struct DataConfig {
     /// Where it comes from.
     pub sources: Vec<SourceConfig>,
-    /// Key of the text in JSONL records.
+    /// Column of the text in files of records. Where it is `text` and a file has none, its `content` is read.
     pub text_key: String,
     /// What becomes of invalid UTF-8, empty documents and malformed lines.
     pub on_bad_record: OnBadRecord,
@@ -218,12 +222,13 @@ pub struct Input {
 }
 
 /// What a path stands for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Inputs {
     /// In the order of their names.
     pub(crate) files: Vec<Input>,
-    /// Visible files of other kinds in a folder.
-    pub(crate) left_out: usize,
+    /// Visible files of other kinds in a folder, and how many hidden ones.
+    pub(crate) left_out: Vec<PathBuf>,
+    pub(crate) hidden: usize,
     /// Entries of a folder that cannot be read, each with what is wrong with it.
     pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
@@ -237,9 +242,9 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
     if !metadata.is_dir() {
         refuse_stream(path)?;
-        return Ok(Inputs { files: vec![input(path.to_owned())?], left_out: 0, unreadable: Vec::new() });
+        return Ok(Inputs { files: vec![input(path.to_owned())?], ..Inputs::default() });
     }
-    let (mut found, mut left_out, mut unreadable) = (Vec::new(), 0, Vec::new());
+    let (mut found, mut left_out, mut hidden, mut unreadable) = (Vec::new(), Vec::new(), 0, Vec::new());
     let mut bad = |entry: PathBuf, what: String| {
         ensure!(on_bad == OnBadRecord::Skip, "{what}; --on-bad-record skip leaves it out");
         unreadable.push((entry, what));
@@ -262,6 +267,7 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
         for entry in entries {
             let entry = entry.with_context(|| format!("folder {} cannot be read", folder.display()))?.path();
             if entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
+                hidden += 1;
                 continue;
             }
             if entry.is_dir() {
@@ -272,17 +278,41 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
                     Err(e) => bad(entry, format!("{e:#}"))?,
                 }
             } else {
-                left_out += 1;
+                left_out.push(entry);
             }
         }
     }
     ensure!(
         !found.is_empty(),
-        "{} holds no file named .txt, .text, .md, .jsonl or .ndjson (or one of these with .gz or .zst)",
-        path.display()
+        "{} holds no file named .txt, .text, .md, .jsonl, .ndjson, .csv or .tsv (or one of these with .gz or .zst), or \
+         .parquet{}",
+        path.display(),
+        named(&left_out).map_or(String::new(), |names| format!("; it holds {names}"))
     );
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Inputs { files: found, left_out, unreadable })
+    left_out.sort();
+    Ok(Inputs { files: found, left_out, hidden, unreadable })
+}
+
+impl Inputs {
+    /// What is to be said of the files of `folder` that are not read, if there are any.
+    pub(crate) fn notice(&self, folder: &Path) -> Option<String> {
+        let names = named(&self.left_out)?;
+        let are = if self.left_out.len() == 1 { " of another kind is" } else { "s of other kinds are" };
+        let hidden = if self.hidden > 0 { format!(" ({} hidden, too)", self.hidden) } else { String::new() };
+        let (folder, n) = (folder.display(), self.left_out.len());
+        Some(format!("{folder}: {n} file{are} left out: {names}{hidden}; to read one, name it"))
+    }
+}
+
+/// The names of some files, the first few of them; nothing when there is none.
+fn named(files: &[PathBuf]) -> Option<String> {
+    const SHOWN: usize = 5;
+    let name = |file: &PathBuf| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<String> = files.iter().take(SHOWN).map(name).collect();
+    let more = files.len() - names.len();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!files.is_empty()).then(|| names.join(", ") + &rest)
 }
 
 /// # Errors
@@ -318,9 +348,9 @@ fn input(path: PathBuf) -> Result<Input> {
 /// What a file's name says it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// Records, one a line; else text.
-    pub jsonl: bool,
-    /// Whether the name says so, rather than leaves it open.
+    /// How it holds records; if not, it is text.
+    pub(crate) records: Option<Format>,
+    /// Whether the name says so, rather than leaves it open, so that it is read where a folder is.
     named: bool,
     compression: Option<Compression>,
 }
@@ -335,13 +365,16 @@ impl Form {
     /// The form that the name `path` says.
     pub fn of(path: &Path) -> Self {
         let (ending, compression) = ending(path);
-        let jsonl = matches!(ending.as_str(), "jsonl" | "ndjson");
-        Self { jsonl, named: jsonl || matches!(ending.as_str(), "txt" | "text" | "md"), compression }
+        let records = Format::of(path);
+        // A folder's .json files describe it more often than they hold its text.
+        let named =
+            records.is_some_and(|format| format != Format::Json) || matches!(ending.as_str(), "txt" | "text" | "md");
+        Self { records, named, compression }
     }
 
     /// Whether the name says that it is text.
     pub(crate) fn is_text(self) -> bool {
-        self.named && !self.jsonl
+        self.named && self.records.is_none()
     }
 }
 
@@ -356,20 +389,42 @@ pub(crate) fn ending(path: &Path) -> (String, Option<Compression>) {
     (stem.rsplit_once('.').map_or("", |(_, ending)| ending).to_owned(), compression)
 }
 
-/// Opens `path` for reading, decompressed as its name says; `count` is told of bytes read from disk.
+/// A file that was opened for reading: decompressed as its name says, and UTF-16 decoded.
+pub(crate) struct Opened<'a> {
+    input: Box<dyn BufRead + 'a>,
+    encoding: Encoding,
+}
+
+impl<'a> Opened<'a> {
+    /// The text of the file `path`; what is to be said of its encoding is added to `remarks`.
+    ///
+    /// # Errors
+    /// When it is no text: what it is, without its name.
+    pub(crate) fn text(self, path: &Path, remarks: &mut Remarks) -> Result<Box<dyn BufRead + 'a>> {
+        if let Encoding::NotText(kind) = self.encoding {
+            bail!("it is {kind}");
+        }
+        if let Some(notice) = self.encoding.notice() {
+            remarks.add(notice, path, 0);
+        }
+        Ok(self.input)
+    }
+}
+
+/// Opens `path` for reading; `count` is told of bytes read from disk.
 ///
 /// # Errors
 /// When it cannot be opened.
-pub fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<Box<dyn BufRead + 'a>> {
+pub(crate) fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<Opened<'a>> {
     refuse_stream(path)?;
     let file = disk::open(path)?;
     decompressed(Counted { inner: file, count }, Form::of(path).compression)
 }
 
-/// What `raw` holds, decompressed.
-pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compression>) -> Result<Box<dyn BufRead + 'a>> {
+/// What `raw` holds, decompressed and, if it is UTF-16, decoded.
+pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compression>) -> Result<Opened<'a>> {
     const BUFFER: usize = 1 << 18;
-    Ok(match compression {
+    let mut input: Box<dyn BufRead + 'a> = match compression {
         None => Box::new(BufReader::with_capacity(BUFFER, raw)),
         // Several members in a row are one text, as gzip itself reads them.
         Some(Compression::Gzip) => {
@@ -377,7 +432,16 @@ pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compress
             Box::new(BufReader::with_capacity(BUFFER, members))
         }
         Some(Compression::Zstd) => Box::new(BufReader::with_capacity(BUFFER, zstd::Decoder::new(raw)?)),
-    })
+    };
+    let encoding = match input.fill_buf() {
+        Ok(head) => Encoding::of(head),
+        // It is said where the file is read.
+        Err(e) => return Ok(Opened { input: Box::new(Failed(e)), encoding: Encoding::Utf8 }),
+    };
+    if let Encoding::Utf16 { big_endian, .. } = encoding {
+        input = Box::new(Utf16::new(input, big_endian));
+    }
+    Ok(Opened { input, encoding })
 }
 
 struct Counted<'a, R> {
@@ -465,7 +529,11 @@ mod tests {
             crate::disk::write(&path.join(name), b"x").unwrap();
         }
         let found = inputs(path, OnBadRecord::Fail).unwrap();
-        assert_eq!(found.left_out, 1, "the image");
+        assert_eq!((&*found.left_out, found.hidden), (&[path.join("image.png")][..], 1));
+        let said = found.notice(path).unwrap();
+        assert!(
+            said.ends_with(": 1 file of another kind is left out: image.png (1 hidden, too); to read one, name it")
+        );
         let names: Vec<PathBuf> = found.files.into_iter().map(|i| i.path).collect();
         assert_eq!(names, ["a.md.zst", "b/a.jsonl.gz", "z.txt"].map(|n| path.join(n)));
     }
@@ -507,7 +575,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", path.join("c.txt")).unwrap();
         crate::disk::write(&path.join("d.txt"), b"x").unwrap();
         let found = inputs(path, OnBadRecord::Fail).unwrap();
-        assert_eq!((found.files.len(), found.left_out), (1, 3));
+        assert_eq!((found.files.len(), found.left_out.len()), (1, 3));
         for (name, kind) in [("a.txt", "a FIFO"), ("b.txt", "a socket"), ("c.txt", "a character device")] {
             let said = format!("{:#}", inputs(&path.join(name), OnBadRecord::Fail).unwrap_err());
             assert!(said.contains(&format!("{name} is {kind}")) && said.contains("--data -"), "{said}");

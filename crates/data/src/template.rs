@@ -263,13 +263,13 @@ impl Rendering<'_> {
         let marked = self.render_marked(messages, false)?;
         let whole = marked.replace(MARKS, "");
         let contents = self.contents(messages, &whole, false)?;
-        if let (true, Some(trained)) = (by_marks, marked_ranges(&marked)) {
+        if let (true, Some(trained)) = (by_marks, learned_ranges(&marked, messages)) {
             return Ok(Rendered { segments: cut(&whole, &trained, &contents), rewritten: 0 });
         }
         let mut trained: Vec<Range<usize>> = Vec::new();
         let mut rewritten = 0;
-        let last = messages.iter().rposition(|message| message.role == Role::Assistant);
-        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
+        let last = messages.iter().rposition(Message::is_learned);
+        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message.is_learned()) {
             let prompt = self.render(&messages[..i], true)?;
             let answered = if i + 1 == messages.len() { whole.clone() } else { self.render(&messages[..=i], false)? };
             if !answered.starts_with(&prompt) || !whole.starts_with(&answered) {
@@ -356,6 +356,19 @@ fn ranges(segments: &[Segment], chosen: impl Fn(&Segment) -> bool) -> Vec<Range<
         }
     }
     ranges
+}
+
+/// Where the marked parts that are to be learned stand in the text without marks; nothing where it cannot be told which of
+/// them are.
+fn learned_ranges(marked: &str, messages: &[Message]) -> Option<Vec<Range<usize>>> {
+    let ranges = marked_ranges(marked)?;
+    let answers = || messages.iter().filter(|message| message.role == Role::Assistant);
+    if answers().all(Message::is_learned) {
+        return Some(ranges);
+    }
+    let one_each = ranges.len() == answers().count();
+    one_each
+        .then(|| ranges.into_iter().zip(answers()).filter(|(_, answer)| answer.is_learned()).map(|(r, _)| r).collect())
 }
 
 /// Where the marked parts stand in the text without marks; nothing where marks stand in marks.

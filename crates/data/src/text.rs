@@ -1,10 +1,14 @@
 //! Bytes → documents, in pieces of bounded size, with the place of everything that is wrong.
 
+use crate::json::{elements, lenient, spans_lines};
 use crate::progress::Progress;
-use crate::source::{DataConfig, OnBadRecord};
+use crate::record::{Bad, Format, Row, read_file};
+use crate::remarks::{HALVES, NULS, Remarks};
+use crate::source::{self, DataConfig, Form, OnBadRecord};
 use anyhow::{Context, Result, bail};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, Read};
 use std::path::Path;
@@ -51,6 +55,14 @@ impl Skipped {
         self.invalid_utf8 + self.empty + self.malformed
     }
 
+    /// Adds what was left out elsewhere.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.first = self.first.take().or(other.first);
+        self.invalid_utf8 += other.invalid_utf8;
+        self.empty += other.empty;
+        self.malformed += other.malformed;
+    }
+
     /// Warns of the records that were left out, if there are any.
     pub fn warn(&self, progress: &dyn Progress) {
         if let (n @ 1.., Some(first)) = (self.total(), &self.first) {
@@ -94,6 +106,9 @@ pub(crate) struct Reader<'a> {
     cut: Cut,
     sink: &'a mut dyn FnMut(Piece) -> Result<()>,
     pub(crate) skipped: Skipped,
+    pub(crate) remarks: Remarks,
+    /// Where the text of the current file is, once its first record was read.
+    column: Option<String>,
     /// The part of the current document not handed over yet.
     pending: String,
     /// Bytes of it known to hold no place for a cut, so that none is looked at twice.
@@ -103,7 +118,55 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(config: &'a DataConfig, cut: Cut, sink: &'a mut dyn FnMut(Piece) -> Result<()>) -> Self {
-        Self { config, cut, sink, skipped: Skipped::default(), pending: String::new(), scanned: 0, begun: false }
+        Self {
+            config,
+            cut,
+            sink,
+            skipped: Skipped::default(),
+            remarks: Remarks::default(),
+            column: None,
+            pending: String::new(),
+            scanned: 0,
+            begun: false,
+        }
+    }
+
+    /// Reads the file `path` as its name says: as one document, or as records, each of which has one. `count` is told of its
+    /// bytes.
+    pub(crate) fn file(&mut self, path: &Path, count: &dyn Fn(u64)) -> Result<()> {
+        self.column = None;
+        let format = Form::of(path).records;
+        if let Some(format @ (Format::Csv | Format::Tsv | Format::Parquet)) = format {
+            return self.table(path, format, count);
+        }
+        let input = match source::open(path, count)?.text(path, &mut self.remarks) {
+            Ok(input) => input,
+            Err(e) => return self.unreadable(path, &e.to_string()),
+        };
+        match format {
+            None => self.text(path, input),
+            Some(format) => self.records(path, format, input),
+        }
+    }
+
+    /// Reads a table, each record's text as one document.
+    fn table(&mut self, path: &Path, format: Format, count: &dyn Fn(u64)) -> Result<()> {
+        let (key, on_bad) = (self.config.text_key.as_str(), self.config.on_bad_record);
+        let (mut column, mut remarks) = (None, Remarks::default());
+        let skipped = read_file(path, format, &[key, INSTEAD], on_bad, count, &mut remarks, &mut |row| {
+            let column = match column {
+                Some(column) => column,
+                None => *column.insert(column_of(&row, key)?),
+            };
+            let text = row.text(column)?;
+            if text.trim().is_empty() {
+                return Err(Bad::empty("the document is empty").into());
+            }
+            self.document(path, row.place.line, text)
+        })?;
+        self.skipped.append(skipped);
+        self.remarks.append(remarks);
+        Ok(())
     }
 
     /// Reads a text file as one document; `path` is its name in messages.
@@ -127,6 +190,7 @@ impl<'a> Reader<'a> {
                 bytes.drain(..BYTE_ORDER_MARK.len());
                 before += BYTE_ORDER_MARK.len();
             }
+            self.count_nuls(path, &bytes[bytes.len() - read.min(bytes.len())..]);
             let ends = bytes.ends_with(b"\n") || (read as u64) < SEGMENT;
             match std::str::from_utf8(&bytes) {
                 Ok(text) => {
@@ -156,27 +220,53 @@ impl<'a> Reader<'a> {
         self.end(path, 1)
     }
 
-    /// Reads JSONL, each record's text as one document.
-    pub(crate) fn records(&mut self, path: &Path, input: Box<dyn BufRead + '_>) -> Result<()> {
-        lines(path, input, &mut |line, record| {
-            let record = match record {
-                Ok(record) => record,
-                Err(what) => return self.bad(path, line, &what, |skipped| &mut skipped.malformed),
-            };
-            if let Err(e) = std::str::from_utf8(record) {
-                return self.bad(path, line, &not_utf8(&e), |skipped| &mut skipped.invalid_utf8);
+    /// Reads JSON, each record's text as one document.
+    fn records(&mut self, path: &Path, format: Format, mut input: impl BufRead) -> Result<()> {
+        // A failure to read is said where it is met below.
+        if format == Format::Json || input.fill_buf().is_ok_and(spans_lines) {
+            elements(path, input, &mut |line, record| self.record(path, line, record))
+        } else {
+            lines(path, input, &mut |line, record| self.record(path, line, record))
+        }
+    }
+
+    fn record(&mut self, path: &Path, line: u64, record: Result<&[u8], String>) -> Result<()> {
+        let record = match record.map(std::str::from_utf8) {
+            Ok(Ok(record)) => record,
+            Ok(Err(e)) => return self.bad(path, line, &not_utf8(&e), |skipped| &mut skipped.invalid_utf8),
+            Err(what) => return self.bad(path, line, &what, |skipped| &mut skipped.malformed),
+        };
+        let key = self.column.as_deref().unwrap_or(&self.config.text_key);
+        let instead = (self.column.is_none() && key == TEXT).then_some(INSTEAD);
+        let parsed = lenient(record, |record| {
+            let mut json = serde_json::Deserializer::from_str(record);
+            let text = TextOf { key, instead }.deserialize(&mut json);
+            text.and_then(|text| json.end().map(|()| text))
+        });
+        match parsed {
+            Ok(((text, is_instead), has_half)) => {
+                if self.column.is_none() {
+                    self.column = Some(if is_instead { INSTEAD.to_owned() } else { key.to_owned() });
+                }
+                if has_half {
+                    self.remarks.add(HALVES, path, 1);
+                }
+                self.document(path, line, &text)
             }
-            let mut json = serde_json::Deserializer::from_slice(record);
-            let text = TextOf(&self.config.text_key).deserialize(&mut json).and_then(|text| json.end().map(|()| text));
-            match text {
-                Ok(text) => self.document(path, line, &text),
-                Err(e) => self.bad(path, line, &not_json(&e), |skipped| &mut skipped.malformed),
-            }
-        })
+            Err(e) => self.bad(path, line, &not_json(&e, line), |skipped| &mut skipped.malformed),
+        }
+    }
+
+    fn count_nuls(&mut self, path: &Path, bytes: &[u8]) {
+        let n = bytes.iter().filter(|&&byte| byte == 0).count();
+        if n > 0 {
+            self.remarks.add(NULS, path, n as u64);
+        }
     }
 
     /// Takes a whole document that stands at `line` of `path`.
     pub(crate) fn document(&mut self, path: &Path, line: u64, text: &str) -> Result<()> {
+        self.count_nuls(path, text.as_bytes());
         self.pending.push_str(text);
         self.hand_over()?;
         self.end(path, line)
@@ -245,7 +335,8 @@ pub(crate) fn lines(path: &Path, mut input: impl BufRead, sink: LineSink) -> Res
             Err(e) if is_damage(&e) => return sink(line, Err(unreadable(&e))),
             Err(e) => return Err(e).with_context(|| format!("{} line {line} cannot be read", path.display())),
         }
-        let record = if line == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes) } else { &bytes };
+        // Files that were joined have a mark at the start of each.
+        let record = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
         if !record.trim_ascii().is_empty() {
             sink(line, Ok(record))?;
         }
@@ -268,10 +359,18 @@ pub(crate) fn not_utf8(e: &std::str::Utf8Error) -> String {
     format!("byte {} is not UTF-8", e.valid_up_to() + 1)
 }
 
-/// What is wrong with a record that is not the JSON it should be.
-pub(crate) fn not_json(e: &serde_json::Error) -> String {
-    // The column is worth saying, the line would be that of the record alone.
-    e.to_string().replace("line 1 column", "column")
+/// What is wrong with a record that begins in `line` and is not the JSON it should be.
+pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
+    if e.is_data() && e.to_string().starts_with(NO_COLUMN) {
+        // The end of the record is no place of what it lacks.
+        return e.to_string().rsplit_once(" at line ").map_or_else(|| e.to_string(), |(what, _)| what.to_owned());
+    }
+    // The line is that of the record alone; where it is the first, the column is all that is worth saying.
+    let place = match e.line() as u64 {
+        0 | 1 => "column".to_owned(),
+        own => format!("line {} column", line + own - 1),
+    };
+    e.to_string().replace(&format!("line {} column", e.line()), &place)
 }
 
 impl Cut {
@@ -295,37 +394,70 @@ impl Cut {
     }
 }
 
-/// The string under one key of a JSON object; all else is passed over without being built.
-struct TextOf<'a>(&'a str);
+/// The usual column of the text, and the one that is read where a file lacks it.
+const TEXT: &str = "text";
+const INSTEAD: &str = "content";
+
+/// How [`no_column`] begins.
+const NO_COLUMN: &str = "no \"";
+
+/// What is wrong with a record that has no column `key` but `others`.
+fn no_column(key: &str, others: &str) -> String {
+    format!("{NO_COLUMN}{key}\"; the record has {others}; --text-column names the column of the text")
+}
+
+/// The column of the text in a table whose first record is `row`.
+fn column_of<'a>(row: &Row, key: &'a str) -> Result<&'a str, Bad> {
+    let has = |name: &str| row.fields.contains_key(name);
+    match key {
+        key if has(key) => Ok(key),
+        TEXT if has(INSTEAD) => Ok(INSTEAD),
+        key => Err(Bad::new(no_column(key, &row.keys()))),
+    }
+}
+
+/// The string under one key of a JSON object, or where it has none under another; all else is passed over without being
+/// built. Also says whether it is the other.
+struct TextOf<'a> {
+    key: &'a str,
+    instead: Option<&'a str>,
+}
 
 impl<'de> DeserializeSeed<'de> for TextOf<'_> {
-    type Value = String;
+    type Value = (String, bool);
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for TextOf<'_> {
-    type Value = String;
+    type Value = (String, bool);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an object with the text under \"{}\"", self.0)
+        write!(f, "an object with the text under \"{}\"", self.key)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<String, A::Error> {
-        let mut text = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        const SHOWN: usize = 20;
+        let (mut text, mut instead) = (None, None);
         let mut others = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
-            if key == self.0 {
-                text = Some(map.next_value::<String>()?);
+            if key == self.key {
+                text = Some((map.next_value::<String>()?, false));
+                continue;
+            }
+            if self.instead == Some(key.as_str()) {
+                if let Value::String(value) = map.next_value()? {
+                    instead = Some((value, true));
+                }
             } else {
                 map.next_value::<IgnoredAny>()?;
-                others.push(key);
             }
+            others.push(key);
         }
-        let hint = || format!("no key \"{}\"; --text-key names it, the record has {}", self.0, others.join(", "));
-        text.ok_or_else(|| A::Error::custom(hint()))
+        others.truncate(SHOWN);
+        text.or(instead).ok_or_else(|| A::Error::custom(no_column(self.key, &others.join(", "))))
     }
 }
 
@@ -343,7 +475,7 @@ mod tests {
         let mut reader = Reader::new(config, cut, &mut sink);
         let input = Box::new(std::io::BufReader::with_capacity(100, bytes));
         let path = Path::new("f");
-        let result = if jsonl { reader.records(path, input) } else { reader.text(path, input) };
+        let result = if jsonl { reader.records(path, Format::Jsonl, input) } else { reader.text(path, input) };
         let skipped = reader.skipped;
         (result, pieces, skipped)
     }
@@ -395,12 +527,13 @@ mod tests {
             (b"{\"text\": \"a\"}\n{\"text\": \"b\"\n", true, "f line 2: EOF while parsing"),
             (b"{\"text\": \"a\"} x", true, "f line 1: trailing characters at column 15"),
             (
-                b"{\"content\": \"a\", \"id\": 1}",
+                b"{\"title\": \"a\", \"id\": 1}",
                 true,
-                "no key \"text\"; --text-key names it, the record has content, id",
+                "no \"text\"; the record has title, id; --text-column names the column of the text",
             ),
             (b"{\"text\": 7}", true, "f line 1: invalid type: integer `7`, expected a string"),
             (b"[1]", true, "expected an object with the text under \"text\""),
+            (b"{\"content\": \"a\"}\n{\"text\": \"b\"}", true, "f line 2: no \"content\"; the record has text"),
             (b"\n{\"text\": \"\"}", true, "f line 2: the document is empty"),
         ] {
             let message = fails(bytes, jsonl);

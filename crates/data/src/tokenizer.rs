@@ -368,9 +368,18 @@ impl Tokenizer {
     /// # Errors
     /// When the vocabulary itself, without what was added to it, has more entries.
     pub fn limit_to(&mut self, rows: usize) -> Result<()> {
+        self.must_fit(rows)?;
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// Refuses a model of `rows` rows that is not this tokenizer's.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::limit_to`].
+    pub fn must_fit(&self, rows: usize) -> Result<()> {
         let own = self.inner.get_vocab(false).into_values().max().map_or(0, |id| id as usize + 1);
         ensure!(own <= rows, "the tokenizer has {own} entries, the model only {rows}; the two do not belong together");
-        self.rows = rows;
         Ok(())
     }
 
@@ -467,24 +476,25 @@ impl Tokenizer {
             let at = contents.partition_point(|range| range.end <= sign.start);
             contents.get(at).is_some_and(|range| range.start < sign.end)
         };
-        let signs: Vec<(usize, bool)> =
-            tokens.iter().enumerate().filter_map(|(i, token)| Some((i, is_said(&sign(token)?)))).collect();
-        if signs.iter().all(|(_, said)| !said) {
+        let (said, written): (Vec<_>, Vec<_>) =
+            tokens.iter().filter_map(|token| Some((token, sign(token)?))).partition(|(_, sign)| is_said(sign));
+        if said.is_empty() {
             return Ok(tokens);
         }
         // Between the signs that the template wrote, all is text.
         let mut all = Vec::new();
         let mut at = 0;
-        let written = signs.iter().filter(|(_, said)| !said).map(|(i, _)| &tokens[*i]);
-        let end = (0, text.len()..text.len());
-        for (n, sign) in written.chain([&end]).enumerate() {
-            let between = self.encode_places(&self.plain, &text[at..sign.1.start])?;
-            all.extend(between.into_iter().map(|(id, place)| (id, place.start + at..place.end + at)));
-            if n + 1 <= signs.iter().filter(|(_, said)| !said).count() {
-                all.push(sign.clone());
-            }
-            at = sign.1.end;
+        let add_text = |all: &mut Vec<(u32, Range<usize>)>, from: usize, to: usize| -> Result<()> {
+            let between = self.encode_places(&self.plain, &text[from..to])?;
+            all.extend(between.into_iter().map(|(id, place)| (id, place.start + from..place.end + from)));
+            Ok(())
+        };
+        for (token, _) in written {
+            add_text(&mut all, at, token.1.start)?;
+            all.push(token.clone());
+            at = token.1.end;
         }
+        add_text(&mut all, at, text.len())?;
         Ok(all)
     }
 

@@ -51,6 +51,7 @@ impl AdapterFolder {
         let within = || format!("in {}", folder.join(DESCRIPTION).display());
         let stored = open_weights(folder)?;
         let modules = modules(&base_config);
+        peft.must_be_few(modules.len()).with_context(within)?;
         let targets = peft.targets(&base_config, &modules).with_context(within)?;
         ensure!(!targets.is_empty(), "{}: target_modules names no module of the base model", within());
         let rows = peft.rows(&base_config, &modules).with_context(within)?;
@@ -65,11 +66,10 @@ impl AdapterFolder {
 
     /// Every weight of a module that is replaced whole must be there.
     fn must_have_saved(&self, saved: &BTreeSet<&str>) -> Result<()> {
-        for module in saved {
-            let within = format!("{module}.");
-            for slot in layout(&self.config).iter().filter(|slot| slot.name.starts_with(&within)) {
-                ensure!(
-                    self.replaced.contains_key(&slot.name),
+        for slot in layout(&self.config).iter().filter(|slot| !self.replaced.contains_key(&slot.name)) {
+            let parents = slot.name.match_indices('.').map(|(at, _)| &slot.name[..at]);
+            if let Some(module) = parents.filter(|parent| saved.contains(parent)).next_back() {
+                bail!(
                     "modules_to_save names {module}, and {} lacks {PREFIX}{}",
                     self.folder.join(WEIGHTS).display(),
                     slot.name
@@ -116,34 +116,9 @@ impl AdapterFolder {
         let params = extend_vocabulary(&with_output(params, &self.config)?, &self.config, 0)?;
         let mut reader = Reader::new(&self.stored, self.folder.join(WEIGHTS), device);
         let mut fixed = self.replace(&params, &mut reader)?;
-        let (mut matrices, mut trained) = (Vec::new(), Vec::new());
-        for (module, layer) in &self.targets {
-            let Some(pair) = self.pair(module, *layer, &params, &mut reader)? else { continue };
-            let weight = format!("{module}.weight");
-            if *layer == Layer::Matrix && !self.peft.dora && !self.peft.lora_bias {
-                trained.push((peft_name(&weight, "lora_A"), pair.a));
-                trained.push((peft_name(&weight, "lora_B"), pair.b));
-                matrices.push((weight, pair.scale));
-            } else {
-                self.merge(module, *layer, &pair, &params, &mut reader)?;
-                fixed.get_or_insert(format!("adapters of {module} other than the plain ones of a block's matrix"));
-            }
-        }
-        let found = !matrices.is_empty() || fixed.is_some();
-        ensure!(found, "{} has no adapters of {}", reader.path.display(), self.targets[0].0);
-        let mut rows = Vec::new();
-        for (module, ids) in &self.rows {
-            let (table, name) = (format!("{module}.weight"), rows_name(module));
-            let most = params.get(&table)?.var().dim(0)?;
-            let sound = ids.iter().all(|&id| (id as usize) < most);
-            ensure!(
-                sound,
-                "{name} in {}: the table has {most} rows, fewer than trainable_token_indices names",
-                reader.path.display()
-            );
-            trained.push((name.clone(), reader.take(&name, &[ids.len(), self.config.d_model])?));
-            rows.push((table, ids.clone()));
-        }
+        let mut trained = Vec::new();
+        let matrices = self.take_pairs(&params, &mut reader, &mut trained, &mut fixed)?;
+        let rows = self.take_rows(&params, &mut reader, &mut trained)?;
         reader.must_be_empty()?;
         let mut description = read_json(&self.folder.join(DESCRIPTION))?;
         description["base_model_name_or_path"] = json!(std::path::absolute(&self.base)?);
@@ -151,6 +126,55 @@ impl AdapterFolder {
         let adapters = Adapters::of(&params, Parts { description, matrices, rows, trained, fixed })?;
         adapters.apply(&params)?;
         Ok(Weights::adapted(params, adapters))
+    }
+
+    /// Reads the pairs `A` and `B`. Those of matrices go to `trained`, and the names and scales of the matrices are returned;
+    /// others are merged into `params`, and `fixed` says so.
+    fn take_pairs(
+        &self,
+        params: &Params,
+        reader: &mut Reader,
+        trained: &mut Vec<(String, Tensor)>,
+        fixed: &mut Option<String>,
+    ) -> Result<Vec<(String, f64)>> {
+        let mut matrices = Vec::new();
+        for (module, layer) in &self.targets {
+            let Some(pair) = self.pair(module, *layer, params, reader)? else { continue };
+            let weight = format!("{module}.weight");
+            if *layer == Layer::Matrix && !self.peft.dora && !self.peft.lora_bias {
+                trained.push((peft_name(&weight, "lora_A"), pair.a));
+                trained.push((peft_name(&weight, "lora_B"), pair.b));
+                matrices.push((weight, pair.scale));
+            } else {
+                self.merge(module, *layer, &pair, params, reader)?;
+                fixed.get_or_insert(format!("adapters of {module} other than the plain ones of a block's matrix"));
+            }
+        }
+        let found = !matrices.is_empty() || fixed.is_some();
+        ensure!(found, "{} has no adapters of {}", reader.path.display(), self.targets[0].0);
+        Ok(matrices)
+    }
+
+    /// Reads rows of tables to `trained`; returns the names of the tables and the numbers of the rows.
+    fn take_rows(
+        &self,
+        params: &Params,
+        reader: &mut Reader,
+        trained: &mut Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Vec<u32>)>> {
+        let mut rows = Vec::new();
+        for (module, ids) in &self.rows {
+            let (table, name) = (format!("{module}.weight"), rows_name(module));
+            let most = params.get(&table)?.var().dim(0)?;
+            ensure!(
+                ids.iter().all(|&id| (id as usize) < most),
+                "trainable_token_indices in {} names a row of {module} that it does not have: there are {most}",
+                self.folder.join(DESCRIPTION).display()
+            );
+            trained.push((name.clone(), reader.take(&name, &[ids.len(), self.config.d_model])?));
+            rows.push((table, ids.clone()));
+        }
+        Ok(rows)
     }
 
     /// Puts whole weights into `params`, and says what they are.
@@ -205,6 +229,7 @@ impl AdapterFolder {
             let norms = sum.sqr()?.sum_keepdim(along)?.sqrt()?;
             sum = sum.broadcast_mul(&(lengths / norms)?)?;
         }
+        must_be_finite(module, &sum)?; // a column of zeros has no length to scale
         parameter.set(&sum)?;
         if self.peft.lora_bias {
             ensure!(layer == Layer::Matrix, "lora_bias of {module} is not computed by gptkit: it has no bias itself");

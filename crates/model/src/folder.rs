@@ -132,7 +132,7 @@ pub fn save_description(folder: &Path, config: &ModelConfig, tokenizer: &Tokeniz
     let mut generation = Value::Object(tokenizer.generation().clone());
     for (key, id) in uses {
         description[key] = json!(id);
-        if id.is_some() || generation.get(key).is_none() {
+        if generation.get(key).is_none_or(Value::is_null) {
             generation[key] = json!(id);
         }
     }

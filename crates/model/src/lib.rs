@@ -17,6 +17,9 @@
 //! - [`mod@generate_all`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`likelihood`] how likely continuations are
 //! - [`folder`]   Hugging Face folders, both ways
+//! - [`stored`]   weights on disk, however they are named and laid out
+//! - [`peft`]     what `adapter_config.json` says
+//! - [`adapter_folder`] folders of adapters: what they make of their base
 //! - [`tensor_files`] tensors of safetensors files
 
 mod adapter_folder;

@@ -18,6 +18,7 @@ use ops::Parameter;
 use ops::rng::{Draw, Key, uniform};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -175,12 +176,9 @@ impl Adapters {
             Ok(Rows { table, ids, values })
         });
         let rows = rows.collect::<Result<Vec<Rows>>>()?;
-        for (name, parameter) in params.iter() {
-            let adapted = matrices.iter().any(|m| m.name == name) || rows.iter().any(|r| r.table == name);
-            if !adapted {
-                parameter.freeze();
-            }
-        }
+        let adapted: HashSet<&str> =
+            matrices.iter().map(|m| m.name.as_str()).chain(rows.iter().map(|r| r.table.as_str())).collect();
+        params.iter().filter(|(name, _)| !adapted.contains(name)).for_each(|(_, parameter)| parameter.freeze());
         Ok(Self { description, matrices, rows, trained, fixed })
     }
 
@@ -575,6 +573,13 @@ mod tests {
                 "leave no place for: base_model.model.transformer.h.1.attn.c_attn.lora_A",
             ),
             ("modules_to_save", json!(["wpe"]), "modules_to_save names transformer.wpe, and"),
+            (
+                "modules_to_save",
+                json!([""]),
+                "names transformer.wte, which target_modules or modules_to_save names too",
+            ),
+            ("modules_to_save", json!(vec!["wpe"; 1001]), "it has a list of 1001 patterns"),
+            ("target_modules", json!(vec!["c_attn"; 200_000]), "it has 200001 names and patterns for 46 modules"),
             ("rank_pattern", json!({ "c_attn": 3 }), "say [3, 8]"),
             ("rank_pattern", json!({ "(": 3 }), "in rank_pattern: \"(\" is not a regular expression"),
             ("use_dora", json!(true), "lacks base_model.model.transformer.h.0.attn.c_attn.lora_magnitude_vector"),

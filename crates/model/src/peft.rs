@@ -57,6 +57,10 @@ const WITHOUT_EFFECT: [&str; 14] = [
     "runtime_config",
 ];
 
+/// Most names and patterns in a description, times the modules of its base: a hundred of the largest GPT-3's 2,000 modules
+/// would be 200,000.
+const MOST_COMPARISONS: usize = 5_000_000;
+
 /// Initializations that leave the base's weights as they are when PEFT loads the adapters.
 const INITIALIZATIONS: [&str; 4] = ["gaussian", "eva", "orthogonal", "lora_ga"];
 
@@ -218,6 +222,20 @@ impl PeftConfig {
             layers,
             saved,
         })
+    }
+
+    /// # Errors
+    /// When comparing all names and patterns with `n` modules would take too long.
+    pub(crate) fn must_be_few(&self, n: usize) -> Result<()> {
+        let names = |names: &Option<Names>| match names {
+            Some(Names::Ends(ends)) => ends.len(),
+            _ => 1,
+        };
+        let lists = [self.ranks.len(), self.alphas.len(), self.saved.len(), self.before_layer.len(), self.rows.len()];
+        let all = lists.iter().sum::<usize>() + names(&self.targets) + names(&self.excluded);
+        let few = all.saturating_mul(n) <= MOST_COMPARISONS;
+        ensure!(few, "it has {all} names and patterns for {n} modules, more than are compared");
+        Ok(())
     }
 
     /// Rank of the adapters of `module`.
@@ -393,7 +411,15 @@ fn layers(value: &Value) -> Result<Option<Vec<usize>>> {
     })
 }
 
+/// Most patterns in a list.
+const MOST_PATTERNS: usize = 1000;
+
 fn compile(names: &[String], pattern: impl Fn(&str) -> String) -> Result<Vec<Pattern>> {
+    ensure!(
+        names.len() <= MOST_PATTERNS,
+        "it has a list of {} patterns; at most {MOST_PATTERNS} are read",
+        names.len()
+    );
     names.iter().map(|name| Pattern::new(&pattern(name))).collect()
 }
 
@@ -407,6 +433,7 @@ fn patterns<V: DeserializeOwned, T>(
         Value::Null => Map::new(),
         map => parse(map, key, "a map of names to numbers")?,
     };
+    ensure!(map.len() <= MOST_PATTERNS, "{key} has {} patterns; at most {MOST_PATTERNS} are read", map.len());
     let entry = |(name, value): (&String, &Value)| {
         Pattern::new(name)?; // alone
         let found = read(parse(value, key, "a map of names to numbers")?)?;

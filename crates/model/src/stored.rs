@@ -80,7 +80,7 @@ impl StoredWeights {
     pub(crate) fn read(mut self, config: &ModelConfig, biases_may_lack: bool, device: &Device) -> Result<Params> {
         let wanted = layout(config);
         self.take_output_for_tokens(config);
-        self.must_be_complete(&wanted, biases_may_lack)?;
+        self.must_be_complete(config.n_layer, &wanted, biases_may_lack)?;
         self.must_have_places(&wanted)?;
         let turned = self.are_transposed(&wanted)?;
         let shapes: BTreeMap<&str, &[usize]> = wanted.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();
@@ -108,7 +108,7 @@ impl StoredWeights {
         }
     }
 
-    fn must_be_complete(&self, wanted: &[Slot], biases_may_lack: bool) -> Result<()> {
+    fn must_be_complete(&self, n_layer: usize, wanted: &[Slot], biases_may_lack: bool) -> Result<()> {
         let may_lack = |name: &str| biases_may_lack && name.ends_with(".bias");
         let absent = wanted.iter().map(|slot| slot.name.as_str());
         let absent: Vec<&str> = absent.filter(|name| !self.names.contains_key(*name) && !may_lack(name)).collect();
@@ -116,27 +116,44 @@ impl StoredWeights {
             return Ok(());
         }
         let there: Vec<&str> = self.names.values().map(String::as_str).collect();
-        let biases = wanted.iter().filter(|slot| slot.name.ends_with(".bias")).count();
-        let hint = if absent.len() == biases && absent.iter().all(|name| name.ends_with(".bias")) {
-            "\n  hint: if the model was trained without biases (nanoGPT's bias = False), add \"bias\": false to its config.json, \
-             and biases of zero are used"
-        } else if absent == [OUTPUT] {
-            "\n  hint: config.json says tie_word_embeddings = false; if the output layer has the token embeddings' weights, write \
-             true"
-        } else if there.iter().any(|name| name.ends_with(".qweight")) {
-            "\n  hint: they are quantized, which gptkit does not read; use the model's unquantized weights"
-        } else {
-            ""
-        };
         bail!(
-            "{} lacks {} of {} weights: {}; its files have {}: {}{hint}",
+            "{} lacks {} of {} weights: {}; its files have {}: {}{}",
             self.folder.display(),
             absent.len(),
             wanted.len(),
             some_of(&absent),
             there.len(),
-            some_of(&there)
+            some_of(&there),
+            self.hint(n_layer, wanted, &absent)
         );
+    }
+
+    /// What to do about the weights in `absent`, if that is known.
+    fn hint(&self, n_layer: usize, wanted: &[Slot], absent: &[&str]) -> String {
+        let is_bias = |name: &str| name.ends_with(".bias");
+        let biases = wanted.iter().filter(|slot| is_bias(&slot.name)).count();
+        let layers = self.n_layers();
+        if absent.len() == biases && absent.iter().all(|name| is_bias(name)) {
+            "\n  hint: if the model was trained without biases (nanoGPT's bias = False), add \"bias\": false to its config.json, \
+             and biases of zero are used"
+                .to_owned()
+        } else if absent == [OUTPUT] {
+            "\n  hint: config.json says tie_word_embeddings = false; if the output layer has the token embeddings' weights, write \
+             true"
+                .to_owned()
+        } else if self.names.keys().any(|name| name.ends_with(".qweight")) {
+            "\n  hint: they are quantized, which gptkit does not read; use the model's unquantized weights".to_owned()
+        } else if 0 < layers && layers < n_layer {
+            format!("\n  hint: config.json says n_layer = {n_layer}, and the weights have {layers} layers")
+        } else {
+            String::new()
+        }
+    }
+
+    /// Layers that have weights.
+    fn n_layers(&self) -> usize {
+        let number = |name: &String| name.strip_prefix("transformer.h.")?.split('.').next()?.parse().ok();
+        self.names.keys().filter_map(number).collect::<BTreeSet<usize>>().len()
     }
 
     fn must_have_places(&self, wanted: &[Slot]) -> Result<()> {

@@ -169,7 +169,7 @@ fn sampling(tokens: &Tokens, max_new_tokens: usize) -> Value {
 /// Text where that says it all, else messages.
 fn prompt(messages: &[Message]) -> Value {
     match messages {
-        [Message { role: Role::User, content }] if !looks_like_a_transcript(content) => json!(content),
+        [Message { role: Role::User, content, .. }] if !looks_like_a_transcript(content) => json!(content),
         messages => json!(messages),
     }
 }
@@ -241,7 +241,7 @@ mod tests {
         let export = &summary.exports["human"];
         assert_eq!((export.comparisons, export.ties, export.empty), (2, 1, 1));
         let (shape, found) = read(&folder.path().join("comparisons-human.jsonl"));
-        assert_eq!((shape, found.len()), (Shape::Pair, 2));
+        assert_eq!((shape, found.len()), (Shape::Pair { prompt: "prompt" }, 2));
         assert_eq!((texts(&found[0]), &found[0].places), (vec!["y", "x"], &vec![1, 2]));
         assert_eq!((texts(&found[1]), found[1].prompt[0].content.as_str()), (vec!["x", "y"], human));
         assert_eq!(texts(&read(&folder.path().join("comparisons-rm-1.jsonl")).1[0]), ["x", "y"]);

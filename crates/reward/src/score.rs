@@ -8,6 +8,7 @@ use data::dialogue;
 use data::progress::Progress;
 use data::record::{Bad, Row, read_rows};
 use data::source::OnBadRecord;
+use data::unused::Unused;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -47,9 +48,11 @@ pub fn score(
     progress: &dyn Progress,
     sink: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Counts> {
-    let mut reader = Reader { scorer, wanted, waiting: Vec::new(), counts: Counts::default(), sink };
+    let (waiting, counts, unused) = (Vec::new(), Counts::default(), Unused::default());
+    let mut reader = Reader { scorer, wanted, waiting, counts, unused, sink };
     let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
     reader.write()?;
+    reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);
     Ok(reader.counts)
 }
@@ -68,6 +71,7 @@ struct Reader<'a> {
     wanted: Wanted,
     waiting: Vec<Waiting>,
     counts: Counts,
+    unused: Unused,
     sink: &'a mut dyn FnMut(&str) -> Result<()>,
 }
 
@@ -75,9 +79,13 @@ impl Reader<'_> {
     fn take(&mut self, row: Row) -> Result<()> {
         let compares = self.wanted == Wanted::Ranking || comparison::Shape::of(&row).is_ok();
         let (prompt, completions) = if compares {
-            comparison::Shape::of(&row)?.completions(&row)?
+            let shape = comparison::Shape::of(&row)?;
+            self.unused.take(&row, &shape.fields());
+            shape.completions(&row)?
         } else {
-            let mut dialogues = dialogue::Shape::of(&row)?.dialogues(&row)?;
+            let shape = dialogue::Shape::of(&row)?;
+            self.unused.take(&row, &shape.fields());
+            let mut dialogues = shape.dialogues(&row)?;
             let (Some(mut messages), true) = (dialogues.pop(), dialogues.is_empty()) else {
                 return Err(Bad::new("holds several dialogues; give each a record").into());
             };

@@ -147,7 +147,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     config.dropout.or_none().apply(&mut start.config);
     let template = start.template(config.seed)?;
     let ends = start.ends(&template)?;
-    let weights = start.weights(config.lora.as_ref(), config.seed)?;
+    let weights = start.weights(config.lora.as_ref(), config.seed, sitting.progress)?;
     let Start { config: shape, tokenizer, .. } = start;
     let encoder = Encoder { tokenizer, template, context: shape.context };
     let aside = Scratch::beside(claim.folder())?;

@@ -116,11 +116,16 @@ mod tests {
         let config = serde_json::json!({
             "model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 8, "vocab_size": 8,
         });
+        // A file of weights that has none, and tells itself apart.
+        let weights = |name: &str| {
+            let header = serde_json::json!({ "__metadata__": { "name": name } }).to_string();
+            [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+        };
         let at = |name: &str| {
             let path = folder.path().join(name);
             disk::create_dir(&path).unwrap();
             disk::write(&path.join("config.json"), config.to_string().as_bytes()).unwrap();
-            disk::write(&path.join("model.safetensors"), name.as_bytes()).unwrap();
+            disk::write(&path.join("model.safetensors"), &weights(name)).unwrap();
             path
         };
         let (sft, first, second, rm) = (at("sft"), at("first"), at("second"), at("rm"));
@@ -133,7 +138,7 @@ mod tests {
         assert_eq!(rounds[0].policy.folder, sft);
         assert_eq!(rounds[1].policy.folder, first);
         rounds[1].reward.check("reward model").unwrap();
-        disk::write(&rm.join("model.safetensors"), b"other").unwrap();
+        disk::write(&rm.join("model.safetensors"), &weights("other")).unwrap();
         assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("other weights"));
         std::fs::remove_dir_all(&rm).unwrap();
         assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("is gone"));

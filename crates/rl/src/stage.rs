@@ -83,7 +83,7 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, claim: Claim, sitting
     run.take_in(aside.path(), &FILES)?;
     drop(aside); // nothing of it is left when training is killed
     provenance.save(out)?;
-    let weights = policy.weights(config.policy.lora.as_ref(), config.seed)?;
+    let weights = policy.weights(config.policy.lora.as_ref(), config.seed, sitting.progress)?;
     let ppo = assemble(config, models, weights, None, text, out, sitting)?;
     sitting.progress.note(&format!(
         "{} parameters of the policy are trained · {} episodes an iteration, {} updates · to {}",

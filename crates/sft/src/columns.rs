@@ -172,6 +172,12 @@ impl Columns {
         found.map_err(|e| if on_bad == OnBadRecord::Skip { Bad::new(format!("{e:#}")).into() } else { e })
     }
 
+    /// Names of the columns.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let all = [&self.text].into_iter().chain(&self.text_b).chain(&self.choices).chain(&self.label);
+        all.map(String::as_str).collect()
+    }
+
     /// Whether `row` has the texts.
     pub(crate) fn fit(&self, row: &Row) -> bool {
         [&self.text].into_iter().chain(&self.text_b).chain(&self.choices).all(|name| row.fields.contains_key(name))

@@ -4,7 +4,7 @@ use crate::sources::{Origin, Reading, Sources, Use};
 use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use data::batch::{Batch, IGNORE, Windows, shuffled};
-use data::dialogue::{Message, Role, opening_key, read_dialogues};
+use data::dialogue::{AnswerUse, Message, Role, opening_key, read_dialogues};
 use data::examples::{Examples, ExamplesWriter};
 use data::pack::balance;
 use data::progress::{Progress, Silent, grouped};
@@ -74,6 +74,8 @@ pub struct Counts {
     pub truncated: usize,
     /// Those of them of which nothing to be learned was left.
     pub dropped: usize,
+    /// Dialogues in which no message is to be learned, by the marks of their messages.
+    pub unmarked: usize,
     /// Tokens of the training part whose prediction counts.
     pub trained_tokens: u64,
     /// Its other tokens.
@@ -124,6 +126,10 @@ pub(crate) fn encode_all(
     Ok(encoder.counts)
 }
 
+/// What is wrong with marks where all that is said is learned.
+const NOT_ALL: &str = "has answers that are marked as not learned (weight 0 for instance), and train_on_prompt learns all \
+                       that is said";
+
 /// Writes dialogues as tokens, and counts.
 struct Encoder<'a> {
     config: &'a DialogueConfig,
@@ -136,6 +142,14 @@ struct Encoder<'a> {
 impl Encoder<'_> {
     /// Adds a dialogue to `file`, that of the training part unless it is `held_out`.
     fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
+        let is_marked = messages.iter().any(|message| message.use_of == AnswerUse::Masked);
+        if is_marked && self.config.train_on_prompt {
+            return Err(Bad::new(NOT_ALL).into());
+        }
+        if is_marked && !messages.iter().any(Message::is_learned) {
+            self.counts.unmarked += 1;
+            return Ok(());
+        }
         let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
         let rendered = self.template.segments(messages).map_err(bad)?;
         let tokens = encode(&rendered.segments, self.tokenizer).map_err(bad)?;
@@ -166,12 +180,16 @@ impl Encoder<'_> {
 
 /// Refuses data from which nothing sensible is learned.
 fn check(counts: &Counts, context: usize) -> Result<()> {
-    let Counts { train, truncated, dropped, ends, .. } = *counts;
+    let Counts { train, truncated, dropped, unmarked, ends, .. } = *counts;
     let read = train + counts.val + dropped;
     ensure!(
         read == 0 || truncated < read,
         "all {read} dialogues are longer than the window of {context} tokens: what they answer would be cut off; give a model \
          with a longer context, or shorter dialogues"
+    );
+    ensure!(
+        read > 0 || unmarked == 0,
+        "in none of the {unmarked} dialogues is a message to be learned, by their marks (weight 0 for instance)"
     );
     ensure!(
         train >= 2,
@@ -594,6 +612,10 @@ mod tests {
         assert!(check(&sound, 64).is_ok());
         for (counts, says) in [
             (Counts { train: 1, ..sound.clone() }, "1 dialogue is left to learn from"),
+            (
+                Counts { train: 0, unmarked: 3, ..sound.clone() },
+                "in none of the 3 dialogues is a message to be learned",
+            ),
             (Counts { train: 5, truncated: 5, ..sound.clone() }, "all 5 dialogues are longer than the window of 64"),
             (Counts { ends: 0, ..sound.clone() }, "no dialogue has its end learned"),
         ] {

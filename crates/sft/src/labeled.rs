@@ -9,6 +9,7 @@ use data::progress::{Progress, grouped};
 use data::record::{Bad, Place as At, Row, read_rows};
 use data::source::OnBadRecord;
 use data::tokenizer::{FRAME, Tokenizer};
+use data::unused::Unused;
 use data::world::{Task, Tasks};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -279,7 +280,7 @@ impl Encoder<'_> {
         mut files: [&mut ExamplesWriter; 3],
         progress: &dyn Progress,
     ) -> Result<()> {
-        let (mut n, mut columns) = (0, None);
+        let (mut n, mut columns, mut unused) = (0, None, Unused::default());
         let skipped = rows(reading, self.config, progress, &mut |row| {
             let columns = match &columns {
                 Some(columns) => columns,
@@ -292,6 +293,9 @@ impl Encoder<'_> {
                 )?),
             };
             self.one(&row, columns, (reading, &mut *split), &mut files)?;
+            if reading.origin == Origin::File {
+                unused.take(&row, &columns.names());
+            }
             n += 1;
             Ok(())
         })?;
@@ -308,6 +312,7 @@ impl Encoder<'_> {
             Origin::World { .. } => format!("{}, {parts}", reading.of_world("records")),
             Origin::File => format!("{}: {} records, {parts}", reading.source, grouped(n)),
         });
+        unused.warn(&reading.source, progress);
         skipped.warn(progress);
         if reading.trains() {
             self.columns.get_or_insert(columns);

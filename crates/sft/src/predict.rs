@@ -9,6 +9,7 @@ use data::pack::like_lengths;
 use data::progress::{Progress, grouped};
 use data::record::{Bad, Row, read_rows};
 use data::source::OnBadRecord;
+use data::unused::Unused;
 use data::world::Task;
 use model::folder::ModelFolder;
 use model::{ClassHead, Gpt};
@@ -57,6 +58,7 @@ pub fn predict(
         classifier: &classifier,
         known: columns,
         columns: None,
+        unused: Unused::default(),
         waiting: Vec::new(),
         predicted: Predicted { n: 0, truncated: 0, report: None },
         n_labeled: 0,
@@ -66,6 +68,7 @@ pub fn predict(
     };
     let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
     reader.write()?;
+    reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);
     if reader.n_unknown > 0 {
         progress.warn(&format!(
@@ -92,6 +95,7 @@ struct Reader<'a> {
     known: Columns,
     /// Those of the file, once its first record is there.
     columns: Option<Columns>,
+    unused: Unused,
     waiting: Vec<Waiting>,
     tally: Tally<'a>,
     predicted: Predicted,
@@ -121,6 +125,7 @@ impl Reader<'_> {
             }
         };
         let (sequences, cut) = self.framer.record(task, columns, &row)?;
+        self.unused.take(&row, &columns.names());
         // A label that cannot be read is no reason not to predict it.
         let truth = columns.truth(task, &row).ok().flatten();
         let given = truth.is_some();

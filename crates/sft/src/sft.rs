@@ -128,7 +128,7 @@ pub fn sft(mut config: SftConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     save_ends(out, &ends)?;
     run.take_in(aside.path(), &FILES)?;
     drop(aside); // nothing of it is left when training is killed
-    let weights = start.weights(config.lora.as_ref(), config.seed)?;
+    let weights = start.weights(config.lora.as_ref(), config.seed, sitting.progress)?;
     let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
     let n_params = start.config.n_params();
     sitting.progress.note(&format!(
@@ -282,6 +282,10 @@ fn say(counts: &Counts, progress: &dyn Progress) {
              once the dialogue goes on, for instance without thoughts",
             grouped(rewritten as u64)
         ));
+    }
+    if counts.unmarked > 0 {
+        let n = grouped(counts.unmarked as u64);
+        progress.warn(&format!("{n} dialogues are left out: none of their messages is to be learned, by their marks"));
     }
     if truncated > 0 {
         progress.warn(&format!(

@@ -3,12 +3,13 @@
 use anyhow::{Context, Result};
 use candle_core::Device;
 use model::folder::ModelFolder;
-use model::lora::extend_vocabulary;
+use model::lora::{extend_vocabulary, is_adapter};
 use model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use ::config::{Check, Problems};
+use data::progress::Progress;
 use data::template::Template;
 use data::tokenizer::Tokenizer;
 
@@ -138,12 +139,20 @@ impl Start {
         Ok(mark.into_iter().chain(others).collect())
     }
 
-    /// What is trained: all, or adapters of the size `lora`.
+    /// What is trained: all, or adapters of the size `lora`. Warns `progress` of adapters on adapters, which PEFT does not
+    /// load.
     ///
     /// # Errors
     /// When the adapters cannot be made.
-    pub fn weights(&self, lora: Option<&LoraConfig>, seed: u64) -> Result<Weights> {
+    pub fn weights(&self, lora: Option<&LoraConfig>, seed: u64, progress: &dyn Progress) -> Result<Weights> {
         let Some(lora) = lora else { return Ok(self.params.clone().into()) };
+        if is_adapter(&self.folder) {
+            progress.warn(&format!(
+                "{} is a folder of adapters: gptkit reads the new adapters on top of them, but PEFT would load the new ones alone; \
+                 start from the model that `gptkit merge` makes of them if PEFT is to read the result",
+                self.folder.display()
+            ));
+        }
         let adapters = Adapters::new(lora, &self.config, &self.params, &self.folder, &self.new_tokens, seed)?;
         Ok(Weights::adapted(self.params.clone(), adapters))
     }

@@ -20,6 +20,7 @@ use data::progress::{Progress, grouped};
 use data::source::DataConfig;
 use data::tokenizer::{Tokenizer, TokenizerConfig};
 use model::folder::{load_config, load_model};
+use model::lora::extend_vocabulary;
 use model::{Kind, ModelConfig, Params, Predictor, predictor};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -85,6 +86,9 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, s
         None => None,
     };
     let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
+    if params.is_some() {
+        add_rows(&mut config.model, &prepared.tokenizer)?;
+    }
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), sitting.progress)?;
     let text = Text::new(&config, &prepared)?;
     config.train.check_validation(!text.validation.is_empty())?;
@@ -92,7 +96,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, s
     must_fit(&config.model, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
-        Some(params) => params,
+        Some(params) => extend_vocabulary(&params, &config.model, config.seed)?,
         None => Params::init(&config.model, config.seed, sitting.device)?,
     };
     sitting.progress.note(&format!(
@@ -121,6 +125,7 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
     if let Some(folder) = init {
         config.model = load_config(folder)?;
         config.tokenizer = TokenizerConfig::load_from(folder);
+        add_rows(&mut config.model, &Tokenizer::load(folder)?)?;
     }
     if config.model.vocab_size == 0 {
         let entries = match (&config.tokenizer.path, config.tokenizer.vocab_size) {
@@ -316,6 +321,13 @@ fn go_on(
     let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, sitting)?;
     run.draw()?;
     Ok(Outcome { folder: run.folder().to_owned(), summary })
+}
+
+/// Rows for special tokens that the tokenizer of a model folder has and its model lacks.
+fn add_rows(model: &mut ModelConfig, tokenizer: &Tokenizer) -> Result<()> {
+    tokenizer.must_fit(model.vocab_size)?;
+    model.vocab_size = model.vocab_size.max(rows_of_vocabulary(model.kind, tokenizer.vocab_size()));
+    Ok(())
 }
 
 /// The model has as many tokens as the tokenizer, and a masked one the mask token besides, where the configuration leaves it

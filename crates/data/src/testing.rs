@@ -1,0 +1,29 @@
+//! Helpers of this crate's tests.
+
+use crate::progress::{Progress, Silent, Task, Unit};
+use std::sync::Mutex;
+
+/// Keeps the warnings that it is told.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Heard {
+    /// All warnings so far.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap().clone()
+    }
+}
+
+impl Progress for Heard {
+    fn note(&self, _: &str) {}
+
+    fn warn(&self, line: &str) {
+        self.warnings.lock().unwrap().push(line.to_owned());
+    }
+
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+        Silent.task(label, total, unit)
+    }
+}
