@@ -88,7 +88,7 @@ def spread(model, seed):
 
 
 def language_model(folder, kind, size, ids):
-    options = {"vocab_size": size, "n_positions": CONTEXT, "n_embd": 16, "n_layer": 1, "n_head": 2, **ids}
+    options = {"vocab_size": size, "n_positions": CONTEXT, "n_embd": 8, "n_layer": 1, "n_head": 2, **ids}
     made = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**options)) if kind == "words" else GPT2LMHeadModel(GPT2Config(**options))
     spread(made, 5).save_pretrained(folder)
 
@@ -139,7 +139,7 @@ def reward(out, which):
     save(folder, tokenizer, {**config, "pad_token": pad} if pad else config)
     end = tokenizer.token_to_id("<|endoftext|>")
     made = GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=tokenizer.get_vocab_size(), n_positions=48, n_embd=16, n_layer=1, n_head=2, bos_token_id=end,
+        vocab_size=tokenizer.get_vocab_size(), n_positions=48, n_embd=8, n_layer=1, n_head=2, bos_token_id=end,
         eos_token_id=end, pad_token_id=tokenizer.token_to_id(pad) if pad else None, num_labels=1))
     spread(made, 6).save_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()

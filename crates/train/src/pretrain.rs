@@ -181,7 +181,7 @@ fn warn_of_data(config: &PretrainConfig, prepared: &Prepared, text: &Text, progr
     let n_steps = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch()).n_steps();
     if let Some(every) = config.train.eval_every.filter(|&every| every > n_steps && !text.validation.is_empty()) {
         progress.warn(&format!(
-            "train.eval_every = {every} is longer than the run of {n_steps} steps: it is validated, and saved, at its end only"
+            "train.eval_every = {every} is longer than the run of {n_steps} steps: it is validated at its end only"
         ));
     }
 }
