@@ -44,6 +44,9 @@ pub(crate) enum Class {
     Other,
 }
 
+/// The use of a special token, and the token.
+type Named = (String, AddedToken);
+
 /// Chat templates by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Templates {
@@ -60,7 +63,7 @@ pub(crate) struct Templates {
 pub(crate) struct FolderTokens {
     pub(crate) class: Class,
     /// By use: `bos_token` and so on, then the tokenizer's own such as `image_token`.
-    named: Vec<(String, AddedToken)>,
+    named: Vec<Named>,
     /// Special tokens without a use.
     extra: Vec<AddedToken>,
     /// Added tokens, in the order of their ids.
@@ -343,7 +346,7 @@ fn special(
     config: &Map<String, Value>,
     class: Class,
     listed: &BTreeMap<u32, AddedToken>,
-) -> Result<(Vec<(String, AddedToken)>, Vec<AddedToken>)> {
+) -> Result<(Vec<Named>, Vec<AddedToken>)> {
     let known = |value: &Value| -> Result<AddedToken> {
         let own = token(value, true)?;
         Ok(listed.values().find(|token| **token == own).cloned().map_or(own, |token| token.special(true)))

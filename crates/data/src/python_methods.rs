@@ -48,9 +48,7 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     Ok(match name {
         "casefold" => none().map(|()| text.to_lowercase().into())?,
         "swapcase" => none().map(|()| text.chars().flat_map(swapped).collect::<String>().into())?,
-        "isdecimal" => {
-            none().map(|()| all(text, |c| c.is_ascii_digit() || c.is_numeric() && c.to_digit(10).is_some()).into())?
-        }
+        "isdecimal" => none().map(|()| all(text, |c| c.is_ascii_digit()).into())?,
         "isprintable" => none().map(|()| text.chars().all(|c| !c.is_control()).into())?,
         "isidentifier" => none().map(|()| is_identifier(text).into())?,
         "istitle" => none().map(|()| is_title(text).into())?,
