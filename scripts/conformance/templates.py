@@ -176,7 +176,7 @@ FAMILIES = [
     ("marked answers", MARKED, TALK),
     ("parts of content", "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}{{ part.get('text', '') }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}", UNICODE),
     ("reversed search", "{%- set last = namespace(i=-1) -%}{%- for m in messages[::-1] -%}{%- if m.role == 'user' and last.i < 0 -%}{%- set last.i = messages | length - 1 - loop.index0 -%}{%- endif -%}{%- endfor -%}{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}", TALK),
-    ("percent and join", "{% for m in messages %}{{ '<%s>%s</%s>' % (m.role, m.content, m.role) }}{% endfor %}{{ ['', ''] | join('|') }}", TALK),
+    ("percent and join", "{{ ['[', ']'] | join('|') }}{% for m in messages %}{{ '<%s>%s</%s>' % (m.role, m.content, m.role) }}{% endfor %}", TALK),
     ("ordered signs", "{%- set sign = {'user': '<|u|>', 'assistant': '<|a|>', 'system': '<|s|>'} -%}{% for m in messages %}{{ sign[m.role] }}{{ m.content }}{{ '<|e|>' if m.role == 'assistant' }}{% endfor %}{{ sign['assistant'] if add_generation_prompt }}", GUIDED),
 ]
 

@@ -297,7 +297,7 @@ pub(crate) fn continued(
         if !are_whole && !begins(turns_of(&whole), turns_of(&prompt)) {
             return Err(Bad::new(format!("{name} is a dialogue that does not begin with the prompt")));
         }
-        // A system message that says nothing is none.
+        // An empty system message counts as no system message.
         dialogues.push(checked(whole).map_err(|bad| if said.len() > 1 { bad.within(name) } else { bad })?);
     }
     let Some(first) = dialogues.first() else { return Ok((prompt, dialogues)) };

@@ -5,7 +5,7 @@ use crate::tokenizer::Tokenizer;
 use anyhow::Result;
 use serde_json::Value;
 
-/// What a decoder may still change of the text that it has given so far.
+/// The part of the decoded text that a decoder may still change when more tokens come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Unsettled {
     /// A run of byte tokens (`<0xE3>`): one that is no UTF-8 becomes U+FFFD as a whole.

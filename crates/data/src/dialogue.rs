@@ -119,7 +119,7 @@ pub enum Shape {
         list: &'static str,
         /// Who speaks; where an object holds a question and its answer, the question.
         role: &'static str,
-        /// What is said; likewise the answer.
+        /// The text; where an object holds a question and its answer, the answer.
         content: &'static str,
     },
     /// A question and its answer, each text or messages.
@@ -521,7 +521,7 @@ mod tests {
         let marked = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "weight": 0},
             {"role": "user", "content": "again"}, {"role": "assistant", "content": "a", "weight": 1}]}"#;
         assert_eq!(learned(marked), [false, false, false, true]);
-        // Of a prompt and its completion, the completion alone.
+        // In prompt-completion records, only the completion is learned.
         let prompt = r#"{"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"},
             {"role": "user", "content": "r"}], "completion": [{"role": "assistant", "content": "a"}]}"#;
         assert_eq!(learned(prompt), [false, false, false, true]);

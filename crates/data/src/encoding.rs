@@ -1,8 +1,8 @@
-//! What the first bytes of a file say that it holds: UTF-8, UTF-16, which is decoded, or no text at all.
+//! The encoding of a file, told from its first bytes: UTF-8, UTF-16 (which is decoded), or no text at all.
 
 use std::io::{BufRead, Error, Read};
 
-/// What a file holds, by its first bytes.
+/// The encoding of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// UTF-8, as far as can be told.
@@ -37,7 +37,7 @@ impl Encoding {
         }
     }
 
-    /// What is to be said of a file of this encoding, if anything.
+    /// A warning for files of this encoding, if there is one.
     pub(crate) fn notice(self) -> Option<&'static str> {
         match self {
             Self::Utf16 { marked: true, .. } => Some("text in UTF-16, which is decoded"),

@@ -58,7 +58,7 @@ pub(crate) struct Templates {
     pub(crate) others: BTreeMap<String, String>,
 }
 
-/// What a folder says of its special tokens; of no folder by default.
+/// The special tokens and templates of a folder; empty by default.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FolderTokens {
     pub(crate) class: Class,
@@ -82,7 +82,7 @@ pub(crate) struct FolderTokens {
 }
 
 impl FolderTokens {
-    /// What the files in `folder` say; nothing where there are none.
+    /// Reads the files in `folder`; the result is empty where there are none.
     ///
     /// # Errors
     /// When one cannot be read or is no JSON, or a token in it is no text.
@@ -119,7 +119,7 @@ impl FolderTokens {
         })
     }
 
-    /// What a tokenizer keeps of it that has the tokens for which `is_token` holds.
+    /// The settings that a tokenizer keeps; named tokens for which `is_token` fails are left out.
     pub(crate) fn settings(self, is_token: impl Fn(&str) -> bool) -> TextSettings {
         let names = self.named.into_iter().map(|(name, token)| (name, token.content));
         TextSettings {

@@ -61,7 +61,7 @@ fn pair_keys(fields: &Map<String, Value>) -> Option<[&'static str; 2]> {
 /// The messages in the list under `key`.
 ///
 /// # Errors
-/// When there is none, or one of them cannot be read.
+/// When the column is missing, or one of the messages cannot be read.
 pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
     match row.fields.get(key) {
         Some(value) => messages_of(value, key),

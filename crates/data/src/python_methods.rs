@@ -30,7 +30,7 @@ pub(crate) const METHODS: [&str; 19] = [
 /// The method `name` of `value`: one of those here, else one of minijinja-contrib.
 ///
 /// # Errors
-/// When there is none, or the arguments are others than Python's.
+/// When the method is unknown, or its arguments differ from Python's.
 pub(crate) fn call(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if METHODS.contains(&name) {
         match (value.as_str(), value.kind(), name) {

@@ -219,7 +219,8 @@ fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, T
     let mut start = Start::load(init, sitting.device)?;
     config.dropout.apply(&mut start.config);
     let template = start.template(config.seed)?;
-    if template.is_endless()? {
+    // What the template refuses is said of the records.
+    if matches!(template.is_endless(), Ok(true)) {
         sitting.progress.warn(&format!(
             "the chat template of {} writes nothing after an answer, so that the model will not learn where to stop",
             init.display()
