@@ -304,7 +304,8 @@ def check(gptkit, report):
             expected = list(fast.apply_chat_template(messages, return_dict=True)["input_ids"])
             try:
                 shown = gptkit.run("inspect", "--config", "sft-small", "--init", folder / "model", "--data",
-                                   folder / "in.jsonl", "--set", "pretraining.share=0", "--rows", 1, "--json")
+                                   folder / "in.jsonl", "--set", "pretraining.share=0", "--set", "data.val_fraction=0", "--rows", 1,
+                                   "--json")
                 ids = json.loads(shown.decode().splitlines()[0])["ids"][: len(expected)]
                 report.line(ids == expected, "template", name if ids == expected else f"{name}: {ids}, not {expected}")
             except RuntimeError as error:

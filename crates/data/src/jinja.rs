@@ -43,7 +43,7 @@ pub fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("cycler", minijinja_contrib::globals::cycler);
     environment.add_filter("wordcount", minijinja_contrib::filters::wordcount);
-    environment.add_filter("truncate", minijinja_contrib::filters::truncate);
+    environment.add_filter("truncate", python::truncate);
     environment.add_filter("center", |state: &mut State, text: String, width: Option<usize>| {
         python_methods::call(state, &Value::from(text), "center", &[Value::from(width.unwrap_or(80))])
     });

@@ -86,27 +86,51 @@ fn float(x: f64) -> String {
     }
 }
 
-/// The filter `tojson` as transformers has it: `json.dumps` without ASCII escapes.
-///
-/// # Errors
-/// When a value has no form in JSON, or an argument is of another type.
-pub(crate) fn to_json(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+/// The values of the parameters `names`, which are given by place or by name; undefined where one is not given.
+fn values_of<const N: usize>(arguments: Rest<ValueOrKwargs>, names: [&str; N]) -> Result<[Value; N], Error> {
     let arguments = arguments.into_values();
     let (places, named): (&[Value], Kwargs) = match arguments.split_last() {
         Some((last, places)) if last.is_kwargs() => (places, last.clone().try_into()?),
         _ => (&arguments, std::iter::empty::<(&str, Value)>().collect()),
     };
-    let argument = |place: usize, name: &str| -> Result<Value, Error> {
-        match places.get(place) {
-            Some(value) => Ok(value.clone()),
-            None => Ok(named.get::<Option<Value>>(name)?.unwrap_or_default()),
-        }
-    };
-    let ensure_ascii = argument(0, "ensure_ascii")?.is_true();
-    let indent = argument(1, "indent")?;
-    let separators = argument(2, "separators")?;
-    let sort_keys = argument(3, "sort_keys")?.is_true();
+    if places.len() > N {
+        return Err(ErrorKind::TooManyArguments.into());
+    }
+    let mut values = std::array::from_fn(|i| places.get(i).cloned().unwrap_or_default());
+    for (value, name) in values.iter_mut().zip(names).skip(places.len()) {
+        *value = named.get::<Option<Value>>(name)?.unwrap_or_default();
+    }
     named.assert_all_used()?;
+    Ok(values)
+}
+
+/// The filter `truncate` as Jinja2 has it: text of more than `length` and `leeway` characters is cut, at a word unless
+/// `killwords`, and `end` follows.
+///
+/// # Errors
+/// When an argument is of another type.
+pub(crate) fn truncate(text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let [length, killwords, end, leeway] = values_of(arguments, ["length", "killwords", "end", "leeway"])?;
+    let number = |value: Value, usual: usize| if value.is_undefined() { Ok(usual) } else { value.try_into() };
+    let (length, leeway) = (number(length, 255)?, number(leeway, 5)?);
+    let end = end.as_str().unwrap_or("...");
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.to_owned());
+    }
+    let kept: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
+    let kept =
+        if killwords.is_true() { &kept } else { kept.rsplit_once(' ').map_or(kept.as_str(), |(before, _)| before) };
+    Ok(format!("{kept}{end}"))
+}
+
+/// The filter `tojson` as transformers has it: `json.dumps` without ASCII escapes.
+///
+/// # Errors
+/// When a value has no form in JSON, or an argument is of another type.
+pub(crate) fn to_json(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let [ensure_ascii, indent, separators, sort_keys] =
+        values_of(arguments, ["ensure_ascii", "indent", "separators", "sort_keys"])?;
+    let (ensure_ascii, sort_keys) = (ensure_ascii.is_true(), sort_keys.is_true());
     let indent = match (indent.as_str(), indent.as_i64()) {
         (Some(text), _) => Some(text.to_owned()),
         (None, Some(n)) => Some(" ".repeat(usize::try_from(n).unwrap_or(0))),
