@@ -14,7 +14,6 @@ import json
 import pathlib
 import shutil
 import sys
-import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import tiny
@@ -231,17 +230,5 @@ def made(out):
     return rows
 
 
-def main():
-    out = pathlib.Path(sys.argv[1])
-    warnings.simplefilter("ignore")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    rows = made(out / "adapters")
-    versions = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, peft)}
-    text = ",\n".join(json.dumps(row) for row in rows)
-    (out / "adapters.json").write_text(f'{{"made_with": {json.dumps(versions)}, "rows": [\n{text}\n]}}\n')
-    print(f"{len(rows)} rows")
-
-
 if __name__ == "__main__":
-    main()
+    tiny.write_rows("adapters", made, (torch, transformers, tokenizers, peft))

@@ -2,9 +2,12 @@
 import json
 import os
 import pathlib
+import sys
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
@@ -50,6 +53,19 @@ def gpt1(seed=1, **config):
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**{**usual, **config}))
     randomize(model.named_parameters(), seed)
     return model.eval()
+
+
+def write_rows(kind, made, modules):
+    """The main program of a script: writes what `made` makes to the folder that the command line names."""
+    out = pathlib.Path(sys.argv[1])
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    rows = made(out / kind)
+    versions = {module.__name__: module.__version__ for module in modules}
+    text = ",\n".join(json.dumps(row) for row in rows)
+    (out / f"{kind}.json").write_text(f'{{"made_with": {json.dumps(versions)}, "rows": [\n{text}\n]}}\n')
+    print(f"{len(rows)} rows")
 
 
 @torch.no_grad()

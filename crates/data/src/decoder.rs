@@ -197,9 +197,9 @@ fn whole_characters(pending: &mut Vec<u8>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tokenizer;
     use proptest::prelude::*;
     use serde_json::json;
-    use std::path::Path;
 
     /// Tokenizers of many kinds, made by scripts/conformance/tokenizer_kinds.py.
     const KINDS: [&str; 9] = [
@@ -213,11 +213,6 @@ mod tests {
         "ctc",
         "late-replace",
     ];
-
-    fn tokenizer(kind: &str) -> Tokenizer {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
-        Tokenizer::load(&folder.join(kind)).unwrap()
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]

@@ -191,7 +191,7 @@ impl FolderTokens {
     }
 }
 
-/// What a tokenizer carries beside its vocabulary: what [`FolderTokens`] read, to be written again.
+/// The settings that a tokenizer keeps beside its vocabulary, as [`FolderTokens`] read them, and writes when it is saved.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TextSettings {
     /// Texts of special tokens, by use.

@@ -37,7 +37,7 @@ impl Form {
     /// The same, whose template sees today's date.
     ///
     /// # Errors
-    /// When the day that it is to see is none.
+    /// When `SOURCE_DATE_EPOCH` is set and is not a valid time.
     pub fn with_today(self) -> Result<Self> {
         Ok(match self {
             Self::Template { template, end_of_turn } => {

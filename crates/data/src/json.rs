@@ -64,7 +64,7 @@ fn escape(rest: &[u8]) -> (usize, Option<&'static str>) {
     }
 }
 
-/// Bytes of the number at the start of `rest`, and what takes its place when it is none in JSON.
+/// Length in bytes of the number at the start of `rest`, and its replacement when JSON has no such number.
 fn not_finite(rest: &[u8]) -> (usize, Option<&'static str>) {
     let word = ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| rest.starts_with(word.as_bytes()));
     word.map_or((1, None), |word| (word.len(), Some("null")))
@@ -105,7 +105,7 @@ pub(crate) fn elements(path: &Path, mut input: impl BufRead, sink: LineSink) -> 
 /// Where a list of all values is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum List {
-    /// There is none yet.
+    /// The list has not begun.
     None,
     Open,
     Closed,

@@ -42,7 +42,7 @@ fn first<'a>(fields: &Map<String, Value>, names: &[&'a str]) -> Option<&'a str> 
     names.iter().find(has).or_else(|| names.iter().find(|name| fields.contains_key(**name))).copied()
 }
 
-/// What the messages of `list` call who speaks and what is said, or the question and its answer.
+/// Names of the two fields that the messages of `list` use: role and content, or question and answer.
 pub(crate) fn keys_of_messages(list: &Value) -> [&'static str; 2] {
     let Some(Value::Object(fields)) = list.get(0) else { return ["role", "content"] };
     match (first(fields, &ROLES), pair_keys(fields)) {
@@ -153,7 +153,7 @@ fn part_of<'a>(name: &str, index: usize, part: &'a Value) -> Result<&'a str, Bad
     }
 }
 
-/// What the marks among `fields` say of an answer.
+/// Whether an answer is learned, by the marks among `fields`.
 fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, Bad> {
     let given = |name: &&str| fields.get(*name).is_some_and(|value| !value.is_null());
     if let Some(name) = UNCLEAR_MARKS.into_iter().find(given) {

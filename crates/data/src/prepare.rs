@@ -59,7 +59,7 @@ pub fn prepare(
     }
     let mut places = places(data)?;
     let mut loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
-    // What a folder says of special tokens and templates is not part of the shards.
+    // Shards do not hold the uses of special tokens and the templates that a tokenizer's folder names.
     let with_loaded = |prepared: Prepared, loaded: Option<Tokenizer>| match loaded {
         Some(tokenizer) => Prepared { tokenizer, ..prepared },
         None => prepared,

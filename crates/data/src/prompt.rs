@@ -28,7 +28,7 @@ pub struct Prompt {
 /// # Errors
 /// When it holds none, or something is wrong with what is said.
 pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
-    // What is only read has no marks.
+    // The marks of answers do not matter here: nothing of a prompt is learned.
     Ok(prompts_of(row)?.into_iter().map(|messages| with_answers(messages, AnswerUse::Learned)).collect())
 }
 

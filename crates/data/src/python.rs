@@ -264,7 +264,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
     }
 }
 
-/// `time.strftime(format)`; nothing where `format` is none.
+/// `time.strftime(format)`; `None` where `format` is invalid.
 pub(crate) fn strftime(time: &DateTime<Local>, format: &str) -> Option<String> {
     let items: Vec<Item> = StrftimeItems::new(format).collect();
     (!items.contains(&Item::Error)).then(|| time.format_with_items(items.into_iter()).to_string())

@@ -1,6 +1,6 @@
 //! Records from files: JSON, JSONL, CSV, TSV and Parquet → rows that know their file and line.
 //!
-//! What a file holds, its name says: `.jsonl` or `.ndjson` has an object a line; `.json` a list of objects, or objects one
+//! The ending of a file's name gives its format: `.jsonl` or `.ndjson` has an object a line; `.json` a list of objects, or objects one
 //! after the other, and so has a `.jsonl` that begins like that; `.csv` a header and fields that may be quoted (RFC 4180);
 //! `.tsv` a header and fields between tabs, in which a quote is a quote, as in GLUE's files; each of them may end in `.gz` or
 //! `.zst`. `.parquet` is read a row group after the other. Fields of CSV and TSV are text.
@@ -147,7 +147,7 @@ impl Row {
         self.fields.get(key).ok_or_else(|| self.lacks(key))
     }
 
-    /// What is wrong with a record that has no `key`.
+    /// The error for a record that has no `key`.
     pub(crate) fn lacks(&self, key: &str) -> Bad {
         Bad::lacking(key, &self.fields)
     }
@@ -266,8 +266,8 @@ pub fn read_rows(
     Ok(skipped)
 }
 
-/// The same for a file that holds records as `format` says: `count` is told of its bytes, `remarks` are added to, and where
-/// the format can do so, no more than the columns `wanted` are read, if it has one of them.
+/// Reads the records of a file in the given `format`. `count` gets the number of bytes read, and warnings are added to
+/// `remarks`. Where the format allows it, only the columns `wanted` are read, if the file has one of them.
 pub(crate) fn read_file(
     path: &Path,
     format: Format,

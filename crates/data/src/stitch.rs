@@ -279,8 +279,8 @@ fn head(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tokenizer;
     use proptest::prelude::*;
-    use std::path::Path;
 
     /// Tokenizers of many kinds, made by scripts/conformance/tokenizer_kinds.py.
     const KINDS: [&str; 10] = [
@@ -295,11 +295,6 @@ mod tests {
         "added-tokens",
         "fixed-length",
     ];
-
-    fn tokenizer(kind: &str) -> Tokenizer {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
-        Tokenizer::load(&folder.join(kind)).unwrap()
-    }
 
     /// The parts of a document that comes in `pieces`.
     fn parts(tokenizer: &Tokenizer, pieces: &[&str]) -> Vec<Part> {

@@ -1,7 +1,15 @@
 //! Helpers of this crate's tests.
 
 use crate::progress::{Progress, Silent, Task, Unit};
+use crate::tokenizer::Tokenizer;
+use std::path::Path;
 use std::sync::Mutex;
+
+/// The tokenizer `kind` of those that scripts/conformance/tokenizer_kinds.py made.
+pub(crate) fn tokenizer(kind: &str) -> Tokenizer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
+    Tokenizer::load(&folder.join(kind)).unwrap()
+}
 
 /// Keeps the warnings that it is told.
 #[derive(Debug, Default)]

@@ -359,7 +359,7 @@ pub(crate) fn not_utf8(e: &std::str::Utf8Error) -> String {
     format!("byte {} is not UTF-8", e.valid_up_to() + 1)
 }
 
-/// What is wrong with a record that begins in `line` and is not the JSON it should be.
+/// The error for a record that begins in `line` and is not valid JSON.
 pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
     if e.is_data() && e.to_string().starts_with(NO_COLUMN) {
         // The end of the record is no place of what it lacks.
@@ -401,7 +401,7 @@ const INSTEAD: &str = "content";
 /// How [`no_column`] begins.
 const NO_COLUMN: &str = "no \"";
 
-/// What is wrong with a record that has no column `key` but `others`.
+/// The error for a record that has the columns `others` and lacks `key`.
 fn no_column(key: &str, others: &str) -> String {
     format!("{NO_COLUMN}{key}\"; the record has {others}; --text-column names the column of the text")
 }

@@ -329,12 +329,6 @@ impl Tokenizer {
         self.token_id(self.special_token("pad_token")?)
     }
 
-    /// Sets the special token for the use `name`, which the vocabulary has.
-    pub fn name_token(&mut self, name: &str, token: &str) {
-        self.settings.names.retain(|(own, _)| own != name);
-        self.settings.names.push((name.to_owned(), token.to_owned()));
-    }
-
     /// What the folder's `generation_config.json` says; empty where there is none.
     pub fn generation(&self) -> &Map<String, Value> {
         &self.settings.generation
