@@ -3,8 +3,8 @@
 
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
-use model::folder::{load_model, save_description, save_weights};
-use model::{Kind, ModelConfig, Params};
+use gptkit_model::folder::{load_model, save_description, save_weights};
+use gptkit_model::{Kind, ModelConfig, Params};
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -27,7 +27,7 @@ static BASE: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         n_inner: None,
         tie_word_embeddings: true,
     };
-    let tokenizer = data::tokenizer::Tokenizer::of_characters(&['a', 'b'].into()).unwrap();
+    let tokenizer = gptkit_data::tokenizer::Tokenizer::of_characters(&['a', 'b'].into()).unwrap();
     save_description(folder.path(), &config, &tokenizer).unwrap();
     save_weights(folder.path(), &Params::init(&config, 1, &Device::Cpu).unwrap()).unwrap();
     folder

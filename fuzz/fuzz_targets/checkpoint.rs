@@ -1,11 +1,11 @@
 //! Any state under a right seal is read or refused, and so is any seal.
 #![no_main]
 
-use data::disk;
-use data::progress::Silent;
+use gptkit_data::disk;
+use gptkit_data::progress::Silent;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
-use train::checkpoint;
+use gptkit_train::checkpoint;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&which, bytes)) = bytes.split_first() else { return };

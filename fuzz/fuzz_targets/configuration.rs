@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use train::PretrainConfig;
+use gptkit_train::PretrainConfig;
 
 fuzz_target!(|text: &str| {
-    match config::load::<PretrainConfig>("fuzz.toml", text, &[]) {
-        Ok(config) => assert!(config::resolved(&config).is_ok()),
+    match gptkit_config::load::<PretrainConfig>("fuzz.toml", text, &[]) {
+        Ok(config) => assert!(gptkit_config::resolved(&config).is_ok()),
         Err(problems) => assert!(!problems.to_string().is_empty()),
     }
 });

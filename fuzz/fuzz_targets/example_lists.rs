@@ -1,7 +1,7 @@
 //! Any bytes, and any under a right hash, are examples or refused.
 #![no_main]
 
-use data::examples::Examples;
+use gptkit_data::examples::Examples;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 

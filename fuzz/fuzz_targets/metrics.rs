@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::fs;
-use train::curves::{Curves, svg};
-use train::run::{Run, locked};
+use gptkit_train::curves::{Curves, svg};
+use gptkit_train::run::{Run, locked};
 
 fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().unwrap();

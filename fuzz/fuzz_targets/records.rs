@@ -1,11 +1,11 @@
 //! Any bytes are records, and records any dialogues, comparisons or prompts, or refused, in each of the forms.
 #![no_main]
 
-use data::comparison::read_comparisons;
-use data::dialogue::{Role, read_dialogues};
-use data::progress::Silent;
-use data::prompt::read_prompts;
-use data::source::OnBadRecord;
+use gptkit_data::comparison::read_comparisons;
+use gptkit_data::dialogue::{Role, read_dialogues};
+use gptkit_data::progress::Silent;
+use gptkit_data::prompt::read_prompts;
+use gptkit_data::source::OnBadRecord;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 
@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = read_comparisons(&path, OnBadRecord::Skip, &Silent, &mut |comparison| {
         assert!(comparison.prompt.last().unwrap().role == Role::User);
         assert_eq!(comparison.completions.len(), comparison.places.len());
-        let begins_with_an_answer = |turns: &Vec<data::dialogue::Message>| turns[0].role == Role::Assistant;
+        let begins_with_an_answer = |turns: &Vec<gptkit_data::dialogue::Message>| turns[0].role == Role::Assistant;
         assert!(comparison.completions.iter().all(begins_with_an_answer));
         Ok(())
     });

@@ -1,8 +1,8 @@
 //! Any manifest beside a small token file opens and gives windows, or is refused.
 #![no_main]
 
-use data::batch::Windows;
-use data::shard::{Corpus, Manifest};
+use gptkit_data::batch::Windows;
+use gptkit_data::shard::{Corpus, Manifest};
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::Arc;

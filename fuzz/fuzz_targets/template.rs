@@ -1,8 +1,8 @@
 //! Any chat template renders any dialogue, or is refused, with a bounded amount of work and memory.
 #![no_main]
 
-use data::dialogue::{Message, Role};
-use data::template::Template;
+use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::template::Template;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|parts: (&str, &str)| {

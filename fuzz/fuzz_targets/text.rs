@@ -1,10 +1,10 @@
 //! Any file of records or text becomes shards, or is refused with its line.
 #![no_main]
 
-use data::prepare::prepare;
-use data::progress::Silent;
-use data::source::{DataConfig, OnBadRecord, SourceConfig};
-use data::tokenizer::{TokenizerConfig, TokenizerKind};
+use gptkit_data::prepare::prepare;
+use gptkit_data::progress::Silent;
+use gptkit_data::source::{DataConfig, OnBadRecord, SourceConfig};
+use gptkit_data::tokenizer::{TokenizerConfig, TokenizerKind};
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! Any pair of GPT-2's tokenizer files is a tokenizer that gives text back, or is refused.
 #![no_main]
 
-use data::tokenizer::Tokenizer;
+use gptkit_data::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 

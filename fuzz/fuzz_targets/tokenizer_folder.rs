@@ -1,9 +1,9 @@
 //! Any `tokenizer.json` and `tokenizer_config.json` make a tokenizer that encodes and decodes text, or are refused.
 #![no_main]
 
-use data::prepare::Piece;
-use data::stitch::Stitcher;
-use data::tokenizer::Tokenizer;
+use gptkit_data::prepare::Piece;
+use gptkit_data::stitch::Stitcher;
+use gptkit_data::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 

@@ -1,12 +1,12 @@
 //! Records in the forms that other programs write them.
 
 use super::{none_differ, rows};
-use data::comparison::{self, read_comparisons};
-use data::dialogue::{Message, read_dialogues};
-use data::progress::{Progress, Silent, Task, Unit};
-use data::prompt::read_prompts;
-use data::record::read_rows;
-use data::source::OnBadRecord;
+use gptkit_data::comparison::{self, read_comparisons};
+use gptkit_data::dialogue::{Message, read_dialogues};
+use gptkit_data::progress::{Progress, Silent, Task, Unit};
+use gptkit_data::prompt::read_prompts;
+use gptkit_data::record::read_rows;
+use gptkit_data::source::OnBadRecord;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Mutex;

@@ -1,9 +1,9 @@
 //! Chat templates: the text that transformers renders, and the tokens of its `apply_chat_template`.
 
 use super::{folder, none_differ, rows};
-use data::dialogue::Message;
-use data::template::{Template, encode};
-use data::tokenizer::Tokenizer;
+use gptkit_data::dialogue::Message;
+use gptkit_data::template::{Template, encode};
+use gptkit_data::tokenizer::Tokenizer;
 use serde_json::Value;
 
 /// Rows where gptkit refuses what transformers renders, and says so.

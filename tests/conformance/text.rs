@@ -3,10 +3,10 @@
 use super::records::{Heard, content};
 use super::{none_differ, rows};
 use crate::gptkit;
-use data::prepare::prepare;
-use data::prompt::text_of;
-use data::source::{DataConfig, SourceConfig};
-use data::tokenizer::{TokenizerConfig, TokenizerKind};
+use gptkit_data::prepare::prepare;
+use gptkit_data::prompt::text_of;
+use gptkit_data::source::{DataConfig, SourceConfig};
+use gptkit_data::tokenizer::{TokenizerConfig, TokenizerKind};
 use serde_json::Value;
 use std::path::Path;
 

@@ -1,11 +1,11 @@
 //! Tokenizers of many kinds: ids of texts, text of ids, at once and token by token, and long documents read in pieces.
 
 use super::{folder, none_differ, rows};
-use data::prepare::read_text;
-use data::progress::Silent;
-use data::source::OnBadRecord;
-use data::stitch::Stitcher;
-use data::tokenizer::Tokenizer;
+use gptkit_data::prepare::read_text;
+use gptkit_data::progress::Silent;
+use gptkit_data::source::OnBadRecord;
+use gptkit_data::stitch::Stitcher;
+use gptkit_data::tokenizer::Tokenizer;
 use serde_json::Value;
 use std::path::Path;
 

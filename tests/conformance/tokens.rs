@@ -1,9 +1,9 @@
 //! Special tokens of folders, as transformers' AutoTokenizer reads them; a folder that gptkit wrote says the same.
 
 use super::{folder, none_differ, rows};
-use data::dialogue::Message;
-use data::template::{Template, encode};
-use data::tokenizer::Tokenizer;
+use gptkit_data::dialogue::Message;
+use gptkit_data::template::{Template, encode};
+use gptkit_data::tokenizer::Tokenizer;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -4,18 +4,18 @@ use crate::stdin;
 use crate::ui::Ui;
 use anyhow::{Context, Result};
 use console::{Key, Term, measure_text_width};
-use data::dialogue::{Message, Role};
-use data::printable::printable;
-use reward::choices::{Answer, Judge};
-use reward::collection::Collection;
-use reward::compare::{Question, order};
+use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::printable::printable;
+use gptkit_preferences::choices::{Answer, Judge};
+use gptkit_preferences::collection::Collection;
+use gptkit_preferences::compare::{Question, order};
+use gptkit_train::interrupt::{Interrupt, Stop};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, IsTerminal};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use train::interrupt::{Interrupt, Stop};
 
 /// How asking ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use crate::ui::{Ui, Usage, width};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
-use data::printable::printable_line;
-use model::folder::ModelFolder;
-use model::{Gpt, ModelConfig};
+use gptkit_data::printable::printable_line;
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::{Gpt, ModelConfig};
 use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ impl Attention {
         );
         let shown = |&id: &u32| printable_line(&folder.tokenizer.token_text(id).replace('\n', "↵")).into_owned();
         let tokens: Vec<String> = ids.iter().map(shown).collect();
-        let model = Gpt::reader(config, &folder.params, ops::Precision::F32);
+        let model = Gpt::reader(config, &folder.params, gptkit_ops::Precision::F32);
         let model = model.with_context(|| self.model.display().to_string())?;
         let layers = model.attention(&Tensor::new(&*ids, model.device())?.unsqueeze(0)?)?;
         let heads = self.chosen(&layers, config)?;
@@ -78,7 +78,7 @@ impl Attention {
             heads => ui.result(&strongest(heads, &tokens, width()))?,
         }
         if let Some(path) = &self.out {
-            data::disk::write(path, heat_map::svg(&heads, &tokens)?.as_bytes())?;
+            gptkit_data::disk::write(path, heat_map::svg(&heads, &tokens)?.as_bytes())?;
             ui.say(&format!("drawn {}", path.display()));
         }
         Ok(())

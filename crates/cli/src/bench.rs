@@ -6,24 +6,24 @@ use crate::ui::Ui;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use clap::Args;
-use data::batch::Batch;
-use data::progress::{Progress, Unit};
-use model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass, predictor};
-use ops::Precision;
-use ops::bench::{Shape, cases, peak};
-use reward::RewardModel;
-use reward::group::Group;
-use reward::loss::{LossConfig, Pairs};
-use rl::bench::Seconds;
+use gptkit_data::batch::Batch;
+use gptkit_data::progress::{Progress, Unit};
+use gptkit_model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass, predictor};
+use gptkit_ops::Precision;
+use gptkit_ops::bench::{Shape, cases, peak};
+use gptkit_reward::RewardModel;
+use gptkit_reward::group::Group;
+use gptkit_reward::loss::{LossConfig, Pairs};
+use gptkit_rl::bench::Seconds;
+use gptkit_train::PretrainConfig;
+use gptkit_train::config::TrainConfig;
+use gptkit_train::fit::Trainer;
+use gptkit_train::guard::Guard;
+use gptkit_train::memory::peak_of_process;
+use gptkit_train::objective::LanguageModeling;
+use gptkit_train::plan::Flops;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use train::PretrainConfig;
-use train::config::TrainConfig;
-use train::fit::Trainer;
-use train::guard::Guard;
-use train::memory::peak_of_process;
-use train::objective::LanguageModeling;
-use train::plan::Flops;
 
 /// Measure training, reading a prompt, writing, and each operation at a preset's sizes, beside the processor's most
 #[derive(Debug, Args)]
@@ -229,7 +229,7 @@ fn ppo(
 ) -> Result<Vec<(&'static str, f64, usize)>> {
     let task = ui.task("ppo", None, Unit::Items);
     let mut found = Vec::new();
-    rl::bench::iterations(model, (rows, PROMPT, ANSWER), dtype, device, |seconds| {
+    gptkit_rl::bench::iterations(model, (rows, PROMPT, ANSWER), dtype, device, |seconds| {
         task.advance(1);
         found.push(seconds);
         found.len() <= OFTEN // the first takes its memory from the system
@@ -271,7 +271,7 @@ fn compare(
     let of = |sequences: Vec<Vec<u32>>| Group { places: vec![1; sequences.len()], sequences, prompt, gold: None };
     let alone = |k: usize| of(vec![sequence(k)]);
     let places: Vec<u32> = (1..=K as u32).collect();
-    let pairs: Vec<(usize, usize)> = data::comparison::pairs(&places).collect();
+    let pairs: Vec<(usize, usize)> = gptkit_data::comparison::pairs(&places).collect();
     let one_by_one = pairs.iter().flat_map(|&(a, b)| [alone(a), alone(b)]).collect();
     let cases = [
         ("compare_group", vec![of((0..K).map(sequence).collect())], Pairs::of([places.as_slice()], 1)),

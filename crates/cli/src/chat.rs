@@ -8,12 +8,12 @@ use crate::stdin;
 use crate::ui::{Ui, Usage, reader_is_gone};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use data::disk;
-use data::form::Form;
-use model::Gpt;
-use model::folder::ModelFolder;
-use model::generate::{Finish, Past, Request, generate_from};
-use model::sampler::Sampling;
+use gptkit_data::disk;
+use gptkit_data::form::Form;
+use gptkit_model::Gpt;
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::generate::{Finish, Past, Request, generate_from};
+use gptkit_model::sampler::Sampling;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Behavior, Config, Editor};
@@ -398,7 +398,7 @@ mod tests {
         append_line(&path, "a").unwrap();
         append_line(&path, "b").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\nb\n");
-        data::disk::write(&path, b"no line break").unwrap();
+        gptkit_data::disk::write(&path, b"no line break").unwrap();
         append_line(&path, "c").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "no line break\nc\n");
     }

@@ -8,15 +8,15 @@ use crate::sampling_args::SamplingArgs;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use data::source::{OnBadRecord, Place};
-use model::sampler::Sampling;
-use reward::choices::Judge;
-use reward::collection::{Collection, K, Settings, Side, weights_of};
-use reward::compare::judge_all;
-use reward::export::{self, Summary};
-use reward::win_rates::{Agreement, Verdict};
+use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_model::sampler::Sampling;
+use gptkit_preferences::choices::Judge;
+use gptkit_preferences::collection::{Collection, K, Settings, Side, weights_of};
+use gptkit_preferences::compare::judge_all;
+use gptkit_preferences::export::{self, Summary};
+use gptkit_preferences::win_rates::{Agreement, Verdict};
+use gptkit_train::interrupt::{Interrupt, Stop};
 use std::path::{Path, PathBuf};
-use train::interrupt::{Interrupt, Stop};
 
 /// Compare answers: two models' side by side for a win rate, or several of one model to learn from
 ///

@@ -2,7 +2,7 @@
 
 use crate::data_args::quoted;
 use clap::Args;
-use data::source::OnBadRecord;
+use gptkit_data::source::OnBadRecord;
 
 /// Settings, and short ways to write them
 #[derive(Debug, Args)]

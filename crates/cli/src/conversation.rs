@@ -1,9 +1,9 @@
 //! What was said in a chat, and how a model reads it.
 
 use anyhow::{Result, bail};
-use data::dialogue::{Message, Role};
-use data::form::Form;
-use data::tokenizer::Tokenizer;
+use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::form::Form;
+use gptkit_data::tokenizer::Tokenizer;
 use serde_json::json;
 
 /// A question and its answer.

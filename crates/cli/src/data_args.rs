@@ -1,8 +1,8 @@
 //! Arguments of every command that reads text. They are short ways to write settings, so that one check serves all.
 
 use clap::Args;
-use data::printable::printable_json;
-use data::source::{OnBadRecord, SourceConfig};
+use gptkit_data::printable::printable_json;
+use gptkit_data::source::{OnBadRecord, SourceConfig};
 use std::path::{Path, PathBuf};
 
 /// Text to read

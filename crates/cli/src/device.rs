@@ -4,9 +4,9 @@ use crate::ui::Usage;
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
-use model::folder::ModelFolder;
-use model::{Dtype, Gpt, ModelConfig, Params};
-use ops::{Precision, Quantized};
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
+use gptkit_ops::{Precision, Quantized};
 use std::path::Path;
 
 /// How a model that is there computes

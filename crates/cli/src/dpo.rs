@@ -7,8 +7,8 @@ use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, re
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use rl::DpoConfig;
-use rl::dpo::{FILES, Learned, Outcome, SCORES};
+use gptkit_rl::DpoConfig;
+use gptkit_rl::dpo::{FILES, Learned, Outcome, SCORES};
 use std::path::PathBuf;
 
 /// Train a policy for what people prefer from their comparisons alone, without a reward model (DPO)
@@ -53,9 +53,9 @@ impl Dpo {
             Todo::Begin { config, request, claim } => {
                 let of_world = config.is_of_world();
                 let init = model_named(self.init.as_deref(), &request, "init")?;
-                (rl::dpo(config, init, claim, &sitting)?, of_world)
+                (gptkit_rl::dpo(config, init, claim, &sitting)?, of_world)
             }
-            Todo::Resume { config, run } => (rl::dpo::resume(&config, run, &sitting)?, config.is_of_world()),
+            Todo::Resume { config, run } => (gptkit_rl::dpo::resume(&config, run, &sitting)?, config.is_of_world()),
         };
         finish(&outcome, of_world, ui)
     }

@@ -2,7 +2,7 @@
 //!
 //! | variable | read in | for |
 //! | --- | --- | --- |
-//! | `GPTKIT_CPU` | [`ops::cpu`] | the most of the processor's instructions that is used |
+//! | `GPTKIT_CPU` | [`gptkit_ops::cpu`] | the most of the processor's instructions that is used |
 //! | `GPTKIT_EVENTS` | here | set by `gptkit lineage` for the processes it runs: they report events instead of words |
 //! | `USER`, `USERNAME` | here | name of the person who judges |
 //! | `CANDLE_BARRIER_POOL_SPIN_LIMIT` | candle; set here | how long its threads wait by spinning |
@@ -10,8 +10,8 @@
 //! Libraries read more of them: `RAYON_NUM_THREADS`, `NO_COLOR`, `RUST_BACKTRACE`, `TMPDIR`.
 
 use crate::ui::Usage;
-use lineage::event::EVENTS;
-use ops::cpu::{Cpu, LIMIT};
+use gptkit_lineage::event::EVENTS;
+use gptkit_ops::cpu::{Cpu, LIMIT};
 use std::ffi::OsStr;
 
 /// Begins the names of all that is read here.

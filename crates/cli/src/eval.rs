@@ -7,21 +7,21 @@ use crate::tasks::{TASKS, TaskArg, load};
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
-use data::source::OnBadRecord;
-use eval::chart::{over_shots, over_sizes};
-use eval::figures::Figure;
-use eval::report::{Finetuned, Report, shown};
-use eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
-use eval::task::Scoring;
-use model::HeadDescription;
-use model::folder::load_config;
+use gptkit_data::source::OnBadRecord;
+use gptkit_eval::chart::{over_shots, over_sizes};
+use gptkit_eval::figures::Figure;
+use gptkit_eval::report::{Finetuned, Report, shown};
+use gptkit_eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
+use gptkit_eval::task::Scoring;
+use gptkit_model::HeadDescription;
+use gptkit_model::folder::load_config;
+use gptkit_train::interrupt::Interrupt;
+use gptkit_train::run::claim_numbered;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use train::interrupt::Interrupt;
-use train::run::claim_numbered;
 
 /// Measure language models as GPT-2's and GPT-3's papers do: tasks without examples, or with a few in the context
 ///
@@ -151,7 +151,7 @@ impl Eval {
         }
         let mut names = BTreeSet::new();
         if let Some(twice) =
-            tasks.iter().map(eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
+            tasks.iter().map(gptkit_eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
         {
             let hint = "name each task once; a second file of records is a task file of its own";
             return Err(Usage(format!("--task {twice} is named twice\n  hint: {hint}")).into());
@@ -201,13 +201,13 @@ impl Eval {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("records.jsonl");
-        data::disk::write_with(&path, |aside| {
+        gptkit_data::disk::write_with(&path, |aside| {
             let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
             request.records(task, &mut |row| Ok(writeln!(file, "{}", serde_json::to_string(&row.fields)?)?))?;
             Ok(file.flush()?)
         })?;
         let (files, gpt) = self.compute.load_reader(&one.folder)?;
-        let predicted = sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
+        let predicted = gptkit_sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
         let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
         let share = report.scores.get("accuracy").copied();
         let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
@@ -242,7 +242,7 @@ fn list(ui: &Ui) -> Result<()> {
 
 /// Writes tables and charts beside the instances.
 fn keep(report: &Report, out: &Path) -> Result<()> {
-    let write = |name: &str, text: &str| data::disk::write(&out.join(name), text.as_bytes());
+    let write = |name: &str, text: &str| gptkit_data::disk::write(&out.join(name), text.as_bytes());
     write("results.md", &report.markdown())?;
     write("results.json", &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
     let tasks = report.tasks();
@@ -301,11 +301,11 @@ fn say(report: &Report, out: &Path, ui: &Ui) {
     let (read, alone) = (sum(|cell| cell.cost.tokens_read), sum(|cell| cell.cost.tokens_alone));
     let seconds: f64 = report.cells.iter().map(|cell| cell.cost.elapsed_s).sum();
     let shared = if alone > read {
-        format!(" instead of {}, since shared beginnings are read once", data::progress::grouped(alone))
+        format!(" instead of {}, since shared beginnings are read once", gptkit_data::progress::grouped(alone))
     } else {
         String::new()
     };
-    ui.say(&format!("{} tokens read{shared} · {seconds:.1} s", data::progress::grouped(read)));
+    ui.say(&format!("{} tokens read{shared} · {seconds:.1} s", gptkit_data::progress::grouped(read)));
     ui.say(&format!("saved {}: results.md, results.json, charts, and every instance in instances/", out.display()));
     let model = report.request.models.first().map(|model| shell(model)).unwrap_or_default();
     if report.request.shots == [0] && report.cells.iter().any(|cell| !cell.measured.scores.is_empty()) {

@@ -6,10 +6,10 @@ use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, re
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use data::source::OnBadRecord;
-use data::world::Task;
-use sft::dialogues::FILES;
-use sft::finetune::{Outcome, SCORES};
+use gptkit_data::source::OnBadRecord;
+use gptkit_sft::dialogues::FILES;
+use gptkit_sft::finetune::{Outcome, SCORES};
+use gptkit_world::Task;
 use std::path::PathBuf;
 
 /// Teach a model to label texts, from labeled records
@@ -105,9 +105,9 @@ impl Finetune {
         let sitting = self.run.sitting(&device, ui);
         let outcome = match todo {
             Todo::Begin { config, request, claim } => {
-                sft::finetune(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
+                gptkit_sft::finetune(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
             }
-            Todo::Resume { config, run } => sft::finetune::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => gptkit_sft::finetune::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

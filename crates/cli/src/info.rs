@@ -2,8 +2,8 @@
 
 use crate::ui::{Ui, Usage};
 use clap::Args;
-use ops::Precision;
-use ops::cpu::{Cpu, LIMIT, Level};
+use gptkit_ops::Precision;
+use gptkit_ops::cpu::{Cpu, LIMIT, Level};
 
 /// Say what of this machine gptkit uses, and why
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ impl Info {
             ("bf16 products", tiles),
             (LIMIT, limit.map_or("not set", Level::name).to_owned()),
             ("--dtype auto", auto.to_owned()),
-            ("memory", format!("{:.1} GB", train::machine::memory() as f64 / 1e9)),
+            ("memory", format!("{:.1} GB", gptkit_train::machine::memory() as f64 / 1e9)),
             ("built with", built_with()),
         ];
         ui.result(&lines.map(|(name, value)| format!("{name:<24}{value}\n")).concat())

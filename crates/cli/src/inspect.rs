@@ -7,13 +7,13 @@ use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
 use console::{Style, measure_text_width};
-use data::batch::{Batch, IGNORE};
-use data::printable::printable_line;
-use data::progress::grouped;
-use data::tokenizer::Tokenizer;
+use gptkit_data::batch::{Batch, IGNORE};
+use gptkit_data::printable::printable_line;
+use gptkit_data::progress::grouped;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_train::fit::Sitting;
 use serde_json::json;
 use std::path::PathBuf;
-use train::fit::Sitting;
 
 /// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl Inspect {
         let (tokenizer, batches) = match &self.init {
             None => {
                 let (_, config) = presets::load(&self.config.config, &self.config.settings())?;
-                let (tokenizer, batch) = train::pretrain::batch_of_step(&config, self.step, ui)?;
+                let (tokenizer, batch) = gptkit_train::pretrain::batch_of_step(&config, self.step, ui)?;
                 (tokenizer, vec![batch])
             }
             Some(init) => {
@@ -47,7 +47,7 @@ impl Inspect {
                 let name = if self.config.config == "small" { "sft-small" } else { &self.config.config };
                 let (_, config) = presets::load(name, &self.config.record_settings())?;
                 let sitting = Sitting { device: &Device::Cpu, progress: ui, deadline: None };
-                sft::sft::batch_of_step(config, init, self.step, &sitting)?
+                gptkit_sft::sft::batch_of_step(config, init, self.step, &sitting)?
             }
         };
         let all: usize = batches.iter().map(|batch| batch.rows).sum();

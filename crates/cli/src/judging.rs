@@ -4,14 +4,14 @@ use crate::device::ComputeArgs;
 use crate::environment;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
-use data::source::Place;
-use data::tokenizer::Tokenizer;
-use data::world::{Instructions, Labeler};
-use model::HeadDescription;
-use reward::choices::Judge;
-use reward::collection::weights_of;
-use reward::compare::Machine;
-use reward::model::Scorer;
+use gptkit_data::source::Place;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::HeadDescription;
+use gptkit_preferences::choices::Judge;
+use gptkit_preferences::collection::weights_of;
+use gptkit_preferences::compare::Machine;
+use gptkit_reward::model::Scorer;
+use gptkit_world::{Instructions, Labeler};
 use std::path::{Path, PathBuf};
 
 /// Who judges, as it is asked for.

@@ -5,17 +5,17 @@ use crate::presets;
 use crate::table::aligned;
 use crate::ui::{Stopped, Ui, Usage};
 use crate::{Cli, Command};
-use ::lineage::plan::{Step, folder_of_seed, steps};
-use ::lineage::report::{self, Written};
-use ::lineage::stages::{self, End, Record, Sitting, State};
-use ::lineage::{LineageConfig, Own};
 use anyhow::{Context, Result};
 use clap::{Args, Parser};
-use data::disk;
-use data::source::OnBadRecord;
+use gptkit_data::disk;
+use gptkit_data::source::OnBadRecord;
+use gptkit_lineage::plan::{Step, folder_of_seed, steps};
+use gptkit_lineage::report::{self, Written};
+use gptkit_lineage::stages::{self, End, Record, Sitting, State};
+use gptkit_lineage::{LineageConfig, Own};
+use gptkit_train::interrupt::Interrupt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use train::interrupt::Interrupt;
 
 /// The whole story in one command: from raw text to a chatbot that learned from comparisons, and a report of it
 ///

@@ -50,7 +50,7 @@ mod win_rates;
 mod world;
 
 use clap::{Parser, Subcommand};
-use data::printable::printable_line;
+use gptkit_data::printable::printable_line;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::panic::PanicHookInfo;

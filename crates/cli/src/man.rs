@@ -5,7 +5,7 @@ use crate::data_args::shell;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::{Args, Command, CommandFactory};
-use data::disk;
+use gptkit_data::disk;
 use std::path::{Path, PathBuf};
 
 /// Write man pages: one for gptkit, and one for each subcommand

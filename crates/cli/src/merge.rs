@@ -5,9 +5,9 @@ use crate::ui::{Ui, Usage};
 use anyhow::{Result, ensure};
 use candle_core::Device;
 use clap::Args;
-use data::disk;
-use model::folder::{ModelFolder, save_description, save_ends, save_weights};
-use model::lora::is_adapter;
+use gptkit_data::disk;
+use gptkit_model::folder::{ModelFolder, save_description, save_ends, save_weights};
+use gptkit_model::lora::is_adapter;
 use std::path::{Path, PathBuf};
 
 /// Merge low-rank adapters into their base: a model folder like any other

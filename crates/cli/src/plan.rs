@@ -8,13 +8,13 @@ use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
-use data::progress::{Progress, Unit, grouped};
-use model::{Kind, ModelConfig};
+use gptkit_data::progress::{Progress, Unit, grouped};
+use gptkit_model::{Kind, ModelConfig};
+use gptkit_train::PretrainConfig;
+use gptkit_train::machine;
+use gptkit_train::plan::{Plan as Needs, measure, settings_that_fit};
+use gptkit_train::pretrain::settle;
 use std::path::{Path, PathBuf};
-use train::PretrainConfig;
-use train::machine;
-use train::plan::{Plan as Needs, measure, settings_that_fit};
-use train::pretrain::settle;
 
 /// Say what a run will take before it takes it: memory by part, work, time
 #[derive(Debug, Args)]

@@ -4,13 +4,13 @@ use crate::plan::{limit_and_whose, shape, size};
 use crate::presets;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
-use data::progress::grouped;
-use model::ModelConfig;
-use model::folder::load_config;
-use rl::PpoConfig;
-use rl::plan::{Phase, Plan, settings_that_fit};
+use gptkit_data::progress::grouped;
+use gptkit_model::ModelConfig;
+use gptkit_model::folder::load_config;
+use gptkit_rl::PpoConfig;
+use gptkit_rl::plan::{Phase, Plan, settings_that_fit};
+use gptkit_train::PretrainConfig;
 use std::path::Path;
-use train::PretrainConfig;
 
 /// The plan of the configuration `given` with `set`, for models of the shapes that `policy` and `reward` have.
 pub(crate) fn print(

@@ -6,11 +6,11 @@ use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, re
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
-use data::progress::Progress;
-use data::source::{OnBadRecord, Place};
-use rl::prompts::FILES;
-use rl::provenance::{Origin, Provenance};
-use rl::{Outcome, PpoConfig};
+use gptkit_data::progress::Progress;
+use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_rl::prompts::FILES;
+use gptkit_rl::provenance::{Origin, Provenance};
+use gptkit_rl::{Outcome, PpoConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -103,9 +103,9 @@ impl Ppo {
             Todo::Begin { config, request, claim } => {
                 let init = model_named(self.init.as_deref(), &request, "init")?;
                 let reward = model_named(self.reward.as_deref(), &request, "reward")?;
-                rl::ppo(&config, init, reward, claim, &sitting)?
+                gptkit_rl::ppo(&config, init, reward, claim, &sitting)?
             }
-            Todo::Resume { config, run } => rl::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => gptkit_rl::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

@@ -5,8 +5,8 @@ use crate::records_args::RecordsArgs;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use data::progress::grouped;
-use sft::predict::Predicted;
+use gptkit_data::progress::grouped;
+use gptkit_sft::predict::Predicted;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ impl Predict {
         let (files, gpt) = self.compute.load_reader(&self.model)?;
         let begun = Instant::now();
         let predicted =
-            self.records.write(ui, |sink| sft::predict(&self.model, files, gpt, &path, on_bad, ui, sink))?;
+            self.records.write(ui, |sink| gptkit_sft::predict(&self.model, files, gpt, &path, on_bad, ui, sink))?;
         say(&predicted, &self.records.to(), begun, ui);
         Ok(())
     }

@@ -4,8 +4,8 @@ use crate::data_args::{ConfigArgs, shell};
 use crate::presets;
 use crate::ui::Ui;
 use clap::Args;
+use gptkit_train::PretrainConfig;
 use std::path::PathBuf;
-use train::PretrainConfig;
 
 /// Turn text into token shards, as `pretrain` does when it must
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(crate) struct Prepare {
 impl Prepare {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
-        let prepared = data::prepare::prepare(&config.data, &config.tokenizer, self.out.as_deref(), ui)?;
+        let prepared = gptkit_data::prepare::prepare(&config.data, &config.tokenizer, self.out.as_deref(), ui)?;
         ui.next(&format!("gptkit pretrain --config {} --data {}", self.config.config, shell(&prepared.folder)));
         Ok(())
     }

@@ -2,15 +2,15 @@
 
 use crate::ui::Usage;
 use anyhow::Result;
-use config::Check;
-use eval::ScalingConfig;
-use lineage::LineageConfig;
-use reward::RewardConfig;
-use rl::{DpoConfig, PpoConfig};
+use gptkit_config::Check;
+use gptkit_lineage::LineageConfig;
+use gptkit_reward::RewardConfig;
+use gptkit_rl::{DpoConfig, PpoConfig};
+use gptkit_scaling::ScalingConfig;
+use gptkit_sft::{FinetuneConfig, SftConfig};
+use gptkit_train::PretrainConfig;
 use serde::de::DeserializeOwned;
-use sft::{FinetuneConfig, SftConfig};
 use std::path::Path;
-use train::PretrainConfig;
 
 macro_rules! presets {
     ($($name:literal),* $(,)?) => {
@@ -70,14 +70,14 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
         .into());
     }
     let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
-    let text = data::disk::read_named(path).map_err(|e| Usage(format!("{e:#}")))?;
+    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage(format!("{e:#}")))?;
     Ok((stem, text))
 }
 
 /// The configuration that `given` names, with `set` on top, and its name.
 pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
     let (name, text) = text(given)?;
-    Ok((name, config::load(given, &text, set)?))
+    Ok((name, gptkit_config::load(given, &text, set)?))
 }
 
 /// What the preset `name` is, in a line; its whole file is checked.
@@ -98,7 +98,7 @@ pub(crate) fn description(name: &str) -> Result<String> {
 pub(crate) fn checked<T: DeserializeOwned + Check>(section: &str, set: &[String]) -> Result<T> {
     let prefix = format!("{section}.");
     let set: Vec<String> = set.iter().map(|s| s.strip_prefix(&prefix).unwrap_or(s).to_owned()).collect();
-    Ok(config::load("the command line", "", &set)?)
+    Ok(gptkit_config::load("the command line", "", &set)?)
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
         let (_, config) = load::<ScalingConfig>("scaling-small", &[]).unwrap();
         let sizes = &config.family.sizes;
         let n: Vec<f64> =
-            sizes.iter().map(|size| eval::scaling::config::non_embedding(&config.member(size).model) as f64).collect();
+            sizes.iter().map(|size| gptkit_scaling::config::non_embedding(&config.member(size).model) as f64).collect();
         assert!(n.is_sorted() && n.len() == 6 && n[4] / n[0] >= 100.0 && n[5] / n[4] > 2.0, "{n:?}");
         assert_eq!(
             sizes.iter().map(|size| size.predict).collect::<Vec<_>>(),

@@ -8,11 +8,11 @@ use crate::sample::print_sample;
 use crate::ui::Ui;
 use anyhow::ensure;
 use clap::Args;
-use data::source::Place;
-use model::Kind;
-use model::folder::load_config;
+use gptkit_data::source::Place;
+use gptkit_model::Kind;
+use gptkit_model::folder::load_config;
+use gptkit_train::PretrainConfig;
 use std::path::PathBuf;
-use train::PretrainConfig;
 
 /// Train a language model on raw text
 #[derive(Debug, Args)]
@@ -62,9 +62,9 @@ impl Pretrain {
         let outcome = match todo {
             Todo::Begin { config, request, claim } => {
                 let init = self.init.as_deref().or(request.model("init").ok());
-                train::pretrain(config, init, claim, &sitting)?
+                gptkit_train::pretrain(config, init, claim, &sitting)?
             }
-            Todo::Resume { config, run } => train::pretrain::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => gptkit_train::pretrain::resume(&config, run, &sitting)?,
         };
         let folder = &outcome.folder;
         say_end("pretrain", folder, &outcome.summary, ui)?;

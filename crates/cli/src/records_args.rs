@@ -3,7 +3,7 @@
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
-use data::source::OnBadRecord;
+use gptkit_data::source::OnBadRecord;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl RecordsArgs {
     pub(crate) fn write<T>(&self, ui: &Ui, work: impl FnOnce(Sink) -> Result<T>) -> Result<T> {
         let Some(out) = &self.out else { return work(&mut |lines| ui.json(lines)) };
         let mut done = None;
-        data::disk::write_with(out, |aside| {
+        gptkit_data::disk::write_with(out, |aside| {
             let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
             done = Some(work(&mut |lines| Ok(file.write_all(lines.as_bytes())?))?);
             Ok(file.flush()?)

@@ -7,19 +7,19 @@ use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use clap::Args;
-use config::Check;
-use data::disk::Claim;
-use data::progress::Progress;
+use gptkit_config::Check;
+use gptkit_data::disk::Claim;
+use gptkit_data::progress::Progress;
+use gptkit_train::Resumable;
+use gptkit_train::checkpoint;
+use gptkit_train::fit::{Sitting, Summary};
+use gptkit_train::objective::SOURCE_LOSS;
+use gptkit_train::request::{Place, RunRequest};
+use gptkit_train::run::claim_numbered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use train::Resumable;
-use train::checkpoint;
-use train::fit::{Sitting, Summary};
-use train::objective::SOURCE_LOSS;
-use train::request::{Place, RunRequest};
-use train::run::claim_numbered;
 
 /// A stage, as its runs are opened again.
 pub(crate) struct Stage {

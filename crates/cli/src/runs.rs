@@ -4,11 +4,11 @@ use crate::data_args::shell;
 use crate::ui::Ui;
 use anyhow::{Result, ensure};
 use clap::Args;
-use data::printable::printable_line;
+use gptkit_data::printable::printable_line;
+use gptkit_train::curves::{Curves, svg};
+use gptkit_train::overview::{Activity, Overview, runs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use train::curves::{Curves, svg};
-use train::overview::{Activity, Overview, runs};
 
 /// List runs: state, step, loss
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ impl Runs {
 
 /// The command that made the run in `folder`, by what only its configuration has.
 fn command_of(folder: &Path) -> &'static str {
-    let config = data::disk::read_description(&folder.join("config.toml")).unwrap_or_default();
+    let config = gptkit_data::disk::read_description(&folder.join("config.toml")).unwrap_or_default();
     let has = |key: &str| config.lines().any(|line| line.starts_with(key));
     let own = [
         ("[rollout]", "ppo"),
@@ -99,7 +99,7 @@ pub(crate) struct Plot {
 impl Plot {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>()?;
-        data::disk::write(&self.out, svg(&curves)?.as_bytes())?;
+        gptkit_data::disk::write(&self.out, svg(&curves)?.as_bytes())?;
         ui.say(&format!("drawn {}", self.out.display()));
         Ok(())
     }

@@ -8,11 +8,11 @@ use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
-use data::prompt::text_of;
-use model::folder::ModelFolder;
-use model::generate::{Completion, Request, generate};
-use model::sampler::Sampling;
-use model::{Dtype, Gpt};
+use gptkit_data::prompt::text_of;
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::generate::{Completion, Request, generate};
+use gptkit_model::sampler::Sampling;
+use gptkit_model::{Dtype, Gpt};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -116,7 +116,7 @@ impl Sample {
             return Ok(text.clone());
         }
         if let Some(path) = &self.prompt_file {
-            let text = text_of(&data::disk::read_named_bytes(path)?);
+            let text = text_of(&gptkit_data::disk::read_named_bytes(path)?);
             return text.with_context(|| format!("{} cannot be read", path.display()));
         }
         match std::io::stdin().is_terminal() {

@@ -3,8 +3,8 @@
 use crate::ui::Usage;
 use anyhow::Result;
 use clap::Args;
-use config::{Check, Problems};
-use model::sampler::Sampling;
+use gptkit_config::{Check, Problems};
+use gptkit_model::sampler::Sampling;
 
 /// Where nothing else is said.
 const TEMPERATURE: f32 = 0.8;

@@ -6,11 +6,11 @@ use crate::run_args::RunArgs;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
-use data::disk::Claim;
-use eval::ScalingConfig;
-use eval::scaling::{Finished, Outcome};
+use gptkit_data::disk::Claim;
+use gptkit_scaling::ScalingConfig;
+use gptkit_scaling::{Finished, Outcome};
+use gptkit_train::run::claim_numbered;
 use std::path::Path;
-use train::run::claim_numbered;
 
 /// Fit scaling laws to a family of small models, which are trained for it
 ///
@@ -53,15 +53,15 @@ impl Scaling {
                 }
                 let config = reopened(&path.to_string_lossy())?;
                 let device = self.run.device()?;
-                let outcome = eval::scaling::resume(&config, folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = gptkit_scaling::resume(&config, folder, self.budget, &self.run.sitting(&device, ui))?;
                 (outcome, folder.to_owned())
             }
             None => {
                 set.extend(self.run.settings());
                 let (name, config) = presets::load::<ScalingConfig>(&self.config.config, &set)?;
                 let folder = match self.run.out() {
-                    None => eval::scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
-                    Some(out) if eval::scaling::is_of(out, &config)? => {
+                    None => gptkit_scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
+                    Some(out) if gptkit_scaling::is_of(out, &config)? => {
                         ui.say(&format!("{} holds this family; resuming it", out.display()));
                         out.to_owned()
                     }
@@ -69,11 +69,11 @@ impl Scaling {
                         let what = "is not empty; go on with it by --resume, or choose another folder with --out";
                         let claim = Claim::new(out, &|_| false)?;
                         let claim = claim.with_context(|| format!("{} {what}", out.display()))?;
-                        eval::scaling::begin(claim, &config, ui)?
+                        gptkit_scaling::begin(claim, &config, ui)?
                     }
                 };
                 let device = self.run.device()?;
-                let outcome = eval::scaling::resume(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = gptkit_scaling::resume(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
                 (outcome, folder)
             }
         };

@@ -5,9 +5,9 @@ use crate::records_args::RecordsArgs;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use data::progress::grouped;
-use reward::model::Scorer;
-use reward::score::{Counts, Wanted, score};
+use gptkit_data::progress::grouped;
+use gptkit_reward::model::Scorer;
+use gptkit_reward::score::{Counts, Wanted, score};
 use std::path::PathBuf;
 use std::time::Instant;
 

@@ -6,11 +6,11 @@ use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, re
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use data::dialogue::Message;
-use data::source::OnBadRecord;
-use sft::answers::Asked;
-use sft::dialogues::FILES;
-use sft::sft::Outcome;
+use gptkit_data::dialogue::Message;
+use gptkit_data::source::OnBadRecord;
+use gptkit_sft::answers::Asked;
+use gptkit_sft::dialogues::FILES;
+use gptkit_sft::sft::Outcome;
 use std::path::PathBuf;
 
 /// Teach a model to answer, from demonstrations
@@ -91,9 +91,9 @@ impl Sft {
         let sitting = self.run.sitting(&device, ui);
         let outcome = match todo {
             Todo::Begin { config, request, claim } => {
-                sft::sft(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
+                gptkit_sft::sft(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
             }
-            Todo::Resume { config, run } => sft::sft::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => gptkit_sft::sft::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

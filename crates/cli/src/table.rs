@@ -1,6 +1,6 @@
 //! Tables in the terminal.
 
-use data::printable::printable_line;
+use gptkit_data::printable::printable_line;
 
 /// Rows of cells, the first of them the heads: columns of names on the left, the others, numbers, on the right of their
 /// widths. A row is a line, whatever the names in it.

@@ -2,10 +2,10 @@
 
 use crate::ui::Usage;
 use anyhow::Result;
-use data::source::Place;
-use eval::records::Source;
-use eval::run::TaskRequest;
-use eval::task::{Scoring, TaskConfig};
+use gptkit_data::source::Place;
+use gptkit_eval::records::Source;
+use gptkit_eval::run::TaskRequest;
+use gptkit_eval::task::{Scoring, TaskConfig};
 use std::path::Path;
 
 macro_rules! tasks {
@@ -148,7 +148,7 @@ fn words_of(spec: &str, file: &str) -> String {
 /// The task that `given` names, a built-in one or a file, and its name.
 pub(crate) fn load(given: &str) -> Result<(String, TaskConfig)> {
     if let Some((name, text)) = TASKS.iter().find(|(name, _)| *name == given) {
-        return Ok(((*name).to_owned(), config::load(name, text, &[])?));
+        return Ok(((*name).to_owned(), gptkit_config::load(name, text, &[])?));
     }
     let path = Path::new(given);
     if path.extension().is_none() && !path.exists() {
@@ -157,9 +157,9 @@ pub(crate) fn load(given: &str) -> Result<(String, TaskConfig)> {
         let hint = format!("did you mean {near}? `gptkit eval --list` names all; a task of your own is a .toml file");
         return Err(Usage(format!("--task {given}: no task and no file is called so\n  hint: {hint}")).into());
     }
-    let text = data::disk::read_named(path).map_err(|e| Usage(format!("--task {e:#}")))?;
+    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage(format!("--task {e:#}")))?;
     let name = path.file_stem().map_or_else(|| given.to_owned(), |stem| stem.to_string_lossy().into_owned());
-    Ok((name, config::load(given, &text, &[])?))
+    Ok((name, gptkit_config::load(given, &text, &[])?))
 }
 
 #[cfg(test)]

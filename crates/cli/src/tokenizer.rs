@@ -6,8 +6,8 @@ use crate::stdin;
 use crate::ui::Ui;
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use data::source::DataConfig;
-use data::tokenizer::{self, TokenizerConfig, TokenizerKind};
+use gptkit_data::source::DataConfig;
+use gptkit_data::tokenizer::{self, TokenizerConfig, TokenizerKind};
 use std::path::{Path, PathBuf};
 
 /// Train a tokenizer, or use one on stdin
@@ -77,8 +77,8 @@ fn train(args: &DataArgs, kind: TokenizerKind, vocab_size: Option<usize>, out: &
     let mut set = vec![format!("tokenizer.train={}", serde_json::json!(kind))];
     set.extend(vocab_size.map(|n| format!("tokenizer.vocab_size={n}")));
     let config: TokenizerConfig = checked("tokenizer", &set)?;
-    let trained = data::prepare::train_tokenizer(&data, &config, ui)?;
-    data::disk::create_dir(out)?;
+    let trained = gptkit_data::prepare::train_tokenizer(&data, &config, ui)?;
+    gptkit_data::disk::create_dir(out)?;
     trained.save(out)?;
     ui.say(&format!("saved {} · {} entries", out.display(), trained.vocab_size()));
     ui.next(&format!("gptkit pretrain --tokenizer {}", shell(out)));

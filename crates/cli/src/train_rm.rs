@@ -7,8 +7,8 @@ use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, re
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use reward::groups::FILES;
-use reward::train_rm::{Outcome, SCORES};
+use gptkit_reward::groups::FILES;
+use gptkit_reward::train_rm::{Outcome, SCORES};
 use std::path::PathBuf;
 
 /// Teach a model what people prefer, from comparisons
@@ -45,9 +45,9 @@ impl TrainRm {
         let sitting = self.run.sitting(&device, ui);
         let outcome = match todo {
             Todo::Begin { config, request, claim } => {
-                reward::train_rm(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
+                gptkit_reward::train_rm(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
             }
-            Todo::Resume { config, run } => reward::train_rm::resume(&config, run, &sitting)?,
+            Todo::Resume { config, run } => gptkit_reward::train_rm::resume(&config, run, &sitting)?,
         };
         finish(&outcome, ui)
     }

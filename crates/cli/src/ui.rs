@@ -1,19 +1,19 @@
 //! All that is printed: words and progress on stderr, results on stdout. A process that `gptkit lineage` runs says
 //! [`Event`]s in their place.
 //!
-//! Whatever a name, a record or a model brings along passes through [`data::printable`], so that none of it controls the
+//! Whatever a name, a record or a model brings along passes through [`gptkit_data::printable`], so that none of it controls the
 //! terminal.
 
 use anyhow::Context;
-use data::printable::{printable, printable_json, printable_line};
-use data::progress::{Progress, Task, Unit};
+use gptkit_data::printable::{printable, printable_json, printable_line};
+use gptkit_data::progress::{Progress, Task, Unit};
+use gptkit_lineage::event::Event;
+use gptkit_train::interrupt::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
-use lineage::event::Event;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use train::interrupt::Stop;
 
 /// A configuration or command line that cannot be obeyed; ends the process with code 2.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Ui {
     /// Says to another gptkit, if one listens, that the process is about to end.
     pub(crate) fn ended(&self) {
         if self.events {
-            tell(&Event::Ended { peak_bytes: train::memory::peak_of_process() });
+            tell(&Event::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
         }
     }
 
@@ -97,7 +97,7 @@ impl Ui {
             return ExitCode::from(stop.exit_code());
         }
         self.error(error);
-        let usage = error.is::<config::Invalid>() || error.is::<Usage>();
+        let usage = error.is::<gptkit_config::Invalid>() || error.is::<Usage>();
         ExitCode::from(if usage { 2 } else { 1 })
     }
 

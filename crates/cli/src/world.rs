@@ -2,7 +2,7 @@
 
 use crate::ui::Ui;
 use clap::Args;
-use data::world::{Comparisons, Instructions, Part, Pattern, PatternRecords, Patterns, Task, Tasks, World as Stories};
+use gptkit_world::{Comparisons, Instructions, Part, Pattern, PatternRecords, Patterns, Task, Tasks, World as Stories};
 
 /// Print stories, patterns, instructions, comparisons or labeled tasks of the embedded world, the default data of every
 /// stage

@@ -6,6 +6,7 @@
 
 use crate::shard::{Corpus, Mixed, Tokens};
 use anyhow::{Result, ensure};
+use gptkit_rng::order::{hash, permuted};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -106,8 +107,8 @@ impl Windows {
         let tokens = &self.corpus.train[part].tokens;
         let n = self.n_windows(tokens);
         let (epoch, index) = (index / n, index % n);
-        let key = mix(mix(self.seed, part as u64), epoch);
-        let phase = mix(key, u64::MAX) % tokens.len();
+        let key = hash(hash(self.seed, part as u64), epoch);
+        let phase = hash(key, u64::MAX) % tokens.len();
         let mut window = Vec::with_capacity(self.context + 1);
         let start = phase + permuted(index, n, key) * self.context as u64;
         tokens.read(start, self.context + 1, &mut window);
@@ -120,7 +121,7 @@ impl Windows {
             return (0, row);
         }
         let (block, slot) = (row / BLOCK, row % BLOCK);
-        let mut place = permuted(slot, BLOCK, mix(mix(self.seed, u64::MAX), block));
+        let mut place = permuted(slot, BLOCK, hash(hash(self.seed, u64::MAX), block));
         for (part, &share) in self.shares.iter().enumerate() {
             if place < share {
                 return (part, block * share + place);
@@ -149,39 +150,6 @@ fn shares(weights: &[f64]) -> Vec<u64> {
         }
     }
     shares
-}
-
-/// Which of `n` examples row `row` of a run is: each once an epoch, in an order drawn anew each time.
-pub fn shuffled(row: u64, n: u64, seed: u64) -> u64 {
-    permuted(row % n, n, mix(mix(seed, 0), row / n))
-}
-
-/// Place of `index` in an order of `0 .. n` that `key` draws: a Feistel network over the next power of four, walked until
-/// it falls below `n` (Black & Rogaway 2002). A bijection whatever the round function.
-pub(crate) fn permuted(index: u64, n: u64, key: u64) -> u64 {
-    let half = (64 - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
-    let mask = (1u64 << half) - 1;
-    let mut x = index;
-    loop {
-        let (mut left, mut right) = (x >> half, x & mask);
-        for round in 0..6 {
-            (left, right) = (right, left ^ (mix(key ^ round, right) & mask));
-        }
-        x = (left << half) | right;
-        if x < n {
-            return x;
-        }
-    }
-}
-
-/// A keyed hash of `x`: two rounds of SplitMix64's finalizer (Steele et al. 2014).
-pub(crate) fn mix(key: u64, x: u64) -> u64 {
-    let finalize = |mut z: u64| {
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    };
-    finalize(finalize(key.wrapping_add(0x9E37_79B9_7F4A_7C15)).wrapping_add(x).wrapping_add(0x9E37_79B9_7F4A_7C15))
 }
 
 /// Reads batches ahead on a thread of its own.
@@ -271,22 +239,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn every_order_holds_each_index_once(n in 1u64..700, key: u64) {
-            let mut order: Vec<u64> = (0..n).map(|i| permuted(i, n, key)).collect();
-            order.sort_unstable();
-            prop_assert!(order.into_iter().eq(0..n));
-        }
-
-        #[test]
-        fn an_epoch_has_each_example_once_and_the_next_in_another_order(n in 20u64..200, seed: u64) {
-            let epoch = |e: u64| (e * n..(e + 1) * n).map(|row| shuffled(row, n, seed)).collect::<Vec<_>>();
-            let mut first = epoch(0);
-            prop_assert_ne!(&first, &epoch(1));
-            first.sort_unstable();
-            prop_assert!(first.into_iter().eq(0..n));
-        }
-
         #[test]
         fn an_epoch_predicts_each_token_once_but_for_a_rest(n in 9u32..300, context in 1usize..9, seed: u64) {
             let windows = windows(&[(n, None)], context, seed);

@@ -3,10 +3,10 @@
 //! Little-endian: [`MAGIC`]; the numbers of all examples; where each example ends, counted in numbers, as u64; how many
 //! examples there are, as u64; the blake3 hash of all before it.
 
-use crate::batch::shuffled;
 use crate::disk;
 use crate::mapped::Mapped;
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use gptkit_rng::order::shuffled;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};

@@ -18,7 +18,6 @@
 //! - [`batch`]     the next windows from (seed, row) alone; read ahead
 //! - [`examples`]  lists of numbers, one an example
 //! - [`pack`]      examples → windows with few empty tokens
-//! - [`world`]     the procedural corpus
 //! - [`printable`] text from elsewhere without control sequences
 //! - [`adapter`]   folders of adapters → their base, and whose tokenizer they have
 //! - [`pattern`]   regular expressions of other people's files
@@ -64,4 +63,3 @@ mod text;
 pub mod tokenizer;
 pub mod unfinished;
 pub mod unused;
-pub mod world;

@@ -58,7 +58,7 @@ pub fn like_lengths(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::mix;
+    use gptkit_rng::order::hash;
     use proptest::prelude::*;
 
     fn fullest(windows: &[Vec<usize>], lengths: &[usize]) -> usize {
@@ -82,7 +82,7 @@ mod tests {
         for (longest, most) in [(64, 1.03), (300, 1.03), (700, 1.35)] {
             let (mut held, mut tokens) = (0, 0);
             for batch in 0..50 {
-                let lengths: Vec<usize> = (0..32).map(|i| (mix(batch, i) % longest + 1) as usize).collect();
+                let lengths: Vec<usize> = (0..32).map(|i| (hash(batch, i) % longest + 1) as usize).collect();
                 let windows = balance(&lengths, 1024).unwrap();
                 held += windows.len() * fullest(&windows, &lengths);
                 tokens += lengths.iter().sum::<usize>();

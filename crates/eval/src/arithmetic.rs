@@ -1,7 +1,7 @@
 //! GPT-3's ten arithmetic tasks (Brown et al. 2020, §3.9.1), drawn and not stored.
 
-use crate::dice::Dice;
-use data::world::Part;
+use gptkit_rng::Dice;
+use gptkit_world::Part;
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -76,7 +76,7 @@ impl Arithmetic {
     /// may have the same question, as in any random draw.
     #[must_use]
     pub fn instance(self, seed: u64, index: u64, part: Part) -> Exercise {
-        let mut dice = Dice::new(seed, &format!("arithmetic {}", self.name()), index);
+        let mut dice = Dice::for_evaluation(seed, &format!("arithmetic {}", self.name()), index);
         loop {
             let exercise = self.draw(&mut dice);
             if part_of(&exercise.question) == part {

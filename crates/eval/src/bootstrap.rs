@@ -1,6 +1,6 @@
 //! How far a score would move with other instances of the same kind (Efron 1979).
 
-use crate::dice::Dice;
+use gptkit_rng::Dice;
 
 const N_RESAMPLES: u64 = 1_000;
 
@@ -16,7 +16,7 @@ pub(crate) fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -
     let mut drawn = vec![0; n];
     let values: Vec<f64> = (0..N_RESAMPLES)
         .map(|resample| {
-            let mut dice = Dice::new(seed, "bootstrap", resample);
+            let mut dice = Dice::for_evaluation(seed, "bootstrap", resample);
             drawn.iter_mut().for_each(|index| *index = dice.below(n));
             statistic(&drawn)
         })

@@ -2,10 +2,10 @@
 
 use crate::report::Report;
 use anyhow::{Result, anyhow};
-use data::printable::printable_line;
+use gptkit_data::printable::printable_line;
+use gptkit_train::curves::{Drawn, is_drawn, labels};
 use plotters::prelude::*;
 use std::collections::BTreeSet;
-use train::curves::{Drawn, is_drawn, labels};
 
 const SIZE: (u32, u32) = (720, 480);
 /// Colors that differ in brightness too.

@@ -103,7 +103,7 @@ pub fn measure(
     seed: u64,
     keep: &dyn Fn(u64) -> bool,
 ) -> Result<Measured> {
-    let file = data::disk::open(path)?;
+    let file = gptkit_data::disk::open(path)?;
     let (mut columns, mut measured, mut chances) = (Columns::default(), Measured::default(), Vec::new());
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line: Value = serde_json::from_str(&line?).with_context(|| format!("{} line {}", path.display(), i + 1))?;
@@ -253,8 +253,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         let text: String = lines.iter().map(|line| line.to_string() + "\n").collect();
-        data::disk::write(&path, text.as_bytes()).unwrap();
-        measure(&path, &config::load("a.toml", task, &[]).unwrap(), words, 1, keep).unwrap()
+        gptkit_data::disk::write(&path, text.as_bytes()).unwrap();
+        measure(&path, &gptkit_config::load("a.toml", task, &[]).unwrap(), words, 1, keep).unwrap()
     }
 
     fn values(measured: &Measured) -> Vec<(&str, f64)> {

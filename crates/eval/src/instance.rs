@@ -3,7 +3,7 @@
 use crate::task::{Scoring, TaskConfig};
 use crate::template::Templates;
 use anyhow::{Result, anyhow};
-use data::record::{Bad, Row};
+use gptkit_data::record::{Bad, Row};
 use minijinja::Value;
 
 /// A task that is ready to read records.
@@ -160,7 +160,7 @@ fn place(right: &Value, choices: &[String]) -> Result<usize, Bad> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::record::Place;
+    use gptkit_data::record::Place;
     use serde_json::json;
 
     fn row(fields: serde_json::Value) -> Row {
@@ -170,7 +170,7 @@ mod tests {
 
     fn choice() -> Task {
         let text = "scoring = \"choice\"\nprompt = \"{{ context }}\"\nanswer = \" {{ choice }}\"\n[choice]\nof = \"endings\"\nright = \"label\"\n";
-        Task::new("a", config::load("a.toml", text, &[]).unwrap(), "").unwrap()
+        Task::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
     }
 
     #[test]
@@ -204,13 +204,13 @@ mod tests {
         assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not text"));
         assert!(said(json!({ "context": "c", "label": 0 })).contains("no \"endings\""));
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
-        let free = Task::new("b", config::load("b.toml", text, &[]).unwrap(), "").unwrap();
+        let free = Task::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
         let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();
         assert_eq!(instance.asked, Asked::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
         assert_eq!(instance.shown(), "? one");
         assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
         let marked = format!("{text}after = \"####\"\n");
-        let marked = Task::new("b", config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
+        let marked = Task::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
         let asked = |answer| marked.instance(&row(json!({ "q": "?", "a": [answer] })));
         assert!(asked("18").unwrap_err().to_string().contains("empty answer"), "without the mark nothing is right");
         assert!(matches!(asked("so #### 18").unwrap().asked, Asked::Free { accept, .. } if accept == ["18"]));

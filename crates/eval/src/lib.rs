@@ -13,7 +13,6 @@
 //! - [`figures`]    figures with their standard errors
 //! - [`run`]        models × tasks × numbers of demonstrations, resumable
 //! - [`report`], [`chart`] tables and pictures
-//! - [`scaling`]    laws of size, text and compute over a family of models
 
 pub mod answers;
 pub mod arithmetic;
@@ -21,7 +20,6 @@ pub mod bleu;
 mod bootstrap;
 pub mod chart;
 mod detokenize;
-mod dice;
 pub mod figures;
 #[cfg(test)]
 mod golden;
@@ -32,12 +30,9 @@ pub mod records;
 pub mod report;
 pub mod rouge;
 pub mod run;
-pub mod scaling;
 pub mod score;
 pub mod scramble;
 pub mod shots;
 mod stop_words;
 pub mod task;
 mod template;
-
-pub use scaling::ScalingConfig;

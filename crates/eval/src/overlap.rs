@@ -2,9 +2,9 @@
 //! 2020, appendix C).
 
 use anyhow::{Context, Result};
-use data::progress::{Progress, Unit};
-use data::shard::{Corpus, Manifest, Tokens};
-use data::tokenizer::Tokenizer;
+use gptkit_data::progress::{Progress, Unit};
+use gptkit_data::shard::{Corpus, Manifest, Tokens};
+use gptkit_data::tokenizer::Tokenizer;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::path::Path;
@@ -146,10 +146,10 @@ fn combined<'a>(words: impl Iterator<Item = &'a u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::prepare::prepare;
-    use data::progress::Silent;
-    use data::source::{DataConfig, SourceConfig};
-    use data::tokenizer::TokenizerConfig;
+    use gptkit_data::prepare::prepare;
+    use gptkit_data::progress::Silent;
+    use gptkit_data::source::{DataConfig, SourceConfig};
+    use gptkit_data::tokenizer::TokenizerConfig;
 
     #[test]
     fn instances_that_the_training_text_holds_are_found() {
@@ -162,14 +162,14 @@ mod tests {
         let text =
             format!("{} {} {} {}", filler(40_000), seen.to_uppercase(), filler(40_000), short.replace(' ', " - "));
         let path = folder.path().join("a.txt");
-        data::disk::write(&path, text.as_bytes()).unwrap();
+        gptkit_data::disk::write(&path, text.as_bytes()).unwrap();
         let config = DataConfig {
             sources: vec![SourceConfig { path: path.display().to_string(), weight: None }],
             val_fraction: 0.0,
             shards: folder.path().join("shards"),
             ..DataConfig::default()
         };
-        let tokenizer: TokenizerConfig = config::load("a.toml", "train = \"char\"", &[]).unwrap();
+        let tokenizer: TokenizerConfig = gptkit_config::load("a.toml", "train = \"char\"", &[]).unwrap();
         let prepared = prepare(&config, &tokenizer, None, &Silent).unwrap();
         let mut wanted = Wanted::default();
         let twelve = seen.split(' ').take(12).chain(["nowhere"]).collect::<Vec<_>>().join(" ");

@@ -3,10 +3,10 @@
 use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
 use anyhow::{Result, anyhow, ensure};
-use data::progress::Silent;
-use data::record::{Bad, Place, Row, read_rows};
-use data::source::OnBadRecord;
-use data::world::{Part, Pattern, PatternRecords, Task, Tasks, World};
+use gptkit_data::progress::Silent;
+use gptkit_data::record::{Bad, Place, Row, read_rows};
+use gptkit_data::source::OnBadRecord;
+use gptkit_world::{Part, Pattern, PatternRecords, Task, Tasks, World};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -175,7 +175,7 @@ impl Made {
 fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
     Ok(match text {
         Some(path) => {
-            let file = data::disk::open(path)?;
+            let file = gptkit_data::disk::open(path)?;
             // What is no text has no words.
             frequent_words(BufReader::new(file).lines().map_while(std::result::Result::ok))
         }

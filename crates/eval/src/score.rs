@@ -8,12 +8,12 @@ use crate::shots::{Prompted, Prompter};
 use crate::stop_words::is_stop_word;
 use crate::task::{ChoiceConfig, GenerationConfig, Metric, Normalization};
 use anyhow::{Context, Result};
-use data::tokenizer::Tokenizer;
-use model::Gpt;
-use model::generate::{Completion, LateEnds};
-use model::generate_all::{Requests, generate_all};
-use model::likelihood::{Question, answer};
-use model::sampler::Sampling;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::Gpt;
+use gptkit_model::generate::{Completion, LateEnds};
+use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::likelihood::{Question, answer};
+use gptkit_model::sampler::Sampling;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
@@ -411,6 +411,6 @@ mod tests {
 
     fn toml_of(generation: &str) -> GenerationConfig {
         let text = format!("scoring = \"generation\"\nprompt = \"p\"\nanswer = \"a\"\n[generation]\n{generation}");
-        config::load::<crate::task::TaskConfig>("a.toml", &text, &[]).unwrap().generation.unwrap()
+        gptkit_config::load::<crate::task::TaskConfig>("a.toml", &text, &[]).unwrap().generation.unwrap()
     }
 }

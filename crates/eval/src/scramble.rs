@@ -1,6 +1,6 @@
 //! GPT-3's five word-scrambling tasks (Brown et al. 2020, §3.9.2): recover a word from its letters.
 
-use crate::dice::Dice;
+use gptkit_rng::Dice;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -59,7 +59,7 @@ impl Scramble {
     /// that are all the same, too few that may move, a palindrome.
     #[must_use]
     pub fn instance(self, word: &str, seed: u64, index: u64) -> Scrambled {
-        let mut dice = Dice::new(seed, self.name(), index);
+        let mut dice = Dice::for_evaluation(seed, self.name(), index);
         let mut letters: Vec<char> = word.chars().collect();
         match self {
             Self::CycleLetters => cycle(&mut letters, &mut dice),

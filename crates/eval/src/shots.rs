@@ -1,13 +1,13 @@
 //! Demonstrations: drawn for each record from the training part, as many as fit (Brown et al. 2020, §2.4).
 
-use crate::dice::Dice;
 use crate::instance::{Asked, Instance, Task};
 use crate::records::Source;
 use anyhow::{Context, Result, ensure};
-use data::source::OnBadRecord;
-use data::tokenizer::Tokenizer;
-use data::world::Part;
-use model::likelihood::Question;
+use gptkit_data::source::OnBadRecord;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::likelihood::Question;
+use gptkit_rng::Dice;
+use gptkit_world::Part;
 
 /// Most records that demonstrations are drawn from; of more, these are a sample.
 const POOL: usize = 4096;
@@ -41,7 +41,7 @@ impl Pool {
     /// # Errors
     /// When a record cannot be read, or there is none.
     pub fn read(task: &Task, from: &From, test: &Source, seed: u64, on_bad: OnBadRecord) -> Result<Self> {
-        let (mut shown, mut n, mut dice) = (Vec::new(), 0, Dice::new(seed, "pool", 0));
+        let (mut shown, mut n, mut dice) = (Vec::new(), 0, Dice::for_evaluation(seed, "pool", 0));
         let mut take = |text: String| {
             n += 1;
             if shown.len() < POOL {
@@ -79,7 +79,7 @@ impl Pool {
 
     /// What is shown before record number `n`: the first of as many as are asked for are those of fewer.
     fn draw(&self, n: u64, shots: usize) -> Vec<&str> {
-        let mut dice = Dice::new(self.seed, "demonstrations", n);
+        let mut dice = Dice::for_evaluation(self.seed, "demonstrations", n);
         let (mut order, mut drawn) = (Vec::<usize>::new(), Vec::new());
         while drawn.len() < shots.min(self.shown.len()) {
             let at = dice.below(self.shown.len());

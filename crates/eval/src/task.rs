@@ -1,7 +1,7 @@
 //! A task file: where records are, how each becomes a text to go on with, and what is made of how the model does.
 
 use crate::template::Templates;
-use config::{Check, Problems};
+use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> String {
-        config::load::<TaskConfig>("my.toml", text, &[]).unwrap_err().to_string()
+        gptkit_config::load::<TaskConfig>("my.toml", text, &[]).unwrap_err().to_string()
     }
 
     #[test]

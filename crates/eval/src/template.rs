@@ -1,8 +1,8 @@
 //! The templates and expressions of a task, over the fields of a record.
 
 use crate::task::TaskConfig;
-use data::jinja::{self, Failure, Program};
-use data::record::{Bad, Row};
+use gptkit_data::jinja::{self, Failure, Program};
+use gptkit_data::record::{Bad, Row};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{ErrorKind, UndefinedBehavior, Value, context};
@@ -142,7 +142,7 @@ fn last_word(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::record::Place;
+    use gptkit_data::record::Place;
     use serde_json::json;
 
     fn row(fields: serde_json::Value) -> Row {
@@ -153,7 +153,7 @@ mod tests {
     fn task(prompt: &str, of: &str) -> TaskConfig {
         let text = "scoring = \"choice\"\nanswer = \" {{ choice }}\"\n[choice]\nright = \"label\"\n";
         let set = [format!("prompt={}", json!(prompt)), format!("choice.of={}", json!(of))];
-        config::load("a.toml", text, &set).unwrap()
+        gptkit_config::load("a.toml", text, &set).unwrap()
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use crate::event::{EVENTS, Event};
 use crate::plan::command;
 use anyhow::{Context, Result, bail};
-use data::progress::{Progress, Task};
+use gptkit_data::progress::{Progress, Task};
+use gptkit_train::interrupt::{Interrupt, Stop};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
-use train::interrupt::{Interrupt, Stop};
 
 /// What a process is given.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What a user may set of the story.
 
-use ::config::{Check, Problems};
+use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

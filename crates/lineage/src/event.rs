@@ -1,6 +1,6 @@
 //! What a stage's process tells the one that runs it: an object a line on its stderr.
 
-use data::progress::Unit;
+use gptkit_data::progress::Unit;
 use serde::{Deserialize, Serialize};
 
 /// Set in the environment of a process that is to say [`Event`]s instead of words.
@@ -27,7 +27,7 @@ pub enum Event {
     Reached {
         /// Units.
         done: u64,
-        /// As [`data::progress::Task::show`] takes them.
+        /// As [`gptkit_data::progress::Task::show`] takes them.
         figures: String,
     },
     /// The work that began last is over.

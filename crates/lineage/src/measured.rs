@@ -3,7 +3,7 @@
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
 use crate::stages::Record;
-use reward::report::Share;
+use gptkit_reward::report::Share;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
 //! The user's own data in the place of the embedded world's.
 
 use anyhow::{Context, Result, ensure};
-use data::dialogue::opening_key;
-use data::disk;
-use data::progress::Progress;
-use data::prompt::prompts;
-use data::record::read_rows;
-use data::source::OnBadRecord;
+use gptkit_data::dialogue::opening_key;
+use gptkit_data::disk;
+use gptkit_data::progress::Progress;
+use gptkit_data::prompt::prompts;
+use gptkit_data::record::read_rows;
+use gptkit_data::source::OnBadRecord;
 use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
@@ -93,7 +93,7 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::progress::Silent;
+    use gptkit_data::progress::Silent;
     use std::fs;
 
     #[test]

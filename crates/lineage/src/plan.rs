@@ -145,7 +145,7 @@ fn state(path: &Path) -> Result<String> {
 mod tests {
     use super::*;
     use crate::config::{Chapter, Data, Questions};
-    use data::source::OnBadRecord;
+    use gptkit_data::source::OnBadRecord;
 
     fn stage(name: &str, run: &str) -> Stage {
         Stage {
@@ -205,7 +205,7 @@ mod tests {
     fn own_data_takes_the_place_of_the_worlds_and_the_reward_model_that_of_its_judge() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("own.jsonl");
-        data::disk::write(&file, b"{}").unwrap();
+        gptkit_data::disk::write(&file, b"{}").unwrap();
         let own = Own { instructions: Some(file.clone()), text: Some(file.clone()), ..NONE };
         let mut judged = stage("c", "compare --judge labeler");
         judged.judged = true;
@@ -240,7 +240,7 @@ mod tests {
         let named = format!("x --config {} --out {{out}}", file.path().display());
         let before = of(&named, "y {a}", "o");
         assert_eq!(before, of(&named, "y {a}", "o"));
-        data::disk::write(file.path(), b"changed").unwrap();
+        gptkit_data::disk::write(file.path(), b"changed").unwrap();
         assert_ne!(before[..2], of(&named, "y {a}", "o")[..2]);
     }
 

@@ -8,13 +8,13 @@ use crate::plan::folder_of_seed;
 use crate::stages;
 use crate::work;
 use anyhow::{Context, Result};
-use data::disk::read_description;
-use reward::report::Share;
+use gptkit_data::disk::read_description;
+use gptkit_reward::report::Share;
+use gptkit_train::run::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
-use train::run::{Record, records};
 
 /// Points that a training curve keeps.
 const POINTS: usize = 100;
@@ -268,7 +268,7 @@ fn answers(path: &Path) -> Result<Vec<String>> {
 mod tests {
     use super::*;
     use crate::config::{Chapter, Data, Questions};
-    use data::disk::{create_dir, write};
+    use gptkit_data::disk::{create_dir, write};
 
     fn stage(name: &str, run: &str, stdout: Option<&str>) -> Stage {
         let stdout = stdout.map(str::to_owned);

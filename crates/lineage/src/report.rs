@@ -6,7 +6,7 @@ use crate::measured::{InContext, Measured, Seed, Training, is_pattern};
 use crate::reading;
 use crate::shapes::{self, Unit};
 use anyhow::{Context, Result};
-use data::disk;
+use gptkit_data::disk;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
@@ -62,7 +62,7 @@ pub fn render(measured: &Measured) -> Result<String> {
         environment.add_template(name, text)?;
     }
     environment.add_filter("fixed", |x: f64, digits: usize| signed(format!("{x:.digits$}")));
-    environment.add_filter("grouped", |x: f64| data::progress::grouped(x.round() as u64));
+    environment.add_filter("grouped", |x: f64| gptkit_data::progress::grouped(x.round() as u64));
     environment.add_filter("short", crate::chart::short);
     environment.add_filter("duration", duration);
     environment.add_filter("bytes", bytes);
@@ -243,7 +243,7 @@ fn in_unit(x: f64, unit: &str) -> String {
 }
 
 fn short_speed(x: f64) -> String {
-    let grouped = data::progress::grouped(x.abs().round() as u64);
+    let grouped = gptkit_data::progress::grouped(x.abs().round() as u64);
     if x < 0.0 { format!("-{grouped}") } else { grouped }
 }
 

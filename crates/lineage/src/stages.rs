@@ -12,14 +12,14 @@ use crate::child::{Ended, Process};
 use crate::config::Chapter;
 use crate::plan::Step;
 use anyhow::{Context, Result, bail, ensure};
-use data::disk;
-use data::progress::Progress;
+use gptkit_data::disk;
+use gptkit_data::progress::Progress;
+use gptkit_train::interrupt::{Interrupt, Stop};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use train::interrupt::{Interrupt, Stop};
 
 /// That a stage ended, and what it took: `stages/NAME.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,13 +1,13 @@
 //! How much a stage computed, from what its folder says.
 
 use anyhow::{Context, Result};
-use data::disk::read_description;
+use gptkit_data::disk::read_description;
+use gptkit_train::config::TrainConfig;
+use gptkit_train::plan::Flops;
 use serde::Deserialize;
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
-use train::config::TrainConfig;
-use train::plan::Flops;
 
 /// Weights in the folder's `model.safetensors`; nothing where there is none.
 pub(crate) fn n_params(folder: &Path) -> Result<Option<u64>> {
@@ -17,7 +17,7 @@ pub(crate) fn n_params(folder: &Path) -> Result<Option<u64>> {
         return Ok(None);
     }
     let read = || -> Result<u64> {
-        let mut file = data::disk::open(&path)?;
+        let mut file = gptkit_data::disk::open(&path)?;
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
         let mut header = Vec::new();
@@ -56,7 +56,7 @@ pub(crate) fn flops_per_token(folder: &Path, n_params: Option<u64>) -> Result<Op
     let text = read_description(&path)?;
     let sizes: Sizes = serde_json::from_str(&text).with_context(|| format!("in {}", folder.display()))?;
     if ["gpt2", "openai-gpt"].contains(&sizes.model_type.as_str()) {
-        let model = model::folder::load_config(folder)?;
+        let model = gptkit_model::folder::load_config(folder)?;
         let path = folder.join("config.toml");
         let Trained { train } = toml::from_str(&read_description(&path)?)
             .with_context(|| format!("{} is no configuration of a run", path.display()))?;

@@ -13,7 +13,7 @@ use crate::stored::some_of;
 use crate::tensor_files::TensorFiles;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use data::adapter::{DESCRIPTION, base_of, must_end};
+use gptkit_data::adapter::{DESCRIPTION, base_of, must_end};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

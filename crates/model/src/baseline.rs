@@ -5,7 +5,7 @@ use crate::config::{Kind, ModelConfig};
 use crate::gpt::{Gpt, Input, Pass, fits};
 use crate::params::{Params, block_name, embedding_names};
 use candle_core::{Device, Result, Tensor};
-use ops::{Embedding, Linear, LstmLayer, Precision, dropout, language_model_loss};
+use gptkit_ops::{Embedding, Linear, LstmLayer, Precision, dropout, language_model_loss};
 use std::sync::Arc;
 
 /// What can be pretrained: tokens → the loss of predicting tokens.
@@ -69,7 +69,7 @@ pub struct Lstm {
     config: ModelConfig,
     precision: Precision,
     embedding: Embedding,
-    layers: Arc<ops::Lstm>,
+    layers: Arc<gptkit_ops::Lstm>,
 }
 
 impl Lstm {
@@ -85,7 +85,7 @@ impl Lstm {
         };
         Ok(Self {
             embedding: Embedding { tokens: Arc::clone(params.get(tokens)?), positions: None },
-            layers: Arc::new(ops::Lstm { layers: (0..config.n_layer).map(layer).collect::<Result<_>>()? }),
+            layers: Arc::new(gptkit_ops::Lstm { layers: (0..config.n_layer).map(layer).collect::<Result<_>>()? }),
             config: config.clone(),
             precision,
         })
@@ -128,7 +128,7 @@ impl Predictor for Lstm {
 mod tests {
     use super::*;
     use crate::config::tests::tiny;
-    use ops::check::assert_close;
+    use gptkit_ops::check::assert_close;
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
 

@@ -3,7 +3,7 @@
 use crate::config::ModelConfig;
 use crate::params::{Params, block_name};
 use candle_core::Result;
-use ops::{Block, Linear, Norm};
+use gptkit_ops::{Block, Linear, Norm};
 use std::sync::Arc;
 
 /// # Errors

@@ -1,8 +1,8 @@
 //! The shape of a model.
 
-use ::config::{Check, Problems};
 use candle_core::{Result, bail};
-use ops::{Mask, Precision};
+use gptkit_config::{Check, Problems};
+use gptkit_ops::{Mask, Precision};
 use serde::{Deserialize, Serialize};
 
 /// The generation a model belongs to: what sets it apart is all in this file and [`crate::init`].

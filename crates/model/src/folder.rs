@@ -9,12 +9,12 @@ use crate::config::{Kind, ModelConfig};
 use crate::lora;
 use crate::params::Params;
 use crate::stored::{self, StoredWeights, WEIGHTS};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use data::adapter::{base_of, is_adapter};
-use data::disk;
-use data::tokenizer::Tokenizer;
+use gptkit_config::{Check, Problems};
+use gptkit_data::adapter::{base_of, is_adapter};
+use gptkit_data::disk;
+use gptkit_data::tokenizer::Tokenizer;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -379,7 +379,7 @@ pub(crate) fn must_be_real(name: &str, dtype: Dtype) -> Result<()> {
 /// # Errors
 /// When a value is NaN or infinite.
 pub(crate) fn must_be_finite(name: &str, tensor: &Tensor) -> Result<()> {
-    let sum = ops::sum_of_squares(tensor)?;
+    let sum = gptkit_ops::sum_of_squares(tensor)?;
     ensure!(sum.is_finite(), "{name} holds values that are no numbers: NaN or infinite");
     Ok(())
 }
@@ -431,7 +431,7 @@ mod tests {
             assert_eq!(read.config, config);
             for ((name, weights), (other, again)) in params.iter().zip(read.params.iter()) {
                 assert_eq!(name, other);
-                ops::check::assert_close(name, again.var().as_tensor(), weights.var().as_tensor(), 0.0);
+                gptkit_ops::check::assert_close(name, again.var().as_tensor(), weights.var().as_tensor(), 0.0);
             }
         }
     }
@@ -565,7 +565,7 @@ mod tests {
     fn assert_same(read: &Params, expected: &Params) {
         for (name, parameter) in expected.iter() {
             let found = read.get(name).unwrap();
-            ops::check::assert_close(name, found.var().as_tensor(), parameter.var().as_tensor(), 0.0);
+            gptkit_ops::check::assert_close(name, found.var().as_tensor(), parameter.var().as_tensor(), 0.0);
         }
     }
 
@@ -600,7 +600,7 @@ mod tests {
             assert!(!config.tie_word_embeddings);
             assert_same(&found, &params);
             let expected = (params.get(TABLE).unwrap().tensor(false) + 1.0).unwrap();
-            ops::check::assert_close("output", found.get(OUTPUT).unwrap().var().as_tensor(), &expected, 0.0);
+            gptkit_ops::check::assert_close("output", found.get(OUTPUT).unwrap().var().as_tensor(), &expected, 0.0);
             // It comes back from the folder that is written.
             let again = tempfile::tempdir().unwrap();
             let tokenizer = Tokenizer::load(folder.path()).unwrap();

@@ -4,8 +4,8 @@ use crate::gpt::{Gpt, Input};
 use crate::sampler::{Place, Sampling, choose, log_probs};
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
-use data::tokenizer::{Decoder, Tokenizer};
-use ops::Cache;
+use gptkit_data::tokenizer::{Decoder, Tokenizer};
+use gptkit_ops::Cache;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -397,7 +397,7 @@ mod tests {
     use crate::config::tests::tiny;
     use crate::{Kind, ModelConfig, Params};
     use candle_core::Device;
-    use ops::Precision;
+    use gptkit_ops::Precision;
 
     /// A model that knows nothing of the letters from a to p.
     fn model(kind: Kind) -> (Gpt, Tokenizer) {

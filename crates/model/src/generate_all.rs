@@ -6,8 +6,8 @@ use crate::gpt::{Gpt, Input};
 use crate::sampler::Sampling;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
-use data::tokenizer::Tokenizer;
-use ops::Cache;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_ops::Cache;
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 
@@ -158,8 +158,8 @@ mod tests {
     use crate::sampler::log_probs;
     use crate::{Kind, ModelConfig, Params, Pass};
     use candle_core::Device;
-    use ops::Precision;
-    use ops::check::draw;
+    use gptkit_ops::Precision;
+    use gptkit_ops::check::draw;
     use std::collections::{BTreeMap, BTreeSet};
 
     const CONTEXT: usize = 24;

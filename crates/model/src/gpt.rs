@@ -4,11 +4,11 @@ use crate::block::{block, norm};
 use crate::config::ModelConfig;
 use crate::params::{OUTPUT, Params, embedding_names};
 use candle_core::{Device, Result, Tensor, bail};
-use ops::rng::{Draw, Key, words};
-use ops::{
+use gptkit_ops::{
     Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
     language_model_loss, logits, token_log_probs,
 };
+use gptkit_rng::keyed::{Draw, Key, words};
 use std::sync::Arc;
 
 /// What a forward pass is for.
@@ -132,7 +132,7 @@ pub struct Gpt {
     embedding: Embedding,
     trunk: Arc<Trunk>,
     /// Weights of the output layer, `[V, D]`: the token embeddings unless it has its own.
-    output: Arc<ops::Parameter>,
+    output: Arc<gptkit_ops::Parameter>,
 }
 
 impl Gpt {
@@ -221,7 +221,7 @@ impl Gpt {
     /// `weight` times the mean loss in nats over the targets that count. To be differentiated as it is, when `pass`
     /// trains.
     ///
-    /// `targets`: `[B, T]`, u32: the token that follows, or [`ops::IGNORE`]. Returns a scalar.
+    /// `targets`: `[B, T]`, u32: the token that follows, or [`gptkit_ops::IGNORE`]. Returns a scalar.
     ///
     /// # Errors
     /// As [`Gpt::hidden`], or when a target is not below `V`.
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
     use crate::config::Kind;
     use crate::config::tests::tiny;
-    use ops::check::assert_close;
+    use gptkit_ops::check::assert_close;
 
     const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
     const TRANSFORMERS: [Kind; 4] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3, Kind::Bert];

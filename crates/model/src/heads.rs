@@ -9,9 +9,9 @@ use crate::gpt::Pass;
 use crate::params::{Params, last_norm_bias};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use data::tokenizer::Tokenizer;
-use ops::rng::{Draw, Key, normals};
-use ops::{Dropout, Parameter, dropout};
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_ops::{Dropout, Parameter, dropout};
+use gptkit_rng::keyed::{Draw, Key, normals};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl ClassHead {
         })?;
         let sound = weight.dims2().is_ok_and(|(n, d)| n > 0 && d == d_model);
         ensure!(sound, "{NAME} in {} has shape {:?}; the model is {d_model} wide", folder.display(), weight.dims());
-        let finite = ops::sum_of_squares(&weight)?.is_finite();
+        let finite = gptkit_ops::sum_of_squares(&weight)?.is_finite();
         ensure!(finite, "{NAME} in {} holds values that are no numbers: NaN or infinite", folder.display());
         Self::put(params, &weight)
     }
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
     use crate::config::tests::tiny;
     use crate::folder::{load_model, save_weights};
-    use ops::check::{assert_close, draw};
+    use gptkit_ops::check::{assert_close, draw};
 
     fn folder(kind: Kind) -> (tempfile::TempDir, Params) {
         let folder = tempfile::tempdir().unwrap();
@@ -279,7 +279,7 @@ mod tests {
             let config = tiny(kind);
             let mut params = Params::init(&config, 1, &Device::Cpu).unwrap();
             let head = ClassHead::init_reward(&mut params, 8, 1).unwrap();
-            let gpt = crate::Gpt::new(&config, &params, ops::Precision::F32).unwrap();
+            let gpt = crate::Gpt::new(&config, &params, gptkit_ops::Precision::F32).unwrap();
             let ids: Vec<u32> = (0..10).collect();
             let score = || {
                 let input = crate::Input::ragged([&ids[..]], &Device::Cpu).unwrap();

@@ -2,13 +2,13 @@
 
 use crate::config::{Kind, ModelConfig};
 use crate::params::Slot;
-use ops::rng::{Draw, Key, normals};
+use gptkit_rng::keyed::{Draw, Key, normals};
 
 /// Standard deviation of every weight matrix (Radford et al. 2018, §4.1; kept by GPT-2 and GPT-3).
 pub(crate) const STD: f64 = 0.02;
 /// Of the position embeddings in OpenAI's GPT-2 code; Hugging Face draws them with 0.02.
 const GPT2_POSITION_STD: f64 = 0.01;
-/// Which of the four gates' biases in [`ops::LstmLayer`] belong to the forget gate.
+/// Which of the four gates' biases in [`gptkit_ops::LstmLayer`] belong to the forget gate.
 const FORGET_GATE: usize = 1;
 
 /// Values for parameter number `number` of the model: gains 1, biases 0 but for those of forget gates, all else normal

@@ -4,7 +4,7 @@
 use crate::{Gpt, Input, Pass};
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
-use data::pack::like_lengths;
+use gptkit_data::pack::like_lengths;
 
 /// Tokens that a model reads at a time, but for a longer question alone.
 const TOKENS_AT_A_TIME: usize = 2048;
@@ -168,8 +168,8 @@ mod tests {
     use crate::sampler::log_probs;
     use crate::{Kind, ModelConfig, Params};
     use candle_core::Device;
-    use ops::Precision;
-    use ops::check::draw;
+    use gptkit_ops::Precision;
+    use gptkit_ops::check::draw;
     use proptest::prelude::*;
 
     fn model(kind: Kind) -> Gpt {

@@ -9,20 +9,20 @@ use crate::adapter_folder::AdapterFolder;
 use crate::config::{LARGEST, ModelConfig};
 use crate::folder::{check, save_tensors, seal, write_json};
 use crate::params::{Params, layout, vocabulary_tables};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use data::adapter::DESCRIPTION;
-use ops::Parameter;
-use ops::rng::{Draw, Key, uniform};
+use gptkit_config::{Check, Problems};
+use gptkit_data::adapter::DESCRIPTION;
+use gptkit_ops::Parameter;
+use gptkit_rng::keyed::{Draw, Key, uniform};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use data::adapter::is_adapter;
+pub use gptkit_data::adapter::is_adapter;
 
 /// File of an adapter's numbers.
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
@@ -409,7 +409,8 @@ pub fn extend_vocabulary(params: &Params, config: &ModelConfig, seed: u64) -> Re
             return Ok((name.to_owned(), tensor));
         }
         let more = config.vocab_size - tensor.dim(0)?;
-        let draws = ops::rng::normals(Key { seed, draw: Draw::Init { parameter: u32::MAX } }, more * config.d_model);
+        let draws =
+            gptkit_rng::keyed::normals(Key { seed, draw: Draw::Init { parameter: u32::MAX } }, more * config.d_model);
         let draws = Tensor::from_vec(draws, (more, config.d_model), tensor.device())?;
         let rows = (draws * crate::init::STD)?.broadcast_add(&tensor.mean_keepdim(0)?)?;
         Ok((name.to_owned(), Tensor::cat(&[&tensor, &rows], 0)?))
@@ -424,8 +425,8 @@ mod tests {
     use crate::config::tests::tiny;
     use crate::folder::{load_model, read_json};
     use crate::{Gpt, Input, Pass};
-    use ops::Precision;
-    use ops::check::{assert_close, draw};
+    use gptkit_ops::Precision;
+    use gptkit_ops::check::{assert_close, draw};
     use std::path::PathBuf;
 
     const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
@@ -514,7 +515,7 @@ mod tests {
             }
             weights.follow().unwrap();
             let again = folder.path().join("again");
-            data::disk::create_dir(&again).unwrap();
+            gptkit_data::disk::create_dir(&again).unwrap();
             weights.save(&again).unwrap();
             assert!(is_adapter(&again));
             assert_eq!(read_json(&again.join(DESCRIPTION)).unwrap(), read_json(&adapters.join(DESCRIPTION)).unwrap());
@@ -528,13 +529,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (base, adapters) = (folder.path().join("base"), folder.path().join("adapters"));
         let config = ModelConfig { tie_word_embeddings: kind != Kind::Gpt3, ..tiny(kind) };
-        let tokenizer = data::tokenizer::Tokenizer::of_characters(&('a'..='p').collect()).unwrap();
+        let tokenizer = gptkit_data::tokenizer::Tokenizer::of_characters(&('a'..='p').collect()).unwrap();
         crate::folder::save_description(&base, &config, &tokenizer).unwrap();
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         crate::folder::save_weights(&base, &params).unwrap();
         let lora = LoraConfig { rank: 2, alpha: 3.0 };
         let made = Adapters::new(&lora, &config, &params, &base, &[15, 16], 1).unwrap();
-        data::disk::create_dir(&adapters).unwrap();
+        gptkit_data::disk::create_dir(&adapters).unwrap();
         made.save(&adapters).unwrap();
         let path = adapters.join(DESCRIPTION);
         let mut description = read_json(&path).unwrap();
@@ -616,7 +617,7 @@ mod tests {
         let describe = |of: &Path, base: &Path| {
             let mut description = read_json(&adapters.join(DESCRIPTION)).unwrap();
             description["base_model_name_or_path"] = json!(base);
-            data::disk::create_dir(of).unwrap();
+            gptkit_data::disk::create_dir(of).unwrap();
             write_json(&of.join(DESCRIPTION), &description).unwrap();
         };
         let others = [0, 1].map(|i| folder.path().join(format!("other-{i}")));

@@ -4,7 +4,7 @@ use crate::config::{Kind, ModelConfig};
 use crate::init;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, bail};
-use ops::Parameter;
+use gptkit_ops::Parameter;
 use std::collections::HashMap;
 use std::sync::Arc;
 

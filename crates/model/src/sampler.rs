@@ -1,7 +1,7 @@
 //! Logits → token.
 
-use ::config::{Check, Problems};
-use ops::rng::{Draw, Key, uniform};
+use gptkit_config::{Check, Problems};
+use gptkit_rng::keyed::{Draw, Key, uniform};
 
 /// How a token is chosen. Filters act in the order of the fields, as in `transformers`.
 #[derive(Debug, Clone, PartialEq)]

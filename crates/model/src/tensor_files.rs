@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::Load;
 use candle_core::{Device, Error, Tensor};
-use data::disk;
+use gptkit_data::disk;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use std::collections::HashMap;
 use std::fs::File;

@@ -9,12 +9,12 @@ use crate::layer_norm::{Norm, Normalized};
 use crate::linear::{Linear, round};
 use crate::parameter::Parameter;
 use crate::product::{Parts, Path, Precision, tile, with_kernel};
-use crate::rng::{Draw, Key, normals};
 use crate::self_attention::SelfAttention;
 use crate::sequences::Sequences;
 use crate::{Adam, adamw, gradient_squares};
 use aligned_vec::AVec;
 use candle_core::{Device, Result, Tensor, Var};
+use gptkit_rng::keyed::{Draw, Key, normals};
 use std::sync::Arc;
 use std::time::Instant;
 

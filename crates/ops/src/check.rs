@@ -1,7 +1,7 @@
 //! What tests of every crate compare tensors with.
 
-use crate::rng::{Draw, Key, normals};
 use candle_core::{DType, Device, Result, Tensor, Var};
+use gptkit_rng::keyed::{Draw, Key, normals};
 
 /// Standard normal numbers of the given shape, the same for the same seed.
 pub fn draw(seed: u64, shape: &[usize]) -> Tensor {

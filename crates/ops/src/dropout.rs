@@ -1,8 +1,8 @@
 //! Dropout whose mask is never stored: the backward pass draws it again.
 
 use crate::cpu::vectorized;
-use crate::rng::{Draw, Key, UNIFORMS, uniform_block};
 use candle_core::{Result, Tensor};
+use gptkit_rng::keyed::{Draw, Key, UNIFORMS, uniform_block};
 use rayon::prelude::*;
 
 /// One place of the model at one moment of training.

@@ -7,7 +7,6 @@
 //! - [`mod@bench`]        operations to be timed
 //! - [`cpu`]              what the processor can do, and the innermost loops
 //! - [`product`]          matrix products over all cores
-//! - [`rng`]              every draw, as a pure function of a key and an element's number
 //! - [`parameter`]        weights, their gradient, and the forms in which products read them
 //! - [`embedding`]        rows of a table for tokens and positions
 //! - [`linear`]           product and bias
@@ -52,7 +51,6 @@ mod norm;
 mod parameter;
 mod past;
 mod product;
-pub mod rng;
 mod self_attention;
 mod sequences;
 mod slices;

@@ -2,8 +2,8 @@
 
 use crate::report::{Judged, Report};
 use anyhow::{Result, anyhow};
+use gptkit_train::curves::{Drawn, axis, axis_label, is_drawn, labels};
 use plotters::prelude::*;
-use train::curves::{Drawn, axis, axis_label, is_drawn, labels};
 
 const SIZE: (u32, u32) = (640, 480);
 /// Colors that differ in brightness too.
@@ -68,7 +68,7 @@ fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
 fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
     let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
     for one in judged {
-        for (w, l) in data::comparison::pairs(&one.places) {
+        for (w, l) in gptkit_data::comparison::pairs(&one.places) {
             chosen.extend([f64::from(one.rewards[w])].into_iter().filter(|r| is_drawn(*r)));
             rejected.extend([f64::from(one.rewards[l])].into_iter().filter(|r| is_drawn(*r)));
         }

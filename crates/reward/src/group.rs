@@ -1,10 +1,10 @@
 //! A prompt with its completions, as tokens.
 
 use anyhow::{Context, Result, ensure};
-use data::comparison;
-use data::dialogue::{Message, Role};
-use data::template::{Template, encode};
-use data::tokenizer::Tokenizer;
+use gptkit_data::comparison;
+use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::template::{Template, encode};
+use gptkit_data::tokenizer::Tokenizer;
 
 /// Completions of one prompt, and which are better.
 #[derive(Debug, Clone, PartialEq)]

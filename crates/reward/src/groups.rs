@@ -1,17 +1,17 @@
 //! Comparison records → groups of tokens, those of training and those held out: by prompt, never by pair.
 
 use crate::group::{Encoder, Fitted, Group};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::comparison::{Comparison, read_comparisons};
-use data::dialogue::{Message, Role, key};
-use data::examples::{ExamplesWriter, Records};
-use data::progress::{Progress, grouped};
-use data::record::{Bad, Place as At};
-use data::source::{OnBadRecord, Place};
-use data::world::Comparisons;
+use gptkit_config::{Check, Problems};
+use gptkit_data::comparison::{Comparison, read_comparisons};
+use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::examples::{ExamplesWriter, Records};
+use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::record::{Bad, Place as At};
+use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_sft::sources::{Origin, Reading, Sources, Use};
+use gptkit_world::Comparisons;
 use serde::{Deserialize, Serialize};
-use sft::sources::{Origin, Reading, Sources, Use};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -225,8 +225,8 @@ fn read(
     Ok(())
 }
 
-fn of_world(source: &str, index: u64, comparison: data::world::Comparison) -> Comparison {
-    let data::world::Comparison { instruction, completions, ranking, gold } = comparison;
+fn of_world(source: &str, index: u64, comparison: gptkit_world::Comparison) -> Comparison {
+    let gptkit_world::Comparison { instruction, completions, ranking, gold } = comparison;
     Comparison {
         cut: vec![false; completions.len()],
         place: At { file: PathBuf::from(source), line: index + 1 },
@@ -309,10 +309,10 @@ pub fn say(counts: &Counts, progress: &dyn Progress) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::progress::Silent;
-    use data::template::Template;
-    use data::tokenizer::Tokenizer;
-    use data::world::Part;
+    use gptkit_data::progress::Silent;
+    use gptkit_data::template::Template;
+    use gptkit_data::tokenizer::Tokenizer;
+    use gptkit_world::Part;
     use std::collections::BTreeSet;
 
     fn encoder() -> Encoder {
@@ -340,7 +340,7 @@ mod tests {
             let (prompt, chosen) = (i % 60, i / 60);
             format!("{{\"prompt\":\"p{prompt}\",\"chosen\":\"a{chosen}\",\"rejected\":\"b\"}}\n")
         };
-        data::disk::write(&path, (0..180).map(line).collect::<String>().as_bytes()).unwrap();
+        gptkit_data::disk::write(&path, (0..180).map(line).collect::<String>().as_bytes()).unwrap();
         let config = ComparisonConfig { val_fraction: 0.3, ..config(&[&path.to_string_lossy()], &[]) };
         let counts = encode_all(&config, &encoder(), folder.path(), &Silent).unwrap();
         assert_eq!(counts.train_prompts + counts.val_prompts, 60);
@@ -357,7 +357,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         let file = |name: &str, numbers: std::ops::Range<u32>| {
             let line = |n: u32| format!("{{\"prompt\":\"p{}\",\"chosen\":\"a{n}\",\"rejected\":\"b\"}}\n", n % 30);
-            data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
+            gptkit_data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
         };
         file("own.jsonl", 0..80);
         file("both.jsonl", 20..40);

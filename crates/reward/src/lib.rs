@@ -10,21 +10,8 @@
 //! - `charts`      the same as pictures
 //! - [`mod@train_rm`] the stage
 //! - [`mod@score`] records → records with rewards
-//! - [`answering`] prompts → what a model answers
-//! - [`collection`] prompts → what models answer, kept with what is chosen
-//! - [`choices`]   the store of a collection: one SQLite file
-//! - [`compare`]   answers → places, by people and by judges that need not be asked
-//! - [`win_rates`] what was chosen, counted
-//! - [`contest`] several ways to answer against a reference model: win rates, rewards, KL
-//! - [`export`]    a collection → comparisons to learn from, and a summary
 
-pub mod answering;
 mod charts;
-pub mod choices;
-pub mod collection;
-pub mod compare;
-pub mod contest;
-pub mod export;
 pub mod group;
 pub mod groups;
 pub mod loss;
@@ -34,7 +21,6 @@ pub mod reading;
 pub mod report;
 pub mod score;
 pub mod train_rm;
-pub mod win_rates;
 
 pub use model::RewardModel;
 pub use train_rm::{RewardConfig, train_rm};

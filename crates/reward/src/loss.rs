@@ -1,8 +1,8 @@
 //! The loss of comparisons.
 
-use ::config::{Check, Problems};
 use anyhow::Result;
 use candle_core::Tensor;
+use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 
 /// What is added to the paper's loss; TOML section `[loss]`.
@@ -46,7 +46,7 @@ impl Pairs {
     pub fn of<'a>(groups: impl IntoIterator<Item = &'a [u32]>, n_groups: usize) -> Self {
         let (mut pairs, mut first) = (Self::default(), 0);
         for places in groups {
-            let own: Vec<(usize, usize)> = data::comparison::pairs(places).collect();
+            let own: Vec<(usize, usize)> = gptkit_data::comparison::pairs(places).collect();
             for &(winner, loser) in &own {
                 pairs.winners.push((first + winner) as u32);
                 pairs.losers.push((first + loser) as u32);

@@ -4,13 +4,13 @@ use crate::group::{Encoder, Group};
 use crate::reading::Reading;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
-use data::dialogue::Message;
-use data::pack::like_lengths;
-use data::template::Template;
-use data::tokenizer::Tokenizer;
-use model::folder::ModelFolder;
-use model::generate::{Completion, Finish};
-use model::{ClassHead, Gpt, HeadDescription, Pass};
+use gptkit_data::dialogue::Message;
+use gptkit_data::pack::like_lengths;
+use gptkit_data::template::Template;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::generate::{Completion, Finish};
+use gptkit_model::{ClassHead, Gpt, HeadDescription, Pass};
 use std::path::Path;
 
 /// Tokens that the model reads at a time, but for a longer sequence alone.
@@ -149,8 +149,8 @@ mod tests {
     use super::*;
     use crate::loss::{LossConfig, Pairs};
     use candle_core::Device;
-    use model::{Kind, ModelConfig, Params};
-    use ops::Precision;
+    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_ops::Precision;
 
     fn model(kind: Kind) -> (RewardModel, Params) {
         let text = serde_json::json!({

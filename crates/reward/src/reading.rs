@@ -2,8 +2,8 @@
 
 use crate::group::Group;
 use anyhow::Result;
-use model::{Gpt, Input};
-use train::objective::check_tokens;
+use gptkit_model::{Gpt, Input};
+use gptkit_train::objective::check_tokens;
 
 /// What groups share is read once when that saves at least this share of all tokens.
 const WORTH_SHARING: f64 = 0.05;

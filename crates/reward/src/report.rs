@@ -170,7 +170,7 @@ fn ahead<'a>(
     value: impl Fn(&'a Judged, usize) -> f64 + Copy + 'a,
 ) -> impl Iterator<Item = (usize, f64)> + 'a {
     judged.iter().enumerate().flat_map(move |(prompt, one)| {
-        data::comparison::pairs(&one.places).map(move |(w, l)| (prompt, value(one, w) - value(one, l)))
+        gptkit_data::comparison::pairs(&one.places).map(move |(w, l)| (prompt, value(one, w) - value(one, l)))
     })
 }
 
@@ -188,7 +188,7 @@ fn clusters(pairs: impl Iterator<Item = (usize, f64)>) -> Vec<(f64, f64)> {
 pub fn longer_wins<'a>(groups: impl Iterator<Item = (&'a [u32], &'a [usize])>) -> f64 {
     let (mut hits, mut n) = (0.0, 0.0);
     for (places, lengths) in groups {
-        for (w, l) in data::comparison::pairs(places) {
+        for (w, l) in gptkit_data::comparison::pairs(places) {
             hits += hit(lengths[w] as f64 - lengths[l] as f64);
             n += 1.0;
         }
@@ -220,7 +220,7 @@ impl Report {
         let mut chosen = Vec::new();
         let mut rejected = Vec::new();
         for one in judged {
-            for (w, l) in data::comparison::pairs(&one.places) {
+            for (w, l) in gptkit_data::comparison::pairs(&one.places) {
                 chosen.push(reward(one, w));
                 rejected.push(reward(one, l));
             }
@@ -261,7 +261,7 @@ impl Report {
 /// −log σ of each pair, averaged in each prompt and then over prompts, as in training.
 fn mean_loss(judged: &[Judged]) -> f64 {
     let of = |one: &Judged| {
-        let losses = data::comparison::pairs(&one.places).map(|(w, l)| {
+        let losses = gptkit_data::comparison::pairs(&one.places).map(|(w, l)| {
             let ahead = f64::from(one.rewards[w]) - f64::from(one.rewards[l]);
             (-ahead).max(0.0) + (-ahead.abs()).exp().ln_1p()
         });

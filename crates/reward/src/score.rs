@@ -3,12 +3,12 @@
 use crate::group::Fitted;
 use crate::model::Scorer;
 use anyhow::Result;
-use data::comparison;
-use data::dialogue;
-use data::progress::Progress;
-use data::record::{Bad, Row, read_rows};
-use data::source::OnBadRecord;
-use data::unused::Unused;
+use gptkit_data::comparison;
+use gptkit_data::dialogue;
+use gptkit_data::progress::Progress;
+use gptkit_data::record::{Bad, Row, read_rows};
+use gptkit_data::source::OnBadRecord;
+use gptkit_data::unused::Unused;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -7,29 +7,29 @@ use crate::loss::{LossConfig, Pairs};
 use crate::model::RewardModel;
 use crate::normalization::{NormalizationConfig, REFERENCES, keep_references, normalize};
 use crate::report::{Judged, Report};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
-use data::batch::Prefetch;
-use data::disk::{Claim, Scratch};
-use data::progress::grouped;
-use data::template::Template;
-use data::tokenizer::END_OF_TEXT;
-use model::folder::{load_model, save_ends, save_weights};
-use model::{ClassHead, Gpt, HeadDescription, ModelConfig, Params, Pass};
+use gptkit_config::{Check, Problems};
+use gptkit_data::batch::Prefetch;
+use gptkit_data::disk::{Claim, Scratch};
+use gptkit_data::progress::grouped;
+use gptkit_data::template::Template;
+use gptkit_data::tokenizer::END_OF_TEXT;
+use gptkit_model::folder::{load_model, save_ends, save_weights};
+use gptkit_model::{ClassHead, Gpt, HeadDescription, ModelConfig, Params, Pass};
+use gptkit_sft::start::{DropoutConfig, Start};
+use gptkit_train::Resumable;
+use gptkit_train::checkpoint::{self, State, TextSeen};
+use gptkit_train::config::TrainConfig;
+use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
+use gptkit_train::objective::{Objective, Validate, Validation};
+use gptkit_train::run::Run;
+use gptkit_train::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sft::start::{DropoutConfig, Start};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use train::Resumable;
-use train::checkpoint::{self, State, TextSeen};
-use train::config::TrainConfig;
-use train::fit::{Sitting, Summary, Trainer, fit};
-use train::objective::{Objective, Validate, Validation};
-use train::run::Run;
-use train::schedule::Schedule;
 
 /// All that a run of `gptkit train-rm` is told; a file `configs/rm-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,8 +113,8 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
     keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
 
-    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    train::plan::must_fit(&shape, &config.train, sitting.device)?;
+    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
+    gptkit_train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &end_of_text)?;
     description(pad).save(out, &encoder.tokenizer)?;
@@ -293,9 +293,9 @@ fn finish(
     let batches = val.records.all(config.train.micro_batch(), usize::MAX);
     let judged = judge(&model, batches.iter().map(Vec::as_slice))?;
     let Some(report) = Report::of(&judged, longer_won) else { return Ok(None) };
-    data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+    gptkit_data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
     for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report)?, charts::rewards(&judged)?]) {
-        data::disk::write(&folder.join(name), picture.as_bytes())?;
+        gptkit_data::disk::write(&folder.join(name), picture.as_bytes())?;
     }
     Ok(Some(report))
 }

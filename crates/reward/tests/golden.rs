@@ -6,11 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail")]
 
 use candle_core::Device;
+use gptkit_model::folder::load_model;
+use gptkit_model::{ClassHead, Gpt, Pass};
+use gptkit_ops::Precision;
 use gptkit_reward::RewardModel;
 use gptkit_reward::group::Group;
-use model::folder::load_model;
-use model::{ClassHead, Gpt, Pass};
-use ops::Precision;
 use serde::Deserialize;
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! Rewards and values → how much better each token was than expected.
 
-use ::config::{Check, Problems};
+use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 
 /// What numbers become before they are used; TOML values `none`, `centered`, `scaled`.

@@ -7,15 +7,15 @@ use crate::prompts::{self, Prompt};
 use crate::rollout::Ends;
 use anyhow::Result;
 use candle_core::Device;
-use data::examples::ExamplesWriter;
-use data::progress::Silent;
-use data::tokenizer::Tokenizer;
-use model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
-use reward::RewardModel;
+use gptkit_data::examples::ExamplesWriter;
+use gptkit_data::progress::Silent;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
+use gptkit_reward::RewardModel;
+use gptkit_train::fit::Trainer;
+use gptkit_train::objective::LanguageModeling;
+use gptkit_train::schedule::Step;
 use std::collections::BTreeSet;
-use train::fit::Trainer;
-use train::objective::LanguageModeling;
-use train::schedule::Step;
 
 /// Seconds of the parts of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]

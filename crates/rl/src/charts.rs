@@ -2,10 +2,10 @@
 //! (Gao et al. 2022, fig. 1).
 
 use anyhow::{Context, Result, anyhow};
+use gptkit_train::curves::{Drawn, axis, axis_label, is_drawn, labels};
+use gptkit_train::run::records;
 use plotters::prelude::*;
 use std::path::Path;
-use train::curves::{Drawn, axis, axis_label, is_drawn, labels};
-use train::run::records;
 
 const SIZE: (u32, u32) = (720, 480);
 /// Colors that differ in brightness too.

@@ -4,12 +4,12 @@
 use crate::answers::Choosing;
 use anyhow::Result;
 use candle_core::{DType, Tensor};
-use data::examples::ExamplesWriter;
-use data::progress::{Progress, Unit};
-use model::{Gpt, Pass};
-use reward::group::Group;
-use reward::groups::Groups;
-use reward::reading::Reading;
+use gptkit_data::examples::ExamplesWriter;
+use gptkit_data::progress::{Progress, Unit};
+use gptkit_model::{Gpt, Pass};
+use gptkit_reward::group::Group;
+use gptkit_reward::groups::Groups;
+use gptkit_reward::reading::Reading;
 use std::path::Path;
 
 /// Tokens that the reference reads at a time, but for a longer group alone.

@@ -3,12 +3,12 @@
 use crate::advantage::AdvantageConfig;
 use crate::doctor::DoctorConfig;
 use crate::shaping::ShapingConfig;
-use ::config::{Check, Problems};
-use data::source::{DataConfig, OnBadRecord};
-use model::LoraConfig;
+use gptkit_config::{Check, Problems};
+use gptkit_data::source::{DataConfig, OnBadRecord};
+use gptkit_model::LoraConfig;
+use gptkit_sft::sources::Sources;
+use gptkit_train::config::{OfEpisodes, TrainConfig};
 use serde::{Deserialize, Serialize};
-use sft::sources::Sources;
-use train::config::{OfEpisodes, TrainConfig};
 
 /// All that a run of `gptkit ppo` is told; a file `configs/ppo-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

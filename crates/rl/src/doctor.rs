@@ -3,9 +3,9 @@
 //! Nearly all that goes wrong with PPO on language models shows in a few figures long before answers are read. Limits
 //! without a source are common practice.
 
-use ::config::{Check, Problems};
 use anyhow::{Result, bail};
-use data::progress::Progress;
+use gptkit_config::{Check, Problems};
+use gptkit_data::progress::Progress;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -2,31 +2,31 @@
 
 use crate::compared::{self, Compared, log_probs};
 use crate::provenance::Origin;
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use data::batch::Prefetch;
-use data::disk::{Claim, Scratch};
-use data::progress::grouped;
-use data::source::Place;
-use model::folder::{ModelFolder, load_config, load_model, save_ends};
-use model::{Gpt, LoraConfig, Pass, Weights};
-use reward::group::{Encoder, Group};
-use reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
-use reward::loss::{LossConfig, Pairs};
-use reward::report::{Judged, Report};
+use gptkit_config::{Check, Problems};
+use gptkit_data::batch::Prefetch;
+use gptkit_data::disk::{Claim, Scratch};
+use gptkit_data::progress::grouped;
+use gptkit_data::source::Place;
+use gptkit_model::folder::{ModelFolder, load_config, load_model, save_ends};
+use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
+use gptkit_reward::group::{Encoder, Group};
+use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
+use gptkit_reward::loss::{LossConfig, Pairs};
+use gptkit_reward::report::{Judged, Report};
+use gptkit_sft::start::{DropoutConfig, Start};
+use gptkit_train::Resumable;
+use gptkit_train::checkpoint::{State, TextSeen};
+use gptkit_train::config::TrainConfig;
+use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
+use gptkit_train::objective::{Objective, Validate, Validation};
+use gptkit_train::run::Run;
+use gptkit_train::schedule::Schedule;
 use serde::{Deserialize, Serialize};
-use sft::start::{DropoutConfig, Start};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use train::Resumable;
-use train::checkpoint::{State, TextSeen};
-use train::config::TrainConfig;
-use train::fit::{Sitting, Summary, Trainer, fit};
-use train::objective::{Objective, Validate, Validation};
-use train::run::Run;
-use train::schedule::Schedule;
 
 /// All that a run of `gptkit dpo` is told; a file `configs/dpo-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,11 +164,14 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     config.train.validate_each_epoch(data.train.records.len());
     config.train.check_validation(!data.val.records.is_empty())?;
 
-    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    train::plan::must_fit(&shape, &config.train, sitting.device)?;
+    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
+    gptkit_train::plan::must_fit(&shape, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
     save_ends(out, &ends)?;
-    data::disk::write(&out.join(REFERENCE), (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes())?;
+    gptkit_data::disk::write(
+        &out.join(REFERENCE),
+        (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes(),
+    )?;
     run.take_in(aside.path(), &FILES)?;
     drop(aside); // nothing of it is left when training is killed
     let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
@@ -333,7 +336,7 @@ fn go_on(
     let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
     run.draw()?;
     let folder = run.folder().to_owned();
-    let origin = data::disk::read_description(&folder.join(REFERENCE))?;
+    let origin = gptkit_data::disk::read_description(&folder.join(REFERENCE))?;
     let Origin { folder: reference, .. } =
         serde_json::from_str(&origin).with_context(|| format!("{} is damaged", folder.join(REFERENCE).display()))?;
     let mut outcome = Outcome { folder, summary, reference, learned: None };
@@ -356,7 +359,7 @@ fn finish(
     let batches = val.records.all(config.train.micro_batch(), usize::MAX);
     let best = Preferring { policy, beta: config.dpo.beta };
     let Some(learned) = best.learned(batches.iter().map(Vec::as_slice), longer_won)? else { return Ok(None) };
-    data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&learned)? + "\n").as_bytes())?;
+    gptkit_data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&learned)? + "\n").as_bytes())?;
     Ok(Some(learned))
 }
 
@@ -366,8 +369,8 @@ mod tests {
     use crate::answers::{self, Answer};
     use crate::golden::{close, golden, narrow, numbers};
     use candle_core::{Device, Var};
-    use model::{Kind, ModelConfig, Params};
-    use ops::Precision;
+    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_ops::Precision;
     use serde_json::json;
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };

@@ -1,6 +1,6 @@
 //! How far the policy is from where it began, and what that costs.
 
-use ::config::{Check, Problems};
+use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 
 /// An estimate of the KL divergence from one sampled token, with d = ln π(token) − ln π_ref(token) (Schulman 2020,

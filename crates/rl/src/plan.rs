@@ -1,11 +1,11 @@
 //! Memory and updates of a run of PPO before any are spent.
 
 use crate::config::{PpoConfig, ValueInit};
-use model::{LoraConfig, ModelConfig};
-use ops::{Precision, scores_bytes};
-use train::config::Recompute;
-use train::memory::{Memory, Portion, sum};
-use train::schedule::Schedule;
+use gptkit_model::{LoraConfig, ModelConfig};
+use gptkit_ops::{Precision, scores_bytes};
+use gptkit_train::config::Recompute;
+use gptkit_train::memory::{Memory, Portion, sum};
+use gptkit_train::schedule::Schedule;
 
 /// What a run will take, on a processor. Lengths of prompts are not known: every sequence counts as the longest that fits.
 #[derive(Debug, Clone, PartialEq)]
@@ -362,8 +362,8 @@ mod tests {
         loop {
             limit = limit / 200 * 197;
             let Some(set) = settings_that_fit(&config, &policy, &reward, limit) else { break };
-            let text = ::config::resolved(&config).unwrap();
-            let set_config: PpoConfig = ::config::load("test", &text, &set).unwrap();
+            let text = gptkit_config::resolved(&config).unwrap();
+            let set_config: PpoConfig = gptkit_config::load("test", &text, &set).unwrap();
             assert!(peak(&set_config) <= limit, "{set:?}");
             found.extend(set);
         }
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn passes_over_prompts_have_no_length_yet() {
         let mut config = config();
-        config.train.length = train::Span::Epochs(2.0);
+        config.train.length = gptkit_train::Span::Epochs(2.0);
         assert_eq!(plan(&config).length, None);
     }
 }

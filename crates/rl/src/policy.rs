@@ -5,11 +5,11 @@ use crate::loss::{Loss, differentiable, policy_loss, value_loss};
 use crate::rollout::Episode;
 use anyhow::Result;
 use candle_core::Tensor;
-use data::batch::Batch;
-use model::{ClassHead, Gpt, Pass};
+use gptkit_data::batch::Batch;
+use gptkit_model::{ClassHead, Gpt, Pass};
+use gptkit_train::objective::{LanguageModeling, Objective};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use train::objective::{LanguageModeling, Objective};
 
 /// What an update of the policy is made from. Its rows are the episodes, then the windows of text.
 #[derive(Debug, Default)]

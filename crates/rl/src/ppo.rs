@@ -9,20 +9,21 @@ use crate::prompts::Prompt;
 use crate::rollout::{Ends, Episode, Rewarder, Speaking, judge, scores, values};
 use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
-use data::batch::{Batch, Windows, shuffled};
-use data::examples::Records;
-use data::progress::Task;
-use data::tokenizer::Tokenizer;
-use model::Gpt;
+use gptkit_data::batch::{Batch, Windows};
+use gptkit_data::examples::Records;
+use gptkit_data::progress::Task;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::Gpt;
+use gptkit_rng::order::{Order, shuffled};
+use gptkit_train::ema::Ema;
+use gptkit_train::fit::{Trainer, Update};
+use gptkit_train::guard::{Guard, spike_message};
+use gptkit_train::objective::Validate;
+use gptkit_train::schedule::Step;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Instant;
-use train::ema::Ema;
-use train::fit::{Trainer, Update};
-use train::guard::{Guard, spike_message};
-use train::objective::Validate;
-use train::schedule::Step;
 
 /// Figures by name, as metrics and TensorBoard have them.
 pub(crate) type Figures = BTreeMap<String, f64>;
@@ -215,7 +216,7 @@ impl Ppo<'_> {
         for epoch in 0..epochs {
             task.show(&format!("values alone, pass {} of {epochs}", epoch + 1));
             (loss, tokens) = (0.0, 0.0);
-            for chosen in order(episodes.len(), epoch as u64, seed ^ 0x27d4_eb2f).chunks(size) {
+            for chosen in order(episodes.len(), epoch as u64, Order::ValueWarmup.seed(*seed)).chunks(size) {
                 let chosen: Vec<Episode> = chosen.iter().map(|&i| episodes[i].clone()).collect();
                 let minibatch = Minibatch { episodes: chosen, text: None, unclipped_values: true };
                 let found = self.update_values(&minibatch, lr, updates)?;
@@ -262,7 +263,7 @@ impl Ppo<'_> {
             let pass = (step.number - 1) * config.epochs as u64 + epoch;
             // Rows of all passes so far: batches may grow.
             let rows_before = step.first_row * config.epochs as u64 + epoch * n as u64;
-            for (number, chosen) in order(n, pass, seed ^ 0x5bd1_e995).chunks(size).enumerate() {
+            for (number, chosen) in order(n, pass, Order::PolicyMinibatches.seed(*seed)).chunks(size).enumerate() {
                 let first_row = rows_before + (number * size) as u64;
                 let minibatch = Minibatch {
                     episodes: chosen.iter().map(|&i| episodes[i].clone()).collect(),
@@ -463,11 +464,11 @@ mod tests {
     use crate::prompts;
     use crate::shaping::MissingEnd;
     use candle_core::{Device, Tensor};
-    use data::examples::ExamplesWriter;
-    use data::progress::Silent;
-    use model::{ClassHead, Kind, ModelConfig, Params, Pass};
-    use ops::Precision;
-    use train::objective::{LanguageModeling, Objective};
+    use gptkit_data::examples::ExamplesWriter;
+    use gptkit_data::progress::Silent;
+    use gptkit_model::{ClassHead, Kind, ModelConfig, Params, Pass};
+    use gptkit_ops::Precision;
+    use gptkit_train::objective::{LanguageModeling, Objective};
 
     /// What is rewarded: the share of this token.
     const WANTED: u32 = 5;
@@ -680,7 +681,7 @@ mod tests {
             let whole = gradients(&[8]);
             let parts = gradients(&[2, 5, 7, 8]);
             for ((name, parameter), (whole, parts)) in weights.params().iter().zip(whole.iter().zip(&parts)) {
-                ops::check::assert_close(name, parts, whole, 2e-5);
+                gptkit_ops::check::assert_close(name, parts, whole, 2e-5);
                 let gradient: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
                 let (at, largest) = gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
                 let values: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
@@ -728,7 +729,7 @@ mod tests {
         assert_ne!(course.policy_guard, course.value_guard);
         let again: Course = serde_json::from_str(&serde_json::to_string(&course).unwrap()).unwrap();
         assert_eq!(again, course, "it is part of a checkpoint");
-        config.train.on_spike = train::config::OnSpike::Skip;
+        config.train.on_spike = gptkit_train::config::OnSpike::Skip;
         let (policy, values, _, _) = eight(&config);
         assert!(policy > 0.0 && values > 0.0, "{policy} and {values} updates are skipped");
         config.train.spike_z = 1e6;

@@ -2,16 +2,16 @@
 
 use crate::config::PpoConfig;
 use anyhow::{Context, Result, bail, ensure};
-use data::dialogue::{Message, Role, key};
-use data::examples::{ExamplesWriter, Records};
-use data::progress::{Progress, grouped};
-use data::prompt::read_prompts;
-use data::record::Bad;
-use data::source::OnBadRecord;
-use data::template::{Template, encode};
-use data::tokenizer::Tokenizer;
-use data::world::{Instruction, Instructions, Part};
-use sft::sources::{Origin, Reading, Use};
+use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::examples::{ExamplesWriter, Records};
+use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::prompt::read_prompts;
+use gptkit_data::record::Bad;
+use gptkit_data::source::OnBadRecord;
+use gptkit_data::template::{Template, encode};
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_sft::sources::{Origin, Reading, Use};
+use gptkit_world::{Instruction, Instructions, Part};
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
@@ -194,7 +194,7 @@ fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::progress::Silent;
+    use gptkit_data::progress::Silent;
     use std::collections::HashSet;
 
     /// Whatever is read to learn and to validate.
@@ -206,7 +206,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         let file = |name: &str, numbers: std::ops::Range<u32>| {
             let line = |n: u32| format!("p{}\n", n % 30);
-            data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
+            gptkit_data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
         };
         file("own.txt", 0..80);
         file("both.txt", 20..40);
@@ -220,7 +220,7 @@ mod tests {
                     "prompts.val_fraction=0.2".to_owned(),
                 ];
                 let preset = include_str!("../../../configs/ppo-small.toml");
-                let config: PpoConfig = ::config::load("ppo-small", preset, &set).unwrap();
+                let config: PpoConfig = gptkit_config::load("ppo-small", preset, &set).unwrap();
                 encode_all(&config, &tokenizer, &Template::default_for_chat(), 400, folder.path(), &Silent).unwrap();
                 let [train, val] = FILES.map(|name| {
                     let prompts = open(&folder.path().join(name), 1).unwrap();

@@ -1,8 +1,8 @@
 //! What a model was made from, round by round; it lies in the model's folder.
 
 use anyhow::{Context, Result, ensure};
-use data::disk;
-use reward::collection::weights_of;
+use gptkit_data::disk;
+use gptkit_preferences::collection::weights_of;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -102,7 +102,7 @@ impl Provenance {
 /// The `data.sources` of the run in `folder`, as far as it says.
 fn sources_of(folder: &Path) -> Vec<String> {
     let text = disk::read_description(&folder.join("config.toml")).unwrap_or_default();
-    let config = ::config::load::<reward::RewardConfig>("config.toml", &text, &[]);
+    let config = gptkit_config::load::<gptkit_reward::RewardConfig>("config.toml", &text, &[]);
     config.map(|config| config.data.sources).unwrap_or_default()
 }
 

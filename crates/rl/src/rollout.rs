@@ -7,12 +7,12 @@ use crate::config::RolloutConfig;
 use crate::prompts::Prompt;
 use crate::shaping::ShapingConfig;
 use anyhow::{Result, ensure};
-use data::tokenizer::Tokenizer;
-use model::generate::{Completion, Finish, LateEnds};
-use model::generate_all::{Requests, generate_all};
-use model::sampler::Sampling;
-use model::{ClassHead, Gpt, Pass};
-use reward::model::RewardModel;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::generate::{Completion, Finish, LateEnds};
+use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::sampler::Sampling;
+use gptkit_model::{ClassHead, Gpt, Pass};
+use gptkit_reward::model::RewardModel;
 use std::ops::ControlFlow;
 
 /// A prompt, its answer, and what each token of that was worth. Lists have a number for each token of the answer.

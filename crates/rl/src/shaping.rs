@@ -3,7 +3,7 @@
 
 use crate::advantage::Whitening;
 use crate::kl::{AdaptiveKl, Estimator};
-use ::config::{Check, Problems};
+use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 
 /// What becomes of the score of an answer that was cut before its end. The reward model reads it with the chat template's end

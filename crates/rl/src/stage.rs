@@ -9,27 +9,27 @@ use crate::prompts::{self, FILES};
 use crate::provenance::Provenance;
 use crate::rollout::Ends;
 use anyhow::{Context, Result, ensure};
-use data::batch::{Windows, validation};
-use data::disk::{self, Claim, Scratch};
-use data::progress::{Progress, Unit, grouped};
-use data::template::Template;
-use data::tokenizer::Tokenizer;
-use model::folder::{ModelFolder, is_whole, load_config, load_model, save_ends, save_tensors};
-use model::{ClassHead, Gpt, ModelConfig, Params, Weights};
-use reward::model::Scorer;
-use sft::sft::prepared_text;
-use sft::start::{DropoutConfig, Start};
+use gptkit_data::batch::{Windows, validation};
+use gptkit_data::disk::{self, Claim, Scratch};
+use gptkit_data::progress::{Progress, Unit, grouped};
+use gptkit_data::template::Template;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::folder::{ModelFolder, is_whole, load_config, load_model, save_ends, save_tensors};
+use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Weights};
+use gptkit_reward::model::Scorer;
+use gptkit_sft::sft::prepared_text;
+use gptkit_sft::start::{DropoutConfig, Start};
+use gptkit_train::Resumable;
+use gptkit_train::checkpoint::{self, State, TextSeen, load_into};
+use gptkit_train::ema::Ema;
+use gptkit_train::fit::{Sitting, Summary, Trainer};
+use gptkit_train::interrupt::Interrupt;
+use gptkit_train::objective::LanguageModeling;
+use gptkit_train::run::{Record, Run, records};
+use gptkit_train::schedule::{Schedule, Step};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use train::Resumable;
-use train::checkpoint::{self, State, TextSeen, load_into};
-use train::ema::Ema;
-use train::fit::{Sitting, Summary, Trainer};
-use train::interrupt::Interrupt;
-use train::objective::LanguageModeling;
-use train::run::{Record, Run, records};
-use train::schedule::{Schedule, Step};
 
 /// What a run leaves.
 #[derive(Debug)]
@@ -76,8 +76,8 @@ pub fn ppo(config: &PpoConfig, init: &Path, reward: &Path, claim: Claim, sitting
     let provenance = Provenance::with_round(init, reward, &config.prompts.sources)?;
     let text = text(config, &policy.tokenizer, policy.config.context, sitting.progress)?;
 
-    let resolved = ::config::resolved(config).context("the configuration cannot be written")?;
-    train::plan::must_fit(&policy.config, &config.train, sitting.device)?;
+    let resolved = gptkit_config::resolved(config).context("the configuration cannot be written")?;
+    gptkit_train::plan::must_fit(&policy.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &policy.config, &policy.tokenizer)?;
     save_ends(out, &policy.end_of_text)?;
     run.take_in(aside.path(), &FILES)?;
@@ -326,7 +326,7 @@ fn go_on(mut ppo: Ppo, mut state: State, mut run: Run, sitting: &Sitting) -> Res
         return Ok(outcome);
     }
     config.train.check_validation(!ppo.validation.is_empty())?;
-    let tolerance = Tolerance::of(config.train.dtype.precision() == ops::Precision::Bf16);
+    let tolerance = Tolerance::of(config.train.dtype.precision() == gptkit_ops::Precision::Bf16);
     let interrupt = Interrupt::watch(sitting.deadline)?;
     let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
     let elapsed = || elapsed_before + begun.elapsed().as_secs_f64();
@@ -410,7 +410,7 @@ fn evaluate(
     ppo: &mut Ppo,
     state: &mut State,
     run: &Run,
-    task: &dyn data::progress::Task,
+    task: &dyn gptkit_data::progress::Task,
 ) -> Result<BTreeMap<String, f64>> {
     let Evaluation { figures, reward } = ppo.with_outcome(|ppo| {
         let found = ppo.evaluate(state.step, task)?;

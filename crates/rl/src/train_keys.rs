@@ -1,22 +1,22 @@
 //! Every key of `[train]`, in every stage: it changes the run, or it is refused. No key is accepted without an effect.
 
 use crate::{DpoConfig, PpoConfig};
-use ::config::Check;
 use anyhow::Result;
 use candle_core::Device;
-use data::disk::Claim;
-use data::progress::{Progress, Silent, Task, Unit};
-use reward::RewardConfig;
+use gptkit_config::Check;
+use gptkit_data::disk::Claim;
+use gptkit_data::progress::{Progress, Silent, Task, Unit};
+use gptkit_reward::RewardConfig;
+use gptkit_sft::{FinetuneConfig, SftConfig};
+use gptkit_train::PretrainConfig;
+use gptkit_train::config::TrainConfig;
+use gptkit_train::fit::Sitting;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sft::{FinetuneConfig, SftConfig};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tempfile::TempDir;
-use train::PretrainConfig;
-use train::config::TrainConfig;
-use train::fit::Sitting;
 
 /// What a key does to a run.
 enum Effect {
@@ -122,7 +122,7 @@ impl Models {
 type Stage = fn(&Models, &[String], &Path, &dyn Progress) -> Result<()>;
 
 fn loaded<T: DeserializeOwned + Check>(sections: &str, set: &[String]) -> Result<T> {
-    Ok(::config::load("test", &(sections.to_owned() + BASE), set)?)
+    Ok(gptkit_config::load("test", &(sections.to_owned() + BASE), set)?)
 }
 
 fn claimed(out: &Path) -> Claim {
@@ -140,24 +140,24 @@ fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress
         models.shards
     );
     let config = loaded::<PretrainConfig>(&sections, set)?;
-    train::pretrain(config, None, claimed(out), &sitting(progress)).map(drop)
+    gptkit_train::pretrain(config, None, claimed(out), &sitting(progress)).map(drop)
 }
 
 fn finetune(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\ntask = \"classification\"\nsources = [\"world:12\"]\n";
     let config = loaded::<FinetuneConfig>(sections, set)?;
-    sft::finetune(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
+    gptkit_sft::finetune(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn sft(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<SftConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    sft::sft(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
+    gptkit_sft::sft(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn train_rm(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\nsources = [\"world:12\"]\n[normalization]\nrecipe = \"none\"\n";
     let config = loaded::<RewardConfig>(sections, set)?;
-    reward::train_rm(config, &models.at("sft"), claimed(out), &sitting(progress)).map(drop)
+    gptkit_reward::train_rm(config, &models.at("sft"), claimed(out), &sitting(progress)).map(drop)
 }
 
 fn dpo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
@@ -183,7 +183,7 @@ fn see(models: &Models, stage: Stage, set: &[String]) -> Result<Seen, String> {
         }
         record
     };
-    let text = data::disk::read_description(&out.join("metrics.jsonl")).unwrap();
+    let text = gptkit_data::disk::read_description(&out.join("metrics.jsonl")).unwrap();
     let entries = out.join("checkpoints").read_dir().unwrap();
     Ok(Seen {
         records: text.lines().map(without_times).collect(),

@@ -2,16 +2,16 @@
 
 use crate::dialogues::{DialogueConfig, first_dialogues};
 use anyhow::{Context, Result};
-use data::dialogue::{Message, Role};
-use data::disk;
-use data::progress::{Progress, Task, Unit};
-use data::template::{Template, encode};
-use data::tokenizer::Tokenizer;
-use data::world::{Instruction, InstructionKind, Instructions, Part};
-use model::Gpt;
-use model::generate::LateEnds;
-use model::generate_all::{Requests, generate_all};
-use model::sampler::Sampling;
+use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::disk;
+use gptkit_data::progress::{Progress, Task, Unit};
+use gptkit_data::template::{Template, encode};
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::Gpt;
+use gptkit_model::generate::LateEnds;
+use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::sampler::Sampling;
+use gptkit_world::{Instruction, InstructionKind, Instructions, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -174,10 +174,10 @@ fn table(asked: &[Asked]) -> String {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use data::progress::Silent;
-    use model::generate::{Request, generate};
-    use model::{Kind, ModelConfig, Params};
-    use ops::Precision;
+    use gptkit_data::progress::Silent;
+    use gptkit_model::generate::{Request, generate};
+    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_ops::Precision;
 
     #[test]
     fn answers_together_are_the_likeliest_ones_one_by_one() {

@@ -7,13 +7,13 @@ use crate::labeled::Example;
 use crate::scores::{Confusion, mean_squared_error, pearson, spearman};
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
-use data::world::Task;
-use model::{ClassHead, Gpt, Input, Pass};
-use ops::cross_entropy;
+use gptkit_model::{ClassHead, Gpt, Input, Pass};
+use gptkit_ops::cross_entropy;
+use gptkit_train::objective::{Objective, Validate, Validation, check_tokens};
+use gptkit_world::Task;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use train::objective::{Objective, Validate, Validation, check_tokens};
 
 /// A model that labels.
 #[derive(Debug)]
@@ -253,9 +253,9 @@ impl Report {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use model::{Kind, ModelConfig, Params};
-    use ops::Precision;
-    use ops::check::assert_close;
+    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_ops::Precision;
+    use gptkit_ops::check::assert_close;
 
     fn shape(kind: Kind) -> ModelConfig {
         let text = serde_json::json!({

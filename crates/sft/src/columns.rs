@@ -1,10 +1,10 @@
 //! Which columns of a file hold the texts and the label of a record, and what they say.
 
 use anyhow::{Result, bail};
-use data::dialogue::{Message, Role, key};
-use data::record::{Bad, Row};
-use data::source::OnBadRecord;
-use data::world::Task;
+use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::record::{Bad, Row};
+use gptkit_data::source::OnBadRecord;
+use gptkit_world::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -311,7 +311,7 @@ fn spoken(row: &Row, column: &str) -> Result<String, Bad> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::record::Place;
+    use gptkit_data::record::Place;
     use serde_json::json;
 
     fn row(fields: Value) -> Row {

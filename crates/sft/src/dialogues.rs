@@ -1,18 +1,19 @@
 //! Dialogues → tokens that know whether they are trained on → batches of demonstrations, packed into windows.
 
 use crate::sources::{Origin, Reading, Sources, Use};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::batch::{Batch, IGNORE, Windows, shuffled};
-use data::dialogue::{AnswerUse, Message, Role, opening_key, read_dialogues};
-use data::examples::{Examples, ExamplesWriter};
-use data::pack::balance;
-use data::progress::{Progress, Silent, grouped};
-use data::record::Bad;
-use data::source::{OnBadRecord, Place};
-use data::template::{Template, encode};
-use data::tokenizer::Tokenizer;
-use data::world::Instructions;
+use gptkit_config::{Check, Problems};
+use gptkit_data::batch::{Batch, IGNORE, Windows};
+use gptkit_data::dialogue::{AnswerUse, Message, Role, opening_key, read_dialogues};
+use gptkit_data::examples::{Examples, ExamplesWriter};
+use gptkit_data::pack::balance;
+use gptkit_data::progress::{Progress, Silent, grouped};
+use gptkit_data::record::Bad;
+use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::template::{Template, encode};
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_rng::order::shuffled;
+use gptkit_world::Instructions;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -387,13 +388,13 @@ struct Enough;
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
-    use data::world::Part;
-    use model::{Gpt, Input, Kind, ModelConfig, Params, Pass};
-    use ops::Precision;
-    use ops::check::assert_close;
+    use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass};
+    use gptkit_ops::Precision;
+    use gptkit_ops::check::assert_close;
+    use gptkit_train::objective::{LanguageModeling, Objective};
+    use gptkit_world::Part;
     use std::collections::HashSet;
     use std::path::PathBuf;
-    use train::objective::{LanguageModeling, Objective};
 
     const CONTEXT: usize = 12;
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
@@ -575,7 +576,7 @@ mod tests {
         let both: Vec<String> = (20..40).map(|n| line(format!("p{n}"), n)).collect();
         let from_world: Vec<String> = (0..40).map(|n| line(held_out(n), n as u32)).chain(own.clone()).collect();
         for (name, lines) in [("own.jsonl", own), ("both.jsonl", both), ("world.jsonl", from_world)] {
-            data::disk::write(Path::new(&path(name)), lines.join("\n").as_bytes()).unwrap();
+            gptkit_data::disk::write(Path::new(&path(name)), lines.join("\n").as_bytes()).unwrap();
         }
         let known: HashSet<Vec<u32>> = (0..400)
             .map(|n| encode(&template.prompt(&[Message::new(Role::User, held_out(n))]).unwrap(), &tokenizer).unwrap())

@@ -4,24 +4,24 @@ use crate::classifier::{Classifier, Report};
 use crate::columns::Columns;
 use crate::labeled::{Counts, Encoded, Example, FILES, Framer, Labeled, LabeledConfig, encode_all};
 use crate::start::{DropoutConfig, Start};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::batch::Prefetch;
-use data::disk::{Claim, Scratch};
-use data::progress::{Progress, grouped};
-use data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
-use data::world::Task;
-use model::folder::{load_config, load_model};
-use model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
+use gptkit_config::{Check, Problems};
+use gptkit_data::batch::Prefetch;
+use gptkit_data::disk::{Claim, Scratch};
+use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
+use gptkit_model::folder::{load_config, load_model};
+use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
+use gptkit_train::Resumable;
+use gptkit_train::checkpoint::{State, TextSeen};
+use gptkit_train::config::TrainConfig;
+use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
+use gptkit_train::run::Run;
+use gptkit_train::schedule::Schedule;
+use gptkit_world::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use train::Resumable;
-use train::checkpoint::{State, TextSeen};
-use train::config::TrainConfig;
-use train::fit::{Sitting, Summary, Trainer, fit};
-use train::run::Run;
-use train::schedule::Schedule;
 
 /// All that a run of `gptkit finetune` is told; a file `configs/finetune-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,8 +164,8 @@ pub fn finetune(mut config: FinetuneConfig, init: &Path, claim: Claim, sitting: 
     say(&counts, start.config.context, sitting.progress);
     start.tokenizer.check_losses("the records", sitting.progress)?;
 
-    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    train::plan::must_fit(&start.config, &config.train, sitting.device)?;
+    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
+    gptkit_train::plan::must_fit(&start.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     labeling.save(out, &start.tokenizer)?;
     run.take_in(aside.path(), &FILES)?;
@@ -345,7 +345,7 @@ fn measure_best(
     };
     let scores = Scores { part, report: &report, validation: validation.as_ref() };
     let text = serde_json::to_string_pretty(&scores)? + "\n";
-    data::disk::write(&folder.join(SCORES), text.as_bytes())?;
+    gptkit_data::disk::write(&folder.join(SCORES), text.as_bytes())?;
     Ok(report)
 }
 

@@ -2,15 +2,15 @@
 
 use crate::columns::{Columns, Named, Truth};
 use crate::sources::{Origin, Reading, Sources, Split, Use};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, bail, ensure};
-use data::examples::{Examples, ExamplesWriter, Records};
-use data::progress::{Progress, grouped};
-use data::record::{Bad, Place as At, Row, read_rows};
-use data::source::OnBadRecord;
-use data::tokenizer::{FRAME, Tokenizer};
-use data::unused::Unused;
-use data::world::{Task, Tasks};
+use gptkit_config::{Check, Problems};
+use gptkit_data::examples::{Examples, ExamplesWriter, Records};
+use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::record::{Bad, Place as At, Row, read_rows};
+use gptkit_data::source::OnBadRecord;
+use gptkit_data::tokenizer::{FRAME, Tokenizer};
+use gptkit_data::unused::Unused;
+use gptkit_world::{Task, Tasks};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -438,7 +438,7 @@ fn rows(
     config: &LabeledConfig,
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Row) -> Result<()>,
-) -> Result<data::record::Skipped> {
+) -> Result<gptkit_data::record::Skipped> {
     let Origin::World { seed, part, numbers } = &reading.origin else {
         return read_rows(Path::new(reading.source), config.on_bad_record, progress, sink);
     };
@@ -448,7 +448,7 @@ fn rows(
         let place = At { file: PathBuf::from(reading.source), line: number + 1 };
         sink(Row { place, fields })?;
     }
-    Ok(data::record::Skipped::default())
+    Ok(gptkit_data::record::Skipped::default())
 }
 
 /// The examples of a part.
@@ -483,7 +483,7 @@ impl Labeled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::progress::Silent;
+    use gptkit_data::progress::Silent;
     use proptest::prelude::*;
     use std::collections::{BTreeSet, HashSet};
 
@@ -512,7 +512,7 @@ mod tests {
                     "context": a, "choices": ["x", "y"] });
                 record.to_string() + "\n"
             };
-            data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
+            gptkit_data::disk::write(Path::new(&path(name)), numbers.map(line).collect::<String>().as_bytes()).unwrap();
         };
         file("own.jsonl", 0..80);
         file("both.jsonl", 20..40);

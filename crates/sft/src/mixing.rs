@@ -3,10 +3,10 @@
 use crate::dialogues::Mixed;
 use anyhow::Result;
 use candle_core::Tensor;
-use data::batch::Batch;
-use model::Pass;
+use gptkit_data::batch::Batch;
+use gptkit_model::Pass;
+use gptkit_train::objective::{LanguageModeling, Objective, Validate, Validation};
 use std::ops::Range;
-use train::objective::{LanguageModeling, Objective, Validate, Validation};
 
 /// (1 − share) · the mean loss over the trained tokens of the demonstrations + share · the mean loss over the tokens of the
 /// text, nats. Without text, the first mean alone.
@@ -66,9 +66,9 @@ impl Validate for Mixing {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use data::batch::IGNORE;
-    use model::{Gpt, ModelConfig, Params};
-    use ops::Precision;
+    use gptkit_data::batch::IGNORE;
+    use gptkit_model::{Gpt, ModelConfig, Params};
+    use gptkit_ops::Precision;
 
     fn mixing(share: f64) -> Mixing {
         let shape = serde_json::json!({

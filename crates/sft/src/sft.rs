@@ -4,28 +4,28 @@ use crate::answers::{Answerer, Asked, ask_after, ask_before};
 use crate::dialogues::{Counts, Demonstrations, DialogueConfig, FILES, Mixed, encode_all};
 use crate::mixing::Mixing;
 use crate::start::{DropoutConfig, Start};
-use ::config::{Check, Problems};
 use anyhow::{Context, Result, ensure};
-use data::batch::{Batch, Prefetch, Windows};
-use data::disk::{Claim, Scratch};
-use data::prepare::{Prepared, prepare};
-use data::progress::{Progress, grouped};
-use data::source::{DataConfig, Place};
-use data::template::Template;
-use data::tokenizer::{Tokenizer, TokenizerConfig};
-use data::world::InstructionKind;
-use model::folder::{ModelFolder, load_config, load_model, save_description, save_ends};
-use model::{Gpt, LoraConfig, Weights};
+use gptkit_config::{Check, Problems};
+use gptkit_data::batch::{Batch, Prefetch, Windows};
+use gptkit_data::disk::{Claim, Scratch};
+use gptkit_data::prepare::{Prepared, prepare};
+use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::source::{DataConfig, Place};
+use gptkit_data::template::Template;
+use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
+use gptkit_model::folder::{ModelFolder, load_config, load_model, save_description, save_ends};
+use gptkit_model::{Gpt, LoraConfig, Weights};
+use gptkit_train::Resumable;
+use gptkit_train::checkpoint::{State, TextSeen};
+use gptkit_train::config::TrainConfig;
+use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
+use gptkit_train::objective::{LanguageModeling, Validate};
+use gptkit_train::run::Run;
+use gptkit_train::schedule::Schedule;
+use gptkit_world::InstructionKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use train::Resumable;
-use train::checkpoint::{State, TextSeen};
-use train::config::TrainConfig;
-use train::fit::{Sitting, Summary, Trainer, fit};
-use train::objective::{LanguageModeling, Validate};
-use train::run::Run;
-use train::schedule::Schedule;
 
 /// All that a run of `gptkit sft` is told; a file `configs/sft-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,8 +121,8 @@ pub fn sft(mut config: SftConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     say(&counts, sitting.progress);
     start.tokenizer.check_losses("the dialogues", sitting.progress)?;
 
-    let resolved = ::config::resolved(&config).context("the configuration cannot be written")?;
-    train::plan::must_fit(&start.config, &config.train, sitting.device)?;
+    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
+    gptkit_train::plan::must_fit(&start.config, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
     let ends = start.ends(&template)?;
     save_ends(out, &ends)?;
@@ -347,13 +347,13 @@ const GRADED: u64 = 300;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use train::Span;
+    use gptkit_train::Span;
 
     /// Ouyang et al. 2022: some 13,000 demonstrations, 16 epochs, 32 a batch.
     #[test]
     fn the_papers_preset_makes_the_papers_number_of_updates_at_any_length() {
         let text = include_str!("../../../configs/sft-instructgpt.toml");
-        let config: SftConfig = ::config::load("sft-instructgpt", text, &[]).unwrap();
+        let config: SftConfig = gptkit_config::load("sft-instructgpt", text, &[]).unwrap();
         for mean_tokens in [40, 128, 700, 2000] {
             assert_eq!(Schedule::new(&config.train, mean_tokens, 13_000).n_steps(), 6_500);
         }

@@ -2,16 +2,16 @@
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use model::folder::ModelFolder;
-use model::lora::{extend_vocabulary, is_adapter};
-use model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::lora::{extend_vocabulary, is_adapter};
+use gptkit_model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-use ::config::{Check, Problems};
-use data::progress::Progress;
-use data::template::Template;
-use data::tokenizer::Tokenizer;
+use gptkit_config::{Check, Problems};
+use gptkit_data::progress::Progress;
+use gptkit_data::template::Template;
+use gptkit_data::tokenizer::Tokenizer;
 
 /// Probabilities of dropout that take the place of the model's own; TOML section `[dropout]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

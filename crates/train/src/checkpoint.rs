@@ -21,11 +21,11 @@ use crate::objective::{Objective, Validation};
 use crate::optimizer::Optimizer;
 use crate::run::{METRICS, Run};
 use anyhow::{Context, Result, bail};
-use data::disk;
-use data::progress::Progress;
-use model::Params;
-use model::folder::{is_of_model, save_tensors};
-use model::tensor_files::TensorFiles;
+use gptkit_data::disk;
+use gptkit_data::progress::Progress;
+use gptkit_model::Params;
+use gptkit_model::folder::{is_of_model, save_tensors};
+use gptkit_model::tensor_files::TensorFiles;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ impl State {
 pub struct TextSeen {
     /// Folder of the shards, absolute.
     pub shards: PathBuf,
-    /// [`data::shard::Manifest::fingerprint`] of it.
+    /// [`gptkit_data::shard::Manifest::fingerprint`] of it.
     pub fingerprint: String,
 }
 

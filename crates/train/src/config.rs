@@ -1,9 +1,9 @@
 //! What a user may set of training.
 
 use crate::span::Span;
-use ::config::{Check, Problems};
 use anyhow::{Result, ensure};
-use model::Dtype;
+use gptkit_config::{Check, Problems};
+use gptkit_model::Dtype;
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate falls after the warm-up.

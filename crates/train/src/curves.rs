@@ -2,7 +2,7 @@
 
 use crate::run::{METRICS, records};
 use anyhow::{Result, anyhow, ensure};
-use data::printable::printable_line;
+use gptkit_data::printable::printable_line;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use std::ops::Range;

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
-use model::Params;
-use model::folder::save_tensors;
-use model::tensor_files::TensorFiles;
+use gptkit_model::Params;
+use gptkit_model::folder::save_tensors;
+use gptkit_model::tensor_files::TensorFiles;
 use std::path::Path;
 
 /// Averages of parameters, in their order.
@@ -20,7 +20,7 @@ impl Ema {
     /// # Errors
     /// When memory does not suffice.
     pub fn new(params: &Params, decay: f64) -> Result<Self> {
-        let copy = |(name, parameter): (&str, &std::sync::Arc<ops::Parameter>)| {
+        let copy = |(name, parameter): (&str, &std::sync::Arc<gptkit_ops::Parameter>)| {
             Ok((name.to_owned(), parameter.tensor(false).copy()?))
         };
         Ok(Self { decay, averages: params.iter().map(copy).collect::<Result<_>>()? })
@@ -79,7 +79,7 @@ impl Ema {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use model::ModelConfig;
+    use gptkit_model::ModelConfig;
 
     #[test]
     fn comes_back_and_is_exchanged_with_the_weights() {

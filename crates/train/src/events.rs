@@ -2,7 +2,7 @@
 //! for years, and of the format a few fields are all it takes (tensorflow/core/util/event.proto, summary.proto).
 
 use anyhow::{Context, Result};
-use data::disk;
+use gptkit_data::disk;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};

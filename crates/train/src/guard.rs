@@ -4,7 +4,7 @@ use crate::config::{OnSpike, TrainConfig};
 use crate::fit::Update;
 use crate::schedule::Step;
 use anyhow::{Result, ensure};
-use data::progress::Progress;
+use gptkit_data::progress::Progress;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::Path;

@@ -2,7 +2,7 @@
 //! process at once; the other two come more than once (a closed terminal sends SIGHUP from the shell and from the system).
 
 use anyhow::{Context, Result};
-use data::unfinished::signals_are_handled;
+use gptkit_data::unfinished::signals_are_handled;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Interrupt {
     #[cfg(unix)]
     fn watch_unix(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGHUP, SIGUSR1};
-        for signal in [SIGHUP, SIGUSR1].into_iter().filter(|&signal| !data::unfinished::is_ignored(signal)) {
+        for signal in [SIGHUP, SIGUSR1].into_iter().filter(|&signal| !gptkit_data::unfinished::is_ignored(signal)) {
             flag::register_usize(signal, Arc::clone(&self.signal), signal as usize)?;
         }
         Ok(())

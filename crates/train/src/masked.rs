@@ -4,9 +4,9 @@
 //! The mask token is the row of the vocabulary after the tokenizer's last entry. It is no entry itself, since no text has it;
 //! the first token that a later stage adds to the tokenizer takes its row over.
 
-use data::batch::{Batch, IGNORE};
-use model::Kind;
-use ops::rng::{Draw, Key, words};
+use gptkit_data::batch::{Batch, IGNORE};
+use gptkit_model::Kind;
+use gptkit_rng::keyed::{Draw, Key, words};
 
 /// Share of the tokens that are asked for.
 const ASKED: f64 = 0.15;

@@ -1,8 +1,8 @@
 //! Memory of a step by part, before any is taken.
 
 use crate::config::{Recompute, TrainConfig};
-use model::{Kind, ModelConfig};
-use ops::Precision;
+use gptkit_model::{Kind, ModelConfig};
+use gptkit_ops::Precision;
 
 /// Bytes at the moment of a step when most are in use, on a processor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Memory {
             gradients: if portion.several { done.gradients } else { (full * first_gradient) as u64 },
             activations: (n(portion.tokens) * d * (kept + passing)) as u64,
             logits: match portion.scores {
-                true => ops::scores_bytes(portion.tokens, model.vocab_size, precision),
+                true => gptkit_ops::scores_bytes(portion.tokens, model.vocab_size, precision),
                 false => 0,
             },
             ..done

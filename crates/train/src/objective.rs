@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use data::batch::{Batch, IGNORE};
-use model::{Gpt, Input, Pass, Predictor};
-use ops::Sequences;
+use gptkit_data::batch::{Batch, IGNORE};
+use gptkit_model::{Gpt, Input, Pass, Predictor};
+use gptkit_ops::Sequences;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ pub fn check_tokens(tokens: &[u32], model: &impl Predictor) -> Result<()> {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use model::{ModelConfig, Params, predictor};
+    use gptkit_model::{ModelConfig, Params, predictor};
 
     #[test]
     fn a_mixture_is_validated_by_its_weights_and_by_source() {
@@ -213,7 +213,7 @@ mod tests {
                 parameter.set(&(parameter.tensor(false) * 30.0).unwrap()).unwrap(); // losses that differ
             }
         }
-        let model = || predictor(&shape, &params, ops::Precision::F32).unwrap();
+        let model = || predictor(&shape, &params, gptkit_ops::Precision::F32).unwrap();
         let batch = |token: u32, rows: usize| Batch::windows(4, vec![token; 4 * rows], vec![(token + 1) % 7; 4 * rows]);
         // Three batches of the first source, one of the second.
         let batches = [batch(1, 2), batch(1, 2), batch(2, 1), batch(5, 1)];

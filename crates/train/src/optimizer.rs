@@ -2,8 +2,8 @@
 
 use crate::config::{EpsPlacement, TrainConfig};
 use candle_core::{Device, Result, Tensor, Var, bail};
-use model::Params;
-use ops::{Adam, Parameter, adamw, gradient_squares};
+use gptkit_model::Params;
+use gptkit_ops::{Adam, Parameter, adamw, gradient_squares};
 use std::sync::Arc;
 
 /// The optimizer's state, in the parameters' order.

@@ -3,7 +3,7 @@
 use crate::checkpoint::last_state;
 use crate::run::{METRICS, Record};
 use anyhow::{Context, Result};
-use data::disk;
+use gptkit_data::disk;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

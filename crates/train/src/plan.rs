@@ -11,8 +11,8 @@ use crate::pretrain::PretrainConfig;
 use crate::schedule::Schedule;
 use anyhow::{Result, ensure};
 use candle_core::Device;
-use data::batch::Batch;
-use model::{Kind, ModelConfig, Params, predictor};
+use gptkit_data::batch::Batch;
+use gptkit_model::{Kind, ModelConfig, Params, predictor};
 use std::time::Instant;
 
 /// What a run will take.
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn banded_layers_take_less_attention() {
         let gpt3 = gpt3_175b();
-        let dense = ModelConfig { kind: model::Kind::Gpt2, band: None, ..gpt3.model.clone() };
+        let dense = ModelConfig { kind: gptkit_model::Kind::Gpt2, band: None, ..gpt3.model.clone() };
         let (banded, dense) = (Flops::of(&gpt3.model, &gpt3.train), Flops::of(&dense, &gpt3.train));
         assert_eq!(dense.attention, 12.0 * 12288.0 * 96.0 * 1024.5);
         assert!(banded.attention < 0.65 * dense.attention, "{} {}", banded.attention, dense.attention);

@@ -3,7 +3,7 @@
 
 use crate::checkpoint;
 use anyhow::{Context, Result, ensure};
-use data::disk::{self, Claim, LOCK};
+use gptkit_data::disk::{self, Claim, LOCK};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -170,8 +170,8 @@ impl RunRequest {
                 _ => return format!("--{name} {}", used.folder.display()),
             }
         }
-        let toml = |request: &Self| ::config::resolved(&request.config).unwrap_or_default();
-        let differences = ::config::differences(&toml(self), &toml(now)).unwrap_or_default();
+        let toml = |request: &Self| gptkit_config::resolved(&request.config).unwrap_or_default();
+        let differences = gptkit_config::differences(&toml(self), &toml(now)).unwrap_or_default();
         match differences.first() {
             Some(difference) => match &difference.before {
                 Some(before) => format!("{} = {before}", difference.key),

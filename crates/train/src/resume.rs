@@ -8,12 +8,12 @@
 use crate::checkpoint::{self, CONFIG, State, TextSeen};
 use crate::request::RunRequest;
 use crate::run::{locked, restore_description};
-use ::config::{Difference, differences};
 use anyhow::{Context, Result, bail, ensure};
-use data::disk;
-use data::progress::Progress;
-use data::shard::Manifest;
-use model::lora::is_adapter;
+use gptkit_config::{Difference, differences};
+use gptkit_data::disk;
+use gptkit_data::progress::Progress;
+use gptkit_data::shard::Manifest;
+use gptkit_model::lora::is_adapter;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

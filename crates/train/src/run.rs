@@ -17,11 +17,11 @@ use crate::curves::{self, Curves};
 use crate::events::Events;
 use crate::request::{REQUEST, RunRequest};
 use anyhow::{Context, Result};
-use data::disk::{self, Claim};
-use data::progress::Progress;
-use data::tokenizer::Tokenizer;
-use model::folder::{is_of_model, is_whole, save_description, seal};
-use model::{ModelConfig, Weights};
+use gptkit_data::disk::{self, Claim};
+use gptkit_data::progress::Progress;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::folder::{is_of_model, is_whole, save_description, seal};
+use gptkit_model::{ModelConfig, Weights};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -393,8 +393,13 @@ mod tests {
         fn warn(&self, line: &str) {
             self.0.lock().unwrap().push(line.to_owned());
         }
-        fn task(&self, _: &str, _: Option<u64>, _: data::progress::Unit) -> Box<dyn data::progress::Task> {
-            Box::new(data::progress::Silent)
+        fn task(
+            &self,
+            _: &str,
+            _: Option<u64>,
+            _: gptkit_data::progress::Unit,
+        ) -> Box<dyn gptkit_data::progress::Task> {
+            Box::new(gptkit_data::progress::Silent)
         }
     }
 

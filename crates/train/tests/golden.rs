@@ -6,17 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail")]
 
 use candle_core::{DType, Device, Tensor};
-use data::batch::{Batch, IGNORE};
+use gptkit_data::batch::{Batch, IGNORE};
+use gptkit_model::folder::load_model;
+use gptkit_model::sampler::{Place, Sampling, choose};
+use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass};
+use gptkit_ops::Precision;
+use gptkit_ops::check::assert_close;
 use gptkit_train::config::TrainConfig;
 use gptkit_train::fit::Trainer;
 use gptkit_train::guard::Guard;
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
-use model::folder::load_model;
-use model::sampler::{Place, Sampling, choose};
-use model::{Gpt, Input, ModelConfig, Params, Pass};
-use ops::Precision;
-use ops::check::assert_close;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn model(&self) -> (model::ModelConfig, Params) {
+    fn model(&self) -> (gptkit_model::ModelConfig, Params) {
         load_model(&self.folder, &Device::Cpu).unwrap()
     }
 
@@ -104,8 +104,12 @@ fn every_gradient_agrees_with_the_reference() {
         let (config, params) = case.model();
         let (tokens, targets) = case.tensors();
         // The reference ran without dropout.
-        let config =
-            model::ModelConfig { embedding_dropout: 0.0, attention_dropout: 0.0, residual_dropout: 0.0, ..config };
+        let config = gptkit_model::ModelConfig {
+            embedding_dropout: 0.0,
+            attention_dropout: 0.0,
+            residual_dropout: 0.0,
+            ..config
+        };
         let pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
         let loss = Gpt::new(&config, &params, Precision::F32).unwrap().loss(&tokens, &targets, pass, 1.0).unwrap();
         params.collect(&mut loss.backward().unwrap()).unwrap();
@@ -141,8 +145,12 @@ fn weights_after_three_clipped_steps_agree_with_the_reference() {
         }))
         .unwrap();
         // The reference ran without dropout.
-        let config =
-            model::ModelConfig { embedding_dropout: 0.0, attention_dropout: 0.0, residual_dropout: 0.0, ..config };
+        let config = gptkit_model::ModelConfig {
+            embedding_dropout: 0.0,
+            attention_dropout: 0.0,
+            residual_dropout: 0.0,
+            ..config
+        };
         let mut trainer = trainer(&config, params, &train);
         for norm in case.inputs["grad_norms_before_clip"].as_array().unwrap() {
             let (norm, update) =
@@ -208,7 +216,8 @@ fn greedy_tokens_are_those_of_the_reference() {
 fn gradients_do_not_depend_on_how_the_batch_is_divided() {
     let case = &cases()[1];
     let (config, params) = case.model();
-    let config = model::ModelConfig { attention_dropout: 0.1, residual_dropout: 0.1, embedding_dropout: 0.1, ..config };
+    let config =
+        gptkit_model::ModelConfig { attention_dropout: 0.1, residual_dropout: 0.1, embedding_dropout: 0.1, ..config };
     let losses_and_norms = |micro: usize| {
         let train: TrainConfig = serde_json::from_value(serde_json::json!({
             "length": "1 steps", "batch_size": 3, "micro_batch": micro, "lr": 1e-3,

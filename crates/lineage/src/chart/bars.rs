@@ -1,7 +1,7 @@
 //! Shares as bars from 0 to 100%, with the interval of every seed.
 
 use super::{Chart, Element, WIDTH, tenth};
-use train::curves::is_drawn;
+use gptkit_train::curves::is_drawn;
 
 /// A bar.
 #[derive(Debug, Clone, PartialEq)]

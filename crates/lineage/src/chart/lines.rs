@@ -1,7 +1,7 @@
 //! Curves over a shared axis, each named where it ends.
 
 use super::{Chart, Element, LETTER, WIDTH, short, tenth, ticks};
-use train::curves::is_drawn;
+use gptkit_train::curves::is_drawn;
 
 /// How places on the horizontal axis are meant.
 #[derive(Debug, Clone, PartialEq)]

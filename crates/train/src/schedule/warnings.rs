@@ -2,7 +2,7 @@
 
 use super::Schedule;
 use crate::config::Decay;
-use data::progress::Progress;
+use gptkit_data::progress::Progress;
 
 impl Schedule {
     /// Warns, before the first step, of settings that the run does not come to.

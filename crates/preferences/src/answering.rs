@@ -1,0 +1,110 @@
+//! Prompts → what a model answers, many at once.
+
+use crate::choices::Item;
+use anyhow::{Result, ensure};
+use gptkit_data::dialogue::Message;
+use gptkit_data::form::Form;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::folder::ModelFolder;
+use gptkit_model::generate::{Completion, LateEnds};
+use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::sampler::Sampling;
+use gptkit_model::{Gpt, HeadDescription};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// Answers that are written at once.
+const ROWS: usize = 32;
+
+/// A model that answers.
+#[derive(Debug)]
+pub struct Answerer<'a> {
+    /// It.
+    pub gpt: &'a Gpt,
+    /// Its tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// How it reads dialogues.
+    pub form: Form,
+    /// Tokens that end an answer.
+    ends: Vec<u32>,
+}
+
+/// How answers are written.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// Answers to each prompt.
+    pub n_samples: usize,
+    /// Longest answer, in tokens.
+    pub max_new_tokens: usize,
+    /// Ends of answers besides the model's own.
+    pub stop: Vec<String>,
+    /// As [`Requests::log_probs`].
+    pub log_probs: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+impl<'a> Answerer<'a> {
+    /// The one in `folder`; `files` is what was read of it, and `gpt` its model.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn new(folder: &Path, files: &'a ModelFolder, gpt: &'a Gpt) -> Result<Self> {
+        let form = form_of(folder, &files.tokenizer)?;
+        let mut ends = files.end_of_text.clone();
+        ends.extend(form.end_of_turn());
+        Ok(Self { gpt, tokenizer: &files.tokenizer, form, ends })
+    }
+
+    /// Tokens of a dialogue that it is to go on with.
+    ///
+    /// # Errors
+    /// When the template refuses the messages.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.form.prompt(self.tokenizer, messages)
+    }
+
+    /// Has it answer `items`, whose numbers follow each other, and gives `on_done` each answer, with its number among those
+    /// of the prompt, as soon as it is there. Answers depend on `manner`, prompt and number alone, not on what is asked
+    /// beside.
+    ///
+    /// # Errors
+    /// As [`generate_all`].
+    pub fn write(
+        &self,
+        items: &[Item],
+        manner: &Manner,
+        mut on_done: impl FnMut(&Item, usize, Completion) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let Some(first) = items.first() else { return Ok(()) };
+        let Manner { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
+        stop.extend(self.form.stop().map(str::to_owned));
+        let requests = Requests {
+            prompts: items.iter().map(|item| self.prompt(&item.prompt)).collect::<Result<_>>()?,
+            first_prompt: first.number as u32,
+            n_samples,
+            max_new_tokens,
+            late_ends: LateEnds::default(),
+            most_rows: ROWS,
+            stop,
+            log_probs,
+            sampling,
+        };
+        generate_all(self.gpt, self.tokenizer, &self.ends, &requests, |prompt, sample, completion| {
+            on_done(&items[prompt], sample, completion)
+        })
+    }
+}
+
+/// How the model in `folder`, whose tokens are `tokenizer`'s, reads dialogues.
+///
+/// # Errors
+/// When it does not answer.
+pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<Form> {
+    ensure!(
+        HeadDescription::load(folder).is_err(),
+        "{} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers",
+        folder.display()
+    );
+    Form::of(tokenizer)
+}

@@ -1,0 +1,17 @@
+//! What people prefer: collecting comparisons, counting win rates, and exporting them for training (Ouyang et al. 2022, §3.4).
+//!
+//! - [`answering`]  prompts → completions of a model
+//! - [`collection`] prompts → completions of two models, stored with the choices between them
+//! - [`choices`]    the store of a collection: one SQLite file
+//! - [`compare`]    completions → ranks, by people and by automatic judges
+//! - [`win_rates`]  counts of choices: win rates and agreement
+//! - [`contest`]    several models or decoding settings against a reference: win rates, rewards, KL divergence
+//! - [`export`]     a collection → comparison records for `gptkit train-rm`, and a summary
+
+pub mod answering;
+pub mod choices;
+pub mod collection;
+pub mod compare;
+pub mod contest;
+pub mod export;
+pub mod win_rates;
