@@ -17,11 +17,11 @@ use gptkit_reward::loss::{LossConfig, Pairs};
 use gptkit_rl::bench::Seconds;
 use gptkit_train::PretrainConfig;
 use gptkit_train::config::TrainConfig;
-use gptkit_train::fit::Trainer;
 use gptkit_train::guard::Guard;
 use gptkit_train::memory::peak_of_process;
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::plan::Flops;
+use gptkit_train::trainer::Trainer;
 use serde_json::json;
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,7 @@ use gptkit_data::batch::{Batch, IGNORE};
 use gptkit_data::printable::printable_line;
 use gptkit_data::progress::grouped;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_train::fit::Sitting;
+use gptkit_train::RunContext;
 use serde_json::json;
 use std::path::PathBuf;
 

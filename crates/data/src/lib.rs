@@ -55,6 +55,7 @@ pub mod record;
 mod remarks;
 pub mod shard;
 pub mod source;
+pub mod sources;
 pub mod stitch;
 pub mod template;
 #[cfg(test)]

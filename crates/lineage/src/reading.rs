@@ -10,7 +10,7 @@ use crate::work;
 use anyhow::{Context, Result};
 use gptkit_data::disk::read_description;
 use gptkit_reward::report::Share;
-use gptkit_train::run::{Record, records};
+use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -9,7 +9,7 @@ use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::record::{Bad, Place as At};
 use gptkit_data::source::{OnBadRecord, Place};
-use gptkit_sft::sources::{Origin, Reading, Sources, Use};
+use gptkit_data::sources::{Origin, Reading, Sources, Use};
 use gptkit_world::Comparisons;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};

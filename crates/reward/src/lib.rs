@@ -23,4 +23,4 @@ pub mod score;
 pub mod train_rm;
 
 pub use model::RewardModel;
-pub use train_rm::{RewardConfig, train_rm};
+pub use train_rm::{RewardConfig, RewardModeling};

@@ -1,21 +1,21 @@
 //! Iterations to be timed: models of drawn weights, prompts and answers of one length.
 
 use crate::config::PpoConfig;
-use crate::policy::{Found, Policy, ValueHead, Values};
-use crate::ppo::{Course, Ppo};
-use crate::prompts::{self, Prompt};
+use crate::policy::{Policy, ValueHead, Values};
+use crate::ppo::{Ppo, PpoState};
+use crate::prompts::Prompt;
 use crate::rollout::Ends;
 use anyhow::Result;
 use candle_core::Device;
-use gptkit_data::examples::ExamplesWriter;
 use gptkit_data::progress::Silent;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
 use gptkit_reward::RewardModel;
-use gptkit_train::fit::Trainer;
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::schedule::Step;
+use gptkit_train::trainer::Trainer;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Seconds of the parts of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,36 +46,26 @@ pub fn iterations(
         "value": { "warmup_epochs": 0 },
         "train": { "length": "1 steps", "batch_size": episodes, "lr": 1e-6, "clip": 1.0, "dtype": dtype },
     }))?;
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("prompts");
     let token = |n: usize, i: usize| ((n * prompt + i) * 7919 % shape.vocab_size) as u32;
-    ExamplesWriter::write(&path, |file| {
-        (0..episodes).try_for_each(|n| {
-            let tokens = (0..prompt).map(|i| token(n, i)).collect();
-            file.push(&Prompt { tokens, world: None }.numbers())
-        })
-    })?;
+    let prompts: Vec<Prompt> =
+        (0..episodes).map(|n| Prompt { tokens: (0..prompt).map(|i| token(n, i)).collect(), world: None }).collect();
     let precision = dtype.precision();
     let params = || Params::init(shape, 1, device);
     let (own, frozen, mut of_values, mut of_reward) = (params()?, params()?, params()?, params()?);
     let head = ClassHead::init_value(&mut of_values, shape.d_model)?;
-    let values = Values {
-        gpt: Gpt::new(shape, &of_values, precision)?,
-        head: ValueHead { head, clip_range: Some(0.2) },
-        found: Found::default(),
-    };
+    let values =
+        Values { gpt: Gpt::new(shape, &of_values, precision)?, head: ValueHead { head, clip_range: Some(0.2) } };
     let head = ClassHead::init_reward(&mut of_reward, shape.d_model, 1)?;
     let rewarder = RewardModel { gpt: Gpt::new(shape, &of_reward, precision)?, head };
     let policy = Policy {
-        model: LanguageModeling(Gpt::new(shape, &own, precision)?),
+        language: LanguageModeling { model: Gpt::new(shape, &own, precision)? },
         temperature: 1.0,
         clip_range: config.policy.clip_range,
         values: None,
         ptx_coef: 0.0,
-        found: Found::default(),
     };
     let mut ppo = Ppo {
-        config: &config,
+        config: Arc::new(config.clone()),
         policy: Trainer::new(policy, own, &config.train, 1)?,
         reference: Some(Gpt::new(shape, &frozen, precision)?),
         values: Some(Trainer::new(values, of_values, &config.train, 1)?),
@@ -83,14 +73,13 @@ pub fn iterations(
         ema: None,
         tokenizer: Tokenizer::of_characters(&BTreeSet::from(['a']))?,
         ends: Ends::default(),
-        prompts: prompts::open(&path, 1)?,
         validation: Vec::new(),
         text: None,
-        course: Course { kl_coef: config.reward.kl_coef, ..Course::default() },
+        state: PpoState { kl_coef: config.reward.kl_coef, ..PpoState::default() },
     };
     for number in 1.. {
         let step = Step { number, first_row: (number - 1) * episodes as u64, rows: episodes, lr: config.train.lr };
-        let figures = ppo.iterate(&step, &Silent)?.figures;
+        let figures = ppo.iterate(&prompts, &step, &Silent)?.figures;
         let seconds = |part: &str| figures[&format!("time/{part}_s")];
         let found =
             Seconds { rollout: seconds("rollout"), scoring: seconds("scoring"), optimization: seconds("optimization") };

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use gptkit_train::curves::{Drawn, axis, axis_label, is_drawn, labels};
-use gptkit_train::run::records;
+use gptkit_train::metrics::records;
 use plotters::prelude::*;
 use std::path::Path;
 

@@ -45,5 +45,5 @@ pub mod stage;
 mod train_keys;
 
 pub use config::PpoConfig;
-pub use dpo::{DpoConfig, dpo};
-pub use stage::{Outcome, ppo, resume};
+pub use dpo::{Dpo, DpoConfig};
+pub use stage::PpoTraining;

@@ -8,9 +8,9 @@ use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
 use gptkit_data::record::Bad;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::sources::{Origin, Reading, Use};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_sft::sources::{Origin, Reading, Use};
 use gptkit_world::{Instruction, Instructions, Part};
 use std::path::Path;
 
@@ -75,17 +75,8 @@ struct Counts {
     longest_kept: usize,
 }
 
-/// What was encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fitted {
-    /// Tokens of the longest answer that fits beside every prompt, at most `rollout.max_new_tokens`.
-    pub(crate) max_new_tokens: usize,
-    /// Prompts to validate on.
-    pub(crate) n_validation: u64,
-}
-
 /// Encodes the prompts of `config` into the two [`FILES`] below `folder`, for a policy and a reward model that read at most
-/// `context` tokens. Says what it read.
+/// `context` tokens. Returns the longest response that fits beside every prompt, in tokens, at most `rollout.max_new_tokens`.
 ///
 /// An answer gets what the window leaves beside the longest prompt, its end taken off, at most `rollout.max_new_tokens`.
 /// Prompts that would leave it less than half of the window, or less than that setting, are left out (Ouyang et al. 2022,
@@ -100,7 +91,7 @@ pub(crate) fn encode_all(
     context: usize,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<Fitted> {
+) -> Result<usize> {
     let prompts = &config.prompts;
     let wanted = config.rollout.max_new_tokens;
     let room = context.saturating_sub(wanted.min(context / 2) + 1);
@@ -164,7 +155,7 @@ pub(crate) fn encode_all(
         "rollout.end_after = {end_after} is not below the {max_new_tokens} tokens that an answer may have here\n  hint: lower \
          rollout.end_after, give shorter prompts, or models with a longer context"
     );
-    Ok(Fitted { max_new_tokens, n_validation: val })
+    Ok(max_new_tokens)
 }
 
 /// Takes a prompt, and which of the world's it is.

@@ -34,7 +34,7 @@ use gptkit_data::disk::{self, Claim};
 use gptkit_data::progress::Progress;
 
 use family::Training;
-use gptkit_train::fit::Sitting;
+use gptkit_train::RunContext;
 use gptkit_train::interrupt::Stop;
 use report::Member;
 use std::path::{Path, PathBuf};
@@ -93,8 +93,8 @@ fn resolved(config: &ScalingConfig) -> Result<String> {
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or fails.
-pub fn resume(config: &ScalingConfig, folder: &Path, budget: Option<f64>, sitting: &Sitting) -> Result<Outcome> {
-    let trained = match family::train(config, folder, sitting)? {
+pub fn resume(config: &ScalingConfig, folder: &Path, budget: Option<f64>, context: &RunContext) -> Result<Outcome> {
+    let trained = match family::train(config, folder, context)? {
         Training::Done(trained) => trained,
         Training::Stopped { stop, member } => return Ok(Outcome::Stopped { stop, member }),
     };

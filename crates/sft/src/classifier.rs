@@ -17,7 +17,7 @@ use std::ops::Range;
 
 /// A model that labels.
 #[derive(Debug)]
-pub(crate) struct Classifier {
+pub struct Classifier {
     pub(crate) gpt: Gpt,
     pub(crate) head: ClassHead,
     pub(crate) task: Task,
@@ -35,6 +35,14 @@ pub(crate) struct Classifier {
 const ABSENT: f32 = -1e30;
 
 impl Classifier {
+    /// Scores per sequence: one for each class, or one.
+    pub(crate) fn n_out(&self) -> usize {
+        match self.task {
+            Task::MultipleChoice | Task::Regression => 1,
+            _ => self.labels.len(),
+        }
+    }
+
     /// Scores of `examples` (`[N, labels]`, `[N, choices]` or `[N, 1]`), from the last layer's output `hidden` for their
     /// sequences.
     fn scores(&self, hidden: &Tensor, input: &Input, examples: &[Example], pass: Pass) -> Result<Tensor> {
@@ -107,12 +115,13 @@ pub(crate) fn greatest(scores: &[f32]) -> usize {
 
 impl Objective for Classifier {
     type Batch = Vec<Example>;
+    type Metrics = ();
 
     fn rows(&self, batch: &Vec<Example>) -> usize {
         batch.len()
     }
 
-    fn loss(&self, batch: &Vec<Example>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Vec<Example>, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
         let examples = &batch[rows];
         let input = self.input(examples)?;
         let hidden = self.gpt.hidden(&input, pass.of_part())?; // [1, tokens, D]
@@ -120,7 +129,7 @@ impl Objective for Classifier {
         let share = examples.len() as f64 / batch.len() as f64;
         let loss = (self.task_loss(&scores, examples)? * share)?;
         if self.lm_coef == 0.0 {
-            return Ok(loss);
+            return Ok((loss, ()));
         }
         // As GPT-1's code has it: the mean over the tokens of each sequence, then over the sequences.
         let n_sequences: usize = batch.iter().map(|example| example.sequences.len()).sum();
@@ -135,7 +144,7 @@ impl Objective for Classifier {
         let states = hidden.squeeze(0)?.index_select(&Tensor::new(rows, hidden.device())?, 0)?; // [N, D]
         let log_probs = self.gpt.token_log_probs(&states, &tokens, 1.0, pass)?.get(0)?; // [N]
         let weights = Tensor::new(weights, log_probs.device())?;
-        Ok((loss + (log_probs * weights)?.sum_all()?)?)
+        Ok(((loss + (log_probs * weights)?.sum_all()?)?, ()))
     }
 }
 
@@ -147,7 +156,7 @@ impl Validate for Classifier {
     fn validate(&self, batches: &[Vec<Example>]) -> Result<Validation> {
         let report = self.measure(batches.iter().map(Vec::as_slice))?;
         let chosen_by = report.chosen_by();
-        Ok(Validation { loss: report.loss, scores: report.scores, chosen_by })
+        Ok(Validation::new(report.loss, report.scores, chosen_by))
     }
 }
 
@@ -300,8 +309,8 @@ mod tests {
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
 
-    fn value(loss: Result<Tensor>) -> f32 {
-        loss.unwrap().to_scalar::<f32>().unwrap()
+    fn value(loss: Result<(Tensor, ())>) -> f32 {
+        loss.unwrap().0.to_scalar::<f32>().unwrap()
     }
 
     #[test]
@@ -353,7 +362,7 @@ mod tests {
         for task in Task::ALL {
             let (model, params) = classifier(task, 0.5, 0.2);
             let batch = examples(task);
-            let loss = || model.loss(&batch, 0..5, TRAIN).unwrap();
+            let loss = || model.loss(&batch, 0..5, TRAIN).unwrap().0;
             params.collect(&mut loss().backward().unwrap()).unwrap();
             for (name, parameter) in params.iter() {
                 let gradient = parameter.gradient().unwrap_or_else(|| panic!("{task}: no gradient reaches {name}"));

@@ -1,6 +1,5 @@
 //! Dialogues → tokens that know whether they are trained on → batches of demonstrations, packed into windows.
 
-use crate::sources::{Origin, Reading, Sources, Use};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, IGNORE, Windows};
@@ -10,6 +9,7 @@ use gptkit_data::pack::balance;
 use gptkit_data::progress::{Progress, Silent, grouped};
 use gptkit_data::record::Bad;
 use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::sources::{Origin, Reading, Sources, Use};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
@@ -250,13 +250,13 @@ struct Text {
     demonstrations: u64,
 }
 
-/// What an update is made from.
+/// The examples of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mixed {
+pub struct Mixed {
     /// Demonstrations, several in a window; the windows are as long as the fullest of them.
-    pub(crate) dialogues: Batch,
+    pub dialogues: Batch,
     /// Windows of pretraining text, where some is mixed in.
-    pub(crate) text: Option<Batch>,
+    pub text: Option<Batch>,
 }
 
 impl Demonstrations {
@@ -284,9 +284,9 @@ impl Demonstrations {
         format!("demonstrations-{}", self.examples.fingerprint())
     }
 
-    /// Whether `fingerprint` is that of the same demonstrations in an earlier version, where a batch was a number of windows.
-    pub(crate) fn was_packed(&self, fingerprint: &str) -> bool {
-        self.examples.fingerprint() == fingerprint
+    /// The fingerprint of the records in earlier versions, which packed them into windows.
+    pub(crate) fn packed_fingerprint(&self) -> String {
+        self.examples.fingerprint()
     }
 
     /// Demonstrations.
@@ -417,7 +417,7 @@ mod tests {
         };
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         let gpt = Gpt::new(&config, &params, Precision::F32).unwrap();
-        (params, LanguageModeling(gpt))
+        (params, LanguageModeling { model: gpt })
     }
 
     /// Examples of lengths from 2 to the context, the last third of each learned.
@@ -475,7 +475,7 @@ mod tests {
             let (params, objective) = model(kind);
             let batch = epoch(&examples, 3);
             assert!(batch.rows < examples.len() && batch.starts.iter().any(|starts| starts.len() > 1));
-            let loss = learn(&params, &objective.loss(&batch, 0..batch.rows, TRAIN).unwrap());
+            let loss = learn(&params, &objective.loss(&batch, 0..batch.rows, TRAIN).unwrap().0);
             let together = gradients(&params);
             let total: usize = examples.iter().map(|one| counted(&alone(one))).sum();
             assert_eq!(counted(&batch), total);
@@ -485,7 +485,7 @@ mod tests {
                 let tensor = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
                 let (input, targets) = (Input::windows(&tensor(&batch.tokens)).unwrap(), tensor(&batch.targets));
                 let weight = counted(&batch) as f64 / total as f64;
-                learn(&params, &objective.0.loss(&input, &targets, TRAIN, weight).unwrap())
+                learn(&params, &objective.model.loss(&input, &targets, TRAIN, weight).unwrap())
             };
             let sum: f64 = examples.iter().map(one_by_one).sum();
             assert!((loss - sum).abs() < 1e-5, "{kind:?}: {loss} packed, {sum} one by one");
@@ -498,7 +498,7 @@ mod tests {
     #[test]
     fn padding_contributes_nothing_and_no_example_sees_another() {
         let (_, objective) = model(Kind::Gpt2);
-        let loss = |batch: &Batch| objective.loss(batch, 0..2, Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
+        let loss = |batch: &Batch| objective.loss(batch, 0..2, Pass::Eval).unwrap().0.to_scalar::<f32>().unwrap();
         // One window is full; the other has two examples, of which one is learned, and padding.
         let three = vec![vec![9; CONTEXT], vec![1, 2, 3, 4], vec![5, 6 | TRAINED, 7 | TRAINED, 8 | TRAINED]];
         let batch = epoch(&three, 1);
@@ -520,8 +520,8 @@ mod tests {
         let all = examples(5);
         let (_folder, path) = file(&all);
         let (earlier, demonstrations) = (Examples::open(&path).unwrap().fingerprint(), demonstrations(&all, 1));
-        assert!(demonstrations.was_packed(&earlier) && !demonstrations.was_packed(&demonstrations.fingerprint()));
-        assert!(!demonstrations.was_packed("0123456789abcdef"));
+        assert_eq!(demonstrations.packed_fingerprint(), earlier);
+        assert_ne!(demonstrations.packed_fingerprint(), demonstrations.fingerprint());
     }
 
     #[test]

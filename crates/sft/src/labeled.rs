@@ -1,13 +1,13 @@
 //! Labeled records → sequences between special tokens (Radford et al. 2018, §3.3) → batches.
 
 use crate::columns::{Columns, Named, Truth};
-use crate::sources::{Origin, Reading, Sources, Split, Use};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::record::{Bad, Place as At, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::sources::{Origin, Reading, Sources, Split, Use};
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
 use gptkit_world::{Task, Tasks};
@@ -129,7 +129,7 @@ fn kept(a: usize, b: usize, room: usize) -> (usize, usize) {
 
 /// A record as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Example {
+pub struct Example {
     /// Number of the label or of the right choice, or the bits of an f32.
     pub(crate) truth: u32,
     /// One, or two orders, or one a choice.

@@ -1,6 +1,6 @@
 //! Loss and learning rate over tokens as pictures.
 
-use crate::run::{METRICS, records};
+use crate::metrics::{METRICS, records};
 use anyhow::{Result, anyhow, ensure};
 use gptkit_data::printable::printable_line;
 use plotters::coord::types::RangedCoordf64;
@@ -58,6 +58,18 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 /// Values beyond these are no figures of a sound run, and sums of them overflow.
 const LARGEST: f64 = 1e30;
 
+/// The curves of a run in its folder, the last file that it writes.
+pub const CURVES: &str = "curves.svg";
+
+/// Draws the curves of the run in `folder` into [`CURVES`].
+///
+/// # Errors
+/// When its records cannot be read, or the file cannot be written.
+pub fn draw(folder: &Path) -> Result<()> {
+    let svg = svg(&[Curves::read(folder)?])?;
+    gptkit_data::disk::write(&folder.join(CURVES), svg.as_bytes())
+}
+
 /// Whether charts show `value`: numbers that are neither infinite nor near it.
 pub fn is_drawn(value: f64) -> bool {
     value.abs() <= LARGEST
@@ -99,14 +111,14 @@ const COLORS: [RGBColor; 6] = [
 /// When nothing can be drawn.
 pub fn svg(runs: &[Curves]) -> Result<String> {
     let mut text = String::new();
-    draw(runs, &mut text).map_err(|e| anyhow!("the curves cannot be drawn: {e}"))?;
+    draw_curves(runs, &mut text).map_err(|e| anyhow!("the curves cannot be drawn: {e}"))?;
     Ok(text)
 }
 
 /// What drawing gives.
 pub type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-fn draw(runs: &[Curves], text: &mut String) -> Drawn<()> {
+fn draw_curves(runs: &[Curves], text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let (losses, rates) = area.split_vertically(LOSSES);

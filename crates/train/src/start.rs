@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use gptkit_config::{Check, Problems};
+use gptkit_data::prepare::{Prepared, prepare};
 use gptkit_data::progress::Progress;
+use gptkit_data::source::DataConfig;
 use gptkit_data::template::Template;
-use gptkit_data::tokenizer::Tokenizer;
+use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
 
 /// Probabilities of dropout that take the place of the model's own; TOML section `[dropout]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -156,4 +158,14 @@ impl Start {
         let adapters = Adapters::new(lora, &self.config, &self.params, &self.folder, &self.new_tokens, seed)?;
         Ok(Weights::adapted(self.params.clone(), adapters))
     }
+}
+
+/// Pretraining text in the tokens of `tokenizer`.
+///
+/// # Errors
+/// When it cannot be read or prepared.
+pub fn prepared_text(text: &DataConfig, tokenizer: &Tokenizer, progress: &dyn Progress) -> Result<Prepared> {
+    let aside = tempfile::tempdir()?;
+    tokenizer.save(aside.path())?;
+    prepare(text, &TokenizerConfig::load_from(aside.path()), None, progress)
 }

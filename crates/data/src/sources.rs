@@ -1,10 +1,10 @@
 //! Where a stage's records come from, and which of them it trains on, validates on and tests on: the one place where that
 //! is decided, for every kind of record.
 
+use crate::progress::{Progress, grouped};
+use crate::source::Place;
 use anyhow::{Result, anyhow};
 use gptkit_config::Problems;
-use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::source::Place;
 use gptkit_world::Part;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -223,7 +223,7 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::dialogue::{Message, Role};
+    use crate::dialogue::{Message, Role};
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -303,7 +303,7 @@ mod tests {
         let sources = owned(&["a.csv"]);
         let all = Sources { sources: &sources, validation: &[], test: &[], val_fraction: 0.1 };
         let (readings, mut split) = (all.readings().unwrap(), all.split());
-        let keys = (0..10_000).map(|i| gptkit_data::dialogue::key(&[Message::new(Role::User, i.to_string())]));
+        let keys = (0..10_000).map(|i| crate::dialogue::key(&[Message::new(Role::User, i.to_string())]));
         let n = keys.filter(|&key| split.of(&readings[0], key) == Some(Use::Validate)).count();
         assert!((900..1100).contains(&n), "{n}");
     }
