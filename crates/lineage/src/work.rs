@@ -56,7 +56,7 @@ pub(crate) fn flops_per_token(folder: &Path, n_params: Option<u64>) -> Result<Op
     let text = read_description(&path)?;
     let sizes: Sizes = serde_json::from_str(&text).with_context(|| format!("in {}", folder.display()))?;
     if ["gpt2", "openai-gpt"].contains(&sizes.model_type.as_str()) {
-        let model = gptkit_model::folder::load_config(folder)?;
+        let model = gptkit_model::load::load_config(folder)?;
         let path = folder.join("config.toml");
         let Trained { train } = toml::from_str(&read_description(&path)?)
             .with_context(|| format!("{} is no configuration of a run", path.display()))?;

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::config::tests::tiny;
     use crate::generate::{Finish, Request, generate};
-    use crate::params::embedding_names;
+    use crate::layout::embedding_names;
     use crate::sampler::log_probs;
     use crate::{Kind, ModelConfig, Params, Pass};
     use candle_core::Device;

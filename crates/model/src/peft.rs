@@ -5,8 +5,8 @@
 
 use crate::config::{LARGEST, ModelConfig};
 use crate::folder::read_json;
+use crate::layout::{OUTPUT, embedding_names, layout};
 use crate::lora::LoraConfig;
-use crate::params::{OUTPUT, embedding_names, layout};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::adapter::DESCRIPTION;

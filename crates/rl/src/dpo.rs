@@ -9,8 +9,9 @@ use gptkit_data::batch::Prefetch;
 use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::progress::grouped;
 use gptkit_data::source::Place;
-use gptkit_model::folder::{ModelFolder, load_config, load_model, save_ends};
-use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
+use gptkit_model::folder::save_ends;
+use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
+use gptkit_model::{Gpt, LoraConfig, Pass};
 use gptkit_reward::group::{Encoder, Group};
 use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
 use gptkit_reward::loss::{LossConfig, Pairs};
@@ -198,7 +199,7 @@ pub fn resume(config: &DpoConfig, run: Resumable, sitting: &Sitting) -> Result<O
     config.dropout.or_none().apply(&mut shape); // adapters know their base's
     let weights = match &config.lora {
         None => load_model(&checkpoint, sitting.device)?.1.into(),
-        Some(_) => Weights::load_adapted(&checkpoint, sitting.device)?,
+        Some(_) => load_adapted_weights(&checkpoint, sitting.device)?,
     };
     let data = Data::open(config, &folder)?;
     ensure!(
@@ -369,7 +370,7 @@ mod tests {
     use crate::answers::{self, Answer};
     use crate::golden::{close, golden, narrow, numbers};
     use candle_core::{Device, Var};
-    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
     use serde_json::json;
 
@@ -440,8 +441,7 @@ mod tests {
     }
 
     fn gradients(params: &Params, loss: &Tensor) -> Vec<(String, Vec<f32>)> {
-        params.clear_gradients();
-        params.collect(&mut loss.backward().unwrap()).unwrap();
+        Weights::from(params.clone()).begin_update().backward(|| anyhow::Ok(loss.clone())).unwrap();
         let flat = |x: Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
         params.iter().map(|(name, p)| (name.to_owned(), flat(p.gradient().unwrap()))).collect()
     }

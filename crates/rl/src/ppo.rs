@@ -373,8 +373,7 @@ impl Ppo<'_> {
 
     fn swap(&mut self) -> Result<()> {
         let Some(ema) = &mut self.ema else { return Ok(()) };
-        ema.swap(self.policy.weights().trained())?;
-        self.policy.weights().follow()
+        self.policy.weights_mut().change(|trained| ema.swap(trained))
     }
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
@@ -671,10 +670,10 @@ mod tests {
             let (policy, weights, batch) = (ppo.policy.objective(), ppo.policy.weights(), minibatch(&ppo));
             let loss = |pass| policy.loss(&batch, 0..8, pass).unwrap();
             let gradients = |ends: &[usize]| -> Vec<Tensor> {
-                weights.clear_gradients();
+                let mut weights = weights.clone(); // the same parameters
+                let mut update = weights.begin_update();
                 for (&first, &end) in [0].iter().chain(ends).zip(ends) {
-                    let loss = policy.loss(&batch, first..end, TRAIN).unwrap();
-                    weights.collect(&mut loss.backward().unwrap()).unwrap();
+                    update.backward(|| policy.loss(&batch, first..end, TRAIN)).unwrap();
                 }
                 weights.params().iter().map(|(_, p)| p.gradient().unwrap()).collect()
             };

@@ -14,7 +14,8 @@ use gptkit_data::disk::{self, Claim, Scratch};
 use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::folder::{ModelFolder, is_whole, load_config, load_model, save_ends, save_tensors};
+use gptkit_model::folder::{is_whole, save_ends, save_tensors};
+use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
 use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Weights};
 use gptkit_reward::model::Scorer;
 use gptkit_sft::sft::prepared_text;
@@ -110,7 +111,7 @@ pub fn resume(config: &PpoConfig, run: Resumable, sitting: &Sitting) -> Result<O
     let text = text(config, &models.policy.tokenizer, models.policy.config.context, sitting.progress)?;
     let weights = match &config.policy.lora {
         None => load_model(&checkpoint, sitting.device)?.1.into(),
-        Some(_) => Weights::load_adapted(&checkpoint, sitting.device)?,
+        Some(_) => load_adapted_weights(&checkpoint, sitting.device)?,
     };
     let mut ppo = assemble(config, models, weights, Some(&checkpoint), text, &folder, sitting)?;
     ensure!(

@@ -253,7 +253,7 @@ impl Report {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
 
@@ -354,7 +354,7 @@ mod tests {
             let (model, params) = classifier(task, 0.5, 0.2);
             let batch = examples(task);
             let loss = || model.loss(&batch, 0..5, TRAIN).unwrap();
-            params.collect(&mut loss().backward().unwrap()).unwrap();
+            Weights::from(params.clone()).begin_update().backward(|| anyhow::Ok(loss())).unwrap();
             for (name, parameter) in params.iter() {
                 let gradient = parameter.gradient().unwrap_or_else(|| panic!("{task}: no gradient reaches {name}"));
                 let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();

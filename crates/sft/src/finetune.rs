@@ -10,7 +10,7 @@ use gptkit_data::batch::Prefetch;
 use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
-use gptkit_model::folder::{load_config, load_model};
+use gptkit_model::load::{load_config, load_model};
 use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
 use gptkit_train::Resumable;
 use gptkit_train::checkpoint::{State, TextSeen};

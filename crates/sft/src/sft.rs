@@ -13,7 +13,8 @@ use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::source::{DataConfig, Place};
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
-use gptkit_model::folder::{ModelFolder, load_config, load_model, save_description, save_ends};
+use gptkit_model::folder::{save_description, save_ends};
+use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
 use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
 use gptkit_train::checkpoint::{State, TextSeen};
@@ -163,7 +164,7 @@ pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<O
     config.dropout.apply(&mut shape); // adapters know their base's
     let weights = match &config.lora {
         None => load_model(&checkpoint, sitting.device)?.1.into(),
-        Some(_) => Weights::load_adapted(&checkpoint, sitting.device)?,
+        Some(_) => load_adapted_weights(&checkpoint, sitting.device)?,
     };
     let tokenizer = Tokenizer::load(&checkpoint)?;
     let data = Data::open(config, &tokenizer, shape.context, &folder, sitting.progress)?;

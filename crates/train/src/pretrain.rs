@@ -19,8 +19,7 @@ use gptkit_data::prepare::{Prepared, changed_since, prepare};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::source::DataConfig;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
-use gptkit_model::folder::{load_config, load_model};
-use gptkit_model::lora::extend_vocabulary;
+use gptkit_model::load::{load_config, load_model};
 use gptkit_model::{Kind, ModelConfig, Params, Predictor, predictor};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -96,7 +95,7 @@ pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, s
     must_fit(&config.model, &config.train, sitting.device)?;
     let run = Run::create(claim, &resolved, &config.model, &prepared.tokenizer)?;
     let params = match params {
-        Some(params) => extend_vocabulary(&params, &config.model, config.seed)?,
+        Some(params) => params.extend_vocabulary(&config.model, config.seed)?,
         None => Params::init(&config.model, config.seed, sitting.device)?,
     };
     sitting.progress.note(&format!(
