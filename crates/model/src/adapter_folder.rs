@@ -9,7 +9,7 @@ use crate::folder::read_json;
 use crate::layout::{OUTPUT, embedding_names, layout, vocabulary_tables};
 use crate::lora::{AdapterParts, Adapters, WEIGHTS, peft_name, rows_name};
 use crate::params::Params;
-use crate::peft::{Layer, PeftConfig, modules};
+use crate::peft::{AdaptedLayer, PeftConfig, modules};
 use crate::stored::some_of;
 use crate::tensor_files::{TensorFiles, must_be_finite, must_be_real};
 use crate::weights::Weights;
@@ -33,7 +33,7 @@ pub(crate) struct AdapterFolder {
     peft: PeftConfig,
     stored: TensorFiles,
     /// Modules with pairs of `A` and `B`.
-    targets: Vec<(String, Layer)>,
+    targets: Vec<(String, AdaptedLayer)>,
     /// Tables and their rows that are replaced.
     rows: Vec<(String, Vec<u32>)>,
     /// Weights that are replaced whole, and the tensors that take their places.
@@ -139,7 +139,7 @@ impl AdapterFolder {
         for (module, layer) in &self.targets {
             let Some(pair) = self.pair(module, *layer, params, reader)? else { continue };
             let weight = format!("{module}.weight");
-            if *layer == Layer::Matrix && !self.peft.dora && !self.peft.lora_bias {
+            if *layer == AdaptedLayer::Matrix && !self.peft.dora && !self.peft.lora_bias {
                 trained.push((peft_name(&weight, "lora_A"), pair.a));
                 trained.push((peft_name(&weight, "lora_B"), pair.b));
                 matrices.push((weight, pair.scale));
@@ -188,17 +188,23 @@ impl AdapterFolder {
     }
 
     /// `A` and `B` of `module`; nothing when both are absent, which PEFT takes for zeros.
-    fn pair(&self, module: &str, layer: Layer, params: &Params, reader: &mut TensorReader) -> Result<Option<LoraPair>> {
+    fn pair(
+        &self,
+        module: &str,
+        layer: AdaptedLayer,
+        params: &Params,
+        reader: &mut TensorReader,
+    ) -> Result<Option<LoraPair>> {
         let rank = self.peft.rank(module)?;
         let weight = format!("{module}.weight");
         let (rows, columns) = params.get(&weight)?.var().dims2()?;
         let (names, [wide, out]) = match layer {
-            Layer::Embedding => (
+            AdaptedLayer::Embedding => (
                 ["lora_embedding_A", "lora_embedding_B"].map(|part| format!("{PREFIX}{module}.{part}")),
                 [rows, columns],
             ),
-            Layer::Output => (["lora_A", "lora_B"].map(|part| peft_name(&weight, part)), [columns, rows]),
-            Layer::Matrix | Layer::Other => {
+            AdaptedLayer::Output => (["lora_A", "lora_B"].map(|part| peft_name(&weight, part)), [columns, rows]),
+            AdaptedLayer::Matrix | AdaptedLayer::Other => {
                 (["lora_A", "lora_B"].map(|part| peft_name(&weight, part)), [rows, columns])
             }
         };
@@ -215,18 +221,21 @@ impl AdapterFolder {
     fn merge(
         &self,
         module: &str,
-        layer: Layer,
+        layer: AdaptedLayer,
         pair: &LoraPair,
         params: &Params,
         reader: &mut TensorReader,
     ) -> Result<()> {
         let parameter = params.get(&format!("{module}.weight"))?;
         let more = (pair.b.matmul(&pair.a)? * pair.scale)?; // [out, in]
-        let turned = layer != Layer::Output; // all but the output layer lie as [in, out]
+        let turned = layer != AdaptedLayer::Output; // all but the output layer lie as [in, out]
         let more = if turned { more.t()? } else { more };
         let mut sum = (parameter.tensor(false) + more)?;
         if self.peft.dora {
-            ensure!(layer != Layer::Embedding, "use_dora of {module} is not computed by gptkit; merge it with PEFT");
+            ensure!(
+                layer != AdaptedLayer::Embedding,
+                "use_dora of {module} is not computed by gptkit; merge it with PEFT"
+            );
             let out = pair.b.dim(0)?;
             let lengths = reader.take(&format!("{PREFIX}{module}.lora_magnitude_vector"), &[out])?;
             let along = if turned { D::Minus2 } else { D::Minus1 }; // over what the layer reads
@@ -237,7 +246,10 @@ impl AdapterFolder {
         must_be_finite(module, &sum)?; // a column of zeros has no length to scale
         parameter.set(&sum)?;
         if self.peft.lora_bias {
-            ensure!(layer == Layer::Matrix, "lora_bias of {module} is not computed by gptkit: it has no bias itself");
+            ensure!(
+                layer == AdaptedLayer::Matrix,
+                "lora_bias of {module} is not computed by gptkit: it has no bias itself"
+            );
             let bias = params.get(&format!("{module}.bias"))?;
             let more = reader.take(&format!("{PREFIX}{module}.lora_B.bias"), bias.var().dims())?;
             bias.set(&(bias.tensor(false) + (more * pair.scale)?)?)?;
@@ -310,7 +322,7 @@ fn open_weights(folder: &Path) -> Result<TensorFiles> {
 fn untied(
     base: &ModelConfig,
     peft: &PeftConfig,
-    targets: &[(String, Layer)],
+    targets: &[(String, AdaptedLayer)],
     rows: &[(String, Vec<u32>)],
     saved: &BTreeSet<&str>,
 ) -> Result<ModelConfig> {

@@ -16,7 +16,7 @@
 //! - [`heads`]    the head that labels a text
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
-//! - [`mod@generate_all`] many prompts → continuations, in a batch whose places never stay empty
+//! - [`mod@generate_batch`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`likelihood`] how likely continuations are
 //! - [`load`]     folder → model, with adapters merged
 //! - [`folder`]   the files of a Hugging Face folder
@@ -32,7 +32,7 @@ pub mod block;
 pub mod config;
 pub mod folder;
 pub mod generate;
-pub mod generate_all;
+pub mod generate_batch;
 pub mod gpt;
 pub mod heads;
 mod hf_config;

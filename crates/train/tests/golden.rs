@@ -8,7 +8,7 @@
 use candle_core::{DType, Device, Tensor};
 use gptkit_data::batch::{Batch, IGNORE};
 use gptkit_model::load::load_model;
-use gptkit_model::sampler::{Place, Sampling, choose};
+use gptkit_model::sampler::{Sampling, TokenPosition, choose};
 use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
@@ -205,7 +205,7 @@ fn greedy_tokens_are_those_of_the_reference() {
             let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &Device::Cpu).unwrap();
             let new = Input::windows(&ids).unwrap();
             let logits: Vec<Vec<f32>> = model.next_logits(&new, &mut cache).unwrap().to_vec2().unwrap();
-            let next = choose(&logits[0], &tokens, &greedy, Place::default());
+            let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default());
             tokens.push(next);
             fresh = vec![next];
         }
