@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use clap::Args;
 use gptkit_data::batch::Batch;
 use gptkit_data::progress::{Progress, Unit};
-use gptkit_model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass, predictor};
+use gptkit_model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass, Weights, predictor};
 use gptkit_ops::Precision;
 use gptkit_ops::bench::{Shape, cases, peak};
 use gptkit_reward::RewardModel;
@@ -264,6 +264,7 @@ fn compare(
 ) -> Result<Vec<(&'static str, f64, usize)>> {
     let head = ClassHead::init_reward(&mut params, model.d_model, 1)?;
     let rewarder = RewardModel { gpt: Gpt::new(model, &params, precision)?, head };
+    let mut weights = Weights::from(params);
     let (prompt, own) = ((seq / 2).max(1), (seq / 4).max(1));
     let token = |i: usize| (i * 7919 % model.vocab_size) as u32;
     let sequence =
@@ -282,9 +283,8 @@ fn compare(
     let mut found = Vec::new();
     for (name, groups, pairs) in cases.into_iter().filter(|(name, _, _)| here(name)) {
         let seconds = timed(name, ui, || {
-            params.clear_gradients();
-            let loss = pairs.loss(&rewarder.of_groups(&groups, pass)?, &LossConfig::default())?;
-            Ok(params.collect(&mut loss.backward()?)?)
+            let loss = || pairs.loss(&rewarder.of_groups(&groups, pass)?, &LossConfig::default());
+            weights.begin_update().backward(loss).map(|_| ())
         })?;
         found.push((name, seconds, K * (prompt + own)));
     }

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::template::{Template, encode};
 use gptkit_model::Gpt;
-use gptkit_model::folder::ModelFolder;
-use gptkit_model::generate::{Completion, LateEnds};
-use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_reward::model::Scorer;
 use std::ops::ControlFlow;
@@ -91,19 +91,21 @@ impl BestOf<'_> {
     }
 
     fn answers(&self, prompt: &[u32], folder: &ModelFolder, gpt: &Gpt) -> Result<Vec<Completion>> {
-        let requests = Requests {
+        let requests = BatchRequest {
             prompts: vec![prompt.to_vec()],
             first_prompt: 0,
-            n_samples: self.n,
-            max_new_tokens: self.max_new_tokens,
             late_ends: LateEnds::default(),
-            most_rows: ROWS,
-            stop: self.stop.clone(),
-            log_probs: None,
-            sampling: self.sampling.clone(),
+            max_rows: ROWS,
+            options: GenerationOptions {
+                n_samples: self.n,
+                max_new_tokens: self.max_new_tokens,
+                stop: self.stop.clone(),
+                log_probs: None,
+                sampling: self.sampling.clone(),
+            },
         };
         let mut answers: Vec<Option<Completion>> = (0..self.n).map(|_| None).collect();
-        generate_all(gpt, &folder.tokenizer, &folder.end_of_text, &requests, |_, sample, completion| {
+        generate_batch(gpt, &folder.tokenizer, &folder.end_of_text, &requests, |_, sample, completion| {
             answers[sample] = Some(completion);
             Ok(ControlFlow::Continue(()))
         })?;

@@ -11,8 +11,8 @@ use clap::Args;
 use gptkit_data::disk;
 use gptkit_data::form::Form;
 use gptkit_model::Gpt;
-use gptkit_model::folder::ModelFolder;
-use gptkit_model::generate::{Finish, Past, Request, generate_from};
+use gptkit_model::generate::{Finish, GenerationOptions, GenerationRequest, PromptCache, generate_from};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
@@ -78,7 +78,7 @@ impl Chat {
             end: folder.end_of_text.iter().copied().chain(form.end_of_turn()).collect(),
             stop: self.sampling.stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
             max_new_tokens: self.max_new_tokens.map_or((context / 2).max(1), |n| n as usize),
-            past: Past::new(&model),
+            past: PromptCache::new(&model),
             raw: self.raw,
             conversation: Conversation::default(),
             sampling,
@@ -155,7 +155,7 @@ struct Session<'a> {
     sampling: Sampling,
     interrupt: Interrupt,
     conversation: Conversation,
-    past: Past,
+    past: PromptCache,
 }
 
 impl Session<'_> {
@@ -211,13 +211,15 @@ impl Session<'_> {
                 "the conversation is longer than the model's window of {context} tokens: the oldest turns are no longer read"
             ));
         }
-        let request = Request {
+        let request = GenerationRequest {
             prompt: prompt.tokens,
-            n_samples: 1,
-            max_new_tokens: prompt.max_new_tokens,
-            stop: self.stop.clone(),
-            log_probs: None,
-            sampling: self.sampling.clone(),
+            options: GenerationOptions {
+                n_samples: 1,
+                max_new_tokens: prompt.max_new_tokens,
+                stop: self.stop.clone(),
+                log_probs: None,
+                sampling: self.sampling.clone(),
+            },
         };
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
         self.interrupt.begin();

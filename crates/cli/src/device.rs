@@ -4,7 +4,7 @@ use crate::ui::Usage;
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
-use gptkit_model::folder::ModelFolder;
+use gptkit_model::load::ModelFolder;
 use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use std::path::Path;

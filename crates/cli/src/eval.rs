@@ -14,7 +14,7 @@ use gptkit_eval::report::{Finetuned, Report, shown};
 use gptkit_eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
-use gptkit_model::folder::load_config;
+use gptkit_model::load::load_config;
 use gptkit_train::interrupt::Interrupt;
 use gptkit_train::run::claim_numbered;
 use std::collections::BTreeSet;

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use candle_core::Device;
 use clap::Args;
 use gptkit_data::disk;
-use gptkit_model::folder::{ModelFolder, save_description, save_ends, save_weights};
+use gptkit_model::folder::{save_description, save_ends, save_weights};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::lora::is_adapter;
 use std::path::{Path, PathBuf};
 

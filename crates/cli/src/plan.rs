@@ -12,7 +12,7 @@ use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_model::{Kind, ModelConfig};
 use gptkit_train::PretrainConfig;
 use gptkit_train::machine;
-use gptkit_train::plan::{Plan as Needs, measure, settings_that_fit};
+use gptkit_train::plan::{TrainingPlan, measure, settings_that_fit};
 use gptkit_train::pretrain::settle;
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ fn print(
     ui: &Ui,
 ) -> Result<()> {
     let rows_per_epoch = settle(&mut config, init, ui)?;
-    let plan = Needs::new(&config, rows_per_epoch);
+    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch);
     ui.result(&(shape("model", &config.model) + &memory_table(&config, &plan, memory)))?;
     let time = match devices {
         Some(devices) => {
@@ -141,7 +141,7 @@ fn print(
         }
         None => {
             let task = ui.task("measuring this machine", None, Unit::Items);
-            let speed = measure(&config, device)?;
+            let speed = measure(&config.model, &config.train, device)?;
             drop(task);
             let forward_share = 1.0 / 3.0;
             let tokens = plan.n_tokens as f64 + plan.n_validation_tokens as f64 * forward_share;
@@ -184,7 +184,7 @@ pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
     }
 }
 
-fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> String {
+fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>) -> String {
     let memory = &plan.memory;
     let (limit, whose) = limit_and_whose(limit);
     let mut text = format!("memory       {} at the peak of a step, of {} {whose}\n", size(memory.total()), size(limit));
@@ -202,7 +202,7 @@ fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> St
     }
     if memory.total() > limit {
         let fixed = memory.weights + memory.packed + memory.gradients + memory.optimizer;
-        text += &match settings_that_fit(config, limit) {
+        text += &match settings_that_fit(&config.model, &config.train, limit) {
             Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
             None => format!(
                 "  does not fit: weights, gradients and optimizer alone take {}; lower model.n_layer or model.d_model\n",
@@ -213,7 +213,7 @@ fn memory_table(config: &PretrainConfig, plan: &Needs, limit: Option<u64>) -> St
     text
 }
 
-fn work(config: &PretrainConfig, plan: &Needs) -> String {
+fn work(config: &PretrainConfig, plan: &TrainingPlan) -> String {
     let flops = &plan.flops;
     let recomputed = match flops.recomputed {
         0.0 => String::new(),

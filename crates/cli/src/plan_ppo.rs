@@ -6,7 +6,7 @@ use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use gptkit_data::progress::grouped;
 use gptkit_model::ModelConfig;
-use gptkit_model::folder::load_config;
+use gptkit_model::load::load_config;
 use gptkit_rl::PpoConfig;
 use gptkit_rl::plan::{Phase, Plan, settings_that_fit};
 use gptkit_train::PretrainConfig;

@@ -10,7 +10,7 @@ use anyhow::ensure;
 use clap::Args;
 use gptkit_data::source::Place;
 use gptkit_model::Kind;
-use gptkit_model::folder::load_config;
+use gptkit_model::load::load_config;
 use gptkit_train::PretrainConfig;
 use std::path::PathBuf;
 

@@ -13,7 +13,7 @@ use gptkit_data::progress::Progress;
 use gptkit_train::Resumable;
 use gptkit_train::checkpoint;
 use gptkit_train::objective::SOURCE_LOSS;
-use gptkit_train::request::{Place, RunRequest};
+use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
 use gptkit_train::{RunContext, fit::Summary};
 use serde::Serialize;
@@ -108,8 +108,8 @@ impl RunArgs {
         let claim = match &self.out {
             None => claim_numbered(Path::new("runs"), name)?,
             Some(out) => match request.place(out)? {
-                Place::New(claim) => claim,
-                Place::Same => {
+                RunFolder::New(claim) => claim,
+                RunFolder::Same => {
                     ui.say(&format!("{} holds the run of this command; resuming it", out.display()));
                     return reopen(stage, out, ui);
                 }

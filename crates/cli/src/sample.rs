@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
 use gptkit_data::prompt::text_of;
-use gptkit_model::folder::ModelFolder;
-use gptkit_model::generate::{Completion, Request, generate};
+use gptkit_model::generate::{Completion, GenerationOptions, GenerationRequest, generate};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Dtype, Gpt};
 use serde_json::json;
@@ -78,13 +78,15 @@ impl Sample {
             return best_of.run(&self.compute, ui);
         }
         let (folder, model) = self.compute.load(&self.model)?;
-        let request = Request {
+        let request = GenerationRequest {
             prompt: prompt_tokens(&folder, &prompt)?,
-            n_samples: usize::from(self.num_samples),
-            max_new_tokens: self.max_new_tokens,
-            stop: self.sampling.stop.clone(),
-            log_probs: self.log_probs,
-            sampling,
+            options: GenerationOptions {
+                n_samples: usize::from(self.num_samples),
+                max_new_tokens: self.max_new_tokens,
+                stop: self.sampling.stop.clone(),
+                log_probs: self.log_probs,
+                sampling,
+            },
         };
         folder.tokenizer.warn_of_losses("the prompt", ui);
         let context = folder.config.context;
@@ -143,7 +145,7 @@ fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
 fn write(
     model: &Gpt,
     folder: &ModelFolder,
-    request: &Request,
+    request: &GenerationRequest,
     on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Completion>> {
     generate(model, &folder.tokenizer, &folder.end_of_text, request, on_text)
@@ -153,7 +155,7 @@ fn write(
 fn print(
     model: &Gpt,
     folder: &ModelFolder,
-    request: &Request,
+    request: &GenerationRequest,
     prompt: &str,
     raw: bool,
     ui: &Ui,
@@ -188,13 +190,15 @@ pub(crate) fn print_sample(folder: &Path, device: &Device, ui: &Ui) -> Result<()
     // A tokenizer without an end-of-text token begins with a line break.
     let prompt = prompt_tokens(&folder, "").or_else(|_| prompt_tokens(&folder, "\n"));
     let Ok(prompt) = prompt else { return Ok(()) };
-    let request = Request {
+    let request = GenerationRequest {
         prompt,
-        n_samples: 1,
-        max_new_tokens: 200,
-        stop: Vec::new(),
-        log_probs: None,
-        sampling: Sampling { temperature: 0.8, ..Sampling::default() },
+        options: GenerationOptions {
+            n_samples: 1,
+            max_new_tokens: 200,
+            stop: Vec::new(),
+            log_probs: None,
+            sampling: Sampling { temperature: 0.8, ..Sampling::default() },
+        },
     };
     let model = Gpt::new(&folder.config, &folder.params, Dtype::Auto.precision())?;
     print(&model, &folder, &request, "", false, ui).map(|_| ())

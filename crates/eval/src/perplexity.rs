@@ -10,7 +10,7 @@ use gptkit_data::prepare::{Piece, read_text};
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::stitch::{Part, Stitcher};
-use gptkit_model::likelihood::{Found, Question, answer};
+use gptkit_model::likelihood::{ContinuationLikelihood, LikelihoodQuestion, answer};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -189,7 +189,7 @@ struct Slider<'a> {
     n: u64,
     from: u64,
     /// Windows that will be read together, each with the text that it predicts.
-    waiting: Vec<(u64, Question, Size)>,
+    waiting: Vec<(u64, LikelihoodQuestion, Size)>,
     text: Text,
     sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 }
@@ -243,7 +243,7 @@ impl Slider<'_> {
     fn window(&mut self, wanted: usize) -> Result<()> {
         let end = self.predicted + wanted;
         let begin = end.saturating_sub(self.model.gpt.config().context + 1);
-        let question = Question {
+        let question = LikelihoodQuestion {
             context: self.tokens[begin..self.predicted].to_vec(),
             continuations: vec![self.tokens[self.predicted..end].to_vec()],
         };
@@ -262,19 +262,20 @@ impl Slider<'_> {
 
     fn score(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let questions: Vec<Question> = waiting.iter().map(|(_, question, _)| question.clone()).collect();
+        let questions: Vec<LikelihoodQuestion> = waiting.iter().map(|(_, question, _)| question.clone()).collect();
         if questions.is_empty() {
             return Ok(());
         }
         let answers = answer(self.model.gpt, &questions, false)?;
-        let window = |((n, question, size), found): ((u64, Question, Size), &Vec<Found>)| Window {
-            n,
-            nats: -found[0].log_prob,
-            tokens: question.continuations[0].len() as u64,
-            bytes: size.bytes.max(0) as u64,
-            characters: size.characters.max(0) as u64,
-            read: (question.context.len() + question.continuations[0].len() - 1) as u64,
-        };
+        let window =
+            |((n, question, size), found): ((u64, LikelihoodQuestion, Size), &Vec<ContinuationLikelihood>)| Window {
+                n,
+                nats: -found[0].log_prob,
+                tokens: question.continuations[0].len() as u64,
+                bytes: size.bytes.max(0) as u64,
+                characters: size.characters.max(0) as u64,
+                read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+            };
         let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
         if (self.sink)(&windows)?.is_break() { Err(Ended.into()) } else { Ok(()) }
     }

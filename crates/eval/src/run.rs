@@ -15,7 +15,7 @@ use gptkit_data::record::Row;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
-use gptkit_model::folder::{ModelFolder, load_config};
+use gptkit_model::load::{ModelFolder, load_config};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_world::Part;
 use rayon::prelude::*;

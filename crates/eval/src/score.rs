@@ -10,9 +10,9 @@ use crate::task::{ChoiceConfig, GenerationConfig, Metric, Normalization};
 use anyhow::{Context, Result};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
-use gptkit_model::generate::{Completion, LateEnds};
-use gptkit_model::generate_all::{Requests, generate_all};
-use gptkit_model::likelihood::{Question, answer};
+use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
+use gptkit_model::likelihood::{LikelihoodQuestion, answer};
 use gptkit_model::sampler::Sampling;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -168,7 +168,7 @@ fn likeliest(scores: impl Iterator<Item = f64>) -> usize {
 /// Of each instance what the model writes, and what it is worth.
 ///
 /// # Errors
-/// As [`generate_all`].
+/// As [`generate_batch`].
 pub(crate) fn generations(
     model: &Model,
     config: &GenerationConfig,
@@ -267,9 +267,9 @@ impl Metric {
 /// are no stop words (Radford et al. 2019, §3.3).
 ///
 /// # Errors
-/// As [`answer`] and [`generate_all`].
+/// As [`answer`] and [`generate_batch`].
 pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Value>>, Work)> {
-    let questions: Vec<Question> = all.iter().flat_map(|one| one.prompted.questions.clone()).collect();
+    let questions: Vec<LikelihoodQuestion> = all.iter().flat_map(|one| one.prompted.questions.clone()).collect();
     let answers = answer(model.gpt, &questions, true)?;
     let longest = questions.iter().map(|question| question.continuations[0].len()).max().unwrap_or(0);
     let prompts = all.iter().map(|one| one.prompted.context.clone()).collect();
@@ -364,18 +364,14 @@ fn write(
 ) -> Result<(Vec<Completion>, Work)> {
     let mut n_read: usize = prompts.iter().map(Vec::len).sum();
     let mut written: Vec<Option<Completion>> = vec![None; prompts.len()];
-    let requests = Requests {
+    let requests = BatchRequest {
         prompts,
         first_prompt: first_prompt as u32,
-        n_samples: 1,
-        max_new_tokens,
         late_ends: LateEnds::default(),
-        most_rows: ROWS,
-        stop: stop.to_vec(),
-        log_probs,
-        sampling,
+        max_rows: ROWS,
+        options: GenerationOptions { n_samples: 1, max_new_tokens, stop: stop.to_vec(), log_probs, sampling },
     };
-    generate_all(model.gpt, model.tokenizer, model.end_of_text, &requests, |prompt, _, completion| {
+    generate_batch(model.gpt, model.tokenizer, model.end_of_text, &requests, |prompt, _, completion| {
         n_read += completion.tokens.len();
         written[prompt] = Some(completion);
         Ok(ControlFlow::Continue(()))

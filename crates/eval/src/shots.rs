@@ -5,7 +5,7 @@ use crate::records::Source;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::likelihood::Question;
+use gptkit_model::likelihood::LikelihoodQuestion;
 use gptkit_rng::Dice;
 use gptkit_world::Part;
 
@@ -105,7 +105,7 @@ pub struct Prompted {
     pub context: Vec<u32>,
     /// The answers after their context: all in one question, or each by itself where the context is cut for it. Empty where the
     /// model is to write.
-    pub questions: Vec<Question>,
+    pub questions: Vec<LikelihoodQuestion>,
 }
 
 impl Prompted {
@@ -144,7 +144,7 @@ impl Prompter<'_> {
         instance: &Instance,
     ) -> Result<Prompted> {
         let drawn = pool.draw(n, shots);
-        let with = |k: usize| -> Result<(String, Question, usize)> {
+        let with = |k: usize| -> Result<(String, LikelihoodQuestion, usize)> {
             let parts = (!instruction.is_empty()).then_some(instruction);
             let parts: Vec<&str> = parts.into_iter().chain(drawn[..k].iter().copied()).collect();
             let mut text = parts.join(self.separator);
@@ -185,8 +185,8 @@ impl Prompter<'_> {
     ///
     /// # Errors
     /// When an answer does not fit the window by itself.
-    pub(crate) fn cut(&self, question: Question, place: &str) -> Result<(Vec<u32>, Vec<Question>)> {
-        let Question { context, continuations } = question;
+    pub(crate) fn cut(&self, question: LikelihoodQuestion, place: &str) -> Result<(Vec<u32>, Vec<LikelihoodQuestion>)> {
+        let LikelihoodQuestion { context, continuations } = question;
         let last = |n_read: usize| -> Result<Vec<u32>> {
             let most = self.context.saturating_sub(n_read);
             ensure!(most > 0, "{place}: an answer is longer than the window of {} tokens", self.context);
@@ -195,10 +195,12 @@ impl Prompter<'_> {
         let written = last(self.room)?;
         let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
         if continuations.is_empty() || context.len() + longest - 1 <= self.context {
-            let all = (!continuations.is_empty()).then(|| Question { context: context.clone(), continuations });
+            let all =
+                (!continuations.is_empty()).then(|| LikelihoodQuestion { context: context.clone(), continuations });
             return Ok((written, all.into_iter().collect()));
         }
-        let alone = |tokens: Vec<u32>| Ok(Question { context: last(tokens.len() - 1)?, continuations: vec![tokens] });
+        let alone =
+            |tokens: Vec<u32>| Ok(LikelihoodQuestion { context: last(tokens.len() - 1)?, continuations: vec![tokens] });
         let questions = continuations.into_iter().map(alone).collect::<Result<_>>()?;
         Ok((written, questions))
     }
@@ -207,14 +209,14 @@ impl Prompter<'_> {
     ///
     /// # Errors
     /// As [`Prompter::prompt`].
-    pub fn question(&self, text: &str, asked: &Asked) -> Result<Question> {
+    pub fn question(&self, text: &str, asked: &Asked) -> Result<LikelihoodQuestion> {
         let answers: Vec<&String> = match asked {
             Asked::Choice { answers, .. } => answers.iter().collect(),
             Asked::Word(answer) => vec![answer],
             Asked::Free { .. } => Vec::new(),
         };
         if answers.is_empty() {
-            return Ok(Question { context: self.or_start(self.encode(text)?)?, continuations: vec![] });
+            return Ok(LikelihoodQuestion { context: self.or_start(self.encode(text)?)?, continuations: vec![] });
         }
         // Spaces at the end belong to the word that follows: they are one token with it.
         let context = text.trim_end();
@@ -229,7 +231,7 @@ impl Prompter<'_> {
             rest.map(<[u32]>::to_vec).with_context(|| format!("the answer {answer:?} has no tokens of its own"))
         };
         let continuations = answers.iter().map(continuation).collect::<Result<_>>()?;
-        Ok(Question { context: self.or_start(tokens)?, continuations })
+        Ok(LikelihoodQuestion { context: self.or_start(tokens)?, continuations })
     }
 
     /// Tokens of a prompt, with those that the tokenizer puts around a text unless it begins with the first of them.

@@ -84,7 +84,7 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 
 fn training(folder: &Path, command: &str) -> Result<Training> {
     let records = records(folder)?;
-    let n_params = work::n_params(folder)?;
+    let n_params = gptkit_model::load::n_params(folder)?;
     let tokens = records.last().map_or(0, |record| record.tokens);
     let validation: Curve = records.iter().filter_map(|r| Some((r.tokens as f64, r.val_loss?))).collect();
     let best = validation.iter().map(|p| p.1).filter(|loss| loss.is_finite()).min_by(f64::total_cmp);
@@ -92,7 +92,7 @@ fn training(folder: &Path, command: &str) -> Result<Training> {
     speeds.sort_by(f64::total_cmp);
     // PPO's loss is of no text, and most of its work is writing answers.
     let is_ppo = command == "ppo";
-    let per_token = if is_ppo { None } else { work::flops_per_token(folder, n_params)? };
+    let per_token = if is_ppo { None } else { work::flops_per_token(folder)? };
     Ok(Training {
         n_params,
         tokens,
@@ -354,14 +354,19 @@ mod tests {
             )
         };
         put(folder.path(), "a/metrics.jsonl", &(1..=300).map(line).collect::<String>());
-        put(folder.path(), "a/config.json", r#"{"model_type":"gptkit-lstm"}"#);
+        put(
+            folder.path(),
+            "a/config.json",
+            r#"{"model_type":"gptkit-lstm","n_layer":1,"n_head":1,"n_embd":4,"n_positions":8,"vocab_size":5}"#,
+        );
+        put(folder.path(), "a/config.toml", "[train]\nlength = \"300 steps\"\nbatch_size = 1\nlr = 0.1\n");
         let run = folder.path().join("seed-7/a");
         let header = br#"{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[3,5],"data_offsets":[0,60]},"b":{"dtype":"F32","shape":[5],"data_offsets":[60,80]}}"#;
-        let weights = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 80]].concat();
         write(&run.join("model.safetensors"), &weights).unwrap();
         let pretrained = training(&run, "pretrain").unwrap();
         assert_eq!((pretrained.n_params, pretrained.tokens, pretrained.tokens_per_s), (Some(20), 3000, 151.0));
-        assert_eq!(pretrained.flops, Some(6.0 * 20.0 * 3000.0));
+        assert_eq!(pretrained.flops, Some(6.0 * (8.0 * 4.0 * 4.0 + 5.0 * 4.0) * 3000.0));
         assert_eq!(pretrained.training.len(), 100);
         assert_eq!(pretrained.training[0], (20.0, 2.0), "the mean of three updates");
         assert_eq!(pretrained.validation.iter().map(|p| p.0).collect::<Vec<_>>(), [1000.0, 2000.0, 3000.0]);

@@ -5,15 +5,17 @@
 //! embeddings and of the output layer. All are computed as PEFT 0.21 computes them. A tensor that has no place is an error.
 
 use crate::config::ModelConfig;
-use crate::folder::{load_config, load_model, must_be_finite, must_be_real, read_json};
-use crate::lora::{Adapters, Parts, WEIGHTS, Weights, extend_vocabulary, peft_name, rows_name};
-use crate::params::{OUTPUT, Params, embedding_names, layout, vocabulary_tables};
-use crate::peft::{Layer, PeftConfig, modules};
+use crate::folder::read_json;
+use crate::layout::{OUTPUT, embedding_names, layout, vocabulary_tables};
+use crate::lora::{AdapterParts, Adapters, WEIGHTS, peft_name, rows_name};
+use crate::params::Params;
+use crate::peft::{AdaptedLayer, PeftConfig, modules};
 use crate::stored::some_of;
-use crate::tensor_files::TensorFiles;
+use crate::tensor_files::{TensorFiles, must_be_finite, must_be_real};
+use crate::weights::Weights;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use gptkit_data::adapter::{DESCRIPTION, base_of, must_end};
+use gptkit_data::adapter::DESCRIPTION;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,13 +26,14 @@ const PREFIX: &str = "base_model.model.";
 /// Adapters in a folder, and what they change, before their numbers are read.
 pub(crate) struct AdapterFolder {
     folder: PathBuf,
-    base: PathBuf,
+    /// Folder of the base model.
+    pub(crate) base: PathBuf,
     /// Of the model that results.
     pub(crate) config: ModelConfig,
     peft: PeftConfig,
     stored: TensorFiles,
     /// Modules with pairs of `A` and `B`.
-    targets: Vec<(String, Layer)>,
+    targets: Vec<(String, AdaptedLayer)>,
     /// Tables and their rows that are replaced.
     rows: Vec<(String, Vec<u32>)>,
     /// Weights that are replaced whole, and the tensors that take their places.
@@ -38,26 +41,22 @@ pub(crate) struct AdapterFolder {
 }
 
 impl AdapterFolder {
-    /// Opens the adapters in `folder`.
+    /// Opens the adapters in `folder` of the model in the folder `base`, whose shape is `base_config`.
     ///
     /// # Errors
-    /// When the base is missing or no model, or the adapters are damaged or not of a kind that gptkit computes.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
-        must_end(folder)?;
-        let base = base_of(folder)?;
-        let base_config = load_config(&base)
-            .with_context(|| format!("{} belongs to the model in {}", folder.display(), base.display()))?;
+    /// When the adapters are damaged or not of a kind that gptkit computes.
+    pub(crate) fn open(folder: &Path, base: PathBuf, base_config: &ModelConfig) -> Result<Self> {
         let peft = PeftConfig::read(folder)?;
         let within = || format!("in {}", folder.join(DESCRIPTION).display());
         let stored = open_weights(folder)?;
-        let modules = modules(&base_config);
+        let modules = modules(base_config);
         peft.must_be_few(modules.len()).with_context(within)?;
-        let targets = peft.targets(&base_config, &modules).with_context(within)?;
+        let targets = peft.targets(base_config, &modules).with_context(within)?;
         ensure!(!targets.is_empty(), "{}: target_modules names no module of the base model", within());
-        let rows = peft.rows(&base_config, &modules).with_context(within)?;
+        let rows = peft.rows(base_config, &modules).with_context(within)?;
         let saved: BTreeSet<&str> = peft.saved(&modules).into_iter().collect();
-        let config = untied(&base_config, &peft, &targets, &rows, &saved).with_context(within)?;
-        let replaced = replaced(&stored, &base_config, &config, &saved)?;
+        let config = untied(base_config, &peft, &targets, &rows, &saved).with_context(within)?;
+        let replaced = replaced(&stored, base_config, &config, &saved)?;
         let mut opened = Self { folder: folder.to_owned(), base, config, peft, stored, targets, rows, replaced };
         opened.must_have_saved(&saved)?;
         opened.config.vocab_size = opened.vocab_size(base_config.vocab_size)?;
@@ -107,14 +106,13 @@ impl AdapterFolder {
         rows.map_or(&[], |(_, ids)| ids)
     }
 
-    /// The base's weights with the adapters on them, on `device`.
+    /// The weights `base` of the base model with the adapters on them, on `device`.
     ///
     /// # Errors
-    /// When the base or the adapters are damaged, or do not belong together.
-    pub(crate) fn load(self, device: &Device) -> Result<Weights> {
-        let (_, params) = load_model(&self.base, device)?;
-        let params = extend_vocabulary(&with_output(params, &self.config)?, &self.config, 0)?;
-        let mut reader = Reader::new(&self.stored, self.folder.join(WEIGHTS), device);
+    /// When the adapters are damaged, or base and adapters do not belong together.
+    pub(crate) fn load(self, base: Params, device: &Device) -> Result<Weights> {
+        let params = with_output(base, &self.config)?.extend_vocabulary(&self.config, 0)?;
+        let mut reader = TensorReader::new(&self.stored, self.folder.join(WEIGHTS), device);
         let mut fixed = self.replace(&params, &mut reader)?;
         let mut trained = Vec::new();
         let matrices = self.take_pairs(&params, &mut reader, &mut trained, &mut fixed)?;
@@ -123,8 +121,8 @@ impl AdapterFolder {
         let mut description = read_json(&self.folder.join(DESCRIPTION))?;
         description["base_model_name_or_path"] = json!(std::path::absolute(&self.base)?);
         let trained = Params::of(trained.into_iter().map(Ok))?;
-        let adapters = Adapters::of(&params, Parts { description, matrices, rows, trained, fixed })?;
-        adapters.apply(&params)?;
+        let adapters = Adapters::of(&params, AdapterParts { description, matrices, rows, trained, fixed })?;
+        adapters.merge_into(&params)?;
         Ok(Weights::adapted(params, adapters))
     }
 
@@ -133,7 +131,7 @@ impl AdapterFolder {
     fn take_pairs(
         &self,
         params: &Params,
-        reader: &mut Reader,
+        reader: &mut TensorReader,
         trained: &mut Vec<(String, Tensor)>,
         fixed: &mut Option<String>,
     ) -> Result<Vec<(String, f64)>> {
@@ -141,7 +139,7 @@ impl AdapterFolder {
         for (module, layer) in &self.targets {
             let Some(pair) = self.pair(module, *layer, params, reader)? else { continue };
             let weight = format!("{module}.weight");
-            if *layer == Layer::Matrix && !self.peft.dora && !self.peft.lora_bias {
+            if *layer == AdaptedLayer::Matrix && !self.peft.dora && !self.peft.lora_bias {
                 trained.push((peft_name(&weight, "lora_A"), pair.a));
                 trained.push((peft_name(&weight, "lora_B"), pair.b));
                 matrices.push((weight, pair.scale));
@@ -159,7 +157,7 @@ impl AdapterFolder {
     fn take_rows(
         &self,
         params: &Params,
-        reader: &mut Reader,
+        reader: &mut TensorReader,
         trained: &mut Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Vec<u32>)>> {
         let mut rows = Vec::new();
@@ -178,7 +176,7 @@ impl AdapterFolder {
     }
 
     /// Puts whole weights into `params`, and says what they are.
-    fn replace(&self, params: &Params, reader: &mut Reader) -> Result<Option<String>> {
+    fn replace(&self, params: &Params, reader: &mut TensorReader) -> Result<Option<String>> {
         for (weight, name) in &self.replaced {
             let Ok(parameter) = params.get(weight) else {
                 reader.left.remove(name.as_str()); // tied output weights, equal to the token embeddings
@@ -190,17 +188,23 @@ impl AdapterFolder {
     }
 
     /// `A` and `B` of `module`; nothing when both are absent, which PEFT takes for zeros.
-    fn pair(&self, module: &str, layer: Layer, params: &Params, reader: &mut Reader) -> Result<Option<Pair>> {
+    fn pair(
+        &self,
+        module: &str,
+        layer: AdaptedLayer,
+        params: &Params,
+        reader: &mut TensorReader,
+    ) -> Result<Option<LoraPair>> {
         let rank = self.peft.rank(module)?;
         let weight = format!("{module}.weight");
         let (rows, columns) = params.get(&weight)?.var().dims2()?;
         let (names, [wide, out]) = match layer {
-            Layer::Embedding => (
+            AdaptedLayer::Embedding => (
                 ["lora_embedding_A", "lora_embedding_B"].map(|part| format!("{PREFIX}{module}.{part}")),
                 [rows, columns],
             ),
-            Layer::Output => (["lora_A", "lora_B"].map(|part| peft_name(&weight, part)), [columns, rows]),
-            Layer::Matrix | Layer::Other => {
+            AdaptedLayer::Output => (["lora_A", "lora_B"].map(|part| peft_name(&weight, part)), [columns, rows]),
+            AdaptedLayer::Matrix | AdaptedLayer::Other => {
                 (["lora_A", "lora_B"].map(|part| peft_name(&weight, part)), [rows, columns])
             }
         };
@@ -210,18 +214,28 @@ impl AdapterFolder {
         }
         let a = reader.take(&names[0], &[rank, wide])?;
         let b = reader.take(&names[1], &[out, rank])?;
-        Ok(Some(Pair { a, b, scale: self.peft.scale(module)? }))
+        Ok(Some(LoraPair { a, b, scale: self.peft.scale(module)? }))
     }
 
     /// Puts the sum of the weight of `module` and its `pair` into `params`.
-    fn merge(&self, module: &str, layer: Layer, pair: &Pair, params: &Params, reader: &mut Reader) -> Result<()> {
+    fn merge(
+        &self,
+        module: &str,
+        layer: AdaptedLayer,
+        pair: &LoraPair,
+        params: &Params,
+        reader: &mut TensorReader,
+    ) -> Result<()> {
         let parameter = params.get(&format!("{module}.weight"))?;
         let more = (pair.b.matmul(&pair.a)? * pair.scale)?; // [out, in]
-        let turned = layer != Layer::Output; // all but the output layer lie as [in, out]
+        let turned = layer != AdaptedLayer::Output; // all but the output layer lie as [in, out]
         let more = if turned { more.t()? } else { more };
         let mut sum = (parameter.tensor(false) + more)?;
         if self.peft.dora {
-            ensure!(layer != Layer::Embedding, "use_dora of {module} is not computed by gptkit; merge it with PEFT");
+            ensure!(
+                layer != AdaptedLayer::Embedding,
+                "use_dora of {module} is not computed by gptkit; merge it with PEFT"
+            );
             let out = pair.b.dim(0)?;
             let lengths = reader.take(&format!("{PREFIX}{module}.lora_magnitude_vector"), &[out])?;
             let along = if turned { D::Minus2 } else { D::Minus1 }; // over what the layer reads
@@ -232,7 +246,10 @@ impl AdapterFolder {
         must_be_finite(module, &sum)?; // a column of zeros has no length to scale
         parameter.set(&sum)?;
         if self.peft.lora_bias {
-            ensure!(layer == Layer::Matrix, "lora_bias of {module} is not computed by gptkit: it has no bias itself");
+            ensure!(
+                layer == AdaptedLayer::Matrix,
+                "lora_bias of {module} is not computed by gptkit: it has no bias itself"
+            );
             let bias = params.get(&format!("{module}.bias"))?;
             let more = reader.take(&format!("{PREFIX}{module}.lora_B.bias"), bias.var().dims())?;
             bias.set(&(bias.tensor(false) + (more * pair.scale)?)?)?;
@@ -242,7 +259,7 @@ impl AdapterFolder {
 }
 
 /// The adapters of a module.
-struct Pair {
+struct LoraPair {
     /// `[r, in]`
     a: Tensor,
     /// `[out, r]`
@@ -252,14 +269,14 @@ struct Pair {
 }
 
 /// Tensors of a file that are read one by one, so that those left over are known.
-struct Reader<'a> {
+struct TensorReader<'a> {
     stored: &'a TensorFiles,
     path: PathBuf,
     device: &'a Device,
     left: BTreeSet<&'a str>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TensorReader<'a> {
     fn new(stored: &'a TensorFiles, path: PathBuf, device: &'a Device) -> Self {
         Self { stored, path, device, left: stored.tensors().map(|(name, _)| name).collect() }
     }
@@ -305,7 +322,7 @@ fn open_weights(folder: &Path) -> Result<TensorFiles> {
 fn untied(
     base: &ModelConfig,
     peft: &PeftConfig,
-    targets: &[(String, Layer)],
+    targets: &[(String, AdaptedLayer)],
     rows: &[(String, Vec<u32>)],
     saved: &BTreeSet<&str>,
 ) -> Result<ModelConfig> {

@@ -3,7 +3,8 @@
 
 use crate::config::{Kind, ModelConfig};
 use crate::gpt::{Gpt, Input, Pass, fits};
-use crate::params::{Params, block_name, embedding_names};
+use crate::layout::{block_name, embedding_names};
+use crate::params::Params;
 use candle_core::{Device, Result, Tensor};
 use gptkit_ops::{Embedding, Linear, LstmLayer, Precision, dropout, language_model_loss};
 use std::sync::Arc;
@@ -128,6 +129,7 @@ impl Predictor for Lstm {
 mod tests {
     use super::*;
     use crate::config::tests::tiny;
+    use crate::weights::Weights;
     use gptkit_ops::check::assert_close;
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
@@ -147,8 +149,8 @@ mod tests {
     fn every_parameter_receives_a_gradient() {
         let (lstm, params) = lstm(0.1);
         let ids = tokens(2, 12);
-        let loss = lstm.loss(&Input::windows(&ids).unwrap(), &ids, TRAIN, 1.0).unwrap();
-        params.collect(&mut loss.backward().unwrap()).unwrap();
+        let input = Input::windows(&ids).unwrap();
+        Weights::from(params.clone()).begin_update().backward(|| lstm.loss(&input, &ids, TRAIN, 1.0)).unwrap();
         for (name, parameter) in params.iter() {
             let gradient = parameter.gradient().unwrap_or_else(|| panic!("no gradient reaches {name}"));
             let largest = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();

@@ -1,7 +1,8 @@
 //! Block number `layer` of a model, from its configuration and weights.
 
 use crate::config::ModelConfig;
-use crate::params::{Params, block_name};
+use crate::layout::block_name;
+use crate::params::Params;
 use candle_core::Result;
 use gptkit_ops::{Block, Linear, Norm};
 use std::sync::Arc;

@@ -162,11 +162,6 @@ impl ModelConfig {
         }
         Ok(())
     }
-
-    /// Weights in all, tied embeddings counted once.
-    pub fn n_params(&self) -> u64 {
-        crate::params::layout(self).iter().map(|slot| slot.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
-    }
 }
 
 /// Of each size; no product of them then is more than 64 bits hold.

@@ -1,7 +1,7 @@
 //! Prompt → continuations, in a batch that finished rows leave.
 
 use crate::gpt::{Gpt, Input};
-use crate::sampler::{Place, Sampling, choose, log_probs};
+use crate::sampler::{Sampling, TokenPosition, choose, log_probs};
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use gptkit_data::tokenizer::{Decoder, Tokenizer};
@@ -9,12 +9,10 @@ use gptkit_ops::Cache;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
-/// What to write, and when to stop.
+/// How continuations of a prompt are written.
 #[derive(Debug, Clone)]
-pub struct Request {
-    /// Tokens to continue; at least one.
-    pub prompt: Vec<u32>,
-    /// Continuations, written in one batch.
+pub struct GenerationOptions {
+    /// Continuations of each prompt.
     pub n_samples: usize,
     /// Longest continuation, in tokens.
     pub max_new_tokens: usize,
@@ -24,6 +22,15 @@ pub struct Request {
     pub log_probs: Option<usize>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+}
+
+/// A prompt, and how its continuations are written, in one batch.
+#[derive(Debug, Clone)]
+pub struct GenerationRequest {
+    /// Tokens to continue; at least one.
+    pub prompt: Vec<u32>,
+    /// How continuations are written.
+    pub options: GenerationOptions,
 }
 
 /// Tokens that end a continuation from some length on, and are tokens like any other before.
@@ -80,16 +87,16 @@ pub struct Completion {
     pub finish: Finish,
 }
 
-/// What a model has read, in a state from which it can go on: what the next prompt begins with is not read again.
+/// Keys and values of the tokens that a model has read: the common beginning of the next prompt is not read again.
 #[derive(Debug)]
-pub struct Past {
+pub struct PromptCache {
     /// The tokens that `cache` holds, of one sequence.
     tokens: Vec<u32>,
     cache: Cache,
 }
 
-impl Past {
-    /// Nothing yet, of `model`, which is the only one that can go on from it.
+impl PromptCache {
+    /// Empty, for `model` alone.
     pub fn new(model: &Gpt) -> Self {
         Self { tokens: Vec::new(), cache: model.cache() }
     }
@@ -112,7 +119,7 @@ impl Past {
 /// Continues `request.prompt`. `on_text` is given each row's number and its new text, in whole characters, as soon as no
 /// stop string can begin in it; it is called for each token, and ends the writing of all rows by [`ControlFlow::Break`].
 ///
-/// Past the context the window slides: when the cache is full, the last half of the context is read again.
+/// PromptCache the context the window slides: when the cache is full, the last half of the context is read again.
 ///
 /// # Errors
 /// When the prompt is empty or has a token that the model has not, the model's numbers are damaged, or `on_text` fails.
@@ -120,36 +127,36 @@ pub fn generate(
     model: &Gpt,
     tokenizer: &Tokenizer,
     end_of_text: &[u32],
-    request: &Request,
+    request: &GenerationRequest,
     on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Completion>> {
-    generate_from(&mut Past::new(model), model, tokenizer, end_of_text, request, on_text)
+    generate_from(&mut PromptCache::new(model), model, tokenizer, end_of_text, request, on_text)
 }
 
-/// [`generate`] that reads only what `past` does not hold of the prompt, and leaves there what it has read, for a prompt
-/// that goes on from it. Of several samples, or after an error, it leaves nothing.
+/// As [`generate`], but reads only the tokens of the prompt that `past` does not hold, and leaves there what it has read,
+/// for a prompt that continues it. With several samples, or after an error, it leaves nothing.
 ///
 /// # Errors
 /// As [`generate`].
 pub fn generate_from(
-    past: &mut Past,
+    past: &mut PromptCache,
     model: &Gpt,
     tokenizer: &Tokenizer,
     end_of_text: &[u32],
-    request: &Request,
+    request: &GenerationRequest,
     mut on_text: impl FnMut(usize, &str) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Completion>> {
     check(&request.prompt, model)?;
-    let Request { stop, log_probs, sampling, .. } = request;
-    let late_ends = &LateEnds::default();
-    let how = How { tokenizer, end_of_text, late_ends, stop, log_probs: *log_probs, sampling };
-    let mut rows: Vec<Row> = (0..request.n_samples).map(|n| Row::new(&how, &request.prompt, (0, n))).collect();
+    let options = &request.options;
+    let decoding = DecodingOptions { tokenizer, end_of_text, late_ends: &LateEnds::default(), options };
+    let mut rows: Vec<Continuation> =
+        (0..options.n_samples).map(|n| Continuation::new(&decoding, &request.prompt, (0, n))).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
-    let mut window = Window::new(model, past.take(&request.prompt, model));
+    let mut window = SlidingWindow::new(model, past.take(&request.prompt, model));
     if rows.len() > 1 && window.held() > 0 {
         window.cache.keep(&vec![0; rows.len()])?;
     }
-    'writing: for _ in 0..request.max_new_tokens {
+    'writing: for _ in 0..options.max_new_tokens {
         if active.is_empty() {
             break;
         }
@@ -157,11 +164,11 @@ pub fn generate_from(
         let logits = window.next_logits(&tokens)?; // [rows][V]
         for (logits, &r) in logits.iter().zip(&active) {
             let row = &mut rows[r];
-            row.go_on(logits, &how)?;
+            row.push_token(logits, &decoding)?;
             if row.finish == Some(Finish::EndOfText) {
                 continue;
             }
-            if on_text(r, row.fresh_text(stop))?.is_break() {
+            if on_text(r, row.fresh_text())?.is_break() {
                 active.iter().for_each(|&r| rows[r].interrupt());
                 break 'writing;
             }
@@ -181,7 +188,7 @@ pub fn generate_from(
     if let [row] = rows.as_slice() {
         *past = window.past(&row.tokens);
     }
-    rows.into_iter().map(Row::completion).collect()
+    rows.into_iter().map(Continuation::completion).collect()
 }
 
 /// Whether `model` can read `prompt`.
@@ -209,14 +216,14 @@ fn token_log_prob(logits: &[f32], token: u32, top: usize, tokenizer: &Tokenizer)
 }
 
 /// The model's view of the rows that are being written: their last tokens, and the cache of all but the newest.
-struct Window<'a> {
+struct SlidingWindow<'a> {
     model: &'a Gpt,
     cache: Cache,
     /// Tokens of each row that have been read, of which the cache holds the last.
     read: usize,
 }
 
-impl<'a> Window<'a> {
+impl<'a> SlidingWindow<'a> {
     /// A view of rows whose first tokens `cache` holds.
     fn new(model: &'a Gpt, cache: Cache) -> Self {
         let mut window = Self { model, cache, read: 0 };
@@ -247,8 +254,8 @@ impl<'a> Window<'a> {
     }
 
     /// What is held after one row, `tokens`, was written.
-    fn past(self, tokens: &[u32]) -> Past {
-        Past { tokens: tokens[self.read - self.held()..self.read].to_vec(), cache: self.cache }
+    fn past(self, tokens: &[u32]) -> PromptCache {
+        PromptCache { tokens: tokens[self.read - self.held()..self.read].to_vec(), cache: self.cache }
     }
 
     /// Reads the prompt that all `n` rows share once.
@@ -260,22 +267,20 @@ impl<'a> Window<'a> {
     }
 }
 
-/// What all rows have in common.
-pub(crate) struct How<'a> {
+/// What decoding has in common for all rows.
+pub(crate) struct DecodingOptions<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) end_of_text: &'a [u32],
     pub(crate) late_ends: &'a LateEnds,
-    pub(crate) stop: &'a [String],
-    pub(crate) log_probs: Option<usize>,
-    pub(crate) sampling: &'a Sampling,
+    pub(crate) options: &'a GenerationOptions,
 }
 
 /// One continuation while it is written.
-pub(crate) struct Row<'a> {
+pub(crate) struct Continuation<'a> {
     /// Prompt and continuation.
     pub(crate) tokens: Vec<u32>,
     /// Where the next token stands.
-    place: Place,
+    place: TokenPosition,
     decoder: Decoder<'a>,
     /// The continuation's text so far, whole characters.
     text: String,
@@ -287,19 +292,19 @@ pub(crate) struct Row<'a> {
     stop: &'a [String],
 }
 
-impl<'a> Row<'a> {
+impl<'a> Continuation<'a> {
     /// Continuation number `sample` of prompt number `number`.
-    pub(crate) fn new(how: &How<'a>, prompt: &[u32], (number, sample): (usize, usize)) -> Self {
+    pub(crate) fn new(decoding: &DecodingOptions<'a>, prompt: &[u32], (number, sample): (usize, usize)) -> Self {
         Self {
             tokens: prompt.to_vec(),
-            place: Place { prompt: number as u32, sample: sample as u32, position: 0 },
-            decoder: how.tokenizer.decoder(prompt),
+            place: TokenPosition { prompt: number as u32, sample: sample as u32, position: 0 },
+            decoder: decoding.tokenizer.decoder(prompt),
             text: String::new(),
             shown: 0,
             log_probs: Vec::new(),
             end_token: None,
             finish: None,
-            stop: how.stop,
+            stop: &decoding.options.stop,
         }
     }
 
@@ -312,15 +317,15 @@ impl<'a> Row<'a> {
     ///
     /// # Errors
     /// When the model's numbers are damaged.
-    pub(crate) fn go_on(&mut self, logits: &[f32], how: &How) -> Result<()> {
-        let token = choose(logits, &self.tokens, how.sampling, self.place);
+    pub(crate) fn push_token(&mut self, logits: &[f32], decoding: &DecodingOptions) -> Result<()> {
+        let token = choose(logits, &self.tokens, &decoding.options.sampling, self.place);
         ensure!(
             logits[token as usize].is_finite(),
             "the model's output is not a number; its weights are damaged, or its training diverged"
         );
-        let log_prob = how.log_probs.map(|top| token_log_prob(logits, token, top, how.tokenizer));
-        let LateEnds { tokens, after } = how.late_ends;
-        if how.end_of_text.contains(&token) || self.n_new() >= *after && tokens.contains(&token) {
+        let log_prob = decoding.options.log_probs.map(|top| token_log_prob(logits, token, top, decoding.tokenizer));
+        let LateEnds { tokens, after } = decoding.late_ends;
+        if decoding.end_of_text.contains(&token) || self.n_new() >= *after && tokens.contains(&token) {
             (self.end_token, self.finish) = (log_prob, Some(Finish::EndOfText));
             return Ok(());
         }
@@ -328,12 +333,12 @@ impl<'a> Row<'a> {
         self.place.position += 1;
         self.tokens.push(token);
         let text = self.decoder.push(token)?;
-        self.take_in(&text);
+        self.push_text(&text);
         Ok(())
     }
 
     /// Adds text, up to a stop string.
-    fn take_in(&mut self, text: &str) {
+    fn push_text(&mut self, text: &str) {
         self.text.push_str(text);
         let stop = self.stop.iter().filter(|s| !s.is_empty());
         // A match that began in text already shown was ruled out when it was shown.
@@ -345,8 +350,8 @@ impl<'a> Row<'a> {
     }
 
     /// Text not handed out yet that cannot be the beginning of a stop string.
-    fn fresh_text(&mut self, stop: &[String]) -> &str {
-        let held = if self.finish.is_some() { 0 } else { held_back(&self.text[self.shown..], stop) };
+    fn fresh_text(&mut self) -> &str {
+        let held = if self.finish.is_some() { 0 } else { held_back(&self.text[self.shown..], self.stop) };
         let (from, to) = (self.shown, self.text.len() - held);
         self.shown = to;
         &self.text[from..to]
@@ -361,7 +366,7 @@ impl<'a> Row<'a> {
     fn end(&mut self) -> Result<String> {
         if !matches!(self.finish, Some(Finish::Stop | Finish::Interrupted)) {
             let text = self.decoder.flush()?;
-            self.take_in(&text);
+            self.push_text(&text);
         }
         let rest = self.text[self.shown..].to_owned();
         self.shown = self.text.len();
@@ -406,9 +411,10 @@ mod tests {
         (Gpt::new(&config, &params, Precision::F32).unwrap(), Tokenizer::of_characters(&('a'..='p').collect()).unwrap())
     }
 
-    fn request(prompt: &[u32], n_samples: usize, max_new_tokens: usize) -> Request {
-        let prompt = prompt.to_vec();
-        Request { prompt, n_samples, max_new_tokens, stop: Vec::new(), log_probs: None, sampling: Sampling::default() }
+    fn request(prompt: &[u32], n_samples: usize, max_new_tokens: usize) -> GenerationRequest {
+        let sampling = Sampling::default();
+        let options = GenerationOptions { n_samples, max_new_tokens, stop: Vec::new(), log_probs: None, sampling };
+        GenerationRequest { prompt: prompt.to_vec(), options }
     }
 
     fn keep_on(_: usize, _: &str) -> Result<ControlFlow<()>> {
@@ -419,7 +425,7 @@ mod tests {
     fn a_kept_past_changes_nothing_but_what_is_read() {
         for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
             let (model, tokenizer) = model(kind);
-            let mut past = Past::new(&model);
+            let mut past = PromptCache::new(&model);
             let first = tokenizer.encode("abcab").unwrap();
             let mut go_on = |prompt: &[u32], n_samples, held: usize| {
                 let request = request(prompt, n_samples, 4);

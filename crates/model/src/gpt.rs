@@ -2,7 +2,8 @@
 
 use crate::block::{block, norm};
 use crate::config::ModelConfig;
-use crate::params::{OUTPUT, Params, embedding_names};
+use crate::layout::{OUTPUT, embedding_names};
+use crate::params::Params;
 use candle_core::{Device, Result, Tensor, bail};
 use gptkit_ops::{
     Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
@@ -341,6 +342,7 @@ mod tests {
     use super::*;
     use crate::config::Kind;
     use crate::config::tests::tiny;
+    use crate::weights::Weights;
     use gptkit_ops::check::assert_close;
 
     const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
@@ -378,8 +380,8 @@ mod tests {
                 ..tiny(kind)
             };
             let params = params(&config);
-            let loss = model(&config, &params).loss(&windows(2, 12), &tokens(2, 12), TRAIN, 1.0).unwrap();
-            params.collect(&mut loss.backward().unwrap()).unwrap();
+            let loss = || model(&config, &params).loss(&windows(2, 12), &tokens(2, 12), TRAIN, 1.0);
+            Weights::from(params.clone()).begin_update().backward(loss).unwrap();
             for (name, parameter) in params.iter() {
                 let grad = parameter.gradient().unwrap_or_else(|| panic!("{kind:?}: no gradient reaches {name}"));
                 let largest = grad.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
@@ -398,13 +400,8 @@ mod tests {
             let ids = tokens(2, 12);
             let run = |recompute| {
                 let pass = Pass::Train { seed: 1, first_row: 0, recompute };
-                let loss = model.loss(&Input::windows(&ids).unwrap(), &ids, pass, 0.5).unwrap();
-                params.clear_gradients();
-                params
-                    .collect(
-                        &mut model.loss(&Input::windows(&ids).unwrap(), &ids, pass, 0.5).unwrap().backward().unwrap(),
-                    )
-                    .unwrap();
+                let loss = || model.loss(&Input::windows(&ids)?, &ids, pass, 0.5);
+                let loss = Weights::from(params.clone()).begin_update().backward(loss).unwrap();
                 (loss, params.iter().map(|(_, parameter)| parameter.gradient().unwrap()).collect::<Vec<_>>())
             };
             let ((loss, whole), (again, recomputed)) = (run(false), run(true));

@@ -4,9 +4,11 @@
 //! `config.json` names the labels. It is a language model's folder all the same, for who does not ask for the head.
 
 use crate::config::{Kind, ModelConfig};
-use crate::folder::{load_config, load_extra, read_json, write_json};
+use crate::folder::{read_json, write_json};
 use crate::gpt::Pass;
-use crate::params::{Params, last_norm_bias};
+use crate::layout::last_norm_bias;
+use crate::load::{load_config, load_extra};
+use crate::params::Params;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use gptkit_data::tokenizer::Tokenizer;
@@ -232,13 +234,14 @@ impl HeadDescription {
 mod tests {
     use super::*;
     use crate::config::tests::tiny;
-    use crate::folder::{load_model, save_weights};
+    use crate::folder::save_weights;
+    use crate::load::load_model;
     use gptkit_ops::check::{assert_close, draw};
 
     fn folder(kind: Kind) -> (tempfile::TempDir, Params) {
         let folder = tempfile::tempdir().unwrap();
         let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
-        write_json(&folder.path().join("config.json"), &crate::folder::config_json(&config)).unwrap();
+        write_json(&folder.path().join("config.json"), &crate::hf_config::config_json(&config)).unwrap();
         (folder, params)
     }
 

@@ -1,7 +1,7 @@
 //! The published first values of weights.
 
 use crate::config::{Kind, ModelConfig};
-use crate::params::Slot;
+use crate::layout::WeightSlot;
 use gptkit_rng::keyed::{Draw, Key, normals};
 
 /// Standard deviation of every weight matrix (Radford et al. 2018, §4.1; kept by GPT-2 and GPT-3).
@@ -13,7 +13,7 @@ const FORGET_GATE: usize = 1;
 
 /// Values for parameter number `number` of the model: gains 1, biases 0 but for those of forget gates, all else normal
 /// around 0.
-pub(crate) fn values(config: &ModelConfig, slot: &Slot, number: u32, seed: u64) -> Vec<f32> {
+pub(crate) fn values(config: &ModelConfig, slot: &WeightSlot, number: u32, seed: u64) -> Vec<f32> {
     let n = slot.shape.iter().product();
     match slot.shape.len() {
         1 if slot.name.ends_with(".weight") => vec![1.0; n],
@@ -50,7 +50,7 @@ fn std(config: &ModelConfig, name: &str) -> f64 {
 mod tests {
     use super::*;
     use crate::config::tests::tiny;
-    use crate::params::layout;
+    use crate::layout::layout;
 
     fn measured_std(kind: Kind, ending: &str) -> f64 {
         let config = ModelConfig { d_model: 64, vocab_size: 500, context: 128, n_layer: 8, ..tiny(kind) };

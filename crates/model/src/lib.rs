@@ -5,18 +5,22 @@
 //! `K` size of a head, `V` vocabulary. Token ids are u32, all else f32.
 //!
 //! - [`config`]   all that differs between GPT-1, GPT-2, GPT-3 and the baselines
-//! - [`params`]   name → variable, in one fixed order
+//! - [`layout`]   names and shapes of all weights, in one fixed order
+//! - [`params`]   name → variable, in that order
 //! - [`init`]     the published first values
 //! - [`block`]    attention and MLP, pre- and post-norm
-//! - [`lora`]     low-rank adapters, and what of a model is trained
+//! - [`lora`]     low-rank adapters
+//! - [`weights`]  weights with or without adapters, and how an update changes them
 //! - [`gpt`]      embeddings → blocks → logits or loss
 //! - [`baseline`] the LSTM of the story, and what it and a transformer are pretrained as
 //! - [`heads`]    the head that labels a text
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
-//! - [`mod@generate_all`] many prompts → continuations, in a batch whose places never stay empty
+//! - [`mod@generate_batch`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`likelihood`] how likely continuations are
-//! - [`folder`]   Hugging Face folders, both ways
+//! - [`load`]     folder → model, with adapters merged
+//! - [`folder`]   the files of a Hugging Face folder
+//! - [`hf_config`] its `config.json`, both ways
 //! - [`stored`]   weights on disk, however they are named and laid out
 //! - [`peft`]     what `adapter_config.json` says
 //! - [`adapter_folder`] folders of adapters: what they make of their base
@@ -28,21 +32,26 @@ pub mod block;
 pub mod config;
 pub mod folder;
 pub mod generate;
-pub mod generate_all;
+pub mod generate_batch;
 pub mod gpt;
 pub mod heads;
+mod hf_config;
 pub mod init;
+pub mod layout;
 pub mod likelihood;
+pub mod load;
 pub mod lora;
 pub mod params;
 mod peft;
 pub mod sampler;
 mod stored;
 pub mod tensor_files;
+pub mod weights;
 
 pub use baseline::{Lstm, Predictor, predictor};
 pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::{Gpt, Input, Pass};
 pub use heads::{ClassHead, HeadDescription};
-pub use lora::{Adapters, LoraConfig, Weights};
+pub use lora::{Adapters, LoraConfig};
 pub use params::Params;
+pub use weights::{WeightUpdate, Weights};

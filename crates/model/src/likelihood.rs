@@ -13,7 +13,7 @@ const LOGITS: usize = 1 << 25;
 
 /// A context, and what could follow it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Question {
+pub struct LikelihoodQuestion {
     /// At least one token.
     pub context: Vec<u32>,
     /// At least one, each of at least one token.
@@ -22,7 +22,7 @@ pub struct Question {
 
 /// What a model makes of a continuation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Found {
+pub struct ContinuationLikelihood {
     /// Σ_t ln p(t), nats.
     pub log_prob: f64,
     /// Whether each of its tokens is the likeliest at its place; false where that was not asked.
@@ -31,9 +31,9 @@ pub struct Found {
 
 /// What was found of all continuations, and what it took.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answers {
+pub struct Likelihoods {
     /// Of each question, in their order, each of its continuations.
-    pub found: Vec<Vec<Found>>,
+    pub found: Vec<Vec<ContinuationLikelihood>>,
     /// Tokens that the model read.
     pub n_read: u64,
     /// Tokens that it would have read with each continuation by itself.
@@ -46,9 +46,9 @@ pub struct Answers {
 /// # Errors
 /// When a context or continuation is empty, both together are over the context by more than the last token, which nothing
 /// follows, a token is not of the vocabulary, or a probability is no number.
-pub fn answer(gpt: &Gpt, questions: &[Question], greedy: bool) -> Result<Answers> {
-    let shapes: Vec<Shape> = questions.iter().map(Shape::of).collect::<Result<_>>()?;
-    let lengths: Vec<usize> = shapes.iter().map(Shape::n_tokens).collect();
+pub fn answer(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Result<Likelihoods> {
+    let shapes: Vec<QuestionLayout> = questions.iter().map(QuestionLayout::of).collect::<Result<_>>()?;
+    let lengths: Vec<usize> = shapes.iter().map(QuestionLayout::n_tokens).collect();
     let mut found = vec![Vec::new(); questions.len()];
     for batch in like_lengths(&lengths, TOKENS_AT_A_TIME) {
         let input = Input::branching(batch.iter().map(|&i| shapes[i].group()), gpt.device())?;
@@ -68,13 +68,12 @@ pub fn answer(gpt: &Gpt, questions: &[Question], greedy: bool) -> Result<Answers
     ensure!(numbers, "the model's output is not a number; its weights are damaged, or its training diverged");
     let n_alone =
         questions.iter().flat_map(|q| q.continuations.iter().map(|c| q.context.len() + c.len() - 1)).sum::<usize>();
-    Ok(Answers { found, n_read: lengths.iter().sum::<usize>() as u64, n_alone: n_alone as u64 })
+    Ok(Likelihoods { found, n_read: lengths.iter().sum::<usize>() as u64, n_alone: n_alone as u64 })
 }
 
-fn sum(tokens: impl Iterator<Item = (f32, bool)>) -> Found {
-    tokens.fold(Found { log_prob: 0.0, greedy: true }, |all, (log_prob, greedy)| Found {
-        log_prob: all.log_prob + f64::from(log_prob),
-        greedy: all.greedy && greedy,
+fn sum(tokens: impl Iterator<Item = (f32, bool)>) -> ContinuationLikelihood {
+    tokens.fold(ContinuationLikelihood { log_prob: 0.0, greedy: true }, |all, (log_prob, greedy)| {
+        ContinuationLikelihood { log_prob: all.log_prob + f64::from(log_prob), greedy: all.greedy && greedy }
     })
 }
 
@@ -97,7 +96,7 @@ fn of_tokens(gpt: &Gpt, states: &Tensor, tokens: &[u32], greedy: bool) -> Result
 
 /// A question as the model reads it: every continuation without its last token, which nothing follows, and what these
 /// have in common once.
-struct Shape {
+struct QuestionLayout {
     /// Tokens that all have in common, when there are branches; else 0, and one sequence.
     stem: usize,
     /// What is read: the stem with each branch, or the longest sequence, which the others are the beginning of.
@@ -106,9 +105,9 @@ struct Shape {
     starts: Vec<Option<usize>>,
 }
 
-impl Shape {
-    fn of(question: &Question) -> Result<Self> {
-        let Question { context, continuations } = question;
+impl QuestionLayout {
+    fn of(question: &LikelihoodQuestion) -> Result<Self> {
+        let LikelihoodQuestion { context, continuations } = question;
         ensure!(!context.is_empty(), "a question without a context: there is no token that something could follow");
         ensure!(
             !continuations.is_empty() && continuations.iter().all(|c| !c.is_empty()),
@@ -149,7 +148,7 @@ impl Shape {
 
     /// Appends the tokens of all continuations to `tokens`, and to `rows` where in the window the one before each is;
     /// `first` is this question's first row.
-    fn targets(&self, question: &Question, first: usize, rows: &mut Vec<u32>, tokens: &mut Vec<u32>) {
+    fn targets(&self, question: &LikelihoodQuestion, first: usize, rows: &mut Vec<u32>, tokens: &mut Vec<u32>) {
         for (continuation, start) in question.continuations.iter().zip(&self.starts) {
             let before = question.context.len() - 1;
             rows.extend((before..before + continuation.len()).map(|at| {
@@ -182,8 +181,8 @@ mod tests {
     }
 
     /// One fresh pass a token.
-    fn alone(model: &Gpt, context: &[u32], continuation: &[u32]) -> Found {
-        let mut all = Found { log_prob: 0.0, greedy: true };
+    fn alone(model: &Gpt, context: &[u32], continuation: &[u32]) -> ContinuationLikelihood {
+        let mut all = ContinuationLikelihood { log_prob: 0.0, greedy: true };
         for n in 0..continuation.len() {
             let read = [context, &continuation[..n]].concat();
             let input = Input::ragged([&*read], &Device::Cpu).unwrap();
@@ -196,7 +195,7 @@ mod tests {
         all
     }
 
-    fn agree(kind: Kind, questions: &[Question]) {
+    fn agree(kind: Kind, questions: &[LikelihoodQuestion]) {
         let model = model(kind);
         for greedy in [false, true] {
             let answers = answer(&model, questions, greedy).unwrap();
@@ -214,7 +213,7 @@ mod tests {
 
     #[test]
     fn continuations_that_begin_alike_are_answered_as_each_alone() {
-        let question = |context: &[u32], continuations: &[&[u32]]| Question {
+        let question = |context: &[u32], continuations: &[&[u32]]| LikelihoodQuestion {
             context: context.to_vec(),
             continuations: continuations.iter().map(|c| c.to_vec()).collect(),
         };
@@ -242,7 +241,7 @@ mod tests {
                 1..6,
             ),
         ) {
-            let question = |(context, continuations)| Question { context, continuations };
+            let question = |(context, continuations)| LikelihoodQuestion { context, continuations };
             agree(Kind::Gpt2, &questions.into_iter().map(question).collect::<Vec<_>>());
         }
     }
@@ -251,7 +250,7 @@ mod tests {
     fn what_cannot_be_asked_is_refused() {
         let model = model(Kind::Gpt2);
         let error = |context: Vec<u32>, continuations: Vec<Vec<u32>>| {
-            answer(&model, &[Question { context, continuations }], false).unwrap_err().to_string()
+            answer(&model, &[LikelihoodQuestion { context, continuations }], false).unwrap_err().to_string()
         };
         assert!(error(vec![], vec![vec![1]]).contains("without a context"));
         assert!(error(vec![1], vec![vec![1], vec![]]).contains("nothing to follow"));

@@ -1,90 +1,14 @@
-//! Every weight by name, in one fixed order.
+//! The weights of a model, in the order of [`crate::layout`].
 
-use crate::config::{Kind, ModelConfig};
+use crate::config::ModelConfig;
 use crate::init;
+use crate::layout::{OUTPUT, WeightSlot, layout, vocabulary_tables};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use gptkit_ops::Parameter;
+use gptkit_rng::keyed::{Draw, Key, normals};
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// A weight that a model has: its name in a Hugging Face folder and its shape there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// For instance `transformer.h.0.ln_1.weight`.
-    pub name: String,
-    /// Matrices are `[in, out]`, as the references store them.
-    pub shape: Vec<usize>,
-}
-
-/// The weights that a model of this shape has, embeddings first, then block by block.
-pub fn layout(config: &ModelConfig) -> Vec<Slot> {
-    let (d, v) = (config.d_model, config.vocab_size);
-    let (tokens, positions) = embedding_names(config.kind);
-    let mut slots = Vec::with_capacity(5 + 12 * config.n_layer);
-    let mut add = |name: String, shape: &[usize]| slots.push(Slot { name, shape: shape.to_vec() });
-    add(tokens.to_owned(), &[v, d]);
-    if config.kind == Kind::Lstm {
-        for layer in 0..config.n_layer {
-            add(format!("{}.weight_ih", block_name(layer)), &[d, 4 * d]);
-            add(format!("{}.bias", block_name(layer)), &[4 * d]);
-            add(format!("{}.weight_hh", block_name(layer)), &[d, 4 * d]);
-        }
-        return slots;
-    }
-    add(positions.to_owned(), &[config.context, d]);
-    for layer in 0..config.n_layer {
-        for (part, width_in, width_out) in [
-            ("ln_1", None, d),
-            ("attn.c_attn", Some(d), 3 * d),
-            ("attn.c_proj", Some(d), d),
-            ("ln_2", None, d),
-            ("mlp.c_fc", Some(d), config.d_mlp()),
-            ("mlp.c_proj", Some(config.d_mlp()), d),
-        ] {
-            let weight: Vec<usize> = width_in.into_iter().chain([width_out]).collect();
-            add(format!("{}.{part}.weight", block_name(layer)), &weight);
-            add(format!("{}.{part}.bias", block_name(layer)), &[width_out]);
-        }
-    }
-    if !config.kind.norms_sums() {
-        add("transformer.ln_f.weight".to_owned(), &[d]);
-        add("transformer.ln_f.bias".to_owned(), &[d]);
-    }
-    if !config.tie_word_embeddings {
-        add(OUTPUT.to_owned(), &[v, d]);
-    }
-    slots
-}
-
-/// Name of the output layer's weights, `[V, D]`, where they are not the token embeddings.
-pub(crate) const OUTPUT: &str = "lm_head.weight";
-
-/// Names of the token and position embeddings; an LSTM has none of positions.
-pub(crate) fn embedding_names(kind: Kind) -> (&'static str, &'static str) {
-    match kind {
-        Kind::Gpt1 | Kind::Bert => ("transformer.tokens_embed.weight", "transformer.positions_embed.weight"),
-        Kind::Gpt2 | Kind::Gpt3 | Kind::Lstm => ("transformer.wte.weight", "transformer.wpe.weight"),
-    }
-}
-
-pub(crate) fn block_name(layer: usize) -> String {
-    format!("transformer.h.{layer}")
-}
-
-/// Tables that have a row for each token of the vocabulary.
-pub(crate) fn vocabulary_tables(config: &ModelConfig) -> Vec<&'static str> {
-    let (tokens, _) = embedding_names(config.kind);
-    std::iter::once(tokens).chain((!config.tie_word_embeddings).then_some(OUTPUT)).collect()
-}
-
-/// The bias of a transformer's last layer norm: what is added to the last layer's output.
-pub(crate) fn last_norm_bias(config: &ModelConfig) -> String {
-    match config.kind.norms_sums() {
-        true => format!("transformer.h.{}.ln_2.bias", config.n_layer - 1),
-        false => "transformer.ln_f.bias".to_owned(),
-    }
-}
 
 /// The weights of one model, which training changes in place.
 #[derive(Debug, Clone)]
@@ -99,7 +23,7 @@ impl Params {
     /// # Errors
     /// When memory on the device does not suffice.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
-        let draw = |(number, slot): (usize, Slot)| {
+        let draw = |(number, slot): (usize, WeightSlot)| {
             let values = init::values(config, &slot, number as u32, seed);
             Ok((slot.name, Tensor::from_vec(values, slot.shape, device)?))
         };
@@ -111,7 +35,7 @@ impl Params {
     /// # Errors
     /// When `find` has none of that name, or its shape is another.
     pub fn gather(config: &ModelConfig, mut find: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        let check = |slot: Slot| {
+        let check = |slot: WeightSlot| {
             let tensor = find(&slot.name)?;
             if tensor.dims() != slot.shape {
                 bail!("{} has shape {:?}; the configuration says {:?}", slot.name, tensor.dims(), slot.shape);
@@ -148,6 +72,27 @@ impl Params {
         Ok(())
     }
 
+    /// These weights with initial values for the rows of the vocabulary of `config` that the tables lack: normal around the
+    /// mean of the rows with the published deviation, so that a new token is neither likely nor impossible.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn extend_vocabulary(&self, config: &ModelConfig, seed: u64) -> Result<Self> {
+        let tables = vocabulary_tables(config);
+        let extend = |(name, parameter): (&str, &Arc<Parameter>)| {
+            let tensor = parameter.tensor(false);
+            if !tables.contains(&name) || tensor.dim(0)? >= config.vocab_size {
+                return Ok((name.to_owned(), tensor));
+            }
+            let n_new = config.vocab_size - tensor.dim(0)?;
+            let draws = normals(Key { seed, draw: Draw::Init { parameter: u32::MAX } }, n_new * config.d_model);
+            let draws = Tensor::from_vec(draws, (n_new, config.d_model), tensor.device())?;
+            let rows = (draws * init::STD)?.broadcast_add(&tensor.mean_keepdim(0)?)?;
+            Ok((name.to_owned(), Tensor::cat(&[&tensor, &rows], 0)?))
+        };
+        Self::of(self.iter().map(extend))
+    }
+
     /// The parameter called `name`.
     ///
     /// # Errors
@@ -181,16 +126,39 @@ impl Params {
         self.entries.iter().map(|(name, parameter)| (name.as_str(), parameter))
     }
 
-    /// Adds the gradients that candle found to those of the parameters.
+    /// Adds the gradients in `store` to those of the parameters.
     ///
     /// # Errors
     /// When a sum cannot be made.
-    pub fn collect(&self, store: &mut GradStore) -> Result<()> {
+    pub(crate) fn accumulate_gradients(&self, store: &mut GradStore) -> Result<()> {
         self.iter().try_for_each(|(_, parameter)| parameter.collect(store))
     }
 
-    /// Begins new sums of gradients.
-    pub fn clear_gradients(&self) {
+    /// Sets all gradients to zero.
+    pub(crate) fn clear_gradients(&self) {
         self.iter().for_each(|(_, parameter)| parameter.clear_gradient());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Kind;
+    use crate::config::tests::tiny;
+    use gptkit_ops::check::assert_close;
+
+    #[test]
+    fn new_tokens_stand_around_the_mean_of_the_old() {
+        let config = ModelConfig { vocab_size: 20, ..tiny(Kind::Gpt2) };
+        let old = Params::init(&tiny(Kind::Gpt2), 1, &Device::Cpu).unwrap();
+        let new = old.extend_vocabulary(&config, 1).unwrap();
+        let (old, new) = (
+            old.get("transformer.wte.weight").unwrap().tensor(false),
+            new.get("transformer.wte.weight").unwrap().tensor(false),
+        );
+        assert_eq!(new.dims(), [20, 8]);
+        assert_close("old rows", &new.narrow(0, 0, 17).unwrap(), &old, 0.0);
+        let mean = old.mean_keepdim(0).unwrap().broadcast_as((3, 8)).unwrap();
+        assert_close("new rows", &new.narrow(0, 17, 3).unwrap(), &mean, 0.1);
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::config::{LARGEST, ModelConfig};
 use crate::folder::read_json;
+use crate::layout::{OUTPUT, embedding_names, layout};
 use crate::lora::LoraConfig;
-use crate::params::{OUTPUT, embedding_names, layout};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::adapter::DESCRIPTION;
@@ -66,7 +66,7 @@ const INITIALIZATIONS: [&str; 4] = ["gaussian", "eva", "orthogonal", "lora_ga"];
 
 /// A layer that adapters can extend, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layer {
+pub(crate) enum AdaptedLayer {
     /// A block's matrix, `[in, out]`.
     Matrix,
     /// A table of tokens or positions.
@@ -78,31 +78,31 @@ pub(crate) enum Layer {
 }
 
 /// The modules of a model of shape `config`, by the names that PEFT matches.
-pub(crate) fn modules(config: &ModelConfig) -> Vec<(String, Layer)> {
+pub(crate) fn modules(config: &ModelConfig) -> Vec<(String, AdaptedLayer)> {
     let (tokens, positions) = embedding_names(config.kind);
-    let mut modules = vec![("transformer".to_owned(), Layer::Other)];
+    let mut modules = vec![("transformer".to_owned(), AdaptedLayer::Other)];
     for slot in layout(config) {
         let Some(name) = slot.name.strip_suffix(".weight") else { continue };
         let layer = match slot.name.as_str() {
-            name if name == tokens || name == positions => Layer::Embedding,
+            name if name == tokens || name == positions => AdaptedLayer::Embedding,
             OUTPUT => continue, // added below, tied or not
-            _ if slot.shape.len() == 2 => Layer::Matrix,
-            _ => Layer::Other,
+            _ if slot.shape.len() == 2 => AdaptedLayer::Matrix,
+            _ => AdaptedLayer::Other,
         };
         modules.push((name.to_owned(), layer));
     }
     for layer in 0..config.n_layer {
         let inner = ["", ".attn", ".attn.attn_dropout", ".attn.resid_dropout", ".mlp", ".mlp.act", ".mlp.dropout"];
-        modules.extend(inner.map(|part| (format!("transformer.h.{layer}{part}"), Layer::Other)));
+        modules.extend(inner.map(|part| (format!("transformer.h.{layer}{part}"), AdaptedLayer::Other)));
     }
-    modules.extend(["transformer.drop", "transformer.h"].map(|name| (name.to_owned(), Layer::Other)));
-    modules.push((OUTPUT.trim_end_matches(".weight").to_owned(), Layer::Output));
+    modules.extend(["transformer.drop", "transformer.h"].map(|name| (name.to_owned(), AdaptedLayer::Other)));
+    modules.push((OUTPUT.trim_end_matches(".weight").to_owned(), AdaptedLayer::Output));
     modules
 }
 
 /// Modules by name.
 #[derive(Debug)]
-enum Names {
+enum ModulePattern {
     /// By the ends of their names.
     Ends(Vec<String>),
     /// By a regular expression for the whole name.
@@ -111,7 +111,7 @@ enum Names {
     AllLinear,
 }
 
-impl Names {
+impl ModulePattern {
     fn of(value: &Value, key: &str) -> Result<Option<Self>> {
         Ok(match value {
             Value::Null => None,
@@ -124,11 +124,11 @@ impl Names {
         })
     }
 
-    fn contain(&self, name: &str, layer: Layer) -> Result<bool> {
+    fn contain(&self, name: &str, layer: AdaptedLayer) -> Result<bool> {
         match self {
             Self::Ends(ends) => Ok(ends.iter().any(|end| is_end(name, end))),
             Self::Pattern(pattern) => pattern.matches(name),
-            Self::AllLinear => Ok(layer == Layer::Matrix),
+            Self::AllLinear => Ok(layer == AdaptedLayer::Matrix),
         }
     }
 }
@@ -151,8 +151,8 @@ pub(crate) struct PeftConfig {
     rank_stabilized: bool,
     ranks: Vec<(Pattern, usize)>,
     alphas: Vec<(Pattern, f64)>,
-    targets: Option<Names>,
-    excluded: Option<Names>,
+    targets: Option<ModulePattern>,
+    excluded: Option<ModulePattern>,
     /// Layers that have adapters, where not all have.
     layers: Option<Vec<usize>>,
     /// What stands before a layer's number; anything when there is none.
@@ -189,14 +189,15 @@ impl PeftConfig {
         let rank = parse(get("r"), "r", "a rank")?;
         let alpha = parse(get("lora_alpha"), "lora_alpha", "a number")?;
         let size = sized(rank, alpha)?;
-        let targets = Names::of(get("target_modules"), "target_modules")?;
+        let targets = ModulePattern::of(get("target_modules"), "target_modules")?;
         let layers = layers(get("layers_to_transform"))?;
         let before = match get("layers_pattern") {
             Value::String(text) if !text.is_empty() => vec![text.clone()],
             Value::Null | Value::String(_) => Vec::new(),
             list => parse(list, "layers_pattern", "a name or a list of names")?,
         };
-        let only_for_ends = matches!(targets, Some(Names::Pattern(_))) && (layers.is_some() || !before.is_empty());
+        let only_for_ends =
+            matches!(targets, Some(ModulePattern::Pattern(_))) && (layers.is_some() || !before.is_empty());
         ensure!(
             !only_for_ends,
             "layers_to_transform and layers_pattern are only for target_modules that is a list of names"
@@ -209,7 +210,7 @@ impl PeftConfig {
             rank_stabilized: is_true(map, "use_rslora")?,
             ranks: patterns(get("rank_pattern"), "rank_pattern", |rank| Ok(sized(rank, size.alpha)?.rank))?,
             alphas: patterns(get("alpha_pattern"), "alpha_pattern", |alpha| Ok(sized(size.rank, alpha)?.alpha))?,
-            excluded: Names::of(get("exclude_modules"), "exclude_modules")?,
+            excluded: ModulePattern::of(get("exclude_modules"), "exclude_modules")?,
             before_layer: compile(&before, |name| format!(r"(?:.*?\.)?(?:{name})\.\d+\..*"))?,
             saved_or_within: compile(&saved, |name| format!(r"(?:(?:^|.*\.){name}(?:$|\..*))"))?,
             rows: rows(get("trainable_token_indices"))?,
@@ -227,8 +228,8 @@ impl PeftConfig {
     /// # Errors
     /// When comparing all names and patterns with `n` modules would take too long.
     pub(crate) fn must_be_few(&self, n: usize) -> Result<()> {
-        let names = |names: &Option<Names>| match names {
-            Some(Names::Ends(ends)) => ends.len(),
+        let names = |names: &Option<ModulePattern>| match names {
+            Some(ModulePattern::Ends(ends)) => ends.len(),
             _ => 1,
         };
         let lists = [self.ranks.len(), self.alphas.len(), self.saved.len(), self.before_layer.len(), self.rows.len()];
@@ -254,9 +255,13 @@ impl PeftConfig {
     ///
     /// # Errors
     /// When one is no layer that adapters can extend.
-    pub(crate) fn targets(&self, config: &ModelConfig, modules: &[(String, Layer)]) -> Result<Vec<(String, Layer)>> {
+    pub(crate) fn targets(
+        &self,
+        config: &ModelConfig,
+        modules: &[(String, AdaptedLayer)],
+    ) -> Result<Vec<(String, AdaptedLayer)>> {
         // PEFT knows the usual layers of GPT-2 alone.
-        let usual = Names::Ends(vec!["c_attn".to_owned()]);
+        let usual = ModulePattern::Ends(vec!["c_attn".to_owned()]);
         let targets = match (&self.targets, config.kind) {
             (Some(targets), _) => targets,
             (None, crate::Kind::Gpt2 | crate::Kind::Gpt3) => &usual,
@@ -271,7 +276,10 @@ impl PeftConfig {
             if excluded || self.is_within_saved(name)? || !targets.contain(name, *layer)? || !self.has_layer(name)? {
                 continue;
             }
-            ensure!(*layer != Layer::Other, "target_modules names {name}, which is no layer that adapters can extend");
+            ensure!(
+                *layer != AdaptedLayer::Other,
+                "target_modules names {name}, which is no layer that adapters can extend"
+            );
             found.push((name.clone(), *layer));
         }
         Ok(found)
@@ -283,7 +291,7 @@ impl PeftConfig {
 
     /// Whether `name` is in one of the layers that have adapters.
     fn has_layer(&self, name: &str) -> Result<bool> {
-        let (Some(layers), Some(Names::Ends(ends))) = (&self.layers, &self.targets) else { return Ok(true) };
+        let (Some(layers), Some(ModulePattern::Ends(ends))) = (&self.layers, &self.targets) else { return Ok(true) };
         if ends.iter().any(|end| end == name) {
             return Ok(true); // named in full
         }
@@ -297,7 +305,7 @@ impl PeftConfig {
     }
 
     /// The modules among `modules` that are replaced whole.
-    pub(crate) fn saved<'a>(&self, modules: &'a [(String, Layer)]) -> Vec<&'a str> {
+    pub(crate) fn saved<'a>(&self, modules: &'a [(String, AdaptedLayer)]) -> Vec<&'a str> {
         let is_saved = |name: &&str| self.saved.iter().any(|end| name.ends_with(end.as_str()));
         modules.iter().map(|(name, _)| name.as_str()).filter(is_saved).collect()
     }
@@ -306,7 +314,11 @@ impl PeftConfig {
     ///
     /// # Errors
     /// When a name stands for no table.
-    pub(crate) fn rows(&self, config: &ModelConfig, modules: &[(String, Layer)]) -> Result<Vec<(String, Vec<u32>)>> {
+    pub(crate) fn rows(
+        &self,
+        config: &ModelConfig,
+        modules: &[(String, AdaptedLayer)],
+    ) -> Result<Vec<(String, Vec<u32>)>> {
         let (tokens, _) = embedding_names(config.kind);
         let mut found: Vec<(String, Vec<u32>)> = Vec::new();
         for (end, ids) in &self.rows {
@@ -318,7 +330,7 @@ impl PeftConfig {
             let (Some((name, layer)), None) = (tables.next(), tables.next()) else {
                 bail!("trainable_token_indices names {:?}, which is not one table", end.as_deref().unwrap_or_default());
             };
-            let is_table = matches!(layer, Layer::Embedding | Layer::Output);
+            let is_table = matches!(layer, AdaptedLayer::Embedding | AdaptedLayer::Output);
             ensure!(is_table, "trainable_token_indices names {name}, which is not a table");
             ensure!(found.iter().all(|(other, _)| other != name), "trainable_token_indices names {name} twice");
             found.push((name.clone(), ids.clone()));

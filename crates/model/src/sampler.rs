@@ -61,7 +61,7 @@ pub fn log_probs(logits: &[f32]) -> Vec<f32> {
 
 /// A token that is chosen: what its draw depends on besides the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub struct TokenPosition {
     /// Number of the prompt that is continued.
     pub prompt: u32,
     /// Number of the continuation among those of the prompt.
@@ -71,13 +71,13 @@ pub struct Place {
 }
 
 /// Chooses the token at `place` from its `logits` (`[V]`), after the tokens `seen`.
-pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: Place) -> u32 {
+pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPosition) -> u32 {
     let logits = penalized(logits, seen, sampling.repetition_penalty);
     if sampling.temperature == 0.0 {
         return likeliest(&logits);
     }
     let candidates = candidates(&logits, sampling);
-    let Place { prompt, sample, position } = place;
+    let TokenPosition { prompt, sample, position } = place;
     let key = Key { seed: sampling.seed, draw: Draw::Token { sample } };
     let element = (u64::from(prompt) << 32) | u64::from(position);
     let total: f64 = candidates.iter().map(|c| c.1).sum();
@@ -163,8 +163,8 @@ mod tests {
     #[test]
     fn zero_temperature_takes_the_first_of_the_likeliest() {
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-        assert_eq!(choose(&LOGITS, &[], &greedy, Place::default()), 1);
-        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, Place::default()), 1);
+        assert_eq!(choose(&LOGITS, &[], &greedy, TokenPosition::default()), 1);
+        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, TokenPosition::default()), 1);
     }
 
     #[test]
@@ -191,7 +191,8 @@ mod tests {
         let n = 20_000;
         let mut counts = [0u32; 5];
         for position in 0..n {
-            counts[choose(&LOGITS, &[], &sampling, Place { position, ..Place::default() }) as usize] += 1;
+            counts[choose(&LOGITS, &[], &sampling, TokenPosition { position, ..TokenPosition::default() }) as usize] +=
+                1;
         }
         let weights = LOGITS.map(|v| f64::from(v / 2.0).exp());
         let total: f64 = weights.iter().sum();
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn prompts_samples_and_positions_draw_independently() {
         let drawn = |prompt, sample| {
-            let place = |position| Place { prompt, sample, position };
+            let place = |position| TokenPosition { prompt, sample, position };
             (0..50).map(|p| choose(&[0.0; 50], &[], &Sampling::default(), place(p))).collect::<Vec<_>>()
         };
         assert_ne!(drawn(0, 0), drawn(0, 1));

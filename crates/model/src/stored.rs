@@ -1,9 +1,10 @@
-//! The weights of a model folder by the names of [`crate::params::layout`], however the folder names them and lays them out.
+//! The weights of a model folder by the names of [`crate::layout::layout`], however the folder names them and lays them out.
 
 use crate::config::ModelConfig;
-use crate::folder::{must_be_finite, must_be_real, read_json};
-use crate::params::{OUTPUT, Params, Slot, embedding_names, layout};
-use crate::tensor_files::TensorFiles;
+use crate::folder::{WEIGHTS, read_json};
+use crate::layout::{OUTPUT, WeightSlot, embedding_names, layout};
+use crate::params::Params;
+use crate::tensor_files::{TensorFiles, must_be_finite, must_be_real};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::TensorInfo;
@@ -11,8 +12,6 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The file of all weights.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The file that names the parts of weights.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// Most files that a model's weights may lie in; published ones lie in up to 200.
@@ -27,7 +26,7 @@ const PREFIXES: [&str; 3] = ["module.", "model.", "base_model."];
 pub(crate) struct StoredWeights {
     folder: PathBuf,
     files: TensorFiles,
-    /// The name in [`crate::params::layout`] → the name in the files.
+    /// The name in [`crate::layout::layout`] → the name in the files.
     names: BTreeMap<String, String>,
 }
 
@@ -108,7 +107,7 @@ impl StoredWeights {
         }
     }
 
-    fn must_be_complete(&self, n_layer: usize, wanted: &[Slot], biases_may_lack: bool) -> Result<()> {
+    fn must_be_complete(&self, n_layer: usize, wanted: &[WeightSlot], biases_may_lack: bool) -> Result<()> {
         let may_lack = |name: &str| biases_may_lack && name.ends_with(".bias");
         let absent = wanted.iter().map(|slot| slot.name.as_str());
         let absent: Vec<&str> = absent.filter(|name| !self.names.contains_key(*name) && !may_lack(name)).collect();
@@ -129,7 +128,7 @@ impl StoredWeights {
     }
 
     /// What to do about the weights in `absent`, if that is known.
-    fn hint(&self, n_layer: usize, wanted: &[Slot], absent: &[&str]) -> String {
+    fn hint(&self, n_layer: usize, wanted: &[WeightSlot], absent: &[&str]) -> String {
         let is_bias = |name: &str| name.ends_with(".bias");
         let biases = wanted.iter().filter(|slot| is_bias(&slot.name)).count();
         let layers = self.n_layers();
@@ -156,7 +155,7 @@ impl StoredWeights {
         self.names.keys().filter_map(number).collect::<BTreeSet<usize>>().len()
     }
 
-    fn must_have_places(&self, wanted: &[Slot]) -> Result<()> {
+    fn must_have_places(&self, wanted: &[WeightSlot]) -> Result<()> {
         let places: BTreeSet<&str> = wanted.iter().map(|slot| slot.name.as_str()).collect();
         let left: Vec<&str> =
             self.names.keys().map(String::as_str).filter(|name| !is_known(name) && !places.contains(name)).collect();
@@ -177,9 +176,10 @@ impl StoredWeights {
 
     /// Whether the layers' matrices lie as `torch.nn.Linear` has them, `[out, in]`, instead of `[in, out]`. Square ones lie as
     /// the others do.
-    fn are_transposed(&self, wanted: &[Slot]) -> Result<bool> {
+    fn are_transposed(&self, wanted: &[WeightSlot]) -> Result<bool> {
         let (mut straight, mut turned) = (None, None);
-        for Slot { name, shape } in wanted.iter().filter(|slot| is_linear(&slot.name) && slot.shape[0] != slot.shape[1])
+        for WeightSlot { name, shape } in
+            wanted.iter().filter(|slot| is_linear(&slot.name) && slot.shape[0] != slot.shape[1])
         {
             match self.info(name).map(|info| info.shape.as_slice()) {
                 Some(found) if found == shape => straight = straight.or(Some(name)),

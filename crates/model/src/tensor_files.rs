@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::Load;
 use candle_core::{Device, Error, Tensor};
 use gptkit_data::disk;
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use std::collections::HashMap;
 use std::fs::File;
@@ -141,6 +142,21 @@ fn header(file: &mut File) -> Result<(u64, Metadata)> {
     let (data, expected) = (LENGTH + n, LENGTH + n + metadata.data_len() as u64);
     ensure!(length == expected, "it has {length} bytes, but its header describes {expected}");
     Ok((data, metadata))
+}
+
+/// Weights are real numbers; whole ones are another thing, such as quantized weights whose scale lies elsewhere.
+pub(crate) fn must_be_real(name: &str, dtype: Dtype) -> Result<()> {
+    let is_real = matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
+    ensure!(is_real, "{name} has the data type {dtype:?}; weights are read as F16, BF16, F32 or F64");
+    Ok(())
+}
+
+/// # Errors
+/// When a value is NaN or infinite.
+pub(crate) fn must_be_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    let sum = gptkit_ops::sum_of_squares(tensor)?;
+    ensure!(sum.is_finite(), "{name} holds values that are no numbers: NaN or infinite");
+    Ok(())
 }
 
 #[cfg(test)]

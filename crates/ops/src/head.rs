@@ -60,16 +60,20 @@ pub fn language_model_loss(
     if targets.dims() != [n] {
         bail!("a loss over {n} rows with targets {:?}", targets.dims());
     }
-    let op = Loss { table: Arc::clone(table), precision, weight, learn, dhidden: Mutex::default() };
+    let n_clears = table.n_clears();
+    let op =
+        LanguageModelLoss { table: Arc::clone(table), precision, weight, learn, n_clears, dhidden: Mutex::default() };
     let (hidden, targets) = (hidden.contiguous()?, targets.contiguous()?);
     if learn { hidden.apply_op2(&targets, op) } else { hidden.apply_op2_no_bwd(&targets, &op) }
 }
 
-struct Loss {
+struct LanguageModelLoss {
     table: Arc<Parameter>,
     precision: Precision,
     weight: f64,
     learn: bool,
+    /// [`Parameter::n_clears`] of the table before the forward pass.
+    n_clears: u64,
     /// Gradient of the hidden state, from the forward pass.
     dhidden: Mutex<Vec<f32>>,
 }
@@ -94,7 +98,7 @@ pub fn scores_bytes(n: usize, v: usize, precision: Precision) -> u64 {
     (bytes_of_a_score(precision) * rows_together(n, v, precision)) as u64 * v as u64
 }
 
-impl CustomOp2 for Loss {
+impl CustomOp2 for LanguageModelLoss {
     fn name(&self) -> &'static str {
         "language-model-loss"
     }
@@ -125,6 +129,9 @@ impl CustomOp2 for Loss {
         if dloss.to_scalar::<f32>()? != 1.0 {
             bail!("the table's gradient was taken of the loss as it is: give it its weight, and do not scale it later");
         }
+        if self.table.n_clears() != self.n_clears {
+            bail!("gradients were cleared between a loss and its backward pass: the table's gradient is lost");
+        }
         let dhidden = std::mem::take(&mut *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner));
         if dhidden.len() != hidden.elem_count() {
             bail!("the gradient of a loss is taken once");
@@ -133,7 +140,7 @@ impl CustomOp2 for Loss {
     }
 }
 
-impl Loss {
+impl LanguageModelLoss {
     /// The loss of `hidden`, `[N, D]`; its gradients, where they are wanted.
     fn forward<E: Element>(&self, hidden: &[f32], targets: &[u32]) -> Result<f32> {
         let (n, (v, d)) = (targets.len(), self.table.var().dims2()?);
@@ -262,6 +269,16 @@ mod tests {
         let loss = language_model_loss(hidden.as_tensor(), &table(5, 6), &ids(&[1]), Precision::F32, 1.0, true);
         let error = (loss.unwrap() * 2.0).unwrap().backward().unwrap_err();
         assert!(error.to_string().contains("do not scale"), "{error}");
+    }
+
+    #[test]
+    fn a_loss_whose_table_gradient_was_cleared_is_refused() {
+        let hidden = Var::from_tensor(&draw(1, &[1, 6])).unwrap();
+        let table = table(5, 6);
+        let loss = language_model_loss(hidden.as_tensor(), &table, &ids(&[1]), Precision::F32, 1.0, true).unwrap();
+        table.clear_gradient();
+        let error = loss.backward().unwrap_err();
+        assert!(error.to_string().contains("gradients were cleared"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::product::{Matrix, Panels, Precision, Quantized};
 use crate::slices::{with_f32s, with_f32s_mut};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A variable that training changes in place. Its gradient is added up here, over the parts of a batch: on the CPU
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Parameter {
     weights: Var,
     gradient: Mutex<Gradient>,
+    /// How often the gradient was cleared.
+    n_clears: AtomicU64,
     /// As the right matrix of a product, until the weights change: as it is, and transposed.
     panels: [Mutex<Packed>; 2],
     /// Whether no gradient is made.
@@ -40,6 +42,7 @@ impl Parameter {
         Ok(Self {
             weights: Var::from_tensor(values)?,
             gradient: Mutex::default(),
+            n_clears: AtomicU64::new(0),
             panels: Default::default(),
             frozen: AtomicBool::new(false),
         })
@@ -198,8 +201,14 @@ impl Parameter {
         self.with_gradient(copy, |tensor| Ok(tensor.clone())).ok()
     }
 
-    /// Begins a new sum. Its memory is free until then, for what a forward pass keeps.
+    /// How often the gradient was cleared: a forward pass that adds to it and its backward pass must see the same number.
+    pub(crate) fn n_clears(&self) -> u64 {
+        self.n_clears.load(Ordering::Relaxed)
+    }
+
+    /// Sets the gradient to zero and frees its memory until it is added to.
     pub fn clear_gradient(&self) {
+        self.n_clears.fetch_add(1, Ordering::Relaxed);
         *locked(&self.gradient) = Gradient::None;
     }
 }

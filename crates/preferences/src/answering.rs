@@ -5,9 +5,9 @@ use anyhow::{Result, ensure};
 use gptkit_data::dialogue::Message;
 use gptkit_data::form::Form;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::folder::ModelFolder;
-use gptkit_model::generate::{Completion, LateEnds};
-use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, HeadDescription};
 use std::ops::ControlFlow;
@@ -38,7 +38,7 @@ pub struct Manner {
     pub max_new_tokens: usize,
     /// Ends of answers besides the model's own.
     pub stop: Vec<String>,
-    /// As [`Requests::log_probs`].
+    /// As [`GenerationOptions::log_probs`].
     pub log_probs: Option<usize>,
     /// How tokens are chosen.
     pub sampling: Sampling,
@@ -69,7 +69,7 @@ impl<'a> Answerer<'a> {
     /// beside.
     ///
     /// # Errors
-    /// As [`generate_all`].
+    /// As [`generate_batch`].
     pub fn write(
         &self,
         items: &[Item],
@@ -79,18 +79,14 @@ impl<'a> Answerer<'a> {
         let Some(first) = items.first() else { return Ok(()) };
         let Manner { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
         stop.extend(self.form.stop().map(str::to_owned));
-        let requests = Requests {
+        let requests = BatchRequest {
             prompts: items.iter().map(|item| self.prompt(&item.prompt)).collect::<Result<_>>()?,
             first_prompt: first.number as u32,
-            n_samples,
-            max_new_tokens,
             late_ends: LateEnds::default(),
-            most_rows: ROWS,
-            stop,
-            log_probs,
-            sampling,
+            max_rows: ROWS,
+            options: GenerationOptions { n_samples, max_new_tokens, stop, log_probs, sampling },
         };
-        generate_all(self.gpt, self.tokenizer, &self.ends, &requests, |prompt, sample, completion| {
+        generate_batch(self.gpt, self.tokenizer, &self.ends, &requests, |prompt, sample, completion| {
             on_done(&items[prompt], sample, completion)
         })
     }

@@ -15,7 +15,7 @@ use gptkit_data::record::Bad;
 use gptkit_data::source::{OnBadRecord, Place};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
-use gptkit_model::folder::{ModelFolder, load_config};
+use gptkit_model::load::{ModelFolder, load_config};
 use gptkit_model::sampler::Sampling;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_train::run::claim_numbered;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_model::Gpt;
 use gptkit_model::generate::{Completion, Finish};
-use gptkit_model::likelihood::{Question, answer};
+use gptkit_model::likelihood::{LikelihoodQuestion, answer};
 use gptkit_model::sampler::Sampling;
 use gptkit_reward::model::Scorer;
 use serde::Serialize;
@@ -264,9 +264,9 @@ fn log_probs(gpt: &Gpt, sequences: &[(usize, Vec<u32>)]) -> Result<Vec<f64>> {
     let asked: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].1.len() > sequences[i].0).collect();
     let question = |&i: &usize| {
         let (context, continuation) = sequences[i].1.split_at(sequences[i].0);
-        Question { context: context.to_vec(), continuations: vec![continuation.to_vec()] }
+        LikelihoodQuestion { context: context.to_vec(), continuations: vec![continuation.to_vec()] }
     };
-    let questions: Vec<Question> = asked.iter().map(question).collect();
+    let questions: Vec<LikelihoodQuestion> = asked.iter().map(question).collect();
     let mut sums = vec![0.0; sequences.len()];
     for (i, found) in asked.into_iter().zip(answer(gpt, &questions, false)?.found) {
         sums[i] = found[0].log_prob;

@@ -8,8 +8,8 @@ use gptkit_data::dialogue::Message;
 use gptkit_data::pack::like_lengths;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::folder::ModelFolder;
 use gptkit_model::generate::{Completion, Finish};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::{ClassHead, Gpt, HeadDescription, Pass};
 use std::path::Path;
 
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::loss::{LossConfig, Pairs};
     use candle_core::Device;
-    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
 
     fn model(kind: Kind) -> (RewardModel, Params) {
@@ -179,8 +179,7 @@ mod tests {
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
 
     fn gradients(params: &Params, loss: &Tensor) -> Vec<(String, Tensor)> {
-        params.clear_gradients();
-        params.collect(&mut loss.backward().unwrap()).unwrap();
+        Weights::from(params.clone()).begin_update().backward(|| anyhow::Ok(loss.clone())).unwrap();
         params.iter().map(|(name, p)| (name.to_owned(), p.gradient().unwrap())).collect()
     }
 

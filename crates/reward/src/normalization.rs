@@ -131,20 +131,22 @@ fn sample(
     let longest = longest.unwrap_or(0).max(LEAST_ROOM);
     let prompts: Vec<Vec<u32>> = groups.iter().map(|group| group.sequences[0][..group.prompt].to_vec()).collect();
     let task = progress.task("sampling the policy", Some(prompts.len() as u64), Unit::Items);
-    let requests = Requests {
+    let requests = BatchRequest {
         prompts,
         first_prompt: 0,
-        n_samples: 1,
-        max_new_tokens: longest,
         late_ends: LateEnds::default(),
-        most_rows: 32,
-        stop: Vec::new(),
-        log_probs: None,
-        sampling: Sampling { seed: config.seed, ..Sampling::default() },
+        max_rows: 32,
+        options: GenerationOptions {
+            n_samples: 1,
+            max_new_tokens: longest,
+            stop: Vec::new(),
+            log_probs: None,
+            sampling: Sampling { seed: config.seed, ..Sampling::default() },
+        },
     };
     let end = encoder.template.end_token(&encoder.tokenizer)?;
     let mut sampled: Vec<Option<Vec<u32>>> = vec![None; requests.prompts.len()];
-    generate_all(gpt, &encoder.tokenizer, ends, &requests, |prompt, _, completion| {
+    generate_batch(gpt, &encoder.tokenizer, ends, &requests, |prompt, _, completion| {
         let mut tokens = [requests.prompts[prompt].as_slice(), &completion.tokens].concat();
         // An answer that has its end is read there; one that has none, or a window without room for it, at its last token.
         if completion.finish == Finish::EndOfText && tokens.len() < encoder.context {

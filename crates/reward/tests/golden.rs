@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail")]
 
 use candle_core::Device;
-use gptkit_model::folder::load_model;
+use gptkit_model::load::load_model;
 use gptkit_model::{ClassHead, Gpt, Pass};
 use gptkit_ops::Precision;
 use gptkit_reward::RewardModel;

@@ -368,7 +368,7 @@ mod tests {
     use crate::answers::{self, Answer};
     use crate::golden::{close, golden, narrow, numbers};
     use candle_core::{Device, Var};
-    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
     use serde_json::json;
 
@@ -439,8 +439,7 @@ mod tests {
     }
 
     fn gradients(params: &Params, loss: &Tensor) -> Vec<(String, Vec<f32>)> {
-        params.clear_gradients();
-        params.collect(&mut loss.backward().unwrap()).unwrap();
+        Weights::from(params.clone()).begin_update().backward(|| anyhow::Ok(loss.clone())).unwrap();
         let flat = |x: Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
         params.iter().map(|(name, p)| (name.to_owned(), flat(p.gradient().unwrap()))).collect()
     }

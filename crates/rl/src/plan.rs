@@ -4,7 +4,7 @@ use crate::config::{PpoConfig, ValueInit};
 use gptkit_model::{LoraConfig, ModelConfig};
 use gptkit_ops::{Precision, scores_bytes};
 use gptkit_train::config::Recompute;
-use gptkit_train::memory::{Memory, Portion, sum};
+use gptkit_train::memory::{Memory, StepPortion, sum};
 use gptkit_train::schedule::Schedule;
 
 /// What a run will take, on a processor. Lengths of prompts are not known: every sequence counts as the longest that fits.
@@ -147,7 +147,7 @@ fn minibatch(config: &PpoConfig) -> usize {
 }
 
 /// Micro-batches of the policy: episodes, then windows of text, which are as long as its context.
-fn portion(config: &PpoConfig, policy: &ModelConfig, longest: usize, adapters: Option<u64>) -> Portion {
+fn portion(config: &PpoConfig, policy: &ModelConfig, longest: usize, adapters: Option<u64>) -> StepPortion {
     let episodes = minibatch(config);
     let learned = config.ptx.as_ref().filter(|ptx| ptx.coef > 0.0);
     let windows = learned.map_or(0, |ptx| episodes.saturating_mul(ptx.per_episode));
@@ -155,14 +155,14 @@ fn portion(config: &PpoConfig, policy: &ModelConfig, longest: usize, adapters: O
     let micro = config.train.micro_batch().min(rows);
     let of_text = micro.min(windows);
     let tokens = of_text.saturating_mul(policy.context).saturating_add((micro - of_text).saturating_mul(longest));
-    Portion { tokens, several: micro < rows, scores: true, adapters }
+    StepPortion { tokens, several: micro < rows, scores: true, adapters }
 }
 
 /// Micro-batches of the value network.
-fn episodes_alone(config: &PpoConfig, longest: usize) -> Portion {
+fn episodes_alone(config: &PpoConfig, longest: usize) -> StepPortion {
     let micro = config.train.micro_batch().min(minibatch(config));
     let several = micro < minibatch(config);
-    Portion { tokens: micro.saturating_mul(longest), several, scores: false, adapters: None }
+    StepPortion { tokens: micro.saturating_mul(longest), several, scores: false, adapters: None }
 }
 
 /// Answers that are written at once. Validation has as many prompts as `train.eval_windows` at most.

@@ -372,8 +372,7 @@ impl Ppo {
 
     fn swap(&mut self) -> Result<()> {
         let Some(ema) = &mut self.ema else { return Ok(()) };
-        ema.swap(self.policy.weights().trained())?;
-        self.policy.weights().follow()
+        self.policy.weights_mut().change(|trained| ema.swap(trained))
     }
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
@@ -678,7 +677,8 @@ mod tests {
             let (policy, weights, batch) = (ppo.policy.objective(), ppo.policy.weights(), minibatch(&ppo));
             let loss = |pass| policy.loss(&batch, 0..8, pass).unwrap().0;
             let gradients = |ends: &[usize]| -> Vec<Tensor> {
-                weights.clear_gradients();
+                let mut weights = weights.clone(); // the same parameters
+                let mut update = weights.begin_update();
                 for (&first, &end) in [0].iter().chain(ends).zip(ends) {
                     let loss = policy.loss(&batch, first..end, TRAIN).unwrap().0;
                     weights.collect(&mut loss.backward().unwrap()).unwrap();

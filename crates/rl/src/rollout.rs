@@ -8,8 +8,8 @@ use crate::prompts::Prompt;
 use crate::shaping::ShapingConfig;
 use anyhow::{Result, ensure};
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::generate::{Completion, Finish, LateEnds};
-use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::generate::{Completion, Finish, GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{ClassHead, Gpt, Pass};
 use gptkit_reward::model::RewardModel;
@@ -119,20 +119,22 @@ impl Sampler<'_> {
         on_done: &dyn Fn(),
     ) -> Result<Vec<Episode>> {
         let temperature = if greedy { 0.0 } else { self.config.temperature as f32 };
-        let requests = Requests {
+        let requests = BatchRequest {
             prompts: prompts.iter().map(|prompt| prompt.tokens.clone()).collect(),
             first_prompt: first,
-            n_samples: 1,
-            max_new_tokens: self.config.max_new_tokens,
             late_ends: LateEnds { tokens: self.ends.configured.into_iter().collect(), after: self.config.end_after },
-            most_rows: self.config.rows,
-            stop: Vec::new(),
-            log_probs: Some(0),
-            sampling: Sampling { temperature, seed, ..Sampling::default() },
+            max_rows: self.config.rows,
+            options: GenerationOptions {
+                n_samples: 1,
+                max_new_tokens: self.config.max_new_tokens,
+                stop: Vec::new(),
+                log_probs: Some(0),
+                sampling: Sampling { temperature, seed, ..Sampling::default() },
+            },
         };
         let ends: Vec<u32> = self.ends.template.into_iter().chain(self.ends.of_text.iter().copied()).collect();
         let mut episodes = vec![Episode::default(); prompts.len()];
-        generate_all(policy, self.tokenizer, &ends, &requests, |number, _, completion| {
+        generate_batch(policy, self.tokenizer, &ends, &requests, |number, _, completion| {
             episodes[number] = episode(&prompts[number], completion, self.ends.configured);
             on_done();
             Ok(ControlFlow::Continue(()))

@@ -8,8 +8,8 @@ use gptkit_data::progress::{Progress, Task, Unit};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
-use gptkit_model::generate::LateEnds;
-use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::generate::{GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
 use gptkit_world::{Instruction, InstructionKind, Instructions, Part};
 use serde::{Deserialize, Serialize};
@@ -36,19 +36,21 @@ impl Answerer<'_> {
     /// # Errors
     /// When the template refuses a dialogue, or the model's numbers are damaged.
     pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn Task) -> Result<Vec<String>> {
-        let requests = Requests {
+        let requests = BatchRequest {
             prompts: dialogues.iter().map(|messages| self.prompt(messages)).collect::<Result<_>>()?,
             first_prompt: 0,
-            n_samples: 1,
-            max_new_tokens: most,
             late_ends: LateEnds::default(),
-            most_rows: ROWS,
-            stop: Vec::new(),
-            log_probs: None,
-            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            max_rows: ROWS,
+            options: GenerationOptions {
+                n_samples: 1,
+                max_new_tokens: most,
+                stop: Vec::new(),
+                log_probs: None,
+                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            },
         };
         let mut answers = vec![String::new(); dialogues.len()];
-        generate_all(self.model, self.tokenizer, self.ends, &requests, |prompt, _, completion| {
+        generate_batch(self.model, self.tokenizer, self.ends, &requests, |prompt, _, completion| {
             answers[prompt] = completion.text;
             task.advance(1);
             Ok(ControlFlow::Continue(()))
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
     use gptkit_data::progress::Silent;
-    use gptkit_model::generate::{Request, generate};
+    use gptkit_model::generate::{GenerationRequest, generate};
     use gptkit_model::{Kind, ModelConfig, Params};
     use gptkit_ops::Precision;
 
@@ -218,13 +220,15 @@ mod tests {
         for ((dialogue, answer), free) in dialogues.iter().zip(answers).zip(free) {
             assert_eq!(answer, free.split(letter).next().unwrap(), "the token ends it");
             let prompt = encode(&template.prompt(dialogue).unwrap(), &tokenizer).unwrap();
-            let request = Request {
+            let request = GenerationRequest {
                 prompt: prompt.into_iter().map(|(id, _)| id).collect(),
-                n_samples: 1,
-                max_new_tokens: 24,
-                stop: Vec::new(),
-                log_probs: None,
-                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+                options: GenerationOptions {
+                    n_samples: 1,
+                    max_new_tokens: 24,
+                    stop: Vec::new(),
+                    log_probs: None,
+                    sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+                },
             };
             let go_on = |_: usize, _: &str| Ok(ControlFlow::Continue(()));
             let alone = generate(&model, &tokenizer, &ends, &request, go_on).unwrap();

@@ -262,7 +262,7 @@ impl Report {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
 

@@ -388,7 +388,7 @@ struct Enough;
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
-    use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass};
+    use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, WeightUpdate, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
     use gptkit_train::objective::{LanguageModeling, Objective};
@@ -458,10 +458,9 @@ mod tests {
         batch.targets.iter().filter(|&&target| target != IGNORE).count()
     }
 
-    /// Adds the gradients of `loss` to those of `params`; gives its value.
-    fn learn(params: &Params, loss: &Tensor) -> f64 {
-        params.collect(&mut loss.backward().unwrap()).unwrap();
-        f64::from(loss.to_scalar::<f32>().unwrap())
+    /// Adds the gradients of `loss` to those of `update`; gives its value.
+    fn learn(update: &mut WeightUpdate, loss: impl FnOnce() -> anyhow::Result<Tensor>) -> f64 {
+        f64::from(update.backward(loss).unwrap().to_scalar::<f32>().unwrap())
     }
 
     fn gradients(params: &Params) -> Vec<(String, Tensor)> {
@@ -479,15 +478,15 @@ mod tests {
             let together = gradients(&params);
             let total: usize = examples.iter().map(|one| counted(&alone(one))).sum();
             assert_eq!(counted(&batch), total);
-            params.clear_gradients();
-            let one_by_one = |one: &Vec<u32>| {
+            let mut update = weights.begin_update();
+            let mut one_by_one = |one: &Vec<u32>| {
                 let batch = alone(one);
                 let tensor = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
                 let (input, targets) = (Input::windows(&tensor(&batch.tokens)).unwrap(), tensor(&batch.targets));
                 let weight = counted(&batch) as f64 / total as f64;
                 learn(&params, &objective.model.loss(&input, &targets, TRAIN, weight).unwrap())
             };
-            let sum: f64 = examples.iter().map(one_by_one).sum();
+            let sum: f64 = examples.iter().map(&mut one_by_one).sum();
             assert!((loss - sum).abs() < 1e-5, "{kind:?}: {loss} packed, {sum} one by one");
             for ((name, packed), (_, alone)) in together.iter().zip(gradients(&params)) {
                 assert_close(&format!("{kind:?} {name}"), packed, &alone, 1e-5);

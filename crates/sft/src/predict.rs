@@ -10,7 +10,7 @@ use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::record::{Bad, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::unused::Unused;
-use gptkit_model::folder::ModelFolder;
+use gptkit_model::load::ModelFolder;
 use gptkit_model::{ClassHead, Gpt};
 use gptkit_world::Task;
 use serde_json::{Map, Value, json};

@@ -27,12 +27,12 @@ fn of_nodes(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
 
 /// Version 1 and version 2 of control groups (cgroups(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     One,
     Two,
 }
 
-impl Version {
+impl CgroupVersion {
     /// The file with a group's own limit.
     fn file(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ fn group_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let mounts = read(Path::new("/proc/self/mountinfo")).unwrap_or_default();
     let mut limits = Vec::new();
-    for version in [Version::One, Version::Two] {
+    for version in [CgroupVersion::One, CgroupVersion::Two] {
         let own = groups.lines().find_map(|line| group(line, version)).unwrap_or("/");
         let mounted = mounts.lines().find_map(|line| mount(line, version));
         let (root, top) = mounted.unwrap_or(("/", version.usual_mount()));
@@ -74,26 +74,26 @@ fn group_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
 }
 
 /// The group in a line of `/proc/self/cgroup`: `ID:CONTROLLERS:GROUP`, without controllers in version 2.
-fn group(line: &str, version: Version) -> Option<&str> {
+fn group(line: &str, version: CgroupVersion) -> Option<&str> {
     let mut fields = line.splitn(3, ':');
     let (_, controllers, group) = (fields.next()?, fields.next()?, fields.next()?);
     let is_it = match version {
-        Version::One => controllers.split(',').any(|controller| controller == "memory"),
-        Version::Two => controllers.is_empty(),
+        CgroupVersion::One => controllers.split(',').any(|controller| controller == "memory"),
+        CgroupVersion::Two => controllers.is_empty(),
     };
     is_it.then_some(group)
 }
 
 /// Root and mount point in a line of `/proc/self/mountinfo`, if the tree of groups is mounted there (proc(5)).
-fn mount(line: &str, version: Version) -> Option<(&str, &str)> {
+fn mount(line: &str, version: CgroupVersion) -> Option<(&str, &str)> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(3);
     let place = (fields.next()?, fields.next()?);
     let mut fields = after.split(' ');
     let (kind, options) = (fields.next()?, fields.nth(1)?);
     let is_it = match version {
-        Version::One => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
-        Version::Two => kind == "cgroup2",
+        CgroupVersion::One => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
+        CgroupVersion::Two => kind == "cgroup2",
     };
     is_it.then_some(place)
 }

@@ -27,7 +27,7 @@ pub struct Memory {
 
 /// What a step works on at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Portion {
+pub struct StepPortion {
     /// Tokens of a micro-batch.
     pub tokens: usize,
     /// Whether a batch has several.
@@ -91,7 +91,7 @@ impl Memory {
     pub fn of(model: &ModelConfig, train: &TrainConfig) -> Self {
         let tokens = train.micro_batch().saturating_mul(model.context);
         let several = train.micro_batch() < train.batch_size;
-        let step = Self::of_step(model, train, &Portion { tokens, several, scores: true, adapters: None });
+        let step = Self::of_step(model, train, &StepPortion { tokens, several, scores: true, adapters: None });
         let data = (4.0 * 2.0 * BATCHES * train.batch_size as f64 * model.context as f64) as u64;
         let parts = Self { data, ..step };
         Self { overhead: Self::overhead(parts.total()), ..parts }
@@ -99,7 +99,7 @@ impl Memory {
 
     /// The same of steps that read `portion` at a time, without data and overhead: when there are scores, or when the last
     /// gradient is there.
-    pub fn of_step(model: &ModelConfig, train: &TrainConfig, portion: &Portion) -> Self {
+    pub fn of_step(model: &ModelConfig, train: &TrainConfig, portion: &StepPortion) -> Self {
         let precision = train.dtype.precision();
         let n = |n: usize| n as f64;
         let (d, v, full) = (n(model.d_model), n(model.vocab_size), 4.0);

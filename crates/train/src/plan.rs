@@ -5,7 +5,6 @@ use crate::machine;
 pub use crate::memory::Memory;
 use crate::memory::matrices;
 use crate::objective::LanguageModeling;
-use crate::pretrain::PretrainConfig;
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 use anyhow::{Result, ensure};
@@ -16,7 +15,7 @@ use std::time::Instant;
 
 /// What a run will take.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub struct TrainingPlan {
     /// Weights of the model.
     pub n_params: u64,
     /// At the peak of a step.
@@ -70,10 +69,9 @@ impl Flops {
     }
 }
 
-impl Plan {
-    /// The plan of `config`, whose vocabulary is known, on text with `rows_per_epoch` windows.
-    pub fn new(config: &PretrainConfig, rows_per_epoch: u64) -> Self {
-        let PretrainConfig { model, train, .. } = config;
+impl TrainingPlan {
+    /// The plan of a run of `train` on `model`, whose vocabulary is known, and on text with `rows_per_epoch` windows.
+    pub fn new(model: &ModelConfig, train: &TrainConfig, rows_per_epoch: u64) -> Self {
         let schedule = Schedule::new(train, model.context, rows_per_epoch);
         let n_steps = schedule.n_steps();
         let validation = (train.eval_windows * model.context) as u64;
@@ -94,17 +92,17 @@ impl Plan {
     }
 }
 
-/// The settings, as `--set` takes them, with which a step of `config` fits into `limit` bytes at the least cost: a smaller
-/// micro-batch costs little, recomputed blocks a third more time. Nothing when there are none.
-pub fn settings_that_fit(config: &PretrainConfig, limit: u64) -> Option<Vec<String>> {
-    let batch = config.train.batch_size;
-    let micros: Vec<usize> = (1..=config.train.micro_batch()).rev().filter(|&m| batch.is_multiple_of(m)).collect();
-    for recompute in [config.train.recompute, Recompute::Blocks] {
+/// The settings, as `--set` takes them, with which a step of `train` on `model` fits into `limit` bytes at the least cost: a
+/// smaller micro-batch costs little, recomputed blocks a third more time. `None` when no settings fit.
+pub fn settings_that_fit(model: &ModelConfig, train: &TrainConfig, limit: u64) -> Option<Vec<String>> {
+    let batch = train.batch_size;
+    let micros: Vec<usize> = (1..=train.micro_batch()).rev().filter(|&m| batch.is_multiple_of(m)).collect();
+    for recompute in [train.recompute, Recompute::Blocks] {
         for &micro in &micros {
-            let train = TrainConfig { micro_batch: Some(micro), recompute, ..config.train.clone() };
-            if Memory::of(&config.model, &train).total() <= limit {
+            let smaller = TrainConfig { micro_batch: Some(micro), recompute, ..train.clone() };
+            if Memory::of(model, &smaller).total() <= limit {
                 let mut set = vec![format!("train.micro_batch={micro}")];
-                if recompute != config.train.recompute {
+                if recompute != train.recompute {
                     set.push("train.recompute=blocks".to_owned());
                 }
                 return Some(set);
@@ -132,7 +130,7 @@ pub fn must_fit(model: &ModelConfig, train: &TrainConfig, device: &Device) -> Re
 
 /// How fast a device trains.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Speed {
+pub struct TrainingSpeed {
     /// Seconds of work on one token.
     pub s_per_token: f64,
     /// Whether a narrower model stood in for one that is too large to be tried, at equal operations a second.
@@ -142,22 +140,21 @@ pub struct Speed {
 /// Operations of one measured step at most: some seconds on a slow processor.
 const MEASURED_FLOPS: f64 = 4e11;
 
-/// Measures a few steps: of the model itself where they take seconds, else of its embeddings alone and of two layers, from
+/// Measures a few steps of `train`: of the model `config` itself where they take seconds, else of its embeddings alone and of two layers, from
 /// which the others follow; of a narrower one where even these are too many.
 ///
 /// # Errors
 /// When a step fails.
-pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
-    let train = &config.train;
+pub fn measure(config: &ModelConfig, train: &TrainConfig, device: &Device) -> Result<TrainingSpeed> {
     let step = |model: &ModelConfig, rows: usize| Flops::of(model, train).total() * (rows * model.context) as f64;
     let with_layers = |model: &ModelConfig, n: usize| ModelConfig { n_layer: n, ..model.clone() };
-    if step(&config.model, train.micro_batch()) <= MEASURED_FLOPS {
-        let [whole] = seconds([&config.model], train, train.micro_batch(), device)?;
-        return Ok(Speed { s_per_token: whole, by_stand_in: false });
+    if step(config, train.micro_batch()) <= MEASURED_FLOPS {
+        let [whole] = seconds([config], train, train.micro_batch(), device)?;
+        return Ok(TrainingSpeed { s_per_token: whole, by_stand_in: false });
     }
     // None and two, so that a dense layer and a banded one are measured.
     let (few, more) = (0, 2);
-    let mut model = config.model.clone();
+    let mut model = config.clone();
     while step(&with_layers(&model, more), 1) > 2.0 * MEASURED_FLOPS && model.d_model.is_multiple_of(2 * model.n_head) {
         // Half the width, in heads of half the size.
         model.d_model /= 2;
@@ -173,10 +170,9 @@ pub fn measure(config: &PretrainConfig, device: &Device) -> Result<Speed> {
         .unwrap_or(1);
     let [at_few, at_more] = seconds([&with_layers(&model, few), &with_layers(&model, more)], train, rows, device)?;
     let a_layer = (at_more - at_few).max(0.0) / (more - few) as f64;
-    let s_per_token = at_few + a_layer * (config.model.n_layer - few) as f64;
-    let scale =
-        Flops::of(&config.model, train).total() / Flops::of(&with_layers(&model, config.model.n_layer), train).total();
-    Ok(Speed { s_per_token: s_per_token * scale, by_stand_in: model.d_model != config.model.d_model })
+    let s_per_token = at_few + a_layer * (config.n_layer - few) as f64;
+    let scale = Flops::of(config, train).total() / Flops::of(&with_layers(&model, config.n_layer), train).total();
+    Ok(TrainingSpeed { s_per_token: s_per_token * scale, by_stand_in: model.d_model != config.d_model })
 }
 
 /// Rounds in which steps are measured; of each model the fastest counts, since nothing makes a step too fast.
@@ -218,11 +214,17 @@ fn seconds<const N: usize>(
 mod tests {
     use super::*;
 
-    fn config(json: serde_json::Value) -> PretrainConfig {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        model: ModelConfig,
+        train: TrainConfig,
+    }
+
+    fn config(json: serde_json::Value) -> Config {
         serde_json::from_value(json).unwrap()
     }
 
-    fn gpt3_175b() -> PretrainConfig {
+    fn gpt3_175b() -> Config {
         config(serde_json::json!({
             "model": { "kind": "gpt3", "n_layer": 96, "n_head": 96, "d_model": 12288, "context": 2048, "vocab_size": 50257, "band": 256 },
             "train": { "length": "300B tokens", "batch_size": 1600, "micro_batch": 1, "lr": 6e-5 },
@@ -232,7 +234,8 @@ mod tests {
     /// Brown et al. 2020, table D.1: 3.14e23 operations, 3,640 petaflop/s-days, which count six a parameter and token.
     #[test]
     fn the_work_of_gpt3_is_the_papers() {
-        let plan = Plan::new(&gpt3_175b(), 1);
+        let gpt3 = gpt3_175b();
+        let plan = TrainingPlan::new(&gpt3.model, &gpt3.train, 1);
         let weights = plan.flops.weights * plan.n_tokens as f64;
         assert!((weights / 3.14e23 - 1.0).abs() < 0.01, "{weights:e}");
         assert!((weights / (1e15 * 86400.0) / 3640.0 - 1.0).abs() < 0.01);
@@ -266,12 +269,12 @@ mod tests {
             "train": { "length": "1B tokens", "batch_size": 12, "lr": 6e-4, "dtype": "f32" },
         }));
         assert!(Memory::of(&config.model, &config.train).total() > 7 << 30);
-        assert_eq!(settings_that_fit(&config, 6 << 30).unwrap(), ["train.micro_batch=6"]);
-        let tight = settings_that_fit(&config, 3_300 << 20).unwrap();
+        assert_eq!(settings_that_fit(&config.model, &config.train, 6 << 30).unwrap(), ["train.micro_batch=6"]);
+        let tight = settings_that_fit(&config.model, &config.train, 3_300 << 20).unwrap();
         assert_eq!(tight, ["train.micro_batch=1", "train.recompute=blocks"]);
-        assert_eq!(settings_that_fit(&config, 1 << 30), None);
+        assert_eq!(settings_that_fit(&config.model, &config.train, 1 << 30), None);
         config.train.micro_batch = Some(1);
-        assert_eq!(settings_that_fit(&config, 6 << 30).unwrap(), ["train.micro_batch=1"]);
+        assert_eq!(settings_that_fit(&config.model, &config.train, 6 << 30).unwrap(), ["train.micro_batch=1"]);
     }
 
     #[test]
@@ -280,7 +283,7 @@ mod tests {
             "model": { "kind": "gpt2", "n_layer": 2, "n_head": 2, "d_model": 16, "context": 16, "vocab_size": 50 },
             "train": { "length": "10 steps", "batch_size": 4, "lr": 1e-3 },
         }));
-        let speed = measure(&config, &Device::Cpu).unwrap();
+        let speed = measure(&config.model, &config.train, &Device::Cpu).unwrap();
         assert!(speed.s_per_token > 0.0 && speed.s_per_token < 1.0 && !speed.by_stand_in, "{speed:?}");
     }
 }

@@ -37,7 +37,7 @@ pub struct ModelUsed {
 
 /// What is in the folder of a run that a command is to write.
 #[derive(Debug)]
-pub enum Place {
+pub enum RunFolder {
     /// A new folder, or one whose run has no checkpoint: the run begins here.
     New(Claim),
     /// The run of the same request, which has a checkpoint.
@@ -130,20 +130,20 @@ impl RunRequest {
     ///
     /// # Errors
     /// When it holds something else, or another process is writing there.
-    pub fn place(&self, folder: &Path) -> Result<Place> {
+    pub fn place(&self, folder: &Path) -> Result<RunFolder> {
         let before = Self::read(folder).filter(|_| folder.is_dir());
         let other = || format!("{} is not empty; choose another folder with --out", folder.display());
         let Some(before) = before else {
             let claim = Claim::new(folder, &|_| false)?;
             let held = || format!("another process is writing the run in {}", folder.display());
-            return Ok(Place::New(claim.with_context(|| if disk::is_locked(folder) { held() } else { other() })?));
+            return Ok(RunFolder::New(claim.with_context(|| if disk::is_locked(folder) { held() } else { other() })?));
         };
         let same = Self { begun: before.begun, ..self.clone() } == before;
         ensure!(same, "{}: it holds a run that was started with {}", other(), before.difference(self));
         if before.begun || checkpoint_folders::exist(folder) {
             return Ok(Place::Same);
         }
-        Ok(Place::New(Self::claim_again(folder)?))
+        Ok(RunFolder::New(Self::claim_again(folder)?))
     }
 
     /// Claims `folder`, which holds a run without a checkpoint, to start it again.
@@ -195,19 +195,19 @@ mod tests {
     fn a_run_without_a_checkpoint_is_started_again_and_one_with_it_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
-        let Place::New(claim) = request(1).place(&out).unwrap() else { panic!("it was new") };
+        let RunFolder::New(claim) = request(1).place(&out).unwrap() else { panic!("it was new") };
         request(1).save(&claim).unwrap();
         disk::write(&out.join("config.toml"), b"seed = 1").unwrap();
         let message = format!("{:#}", request(1).place(&out).unwrap_err());
         assert!(message.contains("another process is writing"), "{message}");
         drop(claim.keep().unwrap()); // as if it had been killed
-        let Place::New(claim) = request(1).place(&out).unwrap() else { panic!("it has no checkpoint") };
+        let RunFolder::New(claim) = request(1).place(&out).unwrap() else { panic!("it has no checkpoint") };
         drop(claim);
         assert!(out.join("config.toml").exists());
         let message = format!("{:#}", request(2).place(&out).unwrap_err());
         assert!(message.contains("not empty") && message.contains("started with seed = 1"), "{message}");
         RunRequest::begun(&out).unwrap();
-        assert!(matches!(request(1).place(&out).unwrap(), Place::Same));
+        assert!(matches!(request(1).place(&out).unwrap(), RunFolder::Same));
     }
 
     #[test]

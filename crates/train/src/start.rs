@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use gptkit_model::folder::ModelFolder;
-use gptkit_model::lora::{extend_vocabulary, is_adapter};
+use gptkit_model::load::ModelFolder;
+use gptkit_model::lora::is_adapter;
 use gptkit_model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -127,7 +127,7 @@ impl Start {
         }
         self.new_tokens.extend(lacking);
         self.config.vocab_size = self.tokenizer.vocab_size();
-        self.params = extend_vocabulary(&self.params, &self.config, seed)?;
+        self.params = self.params.extend_vocabulary(&self.config, seed)?;
         self.tokenizer.limit_to(self.config.vocab_size)
     }
 

@@ -7,9 +7,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use gptkit_data::batch::{Batch, IGNORE};
-use gptkit_model::folder::load_model;
-use gptkit_model::sampler::{Place, Sampling, choose};
-use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass};
+use gptkit_model::load::load_model;
+use gptkit_model::sampler::{Sampling, TokenPosition, choose};
+use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
 use gptkit_train::config::TrainConfig;
@@ -110,8 +110,9 @@ fn every_gradient_agrees_with_the_reference() {
             ..config
         };
         let pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
-        let loss = Gpt::new(&config, &params, Precision::F32).unwrap().loss(&tokens, &targets, pass, 1.0).unwrap();
-        params.collect(&mut loss.backward().unwrap()).unwrap();
+        let model = Gpt::new(&config, &params, Precision::F32).unwrap();
+        let loss = || model.loss(&tokens, &targets, pass, 1.0);
+        Weights::from(params.clone()).begin_update().backward(loss).unwrap();
         for (name, parameter) in params.iter() {
             let expected = &case.expected[&format!("grad.{name}")];
             let what = format!("{} {name}", case.name);
@@ -202,7 +203,7 @@ fn greedy_tokens_are_those_of_the_reference() {
             let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &Device::Cpu).unwrap();
             let new = Input::windows(&ids).unwrap();
             let logits: Vec<Vec<f32>> = model.next_logits(&new, &mut cache).unwrap().to_vec2().unwrap();
-            let next = choose(&logits[0], &tokens, &greedy, Place::default());
+            let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default());
             tokens.push(next);
             fresh = vec![next];
         }
@@ -234,7 +235,7 @@ fn a_parameter_without_a_gradient_is_an_error() {
     let case = &cases()[0];
     let (_, params) = case.model();
     let (_, first) = params.iter().next().unwrap();
-    params.collect(&mut first.tensor(true).sum_all().unwrap().backward().unwrap()).unwrap();
+    Weights::from(params.clone()).begin_update().backward(|| first.tensor(true).sum_all()).unwrap();
     let train = serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
     let error = Optimizer::new(&params).unwrap().update(1.0, &train).unwrap_err();
     assert!(error.to_string().contains("gradient of"), "{error}");

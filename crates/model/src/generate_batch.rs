@@ -1,9 +1,8 @@
 //! Many prompts → continuations, in a batch whose places never stay empty: where a row has its end, the next one begins
 //! (Yu et al. 2022, Orca, §3.1). No padding: each row is as long as it is.
 
-use crate::generate::{Completion, How, LateEnds, Row, check};
+use crate::generate::{Completion, Continuation, DecodingOptions, GenerationOptions, LateEnds, check};
 use crate::gpt::{Gpt, Input};
-use crate::sampler::Sampling;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use gptkit_data::tokenizer::Tokenizer;
@@ -11,30 +10,22 @@ use gptkit_ops::Cache;
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 
-/// What to write after each of many prompts, and when to stop.
+/// Prompts, and how their continuations are written.
 #[derive(Debug, Clone)]
-pub struct Requests {
+pub struct BatchRequest {
     /// Tokens to continue; at least one each.
     pub prompts: Vec<Vec<u32>>,
-    /// Number of the first prompt, on which its draws depend, as those of the next do on the next number.
+    /// Number of the first prompt; the draws of a prompt depend on its number.
     pub first_prompt: u32,
-    /// Continuations of each.
-    pub n_samples: usize,
-    /// Longest continuation, in tokens; it ends where the context does, too.
-    pub max_new_tokens: usize,
     /// Tokens that end a continuation, but not at once.
     pub late_ends: LateEnds,
-    /// Continuations that are written at once; what they say does not depend on it.
-    pub most_rows: usize,
-    /// A continuation ends before the first of these in its text.
-    pub stop: Vec<String>,
-    /// Keep the log-probability of each token, and of this many of the likeliest at its place.
-    pub log_probs: Option<usize>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
+    /// Continuations that are written at once; their content does not depend on it.
+    pub max_rows: usize,
+    /// How continuations are written; they also end where the context does.
+    pub options: GenerationOptions,
 }
 
-/// Continues all prompts of `requests`. `on_done` is given each continuation as soon as it has its end, with the place of
+/// Continues all prompts of `request`. `on_done` is given each continuation as soon as it has its end, with the place of
 /// its prompt in the list and its number among those of the prompt; it ends the writing of the others by
 /// [`ControlFlow::Break`].
 ///
@@ -44,59 +35,59 @@ pub struct Requests {
 /// # Errors
 /// When a prompt is empty, over the context or has a token that the model has not, the model's numbers are damaged, or
 /// `on_done` fails.
-pub fn generate_all(
+pub fn generate_batch(
     model: &Gpt,
     tokenizer: &Tokenizer,
     end_of_text: &[u32],
-    requests: &Requests,
+    request: &BatchRequest,
     mut on_done: impl FnMut(usize, usize, Completion) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let Requests { prompts, first_prompt, n_samples, stop, log_probs, sampling, .. } = requests;
+    let BatchRequest { prompts, first_prompt, late_ends, max_rows, options } = request;
+    let n_samples = options.n_samples;
     let context = model.config().context;
-    ensure!(requests.most_rows > 0, "no continuation can be written in 0 rows");
+    ensure!(*max_rows > 0, "no continuation can be written in 0 rows");
     for (n, prompt) in prompts.iter().enumerate() {
         check(prompt, model).with_context(|| format!("prompt {n} cannot be continued"))?;
         ensure!(prompt.len() <= context, "prompt {n} has {} tokens, over the context of {context}", prompt.len());
     }
-    let late_ends = &requests.late_ends;
-    let how = How { tokenizer, end_of_text, late_ends, stop, log_probs: *log_probs, sampling };
-    let full = |row: &Row| row.n_new() >= requests.max_new_tokens || row.tokens.len() >= context;
+    let decoding = DecodingOptions { tokenizer, end_of_text, late_ends, options };
+    let full = |row: &Continuation| row.n_new() >= options.max_new_tokens || row.tokens.len() >= context;
     // The last token chosen is the one that `cache` does not hold.
-    let (mut rows, mut cache) = (Vec::<Numbered>::new(), model.cache());
+    let (mut rows, mut cache) = (Vec::<ActiveRow>::new(), model.cache());
     let (mut next, all) = (0, prompts.len() * n_samples);
-    let mut read = Read { first: 0, logits: Vec::new(), cache: model.cache() };
+    let mut prefilled = PrefilledPrompts { first: 0, logits: Vec::new(), cache: model.cache() };
     loop {
-        while next < all && rows.len() < requests.most_rows {
-            let free = requests.most_rows - rows.len();
-            if next / n_samples >= read.end() {
-                read = Read::new(model, prompts, next / n_samples, free.div_ceil(*n_samples))?;
+        while next < all && rows.len() < *max_rows {
+            let free = *max_rows - rows.len();
+            if next / n_samples >= prefilled.end() {
+                prefilled = PrefilledPrompts::new(model, prompts, next / n_samples, free.div_ceil(n_samples))?;
             }
             let mut begun = Vec::new();
-            let end = all.min(next + free).min(read.end() * n_samples);
+            let end = all.min(next + free).min(prefilled.end() * n_samples);
             for number in next..end {
                 let (prompt, sample) = (number / n_samples, number % n_samples);
-                let mut row = Row::new(&how, &prompts[prompt], (*first_prompt as usize + prompt, sample));
+                let mut row = Continuation::new(&decoding, &prompts[prompt], (*first_prompt as usize + prompt, sample));
                 if !full(&row) {
-                    row.go_on(&read.logits[prompt - read.first], &how)?;
+                    row.push_token(&prefilled.logits[prompt - prefilled.first], &decoding)?;
                 }
                 if row.finish.is_none() && !full(&row) {
-                    begun.push((prompt - read.first) as u32);
-                    rows.push(Numbered { prompt, sample, row });
+                    begun.push((prompt - prefilled.first) as u32);
+                    rows.push(ActiveRow { prompt, sample, row });
                 } else if on_done(prompt, sample, row.completion()?)?.is_break() {
                     return Ok(());
                 }
             }
             next = end;
-            cache.append(&read.cache, &begun)?;
+            cache.append(&prefilled.cache, &begun)?;
         }
         if rows.is_empty() {
             return Ok(());
         }
-        let newest: Vec<u32> = rows.iter().filter_map(|Numbered { row, .. }| row.tokens.last().copied()).collect();
+        let newest: Vec<u32> = rows.iter().filter_map(|ActiveRow { row, .. }| row.tokens.last().copied()).collect();
         let newest = Input::windows(&Tensor::from_vec(newest, (rows.len(), 1), model.device())?)?;
         let logits: Vec<Vec<f32>> = model.next_logits(&newest, &mut cache)?.to_vec2()?;
         let n_rows = rows.len();
-        rows.par_iter_mut().zip(logits).try_for_each(|(one, logits)| one.row.go_on(&logits, &how))?;
+        rows.par_iter_mut().zip(logits).try_for_each(|(one, logits)| one.row.push_token(&logits, &decoding))?;
         let (mut left, mut going) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
         for (n, one) in rows.into_iter().enumerate() {
             if one.row.finish.is_none() && !full(&one.row) {
@@ -114,14 +105,14 @@ pub fn generate_all(
 }
 
 /// A continuation while it is written: sample number `sample` of the prompt at place `prompt`.
-struct Numbered<'a> {
+struct ActiveRow<'a> {
     prompt: usize,
     sample: usize,
-    row: Row<'a>,
+    row: Continuation<'a>,
 }
 
 /// Prompts that have been read, whose samples can begin.
-struct Read {
+struct PrefilledPrompts {
     /// Place of the first.
     first: usize,
     /// Of the token after each, `[V]`.
@@ -129,7 +120,7 @@ struct Read {
     cache: Cache,
 }
 
-impl Read {
+impl PrefilledPrompts {
     /// Reads at most `most` of `prompts`, from place `first` on, of at most a context of tokens together.
     fn new(model: &Gpt, prompts: &[Vec<u32>], first: usize, most: usize) -> Result<Self> {
         let mut tokens = 0;
@@ -153,9 +144,9 @@ impl Read {
 mod tests {
     use super::*;
     use crate::config::tests::tiny;
-    use crate::generate::{Finish, Request, generate};
-    use crate::params::embedding_names;
-    use crate::sampler::log_probs;
+    use crate::generate::{Finish, GenerationRequest, generate};
+    use crate::layout::embedding_names;
+    use crate::sampler::{Sampling, log_probs};
     use crate::{Kind, ModelConfig, Params, Pass};
     use candle_core::Device;
     use gptkit_ops::Precision;
@@ -197,43 +188,32 @@ mod tests {
         Sampling { temperature: 0.0, ..Sampling::default() }
     }
 
-    fn requests(prompts: Vec<Vec<u32>>, n_samples: usize, sampling: Sampling) -> Requests {
-        Requests {
+    fn requests(prompts: Vec<Vec<u32>>, n_samples: usize, sampling: Sampling) -> BatchRequest {
+        BatchRequest {
             prompts,
             first_prompt: 0,
-            n_samples,
-            max_new_tokens: 9,
             late_ends: LateEnds::default(),
-            most_rows: 4,
-            stop: Vec::new(),
-            log_probs: Some(2),
-            sampling,
+            max_rows: 4,
+            options: GenerationOptions { n_samples, max_new_tokens: 9, stop: Vec::new(), log_probs: Some(2), sampling },
         }
     }
 
     type Completions = BTreeMap<(usize, usize), Completion>;
 
-    fn all(model: &Gpt, end_of_text: &[u32], requests: &Requests) -> Completions {
+    fn all(model: &Gpt, end_of_text: &[u32], requests: &BatchRequest) -> Completions {
         let mut all = BTreeMap::new();
-        generate_all(model, &tokenizer(), end_of_text, requests, |prompt, sample, completion| {
+        generate_batch(model, &tokenizer(), end_of_text, requests, |prompt, sample, completion| {
             assert!(all.insert((prompt, sample), completion).is_none(), "{prompt}, {sample} is given twice");
             Ok(ControlFlow::Continue(()))
         })
         .unwrap();
-        assert_eq!(all.len(), requests.prompts.len() * requests.n_samples);
+        assert_eq!(all.len(), requests.prompts.len() * requests.options.n_samples);
         all
     }
 
     /// The samples of one prompt, by themselves.
-    fn alone(model: &Gpt, end_of_text: &[u32], requests: &Requests, prompt: &[u32]) -> Vec<Completion> {
-        let request = Request {
-            prompt: prompt.to_vec(),
-            n_samples: requests.n_samples,
-            max_new_tokens: requests.max_new_tokens,
-            stop: requests.stop.clone(),
-            log_probs: requests.log_probs,
-            sampling: requests.sampling.clone(),
-        };
+    fn alone(model: &Gpt, end_of_text: &[u32], requests: &BatchRequest, prompt: &[u32]) -> Vec<Completion> {
+        let request = GenerationRequest { prompt: prompt.to_vec(), options: requests.options.clone() };
         generate(model, &tokenizer(), end_of_text, &request, |_, _| Ok(ControlFlow::Continue(()))).unwrap()
     }
 
@@ -258,7 +238,7 @@ mod tests {
         let end = one.tokens[3];
         let ended = |ends: &[u32], after: usize| {
             let late_ends = LateEnds { tokens: vec![end], after };
-            let requests = Requests { late_ends, ..requests(prompts(), 1, greedy()) };
+            let requests = BatchRequest { late_ends, ..requests(prompts(), 1, greedy()) };
             all(&model, ends, &requests).remove(&(prompt, 0)).unwrap()
         };
         for after in [0, 3] {
@@ -278,8 +258,8 @@ mod tests {
             let alone: Vec<_> = prompts().iter().map(|p| alone(&model, &[], &requests, p).remove(0)).collect();
             let texts: BTreeSet<_> = alone.iter().map(|one| &one.text).collect();
             assert!(texts.len() > 6, "{kind:?}: a model that always says the same proves nothing: {texts:?}");
-            for most_rows in [1, 2, 5] {
-                requests.most_rows = most_rows;
+            for max_rows in [1, 2, 5] {
+                requests.max_rows = max_rows;
                 for ((prompt, _), completion) in all(&model, &[], &requests) {
                     assert_same(&completion, &alone[prompt]);
                 }
@@ -293,7 +273,8 @@ mod tests {
             let model = model(kind);
             let ends = [3, 8, 12, 15];
             let mut ended = 0;
-            let requests = Requests { log_probs: Some(0), ..requests(prompts(), 3, Sampling::default()) };
+            let mut requests = requests(prompts(), 3, Sampling::default());
+            requests.options.log_probs = Some(0);
             for ((prompt, _), completion) in all(&model, &ends, &requests) {
                 let prompt = &requests.prompts[prompt];
                 let tokens = [&prompt[..], &completion.tokens].concat();
@@ -319,13 +300,13 @@ mod tests {
         let model = model(Kind::Gpt2);
         let mut requests = requests(prompts(), 3, Sampling::default());
         let together = all(&model, &[], &requests);
-        for most_rows in [1, 2, 5, 64] {
-            requests.most_rows = most_rows;
+        for max_rows in [1, 2, 5, 64] {
+            requests.max_rows = max_rows;
             all(&model, &[], &requests).iter().zip(&together).for_each(|(a, b)| assert_same(a.1, b.1));
         }
         for (number, prompt) in prompts().into_iter().enumerate() {
             let requests =
-                Requests { prompts: vec![prompt], first_prompt: number as u32, most_rows: 2, ..requests.clone() };
+                BatchRequest { prompts: vec![prompt], first_prompt: number as u32, max_rows: 2, ..requests.clone() };
             for ((_, sample), completion) in all(&model, &[], &requests) {
                 assert_same(&completion, &together[&(number, sample)]);
             }
@@ -334,7 +315,7 @@ mod tests {
             assert_same(completion, &together[&(0, sample)]);
         }
         let same = vec![vec![1, 2]; 4];
-        let drawn = all(&model, &[], &Requests { prompts: same, ..requests });
+        let drawn = all(&model, &[], &BatchRequest { prompts: same, ..requests });
         let texts: BTreeSet<_> = drawn.values().map(|one| &one.text).collect();
         assert_eq!(texts.len(), 12, "each prompt and sample draws for itself");
     }
@@ -350,7 +331,7 @@ mod tests {
             let end = (0..16).filter(|token| with(token) > 0).min_by_key(with).unwrap();
             let other = free.values().find(|one| !one.tokens.contains(&end)).unwrap();
             let (ends, stop) = ([end], other.text[5..8].to_owned());
-            requests.stop = vec!["never".to_owned(), stop];
+            requests.options.stop = vec!["never".to_owned(), stop];
             let ended = all(&model, &ends, &requests);
             let finishes: Vec<Finish> = ended.values().map(|one| one.finish).collect();
             for finish in [Finish::EndOfText, Finish::Stop, Finish::Length] {
@@ -374,9 +355,11 @@ mod tests {
                 assert_eq!((completion.tokens.len(), completion.finish), (room, Finish::Length), "{kind:?} {prompt}");
             }
         }
-        let none = Requests { max_new_tokens: 0, ..requests(prompts(), 2, greedy()) };
+        let mut none = requests(prompts(), 2, greedy());
+        none.options.max_new_tokens = 0;
         assert!(all(&model(Kind::Gpt1), &[], &none).values().all(|one| one.tokens.is_empty()));
-        assert!(all(&model(Kind::Gpt1), &[], &Requests { n_samples: 0, ..none }).is_empty());
+        none.options.n_samples = 0;
+        assert!(all(&model(Kind::Gpt1), &[], &none).is_empty());
     }
 
     #[test]
@@ -385,7 +368,7 @@ mod tests {
         let error = |bad: Vec<u32>| {
             let requests = requests(vec![vec![1], vec![2, 3], bad], 1, greedy());
             let go_on = |_: usize, _: usize, _: Completion| Ok(ControlFlow::Continue(()));
-            format!("{:#}", generate_all(&model, &tokenizer(), &[], &requests, go_on).unwrap_err())
+            format!("{:#}", generate_batch(&model, &tokenizer(), &[], &requests, go_on).unwrap_err())
         };
         assert_eq!(error(vec![1; 25]), "prompt 2 has 25 tokens, over the context of 24");
         assert!(error(Vec::new()).starts_with("prompt 2 cannot be continued: nothing to continue"));
@@ -399,7 +382,7 @@ mod tests {
         ln_f.set(&(ln_f.var().as_tensor() * f64::NAN).unwrap()).unwrap();
         let model = Gpt::new(&config, &params, Precision::F32).unwrap();
         let go_on = |_: usize, _: usize, _: Completion| Ok(ControlFlow::Continue(()));
-        let error = generate_all(&model, &tokenizer(), &[], &requests(prompts(), 1, greedy()), go_on).unwrap_err();
+        let error = generate_batch(&model, &tokenizer(), &[], &requests(prompts(), 1, greedy()), go_on).unwrap_err();
         assert!(error.to_string().contains("is not a number"), "{error}");
     }
 
@@ -410,7 +393,7 @@ mod tests {
             n += 1;
             Ok(if n == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
-        generate_all(&model, &tokenizer(), &[], &requests(prompts(), 2, greedy()), count).unwrap();
+        generate_batch(&model, &tokenizer(), &[], &requests(prompts(), 2, greedy()), count).unwrap();
         assert_eq!(n, 3);
     }
 }

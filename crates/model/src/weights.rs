@@ -1,0 +1,124 @@
+//! A model's weights, and the one way to update them.
+
+use crate::folder::save_weights;
+use crate::lora::Adapters;
+use crate::params::Params;
+use anyhow::Result;
+use candle_core::Tensor;
+use std::path::Path;
+
+/// A model's weights, and which numbers are trained: all of them, or adapters.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    params: Params,
+    adapters: Option<Adapters>,
+}
+
+impl From<Params> for Weights {
+    /// All weights are trained.
+    fn from(params: Params) -> Self {
+        Self { params, adapters: None }
+    }
+}
+
+impl Weights {
+    /// The adapters are trained, and nothing else.
+    pub fn adapted(params: Params, adapters: Adapters) -> Self {
+        Self { params, adapters: Some(adapters) }
+    }
+
+    /// The merged weights, all of which can be trained.
+    pub fn merged(self) -> Params {
+        self.params.iter().for_each(|(_, parameter)| parameter.thaw());
+        self.params
+    }
+
+    /// The weights that the model reads; with adapters, merged.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The parameters that the optimizer changes.
+    pub fn trained(&self) -> &Params {
+        self.adapters.as_ref().map_or(&self.params, Adapters::trained)
+    }
+
+    /// Begins an update with gradients of zero.
+    pub fn begin_update(&mut self) -> WeightUpdate<'_> {
+        self.params.clear_gradients();
+        self.trained().clear_gradients();
+        WeightUpdate { weights: self }
+    }
+
+    /// Has `change` set what is trained, and merges it into the weights that the model reads.
+    ///
+    /// # Errors
+    /// The one of `change`, or when memory does not suffice.
+    pub fn change<T>(&mut self, change: impl FnOnce(&Params) -> Result<T>) -> Result<T> {
+        let result = change(self.trained());
+        self.refresh_merged().and(result)
+    }
+
+    fn refresh_merged(&self) -> Result<()> {
+        self.adapters.as_ref().map_or(Ok(()), |adapters| adapters.merge_into(&self.params))
+    }
+
+    /// Runs `f` while the model reads its weights without adapters; `None` where there are none.
+    ///
+    /// # Errors
+    /// When memory does not suffice, or the first one of `f`.
+    pub fn unadapted<T>(&self, f: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
+        let adapters = self.adapters.as_ref()?;
+        let result = adapters.unmerge_from(&self.params).and_then(|()| f());
+        Some(self.refresh_merged().and(result))
+    }
+
+    /// # Errors
+    /// When adapters cannot be trained further without losing a part of them.
+    pub(crate) fn must_be_trainable(&self) -> Result<()> {
+        self.adapters.as_ref().map_or(Ok(()), Adapters::must_be_trainable)
+    }
+
+    /// Writes what is trained: a model's weights, or adapters.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the one that was there stays whole.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        match &self.adapters {
+            Some(adapters) => adapters.save(folder),
+            None => save_weights(folder, &self.params),
+        }
+    }
+}
+
+/// Gradients that are added up over the parts of a batch, and then change the weights. Gradients are zero when it is made;
+/// dropping it leaves the weights as they are.
+#[derive(Debug)]
+pub struct WeightUpdate<'a> {
+    weights: &'a mut Weights,
+}
+
+impl WeightUpdate<'_> {
+    /// Runs the forward pass `loss`, which returns a scalar, and adds its gradients. The forward pass runs in here because
+    /// [`gptkit_ops::language_model_loss`] adds the gradient of its table then. Returns the loss.
+    ///
+    /// # Errors
+    /// Those of `loss` and of its backward pass.
+    pub fn backward<E: Into<anyhow::Error>>(&mut self, loss: impl FnOnce() -> Result<Tensor, E>) -> Result<Tensor> {
+        let loss = loss().map_err(Into::into)?;
+        self.weights.params.accumulate_gradients(&mut loss.backward()?)?;
+        Ok(loss)
+    }
+
+    /// Passes the gradients on to what is trained, has `update` change that by them, and merges it into the weights that the
+    /// model reads.
+    ///
+    /// # Errors
+    /// When a weight has no gradient, or the one of `update`.
+    pub fn apply<T>(self, update: impl FnOnce(&Params) -> Result<T>) -> Result<T> {
+        if let Some(adapters) = &self.weights.adapters {
+            adapters.backprop(&self.weights.params)?;
+        }
+        self.weights.change(update)
+    }
+}
