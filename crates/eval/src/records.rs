@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, ensure};
 use gptkit_data::progress::Silent;
 use gptkit_data::record::{Bad, Place, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
-use gptkit_world::{Part, Pattern, PatternRecords, Task, Tasks, World};
+use gptkit_world::{LabeledRecords, LabeledTask, PatternKind, PatternRecords, World, WorldPart};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -38,9 +38,9 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Made {
     /// `world:NAME`: a labeled task of the embedded world.
-    World(Task),
+    World(LabeledTask),
     /// `patterns:NAME`: a pattern of it.
-    Pattern(Pattern),
+    Pattern(PatternKind),
     /// `arithmetic:NAME`: Brown et al. 2020, §3.9.1.
     Arithmetic(Arithmetic),
     /// `words:NAME`: Brown et al. 2020, §3.9.2, of the frequent words of a text, or of the world's stories.
@@ -89,7 +89,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`read_rows`].
-    pub fn read(&self, part: Part, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
+    pub fn read(&self, part: WorldPart, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
         let read = match self {
             Self::File(path) => {
                 let mut bad = 0;
@@ -134,7 +134,7 @@ fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
 impl Made {
     fn read(
         &self,
-        part: Part,
+        part: WorldPart,
         seed: u64,
         count: u64,
         send: &mut dyn FnMut(u64, Map<String, Value>) -> Result<()>,
@@ -147,7 +147,7 @@ impl Made {
             |record: &dyn Fn(u64) -> Result<Value>| (0..count).try_for_each(|index| put(index, record(index)?));
         match self {
             Self::World(task) => {
-                let tasks = Tasks::new(*task, seed, part);
+                let tasks = LabeledRecords::new(*task, seed, part);
                 each(&|index| Ok(serde_json::to_value(tasks.record(index))?))
             }
             Self::Pattern(pattern) => {
@@ -158,7 +158,7 @@ impl Made {
             Self::Words(task, text) => {
                 let words = words_of(text.as_deref())?;
                 // Every eighth is for demonstrations.
-                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (part == Part::Train)).then_some(word);
+                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (part == WorldPart::Train)).then_some(word);
                 let words: Vec<String> = words.into_iter().enumerate().filter_map(own).collect();
                 ensure!(!words.is_empty(), "{self}: the text has too few words of 5 to 14 letters");
                 // No word twice: some kinds know one way to scramble it.

@@ -17,7 +17,7 @@ use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::folder::{ModelFolder, load_config};
 use gptkit_train::interrupt::{Interrupt, Stop};
-use gptkit_world::Part;
+use gptkit_world::WorldPart;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -353,7 +353,7 @@ impl Opened {
     fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<()>) -> Result<u64> {
         let set_aside = self.demonstrations == Some(From::SetAside);
         let (mut number, mut n) = (0, 0);
-        self.test.read(Part::HeldOut, request.on_bad_record, &mut |row| {
+        self.test.read(WorldPart::HeldOut, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
             number += 1;
             if request.limit == Some(n) {

@@ -19,7 +19,7 @@ use gptkit_model::folder::{ModelFolder, load_config};
 use gptkit_model::sampler::Sampling;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_train::run::claim_numbered;
-use gptkit_world::{Instructions, Part};
+use gptkit_world::{Instructions, WorldPart};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -148,8 +148,8 @@ impl Settings {
 
     /// Which part of the embedded world's instructions the prompts are: models are compared on what is held out, and
     /// rankings, which are to be learned from, are of the training part.
-    pub fn part(&self) -> Part {
-        if self.k.is_some() { Part::Train } else { Part::HeldOut }
+    pub fn part(&self) -> WorldPart {
+        if self.k.is_some() { WorldPart::Train } else { WorldPart::HeldOut }
     }
 
     /// Where the prompts are from.
@@ -454,7 +454,7 @@ pub struct Prompts<'a> {
     /// Only so many.
     pub count: Option<u64>,
     /// Of the embedded world's instructions.
-    pub part: Part,
+    pub part: WorldPart,
 }
 
 impl Prompts<'_> {

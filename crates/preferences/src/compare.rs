@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::collection::tests::{collected, settings};
     use gptkit_data::progress::Silent;
-    use gptkit_world::Part;
+    use gptkit_world::WorldPart;
 
     fn answers(texts: &[&str]) -> Vec<Answer> {
         let answer = |(number, text): (usize, &&str)| Answer {
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn the_worlds_judges_judge_what_they_have_not_judged_yet() {
         let folder = tempfile::tempdir().unwrap();
-        let world = Instructions::new(1, Part::Train);
+        let world = Instructions::new(1, WorldPart::Train);
         let right = world.instruction(0).substance().to_owned();
         let all: [(&str, &[&str]); 2] = [("q", &["", &right, "", "Gladly!"]), ("r", &["", "", "", ""])];
         let mut collection = collected(folder.path(), settings(Some(4), "world"), &all);

@@ -225,8 +225,8 @@ fn read(
     Ok(())
 }
 
-fn of_world(source: &str, index: u64, comparison: gptkit_world::Comparison) -> Comparison {
-    let gptkit_world::Comparison { instruction, completions, ranking, gold } = comparison;
+fn of_world(source: &str, index: u64, comparison: gptkit_world::RankedAnswers) -> Comparison {
+    let gptkit_world::RankedAnswers { instruction, completions, ranking, gold } = comparison;
     Comparison {
         cut: vec![false; completions.len()],
         place: At { file: PathBuf::from(source), line: index + 1 },
@@ -312,7 +312,7 @@ mod tests {
     use gptkit_data::progress::Silent;
     use gptkit_data::template::Template;
     use gptkit_data::tokenizer::Tokenizer;
-    use gptkit_world::Part;
+    use gptkit_world::WorldPart;
     use std::collections::BTreeSet;
 
     fn encoder() -> Encoder {
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!((counts.train.0, counts.val.0, counts.too_long), (50, 20, 0));
         let groups = Groups::open(&folder.path().join(FILES[1]), 1, Group::of).unwrap();
         let group = groups.records.get(0);
-        let truth = Comparisons::new(1, Part::HeldOut).comparison(0);
+        let truth = Comparisons::new(1, WorldPart::HeldOut).comparison(0);
         assert_eq!(group.places, truth.ranking);
         assert!(group.gold.unwrap().iter().zip(&truth.gold).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
         assert!((0.3..0.7).contains(&groups.longer_wins), "{}", groups.longer_wins);

@@ -11,7 +11,7 @@ use gptkit_data::source::OnBadRecord;
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_sft::sources::{Origin, Reading, Use};
-use gptkit_world::{Instruction, Instructions, Part};
+use gptkit_world::{Instruction, Instructions, WorldPart};
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
@@ -30,7 +30,7 @@ impl Prompt {
     /// The instruction of the embedded world that it is.
     pub fn instruction(&self) -> Option<Instruction> {
         self.world.map(|(seed, number, held_out)| {
-            Instructions::new(seed, if held_out { Part::HeldOut } else { Part::Train }).instruction(number)
+            Instructions::new(seed, if held_out { WorldPart::HeldOut } else { WorldPart::Train }).instruction(number)
         })
     }
 
@@ -175,7 +175,7 @@ fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: S
         let instructions = Instructions::new(*seed, *part);
         for number in numbers.clone() {
             let message = Message::new(Role::User, instructions.instruction(number).prompt);
-            sink(&[message], Some((*seed, number, *part == Part::HeldOut)))?;
+            sink(&[message], Some((*seed, number, *part == WorldPart::HeldOut)))?;
         }
         progress.note(&reading.of_world("prompts"));
         return Ok(());

@@ -11,7 +11,7 @@ use gptkit_model::Gpt;
 use gptkit_model::generate::LateEnds;
 use gptkit_model::generate_all::{Requests, generate_all};
 use gptkit_model::sampler::Sampling;
-use gptkit_world::{Instruction, InstructionKind, Instructions, Part};
+use gptkit_world::{Instruction, InstructionKind, Instructions, WorldPart};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -77,7 +77,7 @@ impl Answerer<'_> {
         progress: &dyn Progress,
     ) -> Result<BTreeMap<InstructionKind, (u32, u32)>> {
         let task = progress.task("grading", Some(n), Unit::Items);
-        let held_out = Instructions::new(seed, Part::HeldOut);
+        let held_out = Instructions::new(seed, WorldPart::HeldOut);
         let instructions: Vec<Instruction> = (0..n).map(|index| held_out.instruction(index)).collect();
         let asked: Vec<_> = instructions.iter().map(|one| vec![Message::new(Role::User, one.prompt.clone())]).collect();
         let mut right: BTreeMap<InstructionKind, (u32, u32)> = BTreeMap::new();

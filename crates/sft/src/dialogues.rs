@@ -392,7 +392,7 @@ mod tests {
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
     use gptkit_train::objective::{LanguageModeling, Objective};
-    use gptkit_world::Part;
+    use gptkit_world::WorldPart;
     use std::collections::HashSet;
     use std::path::PathBuf;
 
@@ -569,7 +569,7 @@ mod tests {
         let template = Template::default_for_chat();
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let held_out = |n: u64| Instructions::new(1, Part::HeldOut).instruction(n).prompt;
+        let held_out = |n: u64| Instructions::new(1, WorldPart::HeldOut).instruction(n).prompt;
         let line =
             |prompt: String, n: u32| serde_json::json!({ "prompt": prompt, "completion": n.to_string() }).to_string();
         let own: Vec<String> = (0..80).map(|n| line(format!("p{}", n % 30), n)).collect();

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow};
 use gptkit_config::Problems;
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::source::Place;
-use gptkit_world::Part;
+use gptkit_world::WorldPart;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ pub enum Origin {
         /// Seed of the world.
         seed: u64,
         /// Part of the world.
-        part: Part,
+        part: WorldPart,
         /// Numbers of the records in that part.
         numbers: Range<u64>,
     },
@@ -78,7 +78,7 @@ impl<'a> Reading<'a> {
     /// A line that says how many records of the world were read; `what` names them.
     pub fn of_world(&self, what: &str) -> String {
         let Origin::World { part, numbers, .. } = &self.origin else { return format!("{}: {what}", self.source) };
-        let held_out = if *part == Part::HeldOut { "held-out " } else { "" };
+        let held_out = if *part == WorldPart::HeldOut { "held-out " } else { "" };
         format!("{}: {} {held_out}{what} of the embedded world", self.source, grouped(numbers.end - numbers.start))
     }
 }
@@ -122,13 +122,13 @@ impl<'a> Sources<'a> {
     fn reading(&self, source: &'a str, used: Option<Use>, next: &mut HashMap<u64, u64>) -> Result<Reading<'a>> {
         let origin = match Place::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
             Place::World { count, seed, .. } if used == Some(Use::Train) => {
-                Origin::World { seed, part: Part::Train, numbers: 0..count }
+                Origin::World { seed, part: WorldPart::Train, numbers: 0..count }
             }
             Place::World { count, seed, .. } => {
                 let first = next.entry(seed).or_default();
                 let numbers = *first..*first + count;
                 *first = numbers.end;
-                Origin::World { seed, part: Part::HeldOut, numbers }
+                Origin::World { seed, part: WorldPart::HeldOut, numbers }
             }
             Place::Path(_) | Place::Stdin(_) => Origin::File,
         };
@@ -284,8 +284,8 @@ mod tests {
                     if let Some(used) = used {
                         parts.entry(used).or_default().insert(prompt);
                         match &reading.origin {
-                            Origin::World { part: Part::HeldOut, .. } => prop_assert_ne!(used, Use::Train),
-                            Origin::World { part: Part::Train, .. } => prop_assert_eq!(used, Use::Train),
+                            Origin::World { part: WorldPart::HeldOut, .. } => prop_assert_ne!(used, Use::Train),
+                            Origin::World { part: WorldPart::Train, .. } => prop_assert_eq!(used, Use::Train),
                             Origin::File if !validation.is_empty() => prop_assert_eq!(Some(used), reading.used),
                             Origin::File => {}
                         }

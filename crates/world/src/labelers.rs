@@ -52,11 +52,11 @@ fn gumbel(uniform: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Comparisons, InstructionKind, Instructions, Part};
+    use super::super::{Comparisons, InstructionKind, Instructions, WorldPart};
     use super::*;
 
     fn sum() -> Instruction {
-        let instructions = Instructions::new(3, Part::Train);
+        let instructions = Instructions::new(3, WorldPart::Train);
         (0..).map(|index| instructions.instruction(index)).find(|one| one.kind == InstructionKind::Arithmetic).unwrap()
     }
 
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn two_labelers_agree_as_often_as_people_did() {
-        let comparisons = Comparisons::new(9, Part::Train);
+        let comparisons = Comparisons::new(9, WorldPart::Train);
         let (mut pairs, mut agreed) = (0, 0);
         for index in 0..4000 {
             let comparison = comparisons.comparison(index);

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use super::map::Map;
 use super::plots::Plot;
-use super::questions::{self, Question};
-use super::state::State;
-use super::teller::{Map, Teller};
+use super::questions::{self, StoryQuestion};
+use super::state::StoryState;
+use super::teller::Teller;
 use gptkit_rng::Dice;
 
 /// A world: a map, and as many stories as one likes.
@@ -27,9 +28,9 @@ pub struct Story {
     /// Paragraphs, one a line, no newline at the end; ASCII.
     pub text: String,
     /// The scene before and after, and the events between.
-    pub state: State,
+    pub state: StoryState,
     /// About the text, each with one right answer.
-    pub questions: Vec<Question>,
+    pub questions: Vec<StoryQuestion>,
 }
 
 impl World {
