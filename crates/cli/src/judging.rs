@@ -5,13 +5,13 @@ use crate::environment;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use gptkit_data::source::Place;
+use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
 use gptkit_preferences::choices::Judge;
 use gptkit_preferences::collection::weights_of;
 use gptkit_preferences::compare::Machine;
 use gptkit_reward::model::Scorer;
-use gptkit_world::{Instructions, Labeler};
 use std::path::{Path, PathBuf};
 
 /// Who judges, as it is asked for.
@@ -84,11 +84,15 @@ impl Wanted {
     }
 
     /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
-    pub(crate) fn machine<'a>(&self, scorer: Option<&'a Scorer>, world: Option<Instructions>) -> Option<Machine<'a>> {
+    pub(crate) fn machine<'a>(
+        &self,
+        scorer: Option<&'a Scorer>,
+        world: Option<SyntheticInstructions>,
+    ) -> Option<Machine<'a>> {
         match (self, world) {
             (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
             (Self::Gold, Some(world)) => Some(Machine::Gold(world)),
-            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
+            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(SimulatedLabeler::new(*seed), world)),
             _ => None,
         }
     }

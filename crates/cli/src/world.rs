@@ -2,10 +2,10 @@
 
 use crate::ui::Ui;
 use clap::Args;
-use gptkit_world::{
-    Comparisons, Instructions, LabeledRecords, LabeledTask, PatternKind, PatternRecords, Patterns, World as Stories,
-    WorldPart,
-};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{PatternKind, SyntheticLabeled, SyntheticPatternRecords};
+use gptkit_data::task::TaskKind;
+use gptkit_world::{Comparisons, Instructions, Patterns, World as Stories, WorldPart};
 
 /// Print stories, patterns, instructions, comparisons or labeled tasks of the embedded world, the default data of every
 /// stage
@@ -30,7 +30,7 @@ pub(crate) struct World {
     /// Labeled records instead, one JSON object a line: classification, entailment, similarity, multiple-choice,
     /// regression
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
-    task: Option<LabeledTask>,
+    task: Option<TaskKind>,
     /// Documents instead that show a pattern by examples and go on with it: what `--data world-patterns` trains on
     #[arg(long, conflicts_with_all = ["json", "records"])]
     patterns: bool,
@@ -45,14 +45,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let part = if self.held_out { WorldPart::HeldOut } else { WorldPart::Train };
+        let (split, part) =
+            if self.held_out { (Split::HeldOut, WorldPart::HeldOut) } else { (Split::Train, WorldPart::Train) };
         if let Some(task) = self.task {
-            let tasks = LabeledRecords::new(task, self.seed, part);
-            return self.print(ui, |index| Ok(serde_json::to_string(&tasks.record(index))?));
+            let records = SyntheticLabeled::new(task, self.seed, split);
+            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index)?)?));
         }
         if let Some(pattern) = self.pattern {
-            let records = PatternRecords::new(pattern, self.seed, part);
-            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index))?));
+            let records = SyntheticPatternRecords::new(pattern, self.seed, split);
+            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index)?)?));
         }
         if self.instructions {
             let instructions = Instructions::new(self.seed, part);

@@ -7,10 +7,10 @@ use crate::remarks::Remarks;
 use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
 use crate::source::{self, DataConfig, Input, Inputs, OnBadRecord, Place, Told};
 use crate::stitch::Stitcher;
+use crate::synthetic::{SyntheticPatterns, SyntheticStories};
 use crate::text::{Cut, Reader};
 use crate::tokenizer::{LONGEST_LEARNED_WORD, Tokenizer, TokenizerConfig, TokenizerKind, in_short_words};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use gptkit_world::{Patterns, World};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -480,11 +480,11 @@ impl<'a> Texts<'a> {
         let mut reader = Reader::new(self.data, cut, sink);
         match place {
             &Place::World { told, count, seed } => {
-                let (world, patterns) = (World::new(seed), Patterns::new(seed));
+                let (stories, patterns) = (SyntheticStories::new(seed), SyntheticPatterns::new(seed));
                 let task = self.progress.task(label, Some(count), Unit::Items);
                 for index in 0..count {
                     let (name, text) = match told {
-                        Told::Stories => ("world", world.story(index).text),
+                        Told::Stories => ("world", stories.story(index)),
                         Told::Patterns => ("world-patterns", patterns.document(index)),
                     };
                     reader.document(Path::new(name), index + 1, &text)?;
@@ -983,8 +983,8 @@ mod tests {
         let both = of(vec![source("world:3", 0.7), source("world-patterns:4:2", 0.3)]);
         assert_eq!(both.corpus.train.iter().map(|part| part.weight).collect::<Vec<_>>(), [0.7, 0.3]);
         let of_part = |i: usize| texts(&both, &all(&both.corpus.train[i].tokens));
-        let (world, patterns) = (World::new(1), Patterns::new(2));
-        assert_eq!(of_part(0), (0..3).map(|index| world.story(index).text).collect::<Vec<_>>());
+        let (stories, patterns) = (SyntheticStories::new(1), SyntheticPatterns::new(2));
+        assert_eq!(of_part(0), (0..3).map(|index| stories.story(index)).collect::<Vec<_>>());
         assert_eq!(of_part(1), (0..4).map(|index| patterns.document(index)).collect::<Vec<_>>());
         let folders = ["world:4", "world-patterns:4", "world-patterns:5", "world-patterns:4:2"]
             .map(|path| of(vec![source(path, 1.0)]).folder);

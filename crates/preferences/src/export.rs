@@ -7,7 +7,7 @@ use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::disk;
-use gptkit_world::Instructions;
+use gptkit_data::synthetic::SyntheticInstructions;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,7 +122,7 @@ fn export<'a>(
 /// A choice as [`gptkit_data::comparison`] reads it, with the places of those answers that are `kept`.
 fn record(
     collection: &Collection,
-    world: Option<&Instructions>,
+    world: Option<&SyntheticInstructions>,
     answers: &[Answer],
     choice: &Choice,
     (kept, places): (&[usize], Vec<u32>),

@@ -2,16 +2,17 @@
 
 use crate::config::PpoConfig;
 use anyhow::{Context, Result, bail, ensure};
-use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::dialogue::{Message, key};
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
 use gptkit_data::record::Bad;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_sft::sources::{Origin, Reading, Use};
-use gptkit_world::{Instruction, Instructions, WorldPart};
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
@@ -28,9 +29,9 @@ pub struct Prompt {
 
 impl Prompt {
     /// The instruction of the embedded world that it is.
-    pub fn instruction(&self) -> Option<Instruction> {
+    pub fn instruction(&self) -> Option<SyntheticInstruction> {
         self.world.map(|(seed, number, held_out)| {
-            Instructions::new(seed, if held_out { WorldPart::HeldOut } else { WorldPart::Train }).instruction(number)
+            SyntheticInstructions::new(seed, if held_out { Split::HeldOut } else { Split::Train }).instruction(number)
         })
     }
 
@@ -172,10 +173,10 @@ type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Resul
 
 fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = Instructions::new(*seed, *part);
+        let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            let message = Message::new(Role::User, instructions.instruction(number).prompt);
-            sink(&[message], Some((*seed, number, *part == WorldPart::HeldOut)))?;
+            let prompt = instructions.instruction(number).prompt();
+            sink(&prompt, Some((*seed, number, *part == Split::HeldOut)))?;
         }
         progress.note(&reading.of_world("prompts"));
         return Ok(());

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use gptkit_data::dialogue::{Message, Role, key};
 use gptkit_data::record::{Bad, Row};
 use gptkit_data::source::OnBadRecord;
-use gptkit_world::LabeledTask;
+use gptkit_data::task::TaskKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -101,7 +101,7 @@ impl Columns {
     ///
     /// # Errors
     /// When one is not there, with those that are.
-    pub(crate) fn find(task: LabeledTask, named: &Named, row: &Row) -> Result<Self> {
+    pub(crate) fn find(task: TaskKind, named: &Named, row: &Row) -> Result<Self> {
         let file = row.place.file.display();
         let all = named.text.iter().chain(&named.text_b).chain(&named.choices).chain(&named.label);
         if let Some(missing) = all.into_iter().find(|name| !row.fields.contains_key(*name)) {
@@ -122,16 +122,16 @@ impl Columns {
         };
         let single = |names| named.text.clone().or_else(|| one(row, names));
         let (text, text_b) = match task {
-            LabeledTask::Classification => (single(TEXTS), None),
-            LabeledTask::Entailment | LabeledTask::Similarity => match pair() {
+            TaskKind::Classification => (single(TEXTS), None),
+            TaskKind::Entailment | TaskKind::Similarity => match pair() {
                 Some((a, b)) => (Some(a), Some(b)),
                 None => return Err(lacking("two texts", "--text-column and --text-b-column")),
             },
-            LabeledTask::Regression => match pair() {
+            TaskKind::Regression => match pair() {
                 Some((a, b)) if named.text.is_none() || named.text_b.is_some() => (Some(a), Some(b)),
                 _ => (single(TEXTS), None),
             },
-            LabeledTask::MultipleChoice => {
+            TaskKind::MultipleChoice => {
                 let text = single(CONTEXTS);
                 let question = one(row, QUESTIONS).filter(|question| Some(question) != text.as_ref());
                 (text, named.text_b.clone().or(question))
@@ -139,16 +139,16 @@ impl Columns {
         };
         let text = text.ok_or_else(|| lacking("a text", "--text-column"))?;
         let choices = match task {
-            LabeledTask::MultipleChoice if named.choices.is_empty() => choices(row),
-            LabeledTask::MultipleChoice => named.choices.clone(),
+            TaskKind::MultipleChoice if named.choices.is_empty() => choices(row),
+            TaskKind::MultipleChoice => named.choices.clone(),
             _ => Vec::new(),
         };
-        if task == LabeledTask::MultipleChoice && choices.is_empty() {
+        if task == TaskKind::MultipleChoice && choices.is_empty() {
             return Err(lacking("the choices", "--choices-column"));
         }
         let labels = match task {
-            LabeledTask::MultipleChoice => RIGHT,
-            LabeledTask::Regression => NUMBERS,
+            TaskKind::MultipleChoice => RIGHT,
+            TaskKind::Regression => NUMBERS,
             _ => CLASSES,
         };
         let taken = |name: &String| *name == text || Some(name) == text_b.as_ref() || choices.contains(name);
@@ -162,7 +162,7 @@ impl Columns {
     /// # Errors
     /// As [`Columns::find`], and when no column is known to hold the label.
     pub(crate) fn of_file(
-        task: LabeledTask,
+        task: TaskKind,
         named: &Named,
         row: &Row,
         labeled: bool,
@@ -191,31 +191,31 @@ impl Columns {
 
     /// The key of the text that decides which part of a run's data `row` belongs to: of its first text, the context of its
     /// choices for instance; of two texts in no order, the same for both orders.
-    pub(crate) fn prompt_key(&self, task: LabeledTask, row: &Row) -> Result<u64, Bad> {
+    pub(crate) fn prompt_key(&self, task: TaskKind, row: &Row) -> Result<u64, Bad> {
         let of = |column: &String| Ok(key(&[Message::new(Role::User, spoken(row, column)?)]));
         match (&self.text_b, task) {
-            (Some(second), LabeledTask::Similarity | LabeledTask::Regression) => Ok(of(&self.text)?.min(of(second)?)),
+            (Some(second), TaskKind::Similarity | TaskKind::Regression) => Ok(of(&self.text)?.min(of(second)?)),
             _ => of(&self.text),
         }
     }
 
     /// The sequences that `task` makes of `row`, each of one text or two (Radford et al. 2018, figure 1).
-    pub(crate) fn sequences(&self, task: LabeledTask, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+    pub(crate) fn sequences(&self, task: TaskKind, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
         let text = spoken(row, &self.text)?;
         let Some(second) = &self.text_b else {
             return match task {
-                LabeledTask::MultipleChoice => self.each_choice(&text, row),
+                TaskKind::MultipleChoice => self.each_choice(&text, row),
                 _ => Ok(vec![(text, None)]),
             };
         };
         let second = spoken(row, second)?;
         Ok(match task {
-            LabeledTask::Classification => vec![(text, None)],
-            LabeledTask::Entailment => vec![(text, Some(second))],
-            LabeledTask::Similarity | LabeledTask::Regression => {
+            TaskKind::Classification => vec![(text, None)],
+            TaskKind::Entailment => vec![(text, Some(second))],
+            TaskKind::Similarity | TaskKind::Regression => {
                 vec![(text.clone(), Some(second.clone())), (second, Some(text))]
             }
-            LabeledTask::MultipleChoice => self.each_choice(&format!("{text} {second}"), row)?,
+            TaskKind::MultipleChoice => self.each_choice(&format!("{text} {second}"), row)?,
         })
     }
 
@@ -239,14 +239,14 @@ impl Columns {
     }
 
     /// What the label of `row` says; nothing when it has none.
-    pub(crate) fn truth(&self, task: LabeledTask, row: &Row) -> Result<Option<Truth>, Bad> {
+    pub(crate) fn truth(&self, task: TaskKind, row: &Row) -> Result<Option<Truth>, Bad> {
         let Some(column) = &self.label else { return Ok(None) };
         if row.fields.get(column).is_none_or(Value::is_null) {
             return Ok(None);
         }
         match task {
-            LabeledTask::Regression => Ok(Some(Truth::Number(row.number(column)?))),
-            LabeledTask::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
+            TaskKind::Regression => Ok(Some(Truth::Number(row.number(column)?))),
+            TaskKind::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
             _ => match row.label(column)?.trim() {
                 "-" if column.eq_ignore_ascii_case("gold_label") => Err(Bad::new("its annotators agreed on no label")),
                 "" => Err(Bad::empty(format!("\"{column}\" is empty"))),
@@ -327,7 +327,7 @@ mod tests {
         Row { place: Place { file: "f.jsonl".into(), line: 1 }, fields }
     }
 
-    fn found(task: LabeledTask, fields: Value) -> Columns {
+    fn found(task: TaskKind, fields: Value) -> Columns {
         Columns::find(task, &Named::default(), &row(fields)).unwrap()
     }
 
@@ -339,51 +339,51 @@ mod tests {
             parts.join(" ")
         };
         for (task, fields, expected) in [
-            (LabeledTask::Classification, json!({"sentence": "a", "label": "1"}), "sentence label"), // SST-2
-            (LabeledTask::Classification, json!({"Title": "a", "Class": 1}), "Title Class"),
+            (TaskKind::Classification, json!({"sentence": "a", "label": "1"}), "sentence label"), // SST-2
+            (TaskKind::Classification, json!({"Title": "a", "Class": 1}), "Title Class"),
             (
-                LabeledTask::Entailment,
+                TaskKind::Entailment,
                 json!({"pairID": "1", "gold_label": "n", "sentence1": "a", "sentence2": "b"}),
                 "sentence1 sentence2 gold_label",
             ),
             (
-                LabeledTask::Entailment,
+                TaskKind::Entailment,
                 json!({"premise": "a", "hypothesis": "b", "label": 0, "idx": 3}),
                 "premise hypothesis label",
             ),
             (
-                LabeledTask::Entailment,
+                TaskKind::Entailment,
                 json!({"index": "1", "question": "a", "sentence": "b", "label": "x"}),
                 "question sentence label",
             ), // QNLI
             (
-                LabeledTask::Similarity,
+                TaskKind::Similarity,
                 json!({"id": "1", "question1": "a", "question2": "b", "is_duplicate": "0"}),
                 "question1 question2 is_duplicate",
             ),
             (
-                LabeledTask::Regression,
+                TaskKind::Regression,
                 json!({"sentence1": "a", "sentence2": "b", "score": "2.5"}),
                 "sentence1 sentence2 score",
             ), // STS-B
-            (LabeledTask::Regression, json!({"text": "a", "label": 3}), "text label"),
+            (TaskKind::Regression, json!({"text": "a", "label": 3}), "text label"),
             (
-                LabeledTask::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"context": "a", "asks_for": "cause", "choices": ["x", "y"], "label": 1}),
                 "context asks_for choices label",
             ),
             (
-                LabeledTask::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"premise": "a", "choice1": "x", "choice2": "y", "question": "effect", "label": 1}),
                 "premise question choice1 choice2 label",
             ),
             (
-                LabeledTask::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"sentence1": "a", "ending0": "x", "ending1": "y", "ending2": "z", "label": 1}),
                 "sentence1 ending0 ending1 ending2 label",
             ),
             (
-                LabeledTask::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"}),
                 "article question options answer",
             ), // RACE
@@ -396,19 +396,16 @@ mod tests {
     fn unknown_columns_are_refused_with_those_that_are_there() {
         let fields = json!({"verse": "a", "tone": "b"});
         let say = |named: Named, task| Columns::find(task, &named, &row(fields.clone())).unwrap_err().to_string();
-        let unnamed = say(Named::default(), LabeledTask::Classification);
+        let unnamed = say(Named::default(), TaskKind::Classification);
         assert_eq!(
             unnamed,
             "no column of f.jsonl is known to hold a text: it has verse, tone; name it with --text-column"
         );
         let named = Named { text: Some("tex".to_owned()), ..Named::default() };
-        assert_eq!(say(named, LabeledTask::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
+        assert_eq!(say(named, TaskKind::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
         let named = Named { text: Some("verse".to_owned()), label: Some("tone".to_owned()), ..Named::default() };
-        let columns = Columns::find(LabeledTask::Classification, &named, &row(fields.clone())).unwrap();
-        assert_eq!(
-            columns.truth(LabeledTask::Classification, &row(fields)).unwrap(),
-            Some(Truth::Class("b".to_owned()))
-        );
+        let columns = Columns::find(TaskKind::Classification, &named, &row(fields.clone())).unwrap();
+        assert_eq!(columns.truth(TaskKind::Classification, &row(fields)).unwrap(), Some(Truth::Class("b".to_owned())));
     }
 
     #[test]
@@ -416,19 +413,19 @@ mod tests {
         let pair = json!({"text_a": "a", "text_b": "b", "label": 1});
         let text = |a: &str, b: Option<&str>| (a.to_owned(), b.map(str::to_owned));
         let of = |task, fields: &Value| found(task, fields.clone()).sequences(task, &row(fields.clone())).unwrap();
-        assert_eq!(of(LabeledTask::Entailment, &pair), [text("a", Some("b"))]);
-        assert_eq!(of(LabeledTask::Similarity, &pair), [text("a", Some("b")), text("b", Some("a"))]);
-        assert_eq!(of(LabeledTask::Regression, &pair), of(LabeledTask::Similarity, &pair));
+        assert_eq!(of(TaskKind::Entailment, &pair), [text("a", Some("b"))]);
+        assert_eq!(of(TaskKind::Similarity, &pair), [text("a", Some("b")), text("b", Some("a"))]);
+        assert_eq!(of(TaskKind::Regression, &pair), of(TaskKind::Similarity, &pair));
         let choice = json!({"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"});
-        assert_eq!(of(LabeledTask::MultipleChoice, &choice), [text("a q", Some("x")), text("a q", Some("y"))]);
+        assert_eq!(of(TaskKind::MultipleChoice, &choice), [text("a q", Some("x")), text("a q", Some("y"))]);
     }
 
     #[test]
     fn the_right_choice_is_a_number_a_letter_or_itself() {
         let right = |key: &str, label: Value, choices: Value| {
             let fields = row(json!({"question": "q", "choices": choices, key: label}));
-            let columns = Columns::find(LabeledTask::MultipleChoice, &Named::default(), &fields).unwrap();
-            columns.truth(LabeledTask::MultipleChoice, &fields).map_err(|e| e.to_string())
+            let columns = Columns::find(TaskKind::MultipleChoice, &Named::default(), &fields).unwrap();
+            columns.truth(TaskKind::MultipleChoice, &fields).map_err(|e| e.to_string())
         };
         let choices = json!(["x", "y"]);
         let arc = json!({"text": ["x", "y"], "label": ["3", "4"]});

@@ -4,16 +4,16 @@ use crate::sources::{Origin, Reading, Sources, Use};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, IGNORE, Windows};
-use gptkit_data::dialogue::{AnswerUse, Message, Role, opening_key, read_dialogues};
+use gptkit_data::dialogue::{AnswerUse, Message, opening_key, read_dialogues};
 use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::pack::balance;
 use gptkit_data::progress::{Progress, Silent, grouped};
 use gptkit_data::record::Bad;
 use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
-use gptkit_world::Instructions;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -214,10 +214,9 @@ pub type Sink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<()>;
 /// As [`read_dialogues`], and those of `sink`.
 pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = Instructions::new(*seed, *part);
+        let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            let instruction = instructions.instruction(number);
-            sink(&[Message::new(Role::User, instruction.prompt), Message::new(Role::Assistant, instruction.answer)])?;
+            sink(&instructions.instruction(number).dialogue())?;
         }
         progress.note(&reading.of_world("instructions"));
         return Ok(());
@@ -388,11 +387,12 @@ struct Enough;
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use gptkit_data::dialogue::Role;
+    use gptkit_data::split::Split;
     use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
     use gptkit_train::objective::{LanguageModeling, Objective};
-    use gptkit_world::WorldPart;
     use std::collections::HashSet;
     use std::path::PathBuf;
 
@@ -569,7 +569,7 @@ mod tests {
         let template = Template::default_for_chat();
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let held_out = |n: u64| Instructions::new(1, WorldPart::HeldOut).instruction(n).prompt;
+        let held_out = |n: u64| SyntheticInstructions::new(1, Split::HeldOut).instruction(n).prompt().remove(0).content;
         let line =
             |prompt: String, n: u32| serde_json::json!({ "prompt": prompt, "completion": n.to_string() }).to_string();
         let own: Vec<String> = (0..80).map(|n| line(format!("p{}", n % 30), n)).collect();

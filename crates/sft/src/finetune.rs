@@ -9,6 +9,7 @@ use gptkit_config::{Check, Problems};
 use gptkit_data::batch::Prefetch;
 use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
 use gptkit_model::folder::{load_config, load_model};
 use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
@@ -18,7 +19,6 @@ use gptkit_train::config::TrainConfig;
 use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
 use gptkit_train::run::Run;
 use gptkit_train::schedule::Schedule;
-use gptkit_world::LabeledTask;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ pub const SCORES: &str = "scores.json";
 /// What a model labels, as its folder says it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Labeling {
-    pub(crate) task: LabeledTask,
+    pub(crate) task: TaskKind,
     /// Names of the classes; none for choices and numbers.
     pub(crate) labels: Vec<String>,
     pub(crate) columns: Columns,
@@ -101,7 +101,7 @@ const SCORE: &str = "score";
 
 impl Labeling {
     fn is_class(&self) -> bool {
-        !matches!(self.task, LabeledTask::MultipleChoice | LabeledTask::Regression)
+        !matches!(self.task, TaskKind::MultipleChoice | TaskKind::Regression)
     }
 
     fn n_out(&self) -> usize {
@@ -123,7 +123,7 @@ impl Labeling {
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let HeadDescription { labels, task, more, .. } = HeadDescription::load(folder)?;
         let path = folder.join("config.json");
-        let task: LabeledTask = task.parse().map_err(|way| {
+        let task: TaskKind = task.parse().map_err(|way| {
             anyhow::anyhow!("finetuning_task \"{task}\" in {} is none that gptkit knows: {way}", path.display())
         })?;
         let columns = serde_json::from_value(more["columns"].clone());

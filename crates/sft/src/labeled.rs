@@ -1,18 +1,18 @@
 //! Labeled records → sequences between special tokens (Radford et al. 2018, §3.3) → batches.
 
 use crate::columns::{Columns, Named, Truth};
-use crate::sources::{Origin, Reading, Sources, Split, Use};
+use crate::sources::{Origin, Reading, Sources, SplitAssigner, Use};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::record::{Bad, Place as At, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::synthetic::SyntheticLabeled;
+use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
-use gptkit_world::{LabeledRecords, LabeledTask};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[serde(default)]
 pub struct LabeledConfig {
     /// What is asked of them.
-    pub task: LabeledTask,
+    pub task: TaskKind,
     /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
     pub sources: Vec<String>,
     /// Files of records to validate on, by which the best weights are chosen. When there is none, a share of the sources'
@@ -41,7 +41,7 @@ pub struct LabeledConfig {
 impl Default for LabeledConfig {
     fn default() -> Self {
         Self {
-            task: LabeledTask::Classification,
+            task: TaskKind::Classification,
             sources: vec!["world:4000".to_owned()],
             validation: Vec::new(),
             val_fraction: 0.1,
@@ -107,7 +107,7 @@ impl<'a> Framer<'a> {
     }
 
     /// The sequences of a record, and whether one was cut.
-    pub(crate) fn record(&self, task: LabeledTask, columns: &Columns, row: &Row) -> Result<(Vec<Vec<u32>>, bool), Bad> {
+    pub(crate) fn record(&self, task: TaskKind, columns: &Columns, row: &Row) -> Result<(Vec<Vec<u32>>, bool), Bad> {
         let framed = columns.sequences(task, row)?.into_iter().map(|(a, b)| self.sequence(&a, b.as_deref()));
         let (sequences, cut): (Vec<Vec<u32>>, Vec<bool>) = framed.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         Ok((sequences, cut.contains(&true)))
@@ -276,7 +276,7 @@ impl Encoder<'_> {
     fn read(
         &mut self,
         reading: &Reading,
-        split: &mut Split,
+        split: &mut SplitAssigner,
         mut files: [&mut ExamplesWriter; 3],
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -324,7 +324,7 @@ impl Encoder<'_> {
         &mut self,
         row: &Row,
         columns: &Columns,
-        (reading, split): (&Reading, &mut Split),
+        (reading, split): (&Reading, &mut SplitAssigner),
         [train, val, test]: &mut [&mut ExamplesWriter; 3],
     ) -> Result<()> {
         let task = self.config.task;
@@ -399,7 +399,7 @@ impl Encoder<'_> {
             false => name(a).cmp(name(b)),
         });
         let known: Vec<&Label> = sorted.iter().map(|&i| &self.labels[i]).collect();
-        let is_class = !matches!(task, LabeledTask::MultipleChoice | LabeledTask::Regression);
+        let is_class = !matches!(task, TaskKind::MultipleChoice | TaskKind::Regression);
         if is_class {
             let names: Vec<&str> = known.iter().filter(|l| l.trained > 0).map(|l| l.name.as_str()).collect();
             if let Some((unseen, Some(at))) =
@@ -413,7 +413,7 @@ impl Encoder<'_> {
                 names.first().copied().unwrap_or_default()
             );
         }
-        if task == LabeledTask::Regression {
+        if task == TaskKind::Regression {
             let (least, most, sum) = self.values;
             ensure!(
                 least < most,
@@ -442,11 +442,10 @@ fn rows(
     let Origin::World { seed, part, numbers } = &reading.origin else {
         return read_rows(Path::new(reading.source), config.on_bad_record, progress, sink);
     };
-    let tasks = LabeledRecords::new(config.task, *seed, *part);
+    let tasks = SyntheticLabeled::new(config.task, *seed, *part);
     for number in numbers.clone() {
-        let Value::Object(fields) = serde_json::to_value(tasks.record(number))? else { continue };
         let place = At { file: PathBuf::from(reading.source), line: number + 1 };
-        sink(Row { place, fields })?;
+        sink(Row { place, fields: tasks.record(number)? })?;
     }
     Ok(gptkit_data::record::Skipped::default())
 }
@@ -517,18 +516,15 @@ mod tests {
         file("own.jsonl", 0..80);
         file("both.jsonl", 20..40);
         file("test.jsonl", 25..45);
-        for task in LabeledTask::ALL {
+        for task in TaskKind::ALL {
             let text = |file: &str| -> HashSet<Vec<u32>> {
                 let examples = Labeled::open(&folder.path().join(file), 1).unwrap().records;
                 let first = |i: u64| {
                     let mut sequences = examples.get(i).sequences;
                     let [_, delimiter, _] = FRAME.map(|token| tokenizer.token_id(token).unwrap());
                     sequences.sort(); // two texts in either order
-                    let cut = if task == LabeledTask::Similarity || task == LabeledTask::Regression {
-                        u32::MAX
-                    } else {
-                        delimiter
-                    };
+                    let cut =
+                        if task == TaskKind::Similarity || task == TaskKind::Regression { u32::MAX } else { delimiter };
                     sequences[0].iter().copied().take_while(|&token| token != cut).collect()
                 };
                 (0..examples.len()).map(first).collect()
@@ -541,7 +537,7 @@ mod tests {
                         let lists = [sources, validation, test];
                         let mixed =
                             lists.iter().any(|list| is_world(list)) && lists.concat().iter().any(|s| !s.contains(':'));
-                        if mixed && task != LabeledTask::MultipleChoice && task != LabeledTask::Regression {
+                        if mixed && task != TaskKind::MultipleChoice && task != TaskKind::Regression {
                             continue;
                         }
                         let named = |list: &[&str]| {

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow};
 use gptkit_config::Problems;
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::source::Place;
-use gptkit_world::WorldPart;
+use gptkit_data::split::Split;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -42,9 +42,9 @@ pub enum Origin {
     World {
         /// Seed of the world.
         seed: u64,
-        /// Part of the world.
-        part: WorldPart,
-        /// Numbers of the records in that part.
+        /// Split of its records.
+        part: Split,
+        /// Numbers of the records in that split.
         numbers: Range<u64>,
     },
 }
@@ -78,13 +78,13 @@ impl<'a> Reading<'a> {
     /// A line that says how many records of the world were read; `what` names them.
     pub fn of_world(&self, what: &str) -> String {
         let Origin::World { part, numbers, .. } = &self.origin else { return format!("{}: {what}", self.source) };
-        let held_out = if *part == WorldPart::HeldOut { "held-out " } else { "" };
+        let held_out = if *part == Split::HeldOut { "held-out " } else { "" };
         format!("{}: {} {held_out}{what} of the embedded world", self.source, grouped(numbers.end - numbers.start))
     }
 }
 
 impl<'a> Sources<'a> {
-    /// Everything that is read, in an order in which [`Split`] can keep training apart from the rest: what is tested and
+    /// Everything that is read, in an order in which [`SplitAssigner`] can keep training apart from the rest: what is tested and
     /// validated on, then files that are divided, then what is only trained on. A world source gives its held-out part to
     /// validation and tests, and its training part to training.
     ///
@@ -122,13 +122,13 @@ impl<'a> Sources<'a> {
     fn reading(&self, source: &'a str, used: Option<Use>, next: &mut HashMap<u64, u64>) -> Result<Reading<'a>> {
         let origin = match Place::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
             Place::World { count, seed, .. } if used == Some(Use::Train) => {
-                Origin::World { seed, part: WorldPart::Train, numbers: 0..count }
+                Origin::World { seed, part: Split::Train, numbers: 0..count }
             }
             Place::World { count, seed, .. } => {
                 let first = next.entry(seed).or_default();
                 let numbers = *first..*first + count;
                 *first = numbers.end;
-                Origin::World { seed, part: WorldPart::HeldOut, numbers }
+                Origin::World { seed, part: Split::HeldOut, numbers }
             }
             Place::Path(_) | Place::Stdin(_) => Origin::File,
         };
@@ -136,8 +136,8 @@ impl<'a> Sources<'a> {
     }
 
     /// Decides what each record of the [`Sources::readings`] is used for.
-    pub fn split(&self) -> Split {
-        Split { val_fraction: self.val_fraction, uses: HashMap::new(), left_out: 0 }
+    pub fn split(&self) -> SplitAssigner {
+        SplitAssigner { val_fraction: self.val_fraction, uses: HashMap::new(), left_out: 0 }
     }
 
     /// Reports what cannot be read; `usual` is the stage's own share.
@@ -167,14 +167,14 @@ impl<'a> Sources<'a> {
 
 /// Assigns records to training, validation and test by their prompt, so that no prompt is in two of them.
 #[derive(Debug)]
-pub struct Split {
+pub struct SplitAssigner {
     val_fraction: f64,
     /// Use of each prompt that is not trained on, or that would not be by its key.
     uses: HashMap<u64, Use>,
     left_out: u64,
 }
 
-impl Split {
+impl SplitAssigner {
     /// What a record of `reading` is used for whose prompt has the key `prompt`; nothing when the prompt is in another part
     /// already, where it must stay alone.
     pub fn of(&mut self, reading: &Reading, prompt: u64) -> Option<Use> {
@@ -284,8 +284,8 @@ mod tests {
                     if let Some(used) = used {
                         parts.entry(used).or_default().insert(prompt);
                         match &reading.origin {
-                            Origin::World { part: WorldPart::HeldOut, .. } => prop_assert_ne!(used, Use::Train),
-                            Origin::World { part: WorldPart::Train, .. } => prop_assert_eq!(used, Use::Train),
+                            Origin::World { part: Split::HeldOut, .. } => prop_assert_ne!(used, Use::Train),
+                            Origin::World { part: Split::Train, .. } => prop_assert_eq!(used, Use::Train),
                             Origin::File if !validation.is_empty() => prop_assert_eq!(Some(used), reading.used),
                             Origin::File => {}
                         }
