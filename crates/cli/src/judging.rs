@@ -4,7 +4,7 @@ use crate::device::ComputeArgs;
 use crate::environment;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
 use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
@@ -69,7 +69,7 @@ impl Wanted {
             Self::Labeler(seed) => format!("labeler:{seed}"),
             Self::Human | Self::Rewards(_) => return Ok(()),
         };
-        if matches!(Place::of_records(prompts), Ok(Place::World { .. })) {
+        if matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })) {
             return Ok(());
         }
         let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
@@ -138,11 +138,11 @@ pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
 
 /// Refuses prompts that are not there.
 pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
-    match Place::of_records(prompts) {
-        Ok(Place::World { .. }) => Ok(()),
-        Ok(Place::Path(path)) if path.is_file() => Ok(()),
-        Ok(Place::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
-        Ok(Place::Path(path)) => {
+    match SourceLocation::of_records(prompts) {
+        Ok(SourceLocation::World { .. }) => Ok(()),
+        Ok(SourceLocation::Path(path)) if path.is_file() => Ok(()),
+        Ok(SourceLocation::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
+        Ok(SourceLocation::Path(path)) => {
             let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
             Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into())
         }

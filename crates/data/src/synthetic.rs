@@ -5,7 +5,7 @@
 
 use crate::comparison::Comparison;
 use crate::dialogue::{Message, Role};
-use crate::record::Place;
+use crate::record::RecordPlace;
 use crate::split::Split;
 use crate::task::TaskKind;
 use anyhow::{Result, bail};
@@ -182,7 +182,7 @@ impl SyntheticComparisons {
         let gptkit_world::RankedAnswers { instruction, completions, ranking, gold } = self.0.comparison(index);
         Comparison {
             cut: vec![false; completions.len()],
-            place: Place { file: PathBuf::from(source), line: index + 1 },
+            place: RecordPlace { file: PathBuf::from(source), line: index + 1 },
             prompt: vec![Message::new(Role::User, instruction.prompt)],
             completions: completions.into_iter().map(|text| vec![Message::new(Role::Assistant, text)]).collect(),
             places: ranking,

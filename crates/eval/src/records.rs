@@ -4,7 +4,7 @@ use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
 use anyhow::{Result, anyhow, bail, ensure};
 use gptkit_data::progress::Silent;
-use gptkit_data::record::{Bad, Place, Row, read_rows};
+use gptkit_data::record::{BadRecord, RecordPlace, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::{Fields, PatternKind, SyntheticLabeled, SyntheticPatternRecords, SyntheticStories};
@@ -88,7 +88,7 @@ impl Source {
     }
 
     /// Hands the records of `split` to `sink` in their order; a file is all of one split. What `sink` calls
-    /// [`Bad`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
+    /// [`BadRecord`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
     ///
     /// # Errors
     /// As [`read_rows`].
@@ -97,7 +97,7 @@ impl Source {
             Self::File(path) => {
                 let mut bad = 0;
                 let read = read_rows(path, on_bad, &Silent, &mut |row| {
-                    sink(row).inspect_err(|e| bad += u64::from(e.is::<Bad>()))
+                    sink(row).inspect_err(|e| bad += u64::from(e.is::<BadRecord>()))
                 });
                 match read {
                     Err(e) if e.is::<Enough>() => return Ok(bad),
@@ -106,8 +106,9 @@ impl Source {
             }
             Self::Made { kind, count, seed } => {
                 let file = PathBuf::from(kind.to_string());
-                let mut send =
-                    |index: u64, fields| sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields });
+                let mut send = |index: u64, fields| {
+                    sink(Row { place: RecordPlace { file: file.clone(), line: index + 1 }, fields })
+                };
                 kind.read(split, *seed, *count, &mut send).map(|()| 0)
             }
         };

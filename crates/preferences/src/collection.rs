@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::dialogue::Message;
 use gptkit_data::dialogue::key;
 use gptkit_data::disk;
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::tokenizer::Tokenizer;
@@ -213,7 +213,7 @@ pub fn weights_of(folder: &Path) -> Result<String> {
 /// How a model reads a prompt.
 struct PromptReader {
     tokenizer: Tokenizer,
-    form: Form,
+    form: DialogueForm,
     context: usize,
 }
 
@@ -461,8 +461,8 @@ pub struct Prompts<'a> {
 impl Prompts<'_> {
     /// The embedded world's instructions, if the prompts are these.
     pub fn world(&self) -> Option<SyntheticInstructions> {
-        match Place::of_records(self.source) {
-            Ok(Place::World { seed, .. }) => Some(SyntheticInstructions::new(seed, self.split)),
+        match SourceLocation::of_records(self.source) {
+            Ok(SourceLocation::World { seed, .. }) => Some(SyntheticInstructions::new(seed, self.split)),
             _ => None,
         }
     }
@@ -498,8 +498,8 @@ impl<'a> Gathering<'a> {
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let source = self.from.source;
-        match Place::of_records(source).map_err(anyhow::Error::msg)? {
-            Place::World { count, seed, .. } => {
+        match SourceLocation::of_records(source).map_err(anyhow::Error::msg)? {
+            SourceLocation::World { count, seed, .. } => {
                 let most = if source == "world" { WORLD_PROMPTS } else { count };
                 let instructions = SyntheticInstructions::new(seed, self.from.split);
                 // Some come again, sums above all.
@@ -545,7 +545,7 @@ impl<'a> Gathering<'a> {
             return Ok(());
         }
         for reader in self.readers {
-            if !reader.takes(&prompt).map_err(|e| Bad::new(format!("{e:#}")))? {
+            if !reader.takes(&prompt).map_err(|e| BadRecord::new(format!("{e:#}")))? {
                 self.too_long += 1;
                 return Ok(());
             }

@@ -7,8 +7,8 @@ use gptkit_data::comparison::{Comparison, read_comparisons};
 use gptkit_data::dialogue::key;
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::synthetic::SyntheticComparisons;
 use gptkit_sft::sources::{Origin, Reading, Sources, Use};
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ impl ComparisonConfig {
     /// Whether all that is validated on comes from the embedded world.
     pub(crate) fn is_synthetic(&self) -> bool {
         let validated = if self.validation.is_empty() { &self.sources } else { &self.validation };
-        validated.iter().all(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+        validated.iter().all(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
     }
 }
 
@@ -141,7 +141,7 @@ impl Taker<'_> {
             self.counts.level += 1;
             return Ok(());
         }
-        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
         let Some(Fitted { sequences, prompt: start, cut }) =
             self.encoder.group_cut(&comparison.prompt, completions, cut).map_err(bad)?
         else {

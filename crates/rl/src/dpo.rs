@@ -8,7 +8,7 @@ use gptkit_config::{Check, Problems};
 use gptkit_data::batch::Prefetch;
 use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::progress::grouped;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
 use gptkit_model::folder::{ModelFolder, load_config, load_model, save_ends};
 use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
 use gptkit_reward::group::{Encoder, Group};
@@ -93,7 +93,10 @@ impl Check for DpoConfig {
 impl DpoConfig {
     /// Whether comparisons are those of the embedded world, whose judges can then say what was learned.
     pub fn is_of_world(&self) -> bool {
-        self.data.sources.iter().any(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+        self.data
+            .sources
+            .iter()
+            .any(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::batch::{Batch, Windows};
 use gptkit_data::examples::Records;
-use gptkit_data::progress::Task;
+use gptkit_data::progress::ProgressTask;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_rng::order::{Order, shuffled};
@@ -112,7 +112,7 @@ impl Ppo<'_> {
     ///
     /// # Errors
     /// When a score or a loss is no number, or memory does not suffice.
-    pub(crate) fn iterate(&mut self, step: &Step, task: &dyn Task) -> Result<Iteration> {
+    pub(crate) fn iterate(&mut self, step: &Step, task: &dyn ProgressTask) -> Result<Iteration> {
         let begun = Instant::now();
         let prompts = self.prompts.batch(step.first_row, step.rows);
         let mut episodes = self.answer(&prompts, (self.config.seed, step.first_row as u32), false, task)?;
@@ -145,7 +145,13 @@ impl Ppo<'_> {
         Ok(Iteration { update, signs, figures, spikes: updates.spikes, n_tokens: n_tokens as u64 })
     }
 
-    fn answer(&self, prompts: &[Prompt], numbers: (u64, u32), greedy: bool, task: &dyn Task) -> Result<Vec<Episode>> {
+    fn answer(
+        &self,
+        prompts: &[Prompt],
+        numbers: (u64, u32),
+        greedy: bool,
+        task: &dyn ProgressTask,
+    ) -> Result<Vec<Episode>> {
         let speaking = Speaking { tokenizer: &self.tokenizer, ends: &self.ends, config: &self.config.rollout };
         let (done, all) = (Cell::new(0), prompts.len());
         speaking.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
@@ -199,7 +205,7 @@ impl Ppo<'_> {
         episodes: &mut [Episode],
         figures: &mut Figures,
         updates: &mut Updates,
-        task: &dyn Task,
+        task: &dyn ProgressTask,
     ) -> Result<()> {
         let PpoConfig { value, advantage, policy, reward, train, seed, .. } = self.config;
         let epochs = value.warmup_epochs();
@@ -379,7 +385,7 @@ impl Ppo<'_> {
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
     /// fixed prompts as those after iteration `step`.
-    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn Task) -> Result<Evaluation> {
+    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn ProgressTask) -> Result<Evaluation> {
         let (mut found, mut reward) = (Figures::new(), None);
         if !self.validation.is_empty() {
             // The same draws each time, and none that an iteration uses.

@@ -6,7 +6,7 @@ use gptkit_data::dialogue::{Message, key};
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::Bad;
+use gptkit_data::record::BadRecord;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::{SyntheticInstruction, SyntheticInstructions};
@@ -113,7 +113,7 @@ pub(crate) fn encode_all(
             for reading in prompts.sources().readings()? {
                 read(&reading, prompts.on_bad_record, progress, &mut |messages, world| {
                     let Some(used) = split.of(&reading, key(messages)) else { return Ok(()) };
-                    let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+                    let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
                     let tokens = encode(&template.prompt(messages).map_err(bad)?, tokenizer).map_err(bad)?;
                     let tokens: Vec<u32> = tokens.into_iter().map(|(id, _)| id).collect();
                     counts.longest = counts.longest.max(tokens.len());

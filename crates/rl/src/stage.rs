@@ -410,7 +410,7 @@ fn evaluate(
     ppo: &mut Ppo,
     state: &mut State,
     run: &Run,
-    task: &dyn gptkit_data::progress::Task,
+    task: &dyn gptkit_data::progress::ProgressTask,
 ) -> Result<BTreeMap<String, f64>> {
     let Evaluation { figures, reward } = ppo.with_outcome(|ppo| {
         let found = ppo.evaluate(state.step, task)?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::Device;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
-use gptkit_data::progress::{Progress, Silent, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
 use gptkit_reward::RewardConfig;
 use gptkit_sft::{FinetuneConfig, SftConfig};
 use gptkit_train::PretrainConfig;
@@ -91,7 +91,7 @@ impl Progress for Said {
     fn warn(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
     }
-    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn Task> {
+    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn ProgressTask> {
         Box::new(Silent)
     }
 }

@@ -4,7 +4,7 @@ use crate::dialogues::{DialogueConfig, first_dialogues};
 use anyhow::{Context, Result};
 use gptkit_data::dialogue::Message;
 use gptkit_data::disk;
-use gptkit_data::progress::{Progress, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Unit};
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::{InstructionKind, SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
@@ -36,7 +36,7 @@ impl Answerer<'_> {
     ///
     /// # Errors
     /// When the template refuses a dialogue, or the model's numbers are damaged.
-    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn Task) -> Result<Vec<String>> {
+    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn ProgressTask) -> Result<Vec<String>> {
         let requests = Requests {
             prompts: dialogues.iter().map(|messages| self.prompt(messages)).collect::<Result<_>>()?,
             first_prompt: 0,

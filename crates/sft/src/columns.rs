@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use gptkit_data::dialogue::{Message, Role, key};
-use gptkit_data::record::{Bad, Row};
+use gptkit_data::record::{BadRecord, Row};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::task::TaskKind;
 use serde::{Deserialize, Serialize};
@@ -175,7 +175,7 @@ impl Columns {
             }
             Ok(columns)
         });
-        found.map_err(|e| if on_bad == OnBadRecord::Skip { Bad::new(format!("{e:#}")).into() } else { e })
+        found.map_err(|e| if on_bad == OnBadRecord::Skip { BadRecord::new(format!("{e:#}")).into() } else { e })
     }
 
     /// Names of the columns.
@@ -191,7 +191,7 @@ impl Columns {
 
     /// The key of the text that decides which part of a run's data `row` belongs to: of its first text, the context of its
     /// choices for instance; of two texts in no order, the same for both orders.
-    pub(crate) fn prompt_key(&self, task: TaskKind, row: &Row) -> Result<u64, Bad> {
+    pub(crate) fn prompt_key(&self, task: TaskKind, row: &Row) -> Result<u64, BadRecord> {
         let of = |column: &String| Ok(key(&[Message::new(Role::User, spoken(row, column)?)]));
         match (&self.text_b, task) {
             (Some(second), TaskKind::Similarity | TaskKind::Regression) => Ok(of(&self.text)?.min(of(second)?)),
@@ -200,7 +200,7 @@ impl Columns {
     }
 
     /// The sequences that `task` makes of `row`, each of one text or two (Radford et al. 2018, figure 1).
-    pub(crate) fn sequences(&self, task: TaskKind, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+    pub(crate) fn sequences(&self, task: TaskKind, row: &Row) -> Result<Vec<(String, Option<String>)>, BadRecord> {
         let text = spoken(row, &self.text)?;
         let Some(second) = &self.text_b else {
             return match task {
@@ -219,27 +219,27 @@ impl Columns {
         })
     }
 
-    fn each_choice(&self, context: &str, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+    fn each_choice(&self, context: &str, row: &Row) -> Result<Vec<(String, Option<String>)>, BadRecord> {
         let choices = self.choices(row)?;
         Ok(choices.into_iter().map(|choice| (context.to_owned(), Some(choice))).collect())
     }
 
-    fn choices(&self, row: &Row) -> Result<Vec<String>, Bad> {
+    fn choices(&self, row: &Row) -> Result<Vec<String>, BadRecord> {
         let choices = match &*self.choices {
             [list] => {
-                let value = row.fields.get(list).ok_or_else(|| Bad::new(format!("no \"{list}\"")))?;
-                texts(value).ok_or_else(|| Bad::new(format!("\"{list}\" is no list of texts")))?
+                let value = row.fields.get(list).ok_or_else(|| BadRecord::new(format!("no \"{list}\"")))?;
+                texts(value).ok_or_else(|| BadRecord::new(format!("\"{list}\" is no list of texts")))?
             }
             columns => columns.iter().map(|name| spoken(row, name)).collect::<Result<_, _>>()?,
         };
         if choices.len() < 2 {
-            return Err(Bad::new(format!("has {} choices, where there must be two or more", choices.len())));
+            return Err(BadRecord::new(format!("has {} choices, where there must be two or more", choices.len())));
         }
         Ok(choices)
     }
 
     /// What the label of `row` says; nothing when it has none.
-    pub(crate) fn truth(&self, task: TaskKind, row: &Row) -> Result<Option<Truth>, Bad> {
+    pub(crate) fn truth(&self, task: TaskKind, row: &Row) -> Result<Option<Truth>, BadRecord> {
         let Some(column) = &self.label else { return Ok(None) };
         if row.fields.get(column).is_none_or(Value::is_null) {
             return Ok(None);
@@ -248,15 +248,17 @@ impl Columns {
             TaskKind::Regression => Ok(Some(Truth::Number(row.number(column)?))),
             TaskKind::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
             _ => match row.label(column)?.trim() {
-                "-" if column.eq_ignore_ascii_case("gold_label") => Err(Bad::new("its annotators agreed on no label")),
-                "" => Err(Bad::empty(format!("\"{column}\" is empty"))),
+                "-" if column.eq_ignore_ascii_case("gold_label") => {
+                    Err(BadRecord::new("its annotators agreed on no label"))
+                }
+                "" => Err(BadRecord::empty(format!("\"{column}\" is empty"))),
                 label => Ok(Some(Truth::Class(label.to_owned()))),
             },
         }
     }
 
     /// A number, a letter, or the choice itself.
-    fn right_choice(&self, column: &str, row: &Row) -> Result<usize, Bad> {
+    fn right_choice(&self, column: &str, row: &Row) -> Result<usize, BadRecord> {
         let (choices, label) = (self.choices(row)?, row.label(column)?);
         let label = label.trim();
         let from = usize::from(FROM_ONE.contains(&column));
@@ -272,7 +274,10 @@ impl Columns {
         let found = listed.or(number).or_else(|| letter(label)).or_else(|| choices.iter().position(|c| c == label));
         found.filter(|&n| n < choices.len()).ok_or_else(|| {
             let shown: String = label.chars().take(40).collect();
-            Bad::new(format!("\"{column}\" is {shown:?}, none of the {} choices, counted from {from}", choices.len()))
+            BadRecord::new(format!(
+                "\"{column}\" is {shown:?}, none of the {} choices, counted from {from}",
+                choices.len()
+            ))
         })
     }
 }
@@ -308,10 +313,10 @@ fn texts(value: &Value) -> Option<Vec<String>> {
 }
 
 /// The text under `column`, which says something.
-fn spoken(row: &Row, column: &str) -> Result<String, Bad> {
+fn spoken(row: &Row, column: &str) -> Result<String, BadRecord> {
     let text = row.text(column)?;
     if text.trim().is_empty() {
-        return Err(Bad::empty(format!("\"{column}\" is empty")));
+        return Err(BadRecord::empty(format!("\"{column}\" is empty")));
     }
     Ok(text.to_owned())
 }
@@ -319,12 +324,12 @@ fn spoken(row: &Row, column: &str) -> Result<String, Bad> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::record::Place;
+    use gptkit_data::record::RecordPlace;
     use serde_json::json;
 
     fn row(fields: Value) -> Row {
         let Value::Object(fields) = fields else { panic!("{fields}") };
-        Row { place: Place { file: "f.jsonl".into(), line: 1 }, fields }
+        Row { place: RecordPlace { file: "f.jsonl".into(), line: 1 }, fields }
     }
 
     fn found(task: TaskKind, fields: Value) -> Columns {

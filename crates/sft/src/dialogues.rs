@@ -8,8 +8,8 @@ use gptkit_data::dialogue::{AnswerUse, Message, opening_key, read_dialogues};
 use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::pack::balance;
 use gptkit_data::progress::{Progress, Silent, grouped};
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
@@ -53,7 +53,7 @@ impl DialogueConfig {
 
     /// Whether dialogues are validated on.
     fn validates(&self) -> bool {
-        let world = |source: &String| matches!(Place::of_records(source), Ok(Place::World { .. }));
+        let world = |source: &String| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. }));
         self.val_fraction > 0.0 || !self.validation.is_empty() || self.sources.iter().any(world)
     }
 }
@@ -145,13 +145,13 @@ impl Encoder<'_> {
     fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let is_marked = messages.iter().any(|message| message.use_of == AnswerUse::Masked);
         if is_marked && self.config.train_on_prompt {
-            return Err(Bad::new(NOT_ALL).into());
+            return Err(BadRecord::new(NOT_ALL).into());
         }
         if is_marked && !messages.iter().any(Message::is_learned) {
             self.counts.unmarked += 1;
             return Ok(());
         }
-        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
         let rendered = self.template.segments(messages).map_err(bad)?;
         let tokens = encode(&rendered.segments, self.tokenizer).map_err(bad)?;
         let (context, counts) = (self.context, &mut self.counts);

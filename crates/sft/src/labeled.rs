@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{Bad, Place as At, Row, read_rows};
+use gptkit_data::record::{BadRecord, RecordPlace as At, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::synthetic::SyntheticLabeled;
 use gptkit_data::task::TaskKind;
@@ -88,8 +88,8 @@ impl<'a> Framer<'a> {
     }
 
     /// Tokens of a text, or of two, and whether they were cut to fit: the longest part first, from its end.
-    pub(crate) fn sequence(&self, first: &str, second: Option<&str>) -> Result<(Vec<u32>, bool), Bad> {
-        let encode = |text: &str| self.tokenizer.encode_framed(text).map_err(|e| Bad::new(format!("{e:#}")));
+    pub(crate) fn sequence(&self, first: &str, second: Option<&str>) -> Result<(Vec<u32>, bool), BadRecord> {
+        let encode = |text: &str| self.tokenizer.encode_framed(text).map_err(|e| BadRecord::new(format!("{e:#}")));
         let (mut a, mut b) = (encode(first)?, second.map(encode).transpose()?);
         let room = self.context - 2 - usize::from(b.is_some());
         let lengths = kept(a.len(), b.as_ref().map_or(0, Vec::len), room);
@@ -107,7 +107,12 @@ impl<'a> Framer<'a> {
     }
 
     /// The sequences of a record, and whether one was cut.
-    pub(crate) fn record(&self, task: TaskKind, columns: &Columns, row: &Row) -> Result<(Vec<Vec<u32>>, bool), Bad> {
+    pub(crate) fn record(
+        &self,
+        task: TaskKind,
+        columns: &Columns,
+        row: &Row,
+    ) -> Result<(Vec<Vec<u32>>, bool), BadRecord> {
         let framed = columns.sequences(task, row)?.into_iter().map(|(a, b)| self.sequence(&a, b.as_deref()));
         let (sequences, cut): (Vec<Vec<u32>>, Vec<bool>) = framed.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         Ok((sequences, cut.contains(&true)))
@@ -329,7 +334,7 @@ impl Encoder<'_> {
     ) -> Result<()> {
         let task = self.config.task;
         let truth = columns.truth(task, row)?;
-        let truth = truth.ok_or_else(|| Bad::new("has no label"))?;
+        let truth = truth.ok_or_else(|| BadRecord::new("has no label"))?;
         let (sequences, cut) = self.framer.record(task, columns, row)?;
         let prompt = columns.prompt_key(task, row)?;
         let name = match &truth {

@@ -7,7 +7,7 @@ use crate::labeled::{Example, Framer};
 use anyhow::{Context, Result};
 use gptkit_data::pack::like_lengths;
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{Bad, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::task::TaskKind;
 use gptkit_data::unused::Unused;
@@ -113,7 +113,7 @@ impl Reader<'_> {
             None if self.known.fit(&row) => self.columns.insert(self.known.clone()),
             None => {
                 let found = Columns::of_file(task, &Named::default(), &row, false, self.on_bad);
-                self.columns.insert(found.map_err(|e| match e.downcast::<Bad>() {
+                self.columns.insert(found.map_err(|e| match e.downcast::<BadRecord>() {
                     Ok(bad) => bad.into(),
                     Err(e) => {
                         let Columns { text, text_b, choices, .. } = &self.known;

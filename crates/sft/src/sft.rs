@@ -10,7 +10,7 @@ use gptkit_data::batch::{Batch, Prefetch, Windows};
 use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::prepare::{Prepared, prepare};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::source::{DataConfig, Place};
+use gptkit_data::source::{DataConfig, SourceLocation};
 use gptkit_data::synthetic::InstructionKind;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
@@ -331,8 +331,8 @@ fn finish(config: &SftConfig, trainer: &Trainer<Mixing>, outcome: &mut Outcome, 
     let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
     let answerer = Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
     outcome.answers = ask_after(folder, &answerer, sitting.progress)?;
-    let worlds = config.data.sources.iter().filter_map(|source| match Place::of_records(source) {
-        Ok(Place::World { seed, .. }) => Some(seed),
+    let worlds = config.data.sources.iter().filter_map(|source| match SourceLocation::of_records(source) {
+        Ok(SourceLocation::World { seed, .. }) => Some(seed),
         _ => None,
     });
     if let Some(seed) = worlds.into_iter().next() {

@@ -4,7 +4,7 @@
 use anyhow::{Result, anyhow};
 use gptkit_config::Problems;
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
 use gptkit_data::split::Split;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -101,8 +101,8 @@ impl<'a> Sources<'a> {
         let divided = if self.validation.is_empty() { None } else { Some(Use::Train) };
         let (mut files, mut worlds) = (Vec::new(), Vec::new());
         for source in self.sources {
-            match Place::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
-                Place::World { .. } => {
+            match SourceLocation::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
+                SourceLocation::World { .. } => {
                     if divided.is_none() {
                         let mut reading = self.reading(source, Some(Use::Validate), &mut held_out)?;
                         if let Origin::World { numbers, .. } = &mut reading.origin {
@@ -112,7 +112,9 @@ impl<'a> Sources<'a> {
                     }
                     worlds.push(self.reading(source, Some(Use::Train), &mut held_out)?);
                 }
-                Place::Path(_) | Place::Stdin(_) => files.push(self.reading(source, divided, &mut held_out)?),
+                SourceLocation::Path(_) | SourceLocation::Stdin(_) => {
+                    files.push(self.reading(source, divided, &mut held_out)?)
+                }
             }
         }
         Ok(readings.into_iter().chain(files).chain(worlds).collect())
@@ -120,17 +122,17 @@ impl<'a> Sources<'a> {
 
     /// `next` has the first number in the held-out part of each world that no reading has taken.
     fn reading(&self, source: &'a str, used: Option<Use>, next: &mut HashMap<u64, u64>) -> Result<Reading<'a>> {
-        let origin = match Place::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
-            Place::World { count, seed, .. } if used == Some(Use::Train) => {
+        let origin = match SourceLocation::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
+            SourceLocation::World { count, seed, .. } if used == Some(Use::Train) => {
                 Origin::World { seed, part: Split::Train, numbers: 0..count }
             }
-            Place::World { count, seed, .. } => {
+            SourceLocation::World { count, seed, .. } => {
                 let first = next.entry(seed).or_default();
                 let numbers = *first..*first + count;
                 *first = numbers.end;
                 Origin::World { seed, part: Split::HeldOut, numbers }
             }
-            Place::Path(_) | Place::Stdin(_) => Origin::File,
+            SourceLocation::Path(_) | SourceLocation::Stdin(_) => Origin::File,
         };
         Ok(Reading { source, origin, used })
     }
@@ -152,9 +154,9 @@ impl<'a> Sources<'a> {
         for (key, paths) in [("sources", self.sources), ("validation", self.validation), ("test", self.test)] {
             for (i, path) in paths.iter().enumerate() {
                 let key = format!("{key}.{i}");
-                match Place::of_records(path) {
+                match SourceLocation::of_records(path) {
                     Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
-                    Ok(Place::Path(path)) if !path.exists() => {
+                    Ok(SourceLocation::Path(path)) if !path.exists() => {
                         let way = "name a file of records (.jsonl, .csv, .tsv, .parquet), or world";
                         problems.add(&key, "does not exist", way);
                     }

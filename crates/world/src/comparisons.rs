@@ -8,13 +8,13 @@ use serde::{Serialize, Serializer};
 
 use super::instructions::{Instruction, Instructions, NOT_TOLD};
 use super::labelers::Labeler;
-use super::manners::Manner;
+use super::manners::Courtesy;
 use super::part::WorldPart;
 use super::passage;
 use super::state::Feeling;
 use super::story::World;
 use super::words;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// How often something else is tried when an answer cannot be made, or is there already.
 const TRIES: usize = 12;
@@ -23,7 +23,7 @@ const TRIES: usize = 12;
 #[derive(Debug, Clone)]
 pub struct Comparisons {
     seed: u64,
-    purpose: Corpus,
+    purpose: CorpusDraw,
     instructions: Instructions,
     world: World,
     labeler: Labeler,
@@ -119,8 +119,8 @@ impl Comparisons {
     #[must_use]
     pub fn new(seed: u64, part: WorldPart) -> Self {
         let purpose = match part {
-            WorldPart::Train => Corpus::Comparisons,
-            WorldPart::HeldOut => Corpus::HeldOutComparisons,
+            WorldPart::Train => CorpusDraw::Comparisons,
+            WorldPart::HeldOut => CorpusDraw::HeldOutComparisons,
         };
         let (instructions, world) = (Instructions::new(seed, part), World::new(seed));
         Self { seed, purpose, instructions, world, labeler: Labeler::new(seed) }
@@ -135,10 +135,10 @@ impl Comparisons {
         let n = 4 + dice.below(6);
         // No two of the same manner: else of right answers, which are all the same but for it, fewer would be plain than
         // of wrong ones, and manners would tell one from the other.
-        let mut manners: Vec<Manner> = Vec::with_capacity(n);
+        let mut manners: Vec<Courtesy> = Vec::with_capacity(n);
         let mut completions: Vec<String> = Vec::with_capacity(n);
         while completions.len() < n {
-            let manner = Manner::draw(&mut dice);
+            let manner = Courtesy::draw(&mut dice);
             if !manners.contains(&manner) {
                 completions.push(self.completion(&instruction, manner, &completions, &mut dice));
                 manners.push(manner);
@@ -151,7 +151,7 @@ impl Comparisons {
     }
 
     /// One more answer that is not among `others`.
-    fn completion(&self, instruction: &Instruction, manner: Manner, others: &[String], dice: &mut Dice) -> String {
+    fn completion(&self, instruction: &Instruction, manner: Courtesy, others: &[String], dice: &mut Dice) -> String {
         for _ in 0..TRIES {
             let text = match Skill::draw(dice) {
                 Skill::Right => Some(manner.around(instruction.substance())),
@@ -161,7 +161,7 @@ impl Comparisons {
                     Some(manner.around(&denial))
                 }
                 Skill::CutOff => cut_off(&self.right_or_near_miss(instruction, dice), dice)
-                    .map(|part| Manner { closer: None, ..manner }.around(part)),
+                    .map(|part| Courtesy { closer: None, ..manner }.around(part)),
                 Skill::Repeats => Some(repeats(&self.right_or_near_miss(instruction, dice), manner, dice)),
                 Skill::OffTopic => self.off_topic(dice).map(|sentence| manner.around(&sentence)),
             };
@@ -215,7 +215,7 @@ fn cut_off<'t>(text: &'t str, dice: &mut Dice) -> Option<&'t str> {
 }
 
 /// The answer two or three times, or courtesy two to four times.
-fn repeats(substance: &str, manner: Manner, dice: &mut Dice) -> String {
+fn repeats(substance: &str, manner: Courtesy, dice: &mut Dice) -> String {
     let plain = manner.opener.is_none() && manner.closer.is_none();
     if plain || dice.chance(50) {
         let again = 2 + dice.below(2);

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::grader::{MOST_WORDS, negates, position, words};
 use super::grammar::Roles;
-use super::manners::{Manner, Manners};
+use super::manners::{Courtesy, Manners};
 use super::map::Map;
 use super::part::WorldPart;
 use super::passage::{self, About, Ask, Fact, GOODS, Passage};
@@ -14,7 +14,7 @@ use super::questions::StoryQuestion;
 use super::state::{Lies, StoryEvent};
 use super::teller::Teller;
 use super::words as vocabulary;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// What is answered where the story does not hold the answer.
 pub(super) const NOT_TOLD: &str = "The story does not tell.";
@@ -167,7 +167,7 @@ impl Instructions {
     /// Instruction number `index`: a pure function of seed, part and number.
     #[must_use]
     pub fn instruction(&self, index: u64) -> Instruction {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::Instructions, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Instructions, index);
         let kind = dice.pick(&InstructionKind::ALL);
         self.of_kind(kind, dice)
     }
@@ -178,7 +178,7 @@ impl Instructions {
             let (draft, mut rest) = self.draft(kind, dice);
             let Draft { combination, prompt, substance, expected } = draft;
             if WorldPart::of(&combination) == self.part {
-                let answer = Manner::draw(&mut rest).around(&substance);
+                let answer = Courtesy::draw(&mut rest).around(&substance);
                 return Instruction { prompt, answer, kind, expected };
             }
             dice = rest;
@@ -398,7 +398,7 @@ mod tests {
         let mut dice = Dice::for_story(3, 0);
         let all = some(WorldPart::Train);
         for (instruction, neighbor) in all.iter().zip(&all[1..]) {
-            let manner = Manner::draw(&mut dice);
+            let manner = Courtesy::draw(&mut dice);
             let substance = instruction.substance();
             assert!(instruction.grade(&manner.repeated_around(3, substance, 2)), "{manner:?}: {instruction:?}");
             for reply in [neighbor.substance(), NOT_TOLD, "", "I do not know.", &substance[..substance.len() / 2]] {

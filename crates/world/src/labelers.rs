@@ -1,7 +1,7 @@
 //! Simulated labelers: they rank answers by what these are [worth](Instruction::gold), each with noise of their own.
 
 use super::instructions::Instruction;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// Scale of the noise, in units of gold. Chosen once, so that two labelers agree on as many pairs as InstructGPT's
 /// trained labelers did, 72.6 ± 1.5% (Ouyang et al. 2022, §3.4).
@@ -28,7 +28,7 @@ impl Labeler {
     /// the other with probability `σ((gold - other gold) / scale of the noise)`.
     #[must_use]
     pub fn rank(self, instruction: &Instruction, index: u64, answers: &[&str]) -> Vec<u32> {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::Labeler, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Labeler, index);
         let noise: Vec<f64> = answers.iter().map(|_| gumbel(dice.unit())).collect();
         let seen = |i: usize| {
             let first = answers.iter().position(|answer| *answer == answers[i]).unwrap_or(i);

@@ -60,7 +60,7 @@ pub use labelers::Labeler;
 pub use manners::Manners;
 pub use part::WorldPart;
 pub use patterns::{PatternRecords, Patterns};
-pub use plots::Plot;
+pub use plots::StoryPlot;
 pub use questions::{QuestionKind, StoryQuestion};
 pub use rule::{PatternKind, PatternRecord};
 pub use state::{Feeling, Lies, Person, Scene, ScenePlace, StoryEvent, StoryState, Thing};

@@ -4,7 +4,7 @@
 use super::part::WorldPart;
 use super::rule::{PatternKind, PatternRecord, Rule};
 use super::tasks::{LabeledRecord, LabeledRecords, LabeledTask};
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// Any number of documents, from a seed: a third show a pattern of lists, a third one of words, a third show
 /// [`LabeledTask::Classification`].
@@ -25,7 +25,7 @@ impl Patterns {
     /// prints them, of one pattern and one table, or two to four texts with their labels; no newline at the end.
     #[must_use]
     pub fn document(&self, index: u64) -> String {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::PatternDocuments, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::PatternDocuments, index);
         let shown: Vec<String> = match dice.below(3) {
             0 => (0..2 + dice.below(3)).map(|_| self.feeling(&mut dice)).collect(),
             kind => {
@@ -70,7 +70,7 @@ impl PatternRecords {
     /// The records of this seed for this part.
     #[must_use]
     pub fn new(pattern: PatternKind, seed: u64, part: WorldPart) -> Self {
-        let mut dice = Dice::for_corpus(seed, Corpus::PatternTable, pattern as u64);
+        let mut dice = Dice::for_corpus(seed, CorpusDraw::PatternTable, pattern as u64);
         Self { rule: Rule::draw(pattern, WorldPart::HeldOut, &mut dice), seed, part }
     }
 
@@ -79,8 +79,8 @@ impl PatternRecords {
     #[must_use]
     pub fn record(&self, index: u64) -> PatternRecord {
         let purpose = match self.part {
-            WorldPart::Train => Corpus::PatternRecords,
-            WorldPart::HeldOut => Corpus::HeldOutPatternRecords,
+            WorldPart::Train => CorpusDraw::PatternRecords,
+            WorldPart::HeldOut => CorpusDraw::HeldOutPatternRecords,
         };
         self.rule.record(self.part, &mut Dice::for_corpus(self.seed, purpose, index))
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::map::Map;
-use super::plots::Plot;
+use super::plots::StoryPlot;
 use super::questions::{self, StoryQuestion};
 use super::state::StoryState;
 use super::teller::Teller;
@@ -22,7 +22,7 @@ pub struct Story {
     /// Its number in its world.
     pub index: u64,
     /// What kind of story it is.
-    pub plot: Plot,
+    pub plot: StoryPlot,
     /// `The Lost Kite`.
     pub title: String,
     /// Paragraphs, one a line, no newline at the end; ASCII.
@@ -44,7 +44,7 @@ impl World {
     #[must_use]
     pub fn story(&self, index: u64) -> Story {
         let mut dice = Dice::for_story(self.seed, index);
-        let plot = dice.pick(&Plot::ALL);
+        let plot = dice.pick(&StoryPlot::ALL);
         let mut teller = Teller::new(&self.map, dice);
         let title = in_capitals(&plot.tell(&mut teller));
         let (text, state, mut dice) = teller.finish();

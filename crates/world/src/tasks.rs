@@ -11,7 +11,7 @@ use super::plight::Plight;
 use super::state::{Feeling, Lies, StoryEvent};
 use super::teller::Teller;
 use super::words;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// What is asked of a text, or of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl LabeledRecords {
     /// likely as the others.
     #[must_use]
     pub fn record(&self, index: u64) -> LabeledRecord {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::Tasks { task: self.task as u8 }, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Tasks { task: self.task as u8 }, index);
         let label = dice.below(match self.task {
             LabeledTask::Classification | LabeledTask::MultipleChoice => 4,
             LabeledTask::Entailment | LabeledTask::Similarity => 2,

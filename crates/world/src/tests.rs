@@ -124,7 +124,7 @@ fn every_plot_occurs_and_texts_differ() {
     for story in stories() {
         *plots.entry(format!("{:?}", story.plot)).or_insert(0) += 1;
     }
-    assert_eq!(plots.len(), Plot::ALL.len());
+    assert_eq!(plots.len(), StoryPlot::ALL.len());
     assert!(plots.values().all(|&n| n > 100), "{plots:?}");
     let texts: BTreeSet<&str> = stories().iter().map(|story| story.text.as_str()).collect();
     assert!(texts.len() * 100 >= stories().len() * 95, "{} of {}", texts.len(), stories().len());
@@ -161,7 +161,7 @@ fn people_are_told_apart_and_everybody_is_named() {
 
 #[test]
 fn what_cannot_happen_is_refused() {
-    let story = stories().iter().find(|story| story.plot == Plot::Trade).unwrap();
+    let story = stories().iter().find(|story| story.plot == StoryPlot::Trade).unwrap();
     let mut scene = story.state.opening.clone();
     let before = scene.clone();
     for wrong in [
@@ -183,7 +183,7 @@ fn what_cannot_happen_is_refused() {
 
 #[test]
 fn a_thing_is_in_one_place_and_its_events_agree_with_it() {
-    let story = stories().iter().find(|story| story.plot == Plot::Lost).unwrap();
+    let story = stories().iter().find(|story| story.plot == StoryPlot::Lost).unwrap();
     let mut scene = story.state.opening.clone();
     assert_eq!(scene.things[0].lies, Lies::With(0));
     let mut lost = false;
