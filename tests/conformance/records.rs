@@ -3,7 +3,7 @@
 use super::{none_differ, rows};
 use gptkit_data::comparison::{self, read_comparisons};
 use gptkit_data::dialogue::{Message, read_dialogues};
-use gptkit_data::progress::{Progress, Silent, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
 use gptkit_data::prompt::read_prompts;
 use gptkit_data::record::read_rows;
 use gptkit_data::source::OnBadRecord;
@@ -29,7 +29,7 @@ impl Progress for Heard {
         self.0.lock().unwrap().push(line.to_owned());
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         Silent.task(label, total, unit)
     }
 }

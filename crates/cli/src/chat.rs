@@ -9,7 +9,7 @@ use crate::ui::{Ui, Usage, reader_is_gone};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::disk;
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{Finish, GenerationOptions, GenerationRequest, PromptCache, generate_from};
 use gptkit_model::load::ModelFolder;
@@ -60,8 +60,8 @@ impl Chat {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let (folder, model) = self.compute.load(&self.model)?;
-        let form = Form::of(&folder.tokenizer)?.with_today()?;
-        if matches!(form, Form::Plain) {
+        let form = DialogueForm::of(&folder.tokenizer)?.with_today()?;
+        if matches!(form, DialogueForm::Plain) {
             ui.say(&format!(
                 "{} was not trained for dialogue (it has no chat template): it goes on with a text of User and Assistant",
                 self.model.display()
@@ -143,7 +143,7 @@ struct Session<'a> {
     ui: &'a Ui,
     model: Gpt,
     folder: ModelFolder,
-    form: Form,
+    form: DialogueForm,
     /// Tokens that end an answer.
     end: Vec<u32>,
     /// Texts that end an answer.

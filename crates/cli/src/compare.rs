@@ -8,7 +8,7 @@ use crate::sampling_args::SamplingArgs;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::choices::Judge;
 use gptkit_preferences::collection::{Collection, K, Settings, Side, weights_of};
@@ -164,7 +164,7 @@ impl Compare {
         }
         answers("a", a, ui)?;
         self.b.as_deref().map_or(Ok(()), |b| answers("b", b, ui))?;
-        if matches!(Place::of(prompts), Ok(Place::Stdin(_))) {
+        if matches!(SourceLocation::of(prompts), Ok(SourceLocation::Stdin(_))) {
             return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
         }
         prompts_exist(prompts)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use gptkit_data::dialogue::{Message, Role};
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
 use serde_json::json;
 
@@ -38,7 +38,7 @@ impl Conversation {
     pub(crate) fn prompt(
         &mut self,
         question: &str,
-        form: &Form,
+        form: &DialogueForm,
         tokenizer: &Tokenizer,
         context: usize,
         max_new_tokens: usize,
@@ -104,7 +104,7 @@ mod tests {
         context: usize,
         max_new_tokens: usize,
     ) -> Result<(String, Prompt)> {
-        let prompt = of.prompt(question, &Form::Plain, &tokenizer(), context, max_new_tokens)?;
+        let prompt = of.prompt(question, &DialogueForm::Plain, &tokenizer(), context, max_new_tokens)?;
         Ok((tokenizer().decode(&prompt.tokens).unwrap(), prompt))
     }
 

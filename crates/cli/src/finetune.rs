@@ -7,9 +7,9 @@ use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::task::TaskKind;
 use gptkit_sft::dialogues::FILES;
 use gptkit_sft::finetune::{Outcome, SCORES};
-use gptkit_world::Task;
 use std::path::PathBuf;
 
 /// Teach a model to label texts, from labeled records
@@ -20,7 +20,7 @@ pub(crate) struct Finetune {
     init: Option<PathBuf>,
     /// What is asked: classification, entailment, similarity, multiple-choice, regression
     #[arg(long, value_name = "NAME", required_unless_present = "resume", conflicts_with = "resume")]
-    task: Option<Task>,
+    task: Option<TaskKind>,
     #[command(flatten)]
     config: FinetuneConfigArgs,
     #[command(flatten)]

@@ -4,14 +4,14 @@ use crate::device::ComputeArgs;
 use crate::environment;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
+use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
 use gptkit_preferences::choices::Judge;
 use gptkit_preferences::collection::weights_of;
 use gptkit_preferences::compare::Machine;
 use gptkit_reward::model::Scorer;
-use gptkit_world::{Instructions, Labeler};
 use std::path::{Path, PathBuf};
 
 /// Who judges, as it is asked for.
@@ -69,7 +69,7 @@ impl Wanted {
             Self::Labeler(seed) => format!("labeler:{seed}"),
             Self::Human | Self::Rewards(_) => return Ok(()),
         };
-        if matches!(Place::of_records(prompts), Ok(Place::World { .. })) {
+        if matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })) {
             return Ok(());
         }
         let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
@@ -84,11 +84,15 @@ impl Wanted {
     }
 
     /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
-    pub(crate) fn machine<'a>(&self, scorer: Option<&'a Scorer>, world: Option<Instructions>) -> Option<Machine<'a>> {
+    pub(crate) fn machine<'a>(
+        &self,
+        scorer: Option<&'a Scorer>,
+        world: Option<SyntheticInstructions>,
+    ) -> Option<Machine<'a>> {
         match (self, world) {
             (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
             (Self::Gold, Some(world)) => Some(Machine::Gold(world)),
-            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
+            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(SimulatedLabeler::new(*seed), world)),
             _ => None,
         }
     }
@@ -134,11 +138,11 @@ pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
 
 /// Refuses prompts that are not there.
 pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
-    match Place::of_records(prompts) {
-        Ok(Place::World { .. }) => Ok(()),
-        Ok(Place::Path(path)) if path.is_file() => Ok(()),
-        Ok(Place::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
-        Ok(Place::Path(path)) => {
+    match SourceLocation::of_records(prompts) {
+        Ok(SourceLocation::World { .. }) => Ok(()),
+        Ok(SourceLocation::Path(path)) if path.is_file() => Ok(()),
+        Ok(SourceLocation::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
+        Ok(SourceLocation::Path(path)) => {
             let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
             Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into())
         }

@@ -7,7 +7,7 @@ use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::progress::Progress;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_rl::prompts::FILES;
 use gptkit_rl::provenance::{Origin, Provenance};
 use gptkit_rl::{Outcome, PpoConfig};
@@ -170,8 +170,10 @@ fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
     let rounds = Provenance::load(folder)?.rounds;
     if let Some(round) = rounds.last() {
         let (a, b) = (shell(folder), shell(&round.policy.folder));
-        let of_world =
-            round.prompts.iter().all(|prompts| matches!(Place::of_records(prompts), Ok(Place::World { .. })));
+        let of_world = round
+            .prompts
+            .iter()
+            .all(|prompts| matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })));
         ui.next(&match of_world {
             true => format!("gptkit compare --a {a} --b {b} --prompts world:300 --judge gold --temperature 1"),
             false => format!("gptkit chat --model {a}"),

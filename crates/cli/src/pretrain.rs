@@ -8,7 +8,7 @@ use crate::sample::print_sample;
 use crate::ui::Ui;
 use anyhow::ensure;
 use clap::Args;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
 use gptkit_model::Kind;
 use gptkit_model::load::load_config;
 use gptkit_train::PretrainConfig;
@@ -38,7 +38,7 @@ impl Pretrain {
             Some(folder) => {
                 let todo = reopen::<PretrainConfig>(&STAGE, folder, ui)?;
                 if let Todo::Begin { config, .. } = &todo {
-                    let stdin = |path: &str| matches!(Place::of(path), Ok(Place::Stdin(_)));
+                    let stdin = |path: &str| matches!(SourceLocation::of(path), Ok(SourceLocation::Stdin(_)));
                     ensure!(
                         !config.data.sources.iter().any(|source| stdin(&source.path)),
                         "{} has no checkpoint, and its text came from stdin\n  hint: give the command that began it again",

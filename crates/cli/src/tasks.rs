@@ -2,7 +2,7 @@
 
 use crate::ui::Usage;
 use anyhow::Result;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
 use gptkit_eval::records::Source;
 use gptkit_eval::run::TaskRequest;
 use gptkit_eval::task::{Scoring, TaskConfig};
@@ -114,7 +114,8 @@ impl TaskArg {
         for (what, source) in [("test", &test), ("train", &train)].into_iter().filter(|(_, source)| !source.is_empty())
         {
             if text {
-                let there = Path::new(source).exists() || matches!(Place::of(source), Ok(Place::World { .. }));
+                let there = Path::new(source).exists()
+                    || matches!(SourceLocation::of(source), Ok(SourceLocation::World { .. }));
                 if !there {
                     return Err(usage(
                         format!("{source}: no such file"),

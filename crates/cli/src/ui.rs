@@ -6,7 +6,7 @@
 
 use anyhow::Context;
 use gptkit_data::printable::{printable, printable_json, printable_line};
-use gptkit_data::progress::{Progress, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Unit};
 use gptkit_lineage::event::Event;
 use gptkit_train::interrupt::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -166,7 +166,7 @@ impl Progress for Ui {
         self.say(&format!("warning: {line}"));
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         if self.events {
             tell(&Event::Began { label: label.to_owned(), total, unit });
             return Box::new(Told { state: Mutex::default() });
@@ -208,7 +208,7 @@ struct Bar {
     shown: Arc<Mutex<Option<ProgressBar>>>,
 }
 
-impl Task for Bar {
+impl ProgressTask for Bar {
     fn resume_at(&self, n: u64) {
         self.bar.set_position(n);
         self.bar.reset_eta();
@@ -248,7 +248,7 @@ impl Told {
     }
 }
 
-impl Task for Told {
+impl ProgressTask for Told {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
             state.done = n;
@@ -336,7 +336,7 @@ impl Lines {
     }
 }
 
-impl Task for Lines {
+impl ProgressTask for Lines {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
             (state.before, state.done, state.said) = (n, n, n);

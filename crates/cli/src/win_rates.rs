@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::progress::grouped;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::split::Split;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::sampler::Sampling;
@@ -17,7 +18,6 @@ use gptkit_preferences::answering::Answerer;
 use gptkit_preferences::collection::{Prompts, Tokens};
 use gptkit_preferences::contest::{Contest, Row};
 use gptkit_reward::model::Scorer;
-use gptkit_world::Part;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ impl WinRates {
         let best_of = self.checked(&sampling, &wanted, ui)?;
         let judging = wanted.scorer(&self.compute)?;
         let rewarding = self.rewarding()?;
-        let prompts = Prompts { source: &self.prompts, count: self.count, part: Part::HeldOut };
+        let prompts = Prompts { source: &self.prompts, count: self.count, split: Split::HeldOut };
         let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
         let items = prompts.items(&models, self.on_bad_record, ui)?;
         // Before anything is written, which takes long.

@@ -60,18 +60,18 @@ pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
 /// Tokens, one at a time → text, in whole characters.
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
-    state: State,
+    state: DecoderState,
 }
 
-enum State {
+enum DecoderState {
     /// Every token stands for bytes, and those of a character may be spread over several tokens.
     Bytes { pending: Vec<u8> },
     /// The library's decoder, which looks at several tokens.
-    Library(Window),
+    Library(DecodingWindow),
 }
 
 /// The newest tokens, enough of them for the library to decode the next as it would in the whole.
-struct Window {
+struct DecodingWindow {
     ids: Vec<u32>,
     /// How many of `ids` were handed out, or belong to the prompt.
     n_given: usize,
@@ -86,14 +86,14 @@ impl<'a> Decoder<'a> {
     /// Decodes what follows `prompt`.
     pub(crate) fn new(tokenizer: &'a Tokenizer, prompt: &[u32]) -> Self {
         let state = if tokenizer.joins_bytes() {
-            State::Bytes { pending: Vec::new() }
+            DecoderState::Bytes { pending: Vec::new() }
         } else {
             let text_of = |ids: &[u32]| tokenizer.library_text(ids).unwrap_or_default();
             let mut ids = prompt[prompt.len().saturating_sub(LAST_OF_PROMPT)..].to_vec();
             if text_of(&ids).is_empty() {
                 ids = prompt.to_vec();
             }
-            State::Library(Window { n_given: ids.len(), given: text_of(&ids), ids })
+            DecoderState::Library(DecodingWindow { n_given: ids.len(), given: text_of(&ids), ids })
         };
         Self { tokenizer, state }
     }
@@ -104,11 +104,11 @@ impl<'a> Decoder<'a> {
     /// When the library's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String> {
         match &mut self.state {
-            State::Bytes { pending } => {
+            DecoderState::Bytes { pending } => {
                 pending.extend(self.tokenizer.bytes_of(id));
                 Ok(whole_characters(pending))
             }
-            State::Library(window) => {
+            DecoderState::Library(window) => {
                 window.ids.push(id);
                 window.settled(self.tokenizer)
             }
@@ -121,8 +121,8 @@ impl<'a> Decoder<'a> {
     /// When the library's decoder fails.
     pub fn flush(&mut self) -> Result<String> {
         match &mut self.state {
-            State::Bytes { pending } => Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned()),
-            State::Library(window) => {
+            DecoderState::Bytes { pending } => Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned()),
+            DecoderState::Library(window) => {
                 let text = window.fresh(self.tokenizer)?;
                 window.give(self.tokenizer)?;
                 Ok(text)
@@ -131,7 +131,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-impl Window {
+impl DecodingWindow {
     /// Hands out the text that no later token changes.
     fn settled(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         let Unsettled { byte_runs, replacement, all } = tokenizer.unsettled();

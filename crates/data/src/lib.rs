@@ -6,6 +6,9 @@
 //! - [`dialogue`]  instruction records of the usual shapes → messages of user and assistant
 //! - [`comparison`] comparison records → prompts, completions and their places
 //! - [`prompt`]    records of any of these shapes, and lines of text → what is to be answered
+//! - [`split`]     training or held out
+//! - [`task`]      kinds of labeled tasks
+//! - [`synthetic`] stories, records and labelers of the embedded world
 //! - [`tokenizer`] load, train, encode, decode
 //! - [`decoder`]   token ids, one at a time → text
 //! - [`stitch`]    documents in pieces → the tokens of the whole
@@ -57,6 +60,8 @@ pub mod shard;
 pub mod source;
 pub mod sources;
 pub mod stitch;
+pub mod synthetic;
+pub mod task;
 pub mod template;
 #[cfg(test)]
 mod testing;

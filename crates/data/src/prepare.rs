@@ -2,15 +2,17 @@
 
 use crate::disk;
 use crate::losses::Losses;
-use crate::progress::{Progress, Task, Unit};
+use crate::progress::{Progress, ProgressTask, Unit};
 use crate::remarks::Remarks;
-use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
-use crate::source::{self, DataConfig, Input, Inputs, OnBadRecord, Place, Told};
+use crate::shard::{
+    Corpus, CorpusRequest, FORMAT, MANIFEST, Manifest, ShardSegment, ShardSource, TokenizerRequest, Writer, divide,
+};
+use crate::source::{self, DataConfig, InputFile, Inputs, OnBadRecord, SourceLocation, SyntheticText};
 use crate::stitch::Stitcher;
-use crate::text::{Cut, Reader};
+use crate::synthetic::{SyntheticPatterns, SyntheticStories};
+use crate::text::{CutPoint, TextReader};
 use crate::tokenizer::{LONGEST_LEARNED_WORD, Tokenizer, TokenizerConfig, TokenizerKind, in_short_words};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use gptkit_world::{Patterns, World};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -20,7 +22,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use crate::text::{Piece, Skipped};
+pub use crate::text::{Skipped, TextPiece};
 
 /// Text ready for training.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub fn prepare(
     };
     let request = request(data, tokenizer, loaded.as_ref(), &places, progress)?;
     let folder = out.map_or_else(|| data.shards.join(folder_name(&request)), Path::to_owned);
-    let reads_stdin = places.iter().any(|place| matches!(place, Place::Stdin(_)));
+    let reads_stdin = places.iter().any(|place| matches!(place, SourceLocation::Stdin(_)));
     if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
         return Ok(with_loaded(prepared, loaded.take()));
     }
@@ -125,11 +127,11 @@ fn turn(data: &DataConfig, progress: &dyn Progress) -> Result<File> {
 }
 
 /// Where each source lies.
-fn places(data: &DataConfig) -> Result<Vec<Place>> {
+fn places(data: &DataConfig) -> Result<Vec<SourceLocation>> {
     if let Some(prepared) = data.sources.iter().find(|s| Manifest::is_in(Path::new(&s.path))) {
         bail!("{} is prepared text, which can only be the one source; name what it was made from", prepared.path);
     }
-    data.sources.iter().map(|s| Place::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path))).collect()
+    data.sources.iter().map(|s| SourceLocation::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path))).collect()
 }
 
 /// Opens a prepared folder, whose tokenizer must be the one asked for, if one is.
@@ -158,7 +160,12 @@ fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Res
 }
 
 /// The folder as it is, when it was made from the same request; weights may differ, they cost nothing.
-fn reuse(folder: &Path, request: &Request, data: &DataConfig, progress: &dyn Progress) -> Result<Option<Prepared>> {
+fn reuse(
+    folder: &Path,
+    request: &CorpusRequest,
+    data: &DataConfig,
+    progress: &dyn Progress,
+) -> Result<Option<Prepared>> {
     let Ok(mut manifest) = Manifest::read(folder) else { return Ok(None) };
     if &manifest.request != request {
         return Ok(None);
@@ -198,9 +205,9 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
 pub fn changed_since(folder: &Path, from: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (path, before) in Manifest::read(folder)?.request.sources {
-        let Ok(Place::Path(place)) = Place::of(&path) else { continue };
+        let Ok(SourceLocation::Path(place)) = SourceLocation::of(&path) else { continue };
         let Ok(now) = source::inputs(&from.join(place), OnBadRecord::Skip) else { continue };
-        let absolute = |input: &Input| Input { path: from.join(&input.path), ..input.clone() };
+        let absolute = |input: &InputFile| InputFile { path: from.join(&input.path), ..input.clone() };
         if before.iter().map(absolute).ne(now.files.iter().map(absolute)) {
             found.push(path);
         }
@@ -212,17 +219,17 @@ fn request(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
     loaded: Option<&Tokenizer>,
-    places: &[Place],
+    places: &[SourceLocation],
     progress: &dyn Progress,
-) -> Result<Request> {
-    let inputs = |place: &Place| {
-        let Place::Path(path) = place else { return Ok(Vec::new()) };
+) -> Result<CorpusRequest> {
+    let inputs = |place: &SourceLocation| {
+        let SourceLocation::Path(path) = place else { return Ok(Vec::new()) };
         let found = source::inputs(path, data.on_bad_record)?;
         found.notice(path).iter().for_each(|line| progress.warn(line));
         anyhow::Ok(found.files)
     };
     let sources = data.sources.iter().zip(places).map(|(s, place)| Ok((s.path.clone(), inputs(place)?)));
-    Ok(Request {
+    Ok(CorpusRequest {
         sources: sources.collect::<Result<_>>()?,
         text_key: data.text_key.clone(),
         on_bad_record: data.on_bad_record,
@@ -235,7 +242,7 @@ fn request(
 }
 
 /// `tinyshakespeare-3f9a0c12`: readable, and another for other sources or tokenizers; a changed file keeps its folder.
-fn folder_name(request: &Request) -> String {
+fn folder_name(request: &CorpusRequest) -> String {
     let paths: Vec<&String> = request.sources.iter().map(|(path, _)| path).collect();
     let files: Vec<&PathBuf> = request.sources.iter().flat_map(|(_, inputs)| inputs.iter().map(|i| &i.path)).collect();
     let key = blake3::hash(
@@ -258,12 +265,12 @@ fn folder_name(request: &Request) -> String {
 }
 
 /// Copies stdin into `folder`, since it can be read only once, and puts the copy in its place.
-fn spool(places: &mut [Place], folder: &Path) -> Result<Option<PathBuf>> {
+fn spool(places: &mut [SourceLocation], folder: &Path) -> Result<Option<PathBuf>> {
     for place in places {
-        if let Place::Stdin(ending) = place {
+        if let SourceLocation::Stdin(ending) = place {
             let path = folder.join(format!("stdin{ending}"));
             source::spool_stdin(&path)?;
-            *place = Place::Path(path.clone());
+            *place = SourceLocation::Path(path.clone());
             return Ok(Some(path));
         }
     }
@@ -280,8 +287,9 @@ fn wide(tokenizer: &Tokenizer) -> bool {
 }
 
 fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress) {
-    let tokens =
-        |part: fn(&Source) -> &[Segment]| -> u64 { manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum() };
+    let tokens = |part: fn(&ShardSource) -> &[ShardSegment]| -> u64 {
+        manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum()
+    };
     let documents: u64 = manifest.sources.iter().map(|s| s.documents).sum();
     let skipped: u64 = manifest.sources.iter().map(|s| s.skipped.total()).sum();
     let bytes: u64 = manifest.sources.iter().map(|s| s.bytes).sum();
@@ -313,9 +321,9 @@ pub fn read_text(
     tokenizer: &Tokenizer,
     on_bad_record: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Piece) -> Result<()>,
+    sink: &mut dyn FnMut(TextPiece) -> Result<()>,
 ) -> Result<Skipped> {
-    let place = Place::of(path).map_err(|what| anyhow!("{path}: {what}"))?;
+    let place = SourceLocation::of(path).map_err(|what| anyhow!("{path}: {what}"))?;
     let data = DataConfig { on_bad_record, ..DataConfig::default() };
     Texts::new(&data, Vec::new(), progress).read(&place, &format!("reading {path}"), tokenizer.cut(), sink)
 }
@@ -323,14 +331,14 @@ pub fn read_text(
 /// The sources being read.
 struct Texts<'a> {
     data: &'a DataConfig,
-    places: Vec<Place>,
+    places: Vec<SourceLocation>,
     progress: &'a dyn Progress,
     /// Warnings so far: text is read more than once, and they are given once.
     said: Mutex<HashSet<String>>,
 }
 
 impl<'a> Texts<'a> {
-    fn new(data: &'a DataConfig, places: Vec<Place>, progress: &'a dyn Progress) -> Self {
+    fn new(data: &'a DataConfig, places: Vec<SourceLocation>, progress: &'a dyn Progress) -> Self {
         Self { data, places, progress, said: Mutex::default() }
     }
 
@@ -345,7 +353,7 @@ impl<'a> Texts<'a> {
             TokenizerKind::Char => {
                 let mut characters = BTreeSet::new();
                 for place in &self.places {
-                    self.read(place, "characters", Cut::Anywhere, &mut |piece| {
+                    self.read(place, "characters", CutPoint::Anywhere, &mut |piece| {
                         characters.extend(piece.text.chars());
                         Ok(())
                     })?;
@@ -375,7 +383,7 @@ impl<'a> Texts<'a> {
                 let mut has_long_words = false;
                 for place in &self.places {
                     let mut taken = 0;
-                    let read = self.read(place, "read for the tokenizer", Cut::Words, &mut |piece| {
+                    let read = self.read(place, "read for the tokenizer", CutPoint::Words, &mut |piece| {
                         taken += piece.text.len() as u64;
                         has_long_words |= in_short_words(&piece.text).nth(1).is_some();
                         // An error ends the reading; it is told apart from a real one by its type.
@@ -423,14 +431,14 @@ impl<'a> Texts<'a> {
     }
 
     /// Tokenizes every source into files in `folder`.
-    fn tokenize(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<Source>> {
+    fn tokenize(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<ShardSource>> {
         if tokenizer.document_end().is_none() {
             self.progress.warn("this tokenizer has no token that ends a text: documents follow each other unmarked");
         }
         let sources = self.data.sources.iter().zip(&self.places).enumerate();
         sources
             .map(|(i, (config, place))| {
-                let mut parts = Parts {
+                let mut parts = SplitWriters {
                     tokenizer,
                     val_fraction: self.data.val_fraction,
                     train: Writer::new(folder, format!("{i}-train"), wide(tokenizer)),
@@ -441,7 +449,7 @@ impl<'a> Texts<'a> {
                     losses: Losses::default(),
                     progress: self.progress,
                 };
-                let (send, receive) = sync_channel::<Piece>(2 * PIECES);
+                let (send, receive) = sync_channel::<TextPiece>(2 * PIECES);
                 let skipped = std::thread::scope(|scope| {
                     let reader = scope.spawn(move || {
                         self.read(place, "tokenize", tokenizer.cut(), &mut |piece| {
@@ -456,7 +464,7 @@ impl<'a> Texts<'a> {
                 parts.train.finish()?;
                 parts.val.finish()?;
                 parts.losses.check(&config.path, self.progress)?;
-                Ok(Source {
+                Ok(ShardSource {
                     path: config.path.clone(),
                     weight: config.weight,
                     documents: parts.documents,
@@ -476,22 +484,28 @@ impl<'a> Texts<'a> {
     }
 
     /// Reads all documents of a source, in pieces.
-    fn read(&self, place: &Place, label: &str, cut: Cut, sink: &mut dyn FnMut(Piece) -> Result<()>) -> Result<Skipped> {
-        let mut reader = Reader::new(self.data, cut, sink);
+    fn read(
+        &self,
+        place: &SourceLocation,
+        label: &str,
+        cut: CutPoint,
+        sink: &mut dyn FnMut(TextPiece) -> Result<()>,
+    ) -> Result<Skipped> {
+        let mut reader = TextReader::new(self.data, cut, sink);
         match place {
-            &Place::World { told, count, seed } => {
-                let (world, patterns) = (World::new(seed), Patterns::new(seed));
+            &SourceLocation::World { told, count, seed } => {
+                let (stories, patterns) = (SyntheticStories::new(seed), SyntheticPatterns::new(seed));
                 let task = self.progress.task(label, Some(count), Unit::Items);
                 for index in 0..count {
                     let (name, text) = match told {
-                        Told::Stories => ("world", world.story(index).text),
-                        Told::Patterns => ("world-patterns", patterns.document(index)),
+                        SyntheticText::Stories => ("world", stories.story(index)),
+                        SyntheticText::Patterns => ("world-patterns", patterns.document(index)),
                     };
                     reader.document(Path::new(name), index + 1, &text)?;
                     task.advance(1);
                 }
             }
-            Place::Path(path) => {
+            SourceLocation::Path(path) => {
                 let Inputs { files: inputs, unreadable, .. } = source::inputs(path, self.data.on_bad_record)?;
                 for (file, what) in &unreadable {
                     reader.unreadable(file, what)?;
@@ -502,23 +516,23 @@ impl<'a> Texts<'a> {
                     read_file(&mut reader, input, &*task)?;
                 }
             }
-            Place::Stdin(_) => bail!("stdin was read already"),
+            SourceLocation::Stdin(_) => bail!("stdin was read already"),
         }
         self.warn(&reader.remarks);
         Ok(reader.skipped)
     }
 }
 
-fn read_file(reader: &mut Reader, input: &Input, task: &dyn Task) -> Result<()> {
+fn read_file(reader: &mut TextReader, input: &InputFile, task: &dyn ProgressTask) -> Result<()> {
     reader.file(&input.path, &|n| task.advance(n))
 }
 
-fn name(place: &Place) -> String {
+fn name(place: &SourceLocation) -> String {
     match place {
-        Place::Path(path) => path.display().to_string(),
-        Place::World { told: Told::Stories, .. } => "the world".to_owned(),
-        Place::World { told: Told::Patterns, .. } => "the world's patterns".to_owned(),
-        Place::Stdin(_) => "stdin".to_owned(),
+        SourceLocation::Path(path) => path.display().to_string(),
+        SourceLocation::World { told: SyntheticText::Stories, .. } => "the world".to_owned(),
+        SourceLocation::World { told: SyntheticText::Patterns, .. } => "the world's patterns".to_owned(),
+        SourceLocation::Stdin(_) => "stdin".to_owned(),
     }
 }
 
@@ -539,7 +553,7 @@ fn joined<T>(thread: std::thread::Result<Result<T>>) -> Result<T> {
 }
 
 /// Training and validation part of one source while they are written.
-struct Parts<'a> {
+struct SplitWriters<'a> {
     tokenizer: &'a Tokenizer,
     val_fraction: f64,
     train: Writer,
@@ -552,15 +566,15 @@ struct Parts<'a> {
     progress: &'a dyn Progress,
 }
 
-impl Parts<'_> {
+impl SplitWriters<'_> {
     /// Tokenizes what comes, many pieces at a time, and writes it in the order it came.
-    fn take(&mut self, receive: Receiver<Piece>) -> Result<()> {
+    fn take(&mut self, receive: Receiver<TextPiece>) -> Result<()> {
         let mut stitcher = (!self.tokenizer.cuts_surely()).then(|| Stitcher::new(self.tokenizer));
         let mut is_warned = false;
         loop {
             // Tokens with their places take more memory than tokens alone.
             let together = if stitcher.is_some() { PIECES / 2 } else { PIECES };
-            let pieces: Vec<Piece> = receive.iter().take(together).collect();
+            let pieces: Vec<TextPiece> = receive.iter().take(together).collect();
             if pieces.is_empty() {
                 return Ok(());
             }
@@ -584,8 +598,8 @@ impl Parts<'_> {
     }
 
     /// Tokenizes pieces that have their tokens by themselves.
-    fn take_pieces(&mut self, pieces: Vec<Piece>) -> Result<()> {
-        let encode = |piece: &Piece| self.tokenizer.encode_document(&piece.text);
+    fn take_pieces(&mut self, pieces: Vec<TextPiece>) -> Result<()> {
+        let encode = |piece: &TextPiece| self.tokenizer.encode_document(&piece.text);
         let tokens: Vec<Vec<u32>> = pieces.par_iter().map(encode).collect::<Result<_>>()?;
         for (piece, tokens) in pieces.iter().zip(tokens) {
             if self.tokenizer.may_lose() {
@@ -627,8 +641,8 @@ fn is_held_out(text: &str, val_fraction: f64) -> bool {
 }
 
 /// Where the division by documents leaves a part empty, as in a corpus of one book, the end of the tokens is held out.
-fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress) -> Result<Vec<Source>> {
-    let tokens = |segments: &[Segment]| segments.iter().map(|s| s.tokens).sum::<u64>();
+fn hold_out(mut sources: Vec<ShardSource>, val_fraction: f64, progress: &dyn Progress) -> Result<Vec<ShardSource>> {
+    let tokens = |segments: &[ShardSegment]| segments.iter().map(|s| s.tokens).sum::<u64>();
     let all_held_out: u64 = sources.iter().map(|s| tokens(&s.val)).sum();
     for source in &mut sources {
         let (train, val) = (tokens(&source.train), tokens(&source.val));
@@ -639,7 +653,7 @@ fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress
                 source.path,
                 100.0 * val_fraction
             ));
-            let all: Vec<Segment> = source.train.drain(..).chain(source.val.drain(..)).collect();
+            let all: Vec<ShardSegment> = source.train.drain(..).chain(source.val.drain(..)).collect();
             let kept = ((train + val) as f64 * (1.0 - val_fraction)).round() as u64;
             (source.train, source.val) = divide(all, kept);
         }
@@ -654,7 +668,7 @@ fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress
 pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &dyn Progress) -> Result<Tokenizer> {
     let mut places = places(data)?;
     for place in &places {
-        if let Place::Path(path) = place {
+        if let SourceLocation::Path(path) = place {
             source::inputs(path, data.on_bad_record)?.notice(path).iter().for_each(|line| progress.warn(line));
         }
     }
@@ -716,7 +730,7 @@ mod tests {
         }
     }
 
-    fn all(tokens: &crate::shard::Tokens) -> Vec<u32> {
+    fn all(tokens: &crate::shard::ShardTokens) -> Vec<u32> {
         let mut out = Vec::new();
         tokens.read(0, tokens.len() as usize, &mut out);
         out
@@ -983,8 +997,8 @@ mod tests {
         let both = of(vec![source("world:3", 0.7), source("world-patterns:4:2", 0.3)]);
         assert_eq!(both.corpus.train.iter().map(|part| part.weight).collect::<Vec<_>>(), [0.7, 0.3]);
         let of_part = |i: usize| texts(&both, &all(&both.corpus.train[i].tokens));
-        let (world, patterns) = (World::new(1), Patterns::new(2));
-        assert_eq!(of_part(0), (0..3).map(|index| world.story(index).text).collect::<Vec<_>>());
+        let (stories, patterns) = (SyntheticStories::new(1), SyntheticPatterns::new(2));
+        assert_eq!(of_part(0), (0..3).map(|index| stories.story(index)).collect::<Vec<_>>());
         assert_eq!(of_part(1), (0..4).map(|index| patterns.document(index)).collect::<Vec<_>>());
         let folders = ["world:4", "world-patterns:4", "world-patterns:5", "world-patterns:4:2"]
             .map(|path| of(vec![source(path, 1.0)]).folder);

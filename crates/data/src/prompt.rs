@@ -5,9 +5,9 @@ use crate::dialogue::{self, AnswerUse, Message, Role, with_answers};
 use crate::encoding::{Encoding, Utf16};
 use crate::messages::{HISTORY, SYSTEM, messages, with_system};
 use crate::progress::{Progress, Unit};
-use crate::record::{Bad, Place, Row, Skipped, read_lines, read_rows};
+use crate::record::{BadRecord, RecordPlace, Row, Skipped, read_lines, read_rows};
 use crate::remarks::Remarks;
-use crate::source::{self, Form, OnBadRecord};
+use crate::source::{self, FileForm, OnBadRecord};
 use crate::unused::Unused;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
@@ -15,9 +15,9 @@ use std::path::Path;
 
 /// What is to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prompt {
+pub struct PromptRecord {
     /// Where it stands.
-    pub place: Place,
+    pub place: RecordPlace,
     /// The dialogue so far; the user speaks last.
     pub messages: Vec<Message>,
 }
@@ -27,16 +27,16 @@ pub struct Prompt {
 ///
 /// # Errors
 /// When it holds none, or something is wrong with what is said.
-pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
+pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
     // The marks of answers do not matter here: nothing of a prompt is learned.
     Ok(prompts_of(row)?.into_iter().map(|messages| with_answers(messages, AnswerUse::Learned)).collect())
 }
 
-fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
+fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
     let has = |key: &str| row.fields.contains_key(key);
     // The prompt of answers that are compared may stand in them.
-    match comparison::Shape::of(row) {
-        Ok(comparison::Shape::Ranking) | Err(_) => {}
+    match comparison::ComparisonShape::of(row) {
+        Ok(comparison::ComparisonShape::Ranking) | Err(_) => {}
         Ok(shape) => return Ok(vec![shape.completions(row)?.0]),
     }
     if has("prompt") {
@@ -51,7 +51,7 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
             return Ok(vec![asked(messages)?]);
         }
     }
-    let key = match dialogue::Shape::of(row) {
+    let key = match dialogue::DialogueShape::of(row) {
         Ok(shape) => {
             let before_answer = |mut messages: Vec<Message>| {
                 messages.pop();
@@ -61,15 +61,15 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
         }
         Err(_) if has("question") => "question",
         Err(_) if has("instruction") => "instruction",
-        Err(bad) => return Err(Bad::new(format!("holds no prompt and {bad}"))),
+        Err(bad) => return Err(BadRecord::new(format!("holds no prompt and {bad}"))),
     };
     Ok(vec![asked(comparison::prompt_under(row, key)?)?])
 }
 
 /// Names of the fields that [`prompts`] reads of a record, or passes over because they are answers.
 fn fields(row: &Row) -> Vec<&'static str> {
-    let compared = comparison::Shape::of(row).map(comparison::Shape::fields);
-    let answered = || dialogue::Shape::of(row).map(dialogue::Shape::fields);
+    let compared = comparison::ComparisonShape::of(row).map(comparison::ComparisonShape::fields);
+    let answered = || dialogue::DialogueShape::of(row).map(dialogue::DialogueShape::fields);
     compared.or_else(|_| answered()).unwrap_or_else(|_| {
         let mut fields = vec!["prompt", "question", "instruction", "input", "context", HISTORY];
         fields.extend(SYSTEM);
@@ -78,7 +78,7 @@ fn fields(row: &Row) -> Vec<&'static str> {
 }
 
 /// `messages`, if the user speaks last and all is as in a dialogue.
-fn asked(messages: Vec<Message>) -> Result<Vec<Message>, Bad> {
+fn asked(messages: Vec<Message>) -> Result<Vec<Message>, BadRecord> {
     let mut answered = messages;
     answered.push(Message::new(Role::Assistant, "an answer"));
     let mut checked = dialogue::checked(answered)?;
@@ -95,21 +95,21 @@ pub fn read_prompts(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Prompt) -> Result<()>,
+    sink: &mut dyn FnMut(PromptRecord) -> Result<()>,
 ) -> Result<Skipped> {
     let mut n = 0_u64;
-    let mut count = |prompt: Prompt| {
+    let mut count = |prompt: PromptRecord| {
         n += 1;
         sink(prompt)
     };
-    let skipped = if Form::of(path).is_text() {
+    let skipped = if FileForm::of(path).is_text() {
         lines(path, on_bad, progress, &mut count)?
     } else {
         let mut unused = Unused::default();
         let skipped = read_rows(path, on_bad, progress, &mut |row| {
             let found = prompts(&row)?;
             unused.take(&row, &fields(&row));
-            found.into_iter().try_for_each(|messages| count(Prompt { place: row.place.clone(), messages }))
+            found.into_iter().try_for_each(|messages| count(PromptRecord { place: row.place.clone(), messages }))
         })?;
         unused.warn(&path.display(), progress);
         skipped
@@ -145,7 +145,7 @@ fn lines(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Prompt) -> Result<()>,
+    sink: &mut dyn FnMut(PromptRecord) -> Result<()>,
 ) -> Result<Skipped> {
     let total = path.metadata().ok().map(|m| m.len());
     let task = progress.task(&format!("reading {}", path.display()), total, Unit::Bytes);
@@ -155,7 +155,7 @@ fn lines(
     let input = opened.text(path, &mut remarks).with_context(|| path.display().to_string())?;
     remarks.warn(progress);
     read_lines(path, on_bad, input, &mut |place, text| {
-        sink(Prompt { place, messages: vec![Message::new(Role::User, text.trim())] })
+        sink(PromptRecord { place, messages: vec![Message::new(Role::User, text.trim())] })
     })
 }
 
@@ -165,9 +165,9 @@ mod tests {
     use crate::progress::Silent;
     use serde_json::{Value, json};
 
-    fn read(value: Value) -> Result<Vec<Vec<Message>>, Bad> {
+    fn read(value: Value) -> Result<Vec<Vec<Message>>, BadRecord> {
         let Value::Object(fields) = value else { panic!("{value} is no object") };
-        prompts(&Row { place: Place { file: "a.jsonl".into(), line: 1 }, fields })
+        prompts(&Row { place: RecordPlace { file: "a.jsonl".into(), line: 1 }, fields })
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
         let mut all = Vec::new();
         let skipped = read_prompts(&path, OnBadRecord::Skip, &Silent, &mut |prompt| {
             all.push(prompt.messages[0].content.clone());
-            if all.len() == 1 { Ok(()) } else { Err(Bad::new("no more").into()) }
+            if all.len() == 1 { Ok(()) } else { Err(BadRecord::new("no more").into()) }
         });
         assert_eq!((all.len(), skipped.unwrap().invalid_utf8), (1, 1));
     }

@@ -10,8 +10,8 @@ use crate::json::{elements, lenient, spans_lines};
 use crate::progress::{Progress, Unit};
 use crate::quiet::quietly;
 use crate::remarks::{HALVES, Remarks};
-use crate::source::{self, OnBadRecord, Opened};
-use crate::text::{self, Kind, LONGEST_RECORD};
+use crate::source::{self, OnBadRecord, OpenedFile};
+use crate::text::{self, LONGEST_RECORD, SkippedCount};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -28,14 +28,14 @@ pub use crate::text::Skipped;
 
 /// Where a record stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RecordPlace {
     /// The file.
     pub file: PathBuf,
     /// Its line, or in Parquet its row, from 1.
     pub line: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RecordPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = if matches!(Format::of(&self.file), Some(Format::Parquet)) { "row" } else { "line" };
         write!(f, "{} {unit} {}", self.file.display(), self.line)
@@ -46,7 +46,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Where it stands.
-    pub place: Place,
+    pub place: RecordPlace,
     /// Its fields, in the file's order.
     pub fields: Map<String, Value>,
 }
@@ -54,12 +54,12 @@ pub struct Row {
 /// What is wrong with one record. A sink that returns it has the record left out, or the reading ended, as the user
 /// said.
 #[derive(Debug)]
-pub struct Bad {
+pub struct BadRecord {
     what: String,
-    kind: Kind,
+    kind: SkippedCount,
 }
 
-impl Bad {
+impl BadRecord {
     /// A record that is not what it should be: `what` is wrong.
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), kind: |skipped| &mut skipped.malformed }
@@ -86,20 +86,20 @@ impl Bad {
     }
 }
 
-impl fmt::Display for Bad {
+impl fmt::Display for BadRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
     }
 }
 
-impl std::error::Error for Bad {}
+impl std::error::Error for BadRecord {}
 
 impl Row {
     /// The text under `key`.
     ///
     /// # Errors
     /// When there is no such field, or it is no text.
-    pub fn text(&self, key: &str) -> Result<&str, Bad> {
+    pub fn text(&self, key: &str) -> Result<&str, BadRecord> {
         match self.field(key)? {
             Value::String(text) => Ok(text),
             other => Err(wrong_type(key, other, "text")),
@@ -110,7 +110,7 @@ impl Row {
     ///
     /// # Errors
     /// When it is no text.
-    pub fn optional_text(&self, key: &str) -> Result<Option<&str>, Bad> {
+    pub fn optional_text(&self, key: &str) -> Result<Option<&str>, BadRecord> {
         match self.fields.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(_) => self.text(key).map(Some),
@@ -121,7 +121,7 @@ impl Row {
     ///
     /// # Errors
     /// When there is no such field, or it is none of these.
-    pub fn label(&self, key: &str) -> Result<String, Bad> {
+    pub fn label(&self, key: &str) -> Result<String, BadRecord> {
         match self.field(key)? {
             Value::String(text) => Ok(text.clone()),
             Value::Number(n) if !n.is_f64() => Ok(n.to_string()),
@@ -134,7 +134,7 @@ impl Row {
     ///
     /// # Errors
     /// When there is no such field, or it is no finite number.
-    pub fn number(&self, key: &str) -> Result<f64, Bad> {
+    pub fn number(&self, key: &str) -> Result<f64, BadRecord> {
         let value = self.field(key)?;
         let number = match value {
             Value::String(text) => text.trim().parse().ok(),
@@ -143,13 +143,13 @@ impl Row {
         number.filter(|n| n.is_finite()).ok_or_else(|| wrong_type(key, value, "a number"))
     }
 
-    fn field(&self, key: &str) -> Result<&Value, Bad> {
+    fn field(&self, key: &str) -> Result<&Value, BadRecord> {
         self.fields.get(key).ok_or_else(|| self.lacks(key))
     }
 
     /// The error for a record that has no `key`.
-    pub(crate) fn lacks(&self, key: &str) -> Bad {
-        Bad::lacking(key, &self.fields)
+    pub(crate) fn lacks(&self, key: &str) -> BadRecord {
+        BadRecord::lacking(key, &self.fields)
     }
 
     /// The names of its fields, to be shown.
@@ -180,13 +180,13 @@ fn shortened(text: &str) -> String {
     }
 }
 
-fn wrong_type(key: &str, value: &Value, expected: &str) -> Bad {
+fn wrong_type(key: &str, value: &Value, expected: &str) -> BadRecord {
     let shown = match value {
         Value::String(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
         Value::Null => "null (or NaN)".to_owned(), // which is read as null
         other => kind_of(other).to_owned(),
     };
-    Bad::new(format!("\"{key}\" is {shown}, not {expected}"))
+    BadRecord::new(format!("\"{key}\" is {shown}, not {expected}"))
 }
 
 /// What a value is, in words.
@@ -229,7 +229,7 @@ impl Format {
 const ACCEPTED: &str = "use .jsonl, .json, .csv or .tsv (also with .gz or .zst after it), or .parquet";
 
 /// Hands the records of the file `path` (or of stdin: `-.jsonl`, `-.csv`, `-.tsv`) to `sink`, one at a time. One that
-/// cannot be read, or that `sink` calls [`Bad`], is left out and counted, or ends the reading, as `on_bad` says.
+/// cannot be read, or that `sink` calls [`BadRecord`], is left out and counted, or ends the reading, as `on_bad` says.
 ///
 /// # Errors
 /// When the file cannot be read or its name does not say what it holds, at a bad record unless these are left out, and
@@ -240,8 +240,8 @@ pub fn read_rows(
     progress: &dyn Progress,
     sink: &mut dyn FnMut(Row) -> Result<()>,
 ) -> Result<Skipped> {
-    let piped = match source::Place::of(&path.to_string_lossy()) {
-        Ok(source::Place::Stdin(ending)) => Some(PathBuf::from(format!("stdin{ending}"))),
+    let piped = match source::SourceLocation::of(&path.to_string_lossy()) {
+        Ok(source::SourceLocation::Stdin(ending)) => Some(PathBuf::from(format!("stdin{ending}"))),
         _ => None,
     };
     let name = piped.as_deref().unwrap_or(path);
@@ -257,7 +257,7 @@ pub fn read_rows(
     let skipped = match piped {
         Some(_) => {
             let opened = source::decompressed(std::io::stdin().lock(), source::ending(name).1)?;
-            Reader::new(name, on_bad, &mut remarks, sink).read(format, opened)?
+            RecordReader::new(name, on_bad, &mut remarks, sink).read(format, opened)?
         }
         None => read_file(path, format, &[], on_bad, &count, &mut remarks, sink)?,
     };
@@ -277,7 +277,7 @@ pub(crate) fn read_file(
     remarks: &mut Remarks,
     sink: &mut dyn FnMut(Row) -> Result<()>,
 ) -> Result<Skipped> {
-    let reader = Reader::new(path, on_bad, remarks, sink);
+    let reader = RecordReader::new(path, on_bad, remarks, sink);
     match format {
         Format::Parquet => reader.parquet(wanted, count),
         _ => reader.read(format, source::open(path, count)?),
@@ -285,7 +285,7 @@ pub(crate) fn read_file(
 }
 
 /// Hands the lines of `input` that are not blank to `sink`, each with its place; `path` is its name. One that cannot be read,
-/// or that `sink` calls [`Bad`], is left out and counted, or ends the reading, as `on_bad` says.
+/// or that `sink` calls [`BadRecord`], is left out and counted, or ends the reading, as `on_bad` says.
 ///
 /// # Errors
 /// As [`read_rows`].
@@ -293,16 +293,16 @@ pub(crate) fn read_lines(
     path: &Path,
     on_bad: OnBadRecord,
     input: impl BufRead,
-    sink: &mut dyn FnMut(Place, &str) -> Result<()>,
+    sink: &mut dyn FnMut(RecordPlace, &str) -> Result<()>,
 ) -> Result<Skipped> {
     let mut skipped = Skipped::default();
     text::lines(path, input, &mut |line, bytes| {
-        let place = Place { file: path.to_owned(), line };
-        let text = bytes.map_err(Bad::new).and_then(utf8);
+        let place = RecordPlace { file: path.to_owned(), line };
+        let text = bytes.map_err(BadRecord::new).and_then(utf8);
         match text.map_err(anyhow::Error::from).and_then(|text| sink(place.clone(), text)) {
             Ok(()) => Ok(()),
             Err(e) => {
-                let bad = e.downcast::<Bad>()?;
+                let bad = e.downcast::<BadRecord>()?;
                 skipped.leave_out(on_bad, &place, &bad.what, bad.kind)
             }
         }
@@ -310,7 +310,7 @@ pub(crate) fn read_lines(
     Ok(skipped)
 }
 
-struct Reader<'a> {
+struct RecordReader<'a> {
     file: &'a Path,
     on_bad: OnBadRecord,
     remarks: &'a mut Remarks,
@@ -318,7 +318,7 @@ struct Reader<'a> {
     skipped: Skipped,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> RecordReader<'a> {
     fn new(
         file: &'a Path,
         on_bad: OnBadRecord,
@@ -328,12 +328,12 @@ impl<'a> Reader<'a> {
         Self { file, on_bad, remarks, sink, skipped: Skipped::default() }
     }
 
-    fn take(&mut self, line: u64, fields: Result<Map<String, Value>, Bad>) -> Result<()> {
-        let place = Place { file: self.file.to_owned(), line };
+    fn take(&mut self, line: u64, fields: Result<Map<String, Value>, BadRecord>) -> Result<()> {
+        let place = RecordPlace { file: self.file.to_owned(), line };
         let bad = match fields {
             Ok(fields) => match (self.sink)(Row { place: place.clone(), fields }) {
                 Ok(()) => return Ok(()),
-                Err(e) => e.downcast::<Bad>()?,
+                Err(e) => e.downcast::<BadRecord>()?,
             },
             Err(bad) => bad,
         };
@@ -341,7 +341,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads all but Parquet.
-    fn read(mut self, format: Format, opened: Opened) -> Result<Skipped> {
+    fn read(mut self, format: Format, opened: OpenedFile) -> Result<Skipped> {
         let input = opened.text(self.file, self.remarks).with_context(|| self.file.display().to_string())?;
         match format {
             Format::Csv => self.table(input, b',', true)?,
@@ -376,9 +376,11 @@ impl<'a> Reader<'a> {
     }
 
     fn object(&mut self, line: u64, bytes: Result<&[u8], String>) -> Result<()> {
-        let fields = bytes.map_err(Bad::new).and_then(|bytes| {
+        let fields = bytes.map_err(BadRecord::new).and_then(|bytes| {
             let (fields, has_half) = lenient(utf8(bytes)?, |text| serde_json::from_str(text)).map_err(|e| {
-                Bad::new(text::not_json(&e, line).replace("expected a map", "expected an object with named fields"))
+                BadRecord::new(
+                    text::not_json(&e, line).replace("expected a map", "expected an object with named fields"),
+                )
             })?;
             if has_half {
                 self.remarks.add(HALVES, self.file, 1);
@@ -409,10 +411,10 @@ impl<'a> Reader<'a> {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(csv::ErrorKind::Io(e)) if text::is_damage(&e) => {
-                    return self.take(next_line + unread_lines, Err(Bad::new(text::unreadable(&e))));
+                    return self.take(next_line + unread_lines, Err(BadRecord::new(text::unreadable(&e))));
                 }
                 Err(csv::ErrorKind::Io(e)) => {
-                    let place = Place { file: self.file.to_owned(), line: next_line + unread_lines };
+                    let place = RecordPlace { file: self.file.to_owned(), line: next_line + unread_lines };
                     return Err(e).with_context(|| format!("{place} cannot be read"));
                 }
                 Err(e) => bail!("{} line {} cannot be read: {e:?}", self.file.display(), next_line + unread_lines),
@@ -421,12 +423,12 @@ impl<'a> Reader<'a> {
             let end = reader.position().line();
             let line = end.saturating_sub(breaks + 1).max(next_line) + unread_lines;
             next_line = end;
-            let cut = cuts.borrow().front().filter(|cut: &&Cut| cut.end == end).map(|cut| cut.lines);
+            let cut = cuts.borrow().front().filter(|cut: &&CutRecord| cut.end == end).map(|cut| cut.lines);
             if let Some(lines) = cut {
                 cuts.borrow_mut().pop_front();
                 unread_lines += lines;
                 ensure!(header.is_some(), "{}: the header is longer than 64 MiB", self.file.display());
-                self.take(line, Err(Bad::new("is longer than 64 MiB; is a quote not closed?")))?;
+                self.take(line, Err(BadRecord::new("is longer than 64 MiB; is a quote not closed?")))?;
                 continue;
             }
             if record.len() == 1 && record.get(0).is_some_and(|field| matches!(field, b"" | b"\r")) {
@@ -455,7 +457,7 @@ impl<'a> Reader<'a> {
         let (mut first, mut line) = (0, 0);
         for index in 0..reader.num_row_groups() {
             if let Err(e) = self.row_group(&reader, index, columns.clone(), &mut line)? {
-                self.take(line + 1, Err(Bad::new(format!("the rest of its row group cannot be read: {e:#}"))))?;
+                self.take(line + 1, Err(BadRecord::new(format!("the rest of its row group cannot be read: {e:#}"))))?;
             }
             let group = reader.metadata().row_group(index);
             first += group.num_rows().max(0) as u64;
@@ -508,11 +510,11 @@ fn columns(reader: &SerializedFileReader<File>, wanted: &[&str]) -> Option<Type>
 }
 
 /// A field of a Parquet file. Bytes that are not said to be text are text nevertheless where they are UTF-8.
-fn value(name: &str, field: &Field) -> Result<Value, Bad> {
+fn value(name: &str, field: &Field) -> Result<Value, BadRecord> {
     let Field::Bytes(bytes) = field else { return Ok(field.to_json_value()) };
     match std::str::from_utf8(bytes.data()) {
         Ok(text) => Ok(Value::from(text)),
-        Err(e) => Err(Bad::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
+        Err(e) => Err(BadRecord::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
     }
 }
 
@@ -541,8 +543,8 @@ fn caught<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
     read.map_err(|e| anyhow!(e.to_string().chars().take(200).collect::<String>())) // it may quote the whole text
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, Bad> {
-    std::str::from_utf8(bytes).map_err(|e| Bad::not_utf8(text::not_utf8(&e)))
+fn utf8(bytes: &[u8]) -> Result<&str, BadRecord> {
+    std::str::from_utf8(bytes).map_err(|e| BadRecord::not_utf8(text::not_utf8(&e)))
 }
 
 /// The first line of a table.
@@ -571,14 +573,14 @@ impl Header {
         Ok(Self { names, carriage_returns })
     }
 
-    fn fields(&self, record: &csv::ByteRecord, broken: bool) -> Result<Map<String, Value>, Bad> {
+    fn fields(&self, record: &csv::ByteRecord, broken: bool) -> Result<Map<String, Value>, BadRecord> {
         if record.len() != self.names.len() {
             let hint = if broken { "; is a quote not closed?" } else { "" };
-            return Err(Bad::new(format!("has {} fields, the header {}{hint}", record.len(), self.names.len())));
+            return Err(BadRecord::new(format!("has {} fields, the header {}{hint}", record.len(), self.names.len())));
         }
         let text = |(name, field): (&String, &[u8])| match std::str::from_utf8(field) {
             Ok(text) => Ok((name.clone(), Value::from(text))),
-            Err(e) => Err(Bad::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
+            Err(e) => Err(BadRecord::not_utf8(format!("{} in the field \"{name}\"", text::not_utf8(&e)))),
         };
         self.names.iter().zip(fields(record, self.carriage_returns)).map(text).collect()
     }
@@ -620,11 +622,11 @@ struct Bounded<'a, R> {
     /// Line breaks that were handed over, and line breaks of this record that were not.
     given_lines: u64,
     unread_lines: u64,
-    cuts: &'a RefCell<VecDeque<Cut>>,
+    cuts: &'a RefCell<VecDeque<CutRecord>>,
 }
 
 /// A record of which the rest was left out.
-struct Cut {
+struct CutRecord {
     /// Line after it, of those that were handed over.
     end: u64,
     /// Line breaks in what was left out.
@@ -656,7 +658,7 @@ impl At {
 }
 
 impl<'a, R: BufRead> Bounded<'a, R> {
-    fn new(inner: R, delimiter: u8, quotes: bool, cuts: &'a RefCell<VecDeque<Cut>>) -> Self {
+    fn new(inner: R, delimiter: u8, quotes: bool, cuts: &'a RefCell<VecDeque<CutRecord>>) -> Self {
         Self { inner, delimiter, quotes, at: At::FieldStart, len: 0, given_lines: 0, unread_lines: 0, cuts }
     }
 }
@@ -692,14 +694,14 @@ impl<R: BufRead> Read for Bounded<'_, R> {
                 *given_lines += u64::from(byte == b'\n');
                 if ends {
                     if too_long {
-                        cuts.borrow_mut().push_back(Cut { end: *given_lines + 1, lines: *unread_lines });
+                        cuts.borrow_mut().push_back(CutRecord { end: *given_lines + 1, lines: *unread_lines });
                     }
                     (*len, *unread_lines) = (0, 0);
                 }
             }
             inner.consume(used);
             if is_end && self.len > LONGEST_RECORD {
-                self.cuts.borrow_mut().push_back(Cut { end: self.given_lines + 1, lines: self.unread_lines });
+                self.cuts.borrow_mut().push_back(CutRecord { end: self.given_lines + 1, lines: self.unread_lines });
                 self.len = 0;
             }
             if n > 0 || is_end {
@@ -712,7 +714,7 @@ impl<R: BufRead> Read for Bounded<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::{Silent, Task};
+    use crate::progress::{ProgressTask, Silent};
     use proptest::prelude::*;
     use serde_json::json;
     use std::fs::File;
@@ -743,7 +745,7 @@ mod tests {
 
     fn row(fields: Value) -> Row {
         let Value::Object(fields) = fields else { panic!("{fields} is no object") };
-        Row { place: Place { file: "f.jsonl".into(), line: 3 }, fields }
+        Row { place: RecordPlace { file: "f.jsonl".into(), line: 3 }, fields }
     }
 
     #[test]
@@ -752,7 +754,7 @@ mod tests {
         let rows = good("a.csv", &format!("{}\n{}\n", names.join(","), names.join(",")));
         let Value::Object(fields) = rows[0].1.clone() else { panic!("no object") };
         assert_eq!((rows.len(), fields.len()), (1, 200_000));
-        let row = Row { place: Place { file: "a.csv".into(), line: 2 }, fields };
+        let row = Row { place: RecordPlace { file: "a.csv".into(), line: 2 }, fields };
         let message = row.text("x").unwrap_err().to_string();
         assert!(message.ends_with("c18, c19 and 199980 more") && message.len() < 200, "{message}");
     }
@@ -914,7 +916,7 @@ mod tests {
         let mut seen = 0;
         let mut sink = |row: Row| -> Result<()> {
             if row.text("a")?.trim().is_empty() {
-                return Err(Bad::empty("\"a\" is empty").into());
+                return Err(BadRecord::empty("\"a\" is empty").into());
             }
             seen += 1;
             Ok(())
@@ -998,7 +1000,7 @@ mod tests {
     impl Progress for Counting {
         fn note(&self, _: &str) {}
         fn warn(&self, _: &str) {}
-        fn task(&self, _: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+        fn task(&self, _: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
             assert_eq!(unit, Unit::Bytes);
             self.total.store(total.unwrap(), Ordering::Relaxed);
             Box::new(Told(Arc::clone(&self.done)))
@@ -1007,7 +1009,7 @@ mod tests {
 
     struct Told(Arc<AtomicU64>);
 
-    impl Task for Told {
+    impl ProgressTask for Told {
         fn resume_at(&self, _: u64) {}
         fn advance(&self, n: u64) {
             self.0.fetch_add(n, Ordering::Relaxed);

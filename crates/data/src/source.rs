@@ -117,26 +117,27 @@ impl Check for DataConfig {
             let key = |name: &str| format!("sources.{i}.{name}");
             let sound = source.weight.is_none_or(|w| w.is_finite() && w > 0.0);
             problems.require(sound, &key("weight"), "is not positive", "leave the source out instead");
-            match Place::of(&source.path) {
+            match SourceLocation::of(&source.path) {
                 Err(what) => {
                     let name = source.path.split(':').next().unwrap_or_default();
                     problems.add(&key("path"), what, format!("write {name}:20000, or {name}:20000:SEED"));
                 }
-                Ok(Place::Path(path)) if !path.exists() => {
+                Ok(SourceLocation::Path(path)) if !path.exists() => {
                     let way = "name a file or folder of text, - for stdin, or world";
                     problems.add(&key("path"), "does not exist", way);
                 }
                 Ok(_) => {}
             }
         }
-        let stdin = self.sources.iter().filter(|s| matches!(Place::of(&s.path), Ok(Place::Stdin(_)))).count();
+        let stdin =
+            self.sources.iter().filter(|s| matches!(SourceLocation::of(&s.path), Ok(SourceLocation::Stdin(_)))).count();
         problems.require(stdin < 2, "sources", "name stdin more than once", "it can be read once");
     }
 }
 
 /// What a source's path means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum SourceLocation {
     /// A file or folder.
     Path(PathBuf),
     /// Stdin, with the ending that says what it holds (`.jsonl` for instance, or nothing).
@@ -144,7 +145,7 @@ pub enum Place {
     /// The embedded world.
     World {
         /// What is told of it.
-        told: Told,
+        told: SyntheticText,
         /// How many documents.
         count: u64,
         /// The world's seed.
@@ -154,24 +155,24 @@ pub enum Place {
 
 /// What a document of the embedded world tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum SyntheticText {
     /// A story: `world`.
     Stories,
     /// A pattern, by examples: `world-patterns`.
     Patterns,
 }
 
-impl Told {
+impl SyntheticText {
     /// Documents where a path says nothing else: about 11 MB of stories, a third as much of patterns.
     fn usual(self) -> u64 {
         match self {
-            Told::Stories => 10_000,
-            Told::Patterns => 15_000,
+            SyntheticText::Stories => 10_000,
+            SyntheticText::Patterns => 15_000,
         }
     }
 }
 
-impl Place {
+impl SourceLocation {
     /// Reads a source's path.
     ///
     /// # Errors
@@ -182,8 +183,8 @@ impl Place {
         }
         let mut parts = path.split(':');
         let told = match parts.next() {
-            Some("world") => Told::Stories,
-            Some("world-patterns") => Told::Patterns,
+            Some("world") => SyntheticText::Stories,
+            Some("world-patterns") => SyntheticText::Patterns,
             _ => return Ok(Self::Path(PathBuf::from(path))),
         };
         let mut number = |default: u64| match parts.next() {
@@ -192,7 +193,7 @@ impl Place {
         };
         let (count, seed) = (number(told.usual())?, number(1)?);
         if count == 0 || parts.next().is_some() {
-            let what = if told == Told::Stories { "stories" } else { "documents" };
+            let what = if told == SyntheticText::Stories { "stories" } else { "documents" };
             return Err(format!("is not a number of {what}"));
         }
         Ok(Self::World { told, count, seed })
@@ -201,10 +202,12 @@ impl Place {
     /// Reads the path of a source of records: of the world, that is `world` alone.
     ///
     /// # Errors
-    /// As [`Place::of`], and when it is text of the world that no records come with.
+    /// As [`SourceLocation::of`], and when it is text of the world that no records come with.
     pub fn of_records(path: &str) -> Result<Self, String> {
         match Self::of(path)? {
-            Self::World { told: Told::Patterns, .. } => Err("is text to pretrain on, and has no records".to_owned()),
+            Self::World { told: SyntheticText::Patterns, .. } => {
+                Err("is text to pretrain on, and has no records".to_owned())
+            }
             place => Ok(place),
         }
     }
@@ -212,7 +215,7 @@ impl Place {
 
 /// A file that is read, as it was when it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
+pub struct InputFile {
     /// The file.
     pub path: PathBuf,
     /// Bytes.
@@ -225,7 +228,7 @@ pub struct Input {
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     /// In the order of their names.
-    pub(crate) files: Vec<Input>,
+    pub(crate) files: Vec<InputFile>,
     /// Visible files of other kinds in a folder, and how many hidden ones.
     pub(crate) left_out: Vec<PathBuf>,
     pub(crate) hidden: usize,
@@ -272,7 +275,7 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
             }
             if entry.is_dir() {
                 folders.push(entry);
-            } else if Form::of(&entry).named && !is_special(&entry) {
+            } else if FileForm::of(&entry).named && !is_special(&entry) {
                 match input(entry.clone()).and_then(|input| readable(&entry).map(|()| input)) {
                     Ok(input) => found.push(input),
                     Err(e) => bad(entry, format!("{e:#}"))?,
@@ -338,16 +341,16 @@ fn refuse_stream(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn input(path: PathBuf) -> Result<Input> {
+fn input(path: PathBuf) -> Result<InputFile> {
     ensure!(path.to_str().is_some(), "the file name {} is not valid UTF-8; rename the file", path.display());
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
     let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    Ok(Input { path, size: metadata.len(), modified_ns: modified.map_or(0, |d| d.as_nanos()) })
+    Ok(InputFile { path, size: metadata.len(), modified_ns: modified.map_or(0, |d| d.as_nanos()) })
 }
 
 /// What a file's name says it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Form {
+pub struct FileForm {
     /// How it holds records; if not, it is text.
     pub(crate) records: Option<Format>,
     /// Whether the name says so, rather than leaves it open, so that it is read where a folder is.
@@ -361,7 +364,7 @@ pub(crate) enum Compression {
     Zstd,
 }
 
-impl Form {
+impl FileForm {
     /// The form that the name `path` says.
     pub fn of(path: &Path) -> Self {
         let (ending, compression) = ending(path);
@@ -390,12 +393,12 @@ pub(crate) fn ending(path: &Path) -> (String, Option<Compression>) {
 }
 
 /// A file that was opened for reading: decompressed as its name says, and UTF-16 decoded.
-pub(crate) struct Opened<'a> {
+pub(crate) struct OpenedFile<'a> {
     input: Box<dyn BufRead + 'a>,
     encoding: Encoding,
 }
 
-impl<'a> Opened<'a> {
+impl<'a> OpenedFile<'a> {
     /// The text of the file `path`; what is to be said of its encoding is added to `remarks`.
     ///
     /// # Errors
@@ -415,14 +418,14 @@ impl<'a> Opened<'a> {
 ///
 /// # Errors
 /// When it cannot be opened.
-pub(crate) fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<Opened<'a>> {
+pub(crate) fn open<'a>(path: &Path, count: &'a (dyn Fn(u64) + 'a)) -> Result<OpenedFile<'a>> {
     refuse_stream(path)?;
     let file = disk::open(path)?;
-    decompressed(Counted { inner: file, count }, Form::of(path).compression)
+    decompressed(CountedRead { inner: file, count }, FileForm::of(path).compression)
 }
 
 /// What `raw` holds, decompressed and, if it is UTF-16, decoded.
-pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compression>) -> Result<Opened<'a>> {
+pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compression>) -> Result<OpenedFile<'a>> {
     const BUFFER: usize = 1 << 18;
     let mut input: Box<dyn BufRead + 'a> = match compression {
         None => Box::new(BufReader::with_capacity(BUFFER, raw)),
@@ -436,20 +439,20 @@ pub(crate) fn decompressed<'a>(raw: impl Read + 'a, compression: Option<Compress
     let encoding = match input.fill_buf() {
         Ok(head) => Encoding::of(head),
         // It is said where the file is read.
-        Err(e) => return Ok(Opened { input: Box::new(Failed(e)), encoding: Encoding::Utf8 }),
+        Err(e) => return Ok(OpenedFile { input: Box::new(Failed(e)), encoding: Encoding::Utf8 }),
     };
     if let Encoding::Utf16 { big_endian, .. } = encoding {
         input = Box::new(Utf16::new(input, big_endian));
     }
-    Ok(Opened { input, encoding })
+    Ok(OpenedFile { input, encoding })
 }
 
-struct Counted<'a, R> {
+struct CountedRead<'a, R> {
     inner: R,
     count: &'a (dyn Fn(u64) + 'a),
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for CountedRead<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = self.inner.read(buffer)?;
         (self.count)(n as u64);
@@ -499,25 +502,25 @@ mod tests {
 
     #[test]
     fn the_world_and_stdin_are_known_by_their_names() {
-        let world = |told, count, seed| Ok(Place::World { told, count, seed });
-        assert_eq!(Place::of("world"), world(Told::Stories, 10_000, 1));
-        assert_eq!(Place::of("world:50:9"), world(Told::Stories, 50, 9));
-        assert_eq!(Place::of("world-patterns"), world(Told::Patterns, 15_000, 1));
-        assert_eq!(Place::of("world-patterns:50:9"), world(Told::Patterns, 50, 9));
-        assert_eq!(Place::of("world-tour"), Ok(Place::Path("world-tour".into())));
-        assert_eq!(Place::of("./world"), Ok(Place::Path("./world".into())));
-        assert_eq!(Place::of("-.jsonl.gz"), Ok(Place::Stdin(".jsonl.gz".to_owned())));
-        assert_eq!(Place::of("-x"), Ok(Place::Path("-x".into())));
+        let world = |told, count, seed| Ok(SourceLocation::World { told, count, seed });
+        assert_eq!(SourceLocation::of("world"), world(SyntheticText::Stories, 10_000, 1));
+        assert_eq!(SourceLocation::of("world:50:9"), world(SyntheticText::Stories, 50, 9));
+        assert_eq!(SourceLocation::of("world-patterns"), world(SyntheticText::Patterns, 15_000, 1));
+        assert_eq!(SourceLocation::of("world-patterns:50:9"), world(SyntheticText::Patterns, 50, 9));
+        assert_eq!(SourceLocation::of("world-tour"), Ok(SourceLocation::Path("world-tour".into())));
+        assert_eq!(SourceLocation::of("./world"), Ok(SourceLocation::Path("./world".into())));
+        assert_eq!(SourceLocation::of("-.jsonl.gz"), Ok(SourceLocation::Stdin(".jsonl.gz".to_owned())));
+        assert_eq!(SourceLocation::of("-x"), Ok(SourceLocation::Path("-x".into())));
         for wrong in ["world:", "world:many", "world:0", "world:5:1:2", "world-patterns:0", "world-patterns:5:x"] {
-            assert!(Place::of(wrong).is_err(), "{wrong}");
+            assert!(SourceLocation::of(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn patterns_are_no_records() {
-        assert_eq!(Place::of_records("world:50"), Place::of("world:50"));
-        assert_eq!(Place::of_records("a.jsonl"), Place::of("a.jsonl"));
-        assert!(Place::of_records("world-patterns:50").unwrap_err().contains("no records"));
+        assert_eq!(SourceLocation::of_records("world:50"), SourceLocation::of("world:50"));
+        assert_eq!(SourceLocation::of_records("a.jsonl"), SourceLocation::of("a.jsonl"));
+        assert!(SourceLocation::of_records("world-patterns:50").unwrap_err().contains("no records"));
     }
 
     #[test]

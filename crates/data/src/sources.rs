@@ -42,9 +42,9 @@ pub enum Origin {
     World {
         /// Seed of the world.
         seed: u64,
-        /// Part of the world.
-        part: Part,
-        /// Numbers of the records in that part.
+        /// Split of its records.
+        part: Split,
+        /// Numbers of the records in that split.
         numbers: Range<u64>,
     },
 }
@@ -78,13 +78,13 @@ impl<'a> Reading<'a> {
     /// A line that says how many records of the world were read; `what` names them.
     pub fn of_world(&self, what: &str) -> String {
         let Origin::World { part, numbers, .. } = &self.origin else { return format!("{}: {what}", self.source) };
-        let held_out = if *part == Part::HeldOut { "held-out " } else { "" };
+        let held_out = if *part == Split::HeldOut { "held-out " } else { "" };
         format!("{}: {} {held_out}{what} of the embedded world", self.source, grouped(numbers.end - numbers.start))
     }
 }
 
 impl<'a> Sources<'a> {
-    /// Everything that is read, in an order in which [`Split`] can keep training apart from the rest: what is tested and
+    /// Everything that is read, in an order in which [`SplitAssigner`] can keep training apart from the rest: what is tested and
     /// validated on, then files that are divided, then what is only trained on. A world source gives its held-out part to
     /// validation and tests, and its training part to training.
     ///
@@ -101,8 +101,8 @@ impl<'a> Sources<'a> {
         let divided = if self.validation.is_empty() { None } else { Some(Use::Train) };
         let (mut files, mut worlds) = (Vec::new(), Vec::new());
         for source in self.sources {
-            match Place::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
-                Place::World { .. } => {
+            match SourceLocation::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
+                SourceLocation::World { .. } => {
                     if divided.is_none() {
                         let mut reading = self.reading(source, Some(Use::Validate), &mut held_out)?;
                         if let Origin::World { numbers, .. } = &mut reading.origin {
@@ -112,7 +112,9 @@ impl<'a> Sources<'a> {
                     }
                     worlds.push(self.reading(source, Some(Use::Train), &mut held_out)?);
                 }
-                Place::Path(_) | Place::Stdin(_) => files.push(self.reading(source, divided, &mut held_out)?),
+                SourceLocation::Path(_) | SourceLocation::Stdin(_) => {
+                    files.push(self.reading(source, divided, &mut held_out)?)
+                }
             }
         }
         Ok(readings.into_iter().chain(files).chain(worlds).collect())
@@ -120,24 +122,24 @@ impl<'a> Sources<'a> {
 
     /// `next` has the first number in the held-out part of each world that no reading has taken.
     fn reading(&self, source: &'a str, used: Option<Use>, next: &mut HashMap<u64, u64>) -> Result<Reading<'a>> {
-        let origin = match Place::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
-            Place::World { count, seed, .. } if used == Some(Use::Train) => {
-                Origin::World { seed, part: Part::Train, numbers: 0..count }
+        let origin = match SourceLocation::of_records(source).map_err(|e| anyhow!("{source}: {e}"))? {
+            SourceLocation::World { count, seed, .. } if used == Some(Use::Train) => {
+                Origin::World { seed, part: Split::Train, numbers: 0..count }
             }
-            Place::World { count, seed, .. } => {
+            SourceLocation::World { count, seed, .. } => {
                 let first = next.entry(seed).or_default();
                 let numbers = *first..*first + count;
                 *first = numbers.end;
-                Origin::World { seed, part: Part::HeldOut, numbers }
+                Origin::World { seed, part: Split::HeldOut, numbers }
             }
-            Place::Path(_) | Place::Stdin(_) => Origin::File,
+            SourceLocation::Path(_) | SourceLocation::Stdin(_) => Origin::File,
         };
         Ok(Reading { source, origin, used })
     }
 
     /// Decides what each record of the [`Sources::readings`] is used for.
-    pub fn split(&self) -> Split {
-        Split { val_fraction: self.val_fraction, uses: HashMap::new(), left_out: 0 }
+    pub fn split(&self) -> SplitAssigner {
+        SplitAssigner { val_fraction: self.val_fraction, uses: HashMap::new(), left_out: 0 }
     }
 
     /// Reports what cannot be read; `usual` is the stage's own share.
@@ -152,9 +154,9 @@ impl<'a> Sources<'a> {
         for (key, paths) in [("sources", self.sources), ("validation", self.validation), ("test", self.test)] {
             for (i, path) in paths.iter().enumerate() {
                 let key = format!("{key}.{i}");
-                match Place::of_records(path) {
+                match SourceLocation::of_records(path) {
                     Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
-                    Ok(Place::Path(path)) if !path.exists() => {
+                    Ok(SourceLocation::Path(path)) if !path.exists() => {
                         let way = "name a file of records (.jsonl, .csv, .tsv, .parquet), or world";
                         problems.add(&key, "does not exist", way);
                     }
@@ -167,14 +169,14 @@ impl<'a> Sources<'a> {
 
 /// Assigns records to training, validation and test by their prompt, so that no prompt is in two of them.
 #[derive(Debug)]
-pub struct Split {
+pub struct SplitAssigner {
     val_fraction: f64,
     /// Use of each prompt that is not trained on, or that would not be by its key.
     uses: HashMap<u64, Use>,
     left_out: u64,
 }
 
-impl Split {
+impl SplitAssigner {
     /// What a record of `reading` is used for whose prompt has the key `prompt`; nothing when the prompt is in another part
     /// already, where it must stay alone.
     pub fn of(&mut self, reading: &Reading, prompt: u64) -> Option<Use> {
@@ -284,8 +286,8 @@ mod tests {
                     if let Some(used) = used {
                         parts.entry(used).or_default().insert(prompt);
                         match &reading.origin {
-                            Origin::World { part: Part::HeldOut, .. } => prop_assert_ne!(used, Use::Train),
-                            Origin::World { part: Part::Train, .. } => prop_assert_eq!(used, Use::Train),
+                            Origin::World { part: Split::HeldOut, .. } => prop_assert_ne!(used, Use::Train),
+                            Origin::World { part: Split::Train, .. } => prop_assert_eq!(used, Use::Train),
                             Origin::File if !validation.is_empty() => prop_assert_eq!(Some(used), reading.used),
                             Origin::File => {}
                         }

@@ -1,6 +1,6 @@
 //! Helpers of this crate's tests.
 
-use crate::progress::{Progress, Silent, Task, Unit};
+use crate::progress::{Progress, ProgressTask, Silent, Unit};
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Mutex;
@@ -31,7 +31,7 @@ impl Progress for Heard {
         self.warnings.lock().unwrap().push(line.to_owned());
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         Silent.task(label, total, unit)
     }
 }

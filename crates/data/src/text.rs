@@ -2,9 +2,9 @@
 
 use crate::json::{elements, lenient, spans_lines};
 use crate::progress::Progress;
-use crate::record::{Bad, Format, Row, read_file};
+use crate::record::{BadRecord, Format, Row, read_file};
 use crate::remarks::{HALVES, NULS, Remarks};
-use crate::source::{self, DataConfig, Form, OnBadRecord};
+use crate::source::{self, DataConfig, FileForm, OnBadRecord};
 use anyhow::{Context, Result, bail};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use std::path::Path;
 
 /// A part of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct TextPiece {
     /// It.
     pub text: String,
     /// Whether the document begins with it.
@@ -26,7 +26,7 @@ pub struct Piece {
 
 /// Where a document is cut into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cut {
+pub(crate) enum CutPoint {
     /// Between a character that is no white space and a space or line break.
     Words,
     /// Between any two characters.
@@ -47,7 +47,7 @@ pub struct Skipped {
 }
 
 /// Under which of its counts a bad record is kept.
-pub(crate) type Kind = fn(&mut Skipped) -> &mut u64;
+pub(crate) type SkippedCount = fn(&mut Skipped) -> &mut u64;
 
 impl Skipped {
     /// All kinds together.
@@ -79,7 +79,7 @@ impl Skipped {
         on_bad: OnBadRecord,
         place: &dyn fmt::Display,
         what: &str,
-        kind: Kind,
+        kind: SkippedCount,
     ) -> Result<()> {
         if on_bad == OnBadRecord::Fail {
             bail!("{place}: {what}; --on-bad-record skip leaves such records out");
@@ -101,10 +101,10 @@ pub(crate) const LONGEST_RECORD: u64 = 1 << 26;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Cuts what it reads into documents and pieces, and hands them to `sink` in order.
-pub(crate) struct Reader<'a> {
+pub(crate) struct TextReader<'a> {
     config: &'a DataConfig,
-    cut: Cut,
-    sink: &'a mut dyn FnMut(Piece) -> Result<()>,
+    cut: CutPoint,
+    sink: &'a mut dyn FnMut(TextPiece) -> Result<()>,
     pub(crate) skipped: Skipped,
     pub(crate) remarks: Remarks,
     /// Where the text of the current file is, once its first record was read.
@@ -116,8 +116,8 @@ pub(crate) struct Reader<'a> {
     begun: bool,
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn new(config: &'a DataConfig, cut: Cut, sink: &'a mut dyn FnMut(Piece) -> Result<()>) -> Self {
+impl<'a> TextReader<'a> {
+    pub(crate) fn new(config: &'a DataConfig, cut: CutPoint, sink: &'a mut dyn FnMut(TextPiece) -> Result<()>) -> Self {
         Self {
             config,
             cut,
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
     /// bytes.
     pub(crate) fn file(&mut self, path: &Path, count: &dyn Fn(u64)) -> Result<()> {
         self.column = None;
-        let format = Form::of(path).records;
+        let format = FileForm::of(path).records;
         if let Some(format @ (Format::Csv | Format::Tsv | Format::Parquet)) = format {
             return self.table(path, format, count);
         }
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
             };
             let text = row.text(column)?;
             if text.trim().is_empty() {
-                return Err(Bad::empty("the document is empty").into());
+                return Err(BadRecord::empty("the document is empty").into());
             }
             self.document(path, row.place.line, text)
         })?;
@@ -286,7 +286,7 @@ impl<'a> Reader<'a> {
                 self.scanned = rest.len();
                 break;
             };
-            (self.sink)(Piece { text: rest[..at].to_owned(), first: !self.begun, last: false })?;
+            (self.sink)(TextPiece { text: rest[..at].to_owned(), first: !self.begun, last: false })?;
             (self.begun, self.scanned) = (true, 0);
             from += at;
         }
@@ -300,10 +300,10 @@ impl<'a> Reader<'a> {
         if !begun && text.trim().is_empty() {
             return self.bad(path, line, "the document is empty", |skipped| &mut skipped.empty);
         }
-        (self.sink)(Piece { text, first: !begun, last: true })
+        (self.sink)(TextPiece { text, first: !begun, last: true })
     }
 
-    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: Kind) -> Result<()> {
+    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: SkippedCount) -> Result<()> {
         let place = format!("{} line {line}", path.display());
         self.skipped.leave_out(self.config.on_bad_record, &place, what, kind)
     }
@@ -373,7 +373,7 @@ pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
     e.to_string().replace(&format!("line {} column", e.line()), &place)
 }
 
-impl Cut {
+impl CutPoint {
     /// Where to cut `text`, whose first `scanned` bytes hold no such place: before [`PIECE`] if it can be, further on if
     /// it must.
     fn place(self, text: &str, scanned: usize) -> Option<usize> {
@@ -407,12 +407,12 @@ fn no_column(key: &str, others: &str) -> String {
 }
 
 /// The column of the text in a table whose first record is `row`.
-fn column_of<'a>(row: &Row, key: &'a str) -> Result<&'a str, Bad> {
+fn column_of<'a>(row: &Row, key: &'a str) -> Result<&'a str, BadRecord> {
     let has = |name: &str| row.fields.contains_key(name);
     match key {
         key if has(key) => Ok(key),
         TEXT if has(INSTEAD) => Ok(INSTEAD),
-        key => Err(Bad::new(no_column(key, &row.keys()))),
+        key => Err(BadRecord::new(no_column(key, &row.keys()))),
     }
 }
 
@@ -466,13 +466,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(config: &DataConfig, cut: Cut, bytes: &[u8], jsonl: bool) -> (Result<()>, Vec<Piece>, Skipped) {
+    fn read(config: &DataConfig, cut: CutPoint, bytes: &[u8], jsonl: bool) -> (Result<()>, Vec<TextPiece>, Skipped) {
         let mut pieces = Vec::new();
         let mut sink = |piece| {
             pieces.push(piece);
             Ok(())
         };
-        let mut reader = Reader::new(config, cut, &mut sink);
+        let mut reader = TextReader::new(config, cut, &mut sink);
         let input = Box::new(std::io::BufReader::with_capacity(100, bytes));
         let path = Path::new("f");
         let result = if jsonl { reader.records(path, Format::Jsonl, input) } else { reader.text(path, input) };
@@ -480,7 +480,7 @@ mod tests {
         (result, pieces, skipped)
     }
 
-    fn documents(pieces: &[Piece]) -> Vec<String> {
+    fn documents(pieces: &[TextPiece]) -> Vec<String> {
         let mut all = Vec::new();
         for piece in pieces {
             assert_eq!(piece.first, pieces.first() == Some(piece) || piece.first, "only a first piece begins");
@@ -497,13 +497,13 @@ mod tests {
     }
 
     fn fails(bytes: &[u8], jsonl: bool) -> String {
-        format!("{:#}", read(&DataConfig::default(), Cut::Words, bytes, jsonl).0.unwrap_err())
+        format!("{:#}", read(&DataConfig::default(), CutPoint::Words, bytes, jsonl).0.unwrap_err())
     }
 
     #[test]
     fn a_text_file_is_one_document_byte_for_byte() {
         let text = "\u{feff}one\r\n\r\ntwo é\n";
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\r\n\r\ntwo é\n"]);
     }
@@ -511,7 +511,7 @@ mod tests {
     #[test]
     fn a_record_is_a_document_and_blank_lines_are_none() {
         let text = "{\"text\": \"one\\n\", \"id\": [1]}\n\n{\"id\": 2, \"text\": \"two\"}";
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), true);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), true);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\n", "two"]);
     }
@@ -545,13 +545,13 @@ mod tests {
     #[test]
     fn skipped_records_are_counted_by_kind_and_the_rest_is_read() {
         let text = b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\nnonsense\n{\"text\": \" \"}\n{}\n{\"text\": \"b\"}\n";
-        let (result, pieces, skipped) = read(&skip(), Cut::Words, text, true);
+        let (result, pieces, skipped) = read(&skip(), CutPoint::Words, text, true);
         result.unwrap();
         assert_eq!(documents(&pieces), ["a", "b"]);
         let first = skipped.first.clone().unwrap();
         assert!(first.contains("line 2"), "{first}");
         assert_eq!(skipped, Skipped { first: Some(first), invalid_utf8: 1, empty: 1, malformed: 2 });
-        let (result, pieces, skipped) = read(&skip(), Cut::Words, b"one\ntw\xff\nthree\n", false);
+        let (result, pieces, skipped) = read(&skip(), CutPoint::Words, b"one\ntw\xff\nthree\n", false);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\nthree\n"]);
         assert_eq!(skipped.total(), 1);
@@ -560,7 +560,7 @@ mod tests {
     #[test]
     fn a_long_document_comes_in_pieces_cut_before_white_space() {
         let text = "word word2 é, ... \n".repeat(40_000);
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         result.unwrap();
         assert!(pieces.len() > 10);
         assert_eq!(documents(&pieces), [text]);
@@ -575,7 +575,7 @@ mod tests {
     #[test]
     fn text_of_any_script_is_cut() {
         let text = "\u{43a}\u{43e}\u{442} \u{3001}\n".repeat(100_000);
-        let (_, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (_, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         assert!(pieces.iter().all(|piece| piece.text.len() <= PIECE));
         assert_eq!(documents(&pieces), [text]);
     }
@@ -583,10 +583,10 @@ mod tests {
     #[test]
     fn characters_are_whole_where_no_line_ends() {
         let text = "日本".repeat(400_000); // 2.4 MB without a line break or a space
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         result.unwrap();
         assert_eq!(documents(&pieces), [text.as_str()]);
-        let (_, pieces, _) = read(&DataConfig::default(), Cut::Anywhere, text.as_bytes(), false);
+        let (_, pieces, _) = read(&DataConfig::default(), CutPoint::Anywhere, text.as_bytes(), false);
         assert!(pieces.len() > 30);
         assert_eq!(documents(&pieces), [text.as_str()]);
     }
@@ -595,7 +595,7 @@ mod tests {
         #[test]
         fn any_text_survives_being_read(text in "\\PC{0,40}(\n\\PC{0,20}){0,3}") {
             prop_assume!(!text.trim().is_empty() && !text.starts_with('\u{feff}'));
-            let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+            let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
             prop_assert!(result.is_ok());
             prop_assert_eq!(documents(&pieces), [text]);
         }

@@ -5,7 +5,7 @@ use crate::folder_tokens::{CONFIG, Class, FolderTokens, TextSettings};
 use crate::losses::Losses;
 use crate::progress::Progress;
 use crate::quiet::{Panicked, quietly};
-use crate::text::Cut;
+use crate::text::CutPoint;
 use crate::{adapter, disk, outline};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gptkit_config::{Check, Problems};
@@ -122,7 +122,7 @@ impl Check for TokenizerConfig {
 
 /// How tokens stand for text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TokenEncoding {
     /// Pieces of bytes, GPT-2's way: any bytes have tokens, and come back exactly.
     ByteLevel,
     /// Single characters.
@@ -141,7 +141,7 @@ pub struct Tokenizer {
     plain: Inner,
     /// Texts of special tokens by id.
     signs: HashMap<u32, String>,
-    kind: Kind,
+    kind: TokenEncoding,
     /// Bytes of each token, where the decoder joins bytes and does nothing else.
     bytes: Option<Vec<Vec<u8>>>,
     /// What the decoder may still change of a text that grows.
@@ -257,8 +257,8 @@ impl Tokenizer {
         let Derived { plain, signs, bytes, size } = quietly(|| derived(&inner, &structure))??;
         Ok(Self {
             unsettled: Unsettled::of(&structure.decoder),
-            cuts_at_words: matches!(kind, Kind::ByteLevel | Kind::Words) && !structure.adds_phrases(),
-            may_lose: kind != Kind::Char && structure.may_lose(&inner),
+            cuts_at_words: matches!(kind, TokenEncoding::ByteLevel | TokenEncoding::Words) && !structure.adds_phrases(),
+            may_lose: kind != TokenEncoding::Char && structure.may_lose(&inner),
             unknown: structure.unknown(&inner),
             word_sign: inner.token_to_id(WORD_SIGN),
             dropped: Mutex::default(),
@@ -406,7 +406,7 @@ impl Tokenizer {
             .build()
             .map_err(|e| anyhow!("{e}"))?;
         self.inner.with_post_processor(Some(frame));
-        self.frame_space = self.kind == Kind::ByteLevel;
+        self.frame_space = self.kind == TokenEncoding::ByteLevel;
         Ok(())
     }
 
@@ -535,7 +535,7 @@ impl Tokenizer {
 
     /// Refuses characters that have no token in a vocabulary of characters, and tokens for which the model has no row.
     fn must_know(&self, text: &str, ids: &[u32]) -> Result<()> {
-        if self.kind == Kind::Char && self.decode(ids)?.len() != text.len() {
+        if self.kind == TokenEncoding::Char && self.decode(ids)?.len() != text.len() {
             // The library drops characters that it does not know.
             let unknown = text.chars().find(|c| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_none());
             bail!(
@@ -710,13 +710,13 @@ impl Tokenizer {
     }
 
     /// Where documents are cut into pieces.
-    pub(crate) fn cut(&self) -> Cut {
-        if self.kind == Kind::Char { Cut::Anywhere } else { Cut::Words }
+    pub(crate) fn cut(&self) -> CutPoint {
+        if self.kind == TokenEncoding::Char { CutPoint::Anywhere } else { CutPoint::Words }
     }
 
     /// Whether such pieces have by themselves the tokens that they have in the document; see [`crate::stitch`].
     pub(crate) fn cuts_surely(&self) -> bool {
-        self.kind == Kind::Char || self.cuts_at_words
+        self.kind == TokenEncoding::Char || self.cuts_at_words
     }
 
     /// Whether a vocabulary may lack characters.
@@ -1075,22 +1075,24 @@ fn bpe(
 }
 
 /// The uses of special tokens in a tokenizer that names none.
-fn usual_names(inner: &Inner, kind: Kind, end: Option<u32>) -> Vec<(String, String)> {
+fn usual_names(inner: &Inner, kind: TokenEncoding, end: Option<u32>) -> Vec<(String, String)> {
     let end = end.and_then(|id| inner.id_to_token(id));
     let of_end = end.iter().flat_map(|end| ["bos_token", "eos_token", "pad_token"].map(|name| (name, end.clone())));
-    let unknown = (kind == Kind::Words).then(|| ("unk_token", "<unk>".to_owned()));
+    let unknown = (kind == TokenEncoding::Words).then(|| ("unk_token", "<unk>".to_owned()));
     of_end.chain(unknown).map(|(name, token)| (name.to_owned(), token)).collect()
 }
 
-fn kind(inner: &Inner) -> Kind {
-    let ModelWrapper::BPE(model) = inner.get_model() else { return Kind::Other };
+fn kind(inner: &Inner) -> TokenEncoding {
+    let ModelWrapper::BPE(model) = inner.get_model() else { return TokenEncoding::Other };
     match (inner.get_pre_tokenizer(), inner.get_normalizer()) {
         (Some(PreTokenizerWrapper::ByteLevel(b)), None) if !b.add_prefix_space && b.use_regex => {
-            if has_all_bytes(inner) { Kind::ByteLevel } else { Kind::Other }
+            if has_all_bytes(inner) { TokenEncoding::ByteLevel } else { TokenEncoding::Other }
         }
-        (Some(PreTokenizerWrapper::BertPreTokenizer(_)), _) if model.end_of_word_suffix.is_some() => Kind::Words,
-        (None, None) if model.get_vocab().keys().all(|token| token.chars().count() == 1) => Kind::Char,
-        _ => Kind::Other,
+        (Some(PreTokenizerWrapper::BertPreTokenizer(_)), _) if model.end_of_word_suffix.is_some() => {
+            TokenEncoding::Words
+        }
+        (None, None) if model.get_vocab().keys().all(|token| token.chars().count() == 1) => TokenEncoding::Char,
+        _ => TokenEncoding::Other,
     }
 }
 
@@ -1174,7 +1176,9 @@ mod tests {
             assert_eq!(library.encode(a, true).unwrap().get_ids(), [&[start][..], &a_ids, &[extract]].concat());
             assert_eq!(again.encode(a).unwrap(), trained(320).encode(a).unwrap(), "other text is read as it is");
         }
-        assert!(again.cut() == Cut::Words && again.decode(&again.encode("the cat").unwrap()).unwrap() == "the cat");
+        assert!(
+            again.cut() == CutPoint::Words && again.decode(&again.encode("the cat").unwrap()).unwrap() == "the cat"
+        );
         let config = std::fs::read_to_string(folder.path().join("tokenizer_config.json")).unwrap();
         assert!(config.contains("\"add_prefix_space\": true"), "{config}");
 
@@ -1224,7 +1228,7 @@ mod tests {
         let tokenizer = trained(300);
         assert_eq!((tokenizer.vocab_size(), tokenizer.end_of_text()), (300, Some(299)));
         assert!(trained(5000).vocab_size() < 5000, "the text has no such many pairs");
-        assert_eq!(tokenizer.kind, Kind::ByteLevel);
+        assert_eq!(tokenizer.kind, TokenEncoding::ByteLevel);
     }
 
     proptest! {
@@ -1264,7 +1268,7 @@ mod tests {
     fn pieces_have_the_tokens_of_the_whole() {
         for name in ["gpt2", "gpt1"] {
             let Some(tokenizer) = real(name) else { continue };
-            assert_eq!(tokenizer.cut(), Cut::Words);
+            assert_eq!(tokenizer.cut(), CutPoint::Words);
             let all: String =
                 golden().iter().map(|case| case["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n ");
             let whole = tokenizer.encode_document(&all).unwrap();
@@ -1278,7 +1282,7 @@ mod tests {
     #[test]
     fn characters_come_back_and_strangers_are_named() {
         let tokenizer = Tokenizer::of_characters(&"hello wörld\n".chars().collect()).unwrap();
-        assert_eq!((tokenizer.vocab_size(), tokenizer.kind), (11, Kind::Char));
+        assert_eq!((tokenizer.vocab_size(), tokenizer.kind), (11, TokenEncoding::Char));
         let ids = tokenizer.encode("hello\nwörld").unwrap();
         assert_eq!(ids.len(), 11);
         assert_eq!(tokenizer.decode(&ids).unwrap(), "hello\nwörld");
@@ -1323,7 +1327,7 @@ mod tests {
             assert_eq!((encoded.first(), encoded.last()), (Some(&ids[0]), Some(&ids[1])), "{tokenizer:?}");
             assert_eq!(encoded.iter().filter(|id| ids.contains(id)).count(), 2);
             assert!(tokenizer.encode_document(text).unwrap().iter().all(|id| !ids.contains(id)), "{tokenizer:?}");
-            if tokenizer.kind != Kind::Words {
+            if tokenizer.kind != TokenEncoding::Words {
                 assert_eq!(tokenizer.decode(&encoded).unwrap(), text);
                 let document = tokenizer.encode_document(text).unwrap();
                 assert_eq!(tokenizer.decode(&document).unwrap(), text);
@@ -1346,7 +1350,7 @@ mod tests {
         tokenizer.save(folder.path()).unwrap();
         let loaded = Tokenizer::load(folder.path()).unwrap();
         assert_eq!(loaded.fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
-        assert_eq!((loaded.kind, loaded.end_of_text()), (Kind::ByteLevel, Some(289)));
+        assert_eq!((loaded.kind, loaded.end_of_text()), (TokenEncoding::ByteLevel, Some(289)));
         assert_eq!(loaded.encode("<|user|><|end|>").unwrap(), ids);
         assert_eq!(loaded.chat_template(), Some("{{ messages }}"));
         // Newer folders have it in a file of its own, which counts.

@@ -3,7 +3,7 @@
 use crate::task::{Scoring, TaskConfig};
 use crate::template::Templates;
 use anyhow::{Result, anyhow};
-use gptkit_data::record::{Bad, Row};
+use gptkit_data::record::{BadRecord, Row};
 use minijinja::Value;
 
 /// A task that is ready to read records.
@@ -79,7 +79,7 @@ impl Task {
     ///
     /// # Errors
     /// When the record lacks what the template reads.
-    pub fn instruction(&self, row: &Row) -> Result<String, Bad> {
+    pub fn instruction(&self, row: &Row) -> Result<String, BadRecord> {
         self.templates.text("instruction", row, &self.variant, None)
     }
 
@@ -87,20 +87,20 @@ impl Task {
     ///
     /// # Errors
     /// When the record lacks what the task reads, the right choice is none of the choices, or an answer is empty.
-    pub fn instance(&self, row: &Row) -> Result<Instance, Bad> {
+    pub fn instance(&self, row: &Row) -> Result<Instance, BadRecord> {
         let text = |key, choice: Option<&str>| self.templates.text(key, row, &self.variant, choice);
         let prompt = text("prompt", None)?;
         let asked = match self.config.scoring {
             Scoring::Choice => {
                 let choices = texts(&self.templates.value("choice.of", row, &self.variant)?, "choice.of")?;
                 if choices.len() < 2 {
-                    return Err(Bad::new(format!("has {} choices; there must be two or more", choices.len())));
+                    return Err(BadRecord::new(format!("has {} choices; there must be two or more", choices.len())));
                 }
                 let right = place(&self.templates.value("choice.right", row, &self.variant)?, &choices)?;
                 let answers =
                     choices.iter().map(|choice| text("answer", Some(choice))).collect::<Result<Vec<_>, _>>()?;
                 if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
-                    return Err(Bad::empty(format!("choice {n} is empty")));
+                    return Err(BadRecord::empty(format!("choice {n} is empty")));
                 }
                 Asked::Choice { answers, right }
             }
@@ -110,7 +110,7 @@ impl Task {
                     |text: &String| self.config.generation.as_ref().map_or(String::new(), |g| g.wanted_of(text));
                 let accept: Vec<String> = texts(&accept, "generation.accept")?.iter().map(wanted).collect();
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
-                    return Err(Bad::empty("has an empty answer"));
+                    return Err(BadRecord::empty("has an empty answer"));
                 }
                 Asked::Free { answer: text("answer", None)?, accept }
             }
@@ -121,19 +121,19 @@ impl Task {
             Asked::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
             Asked::Free { answer, .. } | Asked::Word(answer) => answer.trim().is_empty(),
         };
-        if empty { Err(Bad::empty("has an empty answer")) } else { Ok(instance) }
+        if empty { Err(BadRecord::empty("has an empty answer")) } else { Ok(instance) }
     }
 }
 
 /// A list of texts or numbers, or one of them.
-fn texts(value: &Value, key: &str) -> Result<Vec<String>, Bad> {
+fn texts(value: &Value, key: &str) -> Result<Vec<String>, BadRecord> {
     let text = |value: Value| match value.kind() {
         minijinja::value::ValueKind::String | minijinja::value::ValueKind::Number => Ok(value.to_string()),
-        other => Err(Bad::new(format!("the task's {key} gives {other}, not text"))),
+        other => Err(BadRecord::new(format!("the task's {key} gives {other}, not text"))),
     };
     match value.kind() {
         minijinja::value::ValueKind::Seq | minijinja::value::ValueKind::Iterable => {
-            value.try_iter().map_err(|e| Bad::new(e.to_string()))?.map(text).collect()
+            value.try_iter().map_err(|e| BadRecord::new(e.to_string()))?.map(text).collect()
         }
         _ => Ok(vec![text(value.clone())?]),
     }
@@ -141,7 +141,7 @@ fn texts(value: &Value, key: &str) -> Result<Vec<String>, Bad> {
 
 /// The place among `choices` that `right` says: by its text, or its number from 0, which may be written as text or as true
 /// and false.
-fn place(right: &Value, choices: &[String]) -> Result<usize, Bad> {
+fn place(right: &Value, choices: &[String]) -> Result<usize, BadRecord> {
     let said = right.to_string();
     if let (minijinja::value::ValueKind::String, Some(at)) = (right.kind(), choices.iter().position(|c| *c == said)) {
         return Ok(at);
@@ -152,20 +152,22 @@ fn place(right: &Value, choices: &[String]) -> Result<usize, Bad> {
     };
     match number {
         Some(n) if (0..choices.len() as i64).contains(&n) => Ok(n as usize),
-        Some(n) => Err(Bad::new(format!("the right choice is number {n}, and there are {}, from 0 up", choices.len()))),
-        None => Err(Bad::new(format!("the right choice is {said:?}, which is none of {}", choices.join(", ")))),
+        Some(n) => {
+            Err(BadRecord::new(format!("the right choice is number {n}, and there are {}, from 0 up", choices.len())))
+        }
+        None => Err(BadRecord::new(format!("the right choice is {said:?}, which is none of {}", choices.join(", ")))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::record::Place;
+    use gptkit_data::record::RecordPlace;
     use serde_json::json;
 
     fn row(fields: serde_json::Value) -> Row {
         let serde_json::Value::Object(fields) = fields else { panic!("no object") };
-        Row { place: Place { file: "a.jsonl".into(), line: 3 }, fields }
+        Row { place: RecordPlace { file: "a.jsonl".into(), line: 3 }, fields }
     }
 
     fn choice() -> Task {

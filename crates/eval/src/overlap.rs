@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use gptkit_data::progress::{Progress, Unit};
-use gptkit_data::shard::{Corpus, Manifest, Tokens};
+use gptkit_data::shard::{Corpus, Manifest, ShardTokens};
 use gptkit_data::tokenizer::Tokenizer;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -73,7 +73,7 @@ impl<I: Copy + Eq + Hash> Wanted<I> {
 
     fn look(
         &self,
-        tokens: &Tokens,
+        tokens: &ShardTokens,
         tokenizer: &Tokenizer,
         looker: &mut Looker<I>,
         read: &mut dyn FnMut(u64),

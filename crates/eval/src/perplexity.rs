@@ -6,7 +6,7 @@ use crate::score::Model;
 use crate::task::Detokenizer;
 use anyhow::{Context, Result};
 use gptkit_data::losses::Losses;
-use gptkit_data::prepare::{Piece, read_text};
+use gptkit_data::prepare::{TextPiece, read_text};
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::stitch::{Part, Stitcher};
@@ -109,7 +109,7 @@ pub fn read(
         slider.text.words += u64::from(piece.last && !piece.text.ends_with('\n'));
         let more = Size::of(&pending) - Size::of(&text);
         pending = rest;
-        slider.push(Piece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
+        slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
     });
     match read.and_then(|_| slider.score()) {
         Err(e) if !e.is::<Ended>() => Err(e),
@@ -196,7 +196,7 @@ struct Slider<'a> {
 
 impl Slider<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
-    fn push(&mut self, piece: Piece, more: Size) -> Result<()> {
+    fn push(&mut self, piece: TextPiece, more: Size) -> Result<()> {
         self.undone.push_back(more);
         for part in self.stitcher.push(vec![piece])? {
             self.take(part)?;
@@ -204,7 +204,7 @@ impl Slider<'_> {
         Ok(())
     }
 
-    fn take(&mut self, part: Part) -> Result<()> {
+    fn take(&mut self, part: EncodedPart) -> Result<()> {
         if part.first {
             (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![Size::default()], 1);
         }

@@ -2,12 +2,15 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use gptkit_data::progress::Silent;
-use gptkit_data::record::{Bad, Place, Row, read_rows};
+use gptkit_data::record::{BadRecord, RecordPlace, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
-use gptkit_world::{Part, Pattern, PatternRecords, Task, Tasks, World};
-use serde_json::{Map, Value};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{Fields, PatternKind, SyntheticLabeled, SyntheticPatternRecords, SyntheticStories};
+use gptkit_data::task::TaskKind;
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -38,9 +41,9 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Made {
     /// `world:NAME`: a labeled task of the embedded world.
-    World(Task),
+    World(TaskKind),
     /// `patterns:NAME`: a pattern of it.
-    Pattern(Pattern),
+    Pattern(PatternKind),
     /// `arithmetic:NAME`: Brown et al. 2020, §3.9.1.
     Arithmetic(Arithmetic),
     /// `words:NAME`: Brown et al. 2020, §3.9.2, of the frequent words of a text, or of the world's stories.
@@ -84,17 +87,17 @@ impl Source {
         }
     }
 
-    /// Hands the records of `part` to `sink` in their order; a file is all of one part. What `sink` calls
-    /// [`Bad`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
+    /// Hands the records of `split` to `sink` in their order; a file is all of one split. What `sink` calls
+    /// [`BadRecord`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
     ///
     /// # Errors
     /// As [`read_rows`].
-    pub fn read(&self, part: Part, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
+    pub fn read(&self, split: Split, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
         let read = match self {
             Self::File(path) => {
                 let mut bad = 0;
                 let read = read_rows(path, on_bad, &Silent, &mut |row| {
-                    sink(row).inspect_err(|e| bad += u64::from(e.is::<Bad>()))
+                    sink(row).inspect_err(|e| bad += u64::from(e.is::<BadRecord>()))
                 });
                 match read {
                     Err(e) if e.is::<Enough>() => return Ok(bad),
@@ -103,9 +106,10 @@ impl Source {
             }
             Self::Made { kind, count, seed } => {
                 let file = PathBuf::from(kind.to_string());
-                let mut send =
-                    |index: u64, fields| sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields });
-                kind.read(part, *seed, *count, &mut send).map(|()| 0)
+                let mut send = |index: u64, fields| {
+                    sink(Row { place: RecordPlace { file: file.clone(), line: index + 1 }, fields })
+                };
+                kind.read(split, *seed, *count, &mut send).map(|()| 0)
             }
         };
         match read {
@@ -132,42 +136,37 @@ fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
 }
 
 impl Made {
-    fn read(
-        &self,
-        part: Part,
-        seed: u64,
-        count: u64,
-        send: &mut dyn FnMut(u64, Map<String, Value>) -> Result<()>,
-    ) -> Result<()> {
-        let mut put = |index: u64, record: Value| match record {
-            Value::Object(fields) => send(index, fields),
-            other => Err(anyhow!("{other} is no record")),
-        };
+    fn read(&self, split: Split, seed: u64, count: u64, send: &mut dyn FnMut(u64, Fields) -> Result<()>) -> Result<()> {
         let mut each =
-            |record: &dyn Fn(u64) -> Result<Value>| (0..count).try_for_each(|index| put(index, record(index)?));
+            |record: &dyn Fn(u64) -> Result<Fields>| (0..count).try_for_each(|index| send(index, record(index)?));
         match self {
             Self::World(task) => {
-                let tasks = Tasks::new(*task, seed, part);
-                each(&|index| Ok(serde_json::to_value(tasks.record(index))?))
+                let records = SyntheticLabeled::new(*task, seed, split);
+                each(&|index| records.record(index))
             }
             Self::Pattern(pattern) => {
-                let records = PatternRecords::new(*pattern, seed, part);
-                each(&|index| Ok(serde_json::to_value(records.record(index))?))
+                let records = SyntheticPatternRecords::new(*pattern, seed, split);
+                each(&|index| records.record(index))
             }
-            Self::Arithmetic(task) => each(&|index| Ok(serde_json::to_value(task.instance(seed, index, part))?)),
+            Self::Arithmetic(task) => each(&|index| fields(&task.instance(seed, index, split))),
             Self::Words(task, text) => {
                 let words = words_of(text.as_deref())?;
                 // Every eighth is for demonstrations.
-                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (part == Part::Train)).then_some(word);
+                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (split == Split::Train)).then_some(word);
                 let words: Vec<String> = words.into_iter().enumerate().filter_map(own).collect();
                 ensure!(!words.is_empty(), "{self}: the text has too few words of 5 to 14 letters");
                 // No word twice: some kinds know one way to scramble it.
                 let words = words.iter().zip(0..count);
-                words
-                    .into_iter()
-                    .try_for_each(|(word, index)| put(index, serde_json::to_value(task.instance(word, seed, index))?))
+                words.into_iter().try_for_each(|(word, index)| send(index, fields(&task.instance(word, seed, index))?))
             }
         }
+    }
+}
+
+fn fields(record: &impl Serialize) -> Result<Fields> {
+    match serde_json::to_value(record)? {
+        Value::Object(fields) => Ok(fields),
+        other => bail!("{other} is not a record"),
     }
 }
 
@@ -180,8 +179,8 @@ fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
             frequent_words(BufReader::new(file).lines().map_while(std::result::Result::ok))
         }
         None => {
-            let world = World::new(1);
-            frequent_words((0..STORIES).map(|index| world.story(index).text))
+            let stories = SyntheticStories::new(1);
+            frequent_words((0..STORIES).map(|index| stories.story(index)))
         }
     })
 }

@@ -13,11 +13,11 @@ use gptkit_data::disk::{self, Claim};
 use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_data::record::Row;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::split::Split;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::load::{ModelFolder, load_config};
 use gptkit_train::interrupt::{Interrupt, Stop};
-use gptkit_world::Part;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -353,7 +353,7 @@ impl Opened {
     fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<()>) -> Result<u64> {
         let set_aside = self.demonstrations == Some(From::SetAside);
         let (mut number, mut n) = (0, 0);
-        self.test.read(Part::HeldOut, request.on_bad_record, &mut |row| {
+        self.test.read(Split::HeldOut, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
             number += 1;
             if request.limit == Some(n) {

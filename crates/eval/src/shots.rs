@@ -4,10 +4,10 @@ use crate::instance::{Asked, Instance, Task};
 use crate::records::Source;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::split::Split;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::likelihood::LikelihoodQuestion;
 use gptkit_rng::Dice;
-use gptkit_world::Part;
 
 /// Most records that demonstrations are drawn from; of more, these are a sample.
 const POOL: usize = 4096;
@@ -55,14 +55,14 @@ impl Pool {
         };
         match from {
             From::Training(source) => {
-                source.read(Part::Train, on_bad, &mut |row| {
+                source.read(Split::Train, on_bad, &mut |row| {
                     take(task.instance(&row)?.shown());
                     Ok(())
                 })?;
             }
             From::SetAside => {
                 let mut number = 0;
-                test.read(Part::HeldOut, on_bad, &mut |row| {
+                test.read(Split::HeldOut, on_bad, &mut |row| {
                     let n = number;
                     number += 1; // bad records have numbers too
                     let shown = task.instance(&row)?.shown();

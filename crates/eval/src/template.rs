@@ -2,7 +2,7 @@
 
 use crate::task::TaskConfig;
 use gptkit_data::jinja::{self, Failure, Program};
-use gptkit_data::record::{Bad, Row};
+use gptkit_data::record::{BadRecord, Row};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{ErrorKind, UndefinedBehavior, Value, context};
@@ -66,7 +66,7 @@ impl Templates {
         row: &Row,
         variant: &str,
         choice: Option<&str>,
-    ) -> Result<String, Bad> {
+    ) -> Result<String, BadRecord> {
         let program = self.program(key)?;
         let (text, _) =
             program.render(fields(row, variant, choice), fuel(row)).map_err(|e| failed(key, &e, program, row))?;
@@ -77,7 +77,7 @@ impl Templates {
     ///
     /// # Errors
     /// As [`Templates::text`].
-    pub(crate) fn value(&self, key: &'static str, row: &Row, variant: &str) -> Result<Value, Bad> {
+    pub(crate) fn value(&self, key: &'static str, row: &Row, variant: &str) -> Result<Value, BadRecord> {
         let program = self.program(key)?;
         match program.value(fields(row, variant, None), fuel(row)) {
             Ok(value) if value.is_undefined() => {
@@ -88,8 +88,8 @@ impl Templates {
         }
     }
 
-    fn program(&self, key: &str) -> Result<&Program, Bad> {
-        self.programs.get(key).ok_or_else(|| Bad::new(format!("the task has no {key}")))
+    fn program(&self, key: &str) -> Result<&Program, BadRecord> {
+        self.programs.get(key).ok_or_else(|| BadRecord::new(format!("the task has no {key}")))
     }
 }
 
@@ -103,19 +103,19 @@ fn fields(row: &Row, variant: &str, choice: Option<&str>) -> Value {
 }
 
 /// Names the field that a record lacks, if it does.
-fn failed(key: &str, failure: &Failure, program: &Program, row: &Row) -> Bad {
+fn failed(key: &str, failure: &Failure, program: &Program, row: &Row) -> BadRecord {
     let is_missing = |name: &&String| !GIVEN.contains(&name.as_str()) && !row.fields.contains_key(*name);
     let mut missing: Vec<&String> = program.variables().iter().filter(is_missing).collect();
     missing.sort();
     if failure.undefined && !missing.is_empty() {
         let names: Vec<String> = missing.iter().map(|name| format!("\"{name}\"")).collect();
-        return Bad::new(format!(
+        return BadRecord::new(format!(
             "no {}, which the task's {key} reads; the record has {}",
             names.join(", "),
             row.keys()
         ));
     }
-    Bad::new(format!("the task's {key} fails: {}", described(failure, program.source())))
+    BadRecord::new(format!("the task's {key} fails: {}", described(failure, program.source())))
 }
 
 /// What is wrong, with its place in `source`.
@@ -142,12 +142,12 @@ fn last_word(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::record::Place;
+    use gptkit_data::record::RecordPlace;
     use serde_json::json;
 
     fn row(fields: serde_json::Value) -> Row {
         let serde_json::Value::Object(fields) = fields else { panic!("no object") };
-        Row { place: Place { file: "a.jsonl".into(), line: 3 }, fields }
+        Row { place: RecordPlace { file: "a.jsonl".into(), line: 3 }, fields }
     }
 
     fn task(prompt: &str, of: &str) -> TaskConfig {
@@ -172,7 +172,7 @@ mod tests {
     fn a_missing_field_is_named_with_those_that_are_there() {
         let templates = Templates::new(&task("{{ context }}", "endings")).unwrap();
         let row = row(json!({ "text": "a", "label": 1 }));
-        let said = |error: Bad| error.to_string();
+        let said = |error: BadRecord| error.to_string();
         assert_eq!(
             said(templates.text("prompt", &row, "", None).unwrap_err()),
             "no \"context\", which the task's prompt reads; the record has text, label"

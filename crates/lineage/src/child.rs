@@ -3,7 +3,7 @@
 use crate::event::{EVENTS, Event};
 use crate::plan::command;
 use anyhow::{Context, Result, bail};
-use gptkit_data::progress::{Progress, Task};
+use gptkit_data::progress::{Progress, ProgressTask};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -132,7 +132,7 @@ fn ask_to_stop(child: &mut Child, _: Stop) -> Result<()> {
 /// What is shown of a process.
 struct View<'a> {
     progress: &'a dyn Progress,
-    task: Option<Box<dyn Task>>,
+    task: Option<Box<dyn ProgressTask>>,
     /// Units of the task that were shown.
     done: u64,
     peak_bytes: Option<u64>,

@@ -27,7 +27,7 @@ pub enum Event {
     Reached {
         /// Units.
         done: u64,
-        /// As [`gptkit_data::progress::Task::show`] takes them.
+        /// As [`gptkit_data::progress::ProgressTask::show`] takes them.
         figures: String,
     },
     /// The work that began last is over.

@@ -3,7 +3,7 @@
 use crate::choices::Item;
 use anyhow::{Result, ensure};
 use gptkit_data::dialogue::Message;
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
@@ -24,7 +24,7 @@ pub struct Answerer<'a> {
     /// Its tokens.
     pub tokenizer: &'a Tokenizer,
     /// How it reads dialogues.
-    pub form: Form,
+    pub form: DialogueForm,
     /// Tokens that end an answer.
     ends: Vec<u32>,
 }
@@ -96,11 +96,11 @@ impl<'a> Answerer<'a> {
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<Form> {
+pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<DialogueForm> {
     ensure!(
         HeadDescription::load(folder).is_err(),
         "{} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers",
         folder.display()
     );
-    Form::of(tokenizer)
+    DialogueForm::of(tokenizer)
 }

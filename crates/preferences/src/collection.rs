@@ -5,21 +5,22 @@
 use crate::answering::{Answerer, Manner, form_of};
 use crate::choices::{Answer, Choice, Item, Judge, Store};
 use anyhow::{Context, Result, bail, ensure};
+use gptkit_data::dialogue::Message;
 use gptkit_data::dialogue::key;
-use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::disk;
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::load::{ModelFolder, load_config};
 use gptkit_model::sampler::Sampling;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_train::run::claim_numbered;
-use gptkit_world::{Instructions, Part};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -146,15 +147,15 @@ impl Settings {
         std::iter::once((Side::A, self.a.as_path())).chain(b).collect()
     }
 
-    /// Which part of the embedded world's instructions the prompts are: models are compared on what is held out, and
+    /// Which split of the embedded world's instructions the prompts are: models are compared on what is held out, and
     /// rankings, which are to be learned from, are of the training part.
-    pub fn part(&self) -> Part {
-        if self.k.is_some() { Part::Train } else { Part::HeldOut }
+    pub fn split(&self) -> Split {
+        if self.k.is_some() { Split::Train } else { Split::HeldOut }
     }
 
     /// Where the prompts are from.
     pub fn prompts(&self) -> Prompts<'_> {
-        Prompts { source: &self.prompts, count: self.count, part: self.part() }
+        Prompts { source: &self.prompts, count: self.count, split: self.split() }
     }
 
     /// Why all answers to a prompt would be the same, if they would.
@@ -212,7 +213,7 @@ pub fn weights_of(folder: &Path) -> Result<String> {
 /// How a model reads a prompt.
 struct PromptReader {
     tokenizer: Tokenizer,
-    form: Form,
+    form: DialogueForm,
     context: usize,
 }
 
@@ -453,15 +454,15 @@ pub struct Prompts<'a> {
     pub source: &'a str,
     /// Only so many.
     pub count: Option<u64>,
-    /// Of the embedded world's instructions.
-    pub part: Part,
+    /// Split of the embedded world's instructions.
+    pub split: Split,
 }
 
 impl Prompts<'_> {
     /// The embedded world's instructions, if the prompts are these.
-    pub fn world(&self) -> Option<Instructions> {
-        match Place::of_records(self.source) {
-            Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part)),
+    pub fn world(&self) -> Option<SyntheticInstructions> {
+        match SourceLocation::of_records(self.source) {
+            Ok(SourceLocation::World { seed, .. }) => Some(SyntheticInstructions::new(seed, self.split)),
             _ => None,
         }
     }
@@ -497,16 +498,16 @@ impl<'a> Gathering<'a> {
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let source = self.from.source;
-        match Place::of_records(source).map_err(anyhow::Error::msg)? {
-            Place::World { count, seed, .. } => {
+        match SourceLocation::of_records(source).map_err(anyhow::Error::msg)? {
+            SourceLocation::World { count, seed, .. } => {
                 let most = if source == "world" { WORLD_PROMPTS } else { count };
-                let instructions = Instructions::new(seed, self.from.part);
+                let instructions = SyntheticInstructions::new(seed, self.from.split);
                 // Some come again, sums above all.
                 for index in 0..most.saturating_mul(10) {
                     if self.is_full(most) {
                         break;
                     }
-                    let prompt = vec![Message::new(Role::User, instructions.instruction(index).prompt)];
+                    let prompt = instructions.instruction(index).prompt();
                     self.take(prompt, source.to_owned(), Some(index))?;
                 }
             }
@@ -544,7 +545,7 @@ impl<'a> Gathering<'a> {
             return Ok(());
         }
         for reader in self.readers {
-            if !reader.takes(&prompt).map_err(|e| Bad::new(format!("{e:#}")))? {
+            if !reader.takes(&prompt).map_err(|e| BadRecord::new(format!("{e:#}")))? {
                 self.too_long += 1;
                 return Ok(());
             }
@@ -558,6 +559,7 @@ impl<'a> Gathering<'a> {
 pub(crate) mod tests {
     use super::*;
     use crate::choices::Judge;
+    use gptkit_data::dialogue::Role;
 
     pub(crate) fn settings(k: Option<usize>, prompts: &str) -> Settings {
         Settings {

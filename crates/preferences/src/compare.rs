@@ -5,11 +5,11 @@ use crate::collection::Collection;
 use anyhow::{Context, Result};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::progress::{Progress, Unit};
+use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstruction, SyntheticInstructions};
 use gptkit_reward::model::Scorer;
 use gptkit_reward::score::places;
 use gptkit_rng::order::shuffled;
 use gptkit_train::interrupt::{Interrupt, Stop};
-use gptkit_world::{Instruction, Instructions, Labeler};
 use std::time::{Duration, SystemTime};
 
 /// Choices that are stored together when nobody is asked for them.
@@ -21,9 +21,9 @@ pub enum Machine<'a> {
     /// A reward model: the higher reward is better.
     Rewards(&'a Scorer),
     /// The embedded world's hidden scorer.
-    Gold(Instructions),
+    Gold(SyntheticInstructions),
     /// The embedded world's simulated labeler, who is noisy.
-    Labeler(Labeler, Instructions),
+    Labeler(SimulatedLabeler, SyntheticInstructions),
 }
 
 /// The place of each answer, and what the judge gives each, if it gives numbers.
@@ -41,7 +41,7 @@ impl Machine<'_> {
         let of_all = |i: usize| distinct.iter().position(|&d| d == first[i]).unwrap_or(0);
         let spread = |places: Vec<u32>| (0..answers.len()).map(|i| places[of_all(i)]).collect();
         let spread_scores = |scores: Vec<f32>| (0..answers.len()).map(|i| f64::from(scores[of_all(i)])).collect();
-        let instruction = |world: &Instructions| -> Result<Instruction> {
+        let instruction = |world: &SyntheticInstructions| -> Result<SyntheticInstruction> {
             let number = item.world.with_context(|| format!("{} is not of the embedded world", item.place))?;
             Ok(world.instruction(number))
         };
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::collection::tests::{collected, settings};
     use gptkit_data::progress::Silent;
-    use gptkit_world::Part;
+    use gptkit_data::split::Split;
 
     fn answers(texts: &[&str]) -> Vec<Answer> {
         let answer = |(number, text): (usize, &&str)| Answer {
@@ -288,8 +288,8 @@ mod tests {
     #[test]
     fn the_worlds_judges_judge_what_they_have_not_judged_yet() {
         let folder = tempfile::tempdir().unwrap();
-        let world = Instructions::new(1, Part::Train);
-        let right = world.instruction(0).substance().to_owned();
+        let world = SyntheticInstructions::new(1, Split::Train);
+        let right = world.instruction(0).canonical_answer().to_owned();
         let all: [(&str, &[&str]); 2] = [("q", &["", &right, "", "Gladly!"]), ("r", &["", "", "", ""])];
         let mut collection = collected(folder.path(), settings(Some(4), "world"), &all);
         let interrupt = Interrupt::default();
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(choices[0].scores.as_ref().unwrap()[1], 3.0);
         assert_eq!(choices[1].ranking, Some(vec![1; 4]));
         assert!(collection.unjudged(&gold).unwrap().is_empty());
-        let labeler = Machine::Labeler(Labeler::new(1), world);
+        let labeler = Machine::Labeler(SimulatedLabeler::new(1), world);
         judge_all(&mut collection, &judge("labeler"), &labeler, &interrupt, &Silent).unwrap();
         let ranking = collection.choices().unwrap()[2].ranking.clone().unwrap();
         assert_eq!(ranking[0], ranking[2]);

@@ -7,7 +7,7 @@ use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::disk;
-use gptkit_world::Instructions;
+use gptkit_data::synthetic::SyntheticInstructions;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,7 +122,7 @@ fn export<'a>(
 /// A choice as [`gptkit_data::comparison`] reads it, with the places of those answers that are `kept`.
 fn record(
     collection: &Collection,
-    world: Option<&Instructions>,
+    world: Option<&SyntheticInstructions>,
     answers: &[Answer],
     choice: &Choice,
     (kept, places): (&[usize], Vec<u32>),
@@ -189,7 +189,7 @@ fn dense(places: Vec<u32>) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::collection::tests::{collected, settings};
-    use gptkit_data::comparison::{Comparison, Shape, read_comparisons};
+    use gptkit_data::comparison::{Comparison, ComparisonShape, read_comparisons};
     use gptkit_data::progress::Silent;
     use gptkit_data::source::OnBadRecord;
 
@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    fn read(path: &Path) -> (Shape, Vec<Comparison>) {
+    fn read(path: &Path) -> (ComparisonShape, Vec<Comparison>) {
         let mut all = Vec::new();
         let (shape, skipped) = read_comparisons(path, OnBadRecord::Fail, &Silent, &mut |comparison| {
             all.push(comparison);
@@ -241,7 +241,7 @@ mod tests {
         let export = &summary.exports["human"];
         assert_eq!((export.comparisons, export.ties, export.empty), (2, 1, 1));
         let (shape, found) = read(&folder.path().join("comparisons-human.jsonl"));
-        assert_eq!((shape, found.len()), (Shape::Pair { prompt: "prompt" }, 2));
+        assert_eq!((shape, found.len()), (ComparisonShape::Pair { prompt: "prompt" }, 2));
         assert_eq!((texts(&found[0]), &found[0].places), (vec!["y", "x"], &vec![1, 2]));
         assert_eq!((texts(&found[1]), found[1].prompt[0].content.as_str()), (vec!["x", "y"], human));
         assert_eq!(texts(&read(&folder.path().join("comparisons-rm-1.jsonl")).1[0]), ["x", "y"]);
@@ -281,7 +281,10 @@ mod tests {
         let summary = write(&collection).unwrap();
         assert_eq!((summary.exports["labeler"].comparisons, summary.exports["labeler"].empty), (1, 1));
         let (shape, found) = read(&summary.exports["labeler"].path);
-        assert_eq!((shape, texts(&found[0]), &found[0].places), (Shape::Ranking, vec!["x", "y"], &vec![2, 1]));
+        assert_eq!(
+            (shape, texts(&found[0]), &found[0].places),
+            (ComparisonShape::Ranking, vec!["x", "y"], &vec![2, 1])
+        );
         assert_eq!((found[0].gold.as_ref().unwrap().len(), found[0].repeated), (2, 1));
     }
 }

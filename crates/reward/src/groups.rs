@@ -4,7 +4,7 @@ use crate::group::{Encoder, Fitted, Group};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::comparison::{Comparison, read_comparisons};
-use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::dialogue::key;
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::record::{Bad, Place as At};
@@ -13,7 +13,7 @@ use gptkit_data::sources::{Origin, Reading, Sources, Use};
 use gptkit_world::Comparisons;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The comparisons; TOML section `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ impl ComparisonConfig {
     /// Whether all that is validated on comes from the embedded world.
     pub(crate) fn is_synthetic(&self) -> bool {
         let validated = if self.validation.is_empty() { &self.sources } else { &self.validation };
-        validated.iter().all(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+        validated.iter().all(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
     }
 }
 
@@ -141,7 +141,7 @@ impl Taker<'_> {
             self.counts.level += 1;
             return Ok(());
         }
-        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
         let Some(Fitted { sequences, prompt: start, cut }) =
             self.encoder.group_cut(&comparison.prompt, completions, cut).map_err(bad)?
         else {
@@ -207,9 +207,9 @@ fn read(
 ) -> Result<()> {
     let source = reading.source;
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let comparisons = Comparisons::new(*seed, *part);
+        let comparisons = SyntheticComparisons::new(*seed, *part);
         for number in numbers.clone() {
-            sink(of_world(source, number, comparisons.comparison(number)))?;
+            sink(comparisons.comparison(source, number))?;
         }
         progress.note(&reading.of_world("comparisons"));
         return Ok(());
@@ -223,19 +223,6 @@ fn read(
     progress.note(&format!("{source}: {} comparisons, read as {shape}", grouped(n)));
     skipped.warn(progress);
     Ok(())
-}
-
-fn of_world(source: &str, index: u64, comparison: gptkit_world::Comparison) -> Comparison {
-    let gptkit_world::Comparison { instruction, completions, ranking, gold } = comparison;
-    Comparison {
-        cut: vec![false; completions.len()],
-        place: At { file: PathBuf::from(source), line: index + 1 },
-        prompt: vec![Message::new(Role::User, instruction.prompt)],
-        completions: completions.into_iter().map(|text| vec![Message::new(Role::Assistant, text)]).collect(),
-        places: ranking,
-        gold: Some(gold),
-        repeated: 0,
-    }
 }
 
 /// The groups of a part, each as what is kept of it: itself, or more.
@@ -310,9 +297,9 @@ pub fn say(counts: &Counts, progress: &dyn Progress) {
 mod tests {
     use super::*;
     use gptkit_data::progress::Silent;
+    use gptkit_data::split::Split;
     use gptkit_data::template::Template;
     use gptkit_data::tokenizer::Tokenizer;
-    use gptkit_world::Part;
     use std::collections::BTreeSet;
 
     fn encoder() -> Encoder {
@@ -379,9 +366,11 @@ mod tests {
         assert_eq!((counts.train.0, counts.val.0, counts.too_long), (50, 20, 0));
         let groups = Groups::open(&folder.path().join(FILES[1]), 1, Group::of).unwrap();
         let group = groups.records.get(0);
-        let truth = Comparisons::new(1, Part::HeldOut).comparison(0);
-        assert_eq!(group.places, truth.ranking);
-        assert!(group.gold.unwrap().iter().zip(&truth.gold).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+        let truth = SyntheticComparisons::new(1, Split::HeldOut).comparison("world", 0);
+        assert_eq!(group.places, truth.places);
+        assert!(
+            group.gold.unwrap().iter().zip(truth.gold.as_ref().unwrap()).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6)
+        );
         assert!((0.3..0.7).contains(&groups.longer_wins), "{}", groups.longer_wins);
     }
 }

@@ -57,9 +57,9 @@ impl Check for NormalizationConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.samples >= 2, "samples", "is not 2 or more", "use 256");
         for (i, source) in self.references.iter().enumerate() {
-            let missing = match Place::of_records(source) {
+            let missing = match SourceLocation::of_records(source) {
                 Err(what) => Some(what),
-                Ok(Place::Path(path)) if !path.exists() => Some("does not exist".to_owned()),
+                Ok(SourceLocation::Path(path)) if !path.exists() => Some("does not exist".to_owned()),
                 Ok(_) => None,
             };
             if let Some(what) = missing {
@@ -107,7 +107,7 @@ pub(crate) fn keep_references(
                     }
                     let (said, prompt) = messages.split_last().context("a dialogue without messages")?;
                     let fitted = encoder.group(prompt, &[vec![said.clone()]]);
-                    let fitted = fitted.map_err(|e| Bad::new(format!("{e:#}")))?;
+                    let fitted = fitted.map_err(|e| BadRecord::new(format!("{e:#}")))?;
                     fitted.map_or(Ok(()), |fitted| file.push(&fitted.sequences[0]))
                 })?;
             }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use gptkit_data::comparison;
 use gptkit_data::dialogue;
 use gptkit_data::progress::Progress;
-use gptkit_data::record::{Bad, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::unused::Unused;
 use serde_json::{Map, Value, json};
@@ -77,23 +77,23 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn take(&mut self, row: Row) -> Result<()> {
-        let compares = self.wanted == Wanted::Ranking || comparison::Shape::of(&row).is_ok();
+        let compares = self.wanted == Wanted::Ranking || comparison::ComparisonShape::of(&row).is_ok();
         let (prompt, completions) = if compares {
-            let shape = comparison::Shape::of(&row)?;
+            let shape = comparison::ComparisonShape::of(&row)?;
             self.unused.take(&row, &shape.fields());
             shape.completions(&row)?
         } else {
-            let shape = dialogue::Shape::of(&row)?;
+            let shape = dialogue::DialogueShape::of(&row)?;
             self.unused.take(&row, &shape.fields());
             let mut dialogues = shape.dialogues(&row)?;
             let (Some(mut messages), true) = (dialogues.pop(), dialogues.is_empty()) else {
-                return Err(Bad::new("holds several dialogues; give each a record").into());
+                return Err(BadRecord::new("holds several dialogues; give each a record").into());
             };
             let said = messages.split_off(messages.len() - 1);
             (messages, vec![said])
         };
         let fitted = self.scorer.encoder.group(&prompt, &completions);
-        let sequences = match fitted.map_err(|e| Bad::new(format!("{e:#}")))? {
+        let sequences = match fitted.map_err(|e| BadRecord::new(format!("{e:#}")))? {
             Some(Fitted { sequences, cut, .. }) => {
                 self.counts.cut += u64::from(cut);
                 sequences.into_iter().map(|sequence| self.scorer.without_padding(sequence)).collect()

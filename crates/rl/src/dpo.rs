@@ -89,7 +89,10 @@ impl Check for DpoConfig {
 impl DpoConfig {
     /// Whether comparisons are those of the embedded world, whose judges can then say what was learned.
     pub fn is_of_world(&self) -> bool {
-        self.data.sources.iter().any(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+        self.data
+            .sources
+            .iter()
+            .any(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
     }
 }
 

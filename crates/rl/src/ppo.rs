@@ -197,7 +197,7 @@ impl Ppo {
         episodes: &mut [Episode],
         figures: &mut Figures,
         updates: &mut Updates,
-        task: &dyn Task,
+        task: &dyn ProgressTask,
     ) -> Result<()> {
         let config = Arc::clone(&self.config);
         let PpoConfig { value, advantage, policy, reward, train, seed, .. } = &*config;
@@ -377,7 +377,7 @@ impl Ppo {
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
     /// fixed prompts as those after iteration `step`.
-    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn Task) -> Result<Evaluation> {
+    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn ProgressTask) -> Result<Evaluation> {
         let (mut found, mut reward) = (Figures::new(), None);
         if !self.validation.is_empty() {
             // The same draws each time, and none that an iteration uses.

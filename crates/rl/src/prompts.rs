@@ -2,11 +2,11 @@
 
 use crate::config::PpoConfig;
 use anyhow::{Context, Result, bail, ensure};
-use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::dialogue::{Message, key};
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::Bad;
+use gptkit_data::record::BadRecord;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::sources::{Origin, Reading, Use};
 use gptkit_data::template::{Template, encode};
@@ -28,9 +28,9 @@ pub struct Prompt {
 
 impl Prompt {
     /// The instruction of the embedded world that it is.
-    pub fn instruction(&self) -> Option<Instruction> {
+    pub fn instruction(&self) -> Option<SyntheticInstruction> {
         self.world.map(|(seed, number, held_out)| {
-            Instructions::new(seed, if held_out { Part::HeldOut } else { Part::Train }).instruction(number)
+            SyntheticInstructions::new(seed, if held_out { Split::HeldOut } else { Split::Train }).instruction(number)
         })
     }
 
@@ -103,7 +103,7 @@ pub(crate) fn encode_all(
             for reading in prompts.sources().readings()? {
                 read(&reading, prompts.on_bad_record, progress, &mut |messages, world| {
                     let Some(used) = split.of(&reading, key(messages)) else { return Ok(()) };
-                    let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+                    let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
                     let tokens = encode(&template.prompt(messages).map_err(bad)?, tokenizer).map_err(bad)?;
                     let tokens: Vec<u32> = tokens.into_iter().map(|(id, _)| id).collect();
                     counts.longest = counts.longest.max(tokens.len());
@@ -163,10 +163,10 @@ type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Resul
 
 fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = Instructions::new(*seed, *part);
+        let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            let message = Message::new(Role::User, instructions.instruction(number).prompt);
-            sink(&[message], Some((*seed, number, *part == Part::HeldOut)))?;
+            let prompt = instructions.instruction(number).prompt();
+            sink(&prompt, Some((*seed, number, *part == Split::HeldOut)))?;
         }
         progress.note(&reading.of_world("prompts"));
         return Ok(());

@@ -91,7 +91,7 @@ impl Progress for Said {
     fn warn(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
     }
-    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn Task> {
+    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn ProgressTask> {
         Box::new(Silent)
     }
 }

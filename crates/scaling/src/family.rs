@@ -11,7 +11,7 @@ use super::config::{ScalingConfig, SizeConfig};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::disk::{self, Claim, LOCK};
 use gptkit_data::prepare::{Prepared, prepare};
-use gptkit_data::progress::{Progress, Task, Unit, grouped};
+use gptkit_data::progress::{Progress, ProgressTask, Unit, grouped};
 use gptkit_data::shard::Manifest;
 use gptkit_data::source::{DataConfig, SourceConfig};
 use gptkit_data::tokenizer::TokenizerConfig;
@@ -256,7 +256,7 @@ impl Progress for OfMember<'_> {
         self.all.warn(&format!("{}: {line}", self.name));
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         self.all.task(&format!("{} {label}", self.name), total, unit)
     }
 }

@@ -2,16 +2,17 @@
 
 use crate::dialogues::{DialogueConfig, first_dialogues};
 use anyhow::{Context, Result};
-use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::dialogue::Message;
 use gptkit_data::disk;
-use gptkit_data::progress::{Progress, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Unit};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{InstructionKind, SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
-use gptkit_world::{Instruction, InstructionKind, Instructions, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -79,13 +80,13 @@ impl Answerer<'_> {
         progress: &dyn Progress,
     ) -> Result<BTreeMap<InstructionKind, (u32, u32)>> {
         let task = progress.task("grading", Some(n), Unit::Items);
-        let held_out = Instructions::new(seed, Part::HeldOut);
-        let instructions: Vec<Instruction> = (0..n).map(|index| held_out.instruction(index)).collect();
-        let asked: Vec<_> = instructions.iter().map(|one| vec![Message::new(Role::User, one.prompt.clone())]).collect();
+        let held_out = SyntheticInstructions::new(seed, Split::HeldOut);
+        let instructions: Vec<SyntheticInstruction> = (0..n).map(|index| held_out.instruction(index)).collect();
+        let asked: Vec<_> = instructions.iter().map(SyntheticInstruction::prompt).collect();
         let mut right: BTreeMap<InstructionKind, (u32, u32)> = BTreeMap::new();
         for (instruction, reply) in instructions.iter().zip(self.answer_all(&asked, 64, &*task)?) {
-            let (followed, all) = right.entry(instruction.kind).or_default();
-            *followed += u32::from(instruction.grade(&reply));
+            let (followed, all) = right.entry(instruction.kind()).or_default();
+            *followed += u32::from(instruction.is_followed(&reply));
             *all += 1;
         }
         Ok(right)
@@ -176,6 +177,7 @@ fn table(asked: &[Asked]) -> String {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use gptkit_data::dialogue::Role;
     use gptkit_data::progress::Silent;
     use gptkit_model::generate::{GenerationRequest, generate};
     use gptkit_model::{Kind, ModelConfig, Params};

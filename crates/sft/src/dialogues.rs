@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, IGNORE, Windows};
-use gptkit_data::dialogue::{AnswerUse, Message, Role, opening_key, read_dialogues};
+use gptkit_data::dialogue::{AnswerUse, Message, opening_key, read_dialogues};
 use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::pack::balance;
 use gptkit_data::progress::{Progress, Silent, grouped};
@@ -13,7 +13,6 @@ use gptkit_data::sources::{Origin, Reading, Sources, Use};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
-use gptkit_world::Instructions;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -53,7 +52,7 @@ impl DialogueConfig {
 
     /// Whether dialogues are validated on.
     fn validates(&self) -> bool {
-        let world = |source: &String| matches!(Place::of_records(source), Ok(Place::World { .. }));
+        let world = |source: &String| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. }));
         self.val_fraction > 0.0 || !self.validation.is_empty() || self.sources.iter().any(world)
     }
 }
@@ -145,13 +144,13 @@ impl Encoder<'_> {
     fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let is_marked = messages.iter().any(|message| message.use_of == AnswerUse::Masked);
         if is_marked && self.config.train_on_prompt {
-            return Err(Bad::new(NOT_ALL).into());
+            return Err(BadRecord::new(NOT_ALL).into());
         }
         if is_marked && !messages.iter().any(Message::is_learned) {
             self.counts.unmarked += 1;
             return Ok(());
         }
-        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
         let rendered = self.template.segments(messages).map_err(bad)?;
         let tokens = encode(&rendered.segments, self.tokenizer).map_err(bad)?;
         let (context, counts) = (self.context, &mut self.counts);
@@ -214,10 +213,9 @@ pub type Sink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<()>;
 /// As [`read_dialogues`], and those of `sink`.
 pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = Instructions::new(*seed, *part);
+        let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            let instruction = instructions.instruction(number);
-            sink(&[Message::new(Role::User, instruction.prompt), Message::new(Role::Assistant, instruction.answer)])?;
+            sink(&instructions.instruction(number).dialogue())?;
         }
         progress.note(&reading.of_world("instructions"));
         return Ok(());
@@ -392,7 +390,6 @@ mod tests {
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
     use gptkit_train::objective::{LanguageModeling, Objective};
-    use gptkit_world::Part;
     use std::collections::HashSet;
     use std::path::PathBuf;
 
@@ -568,7 +565,7 @@ mod tests {
         let template = Template::default_for_chat();
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let held_out = |n: u64| Instructions::new(1, Part::HeldOut).instruction(n).prompt;
+        let held_out = |n: u64| SyntheticInstructions::new(1, Split::HeldOut).instruction(n).prompt().remove(0).content;
         let line =
             |prompt: String, n: u32| serde_json::json!({ "prompt": prompt, "completion": n.to_string() }).to_string();
         let own: Vec<String> = (0..80).map(|n| line(format!("p{}", n % 30), n)).collect();

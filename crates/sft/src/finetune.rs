@@ -6,6 +6,7 @@ use crate::labeled::{Counts, Encoded, Example, FILES, Framer, Labeled, LabeledCo
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
 use gptkit_model::folder::{load_config, load_model};
 use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, Params};
@@ -72,7 +73,7 @@ pub const SCORES: &str = "scores.json";
 /// What a model labels, as its folder says it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Labeling {
-    pub(crate) task: Task,
+    pub(crate) task: TaskKind,
     /// Names of the classes; none for choices and numbers.
     pub(crate) labels: Vec<String>,
     pub(crate) columns: Columns,
@@ -83,7 +84,7 @@ const SCORE: &str = "score";
 
 impl Labeling {
     fn is_class(&self) -> bool {
-        !matches!(self.task, Task::MultipleChoice | Task::Regression)
+        !matches!(self.task, TaskKind::MultipleChoice | TaskKind::Regression)
     }
 
     fn n_out(&self) -> usize {
@@ -105,7 +106,7 @@ impl Labeling {
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let HeadDescription { labels, task, more, .. } = HeadDescription::load(folder)?;
         let path = folder.join("config.json");
-        let task: Task = task.parse().map_err(|way| {
+        let task: TaskKind = task.parse().map_err(|way| {
             anyhow::anyhow!("finetuning_task \"{task}\" in {} is none that gptkit knows: {way}", path.display())
         })?;
         let columns = serde_json::from_value(more["columns"].clone());

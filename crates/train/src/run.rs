@@ -304,7 +304,7 @@ mod tests {
             _: &str,
             _: Option<u64>,
             _: gptkit_data::progress::Unit,
-        ) -> Box<dyn gptkit_data::progress::Task> {
+        ) -> Box<dyn gptkit_data::progress::ProgressTask> {
             Box::new(gptkit_data::progress::Silent)
         }
     }
