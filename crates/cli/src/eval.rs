@@ -211,7 +211,7 @@ impl Eval {
         let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
         let share = report.scores.get("accuracy").copied();
         let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
-        let error = (share * (1.0 - share) / report.n as f64).sqrt();
+        let error = gptkit_stats::standard_error_of_share(share, report.n);
         let figure = Figure {
             metric: "accuracy".to_owned(),
             value: 100.0 * share,

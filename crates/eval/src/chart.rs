@@ -3,6 +3,7 @@
 use crate::report::Report;
 use anyhow::{Result, anyhow};
 use gptkit_data::printable::printable_line;
+use gptkit_stats::mean_of_estimates;
 use gptkit_train::curves::{Drawn, is_drawn, labels};
 use plotters::prelude::*;
 use std::collections::BTreeSet;
@@ -129,15 +130,12 @@ fn title(report: &Report, task: Option<&str>) -> String {
 
 /// Mean of the main figures of `tasks` and its standard error; nothing where one is missing.
 fn mean(report: &Report, tasks: &[&str], model: usize, shots: usize) -> Option<(f64, f64)> {
-    let (mut sum, mut variance) = (0.0, 0.0);
-    for task in tasks {
+    let of_task = |task: &&str| {
         let figure = report.cell(task, model, shots)?.measured.figures.first()?;
-        sum += figure.value;
-        // Of a single instance none is known.
-        variance += if figure.standard_error.is_finite() { figure.standard_error.powi(2) } else { 0.0 };
-    }
-    let n = tasks.len() as f64;
-    Some((sum / n, variance.sqrt() / n))
+        // The standard error of a single instance is NaN.
+        Some((figure.value, if figure.standard_error.is_finite() { figure.standard_error } else { 0.0 }))
+    };
+    Some(mean_of_estimates(tasks.iter().map(of_task).collect::<Option<Vec<_>>>()?))
 }
 
 fn point(x: f64, (value, error): (f64, f64)) -> (f64, f64, f64) {

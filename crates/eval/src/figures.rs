@@ -1,9 +1,10 @@
 //! Lines of what a model made of instances → figures with their standard errors.
 
 use crate::bleu::{BleuCounts, ORDER};
-use crate::bootstrap::{standard_error, standard_error_of_mean};
 use crate::task::{Metric, Normalization, Scoring, TaskConfig};
 use anyhow::{Context, Result};
+use gptkit_stats::bootstrap::{standard_error, standard_error_of_mean};
+use gptkit_stats::mean;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -241,7 +242,7 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
 pub fn difference(before: &[f64], after: &[f64]) -> Option<(f64, f64)> {
     let same = before.len() == after.len() && !before.is_empty();
     let gains: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
-    same.then(|| (gains.iter().sum::<f64>() / gains.len() as f64, standard_error_of_mean(&gains)))
+    same.then(|| (mean(&gains), standard_error_of_mean(&gains)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::measured::{
     Wins,
 };
 use crate::stages::Record;
-use gptkit_reward::report::Share;
+use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
 const STAGES: [(&str, Chapter); 29] = [

@@ -3,7 +3,7 @@
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
 use crate::stages::Record;
-use gptkit_reward::report::Share;
+use gptkit_stats::{Share, mean_of_estimates};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ pub struct Accuracy {
 impl Accuracy {
     /// Standard error of a share of independent texts.
     pub fn standard_error(&self) -> f64 {
-        (self.value * (1.0 - self.value) / self.n as f64).sqrt()
+        gptkit_stats::standard_error_of_share(self.value, self.n)
     }
 }
 
@@ -199,13 +199,12 @@ impl InContext {
         let mut tasks: Vec<&str> = self.cells.iter().map(|cell| cell.task.as_str()).filter(|task| is(task)).collect();
         tasks.sort_unstable();
         tasks.dedup();
-        let (mut sum, mut variance) = (0.0, 0.0);
-        for task in &tasks {
+        let of_task = |task: &&str| {
             let cell = self.cells.iter().find(|c| c.task == *task && c.model == model && c.shots == shots)?;
-            (sum, variance) = (sum + cell.value, variance + cell.standard_error.powi(2));
-        }
-        let n = tasks.len() as f64;
-        (n > 0.0).then(|| (sum / n, variance.sqrt() / n))
+            Some((cell.value, cell.standard_error))
+        };
+        let found = tasks.iter().map(of_task).collect::<Option<Vec<_>>>()?;
+        (!found.is_empty()).then(|| mean_of_estimates(found))
     }
 
     /// The one with the fewest weights.

@@ -9,7 +9,7 @@ use crate::stages;
 use crate::work;
 use anyhow::{Context, Result};
 use gptkit_data::disk::read_description;
-use gptkit_reward::report::Share;
+use gptkit_stats::Share;
 use gptkit_train::run::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -103,7 +103,7 @@ fn chapters(measured: &Measured) -> Value {
 /// The mean of what `of` finds in seeds; nothing where it finds nothing.
 fn mean(measured: &Measured, of: impl Fn(&Seed) -> Option<f64>) -> Option<f64> {
     let found: Vec<f64> = measured.seeds.iter().filter_map(of).filter(|x| x.is_finite()).collect();
-    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
+    (!found.is_empty()).then(|| gptkit_stats::mean(&found))
 }
 
 /// What sentences mention: means over seeds, null or absent where nothing was measured.

@@ -169,9 +169,7 @@ fn ways(seed: &Seed) -> Option<[(f64, f64); 3]> {
         let accuracy = seed.accuracies.get(stage)?;
         tuned.push((100.0 * accuracy.value, 100.0 * accuracy.standard_error()));
     }
-    let n = tuned.len() as f64;
-    let error = tuned.iter().map(|(_, error)| error.powi(2)).sum::<f64>().sqrt() / n;
-    let tuned = (tuned.iter().map(|(value, _)| value).sum::<f64>() / n, error);
+    let tuned = gptkit_stats::mean_of_estimates(tuned);
     let is = |task: &str| task == ENDINGS || TUNED.iter().any(|(tuned, _)| *tuned == task);
     let shown = |shots: usize| all.mean(is, all.largest()?, shots);
     Some([tuned, shown(most(all)?)?, shown(0)?])
@@ -282,13 +280,7 @@ fn feedback(measured: &Measured) -> Vec<Shape> {
 /// Mean and its standard error of `of` over iterations.
 fn mean(iterations: &[Iteration], of: impl Fn(&Iteration) -> Option<f64>) -> Option<(f64, f64)> {
     let values: Vec<f64> = iterations.iter().map(of).collect::<Option<_>>()?;
-    let n = values.len() as f64;
-    if n < 2.0 {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    Some((mean, (variance / n).sqrt()))
+    (values.len() > 1).then(|| gptkit_stats::mean_with_error(&values))
 }
 
 /// Quarters of a run of PPO, in order; nothing where they would be too short to have a mean.

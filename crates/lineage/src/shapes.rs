@@ -87,9 +87,8 @@ impl Comparison {
         let pairs: Vec<(u64, Pair)> = measured.seeds.iter().filter_map(|seed| Some((seed.seed, of(seed)?))).collect();
         let differences: Vec<f64> = pairs.iter().map(|(_, pair)| pair.more - pair.less).collect();
         let n = pairs.len() as f64;
-        let mean = if pairs.is_empty() { 0.0 } else { differences.iter().sum::<f64>() / n };
-        let squares: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
-        let between = if pairs.len() > 1 { squares / (n - 1.0) / n } else { 0.0 };
+        let mean = if pairs.is_empty() { 0.0 } else { gptkit_stats::mean(&differences) };
+        let between = if pairs.len() > 1 { gptkit_stats::sample_variance(&differences) / n } else { 0.0 };
         let within = pairs.iter().filter_map(|(_, pair)| pair.error).map(|e| e * e).sum::<f64>() / (n * n).max(1.0);
         let standard_error = (between + within).sqrt();
         Self {

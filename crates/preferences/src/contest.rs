@@ -238,7 +238,7 @@ fn count(name: String, answers: &[&Completion], judged: &[Option<Judged>], rewar
     let places: Vec<(u32, u32)> = judged.iter().flatten().map(|(places, _)| (places[0], places[1])).collect();
     let scores: Vec<f64> =
         judged.iter().flatten().filter_map(|(_, scores)| scores.as_ref().map(|scores| scores[0])).collect();
-    let mean = |all: &[f64]| (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64);
+    let mean = |all: &[f64]| (!all.is_empty()).then(|| gptkit_stats::mean(all));
     let share = |n: usize| n as f64 / answers.len() as f64;
     Row {
         name,

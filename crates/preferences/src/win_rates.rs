@@ -2,7 +2,7 @@
 
 use crate::choices::{Choice, Judge};
 use gptkit_data::comparison::pairs;
-use gptkit_reward::report::Share;
+use gptkit_stats::Share;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,6 @@
 use crate::group::{Encoder, Group};
 use crate::groups::Groups;
 use crate::model::RewardModel;
-use crate::report::Spread;
 use crate::train_rm::RewardConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
@@ -17,6 +16,7 @@ use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, Params};
 use gptkit_sft::dialogues;
 use gptkit_sft::sources::Reading;
+use gptkit_stats::Moments;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -169,7 +169,7 @@ pub(crate) fn normalize(recipe: Recipe, model: &RewardModel, params: &Params, fo
     let examples = Examples::open(&folder.join(REFERENCES))?;
     let references: Vec<Vec<u32>> = (0..examples.len()).map(|i| examples.get(i)).collect();
     let rewards = model.rewards(&references)?;
-    let Spread { mean, std } = Spread::of(rewards.iter().map(|&reward| f64::from(reward)));
+    let Moments { mean, std } = Moments::of(rewards.iter().map(|&reward| f64::from(reward)));
     let config = model.gpt.config();
     let n = references.len();
     Ok(Some(match recipe {

@@ -1,6 +1,7 @@
 //! What rewards are worth on comparisons that were held out.
 
-use serde::{Deserialize, Serialize};
+use gptkit_stats::{Moments, Share};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -17,53 +18,6 @@ pub struct Judged {
     pub gold: Option<Vec<f32>>,
 }
 
-/// Standard errors of a normal that 95% lie within.
-const Z: f64 = 1.96;
-
-/// A share, with its 95% confidence interval over prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Share {
-    /// The share itself.
-    pub value: f64,
-    /// Lower end of the interval.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-    /// Of how many.
-    pub n: u64,
-}
-
-impl Share {
-    /// Standard error, as the interval has it.
-    pub fn standard_error(&self) -> f64 {
-        (self.high - self.low) / (2.0 * Z)
-    }
-
-    /// The share of hits in all, from hits and count of each prompt. What belongs to one prompt is alike, so that prompts
-    /// are what varies: the variance is that of a ratio of sums over clusters (Cochran 1977, §11.2), and the interval
-    /// Wilson's (1927) for as many independent pairs as would have it; where nothing varies, for as many as there are
-    /// prompts.
-    pub fn of(clusters: &[(f64, f64)]) -> Self {
-        let (hits, n) = clusters.iter().fold((0.0, 0.0), |(hits, n), (h, m)| (hits + h, n + m));
-        let value = hits / n;
-        let m = clusters.len() as f64;
-        let squares: f64 = clusters.iter().map(|(h, m)| (h - value * m).powi(2)).sum();
-        let variance = squares * m / (m - 1.0).max(1.0) / (n * n);
-        let independent = if variance > 0.0 { (value * (1.0 - value) / variance).min(n) } else { m };
-        let middle = (value + Z * Z / (2.0 * independent)) / (1.0 + Z * Z / independent);
-        let half = Z * (value * (1.0 - value) / independent + (Z / (2.0 * independent)).powi(2)).sqrt()
-            / (1.0 + Z * Z / independent);
-        Self { value, low: (middle - half).max(0.0), high: (middle + half).min(1.0), n: n as u64 }
-    }
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |x: f64| 100.0 * x;
-        write!(f, "{:.1}% [{:.1}, {:.1}]", percent(self.value), percent(self.low), percent(self.high))
-    }
-}
-
 /// Comparisons of one kind: how many completions the prompt has, how far their rewards are apart, how sure the model is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bin {
@@ -76,24 +30,6 @@ pub struct Bin {
     pub predicted: f64,
     /// How often labelers prefer it.
     pub accuracy: Share,
-}
-
-/// Mean and standard deviation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
-    /// Mean.
-    pub mean: f64,
-    /// Population standard deviation.
-    pub std: f64,
-}
-
-impl Spread {
-    /// Of `values`, which are not none.
-    pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
-        let (n, sum) = values.clone().fold((0.0, 0.0), |(n, sum), x| (n + 1.0, sum + x));
-        let mean = sum / n;
-        Self { mean, std: (values.map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt() }
-    }
 }
 
 /// What length alone does.
@@ -127,9 +63,9 @@ pub struct Report {
     /// Mean distance of the two, by pairs.
     pub calibration_error: f64,
     /// Rewards of those that are better than another of their prompt, each as often as it is.
-    pub chosen: Spread,
+    pub chosen: Moments,
     /// Rewards of those that are worse.
-    pub rejected: Spread,
+    pub rejected: Moments,
     /// What length alone does.
     pub length: Length,
     /// Accuracy against the truth, where it is known.
@@ -233,8 +169,8 @@ impl Report {
             by_gap: bins(&pairs, &GAPS, |pair| pair.ahead.abs()),
             calibration_error: calibration.iter().map(off).sum::<f64>() / n,
             calibration,
-            chosen: Spread::of(chosen.iter().copied()),
-            rejected: Spread::of(rejected.iter().copied()),
+            chosen: Moments::of(chosen.iter().copied()),
+            rejected: Moments::of(rejected.iter().copied()),
             length: Length {
                 explains: r_squared(&lengths_and_rewards(judged, false)),
                 explains_within_prompts: r_squared(&lengths_and_rewards(judged, true)),
@@ -311,8 +247,8 @@ fn lengths_and_rewards(judged: &[Judged], within: bool) -> Vec<(f64, f64)> {
         if !within {
             return points;
         }
-        let x = Spread::of(points.iter().map(|p| p.0)).mean;
-        let y = Spread::of(points.iter().map(|p| p.1)).mean;
+        let x = Moments::of(points.iter().map(|p| p.0)).mean;
+        let y = Moments::of(points.iter().map(|p| p.1)).mean;
         points.iter().map(|p| (p.0 - x, p.1 - y)).collect()
     };
     judged.iter().flat_map(of).collect()
@@ -320,8 +256,8 @@ fn lengths_and_rewards(judged: &[Judged], within: bool) -> Vec<(f64, f64)> {
 
 /// The share of the variance of y that a line over x explains; 0 when one of them does not vary.
 fn r_squared(points: &[(f64, f64)]) -> f64 {
-    let x = Spread::of(points.iter().map(|p| p.0));
-    let y = Spread::of(points.iter().map(|p| p.1));
+    let x = Moments::of(points.iter().map(|p| p.0));
+    let y = Moments::of(points.iter().map(|p| p.1));
     let together: f64 = points.iter().map(|p| (p.0 - x.mean) * (p.1 - y.mean)).sum::<f64>() / points.len() as f64;
     let both = x.std * y.std;
     if both > 0.0 { (together / both).powi(2) } else { 0.0 }
@@ -430,18 +366,6 @@ mod tests {
             (1..6).map(|i| judged(&[1, 2], &[i as f32, 2.0 * i as f32], &[i, 2 * i], None)).collect();
         let report = Report::of(&all, 0.5).unwrap();
         assert!(near(report.length.explains, 1.0) && near(report.length.explains_within_prompts, 1.0));
-    }
-
-    #[test]
-    fn pairs_of_one_prompt_say_less_than_of_many() {
-        let alone = Share::of(&vec![(1.0, 1.0); 50].into_iter().chain(vec![(0.0, 1.0); 50]).collect::<Vec<_>>());
-        // Wilson's interval for a half of 99.
-        assert!((alone.low - 0.403_36).abs() < 1e-4 && (alone.high - 0.596_64).abs() < 1e-4, "{alone:?}");
-        let none = Share::of(&[(0.0, 1.0); 4]);
-        // Of none of four: z²/(n + z²).
-        assert!(none.low == 0.0 && (none.high - 0.489_9).abs() < 1e-4, "{none:?}");
-        let together = Share::of(&[(10.0, 10.0), (0.0, 10.0), (10.0, 10.0), (0.0, 10.0)]);
-        assert!(near(together.value, 0.5) && together.high - together.low > 0.6, "{together:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::advantage::AdvantageConfig;
 use crate::answers::{Answer, log_probs};
 use crate::config::PpoConfig;
-use crate::doctor::{Doctor, Signs, correlation, explained_variance};
+use crate::doctor::{Doctor, Signs, explained_variance, score_length_correlation};
 use crate::policy::{Minibatch, Policy, Tally, Values};
 use crate::prompts::Prompt;
 use crate::rollout::{Ends, Episode, Rewarder, Speaking, judge, scores, values};
@@ -305,7 +305,7 @@ impl Ppo<'_> {
         let mean = |sum: f64, of: &Tally| sum / of.tokens.max(1.0);
         let off = || {
             let pairs = episodes.iter().flat_map(|episode| episode.spoken.iter().zip(&episode.log_probs));
-            average(&pairs.map(|(spoken, read)| f64::from(spoken - read).abs()).collect::<Vec<f64>>())
+            gptkit_stats::mean(&pairs.map(|(spoken, read)| f64::from(spoken - read).abs()).collect::<Vec<f64>>())
         };
         let kls: Vec<f64> = episodes.iter().map(Episode::kl).collect();
         let lengths: Vec<f64> = episodes.iter().map(|episode| episode.answer.said().len() as f64).collect();
@@ -313,16 +313,16 @@ impl Ppo<'_> {
         let signs = Signs {
             first_ratio: mean(first.ratio, &first),
             spoken_off: (rollout.temperature == 1.0).then(off),
-            kl: average(&kls),
-            kl_error: (variance(&kls) / n.max(1) as f64).sqrt(),
+            kl: gptkit_stats::mean(&kls),
+            kl_error: (gptkit_stats::variance(&kls) / n.max(1) as f64).sqrt(),
             end_rate: episodes.iter().filter(|episode| episode.ended).count() as f64 / n.max(1) as f64,
             clip_fraction: mean(all.clipped, &all),
             approx_kl: mean(last.approx_kl, &last),
             explained_variance: explained(&episodes),
             entropy: mean(first.entropy, &first),
-            score: average(&scores),
-            length: average(&lengths),
-            score_length: correlation(&scores, &lengths),
+            score: gptkit_stats::mean(&scores),
+            length: gptkit_stats::mean(&lengths),
+            score_length: score_length_correlation(&scores, &lengths),
         };
         figures.extend(
             [
@@ -428,7 +428,7 @@ fn explained(episodes: &[Episode]) -> f64 {
 
 /// Means over `episodes` that were scored.
 fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figures {
-    let mean = |of: &dyn Fn(&Episode) -> f64| average(&episodes.iter().map(of).collect::<Vec<f64>>());
+    let mean = |of: &dyn Fn(&Episode) -> f64| gptkit_stats::mean(&episodes.iter().map(of).collect::<Vec<f64>>());
     let (score, kl) = (mean(&|episode| f64::from(episode.score)), mean(&Episode::kl));
     let shaped = mean(&|episode| f64::from(shaping.score(episode.score, episode.ended)));
     let mut figures: Figures = [
@@ -443,18 +443,9 @@ fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figur
     .into();
     let gold: Vec<f64> = episodes.iter().filter_map(|episode| episode.gold).collect();
     if !gold.is_empty() {
-        figures.insert("objective/gold".to_owned(), average(&gold));
+        figures.insert("objective/gold".to_owned(), gptkit_stats::mean(&gold));
     }
     figures
-}
-
-fn average(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
-}
-
-fn variance(numbers: &[f64]) -> f64 {
-    let mean = average(numbers);
-    average(&numbers.iter().map(|x| (x - mean).powi(2)).collect::<Vec<f64>>())
 }
 
 #[cfg(test)]

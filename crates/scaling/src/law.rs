@@ -1,9 +1,11 @@
 //! One variable: L(X) = (X_c/X)^α (Kaplan et al. 2020, eq. 1.1 to 1.3), or with a part that no X takes away.
 
 use super::descent::{Distance, Row, Sum};
-use super::noise::{Interval, Noise};
+use super::noise::Noise;
 use anyhow::{Result, ensure};
 use gptkit_rng::Dice;
+use gptkit_stats::Interval;
+use gptkit_stats::moments::root_mean_square;
 
 /// L(X) = E + (X_c/X)^α.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,10 +145,6 @@ fn residuals(law: &PowerLaw, rows: &[Row<1>]) -> Vec<f64> {
     rows.iter().map(|row| row.y - law.loss(row.x[0].exp()).ln()).collect()
 }
 
-fn root_mean_square(values: &[f64]) -> f64 {
-    (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
-}
-
 fn off(law: &PowerLaw, rows: &[Row<1>]) -> f64 {
     root_mean_square(&residuals(law, rows))
 }
@@ -247,9 +245,9 @@ mod tests {
             let mut dice = Dice::for_resampling(1000 + seed);
             let points = measured(&KAPLAN, &xs, 0.01, &mut dice);
             let fit = LawFit::new(&points, Points::OfManyRuns, seed).unwrap();
-            exponents += usize::from(fit.interval(|law| law.exponent).holds(KAPLAN.exponent));
+            exponents += usize::from(fit.interval(|law| law.exponent).contains(KAPLAN.exponent));
             let held_out = measured(&KAPLAN, &[3e6], 0.01, &mut dice)[0].1;
-            predictions += usize::from(fit.prediction(3e6).holds(held_out));
+            predictions += usize::from(fit.prediction(3e6).contains(held_out));
         }
         assert!((180..=199).contains(&exponents), "{exponents} of {n} exponents");
         assert!((180..=199).contains(&predictions), "{predictions} of {n} predictions");
@@ -270,7 +268,7 @@ mod tests {
                 })
                 .collect();
             let fit = LawFit::new(&run, Points::OfOneRun, seed).unwrap();
-            held += usize::from(fit.interval(|law| law.exponent).holds(KAPLAN.exponent));
+            held += usize::from(fit.interval(|law| law.exponent).contains(KAPLAN.exponent));
         }
         assert!(held >= 50, "{held} of 60");
     }

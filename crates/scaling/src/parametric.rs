@@ -2,9 +2,11 @@
 //! compute (eq. 4).
 
 use super::descent::{Distance, Row, Sum};
-use super::noise::{Interval, Noise};
+use super::noise::Noise;
 use anyhow::{Result, ensure};
 use gptkit_rng::Dice;
+use gptkit_stats::Interval;
+use gptkit_stats::moments::root_mean_square;
 
 /// L(N, D) = E + A/N^α + B/D^β, at a learning rate that has fallen to its end where such losses were measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -116,7 +118,7 @@ impl ParametricFit {
         let has_gain = rows.iter().any(|row| row.decayed != rows[0].decayed);
         let residual = |row: &Row<2>| row.y - sum.log_loss(row.x, row.decayed);
         let residuals: Vec<Vec<f64>> = runs.iter().map(|run| run.iter().map(|p| residual(&row(p))).collect()).collect();
-        let error = (residuals.iter().flatten().map(|x| x * x).sum::<f64>() / n as f64).sqrt();
+        let error = root_mean_square(&residuals.concat());
         let (noise, mut dice) = (Noise::of(&residuals, 5 + usize::from(has_gain)), Dice::for_resampling(seed));
         let one = |_| {
             let (off, another) = noise.draw(&mut dice);
@@ -216,10 +218,10 @@ mod tests {
         for seed in 0..n {
             let mut dice = Dice::for_resampling(500 + seed);
             let fit = ParametricFit::new(&family(&truth, truth.gain, 5e-3, &mut dice), seed).unwrap();
-            alphas += u32::from(fit.interval(|law| law.alpha).holds(truth.alpha));
-            sizes += u32::from(fit.interval(|law| law.optimum(1e14).size).holds(truth.optimum(1e14).size));
+            alphas += u32::from(fit.interval(|law| law.alpha).contains(truth.alpha));
+            sizes += u32::from(fit.interval(|law| law.optimum(1e14).size).contains(truth.optimum(1e14).size));
             let held_out = truth.loss(5e6, 3e6) * (5e-3 * dice.normal()).exp();
-            predictions += u32::from(fit.prediction(5e6, 3e6).holds(held_out));
+            predictions += u32::from(fit.prediction(5e6, 3e6).contains(held_out));
         }
         for held in [alphas, sizes, predictions] {
             assert!(held >= 24, "{alphas} {sizes} {predictions} of {n}");

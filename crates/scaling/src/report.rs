@@ -3,10 +3,10 @@
 use super::config::{ScalingConfig, non_embedding};
 use super::family::Trained;
 use super::law::{Errors, LawFit, Points};
-use super::noise::Interval;
 use super::parametric::{Measured, ParametricFit};
 use super::points::{contested, frontier};
 use anyhow::{Context, Result};
+use gptkit_stats::Interval;
 use gptkit_train::plan::Flops;
 use serde::{Serialize, Serializer};
 
@@ -124,7 +124,7 @@ impl Estimate {
     }
 
     /// Whether `x` lies in the interval.
-    pub fn holds(&self, x: f64) -> bool {
+    pub fn contains(&self, x: f64) -> bool {
         self.low <= x && x <= self.high
     }
 }
@@ -406,7 +406,7 @@ impl Report {
         for (prediction, name, measured) in held_out {
             for (law, estimate) in [("L(N)", prediction.by_size), ("L(N, D)", prediction.by_both)] {
                 remarks.extend(estimate.map(|estimate| {
-                    let place = if estimate.holds(measured) { "within" } else { "outside" };
+                    let place = if estimate.contains(measured) { "within" } else { "outside" };
                     let off = percent((estimate.value / measured - 1.0).abs());
                     format!("{name}: {law} is off by {off}; the loss lies {place} its 95%.")
                 }));
@@ -547,7 +547,7 @@ pub(crate) mod tests {
         let report = found(2e-3);
         let [held_out, next] = &report.predictions[..] else { panic!("{:?}", report.predictions) };
         let (measured, both) = (held_out.measured.unwrap(), held_out.by_both.unwrap());
-        assert!(both.holds(measured) && (both.value / measured - 1.0).abs() < 0.01, "{held_out:?}");
+        assert!(both.contains(measured) && (both.value / measured - 1.0).abs() < 0.01, "{held_out:?}");
         assert!((held_out.by_size.unwrap().value / measured - 1.0).abs() < 0.03, "{held_out:?}");
         assert!(next.size == 2.0 * 3_949_312.0 && next.measured.is_none(), "{next:?}");
         let law = report.parametric.fitted().unwrap();
@@ -555,7 +555,7 @@ pub(crate) mod tests {
         let budgets: Vec<f64> = report.optima.iter().map(|optimum| optimum.compute).collect();
         assert_eq!(budgets, [report.members[5].compute, 10.0 * report.members[5].compute, 1e18]);
         let truth = TRUTH.optimum(budgets[0]).size;
-        assert!(report.optima[0].size.holds(truth), "{:?} {truth}", report.optima[0]);
+        assert!(report.optima[0].size.contains(truth), "{:?} {truth}", report.optima[0]);
         for says in ["over ten times", "s6: L(N, D) is off by 0.", "the loss lies within its 95%"] {
             assert!(report.remarks.iter().any(|remark| remark.contains(says)), "{says}: {:?}", report.remarks);
         }

@@ -5,7 +5,7 @@ use crate::chart::bars::{Bar, Bars};
 use crate::chart::lines::{Lines, Look, Scale, Series};
 use crate::config::Chapter;
 use crate::measured::{Curve, Iteration, Seed};
-use gptkit_reward::report::Share;
+use gptkit_stats::Share;
 use serde_json::{Map, Value, json};
 
 /// Points that a curve over KL has: enough for a shape, few enough that draws average out.

@@ -256,7 +256,7 @@ impl Maker<'_> {
 /// The mean of what there is; nothing where there is nothing.
 fn average(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values: Vec<f64> = values.flatten().collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    (!values.is_empty()).then(|| gptkit_stats::mean(&values))
 }
 
 #[cfg(test)]
