@@ -9,11 +9,13 @@ use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_model::folder::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::choices::Judge;
-use gptkit_preferences::collection::{Collection, K, Settings, Side, weights_of};
+use gptkit_preferences::collection::Collection;
 use gptkit_preferences::compare::judge_all;
 use gptkit_preferences::export::{self, Summary};
+use gptkit_preferences::settings::{K, Settings, Side};
 use gptkit_preferences::win_rates::{Agreement, Verdict};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::path::{Path, PathBuf};
@@ -169,9 +171,9 @@ impl Compare {
         }
         prompts_exist(prompts)?;
         Ok(Some(Settings {
-            weights_of_a: weights_of(a)?,
+            weights_of_a: weights_fingerprint(a)?,
             a: a.clone(),
-            weights_of_b: self.b.as_deref().map(weights_of).transpose()?,
+            weights_of_b: self.b.as_deref().map(weights_fingerprint).transpose()?,
             b: self.b.clone(),
             k: self.k,
             prompts: prompts.clone(),
@@ -197,7 +199,7 @@ impl Compare {
             }
             let settings = &collection.settings;
             let before = if side == Side::A { Some(&settings.weights_of_a) } else { settings.weights_of_b.as_ref() };
-            let now = weights_of(&folder)
+            let now = weights_fingerprint(&folder)
                 .with_context(|| format!("answers are missing, and --{} has not been given", side.name()))?;
             if before.is_some_and(|before| *before != now) {
                 bail!(

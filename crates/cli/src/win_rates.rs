@@ -14,8 +14,9 @@ use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::Answerer;
-use gptkit_preferences::collection::{Prompts, Tokens};
 use gptkit_preferences::contest::{Contest, Row};
+use gptkit_preferences::prompts::Prompts;
+use gptkit_preferences::settings::StoredSampling;
 use gptkit_reward::model::Scorer;
 use gptkit_world::Part;
 use serde_json::json;
@@ -149,7 +150,7 @@ impl WinRates {
                 "reward": self.reward,
                 "prompts": { "from": self.prompts, "n": n },
                 "max_new_tokens": self.max_new_tokens,
-                "sampling": Tokens::from(sampling.clone()),
+                "sampling": StoredSampling::from(sampling.clone()),
                 "rows": rows,
             });
             ui.json(&(object.to_string() + "\n"))?;

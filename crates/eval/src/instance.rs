@@ -1,7 +1,7 @@
 //! A record → what is asked of a model, and what would be right.
 
 use crate::task::{Scoring, TaskConfig};
-use crate::template::Templates;
+use crate::template::TaskTemplates;
 use anyhow::{Result, anyhow};
 use gptkit_data::record::{Bad, Row};
 use minijinja::Value;
@@ -15,7 +15,7 @@ pub struct Task {
     pub config: TaskConfig,
     /// Which variant of it this is; may be empty.
     pub variant: String,
-    templates: Templates,
+    templates: TaskTemplates,
 }
 
 /// A record as it is asked.
@@ -67,7 +67,7 @@ impl Task {
     /// # Errors
     /// When a template cannot be read.
     pub fn new(name: &str, config: TaskConfig, variant: &str) -> Result<Self> {
-        let templates = Templates::new(&config).map_err(|wrong| {
+        let templates = config.templates().map_err(|wrong| {
             let all: Vec<String> = wrong.iter().map(|(key, what)| format!("{key}: {what}")).collect();
             anyhow!("task {name}: {}", all.join("; "))
         })?;

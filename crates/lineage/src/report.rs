@@ -4,7 +4,8 @@ use crate::config::{Chapter, LineageConfig};
 use crate::figures::{self, ASKED, Source};
 use crate::measured::{InContext, Measured, Seed, Training, is_pattern};
 use crate::reading;
-use crate::shapes::{self, Unit};
+use crate::rules;
+use crate::shape::{self, Unit};
 use anyhow::{Context, Result};
 use gptkit_data::disk;
 use minijinja::syntax::SyntaxConfig;
@@ -19,7 +20,7 @@ pub struct Written {
     /// The page.
     pub page: PathBuf,
     /// What it says of the papers' shapes.
-    pub shapes: Vec<shapes::Shape>,
+    pub shapes: Vec<shape::Shape>,
 }
 
 /// Writes `report.html` and `report.json` into `out`, from what the stages of `config` have left there for `seeds`; `own`
@@ -29,7 +30,7 @@ pub struct Written {
 /// When something that a finished stage left cannot be read, or a file cannot be written.
 pub fn write(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&str, String)]) -> Result<Written> {
     let measured = reading::read(config, out, seeds, own)?;
-    let shapes = shapes::all(&measured);
+    let shapes = rules::all(&measured);
     let all = json!({ "shapes": shapes, "measured": measured });
     disk::write(&out.join("report.json"), (serde_json::to_string(&all)? + "\n").as_bytes())?;
     let page = out.join("report.html");
@@ -75,16 +76,16 @@ pub fn render(measured: &Measured) -> Result<String> {
         chapters => minijinja::Value::from(Serde(chapters(measured))),
         costs => minijinja::Value::from(Serde(costs(measured))),
         answers => minijinja::Value::from(Serde(answers(measured))),
-        decisive => shapes::SEEDS,
+        decisive => shape::SEEDS,
     });
     page.context("the report cannot be written")
 }
 
 /// Of each chapter its names, figures and shapes.
 fn chapters(measured: &Measured) -> Value {
-    let (figures, shapes) = (figures::all(measured), shapes::all(measured));
+    let (figures, shapes) = (figures::all(measured), rules::all(measured));
     let chapter = |&(chapter, name, year): &(Chapter, &str, &str)| {
-        let shape = |shape: &shapes::Shape| {
+        let shape = |shape: &shape::Shape| {
             let mut value = json!(shape);
             value["words"] = json!(shape.words());
             value

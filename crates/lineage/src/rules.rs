@@ -1,8 +1,8 @@
-//! The shapes themselves: which figures each paper's finding is told by.
+//! The list of shapes: which figures decide whether a paper's finding is reproduced.
 
 use crate::config::Chapter;
 use crate::measured::{InContext, Iteration, Measured, Seed, is_pattern};
-use crate::shapes::{Comparison, Pair, Shape, Unit};
+use crate::shape::{Comparison, Pair, Shape, Unit};
 
 /// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
 const ENDINGS: &str = "world-endings";
@@ -11,7 +11,7 @@ const TUNED: [(&str, &str); 2] =
     [("world-patterns:color", "color-predicted"), ("world-patterns:first-word", "first-word-predicted")];
 
 /// Every shape, chapter by chapter.
-pub(crate) fn all(measured: &Measured) -> Vec<Shape> {
+pub fn all(measured: &Measured) -> Vec<Shape> {
     let mut shapes = recurrence(measured);
     shapes.extend([fine_tuning(measured), both_sides(measured)]);
     shapes.extend(sizes(measured));

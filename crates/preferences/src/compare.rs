@@ -208,7 +208,8 @@ pub fn order(text: &str, n: usize) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collection::tests::{collected, settings};
+    use crate::collection::tests::collected;
+    use crate::settings::tests::settings;
     use gptkit_data::progress::Silent;
     use gptkit_world::Part;
 

@@ -1,7 +1,8 @@
 //! A collection → the files that are read by others: comparisons that a reward model learns from, and a summary.
 
 use crate::choices::{Answer, Choice, Judge};
-use crate::collection::{Collection, Tokens};
+use crate::collection::Collection;
+use crate::settings::StoredSampling;
 use crate::win_rates::{Agreement, Verdict, agreements};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
@@ -160,7 +161,7 @@ fn record(
     record
 }
 
-fn sampling(tokens: &Tokens, max_new_tokens: usize) -> Value {
+fn sampling(tokens: &StoredSampling, max_new_tokens: usize) -> Value {
     let mut sampling = json!(tokens);
     sampling["max-new-tokens"] = json!(max_new_tokens);
     sampling
@@ -188,7 +189,8 @@ fn dense(places: Vec<u32>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collection::tests::{collected, settings};
+    use crate::collection::tests::collected;
+    use crate::settings::tests::settings;
     use gptkit_data::comparison::{Comparison, Shape, read_comparisons};
     use gptkit_data::progress::Silent;
     use gptkit_data::source::OnBadRecord;

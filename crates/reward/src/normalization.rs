@@ -3,7 +3,6 @@
 use crate::group::{Encoder, Group};
 use crate::groups::Groups;
 use crate::model::RewardModel;
-use crate::train_rm::RewardConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter};
@@ -81,17 +80,17 @@ const LEAST_ROOM: usize = 8;
 /// # Errors
 /// When a file cannot be read, no reference fits the window, or the policy's numbers are damaged.
 pub(crate) fn keep_references(
-    config: &RewardConfig,
+    (config, seed): (&NormalizationConfig, u64),
     encoder: &Encoder,
     policy: (&Gpt, &[u32]),
     train: &Groups,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let NormalizationConfig { recipe, references, samples } = &config.normalization;
+    let NormalizationConfig { recipe, references, samples } = config;
     ExamplesWriter::write(&folder.join(REFERENCES), |file| match recipe {
         Recipe::None => Ok(()),
-        Recipe::LmHumanPreferences => sample(config, encoder, policy, train, file, progress),
+        Recipe::LmHumanPreferences => sample((*samples, seed), encoder, policy, train, file, progress),
         Recipe::Instructgpt if references.is_empty() => {
             for group in train.records.all(1, *samples).iter().flatten() {
                 let best = group.places.iter().position(|&place| place == 1).unwrap_or(0);
@@ -119,14 +118,14 @@ pub(crate) fn keep_references(
 
 /// What the policy answers to prompts to learn, sampled at temperature 1.
 fn sample(
-    config: &RewardConfig,
+    (samples, seed): (usize, u64),
     encoder: &Encoder,
     (gpt, ends): (&Gpt, &[u32]),
     train: &Groups,
     file: &mut ExamplesWriter,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let groups = train.records.all(1, config.normalization.samples).concat();
+    let groups = train.records.all(1, samples).concat();
     let longest = groups.iter().flat_map(|group: &Group| (0..group.len()).map(|i| group.length(i))).max();
     let longest = longest.unwrap_or(0).max(LEAST_ROOM);
     let prompts: Vec<Vec<u32>> = groups.iter().map(|group| group.sequences[0][..group.prompt].to_vec()).collect();
@@ -140,7 +139,7 @@ fn sample(
         most_rows: 32,
         stop: Vec::new(),
         log_probs: None,
-        sampling: Sampling { seed: config.seed, ..Sampling::default() },
+        sampling: Sampling { seed, ..Sampling::default() },
     };
     let end = encoder.template.end_token(&encoder.tokenizer)?;
     let mut sampled: Vec<Option<Vec<u32>>> = vec![None; requests.prompts.len()];

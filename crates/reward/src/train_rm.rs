@@ -111,7 +111,8 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     say(&counts, sitting.progress);
     encoder.tokenizer.check_losses("the comparisons", sitting.progress)?;
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
-    keep_references(&config, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
+    let normalization = (&config.normalization, config.seed);
+    keep_references(normalization, &encoder, (&gpt, &end_of_text), &data.train, aside.path(), sitting.progress)?;
 
     let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
     gptkit_train::plan::must_fit(&shape, &config.train, sitting.device)?;

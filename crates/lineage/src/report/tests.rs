@@ -45,7 +45,7 @@ fn a_page_of_nothing_says_so() {
         let page = page(&measured);
         let elements = elements(&page);
         assert!(!elements.iter().any(|name| name == "figure" || name == "svg"));
-        assert_eq!(page.matches("– not measured").count(), shapes::all(&measured).len());
+        assert_eq!(page.matches("– not measured").count(), rules::all(&measured).len());
         assert!(page.contains("No stage has ended yet"));
     }
 }

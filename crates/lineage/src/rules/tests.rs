@@ -1,6 +1,6 @@
 use super::*;
 use crate::example;
-use crate::shapes::Verdict::{self, NotMeasured, NotReproduced, Reproduced};
+use crate::shape::Verdict::{self, NotMeasured, NotReproduced, Reproduced};
 
 fn shape(measured: &Measured, name: &str) -> Shape {
     all(measured).into_iter().find(|shape| shape.name == name).unwrap_or_else(|| panic!("no shape {name}"))

@@ -8,7 +8,6 @@
 
 use crate::config::Chapter;
 use crate::measured::{Measured, Seed};
-use crate::rules;
 use serde::Serialize;
 
 /// Seeds that decide.
@@ -172,11 +171,6 @@ impl Shape {
         };
         if self.n_seeds < SEEDS { format!("{words} ({} of {SEEDS} seeds)", self.n_seeds) } else { words.to_owned() }
     }
-}
-
-/// All of them, chapter by chapter.
-pub fn all(measured: &Measured) -> Vec<Shape> {
-    rules::all(measured)
 }
 
 #[cfg(test)]
