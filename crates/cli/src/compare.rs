@@ -14,9 +14,9 @@ use gptkit_model::sampler::Sampling;
 use gptkit_preferences::choices::Judge;
 use gptkit_preferences::collection::Collection;
 use gptkit_preferences::compare::judge_all;
-use gptkit_preferences::export::{self, Summary};
+use gptkit_preferences::export::{self, CollectionSummary};
 use gptkit_preferences::settings::{K, Settings, Side};
-use gptkit_preferences::win_rates::{Agreement, Verdict};
+use gptkit_preferences::win_rates::{Agreement, JudgeSummary};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::path::{Path, PathBuf};
 
@@ -219,14 +219,14 @@ impl Compare {
 /// What is said at the end of a sitting.
 struct Said<'a> {
     collection: &'a Collection,
-    summary: &'a Summary,
+    summary: &'a CollectionSummary,
     judge: &'a Judge,
     wanted: &'a Wanted,
     ui: &'a Ui,
 }
 
 impl Said<'_> {
-    fn verdict(&self) -> Option<&Verdict> {
+    fn verdict(&self) -> Option<&JudgeSummary> {
         self.summary.verdicts.iter().find(|verdict| verdict.judge == *self.judge)
     }
 

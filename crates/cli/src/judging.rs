@@ -9,7 +9,7 @@ use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
 use gptkit_model::folder::weights_fingerprint;
 use gptkit_preferences::choices::Judge;
-use gptkit_preferences::compare::Machine;
+use gptkit_preferences::compare::AutomaticJudge;
 use gptkit_reward::model::Scorer;
 use gptkit_world::{Instructions, Labeler};
 use std::path::{Path, PathBuf};
@@ -84,11 +84,15 @@ impl Wanted {
     }
 
     /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
-    pub(crate) fn machine<'a>(&self, scorer: Option<&'a Scorer>, world: Option<Instructions>) -> Option<Machine<'a>> {
+    pub(crate) fn machine<'a>(
+        &self,
+        scorer: Option<&'a Scorer>,
+        world: Option<Instructions>,
+    ) -> Option<AutomaticJudge<'a>> {
         match (self, world) {
-            (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
-            (Self::Gold, Some(world)) => Some(Machine::Gold(world)),
-            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
+            (Self::Rewards(_), _) => scorer.map(AutomaticJudge::Rewards),
+            (Self::Gold, Some(world)) => Some(AutomaticJudge::Gold(world)),
+            (Self::Labeler(seed), Some(world)) => Some(AutomaticJudge::Labeler(Labeler::new(*seed), world)),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 use crate::ui::Usage;
 use anyhow::Result;
 use gptkit_data::source::Place;
-use gptkit_eval::records::Source;
+use gptkit_eval::records::RecordSource;
 use gptkit_eval::run::TaskRequest;
 use gptkit_eval::task::{Scoring, TaskConfig};
 use std::path::Path;
@@ -124,8 +124,8 @@ impl TaskArg {
                 }
                 continue;
             }
-            let source =
-                Source::of(source).map_err(|e| usage(format!("{source}: {e}"), "see gptkit eval --help".to_owned()))?;
+            let source = RecordSource::of(source)
+                .map_err(|e| usage(format!("{source}: {e}"), "see gptkit eval --help".to_owned()))?;
             if let Some(file) = source.file().filter(|file| !file.is_file()) {
                 return Err(usage(
                     format!("{}: no such file", file.display()),
@@ -184,7 +184,7 @@ mod tests {
                 assert!(published.variant.is_empty() || config.variants.contains(&published.variant), "{published:?}");
             }
             for variant in &config.variants {
-                Source::of(&config.test.replace("{variant}", variant)).unwrap_or_else(|e| panic!("{name}: {e}"));
+                RecordSource::of(&config.test.replace("{variant}", variant)).unwrap_or_else(|e| panic!("{name}: {e}"));
             }
         }
     }

@@ -15,10 +15,10 @@ const BLEU_NUMBERS: usize = 2 * ORDER + 2;
 
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
+pub struct MetricValue {
     /// What was measured, its variant named.
     pub metric: String,
-    /// It, in the unit of [`Figure::unit`].
+    /// It, in the unit of [`MetricValue::unit`].
     pub value: f64,
     /// Its bootstrap standard error over instances.
     pub standard_error: f64,
@@ -28,9 +28,9 @@ pub struct Figure {
 
 /// What was measured of all instances of one task by one model with so many demonstrations.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Measured {
+pub struct Measurement {
     /// Its figures; the first stands for the task.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<MetricValue>,
     /// Instances.
     pub n: u64,
     /// Mean of the demonstrations that were shown.
@@ -45,7 +45,7 @@ pub struct Measured {
 
 /// Numbers of each instance, and which figures they make.
 #[derive(Debug, Default)]
-struct Columns {
+struct InstanceColumns {
     /// Of each instance, its numbers.
     rows: Vec<Vec<f64>>,
     /// Of each figure its metric, unit, and how it comes from sums of the columns over `n` instances.
@@ -103,9 +103,9 @@ pub fn measure(
     words: Option<u64>,
     seed: u64,
     keep: &dyn Fn(u64) -> bool,
-) -> Result<Measured> {
+) -> Result<Measurement> {
     let file = gptkit_data::disk::open(path)?;
-    let (mut columns, mut measured, mut chances) = (Columns::default(), Measured::default(), Vec::new());
+    let (mut columns, mut measured, mut chances) = (InstanceColumns::default(), Measurement::default(), Vec::new());
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line: Value = serde_json::from_str(&line?).with_context(|| format!("{} line {}", path.display(), i + 1))?;
         if !keep(line["n"].as_u64().unwrap_or(0)) {
@@ -137,7 +137,12 @@ pub fn measure(
                     statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
                 }),
             };
-            Figure { metric: metric.clone(), value: statistic.of(all), standard_error: error, unit: (*unit).to_owned() }
+            MetricValue {
+                metric: metric.clone(),
+                value: statistic.of(all),
+                standard_error: error,
+                unit: (*unit).to_owned(),
+            }
         })
         .collect();
     if let Some((_, _, Statistic::Mean(column))) = columns.figures.first() {
@@ -250,7 +255,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> Measured {
+    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> Measurement {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         let text: String = lines.iter().map(|line| line.to_string() + "\n").collect();
@@ -258,7 +263,7 @@ mod tests {
         measure(&path, &gptkit_config::load("a.toml", task, &[]).unwrap(), words, 1, keep).unwrap()
     }
 
-    fn values(measured: &Measured) -> Vec<(&str, f64)> {
+    fn values(measured: &Measurement) -> Vec<(&str, f64)> {
         measured.figures.iter().map(|figure| (figure.metric.as_str(), figure.value)).collect()
     }
 

@@ -8,7 +8,7 @@ use minijinja::Value;
 
 /// A task that is ready to read records.
 #[derive(Debug)]
-pub struct Task {
+pub struct EvalTask {
     /// What it is called, with its variant: `arithmetic:2d+`.
     pub name: String,
     /// Its file.
@@ -26,12 +26,12 @@ pub struct Instance {
     /// What the model goes on with.
     pub prompt: String,
     /// What could or should follow.
-    pub asked: Asked,
+    pub asked: Expected,
 }
 
 /// What could or should follow a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Asked {
+pub enum Expected {
     /// One of these.
     Choice {
         /// What would follow, as many as there are choices.
@@ -54,14 +54,14 @@ impl Instance {
     /// The record as a demonstration.
     pub fn shown(&self) -> String {
         let answer = match &self.asked {
-            Asked::Choice { answers, right } => &answers[*right],
-            Asked::Free { answer, .. } | Asked::Word(answer) => answer,
+            Expected::Choice { answers, right } => &answers[*right],
+            Expected::Free { answer, .. } | Expected::Word(answer) => answer,
         };
         format!("{}{answer}", self.prompt)
     }
 }
 
-impl Task {
+impl EvalTask {
     /// The task called `name` of a checked `config`.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Task {
                 if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
                     return Err(Bad::empty(format!("choice {n} is empty")));
                 }
-                Asked::Choice { answers, right }
+                Expected::Choice { answers, right }
             }
             Scoring::Generation => {
                 let accept = self.templates.value("generation.accept", row, &self.variant)?;
@@ -112,14 +112,14 @@ impl Task {
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
                     return Err(Bad::empty("has an empty answer"));
                 }
-                Asked::Free { answer: text("answer", None)?, accept }
+                Expected::Free { answer: text("answer", None)?, accept }
             }
-            Scoring::Word | Scoring::Perplexity => Asked::Word(text("answer", None)?),
+            Scoring::Word | Scoring::Perplexity => Expected::Word(text("answer", None)?),
         };
         let instance = Instance { place: row.place.to_string(), prompt, asked };
         let empty = match &instance.asked {
-            Asked::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
-            Asked::Free { answer, .. } | Asked::Word(answer) => answer.trim().is_empty(),
+            Expected::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
+            Expected::Free { answer, .. } | Expected::Word(answer) => answer.trim().is_empty(),
         };
         if empty { Err(Bad::empty("has an empty answer")) } else { Ok(instance) }
     }
@@ -168,9 +168,9 @@ mod tests {
         Row { place: Place { file: "a.jsonl".into(), line: 3 }, fields }
     }
 
-    fn choice() -> Task {
+    fn choice() -> EvalTask {
         let text = "scoring = \"choice\"\nprompt = \"{{ context }}\"\nanswer = \" {{ choice }}\"\n[choice]\nof = \"endings\"\nright = \"label\"\n";
-        Task::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
+        EvalTask::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         let right = |label: serde_json::Value| {
             let row = row(json!({ "context": "c", "endings": ["x", "y", "7"], "label": label }));
             match choice().instance(&row).map_err(|bad| bad.to_string()) {
-                Ok(Instance { asked: Asked::Choice { answers, right }, prompt, place }) => {
+                Ok(Instance { asked: Expected::Choice { answers, right }, prompt, place }) => {
                     assert_eq!((answers[0].as_str(), prompt.as_str(), place.as_str()), (" x", "c", "a.jsonl line 3"));
                     Ok(right)
                 }
@@ -204,15 +204,15 @@ mod tests {
         assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not text"));
         assert!(said(json!({ "context": "c", "label": 0 })).contains("no \"endings\""));
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
-        let free = Task::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
+        let free = EvalTask::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
         let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();
-        assert_eq!(instance.asked, Asked::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
+        assert_eq!(instance.asked, Expected::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
         assert_eq!(instance.shown(), "? one");
         assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
         let marked = format!("{text}after = \"####\"\n");
-        let marked = Task::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
+        let marked = EvalTask::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
         let asked = |answer| marked.instance(&row(json!({ "q": "?", "a": [answer] })));
         assert!(asked("18").unwrap_err().to_string().contains("empty answer"), "without the mark nothing is right");
-        assert!(matches!(asked("so #### 18").unwrap().asked, Asked::Free { accept, .. } if accept == ["18"]));
+        assert!(matches!(asked("so #### 18").unwrap().asked, Expected::Free { accept, .. } if accept == ["18"]));
     }
 }

@@ -20,13 +20,13 @@ const STORIES: u64 = 2000;
 
 /// Where records come from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
+pub enum RecordSource {
     /// A file.
     File(PathBuf),
     /// As many records as are wanted.
     Made {
         /// Of what.
-        kind: Made,
+        kind: GeneratedTask,
         /// How many to measure with.
         count: u64,
         /// Which.
@@ -36,7 +36,7 @@ pub enum Source {
 
 /// What is made.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Made {
+pub enum GeneratedTask {
     /// `world:NAME`: a labeled task of the embedded world.
     World(Task),
     /// `patterns:NAME`: a pattern of it.
@@ -47,7 +47,7 @@ pub enum Made {
     Words(Scramble, Option<PathBuf>),
 }
 
-impl Source {
+impl RecordSource {
     /// A source as it is written: the path of a file, or `KIND:NAME`, `KIND:NAME:COUNT`, `KIND:NAME:COUNT:SEED`, and for
     /// words `words:NAME:COUNT:SEED:FILE`.
     ///
@@ -68,10 +68,10 @@ impl Source {
         ensure!(count > 0, "0 records are none");
         ensure!(kind == "words" || file.is_none(), "only words are taken from a file");
         let kind = match kind {
-            "world" => Made::World(named(name)?),
-            "patterns" => Made::Pattern(named(name)?),
-            "arithmetic" => Made::Arithmetic(named(name)?),
-            _ => Made::Words(named(name)?, file),
+            "world" => GeneratedTask::World(named(name)?),
+            "patterns" => GeneratedTask::Pattern(named(name)?),
+            "arithmetic" => GeneratedTask::Arithmetic(named(name)?),
+            _ => GeneratedTask::Words(named(name)?, file),
         };
         Ok(Self::Made { kind, count, seed })
     }
@@ -79,7 +79,7 @@ impl Source {
     /// The file that is read, if one is.
     pub fn file(&self) -> Option<&Path> {
         match self {
-            Self::File(path) | Self::Made { kind: Made::Words(_, Some(path)), .. } => Some(path),
+            Self::File(path) | Self::Made { kind: GeneratedTask::Words(_, Some(path)), .. } => Some(path),
             Self::Made { .. } => None,
         }
     }
@@ -131,7 +131,7 @@ fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
     name.parse().map_err(|way| anyhow!("{name:?} is no name: {way}"))
 }
 
-impl Made {
+impl GeneratedTask {
     fn read(
         &self,
         part: Part,
@@ -186,7 +186,7 @@ fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
     })
 }
 
-impl fmt::Display for Made {
+impl fmt::Display for GeneratedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::World(task) => write!(f, "world:{task}"),

@@ -16,7 +16,7 @@ pub struct TaskConfig {
     /// Names that `{variant}` stands for in `test` and `train`, one evaluation each; templates see it as `variant`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,
-    /// Records to measure with: a file, or what [`crate::records::Source`] makes.
+    /// Records to measure with: a file, or what [`crate::records::RecordSource`] makes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub test: String,
     /// Records to draw demonstrations from.

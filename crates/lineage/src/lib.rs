@@ -27,4 +27,4 @@ pub mod shape;
 pub mod stages;
 mod work;
 pub use config::LineageConfig;
-pub use own::Own;
+pub use own::OwnData;

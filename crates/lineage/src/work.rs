@@ -32,14 +32,14 @@ pub(crate) fn n_params(folder: &Path) -> Result<Option<u64>> {
 
 /// What `config.toml` says that work follows from.
 #[derive(Debug, Deserialize)]
-struct Trained {
+struct RunConfigFile {
     train: TrainConfig,
 }
 
 /// What `config.json` says of a model that is no GPT.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Sizes {
+struct BaselineConfigFile {
     model_type: String,
     n_layer: u64,
     n_embd: u64,
@@ -54,11 +54,11 @@ pub(crate) fn flops_per_token(folder: &Path, n_params: Option<u64>) -> Result<Op
         return Ok(None); // an adapter alone
     }
     let text = read_description(&path)?;
-    let sizes: Sizes = serde_json::from_str(&text).with_context(|| format!("in {}", folder.display()))?;
+    let sizes: BaselineConfigFile = serde_json::from_str(&text).with_context(|| format!("in {}", folder.display()))?;
     if ["gpt2", "openai-gpt"].contains(&sizes.model_type.as_str()) {
         let model = gptkit_model::folder::load_config(folder)?;
         let path = folder.join("config.toml");
-        let Trained { train } = toml::from_str(&read_description(&path)?)
+        let RunConfigFile { train } = toml::from_str(&read_description(&path)?)
             .with_context(|| format!("{} is no configuration of a run", path.display()))?;
         return Ok(Some(Flops::of(&model, &train).total()));
     }

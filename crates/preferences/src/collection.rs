@@ -2,8 +2,8 @@
 //!
 //! Answers are stored as they come and choices as they are made, so that whatever ends a sitting, the next goes on.
 
-use crate::answering::{Answerer, Manner};
-use crate::choices::{Answer, Choice, Item, Judge, Store};
+use crate::answering::{CompletionWriter, DecodingSettings};
+use crate::choices::{Item, Judge, Judgment, Store, StoredAnswer};
 use crate::settings::{Settings, Side};
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk;
@@ -119,7 +119,7 @@ impl Collection {
         interrupt: &Interrupt,
         progress: &dyn Progress,
     ) -> Result<Option<Stop>> {
-        let answerer = Answerer::new(folder, files, gpt)?;
+        let answerer = CompletionWriter::new(folder, files, gpt)?;
         let unanswered = self.unanswered(side)?;
         let n_samples = self.settings.k.unwrap_or(1);
         let task = progress.task(
@@ -128,7 +128,7 @@ impl Collection {
             Unit::Items,
         );
         task.resume_at(((self.items.len() - unanswered.len()) * n_samples) as u64);
-        let manner = Manner {
+        let manner = DecodingSettings {
             n_samples,
             max_new_tokens: self.settings.max_new_tokens,
             stop: self.settings.stop.clone(),
@@ -141,7 +141,7 @@ impl Collection {
             let mut waiting = Vec::new();
             let store = &mut self.store;
             answerer.write(items, &manner, |item, sample, completion| {
-                waiting.push(Answer {
+                waiting.push(StoredAnswer {
                     item: item.number,
                     number: if side == Side::B { 1 } else { sample as u64 },
                     model: side.name().to_owned(),
@@ -175,7 +175,7 @@ impl Collection {
     ///
     /// # Errors
     /// When some are missing, or the store is damaged.
-    pub fn answers(&self) -> Result<Vec<Vec<Answer>>> {
+    pub fn answers(&self) -> Result<Vec<Vec<StoredAnswer>>> {
         let mut by_item = vec![Vec::new(); self.items.len()];
         for answer in self.store.answers()? {
             let of = by_item.get_mut(answer.item as usize);
@@ -183,7 +183,7 @@ impl Collection {
                 .push(answer);
         }
         let n = self.settings.n_answers();
-        let whole = |answers: &Vec<Answer>| answers.iter().map(|answer| answer.number as usize).eq(0..n);
+        let whole = |answers: &Vec<StoredAnswer>| answers.iter().map(|answer| answer.number as usize).eq(0..n);
         ensure!(by_item.iter().all(whole), "{} is damaged: answers are missing", self.folder.display());
         Ok(by_item)
     }
@@ -192,9 +192,9 @@ impl Collection {
     ///
     /// # Errors
     /// When the store is damaged.
-    pub fn choices(&self) -> Result<Vec<Choice>> {
+    pub fn choices(&self) -> Result<Vec<Judgment>> {
         let (n_items, n) = (self.items.len() as u64, self.settings.n_answers());
-        let sound = |choice: &Choice| {
+        let sound = |choice: &Judgment| {
             let of_all = |len: Option<usize>| len.is_none_or(|len| len == n);
             choice.item < n_items
                 && of_all(choice.ranking.as_ref().map(Vec::len))
@@ -220,7 +220,7 @@ impl Collection {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn choose(&mut self, choices: &[Choice]) -> Result<()> {
+    pub fn choose(&mut self, choices: &[Judgment]) -> Result<()> {
         self.store.add_choices(choices)
     }
 
@@ -263,7 +263,7 @@ pub(crate) mod tests {
         store.begin(&settings.fields().unwrap(), &all.iter().enumerate().map(item).collect::<Vec<_>>()).unwrap();
         let answers = all.iter().enumerate().flat_map(|(item, (_, texts))| {
             let side = |number| if settings.k.is_none() && number == 1 { Side::B } else { Side::A };
-            texts.iter().enumerate().map(move |(number, text)| Answer {
+            texts.iter().enumerate().map(move |(number, text)| StoredAnswer {
                 item: item as u64,
                 number: number as u64,
                 model: side(number).name().to_owned(),
@@ -272,7 +272,7 @@ pub(crate) mod tests {
                 finish: if text.ends_with('…') { "length" } else { "stop" }.to_owned(),
             })
         });
-        let answers: Vec<Answer> = answers.collect();
+        let answers: Vec<StoredAnswer> = answers.collect();
         store.add_answers(&answers).unwrap();
         drop(store);
         Collection::open(folder).unwrap().unwrap()
@@ -289,7 +289,7 @@ pub(crate) mod tests {
             collection.unanswered(Side::A).unwrap().is_empty() && collection.unanswered(Side::B).unwrap().is_empty()
         );
         let judge = Judge { judge: "human".to_owned(), who: "ann".to_owned() };
-        let choice = Choice {
+        let choice = Judgment {
             item: 0,
             judge: judge.clone(),
             at: "2024-05-01T10:00:00Z".to_owned(),

@@ -20,7 +20,7 @@ const WORLD_PROMPTS: u64 = 300;
 
 /// Where prompts are from.
 #[derive(Debug, Clone, Copy)]
-pub struct Prompts<'a> {
+pub struct PromptSource<'a> {
     /// File, or `world`, `world:N`, `world:N:SEED`.
     pub source: &'a str,
     /// Only so many.
@@ -29,7 +29,7 @@ pub struct Prompts<'a> {
     pub part: Part,
 }
 
-impl Prompts<'_> {
+impl PromptSource<'_> {
     /// The embedded world's instructions, if the prompts are these.
     pub fn world(&self) -> Option<Instructions> {
         match Place::of_records(self.source) {
@@ -44,13 +44,13 @@ impl Prompts<'_> {
     /// When they cannot be read, there are none, or a model does not answer.
     pub fn items(&self, models: &[&Path], on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let readers: Vec<PromptReader> = models.iter().map(|model| PromptReader::of(model)).collect::<Result<_>>()?;
-        Gathering::new(*self, &readers).gather(on_bad, progress)
+        PromptCollector::new(*self, &readers).gather(on_bad, progress)
     }
 }
 
 /// Prompts while they are read.
-struct Gathering<'a> {
-    from: Prompts<'a>,
+struct PromptCollector<'a> {
+    from: PromptSource<'a>,
     readers: &'a [PromptReader],
     items: Vec<Item>,
     seen: HashSet<u64>,
@@ -58,8 +58,8 @@ struct Gathering<'a> {
     too_long: u64,
 }
 
-impl<'a> Gathering<'a> {
-    fn new(from: Prompts<'a>, readers: &'a [PromptReader]) -> Self {
+impl<'a> PromptCollector<'a> {
+    fn new(from: PromptSource<'a>, readers: &'a [PromptReader]) -> Self {
         Self { from, readers, items: Vec::new(), seen: HashSet::new(), repeated: 0, too_long: 0 }
     }
 

@@ -1,6 +1,6 @@
 //! Settings of a collection: the models, their decoding options and the prompts.
 
-use crate::prompts::Prompts;
+use crate::prompts::PromptSource;
 use anyhow::{Result, bail};
 use gptkit_model::sampler::Sampling;
 use gptkit_world::Part;
@@ -127,8 +127,8 @@ impl Settings {
     }
 
     /// Where the prompts are from.
-    pub fn prompts(&self) -> Prompts<'_> {
-        Prompts { source: &self.prompts, count: self.count, part: self.part() }
+    pub fn prompts(&self) -> PromptSource<'_> {
+        PromptSource { source: &self.prompts, count: self.count, part: self.part() }
     }
 
     /// Why all answers to a prompt would be the same, if they would.

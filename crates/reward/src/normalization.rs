@@ -1,6 +1,6 @@
 //! Where rewards are 0: set once a model is trained, from completions that are kept with the run.
 
-use crate::group::{Encoder, Group};
+use crate::group::{Group, GroupEncoder};
 use crate::groups::Groups;
 use crate::model::RewardModel;
 use anyhow::{Context, Result, ensure};
@@ -81,7 +81,7 @@ const LEAST_ROOM: usize = 8;
 /// When a file cannot be read, no reference fits the window, or the policy's numbers are damaged.
 pub(crate) fn keep_references(
     (config, seed): (&NormalizationConfig, u64),
-    encoder: &Encoder,
+    encoder: &GroupEncoder,
     policy: (&Gpt, &[u32]),
     train: &Groups,
     folder: &Path,
@@ -119,7 +119,7 @@ pub(crate) fn keep_references(
 /// What the policy answers to prompts to learn, sampled at temperature 1.
 fn sample(
     (samples, seed): (usize, u64),
-    encoder: &Encoder,
+    encoder: &GroupEncoder,
     (gpt, ends): (&Gpt, &[u32]),
     train: &Groups,
     file: &mut ExamplesWriter,

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// A prompt's completions as a reward model and labelers see them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
+pub struct RankedPrompt {
     /// The place of each: 1 is the best, the same place a tie.
     pub places: Vec<u32>,
     /// What the model gives each.
@@ -34,7 +34,7 @@ pub struct Bin {
 
 /// What length alone does.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Length {
+pub struct LengthBias {
     /// R² of a line through rewards over tokens.
     pub explains: f64,
     /// The same with each prompt's mean taken out of both.
@@ -47,7 +47,7 @@ pub struct Length {
 
 /// What a reward model is worth.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct RewardReport {
     /// Prompts.
     pub n_prompts: u64,
     /// Mean loss, nats.
@@ -67,7 +67,7 @@ pub struct Report {
     /// Rewards of those that are worse.
     pub rejected: Moments,
     /// What length alone does.
-    pub length: Length,
+    pub length: LengthBias,
     /// Accuracy against the truth, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gold_accuracy: Option<Share>,
@@ -77,14 +77,14 @@ pub struct Report {
 }
 
 /// A pair that labelers told apart.
-struct Pair {
+struct RankedPair {
     prompt: usize,
     k: usize,
     /// Reward of the better less that of the worse.
     ahead: f64,
 }
 
-impl Pair {
+impl RankedPair {
     fn hit(&self) -> f64 {
         hit(self.ahead)
     }
@@ -102,8 +102,8 @@ fn hit(ahead: f64) -> f64 {
 
 /// Pairs of each prompt by `value`: by how much the better one has more of it.
 fn ahead<'a>(
-    judged: &'a [Judged],
-    value: impl Fn(&'a Judged, usize) -> f64 + Copy + 'a,
+    judged: &'a [RankedPrompt],
+    value: impl Fn(&'a RankedPrompt, usize) -> f64 + Copy + 'a,
 ) -> impl Iterator<Item = (usize, f64)> + 'a {
     judged.iter().enumerate().flat_map(move |(prompt, one)| {
         gptkit_data::comparison::pairs(&one.places).map(move |(w, l)| (prompt, value(one, w) - value(one, l)))
@@ -135,22 +135,22 @@ pub fn longer_wins<'a>(groups: impl Iterator<Item = (&'a [u32], &'a [usize])>) -
 const GAPS: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
 const SURENESS: [f64; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
 
-impl Report {
+impl RewardReport {
     /// From what was `judged`; `longer_won` is how often the longer of two was preferred in training. Nothing when no pair
     /// is told apart.
-    pub fn of(judged: &[Judged], longer_won: f64) -> Option<Self> {
-        let reward = |one: &Judged, i: usize| f64::from(one.rewards[i]);
-        let pairs: Vec<Pair> = ahead(judged, reward)
-            .map(|(prompt, ahead)| Pair { prompt, k: judged[prompt].places.len(), ahead })
+    pub fn of(judged: &[RankedPrompt], longer_won: f64) -> Option<Self> {
+        let reward = |one: &RankedPrompt, i: usize| f64::from(one.rewards[i]);
+        let pairs: Vec<RankedPair> = ahead(judged, reward)
+            .map(|(prompt, ahead)| RankedPair { prompt, k: judged[prompt].places.len(), ahead })
             .collect();
         if pairs.is_empty() {
             return None;
         }
-        let calibration = bins(&pairs, &SURENESS, Pair::sureness);
+        let calibration = bins(&pairs, &SURENESS, RankedPair::sureness);
         let n = pairs.len() as f64;
         let off = |bin: &Bin| (bin.predicted - bin.accuracy.value).abs() * bin.accuracy.n as f64;
         let known = judged.iter().all(|one| one.gold.is_some());
-        let gold = |one: &Judged, i: usize| f64::from(one.gold.as_ref().map_or(f32::NAN, |gold| gold[i]));
+        let gold = |one: &RankedPrompt, i: usize| f64::from(one.gold.as_ref().map_or(f32::NAN, |gold| gold[i]));
         let by_length = ahead(judged, |one, i| one.lengths[i] as f64).map(|(prompt, ahead)| (prompt, hit(ahead)));
         let longer_wins = Share::of(&clusters(by_length));
         let mut chosen = Vec::new();
@@ -171,7 +171,7 @@ impl Report {
             calibration,
             chosen: Moments::of(chosen.iter().copied()),
             rejected: Moments::of(rejected.iter().copied()),
-            length: Length {
+            length: LengthBias {
                 explains: r_squared(&lengths_and_rewards(judged, false)),
                 explains_within_prompts: r_squared(&lengths_and_rewards(judged, true)),
                 longer_wins,
@@ -195,8 +195,8 @@ impl Report {
 }
 
 /// −log σ of each pair, averaged in each prompt and then over prompts, as in training.
-fn mean_loss(judged: &[Judged]) -> f64 {
-    let of = |one: &Judged| {
+fn mean_loss(judged: &[RankedPrompt]) -> f64 {
+    let of = |one: &RankedPrompt| {
         let losses = gptkit_data::comparison::pairs(&one.places).map(|(w, l)| {
             let ahead = f64::from(one.rewards[w]) - f64::from(one.rewards[l]);
             (-ahead).max(0.0) + (-ahead.abs()).exp().ln_1p()
@@ -208,11 +208,11 @@ fn mean_loss(judged: &[Judged]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
-fn bins(pairs: &[Pair], edges: &[f64], value: impl Fn(&Pair) -> f64) -> Vec<Bin> {
+fn bins(pairs: &[RankedPair], edges: &[f64], value: impl Fn(&RankedPair) -> f64) -> Vec<Bin> {
     let end = |i: usize| edges.get(i + 1).copied();
     let bin = |(i, &from): (usize, &f64)| {
-        let within = |pair: &&Pair| value(pair) >= from && end(i).is_none_or(|to| value(pair) < to);
-        let here: Vec<&Pair> = pairs.iter().filter(within).collect();
+        let within = |pair: &&RankedPair| value(pair) >= from && end(i).is_none_or(|to| value(pair) < to);
+        let here: Vec<&RankedPair> = pairs.iter().filter(within).collect();
         let predicted = here.iter().map(|pair| pair.sureness()).sum::<f64>() / here.len() as f64;
         let accuracy = || Share::of(&clusters(here.iter().map(|pair| (pair.prompt, pair.hit()))));
         (!here.is_empty()).then(|| Bin { from, to: end(i), predicted, accuracy: accuracy() })
@@ -220,7 +220,7 @@ fn bins(pairs: &[Pair], edges: &[f64], value: impl Fn(&Pair) -> f64) -> Vec<Bin>
     edges.iter().enumerate().filter_map(bin).collect()
 }
 
-fn by_k(pairs: &[Pair]) -> Vec<Bin> {
+fn by_k(pairs: &[RankedPair]) -> Vec<Bin> {
     let mut all: Vec<usize> = pairs.iter().map(|pair| pair.k).collect();
     all.sort_unstable();
     all.dedup();
@@ -229,7 +229,7 @@ fn by_k(pairs: &[Pair]) -> Vec<Bin> {
 }
 
 /// How often rewards order two completions as the truth does, of all that the truth tells apart.
-fn gold_accuracy(judged: &[Judged]) -> Share {
+fn gold_accuracy(judged: &[RankedPrompt]) -> Share {
     let pairs = judged.iter().enumerate().flat_map(|(prompt, one)| {
         let gold = one.gold.as_deref().unwrap_or_default();
         let n = gold.len();
@@ -240,8 +240,8 @@ fn gold_accuracy(judged: &[Judged]) -> Share {
     Share::of(&clusters(pairs))
 }
 
-fn lengths_and_rewards(judged: &[Judged], within: bool) -> Vec<(f64, f64)> {
-    let of = |one: &Judged| {
+fn lengths_and_rewards(judged: &[RankedPrompt], within: bool) -> Vec<(f64, f64)> {
+    let of = |one: &RankedPrompt| {
         let points: Vec<(f64, f64)> =
             one.lengths.iter().zip(&one.rewards).map(|(&n, &r)| (n as f64, f64::from(r))).collect();
         if !within {
@@ -263,7 +263,7 @@ fn r_squared(points: &[(f64, f64)]) -> f64 {
     if both > 0.0 { (together / both).powi(2) } else { 0.0 }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RewardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let range = |bin: &Bin, digits: usize| match bin.to {
             Some(to) => format!("{:.digits$} to {to:.digits$}", bin.from),
@@ -283,7 +283,7 @@ impl fmt::Display for Report {
         for bin in &self.calibration {
             row(&format!("sure by {}", range(bin, 1)), bin)?;
         }
-        let Length { explains, explains_within_prompts, longer_wins, .. } = self.length;
+        let LengthBias { explains, explains_within_prompts, longer_wins, .. } = self.length;
         writeln!(
             f,
             "rewards: chosen {:.2} ± {:.2}, rejected {:.2} ± {:.2} · off from calibrated by {:.1} points",
@@ -306,8 +306,8 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn judged(places: &[u32], rewards: &[f32], lengths: &[usize], gold: Option<&[f32]>) -> Judged {
-        Judged {
+    fn judged(places: &[u32], rewards: &[f32], lengths: &[usize], gold: Option<&[f32]>) -> RankedPrompt {
+        RankedPrompt {
             places: places.to_vec(),
             rewards: rewards.to_vec(),
             lengths: lengths.to_vec(),
@@ -320,7 +320,7 @@ mod tests {
     }
 
     /// Three prompts: 2 of 3 pairs right, 1 of 1 right, 1 of 1 tied in the model.
-    fn three() -> Vec<Judged> {
+    fn three() -> Vec<RankedPrompt> {
         vec![
             judged(&[1, 2, 3], &[2.0, 2.5, 0.0], &[5, 3, 1], Some(&[3.0, 2.0, 1.0])),
             judged(&[2, 1], &[0.0, 1.0], &[4, 4], Some(&[1.0, 0.0])),
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn accuracy_counts_pairs_and_ties_of_the_model_half() {
-        let report = Report::of(&three(), 0.4).unwrap();
+        let report = RewardReport::of(&three(), 0.4).unwrap();
         // Pairs: (2.0, 2.5) wrong, (2.0, 0.0) right, (2.5, 0.0) right; right; tied, (1.0, 0.2) right.
         assert!(near(report.accuracy.value, 4.5 / 6.0), "{report:?}");
         assert_eq!((report.n_prompts, report.accuracy.n), (3, 6));
@@ -349,7 +349,7 @@ mod tests {
     fn bins_hold_what_the_model_says_beside_what_came_true() {
         // Two pairs that the model is sure of by σ(1), one of them right.
         let all = [judged(&[1, 2], &[1.0, 0.0], &[1, 1], None), judged(&[1, 2], &[0.0, 1.0], &[1, 1], None)];
-        let report = Report::of(&all, 0.5).unwrap();
+        let report = RewardReport::of(&all, 0.5).unwrap();
         let [bin] = report.calibration.as_slice() else { panic!("{report:?}") };
         let sigma = 1.0 / (1.0 + (-1f64).exp());
         assert!(near(bin.predicted, sigma) && near(bin.accuracy.value, 0.5) && (bin.from, bin.to) == (0.7, Some(0.8)));
@@ -362,15 +362,15 @@ mod tests {
 
     #[test]
     fn length_explains_all_of_what_is_a_line_of_it() {
-        let all: Vec<Judged> =
+        let all: Vec<RankedPrompt> =
             (1..6).map(|i| judged(&[1, 2], &[i as f32, 2.0 * i as f32], &[i, 2 * i], None)).collect();
-        let report = Report::of(&all, 0.5).unwrap();
+        let report = RewardReport::of(&all, 0.5).unwrap();
         assert!(near(report.length.explains, 1.0) && near(report.length.explains_within_prompts, 1.0));
     }
 
     #[test]
     fn nothing_told_apart_makes_no_report() {
-        assert!(Report::of(&[judged(&[1, 1], &[0.0, 1.0], &[1, 1], None)], 0.5).is_none());
-        assert!(Report::of(&[], 0.5).is_none());
+        assert!(RewardReport::of(&[judged(&[1, 1], &[0.0, 1.0], &[1, 1], None)], 0.5).is_none());
+        assert!(RewardReport::of(&[], 0.5).is_none());
     }
 }

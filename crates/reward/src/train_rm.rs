@@ -1,12 +1,12 @@
 //! The stage: a model that answers becomes one that rewards (Ouyang et al. 2022, §3.5 and appendix C.2).
 
 use crate::charts;
-use crate::group::{Encoder, Group};
+use crate::group::{Group, GroupEncoder};
 use crate::groups::{ComparisonConfig, FILES, Groups, encode_all, say};
 use crate::loss::{LossConfig, Pairs};
 use crate::model::RewardModel;
 use crate::normalization::{NormalizationConfig, REFERENCES, keep_references, normalize};
-use crate::report::{Judged, Report};
+use crate::report::{RankedPrompt, RewardReport};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
@@ -78,7 +78,7 @@ pub struct Outcome {
     /// How it ended.
     pub summary: Summary,
     /// What it is worth on the validation part, once the run has ended.
-    pub report: Option<Report>,
+    pub report: Option<RewardReport>,
     /// Whether the validation part is of answers that the embedded world wrote, rather than a model.
     pub synthetic: bool,
 }
@@ -102,7 +102,7 @@ pub fn train_rm(mut config: RewardConfig, init: &Path, claim: Claim, sitting: &S
     let template = start.template(config.seed)?;
     let pad = padding(&mut start, &template, config.seed)?;
     let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
-    let encoder = Encoder { tokenizer, template, context: shape.context };
+    let encoder = GroupEncoder { tokenizer, template, context: shape.context };
     let aside = Scratch::beside(claim.folder())?;
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     let data = Data::open(&config, aside.path())?;
@@ -219,18 +219,18 @@ impl Validate for Comparing {
 
     fn validate(&self, batches: &[Vec<Group>]) -> Result<Validation> {
         let judged = judge(&self.model, batches.iter().map(Vec::as_slice))?;
-        let report = Report::of(&judged, 0.5).context("there is no pair to validate on")?;
+        let report = RewardReport::of(&judged, 0.5).context("there is no pair to validate on")?;
         let scores = BTreeMap::from([("accuracy".to_owned(), report.accuracy.value)]);
         Ok(Validation { loss: report.loss, scores, chosen_by: report.loss })
     }
 }
 
 /// The rewards of the groups of `batches`.
-fn judge<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>) -> Result<Vec<Judged>> {
+fn judge<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>) -> Result<Vec<RankedPrompt>> {
     let mut judged = Vec::new();
     for batch in batches {
         let mut rewards = model.of_groups(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-        judged.extend(batch.iter().map(|group| Judged {
+        judged.extend(batch.iter().map(|group| RankedPrompt {
             places: group.places.clone(),
             rewards: rewards.by_ref().take(group.len()).collect(),
             lengths: (0..group.len()).map(|i| group.length(i)).collect(),
@@ -280,7 +280,7 @@ fn finish(
     val: &Groups,
     longer_won: f64,
     sitting: &Sitting,
-) -> Result<Option<Report>> {
+) -> Result<Option<RewardReport>> {
     // As they were trained: those in the run's folder may be normalized already, when this was interrupted before.
     let best = checkpoint::best(folder, &summary.state).unwrap_or_else(|| folder.clone());
     let (shape, mut params) = load_model(&best, sitting.device)?;
@@ -293,7 +293,7 @@ fn finish(
     }
     let batches = val.records.all(config.train.micro_batch(), usize::MAX);
     let judged = judge(&model, batches.iter().map(Vec::as_slice))?;
-    let Some(report) = Report::of(&judged, longer_won) else { return Ok(None) };
+    let Some(report) = RewardReport::of(&judged, longer_won) else { return Ok(None) };
     gptkit_data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
     for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report)?, charts::rewards(&judged)?]) {
         gptkit_data::disk::write(&folder.join(name), picture.as_bytes())?;

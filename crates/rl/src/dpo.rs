@@ -11,10 +11,10 @@ use gptkit_data::progress::grouped;
 use gptkit_data::source::Place;
 use gptkit_model::folder::{ModelFolder, load_config, load_model, save_ends};
 use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
-use gptkit_reward::group::{Encoder, Group};
+use gptkit_reward::group::{Group, GroupEncoder};
 use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
 use gptkit_reward::loss::{LossConfig, Pairs};
-use gptkit_reward::report::{Judged, Report};
+use gptkit_reward::report::{RankedPrompt, RewardReport};
 use gptkit_sft::start::{DropoutConfig, Start};
 use gptkit_train::Resumable;
 use gptkit_train::checkpoint::{State, TextSeen};
@@ -115,7 +115,7 @@ pub struct Outcome {
 pub struct Learned {
     /// The reward that the model implies, as a reward model's.
     #[serde(flatten)]
-    pub report: Report,
+    pub report: RewardReport,
     /// How far the better completion's reward lies above the worse one's, on average over pairs.
     pub margin: f64,
     /// log(π/π_ref) of the better completion, nats, on average over pairs.
@@ -149,7 +149,7 @@ pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) 
     let ends = start.ends(&template)?;
     let weights = start.weights(config.lora.as_ref(), config.seed, sitting.progress)?;
     let Start { config: shape, tokenizer, .. } = start;
-    let encoder = Encoder { tokenizer, template, context: shape.context };
+    let encoder = GroupEncoder { tokenizer, template, context: shape.context };
     let aside = Scratch::beside(claim.folder())?;
     let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
     say(&counts, sitting.progress);
@@ -264,14 +264,14 @@ impl Preferring {
         let mut judged = Vec::new();
         for batch in batches {
             let mut rewards = self.rewards(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-            judged.extend(batch.iter().map(|Compared { group, .. }| Judged {
+            judged.extend(batch.iter().map(|Compared { group, .. }| RankedPrompt {
                 places: group.places.clone(),
                 rewards: rewards.by_ref().take(group.len()).collect(),
                 lengths: (0..group.len()).map(|i| group.length(i)).collect(),
                 gold: group.gold.clone(),
             }));
         }
-        Ok(Report::of(&judged, longer_won).map(|report| {
+        Ok(RewardReport::of(&judged, longer_won).map(|report| {
             let (chosen, rejected) = (report.chosen.mean, report.rejected.mean);
             Learned {
                 margin: chosen - rejected,

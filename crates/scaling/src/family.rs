@@ -24,7 +24,7 @@ use std::path::Path;
 
 /// A member that has been trained.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Trained {
+pub(crate) struct TrainedMember {
     /// What the family says of it.
     pub(crate) size: SizeConfig,
     /// Its run's settings.
@@ -36,9 +36,9 @@ pub(crate) struct Trained {
 }
 
 /// What became of a family.
-pub(crate) enum Training {
+pub(crate) enum FamilyOutcome {
     /// All are trained.
-    Done(Vec<Trained>),
+    Done(Vec<TrainedMember>),
     /// A signal or the clock stopped this member, or kept it from being begun.
     Stopped {
         /// What did.
@@ -49,7 +49,7 @@ pub(crate) enum Training {
 }
 
 /// How far a member has come.
-enum Standing {
+enum MemberProgress {
     Absent,
     Begun(TextSeen),
     Finished(State),
@@ -75,7 +75,7 @@ pub(crate) fn is_of(folder: &Path, resolved: &str) -> bool {
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or its run fails.
-pub(crate) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) -> Result<Training> {
+pub(crate) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) -> Result<FamilyOutcome> {
     let interrupt = Interrupt::watch(sitting.deadline)?; // between members, too;
     let _lock = locked(folder)?;
     let mut text = None; // prepared when the first member needs it
@@ -83,22 +83,22 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) ->
     let seen = text_seen(config, folder)?;
     for (i, size) in sizes.iter().enumerate() {
         if let Some(stop) = interrupt.reason(std::time::Duration::ZERO) {
-            return Ok(Training::Stopped { stop, member: size.name.clone() });
+            return Ok(FamilyOutcome::Stopped { stop, member: size.name.clone() });
         }
         let run = folder.join(&size.name);
         let standing = standing(&run);
-        if matches!(standing, Standing::Finished(_)) {
+        if matches!(standing, MemberProgress::Finished(_)) {
             continue;
         }
         let text = match &text {
             Some(text) => text,
             None => &*text.insert(prepared(config, seen.as_ref(), sitting)?),
         };
-        let progress = OfMember { name: &size.name, all: sitting.progress };
+        let progress = MemberMessages { name: &size.name, all: sitting.progress };
         let quiet = Sitting { progress: &progress, ..*sitting };
         let place = format!("{} of {}", i + 1, sizes.len());
         let outcome = match standing {
-            Standing::Begun(_) => {
+            MemberProgress::Begun(_) => {
                 sitting.progress.note(&format!("{} · {place} · goes on", size.name));
                 let resumable = Resumable::open(&run, TEXT, &progress)?;
                 gptkit_train::pretrain::resume(&own(&run, &settings(text))?, resumable, &quiet)?
@@ -116,18 +116,18 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) ->
             }
         };
         if let Some(stop) = outcome.summary.stop {
-            return Ok(Training::Stopped { stop, member: size.name.clone() });
+            return Ok(FamilyOutcome::Stopped { stop, member: size.name.clone() });
         }
     }
-    sizes.iter().map(|size| trained(config, folder, size)).collect::<Result<_>>().map(Training::Done)
+    sizes.iter().map(|size| trained(config, folder, size)).collect::<Result<_>>().map(FamilyOutcome::Done)
 }
 
-fn standing(run: &Path) -> Standing {
+fn standing(run: &Path) -> MemberProgress {
     match last_state(run) {
         // Its curves are the last that a run writes.
-        Some(state) if state.finished && run.join(CURVES).is_file() => Standing::Finished(state),
-        Some(state) => Standing::Begun(state.text),
-        None => Standing::Absent,
+        Some(state) if state.finished && run.join(CURVES).is_file() => MemberProgress::Finished(state),
+        Some(state) => MemberProgress::Begun(state.text),
+        None => MemberProgress::Absent,
     }
 }
 
@@ -158,7 +158,7 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
     for size in &config.family.sizes {
         let run = folder.join(&size.name);
         let text = match standing(&run) {
-            Standing::Absent => {
+            MemberProgress::Absent => {
                 disk::sweep(&run);
                 ensure!(
                     !run.exists() || holds_only_ours(&run),
@@ -167,8 +167,8 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
                 );
                 continue;
             }
-            Standing::Begun(text) => text,
-            Standing::Finished(state) => state.text,
+            MemberProgress::Begun(text) => text,
+            MemberProgress::Finished(state) => state.text,
         };
         let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
         let mut told = config.member(size);
@@ -227,7 +227,7 @@ fn settings(text: &Prepared) -> Vec<String> {
     vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
 }
 
-fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<Trained> {
+fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<TrainedMember> {
     let run = folder.join(&size.name);
     let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
     let records = records(&run)?;
@@ -238,16 +238,16 @@ fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<T
         config.data.val_fraction
     );
     let elapsed_s = last_state(&run).map_or(0.0, |state| state.elapsed_s);
-    Ok(Trained { size: size.clone(), config: theirs, records, elapsed_s })
+    Ok(TrainedMember { size: size.clone(), config: theirs, records, elapsed_s })
 }
 
 /// Progress of one member among others: what each run says of itself would be said as often as there are members.
-struct OfMember<'a> {
+struct MemberMessages<'a> {
     name: &'a str,
     all: &'a dyn Progress,
 }
 
-impl Progress for OfMember<'_> {
+impl Progress for MemberMessages<'_> {
     fn note(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
