@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use console::{Key, Term, measure_text_width};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::printable::printable;
-use gptkit_preferences::choices::{Answer, Judge};
+use gptkit_preferences::choices::{Judge, StoredAnswer};
 use gptkit_preferences::collection::Collection;
-use gptkit_preferences::compare::{Question, order};
+use gptkit_preferences::compare::{BlindQuestion, order};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -35,7 +35,7 @@ pub(crate) enum Ended {
 pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interrupt, ui: &Ui) -> Result<Ended> {
     let answers = collection.answers()?;
     let seed = collection.settings.sampling.seed;
-    let question = |number: u64| Question::new(number, &answers[number as usize], seed);
+    let question = |number: u64| BlindQuestion::new(number, &answers[number as usize], seed);
     let (settled, open): (Vec<u64>, Vec<u64>) =
         collection.unjudged(judge)?.into_iter().partition(|&number| question(number).is_settled());
     if !settled.is_empty() {
@@ -136,7 +136,7 @@ impl Said {
 }
 
 /// Writes the dialogue and the answers, which are numbered in the order in which they are shown.
-fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
+fn show(prompt: &[Message], answers: &[StoredAnswer], question: &BlindQuestion, ui: &Ui) {
     let width = Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20));
     let is_alone = matches!(prompt, [Message { role: Role::User, .. }]);
     ui.say("");

@@ -11,10 +11,11 @@ use clap::Args;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::choices::Judge;
-use gptkit_preferences::collection::{Collection, K, Settings, Side, weights_of};
+use gptkit_preferences::collection::Collection;
 use gptkit_preferences::compare::judge_all;
-use gptkit_preferences::export::{self, Summary};
-use gptkit_preferences::win_rates::{Agreement, Verdict};
+use gptkit_preferences::export::{self, CollectionSummary};
+use gptkit_preferences::settings::{K, Settings, Side};
+use gptkit_preferences::win_rates::{Agreement, JudgeSummary};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::path::{Path, PathBuf};
 
@@ -169,9 +170,9 @@ impl Compare {
         }
         prompts_exist(prompts)?;
         Ok(Some(Settings {
-            weights_of_a: weights_of(a)?,
+            weights_of_a: weights_fingerprint(a)?,
             a: a.clone(),
-            weights_of_b: self.b.as_deref().map(weights_of).transpose()?,
+            weights_of_b: self.b.as_deref().map(weights_fingerprint).transpose()?,
             b: self.b.clone(),
             k: self.k,
             prompts: prompts.clone(),
@@ -197,7 +198,7 @@ impl Compare {
             }
             let settings = &collection.settings;
             let before = if side == Side::A { Some(&settings.weights_of_a) } else { settings.weights_of_b.as_ref() };
-            let now = weights_of(&folder)
+            let now = weights_fingerprint(&folder)
                 .with_context(|| format!("answers are missing, and --{} has not been given", side.name()))?;
             if before.is_some_and(|before| *before != now) {
                 bail!(
@@ -217,14 +218,14 @@ impl Compare {
 /// What is said at the end of a sitting.
 struct Said<'a> {
     collection: &'a Collection,
-    summary: &'a Summary,
+    summary: &'a CollectionSummary,
     judge: &'a Judge,
     wanted: &'a Wanted,
     ui: &'a Ui,
 }
 
 impl Said<'_> {
-    fn verdict(&self) -> Option<&Verdict> {
+    fn verdict(&self) -> Option<&JudgeSummary> {
         self.summary.verdicts.iter().find(|verdict| verdict.judge == *self.judge)
     }
 

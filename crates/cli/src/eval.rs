@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
 use gptkit_eval::chart::{over_shots, over_sizes};
-use gptkit_eval::figures::Figure;
-use gptkit_eval::report::{Finetuned, Report, shown};
-use gptkit_eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
+use gptkit_eval::figures::MetricValue;
+use gptkit_eval::report::{EvalReport, Finetuned, shown};
+use gptkit_eval::run::{EvalCell, EvalContext, EvalEnd, EvalRequest, FinetunedRequest, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
 use gptkit_model::load::load_config;
@@ -90,7 +90,7 @@ impl Eval {
             return list(ui);
         }
         let (request, out) = match &self.resume {
-            Some(out) => (Request::load(out)?, out.clone()),
+            Some(out) => (EvalRequest::load(out)?, out.clone()),
             None => {
                 let request = self.request()?;
                 let claim = match &self.out {
@@ -106,14 +106,14 @@ impl Eval {
         };
         let interrupt = Interrupt::watch(self.max_time.map(|time| Instant::now() + time))?;
         let load = |folder: &Path| self.compute.load(folder);
-        let sitting = Sitting { load: &load, interrupt: &interrupt, progress: ui };
+        let sitting = EvalContext { load: &load, interrupt: &interrupt, progress: ui };
         let evaluated = evaluate(&request, &out, &sitting);
         if evaluated.is_err() && self.resume.is_none() {
             request.discard(&out);
         }
         let cells = match evaluated? {
-            End::Done(cells) => cells,
-            End::Stopped(stop) => {
+            EvalEnd::Done(cells) => cells,
+            EvalEnd::Stopped(stop) => {
                 ui.say(&format!("stopped; what was measured so far is in {}", out.display()));
                 ui.next(&format!("gptkit eval --resume {}", shell(&out)));
                 return Err(Stopped(stop).into());
@@ -124,7 +124,7 @@ impl Eval {
         let n_params =
             request.models.iter().map(|folder| Ok(load_config(folder)?.n_params())).collect::<Result<_>>()?;
         let report =
-            Report { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
+            EvalReport { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
         keep(&report, &out)?;
         match self.json {
             true => ui.json(&(report.json().to_string() + "\n"))?,
@@ -135,7 +135,7 @@ impl Eval {
     }
 
     /// What is asked, checked before anything runs.
-    fn request(&self) -> Result<Request> {
+    fn request(&self) -> Result<EvalRequest> {
         for model in &self.model {
             let usage = |what: &str, hint: &str| Usage(format!("--model {}: {what}\n  hint: {hint}", model.display()));
             if !model.is_dir() {
@@ -183,7 +183,7 @@ impl Eval {
         let mut shots: Vec<usize> = self.shots.iter().map(|&shots| usize::from(shots)).collect();
         shots.sort_unstable();
         shots.dedup();
-        Ok(Request {
+        Ok(EvalRequest {
             models: self.model.clone(),
             tasks,
             shots,
@@ -197,7 +197,7 @@ impl Eval {
     }
 
     /// What a fine-tuned model makes of a task's instances.
-    fn finetuned(&self, request: &Request, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
+    fn finetuned(&self, request: &EvalRequest, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("records.jsonl");
@@ -211,8 +211,8 @@ impl Eval {
         let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
         let share = report.scores.get("accuracy").copied();
         let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
-        let error = (share * (1.0 - share) / report.n as f64).sqrt();
-        let figure = Figure {
+        let error = gptkit_stats::standard_error_of_share(share, report.n);
+        let figure = MetricValue {
             metric: "accuracy".to_owned(),
             value: 100.0 * share,
             standard_error: 100.0 * error,
@@ -241,7 +241,7 @@ fn list(ui: &Ui) -> Result<()> {
 }
 
 /// Writes tables and charts beside the instances.
-fn keep(report: &Report, out: &Path) -> Result<()> {
+fn keep(report: &EvalReport, out: &Path) -> Result<()> {
     let write = |name: &str, text: &str| gptkit_data::disk::write(&out.join(name), text.as_bytes());
     write("results.md", &report.markdown())?;
     write("results.json", &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
@@ -262,12 +262,12 @@ fn keep(report: &Report, out: &Path) -> Result<()> {
 }
 
 /// The main figure of every task and model, over demonstrations.
-fn table(report: &Report) -> String {
+fn table(report: &EvalReport) -> String {
     let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
     let heads = ["task", "metric", "model"].map(str::to_owned).into_iter();
     let mut rows = vec![heads.chain(shots.iter().map(|k| format!("{k}-shot"))).collect::<Vec<_>>()];
     for task in report.tasks() {
-        let own: Vec<&Cell> = report.cells.iter().filter(|cell| cell.task == task).collect();
+        let own: Vec<&EvalCell> = report.cells.iter().filter(|cell| cell.task == task).collect();
         let Some(main) = own[0].measured.figures.first().map(|figure| figure.metric.clone()) else { continue };
         for model in 0..report.request.models.len() {
             let cell = |k: &usize| report.cell(task, model, *k).and_then(|cell| cell.measured.figures.first());
@@ -296,8 +296,8 @@ fn table(report: &Report) -> String {
     aligned(&rows, 3)
 }
 
-fn say(report: &Report, out: &Path, ui: &Ui) {
-    let sum = |of: fn(&Cell) -> u64| report.cells.iter().map(of).sum::<u64>();
+fn say(report: &EvalReport, out: &Path, ui: &Ui) {
+    let sum = |of: fn(&EvalCell) -> u64| report.cells.iter().map(of).sum::<u64>();
     let (read, alone) = (sum(|cell| cell.cost.tokens_read), sum(|cell| cell.cost.tokens_alone));
     let seconds: f64 = report.cells.iter().map(|cell| cell.cost.elapsed_s).sum();
     let shared = if alone > read {

@@ -8,9 +8,9 @@ use gptkit_data::source::SourceLocation;
 use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
+use gptkit_model::folder::weights_fingerprint;
 use gptkit_preferences::choices::Judge;
-use gptkit_preferences::collection::weights_of;
-use gptkit_preferences::compare::Machine;
+use gptkit_preferences::compare::AutomaticJudge;
 use gptkit_reward::model::Scorer;
 use std::path::{Path, PathBuf};
 
@@ -112,7 +112,7 @@ impl Wanted {
             Self::Gold => ("gold".to_owned(), "world".to_owned()),
             Self::Labeler(seed) => ("labeler".to_owned(), seed.to_string()),
             Self::Rewards(folder) => {
-                let weights = weights_of(folder)?;
+                let weights = weights_fingerprint(folder)?;
                 (folder.display().to_string(), weights.chars().take(12).collect())
             }
         };

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use gptkit_data::disk;
 use gptkit_data::source::OnBadRecord;
-use gptkit_lineage::plan::{Step, folder_of_seed, steps};
-use gptkit_lineage::report::{self, Written};
-use gptkit_lineage::stages::{self, End, Record, Sitting, State};
-use gptkit_lineage::{LineageConfig, Own};
+use gptkit_lineage::plan::{PlannedStage, folder_of_seed, steps};
+use gptkit_lineage::report::{self, WrittenReport};
+use gptkit_lineage::stages::{self, StageContext, StageEnd, StageRecord, StageState};
+use gptkit_lineage::{LineageConfig, OwnData};
 use gptkit_train::interrupt::Interrupt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub(crate) struct Lineage {
 /// All stages of a seed.
 struct OfSeed {
     seed: u64,
-    steps: Vec<Step>,
+    steps: Vec<PlannedStage>,
 }
 
 impl Lineage {
@@ -89,7 +89,7 @@ impl Lineage {
         if let Some(first) = &self.from {
             for OfSeed { steps, .. } in &story {
                 let anew = stages::from(steps, first)?;
-                steps.iter().filter(|step| anew.contains(&step.stage.name)).try_for_each(Step::set_aside)?;
+                steps.iter().filter(|step| anew.contains(&step.stage.name)).try_for_each(PlannedStage::set_aside)?;
             }
         }
         self.tell(&story, &own, ui)?;
@@ -97,9 +97,9 @@ impl Lineage {
     }
 
     /// Writes the report of what is there, and says what it found.
-    fn report(&self, config: &LineageConfig, seeds: &[u64], own: &Own, ui: &Ui) -> Result<()> {
+    fn report(&self, config: &LineageConfig, seeds: &[u64], own: &OwnData, ui: &Ui) -> Result<()> {
         let own: Vec<(&str, String)> = own.named().map(|(name, path)| (name, path.display().to_string())).collect();
-        let Written { page, shapes } = report::write(config, &self.out, seeds, &own)?;
+        let WrittenReport { page, shapes } = report::write(config, &self.out, seeds, &own)?;
         let rows: Vec<Vec<String>> = shapes.iter().map(|shape| vec![shape.words(), shape.claim.clone()]).collect();
         ui.result(&aligned(&rows, 2))?;
         ui.say(&format!("the report: {}", page.display()));
@@ -110,7 +110,7 @@ impl Lineage {
         Ok(())
     }
 
-    fn own(&self) -> Result<Own> {
+    fn own(&self) -> Result<OwnData> {
         for (name, path) in
             [("text", &self.text), ("instructions", &self.instructions), ("comparisons", &self.comparisons)]
         {
@@ -121,7 +121,7 @@ impl Lineage {
                 return Err(Usage(format!("--{name} {}: no such file\n  hint: {hint}", path.display())).into());
             }
         }
-        Ok(Own {
+        Ok(OwnData {
             text: self.text.clone(),
             instructions: self.instructions.clone(),
             comparisons: self.comparisons.clone(),
@@ -165,9 +165,9 @@ impl Lineage {
             for step in self.chosen(steps) {
                 let state = match step.state() {
                     _ if anew.contains(&step.stage.name) => "anew",
-                    Ok(State::Done(_)) => "done",
-                    Ok(State::Begun) => "begun",
-                    Ok(State::New) => "to do",
+                    Ok(StageState::Done(_)) => "done",
+                    Ok(StageState::Begun) => "begun",
+                    Ok(StageState::New) => "to do",
                     Err(_) => "changed",
                 };
                 rows.push(vec![seed.to_string(), step.stage.name.clone(), state.to_owned(), step.command()]);
@@ -180,22 +180,22 @@ impl Lineage {
     }
 
     /// The stages of `steps` that are asked for.
-    fn chosen<'a>(&'a self, steps: &'a [Step]) -> impl Iterator<Item = &'a Step> {
+    fn chosen<'a>(&'a self, steps: &'a [PlannedStage]) -> impl Iterator<Item = &'a PlannedStage> {
         steps.iter().filter(|step| self.only.is_empty() || self.only.contains(&step.stage.name))
     }
 
     /// Runs what is left.
-    fn tell(&self, story: &[OfSeed], own: &Own, ui: &Ui) -> Result<()> {
+    fn tell(&self, story: &[OfSeed], own: &OwnData, ui: &Ui) -> Result<()> {
         let program = std::env::current_exe().context("this program's own file is not known")?;
         let interrupt = Interrupt::watch(None)?;
-        let sitting = Sitting { program: &program, interrupt: &interrupt, progress: ui };
+        let sitting = StageContext { program: &program, interrupt: &interrupt, progress: ui };
         let mut clock = Clock::new(story.iter().flat_map(|of_seed| self.chosen(&of_seed.steps)))?;
         for OfSeed { seed, steps } in story {
             own.divide(&folder_of_seed(&self.out, *seed), ui)?;
             for step in self.chosen(steps) {
                 let state = step.state()?;
                 clock.number += 1;
-                if matches!(state, State::Done(_)) {
+                if matches!(state, StageState::Done(_)) {
                     continue;
                 }
                 step.can_run(steps)?;
@@ -203,7 +203,7 @@ impl Lineage {
                     if step.reads.is_empty() { String::new() } else { format!(" ← {}", step.reads.join(", ")) };
                 let (number, all) = (clock.number, clock.all);
                 ui.say(&format!("[{number}/{all}] {}{reads} → {}", step.stage.name, step.leaves.display()));
-                if let End::Done(record) = step.run(&state, &sitting)? {
+                if let StageEnd::Done(record) = step.run(&state, &sitting)? {
                     ui.say(&format!("        {}", clock.after(step, &record)));
                 }
                 if let Some(stop) = interrupt.reason(Duration::ZERO) {
@@ -246,20 +246,20 @@ struct Clock {
 }
 
 impl Clock {
-    fn new<'a>(steps: impl Iterator<Item = &'a Step>) -> Result<Self> {
+    fn new<'a>(steps: impl Iterator<Item = &'a PlannedStage>) -> Result<Self> {
         let mut clock = Self { began: Instant::now(), number: 0, all: 0, before: 0, left: 0.0, expected: 0.0 };
         for step in steps {
             clock.all += 1;
             match step.state()? {
-                State::Done(_) => clock.before += 1,
-                State::Begun | State::New => clock.left += step.stage.seconds,
+                StageState::Done(_) => clock.before += 1,
+                StageState::Begun | StageState::New => clock.left += step.stage.seconds,
             }
         }
         Ok(clock)
     }
 
     /// What there is to say when `step` has ended.
-    fn after(&mut self, step: &Step, record: &Record) -> String {
+    fn after(&mut self, step: &PlannedStage, record: &StageRecord) -> String {
         self.left -= step.stage.seconds;
         self.expected += step.stage.seconds;
         let so_far = self.began.elapsed().as_secs_f64();

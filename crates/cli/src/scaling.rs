@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::disk::Claim;
 use gptkit_scaling::ScalingConfig;
-use gptkit_scaling::{Finished, Outcome};
+use gptkit_scaling::{ScalingOutcome, TrainedFamily};
 use gptkit_train::run::claim_numbered;
 use std::path::Path;
 
@@ -78,8 +78,8 @@ impl Scaling {
             }
         };
         match outcome {
-            Outcome::Finished(finished) => finish(&finished, self.json, ui),
-            Outcome::Stopped { stop, member } => {
+            ScalingOutcome::Finished(finished) => finish(&finished, self.json, ui),
+            ScalingOutcome::Stopped { stop, member } => {
                 ui.say(&format!("stopped at {member}, which is saved as far as it has come"));
                 ui.next(&format!("gptkit scaling --resume {}", shell(&folder)));
                 Err(Stopped(stop).into())
@@ -100,8 +100,8 @@ fn reopened(path: &str) -> Result<ScalingConfig> {
     load(&[]).map(|(_, config)| config).or_else(without_text)
 }
 
-fn finish(finished: &Finished, json: bool, ui: &Ui) -> Result<()> {
-    let Finished { folder, report, tables } = finished;
+fn finish(finished: &TrainedFamily, json: bool, ui: &Ui) -> Result<()> {
+    let TrainedFamily { folder, report, tables } = finished;
     match json {
         true => ui.json(&(serde_json::to_string(report)? + "\n"))?,
         false => ui.result(tables)?,

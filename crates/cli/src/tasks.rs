@@ -125,8 +125,8 @@ impl TaskArg {
                 }
                 continue;
             }
-            let source =
-                Source::of(source).map_err(|e| usage(format!("{source}: {e}"), "see gptkit eval --help".to_owned()))?;
+            let source = RecordSource::of(source)
+                .map_err(|e| usage(format!("{source}: {e}"), "see gptkit eval --help".to_owned()))?;
             if let Some(file) = source.file().filter(|file| !file.is_file()) {
                 return Err(usage(
                     format!("{}: no such file", file.display()),
@@ -185,7 +185,7 @@ mod tests {
                 assert!(published.variant.is_empty() || config.variants.contains(&published.variant), "{published:?}");
             }
             for variant in &config.variants {
-                Source::of(&config.test.replace("{variant}", variant)).unwrap_or_else(|e| panic!("{name}: {e}"));
+                RecordSource::of(&config.test.replace("{variant}", variant)).unwrap_or_else(|e| panic!("{name}: {e}"));
             }
         }
     }

@@ -1,5 +1,5 @@
 //! All that is printed: words and progress on stderr, results on stdout. A process that `gptkit lineage` runs says
-//! [`Event`]s in their place.
+//! [`ProgressEvent`]s in their place.
 //!
 //! Whatever a name, a record or a model brings along passes through [`gptkit_data::printable`], so that none of it controls the
 //! terminal.
@@ -57,7 +57,7 @@ impl Ui {
     /// Says to another gptkit, if one listens, that the process is about to end.
     pub(crate) fn ended(&self) {
         if self.events {
-            tell(&Event::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
+            tell(&ProgressEvent::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
         }
     }
 
@@ -109,7 +109,7 @@ impl Ui {
     /// Words, on stderr.
     pub(crate) fn say(&self, line: &str) {
         if self.events {
-            return tell(&Event::Said(line.to_owned()));
+            return tell(&ProgressEvent::Said(line.to_owned()));
         }
         match self.bar.lock() {
             Ok(bar) if bar.is_some() => bar.iter().for_each(|bar| bar.suspend(|| write_line(line))),
@@ -137,7 +137,7 @@ pub(crate) fn write_line(line: &str) {
 }
 
 /// Tells another gptkit what happened. When that one is gone nobody wants the rest, and what is saved can be gone on with.
-fn tell(event: &Event) {
+fn tell(event: &ProgressEvent) {
     let line = serde_json::json!(event).to_string();
     if writeln!(io::stderr().lock(), "{line}").is_err() {
         std::process::exit(1);
@@ -168,7 +168,7 @@ impl Progress for Ui {
 
     fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         if self.events {
-            tell(&Event::Began { label: label.to_owned(), total, unit });
+            tell(&ProgressEvent::Began { label: label.to_owned(), total, unit });
             return Box::new(Told { state: Mutex::default() });
         }
         if !self.live {
@@ -244,7 +244,7 @@ const BETWEEN: Duration = Duration::from_millis(200);
 impl Told {
     fn tell(state: &mut State) {
         state.said_at = Some(Instant::now());
-        tell(&Event::Reached { done: state.done, figures: state.figures.clone() });
+        tell(&ProgressEvent::Reached { done: state.done, figures: state.figures.clone() });
     }
 }
 
@@ -252,7 +252,7 @@ impl ProgressTask for Told {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
             state.done = n;
-            tell(&Event::ResumedAt(n));
+            tell(&ProgressEvent::ResumedAt(n));
         }
     }
 
@@ -275,7 +275,7 @@ impl Drop for Told {
     fn drop(&mut self) {
         if let Ok(mut state) = self.state.lock() {
             Self::tell(&mut state);
-            tell(&Event::Over);
+            tell(&ProgressEvent::Over);
         }
     }
 }

@@ -14,9 +14,10 @@ use gptkit_data::split::Split;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::sampler::Sampling;
-use gptkit_preferences::answering::Answerer;
-use gptkit_preferences::collection::{Prompts, Tokens};
-use gptkit_preferences::contest::{Contest, Row};
+use gptkit_preferences::answering::CompletionWriter;
+use gptkit_preferences::contest::{Contest, ContestRow};
+use gptkit_preferences::prompts::PromptSource;
+use gptkit_preferences::settings::StoredSampling;
 use gptkit_reward::model::Scorer;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ impl WinRates {
         let (files, gpt) = self.compute.load(&self.reference)?;
         let contest = Contest {
             items: &items,
-            reference: Answerer::new(&self.reference, &files, &gpt)?,
+            reference: CompletionWriter::new(&self.reference, &files, &gpt)?,
             machine: wanted.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
@@ -96,7 +97,7 @@ impl WinRates {
         let mut rows = contest.reference(&opponent, &best_of, &reference, ui)?;
         for (n, folder) in self.model.iter().enumerate() {
             let (files, gpt) = self.compute.load(folder)?;
-            let model = Answerer::new(folder, &files, &gpt)?;
+            let model = CompletionWriter::new(folder, &files, &gpt)?;
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);
         }
@@ -141,7 +142,7 @@ impl WinRates {
         Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
     }
 
-    fn result(&self, rows: &[Row], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
+    fn result(&self, rows: &[ContestRow], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
         if self.json {
             let object = json!({
                 "reference": self.reference,
@@ -149,7 +150,7 @@ impl WinRates {
                 "reward": self.reward,
                 "prompts": { "from": self.prompts, "n": n },
                 "max_new_tokens": self.max_new_tokens,
-                "sampling": Tokens::from(sampling.clone()),
+                "sampling": StoredSampling::from(sampling.clone()),
                 "rows": rows,
             });
             ui.json(&(object.to_string() + "\n"))?;
@@ -160,7 +161,7 @@ impl WinRates {
             ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));
         }
         // People are worth asking about the model that did best, if it is better at all.
-        let rate = |row: &Row| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
+        let rate = |row: &ContestRow| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
         let models = rows[1..].iter().zip(&self.model);
         let best = models.max_by(|(a, _), (b, _)| rate(a).total_cmp(&rate(b)));
         if let Some((_, best)) = best.filter(|(row, _)| rate(row) > 0.5) {
@@ -173,14 +174,14 @@ impl WinRates {
 }
 
 /// Columns of numbers on the right of their names; those that say nothing of any row are left out.
-fn table(rows: &[Row], score: &str) -> String {
+fn table(rows: &[ContestRow], score: &str) -> String {
     let number = |x: Option<f64>, digits: usize| x.map(|x| format!("{x:.digits$}"));
-    let kl = |row: &Row| match (row.kl, row.kl_bound) {
+    let kl = |row: &ContestRow| match (row.kl, row.kl_bound) {
         // Sums of many draws, which may be below 0 where there is no difference.
         (Some(kl), _) => Some(format!("{:.2}", if kl.abs() < 0.005 { 0.0 } else { kl })),
         (None, bound) => bound.map(|bound| format!("≤ {bound:.2}")),
     };
-    let column = |head: &str, cell: &dyn Fn(&Row) -> Option<String>| {
+    let column = |head: &str, cell: &dyn Fn(&ContestRow) -> Option<String>| {
         (head.to_owned(), rows.iter().map(cell).collect::<Vec<_>>())
     };
     let columns = [
@@ -193,7 +194,7 @@ fn table(rows: &[Row], score: &str) -> String {
     ];
     let shown: Vec<_> = columns.into_iter().filter(|(_, cells)| cells.iter().any(Option::is_some)).collect();
     let heads = std::iter::once(String::new()).chain(shown.iter().map(|(head, _)| head.clone())).collect();
-    let line = |(i, row): (usize, &Row)| {
+    let line = |(i, row): (usize, &ContestRow)| {
         let cells = shown.iter().map(|(_, cells)| cells[i].clone().unwrap_or_else(|| "-".to_owned()));
         std::iter::once(row.name.clone()).chain(cells).collect()
     };

@@ -1,8 +1,9 @@
 //! Accuracy over demonstrations, as Brown et al. 2020 draw it in figure 1.2, and over size, as in figure 1.3.
 
-use crate::report::Report;
+use crate::report::EvalReport;
 use anyhow::{Result, anyhow};
 use gptkit_data::printable::printable_line;
+use gptkit_stats::mean_of_estimates;
 use gptkit_train::curves::{Drawn, is_drawn, labels};
 use plotters::prelude::*;
 use std::collections::BTreeSet;
@@ -52,7 +53,7 @@ enum Axis {
 ///
 /// # Errors
 /// When nothing can be drawn.
-pub fn over_shots(report: &Report, task: Option<&str>) -> Result<Option<String>> {
+pub fn over_shots(report: &EvalReport, task: Option<&str>) -> Result<Option<String>> {
     let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
     let tasks = tasks(report, task);
     if shots.len() < 2 || tasks.is_empty() {
@@ -86,7 +87,7 @@ pub fn over_shots(report: &Report, task: Option<&str>) -> Result<Option<String>>
 ///
 /// # Errors
 /// When nothing can be drawn.
-pub fn over_sizes(report: &Report, task: Option<&str>) -> Result<Option<String>> {
+pub fn over_sizes(report: &EvalReport, task: Option<&str>) -> Result<Option<String>> {
     let sizes: BTreeSet<u64> = report.n_params.iter().copied().collect();
     let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
     let tasks = tasks(report, task);
@@ -107,7 +108,7 @@ pub fn over_sizes(report: &Report, task: Option<&str>) -> Result<Option<String>>
 }
 
 /// Tasks whose main figure is a percentage of instances.
-fn tasks<'a>(report: &'a Report, task: Option<&'a str>) -> Vec<&'a str> {
+fn tasks<'a>(report: &'a EvalReport, task: Option<&'a str>) -> Vec<&'a str> {
     let in_percent = |name: &str| {
         let cell = report.cells.iter().find(|cell| cell.task == name);
         cell.and_then(|cell| cell.measured.figures.first()).is_some_and(|figure| figure.unit == "%")
@@ -116,7 +117,7 @@ fn tasks<'a>(report: &'a Report, task: Option<&'a str>) -> Vec<&'a str> {
     all.filter(|name| in_percent(name)).collect()
 }
 
-fn title(report: &Report, task: Option<&str>) -> String {
+fn title(report: &EvalReport, task: Option<&str>) -> String {
     let metric = |task: &str| {
         let cell = report.cells.iter().find(|cell| cell.task == task);
         cell.and_then(|cell| cell.measured.figures.first()).map_or(String::new(), |figure| figure.metric.clone())
@@ -128,16 +129,13 @@ fn title(report: &Report, task: Option<&str>) -> String {
 }
 
 /// Mean of the main figures of `tasks` and its standard error; nothing where one is missing.
-fn mean(report: &Report, tasks: &[&str], model: usize, shots: usize) -> Option<(f64, f64)> {
-    let (mut sum, mut variance) = (0.0, 0.0);
-    for task in tasks {
+fn mean(report: &EvalReport, tasks: &[&str], model: usize, shots: usize) -> Option<(f64, f64)> {
+    let of_task = |task: &&str| {
         let figure = report.cell(task, model, shots)?.measured.figures.first()?;
-        sum += figure.value;
-        // Of a single instance none is known.
-        variance += if figure.standard_error.is_finite() { figure.standard_error.powi(2) } else { 0.0 };
-    }
-    let n = tasks.len() as f64;
-    Some((sum / n, variance.sqrt() / n))
+        // The standard error of a single instance is NaN.
+        Some((figure.value, if figure.standard_error.is_finite() { figure.standard_error } else { 0.0 }))
+    };
+    Some(mean_of_estimates(tasks.iter().map(of_task).collect::<Option<Vec<_>>>()?))
 }
 
 fn point(x: f64, (value, error): (f64, f64)) -> (f64, f64, f64) {

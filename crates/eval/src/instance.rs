@@ -1,21 +1,21 @@
 //! A record → what is asked of a model, and what would be right.
 
 use crate::task::{Scoring, TaskConfig};
-use crate::template::Templates;
+use crate::template::TaskTemplates;
 use anyhow::{Result, anyhow};
 use gptkit_data::record::{BadRecord, Row};
 use minijinja::Value;
 
 /// A task that is ready to read records.
 #[derive(Debug)]
-pub struct Task {
+pub struct EvalTask {
     /// What it is called, with its variant: `arithmetic:2d+`.
     pub name: String,
     /// Its file.
     pub config: TaskConfig,
     /// Which variant of it this is; may be empty.
     pub variant: String,
-    templates: Templates,
+    templates: TaskTemplates,
 }
 
 /// A record as it is asked.
@@ -26,12 +26,12 @@ pub struct Instance {
     /// What the model goes on with.
     pub prompt: String,
     /// What could or should follow.
-    pub asked: Asked,
+    pub asked: Expected,
 }
 
 /// What could or should follow a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Asked {
+pub enum Expected {
     /// One of these.
     Choice {
         /// What would follow, as many as there are choices.
@@ -54,20 +54,20 @@ impl Instance {
     /// The record as a demonstration.
     pub fn shown(&self) -> String {
         let answer = match &self.asked {
-            Asked::Choice { answers, right } => &answers[*right],
-            Asked::Free { answer, .. } | Asked::Word(answer) => answer,
+            Expected::Choice { answers, right } => &answers[*right],
+            Expected::Free { answer, .. } | Expected::Word(answer) => answer,
         };
         format!("{}{answer}", self.prompt)
     }
 }
 
-impl Task {
+impl EvalTask {
     /// The task called `name` of a checked `config`.
     ///
     /// # Errors
     /// When a template cannot be read.
     pub fn new(name: &str, config: TaskConfig, variant: &str) -> Result<Self> {
-        let templates = Templates::new(&config).map_err(|wrong| {
+        let templates = config.templates().map_err(|wrong| {
             let all: Vec<String> = wrong.iter().map(|(key, what)| format!("{key}: {what}")).collect();
             anyhow!("task {name}: {}", all.join("; "))
         })?;
@@ -102,7 +102,7 @@ impl Task {
                 if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
                     return Err(BadRecord::empty(format!("choice {n} is empty")));
                 }
-                Asked::Choice { answers, right }
+                Expected::Choice { answers, right }
             }
             Scoring::Generation => {
                 let accept = self.templates.value("generation.accept", row, &self.variant)?;
@@ -112,14 +112,14 @@ impl Task {
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
                     return Err(BadRecord::empty("has an empty answer"));
                 }
-                Asked::Free { answer: text("answer", None)?, accept }
+                Expected::Free { answer: text("answer", None)?, accept }
             }
-            Scoring::Word | Scoring::Perplexity => Asked::Word(text("answer", None)?),
+            Scoring::Word | Scoring::Perplexity => Expected::Word(text("answer", None)?),
         };
         let instance = Instance { place: row.place.to_string(), prompt, asked };
         let empty = match &instance.asked {
-            Asked::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
-            Asked::Free { answer, .. } | Asked::Word(answer) => answer.trim().is_empty(),
+            Expected::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
+            Expected::Free { answer, .. } | Expected::Word(answer) => answer.trim().is_empty(),
         };
         if empty { Err(BadRecord::empty("has an empty answer")) } else { Ok(instance) }
     }
@@ -170,9 +170,9 @@ mod tests {
         Row { place: RecordPlace { file: "a.jsonl".into(), line: 3 }, fields }
     }
 
-    fn choice() -> Task {
+    fn choice() -> EvalTask {
         let text = "scoring = \"choice\"\nprompt = \"{{ context }}\"\nanswer = \" {{ choice }}\"\n[choice]\nof = \"endings\"\nright = \"label\"\n";
-        Task::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
+        EvalTask::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         let right = |label: serde_json::Value| {
             let row = row(json!({ "context": "c", "endings": ["x", "y", "7"], "label": label }));
             match choice().instance(&row).map_err(|bad| bad.to_string()) {
-                Ok(Instance { asked: Asked::Choice { answers, right }, prompt, place }) => {
+                Ok(Instance { asked: Expected::Choice { answers, right }, prompt, place }) => {
                     assert_eq!((answers[0].as_str(), prompt.as_str(), place.as_str()), (" x", "c", "a.jsonl line 3"));
                     Ok(right)
                 }
@@ -206,15 +206,15 @@ mod tests {
         assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not text"));
         assert!(said(json!({ "context": "c", "label": 0 })).contains("no \"endings\""));
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
-        let free = Task::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
+        let free = EvalTask::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
         let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();
-        assert_eq!(instance.asked, Asked::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
+        assert_eq!(instance.asked, Expected::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
         assert_eq!(instance.shown(), "? one");
         assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
         let marked = format!("{text}after = \"####\"\n");
-        let marked = Task::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
+        let marked = EvalTask::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
         let asked = |answer| marked.instance(&row(json!({ "q": "?", "a": [answer] })));
         assert!(asked("18").unwrap_err().to_string().contains("empty answer"), "without the mark nothing is right");
-        assert!(matches!(asked("so #### 18").unwrap().asked, Asked::Free { accept, .. } if accept == ["18"]));
+        assert!(matches!(asked("so #### 18").unwrap().asked, Expected::Free { accept, .. } if accept == ["18"]));
     }
 }

@@ -17,7 +17,6 @@
 pub mod answers;
 pub mod arithmetic;
 pub mod bleu;
-mod bootstrap;
 pub mod chart;
 mod detokenize;
 pub mod figures;

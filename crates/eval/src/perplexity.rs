@@ -2,7 +2,7 @@
 //! holds or nearly so.
 
 use crate::detokenize;
-use crate::score::Model;
+use crate::score::EvalModel;
 use crate::task::Detokenizer;
 use anyhow::{Context, Result};
 use gptkit_data::losses::Losses;
@@ -20,7 +20,7 @@ const TOGETHER: usize = 16;
 
 /// How a text is read.
 #[derive(Debug, Clone, Copy)]
-pub struct Reading {
+pub struct WindowOptions {
     /// Tokens of a window that are predicted; the others are there to predict them from. At most the model's context.
     pub stride: usize,
     /// What is undone first.
@@ -31,7 +31,7 @@ pub struct Reading {
 
 /// What a window says.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Window {
+pub struct WindowScore {
     /// Its number.
     pub n: u64,
     /// −Σ ln p, nats, over the tokens that it predicts.
@@ -49,7 +49,7 @@ pub struct Window {
 
 /// What is known of a text when all of it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Text {
+pub struct TextSummary {
     /// Words as the text was given, ends of lines among them where the task counts these.
     pub words: u64,
     /// Windows.
@@ -65,27 +65,27 @@ pub struct Text {
 /// # Errors
 /// When the text cannot be read, the model has no token that ends a text, or `sink` fails.
 pub fn read(
-    model: &Model,
+    model: &EvalModel,
     path: &str,
-    how: Reading,
+    how: WindowOptions,
     from: u64,
-    sink: &mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
-) -> Result<Text> {
+    sink: &mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
+) -> Result<TextSummary> {
     let start =
         model.start().context("the model has no token that ends a text, from which the first could be predicted")?;
-    let mut slider = Slider {
+    let mut slider = SlidingWindow {
         model,
         stride: how.stride,
         start,
         stitcher: Stitcher::new(model.tokenizer),
         undone: VecDeque::new(),
         tokens: vec![start],
-        sizes: vec![Size::default()],
+        sizes: vec![TextSize::default()],
         predicted: 1,
         n: 0,
         from,
         waiting: Vec::new(),
-        text: Text::default(),
+        text: TextSummary::default(),
         sink,
     };
     let (mut pending, mut is_first) = (String::new(), true);
@@ -93,7 +93,7 @@ pub fn read(
         is_first |= piece.first;
         let Some(detokenizer) = how.detokenizer else {
             slider.text.words += piece.text.split_whitespace().count() as u64;
-            return slider.push(piece, Size::default());
+            return slider.push(piece, TextSize::default());
         };
         pending += &piece.text;
         // Whole lines: what is undone looks no further.
@@ -107,30 +107,30 @@ pub fn read(
         slider.text.words += words as u64;
         // The last line of a document has an end, with a break or without.
         slider.text.words += u64::from(piece.last && !piece.text.ends_with('\n'));
-        let more = Size::of(&pending) - Size::of(&text);
+        let more = TextSize::of(&pending) - TextSize::of(&text);
         pending = rest;
         slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
     });
     match read.and_then(|_| slider.score()) {
-        Err(e) if !e.is::<Ended>() => Err(e),
-        _ => Ok(Text { n: slider.n, ..slider.text }),
+        Err(e) if !e.is::<StopReading>() => Err(e),
+        _ => Ok(TextSummary { n: slider.n, ..slider.text }),
     }
 }
 
 /// Length of a text, or a difference of two.
 #[derive(Debug, Clone, Copy, Default)]
-struct Size {
+struct TextSize {
     bytes: i64,
     characters: i64,
 }
 
-impl Size {
+impl TextSize {
     fn of(text: &str) -> Self {
         Self { bytes: text.len() as i64, characters: text.chars().count() as i64 }
     }
 }
 
-impl std::ops::Add for Size {
+impl std::ops::Add for TextSize {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -138,7 +138,7 @@ impl std::ops::Add for Size {
     }
 }
 
-impl std::ops::Sub for Size {
+impl std::ops::Sub for TextSize {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
@@ -162,27 +162,27 @@ fn end_of_lines(text: &str) -> Option<usize> {
 
 /// Ends the reading.
 #[derive(Debug)]
-struct Ended;
+struct StopReading;
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for StopReading {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("enough text")
     }
 }
 
-impl std::error::Error for Ended {}
+impl std::error::Error for StopReading {}
 
-struct Slider<'a> {
-    model: &'a Model<'a>,
+struct SlidingWindow<'a> {
+    model: &'a EvalModel<'a>,
     stride: usize,
     start: u32,
     stitcher: Stitcher<'a>,
     /// For each piece that is being encoded, by how much the text as it was given is longer.
-    undone: VecDeque<Size>,
+    undone: VecDeque<TextSize>,
     /// The end of the document so far: what is to be predicted, and what it may be predicted from.
     tokens: Vec<u32>,
     /// For each of `tokens`, the text that it stands for.
-    sizes: Vec<Size>,
+    sizes: Vec<TextSize>,
     /// How many of them need no prediction any more.
     predicted: usize,
     /// Number of the next window.
@@ -194,7 +194,7 @@ struct Slider<'a> {
     sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 }
 
-impl Slider<'_> {
+impl SlidingWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
     fn push(&mut self, piece: TextPiece, more: Size) -> Result<()> {
         self.undone.push_back(more);
@@ -206,13 +206,14 @@ impl Slider<'_> {
 
     fn take(&mut self, part: EncodedPart) -> Result<()> {
         if part.first {
-            (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![Size::default()], 1);
+            (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![TextSize::default()], 1);
         }
         self.text.losses.merge(&part.losses);
-        let size = |(&bytes, &characters): (&u32, &u32)| Size { bytes: bytes.into(), characters: characters.into() };
+        let size =
+            |(&bytes, &characters): (&u32, &u32)| TextSize { bytes: bytes.into(), characters: characters.into() };
         self.sizes.extend(part.bytes.iter().zip(&part.characters).map(size));
         self.tokens.extend(&part.ids);
-        let more = self.undone.drain(..part.pieces).fold(Size::default(), |all, more| all + more);
+        let more = self.undone.drain(..part.pieces).fold(TextSize::default(), |all, more| all + more);
         if let Some(last) = self.sizes.last_mut() {
             *last = *last + more;
         }
@@ -247,7 +248,7 @@ impl Slider<'_> {
             context: self.tokens[begin..self.predicted].to_vec(),
             continuations: vec![self.tokens[self.predicted..end].to_vec()],
         };
-        let size = self.sizes[self.predicted..end].iter().fold(Size::default(), |all, &one| all + one);
+        let size = self.sizes[self.predicted..end].iter().fold(TextSize::default(), |all, &one| all + one);
         // A next window reads at most a context from its end back.
         self.tokens.drain(..begin);
         self.sizes.drain(..begin);

@@ -23,13 +23,13 @@ const STORIES: u64 = 2000;
 
 /// Where records come from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
+pub enum RecordSource {
     /// A file.
     File(PathBuf),
     /// As many records as are wanted.
     Made {
         /// Of what.
-        kind: Made,
+        kind: GeneratedTask,
         /// How many to measure with.
         count: u64,
         /// Which.
@@ -39,7 +39,7 @@ pub enum Source {
 
 /// What is made.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Made {
+pub enum GeneratedTask {
     /// `world:NAME`: a labeled task of the embedded world.
     World(TaskKind),
     /// `patterns:NAME`: a pattern of it.
@@ -50,7 +50,7 @@ pub enum Made {
     Words(Scramble, Option<PathBuf>),
 }
 
-impl Source {
+impl RecordSource {
     /// A source as it is written: the path of a file, or `KIND:NAME`, `KIND:NAME:COUNT`, `KIND:NAME:COUNT:SEED`, and for
     /// words `words:NAME:COUNT:SEED:FILE`.
     ///
@@ -71,10 +71,10 @@ impl Source {
         ensure!(count > 0, "0 records are none");
         ensure!(kind == "words" || file.is_none(), "only words are taken from a file");
         let kind = match kind {
-            "world" => Made::World(named(name)?),
-            "patterns" => Made::Pattern(named(name)?),
-            "arithmetic" => Made::Arithmetic(named(name)?),
-            _ => Made::Words(named(name)?, file),
+            "world" => GeneratedTask::World(named(name)?),
+            "patterns" => GeneratedTask::Pattern(named(name)?),
+            "arithmetic" => GeneratedTask::Arithmetic(named(name)?),
+            _ => GeneratedTask::Words(named(name)?, file),
         };
         Ok(Self::Made { kind, count, seed })
     }
@@ -82,7 +82,7 @@ impl Source {
     /// The file that is read, if one is.
     pub fn file(&self) -> Option<&Path> {
         match self {
-            Self::File(path) | Self::Made { kind: Made::Words(_, Some(path)), .. } => Some(path),
+            Self::File(path) | Self::Made { kind: GeneratedTask::Words(_, Some(path)), .. } => Some(path),
             Self::Made { .. } => None,
         }
     }
@@ -185,7 +185,7 @@ fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
     })
 }
 
-impl fmt::Display for Made {
+impl fmt::Display for GeneratedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::World(task) => write!(f, "world:{task}"),

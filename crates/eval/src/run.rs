@@ -1,12 +1,12 @@
 //! Models × tasks × numbers of demonstrations → lines of instances, chunk by chunk, from wherever an earlier sitting ended.
 
-use crate::figures::{Measured, measure};
-use crate::instance::{Instance, Task};
-use crate::overlap::{SHORTEST, Wanted};
-use crate::perplexity::{self, Reading};
-use crate::records::{Enough, Source};
-use crate::score::{self, Model, Ready, Work};
-use crate::shots::{From, Pool, Prompter, is_set_aside};
+use crate::figures::{Measurement, measure};
+use crate::instance::{EvalTask, Instance};
+use crate::overlap::{OverlapIndex, SHORTEST};
+use crate::perplexity::{self, WindowOptions};
+use crate::records::{Enough, RecordSource};
+use crate::score::{self, EvalModel, PromptedInstance, TokenCounts};
+use crate::shots::{DemonstrationPool, DemonstrationSource, Prompter, is_set_aside};
 use crate::task::{Scoring, TaskConfig};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::disk::{self, Claim};
@@ -37,7 +37,7 @@ const REQUEST: &str = "request.json";
 
 /// All that an evaluation is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Request {
+pub struct EvalRequest {
     /// Folders of language models.
     pub models: Vec<PathBuf>,
     /// Tasks, each variant by itself.
@@ -83,7 +83,7 @@ pub struct TaskRequest {
 }
 
 /// How an evaluation runs.
-pub struct Sitting<'a> {
+pub struct EvalContext<'a> {
     /// Loads a model to compute with.
     pub load: &'a dyn Fn(&Path) -> Result<(ModelFolder, Gpt)>,
     /// Whether somebody asked to stop.
@@ -92,7 +92,7 @@ pub struct Sitting<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl std::fmt::Debug for Sitting<'_> {
+impl std::fmt::Debug for EvalContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sitting")
     }
@@ -100,7 +100,7 @@ impl std::fmt::Debug for Sitting<'_> {
 
 /// One model on one task with so many demonstrations.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cell {
+pub struct EvalCell {
     /// The task, with its variant.
     pub task: String,
     /// Place of the model among those of the request.
@@ -108,9 +108,9 @@ pub struct Cell {
     /// Demonstrations that were asked for.
     pub shots: usize,
     /// What was measured.
-    pub measured: Measured,
+    pub measured: Measurement,
     /// The same without the instances that the training text holds.
-    pub clean: Option<Measured>,
+    pub clean: Option<Measurement>,
     /// What it took.
     pub cost: Cost,
     /// The lines of its instances.
@@ -136,9 +136,9 @@ pub struct Cost {
 
 /// How an evaluation ended.
 #[derive(Debug)]
-pub enum End {
+pub enum EvalEnd {
     /// With all that was asked.
-    Done(Vec<Cell>),
+    Done(Vec<EvalCell>),
     /// Before; what is there is kept.
     Stopped(Stop),
 }
@@ -150,7 +150,7 @@ impl TaskRequest {
     }
 }
 
-impl Request {
+impl EvalRequest {
     /// Keeps what is asked in the folder of `claim`, whose path it returns.
     ///
     /// # Errors
@@ -174,7 +174,7 @@ impl Request {
         Claim::new(out, &|_| false)?.with_context(other).map(Some)
     }
 
-    /// Takes back what [`Request::save`] wrote, when nothing was asked yet: a refused command leaves nothing behind.
+    /// Takes back what [`EvalRequest::save`] wrote, when nothing was asked yet: a refused command leaves nothing behind.
     pub fn discard(&self, out: &Path) {
         if !out.join("instances").exists() {
             for file in [REQUEST, "lock"] {
@@ -206,11 +206,11 @@ impl Request {
 }
 
 /// A task that is ready.
-struct Opened {
-    task: Task,
-    test: Source,
-    demonstrations: Option<From>,
-    pool: Pool,
+struct OpenTask {
+    task: EvalTask,
+    test: RecordSource,
+    demonstrations: Option<DemonstrationSource>,
+    pool: DemonstrationPool,
     /// Instances.
     n: u64,
     skipped: u64,
@@ -221,9 +221,9 @@ struct Opened {
 ///
 /// # Errors
 /// When a task, its records or a model cannot be used, no demonstration fits, or the folder cannot be written.
-pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End> {
+pub fn evaluate(request: &EvalRequest, out: &Path, sitting: &EvalContext) -> Result<EvalEnd> {
     let Some(_lock) = disk::lock(out)? else { bail!("another process writes {}", out.display()) };
-    let tasks: Vec<Opened> = request.tasks.iter().map(|task| request.open(task)).collect::<Result<_>>()?;
+    let tasks: Vec<OpenTask> = request.tasks.iter().map(|task| request.open(task)).collect::<Result<_>>()?;
     for (n, folder) in request.models.iter().enumerate() {
         let (tokenizer, shape) = (Tokenizer::load(folder)?, load_config(folder)?);
         shape.must_write().with_context(|| format!("model {}", request.model_name(n)))?;
@@ -264,16 +264,16 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
                         loaded = Some((sitting.load)(&request.models[n])?);
                     }
                     let Some((files, gpt)) = &loaded else { bail!("no model") };
-                    let model = Model { gpt, tokenizer: &files.tokenizer, end_of_text: &files.end_of_text };
+                    let model = EvalModel { gpt, tokenizer: &files.tokenizer, end_of_text: &files.end_of_text };
                     let label = format!("{} {shots}-shot {}", opened.task.name, request.model_name(n));
-                    let asking = Asking { request, opened, model, shots, label, path: &path, sitting };
+                    let asking = CellRun { request, opened, model, shots, label, path: &path, sitting };
                     if let Some(stop) = asking.ask(&mut cost)? {
-                        return Ok(End::Stopped(stop));
+                        return Ok(EvalEnd::Stopped(stop));
                     }
                 }
                 let config = &opened.task.config;
                 let measured = |keep: &dyn Fn(u64) -> bool| measure(&path, config, cost.words, request.seed, keep);
-                cells.push(Cell {
+                cells.push(EvalCell {
                     task: opened.task.name.clone(),
                     model: n,
                     shots,
@@ -289,10 +289,10 @@ pub fn evaluate(request: &Request, out: &Path, sitting: &Sitting) -> Result<End>
             }
         }
     }
-    Ok(End::Done(cells))
+    Ok(EvalEnd::Done(cells))
 }
 
-impl Request {
+impl EvalRequest {
     /// Hands the records that `task` is measured with to `sink`.
     ///
     /// # Errors
@@ -301,25 +301,32 @@ impl Request {
         self.open(task)?.read(self, &mut |row, _| sink(row)).map(|_| ())
     }
 
-    fn open(&self, task: &TaskRequest) -> Result<Opened> {
+    fn open(&self, task: &TaskRequest) -> Result<OpenTask> {
         let TaskRequest { name, variant, config, test, train } = task;
-        let task = Task::new(name, config.clone(), variant)?;
+        let task = EvalTask::new(name, config.clone(), variant)?;
         if config.scoring == Scoring::Perplexity {
-            let test = Source::File(PathBuf::from(test));
-            return Ok(Opened { task, test, demonstrations: None, pool: Pool::default(), n: 0, skipped: 0 });
+            let test = RecordSource::File(PathBuf::from(test));
+            return Ok(OpenTask {
+                task,
+                test,
+                demonstrations: None,
+                pool: DemonstrationPool::default(),
+                n: 0,
+                skipped: 0,
+            });
         }
-        let source = |text: &str| Source::of(text).with_context(|| format!("task {}", task.name));
+        let source = |text: &str| RecordSource::of(text).with_context(|| format!("task {}", task.name));
         let test = source(test)?;
         let demonstrations = if self.shots.iter().all(|&shots| shots == 0) {
             None
         } else if !train.is_empty() {
-            Some(From::Training(source(train)?))
-        } else if matches!(test, Source::Made { .. }) {
-            Some(From::Training(test.clone()))
+            Some(DemonstrationSource::Training(source(train)?))
+        } else if matches!(test, RecordSource::Made { .. }) {
+            Some(DemonstrationSource::Training(test.clone()))
         } else {
-            Some(From::SetAside)
+            Some(DemonstrationSource::SetAside)
         };
-        let mut opened = Opened { task, test, demonstrations, pool: Pool::default(), n: 0, skipped: 0 };
+        let mut opened = OpenTask { task, test, demonstrations, pool: DemonstrationPool::default(), n: 0, skipped: 0 };
         let mut n = 0;
         let skipped = opened.read(self, &mut |_, _| {
             n += 1;
@@ -328,7 +335,7 @@ impl Request {
         ensure!(n > 0, "task {}: there is no record to measure with", opened.task.name);
         (opened.n, opened.skipped) = (n, skipped);
         if let Some(from) = &opened.demonstrations {
-            opened.pool = Pool::read(&opened.task, from, &opened.test, self.seed, self.on_bad_record)?;
+            opened.pool = DemonstrationPool::read(&opened.task, from, &opened.test, self.seed, self.on_bad_record)?;
         }
         Ok(opened)
     }
@@ -348,10 +355,10 @@ fn folder_names(names: impl Iterator<Item = String>) -> Vec<String> {
     names.iter().enumerate().map(|(n, name)| if alone(name) { name.clone() } else { format!("{n}-{name}") }).collect()
 }
 
-impl Opened {
+impl OpenTask {
     /// Hands the records that are measured with to `sink`, with what is asked of each. Returns how many were left out.
-    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<()>) -> Result<u64> {
-        let set_aside = self.demonstrations == Some(From::SetAside);
+    fn read(&self, request: &EvalRequest, sink: &mut dyn FnMut(&Row, UnpromptedInstance) -> Result<()>) -> Result<u64> {
+        let set_aside = self.demonstrations == Some(DemonstrationSource::SetAside);
         let (mut number, mut n) = (0, 0);
         self.test.read(Split::HeldOut, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
@@ -363,7 +370,7 @@ impl Opened {
                 return Ok(());
             }
             let (instance, instruction) = (self.task.instance(&row)?, self.task.instruction(&row)?);
-            sink(&row, Waiting { n, instruction, instance })?;
+            sink(&row, UnpromptedInstance { n, instruction, instance })?;
             n += 1;
             Ok(())
         })
@@ -380,9 +387,9 @@ impl Opened {
     }
 
     /// Refuses a window in which no demonstration fits.
-    fn fits(&self, prompter: &Prompter, request: &Request) -> Result<()> {
+    fn fits(&self, prompter: &Prompter, request: &EvalRequest) -> Result<()> {
         let (mut tried, mut fit) = (0, false);
-        self.read(request, &mut |_, Waiting { n, instruction, instance }| {
+        self.read(request, &mut |_, UnpromptedInstance { n, instruction, instance }| {
             if tried == TRIED || fit {
                 return Err(Enough.into());
             }
@@ -402,12 +409,17 @@ impl Opened {
 
 /// The instances, by task and number, that the training text in `folder` holds. The text is read once for all tasks; a text
 /// that is measured has no instances.
-fn seen(tasks: &[Opened], request: &Request, folder: &Path, progress: &dyn Progress) -> Result<HashSet<(usize, u64)>> {
-    let mut wanted = Wanted::default();
+fn seen(
+    tasks: &[OpenTask],
+    request: &EvalRequest,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<HashSet<(usize, u64)>> {
+    let mut wanted = OverlapIndex::default();
     for (t, opened) in tasks.iter().enumerate().filter(|(_, opened)| opened.task.config.scoring != Scoring::Perplexity)
     {
         let before = wanted.too_short;
-        opened.read(request, &mut |_, Waiting { n, instance, .. }| {
+        opened.read(request, &mut |_, UnpromptedInstance { n, instance, .. }| {
             wanted.add((t, n), &instance.shown());
             Ok(())
         })?;
@@ -422,36 +434,36 @@ fn seen(tasks: &[Opened], request: &Request, folder: &Path, progress: &dyn Progr
 }
 
 /// An instance that waits for others.
-struct Waiting {
+struct UnpromptedInstance {
     n: u64,
     instruction: String,
     instance: Instance,
 }
 
 /// The asking of one cell.
-struct Asking<'a> {
-    request: &'a Request,
-    opened: &'a Opened,
-    model: Model<'a>,
+struct CellRun<'a> {
+    request: &'a EvalRequest,
+    opened: &'a OpenTask,
+    model: EvalModel<'a>,
     shots: usize,
     label: String,
     path: &'a Path,
-    sitting: &'a Sitting<'a>,
+    sitting: &'a EvalContext<'a>,
 }
 
 /// Ends the reading of records.
 #[derive(Debug)]
-struct Stopped(Stop);
+struct StopEvaluation(Stop);
 
-impl std::fmt::Display for Stopped {
+impl std::fmt::Display for StopEvaluation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.0)
     }
 }
 
-impl std::error::Error for Stopped {}
+impl std::error::Error for StopEvaluation {}
 
-impl Asking<'_> {
+impl CellRun<'_> {
     /// Asks what is not asked yet; says why it stopped, if it did before the end.
     fn ask(&self, cost: &mut Cost) -> Result<Option<Stop>> {
         disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
@@ -463,7 +475,7 @@ impl Asking<'_> {
             self.ask_records(file, done, cost)
         };
         match asked {
-            Err(e) => e.downcast::<Stopped>().map(|Stopped(stop)| Some(stop)),
+            Err(e) => e.downcast::<StopEvaluation>().map(|StopEvaluation(stop)| Some(stop)),
             Ok(()) => {
                 self.model.tokenizer.warn_of_losses(&self.label, self.sitting.progress);
                 cost.done = true;
@@ -478,10 +490,10 @@ impl Asking<'_> {
         let bar = sitting.progress.task(&self.label, Some(opened.n), Unit::Items);
         bar.resume_at(done);
         cost.skipped = opened.skipped;
-        let (mut waiting, mut bytes, mut last) = (Vec::<Waiting>::new(), 0usize, Duration::ZERO);
-        let mut chunk = |waiting: &mut Vec<Waiting>| -> Result<()> {
+        let (mut waiting, mut bytes, mut last) = (Vec::<UnpromptedInstance>::new(), 0usize, Duration::ZERO);
+        let mut chunk = |waiting: &mut Vec<UnpromptedInstance>| -> Result<()> {
             if let Some(stop) = sitting.interrupt.reason(last) {
-                return Err(Stopped(stop).into());
+                return Err(StopEvaluation(stop).into());
             }
             let at = Instant::now();
             let (lines, work) = self.lines(std::mem::take(waiting))?;
@@ -509,16 +521,19 @@ impl Asking<'_> {
     }
 
     /// What the model makes of some records.
-    fn lines(&self, records: Vec<Waiting>) -> Result<(Vec<serde_json::Map<String, serde_json::Value>>, Work)> {
-        let Opened { task, pool, .. } = self.opened;
+    fn lines(
+        &self,
+        records: Vec<UnpromptedInstance>,
+    ) -> Result<(Vec<serde_json::Map<String, serde_json::Value>>, TokenCounts)> {
+        let OpenTask { task, pool, .. } = self.opened;
         let context = self.model.gpt.config().context;
         let prompter = self.opened.prompter(self.model.tokenizer, self.model.start(), context);
         let shots = self.shots;
-        let ready = |Waiting { n, instruction, instance }: Waiting| -> Result<Ready> {
+        let ready = |UnpromptedInstance { n, instruction, instance }: UnpromptedInstance| -> Result<PromptedInstance> {
             let prompted = prompter.prompt(&instruction, pool, shots, n, &instance)?;
-            Ok(Ready { n, instance, prompted })
+            Ok(PromptedInstance { n, instance, prompted })
         };
-        let ready: Vec<Ready> = records.into_par_iter().map(ready).collect::<Result<_>>()?;
+        let ready: Vec<PromptedInstance> = records.into_par_iter().map(ready).collect::<Result<_>>()?;
         match (&task.config.choice, &task.config.generation) {
             (Some(choice), _) => score::choices(&self.model, &prompter, choice, &ready),
             (_, Some(generation)) => score::generations(&self.model, generation, self.request.seed, &ready),
@@ -528,7 +543,7 @@ impl Asking<'_> {
 
     fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
         let text = self.opened.task.config.text.unwrap_or_default();
-        let reading = Reading {
+        let reading = WindowOptions {
             stride: self.request.stride.unwrap_or(self.model.gpt.config().context.div_ceil(2)),
             detokenizer: text.detokenizer,
             on_bad_record: self.request.on_bad_record,
@@ -549,15 +564,15 @@ impl Asking<'_> {
         let mut last = Instant::now();
         perplexity::read(&self.model, &path, reading, done, &mut |windows| {
             let kept: Vec<_> = windows.iter().filter(|window| window.n < limit).collect();
-            let line = |window: &&perplexity::Window| serde_json::to_string(window).map(|line| line + "\n");
+            let line = |window: &&perplexity::WindowScore| serde_json::to_string(window).map(|line| line + "\n");
             let lines: String = kept.iter().map(line).collect::<std::result::Result<_, _>>()?;
             file.write_all(lines.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
             bar.advance(kept.len() as u64);
             let n_read = windows.iter().map(|window| window.read).sum();
             let took = last.elapsed();
-            cost.add(Work { n_read, n_alone: n_read }, took, self.path)?;
+            cost.add(TokenCounts { n_read, n_alone: n_read }, took, self.path)?;
             if let Some(stop) = self.sitting.interrupt.reason(took) {
-                return Err(Stopped(stop).into());
+                return Err(StopEvaluation(stop).into());
             }
             last = Instant::now();
             let all = windows.last().is_some_and(|window| window.n + 1 >= limit);
@@ -581,7 +596,7 @@ impl Cost {
         disk::write(&lines.with_extension("json"), serde_json::to_string(self)?.as_bytes())
     }
 
-    fn add(&mut self, work: Work, took: Duration, lines: &Path) -> Result<()> {
+    fn add(&mut self, work: TokenCounts, took: Duration, lines: &Path) -> Result<()> {
         self.tokens_read += work.n_read;
         self.tokens_alone += work.n_alone;
         self.elapsed_s += took.as_secs_f64();

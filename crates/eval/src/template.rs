@@ -1,6 +1,5 @@
 //! The templates and expressions of a task, over the fields of a record.
 
-use crate::task::TaskConfig;
 use gptkit_data::jinja::{self, Failure, Program};
 use gptkit_data::record::{BadRecord, Row};
 use minijinja::syntax::SyntaxConfig;
@@ -11,20 +10,27 @@ use std::collections::BTreeMap;
 /// What templates know besides a record's fields.
 const GIVEN: [&str; 3] = ["variant", "choice", "range"];
 
-/// Those of one task, by their keys in its file.
-pub(crate) struct Templates {
+/// Key in the task file and text of a template, or of an expression as Jinja has it in braces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TemplateSource<'a> {
+    Template(&'static str, &'a str),
+    Expression(&'static str, &'a str),
+}
+
+/// The compiled templates and expressions of one task, by their keys in its file.
+pub(crate) struct TaskTemplates {
     programs: BTreeMap<&'static str, Program>,
 }
 
-impl std::fmt::Debug for Templates {
+impl std::fmt::Debug for TaskTemplates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Templates({:?})", self.programs.keys())
+        write!(f, "TaskTemplates({:?})", self.programs.keys())
     }
 }
 
-impl Templates {
-    /// Reads all of `task`, or says of each that cannot be read what is wrong, under its key.
-    pub(crate) fn new(task: &TaskConfig) -> Result<Self, Vec<(&'static str, String)>> {
+impl TaskTemplates {
+    /// Compiles `sources`, or returns what is wrong with each that cannot be compiled, under its key.
+    pub(crate) fn new(sources: &[TemplateSource]) -> Result<Self, Vec<(&'static str, String)>> {
         let mut environment = jinja::environment(UndefinedBehavior::SemiStrict);
         environment.add_filter("last_word", |text: String| last_word(&text).1.to_owned());
         environment.add_filter("before_last_word", |text: String| last_word(&text).0.to_owned());
@@ -34,23 +40,15 @@ impl Templates {
         });
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         let syntax = syntax.map_err(|e| vec![("prompt", e.to_string())])?;
-        let mut sources = vec![("instruction", &task.instruction), ("prompt", &task.prompt), ("answer", &task.answer)];
-        let texts = sources.len();
-        if let Some(choice) = &task.choice {
-            sources.extend([("choice.of", &choice.of), ("choice.right", &choice.right)]);
-        }
-        if let Some(generation) = &task.generation {
-            sources.push(("generation.accept", &generation.accept));
-        }
         let (mut programs, mut wrong) = (BTreeMap::new(), Vec::new());
-        for (i, (key, source)) in sources.into_iter().enumerate() {
-            let program = match i < texts {
-                true => Program::template(&environment, source, &syntax),
-                false => Program::expression(&environment, source),
+        for source in sources {
+            let (key, program, text) = match *source {
+                TemplateSource::Template(key, text) => (key, Program::template(&environment, text, &syntax), text),
+                TemplateSource::Expression(key, text) => (key, Program::expression(&environment, text), text),
             };
             match program {
                 Ok(program) => drop(programs.insert(key, program)),
-                Err(failure) => wrong.push((key, described(&failure, source))),
+                Err(failure) => wrong.push((key, described(&failure, text))),
             }
         }
         if wrong.is_empty() { Ok(Self { programs }) } else { Err(wrong) }
@@ -158,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_record_becomes_texts_and_values() {
-        let templates = Templates::new(&task("{{ ctx or text }}:\n", "choices.text")).unwrap();
+        let templates = task("{{ ctx or text }}:\n", "choices.text").templates().unwrap();
         let row = row(json!({ "text": "One two  three. ", "choices": { "text": ["a", "b"] }, "label": 1 }));
         assert_eq!(templates.text("prompt", &row, "", None).unwrap(), "One two  three. :\n");
         assert_eq!(templates.text("answer", &row, "", Some("b")).unwrap(), " b");
@@ -170,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_missing_field_is_named_with_those_that_are_there() {
-        let templates = Templates::new(&task("{{ context }}", "endings")).unwrap();
+        let templates = task("{{ context }}", "endings").templates().unwrap();
         let row = row(json!({ "text": "a", "label": 1 }));
         let said = |error: BadRecord| error.to_string();
         assert_eq!(

@@ -6,7 +6,7 @@
 //! 4. [`stages`]    in order: what is done is left alone, what was interrupted goes on; each is a process ([`child`]) that
 //!    tells of itself ([`event`])
 //! 5. [`measured`]  what the stages of each seed have left: every figure, as data
-//! 6. [`shapes`]    what the papers found, as rules on those figures
+//! 6. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
 //! 7. [`report`]    the page that tells all of it, with its [`figures`], each a [`mod@chart`]
 
 pub mod chart;
@@ -22,9 +22,9 @@ pub mod plan;
 mod pretty;
 mod reading;
 pub mod report;
-mod rules;
-pub mod shapes;
+pub mod rules;
+pub mod shape;
 pub mod stages;
 mod work;
 pub use config::LineageConfig;
-pub use own::Own;
+pub use own::OwnData;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Files of the user's own; what is not named comes from the embedded world.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own {
+pub struct OwnData {
     /// Raw text: a file or a folder.
     pub text: Option<PathBuf>,
     /// Instructions with answers: a file of records.
@@ -28,7 +28,7 @@ pub struct Own {
 /// Of so many records one is held out.
 const HELD_OUT: u64 = 10;
 
-impl Own {
+impl OwnData {
     /// Each with its name, where there is one.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         [("text", &self.text), ("instructions", &self.instructions), ("comparisons", &self.comparisons)]

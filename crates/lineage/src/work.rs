@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The section of `config.toml` that the work depends on.
 #[derive(Debug, Deserialize)]
-struct Trained {
+struct RunConfigFile {
     train: TrainConfig,
 }
 

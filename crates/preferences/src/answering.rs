@@ -18,7 +18,7 @@ const ROWS: usize = 32;
 
 /// A model that answers.
 #[derive(Debug)]
-pub struct Answerer<'a> {
+pub struct CompletionWriter<'a> {
     /// It.
     pub gpt: &'a Gpt,
     /// Its tokens.
@@ -31,7 +31,7 @@ pub struct Answerer<'a> {
 
 /// How answers are written.
 #[derive(Debug, Clone)]
-pub struct Manner {
+pub struct DecodingSettings {
     /// Answers to each prompt.
     pub n_samples: usize,
     /// Longest answer, in tokens.
@@ -44,7 +44,7 @@ pub struct Manner {
     pub sampling: Sampling,
 }
 
-impl<'a> Answerer<'a> {
+impl<'a> CompletionWriter<'a> {
     /// The one in `folder`; `files` is what was read of it, and `gpt` its model.
     ///
     /// # Errors
@@ -73,11 +73,11 @@ impl<'a> Answerer<'a> {
     pub fn write(
         &self,
         items: &[Item],
-        manner: &Manner,
+        manner: &DecodingSettings,
         mut on_done: impl FnMut(&Item, usize, Completion) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let Some(first) = items.first() else { return Ok(()) };
-        let Manner { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
+        let DecodingSettings { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
         stop.extend(self.form.stop().map(str::to_owned));
         let requests = BatchRequest {
             prompts: items.iter().map(|item| self.prompt(&item.prompt)).collect::<Result<_>>()?,

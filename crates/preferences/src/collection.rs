@@ -31,10 +31,6 @@ use std::time::Duration;
 
 /// File of the store below a collection's folder.
 pub const STORE: &str = "comparisons.sqlite";
-/// Prompts of `world` without a number.
-pub const WORLD_PROMPTS: u64 = 300;
-/// Answers of one prompt that are ranked at once, at least and at most (Ouyang et al. 2022, §3.5, show 4 to 9).
-pub const K: std::ops::RangeInclusive<usize> = 2..=9;
 /// Answers that are stored together.
 const STORED: usize = 64;
 
@@ -323,7 +319,7 @@ impl Collection {
         interrupt: &Interrupt,
         progress: &dyn Progress,
     ) -> Result<Option<Stop>> {
-        let answerer = Answerer::new(folder, files, gpt)?;
+        let answerer = CompletionWriter::new(folder, files, gpt)?;
         let unanswered = self.unanswered(side)?;
         let n_samples = self.settings.k.unwrap_or(1);
         let task = progress.task(
@@ -332,7 +328,7 @@ impl Collection {
             Unit::Items,
         );
         task.resume_at(((self.items.len() - unanswered.len()) * n_samples) as u64);
-        let manner = Manner {
+        let manner = DecodingSettings {
             n_samples,
             max_new_tokens: self.settings.max_new_tokens,
             stop: self.settings.stop.clone(),
@@ -345,7 +341,7 @@ impl Collection {
             let mut waiting = Vec::new();
             let store = &mut self.store;
             answerer.write(items, &manner, |item, sample, completion| {
-                waiting.push(Answer {
+                waiting.push(StoredAnswer {
                     item: item.number,
                     number: if side == Side::B { 1 } else { sample as u64 },
                     model: side.name().to_owned(),
@@ -379,7 +375,7 @@ impl Collection {
     ///
     /// # Errors
     /// When some are missing, or the store is damaged.
-    pub fn answers(&self) -> Result<Vec<Vec<Answer>>> {
+    pub fn answers(&self) -> Result<Vec<Vec<StoredAnswer>>> {
         let mut by_item = vec![Vec::new(); self.items.len()];
         for answer in self.store.answers()? {
             let of = by_item.get_mut(answer.item as usize);
@@ -387,7 +383,7 @@ impl Collection {
                 .push(answer);
         }
         let n = self.settings.n_answers();
-        let whole = |answers: &Vec<Answer>| answers.iter().map(|answer| answer.number as usize).eq(0..n);
+        let whole = |answers: &Vec<StoredAnswer>| answers.iter().map(|answer| answer.number as usize).eq(0..n);
         ensure!(by_item.iter().all(whole), "{} is damaged: answers are missing", self.folder.display());
         Ok(by_item)
     }
@@ -396,9 +392,9 @@ impl Collection {
     ///
     /// # Errors
     /// When the store is damaged.
-    pub fn choices(&self) -> Result<Vec<Choice>> {
+    pub fn choices(&self) -> Result<Vec<Judgment>> {
         let (n_items, n) = (self.items.len() as u64, self.settings.n_answers());
-        let sound = |choice: &Choice| {
+        let sound = |choice: &Judgment| {
             let of_all = |len: Option<usize>| len.is_none_or(|len| len == n);
             choice.item < n_items
                 && of_all(choice.ranking.as_ref().map(Vec::len))
@@ -424,7 +420,7 @@ impl Collection {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn choose(&mut self, choices: &[Choice]) -> Result<()> {
+    pub fn choose(&mut self, choices: &[Judgment]) -> Result<()> {
         self.store.add_choices(choices)
     }
 
@@ -589,7 +585,7 @@ pub(crate) mod tests {
         store.begin(&settings.fields().unwrap(), &all.iter().enumerate().map(item).collect::<Vec<_>>()).unwrap();
         let answers = all.iter().enumerate().flat_map(|(item, (_, texts))| {
             let side = |number| if settings.k.is_none() && number == 1 { Side::B } else { Side::A };
-            texts.iter().enumerate().map(move |(number, text)| Answer {
+            texts.iter().enumerate().map(move |(number, text)| StoredAnswer {
                 item: item as u64,
                 number: number as u64,
                 model: side(number).name().to_owned(),
@@ -598,25 +594,10 @@ pub(crate) mod tests {
                 finish: if text.ends_with('…') { "length" } else { "stop" }.to_owned(),
             })
         });
-        let answers: Vec<Answer> = answers.collect();
+        let answers: Vec<StoredAnswer> = answers.collect();
         store.add_answers(&answers).unwrap();
         drop(store);
         Collection::open(folder).unwrap().unwrap()
-    }
-
-    #[test]
-    fn settings_are_told_apart_by_their_names() {
-        let there = settings(None, "p.txt");
-        let elsewhere = Settings { a: "moved".into(), ..there.clone() };
-        assert!(there.differences(&elsewhere).unwrap().is_empty());
-        let mut here = Settings { weights_of_b: Some("3".to_owned()), count: Some(7), ..there.clone() };
-        here.sampling.top_k = Some(40);
-        assert_eq!(
-            there.differences(&here).unwrap(),
-            ["--b: the weights are others", "--count: there not set, here 7", "--top-k: there not set, here 40"]
-        );
-        let k = there.differences(&settings(Some(4), "p.txt")).unwrap();
-        assert!(k.contains(&"--k: there not set, here 4".to_owned()), "{k:?}");
     }
 
     #[test]
@@ -630,7 +611,7 @@ pub(crate) mod tests {
             collection.unanswered(Side::A).unwrap().is_empty() && collection.unanswered(Side::B).unwrap().is_empty()
         );
         let judge = Judge { judge: "human".to_owned(), who: "ann".to_owned() };
-        let choice = Choice {
+        let choice = Judgment {
             item: 0,
             judge: judge.clone(),
             at: "2024-05-01T10:00:00Z".to_owned(),
@@ -644,17 +625,5 @@ pub(crate) mod tests {
         assert_eq!(collection.unjudged(&Judge { who: "bob".to_owned(), ..judge.clone() }).unwrap(), [0, 1]);
         assert_eq!(collection.undo(&judge).unwrap(), Some(0));
         assert_eq!(collection.answers().unwrap()[1][1].text, "");
-    }
-
-    #[test]
-    fn answers_that_would_be_the_same_are_foreseen() {
-        let greedy = |mut settings: Settings| {
-            settings.sampling.temperature = 0.0;
-            settings.answers_are_alike()
-        };
-        assert!(greedy(settings(Some(2), "world")).is_some());
-        assert!(greedy(settings(None, "world")).is_none());
-        assert!(greedy(Settings { weights_of_b: Some("1".to_owned()), ..settings(None, "world") }).is_some());
-        assert!(settings(Some(2), "world").answers_are_alike().is_none());
     }
 }

@@ -1,8 +1,9 @@
 //! A collection → the files that are read by others: comparisons that a reward model learns from, and a summary.
 
-use crate::choices::{Answer, Choice, Judge};
-use crate::collection::{Collection, Tokens};
-use crate::win_rates::{Agreement, Verdict, agreements};
+use crate::choices::{Judge, Judgment, StoredAnswer};
+use crate::collection::Collection;
+use crate::settings::StoredSampling;
+use crate::win_rates::{Agreement, JudgeSummary, agreements};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
@@ -31,13 +32,13 @@ pub struct Export {
 
 /// All that is known of a collection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub struct CollectionSummary {
     /// Prompts.
     pub prompts: u64,
     /// Answers that ended for want of room.
     pub cut_answers: u64,
     /// What each judge said.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<JudgeSummary>,
     /// How far each two agree that judged the same prompts.
     pub agreements: Vec<Agreement>,
     /// The files, by the judge's name.
@@ -56,7 +57,7 @@ pub fn export_path(folder: &Path, judge: &str) -> PathBuf {
 ///
 /// # Errors
 /// When the collection is damaged, or a file cannot be written.
-pub fn write(collection: &Collection) -> Result<Summary> {
+pub fn write(collection: &Collection) -> Result<CollectionSummary> {
     let (answers, choices) = (collection.answers()?, collection.choices()?);
     let same = |item: u64, a: usize, b: usize| {
         let answers = &answers[item as usize];
@@ -65,8 +66,8 @@ pub fn write(collection: &Collection) -> Result<Summary> {
     let alike = |item: u64| (1..collection.settings.n_answers()).all(|i| same(item, 0, i));
     let judges: BTreeSet<&Judge> = choices.iter().map(|choice| &choice.judge).collect();
     let verdict = |judge: &Judge| {
-        let own: Vec<&Choice> = choices.iter().filter(|choice| choice.judge == *judge).collect();
-        Verdict::of(judge, &own, collection.settings.b.is_some(), alike)
+        let own: Vec<&Judgment> = choices.iter().filter(|choice| choice.judge == *judge).collect();
+        JudgeSummary::of(judge, &own, collection.settings.b.is_some(), alike)
     };
     let mut exports = BTreeMap::new();
     let names: BTreeSet<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
@@ -77,7 +78,7 @@ pub fn write(collection: &Collection) -> Result<Summary> {
         exports.insert(name.to_owned(), export(collection, &answers, own, path.clone())?);
     }
     let cut_answers = answers.iter().flatten().filter(|answer| answer.finish == "length").count() as u64;
-    let summary = Summary {
+    let summary = CollectionSummary {
         prompts: collection.items.len() as u64,
         cut_answers,
         verdicts: judges.into_iter().map(verdict).collect(),
@@ -92,8 +93,8 @@ pub fn write(collection: &Collection) -> Result<Summary> {
 
 fn export<'a>(
     collection: &Collection,
-    answers: &[Vec<Answer>],
-    choices: impl Iterator<Item = &'a Choice>,
+    answers: &[Vec<StoredAnswer>],
+    choices: impl Iterator<Item = &'a Judgment>,
     path: PathBuf,
 ) -> Result<Export> {
     let mut export = Export { path, comparisons: 0, ties: 0, empty: 0 };
@@ -160,7 +161,7 @@ fn record(
     record
 }
 
-fn sampling(tokens: &Tokens, max_new_tokens: usize) -> Value {
+fn sampling(tokens: &StoredSampling, max_new_tokens: usize) -> Value {
     let mut sampling = json!(tokens);
     sampling["max-new-tokens"] = json!(max_new_tokens);
     sampling
@@ -193,8 +194,8 @@ mod tests {
     use gptkit_data::progress::Silent;
     use gptkit_data::source::OnBadRecord;
 
-    fn chosen(item: u64, judge: &str, ranking: &[u32]) -> Choice {
-        Choice {
+    fn chosen(item: u64, judge: &str, ranking: &[u32]) -> Judgment {
+        Judgment {
             item,
             judge: Judge { judge: judge.to_owned(), who: "1".to_owned() },
             at: "2024-05-01T10:00:00Z".to_owned(),
@@ -233,7 +234,7 @@ mod tests {
         ];
         let mut collection = collected(folder.path(), settings(None, "p.txt"), &all);
         let choices = [&[2, 1][..], &[1, 2], &[1, 1], &[2, 1], &[]];
-        let choices: Vec<Choice> =
+        let choices: Vec<Judgment> =
             choices.iter().zip(0..).map(|(places, item)| chosen(item, "human", places)).collect();
         collection.choose(&choices).unwrap();
         collection.choose(&[chosen(0, "runs/rm-1", &[1, 2])]).unwrap();

@@ -1,6 +1,6 @@
 //! Reports as pictures.
 
-use crate::report::{Judged, Report};
+use crate::report::{RankedPrompt, RewardReport};
 use anyhow::{Result, anyhow};
 use gptkit_train::curves::{Drawn, axis, axis_label, is_drawn, labels};
 use plotters::prelude::*;
@@ -15,7 +15,7 @@ const BARS: usize = 40;
 ///
 /// # Errors
 /// When nothing can be drawn.
-pub(crate) fn calibration(report: &Report) -> Result<String> {
+pub(crate) fn calibration(report: &RewardReport) -> Result<String> {
     let mut text = String::new();
     draw_calibration(report, &mut text).map_err(|e| anyhow!("the calibration cannot be drawn: {e}"))?;
     Ok(text)
@@ -25,13 +25,13 @@ pub(crate) fn calibration(report: &Report) -> Result<String> {
 ///
 /// # Errors
 /// When nothing can be drawn.
-pub(crate) fn rewards(judged: &[Judged]) -> Result<String> {
+pub(crate) fn rewards(judged: &[RankedPrompt]) -> Result<String> {
     let mut text = String::new();
     draw_rewards(judged, &mut text).map_err(|e| anyhow!("the rewards cannot be drawn: {e}"))?;
     Ok(text)
 }
 
-fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
+fn draw_calibration(report: &RewardReport, text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let bins = report.calibration.iter().filter(|bin| {
@@ -65,7 +65,7 @@ fn draw_calibration(report: &Report, text: &mut String) -> Drawn<()> {
     Ok(())
 }
 
-fn draw_rewards(judged: &[Judged], text: &mut String) -> Drawn<()> {
+fn draw_rewards(judged: &[RankedPrompt], text: &mut String) -> Drawn<()> {
     let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
     for one in judged {
         for (w, l) in gptkit_data::comparison::pairs(&one.places) {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn any_rewards_are_drawn_in_few_bytes() {
         let all = [0.0, 1.0, 1.0 + f32::EPSILON, -3.0, 1e-40, 1e20, f32::MAX, f32::MIN, f32::INFINITY, f32::NAN];
-        let judged = |rewards: [f32; 2]| Judged {
+        let judged = |rewards: [f32; 2]| RankedPrompt {
             places: vec![1, 2],
             rewards: rewards.to_vec(),
             lengths: vec![1, 1],

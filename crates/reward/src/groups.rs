@@ -1,6 +1,6 @@
 //! Comparison records → groups of tokens, those of training and those held out: by prompt, never by pair.
 
-use crate::group::{Encoder, Fitted, Group};
+use crate::group::{FittedGroup, Group, GroupEncoder};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::comparison::{Comparison, read_comparisons};
@@ -64,7 +64,7 @@ pub const FILES: [&str; 2] = ["train.examples", "val.examples"];
 
 /// What became of the comparisons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ComparisonCounts {
     /// Groups that are learned, and pairs in them.
     pub train: (u64, u64),
     /// Groups that are validated on, and pairs in them.
@@ -95,13 +95,17 @@ pub struct Counts {
 /// When a record cannot be read or rendered, or there is nothing to learn from them.
 pub fn encode_all(
     config: &ComparisonConfig,
-    encoder: &Encoder,
+    encoder: &GroupEncoder,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<Counts> {
+) -> Result<ComparisonCounts> {
     let mut split = config.places().split();
-    let mut taker =
-        Taker { encoder, counts: Counts::default(), seen: HashMap::new(), prompts: [HashSet::new(), HashSet::new()] };
+    let mut taker = GroupWriter {
+        encoder,
+        counts: ComparisonCounts::default(),
+        seen: HashMap::new(),
+        prompts: [HashSet::new(), HashSet::new()],
+    };
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
@@ -122,16 +126,16 @@ pub fn encode_all(
 }
 
 /// Writes comparisons as groups, and counts.
-struct Taker<'a> {
-    encoder: &'a Encoder,
-    counts: Counts,
+struct GroupWriter<'a> {
+    encoder: &'a GroupEncoder,
+    counts: ComparisonCounts,
     /// Of each pair that was told apart, whether the one with the smaller key was better. 16 bytes a pair.
     seen: HashMap<u64, bool>,
     /// Keys of the prompts of both parts.
     prompts: [HashSet<u64>; 2],
 }
 
-impl Taker<'_> {
+impl GroupWriter<'_> {
     fn add(&mut self, comparison: Comparison, held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let prompt = comparison.prompt_key();
         let Comparison { completions, places, gold, cut, .. } = &comparison;
@@ -172,10 +176,10 @@ impl Taker<'_> {
         file.push(&group.numbers())
     }
 
-    fn finish(mut self) -> Result<Counts> {
+    fn finish(mut self) -> Result<ComparisonCounts> {
         let [train, val] = &self.prompts;
         (self.counts.train_prompts, self.counts.val_prompts) = (train.len() as u64, val.len() as u64);
-        let Counts { train, val, level, too_long, train_prompts, .. } = self.counts;
+        let ComparisonCounts { train, val, level, too_long, train_prompts, .. } = self.counts;
         let context = self.encoder.context;
         if train.0 + val.0 == 0 {
             match (level, too_long) {
@@ -261,8 +265,9 @@ impl<T: AsRef<Group>> Groups<T> {
 }
 
 /// Says what `counts` are.
-pub fn say(counts: &Counts, progress: &dyn Progress) {
-    let Counts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } = *counts;
+pub fn say(counts: &ComparisonCounts, progress: &dyn Progress) {
+    let ComparisonCounts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } =
+        *counts;
     progress.note(&format!(
         "{} prompts to learn, {} to validate · pairs: {} and {} · {} tokens a pass, {} without reading twice what is shared",
         grouped(counts.train_prompts),
@@ -302,11 +307,11 @@ mod tests {
     use gptkit_data::tokenizer::Tokenizer;
     use std::collections::BTreeSet;
 
-    fn encoder() -> Encoder {
+    fn encoder() -> GroupEncoder {
         let letters: BTreeSet<char> = (' '..='~').collect();
         let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
         tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
-        Encoder { tokenizer, template: Template::default_for_chat(), context: 400 }
+        GroupEncoder { tokenizer, template: Template::default_for_chat(), context: 400 }
     }
 
     fn config(sources: &[&str], validation: &[&str]) -> ComparisonConfig {

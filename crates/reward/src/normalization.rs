@@ -1,10 +1,8 @@
 //! Where rewards are 0: set once a model is trained, from completions that are kept with the run.
 
-use crate::group::{Encoder, Group};
+use crate::group::{Group, GroupEncoder};
 use crate::groups::Groups;
 use crate::model::RewardModel;
-use crate::report::Spread;
-use crate::train_rm::RewardConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter};
@@ -81,17 +79,17 @@ const LEAST_ROOM: usize = 8;
 /// # Errors
 /// When a file cannot be read, no reference fits the window, or the policy's numbers are damaged.
 pub(crate) fn keep_references(
-    config: &RewardConfig,
-    encoder: &Encoder,
+    (config, seed): (&NormalizationConfig, u64),
+    encoder: &GroupEncoder,
     policy: (&Gpt, &[u32]),
     train: &Groups,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let NormalizationConfig { recipe, references, samples } = &config.normalization;
+    let NormalizationConfig { recipe, references, samples } = config;
     ExamplesWriter::write(&folder.join(REFERENCES), |file| match recipe {
         Recipe::None => Ok(()),
-        Recipe::LmHumanPreferences => sample(config, encoder, policy, train, file, progress),
+        Recipe::LmHumanPreferences => sample((*samples, seed), encoder, policy, train, file, progress),
         Recipe::Instructgpt if references.is_empty() => {
             for group in train.records.all(1, *samples).iter().flatten() {
                 let best = group.places.iter().position(|&place| place == 1).unwrap_or(0);
@@ -119,14 +117,14 @@ pub(crate) fn keep_references(
 
 /// What the policy answers to prompts to learn, sampled at temperature 1.
 fn sample(
-    config: &RewardConfig,
-    encoder: &Encoder,
+    (samples, seed): (usize, u64),
+    encoder: &GroupEncoder,
     (gpt, ends): (&Gpt, &[u32]),
     train: &Groups,
     file: &mut ExamplesWriter,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let groups = train.records.all(1, config.normalization.samples).concat();
+    let groups = train.records.all(1, samples).concat();
     let longest = groups.iter().flat_map(|group: &Group| (0..group.len()).map(|i| group.length(i))).max();
     let longest = longest.unwrap_or(0).max(LEAST_ROOM);
     let prompts: Vec<Vec<u32>> = groups.iter().map(|group| group.sequences[0][..group.prompt].to_vec()).collect();
@@ -171,7 +169,7 @@ pub(crate) fn normalize(recipe: Recipe, model: &RewardModel, params: &Params, fo
     let examples = Examples::open(&folder.join(REFERENCES))?;
     let references: Vec<Vec<u32>> = (0..examples.len()).map(|i| examples.get(i)).collect();
     let rewards = model.rewards(&references)?;
-    let Spread { mean, std } = Spread::of(rewards.iter().map(|&reward| f64::from(reward)));
+    let Moments { mean, std } = Moments::of(rewards.iter().map(|&reward| f64::from(reward)));
     let config = model.gpt.config();
     let n = references.len();
     Ok(Some(match recipe {

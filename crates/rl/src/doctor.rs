@@ -276,14 +276,10 @@ pub(crate) fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
     if whole > 1e-12 { 1.0 - left / whole } else { 0.0 }
 }
 
-/// Pearson's; 0 when one of the two does not vary.
-pub(crate) fn correlation(a: &[f64], b: &[f64]) -> f64 {
-    let n = a.len().max(1) as f64;
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / n;
-    let (of_a, of_b) = (mean(a), mean(b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(&a, &b)| f(a - of_a, b - of_b)).sum::<f64>();
-    let spread = (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt();
-    if spread > 1e-12 { sum(&|a, b| a * b) / spread } else { 0.0 }
+/// Pearson correlation of scores and lengths; 0 where it is undefined, so that metrics stay numbers.
+pub(crate) fn score_length_correlation(scores: &[f64], lengths: &[f64]) -> f64 {
+    let correlation = gptkit_stats::pearson(scores, lengths);
+    if correlation.is_nan() { 0.0 } else { correlation }
 }
 
 #[cfg(test)]
@@ -358,8 +354,8 @@ mod tests {
         assert!(explained_variance(&[2.0, 2.0, 2.0], &[1.0, 2.0, 3.0]).abs() < 1e-6);
         assert!(explained_variance(&[3.0, 2.0, 1.0], &[1.0, 2.0, 3.0]) < -2.0);
         assert_eq!(explained_variance(&[1.0, 5.0], &[2.0, 2.0]), 0.0);
-        assert!((correlation(&[1.0, 2.0, 4.0], &[2.0, 4.0, 8.0]) - 1.0).abs() < 1e-9);
-        assert!((correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-9);
-        assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
+        assert!((score_length_correlation(&[1.0, 2.0, 4.0], &[2.0, 4.0, 8.0]) - 1.0).abs() < 1e-9);
+        assert!((score_length_correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-9);
+        assert_eq!(score_length_correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
     }
 }

@@ -10,7 +10,7 @@ use gptkit_data::source::Place;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{ModelFolder, load_config, load_model, save_ends};
 use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
-use gptkit_reward::group::{Encoder, Group};
+use gptkit_reward::group::{Group, GroupEncoder};
 use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
 use gptkit_reward::loss::{LossConfig, Pairs};
 use gptkit_reward::report::{Judged, Report};
@@ -101,7 +101,7 @@ impl DpoConfig {
 pub struct Learned {
     /// The reward that the model implies, as a reward model's.
     #[serde(flatten)]
-    pub report: Report,
+    pub report: RewardReport,
     /// How far the better completion's reward lies above the worse one's, on average over pairs.
     pub margin: f64,
     /// log(π/π_ref) of the better completion, nats, on average over pairs.
@@ -311,14 +311,14 @@ impl Preferring {
         let mut judged = Vec::new();
         for batch in batches {
             let mut rewards = self.rewards(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-            judged.extend(batch.iter().map(|Compared { group, .. }| Judged {
+            judged.extend(batch.iter().map(|Compared { group, .. }| RankedPrompt {
                 places: group.places.clone(),
                 rewards: rewards.by_ref().take(group.len()).collect(),
                 lengths: (0..group.len()).map(|i| group.length(i)).collect(),
                 gold: group.gold.clone(),
             }));
         }
-        Ok(Report::of(&judged, longer_won).map(|report| {
+        Ok(RewardReport::of(&judged, longer_won).map(|report| {
             let (chosen, rejected) = (report.chosen.mean, report.rejected.mean);
             Learned {
                 margin: chosen - rejected,

@@ -319,9 +319,9 @@ impl Ppo {
             approx_kl: mean(last.approx_kl, &last),
             explained_variance: explained(&episodes),
             entropy: mean(first.entropy, &first),
-            score: average(&scores),
-            length: average(&lengths),
-            score_length: correlation(&scores, &lengths),
+            score: gptkit_stats::mean(&scores),
+            length: gptkit_stats::mean(&lengths),
+            score_length: score_length_correlation(&scores, &lengths),
         };
         figures.extend(
             [
@@ -435,7 +435,7 @@ fn explained(episodes: &[Episode]) -> f64 {
 
 /// Means over `episodes` that were scored.
 fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figures {
-    let mean = |of: &dyn Fn(&Episode) -> f64| average(&episodes.iter().map(of).collect::<Vec<f64>>());
+    let mean = |of: &dyn Fn(&Episode) -> f64| gptkit_stats::mean(&episodes.iter().map(of).collect::<Vec<f64>>());
     let (score, kl) = (mean(&|episode| f64::from(episode.score)), mean(&Episode::kl));
     let shaped = mean(&|episode| f64::from(shaping.score(episode.score, episode.ended)));
     let mut figures: Figures = [
@@ -450,18 +450,9 @@ fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figur
     .into();
     let gold: Vec<f64> = episodes.iter().filter_map(|episode| episode.gold).collect();
     if !gold.is_empty() {
-        figures.insert("objective/gold".to_owned(), average(&gold));
+        figures.insert("objective/gold".to_owned(), gptkit_stats::mean(&gold));
     }
     figures
-}
-
-fn average(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
-}
-
-fn variance(numbers: &[f64]) -> f64 {
-    let mean = average(numbers);
-    average(&numbers.iter().map(|x| (x - mean).powi(2)).collect::<Vec<f64>>())
 }
 
 #[cfg(test)]

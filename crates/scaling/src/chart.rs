@@ -1,6 +1,6 @@
 //! A family in three pictures, both axes logarithmic (Kaplan et al. 2020, fig. 1): loss over compute, size and tokens.
 
-use super::report::{Estimate, Found, Law, Member, Report};
+use super::report::{Estimate, FitResult, Law, Member, ScalingReport};
 use anyhow::{Result, anyhow};
 use gptkit_train::curves::{Drawn, labels};
 use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
@@ -22,8 +22,8 @@ const SOUND: Range<f64> = 1e-30..1e30;
 ///
 /// # Errors
 /// When one cannot be drawn.
-pub(crate) fn all(report: &Report) -> Result<[(&'static str, String); 3]> {
-    let along = |x: fn(&super::report::Point) -> f64| {
+pub(crate) fn all(report: &ScalingReport) -> Result<[(&'static str, String); 3]> {
+    let along = |x: fn(&super::report::LossPoint) -> f64| {
         move |member: &Member| -> Vec<(f64, f64)> { member.points.iter().map(|point| (x(point), point.loss)).collect() }
     };
     let compute = Picture {
@@ -63,7 +63,7 @@ struct Picture<'a> {
     what: &'a str,
     /// What is drawn of a member; its last point is its end.
     curve: &'a dyn Fn(&Member) -> Vec<(f64, f64)>,
-    law: &'a Found<Law>,
+    law: &'a FitResult<Law>,
     form: &'a str,
     /// The points that the law was fitted to, where they are not a member's.
     frontier: &'a [(f64, f64)],
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn members_and_law_are_drawn_and_named() {
         let sizes = serde_json::json!([{ "name": "a", "n_layer": 1, "n_head": 1, "d_model": 8 }]);
-        let report = Report::new(members(2e-3), &family(sizes), None);
+        let report = ScalingReport::new(members(2e-3), &family(sizes), None);
         for (name, svg) in all(&report).unwrap() {
             for word in ["s6: 3.95M parameters, held out", "validation loss, nats a token", ", α = 0."] {
                 assert!(svg.contains(word), "{name}: {word}");
@@ -240,7 +240,7 @@ mod tests {
             member.points.clear();
             member.loss = f64::NAN;
         });
-        let report = Report::new(members, &family(sizes), None);
+        let report = ScalingReport::new(members, &family(sizes), None);
         assert!(report.size_law.fitted().is_none());
         all(&report).unwrap();
     }
@@ -257,14 +257,14 @@ mod tests {
                 let loss = member.loss;
                 member.points.iter_mut().for_each(|point| point.loss = loss);
             }
-            for (name, svg) in all_of(&Report::new(members, &family(sizes.clone()), None)) {
+            for (name, svg) in all_of(&ScalingReport::new(members, &family(sizes.clone()), None)) {
                 let sound = !svg.contains("NaN") && !svg.contains("inf") && svg.len() < 300_000;
                 assert!(sound, "{name}, {a} {b}: {} bytes", svg.len());
             }
         }
     }
 
-    fn all_of(report: &Report) -> [(&'static str, String); 3] {
+    fn all_of(report: &ScalingReport) -> [(&'static str, String); 3] {
         all(report).unwrap()
     }
 

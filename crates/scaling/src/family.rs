@@ -26,7 +26,7 @@ use std::path::Path;
 
 /// A member that has been trained.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Trained {
+pub(crate) struct TrainedMember {
     /// What the family says of it.
     pub(crate) size: SizeConfig,
     /// Its run's settings.
@@ -38,9 +38,9 @@ pub(crate) struct Trained {
 }
 
 /// What became of a family.
-pub(crate) enum Training {
+pub(crate) enum FamilyOutcome {
     /// All are trained.
-    Done(Vec<Trained>),
+    Done(Vec<TrainedMember>),
     /// A signal or the clock stopped this member, or kept it from being begun.
     Stopped {
         /// What did.
@@ -51,7 +51,7 @@ pub(crate) enum Training {
 }
 
 /// How far a member has come.
-enum Standing {
+enum MemberProgress {
     Absent,
     Begun(DataSeen),
     Finished(State),
@@ -85,11 +85,11 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext)
     let seen = text_seen(config, folder)?;
     for (i, size) in sizes.iter().enumerate() {
         if let Some(stop) = interrupt.reason(std::time::Duration::ZERO) {
-            return Ok(Training::Stopped { stop, member: size.name.clone() });
+            return Ok(FamilyOutcome::Stopped { stop, member: size.name.clone() });
         }
         let run = folder.join(&size.name);
         let standing = standing(&run);
-        if matches!(standing, Standing::Finished(_)) {
+        if matches!(standing, MemberProgress::Finished(_)) {
             continue;
         }
         let text = match &text {
@@ -118,13 +118,13 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext)
             }
         };
         if let Some(stop) = outcome.summary.stop {
-            return Ok(Training::Stopped { stop, member: size.name.clone() });
+            return Ok(FamilyOutcome::Stopped { stop, member: size.name.clone() });
         }
     }
-    sizes.iter().map(|size| trained(config, folder, size)).collect::<Result<_>>().map(Training::Done)
+    sizes.iter().map(|size| trained(config, folder, size)).collect::<Result<_>>().map(FamilyOutcome::Done)
 }
 
-fn standing(run: &Path) -> Standing {
+fn standing(run: &Path) -> MemberProgress {
     match last_state(run) {
         // Its curves are the last that a run writes.
         Some(state) if state.finished && run.join(CURVES).is_file() => Standing::Finished(state),
@@ -160,7 +160,7 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<DataSeen>> 
     for size in &config.family.sizes {
         let run = folder.join(&size.name);
         let text = match standing(&run) {
-            Standing::Absent => {
+            MemberProgress::Absent => {
                 disk::sweep(&run);
                 ensure!(
                     !run.exists() || holds_only_ours(&run),
@@ -229,7 +229,7 @@ fn settings(text: &Prepared) -> Vec<String> {
     vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
 }
 
-fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<Trained> {
+fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<TrainedMember> {
     let run = folder.join(&size.name);
     let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
     let records = records(&run)?;
@@ -240,16 +240,16 @@ fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<T
         config.data.val_fraction
     );
     let elapsed_s = last_state(&run).map_or(0.0, |state| state.elapsed_s);
-    Ok(Trained { size: size.clone(), config: theirs, records, elapsed_s })
+    Ok(TrainedMember { size: size.clone(), config: theirs, records, elapsed_s })
 }
 
 /// Progress of one member among others: what each run says of itself would be said as often as there are members.
-struct OfMember<'a> {
+struct MemberMessages<'a> {
     name: &'a str,
     all: &'a dyn Progress,
 }
 
-impl Progress for OfMember<'_> {
+impl Progress for MemberMessages<'_> {
     fn note(&self, _: &str) {}
 
     fn warn(&self, line: &str) {

@@ -4,12 +4,13 @@
 //! model's on the same inputs (Radford et al. 2018, eq. 3 to 5), averaged as the paper's code averages them.
 
 use crate::labeled::Example;
-use crate::scores::{Confusion, mean_squared_error, pearson, spearman};
+use crate::scores::{Confusion, mean_squared_error};
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
 use gptkit_data::task::TaskKind;
 use gptkit_model::{ClassHead, Gpt, Input, Pass};
 use gptkit_ops::cross_entropy;
+use gptkit_stats::{pearson, spearman};
 use gptkit_train::objective::{Objective, Validate, Validation, check_tokens};
 use serde::Serialize;
 use std::collections::BTreeMap;

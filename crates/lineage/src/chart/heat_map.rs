@@ -1,7 +1,7 @@
 //! Attention weights: a panel a head, layers below each other.
 
 use super::{Chart, Element, LETTER, WIDTH, tenth};
-use crate::measured::{Attention, Head};
+use crate::measured::{AttentionMaps, HeadWeights};
 
 const GAP: f64 = 12.0;
 /// Of a panel's name.
@@ -11,7 +11,7 @@ const WORD: f64 = 17.0;
 const LARGEST: f64 = 26.0;
 
 /// Draws them; nothing when there is no weight.
-pub fn draw(attention: &Attention, label: String) -> Option<Chart> {
+pub fn draw(attention: &AttentionMaps, label: String) -> Option<Chart> {
     let words: Vec<String> = attention.tokens.iter().map(|token| token.trim().to_owned()).collect();
     let n = words.len();
     if n == 0 || attention.heads.is_empty() {
@@ -19,7 +19,7 @@ pub fn draw(attention: &Attention, label: String) -> Option<Chart> {
     }
     let longest = words.iter().map(|word| word.chars().count()).max().unwrap_or(0).min(10) as f64;
     let margin = longest * LETTER + 14.0;
-    let layers: Vec<&[Head]> = attention.heads.chunk_by(|a, b| a.layer == b.layer).collect();
+    let layers: Vec<&[HeadWeights]> = attention.heads.chunk_by(|a, b| a.layer == b.layer).collect();
     let most = layers.iter().map(|layer| layer.len()).max().unwrap_or(1);
     // As many heads beside each other as leave room for words.
     let side = |columns: usize| ((WIDTH - margin) / columns as f64 - GAP) / n as f64;
@@ -56,7 +56,7 @@ pub fn draw(attention: &Attention, label: String) -> Option<Chart> {
 }
 
 /// The darker, the more; the root lets small weights be seen.
-fn squares(chart: &mut Chart, head: &Head, words: &[String], (left, top): (f64, f64), cell: f64) {
+fn squares(chart: &mut Chart, head: &HeadWeights, words: &[String], (left, top): (f64, f64), cell: f64) {
     chart.rect("paper", (left, top), (cell * words.len() as f64, cell * words.len() as f64));
     for (i, weights) in head.weights.iter().enumerate() {
         for (j, &weight) in weights.iter().enumerate() {
@@ -80,11 +80,12 @@ fn squares(chart: &mut Chart, head: &Head, words: &[String], (left, top): (f64, 
 mod tests {
     use super::*;
 
-    fn attention(n_heads: usize, tokens: &[&str]) -> Attention {
+    fn attention(n_heads: usize, tokens: &[&str]) -> AttentionMaps {
         let weights: Vec<Vec<f64>> = (0..tokens.len()).map(|i| vec![1.0 / (i + 1) as f64; i + 1]).collect();
-        let heads =
-            (0..n_heads).map(|head| Head { layer: head / 2, head: head % 2, weights: weights.clone() }).collect();
-        Attention { tokens: tokens.iter().map(|&token| token.to_owned()).collect(), heads }
+        let heads = (0..n_heads)
+            .map(|head| HeadWeights { layer: head / 2, head: head % 2, weights: weights.clone() })
+            .collect();
+        AttentionMaps { tokens: tokens.iter().map(|&token| token.to_owned()).collect(), heads }
     }
 
     #[test]
@@ -105,6 +106,6 @@ mod tests {
             assert_eq!(weights.len(), 4 * n * (n + 1) / 2);
             assert!(weights.iter().all(|&(x, y)| x <= WIDTH && y <= chart.height), "{n} tokens");
         }
-        assert!(draw(&Attention::default(), String::new()).is_none());
+        assert!(draw(&AttentionMaps::default(), String::new()).is_none());
     }
 }

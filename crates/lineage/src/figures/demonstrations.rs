@@ -1,19 +1,24 @@
 //! Accuracy over demonstrations, as Brown et al. 2020 draw it in figure 1.2, and over size, as in figure 1.3.
 
-use super::{CHANCE, Figure, Maker, average, model, source};
+use super::{CHANCE, FigureMaker, ReportFigure, average, model, source};
 use crate::chart::lines::{Lines, Look, Scale, Series};
 use crate::config::Chapter;
-use crate::measured::{InContext, Seed, is_pattern};
+use crate::measured::{InContextScores, SeedMeasurements, is_pattern};
 use serde_json::{Value, json};
 
-impl Maker<'_> {
+impl FigureMaker<'_> {
     /// Evaluations of all seeds.
-    fn evaluations(&self) -> Vec<&InContext> {
+    fn evaluations(&self) -> Vec<&InContextScores> {
         self.measured.seeds.iter().filter_map(|seed| seed.in_context.as_ref()).collect()
     }
 
     /// Over demonstrations, a line a model; beside it what fine-tuning, as the stage `tuned` measured it, and chance give.
-    pub(super) fn over_shots(&self, title: &str, is: &dyn Fn(&str) -> bool, tuned: Option<&str>) -> Option<Figure> {
+    pub(super) fn over_shots(
+        &self,
+        title: &str,
+        is: &dyn Fn(&str) -> bool,
+        tuned: Option<&str>,
+    ) -> Option<ReportFigure> {
         let evaluations = self.evaluations();
         let first = evaluations.first()?;
         let shots = first.shots();
@@ -30,8 +35,8 @@ impl Maker<'_> {
         let mut series: Vec<Series> = first.models.iter().map(|model| line(&model.name)).collect();
         if let Some(stage) = tuned {
             // The figure on the evaluation's own instances, where there is one.
-            let same = |one: &&InContext| one.finetuned.iter().find(|one| is(&one.task)).map(|one| one.value);
-            let own = |seed: &Seed| Some(100.0 * seed.accuracies.get(stage)?.value);
+            let same = |one: &&InContextScores| one.finetuned.iter().find(|one| is(&one.task)).map(|one| one.value);
+            let own = |seed: &SeedMeasurements| Some(100.0 * seed.accuracies.get(stage)?.value);
             let value = average(evaluations.iter().map(same))
                 .or_else(|| average(self.measured.seeds.iter().filter(|seed| seed.in_context.is_some()).map(own)));
             series.extend(value.map(|value| level("fine-tuned", value)));
@@ -48,7 +53,7 @@ impl Maker<'_> {
         .draw()?;
         let stages: Vec<&str> = ["in-context"].into_iter().chain(tuned).collect();
         let fine = if tuned.is_some() { " Dashed: GPT-1 fine-tuned, the smallest of them." } else { "" };
-        Some(Figure {
+        Some(ReportFigure {
             chapter: Chapter::Gpt3,
             title: title.to_owned(),
             caption: format!("{}{fine}", Self::mean_of(evaluations.len())).trim().to_owned(),
@@ -57,7 +62,7 @@ impl Maker<'_> {
         })
     }
 
-    pub(super) fn over_sizes(&self) -> Option<Figure> {
+    pub(super) fn over_sizes(&self) -> Option<ReportFigure> {
         let evaluations = self.evaluations();
         let first = evaluations.first()?;
         let mut models: Vec<_> = first.models.iter().collect();
@@ -75,7 +80,7 @@ impl Maker<'_> {
             series: first.shots().iter().enumerate().map(line).collect(),
         }
         .draw()?;
-        Some(Figure {
+        Some(ReportFigure {
             chapter: Chapter::Gpt3,
             title: "Patterns: accuracy by size".to_owned(),
             caption: format!("Mean over the pattern tasks.{}", Self::mean_of(evaluations.len())),

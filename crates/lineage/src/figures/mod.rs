@@ -10,14 +10,14 @@ use crate::chart::bars::{Bar, Bars};
 use crate::chart::lines::{Lines, Look, Scale, Series};
 use crate::chart::{Chart, heat_map};
 use crate::config::Chapter;
-use crate::measured::{Curve, Measured, Seed, is_pattern};
+use crate::measured::{Curve, SeedMeasurements, StoryMeasurements, is_pattern};
 use crate::pretty::pretty;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Figure {
+pub struct ReportFigure {
     /// Its chapter.
     pub chapter: Chapter,
     /// What it shows, in a line.
@@ -27,12 +27,12 @@ pub struct Figure {
     /// The picture.
     pub chart: Chart,
     /// Where it comes from.
-    pub source: Source,
+    pub source: FigureSource,
 }
 
 /// Where a figure or a table comes from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Source {
+pub struct FigureSource {
     /// Commands that made it, of the first seed.
     pub commands: Vec<String>,
     /// What it shows, as JSON.
@@ -40,15 +40,15 @@ pub struct Source {
 }
 
 /// A stage as figures name it: the stage, its name, its style.
-type Named = (&'static str, &'static str, usize);
+type StageCurve = (&'static str, &'static str, usize);
 
-const GPT1: Named = ("gpt1", "GPT-1", 0);
-const GPT2: Named = ("gpt2", "GPT-2", 1);
-const GPT3: Named = ("gpt3", "GPT-3", 2);
-const LSTM: Named = ("lstm", "LSTM", 3);
-const BERT: Named = ("bert", "BERT", 4);
-const PPO: Named = ("ppo", "PPO", 0);
-const NO_PTX: Named = ("ppo-no-ptx", "without text", 3);
+const GPT1: StageCurve = ("gpt1", "GPT-1", 0);
+const GPT2: StageCurve = ("gpt2", "GPT-2", 1);
+const GPT3: StageCurve = ("gpt3", "GPT-3", 2);
+const LSTM: StageCurve = ("lstm", "LSTM", 3);
+const BERT: StageCurve = ("bert", "BERT", 4);
+const PPO: StageCurve = ("ppo", "PPO", 0);
+const NO_PTX: StageCurve = ("ppo-no-ptx", "without text", 3);
 /// Style of what is no model.
 const CHANCE: usize = 5;
 
@@ -69,9 +69,9 @@ fn model(name: &str) -> (String, usize) {
 }
 
 /// All figures that there is something for, chapter by chapter.
-pub fn all(measured: &Measured) -> Vec<Figure> {
+pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
     use Chapter::{ChatGpt, Gpt1, Gpt2, InstructGpt, Transformer};
-    let from = Maker { measured };
+    let from = FigureMaker { measured };
     let mut figures = vec![
         from.losses(Transformer, "Loss of the LSTM and of GPT-1", "nats a token", &[LSTM, GPT1]),
         from.attention(),
@@ -111,7 +111,7 @@ pub fn all(measured: &Measured) -> Vec<Figure> {
 }
 
 /// Commands of `stages` in the first seed that ended them, and `data`.
-pub fn source(measured: &Measured, stages: &[&str], data: &Value) -> Source {
+pub fn source(measured: &StoryMeasurements, stages: &[&str], data: &Value) -> FigureSource {
     let command = |name: &&str| {
         measured
             .seeds
@@ -120,7 +120,7 @@ pub fn source(measured: &Measured, stages: &[&str], data: &Value) -> Source {
             .find(|stage| stage.name == **name)
             .map(|s| s.command.clone())
     };
-    Source { commands: stages.iter().filter_map(command).collect(), data: pretty(&rounded(data)) }
+    FigureSource { commands: stages.iter().filter_map(command).collect(), data: pretty(&rounded(data)) }
 }
 
 /// Five digits of every number that is not whole: what a chart shows, in a page of bearable size.
@@ -150,13 +150,13 @@ fn mean(curves: &[&Curve]) -> Curve {
     first.iter().enumerate().map(|(i, point)| (point.0, value(i))).collect()
 }
 
-struct Maker<'a> {
-    measured: &'a Measured,
+struct FigureMaker<'a> {
+    measured: &'a StoryMeasurements,
 }
 
-impl Maker<'_> {
+impl FigureMaker<'_> {
     /// What `of` finds in each seed, by its number.
-    fn by_seed(&self, of: impl Fn(&Seed) -> Option<Value>) -> Value {
+    fn by_seed(&self, of: impl Fn(&SeedMeasurements) -> Option<Value>) -> Value {
         let seeds = self.measured.seeds.iter().filter_map(|seed| Some((format!("seed {}", seed.seed), of(seed)?)));
         seeds.collect::<Map<_, _>>().into()
     }
@@ -166,7 +166,7 @@ impl Maker<'_> {
         if n > 1 { format!(" Mean of {n} seeds.") } else { String::new() }
     }
 
-    fn losses(&self, chapter: Chapter, title: &str, unit: &str, stages: &[Named]) -> Option<Figure> {
+    fn losses(&self, chapter: Chapter, title: &str, unit: &str, stages: &[StageCurve]) -> Option<ReportFigure> {
         let mut series = Vec::new();
         let mut n = 0;
         for &(stage, name, style) in stages {
@@ -193,7 +193,7 @@ impl Maker<'_> {
             let runs: Map<_, _> = names.iter().filter_map(run).collect();
             (!runs.is_empty()).then(|| runs.into())
         });
-        Some(Figure {
+        Some(ReportFigure {
             chapter,
             title: title.to_owned(),
             caption: format!("Thin: training, smoothed. Thick: text that was held out.{}", Self::mean_of(n)),
@@ -202,10 +202,10 @@ impl Maker<'_> {
         })
     }
 
-    fn attention(&self) -> Option<Figure> {
+    fn attention(&self) -> Option<ReportFigure> {
         let attention = self.measured.seeds.iter().find_map(|seed| seed.attention.as_ref())?;
         let text = attention.tokens.concat();
-        Some(Figure {
+        Some(ReportFigure {
             chapter: Chapter::Transformer,
             title: format!("What each token of “{}” attends to", text.trim()),
             caption: "A panel for each layer and head. Each row is a token that looks at itself and those before it, the darker the more."
@@ -215,7 +215,7 @@ impl Maker<'_> {
         })
     }
 
-    fn accuracies(&self) -> Option<Figure> {
+    fn accuracies(&self) -> Option<ReportFigure> {
         const STAGES: [(&str, &str, usize); 4] = [
             ("endings-gpt1", "endings, GPT-1", 0),
             ("endings-bert", "endings, BERT", 4),
@@ -223,7 +223,7 @@ impl Maker<'_> {
             ("first-word-predicted", "first word, GPT-1", 0),
         ];
         let bar = |(stage, name, style): (&str, &str, usize)| {
-            let seed = |seed: &Seed| {
+            let seed = |seed: &SeedMeasurements| {
                 let one = seed.accuracies.get(stage)?;
                 let (value, error) = (100.0 * one.value, 196.0 * one.standard_error());
                 Some((value, value - error, value + error))
@@ -232,7 +232,7 @@ impl Maker<'_> {
         };
         let label = "Accuracy of fine-tuned models on texts that were held out".to_owned();
         let chart = Bars { label, bars: STAGES.map(bar).to_vec(), half: false }.draw()?;
-        Some(Figure {
+        Some(ReportFigure {
             chapter: Chapter::Gpt1,
             title: "Accuracy after fine-tuning".to_owned(),
             caption: "Lines in the bars: 95% intervals, one for each seed.".to_owned(),
@@ -256,7 +256,7 @@ impl Maker<'_> {
 /// The mean of what there is; nothing where there is nothing.
 fn average(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values: Vec<f64> = values.flatten().collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    (!values.is_empty()).then(|| gptkit_stats::mean(&values))
 }
 
 #[cfg(test)]

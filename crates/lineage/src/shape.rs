@@ -7,8 +7,7 @@
 //! seeds decide: with fewer, the verdict says of how many it is.
 
 use crate::config::Chapter;
-use crate::measured::{Measured, Seed};
-use crate::rules;
+use crate::measured::{SeedMeasurements, StoryMeasurements};
 use serde::Serialize;
 
 /// Seeds that decide.
@@ -17,7 +16,7 @@ pub const SEEDS: usize = 3;
 /// What a figure is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Unit {
+pub enum FigureUnit {
     /// Tokens a second.
     Speed,
     /// Nats.
@@ -32,7 +31,7 @@ pub enum Unit {
 
 /// Two figures of one seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Pair {
+pub struct FigurePair {
     /// What should be the larger.
     pub more: f64,
     /// What should be the smaller.
@@ -42,7 +41,7 @@ pub struct Pair {
     pub error: Option<f64>,
 }
 
-impl Pair {
+impl FigurePair {
     /// Figures of which no sampling error is known.
     pub fn of(more: f64, less: f64) -> Self {
         Self { more, less, error: None }
@@ -56,7 +55,7 @@ impl Pair {
 
 /// Two figures of every seed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct FigureComparison {
     /// The figure.
     pub what: String,
     /// Whose should be the larger.
@@ -64,9 +63,9 @@ pub struct Comparison {
     /// Whose should be the smaller.
     pub less: String,
     /// What it is counted in.
-    pub unit: Unit,
+    pub unit: FigureUnit,
     /// What was measured, by seed.
-    pub pairs: Vec<(u64, Pair)>,
+    pub pairs: Vec<(u64, FigurePair)>,
     /// Mean difference over seeds.
     pub mean: f64,
     /// Its standard error; 0 where none can be known.
@@ -75,21 +74,21 @@ pub struct Comparison {
     pub holds: bool,
 }
 
-impl Comparison {
+impl FigureComparison {
     /// Of the figures that `of` finds; seeds where it finds none are left out.
     pub fn new(
-        measured: &Measured,
+        measured: &StoryMeasurements,
         what: &str,
         [more, less]: [&str; 2],
-        unit: Unit,
-        of: impl Fn(&Seed) -> Option<Pair>,
+        unit: FigureUnit,
+        of: impl Fn(&SeedMeasurements) -> Option<FigurePair>,
     ) -> Self {
-        let pairs: Vec<(u64, Pair)> = measured.seeds.iter().filter_map(|seed| Some((seed.seed, of(seed)?))).collect();
+        let pairs: Vec<(u64, FigurePair)> =
+            measured.seeds.iter().filter_map(|seed| Some((seed.seed, of(seed)?))).collect();
         let differences: Vec<f64> = pairs.iter().map(|(_, pair)| pair.more - pair.less).collect();
         let n = pairs.len() as f64;
-        let mean = if pairs.is_empty() { 0.0 } else { differences.iter().sum::<f64>() / n };
-        let squares: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
-        let between = if pairs.len() > 1 { squares / (n - 1.0) / n } else { 0.0 };
+        let mean = if pairs.is_empty() { 0.0 } else { gptkit_stats::mean(&differences) };
+        let between = if pairs.len() > 1 { gptkit_stats::sample_variance(&differences) / n } else { 0.0 };
         let within = pairs.iter().filter_map(|(_, pair)| pair.error).map(|e| e * e).sum::<f64>() / (n * n).max(1.0);
         let standard_error = (between + within).sqrt();
         Self {
@@ -108,7 +107,7 @@ impl Comparison {
 /// Whether the shape is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ShapeVerdict {
     /// It is.
     Reproduced,
     /// It is not, or cannot be told from chance.
@@ -119,7 +118,7 @@ pub enum Verdict {
 
 /// What a paper found, and whether it is found here.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Shape {
+pub struct PaperShape {
     /// A short name.
     pub name: String,
     /// Chapter of the report.
@@ -129,9 +128,9 @@ pub struct Shape {
     /// Who found it.
     pub source: String,
     /// Comparisons, all of which should hold.
-    pub comparisons: Vec<Comparison>,
+    pub comparisons: Vec<FigureComparison>,
     /// The outcome.
-    pub verdict: Verdict,
+    pub verdict: ShapeVerdict,
     /// Seeds that it is of.
     pub n_seeds: usize,
     /// What else is to be said.
@@ -139,18 +138,18 @@ pub struct Shape {
     pub note: Option<String>,
 }
 
-impl Shape {
+impl PaperShape {
     /// From `comparisons`. Only seeds with figures for all of them count; `missing` says why there are none.
     pub fn new(
         (name, chapter, claim, source): (&str, Chapter, &str, &str),
-        comparisons: Vec<Comparison>,
+        comparisons: Vec<FigureComparison>,
         missing: String,
     ) -> Self {
         let n_seeds = comparisons.iter().map(|comparison| comparison.pairs.len()).min().unwrap_or(0);
         let verdict = match n_seeds {
-            0 => Verdict::NotMeasured,
-            _ if comparisons.iter().all(|comparison| comparison.holds) => Verdict::Reproduced,
-            _ => Verdict::NotReproduced,
+            0 => ShapeVerdict::NotMeasured,
+            _ if comparisons.iter().all(|comparison| comparison.holds) => ShapeVerdict::Reproduced,
+            _ => ShapeVerdict::NotReproduced,
         };
         Self {
             name: name.to_owned(),
@@ -160,24 +159,19 @@ impl Shape {
             comparisons,
             verdict,
             n_seeds,
-            note: (verdict == Verdict::NotMeasured && !missing.is_empty()).then_some(missing),
+            note: (verdict == ShapeVerdict::NotMeasured && !missing.is_empty()).then_some(missing),
         }
     }
 
     /// The verdict in words.
     pub fn words(&self) -> String {
         let words = match self.verdict {
-            Verdict::Reproduced => "reproduced",
-            Verdict::NotReproduced => "not reproduced",
-            Verdict::NotMeasured => return "not measured".to_owned(),
+            ShapeVerdict::Reproduced => "reproduced",
+            ShapeVerdict::NotReproduced => "not reproduced",
+            ShapeVerdict::NotMeasured => return "not measured".to_owned(),
         };
         if self.n_seeds < SEEDS { format!("{words} ({} of {SEEDS} seeds)", self.n_seeds) } else { words.to_owned() }
     }
-}
-
-/// All of them, chapter by chapter.
-pub fn all(measured: &Measured) -> Vec<Shape> {
-    rules::all(measured)
 }
 
 #[cfg(test)]
@@ -185,14 +179,14 @@ mod tests {
     use super::*;
 
     /// Seeds 1, 2, …
-    fn seeds(n: u64) -> Measured {
-        let seeds = (1..=n).map(|seed| Seed { seed, ..Seed::default() }).collect();
-        Measured { seeds, ..Measured::default() }
+    fn seeds(n: u64) -> StoryMeasurements {
+        let seeds = (1..=n).map(|seed| SeedMeasurements { seed, ..SeedMeasurements::default() }).collect();
+        StoryMeasurements { seeds, ..StoryMeasurements::default() }
     }
 
-    fn compared(differences: &[f64], error: Option<f64>) -> Comparison {
-        Comparison::new(&seeds(differences.len() as u64), "x", ["a", "b"], Unit::Percent, |seed| {
-            Some(Pair { more: 1.0 + differences[seed.seed as usize - 1], less: 1.0, error })
+    fn compared(differences: &[f64], error: Option<f64>) -> FigureComparison {
+        FigureComparison::new(&seeds(differences.len() as u64), "x", ["a", "b"], FigureUnit::Percent, |seed| {
+            Some(FigurePair { more: 1.0 + differences[seed.seed as usize - 1], less: 1.0, error })
         })
     }
 
@@ -217,13 +211,16 @@ mod tests {
 
     #[test]
     fn errors_of_two_samples_add_up_in_squares() {
-        assert_eq!(Pair::with_errors((5.0, 3.0), (1.0, 4.0)), Pair { more: 5.0, less: 1.0, error: Some(5.0) });
+        assert_eq!(
+            FigurePair::with_errors((5.0, 3.0), (1.0, 4.0)),
+            FigurePair { more: 5.0, less: 1.0, error: Some(5.0) }
+        );
     }
 
     #[test]
     fn all_comparisons_make_a_shape_and_seeds_are_counted() {
         let about = ("x", Chapter::Gpt2, "more is more", "somebody");
-        let shape = |comparisons| Shape::new(about, comparisons, "x was not run".to_owned());
+        let shape = |comparisons| PaperShape::new(about, comparisons, "x was not run".to_owned());
         let good = compared(&[1.0, 2.0, 3.0], None);
         let bad = compared(&[1.0, -2.0, 3.0], None);
         assert_eq!(shape(vec![good.clone()]).words(), "reproduced");

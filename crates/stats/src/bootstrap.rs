@@ -1,5 +1,6 @@
-//! How far a score would move with other instances of the same kind (Efron 1979).
+//! The bootstrap: how far a score would move with other instances of the same kind (Efron 1979).
 
+use crate::moments::squared_deviations;
 use gptkit_rng::Dice;
 
 const N_RESAMPLES: u64 = 1_000;
@@ -7,9 +8,8 @@ const N_RESAMPLES: u64 = 1_000;
 /// Bootstrap estimate of the standard error of `statistic` (Efron and Tibshirani 1993, eq. 6.6): the standard deviation
 /// of its values for `n` instances drawn from the `n` that there are, each as often as it is drawn.
 ///
-/// `statistic` takes the numbers of the instances that were drawn. NaN of fewer than 2 instances: nothing was seen to
-/// differ.
-pub(crate) fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> f64 {
+/// `statistic` takes the indices of the drawn instances. NaN of fewer than 2 instances.
+pub fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> f64 {
     if n < 2 {
         return f64::NAN;
     }
@@ -24,18 +24,12 @@ pub(crate) fn standard_error(n: usize, seed: u64, statistic: impl Fn(&[usize]) -
     (squared_deviations(&values) / (N_RESAMPLES - 1) as f64).sqrt()
 }
 
-/// What [`standard_error`] of a mean tends to with ever more resamples, without drawing any: √(Σ (x − x̄)²) / n.
-#[must_use]
-pub(crate) fn standard_error_of_mean(values: &[f64]) -> f64 {
+/// Limit of [`standard_error`] of a mean for many resamples, without drawing any: √(Σ (x − x̄)²) / n.
+pub fn standard_error_of_mean(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return f64::NAN;
     }
     squared_deviations(values).sqrt() / values.len() as f64
-}
-
-fn squared_deviations(values: &[f64]) -> f64 {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    values.iter().map(|value| (value - mean).powi(2)).sum()
 }
 
 #[cfg(test)]
@@ -86,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_seen_to_differ_has_no_standard_error() {
+    fn fewer_than_two_instances_have_no_standard_error() {
         for n in [0, 1] {
             assert!(standard_error(n, 1, |_| 1.0).is_nan());
             assert!(standard_error_of_mean(&vec![1.0; n]).is_nan());
