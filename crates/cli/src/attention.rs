@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 /// Show what each token of a text attends to, by layer and head
 #[derive(Debug, Args)]
-pub(crate) struct Attention {
+pub(crate) struct AttentionCommand {
     /// Model folder
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -49,7 +49,7 @@ pub(crate) struct Head {
     pub(crate) rows: Vec<Vec<f32>>,
 }
 
-impl Attention {
+impl AttentionCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let folder = ModelFolder::load(&self.model, &self.device.open()?)?;
         let config = &folder.config;

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 /// Measure training, reading a prompt, writing, and each operation at a preset's sizes, beside the processor's most
 #[derive(Debug, Args)]
-pub(crate) struct Bench {
+pub(crate) struct BenchCommand {
     /// Preset or TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "small")]
     config: String,
@@ -77,7 +77,7 @@ const OFTEN: usize = 5;
 /// Tokens of the prompt that is continued.
 const PROMPT: usize = 32;
 
-impl Bench {
+impl BenchCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (name, mut config) = presets::load::<PretrainConfig>(&self.config, &self.set)?;
         let device = self.device.open()?;

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// In a terminal, lines can be edited, arrows bring back earlier ones, Ctrl-C stops an answer. From a pipe, each line is
 /// a message or a command, and the answers alone go to stdout.
 #[derive(Debug, Args)]
-pub(crate) struct Chat {
+pub(crate) struct ChatCommand {
     /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -56,7 +56,7 @@ const HELP: &str = "\
 Each answer takes the next seed. A line that ends in \\ goes on in the next one.
 A message that begins with / is written with a space before it.";
 
-impl Chat {
+impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let (folder, model) = self.compute.load(&self.model)?;

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 /// names no more than --out and --judge, goes on. Several judges, and several people, may judge the same answers; how far
 /// they agree is then reported.
 #[derive(Debug, Args)]
-pub(crate) struct Compare {
+pub(crate) struct CompareCommand {
     /// Model folder: a run of `sft`, or any that brings a chat template
     #[arg(long, value_name = "DIR", requires = "prompts", required_unless_present = "out")]
     a: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub(crate) struct Compare {
     compute: ComputeArgs,
 }
 
-impl Compare {
+impl CompareCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let wanted = Wanted::anybody(&self.judge)?;

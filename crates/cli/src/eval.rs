@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 /// by --list are built in. Everything is kept in a folder: each instance with its prompt, scores and verdict, tables as
 /// Markdown and JSON, charts over demonstrations and sizes.
 #[derive(Debug, Args)]
-pub(crate) struct Eval {
+pub(crate) struct EvalCommand {
     /// Model folder (repeatable): a run of `pretrain` or `sft`, or a folder of Hugging Face's
     #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "list"])]
     model: Vec<PathBuf>,
@@ -84,7 +84,7 @@ pub(crate) struct Eval {
     compute: ComputeArgs,
 }
 
-impl Eval {
+impl EvalCommand {
     pub(crate) fn run(self: Box<Self>, ui: &Ui) -> Result<()> {
         if self.list {
             return list(ui);

@@ -7,9 +7,9 @@ use gptkit_ops::cpu::{Cpu, LIMIT, Level};
 
 /// Say what of this machine gptkit uses, and why
 #[derive(Debug, Args)]
-pub(crate) struct Info {}
+pub(crate) struct InfoCommand {}
 
-impl Info {
+impl InfoCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let (cpu, limit) = (Cpu::get(), Cpu::limit().map_err(Usage)?);
         let tiles = match &cpu.tiles {

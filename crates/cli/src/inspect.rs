@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 /// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
 #[derive(Debug, Args)]
-pub(crate) struct Inspect {
+pub(crate) struct InspectCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder that `sft` starts from: the batches of its packed dialogues; --config then is sft-small or such
@@ -34,7 +34,7 @@ pub(crate) struct Inspect {
     json: bool,
 }
 
-impl Inspect {
+impl InspectCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (tokenizer, batches) = match &self.init {
             None => {

@@ -1,7 +1,7 @@
 //! Who judges answers, and checks of what they are asked: shared by the commands that compare.
 
 use crate::device::ComputeArgs;
-use crate::environment;
+use crate::env;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use gptkit_data::source::Place;
@@ -102,7 +102,7 @@ impl Wanted {
     pub(crate) fn judge(&self, who: Option<&str>) -> Result<Judge> {
         let (judge, who) = match self {
             Self::Human => {
-                let who = who.map(str::to_owned).or_else(environment::user).filter(|who| !who.trim().is_empty());
+                let who = who.map(str::to_owned).or_else(env::user).filter(|who| !who.trim().is_empty());
                 ("human".to_owned(), who.unwrap_or_else(|| "somebody".to_owned()))
             }
             Self::Gold => ("gold".to_owned(), "world".to_owned()),

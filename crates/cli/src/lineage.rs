@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// Each stage is one of the other commands, and leaves what that command leaves; --dry-run shows them. What is done is left
 /// alone, and what was interrupted goes on: the same command again is all it takes. The report is one HTML file.
 #[derive(Debug, Args)]
-pub(crate) struct Lineage {
+pub(crate) struct LineageCommand {
     /// Preset or TOML file that names the stages
     #[arg(long, value_name = "NAME|FILE", default_value = "lineage")]
     config: String,
@@ -61,7 +61,7 @@ struct OfSeed {
     steps: Vec<Step>,
 }
 
-impl Lineage {
+impl LineageCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (_, config) = presets::load::<LineageConfig>(&self.config, &[])?;
         let own = self.own()?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Merge low-rank adapters into their base: a model folder like any other
 #[derive(Debug, Args)]
-pub(crate) struct Merge {
+pub(crate) struct MergeCommand {
     /// Folder of adapters: a run's with --lora-rank, or PEFT's
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Merge {
     out: PathBuf,
 }
 
-impl Merge {
+impl MergeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         if !is_adapter(&self.model) {
             let what = format!("{} holds no adapters (adapter_config.json)", self.model.display());

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// Say what a run will take before it takes it: memory by part, work, time
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |config| config.default_value_if("stage", "ppo", "ppo-small")))]
-pub(crate) struct Plan {
+pub(crate) struct PlanCommand {
     /// What would run
     #[arg(long, default_value = "pretrain")]
     stage: Stage,
@@ -75,7 +75,7 @@ struct Devices {
     flops_per_s: f64,
 }
 
-impl Plan {
+impl PlanCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut set = self.config.settings();
         set.extend(self.dtype.map(DtypeChoice::setting));

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 /// Write text with a model
 #[derive(Debug, Args)]
-pub(crate) struct Sample {
+pub(crate) struct SampleCommand {
     /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -59,7 +59,7 @@ pub(crate) struct Sample {
     compute: ComputeArgs,
 }
 
-impl Sample {
+impl SampleCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let prompt = self.prompt()?;

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// --temperature 1 without filters. Of the best of N answers only a bound is known.
 #[derive(Debug, Args)]
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
-pub(crate) struct WinRates {
+pub(crate) struct WinRatesCommand {
     /// Model that the others are compared with, for instance the run of `sft` that they were made from
     #[arg(long, value_name = "DIR")]
     reference: PathBuf,
@@ -69,7 +69,7 @@ pub(crate) struct WinRates {
     compute: ComputeArgs,
 }
 
-impl WinRates {
+impl WinRatesCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let wanted = Wanted::no_human(&self.judge)?;
