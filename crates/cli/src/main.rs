@@ -11,7 +11,6 @@ mod compare;
 mod comparison_args;
 mod completions;
 mod config_command;
-mod conversation;
 mod data_args;
 mod device;
 mod dpo;

@@ -5,6 +5,7 @@
 //! terminal.
 
 use anyhow::Context;
+pub(crate) use gptkit_config::Usage;
 use gptkit_data::printable::{printable, printable_json, printable_line};
 use gptkit_data::progress::{Progress, Task, Unit};
 use gptkit_lineage::event::Event;
@@ -14,18 +15,6 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// A configuration or command line that cannot be obeyed; ends the process with code 2.
-#[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
 
 /// A signal or the clock asked the command to stop, and it has said what is next; ends the process with the code that
 /// says so.
