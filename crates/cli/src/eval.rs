@@ -3,11 +3,11 @@
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::table::aligned;
-use crate::tasks::{TASKS, TaskArg, load};
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
+use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
 use gptkit_eval::figures::Figure;
 use gptkit_eval::report::{Finetuned, Report, shown};
@@ -15,11 +15,10 @@ use gptkit_eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
 use gptkit_model::folder::load_config;
+use gptkit_sft::accuracy::RecordSink;
 use gptkit_train::interrupt::Interrupt;
 use gptkit_train::run::claim_numbered;
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,7 +35,7 @@ pub(crate) struct EvalCommand {
     /// Task (repeatable): a built-in name or your TOML file, `:VARIANT` for one of its variants, and `=TEST` or
     /// `=TEST,TRAIN` for files of records (JSONL, CSV, Parquet) or text
     #[arg(long, value_name = "TASK", required_unless_present_any = ["resume", "list"])]
-    task: Vec<TaskArg>,
+    task: Vec<TaskSpec>,
     /// Demonstrations in the context, several numbers with commas; of each record its own are drawn from the training part,
     /// or from every tenth record where there is none, and as many as fit are shown
     #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
@@ -196,29 +195,19 @@ impl EvalCommand {
         })
     }
 
-    /// What a fine-tuned model makes of a task's instances.
+    /// The accuracy of a fine-tuned model on a task's instances.
     fn finetuned(&self, request: &Request, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("records.jsonl");
-        gptkit_data::disk::write_with(&path, |aside| {
-            let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
-            request.records(task, &mut |row| Ok(writeln!(file, "{}", serde_json::to_string(&row.fields)?)?))?;
-            Ok(file.flush()?)
-        })?;
         let (files, gpt) = self.compute.load_reader(&one.folder)?;
-        let predicted = gptkit_sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
-        let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
-        let share = report.scores.get("accuracy").copied();
-        let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
-        let error = (share * (1.0 - share) / report.n as f64).sqrt();
+        let records = |sink: RecordSink| request.records(task, &mut |row| sink(&row.fields));
+        let accuracy = gptkit_sft::accuracy(&one.folder, files, gpt, records, ui)?;
         let figure = Figure {
             metric: "accuracy".to_owned(),
-            value: 100.0 * share,
-            standard_error: 100.0 * error,
+            value: 100.0 * accuracy.share,
+            standard_error: 100.0 * accuracy.standard_error,
             unit: "%".to_owned(),
         };
-        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: report.n })
+        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: accuracy.n })
     }
 }
 

@@ -5,7 +5,6 @@
 mod asking;
 mod attention;
 mod bench;
-mod best_of;
 mod chat;
 mod compare;
 mod comparison_args;
@@ -41,7 +40,6 @@ mod score;
 mod sft;
 mod stdin;
 mod table;
-mod tasks;
 mod tokenizer;
 mod train_rm;
 mod ui;

@@ -11,8 +11,10 @@
 //! - [`classifier`] a model with a head, its loss and what its predictions are worth
 //! - [`mod@finetune`] GPT-1's second step
 //! - [`mod@predict`] records → records with a label
+//! - [`mod@accuracy`] a classifier on records that are in memory
 //! - [`scores`]    predictions against truth: accuracy, F1, correlation
 
+pub mod accuracy;
 pub mod answers;
 pub mod classifier;
 pub mod columns;
@@ -26,6 +28,7 @@ pub mod sft;
 pub mod sources;
 pub mod start;
 
+pub use accuracy::accuracy;
 pub use finetune::{FinetuneConfig, finetune};
 pub use predict::predict;
 pub use sft::{SftConfig, sft};
