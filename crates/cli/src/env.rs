@@ -1,26 +1,49 @@
-//! The environment variables that gptkit reads and sets; docs/tools.md lists them for users.
+//! The environment variables that gptkit reads and sets. `gptkit info` lists [`VARIABLES`]; a test compares them with the
+//! table in docs/tools.md.
 //!
-//! | variable | read in | for |
-//! | --- | --- | --- |
-//! | `GPTKIT_CPU` | [`gptkit_ops::cpu`] | the most of the processor's instructions that is used |
-//! | `GPTKIT_EVENTS` | here | set by `gptkit lineage` for the processes it runs: they report events instead of words |
-//! | `USER`, `USERNAME` | here | name of the person who judges |
-//! | `CANDLE_BARRIER_POOL_SPIN_LIMIT` | candle; set here | how long its threads wait by spinning |
-//!
-//! Libraries read more of them: `RAYON_NUM_THREADS`, `NO_COLOR`, `RUST_BACKTRACE`, `TMPDIR`.
+//! Libraries read two of them, each in one function: `GPTKIT_CPU` in [`Cpu::limit`], `SOURCE_DATE_EPOCH` in
+//! `gptkit_data::template`. The last four are read by libraries that gptkit is built on.
 
 use crate::ui::Usage;
 use gptkit_lineage::event::EVENTS;
 use gptkit_ops::cpu::{Cpu, LIMIT};
 use std::ffi::OsStr;
 
-/// Begins the names of all that is read here.
+/// Beginning of the names of gptkit's own variables.
 const PREFIX: &str = "GPTKIT_";
 
-/// Whether another gptkit wants events; the other variables are checked.
+/// A variable that changes what gptkit does.
+pub(crate) struct Variable {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Accepted values; empty where a library decides.
+    pub(crate) values: &'static str,
+}
+
+/// Every variable that gptkit reads, or that a user may want to set for the libraries below it.
+pub(crate) const VARIABLES: &[Variable] = &[
+    Variable { name: LIMIT, values: "portable, avx2, avx512" },
+    Variable { name: EVENTS, values: "1" },
+    Variable { name: "SOURCE_DATE_EPOCH", values: "seconds since 1970" },
+    Variable { name: "USER", values: "any text" },
+    Variable { name: "USERNAME", values: "any text" },
+    Variable { name: "RAYON_NUM_THREADS", values: "" },
+    Variable { name: "NO_COLOR", values: "" },
+    Variable { name: "TMPDIR", values: "" },
+    Variable { name: "RUST_BACKTRACE", values: "" },
+];
+
+impl Variable {
+    /// Its value, if it is set.
+    pub(crate) fn value(&self) -> Option<String> {
+        std::env::var_os(self.name).map(|value| value.to_string_lossy().into_owned())
+    }
+}
+
+/// Whether output is to be events for another gptkit instead of text. Checks the values of all of gptkit's own variables.
 ///
 /// # Errors
-/// When one has a value that means nothing.
+/// When one has a value that is not accepted.
 pub(crate) fn wants_events() -> Result<bool, Usage> {
     Cpu::limit().map_err(Usage)?;
     parse_events(std::env::var_os(EVENTS).as_deref())
@@ -30,14 +53,14 @@ fn parse_events(value: Option<&OsStr>) -> Result<bool, Usage> {
     match value {
         None => Ok(false),
         Some(value) if value == "1" => Ok(true),
-        Some(value) => Err(Usage(format!("{EVENTS} is {value:?}; it must be 1 or not set"))),
+        Some(value) => Err(Usage::new(format!("{EVENTS} is {value:?}; it must be 1 or not set"))),
     }
 }
 
-/// Names that begin as those of gptkit do, and are none: misspelled, they would change nothing without a word.
+/// Names of variables that are set, begin with [`PREFIX`], and are not gptkit's: a misspelled name has no effect.
 pub(crate) fn unknown() -> Vec<String> {
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with(PREFIX) && ![LIMIT, EVENTS].contains(&name.as_str())).collect()
+    names.filter(|name| name.starts_with(PREFIX) && VARIABLES.iter().all(|known| known.name != name)).collect()
 }
 
 /// Name of the person at the keyboard.
@@ -46,10 +69,13 @@ pub(crate) fn user() -> Option<String> {
 }
 
 /// Has candle's own threads sleep as soon as they have no work: by default they wait by spinning, on the cores that the
-/// products of a training step run on.
+/// products of a training step run on. A value that the user has set stays.
 pub(crate) fn keep_cores() {
-    // SAFETY: the program has no second thread yet that could read the environment.
-    unsafe { std::env::set_var("CANDLE_BARRIER_POOL_SPIN_LIMIT", "1") }
+    const SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
+    if std::env::var_os(SPIN_LIMIT).is_none() {
+        // SAFETY: the program has no second thread yet that could read the environment.
+        unsafe { std::env::set_var(SPIN_LIMIT, "1") }
+    }
 }
 
 #[cfg(test)]
@@ -60,8 +86,8 @@ mod tests {
     fn events_are_on_or_off() {
         assert!(!parse_events(None).unwrap() && parse_events(Some("1".as_ref())).unwrap());
         for value in ["", "0", "yes", "1 "] {
-            let said = parse_events(Some(value.as_ref())).unwrap_err().to_string();
-            assert!(said.contains("GPTKIT_EVENTS is") && said.contains("must be 1 or not set"), "{said}");
+            let error = parse_events(Some(value.as_ref())).unwrap_err().to_string();
+            assert!(error.contains("GPTKIT_EVENTS is") && error.contains("must be 1 or not set"), "{error}");
         }
     }
 }
