@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, IsTerminal};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use textwrap::{Options, WordSplitter};
 
 /// How asking ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,32 +156,13 @@ fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
 /// `text` in lines of at most `width` columns, `first` before it and as much space before the further lines.
 fn wrapped(first: &str, text: &str, width: usize) -> String {
     let text = printable(&text.replace('\t', "    ")).into_owned(); // before its width is measured
-    let room = width.saturating_sub(measure_text_width(first)).max(8);
-    let mut lines: Vec<String> = Vec::new();
-    for paragraph in text.split('\n') {
-        let (mut line, mut used) = (String::new(), 0);
-        for word in paragraph.split_inclusive(' ') {
-            let wide = measure_text_width(word.trim_end());
-            if used > 0 && used + wide > room {
-                lines.push(std::mem::take(&mut line));
-                used = 0;
-            }
-            // A word that is longer than a line.
-            for c in word.chars() {
-                let wide = measure_text_width(c.encode_utf8(&mut [0; 4]));
-                if used + wide > room && c != ' ' {
-                    lines.push(std::mem::take(&mut line));
-                    used = 0;
-                }
-                line.push(c);
-                used += wide;
-            }
-        }
-        lines.push(line);
-    }
     let indent = " ".repeat(measure_text_width(first));
-    let line = |(i, line): (usize, &String)| format!("{}{}", if i == 0 { first } else { &indent }, line.trim_end());
-    lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+    let options = Options::new(width.max(indent.len() + 8))
+        .initial_indent(first)
+        .subsequent_indent(&indent)
+        .word_splitter(WordSplitter::NoHyphenation);
+    let lines = textwrap::wrap(&text, options);
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 /// Where choices come from.

@@ -2,11 +2,11 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::table::aligned;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::table::aligned;
 use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
 use gptkit_eval::figures::Figure;

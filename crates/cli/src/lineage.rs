@@ -2,13 +2,13 @@
 
 use crate::data_args::shell;
 use crate::presets;
-use crate::table::aligned;
 use crate::ui::{Stopped, Ui, Usage};
 use crate::{Cli, Command};
 use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use gptkit_data::disk;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::table::aligned;
 use gptkit_lineage::plan::{Step, folder_of_seed, steps};
 use gptkit_lineage::report::{self, Written};
 use gptkit_lineage::stages::{self, End, Record, Sitting, State};

@@ -39,7 +39,6 @@ mod scaling;
 mod score;
 mod sft;
 mod stdin;
-mod table;
 mod tokenizer;
 mod train_rm;
 mod ui;

@@ -3,6 +3,7 @@
 //! What GLUE reports of a task (Wang et al. 2019, table 1): accuracy, F1, Matthews and Pearson and Spearman correlation;
 //! GPT-1's table 4 has the same columns. A score of no examples is NaN, never 0 or 1: nothing was measured.
 
+use gptkit_data::table::aligned;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -153,16 +154,7 @@ impl fmt::Display for Confusion {
         }
         let precisions = scores.iter().map(|score| percent(score.precision)).collect();
         rows.push([vec!["precision".to_owned()], precisions, vec![percent(self.accuracy())]].concat());
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-        for row in &rows {
-            write!(f, "{:<1$}", row[0], widths[0])?;
-            for (cell, width) in row.iter().zip(&widths).skip(1) {
-                write!(f, "  {cell:>width$}")?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
+        f.write_str(&aligned(&rows, 1))
     }
 }
 
