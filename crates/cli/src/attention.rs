@@ -41,7 +41,7 @@ pub(crate) struct AttentionCommand {
 
 /// The weights of one head.
 #[derive(Serialize)]
-pub(crate) struct Head {
+pub(crate) struct AttentionHead {
     pub(crate) layer: usize,
     pub(crate) head: usize,
     /// A row a token, with one weight for each token up to the last that it sees.
@@ -84,7 +84,7 @@ impl AttentionCommand {
         Ok(())
     }
 
-    fn chosen(&self, layers: &[Tensor], config: &ModelConfig) -> Result<Vec<Head>> {
+    fn chosen(&self, layers: &[Tensor], config: &ModelConfig) -> Result<Vec<AttentionHead>> {
         let mut chosen = Vec::new();
         for (layer, weights) in layers.iter().enumerate().filter(|(layer, _)| self.layer.is_none_or(|l| l == *layer)) {
             let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0)?.to_vec3()?;
@@ -93,7 +93,7 @@ impl AttentionCommand {
             {
                 let mask = config.mask(layer);
                 rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(mask.visible(i).end));
-                chosen.push(Head { layer, head, rows });
+                chosen.push(AttentionHead { layer, head, rows });
             }
         }
         Ok(chosen)
@@ -109,7 +109,7 @@ fn cut(token: &str) -> String {
 }
 
 /// For each layer a table: a row a token, a column a head, in each cell the token attended to most and how much.
-fn strongest(heads: &[Head], tokens: &[String], width: usize) -> String {
+fn strongest(heads: &[AttentionHead], tokens: &[String], width: usize) -> String {
     let cell = LETTERS + 6;
     let at_once = (width.saturating_sub(LETTERS + 1) / cell).max(1);
     let mut out = String::new();
@@ -132,7 +132,7 @@ fn strongest(heads: &[Head], tokens: &[String], width: usize) -> String {
 }
 
 /// All weights of one head: a row a token, a column each token it may look at, in percent.
-fn matrix(head: &Head, tokens: &[String]) -> String {
+fn matrix(head: &AttentionHead, tokens: &[String]) -> String {
     let mut out = format!(
         "layer {}, head {}: percent of its attention that the token of a row gives to that of a column\n",
         head.layer, head.head

@@ -1,4 +1,4 @@
-//! Who judges answers, and checks of what they are asked: shared by the commands that compare.
+//! Who judges answers, and checks of models and prompts: shared by the commands that compare.
 
 use crate::device::ComputeArgs;
 use crate::env;
@@ -14,23 +14,27 @@ use gptkit_reward::model::Scorer;
 use gptkit_world::{Instructions, Labeler};
 use std::path::{Path, PathBuf};
 
-/// Who judges, as it is asked for.
+/// The value of `--judge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum JudgeChoice {
+    /// A person at the terminal.
     Human,
+    /// The hidden score of the embedded world.
     Gold,
+    /// The world's simulated labeler with this seed.
     Labeler(u64),
+    /// The reward model in this folder.
     Rewards(PathBuf),
 }
 
-impl Wanted {
-    /// By its name.
-    pub(crate) fn anybody(text: &str) -> Result<Self> {
+impl JudgeChoice {
+    /// Any of them, by name.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         Self::one_of(&["human", "gold", "labeler"], text)
     }
 
-    /// The same, but nobody is asked.
-    pub(crate) fn no_human(text: &str) -> Result<Self> {
+    /// Any but a person.
+    pub(crate) fn parse_automatic(text: &str) -> Result<Self> {
         if text == "human" {
             let what = "--judge human: nobody is asked here";
             let hint = "use gold, labeler or a reward model; `gptkit compare --a DIR --b DIR` asks people";
@@ -61,8 +65,8 @@ impl Wanted {
         }
     }
 
-    /// Refuses `prompts` that it knows nothing of.
-    pub(crate) fn knows(&self, prompts: &str) -> Result<()> {
+    /// Refuses `prompts` that this judge cannot score.
+    pub(crate) fn check_prompts(&self, prompts: &str) -> Result<()> {
         let name = match self {
             Self::Gold => "gold".to_owned(),
             Self::Labeler(1) => "labeler".to_owned(),
@@ -76,14 +80,15 @@ impl Wanted {
         Err(Usage(format!("{what}\n  hint: use --prompts world, or another judge")).into())
     }
 
-    /// The reward model that judges, if one does.
+    /// The reward model, where one judges.
     pub(crate) fn scorer(&self, compute: &ComputeArgs) -> Result<Option<Scorer>> {
         let Self::Rewards(folder) = self else { return Ok(None) };
         let (files, gpt) = compute.load(folder)?;
         Ok(Some(Scorer::new(folder, files, gpt)?))
     }
 
-    /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
+    /// The automatic judge: the reward model that [`JudgeChoice::scorer`] loaded, or the scores of the `world` that the prompts
+    /// are from. None for a person.
     pub(crate) fn machine<'a>(&self, scorer: Option<&'a Scorer>, world: Option<Instructions>) -> Option<Machine<'a>> {
         match (self, world) {
             (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
@@ -93,12 +98,12 @@ impl Wanted {
         }
     }
 
-    /// What the judge's numbers are called.
-    pub(crate) fn score(&self) -> &'static str {
+    /// The name of the judge's scores.
+    pub(crate) fn score_name(&self) -> &'static str {
         if *self == Self::Gold { "gold" } else { "reward" }
     }
 
-    /// Its name in a collection; `who` names the person.
+    /// The judge as collections name it; `who` is the person's name.
     pub(crate) fn judge(&self, who: Option<&str>) -> Result<Judge> {
         let (judge, who) = match self {
             Self::Human => {
@@ -116,9 +121,9 @@ impl Wanted {
     }
 }
 
-/// Refuses a model's folder that is not there, and says how one reads prompts that was not trained to answer; `name` is its
-/// option.
-pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
+/// Refuses a model folder that does not exist, and says how a model without a chat template reads prompts. `name` is the
+/// option that names it.
+pub(crate) fn check_model(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     if !model.is_dir() {
         let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
         return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
@@ -132,8 +137,8 @@ pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// Refuses prompts that are not there.
-pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
+/// Refuses prompts that do not exist.
+pub(crate) fn check_prompts_exist(prompts: &str) -> Result<()> {
     match Place::of_records(prompts) {
         Ok(Place::World { .. }) => Ok(()),
         Ok(Place::Path(path)) if path.is_file() => Ok(()),

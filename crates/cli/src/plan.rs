@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct PlanCommand {
     /// What would run
     #[arg(long, default_value = "pretrain")]
-    stage: Stage,
+    stage: PlannedStage,
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder that training would start from; of `ppo` the policy, as a folder or a preset [default there: small]
@@ -53,7 +53,7 @@ pub(crate) struct PlanCommand {
 
 /// A stage whose needs are known
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Stage {
+enum PlannedStage {
     /// `gptkit pretrain`
     Pretrain,
     /// `gptkit ppo`, whose default configuration is ppo-small
@@ -80,7 +80,7 @@ impl PlanCommand {
         let mut set = self.config.settings();
         set.extend(self.dtype.map(DtypeChoice::setting));
         let memory = self.memory.map(|gb| (gb * 1e9) as u64);
-        if self.stage == Stage::Ppo {
+        if self.stage == PlannedStage::Ppo {
             self.check_of_ppo()?;
             let [policy, reward] = [&self.init, &self.reward].map(Option::as_deref);
             return plan_ppo::print(&self.config.config, &set, policy, reward, memory, ui);

@@ -2,7 +2,7 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::judging::{Wanted, answers, prompts_exist};
+use crate::judging::{JudgeChoice, check_model, check_prompts_exist};
 use crate::sampling_args::SamplingArgs;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
@@ -72,9 +72,9 @@ pub(crate) struct WinRatesCommand {
 impl WinRatesCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
-        let wanted = Wanted::no_human(&self.judge)?;
-        let best_of = self.checked(&sampling, &wanted, ui)?;
-        let judging = wanted.scorer(&self.compute)?;
+        let judge_choice = JudgeChoice::parse_automatic(&self.judge)?;
+        let best_of = self.checked(&sampling, &judge_choice, ui)?;
+        let judging = judge_choice.scorer(&self.compute)?;
         let rewarding = self.rewarding()?;
         let prompts = Prompts { source: &self.prompts, count: self.count, part: Part::HeldOut };
         let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
@@ -85,7 +85,7 @@ impl WinRatesCommand {
         let contest = Contest {
             items: &items,
             reference: Answerer::new(&self.reference, &files, &gpt)?,
-            machine: wanted.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
+            machine: judge_choice.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
@@ -100,15 +100,15 @@ impl WinRatesCommand {
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);
         }
-        self.result(&rows, items.len(), &sampling, &wanted, ui)
+        self.result(&rows, items.len(), &sampling, &judge_choice, ui)
     }
 
-    /// Refuses what cannot be obeyed; of how many answers the best are wanted, each once, in order.
-    fn checked(&self, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<Vec<usize>> {
-        answers("reference", &self.reference, ui)?;
-        self.model.iter().try_for_each(|model| answers("model", model, ui))?;
-        prompts_exist(&self.prompts)?;
-        wanted.knows(&self.prompts)?;
+    /// Refuses what cannot be obeyed; of how many answers the best are judge_choice, each once, in order.
+    fn checked(&self, sampling: &Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<Vec<usize>> {
+        check_model("reference", &self.reference, ui)?;
+        self.model.iter().try_for_each(|model| check_model("model", model, ui))?;
+        check_prompts_exist(&self.prompts)?;
+        judge_choice.check_prompts(&self.prompts)?;
         let mut best_of: Vec<usize> = self.best_of.iter().map(|&n| usize::from(n)).collect();
         best_of.sort_unstable();
         best_of.dedup();
@@ -141,7 +141,7 @@ impl WinRatesCommand {
         Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
     }
 
-    fn result(&self, rows: &[Row], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
+    fn result(&self, rows: &[Row], n: usize, sampling: &Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<()> {
         if self.json {
             let object = json!({
                 "reference": self.reference,
@@ -154,7 +154,7 @@ impl WinRatesCommand {
             });
             ui.json(&(object.to_string() + "\n"))?;
         } else {
-            ui.result(&table(rows, wanted.score()))?;
+            ui.result(&table(rows, judge_choice.score_name()))?;
         }
         if let Some(skipped) = rows.iter().map(|row| row.skipped).max().filter(|&n| n > 0) {
             ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));
