@@ -70,7 +70,7 @@ impl CompareCommand {
         let sampling = self.sampling.checked()?;
         let judge_choice = JudgeChoice::parse(&self.judge)?;
         if self.who.is_some() && judge_choice != JudgeChoice::Human {
-            return Err(Usage("--who names a person; it goes with --judge human".to_owned()).into());
+            return Err(Usage::new("--who names a person; it goes with --judge human").into());
         }
         let scorer = judge_choice.scorer(&self.compute)?;
         let judge = judge_choice.judge(self.who.as_deref())?;
@@ -127,10 +127,10 @@ impl CompareCommand {
             let Some(here) = here else {
                 let out = self.out.as_deref().unwrap_or(Path::new("comparisons"));
                 let hint = "to begin one, name models and prompts with --a, --b or --k, and --prompts";
-                return Err(Usage(format!("{} holds no collection\n  hint: {hint}", out.display())).into());
+                return Err(Usage::new(format!("{} holds no collection", out.display())).hint(hint).into());
             };
             if let Some(why) = here.answers_are_alike() {
-                return Err(Usage(format!("{why}\n  hint: use --temperature 0.8")).into());
+                return Err(Usage::new(why).hint("use --temperature 0.8").into());
             }
             let collection = Collection::begin(self.out.as_deref(), here, self.on_bad_record, ui)?;
             ui.say(&format!("a new collection in {}", collection.folder.display()));
@@ -141,7 +141,7 @@ impl CompareCommand {
             let what =
                 format!("{} holds a collection of other answers:\n  {}", out.display(), differences.join("\n  "));
             let hint = "leave out all but --out and --judge to go on with it, or name another folder";
-            return Err(Usage(format!("{what}\n  hint: {hint}")).into());
+            return Err(Usage::new(what).hint(hint).into());
         }
         judge_choice.check_prompts(&there.settings.prompts)?;
         ui.say(&format!("going on with {}: {} prompts", out.display(), there.items.len()));
@@ -153,25 +153,25 @@ impl CompareCommand {
         let (Some(a), Some(prompts)) = (&self.a, &self.prompts) else {
             if self.sampling.say_anything() {
                 let what = "how answers are written is settled when a collection begins";
-                return Err(Usage(format!("{what}\n  hint: leave that out, or begin one with --a")).into());
+                return Err(Usage::new(what).hint("leave that out, or begin one with --a").into());
             }
             return Ok(None);
         };
         match (&self.b, self.k) {
             (None, None) => {
                 let hint = "--b names a model to compare it with, --k 4 ranks four answers of its own";
-                return Err(Usage(format!("--a alone gives nothing to compare\n  hint: {hint}")).into());
+                return Err(Usage::new("--a alone gives nothing to compare").hint(hint).into());
             }
             (_, Some(k)) if !K.contains(&k) => {
                 let what = format!("--k {k}: a person can rank {} to {} answers", K.start(), K.end());
-                return Err(Usage(what).into());
+                return Err(Usage::new(what).into());
             }
             _ => {}
         }
         check_model("a", a, ui)?;
         self.b.as_deref().map_or(Ok(()), |b| check_model("b", b, ui))?;
         if matches!(Place::of(prompts), Ok(Place::Stdin(_))) {
-            return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
+            return Err(Usage::new("--prompts -: name a file; stdin is for choices").into());
         }
         check_prompts_exist(prompts)?;
         Ok(Some(Settings {

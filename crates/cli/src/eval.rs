@@ -136,7 +136,7 @@ impl EvalCommand {
     /// What is asked, checked before anything runs.
     fn request(&self) -> Result<Request> {
         for model in &self.model {
-            let usage = |what: &str, hint: &str| Usage(format!("--model {}: {what}\n  hint: {hint}", model.display()));
+            let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
             if !model.is_dir() {
                 return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
             }
@@ -153,7 +153,7 @@ impl EvalCommand {
             tasks.iter().map(gptkit_eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
         {
             let hint = "name each task once; a second file of records is a task file of its own";
-            return Err(Usage(format!("--task {twice} is named twice\n  hint: {hint}")).into());
+            return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
         }
         let choices: Vec<&_> = tasks.iter().filter(|task| task.config.scoring == Scoring::Choice).collect();
         let mut finetuned = Vec::new();
@@ -163,7 +163,7 @@ impl EvalCommand {
                 (None, [one]) => (one.full_name(), text.as_str()),
                 (None, _) => {
                     let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
-                    return Err(Usage(format!("--finetuned {text}: of which task?\n  hint: {hint}")).into());
+                    return Err(Usage::new(format!("--finetuned {text}: of which task?")).hint(hint).into());
                 }
             };
             let wrong = if !choices.iter().any(|one| one.full_name() == task) {
@@ -177,7 +177,7 @@ impl EvalCommand {
                 continue;
             };
             let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
-            return Err(Usage(format!("--finetuned {text}: {wrong}\n  hint: {hint}")).into());
+            return Err(Usage::new(format!("--finetuned {text}: {wrong}")).hint(hint).into());
         }
         let mut shots: Vec<usize> = self.shots.iter().map(|&shots| usize::from(shots)).collect();
         shots.sort_unstable();

@@ -38,7 +38,7 @@ impl JudgeChoice {
         if text == "human" {
             let what = "--judge human: nobody is asked here";
             let hint = "use gold, labeler or a reward model; `gptkit compare --a DIR --b DIR` asks people";
-            return Err(Usage(format!("{what}\n  hint: {hint}")).into());
+            return Err(Usage::new(what).hint(hint).into());
         }
         Self::one_of(&["gold", "labeler"], text)
     }
@@ -50,7 +50,9 @@ impl JudgeChoice {
             ("gold", _) => Ok(Self::Gold),
             ("labeler", _) => Ok(Self::Labeler(1)),
             (_, Some(Ok(seed))) => Ok(Self::Labeler(seed)),
-            (_, Some(Err(_))) => Err(Usage(format!("--judge {text}: the seed is no number; write labeler:2")).into()),
+            (_, Some(Err(_))) => {
+                Err(Usage::new(format!("--judge {text}: the seed is no number; write labeler:2")).into())
+            }
             _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
             _ => {
                 let near = names.iter().find(|name| strsim::damerau_levenshtein(name, text) <= 2);
@@ -60,7 +62,7 @@ impl JudgeChoice {
                 );
                 let (last, others) = names.split_last().unwrap_or((&"", &[]));
                 let what = format!("--judge {text}: neither {} nor {last}, and no folder", others.join(", "));
-                Err(Usage(format!("{what}\n  hint: {hint}")).into())
+                Err(Usage::new(what).hint(hint).into())
             }
         }
     }
@@ -77,7 +79,7 @@ impl JudgeChoice {
             return Ok(());
         }
         let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
-        Err(Usage(format!("{what}\n  hint: use --prompts world, or another judge")).into())
+        Err(Usage::new(what).hint("use --prompts world, or another judge").into())
     }
 
     /// The reward model, where one judges.
@@ -126,7 +128,7 @@ impl JudgeChoice {
 pub(crate) fn check_model(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     if !model.is_dir() {
         let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
-        return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
+        return Err(Usage::new(format!("--{name} {}: no such folder", model.display())).hint(hint).into());
     }
     if HeadDescription::load(model).is_err() && Tokenizer::load(model)?.chat_template().is_none() {
         ui.say(&format!(
@@ -142,11 +144,11 @@ pub(crate) fn check_prompts_exist(prompts: &str) -> Result<()> {
     match Place::of_records(prompts) {
         Ok(Place::World { .. }) => Ok(()),
         Ok(Place::Path(path)) if path.is_file() => Ok(()),
-        Ok(Place::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
+        Ok(Place::Stdin(_)) => Err(Usage::new("--prompts -: name a file").into()),
         Ok(Place::Path(path)) => {
             let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
-            Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into())
+            Err(Usage::new(format!("--prompts {}: no such file", path.display())).hint(hint).into())
         }
-        Err(what) => Err(Usage(format!("--prompts {prompts}: {what}\n  hint: write world:300")).into()),
+        Err(what) => Err(Usage::new(format!("--prompts {prompts}: {what}")).hint("write world:300").into()),
     }
 }

@@ -118,7 +118,7 @@ impl LineageCommand {
                 && !path.exists()
             {
                 let hint = "name a file, or leave it out for the embedded world's";
-                return Err(Usage(format!("--{name} {}: no such file\n  hint: {hint}", path.display())).into());
+                return Err(Usage::new(format!("--{name} {}: no such file", path.display())).hint(hint).into());
             }
         }
         Ok(Own {
@@ -133,7 +133,7 @@ impl LineageCommand {
     fn check(&self, story: &[OfSeed]) -> Result<()> {
         let OfSeed { steps, .. } = story.first().context("no seed")?;
         let mut named = self.only.iter().chain(&self.from);
-        named.try_for_each(|name| stages::known(steps, name).map_err(|e| Usage(e.to_string())))?;
+        named.try_for_each(|name| stages::known(steps, name).map_err(|e| Usage::new(e.to_string())))?;
         let mut wrong = Vec::new();
         for step in steps {
             let words = std::iter::once("gptkit").chain(step.words.iter().map(String::as_str));
@@ -154,7 +154,7 @@ impl LineageCommand {
         if wrong.is_empty() {
             return Ok(());
         }
-        Err(Usage(format!("{} has commands that cannot be obeyed\n{}", self.config, wrong.join("\n"))).into())
+        Err(Usage::new(format!("{} has commands that cannot be obeyed\n{}", self.config, wrong.join("\n"))).into())
     }
 
     /// What would be done, as a table and as commands.

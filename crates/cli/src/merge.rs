@@ -25,7 +25,7 @@ impl MergeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         if !is_adapter(&self.model) {
             let what = format!("{} holds no adapters (adapter_config.json)", self.model.display());
-            return Err(Usage(format!("{what}\n  hint: a model needs no merging")).into());
+            return Err(Usage::new(what).hint("a model needs no merging").into());
         }
         let taken = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         let other = || format!("{} is not empty; choose another folder with --out", self.out.display());

@@ -86,9 +86,7 @@ impl PlanCommand {
             return plan_ppo::print(&self.config.config, &set, policy, reward, memory, ui);
         }
         if self.reward.is_some() {
-            return Err(
-                Usage("--reward is for --stage ppo\n  hint: add --stage ppo, or leave it out".to_owned()).into()
-            );
+            return Err(Usage::new("--reward is for --stage ppo").hint("add --stage ppo, or leave it out").into());
         }
         let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
         let devices = self
@@ -107,7 +105,7 @@ impl PlanCommand {
             None => Ok(()),
             Some(what) => {
                 let hint = "of ppo memory and updates are planned, from shapes alone; --memory says how much there is";
-                Err(Usage(format!("{what} cannot be used with --stage ppo\n  hint: {hint}")).into())
+                Err(Usage::new(format!("{what} cannot be used with --stage ppo")).hint(hint).into())
             }
         }
     }

@@ -47,9 +47,9 @@ impl ScalingCommand {
                 let path = folder.join("config.toml");
                 if !path.exists() {
                     let what = format!("{} does not exist: {} is no family", path.display(), folder.display());
-                    return Err(
-                        Usage(format!("{what}\n  hint: gptkit scaling --out {} begins one", shell(folder))).into()
-                    );
+                    return Err(Usage::new(what)
+                        .hint(format!("gptkit scaling --out {} begins one", shell(folder)))
+                        .into());
                 }
                 let config = reopened(&path.to_string_lossy())?;
                 let device = self.run.device()?;

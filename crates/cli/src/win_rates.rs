@@ -114,7 +114,7 @@ impl WinRatesCommand {
         best_of.dedup();
         if !best_of.is_empty() && (sampling.temperature == 0.0 || sampling.top_k == Some(1)) {
             let what = "without chance (--temperature 0, --top-k 1) there is no best of several answers";
-            return Err(Usage(format!("{what}\n  hint: leave that out, or --best-of")).into());
+            return Err(Usage::new(what).hint("leave that out, or --best-of").into());
         }
         Ok(best_of)
     }
@@ -123,7 +123,7 @@ impl WinRatesCommand {
         let Some(folder) = &self.reward else { return Ok(None) };
         if !folder.is_dir() {
             let hint = "name a run of `gptkit train-rm`";
-            return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", folder.display())).into());
+            return Err(Usage::new(format!("--reward {}: no such folder", folder.display())).hint(hint).into());
         }
         let (files, gpt) = self.compute.load(folder)?;
         Ok(Some(Scorer::new(folder, files, gpt)?))
@@ -138,7 +138,7 @@ impl WinRatesCommand {
         }
         let (reward, model) = (reward.display(), model.display());
         let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
-        Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
+        Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into())
     }
 
     fn result(&self, rows: &[Row], n: usize, sampling: &Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<()> {
