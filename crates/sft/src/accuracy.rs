@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Share of records whose label was predicted.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Accuracy {
+pub struct ClassifierAccuracy {
     /// From 0 to 1.
     pub share: f64,
     /// Of the share: √(p (1 − p) / n).
@@ -37,7 +37,7 @@ pub fn accuracy(
     gpt: Gpt,
     records: impl Fn(RecordSink) -> Result<()>,
     progress: &dyn Progress,
-) -> Result<Accuracy> {
+) -> Result<ClassifierAccuracy> {
     let temporary = tempfile::tempdir()?;
     let path = temporary.path().join("records.jsonl");
     disk::write_with(&path, |aside| {
@@ -50,5 +50,5 @@ pub fn accuracy(
     let share = report.scores.get("accuracy").copied();
     let share = share.with_context(|| format!("{} does not choose among labels", folder.display()))?;
     let standard_error = (share * (1.0 - share) / report.n as f64).sqrt();
-    Ok(Accuracy { share, standard_error, n: report.n })
+    Ok(ClassifierAccuracy { share, standard_error, n: report.n })
 }
