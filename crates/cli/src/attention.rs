@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
 use gptkit_data::printable::printable_line;
-use gptkit_data::table::{cut, left, right};
+use gptkit_data::text_table::{cut, left, right};
 use gptkit_model::folder::ModelFolder;
 use gptkit_model::{Gpt, ModelConfig};
 use serde::Serialize;

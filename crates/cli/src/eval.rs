@@ -6,7 +6,7 @@ use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
-use gptkit_data::table::aligned;
+use gptkit_data::text_table::aligned;
 use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
 use gptkit_eval::figures::Figure;

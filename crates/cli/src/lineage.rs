@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use gptkit_data::disk;
 use gptkit_data::source::OnBadRecord;
-use gptkit_data::table::aligned;
+use gptkit_data::text_table::aligned;
 use gptkit_lineage::plan::{Step, folder_of_seed, steps};
 use gptkit_lineage::report::{self, Written};
 use gptkit_lineage::stages::{self, End, Record, Sitting, State};

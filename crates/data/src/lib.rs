@@ -19,7 +19,7 @@
 //! - [`examples`]  lists of numbers, one an example
 //! - [`pack`]      examples → windows with few empty tokens
 //! - [`printable`] text from elsewhere without control sequences
-//! - [`table`]     tables, for the terminal and in Markdown
+//! - [`text_table`] tables, for the terminal and in Markdown
 //! - [`adapter`]   folders of adapters → their base, and whose tokenizer they have
 //! - [`pattern`]   regular expressions of other people's files
 //! - [`disk`]      the only writer: what it writes is whole or absent
@@ -57,11 +57,11 @@ mod remarks;
 pub mod shard;
 pub mod source;
 pub mod stitch;
-pub mod table;
 pub mod template;
 #[cfg(test)]
 mod testing;
 mod text;
+pub mod text_table;
 pub mod tokenizer;
 pub mod unfinished;
 pub mod unused;
