@@ -4,20 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The crates, lowest floor first. A crate depends only on crates of lower floors.
-const FLOORS: &[&[&str]] = &[
-    &["config", "rng", "plot", "testing"],
-    &["stats", "world"],
-    &["data", "ops"],
-    &["model"],
-    &["train", "chat"],
-    &["sft", "eval", "scaling"],
-    &["reward"],
-    &["rl", "preferences"],
-    &["lineage"],
-    &["cli"],
-];
-
 /// Names of types that stand in several files, each with the reason.
 const SHARED_TYPE_NAMES: &[(&str, &str)] = &[];
 
@@ -158,9 +144,23 @@ fn raw_string(text: &str) -> Option<usize> {
     Some(2 + n + inside.find(&end)? + end.len())
 }
 
+fn architecture() -> String {
+    fs::read_to_string(root().join("docs/architecture.md")).unwrap()
+}
+
+/// The floor of each crate, from the table in docs/architecture.md.
+fn floors() -> BTreeMap<String, usize> {
+    let page = architecture();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | `"));
+    let floors = rows.filter_map(|(floor, rest)| Some((rest.split_once('`')?.0.to_owned(), floor.parse().ok()?)));
+    floors.collect()
+}
+
 #[test]
 fn crates_depend_only_on_lower_floors() {
-    let floor = |name: &str| FLOORS.iter().position(|floor| floor.contains(&name));
+    let floors = floors();
+    assert!(floors.len() > 10, "{floors:?}");
+    let floor = |name: &str| floors.get(name).copied();
     let mut wrong = Vec::new();
     for entry in fs::read_dir(root().join("crates")).unwrap() {
         let folder = entry.unwrap().path();
@@ -355,6 +355,40 @@ fn tree(rest: &mut &str) -> Vec<Vec<String>> {
             None => return vec![path],
         }
     }
+}
+
+/// Spans of code such as `data/batch.rs::Windows::batch()`: a file of a crate, and a name that it defines.
+#[test]
+fn the_files_and_names_of_the_architecture_page_exist() {
+    let (page, sources) = (architecture(), sources());
+    let (mut wrong, mut n) = (Vec::new(), 0);
+    for span in page.split('`').skip(1).step_by(2).filter(|span| span.contains('/') && !span.contains(' ')) {
+        let Some((file, names)) = span.split_once(".rs") else { continue };
+        let Some((krate, path)) = file.split_once('/') else { continue };
+        let path = if krate == "tests" { format!("{file}.rs") } else { format!("crates/{krate}/src/{path}.rs") };
+        n += 1;
+        if krate == "tests" {
+            if !root().join(&path).is_file() {
+                wrong.push(format!("{span}: no such file"));
+            }
+            continue;
+        }
+        let Some(source) = sources.iter().find(|source| source.path == path) else {
+            wrong.push(format!("{span}: no such file"));
+            continue;
+        };
+        let is_word = |at: usize| !source.code[at..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        for name in names.trim_end_matches("()").split("::").filter(|name| !name.is_empty()) {
+            let keywords =
+                ["fn", "struct", "enum", "trait", "type", "const"].map(|keyword| format!("{keyword} {name}"));
+            let is_defined = |text: &String| source.code.match_indices(text).any(|(at, _)| is_word(at + text.len()));
+            if !keywords.iter().any(is_defined) {
+                wrong.push(format!("{span}: {path} defines no {name}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "docs/architecture.md names what is not there:\n{}", wrong.join("\n"));
+    assert!(n > 40, "{n} names were found");
 }
 
 #[test]
