@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// The baseline beside `ppo`: it learns to find better answers likelier and worse ones less likely than the model that it
 /// starts from does.
 #[derive(Debug, Args)]
-pub(crate) struct Dpo {
+pub(crate) struct DpoCommand {
     /// Model folder to start from, which is the reference too: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub(crate) struct Dpo {
 
 const STAGE: Stage = Stage { command: "dpo", records: Some(("data", FILES[0])), gone: &[] };
 
-impl Dpo {
+impl DpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.comparisons.settings();

@@ -2,12 +2,12 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::table::aligned;
-use crate::tasks::{TASKS, TaskArg, load};
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::text_table::aligned;
+use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
 use gptkit_eval::figures::MetricValue;
 use gptkit_eval::report::{EvalReport, Finetuned, shown};
@@ -18,8 +18,6 @@ use gptkit_model::load::load_config;
 use gptkit_train::interrupt::Interrupt;
 use gptkit_train::run::claim_numbered;
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,14 +27,14 @@ use std::time::{Duration, Instant};
 /// by --list are built in. Everything is kept in a folder: each instance with its prompt, scores and verdict, tables as
 /// Markdown and JSON, charts over demonstrations and sizes.
 #[derive(Debug, Args)]
-pub(crate) struct Eval {
+pub(crate) struct EvalCommand {
     /// Model folder (repeatable): a run of `pretrain` or `sft`, or a folder of Hugging Face's
     #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "list"])]
     model: Vec<PathBuf>,
     /// Task (repeatable): a built-in name or your TOML file, `:VARIANT` for one of its variants, and `=TEST` or
     /// `=TEST,TRAIN` for files of records (JSONL, CSV, Parquet) or text
     #[arg(long, value_name = "TASK", required_unless_present_any = ["resume", "list"])]
-    task: Vec<TaskArg>,
+    task: Vec<TaskSpec>,
     /// Demonstrations in the context, several numbers with commas; of each record its own are drawn from the training part,
     /// or from every tenth record where there is none, and as many as fit are shown
     #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
@@ -84,7 +82,7 @@ pub(crate) struct Eval {
     compute: ComputeArgs,
 }
 
-impl Eval {
+impl EvalCommand {
     pub(crate) fn run(self: Box<Self>, ui: &Ui) -> Result<()> {
         if self.list {
             return list(ui);
@@ -137,7 +135,7 @@ impl Eval {
     /// What is asked, checked before anything runs.
     fn request(&self) -> Result<EvalRequest> {
         for model in &self.model {
-            let usage = |what: &str, hint: &str| Usage(format!("--model {}: {what}\n  hint: {hint}", model.display()));
+            let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
             if !model.is_dir() {
                 return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
             }
@@ -154,7 +152,7 @@ impl Eval {
             tasks.iter().map(gptkit_eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
         {
             let hint = "name each task once; a second file of records is a task file of its own";
-            return Err(Usage(format!("--task {twice} is named twice\n  hint: {hint}")).into());
+            return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
         }
         let choices: Vec<&_> = tasks.iter().filter(|task| task.config.scoring == Scoring::Choice).collect();
         let mut finetuned = Vec::new();
@@ -164,7 +162,7 @@ impl Eval {
                 (None, [one]) => (one.full_name(), text.as_str()),
                 (None, _) => {
                     let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
-                    return Err(Usage(format!("--finetuned {text}: of which task?\n  hint: {hint}")).into());
+                    return Err(Usage::new(format!("--finetuned {text}: of which task?")).hint(hint).into());
                 }
             };
             let wrong = if !choices.iter().any(|one| one.full_name() == task) {
@@ -178,7 +176,7 @@ impl Eval {
                 continue;
             };
             let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
-            return Err(Usage(format!("--finetuned {text}: {wrong}\n  hint: {hint}")).into());
+            return Err(Usage::new(format!("--finetuned {text}: {wrong}")).hint(hint).into());
         }
         let mut shots: Vec<usize> = self.shots.iter().map(|&shots| usize::from(shots)).collect();
         shots.sort_unstable();
@@ -199,13 +197,6 @@ impl Eval {
     /// What a fine-tuned model makes of a task's instances.
     fn finetuned(&self, request: &EvalRequest, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("records.jsonl");
-        gptkit_data::disk::write_with(&path, |aside| {
-            let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
-            request.records(task, &mut |row| Ok(writeln!(file, "{}", serde_json::to_string(&row.fields)?)?))?;
-            Ok(file.flush()?)
-        })?;
         let (files, gpt) = self.compute.load_reader(&one.folder)?;
         let predicted = gptkit_sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
         let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
@@ -214,11 +205,11 @@ impl Eval {
         let error = gptkit_stats::standard_error_of_share(share, report.n);
         let figure = MetricValue {
             metric: "accuracy".to_owned(),
-            value: 100.0 * share,
-            standard_error: 100.0 * error,
+            value: 100.0 * accuracy.share,
+            standard_error: 100.0 * accuracy.standard_error,
             unit: "%".to_owned(),
         };
-        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: report.n })
+        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: accuracy.n })
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 /// Teach a model to label texts, from labeled records
 #[derive(Debug, Args)]
-pub(crate) struct Finetune {
+pub(crate) struct FinetuneCommand {
     /// Model folder to start from
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -88,7 +88,7 @@ impl FinetuneConfigArgs {
 
 const STAGE: Stage = Stage { command: "finetune", records: Some(("data", FILES[0])), gone: &["data.test=[]"] };
 
-impl Finetune {
+impl FinetuneCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.config.settings();

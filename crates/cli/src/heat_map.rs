@@ -1,6 +1,6 @@
 //! Attention weights as a picture: a panel a head, heads beside and layers below each other.
 
-use crate::attention::Head;
+use crate::attention::AttentionHead;
 use anyhow::{Result, anyhow, ensure};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -19,7 +19,7 @@ type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 ///
 /// # Errors
 /// When there are too many weights for one picture.
-pub(crate) fn svg(heads: &[Head], tokens: &[String]) -> Result<String> {
+pub(crate) fn svg(heads: &[AttentionHead], tokens: &[String]) -> Result<String> {
     let cells = heads.len() * tokens.len() * (tokens.len() + 1) / 2;
     ensure!(
         cells <= MOST_CELLS,
@@ -30,9 +30,9 @@ pub(crate) fn svg(heads: &[Head], tokens: &[String]) -> Result<String> {
     Ok(text)
 }
 
-fn draw(heads: &[Head], tokens: &[String], text: &mut String) -> Drawn<()> {
+fn draw(heads: &[AttentionHead], tokens: &[String], text: &mut String) -> Drawn<()> {
     let panel = CELL * tokens.len() as i32 + GAP;
-    let layers: Vec<&[Head]> = heads.chunk_by(|a, b| a.layer == b.layer).collect();
+    let layers: Vec<&[AttentionHead]> = heads.chunk_by(|a, b| a.layer == b.layer).collect();
     let columns = layers.iter().map(|layer| layer.len()).max().unwrap_or(0) as i32;
     let title = 18;
     let size = (LABELS + columns * panel + GAP, LABELS + layers.len() as i32 * (panel + title) + GAP);
@@ -80,8 +80,8 @@ fn shade(weight: f32) -> RGBColor {
 mod tests {
     use super::*;
 
-    fn head(n: usize) -> Head {
-        Head { layer: 0, head: 1, rows: (0..n).map(|i| vec![1.0 / (i + 1) as f32; i + 1]).collect() }
+    fn head(n: usize) -> AttentionHead {
+        AttentionHead { layer: 0, head: 1, rows: (0..n).map(|i| vec![1.0 / (i + 1) as f32; i + 1]).collect() }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 /// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
 #[derive(Debug, Args)]
-pub(crate) struct Inspect {
+pub(crate) struct InspectCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder that `sft` starts from: the batches of its packed dialogues; --config then is sft-small or such
@@ -34,7 +34,7 @@ pub(crate) struct Inspect {
     json: bool,
 }
 
-impl Inspect {
+impl InspectCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (tokenizer, batches) = match &self.init {
             None => {
@@ -74,7 +74,7 @@ const LEGEND: &str =
     "each token with its mark: ╰─ it is predicted and carries loss, · it is only read; ↵ line break, → tab\n";
 
 /// A token of a window, to be printed.
-struct Piece {
+struct ShownToken {
     text: String,
     style: Style,
     /// Whether its prediction counts in the loss.
@@ -107,7 +107,7 @@ fn object(step: u64, n: usize, tokens: &[(u32, bool)], tokenizer: &Tokenizer) ->
 
 /// Window `row`: the tokens, wrapped to `width` columns, each line with a line of marks below it.
 fn window(batch: &Batch, row: usize, tokenizer: &Tokenizer, width: usize) -> String {
-    let pieces = tokens(batch, row).into_iter().map(|(id, counts)| Piece {
+    let pieces = tokens(batch, row).into_iter().map(|(id, counts)| ShownToken {
         text: visible(&tokenizer.token_text(id)),
         style: style(id, counts, tokenizer),
         counts,

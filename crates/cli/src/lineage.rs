@@ -2,7 +2,6 @@
 
 use crate::data_args::shell;
 use crate::presets;
-use crate::table::aligned;
 use crate::ui::{Stopped, Ui, Usage};
 use crate::{Cli, Command};
 use anyhow::{Context, Result};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Each stage is one of the other commands, and leaves what that command leaves; --dry-run shows them. What is done is left
 /// alone, and what was interrupted goes on: the same command again is all it takes. The report is one HTML file.
 #[derive(Debug, Args)]
-pub(crate) struct Lineage {
+pub(crate) struct LineageCommand {
     /// Preset or TOML file that names the stages
     #[arg(long, value_name = "NAME|FILE", default_value = "lineage")]
     config: String,
@@ -61,7 +60,7 @@ struct OfSeed {
     steps: Vec<PlannedStage>,
 }
 
-impl Lineage {
+impl LineageCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (_, config) = presets::load::<LineageConfig>(&self.config, &[])?;
         let own = self.own()?;
@@ -118,7 +117,7 @@ impl Lineage {
                 && !path.exists()
             {
                 let hint = "name a file, or leave it out for the embedded world's";
-                return Err(Usage(format!("--{name} {}: no such file\n  hint: {hint}", path.display())).into());
+                return Err(Usage::new(format!("--{name} {}: no such file", path.display())).hint(hint).into());
             }
         }
         Ok(OwnData {
@@ -133,7 +132,7 @@ impl Lineage {
     fn check(&self, story: &[OfSeed]) -> Result<()> {
         let OfSeed { steps, .. } = story.first().context("no seed")?;
         let mut named = self.only.iter().chain(&self.from);
-        named.try_for_each(|name| stages::known(steps, name).map_err(|e| Usage(e.to_string())))?;
+        named.try_for_each(|name| stages::known(steps, name).map_err(|e| Usage::new(e.to_string())))?;
         let mut wrong = Vec::new();
         for step in steps {
             let words = std::iter::once("gptkit").chain(step.words.iter().map(String::as_str));
@@ -154,7 +153,7 @@ impl Lineage {
         if wrong.is_empty() {
             return Ok(());
         }
-        Err(Usage(format!("{} has commands that cannot be obeyed\n{}", self.config, wrong.join("\n"))).into())
+        Err(Usage::new(format!("{} has commands that cannot be obeyed\n{}", self.config, wrong.join("\n"))).into())
     }
 
     /// What would be done, as a table and as commands.

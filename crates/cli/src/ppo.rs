@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// Each iteration the policy answers prompts, the reward model scores the answers, and the policy learns from what was
 /// better than expected, at a price for each nat that it leaves its first weights.
 #[derive(Debug, Args)]
-pub(crate) struct Ppo {
+pub(crate) struct PpoCommand {
     /// Model folder to start from, which is the reference too: a run of `sft`, or of `ppo` for a further round
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -79,7 +79,7 @@ impl PpoConfigArgs {
 
 const STAGE: Stage = Stage { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
 
-impl Ppo {
+impl PpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.config.settings();

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 /// Train a language model on raw text
 #[derive(Debug, Args)]
-pub(crate) struct Pretrain {
+pub(crate) struct PretrainCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder to start from instead of first values; its shape and tokenizer take the place of the configuration's
@@ -31,7 +31,7 @@ pub(crate) struct Pretrain {
 
 const STAGE: Stage = Stage { command: "pretrain", records: None, gone: &[] };
 
-impl Pretrain {
+impl PretrainCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let mut set = self.config.settings();
         let todo = match self.run.resumes(&set)? {

@@ -19,7 +19,7 @@ use std::path::Path;
 /// members that are marked with `predict = true` are left out, and predicted. Compute is 6·N·D, N without embeddings.
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |arg| arg.default_value("scaling-small").help("Preset or TOML file, for instance scaling-small")))]
-pub(crate) struct Scaling {
+pub(crate) struct ScalingCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Tell the best size and number of tokens for this compute, too, for instance 1e18
@@ -39,7 +39,7 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "use a number above 0, as 1e18".to_owned())
 }
 
-impl Scaling {
+impl ScalingCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut set = self.config.settings();
         let (outcome, folder) = match self.run.resumes(&set)? {
@@ -47,9 +47,9 @@ impl Scaling {
                 let path = folder.join("config.toml");
                 if !path.exists() {
                     let what = format!("{} does not exist: {} is no family", path.display(), folder.display());
-                    return Err(
-                        Usage(format!("{what}\n  hint: gptkit scaling --out {} begins one", shell(folder))).into()
-                    );
+                    return Err(Usage::new(what)
+                        .hint(format!("gptkit scaling --out {} begins one", shell(folder)))
+                        .into());
                 }
                 let config = reopened(&path.to_string_lossy())?;
                 let device = self.run.device()?;

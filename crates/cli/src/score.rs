@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Records are dialogues in any form that `sft` takes, and get a `reward`; those with several completions, or chosen and
 /// rejected, get `rewards`.
 #[derive(Debug, Args)]
-pub(crate) struct Score {
+pub(crate) struct ScoreCommand {
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Score {
 /// Records with `prompt` and `completions` (or chosen and rejected) get `rewards` and `ranking`, the place of each: 1 is the
 /// best.
 #[derive(Debug, Args)]
-pub(crate) struct Rank {
+pub(crate) struct RankCommand {
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -43,13 +43,13 @@ struct ReadArgs {
     compute: ComputeArgs,
 }
 
-impl Score {
+impl ScoreCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         self.read.run(ScoringOutput::Rewards, ui)
     }
 }
 
-impl Rank {
+impl RankCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         self.read.run(ScoringOutput::Ranking, ui)
     }

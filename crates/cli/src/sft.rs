@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 /// Teach a model to answer, from demonstrations
 #[derive(Debug, Args)]
-pub(crate) struct Sft {
+pub(crate) struct SftCommand {
     /// Model folder to start from
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -75,7 +75,7 @@ impl SftConfigArgs {
 
 const STAGE: Stage = Stage { command: "sft", records: Some(("data", FILES[0])), gone: &[] };
 
-impl Sft {
+impl SftCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.config.settings();

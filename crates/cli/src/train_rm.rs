@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 /// Teach a model what people prefer, from comparisons
 #[derive(Debug, Args)]
-pub(crate) struct TrainRm {
+pub(crate) struct TrainRmCommand {
     /// Model folder to start from: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(crate) struct TrainRm {
 const STAGE: Stage =
     Stage { command: "train-rm", records: Some(("data", FILES[0])), gone: &["normalization.references=[]"] };
 
-impl TrainRm {
+impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let device = self.run.device()?;
         let mut set = self.comparisons.settings();

@@ -2,9 +2,8 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::judging::{Wanted, answers, prompts_exist};
+use crate::judging::{JudgeChoice, check_model, check_prompts_exist};
 use crate::sampling_args::SamplingArgs;
-use crate::table::aligned;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,6 +11,7 @@ use gptkit_data::progress::grouped;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::split::Split;
 use gptkit_data::template::Template;
+use gptkit_data::text_table::aligned;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::CompletionWriter;
@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// --temperature 1 without filters. Of the best of N answers only a bound is known.
 #[derive(Debug, Args)]
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
-pub(crate) struct WinRates {
+pub(crate) struct WinRatesCommand {
     /// Model that the others are compared with, for instance the run of `sft` that they were made from
     #[arg(long, value_name = "DIR")]
     reference: PathBuf,
@@ -70,12 +70,12 @@ pub(crate) struct WinRates {
     compute: ComputeArgs,
 }
 
-impl WinRates {
+impl WinRatesCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
-        let wanted = Wanted::no_human(&self.judge)?;
-        let best_of = self.checked(&sampling, &wanted, ui)?;
-        let judging = wanted.scorer(&self.compute)?;
+        let judge_choice = JudgeChoice::parse_automatic(&self.judge)?;
+        let best_of = self.checked(&sampling, &judge_choice, ui)?;
+        let judging = judge_choice.scorer(&self.compute)?;
         let rewarding = self.rewarding()?;
         let prompts = Prompts { source: &self.prompts, count: self.count, split: Split::HeldOut };
         let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
@@ -101,21 +101,21 @@ impl WinRates {
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);
         }
-        self.result(&rows, items.len(), &sampling, &wanted, ui)
+        self.result(&rows, items.len(), &sampling, &judge_choice, ui)
     }
 
-    /// Refuses what cannot be obeyed; of how many answers the best are wanted, each once, in order.
-    fn checked(&self, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<Vec<usize>> {
-        answers("reference", &self.reference, ui)?;
-        self.model.iter().try_for_each(|model| answers("model", model, ui))?;
-        prompts_exist(&self.prompts)?;
-        wanted.knows(&self.prompts)?;
+    /// Refuses what cannot be obeyed; of how many answers the best are judge_choice, each once, in order.
+    fn checked(&self, sampling: &Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<Vec<usize>> {
+        check_model("reference", &self.reference, ui)?;
+        self.model.iter().try_for_each(|model| check_model("model", model, ui))?;
+        check_prompts_exist(&self.prompts)?;
+        judge_choice.check_prompts(&self.prompts)?;
         let mut best_of: Vec<usize> = self.best_of.iter().map(|&n| usize::from(n)).collect();
         best_of.sort_unstable();
         best_of.dedup();
         if !best_of.is_empty() && (sampling.temperature == 0.0 || sampling.top_k == Some(1)) {
             let what = "without chance (--temperature 0, --top-k 1) there is no best of several answers";
-            return Err(Usage(format!("{what}\n  hint: leave that out, or --best-of")).into());
+            return Err(Usage::new(what).hint("leave that out, or --best-of").into());
         }
         Ok(best_of)
     }
@@ -124,7 +124,7 @@ impl WinRates {
         let Some(folder) = &self.reward else { return Ok(None) };
         if !folder.is_dir() {
             let hint = "name a run of `gptkit train-rm`";
-            return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", folder.display())).into());
+            return Err(Usage::new(format!("--reward {}: no such folder", folder.display())).hint(hint).into());
         }
         let (files, gpt) = self.compute.load(folder)?;
         Ok(Some(Scorer::new(folder, files, gpt)?))
@@ -139,7 +139,7 @@ impl WinRates {
         }
         let (reward, model) = (reward.display(), model.display());
         let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
-        Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
+        Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into())
     }
 
     fn result(&self, rows: &[ContestRow], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
@@ -155,7 +155,7 @@ impl WinRates {
             });
             ui.json(&(object.to_string() + "\n"))?;
         } else {
-            ui.result(&table(rows, wanted.score()))?;
+            ui.result(&table(rows, judge_choice.score_name()))?;
         }
         if let Some(skipped) = rows.iter().map(|row| row.skipped).max().filter(|&n| n > 0) {
             ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));

@@ -10,7 +10,7 @@ use gptkit_world::{Comparisons, Instructions, Patterns, World as Stories, WorldP
 /// Print stories, patterns, instructions, comparisons or labeled tasks of the embedded world, the default data of every
 /// stage
 #[derive(Debug, Args)]
-pub(crate) struct World {
+pub(crate) struct WorldCommand {
     /// How many
     #[arg(long, value_name = "N", default_value_t = 3, alias = "stories")]
     count: u64,
@@ -43,7 +43,7 @@ pub(crate) struct World {
     held_out: bool,
 }
 
-impl World {
+impl WorldCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let (split, part) =
             if self.held_out { (Split::HeldOut, WorldPart::HeldOut) } else { (Split::Train, WorldPart::Train) };

@@ -22,6 +22,7 @@
 //! - [`examples`]  lists of numbers, one an example
 //! - [`pack`]      examples → windows with few empty tokens
 //! - [`printable`] text from elsewhere without control sequences
+//! - [`text_table`] tables, for the terminal and in Markdown
 //! - [`adapter`]   folders of adapters → their base, and whose tokenizer they have
 //! - [`pattern`]   regular expressions of other people's files
 //! - [`disk`]      the only writer: what it writes is whole or absent
@@ -66,6 +67,7 @@ pub mod template;
 #[cfg(test)]
 mod testing;
 mod text;
+pub mod text_table;
 pub mod tokenizer;
 pub mod unfinished;
 pub mod unused;

@@ -1,6 +1,7 @@
 //! What a language model can do, asked as GPT-2's and GPT-3's papers ask it: without examples, or with a few in its context
 //! (Radford et al. 2019, §3; Brown et al. 2020, §2.4).
 //!
+//! - [`catalog`]    the built-in tasks, and how tasks are named
 //! - [`task`]       a task file, and its templates
 //! - [`records`]    where its records come from
 //! - [`arithmetic`], [`scramble`] GPT-3's synthetic tasks

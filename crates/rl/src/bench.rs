@@ -1,4 +1,4 @@
-//! Iterations to be timed: models of drawn weights, prompts and answers of one length.
+//! Cases for `gptkit bench` to time: iterations of PPO with models of drawn weights, prompts and answers of one length.
 
 use crate::config::PpoConfig;
 use crate::policy::{Policy, ValueHead, Values};
@@ -17,28 +17,64 @@ use gptkit_train::trainer::Trainer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Tokens of a prompt.
+const PROMPT: usize = 32;
+/// Tokens of an answer.
+const ANSWER: usize = 48;
+
 /// Seconds of the parts of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Seconds {
-    /// Answers.
-    pub rollout: f64,
-    /// Log-probabilities, values and scores.
-    pub scoring: f64,
+struct IterationSeconds {
+    /// Generation of the answers.
+    rollout: f64,
+    /// Log-probabilities, values and rewards.
+    scoring: f64,
     /// One update of policy and value network.
-    pub optimization: f64,
+    optimization: f64,
 }
 
-/// Runs iterations of one update each, with `episodes` prompts of `prompt` tokens and answers of `new`, until `more` of the
-/// newest says that it is enough. Policy, reference, value network and reward model are four models of `shape`.
+/// Times an iteration of PPO with one update on `episodes` episodes, and its parts. It takes the memory of four models of
+/// `shape`: policy, reference model, value network and reward model.
 ///
 /// # Errors
 /// When memory does not suffice.
-pub fn iterations(
+pub fn ppo(
+    shape: &ModelConfig,
+    episodes: usize,
+    dtype: Dtype,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Vec<Measurement>> {
+    let task = progress.task("ppo", None, Unit::Items);
+    let mut measured = Vec::new();
+    iterations(shape, (episodes, PROMPT, ANSWER), dtype, device, |seconds| {
+        task.advance(1);
+        measured.push(seconds);
+        measured.len() <= MIN_RUNS // the first takes its memory from the system
+    })?;
+    let case = |case, seconds: fn(&IterationSeconds) -> f64| Measurement {
+        case,
+        batch: episodes,
+        seq: PROMPT + ANSWER,
+        seconds: median(measured[1..].iter().map(seconds).collect()),
+        tokens: episodes * ANSWER,
+        flops: 0.0,
+    };
+    Ok(vec![
+        case("ppo_iteration", |s| s.rollout + s.scoring + s.optimization),
+        case("ppo_rollout", |s| s.rollout),
+        case("ppo_scoring", |s| s.scoring),
+        case("ppo_optimization", |s| s.optimization),
+    ])
+}
+
+/// Runs iterations with `episodes` prompts of `prompt` tokens and answers of `new` until `more` returns false.
+fn iterations(
     shape: &ModelConfig,
     (episodes, prompt, new): (usize, usize, usize),
     dtype: Dtype,
     device: &Device,
-    mut more: impl FnMut(Seconds) -> bool,
+    mut more: impl FnMut(IterationSeconds) -> bool,
 ) -> Result<()> {
     let config: PpoConfig = serde_json::from_value(serde_json::json!({
         "rollout": { "max_new_tokens": new, "rows": episodes },
@@ -81,8 +117,11 @@ pub fn iterations(
         let step = Step { number, first_row: (number - 1) * episodes as u64, rows: episodes, lr: config.train.lr };
         let figures = ppo.iterate(&prompts, &step, &Silent)?.figures;
         let seconds = |part: &str| figures[&format!("time/{part}_s")];
-        let found =
-            Seconds { rollout: seconds("rollout"), scoring: seconds("scoring"), optimization: seconds("optimization") };
+        let found = IterationSeconds {
+            rollout: seconds("rollout"),
+            scoring: seconds("scoring"),
+            optimization: seconds("optimization"),
+        };
         if !more(found) {
             break;
         }

@@ -8,6 +8,7 @@ use gptkit_data::progress::{Progress, ProgressTask, Unit};
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::{InstructionKind, SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
+use gptkit_data::text_table::{Align, markdown};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{GenerationOptions, LateEnds};
@@ -162,15 +163,14 @@ fn write(folder: &Path, asked: &[Asked]) -> Result<()> {
 
 /// Side by side, in Markdown.
 fn table(asked: &[Asked]) -> String {
-    let cell = |text: &str| text.replace('|', "\\|").replace('\n', "<br>");
-    let mut out = "| prompt | before | after | the data's answer |\n| --- | --- | --- | --- |\n".to_owned();
-    for Asked { messages, reference, before, after } in asked {
+    let columns = ["prompt", "before", "after", "the data's answer"].map(|head| (head, Align::Left));
+    let row = |Asked { messages, reference, before, after }: &Asked| {
         let prompt: Vec<String> =
-            messages.iter().map(|message| format!("**{}** {}", message.role, cell(&message.content))).collect();
+            messages.iter().map(|message| format!("**{}** {}", message.role, message.content)).collect();
         let after = after.as_deref().unwrap_or("…");
-        out += &format!("| {} | {} | {} | {} |\n", prompt.join("<br>"), cell(before), cell(after), cell(reference));
-    }
-    out
+        vec![prompt.join("\n"), before.clone(), after.to_owned(), reference.clone()]
+    };
+    markdown(&columns, asked.iter().map(row))
 }
 
 #[cfg(test)]

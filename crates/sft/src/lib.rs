@@ -9,8 +9,10 @@
 //! - [`classifier`] a model with a head, its loss and what its predictions are worth
 //! - [`mod@finetune`] GPT-1's second step
 //! - [`mod@predict`] records → records with a label
+//! - [`mod@accuracy`] a classifier on records that are in memory
 //! - [`scores`]    predictions against truth: accuracy, F1, correlation
 
+pub mod accuracy;
 pub mod answers;
 pub mod classifier;
 pub mod columns;

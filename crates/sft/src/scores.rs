@@ -153,16 +153,7 @@ impl fmt::Display for Confusion {
         }
         let precisions = scores.iter().map(|score| percent(score.precision)).collect();
         rows.push([vec!["precision".to_owned()], precisions, vec![percent(self.accuracy())]].concat());
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-        for row in &rows {
-            write!(f, "{:<1$}", row[0], widths[0])?;
-            for (cell, width) in row.iter().zip(&widths).skip(1) {
-                write!(f, "  {cell:>width$}")?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
+        f.write_str(&aligned(&rows, 1))
     }
 }
 

@@ -25,8 +25,10 @@
 //! - [`memory`]    what a step holds, by part
 //! - [`machine`]   what the machine has
 //! - [`plan`]      memory and time before they are spent
+//! - [`bench`]     a step, reading and decoding, to be timed
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
+pub mod bench;
 pub mod checkpoint;
 pub mod checkpoint_folders;
 pub mod config;

@@ -1,59 +1,74 @@
-//! What was said in a chat, and how a model reads it.
+//! The turns of a conversation, and the most recent of them that fit into a prompt.
 
 use anyhow::{Result, bail};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
 use serde_json::json;
+use std::ops::Range;
 
 /// A question and its answer.
-#[derive(Debug, Clone)]
-pub(crate) struct Turn {
-    pub(crate) question: String,
-    pub(crate) answer: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Message of the user.
+    pub question: String,
+    /// Message of the assistant.
+    pub answer: String,
 }
 
-/// What was said so far.
+/// System message and turns.
 #[derive(Debug, Default)]
-pub(crate) struct Conversation {
-    pub(crate) system: Option<String>,
-    pub(crate) turns: Vec<Turn>,
-    /// The first turn that the model still reads.
+pub struct Conversation {
+    /// The instructions that stand before all turns.
+    pub system: Option<String>,
+    /// Oldest first.
+    pub turns: Vec<Turn>,
+    /// The first turn that still goes into a prompt: a turn that was left out once stays out.
     first: usize,
 }
 
-/// What a model is given to answer.
-#[derive(Debug)]
-pub(crate) struct Prompt {
-    pub(crate) tokens: Vec<u32>,
-    /// Longest answer for which there is room.
+/// Lengths in tokens that a prompt and its answer must keep.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PromptLimits {
+    /// Of prompt and answer together.
+    pub(crate) context: usize,
+    /// Of the answer.
     pub(crate) max_new_tokens: usize,
-    /// Whether the model has just begun to read less than all.
+}
+
+/// The turns that fit, as tokens.
+#[derive(Debug)]
+pub(crate) struct FittedPrompt {
+    pub(crate) tokens: Vec<u32>,
+    /// Longest answer that fits.
+    pub(crate) max_new_tokens: usize,
+    /// Whether this is the first prompt that leaves out turns.
     pub(crate) forgets: bool,
 }
 
 impl Conversation {
-    /// Leaves out the oldest turns until `question` and an answer of `max_new_tokens` fit into `context`; where that is
-    /// not enough, the answer has what room there is.
+    /// The prompt of `question` after the first `n_turns` turns. Leaves out the oldest of them until an answer of
+    /// `limits.max_new_tokens` fits into the context too; where that is not enough, the answer is shorter.
     pub(crate) fn prompt(
         &mut self,
+        n_turns: usize,
         question: &str,
         form: &DialogueForm,
         tokenizer: &Tokenizer,
-        context: usize,
-        max_new_tokens: usize,
-    ) -> Result<Prompt> {
-        let mut first = self.first.min(self.turns.len());
+        limits: PromptLimits,
+    ) -> Result<FittedPrompt> {
+        let PromptLimits { context, max_new_tokens } = limits;
+        let mut first = self.first.min(n_turns);
         loop {
-            let tokens = form.prompt(tokenizer, &self.messages(first, Some(question)))?;
+            let tokens = form.prompt(tokenizer, &self.messages(first..n_turns, Some(question)))?;
             let room = context.saturating_sub(tokens.len());
-            let last = first == self.turns.len();
-            if room >= max_new_tokens || last && room > 0 {
+            let is_last = first == n_turns;
+            if room >= max_new_tokens || is_last && room > 0 {
                 let forgets = self.first == 0 && first > 0;
                 self.first = first;
-                return Ok(Prompt { max_new_tokens: max_new_tokens.min(room), tokens, forgets });
+                return Ok(FittedPrompt { max_new_tokens: max_new_tokens.min(room), tokens, forgets });
             }
-            if last {
+            if is_last {
                 bail!(
                     "the message does not fit into the model's window of {context} tokens: {}it takes {}",
                     if self.system.is_some() { "with the system message " } else { "" },
@@ -64,24 +79,24 @@ impl Conversation {
         }
     }
 
-    /// Forgets all but the system message.
-    pub(crate) fn reset(&mut self) {
+    /// Removes all turns; the system message stays.
+    pub fn reset(&mut self) {
         self.turns.clear();
         self.first = 0;
     }
 
-    /// The system message, the turns from `first` on, and the question that is open.
-    fn messages(&self, first: usize, question: Option<&str>) -> Vec<Message> {
+    /// The system message, the turns in `range`, and the question without an answer.
+    fn messages(&self, range: Range<usize>, question: Option<&str>) -> Vec<Message> {
         let message = |role, content: &str| Message::new(role, content);
         let system = self.system.iter().map(|text| message(Role::System, text));
-        let turns = self.turns[first..].iter();
+        let turns = self.turns[range].iter();
         let turns = turns.flat_map(|t| [message(Role::User, &t.question), message(Role::Assistant, &t.answer)]);
         system.chain(turns).chain(question.map(|text| message(Role::User, text))).collect()
     }
 
-    /// All of it as a record that fine-tuning reads.
-    pub(crate) fn record(&self) -> String {
-        json!({ "messages": self.messages(0, None) }).to_string()
+    /// The whole conversation as a line of JSON that supervised fine-tuning reads, without a line break.
+    pub fn record(&self) -> String {
+        json!({ "messages": self.messages(0..self.turns.len(), None) }).to_string()
     }
 }
 

@@ -1,6 +1,9 @@
-//! The task files of `configs/tasks/`, embedded so that their names work anywhere, and how the command line names tasks.
+//! The built-in tasks: the files of `configs/tasks/`, embedded so that their names work anywhere; and the short form in which
+//! a task and its records are named.
 
-use crate::ui::Usage;
+use crate::records::Source;
+use crate::run::TaskRequest;
+use crate::task::{Scoring, TaskConfig};
 use anyhow::Result;
 use gptkit_data::source::SourceLocation;
 use gptkit_eval::records::Source;
@@ -11,7 +14,7 @@ use std::path::Path;
 macro_rules! tasks {
     ($($name:literal),* $(,)?) => {
         /// Name and text of every embedded file.
-        pub(crate) const TASKS: &[(&str, &str)] =
+        pub const TASKS: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../../configs/tasks/", $name, ".toml")))),*];
     };
 }
@@ -40,16 +43,16 @@ tasks![
     "world-patterns",
 ];
 
-/// Which task, and where its records are: `NAME|FILE[:VARIANT][=TEST[,TRAIN]]`.
+/// Names a task and where its records are: `NAME|FILE[:VARIANT][=TEST[,TRAIN]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TaskArg {
+pub struct TaskSpec {
     name: String,
     variant: Option<String>,
     test: Option<String>,
     train: Option<String>,
 }
 
-impl std::str::FromStr for TaskArg {
+impl std::str::FromStr for TaskSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -67,9 +70,12 @@ impl std::str::FromStr for TaskArg {
     }
 }
 
-impl TaskArg {
-    /// The task's variants that are meant, each with its records.
-    pub(crate) fn requests(&self) -> Result<Vec<TaskRequest>> {
+impl TaskSpec {
+    /// A request for each variant of the task that is named, or for all of them.
+    ///
+    /// # Errors
+    /// [`Usage`] when the task, its variant or its records do not exist; [`gptkit_config::Invalid`] when a task file is wrong.
+    pub fn requests(&self) -> Result<Vec<TaskRequest>> {
         let (name, config) = load(&self.name)?;
         let variants: Vec<String> = match &self.variant {
             None if config.variants.is_empty() => vec![String::new()],
@@ -77,7 +83,9 @@ impl TaskArg {
             Some(variant) if config.variants.contains(variant) => vec![variant.clone()],
             Some(variant) => {
                 let known = if config.variants.is_empty() { "none".to_owned() } else { config.variants.join(", ") };
-                return Err(Usage(format!("--task {name} has no variant {variant}\n  hint: it has {known}")).into());
+                return Err(Usage::new(format!("--task {name} has no variant {variant}"))
+                    .hint(format!("it has {known}"))
+                    .into());
             }
         };
         variants.iter().map(|variant| self.request(&name, &config, variant)).collect()
@@ -95,7 +103,7 @@ impl TaskArg {
             .train
             .clone()
             .unwrap_or_else(|| if self.test.is_some() { String::new() } else { filled(&config.train) });
-        let usage = |what: String, hint: String| Usage(format!("--task {name}: {what}\n  hint: {hint}"));
+        let usage = |what: String, hint: String| Usage::new(format!("--task {name}: {what}")).hint(hint);
         if test.is_empty() {
             let given = &self.name;
             let hint = format!("name a file of them: --task {given}=FILE, or {given}=FILE,TRAIN for demonstrations");
@@ -147,7 +155,10 @@ fn words_of(spec: &str, file: &str) -> String {
 }
 
 /// The task that `given` names, a built-in one or a file, and its name.
-pub(crate) fn load(given: &str) -> Result<(String, TaskConfig)> {
+///
+/// # Errors
+/// As [`TaskSpec::requests`].
+pub fn load(given: &str) -> Result<(String, TaskConfig)> {
     if let Some((name, text)) = TASKS.iter().find(|(name, _)| *name == given) {
         return Ok(((*name).to_owned(), gptkit_config::load(name, text, &[])?));
     }
@@ -156,9 +167,9 @@ pub(crate) fn load(given: &str) -> Result<(String, TaskConfig)> {
         let near = TASKS.iter().map(|(name, _)| *name).min_by_key(|name| strsim::damerau_levenshtein(name, given));
         let near = near.unwrap_or_default();
         let hint = format!("did you mean {near}? `gptkit eval --list` names all; a task of your own is a .toml file");
-        return Err(Usage(format!("--task {given}: no task and no file is called so\n  hint: {hint}")).into());
+        return Err(Usage::new(format!("--task {given}: no task and no file is called so")).hint(hint).into());
     }
-    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage(format!("--task {e:#}")))?;
+    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage::new(format!("--task {e:#}")))?;
     let name = path.file_stem().map_or_else(|| given.to_owned(), |stem| stem.to_string_lossy().into_owned());
     Ok((name, gptkit_config::load(given, &text, &[])?))
 }
@@ -192,8 +203,8 @@ mod tests {
 
     #[test]
     fn tasks_are_named_with_variants_and_records() {
-        let of = |text: &str| text.parse::<TaskArg>();
-        let parts = |text: &str| of(text).map(|TaskArg { name, variant, test, train }| (name, variant, test, train));
+        let of = |text: &str| text.parse::<TaskSpec>();
+        let parts = |text: &str| of(text).map(|TaskSpec { name, variant, test, train }| (name, variant, test, train));
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(parts("copa"), Ok(("copa".into(), None, None, None)));
         assert_eq!(parts("words:anagrams-1=a:b.txt"), Ok(("words".into(), some("anagrams-1"), some("a:b.txt"), None)));
