@@ -118,8 +118,10 @@ mod tests {
         question: &str,
         context: usize,
         max_new_tokens: usize,
-    ) -> Result<(String, Prompt)> {
-        let prompt = of.prompt(question, &DialogueForm::Plain, &tokenizer(), context, max_new_tokens)?;
+    ) -> Result<(String, FittedPrompt)> {
+        let limits = PromptLimits { context, max_new_tokens };
+        let n_turns = of.turns.len();
+        let prompt = of.prompt(n_turns, question, &DialogueForm::Plain, &tokenizer(), limits)?;
         Ok((tokenizer().decode(&prompt.tokens).unwrap(), prompt))
     }
 

@@ -2,10 +2,10 @@
 
 use crate::conversation::{Conversation, PromptLimits, Turn};
 use anyhow::{Context, Result};
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_model::Gpt;
-use gptkit_model::folder::ModelFolder;
-use gptkit_model::generate::{Finish, Past, Request, generate_from};
+use gptkit_model::generate::{Finish, GenerationOptions, GenerationRequest, PromptCache, generate_from};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use std::ops::ControlFlow;
 
@@ -51,13 +51,13 @@ pub struct ChatSession {
     pub conversation: Conversation,
     model: Gpt,
     folder: ModelFolder,
-    form: Form,
+    form: DialogueForm,
     end_tokens: Vec<u32>,
     stop: Vec<String>,
     max_new_tokens: usize,
     sampling: Sampling,
     /// Keys and values of the tokens that the model has read: of the next prompt only the rest is read.
-    past: Past,
+    past: PromptCache,
 }
 
 impl ChatSession {
@@ -66,14 +66,14 @@ impl ChatSession {
     /// # Errors
     /// When the folder's chat template is damaged or has no answer in it.
     pub fn new(folder: ModelFolder, model: Gpt, config: ChatConfig) -> Result<Self> {
-        let form = Form::of(&folder.tokenizer)?.with_today()?;
+        let form = DialogueForm::of(&folder.tokenizer)?.with_today()?;
         let ChatConfig { max_new_tokens, stop, sampling } = config;
         Ok(Self {
             conversation: Conversation::default(),
             end_tokens: folder.end_of_text.iter().copied().chain(form.end_of_turn()).collect(),
             stop: stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
             max_new_tokens: max_new_tokens.unwrap_or((folder.config.context / 2).max(1)),
-            past: Past::new(&model),
+            past: PromptCache::new(&model),
             sampling,
             form,
             folder,
@@ -83,7 +83,7 @@ impl ChatSession {
 
     /// Whether the model has a chat template; without one it continues a plain text of "User:" and "Assistant:" lines.
     pub fn has_template(&self) -> bool {
-        matches!(self.form, Form::Template { .. })
+        matches!(self.form, DialogueForm::Template { .. })
     }
 
     /// Tokens that the model reads at once.
@@ -131,14 +131,14 @@ impl ChatSession {
         prompt: ChatPrompt,
         mut on_text: impl FnMut(&str) -> Result<ControlFlow<()>>,
     ) -> Result<ChatAnswer> {
-        let request = Request {
-            prompt: prompt.tokens,
+        let options = GenerationOptions {
             n_samples: 1,
             max_new_tokens: prompt.max_new_tokens,
             stop: self.stop.clone(),
             log_probs: None,
             sampling: self.sampling.clone(),
         };
+        let request = GenerationRequest { prompt: prompt.tokens, options };
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
         let tokenizer = &self.folder.tokenizer;
         let mut has_text = false;

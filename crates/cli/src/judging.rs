@@ -8,7 +8,7 @@ use gptkit_data::source::SourceLocation;
 use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
-use gptkit_model::folder::weights_fingerprint;
+use gptkit_model::load::weights_fingerprint;
 use gptkit_preferences::choices::Judge;
 use gptkit_preferences::compare::AutomaticJudge;
 use gptkit_reward::model::Scorer;

@@ -60,6 +60,7 @@ mod remarks;
 pub mod shard;
 pub mod source;
 pub mod sources;
+pub mod split;
 pub mod stitch;
 pub mod synthetic;
 pub mod task;

@@ -2,10 +2,10 @@
 //! is decided, for every kind of record.
 
 use crate::progress::{Progress, grouped};
-use crate::source::Place;
+use crate::source::SourceLocation;
+use crate::split::Split;
 use anyhow::{Result, anyhow};
 use gptkit_config::Problems;
-use gptkit_world::Part;
 use std::collections::HashMap;
 use std::ops::Range;
 

@@ -45,15 +45,6 @@ pub fn is_whole(folder: &Path) -> bool {
     disk::check_seal(folder).is_ok() && (folder.join(WEIGHTS).exists() || is_adapter(folder))
 }
 
-/// Fingerprint of the weights in `folder`, which tells whether a model is still the one that it was.
-///
-/// # Errors
-/// When the weights cannot be read, there are none, or the model does not generate text.
-pub fn weights_fingerprint(folder: &Path) -> Result<String> {
-    load_config(folder)?.must_write().with_context(|| folder.display().to_string())?;
-    disk::fingerprint(folder, ".safetensors")
-}
-
 /// Writes the checksums of the model in `folder`.
 ///
 /// # Errors

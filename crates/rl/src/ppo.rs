@@ -10,7 +10,7 @@ use crate::rollout::{Ends, Episode, Rewarder, Sampler, assign_rewards, scores, v
 use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::batch::{Batch, Windows};
-use gptkit_data::progress::Task;
+use gptkit_data::progress::ProgressTask;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_rng::order::{Order, shuffled};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk;
-use gptkit_model::folder::weights_fingerprint;
+use gptkit_model::load::weights_fingerprint;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

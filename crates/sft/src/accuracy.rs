@@ -6,7 +6,7 @@ use gptkit_data::disk;
 use gptkit_data::progress::Progress;
 use gptkit_data::source::OnBadRecord;
 use gptkit_model::Gpt;
-use gptkit_model::folder::ModelFolder;
+use gptkit_model::load::ModelFolder;
 use serde_json::{Map, Value};
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};

@@ -39,7 +39,7 @@ impl Classifier {
     /// Scores per sequence: one for each class, or one.
     pub(crate) fn n_out(&self) -> usize {
         match self.task {
-            Task::MultipleChoice | Task::Regression => 1,
+            TaskKind::MultipleChoice | TaskKind::Regression => 1,
             _ => self.labels.len(),
         }
     }

@@ -7,7 +7,7 @@ use gptkit_data::examples::{Examples, ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::record::{BadRecord, RecordPlace as At, Row, read_rows};
 use gptkit_data::source::OnBadRecord;
-use gptkit_data::sources::{Origin, Reading, Sources, Split, Use};
+use gptkit_data::sources::{Origin, Reading, Sources, SplitAssigner, Use};
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
 use serde::{Deserialize, Serialize};

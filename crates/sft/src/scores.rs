@@ -3,6 +3,7 @@
 //! What GLUE reports of a task (Wang et al. 2019, table 1): accuracy, F1, Matthews and Pearson and Spearman correlation;
 //! GPT-1's table 4 has the same columns. A score of no examples is NaN, never 0 or 1: nothing was measured.
 
+use gptkit_data::text_table::aligned;
 use gptkit_stats::mean;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -11,7 +11,8 @@ use gptkit_data::source::{DataConfig, SourceLocation};
 use gptkit_data::synthetic::InstructionKind;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::folder::{ModelFolder, load_config, load_model, save_description, save_ends};
+use gptkit_model::folder::{save_description, save_ends};
+use gptkit_model::load::{ModelFolder, load_config, load_model};
 use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
@@ -23,7 +24,7 @@ use gptkit_train::stage::{self, Model, Stage, StageData, TrainingData};
 use gptkit_train::start::{DropoutConfig, Start, prepared_text};
 use gptkit_train::state::{DataSeen, State};
 use gptkit_train::trainer::Trainer;
-use gptkit_world::InstructionKind;
+use gptkit_data::synthetic::InstructionKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -278,8 +279,8 @@ impl Stage for Sft {
         let (tokenizer, ends) = (&best.tokenizer, &best.end_of_text[..]);
         let answerer = Answerer { model: &gpt, tokenizer, template: &template, ends };
         let answers = ask_after(run, &answerer, context.progress)?;
-        let world = self.config.data.sources.iter().find_map(|source| match Place::of_records(source) {
-            Ok(Place::World { seed, .. }) => Some(seed),
+        let world = self.config.data.sources.iter().find_map(|source| match SourceLocation::of_records(source) {
+            Ok(SourceLocation::World { seed, .. }) => Some(seed),
             _ => None,
         });
         let world = world.map(|seed| answerer.grade_world(seed, GRADED, context.progress)).transpose()?;

@@ -2,8 +2,7 @@
 //! sizes matter.
 
 use crate::config::TrainConfig;
-use crate::fit::Trainer;
-use crate::guard::Guard;
+use crate::trainer::Trainer;
 use crate::objective::LanguageModeling;
 use crate::plan::Flops;
 use anyhow::Result;
@@ -74,12 +73,11 @@ pub fn train_step(
 ) -> Result<Measurement> {
     let (case, batch) = ("train_step", train.batch_size);
     let params = Params::init(model, 1, device)?;
-    let objective = LanguageModeling(predictor(model, &params, train.dtype.precision())?);
+    let objective = LanguageModeling { model: predictor(model, &params, train.dtype.precision())? };
     let mut trainer = Trainer::new(objective, params, train, 1)?;
     let ids = |shift: usize| (0..batch * seq).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
     let windows = Batch::windows(seq, ids(0), ids(7919));
-    let mut guard = Guard::default();
-    let seconds = median_seconds(case, progress, || trainer.step(&windows, 0, train.lr, &mut guard).map(|_| ()))?;
+    let seconds = median_seconds(case, progress, || trainer.step(&windows, 0, train.lr).map(|_| ()))?;
     let shape = ModelConfig { context: seq, ..model.clone() };
     let flops = Flops::of(&shape, train).total() * (batch * seq) as f64;
     Ok(Measurement { case, batch, seq, seconds, tokens: batch * seq, flops })

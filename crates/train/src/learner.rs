@@ -9,7 +9,7 @@ use crate::schedule::Step;
 use crate::state::State;
 use crate::trainer::Trainer;
 use anyhow::{Error, Result};
-use gptkit_data::progress::Task;
+use gptkit_data::progress::ProgressTask;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -79,7 +79,7 @@ pub struct StepPlace<'a> {
     /// The folder of the run.
     pub folder: &'a Path,
     /// The progress bar of the run.
-    pub task: &'a dyn Task,
+    pub task: &'a dyn ProgressTask,
     /// The command's output.
     pub context: &'a RunContext<'a>,
 }

@@ -129,7 +129,7 @@ impl Stage for Pretraining {
             add_rows(&mut config.model, &prepared.tokenizer)?;
         }
         fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), context.progress)?;
-        let params = params.map(|params| extend_vocabulary(&params, &config.model, config.seed)).transpose()?;
+        let params = params.map(|params| params.extend_vocabulary(&config.model, config.seed)).transpose()?;
         Ok(self.model(params, prepared))
     }
 
@@ -300,7 +300,7 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
 fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
     let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine::memory());
     if context.device.is_cpu() && needed > here {
-        let way = settings_that_fit(config, here).map(|set| format!(": use --set {}", set.join(" --set ")));
+        let way = settings_that_fit(&config.model, &config.train, here).map(|set| format!(": use --set {}", set.join(" --set ")));
         context.progress.warn(&format!(
             "a step takes about {:.1} GB of memory, and there are {:.1}{}",
             needed as f64 / 1e9,

@@ -38,6 +38,11 @@ impl<O: Objective> Trainer<O> {
         &self.weights
     }
 
+    /// The weights, to change them outside of an update.
+    pub fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
     /// The objective.
     pub fn objective(&self) -> &O {
         &self.objective
@@ -77,23 +82,23 @@ impl<O: Objective> Trainer<O> {
     pub fn step(&mut self, batch: &O::Batch, first_row: u64, lr: f64) -> Result<Update<O::Metrics>> {
         let (n_rows, micro) = (self.objective.rows(batch), self.config.micro_batch());
         let (mut loss, mut metrics) = (0.0, O::Metrics::default());
-        self.weights.clear_gradients();
+        let mut update = self.weights.begin_update();
         for first in (0..n_rows).step_by(micro) {
             let recompute = self.config.recompute == Recompute::Blocks;
             let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64, recompute };
-            let (micro_loss, more) = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
-            self.weights.collect(&mut micro_loss.backward()?)?;
+            let micro_loss = update.backward(|| {
+                let (loss, of_rows) = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
+                metrics.add(of_rows);
+                anyhow::Ok(loss)
+            })?;
             loss += f64::from(micro_loss.to_scalar::<f32>()?);
-            metrics.add(more);
         }
-        self.weights.pass_gradients_on()?;
         let spike = self.guard.spike(loss, &self.config);
         let skip = !loss.is_finite() || (spike.is_some() && self.config.on_spike == OnSpike::Skip);
-        let grad_norm = match skip {
-            false => self.optimizer.update(lr, &self.config)?,
-            true => self.optimizer.gradient_norm()?,
-        };
-        self.weights.follow()?;
+        let grad_norm = update.apply(|_| match skip {
+            false => Ok(self.optimizer.update(lr, &self.config)?),
+            true => Ok(self.optimizer.gradient_norm()?),
+        })?;
         Ok(Update { loss, grad_norm, spike, made: !skip && grad_norm.is_finite(), metrics })
     }
 
