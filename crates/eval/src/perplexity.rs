@@ -5,11 +5,12 @@ use crate::detokenize;
 use crate::score::Model;
 use crate::task::Detokenizer;
 use anyhow::{Context, Result};
+use gptkit_data::encode::read_text;
 use gptkit_data::losses::Losses;
-use gptkit_data::prepare::{TextPiece, read_text};
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::stitch::{EncodedPart, Stitcher};
+use gptkit_data::text::TextPiece;
 use gptkit_model::likelihood::{Found, Question, answer};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -86,10 +87,11 @@ pub fn read(
         from,
         waiting: Vec::new(),
         text: Text::default(),
+        is_ended: false,
         sink,
     };
     let (mut pending, mut is_first) = (String::new(), true);
-    let read = read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
+    read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
         is_first |= piece.first;
         let Some(detokenizer) = how.detokenizer else {
             slider.text.words += piece.text.split_whitespace().count() as u64;
@@ -98,7 +100,7 @@ pub fn read(
         pending += &piece.text;
         // Whole lines: what is undone looks no further.
         let end = if piece.last { Some(pending.len()) } else { end_of_lines(&pending) };
-        let Some(end) = end else { return Ok(()) };
+        let Some(end) = end else { return Ok(ControlFlow::Continue(())) };
         let rest = pending.split_off(end);
         let (words, text) = match detokenizer {
             Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
@@ -110,11 +112,11 @@ pub fn read(
         let more = Size::of(&pending) - Size::of(&text);
         pending = rest;
         slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
-    });
-    match read.and_then(|_| slider.score()) {
-        Err(e) if !e.is::<Ended>() => Err(e),
-        _ => Ok(Text { n: slider.n, ..slider.text }),
+    })?;
+    if !slider.is_ended {
+        let _ = slider.score()?;
     }
+    Ok(Text { n: slider.n, ..slider.text })
 }
 
 /// Length of a text, or a difference of two.
@@ -160,18 +162,6 @@ fn end_of_lines(text: &str) -> Option<usize> {
     None
 }
 
-/// Ends the reading.
-#[derive(Debug)]
-struct Ended;
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("enough text")
-    }
-}
-
-impl std::error::Error for Ended {}
-
 struct Slider<'a> {
     model: &'a Model<'a>,
     stride: usize,
@@ -191,20 +181,24 @@ struct Slider<'a> {
     /// Windows that will be read together, each with the text that it predicts.
     waiting: Vec<(u64, Question, Size)>,
     text: Text,
+    /// Whether `sink` has ended the reading.
+    is_ended: bool,
     sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 }
 
 impl Slider<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
-    fn push(&mut self, piece: TextPiece, more: Size) -> Result<()> {
+    fn push(&mut self, piece: TextPiece, more: Size) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);
         for part in self.stitcher.push(vec![piece])? {
-            self.take(part)?;
+            if self.take(part)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn take(&mut self, part: EncodedPart) -> Result<()> {
+    fn take(&mut self, part: EncodedPart) -> Result<ControlFlow<()>> {
         if part.first {
             (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![Size::default()], 1);
         }
@@ -222,16 +216,20 @@ impl Slider<'_> {
             if self.tokens.len() <= self.predicted + wanted {
                 break;
             }
-            self.window(wanted)?;
+            if self.window(wanted)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        if part.last { self.end() } else { Ok(()) }
+        if part.last { self.end() } else { Ok(ControlFlow::Continue(())) }
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn end(&mut self) -> Result<ControlFlow<()>> {
         while self.tokens.len() > self.predicted {
-            self.window((self.tokens.len() - self.predicted).min(self.wanted()))?;
+            if self.window((self.tokens.len() - self.predicted).min(self.wanted()))?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Tokens that the next window predicts: the first of a document as many as it reads.
@@ -240,7 +238,7 @@ impl Slider<'_> {
     }
 
     /// Has the next `wanted` tokens predicted from as many before them as the window holds.
-    fn window(&mut self, wanted: usize) -> Result<()> {
+    fn window(&mut self, wanted: usize) -> Result<ControlFlow<()>> {
         let end = self.predicted + wanted;
         let begin = end.saturating_sub(self.model.gpt.config().context + 1);
         let question = Question {
@@ -257,14 +255,14 @@ impl Slider<'_> {
         if n >= self.from {
             self.waiting.push((n, question, size));
         }
-        if self.waiting.len() >= TOGETHER { self.score() } else { Ok(()) }
+        if self.waiting.len() >= TOGETHER { self.score() } else { Ok(ControlFlow::Continue(())) }
     }
 
-    fn score(&mut self) -> Result<()> {
+    fn score(&mut self) -> Result<ControlFlow<()>> {
         let waiting = std::mem::take(&mut self.waiting);
         let questions: Vec<Question> = waiting.iter().map(|(_, question, _)| question.clone()).collect();
         if questions.is_empty() {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let answers = answer(self.model.gpt, &questions, false)?;
         let window = |((n, question, size), found): ((u64, Question, Size), &Vec<Found>)| Window {
@@ -276,6 +274,8 @@ impl Slider<'_> {
             read: (question.context.len() + question.continuations[0].len() - 1) as u64,
         };
         let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
-        if (self.sink)(&windows)?.is_break() { Err(Ended.into()) } else { Ok(()) }
+        let flow = (self.sink)(&windows)?;
+        self.is_ended = flow.is_break();
+        Ok(flow)
     }
 }

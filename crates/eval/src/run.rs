@@ -4,7 +4,7 @@ use crate::figures::{Measured, measure};
 use crate::instance::{Instance, Task};
 use crate::overlap::{SHORTEST, Wanted};
 use crate::perplexity::{self, Reading};
-use crate::records::{Enough, Source};
+use crate::records::Source;
 use crate::score::{self, Model, Ready, Work};
 use crate::shots::{From, Pool, Prompter, is_set_aside};
 use crate::task::{Scoring, TaskConfig};
@@ -298,7 +298,11 @@ impl Request {
     /// # Errors
     /// When one cannot be used, or `sink` fails.
     pub fn records(&self, task: &TaskRequest, sink: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
-        self.open(task)?.read(self, &mut |row, _| sink(row)).map(|_| ())
+        self.open(task)?.read(self, &mut |row, _| {
+            sink(row)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(())
     }
 
     fn open(&self, task: &TaskRequest) -> Result<Opened> {
@@ -323,7 +327,7 @@ impl Request {
         let mut n = 0;
         let skipped = opened.read(self, &mut |_, _| {
             n += 1;
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         ensure!(n > 0, "task {}: there is no record to measure with", opened.task.name);
         (opened.n, opened.skipped) = (n, skipped);
@@ -350,22 +354,22 @@ fn folder_names(names: impl Iterator<Item = String>) -> Vec<String> {
 
 impl Opened {
     /// Hands the records that are measured with to `sink`, with what is asked of each. Returns how many were left out.
-    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<()>) -> Result<u64> {
+    fn read(&self, request: &Request, sink: &mut dyn FnMut(&Row, Waiting) -> Result<ControlFlow<()>>) -> Result<u64> {
         let set_aside = self.demonstrations == Some(From::SetAside);
         let (mut number, mut n) = (0, 0);
         self.test.read(Split::HeldOut, request.on_bad_record, &mut |row| {
             let shown = set_aside && is_set_aside(number);
             number += 1;
             if request.limit == Some(n) {
-                return Err(Enough.into());
+                return Ok(ControlFlow::Break(()));
             }
             if shown {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             let (instance, instruction) = (self.task.instance(&row)?, self.task.instruction(&row)?);
-            sink(&row, Waiting { n, instruction, instance })?;
+            let flow = sink(&row, Waiting { n, instruction, instance })?;
             n += 1;
-            Ok(())
+            Ok(flow)
         })
     }
 
@@ -384,11 +388,11 @@ impl Opened {
         let (mut tried, mut fit) = (0, false);
         self.read(request, &mut |_, Waiting { n, instruction, instance }| {
             if tried == TRIED || fit {
-                return Err(Enough.into());
+                return Ok(ControlFlow::Break(()));
             }
             tried += 1;
             fit = prompter.prompt(&instruction, &self.pool, 1, n, &instance)?.shots > 0;
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         let (name, context) = (&self.task.name, prompter.context);
         ensure!(
@@ -409,7 +413,7 @@ fn seen(tasks: &[Opened], request: &Request, folder: &Path, progress: &dyn Progr
         let before = wanted.too_short;
         opened.read(request, &mut |_, Waiting { n, instance, .. }| {
             wanted.add((t, n), &instance.shown());
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         if wanted.too_short > before {
             let (name, n) = (&opened.task.name, grouped(wanted.too_short - before));
@@ -439,49 +443,34 @@ struct Asking<'a> {
     sitting: &'a Sitting<'a>,
 }
 
-/// Ends the reading of records.
-#[derive(Debug)]
-struct Stopped(Stop);
-
-impl std::fmt::Display for Stopped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
-impl std::error::Error for Stopped {}
-
 impl Asking<'_> {
     /// Asks what is not asked yet; says why it stopped, if it did before the end.
     fn ask(&self, cost: &mut Cost) -> Result<Option<Stop>> {
         disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
         let done = whole_lines(self.path)?;
         let file = disk::append(self.path)?;
-        let asked = if self.opened.task.config.scoring == Scoring::Perplexity {
-            self.read_text(file, done, cost)
+        let stopped = if self.opened.task.config.scoring == Scoring::Perplexity {
+            self.read_text(file, done, cost)?
         } else {
-            self.ask_records(file, done, cost)
+            self.ask_records(file, done, cost)?
         };
-        match asked {
-            Err(e) => e.downcast::<Stopped>().map(|Stopped(stop)| Some(stop)),
-            Ok(()) => {
-                self.model.tokenizer.warn_of_losses(&self.label, self.sitting.progress);
-                cost.done = true;
-                cost.write(self.path)?;
-                Ok(None)
-            }
+        if stopped.is_none() {
+            self.model.tokenizer.warn_of_losses(&self.label, self.sitting.progress);
+            cost.done = true;
+            cost.write(self.path)?;
         }
+        Ok(stopped)
     }
 
-    fn ask_records(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
+    fn ask_records(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
         let Self { opened, sitting, .. } = self;
         let bar = sitting.progress.task(&self.label, Some(opened.n), Unit::Items);
         bar.resume_at(done);
         cost.skipped = opened.skipped;
         let (mut waiting, mut bytes, mut last) = (Vec::<Waiting>::new(), 0usize, Duration::ZERO);
-        let mut chunk = |waiting: &mut Vec<Waiting>| -> Result<()> {
+        let mut chunk = |waiting: &mut Vec<Waiting>| -> Result<Option<Stop>> {
             if let Some(stop) = sitting.interrupt.reason(last) {
-                return Err(Stopped(stop).into());
+                return Ok(Some(stop));
             }
             let at = Instant::now();
             let (lines, work) = self.lines(std::mem::take(waiting))?;
@@ -490,22 +479,24 @@ impl Asking<'_> {
             file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
             bar.advance(lines.len() as u64);
             last = at.elapsed();
-            cost.add(work, last, self.path)
+            cost.add(work, last, self.path)?;
+            Ok(None)
         };
+        let mut stopped = None;
         opened.read(self.request, &mut |row, one| {
             if one.n < done {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             let length: usize = row.fields.values().map(|value| value.as_str().map_or(64, str::len)).sum();
             bytes = bytes.saturating_add(length.saturating_mul(1 + self.shots));
             waiting.push(one);
             if waiting.len() >= CHUNK || bytes >= CHUNK_BYTES {
                 bytes = 0;
-                chunk(&mut waiting)?;
+                stopped = chunk(&mut waiting)?;
             }
-            Ok(())
+            Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        if waiting.is_empty() { Ok(()) } else { chunk(&mut waiting) }
+        if stopped.is_some() || waiting.is_empty() { Ok(stopped) } else { chunk(&mut waiting) }
     }
 
     /// What the model makes of some records.
@@ -526,7 +517,7 @@ impl Asking<'_> {
         }
     }
 
-    fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
+    fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
         let text = self.opened.task.config.text.unwrap_or_default();
         let reading = Reading {
             stride: self.request.stride.unwrap_or(self.model.gpt.config().context.div_ceil(2)),
@@ -544,8 +535,9 @@ impl Asking<'_> {
         let bar = self.sitting.progress.task(&self.label, Some(limit), Unit::Items);
         bar.resume_at(done);
         if done >= limit {
-            return Ok(());
+            return Ok(None);
         }
+        let mut stopped = None;
         let mut last = Instant::now();
         perplexity::read(&self.model, &path, reading, done, &mut |windows| {
             let kept: Vec<_> = windows.iter().filter(|window| window.n < limit).collect();
@@ -556,14 +548,12 @@ impl Asking<'_> {
             let n_read = windows.iter().map(|window| window.read).sum();
             let took = last.elapsed();
             cost.add(Work { n_read, n_alone: n_read }, took, self.path)?;
-            if let Some(stop) = self.sitting.interrupt.reason(took) {
-                return Err(Stopped(stop).into());
-            }
+            stopped = self.sitting.interrupt.reason(took);
             last = Instant::now();
             let all = windows.last().is_some_and(|window| window.n + 1 >= limit);
-            Ok(if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if all || stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        Ok(())
+        Ok(stopped)
     }
 }
 

@@ -8,6 +8,7 @@ use gptkit_data::split::Split;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::likelihood::Question;
 use gptkit_rng::Dice;
+use std::ops::ControlFlow;
 
 /// Most records that demonstrations are drawn from; of more, these are a sample.
 const POOL: usize = 4096;
@@ -57,7 +58,7 @@ impl Pool {
             From::Training(source) => {
                 source.read(Split::Train, on_bad, &mut |row| {
                     take(task.instance(&row)?.shown());
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
             From::SetAside => {
@@ -69,7 +70,7 @@ impl Pool {
                     if is_set_aside(n) {
                         take(shown);
                     }
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
         }

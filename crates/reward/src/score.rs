@@ -6,10 +6,12 @@ use anyhow::Result;
 use gptkit_data::comparison;
 use gptkit_data::dialogue;
 use gptkit_data::progress::Progress;
-use gptkit_data::record::{BadRecord, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::unused::Unused;
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Records that are read before the first of them is written.
@@ -50,7 +52,10 @@ pub fn score(
 ) -> Result<Counts> {
     let (waiting, counts, unused) = (Vec::new(), Counts::default(), Unused::default());
     let mut reader = Reader { scorer, wanted, waiting, counts, unused, sink };
-    let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
+    let skipped = read_rows(path, on_bad, progress, &mut |row| {
+        reader.take(row)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
     reader.write()?;
     reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);

@@ -13,6 +13,7 @@ use gptkit_data::synthetic::{SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_sft::sources::{Origin, Reading, Use};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
@@ -169,9 +170,9 @@ pub(crate) fn encode_all(
 }
 
 /// Takes a prompt, and which of the world's it is.
-type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
+type PromptSink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
 
-fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: PromptSink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
         let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
@@ -185,7 +186,7 @@ fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: S
     let skipped = read_prompts(Path::new(reading.source), on_bad, progress, &mut |prompt| {
         sink(&prompt.messages, None)?;
         n += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     progress.note(&format!("{}: {} prompts", reading.source, grouped(n)));
     skipped.warn(progress);
