@@ -5,13 +5,16 @@
 use crate::dialogue::{AnswerUse, Message, Role, checked, key, with_answers, with_input};
 use crate::messages::{HISTORY, SYSTEM, earlier, is_nothing, messages, messages_of, turns, with_system};
 use crate::progress::Progress;
-use crate::record::{BadRecord, RecordPlace, Row, Skipped, kind_of, read_rows};
+use crate::record::{BadRecord, RecordPlace, Row, kind_of};
+use crate::rows::read_rows;
+use crate::skipped::Skipped;
 use crate::source::OnBadRecord;
 use crate::unused::Unused;
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// A prompt and completions of it, ordered by somebody.
@@ -474,7 +477,8 @@ fn cut(row: &Row, n: usize) -> Result<Vec<bool>, BadRecord> {
 }
 
 /// Hands the comparisons of the file `path` to `sink`, and says which shape its records have. One that is no sound
-/// comparison is left out and counted, or ends the reading, as `on_bad` says; so does one that `sink` calls [`BadRecord`].
+/// comparison is left out and counted, or ends the reading, as `on_bad` says; so does one that `sink` calls [`BadRecord`]. Where
+/// `sink` breaks, reading ends.
 ///
 /// # Errors
 /// As [`read_rows`], and when the file holds no comparison.
@@ -482,7 +486,7 @@ pub fn read_comparisons(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Comparison) -> Result<()>,
+    sink: &mut dyn FnMut(Comparison) -> Result<ControlFlow<()>>,
 ) -> Result<(ComparisonShape, Skipped)> {
     let (mut shape, mut unused) = (None, Unused::default());
     let skipped = read_rows(path, on_bad, progress, &mut |row| {

@@ -7,13 +7,16 @@ use crate::messages::{
     HISTORY, SYSTEM, before_question, is_nothing, keys_of_messages, messages, messages_of, turns, with_system,
 };
 use crate::progress::Progress;
-use crate::record::{BadRecord, RecordPlace, Row, Skipped, kind_of, read_rows};
+use crate::record::{BadRecord, RecordPlace, Row, kind_of};
+use crate::rows::read_rows;
+use crate::skipped::Skipped;
 use crate::source::OnBadRecord;
 use crate::unused::Unused;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Who speaks.
@@ -353,7 +356,7 @@ pub fn read_dialogues(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Dialogue) -> Result<()>,
+    sink: &mut dyn FnMut(Dialogue) -> Result<ControlFlow<()>>,
 ) -> Result<(DialogueShape, Skipped)> {
     let (mut shape, mut unused) = (None, Unused::default());
     let skipped = read_rows(path, on_bad, progress, &mut |row| {
@@ -364,9 +367,11 @@ pub fn read_dialogues(
         let dialogues = shape.dialogues(&row)?;
         unused.take(&row, &shape.fields());
         for messages in dialogues {
-            sink(Dialogue { place: row.place.clone(), messages })?;
+            if sink(Dialogue { place: row.place.clone(), messages })?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     unused.warn(&path.display(), progress);
     match (shape, skipped.first.as_ref()) {
@@ -414,7 +419,7 @@ mod tests {
         let mut all = Vec::new();
         let (shape, skipped) = read_dialogues(&path, on_bad, &Silent, &mut |dialogue| {
             all.push((dialogue.place.line, dialogue.messages));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok((all, shape, skipped))
     }
@@ -673,7 +678,7 @@ mod tests {
             let mut n = 0;
             let mut count = |_| {
                 n += 1;
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             };
             let (found, skipped) = read_dialogues(&path, OnBadRecord::Skip, &Silent, &mut count).unwrap();
             assert_eq!((found.to_string().as_str(), n), (shape, dialogues), "{file}: {skipped:?}");

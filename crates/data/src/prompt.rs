@@ -3,14 +3,19 @@
 use crate::comparison;
 use crate::dialogue::{self, AnswerUse, Message, Role, with_answers};
 use crate::encoding::{Encoding, Utf16};
+use crate::file_form::FileForm;
 use crate::messages::{HISTORY, SYSTEM, messages, with_system};
+use crate::open::open;
 use crate::progress::{Progress, Unit};
-use crate::record::{BadRecord, RecordPlace, Row, Skipped, read_lines, read_rows};
+use crate::record::{BadRecord, RecordPlace, Row};
 use crate::remarks::Remarks;
-use crate::source::{self, FileForm, OnBadRecord};
+use crate::rows::{read_lines, read_rows};
+use crate::skipped::Skipped;
+use crate::source::OnBadRecord;
 use crate::unused::Unused;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// What is to be answered.
@@ -87,7 +92,8 @@ fn asked(messages: Vec<Message>) -> Result<Vec<Message>, BadRecord> {
 }
 
 /// Hands the prompts of the file `path` to `sink`: of a `.txt` file each line that is not blank, else those of the records.
-/// A record without a sound prompt is left out and counted, or ends the reading, as `on_bad` says.
+/// A record without a sound prompt is left out and counted, or ends the reading, as `on_bad` says. Where `sink`
+/// breaks, reading ends.
 ///
 /// # Errors
 /// As [`read_rows`], and when the file holds no prompt.
@@ -95,7 +101,7 @@ pub fn read_prompts(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(PromptRecord) -> Result<()>,
+    sink: &mut dyn FnMut(PromptRecord) -> Result<ControlFlow<()>>,
 ) -> Result<Skipped> {
     let mut n = 0_u64;
     let mut count = |prompt: PromptRecord| {
@@ -109,7 +115,12 @@ pub fn read_prompts(
         let skipped = read_rows(path, on_bad, progress, &mut |row| {
             let found = prompts(&row)?;
             unused.take(&row, &fields(&row));
-            found.into_iter().try_for_each(|messages| count(PromptRecord { place: row.place.clone(), messages }))
+            for messages in found {
+                if count(PromptRecord { place: row.place.clone(), messages })?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
         })?;
         unused.warn(&path.display(), progress);
         skipped
@@ -145,13 +156,13 @@ fn lines(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(PromptRecord) -> Result<()>,
+    sink: &mut dyn FnMut(PromptRecord) -> Result<ControlFlow<()>>,
 ) -> Result<Skipped> {
     let total = path.metadata().ok().map(|m| m.len());
     let task = progress.task(&format!("reading {}", path.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
     let mut remarks = Remarks::default();
-    let opened = source::open(path, &count)?;
+    let opened = open(path, &count)?;
     let input = opened.text(path, &mut remarks).with_context(|| path.display().to_string())?;
     remarks.warn(progress);
     read_lines(path, on_bad, input, &mut |place, text| {
@@ -254,7 +265,7 @@ mod tests {
             let mut all = Vec::new();
             let skipped = read_prompts(&path, OnBadRecord::Fail, &Silent, &mut |prompt| {
                 all.push((prompt.place.line, prompt.messages[0].content.clone()));
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             });
             skipped.map(|_| all).map_err(|e| format!("{e:#}"))
         };
@@ -265,7 +276,7 @@ mod tests {
         let mut all = Vec::new();
         let skipped = read_prompts(&path, OnBadRecord::Skip, &Silent, &mut |prompt| {
             all.push(prompt.messages[0].content.clone());
-            if all.len() == 1 { Ok(()) } else { Err(BadRecord::new("no more").into()) }
+            if all.len() == 1 { Ok(ControlFlow::Continue(())) } else { Err(BadRecord::new("no more").into()) }
         });
         assert_eq!((all.len(), skipped.unwrap().invalid_utf8), (1, 1));
     }

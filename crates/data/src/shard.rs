@@ -4,11 +4,12 @@
 //! beside the files names, for each source, the segments that make its training and its validation part.
 
 use crate::disk;
+use crate::inputs::InputFile;
 use crate::losses::Losses;
 use crate::mapped::Mapped;
 use crate::progress::{Progress, Unit};
-use crate::source::{InputFile, OnBadRecord};
-use crate::text::Skipped;
+use crate::skipped::Skipped;
+use crate::source::OnBadRecord;
 use crate::tokenizer::TokenizerKind;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};

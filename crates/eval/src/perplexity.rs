@@ -5,8 +5,8 @@ use crate::detokenize;
 use crate::score::EvalModel;
 use crate::task::Detokenizer;
 use anyhow::{Context, Result};
+use gptkit_data::encode::read_text;
 use gptkit_data::losses::Losses;
-use gptkit_data::prepare::{TextPiece, read_text};
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::stitch::{Part, Stitcher};
@@ -89,7 +89,7 @@ pub fn read(
         sink,
     };
     let (mut pending, mut is_first) = (String::new(), true);
-    let read = read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
+    read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
         is_first |= piece.first;
         let Some(detokenizer) = how.detokenizer else {
             slider.text.words += piece.text.split_whitespace().count() as u64;
@@ -98,7 +98,7 @@ pub fn read(
         pending += &piece.text;
         // Whole lines: what is undone looks no further.
         let end = if piece.last { Some(pending.len()) } else { end_of_lines(&pending) };
-        let Some(end) = end else { return Ok(()) };
+        let Some(end) = end else { return Ok(ControlFlow::Continue(())) };
         let rest = pending.split_off(end);
         let (words, text) = match detokenizer {
             Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
@@ -115,6 +115,7 @@ pub fn read(
         Err(e) if !e.is::<StopReading>() => Err(e),
         _ => Ok(TextSummary { n: slider.n, ..slider.text }),
     }
+    Ok(Text { n: slider.n, ..slider.text })
 }
 
 /// Length of a text, or a difference of two.
@@ -191,20 +192,24 @@ struct SlidingWindow<'a> {
     /// Windows that will be read together, each with the text that it predicts.
     waiting: Vec<(u64, LikelihoodQuestion, Size)>,
     text: Text,
+    /// Whether `sink` has ended the reading.
+    is_ended: bool,
     sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
 }
 
 impl SlidingWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
-    fn push(&mut self, piece: TextPiece, more: Size) -> Result<()> {
+    fn push(&mut self, piece: TextPiece, more: Size) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);
         for part in self.stitcher.push(vec![piece])? {
-            self.take(part)?;
+            if self.take(part)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn take(&mut self, part: EncodedPart) -> Result<()> {
+    fn take(&mut self, part: EncodedPart) -> Result<ControlFlow<()>> {
         if part.first {
             (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![TextSize::default()], 1);
         }
@@ -223,16 +228,20 @@ impl SlidingWindow<'_> {
             if self.tokens.len() <= self.predicted + wanted {
                 break;
             }
-            self.window(wanted)?;
+            if self.window(wanted)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        if part.last { self.end() } else { Ok(()) }
+        if part.last { self.end() } else { Ok(ControlFlow::Continue(())) }
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn end(&mut self) -> Result<ControlFlow<()>> {
         while self.tokens.len() > self.predicted {
-            self.window((self.tokens.len() - self.predicted).min(self.wanted()))?;
+            if self.window((self.tokens.len() - self.predicted).min(self.wanted()))?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Tokens that the next window predicts: the first of a document as many as it reads.
@@ -241,7 +250,7 @@ impl SlidingWindow<'_> {
     }
 
     /// Has the next `wanted` tokens predicted from as many before them as the window holds.
-    fn window(&mut self, wanted: usize) -> Result<()> {
+    fn window(&mut self, wanted: usize) -> Result<ControlFlow<()>> {
         let end = self.predicted + wanted;
         let begin = end.saturating_sub(self.model.gpt.config().context + 1);
         let question = LikelihoodQuestion {
@@ -258,14 +267,14 @@ impl SlidingWindow<'_> {
         if n >= self.from {
             self.waiting.push((n, question, size));
         }
-        if self.waiting.len() >= TOGETHER { self.score() } else { Ok(()) }
+        if self.waiting.len() >= TOGETHER { self.score() } else { Ok(ControlFlow::Continue(())) }
     }
 
-    fn score(&mut self) -> Result<()> {
+    fn score(&mut self) -> Result<ControlFlow<()>> {
         let waiting = std::mem::take(&mut self.waiting);
         let questions: Vec<LikelihoodQuestion> = waiting.iter().map(|(_, question, _)| question.clone()).collect();
         if questions.is_empty() {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let answers = answer(self.model.gpt, &questions, false)?;
         let window =
@@ -278,6 +287,8 @@ impl SlidingWindow<'_> {
                 read: (question.context.len() + question.continuations[0].len() - 1) as u64,
             };
         let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
-        if (self.sink)(&windows)?.is_break() { Err(Ended.into()) } else { Ok(()) }
+        let flow = (self.sink)(&windows)?;
+        self.is_ended = flow.is_break();
+        Ok(flow)
     }
 }

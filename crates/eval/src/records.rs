@@ -4,7 +4,8 @@ use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
 use anyhow::{Result, anyhow, bail, ensure};
 use gptkit_data::progress::Silent;
-use gptkit_data::record::{BadRecord, RecordPlace, Row, read_rows};
+use gptkit_data::record::{RecordPlace, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::{Fields, PatternKind, SyntheticLabeled, SyntheticPatternRecords, SyntheticStories};
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -87,23 +89,20 @@ impl RecordSource {
         }
     }
 
-    /// Hands the records of `split` to `sink` in their order; a file is all of one split. What `sink` calls
-    /// [`BadRecord`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
+    /// Hands the records of `split` to `sink` in their order, until it breaks; a file is all of one split. A record that
+    /// `sink` calls [`BadRecord`](gptkit_data::record::BadRecord) is left out, or ends the reading. Returns how many were left
+    /// out.
     ///
     /// # Errors
     /// As [`read_rows`].
-    pub fn read(&self, split: Split, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
-        let read = match self {
-            Self::File(path) => {
-                let mut bad = 0;
-                let read = read_rows(path, on_bad, &Silent, &mut |row| {
-                    sink(row).inspect_err(|e| bad += u64::from(e.is::<BadRecord>()))
-                });
-                match read {
-                    Err(e) if e.is::<Enough>() => return Ok(bad),
-                    read => read.map(|skipped| skipped.total()),
-                }
-            }
+    pub fn read(
+        &self,
+        split: Split,
+        on_bad: OnBadRecord,
+        sink: &mut dyn FnMut(Row) -> Result<ControlFlow<()>>,
+    ) -> Result<u64> {
+        match self {
+            Self::File(path) => Ok(read_rows(path, on_bad, &Silent, sink)?.total()),
             Self::Made { kind, count, seed } => {
                 let file = PathBuf::from(kind.to_string());
                 let mut send = |index: u64, fields| {
@@ -111,34 +110,30 @@ impl RecordSource {
                 };
                 kind.read(split, *seed, *count, &mut send).map(|()| 0)
             }
-        };
-        match read {
-            Err(e) if e.is::<Enough>() => Ok(0),
-            read => read,
         }
     }
 }
-
-/// Ends the reading of records.
-#[derive(Debug)]
-pub(crate) struct Enough;
-
-impl fmt::Display for Enough {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("enough records")
-    }
-}
-
-impl std::error::Error for Enough {}
 
 fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
     name.parse().map_err(|way| anyhow!("{name:?} is no name: {way}"))
 }
 
 impl Made {
-    fn read(&self, split: Split, seed: u64, count: u64, send: &mut dyn FnMut(u64, Fields) -> Result<()>) -> Result<()> {
-        let mut each =
-            |record: &dyn Fn(u64) -> Result<Fields>| (0..count).try_for_each(|index| send(index, record(index)?));
+    fn read(
+        &self,
+        split: Split,
+        seed: u64,
+        count: u64,
+        send: &mut dyn FnMut(u64, Fields) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut each = |record: &dyn Fn(u64) -> Result<Fields>| -> Result<()> {
+            for index in 0..count {
+                if send(index, record(index)?)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        };
         match self {
             Self::World(task) => {
                 let records = SyntheticLabeled::new(*task, seed, split);
@@ -156,8 +151,12 @@ impl Made {
                 let words: Vec<String> = words.into_iter().enumerate().filter_map(own).collect();
                 ensure!(!words.is_empty(), "{self}: the text has too few words of 5 to 14 letters");
                 // No word twice: some kinds know one way to scramble it.
-                let words = words.iter().zip(0..count);
-                words.into_iter().try_for_each(|(word, index)| send(index, fields(&task.instance(word, seed, index))?))
+                for (word, index) in words.iter().zip(0..count) {
+                    if send(index, fields(&task.instance(word, seed, index))?)?.is_break() {
+                        break;
+                    }
+                }
+                Ok(())
             }
         }
     }

@@ -298,7 +298,11 @@ impl EvalRequest {
     /// # Errors
     /// When one cannot be used, or `sink` fails.
     pub fn records(&self, task: &TaskRequest, sink: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
-        self.open(task)?.read(self, &mut |row, _| sink(row)).map(|_| ())
+        self.open(task)?.read(self, &mut |row, _| {
+            sink(row)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(())
     }
 
     fn open(&self, task: &TaskRequest) -> Result<OpenTask> {
@@ -330,7 +334,7 @@ impl EvalRequest {
         let mut n = 0;
         let skipped = opened.read(self, &mut |_, _| {
             n += 1;
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         ensure!(n > 0, "task {}: there is no record to measure with", opened.task.name);
         (opened.n, opened.skipped) = (n, skipped);
@@ -364,15 +368,15 @@ impl OpenTask {
             let shown = set_aside && is_set_aside(number);
             number += 1;
             if request.limit == Some(n) {
-                return Err(Enough.into());
+                return Ok(ControlFlow::Break(()));
             }
             if shown {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             let (instance, instruction) = (self.task.instance(&row)?, self.task.instruction(&row)?);
             sink(&row, UnpromptedInstance { n, instruction, instance })?;
             n += 1;
-            Ok(())
+            Ok(flow)
         })
     }
 
@@ -391,11 +395,11 @@ impl OpenTask {
         let (mut tried, mut fit) = (0, false);
         self.read(request, &mut |_, UnpromptedInstance { n, instruction, instance }| {
             if tried == TRIED || fit {
-                return Err(Enough.into());
+                return Ok(ControlFlow::Break(()));
             }
             tried += 1;
             fit = prompter.prompt(&instruction, &self.pool, 1, n, &instance)?.shots > 0;
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         let (name, context) = (&self.task.name, prompter.context);
         ensure!(
@@ -421,7 +425,7 @@ fn seen(
         let before = wanted.too_short;
         opened.read(request, &mut |_, UnpromptedInstance { n, instance, .. }| {
             wanted.add((t, n), &instance.shown());
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         if wanted.too_short > before {
             let (name, n) = (&opened.task.name, grouped(wanted.too_short - before));
@@ -469,10 +473,10 @@ impl CellRun<'_> {
         disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
         let done = whole_lines(self.path)?;
         let file = disk::append(self.path)?;
-        let asked = if self.opened.task.config.scoring == Scoring::Perplexity {
-            self.read_text(file, done, cost)
+        let stopped = if self.opened.task.config.scoring == Scoring::Perplexity {
+            self.read_text(file, done, cost)?
         } else {
-            self.ask_records(file, done, cost)
+            self.ask_records(file, done, cost)?
         };
         match asked {
             Err(e) => e.downcast::<StopEvaluation>().map(|StopEvaluation(stop)| Some(stop)),
@@ -483,9 +487,10 @@ impl CellRun<'_> {
                 Ok(None)
             }
         }
+        Ok(stopped)
     }
 
-    fn ask_records(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
+    fn ask_records(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
         let Self { opened, sitting, .. } = self;
         let bar = sitting.progress.task(&self.label, Some(opened.n), Unit::Items);
         bar.resume_at(done);
@@ -502,22 +507,24 @@ impl CellRun<'_> {
             file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
             bar.advance(lines.len() as u64);
             last = at.elapsed();
-            cost.add(work, last, self.path)
+            cost.add(work, last, self.path)?;
+            Ok(None)
         };
+        let mut stopped = None;
         opened.read(self.request, &mut |row, one| {
             if one.n < done {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             let length: usize = row.fields.values().map(|value| value.as_str().map_or(64, str::len)).sum();
             bytes = bytes.saturating_add(length.saturating_mul(1 + self.shots));
             waiting.push(one);
             if waiting.len() >= CHUNK || bytes >= CHUNK_BYTES {
                 bytes = 0;
-                chunk(&mut waiting)?;
+                stopped = chunk(&mut waiting)?;
             }
-            Ok(())
+            Ok(if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        if waiting.is_empty() { Ok(()) } else { chunk(&mut waiting) }
+        if stopped.is_some() || waiting.is_empty() { Ok(stopped) } else { chunk(&mut waiting) }
     }
 
     /// What the model makes of some records.
@@ -541,7 +548,7 @@ impl CellRun<'_> {
         }
     }
 
-    fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<()> {
+    fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
         let text = self.opened.task.config.text.unwrap_or_default();
         let reading = WindowOptions {
             stride: self.request.stride.unwrap_or(self.model.gpt.config().context.div_ceil(2)),
@@ -559,8 +566,9 @@ impl CellRun<'_> {
         let bar = self.sitting.progress.task(&self.label, Some(limit), Unit::Items);
         bar.resume_at(done);
         if done >= limit {
-            return Ok(());
+            return Ok(None);
         }
+        let mut stopped = None;
         let mut last = Instant::now();
         perplexity::read(&self.model, &path, reading, done, &mut |windows| {
             let kept: Vec<_> = windows.iter().filter(|window| window.n < limit).collect();
@@ -576,9 +584,9 @@ impl CellRun<'_> {
             }
             last = Instant::now();
             let all = windows.last().is_some_and(|window| window.n + 1 >= limit);
-            Ok(if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if all || stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        Ok(())
+        Ok(stopped)
     }
 }
 

@@ -8,6 +8,7 @@ use gptkit_data::split::Split;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::likelihood::LikelihoodQuestion;
 use gptkit_rng::Dice;
+use std::ops::ControlFlow;
 
 /// Most records that demonstrations are drawn from; of more, these are a sample.
 const POOL: usize = 4096;
@@ -63,7 +64,7 @@ impl DemonstrationPool {
             From::Training(source) => {
                 source.read(Split::Train, on_bad, &mut |row| {
                     take(task.instance(&row)?.shown());
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
             DemonstrationSource::SetAside => {
@@ -75,7 +76,7 @@ impl DemonstrationPool {
                     if is_set_aside(n) {
                         take(shown);
                     }
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
         }

@@ -512,7 +512,7 @@ impl<'a> Gathering<'a> {
                     if !self.is_full(u64::MAX) {
                         self.take(prompt.messages, prompt.place.to_string(), None)?;
                     }
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
                 skipped.warn(progress);
             }

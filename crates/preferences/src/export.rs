@@ -210,7 +210,7 @@ mod tests {
         let mut all = Vec::new();
         let (shape, skipped) = read_comparisons(path, OnBadRecord::Fail, &Silent, &mut |comparison| {
             all.push(comparison);
-            Ok(())
+            Ok(std::ops::ControlFlow::Continue(()))
         })
         .unwrap();
         assert_eq!(skipped.total(), 0);

@@ -13,6 +13,7 @@ use gptkit_data::sources::{Origin, Reading, Sources, Use};
 use gptkit_world::Comparisons;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The comparisons; TOML section `[data]`.
@@ -222,7 +223,7 @@ fn read(
     let (shape, skipped) = read_comparisons(Path::new(source), on_bad, progress, &mut |comparison| {
         sink(comparison)?;
         n += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     progress.note(&format!("{source}: {} comparisons, read as {shape}", grouped(n)));
     skipped.warn(progress);

@@ -101,12 +101,15 @@ pub(crate) fn keep_references(
             for source in references {
                 dialogues::read(&Reading::training(source)?, OnBadRecord::Fail, progress, &mut |messages| {
                     if file.len() == *samples {
-                        return Ok(());
+                        return Ok(ControlFlow::Continue(()));
                     }
                     let (said, prompt) = messages.split_last().context("a dialogue without messages")?;
                     let fitted = encoder.group(prompt, &[vec![said.clone()]]);
                     let fitted = fitted.map_err(|e| BadRecord::new(format!("{e:#}")))?;
-                    fitted.map_or(Ok(()), |fitted| file.push(&fitted.sequences[0]))
+                    if let Some(fitted) = fitted {
+                        file.push(&fitted.sequences[0])?;
+                    }
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
             ensure!(!file.is_empty(), "no reference fits the window of {} tokens", encoder.context);

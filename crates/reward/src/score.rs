@@ -6,10 +6,12 @@ use anyhow::Result;
 use gptkit_data::comparison;
 use gptkit_data::dialogue;
 use gptkit_data::progress::Progress;
-use gptkit_data::record::{BadRecord, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::unused::Unused;
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Records that are read before the first of them is written.

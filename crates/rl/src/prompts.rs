@@ -159,9 +159,9 @@ pub(crate) fn encode_all(
 }
 
 /// Takes a prompt, and which of the world's it is.
-type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
+type PromptSink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
 
-fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: PromptSink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
         let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
@@ -175,7 +175,7 @@ fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: S
     let skipped = read_prompts(Path::new(reading.source), on_bad, progress, &mut |prompt| {
         sink(&prompt.messages, None)?;
         n += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     progress.note(&format!("{}: {} prompts", reading.source, grouped(n)));
     skipped.warn(progress);

@@ -14,6 +14,7 @@ use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The instructions; TOML section `[data]`.
@@ -110,12 +111,13 @@ pub(crate) fn encode_all(
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
             for reading in config.places().readings()? {
-                read(&reading, config.on_bad_record, progress, &mut |messages| match split
-                    .of(&reading, opening_key(messages))
-                {
-                    None => Ok(()),
-                    Some(Use::Train) => encoder.add(messages, false, train),
-                    Some(Use::Validate | Use::Test) => encoder.add(messages, true, val),
+                read(&reading, config.on_bad_record, progress, &mut |messages| {
+                    match split.of(&reading, opening_key(messages)) {
+                        None => {}
+                        Some(Use::Train) => encoder.add(messages, false, train)?,
+                        Some(Use::Validate | Use::Test) => encoder.add(messages, true, val)?,
+                    }
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
             Ok(())
@@ -204,18 +206,20 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes the messages of a dialogue.
-pub type Sink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<()>;
+/// Takes the messages of a dialogue; says whether to go on.
+pub type DialogueSink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<ControlFlow<()>>;
 
-/// Hands the dialogues of `reading` to `sink`, and says what it read.
+/// Hands the dialogues of `reading` to `sink` until it breaks, and says what it read.
 ///
 /// # Errors
 /// As [`read_dialogues`], and those of `sink`.
-pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: DialogueSink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
         let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            sink(&instructions.instruction(number).dialogue())?;
+            if sink(&instructions.instruction(number).dialogue())?.is_break() {
+                break;
+            }
         }
         progress.note(&reading.of_world("instructions"));
         return Ok(());
@@ -357,9 +361,9 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
     let mut found = Vec::new();
     let mut split = config.places().split();
     for reading in config.places().readings()? {
-        let result = read(&reading, config.on_bad_record, &Silent, &mut |messages| {
+        read(&reading, config.on_bad_record, &Silent, &mut |messages| {
             if found.len() == n {
-                bail!(Enough);
+                return Ok(ControlFlow::Break(()));
             }
             let used = split.of(&reading, opening_key(messages));
             if let Some((last, before)) = messages.split_last()
@@ -367,20 +371,11 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
             {
                 found.push((before.to_vec(), last.content.clone()));
             }
-            Ok(())
-        });
-        match result {
-            Err(e) if !e.is::<Enough>() => return Err(e),
-            _ => {}
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
     }
     Ok(found)
 }
-
-/// Ends a reading early.
-#[derive(Debug, thiserror::Error)]
-#[error("enough was read")]
-struct Enough;
 
 #[cfg(test)]
 mod tests {

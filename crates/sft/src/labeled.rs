@@ -5,13 +5,15 @@ use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{BadRecord, RecordPlace as At, Row, read_rows};
+use gptkit_data::record::{BadRecord, RecordPlace as At, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::sources::{Origin, Reading, Sources, SplitAssigner, Use};
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The records; TOML section `[data]`.
@@ -300,7 +302,7 @@ impl Encoder<'_> {
                 unused.take(&row, &columns.names());
             }
             n += 1;
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         let Some(columns) = columns else {
             match skipped.first {
@@ -440,17 +442,19 @@ fn rows(
     reading: &Reading,
     config: &LabeledConfig,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Row) -> Result<()>,
-) -> Result<gptkit_data::record::Skipped> {
+    sink: &mut dyn FnMut(Row) -> Result<ControlFlow<()>>,
+) -> Result<gptkit_data::skipped::Skipped> {
     let Origin::World { seed, part, numbers } = &reading.origin else {
         return read_rows(Path::new(reading.source), config.on_bad_record, progress, sink);
     };
     let tasks = SyntheticLabeled::new(config.task, *seed, *part);
     for number in numbers.clone() {
         let place = At { file: PathBuf::from(reading.source), line: number + 1 };
-        sink(Row { place, fields: tasks.record(number)? })?;
+        if sink(Row { place, fields: tasks.record(number)? })?.is_break() {
+            break;
+        }
     }
-    Ok(gptkit_data::record::Skipped::default())
+    Ok(gptkit_data::skipped::Skipped::default())
 }
 
 /// The examples of a part.

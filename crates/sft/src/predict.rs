@@ -7,13 +7,15 @@ use crate::labeled::{Example, Framer};
 use anyhow::{Context, Result};
 use gptkit_data::pack::like_lengths;
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{BadRecord, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::task::TaskKind;
 use gptkit_data::unused::Unused;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::{ClassHead, Gpt};
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Records that are read before the first of them is written.
@@ -66,7 +68,10 @@ pub fn predict(
         on_bad,
         sink,
     };
-    let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
+    let skipped = read_rows(path, on_bad, progress, &mut |row| {
+        reader.take(row)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
     reader.write()?;
     reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);
