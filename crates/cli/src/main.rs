@@ -18,7 +18,6 @@ mod dpo;
 mod environment;
 mod eval;
 mod finetune;
-mod heat_map;
 mod info;
 mod inspect;
 mod judging;

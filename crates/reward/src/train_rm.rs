@@ -295,7 +295,7 @@ fn finish(
     let judged = judge(&model, batches.iter().map(Vec::as_slice))?;
     let Some(report) = RewardReport::of(&judged, longer_won) else { return Ok(None) };
     gptkit_data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
-    for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report)?, charts::rewards(&judged)?]) {
+    for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report), charts::rewards(&judged)]) {
         gptkit_data::disk::write(&folder.join(name), picture.as_bytes())?;
     }
     Ok(Some(report))

@@ -256,7 +256,7 @@ impl Run {
     /// # Errors
     /// When they cannot be read or written.
     pub fn draw(&self) -> Result<()> {
-        let svg = curves::svg(&[Curves::read(&self.folder)?])?;
+        let svg = curves::svg(&[Curves::read(&self.folder)?]);
         disk::write(&self.folder.join(CURVES), svg.as_bytes())
     }
 
