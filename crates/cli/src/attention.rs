@@ -1,7 +1,6 @@
 //! `gptkit attention`
 
 use crate::device::DeviceChoice;
-use crate::heat_map;
 use crate::ui::{Ui, Usage, width};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
@@ -9,6 +8,7 @@ use clap::Args;
 use gptkit_data::printable::printable_line;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::{Gpt, ModelConfig};
+use gptkit_plot::{HeatMap, HeatMapPanel};
 use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ pub(crate) struct AttentionHead {
     pub(crate) head: usize,
     /// A row a token, with one weight for each token up to the last that it sees.
     #[serde(rename = "weights")]
-    pub(crate) rows: Vec<Vec<f32>>,
+    rows: Vec<Vec<f32>>,
 }
 
 impl AttentionCommand {
@@ -78,7 +78,7 @@ impl AttentionCommand {
             heads => ui.result(&strongest(heads, &tokens, width()))?,
         }
         if let Some(path) = &self.out {
-            gptkit_data::disk::write(path, heat_map::svg(&heads, &tokens)?.as_bytes())?;
+            gptkit_data::disk::write(path, heat_map(&heads, &tokens)?.as_bytes())?;
             ui.say(&format!("drawn {}", path.display()));
         }
         Ok(())
@@ -151,4 +151,39 @@ fn matrix(head: &AttentionHead, tokens: &[String]) -> String {
         out += &line(&shortened(token), &mut row.iter().map(|weight| format!("{:.1}", 100.0 * weight)));
     }
     out
+}
+
+/// Squares of a picture that a browser still shows at once.
+const MOST_CELLS: usize = 250_000;
+
+/// The picture of `heads`, whose rows and columns stand for `tokens`.
+///
+/// # Errors
+/// When there are too many weights for one picture.
+fn heat_map(heads: &[Head], tokens: &[String]) -> Result<String> {
+    let cells = heads.len() * tokens.len() * (tokens.len() + 1) / 2;
+    ensure!(
+        cells <= MOST_CELLS,
+        "{cells} weights are too many for one picture, {MOST_CELLS} are not: choose --layer or --head, or a shorter text"
+    );
+    let panel = |head: &Head| HeatMapPanel {
+        layer: head.layer,
+        head: head.head,
+        weights: head.rows.iter().map(|row| row.iter().map(|&weight| f64::from(weight)).collect()).collect(),
+    };
+    let label = format!("Attention weights by layer and head for the text {}", tokens.concat());
+    Ok(HeatMap { label, tokens: tokens.to_vec(), panels: heads.iter().map(panel).collect() }.svg())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_weights_are_refused_with_the_way_out() {
+        let tokens = vec!["a".to_owned(); 800];
+        let rows = (0..800).map(|i| vec![1.0 / (i + 1) as f32; i + 1]).collect();
+        let head = Head { layer: 0, head: 1, rows };
+        assert!(heat_map(&[head], &tokens).unwrap_err().to_string().contains("choose --layer or --head"));
+    }
 }

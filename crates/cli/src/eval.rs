@@ -243,7 +243,7 @@ fn keep(report: &EvalReport, out: &Path) -> Result<()> {
         let ending = task
             .filter(|_| tasks.len() > 1)
             .map_or(String::new(), |task| format!("-{}", task.replace([':', '/'], "-")));
-        for (name, chart) in [("shots", over_shots(report, task)?), ("sizes", over_sizes(report, task)?)] {
+        for (name, chart) in [("shots", over_shots(report, task)), ("sizes", over_sizes(report, task))] {
             if let Some(chart) = chart {
                 write(&format!("{name}{ending}.svg"), &chart)?;
             }

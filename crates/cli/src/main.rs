@@ -16,7 +16,6 @@ mod dpo;
 mod env;
 mod eval;
 mod finetune;
-mod heat_map;
 mod info;
 mod inspect;
 mod judging;

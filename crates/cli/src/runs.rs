@@ -99,7 +99,7 @@ pub(crate) struct PlotCommand {
 impl PlotCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>()?;
-        gptkit_data::disk::write(&self.out, svg(&curves)?.as_bytes())?;
+        gptkit_data::disk::write(&self.out, svg(&curves).as_bytes())?;
         ui.say(&format!("drawn {}", self.out.display()));
         Ok(())
     }

@@ -26,12 +26,12 @@ pub struct Instance {
     /// What the model goes on with.
     pub prompt: String,
     /// What could or should follow.
-    pub asked: Expected,
+    pub asked: TargetAnswer,
 }
 
 /// What could or should follow a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Expected {
+pub enum TargetAnswer {
     /// One of these.
     Choice {
         /// What would follow, as many as there are choices.
@@ -54,8 +54,8 @@ impl Instance {
     /// The record as a demonstration.
     pub fn shown(&self) -> String {
         let answer = match &self.asked {
-            Expected::Choice { answers, right } => &answers[*right],
-            Expected::Free { answer, .. } | Expected::Word(answer) => answer,
+            TargetAnswer::Choice { answers, right } => &answers[*right],
+            TargetAnswer::Free { answer, .. } | TargetAnswer::Word(answer) => answer,
         };
         format!("{}{answer}", self.prompt)
     }
@@ -102,7 +102,7 @@ impl EvalTask {
                 if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
                     return Err(BadRecord::empty(format!("choice {n} is empty")));
                 }
-                Expected::Choice { answers, right }
+                TargetAnswer::Choice { answers, right }
             }
             Scoring::Generation => {
                 let accept = self.templates.value("generation.accept", row, &self.variant)?;
@@ -112,14 +112,14 @@ impl EvalTask {
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
                     return Err(BadRecord::empty("has an empty answer"));
                 }
-                Expected::Free { answer: text("answer", None)?, accept }
+                TargetAnswer::Free { answer: text("answer", None)?, accept }
             }
-            Scoring::Word | Scoring::Perplexity => Expected::Word(text("answer", None)?),
+            Scoring::Word | Scoring::Perplexity => TargetAnswer::Word(text("answer", None)?),
         };
         let instance = Instance { place: row.place.to_string(), prompt, asked };
         let empty = match &instance.asked {
-            Expected::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
-            Expected::Free { answer, .. } | Expected::Word(answer) => answer.trim().is_empty(),
+            TargetAnswer::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
+            TargetAnswer::Free { answer, .. } | TargetAnswer::Word(answer) => answer.trim().is_empty(),
         };
         if empty { Err(BadRecord::empty("has an empty answer")) } else { Ok(instance) }
     }
@@ -180,7 +180,7 @@ mod tests {
         let right = |label: serde_json::Value| {
             let row = row(json!({ "context": "c", "endings": ["x", "y", "7"], "label": label }));
             match choice().instance(&row).map_err(|bad| bad.to_string()) {
-                Ok(Instance { asked: Expected::Choice { answers, right }, prompt, place }) => {
+                Ok(Instance { asked: TargetAnswer::Choice { answers, right }, prompt, place }) => {
                     assert_eq!((answers[0].as_str(), prompt.as_str(), place.as_str()), (" x", "c", "a.jsonl line 3"));
                     Ok(right)
                 }
@@ -208,13 +208,16 @@ mod tests {
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
         let free = EvalTask::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
         let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();
-        assert_eq!(instance.asked, Expected::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
+        assert_eq!(
+            instance.asked,
+            TargetAnswer::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] }
+        );
         assert_eq!(instance.shown(), "? one");
         assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
         let marked = format!("{text}after = \"####\"\n");
         let marked = EvalTask::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
         let asked = |answer| marked.instance(&row(json!({ "q": "?", "a": [answer] })));
         assert!(asked("18").unwrap_err().to_string().contains("empty answer"), "without the mark nothing is right");
-        assert!(matches!(asked("so #### 18").unwrap().asked, Expected::Free { accept, .. } if accept == ["18"]));
+        assert!(matches!(asked("so #### 18").unwrap().asked, TargetAnswer::Free { accept, .. } if accept == ["18"]));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::answers::{exact_match, f1, same_number};
 use crate::bleu::BleuCounts;
-use crate::instance::{Expected, Instance};
+use crate::instance::{Instance, TargetAnswer};
 use crate::rouge::{RougeScore, rouge_l, rouge_n};
 use crate::shots::{PromptTokens, Prompter};
 use crate::stop_words::is_stop_word;
@@ -121,7 +121,7 @@ pub(crate) fn choices(
     }
     let answers = answer(model.gpt, &questions, false)?;
     let lines = all.iter().enumerate().map(|(i, one)| {
-        let Expected::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
+        let TargetAnswer::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
         let sums: Vec<f64> = answers.found[own[i].clone()].iter().flatten().map(|found| found.log_prob).collect();
         let neutral = neutral_of.get(i).map(|at| answers.found[at.clone()].iter().flatten());
         let unconditional: Option<Vec<f64>> = neutral.map(|found| found.map(|one| one.log_prob).collect());
@@ -183,7 +183,7 @@ pub(crate) fn generations(
     let (written, work) =
         write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
     let lines = all.iter().zip(&written).map(|(one, completion)| {
-        let Expected::Free { accept, .. } = &one.instance.asked else { return one.line() };
+        let TargetAnswer::Free { accept, .. } = &one.instance.asked else { return one.line() };
         let written = without_special(completion, config, model.tokenizer);
         let said = config.answer_of(&written);
         let mut line = one.line();
@@ -276,7 +276,7 @@ pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Val
     let LastWords { said, filtered, work } = last_words(model, prompts, longest.max(WORD_TOKENS))?;
     let mut lines = Vec::with_capacity(all.len());
     for (i, one) in all.iter().enumerate() {
-        let Expected::Word(target) = &one.instance.asked else { continue };
+        let TargetAnswer::Word(target) = &one.instance.asked else { continue };
         let (found, mut line) = (answers.found[i][0], one.line());
         line.extend([
             ("target".to_owned(), json!(target.trim())),

@@ -1,6 +1,6 @@
 //! Demonstrations: drawn for each record from the training part, as many as fit (Brown et al. 2020, §2.4).
 
-use crate::instance::{EvalTask, Expected, Instance};
+use crate::instance::{EvalTask, Instance, TargetAnswer};
 use crate::records::RecordSource;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::source::OnBadRecord;
@@ -218,9 +218,9 @@ impl Prompter<'_> {
     /// As [`Prompter::prompt`].
     pub fn question(&self, text: &str, asked: &Asked) -> Result<LikelihoodQuestion> {
         let answers: Vec<&String> = match asked {
-            Expected::Choice { answers, .. } => answers.iter().collect(),
-            Expected::Word(answer) => vec![answer],
-            Expected::Free { .. } => Vec::new(),
+            TargetAnswer::Choice { answers, .. } => answers.iter().collect(),
+            TargetAnswer::Word(answer) => vec![answer],
+            TargetAnswer::Free { .. } => Vec::new(),
         };
         if answers.is_empty() {
             return Ok(LikelihoodQuestion { context: self.or_start(self.encode(text)?)?, continuations: vec![] });
@@ -271,7 +271,7 @@ mod tests {
 
     fn instance(prompt: &str, answers: &[&str]) -> Instance {
         let answers = answers.iter().map(|&a| a.to_owned()).collect();
-        Instance { place: "a line 1".into(), prompt: prompt.into(), asked: Expected::Choice { answers, right: 0 } }
+        Instance { place: "a line 1".into(), prompt: prompt.into(), asked: TargetAnswer::Choice { answers, right: 0 } }
     }
 
     fn pool(n: usize) -> DemonstrationPool {
@@ -340,7 +340,7 @@ mod tests {
     fn room_is_kept_for_what_is_written() {
         let tokenizer = tokenizer();
         let at = |room| Prompter { tokenizer: &tokenizer, start: None, context: 30, room, separator: "\n" };
-        let word = Instance { place: "a".into(), prompt: "p".repeat(29), asked: Expected::Word(" ab".into()) };
+        let word = Instance { place: "a".into(), prompt: "p".repeat(29), asked: TargetAnswer::Word(" ab".into()) };
         let lengths = |room| {
             let prompted = at(room).prompt("", &DemonstrationPool::default(), 0, 0, &word).unwrap();
             (prompted.context.len(), prompted.questions[0].context.len())
@@ -353,9 +353,13 @@ mod tests {
     fn spaces_before_an_answer_are_the_answers() {
         let tokenizer = tokenizer();
         let prompter = Prompter { tokenizer: &tokenizer, start: Some(3), context: 30, room: 0, separator: "\n" };
-        let question = prompter.question("a: ", &Expected::Word("b".into())).unwrap();
+        let question = prompter.question("a: ", &TargetAnswer::Word("b".into())).unwrap();
         assert_eq!(tokenizer.decode(&question.context).unwrap(), "a:");
         assert_eq!(tokenizer.decode(&question.continuations[0]).unwrap(), " b");
-        assert_eq!(prompter.question(" ", &Expected::Word("b".into())).unwrap().context, [3], "nothing to begin with");
+        assert_eq!(
+            prompter.question(" ", &TargetAnswer::Word("b".into())).unwrap().context,
+            [3],
+            "nothing to begin with"
+        );
     }
 }

@@ -7,9 +7,8 @@
 //!    tells of itself ([`event`])
 //! 5. [`measured`]  what the stages of each seed have left: every figure, as data
 //! 6. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
-//! 7. [`report`]    the page that tells all of it, with its [`figures`], each a [`mod@chart`]
+//! 7. [`report`]    the page that tells all of it, with its [`figures`]
 
-pub mod chart;
 mod child;
 pub mod config;
 pub mod event;

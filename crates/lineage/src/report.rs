@@ -64,13 +64,13 @@ pub fn render(measured: &StoryMeasurements) -> Result<String> {
     }
     environment.add_filter("fixed", |x: f64, digits: usize| signed(format!("{x:.digits$}")));
     environment.add_filter("grouped", |x: f64| gptkit_data::progress::grouped(x.round() as u64));
-    environment.add_filter("short", crate::chart::short);
+    environment.add_filter("short", gptkit_plot::scale::short);
     environment.add_filter("duration", duration);
     environment.add_filter("bytes", bytes);
     environment.add_filter("scientific", scientific);
     environment.add_filter("unit", |x: f64, unit: &str| in_unit(x, unit));
     let page = environment.get_template("report.html")?.render(context! {
-        style => minijinja::Value::from_safe_string(include_str!("report.css").to_owned()),
+        style => minijinja::Value::from_safe_string([include_str!("report.css"), gptkit_plot::STYLE_SHEET].concat()),
         m => minijinja::Value::from(Serde(measured)),
         f => minijinja::Value::from(Serde(facts(measured))),
         chapters => minijinja::Value::from(Serde(chapters(measured))),

@@ -104,7 +104,7 @@ pub fn resume(config: &ScalingConfig, folder: &Path, budget: Option<f64>, contex
     let write = |name: &str, text: String| disk::write(&folder.join(name), text.as_bytes());
     write("scaling.json", serde_json::to_string_pretty(&report)? + "\n")?;
     write("scaling.md", tables::markdown(&report, &config.description))?;
-    for (name, svg) in chart::all(&report)? {
+    for (name, svg) in chart::all(&report) {
         write(name, svg)?;
     }
     let tables = tables::plain(&report);

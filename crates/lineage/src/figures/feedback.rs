@@ -1,10 +1,9 @@
 //! What learning from comparisons does: rewards over KL, text that is forgotten, win rates.
 
 use super::{FigureMaker, NO_PTX, PPO, ReportFigure, StageCurve, mean, source};
-use crate::chart::bars::{Bar, Bars};
-use crate::chart::lines::{Lines, Look, Scale, Series};
 use crate::config::Chapter;
 use crate::measured::{Curve, PpoIteration, SeedMeasurements};
+use gptkit_plot::{Axis, LineChart, Look, Series, ShareBar, ShareBars};
 use gptkit_stats::Share;
 use serde_json::{Map, Value, json};
 
@@ -53,6 +52,7 @@ impl FigureMaker<'_> {
             style,
             look: Look::Dots,
             points: over_iterations(&self.iterations(stage), |i| Some((i.kl, i.proxy))),
+            ..Series::default()
         });
         self.by_kl(chapter, title, "reward model's score", series.collect(), stages)
     }
@@ -69,7 +69,8 @@ impl FigureMaker<'_> {
             for (name, points, style) in [("proxy", proxy, shift), ("gold", gold, 2 + shift)] {
                 let first = points[0].1;
                 let points = points.iter().map(|&(kl, score)| (kl, score - first)).collect();
-                series.push(Series { name: format!("{name}{short}"), style, look: Look::Dots, points });
+                let name = format!("{name}{short}");
+                series.push(Series { name, style, look: Look::Dots, points, ..Series::default() });
             }
         }
         self.by_kl(Chapter::InstructGpt, "Gold against proxy", "change since the beginning", series, &[PPO, NO_PTX])
@@ -85,9 +86,9 @@ impl FigureMaker<'_> {
     ) -> Option<ReportFigure> {
         let names: Vec<&str> = stages.iter().map(|stage| stage.0).collect();
         let n = names.iter().map(|name| self.iterations(name).len()).max().unwrap_or(0);
-        let x = "KL from the start, nats an answer".to_owned();
         let label = format!("{title}: {y}, over KL");
-        let chart = Lines { label, x, scale: Scale::Linear, y: y.to_owned(), series }.draw()?;
+        let (x, y) = (Axis::linear("KL from the start, nats an answer"), Axis::linear(y));
+        let chart = LineChart { label, x, y, series, ..LineChart::default() }.markup()?;
         Some(ReportFigure {
             chapter,
             title: title.to_owned(),
@@ -107,15 +108,16 @@ impl FigureMaker<'_> {
             style,
             look: Look::Dots,
             points: mean(&curves(stage)),
+            ..Series::default()
         });
-        let chart = Lines {
+        let chart = LineChart {
             label: "Loss on held-out text during PPO, with pretraining text and without, over iterations".to_owned(),
-            x: "iterations of PPO".to_owned(),
-            scale: Scale::Linear,
-            y: "loss on held-out text, nats a token".to_owned(),
+            x: Axis::linear("iterations of PPO"),
+            y: Axis::linear("loss on held-out text, nats a token"),
             series: series.to_vec(),
+            ..LineChart::default()
         }
-        .draw()?;
+        .markup()?;
         let data = self.by_seed(|seed| {
             let of = |stage: &str| seed.runs.get(stage).map(|run| &run.text_loss);
             Some(json!({ "ppo": of("ppo"), "ppo-no-ptx": of("ppo-no-ptx") }))
@@ -135,10 +137,10 @@ impl FigureMaker<'_> {
                 let Share { value, low, high, .. } = *seed.wins.get(stage)?.models.get(model)?;
                 Some((100.0 * value, 100.0 * low, 100.0 * high))
             };
-            Bar { name: name.to_owned(), style: 0, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
+            ShareBar { name: name.to_owned(), style: 0, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
         };
         let label = format!("{title}: how often an answer is preferred");
-        let chart = Bars { label, bars: rates.iter().map(bar).collect(), half: true }.draw()?;
+        let chart = ShareBars { label, bars: rates.iter().map(bar).collect(), half: true }.markup()?;
         let mut stages: Vec<&str> = rates.iter().map(|rate| rate.0).collect();
         stages.dedup();
         let data = self.by_seed(|seed| {

@@ -6,12 +6,10 @@
 mod demonstrations;
 mod feedback;
 
-use crate::chart::bars::{Bar, Bars};
-use crate::chart::lines::{Lines, Look, Scale, Series};
-use crate::chart::{Chart, heat_map};
 use crate::config::Chapter;
-use crate::measured::{Curve, SeedMeasurements, StoryMeasurements, is_pattern};
+use crate::measured::{Curve, HeadWeights, SeedMeasurements, StoryMeasurements, is_pattern};
 use crate::pretty::pretty;
+use gptkit_plot::{Axis, HeatMap, HeatMapPanel, LineChart, Look, Series, ShareBar, ShareBars};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -24,8 +22,8 @@ pub struct ReportFigure {
     pub title: String,
     /// How it is to be read; may be empty.
     pub caption: String,
-    /// The picture.
-    pub chart: Chart,
+    /// The picture: an SVG element.
+    pub chart: String,
     /// Where it comes from.
     pub source: FigureSource,
 }
@@ -172,19 +170,24 @@ impl FigureMaker<'_> {
         for &(stage, name, style) in stages {
             let runs: Vec<_> = self.measured.seeds.iter().filter_map(|seed| seed.runs.get(stage)).collect();
             n = n.max(runs.len());
-            let of = |look, curves: Vec<&Curve>| Series { name: name.to_owned(), style, look, points: mean(&curves) };
+            let of = |look, curves: Vec<&Curve>| Series {
+                name: name.to_owned(),
+                style,
+                look,
+                points: mean(&curves),
+                ..Series::default()
+            };
             series.push(of(Look::Faint, runs.iter().map(|run| &run.training).collect()));
             series.push(of(Look::Line, runs.iter().map(|run| &run.validation).collect()));
         }
         let names: Vec<&str> = stages.iter().map(|stage| stage.0).collect();
-        let chart = Lines {
+        let chart = LineChart {
             label: format!("{title}, {unit}, over tokens"),
-            x: "tokens".to_owned(),
-            scale: Scale::Linear,
-            y: unit.to_owned(),
+            x: Axis::linear("tokens"),
+            y: Axis::linear(unit),
             series,
-        }
-        .draw()?;
+            ..LineChart::default()
+        };
         let data = self.by_seed(|seed| {
             let run = |name: &&str| {
                 let run = seed.runs.get(*name)?;
@@ -197,7 +200,7 @@ impl FigureMaker<'_> {
             chapter,
             title: title.to_owned(),
             caption: format!("Thin: training, smoothed. Thick: text that was held out.{}", Self::mean_of(n)),
-            chart,
+            chart: chart.markup()?,
             source: source(self.measured, &names, &data),
         })
     }
@@ -205,12 +208,19 @@ impl FigureMaker<'_> {
     fn attention(&self) -> Option<ReportFigure> {
         let attention = self.measured.seeds.iter().find_map(|seed| seed.attention.as_ref())?;
         let text = attention.tokens.concat();
+        let panel =
+            |head: &HeadWeights| HeatMapPanel { layer: head.layer, head: head.head, weights: head.weights.clone() };
+        let map = HeatMap {
+            label: format!("Attention weights by layer and head for the text {text}"),
+            tokens: attention.tokens.clone(),
+            panels: attention.heads.iter().map(panel).collect(),
+        };
         Some(ReportFigure {
             chapter: Chapter::Transformer,
             title: format!("What each token of “{}” attends to", text.trim()),
-            caption: "A panel for each layer and head. Each row is a token that looks at itself and those before it, the darker the more."
+            caption: "A panel for each layer and head, counted from 0. Each row is a token that looks at itself and those before it, the darker the more."
                 .to_owned(),
-            chart: heat_map::draw(attention, format!("Attention weights by layer and head for the text {text}"))?,
+            chart: map.markup()?,
             source: source(self.measured, &["attention"], &json!(attention)),
         })
     }
@@ -228,10 +238,10 @@ impl FigureMaker<'_> {
                 let (value, error) = (100.0 * one.value, 196.0 * one.standard_error());
                 Some((value, value - error, value + error))
             };
-            Bar { name: name.to_owned(), style, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
+            ShareBar { name: name.to_owned(), style, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
         };
         let label = "Accuracy of fine-tuned models on texts that were held out".to_owned();
-        let chart = Bars { label, bars: STAGES.map(bar).to_vec(), half: false }.draw()?;
+        let chart = ShareBars { label, bars: STAGES.map(bar).to_vec(), half: false }.markup()?;
         Some(ReportFigure {
             chapter: Chapter::Gpt1,
             title: "Accuracy after fine-tuning".to_owned(),
