@@ -115,7 +115,7 @@ pub fn read(
         Err(e) if !e.is::<StopReading>() => Err(e),
         _ => Ok(TextSummary { n: slider.n, ..slider.text }),
     }
-    Ok(Text { n: slider.n, ..slider.text })
+    Ok(TextSummary { n: slider.n, ..slider.text })
 }
 
 /// Length of a text, or a difference of two.
@@ -190,16 +190,16 @@ struct SlidingWindow<'a> {
     n: u64,
     from: u64,
     /// Windows that will be read together, each with the text that it predicts.
-    waiting: Vec<(u64, LikelihoodQuestion, Size)>,
-    text: Text,
+    waiting: Vec<(u64, LikelihoodQuestion, TextSize)>,
+    text: TextSummary,
     /// Whether `sink` has ended the reading.
     is_ended: bool,
-    sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
+    sink: &'a mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 }
 
 impl SlidingWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
-    fn push(&mut self, piece: TextPiece, more: Size) -> Result<ControlFlow<()>> {
+    fn push(&mut self, piece: TextPiece, more: TextSize) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);
         for part in self.stitcher.push(vec![piece])? {
             if self.take(part)?.is_break() {
@@ -278,15 +278,17 @@ impl SlidingWindow<'_> {
         }
         let answers = answer(self.model.gpt, &questions, false)?;
         let window =
-            |((n, question, size), found): ((u64, LikelihoodQuestion, Size), &Vec<ContinuationLikelihood>)| Window {
-                n,
-                nats: -found[0].log_prob,
-                tokens: question.continuations[0].len() as u64,
-                bytes: size.bytes.max(0) as u64,
-                characters: size.characters.max(0) as u64,
-                read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+            |((n, question, size), found): ((u64, LikelihoodQuestion, TextSize), &Vec<ContinuationLikelihood>)| {
+                WindowScore {
+                    n,
+                    nats: -found[0].log_prob,
+                    tokens: question.continuations[0].len() as u64,
+                    bytes: size.bytes.max(0) as u64,
+                    characters: size.characters.max(0) as u64,
+                    read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+                }
             };
-        let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
+        let windows: Vec<WindowScore> = waiting.into_iter().zip(&answers.found).map(window).collect();
         let flow = (self.sink)(&windows)?;
         self.is_ended = flow.is_break();
         Ok(flow)

@@ -18,7 +18,6 @@ use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
 use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
-use gptkit_data::task::TaskKind;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};

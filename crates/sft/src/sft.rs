@@ -12,7 +12,7 @@ use gptkit_data::synthetic::InstructionKind;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_description, save_ends};
-use gptkit_model::load::{ModelFolder, load_config, load_model};
+use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
 use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
@@ -24,7 +24,6 @@ use gptkit_train::stage::{self, Model, Stage, StageData, TrainingData};
 use gptkit_train::start::{DropoutConfig, Start, prepared_text};
 use gptkit_train::state::{DataSeen, State};
 use gptkit_train::trainer::Trainer;
-use gptkit_data::synthetic::InstructionKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -180,7 +179,7 @@ impl Stage for Sft {
         self.config.dropout.apply(&mut shape); // adapters know their base's
         let weights = match &self.config.lora {
             None => load_model(&run.checkpoint, context.device)?.1.into(),
-            Some(_) => Weights::load_adapted(&run.checkpoint, context.device)?,
+            Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
         };
         let tokenizer = Tokenizer::load(&run.checkpoint)?;
         Ok(Model { config: shape, tokenizer, parts: SftParts { weights, template: None } })
