@@ -4,14 +4,15 @@ use crate::answering::form_of;
 use crate::choices::Item;
 use anyhow::{Result, ensure};
 use gptkit_data::dialogue::{Message, Role, key};
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::load::load_config;
-use gptkit_world::{Instructions, Part};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -26,14 +27,14 @@ pub struct PromptSource<'a> {
     /// Only so many.
     pub count: Option<u64>,
     /// Of the embedded world's instructions.
-    pub part: Part,
+    pub part: Split,
 }
 
 impl PromptSource<'_> {
     /// The embedded world's instructions, if the prompts are these.
-    pub fn world(&self) -> Option<Instructions> {
-        match Place::of_records(self.source) {
-            Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part)),
+    pub fn world(&self) -> Option<SyntheticInstructions> {
+        match SourceLocation::of_records(self.source) {
+            Ok(SourceLocation::World { seed, .. }) => Some(SyntheticInstructions::new(seed, self.part)),
             _ => None,
         }
     }
@@ -69,10 +70,10 @@ impl<'a> PromptCollector<'a> {
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let source = self.from.source;
-        match Place::of_records(source).map_err(anyhow::Error::msg)? {
-            Place::World { count, seed, .. } => {
+        match SourceLocation::of_records(source).map_err(anyhow::Error::msg)? {
+            SourceLocation::World { count, seed, .. } => {
                 let most = if source == "world" { WORLD_PROMPTS } else { count };
-                let instructions = Instructions::new(seed, self.from.part);
+                let instructions = SyntheticInstructions::new(seed, self.from.part);
                 // Some come again, sums above all.
                 for index in 0..most.saturating_mul(10) {
                     if self.is_full(most) {
@@ -116,7 +117,7 @@ impl<'a> PromptCollector<'a> {
             return Ok(());
         }
         for reader in self.readers {
-            if !reader.takes(&prompt).map_err(|e| Bad::new(format!("{e:#}")))? {
+            if !reader.takes(&prompt).map_err(|e| BadRecord::new(format!("{e:#}")))? {
                 self.too_long += 1;
                 return Ok(());
             }
@@ -129,7 +130,7 @@ impl<'a> PromptCollector<'a> {
 /// How a model reads a prompt.
 struct PromptReader {
     tokenizer: Tokenizer,
-    form: Form,
+    form: DialogueForm,
     context: usize,
 }
 
