@@ -9,7 +9,8 @@ use gptkit_data::encode::read_text;
 use gptkit_data::losses::Losses;
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
-use gptkit_data::stitch::{Part, Stitcher};
+use gptkit_data::stitch::{EncodedPart, Stitcher};
+use gptkit_data::text::TextPiece;
 use gptkit_model::likelihood::{ContinuationLikelihood, LikelihoodQuestion, answer};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -86,6 +87,7 @@ pub fn read(
         from,
         waiting: Vec::new(),
         text: TextSummary::default(),
+        is_ended: false,
         sink,
     };
     let (mut pending, mut is_first) = (String::new(), true);
@@ -110,10 +112,9 @@ pub fn read(
         let more = TextSize::of(&pending) - TextSize::of(&text);
         pending = rest;
         slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
-    });
-    match read.and_then(|_| slider.score()) {
-        Err(e) if !e.is::<StopReading>() => Err(e),
-        _ => Ok(TextSummary { n: slider.n, ..slider.text }),
+    })?;
+    if !slider.is_ended {
+        let _ = slider.score()?;
     }
     Ok(TextSummary { n: slider.n, ..slider.text })
 }
@@ -160,18 +161,6 @@ fn end_of_lines(text: &str) -> Option<usize> {
     }
     None
 }
-
-/// Ends the reading.
-#[derive(Debug)]
-struct StopReading;
-
-impl std::fmt::Display for StopReading {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("enough text")
-    }
-}
-
-impl std::error::Error for StopReading {}
 
 struct SlidingWindow<'a> {
     model: &'a EvalModel<'a>,
