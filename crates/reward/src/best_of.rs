@@ -5,9 +5,9 @@ use anyhow::Result;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::template::{Template, encode};
 use gptkit_model::Gpt;
-use gptkit_model::load::ModelFolder;
 use gptkit_model::generate::{Completion, LateEnds};
 use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use std::ops::ControlFlow;
 

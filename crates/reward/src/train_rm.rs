@@ -14,7 +14,7 @@ use gptkit_data::progress::grouped;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::{END_OF_TEXT, Tokenizer};
 use gptkit_model::folder::{save_ends, save_weights};
-use gptkit_model::load::{load_model};
+use gptkit_model::load::load_model;
 use gptkit_model::{ClassHead, Gpt, HeadDescription, Params, Pass};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;

@@ -8,7 +8,7 @@ use gptkit_config::{Check, Problems};
 use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::folder::{save_ends};
+use gptkit_model::folder::save_ends;
 use gptkit_model::load::{ModelFolder, load_config, load_model};
 use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
 use gptkit_reward::group::{Group, GroupEncoder};

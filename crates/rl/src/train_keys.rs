@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::Device;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
-use gptkit_data::progress::{Progress, Silent, ProgressTask, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
 use gptkit_reward::{RewardConfig, RewardModeling};
 use gptkit_sft::{FinetuneConfig, Finetuning, Sft, SftConfig};
 use gptkit_train::config::TrainConfig;

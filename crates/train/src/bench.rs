@@ -2,9 +2,9 @@
 //! sizes matter.
 
 use crate::config::TrainConfig;
-use crate::trainer::Trainer;
 use crate::objective::LanguageModeling;
 use crate::plan::Flops;
+use crate::trainer::Trainer;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use gptkit_data::batch::Batch;

@@ -300,7 +300,8 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
 fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
     let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine::memory());
     if context.device.is_cpu() && needed > here {
-        let way = settings_that_fit(&config.model, &config.train, here).map(|set| format!(": use --set {}", set.join(" --set ")));
+        let way = settings_that_fit(&config.model, &config.train, here)
+            .map(|set| format!(": use --set {}", set.join(" --set ")));
         context.progress.warn(&format!(
             "a step takes about {:.1} GB of memory, and there are {:.1}{}",
             needed as f64 / 1e9,
