@@ -133,7 +133,9 @@ impl FolderTokens {
 
     /// Whether it says itself which token ends a text.
     pub(crate) fn names_an_end(&self) -> bool {
-        self.named.iter().any(|(name, token)| name == "eos_token" && token.content != crate::tokenizer::END_OF_TEXT)
+        self.named
+            .iter()
+            .any(|(name, token)| name == "eos_token" && token.content != crate::tokenizer::special::END_OF_TEXT)
     }
 
     /// Has `tokenizer` put `bos_token` before texts and `eos_token` after them where the folder says so.
@@ -338,7 +340,7 @@ fn extra_of(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
 }
 
 fn default_token(class: Class) -> AddedToken {
-    AddedToken::from(if class == Class::Gpt1 { "<unk>" } else { crate::tokenizer::END_OF_TEXT }, true)
+    AddedToken::from(if class == Class::Gpt1 { "<unk>" } else { crate::tokenizer::special::END_OF_TEXT }, true)
 }
 
 /// The special tokens that have a use, and those that have none.

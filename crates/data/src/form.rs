@@ -1,6 +1,6 @@
 //! How a model reads a dialogue: by its chat template, or as plain text where it brings none.
 
-use crate::dialogue::{Message, Role};
+use crate::message::{Message, Role};
 use crate::template::{Template, encode};
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;

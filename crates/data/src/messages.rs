@@ -1,6 +1,6 @@
 //! Messages as records hold them: lists with any of the usual names, transcripts, and what stands beside them.
 
-use crate::dialogue::{AnswerUse, Message, Role};
+use crate::message::{AnswerUse, Message, Role};
 use crate::record::{BadRecord, Row, kind_of};
 use serde_json::{Map, Value};
 

@@ -1,9 +1,11 @@
 //! Records and lines → prompts: what is to be answered, whatever else a record holds.
 
 use crate::comparison;
-use crate::dialogue::{self, AnswerUse, Message, Role, with_answers};
+use crate::continuation::prompt_under;
+use crate::dialogue;
 use crate::encoding::{Encoding, Utf16};
 use crate::file_form::FileForm;
+use crate::message::{AnswerUse, Message, Role, checked, with_answers};
 use crate::messages::{HISTORY, SYSTEM, messages, with_system};
 use crate::open::open;
 use crate::progress::{Progress, Unit};
@@ -45,7 +47,7 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
         Ok(shape) => return Ok(vec![shape.completions(row)?.0]),
     }
     if has("prompt") {
-        return Ok(vec![asked(comparison::prompt_under(row, "prompt")?)?]);
+        return Ok(vec![asked(prompt_under(row, "prompt")?)?]);
     }
     for key in ["messages", "conversations"] {
         if has(key) {
@@ -68,7 +70,7 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
         Err(_) if has("instruction") => "instruction",
         Err(bad) => return Err(BadRecord::new(format!("holds no prompt and {bad}"))),
     };
-    Ok(vec![asked(comparison::prompt_under(row, key)?)?])
+    Ok(vec![asked(prompt_under(row, key)?)?])
 }
 
 /// Names of the fields that [`prompts`] reads of a record, or passes over because they are answers.
@@ -86,7 +88,7 @@ fn fields(row: &Row) -> Vec<&'static str> {
 fn asked(messages: Vec<Message>) -> Result<Vec<Message>, BadRecord> {
     let mut answered = messages;
     answered.push(Message::new(Role::Assistant, "an answer"));
-    let mut checked = dialogue::checked(answered)?;
+    let mut checked = checked(answered)?;
     checked.pop();
     Ok(checked)
 }

@@ -225,7 +225,7 @@ impl SplitAssigner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialogue::{Message, Role};
+    use crate::message::{Message, Role};
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -305,7 +305,7 @@ mod tests {
         let sources = owned(&["a.csv"]);
         let all = Sources { sources: &sources, validation: &[], test: &[], val_fraction: 0.1 };
         let (readings, mut split) = (all.readings().unwrap(), all.split());
-        let keys = (0..10_000).map(|i| crate::dialogue::key(&[Message::new(Role::User, i.to_string())]));
+        let keys = (0..10_000).map(|i| crate::message::key(&[Message::new(Role::User, i.to_string())]));
         let n = keys.filter(|&key| split.of(&readings[0], key) == Some(Use::Validate)).count();
         assert!((900..1100).contains(&n), "{n}");
     }

@@ -6,7 +6,8 @@
 
 use crate::losses::Losses;
 use crate::text::TextPiece;
-use crate::tokenizer::{Spanned, Tokenizer};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::encode::Spanned;
 use anyhow::Result;
 use rayon::prelude::*;
 

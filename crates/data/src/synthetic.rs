@@ -4,7 +4,7 @@
 //! splits are about different combinations of people, places and things, whatever the seeds.
 
 use crate::comparison::Comparison;
-use crate::dialogue::{Message, Role};
+use crate::message::{Message, Role};
 use crate::record::RecordPlace;
 use crate::split::Split;
 use crate::task::TaskKind;

@@ -6,8 +6,8 @@
 //! so that the tokens are those of `apply_chat_template`, but for names of special tokens inside of messages, which are
 //! nothing but text here.
 
-use crate::dialogue::{Message, Role};
 use crate::jinja::{self, Failure, Program};
+use crate::message::{Message, Role};
 use crate::python;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, anyhow, bail, ensure};
