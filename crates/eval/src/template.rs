@@ -140,6 +140,7 @@ fn last_word(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::TaskConfig;
     use gptkit_data::record::RecordPlace;
     use serde_json::json;
 

@@ -9,7 +9,6 @@ use gptkit_data::batch::{Batch, Windows};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::source::{DataConfig, SourceLocation};
 use gptkit_data::synthetic::InstructionKind;
-use gptkit_data::synthetic::InstructionKind;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_description, save_ends};
