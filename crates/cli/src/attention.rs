@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
 use gptkit_data::printable::printable_line;
+use gptkit_data::text_table::{cut, left, right};
 use gptkit_model::load::ModelFolder;
 use gptkit_model::{Gpt, ModelConfig};
 use gptkit_plot::{HeatMap, HeatMapPanel};
@@ -160,13 +161,13 @@ const MOST_CELLS: usize = 250_000;
 ///
 /// # Errors
 /// When there are too many weights for one picture.
-fn heat_map(heads: &[Head], tokens: &[String]) -> Result<String> {
+fn heat_map(heads: &[AttentionHead], tokens: &[String]) -> Result<String> {
     let cells = heads.len() * tokens.len() * (tokens.len() + 1) / 2;
     ensure!(
         cells <= MOST_CELLS,
         "{cells} weights are too many for one picture, {MOST_CELLS} are not: choose --layer or --head, or a shorter text"
     );
-    let panel = |head: &Head| HeatMapPanel {
+    let panel = |head: &AttentionHead| HeatMapPanel {
         layer: head.layer,
         head: head.head,
         weights: head.rows.iter().map(|row| row.iter().map(|&weight| f64::from(weight)).collect()).collect(),
@@ -183,7 +184,7 @@ mod tests {
     fn too_many_weights_are_refused_with_the_way_out() {
         let tokens = vec!["a".to_owned(); 800];
         let rows = (0..800).map(|i| vec![1.0 / (i + 1) as f32; i + 1]).collect();
-        let head = Head { layer: 0, head: 1, rows };
+        let head = AttentionHead { layer: 0, head: 1, rows };
         assert!(heat_map(&[head], &tokens).unwrap_err().to_string().contains("choose --layer or --head"));
     }
 }

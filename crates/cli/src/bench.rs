@@ -6,19 +6,13 @@ use crate::ui::Ui;
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
-use gptkit_data::batch::Batch;
-use gptkit_data::progress::{Progress, Unit};
-use gptkit_model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass, Weights, predictor};
+use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
 use gptkit_ops::Precision;
 use gptkit_ops::bench::{Shape, cases, peak};
 use gptkit_train::PretrainConfig;
 use gptkit_train::bench::{Measurement, median_seconds};
 use gptkit_train::config::TrainConfig;
-use gptkit_train::guard::Guard;
 use gptkit_train::memory::peak_of_process;
-use gptkit_train::objective::LanguageModeling;
-use gptkit_train::plan::Flops;
-use gptkit_train::trainer::Trainer;
 use serde_json::json;
 
 /// Measure training, reading a prompt, writing, and each operation at a preset's sizes, beside the processor's most
@@ -166,80 +160,18 @@ struct BenchSheet<'a> {
     ui: &'a Ui,
 }
 
-/// Episodes of an iteration of PPO, where nothing else is said.
-const EPISODES: usize = 16;
-/// Tokens of their answers.
-const ANSWER: usize = 48;
-
-/// An iteration of PPO with one update, and its parts: median seconds of each, and the tokens that it speaks. Not among the
-/// cases that are measured unasked: it takes the memory of four models.
-fn ppo(
-    model: &ModelConfig,
-    rows: usize,
-    dtype: Dtype,
-    device: &Device,
-    ui: &Ui,
-) -> Result<Vec<(&'static str, f64, usize)>> {
-    let task = ui.task("ppo", None, Unit::Items);
-    let mut found = Vec::new();
-    gptkit_rl::bench::iterations(model, (rows, PROMPT, ANSWER), dtype, device, |seconds| {
-        task.advance(1);
-        found.push(seconds);
-        found.len() <= OFTEN // the first takes its memory from the system
-    })?;
-    let tokens = rows * ANSWER;
-    let median = |of: fn(&Seconds) -> f64| {
-        let mut all: Vec<f64> = found[1..].iter().map(of).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    Ok(vec![
-        ("ppo_iteration", median(|s| s.rollout + s.scoring + s.optimization), tokens),
-        ("ppo_rollout", median(|s| s.rollout), tokens),
-        ("ppo_scoring", median(|s| s.scoring), tokens),
-        ("ppo_optimization", median(|s| s.optimization), tokens),
-    ])
-}
-
-/// Completions of the prompt that are compared.
-const K: usize = 9;
-
-/// Loss and gradients of a reward model from K completions of one prompt, half a window and a quarter each: as a group, whose
-/// prompt is read once; each completion alone; and pair by pair, each with both of its completions. Seconds of each, and the
-/// tokens of all K.
-fn compare(
-    model: &ModelConfig,
-    mut params: Params,
-    seq: usize,
-    precision: Precision,
-    here: impl Fn(&str) -> bool,
-    ui: &Ui,
-) -> Result<Vec<(&'static str, f64, usize)>> {
-    let head = ClassHead::init_reward(&mut params, model.d_model, 1)?;
-    let rewarder = RewardModel { gpt: Gpt::new(model, &params, precision)?, head };
-    let mut weights = Weights::from(params);
-    let (prompt, own) = ((seq / 2).max(1), (seq / 4).max(1));
-    let token = |i: usize| (i * 7919 % model.vocab_size) as u32;
-    let sequence =
-        |k: usize| (0..prompt).map(token).chain((0..own).map(|i| token(i + (k + 1) * own))).collect::<Vec<u32>>();
-    let of = |sequences: Vec<Vec<u32>>| Group { places: vec![1; sequences.len()], sequences, prompt, gold: None };
-    let alone = |k: usize| of(vec![sequence(k)]);
-    let places: Vec<u32> = (1..=K as u32).collect();
-    let pairs: Vec<(usize, usize)> = gptkit_data::comparison::pairs(&places).collect();
-    let one_by_one = pairs.iter().flat_map(|&(a, b)| [alone(a), alone(b)]).collect();
-    let cases = [
-        ("compare_group", vec![of((0..K).map(sequence).collect())], Pairs::of([places.as_slice()], 1)),
-        ("compare_alone", (0..K).map(alone).collect(), Pairs::of([places.as_slice()], 1)),
-        ("compare_pairs", one_by_one, Pairs::of(pairs.iter().map(|_| &[1, 2][..]), pairs.len())),
-    ];
-    let pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
-    let mut found = Vec::new();
-    for (name, groups, pairs) in cases.into_iter().filter(|(name, _, _)| here(name)) {
-        let seconds = timed(name, ui, || {
-            let loss = || pairs.loss(&rewarder.of_groups(&groups, pass)?, &LossConfig::default());
-            weights.begin_update().backward(loss).map(|_| ())
-        })?;
-        found.push((name, seconds, K * (prompt + own)));
+impl BenchSheet<'_> {
+    fn head(&self, batch: usize, seq: usize) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let Self { config, dtype, ui, .. } = self;
+        let peak = self.peak_flops.map(|peak| format!(" · at most {:.0} GFLOP/s", peak / 1e9)).unwrap_or_default();
+        ui.say(&format!("{config} · {batch} × {seq} tokens · {dtype}{peak}"));
+        ui.result(&format!(
+            "{:<24}{:>12}{:>14}{:>12}{:>9}{:>12}\n",
+            "case", "ms", "tokens/s", "GFLOP/s", "share", "peak"
+        ))
     }
 
     /// With the most memory that the process has had.

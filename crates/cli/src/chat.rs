@@ -9,11 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_chat::{ChatConfig, ChatPrompt, ChatSession};
 use gptkit_data::disk;
-use gptkit_data::form::DialogueForm;
-use gptkit_model::Gpt;
-use gptkit_model::generate::{Finish, GenerationOptions, GenerationRequest, PromptCache, generate_from};
-use gptkit_model::load::ModelFolder;
-use gptkit_model::sampler::Sampling;
+use gptkit_model::generate::Finish;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Behavior, Config, Editor};
@@ -60,8 +56,10 @@ impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let (folder, model) = self.compute.load(&self.model)?;
-        let form = DialogueForm::of(&folder.tokenizer)?.with_today()?;
-        if matches!(form, DialogueForm::Plain) {
+        let max_new_tokens = self.max_new_tokens.map(|n| n as usize);
+        let session =
+            ChatSession::new(folder, model, ChatConfig { max_new_tokens, stop: self.sampling.stop, sampling })?;
+        if !session.has_template() {
             ui.say(&format!(
                 "{} was not trained for dialogue (it has no chat template): it goes on with a text of User and Assistant",
                 self.model.display()
@@ -72,21 +70,8 @@ impl ChatCommand {
         if input.is_terminal() {
             ui.say("/help lists the commands, Ctrl-D leaves");
         }
-        let context = folder.config.context;
-        let mut chat = Session {
-            interrupt: Interrupt::watch(!input.is_terminal())?,
-            end: folder.end_of_text.iter().copied().chain(form.end_of_turn()).collect(),
-            stop: self.sampling.stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
-            max_new_tokens: self.max_new_tokens.map_or((context / 2).max(1), |n| n as usize),
-            past: PromptCache::new(&model),
-            raw: self.raw,
-            conversation: Conversation::default(),
-            sampling,
-            folder,
-            model,
-            form,
-            ui,
-        };
+        let interrupt = AnswerInterrupt::watch(!input.is_terminal())?;
+        let mut chat = TerminalChat { ui, session, raw: self.raw, interrupt };
         while let Some(text) = input.message(ui)? {
             let done = ChatLine::parse(&text).and_then(|line| chat.obey(line));
             match done {
@@ -141,21 +126,10 @@ impl<'a> ChatLine<'a> {
 /// A conversation in the terminal or through a pipe.
 struct TerminalChat<'a> {
     ui: &'a Ui,
-    model: Gpt,
-    folder: ModelFolder,
-    form: DialogueForm,
-    /// Tokens that end an answer.
-    end: Vec<u32>,
-    /// Texts that end an answer.
-    stop: Vec<String>,
-    max_new_tokens: usize,
+    session: ChatSession,
     /// Whether answers are written byte for byte.
     raw: bool,
-    /// Its seed is the next answer's.
-    sampling: Sampling,
-    interrupt: Interrupt,
-    conversation: Conversation,
-    past: PromptCache,
+    interrupt: AnswerInterrupt,
 }
 
 impl TerminalChat<'_> {
@@ -207,25 +181,9 @@ impl TerminalChat<'_> {
                 session.context()
             ));
         }
-        let request = GenerationRequest {
-            prompt: prompt.tokens,
-            options: GenerationOptions {
-                n_samples: 1,
-                max_new_tokens: prompt.max_new_tokens,
-                stop: self.stop.clone(),
-                log_probs: None,
-                sampling: self.sampling.clone(),
-            },
-        };
-        self.sampling.seed = self.sampling.seed.wrapping_add(1);
-        self.interrupt.begin();
-        let (ui, interrupt, raw) = (self.ui, &self.interrupt, self.raw);
-        let mut begun = false;
-        let written = generate_from(&mut self.past, &self.model, tokenizer, &self.end, &request, |_, text| {
-            // The space before the first word belongs to the form, not to what is said.
-            let text = if begun { text } else { text.trim_start() };
-            begun |= !text.is_empty();
-            ui.text(text, raw)?;
+        interrupt.begin();
+        let answer = session.answer(prompt, |text| {
+            ui.text(text, *raw)?;
             Ok(if interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
         interrupt.end();

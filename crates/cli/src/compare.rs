@@ -9,6 +9,7 @@ use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::choices::Judge;
 use gptkit_preferences::collection::Collection;
@@ -169,10 +170,10 @@ impl CompareCommand {
             }
             _ => {}
         }
-        answers("a", a, ui)?;
-        self.b.as_deref().map_or(Ok(()), |b| answers("b", b, ui))?;
+        check_model("a", a, ui)?;
+        self.b.as_deref().map_or(Ok(()), |b| check_model("b", b, ui))?;
         if matches!(SourceLocation::of(prompts), Ok(SourceLocation::Stdin(_))) {
-            return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
+            return Err(Usage::new("--prompts -: name a file; stdin is for choices").into());
         }
         check_prompts_exist(prompts)?;
         Ok(Some(Settings {
@@ -230,7 +231,7 @@ struct CompareOutcome<'a> {
     ui: &'a Ui,
 }
 
-impl Said<'_> {
+impl CompareOutcome<'_> {
     fn verdict(&self) -> Option<&JudgeSummary> {
         self.summary.verdicts.iter().find(|verdict| verdict.judge == *self.judge)
     }

@@ -11,10 +11,12 @@ use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
 use gptkit_eval::figures::MetricValue;
 use gptkit_eval::report::{EvalReport, Finetuned, shown};
-use gptkit_eval::run::{EvalCell, EvalContext, EvalEnd, EvalRequest, FinetunedRequest, evaluate};
+use gptkit_eval::request::{EvalRequest, FinetunedRequest};
+use gptkit_eval::run::{EvalCell, EvalContext, EvalEnd, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
 use gptkit_model::load::load_config;
+use gptkit_sft::accuracy::RecordSink;
 use gptkit_train::interrupt::Interrupt;
 use gptkit_train::run::claim_numbered;
 use std::collections::BTreeSet;
@@ -149,7 +151,7 @@ impl EvalCommand {
         }
         let mut names = BTreeSet::new();
         if let Some(twice) =
-            tasks.iter().map(gptkit_eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
+            tasks.iter().map(gptkit_eval::request::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
         {
             let hint = "name each task once; a second file of records is a task file of its own";
             return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
@@ -194,15 +196,12 @@ impl EvalCommand {
         })
     }
 
-    /// What a fine-tuned model makes of a task's instances.
+    /// The accuracy of a fine-tuned model on a task's instances.
     fn finetuned(&self, request: &EvalRequest, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
         let (files, gpt) = self.compute.load_reader(&one.folder)?;
-        let predicted = gptkit_sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
-        let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
-        let share = report.scores.get("accuracy").copied();
-        let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
-        let error = gptkit_stats::standard_error_of_share(share, report.n);
+        let records = |sink: RecordSink| request.records(task, &mut |row| sink(&row.fields));
+        let accuracy = gptkit_sft::accuracy::accuracy(&one.folder, files, gpt, records, ui)?;
         let figure = MetricValue {
             metric: "accuracy".to_owned(),
             value: 100.0 * accuracy.share,

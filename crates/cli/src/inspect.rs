@@ -36,18 +36,18 @@ pub(crate) struct InspectCommand {
 
 impl InspectCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let context = RunContext { device: &Device::Cpu, progress: ui, deadline: None };
         let (tokenizer, batches) = match &self.init {
             None => {
                 let (_, config) = presets::load(&self.config.config, &self.config.settings())?;
-                let (tokenizer, batch) = gptkit_train::pretrain::batch_of_step(&config, self.step, ui)?;
+                let (tokenizer, batch) = gptkit_train::pretrain::batch_of_step(config, self.step, &context)?;
                 (tokenizer, vec![batch])
             }
             Some(init) => {
                 // The default is that of the stage.
                 let name = if self.config.config == "small" { "sft-small" } else { &self.config.config };
                 let (_, config) = presets::load(name, &self.config.record_settings())?;
-                let sitting = Sitting { device: &Device::Cpu, progress: ui, deadline: None };
-                gptkit_sft::sft::batch_of_step(config, init, self.step, &sitting)?
+                gptkit_sft::sft::batch_of_step(config, init, self.step, &context)?
             }
         };
         let all: usize = batches.iter().map(|batch| batch.rows).sum();

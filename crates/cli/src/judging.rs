@@ -89,16 +89,17 @@ impl JudgeChoice {
         Ok(Some(Scorer::new(folder, files, gpt)?))
     }
 
-    /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
+    /// The automatic judge: the reward model that [`JudgeChoice::scorer`] loaded, or the scores of the `world` that the prompts
+    /// are from. None for a person.
     pub(crate) fn machine<'a>(
         &self,
         scorer: Option<&'a Scorer>,
         world: Option<SyntheticInstructions>,
-    ) -> Option<Machine<'a>> {
+    ) -> Option<AutomaticJudge<'a>> {
         match (self, world) {
-            (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
-            (Self::Gold, Some(world)) => Some(Machine::Gold(world)),
-            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(SimulatedLabeler::new(*seed), world)),
+            (Self::Rewards(_), _) => scorer.map(AutomaticJudge::Rewards),
+            (Self::Gold, Some(world)) => Some(AutomaticJudge::Gold(world)),
+            (Self::Labeler(seed), Some(world)) => Some(AutomaticJudge::Labeler(SimulatedLabeler::new(*seed), world)),
             _ => None,
         }
     }
@@ -142,12 +143,12 @@ pub(crate) fn check_model(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// Refuses prompts that are not there.
-pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
+/// Refuses prompts that do not exist.
+pub(crate) fn check_prompts_exist(prompts: &str) -> Result<()> {
     match SourceLocation::of_records(prompts) {
         Ok(SourceLocation::World { .. }) => Ok(()),
         Ok(SourceLocation::Path(path)) if path.is_file() => Ok(()),
-        Ok(SourceLocation::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
+        Ok(SourceLocation::Stdin(_)) => Err(Usage::new("--prompts -: name a file").into()),
         Ok(SourceLocation::Path(path)) => {
             let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
             Err(Usage::new(format!("--prompts {}: no such file", path.display())).hint(hint).into())

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use gptkit_data::disk;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::text_table::aligned;
 use gptkit_lineage::plan::{PlannedStage, folder_of_seed, steps};
 use gptkit_lineage::report::{self, WrittenReport};
 use gptkit_lineage::stages::{self, StageContext, StageEnd, StageRecord, StageState};

@@ -1,16 +1,17 @@
 //! `gptkit ppo`
 
 use crate::data_args::{quoted, shell};
-use crate::presets;
-use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
+use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::ui::{Ui, Usage};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::progress::Progress;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_rl::PpoTraining;
 use gptkit_rl::prompts::FILES;
 use gptkit_rl::provenance::{Origin, Provenance};
-use gptkit_rl::{Outcome, PpoConfig};
+use gptkit_rl::stage::PpoReport;
+use gptkit_train::stage::Outcome;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -77,37 +78,27 @@ impl PpoConfigArgs {
     }
 }
 
-const STAGE: Stage = Stage { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
 
 impl PpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let device = self.run.device()?;
-        let mut set = self.config.settings();
-        let todo = match self.run.resumes(&set)? {
-            Some(folder) => reopen::<PpoConfig>(&STAGE, folder, ui)?,
-            None => {
-                let init = model_to_start_from(self.init.as_deref())?;
-                let reward = self.reward.as_deref().context("no reward model")?;
-                if !reward.is_dir() {
-                    let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
-                    return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", reward.display())).into());
-                }
-                self.check_round(init, reward, ui)?;
-                set.extend(self.run.settings());
-                let (name, config) = presets::load::<PpoConfig>(&self.config.config, &set)?;
-                self.run.begin(&STAGE, &name, config, &[("init", init), ("reward", reward)], ui)?
+        let settings = (self.config.config.as_str(), self.config.settings());
+        let models = || {
+            let init = model_to_start_from(self.init.as_deref())?;
+            let reward = self.reward.as_deref().context("no reward model")?;
+            if !reward.is_dir() {
+                let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
+                return Err(Usage::new(format!("--reward {}: no such folder", reward.display())).hint(hint).into());
             }
+            self.check_round(init, reward, ui)?;
+            Ok(vec![("init", init), ("reward", reward)])
         };
-        let sitting = self.run.sitting(&device, ui);
-        let outcome = match todo {
-            Todo::Begin { config, request, claim } => {
-                let init = model_named(self.init.as_deref(), &request, "init")?;
-                let reward = model_named(self.reward.as_deref(), &request, "reward")?;
-                gptkit_rl::ppo(&config, init, reward, claim, &sitting)?
-            }
-            Todo::Resume { config, run } => gptkit_rl::resume(&config, run, &sitting)?,
+        let stage = |config, models: &RunModels| match (models.get("init"), models.get("reward")) {
+            _ if models.is_resumed() => Ok(PpoTraining::resumed(config)),
+            (Some(init), Some(reward)) => Ok(PpoTraining::new(config, init, reward)),
+            _ => bail!("the run does not name its policy and its reward model"),
         };
-        finish(&outcome, ui)
+        finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 
     /// Whether the model in `init` has been through the rounds before the one that was said. A reward model that knows only
@@ -149,9 +140,10 @@ fn new_comparisons(policy: &Path, reward: &Path) -> String {
 }
 
 /// Says what the run came to and what is next.
-fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, figures, before } = outcome;
+fn finish(outcome: &Outcome<PpoReport>, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
     say_end("ppo", folder, summary, ui)?;
+    let Some(PpoReport { figures, before }) = report else { return Ok(()) };
     let figure = |figures: &BTreeMap<String, f64>, name: &str| figures.get(name).copied();
     for (name, what) in [
         ("objective/score", "score on held-out prompts"),

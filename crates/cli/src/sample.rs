@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
 use gptkit_data::prompt::text_of;
+use gptkit_data::template::Template;
 use gptkit_model::generate::{Completion, GenerationOptions, GenerationRequest, generate};
 use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;

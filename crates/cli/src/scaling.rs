@@ -53,7 +53,7 @@ impl ScalingCommand {
                 }
                 let config = reopened(&path.to_string_lossy())?;
                 let device = self.run.device()?;
-                let outcome = gptkit_scaling::resume(&config, folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = gptkit_scaling::resume(&config, folder, self.budget, &self.run.context(&device, ui))?;
                 (outcome, folder.to_owned())
             }
             None => {
@@ -73,7 +73,7 @@ impl ScalingCommand {
                     }
                 };
                 let device = self.run.device()?;
-                let outcome = gptkit_scaling::resume(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = gptkit_scaling::resume(&config, &folder, self.budget, &self.run.context(&device, ui))?;
                 (outcome, folder)
             }
         };

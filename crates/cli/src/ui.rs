@@ -1,5 +1,5 @@
-//! All that is printed: words and progress on stderr, results on stdout. A process that `gptkit lineage` runs says
-//! [`ProgressEvent`]s in their place.
+//! All that is printed: messages and progress on stderr, results on stdout. A process that `gptkit lineage` runs writes
+//! [`Event`]s to stderr instead.
 //!
 //! Whatever a name, a record or a model brings along passes through [`gptkit_data::printable`], so that none of it controls the
 //! terminal.
@@ -8,7 +8,7 @@ use anyhow::Context;
 pub(crate) use gptkit_config::Usage;
 use gptkit_data::printable::{printable, printable_json, printable_line};
 use gptkit_data::progress::{Progress, ProgressTask, Unit};
-use gptkit_lineage::event::Event;
+use gptkit_lineage::event::ProgressEvent;
 use gptkit_train::interrupt::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
@@ -46,7 +46,7 @@ impl Ui {
     /// Reports the end of the process as an event, where events are wanted.
     pub(crate) fn ended(&self) {
         if self.events {
-            tell(&ProgressEvent::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
+            send(&ProgressEvent::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
         }
     }
 
@@ -98,7 +98,7 @@ impl Ui {
     /// A line on stderr.
     pub(crate) fn say(&self, line: &str) {
         if self.events {
-            return tell(&ProgressEvent::Said(line.to_owned()));
+            return send(&ProgressEvent::Said(line.to_owned()));
         }
         match self.bar.lock() {
             Ok(bar) if bar.is_some() => bar.iter().for_each(|bar| bar.suspend(|| write_line(line))),
@@ -125,8 +125,8 @@ pub(crate) fn write_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
-/// Tells another gptkit what happened. When that one is gone nobody wants the rest, and what is saved can be gone on with.
-fn tell(event: &ProgressEvent) {
+/// Sends an event to the gptkit that runs this process. When that one is gone, the process ends: what is saved can be resumed.
+fn send(event: &ProgressEvent) {
     let line = serde_json::json!(event).to_string();
     if writeln!(io::stderr().lock(), "{line}").is_err() {
         std::process::exit(1);
@@ -157,8 +157,8 @@ impl Progress for Ui {
 
     fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         if self.events {
-            tell(&ProgressEvent::Began { label: label.to_owned(), total, unit });
-            return Box::new(Told { state: Mutex::default() });
+            send(&ProgressEvent::Began { label: label.to_owned(), total, unit });
+            return Box::new(EventTask { state: Mutex::default() });
         }
         if !self.live {
             return Box::new(LineTask::new(label, total, unit));
@@ -197,7 +197,7 @@ struct BarTask {
     shown: Arc<Mutex<Option<ProgressBar>>>,
 }
 
-impl ProgressTask for Bar {
+impl ProgressTask for BarTask {
     fn resume_at(&self, n: u64) {
         self.bar.set_position(n);
         self.bar.reset_eta();
@@ -230,18 +230,18 @@ struct EventTask {
 /// Time between two events of a task.
 const BETWEEN: Duration = Duration::from_millis(200);
 
-impl Told {
-    fn tell(state: &mut State) {
-        state.said_at = Some(Instant::now());
-        tell(&ProgressEvent::Reached { done: state.done, figures: state.figures.clone() });
+impl EventTask {
+    fn send(state: &mut TaskProgress) {
+        state.reported_at = Some(Instant::now());
+        send(&ProgressEvent::Reached { done: state.done, figures: state.figures.clone() });
     }
 }
 
-impl ProgressTask for Told {
+impl ProgressTask for EventTask {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
             state.done = n;
-            tell(&ProgressEvent::ResumedAt(n));
+            send(&ProgressEvent::ResumedAt(n));
         }
     }
 
@@ -263,8 +263,8 @@ impl ProgressTask for Told {
 impl Drop for EventTask {
     fn drop(&mut self) {
         if let Ok(mut state) = self.state.lock() {
-            Self::tell(&mut state);
-            tell(&ProgressEvent::Over);
+            Self::send(&mut state);
+            send(&ProgressEvent::Over);
         }
     }
 }
@@ -327,7 +327,7 @@ impl LineTask {
     }
 }
 
-impl ProgressTask for Lines {
+impl ProgressTask for LineTask {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
             (state.before, state.done, state.reported) = (n, n, n);

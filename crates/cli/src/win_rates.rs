@@ -77,7 +77,7 @@ impl WinRatesCommand {
         let best_of = self.checked(&sampling, &judge_choice, ui)?;
         let judging = judge_choice.scorer(&self.compute)?;
         let rewarding = self.rewarding()?;
-        let prompts = Prompts { source: &self.prompts, count: self.count, split: Split::HeldOut };
+        let prompts = PromptSource { source: &self.prompts, count: self.count, part: Split::HeldOut };
         let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
         let items = prompts.items(&models, self.on_bad_record, ui)?;
         // Before anything is written, which takes long.
@@ -86,7 +86,7 @@ impl WinRatesCommand {
         let contest = Contest {
             items: &items,
             reference: CompletionWriter::new(&self.reference, &files, &gpt)?,
-            machine: wanted.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
+            machine: judge_choice.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
@@ -142,7 +142,14 @@ impl WinRatesCommand {
         Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into())
     }
 
-    fn result(&self, rows: &[ContestRow], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
+    fn result(
+        &self,
+        rows: &[ContestRow],
+        n: usize,
+        sampling: &Sampling,
+        judge_choice: &JudgeChoice,
+        ui: &Ui,
+    ) -> Result<()> {
         if self.json {
             let object = json!({
                 "reference": self.reference,

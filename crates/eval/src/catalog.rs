@@ -5,6 +5,7 @@ use crate::records::RecordSource;
 use crate::request::TaskRequest;
 use crate::task::{Scoring, TaskConfig};
 use anyhow::Result;
+use gptkit_config::Usage;
 use gptkit_data::source::SourceLocation;
 use std::path::Path;
 

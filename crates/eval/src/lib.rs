@@ -19,6 +19,7 @@
 pub mod answers;
 pub mod arithmetic;
 pub mod bleu;
+pub mod catalog;
 pub mod chart;
 mod detokenize;
 pub mod figures;
