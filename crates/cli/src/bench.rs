@@ -10,7 +10,7 @@ use gptkit_data::batch::Batch;
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_model::{ClassHead, Dtype, Gpt, Input, ModelConfig, Params, Pass, Weights, predictor};
 use gptkit_ops::Precision;
-use gptkit_ops::bench::{Shape, cases, peak};
+use gptkit_ops::bench::{BenchShape, cases, peak};
 use gptkit_reward::RewardModel;
 use gptkit_reward::group::Group;
 use gptkit_reward::loss::{LossConfig, Pairs};
@@ -175,7 +175,7 @@ impl Bench {
         }
         if device.is_cpu() {
             let (n_head, vocab_size) = (model.n_head, model.vocab_size);
-            let shape = Shape { batch, len: seq, width: model.d_model, n_head, vocab_size };
+            let shape = BenchShape { batch, len: seq, width: model.d_model, n_head, vocab_size };
             for mut case in cases(shape, precision)?.into_iter().filter(|case| here(case.name)) {
                 let seconds = timed(case.name, ui, || Ok((case.run)()?))?;
                 let (case, flops, tokens) = (case.name.to_owned(), case.flops, batch * seq);
