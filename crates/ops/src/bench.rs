@@ -1,5 +1,11 @@
 //! Single operations at the sizes of a model, for `gptkit bench` to time, and the most that the processor multiplies.
 
+#[cfg(any(test, feature = "testing"))]
+mod more;
+
+#[cfg(any(test, feature = "testing"))]
+pub use more::{more_cases, plain_cases};
+
 use crate::attention::Mask;
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;

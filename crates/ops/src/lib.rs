@@ -43,6 +43,7 @@ mod attention;
 pub mod bench;
 mod block;
 mod cache;
+#[cfg(any(test, feature = "testing"))]
 pub mod check;
 pub mod cpu;
 mod cross_entropy;
