@@ -136,13 +136,21 @@ impl Command {
     }
 }
 
+/// `mi_option_purge_delay` of mimalloc, which the library's bindings do not name: milliseconds, or never.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+/// What mimalloc's header documents as its default; `MIMALLOC_PURGE_DELAY` sets another.
+const DEFAULT_PURGE_DELAY: std::ffi::c_long = 1000;
+
 /// Has the allocator never give memory back: a training step takes what the one before it freed, and getting pages from
-/// the system costs a quarter of a step.
+/// the system costs a quarter of a step. A delay that the user has set, or an option that another version of the library
+/// has under this number, is left alone.
 fn keep_memory() {
-    /// `mi_option_purge_delay`, which the library's bindings do not name: milliseconds, or never.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    // SAFETY: the call sets a number.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) }
+    // SAFETY: the calls read and set a number.
+    unsafe {
+        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT_PURGE_DELAY {
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
+        }
+    }
 }
 
 /// Has a panic, which is a mistake in gptkit, say so in one line; with `RUST_BACKTRACE`, where it came from too.
@@ -222,6 +230,13 @@ fn main() -> ExitCode {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+
+    /// The number of an option is a promise of no version of the bindings.
+    #[test]
+    fn the_option_of_the_allocator_has_its_documented_default() {
+        // SAFETY: the call reads a number.
+        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) }, DEFAULT_PURGE_DELAY);
+    }
 
     #[test]
     fn a_panic_is_one_line_with_its_place() {

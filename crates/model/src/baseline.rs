@@ -70,7 +70,7 @@ pub struct Lstm {
     config: ModelConfig,
     precision: Precision,
     embedding: Embedding,
-    layers: Arc<gptkit_ops::Lstm>,
+    layers: Arc<gptkit_ops::LstmStack>,
 }
 
 impl Lstm {
@@ -86,7 +86,7 @@ impl Lstm {
         };
         Ok(Self {
             embedding: Embedding { tokens: Arc::clone(params.get(tokens)?), positions: None },
-            layers: Arc::new(gptkit_ops::Lstm { layers: (0..config.n_layer).map(layer).collect::<Result<_>>()? }),
+            layers: Arc::new(gptkit_ops::LstmStack { layers: (0..config.n_layer).map(layer).collect::<Result<_>>()? }),
             config: config.clone(),
             precision,
         })

@@ -6,8 +6,8 @@ use crate::layout::{OUTPUT, embedding_names};
 use crate::params::Params;
 use candle_core::{Device, Result, Tensor, bail};
 use gptkit_ops::{
-    Around, Cache, Dropout, Drops, Embedding, Keep, Precision, Quantized, Sequences, Trunk, dropout,
-    language_model_loss, logits, token_log_probs,
+    AttentionInput, Cache, Dropout, DropoutSites, Embedding, Precision, Quantized, SaveForBackward, Sequences, Trunk,
+    dropout, language_model_loss, logits, token_log_probs,
 };
 use gptkit_rng::keyed::{Draw, Key, words};
 use std::sync::Arc;
@@ -53,11 +53,11 @@ impl Pass {
         matches!(self, Self::Train { .. })
     }
 
-    fn keep(self) -> Keep {
+    fn keep(self) -> SaveForBackward {
         match self {
-            Self::Eval => Keep::Nothing,
-            Self::Train { recompute: true, .. } => Keep::Inputs,
-            Self::Train { recompute: false, .. } => Keep::All,
+            Self::Eval => SaveForBackward::Nothing,
+            Self::Train { recompute: true, .. } => SaveForBackward::Inputs,
+            Self::Train { recompute: false, .. } => SaveForBackward::All,
         }
     }
 }
@@ -295,7 +295,7 @@ impl Gpt {
         let mut weights = Vec::with_capacity(self.trunk.blocks.len());
         for block in &self.trunk.blocks {
             weights.push(block.attention_weights(&x)?);
-            x = block.plain(&x, Drops::default(), false, Around::Sequences(&sequences))?;
+            x = block.plain(&x, DropoutSites::default(), false, AttentionInput::Sequences(&sequences))?;
         }
         Ok(weights)
     }
@@ -310,10 +310,10 @@ impl Gpt {
     }
 
     /// Where each block drops; place 0 of the model is the embeddings'.
-    fn drops(&self, pass: Pass) -> Vec<Drops> {
+    fn drops(&self, pass: Pass) -> Vec<DropoutSites> {
         let (attention, residual) = (self.config.attention_dropout, self.config.residual_dropout);
         (0..self.config.n_layer as u32)
-            .map(|layer| Drops {
+            .map(|layer| DropoutSites {
                 attention: pass.dropout(attention, 1 + 3 * layer),
                 attended: pass.dropout(residual, 2 + 3 * layer),
                 mlp: pass.dropout(residual, 3 + 3 * layer),

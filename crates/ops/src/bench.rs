@@ -1,5 +1,11 @@
 //! Single operations at the sizes of a model, for `gptkit bench` to time, and the most that the processor multiplies.
 
+#[cfg(any(test, feature = "testing"))]
+mod more;
+
+#[cfg(any(test, feature = "testing"))]
+pub use more::{more_cases, plain_cases};
+
 use crate::attention::Mask;
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
@@ -8,7 +14,8 @@ use crate::head::language_model_loss;
 use crate::layer_norm::{Norm, Normalized};
 use crate::linear::{Linear, round};
 use crate::parameter::Parameter;
-use crate::product::{Parts, Path, Precision, tile, with_kernel};
+use crate::path::{Path, Precision, with_kernel};
+use crate::product::tile;
 use crate::self_attention::SelfAttention;
 use crate::sequences::Sequences;
 use crate::{Adam, adamw, gradient_squares};
@@ -20,7 +27,7 @@ use std::time::Instant;
 
 /// Sizes of a batch and of the model that reads it.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub struct BenchShape {
     /// Sequences.
     pub batch: usize,
     /// Tokens of each.
@@ -34,7 +41,7 @@ pub struct Shape {
 }
 
 /// An operation that can be timed.
-pub struct Case {
+pub struct BenchCase {
     /// What it is.
     pub name: &'static str,
     /// Operations of a run, a multiplication and an addition being two; none where memory is what counts.
@@ -74,7 +81,7 @@ fn peak_of<K: Kernel>() -> f64 {
 ///
 /// # Errors
 /// When memory does not suffice.
-pub fn cases(shape: Shape, precision: Precision) -> Result<Vec<Case>> {
+pub fn cases(shape: BenchShape, precision: Precision) -> Result<Vec<BenchCase>> {
     match precision {
         Precision::F32 => cases_of::<f32>(shape, precision),
         Precision::Bf16 => cases_of::<bf16>(shape, precision),
@@ -94,8 +101,8 @@ fn attend(sequences: &Sequences, n_head: usize) -> SelfAttention<'_> {
     SelfAttention { sequences, n_head, mask: Mask::Causal, drop: None }
 }
 
-fn cases_of<E: Element>(shape: Shape, precision: Precision) -> Result<Vec<Case>> {
-    let Shape { batch, len, width: d, n_head, vocab_size: v } = shape;
+fn cases_of<E: Element>(shape: BenchShape, precision: Precision) -> Result<Vec<BenchCase>> {
+    let BenchShape { batch, len, width: d, n_head, vocab_size: v } = shape;
     let n = batch * len;
     let numbers = |seed, n| {
         let mut rounded = vec![E::default(); n];
@@ -103,34 +110,24 @@ fn cases_of<E: Element>(shape: Shape, precision: Precision) -> Result<Vec<Case>>
         rounded
     };
     let mut cases = Vec::new();
-    let mut add = |name, flops, run| cases.push(Case { name, flops, run });
+    let mut add = |name, flops, run| cases.push(BenchCase { name, flops, run });
     let product = 2.0 * (n * d * 4 * d) as f64;
 
     let linear = Linear { weight: parameter(1, &[d, 4 * d])?, bias: parameter(2, &[4 * d])? };
     let (x, dy) = (numbers(3, n * d), numbers(4, n * 4 * d));
     let (one, input, mut wide, mut active) = (linear.clone(), x.clone(), dy.clone(), dy.clone());
     let run = move || {
-        let (wide, active) = (Parts::of(&mut wide), Parts::of(&mut active));
-        one.forward(precision, &input, |at, sums, bias| {
-            let range = at..at + sums.len();
-            // SAFETY: each place is given once.
-            let (wide, active) = unsafe { (wide.part(range.clone()), active.part(range)) };
+        one.forward(precision, &input, (&mut wide[..], &mut active[..]), |_, sums, bias, (wide, active)| {
             gelu::forward::<E>(sums, bias, wide, active);
         })
     };
     add("linear_gelu", product, Box::new(run) as Box<dyn FnMut() -> Result<()>>);
 
     let (one, gradient, mut out) = (linear.clone(), dy.clone(), vec![0.0; n * d]);
-    let run = move || {
-        let out = Parts::of(&mut out);
-        one.backward(precision, &gradient, |at, sums| {
-            // SAFETY: each place is given once.
-            unsafe { out.part(at..at + sums.len()) }.copy_from_slice(sums);
-        })
-    };
+    let run = move || one.backward(precision, &gradient, &mut out[..], |sums, out| out.copy_from_slice(sums));
     add("linear_input_gradient", product, Box::new(run));
     let (one, input, gradient) = (linear, x.clone(), dy);
-    add("linear_weight_gradient", product, Box::new(move || one.learn(precision, &input, &gradient)));
+    add("linear_weight_gradient", product, Box::new(move || one.add_weight_gradients(precision, &input, &gradient)));
 
     let seen: usize = (1..=len).sum();
     let scores = 2.0 * (batch * seen * d) as f64;
@@ -185,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_case_runs() {
-        let shape = Shape { batch: 2, len: 5, width: 8, n_head: 2, vocab_size: 11 };
+        let shape = BenchShape { batch: 2, len: 5, width: 8, n_head: 2, vocab_size: 11 };
         for precision in [Precision::F32, Precision::Bf16] {
             let mut cases = cases(shape, precision).unwrap();
             assert_eq!(cases.len(), 10);

@@ -11,7 +11,7 @@ use crate::gelu;
 use crate::layer_norm::{Norm, Normalized};
 use crate::linear::{Linear, add_to, round};
 use crate::past::Past;
-use crate::product::{Parts, Precision};
+use crate::path::Precision;
 use crate::self_attention::{SelfAttention, self_attention, split_heads};
 use crate::sequences::Sequences;
 use candle_core::{Result, Tensor};
@@ -40,9 +40,9 @@ pub struct Block {
     pub mlp_proj: Linear,
 }
 
-/// Where a block drops.
+/// Where a block applies dropout.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Drops {
+pub struct DropoutSites {
     /// Attention weights.
     pub attention: Option<Dropout>,
     /// What attention adds to the stream.
@@ -52,14 +52,14 @@ pub struct Drops {
 }
 
 /// Takes queries, keys and values of new tokens, `[B, T, 3·D]`, and returns what they mix, `[B, T, D]`.
-pub type Attend<'a> = &'a mut dyn FnMut(&Tensor) -> Result<Tensor>;
+pub type CachedAttention<'a> = &'a mut dyn FnMut(&Tensor) -> Result<Tensor>;
 
-/// What tokens attend to besides themselves.
-pub enum Around<'a> {
+/// The other tokens that tokens attend to.
+pub enum AttentionInput<'a> {
     /// The others of their sequences.
     Sequences(&'a Sequences),
     /// Those before them.
-    Past(Attend<'a>),
+    Past(CachedAttention<'a>),
 }
 
 impl Block {
@@ -68,7 +68,7 @@ impl Block {
     ///
     /// # Errors
     /// When the shapes do not fit, or the past fails.
-    pub fn plain(&self, x: &Tensor, drops: Drops, tracked: bool, around: Around) -> Result<Tensor> {
+    pub fn plain(&self, x: &Tensor, drops: DropoutSites, tracked: bool, around: AttentionInput) -> Result<Tensor> {
         if self.norm_first {
             let x = (x + self.plain_attend(&self.ln_1.plain(x, tracked)?, drops, tracked, around)?)?;
             &x + self.plain_mlp(&self.ln_2.plain(&x, tracked)?, drops, tracked)?
@@ -78,18 +78,20 @@ impl Block {
         }
     }
 
-    fn plain_attend(&self, x: &Tensor, drops: Drops, tracked: bool, around: Around) -> Result<Tensor> {
+    fn plain_attend(&self, x: &Tensor, drops: DropoutSites, tracked: bool, around: AttentionInput) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let qkv = self.c_attn.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 3 * d))?;
         let mixed = match around {
-            Around::Sequences(sequences) => self_attention(&qkv, self.n_head, self.mask, sequences, drops.attention)?,
-            Around::Past(attend) => attend(&qkv)?,
+            AttentionInput::Sequences(sequences) => {
+                self_attention(&qkv, self.n_head, self.mask, sequences, drops.attention)?
+            }
+            AttentionInput::Past(attend) => attend(&qkv)?,
         };
         let y = self.attn_proj.plain(&mixed.reshape((b * t, d))?, tracked)?.reshape((b, t, d))?;
         drops.attended.map_or(Ok(y.clone()), |at| dropout(&y, at))
     }
 
-    fn plain_mlp(&self, x: &Tensor, drops: Drops, tracked: bool) -> Result<Tensor> {
+    fn plain_mlp(&self, x: &Tensor, drops: DropoutSites, tracked: bool) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let wide = gelu::gelu(&self.c_fc.plain(&x.reshape((b * t, d))?, tracked)?)?; // [B·T, 4·D]
         let y = self.mlp_proj.plain(&wide, tracked)?.reshape((b, t, d))?;
@@ -109,15 +111,15 @@ impl Block {
     }
 }
 
-/// Sizes of a batch.
+/// BatchSizes of a batch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes<'a> {
+pub(crate) struct BatchSizes<'a> {
     pub(crate) sequences: &'a Sequences,
     /// D.
     pub(crate) d: usize,
 }
 
-impl Sizes<'_> {
+impl BatchSizes<'_> {
     fn tokens(self) -> usize {
         self.sequences.n_tokens()
     }
@@ -131,9 +133,9 @@ impl Sizes<'_> {
     }
 }
 
-/// What a block keeps for its backward pass.
+/// What a block saves for its backward pass.
 #[derive(Debug, Default)]
-pub(crate) struct Kept<E> {
+pub(crate) struct SavedBlock<E> {
     /// What attention read, `[N, D]`, where it is not the normalized stream.
     input: Vec<E>,
     ln_1: Normalized<E>,
@@ -148,9 +150,9 @@ pub(crate) struct Kept<E> {
     wide: Vec<E>,
 }
 
-/// Memory that all blocks work in.
+/// Memory that all blocks work in, one after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Room<E> {
+pub(crate) struct BlockWorkspace<E> {
     /// What a projection reads, `[N, D]`.
     read: Vec<E>,
     /// What GELU gives, `[N, 4·D]`.
@@ -177,7 +179,7 @@ impl Block {
         Ok(self.c_fc.widths()?.1)
     }
 
-    fn self_attention<'a>(&self, sizes: Sizes<'a>, drops: &Drops) -> SelfAttention<'a> {
+    fn self_attention<'a>(&self, sizes: BatchSizes<'a>, drops: &DropoutSites) -> SelfAttention<'a> {
         SelfAttention { sequences: sizes.sequences, n_head: self.n_head, mask: self.mask, drop: drops.attention }
     }
 
@@ -186,16 +188,16 @@ impl Block {
         &self,
         precision: Precision,
         x: &mut [f32],
-        sizes: Sizes,
-        drops: &Drops,
-        kept: &mut Kept<E>,
-        room: &mut Room<E>,
+        sizes: BatchSizes,
+        drops: &DropoutSites,
+        kept: &mut SavedBlock<E>,
+        workspace: &mut BlockWorkspace<E>,
     ) -> Result<()> {
-        self.project(precision, x, sizes, kept, room)?;
+        self.project(precision, x, sizes, kept, workspace)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
         let sums = sized(&mut kept.sums, sizes.tokens() * self.n_head);
         self.self_attention(sizes, drops).forward(precision, &kept.qkv, mixed, sums);
-        self.finish(precision, x, sizes, drops, kept, room)
+        self.finish(precision, x, sizes, drops, kept, workspace)
     }
 
     /// The first part of a block: queries, keys and values to `kept.qkv`.
@@ -203,13 +205,13 @@ impl Block {
         &self,
         precision: Precision,
         x: &[f32],
-        sizes: Sizes,
-        kept: &mut Kept<E>,
-        room: &mut Room<E>,
+        sizes: BatchSizes,
+        kept: &mut SavedBlock<E>,
+        workspace: &mut BlockWorkspace<E>,
     ) -> Result<()> {
         let n = sizes.tokens();
         let read: &[E] = if self.norm_first {
-            let read = sized(&mut room.read, n * sizes.d);
+            let read = sized(&mut workspace.read, n * sizes.d);
             self.ln_1.forward(x, read, Some(&mut kept.ln_1))?;
             read
         } else {
@@ -225,32 +227,27 @@ impl Block {
         &self,
         precision: Precision,
         x: &mut [f32],
-        sizes: Sizes,
-        drops: &Drops,
-        kept: &mut Kept<E>,
-        room: &mut Room<E>,
+        sizes: BatchSizes,
+        drops: &DropoutSites,
+        kept: &mut SavedBlock<E>,
+        workspace: &mut BlockWorkspace<E>,
     ) -> Result<()> {
         let (n, wide) = (sizes.tokens(), self.wide()?);
         add_to_stream(&self.attn_proj, precision, &kept.mixed, x, sizes, drops.attended)?;
-        let read = sized(&mut room.read, n * sizes.d);
+        let read = sized(&mut workspace.read, n * sizes.d);
         if self.norm_first {
             self.ln_2.forward(x, read, Some(&mut kept.ln_2))?;
         } else {
-            normalize_stream(&self.ln_1, x, &mut kept.ln_1, &mut room.stream)?;
+            normalize_stream(&self.ln_1, x, &mut kept.ln_1, &mut workspace.stream)?;
             round(x, read);
         }
-        let kept_wide = Parts::of(sized(&mut kept.wide, n * wide));
-        let active = sized(&mut room.active, n * wide);
-        let active_parts = Parts::of(active);
-        self.c_fc.forward(precision, read, |at, sums, bias| {
-            let range = at..at + sums.len();
-            // SAFETY: each place is given once.
-            let (kept, active) = unsafe { (kept_wide.part(range.clone()), active_parts.part(range)) };
-            gelu::forward::<E>(sums, bias, kept, active);
+        let outputs = (sized(&mut kept.wide, n * wide), sized(&mut workspace.active, n * wide));
+        self.c_fc.forward(precision, read, outputs, |_, sums, bias, (wide, active)| {
+            gelu::forward::<E>(sums, bias, wide, active);
         })?;
-        add_to_stream(&self.mlp_proj, precision, &room.active, x, sizes, drops.mlp)?;
+        add_to_stream(&self.mlp_proj, precision, &workspace.active, x, sizes, drops.mlp)?;
         if !self.norm_first {
-            normalize_stream(&self.ln_2, x, &mut kept.ln_2, &mut room.stream)?;
+            normalize_stream(&self.ln_2, x, &mut kept.ln_2, &mut workspace.stream)?;
         }
         Ok(())
     }
@@ -261,52 +258,45 @@ impl Block {
         &self,
         precision: Precision,
         dx: &mut [f32],
-        sizes: Sizes,
-        drops: &Drops,
-        kept: &mut Kept<E>,
-        room: &mut Room<E>,
+        sizes: BatchSizes,
+        drops: &DropoutSites,
+        kept: &mut SavedBlock<E>,
+        workspace: &mut BlockWorkspace<E>,
     ) -> Result<()> {
         let (n, d, wide) = (sizes.tokens(), sizes.d, self.wide()?);
         if !self.norm_first {
             self.ln_2.backward(None, &kept.ln_2, dx)?;
         }
-        let Room { read, active, stream, dropped, dmixed, dqkv } = room;
+        let BlockWorkspace { read, active, stream, dropped, dmixed, dqkv } = workspace;
         let dy = with_drop(dx, dropped, sizes, drops.mlp);
         let active = sized(active, n * wide);
-        let (wide_parts, active_parts) = (Parts::of(&mut kept.wide), Parts::of(active));
-        self.mlp_proj.backward(precision, dy, |at, sums| {
-            let range = at..at + sums.len();
-            // SAFETY: each place is given once.
-            let (wide, active) = unsafe { (wide_parts.part(range.clone()), active_parts.part(range)) };
+        let outputs = (&mut kept.wide[..], &mut *active);
+        self.mlp_proj.backward(precision, dy, outputs, |sums, (wide, active)| {
             gelu::backward::<E>(sums, wide, active);
         })?;
-        self.mlp_proj.learn(precision, active, dy)?;
+        self.mlp_proj.add_weight_gradients(precision, active, dy)?;
         let read = sized(read, n * d);
         let norm = if self.norm_first { (&self.ln_2, &kept.ln_2) } else { (&self.ln_1, &kept.ln_1) };
-        norm.0.again(norm.1, read)?;
-        self.c_fc.learn(precision, read, &kept.wide)?;
-        self.leave(precision, &self.c_fc, &kept.wide, dx, stream)?;
+        norm.0.renormalize(norm.1, read)?;
+        self.c_fc.add_weight_gradients(precision, read, &kept.wide)?;
+        self.input_gradient(precision, &self.c_fc, &kept.wide, dx, stream)?;
         if self.norm_first {
             self.ln_2.backward(Some(stream), &kept.ln_2, dx)?;
         } else {
             self.ln_1.backward(None, &kept.ln_1, dx)?;
         }
         let dy = with_drop(dx, dropped, sizes, drops.attended);
-        self.attn_proj.learn(precision, &kept.mixed, dy)?;
+        self.attn_proj.add_weight_gradients(precision, &kept.mixed, dy)?;
         let dmixed = sized(dmixed, n * d);
-        let parts = Parts::of(dmixed);
-        self.attn_proj.backward(precision, dy, |at, sums| {
-            // SAFETY: each place is given once.
-            round::<E>(sums, unsafe { parts.part(at..at + sums.len()) });
-        })?;
+        self.attn_proj.backward(precision, dy, &mut *dmixed, |sums, dmixed| round::<E>(sums, dmixed))?;
         let dqkv = sized(dqkv, 3 * n * d);
         let mixed = (&*kept.mixed, &*dmixed);
         self.self_attention(sizes, drops).backward(precision, &kept.qkv, mixed, &kept.sums, dqkv);
         if self.norm_first {
-            self.ln_1.again(&kept.ln_1, read)?;
+            self.ln_1.renormalize(&kept.ln_1, read)?;
         }
-        self.c_attn.learn(precision, if self.norm_first { &*read } else { &kept.input }, dqkv)?;
-        self.leave(precision, &self.c_attn, dqkv, dx, stream)?;
+        self.c_attn.add_weight_gradients(precision, if self.norm_first { &*read } else { &kept.input }, dqkv)?;
+        self.input_gradient(precision, &self.c_attn, dqkv, dx, stream)?;
         if self.norm_first {
             self.ln_1.backward(Some(stream), &kept.ln_1, dx)?;
         }
@@ -314,7 +304,7 @@ impl Block {
     }
 
     /// The gradient of what `linear` read: to `stream` where a norm comes before it, else added to `dx`.
-    fn leave<E: Element>(
+    fn input_gradient<E: Element>(
         &self,
         precision: Precision,
         linear: &Linear,
@@ -323,12 +313,8 @@ impl Block {
         stream: &mut Vec<f32>,
     ) -> Result<()> {
         let out = if self.norm_first { sized(stream, dx.len()) } else { dx };
-        let (parts, add) = (Parts::of(out), !self.norm_first);
-        linear.backward(precision, dy, |at, sums| {
-            // SAFETY: each place is given once.
-            let out = unsafe { parts.part(at..at + sums.len()) };
-            if add { add_to(sums, out) } else { out.copy_from_slice(sums) }
-        })
+        let add = !self.norm_first;
+        linear.backward(precision, dy, out, |sums, out| if add { add_to(sums, out) } else { out.copy_from_slice(sums) })
     }
 
     /// As [`Block::forward`] without dropout, for tokens that follow those whose keys and values `past` holds, to which it
@@ -337,22 +323,22 @@ impl Block {
         &self,
         precision: Precision,
         x: &mut [f32],
-        sizes: Sizes,
+        sizes: BatchSizes,
         past: &mut Past<E>,
-        kept: &mut Kept<E>,
-        room: &mut Room<E>,
+        kept: &mut SavedBlock<E>,
+        workspace: &mut BlockWorkspace<E>,
     ) -> Result<()> {
-        self.project(precision, x, sizes, kept, room)?;
+        self.project(precision, x, sizes, kept, workspace)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
         let whole = past.is_empty() && sizes.sequences.longest() > 1;
         past.add(&kept.qkv, sizes.sequences, self.n_head);
         if whole {
             let sums = sized(&mut kept.sums, sizes.tokens() * self.n_head);
-            self.self_attention(sizes, &Drops::default()).forward(precision, &kept.qkv, mixed, sums);
+            self.self_attention(sizes, &DropoutSites::default()).forward(precision, &kept.qkv, mixed, sums);
         } else {
             past.attend(&kept.qkv, sizes.sequences, self.mask, mixed);
         }
-        self.finish(precision, x, sizes, &Drops::default(), kept, room)
+        self.finish(precision, x, sizes, &DropoutSites::default(), kept, workspace)
     }
 }
 
@@ -362,13 +348,10 @@ fn add_to_stream<E: Element>(
     precision: Precision,
     read: &[E],
     x: &mut [f32],
-    sizes: Sizes,
+    sizes: BatchSizes,
     drop: Option<Dropout>,
 ) -> Result<()> {
-    let x = Parts::of(x);
-    linear.forward(precision, read, |at, sums, bias| {
-        // SAFETY: each place is given once.
-        let x = unsafe { x.part(at..at + sums.len()) };
+    linear.forward(precision, read, x, |at, sums, bias, x| {
         // The sums are this call's own: they are read here only.
         for (sum, bias) in sums.iter_mut().zip(bias) {
             *sum += bias;
@@ -380,22 +363,22 @@ fn add_to_stream<E: Element>(
     })
 }
 
-/// `x = norm(x)`. `room`: where the old `x` is kept meanwhile.
+/// `x = norm(x)`. `workspace`: where the old `x` is kept meanwhile.
 fn normalize_stream<E: Element>(
     norm: &Norm,
     x: &mut [f32],
     kept: &mut Normalized<E>,
-    room: &mut Vec<f32>,
+    workspace: &mut Vec<f32>,
 ) -> Result<()> {
-    let old = sized(room, x.len());
+    let old = sized(workspace, x.len());
     old.copy_from_slice(x);
     norm.forward(old, x, Some(kept))
 }
 
-/// `dx`, or what is left of it after dropout, in `room`.
-fn with_drop<'a>(dx: &'a [f32], room: &'a mut Vec<f32>, sizes: Sizes, drop: Option<Dropout>) -> &'a [f32] {
+/// `dx`, or what is left of it after dropout, in `workspace`.
+fn with_drop<'a>(dx: &'a [f32], workspace: &'a mut Vec<f32>, sizes: BatchSizes, drop: Option<Dropout>) -> &'a [f32] {
     let Some(drop) = drop else { return dx };
-    let dropped = sized(room, dx.len());
+    let dropped = sized(workspace, dx.len());
     dropped.copy_from_slice(dx);
     drop.apply(dropped, sizes.b());
     dropped

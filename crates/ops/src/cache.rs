@@ -2,7 +2,7 @@
 
 use crate::cpu::element::bf16;
 use crate::past::Past;
-use crate::product::Precision;
+use crate::path::Precision;
 use crate::sequences::Sequences;
 use crate::tensor_past::TensorPast;
 use candle_core::{Device, Result, bail};
@@ -10,13 +10,13 @@ use candle_core::{Device, Result, bail};
 /// The past of a batch of sequences, each of its own length. As long as there are none, any batch may come.
 #[derive(Debug)]
 pub struct Cache {
-    pub(crate) layers: Layers,
+    pub(crate) layers: LayerCaches,
     lens: Vec<usize>,
     context: usize,
 }
 
 #[derive(Debug)]
-pub(crate) enum Layers {
+pub(crate) enum LayerCaches {
     F32(Vec<Past<f32>>),
     Bf16(Vec<Past<bf16>>),
     /// Of devices without loops of ours.
@@ -27,8 +27,8 @@ impl Cache {
     /// None yet, of a model of `n_layer` layers, for at most `context` tokens of a sequence.
     pub fn new(n_layer: usize, context: usize, precision: Precision, device: &Device) -> Self {
         let layers = match (device, precision) {
-            (Device::Cpu, Precision::F32) => Layers::F32((0..n_layer).map(|_| Past::new(context)).collect()),
-            (Device::Cpu, Precision::Bf16) => Layers::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
+            (Device::Cpu, Precision::F32) => LayerCaches::F32((0..n_layer).map(|_| Past::new(context)).collect()),
+            (Device::Cpu, Precision::Bf16) => LayerCaches::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
             _ => return Self::of_tensors(n_layer, context),
         };
         Self { layers, lens: Vec::new(), context }
@@ -36,7 +36,7 @@ impl Cache {
 
     /// [`Cache::new`] in candle's tensors on any device: the definition of right.
     pub fn of_tensors(n_layer: usize, context: usize) -> Self {
-        let layers = Layers::Tensors((0..n_layer).map(|_| TensorPast::default()).collect());
+        let layers = LayerCaches::Tensors((0..n_layer).map(|_| TensorPast::default()).collect());
         Self { layers, lens: Vec::new(), context }
     }
 
@@ -49,11 +49,11 @@ impl Cache {
     pub fn truncate(&mut self, len: usize) {
         self.lens.iter_mut().for_each(|held| *held = len.min(*held));
         match &mut self.layers {
-            Layers::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
-            Layers::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
+            LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
+            LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
             // What lies past the end of a sequence is written over before it is read.
-            Layers::Tensors(pasts) if len == 0 => pasts.fill_with(TensorPast::default),
-            Layers::Tensors(_) => {}
+            LayerCaches::Tensors(pasts) if len == 0 => pasts.fill_with(TensorPast::default),
+            LayerCaches::Tensors(_) => {}
         }
         if len == 0 {
             self.lens.clear();
@@ -68,9 +68,9 @@ impl Cache {
         self.has(rows)?;
         self.lens = rows.iter().map(|&row| self.lens[row as usize]).collect();
         match &mut self.layers {
-            Layers::F32(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
-            Layers::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
-            Layers::Tensors(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows))?,
+            LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
+            LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
+            LayerCaches::Tensors(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows))?,
         }
         Ok(())
     }
@@ -82,13 +82,13 @@ impl Cache {
     pub fn append(&mut self, other: &Self, rows: &[u32]) -> Result<()> {
         other.has(rows)?;
         match (&mut self.layers, &other.layers) {
-            (Layers::F32(pasts), Layers::F32(others)) => {
+            (LayerCaches::F32(pasts), LayerCaches::F32(others)) => {
                 pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
             }
-            (Layers::Bf16(pasts), Layers::Bf16(others)) => {
+            (LayerCaches::Bf16(pasts), LayerCaches::Bf16(others)) => {
                 pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
             }
-            (Layers::Tensors(pasts), Layers::Tensors(others)) => {
+            (LayerCaches::Tensors(pasts), LayerCaches::Tensors(others)) => {
                 pasts.iter_mut().zip(others).try_for_each(|(past, other)| past.append(other, rows))?;
             }
             _ => bail!("a cache cannot take the sequences of another precision or device"),

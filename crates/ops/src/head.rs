@@ -5,8 +5,11 @@ use crate::cpu::element::{Element, bf16};
 use crate::cpu::{among_the_threads, vectorized};
 use crate::cross_entropy::{IGNORE, counted, cross_entropy};
 use crate::exp::exp;
+use crate::matrix::Matrix;
+use crate::panels::Panels;
 use crate::parameter::Parameter;
-use crate::product::{Matrix, Parts, Precision, accumulate, multiply};
+use crate::path::Precision;
+use crate::product::{accumulate, multiply};
 use crate::slices::{f32s, max, sum, u32s, with_f32s};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -24,17 +27,13 @@ pub fn logits(hidden: &Tensor, table: &Parameter, precision: Precision, tracked:
     let ((n, d), (v, _)) = (hidden.dims2()?, table.var().dims2()?);
     let panels = table.panels(precision, true)?;
     let mut scores = vec![0.0; n * v];
-    with_f32s(&hidden.contiguous()?, |hidden| write_scores(Matrix::new(hidden, n, d, d), &panels, v, &mut scores))?;
+    with_f32s(&hidden.contiguous()?, |hidden| write_scores(Matrix::new(hidden, n, d, d), &panels, &mut scores))?;
     Tensor::from_vec(scores, (n, v), hidden.device())
 }
 
-pub(crate) fn write_scores(hidden: Matrix<f32>, panels: &crate::product::Panels, v: usize, scores: &mut [f32]) {
-    let scores = Parts::of(scores);
-    multiply(hidden, panels, |row, column, sums| {
-        let at = row * v + column;
-        // SAFETY: each place is given once.
-        unsafe { scores.part(at..at + sums.len()) }.copy_from_slice(sums);
-    });
+/// Scores of every token: `hidden`, `[N, D]`, times `panels`, `[D, V]`, to `scores`, `[N, V]`.
+pub(crate) fn write_scores(hidden: Matrix<f32>, panels: &Panels, scores: &mut [f32]) {
+    multiply(hidden, panels, scores, |_, _, sums, scores| scores.copy_from_slice(sums));
 }
 
 /// `weight` times the mean of −log softmax(hidden·tableᵀ)\[target\], in nats, over the targets that are not [`IGNORE`]; 0
@@ -156,7 +155,7 @@ impl LanguageModelLoss {
             let (hidden, targets) =
                 (Matrix::new(&hidden[first * d..last * d], last - first, d, d), &targets[first..last]);
             let scores = &mut scores[..(last - first) * v];
-            write_scores(hidden, &panels, v, scores);
+            write_scores(hidden, &panels, scores);
             let scores = scores.par_chunks_mut(v).zip(targets);
             if !self.learn {
                 total += scores.map(|(row, &target)| loss(row, target)).collect::<Vec<_>>().iter().sum::<f64>();

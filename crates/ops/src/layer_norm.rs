@@ -64,7 +64,7 @@ impl Norm {
     }
 
     /// What [`Norm::forward`] wrote as `y`, made again from what it kept.
-    pub(crate) fn again<E: Element, Y: Element>(&self, kept: &Normalized<E>, y: &mut [Y]) -> Result<()> {
+    pub(crate) fn renormalize<E: Element, Y: Element>(&self, kept: &Normalized<E>, y: &mut [Y]) -> Result<()> {
         self.gain.read(|gain| {
             self.bias.read(|bias| {
                 let chunk = rows_at_a_time(gain.len()) * gain.len();
@@ -248,7 +248,7 @@ mod tests {
             let (mut fast, mut again) = (vec![0.0; n * width], vec![0.0; n * width]);
             let mut kept = Normalized::<f32>::default();
             norm.forward(&numbers(x.as_tensor()), &mut fast, Some(&mut kept)).unwrap();
-            norm.again(&kept, &mut again).unwrap();
+            norm.renormalize(&kept, &mut again).unwrap();
             let tensor = |v: Vec<f32>| Tensor::from_vec(v, (n, width), &Device::Cpu).unwrap();
             assert_close("y", &tensor(fast), &y, 3e-6);
             assert_close("y again", &tensor(again), &y, 3e-6);

@@ -6,6 +6,11 @@
 //!
 //! - [`mod@bench`]        operations to be timed
 //! - [`cpu`]              what the processor can do, and the innermost loops
+//! - [`matrix`]           matrices as they lie in memory
+//! - [`shared`]           slices that several threads write, each its own parts
+//! - [`scratch`]          memory that a thread works in again and again
+//! - [`path`]             which numbers products read, and which kernel multiplies them
+//! - [`panels`]           matrices in the order in which kernels read them
 //! - [`product`]          matrix products over all cores
 //! - [`parameter`]        weights, their gradient, and the forms in which products read them
 //! - [`embedding`]        rows of a table for tokens and positions
@@ -15,6 +20,7 @@
 //! - [`attention`]        causal, banded or of both sides; of a few tokens over their past
 //! - [`sequences`]        several in one window, each as if alone
 //! - [`self_attention`]   of whole sequences, memory linear in their length
+//! - [`sequence_head`]    the same in one head of one sequence
 //! - [`past`]             of new tokens over keys and values that are kept
 //! - [`tensor_past`]      the same on devices without loops of ours
 //! - [`cache`]            the past in all layers
@@ -22,6 +28,7 @@
 //! - [`block`]            attention and MLP
 //! - [`trunk`]            blocks one after the other, as one operation for candle
 //! - [`lstm`]             the recurrent layers of the baseline
+//! - [`step_order`]       the order in which they read tokens
 //! - [`cross_entropy()`]  mean loss over the targets that count
 //! - [`head`]             the same from the hidden state, without the scores of a whole batch
 //! - [`token_log_probs()`] log-probability of each token chosen, and the entropy around it
@@ -36,6 +43,7 @@ mod attention;
 pub mod bench;
 mod block;
 mod cache;
+#[cfg(any(test, feature = "testing"))]
 pub mod check;
 pub mod cpu;
 mod cross_entropy;
@@ -47,20 +55,27 @@ mod head;
 mod layer_norm;
 mod linear;
 mod lstm;
+mod matrix;
 mod norm;
+mod panels;
 mod parameter;
 mod past;
+mod path;
 mod product;
+mod scratch;
 mod self_attention;
+mod sequence_head;
 mod sequences;
+mod shared;
 mod slices;
+mod step_order;
 mod tensor_past;
 mod token_log_probs;
 mod trunk;
 
 pub use adamw::{Adam, adamw};
 pub use attention::Mask;
-pub use block::{Around, Attend, Block, Drops};
+pub use block::{AttentionInput, Block, CachedAttention, DropoutSites};
 pub use cache::Cache;
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use dropout::{Dropout, dropout};
@@ -68,10 +83,11 @@ pub use embedding::Embedding;
 pub use head::{language_model_loss, logits, scores_bytes};
 pub use layer_norm::Norm;
 pub use linear::Linear;
-pub use lstm::{Lstm, LstmLayer};
+pub use lstm::{LstmLayer, LstmStack};
 pub use norm::{gradient_squares, sum_of_squares};
+pub use panels::Quantized;
 pub use parameter::Parameter;
-pub use product::{Precision, Quantized};
+pub use path::Precision;
 pub use sequences::Sequences;
 pub use token_log_probs::token_log_probs;
-pub use trunk::{Keep, Trunk};
+pub use trunk::{SaveForBackward, Trunk};

@@ -3,8 +3,11 @@
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::layer_norm::take;
+use crate::matrix::Matrix;
 use crate::parameter::Parameter;
-use crate::product::{Matrix, Parts, Precision, accumulate, multiply};
+use crate::path::Precision;
+use crate::product::{accumulate, multiply};
+use crate::shared::SplitMut;
 use crate::slices::rows_at_a_time;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -34,36 +37,38 @@ impl Linear {
         self.weight.var().dims2()
     }
 
-    /// `x`: `[N, in]`. Hands parts of the rows of `x·weight` and of the bias to `finish`, with the place in `[N, out]` of
-    /// the first number; each place once, several at the same time.
-    pub(crate) fn forward<E: Element>(
+    /// `x`: `[N, in]`. Hands parts of the rows of `x·weight` to `finish`, with the index in `[N, out]` of their first number,
+    /// their part of the bias and the same part of `y`, `[N, out]`; each part once, several at the same time.
+    pub(crate) fn forward<E: Element, Y: SplitMut>(
         &self,
         precision: Precision,
         x: &[E],
-        finish: impl Fn(usize, &mut [f32], &[f32]) + Sync,
+        y: Y,
+        finish: impl for<'p> Fn(usize, &mut [f32], &[f32], Y::Part<'p>) + Sync,
     ) -> Result<()> {
         let (width, out) = self.widths()?;
         let panels = self.weight.panels(precision, false)?;
         self.bias.read(|bias| {
-            multiply(Matrix::new(x, x.len() / width, width, width), &panels, |row, column, sums| {
+            multiply(Matrix::new(x, x.len() / width, width, width), &panels, y, |row, column, sums, y| {
                 let bias = &bias[column..column + sums.len()];
-                finish(row * out + column, sums, bias);
+                finish(row * out + column, sums, bias, y);
             });
         })
     }
 
     /// `x`: `[N, in]`. Writes `x·weight + bias` to `y`, `[N, out]`.
     pub(crate) fn write<E: Element>(&self, precision: Precision, x: &[E], y: &mut [E]) -> Result<()> {
-        let y = Parts::of(y);
-        self.forward(precision, x, |at, sums, bias| {
-            // SAFETY: each place is given once.
-            add_bias::<E>(sums, bias, unsafe { y.part(at..at + sums.len()) });
-        })
+        self.forward(precision, x, y, |_, sums, bias, y| add_bias::<E>(sums, bias, y))
     }
 
     /// `x`: what [`Linear::forward`] read, `[N, in]`; `dy`: the gradient of what it gave, `[N, out]`. Adds the gradients
     /// of weight and bias to theirs.
-    pub(crate) fn learn<E: Element, G: Element>(&self, precision: Precision, x: &[E], dy: &[G]) -> Result<()> {
+    pub(crate) fn add_weight_gradients<E: Element, G: Element>(
+        &self,
+        precision: Precision,
+        x: &[E],
+        dy: &[G],
+    ) -> Result<()> {
         let (width, out) = self.widths()?;
         let n = x.len() / width;
         self.weight.add_gradient(|sum, add| {
@@ -74,19 +79,18 @@ impl Linear {
         Ok(())
     }
 
-    /// `dy`: gradient of what it gave, `[N, out]`. Hands parts of the rows of the gradient of what it read, `[N, in]`, to
-    /// `finish`, as [`Linear::forward`] does.
-    pub(crate) fn backward<G: Element>(
+    /// `dy`: gradient of what it gave, `[N, out]`. Hands parts of the rows of the gradient of what it read to `finish`, with
+    /// the same part of `dx`, `[N, in]`, as [`Linear::forward`] does.
+    pub(crate) fn backward<G: Element, X: SplitMut>(
         &self,
         precision: Precision,
         dy: &[G],
-        finish: impl Fn(usize, &mut [f32]) + Sync,
+        dx: X,
+        finish: impl for<'p> Fn(&mut [f32], X::Part<'p>) + Sync,
     ) -> Result<()> {
-        let (width, out) = self.widths()?;
+        let (_, out) = self.widths()?;
         let panels = self.weight.panels(precision, true)?;
-        multiply(Matrix::new(dy, dy.len() / out, out, out), &panels, |row, column, sums| {
-            finish(row * width + column, sums);
-        });
+        multiply(Matrix::new(dy, dy.len() / out, out, out), &panels, dx, |_, _, sums, dx| finish(sums, dx));
         Ok(())
     }
 }
@@ -157,15 +161,9 @@ mod tests {
         linear.write(Precision::F32, &xs, &mut fast).unwrap();
         assert_close("y", &Tensor::from_vec(fast, (70, 900), &Device::Cpu).unwrap(), &y, 1e-5);
         let mut dx = vec![0.0; 70 * 5];
-        let parts = Parts::of(&mut dx);
-        linear
-            .backward(Precision::F32, &dys, |at, sums| {
-                // SAFETY: each place is given once.
-                unsafe { parts.part(at..at + sums.len()) }.copy_from_slice(sums);
-            })
-            .unwrap();
+        linear.backward(Precision::F32, &dys, &mut dx[..], |sums, dx| dx.copy_from_slice(sums)).unwrap();
         assert_close("dx", &Tensor::from_vec(dx, (70, 5), &Device::Cpu).unwrap(), grads.get(&x).unwrap(), 1e-4);
-        linear.learn(Precision::F32, &xs, &dys).unwrap();
+        linear.add_weight_gradients(Precision::F32, &xs, &dys).unwrap();
         for (name, parameter) in [("weight", &linear.weight), ("bias", &linear.bias)] {
             assert_close(name, &parameter.gradient().unwrap(), grads.get(parameter.var()).unwrap(), 1e-4);
         }

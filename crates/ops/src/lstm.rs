@@ -9,15 +9,17 @@
 use crate::cpu::{among_the_threads, fused, vectorized};
 use crate::dropout::{Dropout, dropout};
 use crate::exp::exp;
-use crate::linear::{Linear, add_bias, add_to};
+use crate::linear::{Linear, add_to};
+use crate::matrix::Matrix;
 use crate::parameter::Parameter;
-use crate::product::{Matrix, Parts, Precision, accumulate, multiply_here};
+use crate::path::Precision;
+use crate::product::{accumulate, multiply_here};
 use crate::sequences::Sequences;
+use crate::shared::SharedSlice;
 use crate::slices::{f32s, with_f32s};
+use crate::step_order::StepOrder;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::cmp::Reverse;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A layer's weights. Columns are those of the input gate, the forget gate, the cell's input and the output gate.
@@ -31,12 +33,12 @@ pub struct LstmLayer {
 
 /// All layers, first to last, of one width.
 #[derive(Debug)]
-pub struct Lstm {
+pub struct LstmStack {
     /// First to last.
     pub layers: Vec<LstmLayer>,
 }
 
-impl Lstm {
+impl LstmStack {
     /// `x`: `[B, T, D]` with these `sequences`, which the result is too; each sequence begins with a state of zeros. `drops`:
     /// what of each layer's output is dropped for the next one, or after the last (Zaremba et al. 2014: never between steps);
     /// one for each layer, or none at all. With `learn`, the gradient can be taken, once.
@@ -59,7 +61,7 @@ impl Lstm {
             return self.plain(x, sequences, drops, learn);
         }
         let (lstm, sequences) = (Arc::clone(self), Arc::clone(sequences));
-        let run = Run { lstm, sequences, precision, drops: drops.to_vec(), learn, kept: Mutex::default() };
+        let run = LstmOp { lstm, sequences, precision, drops: drops.to_vec(), learn, kept: Mutex::default() };
         let x = x.contiguous()?;
         if learn { x.apply_op1(run) } else { x.apply_op1_no_bwd(&run) }
     }
@@ -101,85 +103,18 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }
 
-/// Tokens in the order in which they are worked on: by position, and at each the longest sequences first.
-struct Order {
-    /// Which of the `B·T` stands at each place.
-    tokens: Vec<usize>,
-    /// The first place of each position; then `B·T`.
-    firsts: Vec<usize>,
-}
-
-impl Order {
-    fn of(sequences: &Sequences) -> Self {
-        let mut by_length: Vec<Range<usize>> = sequences.iter().collect();
-        by_length.sort_by_key(|sequence| Reverse(sequence.len()));
-        let (mut tokens, mut firsts) = (Vec::with_capacity(sequences.n_tokens()), Vec::new());
-        for position in 0..sequences.longest() {
-            firsts.push(tokens.len());
-            let longer = by_length.iter().take_while(|sequence| sequence.len() > position);
-            tokens.extend(longer.map(|sequence| sequence.start + position));
-        }
-        firsts.push(tokens.len());
-        Self { tokens, firsts }
-    }
-
-    fn positions(&self) -> usize {
-        self.firsts.len() - 1
-    }
-
-    /// Places at `position` of those of the sequences `rows` that reach it.
-    fn places(&self, position: usize, rows: &Range<usize>) -> Range<usize> {
-        let (first, end) = (self.firsts[position], self.firsts[position + 1]);
-        (first + rows.start).min(end)..(first + rows.end).min(end)
-    }
-
-    /// Sequences that one thread works on at a time.
-    fn jobs(&self) -> impl IndexedParallelIterator<Item = Range<usize>> {
-        let n = self.firsts.get(1).map_or(0, |&end| end);
-        let high = n.div_ceil(rayon::current_num_threads()).max(FEWEST);
-        (0..n.div_ceil(high)).into_par_iter().map(move |job| job * high..((job + 1) * high).min(n))
-    }
-
-    /// Rows of `x`, one a token, in this order.
-    fn gather(&self, x: &[f32], d: usize) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(d).zip(&self.tokens).for_each(|(y, &token)| y.copy_from_slice(&x[token * d..][..d]));
-        y
-    }
-
-    /// The opposite.
-    fn scatter(&self, x: &[f32], d: usize) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
-        for (x, &token) in x.chunks_exact(d).zip(&self.tokens) {
-            y[token * d..][..d].copy_from_slice(x);
-        }
-        y
-    }
-
-    /// Drops from `x`, rows in this order, what it would of rows in theirs.
-    fn drop(&self, x: &mut [f32], at: Option<&Option<Dropout>>, window: usize, d: usize) {
-        if let Some(Some(at)) = at {
-            let rows = x.par_chunks_mut(d).zip(&self.tokens);
-            rows.for_each(|(row, &token)| at.apply_from(row, (token * d) as u64, window * d));
-        }
-    }
-}
-
-/// Sequences that are a job for a thread: with fewer, products read more weights than they save time.
-const FEWEST: usize = 4;
-
 /// One forward pass, and what its backward pass reads.
-struct Run {
-    lstm: Arc<Lstm>,
+struct LstmOp {
+    lstm: Arc<LstmStack>,
     sequences: Arc<Sequences>,
     precision: Precision,
     drops: Vec<Option<Dropout>>,
     learn: bool,
-    kept: Mutex<Option<Vec<Kept>>>,
+    kept: Mutex<Option<Vec<SavedLayer>>>,
 }
 
-/// What a layer keeps; rows in [`Order`].
-struct Kept {
+/// What a layer keeps; rows in [`StepOrder`].
+struct SavedLayer {
     /// What it read, `[N, D]`.
     x: Vec<f32>,
     /// Values of the gates, `[N, 4·D]`; in the end the gradients of what they were made of.
@@ -190,7 +125,7 @@ struct Kept {
     outputs: Vec<f32>,
 }
 
-impl CustomOp1 for Run {
+impl CustomOp1 for LstmOp {
     fn name(&self) -> &'static str {
         "lstm"
     }
@@ -213,12 +148,12 @@ impl CustomOp1 for Run {
     }
 }
 
-impl Run {
+impl LstmOp {
     fn forward(&self, x: &[f32], d: usize) -> Result<Vec<f32>> {
         if x.is_empty() {
             return Ok(Vec::new());
         }
-        let order = Order::of(&self.sequences);
+        let order = StepOrder::of(&self.sequences);
         let mut x = order.gather(x, d);
         let mut all = Vec::with_capacity(self.lstm.layers.len());
         for (n, layer) in self.lstm.layers.iter().enumerate() {
@@ -235,8 +170,8 @@ impl Run {
         Ok(order.scatter(&x, d))
     }
 
-    fn backward(&self, dy: &[f32], d: usize, mut all: Vec<Kept>) -> Result<Vec<f32>> {
-        let order = Order::of(&self.sequences);
+    fn backward(&self, dy: &[f32], d: usize, mut all: Vec<SavedLayer>) -> Result<Vec<f32>> {
+        let order = StepOrder::of(&self.sequences);
         let mut dx = order.gather(dy, d);
         for (n, layer) in self.lstm.layers.iter().enumerate().rev() {
             let Some(kept) = all.pop() else { bail!("a layer kept nothing for its gradient") };
@@ -249,16 +184,13 @@ impl Run {
 
 impl LstmLayer {
     /// `x`: `[N, D]`, rows in `order`.
-    fn forward(&self, precision: Precision, x: Vec<f32>, order: &Order, d: usize) -> Result<Kept> {
+    fn forward(&self, precision: Precision, x: Vec<f32>, order: &StepOrder, d: usize) -> Result<SavedLayer> {
         let n = x.len() / d;
         let (mut gates, mut cells, mut outputs) = (vec![0.0; 4 * n * d], vec![0.0; n * d], vec![0.0; n * d]);
-        let parts = Parts::of(&mut gates);
-        self.input.forward(precision, &x, |at, sums, bias| {
-            // SAFETY: each place is given once.
-            add_bias::<f32>(sums, bias, unsafe { parts.part(at..at + sums.len()) });
-        })?;
+        self.input.write(precision, &x, &mut gates)?;
         let hidden = self.hidden.panels(precision, false)?;
-        let [gate_parts, cell_parts, output_parts] = [&mut gates, &mut cells, &mut outputs].map(|x| Parts::of(x));
+        let [gate_parts, cell_parts, output_parts] =
+            [&mut gates, &mut cells, &mut outputs].map(|x| SharedSlice::new(x));
         order.jobs().for_each(|rows| {
             let none = vec![0.0; rows.len() * d];
             let (mut cells_before, mut outputs_before) = (&*none, &*none);
@@ -286,15 +218,22 @@ impl LstmLayer {
                 (cells_before, outputs_before) = (cells, outputs);
             }
         });
-        Ok(Kept { x, gates, cells, outputs })
+        Ok(SavedLayer { x, gates, cells, outputs })
     }
 
     /// `dx`: gradient of what the layer gave, `[N, D]`, changed in place into that of what it read. Gradients of the weights
     /// are added to theirs.
-    fn backward(&self, precision: Precision, dx: &mut [f32], kept: Kept, order: &Order, d: usize) -> Result<()> {
-        let Kept { x, mut gates, cells, outputs } = kept;
+    fn backward(
+        &self,
+        precision: Precision,
+        dx: &mut [f32],
+        kept: SavedLayer,
+        order: &StepOrder,
+        d: usize,
+    ) -> Result<()> {
+        let SavedLayer { x, mut gates, cells, outputs } = kept;
         let hidden = self.hidden.panels(precision, true)?;
-        let (gate_parts, dx_parts) = (Parts::of(&mut gates), Parts::of(dx));
+        let (gate_parts, dx_parts) = (SharedSlice::new(&mut gates), SharedSlice::new(dx));
         order.jobs().for_each(|rows| {
             let none = vec![0.0; rows.len() * d];
             let (mut dcells, mut later) = (none.clone(), none.clone());
@@ -340,12 +279,8 @@ impl LstmLayer {
             let (before, after) = (Matrix::new(&before, n, d, d), Matrix::new(after, n, 4 * d, 4 * d));
             accumulate(precision, before.t(), after, sum, add);
         });
-        self.input.learn(precision, &x, &gates)?;
-        let dx = Parts::of(dx);
-        self.input.backward(precision, &gates, |at, sums| {
-            // SAFETY: each place is given once.
-            unsafe { dx.part(at..at + sums.len()) }.copy_from_slice(sums);
-        })
+        self.input.add_weight_gradients(precision, &x, &gates)?;
+        self.input.backward(precision, &gates, dx, |sums, dx| dx.copy_from_slice(sums))
     }
 }
 
@@ -413,7 +348,7 @@ mod tests {
     ];
 
     /// Two layers of drawn weights, and these.
-    fn lstm(d: usize) -> (Arc<Lstm>, Vec<Arc<Parameter>>) {
+    fn lstm(d: usize) -> (Arc<LstmStack>, Vec<Arc<Parameter>>) {
         let mut all = Vec::new();
         let mut parameter = |shape: &[usize]| {
             let values = (draw(all.len() as u64 + 10, shape) * 0.4).unwrap();
@@ -425,7 +360,7 @@ mod tests {
             hidden: parameter(&[d, 4 * d]),
         });
         let layers = layers.collect();
-        (Arc::new(Lstm { layers }), all)
+        (Arc::new(LstmStack { layers }), all)
     }
 
     /// Whole windows in one job and in several; sequences of unequal lengths in windows, of one token too.
@@ -512,7 +447,7 @@ mod tests {
         let parameter =
             |shape: &[usize], x: f32| Arc::new(Parameter::new(&Tensor::full(x, shape, &Device::Cpu).unwrap()).unwrap());
         let input = Linear { weight: parameter(&[1, 4], 1.0), bias: parameter(&[4], 0.0) };
-        let lstm = Arc::new(Lstm { layers: vec![LstmLayer { input, hidden: parameter(&[1, 4], 1.0) }] });
+        let lstm = Arc::new(LstmStack { layers: vec![LstmLayer { input, hidden: parameter(&[1, 4], 1.0) }] });
         let x = Tensor::ones((1, 2, 1), DType::F32, &Device::Cpu).unwrap();
         let windows = Arc::new(Sequences::windows(1, 2));
         let y = lstm.forward(&x, &windows, Precision::F32, &[], false).unwrap();

@@ -1,6 +1,8 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
-use crate::product::{Matrix, Panels, Precision, Quantized};
+use crate::matrix::Matrix;
+use crate::panels::{Panels, Quantized};
+use crate::path::Precision;
 use crate::slices::{with_f32s, with_f32s_mut};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
@@ -12,19 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Parameter {
     weights: Var,
-    gradient: Mutex<Gradient>,
+    gradient: Mutex<GradientSum>,
     /// How often the gradient was cleared.
     n_clears: AtomicU64,
     /// As the right matrix of a product, until the weights change: as it is, and transposed.
-    panels: [Mutex<Packed>; 2],
+    panels: [Mutex<CachedPanels>; 2],
     /// Whether no gradient is made.
     frozen: AtomicBool,
 }
 
-type Packed = Option<(Precision, Arc<Panels>)>;
+type CachedPanels = Option<(Precision, Arc<Panels>)>;
 
 #[derive(Debug, Default)]
-enum Gradient {
+enum GradientSum {
     #[default]
     None,
     /// On the CPU.
@@ -100,7 +102,7 @@ impl Parameter {
         with_f32s_mut(self.weights.as_tensor(), f)
     }
 
-    /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. Packed once for each
+    /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. CachedPanels once for each
     /// change of the weights.
     pub(crate) fn panels(&self, precision: Precision, transposed: bool) -> Result<Arc<Panels>> {
         let mut panels = locked(&self.panels[usize::from(transposed)]);
@@ -142,11 +144,11 @@ impl Parameter {
         }
         let mut gradient = locked(&self.gradient);
         match &mut *gradient {
-            Gradient::Numbers(sums) => f(sums, true),
+            GradientSum::Numbers(sums) => f(sums, true),
             other => {
                 let mut sums = vec![0.0; self.weights.elem_count()];
                 f(&mut sums, false);
-                *other = Gradient::Numbers(sums);
+                *other = GradientSum::Numbers(sums);
             }
         }
     }
@@ -176,8 +178,8 @@ impl Parameter {
         }
         let mut gradient = locked(&self.gradient);
         *gradient = match std::mem::take(&mut *gradient) {
-            Gradient::Tensor(sum) => Gradient::Tensor((sum + more)?),
-            _ => Gradient::Tensor(more.clone()),
+            GradientSum::Tensor(sum) => GradientSum::Tensor((sum + more)?),
+            _ => GradientSum::Tensor(more.clone()),
         };
         Ok(())
     }
@@ -189,8 +191,8 @@ impl Parameter {
         g: impl FnOnce(&Tensor) -> Result<R>,
     ) -> Result<R> {
         match &*locked(&self.gradient) {
-            Gradient::Numbers(sums) => f(sums),
-            Gradient::Tensor(tensor) => g(tensor),
+            GradientSum::Numbers(sums) => f(sums),
+            GradientSum::Tensor(tensor) => g(tensor),
             _ => bail!("no gradient reaches it"),
         }
     }
@@ -209,7 +211,7 @@ impl Parameter {
     /// Sets the gradient to zero and frees its memory until it is added to.
     pub fn clear_gradient(&self) {
         self.n_clears.fetch_add(1, Ordering::Relaxed);
-        *locked(&self.gradient) = Gradient::None;
+        *locked(&self.gradient) = GradientSum::None;
     }
 }
 
@@ -258,8 +260,9 @@ mod tests {
         parameter.change(|weights| weights.fill(7.0)).unwrap();
         let second = parameter.panels(Precision::F32, false).unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
-        crate::product::multiply(Matrix::new(&[1.0f32, 1.0], 1, 2, 2), &second, |_, _, sums| {
-            assert!(sums.iter().all(|&s| s == 14.0));
-        });
+        let mut sums = [0.0; 3];
+        let (ones, copy) = ([1.0f32, 1.0], |_, _, sums: &mut [f32], out: &mut [f32]| out.copy_from_slice(sums));
+        crate::product::multiply(Matrix::new(&ones, 1, 2, 2), &second, &mut sums[..], copy);
+        assert_eq!(sums, [14.0; 3]);
     }
 }

@@ -5,27 +5,27 @@ use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::exp::exp;
 use crate::linear::round;
-use crate::product::Parts;
 use crate::sequences::Sequences;
+use crate::shared::SharedSlice;
 use crate::slices::{dot, max, sum};
 use rayon::prelude::*;
 
 /// The past of a batch of sequences in one layer, each of its own length.
 #[derive(Debug)]
 pub(crate) struct Past<E> {
-    rows: Vec<Row<E>>,
+    rows: Vec<CachedSequence<E>>,
     context: usize,
     /// K.
     size: usize,
 }
 
 /// A sequence's heads.
-type Row<E> = Vec<Head<E>>;
+type CachedSequence<E> = Vec<CachedHead<E>>;
 
 /// One head of one sequence: keys and values, `[T, K]` each, in memory of their own, so that a sequence grows, leaves and
 /// is copied without the others.
 #[derive(Debug, Clone)]
-struct Head<E> {
+struct CachedHead<E> {
     keys: Vec<E>,
     values: Vec<E>,
 }
@@ -45,13 +45,13 @@ impl<E: Element> Past<E> {
         let d = qkv.len() / (3 * sequences.n_tokens()).max(1);
         if self.is_empty() {
             self.size = d / n_head;
-            let none = Head { keys: Vec::new(), values: Vec::new() };
+            let none = CachedHead { keys: Vec::new(), values: Vec::new() };
             self.rows = vec![vec![none; n_head]; sequences.len()];
         }
         let (size, context) = (self.size, self.context);
         for (row, tokens) in self.rows.iter_mut().zip(sequences.iter()) {
             let qkv = &qkv[tokens.start * 3 * d..tokens.end * 3 * d];
-            for (h, Head { keys, values }) in row.iter_mut().enumerate() {
+            for (h, CachedHead { keys, values }) in row.iter_mut().enumerate() {
                 for (numbers, from) in [(keys, d + h * size), (values, 2 * d + h * size)] {
                     make_room(numbers, tokens.len() * size, context * size);
                     qkv.chunks_exact(3 * d).for_each(|token| numbers.extend_from_slice(&token[from..from + size]));
@@ -64,21 +64,21 @@ impl<E: Element> Past<E> {
     pub(crate) fn attend(&self, qkv: &[E], sequences: &Sequences, mask: Mask, mixed: &mut [E]) {
         let (size, n_head) = (self.size, self.rows.first().map_or(0, Vec::len));
         let d = size * n_head;
-        let mixed = Parts::of(mixed);
+        let mixed = SharedSlice::new(mixed);
         (0..self.rows.len() * n_head).into_par_iter().for_each(|n| {
             let (row, h) = (n / n_head, n % n_head);
-            let (Head { keys, values }, tokens) = (&self.rows[row][h], sequences.get(row));
+            let (CachedHead { keys, values }, tokens) = (&self.rows[row][h], sequences.get(row));
             let (len, before) = (keys.len() / size, keys.len() / size - tokens.len());
             let mut scores = vec![0.0; len];
             let mut out = vec![0.0; size];
+            // SAFETY: sequences have tokens of their own, and heads columns of their own.
+            let mut mixed = unsafe { mixed.submatrix(tokens.clone(), h * size..(h + 1) * size, d) };
             for (i, token) in tokens.enumerate() {
                 let seen = mask.visible(before + i);
                 let held = seen.start * size..seen.end * size;
                 let query = &qkv[token * 3 * d + h * size..][..size];
                 mix::<E>(query, &keys[held.clone()], &values[held], &mut scores[..seen.len()], &mut out);
-                let at = token * d + h * size;
-                // SAFETY: each token of each head is written once.
-                round::<E>(&out, unsafe { mixed.part(at..at + size) });
+                round::<E>(&out, mixed.row_mut(i));
             }
         });
     }
@@ -88,7 +88,7 @@ impl<E: Element> Past<E> {
         if len == 0 {
             self.rows.clear();
         }
-        for Head { keys, values } in self.rows.iter_mut().flatten() {
+        for CachedHead { keys, values } in self.rows.iter_mut().flatten() {
             keys.truncate(len * self.size);
             values.truncate(len * self.size);
         }
@@ -96,7 +96,7 @@ impl<E: Element> Past<E> {
 
     /// Keeps the sequences of the given numbers, which it has, in that order. Only what is kept twice is copied.
     pub(crate) fn keep(&mut self, rows: &[u32]) {
-        let mut old: Vec<Option<Row<E>>> = std::mem::take(&mut self.rows).into_iter().map(Some).collect();
+        let mut old: Vec<Option<CachedSequence<E>>> = std::mem::take(&mut self.rows).into_iter().map(Some).collect();
         let mut uses = vec![0; old.len()];
         rows.iter().for_each(|&row| uses[row as usize] += 1);
         let next = |&row: &u32| {
@@ -118,7 +118,7 @@ impl<E: Element> Past<E> {
 impl<E> Past<E> {
     /// Where the keys of each row's heads lie, and how many tokens have room there.
     pub(crate) fn places(&self) -> Vec<Vec<(*const E, usize)>> {
-        let place = |Head { keys, .. }: &Head<E>| (keys.as_ptr(), keys.capacity() / self.size);
+        let place = |CachedHead { keys, .. }: &CachedHead<E>| (keys.as_ptr(), keys.capacity() / self.size);
         self.rows.iter().map(|row| row.iter().map(place).collect()).collect()
     }
 }

@@ -20,7 +20,7 @@ pub struct Sequences {
 
 /// Tokens that follow each other: a sequence without branches, or its stem, or a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub(crate) struct SequenceSegment {
     /// Its first token in the sequence.
     pub(crate) start: usize,
     /// After its last.
@@ -29,7 +29,7 @@ pub(crate) struct Segment {
     pub(crate) stem: usize,
 }
 
-impl Segment {
+impl SequenceSegment {
     /// The position of the token `at` of the sequence, counted along its branch.
     pub(crate) fn position(&self, at: usize) -> usize {
         self.stem + at - self.start
@@ -136,13 +136,13 @@ impl Sequences {
     }
 
     /// Sequence `n`, in its parts.
-    pub(crate) fn segments(&self, n: usize) -> impl Iterator<Item = Segment> + use<'_> {
+    pub(crate) fn segments(&self, n: usize) -> impl Iterator<Item = SequenceSegment> + use<'_> {
         let len = self.get(n).len();
         let starts = self.branches.get(n).map_or(&[][..], Vec::as_slice);
         let stem = starts.first().copied().unwrap_or(len);
         let ends = starts.iter().skip(1).copied().chain([len]);
-        let root = (stem > 0).then_some(Segment { start: 0, end: stem, stem: 0 });
-        root.into_iter().chain(starts.iter().zip(ends).map(move |(&start, end)| Segment { start, end, stem }))
+        let root = (stem > 0).then_some(SequenceSegment { start: 0, end: stem, stem: 0 });
+        root.into_iter().chain(starts.iter().zip(ends).map(move |(&start, end)| SequenceSegment { start, end, stem }))
     }
 
     /// The position of each token in its sequence, along its branch, `[B·T]`.

@@ -16,7 +16,7 @@ const GROWTH: usize = if cfg!(test) { 4 } else { 256 };
 pub(crate) struct TensorPast(Option<(Tensor, Tensor)>);
 
 /// New tokens of all sequences, and where they go.
-pub(crate) struct Fresh<'a> {
+pub(crate) struct NewTokens<'a> {
     /// Tokens held of each sequence.
     lens: &'a [usize],
     /// T: new tokens of the sequence that has most.
@@ -27,7 +27,7 @@ pub(crate) struct Fresh<'a> {
     positions: Option<Tensor>,
 }
 
-impl<'a> Fresh<'a> {
+impl<'a> NewTokens<'a> {
     /// Of `sequences` that follow `lens` tokens each.
     pub(crate) fn new(sequences: &Sequences, lens: &'a [usize], device: &Device) -> Result<Self> {
         let (b, longest) = (sequences.len(), sequences.longest());
@@ -59,7 +59,7 @@ impl<'a> Fresh<'a> {
 impl TensorPast {
     /// Adds the keys and values of `fresh` tokens, and returns what these mix, in the shape of `qkv` but for its width, D.
     /// `qkv`: theirs, 3·D wide.
-    pub(crate) fn attend(&mut self, qkv: &Tensor, fresh: &Fresh, n_head: usize, mask: Mask) -> Result<Tensor> {
+    pub(crate) fn attend(&mut self, qkv: &Tensor, fresh: &NewTokens, n_head: usize, mask: Mask) -> Result<Tensor> {
         let (windows, window, width) = qkv.dims3()?;
         let (b, t) = (fresh.lens.len(), fresh.longest);
         let flat = qkv.reshape(((), width))?;

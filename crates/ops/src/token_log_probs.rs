@@ -5,8 +5,10 @@ use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::exp::exp;
 use crate::head::{logits, rows_together, write_scores};
+use crate::matrix::Matrix;
 use crate::parameter::Parameter;
-use crate::product::{Matrix, Precision, accumulate};
+use crate::path::Precision;
+use crate::product::accumulate;
 use crate::slices::{f32s, max, sum, sums, with_f32s};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::log_softmax;
@@ -122,7 +124,7 @@ impl LogProbs {
         for first in (0..n).step_by(rows.max(1)) {
             let last = (first + rows).min(n);
             let scores = &mut scores[..(last - first) * v];
-            write_scores(Matrix::new(&hidden[first * d..last * d], last - first, d, d), &panels, v, scores);
+            write_scores(Matrix::new(&hidden[first * d..last * d], last - first, d, d), &panels, scores);
             take(first, scores)?;
         }
         Ok(scores)

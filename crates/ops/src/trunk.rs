@@ -1,21 +1,21 @@
 //! The blocks of a model one after the other, and the norm after the last: one operation for candle.
 
 use crate::attention::Mask;
-use crate::block::{Around, Block, Drops, Kept, Room, Sizes};
-use crate::cache::{Cache, Layers};
+use crate::block::{AttentionInput, BatchSizes, Block, BlockWorkspace, DropoutSites, SavedBlock};
+use crate::cache::{Cache, LayerCaches};
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::layer_norm::{Norm, Normalized};
 use crate::past::Past;
-use crate::product::Precision;
+use crate::path::Precision;
 use crate::sequences::Sequences;
 use crate::slices::{f32s, with_f32s};
-use crate::tensor_past::{Fresh, TensorPast};
+use crate::tensor_past::{NewTokens, TensorPast};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// All between the embeddings and the head.
+/// SavedTrunk between the embeddings and the head.
 #[derive(Debug)]
 pub struct Trunk {
     /// First to last.
@@ -24,12 +24,12 @@ pub struct Trunk {
     pub ln_f: Option<Norm>,
 }
 
-/// What of a forward pass is kept for the backward pass.
+/// What a forward pass saves for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+pub enum SaveForBackward {
     /// Nothing: there will be none.
     Nothing,
-    /// All that it reads.
+    /// SavedTrunk that it reads.
     All,
     /// What each block reads; the rest is made again, block by block (Chen et al. 2016).
     Inputs,
@@ -45,15 +45,15 @@ impl Trunk {
         x: &Tensor,
         sequences: &Arc<Sequences>,
         precision: Precision,
-        drops: &[Drops],
-        keep: Keep,
+        drops: &[DropoutSites],
+        keep: SaveForBackward,
     ) -> Result<Tensor> {
         let (b, t, _) = x.dims3()?;
         if (sequences.n_windows(), sequences.window()) != (b, t) {
             bail!("sequences of {} windows of {} in a batch of {b} of {t}", sequences.n_windows(), sequences.window());
         }
         if !x.device().is_cpu() {
-            return self.plain(x, sequences, drops, keep != Keep::Nothing);
+            return self.plain(x, sequences, drops, keep != SaveForBackward::Nothing);
         }
         match precision {
             Precision::F32 => self.run::<f32>(x, sequences, precision, drops, keep),
@@ -66,25 +66,25 @@ impl Trunk {
         x: &Tensor,
         sequences: &Arc<Sequences>,
         precision: Precision,
-        drops: &[Drops],
-        keep: Keep,
+        drops: &[DropoutSites],
+        keep: SaveForBackward,
     ) -> Result<Tensor> {
         let sequences = Arc::clone(sequences);
-        let drops = if drops.is_empty() { vec![Drops::default(); self.blocks.len()] } else { drops.to_vec() };
-        let run = Run::<E> { trunk: Arc::clone(self), sequences, precision, drops, keep, kept: Mutex::default() };
+        let drops = if drops.is_empty() { vec![DropoutSites::default(); self.blocks.len()] } else { drops.to_vec() };
+        let run = TrunkOp::<E> { trunk: Arc::clone(self), sequences, precision, drops, keep, kept: Mutex::default() };
         let x = x.contiguous()?;
-        if keep == Keep::Nothing { x.apply_op1_no_bwd(&run) } else { x.apply_op1(run) }
+        if keep == SaveForBackward::Nothing { x.apply_op1_no_bwd(&run) } else { x.apply_op1(run) }
     }
 
     /// In candle's differentiable operations: the definition of right, and the path on devices without loops of ours.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn plain(&self, x: &Tensor, sequences: &Sequences, drops: &[Drops], tracked: bool) -> Result<Tensor> {
+    pub fn plain(&self, x: &Tensor, sequences: &Sequences, drops: &[DropoutSites], tracked: bool) -> Result<Tensor> {
         let mut x = x.clone();
         for (layer, block) in self.blocks.iter().enumerate() {
             let drops = drops.get(layer).copied().unwrap_or_default();
-            x = block.plain(&x, drops, tracked, Around::Sequences(sequences))?;
+            x = block.plain(&x, drops, tracked, AttentionInput::Sequences(sequences))?;
         }
         self.finish(&x, tracked)
     }
@@ -105,9 +105,9 @@ impl Trunk {
         }
         let lens = cache.count(sequences)?;
         match &mut cache.layers {
-            Layers::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
-            Layers::Bf16(pasts) => self.step_with(x, sequences, Precision::Bf16, pasts),
-            Layers::Tensors(pasts) => self.plain_step(x, sequences, &lens, pasts),
+            LayerCaches::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
+            LayerCaches::Bf16(pasts) => self.step_with(x, sequences, Precision::Bf16, pasts),
+            LayerCaches::Tensors(pasts) => self.plain_step(x, sequences, &lens, pasts),
         }
     }
 
@@ -121,9 +121,16 @@ impl Trunk {
         let (b, t, d) = x.dims3()?;
         let mut stream = with_f32s(&x.contiguous()?, <[f32]>::to_vec)?;
         let y = among_the_threads(|| {
-            let (mut kept, mut room) = (Kept::default(), Room::default());
+            let (mut kept, mut workspace) = (SavedBlock::default(), BlockWorkspace::default());
             for (block, past) in self.blocks.iter().zip(pasts) {
-                block.step::<E>(precision, &mut stream, Sizes { sequences, d }, past, &mut kept, &mut room)?;
+                block.step::<E>(
+                    precision,
+                    &mut stream,
+                    BatchSizes { sequences, d },
+                    past,
+                    &mut kept,
+                    &mut workspace,
+                )?;
             }
             self.normalized::<E>(stream, None)
         })?;
@@ -138,11 +145,11 @@ impl Trunk {
         lens: &[usize],
         pasts: &mut [TensorPast],
     ) -> Result<Tensor> {
-        let fresh = Fresh::new(sequences, lens, x.device())?;
+        let fresh = NewTokens::new(sequences, lens, x.device())?;
         let mut x = x.clone();
         for (block, past) in self.blocks.iter().zip(pasts) {
             let mut attend = |qkv: &Tensor| past.attend(qkv, &fresh, block.n_head, block.mask);
-            x = block.plain(&x, Drops::default(), false, Around::Past(&mut attend))?;
+            x = block.plain(&x, DropoutSites::default(), false, AttentionInput::Past(&mut attend))?;
         }
         self.finish(&x, false)
     }
@@ -157,32 +164,32 @@ impl Trunk {
 }
 
 /// One forward pass, and what its backward pass reads.
-struct Run<E> {
+struct TrunkOp<E> {
     trunk: Arc<Trunk>,
     sequences: Arc<Sequences>,
     precision: Precision,
-    drops: Vec<Drops>,
-    keep: Keep,
-    kept: Mutex<Option<All<E>>>,
+    drops: Vec<DropoutSites>,
+    keep: SaveForBackward,
+    kept: Mutex<Option<SavedTrunk<E>>>,
 }
 
-struct All<E> {
+struct SavedTrunk<E> {
     /// D.
     d: usize,
     /// With [`Keep::All`]: of each block.
-    blocks: Vec<Kept<E>>,
+    blocks: Vec<SavedBlock<E>>,
     /// With [`Keep::Inputs`]: of each block.
     inputs: Vec<Vec<f32>>,
     last: Normalized<E>,
 }
 
-impl<E> fmt::Debug for Run<E> {
+impl<E> fmt::Debug for TrunkOp<E> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Run").field("keep", &self.keep).finish_non_exhaustive()
+        f.debug_struct("TrunkOp").field("keep", &self.keep).finish_non_exhaustive()
     }
 }
 
-impl<E: Element> CustomOp1 for Run<E> {
+impl<E: Element> CustomOp1 for TrunkOp<E> {
     fn name(&self) -> &'static str {
         "trunk"
     }
@@ -205,46 +212,46 @@ impl<E: Element> CustomOp1 for Run<E> {
     }
 }
 
-impl<E: Element> Run<E> {
+impl<E: Element> TrunkOp<E> {
     /// `x`: what the first block reads. Returns what the last one gives, normalized.
     fn forward(&self, mut x: Vec<f32>, d: usize) -> Result<Vec<f32>> {
-        let sizes = Sizes { sequences: &self.sequences, d };
-        let mut all = All { d, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
-        let (mut passing, mut room) = (Kept::default(), Room::default());
+        let sizes = BatchSizes { sequences: &self.sequences, d };
+        let mut all = SavedTrunk { d, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
+        let (mut passing, mut workspace) = (SavedBlock::default(), BlockWorkspace::default());
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops) {
-            if self.keep == Keep::Inputs {
+            if self.keep == SaveForBackward::Inputs {
                 all.inputs.push(x.clone());
             }
-            block.forward(self.precision, &mut x, sizes, drops, &mut passing, &mut room)?;
-            if self.keep == Keep::All {
+            block.forward(self.precision, &mut x, sizes, drops, &mut passing, &mut workspace)?;
+            if self.keep == SaveForBackward::All {
                 all.blocks.push(std::mem::take(&mut passing));
             }
         }
         let y = self.trunk.normalized(x, Some(&mut all.last))?;
-        if self.keep != Keep::Nothing {
+        if self.keep != SaveForBackward::Nothing {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         }
         Ok(y)
     }
 
-    /// `dx`: gradient of what [`Run::forward`] returned, when it kept `all`. Returns that of what it read.
-    fn backward(&self, mut dx: Vec<f32>, mut all: All<E>) -> Result<Vec<f32>> {
+    /// `dx`: gradient of what [`TrunkOp::forward`] returned, when it kept `all`. Returns that of what it read.
+    fn backward(&self, mut dx: Vec<f32>, mut all: SavedTrunk<E>) -> Result<Vec<f32>> {
         if let Some(norm) = &self.trunk.ln_f {
             norm.backward(None, &all.last, &mut dx)?;
         }
-        let sizes = Sizes { sequences: &self.sequences, d: all.d };
-        let mut room = Room::default();
+        let sizes = BatchSizes { sequences: &self.sequences, d: all.d };
+        let mut workspace = BlockWorkspace::default();
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops).rev() {
             let mut kept = match (all.blocks.pop(), all.inputs.pop()) {
                 (Some(kept), _) => kept,
                 (None, Some(mut input)) => {
-                    let mut kept = Kept::default();
-                    block.forward(self.precision, &mut input, sizes, drops, &mut kept, &mut room)?;
+                    let mut kept = SavedBlock::default();
+                    block.forward(self.precision, &mut input, sizes, drops, &mut kept, &mut workspace)?;
                     kept
                 }
                 (None, None) => bail!("a block kept nothing for its gradient"),
             };
-            block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut room)?;
+            block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut workspace)?;
         }
         Ok(dx)
     }
@@ -310,9 +317,9 @@ mod tests {
         Arc::new(Sequences::windows(b, t))
     }
 
-    fn drops() -> Vec<Drops> {
+    fn drops() -> Vec<DropoutSites> {
         let at = |site| Some(Dropout { p: 0.2, seed: 7, site, first_row: 3 });
-        (0..3).map(|l| Drops { attention: at(3 * l), attended: at(3 * l + 1), mlp: at(3 * l + 2) }).collect()
+        (0..3).map(|l| DropoutSites { attention: at(3 * l), attended: at(3 * l + 1), mlp: at(3 * l + 2) }).collect()
     }
 
     /// The one proof that covers a whole model: output and every gradient, with and without dropout, kept and made again.
@@ -324,7 +331,7 @@ mod tests {
             for drops in [vec![], drops()] {
                 let plain = trunk.plain(x.as_tensor(), &windows(2, 7), &drops, true).unwrap();
                 let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-                for keep in [Keep::All, Keep::Inputs] {
+                for keep in [SaveForBackward::All, SaveForBackward::Inputs] {
                     let fast = trunk.forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, keep).unwrap();
                     assert_close("y", &fast, &plain, 2e-5);
                     let fast_grads = (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
@@ -335,8 +342,9 @@ mod tests {
                         parameter.clear_gradient();
                     }
                 }
-                let alone =
-                    trunk.forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, Keep::Nothing).unwrap();
+                let alone = trunk
+                    .forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, SaveForBackward::Nothing)
+                    .unwrap();
                 assert_close("without a graph", &alone, &plain, 2e-5);
                 assert!(!alone.track_op());
             }
@@ -350,7 +358,7 @@ mod tests {
             let Model { trunk, parameters } = model(norm_first);
             let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
             let gradients = |precision| {
-                let y = trunk.forward(x.as_tensor(), &windows(2, 7), precision, &[], Keep::All).unwrap();
+                let y = trunk.forward(x.as_tensor(), &windows(2, 7), precision, &[], SaveForBackward::All).unwrap();
                 let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
                 let taken: Vec<Tensor> = parameters.iter().map(|(_, p)| p.gradient().unwrap()).collect();
                 parameters.iter().for_each(|(_, p)| p.clear_gradient());
@@ -375,7 +383,7 @@ mod tests {
             let Model { trunk, .. } = model(norm_first);
             let x = draw(90, &[2, 9, D]);
             for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.1)] {
-                let whole = trunk.forward(&x, &windows(2, 9), precision, &[], Keep::Nothing).unwrap();
+                let whole = trunk.forward(&x, &windows(2, 9), precision, &[], SaveForBackward::Nothing).unwrap();
                 let mut cache = Cache::new(3, 9, precision, &Device::Cpu);
                 let mut at = 0;
                 for n in [4, 1, 1, 3] {
@@ -419,7 +427,7 @@ mod tests {
         let whole = |x: &[f32]| {
             let t = x.len() / D;
             let x = Tensor::from_slice(x, (1, t, D), &Device::Cpu).unwrap();
-            trunk.forward(&x, &windows(1, t), Precision::F32, &[], Keep::Nothing).unwrap()
+            trunk.forward(&x, &windows(1, t), Precision::F32, &[], SaveForBackward::Nothing).unwrap()
         };
         let step = |cache: &mut Cache, new: &[Vec<f32>]| {
             let n = new.concat().len() / D;
@@ -495,11 +503,11 @@ mod tests {
         for n in 0..9 {
             trunk.step(&draw(n, &[3, 1, D]), &windows(3, 1), &mut cache).unwrap();
         }
-        let Layers::F32(pasts) = &cache.layers else { panic!("on the CPU") };
+        let LayerCaches::F32(pasts) = &cache.layers else { panic!("on the CPU") };
         let held = pasts[0].places();
         assert!(held.iter().flatten().all(|&(_, room)| (49..=90).contains(&room)), "{held:?} tokens' room");
         cache.keep(&[2, 0]).unwrap();
-        let Layers::F32(pasts) = &cache.layers else { panic!("on the CPU") };
+        let LayerCaches::F32(pasts) = &cache.layers else { panic!("on the CPU") };
         assert_eq!(pasts[0].places(), [held[2].clone(), held[0].clone()]);
     }
 
@@ -507,6 +515,9 @@ mod tests {
     fn an_empty_batch_is_no_trouble() {
         let Model { trunk, .. } = model(true);
         let x = Tensor::zeros((0, 7, D), candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(trunk.forward(&x, &windows(0, 7), Precision::F32, &[], Keep::Nothing).unwrap().dims(), [0, 7, D]);
+        assert_eq!(
+            trunk.forward(&x, &windows(0, 7), Precision::F32, &[], SaveForBackward::Nothing).unwrap().dims(),
+            [0, 7, D]
+        );
     }
 }

@@ -6,7 +6,7 @@
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::pairs;
-use crate::product::Matrix;
+use crate::matrix::Matrix;
 use aligned_vec::AVec;
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::kernel::{Kernel, pack_left, pack_right};
-use crate::product::Matrix;
+use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
 

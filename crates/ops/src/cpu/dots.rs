@@ -5,7 +5,7 @@ use crate::cpu::avx512::{COLUMNS, FEW, ROWS, ask_ahead, by_rows, store};
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::pairs::{self, TILE};
-use crate::product::Matrix;
+use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
 

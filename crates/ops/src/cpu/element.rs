@@ -3,7 +3,7 @@
 pub(crate) use half::bf16;
 
 /// f32, or its upper half.
-pub(crate) trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+pub(crate) trait Element: bytemuck::Pod + Default + Send + Sync + std::fmt::Debug {
     /// Whether it is f32 itself.
     const EXACT: bool;
     /// The number.

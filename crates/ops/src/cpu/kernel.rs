@@ -5,7 +5,7 @@
 //! that nobody reads.
 
 use crate::cpu::element::Element;
-use crate::product::Matrix;
+use crate::matrix::Matrix;
 use std::ops::Range;
 
 /// One way of multiplying.

@@ -9,7 +9,7 @@
 use crate::cpu::avx512::transpose;
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::prefetch;
-use crate::product::Matrix;
+use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::mem::transmute;
 use std::ops::Range;
