@@ -21,8 +21,6 @@ pub mod bleu;
 pub mod chart;
 mod detokenize;
 pub mod figures;
-#[cfg(test)]
-mod golden;
 pub mod instance;
 pub mod overlap;
 pub mod perplexity;
