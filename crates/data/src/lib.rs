@@ -83,7 +83,7 @@ pub mod task;
 pub mod template;
 #[cfg(test)]
 mod testing;
-mod text;
+pub mod text;
 pub mod text_table;
 pub mod tokenizer;
 pub mod unfinished;

@@ -1,14 +1,11 @@
 //! The built-in tasks: the files of `configs/tasks/`, embedded so that their names work anywhere; and the short form in which
 //! a task and its records are named.
 
-use crate::records::Source;
-use crate::run::TaskRequest;
+use crate::records::RecordSource;
+use crate::request::TaskRequest;
 use crate::task::{Scoring, TaskConfig};
 use anyhow::Result;
 use gptkit_data::source::SourceLocation;
-use gptkit_eval::records::Source;
-use gptkit_eval::run::TaskRequest;
-use gptkit_eval::task::{Scoring, TaskConfig};
 use std::path::Path;
 
 macro_rules! tasks {

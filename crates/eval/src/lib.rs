@@ -12,6 +12,7 @@
 //! - [`perplexity`] how likely a text is, through a sliding window
 //! - [`overlap`]    which instances a model may have seen
 //! - [`figures`]    figures with their standard errors
+//! - [`request`]    what an evaluation measures
 //! - [`run`]        models × tasks × numbers of demonstrations, resumable
 //! - [`report`], [`chart`] tables and pictures
 
@@ -22,10 +23,12 @@ pub mod chart;
 mod detokenize;
 pub mod figures;
 pub mod instance;
+mod open_task;
 pub mod overlap;
 pub mod perplexity;
 pub mod records;
 pub mod report;
+pub mod request;
 pub mod rouge;
 pub mod run;
 pub mod score;

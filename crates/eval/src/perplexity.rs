@@ -9,7 +9,8 @@ use gptkit_data::encode::read_text;
 use gptkit_data::losses::Losses;
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
-use gptkit_data::stitch::{Part, Stitcher};
+use gptkit_data::stitch::{EncodedPart, Stitcher};
+use gptkit_data::text::TextPiece;
 use gptkit_model::likelihood::{ContinuationLikelihood, LikelihoodQuestion, answer};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -86,6 +87,7 @@ pub fn read(
         from,
         waiting: Vec::new(),
         text: TextSummary::default(),
+        is_ended: false,
         sink,
     };
     let (mut pending, mut is_first) = (String::new(), true);
@@ -110,12 +112,11 @@ pub fn read(
         let more = TextSize::of(&pending) - TextSize::of(&text);
         pending = rest;
         slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
-    });
-    match read.and_then(|_| slider.score()) {
-        Err(e) if !e.is::<StopReading>() => Err(e),
-        _ => Ok(TextSummary { n: slider.n, ..slider.text }),
+    })?;
+    if !slider.is_ended {
+        let _ = slider.score()?;
     }
-    Ok(Text { n: slider.n, ..slider.text })
+    Ok(TextSummary { n: slider.n, ..slider.text })
 }
 
 /// Length of a text, or a difference of two.
@@ -161,18 +162,6 @@ fn end_of_lines(text: &str) -> Option<usize> {
     None
 }
 
-/// Ends the reading.
-#[derive(Debug)]
-struct StopReading;
-
-impl std::fmt::Display for StopReading {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("enough text")
-    }
-}
-
-impl std::error::Error for StopReading {}
-
 struct SlidingWindow<'a> {
     model: &'a EvalModel<'a>,
     stride: usize,
@@ -190,16 +179,16 @@ struct SlidingWindow<'a> {
     n: u64,
     from: u64,
     /// Windows that will be read together, each with the text that it predicts.
-    waiting: Vec<(u64, LikelihoodQuestion, Size)>,
-    text: Text,
+    waiting: Vec<(u64, LikelihoodQuestion, TextSize)>,
+    text: TextSummary,
     /// Whether `sink` has ended the reading.
     is_ended: bool,
-    sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
+    sink: &'a mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 }
 
 impl SlidingWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
-    fn push(&mut self, piece: TextPiece, more: Size) -> Result<ControlFlow<()>> {
+    fn push(&mut self, piece: TextPiece, more: TextSize) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);
         for part in self.stitcher.push(vec![piece])? {
             if self.take(part)?.is_break() {
@@ -278,15 +267,17 @@ impl SlidingWindow<'_> {
         }
         let answers = answer(self.model.gpt, &questions, false)?;
         let window =
-            |((n, question, size), found): ((u64, LikelihoodQuestion, Size), &Vec<ContinuationLikelihood>)| Window {
-                n,
-                nats: -found[0].log_prob,
-                tokens: question.continuations[0].len() as u64,
-                bytes: size.bytes.max(0) as u64,
-                characters: size.characters.max(0) as u64,
-                read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+            |((n, question, size), found): ((u64, LikelihoodQuestion, TextSize), &Vec<ContinuationLikelihood>)| {
+                WindowScore {
+                    n,
+                    nats: -found[0].log_prob,
+                    tokens: question.continuations[0].len() as u64,
+                    bytes: size.bytes.max(0) as u64,
+                    characters: size.characters.max(0) as u64,
+                    read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+                }
             };
-        let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
+        let windows: Vec<WindowScore> = waiting.into_iter().zip(&answers.found).map(window).collect();
         let flow = (self.sink)(&windows)?;
         self.is_ended = flow.is_break();
         Ok(flow)

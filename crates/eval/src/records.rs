@@ -118,7 +118,7 @@ fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
     name.parse().map_err(|way| anyhow!("{name:?} is no name: {way}"))
 }
 
-impl Made {
+impl GeneratedTask {
     fn read(
         &self,
         split: Split,

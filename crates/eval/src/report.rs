@@ -1,7 +1,8 @@
 //! What was measured, for people and programs: Markdown, JSON, and what demonstrations bring.
 
 use crate::figures::{Measurement, MetricValue, difference};
-use crate::run::{EvalCell, EvalRequest};
+use crate::request::EvalRequest;
+use crate::run::EvalCell;
 use crate::task::Published;
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -268,7 +268,7 @@ impl Metric {
 ///
 /// # Errors
 /// As [`answer`] and [`generate_batch`].
-pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Value>>, Work)> {
+pub(crate) fn words(model: &EvalModel, all: &[PromptedInstance]) -> Result<(Vec<Map<String, Value>>, TokenCounts)> {
     let questions: Vec<LikelihoodQuestion> = all.iter().flat_map(|one| one.prompted.questions.clone()).collect();
     let answers = answer(model.gpt, &questions, true)?;
     let longest = questions.iter().map(|question| question.continuations[0].len()).max().unwrap_or(0);

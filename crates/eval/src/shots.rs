@@ -61,7 +61,7 @@ impl DemonstrationPool {
             }
         };
         match from {
-            From::Training(source) => {
+            DemonstrationSource::Training(source) => {
                 source.read(Split::Train, on_bad, &mut |row| {
                     take(task.instance(&row)?.shown());
                     Ok(ControlFlow::Continue(()))
@@ -216,7 +216,7 @@ impl Prompter<'_> {
     ///
     /// # Errors
     /// As [`Prompter::prompt`].
-    pub fn question(&self, text: &str, asked: &Asked) -> Result<LikelihoodQuestion> {
+    pub fn question(&self, text: &str, asked: &TargetAnswer) -> Result<LikelihoodQuestion> {
         let answers: Vec<&String> = match asked {
             TargetAnswer::Choice { answers, .. } => answers.iter().collect(),
             TargetAnswer::Word(answer) => vec![answer],

@@ -74,7 +74,7 @@ impl TaskTemplates {
     /// What the expression `key` is for `row`.
     ///
     /// # Errors
-    /// As [`Templates::text`].
+    /// As [`TaskTemplates::text`].
     pub(crate) fn value(&self, key: &'static str, row: &Row, variant: &str) -> Result<Value, BadRecord> {
         let program = self.program(key)?;
         match program.value(fields(row, variant, None), fuel(row)) {
@@ -140,6 +140,7 @@ fn last_word(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::TaskConfig;
     use gptkit_data::record::RecordPlace;
     use serde_json::json;
 

@@ -10,7 +10,7 @@ use crate::stages;
 use crate::work;
 use anyhow::{Context, Result};
 use gptkit_data::disk::read_description;
-use gptkit_reward::report::Share;
+use gptkit_stats::Share;
 use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -100,7 +100,7 @@ fn training(folder: &Path, command: &str) -> Result<TrainingMeasurements> {
     // PPO's loss is of no text, and most of its work is writing answers.
     let is_ppo = command == "ppo";
     let per_token = if is_ppo { None } else { work::flops_per_token(folder)? };
-    Ok(Training {
+    Ok(TrainingMeasurements {
         n_params,
         tokens,
         flops: per_token.map(|flops| flops * tokens as f64),

@@ -139,6 +139,8 @@ const TICKS_APART: f64 = 58.0;
 const LEGEND_ROW: f64 = 23.0;
 const SAMPLE: f64 = 24.0;
 const LEGEND_GAP: f64 = 18.0;
+/// Room below the legend.
+const LEGEND_BELOW: f64 = 8.0;
 const DOT: f64 = 4.0;
 /// Decimal logarithm of the least value that a logarithmic axis shows.
 const LOWEST_LOG: f64 = -30.0;
@@ -357,7 +359,7 @@ impl LineChart {
             }
             drawing.text("tick", (x + SAMPLE + 8.0, y), &series.name);
             x += wide;
-            drawing.height = y;
+            drawing.height = y + LEGEND_BELOW;
         }
     }
 }
@@ -505,7 +507,7 @@ mod tests {
             (0..9).map(|i| series(&format!("a run with a long name {i}"), Look::Dots, &[(0.0, 1.0)])).collect();
         let one = LineChart { names: Names::Legend, ..chart(all[..1].to_vec(), Scale::Linear) };
         let many = LineChart { names: Names::Legend, ..chart(all, Scale::Linear) };
-        assert_eq!(one.draw().height, one.size.1 + LEGEND_ROW);
+        assert_eq!(one.draw().height, one.size.1 + LEGEND_ROW + LEGEND_BELOW);
         assert!(many.draw().height > many.size.1 + 4.0 * LEGEND_ROW);
         assert!(texts(&many.svg()).iter().all(|&(_, x, y)| x < many.size.0 && y < many.draw().height));
     }

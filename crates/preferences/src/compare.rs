@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(choices[0].scores.as_ref().unwrap()[1], 3.0);
         assert_eq!(choices[1].ranking, Some(vec![1; 4]));
         assert!(collection.unjudged(&gold).unwrap().is_empty());
-        let labeler = Machine::Labeler(SimulatedLabeler::new(1), world);
+        let labeler = AutomaticJudge::Labeler(SimulatedLabeler::new(1), world);
         judge_all(&mut collection, &judge("labeler"), &labeler, &interrupt, &Silent).unwrap();
         let ranking = collection.choices().unwrap()[2].ranking.clone().unwrap();
         assert_eq!(ranking[0], ranking[2]);

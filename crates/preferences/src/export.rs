@@ -124,8 +124,8 @@ fn export<'a>(
 fn record(
     collection: &Collection,
     world: Option<&SyntheticInstructions>,
-    answers: &[Answer],
-    choice: &Choice,
+    answers: &[StoredAnswer],
+    choice: &Judgment,
     (kept, places): (&[usize], Vec<u32>),
 ) -> Map<String, Value> {
     let (item, settings) = (&collection.items[choice.item as usize], &collection.settings);
@@ -189,7 +189,8 @@ fn dense(places: Vec<u32>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collection::tests::{collected, settings};
+    use crate::collection::tests::collected;
+    use crate::settings::tests::settings;
     use gptkit_data::comparison::{Comparison, ComparisonShape, read_comparisons};
     use gptkit_data::progress::Silent;
     use gptkit_data::source::OnBadRecord;

@@ -3,16 +3,18 @@
 use crate::answering::form_of;
 use crate::choices::Item;
 use anyhow::{Result, ensure};
-use gptkit_data::dialogue::{Message, Role, key};
-use gptkit_data::form::Form;
+use gptkit_data::dialogue::{Message, key};
+use gptkit_data::form::DialogueForm;
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::load::load_config;
-use gptkit_world::{Instructions, Part};
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Number of prompts of the source `world`, which names none.
@@ -26,14 +28,14 @@ pub struct PromptSource<'a> {
     /// Only so many.
     pub count: Option<u64>,
     /// Of the embedded world's instructions.
-    pub part: Part,
+    pub part: Split,
 }
 
 impl PromptSource<'_> {
     /// The embedded world's instructions, if the prompts are these.
-    pub fn world(&self) -> Option<Instructions> {
-        match Place::of_records(self.source) {
-            Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part)),
+    pub fn world(&self) -> Option<SyntheticInstructions> {
+        match SourceLocation::of_records(self.source) {
+            Ok(SourceLocation::World { seed, .. }) => Some(SyntheticInstructions::new(seed, self.part)),
             _ => None,
         }
     }
@@ -69,16 +71,16 @@ impl<'a> PromptCollector<'a> {
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let source = self.from.source;
-        match Place::of_records(source).map_err(anyhow::Error::msg)? {
-            Place::World { count, seed, .. } => {
+        match SourceLocation::of_records(source).map_err(anyhow::Error::msg)? {
+            SourceLocation::World { count, seed, .. } => {
                 let most = if source == "world" { WORLD_PROMPTS } else { count };
-                let instructions = Instructions::new(seed, self.from.part);
+                let instructions = SyntheticInstructions::new(seed, self.from.part);
                 // Some come again, sums above all.
                 for index in 0..most.saturating_mul(10) {
                     if self.is_full(most) {
                         break;
                     }
-                    let prompt = vec![Message::new(Role::User, instructions.instruction(index).prompt)];
+                    let prompt = instructions.instruction(index).prompt();
                     self.take(prompt, source.to_owned(), Some(index))?;
                 }
             }
@@ -87,7 +89,7 @@ impl<'a> PromptCollector<'a> {
                     if !self.is_full(u64::MAX) {
                         self.take(prompt.messages, prompt.place.to_string(), None)?;
                     }
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
                 skipped.warn(progress);
             }
@@ -116,7 +118,7 @@ impl<'a> PromptCollector<'a> {
             return Ok(());
         }
         for reader in self.readers {
-            if !reader.takes(&prompt).map_err(|e| Bad::new(format!("{e:#}")))? {
+            if !reader.takes(&prompt).map_err(|e| BadRecord::new(format!("{e:#}")))? {
                 self.too_long += 1;
                 return Ok(());
             }
@@ -129,7 +131,7 @@ impl<'a> PromptCollector<'a> {
 /// How a model reads a prompt.
 struct PromptReader {
     tokenizer: Tokenizer,
-    form: Form,
+    form: DialogueForm,
     context: usize,
 }
 

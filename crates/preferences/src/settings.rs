@@ -2,8 +2,8 @@
 
 use crate::prompts::PromptSource;
 use anyhow::{Result, bail};
+use gptkit_data::split::Split;
 use gptkit_model::sampler::Sampling;
-use gptkit_world::Part;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -122,8 +122,8 @@ impl Settings {
 
     /// Which part of the embedded world's instructions the prompts are: models are compared on what is held out, and
     /// rankings, which are to be learned from, are of the training part.
-    pub fn part(&self) -> Part {
-        if self.k.is_some() { Part::Train } else { Part::HeldOut }
+    pub fn part(&self) -> Split {
+        if self.k.is_some() { Split::Train } else { Split::HeldOut }
     }
 
     /// Where the prompts are from.

@@ -6,7 +6,7 @@ use crate::loss::{LossConfig, Pairs};
 use anyhow::Result;
 use gptkit_data::comparison;
 use gptkit_data::progress::Progress;
-use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Pass};
+use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
 use gptkit_train::bench::{Measurement, median_seconds};
 
@@ -48,12 +48,11 @@ pub fn comparisons(
         (of_pairs, pair_by_pair, Pairs::of(pairs.iter().map(|_| &[1, 2][..]), pairs.len())),
     ];
     let pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
-    let mut measured = Vec::new();
+    let (mut weights, mut measured) = (Weights::from(params), Vec::new());
     for (case, groups, pairs) in cases.into_iter().filter(|(case, _, _)| is_wanted(case)) {
         let seconds = median_seconds(case, progress, || {
-            params.clear_gradients();
-            let loss = pairs.loss(&rewarder.of_groups(&groups, pass)?, &LossConfig::default())?;
-            Ok(params.collect(&mut loss.backward()?)?)
+            let loss = || pairs.loss(&rewarder.of_groups(&groups, pass)?, &LossConfig::default());
+            weights.begin_update().backward(loss).map(drop)
         })?;
         let tokens = K * (prompt + completion);
         measured.push(Measurement { case, batch: K, seq, seconds, tokens, flops: 0.0 });

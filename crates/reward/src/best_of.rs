@@ -5,8 +5,8 @@ use anyhow::Result;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::template::{Template, encode};
 use gptkit_model::Gpt;
-use gptkit_model::generate::{Completion, LateEnds};
-use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use std::ops::ControlFlow;
@@ -69,20 +69,23 @@ impl BestOf<'_> {
     }
 
     fn generate(&self, prompt: &[u32]) -> Result<Vec<Completion>> {
-        let requests = Requests {
-            prompts: vec![prompt.to_vec()],
-            first_prompt: 0,
+        let options = GenerationOptions {
             n_samples: self.n,
             max_new_tokens: self.max_new_tokens,
-            late_ends: LateEnds::default(),
-            most_rows: MAX_ROWS,
             stop: self.stop.clone(),
             log_probs: None,
             sampling: self.sampling.clone(),
         };
+        let requests = BatchRequest {
+            prompts: vec![prompt.to_vec()],
+            first_prompt: 0,
+            late_ends: LateEnds::default(),
+            max_rows: MAX_ROWS,
+            options,
+        };
         let mut completions: Vec<Option<Completion>> = (0..self.n).map(|_| None).collect();
         let (tokenizer, end_of_text) = (&self.folder.tokenizer, &self.folder.end_of_text);
-        generate_all(self.gpt, tokenizer, end_of_text, &requests, |_, sample, completion| {
+        generate_batch(self.gpt, tokenizer, end_of_text, &requests, |_, sample, completion| {
             completions[sample] = Some(completion);
             Ok(ControlFlow::Continue(()))
         })?;

@@ -7,10 +7,10 @@ use gptkit_data::comparison::{Comparison, read_comparisons};
 use gptkit_data::dialogue::key;
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{BadRecord, Place as At};
+use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::sources::{Origin, Reading, Sources, Use};
-use gptkit_world::Comparisons;
+use gptkit_data::synthetic::SyntheticComparisons;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -147,7 +147,7 @@ impl GroupWriter<'_> {
             return Ok(());
         }
         let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
-        let Some(Fitted { sequences, prompt: start, cut }) =
+        let Some(FittedGroup { sequences, prompt: start, cut }) =
             self.encoder.group_cut(&comparison.prompt, completions, cut).map_err(bad)?
         else {
             self.counts.too_long += 1;

@@ -10,11 +10,12 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::sources::Reading;
-use gptkit_model::generate::{Finish, LateEnds};
-use gptkit_model::generate_all::{Requests, generate_all};
+use gptkit_model::generate::{Finish, GenerationOptions, LateEnds};
+use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, Params};
 use gptkit_sft::dialogues;
+use gptkit_stats::Moments;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -142,7 +143,7 @@ fn sample(
             max_new_tokens: longest,
             stop: Vec::new(),
             log_probs: None,
-            sampling: Sampling { seed: config.seed, ..Sampling::default() },
+            sampling: Sampling { seed, ..Sampling::default() },
         },
     };
     let end = encoder.template.end_token(&encoder.tokenizer)?;

@@ -52,7 +52,10 @@ pub fn score(
 ) -> Result<ScoringCounts> {
     let (waiting, counts, unused) = (Vec::new(), ScoringCounts::default(), Unused::default());
     let mut reader = ScoringReader { scorer, wanted, waiting, counts, unused, sink };
-    let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
+    let skipped = read_rows(path, on_bad, progress, &mut |row| {
+        reader.take(row)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
     reader.write()?;
     reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);
@@ -79,7 +82,7 @@ struct ScoringReader<'a> {
 
 impl ScoringReader<'_> {
     fn take(&mut self, row: Row) -> Result<()> {
-        let compares = self.wanted == Wanted::Ranking || comparison::ComparisonShape::of(&row).is_ok();
+        let compares = self.wanted == ScoringOutput::Ranking || comparison::ComparisonShape::of(&row).is_ok();
         let (prompt, completions) = if compares {
             let shape = comparison::ComparisonShape::of(&row)?;
             self.unused.take(&row, &shape.fields());
@@ -96,7 +99,7 @@ impl ScoringReader<'_> {
         };
         let fitted = self.scorer.encoder.group(&prompt, &completions);
         let sequences = match fitted.map_err(|e| BadRecord::new(format!("{e:#}")))? {
-            Some(Fitted { sequences, cut, .. }) => {
+            Some(FittedGroup { sequences, cut, .. }) => {
                 self.counts.cut += u64::from(cut);
                 sequences.into_iter().map(|sequence| self.scorer.without_padding(sequence)).collect()
             }

@@ -1,12 +1,12 @@
 //! The stage: a model that answers becomes one that rewards (Ouyang et al. 2022, §3.5 and appendix C.2).
 
 use crate::charts;
-use crate::group::{Encoder, Group};
+use crate::group::{Group, GroupEncoder};
 use crate::groups::{ComparisonConfig, FILES as GROUPS, Groups, encode_all, say};
 use crate::loss::{LossConfig, Pairs};
 use crate::model::RewardModel;
 use crate::normalization::{NormalizationConfig, REFERENCES, keep_references, normalize};
-use crate::report::{Judged, Report};
+use crate::report::{RankedPrompt, RewardReport};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
@@ -85,7 +85,7 @@ pub struct RewardModeling {
 #[derive(Debug)]
 pub struct RewardModelingReport {
     /// Agreement with the comparisons of the validation part; none where no pair is told apart.
-    pub scores: Option<Report>,
+    pub scores: Option<RewardReport>,
     /// Whether the validation part consists of completions that the embedded corpus wrote, rather than a model.
     pub synthetic: bool,
 }
@@ -133,13 +133,13 @@ impl Stage for RewardModeling {
         let template = start.template(config.seed)?;
         let pad = padding(&mut start, &template, config.seed)?;
         let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
-        let encoder = Encoder { tokenizer, template, context: shape.context };
+        let encoder = GroupEncoder { tokenizer, template, context: shape.context };
         let counts = encode_all(&config.data, &encoder, aside, progress)?;
         say(&counts, progress);
         encoder.tokenizer.check_losses("the comparisons", progress)?;
         let train = Groups::open(&aside.join(GROUPS[0]), config.seed, Group::of)?;
         let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
-        keep_references(config, &encoder, (&gpt, &end_of_text), &train, aside, progress)?;
+        keep_references((&config.normalization, config.seed), &encoder, (&gpt, &end_of_text), &train, aside, progress)?;
         let head = ClassHead::init_reward(&mut params, shape.d_model, config.seed)?;
         let parts = RewardParts { params, head, description: Some((pad, end_of_text)) };
         Ok(Model { config: shape, tokenizer: encoder.tokenizer, parts })
@@ -215,7 +215,7 @@ impl Stage for RewardModeling {
 
 impl RewardModeling {
     /// Normalizes the rewards of the best weights and measures them on the whole validation part.
-    fn normalize_and_measure(&self, run: &Path, state: &State, context: &RunContext) -> Result<Option<Report>> {
+    fn normalize_and_measure(&self, run: &Path, state: &State, context: &RunContext) -> Result<Option<RewardReport>> {
         let config = &self.config;
         // As they were trained: those in the run's folder may be normalized already, when this was interrupted before.
         let best = checkpoint::best(run, state).unwrap_or_else(|| run.to_owned());
@@ -231,9 +231,9 @@ impl RewardModeling {
         let longer_won = Groups::open(&train, config.seed, Group::of)?.longer_wins;
         let batches = Groups::open(&val, 0, Group::of)?.records.all(config.train.micro_batch(), usize::MAX);
         let judged = rewards_of(&model, batches.iter().map(Vec::as_slice))?;
-        let Some(report) = Report::of(&judged, longer_won) else { return Ok(None) };
+        let Some(report) = RewardReport::of(&judged, longer_won) else { return Ok(None) };
         gptkit_data::disk::write(&run.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
-        for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report)?, charts::rewards(&judged)?]) {
+        for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report), charts::rewards(&judged)]) {
             gptkit_data::disk::write(&run.join(name), picture.as_bytes())?;
         }
         Ok(Some(report))
@@ -292,14 +292,14 @@ impl Validate for Comparing {
 
     fn validate(&self, batches: &[Vec<Group>]) -> Result<Validation> {
         let judged = rewards_of(&self.model, batches.iter().map(Vec::as_slice))?;
-        let report = Report::of(&judged, 0.5).context("there is no pair to validate on")?;
+        let report = RewardReport::of(&judged, 0.5).context("there is no pair to validate on")?;
         let scores = BTreeMap::from([("accuracy".to_owned(), report.accuracy.value)]);
         Ok(Validation::new(report.loss, scores, report.loss))
     }
 }
 
 /// The rewards of the groups of `batches`.
-fn rewards_of<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>) -> Result<Vec<Judged>> {
+fn rewards_of<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>) -> Result<Vec<RankedPrompt>> {
     let mut judged = Vec::new();
     for batch in batches {
         let mut rewards = model.of_groups(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();

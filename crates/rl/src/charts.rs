@@ -1,10 +1,10 @@
 //! Reward against the distance from the reference, as a picture: over-optimization is where gold falls while the score rises
 //! (Gao et al. 2022, fig. 1).
 
-use anyhow::{Context, Result, anyhow};
-use gptkit_train::curves::{Drawn, axis, axis_label, is_drawn, labels};
+use anyhow::Result;
+use gptkit_plot::scale::is_drawn;
+use gptkit_plot::{Axis, LineChart, Look, Names, Series};
 use gptkit_train::metrics::records;
-use plotters::prelude::*;
 use std::path::Path;
 
 /// √KL and mean reward of each iteration.

@@ -9,12 +9,12 @@ use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::save_ends;
-use gptkit_model::load::{ModelFolder, load_config, load_model};
+use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
 use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
 use gptkit_reward::group::{Group, GroupEncoder};
 use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
 use gptkit_reward::loss::{LossConfig, Pairs};
-use gptkit_reward::report::{Judged, Report};
+use gptkit_reward::report::{RankedPrompt, RewardReport};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
 use gptkit_train::config::{TrainConfig, default_seed};
@@ -180,7 +180,7 @@ impl Stage for Dpo {
         let ends = start.ends(&template)?;
         let weights = start.weights(config.lora.as_ref(), config.seed, progress)?;
         let Start { config: shape, tokenizer, .. } = start;
-        let encoder = Encoder { tokenizer, template, context: shape.context };
+        let encoder = GroupEncoder { tokenizer, template, context: shape.context };
         let counts = encode_all(&config.data, &encoder, aside, progress)?;
         say(&counts, progress);
         encoder.tokenizer.check_losses("the comparisons", progress)?;
@@ -199,7 +199,7 @@ impl Stage for Dpo {
         self.config.dropout.or_none().apply(&mut shape); // adapters know their base's
         let weights = match &self.config.lora {
             None => load_model(&run.checkpoint, context.device)?.1.into(),
-            Some(_) => Weights::load_adapted(&run.checkpoint, context.device)?,
+            Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
         };
         let tokenizer = Tokenizer::load(&run.checkpoint)?;
         Ok(Model { config: shape, tokenizer, parts: DpoParts { weights, ends: None } })
@@ -539,7 +539,7 @@ mod tests {
             let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap().0.to_scalar::<f32>().unwrap();
             assert!((loss - 2f32.ln()).abs() < 1e-5, "{kind:?}: {loss}");
             let Validation { loss, scores, .. } = policy.validate(&[batch]).unwrap();
-            assert!((loss.unwrap() - 2f64.ln()).abs() < 1e-5, "{kind:?}: {loss}");
+            assert!((loss.unwrap() - 2f64.ln()).abs() < 1e-5, "{kind:?}: {loss:?}");
             for name in ["margin", "chosen_log_ratio", "rejected_log_ratio"] {
                 assert!(scores[name].abs() < 1e-4, "{kind:?} {name}: {}", scores[name]);
             }

@@ -3,7 +3,7 @@
 use crate::advantage::AdvantageConfig;
 use crate::answers::{Answer, log_probs};
 use crate::config::PpoConfig;
-use crate::doctor::{Doctor, HealthMetrics, correlation, explained_variance};
+use crate::doctor::{Doctor, HealthMetrics, explained_variance, score_length_correlation};
 use crate::policy::{Minibatch, Policy, PpoMetrics, Values};
 use crate::prompts::Prompt;
 use crate::rollout::{Ends, Episode, Rewarder, Sampler, assign_rewards, scores, values};
@@ -111,7 +111,7 @@ impl Ppo {
     ///
     /// # Errors
     /// When a score or a loss is no number, or memory does not suffice.
-    pub(crate) fn iterate(&mut self, prompts: &[Prompt], step: &Step, task: &dyn Task) -> Result<Iteration> {
+    pub(crate) fn iterate(&mut self, prompts: &[Prompt], step: &Step, task: &dyn ProgressTask) -> Result<Iteration> {
         let begun = Instant::now();
         let mut episodes = self.answer(prompts, (self.config.seed, step.first_row as u32), false, task)?;
         let n_tokens: usize = episodes.iter().map(|episode| episode.answer.said().len()).sum();
@@ -143,7 +143,13 @@ impl Ppo {
         Ok(Iteration { update, health, figures, spikes: updates.spikes, n_tokens: n_tokens as u64 })
     }
 
-    fn answer(&self, prompts: &[Prompt], numbers: (u64, u32), greedy: bool, task: &dyn Task) -> Result<Vec<Episode>> {
+    fn answer(
+        &self,
+        prompts: &[Prompt],
+        numbers: (u64, u32),
+        greedy: bool,
+        task: &dyn ProgressTask,
+    ) -> Result<Vec<Episode>> {
         let sampler = Sampler { tokenizer: &self.tokenizer, ends: &self.ends, config: &self.config.rollout };
         let (done, all) = (Cell::new(0), prompts.len());
         sampler.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
@@ -304,7 +310,7 @@ impl Ppo {
         let mean = |sum: f64, of: &PpoMetrics| sum / of.tokens.max(1.0);
         let off = || {
             let pairs = episodes.iter().flat_map(|episode| episode.sampling_log_probs.iter().zip(&episode.log_probs));
-            average(&pairs.map(|(sampled, read)| f64::from(sampled - read).abs()).collect::<Vec<f64>>())
+            gptkit_stats::mean(&pairs.map(|(sampled, read)| f64::from(sampled - read).abs()).collect::<Vec<f64>>())
         };
         let kls: Vec<f64> = episodes.iter().map(Episode::kl).collect();
         let lengths: Vec<f64> = episodes.iter().map(|episode| episode.answer.said().len() as f64).collect();
@@ -312,8 +318,8 @@ impl Ppo {
         let health = HealthMetrics {
             first_ratio: mean(first.ratio, &first),
             sampling_error: (rollout.temperature == 1.0).then(off),
-            kl: average(&kls),
-            kl_error: (variance(&kls) / n.max(1) as f64).sqrt(),
+            kl: gptkit_stats::mean(&kls),
+            kl_error: (gptkit_stats::variance(&kls) / n.max(1) as f64).sqrt(),
             end_rate: episodes.iter().filter(|episode| episode.ended).count() as f64 / n.max(1) as f64,
             clip_fraction: mean(all.clipped, &all),
             approx_kl: mean(last.approx_kl, &last),
@@ -671,8 +677,7 @@ mod tests {
                 let mut weights = weights.clone(); // the same parameters
                 let mut update = weights.begin_update();
                 for (&first, &end) in [0].iter().chain(ends).zip(ends) {
-                    let loss = policy.loss(&batch, first..end, TRAIN).unwrap().0;
-                    weights.collect(&mut loss.backward().unwrap()).unwrap();
+                    update.backward(|| policy.loss(&batch, first..end, TRAIN).map(|(loss, _)| loss)).unwrap();
                 }
                 weights.params().iter().map(|(_, p)| p.gradient().unwrap()).collect()
             };

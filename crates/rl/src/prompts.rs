@@ -9,9 +9,11 @@ use gptkit_data::prompt::read_prompts;
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::sources::{Origin, Reading, Use};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_world::{Instruction, Instructions, Part};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.

@@ -15,7 +15,7 @@ use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_ends, save_tensors};
-use gptkit_model::load::{ModelFolder, load_config, load_model};
+use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
 use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Weights};
 use gptkit_reward::model::Scorer;
 use gptkit_train::Resumable;
@@ -147,7 +147,7 @@ impl Stage for PpoTraining {
         let text = text(config, &policy.tokenizer, policy.config.context, context.progress)?;
         let weights = match &config.policy.lora {
             None => load_model(checkpoint, context.device)?.1.into(),
-            Some(_) => Weights::load_adapted(checkpoint, context.device)?,
+            Some(_) => load_adapted_weights(checkpoint, context.device)?,
         };
         let Start { config: shape, params: frozen, tokenizer, folder: init, .. } = policy;
         let (reward, checkpoint) = (round.reward.folder.clone(), Some(checkpoint.clone()));

@@ -77,7 +77,7 @@ pub(crate) fn is_of(folder: &Path, resolved: &str) -> bool {
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or its run fails.
-pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext) -> Result<Training> {
+pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext) -> Result<FamilyOutcome> {
     let interrupt = Interrupt::watch(context.deadline)?; // between members, too;
     let _lock = locked(folder)?;
     let mut text = None; // prepared when the first member needs it
@@ -96,11 +96,11 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext)
             Some(text) => text,
             None => &*text.insert(prepared(config, seen.as_ref(), context)?),
         };
-        let progress = OfMember { name: &size.name, all: context.progress };
+        let progress = MemberMessages { name: &size.name, all: context.progress };
         let quiet = RunContext { progress: &progress, ..*context };
         let place = format!("{} of {}", i + 1, sizes.len());
         let outcome = match standing {
-            Standing::Begun(_) => {
+            MemberProgress::Begun(_) => {
                 context.progress.note(&format!("{} · {place} · goes on", size.name));
                 let resumable = Resumable::open(&run, TEXT, &progress)?;
                 stage::resume(Pretraining::new(own(&run, &settings(text))?, None), resumable, &quiet)?
@@ -127,9 +127,9 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext)
 fn standing(run: &Path) -> MemberProgress {
     match last_state(run) {
         // Its curves are the last that a run writes.
-        Some(state) if state.finished && run.join(CURVES).is_file() => Standing::Finished(state),
-        Some(state) => Standing::Begun(state.data),
-        None => Standing::Absent,
+        Some(state) if state.finished && run.join(CURVES).is_file() => MemberProgress::Finished(state),
+        Some(state) => MemberProgress::Begun(state.data),
+        None => MemberProgress::Absent,
     }
 }
 
@@ -169,8 +169,8 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<DataSeen>> 
                 );
                 continue;
             }
-            Standing::Begun(text) => text,
-            Standing::Finished(state) => state.data,
+            MemberProgress::Begun(text) => text,
+            MemberProgress::Finished(state) => state.data,
         };
         let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
         let mut told = config.member(size);

@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use gptkit_data::disk::{self, Claim};
 use gptkit_data::progress::Progress;
 
-use family::Training;
+use family::FamilyOutcome;
 use gptkit_train::RunContext;
 use gptkit_train::interrupt::Stop;
 use report::Member;
@@ -93,10 +93,15 @@ fn resolved(config: &ScalingConfig) -> Result<String> {
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or fails.
-pub fn resume(config: &ScalingConfig, folder: &Path, budget: Option<f64>, context: &RunContext) -> Result<Outcome> {
+pub fn resume(
+    config: &ScalingConfig,
+    folder: &Path,
+    budget: Option<f64>,
+    context: &RunContext,
+) -> Result<ScalingOutcome> {
     let trained = match family::train(config, folder, context)? {
-        Training::Done(trained) => trained,
-        Training::Stopped { stop, member } => return Ok(Outcome::Stopped { stop, member }),
+        FamilyOutcome::Done(trained) => trained,
+        FamilyOutcome::Stopped { stop, member } => return Ok(ScalingOutcome::Stopped { stop, member }),
     };
     let members: Vec<Member> =
         trained.iter().map(|member| Member::of(member, config.family.fit_from)).collect::<Result<_>>()?;

@@ -37,7 +37,7 @@ impl Answerer<'_> {
     ///
     /// # Errors
     /// When the template refuses a dialogue, or the model's numbers are damaged.
-    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn Task) -> Result<Vec<String>> {
+    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn ProgressTask) -> Result<Vec<String>> {
         let requests = BatchRequest {
             prompts: dialogues.iter().map(|messages| self.prompt(messages)).collect::<Result<_>>()?,
             first_prompt: 0,

@@ -364,7 +364,7 @@ mod tests {
             let (model, params) = classifier(task, 0.5, 0.2);
             let batch = examples(task);
             let loss = || model.loss(&batch, 0..5, TRAIN).unwrap().0;
-            params.collect(&mut loss().backward().unwrap()).unwrap();
+            Weights::from(params.clone()).begin_update().backward(|| anyhow::Ok(loss())).unwrap();
             for (name, parameter) in params.iter() {
                 let gradient = parameter.gradient().unwrap_or_else(|| panic!("{task}: no gradient reaches {name}"));
                 let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();

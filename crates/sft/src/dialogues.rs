@@ -1,6 +1,6 @@
 //! Dialogues → tokens that know whether they are trained on → batches of demonstrations, packed into windows.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, IGNORE, Windows};
 use gptkit_data::dialogue::{AnswerUse, Message, opening_key, read_dialogues};
@@ -10,6 +10,7 @@ use gptkit_data::progress::{Progress, Silent, grouped};
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::sources::{Origin, Reading, Sources, Use};
+use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
@@ -381,6 +382,8 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use gptkit_data::dialogue::Role;
+    use gptkit_data::split::Split;
     use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, WeightUpdate, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
@@ -466,7 +469,9 @@ mod tests {
             let (params, objective) = model(kind);
             let batch = epoch(&examples, 3);
             assert!(batch.rows < examples.len() && batch.starts.iter().any(|starts| starts.len() > 1));
-            let loss = learn(&params, &objective.loss(&batch, 0..batch.rows, TRAIN).unwrap().0);
+            let mut weights = Weights::from(params.clone());
+            let mut update = weights.begin_update();
+            let loss = learn(&mut update, || Ok(objective.loss(&batch, 0..batch.rows, TRAIN)?.0));
             let together = gradients(&params);
             let total: usize = examples.iter().map(|one| counted(&alone(one))).sum();
             assert_eq!(counted(&batch), total);
@@ -476,7 +481,7 @@ mod tests {
                 let tensor = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
                 let (input, targets) = (Input::windows(&tensor(&batch.tokens)).unwrap(), tensor(&batch.targets));
                 let weight = counted(&batch) as f64 / total as f64;
-                learn(&params, &objective.model.loss(&input, &targets, TRAIN, weight).unwrap())
+                learn(&mut update, || Ok(objective.model.loss(&input, &targets, TRAIN, weight)?))
             };
             let sum: f64 = examples.iter().map(&mut one_by_one).sum();
             assert!((loss - sum).abs() < 1e-5, "{kind:?}: {loss} packed, {sum} one by one");

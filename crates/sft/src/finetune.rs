@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::task::TaskKind;
-use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
 use gptkit_model::load::{load_config, load_model};
 use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, Params};

@@ -9,6 +9,8 @@ use gptkit_data::record::{BadRecord, RecordPlace as At, Row};
 use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::sources::{Origin, Reading, Sources, SplitAssigner, Use};
+use gptkit_data::synthetic::SyntheticLabeled;
+use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
 use serde::{Deserialize, Serialize};
