@@ -533,7 +533,7 @@ mod tests {
 
     #[test]
     fn progress_is_told_of_all_bytes() {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-zstd.parquet");
+        let golden = gptkit_testing::golden_path("records/chat-zstd.parquet");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.jsonl.gz");
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -555,7 +555,7 @@ mod tests {
     /// Reference: pyarrow's writer, by scripts/golden_chat.py; two row groups.
     #[test]
     fn parquet_of_the_usual_compressions_is_read() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records");
+        let folder = gptkit_testing::golden_path("records");
         for compression in ["none", "snappy", "zstd", "gzip"] {
             let path = folder.join(format!("chat-{compression}.parquet"));
             let mut rows = Vec::new();
@@ -583,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_cut_parquet_file_is_refused() {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-zstd.parquet");
+        let golden = gptkit_testing::golden_path("records/chat-zstd.parquet");
         let bytes = std::fs::read(golden).unwrap();
         for n in [0, 4, bytes.len() / 2, bytes.len() - 1] {
             assert!(fails("f.parquet", &bytes[..n]).contains("f.parquet is not a parquet file that can be read here"));
@@ -593,7 +593,7 @@ mod tests {
     /// Parquet's reader panics on these.
     #[test]
     fn a_damaged_parquet_file_ends_in_an_error() {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/records/chat-none.parquet");
+        let golden = gptkit_testing::golden_path("records/chat-none.parquet");
         let bytes = std::fs::read(golden).unwrap();
         let expected = "f.parquet row 1: the rest of its row group cannot be read: it is damaged";
         for at in [100, 1082] {

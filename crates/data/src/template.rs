@@ -484,10 +484,8 @@ mod tests {
     use std::path::Path;
 
     /// Made by scripts/golden_chat.py with Jinja2 as transformers sets it up.
-    const GOLDEN: &str = include_str!("../../../tests/golden/chat-templates.json");
-
     fn golden() -> Value {
-        serde_json::from_str(GOLDEN).unwrap()
+        gptkit_testing::golden_json("chat-templates.json")
     }
 
     fn usual(name: &str) -> Template {

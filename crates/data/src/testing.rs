@@ -2,13 +2,11 @@
 
 use crate::progress::{Progress, ProgressTask, Silent, Unit};
 use crate::tokenizer::Tokenizer;
-use std::path::Path;
 use std::sync::Mutex;
 
 /// The tokenizer `kind` of those that scripts/conformance/tokenizer_kinds.py made.
 pub(crate) fn tokenizer(kind: &str) -> Tokenizer {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
-    Tokenizer::load(&folder.join(kind)).unwrap()
+    Tokenizer::load(&gptkit_testing::golden_path("conformance/tokenizers").join(kind)).unwrap()
 }
 
 /// Keeps the warnings that it is told.

@@ -23,8 +23,6 @@ pub mod catalog;
 pub mod chart;
 mod detokenize;
 pub mod figures;
-#[cfg(test)]
-mod golden;
 pub mod instance;
 mod open_task;
 pub mod overlap;

@@ -370,10 +370,10 @@ impl Validate for Preferring {
 mod tests {
     use super::*;
     use crate::answers::{self, Answer};
-    use crate::golden::{close, golden, narrow, numbers};
     use candle_core::{Device, Var};
     use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
+    use gptkit_testing::{assert_close, golden_cases, narrow, numbers};
     use serde_json::json;
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
@@ -578,7 +578,7 @@ mod tests {
     /// Reference: NumPy in f64, by scripts/ppo_reference.py.
     #[test]
     fn loss_and_derivatives_are_the_golden_ones() {
-        for case in golden("dpo") {
+        for case in golden_cases("ppo.json", "dpo") {
             let [policy_chosen, policy_rejected, reference_chosen, reference_rejected] =
                 ["policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected"]
                     .map(|key| narrow(&case[key]));
@@ -591,12 +591,12 @@ mod tests {
             let loss = loss_of(&rewards, std::iter::repeat_n(&[1, 2][..], n), n).unwrap();
             let losses = numbers(&case["losses"]);
             let mean = losses.iter().sum::<f64>() / n as f64;
-            close("loss", [f64::from(loss.to_scalar::<f32>().unwrap())], &[mean], 1e-6);
+            assert_close("loss", [f64::from(loss.to_scalar::<f32>().unwrap())], &[mean], 1e-6);
             let found: Vec<f32> = loss.backward().unwrap().get(&policy).unwrap().to_vec1().unwrap();
             for (at, key) in ["d_policy_chosen", "d_policy_rejected"].into_iter().enumerate() {
                 // Those of a pair's own loss; the batch's is their mean.
                 let own = found.iter().skip(at).step_by(2).map(|x| f64::from(*x) * n as f64);
-                close(key, own, &numbers(&case[key]), 1e-6);
+                assert_close(key, own, &numbers(&case[key]), 1e-6);
             }
         }
     }

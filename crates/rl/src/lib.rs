@@ -29,8 +29,6 @@ pub mod compared;
 pub mod config;
 pub mod doctor;
 pub mod dpo;
-#[cfg(test)]
-mod golden;
 pub mod kl;
 pub mod loss;
 pub mod plan;

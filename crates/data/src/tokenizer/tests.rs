@@ -2,19 +2,19 @@
 
 use super::train::{LONGEST_LEARNED_WORD, in_short_words};
 use super::*;
+use gptkit_testing::{golden_json, golden_path, published};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-/// Made by scripts/golden.py with the reference tokenizers.
-const GOLDEN: &str = include_str!("../../../../tests/golden/tokenizers.json");
+/// The published vocabulary of this name, cut by scripts/cut_tokenizers.py to what the golden texts need; ids are the
+/// published ones.
+fn cut(name: &str) -> Tokenizer {
+    Tokenizer::load(&golden_path("tokenizers").join(name)).unwrap()
+}
 
-fn real(name: &str) -> Option<Tokenizer> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers").join(name);
-    if !folder.is_dir() {
-        eprintln!("skipped: {} is absent", folder.display());
-        return None;
-    }
-    Some(Tokenizer::load(&folder).unwrap())
+/// The whole published vocabulary of this name.
+fn whole(name: &str) -> Tokenizer {
+    Tokenizer::load(&published("tokenizers").join(name)).unwrap()
 }
 
 fn trained(vocab_size: usize) -> Tokenizer {
@@ -27,11 +27,9 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
+/// Made by scripts/golden.py with the reference tokenizers.
 fn golden() -> Vec<Value> {
-    match serde_json::from_str(GOLDEN).unwrap() {
-        Value::Array(all) => all,
-        other => other["texts"].as_array().unwrap().clone(),
-    }
+    golden_json("tokenizers.json").as_array().unwrap().clone()
 }
 
 /// And the library reads the saved file as gptkit reads the texts.
@@ -75,31 +73,39 @@ fn a_framed_text_has_the_same_tokens_at_its_start_and_inside() {
     assert_eq!(earlier.encode_framed("the").unwrap(), earlier.encode("the").unwrap());
 }
 
-#[test]
-fn gpt1_and_gpt2_ids_are_those_of_the_reference() {
-    for name in ["gpt2", "gpt1"] {
-        let Some(tokenizer) = real(name) else { continue };
-        for case in golden() {
-            let (text, expected) = (case["text"].as_str().unwrap(), ids(&case[name]));
-            assert_eq!(tokenizer.encode(text).unwrap(), expected, "{name}: {text:?}");
-            let ordinary = case.get(format!("{name}_ordinary")).map_or(expected.clone(), ids);
-            assert_eq!(tokenizer.encode_document(text).unwrap(), ordinary, "{name}: {text:?} as text");
-            let decoded = case.get(format!("{name}_decoded")).and_then(Value::as_str);
-            if name == "gpt2" || decoded.is_some() {
-                assert_eq!(tokenizer.decode(&expected).unwrap(), decoded.unwrap_or(text), "{name}: {text:?} back");
-            }
+fn assert_ids_are_those_of_the_reference(name: &str, tokenizer: &Tokenizer) {
+    for case in golden() {
+        let (text, expected) = (case["text"].as_str().unwrap(), ids(&case[name]));
+        assert_eq!(tokenizer.encode(text).unwrap(), expected, "{name}: {text:?}");
+        let ordinary = case.get(format!("{name}_ordinary")).map_or(expected.clone(), ids);
+        assert_eq!(tokenizer.encode_document(text).unwrap(), ordinary, "{name}: {text:?} as text");
+        let decoded = case.get(format!("{name}_decoded")).and_then(Value::as_str);
+        if name == "gpt2" || decoded.is_some() {
+            assert_eq!(tokenizer.decode(&expected).unwrap(), decoded.unwrap_or(text), "{name}: {text:?} back");
         }
     }
 }
 
+fn assert_sizes_and_ends(gpt1: &Tokenizer, gpt2: &Tokenizer) {
+    assert_eq!((gpt2.vocab_size(), gpt2.end_of_text()), (50_257, Some(50_256)));
+    assert_eq!((gpt1.vocab_size(), gpt1.end_of_text(), gpt1.document_end()), (40_478, None, Some(40_477)));
+}
+
 #[test]
-fn the_published_vocabularies_have_their_sizes_and_ends() {
-    if let Some(gpt2) = real("gpt2") {
-        assert_eq!((gpt2.vocab_size(), gpt2.end_of_text()), (50_257, Some(50_256)));
+fn gpt1_and_gpt2_ids_are_those_of_the_reference() {
+    for name in ["gpt2", "gpt1"] {
+        assert_ids_are_those_of_the_reference(name, &cut(name));
     }
-    if let Some(gpt1) = real("gpt1") {
-        assert_eq!((gpt1.vocab_size(), gpt1.end_of_text(), gpt1.document_end()), (40_478, None, Some(40_477)));
+    assert_sizes_and_ends(&cut("gpt1"), &cut("gpt2"));
+}
+
+#[test]
+#[ignore = "needs the published vocabularies: set GPTKIT_TEST_DATA"]
+fn the_published_vocabularies_give_the_ids_of_the_reference() {
+    for name in ["gpt2", "gpt1"] {
+        assert_ids_are_those_of_the_reference(name, &whole(name));
     }
+    assert_sizes_and_ends(&whole("gpt1"), &whole("gpt2"));
 }
 
 #[test]
@@ -143,18 +149,25 @@ fn in_pieces(text: &str) -> Vec<String> {
     pieces
 }
 
+fn assert_pieces_have_the_tokens_of_the_whole(tokenizer: &Tokenizer) {
+    assert_eq!(tokenizer.cut(), CutPoint::Words);
+    let all: String = golden().iter().map(|case| case["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n ");
+    let at_once = tokenizer.encode_document(&all).unwrap();
+    let parts = in_pieces(&all);
+    assert!(parts.len() > 100);
+    let parts: Vec<u32> = parts.iter().flat_map(|p| tokenizer.encode_document(p).unwrap()).collect();
+    assert_eq!(parts, at_once, "{tokenizer:?}");
+}
+
 #[test]
 fn pieces_have_the_tokens_of_the_whole() {
-    for name in ["gpt2", "gpt1"] {
-        let Some(tokenizer) = real(name) else { continue };
-        assert_eq!(tokenizer.cut(), CutPoint::Words);
-        let all: String = golden().iter().map(|case| case["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n ");
-        let whole = tokenizer.encode_document(&all).unwrap();
-        let parts = in_pieces(&all);
-        assert!(parts.len() > 100);
-        let parts: Vec<u32> = parts.iter().flat_map(|p| tokenizer.encode_document(p).unwrap()).collect();
-        assert_eq!(parts, whole, "{name}");
-    }
+    ["gpt2", "gpt1"].map(cut).iter().for_each(assert_pieces_have_the_tokens_of_the_whole);
+}
+
+#[test]
+#[ignore = "needs the published vocabularies: set GPTKIT_TEST_DATA"]
+fn pieces_have_the_tokens_of_the_whole_in_the_published_vocabularies() {
+    ["gpt2", "gpt1"].map(whole).iter().for_each(assert_pieces_have_the_tokens_of_the_whole);
 }
 
 #[test]
@@ -168,16 +181,24 @@ fn characters_come_back_and_strangers_are_named() {
     assert!(error.contains("','"), "{error}");
 }
 
+fn assert_a_saved_tokenizer_is_the_same(tokenizer: &Tokenizer) {
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer.save(folder.path()).unwrap();
+    let loaded = Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(loaded.fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
+    assert_eq!((loaded.kind, loaded.end_of_text()), (tokenizer.kind, tokenizer.end_of_text()));
+}
+
 #[test]
 fn a_saved_tokenizer_is_the_same_when_it_is_loaded() {
     let characters = Tokenizer::of_characters(&('a'..='z').collect()).unwrap();
-    for tokenizer in [Some(trained(290)), Some(characters), real("gpt1"), real("gpt2")].into_iter().flatten() {
-        let folder = tempfile::tempdir().unwrap();
-        tokenizer.save(folder.path()).unwrap();
-        let loaded = Tokenizer::load(folder.path()).unwrap();
-        assert_eq!(loaded.fingerprint().unwrap(), tokenizer.fingerprint().unwrap());
-        assert_eq!((loaded.kind, loaded.end_of_text()), (tokenizer.kind, tokenizer.end_of_text()));
-    }
+    [trained(290), characters].iter().for_each(assert_a_saved_tokenizer_is_the_same);
+}
+
+#[test]
+#[ignore = "needs the published vocabularies: set GPTKIT_TEST_DATA"]
+fn a_published_tokenizer_is_the_same_when_it_is_saved_and_loaded() {
+    ["gpt1", "gpt2"].map(whole).iter().for_each(assert_a_saved_tokenizer_is_the_same);
 }
 
 #[test]
@@ -189,34 +210,42 @@ fn text_cannot_fake_the_end_of_its_document() {
     assert_eq!(tokenizer.decode(&ids).unwrap(), "a<|endoftext|>");
 }
 
+fn assert_added_special_tokens_are_one_token(mut tokenizer: Tokenizer) {
+    let (before, end) = (tokenizer.vocab_size() as u32, tokenizer.end_of_text());
+    let ids = tokenizer.add_special_tokens(&["<|user|>", "<|end|>"]).unwrap();
+    assert_eq!(ids, [before, before + 1], "{tokenizer:?}");
+    assert_eq!((tokenizer.vocab_size() as u32, tokenizer.end_of_text()), (before + 2, end));
+    assert!(ids.iter().all(|&id| tokenizer.is_special(id)));
+    assert_eq!(tokenizer.token_id("<|end|>"), Some(ids[1]));
+    assert_eq!(tokenizer.token_text(ids[1]), "<|end|>");
+    let text = "<|user|>a b<|end|>";
+    let encoded = tokenizer.encode(text).unwrap();
+    assert_eq!((encoded.first(), encoded.last()), (Some(&ids[0]), Some(&ids[1])), "{tokenizer:?}");
+    assert_eq!(encoded.iter().filter(|id| ids.contains(id)).count(), 2);
+    assert!(tokenizer.encode_document(text).unwrap().iter().all(|id| !ids.contains(id)), "{tokenizer:?}");
+    if tokenizer.kind != TokenEncoding::Words {
+        assert_eq!(tokenizer.decode(&encoded).unwrap(), text);
+        let document = tokenizer.encode_document(text).unwrap();
+        assert_eq!(tokenizer.decode(&document).unwrap(), text);
+        let mut decoder = tokenizer.decoder(&[]);
+        let streamed: String = encoded.iter().map(|&id| decoder.push(id).unwrap()).collect();
+        assert_eq!(streamed, text);
+    }
+    let again = tokenizer.add_special_tokens(&["<|end|>", "<|new|>"]).unwrap();
+    assert_eq!(again, [before + 1, before + 2]);
+}
+
 #[test]
 fn added_special_tokens_are_one_token_in_templates_and_text_in_documents() {
     let characters = Tokenizer::of_characters(&"<|endusr>a b".chars().collect()).unwrap();
-    for mut tokenizer in [Some(trained(300)), Some(characters), real("gpt1"), real("gpt2")].into_iter().flatten() {
-        let (before, end) = (tokenizer.vocab_size() as u32, tokenizer.end_of_text());
-        let ids = tokenizer.add_special_tokens(&["<|user|>", "<|end|>"]).unwrap();
-        assert_eq!(ids, [before, before + 1], "{tokenizer:?}");
-        assert_eq!((tokenizer.vocab_size() as u32, tokenizer.end_of_text()), (before + 2, end));
-        assert!(ids.iter().all(|&id| tokenizer.is_special(id)));
-        assert_eq!(tokenizer.token_id("<|end|>"), Some(ids[1]));
-        assert_eq!(tokenizer.token_text(ids[1]), "<|end|>");
-        let text = "<|user|>a b<|end|>";
-        let encoded = tokenizer.encode(text).unwrap();
-        assert_eq!((encoded.first(), encoded.last()), (Some(&ids[0]), Some(&ids[1])), "{tokenizer:?}");
-        assert_eq!(encoded.iter().filter(|id| ids.contains(id)).count(), 2);
-        assert!(tokenizer.encode_document(text).unwrap().iter().all(|id| !ids.contains(id)), "{tokenizer:?}");
-        if tokenizer.kind != TokenEncoding::Words {
-            assert_eq!(tokenizer.decode(&encoded).unwrap(), text);
-            let document = tokenizer.encode_document(text).unwrap();
-            assert_eq!(tokenizer.decode(&document).unwrap(), text);
-            let mut decoder = tokenizer.decoder(&[]);
-            let streamed: String = encoded.iter().map(|&id| decoder.push(id).unwrap()).collect();
-            assert_eq!(streamed, text);
-        }
-        let again = tokenizer.add_special_tokens(&["<|end|>", "<|new|>"]).unwrap();
-        assert_eq!(again, [before + 1, before + 2]);
-    }
+    [trained(300), characters].into_iter().for_each(assert_added_special_tokens_are_one_token);
     assert!(trained(300).add_special_tokens(&[""]).is_err());
+}
+
+#[test]
+#[ignore = "needs the published vocabularies: set GPTKIT_TEST_DATA"]
+fn special_tokens_are_added_to_the_published_vocabularies() {
+    ["gpt1", "gpt2"].map(whole).into_iter().for_each(assert_added_special_tokens_are_one_token);
 }
 
 #[test]
