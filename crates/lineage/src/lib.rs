@@ -5,9 +5,10 @@
 //! 3. [`plan`]      names in commands → folders and files: what a stage runs, reads and leaves
 //! 4. [`stages`]    in order: what is done is left alone, what was interrupted goes on; each is a process ([`child`]) that
 //!    tells of itself ([`event`])
-//! 5. [`measured`]  what the stages of each seed have left: every figure, as data
-//! 6. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
-//! 7. [`report`]    the page that tells all of it, with its [`figures`]
+//! 5. [`story`]     the stages of every seed, with the time that they take
+//! 6. [`measured`]  what the stages of each seed have left: every figure, as data
+//! 7. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
+//! 8. [`report`]    the page that tells all of it, with its [`figures`]
 
 mod child;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod report;
 pub mod rules;
 pub mod shape;
 pub mod stages;
+pub mod story;
 mod work;
 pub use config::LineageConfig;
 pub use own::OwnData;
