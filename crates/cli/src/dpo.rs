@@ -1,8 +1,8 @@
 //! `gptkit dpo`
 
-use crate::comparison_args::ComparisonArgs;
 use crate::data_args::shell;
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::stage_args::StageArgs;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
@@ -16,6 +16,12 @@ use std::path::PathBuf;
 /// The baseline beside `ppo`: it learns to find better answers likelier and worse ones less likely than the model that it
 /// starts from does.
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("data", |arg| arg.help("Comparisons: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
+                                    embedded ones; repeatable")),
+    mut_arg("val", |arg| arg.help("Comparisons to validate on [default: a share of the others' prompts]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with records that are no sound comparison")),
+)]
 pub(crate) struct DpoCommand {
     /// Model folder to start from, which is the reference too: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
@@ -24,7 +30,7 @@ pub(crate) struct DpoCommand {
     #[arg(long, value_name = "NAME|FILE", default_value = "dpo-small")]
     config: String,
     #[command(flatten)]
-    comparisons: ComparisonArgs,
+    comparisons: StageArgs,
     /// Train low-rank adapters of this rank, and nothing else
     #[arg(long, value_name = "R")]
     lora_rank: Option<usize>,
@@ -36,7 +42,7 @@ const NAMES: StageNames = StageNames { command: "dpo", records: Some(("data", FI
 
 impl DpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let mut set = self.comparisons.settings();
+        let mut set = self.comparisons.settings("data");
         set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let mut of_world = false;

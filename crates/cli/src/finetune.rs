@@ -2,10 +2,10 @@
 
 use crate::data_args::{quoted, shell};
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::stage_args::{StageArgs, list};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use gptkit_data::source::OnBadRecord;
 use gptkit_data::task::TaskKind;
 use gptkit_sft::Finetuning;
 use gptkit_sft::dialogues::FILES;
@@ -30,19 +30,19 @@ pub(crate) struct FinetuneCommand {
 
 /// Settings, and short ways to write them
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("data", |arg| arg.help("Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
+                                    embedded tasks; repeatable")),
+    mut_arg("val", |arg| {
+        arg.help("Records to validate on, by which the best weights are chosen [default: a share of the others]")
+    }),
+)]
 struct FinetuneConfigArgs {
     /// Preset or TOML file, for instance finetune-gpt1
     #[arg(long, value_name = "NAME|FILE", default_value = "finetune-small")]
     config: String,
-    /// Change one setting, for instance train.lr=1e-4 (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded tasks; repeatable
-    #[arg(long, value_name = "PATH")]
-    data: Vec<String>,
-    /// Records to validate on, by which the best weights are chosen [default: a share of the others]
-    #[arg(long, value_name = "PATH")]
-    val: Vec<String>,
+    #[command(flatten)]
+    records: StageArgs,
     /// Records to measure the best weights on, instead of the validation records; repeatable
     #[arg(long, value_name = "PATH")]
     test: Vec<String>,
@@ -58,31 +58,18 @@ struct FinetuneConfigArgs {
     /// Column of the label
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
-    /// What to do with records that cannot be used
-    #[arg(long, value_name = "fail|skip")]
-    on_bad_record: Option<OnBadRecord>,
 }
 
 impl FinetuneConfigArgs {
     /// As `--set` would say it.
     fn settings(&self) -> Vec<String> {
-        let list = |texts: &[String]| texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
-        let mut set = self.set.clone();
-        for (key, texts) in [
-            ("sources", &self.data),
-            ("validation", &self.val),
-            ("test", &self.test),
-            ("columns.choices", &self.choices_column),
-        ] {
-            if !texts.is_empty() {
-                set.push(format!("data.{key}=[{}]", list(texts)));
-            }
-        }
+        let mut set = self.records.settings("data");
+        set.extend(list("data.test", &self.test));
+        set.extend(list("data.columns.choices", &self.choices_column));
         for (key, name) in [("text", &self.text_column), ("text_b", &self.text_b_column), ("label", &self.label_column)]
         {
             set.extend(name.as_ref().map(|name| format!("data.columns.{key}={}", quoted(name))));
         }
-        set.extend(self.on_bad_record.map(|choice| format!("data.on_bad_record={}", serde_json::json!(choice))));
         set
     }
 }

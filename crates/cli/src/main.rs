@@ -7,7 +7,7 @@ mod attention;
 mod bench;
 mod chat;
 mod compare;
-mod comparison_args;
+
 mod completions;
 mod config_command;
 mod data_args;
@@ -37,6 +37,7 @@ mod sampling_args;
 mod scaling;
 mod score;
 mod sft;
+mod stage_args;
 mod stdin;
 mod tokenizer;
 mod train_rm;

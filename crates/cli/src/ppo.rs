@@ -2,14 +2,15 @@
 
 use crate::data_args::{quoted, shell};
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::stage_args::StageArgs;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::progress::Progress;
-use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::source::SourceLocation;
 use gptkit_rl::PpoTraining;
 use gptkit_rl::prompts::FILES;
-use gptkit_rl::provenance::{Origin, Provenance};
+use gptkit_rl::provenance::{ModelOrigin, Provenance};
 use gptkit_rl::stage::PpoReport;
 use gptkit_train::stage::Outcome;
 use std::collections::BTreeMap;
@@ -38,42 +39,34 @@ pub(crate) struct PpoCommand {
 
 /// Settings, and short ways to write them
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("set", |arg| arg.help("Change one setting, for instance reward.kl_coef=0.05 (repeatable)")),
+    mut_arg("data", |arg| {
+        arg.long("prompts").help("Prompts: a line each in .txt, or records (JSONL, JSON, CSV, TSV, Parquet), or `world` for the \
+                                  embedded ones; repeatable")
+    }),
+    mut_arg("val", |arg| arg.help("Prompts to validate on [default: a share of the others]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with records that hold no prompt")),
+)]
 struct PpoConfigArgs {
     /// Preset or TOML file, for instance ppo-instructgpt
     #[arg(long, value_name = "NAME|FILE", default_value = "ppo-small")]
     config: String,
-    /// Change one setting, for instance reward.kl_coef=0.05 (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Prompts: a line each in .txt, or records (JSONL, JSON, CSV, TSV, Parquet), or `world` for the embedded ones; repeatable
-    #[arg(long, value_name = "PATH")]
-    prompts: Vec<String>,
-    /// Prompts to validate on [default: a share of the others]
-    #[arg(long, value_name = "PATH")]
-    val: Vec<String>,
+    #[command(flatten)]
+    records: StageArgs,
     /// Pretraining text that is read beside (PPO-ptx): files, folders, or `world`; repeatable
     #[arg(long, value_name = "PATH")]
     text: Vec<String>,
-    /// What to do with records that hold no prompt
-    #[arg(long, value_name = "fail|skip")]
-    on_bad_record: Option<OnBadRecord>,
 }
 
 impl PpoConfigArgs {
     /// As `--set` would say it.
     fn settings(&self) -> Vec<String> {
-        let list = |paths: &[String]| paths.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(", ");
-        let mut set = self.set.clone();
-        for (key, paths) in [("sources", &self.prompts), ("validation", &self.val)] {
-            if !paths.is_empty() {
-                set.push(format!("prompts.{key}=[{}]", list(paths)));
-            }
-        }
+        let mut set = self.records.settings("prompts");
         if !self.text.is_empty() {
             let sources: Vec<String> = self.text.iter().map(|path| format!("{{ path = {} }}", quoted(path))).collect();
             set.push(format!("ptx.sources=[{}]", sources.join(", ")));
         }
-        set.extend(self.on_bad_record.map(|choice| format!("prompts.on_bad_record={}", serde_json::json!(choice))));
         set
     }
 }
@@ -106,7 +99,7 @@ impl PpoCommand {
     fn check_round(&self, init: &Path, reward: &Path, ui: &Ui) -> Result<()> {
         let rounds = Provenance::load(init)?.rounds;
         let before = rounds.len() as u32;
-        let weights = Origin::of(reward)?.weights;
+        let weights = ModelOrigin::of(reward)?.weights;
         if rounds.iter().any(|round| round.reward.weights == weights) {
             ui.warn(&format!(
                 "{} is the reward model of an earlier round: it has seen no answer of this policy; {}",

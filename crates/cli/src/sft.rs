@@ -1,12 +1,12 @@
 //! `gptkit sft`
 
-use crate::data_args::{quoted, shell};
+use crate::data_args::shell;
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::stage_args::StageArgs;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
 use gptkit_data::dialogue::Message;
-use gptkit_data::source::OnBadRecord;
 use gptkit_sft::Sft;
 use gptkit_sft::answers::Asked;
 use gptkit_sft::dialogues::FILES;
@@ -28,22 +28,18 @@ pub(crate) struct SftCommand {
 
 /// Settings, and short ways to write them
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("data", |arg| arg.help("Dialogues: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
+                                    embedded instructions; repeatable")),
+    mut_arg("val", |arg| arg.help("Dialogues to validate on [default: a share of the others]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with records that are no sound dialogue")),
+)]
 pub(crate) struct SftConfigArgs {
     /// Preset or TOML file, for instance sft-instructgpt
     #[arg(long, value_name = "NAME|FILE", default_value = "sft-small")]
     pub(crate) config: String,
-    /// Change one setting, for instance train.lr=1e-4 (repeatable)
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Dialogues: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the embedded instructions; repeatable
-    #[arg(long, value_name = "PATH")]
-    data: Vec<String>,
-    /// Dialogues to validate on [default: a share of the others]
-    #[arg(long, value_name = "PATH")]
-    val: Vec<String>,
-    /// What to do with records that are no sound dialogue
-    #[arg(long, value_name = "fail|skip")]
-    on_bad_record: Option<OnBadRecord>,
+    #[command(flatten)]
+    records: StageArgs,
     /// Learn everything that is said, not the assistant's words alone
     #[arg(long)]
     train_on_prompt: bool,
@@ -55,17 +51,7 @@ pub(crate) struct SftConfigArgs {
 impl SftConfigArgs {
     /// As `--set` would say it.
     pub(crate) fn settings(&self) -> Vec<String> {
-        let list = |paths: &[String]| paths.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(", ");
-        let mut set = self.set.clone();
-        if !self.data.is_empty() {
-            set.push(format!("data.sources=[{}]", list(&self.data)));
-        }
-        if !self.val.is_empty() {
-            set.push(format!("data.validation=[{}]", list(&self.val)));
-        }
-        if let Some(choice) = &self.on_bad_record {
-            set.push(format!("data.on_bad_record={}", serde_json::json!(choice)));
-        }
+        let mut set = self.records.settings("data");
         if self.train_on_prompt {
             set.push("data.train_on_prompt=true".to_owned());
         }

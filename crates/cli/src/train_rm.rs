@@ -1,8 +1,8 @@
 //! `gptkit train-rm`
 
-use crate::comparison_args::ComparisonArgs;
 use crate::data_args::shell;
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::stage_args::StageArgs;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
@@ -14,6 +14,12 @@ use std::path::PathBuf;
 
 /// Teach a model what people prefer, from comparisons
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("data", |arg| arg.help("Comparisons: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
+                                    embedded ones; repeatable")),
+    mut_arg("val", |arg| arg.help("Comparisons to validate on [default: a share of the others' prompts]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with records that are no sound comparison")),
+)]
 pub(crate) struct TrainRmCommand {
     /// Model folder to start from: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
@@ -22,7 +28,7 @@ pub(crate) struct TrainRmCommand {
     #[arg(long, value_name = "NAME|FILE", default_value = "rm-small")]
     config: String,
     #[command(flatten)]
-    comparisons: ComparisonArgs,
+    comparisons: StageArgs,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -34,7 +40,7 @@ impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let stage = |config, models: &RunModels| Ok(RewardModeling::new(config, models.get("init")));
-        finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings()), models, stage, ui)?, ui)
+        finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings("data")), models, stage, ui)?, ui)
     }
 }
 

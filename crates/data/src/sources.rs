@@ -1,13 +1,17 @@
 //! Where a stage's records come from, and which of them it trains on, validates on and tests on: the one place where that
 //! is decided, for every kind of record.
 
+use crate::dialogue::read_dialogues;
+use crate::message::Message;
 use crate::progress::{Progress, grouped};
-use crate::source::SourceLocation;
+use crate::source::{OnBadRecord, SourceLocation};
 use crate::split::Split;
+use crate::synthetic::SyntheticInstructions;
 use anyhow::{Result, anyhow};
 use gptkit_config::Problems;
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
 
 /// Sources of records, as a stage's `[data]` names them.
 #[derive(Debug, Clone, Copy)]
@@ -220,6 +224,40 @@ impl SplitAssigner {
             ));
         }
     }
+}
+
+/// Takes the messages of a dialogue; says whether to go on.
+pub type DialogueSink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<ControlFlow<()>>;
+
+/// Hands the dialogues of `reading` to `sink` until it breaks, and reports what it read.
+///
+/// # Errors
+/// As [`read_dialogues`], and those of `sink`.
+pub fn read_dialogues_of(
+    reading: &Reading,
+    on_bad: OnBadRecord,
+    progress: &dyn Progress,
+    sink: DialogueSink,
+) -> Result<()> {
+    if let Origin::World { seed, part, numbers } = &reading.origin {
+        let instructions = SyntheticInstructions::new(*seed, *part);
+        for number in numbers.clone() {
+            if sink(&instructions.instruction(number).dialogue())?.is_break() {
+                break;
+            }
+        }
+        progress.note(&reading.of_world("instructions"));
+        return Ok(());
+    }
+    let mut n = 0;
+    let (shape, skipped) = read_dialogues(Path::new(reading.source), on_bad, progress, &mut |dialogue| {
+        n += 1;
+        sink(&dialogue.messages)
+    })?;
+    let s = if n == 1 { "" } else { "s" };
+    progress.note(&format!("{}: {} dialogue{s}, read as {shape}", reading.source, grouped(n)));
+    skipped.warn(progress);
+    Ok(())
 }
 
 #[cfg(test)]

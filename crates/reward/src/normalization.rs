@@ -9,12 +9,11 @@ use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
-use gptkit_data::sources::Reading;
+use gptkit_data::sources::{Reading, read_dialogues_of};
 use gptkit_model::generate::{Finish, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, Params};
-use gptkit_sft::dialogues;
 use gptkit_stats::Moments;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -100,7 +99,7 @@ pub(crate) fn keep_references(
         }
         Recipe::Instructgpt => {
             for source in references {
-                dialogues::read(&Reading::training(source)?, OnBadRecord::Fail, progress, &mut |messages| {
+                read_dialogues_of(&Reading::training(source)?, OnBadRecord::Fail, progress, &mut |messages| {
                     if file.len() == *samples {
                         return Ok(ControlFlow::Continue(()));
                     }

@@ -1,7 +1,7 @@
 //! Direct preference optimization: what PPO does with a reward model, from the comparisons alone (Rafailov et al. 2023).
 
 use crate::compared::{self, Compared, log_probs};
-use crate::provenance::Origin;
+use crate::provenance::ModelOrigin;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
@@ -223,7 +223,7 @@ impl Stage for Dpo {
     fn describe(&self, model: &Model<DpoParts>, run: &Path) -> Result<()> {
         let Some(ends) = &model.parts.ends else { return Ok(()) };
         save_ends(run, ends)?;
-        let origin = serde_json::to_string_pretty(&Origin::of(&self.init)?)? + "\n";
+        let origin = serde_json::to_string_pretty(&ModelOrigin::of(&self.init)?)? + "\n";
         gptkit_data::disk::write(&run.join(REFERENCE), origin.as_bytes())
     }
 
@@ -258,7 +258,7 @@ impl Stage for Dpo {
         let config = &self.config;
         let path = run.join(REFERENCE);
         let origin = gptkit_data::disk::read_description(&path)?;
-        let Origin { folder: reference, .. } =
+        let ModelOrigin { folder: reference, .. } =
             serde_json::from_str(&origin).with_context(|| format!("{} is damaged", path.display()))?;
         let ModelFolder { config: shape, params, .. } = ModelFolder::load(run, context.device)?;
         let best =

@@ -82,7 +82,7 @@ pub(crate) struct Iteration {
 }
 
 /// What an evaluation found.
-pub(crate) struct Evaluation {
+pub(crate) struct PpoEvaluation {
     pub(crate) figures: Figures,
     /// What the policy is trained for, at the first β: reward after shaping − β·KL. Nothing without held-out prompts.
     pub(crate) reward: Option<f64>,
@@ -91,6 +91,10 @@ pub(crate) struct Evaluation {
 /// Results of the updates of an iteration.
 #[derive(Default)]
 struct Updates {
+    /// Sums over the first update of the policy, which is made with the policy that sampled, over the last, and over all.
+    first: Option<PpoMetrics>,
+    last: PpoMetrics,
+    all: PpoMetrics,
     /// The policy's newest.
     newest: Option<Update<PpoMetrics>>,
     /// Policy updates that were made, or skipped because of a spike.
@@ -126,7 +130,11 @@ impl Ppo {
         if step.number == 1 {
             self.warm_values_up(&mut episodes, &mut figures, &mut updates, task)?;
         }
-        let (update, health) = self.learn(episodes, step, &mut figures, &mut updates)?;
+        self.learn(&episodes, step, &mut updates)?;
+        let newest = updates.newest.context("an iteration without episodes")?;
+        let update = Update { made: updates.made > 0, ..newest };
+        let health = self.health(&episodes, &updates);
+        self.report(&updates, &health, &mut figures);
         let s = |from: Instant, to: Instant| (to - from).as_secs_f64();
         figures.extend(
             [
@@ -251,20 +259,13 @@ impl Ppo {
         Ok(made.metrics)
     }
 
-    /// All updates of an iteration. Returns the last one, and what the doctor wants to know.
-    fn learn(
-        &mut self,
-        episodes: Vec<Episode>,
-        step: &Step,
-        figures: &mut Figures,
-        updates: &mut Updates,
-    ) -> Result<(Update<PpoMetrics>, HealthMetrics)> {
-        let all_settings = Arc::clone(&self.config);
-        let PpoConfig { policy: config, value, train, rollout, seed, .. } = &*all_settings;
+    /// All updates of an iteration.
+    fn learn(&mut self, episodes: &[Episode], step: &Step, updates: &mut Updates) -> Result<()> {
+        let settings = Arc::clone(&self.config);
+        let PpoConfig { policy: config, value, train, seed, .. } = &*settings;
         let value_lr = step.lr / train.lr * value.lr.unwrap_or(train.lr);
         let (n, size) = (episodes.len(), minibatch_size(episodes.len(), config.minibatches));
-        let (mut all, mut first, mut last) = (PpoMetrics::default(), None, PpoMetrics::default());
-        'learning: for epoch in 0..config.epochs as u64 {
+        for epoch in 0..config.epochs as u64 {
             let pass = (step.number - 1) * config.epochs as u64 + epoch;
             // Rows of all passes so far: batches may grow.
             let rows_before = step.first_row * config.epochs as u64 + epoch * n as u64;
@@ -295,18 +296,20 @@ impl Ppo {
                     true => updates.made += 1,
                     false => updates.skipped += 1,
                 }
-                (updates.newest, last) = (Some(made), metrics);
-                first.get_or_insert(metrics);
-                all.add(metrics);
+                (updates.newest, updates.last) = (Some(made), metrics);
+                updates.first.get_or_insert(metrics);
+                updates.all.add(metrics);
                 if config.max_approx_kl.is_some_and(|most| metrics.approx_kl / metrics.tokens.max(1.0) > most) {
-                    break 'learning;
+                    return Ok(());
                 }
             }
         }
-        let newest = updates.newest.context("an iteration without episodes")?;
-        let update = Update { made: updates.made > 0, ..newest };
-        let n_updates = updates.made + updates.skipped;
-        let first = first.unwrap_or_default();
+        Ok(())
+    }
+
+    /// The figures that the doctor examines.
+    fn health(&self, episodes: &[Episode], updates: &Updates) -> HealthMetrics {
+        let (first, n) = (updates.first.unwrap_or_default(), episodes.len());
         let mean = |sum: f64, of: &PpoMetrics| sum / of.tokens.max(1.0);
         let off = || {
             let pairs = episodes.iter().flat_map(|episode| episode.sampling_log_probs.iter().zip(&episode.log_probs));
@@ -315,30 +318,36 @@ impl Ppo {
         let kls: Vec<f64> = episodes.iter().map(Episode::kl).collect();
         let lengths: Vec<f64> = episodes.iter().map(|episode| episode.answer.said().len() as f64).collect();
         let scores: Vec<f64> = episodes.iter().map(|episode| f64::from(episode.score)).collect();
-        let health = HealthMetrics {
+        HealthMetrics {
             first_ratio: mean(first.ratio, &first),
-            sampling_error: (rollout.temperature == 1.0).then(off),
+            sampling_error: (self.config.rollout.temperature == 1.0).then(off),
             kl: gptkit_stats::mean(&kls),
             kl_error: (gptkit_stats::variance(&kls) / n.max(1) as f64).sqrt(),
             end_rate: episodes.iter().filter(|episode| episode.ended).count() as f64 / n.max(1) as f64,
-            clip_fraction: mean(all.clipped, &all),
-            approx_kl: mean(last.approx_kl, &last),
-            explained_variance: explained(&episodes),
+            clip_fraction: mean(updates.all.clipped, &updates.all),
+            approx_kl: mean(updates.last.approx_kl, &updates.last),
+            explained_variance: explained(episodes),
             entropy: mean(first.entropy, &first),
             score: gptkit_stats::mean(&scores),
             length: gptkit_stats::mean(&lengths),
             score_length: score_length_correlation(&scores, &lengths),
-        };
+        }
+    }
+
+    /// Adds the figures of the updates.
+    fn report(&self, updates: &Updates, health: &HealthMetrics, figures: &mut Figures) {
+        let all = &updates.all;
+        let mean = |sum: f64| sum / all.tokens.max(1.0);
         figures.extend(
             [
                 ("objective/entropy", health.entropy),
-                ("policy/loss", mean(all.policy_loss, &all)),
+                ("policy/loss", mean(all.policy_loss)),
                 ("policy/first_ratio", health.first_ratio),
                 ("policy/clip_fraction", health.clip_fraction),
                 ("policy/approx_kl", health.approx_kl),
                 ("policy/updates", f64::from(updates.made)),
-                ("value/loss", mean(all.value_loss, &all)),
-                ("value/clip_fraction", mean(all.value_clipped, &all)),
+                ("value/loss", mean(all.value_loss)),
+                ("value/clip_fraction", mean(all.value_clipped)),
                 ("value/explained_variance", health.explained_variance),
                 ("answers/score_length", health.score_length),
             ]
@@ -353,9 +362,9 @@ impl Ppo {
             }
         }
         if self.learns_text() {
+            let n_updates = updates.made + updates.skipped;
             figures.insert("ptx/loss".to_owned(), all.text_loss / f64::from(n_updates));
         }
-        Ok((update, health))
     }
 
     fn learns_text(&self) -> bool {
@@ -383,7 +392,7 @@ impl Ppo {
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
     /// fixed prompts as those after iteration `step`.
-    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn ProgressTask) -> Result<Evaluation> {
+    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn ProgressTask) -> Result<PpoEvaluation> {
         let (mut found, mut reward) = (Figures::new(), None);
         if !self.validation.is_empty() {
             // The same draws each time, and none that an iteration uses.
@@ -402,7 +411,7 @@ impl Ppo {
             let loss = self.policy.objective().language.mean_loss(&text.validation)?;
             found.insert("text/loss".to_owned(), loss);
         }
-        Ok(Evaluation { figures: found, reward })
+        Ok(PpoEvaluation { figures: found, reward })
     }
 
     /// What a checkpoint stores besides weights and moments.

@@ -68,7 +68,7 @@ pub(crate) fn open(path: &Path, seed: u64) -> Result<Records<Prompt>> {
 
 /// What became of the prompts.
 #[derive(Debug, Default)]
-struct Counts {
+struct PromptCounts {
     train: u64,
     val: u64,
     too_long: u64,
@@ -97,7 +97,7 @@ pub(crate) fn encode_all(
     let prompts = &config.prompts;
     let wanted = config.rollout.max_new_tokens;
     let room = context.saturating_sub(wanted.min(context / 2) + 1);
-    let mut counts = Counts::default();
+    let mut counts = PromptCounts::default();
     let mut split = prompts.sources().split();
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
@@ -126,7 +126,7 @@ pub(crate) fn encode_all(
         })
     })?;
     split.warn(progress);
-    let Counts { train, val, too_long, longest, longest_kept } = counts;
+    let PromptCounts { train, val, too_long, longest, longest_kept } = counts;
     if train == 0 {
         ensure!(
             too_long == 0,

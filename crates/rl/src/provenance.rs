@@ -10,14 +10,14 @@ const FILE: &str = "provenance.json";
 
 /// A model folder and the weights that it had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct ModelOrigin {
     /// Absolute.
     pub folder: PathBuf,
     /// Fingerprint of its weights.
     pub weights: String,
 }
 
-impl Origin {
+impl ModelOrigin {
     /// What lies in `folder` now.
     ///
     /// # Errors
@@ -45,9 +45,9 @@ pub struct Round {
     /// Its number, from 1.
     pub round: u32,
     /// The policy that it began with, which is its reference.
-    pub policy: Origin,
+    pub policy: ModelOrigin,
     /// The reward model.
-    pub reward: Origin,
+    pub reward: ModelOrigin,
     /// What the reward model learned from, by its run's configuration.
     pub comparisons: Vec<String>,
     /// The prompts.
@@ -82,8 +82,8 @@ impl Provenance {
         let mut all = Self::load(init)?;
         all.rounds.push(Round {
             round: all.rounds.len() as u32 + 1,
-            policy: Origin::of(init)?,
-            reward: Origin::of(reward)?,
+            policy: ModelOrigin::of(init)?,
+            reward: ModelOrigin::of(reward)?,
             comparisons: sources_of(reward),
             prompts: prompts.to_vec(),
         });

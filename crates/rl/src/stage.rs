@@ -4,7 +4,7 @@ use crate::charts;
 use crate::config::{PpoConfig, ValueInit};
 use crate::doctor::{Tolerance, act};
 use crate::policy::{Policy, ValueHead, Values};
-use crate::ppo::{Evaluation, Ppo, PpoState, PretrainingText};
+use crate::ppo::{Ppo, PpoEvaluation, PpoState, PretrainingText};
 use crate::prompts::{self, FILES, Prompt};
 use crate::provenance::Provenance;
 use crate::rollout::Ends;
@@ -120,7 +120,8 @@ impl Stage for PpoTraining {
 
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<PpoParts>> {
         let (init, reward, progress) = (&self.init, &self.reward, context.progress);
-        let Models { policy, template, scorer, ends } = Models::load(&self.config, init, reward, context)?;
+        let PolicyAndReward { policy, template, scorer, ends } =
+            PolicyAndReward::load(&self.config, init, reward, context)?;
         let window = policy.config.context.min(scorer.encoder.context);
         // The setting is the longest response that is wanted; the run's own is the longest that fits.
         self.config.rollout.max_new_tokens =
@@ -142,8 +143,8 @@ impl Stage for PpoTraining {
         round.policy.check("first policy")?;
         round.reward.check("reward model")?;
         let config = &self.config;
-        let Models { policy, scorer, ends, .. } =
-            Models::load(config, &round.policy.folder, &round.reward.folder, context)?;
+        let PolicyAndReward { policy, scorer, ends, .. } =
+            PolicyAndReward::load(config, &round.policy.folder, &round.reward.folder, context)?;
         let text = text(config, &policy.tokenizer, policy.config.context, context.progress)?;
         let weights = match &config.policy.lora {
             None => load_model(checkpoint, context.device)?.1.into(),
@@ -284,7 +285,7 @@ impl Learner for Ppo {
 
     /// Measures the outcome so far, and shows what it answers.
     fn validate(&mut self, state: &State, place: &StepPlace) -> Result<Option<Validation>> {
-        let Evaluation { figures, reward } = self.with_outcome(|ppo| ppo.evaluate(state.step, place.task))?;
+        let PpoEvaluation { figures, reward } = self.with_outcome(|ppo| ppo.evaluate(state.step, place.task))?;
         write_answers(self, place.folder)?;
         Ok(Some(Validation { loss: None, scores: figures, chosen_by: reward.map(|reward| -reward) }))
     }
@@ -342,14 +343,14 @@ fn write_answers(ppo: &Ppo, folder: &Path) -> Result<()> {
 }
 
 /// Policy and reward model, which must read texts alike.
-struct Models {
+struct PolicyAndReward {
     policy: Start,
     template: Template,
     scorer: Scorer,
     ends: Ends,
 }
 
-impl Models {
+impl PolicyAndReward {
     fn load(config: &PpoConfig, init: &Path, reward: &Path, context: &RunContext) -> Result<Self> {
         let mut policy = Start::load(init, context.device)?;
         let template = Template::of(&policy.tokenizer)?.with_context(|| {

@@ -97,17 +97,17 @@ impl Progress for Said {
 }
 
 /// A pretrained model, one that answers and a reward model, all tiny.
-struct Models {
+struct TestModels {
     folder: TempDir,
     shards: String,
 }
 
-impl Models {
+impl TestModels {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let shards = folder.path().join("shards").display().to_string();
         let models = Self { folder, shards };
-        for (name, stage) in [("pretrain", pretrain as Stage), ("sft", sft), ("rm", train_rm)] {
+        for (name, stage) in [("pretrain", pretrain as TestedStage), ("sft", sft), ("rm", train_rm)] {
             stage(&models, &[], &models.at(name), &Silent).unwrap();
         }
         models
@@ -119,7 +119,7 @@ impl Models {
 }
 
 /// Runs a stage with some settings and leaves it in a folder.
-type Stage = fn(&Models, &[String], &Path, &dyn Progress) -> Result<()>;
+type TestedStage = fn(&TestModels, &[String], &Path, &dyn Progress) -> Result<()>;
 
 fn loaded<T: DeserializeOwned + Check>(sections: &str, set: &[String]) -> Result<T> {
     Ok(gptkit_config::load("test", &(sections.to_owned() + BASE), set)?)
@@ -133,7 +133,7 @@ fn context<'a>(progress: &'a dyn Progress) -> RunContext<'a> {
     RunContext { device: &Device::Cpu, progress, deadline: None }
 }
 
-fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+fn pretrain(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = format!(
         "[model]\nkind = \"gpt2\"\nn_layer = 1\nn_head = 2\nd_model = 16\ncontext = 96\n[tokenizer]\ntrain = \"bpe\"\n\
          vocab_size = 400\n[data]\nsources = [{{ path = \"world:30\" }}]\nval_fraction = 0.1\nshards = '{}'\n",
@@ -143,35 +143,35 @@ fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress
     run(Pretraining::new(config, None), claimed(out), &context(progress)).map(drop)
 }
 
-fn finetune(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+fn finetune(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\ntask = \"classification\"\nsources = [\"world:12\"]\n";
     let config = loaded::<FinetuneConfig>(sections, set)?;
     run(Finetuning::new(config, Some(&models.at("pretrain"))), claimed(out), &context(progress)).map(drop)
 }
 
-fn sft(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+fn sft(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<SftConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
     run(Sft::new(config, Some(&models.at("pretrain"))), claimed(out), &context(progress)).map(drop)
 }
 
-fn train_rm(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+fn train_rm(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\nsources = [\"world:12\"]\n[normalization]\nrecipe = \"none\"\n";
     let config = loaded::<RewardConfig>(sections, set)?;
     run(RewardModeling::new(config, Some(&models.at("sft"))), claimed(out), &context(progress)).map(drop)
 }
 
-fn dpo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+fn dpo(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<DpoConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
     run(Dpo::new(config, Some(&models.at("sft"))), claimed(out), &context(progress)).map(drop)
 }
 
-fn ppo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
+fn ppo(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[prompts]\nsources = [\"world:10\"]\n[rollout]\nmax_new_tokens = 4\n[policy]\nminibatches = 2\n";
     let config = loaded::<PpoConfig>(sections, set)?;
     run(PpoTraining::new(config, &models.at("sft"), &models.at("rm")), claimed(out), &context(progress)).map(drop)
 }
 
-fn see(models: &Models, stage: Stage, set: &[String]) -> Result<Seen, String> {
+fn see(models: &TestModels, stage: TestedStage, set: &[String]) -> Result<Seen, String> {
     let folder = tempfile::tempdir().unwrap();
     let (out, said) = (folder.path().join("run"), Said::default());
     stage(models, set, &out, &said).map_err(|e| format!("{e:#}"))?;
@@ -206,8 +206,8 @@ fn numbers(value: &Value, into: &mut Vec<f64>) {
     }
 }
 
-fn check(stage: Stage) {
-    let models = Models::new();
+fn check(stage: TestedStage) {
+    let models = TestModels::new();
     let mut bases: Vec<(&str, Seen)> = Vec::new();
     for &(keys, base, changed, ref effect) in KEYS {
         if !bases.iter().any(|(known, _)| *known == base) {
@@ -274,7 +274,7 @@ fn the_table_has_every_key() {
 /// A unit that a stage does not count in, by the key that has it.
 #[test]
 fn a_unit_that_a_stage_does_not_have_is_refused() {
-    let stages: [(&str, Stage); 6] = [
+    let stages: [(&str, TestedStage); 6] = [
         ("pretrain", pretrain),
         ("finetune", finetune),
         ("sft", sft),
@@ -282,7 +282,7 @@ fn a_unit_that_a_stage_does_not_have_is_refused() {
         ("dpo", dpo),
         ("ppo", ppo),
     ];
-    let models = Models::new();
+    let models = TestModels::new();
     let spans = ["length", "warmup", "decay_start", "decay_end", "batch_ramp_start=2,batch_ramp"];
     for (name, stage) in stages {
         let foreign = if name == "ppo" { "1M tokens" } else { "64 episodes" };
@@ -296,12 +296,12 @@ fn a_unit_that_a_stage_does_not_have_is_refused() {
         .unwrap();
 }
 
-fn refusal(models: &Models, stage: Stage, set: &[String]) -> String {
+fn refusal(models: &TestModels, stage: TestedStage, set: &[String]) -> String {
     see(models, stage, set).err().unwrap_or_else(|| panic!("{set:?} is accepted"))
 }
 
 #[test]
 fn patience_without_anything_to_validate_on_is_refused() {
     let set = ["train.patience=1", "data.val_fraction=0"].map(str::to_owned).to_vec();
-    assert!(refusal(&Models::new(), pretrain, &set).contains("train.patience needs a validation part"));
+    assert!(refusal(&TestModels::new(), pretrain, &set).contains("train.patience needs a validation part"));
 }

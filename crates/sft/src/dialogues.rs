@@ -3,14 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, IGNORE, Windows};
-use gptkit_data::dialogue::{AnswerUse, Message, opening_key, read_dialogues};
+use gptkit_data::dialogue::{AnswerUse, Message, opening_key};
 use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::pack::balance;
-use gptkit_data::progress::{Progress, Silent, grouped};
+use gptkit_data::progress::{Progress, Silent};
 use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
-use gptkit_data::sources::{Origin, Reading, Sources, Use};
-use gptkit_data::synthetic::SyntheticInstructions;
+use gptkit_data::sources::{Sources, Use, read_dialogues_of};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
@@ -67,7 +66,7 @@ impl Check for DialogueConfig {
 
 /// What became of the dialogues' tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct DialogueCounts {
     /// Dialogues that are learned.
     pub train: usize,
     /// Dialogues that are validated on.
@@ -105,14 +104,14 @@ pub(crate) fn encode_all(
     context: usize,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<Counts> {
-    let mut encoder = Encoder { config, template, tokenizer, context, counts: Counts::default() };
+) -> Result<DialogueCounts> {
+    let mut encoder = DialogueEncoder { config, template, tokenizer, context, counts: DialogueCounts::default() };
     let mut split = config.places().split();
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
             for reading in config.places().readings()? {
-                read(&reading, config.on_bad_record, progress, &mut |messages| {
+                read_dialogues_of(&reading, config.on_bad_record, progress, &mut |messages| {
                     match split.of(&reading, opening_key(messages)) {
                         None => {}
                         Some(Use::Train) => encoder.add(messages, false, train)?,
@@ -134,15 +133,15 @@ const NOT_ALL: &str = "has answers that are marked as not learned (weight 0 for 
                        that is said";
 
 /// Writes dialogues as tokens, and counts.
-struct Encoder<'a> {
+struct DialogueEncoder<'a> {
     config: &'a DialogueConfig,
     template: &'a Template,
     tokenizer: &'a Tokenizer,
     context: usize,
-    counts: Counts,
+    counts: DialogueCounts,
 }
 
-impl Encoder<'_> {
+impl DialogueEncoder<'_> {
     /// Adds a dialogue to `file`, that of the training part unless it is `held_out`.
     fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let is_marked = messages.iter().any(|message| message.use_of == AnswerUse::Masked);
@@ -182,8 +181,8 @@ impl Encoder<'_> {
 }
 
 /// Refuses data from which nothing sensible is learned.
-fn check(counts: &Counts, context: usize) -> Result<()> {
-    let Counts { train, truncated, dropped, unmarked, ends, .. } = *counts;
+fn check(counts: &DialogueCounts, context: usize) -> Result<()> {
+    let DialogueCounts { train, truncated, dropped, unmarked, ends, .. } = *counts;
     let read = train + counts.val + dropped;
     ensure!(
         read == 0 || truncated < read,
@@ -207,46 +206,17 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes the messages of a dialogue; says whether to go on.
-pub type DialogueSink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<ControlFlow<()>>;
-
-/// Hands the dialogues of `reading` to `sink` until it breaks, and says what it read.
-///
-/// # Errors
-/// As [`read_dialogues`], and those of `sink`.
-pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: DialogueSink) -> Result<()> {
-    if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = SyntheticInstructions::new(*seed, *part);
-        for number in numbers.clone() {
-            if sink(&instructions.instruction(number).dialogue())?.is_break() {
-                break;
-            }
-        }
-        progress.note(&reading.of_world("instructions"));
-        return Ok(());
-    }
-    let mut n = 0;
-    let (shape, skipped) = read_dialogues(Path::new(reading.source), on_bad, progress, &mut |dialogue| {
-        n += 1;
-        sink(&dialogue.messages)
-    })?;
-    let s = if n == 1 { "" } else { "s" };
-    progress.note(&format!("{}: {} dialogue{s}, read as {shape}", reading.source, grouped(n)));
-    skipped.warn(progress);
-    Ok(())
-}
-
 /// The batches of a run: its demonstrations, in an order that the seed draws anew for each epoch, and pretraining text beside
 /// them. A batch is a pure function of the seed and of the numbers of its demonstrations.
 pub(crate) struct Demonstrations {
     examples: Examples,
     context: usize,
     seed: u64,
-    text: Option<Text>,
+    text: Option<InterleavedText>,
 }
 
 /// Pretraining text beside the demonstrations.
-struct Text {
+struct InterleavedText {
     windows: Windows,
     /// Windows for so many demonstrations.
     n: u64,
@@ -255,7 +225,7 @@ struct Text {
 
 /// The examples of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mixed {
+pub struct DemonstrationBatch {
     /// Demonstrations, several in a window; the windows are as long as the fullest of them.
     pub dialogues: Batch,
     /// Windows of pretraining text, where some is mixed in.
@@ -279,7 +249,7 @@ impl Demonstrations {
     pub(crate) fn mix_in(&mut self, windows: Windows, share: f64, batch_size: usize) {
         let tokens = share / (1.0 - share) * (batch_size * self.mean_tokens()) as f64;
         let n = (tokens / self.context as f64).round().max(1.0) as u64;
-        self.text = Some(Text { windows, n, demonstrations: batch_size as u64 });
+        self.text = Some(InterleavedText { windows, n, demonstrations: batch_size as u64 });
     }
 
     /// The same for files of the same demonstrations.
@@ -304,21 +274,21 @@ impl Demonstrations {
     }
 
     /// At most `most` demonstrations, evenly spread, in batches of `n`.
-    pub(crate) fn all(&self, n: usize, most: usize) -> Vec<Mixed> {
+    pub(crate) fn all(&self, n: usize, most: usize) -> Vec<DemonstrationBatch> {
         let taken = self.len().min(most as u64);
         let numbers: Vec<u64> = (0..taken).map(|i| i * self.len() / taken.max(1)).collect();
-        numbers.chunks(n.max(1)).map(|chunk| Mixed { dialogues: self.packed(chunk), text: None }).collect()
+        numbers.chunks(n.max(1)).map(|chunk| DemonstrationBatch { dialogues: self.packed(chunk), text: None }).collect()
     }
 
     /// The batch of demonstrations `first .. first + n` of the run.
-    pub(crate) fn batch(&self, first: u64, n: usize) -> Mixed {
+    pub(crate) fn batch(&self, first: u64, n: usize) -> DemonstrationBatch {
         let numbers: Vec<u64> = (first..first + n as u64).map(|row| shuffled(row, self.len(), self.seed)).collect();
         let text = self.text.as_ref().map(|text| {
             let before = |row: u64| row * text.n / text.demonstrations;
             let windows = (before(first + n as u64) - before(first)).max(1); // on a batch ramp there may be none
             text.windows.batch(before(first), windows as usize)
         });
-        Mixed { dialogues: self.packed(&numbers), text }
+        DemonstrationBatch { dialogues: self.packed(&numbers), text }
     }
 
     /// The demonstrations of these numbers in windows.
@@ -362,7 +332,7 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
     let mut found = Vec::new();
     let mut split = config.places().split();
     for reading in config.places().readings()? {
-        read(&reading, config.on_bad_record, &Silent, &mut |messages| {
+        read_dialogues_of(&reading, config.on_bad_record, &Silent, &mut |messages| {
             if found.len() == n {
                 return Ok(ControlFlow::Break(()));
             }
@@ -384,6 +354,7 @@ mod tests {
     use candle_core::{Device, Tensor};
     use gptkit_data::dialogue::Role;
     use gptkit_data::split::Split;
+    use gptkit_data::synthetic::SyntheticInstructions;
     use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, WeightUpdate, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
@@ -605,16 +576,19 @@ mod tests {
 
     #[test]
     fn data_from_which_nothing_is_learned_is_refused() {
-        let sound = Counts { train: 5, ends: 5, ..Counts::default() };
+        let sound = DialogueCounts { train: 5, ends: 5, ..DialogueCounts::default() };
         assert!(check(&sound, 64).is_ok());
         for (counts, says) in [
-            (Counts { train: 1, ..sound.clone() }, "1 dialogue is left to learn from"),
+            (DialogueCounts { train: 1, ..sound.clone() }, "1 dialogue is left to learn from"),
             (
-                Counts { train: 0, unmarked: 3, ..sound.clone() },
+                DialogueCounts { train: 0, unmarked: 3, ..sound.clone() },
                 "in none of the 3 dialogues is a message to be learned",
             ),
-            (Counts { train: 5, truncated: 5, ..sound.clone() }, "all 5 dialogues are longer than the window of 64"),
-            (Counts { ends: 0, ..sound.clone() }, "no dialogue has its end learned"),
+            (
+                DialogueCounts { train: 5, truncated: 5, ..sound.clone() },
+                "all 5 dialogues are longer than the window of 64",
+            ),
+            (DialogueCounts { ends: 0, ..sound.clone() }, "no dialogue has its end learned"),
         ] {
             let message = check(&counts, 64).unwrap_err().to_string();
             assert!(message.contains(says), "{message}");

@@ -2,7 +2,7 @@
 
 use crate::classifier::{Classifier, Report};
 use crate::columns::Columns;
-use crate::labeled::{Counts, Encoded, Example, FILES, Framer, Labeled, LabeledConfig, encode_all};
+use crate::labeled::{Encoded, Example, FILES, Framer, Labeled, LabeledConfig, LabeledCounts, encode_all};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::progress::{Progress, grouped};
@@ -283,8 +283,8 @@ fn parts_of(folder: &Path, config: &FinetuneConfig) -> Result<[Labeled; 3]> {
     Ok([Labeled::open(&train, config.seed)?, Labeled::open(&val, 0)?, Labeled::open(&test, 0)?])
 }
 
-fn report_counts(counts: &Counts, context: usize, progress: &dyn Progress) {
-    let Counts { train, val, test, balance, numbers, truncated, sequences, tokens, longest } = counts;
+fn report_counts(counts: &LabeledCounts, context: usize, progress: &dyn Progress) {
+    let LabeledCounts { train, val, test, balance, numbers, truncated, sequences, tokens, longest } = counts;
     let tested = if *test > 0 { format!(", {} to test", grouped(*test as u64)) } else { String::new() };
     let [learned, validated] = [train, val].map(|n| grouped(*n as u64));
     progress.note(&format!("{learned} records to learn, {validated} to validate{tested}"));

@@ -173,7 +173,7 @@ impl Example {
 
 /// What became of the records.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Counts {
+pub(crate) struct LabeledCounts {
     /// Learned, validated on and tested on.
     pub(crate) train: usize,
     pub(crate) val: usize,
@@ -197,7 +197,7 @@ pub(crate) struct Encoded {
     pub(crate) labels: Vec<String>,
     /// Columns of the first source.
     pub(crate) columns: Columns,
-    pub(crate) counts: Counts,
+    pub(crate) counts: LabeledCounts,
 }
 
 /// Files of the training, validation and test part below a run.
@@ -216,14 +216,14 @@ pub(crate) fn encode_all(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Encoded> {
-    let mut encoder = Encoder {
+    let mut encoder = LabeledEncoder {
         config,
         framer,
         labels: Vec::new(),
         numbers: HashMap::new(),
         values: (f64::INFINITY, f64::NEG_INFINITY, 0.0),
         columns: None,
-        counts: Counts::default(),
+        counts: LabeledCounts::default(),
     };
     // Labels have their numbers once all are known.
     let unsorted = FILES.map(|name| folder.join(format!("unsorted-{name}")));
@@ -266,7 +266,7 @@ struct Label {
     validated: Option<At>,
 }
 
-struct Encoder<'a> {
+struct LabeledEncoder<'a> {
     config: &'a LabeledConfig,
     framer: &'a Framer<'a>,
     /// In the order they were met.
@@ -275,10 +275,10 @@ struct Encoder<'a> {
     /// Smallest, largest and sum of the numbers that are learned.
     values: (f64, f64, f64),
     columns: Option<Columns>,
-    counts: Counts,
+    counts: LabeledCounts,
 }
 
-impl Encoder<'_> {
+impl LabeledEncoder<'_> {
     /// Reads records into the files of training, validation and test.
     fn read(
         &mut self,

@@ -1,6 +1,6 @@
 //! The loss of demonstrations and of the pretraining text beside them.
 
-use crate::dialogues::Mixed;
+use crate::dialogues::DemonstrationBatch;
 use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
@@ -28,15 +28,15 @@ impl Mixing {
 }
 
 impl Objective for Mixing {
-    type Batch = Mixed;
+    type Batch = DemonstrationBatch;
     type Metrics = ();
 
-    fn rows(&self, batch: &Mixed) -> usize {
+    fn rows(&self, batch: &DemonstrationBatch) -> usize {
         batch.dialogues.rows
     }
 
-    fn loss(&self, batch: &Mixed, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
-        let Mixed { dialogues, text: Some(text) } = batch else {
+    fn loss(&self, batch: &DemonstrationBatch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
+        let DemonstrationBatch { dialogues, text: Some(text) } = batch else {
             return self.language.loss(&batch.dialogues, rows, pass);
         };
         // Each micro-batch takes its part of the text.
@@ -58,13 +58,13 @@ impl Objective for Mixing {
 }
 
 impl Validate for Mixing {
-    fn n_tokens(&self, batch: &Mixed) -> u64 {
+    fn n_tokens(&self, batch: &DemonstrationBatch) -> u64 {
         let tokens = |batch: &Batch| batch.tokens.len() as u64;
         tokens(&batch.dialogues) + batch.text.as_ref().map_or(0, tokens)
     }
 
     /// Of the demonstrations alone.
-    fn validate(&self, batches: &[Mixed]) -> Result<Validation> {
+    fn validate(&self, batches: &[DemonstrationBatch]) -> Result<Validation> {
         let dialogues: Vec<Batch> = batches.iter().map(|batch| batch.dialogues.clone()).collect();
         self.language.validate(&dialogues)
     }
@@ -96,8 +96,8 @@ mod tests {
         Batch::windows(context as usize, (0..n).map(token).collect(), (0..n).map(target).collect())
     }
 
-    fn batch() -> Mixed {
-        Mixed { dialogues: windows(4, 6, false), text: Some(windows(3, 12, true)) }
+    fn batch() -> DemonstrationBatch {
+        DemonstrationBatch { dialogues: windows(4, 6, false), text: Some(windows(3, 12, true)) }
     }
 
     fn value(loss: Result<(Tensor, ())>) -> f64 {
@@ -111,7 +111,7 @@ mod tests {
         let mean = |batch: &Batch| value(mixing.language.loss(batch, 0..batch.rows, Pass::Eval));
         let expected = 0.9 * mean(&batch.dialogues) + 0.1 * mean(batch.text.as_ref().unwrap());
         assert!((value(mixing.loss(&batch, 0..4, Pass::Eval)) - expected).abs() < 1e-5);
-        let alone = Mixed { text: None, ..batch.clone() };
+        let alone = DemonstrationBatch { text: None, ..batch.clone() };
         assert!((value(mixing.loss(&alone, 0..4, Pass::Eval)) - mean(&batch.dialogues)).abs() < 1e-6);
     }
 

@@ -1,7 +1,7 @@
 //! InstructGPT's first step: a language model learns to answer from demonstrations (Ouyang et al. 2022, §3.5).
 
 use crate::answers::{Answerer, Asked, ask_after, ask_before};
-use crate::dialogues::{Counts, Demonstrations, DialogueConfig, FILES, Mixed, encode_all};
+use crate::dialogues::{DemonstrationBatch, Demonstrations, DialogueConfig, DialogueCounts, FILES, encode_all};
 use crate::mixing::Mixing;
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
@@ -89,13 +89,13 @@ pub struct Sft {
     /// Fingerprint of the records as earlier versions took it, who packed them into windows; once they are open.
     packed_fingerprint: String,
     /// How the model answers in a new run.
-    dialogue: Option<Dialogue>,
+    dialogue: Option<DialogueSetup>,
     /// Validation loss before the first step of a new run.
     loss_before: Option<f64>,
 }
 
 /// What it takes to ask a model.
-struct Dialogue {
+struct DialogueSetup {
     tokenizer: Tokenizer,
     template: Template,
     ends: Vec<u32>,
@@ -223,13 +223,13 @@ impl Stage for Sft {
     fn learner(
         &mut self,
         model: Model<SftParts>,
-        validation: Vec<Mixed>,
+        validation: Vec<DemonstrationBatch>,
         tokens_per_row: usize,
         _: &Path,
         _: &RunContext,
     ) -> Result<Self::Learner> {
         let (config, SftParts { weights, template }) = (&self.config, model.parts);
-        self.dialogue = template.map(|(template, ends)| Dialogue { tokenizer: model.tokenizer, template, ends });
+        self.dialogue = template.map(|(template, ends)| DialogueSetup { tokenizer: model.tokenizer, template, ends });
         let gpt = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
         let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
         let mixing = Mixing { language: LanguageModeling { model: gpt }, share };
@@ -251,7 +251,7 @@ impl Stage for Sft {
     }
 
     fn before(&mut self, learner: &mut Self::Learner, run: &Run, _: &mut State, place: &StepPlace) -> Result<()> {
-        if let Some(Dialogue { tokenizer, template, ends }) = &self.dialogue {
+        if let Some(DialogueSetup { tokenizer, template, ends }) = &self.dialogue {
             let model = learner.trainer().objective().gpt();
             let answerer = Answerer { model, tokenizer, template, ends };
             ask_before(run.folder(), &self.config.data, &answerer, place.context.progress)?;
@@ -301,12 +301,13 @@ pub fn batch_of_step(
     step: u64,
     context: &RunContext,
 ) -> Result<(Tokenizer, Vec<Batch>)> {
-    let (tokenizer, Mixed { dialogues, text }) = stage::batch_of_step(Sft::new(config, Some(init)), step, context)?;
+    let (tokenizer, DemonstrationBatch { dialogues, text }) =
+        stage::batch_of_step(Sft::new(config, Some(init)), step, context)?;
     Ok((tokenizer, std::iter::once(dialogues).chain(text).collect()))
 }
 
-fn report_counts(counts: &Counts, progress: &dyn Progress) {
-    let Counts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, rewritten, .. } = *counts;
+fn report_counts(counts: &DialogueCounts, progress: &dyn Progress) {
+    let DialogueCounts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, rewritten, .. } = *counts;
     progress.note(&format!(
         "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked",
         grouped(n as u64),

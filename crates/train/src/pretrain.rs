@@ -63,11 +63,11 @@ pub struct Pretraining {
     /// Model folder that a new run starts from; random weights without one.
     init: Option<PathBuf>,
     /// What the run reads, once it is open.
-    text: Option<Text>,
+    text: Option<PretrainData>,
 }
 
 /// The text of a run.
-struct Text {
+struct PretrainData {
     windows: Arc<Windows>,
     corpus: Arc<Corpus>,
     /// The sources of the validation batches.
@@ -158,7 +158,7 @@ impl Stage for Pretraining {
         let (config, PretrainParts { corpus, shards, fingerprint, .. }) = (&self.config, &model.parts);
         let windows = Arc::new(Windows::new(Arc::clone(corpus), config.model.context, config.seed)?);
         let (validation, held_out) = validation_set(config, corpus, &model.tokenizer);
-        self.text = Some(Text { windows: Arc::clone(&windows), corpus: Arc::clone(corpus), held_out });
+        self.text = Some(PretrainData { windows: Arc::clone(&windows), corpus: Arc::clone(corpus), held_out });
         let masking = masking(config, &model.tokenizer, config.seed);
         Ok(TrainingData {
             folder: shards.clone(),
@@ -312,7 +312,7 @@ fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
 }
 
 /// Says before the first step which parts of the text are read otherwise than the settings seem to ask for.
-fn warn_of_data(config: &PretrainConfig, text: &Text, has_validation: bool, progress: &dyn Progress) {
+fn warn_of_data(config: &PretrainConfig, text: &PretrainData, has_validation: bool, progress: &dyn Progress) {
     for (name, asked, given) in text.windows.rounded_shares() {
         progress.warn(&format!(
             "{name} has {:.3}% of the weights and gets {:.1}% of the windows, the least that a source can get: give it more \

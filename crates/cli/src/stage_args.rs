@@ -1,0 +1,39 @@
+//! Arguments of every command that learns from records. They are short ways to write settings, so that one check serves all.
+
+use crate::data_args::quoted;
+use clap::Args;
+use gptkit_data::source::OnBadRecord;
+
+/// Settings, and short ways to write them. Each command says in its own help what its records are.
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs {
+    /// Change one setting, for instance train.lr=1e-4 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Records to learn from
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// Records to validate on
+    #[arg(long, value_name = "PATH")]
+    val: Vec<String>,
+    /// What to do with records that cannot be used
+    #[arg(long, value_name = "fail|skip")]
+    on_bad_record: Option<OnBadRecord>,
+}
+
+impl StageArgs {
+    /// As `--set` would say it; the records are those of the section `records`.
+    pub(crate) fn settings(&self, records: &str) -> Vec<String> {
+        let mut set = self.set.clone();
+        set.extend(list(&format!("{records}.sources"), &self.data));
+        set.extend(list(&format!("{records}.validation"), &self.val));
+        set.extend(self.on_bad_record.map(|choice| format!("{records}.on_bad_record={}", serde_json::json!(choice))));
+        set
+    }
+}
+
+/// The setting of `key` to a list of `texts`; none without texts.
+pub(crate) fn list(key: &str, texts: &[String]) -> Option<String> {
+    let quoted: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    (!texts.is_empty()).then(|| format!("{key}=[{}]", quoted.join(", ")))
+}
