@@ -28,7 +28,7 @@ pub struct MetricValue {
 
 /// What was measured of all instances of one task by one model with so many demonstrations.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Measurement {
+pub struct TaskMeasurement {
     /// Its figures; the first stands for the task.
     pub figures: Vec<MetricValue>,
     /// Instances.
@@ -94,7 +94,7 @@ pub fn measure(
     words: Option<u64>,
     seed: u64,
     keep: &dyn Fn(u64) -> bool,
-) -> Result<Measurement> {
+) -> Result<TaskMeasurement> {
     let (mut measured, rows) = read_instances(path, task, keep)?;
     if measured.n == 0 {
         return Ok(measured);
@@ -108,9 +108,13 @@ pub fn measure(
 }
 
 /// Counts the instances that `keep` accepts, and collects the numbers that their figures are made of, a row each.
-fn read_instances(path: &Path, task: &TaskConfig, keep: &dyn Fn(u64) -> bool) -> Result<(Measurement, Vec<Vec<f64>>)> {
+fn read_instances(
+    path: &Path,
+    task: &TaskConfig,
+    keep: &dyn Fn(u64) -> bool,
+) -> Result<(TaskMeasurement, Vec<Vec<f64>>)> {
     let file = gptkit_data::disk::open(path)?;
-    let (mut measured, mut rows, mut chances) = (Measurement::default(), Vec::new(), Vec::new());
+    let (mut measured, mut rows, mut chances) = (TaskMeasurement::default(), Vec::new(), Vec::new());
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line: Value = serde_json::from_str(&line?).with_context(|| format!("{} line {}", path.display(), i + 1))?;
         if !keep(line["n"].as_u64().unwrap_or(0)) {
@@ -242,7 +246,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> Measurement {
+    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> TaskMeasurement {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         let text: String = lines.iter().map(|line| line.to_string() + "\n").collect();
@@ -250,7 +254,7 @@ mod tests {
         measure(&path, &gptkit_config::load("a.toml", task, &[]).unwrap(), words, 1, keep).unwrap()
     }
 
-    fn values(measured: &Measurement) -> Vec<(&str, f64)> {
+    fn values(measured: &TaskMeasurement) -> Vec<(&str, f64)> {
         measured.figures.iter().map(|figure| (figure.metric.as_str(), figure.value)).collect()
     }
 

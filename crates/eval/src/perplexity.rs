@@ -74,7 +74,7 @@ pub fn read(
 ) -> Result<TextSummary> {
     let start =
         model.start().context("the model has no token that ends a text, from which the first could be predicted")?;
-    let mut slider = SlidingWindow {
+    let mut slider = PerplexityWindow {
         model,
         stride: how.stride,
         start,
@@ -191,7 +191,7 @@ fn end_of_lines(text: &str) -> Option<usize> {
     None
 }
 
-struct SlidingWindow<'a> {
+struct PerplexityWindow<'a> {
     model: &'a EvalModel<'a>,
     stride: usize,
     start: u32,
@@ -215,7 +215,7 @@ struct SlidingWindow<'a> {
     sink: &'a mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 }
 
-impl SlidingWindow<'_> {
+impl PerplexityWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
     fn push(&mut self, piece: TextPiece, more: TextSize) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);

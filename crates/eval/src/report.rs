@@ -1,6 +1,6 @@
 //! What was measured, for people and programs: Markdown, JSON, and what demonstrations bring.
 
-use crate::figures::{Measurement, MetricValue, difference};
+use crate::figures::{MetricValue, TaskMeasurement, difference};
 use crate::request::EvalRequest;
 use crate::run::EvalCell;
 use crate::task::Published;
@@ -126,7 +126,7 @@ impl EvalReport<'_> {
 
     /// All of it as one object.
     pub fn json(&self) -> Value {
-        let measured = |measured: &Measurement| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
+        let measured = |measured: &TaskMeasurement| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
         let cell = |cell: &EvalCell| {
             json!({
                 "task": cell.task,
@@ -259,7 +259,7 @@ fn row(name: &str, metric: &str, cells: impl IntoIterator<Item = String>) -> Str
     format!("| {name} | {metric} | {} |\n", cells.join(" | "))
 }
 
-impl Measurement {
+impl TaskMeasurement {
     /// The figure of this metric.
     pub fn figure(&self, metric: &str) -> Option<&MetricValue> {
         self.figures.iter().find(|figure| figure.metric == metric)

@@ -10,7 +10,7 @@
 
 use crate::child::{ProcessEnd, StageProcess};
 use crate::config::Chapter;
-use crate::plan::PlannedStage;
+use crate::plan::LineageStep;
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::disk;
 use gptkit_data::progress::Progress;
@@ -38,7 +38,7 @@ pub struct StageRecord {
     pub elapsed_s: f64,
     /// The most memory that it had, where the system says it.
     pub peak_bytes: Option<u64>,
-    /// As [`PlannedStage::fingerprint`].
+    /// As [`LineageStep::fingerprint`].
     pub fingerprint: String,
 }
 
@@ -80,7 +80,7 @@ pub struct StageContext<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl PlannedStage {
+impl LineageStep {
     fn file(&self, ending: &str) -> PathBuf {
         let folder = self.leaves.parent().unwrap_or(Path::new("."));
         folder.join("stages").join(format!("{}.{ending}", self.stage.name))
@@ -256,7 +256,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When there is no such stage.
-pub fn from(steps: &[PlannedStage], first: &str) -> Result<Vec<String>> {
+pub fn from(steps: &[LineageStep], first: &str) -> Result<Vec<String>> {
     known(steps, first)?;
     let mut chosen = vec![first.to_owned()];
     for step in steps {
@@ -271,7 +271,7 @@ pub fn from(steps: &[PlannedStage], first: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When it is not.
-pub fn known(steps: &[PlannedStage], name: &str) -> Result<()> {
+pub fn known(steps: &[LineageStep], name: &str) -> Result<()> {
     if steps.iter().any(|step| step.stage.name == name) {
         return Ok(());
     }
