@@ -12,7 +12,7 @@ use gptkit_data::text_table::aligned;
 use gptkit_lineage::plan::folder_of_seed;
 use gptkit_lineage::report::{self, WrittenReport};
 use gptkit_lineage::stages::{self, StageContext, StageState};
-use gptkit_lineage::story::{SeedPlan, StoppedAt, Story};
+use gptkit_lineage::story::{LineageStory, SeedPlan, StoppedAt};
 use gptkit_lineage::{LineageConfig, OwnData};
 use gptkit_train::interrupt::Interrupt;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ impl LineageCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (_, config) = presets::load::<LineageConfig>(&self.config, &[])?;
         let own = self.own()?;
-        let story = Story::new(&config, own, &self.out, &self.seed, &self.only)?;
+        let story = LineageStory::new(&config, own, &self.out, &self.seed, &self.only)?;
         self.check(&story)?;
         for (name, path) in story.own.named() {
             ui.say(&format!("{name}: {}", path.display()));
@@ -81,7 +81,7 @@ impl LineageCommand {
     }
 
     /// Writes the report of what is there, and says what it found.
-    fn report(&self, config: &LineageConfig, story: &Story, ui: &Ui) -> Result<()> {
+    fn report(&self, config: &LineageConfig, story: &LineageStory, ui: &Ui) -> Result<()> {
         let seeds = story.seeds();
         let own: Vec<(&str, String)> =
             story.own.named().map(|(name, path)| (name, path.display().to_string())).collect();
@@ -116,7 +116,7 @@ impl LineageCommand {
     }
 
     /// Refuses, before anything runs, commands that the command line would refuse, and names that are no stage's.
-    fn check(&self, story: &Story) -> Result<()> {
+    fn check(&self, story: &LineageStory) -> Result<()> {
         let SeedPlan { steps, .. } = story.seeds.first().context("no seed")?;
         let mut named = self.only.iter().chain(&self.from);
         named.try_for_each(|name| stages::known(steps, name).map_err(|e| Usage::new(e.to_string())))?;
@@ -144,7 +144,7 @@ impl LineageCommand {
     }
 
     /// What would be done, as a table and as commands.
-    fn show(&self, story: &Story, ui: &Ui) -> Result<()> {
+    fn show(&self, story: &LineageStory, ui: &Ui) -> Result<()> {
         let mut rows = Vec::new();
         for plan in &story.seeds {
             let anew =
@@ -167,7 +167,7 @@ impl LineageCommand {
     }
 
     /// Runs what is left.
-    fn run_stages(&self, story: &Story, ui: &Ui) -> Result<()> {
+    fn run_stages(&self, story: &LineageStory, ui: &Ui) -> Result<()> {
         let program = std::env::current_exe().context("this program's own file is not known")?;
         let interrupt = Interrupt::watch(None)?;
         let context = StageContext { program: &program, interrupt: &interrupt, progress: ui };

@@ -28,7 +28,7 @@ pub struct MetricValue {
 
 /// What was measured of all instances of one task by one model with so many demonstrations.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Measurement {
+pub struct TaskMeasurement {
     /// Its figures; the first stands for the task.
     pub figures: Vec<MetricValue>,
     /// Instances.
@@ -41,15 +41,6 @@ pub struct Measurement {
     pub chance: Option<f64>,
     /// Of each instance what the first figure is the mean of, where it is a mean.
     pub scores: Vec<f64>,
-}
-
-/// Numbers of each instance, and which figures they make.
-#[derive(Debug, Default)]
-struct InstanceColumns {
-    /// Of each instance, its numbers.
-    rows: Vec<Vec<f64>>,
-    /// Of each figure its metric, unit, and how it comes from sums of the columns over `n` instances.
-    figures: Vec<(String, &'static str, Statistic)>,
 }
 
 /// How a figure comes from columns.
@@ -103,52 +94,52 @@ pub fn measure(
     words: Option<u64>,
     seed: u64,
     keep: &dyn Fn(u64) -> bool,
-) -> Result<Measurement> {
+) -> Result<TaskMeasurement> {
+    let (mut measured, rows) = read_instances(path, task, keep)?;
+    if measured.n == 0 {
+        return Ok(measured);
+    }
+    let figures = figures(task, words, &rows);
+    if let Some((_, _, Statistic::Mean(column))) = figures.first() {
+        measured.scores = rows.iter().map(|row| row[*column]).collect();
+    }
+    measured.figures = figures.into_iter().map(|figure| value(figure, &rows, seed)).collect();
+    Ok(measured)
+}
+
+/// Counts the instances that `keep` accepts, and collects the numbers that their figures are made of, a row each.
+fn read_instances(
+    path: &Path,
+    task: &TaskConfig,
+    keep: &dyn Fn(u64) -> bool,
+) -> Result<(TaskMeasurement, Vec<Vec<f64>>)> {
     let file = gptkit_data::disk::open(path)?;
-    let (mut columns, mut measured, mut chances) = (InstanceColumns::default(), Measurement::default(), Vec::new());
+    let (mut measured, mut rows, mut chances) = (TaskMeasurement::default(), Vec::new(), Vec::new());
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line: Value = serde_json::from_str(&line?).with_context(|| format!("{} line {}", path.display(), i + 1))?;
         if !keep(line["n"].as_u64().unwrap_or(0)) {
             continue;
         }
-        let row = numbers(task, &line).with_context(|| format!("{} line {} is no instance", path.display(), i + 1))?;
-        columns.rows.push(row);
+        rows.push(numbers(task, &line).with_context(|| format!("{} line {} is no instance", path.display(), i + 1))?);
         measured.n += 1;
         measured.shots += line["shots"].as_f64().unwrap_or(0.0);
         measured.cut += u64::from(line["cut"] == true);
         chances.extend(line["answers"].as_array().map(|answers| 100.0 / answers.len() as f64));
     }
-    if measured.n == 0 {
-        return Ok(measured);
+    if measured.n > 0 {
+        measured.shots /= measured.n as f64;
+        measured.chance = (!chances.is_empty()).then(|| mean(&chances));
     }
-    measured.shots /= measured.n as f64;
-    measured.chance = (!chances.is_empty()).then(|| chances.iter().sum::<f64>() / chances.len() as f64);
-    columns.figures = figures(task, words, &columns.rows);
-    measured.figures = columns
-        .figures
-        .iter()
-        .map(|(metric, unit, statistic)| {
-            let all = columns.rows.iter().map(Vec::as_slice);
-            let error = match statistic {
-                Statistic::Mean(column) => {
-                    standard_error_of_mean(&columns.rows.iter().map(|row| row[*column]).collect::<Vec<_>>())
-                }
-                _ => standard_error(columns.rows.len(), seed, |resample| {
-                    statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
-                }),
-            };
-            MetricValue {
-                metric: metric.clone(),
-                value: statistic.of(all),
-                standard_error: error,
-                unit: (*unit).to_owned(),
-            }
-        })
-        .collect();
-    if let Some((_, _, Statistic::Mean(column))) = columns.figures.first() {
-        measured.scores = columns.rows.iter().map(|row| row[*column]).collect();
-    }
-    Ok(measured)
+    Ok((measured, rows))
+}
+
+/// A figure over `rows`, with its standard error.
+fn value((metric, unit, statistic): (String, &str, Statistic), rows: &[Vec<f64>], seed: u64) -> MetricValue {
+    let standard_error = match statistic {
+        Statistic::Mean(column) => standard_error_of_mean(&rows.iter().map(|row| row[column]).collect::<Vec<_>>()),
+        _ => standard_error(rows.len(), seed, |drawn| statistic.of(drawn.iter().map(|&i| rows[i].as_slice()))),
+    };
+    MetricValue { metric, value: statistic.of(rows.iter().map(Vec::as_slice)), standard_error, unit: unit.to_owned() }
 }
 
 /// The numbers that figures are made of.
@@ -255,7 +246,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> Measurement {
+    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> TaskMeasurement {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         let text: String = lines.iter().map(|line| line.to_string() + "\n").collect();
@@ -263,7 +254,7 @@ mod tests {
         measure(&path, &gptkit_config::load("a.toml", task, &[]).unwrap(), words, 1, keep).unwrap()
     }
 
-    fn values(measured: &Measurement) -> Vec<(&str, f64)> {
+    fn values(measured: &TaskMeasurement) -> Vec<(&str, f64)> {
         measured.figures.iter().map(|figure| (figure.metric.as_str(), figure.value)).collect()
     }
 

@@ -74,7 +74,7 @@ pub fn read(
 ) -> Result<TextSummary> {
     let start =
         model.start().context("the model has no token that ends a text, from which the first could be predicted")?;
-    let mut slider = SlidingWindow {
+    let mut slider = PerplexityWindow {
         model,
         stride: how.stride,
         start,
@@ -90,33 +90,62 @@ pub fn read(
         is_ended: false,
         sink,
     };
-    let (mut pending, mut is_first) = (String::new(), true);
+    let mut lines = PendingLines { text: String::new(), is_first: true };
     read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
-        is_first |= piece.first;
         let Some(detokenizer) = how.detokenizer else {
             slider.text.words += piece.text.split_whitespace().count() as u64;
             return slider.push(piece, TextSize::default());
         };
-        pending += &piece.text;
-        // Whole lines: what is undone looks no further.
-        let end = if piece.last { Some(pending.len()) } else { end_of_lines(&pending) };
-        let Some(end) = end else { return Ok(ControlFlow::Continue(())) };
-        let rest = pending.split_off(end);
-        let (words, text) = match detokenizer {
-            Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
-            Detokenizer::Ptb => (detokenize::words(&pending), detokenize::penn_treebank(&pending)),
-        };
-        slider.text.words += words as u64;
-        // The last line of a document has an end, with a break or without.
-        slider.text.words += u64::from(piece.last && !piece.text.ends_with('\n'));
-        let more = TextSize::of(&pending) - TextSize::of(&text);
-        pending = rest;
-        slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
+        match lines.push(piece, detokenizer) {
+            Some(Detokenized { piece, words, shortened }) => {
+                slider.text.words += words;
+                slider.push(piece, shortened)
+            }
+            None => Ok(ControlFlow::Continue(())),
+        }
     })?;
     if !slider.is_ended {
         let _ = slider.score()?;
     }
     Ok(TextSummary { n: slider.n, ..slider.text })
+}
+
+/// Text of a document whose last line has not ended: what undoes a tokenization looks no further than a line.
+struct PendingLines {
+    text: String,
+    /// Whether the document begins with it.
+    is_first: bool,
+}
+
+/// Whole lines whose tokenization was undone.
+struct Detokenized {
+    piece: TextPiece,
+    /// Words as the text was given.
+    words: u64,
+    /// By how much the text as it was given is longer.
+    shortened: TextSize,
+}
+
+impl PendingLines {
+    /// Adds `piece`; gives the lines that have ended, if there are any.
+    fn push(&mut self, piece: TextPiece, detokenizer: Detokenizer) -> Option<Detokenized> {
+        self.is_first |= piece.first;
+        self.text += &piece.text;
+        let end = if piece.last { self.text.len() } else { end_of_lines(&self.text)? };
+        let rest = self.text.split_off(end);
+        let given = std::mem::replace(&mut self.text, rest);
+        let text = match detokenizer {
+            Detokenizer::Wikitext => detokenize::wikitext(&given),
+            Detokenizer::Ptb => detokenize::penn_treebank(&given),
+        };
+        // The last line of a document has an end, with a break or without.
+        let last_end = piece.last && !piece.text.ends_with('\n');
+        Some(Detokenized {
+            words: detokenize::words(&given) as u64 + u64::from(last_end),
+            shortened: TextSize::of(&given) - TextSize::of(&text),
+            piece: TextPiece { text, first: std::mem::take(&mut self.is_first), last: piece.last },
+        })
+    }
 }
 
 /// Length of a text, or a difference of two.
@@ -162,7 +191,7 @@ fn end_of_lines(text: &str) -> Option<usize> {
     None
 }
 
-struct SlidingWindow<'a> {
+struct PerplexityWindow<'a> {
     model: &'a EvalModel<'a>,
     stride: usize,
     start: u32,
@@ -186,7 +215,7 @@ struct SlidingWindow<'a> {
     sink: &'a mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 }
 
-impl SlidingWindow<'_> {
+impl PerplexityWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
     fn push(&mut self, piece: TextPiece, more: TextSize) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);

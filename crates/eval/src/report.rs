@@ -1,6 +1,6 @@
 //! What was measured, for people and programs: Markdown, JSON, and what demonstrations bring.
 
-use crate::figures::{Measurement, MetricValue, difference};
+use crate::figures::{MetricValue, TaskMeasurement, difference};
 use crate::request::EvalRequest;
 use crate::run::EvalCell;
 use crate::task::Published;
@@ -126,7 +126,7 @@ impl EvalReport<'_> {
 
     /// All of it as one object.
     pub fn json(&self) -> Value {
-        let measured = |measured: &Measurement| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
+        let measured = |measured: &TaskMeasurement| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
         let cell = |cell: &EvalCell| {
             json!({
                 "task": cell.task,
@@ -196,57 +196,70 @@ impl EvalReport<'_> {
         let heads: Vec<String> = shots.iter().map(|shots| format!("{shots}-shot")).collect();
         text +=
             &format!("| model | metric | {} |\n| --- | --- |{}\n", heads.join(" | "), " ---: |".repeat(heads.len()));
-        let row =
-            |name: &str, metric: &str, cells: Vec<String>| format!("| {name} | {metric} | {} |\n", cells.join(" | "));
         for model in 0..self.request.models.len() {
-            let of_model = |shots: &usize| self.cell(task, model, *shots);
-            let name = self.request.model_name(model);
-            let metrics: Vec<&str> = own[0].measured.figures.iter().map(|figure| figure.metric.as_str()).collect();
-            for metric in metrics {
-                let cell = |shots: &usize| {
-                    of_model(shots).and_then(|cell| cell.measured.figure(metric)).map_or("-".to_owned(), shown)
-                };
-                text += &row(&name, metric, shots.iter().map(cell).collect());
-                if own.iter().any(|cell| cell.clean.is_some()) {
-                    let clean = |shots: &usize| {
-                        let clean = of_model(shots).and_then(|cell| cell.clean.as_ref());
-                        let figure = clean.and_then(|clean| Some((clean, clean.figure(metric)?)));
-                        figure.map_or("-".to_owned(), |(clean, figure)| format!("{} of {}", shown(figure), clean.n))
-                    };
-                    text += &row(&name, &format!("{metric}, clean part"), shots.iter().map(clean).collect());
-                }
-            }
-            let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
-            if shots.iter().any(fewer) {
-                let cell = |shots: &usize| {
-                    of_model(shots).map_or("-".to_owned(), |cell| format!("{:.1}", cell.measured.shots))
-                };
-                text += &row(&name, "demonstrations that fit", shots.iter().map(cell).collect());
-            }
-            if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
-                let cell = |shots: &usize| of_model(shots).map_or("-".to_owned(), |cell| cell.measured.cut.to_string());
-                text += &row(&name, "longer than the window, cut", shots.iter().map(cell).collect());
-            }
+            text += &self.model_rows(task, model, &own, &shots);
         }
         if let Some(chance) = first.measured.chance {
-            text += &row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%")).collect());
+            text += &row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%")));
         }
         for one in self.finetuned.iter().filter(|one| one.task == task) {
             let cells = shots.iter().enumerate().map(|(i, _)| if i == 0 { shown(&one.figure) } else { String::new() });
-            text += &row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells.collect());
+            text += &row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells);
         }
-        let published = self.published(task);
-        if !published.is_empty() {
-            text += "\n| published | metric | demonstrations | figure | source |\n| --- | --- | --- | ---: | --- |\n";
-            for Published { model, metric, shots, value, source, .. } in published {
-                text += &format!("| {model} | {metric} | {shots} | {value} | {source} |\n");
+        text + &self.published_table(task)
+    }
+
+    /// Rows of one model: every metric by number of demonstrations, then demonstrations that fit and cut instances.
+    fn model_rows(&self, task: &str, model: usize, own: &[&EvalCell], shots: &BTreeSet<usize>) -> String {
+        let of_model = |shots: &usize| self.cell(task, model, *shots);
+        let by_shots = |value: &dyn Fn(&EvalCell) -> Option<String>| -> Vec<String> {
+            shots.iter().map(|shots| of_model(shots).and_then(value).unwrap_or_else(|| "-".to_owned())).collect()
+        };
+        let name = self.request.model_name(model);
+        let mut text = String::new();
+        for metric in own[0].measured.figures.iter().map(|figure| figure.metric.as_str()) {
+            text += &row(&name, metric, by_shots(&|cell| cell.measured.figure(metric).map(shown)));
+            if own.iter().any(|cell| cell.clean.is_some()) {
+                let clean = |cell: &EvalCell| {
+                    let clean = cell.clean.as_ref()?;
+                    Some(format!("{} of {}", shown(clean.figure(metric)?), clean.n))
+                };
+                text += &row(&name, &format!("{metric}, clean part"), by_shots(&clean));
             }
+        }
+        let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
+        if shots.iter().any(fewer) {
+            let fit = by_shots(&|cell| Some(format!("{:.1}", cell.measured.shots)));
+            text += &row(&name, "demonstrations that fit", fit);
+        }
+        if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
+            let cut = by_shots(&|cell| Some(cell.measured.cut.to_string()));
+            text += &row(&name, "longer than the window, cut", cut);
         }
         text
     }
+
+    fn published_table(&self, task: &str) -> String {
+        let published = self.published(task);
+        if published.is_empty() {
+            return String::new();
+        }
+        let head = "\n| published | metric | demonstrations | figure | source |\n| --- | --- | --- | ---: | --- |\n";
+        let row = |one: &Published| {
+            let Published { model, metric, shots, value, source, .. } = one;
+            format!("| {model} | {metric} | {shots} | {value} | {source} |\n")
+        };
+        published.into_iter().fold(head.to_owned(), |text, one| text + &row(one))
+    }
 }
 
-impl Measurement {
+/// A row of a task's table.
+fn row(name: &str, metric: &str, cells: impl IntoIterator<Item = String>) -> String {
+    let cells: Vec<String> = cells.into_iter().collect();
+    format!("| {name} | {metric} | {} |\n", cells.join(" | "))
+}
+
+impl TaskMeasurement {
     /// The figure of this metric.
     pub fn figure(&self, metric: &str) -> Option<&MetricValue> {
         self.figures.iter().find(|figure| figure.metric == metric)

@@ -1,6 +1,6 @@
 //! Models × tasks × numbers of demonstrations → lines of instances, chunk by chunk, from wherever an earlier run stopped.
 
-use crate::figures::{Measurement, measure};
+use crate::figures::{TaskMeasurement, measure};
 use crate::open_task::{OpenTask, UnpromptedInstance, instances_in_text};
 use crate::perplexity::{self, WindowOptions};
 use crate::request::EvalRequest;
@@ -52,9 +52,9 @@ pub struct EvalCell {
     /// Demonstrations that were asked for.
     pub shots: usize,
     /// What was measured.
-    pub measured: Measurement,
+    pub measured: TaskMeasurement,
     /// The same without the instances that the training text holds.
-    pub clean: Option<Measurement>,
+    pub clean: Option<TaskMeasurement>,
     /// What it took.
     pub cost: Cost,
     /// The lines of its instances.
@@ -100,7 +100,7 @@ pub fn evaluate(request: &EvalRequest, out: &Path, context: &EvalContext) -> Res
         Some(folder) => Some(instances_in_text(&tasks, request, folder, context.progress)?),
         None => None,
     };
-    let evaluation = Evaluation { request, tasks, seen, out, context };
+    let evaluation = CheckedEvaluation { request, tasks, seen, out, context };
     let mut cells = Vec::new();
     for model in 0..request.models.len() {
         let mut loaded = None;
@@ -141,7 +141,7 @@ fn check_model(request: &EvalRequest, model: usize, tasks: &[OpenTask]) -> Resul
 }
 
 /// An evaluation that has been checked.
-struct Evaluation<'a> {
+struct CheckedEvaluation<'a> {
     request: &'a EvalRequest,
     tasks: Vec<OpenTask>,
     /// Instances, by task and number, that the training text holds, where it was given.
@@ -156,7 +156,7 @@ enum CellEnd {
     Stopped(Stop),
 }
 
-impl Evaluation<'_> {
+impl CheckedEvaluation<'_> {
     /// Number of the task and number of demonstrations of every cell of a model. A text has no demonstrations.
     fn cells_of_model(&self) -> Vec<(usize, usize)> {
         let shots = |opened: &OpenTask| match opened.task.config.scoring {

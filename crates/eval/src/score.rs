@@ -104,57 +104,80 @@ pub(crate) fn choices(
             first..questions.len()
         })
         .collect();
-    // Where answers are labels, many instances have the same.
-    let (mut places, mut neutral_of) = (HashMap::<Vec<Vec<u32>>, Range<usize>>::new(), Vec::with_capacity(all.len()));
-    for one in all.iter().filter(|_| !config.neutral.is_empty()) {
-        let neutral = prompter.question(&config.neutral, &one.instance.asked)?;
-        let at = match places.get(&neutral.continuations) {
-            Some(at) => at.clone(),
+    let neutral = match config.neutral.is_empty() {
+        true => Vec::new(),
+        false => neutral_questions(prompter, &config.neutral, all, &mut questions)?,
+    };
+    let answers = answer(model.gpt, &questions, false)?;
+    let log_probs = |range: &Range<usize>| -> Vec<f64> {
+        answers.found[range.clone()].iter().flatten().map(|found| found.log_prob).collect()
+    };
+    let lines = all.iter().enumerate().map(|(i, one)| {
+        let TargetAnswer::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
+        choice_line(one, config, (texts, *right), &log_probs(&own[i]), neutral.get(i).map(log_probs))
+    });
+    Ok((lines.collect(), TokenCounts { n_read: answers.n_read, n_alone: answers.n_alone }))
+}
+
+/// Adds the answers of all instances after the neutral context to `questions`. Returns the range of each instance's, which
+/// instances with the same answers share: where answers are labels, many have.
+fn neutral_questions(
+    prompter: &Prompter,
+    neutral: &str,
+    all: &[PromptedInstance],
+    questions: &mut Vec<LikelihoodQuestion>,
+) -> Result<Vec<Range<usize>>> {
+    let (mut known, mut ranges) = (HashMap::<Vec<Vec<u32>>, Range<usize>>::new(), Vec::with_capacity(all.len()));
+    for one in all {
+        let question = prompter.question(neutral, &one.instance.asked)?;
+        let range = match known.get(&question.continuations) {
+            Some(range) => range.clone(),
             None => {
-                let (answers, first) = (neutral.continuations.clone(), questions.len());
-                questions.extend(prompter.cut(neutral, &one.instance.place)?.1);
-                places.insert(answers, first..questions.len());
+                let (answers, first) = (question.continuations.clone(), questions.len());
+                questions.extend(prompter.cut(question, &one.instance.place)?.1);
+                known.insert(answers, first..questions.len());
                 first..questions.len()
             }
         };
-        neutral_of.push(at);
+        ranges.push(range);
     }
-    let answers = answer(model.gpt, &questions, false)?;
-    let lines = all.iter().enumerate().map(|(i, one)| {
-        let TargetAnswer::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
-        let sums: Vec<f64> = answers.found[own[i].clone()].iter().flatten().map(|found| found.log_prob).collect();
-        let neutral = neutral_of.get(i).map(|at| answers.found[at.clone()].iter().flatten());
-        let unconditional: Option<Vec<f64>> = neutral.map(|found| found.map(|one| one.log_prob).collect());
-        let tokens: Vec<usize> = one.prompted.answers().map(<[u32]>::len).collect();
-        let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
-        let characters: Vec<usize> = texts.iter().map(|text| text.trim().chars().count()).collect();
-        let chosen: Map<String, Value> = config
-            .normalizations()
-            .map(|by| {
-                let score = |c: usize| match by {
-                    Normalization::Sum => sums[c],
-                    Normalization::PerToken => sums[c] / tokens[c] as f64,
-                    Normalization::PerByte => sums[c] / bytes[c] as f64,
-                    Normalization::PerCharacter => sums[c] / characters[c] as f64,
-                    Normalization::Unconditional => sums[c] - unconditional.as_ref().map_or(0.0, |found| found[c]),
-                };
-                (by.to_string(), json!(likeliest((0..texts.len()).map(score))))
-            })
-            .collect();
-        let mut line = one.line();
-        line.extend([
-            ("answers".to_owned(), json!(texts)),
-            ("log_probs".to_owned(), json!(sums)),
-            ("unconditional".to_owned(), json!(unconditional)),
-            ("tokens".to_owned(), json!(tokens)),
-            ("bytes".to_owned(), json!(bytes)),
-            ("characters".to_owned(), json!(characters)),
-            ("right".to_owned(), json!(right)),
-            ("chosen".to_owned(), Value::Object(chosen)),
-        ]);
-        line
+    Ok(ranges)
+}
+
+/// The line of an instance: its answers with their log-probabilities, `sums`, and which is chosen by each normalization.
+fn choice_line(
+    one: &PromptedInstance,
+    config: &ChoiceConfig,
+    (texts, right): (&[String], usize),
+    sums: &[f64],
+    unconditional: Option<Vec<f64>>,
+) -> Map<String, Value> {
+    let tokens: Vec<usize> = one.prompted.answers().map(<[u32]>::len).collect();
+    let bytes: Vec<usize> = texts.iter().map(|text| text.trim().len()).collect();
+    let characters: Vec<usize> = texts.iter().map(|text| text.trim().chars().count()).collect();
+    let chosen = config.normalizations().map(|by| {
+        let score = |c: usize| match by {
+            Normalization::Sum => sums[c],
+            Normalization::PerToken => sums[c] / tokens[c] as f64,
+            Normalization::PerByte => sums[c] / bytes[c] as f64,
+            Normalization::PerCharacter => sums[c] / characters[c] as f64,
+            Normalization::Unconditional => sums[c] - unconditional.as_ref().map_or(0.0, |found| found[c]),
+        };
+        (by.to_string(), json!(likeliest((0..texts.len()).map(score))))
     });
-    Ok((lines.collect(), TokenCounts { n_read: answers.n_read, n_alone: answers.n_alone }))
+    let chosen: Map<String, Value> = chosen.collect();
+    let mut line = one.line();
+    line.extend([
+        ("answers".to_owned(), json!(texts)),
+        ("log_probs".to_owned(), json!(sums)),
+        ("unconditional".to_owned(), json!(unconditional)),
+        ("tokens".to_owned(), json!(tokens)),
+        ("bytes".to_owned(), json!(bytes)),
+        ("characters".to_owned(), json!(characters)),
+        ("right".to_owned(), json!(right)),
+        ("chosen".to_owned(), Value::Object(chosen)),
+    ]);
+    line
 }
 
 /// The place of the greatest, the first of equals.

@@ -39,7 +39,7 @@ pub(crate) enum ProcessEnd {
 /// How long to wait for news before looking whether to stop.
 const WAIT: Duration = Duration::from_millis(100);
 /// Lines of a failed process that are repeated.
-const LAST_WORDS: usize = 12;
+const LAST_LINES: usize = 12;
 
 impl StageProcess<'_> {
     /// Runs it to its end, showing its long work on `progress`. When `interrupt` says so it is asked to stop, and waited for.
@@ -48,44 +48,20 @@ impl StageProcess<'_> {
     /// When it fails, with its last words.
     pub(crate) fn run(&self, interrupt: &Interrupt, progress: &dyn Progress) -> Result<ProcessEnd> {
         let mut log = open(self.log, true)?;
-        let full = || format!("{} cannot be written", self.log.display());
-        writeln!(log, "$ {}", command(self.words)).with_context(full)?;
+        self.write_log(&mut log, &format!("$ {}", command(self.words)))?;
         let mut child = self.spawn()?;
         if let (Some(text), Some(mut stdin)) = (self.stdin, child.stdin.take()) {
-            // One that ends before it has read all says itself why.
+            // A process that ends before it has read all says itself why.
             let _ = stdin.write_all(text.as_bytes());
         }
-        let stderr = child.stderr.take().context("a stage has no stderr")?;
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            BufReader::new(stderr).lines().map_while(|line| line.ok()).all(|line| send.send(line).is_ok())
-        });
-        let mut view = ProcessView { progress, task: None, done: 0, peak_bytes: None };
-        let (mut said, mut stop): (Vec<String>, Option<Stop>) = (Vec::new(), None);
-        loop {
-            match lines.recv_timeout(WAIT) {
-                Ok(line) => {
-                    if let Some(words) = view.show(&line) {
-                        writeln!(log, "{words}").with_context(full)?;
-                        said.push(words);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            if stop.is_none()
-                && let Some(reason) = interrupt.reason(Duration::ZERO)
-            {
-                ask_to_stop(&mut child, reason)?;
-                stop = Some(reason);
-            }
-        }
+        let mut view = ProcessView { progress, task: None, done: 0, peak_bytes: None, printed: Vec::new() };
+        let stop = self.follow(&mut child, &mut log, &mut view, interrupt)?;
         let status = child.wait()?;
         match stop {
             _ if status.success() => Ok(ProcessEnd::Well(view.peak_bytes)),
             Some(stop) => Ok(ProcessEnd::Stopped(stop)),
             None => {
-                let last = said[said.len().saturating_sub(LAST_WORDS)..].join("\n  ");
+                let last = view.printed[view.printed.len().saturating_sub(LAST_LINES)..].join("\n  ");
                 bail!(
                     "`{}` failed ({status}):\n  {last}\nall that it said: {}",
                     command(self.words),
@@ -93,6 +69,45 @@ impl StageProcess<'_> {
                 )
             }
         }
+    }
+
+    /// Shows and logs what `child` writes until it ends. When `interrupt` has a reason the process is asked to stop, once;
+    /// returns that reason.
+    fn follow(
+        &self,
+        child: &mut Child,
+        log: &mut File,
+        view: &mut ProcessView,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Stop>> {
+        let stderr = child.stderr.take().context("a stage has no stderr")?;
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(|line| line.ok()).all(|line| send.send(line).is_ok())
+        });
+        let mut stop = None;
+        loop {
+            match lines.recv_timeout(WAIT) {
+                Ok(line) => {
+                    if let Some(printed) = view.show(&line) {
+                        self.write_log(log, &printed)?;
+                        view.printed.push(printed);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(stop),
+            }
+            if stop.is_none()
+                && let Some(reason) = interrupt.reason(Duration::ZERO)
+            {
+                ask_to_stop(child, reason)?;
+                stop = Some(reason);
+            }
+        }
+    }
+
+    fn write_log(&self, log: &mut File, line: &str) -> Result<()> {
+        writeln!(log, "{line}").with_context(|| format!("{} cannot be written", self.log.display()))
     }
 
     fn spawn(&self) -> Result<Child> {
@@ -136,6 +151,8 @@ struct ProcessView<'a> {
     /// Units of the task that were shown.
     done: u64,
     peak_bytes: Option<u64>,
+    /// Lines that are no events.
+    printed: Vec<String>,
 }
 
 impl ProcessView<'_> {

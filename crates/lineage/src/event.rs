@@ -21,7 +21,7 @@ pub enum ProgressEvent {
         /// What it counts.
         unit: Unit,
     },
-    /// So much was done before this sitting.
+    /// Units that were done before this run.
     ResumedAt(u64),
     /// So much is done, with figures to show beside it.
     Reached {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// A stage of one seed, ready to run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PlannedStage {
+pub struct LineageStep {
     /// The stage.
     pub stage: LineageStage,
     /// The command's words, without `gptkit`.
@@ -23,7 +23,7 @@ pub struct PlannedStage {
     pub fingerprint: String,
 }
 
-impl PlannedStage {
+impl LineageStep {
     /// The command as a shell would take it.
     pub fn command(&self) -> String {
         command(&self.words)
@@ -45,7 +45,7 @@ pub fn folder_of_seed(out: &Path, seed: u64) -> PathBuf {
 ///
 /// # Errors
 /// When a file of the user's cannot be looked at, or a command is none.
-pub fn steps(config: &LineageConfig, own: &OwnData, out: &Path, seed: u64) -> Result<Vec<PlannedStage>> {
+pub fn steps(config: &LineageConfig, own: &OwnData, out: &Path, seed: u64) -> Result<Vec<LineageStep>> {
     let folder = folder_of_seed(out, seed);
     let given = given(config, own, &folder, seed);
     let files = own.named().map(|(name, path)| Ok(format!("{name} {}", state(path)?))).collect::<Result<Vec<_>>>()?;
@@ -87,7 +87,7 @@ pub fn steps(config: &LineageConfig, own: &OwnData, out: &Path, seed: u64) -> Re
         let fingerprint = hasher.finalize().to_hex().to_string();
         left.insert(&stage.name, leaves.clone());
         fingerprints.insert(&stage.name, fingerprint.clone());
-        steps.push(PlannedStage { stage: stage.clone(), words, reads, leaves, stdin, fingerprint });
+        steps.push(LineageStep { stage: stage.clone(), words, reads, leaves, stdin, fingerprint });
     }
     Ok(steps)
 }

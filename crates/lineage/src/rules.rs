@@ -1,7 +1,9 @@
 //! The list of shapes: which figures decide whether a paper's finding is reproduced.
 
 use crate::config::Chapter;
-use crate::measured::{InContextScores, PpoIteration, SeedMeasurements, StoryMeasurements, is_pattern};
+use crate::measured::{
+    InContextScores, PpoIteration, RewardModelScores, SeedMeasurements, StoryMeasurements, is_pattern,
+};
 use crate::shape::{FigureComparison, FigurePair, FigureUnit, PaperShape};
 
 /// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
@@ -231,25 +233,31 @@ fn wins(measured: &StoryMeasurements, stage: &str, model: &str, [name, other]: [
     })
 }
 
-/// Comparisons, the reward model, PPO, and the second round.
-fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
-    use Chapter::{ChatGpt, InstructGpt};
-    let reward = |less: &str, of: fn(&crate::measured::RewardModelScores) -> f64| {
-        let what = "accuracy on held-out comparisons, of answers that the policy did not write";
-        FigureComparison::new(measured, what, ["reward model", less], FigureUnit::Percent, |seed| {
-            let rm = seed.reward_models.get("rm")?;
-            let error = Some(100.0 * rm.accuracy.standard_error());
-            Some(FigurePair { more: 100.0 * rm.accuracy.value, less: 100.0 * of(rm), error })
-        })
-    };
-    let text_loss = |seed: &SeedMeasurements, stage: &str| Some(seed.runs.get(stage)?.text_loss.last()?.1);
-    let ptx = FigureComparison::new(
+/// Loss on held-out text after PPO without pretraining text, against that with it.
+fn text_loss(measured: &StoryMeasurements) -> FigureComparison {
+    let last = |seed: &SeedMeasurements, stage: &str| Some(seed.runs.get(stage)?.text_loss.last()?.1);
+    FigureComparison::new(
         measured,
         "loss on held-out text at the end, nats a token",
         ["PPO without text", "PPO with text"],
         FigureUnit::Nats,
-        |seed| Some(FigurePair::of(text_loss(seed, "ppo-no-ptx")?, text_loss(seed, "ppo")?)),
-    );
+        |seed| Some(FigurePair::of(last(seed, "ppo-no-ptx")?, last(seed, "ppo")?)),
+    )
+}
+
+/// Accuracy of the reward model, against another way to judge.
+fn reward_accuracy(measured: &StoryMeasurements, other: &str, of: fn(&RewardModelScores) -> f64) -> FigureComparison {
+    let what = "accuracy on held-out comparisons, of answers that the policy did not write";
+    FigureComparison::new(measured, what, ["reward model", other], FigureUnit::Percent, |seed| {
+        let rm = seed.reward_models.get("rm")?;
+        let error = Some(100.0 * rm.accuracy.standard_error());
+        Some(FigurePair { more: 100.0 * rm.accuracy.value, less: 100.0 * of(rm), error })
+    })
+}
+
+/// Comparisons, the reward model, PPO, and the second round.
+fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
+    use Chapter::{ChatGpt, InstructGpt};
     let shape = |name: &str, chapter, claim: &str, source: &str, comparisons, stages: &[&str]| {
         PaperShape::new((name, chapter, claim, source), comparisons, missing(measured, stages))
     };
@@ -259,7 +267,10 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             InstructGpt,
             "The reward model agrees with labelers more often than chance, and than who goes by length",
             "Ouyang et al. 2022, §4.1",
-            vec![reward("chance", |_| 0.5), reward("length alone", |rm| rm.by_length)],
+            vec![
+                reward_accuracy(measured, "chance", |_| 0.5),
+                reward_accuracy(measured, "length alone", |rm| rm.by_length),
+            ],
             &["rm"],
         ),
         shape(
@@ -283,7 +294,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             InstructGpt,
             "Pretraining text mixed into PPO keeps more of what pretraining taught",
             "Ouyang et al. 2022, §4.2",
-            vec![ptx],
+            vec![text_loss(measured)],
             &["ppo", "ppo-no-ptx"],
         ),
         shape(

@@ -1,16 +1,16 @@
-//! In order: what is done is left alone, what was interrupted goes on where it stopped.
+//! Runs stages: what is done is left alone, what was interrupted is resumed.
 //!
 //! ```text
 //! runs/lineage/seed-1/
 //!   gpt1/ …            what each stage leaves: an ordinary run folder, or a file
 //!   stages/gpt1.json   that it ended, and what it took
-//!   stages/gpt1.log    all that it said, each sitting after its command
+//!   stages/gpt1.log    all that it printed, after the command of each run
 //!   replaced/          what was there before `--from` did it anew
 //! ```
 
 use crate::child::{ProcessEnd, StageProcess};
 use crate::config::Chapter;
-use crate::plan::PlannedStage;
+use crate::plan::LineageStep;
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::disk;
 use gptkit_data::progress::Progress;
@@ -34,11 +34,11 @@ pub struct StageRecord {
     pub reads: Vec<String>,
     /// What it left.
     pub leaves: PathBuf,
-    /// Wall-clock time of its sittings, without those that were killed.
+    /// Wall-clock time of its runs, without those that were killed.
     pub elapsed_s: f64,
     /// The most memory that it had, where the system says it.
     pub peak_bytes: Option<u64>,
-    /// As [`PlannedStage::fingerprint`].
+    /// As [`LineageStep::fingerprint`].
     pub fingerprint: String,
 }
 
@@ -46,7 +46,7 @@ pub struct StageRecord {
 #[derive(Debug, Serialize, Deserialize)]
 struct StageStart {
     fingerprint: String,
-    /// Of sittings that were stopped.
+    /// Of runs that were stopped.
     elapsed_s: f64,
 }
 
@@ -61,7 +61,7 @@ pub enum StageState {
     New,
 }
 
-/// How a sitting ended.
+/// How a run of a stage ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StageEnd {
     /// The stage is done.
@@ -80,7 +80,7 @@ pub struct StageContext<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl PlannedStage {
+impl LineageStep {
     fn file(&self, ending: &str) -> PathBuf {
         let folder = self.leaves.parent().unwrap_or(Path::new("."));
         folder.join("stages").join(format!("{}.{ending}", self.stage.name))
@@ -125,17 +125,17 @@ impl PlannedStage {
         Ok(())
     }
 
-    /// Runs it to its end, or goes on with it. `state` is how it stands.
+    /// Runs the stage to its end, or resumes it. `state` is how it stands.
     ///
     /// # Errors
     /// When the command fails; what it wrote stays.
-    pub fn run(&self, state: &StageState, sitting: &StageContext) -> Result<StageEnd> {
-        let words = match state {
+    pub fn run(&self, state: &StageState, context: &StageContext) -> Result<StageEnd> {
+        let resumed = match state {
             StageState::Done(record) => return Ok(StageEnd::Done(record.clone())),
-            StageState::Begun => self.words_to_go_on(sitting.progress)?,
+            StageState::Begun => self.words_to_go_on(context.progress)?,
             StageState::New => None,
         };
-        let words = match words {
+        let words = match resumed {
             Some(words) => words,
             None => {
                 remove(&self.leaves)?; // a killed command's half result was promised to nobody
@@ -145,28 +145,32 @@ impl PlannedStage {
         disk::create_dir(self.file("json").parent().unwrap_or(Path::new(".")))?;
         let before = read::<StageStart>(&self.file("begun.json"))?.map_or(0.0, |begun| begun.elapsed_s);
         self.begin(before)?;
-        let printed = self.file("out");
         let process = StageProcess {
-            program: sitting.program,
+            program: context.program,
             words: &words,
             stdin: self.stdin.as_deref(),
-            stdout: &printed,
+            stdout: &self.file("out"),
             log: &self.file("log"),
         };
         let begun = Instant::now();
         let ended =
-            process.run(sitting.interrupt, sitting.progress).with_context(|| format!("stage {}", self.stage.name))?;
+            process.run(context.interrupt, context.progress).with_context(|| format!("stage {}", self.stage.name))?;
         let elapsed_s = before + begun.elapsed().as_secs_f64();
-        let peak_bytes = match ended {
-            ProcessEnd::Well(peak_bytes) => peak_bytes,
+        match ended {
+            ProcessEnd::Well(peak_bytes) => self.finish(elapsed_s, peak_bytes).map(StageEnd::Done),
             ProcessEnd::Stopped(stop) => {
                 self.begin(elapsed_s)?;
-                return Ok(StageEnd::Stopped(stop));
+                Ok(StageEnd::Stopped(stop))
             }
-        };
+        }
+    }
+
+    /// Checks what the process has left, and records that the stage ended.
+    fn finish(&self, elapsed_s: f64, peak_bytes: Option<u64>) -> Result<StageRecord> {
+        let printed = self.file("out");
         if self.stage.stdout.is_some() {
-            let printed_text = fs::read(&printed).with_context(|| format!("{} cannot be read", printed.display()))?;
-            disk::write(&self.leaves, &printed_text)?;
+            let text = fs::read(&printed).with_context(|| format!("{} cannot be read", printed.display()))?;
+            disk::write(&self.leaves, &text)?;
         }
         ensure!(
             self.leaves.exists(),
@@ -187,7 +191,7 @@ impl PlannedStage {
         };
         disk::write(&self.file("json"), (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
         remove(&self.file("begun.json"))?;
-        Ok(StageEnd::Done(record))
+        Ok(record)
     }
 
     fn begin(&self, elapsed_s: f64) -> Result<()> {
@@ -252,7 +256,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When there is no such stage.
-pub fn from(steps: &[PlannedStage], first: &str) -> Result<Vec<String>> {
+pub fn from(steps: &[LineageStep], first: &str) -> Result<Vec<String>> {
     known(steps, first)?;
     let mut chosen = vec![first.to_owned()];
     for step in steps {
@@ -267,7 +271,7 @@ pub fn from(steps: &[PlannedStage], first: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When it is not.
-pub fn known(steps: &[PlannedStage], name: &str) -> Result<()> {
+pub fn known(steps: &[LineageStep], name: &str) -> Result<()> {
     if steps.iter().any(|step| step.stage.name == name) {
         return Ok(());
     }

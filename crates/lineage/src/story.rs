@@ -2,7 +2,7 @@
 
 use crate::config::LineageConfig;
 use crate::own::OwnData;
-use crate::plan::{PlannedStage, folder_of_seed, steps};
+use crate::plan::{LineageStep, folder_of_seed, steps};
 use crate::stages::{self, StageContext, StageEnd, StageRecord, StageState};
 use anyhow::Result;
 use gptkit_train::interrupt::Stop;
@@ -15,12 +15,12 @@ pub struct SeedPlan {
     /// The seed.
     pub seed: u64,
     /// Its stages, in order.
-    pub steps: Vec<PlannedStage>,
+    pub steps: Vec<LineageStep>,
 }
 
 /// The stages of every seed, below one folder.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Story {
+pub struct LineageStory {
     /// The folder.
     pub out: PathBuf,
     /// The user's own data.
@@ -40,7 +40,7 @@ pub struct StoppedAt {
     pub stage: String,
 }
 
-impl Story {
+impl LineageStory {
     /// The stages of `config` for every one of `seeds`, each taken once, with `own` data below the folder `out`.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl Story {
     }
 
     /// The stages of `plan` that run.
-    pub fn chosen<'a>(&'a self, plan: &'a SeedPlan) -> impl Iterator<Item = &'a PlannedStage> {
+    pub fn chosen<'a>(&'a self, plan: &'a SeedPlan) -> impl Iterator<Item = &'a LineageStep> {
         plan.steps.iter().filter(|step| self.only.is_empty() || self.only.contains(&step.stage.name))
     }
 
@@ -72,7 +72,7 @@ impl Story {
     pub fn set_aside_from(&self, first: &str) -> Result<()> {
         for SeedPlan { steps, .. } in &self.seeds {
             let anew = stages::from(steps, first)?;
-            steps.iter().filter(|step| anew.contains(&step.stage.name)).try_for_each(PlannedStage::set_aside)?;
+            steps.iter().filter(|step| anew.contains(&step.stage.name)).try_for_each(LineageStep::set_aside)?;
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ struct StoryClock {
 }
 
 impl StoryClock {
-    fn new<'a>(steps: impl Iterator<Item = &'a PlannedStage>) -> Result<Self> {
+    fn new<'a>(steps: impl Iterator<Item = &'a LineageStep>) -> Result<Self> {
         let mut clock = Self {
             began: Instant::now(),
             number: 0,
@@ -143,14 +143,14 @@ impl StoryClock {
     }
 
     /// The line before a stage runs.
-    fn beginning_of(&self, step: &PlannedStage) -> String {
+    fn beginning_of(&self, step: &LineageStep) -> String {
         let reads = if step.reads.is_empty() { String::new() } else { format!(" ← {}", step.reads.join(", ")) };
         let Self { number, n_stages, .. } = self;
         format!("[{number}/{n_stages}] {}{reads} → {}", step.stage.name, step.leaves.display())
     }
 
     /// The line after a stage has run.
-    fn end_of(&mut self, step: &PlannedStage, record: &StageRecord) -> String {
+    fn end_of(&mut self, step: &LineageStep, record: &StageRecord) -> String {
         self.expected_to_go -= step.stage.seconds;
         self.expected_so_far += step.stage.seconds;
         let so_far = self.began.elapsed().as_secs_f64();

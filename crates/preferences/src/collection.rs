@@ -1,6 +1,6 @@
 //! A collection of comparisons: a folder with prompts, what models answered, and what was chosen.
 //!
-//! Answers are stored as they come and choices as they are made, so that whatever ends a sitting, the next goes on.
+//! Answers are stored as they come and choices as they are made, so that an interrupted run is resumed where it stopped.
 
 use crate::answering::{CompletionWriter, DecodingSettings};
 use crate::choices::{Item, Judge, Judgment, Store, StoredAnswer};
@@ -10,6 +10,7 @@ use gptkit_data::disk;
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::source::OnBadRecord;
 use gptkit_model::Gpt;
+use gptkit_model::generate::Completion;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_train::interrupt::{Interrupt, Stop};
@@ -119,7 +120,7 @@ impl Collection {
         interrupt: &Interrupt,
         progress: &dyn Progress,
     ) -> Result<Option<Stop>> {
-        let answerer = CompletionWriter::new(folder, files, gpt)?;
+        let writer = CompletionWriter::new(folder, files, gpt)?;
         let unanswered = self.unanswered(side)?;
         let n_samples = self.settings.k.unwrap_or(1);
         let task = progress.task(
@@ -128,7 +129,7 @@ impl Collection {
             Unit::Items,
         );
         task.resume_at(((self.items.len() - unanswered.len()) * n_samples) as u64);
-        let manner = DecodingSettings {
+        let decoding = DecodingSettings {
             n_samples,
             max_new_tokens: self.settings.max_new_tokens,
             stop: self.settings.stop.clone(),
@@ -140,15 +141,8 @@ impl Collection {
             let items = &self.items[run[0] as usize..][..run.len()];
             let mut waiting = Vec::new();
             let store = &mut self.store;
-            answerer.write(items, &manner, |item, sample, completion| {
-                waiting.push(StoredAnswer {
-                    item: item.number,
-                    number: if side == Side::B { 1 } else { sample as u64 },
-                    model: side.name().to_owned(),
-                    text: completion.text.trim().to_owned(),
-                    tokens: completion.tokens.len() as u64,
-                    finish: serde_json::to_value(completion.finish)?.as_str().unwrap_or_default().to_owned(),
-                });
+            writer.write(items, &decoding, |item, sample, completion| {
+                waiting.push(stored(side, item, sample, &completion)?);
                 task.advance(1);
                 stop = interrupt.reason(Duration::ZERO);
                 if waiting.len() >= STORED || stop.is_some() {
@@ -231,6 +225,18 @@ impl Collection {
     pub fn undo(&mut self, judge: &Judge) -> Result<Option<u64>> {
         self.store.undo(judge)
     }
+}
+
+/// A completion of `side`, number `sample` of its completions of the prompt, as the store keeps it.
+fn stored(side: Side, item: &Item, sample: usize, completion: &Completion) -> Result<StoredAnswer> {
+    Ok(StoredAnswer {
+        item: item.number,
+        number: if side == Side::B { 1 } else { sample as u64 },
+        model: side.name().to_owned(),
+        text: completion.text.trim().to_owned(),
+        tokens: completion.tokens.len() as u64,
+        finish: serde_json::to_value(completion.finish)?.as_str().unwrap_or_default().to_owned(),
+    })
 }
 
 fn locked(folder: &Path) -> Result<File> {

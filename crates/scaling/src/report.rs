@@ -397,27 +397,8 @@ impl ScalingReport {
              of a law that bends beyond what was measured."
                 .to_owned(),
         );
-        let laws = [("L(N)", &self.size_law), ("L(D)", &self.token_law), ("L(C)", &self.compute_law)];
-        for (name, law) in laws {
-            match law {
-                FitResult::Fitted(law) => remarks.push(law.words(name)),
-                FitResult::Refused(why) => remarks.push(format!("{name} is not fitted: {why}.")),
-            }
-        }
-        match &self.parametric {
-            FitResult::Fitted(law) => remarks.push(format!("L(N, D) is off by {}.", percent(law.error))),
-            FitResult::Refused(why) => remarks.push(format!("L(N, D) is not fitted: {why}.")),
-        }
-        let held_out = self.predictions.iter().filter_map(|p| Some((p, p.name.as_ref()?, p.measured?)));
-        for (prediction, name, measured) in held_out {
-            for (law, estimate) in [("L(N)", prediction.by_size), ("L(N, D)", prediction.by_both)] {
-                remarks.extend(estimate.map(|estimate| {
-                    let place = if estimate.contains(measured) { "within" } else { "outside" };
-                    let off = percent((estimate.value / measured - 1.0).abs());
-                    format!("{name}: {law} is off by {off}; the loss lies {place} its 95%.")
-                }));
-            }
-        }
+        remarks.extend(self.law_remarks());
+        remarks.extend(self.held_out_remarks());
         if self.optima.iter().any(|optimum| optimum.beyond > 10.0) {
             remarks.push(
                 "A budget over ten times the most that was measured is far from what the law has seen.".to_owned(),
@@ -428,6 +409,38 @@ impl ScalingReport {
              need not be theirs."
                 .to_owned(),
         );
+        remarks
+    }
+}
+
+impl ScalingReport {
+    /// How well each law fits, or why there is none.
+    fn law_remarks(&self) -> Vec<String> {
+        let laws = [("L(N)", &self.size_law), ("L(D)", &self.token_law), ("L(C)", &self.compute_law)];
+        let words = |(name, law): (&str, &FitResult<Law>)| match law {
+            FitResult::Fitted(law) => law.words(name),
+            FitResult::Refused(why) => format!("{name} is not fitted: {why}."),
+        };
+        let both = match &self.parametric {
+            FitResult::Fitted(law) => format!("L(N, D) is off by {}.", percent(law.error)),
+            FitResult::Refused(why) => format!("L(N, D) is not fitted: {why}."),
+        };
+        laws.into_iter().map(words).chain([both]).collect()
+    }
+
+    /// How far the laws are off at the members that were held out.
+    fn held_out_remarks(&self) -> Vec<String> {
+        let held_out = self.predictions.iter().filter_map(|p| Some((p, p.name.as_ref()?, p.measured?)));
+        let mut remarks = Vec::new();
+        for (prediction, name, measured) in held_out {
+            for (law, estimate) in [("L(N)", prediction.by_size), ("L(N, D)", prediction.by_both)] {
+                remarks.extend(estimate.map(|estimate| {
+                    let place = if estimate.contains(measured) { "within" } else { "outside" };
+                    let off = percent((estimate.value / measured - 1.0).abs());
+                    format!("{name}: {law} is off by {off}; the loss lies {place} its 95%.")
+                }));
+            }
+        }
         remarks
     }
 }
