@@ -1,6 +1,7 @@
 //! Prompt → continuations, in a batch that finished rows leave.
 
-use crate::gpt::{Gpt, Input};
+use crate::gpt::Gpt;
+use crate::input::Input;
 use crate::sampler::{Sampling, TokenPosition, choose, log_probs};
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
