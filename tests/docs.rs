@@ -40,6 +40,33 @@ fn rows(table: &str) -> impl Iterator<Item = (String, Option<String>)> {
 }
 
 #[test]
+fn every_environment_variable_is_in_the_table_with_its_values() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_gptkit")).arg("info").env_clear().output().unwrap();
+    let info = String::from_utf8(output.stdout).unwrap();
+    let (_, variables) = info.split_once("environment variables\n").unwrap();
+    let expected: Vec<(String, String)> = variables
+        .lines()
+        .map(|line| {
+            let (name, value) = line.split_once(' ').unwrap();
+            let values = value.trim().strip_prefix("not set").unwrap();
+            (name.to_owned(), values.trim().trim_start_matches('(').trim_end_matches(')').to_owned())
+        })
+        .collect();
+    let (_, page) = pages().into_iter().find(|(file, _)| file.ends_with("tools.md")).unwrap();
+    let (_, section) = page.split_once("## Environment variables\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let described: Vec<(String, String)> = rows
+        .map(|row| {
+            let (name, rest) = row.split_once("` |").unwrap();
+            let (values, _) = rest.split_once('|').unwrap();
+            (name.to_owned(), values.trim().replace('`', ""))
+        })
+        .collect();
+    assert_eq!(described, expected, "docs/tools.md and crates/cli/src/env.rs");
+}
+
+#[test]
 fn every_command_in_a_page_is_one() {
     let commands = commands::all();
     let mut n = 0;

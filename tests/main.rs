@@ -25,6 +25,7 @@ mod scaling;
 mod sft;
 mod speed;
 mod story;
+mod structure;
 mod terminal;
 mod tokenizers;
 mod win_rates;

@@ -3,7 +3,8 @@
 
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
-use gptkit_model::folder::{load_model, save_description, save_weights};
+use gptkit_model::folder::{save_description, save_weights};
+use gptkit_model::load::{load_model};
 use gptkit_model::{Kind, ModelConfig, Params};
 use std::fs;
 use std::path::Path;

@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
-use gptkit_model::folder::load_model;
+use gptkit_model::load::load_model;
 use std::fs;
 
 fuzz_target!(|parts: (u8, &str, &[u8])| {

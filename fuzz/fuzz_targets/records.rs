@@ -8,6 +8,7 @@ use gptkit_data::prompt::read_prompts;
 use gptkit_data::source::OnBadRecord;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
+use std::ops::ControlFlow;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&which, bytes)) = bytes.split_first() else { return };
@@ -18,17 +19,17 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = read_dialogues(&path, OnBadRecord::Skip, &Silent, &mut |dialogue| {
         assert!(dialogue.messages.len() >= 2);
         assert!(dialogue.messages.last().unwrap().role == Role::Assistant);
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     });
     let _ = read_comparisons(&path, OnBadRecord::Skip, &Silent, &mut |comparison| {
         assert!(comparison.prompt.last().unwrap().role == Role::User);
         assert_eq!(comparison.completions.len(), comparison.places.len());
         let begins_with_an_answer = |turns: &Vec<gptkit_data::dialogue::Message>| turns[0].role == Role::Assistant;
         assert!(comparison.completions.iter().all(begins_with_an_answer));
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     });
     let _ = read_prompts(&path, OnBadRecord::Skip, &Silent, &mut |prompt| {
         assert!(prompt.messages.last().unwrap().role == Role::User);
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     });
 });

@@ -3,11 +3,12 @@
 use super::{none_differ, rows};
 use gptkit_data::comparison::{self, read_comparisons};
 use gptkit_data::dialogue::{Message, read_dialogues};
-use gptkit_data::progress::{Progress, Silent, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
 use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::read_rows;
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use serde_json::{Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -29,7 +30,7 @@ impl Progress for Heard {
         self.0.lock().unwrap().push(line.to_owned());
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         Silent.task(label, total, unit)
     }
 }
@@ -59,20 +60,20 @@ fn read(name: &str, path: &Path, heard: &Heard) -> anyhow::Result<Value> {
     match name {
         "fields" => drop(read_rows(path, bad, heard, &mut |row| {
             all.push(Value::Object(row.fields));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?),
         "dialogues" => drop(read_dialogues(path, bad, heard, &mut |dialogue| {
             all.push(said(&dialogue.messages));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?),
         "comparisons" => drop(read_comparisons(path, bad, heard, &mut |found: comparison::Comparison| {
             let completions: Value = found.completions.iter().map(|turns| said(turns)).collect();
             all.push(json!({ "prompt": said(&found.prompt), "completions": completions, "places": found.places }));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?),
         "prompts" => drop(read_prompts(path, bad, heard, &mut |prompt| {
             all.push(said(&prompt.messages));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?),
         _ => panic!("{name}"),
     }

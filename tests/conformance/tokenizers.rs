@@ -1,12 +1,13 @@
 //! Tokenizers of many kinds: ids of texts, text of ids, at once and token by token, and long documents read in pieces.
 
 use super::{folder, none_differ, rows};
-use gptkit_data::prepare::read_text;
+use gptkit_data::encode::read_text;
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::stitch::Stitcher;
 use gptkit_data::tokenizer::Tokenizer;
 use serde_json::Value;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 const N_ROWS: usize = 32;
@@ -139,7 +140,7 @@ fn in_pieces(tokenizer: &Tokenizer, path: &Path) -> anyhow::Result<(Vec<u32>, us
             ids.extend(part.ids);
             bytes += part.bytes.iter().map(|&n| n as usize).sum::<usize>();
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     Ok((ids, bytes, stitcher.longest()))
 }

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use console::{Key, Term, measure_text_width};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::printable::printable;
-use gptkit_preferences::choices::{Answer, Judge};
+use gptkit_preferences::choices::{Judge, StoredAnswer};
 use gptkit_preferences::collection::Collection;
-use gptkit_preferences::compare::{Question, order};
+use gptkit_preferences::compare::{BlindQuestion, order};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -16,10 +16,11 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, IsTerminal};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use textwrap::{Options, WordSplitter};
 
 /// How asking ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum AskingEnd {
     /// Everything has been asked.
     All,
     /// The person left.
@@ -32,10 +33,10 @@ pub(crate) enum Ended {
 ///
 /// # Errors
 /// When the terminal cannot be read, or a choice cannot be kept.
-pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interrupt, ui: &Ui) -> Result<Ended> {
+pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interrupt, ui: &Ui) -> Result<AskingEnd> {
     let answers = collection.answers()?;
     let seed = collection.settings.sampling.seed;
-    let question = |number: u64| Question::new(number, &answers[number as usize], seed);
+    let question = |number: u64| BlindQuestion::new(number, &answers[number as usize], seed);
     let (settled, open): (Vec<u64>, Vec<u64>) =
         collection.unjudged(judge)?.into_iter().partition(|&number| question(number).is_settled());
     if !settled.is_empty() {
@@ -46,7 +47,7 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
     let mut open: BTreeSet<u64> = open.into_iter().collect();
     let n = collection.items.len();
     let ranks = collection.settings.k.is_some();
-    let mut input = Input::open(ranks)?;
+    let mut input = ChoiceInput::open(ranks)?;
     let (begun, mut asked) = (Instant::now(), 0_u32);
     while let Some(&number) = open.first() {
         let question = question(number);
@@ -55,16 +56,16 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
         ui.say(&keys(ranks, question.shown.len()));
         let shown = Instant::now();
         loop {
-            let said = match input.reply(interrupt)? {
-                Reply::Text(text) => Said::parse(&text, ranks, question.shown.len()),
-                Reply::End => return Ok(Ended::Left),
-                Reply::Stop(stop) => return Ok(Ended::Stopped(stop)),
+            let typed = match input.reply(interrupt)? {
+                Reply::Text(text) => TypedChoice::parse(&text, ranks, question.shown.len()),
+                Reply::End => return Ok(AskingEnd::Left),
+                Reply::Stop(stop) => return Ok(AskingEnd::Stopped(stop)),
             };
-            let places = match said {
-                Ok(Said::Places(places)) => Some(places),
-                Ok(Said::Skip) => None,
-                Ok(Said::Quit) => return Ok(Ended::Left),
-                Ok(Said::Undo) => match collection.undo(judge)? {
+            let places = match typed {
+                Ok(TypedChoice::Places(places)) => Some(places),
+                Ok(TypedChoice::Skip) => None,
+                Ok(TypedChoice::Quit) => return Ok(AskingEnd::Left),
+                Ok(TypedChoice::Undo) => match collection.undo(judge)? {
                     Some(earlier) => {
                         ui.say("taken back");
                         open.insert(earlier);
@@ -87,7 +88,7 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
             break;
         }
     }
-    Ok(Ended::All)
+    Ok(AskingEnd::All)
 }
 
 fn progress(n: usize, left: usize, asked: u32, elapsed: Duration) -> String {
@@ -111,16 +112,16 @@ fn keys(ranks: bool, n: usize) -> String {
     format!("{better} · s: skip · u: undo the last · q: stop")
 }
 
-/// What a person says.
+/// What a person has typed.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum TypedChoice {
     Places(Vec<u32>),
     Skip,
     Undo,
     Quit,
 }
 
-impl Said {
+impl TypedChoice {
     fn parse(text: &str, ranks: bool, n: usize) -> Result<Self, String> {
         match text.trim().to_lowercase().as_str() {
             "s" => Ok(Self::Skip),
@@ -136,7 +137,7 @@ impl Said {
 }
 
 /// Writes the dialogue and the answers, which are numbered in the order in which they are shown.
-fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
+fn show(prompt: &[Message], answers: &[StoredAnswer], question: &BlindQuestion, ui: &Ui) {
     let width = Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20));
     let is_alone = matches!(prompt, [Message { role: Role::User, .. }]);
     ui.say("");
@@ -155,36 +156,17 @@ fn show(prompt: &[Message], answers: &[Answer], question: &Question, ui: &Ui) {
 /// `text` in lines of at most `width` columns, `first` before it and as much space before the further lines.
 fn wrapped(first: &str, text: &str, width: usize) -> String {
     let text = printable(&text.replace('\t', "    ")).into_owned(); // before its width is measured
-    let room = width.saturating_sub(measure_text_width(first)).max(8);
-    let mut lines: Vec<String> = Vec::new();
-    for paragraph in text.split('\n') {
-        let (mut line, mut used) = (String::new(), 0);
-        for word in paragraph.split_inclusive(' ') {
-            let wide = measure_text_width(word.trim_end());
-            if used > 0 && used + wide > room {
-                lines.push(std::mem::take(&mut line));
-                used = 0;
-            }
-            // A word that is longer than a line.
-            for c in word.chars() {
-                let wide = measure_text_width(c.encode_utf8(&mut [0; 4]));
-                if used + wide > room && c != ' ' {
-                    lines.push(std::mem::take(&mut line));
-                    used = 0;
-                }
-                line.push(c);
-                used += wide;
-            }
-        }
-        lines.push(line);
-    }
     let indent = " ".repeat(measure_text_width(first));
-    let line = |(i, line): (usize, &String)| format!("{}{}", if i == 0 { first } else { &indent }, line.trim_end());
-    lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+    let options = Options::new(width.max(indent.len() + 8))
+        .initial_indent(first)
+        .subsequent_indent(&indent)
+        .word_splitter(WordSplitter::NoHyphenation);
+    let lines = textwrap::wrap(&text, options);
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 /// Where choices come from.
-enum Input {
+enum ChoiceInput {
     /// A key each.
     Keys(Term),
     /// A line each, in a terminal.
@@ -206,7 +188,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const CTRL_C: Reply = Reply::Stop(Stop::Signal(2));
 const CTRL_D: char = '\u{4}';
 
-impl Input {
+impl ChoiceInput {
     fn open(ranks: bool) -> Result<Self> {
         let term = Term::stderr();
         if std::io::stdin().is_terminal() && term.is_term() {
@@ -282,19 +264,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_typed_is_told_apart() {
-        let pair = |text| Said::parse(text, false, 2);
-        assert_eq!(pair("1"), Ok(Said::Places(vec![1, 2])));
-        assert_eq!(pair(" 2 "), Ok(Said::Places(vec![2, 1])));
-        assert_eq!(pair("T"), Ok(Said::Places(vec![1, 1])));
-        assert_eq!([pair("s"), pair("u"), pair("q")], [Ok(Said::Skip), Ok(Said::Undo), Ok(Said::Quit)]);
+    fn every_key_has_its_meaning() {
+        let pair = |text| TypedChoice::parse(text, false, 2);
+        assert_eq!(pair("1"), Ok(TypedChoice::Places(vec![1, 2])));
+        assert_eq!(pair(" 2 "), Ok(TypedChoice::Places(vec![2, 1])));
+        assert_eq!(pair("T"), Ok(TypedChoice::Places(vec![1, 1])));
+        assert_eq!(
+            [pair("s"), pair("u"), pair("q")],
+            [Ok(TypedChoice::Skip), Ok(TypedChoice::Undo), Ok(TypedChoice::Quit)]
+        );
         assert_eq!(
             pair("3").unwrap_err(),
             "\"3\" says nothing here; 1 or 2: that one is better · t: tie · s: skip · u: undo the last · q: stop"
         );
-        assert_eq!(Said::parse("2 1=3", true, 3), Ok(Said::Places(vec![2, 1, 2])));
-        assert_eq!(Said::parse("u", true, 3), Ok(Said::Undo));
-        assert!(Said::parse("t", true, 3).unwrap_err().contains("is no number"));
+        assert_eq!(TypedChoice::parse("2 1=3", true, 3), Ok(TypedChoice::Places(vec![2, 1, 2])));
+        assert_eq!(TypedChoice::parse("u", true, 3), Ok(TypedChoice::Undo));
+        assert!(TypedChoice::parse("t", true, 3).unwrap_err().contains("is no number"));
         assert_eq!(
             keys(true, 4),
             "the best first, = for a tie, for instance 4 1=2 3 · s: skip · u: undo the last · q: stop"

@@ -1,21 +1,22 @@
 //! `gptkit attention`
 
 use crate::device::DeviceChoice;
-use crate::heat_map;
 use crate::ui::{Ui, Usage, width};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
 use gptkit_data::printable::printable_line;
+use gptkit_data::text_table::{cut, left, right};
 use gptkit_model::load::ModelFolder;
 use gptkit_model::{Gpt, ModelConfig};
+use gptkit_plot::{HeatMap, HeatMapPanel};
 use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
 
 /// Show what each token of a text attends to, by layer and head
 #[derive(Debug, Args)]
-pub(crate) struct Attention {
+pub(crate) struct AttentionCommand {
     /// Model folder
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -41,21 +42,21 @@ pub(crate) struct Attention {
 
 /// The weights of one head.
 #[derive(Serialize)]
-pub(crate) struct Head {
+pub(crate) struct AttentionHead {
     pub(crate) layer: usize,
     pub(crate) head: usize,
     /// A row a token, with one weight for each token up to the last that it sees.
     #[serde(rename = "weights")]
-    pub(crate) rows: Vec<Vec<f32>>,
+    rows: Vec<Vec<f32>>,
 }
 
-impl Attention {
+impl AttentionCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let folder = ModelFolder::load(&self.model, &self.device.open()?)?;
         let config = &folder.config;
         for (name, asked, there) in [("layer", self.layer, config.n_layer), ("head", self.head, config.n_head)] {
             if asked.is_some_and(|n| n >= there) {
-                return Err(Usage(format!("--{name} goes from 0 to {}", there - 1)).into());
+                return Err(Usage::new(format!("--{name} goes from 0 to {}", there - 1)).into());
             }
         }
         let ids = folder.tokenizer.encode(&self.text)?;
@@ -78,13 +79,13 @@ impl Attention {
             heads => ui.result(&strongest(heads, &tokens, width()))?,
         }
         if let Some(path) = &self.out {
-            gptkit_data::disk::write(path, heat_map::svg(&heads, &tokens)?.as_bytes())?;
+            gptkit_data::disk::write(path, heat_map(&heads, &tokens)?.as_bytes())?;
             ui.say(&format!("drawn {}", path.display()));
         }
         Ok(())
     }
 
-    fn chosen(&self, layers: &[Tensor], config: &ModelConfig) -> Result<Vec<Head>> {
+    fn chosen(&self, layers: &[Tensor], config: &ModelConfig) -> Result<Vec<AttentionHead>> {
         let mut chosen = Vec::new();
         for (layer, weights) in layers.iter().enumerate().filter(|(layer, _)| self.layer.is_none_or(|l| l == *layer)) {
             let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0)?.to_vec3()?;
@@ -93,55 +94,97 @@ impl Attention {
             {
                 let mask = config.mask(layer);
                 rows.iter_mut().enumerate().for_each(|(i, row)| row.truncate(mask.visible(i).end));
-                chosen.push(Head { layer, head, rows });
+                chosen.push(AttentionHead { layer, head, rows });
             }
         }
         Ok(chosen)
     }
 }
 
-/// Letters of a token that a column has room for.
-const LETTERS: usize = 9;
+/// Columns of the terminal for a token.
+const TOKEN_WIDTH: usize = 9;
 
-fn cut(token: &str) -> String {
-    let text: String = token.trim_start().chars().take(LETTERS).collect();
+fn shortened(token: &str) -> String {
+    let text = cut(token.trim_start(), TOKEN_WIDTH);
     if text.is_empty() { "␣".to_owned() } else { text }
 }
 
 /// For each layer a table: a row a token, a column a head, in each cell the token attended to most and how much.
-fn strongest(heads: &[Head], tokens: &[String], width: usize) -> String {
-    let cell = LETTERS + 6;
-    let at_once = (width.saturating_sub(LETTERS + 1) / cell).max(1);
-    let mut out = String::new();
+fn strongest(heads: &[AttentionHead], tokens: &[String], width: usize) -> String {
+    let cell_width = TOKEN_WIDTH + 6;
+    let at_once = (width.saturating_sub(TOKEN_WIDTH + 1) / cell_width).max(1);
+    let mut lines = Vec::new();
     for of_layer in heads.chunk_by(|a, b| a.layer == b.layer) {
         for group in of_layer.chunks(at_once) {
-            out += &format!("{:<LETTERS$} ", format!("layer {}", group[0].layer));
-            out += &group.iter().map(|h| format!("{:<cell$}", format!("head {}", h.head))).collect::<String>();
+            let line = |name: &str, cells: &dyn Fn(&AttentionHead) -> String| {
+                let cells: String = group.iter().map(|head| left(&cells(head), cell_width)).collect();
+                format!("{} {cells}", left(name, TOKEN_WIDTH)).trim_end().to_owned()
+            };
+            lines.push(line(&format!("layer {}", group[0].layer), &|head| format!("head {}", head.head)));
             for (i, token) in tokens.iter().enumerate() {
-                out = out.trim_end().to_owned() + &format!("\n{:<LETTERS$} ", cut(token));
-                for head in group {
-                    let (j, weight) =
-                        head.rows[i].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((0, &0.0));
-                    out += &format!("{:<cell$}", format!("{} {:.0}%", cut(&tokens[j]), 100.0 * weight));
-                }
+                lines.push(line(&shortened(token), &|head| {
+                    let weights = head.rows[i].iter().enumerate();
+                    let (j, weight) = weights.max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((0, &0.0));
+                    format!("{} {:.0}%", shortened(&tokens[j]), 100.0 * weight)
+                }));
             }
-            out = out.trim_end().to_owned() + "\n\n";
+            lines.push(String::new());
         }
     }
-    out + "in each cell: the token attended to most, and how much; --layer L --head H shows all weights\n"
+    lines.push(
+        "in each cell: the token attended to most, and how much; --layer L --head H shows all weights\n".to_owned(),
+    );
+    lines.join("\n")
 }
 
 /// All weights of one head: a row a token, a column each token it may look at, in percent.
-fn matrix(head: &Head, tokens: &[String]) -> String {
+fn matrix(head: &AttentionHead, tokens: &[String]) -> String {
+    let line = |name: &str, cells: &mut dyn Iterator<Item = String>| {
+        let cells: String = cells.map(|cell| right(&cell, TOKEN_WIDTH) + " ").collect();
+        format!("{} {cells}", left(name, TOKEN_WIDTH)).trim_end().to_owned() + "\n"
+    };
     let mut out = format!(
         "layer {}, head {}: percent of its attention that the token of a row gives to that of a column\n",
         head.layer, head.head
     );
-    out += &format!("{:LETTERS$} ", "");
-    out += &tokens.iter().map(|token| format!("{:>LETTERS$} ", cut(token))).collect::<String>();
+    out += &line("", &mut tokens.iter().map(|token| shortened(token)));
     for (row, token) in head.rows.iter().zip(tokens) {
-        out = out.trim_end().to_owned() + &format!("\n{:<LETTERS$} ", cut(token));
-        out += &row.iter().map(|weight| format!("{:>LETTERS$.1} ", 100.0 * weight)).collect::<String>();
+        out += &line(&shortened(token), &mut row.iter().map(|weight| format!("{:.1}", 100.0 * weight)));
     }
-    out.trim_end().to_owned() + "\n"
+    out
+}
+
+/// Squares of a picture that a browser still shows at once.
+const MOST_CELLS: usize = 250_000;
+
+/// The picture of `heads`, whose rows and columns stand for `tokens`.
+///
+/// # Errors
+/// When there are too many weights for one picture.
+fn heat_map(heads: &[AttentionHead], tokens: &[String]) -> Result<String> {
+    let cells = heads.len() * tokens.len() * (tokens.len() + 1) / 2;
+    ensure!(
+        cells <= MOST_CELLS,
+        "{cells} weights are too many for one picture, {MOST_CELLS} are not: choose --layer or --head, or a shorter text"
+    );
+    let panel = |head: &AttentionHead| HeatMapPanel {
+        layer: head.layer,
+        head: head.head,
+        weights: head.rows.iter().map(|row| row.iter().map(|&weight| f64::from(weight)).collect()).collect(),
+    };
+    let label = format!("Attention weights by layer and head for the text {}", tokens.concat());
+    Ok(HeatMap { label, tokens: tokens.to_vec(), panels: heads.iter().map(panel).collect() }.svg())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_weights_are_refused_with_the_way_out() {
+        let tokens = vec!["a".to_owned(); 800];
+        let rows = (0..800).map(|i| vec![1.0 / (i + 1) as f32; i + 1]).collect();
+        let head = AttentionHead { layer: 0, head: 1, rows };
+        assert!(heat_map(&[head], &tokens).unwrap_err().to_string().contains("choose --layer or --head"));
+    }
 }

@@ -1,19 +1,15 @@
 //! `gptkit chat`
 
-use crate::conversation::{Conversation, Turn};
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::stdin;
 use crate::ui::{Ui, Usage, reader_is_gone};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
+use gptkit_chat::{ChatConfig, ChatPrompt, ChatSession};
 use gptkit_data::disk;
-use gptkit_data::form::Form;
-use gptkit_model::Gpt;
-use gptkit_model::generate::{Finish, GenerationOptions, GenerationRequest, PromptCache, generate_from};
-use gptkit_model::load::ModelFolder;
-use gptkit_model::sampler::Sampling;
+use gptkit_model::generate::Finish;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Behavior, Config, Editor};
@@ -30,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// In a terminal, lines can be edited, arrows bring back earlier ones, Ctrl-C stops an answer. From a pipe, each line is
 /// a message or a command, and the answers alone go to stdout.
 #[derive(Debug, Args)]
-pub(crate) struct Chat {
+pub(crate) struct ChatCommand {
     /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -56,39 +52,28 @@ const HELP: &str = "\
 Each answer takes the next seed. A line that ends in \\ goes on in the next one.
 A message that begins with / is written with a space before it.";
 
-impl Chat {
+impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let (folder, model) = self.compute.load(&self.model)?;
-        let form = Form::of(&folder.tokenizer)?.with_today()?;
-        if matches!(form, Form::Plain) {
+        let max_new_tokens = self.max_new_tokens.map(|n| n as usize);
+        let session =
+            ChatSession::new(folder, model, ChatConfig { max_new_tokens, stop: self.sampling.stop, sampling })?;
+        if !session.has_template() {
             ui.say(&format!(
                 "{} was not trained for dialogue (it has no chat template): it goes on with a text of User and Assistant",
                 self.model.display()
             ));
             ui.next(&format!("gptkit sft --init {}", shell(&self.model)));
         }
-        let mut input = Input::open()?;
+        let mut input = ChatInput::open()?;
         if input.is_terminal() {
             ui.say("/help lists the commands, Ctrl-D leaves");
         }
-        let context = folder.config.context;
-        let mut chat = Session {
-            interrupt: Interrupt::watch(!input.is_terminal())?,
-            end: folder.end_of_text.iter().copied().chain(form.end_of_turn()).collect(),
-            stop: self.sampling.stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
-            max_new_tokens: self.max_new_tokens.map_or((context / 2).max(1), |n| n as usize),
-            past: PromptCache::new(&model),
-            raw: self.raw,
-            conversation: Conversation::default(),
-            sampling,
-            folder,
-            model,
-            form,
-            ui,
-        };
+        let interrupt = AnswerInterrupt::watch(!input.is_terminal())?;
+        let mut chat = TerminalChat { ui, session, raw: self.raw, interrupt };
         while let Some(text) = input.message(ui)? {
-            let done = Said::parse(&text).and_then(|said| chat.obey(said));
+            let done = ChatLine::parse(&text).and_then(|line| chat.obey(line));
             match done {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => break,
@@ -100,9 +85,9 @@ impl Chat {
     }
 }
 
-/// What a person can say.
+/// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Said<'a> {
+enum ChatLine<'a> {
     Message(&'a str),
     Nothing,
     Help,
@@ -113,7 +98,7 @@ enum Said<'a> {
     Quit,
 }
 
-impl<'a> Said<'a> {
+impl<'a> ChatLine<'a> {
     fn parse(text: &'a str) -> Result<Self> {
         if text.trim().is_empty() {
             return Ok(Self::Nothing);
@@ -121,126 +106,95 @@ impl<'a> Said<'a> {
         let Some(command) = text.strip_prefix('/') else { return Ok(Self::Message(text.trim())) };
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
-        let said = match name {
+        let line = match name {
             "system" => Self::System(rest),
-            "save" if rest.is_empty() => return Err(Usage("/save needs the name of a file".to_owned()).into()),
+            "save" if rest.is_empty() => return Err(Usage::new("/save needs the name of a file").into()),
             "save" => Self::Save(Path::new(rest)),
             "help" => Self::Help,
             "reset" => Self::Reset,
             "retry" => Self::Retry,
             "quit" => Self::Quit,
-            _ => return Err(Usage(format!("/{name} is no command: /help lists them")).into()),
+            _ => return Err(Usage::new(format!("/{name} is no command: /help lists them")).into()),
         };
-        if !rest.is_empty() && !matches!(said, Self::System(_) | Self::Save(_)) {
-            return Err(Usage(format!("/{name} takes nothing after it")).into());
+        if !rest.is_empty() && !matches!(line, Self::System(_) | Self::Save(_)) {
+            return Err(Usage::new(format!("/{name} takes nothing after it")).into());
         }
-        Ok(said)
+        Ok(line)
     }
 }
 
-/// A model and what was said with it.
-struct Session<'a> {
+/// A conversation in the terminal or through a pipe.
+struct TerminalChat<'a> {
     ui: &'a Ui,
-    model: Gpt,
-    folder: ModelFolder,
-    form: Form,
-    /// Tokens that end an answer.
-    end: Vec<u32>,
-    /// Texts that end an answer.
-    stop: Vec<String>,
-    max_new_tokens: usize,
+    session: ChatSession,
     /// Whether answers are written byte for byte.
     raw: bool,
-    /// Its seed is the next answer's.
-    sampling: Sampling,
-    interrupt: Interrupt,
-    conversation: Conversation,
-    past: PromptCache,
+    interrupt: AnswerInterrupt,
 }
 
-impl Session<'_> {
-    fn obey(&mut self, said: Said) -> Result<ControlFlow<()>> {
-        match said {
-            Said::Nothing => {}
-            Said::Message(text) => {
-                let answer = self.answer(text)?;
-                self.conversation.turns.push(Turn { question: text.to_owned(), answer });
+impl TerminalChat<'_> {
+    fn obey(&mut self, line: ChatLine) -> Result<ControlFlow<()>> {
+        match line {
+            ChatLine::Nothing => {}
+            ChatLine::Message(text) => {
+                let prompt = self.prompt(|session| session.prompt(text))?;
+                self.answer(prompt)?;
             }
-            Said::Help => self.ui.say(HELP),
-            Said::Reset => {
-                self.conversation.reset();
+            ChatLine::Help => self.ui.say(HELP),
+            ChatLine::Reset => {
+                self.session.conversation.reset();
                 self.ui.say("a new conversation");
             }
-            Said::System(text) => self.conversation.system = (!text.is_empty()).then(|| text.to_owned()),
-            Said::Save(path) => {
-                if self.conversation.turns.is_empty() {
-                    return Err(Usage("nothing was said that could be saved".to_owned()).into());
+            ChatLine::System(text) => {
+                self.session.conversation.system = (!text.is_empty()).then(|| text.to_owned());
+            }
+            ChatLine::Save(path) => {
+                if self.session.conversation.turns.is_empty() {
+                    return Err(Usage::new("nothing was said that could be saved").into());
                 }
-                append_line(path, &self.conversation.record())?;
+                append_line(path, &self.session.conversation.record())?;
                 self.ui.say(&format!("added to {}", path.display()));
             }
-            Said::Retry => self.retry()?,
-            Said::Quit => return Ok(ControlFlow::Break(())),
+            ChatLine::Retry => {
+                let prompt = self.prompt(ChatSession::prompt_again)?;
+                self.answer(prompt.ok_or_else(|| Usage::new("no message was answered yet"))?)?;
+            }
+            ChatLine::Quit => return Ok(ControlFlow::Break(())),
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Puts another answer in the place of the last.
-    fn retry(&mut self) -> Result<()> {
-        let Some(turn) = self.conversation.turns.pop() else {
-            bail!(Usage("no message was answered yet".to_owned()));
-        };
-        let answer = self.answer(&turn.question);
-        let (answer, failed) = match answer {
-            Ok(answer) => (answer, Ok(())),
-            Err(e) => (turn.answer, Err(e)),
-        };
-        self.conversation.turns.push(Turn { question: turn.question, answer });
-        failed
+    /// Ctrl-C ends the program meanwhile: the template of a downloaded model may take its time.
+    fn prompt<T>(&mut self, make: impl FnOnce(&mut ChatSession) -> Result<T>) -> Result<T> {
+        self.interrupt.ends_all(true);
+        let prompt = make(&mut self.session);
+        self.interrupt.end();
+        prompt
     }
 
-    /// Writes the answer to `question` on stdout, as it comes, and returns it.
-    fn answer(&mut self, question: &str) -> Result<String> {
-        let (tokenizer, context) = (&self.folder.tokenizer, self.folder.config.context);
-        self.interrupt.ends_all(true); // the template of a downloaded model may take its time
-        let prompt = self.conversation.prompt(question, &self.form, tokenizer, context, self.max_new_tokens);
-        self.interrupt.end();
-        let prompt = prompt?;
+    /// Prints the answer to `prompt` on stdout while it is generated.
+    fn answer(&mut self, prompt: ChatPrompt) -> Result<()> {
+        let Self { ui, session, raw, interrupt } = self;
         if prompt.forgets {
-            self.ui.say(&format!(
-                "the conversation is longer than the model's window of {context} tokens: the oldest turns are no longer read"
+            ui.say(&format!(
+                "the conversation is longer than the model's window of {} tokens: the oldest turns are no longer read",
+                session.context()
             ));
         }
-        let request = GenerationRequest {
-            prompt: prompt.tokens,
-            options: GenerationOptions {
-                n_samples: 1,
-                max_new_tokens: prompt.max_new_tokens,
-                stop: self.stop.clone(),
-                log_probs: None,
-                sampling: self.sampling.clone(),
-            },
-        };
-        self.sampling.seed = self.sampling.seed.wrapping_add(1);
-        self.interrupt.begin();
-        let (ui, interrupt, raw) = (self.ui, &self.interrupt, self.raw);
-        let mut begun = false;
-        let written = generate_from(&mut self.past, &self.model, tokenizer, &self.end, &request, |_, text| {
-            // The space before the first word belongs to the form, not to what is said.
-            let text = if begun { text } else { text.trim_start() };
-            begun |= !text.is_empty();
-            ui.text(text, raw)?;
+        interrupt.begin();
+        let answer = session.answer(prompt, |text| {
+            ui.text(text, *raw)?;
             Ok(if interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
-        self.interrupt.end();
-        self.ui.result("\n")?;
-        let completion = written?.pop().context("no answer was written")?;
-        match completion.finish {
-            Finish::Interrupted => self.ui.say("stopped; what was said is kept, /retry has another answer written"),
-            Finish::Length => self.ui.say(&format!("cut after {} tokens", completion.tokens.len())),
+        interrupt.end();
+        ui.result("\n")?;
+        let answer = answer?;
+        match answer.finish {
+            Finish::Interrupted => ui.say("stopped; what was said is kept, /retry has another answer written"),
+            Finish::Length => ui.say(&format!("cut after {} tokens", answer.n_tokens)),
             Finish::EndOfText | Finish::Stop => {}
         }
-        Ok(completion.text.trim().to_owned())
+        Ok(())
     }
 }
 
@@ -264,19 +218,19 @@ fn append_line(path: &Path, line: &str) -> Result<()> {
 }
 
 /// Where messages come from.
-enum Input {
+enum ChatInput {
     Terminal(Box<Editor<(), MemHistory>>),
     Pipe,
 }
 
 /// A line, or why there is none.
-enum Line {
+enum InputLine {
     Text(String),
     Cleared,
     End,
 }
 
-impl Input {
+impl ChatInput {
     fn open() -> Result<Self> {
         if !std::io::stdin().is_terminal() {
             return Ok(Self::Pipe);
@@ -297,33 +251,33 @@ impl Input {
         loop {
             let prompt = if message.is_empty() { "> " } else { "… " };
             match self.line(prompt)? {
-                Line::Text(line) => match line.strip_suffix('\\') {
+                InputLine::Text(line) => match line.strip_suffix('\\') {
                     Some(begun) => message += &format!("{begun}\n"),
                     None => return Ok(Some(message + &line)),
                 },
-                Line::Cleared if was_cleared => return Ok(None),
-                Line::Cleared => {
+                InputLine::Cleared if was_cleared => return Ok(None),
+                InputLine::Cleared => {
                     message.clear();
                     was_cleared = true;
                     ui.say("/quit, Ctrl-D or Ctrl-C again leaves");
                 }
-                Line::End if message.is_empty() => return Ok(None),
-                Line::End => return Ok(Some(message)),
+                InputLine::End if message.is_empty() => return Ok(None),
+                InputLine::End => return Ok(Some(message)),
             }
         }
     }
 
-    fn line(&mut self, prompt: &str) -> Result<Line> {
+    fn line(&mut self, prompt: &str) -> Result<InputLine> {
         match self {
             Self::Terminal(editor) => match editor.readline(prompt) {
-                Ok(line) => Ok(Line::Text(line)),
-                Err(ReadlineError::Interrupted) => Ok(Line::Cleared),
-                Err(ReadlineError::Eof) => Ok(Line::End),
+                Ok(line) => Ok(InputLine::Text(line)),
+                Err(ReadlineError::Interrupted) => Ok(InputLine::Cleared),
+                Err(ReadlineError::Eof) => Ok(InputLine::End),
                 Err(e) => Err(e).context("the terminal cannot be read"),
             },
             Self::Pipe => {
                 let line = stdin::line(&mut std::io::stdin().lock()).context("stdin cannot be read as text")?;
-                Ok(line.map_or(Line::End, Line::Text))
+                Ok(line.map_or(InputLine::End, InputLine::Text))
             }
         }
     }
@@ -331,13 +285,13 @@ impl Input {
 
 /// Ctrl-C while an answer is written stops the answer. Between answers it ends a program that reads from a pipe; a
 /// terminal's line editor takes it for itself.
-struct Interrupt {
+struct AnswerInterrupt {
     asked: Arc<AtomicBool>,
     ends_all: Arc<AtomicBool>,
     between_answers_ends: bool,
 }
 
-impl Interrupt {
+impl AnswerInterrupt {
     fn watch(between_answers_ends: bool) -> Result<Self> {
         let ends_all = Arc::new(AtomicBool::new(between_answers_ends));
         let interrupt = Self { asked: Arc::default(), ends_all, between_answers_ends };
@@ -374,21 +328,21 @@ mod tests {
 
     #[test]
     fn commands_are_told_from_messages() {
-        let said = |text| Said::parse(text).unwrap();
-        assert_eq!(said(" hello "), Said::Message("hello"));
-        assert_eq!(said(" /etc is a folder"), Said::Message("/etc is a folder"));
-        assert_eq!(said(" \n"), Said::Nothing);
-        assert_eq!(said("/system Be brief. "), Said::System("Be brief."));
-        assert_eq!(said("/system"), Said::System(""));
-        assert_eq!(said("/save my talk.jsonl"), Said::Save(Path::new("my talk.jsonl")));
-        assert_eq!(said("/quit "), Said::Quit);
+        let parsed = |text| ChatLine::parse(text).unwrap();
+        assert_eq!(parsed(" hello "), ChatLine::Message("hello"));
+        assert_eq!(parsed(" /etc is a folder"), ChatLine::Message("/etc is a folder"));
+        assert_eq!(parsed(" \n"), ChatLine::Nothing);
+        assert_eq!(parsed("/system Be brief. "), ChatLine::System("Be brief."));
+        assert_eq!(parsed("/system"), ChatLine::System(""));
+        assert_eq!(parsed("/save my talk.jsonl"), ChatLine::Save(Path::new("my talk.jsonl")));
+        assert_eq!(parsed("/quit "), ChatLine::Quit);
         for (text, says) in [
             ("/sav x", "/sav is no command: /help lists them"),
             ("/save", "needs the name of a file"),
             ("/reset now", "/reset takes nothing after it"),
             ("/", "/ is no command"),
         ] {
-            let error = Said::parse(text).unwrap_err();
+            let error = ChatLine::parse(text).unwrap_err();
             assert!(error.is::<Usage>() && error.to_string().contains(says), "{text}: {error}");
         }
     }

@@ -1,20 +1,22 @@
 //! `gptkit compare`
 
-use crate::asking::{Ended, ask};
+use crate::asking::{AskingEnd, ask};
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::judging::{Wanted, answers, prompts_exist};
+use crate::judging::{JudgeChoice, check_model, check_prompts_exist};
 use crate::sampling_args::SamplingArgs;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::choices::Judge;
-use gptkit_preferences::collection::{Collection, K, Settings, Side, weights_of};
+use gptkit_preferences::collection::Collection;
 use gptkit_preferences::compare::judge_all;
-use gptkit_preferences::export::{self, Summary};
-use gptkit_preferences::win_rates::{Agreement, Verdict};
+use gptkit_preferences::export::{self, CollectionSummary};
+use gptkit_preferences::settings::{K, Settings, Side};
+use gptkit_preferences::win_rates::{Agreement, JudgeSummary};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +27,7 @@ use std::path::{Path, PathBuf};
 /// names no more than --out and --judge, goes on. Several judges, and several people, may judge the same answers; how far
 /// they agree is then reported.
 #[derive(Debug, Args)]
-pub(crate) struct Compare {
+pub(crate) struct CompareCommand {
     /// Model folder: a run of `sft`, or any that brings a chat template
     #[arg(long, value_name = "DIR", requires = "prompts", required_unless_present = "out")]
     a: Option<PathBuf>,
@@ -65,16 +67,16 @@ pub(crate) struct Compare {
     compute: ComputeArgs,
 }
 
-impl Compare {
+impl CompareCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
-        let wanted = Wanted::anybody(&self.judge)?;
-        if self.who.is_some() && wanted != Wanted::Human {
-            return Err(Usage("--who names a person; it goes with --judge human".to_owned()).into());
+        let judge_choice = JudgeChoice::parse(&self.judge)?;
+        if self.who.is_some() && judge_choice != JudgeChoice::Human {
+            return Err(Usage::new("--who names a person; it goes with --judge human").into());
         }
-        let scorer = wanted.scorer(&self.compute)?;
-        let judge = wanted.judge(self.who.as_deref())?;
-        let mut collection = self.collection(sampling, &wanted, ui)?;
+        let scorer = judge_choice.scorer(&self.compute)?;
+        let judge = judge_choice.judge(self.who.as_deref())?;
+        let mut collection = self.collection(sampling, &judge_choice, ui)?;
         let again = format!(
             "gptkit compare --out {} --judge {}{}",
             shell(&collection.folder),
@@ -88,30 +90,36 @@ impl Compare {
             return Err(Stopped(stop).into());
         }
         let world = collection.settings.prompts().world();
-        let ended = match wanted.machine(scorer.as_ref(), world) {
+        let ended = match judge_choice.machine(scorer.as_ref(), world) {
             Some(machine) => {
-                judge_all(&mut collection, &judge, &machine, &interrupt, ui)?.map_or(Ended::All, Ended::Stopped)
+                judge_all(&mut collection, &judge, &machine, &interrupt, ui)?.map_or(AskingEnd::All, AskingEnd::Stopped)
             }
             None => ask(&mut collection, &judge, &interrupt, ui)?,
         };
         let summary = export::write(&collection)?;
-        let said = Said { collection: &collection, summary: &summary, judge: &judge, wanted: &wanted, ui };
+        let outcome = CompareOutcome {
+            collection: &collection,
+            summary: &summary,
+            judge: &judge,
+            judge_choice: &judge_choice,
+            ui,
+        };
         match ended {
-            Ended::All => said.all(),
-            Ended::Left => said.so_far(&again),
-            Ended::Stopped(stop) => {
-                said.so_far(&again);
+            AskingEnd::All => outcome.print(),
+            AskingEnd::Left => outcome.print_so_far(&again),
+            AskingEnd::Stopped(stop) => {
+                outcome.print_so_far(&again);
                 return Err(Stopped(stop).into());
             }
         }
         Ok(())
     }
 
-    /// The collection in `--out`, which agrees with what is asked for, or a new one.
-    fn collection(&self, sampling: Sampling, wanted: &Wanted, ui: &Ui) -> Result<Collection> {
+    /// The collection in `--out`, which must agree with the other options, or a new one.
+    fn collection(&self, sampling: Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<Collection> {
         let here = self.settings(sampling, ui)?;
         if let Some(here) = &here {
-            wanted.knows(&here.prompts)?;
+            judge_choice.check_prompts(&here.prompts)?;
         }
         let there = match &self.out {
             Some(out) => Collection::open(out)?.map(|there| (out, there)),
@@ -121,10 +129,10 @@ impl Compare {
             let Some(here) = here else {
                 let out = self.out.as_deref().unwrap_or(Path::new("comparisons"));
                 let hint = "to begin one, name models and prompts with --a, --b or --k, and --prompts";
-                return Err(Usage(format!("{} holds no collection\n  hint: {hint}", out.display())).into());
+                return Err(Usage::new(format!("{} holds no collection", out.display())).hint(hint).into());
             };
             if let Some(why) = here.answers_are_alike() {
-                return Err(Usage(format!("{why}\n  hint: use --temperature 0.8")).into());
+                return Err(Usage::new(why).hint("use --temperature 0.8").into());
             }
             let collection = Collection::begin(self.out.as_deref(), here, self.on_bad_record, ui)?;
             ui.say(&format!("a new collection in {}", collection.folder.display()));
@@ -135,43 +143,43 @@ impl Compare {
             let what =
                 format!("{} holds a collection of other answers:\n  {}", out.display(), differences.join("\n  "));
             let hint = "leave out all but --out and --judge to go on with it, or name another folder";
-            return Err(Usage(format!("{what}\n  hint: {hint}")).into());
+            return Err(Usage::new(what).hint(hint).into());
         }
-        wanted.knows(&there.settings.prompts)?;
+        judge_choice.check_prompts(&there.settings.prompts)?;
         ui.say(&format!("going on with {}: {} prompts", out.display(), there.items.len()));
         Ok(there)
     }
 
-    /// What answers are asked for, unless the folder says it.
+    /// The settings of a new collection; none where the options name no model, so that those in the folder hold.
     fn settings(&self, sampling: Sampling, ui: &Ui) -> Result<Option<Settings>> {
         let (Some(a), Some(prompts)) = (&self.a, &self.prompts) else {
             if self.sampling.say_anything() {
                 let what = "how answers are written is settled when a collection begins";
-                return Err(Usage(format!("{what}\n  hint: leave that out, or begin one with --a")).into());
+                return Err(Usage::new(what).hint("leave that out, or begin one with --a").into());
             }
             return Ok(None);
         };
         match (&self.b, self.k) {
             (None, None) => {
                 let hint = "--b names a model to compare it with, --k 4 ranks four answers of its own";
-                return Err(Usage(format!("--a alone gives nothing to compare\n  hint: {hint}")).into());
+                return Err(Usage::new("--a alone gives nothing to compare").hint(hint).into());
             }
             (_, Some(k)) if !K.contains(&k) => {
                 let what = format!("--k {k}: a person can rank {} to {} answers", K.start(), K.end());
-                return Err(Usage(what).into());
+                return Err(Usage::new(what).into());
             }
             _ => {}
         }
-        answers("a", a, ui)?;
-        self.b.as_deref().map_or(Ok(()), |b| answers("b", b, ui))?;
-        if matches!(Place::of(prompts), Ok(Place::Stdin(_))) {
-            return Err(Usage("--prompts -: name a file; stdin is for choices".to_owned()).into());
+        check_model("a", a, ui)?;
+        self.b.as_deref().map_or(Ok(()), |b| check_model("b", b, ui))?;
+        if matches!(SourceLocation::of(prompts), Ok(SourceLocation::Stdin(_))) {
+            return Err(Usage::new("--prompts -: name a file; stdin is for choices").into());
         }
-        prompts_exist(prompts)?;
+        check_prompts_exist(prompts)?;
         Ok(Some(Settings {
-            weights_of_a: weights_of(a)?,
+            weights_of_a: weights_fingerprint(a)?,
             a: a.clone(),
-            weights_of_b: self.b.as_deref().map(weights_of).transpose()?,
+            weights_of_b: self.b.as_deref().map(weights_fingerprint).transpose()?,
             b: self.b.clone(),
             k: self.k,
             prompts: prompts.clone(),
@@ -182,7 +190,7 @@ impl Compare {
         }))
     }
 
-    /// Has the models write the answers that are missing, one model after the other.
+    /// Generates the missing answers, one model after the other.
     fn write_answers(&self, collection: &mut Collection, interrupt: &Interrupt, ui: &Ui) -> Result<Option<Stop>> {
         let own = |side: Side| if side == Side::A { self.a.clone() } else { self.b.clone() };
         let models: Vec<(Side, PathBuf)> = collection
@@ -197,7 +205,7 @@ impl Compare {
             }
             let settings = &collection.settings;
             let before = if side == Side::A { Some(&settings.weights_of_a) } else { settings.weights_of_b.as_ref() };
-            let now = weights_of(&folder)
+            let now = weights_fingerprint(&folder)
                 .with_context(|| format!("answers are missing, and --{} has not been given", side.name()))?;
             if before.is_some_and(|before| *before != now) {
                 bail!(
@@ -214,32 +222,32 @@ impl Compare {
     }
 }
 
-/// What is said at the end of a sitting.
-struct Said<'a> {
+/// Prints the outcome when nothing is left to judge, or the judge has left.
+struct CompareOutcome<'a> {
     collection: &'a Collection,
-    summary: &'a Summary,
+    summary: &'a CollectionSummary,
     judge: &'a Judge,
-    wanted: &'a Wanted,
+    judge_choice: &'a JudgeChoice,
     ui: &'a Ui,
 }
 
-impl Said<'_> {
-    fn verdict(&self) -> Option<&Verdict> {
+impl CompareOutcome<'_> {
+    fn verdict(&self) -> Option<&JudgeSummary> {
         self.summary.verdicts.iter().find(|verdict| verdict.judge == *self.judge)
     }
 
-    /// Before the end: nothing that would tell which model is which.
-    fn so_far(&self, again: &str) {
+    /// Before the end: nothing that tells which model is which.
+    fn print_so_far(&self, again: &str) {
         let judged = self.verdict().map_or(0, |verdict| verdict.judged);
         let (n, folder) = (self.summary.prompts, self.collection.folder.display());
         self.ui.say(&format!("stopped; {judged} of {n} are judged, and kept in {folder}"));
         self.ui.next(again);
     }
 
-    fn all(&self) {
+    fn print(&self) {
         let Some(verdict) = self.verdict() else { return };
-        let Self { collection, summary, wanted, ui, .. } = self;
-        let (settings, score) = (&collection.settings, wanted.score());
+        let Self { collection, summary, judge_choice, ui, .. } = self;
+        let (settings, score) = (&collection.settings, judge_choice.score_name());
         let a = settings.a.display();
         if let (Some(rate), Some(b)) = (&verdict.win_rate, &settings.b) {
             let b = b.display();
@@ -267,7 +275,10 @@ impl Said<'_> {
             }
         }
         let counts = [
-            (verdict.skipped, if *self.wanted == Wanted::Human { "skipped" } else { "too long for the judge" }),
+            (
+                verdict.skipped,
+                if *self.judge_choice == JudgeChoice::Human { "skipped" } else { "too long for the judge" },
+            ),
             (verdict.alike, "tied since all answers are the same"),
         ];
         for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
@@ -278,11 +289,11 @@ impl Said<'_> {
         }
         let own = |agreement: &&Agreement| agreement.judges.contains(self.judge);
         summary.agreements.iter().filter(own).for_each(|agreement| ui.say(&agreement_line(agreement)));
-        self.exported();
+        self.print_export();
     }
 
-    fn exported(&self) {
-        let Self { collection, summary, judge, wanted, ui } = self;
+    fn print_export(&self) {
+        let Self { collection, summary, judge, judge_choice, ui } = self;
         let Some(export) = summary.exports.get(&judge.judge) else { return };
         let left_out = [(export.ties, "tied"), (export.empty, "with an empty answer")];
         let left_out: String =
@@ -290,10 +301,11 @@ impl Said<'_> {
         ui.say(&format!("comparisons: {} in {}{left_out}", export.comparisons, export.path.display()));
         let settings = &collection.settings;
         // What is held out of the world is not for learning.
-        let to_learn = settings.k.is_some() || **wanted == Wanted::Human && settings.prompts().world().is_none();
+        let to_learn =
+            settings.k.is_some() || **judge_choice == JudgeChoice::Human && settings.prompts().world().is_none();
         if to_learn && export.comparisons > 0 {
             ui.next(&format!("gptkit train-rm --init {} --data {}", shell(&settings.a), shell(&export.path)));
-        } else if **wanted != Wanted::Human {
+        } else if **judge_choice != JudgeChoice::Human {
             ui.next(&format!("gptkit compare --out {} --judge human", shell(&collection.folder)));
         }
     }

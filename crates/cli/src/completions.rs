@@ -11,13 +11,13 @@ use clap_complete::{Shell, generate};
 /// For instance `gptkit completions bash > ~/.local/share/bash-completion/completions/gptkit`, or `gptkit completions fish
 /// > ~/.config/fish/completions/gptkit.fish`; zsh looks for a file `_gptkit` in the folders of its `fpath`.
 #[derive(Debug, Args)]
-pub(crate) struct Completions {
+pub(crate) struct CompletionsCommand {
     /// Shell that reads it
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
-impl Completions {
+impl CompletionsCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut script = Vec::new(); // the library panics where a reader is gone, so memory comes first
         generate(self.shell, &mut Cli::command(), "gptkit", &mut script);

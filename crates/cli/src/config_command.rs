@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 /// Look at the embedded configurations
 #[derive(Debug, Subcommand)]
-pub(crate) enum Config {
+pub(crate) enum ConfigCommand {
     /// Name them all
     List,
     /// Print one, to be changed and given back with --config FILE
@@ -17,7 +17,7 @@ pub(crate) enum Config {
     },
 }
 
-impl Config {
+impl ConfigCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         match self {
             Self::List => {

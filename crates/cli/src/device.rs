@@ -68,7 +68,7 @@ impl DeviceChoice {
             if on {
                 Ok(())
             } else {
-                Err(Usage(format!("this gptkit was built without {feature}: build it with --features {feature}")))
+                Err(Usage::new(format!("this gptkit was built without {feature}: build it with --features {feature}")))
             }
         };
         match self {

@@ -2,13 +2,13 @@
 
 use crate::comparison_args::ComparisonArgs;
 use crate::data_args::shell;
-use crate::presets;
-use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
+use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
-use gptkit_rl::DpoConfig;
-use gptkit_rl::dpo::{FILES, Learned, Outcome, SCORES};
+use gptkit_rl::dpo::{DpoReport, FILES, Learned, SCORES};
+use gptkit_rl::{Dpo, DpoConfig};
+use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
 /// Train a policy for what people prefer from their comparisons alone, without a reward model (DPO)
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// The baseline beside `ppo`: it learns to find better answers likelier and worse ones less likely than the model that it
 /// starts from does.
 #[derive(Debug, Args)]
-pub(crate) struct Dpo {
+pub(crate) struct DpoCommand {
     /// Model folder to start from, which is the reference too: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -32,39 +32,28 @@ pub(crate) struct Dpo {
     run: RunArgs,
 }
 
-const STAGE: Stage = Stage { command: "dpo", records: Some(("data", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames { command: "dpo", records: Some(("data", FILES[0])), gone: &[] };
 
-impl Dpo {
+impl DpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let device = self.run.device()?;
         let mut set = self.comparisons.settings();
         set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
-        let todo = match self.run.resumes(&set)? {
-            Some(folder) => reopen::<DpoConfig>(&STAGE, folder, ui)?,
-            None => {
-                let init = model_to_start_from(self.init.as_deref())?;
-                set.extend(self.run.settings());
-                let (name, config) = presets::load::<DpoConfig>(&self.config, &set)?;
-                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
-            }
+        let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
+        let mut of_world = false;
+        let stage = |config: DpoConfig, models: &RunModels| {
+            of_world = config.is_of_world();
+            Ok(Dpo::new(config, models.get("init")))
         };
-        let sitting = self.run.sitting(&device, ui);
-        let (outcome, of_world) = match todo {
-            Todo::Begin { config, request, claim } => {
-                let of_world = config.is_of_world();
-                let init = model_named(self.init.as_deref(), &request, "init")?;
-                (gptkit_rl::dpo(config, init, claim, &sitting)?, of_world)
-            }
-            Todo::Resume { config, run } => (gptkit_rl::dpo::resume(&config, run, &sitting)?, config.is_of_world()),
-        };
+        let outcome = self.run.train(&NAMES, (&self.config, set), models, stage, ui)?;
         finish(&outcome, of_world, ui)
     }
 }
 
 /// Says what the run came to and what is next.
-fn finish(outcome: &Outcome, of_world: bool, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, reference, learned } = outcome;
+fn finish(outcome: &Outcome<DpoReport>, of_world: bool, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
     say_end("dpo", folder, summary, ui)?;
+    let Some(DpoReport { reference, learned }) = report else { return Ok(()) };
     if let Some(Learned { report, margin, chosen_log_ratio, rejected_log_ratio }) = learned {
         ui.say(&format!("{} · {}", report.line(), folder.join(SCORES).display()));
         ui.say(&format!(

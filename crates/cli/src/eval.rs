@@ -2,24 +2,24 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::table::aligned;
-use crate::tasks::{TASKS, TaskArg, load};
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::text_table::aligned;
+use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
-use gptkit_eval::figures::Figure;
-use gptkit_eval::report::{Finetuned, Report, shown};
-use gptkit_eval::run::{Cell, End, FinetunedRequest, Request, Sitting, evaluate};
+use gptkit_eval::figures::MetricValue;
+use gptkit_eval::report::{EvalReport, Finetuned, shown};
+use gptkit_eval::request::{EvalRequest, FinetunedRequest};
+use gptkit_eval::run::{EvalCell, EvalContext, EvalEnd, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
 use gptkit_model::load::load_config;
+use gptkit_sft::accuracy::RecordSink;
 use gptkit_train::interrupt::Interrupt;
 use gptkit_train::run::claim_numbered;
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,14 +29,14 @@ use std::time::{Duration, Instant};
 /// by --list are built in. Everything is kept in a folder: each instance with its prompt, scores and verdict, tables as
 /// Markdown and JSON, charts over demonstrations and sizes.
 #[derive(Debug, Args)]
-pub(crate) struct Eval {
+pub(crate) struct EvalCommand {
     /// Model folder (repeatable): a run of `pretrain` or `sft`, or a folder of Hugging Face's
     #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "list"])]
     model: Vec<PathBuf>,
     /// Task (repeatable): a built-in name or your TOML file, `:VARIANT` for one of its variants, and `=TEST` or
     /// `=TEST,TRAIN` for files of records (JSONL, CSV, Parquet) or text
     #[arg(long, value_name = "TASK", required_unless_present_any = ["resume", "list"])]
-    task: Vec<TaskArg>,
+    task: Vec<TaskSpec>,
     /// Demonstrations in the context, several numbers with commas; of each record its own are drawn from the training part,
     /// or from every tenth record where there is none, and as many as fit are shown
     #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
@@ -84,13 +84,13 @@ pub(crate) struct Eval {
     compute: ComputeArgs,
 }
 
-impl Eval {
+impl EvalCommand {
     pub(crate) fn run(self: Box<Self>, ui: &Ui) -> Result<()> {
         if self.list {
             return list(ui);
         }
         let (request, out) = match &self.resume {
-            Some(out) => (Request::load(out)?, out.clone()),
+            Some(out) => (EvalRequest::load(out)?, out.clone()),
             None => {
                 let request = self.request()?;
                 let claim = match &self.out {
@@ -106,14 +106,14 @@ impl Eval {
         };
         let interrupt = Interrupt::watch(self.max_time.map(|time| Instant::now() + time))?;
         let load = |folder: &Path| self.compute.load(folder);
-        let sitting = Sitting { load: &load, interrupt: &interrupt, progress: ui };
+        let sitting = EvalContext { load: &load, interrupt: &interrupt, progress: ui };
         let evaluated = evaluate(&request, &out, &sitting);
         if evaluated.is_err() && self.resume.is_none() {
             request.discard(&out);
         }
         let cells = match evaluated? {
-            End::Done(cells) => cells,
-            End::Stopped(stop) => {
+            EvalEnd::Done(cells) => cells,
+            EvalEnd::Stopped(stop) => {
                 ui.say(&format!("stopped; what was measured so far is in {}", out.display()));
                 ui.next(&format!("gptkit eval --resume {}", shell(&out)));
                 return Err(Stopped(stop).into());
@@ -124,7 +124,7 @@ impl Eval {
         let n_params =
             request.models.iter().map(|folder| Ok(load_config(folder)?.n_params())).collect::<Result<_>>()?;
         let report =
-            Report { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
+            EvalReport { request: &request, n_params, cells: &cells, finetuned: &finetuned, reference: self.reference };
         keep(&report, &out)?;
         match self.json {
             true => ui.json(&(report.json().to_string() + "\n"))?,
@@ -135,9 +135,9 @@ impl Eval {
     }
 
     /// What is asked, checked before anything runs.
-    fn request(&self) -> Result<Request> {
+    fn request(&self) -> Result<EvalRequest> {
         for model in &self.model {
-            let usage = |what: &str, hint: &str| Usage(format!("--model {}: {what}\n  hint: {hint}", model.display()));
+            let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
             if !model.is_dir() {
                 return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
             }
@@ -151,10 +151,10 @@ impl Eval {
         }
         let mut names = BTreeSet::new();
         if let Some(twice) =
-            tasks.iter().map(gptkit_eval::run::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
+            tasks.iter().map(gptkit_eval::request::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
         {
             let hint = "name each task once; a second file of records is a task file of its own";
-            return Err(Usage(format!("--task {twice} is named twice\n  hint: {hint}")).into());
+            return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
         }
         let choices: Vec<&_> = tasks.iter().filter(|task| task.config.scoring == Scoring::Choice).collect();
         let mut finetuned = Vec::new();
@@ -164,7 +164,7 @@ impl Eval {
                 (None, [one]) => (one.full_name(), text.as_str()),
                 (None, _) => {
                     let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
-                    return Err(Usage(format!("--finetuned {text}: of which task?\n  hint: {hint}")).into());
+                    return Err(Usage::new(format!("--finetuned {text}: of which task?")).hint(hint).into());
                 }
             };
             let wrong = if !choices.iter().any(|one| one.full_name() == task) {
@@ -178,12 +178,12 @@ impl Eval {
                 continue;
             };
             let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
-            return Err(Usage(format!("--finetuned {text}: {wrong}\n  hint: {hint}")).into());
+            return Err(Usage::new(format!("--finetuned {text}: {wrong}")).hint(hint).into());
         }
         let mut shots: Vec<usize> = self.shots.iter().map(|&shots| usize::from(shots)).collect();
         shots.sort_unstable();
         shots.dedup();
-        Ok(Request {
+        Ok(EvalRequest {
             models: self.model.clone(),
             tasks,
             shots,
@@ -196,29 +196,19 @@ impl Eval {
         })
     }
 
-    /// What a fine-tuned model makes of a task's instances.
-    fn finetuned(&self, request: &Request, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
+    /// The accuracy of a fine-tuned model on a task's instances.
+    fn finetuned(&self, request: &EvalRequest, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("records.jsonl");
-        gptkit_data::disk::write_with(&path, |aside| {
-            let mut file = BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(aside)?);
-            request.records(task, &mut |row| Ok(writeln!(file, "{}", serde_json::to_string(&row.fields)?)?))?;
-            Ok(file.flush()?)
-        })?;
         let (files, gpt) = self.compute.load_reader(&one.folder)?;
-        let predicted = gptkit_sft::predict(&one.folder, files, gpt, &path, OnBadRecord::Fail, ui, &mut |_| Ok(()))?;
-        let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
-        let share = report.scores.get("accuracy").copied();
-        let share = share.with_context(|| format!("{} does not choose among labels", one.folder.display()))?;
-        let error = (share * (1.0 - share) / report.n as f64).sqrt();
-        let figure = Figure {
+        let records = |sink: RecordSink| request.records(task, &mut |row| sink(&row.fields));
+        let accuracy = gptkit_sft::accuracy::accuracy(&one.folder, files, gpt, records, ui)?;
+        let figure = MetricValue {
             metric: "accuracy".to_owned(),
-            value: 100.0 * share,
-            standard_error: 100.0 * error,
+            value: 100.0 * accuracy.share,
+            standard_error: 100.0 * accuracy.standard_error,
             unit: "%".to_owned(),
         };
-        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: report.n })
+        Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: accuracy.n })
     }
 }
 
@@ -241,7 +231,7 @@ fn list(ui: &Ui) -> Result<()> {
 }
 
 /// Writes tables and charts beside the instances.
-fn keep(report: &Report, out: &Path) -> Result<()> {
+fn keep(report: &EvalReport, out: &Path) -> Result<()> {
     let write = |name: &str, text: &str| gptkit_data::disk::write(&out.join(name), text.as_bytes());
     write("results.md", &report.markdown())?;
     write("results.json", &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
@@ -252,7 +242,7 @@ fn keep(report: &Report, out: &Path) -> Result<()> {
         let ending = task
             .filter(|_| tasks.len() > 1)
             .map_or(String::new(), |task| format!("-{}", task.replace([':', '/'], "-")));
-        for (name, chart) in [("shots", over_shots(report, task)?), ("sizes", over_sizes(report, task)?)] {
+        for (name, chart) in [("shots", over_shots(report, task)), ("sizes", over_sizes(report, task))] {
             if let Some(chart) = chart {
                 write(&format!("{name}{ending}.svg"), &chart)?;
             }
@@ -262,12 +252,12 @@ fn keep(report: &Report, out: &Path) -> Result<()> {
 }
 
 /// The main figure of every task and model, over demonstrations.
-fn table(report: &Report) -> String {
+fn table(report: &EvalReport) -> String {
     let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
     let heads = ["task", "metric", "model"].map(str::to_owned).into_iter();
     let mut rows = vec![heads.chain(shots.iter().map(|k| format!("{k}-shot"))).collect::<Vec<_>>()];
     for task in report.tasks() {
-        let own: Vec<&Cell> = report.cells.iter().filter(|cell| cell.task == task).collect();
+        let own: Vec<&EvalCell> = report.cells.iter().filter(|cell| cell.task == task).collect();
         let Some(main) = own[0].measured.figures.first().map(|figure| figure.metric.clone()) else { continue };
         for model in 0..report.request.models.len() {
             let cell = |k: &usize| report.cell(task, model, *k).and_then(|cell| cell.measured.figures.first());
@@ -296,8 +286,8 @@ fn table(report: &Report) -> String {
     aligned(&rows, 3)
 }
 
-fn say(report: &Report, out: &Path, ui: &Ui) {
-    let sum = |of: fn(&Cell) -> u64| report.cells.iter().map(of).sum::<u64>();
+fn say(report: &EvalReport, out: &Path, ui: &Ui) {
+    let sum = |of: fn(&EvalCell) -> u64| report.cells.iter().map(of).sum::<u64>();
     let (read, alone) = (sum(|cell| cell.cost.tokens_read), sum(|cell| cell.cost.tokens_alone));
     let seconds: f64 = report.cells.iter().map(|cell| cell.cost.elapsed_s).sum();
     let shared = if alone > read {

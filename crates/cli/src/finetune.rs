@@ -1,26 +1,27 @@
 //! `gptkit finetune`
 
 use crate::data_args::{quoted, shell};
-use crate::presets;
-use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
+use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::task::TaskKind;
+use gptkit_sft::Finetuning;
 use gptkit_sft::dialogues::FILES;
-use gptkit_sft::finetune::{Outcome, SCORES};
-use gptkit_world::Task;
+use gptkit_sft::finetune::{FinetuneReport, SCORES};
+use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
 /// Teach a model to label texts, from labeled records
 #[derive(Debug, Args)]
-pub(crate) struct Finetune {
+pub(crate) struct FinetuneCommand {
     /// Model folder to start from
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// What is asked: classification, entailment, similarity, multiple-choice, regression
     #[arg(long, value_name = "NAME", required_unless_present = "resume", conflicts_with = "resume")]
-    task: Option<Task>,
+    task: Option<TaskKind>,
     #[command(flatten)]
     config: FinetuneConfigArgs,
     #[command(flatten)]
@@ -86,38 +87,24 @@ impl FinetuneConfigArgs {
     }
 }
 
-const STAGE: Stage = Stage { command: "finetune", records: Some(("data", FILES[0])), gone: &["data.test=[]"] };
+const NAMES: StageNames =
+    StageNames { command: "finetune", records: Some(("data", FILES[0])), gone: &["data.test=[]"] };
 
-impl Finetune {
+impl FinetuneCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let device = self.run.device()?;
         let mut set = self.config.settings();
-        let todo = match self.run.resumes(&set)? {
-            Some(folder) => reopen(&STAGE, folder, ui)?,
-            None => {
-                let init = model_to_start_from(self.init.as_deref())?;
-                set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
-                set.extend(self.run.settings());
-                let (name, config) = presets::load(&self.config.config, &set)?;
-                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
-            }
-        };
-        let sitting = self.run.sitting(&device, ui);
-        let outcome = match todo {
-            Todo::Begin { config, request, claim } => {
-                gptkit_sft::finetune(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
-            }
-            Todo::Resume { config, run } => gptkit_sft::finetune::resume(&config, run, &sitting)?,
-        };
-        finish(&outcome, ui)
+        set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
+        let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
+        let stage = |config, models: &RunModels| Ok(Finetuning::new(config, models.get("init")));
+        finish(&self.run.train(&NAMES, (&self.config.config, set), models, stage, ui)?, ui)
     }
 }
 
 /// Says what the run came to and what is next.
-fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, report, tested } = outcome;
+fn finish(outcome: &Outcome<FinetuneReport>, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
     say_end("finetune", folder, summary, ui)?;
-    if let Some(report) = report {
+    if let Some(FinetuneReport { scores: Some(report), tested }) = report {
         if let Some(confusion) = &report.confusion
             && confusion.labels().len() <= 20
         {

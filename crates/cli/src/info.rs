@@ -1,17 +1,19 @@
 //! `gptkit info`
 
-use crate::ui::{Ui, Usage};
+use crate::env::{VARIABLES, Variable};
+use crate::ui::Ui;
 use clap::Args;
+use gptkit_data::printable::printable_line;
 use gptkit_ops::Precision;
-use gptkit_ops::cpu::{Cpu, LIMIT, Level};
+use gptkit_ops::cpu::Cpu;
 
 /// Say what of this machine gptkit uses, and why
 #[derive(Debug, Args)]
-pub(crate) struct Info {}
+pub(crate) struct InfoCommand {}
 
-impl Info {
+impl InfoCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let (cpu, limit) = (Cpu::get(), Cpu::limit().map_err(Usage)?);
+        let cpu = Cpu::get();
         let tiles = match &cpu.tiles {
             Ok(()) => "matrix tiles (AMX)".to_owned(),
             Err(why) if cpu.dots => format!("AVX512-BF16; {why}"),
@@ -26,13 +28,22 @@ impl Info {
             ("threads", rayon::current_num_threads().to_string()),
             ("loops and f32 products", cpu.level.to_string()),
             ("bf16 products", tiles),
-            (LIMIT, limit.map_or("not set", Level::name).to_owned()),
             ("--dtype auto", auto.to_owned()),
             ("memory", format!("{:.1} GB", gptkit_train::machine::memory() as f64 / 1e9)),
             ("built with", built_with()),
         ];
-        ui.result(&lines.map(|(name, value)| format!("{name:<24}{value}\n")).concat())
+        ui.result(&lines.map(|(name, value)| format!("{name:<24}{value}\n")).concat())?;
+        ui.result("\nenvironment variables\n")?;
+        VARIABLES.iter().try_for_each(|variable| ui.result(&(line(variable) + "\n")))
     }
+}
+
+/// A variable's name, its value, and the accepted values where it is not set.
+fn line(variable: &Variable) -> String {
+    let Variable { name, values } = variable;
+    let value = variable.value().map(|value| printable_line(&value).into_owned());
+    let unset = if values.is_empty() { "not set".to_owned() } else { format!("not set ({values})") };
+    format!("{name:<24}{}", value.unwrap_or(unset))
 }
 
 fn built_with() -> String {

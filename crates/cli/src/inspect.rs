@@ -11,13 +11,13 @@ use gptkit_data::batch::{Batch, IGNORE};
 use gptkit_data::printable::printable_line;
 use gptkit_data::progress::grouped;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_train::fit::Sitting;
+use gptkit_train::RunContext;
 use serde_json::json;
 use std::path::PathBuf;
 
 /// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
 #[derive(Debug, Args)]
-pub(crate) struct Inspect {
+pub(crate) struct InspectCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder that `sft` starts from: the batches of its packed dialogues; --config then is sft-small or such
@@ -34,20 +34,20 @@ pub(crate) struct Inspect {
     json: bool,
 }
 
-impl Inspect {
+impl InspectCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let context = RunContext { device: &Device::Cpu, progress: ui, deadline: None };
         let (tokenizer, batches) = match &self.init {
             None => {
                 let (_, config) = presets::load(&self.config.config, &self.config.settings())?;
-                let (tokenizer, batch) = gptkit_train::pretrain::batch_of_step(&config, self.step, ui)?;
+                let (tokenizer, batch) = gptkit_train::pretrain::batch_of_step(config, self.step, &context)?;
                 (tokenizer, vec![batch])
             }
             Some(init) => {
                 // The default is that of the stage.
                 let name = if self.config.config == "small" { "sft-small" } else { &self.config.config };
                 let (_, config) = presets::load(name, &self.config.record_settings())?;
-                let sitting = Sitting { device: &Device::Cpu, progress: ui, deadline: None };
-                gptkit_sft::sft::batch_of_step(config, init, self.step, &sitting)?
+                gptkit_sft::sft::batch_of_step(config, init, self.step, &context)?
             }
         };
         let all: usize = batches.iter().map(|batch| batch.rows).sum();
@@ -74,7 +74,7 @@ const LEGEND: &str =
     "each token with its mark: ╰─ it is predicted and carries loss, · it is only read; ↵ line break, → tab\n";
 
 /// A token of a window, to be printed.
-struct Piece {
+struct ShownToken {
     text: String,
     style: Style,
     /// Whether its prediction counts in the loss.
@@ -107,7 +107,7 @@ fn object(step: u64, n: usize, tokens: &[(u32, bool)], tokenizer: &Tokenizer) ->
 
 /// Window `row`: the tokens, wrapped to `width` columns, each line with a line of marks below it.
 fn window(batch: &Batch, row: usize, tokenizer: &Tokenizer, width: usize) -> String {
-    let pieces = tokens(batch, row).into_iter().map(|(id, counts)| Piece {
+    let pieces = tokens(batch, row).into_iter().map(|(id, counts)| ShownToken {
         text: visible(&tokenizer.token_text(id)),
         style: style(id, counts, tokenizer),
         counts,

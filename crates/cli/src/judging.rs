@@ -1,40 +1,44 @@
-//! Who judges answers, and checks of what they are asked: shared by the commands that compare.
+//! Who judges answers, and checks of models and prompts: shared by the commands that compare.
 
 use crate::device::ComputeArgs;
-use crate::environment;
+use crate::env;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
+use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::HeadDescription;
+use gptkit_model::load::weights_fingerprint;
 use gptkit_preferences::choices::Judge;
-use gptkit_preferences::collection::weights_of;
-use gptkit_preferences::compare::Machine;
+use gptkit_preferences::compare::AutomaticJudge;
 use gptkit_reward::model::Scorer;
-use gptkit_world::{Instructions, Labeler};
 use std::path::{Path, PathBuf};
 
-/// Who judges, as it is asked for.
+/// The value of `--judge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum JudgeChoice {
+    /// A person at the terminal.
     Human,
+    /// The hidden score of the embedded world.
     Gold,
+    /// The world's simulated labeler with this seed.
     Labeler(u64),
+    /// The reward model in this folder.
     Rewards(PathBuf),
 }
 
-impl Wanted {
-    /// By its name.
-    pub(crate) fn anybody(text: &str) -> Result<Self> {
+impl JudgeChoice {
+    /// Any of them, by name.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         Self::one_of(&["human", "gold", "labeler"], text)
     }
 
-    /// The same, but nobody is asked.
-    pub(crate) fn no_human(text: &str) -> Result<Self> {
+    /// Any but a person.
+    pub(crate) fn parse_automatic(text: &str) -> Result<Self> {
         if text == "human" {
             let what = "--judge human: nobody is asked here";
             let hint = "use gold, labeler or a reward model; `gptkit compare --a DIR --b DIR` asks people";
-            return Err(Usage(format!("{what}\n  hint: {hint}")).into());
+            return Err(Usage::new(what).hint(hint).into());
         }
         Self::one_of(&["gold", "labeler"], text)
     }
@@ -46,7 +50,9 @@ impl Wanted {
             ("gold", _) => Ok(Self::Gold),
             ("labeler", _) => Ok(Self::Labeler(1)),
             (_, Some(Ok(seed))) => Ok(Self::Labeler(seed)),
-            (_, Some(Err(_))) => Err(Usage(format!("--judge {text}: the seed is no number; write labeler:2")).into()),
+            (_, Some(Err(_))) => {
+                Err(Usage::new(format!("--judge {text}: the seed is no number; write labeler:2")).into())
+            }
             _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
             _ => {
                 let near = names.iter().find(|name| strsim::damerau_levenshtein(name, text) <= 2);
@@ -56,59 +62,64 @@ impl Wanted {
                 );
                 let (last, others) = names.split_last().unwrap_or((&"", &[]));
                 let what = format!("--judge {text}: neither {} nor {last}, and no folder", others.join(", "));
-                Err(Usage(format!("{what}\n  hint: {hint}")).into())
+                Err(Usage::new(what).hint(hint).into())
             }
         }
     }
 
-    /// Refuses `prompts` that it knows nothing of.
-    pub(crate) fn knows(&self, prompts: &str) -> Result<()> {
+    /// Refuses `prompts` that this judge cannot score.
+    pub(crate) fn check_prompts(&self, prompts: &str) -> Result<()> {
         let name = match self {
             Self::Gold => "gold".to_owned(),
             Self::Labeler(1) => "labeler".to_owned(),
             Self::Labeler(seed) => format!("labeler:{seed}"),
             Self::Human | Self::Rewards(_) => return Ok(()),
         };
-        if matches!(Place::of_records(prompts), Ok(Place::World { .. })) {
+        if matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })) {
             return Ok(());
         }
         let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
-        Err(Usage(format!("{what}\n  hint: use --prompts world, or another judge")).into())
+        Err(Usage::new(what).hint("use --prompts world, or another judge").into())
     }
 
-    /// The reward model that judges, if one does.
+    /// The reward model, where one judges.
     pub(crate) fn scorer(&self, compute: &ComputeArgs) -> Result<Option<Scorer>> {
         let Self::Rewards(folder) = self else { return Ok(None) };
         let (files, gpt) = compute.load(folder)?;
         Ok(Some(Scorer::new(folder, files, gpt)?))
     }
 
-    /// Who judges without being asked: with what [`Wanted::scorer`] gave, or what `world` the prompts are of.
-    pub(crate) fn machine<'a>(&self, scorer: Option<&'a Scorer>, world: Option<Instructions>) -> Option<Machine<'a>> {
+    /// The automatic judge: the reward model that [`JudgeChoice::scorer`] loaded, or the scores of the `world` that the prompts
+    /// are from. None for a person.
+    pub(crate) fn machine<'a>(
+        &self,
+        scorer: Option<&'a Scorer>,
+        world: Option<SyntheticInstructions>,
+    ) -> Option<AutomaticJudge<'a>> {
         match (self, world) {
-            (Self::Rewards(_), _) => scorer.map(Machine::Rewards),
-            (Self::Gold, Some(world)) => Some(Machine::Gold(world)),
-            (Self::Labeler(seed), Some(world)) => Some(Machine::Labeler(Labeler::new(*seed), world)),
+            (Self::Rewards(_), _) => scorer.map(AutomaticJudge::Rewards),
+            (Self::Gold, Some(world)) => Some(AutomaticJudge::Gold(world)),
+            (Self::Labeler(seed), Some(world)) => Some(AutomaticJudge::Labeler(SimulatedLabeler::new(*seed), world)),
             _ => None,
         }
     }
 
-    /// What the judge's numbers are called.
-    pub(crate) fn score(&self) -> &'static str {
+    /// The name of the judge's scores.
+    pub(crate) fn score_name(&self) -> &'static str {
         if *self == Self::Gold { "gold" } else { "reward" }
     }
 
-    /// Its name in a collection; `who` names the person.
+    /// The judge as collections name it; `who` is the person's name.
     pub(crate) fn judge(&self, who: Option<&str>) -> Result<Judge> {
         let (judge, who) = match self {
             Self::Human => {
-                let who = who.map(str::to_owned).or_else(environment::user).filter(|who| !who.trim().is_empty());
+                let who = who.map(str::to_owned).or_else(env::user).filter(|who| !who.trim().is_empty());
                 ("human".to_owned(), who.unwrap_or_else(|| "somebody".to_owned()))
             }
             Self::Gold => ("gold".to_owned(), "world".to_owned()),
             Self::Labeler(seed) => ("labeler".to_owned(), seed.to_string()),
             Self::Rewards(folder) => {
-                let weights = weights_of(folder)?;
+                let weights = weights_fingerprint(folder)?;
                 (folder.display().to_string(), weights.chars().take(12).collect())
             }
         };
@@ -116,12 +127,12 @@ impl Wanted {
     }
 }
 
-/// Refuses a model's folder that is not there, and says how one reads prompts that was not trained to answer; `name` is its
-/// option.
-pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
+/// Refuses a model folder that does not exist, and says how a model without a chat template reads prompts. `name` is the
+/// option that names it.
+pub(crate) fn check_model(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     if !model.is_dir() {
         let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
-        return Err(Usage(format!("--{name} {}: no such folder\n  hint: {hint}", model.display())).into());
+        return Err(Usage::new(format!("--{name} {}: no such folder", model.display())).hint(hint).into());
     }
     if HeadDescription::load(model).is_err() && Tokenizer::load(model)?.chat_template().is_none() {
         ui.say(&format!(
@@ -132,16 +143,16 @@ pub(crate) fn answers(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// Refuses prompts that are not there.
-pub(crate) fn prompts_exist(prompts: &str) -> Result<()> {
-    match Place::of_records(prompts) {
-        Ok(Place::World { .. }) => Ok(()),
-        Ok(Place::Path(path)) if path.is_file() => Ok(()),
-        Ok(Place::Stdin(_)) => Err(Usage("--prompts -: name a file".to_owned()).into()),
-        Ok(Place::Path(path)) => {
+/// Refuses prompts that do not exist.
+pub(crate) fn check_prompts_exist(prompts: &str) -> Result<()> {
+    match SourceLocation::of_records(prompts) {
+        Ok(SourceLocation::World { .. }) => Ok(()),
+        Ok(SourceLocation::Path(path)) if path.is_file() => Ok(()),
+        Ok(SourceLocation::Stdin(_)) => Err(Usage::new("--prompts -: name a file").into()),
+        Ok(SourceLocation::Path(path)) => {
             let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
-            Err(Usage(format!("--prompts {}: no such file\n  hint: {hint}", path.display())).into())
+            Err(Usage::new(format!("--prompts {}: no such file", path.display())).hint(hint).into())
         }
-        Err(what) => Err(Usage(format!("--prompts {prompts}: {what}\n  hint: write world:300")).into()),
+        Err(what) => Err(Usage::new(format!("--prompts {prompts}: {what}")).hint("write world:300").into()),
     }
 }

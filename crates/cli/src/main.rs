@@ -5,20 +5,17 @@
 mod asking;
 mod attention;
 mod bench;
-mod best_of;
 mod chat;
 mod compare;
 mod comparison_args;
 mod completions;
 mod config_command;
-mod conversation;
 mod data_args;
 mod device;
 mod dpo;
-mod environment;
+mod env;
 mod eval;
 mod finetune;
-mod heat_map;
 mod info;
 mod inspect;
 mod judging;
@@ -41,8 +38,6 @@ mod scaling;
 mod score;
 mod sft;
 mod stdin;
-mod table;
-mod tasks;
 mod tokenizer;
 mod train_rm;
 mod ui;
@@ -70,38 +65,38 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Lineage(lineage::Lineage),
-    Pretrain(pretrain::Pretrain),
-    Finetune(finetune::Finetune),
-    Predict(predict::Predict),
-    Sft(sft::Sft),
-    TrainRm(train_rm::TrainRm),
-    Ppo(ppo::Ppo),
-    Dpo(dpo::Dpo),
-    Score(score::Score),
-    Rank(score::Rank),
-    Compare(compare::Compare),
-    WinRates(win_rates::WinRates),
-    Eval(Box<eval::Eval>),
-    Merge(merge::Merge),
-    Plan(plan::Plan),
-    Inspect(inspect::Inspect),
-    Runs(runs::Runs),
-    Plot(runs::Plot),
-    Sample(sample::Sample),
-    Chat(chat::Chat),
-    Attention(attention::Attention),
-    Prepare(prepare::Prepare),
-    Scaling(scaling::Scaling),
-    Bench(bench::Bench),
-    Info(info::Info),
+    Lineage(lineage::LineageCommand),
+    Pretrain(pretrain::PretrainCommand),
+    Finetune(finetune::FinetuneCommand),
+    Predict(predict::PredictCommand),
+    Sft(sft::SftCommand),
+    TrainRm(train_rm::TrainRmCommand),
+    Ppo(ppo::PpoCommand),
+    Dpo(dpo::DpoCommand),
+    Score(score::ScoreCommand),
+    Rank(score::RankCommand),
+    Compare(compare::CompareCommand),
+    WinRates(win_rates::WinRatesCommand),
+    Eval(Box<eval::EvalCommand>),
+    Merge(merge::MergeCommand),
+    Plan(plan::PlanCommand),
+    Inspect(inspect::InspectCommand),
+    Runs(runs::RunsCommand),
+    Plot(runs::PlotCommand),
+    Sample(sample::SampleCommand),
+    Chat(chat::ChatCommand),
+    Attention(attention::AttentionCommand),
+    Prepare(prepare::PrepareCommand),
+    Scaling(scaling::ScalingCommand),
+    Bench(bench::BenchCommand),
+    Info(info::InfoCommand),
     #[command(subcommand)]
-    Tokenizer(tokenizer::Tokenizer),
+    Tokenizer(tokenizer::TokenizerCommand),
     #[command(subcommand)]
-    Config(config_command::Config),
-    World(world::World),
-    Completions(completions::Completions),
-    Man(man::Man),
+    Config(config_command::ConfigCommand),
+    World(world::WorldCommand),
+    Completions(completions::CompletionsCommand),
+    Man(man::ManCommand),
 }
 
 impl Command {
@@ -210,17 +205,17 @@ fn main() -> ExitCode {
     report_panics();
     fail_beyond_file_limit();
     keep_memory();
-    environment::keep_cores();
+    env::keep_cores();
     let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let events = environment::wants_events();
+    let events = env::wants_events();
     let ui = Ui::new(events.as_ref().is_ok_and(|wanted| *wanted));
     if let Err(e) = events {
         return ui.fail(&e.into());
     }
-    for name in environment::unknown() {
+    for name in env::unknown() {
         ui.say(&format!("warning: unknown environment variable {name}"));
     }
     let result = cli.command.run(&ui);

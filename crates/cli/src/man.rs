@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 ///
 /// In a folder `man1` of the man path, for instance `~/.local/share/man/man1`, `man gptkit-pretrain` finds them.
 #[derive(Debug, Args)]
-pub(crate) struct Man {
+pub(crate) struct ManCommand {
     /// Folder to write them to; other files in it stay
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
-impl Man {
+impl ManCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut root = Cli::command().disable_help_subcommand(true);
         root.build(); // gives subcommands their full names

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Merge low-rank adapters into their base: a model folder like any other
 #[derive(Debug, Args)]
-pub(crate) struct Merge {
+pub(crate) struct MergeCommand {
     /// Folder of adapters: a run's with --lora-rank, or PEFT's
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -22,11 +22,11 @@ pub(crate) struct Merge {
     out: PathBuf,
 }
 
-impl Merge {
+impl MergeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         if !is_adapter(&self.model) {
             let what = format!("{} holds no adapters (adapter_config.json)", self.model.display());
-            return Err(Usage(format!("{what}\n  hint: a model needs no merging")).into());
+            return Err(Usage::new(what).hint("a model needs no merging").into());
         }
         let taken = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         let other = || format!("{} is not empty; choose another folder with --out", self.out.display());

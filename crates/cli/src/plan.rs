@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 /// Say what a run will take before it takes it: memory by part, work, time
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |config| config.default_value_if("stage", "ppo", "ppo-small")))]
-pub(crate) struct Plan {
+pub(crate) struct PlanCommand {
     /// What would run
     #[arg(long, default_value = "pretrain")]
-    stage: Stage,
+    stage: PlannedStage,
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder that training would start from; of `ppo` the policy, as a folder or a preset [default there: small]
@@ -53,7 +53,7 @@ pub(crate) struct Plan {
 
 /// A stage whose needs are known
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Stage {
+enum PlannedStage {
     /// `gptkit pretrain`
     Pretrain,
     /// `gptkit ppo`, whose default configuration is ppo-small
@@ -75,20 +75,18 @@ struct Devices {
     flops_per_s: f64,
 }
 
-impl Plan {
+impl PlanCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut set = self.config.settings();
         set.extend(self.dtype.map(DtypeChoice::setting));
         let memory = self.memory.map(|gb| (gb * 1e9) as u64);
-        if self.stage == Stage::Ppo {
+        if self.stage == PlannedStage::Ppo {
             self.check_of_ppo()?;
             let [policy, reward] = [&self.init, &self.reward].map(Option::as_deref);
             return plan_ppo::print(&self.config.config, &set, policy, reward, memory, ui);
         }
         if self.reward.is_some() {
-            return Err(
-                Usage("--reward is for --stage ppo\n  hint: add --stage ppo, or leave it out".to_owned()).into()
-            );
+            return Err(Usage::new("--reward is for --stage ppo").hint("add --stage ppo, or leave it out").into());
         }
         let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
         let devices = self
@@ -107,7 +105,7 @@ impl Plan {
             None => Ok(()),
             Some(what) => {
                 let hint = "of ppo memory and updates are planned, from shapes alone; --memory says how much there is";
-                Err(Usage(format!("{what} cannot be used with --stage ppo\n  hint: {hint}")).into())
+                Err(Usage::new(format!("{what} cannot be used with --stage ppo")).hint(hint).into())
             }
         }
     }

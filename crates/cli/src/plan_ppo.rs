@@ -25,7 +25,7 @@ pub(crate) fn print(
     let (policy, reward) = (model("--init", policy)?, model("--reward", reward)?);
     if let Some(lora) = config.policy.lora.as_ref().filter(|lora| lora.rank > policy.d_model) {
         let what = format!("policy.lora.rank = {} is over the policy's width of {}", lora.rank, policy.d_model);
-        return Err(Usage(format!("{what}\n  hint: use 8")).into());
+        return Err(Usage::new(what).hint("use 8").into());
     }
     let plan = Plan::new(&config, &policy, &reward);
     let shapes = shape("policy", &policy) + &shape("reward", &reward);
@@ -44,7 +44,7 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
         }
         if model.vocab_size == 0 {
             let what = format!("{flag} {name}: its vocabulary depends on the text");
-            return Err(Usage(format!("{what}\n  hint: name the folder of a model that was trained on it")).into());
+            return Err(Usage::new(what).hint("name the folder of a model that was trained on it").into());
         }
         return Ok(model);
     }
@@ -55,7 +55,7 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
             false => "no such folder, and no preset of that name",
         };
         let hint = "name a model folder, or a preset of `gptkit pretrain`, for instance gpt3-xl";
-        return Err(Usage(format!("{flag} {name}: {what}\n  hint: {hint}")).into());
+        return Err(Usage::new(format!("{flag} {name}: {what}")).hint(hint).into());
     }
     let shape = load_config(folder)?;
     shape.must_write().with_context(|| folder.display().to_string())?;

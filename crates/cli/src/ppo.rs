@@ -1,16 +1,17 @@
 //! `gptkit ppo`
 
 use crate::data_args::{quoted, shell};
-use crate::presets;
-use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
+use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::ui::{Ui, Usage};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::progress::Progress;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_rl::PpoTraining;
 use gptkit_rl::prompts::FILES;
 use gptkit_rl::provenance::{Origin, Provenance};
-use gptkit_rl::{Outcome, PpoConfig};
+use gptkit_rl::stage::PpoReport;
+use gptkit_train::stage::Outcome;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// Each iteration the policy answers prompts, the reward model scores the answers, and the policy learns from what was
 /// better than expected, at a price for each nat that it leaves its first weights.
 #[derive(Debug, Args)]
-pub(crate) struct Ppo {
+pub(crate) struct PpoCommand {
     /// Model folder to start from, which is the reference too: a run of `sft`, or of `ppo` for a further round
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -77,37 +78,27 @@ impl PpoConfigArgs {
     }
 }
 
-const STAGE: Stage = Stage { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
 
-impl Ppo {
+impl PpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let device = self.run.device()?;
-        let mut set = self.config.settings();
-        let todo = match self.run.resumes(&set)? {
-            Some(folder) => reopen::<PpoConfig>(&STAGE, folder, ui)?,
-            None => {
-                let init = model_to_start_from(self.init.as_deref())?;
-                let reward = self.reward.as_deref().context("no reward model")?;
-                if !reward.is_dir() {
-                    let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
-                    return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", reward.display())).into());
-                }
-                self.check_round(init, reward, ui)?;
-                set.extend(self.run.settings());
-                let (name, config) = presets::load::<PpoConfig>(&self.config.config, &set)?;
-                self.run.begin(&STAGE, &name, config, &[("init", init), ("reward", reward)], ui)?
+        let settings = (self.config.config.as_str(), self.config.settings());
+        let models = || {
+            let init = model_to_start_from(self.init.as_deref())?;
+            let reward = self.reward.as_deref().context("no reward model")?;
+            if !reward.is_dir() {
+                let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
+                return Err(Usage::new(format!("--reward {}: no such folder", reward.display())).hint(hint).into());
             }
+            self.check_round(init, reward, ui)?;
+            Ok(vec![("init", init), ("reward", reward)])
         };
-        let sitting = self.run.sitting(&device, ui);
-        let outcome = match todo {
-            Todo::Begin { config, request, claim } => {
-                let init = model_named(self.init.as_deref(), &request, "init")?;
-                let reward = model_named(self.reward.as_deref(), &request, "reward")?;
-                gptkit_rl::ppo(&config, init, reward, claim, &sitting)?
-            }
-            Todo::Resume { config, run } => gptkit_rl::resume(&config, run, &sitting)?,
+        let stage = |config, models: &RunModels| match (models.get("init"), models.get("reward")) {
+            _ if models.is_resumed() => Ok(PpoTraining::resumed(config)),
+            (Some(init), Some(reward)) => Ok(PpoTraining::new(config, init, reward)),
+            _ => bail!("the run does not name its policy and its reward model"),
         };
-        finish(&outcome, ui)
+        finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 
     /// Whether the model in `init` has been through the rounds before the one that was said. A reward model that knows only
@@ -149,9 +140,10 @@ fn new_comparisons(policy: &Path, reward: &Path) -> String {
 }
 
 /// Says what the run came to and what is next.
-fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, figures, before } = outcome;
+fn finish(outcome: &Outcome<PpoReport>, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
     say_end("ppo", folder, summary, ui)?;
+    let Some(PpoReport { figures, before }) = report else { return Ok(()) };
     let figure = |figures: &BTreeMap<String, f64>, name: &str| figures.get(name).copied();
     for (name, what) in [
         ("objective/score", "score on held-out prompts"),
@@ -170,8 +162,10 @@ fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
     let rounds = Provenance::load(folder)?.rounds;
     if let Some(round) = rounds.last() {
         let (a, b) = (shell(folder), shell(&round.policy.folder));
-        let of_world =
-            round.prompts.iter().all(|prompts| matches!(Place::of_records(prompts), Ok(Place::World { .. })));
+        let of_world = round
+            .prompts
+            .iter()
+            .all(|prompts| matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })));
         ui.next(&match of_world {
             true => format!("gptkit compare --a {a} --b {b} --prompts world:300 --judge gold --temperature 1"),
             false => format!("gptkit chat --model {a}"),

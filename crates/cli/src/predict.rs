@@ -12,7 +12,7 @@ use std::time::Instant;
 
 /// Label texts with a model that `finetune` made
 #[derive(Debug, Args)]
-pub(crate) struct Predict {
+pub(crate) struct PredictCommand {
     /// Model folder: a run of `finetune`
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -22,7 +22,7 @@ pub(crate) struct Predict {
     compute: ComputeArgs,
 }
 
-impl Predict {
+impl PredictCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (path, on_bad) = self.records.checked()?;
         let (files, gpt) = self.compute.load_reader(&self.model)?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Turn text into token shards, as `pretrain` does when it must
 #[derive(Debug, Args)]
-pub(crate) struct Prepare {
+pub(crate) struct PrepareCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Folder to write [default: below the configuration's data.shards]
@@ -17,7 +17,7 @@ pub(crate) struct Prepare {
     out: Option<PathBuf>,
 }
 
-impl Prepare {
+impl PrepareCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
         let prepared = gptkit_data::prepare::prepare(&config.data, &config.tokenizer, self.out.as_deref(), ui)?;

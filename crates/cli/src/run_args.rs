@@ -10,19 +10,19 @@ use clap::Args;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
 use gptkit_data::progress::Progress;
-use gptkit_train::Resumable;
-use gptkit_train::checkpoint;
-use gptkit_train::fit::{Sitting, Summary};
+use gptkit_train::fit::Summary;
 use gptkit_train::objective::SOURCE_LOSS;
 use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
+use gptkit_train::stage::{Outcome, Stage};
+use gptkit_train::{Resumable, RunContext, checkpoint_folders};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A stage, as its runs are opened again.
-pub(crate) struct Stage {
+/// How the command line and the folder of a run name the parts of a stage.
+pub(crate) struct StageNames {
     /// The subcommand.
     pub(crate) command: &'static str,
     /// Section of the records, and the file below a run that keeps them; none where the run reads text.
@@ -32,11 +32,33 @@ pub(crate) struct Stage {
 }
 
 /// The action of a training command.
-pub(crate) enum Todo<C> {
+enum Todo<C> {
     /// Begin a run in the folder of `claim`, or start one again that has no checkpoint.
     Begin { config: C, request: RunRequest, claim: Claim },
     /// Resume a run.
     Resume { config: C, run: Resumable },
+}
+
+/// The model folders of a run.
+pub(crate) enum RunModels<'a> {
+    /// Of a new run: as the command line names them, or as it did when the run was first started.
+    New { given: Vec<(&'static str, &'a Path)>, request: &'a RunRequest },
+    /// A resumed run knows its models.
+    Resumed,
+}
+
+impl RunModels<'_> {
+    /// The model folder that the argument `name` names; none in a resumed run.
+    pub(crate) fn get(&self, name: &str) -> Option<&Path> {
+        let Self::New { given, request } = self else { return None };
+        let given = given.iter().find(|(argument, _)| *argument == name).map(|(_, folder)| *folder);
+        given.or_else(|| request.model(name).ok())
+    }
+
+    /// Whether the run goes on from a checkpoint.
+    pub(crate) fn is_resumed(&self) -> bool {
+        matches!(self, Self::Resumed)
+    }
 }
 
 /// How a run is made
@@ -83,9 +105,52 @@ impl RunArgs {
         Ok(self.resume.as_deref())
     }
 
+    /// The folder that `--resume` names.
+    pub(crate) fn resume_folder(&self) -> Option<&Path> {
+        self.resume.as_deref()
+    }
+
     /// The folder that `--out` names.
     pub(crate) fn out(&self) -> Option<&Path> {
         self.out.as_deref()
+    }
+
+    /// Trains: begins a run with the settings `set` on top of `preset`, from the models that `models` gives, or resumes the one
+    /// that `--resume` names. `stage` makes the stage from its settings.
+    ///
+    /// # Errors
+    /// When the command cannot be obeyed, or the run fails.
+    pub(crate) fn train<'a, S: Stage>(
+        &self,
+        names: &StageNames,
+        (preset, mut set): (&str, Vec<String>),
+        models: impl FnOnce() -> Result<Vec<(&'static str, &'a Path)>>,
+        stage: impl FnOnce(S::Config, &RunModels) -> Result<S>,
+        ui: &Ui,
+    ) -> Result<Outcome<S::Report>>
+    where
+        S::Config: DeserializeOwned + Check,
+    {
+        let device = self.device()?;
+        let (todo, given) = match self.resumes(&set)? {
+            Some(folder) => (reopen(names, folder, ui)?, Vec::new()),
+            None => {
+                let given = models()?;
+                set.extend(self.settings());
+                let (name, config) = presets::load(preset, &set)?;
+                (self.begin(names, &name, config, &given, ui)?, given)
+            }
+        };
+        let context = self.context(&device, ui);
+        match todo {
+            Todo::Begin { config, request, claim } => {
+                let stage = stage(config, &RunModels::New { given, request: &request })?;
+                gptkit_train::stage::run(stage, claim, &context)
+            }
+            Todo::Resume { config, run } => {
+                gptkit_train::stage::resume(stage(config, &RunModels::Resumed)?, run, &context)
+            }
+        }
     }
 
     /// Decides what to do for the configuration `config` (called `name`) and the model folders `models`: begin a run, or
@@ -93,14 +158,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// When `--out` holds something else.
-    pub(crate) fn begin<C>(
-        &self,
-        stage: &Stage,
-        name: &str,
-        config: C,
-        models: &[(&str, &Path)],
-        ui: &Ui,
-    ) -> Result<Todo<C>>
+    fn begin<C>(&self, stage: &StageNames, name: &str, config: C, models: &[(&str, &Path)], ui: &Ui) -> Result<Todo<C>>
     where
         C: Serialize + DeserializeOwned + Check,
     {
@@ -128,8 +186,8 @@ impl RunArgs {
     }
 
     /// How the stage runs on `device`, from now on.
-    pub(crate) fn sitting<'a>(&self, device: &'a Device, ui: &'a Ui) -> Sitting<'a> {
-        Sitting { device, progress: ui, deadline: self.max_time.map(|time| Instant::now() + time) }
+    pub(crate) fn context<'a>(&self, device: &'a Device, ui: &'a Ui) -> RunContext<'a> {
+        RunContext { device, progress: ui, deadline: self.max_time.map(|time| Instant::now() + time) }
     }
 }
 
@@ -151,12 +209,12 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
 /// # Errors
 /// When there is no run, another process writes it, or its configuration is not sound or was edited so that it would be
 /// another run.
-pub(crate) fn reopen<C: DeserializeOwned + Check>(stage: &Stage, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
+fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
     if let Some(request) = RunRequest::read(folder) {
         let (command, right) = (stage.command, &request.command);
         let shown = shell(folder);
         ensure!(command == right, "{shown} is a run of `gptkit {right}`\n  hint: gptkit {right} --resume {shown}");
-        if !request.begun && !checkpoint::exists(folder) {
+        if !request.begun && !checkpoint_folders::exist(folder) {
             return start_again(request, folder, ui);
         }
     }
@@ -188,14 +246,6 @@ fn start_again<C: DeserializeOwned>(request: RunRequest, folder: &Path, ui: &Ui)
         })?;
     }
     Ok(Todo::Begin { config: request.config()?, request, claim })
-}
-
-/// The model folder that the argument `name` names, or that it named when the run was first started.
-///
-/// # Errors
-/// When there is none.
-pub(crate) fn model_named<'a>(given: Option<&'a Path>, request: &'a RunRequest, name: &str) -> Result<&'a Path> {
-    given.map_or_else(|| request.model(name), Ok)
 }
 
 /// Says how the run in `folder` stands; `command` is the one that made it.

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 /// List runs: state, step, loss
 #[derive(Debug, Args)]
-pub(crate) struct Runs {
+pub(crate) struct RunsCommand {
     /// Folder of the runs
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
 }
 
-impl Runs {
+impl RunsCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let runs = runs(&self.folder)?;
         ensure!(!runs.is_empty(), "{} holds no run; gptkit pretrain makes one", self.folder.display());
@@ -87,7 +87,7 @@ fn ago(run: &Overview) -> String {
 
 /// Draw the curves of one run, or of several over each other, as SVG
 #[derive(Debug, Args)]
-pub(crate) struct Plot {
+pub(crate) struct PlotCommand {
     /// Folders of runs
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
@@ -96,10 +96,10 @@ pub(crate) struct Plot {
     out: PathBuf,
 }
 
-impl Plot {
+impl PlotCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>()?;
-        gptkit_data::disk::write(&self.out, svg(&curves)?.as_bytes())?;
+        gptkit_data::disk::write(&self.out, svg(&curves).as_bytes())?;
         ui.say(&format!("drawn {}", self.out.display()));
         Ok(())
     }

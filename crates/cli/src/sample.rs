@@ -1,6 +1,5 @@
 //! `gptkit sample`
 
-use crate::best_of::BestOf;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::stdin;
@@ -9,10 +8,13 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
 use gptkit_data::prompt::text_of;
+use gptkit_data::template::Template;
 use gptkit_model::generate::{Completion, GenerationOptions, GenerationRequest, generate};
 use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Dtype, Gpt};
+use gptkit_reward::best_of::BestOf;
+use gptkit_reward::model::Scorer;
 use serde_json::json;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -21,7 +23,7 @@ use std::time::Instant;
 
 /// Write text with a model
 #[derive(Debug, Args)]
-pub(crate) struct Sample {
+pub(crate) struct SampleCommand {
     /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -59,23 +61,12 @@ pub(crate) struct Sample {
     compute: ComputeArgs,
 }
 
-impl Sample {
+impl SampleCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
         let prompt = self.prompt()?;
         if let (Some(n), Some(reward)) = (self.best_of, &self.reward) {
-            let best_of = BestOf {
-                n: usize::from(n),
-                reward,
-                model: &self.model,
-                prompt: &prompt,
-                max_new_tokens: self.max_new_tokens,
-                stop: self.sampling.stop.clone(),
-                sampling,
-                json: self.json,
-                raw: self.raw,
-            };
-            return best_of.run(&self.compute, ui);
+            return self.print_best(usize::from(n), reward, &prompt, sampling, ui);
         }
         let (folder, model) = self.compute.load(&self.model)?;
         let request = GenerationRequest {
@@ -113,6 +104,58 @@ impl Sample {
         Ok(())
     }
 
+    /// Prints the answer of highest reward among `n`; with --json all of them, best first.
+    fn print_best(&self, n: usize, reward: &Path, prompt: &str, sampling: Sampling, ui: &Ui) -> Result<()> {
+        let (folder, gpt) = self.compute.load(&self.model)?;
+        let model = self.model.display();
+        let template = Template::of(&folder.tokenizer)?.with_context(|| {
+            format!(
+                "{model} has no chat template, and a reward model judges answers: give a model that `gptkit sft` made"
+            )
+        })?;
+        let (files, rewarder) = self.compute.load(reward)?;
+        let scorer = Scorer::new(reward, files, rewarder)?;
+        if !scorer.reads_as(&folder.tokenizer, &template) {
+            let what = format!("--reward {}: it has another tokenizer or chat template than {model}", reward.display());
+            return Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into());
+        }
+        if prompt.trim().is_empty() {
+            return Err(Usage::new("--best-of answers a prompt: give one").into());
+        }
+        let begun = Instant::now();
+        let best_of = BestOf {
+            folder: &folder,
+            gpt: &gpt,
+            template: &template,
+            scorer: &scorer,
+            n,
+            max_new_tokens: self.max_new_tokens,
+            stop: self.sampling.stop.clone(),
+            sampling,
+        };
+        let ranked = best_of.rank(prompt)?;
+        if self.json {
+            for (completion, reward) in &ranked.completions {
+                let mut object = object(prompt, &ranked.prompt, completion)?;
+                object["reward"] = json!(reward);
+                ui.json(&(object.to_string() + "\n"))?;
+            }
+        } else if let Some((best, _)) = ranked.completions.first() {
+            ui.text(&(best.text.clone() + "\n"), self.raw)?;
+        }
+        let n_tokens: usize = ranked.completions.iter().map(|(completion, _)| completion.tokens.len()).sum();
+        let reward = |one: Option<&(Completion, f32)>| one.map_or(f32::NAN, |(_, reward)| *reward);
+        ui.say(&format!(
+            "best of {}: reward {:.3}; mean {:.3}, worst {:.3} · {n_tokens} tokens in {:.1} s",
+            ranked.completions.len(),
+            reward(ranked.completions.first()),
+            ranked.mean_reward(),
+            reward(ranked.completions.last()),
+            begun.elapsed().as_secs_f64()
+        ));
+        Ok(())
+    }
+
     fn prompt(&self) -> Result<String> {
         if let Some(text) = &self.prompt {
             return Ok(text.clone());
@@ -138,7 +181,7 @@ fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
     let named = folder.tokenizer.generation().get("bos_token_id").and_then(serde_json::Value::as_u64);
     let start = named.and_then(|id| u32::try_from(id).ok()).or(folder.tokenizer.bos());
     let start = start.filter(|&id| (id as usize) < folder.config.vocab_size).or(folder.end_of_text.first().copied());
-    let start = start.ok_or_else(|| Usage("this model has no token that begins a text: give a --prompt".to_owned()))?;
+    let start = start.ok_or_else(|| Usage::new("this model has no token that begins a text: give a --prompt"))?;
     Ok(vec![start])
 }
 
@@ -175,7 +218,7 @@ fn print(
 }
 
 /// A sample as JSON.
-pub(crate) fn object(prompt: &str, prompt_tokens: &[u32], completion: &Completion) -> Result<serde_json::Value> {
+fn object(prompt: &str, prompt_tokens: &[u32], completion: &Completion) -> Result<serde_json::Value> {
     let mut object = json!({ "prompt": prompt, "prompt_tokens": prompt_tokens });
     if let (Some(object), serde_json::Value::Object(rest)) = (object.as_object_mut(), serde_json::to_value(completion)?)
     {

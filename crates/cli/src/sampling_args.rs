@@ -59,6 +59,6 @@ impl SamplingArgs {
             return Ok(sampling);
         }
         let said: Vec<String> = problems.iter().map(|problem| format!("--{problem}")).collect();
-        Err(Usage(said.join("\n")).into())
+        Err(Usage::new(said.join("\n")).into())
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::disk::Claim;
 use gptkit_scaling::ScalingConfig;
-use gptkit_scaling::{Finished, Outcome};
+use gptkit_scaling::{ScalingOutcome, TrainedFamily};
 use gptkit_train::run::claim_numbered;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use std::path::Path;
 /// members that are marked with `predict = true` are left out, and predicted. Compute is 6·N·D, N without embeddings.
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |arg| arg.default_value("scaling-small").help("Preset or TOML file, for instance scaling-small")))]
-pub(crate) struct Scaling {
+pub(crate) struct ScalingCommand {
     #[command(flatten)]
     config: ConfigArgs,
     /// Tell the best size and number of tokens for this compute, too, for instance 1e18
@@ -39,7 +39,7 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "use a number above 0, as 1e18".to_owned())
 }
 
-impl Scaling {
+impl ScalingCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let mut set = self.config.settings();
         let (outcome, folder) = match self.run.resumes(&set)? {
@@ -47,13 +47,13 @@ impl Scaling {
                 let path = folder.join("config.toml");
                 if !path.exists() {
                     let what = format!("{} does not exist: {} is no family", path.display(), folder.display());
-                    return Err(
-                        Usage(format!("{what}\n  hint: gptkit scaling --out {} begins one", shell(folder))).into()
-                    );
+                    return Err(Usage::new(what)
+                        .hint(format!("gptkit scaling --out {} begins one", shell(folder)))
+                        .into());
                 }
                 let config = reopened(&path.to_string_lossy())?;
                 let device = self.run.device()?;
-                let outcome = gptkit_scaling::resume(&config, folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = gptkit_scaling::resume(&config, folder, self.budget, &self.run.context(&device, ui))?;
                 (outcome, folder.to_owned())
             }
             None => {
@@ -73,13 +73,13 @@ impl Scaling {
                     }
                 };
                 let device = self.run.device()?;
-                let outcome = gptkit_scaling::resume(&config, &folder, self.budget, &self.run.sitting(&device, ui))?;
+                let outcome = gptkit_scaling::resume(&config, &folder, self.budget, &self.run.context(&device, ui))?;
                 (outcome, folder)
             }
         };
         match outcome {
-            Outcome::Finished(finished) => finish(&finished, self.json, ui),
-            Outcome::Stopped { stop, member } => {
+            ScalingOutcome::Finished(finished) => finish(&finished, self.json, ui),
+            ScalingOutcome::Stopped { stop, member } => {
                 ui.say(&format!("stopped at {member}, which is saved as far as it has come"));
                 ui.next(&format!("gptkit scaling --resume {}", shell(&folder)));
                 Err(Stopped(stop).into())
@@ -100,8 +100,8 @@ fn reopened(path: &str) -> Result<ScalingConfig> {
     load(&[]).map(|(_, config)| config).or_else(without_text)
 }
 
-fn finish(finished: &Finished, json: bool, ui: &Ui) -> Result<()> {
-    let Finished { folder, report, tables } = finished;
+fn finish(finished: &TrainedFamily, json: bool, ui: &Ui) -> Result<()> {
+    let TrainedFamily { folder, report, tables } = finished;
     match json {
         true => ui.json(&(serde_json::to_string(report)? + "\n"))?,
         false => ui.result(tables)?,

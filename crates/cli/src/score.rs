@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use gptkit_data::progress::grouped;
 use gptkit_reward::model::Scorer;
-use gptkit_reward::score::{Counts, Wanted, score};
+use gptkit_reward::score::{ScoringCounts, ScoringOutput, score};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Records are dialogues in any form that `sft` takes, and get a `reward`; those with several completions, or chosen and
 /// rejected, get `rewards`.
 #[derive(Debug, Args)]
-pub(crate) struct Score {
+pub(crate) struct ScoreCommand {
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Score {
 /// Records with `prompt` and `completions` (or chosen and rejected) get `rewards` and `ranking`, the place of each: 1 is the
 /// best.
 #[derive(Debug, Args)]
-pub(crate) struct Rank {
+pub(crate) struct RankCommand {
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -43,20 +43,20 @@ struct ReadArgs {
     compute: ComputeArgs,
 }
 
-impl Score {
+impl ScoreCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        self.read.run(Wanted::Rewards, ui)
+        self.read.run(ScoringOutput::Rewards, ui)
     }
 }
 
-impl Rank {
+impl RankCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        self.read.run(Wanted::Ranking, ui)
+        self.read.run(ScoringOutput::Ranking, ui)
     }
 }
 
 impl ReadArgs {
-    fn run(self, wanted: Wanted, ui: &Ui) -> Result<()> {
+    fn run(self, wanted: ScoringOutput, ui: &Ui) -> Result<()> {
         let (path, on_bad) = self.records.checked()?;
         let (files, gpt) = self.compute.load(&self.model)?;
         let scorer = Scorer::new(&self.model, files, gpt)?;
@@ -67,7 +67,7 @@ impl ReadArgs {
     }
 }
 
-fn say(Counts { n, cut, too_long }: Counts, to: &str, begun: Instant, ui: &Ui) {
+fn say(ScoringCounts { n, cut, too_long }: ScoringCounts, to: &str, begun: Instant, ui: &Ui) {
     if cut > 0 {
         let what = "prompts are longer than the window: their oldest turns were left out";
         ui.say(&format!("warning: {} {what}", grouped(cut)));

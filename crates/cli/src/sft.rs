@@ -1,21 +1,22 @@
 //! `gptkit sft`
 
 use crate::data_args::{quoted, shell};
-use crate::presets;
-use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
+use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
 use gptkit_data::dialogue::Message;
 use gptkit_data::source::OnBadRecord;
+use gptkit_sft::Sft;
 use gptkit_sft::answers::Asked;
 use gptkit_sft::dialogues::FILES;
-use gptkit_sft::sft::Outcome;
+use gptkit_sft::sft::SftReport;
+use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
 /// Teach a model to answer, from demonstrations
 #[derive(Debug, Args)]
-pub(crate) struct Sft {
+pub(crate) struct SftCommand {
     /// Model folder to start from
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -73,36 +74,22 @@ impl SftConfigArgs {
     }
 }
 
-const STAGE: Stage = Stage { command: "sft", records: Some(("data", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames { command: "sft", records: Some(("data", FILES[0])), gone: &[] };
 
-impl Sft {
+impl SftCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let device = self.run.device()?;
-        let mut set = self.config.settings();
-        let todo = match self.run.resumes(&set)? {
-            Some(folder) => reopen(&STAGE, folder, ui)?,
-            None => {
-                let init = model_to_start_from(self.init.as_deref())?;
-                set.extend(self.run.settings());
-                let (name, config) = presets::load(&self.config.config, &set)?;
-                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
-            }
-        };
-        let sitting = self.run.sitting(&device, ui);
-        let outcome = match todo {
-            Todo::Begin { config, request, claim } => {
-                gptkit_sft::sft(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
-            }
-            Todo::Resume { config, run } => gptkit_sft::sft::resume(&config, run, &sitting)?,
-        };
-        finish(&outcome, ui)
+        let settings = (self.config.config.as_str(), self.config.settings());
+        let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
+        let stage = |config, models: &RunModels| Ok(Sft::new(config, models.get("init")));
+        finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 }
 
 /// Says what the run came to and what is next.
-fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, loss_before, answers, world } = outcome;
+fn finish(outcome: &Outcome<SftReport>, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
     say_end("sft", folder, summary, ui)?;
+    let Some(SftReport { loss_before, answers, world }) = report else { return Ok(()) };
     if let (Some(before), Some((after, _))) = (loss_before, summary.state.best) {
         ui.say(&format!("validation loss {before:.4} before, {after:.4} after"));
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Train a tokenizer, or use one on stdin
 #[derive(Debug, Subcommand)]
-pub(crate) enum Tokenizer {
+pub(crate) enum TokenizerCommand {
     /// Learn one from text
     Train {
         #[command(flatten)]
@@ -44,7 +44,7 @@ pub(crate) enum Tokenizer {
     },
 }
 
-impl Tokenizer {
+impl TokenizerCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         match self {
             Self::Train { data, kind, vocab_size, out } => train(&data, kind, vocab_size, &out, ui),

@@ -2,18 +2,19 @@
 
 use crate::comparison_args::ComparisonArgs;
 use crate::data_args::shell;
-use crate::presets;
-use crate::run_args::{RunArgs, Stage, Todo, model_named, model_to_start_from, reopen, say_end};
+use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;
+use gptkit_reward::RewardModeling;
 use gptkit_reward::groups::FILES;
-use gptkit_reward::train_rm::{Outcome, SCORES};
+use gptkit_reward::train_rm::{RewardModelingReport, SCORES};
+use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
 /// Teach a model what people prefer, from comparisons
 #[derive(Debug, Args)]
-pub(crate) struct TrainRm {
+pub(crate) struct TrainRmCommand {
     /// Model folder to start from: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -26,38 +27,22 @@ pub(crate) struct TrainRm {
     run: RunArgs,
 }
 
-const STAGE: Stage =
-    Stage { command: "train-rm", records: Some(("data", FILES[0])), gone: &["normalization.references=[]"] };
+const NAMES: StageNames =
+    StageNames { command: "train-rm", records: Some(("data", FILES[0])), gone: &["normalization.references=[]"] };
 
-impl TrainRm {
+impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let device = self.run.device()?;
-        let mut set = self.comparisons.settings();
-        let todo = match self.run.resumes(&set)? {
-            Some(folder) => reopen(&STAGE, folder, ui)?,
-            None => {
-                let init = model_to_start_from(self.init.as_deref())?;
-                set.extend(self.run.settings());
-                let (name, config) = presets::load(&self.config, &set)?;
-                self.run.begin(&STAGE, &name, config, &[("init", init)], ui)?
-            }
-        };
-        let sitting = self.run.sitting(&device, ui);
-        let outcome = match todo {
-            Todo::Begin { config, request, claim } => {
-                gptkit_reward::train_rm(config, model_named(self.init.as_deref(), &request, "init")?, claim, &sitting)?
-            }
-            Todo::Resume { config, run } => gptkit_reward::train_rm::resume(&config, run, &sitting)?,
-        };
-        finish(&outcome, ui)
+        let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
+        let stage = |config, models: &RunModels| Ok(RewardModeling::new(config, models.get("init")));
+        finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings()), models, stage, ui)?, ui)
     }
 }
 
 /// Says what the run came to and what is next.
-fn finish(outcome: &Outcome, ui: &Ui) -> Result<()> {
-    let Outcome { folder, summary, report, synthetic } = outcome;
+fn finish(outcome: &Outcome<RewardModelingReport>, ui: &Ui) -> Result<()> {
+    let Outcome { folder, summary, report } = outcome;
     say_end("train-rm", folder, summary, ui)?;
-    if let Some(report) = report {
+    if let Some(RewardModelingReport { scores: Some(report), synthetic }) = report {
         ui.say(report.to_string().trim_end());
         ui.say(&format!("{} · {}", report.line(), folder.join(SCORES).display()));
         if *synthetic {

@@ -1,31 +1,20 @@
-//! All that is printed: words and progress on stderr, results on stdout. A process that `gptkit lineage` runs says
-//! [`Event`]s in their place.
+//! All that is printed: messages and progress on stderr, results on stdout. A process that `gptkit lineage` runs writes
+//! [`Event`]s to stderr instead.
 //!
 //! Whatever a name, a record or a model brings along passes through [`gptkit_data::printable`], so that none of it controls the
 //! terminal.
 
 use anyhow::Context;
+pub(crate) use gptkit_config::Usage;
 use gptkit_data::printable::{printable, printable_json, printable_line};
-use gptkit_data::progress::{Progress, Task, Unit};
-use gptkit_lineage::event::Event;
+use gptkit_data::progress::{Progress, ProgressTask, Unit};
+use gptkit_lineage::event::ProgressEvent;
 use gptkit_train::interrupt::Stop;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// A configuration or command line that cannot be obeyed; ends the process with code 2.
-#[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
 
 /// A signal or the clock asked the command to stop, and it has said what is next; ends the process with the code that
 /// says so.
@@ -43,7 +32,7 @@ impl std::error::Error for Stopped {}
 /// The terminal, or what stands in for it.
 pub(crate) struct Ui {
     live: bool,
-    /// Whether another gptkit listens.
+    /// Whether another gptkit reads events from stderr.
     events: bool,
     /// The bar on the screen, above which lines are printed.
     bar: Arc<Mutex<Option<ProgressBar>>>,
@@ -54,10 +43,10 @@ impl Ui {
         Self { live: io::stderr().is_terminal(), events, bar: Arc::default() }
     }
 
-    /// Says to another gptkit, if one listens, that the process is about to end.
+    /// Reports the end of the process as an event, where events are wanted.
     pub(crate) fn ended(&self) {
         if self.events {
-            tell(&Event::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
+            send(&ProgressEvent::Ended { peak_bytes: gptkit_train::memory::peak_of_process() });
         }
     }
 
@@ -82,13 +71,13 @@ impl Ui {
         out.write_all(bytes).and_then(|()| out.flush()).context("stdout cannot be written")
     }
 
-    /// The command to go on with.
+    /// The command to run next.
     pub(crate) fn next(&self, command: &str) {
         self.say(&format!("next: {command}"));
     }
 
-    /// Says why the command failed; the code to end with is 2 for usage, 1 for all else. A reader that went away
-    /// (`| head`) is no failure.
+    /// Prints why the command failed and returns the exit code: 2 for usage, 1 for any other error. A reader of stdout that
+    /// went away (`| head`) is no failure.
     pub(crate) fn fail(&self, error: &anyhow::Error) -> ExitCode {
         if reader_is_gone(error) {
             return ExitCode::SUCCESS;
@@ -101,15 +90,15 @@ impl Ui {
         ExitCode::from(if usage { 2 } else { 1 })
     }
 
-    /// Says what went wrong.
+    /// Prints an error and its causes.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.say(&format!("error: {}", words(error)));
+        self.say(&format!("error: {}", message(error)));
     }
 
-    /// Words, on stderr.
+    /// A line on stderr.
     pub(crate) fn say(&self, line: &str) {
         if self.events {
-            return tell(&Event::Said(line.to_owned()));
+            return send(&ProgressEvent::Said(line.to_owned()));
         }
         match self.bar.lock() {
             Ok(bar) if bar.is_some() => bar.iter().for_each(|bar| bar.suspend(|| write_line(line))),
@@ -136,25 +125,25 @@ pub(crate) fn write_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
-/// Tells another gptkit what happened. When that one is gone nobody wants the rest, and what is saved can be gone on with.
-fn tell(event: &Event) {
+/// Sends an event to the gptkit that runs this process. When that one is gone, the process ends: what is saved can be resumed.
+fn send(event: &ProgressEvent) {
     let line = serde_json::json!(event).to_string();
     if writeln!(io::stderr().lock(), "{line}").is_err() {
         std::process::exit(1);
     }
 }
 
-/// An error and its causes, each once, without the backtraces that some libraries put into their words.
-fn words(error: &anyhow::Error) -> String {
-    let mut said: Vec<String> = Vec::new();
+/// An error and its causes, each once, without the backtraces that some libraries put into their messages.
+fn message(error: &anyhow::Error) -> String {
+    let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
         let text = text.split("\n   0: ").next().unwrap_or_default().trim_end().to_owned();
-        if !said.iter().any(|s| s.contains(&text)) {
-            said.push(text);
+        if !messages.iter().any(|s| s.contains(&text)) {
+            messages.push(text);
         }
     }
-    said.join(": ")
+    messages.join(": ")
 }
 
 impl Progress for Ui {
@@ -166,13 +155,13 @@ impl Progress for Ui {
         self.say(&format!("warning: {line}"));
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         if self.events {
-            tell(&Event::Began { label: label.to_owned(), total, unit });
-            return Box::new(Told { state: Mutex::default() });
+            send(&ProgressEvent::Began { label: label.to_owned(), total, unit });
+            return Box::new(EventTask { state: Mutex::default() });
         }
         if !self.live {
-            return Box::new(Lines::new(label, total, unit));
+            return Box::new(LineTask::new(label, total, unit));
         }
         let bar = match total {
             Some(n) => ProgressBar::new(n),
@@ -184,7 +173,7 @@ impl Progress for Ui {
         if let Ok(mut shown) = self.bar.lock() {
             *shown = Some(bar.clone());
         }
-        Box::new(Bar { bar, shown: Arc::clone(&self.bar) })
+        Box::new(BarTask { bar, shown: Arc::clone(&self.bar) })
     }
 }
 
@@ -202,13 +191,13 @@ fn style(bounded: bool, unit: Unit) -> ProgressStyle {
 }
 
 /// A task on a terminal.
-struct Bar {
+struct BarTask {
     bar: ProgressBar,
     /// Where it is while lines are printed above it.
     shown: Arc<Mutex<Option<ProgressBar>>>,
 }
 
-impl Task for Bar {
+impl ProgressTask for BarTask {
     fn resume_at(&self, n: u64) {
         self.bar.set_position(n);
         self.bar.reset_eta();
@@ -223,7 +212,7 @@ impl Task for Bar {
     }
 }
 
-impl Drop for Bar {
+impl Drop for BarTask {
     fn drop(&mut self) {
         if let Ok(mut shown) = self.shown.lock() {
             *shown = None; // what is said from now on comes below it
@@ -233,34 +222,34 @@ impl Drop for Bar {
     }
 }
 
-/// A task that another gptkit is told of.
-struct Told {
-    state: Mutex<State>,
+/// A task whose progress another gptkit gets as events.
+struct EventTask {
+    state: Mutex<TaskProgress>,
 }
 
 /// Time between two events of a task.
 const BETWEEN: Duration = Duration::from_millis(200);
 
-impl Told {
-    fn tell(state: &mut State) {
-        state.said_at = Some(Instant::now());
-        tell(&Event::Reached { done: state.done, figures: state.figures.clone() });
+impl EventTask {
+    fn send(state: &mut TaskProgress) {
+        state.reported_at = Some(Instant::now());
+        send(&ProgressEvent::Reached { done: state.done, figures: state.figures.clone() });
     }
 }
 
-impl Task for Told {
+impl ProgressTask for EventTask {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
             state.done = n;
-            tell(&Event::ResumedAt(n));
+            send(&ProgressEvent::ResumedAt(n));
         }
     }
 
     fn advance(&self, n: u64) {
         let Ok(mut state) = self.state.lock() else { return };
         state.done += n;
-        if state.said_at.is_none_or(|at| at.elapsed() >= BETWEEN) {
-            Self::tell(&mut state);
+        if state.reported_at.is_none_or(|at| at.elapsed() >= BETWEEN) {
+            Self::send(&mut state);
         }
     }
 
@@ -271,45 +260,47 @@ impl Task for Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for EventTask {
     fn drop(&mut self) {
         if let Ok(mut state) = self.state.lock() {
-            Self::tell(&mut state);
-            tell(&Event::Over);
+            Self::send(&mut state);
+            send(&ProgressEvent::Over);
         }
     }
 }
 
 /// A task where no terminal is: a plain line now and then, and at the end.
-struct Lines {
+struct LineTask {
     label: String,
     total: Option<u64>,
     unit: Unit,
     begun: Instant,
-    state: Mutex<State>,
+    state: Mutex<TaskProgress>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Done before this sitting.
+struct TaskProgress {
+    /// Units that were done before this process.
     before: u64,
     done: u64,
     figures: String,
-    said_at: Option<Instant>,
-    said: u64,
+    /// When it was last reported …
+    reported_at: Option<Instant>,
+    /// … and how much was done then.
+    reported: u64,
 }
 
 /// Seconds between plain lines.
 const EVERY: Duration = Duration::from_secs(10);
 
-impl Lines {
+impl LineTask {
     fn new(label: &str, total: Option<u64>, unit: Unit) -> Self {
         Self { label: label.to_owned(), total, unit, begun: Instant::now(), state: Mutex::default() }
     }
 
-    fn say(&self, state: &mut State) {
-        state.said_at = Some(Instant::now());
-        state.said = state.done;
+    fn say(&self, state: &mut TaskProgress) {
+        state.reported_at = Some(Instant::now());
+        state.reported = state.done;
         let elapsed = self.begun.elapsed().as_secs_f64();
         let rate = (state.done - state.before) as f64 / elapsed.max(1e-9);
         let count = |n: u64| match self.unit {
@@ -336,17 +327,17 @@ impl Lines {
     }
 }
 
-impl Task for Lines {
+impl ProgressTask for LineTask {
     fn resume_at(&self, n: u64) {
         if let Ok(mut state) = self.state.lock() {
-            (state.before, state.done, state.said) = (n, n, n);
+            (state.before, state.done, state.reported) = (n, n, n);
         }
     }
 
     fn advance(&self, n: u64) {
         let Ok(mut state) = self.state.lock() else { return };
         state.done += n;
-        let since = state.said_at.map_or(self.begun.elapsed(), |at| at.elapsed());
+        let since = state.reported_at.map_or(self.begun.elapsed(), |at| at.elapsed());
         if since >= EVERY {
             self.say(&mut state);
         }
@@ -359,10 +350,10 @@ impl Task for Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for LineTask {
     fn drop(&mut self) {
         if let Ok(mut state) = self.state.lock()
-            && state.done > state.said
+            && state.done > state.reported
         {
             let mut last = std::mem::take(&mut *state);
             self.say(&mut last);

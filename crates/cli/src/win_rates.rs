@@ -2,22 +2,23 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
-use crate::judging::{Wanted, answers, prompts_exist};
+use crate::judging::{JudgeChoice, check_model, check_prompts_exist};
 use crate::sampling_args::SamplingArgs;
-use crate::table::aligned;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::progress::grouped;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::split::Split;
 use gptkit_data::template::Template;
+use gptkit_data::text_table::aligned;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::sampler::Sampling;
-use gptkit_preferences::answering::Answerer;
-use gptkit_preferences::collection::{Prompts, Tokens};
-use gptkit_preferences::contest::{Contest, Row};
+use gptkit_preferences::answering::CompletionWriter;
+use gptkit_preferences::contest::{Contest, ContestRow};
+use gptkit_preferences::prompts::PromptSource;
+use gptkit_preferences::settings::StoredSampling;
 use gptkit_reward::model::Scorer;
-use gptkit_world::Part;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// --temperature 1 without filters. Of the best of N answers only a bound is known.
 #[derive(Debug, Args)]
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
-pub(crate) struct WinRates {
+pub(crate) struct WinRatesCommand {
     /// Model that the others are compared with, for instance the run of `sft` that they were made from
     #[arg(long, value_name = "DIR")]
     reference: PathBuf,
@@ -69,14 +70,14 @@ pub(crate) struct WinRates {
     compute: ComputeArgs,
 }
 
-impl WinRates {
+impl WinRatesCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
-        let wanted = Wanted::no_human(&self.judge)?;
-        let best_of = self.checked(&sampling, &wanted, ui)?;
-        let judging = wanted.scorer(&self.compute)?;
+        let judge_choice = JudgeChoice::parse_automatic(&self.judge)?;
+        let best_of = self.checked(&sampling, &judge_choice, ui)?;
+        let judging = judge_choice.scorer(&self.compute)?;
         let rewarding = self.rewarding()?;
-        let prompts = Prompts { source: &self.prompts, count: self.count, part: Part::HeldOut };
+        let prompts = PromptSource { source: &self.prompts, count: self.count, part: Split::HeldOut };
         let models: Vec<&Path> = std::iter::once(&self.reference).chain(&self.model).map(PathBuf::as_path).collect();
         let items = prompts.items(&models, self.on_bad_record, ui)?;
         // Before anything is written, which takes long.
@@ -84,8 +85,8 @@ impl WinRates {
         let (files, gpt) = self.compute.load(&self.reference)?;
         let contest = Contest {
             items: &items,
-            reference: Answerer::new(&self.reference, &files, &gpt)?,
-            machine: wanted.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
+            reference: CompletionWriter::new(&self.reference, &files, &gpt)?,
+            machine: judge_choice.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
@@ -96,25 +97,25 @@ impl WinRates {
         let mut rows = contest.reference(&opponent, &best_of, &reference, ui)?;
         for (n, folder) in self.model.iter().enumerate() {
             let (files, gpt) = self.compute.load(folder)?;
-            let model = Answerer::new(folder, &files, &gpt)?;
+            let model = CompletionWriter::new(folder, &files, &gpt)?;
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);
         }
-        self.result(&rows, items.len(), &sampling, &wanted, ui)
+        self.result(&rows, items.len(), &sampling, &judge_choice, ui)
     }
 
-    /// Refuses what cannot be obeyed; of how many answers the best are wanted, each once, in order.
-    fn checked(&self, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<Vec<usize>> {
-        answers("reference", &self.reference, ui)?;
-        self.model.iter().try_for_each(|model| answers("model", model, ui))?;
-        prompts_exist(&self.prompts)?;
-        wanted.knows(&self.prompts)?;
+    /// Refuses what cannot be obeyed; of how many answers the best are judge_choice, each once, in order.
+    fn checked(&self, sampling: &Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<Vec<usize>> {
+        check_model("reference", &self.reference, ui)?;
+        self.model.iter().try_for_each(|model| check_model("model", model, ui))?;
+        check_prompts_exist(&self.prompts)?;
+        judge_choice.check_prompts(&self.prompts)?;
         let mut best_of: Vec<usize> = self.best_of.iter().map(|&n| usize::from(n)).collect();
         best_of.sort_unstable();
         best_of.dedup();
         if !best_of.is_empty() && (sampling.temperature == 0.0 || sampling.top_k == Some(1)) {
             let what = "without chance (--temperature 0, --top-k 1) there is no best of several answers";
-            return Err(Usage(format!("{what}\n  hint: leave that out, or --best-of")).into());
+            return Err(Usage::new(what).hint("leave that out, or --best-of").into());
         }
         Ok(best_of)
     }
@@ -123,7 +124,7 @@ impl WinRates {
         let Some(folder) = &self.reward else { return Ok(None) };
         if !folder.is_dir() {
             let hint = "name a run of `gptkit train-rm`";
-            return Err(Usage(format!("--reward {}: no such folder\n  hint: {hint}", folder.display())).into());
+            return Err(Usage::new(format!("--reward {}: no such folder", folder.display())).hint(hint).into());
         }
         let (files, gpt) = self.compute.load(folder)?;
         Ok(Some(Scorer::new(folder, files, gpt)?))
@@ -138,10 +139,17 @@ impl WinRates {
         }
         let (reward, model) = (reward.display(), model.display());
         let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
-        Err(Usage(format!("{what}\n  hint: train a reward model with --init {model}")).into())
+        Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into())
     }
 
-    fn result(&self, rows: &[Row], n: usize, sampling: &Sampling, wanted: &Wanted, ui: &Ui) -> Result<()> {
+    fn result(
+        &self,
+        rows: &[ContestRow],
+        n: usize,
+        sampling: &Sampling,
+        judge_choice: &JudgeChoice,
+        ui: &Ui,
+    ) -> Result<()> {
         if self.json {
             let object = json!({
                 "reference": self.reference,
@@ -149,18 +157,18 @@ impl WinRates {
                 "reward": self.reward,
                 "prompts": { "from": self.prompts, "n": n },
                 "max_new_tokens": self.max_new_tokens,
-                "sampling": Tokens::from(sampling.clone()),
+                "sampling": StoredSampling::from(sampling.clone()),
                 "rows": rows,
             });
             ui.json(&(object.to_string() + "\n"))?;
         } else {
-            ui.result(&table(rows, wanted.score()))?;
+            ui.result(&table(rows, judge_choice.score_name()))?;
         }
         if let Some(skipped) = rows.iter().map(|row| row.skipped).max().filter(|&n| n > 0) {
             ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));
         }
         // People are worth asking about the model that did best, if it is better at all.
-        let rate = |row: &Row| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
+        let rate = |row: &ContestRow| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
         let models = rows[1..].iter().zip(&self.model);
         let best = models.max_by(|(a, _), (b, _)| rate(a).total_cmp(&rate(b)));
         if let Some((_, best)) = best.filter(|(row, _)| rate(row) > 0.5) {
@@ -173,14 +181,14 @@ impl WinRates {
 }
 
 /// Columns of numbers on the right of their names; those that say nothing of any row are left out.
-fn table(rows: &[Row], score: &str) -> String {
+fn table(rows: &[ContestRow], score: &str) -> String {
     let number = |x: Option<f64>, digits: usize| x.map(|x| format!("{x:.digits$}"));
-    let kl = |row: &Row| match (row.kl, row.kl_bound) {
+    let kl = |row: &ContestRow| match (row.kl, row.kl_bound) {
         // Sums of many draws, which may be below 0 where there is no difference.
         (Some(kl), _) => Some(format!("{:.2}", if kl.abs() < 0.005 { 0.0 } else { kl })),
         (None, bound) => bound.map(|bound| format!("≤ {bound:.2}")),
     };
-    let column = |head: &str, cell: &dyn Fn(&Row) -> Option<String>| {
+    let column = |head: &str, cell: &dyn Fn(&ContestRow) -> Option<String>| {
         (head.to_owned(), rows.iter().map(cell).collect::<Vec<_>>())
     };
     let columns = [
@@ -193,7 +201,7 @@ fn table(rows: &[Row], score: &str) -> String {
     ];
     let shown: Vec<_> = columns.into_iter().filter(|(_, cells)| cells.iter().any(Option::is_some)).collect();
     let heads = std::iter::once(String::new()).chain(shown.iter().map(|(head, _)| head.clone())).collect();
-    let line = |(i, row): (usize, &Row)| {
+    let line = |(i, row): (usize, &ContestRow)| {
         let cells = shown.iter().map(|(_, cells)| cells[i].clone().unwrap_or_else(|| "-".to_owned()));
         std::iter::once(row.name.clone()).chain(cells).collect()
     };

@@ -2,12 +2,15 @@
 
 use crate::ui::Ui;
 use clap::Args;
-use gptkit_world::{Comparisons, Instructions, Part, Pattern, PatternRecords, Patterns, Task, Tasks, World as Stories};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{PatternKind, SyntheticLabeled, SyntheticPatternRecords};
+use gptkit_data::task::TaskKind;
+use gptkit_world::{Comparisons, Instructions, Patterns, World as Stories, WorldPart};
 
 /// Print stories, patterns, instructions, comparisons or labeled tasks of the embedded world, the default data of every
 /// stage
 #[derive(Debug, Args)]
-pub(crate) struct World {
+pub(crate) struct WorldCommand {
     /// How many
     #[arg(long, value_name = "N", default_value_t = 3, alias = "stories")]
     count: u64,
@@ -27,29 +30,30 @@ pub(crate) struct World {
     /// Labeled records instead, one JSON object a line: classification, entailment, similarity, multiple-choice,
     /// regression
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
-    task: Option<Task>,
+    task: Option<TaskKind>,
     /// Documents instead that show a pattern by examples and go on with it: what `--data world-patterns` trains on
     #[arg(long, conflicts_with_all = ["json", "records"])]
     patterns: bool,
     /// Records of one pattern instead, one JSON object a line, input and output: first-word, middle-word, last-word,
     /// reversed, rotated, color, animal, thing, category, labels, lookup
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
-    pattern: Option<Pattern>,
+    pattern: Option<PatternKind>,
     /// The instructions, comparisons or records that are kept for measuring, about what the others are not about
     #[arg(long, requires = "records")]
     held_out: bool,
 }
 
-impl World {
+impl WorldCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let part = if self.held_out { Part::HeldOut } else { Part::Train };
+        let (split, part) =
+            if self.held_out { (Split::HeldOut, WorldPart::HeldOut) } else { (Split::Train, WorldPart::Train) };
         if let Some(task) = self.task {
-            let tasks = Tasks::new(task, self.seed, part);
-            return self.print(ui, |index| Ok(serde_json::to_string(&tasks.record(index))?));
+            let records = SyntheticLabeled::new(task, self.seed, split);
+            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index)?)?));
         }
         if let Some(pattern) = self.pattern {
-            let records = PatternRecords::new(pattern, self.seed, part);
-            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index))?));
+            let records = SyntheticPatternRecords::new(pattern, self.seed, split);
+            return self.print(ui, |index| Ok(serde_json::to_string(&records.record(index)?)?));
         }
         if self.instructions {
             let instructions = Instructions::new(self.seed, part);

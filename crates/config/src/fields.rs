@@ -18,21 +18,21 @@ struct Probe<'a> {
 }
 
 /// The end of a walk.
-type End = de::value::Error;
+type WalkEnd = de::value::Error;
 
-fn end<T>() -> Result<T, End> {
+fn end<T>() -> Result<T, WalkEnd> {
     Err(de::Error::custom("end of the walk"))
 }
 
 impl<'de> Deserializer<'de> for Probe<'_> {
-    type Error = End;
+    type Error = WalkEnd;
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, End> {
+    ) -> Result<V::Value, WalkEnd> {
         if self.path.is_empty() {
             self.found.extend_from_slice(fields);
             return end();
@@ -40,15 +40,15 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         visitor.visit_map(self)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, End> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WalkEnd> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, End> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WalkEnd> {
         visitor.visit_seq(self)
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, End> {
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, WalkEnd> {
         end()
     }
 
@@ -59,23 +59,23 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 }
 
 impl<'de> MapAccess<'de> for Probe<'_> {
-    type Error = End;
+    type Error = WalkEnd;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, End> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, WalkEnd> {
         let Some((key, rest)) = self.path.split_first() else { return end() };
         self.path = rest;
         seed.deserialize(StrDeserializer::new(key)).map(Some)
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, End> {
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, WalkEnd> {
         seed.deserialize(Probe { path: self.path, found: self.found })
     }
 }
 
 impl<'de> SeqAccess<'de> for Probe<'_> {
-    type Error = End;
+    type Error = WalkEnd;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, End> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, WalkEnd> {
         // A list's index is a step of the path that names no field.
         let Some((_index, rest)) = self.path.split_first() else { return end() };
         seed.deserialize(Probe { path: rest, found: self.found }).map(Some)

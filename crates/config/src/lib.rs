@@ -7,7 +7,9 @@ mod differences;
 mod fields;
 mod load;
 mod problems;
+mod usage;
 
 pub use differences::{Difference, differences};
 pub use load::{Invalid, load, resolved};
 pub use problems::{Check, Problem, Problems};
+pub use usage::{Usage, with_hint};

@@ -34,7 +34,7 @@ where
 {
     let spans = DeTable::parse(text).map_err(|e| syntax(file, text, &e))?;
     let mut table: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
-    let source = Source { file, text, spans: spans.get_ref(), set };
+    let source = ConfigSource { file, text, spans: spans.get_ref(), set };
     let mut problems = Problems::default();
     for setting in set {
         if let Err(what) = apply(&mut table, setting) {
@@ -148,14 +148,14 @@ fn line(text: &str, offset: usize) -> usize {
 }
 
 /// Where settings came from.
-struct Source<'a> {
+struct ConfigSource<'a> {
     file: &'a str,
     text: &'a str,
     spans: &'a DeTable<'a>,
     set: &'a [String],
 }
 
-impl Source<'_> {
+impl ConfigSource<'_> {
     fn locate(&self, table: &Table, problems: &Problems) -> Invalid {
         let problems = problems.iter().map(|problem| Located {
             place: self.place(&problem.key),

@@ -4,7 +4,7 @@
 //! that each token is predicted once an epoch (but for less than one window left over). Where the circle is cut first,
 //! and in which order its windows come, is drawn anew each epoch by keyed functions in constant memory.
 
-use crate::shard::{Corpus, Mixed, Tokens};
+use crate::shard::{Corpus, MixtureShare, ShardTokens};
 use anyhow::{Result, ensure};
 use gptkit_rng::order::{hash, permuted};
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Windows {
         self.corpus.train.iter().map(|part| self.n_windows(&part.tokens)).sum()
     }
 
-    fn n_windows(&self, tokens: &Tokens) -> u64 {
+    fn n_windows(&self, tokens: &ShardTokens) -> u64 {
         tokens.len() / self.context as u64
     }
 
@@ -208,10 +208,10 @@ pub struct HeldOut {
 /// The same windows every time: at most `max_rows`, divided among the sources by their weights and evenly spread over the
 /// validation part of each, in batches of `rows`. A source whose part has not one window is left out.
 pub fn validation(corpus: &Corpus, context: usize, rows: usize, max_rows: usize) -> Vec<HeldOut> {
-    let n_windows = |part: &Mixed| part.tokens.len().saturating_sub(1) / context as u64;
-    let parts: Vec<&Mixed> = corpus.val.iter().filter(|part| n_windows(part) > 0).collect();
+    let n_windows = |part: &MixtureShare| part.tokens.len().saturating_sub(1) / context as u64;
+    let parts: Vec<&MixtureShare> = corpus.val.iter().filter(|part| n_windows(part) > 0).collect();
     let total: f64 = parts.iter().map(|part| part.weight).sum();
-    let held = |part: &&Mixed| {
+    let held = |part: &&MixtureShare| {
         let n = n_windows(part);
         let share = (max_rows as f64 * part.weight / total).round() as u64;
         let taken = n.min(share.max(1));

@@ -1,24 +1,28 @@
 //! Comparison records → a prompt, its completions, and the place of each.
 //!
-//! The first record that has a [`Shape`] decides for its file; one of another shape is a bad record.
+//! The first record that has a [`ComparisonShape`] decides for its file; one of another shape is a bad record.
 
-use crate::dialogue::{AnswerUse, Message, Role, checked, key, with_answers, with_input};
-use crate::messages::{HISTORY, SYSTEM, earlier, is_nothing, messages, messages_of, turns, with_system};
+use crate::continuation::{continued, is_whole};
+use crate::message::{AnswerUse, Message, Role, key, with_answers};
+use crate::messages::{HISTORY, SYSTEM, turns};
 use crate::progress::Progress;
-use crate::record::{Bad, Place, Row, Skipped, kind_of, read_rows};
+use crate::record::{BadRecord, RecordPlace, Row, kind_of};
+use crate::rows::read_rows;
+use crate::skipped::Skipped;
 use crate::source::OnBadRecord;
 use crate::unused::Unused;
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// A prompt and completions of it, ordered by somebody.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// Where its record stands.
-    pub place: Place,
+    pub place: RecordPlace,
     /// The dialogue so far; the user speaks last.
     pub prompt: Vec<Message>,
     /// Ways in which it goes on, each the assistant's answer, or several turns that begin and end with one; no two are the
@@ -54,7 +58,7 @@ pub fn pairs(places: &[u32]) -> impl Iterator<Item = (usize, usize)> {
 
 /// How a record holds a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub enum ComparisonShape {
     /// `prompt`, `completions` and `ranking`, the place of each completion.
     Ranking,
     /// A prompt, `chosen` and `rejected`.
@@ -68,7 +72,7 @@ pub enum Shape {
     Choice,
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for ComparisonShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ranking => f.write_str("rankings (prompt, completions, ranking)"),
@@ -81,8 +85,6 @@ impl fmt::Display for Shape {
 
 /// Most completions of a prompt: they make pairs by the square of it. Ouyang et al. 2022 compare up to 9.
 const MOST_COMPLETIONS: usize = 256;
-/// Most bytes that the copies of a prompt may have.
-const LARGEST_COPY: usize = 256 << 20;
 
 const KNOWN: &str = "prompt (or question, instruction, input, query, messages, conversations), chosen, rejected; chosen and \
                      rejected, whole dialogues; prompt, completions, ranking; history, human_ref_A, human_ref_B, labels";
@@ -97,12 +99,12 @@ const SCORES: [[&str; 2]; 4] = [
     ["chosen_rating", "rejected_rating"],
 ];
 
-impl Shape {
+impl ComparisonShape {
     /// The shape of a record.
     ///
     /// # Errors
     /// When it has none.
-    pub fn of(row: &Row) -> Result<Self, Bad> {
+    pub fn of(row: &Row) -> Result<Self, BadRecord> {
         let has = |key: &str| row.fields.contains_key(key);
         if has("prompt") && has("completions") {
             return Ok(Self::Ranking);
@@ -120,7 +122,7 @@ impl Shape {
             true => "; prompt, completion and label are the form of KTO, which is not supported",
             false => "",
         };
-        Err(Bad::new(format!("is no comparison: it has {}; known are {KNOWN}{hint}", row.keys())))
+        Err(BadRecord::new(format!("is no comparison: it has {}; known are {KNOWN}{hint}", row.keys())))
     }
 
     /// Names of the fields that are read of a record of this shape.
@@ -142,7 +144,7 @@ impl Shape {
     ///
     /// # Errors
     /// When it has not this shape, or what is said is no dialogue.
-    pub fn completions(self, row: &Row) -> Result<(Vec<Message>, Vec<Vec<Message>>), Bad> {
+    pub fn completions(self, row: &Row) -> Result<(Vec<Message>, Vec<Vec<Message>>), BadRecord> {
         let field = |name: &str| match row.fields.get(name) {
             Some(said) => Ok((name.to_owned(), said)),
             None => Err(row.lacks(name)),
@@ -159,7 +161,7 @@ impl Shape {
         let (prompt, completions) = continued(row, prompt, &said)?;
         for ((name, _), completion) in said.iter().zip(&completions) {
             if completion.iter().any(|message| message.use_of == AnswerUse::Masked) {
-                return Err(Bad::new(format!(
+                return Err(BadRecord::new(format!(
                     "{name} has a message that is marked as not learned; a comparison learns all"
                 )));
             }
@@ -171,7 +173,7 @@ impl Shape {
     ///
     /// # Errors
     /// When it has not this shape, its places are no ranking, or what is said is no dialogue.
-    fn comparison(self, row: &Row) -> Result<Comparison, Bad> {
+    fn comparison(self, row: &Row) -> Result<Comparison, BadRecord> {
         let (prompt, mut completions) = self.completions(row)?;
         let n = completions.len();
         let mut places = match self {
@@ -188,7 +190,7 @@ impl Shape {
         for (i, completion) in completions.iter().enumerate() {
             let same = *first.entry(key(completion)).or_insert(i);
             if places[same] != places[i] {
-                return Err(Bad::new(format!(
+                return Err(BadRecord::new(format!(
                     "completions {} and {} are the same, and have the places {} and {}",
                     same + 1,
                     i + 1,
@@ -213,207 +215,42 @@ impl Shape {
     }
 }
 
-fn listed<'a>(row: &'a Row, key: &str) -> Result<&'a [Value], Bad> {
+fn listed<'a>(row: &'a Row, key: &str) -> Result<&'a [Value], BadRecord> {
     match row.fields.get(key) {
         Some(Value::Array(list)) if (2..=MOST_COMPLETIONS).contains(&list.len()) => Ok(list),
         Some(Value::Array(list)) if list.len() > MOST_COMPLETIONS => {
             let what = format!("\"{key}\" has {} entries; a comparison has at most {MOST_COMPLETIONS}", list.len());
-            Err(Bad::new(what))
+            Err(BadRecord::new(what))
         }
         Some(Value::Array(list)) => {
-            Err(Bad::new(format!("\"{key}\" has {} of the two or more that a comparison needs", list.len())))
+            Err(BadRecord::new(format!("\"{key}\" has {} of the two or more that a comparison needs", list.len())))
         }
-        Some(other) => Err(Bad::new(format!("\"{key}\" is {}, not a list", kind_of(other)))),
+        Some(other) => Err(BadRecord::new(format!("\"{key}\" is {}, not a list", kind_of(other)))),
         None => Err(row.lacks(key)),
     }
 }
 
-/// The dialogue under `key`: messages, a transcript, or what the user says; with the system message and the earlier turns that
-/// the record has elsewhere. Its own answers are only read.
-pub(crate) fn prompt_under(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
-    let own = match row.fields.get(key) {
-        Some(Value::Array(_) | Value::Object(_)) => messages(row, key)?,
-        _ => {
-            let text = row.text(key)?;
-            match turns(text) {
-                Some(turns) => turns,
-                None if key == "instruction" => vec![Message::new(Role::User, with_input(text, input(row)?))],
-                None => vec![Message::new(Role::User, text)],
-            }
-        }
-    };
-    let mut prompt = if key == HISTORY { Vec::new() } else { earlier(row)? };
-    prompt.extend(with_answers(own, AnswerUse::Prompt));
-    let mut prompt = with_system(row, prompt)?;
-    // A transcript may end where the assistant is to speak.
-    if prompt.last().is_some_and(|last| last.role == Role::Assistant && last.content.is_empty()) {
-        prompt.pop();
-    }
-    match prompt.last() {
-        Some(last) if last.role == Role::User && !last.content.trim().is_empty() => Ok(prompt),
-        Some(last) if last.role == Role::User => Err(Bad::empty("the prompt is empty")),
-        _ => Err(Bad::new("the prompt does not end with the user's message, which is to be answered")),
-    }
-}
-
-/// What an instruction is about.
-fn input(row: &Row) -> Result<Option<&str>, Bad> {
-    let has = |key: &str| row.fields.get(key).is_some_and(|value| !is_nothing(value));
-    match (has("context"), has("input")) {
-        (true, true) => Err(Bad::new("has both \"context\" and \"input\"; give one of them")),
-        (true, false) => row.optional_text("context"),
-        (false, _) => row.optional_text("input"),
-    }
-}
-
-/// The prompt under `key`, and what each of `said` adds to it. What is said may repeat the prompt, or hold the whole dialogue
-/// where there is no key: the beginning that all share, up to a message of the user's, is the prompt then.
-///
-/// # Errors
-/// When it is no dialogue, or what is said begins with another prompt.
-pub(crate) fn continued(
-    row: &Row,
-    key: Option<&str>,
-    said: &[(String, &Value)],
-) -> Result<(Vec<Message>, Vec<Vec<Message>>), Bad> {
-    let prompt = match key {
-        Some(key) => prompt_under(row, key)?,
-        None => with_system(row, Vec::new())?,
-    };
-    // Each completion is looked at behind its own copy of the prompt.
-    if said.len() * prompt.iter().map(|message| message.content.len()).sum::<usize>() > LARGEST_COPY {
-        return Err(Bad::new(format!("has a prompt too long for {} completions", said.len())));
-    }
-    let known = key.map(|_| prompt.as_slice());
-    let parts = said.iter().map(|(name, said)| part(name, said, known)).collect::<Result<Vec<_>, _>>()?;
-    let is_whole = |part: &[Message]| part.first().is_some_and(|first| first.role != Role::Assistant);
-    let are_whole = key.is_none() || parts.iter().all(|part| is_whole(part));
-    let mut dialogues = Vec::with_capacity(parts.len());
-    for ((name, _), part) in said.iter().zip(parts) {
-        let whole = match is_whole(&part) || key.is_none() {
-            true => under_system(&prompt, part)?,
-            false => prompt.iter().cloned().chain(part).collect(),
-        };
-        if !are_whole && !begins(turns_of(&whole), turns_of(&prompt)) {
-            return Err(Bad::new(format!("{name} is a dialogue that does not begin with the prompt")));
-        }
-        // An empty system message counts as no system message.
-        dialogues.push(checked(whole).map_err(|bad| if said.len() > 1 { bad.within(name) } else { bad })?);
-    }
-    let Some(first) = dialogues.first() else { return Ok((prompt, dialogues)) };
-    let n = match are_whole {
-        true => shared_prompt(&dialogues),
-        false => first.len() - turns_of(first).len() + turns_of(&prompt).len(),
-    };
-    let shared = first[..n.min(first.len())].to_vec();
-    if shared.last().is_none_or(|last| last.role != Role::User) {
-        return Err(Bad::new("chosen and rejected do not begin with the same prompt"));
-    }
-    let (asked, own) = (turns_of(&shared), turns_of(&prompt));
-    if key.is_some() && !begins(asked, own) && !ends(asked, own) {
-        return Err(Bad::new("the dialogues do not begin with the prompt"));
-    }
-    let n_asked = asked.len();
-    for whole in &mut dialogues {
-        let n = whole.len() - turns_of(whole).len() + n_asked;
-        whole.drain(..n);
-    }
-    Ok((shared, dialogues))
-}
-
-/// Whether `said` is a dialogue that begins with something else than an answer.
-fn is_whole(said: &Value) -> bool {
-    let first = match said {
-        Value::Array(list) => list.first().and_then(|first| messages_of(first, "chosen").ok()),
-        Value::String(text) => turns(text),
-        _ => None,
-    };
-    first.is_some_and(|first| first.first().is_some_and(|first| first.role != Role::Assistant))
-}
-
-/// What `said` holds: an answer, or messages. A text that repeats the turns of the `prompt` is a transcript; where there is no
-/// prompt, it must be one.
-fn part(name: &str, said: &Value, prompt: Option<&[Message]>) -> Result<Vec<Message>, Bad> {
-    let is_transcript = |turns: &[Message]| prompt.is_none_or(|prompt| begins(turns, turns_of(prompt)));
-    match said {
-        Value::String(text) => match (turns(text).filter(|turns| is_transcript(turns)), prompt) {
-            (Some(turns), _) => Ok(turns),
-            (None, Some(_)) => Ok(vec![Message::new(Role::Assistant, text.as_str())]),
-            (None, None) => {
-                Err(Bad::new(format!("{name} is no dialogue: it has no turns of \"Human:\" and \"Assistant:\"")))
-            }
-        },
-        Value::Array(_) | Value::Object(_) => messages_of(said, name).map_err(|bad| bad.within(name)),
-        other => Err(Bad::new(format!("{name} is {}, not text or messages", kind_of(other)))),
-    }
-}
-
-/// `whole` with the system message that `prompt` begins with, unless it has it already.
-fn under_system(prompt: &[Message], mut whole: Vec<Message>) -> Result<Vec<Message>, Bad> {
-    let Some(system) = prompt.first().filter(|first| first.role == Role::System) else { return Ok(whole) };
-    match whole.first() {
-        Some(first) if first.role != Role::System => whole.insert(0, system.clone()),
-        Some(first) if !is_same(first, system) => {
-            return Err(Bad::new("the system message of the prompt and that of the dialogue differ"));
-        }
-        _ => {}
-    }
-    Ok(whole)
-}
-
-/// `messages` without a system message.
-fn turns_of(messages: &[Message]) -> &[Message] {
-    match messages {
-        [first, turns @ ..] if first.role == Role::System => turns,
-        turns => turns,
-    }
-}
-
-/// Whether two messages say the same, whatever white space is around it.
-fn is_same(a: &Message, b: &Message) -> bool {
-    a.role == b.role && a.content.trim() == b.content.trim()
-}
-
-/// Whether `whole` begins with `prompt`.
-fn begins(whole: &[Message], prompt: &[Message]) -> bool {
-    whole.len() >= prompt.len() && whole.iter().zip(prompt).all(|(a, b)| is_same(a, b))
-}
-
-/// Whether `whole` ends with `prompt`.
-fn ends(whole: &[Message], prompt: &[Message]) -> bool {
-    whole.len() >= prompt.len() && begins(&whole[whole.len() - prompt.len()..], prompt)
-}
-
-/// Messages that all dialogues begin with, up to one of the user's; of a single dialogue, all up to the last of the user's.
-fn shared_prompt(dialogues: &[Vec<Message>]) -> usize {
-    let [first, rest @ ..] = dialogues else { return 0 };
-    let alike = |other: &Vec<Message>| first.iter().zip(other).take_while(|(a, b)| is_same(a, b)).count();
-    let shared = rest.iter().map(alike).min().unwrap_or(first.len());
-    let is_question = |i: &usize| first.get(i - 1).is_some_and(|message| message.role == Role::User);
-    (1..=shared).rev().find(is_question).unwrap_or(0)
-}
-
 /// Whether `labels` of `row` says that A is better.
-fn is_first_better(row: &Row) -> Result<bool, Bad> {
+fn is_first_better(row: &Row) -> Result<bool, BadRecord> {
     match row.label("labels")?.as_str() {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
-        other => Err(Bad::new(format!(
+        other => Err(BadRecord::new(format!(
             "\"labels\" is {other:?}; use 1 when human_ref_A is better, and 0 when human_ref_B is"
         ))),
     }
 }
 
 /// The places of `n` completions, each one above the next better.
-fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, Bad> {
+fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, BadRecord> {
     let places = match row.fields.get("ranking") {
         Some(Value::Array(places)) => places,
-        Some(other) => return Err(Bad::new(format!("\"ranking\" is {}, not a list of places", kind_of(other)))),
+        Some(other) => return Err(BadRecord::new(format!("\"ranking\" is {}, not a list of places", kind_of(other)))),
         None => return Err(row.lacks("ranking")),
     };
     if places.len() != n {
         let s = if places.len() == 1 { "" } else { "s" };
-        return Err(Bad::new(format!("the ranking has {} place{s} for {n} completions", places.len())));
+        return Err(BadRecord::new(format!("the ranking has {} place{s} for {n} completions", places.len())));
     }
     let mut numbers = Vec::with_capacity(n);
     for (i, place) in places.iter().enumerate() {
@@ -421,9 +258,14 @@ fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, Bad> {
             Some(place @ 1..) if place <= n as u64 => numbers.push(place as u32),
             Some(place) => {
                 let says = format!("completion {} has place {place}; places go from 1, the best, to {n}", i + 1);
-                return Err(Bad::new(says));
+                return Err(BadRecord::new(says));
             }
-            None => return Err(Bad::new(format!("the place of completion {} is {place}, not a whole number", i + 1))),
+            None => {
+                return Err(BadRecord::new(format!(
+                    "the place of completion {} is {place}, not a whole number",
+                    i + 1
+                )));
+            }
         }
     }
     // After a tie, places go on with the next number, or with the number of all before.
@@ -435,39 +277,42 @@ fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, Bad> {
     let counts = |&place: &u32| sorted.partition_point(|&other| other < place) + 1 == place as usize;
     if !is_dense && !dense.iter().all(counts) {
         let missing = (1..=n as u32).find(|place| !dense.contains(place)).unwrap_or_default();
-        return Err(Bad::new(format!("no completion has place {missing}, and some have later ones: {numbers:?}")));
+        return Err(BadRecord::new(format!(
+            "no completion has place {missing}, and some have later ones: {numbers:?}"
+        )));
     }
     Ok(numbers.iter().map(|place| dense.partition_point(|other| other < place) as u32 + 1).collect())
 }
 
-fn gold(row: &Row, n: usize) -> Result<Option<Vec<f64>>, Bad> {
+fn gold(row: &Row, n: usize) -> Result<Option<Vec<f64>>, BadRecord> {
     let list = match row.fields.get("gold") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(Bad::new(format!("\"gold\" is {}, not a list", kind_of(other)))),
+        Some(other) => return Err(BadRecord::new(format!("\"gold\" is {}, not a list", kind_of(other)))),
     };
     let numbers: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
     match numbers {
         Some(numbers) if numbers.len() == n => Ok(Some(numbers)),
-        _ => Err(Bad::new(format!("\"gold\" is no list of {n} numbers, one a completion"))),
+        _ => Err(BadRecord::new(format!("\"gold\" is no list of {n} numbers, one a completion"))),
     }
 }
 
-fn cut(row: &Row, n: usize) -> Result<Vec<bool>, Bad> {
+fn cut(row: &Row, n: usize) -> Result<Vec<bool>, BadRecord> {
     let list = match row.fields.get("cut") {
         None | Some(Value::Null) => return Ok(vec![false; n]),
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(Bad::new(format!("\"cut\" is {}, not a list", kind_of(other)))),
+        Some(other) => return Err(BadRecord::new(format!("\"cut\" is {}, not a list", kind_of(other)))),
     };
     let found: Option<Vec<bool>> = list.iter().map(Value::as_bool).collect();
     match found {
         Some(found) if found.len() == n => Ok(found),
-        _ => Err(Bad::new(format!("\"cut\" is no list of {n} times true or false, one a completion"))),
+        _ => Err(BadRecord::new(format!("\"cut\" is no list of {n} times true or false, one a completion"))),
     }
 }
 
 /// Hands the comparisons of the file `path` to `sink`, and says which shape its records have. One that is no sound
-/// comparison is left out and counted, or ends the reading, as `on_bad` says; so does one that `sink` calls [`Bad`].
+/// comparison is left out and counted, or ends the reading, as `on_bad` says; so does one that `sink` calls [`BadRecord`]. Where
+/// `sink` breaks, reading ends.
 ///
 /// # Errors
 /// As [`read_rows`], and when the file holds no comparison.
@@ -475,14 +320,14 @@ pub fn read_comparisons(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Comparison) -> Result<()>,
-) -> Result<(Shape, Skipped)> {
+    sink: &mut dyn FnMut(Comparison) -> Result<ControlFlow<()>>,
+) -> Result<(ComparisonShape, Skipped)> {
     let (mut shape, mut unused) = (None, Unused::default());
     let skipped = read_rows(path, on_bad, progress, &mut |row| {
-        let own = Shape::of(&row)?;
+        let own = ComparisonShape::of(&row)?;
         let shape = *shape.get_or_insert(own);
         if shape != own {
-            return Err(Bad::new(format!("holds {own}, and the records before it {shape}")).into());
+            return Err(BadRecord::new(format!("holds {own}, and the records before it {shape}")).into());
         }
         let comparison = shape.comparison(&row)?;
         unused.take(&row, &shape.fields());
@@ -523,16 +368,17 @@ fn remark(row: &Row, comparison: &Comparison, unused: &mut Unused) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::continuation::LARGEST_COPY;
     use serde_json::json;
 
     fn row(value: Value) -> Row {
         let Value::Object(fields) = value else { panic!("{value} is no object") };
-        Row { place: Place { file: "a.jsonl".into(), line: 1 }, fields }
+        Row { place: RecordPlace { file: "a.jsonl".into(), line: 1 }, fields }
     }
 
-    fn read(value: Value) -> Result<Comparison, Bad> {
+    fn read(value: Value) -> Result<Comparison, BadRecord> {
         let row = row(value);
-        Shape::of(&row)?.comparison(&row)
+        ComparisonShape::of(&row)?.comparison(&row)
     }
 
     fn bad(value: Value) -> String {
@@ -650,7 +496,9 @@ mod tests {
 
     #[test]
     fn kto_is_named() {
-        let said = Shape::of(&row(json!({ "prompt": "q", "completion": "a", "label": true }))).unwrap_err().to_string();
+        let said = ComparisonShape::of(&row(json!({ "prompt": "q", "completion": "a", "label": true })))
+            .unwrap_err()
+            .to_string();
         assert!(said.ends_with("the form of KTO, which is not supported"), "{said}");
     }
 

@@ -2,54 +2,8 @@
 //! later token may still change is held back until it is settled.
 
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer::unsettled::Unsettled;
 use anyhow::Result;
-use serde_json::Value;
-
-/// The part of the decoded text that a decoder may still change when more tokens come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Unsettled {
-    /// A run of byte tokens (`<0xE3>`): one that is no UTF-8 becomes U+FFFD as a whole.
-    byte_runs: bool,
-    /// U+FFFD at the end: the beginning of a character whose other bytes may follow.
-    replacement: bool,
-    /// All of the text: a pattern is replaced in it after its tokens were joined.
-    all: bool,
-}
-
-/// Steps of a decoder, or of a pre-tokenizer, as `tokenizer.json` has them; those of a sequence one by one.
-pub(crate) fn steps<'a>(json: &'a Value, of_sequence: &str) -> Vec<&'a Value> {
-    match json.get(of_sequence).and_then(Value::as_array) {
-        Some(inner) => inner.iter().flat_map(|step| steps(step, of_sequence)).collect(),
-        None if json.is_null() => Vec::new(),
-        None => vec![json],
-    }
-}
-
-impl Unsettled {
-    /// Reads it from a decoder's JSON.
-    pub(crate) fn of(decoder: &Value) -> Self {
-        let (mut found, mut joined) = (Self::default(), false);
-        for step in steps(decoder, "decoders") {
-            match step["type"].as_str().unwrap_or_default() {
-                "Fuse" => joined = true,
-                "ByteLevel" => (joined, found.replacement) = (true, true),
-                "ByteFallback" => found.byte_runs |= !joined,
-                "Replace" => {
-                    let pattern = step["pattern"]["String"].as_str();
-                    found.all |= joined && pattern.is_none_or(|pattern| pattern.chars().count() > 1);
-                }
-                "BPEDecoder" | "WordPiece" | "CTC" => found.all |= joined,
-                _ => {}
-            }
-        }
-        found
-    }
-}
-
-/// Whether a decoder joins the bytes of tokens and does nothing else, as GPT-2's does.
-pub(crate) fn joins_bytes(decoder: &Value) -> bool {
-    matches!(steps(decoder, "decoders")[..], [only] if only["type"] == "ByteLevel")
-}
 
 /// The byte that a token of the form `<0x0A>` stands for.
 pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
@@ -60,23 +14,30 @@ pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
 /// Tokens, one at a time → text, in whole characters.
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
-    state: State,
+    state: DecoderState,
 }
 
-enum State {
+enum DecoderState {
     /// Every token stands for bytes, and those of a character may be spread over several tokens.
     Bytes { pending: Vec<u8> },
     /// The library's decoder, which looks at several tokens.
-    Library(Window),
+    Library(DecodingWindow),
 }
 
 /// The newest tokens, enough of them for the library to decode the next as it would in the whole.
-struct Window {
+struct DecodingWindow {
     ids: Vec<u32>,
     /// How many of `ids` were handed out, or belong to the prompt.
     n_given: usize,
     /// The text of these.
     given: String,
+}
+
+impl Tokenizer {
+    /// Decodes token by token what follows `prompt`.
+    pub fn decoder(&self, prompt: &[u32]) -> Decoder<'_> {
+        Decoder::new(self, prompt)
+    }
 }
 
 /// Tokens of a prompt that decide how the text after it begins.
@@ -86,14 +47,14 @@ impl<'a> Decoder<'a> {
     /// Decodes what follows `prompt`.
     pub(crate) fn new(tokenizer: &'a Tokenizer, prompt: &[u32]) -> Self {
         let state = if tokenizer.joins_bytes() {
-            State::Bytes { pending: Vec::new() }
+            DecoderState::Bytes { pending: Vec::new() }
         } else {
             let text_of = |ids: &[u32]| tokenizer.library_text(ids).unwrap_or_default();
             let mut ids = prompt[prompt.len().saturating_sub(LAST_OF_PROMPT)..].to_vec();
             if text_of(&ids).is_empty() {
                 ids = prompt.to_vec();
             }
-            State::Library(Window { n_given: ids.len(), given: text_of(&ids), ids })
+            DecoderState::Library(DecodingWindow { n_given: ids.len(), given: text_of(&ids), ids })
         };
         Self { tokenizer, state }
     }
@@ -104,11 +65,11 @@ impl<'a> Decoder<'a> {
     /// When the library's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String> {
         match &mut self.state {
-            State::Bytes { pending } => {
+            DecoderState::Bytes { pending } => {
                 pending.extend(self.tokenizer.bytes_of(id));
                 Ok(whole_characters(pending))
             }
-            State::Library(window) => {
+            DecoderState::Library(window) => {
                 window.ids.push(id);
                 window.settled(self.tokenizer)
             }
@@ -121,8 +82,8 @@ impl<'a> Decoder<'a> {
     /// When the library's decoder fails.
     pub fn flush(&mut self) -> Result<String> {
         match &mut self.state {
-            State::Bytes { pending } => Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned()),
-            State::Library(window) => {
+            DecoderState::Bytes { pending } => Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned()),
+            DecoderState::Library(window) => {
                 let text = window.fresh(self.tokenizer)?;
                 window.give(self.tokenizer)?;
                 Ok(text)
@@ -131,7 +92,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-impl Window {
+impl DecodingWindow {
     /// Hands out the text that no later token changes.
     fn settled(&mut self, tokenizer: &Tokenizer) -> Result<String> {
         let Unsettled { byte_runs, replacement, all } = tokenizer.unsettled();
@@ -199,7 +160,7 @@ mod tests {
     use super::*;
     use crate::testing::tokenizer;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     /// Tokenizers of many kinds, made by scripts/conformance/tokenizer_kinds.py.
     const KINDS: [&str; 9] = [

@@ -1,6 +1,6 @@
 //! The only writer: a file or folder that it writes is whole or absent, whatever happens meanwhile.
 
-use crate::unfinished::Unfinished;
+use crate::unfinished::{Unfinished, remove};
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -150,6 +150,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = File::create(aside)?;
         Ok(file.write_all(bytes)?)
     })
+}
+
+/// Writes `value` to `path` as indented JSON with a line break at its end, as [`write`] does.
+///
+/// # Errors
+/// As [`write`], and when it cannot be written as JSON.
+pub fn write_json(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<()> {
+    write(path, (serde_json::to_string_pretty(value)? + "\n").as_bytes())
 }
 
 /// Lets `fill` write a file under a name aside, then gives it the name `path`.
@@ -397,7 +405,7 @@ const SEAL: &str = "checksums.json";
 
 /// A file as it was when its folder was sealed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Sealed {
+struct SealedFile {
     bytes: u64,
     blake3: String,
 }
@@ -447,7 +455,7 @@ pub fn unseal(folder: &Path) -> Result<()> {
 pub fn check_seal(folder: &Path) -> Result<()> {
     let path = folder.join(SEAL);
     let text = read_description(&path)?;
-    let files: BTreeMap<String, Sealed> =
+    let files: BTreeMap<String, SealedFile> =
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
     for (name, before) in files {
         let path = folder.join(name);
@@ -467,12 +475,12 @@ pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
     if !path.is_file() {
         return Ok(());
     }
-    let files: BTreeMap<String, Sealed> = serde_json::from_str(&read_description(&path)?)
+    let files: BTreeMap<String, SealedFile> = serde_json::from_str(&read_description(&path)?)
         .with_context(|| format!("{} is damaged; delete it to use the folder without its checksums", path.display()))?;
     for (name, before) in files.into_iter().filter(|(name, _)| chosen(name)) {
         let file = folder.join(&name);
         let now = if file.exists() { Some(sealed(&file)?) } else { None };
-        let is_edited = |now: &Sealed| {
+        let is_edited = |now: &SealedFile| {
             let parses = || read_description(&file).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(&text).is_ok());
             name.ends_with(".json") && now.bytes != before.bytes && parses()
         };
@@ -503,9 +511,9 @@ pub fn fingerprint(folder: &Path, ending: &str) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn sealed(path: &Path) -> Result<Sealed> {
+fn sealed(path: &Path) -> Result<SealedFile> {
     let mut file = open(path)?;
-    let mut read = || -> std::io::Result<Sealed> {
+    let mut read = || -> std::io::Result<SealedFile> {
         let mut hasher = blake3::Hasher::new();
         // Larger pieces than this are hashed by all cores together.
         let mut buffer = vec![0; (file.metadata()?.len() as usize).clamp(1, 16 << 20)];
@@ -521,7 +529,7 @@ fn sealed(path: &Path) -> Result<Sealed> {
             hasher.update_rayon(&buffer[..filled]);
             bytes += filled as u64;
             if filled < buffer.len() {
-                return Ok(Sealed { bytes, blake3: hasher.finalize().to_hex().to_string() });
+                return Ok(SealedFile { bytes, blake3: hasher.finalize().to_hex().to_string() });
             }
         }
     };
@@ -593,21 +601,6 @@ fn is_at(file: &File, path: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_at(_: &File, path: &Path) -> bool {
     path.exists()
-}
-
-/// Removes the file or folder `path`, if it is there.
-pub(crate) fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Err(_) => Ok(()),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-    };
-    match removed {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("{} cannot be removed", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Name of the file that [`lock`] locks.

@@ -45,11 +45,11 @@ pub(crate) enum Class {
 }
 
 /// The use of a special token, and the token.
-type Named = (String, AddedToken);
+type NamedToken = (String, AddedToken);
 
 /// Chat templates by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Templates {
+pub(crate) struct FolderTemplates {
     /// The one that is used.
     pub(crate) default: Option<String>,
     /// Where it was found, for messages.
@@ -63,7 +63,7 @@ pub(crate) struct Templates {
 pub(crate) struct FolderTokens {
     pub(crate) class: Class,
     /// By use: `bos_token` and so on, then the tokenizer's own such as `image_token`.
-    named: Vec<Named>,
+    named: Vec<NamedToken>,
     /// Special tokens without a use.
     extra: Vec<AddedToken>,
     /// Added tokens, in the order of their ids.
@@ -72,7 +72,7 @@ pub(crate) struct FolderTokens {
     pub(crate) frames: (bool, bool),
     /// Whether byte-level pairs read a text with a space before it.
     pub(crate) add_prefix_space: bool,
-    templates: Templates,
+    templates: FolderTemplates,
     /// The other keys of `tokenizer_config.json`.
     settings: Map<String, Value>,
     /// `generation_config.json`.
@@ -133,7 +133,9 @@ impl FolderTokens {
 
     /// Whether it says itself which token ends a text.
     pub(crate) fn names_an_end(&self) -> bool {
-        self.named.iter().any(|(name, token)| name == "eos_token" && token.content != crate::tokenizer::END_OF_TEXT)
+        self.named
+            .iter()
+            .any(|(name, token)| name == "eos_token" && token.content != crate::tokenizer::special::END_OF_TEXT)
     }
 
     /// Has `tokenizer` put `bos_token` before texts and `eos_token` after them where the folder says so.
@@ -198,7 +200,7 @@ pub(crate) struct TextSettings {
     pub(crate) names: Vec<(String, String)>,
     /// Special tokens without a use.
     extra: Vec<String>,
-    pub(crate) templates: Templates,
+    pub(crate) templates: FolderTemplates,
     /// The other keys of `tokenizer_config.json`.
     settings: Map<String, Value>,
     /// `generation_config.json`.
@@ -229,7 +231,7 @@ impl TextSettings {
         if !self.extra.is_empty() {
             config["additional_special_tokens"] = json!(self.extra); // the key that all versions of transformers read
         }
-        let Templates { default, others, .. } = &self.templates;
+        let FolderTemplates { default, others, .. } = &self.templates;
         if let (Some(default), true) = (default, others.is_empty()) {
             config["chat_template"] = json!(default);
             return config;
@@ -338,7 +340,7 @@ fn extra_of(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
 }
 
 fn default_token(class: Class) -> AddedToken {
-    AddedToken::from(if class == Class::Gpt1 { "<unk>" } else { crate::tokenizer::END_OF_TEXT }, true)
+    AddedToken::from(if class == Class::Gpt1 { "<unk>" } else { crate::tokenizer::special::END_OF_TEXT }, true)
 }
 
 /// The special tokens that have a use, and those that have none.
@@ -346,7 +348,7 @@ fn special(
     config: &Map<String, Value>,
     class: Class,
     listed: &BTreeMap<u32, AddedToken>,
-) -> Result<(Vec<Named>, Vec<AddedToken>)> {
+) -> Result<(Vec<NamedToken>, Vec<AddedToken>)> {
     let known = |value: &Value| -> Result<AddedToken> {
         let own = token(value, true)?;
         Ok(listed.values().find(|token| **token == own).cloned().map_or(own, |token| token.special(true)))
@@ -379,11 +381,15 @@ fn special(
 }
 
 /// The chat templates of `folder`: files go before what its `tokenizer_config.json` says.
-fn templates(folder: &Path, config: &Map<String, Value>) -> Result<Templates> {
-    let mut found = Templates::default();
+fn templates(folder: &Path, config: &Map<String, Value>) -> Result<FolderTemplates> {
+    let mut found = FolderTemplates::default();
     let file = folder.join("chat_template.jinja");
     if file.exists() {
-        found = Templates { default: Some(disk::read_description(&file)?), place: file.display().to_string(), ..found };
+        found = FolderTemplates {
+            default: Some(disk::read_description(&file)?),
+            place: file.display().to_string(),
+            ..found
+        };
     }
     let others = folder.join("additional_chat_templates");
     if others.is_dir() {

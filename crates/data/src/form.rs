@@ -1,13 +1,13 @@
 //! How a model reads a dialogue: by its chat template, or as plain text where it brings none.
 
-use crate::dialogue::{Message, Role};
+use crate::message::{Message, Role};
 use crate::template::{Template, encode};
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
 
 /// How messages become tokens.
 #[derive(Debug)]
-pub enum Form {
+pub enum DialogueForm {
     /// As the model was trained to read them.
     Template {
         /// The model's own.
@@ -19,7 +19,7 @@ pub enum Form {
     Plain,
 }
 
-impl Form {
+impl DialogueForm {
     /// That of the model whose tokenizer this is.
     ///
     /// # Errors
@@ -116,10 +116,10 @@ mod tests {
         let end = added[3]["id"].as_u64().unwrap() as u32;
         crate::disk::write(&path, json.to_string().as_bytes()).unwrap();
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        assert_eq!(Form::of(&tokenizer).unwrap().end_of_turn(), None, "a model without a template");
+        assert_eq!(DialogueForm::of(&tokenizer).unwrap().end_of_turn(), None, "a model without a template");
         let template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}\
                         {% if add_generation_prompt %}<|assistant|>\n{% endif %}";
         crate::disk::write(&folder.path().join("chat_template.jinja"), template.as_bytes()).unwrap();
-        assert_eq!(Form::of(&Tokenizer::load(folder.path()).unwrap()).unwrap().end_of_turn(), Some(end));
+        assert_eq!(DialogueForm::of(&Tokenizer::load(folder.path()).unwrap()).unwrap().end_of_turn(), Some(end));
     }
 }

@@ -192,7 +192,7 @@ impl Program {
         source: &str,
         compile: &(dyn for<'a> Fn(&'a str) -> Result<Compiled<'a>, Error> + Sync),
     ) -> Result<Self, Failure> {
-        let mut names = Names::default();
+        let mut names = VariableNames::default();
         let code = on_deep_stack(|| {
             Code::try_new(source.to_owned(), |source| {
                 let mut compiled = compile(source)?;
@@ -369,9 +369,9 @@ const OPERATORS: [(&str, &str); 6] = [
     ("op:item", "a[b]"),
 ];
 /// Whether two values compare as an operator says.
-type Compare = fn(&Value, &Value) -> bool;
+type CompareFn = fn(&Value, &Value) -> bool;
 /// Comparisons, as filters.
-const COMPARISONS: [(&str, Compare); 6] = [
+const COMPARISONS: [(&str, CompareFn); 6] = [
     ("op:==", |a, b| a == b),
     ("op:!=", |a, b| a != b),
     ("op:<", |a, b| a < b),
@@ -382,7 +382,7 @@ const COMPARISONS: [(&str, Compare); 6] = [
 
 /// Names of variables.
 #[derive(Debug, Default)]
-struct Names {
+struct VariableNames {
     read: HashSet<String>,
     set: HashSet<String>,
     /// Attributes of namespaces that are set.
@@ -391,7 +391,7 @@ struct Names {
 
 /// Replaces the instructions that look into the parts of their operands by filters, each of which takes and leaves as many
 /// values, so that places and jumps stay as they are; and collects the names of variables.
-fn guard(instructions: &mut Instructions, names: &mut Names) -> Result<(), Failure> {
+fn guard(instructions: &mut Instructions, names: &mut VariableNames) -> Result<(), Failure> {
     const UNCACHED: u8 = u8::MAX;
     let find = |table: &[(&str, &'static str)], name: &str| {
         table.iter().find(|(own, _)| *own == name).map(|(_, wrapped)| *wrapped)
@@ -574,14 +574,14 @@ const UNITS: u64 = 64;
 
 /// How large a value is with all that it holds, each part as often as it is held.
 #[derive(Debug, Default)]
-struct Size {
+struct ValueTotal {
     nodes: u64,
     bytes: u64,
     /// Not yet paid for.
     owed: u64,
 }
 
-impl Size {
+impl ValueTotal {
     fn units(&self) -> u64 {
         (self.nodes * NODE).saturating_add(self.bytes)
     }
@@ -597,8 +597,8 @@ impl Size {
 const NODE: u64 = 32;
 
 /// Charges for all that `values` hold.
-fn charge<'a>(state: &State, values: impl IntoIterator<Item = &'a Value>) -> Result<Size, Error> {
-    let mut size = Size::default();
+fn charge<'a>(state: &State, values: impl IntoIterator<Item = &'a Value>) -> Result<ValueTotal, Error> {
+    let mut size = ValueTotal::default();
     for value in values {
         walk(state, value, 0, &mut size)?;
     }
@@ -606,7 +606,7 @@ fn charge<'a>(state: &State, values: impl IntoIterator<Item = &'a Value>) -> Res
     Ok(size)
 }
 
-fn walk(state: &State, value: &Value, depth: usize, size: &mut Size) -> Result<(), Error> {
+fn walk(state: &State, value: &Value, depth: usize, size: &mut ValueTotal) -> Result<(), Error> {
     if depth > DEEPEST_VALUE {
         let what = format!("a list or map is nested more than {DEEPEST_VALUE} deep");
         return Err(Error::new(ErrorKind::InvalidOperation, what));

@@ -1,8 +1,9 @@
 //! JSON as other programs write it: a list of records, objects over several lines, NaN, and halves of surrogate pairs.
 
-use crate::text::{LONGEST_RECORD, LineSink, is_damage, unreadable};
+use crate::lines::{LONGEST_RECORD, LineSink, is_damage, unreadable};
 use anyhow::{Context, Result};
 use std::io::BufRead;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Parses `text` with `parse`. What Python's `json` reads and JSON forbids is read as well: `NaN`, `Infinity` and
@@ -83,13 +84,17 @@ pub(crate) fn spans_lines(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// Those of `sink`, and when the file cannot be read.
-pub(crate) fn elements(path: &Path, mut input: impl BufRead, sink: LineSink) -> Result<()> {
+pub(crate) fn elements(path: &Path, mut input: impl BufRead, sink: LineSink) -> Result<ControlFlow<()>> {
     let mut scanner = Scanner::default();
     loop {
         let n = match input.fill_buf() {
             Ok([]) => return scanner.end(sink),
             Ok(bytes) => {
-                bytes.iter().try_for_each(|&byte| scanner.take(byte, sink))?;
+                for &byte in bytes {
+                    if scanner.take(byte, sink)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
                 bytes.len()
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => 0,
@@ -142,36 +147,38 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    fn take(&mut self, byte: u8, sink: LineSink) -> Result<()> {
+    fn take(&mut self, byte: u8, sink: LineSink) -> Result<ControlFlow<()>> {
         let line = self.line;
         self.line += u64::from(byte == b'\n');
         if self.value.is_empty() {
             match byte {
-                b' ' | b'\t' | b'\r' | b'\n' | b',' | 0xEF | 0xBB | 0xBF => return Ok(()),
+                b' ' | b'\t' | b'\r' | b'\n' | b',' | 0xEF | 0xBB | 0xBF => {
+                    return Ok(ControlFlow::Continue(()));
+                }
                 b'[' if self.list == List::None => {
                     self.list = List::Open;
-                    return Ok(());
+                    return Ok(ControlFlow::Continue(()));
                 }
                 b']' if self.list == List::Open => {
                     self.list = List::Closed;
-                    return Ok(());
+                    return Ok(ControlFlow::Continue(()));
                 }
                 _ => self.first_line = line,
             }
         }
         let ends_word = matches!(byte, b',' | b']' | b'\n');
         if self.depth == 0 && !self.is_quoted && !self.value.is_empty() && ends_word {
-            self.give(sink)?; // a value without braces or brackets, which is no record
+            let flow = self.give(sink)?; // a value without braces or brackets, which is no record
             if byte == b']' {
                 self.list = List::Closed;
             }
-            return Ok(());
+            return Ok(flow);
         }
         self.push(byte);
         if self.is_quoted {
             self.is_quoted = self.is_escaped || byte != b'"';
             self.is_escaped = byte == b'\\' && !self.is_escaped;
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         match byte {
             b'"' => self.is_quoted = true,
@@ -184,7 +191,7 @@ impl Scanner {
             }
             _ => {}
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn push(&mut self, byte: u8) {
@@ -195,26 +202,43 @@ impl Scanner {
         }
     }
 
-    fn give(&mut self, sink: LineSink) -> Result<()> {
+    fn give(&mut self, sink: LineSink) -> Result<ControlFlow<()>> {
         let value = match std::mem::take(&mut self.is_too_long) {
             true => Err("is longer than 64 MiB; give one record a line, or a list of records".to_owned()),
             false if self.list == List::Closed => Err("follows the list of records".to_owned()),
             false => Ok(self.value.as_slice()),
         };
-        sink(self.first_line, value)?;
+        let flow = sink(self.first_line, value)?;
         self.value.clear();
-        Ok(())
+        Ok(flow)
     }
 
-    fn end(mut self, sink: LineSink) -> Result<()> {
+    fn end(mut self, sink: LineSink) -> Result<ControlFlow<()>> {
         if !self.value.is_empty() {
             return self.give(sink);
         }
         match self.list {
             List::Open => sink(self.line, Err("the list of records does not end: the file is cut".to_owned())),
-            List::None | List::Closed => Ok(()),
+            List::None | List::Closed => Ok(ControlFlow::Continue(())),
         }
     }
+}
+
+/// How an error begins that says which column a record lacks.
+pub(crate) const NO_COLUMN: &str = "no \"";
+
+/// The error for a record that begins in `line` and is not valid JSON.
+pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
+    if e.is_data() && e.to_string().starts_with(NO_COLUMN) {
+        // The end of the record is no place of what it lacks.
+        return e.to_string().rsplit_once(" at line ").map_or_else(|| e.to_string(), |(what, _)| what.to_owned());
+    }
+    // The line is that of the record alone; where it is the first, the column is all that is worth saying.
+    let place = match e.line() as u64 {
+        0 | 1 => "column".to_owned(),
+        own => format!("line {} column", line + own - 1),
+    };
+    e.to_string().replace(&format!("line {} column", e.line()), &place)
 }
 
 #[cfg(test)]
@@ -226,9 +250,9 @@ mod tests {
         let mut found = Vec::new();
         // A small buffer, so that values go over its end.
         let input = std::io::BufReader::with_capacity(7, text.as_bytes());
-        elements(Path::new("f.json"), input, &mut |line, value| {
+        let _ = elements(Path::new("f.json"), input, &mut |line, value| {
             found.push((line, value.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())));
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })
         .unwrap();
         found

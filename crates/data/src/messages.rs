@@ -1,7 +1,7 @@
 //! Messages as records hold them: lists with any of the usual names, transcripts, and what stands beside them.
 
-use crate::dialogue::{AnswerUse, Message, Role};
-use crate::record::{Bad, Row, kind_of};
+use crate::message::{AnswerUse, Message, Role};
+use crate::record::{BadRecord, Row, kind_of};
 use serde_json::{Map, Value};
 
 /// Names of the field that says who speaks, and of the one that says what.
@@ -62,7 +62,7 @@ fn pair_keys(fields: &Map<String, Value>) -> Option<[&'static str; 2]> {
 ///
 /// # Errors
 /// When the column is missing, or one of the messages cannot be read.
-pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
+pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, BadRecord> {
     match row.fields.get(key) {
         Some(value) => messages_of(value, key),
         None => Err(row.lacks(key)),
@@ -73,19 +73,19 @@ pub(crate) fn messages(row: &Row, key: &str) -> Result<Vec<Message>, Bad> {
 ///
 /// # Errors
 /// When it is neither, or one of them cannot be read.
-pub(crate) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, Bad> {
+pub(crate) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, BadRecord> {
     let list = match value {
         Value::Array(list) => list.as_slice(),
         Value::Object(_) => std::slice::from_ref(value),
-        other => return Err(Bad::new(format!("\"{name}\" is {}, not a list", kind_of(other)))),
+        other => return Err(BadRecord::new(format!("\"{name}\" is {}, not a list", kind_of(other)))),
     };
     let expected = keys_of_messages(value);
     let mut messages = Vec::with_capacity(list.len());
     for (i, value) in list.iter().enumerate() {
         let Value::Object(fields) = value else {
-            return Err(Bad::new(format!("\"{name}\" {} is {}, not an object", i + 1, kind_of(value))));
+            return Err(BadRecord::new(format!("\"{name}\" {} is {}, not an object", i + 1, kind_of(value))));
         };
-        let numbered = |bad: Bad| bad.within(&format!("message {}", i + 1));
+        let numbered = |bad: BadRecord| bad.within(&format!("message {}", i + 1));
         match (first(fields, &ROLES), pair_keys(fields)) {
             (None, Some(pair)) => turns_of_pair(fields, pair, &mut messages).map_err(numbered)?,
             _ => messages.push(message(fields, expected).map_err(numbered)?),
@@ -95,18 +95,18 @@ pub(crate) fn messages_of(value: &Value, name: &str) -> Result<Vec<Message>, Bad
 }
 
 /// The message that `fields` hold; `expected` are the names that its list uses.
-fn message(fields: &Map<String, Value>, expected: [&str; 2]) -> Result<Message, Bad> {
+fn message(fields: &Map<String, Value>, expected: [&str; 2]) -> Result<Message, BadRecord> {
     let field = |names: &[&'static str], expected: &str| match first(fields, names) {
         Some(name) => Ok((name, &fields[name])),
-        None => Err(Bad::lacking(expected, fields)),
+        None => Err(BadRecord::lacking(expected, fields)),
     };
     let (name, role) = field(&ROLES, expected[0])?;
     let Value::String(role) = role else {
-        return Err(Bad::new(format!("\"{name}\" is {}, not text", kind_of(role))));
+        return Err(BadRecord::new(format!("\"{name}\" is {}, not text", kind_of(role))));
     };
     let role = named(role)?;
     if let Some(tool) = TOOL_USE.into_iter().find(|name| fields.get(*name).is_some_and(|value| !is_nothing(value))) {
-        return Err(Bad::new(format!("has \"{tool}\": dialogues with tools are not supported")));
+        return Err(BadRecord::new(format!("has \"{tool}\": dialogues with tools are not supported")));
     }
     let (name, content) = field(&CONTENTS, expected[1])?;
     let mut message = Message::new(role, content_of(name, content)?);
@@ -117,7 +117,7 @@ fn message(fields: &Map<String, Value>, expected: [&str; 2]) -> Result<Message, 
 }
 
 /// A question and its answer in one object, perhaps with a system message.
-fn turns_of_pair(fields: &Map<String, Value>, pair: [&str; 2], messages: &mut Vec<Message>) -> Result<(), Bad> {
+fn turns_of_pair(fields: &Map<String, Value>, pair: [&str; 2], messages: &mut Vec<Message>) -> Result<(), BadRecord> {
     let system = first(fields, &SYSTEM).filter(|name| !is_nothing(&fields[*name]));
     let use_of = use_of(fields)?;
     let names = [(Role::System, system), (Role::User, Some(pair[0])), (Role::Assistant, Some(pair[1]))];
@@ -134,30 +134,32 @@ fn turns_of_pair(fields: &Map<String, Value>, pair: [&str; 2], messages: &mut Ve
 
 /// The text of a message: text, or a list of parts that are all text, which are joined as templates join them, with nothing
 /// between them.
-fn content_of(name: &str, content: &Value) -> Result<String, Bad> {
+fn content_of(name: &str, content: &Value) -> Result<String, BadRecord> {
     match content {
         Value::String(text) => Ok(text.clone()),
         Value::Array(parts) => parts.iter().enumerate().map(|(i, part)| part_of(name, i, part)).collect(),
-        other => Err(Bad::new(format!("\"{name}\" is {}, not text", kind_of(other)))),
+        other => Err(BadRecord::new(format!("\"{name}\" is {}, not text", kind_of(other)))),
     }
 }
 
-fn part_of<'a>(name: &str, index: usize, part: &'a Value) -> Result<&'a str, Bad> {
+fn part_of<'a>(name: &str, index: usize, part: &'a Value) -> Result<&'a str, BadRecord> {
     let what = format!("part {} of \"{name}\"", index + 1);
     let kind = part.get("type").map_or(Some("text"), Value::as_str);
     match (kind, part.get("text")) {
         (Some("text" | "input_text" | "output_text"), Some(Value::String(text))) => Ok(text),
-        (Some("text" | "input_text" | "output_text"), _) => Err(Bad::new(format!("{what} has no text"))),
-        (Some(kind), _) => Err(Bad::new(format!("{what} is of the type {kind:?}; only parts of text are supported"))),
-        (None, _) => Err(Bad::new(format!("{what} has a type that is no text"))),
+        (Some("text" | "input_text" | "output_text"), _) => Err(BadRecord::new(format!("{what} has no text"))),
+        (Some(kind), _) => {
+            Err(BadRecord::new(format!("{what} is of the type {kind:?}; only parts of text are supported")))
+        }
+        (None, _) => Err(BadRecord::new(format!("{what} has a type that is no text"))),
     }
 }
 
 /// Whether an answer is learned, by the marks among `fields`.
-fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, Bad> {
+fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, BadRecord> {
     let given = |name: &&str| fields.get(*name).is_some_and(|value| !value.is_null());
     if let Some(name) = UNCLEAR_MARKS.into_iter().find(given) {
-        return Err(Bad::new(format!(
+        return Err(BadRecord::new(format!(
             "has \"{name}\", which has no agreed meaning; use \"weight\": 0 for a message that is not learned, else 1"
         )));
     }
@@ -168,10 +170,12 @@ fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, Bad> {
             (Value::Bool(learned), _) => *learned,
             (_, Some(0.0)) => false,
             (_, Some(1.0)) => true,
-            _ => return Err(Bad::new(format!("\"{name}\" is {value}; use 1 (learned) or 0 (only read)"))),
+            _ => return Err(BadRecord::new(format!("\"{name}\" is {value}; use 1 (learned) or 0 (only read)"))),
         };
         if mark.is_some_and(|before| before != learned) {
-            return Err(Bad::new(format!("\"{name}\" is {value}, and another mark of the message says the opposite")));
+            return Err(BadRecord::new(format!(
+                "\"{name}\" is {value}, and another mark of the message says the opposite"
+            )));
         }
         mark = Some(learned);
     }
@@ -179,16 +183,16 @@ fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, Bad> {
 }
 
 /// The role that `role` names.
-fn named(role: &str) -> Result<Role, Bad> {
+fn named(role: &str) -> Result<Role, BadRecord> {
     match role.trim().to_ascii_lowercase().as_str() {
         "system" | "developer" => Ok(Role::System),
         "user" | "human" | "prompter" => Ok(Role::User),
         "assistant" | "gpt" | "chatgpt" | "bing" | "bard" | "model" | "bot" | "chatbot" | "ai" => Ok(Role::Assistant),
         "tool" | "tools" | "tool_call" | "tool_response" | "function" | "function_call" | "function_response"
         | "ipython" | "observation" | "environment" => {
-            Err(Bad::new(format!("has the role {role:?}: dialogues with tools are not supported")))
+            Err(BadRecord::new(format!("has the role {role:?}: dialogues with tools are not supported")))
         }
-        _ => Err(Bad::new(format!(
+        _ => Err(BadRecord::new(format!(
             "unknown role {role:?}; use system (developer), user (human, prompter) or assistant (gpt, chatgpt, bing, bard, \
              model, bot, chatbot, ai)"
         ))),
@@ -226,13 +230,15 @@ pub(crate) fn system_column(row: &Row) -> Option<&'static str> {
 ///
 /// # Errors
 /// When it is no text, or `messages` begin with another one.
-pub(crate) fn with_system(row: &Row, mut messages: Vec<Message>) -> Result<Vec<Message>, Bad> {
+pub(crate) fn with_system(row: &Row, mut messages: Vec<Message>) -> Result<Vec<Message>, BadRecord> {
     let Some(column) = system_column(row) else { return Ok(messages) };
     let text = row.text(column)?;
     match messages.first() {
         Some(first) if first.role == Role::System && first.content.trim() == text.trim() => {}
         Some(first) if first.role == Role::System && !first.content.trim().is_empty() => {
-            return Err(Bad::new(format!("\"{column}\" says something else than the system message of the dialogue")));
+            return Err(BadRecord::new(format!(
+                "\"{column}\" says something else than the system message of the dialogue"
+            )));
         }
         Some(first) if first.role == Role::System => messages[0] = Message::new(Role::System, text),
         _ => messages.insert(0, Message::new(Role::System, text)),
@@ -244,7 +250,7 @@ pub(crate) fn with_system(row: &Row, mut messages: Vec<Message>) -> Result<Vec<M
 ///
 /// # Errors
 /// When it holds something else.
-pub(crate) fn earlier(row: &Row) -> Result<Vec<Message>, Bad> {
+pub(crate) fn earlier(row: &Row) -> Result<Vec<Message>, BadRecord> {
     match row.fields.get(HISTORY) {
         Some(value) if !is_nothing(value) => earlier_turns(value),
         _ => Ok(Vec::new()),
@@ -255,14 +261,16 @@ pub(crate) fn earlier(row: &Row) -> Result<Vec<Message>, Bad> {
 ///
 /// # Errors
 /// As those of the two.
-pub(crate) fn before_question(row: &Row) -> Result<Vec<Message>, Bad> {
+pub(crate) fn before_question(row: &Row) -> Result<Vec<Message>, BadRecord> {
     with_system(row, earlier(row)?)
 }
 
-fn earlier_turns(value: &Value) -> Result<Vec<Message>, Bad> {
+fn earlier_turns(value: &Value) -> Result<Vec<Message>, BadRecord> {
     let Value::Array(list) = value else {
         let kind = kind_of(value);
-        return Err(Bad::new(format!("\"{HISTORY}\" is {kind}, not a list of earlier questions with their answers")));
+        return Err(BadRecord::new(format!(
+            "\"{HISTORY}\" is {kind}, not a list of earlier questions with their answers"
+        )));
     };
     if list.iter().all(Value::is_object) {
         return messages_of(value, HISTORY).map_err(|bad| bad.within(&format!("\"{HISTORY}\"")));
@@ -271,7 +279,7 @@ fn earlier_turns(value: &Value) -> Result<Vec<Message>, Bad> {
     for (i, turn) in list.iter().enumerate() {
         let texts = turn.as_array().map(|pair| pair.iter().map(Value::as_str).collect::<Vec<_>>());
         let Some([Some(question), Some(answer)]) = texts.as_deref() else {
-            return Err(Bad::new(format!("\"{HISTORY}\" {} is not a question with its answer", i + 1)));
+            return Err(BadRecord::new(format!("\"{HISTORY}\" {} is not a question with its answer", i + 1)));
         };
         turns.extend([Message::new(Role::User, *question), Message::new(Role::Assistant, *answer)]);
     }
@@ -281,7 +289,7 @@ fn earlier_turns(value: &Value) -> Result<Vec<Message>, Bad> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Place;
+    use crate::record::RecordPlace;
     use Role::{Assistant, System, User};
     use serde_json::json;
 
@@ -374,7 +382,7 @@ mod tests {
     fn a_system_column_and_history_come_before_the_question() {
         let before = |fields: Value| {
             let Value::Object(fields) = fields else { panic!("{fields}") };
-            let row = Row { place: Place { file: "f.jsonl".into(), line: 1 }, fields };
+            let row = Row { place: RecordPlace { file: "f.jsonl".into(), line: 1 }, fields };
             let messages = before_question(&row).map_err(|bad| bad.to_string())?;
             Ok::<_, String>(
                 messages.into_iter().map(|m| (m.role, m.content, m.use_of == AnswerUse::Learned)).collect::<Vec<_>>(),

@@ -41,7 +41,7 @@ pub(crate) fn check(text: &str) -> Result<()> {
         within("an added token", token.id, &token.content)?;
     }
     let around = [outline.normalizer, outline.pre_tokenizer, outline.post_processor, outline.decoder];
-    let mut all = Counted::default();
+    let mut all = ValueSize::default();
     for part in around.into_iter().flatten() {
         all.add(part);
     }
@@ -55,7 +55,7 @@ pub(crate) fn check(text: &str) -> Result<()> {
         "it has {} bytes of text outside of its model, at most {MOST_TEXT} are read",
         all.text
     );
-    let parts: Parts = serde_json::from_str(text)?;
+    let parts: OutlineParts = serde_json::from_str(text)?;
     let parts = [("normalizer", parts.normalizer), ("pre_tokenizer", parts.pre_tokenizer), ("decoder", parts.decoder)];
     for (name, part) in parts {
         let mut steps = 0;
@@ -88,17 +88,17 @@ pub(crate) fn within(what: &str, id: u64, entry: &str) -> Result<()> {
 #[derive(Deserialize)]
 struct Outline {
     #[serde(default)]
-    model: Option<Model>,
+    model: Option<OutlineModel>,
     #[serde(default)]
     added_tokens: Option<Vec<Added>>,
     #[serde(default)]
-    normalizer: Option<Counted>,
+    normalizer: Option<ValueSize>,
     #[serde(default)]
-    pre_tokenizer: Option<Counted>,
+    pre_tokenizer: Option<ValueSize>,
     #[serde(default)]
-    post_processor: Option<Counted>,
+    post_processor: Option<ValueSize>,
     #[serde(default)]
-    decoder: Option<Counted>,
+    decoder: Option<ValueSize>,
 }
 
 #[derive(Deserialize)]
@@ -110,7 +110,7 @@ struct Added {
 }
 
 #[derive(Deserialize)]
-struct Parts {
+struct OutlineParts {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -120,7 +120,7 @@ struct Parts {
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct OutlineModel {
     #[serde(default)]
     vocab: Option<Vocabulary>,
     #[serde(default)]
@@ -133,7 +133,7 @@ struct Model {
     max_input_chars_per_word: Option<u64>,
 }
 
-impl Model {
+impl OutlineModel {
     fn check(&self) -> Result<()> {
         let affixes = [&self.continuing_subword_prefix, &self.end_of_word_suffix];
         for affix in affixes.into_iter().flatten() {
@@ -220,19 +220,19 @@ impl<'de> Deserialize<'de> for Merges {
 
 /// How many values something holds, and how much text.
 #[derive(Debug, Default, Clone, Copy)]
-struct Counted {
+struct ValueSize {
     values: usize,
     text: usize,
 }
 
-impl Counted {
+impl ValueSize {
     fn add(&mut self, other: Self) {
         self.values += other.values;
         self.text += other.text;
     }
 }
 
-impl<'de> Deserialize<'de> for Counted {
+impl<'de> Deserialize<'de> for ValueSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut counted = Self::default();
         Count(&mut counted).deserialize(deserializer)?;
@@ -240,7 +240,7 @@ impl<'de> Deserialize<'de> for Counted {
     }
 }
 
-struct Count<'a>(&'a mut Counted);
+struct Count<'a>(&'a mut ValueSize);
 
 impl<'de> DeserializeSeed<'de> for Count<'_> {
     type Value = ();

@@ -1,8 +1,8 @@
 //! Regular expressions that come with other people's files, in Python's syntax, within limits of time and memory.
 
 use crate::quiet::quietly;
-use crate::tokenizer::limit_patterns;
 use anyhow::{Result, anyhow, ensure};
+use std::sync::Once;
 use tokenizers::utils::SysRegex;
 
 /// Longest regular expression that is read, in bytes.
@@ -45,6 +45,23 @@ impl Pattern {
         quietly(|| self.whole.find_iter(text).next().is_some())
             .map_err(|panicked| anyhow!("{:?} cannot be matched with {text:?}: {panicked}", self.source))
     }
+}
+
+/// Has every pattern of a tokenizer end in an error where it would take minutes on a word, or gigabytes.
+pub(crate) fn limit_patterns() {
+    /// Times that a pattern may go back and try again at one place; 10 million in the library.
+    const RETRIES: std::ffi::c_ulong = 1_000_000;
+    /// Places that it may remember to go back to, of about 50 bytes each: more than the longest piece of text has.
+    const PLACES: std::ffi::c_uint = 4_000_000;
+    /// Brackets in brackets; 4096 in the library, whose parser then overflows a thread's stack.
+    const DEPTH: std::ffi::c_uint = 250;
+    static ONCE: Once = Once::new();
+    // SAFETY: each call sets a number that the library reads when a match begins; nothing else of ours sets them.
+    ONCE.call_once(|| unsafe {
+        onig_sys::onig_set_retry_limit_in_match(RETRIES);
+        onig_sys::onig_set_match_stack_limit_size(PLACES);
+        onig_sys::onig_set_parse_depth_limit(DEPTH);
+    });
 }
 
 #[cfg(test)]

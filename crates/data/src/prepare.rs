@@ -1,26 +1,19 @@
-//! Documents → shards, once: tokenized in parallel and streaming, with memory that does not grow with the text.
+//! Documents → shards, once: what is prepared already and still right is used as it is.
 
+use crate::cache::{folder_name, request};
 use crate::disk;
-use crate::losses::Losses;
-use crate::progress::{Progress, Task, Unit};
-use crate::remarks::Remarks;
-use crate::shard::{Corpus, FORMAT, MANIFEST, Manifest, Request, Segment, Source, TokenizerRequest, Writer, divide};
-use crate::source::{self, DataConfig, Input, Inputs, OnBadRecord, Place, Told};
-use crate::stitch::Stitcher;
-use crate::text::{Cut, Reader};
-use crate::tokenizer::{LONGEST_LEARNED_WORD, Tokenizer, TokenizerConfig, TokenizerKind, in_short_words};
+use crate::encode::{Texts, hold_out, wide};
+use crate::inputs::{InputFile, inputs};
+use crate::open::spool_stdin;
+use crate::progress::Progress;
+use crate::shard::{Corpus, CorpusRequest, FORMAT, MANIFEST, Manifest, ShardSegment, ShardSource};
+use crate::source::{DataConfig, OnBadRecord, SourceLocation};
+use crate::tokenizer::{Tokenizer, TokenizerConfig};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use gptkit_world::{Patterns, World};
-use rayon::prelude::*;
-use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-
-pub use crate::text::{Piece, Skipped};
 
 /// Text ready for training.
 #[derive(Debug)]
@@ -34,11 +27,6 @@ pub struct Prepared {
     /// [`Manifest::fingerprint`] of the folder.
     pub fingerprint: String,
 }
-
-/// Bytes of text that a byte-level tokenizer is trained on, over all sources.
-const TRAINING_SAMPLE: u64 = 100_000_000;
-/// Pieces tokenized together: with 64 KiB each, enough for some threads and little memory.
-const PIECES: usize = 64;
 
 /// Turns the text of `data` into token shards in `out`, or below `data.shards`; what is there already and still right is
 /// used as it is. A source that is itself such a folder is opened.
@@ -66,17 +54,19 @@ pub fn prepare(
     };
     let request = request(data, tokenizer, loaded.as_ref(), &places, progress)?;
     let folder = out.map_or_else(|| data.shards.join(folder_name(&request)), Path::to_owned);
-    let reads_stdin = places.iter().any(|place| matches!(place, Place::Stdin(_)));
-    if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
+    // What stdin gives is known only once it is read.
+    let reads_stdin = places.iter().any(|place| matches!(place, SourceLocation::Stdin(_)));
+    let reused = || if reads_stdin { Ok(None) } else { reuse(&folder, &request, data, progress) };
+    if let Some(prepared) = reused()? {
         return Ok(with_loaded(prepared, loaded.take()));
     }
     refuse_foreign(&folder)?;
-    // Another process may prepare the same text at this moment: what it makes is taken.
+    // Another process may be preparing the same text: wait, and use what it made.
     let _turn = match out {
         Some(_) => None,
         None => Some(turn(data, progress)?),
     };
-    if !reads_stdin && let Some(prepared) = reuse(&folder, &request, data, progress)? {
+    if let Some(prepared) = reused()? {
         return Ok(with_loaded(prepared, loaded.take()));
     }
 
@@ -125,11 +115,11 @@ fn turn(data: &DataConfig, progress: &dyn Progress) -> Result<File> {
 }
 
 /// Where each source lies.
-fn places(data: &DataConfig) -> Result<Vec<Place>> {
+fn places(data: &DataConfig) -> Result<Vec<SourceLocation>> {
     if let Some(prepared) = data.sources.iter().find(|s| Manifest::is_in(Path::new(&s.path))) {
         bail!("{} is prepared text, which can only be the one source; name what it was made from", prepared.path);
     }
-    data.sources.iter().map(|s| Place::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path))).collect()
+    data.sources.iter().map(|s| SourceLocation::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path))).collect()
 }
 
 /// Opens a prepared folder, whose tokenizer must be the one asked for, if one is.
@@ -158,7 +148,12 @@ fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Res
 }
 
 /// The folder as it is, when it was made from the same request; weights may differ, they cost nothing.
-fn reuse(folder: &Path, request: &Request, data: &DataConfig, progress: &dyn Progress) -> Result<Option<Prepared>> {
+fn reuse(
+    folder: &Path,
+    request: &CorpusRequest,
+    data: &DataConfig,
+    progress: &dyn Progress,
+) -> Result<Option<Prepared>> {
     let Ok(mut manifest) = Manifest::read(folder) else { return Ok(None) };
     if &manifest.request != request {
         return Ok(None);
@@ -198,9 +193,9 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
 pub fn changed_since(folder: &Path, from: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (path, before) in Manifest::read(folder)?.request.sources {
-        let Ok(Place::Path(place)) = Place::of(&path) else { continue };
-        let Ok(now) = source::inputs(&from.join(place), OnBadRecord::Skip) else { continue };
-        let absolute = |input: &Input| Input { path: from.join(&input.path), ..input.clone() };
+        let Ok(SourceLocation::Path(place)) = SourceLocation::of(&path) else { continue };
+        let Ok(now) = inputs(&from.join(place), OnBadRecord::Skip) else { continue };
+        let absolute = |input: &InputFile| InputFile { path: from.join(&input.path), ..input.clone() };
         if before.iter().map(absolute).ne(now.files.iter().map(absolute)) {
             found.push(path);
         }
@@ -208,80 +203,14 @@ pub fn changed_since(folder: &Path, from: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn request(
-    data: &DataConfig,
-    tokenizer: &TokenizerConfig,
-    loaded: Option<&Tokenizer>,
-    places: &[Place],
-    progress: &dyn Progress,
-) -> Result<Request> {
-    let inputs = |place: &Place| {
-        let Place::Path(path) = place else { return Ok(Vec::new()) };
-        let found = source::inputs(path, data.on_bad_record)?;
-        found.notice(path).iter().for_each(|line| progress.warn(line));
-        anyhow::Ok(found.files)
-    };
-    let sources = data.sources.iter().zip(places).map(|(s, place)| Ok((s.path.clone(), inputs(place)?)));
-    Ok(Request {
-        sources: sources.collect::<Result<_>>()?,
-        text_key: data.text_key.clone(),
-        on_bad_record: data.on_bad_record,
-        val_fraction: data.val_fraction,
-        tokenizer: match loaded {
-            Some(tokenizer) => TokenizerRequest::Loaded(tokenizer.fingerprint()?),
-            None => TokenizerRequest::Trained(tokenizer.kind(), tokenizer.vocab_size),
-        },
-    })
-}
-
-/// `tinyshakespeare-3f9a0c12`: readable, and another for other sources or tokenizers; a changed file keeps its folder.
-fn folder_name(request: &Request) -> String {
-    let paths: Vec<&String> = request.sources.iter().map(|(path, _)| path).collect();
-    let files: Vec<&PathBuf> = request.sources.iter().flat_map(|(_, inputs)| inputs.iter().map(|i| &i.path)).collect();
-    let key = blake3::hash(
-        format!(
-            "{paths:?} {files:?} {:?} {} {} {:?}",
-            request.tokenizer, request.text_key, request.val_fraction, request.on_bad_record
-        )
-        .as_bytes(),
-    );
-    let first = paths.first().map_or("", |p| p.as_str());
-    let name = Path::new(first).file_name().unwrap_or_default().to_string_lossy();
-    let stem: String = name
-        .split(['.', ':'])
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| c.is_alphanumeric() || *c == '-')
-        .collect();
-    format!("{}-{}", if stem.is_empty() || stem == "-" { "text" } else { &stem }, &key.to_hex()[..8])
-}
-
-/// Copies stdin into `folder`, since it can be read only once, and puts the copy in its place.
-fn spool(places: &mut [Place], folder: &Path) -> Result<Option<PathBuf>> {
-    for place in places {
-        if let Place::Stdin(ending) = place {
-            let path = folder.join(format!("stdin{ending}"));
-            source::spool_stdin(&path)?;
-            *place = Place::Path(path.clone());
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
-}
-
 fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
-    let text = serde_json::to_string_pretty(manifest)? + "\n";
-    disk::write(&folder.join(MANIFEST), text.as_bytes())
-}
-
-fn wide(tokenizer: &Tokenizer) -> bool {
-    tokenizer.vocab_size() > 1 << 16
+    disk::write_json(&folder.join(MANIFEST), manifest)
 }
 
 fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress) {
-    let tokens =
-        |part: fn(&Source) -> &[Segment]| -> u64 { manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum() };
+    let tokens = |part: fn(&ShardSource) -> &[ShardSegment]| -> u64 {
+        manifest.sources.iter().flat_map(part).map(|s| s.tokens).sum()
+    };
     let documents: u64 = manifest.sources.iter().map(|s| s.documents).sum();
     let skipped: u64 = manifest.sources.iter().map(|s| s.skipped.total()).sum();
     let bytes: u64 = manifest.sources.iter().map(|s| s.bytes).sum();
@@ -303,348 +232,17 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
     }
 }
 
-/// Hands the documents of `path`, a source as [`crate::source::SourceConfig::path`] names it, to `sink`, in pieces that
-/// [`Stitcher`] encodes with `tokenizer`.
-///
-/// # Errors
-/// When it is stdin or prepared text, cannot be read, holds a bad record unless these are left out, or `sink` fails.
-pub fn read_text(
-    path: &str,
-    tokenizer: &Tokenizer,
-    on_bad_record: OnBadRecord,
-    progress: &dyn Progress,
-    sink: &mut dyn FnMut(Piece) -> Result<()>,
-) -> Result<Skipped> {
-    let place = Place::of(path).map_err(|what| anyhow!("{path}: {what}"))?;
-    let data = DataConfig { on_bad_record, ..DataConfig::default() };
-    Texts::new(&data, Vec::new(), progress).read(&place, &format!("reading {path}"), tokenizer.cut(), sink)
-}
-
-/// The sources being read.
-struct Texts<'a> {
-    data: &'a DataConfig,
-    places: Vec<Place>,
-    progress: &'a dyn Progress,
-    /// Warnings so far: text is read more than once, and they are given once.
-    said: Mutex<HashSet<String>>,
-}
-
-impl<'a> Texts<'a> {
-    fn new(data: &'a DataConfig, places: Vec<Place>, progress: &'a dyn Progress) -> Self {
-        Self { data, places, progress, said: Mutex::default() }
-    }
-
-    fn warn(&self, remarks: &Remarks) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        remarks.lines().filter(|line| said.insert(line.clone())).for_each(|line| self.progress.warn(&line));
-    }
-
-    /// A tokenizer learned from the text: characters from all of it, pairs from a sample of bounded size.
-    fn train(&self, config: &TokenizerConfig) -> Result<Tokenizer> {
-        match config.kind() {
-            TokenizerKind::Char => {
-                let mut characters = BTreeSet::new();
-                for place in &self.places {
-                    self.read(place, "characters", Cut::Anywhere, &mut |piece| {
-                        characters.extend(piece.text.chars());
-                        Ok(())
-                    })?;
-                }
-                Tokenizer::of_characters(&characters)
-            }
-            TokenizerKind::Bpe => {
-                let tokenizer = self.train_bpe(config.vocab_size)?;
-                if let Some(asked) = config.vocab_size.filter(|&n| n > tokenizer.vocab_size()) {
-                    self.progress.note(&format!(
-                        "the text has pairs for {} entries, fewer than the {asked} asked for",
-                        tokenizer.vocab_size()
-                    ));
-                }
-                Ok(tokenizer)
-            }
+/// Copies stdin into `folder`, since it can be read only once, and puts the copy in its place.
+fn spool(places: &mut [SourceLocation], folder: &Path) -> Result<Option<PathBuf>> {
+    for place in places {
+        if let SourceLocation::Stdin(ending) = place {
+            let path = folder.join(format!("stdin{ending}"));
+            spool_stdin(&path)?;
+            *place = SourceLocation::Path(path.clone());
+            return Ok(Some(path));
         }
     }
-
-    fn train_bpe(&self, vocab_size: Option<usize>) -> Result<Tokenizer> {
-        let share = TRAINING_SAMPLE / self.places.len() as u64;
-        let (send, receive) = sync_channel::<String>(PIECES);
-        let is_trained = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let is_trained = &is_trained;
-            let reader = scope.spawn(move || {
-                let mut has_long_words = false;
-                for place in &self.places {
-                    let mut taken = 0;
-                    let read = self.read(place, "read for the tokenizer", Cut::Words, &mut |piece| {
-                        taken += piece.text.len() as u64;
-                        has_long_words |= in_short_words(&piece.text).nth(1).is_some();
-                        // An error ends the reading; it is told apart from a real one by its type.
-                        if taken > share || send.send(piece.text).is_err() { Err(Enough.into()) } else { Ok(()) }
-                    });
-                    match read {
-                        Err(e) if e.is::<Enough>() => self.progress.note(&format!(
-                            "the tokenizer is trained on the first {} MB of {}",
-                            share / 1_000_000,
-                            name(place)
-                        )),
-                        other => {
-                            other?;
-                        }
-                    }
-                }
-                drop(send);
-                if has_long_words {
-                    self.progress.note(&format!(
-                        "words of more than {LONGEST_LEARNED_WORD} characters are cut for training the tokenizer"
-                    ));
-                }
-                self.show_training(is_trained);
-                Ok(())
-            });
-            let tokenizer = Tokenizer::train_bpe(vocab_size, receive.into_iter());
-            is_trained.store(true, Ordering::Relaxed);
-            reader.thread().unpark();
-            joined(reader.join())?;
-            tokenizer
-        })
-    }
-
-    /// Shows that pairs are being merged, which the library does not report, until `is_trained`.
-    fn show_training(&self, is_trained: &AtomicBool) {
-        let mut task = None;
-        loop {
-            std::thread::park_timeout(Duration::from_secs(1));
-            if is_trained.load(Ordering::Relaxed) {
-                return;
-            }
-            task.get_or_insert_with(|| self.progress.task("training the tokenizer, seconds", None, Unit::Items))
-                .advance(1);
-        }
-    }
-
-    /// Tokenizes every source into files in `folder`.
-    fn tokenize(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<Source>> {
-        if tokenizer.document_end().is_none() {
-            self.progress.warn("this tokenizer has no token that ends a text: documents follow each other unmarked");
-        }
-        let sources = self.data.sources.iter().zip(&self.places).enumerate();
-        sources
-            .map(|(i, (config, place))| {
-                let mut parts = Parts {
-                    tokenizer,
-                    val_fraction: self.data.val_fraction,
-                    train: Writer::new(folder, format!("{i}-train"), wide(tokenizer)),
-                    val: Writer::new(folder, format!("{i}-val"), wide(tokenizer)),
-                    held_out: false,
-                    documents: 0,
-                    bytes: 0,
-                    losses: Losses::default(),
-                    progress: self.progress,
-                };
-                let (send, receive) = sync_channel::<Piece>(2 * PIECES);
-                let skipped = std::thread::scope(|scope| {
-                    let reader = scope.spawn(move || {
-                        self.read(place, "tokenize", tokenizer.cut(), &mut |piece| {
-                            // The receiver is gone when tokenizing failed, which is the error to be told.
-                            send.send(piece).map_err(|_| Enough.into())
-                        })
-                    });
-                    let tokenized = parts.take(receive);
-                    let read = joined(reader.join());
-                    tokenized.and(read)
-                })?;
-                parts.train.finish()?;
-                parts.val.finish()?;
-                parts.losses.check(&config.path, self.progress)?;
-                Ok(Source {
-                    path: config.path.clone(),
-                    weight: config.weight,
-                    documents: parts.documents,
-                    bytes: parts.bytes,
-                    skipped,
-                    losses: parts.losses,
-                    digest: blake3::hash(
-                        &[parts.train.hasher, parts.val.hasher].map(|h| *h.finalize().as_bytes()).concat(),
-                    )
-                    .to_hex()
-                    .to_string(),
-                    train: parts.train.segments,
-                    val: parts.val.segments,
-                })
-            })
-            .collect()
-    }
-
-    /// Reads all documents of a source, in pieces.
-    fn read(&self, place: &Place, label: &str, cut: Cut, sink: &mut dyn FnMut(Piece) -> Result<()>) -> Result<Skipped> {
-        let mut reader = Reader::new(self.data, cut, sink);
-        match place {
-            &Place::World { told, count, seed } => {
-                let (world, patterns) = (World::new(seed), Patterns::new(seed));
-                let task = self.progress.task(label, Some(count), Unit::Items);
-                for index in 0..count {
-                    let (name, text) = match told {
-                        Told::Stories => ("world", world.story(index).text),
-                        Told::Patterns => ("world-patterns", patterns.document(index)),
-                    };
-                    reader.document(Path::new(name), index + 1, &text)?;
-                    task.advance(1);
-                }
-            }
-            Place::Path(path) => {
-                let Inputs { files: inputs, unreadable, .. } = source::inputs(path, self.data.on_bad_record)?;
-                for (file, what) in &unreadable {
-                    reader.unreadable(file, what)?;
-                }
-                let total = inputs.iter().map(|input| input.size).sum();
-                let task = self.progress.task(label, Some(total), Unit::Bytes);
-                for input in &inputs {
-                    read_file(&mut reader, input, &*task)?;
-                }
-            }
-            Place::Stdin(_) => bail!("stdin was read already"),
-        }
-        self.warn(&reader.remarks);
-        Ok(reader.skipped)
-    }
-}
-
-fn read_file(reader: &mut Reader, input: &Input, task: &dyn Task) -> Result<()> {
-    reader.file(&input.path, &|n| task.advance(n))
-}
-
-fn name(place: &Place) -> String {
-    match place {
-        Place::Path(path) => path.display().to_string(),
-        Place::World { told: Told::Stories, .. } => "the world".to_owned(),
-        Place::World { told: Told::Patterns, .. } => "the world's patterns".to_owned(),
-        Place::Stdin(_) => "stdin".to_owned(),
-    }
-}
-
-/// Ends a reading that has given enough.
-#[derive(Debug)]
-struct Enough;
-
-impl std::fmt::Display for Enough {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("enough was read")
-    }
-}
-
-impl std::error::Error for Enough {}
-
-fn joined<T>(thread: std::thread::Result<Result<T>>) -> Result<T> {
-    thread.map_err(|_| anyhow!("the reading thread failed"))?
-}
-
-/// Training and validation part of one source while they are written.
-struct Parts<'a> {
-    tokenizer: &'a Tokenizer,
-    val_fraction: f64,
-    train: Writer,
-    val: Writer,
-    /// Whether the current document goes into the validation part.
-    held_out: bool,
-    documents: u64,
-    bytes: u64,
-    losses: Losses,
-    progress: &'a dyn Progress,
-}
-
-impl Parts<'_> {
-    /// Tokenizes what comes, many pieces at a time, and writes it in the order it came.
-    fn take(&mut self, receive: Receiver<Piece>) -> Result<()> {
-        let mut stitcher = (!self.tokenizer.cuts_surely()).then(|| Stitcher::new(self.tokenizer));
-        let mut is_warned = false;
-        loop {
-            // Tokens with their places take more memory than tokens alone.
-            let together = if stitcher.is_some() { PIECES / 2 } else { PIECES };
-            let pieces: Vec<Piece> = receive.iter().take(together).collect();
-            if pieces.is_empty() {
-                return Ok(());
-            }
-            match &mut stitcher {
-                None => self.take_pieces(pieces)?,
-                Some(stitcher) => {
-                    for part in stitcher.push(pieces)? {
-                        self.losses.merge(&part.losses);
-                        self.write(&part.text, part.first, part.last, part.ids)?;
-                    }
-                    if stitcher.longest() > LONG && !is_warned {
-                        is_warned = true;
-                        self.progress.warn(
-                            "the tokens of this tokenizer depend on text far before them, so that a document is encoded as \
-                             a whole: this takes memory of about 200 times the longest document",
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    /// Tokenizes pieces that have their tokens by themselves.
-    fn take_pieces(&mut self, pieces: Vec<Piece>) -> Result<()> {
-        let encode = |piece: &Piece| self.tokenizer.encode_document(&piece.text);
-        let tokens: Vec<Vec<u32>> = pieces.par_iter().map(encode).collect::<Result<_>>()?;
-        for (piece, tokens) in pieces.iter().zip(tokens) {
-            if self.tokenizer.may_lose() {
-                self.losses.merge(&self.tokenizer.losses_in_document(&piece.text, &tokens)?);
-            }
-            self.write(&piece.text, piece.first, piece.last, tokens)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the tokens of a part of a document.
-    fn write(&mut self, text: &str, first: bool, last: bool, mut tokens: Vec<u32>) -> Result<()> {
-        if first {
-            self.held_out = is_held_out(text, self.val_fraction);
-            self.documents += 1;
-        }
-        if last {
-            tokens.extend(self.tokenizer.document_end());
-        }
-        self.bytes += text.len() as u64;
-        let part = if self.held_out { &mut self.val } else { &mut self.train };
-        part.write(&tokens)
-    }
-}
-
-/// Bytes that are encoded as one only where a tokenizer allows no cut.
-const LONG: usize = 1 << 21;
-
-/// Bytes of a document that decide where it goes.
-const BEGINNING: usize = 1024;
-
-/// Whether a document is held out: by a hash of how it begins, so that it stays where it is when others come or go, and
-/// its copies go with it.
-fn is_held_out(text: &str, val_fraction: f64) -> bool {
-    let bytes = text.as_bytes();
-    let hash = blake3::hash(&bytes[..bytes.len().min(BEGINNING)]);
-    let (head, _) = hash.as_bytes().as_chunks::<8>();
-    (u64::from_le_bytes(head[0]) as f64) < val_fraction * 2f64.powi(64)
-}
-
-/// Where the division by documents leaves a part empty, as in a corpus of one book, the end of the tokens is held out.
-fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress) -> Result<Vec<Source>> {
-    let tokens = |segments: &[Segment]| segments.iter().map(|s| s.tokens).sum::<u64>();
-    let all_held_out: u64 = sources.iter().map(|s| tokens(&s.val)).sum();
-    for source in &mut sources {
-        let (train, val) = (tokens(&source.train), tokens(&source.val));
-        ensure!(train + val > 0, "{} has no documents", source.path);
-        if val_fraction > 0.0 && (train == 0 || all_held_out == 0) {
-            progress.note(&format!(
-                "{} has too few documents to hold some out: its last {:.1}% of tokens are for validation",
-                source.path,
-                100.0 * val_fraction
-            ));
-            let all: Vec<Segment> = source.train.drain(..).chain(source.val.drain(..)).collect();
-            let kept = ((train + val) as f64 * (1.0 - val_fraction)).round() as u64;
-            (source.train, source.val) = divide(all, kept);
-        }
-    }
-    Ok(sources)
+    Ok(None)
 }
 
 /// Learns a tokenizer from the text of `data` alone.
@@ -654,8 +252,8 @@ fn hold_out(mut sources: Vec<Source>, val_fraction: f64, progress: &dyn Progress
 pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &dyn Progress) -> Result<Tokenizer> {
     let mut places = places(data)?;
     for place in &places {
-        if let Place::Path(path) = place {
-            source::inputs(path, data.on_bad_record)?.notice(path).iter().for_each(|line| progress.warn(line));
+        if let SourceLocation::Path(path) = place {
+            inputs(path, data.on_bad_record)?.notice(path).iter().for_each(|line| progress.warn(line));
         }
     }
     let folder = tempfile::tempdir().context("no folder can be made for what stdin gives")?;
@@ -667,7 +265,11 @@ pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &d
 mod tests {
     use super::*;
     use crate::progress::Silent;
-    use crate::source::{OnBadRecord, SourceConfig};
+    use crate::skipped::Skipped;
+    use crate::source::SourceConfig;
+    use crate::synthetic::{SyntheticPatterns, SyntheticStories};
+    use crate::tokenizer::TokenizerKind;
+    use std::collections::BTreeSet;
     use std::io::Write as _;
 
     /// A folder with twelve documents in `a.jsonl`, and what would prepare it.
@@ -716,7 +318,7 @@ mod tests {
         }
     }
 
-    fn all(tokens: &crate::shard::Tokens) -> Vec<u32> {
+    fn all(tokens: &crate::shard::ShardTokens) -> Vec<u32> {
         let mut out = Vec::new();
         tokens.read(0, tokens.len() as usize, &mut out);
         out
@@ -983,8 +585,8 @@ mod tests {
         let both = of(vec![source("world:3", 0.7), source("world-patterns:4:2", 0.3)]);
         assert_eq!(both.corpus.train.iter().map(|part| part.weight).collect::<Vec<_>>(), [0.7, 0.3]);
         let of_part = |i: usize| texts(&both, &all(&both.corpus.train[i].tokens));
-        let (world, patterns) = (World::new(1), Patterns::new(2));
-        assert_eq!(of_part(0), (0..3).map(|index| world.story(index).text).collect::<Vec<_>>());
+        let (stories, patterns) = (SyntheticStories::new(1), SyntheticPatterns::new(2));
+        assert_eq!(of_part(0), (0..3).map(|index| stories.story(index)).collect::<Vec<_>>());
         assert_eq!(of_part(1), (0..4).map(|index| patterns.document(index)).collect::<Vec<_>>());
         let folders = ["world:4", "world-patterns:4", "world-patterns:5", "world-patterns:4:2"]
             .map(|path| of(vec![source(path, 1.0)]).folder);

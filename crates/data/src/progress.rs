@@ -21,11 +21,11 @@ pub trait Progress: Send + Sync {
     /// A line that stays and asks for attention; the work goes on.
     fn warn(&self, line: &str);
     /// Begins long work of `total` units, if it is known how many; it ends when the task is dropped.
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task>;
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask>;
 }
 
 /// One piece of long work.
-pub trait Task: Send + Sync {
+pub trait ProgressTask: Send + Sync {
     /// `n` units were done in an earlier sitting: they count as done, not in the rate.
     fn resume_at(&self, n: u64);
     /// `n` more units are done.
@@ -41,12 +41,12 @@ pub struct Silent;
 impl Progress for Silent {
     fn note(&self, _: &str) {}
     fn warn(&self, _: &str) {}
-    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn Task> {
+    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn ProgressTask> {
         Box::new(Self)
     }
 }
 
-impl Task for Silent {
+impl ProgressTask for Silent {
     fn resume_at(&self, _: u64) {}
     fn advance(&self, _: u64) {}
     fn show(&self, _: &str) {}

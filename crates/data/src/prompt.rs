@@ -1,23 +1,30 @@
 //! Records and lines → prompts: what is to be answered, whatever else a record holds.
 
 use crate::comparison;
-use crate::dialogue::{self, AnswerUse, Message, Role, with_answers};
+use crate::continuation::prompt_under;
+use crate::dialogue;
 use crate::encoding::{Encoding, Utf16};
+use crate::file_form::FileForm;
+use crate::message::{AnswerUse, Message, Role, checked, with_answers};
 use crate::messages::{HISTORY, SYSTEM, messages, with_system};
+use crate::open::open;
 use crate::progress::{Progress, Unit};
-use crate::record::{Bad, Place, Row, Skipped, read_lines, read_rows};
+use crate::record::{BadRecord, RecordPlace, Row};
 use crate::remarks::Remarks;
-use crate::source::{self, Form, OnBadRecord};
+use crate::rows::{read_lines, read_rows};
+use crate::skipped::Skipped;
+use crate::source::OnBadRecord;
 use crate::unused::Unused;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// What is to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prompt {
+pub struct PromptRecord {
     /// Where it stands.
-    pub place: Place,
+    pub place: RecordPlace,
     /// The dialogue so far; the user speaks last.
     pub messages: Vec<Message>,
 }
@@ -27,20 +34,20 @@ pub struct Prompt {
 ///
 /// # Errors
 /// When it holds none, or something is wrong with what is said.
-pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
+pub fn prompts(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
     // The marks of answers do not matter here: nothing of a prompt is learned.
     Ok(prompts_of(row)?.into_iter().map(|messages| with_answers(messages, AnswerUse::Learned)).collect())
 }
 
-fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
+fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
     let has = |key: &str| row.fields.contains_key(key);
     // The prompt of answers that are compared may stand in them.
-    match comparison::Shape::of(row) {
-        Ok(comparison::Shape::Ranking) | Err(_) => {}
+    match comparison::ComparisonShape::of(row) {
+        Ok(comparison::ComparisonShape::Ranking) | Err(_) => {}
         Ok(shape) => return Ok(vec![shape.completions(row)?.0]),
     }
     if has("prompt") {
-        return Ok(vec![asked(comparison::prompt_under(row, "prompt")?)?]);
+        return Ok(vec![asked(prompt_under(row, "prompt")?)?]);
     }
     for key in ["messages", "conversations"] {
         if has(key) {
@@ -51,7 +58,7 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
             return Ok(vec![asked(messages)?]);
         }
     }
-    let key = match dialogue::Shape::of(row) {
+    let key = match dialogue::DialogueShape::of(row) {
         Ok(shape) => {
             let before_answer = |mut messages: Vec<Message>| {
                 messages.pop();
@@ -61,15 +68,15 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, Bad> {
         }
         Err(_) if has("question") => "question",
         Err(_) if has("instruction") => "instruction",
-        Err(bad) => return Err(Bad::new(format!("holds no prompt and {bad}"))),
+        Err(bad) => return Err(BadRecord::new(format!("holds no prompt and {bad}"))),
     };
-    Ok(vec![asked(comparison::prompt_under(row, key)?)?])
+    Ok(vec![asked(prompt_under(row, key)?)?])
 }
 
 /// Names of the fields that [`prompts`] reads of a record, or passes over because they are answers.
 fn fields(row: &Row) -> Vec<&'static str> {
-    let compared = comparison::Shape::of(row).map(comparison::Shape::fields);
-    let answered = || dialogue::Shape::of(row).map(dialogue::Shape::fields);
+    let compared = comparison::ComparisonShape::of(row).map(comparison::ComparisonShape::fields);
+    let answered = || dialogue::DialogueShape::of(row).map(dialogue::DialogueShape::fields);
     compared.or_else(|_| answered()).unwrap_or_else(|_| {
         let mut fields = vec!["prompt", "question", "instruction", "input", "context", HISTORY];
         fields.extend(SYSTEM);
@@ -78,16 +85,17 @@ fn fields(row: &Row) -> Vec<&'static str> {
 }
 
 /// `messages`, if the user speaks last and all is as in a dialogue.
-fn asked(messages: Vec<Message>) -> Result<Vec<Message>, Bad> {
+fn asked(messages: Vec<Message>) -> Result<Vec<Message>, BadRecord> {
     let mut answered = messages;
     answered.push(Message::new(Role::Assistant, "an answer"));
-    let mut checked = dialogue::checked(answered)?;
+    let mut checked = checked(answered)?;
     checked.pop();
     Ok(checked)
 }
 
 /// Hands the prompts of the file `path` to `sink`: of a `.txt` file each line that is not blank, else those of the records.
-/// A record without a sound prompt is left out and counted, or ends the reading, as `on_bad` says.
+/// A record without a sound prompt is left out and counted, or ends the reading, as `on_bad` says. Where `sink`
+/// breaks, reading ends.
 ///
 /// # Errors
 /// As [`read_rows`], and when the file holds no prompt.
@@ -95,21 +103,26 @@ pub fn read_prompts(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Prompt) -> Result<()>,
+    sink: &mut dyn FnMut(PromptRecord) -> Result<ControlFlow<()>>,
 ) -> Result<Skipped> {
     let mut n = 0_u64;
-    let mut count = |prompt: Prompt| {
+    let mut count = |prompt: PromptRecord| {
         n += 1;
         sink(prompt)
     };
-    let skipped = if Form::of(path).is_text() {
+    let skipped = if FileForm::of(path).is_text() {
         lines(path, on_bad, progress, &mut count)?
     } else {
         let mut unused = Unused::default();
         let skipped = read_rows(path, on_bad, progress, &mut |row| {
             let found = prompts(&row)?;
             unused.take(&row, &fields(&row));
-            found.into_iter().try_for_each(|messages| count(Prompt { place: row.place.clone(), messages }))
+            for messages in found {
+                if count(PromptRecord { place: row.place.clone(), messages })?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
         })?;
         unused.warn(&path.display(), progress);
         skipped
@@ -145,17 +158,17 @@ fn lines(
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Prompt) -> Result<()>,
+    sink: &mut dyn FnMut(PromptRecord) -> Result<ControlFlow<()>>,
 ) -> Result<Skipped> {
     let total = path.metadata().ok().map(|m| m.len());
     let task = progress.task(&format!("reading {}", path.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
     let mut remarks = Remarks::default();
-    let opened = source::open(path, &count)?;
+    let opened = open(path, &count)?;
     let input = opened.text(path, &mut remarks).with_context(|| path.display().to_string())?;
     remarks.warn(progress);
     read_lines(path, on_bad, input, &mut |place, text| {
-        sink(Prompt { place, messages: vec![Message::new(Role::User, text.trim())] })
+        sink(PromptRecord { place, messages: vec![Message::new(Role::User, text.trim())] })
     })
 }
 
@@ -165,9 +178,9 @@ mod tests {
     use crate::progress::Silent;
     use serde_json::{Value, json};
 
-    fn read(value: Value) -> Result<Vec<Vec<Message>>, Bad> {
+    fn read(value: Value) -> Result<Vec<Vec<Message>>, BadRecord> {
         let Value::Object(fields) = value else { panic!("{value} is no object") };
-        prompts(&Row { place: Place { file: "a.jsonl".into(), line: 1 }, fields })
+        prompts(&Row { place: RecordPlace { file: "a.jsonl".into(), line: 1 }, fields })
     }
 
     #[test]
@@ -254,7 +267,7 @@ mod tests {
             let mut all = Vec::new();
             let skipped = read_prompts(&path, OnBadRecord::Fail, &Silent, &mut |prompt| {
                 all.push((prompt.place.line, prompt.messages[0].content.clone()));
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             });
             skipped.map(|_| all).map_err(|e| format!("{e:#}"))
         };
@@ -265,7 +278,7 @@ mod tests {
         let mut all = Vec::new();
         let skipped = read_prompts(&path, OnBadRecord::Skip, &Silent, &mut |prompt| {
             all.push(prompt.messages[0].content.clone());
-            if all.len() == 1 { Ok(()) } else { Err(Bad::new("no more").into()) }
+            if all.len() == 1 { Ok(ControlFlow::Continue(())) } else { Err(BadRecord::new("no more").into()) }
         });
         assert_eq!((all.len(), skipped.unwrap().invalid_utf8), (1, 1));
     }

@@ -4,11 +4,12 @@
 //! beside the files names, for each source, the segments that make its training and its validation part.
 
 use crate::disk;
+use crate::inputs::InputFile;
 use crate::losses::Losses;
 use crate::mapped::Mapped;
 use crate::progress::{Progress, Unit};
-use crate::source::{Input, OnBadRecord};
-use crate::text::Skipped;
+use crate::skipped::Skipped;
+use crate::source::OnBadRecord;
 use crate::tokenizer::TokenizerKind;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub struct Manifest {
     /// [`FORMAT`] when it was written.
     pub format: u32,
     /// What it was made from; a folder with an equal request need not be made again.
-    pub request: Request,
+    pub request: CorpusRequest,
     /// [`crate::tokenizer::Tokenizer::fingerprint`] of the tokenizer beside it.
     pub tokenizer: String,
     /// Entries of that tokenizer: every token is below it.
@@ -36,14 +37,14 @@ pub struct Manifest {
     /// Bytes of a token: 2 or 4.
     pub token_bytes: u64,
     /// One for each source, in the request's order.
-    pub sources: Vec<Source>,
+    pub sources: Vec<ShardSource>,
 }
 
 /// What text was asked for, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Request {
+pub struct CorpusRequest {
     /// Path of each source, and the files it stood for.
-    pub sources: Vec<(String, Vec<Input>)>,
+    pub sources: Vec<(String, Vec<InputFile>)>,
     /// Key of the text in JSONL records.
     pub text_key: String,
     /// What became of bad records.
@@ -66,7 +67,7 @@ pub enum TokenizerRequest {
 
 /// A source as it was tokenized.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Source {
+pub struct ShardSource {
     /// Its path.
     pub path: String,
     /// Its share of the windows, if it was given one.
@@ -81,16 +82,16 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Losses::is_none")]
     pub losses: Losses,
     /// Training part.
-    pub train: Vec<Segment>,
+    pub train: Vec<ShardSegment>,
     /// Validation part.
-    pub val: Vec<Segment>,
+    pub val: Vec<ShardSegment>,
     /// BLAKE3 of the token files, in the order they were written.
     pub digest: String,
 }
 
 /// Tokens in a row in one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Segment {
+pub struct ShardSegment {
     /// Name of the file, beside the manifest.
     pub file: String,
     /// Number of the first token.
@@ -137,20 +138,20 @@ impl Manifest {
 #[derive(Debug)]
 pub struct Corpus {
     /// Training parts; one for all sources when they have no weights.
-    pub train: Vec<Mixed>,
+    pub train: Vec<MixtureShare>,
     /// Validation parts, as those for training.
-    pub val: Vec<Mixed>,
+    pub val: Vec<MixtureShare>,
 }
 
 /// A part of a mixture.
 #[derive(Debug, Clone)]
-pub struct Mixed {
+pub struct MixtureShare {
     /// Path of its source, or of the first of several.
     pub name: String,
     /// Its share, relative to the others'.
     pub weight: f64,
     /// Its tokens.
-    pub tokens: Tokens,
+    pub tokens: ShardTokens,
 }
 
 impl Corpus {
@@ -166,17 +167,17 @@ impl Corpus {
             manifest.token_bytes
         );
         let mut files = Files { folder: folder.to_owned(), wide: manifest.token_bytes == 4, maps: HashMap::new() };
-        let (mut train, mut val): (Vec<Mixed>, Vec<Mixed>) = (Vec::new(), Vec::new());
+        let (mut train, mut val): (Vec<MixtureShare>, Vec<MixtureShare>) = (Vec::new(), Vec::new());
         for source in &manifest.sources {
             for (parts, segments) in [(&mut train, &source.train), (&mut val, &source.val)] {
-                let mut tokens = Tokens::default();
+                let mut tokens = ShardTokens::default();
                 for segment in segments {
                     tokens.push(files.part(segment)?);
                 }
                 match (source.weight, parts.first_mut()) {
                     (None, Some(all)) => tokens.parts.into_iter().for_each(|part| all.tokens.push(part)),
                     (weight, _) => {
-                        parts.push(Mixed { name: source.path.clone(), weight: weight.unwrap_or(1.0), tokens })
+                        parts.push(MixtureShare { name: source.path.clone(), weight: weight.unwrap_or(1.0), tokens })
                     }
                 }
             }
@@ -189,7 +190,7 @@ impl Corpus {
     /// # Errors
     /// When a token has changed since the text was prepared, or a file cannot be read.
     pub fn verify(folder: &Path, manifest: &Manifest, progress: &dyn Progress) -> Result<()> {
-        let mut paths: Vec<(&Source, [Vec<PathBuf>; 2])> = Vec::new();
+        let mut paths: Vec<(&ShardSource, [Vec<PathBuf>; 2])> = Vec::new();
         let mut total = 0;
         for (i, source) in manifest.sources.iter().enumerate() {
             let files = ["train", "val"].map(|part| files_of(folder, source, &format!("{i}-{part}-")));
@@ -231,7 +232,7 @@ impl Corpus {
 const WORTH_A_WORD: u64 = 4 << 30;
 
 /// The files of `source` in `folder` whose names begin with `prefix`, in the order they were written.
-fn files_of(folder: &Path, source: &Source, prefix: &str) -> Vec<PathBuf> {
+fn files_of(folder: &Path, source: &ShardSource, prefix: &str) -> Vec<PathBuf> {
     let segments = source.train.iter().chain(&source.val);
     let mut names: Vec<&str> = segments.map(|s| s.file.as_str()).filter(|file| file.starts_with(prefix)).collect();
     names.sort_by_key(|name| (name.len(), *name)); // their numbers have three digits or more
@@ -247,7 +248,7 @@ struct Files {
 }
 
 impl Files {
-    fn part(&mut self, segment: &Segment) -> Result<Part> {
+    fn part(&mut self, segment: &ShardSegment) -> Result<ShardPart> {
         let path = self.folder.join(&segment.file);
         ensure!(
             Path::new(&segment.file).file_name().is_some_and(|f| f == segment.file.as_str()),
@@ -273,7 +274,7 @@ impl Files {
                 want.map_or("too many".to_owned(), |n| n.to_string())
             ),
         }
-        Ok(Part { map, wide: self.wide, first: segment.first as usize, len: segment.tokens as usize })
+        Ok(ShardPart { map, wide: self.wide, first: segment.first as usize, len: segment.tokens as usize })
     }
 }
 
@@ -283,22 +284,22 @@ fn map(path: &Path) -> Result<Mapped> {
 
 /// A row of tokens over several files.
 #[derive(Debug, Clone, Default)]
-pub struct Tokens {
-    parts: Vec<Part>,
+pub struct ShardTokens {
+    parts: Vec<ShardPart>,
     /// Tokens up to the end of each part.
     ends: Vec<u64>,
 }
 
 #[derive(Debug, Clone)]
-struct Part {
+struct ShardPart {
     map: Arc<Mapped>,
     wide: bool,
     first: usize,
     len: usize,
 }
 
-impl Tokens {
-    fn push(&mut self, part: Part) {
+impl ShardTokens {
+    fn push(&mut self, part: ShardPart) {
         self.ends.push(self.len() + part.len as u64);
         self.parts.push(part);
     }
@@ -333,7 +334,7 @@ impl Tokens {
     }
 }
 
-impl Part {
+impl ShardPart {
     fn read(&self, skip: usize, take: usize, out: &mut Vec<u32>) {
         let start = self.first + skip;
         if self.wide {
@@ -352,7 +353,7 @@ pub(crate) struct Writer {
     name: String,
     wide: bool,
     file: Option<std::io::BufWriter<File>>,
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<ShardSegment>,
     /// Of all that was written.
     pub(crate) hasher: blake3::Hasher,
 }
@@ -390,7 +391,7 @@ impl Writer {
         #[expect(clippy::disallowed_methods, reason = "the folder is published as a whole")]
         let created = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
         self.file = Some(std::io::BufWriter::with_capacity(1 << 18, created));
-        self.segments.push(Segment { file, first: 0, tokens: 0 });
+        self.segments.push(ShardSegment { file, first: 0, tokens: 0 });
         Ok(())
     }
 
@@ -405,17 +406,17 @@ impl Writer {
 }
 
 /// Divides `segments` after the first `n` tokens.
-pub(crate) fn divide(segments: Vec<Segment>, n: u64) -> (Vec<Segment>, Vec<Segment>) {
+pub(crate) fn divide(segments: Vec<ShardSegment>, n: u64) -> (Vec<ShardSegment>, Vec<ShardSegment>) {
     let (mut head, mut tail) = (Vec::new(), Vec::new());
     let mut left = n;
     for segment in segments {
         let before = left.min(segment.tokens);
         left -= before;
         if before > 0 {
-            head.push(Segment { tokens: before, ..segment.clone() });
+            head.push(ShardSegment { tokens: before, ..segment.clone() });
         }
         if before < segment.tokens {
-            tail.push(Segment { first: segment.first + before, tokens: segment.tokens - before, ..segment });
+            tail.push(ShardSegment { first: segment.first + before, tokens: segment.tokens - before, ..segment });
         }
     }
     (head, tail)
@@ -434,17 +435,17 @@ pub(crate) mod tests {
             writer.finish().unwrap();
             tokens(folder.path(), false, &writer.segments).unwrap()
         };
-        let part = |(i, &(n, weight)): (usize, &(u32, Option<f64>))| Mixed {
+        let part = |(i, &(n, weight)): (usize, &(u32, Option<f64>))| MixtureShare {
             name: format!("source-{i}"),
             weight: weight.unwrap_or(1.0),
             tokens: count(&format!("{i}-train"), n),
         };
-        let val = Mixed { name: "source-0".to_owned(), weight: 1.0, tokens: count("val", val) };
+        let val = MixtureShare { name: "source-0".to_owned(), weight: 1.0, tokens: count("val", val) };
         // The maps outlive the files.
         Corpus { train: parts.iter().enumerate().map(part).collect(), val: vec![val] }
     }
 
-    fn written(wide: bool) -> (tempfile::TempDir, Vec<Segment>) {
+    fn written(wide: bool) -> (tempfile::TempDir, Vec<ShardSegment>) {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::new(folder.path(), "0-train".to_owned(), wide);
         writer.write(&(0..10).collect::<Vec<_>>()).unwrap();
@@ -453,9 +454,9 @@ pub(crate) mod tests {
         (folder, segments)
     }
 
-    fn tokens(folder: &Path, wide: bool, segments: &[Segment]) -> Result<Tokens> {
+    fn tokens(folder: &Path, wide: bool, segments: &[ShardSegment]) -> Result<ShardTokens> {
         let mut files = Files { folder: folder.to_owned(), wide, maps: HashMap::new() };
-        let mut tokens = Tokens::default();
+        let mut tokens = ShardTokens::default();
         for segment in segments {
             tokens.push(files.part(segment)?);
         }
@@ -467,7 +468,7 @@ pub(crate) mod tests {
         for wide in [false, true] {
             let (folder, segments) = written(wide);
             let (head, tail) = divide(segments, 4);
-            let parts: Vec<Segment> = tail.into_iter().chain(head).collect(); // 4..10, 0..4
+            let parts: Vec<ShardSegment> = tail.into_iter().chain(head).collect(); // 4..10, 0..4
             let tokens = tokens(folder.path(), wide, &parts).unwrap();
             let mut out = Vec::new();
             tokens.read(3, 9, &mut out);

@@ -5,8 +5,9 @@
 //! border, far from the ends of what was encoded. Pieces without such a stretch are encoded as one.
 
 use crate::losses::Losses;
-use crate::text::Piece;
-use crate::tokenizer::{Spanned, Tokenizer};
+use crate::text::TextPiece;
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::encode::Spanned;
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -19,7 +20,7 @@ const AGREED: usize = 8;
 /// Tokens of a part of a document: of one piece, or of several that were encoded as one. Where it begins and ends may differ
 /// from its pieces by [`MARGIN`] bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct EncodedPart {
     /// The pieces' text.
     pub text: String,
     /// How many pieces it is.
@@ -39,8 +40,8 @@ pub struct Part {
 }
 
 /// A piece, encoded with some text of its neighbors.
-struct Window {
-    piece: Piece,
+struct StitchWindow {
+    piece: TextPiece,
     /// How many pieces it is.
     pieces: usize,
     /// The text that was encoded, and where in the document it begins.
@@ -53,20 +54,20 @@ struct Window {
     /// First token that was not handed out.
     next: usize,
     /// Pieces that follow, and will be encoded as one with this.
-    joined: Vec<Piece>,
+    joined: Vec<TextPiece>,
 }
 
 /// Encodes documents that come piece by piece.
 pub struct Stitcher<'a> {
     tokenizer: &'a Tokenizer,
     /// The last piece that came, while its right neighbor is missing.
-    waiting: Option<Piece>,
+    waiting: Option<TextPiece>,
     /// What stands before it in the document.
     left: String,
     /// Where it begins in the document.
     at: usize,
     /// The window that is handed out when its right neighbor is known.
-    open: Option<Window>,
+    open: Option<StitchWindow>,
     /// Bytes of the document whose tokens were handed out.
     covered: usize,
     /// The most bytes that were encoded as one.
@@ -88,10 +89,11 @@ impl<'a> Stitcher<'a> {
     ///
     /// # Errors
     /// As [`Tokenizer::encode_document`].
-    pub fn push(&mut self, pieces: Vec<Piece>) -> Result<Vec<Part>> {
+    pub fn push(&mut self, pieces: Vec<TextPiece>) -> Result<Vec<EncodedPart>> {
         let tokenizer = self.tokenizer;
-        let windows: Vec<Window> = self.windows(pieces);
-        let windows: Vec<Window> = windows.into_par_iter().map(|w| w.encoded(tokenizer)).collect::<Result<_>>()?;
+        let windows: Vec<StitchWindow> = self.windows(pieces);
+        let windows: Vec<StitchWindow> =
+            windows.into_par_iter().map(|w| w.encoded(tokenizer)).collect::<Result<_>>()?;
         let mut parts = Vec::with_capacity(windows.len());
         for window in windows {
             self.join(window, &mut parts)?;
@@ -100,7 +102,7 @@ impl<'a> Stitcher<'a> {
     }
 
     /// The windows of all pieces whose right neighbor is known.
-    fn windows(&mut self, pieces: Vec<Piece>) -> Vec<Window> {
+    fn windows(&mut self, pieces: Vec<TextPiece>) -> Vec<StitchWindow> {
         let mut windows = Vec::with_capacity(pieces.len());
         for piece in pieces {
             if let Some(before) = self.waiting.take() {
@@ -119,18 +121,18 @@ impl<'a> Stitcher<'a> {
         windows
     }
 
-    fn window(&mut self, piece: Piece, right: &str) -> Window {
+    fn window(&mut self, piece: TextPiece, right: &str) -> StitchWindow {
         let left = std::mem::take(&mut self.left);
         let text = [left.as_str(), &piece.text, right].concat();
         let base = self.at - left.len();
         self.at += piece.text.len();
         let so_far = &text[..left.len() + piece.text.len()];
         self.left = tail(so_far).to_owned();
-        Window { piece, pieces: 1, text, base, left: left.len(), tokens: Vec::new(), next: 0, joined: Vec::new() }
+        StitchWindow { piece, pieces: 1, text, base, left: left.len(), tokens: Vec::new(), next: 0, joined: Vec::new() }
     }
 
     /// Joins `window` to the one before it, which is handed out.
-    fn join(&mut self, window: Window, parts: &mut Vec<Part>) -> Result<()> {
+    fn join(&mut self, window: StitchWindow, parts: &mut Vec<EncodedPart>) -> Result<()> {
         self.longest = self.longest.max(window.piece.text.len());
         let last = window.piece.last;
         let window = match self.open.take() {
@@ -138,7 +140,7 @@ impl<'a> Stitcher<'a> {
                 match open.joined.is_empty().then(|| agreement(&open, &window)).flatten() {
                     Some((end, next)) => {
                         parts.push(self.part(&open, end));
-                        Window { next, ..window }
+                        StitchWindow { next, ..window }
                     }
                     None => self.merge(open, window)?,
                 }
@@ -157,7 +159,7 @@ impl<'a> Stitcher<'a> {
     }
 
     /// Encodes both as one, once there is as much to add as `open` has, so that the work stays in proportion to the text.
-    fn merge(&mut self, mut open: Window, window: Window) -> Result<Window> {
+    fn merge(&mut self, mut open: StitchWindow, window: StitchWindow) -> Result<StitchWindow> {
         let (last, right) = (window.piece.last, window.text[window.left + window.piece.text.len()..].to_owned());
         open.joined.push(window.piece);
         let more: usize = open.joined.iter().map(|piece| piece.text.len()).sum();
@@ -166,7 +168,7 @@ impl<'a> Stitcher<'a> {
         }
         let mut text = open.text;
         text.truncate(open.left + open.piece.text.len());
-        let mut piece = Piece { last, ..open.piece };
+        let mut piece = TextPiece { last, ..open.piece };
         let pieces = open.pieces + open.joined.len();
         for joined in open.joined {
             text += &joined.text;
@@ -175,7 +177,7 @@ impl<'a> Stitcher<'a> {
         text += &right;
         self.longest = self.longest.max(piece.text.len());
         let (base, left) = (open.base, open.left);
-        let merged = Window { piece, pieces, text, base, left, tokens: Vec::new(), next: 0, joined: Vec::new() };
+        let merged = StitchWindow { piece, pieces, text, base, left, tokens: Vec::new(), next: 0, joined: Vec::new() };
         let mut merged = merged.encoded(self.tokenizer)?;
         let begin = open.tokens.get(open.next).map_or(self.covered, |token| token.start);
         merged.next = merged.tokens.partition_point(|token| token.start < begin);
@@ -183,11 +185,16 @@ impl<'a> Stitcher<'a> {
     }
 
     /// Hands out the tokens of `window` up to number `end`.
-    fn part(&mut self, window: &Window, end: usize) -> Part {
+    fn part(&mut self, window: &StitchWindow, end: usize) -> EncodedPart {
         let tokens = window.tokens.get(window.next..end).unwrap_or_default();
-        let Piece { text, first, last } = &window.piece;
-        let mut part =
-            Part { text: text.clone(), pieces: window.pieces, first: *first, last: *last, ..Part::default() };
+        let TextPiece { text, first, last } = &window.piece;
+        let mut part = EncodedPart {
+            text: text.clone(),
+            pieces: window.pieces,
+            first: *first,
+            last: *last,
+            ..EncodedPart::default()
+        };
         let place = |at: usize| window.text.floor_char_boundary(at.saturating_sub(window.base));
         for token in tokens {
             let (from, to) = (place(self.covered), place(token.end.max(self.covered)));
@@ -207,7 +214,7 @@ impl<'a> Stitcher<'a> {
     }
 
     /// Counts what stands behind the last token of a document as that token's.
-    fn end(&self, rest: &str, part: &mut Part) {
+    fn end(&self, rest: &str, part: &mut EncodedPart) {
         let characters = rest.chars().count();
         part.losses.add(self.tokenizer.dropped_from(rest), characters as u64);
         if let (Some(bytes), Some(n)) = (part.bytes.last_mut(), part.characters.last_mut()) {
@@ -217,7 +224,7 @@ impl<'a> Stitcher<'a> {
     }
 }
 
-impl Window {
+impl StitchWindow {
     fn encoded(mut self, tokenizer: &Tokenizer) -> Result<Self> {
         self.tokens = tokenizer.encode_spans(&self.text)?;
         for token in &mut self.tokens {
@@ -235,7 +242,7 @@ impl Window {
 
 /// Tokens of `before` and `after` with the same place in the middle of the longest stretch of tokens that both have around
 /// their border.
-fn agreement(before: &Window, after: &Window) -> Option<(usize, usize)> {
+fn agreement(before: &StitchWindow, after: &StitchWindow) -> Option<(usize, usize)> {
     let (mut i, mut j) = (before.tokens.partition_point(|token| token.start < after.base), 0);
     let (mut run, mut best) = (0, (0, 0, 0));
     while let (Some(a), Some(b)) = (before.tokens.get(i), after.tokens.get(j)) {
@@ -297,9 +304,9 @@ mod tests {
     ];
 
     /// The parts of a document that comes in `pieces`.
-    fn parts(tokenizer: &Tokenizer, pieces: &[&str]) -> Vec<Part> {
+    fn parts(tokenizer: &Tokenizer, pieces: &[&str]) -> Vec<EncodedPart> {
         let mut stitcher = Stitcher::new(tokenizer);
-        let piece = |i: usize| Piece { text: pieces[i].to_owned(), first: i == 0, last: i + 1 == pieces.len() };
+        let piece = |i: usize| TextPiece { text: pieces[i].to_owned(), first: i == 0, last: i + 1 == pieces.len() };
         (0..pieces.len()).flat_map(|i| stitcher.push(vec![piece(i)]).unwrap()).collect()
     }
 
@@ -307,7 +314,7 @@ mod tests {
         let (parts, whole) = (parts(tokenizer, pieces), pieces.concat());
         let ids: Vec<u32> = parts.iter().flat_map(|part| part.ids.clone()).collect();
         assert!(ids == tokenizer.encode_document(&whole).unwrap(), "{tokenizer:?} {pieces:?}");
-        let sum = |sizes: fn(&Part) -> &Vec<u32>| parts.iter().flat_map(|part| sizes(part).clone()).sum::<u32>();
+        let sum = |sizes: fn(&EncodedPart) -> &Vec<u32>| parts.iter().flat_map(|part| sizes(part).clone()).sum::<u32>();
         assert_eq!(sum(|part| &part.bytes) as usize, whole.len());
         assert_eq!(sum(|part| &part.characters) as usize, whole.chars().count());
         assert_eq!(parts.iter().map(|part| part.text.as_str()).collect::<String>(), whole);

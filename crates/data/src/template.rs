@@ -6,8 +6,8 @@
 //! so that the tokens are those of `apply_chat_template`, but for names of special tokens inside of messages, which are
 //! nothing but text here.
 
-use crate::dialogue::{Message, Role};
 use crate::jinja::{self, Failure, Program};
+use crate::message::{Message, Role};
 use crate::python;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, anyhow, bail, ensure};
@@ -55,14 +55,14 @@ impl fmt::Debug for Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// Its parts, in order.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<TemplateSegment>,
     /// Answers that are not trained, because the template writes them in another way once the dialogue goes on.
     pub rewritten: usize,
 }
 
 /// A part of a rendered dialogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
+pub struct TemplateSegment {
     /// The part; not empty.
     pub text: String,
     /// Whether the assistant says it: its content and the sign that ends it.
@@ -214,7 +214,7 @@ impl Template {
     ///
     /// # Errors
     /// When the template refuses the messages.
-    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<Segment>> {
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<TemplateSegment>> {
         Rendering::of(self, messages, |rendering| {
             let whole = rendering.render(messages, true)?;
             let contents = rendering.contents(messages, &whole, true)?;
@@ -323,7 +323,7 @@ fn fuel_for(messages: &[Message]) -> u64 {
 ///
 /// # Errors
 /// When a character has no token in a vocabulary of characters.
-pub fn encode(segments: &[Segment], tokenizer: &Tokenizer) -> Result<Vec<(u32, bool)>> {
+pub fn encode(segments: &[TemplateSegment], tokenizer: &Tokenizer) -> Result<Vec<(u32, bool)>> {
     let whole: String = segments.iter().map(|segment| segment.text.as_str()).collect();
     let (trained, contents) =
         (ranges(segments, |segment| segment.trained), ranges(segments, |segment| segment.content));
@@ -343,7 +343,7 @@ pub fn encode(segments: &[Segment], tokenizer: &Tokenizer) -> Result<Vec<(u32, b
 }
 
 /// Where in the text of `segments` those stand for which `chosen` holds; neighbors are one range.
-fn ranges(segments: &[Segment], chosen: impl Fn(&Segment) -> bool) -> Vec<Range<usize>> {
+fn ranges(segments: &[TemplateSegment], chosen: impl Fn(&TemplateSegment) -> bool) -> Vec<Range<usize>> {
     let mut at = 0;
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for segment in segments {
@@ -411,7 +411,7 @@ fn matched(held: &str, sign: char, messages: &[Message], whole: &str) -> Option<
 }
 
 /// `text` in parts that are trained or not, content or not.
-fn cut(text: &str, trained: &[Range<usize>], contents: &[Range<usize>]) -> Vec<Segment> {
+fn cut(text: &str, trained: &[Range<usize>], contents: &[Range<usize>]) -> Vec<TemplateSegment> {
     let mut ends: Vec<usize> = trained.iter().chain(contents).flat_map(|range| [range.start, range.end]).collect();
     ends.push(text.len());
     ends.sort_unstable();
@@ -422,7 +422,7 @@ fn cut(text: &str, trained: &[Range<usize>], contents: &[Range<usize>]) -> Vec<S
         if end > start {
             let within = |ranges: &[Range<usize>]| ranges.iter().any(|range| range.start <= start && end <= range.end);
             let (trained, content) = (within(trained), within(contents));
-            segments.push(Segment { text: text[start..end].to_owned(), trained, content });
+            segments.push(TemplateSegment { text: text[start..end].to_owned(), trained, content });
             start = end;
         }
     }
@@ -484,10 +484,8 @@ mod tests {
     use std::path::Path;
 
     /// Made by scripts/golden_chat.py with Jinja2 as transformers sets it up.
-    const GOLDEN: &str = include_str!("../../../tests/golden/chat-templates.json");
-
     fn golden() -> Value {
-        serde_json::from_str(GOLDEN).unwrap()
+        gptkit_testing::golden_json("chat-templates.json")
     }
 
     fn usual(name: &str) -> Template {
@@ -503,8 +501,8 @@ mod tests {
     }
 
     /// Segments in short: content in quotes, what is trained after a `+`.
-    fn shown(segments: &[Segment]) -> Vec<String> {
-        let show = |s: &Segment| {
+    fn shown(segments: &[TemplateSegment]) -> Vec<String> {
+        let show = |s: &TemplateSegment| {
             let text = if s.content { format!("\"{}\"", s.text) } else { s.text.clone() };
             if s.trained { format!("+{text}") } else { text }
         };

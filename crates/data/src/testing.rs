@@ -1,14 +1,12 @@
 //! Helpers of this crate's tests.
 
-use crate::progress::{Progress, Silent, Task, Unit};
+use crate::progress::{Progress, ProgressTask, Silent, Unit};
 use crate::tokenizer::Tokenizer;
-use std::path::Path;
 use std::sync::Mutex;
 
 /// The tokenizer `kind` of those that scripts/conformance/tokenizer_kinds.py made.
 pub(crate) fn tokenizer(kind: &str) -> Tokenizer {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/conformance/tokenizers");
-    Tokenizer::load(&folder.join(kind)).unwrap()
+    Tokenizer::load(&gptkit_testing::golden_path("conformance/tokenizers").join(kind)).unwrap()
 }
 
 /// Keeps the warnings that it is told.
@@ -31,7 +29,7 @@ impl Progress for Heard {
         self.warnings.lock().unwrap().push(line.to_owned());
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         Silent.task(label, total, unit)
     }
 }

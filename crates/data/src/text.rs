@@ -1,22 +1,26 @@
 //! Bytes → documents, in pieces of bounded size, with the place of everything that is wrong.
 
-use crate::json::{elements, lenient, spans_lines};
-use crate::progress::Progress;
-use crate::record::{Bad, Format, Row, read_file};
+use crate::file_form::{FileForm, Format};
+use crate::json::{NO_COLUMN, elements, lenient, not_json, spans_lines};
+use crate::lines::{BYTE_ORDER_MARK, is_damage, lines, not_utf8, unreadable};
+use crate::open::open;
+use crate::record::{BadRecord, Row};
 use crate::remarks::{HALVES, NULS, Remarks};
-use crate::source::{self, DataConfig, Form, OnBadRecord};
-use anyhow::{Context, Result, bail};
+use crate::rows::read_file;
+use crate::skipped::{Skipped, SkippedCount};
+use crate::source::DataConfig;
+use anyhow::{Context, Result};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// A part of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    /// It.
+pub struct TextPiece {
+    /// UTF-8, not empty unless the document is.
     pub text: String,
     /// Whether the document begins with it.
     pub first: bool,
@@ -26,68 +30,11 @@ pub struct Piece {
 
 /// Where a document is cut into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cut {
+pub(crate) enum CutPoint {
     /// Between a character that is no white space and a space or line break.
     Words,
     /// Between any two characters.
     Anywhere,
-}
-
-/// Records that were left out, by what was wrong with them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// The first of them: file, line and what is wrong.
-    pub first: Option<String>,
-    /// Lines that are not UTF-8.
-    pub invalid_utf8: u64,
-    /// Documents, or answers, of nothing but white space.
-    pub empty: u64,
-    /// Records that are not what they should be.
-    pub malformed: u64,
-}
-
-/// Under which of its counts a bad record is kept.
-pub(crate) type Kind = fn(&mut Skipped) -> &mut u64;
-
-impl Skipped {
-    /// All kinds together.
-    pub fn total(&self) -> u64 {
-        self.invalid_utf8 + self.empty + self.malformed
-    }
-
-    /// Adds what was left out elsewhere.
-    pub(crate) fn append(&mut self, other: Self) {
-        self.first = self.first.take().or(other.first);
-        self.invalid_utf8 += other.invalid_utf8;
-        self.empty += other.empty;
-        self.malformed += other.malformed;
-    }
-
-    /// Warns of the records that were left out, if there are any.
-    pub fn warn(&self, progress: &dyn Progress) {
-        if let (n @ 1.., Some(first)) = (self.total(), &self.first) {
-            progress.warn(&format!("{n} records are left out; the first: {first}"));
-        }
-    }
-
-    /// Leaves out the record at `place`, in which `what` is wrong.
-    ///
-    /// # Errors
-    /// When bad records are not to be left out.
-    pub(crate) fn leave_out(
-        &mut self,
-        on_bad: OnBadRecord,
-        place: &dyn fmt::Display,
-        what: &str,
-        kind: Kind,
-    ) -> Result<()> {
-        if on_bad == OnBadRecord::Fail {
-            bail!("{place}: {what}; --on-bad-record skip leaves such records out");
-        }
-        *kind(self) += 1;
-        self.first.get_or_insert_with(|| format!("{place}: {what}"));
-        Ok(())
-    }
 }
 
 /// Bytes before which a document is cut, at the last place that allows it.
@@ -96,15 +43,11 @@ const PIECE: usize = 1 << 16;
 const LONGEST_PIECE: usize = 1 << 20;
 /// Bytes of a text file looked at together when no line ends.
 const SEGMENT: u64 = 1 << 20;
-/// Longest record: it is held in memory whole.
-pub(crate) const LONGEST_RECORD: u64 = 1 << 26;
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-
-/// Cuts what it reads into documents and pieces, and hands them to `sink` in order.
-pub(crate) struct Reader<'a> {
+/// Cuts what it reads into documents and pieces, and hands them to `sink` in order, until it breaks.
+pub(crate) struct TextReader<'a> {
     config: &'a DataConfig,
-    cut: Cut,
-    sink: &'a mut dyn FnMut(Piece) -> Result<()>,
+    cut: CutPoint,
+    sink: &'a mut dyn FnMut(TextPiece) -> Result<ControlFlow<()>>,
     pub(crate) skipped: Skipped,
     pub(crate) remarks: Remarks,
     /// Where the text of the current file is, once its first record was read.
@@ -116,8 +59,12 @@ pub(crate) struct Reader<'a> {
     begun: bool,
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn new(config: &'a DataConfig, cut: Cut, sink: &'a mut dyn FnMut(Piece) -> Result<()>) -> Self {
+impl<'a> TextReader<'a> {
+    pub(crate) fn new(
+        config: &'a DataConfig,
+        cut: CutPoint,
+        sink: &'a mut dyn FnMut(TextPiece) -> Result<ControlFlow<()>>,
+    ) -> Self {
         Self {
             config,
             cut,
@@ -133,15 +80,18 @@ impl<'a> Reader<'a> {
 
     /// Reads the file `path` as its name says: as one document, or as records, each of which has one. `count` is told of its
     /// bytes.
-    pub(crate) fn file(&mut self, path: &Path, count: &dyn Fn(u64)) -> Result<()> {
+    pub(crate) fn file(&mut self, path: &Path, count: &dyn Fn(u64)) -> Result<ControlFlow<()>> {
         self.column = None;
-        let format = Form::of(path).records;
+        let format = FileForm::of(path).records;
         if let Some(format @ (Format::Csv | Format::Tsv | Format::Parquet)) = format {
             return self.table(path, format, count);
         }
-        let input = match source::open(path, count)?.text(path, &mut self.remarks) {
+        let input = match open(path, count)?.text(path, &mut self.remarks) {
             Ok(input) => input,
-            Err(e) => return self.unreadable(path, &e.to_string()),
+            Err(e) => {
+                self.unreadable(path, &e.to_string())?;
+                return Ok(ControlFlow::Continue(()));
+            }
         };
         match format {
             None => self.text(path, input),
@@ -150,9 +100,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a table, each record's text as one document.
-    fn table(&mut self, path: &Path, format: Format, count: &dyn Fn(u64)) -> Result<()> {
+    fn table(&mut self, path: &Path, format: Format, count: &dyn Fn(u64)) -> Result<ControlFlow<()>> {
         let (key, on_bad) = (self.config.text_key.as_str(), self.config.on_bad_record);
         let (mut column, mut remarks) = (None, Remarks::default());
+        let mut flow = ControlFlow::Continue(());
         let skipped = read_file(path, format, &[key, INSTEAD], on_bad, count, &mut remarks, &mut |row| {
             let column = match column {
                 Some(column) => column,
@@ -160,17 +111,18 @@ impl<'a> Reader<'a> {
             };
             let text = row.text(column)?;
             if text.trim().is_empty() {
-                return Err(Bad::empty("the document is empty").into());
+                return Err(BadRecord::empty("the document is empty").into());
             }
-            self.document(path, row.place.line, text)
+            flow = self.document(path, row.place.line, text)?;
+            Ok(flow)
         })?;
         self.skipped.append(skipped);
         self.remarks.append(remarks);
-        Ok(())
+        Ok(flow)
     }
 
     /// Reads a text file as one document; `path` is its name in messages.
-    pub(crate) fn text(&mut self, path: &Path, mut input: Box<dyn BufRead + '_>) -> Result<()> {
+    pub(crate) fn text(&mut self, path: &Path, mut input: Box<dyn BufRead + '_>) -> Result<ControlFlow<()>> {
         let mut bytes = Vec::new();
         // The line that is read, and how many of its bytes came before `bytes`.
         let (mut line, mut before) = (1, 0);
@@ -179,7 +131,11 @@ impl<'a> Reader<'a> {
                 Err(e) if is_damage(&e) => {
                     self.bad(path, line, &unreadable(&e), |skipped| &mut skipped.malformed)?;
                     // What was read before is a document.
-                    return if self.begun || !self.pending.trim().is_empty() { self.end(path, 1) } else { Ok(()) };
+                    return if self.begun || !self.pending.trim().is_empty() {
+                        self.end(path, 1)
+                    } else {
+                        Ok(ControlFlow::Continue(()))
+                    };
                 }
                 read => read.with_context(|| format!("{} line {line} cannot be read", path.display()))?,
             };
@@ -215,13 +171,15 @@ impl<'a> Reader<'a> {
             if ends {
                 (line, before) = (line + 1, 0);
             }
-            self.hand_over()?;
+            if self.hand_over()?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         self.end(path, 1)
     }
 
     /// Reads JSON, each record's text as one document.
-    fn records(&mut self, path: &Path, format: Format, mut input: impl BufRead) -> Result<()> {
+    fn records(&mut self, path: &Path, format: Format, mut input: impl BufRead) -> Result<ControlFlow<()>> {
         // A failure to read is said where it is met below.
         if format == Format::Json || input.fill_buf().is_ok_and(spans_lines) {
             elements(path, input, &mut |line, record| self.record(path, line, record))
@@ -230,11 +188,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn record(&mut self, path: &Path, line: u64, record: Result<&[u8], String>) -> Result<()> {
+    fn record(&mut self, path: &Path, line: u64, record: Result<&[u8], String>) -> Result<ControlFlow<()>> {
         let record = match record.map(std::str::from_utf8) {
             Ok(Ok(record)) => record,
-            Ok(Err(e)) => return self.bad(path, line, &not_utf8(&e), |skipped| &mut skipped.invalid_utf8),
-            Err(what) => return self.bad(path, line, &what, |skipped| &mut skipped.malformed),
+            Ok(Err(e)) => {
+                self.bad(path, line, &not_utf8(&e), |skipped| &mut skipped.invalid_utf8)?;
+                return Ok(ControlFlow::Continue(()));
+            }
+            Err(what) => {
+                self.bad(path, line, &what, |skipped| &mut skipped.malformed)?;
+                return Ok(ControlFlow::Continue(()));
+            }
         };
         let key = self.column.as_deref().unwrap_or(&self.config.text_key);
         let instead = (self.column.is_none() && key == TEXT).then_some(INSTEAD);
@@ -253,7 +217,10 @@ impl<'a> Reader<'a> {
                 }
                 self.document(path, line, &text)
             }
-            Err(e) => self.bad(path, line, &not_json(&e, line), |skipped| &mut skipped.malformed),
+            Err(e) => {
+                self.bad(path, line, &not_json(&e, line), |skipped| &mut skipped.malformed)?;
+                Ok(ControlFlow::Continue(()))
+            }
         }
     }
 
@@ -265,10 +232,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes a whole document that stands at `line` of `path`.
-    pub(crate) fn document(&mut self, path: &Path, line: u64, text: &str) -> Result<()> {
+    pub(crate) fn document(&mut self, path: &Path, line: u64, text: &str) -> Result<ControlFlow<()>> {
         self.count_nuls(path, text.as_bytes());
         self.pending.push_str(text);
-        self.hand_over()?;
+        if self.hand_over()?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         self.end(path, line)
     }
 
@@ -278,7 +247,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Hands over what has become long enough.
-    fn hand_over(&mut self) -> Result<()> {
+    fn hand_over(&mut self) -> Result<ControlFlow<()>> {
         let mut from = 0;
         while self.pending.len() - from >= PIECE {
             let rest = &self.pending[from..];
@@ -286,94 +255,34 @@ impl<'a> Reader<'a> {
                 self.scanned = rest.len();
                 break;
             };
-            (self.sink)(Piece { text: rest[..at].to_owned(), first: !self.begun, last: false })?;
+            let flow = (self.sink)(TextPiece { text: rest[..at].to_owned(), first: !self.begun, last: false })?;
+            if flow.is_break() {
+                return Ok(flow);
+            }
             (self.begun, self.scanned) = (true, 0);
             from += at;
         }
         self.pending.drain(..from);
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn end(&mut self, path: &Path, line: u64) -> Result<()> {
+    fn end(&mut self, path: &Path, line: u64) -> Result<ControlFlow<()>> {
         let (text, begun) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.begun));
         self.scanned = 0;
         if !begun && text.trim().is_empty() {
-            return self.bad(path, line, "the document is empty", |skipped| &mut skipped.empty);
+            self.bad(path, line, "the document is empty", |skipped| &mut skipped.empty)?;
+            return Ok(ControlFlow::Continue(()));
         }
-        (self.sink)(Piece { text, first: !begun, last: true })
+        (self.sink)(TextPiece { text, first: !begun, last: true })
     }
 
-    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: Kind) -> Result<()> {
+    fn bad(&mut self, path: &Path, line: u64, what: &str, kind: SkippedCount) -> Result<()> {
         let place = format!("{} line {line}", path.display());
         self.skipped.leave_out(self.config.on_bad_record, &place, what, kind)
     }
 }
 
-/// Takes the number of a line and its bytes, or what is wrong with it.
-pub(crate) type LineSink<'a> = &'a mut dyn FnMut(u64, Result<&[u8], String>) -> Result<()>;
-
-/// Hands the lines of `input` that are not blank to `sink`, each with its number, or with what is wrong with it: it is too
-/// long, or what it was compressed to is damaged, and all that follows with it. `path` is its name in messages.
-///
-/// # Errors
-/// Those of `sink`, and when the file cannot be read.
-pub(crate) fn lines(path: &Path, mut input: impl BufRead, sink: LineSink) -> Result<()> {
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        bytes.clear();
-        let mut read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
-        let too_long = bytes.len() as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n");
-        if too_long {
-            let long = "is longer than 64 MiB; put so long a text into a file of its own";
-            sink(line, Err(long.to_owned()))?;
-            read = read.and(input.skip_until(b'\n'));
-        }
-        match read {
-            Ok(0) if !too_long => break,
-            Ok(_) if too_long => continue,
-            Ok(_) => {}
-            Err(e) if is_damage(&e) => return sink(line, Err(unreadable(&e))),
-            Err(e) => return Err(e).with_context(|| format!("{} line {line} cannot be read", path.display())),
-        }
-        // Files that were joined have a mark at the start of each.
-        let record = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-        if !record.trim_ascii().is_empty() {
-            sink(line, Ok(record))?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether reading failed for what a file holds, as a damaged member of a gzip file does, not for the system.
-pub(crate) fn is_damage(e: &std::io::Error) -> bool {
-    e.raw_os_error().is_none()
-}
-
-/// Describes a file that is damaged from some place on.
-pub(crate) fn unreadable(e: &std::io::Error) -> String {
-    format!("the rest of this file cannot be read: {e}")
-}
-
-/// What is wrong with bytes that are no text.
-pub(crate) fn not_utf8(e: &std::str::Utf8Error) -> String {
-    format!("byte {} is not UTF-8", e.valid_up_to() + 1)
-}
-
-/// The error for a record that begins in `line` and is not valid JSON.
-pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
-    if e.is_data() && e.to_string().starts_with(NO_COLUMN) {
-        // The end of the record is no place of what it lacks.
-        return e.to_string().rsplit_once(" at line ").map_or_else(|| e.to_string(), |(what, _)| what.to_owned());
-    }
-    // The line is that of the record alone; where it is the first, the column is all that is worth saying.
-    let place = match e.line() as u64 {
-        0 | 1 => "column".to_owned(),
-        own => format!("line {} column", line + own - 1),
-    };
-    e.to_string().replace(&format!("line {} column", e.line()), &place)
-}
-
-impl Cut {
+impl CutPoint {
     /// Where to cut `text`, whose first `scanned` bytes hold no such place: before [`PIECE`] if it can be, further on if
     /// it must.
     fn place(self, text: &str, scanned: usize) -> Option<usize> {
@@ -398,21 +307,18 @@ impl Cut {
 const TEXT: &str = "text";
 const INSTEAD: &str = "content";
 
-/// How [`no_column`] begins.
-const NO_COLUMN: &str = "no \"";
-
 /// The error for a record that has the columns `others` and lacks `key`.
 fn no_column(key: &str, others: &str) -> String {
     format!("{NO_COLUMN}{key}\"; the record has {others}; --text-column names the column of the text")
 }
 
 /// The column of the text in a table whose first record is `row`.
-fn column_of<'a>(row: &Row, key: &'a str) -> Result<&'a str, Bad> {
+fn column_of<'a>(row: &Row, key: &'a str) -> Result<&'a str, BadRecord> {
     let has = |name: &str| row.fields.contains_key(name);
     match key {
         key if has(key) => Ok(key),
         TEXT if has(INSTEAD) => Ok(INSTEAD),
-        key => Err(Bad::new(no_column(key, &row.keys()))),
+        key => Err(BadRecord::new(no_column(key, &row.keys()))),
     }
 }
 
@@ -464,23 +370,24 @@ impl<'de> Visitor<'de> for TextOf<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::OnBadRecord;
     use proptest::prelude::*;
 
-    fn read(config: &DataConfig, cut: Cut, bytes: &[u8], jsonl: bool) -> (Result<()>, Vec<Piece>, Skipped) {
+    fn read(config: &DataConfig, cut: CutPoint, bytes: &[u8], jsonl: bool) -> (Result<()>, Vec<TextPiece>, Skipped) {
         let mut pieces = Vec::new();
         let mut sink = |piece| {
             pieces.push(piece);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         };
-        let mut reader = Reader::new(config, cut, &mut sink);
+        let mut reader = TextReader::new(config, cut, &mut sink);
         let input = Box::new(std::io::BufReader::with_capacity(100, bytes));
         let path = Path::new("f");
         let result = if jsonl { reader.records(path, Format::Jsonl, input) } else { reader.text(path, input) };
         let skipped = reader.skipped;
-        (result, pieces, skipped)
+        (result.map(|_| ()), pieces, skipped)
     }
 
-    fn documents(pieces: &[Piece]) -> Vec<String> {
+    fn documents(pieces: &[TextPiece]) -> Vec<String> {
         let mut all = Vec::new();
         for piece in pieces {
             assert_eq!(piece.first, pieces.first() == Some(piece) || piece.first, "only a first piece begins");
@@ -497,13 +404,13 @@ mod tests {
     }
 
     fn fails(bytes: &[u8], jsonl: bool) -> String {
-        format!("{:#}", read(&DataConfig::default(), Cut::Words, bytes, jsonl).0.unwrap_err())
+        format!("{:#}", read(&DataConfig::default(), CutPoint::Words, bytes, jsonl).0.unwrap_err())
     }
 
     #[test]
     fn a_text_file_is_one_document_byte_for_byte() {
         let text = "\u{feff}one\r\n\r\ntwo é\n";
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\r\n\r\ntwo é\n"]);
     }
@@ -511,7 +418,7 @@ mod tests {
     #[test]
     fn a_record_is_a_document_and_blank_lines_are_none() {
         let text = "{\"text\": \"one\\n\", \"id\": [1]}\n\n{\"id\": 2, \"text\": \"two\"}";
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), true);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), true);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\n", "two"]);
     }
@@ -545,13 +452,13 @@ mod tests {
     #[test]
     fn skipped_records_are_counted_by_kind_and_the_rest_is_read() {
         let text = b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\nnonsense\n{\"text\": \" \"}\n{}\n{\"text\": \"b\"}\n";
-        let (result, pieces, skipped) = read(&skip(), Cut::Words, text, true);
+        let (result, pieces, skipped) = read(&skip(), CutPoint::Words, text, true);
         result.unwrap();
         assert_eq!(documents(&pieces), ["a", "b"]);
         let first = skipped.first.clone().unwrap();
         assert!(first.contains("line 2"), "{first}");
         assert_eq!(skipped, Skipped { first: Some(first), invalid_utf8: 1, empty: 1, malformed: 2 });
-        let (result, pieces, skipped) = read(&skip(), Cut::Words, b"one\ntw\xff\nthree\n", false);
+        let (result, pieces, skipped) = read(&skip(), CutPoint::Words, b"one\ntw\xff\nthree\n", false);
         result.unwrap();
         assert_eq!(documents(&pieces), ["one\nthree\n"]);
         assert_eq!(skipped.total(), 1);
@@ -560,7 +467,7 @@ mod tests {
     #[test]
     fn a_long_document_comes_in_pieces_cut_before_white_space() {
         let text = "word word2 é, ... \n".repeat(40_000);
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         result.unwrap();
         assert!(pieces.len() > 10);
         assert_eq!(documents(&pieces), [text]);
@@ -575,7 +482,7 @@ mod tests {
     #[test]
     fn text_of_any_script_is_cut() {
         let text = "\u{43a}\u{43e}\u{442} \u{3001}\n".repeat(100_000);
-        let (_, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (_, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         assert!(pieces.iter().all(|piece| piece.text.len() <= PIECE));
         assert_eq!(documents(&pieces), [text]);
     }
@@ -583,10 +490,10 @@ mod tests {
     #[test]
     fn characters_are_whole_where_no_line_ends() {
         let text = "日本".repeat(400_000); // 2.4 MB without a line break or a space
-        let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+        let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
         result.unwrap();
         assert_eq!(documents(&pieces), [text.as_str()]);
-        let (_, pieces, _) = read(&DataConfig::default(), Cut::Anywhere, text.as_bytes(), false);
+        let (_, pieces, _) = read(&DataConfig::default(), CutPoint::Anywhere, text.as_bytes(), false);
         assert!(pieces.len() > 30);
         assert_eq!(documents(&pieces), [text.as_str()]);
     }
@@ -595,7 +502,7 @@ mod tests {
         #[test]
         fn any_text_survives_being_read(text in "\\PC{0,40}(\n\\PC{0,20}){0,3}") {
             prop_assume!(!text.trim().is_empty() && !text.starts_with('\u{feff}'));
-            let (result, pieces, _) = read(&DataConfig::default(), Cut::Words, text.as_bytes(), false);
+            let (result, pieces, _) = read(&DataConfig::default(), CutPoint::Words, text.as_bytes(), false);
             prop_assert!(result.is_ok());
             prop_assert_eq!(documents(&pieces), [text]);
         }

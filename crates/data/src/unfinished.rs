@@ -1,6 +1,6 @@
 //! Unfinished files and folders, which are removed when a signal ends the process.
 
-use crate::disk;
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -63,7 +63,7 @@ fn watch() {
                 if !HANDLED.load(Ordering::Relaxed) {
                     // The list stays locked: what begins now would never be removed.
                     let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
-                    unfinished.iter().for_each(|(_, path)| remove(path));
+                    unfinished.iter().for_each(|(_, path)| remove_now(path));
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
                 }
             }
@@ -74,15 +74,30 @@ fn watch() {
 #[cfg(not(unix))]
 fn watch() {}
 
+/// Removes the file or folder `path`, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+    };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes `path` while the rest of the process may still be writing below it: under another name nothing new comes in.
 #[cfg(unix)]
-fn remove(path: &Path) {
+fn remove_now(path: &Path) {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".gptkit-tmp");
     let renamed = path.with_file_name(name);
     let path = if std::fs::rename(path, &renamed).is_ok() { &renamed } else { path };
     for _ in 0..3 {
-        if disk::remove(path).is_ok() {
+        if remove(path).is_ok() {
             break;
         }
     }

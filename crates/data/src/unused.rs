@@ -150,13 +150,13 @@ fn add<K: ?Sized, T: PartialEq<K>>(counts: &mut Vec<(T, u64)>, key: &K, new: T) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Place;
+    use crate::record::RecordPlace;
     use crate::testing::Heard;
     use serde_json::json;
 
     fn row(fields: Value) -> Row {
         let Value::Object(fields) = fields else { panic!("{fields}") };
-        Row { place: Place { file: "f.jsonl".into(), line: 1 }, fields }
+        Row { place: RecordPlace { file: "f.jsonl".into(), line: 1 }, fields }
     }
 
     #[test]

@@ -87,16 +87,16 @@ fn word_f1(said: &str, accepted: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{assert_close, golden, strings};
+    use gptkit_testing::{assert_close, golden_cases, number, strings};
     use proptest::prelude::*;
 
     #[test]
     fn answers_agree_with_the_reference() {
-        for case in golden("answers") {
+        for case in golden_cases("metrics.json", "answers") {
             let (said, accepted) = (case["said"].as_str().unwrap(), strings(&case["accepted"]));
             assert_eq!(normalized(said), case["normalized"].as_str().unwrap(), "{said:?}");
             assert_eq!(exact_match(said, &accepted), case["exact_match"].as_bool().unwrap(), "{said:?}: {accepted:?}");
-            assert_close(&format!("{said:?}: {accepted:?}"), f1(said, &accepted), &case["f1"]);
+            assert_close(&format!("{said:?}: {accepted:?}"), [f1(said, &accepted)], &[number(&case["f1"])], 1e-9);
         }
     }
 

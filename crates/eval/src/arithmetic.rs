@@ -1,7 +1,7 @@
 //! GPT-3's ten arithmetic tasks (Brown et al. 2020, §3.9.1), drawn and not stored.
 
+use gptkit_data::split::Split;
 use gptkit_rng::Dice;
-use gptkit_world::Part;
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -75,11 +75,11 @@ impl Arithmetic {
     /// Number `index` of the questions under `seed`: drawn as the paper draws them, until one is of `part`. Two numbers
     /// may have the same question, as in any random draw.
     #[must_use]
-    pub fn instance(self, seed: u64, index: u64, part: Part) -> Exercise {
+    pub fn instance(self, seed: u64, index: u64, split: Split) -> Exercise {
         let mut dice = Dice::for_evaluation(seed, &format!("arithmetic {}", self.name()), index);
         loop {
             let exercise = self.draw(&mut dice);
-            if part_of(&exercise.question) == part {
+            if split_of(&exercise.question) == split {
                 return exercise;
             }
         }
@@ -111,8 +111,8 @@ impl Arithmetic {
 
 /// Questions of one part are never of the other, whatever the seeds: decided by the question itself. One in eight is for
 /// demonstrations.
-fn part_of(question: &str) -> Part {
-    if blake3::hash(question.as_bytes()).as_bytes()[0] < 32 { Part::Train } else { Part::HeldOut }
+fn split_of(question: &str) -> Split {
+    if blake3::hash(question.as_bytes()).as_bytes()[0] < 32 { Split::Train } else { Split::HeldOut }
 }
 
 impl fmt::Display for Arithmetic {
@@ -151,8 +151,8 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn some(kind: Arithmetic, seed: u64, part: Part) -> Vec<Exercise> {
-        (0..2000).map(|index| kind.instance(seed, index, part)).collect()
+    fn some(kind: Arithmetic, seed: u64, split: Split) -> Vec<Exercise> {
+        (0..2000).map(|index| kind.instance(seed, index, split)).collect()
     }
 
     /// Operands and operators of a question, and whether the last two are in parentheses.
@@ -171,7 +171,7 @@ mod tests {
             let name = kind.name();
             let below = if kind == Arithmetic::OneDigitComposite { 10 } else { 10i64.pow(name[..1].parse().unwrap()) };
             let (mut least, mut most) = (i64::MAX, 0);
-            for Exercise { question, answer } in some(kind, 1, Part::HeldOut) {
+            for Exercise { question, answer } in some(kind, 1, Split::HeldOut) {
                 let (numbers, operators, parentheses) = read(&question);
                 let answer: i64 = answer.parse().unwrap();
                 assert!(numbers.iter().all(|n| (0..below).contains(n)), "{question}");
@@ -203,23 +203,23 @@ mod tests {
     fn nothing_that_is_asked_was_shown_under_any_seed() {
         for kind in Arithmetic::ALL {
             let questions = |seed, part| some(kind, seed, part).into_iter().map(|exercise| exercise.question);
-            let shown: HashSet<String> = questions(1, Part::Train).chain(questions(2, Part::Train)).collect();
+            let shown: HashSet<String> = questions(1, Split::Train).chain(questions(2, Split::Train)).collect();
             assert!(shown.len() > 500, "{}: {}", kind.name(), shown.len());
             assert!(
-                questions(1, Part::HeldOut).chain(questions(3, Part::HeldOut)).all(|asked| !shown.contains(&asked))
+                questions(1, Split::HeldOut).chain(questions(3, Split::HeldOut)).all(|asked| !shown.contains(&asked))
             );
         }
     }
 
     #[test]
     fn an_instance_is_a_function_of_seed_kind_index_and_part() {
-        for part in [Part::Train, Part::HeldOut] {
+        for part in [Split::Train, Split::HeldOut] {
             for kind in Arithmetic::ALL {
                 assert_eq!(some(kind, 1, part), some(kind, 1, part));
                 assert_ne!(some(kind, 1, part), some(kind, 2, part));
             }
         }
-        let operands = |kind: Arithmetic| read(&kind.instance(1, 0, Part::HeldOut).question).0;
+        let operands = |kind: Arithmetic| read(&kind.instance(1, 0, Split::HeldOut).question).0;
         assert_ne!(operands(Arithmetic::TwoDigitAddition), operands(Arithmetic::TwoDigitMultiplication));
     }
 
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn one_question_in_eight_is_shown() {
         let all = (0..100).flat_map(|a| (0..100).map(move |b| format!("What is {a} plus {b}?")));
-        let n = all.filter(|question| part_of(question) == Part::Train).count();
+        let n = all.filter(|question| split_of(question) == Split::Train).count();
         assert!((1118..=1382).contains(&n), "{n}"); // 4 standard errors
     }
 
@@ -238,7 +238,7 @@ mod tests {
             (Arithmetic::TwoDigitSubtraction, "What is 35 minus 98?", "-63"),
             (Arithmetic::OneDigitComposite, "What is 8-(0-3)?", "11"),
         ] {
-            let exercise = kind.instance(1, 0, Part::HeldOut);
+            let exercise = kind.instance(1, 0, Split::HeldOut);
             assert_eq!((exercise.question.as_str(), exercise.answer.as_str()), (question, answer));
         }
     }

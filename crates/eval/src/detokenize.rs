@@ -50,11 +50,11 @@ pub(crate) fn penn_treebank(text: &str) -> String {
 }
 
 /// Whether a token stands close to the one on its left, and to the one on its right.
-type Close = (bool, bool);
-const APART: Close = (false, false);
-const LEFT: Close = (true, false);
-const RIGHT: Close = (false, true);
-const BOTH: Close = (true, true);
+type Attachment = (bool, bool);
+const APART: Attachment = (false, false);
+const LEFT: Attachment = (true, false);
+const RIGHT: Attachment = (false, true);
+const BOTH: Attachment = (true, true);
 
 /// `line` makes of the tokens of each line what stands there.
 fn by_line(text: &str, line: impl Fn(&[&str]) -> String) -> String {
@@ -62,7 +62,7 @@ fn by_line(text: &str, line: impl Fn(&[&str]) -> String) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn joined<'t>(pieces: impl Iterator<Item = (&'t str, Close)>) -> String {
+fn joined<'t>(pieces: impl Iterator<Item = (&'t str, Attachment)>) -> String {
     let mut text = String::new();
     let mut close = true; // the first
     for (piece, (left, right)) in pieces {
@@ -77,13 +77,13 @@ fn joined<'t>(pieces: impl Iterator<Item = (&'t str, Close)>) -> String {
 
 /// Quotes that are open at a place in a line. A line is a paragraph, and no quote is open when it begins.
 #[derive(Default)]
-struct Open {
+struct OpenQuotes {
     double: bool,
     single: bool,
 }
 
 fn wikitext_line(tokens: &[&str]) -> String {
-    let mut open = Open::default();
+    let mut open = OpenQuotes::default();
     let pieces = tokens.iter().enumerate().map(|(i, &token)| match token {
         "@-@" => ("-", BOTH),
         "@,@" => (",", BOTH),
@@ -93,7 +93,7 @@ fn wikitext_line(tokens: &[&str]) -> String {
     joined(pieces)
 }
 
-fn wikitext_close(before: &[&str], token: &str, after: &[&str], open: &mut Open) -> Close {
+fn wikitext_close(before: &[&str], token: &str, after: &[&str], open: &mut OpenQuotes) -> Attachment {
     let last = before.last().copied().unwrap_or("");
     let next = after.first().copied().unwrap_or("");
     match token {
@@ -120,7 +120,7 @@ fn wikitext_close(before: &[&str], token: &str, after: &[&str], open: &mut Open)
 
 /// A lone apostrophe opens or closes a quote, or ends a plural possessive. One is open until the next; it opens if a
 /// later one can close it, except after an s, where possessives are the more frequent.
-fn wikitext_apostrophe(last: &str, after: &[&str], open: &mut Open) -> Close {
+fn wikitext_apostrophe(last: &str, after: &[&str], open: &mut OpenQuotes) -> Attachment {
     let next = after.first().copied().unwrap_or("");
     let is_decade = next.len() == 3 && begins_with_digit(next) && next.ends_with('s');
     if is_decade {
@@ -139,12 +139,12 @@ fn wikitext_apostrophe(last: &str, after: &[&str], open: &mut Open) -> Close {
 }
 
 /// An opening quote is close to what it opens, a closing one to what it closes.
-fn toggled(open: &mut bool) -> Close {
+fn toggled(open: &mut bool) -> Attachment {
     *open = !*open;
     if *open { RIGHT } else { LEFT }
 }
 
-fn treebank_piece<'t>(before: &str, token: &'t str, after: &str) -> (&'t str, Close) {
+fn treebank_piece<'t>(before: &str, token: &'t str, after: &str) -> (&'t str, Attachment) {
     let piece = match token.to_ascii_lowercase().as_str() {
         "-lrb-" => return ("(", RIGHT),
         "-lsb-" => return ("[", RIGHT),
@@ -199,7 +199,6 @@ fn is_ending(token: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
 
     #[test]
     fn wikitext_becomes_what_wikipedia_prints() {
@@ -281,12 +280,9 @@ mod tests {
 
     /// Merity et al. 2016, table 1, counts 217,646 tokens in the validation part.
     #[test]
+    #[ignore = "needs WikiText-2: set GPTKIT_TEST_DATA"]
     fn wikitext_2_keeps_its_characters_and_lines_and_loses_its_artifacts() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/text/wikitext-2-valid.txt");
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            eprintln!("skipped: {} is absent", path.display());
-            return;
-        };
+        let text = std::fs::read_to_string(gptkit_testing::published("text/wikitext-2-valid.txt")).unwrap();
         assert_eq!(words(&text), 217_646);
         let natural = wikitext(&text);
         assert_eq!(natural.lines().count(), text.lines().count());

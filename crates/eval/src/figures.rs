@@ -1,9 +1,10 @@
 //! Lines of what a model made of instances → figures with their standard errors.
 
 use crate::bleu::{BleuCounts, ORDER};
-use crate::bootstrap::{standard_error, standard_error_of_mean};
 use crate::task::{Metric, Normalization, Scoring, TaskConfig};
 use anyhow::{Context, Result};
+use gptkit_stats::bootstrap::{standard_error, standard_error_of_mean};
+use gptkit_stats::mean;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -14,10 +15,10 @@ const BLEU_NUMBERS: usize = 2 * ORDER + 2;
 
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
+pub struct MetricValue {
     /// What was measured, its variant named.
     pub metric: String,
-    /// It, in the unit of [`Figure::unit`].
+    /// It, in the unit of [`MetricValue::unit`].
     pub value: f64,
     /// Its bootstrap standard error over instances.
     pub standard_error: f64,
@@ -27,9 +28,9 @@ pub struct Figure {
 
 /// What was measured of all instances of one task by one model with so many demonstrations.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Measured {
+pub struct Measurement {
     /// Its figures; the first stands for the task.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<MetricValue>,
     /// Instances.
     pub n: u64,
     /// Mean of the demonstrations that were shown.
@@ -44,7 +45,7 @@ pub struct Measured {
 
 /// Numbers of each instance, and which figures they make.
 #[derive(Debug, Default)]
-struct Columns {
+struct InstanceColumns {
     /// Of each instance, its numbers.
     rows: Vec<Vec<f64>>,
     /// Of each figure its metric, unit, and how it comes from sums of the columns over `n` instances.
@@ -102,9 +103,9 @@ pub fn measure(
     words: Option<u64>,
     seed: u64,
     keep: &dyn Fn(u64) -> bool,
-) -> Result<Measured> {
+) -> Result<Measurement> {
     let file = gptkit_data::disk::open(path)?;
-    let (mut columns, mut measured, mut chances) = (Columns::default(), Measured::default(), Vec::new());
+    let (mut columns, mut measured, mut chances) = (InstanceColumns::default(), Measurement::default(), Vec::new());
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line: Value = serde_json::from_str(&line?).with_context(|| format!("{} line {}", path.display(), i + 1))?;
         if !keep(line["n"].as_u64().unwrap_or(0)) {
@@ -136,7 +137,12 @@ pub fn measure(
                     statistic.of(resample.iter().map(|&i| columns.rows[i].as_slice()))
                 }),
             };
-            Figure { metric: metric.clone(), value: statistic.of(all), standard_error: error, unit: (*unit).to_owned() }
+            MetricValue {
+                metric: metric.clone(),
+                value: statistic.of(all),
+                standard_error: error,
+                unit: (*unit).to_owned(),
+            }
         })
         .collect();
     if let Some((_, _, Statistic::Mean(column))) = columns.figures.first() {
@@ -241,7 +247,7 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
 pub fn difference(before: &[f64], after: &[f64]) -> Option<(f64, f64)> {
     let same = before.len() == after.len() && !before.is_empty();
     let gains: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
-    same.then(|| (gains.iter().sum::<f64>() / gains.len() as f64, standard_error_of_mean(&gains)))
+    same.then(|| (mean(&gains), standard_error_of_mean(&gains)))
 }
 
 #[cfg(test)]
@@ -249,7 +255,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> Measured {
+    fn measured(task: &str, lines: &[Value], words: Option<u64>, keep: &dyn Fn(u64) -> bool) -> Measurement {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         let text: String = lines.iter().map(|line| line.to_string() + "\n").collect();
@@ -257,7 +263,7 @@ mod tests {
         measure(&path, &gptkit_config::load("a.toml", task, &[]).unwrap(), words, 1, keep).unwrap()
     }
 
-    fn values(measured: &Measured) -> Vec<(&str, f64)> {
+    fn values(measured: &Measurement) -> Vec<(&str, f64)> {
         measured.figures.iter().map(|figure| (figure.metric.as_str(), figure.value)).collect()
     }
 

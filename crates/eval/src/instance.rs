@@ -1,21 +1,21 @@
 //! A record → what is asked of a model, and what would be right.
 
 use crate::task::{Scoring, TaskConfig};
-use crate::template::Templates;
+use crate::template::TaskTemplates;
 use anyhow::{Result, anyhow};
-use gptkit_data::record::{Bad, Row};
+use gptkit_data::record::{BadRecord, Row};
 use minijinja::Value;
 
 /// A task that is ready to read records.
 #[derive(Debug)]
-pub struct Task {
+pub struct EvalTask {
     /// What it is called, with its variant: `arithmetic:2d+`.
     pub name: String,
     /// Its file.
     pub config: TaskConfig,
     /// Which variant of it this is; may be empty.
     pub variant: String,
-    templates: Templates,
+    templates: TaskTemplates,
 }
 
 /// A record as it is asked.
@@ -26,12 +26,12 @@ pub struct Instance {
     /// What the model goes on with.
     pub prompt: String,
     /// What could or should follow.
-    pub asked: Asked,
+    pub asked: TargetAnswer,
 }
 
 /// What could or should follow a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Asked {
+pub enum TargetAnswer {
     /// One of these.
     Choice {
         /// What would follow, as many as there are choices.
@@ -54,20 +54,20 @@ impl Instance {
     /// The record as a demonstration.
     pub fn shown(&self) -> String {
         let answer = match &self.asked {
-            Asked::Choice { answers, right } => &answers[*right],
-            Asked::Free { answer, .. } | Asked::Word(answer) => answer,
+            TargetAnswer::Choice { answers, right } => &answers[*right],
+            TargetAnswer::Free { answer, .. } | TargetAnswer::Word(answer) => answer,
         };
         format!("{}{answer}", self.prompt)
     }
 }
 
-impl Task {
+impl EvalTask {
     /// The task called `name` of a checked `config`.
     ///
     /// # Errors
     /// When a template cannot be read.
     pub fn new(name: &str, config: TaskConfig, variant: &str) -> Result<Self> {
-        let templates = Templates::new(&config).map_err(|wrong| {
+        let templates = config.templates().map_err(|wrong| {
             let all: Vec<String> = wrong.iter().map(|(key, what)| format!("{key}: {what}")).collect();
             anyhow!("task {name}: {}", all.join("; "))
         })?;
@@ -79,7 +79,7 @@ impl Task {
     ///
     /// # Errors
     /// When the record lacks what the template reads.
-    pub fn instruction(&self, row: &Row) -> Result<String, Bad> {
+    pub fn instruction(&self, row: &Row) -> Result<String, BadRecord> {
         self.templates.text("instruction", row, &self.variant, None)
     }
 
@@ -87,22 +87,22 @@ impl Task {
     ///
     /// # Errors
     /// When the record lacks what the task reads, the right choice is none of the choices, or an answer is empty.
-    pub fn instance(&self, row: &Row) -> Result<Instance, Bad> {
+    pub fn instance(&self, row: &Row) -> Result<Instance, BadRecord> {
         let text = |key, choice: Option<&str>| self.templates.text(key, row, &self.variant, choice);
         let prompt = text("prompt", None)?;
         let asked = match self.config.scoring {
             Scoring::Choice => {
                 let choices = texts(&self.templates.value("choice.of", row, &self.variant)?, "choice.of")?;
                 if choices.len() < 2 {
-                    return Err(Bad::new(format!("has {} choices; there must be two or more", choices.len())));
+                    return Err(BadRecord::new(format!("has {} choices; there must be two or more", choices.len())));
                 }
                 let right = place(&self.templates.value("choice.right", row, &self.variant)?, &choices)?;
                 let answers =
                     choices.iter().map(|choice| text("answer", Some(choice))).collect::<Result<Vec<_>, _>>()?;
                 if let Some(n) = choices.iter().position(|choice| choice.trim().is_empty()) {
-                    return Err(Bad::empty(format!("choice {n} is empty")));
+                    return Err(BadRecord::empty(format!("choice {n} is empty")));
                 }
-                Asked::Choice { answers, right }
+                TargetAnswer::Choice { answers, right }
             }
             Scoring::Generation => {
                 let accept = self.templates.value("generation.accept", row, &self.variant)?;
@@ -110,30 +110,30 @@ impl Task {
                     |text: &String| self.config.generation.as_ref().map_or(String::new(), |g| g.wanted_of(text));
                 let accept: Vec<String> = texts(&accept, "generation.accept")?.iter().map(wanted).collect();
                 if accept.is_empty() || accept.iter().any(|answer| answer.trim().is_empty()) {
-                    return Err(Bad::empty("has an empty answer"));
+                    return Err(BadRecord::empty("has an empty answer"));
                 }
-                Asked::Free { answer: text("answer", None)?, accept }
+                TargetAnswer::Free { answer: text("answer", None)?, accept }
             }
-            Scoring::Word | Scoring::Perplexity => Asked::Word(text("answer", None)?),
+            Scoring::Word | Scoring::Perplexity => TargetAnswer::Word(text("answer", None)?),
         };
         let instance = Instance { place: row.place.to_string(), prompt, asked };
         let empty = match &instance.asked {
-            Asked::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
-            Asked::Free { answer, .. } | Asked::Word(answer) => answer.trim().is_empty(),
+            TargetAnswer::Choice { answers, .. } => answers.iter().any(|answer| answer.trim().is_empty()),
+            TargetAnswer::Free { answer, .. } | TargetAnswer::Word(answer) => answer.trim().is_empty(),
         };
-        if empty { Err(Bad::empty("has an empty answer")) } else { Ok(instance) }
+        if empty { Err(BadRecord::empty("has an empty answer")) } else { Ok(instance) }
     }
 }
 
 /// A list of texts or numbers, or one of them.
-fn texts(value: &Value, key: &str) -> Result<Vec<String>, Bad> {
+fn texts(value: &Value, key: &str) -> Result<Vec<String>, BadRecord> {
     let text = |value: Value| match value.kind() {
         minijinja::value::ValueKind::String | minijinja::value::ValueKind::Number => Ok(value.to_string()),
-        other => Err(Bad::new(format!("the task's {key} gives {other}, not text"))),
+        other => Err(BadRecord::new(format!("the task's {key} gives {other}, not text"))),
     };
     match value.kind() {
         minijinja::value::ValueKind::Seq | minijinja::value::ValueKind::Iterable => {
-            value.try_iter().map_err(|e| Bad::new(e.to_string()))?.map(text).collect()
+            value.try_iter().map_err(|e| BadRecord::new(e.to_string()))?.map(text).collect()
         }
         _ => Ok(vec![text(value.clone())?]),
     }
@@ -141,7 +141,7 @@ fn texts(value: &Value, key: &str) -> Result<Vec<String>, Bad> {
 
 /// The place among `choices` that `right` says: by its text, or its number from 0, which may be written as text or as true
 /// and false.
-fn place(right: &Value, choices: &[String]) -> Result<usize, Bad> {
+fn place(right: &Value, choices: &[String]) -> Result<usize, BadRecord> {
     let said = right.to_string();
     if let (minijinja::value::ValueKind::String, Some(at)) = (right.kind(), choices.iter().position(|c| *c == said)) {
         return Ok(at);
@@ -152,25 +152,27 @@ fn place(right: &Value, choices: &[String]) -> Result<usize, Bad> {
     };
     match number {
         Some(n) if (0..choices.len() as i64).contains(&n) => Ok(n as usize),
-        Some(n) => Err(Bad::new(format!("the right choice is number {n}, and there are {}, from 0 up", choices.len()))),
-        None => Err(Bad::new(format!("the right choice is {said:?}, which is none of {}", choices.join(", ")))),
+        Some(n) => {
+            Err(BadRecord::new(format!("the right choice is number {n}, and there are {}, from 0 up", choices.len())))
+        }
+        None => Err(BadRecord::new(format!("the right choice is {said:?}, which is none of {}", choices.join(", ")))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::record::Place;
+    use gptkit_data::record::RecordPlace;
     use serde_json::json;
 
     fn row(fields: serde_json::Value) -> Row {
         let serde_json::Value::Object(fields) = fields else { panic!("no object") };
-        Row { place: Place { file: "a.jsonl".into(), line: 3 }, fields }
+        Row { place: RecordPlace { file: "a.jsonl".into(), line: 3 }, fields }
     }
 
-    fn choice() -> Task {
+    fn choice() -> EvalTask {
         let text = "scoring = \"choice\"\nprompt = \"{{ context }}\"\nanswer = \" {{ choice }}\"\n[choice]\nof = \"endings\"\nright = \"label\"\n";
-        Task::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
+        EvalTask::new("a", gptkit_config::load("a.toml", text, &[]).unwrap(), "").unwrap()
     }
 
     #[test]
@@ -178,7 +180,7 @@ mod tests {
         let right = |label: serde_json::Value| {
             let row = row(json!({ "context": "c", "endings": ["x", "y", "7"], "label": label }));
             match choice().instance(&row).map_err(|bad| bad.to_string()) {
-                Ok(Instance { asked: Asked::Choice { answers, right }, prompt, place }) => {
+                Ok(Instance { asked: TargetAnswer::Choice { answers, right }, prompt, place }) => {
                     assert_eq!((answers[0].as_str(), prompt.as_str(), place.as_str()), (" x", "c", "a.jsonl line 3"));
                     Ok(right)
                 }
@@ -204,15 +206,18 @@ mod tests {
         assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not text"));
         assert!(said(json!({ "context": "c", "label": 0 })).contains("no \"endings\""));
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
-        let free = Task::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
+        let free = EvalTask::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
         let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();
-        assert_eq!(instance.asked, Asked::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] });
+        assert_eq!(
+            instance.asked,
+            TargetAnswer::Free { answer: " one".into(), accept: vec!["one".into(), "2".into()] }
+        );
         assert_eq!(instance.shown(), "? one");
         assert!(free.instance(&row(json!({ "q": "?", "a": [" "] }))).unwrap_err().to_string().contains("empty answer"));
         let marked = format!("{text}after = \"####\"\n");
-        let marked = Task::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
+        let marked = EvalTask::new("b", gptkit_config::load("b.toml", &marked, &[]).unwrap(), "").unwrap();
         let asked = |answer| marked.instance(&row(json!({ "q": "?", "a": [answer] })));
         assert!(asked("18").unwrap_err().to_string().contains("empty answer"), "without the mark nothing is right");
-        assert!(matches!(asked("so #### 18").unwrap().asked, Asked::Free { accept, .. } if accept == ["18"]));
+        assert!(matches!(asked("so #### 18").unwrap().asked, TargetAnswer::Free { accept, .. } if accept == ["18"]));
     }
 }

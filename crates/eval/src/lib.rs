@@ -1,6 +1,7 @@
 //! What a language model can do, asked as GPT-2's and GPT-3's papers ask it: without examples, or with a few in its context
 //! (Radford et al. 2019, §3; Brown et al. 2020, §2.4).
 //!
+//! - [`catalog`]    the built-in tasks, and how tasks are named
 //! - [`task`]       a task file, and its templates
 //! - [`records`]    where its records come from
 //! - [`arithmetic`], [`scramble`] GPT-3's synthetic tasks
@@ -11,23 +12,24 @@
 //! - [`perplexity`] how likely a text is, through a sliding window
 //! - [`overlap`]    which instances a model may have seen
 //! - [`figures`]    figures with their standard errors
+//! - [`request`]    what an evaluation measures
 //! - [`run`]        models × tasks × numbers of demonstrations, resumable
 //! - [`report`], [`chart`] tables and pictures
 
 pub mod answers;
 pub mod arithmetic;
 pub mod bleu;
-mod bootstrap;
+pub mod catalog;
 pub mod chart;
 mod detokenize;
 pub mod figures;
-#[cfg(test)]
-mod golden;
 pub mod instance;
+mod open_task;
 pub mod overlap;
 pub mod perplexity;
 pub mod records;
 pub mod report;
+pub mod request;
 pub mod rouge;
 pub mod run;
 pub mod score;

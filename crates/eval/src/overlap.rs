@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use gptkit_data::progress::{Progress, Unit};
-use gptkit_data::shard::{Corpus, Manifest, Tokens};
+use gptkit_data::shard::{Corpus, Manifest, ShardTokens};
 use gptkit_data::tokenizer::Tokenizer;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -18,7 +18,7 @@ const TOGETHER: usize = 1 << 16;
 
 /// What instances say, to be looked for; `I` is what tells one from another.
 #[derive(Debug)]
-pub struct Wanted<I> {
+pub struct OverlapIndex<I> {
     /// Of each n-gram, by its length and hash, the instances that hold it.
     of: HashMap<(usize, u64), Vec<I>>,
     lengths: Vec<usize>,
@@ -26,13 +26,13 @@ pub struct Wanted<I> {
     pub too_short: u64,
 }
 
-impl<I> Default for Wanted<I> {
+impl<I> Default for OverlapIndex<I> {
     fn default() -> Self {
         Self { of: HashMap::new(), lengths: Vec::new(), too_short: 0 }
     }
 }
 
-impl<I: Copy + Eq + Hash> Wanted<I> {
+impl<I: Copy + Eq + Hash> OverlapIndex<I> {
     /// Adds instance `n`, of this text.
     pub fn add(&mut self, n: I, text: &str) {
         let words: Vec<u64> = words(text).map(|word| hash(&word)).collect();
@@ -65,7 +65,7 @@ impl<I: Copy + Eq + Hash> Wanted<I> {
         let task = progress.task("overlap with the training text", Some(corpus.train_tokens()), Unit::Tokens);
         let mut found = HashSet::new();
         for part in &corpus.train {
-            let mut looker = Looker { wanted: self, last: VecDeque::new(), found: &mut found };
+            let mut looker = OverlapScan { wanted: self, last: VecDeque::new(), found: &mut found };
             self.look(&part.tokens, &tokenizer, &mut looker, &mut |n| task.advance(n))?;
         }
         Ok(found)
@@ -73,9 +73,9 @@ impl<I: Copy + Eq + Hash> Wanted<I> {
 
     fn look(
         &self,
-        tokens: &Tokens,
+        tokens: &ShardTokens,
         tokenizer: &Tokenizer,
-        looker: &mut Looker<I>,
+        looker: &mut OverlapScan<I>,
         read: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let (mut at, mut bytes, mut some) = (0, Vec::new(), Vec::new());
@@ -105,14 +105,14 @@ impl<I: Copy + Eq + Hash> Wanted<I> {
     }
 }
 
-struct Looker<'a, I> {
-    wanted: &'a Wanted<I>,
+struct OverlapScan<'a, I> {
+    wanted: &'a OverlapIndex<I>,
     /// The last words, newest last.
     last: VecDeque<u64>,
     found: &'a mut HashSet<I>,
 }
 
-impl<I: Copy + Eq + Hash> Looker<'_, I> {
+impl<I: Copy + Eq + Hash> OverlapScan<'_, I> {
     fn text(&mut self, text: &str) {
         for word in words(text) {
             if self.last.len() == LONGEST {
@@ -171,7 +171,7 @@ mod tests {
         };
         let tokenizer: TokenizerConfig = gptkit_config::load("a.toml", "train = \"char\"", &[]).unwrap();
         let prepared = prepare(&config, &tokenizer, None, &Silent).unwrap();
-        let mut wanted = Wanted::default();
+        let mut wanted = OverlapIndex::default();
         let twelve = seen.split(' ').take(12).chain(["nowhere"]).collect::<Vec<_>>().join(" ");
         let thirteen = seen.split(' ').skip(1).take(13).chain(["nowhere"]).collect::<Vec<_>>().join(" ");
         for (n, text) in

@@ -2,14 +2,15 @@
 //! holds or nearly so.
 
 use crate::detokenize;
-use crate::score::Model;
+use crate::score::EvalModel;
 use crate::task::Detokenizer;
 use anyhow::{Context, Result};
+use gptkit_data::encode::read_text;
 use gptkit_data::losses::Losses;
-use gptkit_data::prepare::{Piece, read_text};
 use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
-use gptkit_data::stitch::{Part, Stitcher};
+use gptkit_data::stitch::{EncodedPart, Stitcher};
+use gptkit_data::text::TextPiece;
 use gptkit_model::likelihood::{ContinuationLikelihood, LikelihoodQuestion, answer};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ const TOGETHER: usize = 16;
 
 /// How a text is read.
 #[derive(Debug, Clone, Copy)]
-pub struct Reading {
+pub struct WindowOptions {
     /// Tokens of a window that are predicted; the others are there to predict them from. At most the model's context.
     pub stride: usize,
     /// What is undone first.
@@ -31,7 +32,7 @@ pub struct Reading {
 
 /// What a window says.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Window {
+pub struct WindowScore {
     /// Its number.
     pub n: u64,
     /// −Σ ln p, nats, over the tokens that it predicts.
@@ -49,7 +50,7 @@ pub struct Window {
 
 /// What is known of a text when all of it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Text {
+pub struct TextSummary {
     /// Words as the text was given, ends of lines among them where the task counts these.
     pub words: u64,
     /// Windows.
@@ -65,40 +66,41 @@ pub struct Text {
 /// # Errors
 /// When the text cannot be read, the model has no token that ends a text, or `sink` fails.
 pub fn read(
-    model: &Model,
+    model: &EvalModel,
     path: &str,
-    how: Reading,
+    how: WindowOptions,
     from: u64,
-    sink: &mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
-) -> Result<Text> {
+    sink: &mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
+) -> Result<TextSummary> {
     let start =
         model.start().context("the model has no token that ends a text, from which the first could be predicted")?;
-    let mut slider = Slider {
+    let mut slider = SlidingWindow {
         model,
         stride: how.stride,
         start,
         stitcher: Stitcher::new(model.tokenizer),
         undone: VecDeque::new(),
         tokens: vec![start],
-        sizes: vec![Size::default()],
+        sizes: vec![TextSize::default()],
         predicted: 1,
         n: 0,
         from,
         waiting: Vec::new(),
-        text: Text::default(),
+        text: TextSummary::default(),
+        is_ended: false,
         sink,
     };
     let (mut pending, mut is_first) = (String::new(), true);
-    let read = read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
+    read_text(path, model.tokenizer, how.on_bad_record, &Silent, &mut |piece| {
         is_first |= piece.first;
         let Some(detokenizer) = how.detokenizer else {
             slider.text.words += piece.text.split_whitespace().count() as u64;
-            return slider.push(piece, Size::default());
+            return slider.push(piece, TextSize::default());
         };
         pending += &piece.text;
         // Whole lines: what is undone looks no further.
         let end = if piece.last { Some(pending.len()) } else { end_of_lines(&pending) };
-        let Some(end) = end else { return Ok(()) };
+        let Some(end) = end else { return Ok(ControlFlow::Continue(())) };
         let rest = pending.split_off(end);
         let (words, text) = match detokenizer {
             Detokenizer::Wikitext => (detokenize::words(&pending), detokenize::wikitext(&pending)),
@@ -107,30 +109,30 @@ pub fn read(
         slider.text.words += words as u64;
         // The last line of a document has an end, with a break or without.
         slider.text.words += u64::from(piece.last && !piece.text.ends_with('\n'));
-        let more = Size::of(&pending) - Size::of(&text);
+        let more = TextSize::of(&pending) - TextSize::of(&text);
         pending = rest;
-        slider.push(Piece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
-    });
-    match read.and_then(|_| slider.score()) {
-        Err(e) if !e.is::<Ended>() => Err(e),
-        _ => Ok(Text { n: slider.n, ..slider.text }),
+        slider.push(TextPiece { text, first: std::mem::take(&mut is_first), last: piece.last }, more)
+    })?;
+    if !slider.is_ended {
+        let _ = slider.score()?;
     }
+    Ok(TextSummary { n: slider.n, ..slider.text })
 }
 
 /// Length of a text, or a difference of two.
 #[derive(Debug, Clone, Copy, Default)]
-struct Size {
+struct TextSize {
     bytes: i64,
     characters: i64,
 }
 
-impl Size {
+impl TextSize {
     fn of(text: &str) -> Self {
         Self { bytes: text.len() as i64, characters: text.chars().count() as i64 }
     }
 }
 
-impl std::ops::Add for Size {
+impl std::ops::Add for TextSize {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -138,7 +140,7 @@ impl std::ops::Add for Size {
     }
 }
 
-impl std::ops::Sub for Size {
+impl std::ops::Sub for TextSize {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
@@ -160,59 +162,52 @@ fn end_of_lines(text: &str) -> Option<usize> {
     None
 }
 
-/// Ends the reading.
-#[derive(Debug)]
-struct Ended;
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("enough text")
-    }
-}
-
-impl std::error::Error for Ended {}
-
-struct Slider<'a> {
-    model: &'a Model<'a>,
+struct SlidingWindow<'a> {
+    model: &'a EvalModel<'a>,
     stride: usize,
     start: u32,
     stitcher: Stitcher<'a>,
     /// For each piece that is being encoded, by how much the text as it was given is longer.
-    undone: VecDeque<Size>,
+    undone: VecDeque<TextSize>,
     /// The end of the document so far: what is to be predicted, and what it may be predicted from.
     tokens: Vec<u32>,
     /// For each of `tokens`, the text that it stands for.
-    sizes: Vec<Size>,
+    sizes: Vec<TextSize>,
     /// How many of them need no prediction any more.
     predicted: usize,
     /// Number of the next window.
     n: u64,
     from: u64,
     /// Windows that will be read together, each with the text that it predicts.
-    waiting: Vec<(u64, LikelihoodQuestion, Size)>,
-    text: Text,
-    sink: &'a mut dyn FnMut(&[Window]) -> Result<ControlFlow<()>>,
+    waiting: Vec<(u64, LikelihoodQuestion, TextSize)>,
+    text: TextSummary,
+    /// Whether `sink` has ended the reading.
+    is_ended: bool,
+    sink: &'a mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 }
 
-impl Slider<'_> {
+impl SlidingWindow<'_> {
     /// Takes the next piece of a document. The text as it was given, before its tokenization was undone, was longer by `more`.
-    fn push(&mut self, piece: Piece, more: Size) -> Result<()> {
+    fn push(&mut self, piece: TextPiece, more: TextSize) -> Result<ControlFlow<()>> {
         self.undone.push_back(more);
         for part in self.stitcher.push(vec![piece])? {
-            self.take(part)?;
+            if self.take(part)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn take(&mut self, part: Part) -> Result<()> {
+    fn take(&mut self, part: EncodedPart) -> Result<ControlFlow<()>> {
         if part.first {
-            (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![Size::default()], 1);
+            (self.tokens, self.sizes, self.predicted) = (vec![self.start], vec![TextSize::default()], 1);
         }
         self.text.losses.merge(&part.losses);
-        let size = |(&bytes, &characters): (&u32, &u32)| Size { bytes: bytes.into(), characters: characters.into() };
+        let size =
+            |(&bytes, &characters): (&u32, &u32)| TextSize { bytes: bytes.into(), characters: characters.into() };
         self.sizes.extend(part.bytes.iter().zip(&part.characters).map(size));
         self.tokens.extend(&part.ids);
-        let more = self.undone.drain(..part.pieces).fold(Size::default(), |all, more| all + more);
+        let more = self.undone.drain(..part.pieces).fold(TextSize::default(), |all, more| all + more);
         if let Some(last) = self.sizes.last_mut() {
             *last = *last + more;
         }
@@ -222,16 +217,20 @@ impl Slider<'_> {
             if self.tokens.len() <= self.predicted + wanted {
                 break;
             }
-            self.window(wanted)?;
+            if self.window(wanted)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        if part.last { self.end() } else { Ok(()) }
+        if part.last { self.end() } else { Ok(ControlFlow::Continue(())) }
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn end(&mut self) -> Result<ControlFlow<()>> {
         while self.tokens.len() > self.predicted {
-            self.window((self.tokens.len() - self.predicted).min(self.wanted()))?;
+            if self.window((self.tokens.len() - self.predicted).min(self.wanted()))?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Tokens that the next window predicts: the first of a document as many as it reads.
@@ -240,14 +239,14 @@ impl Slider<'_> {
     }
 
     /// Has the next `wanted` tokens predicted from as many before them as the window holds.
-    fn window(&mut self, wanted: usize) -> Result<()> {
+    fn window(&mut self, wanted: usize) -> Result<ControlFlow<()>> {
         let end = self.predicted + wanted;
         let begin = end.saturating_sub(self.model.gpt.config().context + 1);
         let question = LikelihoodQuestion {
             context: self.tokens[begin..self.predicted].to_vec(),
             continuations: vec![self.tokens[self.predicted..end].to_vec()],
         };
-        let size = self.sizes[self.predicted..end].iter().fold(Size::default(), |all, &one| all + one);
+        let size = self.sizes[self.predicted..end].iter().fold(TextSize::default(), |all, &one| all + one);
         // A next window reads at most a context from its end back.
         self.tokens.drain(..begin);
         self.sizes.drain(..begin);
@@ -257,26 +256,30 @@ impl Slider<'_> {
         if n >= self.from {
             self.waiting.push((n, question, size));
         }
-        if self.waiting.len() >= TOGETHER { self.score() } else { Ok(()) }
+        if self.waiting.len() >= TOGETHER { self.score() } else { Ok(ControlFlow::Continue(())) }
     }
 
-    fn score(&mut self) -> Result<()> {
+    fn score(&mut self) -> Result<ControlFlow<()>> {
         let waiting = std::mem::take(&mut self.waiting);
         let questions: Vec<LikelihoodQuestion> = waiting.iter().map(|(_, question, _)| question.clone()).collect();
         if questions.is_empty() {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let answers = answer(self.model.gpt, &questions, false)?;
         let window =
-            |((n, question, size), found): ((u64, LikelihoodQuestion, Size), &Vec<ContinuationLikelihood>)| Window {
-                n,
-                nats: -found[0].log_prob,
-                tokens: question.continuations[0].len() as u64,
-                bytes: size.bytes.max(0) as u64,
-                characters: size.characters.max(0) as u64,
-                read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+            |((n, question, size), found): ((u64, LikelihoodQuestion, TextSize), &Vec<ContinuationLikelihood>)| {
+                WindowScore {
+                    n,
+                    nats: -found[0].log_prob,
+                    tokens: question.continuations[0].len() as u64,
+                    bytes: size.bytes.max(0) as u64,
+                    characters: size.characters.max(0) as u64,
+                    read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+                }
             };
-        let windows: Vec<Window> = waiting.into_iter().zip(&answers.found).map(window).collect();
-        if (self.sink)(&windows)?.is_break() { Err(Ended.into()) } else { Ok(()) }
+        let windows: Vec<WindowScore> = waiting.into_iter().zip(&answers.found).map(window).collect();
+        let flow = (self.sink)(&windows)?;
+        self.is_ended = flow.is_break();
+        Ok(flow)
     }
 }

@@ -2,14 +2,19 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::scramble::{Scramble, frequent_words};
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use gptkit_data::progress::Silent;
-use gptkit_data::record::{Bad, Place, Row, read_rows};
+use gptkit_data::record::{RecordPlace, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
-use gptkit_world::{Part, Pattern, PatternRecords, Task, Tasks, World};
-use serde_json::{Map, Value};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{Fields, PatternKind, SyntheticLabeled, SyntheticPatternRecords, SyntheticStories};
+use gptkit_data::task::TaskKind;
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -20,13 +25,13 @@ const STORIES: u64 = 2000;
 
 /// Where records come from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
+pub enum RecordSource {
     /// A file.
     File(PathBuf),
     /// As many records as are wanted.
     Made {
         /// Of what.
-        kind: Made,
+        kind: GeneratedTask,
         /// How many to measure with.
         count: u64,
         /// Which.
@@ -36,18 +41,18 @@ pub enum Source {
 
 /// What is made.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Made {
+pub enum GeneratedTask {
     /// `world:NAME`: a labeled task of the embedded world.
-    World(Task),
+    World(TaskKind),
     /// `patterns:NAME`: a pattern of it.
-    Pattern(Pattern),
+    Pattern(PatternKind),
     /// `arithmetic:NAME`: Brown et al. 2020, §3.9.1.
     Arithmetic(Arithmetic),
     /// `words:NAME`: Brown et al. 2020, §3.9.2, of the frequent words of a text, or of the world's stories.
     Words(Scramble, Option<PathBuf>),
 }
 
-impl Source {
+impl RecordSource {
     /// A source as it is written: the path of a file, or `KIND:NAME`, `KIND:NAME:COUNT`, `KIND:NAME:COUNT:SEED`, and for
     /// words `words:NAME:COUNT:SEED:FILE`.
     ///
@@ -68,10 +73,10 @@ impl Source {
         ensure!(count > 0, "0 records are none");
         ensure!(kind == "words" || file.is_none(), "only words are taken from a file");
         let kind = match kind {
-            "world" => Made::World(named(name)?),
-            "patterns" => Made::Pattern(named(name)?),
-            "arithmetic" => Made::Arithmetic(named(name)?),
-            _ => Made::Words(named(name)?, file),
+            "world" => GeneratedTask::World(named(name)?),
+            "patterns" => GeneratedTask::Pattern(named(name)?),
+            "arithmetic" => GeneratedTask::Arithmetic(named(name)?),
+            _ => GeneratedTask::Words(named(name)?, file),
         };
         Ok(Self::Made { kind, count, seed })
     }
@@ -79,95 +84,88 @@ impl Source {
     /// The file that is read, if one is.
     pub fn file(&self) -> Option<&Path> {
         match self {
-            Self::File(path) | Self::Made { kind: Made::Words(_, Some(path)), .. } => Some(path),
+            Self::File(path) | Self::Made { kind: GeneratedTask::Words(_, Some(path)), .. } => Some(path),
             Self::Made { .. } => None,
         }
     }
 
-    /// Hands the records of `part` to `sink` in their order; a file is all of one part. What `sink` calls
-    /// [`Bad`] is left out, or ends it; [`Enough`] ends it well. Returns how many were left out.
+    /// Hands the records of `split` to `sink` in their order, until it breaks; a file is all of one split. A record that
+    /// `sink` calls [`BadRecord`](gptkit_data::record::BadRecord) is left out, or ends the reading. Returns how many were left
+    /// out.
     ///
     /// # Errors
     /// As [`read_rows`].
-    pub fn read(&self, part: Part, on_bad: OnBadRecord, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<u64> {
-        let read = match self {
-            Self::File(path) => {
-                let mut bad = 0;
-                let read = read_rows(path, on_bad, &Silent, &mut |row| {
-                    sink(row).inspect_err(|e| bad += u64::from(e.is::<Bad>()))
-                });
-                match read {
-                    Err(e) if e.is::<Enough>() => return Ok(bad),
-                    read => read.map(|skipped| skipped.total()),
-                }
-            }
+    pub fn read(
+        &self,
+        split: Split,
+        on_bad: OnBadRecord,
+        sink: &mut dyn FnMut(Row) -> Result<ControlFlow<()>>,
+    ) -> Result<u64> {
+        match self {
+            Self::File(path) => Ok(read_rows(path, on_bad, &Silent, sink)?.total()),
             Self::Made { kind, count, seed } => {
                 let file = PathBuf::from(kind.to_string());
-                let mut send =
-                    |index: u64, fields| sink(Row { place: Place { file: file.clone(), line: index + 1 }, fields });
-                kind.read(part, *seed, *count, &mut send).map(|()| 0)
+                let mut send = |index: u64, fields| {
+                    sink(Row { place: RecordPlace { file: file.clone(), line: index + 1 }, fields })
+                };
+                kind.read(split, *seed, *count, &mut send).map(|()| 0)
             }
-        };
-        match read {
-            Err(e) if e.is::<Enough>() => Ok(0),
-            read => read,
         }
     }
 }
-
-/// Ends the reading of records.
-#[derive(Debug)]
-pub(crate) struct Enough;
-
-impl fmt::Display for Enough {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("enough records")
-    }
-}
-
-impl std::error::Error for Enough {}
 
 fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
     name.parse().map_err(|way| anyhow!("{name:?} is no name: {way}"))
 }
 
-impl Made {
+impl GeneratedTask {
     fn read(
         &self,
-        part: Part,
+        split: Split,
         seed: u64,
         count: u64,
-        send: &mut dyn FnMut(u64, Map<String, Value>) -> Result<()>,
+        send: &mut dyn FnMut(u64, Fields) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let mut put = |index: u64, record: Value| match record {
-            Value::Object(fields) => send(index, fields),
-            other => Err(anyhow!("{other} is no record")),
+        let mut each = |record: &dyn Fn(u64) -> Result<Fields>| -> Result<()> {
+            for index in 0..count {
+                if send(index, record(index)?)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
         };
-        let mut each =
-            |record: &dyn Fn(u64) -> Result<Value>| (0..count).try_for_each(|index| put(index, record(index)?));
         match self {
             Self::World(task) => {
-                let tasks = Tasks::new(*task, seed, part);
-                each(&|index| Ok(serde_json::to_value(tasks.record(index))?))
+                let records = SyntheticLabeled::new(*task, seed, split);
+                each(&|index| records.record(index))
             }
             Self::Pattern(pattern) => {
-                let records = PatternRecords::new(*pattern, seed, part);
-                each(&|index| Ok(serde_json::to_value(records.record(index))?))
+                let records = SyntheticPatternRecords::new(*pattern, seed, split);
+                each(&|index| records.record(index))
             }
-            Self::Arithmetic(task) => each(&|index| Ok(serde_json::to_value(task.instance(seed, index, part))?)),
+            Self::Arithmetic(task) => each(&|index| fields(&task.instance(seed, index, split))),
             Self::Words(task, text) => {
                 let words = words_of(text.as_deref())?;
                 // Every eighth is for demonstrations.
-                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (part == Part::Train)).then_some(word);
+                let own = |(i, word): (usize, String)| ((i % 8 == 7) == (split == Split::Train)).then_some(word);
                 let words: Vec<String> = words.into_iter().enumerate().filter_map(own).collect();
                 ensure!(!words.is_empty(), "{self}: the text has too few words of 5 to 14 letters");
                 // No word twice: some kinds know one way to scramble it.
-                let words = words.iter().zip(0..count);
-                words
-                    .into_iter()
-                    .try_for_each(|(word, index)| put(index, serde_json::to_value(task.instance(word, seed, index))?))
+                for (word, index) in words.iter().zip(0..count) {
+                    if send(index, fields(&task.instance(word, seed, index))?)?.is_break() {
+                        break;
+                    }
+                }
+                Ok(())
             }
         }
+    }
+}
+
+fn fields(record: &impl Serialize) -> Result<Fields> {
+    match serde_json::to_value(record)? {
+        Value::Object(fields) => Ok(fields),
+        other => bail!("{other} is not a record"),
     }
 }
 
@@ -180,13 +178,13 @@ fn words_of(text: Option<&Path>) -> Result<Vec<String>> {
             frequent_words(BufReader::new(file).lines().map_while(std::result::Result::ok))
         }
         None => {
-            let world = World::new(1);
-            frequent_words((0..STORIES).map(|index| world.story(index).text))
+            let stories = SyntheticStories::new(1);
+            frequent_words((0..STORIES).map(|index| stories.story(index)))
         }
     })
 }
 
-impl fmt::Display for Made {
+impl fmt::Display for GeneratedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::World(task) => write!(f, "world:{task}"),

@@ -1,7 +1,8 @@
 //! What was measured, for people and programs: Markdown, JSON, and what demonstrations bring.
 
-use crate::figures::{Figure, Measured, difference};
-use crate::run::{Cell, Request};
+use crate::figures::{Measurement, MetricValue, difference};
+use crate::request::EvalRequest;
+use crate::run::EvalCell;
 use crate::task::Published;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ pub struct Finetuned {
     /// The model's folder.
     pub folder: PathBuf,
     /// Its accuracy.
-    pub figure: Figure,
+    pub figure: MetricValue,
     /// Instances.
     pub n: u64,
 }
@@ -36,13 +37,13 @@ pub struct Gain {
     /// Its standard error, over instances.
     pub standard_error: f64,
     /// What follows.
-    pub verdict: Verdict,
+    pub verdict: GainVerdict,
 }
 
 /// Whether a difference is one: more than two standard errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum GainVerdict {
     /// With demonstrations it is better.
     Helps,
     /// It is worse.
@@ -51,7 +52,7 @@ pub enum Verdict {
     NoDifference,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for GainVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Helps => "demonstrations help",
@@ -63,20 +64,20 @@ impl fmt::Display for Verdict {
 
 /// All that is reported.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub struct EvalReport<'a> {
     /// What was asked.
-    pub request: &'a Request,
+    pub request: &'a EvalRequest,
     /// Parameters of each model.
     pub n_params: Vec<u64>,
     /// What was measured.
-    pub cells: &'a [Cell],
+    pub cells: &'a [EvalCell],
     /// Fine-tuned models.
     pub finetuned: &'a [Finetuned],
     /// Whether papers' figures stand beside ours.
     pub reference: bool,
 }
 
-impl Report<'_> {
+impl EvalReport<'_> {
     /// Tasks in their order.
     pub fn tasks(&self) -> Vec<&str> {
         let mut seen = BTreeSet::new();
@@ -84,7 +85,7 @@ impl Report<'_> {
     }
 
     /// The cell of a task, a model, and so many demonstrations.
-    pub fn cell(&self, task: &str, model: usize, shots: usize) -> Option<&Cell> {
+    pub fn cell(&self, task: &str, model: usize, shots: usize) -> Option<&EvalCell> {
         self.cells.iter().find(|cell| cell.task == task && cell.model == model && cell.shots == shots)
     }
 
@@ -96,9 +97,9 @@ impl Report<'_> {
             let found = difference(&zero.measured.scores, &cell.measured.scores);
             let Some((gain, standard_error)) = found else { continue };
             let verdict = match gain {
-                gain if gain > 2.0 * standard_error => Verdict::Helps,
-                gain if gain < -2.0 * standard_error => Verdict::Hurts,
-                _ => Verdict::NoDifference,
+                gain if gain > 2.0 * standard_error => GainVerdict::Helps,
+                gain if gain < -2.0 * standard_error => GainVerdict::Hurts,
+                _ => GainVerdict::NoDifference,
             };
             gains.push(Gain {
                 task: cell.task.clone(),
@@ -125,8 +126,8 @@ impl Report<'_> {
 
     /// All of it as one object.
     pub fn json(&self) -> Value {
-        let measured = |measured: &Measured| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
-        let cell = |cell: &Cell| {
+        let measured = |measured: &Measurement| json!({ "n": measured.n, "shots_shown": measured.shots, "cut": measured.cut, "chance": measured.chance, "figures": measured.figures });
+        let cell = |cell: &EvalCell| {
             json!({
                 "task": cell.task,
                 "model": self.request.model_name(cell.model),
@@ -178,7 +179,7 @@ impl Report<'_> {
     }
 
     fn task_table(&self, task: &str) -> String {
-        let own: Vec<&Cell> = self.cells.iter().filter(|cell| cell.task == task).collect();
+        let own: Vec<&EvalCell> = self.cells.iter().filter(|cell| cell.task == task).collect();
         let request = self.request.tasks.iter().find(|request| request.full_name() == task);
         let shots: BTreeSet<usize> = own.iter().map(|cell| cell.shots).collect();
         let mut text = format!("\n## {task}\n\n");
@@ -245,16 +246,16 @@ impl Report<'_> {
     }
 }
 
-impl Measured {
+impl Measurement {
     /// The figure of this metric.
-    pub fn figure(&self, metric: &str) -> Option<&Figure> {
+    pub fn figure(&self, metric: &str) -> Option<&MetricValue> {
         self.figures.iter().find(|figure| figure.metric == metric)
     }
 }
 
 /// `34.2% ± 1.1`
-pub fn shown(figure: &Figure) -> String {
-    let Figure { value, standard_error, unit, .. } = figure;
+pub fn shown(figure: &MetricValue) -> String {
+    let MetricValue { value, standard_error, unit, .. } = figure;
     // Bits per byte differ in the third digit.
     let digits = if unit == "%" {
         1

@@ -2,9 +2,9 @@
 
 use crate::answers::{exact_match, f1, same_number};
 use crate::bleu::BleuCounts;
-use crate::instance::{Asked, Instance};
+use crate::instance::{Instance, TargetAnswer};
 use crate::rouge::{RougeScore, rouge_l, rouge_n};
-use crate::shots::{Prompted, Prompter};
+use crate::shots::{PromptTokens, Prompter};
 use crate::stop_words::is_stop_word;
 use crate::task::{ChoiceConfig, GenerationConfig, Metric, Normalization};
 use anyhow::{Context, Result};
@@ -27,7 +27,7 @@ const CANDIDATES: usize = 10;
 
 /// A model that is asked.
 #[derive(Debug, Clone, Copy)]
-pub struct Model<'a> {
+pub struct EvalModel<'a> {
     /// It.
     pub gpt: &'a Gpt,
     /// Its tokens.
@@ -36,7 +36,7 @@ pub struct Model<'a> {
     pub end_of_text: &'a [u32],
 }
 
-impl Model<'_> {
+impl EvalModel<'_> {
     /// What stands before a text: the token that begins one, else the token that ends one.
     pub fn start(&self) -> Option<u32> {
         start_of(self.tokenizer).or(self.end_of_text.first().copied())
@@ -50,19 +50,19 @@ pub(crate) fn start_of(tokenizer: &Tokenizer) -> Option<u32> {
 
 /// An instance that is to be asked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ready {
+pub struct PromptedInstance {
     /// Its number among those of the task.
     pub n: u64,
     /// What is asked.
     pub instance: Instance,
     /// As the model reads it.
-    pub prompted: Prompted,
+    pub prompted: PromptTokens,
 }
 
-impl Ready {
+impl PromptedInstance {
     /// What every line begins with.
     fn line(&self) -> Map<String, Value> {
-        let Prompted { text, shots, cut, .. } = &self.prompted;
+        let PromptTokens { text, shots, cut, .. } = &self.prompted;
         let line = json!({ "n": self.n, "place": self.instance.place, "shots": shots, "cut": cut, "prompt": text });
         if let Value::Object(line) = line { line } else { Map::new() }
     }
@@ -70,14 +70,14 @@ impl Ready {
 
 /// Tokens that a model read, and those that it would have read with every answer by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct TokenCounts {
     /// Read.
     pub n_read: u64,
     /// Without sharing.
     pub n_alone: u64,
 }
 
-impl Work {
+impl TokenCounts {
     /// Both.
     pub(crate) fn and(self, other: Self) -> Self {
         Self { n_read: self.n_read + other.n_read, n_alone: self.n_alone + other.n_alone }
@@ -89,11 +89,11 @@ impl Work {
 /// # Errors
 /// As [`answer`].
 pub(crate) fn choices(
-    model: &Model,
+    model: &EvalModel,
     prompter: &Prompter,
     config: &ChoiceConfig,
-    all: &[Ready],
-) -> Result<(Vec<Map<String, Value>>, Work)> {
+    all: &[PromptedInstance],
+) -> Result<(Vec<Map<String, Value>>, TokenCounts)> {
     let mut questions = Vec::new();
     // An answer that its context is cut for is a question of its own.
     let own: Vec<Range<usize>> = all
@@ -121,7 +121,7 @@ pub(crate) fn choices(
     }
     let answers = answer(model.gpt, &questions, false)?;
     let lines = all.iter().enumerate().map(|(i, one)| {
-        let Asked::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
+        let TargetAnswer::Choice { answers: texts, right } = &one.instance.asked else { return one.line() };
         let sums: Vec<f64> = answers.found[own[i].clone()].iter().flatten().map(|found| found.log_prob).collect();
         let neutral = neutral_of.get(i).map(|at| answers.found[at.clone()].iter().flatten());
         let unconditional: Option<Vec<f64>> = neutral.map(|found| found.map(|one| one.log_prob).collect());
@@ -154,7 +154,7 @@ pub(crate) fn choices(
         ]);
         line
     });
-    Ok((lines.collect(), Work { n_read: answers.n_read, n_alone: answers.n_alone }))
+    Ok((lines.collect(), TokenCounts { n_read: answers.n_read, n_alone: answers.n_alone }))
 }
 
 /// The place of the greatest, the first of equals.
@@ -170,11 +170,11 @@ fn likeliest(scores: impl Iterator<Item = f64>) -> usize {
 /// # Errors
 /// As [`generate_batch`].
 pub(crate) fn generations(
-    model: &Model,
+    model: &EvalModel,
     config: &GenerationConfig,
     seed: u64,
-    all: &[Ready],
-) -> Result<(Vec<Map<String, Value>>, Work)> {
+    all: &[PromptedInstance],
+) -> Result<(Vec<Map<String, Value>>, TokenCounts)> {
     let sampling = match config.top_k {
         1 => greedy(),
         k => Sampling { top_k: Some(k), seed, ..Sampling::default() },
@@ -183,7 +183,7 @@ pub(crate) fn generations(
     let (written, work) =
         write(model, prompts, all.first().map_or(0, |one| one.n), config.max_new_tokens, &config.stop, None, sampling)?;
     let lines = all.iter().zip(&written).map(|(one, completion)| {
-        let Asked::Free { accept, .. } = &one.instance.asked else { return one.line() };
+        let TargetAnswer::Free { accept, .. } = &one.instance.asked else { return one.line() };
         let written = without_special(completion, config, model.tokenizer);
         let said = config.answer_of(&written);
         let mut line = one.line();
@@ -268,15 +268,15 @@ impl Metric {
 ///
 /// # Errors
 /// As [`answer`] and [`generate_batch`].
-pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Value>>, Work)> {
+pub(crate) fn words(model: &EvalModel, all: &[PromptedInstance]) -> Result<(Vec<Map<String, Value>>, TokenCounts)> {
     let questions: Vec<LikelihoodQuestion> = all.iter().flat_map(|one| one.prompted.questions.clone()).collect();
     let answers = answer(model.gpt, &questions, true)?;
     let longest = questions.iter().map(|question| question.continuations[0].len()).max().unwrap_or(0);
     let prompts = all.iter().map(|one| one.prompted.context.clone()).collect();
-    let Said { said, filtered, work } = last_words(model, prompts, longest.max(WORD_TOKENS))?;
+    let LastWords { said, filtered, work } = last_words(model, prompts, longest.max(WORD_TOKENS))?;
     let mut lines = Vec::with_capacity(all.len());
     for (i, one) in all.iter().enumerate() {
-        let Asked::Word(target) = &one.instance.asked else { continue };
+        let TargetAnswer::Word(target) = &one.instance.asked else { continue };
         let (found, mut line) = (answers.found[i][0], one.line());
         line.extend([
             ("target".to_owned(), json!(target.trim())),
@@ -289,22 +289,22 @@ pub(crate) fn words(model: &Model, all: &[Ready]) -> Result<(Vec<Map<String, Val
         ]);
         lines.push(line);
     }
-    Ok((lines, work.and(Work { n_read: answers.n_read, n_alone: answers.n_alone })))
+    Ok((lines, work.and(TokenCounts { n_read: answers.n_read, n_alone: answers.n_alone })))
 }
 
 /// What a model goes on with.
-struct Said {
+struct LastWords {
     /// The word after each prompt.
     said: Vec<String>,
     /// The first that is no stop word.
     filtered: Vec<String>,
-    work: Work,
+    work: TokenCounts,
 }
 
 /// The word that the model goes on with after each prompt, in at most `n_tokens`, and the first that is no stop word, by how
 /// likely its first token is; each is written greedily from there. What begins a word, a token says by a space before it or,
 /// GPT-1's, a sign after it; of other tokenizers the first word is left as it is.
-fn last_words(model: &Model, prompts: Vec<Vec<u32>>, n_tokens: usize) -> Result<Said> {
+fn last_words(model: &EvalModel, prompts: Vec<Vec<u32>>, n_tokens: usize) -> Result<LastWords> {
     let (first, mut work) = write(model, prompts.clone(), 0, n_tokens, &[], Some(CANDIDATES), greedy())?;
     let said: Vec<String> = first.iter().map(|completion| word(&completion.text).to_owned()).collect();
     let is_one = |word: &str| !word.is_empty() && !is_stop_word(word);
@@ -328,7 +328,7 @@ fn last_words(model: &Model, prompts: Vec<Vec<u32>>, n_tokens: usize) -> Result<
         }
     }
     let filtered = filtered.into_iter().zip(&said).map(|(filtered, said)| filtered.unwrap_or_else(|| said.clone()));
-    Ok(Said { filtered: filtered.collect(), said, work })
+    Ok(LastWords { filtered: filtered.collect(), said, work })
 }
 
 /// The text of a token that begins a word.
@@ -354,14 +354,14 @@ fn greedy() -> Sampling {
 
 /// What the model writes after each prompt.
 fn write(
-    model: &Model,
+    model: &EvalModel,
     prompts: Vec<Vec<u32>>,
     first_prompt: u64,
     max_new_tokens: usize,
     stop: &[String],
     log_probs: Option<usize>,
     sampling: Sampling,
-) -> Result<(Vec<Completion>, Work)> {
+) -> Result<(Vec<Completion>, TokenCounts)> {
     let mut n_read: usize = prompts.iter().map(Vec::len).sum();
     let mut written: Vec<Option<Completion>> = vec![None; prompts.len()];
     let requests = BatchRequest {
@@ -377,7 +377,7 @@ fn write(
         Ok(ControlFlow::Continue(()))
     })?;
     let written = written.into_iter().collect::<Option<_>>().context("an answer was not written")?;
-    Ok((written, Work { n_read: n_read as u64, n_alone: n_read as u64 }))
+    Ok((written, TokenCounts { n_read: n_read as u64, n_alone: n_read as u64 }))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Demonstrations: drawn for each record from the training part, as many as fit (Brown et al. 2020, §2.4).
 
-use crate::instance::{Asked, Instance, Task};
-use crate::records::Source;
+use crate::instance::{EvalTask, Instance, TargetAnswer};
+use crate::records::RecordSource;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::split::Split;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::likelihood::LikelihoodQuestion;
 use gptkit_rng::Dice;
-use gptkit_world::Part;
+use std::ops::ControlFlow;
 
 /// Most records that demonstrations are drawn from; of more, these are a sample.
 const POOL: usize = 4096;
@@ -16,31 +17,37 @@ pub const ONE_IN: u64 = 10;
 
 /// Where demonstrations come from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum From {
+pub enum DemonstrationSource {
     /// These records.
-    Training(Source),
+    Training(RecordSource),
     /// Every tenth record of those to measure with, which is then not measured.
     SetAside,
 }
 
-/// Whether record number `n` is for demonstrations where a file is [set aside](From::SetAside) from.
+/// Whether record number `n` is for demonstrations where a file is [set aside](DemonstrationSource::SetAside) from.
 pub fn is_set_aside(n: u64) -> bool {
     n % ONE_IN == ONE_IN - 1
 }
 
 /// What can be shown.
 #[derive(Debug, Default)]
-pub struct Pool {
+pub struct DemonstrationPool {
     shown: Vec<String>,
     seed: u64,
 }
 
-impl Pool {
+impl DemonstrationPool {
     /// Reads what `task` shows of `from`; `test` is what is measured with.
     ///
     /// # Errors
     /// When a record cannot be read, or there is none.
-    pub fn read(task: &Task, from: &From, test: &Source, seed: u64, on_bad: OnBadRecord) -> Result<Self> {
+    pub fn read(
+        task: &EvalTask,
+        from: &DemonstrationSource,
+        test: &RecordSource,
+        seed: u64,
+        on_bad: OnBadRecord,
+    ) -> Result<Self> {
         let (mut shown, mut n, mut dice) = (Vec::new(), 0, Dice::for_evaluation(seed, "pool", 0));
         let mut take = |text: String| {
             n += 1;
@@ -54,22 +61,22 @@ impl Pool {
             }
         };
         match from {
-            From::Training(source) => {
-                source.read(Part::Train, on_bad, &mut |row| {
+            DemonstrationSource::Training(source) => {
+                source.read(Split::Train, on_bad, &mut |row| {
                     take(task.instance(&row)?.shown());
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
-            From::SetAside => {
+            DemonstrationSource::SetAside => {
                 let mut number = 0;
-                test.read(Part::HeldOut, on_bad, &mut |row| {
+                test.read(Split::HeldOut, on_bad, &mut |row| {
                     let n = number;
                     number += 1; // bad records have numbers too
                     let shown = task.instance(&row)?.shown();
                     if is_set_aside(n) {
                         take(shown);
                     }
-                    Ok(())
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
         }
@@ -94,7 +101,7 @@ impl Pool {
 
 /// A record as a model is asked it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Prompted {
+pub struct PromptTokens {
     /// All that the model reads before the answer.
     pub text: String,
     /// Demonstrations in it.
@@ -108,7 +115,7 @@ pub struct Prompted {
     pub questions: Vec<LikelihoodQuestion>,
 }
 
-impl Prompted {
+impl PromptTokens {
     /// Tokens of each answer, in their order.
     pub fn answers(&self) -> impl Iterator<Item = &[u32]> {
         self.questions.iter().flat_map(|question| question.continuations.iter().map(Vec::as_slice))
@@ -138,11 +145,11 @@ impl Prompter<'_> {
     pub fn prompt(
         &self,
         instruction: &str,
-        pool: &Pool,
+        pool: &DemonstrationPool,
         shots: usize,
         n: u64,
         instance: &Instance,
-    ) -> Result<Prompted> {
+    ) -> Result<PromptTokens> {
         let drawn = pool.draw(n, shots);
         let with = |k: usize| -> Result<(String, LikelihoodQuestion, usize)> {
             let parts = (!instruction.is_empty()).then_some(instruction);
@@ -176,7 +183,7 @@ impl Prompter<'_> {
         };
         let cut = length > self.context;
         let (context, questions) = self.cut(question, &instance.place)?;
-        Ok(Prompted { text, shots: fit, cut, context, questions })
+        Ok(PromptTokens { text, shots: fit, cut, context, questions })
     }
 
     /// Cuts the beginning of a context that is too long: for each answer so that the two fit the window, and for what a model
@@ -209,11 +216,11 @@ impl Prompter<'_> {
     ///
     /// # Errors
     /// As [`Prompter::prompt`].
-    pub fn question(&self, text: &str, asked: &Asked) -> Result<LikelihoodQuestion> {
+    pub fn question(&self, text: &str, asked: &TargetAnswer) -> Result<LikelihoodQuestion> {
         let answers: Vec<&String> = match asked {
-            Asked::Choice { answers, .. } => answers.iter().collect(),
-            Asked::Word(answer) => vec![answer],
-            Asked::Free { .. } => Vec::new(),
+            TargetAnswer::Choice { answers, .. } => answers.iter().collect(),
+            TargetAnswer::Word(answer) => vec![answer],
+            TargetAnswer::Free { .. } => Vec::new(),
         };
         if answers.is_empty() {
             return Ok(LikelihoodQuestion { context: self.or_start(self.encode(text)?)?, continuations: vec![] });
@@ -264,11 +271,11 @@ mod tests {
 
     fn instance(prompt: &str, answers: &[&str]) -> Instance {
         let answers = answers.iter().map(|&a| a.to_owned()).collect();
-        Instance { place: "a line 1".into(), prompt: prompt.into(), asked: Asked::Choice { answers, right: 0 } }
+        Instance { place: "a line 1".into(), prompt: prompt.into(), asked: TargetAnswer::Choice { answers, right: 0 } }
     }
 
-    fn pool(n: usize) -> Pool {
-        Pool { shown: (0..n).map(|i| format!("{}: x", char::from(b'a' + i as u8))).collect(), seed: 7 }
+    fn pool(n: usize) -> DemonstrationPool {
+        DemonstrationPool { shown: (0..n).map(|i| format!("{}: x", char::from(b'a' + i as u8))).collect(), seed: 7 }
     }
 
     #[test]
@@ -316,7 +323,8 @@ mod tests {
     fn one_long_demonstration_does_not_keep_the_shorter_ones_out() {
         let tokenizer = tokenizer();
         let long = "l".repeat(200);
-        let pool = Pool { shown: [&*long, "a: x", "b: x", "c: x", "d: x"].map(str::to_owned).to_vec(), seed: 7 };
+        let pool =
+            DemonstrationPool { shown: [&*long, "a: x", "b: x", "c: x", "d: x"].map(str::to_owned).to_vec(), seed: 7 };
         let prompter = Prompter { tokenizer: &tokenizer, start: None, context: 60, room: 0, separator: "\n" };
         let instance = instance("q:", &[" yes"]);
         let mut seen = BTreeSet::new();
@@ -332,9 +340,9 @@ mod tests {
     fn room_is_kept_for_what_is_written() {
         let tokenizer = tokenizer();
         let at = |room| Prompter { tokenizer: &tokenizer, start: None, context: 30, room, separator: "\n" };
-        let word = Instance { place: "a".into(), prompt: "p".repeat(29), asked: Asked::Word(" ab".into()) };
+        let word = Instance { place: "a".into(), prompt: "p".repeat(29), asked: TargetAnswer::Word(" ab".into()) };
         let lengths = |room| {
-            let prompted = at(room).prompt("", &Pool::default(), 0, 0, &word).unwrap();
+            let prompted = at(room).prompt("", &DemonstrationPool::default(), 0, 0, &word).unwrap();
             (prompted.context.len(), prompted.questions[0].context.len())
         };
         assert_eq!(lengths(0), (29, 28));
@@ -345,9 +353,13 @@ mod tests {
     fn spaces_before_an_answer_are_the_answers() {
         let tokenizer = tokenizer();
         let prompter = Prompter { tokenizer: &tokenizer, start: Some(3), context: 30, room: 0, separator: "\n" };
-        let question = prompter.question("a: ", &Asked::Word("b".into())).unwrap();
+        let question = prompter.question("a: ", &TargetAnswer::Word("b".into())).unwrap();
         assert_eq!(tokenizer.decode(&question.context).unwrap(), "a:");
         assert_eq!(tokenizer.decode(&question.continuations[0]).unwrap(), " b");
-        assert_eq!(prompter.question(" ", &Asked::Word("b".into())).unwrap().context, [3], "nothing to begin with");
+        assert_eq!(
+            prompter.question(" ", &TargetAnswer::Word("b".into())).unwrap().context,
+            [3],
+            "nothing to begin with"
+        );
     }
 }

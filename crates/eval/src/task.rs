@@ -1,6 +1,6 @@
 //! A task file: where records are, how each becomes a text to go on with, and what is made of how the model does.
 
-use crate::template::Templates;
+use crate::template::{TaskTemplates, TemplateSource};
 use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -16,7 +16,7 @@ pub struct TaskConfig {
     /// Names that `{variant}` stands for in `test` and `train`, one evaluation each; templates see it as `variant`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,
-    /// Records to measure with: a file, or what [`crate::records::Source`] makes.
+    /// Records to measure with: a file, or what [`crate::records::RecordSource`] makes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub test: String,
     /// Records to draw demonstrations from.
@@ -211,6 +211,23 @@ pub struct Published {
 }
 
 impl TaskConfig {
+    /// Compiles the templates and expressions, or returns what is wrong with each that cannot be compiled, under its key.
+    pub(crate) fn templates(&self) -> Result<TaskTemplates, Vec<(&'static str, String)>> {
+        use TemplateSource::{Expression, Template};
+        let mut sources = vec![
+            Template("instruction", &self.instruction),
+            Template("prompt", &self.prompt),
+            Template("answer", &self.answer),
+        ];
+        if let Some(choice) = &self.choice {
+            sources.extend([Expression("choice.of", &choice.of), Expression("choice.right", &choice.right)]);
+        }
+        if let Some(generation) = &self.generation {
+            sources.push(Expression("generation.accept", &generation.accept));
+        }
+        TaskTemplates::new(&sources)
+    }
+
     /// Which of its demands cannot be met together.
     fn has(&self, problems: &mut Problems) {
         let needed = |problems: &mut Problems, key: &str, there: bool, hint: &str| {
@@ -272,7 +289,7 @@ impl Check for TaskConfig {
         }
         let one = self.variants.is_empty();
         problems.require(one || self.variants.iter().all(|v| !v.is_empty()), "variants", "has one without a name", "");
-        for (key, what) in Templates::new(self).err().unwrap_or_default() {
+        for (key, what) in self.templates().err().unwrap_or_default() {
             problems.add(key, what, "");
         }
     }

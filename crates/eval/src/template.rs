@@ -1,8 +1,7 @@
 //! The templates and expressions of a task, over the fields of a record.
 
-use crate::task::TaskConfig;
 use gptkit_data::jinja::{self, Failure, Program};
-use gptkit_data::record::{Bad, Row};
+use gptkit_data::record::{BadRecord, Row};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{ErrorKind, UndefinedBehavior, Value, context};
@@ -11,20 +10,27 @@ use std::collections::BTreeMap;
 /// What templates know besides a record's fields.
 const GIVEN: [&str; 3] = ["variant", "choice", "range"];
 
-/// Those of one task, by their keys in its file.
-pub(crate) struct Templates {
+/// Key in the task file and text of a template, or of an expression as Jinja has it in braces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TemplateSource<'a> {
+    Template(&'static str, &'a str),
+    Expression(&'static str, &'a str),
+}
+
+/// The compiled templates and expressions of one task, by their keys in its file.
+pub(crate) struct TaskTemplates {
     programs: BTreeMap<&'static str, Program>,
 }
 
-impl std::fmt::Debug for Templates {
+impl std::fmt::Debug for TaskTemplates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Templates({:?})", self.programs.keys())
+        write!(f, "TaskTemplates({:?})", self.programs.keys())
     }
 }
 
-impl Templates {
-    /// Reads all of `task`, or says of each that cannot be read what is wrong, under its key.
-    pub(crate) fn new(task: &TaskConfig) -> Result<Self, Vec<(&'static str, String)>> {
+impl TaskTemplates {
+    /// Compiles `sources`, or returns what is wrong with each that cannot be compiled, under its key.
+    pub(crate) fn new(sources: &[TemplateSource]) -> Result<Self, Vec<(&'static str, String)>> {
         let mut environment = jinja::environment(UndefinedBehavior::SemiStrict);
         environment.add_filter("last_word", |text: String| last_word(&text).1.to_owned());
         environment.add_filter("before_last_word", |text: String| last_word(&text).0.to_owned());
@@ -34,23 +40,15 @@ impl Templates {
         });
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         let syntax = syntax.map_err(|e| vec![("prompt", e.to_string())])?;
-        let mut sources = vec![("instruction", &task.instruction), ("prompt", &task.prompt), ("answer", &task.answer)];
-        let texts = sources.len();
-        if let Some(choice) = &task.choice {
-            sources.extend([("choice.of", &choice.of), ("choice.right", &choice.right)]);
-        }
-        if let Some(generation) = &task.generation {
-            sources.push(("generation.accept", &generation.accept));
-        }
         let (mut programs, mut wrong) = (BTreeMap::new(), Vec::new());
-        for (i, (key, source)) in sources.into_iter().enumerate() {
-            let program = match i < texts {
-                true => Program::template(&environment, source, &syntax),
-                false => Program::expression(&environment, source),
+        for source in sources {
+            let (key, program, text) = match *source {
+                TemplateSource::Template(key, text) => (key, Program::template(&environment, text, &syntax), text),
+                TemplateSource::Expression(key, text) => (key, Program::expression(&environment, text), text),
             };
             match program {
                 Ok(program) => drop(programs.insert(key, program)),
-                Err(failure) => wrong.push((key, described(&failure, source))),
+                Err(failure) => wrong.push((key, described(&failure, text))),
             }
         }
         if wrong.is_empty() { Ok(Self { programs }) } else { Err(wrong) }
@@ -66,7 +64,7 @@ impl Templates {
         row: &Row,
         variant: &str,
         choice: Option<&str>,
-    ) -> Result<String, Bad> {
+    ) -> Result<String, BadRecord> {
         let program = self.program(key)?;
         let (text, _) =
             program.render(fields(row, variant, choice), fuel(row)).map_err(|e| failed(key, &e, program, row))?;
@@ -76,8 +74,8 @@ impl Templates {
     /// What the expression `key` is for `row`.
     ///
     /// # Errors
-    /// As [`Templates::text`].
-    pub(crate) fn value(&self, key: &'static str, row: &Row, variant: &str) -> Result<Value, Bad> {
+    /// As [`TaskTemplates::text`].
+    pub(crate) fn value(&self, key: &'static str, row: &Row, variant: &str) -> Result<Value, BadRecord> {
         let program = self.program(key)?;
         match program.value(fields(row, variant, None), fuel(row)) {
             Ok(value) if value.is_undefined() => {
@@ -88,8 +86,8 @@ impl Templates {
         }
     }
 
-    fn program(&self, key: &str) -> Result<&Program, Bad> {
-        self.programs.get(key).ok_or_else(|| Bad::new(format!("the task has no {key}")))
+    fn program(&self, key: &str) -> Result<&Program, BadRecord> {
+        self.programs.get(key).ok_or_else(|| BadRecord::new(format!("the task has no {key}")))
     }
 }
 
@@ -103,19 +101,19 @@ fn fields(row: &Row, variant: &str, choice: Option<&str>) -> Value {
 }
 
 /// Names the field that a record lacks, if it does.
-fn failed(key: &str, failure: &Failure, program: &Program, row: &Row) -> Bad {
+fn failed(key: &str, failure: &Failure, program: &Program, row: &Row) -> BadRecord {
     let is_missing = |name: &&String| !GIVEN.contains(&name.as_str()) && !row.fields.contains_key(*name);
     let mut missing: Vec<&String> = program.variables().iter().filter(is_missing).collect();
     missing.sort();
     if failure.undefined && !missing.is_empty() {
         let names: Vec<String> = missing.iter().map(|name| format!("\"{name}\"")).collect();
-        return Bad::new(format!(
+        return BadRecord::new(format!(
             "no {}, which the task's {key} reads; the record has {}",
             names.join(", "),
             row.keys()
         ));
     }
-    Bad::new(format!("the task's {key} fails: {}", described(failure, program.source())))
+    BadRecord::new(format!("the task's {key} fails: {}", described(failure, program.source())))
 }
 
 /// What is wrong, with its place in `source`.
@@ -142,12 +140,13 @@ fn last_word(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::record::Place;
+    use crate::task::TaskConfig;
+    use gptkit_data::record::RecordPlace;
     use serde_json::json;
 
     fn row(fields: serde_json::Value) -> Row {
         let serde_json::Value::Object(fields) = fields else { panic!("no object") };
-        Row { place: Place { file: "a.jsonl".into(), line: 3 }, fields }
+        Row { place: RecordPlace { file: "a.jsonl".into(), line: 3 }, fields }
     }
 
     fn task(prompt: &str, of: &str) -> TaskConfig {
@@ -158,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_record_becomes_texts_and_values() {
-        let templates = Templates::new(&task("{{ ctx or text }}:\n", "choices.text")).unwrap();
+        let templates = task("{{ ctx or text }}:\n", "choices.text").templates().unwrap();
         let row = row(json!({ "text": "One two  three. ", "choices": { "text": ["a", "b"] }, "label": 1 }));
         assert_eq!(templates.text("prompt", &row, "", None).unwrap(), "One two  three. :\n");
         assert_eq!(templates.text("answer", &row, "", Some("b")).unwrap(), " b");
@@ -170,9 +169,9 @@ mod tests {
 
     #[test]
     fn a_missing_field_is_named_with_those_that_are_there() {
-        let templates = Templates::new(&task("{{ context }}", "endings")).unwrap();
+        let templates = task("{{ context }}", "endings").templates().unwrap();
         let row = row(json!({ "text": "a", "label": 1 }));
-        let said = |error: Bad| error.to_string();
+        let said = |error: BadRecord| error.to_string();
         assert_eq!(
             said(templates.text("prompt", &row, "", None).unwrap_err()),
             "no \"context\", which the task's prompt reads; the record has text, label"

@@ -1,9 +1,9 @@
 //! A stage's process: this program again, with the stage's command.
 
-use crate::event::{EVENTS, Event};
+use crate::event::{EVENTS, ProgressEvent};
 use crate::plan::command;
 use anyhow::{Context, Result, bail};
-use gptkit_data::progress::{Progress, Task};
+use gptkit_data::progress::{Progress, ProgressTask};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// What a process is given.
 #[derive(Debug)]
-pub(crate) struct Process<'a> {
+pub(crate) struct StageProcess<'a> {
     /// This program.
     pub(crate) program: &'a Path,
     /// Its arguments.
@@ -29,7 +29,7 @@ pub(crate) struct Process<'a> {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum ProcessEnd {
     /// Well, with the most memory that it had, where that is known.
     Well(Option<u64>),
     /// As it was asked to.
@@ -41,12 +41,12 @@ const WAIT: Duration = Duration::from_millis(100);
 /// Lines of a failed process that are repeated.
 const LAST_WORDS: usize = 12;
 
-impl Process<'_> {
+impl StageProcess<'_> {
     /// Runs it to its end, showing its long work on `progress`. When `interrupt` says so it is asked to stop, and waited for.
     ///
     /// # Errors
     /// When it fails, with its last words.
-    pub(crate) fn run(&self, interrupt: &Interrupt, progress: &dyn Progress) -> Result<Ended> {
+    pub(crate) fn run(&self, interrupt: &Interrupt, progress: &dyn Progress) -> Result<ProcessEnd> {
         let mut log = open(self.log, true)?;
         let full = || format!("{} cannot be written", self.log.display());
         writeln!(log, "$ {}", command(self.words)).with_context(full)?;
@@ -60,7 +60,7 @@ impl Process<'_> {
         std::thread::spawn(move || {
             BufReader::new(stderr).lines().map_while(|line| line.ok()).all(|line| send.send(line).is_ok())
         });
-        let mut view = View { progress, task: None, done: 0, peak_bytes: None };
+        let mut view = ProcessView { progress, task: None, done: 0, peak_bytes: None };
         let (mut said, mut stop): (Vec<String>, Option<Stop>) = (Vec::new(), None);
         loop {
             match lines.recv_timeout(WAIT) {
@@ -82,8 +82,8 @@ impl Process<'_> {
         }
         let status = child.wait()?;
         match stop {
-            _ if status.success() => Ok(Ended::Well(view.peak_bytes)),
-            Some(stop) => Ok(Ended::Stopped(stop)),
+            _ if status.success() => Ok(ProcessEnd::Well(view.peak_bytes)),
+            Some(stop) => Ok(ProcessEnd::Stopped(stop)),
             None => {
                 let last = said[said.len().saturating_sub(LAST_WORDS)..].join("\n  ");
                 bail!(
@@ -130,37 +130,37 @@ fn ask_to_stop(child: &mut Child, _: Stop) -> Result<()> {
 }
 
 /// What is shown of a process.
-struct View<'a> {
+struct ProcessView<'a> {
     progress: &'a dyn Progress,
-    task: Option<Box<dyn Task>>,
+    task: Option<Box<dyn ProgressTask>>,
     /// Units of the task that were shown.
     done: u64,
     peak_bytes: Option<u64>,
 }
 
-impl View<'_> {
+impl ProcessView<'_> {
     /// Shows what `line` tells; words are given back.
     fn show(&mut self, line: &str) -> Option<String> {
         match serde_json::from_str(line) {
-            Ok(Event::Said(words)) => return Some(words),
+            Ok(ProgressEvent::Said(words)) => return Some(words),
             Err(_) => return Some(line.to_owned()), // a panic's, for instance
-            Ok(Event::Began { label, total, unit }) => {
+            Ok(ProgressEvent::Began { label, total, unit }) => {
                 self.task = None; // its bar goes before another comes
                 (self.task, self.done) = (Some(self.progress.task(&label, total, unit)), 0);
             }
-            Ok(Event::ResumedAt(done)) => {
+            Ok(ProgressEvent::ResumedAt(done)) => {
                 self.task.iter().for_each(|task| task.resume_at(done));
                 self.done = done;
             }
-            Ok(Event::Reached { done, figures }) => {
+            Ok(ProgressEvent::Reached { done, figures }) => {
                 if let Some(task) = &self.task {
                     task.show(&figures);
                     task.advance(done.saturating_sub(self.done));
                     self.done = done;
                 }
             }
-            Ok(Event::Over) => self.task = None,
-            Ok(Event::Ended { peak_bytes }) => self.peak_bytes = peak_bytes,
+            Ok(ProgressEvent::Over) => self.task = None,
+            Ok(ProgressEvent::Ended { peak_bytes }) => self.peak_bytes = peak_bytes,
         }
         None
     }

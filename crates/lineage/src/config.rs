@@ -11,18 +11,18 @@ pub struct LineageConfig {
     #[serde(default)]
     pub description: String,
     /// What stages read that no stage wrote.
-    pub data: Data,
+    pub data: DataSources,
     /// What every generation is asked.
     #[serde(default)]
     pub questions: Questions,
     /// The stages, in their order.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<LineageStage>,
 }
 
 /// Sources as the commands' own `--data` takes them, `{seed}` in them being the seed; TOML section `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Data {
+pub struct DataSources {
     /// Raw text.
     pub text: String,
     /// Text of patterns, which is read beside it.
@@ -62,7 +62,7 @@ pub enum Chapter {
 
 /// A stage; an element of `stages`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stage {
+pub struct LineageStage {
     /// Name, by which commands of later stages say `{NAME}`.
     pub name: String,
     /// Where the report tells of it.
@@ -90,7 +90,7 @@ fn second() -> f64 {
     1.0
 }
 
-impl Stage {
+impl LineageStage {
     /// Name of what it leaves.
     pub fn leaves(&self) -> &str {
         self.stdout.as_deref().or(self.out.as_deref()).unwrap_or(&self.name)

@@ -3,13 +3,13 @@
 use gptkit_data::progress::Unit;
 use serde::{Deserialize, Serialize};
 
-/// Set in the environment of a process that is to say [`Event`]s instead of words.
+/// Set in the environment of a process that is to say [`ProgressEvent`]s instead of words.
 pub const EVENTS: &str = "GPTKIT_EVENTS";
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
+pub enum ProgressEvent {
     /// Words were said.
     Said(String),
     /// Long work began.
@@ -27,7 +27,7 @@ pub enum Event {
     Reached {
         /// Units.
         done: u64,
-        /// As [`gptkit_data::progress::Task::show`] takes them.
+        /// As [`gptkit_data::progress::ProgressTask::show`] takes them.
         figures: String,
     },
     /// The work that began last is over.

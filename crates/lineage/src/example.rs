@@ -2,11 +2,11 @@
 
 use crate::config::Chapter;
 use crate::measured::{
-    Accuracy, Attention, Cell, FinetunedCell, Head, InContext, Iteration, Measured, Model, RewardModel, Seed, Training,
-    Wins,
+    Accuracy, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores, PpoIteration,
+    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
 };
-use crate::stages::Record;
-use gptkit_reward::report::Share;
+use crate::stages::StageRecord;
+use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
 const STAGES: [(&str, Chapter); 29] = [
@@ -42,14 +42,14 @@ const STAGES: [(&str, Chapter); 29] = [
 ];
 
 /// Of `n` seeds, each a little different.
-pub(crate) fn measured(n: u64) -> Measured {
+pub(crate) fn measured(n: u64) -> StoryMeasurements {
     let questions = vec!["Who has the kite?".to_owned(), "What is 1 < 2?".to_owned()];
-    Measured { seeds: (1..=n).map(seed).collect(), questions, ..Measured::default() }
+    StoryMeasurements { seeds: (1..=n).map(seed).collect(), questions, ..StoryMeasurements::default() }
 }
 
-fn seed(number: u64) -> Seed {
+fn seed(number: u64) -> SeedMeasurements {
     let shift = number as f64 * 1e-3;
-    let stages = STAGES.map(|(name, chapter)| Record {
+    let stages = STAGES.map(|(name, chapter)| StageRecord {
         name: name.to_owned(),
         chapter,
         command: format!("gptkit do {name} --out 'seed-{number}/{name}'"),
@@ -63,12 +63,12 @@ fn seed(number: u64) -> Seed {
         [("lstm", 1.5, 1e4), ("gpt1", 1.3, 2e4), ("bert", 2.0, 2e4), ("gpt2", 1.2, 1e4), ("gpt3", 1.0, 5e3)];
     let trained = [("sft", 0.9, 1e4), ("rm", 0.6, 5e3), ("rm-2", 0.5, 5e3)];
     let run = |(name, loss, speed): (&str, f64, f64)| (name.to_owned(), training(loss + shift, speed));
-    let mut runs: BTreeMap<String, Training> = pretrained.into_iter().chain(trained).map(run).collect();
+    let mut runs: BTreeMap<String, TrainingMeasurements> = pretrained.into_iter().chain(trained).map(run).collect();
     for (name, text) in [("ppo", 1.3), ("ppo-no-ptx", 1.6), ("ppo-2", 1.4)] {
         runs.insert(name.to_owned(), ppo(text + shift));
     }
     let share = |value: f64| Share { value: value + shift, low: value - 0.05, high: value + 0.05, n: 300 };
-    let wins = |models: &[(&str, f64)]| Wins {
+    let wins = |models: &[(&str, f64)]| StageWinRates {
         judge: "gold".to_owned(),
         models: models.iter().map(|&(name, value)| (name.to_owned(), share(value))).collect(),
     };
@@ -76,7 +76,7 @@ fn seed(number: u64) -> Seed {
         pairs.iter().map(|&(name, value)| (name.to_owned(), Accuracy { value, n: 300 })).collect::<BTreeMap<_, _>>()
     };
     let asked = ["chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo"];
-    Seed {
+    SeedMeasurements {
         seed: number,
         stages: stages.to_vec(),
         runs,
@@ -87,7 +87,7 @@ fn seed(number: u64) -> Seed {
             ("first-word-predicted", 0.97),
         ]),
         reward_models: [("rm", 0.7), ("rm-2", 0.65)]
-            .map(|(name, value)| (name.to_owned(), RewardModel { accuracy: share(value), by_length: 0.55 }))
+            .map(|(name, value)| (name.to_owned(), RewardModelScores { accuracy: share(value), by_length: 0.55 }))
             .into(),
         in_context: Some(in_context(shift)),
         wins: [
@@ -99,18 +99,22 @@ fn seed(number: u64) -> Seed {
         .map(|(name, wins)| (name.to_owned(), wins))
         .into(),
         answers: asked.map(|name| (name.to_owned(), vec![format!("{name} says Ben"), String::new()])).into(),
-        attention: Some(Attention {
+        attention: Some(AttentionMaps {
             tokens: ["You", " are", " good"].map(str::to_owned).to_vec(),
             heads: (0..4)
-                .map(|i| Head { layer: i / 2, head: i % 2, weights: (1..4).map(|n| vec![1.0 / n as f64; n]).collect() })
+                .map(|i| HeadWeights {
+                    layer: i / 2,
+                    head: i % 2,
+                    weights: (1..4).map(|n| vec![1.0 / n as f64; n]).collect(),
+                })
                 .collect(),
         }),
     }
 }
 
-fn training(loss: f64, tokens_per_s: f64) -> Training {
+fn training(loss: f64, tokens_per_s: f64) -> TrainingMeasurements {
     let curve = |n: u32| (1..=n).map(|i| (1e6 * f64::from(i) / f64::from(n), loss + 1.0 / f64::from(i))).collect();
-    Training {
+    TrainingMeasurements {
         n_params: Some(700_000),
         tokens: 1_000_000,
         flops: Some(4.2e12),
@@ -118,27 +122,27 @@ fn training(loss: f64, tokens_per_s: f64) -> Training {
         training: curve(100),
         validation: curve(10),
         best_validation: Some(loss + 0.1),
-        ..Training::default()
+        ..TrainingMeasurements::default()
     }
 }
 
 /// The gold score rises, and falls in the last quarter.
-fn ppo(text_loss: f64) -> Training {
+fn ppo(text_loss: f64) -> TrainingMeasurements {
     let iteration = |step: u64| {
         let t = step as f64;
         let gold = if step <= 30 { t / 30.0 } else { 1.0 - (t - 30.0) / 10.0 };
-        Iteration { step, kl: t / 10.0, proxy: t / 20.0, gold: Some(gold) }
+        PpoIteration { step, kl: t / 10.0, proxy: t / 20.0, gold: Some(gold) }
     };
-    Training {
+    TrainingMeasurements {
         n_params: Some(900_000),
         tokens: 200_000,
         iterations: (1..=40).map(iteration).collect(),
         text_loss: vec![(10.0, text_loss), (40.0, text_loss)],
-        ..Training::default()
+        ..TrainingMeasurements::default()
     }
 }
 
-fn in_context(shift: f64) -> InContext {
+fn in_context(shift: f64) -> InContextScores {
     let models = [("gpt1", 700_000), ("gpt2", 900_000), ("gpt3", 2_900_000)];
     let mut cells = Vec::new();
     for task in ["world-patterns:color", "world-patterns:first-word", "world-endings"] {
@@ -146,12 +150,19 @@ fn in_context(shift: f64) -> InContext {
             for shots in [0, 1, 4, 8] {
                 let value = 10.0 + 3.0 * size as f64 + 3.0 * (1.0 + size as f64) * f64::from(shots).sqrt() + shift;
                 let (task, model) = (task.to_owned(), (*model).to_owned());
-                cells.push(Cell { task, model, shots: shots as usize, value, standard_error: 1.0, chance: Some(7.0) });
+                cells.push(InContextCell {
+                    task,
+                    model,
+                    shots: shots as usize,
+                    value,
+                    standard_error: 1.0,
+                    chance: Some(7.0),
+                });
             }
         }
     }
-    InContext {
-        models: models.map(|(name, n_params)| Model { name: name.to_owned(), n_params }).to_vec(),
+    InContextScores {
+        models: models.map(|(name, n_params)| EvaluatedModel { name: name.to_owned(), n_params }).to_vec(),
         cells,
         finetuned: vec![FinetunedCell { task: "world-endings".to_owned(), value: 81.0, standard_error: 2.0 }],
     }

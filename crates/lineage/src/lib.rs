@@ -5,11 +5,11 @@
 //! 3. [`plan`]      names in commands → folders and files: what a stage runs, reads and leaves
 //! 4. [`stages`]    in order: what is done is left alone, what was interrupted goes on; each is a process ([`child`]) that
 //!    tells of itself ([`event`])
-//! 5. [`measured`]  what the stages of each seed have left: every figure, as data
-//! 6. [`shapes`]    what the papers found, as rules on those figures
-//! 7. [`report`]    the page that tells all of it, with its [`figures`], each a [`mod@chart`]
+//! 5. [`story`]     the stages of every seed, with the time that they take
+//! 6. [`measured`]  what the stages of each seed have left: every figure, as data
+//! 7. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
+//! 8. [`report`]    the page that tells all of it, with its [`figures`]
 
-pub mod chart;
 mod child;
 pub mod config;
 pub mod event;
@@ -22,9 +22,10 @@ pub mod plan;
 mod pretty;
 mod reading;
 pub mod report;
-mod rules;
-pub mod shapes;
+pub mod rules;
+pub mod shape;
 pub mod stages;
+pub mod story;
 mod work;
 pub use config::LineageConfig;
-pub use own::Own;
+pub use own::OwnData;

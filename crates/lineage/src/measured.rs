@@ -1,19 +1,19 @@
-//! What the stages of each seed have left, as data: all that the report says is in [`Measured`], and `report.json` holds it.
+//! What the stages of each seed have left, as data: all that the report says is in [`StoryMeasurements`], and `report.json` holds it.
 //!
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
-use crate::stages::Record;
-use gptkit_reward::report::Share;
+use crate::stages::StageRecord;
+use gptkit_stats::{Share, mean_of_estimates};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Everything.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Measured {
+pub struct StoryMeasurements {
     /// What each seed gave, in the order in which they were asked for.
-    pub seeds: Vec<Seed>,
+    pub seeds: Vec<SeedMeasurements>,
     /// Data of the user's own, in the place of the embedded world's.
-    pub own: Vec<Own>,
+    pub own: Vec<OwnDataNote>,
     /// What every generation was asked.
     pub questions: Vec<String>,
     /// Stages that no seed has ended.
@@ -22,7 +22,7 @@ pub struct Measured {
 
 /// Data of the user's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Own {
+pub struct OwnDataNote {
     /// What it is: text, instructions or comparisons.
     pub name: String,
     /// The file.
@@ -31,25 +31,25 @@ pub struct Own {
 
 /// What the stages of one seed left; maps are by the stage's name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Seed {
+pub struct SeedMeasurements {
     /// The seed.
     pub seed: u64,
     /// Stages that have ended, in their order.
-    pub stages: Vec<Record>,
+    pub stages: Vec<StageRecord>,
     /// Stages that trained a model.
-    pub runs: BTreeMap<String, Training>,
+    pub runs: BTreeMap<String, TrainingMeasurements>,
     /// Accuracy of classifiers on texts that were held out.
     pub accuracies: BTreeMap<String, Accuracy>,
     /// What reward models are worth.
-    pub reward_models: BTreeMap<String, RewardModel>,
+    pub reward_models: BTreeMap<String, RewardModelScores>,
     /// Tasks with and without demonstrations.
-    pub in_context: Option<InContext>,
+    pub in_context: Option<InContextScores>,
     /// Answers compared with a reference model's.
-    pub wins: BTreeMap<String, Wins>,
+    pub wins: BTreeMap<String, StageWinRates>,
     /// Of each stage that was asked, its answer to each question.
     pub answers: BTreeMap<String, Vec<String>>,
     /// What each token of a text attends to.
-    pub attention: Option<Attention>,
+    pub attention: Option<AttentionMaps>,
 }
 
 /// A curve: places and values.
@@ -57,7 +57,7 @@ pub type Curve = Vec<(f64, f64)>;
 
 /// A stage that trained a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Training {
+pub struct TrainingMeasurements {
     /// Weights.
     pub n_params: Option<u64>,
     /// Tokens in all updates.
@@ -73,14 +73,14 @@ pub struct Training {
     /// The lowest of it, which is that of the weights that were kept.
     pub best_validation: Option<f64>,
     /// Iterations of PPO.
-    pub iterations: Vec<Iteration>,
+    pub iterations: Vec<PpoIteration>,
     /// Loss on text that was held out, over iterations of PPO, by the weights that are kept.
     pub text_loss: Curve,
 }
 
 /// An iteration of PPO: means over its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Iteration {
+pub struct PpoIteration {
     /// Its number.
     pub step: u64,
     /// KL from the model it began with, nats an answer.
@@ -103,13 +103,13 @@ pub struct Accuracy {
 impl Accuracy {
     /// Standard error of a share of independent texts.
     pub fn standard_error(&self) -> f64 {
-        (self.value * (1.0 - self.value) / self.n as f64).sqrt()
+        gptkit_stats::standard_error_of_share(self.value, self.n)
     }
 }
 
 /// What a reward model is worth on comparisons that were held out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct RewardModel {
+pub struct RewardModelScores {
     /// How often it prefers what labelers do.
     pub accuracy: Share,
     /// How often who goes by length does.
@@ -118,18 +118,18 @@ pub struct RewardModel {
 
 /// `results.json` of an evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct InContext {
+pub struct InContextScores {
     /// Models in the order in which they were asked.
-    pub models: Vec<Model>,
+    pub models: Vec<EvaluatedModel>,
     /// Main figures.
-    pub cells: Vec<Cell>,
+    pub cells: Vec<InContextCell>,
     /// What fine-tuned models reach on the same instances.
     pub finetuned: Vec<FinetunedCell>,
 }
 
 /// A model of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Model {
+pub struct EvaluatedModel {
     /// Its folder's name.
     pub name: String,
     /// Weights.
@@ -138,7 +138,7 @@ pub struct Model {
 
 /// The main figure of a task, a model, and a number of demonstrations.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cell {
+pub struct InContextCell {
     /// The task, with its variant.
     pub task: String,
     /// The model's name.
@@ -166,7 +166,7 @@ pub struct FinetunedCell {
 
 /// What `win-rates --json` prints.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Wins {
+pub struct StageWinRates {
     /// Who judged: `gold`, `labeler` or the folder of a reward model.
     pub judge: String,
     /// Models against the reference, by the names of their folders.
@@ -175,16 +175,16 @@ pub struct Wins {
 
 /// What `attention --json` prints.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attention {
+pub struct AttentionMaps {
     /// Tokens of the text.
     pub tokens: Vec<String>,
     /// By layer, then by head.
-    pub heads: Vec<Head>,
+    pub heads: Vec<HeadWeights>,
 }
 
 /// The weights of one head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Head {
+pub struct HeadWeights {
     /// From 0.
     pub layer: usize,
     /// From 0.
@@ -193,19 +193,18 @@ pub struct Head {
     pub weights: Vec<Vec<f64>>,
 }
 
-impl InContext {
+impl InContextScores {
     /// Mean of the main figures of all tasks for which `is` holds, and its standard error; nothing where one is missing.
     pub fn mean(&self, is: impl Fn(&str) -> bool, model: &str, shots: usize) -> Option<(f64, f64)> {
         let mut tasks: Vec<&str> = self.cells.iter().map(|cell| cell.task.as_str()).filter(|task| is(task)).collect();
         tasks.sort_unstable();
         tasks.dedup();
-        let (mut sum, mut variance) = (0.0, 0.0);
-        for task in &tasks {
+        let of_task = |task: &&str| {
             let cell = self.cells.iter().find(|c| c.task == *task && c.model == model && c.shots == shots)?;
-            (sum, variance) = (sum + cell.value, variance + cell.standard_error.powi(2));
-        }
-        let n = tasks.len() as f64;
-        (n > 0.0).then(|| (sum / n, variance.sqrt() / n))
+            Some((cell.value, cell.standard_error))
+        };
+        let found = tasks.iter().map(of_task).collect::<Option<Vec<_>>>()?;
+        (!found.is_empty()).then(|| mean_of_estimates(found))
     }
 
     /// The one with the fewest weights.

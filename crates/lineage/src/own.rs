@@ -5,16 +5,17 @@ use gptkit_data::dialogue::opening_key;
 use gptkit_data::disk;
 use gptkit_data::progress::Progress;
 use gptkit_data::prompt::prompts;
-use gptkit_data::record::read_rows;
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Files of the user's own; what is not named comes from the embedded world.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own {
+pub struct OwnData {
     /// Raw text: a file or a folder.
     pub text: Option<PathBuf>,
     /// Instructions with answers: a file of records.
@@ -28,7 +29,7 @@ pub struct Own {
 /// Of so many records one is held out.
 const HELD_OUT: u64 = 10;
 
-impl Own {
+impl OwnData {
     /// Each with its name, where there is one.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         [("text", &self.text), ("instructions", &self.instructions), ("comparisons", &self.comparisons)]
@@ -77,7 +78,8 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
                 n[side] += 1;
                 let line = Value::Object(row.fields).to_string();
                 let written = writeln!(files[side], "{line}");
-                written.with_context(|| format!("{} cannot be written", folder.display()))
+                written.with_context(|| format!("{} cannot be written", folder.display()))?;
+                Ok(ControlFlow::Continue(()))
             })?;
             files.iter_mut().try_for_each(BufWriter::flush)?;
             if skipped.total() > 0 {

@@ -1,16 +1,16 @@
 //! Names in commands → folders and files: what a stage runs, reads and leaves.
 
-use crate::config::{LineageConfig, Stage, names};
-use crate::own::{Own, parts};
+use crate::config::{LineageConfig, LineageStage, names};
+use crate::own::{OwnData, parts};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A stage of one seed, ready to run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Step {
+pub struct PlannedStage {
     /// The stage.
-    pub stage: Stage,
+    pub stage: LineageStage,
     /// The command's words, without `gptkit`.
     pub words: Vec<String>,
     /// The stages whose results it reads, in the order in which it names them.
@@ -23,7 +23,7 @@ pub struct Step {
     pub fingerprint: String,
 }
 
-impl Step {
+impl PlannedStage {
     /// The command as a shell would take it.
     pub fn command(&self) -> String {
         command(&self.words)
@@ -45,7 +45,7 @@ pub fn folder_of_seed(out: &Path, seed: u64) -> PathBuf {
 ///
 /// # Errors
 /// When a file of the user's cannot be looked at, or a command is none.
-pub fn steps(config: &LineageConfig, own: &Own, out: &Path, seed: u64) -> Result<Vec<Step>> {
+pub fn steps(config: &LineageConfig, own: &OwnData, out: &Path, seed: u64) -> Result<Vec<PlannedStage>> {
     let folder = folder_of_seed(out, seed);
     let given = given(config, own, &folder, seed);
     let files = own.named().map(|(name, path)| Ok(format!("{name} {}", state(path)?))).collect::<Result<Vec<_>>>()?;
@@ -87,13 +87,13 @@ pub fn steps(config: &LineageConfig, own: &Own, out: &Path, seed: u64) -> Result
         let fingerprint = hasher.finalize().to_hex().to_string();
         left.insert(&stage.name, leaves.clone());
         fingerprints.insert(&stage.name, fingerprint.clone());
-        steps.push(Step { stage: stage.clone(), words, reads, leaves, stdin, fingerprint });
+        steps.push(PlannedStage { stage: stage.clone(), words, reads, leaves, stdin, fingerprint });
     }
     Ok(steps)
 }
 
 /// What the names stand for that are no stage's.
-fn given(config: &LineageConfig, own: &Own, folder: &Path, seed: u64) -> BTreeMap<&'static str, String> {
+fn given(config: &LineageConfig, own: &OwnData, folder: &Path, seed: u64) -> BTreeMap<&'static str, String> {
     let data = &config.data;
     let of_seed = |text: &str| text.replace("{seed}", &seed.to_string());
     let shown = |path: &Path| path.display().to_string();
@@ -144,11 +144,11 @@ fn state(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Chapter, Data, Questions};
+    use crate::config::{Chapter, DataSources, Questions};
     use gptkit_data::source::OnBadRecord;
 
-    fn stage(name: &str, run: &str) -> Stage {
-        Stage {
+    fn stage(name: &str, run: &str) -> LineageStage {
+        LineageStage {
             name: name.to_owned(),
             chapter: Chapter::Gpt1,
             run: run.to_owned(),
@@ -160,11 +160,11 @@ mod tests {
         }
     }
 
-    fn story(stages: Vec<Stage>) -> LineageConfig {
+    fn story(stages: Vec<LineageStage>) -> LineageConfig {
         let of = |name: &str| format!("{name}:{{seed}}");
         LineageConfig {
             description: String::new(),
-            data: Data {
+            data: DataSources {
                 text: of("text"),
                 patterns: of("patterns"),
                 instructions: of("instructions"),
@@ -176,7 +176,8 @@ mod tests {
         }
     }
 
-    const NONE: Own = Own { text: None, instructions: None, comparisons: None, on_bad_record: OnBadRecord::Fail };
+    const NONE: OwnData =
+        OwnData { text: None, instructions: None, comparisons: None, on_bad_record: OnBadRecord::Fail };
 
     #[test]
     fn names_become_what_stages_left_and_the_worlds_data() {
@@ -206,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("own.jsonl");
         gptkit_data::disk::write(&file, b"{}").unwrap();
-        let own = Own { instructions: Some(file.clone()), text: Some(file.clone()), ..NONE };
+        let own = OwnData { instructions: Some(file.clone()), text: Some(file.clone()), ..NONE };
         let mut judged = stage("c", "compare --judge labeler");
         judged.judged = true;
         let config = story(vec![

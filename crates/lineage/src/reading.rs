@@ -1,16 +1,17 @@
-//! Folders and files of stages → [`Measured`].
+//! Folders and files of stages → [`StoryMeasurements`].
 
-use crate::config::{LineageConfig, Stage};
+use crate::config::{LineageConfig, LineageStage};
 use crate::measured::{
-    Accuracy, Cell, Curve, FinetunedCell, InContext, Iteration, Measured, Model, Own, RewardModel, Seed, Training, Wins,
+    Accuracy, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote, PpoIteration,
+    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
 };
 use crate::plan::folder_of_seed;
 use crate::stages;
 use crate::work;
 use anyhow::{Context, Result};
 use gptkit_data::disk::read_description;
-use gptkit_reward::report::Share;
-use gptkit_train::run::{Record, records};
+use gptkit_stats::Share;
+use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,30 +24,36 @@ const POINTS: usize = 100;
 ///
 /// # Errors
 /// When something that a finished stage left cannot be read.
-pub(crate) fn read(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&str, String)]) -> Result<Measured> {
-    let seeds: Vec<Seed> = seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
-    let has_run = |stage: &&Stage| seeds.iter().any(|seed| seed.stages.iter().any(|done| done.name == stage.name));
+pub(crate) fn read(
+    config: &LineageConfig,
+    out: &Path,
+    seeds: &[u64],
+    own: &[(&str, String)],
+) -> Result<StoryMeasurements> {
+    let seeds: Vec<SeedMeasurements> = seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
+    let has_run =
+        |stage: &&LineageStage| seeds.iter().any(|seed| seed.stages.iter().any(|done| done.name == stage.name));
     let not_run = config.stages.iter().filter(|stage| !has_run(stage)).map(|stage| stage.name.clone()).collect();
-    let own = own.iter().map(|(name, path)| Own { name: (*name).to_owned(), path: path.clone() }).collect();
-    Ok(Measured { seeds, own, questions: config.questions.ask.clone(), not_run })
+    let own = own.iter().map(|(name, path)| OwnDataNote { name: (*name).to_owned(), path: path.clone() }).collect();
+    Ok(StoryMeasurements { seeds, own, questions: config.questions.ask.clone(), not_run })
 }
 
-fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<Seed> {
+fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<SeedMeasurements> {
     let folder = folder_of_seed(out, number);
-    let mut seed = Seed { seed: number, ..Seed::default() };
+    let mut seed = SeedMeasurements { seed: number, ..SeedMeasurements::default() };
     for stage in &config.stages {
         let record = folder.join("stages").join(format!("{}.json", stage.name));
         if !record.exists() {
             continue;
         }
-        seed.stages.push(json::<stages::Record>(&record)?);
+        seed.stages.push(json::<stages::StageRecord>(&record)?);
         read_stage(stage, &folder.join(stage.leaves()), &mut seed)?;
     }
     Ok(seed)
 }
 
 /// Reads from `left` what is told of a stage of this kind.
-fn read_stage(stage: &Stage, left: &Path, seed: &mut Seed) -> Result<()> {
+fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) -> Result<()> {
     let name = || stage.name.clone();
     let command = stage.run.split_whitespace().next().unwrap_or("");
     if ["pretrain", "finetune", "sft", "train-rm", "ppo"].contains(&command) {
@@ -54,13 +61,13 @@ fn read_stage(stage: &Stage, left: &Path, seed: &mut Seed) -> Result<()> {
     }
     match command {
         "finetune" => {
-            let Scores { n, scores } = json(&left.join("scores.json"))?;
+            let ScoresFile { n, scores } = json(&left.join("scores.json"))?;
             seed.accuracies.extend(scores.accuracy.map(|value| (name(), Accuracy { value, n })));
         }
         "predict" => seed.accuracies.extend(predicted(left)?.map(|accuracy| (name(), accuracy))),
         "train-rm" => {
-            let Worth { accuracy, length } = json(&left.join("scores.json"))?;
-            seed.reward_models.insert(name(), RewardModel { accuracy, by_length: length.baseline });
+            let RewardScoresFile { accuracy, length } = json(&left.join("scores.json"))?;
+            seed.reward_models.insert(name(), RewardModelScores { accuracy, by_length: length.baseline });
         }
         "eval" => seed.in_context = Some(in_context(json(&left.join("results.json"))?)),
         "win-rates" => drop(seed.wins.insert(name(), wins(json(left)?))),
@@ -82,7 +89,7 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(line).collect()
 }
 
-fn training(folder: &Path, command: &str) -> Result<Training> {
+fn training(folder: &Path, command: &str) -> Result<TrainingMeasurements> {
     let records = records(folder)?;
     let n_params = gptkit_model::load::n_params(folder)?;
     let tokens = records.last().map_or(0, |record| record.tokens);
@@ -93,7 +100,7 @@ fn training(folder: &Path, command: &str) -> Result<Training> {
     // PPO's loss is of no text, and most of its work is writing answers.
     let is_ppo = command == "ppo";
     let per_token = if is_ppo { None } else { work::flops_per_token(folder)? };
-    Ok(Training {
+    Ok(TrainingMeasurements {
         n_params,
         tokens,
         flops: per_token.map(|flops| flops * tokens as f64),
@@ -116,33 +123,33 @@ fn smoothed(records: &[Record]) -> Curve {
     records.chunks(group).map(mean).filter(|point| point.1.is_finite()).collect()
 }
 
-fn iteration(record: &Record) -> Option<Iteration> {
+fn iteration(record: &Record) -> Option<PpoIteration> {
     let figure = |name: &str| record.figures.get(name).copied();
     let (kl, proxy) = (figure("objective/kl")?, figure("objective/score")?);
-    Some(Iteration { step: record.step, kl, proxy, gold: figure("objective/gold") })
+    Some(PpoIteration { step: record.step, kl, proxy, gold: figure("objective/gold") })
 }
 
 /// `scores.json` of a fine-tuned model.
 #[derive(Deserialize)]
-struct Scores {
+struct ScoresFile {
     n: u64,
-    scores: ScoresInside,
+    scores: AccuracyInFile,
 }
 
 #[derive(Deserialize)]
-struct ScoresInside {
+struct AccuracyInFile {
     accuracy: Option<f64>,
 }
 
 /// `scores.json` of a reward model.
 #[derive(Deserialize)]
-struct Worth {
+struct RewardScoresFile {
     accuracy: Share,
-    length: LengthWorth,
+    length: LengthInFile,
 }
 
 #[derive(Deserialize)]
-struct LengthWorth {
+struct LengthInFile {
     baseline: f64,
 }
 
@@ -163,53 +170,53 @@ fn predicted(path: &Path) -> Result<Option<Accuracy>> {
 
 /// `results.json` of an evaluation.
 #[derive(Deserialize)]
-struct Results {
-    models: Vec<Model>,
-    cells: Vec<ResultsCell>,
+struct EvalFile {
+    models: Vec<EvaluatedModel>,
+    cells: Vec<EvalFileCell>,
     #[serde(default)]
-    finetuned: Vec<ResultsFinetuned>,
+    finetuned: Vec<EvalFileFinetuned>,
 }
 
 #[derive(Deserialize)]
-struct ResultsCell {
+struct EvalFileCell {
     task: String,
     model: String,
     shots: usize,
-    measured: ResultsMeasured,
+    measured: EvalFileMeasurement,
 }
 
 #[derive(Deserialize)]
-struct ResultsMeasured {
+struct EvalFileMeasurement {
     chance: Option<f64>,
-    figures: Vec<ResultsFigure>,
+    figures: Vec<EvalFileFigure>,
 }
 
 #[derive(Deserialize)]
-struct ResultsFigure {
+struct EvalFileFigure {
     value: f64,
     standard_error: Option<f64>,
     unit: String,
 }
 
 #[derive(Deserialize)]
-struct ResultsFinetuned {
+struct EvalFileFinetuned {
     task: String,
-    figure: ResultsFigure,
+    figure: EvalFileFigure,
 }
 
 /// Only figures in percent.
-fn in_context(results: Results) -> InContext {
-    let cell = |ResultsCell { task, model, shots, measured }: ResultsCell| {
+fn in_context(results: EvalFile) -> InContextScores {
+    let cell = |EvalFileCell { task, model, shots, measured }: EvalFileCell| {
         let first = measured.figures.first().filter(|figure| figure.unit == "%")?;
         let standard_error = first.standard_error.unwrap_or(0.0);
-        Some(Cell { task, model, shots, value: first.value, standard_error, chance: measured.chance })
+        Some(InContextCell { task, model, shots, value: first.value, standard_error, chance: measured.chance })
     };
-    let finetuned = |one: ResultsFinetuned| FinetunedCell {
+    let finetuned = |one: EvalFileFinetuned| FinetunedCell {
         task: one.task,
         value: one.figure.value,
         standard_error: one.figure.standard_error.unwrap_or(0.0),
     };
-    InContext {
+    InContextScores {
         models: results.models,
         cells: results.cells.into_iter().filter_map(cell).collect(),
         finetuned: results.finetuned.into_iter().map(finetuned).collect(),
@@ -218,46 +225,46 @@ fn in_context(results: Results) -> InContext {
 
 /// What `win-rates --json` prints.
 #[derive(Deserialize)]
-struct Contest {
+struct WinRatesFile {
     judge: String,
-    rows: Vec<ContestRow>,
+    rows: Vec<WinRatesFileRow>,
 }
 
 #[derive(Deserialize)]
-struct ContestRow {
+struct WinRatesFileRow {
     name: String,
-    win_rate: ContestRate,
+    win_rate: WinRatesFileRate,
 }
 
 #[derive(Deserialize)]
-struct ContestRate {
+struct WinRatesFileRate {
     a_over_b: Option<Share>,
 }
 
 /// The first row is the reference against itself.
-fn wins(contest: Contest) -> Wins {
-    let model = |row: ContestRow| {
+fn wins(contest: WinRatesFile) -> StageWinRates {
+    let model = |row: WinRatesFileRow| {
         let name = Path::new(&row.name).file_name()?.to_string_lossy().into_owned();
         Some((name, row.win_rate.a_over_b?))
     };
-    Wins { judge: contest.judge, models: contest.rows.into_iter().skip(1).filter_map(model).collect() }
+    StageWinRates { judge: contest.judge, models: contest.rows.into_iter().skip(1).filter_map(model).collect() }
 }
 
 /// A conversation as the chat saves it.
 #[derive(Deserialize)]
-struct Conversation {
-    messages: Vec<Message>,
+struct ChatFile {
+    messages: Vec<ChatFileMessage>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct ChatFileMessage {
     role: String,
     content: String,
 }
 
 /// What was answered last in each conversation.
 fn answers(path: &Path) -> Result<Vec<String>> {
-    let last = |conversation: Conversation| {
+    let last = |conversation: ChatFile| {
         let answer = conversation.messages.into_iter().rfind(|message| message.role == "assistant");
         answer.map_or(String::new(), |message| message.content)
     };
@@ -267,18 +274,19 @@ fn answers(path: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Chapter, Data, Questions};
+    use crate::config::{Chapter, DataSources, Questions};
     use gptkit_data::disk::{create_dir, write};
 
-    fn stage(name: &str, run: &str, stdout: Option<&str>) -> Stage {
+    fn stage(name: &str, run: &str, stdout: Option<&str>) -> LineageStage {
         let stdout = stdout.map(str::to_owned);
         let (name, run) = (name.to_owned(), run.to_owned());
-        Stage { name, chapter: Chapter::Gpt1, run, out: None, stdout, asks: false, judged: false, seconds: 1.0 }
+        LineageStage { name, chapter: Chapter::Gpt1, run, out: None, stdout, asks: false, judged: false, seconds: 1.0 }
     }
 
-    fn config(stages: Vec<Stage>) -> LineageConfig {
+    fn config(stages: Vec<LineageStage>) -> LineageConfig {
         let none = String::new;
-        let data = Data { text: none(), patterns: none(), instructions: none(), held_out: none(), comparisons: none() };
+        let data =
+            DataSources { text: none(), patterns: none(), instructions: none(), held_out: none(), comparisons: none() };
         LineageConfig { description: none(), data, questions: Questions { ask: vec!["why?".to_owned()] }, stages }
     }
 
@@ -310,8 +318,11 @@ mod tests {
             "{\"output\":\"red\",\"prediction\":\"red\"}\n{\"output\":\"red\",\"prediction\":\"blue\"}\n{\"prediction\":\"blue\"}\n",
         );
         let empty = read(&config, out, &[7], &[("text", "mine.txt".to_owned())]).unwrap();
-        assert!(empty.seeds[0] == Seed { seed: 7, ..Seed::default() } && empty.not_run == ["colors", "wins", "ask"]);
-        assert_eq!(empty.own, [Own { name: "text".to_owned(), path: "mine.txt".to_owned() }]);
+        assert!(
+            empty.seeds[0] == SeedMeasurements { seed: 7, ..SeedMeasurements::default() }
+                && empty.not_run == ["colors", "wins", "ask"]
+        );
+        assert_eq!(empty.own, [OwnDataNote { name: "text".to_owned(), path: "mine.txt".to_owned() }]);
         let share = |x: f64| format!(r#"{{"value":{x},"low":0.1,"high":0.9,"n":4}}"#);
         let row = |name: &str, x| format!(r#"{{"name":"{name}","win_rate":{{"a_over_b":{}}}}}"#, share(x));
         let rows = [row("runs/a (reference)", 0.5), row("runs/ppo", 0.75)].join(",");
@@ -373,7 +384,7 @@ mod tests {
         assert_eq!(pretrained.best_validation, Some(1.7));
         let ppo = training(&run, "ppo").unwrap();
         assert!(ppo.flops.is_none() && ppo.training.is_empty() && ppo.iterations.len() == 300);
-        assert_eq!(ppo.iterations[1], Iteration { step: 2, kl: 1.5, proxy: 0.5, gold: None });
+        assert_eq!(ppo.iterations[1], PpoIteration { step: 2, kl: 1.5, proxy: 0.5, gold: None });
         assert_eq!(ppo.text_loss[0], (1.0, 3.0));
     }
 }

@@ -1,10 +1,11 @@
 //! One page that tells the story, with nothing to be loaded from elsewhere; beside it the same as JSON.
 
 use crate::config::{Chapter, LineageConfig};
-use crate::figures::{self, ASKED, Source};
-use crate::measured::{InContext, Measured, Seed, Training, is_pattern};
+use crate::figures::{self, ASKED, FigureSource};
+use crate::measured::{InContextScores, SeedMeasurements, StoryMeasurements, TrainingMeasurements, is_pattern};
 use crate::reading;
-use crate::shapes::{self, Unit};
+use crate::rules;
+use crate::shape::{self, FigureUnit};
 use anyhow::{Context, Result};
 use gptkit_data::disk;
 use minijinja::syntax::SyntaxConfig;
@@ -15,11 +16,11 @@ use std::path::{Path, PathBuf};
 
 /// What [`write()`] wrote.
 #[derive(Debug)]
-pub struct Written {
+pub struct WrittenReport {
     /// The page.
     pub page: PathBuf,
     /// What it says of the papers' shapes.
-    pub shapes: Vec<shapes::Shape>,
+    pub shapes: Vec<shape::PaperShape>,
 }
 
 /// Writes `report.html` and `report.json` into `out`, from what the stages of `config` have left there for `seeds`; `own`
@@ -27,14 +28,14 @@ pub struct Written {
 ///
 /// # Errors
 /// When something that a finished stage left cannot be read, or a file cannot be written.
-pub fn write(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&str, String)]) -> Result<Written> {
+pub fn write(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&str, String)]) -> Result<WrittenReport> {
     let measured = reading::read(config, out, seeds, own)?;
-    let shapes = shapes::all(&measured);
+    let shapes = rules::all(&measured);
     let all = json!({ "shapes": shapes, "measured": measured });
     disk::write(&out.join("report.json"), (serde_json::to_string(&all)? + "\n").as_bytes())?;
     let page = out.join("report.html");
     disk::write(&page, render(&measured)?.as_bytes())?;
-    Ok(Written { page, shapes })
+    Ok(WrittenReport { page, shapes })
 }
 
 /// Chapters in their order: what they are called.
@@ -51,7 +52,7 @@ const CHAPTERS: [(Chapter, &str, &str); 6] = [
 ///
 /// # Errors
 /// When a template cannot be filled, which is a mistake in it.
-pub fn render(measured: &Measured) -> Result<String> {
+pub fn render(measured: &StoryMeasurements) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     for (name, text) in [
@@ -63,28 +64,28 @@ pub fn render(measured: &Measured) -> Result<String> {
     }
     environment.add_filter("fixed", |x: f64, digits: usize| signed(format!("{x:.digits$}")));
     environment.add_filter("grouped", |x: f64| gptkit_data::progress::grouped(x.round() as u64));
-    environment.add_filter("short", crate::chart::short);
+    environment.add_filter("short", gptkit_plot::scale::short);
     environment.add_filter("duration", duration);
     environment.add_filter("bytes", bytes);
     environment.add_filter("scientific", scientific);
     environment.add_filter("unit", |x: f64, unit: &str| in_unit(x, unit));
     let page = environment.get_template("report.html")?.render(context! {
-        style => minijinja::Value::from_safe_string(include_str!("report.css").to_owned()),
+        style => minijinja::Value::from_safe_string([include_str!("report.css"), gptkit_plot::STYLE_SHEET].concat()),
         m => minijinja::Value::from(Serde(measured)),
         f => minijinja::Value::from(Serde(facts(measured))),
         chapters => minijinja::Value::from(Serde(chapters(measured))),
         costs => minijinja::Value::from(Serde(costs(measured))),
         answers => minijinja::Value::from(Serde(answers(measured))),
-        decisive => shapes::SEEDS,
+        decisive => shape::SEEDS,
     });
     page.context("the report cannot be written")
 }
 
 /// Of each chapter its names, figures and shapes.
-fn chapters(measured: &Measured) -> Value {
-    let (figures, shapes) = (figures::all(measured), shapes::all(measured));
+fn chapters(measured: &StoryMeasurements) -> Value {
+    let (figures, shapes) = (figures::all(measured), rules::all(measured));
     let chapter = |&(chapter, name, year): &(Chapter, &str, &str)| {
-        let shape = |shape: &shapes::Shape| {
+        let shape = |shape: &shape::PaperShape| {
             let mut value = json!(shape);
             value["words"] = json!(shape.words());
             value
@@ -101,21 +102,22 @@ fn chapters(measured: &Measured) -> Value {
 }
 
 /// The mean of what `of` finds in seeds; nothing where it finds nothing.
-fn mean(measured: &Measured, of: impl Fn(&Seed) -> Option<f64>) -> Option<f64> {
+fn mean(measured: &StoryMeasurements, of: impl Fn(&SeedMeasurements) -> Option<f64>) -> Option<f64> {
     let found: Vec<f64> = measured.seeds.iter().filter_map(of).filter(|x| x.is_finite()).collect();
-    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
+    (!found.is_empty()).then(|| gptkit_stats::mean(&found))
 }
 
 /// What sentences mention: means over seeds, null or absent where nothing was measured.
-fn facts(measured: &Measured) -> Value {
-    let runs = |of: fn(&Training) -> Option<f64>| {
+fn facts(measured: &StoryMeasurements) -> Value {
+    let runs = |of: fn(&TrainingMeasurements) -> Option<f64>| {
         let names = measured.seeds.iter().flat_map(|seed| seed.runs.keys());
         let value = |name: &String| Some((name.clone(), json!(mean(measured, |seed| of(seed.runs.get(name)?))?)));
         names.filter_map(value).collect::<Map<_, _>>()
     };
-    let evaluated = |of: &dyn Fn(&InContext) -> Option<f64>| mean(measured, |seed| of(seed.in_context.as_ref()?));
-    let most = |all: &InContext| all.shots().last().copied();
-    let pattern = |model: fn(&InContext) -> Option<&str>, few: bool| {
+    let evaluated =
+        |of: &dyn Fn(&InContextScores) -> Option<f64>| mean(measured, |seed| of(seed.in_context.as_ref()?));
+    let most = |all: &InContextScores| all.shots().last().copied();
+    let pattern = |model: fn(&InContextScores) -> Option<&str>, few: bool| {
         evaluated(&|all| Some(all.mean(is_pattern, model(all)?, if few { most(all)? } else { 0 })?.0))
     };
     let wins =
@@ -138,8 +140,8 @@ fn facts(measured: &Measured) -> Value {
         "color": accuracy("color-predicted"),
         "first_word": accuracy("first-word-predicted"),
         "shots": measured.seeds.iter().find_map(|seed| seed.in_context.as_ref().and_then(most)),
-        "few": { "largest": pattern(InContext::largest, true), "smallest": pattern(InContext::smallest, true) },
-        "zero": { "largest": pattern(InContext::largest, false), "smallest": pattern(InContext::smallest, false) },
+        "few": { "largest": pattern(InContextScores::largest, true), "smallest": pattern(InContextScores::smallest, true) },
+        "zero": { "largest": pattern(InContextScores::largest, false), "smallest": pattern(InContextScores::smallest, false) },
         "reward": { "rm": reward("rm"), "rm_2": reward("rm-2") },
         "by_length": mean(measured, |seed| Some(100.0 * seed.reward_models.get("rm")?.by_length)),
         "wins": {
@@ -156,7 +158,7 @@ fn facts(measured: &Measured) -> Value {
 }
 
 /// A row a stage, in the order of the first seed that ended it: means over seeds.
-fn costs(measured: &Measured) -> Value {
+fn costs(measured: &StoryMeasurements) -> Value {
     let mut names: Vec<(Chapter, &str)> = Vec::new();
     for stage in measured.seeds.iter().flat_map(|seed| &seed.stages) {
         if !names.iter().any(|(_, name)| *name == stage.name) {
@@ -164,8 +166,9 @@ fn costs(measured: &Measured) -> Value {
         }
     }
     let row = |(_, name): &(Chapter, &str)| {
-        let stage = |seed: &'_ Seed| seed.stages.iter().position(|stage| stage.name == *name);
-        let of = |value: &dyn Fn(&Seed, usize) -> Option<f64>| mean(measured, |seed| value(seed, stage(seed)?));
+        let stage = |seed: &'_ SeedMeasurements| seed.stages.iter().position(|stage| stage.name == *name);
+        let of =
+            |value: &dyn Fn(&SeedMeasurements, usize) -> Option<f64>| mean(measured, |seed| value(seed, stage(seed)?));
         json!({
             "name": name,
             "elapsed_s": of(&|seed, at| Some(seed.stages[at].elapsed_s)),
@@ -180,9 +183,9 @@ fn costs(measured: &Measured) -> Value {
 }
 
 /// Each question, and what each generation of the first seed that was asked said.
-fn answers(measured: &Measured) -> Value {
+fn answers(measured: &StoryMeasurements) -> Value {
     let asked = measured.seeds.iter().find(|seed| !seed.answers.is_empty());
-    let Some(seed) = asked else { return json!({ "questions": [], "source": Source::default() }) };
+    let Some(seed) = asked else { return json!({ "questions": [], "source": FigureSource::default() }) };
     let said = |n: usize| -> Vec<Value> {
         let one = |(stage, name): (&str, &str)| Some(json!([name, seed.answers.get(stage)?.get(n)?]));
         ASKED.into_iter().filter_map(one).collect()
@@ -226,19 +229,19 @@ fn scientific(x: f64) -> String {
 }
 
 fn in_unit(x: f64, unit: &str) -> String {
-    let unit: Unit = match unit {
-        "speed" => Unit::Speed,
-        "nats" => Unit::Nats,
-        "points" => Unit::Points,
-        "reward" => Unit::Reward,
-        _ => Unit::Percent,
+    let unit: FigureUnit = match unit {
+        "speed" => FigureUnit::Speed,
+        "nats" => FigureUnit::Nats,
+        "points" => FigureUnit::Points,
+        "reward" => FigureUnit::Reward,
+        _ => FigureUnit::Percent,
     };
     signed(match unit {
-        Unit::Speed => short_speed(x),
-        Unit::Nats => format!("{x:.3}"),
-        Unit::Percent => format!("{x:.1}%"),
-        Unit::Points => format!("{x:+.1}"),
-        Unit::Reward => format!("{x:.2}"),
+        FigureUnit::Speed => short_speed(x),
+        FigureUnit::Nats => format!("{x:.3}"),
+        FigureUnit::Percent => format!("{x:.1}%"),
+        FigureUnit::Points => format!("{x:+.1}"),
+        FigureUnit::Reward => format!("{x:.2}"),
     })
 }
 

@@ -1,8 +1,8 @@
-//! The shapes themselves: which figures each paper's finding is told by.
+//! The list of shapes: which figures decide whether a paper's finding is reproduced.
 
 use crate::config::Chapter;
-use crate::measured::{InContext, Iteration, Measured, Seed, is_pattern};
-use crate::shapes::{Comparison, Pair, Shape, Unit};
+use crate::measured::{InContextScores, PpoIteration, SeedMeasurements, StoryMeasurements, is_pattern};
+use crate::shape::{FigureComparison, FigurePair, FigureUnit, PaperShape};
 
 /// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
 const ENDINGS: &str = "world-endings";
@@ -11,7 +11,7 @@ const TUNED: [(&str, &str); 2] =
     [("world-patterns:color", "color-predicted"), ("world-patterns:first-word", "first-word-predicted")];
 
 /// Every shape, chapter by chapter.
-pub(crate) fn all(measured: &Measured) -> Vec<Shape> {
+pub fn all(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let mut shapes = recurrence(measured);
     shapes.extend([fine_tuning(measured), both_sides(measured)]);
     shapes.extend(sizes(measured));
@@ -21,7 +21,7 @@ pub(crate) fn all(measured: &Measured) -> Vec<Shape> {
 }
 
 /// Of `stages`, those that no seed has ended, in words.
-fn missing(measured: &Measured, stages: &[&str]) -> String {
+fn missing(measured: &StoryMeasurements, stages: &[&str]) -> String {
     let ended = |name: &&&str| measured.seeds.iter().any(|seed| seed.stages.iter().any(|stage| stage.name == **name));
     let absent: Vec<&str> = stages.iter().filter(|name| !ended(name)).copied().collect();
     match absent.as_slice() {
@@ -31,21 +31,26 @@ fn missing(measured: &Measured, stages: &[&str]) -> String {
     }
 }
 
-fn validation(seed: &Seed, stage: &str) -> Option<f64> {
+fn validation(seed: &SeedMeasurements, stage: &str) -> Option<f64> {
     seed.runs.get(stage)?.best_validation
 }
 
 /// Transformer against recurrence.
-fn recurrence(measured: &Measured) -> Vec<Shape> {
+fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let both = ["lstm", "gpt1"];
-    let speed = Comparison::new(measured, "training speed, tokens a second", ["GPT-1", "LSTM"], Unit::Speed, |seed| {
-        Some(Pair::of(seed.runs.get("gpt1")?.tokens_per_s, seed.runs.get("lstm")?.tokens_per_s))
-    });
-    let loss = Comparison::new(measured, "validation loss, nats a token", ["LSTM", "GPT-1"], Unit::Nats, |seed| {
-        Some(Pair::of(validation(seed, "lstm")?, validation(seed, "gpt1")?))
-    });
+    let speed = FigureComparison::new(
+        measured,
+        "training speed, tokens a second",
+        ["GPT-1", "LSTM"],
+        FigureUnit::Speed,
+        |seed| Some(FigurePair::of(seed.runs.get("gpt1")?.tokens_per_s, seed.runs.get("lstm")?.tokens_per_s)),
+    );
+    let loss =
+        FigureComparison::new(measured, "validation loss, nats a token", ["LSTM", "GPT-1"], FigureUnit::Nats, |seed| {
+            Some(FigurePair::of(validation(seed, "lstm")?, validation(seed, "gpt1")?))
+        });
     vec![
-        Shape::new(
+        PaperShape::new(
             (
                 "speed",
                 Chapter::Transformer,
@@ -55,7 +60,7 @@ fn recurrence(measured: &Measured) -> Vec<Shape> {
             vec![speed],
             missing(measured, &both),
         ),
-        Shape::new(
+        PaperShape::new(
             (
                 "recurrence",
                 Chapter::Transformer,
@@ -69,16 +74,19 @@ fn recurrence(measured: &Measured) -> Vec<Shape> {
 }
 
 /// Reading one way against both.
-fn both_sides(measured: &Measured) -> Shape {
+fn both_sides(measured: &StoryMeasurements) -> PaperShape {
     let fine_tuned = |stage: &'static str| {
-        move |seed: &Seed| seed.accuracies.get(stage).map(|a| (100.0 * a.value, 100.0 * a.standard_error()))
+        move |seed: &SeedMeasurements| seed.accuracies.get(stage).map(|a| (100.0 * a.value, 100.0 * a.standard_error()))
     };
     let (gpt1, bert) = (fine_tuned("endings-gpt1"), fine_tuned("endings-bert"));
-    let sides =
-        Comparison::new(measured, "accuracy on endings, fine-tuned", ["BERT", "GPT-1"], Unit::Percent, |seed| {
-            Some(Pair::with_errors(bert(seed)?, gpt1(seed)?))
-        });
-    Shape::new(
+    let sides = FigureComparison::new(
+        measured,
+        "accuracy on endings, fine-tuned",
+        ["BERT", "GPT-1"],
+        FigureUnit::Percent,
+        |seed| Some(FigurePair::with_errors(bert(seed)?, gpt1(seed)?)),
+    );
+    PaperShape::new(
         (
             "both-sides",
             Chapter::Gpt1,
@@ -91,25 +99,30 @@ fn both_sides(measured: &Measured) -> Shape {
 }
 
 /// What more weights bring.
-fn sizes(measured: &Measured) -> Vec<Shape> {
+fn sizes(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let falls = |smaller: &str, larger: &str, names: [&str; 2]| {
-        Comparison::new(measured, "validation loss, nats a token", names, Unit::Nats, |seed| {
-            Some(Pair::of(validation(seed, smaller)?, validation(seed, larger)?))
+        FigureComparison::new(measured, "validation loss, nats a token", names, FigureUnit::Nats, |seed| {
+            Some(FigurePair::of(validation(seed, smaller)?, validation(seed, larger)?))
         })
     };
-    let zero =
-        Comparison::new(measured, "zero-shot, mean of all tasks", ["largest", "smallest"], Unit::Percent, |seed| {
+    let zero = FigureComparison::new(
+        measured,
+        "zero-shot, mean of all tasks",
+        ["largest", "smallest"],
+        FigureUnit::Percent,
+        |seed| {
             let all = seed.in_context.as_ref()?;
             let of = |model: &str| all.mean(|_| true, model, 0);
-            Some(Pair::with_errors(of(all.largest()?)?, of(all.smallest()?)?))
-        });
+            Some(FigurePair::with_errors(of(all.largest()?)?, of(all.smallest()?)?))
+        },
+    );
     vec![
-        Shape::new(
+        PaperShape::new(
             ("loss-by-size", Chapter::Gpt2, "Validation loss falls with size", "Radford et al. 2019, figure 4"),
             vec![falls("gpt1", "gpt2", ["GPT-1", "GPT-2"]), falls("gpt2", "gpt3", ["GPT-2", "GPT-3"])],
             missing(measured, &["gpt1", "gpt2", "gpt3"]),
         ),
-        Shape::new(
+        PaperShape::new(
             (
                 "zero-shot-by-size",
                 Chapter::Gpt2,
@@ -123,35 +136,51 @@ fn sizes(measured: &Measured) -> Vec<Shape> {
 }
 
 /// The most demonstrations that were shown.
-fn most(all: &InContext) -> Option<usize> {
+fn most(all: &InContextScores) -> Option<usize> {
     all.shots().last().copied().filter(|&shots| shots > 0)
 }
 
 /// Examples in the context, and none.
-fn demonstrations(measured: &Measured) -> Vec<Shape> {
-    let pattern = |all: &InContext, model: Option<&str>, shots: usize| all.mean(is_pattern, model?, shots);
-    let few_zero =
-        Comparison::new(measured, "mean of patterns, largest", ["few-shot", "zero-shot"], Unit::Percent, |seed| {
+fn demonstrations(measured: &StoryMeasurements) -> Vec<PaperShape> {
+    let pattern = |all: &InContextScores, model: Option<&str>, shots: usize| all.mean(is_pattern, model?, shots);
+    let few_zero = FigureComparison::new(
+        measured,
+        "mean of patterns, largest",
+        ["few-shot", "zero-shot"],
+        FigureUnit::Percent,
+        |seed| {
             let all = seed.in_context.as_ref()?;
-            Some(Pair::with_errors(pattern(all, all.largest(), most(all)?)?, pattern(all, all.largest(), 0)?))
-        });
-    let by_size =
-        Comparison::new(measured, "mean of patterns, few-shot", ["largest", "smallest"], Unit::Percent, |seed| {
+            Some(FigurePair::with_errors(pattern(all, all.largest(), most(all)?)?, pattern(all, all.largest(), 0)?))
+        },
+    );
+    let by_size = FigureComparison::new(
+        measured,
+        "mean of patterns, few-shot",
+        ["largest", "smallest"],
+        FigureUnit::Percent,
+        |seed| {
             let all = seed.in_context.as_ref()?;
             let of = |model| pattern(all, model, most(all)?);
-            Some(Pair::with_errors(of(all.largest())?, of(all.smallest())?))
-        });
-    let gains = Comparison::new(measured, "few-shot less zero-shot", ["largest", "smallest"], Unit::Points, |seed| {
-        let all = seed.in_context.as_ref()?;
-        let gain = |model| {
-            let (few, zero) = (pattern(all, model, most(all)?)?, pattern(all, model, 0)?);
-            Some((few.0 - zero.0, few.1.hypot(zero.1)))
-        };
-        Some(Pair::with_errors(gain(all.largest())?, gain(all.smallest())?))
-    });
-    let shape = |name: &str, claim: &str, comparison: Comparison| {
+            Some(FigurePair::with_errors(of(all.largest())?, of(all.smallest())?))
+        },
+    );
+    let gains = FigureComparison::new(
+        measured,
+        "few-shot less zero-shot",
+        ["largest", "smallest"],
+        FigureUnit::Points,
+        |seed| {
+            let all = seed.in_context.as_ref()?;
+            let gain = |model| {
+                let (few, zero) = (pattern(all, model, most(all)?)?, pattern(all, model, 0)?);
+                Some((few.0 - zero.0, few.1.hypot(zero.1)))
+            };
+            Some(FigurePair::with_errors(gain(all.largest())?, gain(all.smallest())?))
+        },
+    );
+    let shape = |name: &str, claim: &str, comparison: FigureComparison| {
         let about = (name, Chapter::Gpt3, claim, "Brown et al. 2020, figure 1.2");
-        Shape::new(about, vec![comparison], missing(measured, &["in-context"]))
+        PaperShape::new(about, vec![comparison], missing(measured, &["in-context"]))
     };
     vec![
         shape("examples", "Examples in the context help", few_zero),
@@ -161,7 +190,7 @@ fn demonstrations(measured: &Measured) -> Vec<Shape> {
 }
 
 /// Mean over tasks in percent, each with its error: fine-tuned, with the most demonstrations, and with none.
-fn ways(seed: &Seed) -> Option<[(f64, f64); 3]> {
+fn ways(seed: &SeedMeasurements) -> Option<[(f64, f64); 3]> {
     let all = seed.in_context.as_ref()?;
     let endings = all.finetuned.iter().find(|one| one.task == ENDINGS)?;
     let mut tuned = vec![(endings.value, endings.standard_error)];
@@ -169,22 +198,20 @@ fn ways(seed: &Seed) -> Option<[(f64, f64); 3]> {
         let accuracy = seed.accuracies.get(stage)?;
         tuned.push((100.0 * accuracy.value, 100.0 * accuracy.standard_error()));
     }
-    let n = tuned.len() as f64;
-    let error = tuned.iter().map(|(_, error)| error.powi(2)).sum::<f64>().sqrt() / n;
-    let tuned = (tuned.iter().map(|(value, _)| value).sum::<f64>() / n, error);
+    let tuned = gptkit_stats::mean_of_estimates(tuned);
     let is = |task: &str| task == ENDINGS || TUNED.iter().any(|(tuned, _)| *tuned == task);
     let shown = |shots: usize| all.mean(is, all.largest()?, shots);
     Some([tuned, shown(most(all)?)?, shown(0)?])
 }
 
 /// GPT-1's small model fine-tuned, against the largest one with examples and without.
-fn fine_tuning(measured: &Measured) -> Shape {
+fn fine_tuning(measured: &StoryMeasurements) -> PaperShape {
     let compared = |names: [&str; 2], more: usize, less: usize| {
-        Comparison::new(measured, "mean of endings, color and first word", names, Unit::Percent, |seed| {
-            ways(seed).map(|ways| Pair::with_errors(ways[more], ways[less]))
+        FigureComparison::new(measured, "mean of endings, color and first word", names, FigureUnit::Percent, |seed| {
+            ways(seed).map(|ways| FigurePair::with_errors(ways[more], ways[less]))
         })
     };
-    Shape::new(
+    PaperShape::new(
         (
             "fine-tuning",
             Chapter::Gpt1,
@@ -197,34 +224,34 @@ fn fine_tuning(measured: &Measured) -> Shape {
 }
 
 /// Share of wins of `name` over `other` in percent, against a half.
-fn wins(measured: &Measured, stage: &str, model: &str, [name, other]: [&str; 2]) -> Comparison {
-    Comparison::new(measured, &format!("wins over {other}"), [name, "half"], Unit::Percent, |seed| {
+fn wins(measured: &StoryMeasurements, stage: &str, model: &str, [name, other]: [&str; 2]) -> FigureComparison {
+    FigureComparison::new(measured, &format!("wins over {other}"), [name, "half"], FigureUnit::Percent, |seed| {
         let share = seed.wins.get(stage)?.models.get(model)?;
-        Some(Pair { more: 100.0 * share.value, less: 50.0, error: Some(100.0 * share.standard_error()) })
+        Some(FigurePair { more: 100.0 * share.value, less: 50.0, error: Some(100.0 * share.standard_error()) })
     })
 }
 
 /// Comparisons, the reward model, PPO, and the second round.
-fn feedback(measured: &Measured) -> Vec<Shape> {
+fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
     use Chapter::{ChatGpt, InstructGpt};
-    let reward = |less: &str, of: fn(&crate::measured::RewardModel) -> f64| {
+    let reward = |less: &str, of: fn(&crate::measured::RewardModelScores) -> f64| {
         let what = "accuracy on held-out comparisons, of answers that the policy did not write";
-        Comparison::new(measured, what, ["reward model", less], Unit::Percent, |seed| {
+        FigureComparison::new(measured, what, ["reward model", less], FigureUnit::Percent, |seed| {
             let rm = seed.reward_models.get("rm")?;
             let error = Some(100.0 * rm.accuracy.standard_error());
-            Some(Pair { more: 100.0 * rm.accuracy.value, less: 100.0 * of(rm), error })
+            Some(FigurePair { more: 100.0 * rm.accuracy.value, less: 100.0 * of(rm), error })
         })
     };
-    let text_loss = |seed: &Seed, stage: &str| Some(seed.runs.get(stage)?.text_loss.last()?.1);
-    let ptx = Comparison::new(
+    let text_loss = |seed: &SeedMeasurements, stage: &str| Some(seed.runs.get(stage)?.text_loss.last()?.1);
+    let ptx = FigureComparison::new(
         measured,
         "loss on held-out text at the end, nats a token",
         ["PPO without text", "PPO with text"],
-        Unit::Nats,
-        |seed| Some(Pair::of(text_loss(seed, "ppo-no-ptx")?, text_loss(seed, "ppo")?)),
+        FigureUnit::Nats,
+        |seed| Some(FigurePair::of(text_loss(seed, "ppo-no-ptx")?, text_loss(seed, "ppo")?)),
     );
     let shape = |name: &str, chapter, claim: &str, source: &str, comparisons, stages: &[&str]| {
-        Shape::new((name, chapter, claim, source), comparisons, missing(measured, stages))
+        PaperShape::new((name, chapter, claim, source), comparisons, missing(measured, stages))
     };
     vec![
         shape(
@@ -280,27 +307,21 @@ fn feedback(measured: &Measured) -> Vec<Shape> {
 }
 
 /// Mean and its standard error of `of` over iterations.
-fn mean(iterations: &[Iteration], of: impl Fn(&Iteration) -> Option<f64>) -> Option<(f64, f64)> {
+fn mean(iterations: &[PpoIteration], of: impl Fn(&PpoIteration) -> Option<f64>) -> Option<(f64, f64)> {
     let values: Vec<f64> = iterations.iter().map(of).collect::<Option<_>>()?;
-    let n = values.len() as f64;
-    if n < 2.0 {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    Some((mean, (variance / n).sqrt()))
+    (values.len() > 1).then(|| gptkit_stats::mean_with_error(&values))
 }
 
 /// Quarters of a run of PPO, in order; nothing where they would be too short to have a mean.
-fn quarters(seed: &Seed) -> Option<Vec<&[Iteration]>> {
+fn quarters(seed: &SeedMeasurements) -> Option<Vec<&[PpoIteration]>> {
     let iterations = &seed.runs.get("ppo")?.iterations;
     let quarter = iterations.len() / 4;
     (quarter >= 2).then(|| (0..4).map(|i| &iterations[i * quarter..][..quarter]).collect())
 }
 
 /// By the end the proxy still rises, and what it stands for has fallen from where it was best.
-fn overoptimization(measured: &Measured) -> Shape {
-    let best = |seed: &Seed| {
+fn overoptimization(measured: &StoryMeasurements) -> PaperShape {
+    let best = |seed: &SeedMeasurements| {
         let quarters = quarters(seed)?;
         let golds: Vec<(f64, f64)> = quarters.iter().map(|q| mean(q, |i| i.gold)).collect::<Option<_>>()?;
         let best = (0..3).max_by(|&a, &b| golds[a].0.total_cmp(&golds[b].0))?;
@@ -308,9 +329,9 @@ fn overoptimization(measured: &Measured) -> Shape {
         Some([(proxies[3], proxies[best]), (golds[best], golds[3])])
     };
     let compared = |what: &str, names: [&str; 2], at: usize| {
-        Comparison::new(measured, what, names, Unit::Reward, |seed| {
+        FigureComparison::new(measured, what, names, FigureUnit::Reward, |seed| {
             let (more, less) = best(seed)?[at];
-            Some(Pair::with_errors(more, less))
+            Some(FigurePair::with_errors(more, less))
         })
     };
     let mut why = missing(measured, &["ppo"]);
@@ -321,7 +342,7 @@ fn overoptimization(measured: &Measured) -> Shape {
             false => "PPO ran for too few iterations".to_owned(),
         };
     }
-    Shape::new(
+    PaperShape::new(
         (
             "overoptimization",
             Chapter::InstructGpt,

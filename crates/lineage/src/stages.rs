@@ -8,9 +8,9 @@
 //!   replaced/          what was there before `--from` did it anew
 //! ```
 
-use crate::child::{Ended, Process};
+use crate::child::{ProcessEnd, StageProcess};
 use crate::config::Chapter;
-use crate::plan::Step;
+use crate::plan::PlannedStage;
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::disk;
 use gptkit_data::progress::Progress;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 /// That a stage ended, and what it took: `stages/NAME.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct StageRecord {
     /// The stage.
     pub name: String,
     /// Where the report tells of it.
@@ -38,13 +38,13 @@ pub struct Record {
     pub elapsed_s: f64,
     /// The most memory that it had, where the system says it.
     pub peak_bytes: Option<u64>,
-    /// As [`Step::fingerprint`].
+    /// As [`PlannedStage::fingerprint`].
     pub fingerprint: String,
 }
 
 /// That a stage began: `stages/NAME.begun.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct Begun {
+struct StageStart {
     fingerprint: String,
     /// Of sittings that were stopped.
     elapsed_s: f64,
@@ -52,9 +52,9 @@ struct Begun {
 
 /// How a stage stands.
 #[derive(Debug, Clone, PartialEq)]
-pub enum State {
+pub enum StageState {
     /// It ended.
-    Done(Record),
+    Done(StageRecord),
     /// It began, and was interrupted.
     Begun,
     /// It has not begun.
@@ -63,15 +63,15 @@ pub enum State {
 
 /// How a sitting ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum End {
+pub enum StageEnd {
     /// The stage is done.
-    Done(Record),
+    Done(StageRecord),
     /// It was stopped, and goes on where it was.
     Stopped(Stop),
 }
 
 /// What stages run with.
-pub struct Sitting<'a> {
+pub struct StageContext<'a> {
     /// This program.
     pub program: &'a Path,
     /// Whether to stop.
@@ -80,7 +80,7 @@ pub struct Sitting<'a> {
     pub progress: &'a dyn Progress,
 }
 
-impl Step {
+impl PlannedStage {
     fn file(&self, ending: &str) -> PathBuf {
         let folder = self.leaves.parent().unwrap_or(Path::new("."));
         folder.join("stages").join(format!("{}.{ending}", self.stage.name))
@@ -90,8 +90,8 @@ impl Step {
     ///
     /// # Errors
     /// When what is there is of another command, or cannot be read.
-    pub fn state(&self) -> Result<State> {
-        let (record, begun) = (read::<Record>(&self.file("json"))?, read::<Begun>(&self.file("begun.json"))?);
+    pub fn state(&self) -> Result<StageState> {
+        let (record, begun) = (read::<StageRecord>(&self.file("json"))?, read::<StageStart>(&self.file("begun.json"))?);
         let known =
             record.as_ref().map(|record| &record.fingerprint).or(begun.as_ref().map(|begun| &begun.fingerprint));
         ensure!(
@@ -104,9 +104,9 @@ impl Step {
             self.stage.name
         );
         Ok(match (record, begun) {
-            (Some(record), _) if self.leaves.exists() => State::Done(record),
-            (_, Some(_)) => State::Begun,
-            _ => State::New,
+            (Some(record), _) if self.leaves.exists() => StageState::Done(record),
+            (_, Some(_)) => StageState::Begun,
+            _ => StageState::New,
         })
     }
 
@@ -118,7 +118,7 @@ impl Step {
         for before in steps.iter().filter(|before| self.reads.contains(&before.stage.name)) {
             let (name, reads) = (&self.stage.name, &before.stage.name);
             ensure!(
-                matches!(before.state()?, State::Done(_)),
+                matches!(before.state()?, StageState::Done(_)),
                 "stage {name} reads what {reads} leaves, which is not done\n  hint: leave out --only, or add {reads} to it"
             );
         }
@@ -129,11 +129,11 @@ impl Step {
     ///
     /// # Errors
     /// When the command fails; what it wrote stays.
-    pub fn run(&self, state: &State, sitting: &Sitting) -> Result<End> {
+    pub fn run(&self, state: &StageState, sitting: &StageContext) -> Result<StageEnd> {
         let words = match state {
-            State::Done(record) => return Ok(End::Done(record.clone())),
-            State::Begun => self.words_to_go_on(sitting.progress)?,
-            State::New => None,
+            StageState::Done(record) => return Ok(StageEnd::Done(record.clone())),
+            StageState::Begun => self.words_to_go_on(sitting.progress)?,
+            StageState::New => None,
         };
         let words = match words {
             Some(words) => words,
@@ -143,10 +143,10 @@ impl Step {
             }
         };
         disk::create_dir(self.file("json").parent().unwrap_or(Path::new(".")))?;
-        let before = read::<Begun>(&self.file("begun.json"))?.map_or(0.0, |begun| begun.elapsed_s);
+        let before = read::<StageStart>(&self.file("begun.json"))?.map_or(0.0, |begun| begun.elapsed_s);
         self.begin(before)?;
         let printed = self.file("out");
-        let process = Process {
+        let process = StageProcess {
             program: sitting.program,
             words: &words,
             stdin: self.stdin.as_deref(),
@@ -158,10 +158,10 @@ impl Step {
             process.run(sitting.interrupt, sitting.progress).with_context(|| format!("stage {}", self.stage.name))?;
         let elapsed_s = before + begun.elapsed().as_secs_f64();
         let peak_bytes = match ended {
-            Ended::Well(peak_bytes) => peak_bytes,
-            Ended::Stopped(stop) => {
+            ProcessEnd::Well(peak_bytes) => peak_bytes,
+            ProcessEnd::Stopped(stop) => {
                 self.begin(elapsed_s)?;
-                return Ok(End::Stopped(stop));
+                return Ok(StageEnd::Stopped(stop));
             }
         };
         if self.stage.stdout.is_some() {
@@ -175,7 +175,7 @@ impl Step {
             self.leaves.display()
         );
         remove(&printed)?;
-        let record = Record {
+        let record = StageRecord {
             name: self.stage.name.clone(),
             chapter: self.stage.chapter,
             command: self.command(),
@@ -187,11 +187,11 @@ impl Step {
         };
         disk::write(&self.file("json"), (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
         remove(&self.file("begun.json"))?;
-        Ok(End::Done(record))
+        Ok(StageEnd::Done(record))
     }
 
     fn begin(&self, elapsed_s: f64) -> Result<()> {
-        let begun = Begun { fingerprint: self.fingerprint.clone(), elapsed_s };
+        let begun = StageStart { fingerprint: self.fingerprint.clone(), elapsed_s };
         disk::write(&self.file("begun.json"), serde_json::to_string(&begun)?.as_bytes())
     }
 
@@ -252,7 +252,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When there is no such stage.
-pub fn from(steps: &[Step], first: &str) -> Result<Vec<String>> {
+pub fn from(steps: &[PlannedStage], first: &str) -> Result<Vec<String>> {
     known(steps, first)?;
     let mut chosen = vec![first.to_owned()];
     for step in steps {
@@ -267,7 +267,7 @@ pub fn from(steps: &[Step], first: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When it is not.
-pub fn known(steps: &[Step], name: &str) -> Result<()> {
+pub fn known(steps: &[PlannedStage], name: &str) -> Result<()> {
     if steps.iter().any(|step| step.stage.name == name) {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The section of `config.toml` that the work depends on.
 #[derive(Debug, Deserialize)]
-struct Trained {
+struct RunConfigFile {
     train: TrainConfig,
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn flops_per_token(folder: &Path) -> Result<Option<f64>> {
     }
     let model = load_config(folder)?;
     let path = folder.join("config.toml");
-    let Trained { train } = toml::from_str(&read_description(&path)?)
+    let RunConfigFile { train } = toml::from_str(&read_description(&path)?)
         .with_context(|| format!("{} is no configuration of a run", path.display()))?;
     Ok(Some(Flops::of(&model, &train).total()))
 }

@@ -164,6 +164,15 @@ pub(crate) fn load_extra(folder: &Path, name: &str) -> Result<Option<Tensor>> {
     Ok(Some(tensor.to_dtype(candle_core::DType::F32)?))
 }
 
+/// Fingerprint of the weights in `folder`, which tells whether a model is still the one that it was.
+///
+/// # Errors
+/// When the weights cannot be read, there are none, or the model does not generate text.
+pub fn weights_fingerprint(folder: &Path) -> Result<String> {
+    load_config(folder)?.must_write().with_context(|| folder.display().to_string())?;
+    gptkit_data::disk::fingerprint(folder, ".safetensors")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

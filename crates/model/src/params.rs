@@ -116,6 +116,11 @@ impl Params {
         self.entries.first().map_or(Device::Cpu, |(_, parameter)| parameter.var().device().clone())
     }
 
+    /// Number of elements of all parameters.
+    pub fn n_elements(&self) -> u64 {
+        self.iter().map(|(_, parameter)| parameter.var().elem_count() as u64).sum()
+    }
+
     /// Names and parameters, in the order of [`layout`]; a stage's own come last.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Parameter>)> {
         self.entries.iter().map(|(name, parameter)| (name.as_str(), parameter))

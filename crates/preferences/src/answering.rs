@@ -3,7 +3,7 @@
 use crate::choices::Item;
 use anyhow::{Result, ensure};
 use gptkit_data::dialogue::Message;
-use gptkit_data::form::Form;
+use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
@@ -18,20 +18,20 @@ const ROWS: usize = 32;
 
 /// A model that answers.
 #[derive(Debug)]
-pub struct Answerer<'a> {
+pub struct CompletionWriter<'a> {
     /// It.
     pub gpt: &'a Gpt,
     /// Its tokens.
     pub tokenizer: &'a Tokenizer,
     /// How it reads dialogues.
-    pub form: Form,
+    pub form: DialogueForm,
     /// Tokens that end an answer.
     ends: Vec<u32>,
 }
 
 /// How answers are written.
 #[derive(Debug, Clone)]
-pub struct Manner {
+pub struct DecodingSettings {
     /// Answers to each prompt.
     pub n_samples: usize,
     /// Longest answer, in tokens.
@@ -44,7 +44,7 @@ pub struct Manner {
     pub sampling: Sampling,
 }
 
-impl<'a> Answerer<'a> {
+impl<'a> CompletionWriter<'a> {
     /// The one in `folder`; `files` is what was read of it, and `gpt` its model.
     ///
     /// # Errors
@@ -73,11 +73,11 @@ impl<'a> Answerer<'a> {
     pub fn write(
         &self,
         items: &[Item],
-        manner: &Manner,
+        manner: &DecodingSettings,
         mut on_done: impl FnMut(&Item, usize, Completion) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let Some(first) = items.first() else { return Ok(()) };
-        let Manner { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
+        let DecodingSettings { n_samples, max_new_tokens, mut stop, log_probs, sampling } = manner.clone();
         stop.extend(self.form.stop().map(str::to_owned));
         let requests = BatchRequest {
             prompts: items.iter().map(|item| self.prompt(&item.prompt)).collect::<Result<_>>()?,
@@ -96,11 +96,11 @@ impl<'a> Answerer<'a> {
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<Form> {
+pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<DialogueForm> {
     ensure!(
         HeadDescription::load(folder).is_err(),
         "{} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers",
         folder.display()
     );
-    Form::of(tokenizer)
+    DialogueForm::of(tokenizer)
 }

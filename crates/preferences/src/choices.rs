@@ -53,7 +53,7 @@ pub struct Item {
 
 /// What a model answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct StoredAnswer {
     /// Number of the prompt.
     pub item: u64,
     /// Number among those of the prompt.
@@ -79,7 +79,7 @@ pub struct Judge {
 
 /// What somebody chose.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
+pub struct Judgment {
     /// Number of the prompt.
     pub item: u64,
     /// Who chose.
@@ -203,9 +203,9 @@ impl Store {
     ///
     /// # Errors
     /// When the file is damaged.
-    pub fn answers(&self) -> Result<Vec<Answer>> {
+    pub fn answers(&self) -> Result<Vec<StoredAnswer>> {
         self.all("SELECT item, number, model, text, tokens, finish FROM answers ORDER BY item, number", |row| {
-            Ok(Answer {
+            Ok(StoredAnswer {
                 item: row.get(0)?,
                 number: row.get(1)?,
                 model: row.get(2)?,
@@ -220,10 +220,10 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn add_answers(&mut self, answers: &[Answer]) -> Result<()> {
+    pub fn add_answers(&mut self, answers: &[StoredAnswer]) -> Result<()> {
         self.write(|transaction| {
             let mut insert = transaction.prepare("INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-            for Answer { item, number, model, text, tokens, finish } in answers {
+            for StoredAnswer { item, number, model, text, tokens, finish } in answers {
                 insert.execute(params![item, number, model, text, tokens, finish])?;
             }
             Ok(())
@@ -234,17 +234,17 @@ impl Store {
     ///
     /// # Errors
     /// When the file is damaged.
-    pub fn choices(&self) -> Result<Vec<Choice>> {
+    pub fn choices(&self) -> Result<Vec<Judgment>> {
         type Texts = [Option<String>; 3];
         let sql = "SELECT item, judge, who, at, ranking, scores, shown, seconds FROM choices ORDER BY id";
         let rows = self.all(sql, |row| {
             let texts: Texts = [row.get(4)?, row.get(5)?, row.get(6)?];
             let judge = Judge { judge: row.get(1)?, who: row.get(2)? };
             let (item, at, seconds) = (row.get(0)?, row.get(3)?, row.get(7)?);
-            Ok((Choice { item, judge, at, ranking: None, scores: None, shown: None, seconds }, texts))
+            Ok((Judgment { item, judge, at, ranking: None, scores: None, shown: None, seconds }, texts))
         })?;
-        let choice = |(choice, [ranking, scores, shown]): (Choice, Texts)| {
-            Ok(Choice {
+        let choice = |(choice, [ranking, scores, shown]): (Judgment, Texts)| {
+            Ok(Judgment {
                 ranking: ranking.map(|text| self.parsed(&text)).transpose()?,
                 scores: scores.map(|text| self.parsed(&text)).transpose()?,
                 shown: shown.map(|text| self.parsed(&text)).transpose()?,
@@ -258,13 +258,13 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn add_choices(&mut self, choices: &[Choice]) -> Result<()> {
+    pub fn add_choices(&mut self, choices: &[Judgment]) -> Result<()> {
         self.write(|transaction| {
             let mut insert = transaction.prepare(
                 "INSERT OR REPLACE INTO choices (item, judge, who, at, ranking, scores, shown, seconds)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?;
-            for Choice { item, judge: Judge { judge, who }, at, ranking, scores, shown, seconds } in choices {
+            for Judgment { item, judge: Judge { judge, who }, at, ranking, scores, shown, seconds } in choices {
                 let (ranking, scores, shown) =
                     (ranking.as_ref().map(json), scores.as_ref().map(json), shown.as_ref().map(json));
                 insert.execute(params![item, judge, who, at, ranking, scores, shown, seconds])?;
@@ -336,10 +336,18 @@ mod tests {
         Judge { judge: "human".to_owned(), who: "ann".to_owned() }
     }
 
-    fn choice(item: u64, who: &str, ranking: Option<Vec<u32>>) -> Choice {
+    fn choice(item: u64, who: &str, ranking: Option<Vec<u32>>) -> Judgment {
         let shown = Some(vec![1, 0]);
         let judge = Judge { who: who.to_owned(), ..ann() };
-        Choice { item, judge, at: "2024-05-01T10:00:00Z".to_owned(), ranking, scores: None, shown, seconds: Some(2.5) }
+        Judgment {
+            item,
+            judge,
+            at: "2024-05-01T10:00:00Z".to_owned(),
+            ranking,
+            scores: None,
+            shown,
+            seconds: Some(2.5),
+        }
     }
 
     fn begun(path: &Path) -> Store {
@@ -361,7 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.sqlite");
         let mut store = begun(&path);
-        let answer = |number, text: &str| Answer {
+        let answer = |number, text: &str| StoredAnswer {
             item: 0,
             number,
             model: "a".to_owned(),
@@ -371,7 +379,7 @@ mod tests {
         };
         let answers = [answer(0, "x\0y"), answer(1, "")];
         store.add_answers(&answers).unwrap();
-        let scored = Choice { scores: Some(vec![0.1, -1e-9]), shown: None, seconds: None, ..choice(1, "bob", None) };
+        let scored = Judgment { scores: Some(vec![0.1, -1e-9]), shown: None, seconds: None, ..choice(1, "bob", None) };
         let choices = [choice(0, "ann", Some(vec![2, 1])), scored];
         store.add_choices(&choices).unwrap();
         // No goodbye: as if the process had been killed.
@@ -403,7 +411,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut store = begun(&folder.path().join("c.sqlite"));
         assert_eq!(store.undo(&ann()).unwrap(), None);
-        let unasked = Choice { shown: None, ..choice(1, "ann", Some(vec![1, 1])) };
+        let unasked = Judgment { shown: None, ..choice(1, "ann", Some(vec![1, 1])) };
         store.add_choices(&[choice(0, "ann", Some(vec![2, 1])), unasked, choice(1, "bob", None)]).unwrap();
         assert_eq!(store.undo(&ann()).unwrap(), Some(0));
         assert_eq!(store.undo(&ann()).unwrap(), None);

@@ -2,26 +2,19 @@
 //!
 //! Answers are stored as they come and choices as they are made, so that whatever ends a sitting, the next goes on.
 
-use crate::answering::{Answerer, Manner, form_of};
-use crate::choices::{Answer, Choice, Item, Judge, Store};
-use anyhow::{Context, Result, bail, ensure};
-use gptkit_data::dialogue::key;
-use gptkit_data::dialogue::{Message, Role};
+use crate::answering::{CompletionWriter, DecodingSettings};
+use crate::choices::{Item, Judge, Judgment, Store, StoredAnswer};
+use crate::settings::{Settings, Side};
+use anyhow::{Context, Result, ensure};
 use gptkit_data::disk;
-use gptkit_data::form::Form;
-use gptkit_data::progress::{Progress, Unit, grouped};
-use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
-use gptkit_data::tokenizer::Tokenizer;
+use gptkit_data::progress::{Progress, Unit};
+use gptkit_data::source::OnBadRecord;
 use gptkit_model::Gpt;
-use gptkit_model::load::{ModelFolder, load_config};
+use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_train::run::claim_numbered;
-use gptkit_world::{Instructions, Part};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -30,204 +23,8 @@ use std::time::Duration;
 
 /// File of the store below a collection's folder.
 pub const STORE: &str = "comparisons.sqlite";
-/// Prompts of `world` without a number.
-pub const WORLD_PROMPTS: u64 = 300;
-/// Answers of one prompt that are ranked at once, at least and at most (Ouyang et al. 2022, §3.5, show 4 to 9).
-pub const K: std::ops::RangeInclusive<usize> = 2..=9;
 /// Answers that are stored together.
 const STORED: usize = 64;
-
-/// Which of two models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The one.
-    A,
-    /// The other.
-    B,
-}
-
-impl Side {
-    /// As the store calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-        }
-    }
-}
-
-/// What the answers are made with; all of it decides what a collection is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Settings {
-    /// Folder of the model that answers.
-    pub a: PathBuf,
-    /// Fingerprint of its weights.
-    pub weights_of_a: String,
-    /// Folder of the one that it is compared with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub b: Option<PathBuf>,
-    /// Fingerprint of its weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights_of_b: Option<String>,
-    /// Answers of the one model to each prompt, where there is no other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub k: Option<usize>,
-    /// File of prompts, or `world`, `world:N`, `world:N:SEED`.
-    pub prompts: String,
-    /// Only so many prompts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<u64>,
-    /// Longest answer, in tokens.
-    pub max_new_tokens: usize,
-    /// Ends of answers besides the models' own.
-    #[serde(default)]
-    pub stop: Vec<String>,
-    /// How tokens are chosen.
-    #[serde(flatten)]
-    pub sampling: Tokens,
-}
-
-/// How tokens are chosen: [`Sampling`] as it is stored, with the numbers as a person writes them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "see Sampling")]
-pub struct Tokens {
-    pub temperature: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_p: Option<f64>,
-    pub repetition_penalty: f64,
-    pub seed: u64,
-}
-
-impl From<Sampling> for Tokens {
-    fn from(sampling: Sampling) -> Self {
-        let Sampling { repetition_penalty, temperature, top_k, top_p, min_p, seed } = sampling;
-        // The number of fewest digits that is the same f32.
-        let short = |x: f32| x.to_string().parse().unwrap_or(f64::from(x));
-        Self {
-            temperature: short(temperature),
-            top_k,
-            top_p: top_p.map(short),
-            min_p: min_p.map(short),
-            repetition_penalty: short(repetition_penalty),
-            seed,
-        }
-    }
-}
-
-impl From<&Tokens> for Sampling {
-    fn from(tokens: &Tokens) -> Self {
-        let Tokens { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *tokens;
-        Self {
-            repetition_penalty: repetition_penalty as f32,
-            temperature: temperature as f32,
-            top_k,
-            top_p: top_p.map(|p| p as f32),
-            min_p: min_p.map(|p| p as f32),
-            seed,
-        }
-    }
-}
-
-impl Settings {
-    /// Answers to each prompt.
-    pub fn n_answers(&self) -> usize {
-        self.k.unwrap_or(2)
-    }
-
-    /// The models, each with where it lies.
-    pub fn models(&self) -> Vec<(Side, &Path)> {
-        let b = self.b.as_deref().map(|b| (Side::B, b));
-        std::iter::once((Side::A, self.a.as_path())).chain(b).collect()
-    }
-
-    /// Which part of the embedded world's instructions the prompts are: models are compared on what is held out, and
-    /// rankings, which are to be learned from, are of the training part.
-    pub fn part(&self) -> Part {
-        if self.k.is_some() { Part::Train } else { Part::HeldOut }
-    }
-
-    /// Where the prompts are from.
-    pub fn prompts(&self) -> Prompts<'_> {
-        Prompts { source: &self.prompts, count: self.count, part: self.part() }
-    }
-
-    /// Why all answers to a prompt would be the same, if they would.
-    pub fn answers_are_alike(&self) -> Option<&'static str> {
-        let greedy = self.sampling.temperature == 0.0 || self.sampling.top_k == Some(1);
-        match (&self.weights_of_b, self.k) {
-            (_, Some(_)) if greedy => Some("without chance (--temperature 0, --top-k 1) all K answers are the same"),
-            (Some(b), None) if greedy && *b == self.weights_of_a => Some(
-                "--a and --b are the same model, and without chance (--temperature 0, --top-k 1) so are its answers",
-            ),
-            _ => None,
-        }
-    }
-
-    fn fields(&self) -> Result<Map<String, Value>> {
-        match serde_json::to_value(self)? {
-            Value::Object(fields) => Ok(fields),
-            other => bail!("settings are {other}"),
-        }
-    }
-
-    /// What differs in `other`, a line each. Where a model lies makes no difference.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn differences(&self, other: &Self) -> Result<Vec<String>> {
-        let (there, here) = (self.fields()?, other.fields()?);
-        let names: Vec<&String> = there.keys().chain(here.keys().filter(|name| !there.contains_key(*name))).collect();
-        let differs = |name: &&&String| !["a", "b"].contains(&name.as_str()) && there.get(**name) != here.get(**name);
-        let shown = |value: Option<&Value>| match value {
-            None => "not set".to_owned(),
-            Some(Value::String(text)) => text.chars().take(60).collect(),
-            Some(value) => value.to_string(),
-        };
-        let line = |name: &String| match name.strip_prefix("weights-of-") {
-            Some(side) if there.contains_key(name) && here.contains_key(name) => {
-                format!("--{side}: the weights are others")
-            }
-            Some(side) => format!("--{side}: there {}, here {}", shown(there.get(side)), shown(here.get(side))),
-            None => format!("--{name}: there {}, here {}", shown(there.get(name)), shown(here.get(name))),
-        };
-        Ok(names.iter().filter(differs).map(|name| line(name)).collect())
-    }
-}
-
-/// Fingerprint of the weights in `folder`.
-///
-/// # Errors
-/// When they cannot be read, or it holds none.
-pub fn weights_of(folder: &Path) -> Result<String> {
-    load_config(folder)?.must_write().with_context(|| folder.display().to_string())?;
-    disk::fingerprint(folder, ".safetensors")
-}
-
-/// How a model reads a prompt.
-struct PromptReader {
-    tokenizer: Tokenizer,
-    form: Form,
-    context: usize,
-}
-
-impl PromptReader {
-    fn of(folder: &Path) -> Result<Self> {
-        let context = load_config(folder)?.context;
-        let tokenizer = Tokenizer::load(folder)?;
-        Ok(Self { form: form_of(folder, &tokenizer)?, tokenizer, context })
-    }
-
-    /// Whether there is room for an answer.
-    fn takes(&self, prompt: &[Message]) -> Result<bool> {
-        Ok(self.form.prompt(&self.tokenizer, prompt)?.len() < self.context)
-    }
-}
 
 /// An open collection, which no other process writes meanwhile.
 #[derive(Debug)]
@@ -322,7 +119,7 @@ impl Collection {
         interrupt: &Interrupt,
         progress: &dyn Progress,
     ) -> Result<Option<Stop>> {
-        let answerer = Answerer::new(folder, files, gpt)?;
+        let answerer = CompletionWriter::new(folder, files, gpt)?;
         let unanswered = self.unanswered(side)?;
         let n_samples = self.settings.k.unwrap_or(1);
         let task = progress.task(
@@ -331,7 +128,7 @@ impl Collection {
             Unit::Items,
         );
         task.resume_at(((self.items.len() - unanswered.len()) * n_samples) as u64);
-        let manner = Manner {
+        let manner = DecodingSettings {
             n_samples,
             max_new_tokens: self.settings.max_new_tokens,
             stop: self.settings.stop.clone(),
@@ -344,7 +141,7 @@ impl Collection {
             let mut waiting = Vec::new();
             let store = &mut self.store;
             answerer.write(items, &manner, |item, sample, completion| {
-                waiting.push(Answer {
+                waiting.push(StoredAnswer {
                     item: item.number,
                     number: if side == Side::B { 1 } else { sample as u64 },
                     model: side.name().to_owned(),
@@ -378,7 +175,7 @@ impl Collection {
     ///
     /// # Errors
     /// When some are missing, or the store is damaged.
-    pub fn answers(&self) -> Result<Vec<Vec<Answer>>> {
+    pub fn answers(&self) -> Result<Vec<Vec<StoredAnswer>>> {
         let mut by_item = vec![Vec::new(); self.items.len()];
         for answer in self.store.answers()? {
             let of = by_item.get_mut(answer.item as usize);
@@ -386,7 +183,7 @@ impl Collection {
                 .push(answer);
         }
         let n = self.settings.n_answers();
-        let whole = |answers: &Vec<Answer>| answers.iter().map(|answer| answer.number as usize).eq(0..n);
+        let whole = |answers: &Vec<StoredAnswer>| answers.iter().map(|answer| answer.number as usize).eq(0..n);
         ensure!(by_item.iter().all(whole), "{} is damaged: answers are missing", self.folder.display());
         Ok(by_item)
     }
@@ -395,9 +192,9 @@ impl Collection {
     ///
     /// # Errors
     /// When the store is damaged.
-    pub fn choices(&self) -> Result<Vec<Choice>> {
+    pub fn choices(&self) -> Result<Vec<Judgment>> {
         let (n_items, n) = (self.items.len() as u64, self.settings.n_answers());
-        let sound = |choice: &Choice| {
+        let sound = |choice: &Judgment| {
             let of_all = |len: Option<usize>| len.is_none_or(|len| len == n);
             choice.item < n_items
                 && of_all(choice.ranking.as_ref().map(Vec::len))
@@ -423,7 +220,7 @@ impl Collection {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn choose(&mut self, choices: &[Choice]) -> Result<()> {
+    pub fn choose(&mut self, choices: &[Judgment]) -> Result<()> {
         self.store.add_choices(choices)
     }
 
@@ -446,133 +243,12 @@ fn runs(numbers: &[u64]) -> impl Iterator<Item = &[u64]> {
     numbers.chunk_by(|a, b| a + 1 == *b)
 }
 
-/// Where prompts are from.
-#[derive(Debug, Clone, Copy)]
-pub struct Prompts<'a> {
-    /// File, or `world`, `world:N`, `world:N:SEED`.
-    pub source: &'a str,
-    /// Only so many.
-    pub count: Option<u64>,
-    /// Of the embedded world's instructions.
-    pub part: Part,
-}
-
-impl Prompts<'_> {
-    /// The embedded world's instructions, if the prompts are these.
-    pub fn world(&self) -> Option<Instructions> {
-        match Place::of_records(self.source) {
-            Ok(Place::World { seed, .. }) => Some(Instructions::new(seed, self.part)),
-            _ => None,
-        }
-    }
-
-    /// Those that all of `models`, which are folders, can read, each once. Says what it left out.
-    ///
-    /// # Errors
-    /// When they cannot be read, there are none, or a model does not answer.
-    pub fn items(&self, models: &[&Path], on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
-        let readers: Vec<PromptReader> = models.iter().map(|model| PromptReader::of(model)).collect::<Result<_>>()?;
-        Gathering::new(*self, &readers).gather(on_bad, progress)
-    }
-}
-
-/// Prompts while they are read.
-struct Gathering<'a> {
-    from: Prompts<'a>,
-    readers: &'a [PromptReader],
-    items: Vec<Item>,
-    seen: HashSet<u64>,
-    repeated: u64,
-    too_long: u64,
-}
-
-impl<'a> Gathering<'a> {
-    fn new(from: Prompts<'a>, readers: &'a [PromptReader]) -> Self {
-        Self { from, readers, items: Vec::new(), seen: HashSet::new(), repeated: 0, too_long: 0 }
-    }
-
-    fn is_full(&self, most: u64) -> bool {
-        self.items.len() as u64 >= self.from.count.unwrap_or(u64::MAX).min(most)
-    }
-
-    fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
-        let source = self.from.source;
-        match Place::of_records(source).map_err(anyhow::Error::msg)? {
-            Place::World { count, seed, .. } => {
-                let most = if source == "world" { WORLD_PROMPTS } else { count };
-                let instructions = Instructions::new(seed, self.from.part);
-                // Some come again, sums above all.
-                for index in 0..most.saturating_mul(10) {
-                    if self.is_full(most) {
-                        break;
-                    }
-                    let prompt = vec![Message::new(Role::User, instructions.instruction(index).prompt)];
-                    self.take(prompt, source.to_owned(), Some(index))?;
-                }
-            }
-            _ => {
-                let skipped = read_prompts(Path::new(source), on_bad, progress, &mut |prompt| {
-                    if !self.is_full(u64::MAX) {
-                        self.take(prompt.messages, prompt.place.to_string(), None)?;
-                    }
-                    Ok(())
-                })?;
-                skipped.warn(progress);
-            }
-        }
-        let (n, too_long) = (self.items.len() as u64, self.too_long);
-        ensure!(
-            n > 0,
-            "no prompt of {source} leaves room for an answer in the window of {} tokens; give shorter ones",
-            self.readers.iter().map(|reader| reader.context).min().unwrap_or(0)
-        );
-        let repeated = match self.repeated {
-            0 => String::new(),
-            n => format!(" · repeated, and asked once: {}", grouped(n)),
-        };
-        progress.note(&format!("{source}: {} prompts{repeated}", grouped(n)));
-        if too_long > 0 {
-            progress
-                .warn(&format!("prompts that leave no room for an answer, and are left out: {}", grouped(too_long)));
-        }
-        Ok(self.items)
-    }
-
-    fn take(&mut self, prompt: Vec<Message>, place: String, world: Option<u64>) -> Result<()> {
-        if !self.seen.insert(key(&prompt)) {
-            self.repeated += 1;
-            return Ok(());
-        }
-        for reader in self.readers {
-            if !reader.takes(&prompt).map_err(|e| Bad::new(format!("{e:#}")))? {
-                self.too_long += 1;
-                return Ok(());
-            }
-        }
-        self.items.push(Item { number: self.items.len() as u64, place, world, prompt });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::choices::Judge;
-
-    pub(crate) fn settings(k: Option<usize>, prompts: &str) -> Settings {
-        Settings {
-            a: "runs/a".into(),
-            weights_of_a: "1".to_owned(),
-            b: k.is_none().then(|| "runs/b".into()),
-            weights_of_b: k.is_none().then(|| "2".to_owned()),
-            k,
-            prompts: prompts.to_owned(),
-            count: None,
-            max_new_tokens: 16,
-            stop: Vec::new(),
-            sampling: Sampling { temperature: 0.7, ..Sampling::default() }.into(),
-        }
-    }
+    use crate::settings::tests::settings;
+    use gptkit_data::dialogue::{Message, Role};
 
     /// A collection in `folder` of these prompts and answers, the number of each the world's, if they are its.
     pub(crate) fn collected(folder: &Path, settings: Settings, all: &[(&str, &[&str])]) -> Collection {
@@ -587,7 +263,7 @@ pub(crate) mod tests {
         store.begin(&settings.fields().unwrap(), &all.iter().enumerate().map(item).collect::<Vec<_>>()).unwrap();
         let answers = all.iter().enumerate().flat_map(|(item, (_, texts))| {
             let side = |number| if settings.k.is_none() && number == 1 { Side::B } else { Side::A };
-            texts.iter().enumerate().map(move |(number, text)| Answer {
+            texts.iter().enumerate().map(move |(number, text)| StoredAnswer {
                 item: item as u64,
                 number: number as u64,
                 model: side(number).name().to_owned(),
@@ -596,25 +272,10 @@ pub(crate) mod tests {
                 finish: if text.ends_with('…') { "length" } else { "stop" }.to_owned(),
             })
         });
-        let answers: Vec<Answer> = answers.collect();
+        let answers: Vec<StoredAnswer> = answers.collect();
         store.add_answers(&answers).unwrap();
         drop(store);
         Collection::open(folder).unwrap().unwrap()
-    }
-
-    #[test]
-    fn settings_are_told_apart_by_their_names() {
-        let there = settings(None, "p.txt");
-        let elsewhere = Settings { a: "moved".into(), ..there.clone() };
-        assert!(there.differences(&elsewhere).unwrap().is_empty());
-        let mut here = Settings { weights_of_b: Some("3".to_owned()), count: Some(7), ..there.clone() };
-        here.sampling.top_k = Some(40);
-        assert_eq!(
-            there.differences(&here).unwrap(),
-            ["--b: the weights are others", "--count: there not set, here 7", "--top-k: there not set, here 40"]
-        );
-        let k = there.differences(&settings(Some(4), "p.txt")).unwrap();
-        assert!(k.contains(&"--k: there not set, here 4".to_owned()), "{k:?}");
     }
 
     #[test]
@@ -628,7 +289,7 @@ pub(crate) mod tests {
             collection.unanswered(Side::A).unwrap().is_empty() && collection.unanswered(Side::B).unwrap().is_empty()
         );
         let judge = Judge { judge: "human".to_owned(), who: "ann".to_owned() };
-        let choice = Choice {
+        let choice = Judgment {
             item: 0,
             judge: judge.clone(),
             at: "2024-05-01T10:00:00Z".to_owned(),
@@ -642,17 +303,5 @@ pub(crate) mod tests {
         assert_eq!(collection.unjudged(&Judge { who: "bob".to_owned(), ..judge.clone() }).unwrap(), [0, 1]);
         assert_eq!(collection.undo(&judge).unwrap(), Some(0));
         assert_eq!(collection.answers().unwrap()[1][1].text, "");
-    }
-
-    #[test]
-    fn answers_that_would_be_the_same_are_foreseen() {
-        let greedy = |mut settings: Settings| {
-            settings.sampling.temperature = 0.0;
-            settings.answers_are_alike()
-        };
-        assert!(greedy(settings(Some(2), "world")).is_some());
-        assert!(greedy(settings(None, "world")).is_none());
-        assert!(greedy(Settings { weights_of_b: Some("1".to_owned()), ..settings(None, "world") }).is_some());
-        assert!(settings(Some(2), "world").answers_are_alike().is_none());
     }
 }

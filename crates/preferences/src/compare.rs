@@ -1,15 +1,15 @@
 //! Answers → places: by people, who are asked blind, and by judges that need not be asked.
 
-use crate::choices::{Answer, Choice, Item, Judge};
+use crate::choices::{Item, Judge, Judgment, StoredAnswer};
 use crate::collection::Collection;
 use anyhow::{Context, Result};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::progress::{Progress, Unit};
+use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstruction, SyntheticInstructions};
 use gptkit_reward::model::Scorer;
 use gptkit_reward::score::places;
 use gptkit_rng::order::shuffled;
 use gptkit_train::interrupt::{Interrupt, Stop};
-use gptkit_world::{Instruction, Instructions, Labeler};
 use std::time::{Duration, SystemTime};
 
 /// Choices that are stored together when nobody is asked for them.
@@ -17,31 +17,31 @@ const STORED: usize = 64;
 
 /// A judge that need not be asked.
 #[derive(Debug)]
-pub enum Machine<'a> {
+pub enum AutomaticJudge<'a> {
     /// A reward model: the higher reward is better.
     Rewards(&'a Scorer),
     /// The embedded world's hidden scorer.
-    Gold(Instructions),
+    Gold(SyntheticInstructions),
     /// The embedded world's simulated labeler, who is noisy.
-    Labeler(Labeler, Instructions),
+    Labeler(SimulatedLabeler, SyntheticInstructions),
 }
 
 /// The place of each answer, and what the judge gives each, if it gives numbers.
-pub(crate) type Judged = (Vec<u32>, Option<Vec<f64>>);
+pub(crate) type AnswerRanks = (Vec<u32>, Option<Vec<f64>>);
 
-impl Machine<'_> {
+impl AutomaticJudge<'_> {
     /// What it says of `answers`; nothing when they are too long for it. Answers of the same text have the same place.
     ///
     /// # Errors
     /// When it does not know the prompt, or cannot read it.
-    pub(crate) fn judge(&self, item: &Item, answers: &[&str]) -> Result<Option<Judged>> {
+    pub(crate) fn judge(&self, item: &Item, answers: &[&str]) -> Result<Option<AnswerRanks>> {
         let first: Vec<usize> = first_of_text(answers);
         let distinct: Vec<usize> = distinct(&first);
         let texts: Vec<&str> = distinct.iter().map(|&i| answers[i]).collect();
         let of_all = |i: usize| distinct.iter().position(|&d| d == first[i]).unwrap_or(0);
         let spread = |places: Vec<u32>| (0..answers.len()).map(|i| places[of_all(i)]).collect();
         let spread_scores = |scores: Vec<f32>| (0..answers.len()).map(|i| f64::from(scores[of_all(i)])).collect();
-        let instruction = |world: &Instructions| -> Result<Instruction> {
+        let instruction = |world: &SyntheticInstructions| -> Result<SyntheticInstruction> {
             let number = item.world.with_context(|| format!("{} is not of the embedded world", item.place))?;
             Ok(world.instruction(number))
         };
@@ -71,7 +71,7 @@ fn first_of_text(answers: &[&str]) -> Vec<usize> {
     answers.iter().map(first).collect()
 }
 
-fn texts(answers: &[Answer]) -> Vec<&str> {
+fn texts(answers: &[StoredAnswer]) -> Vec<&str> {
     answers.iter().map(|answer| answer.text.as_str()).collect()
 }
 
@@ -86,7 +86,7 @@ fn distinct(first: &[usize]) -> Vec<usize> {
 pub fn judge_all(
     collection: &mut Collection,
     judge: &Judge,
-    machine: &Machine,
+    machine: &AutomaticJudge,
     interrupt: &Interrupt,
     progress: &dyn Progress,
 ) -> Result<Option<Stop>> {
@@ -104,7 +104,7 @@ pub fn judge_all(
                 Some((places, scores)) => (Some(places), scores),
                 None => (None, None),
             };
-            choices.push(Choice { ranking, scores, ..unasked(number, judge) });
+            choices.push(Judgment { ranking, scores, ..unasked(number, judge) });
             task.advance(1);
             stop = interrupt.reason(Duration::ZERO);
             if stop.is_some() {
@@ -119,8 +119,8 @@ pub fn judge_all(
     Ok(None)
 }
 
-fn unasked(item: u64, judge: &Judge) -> Choice {
-    Choice { item, judge: judge.clone(), at: now(), ranking: None, scores: None, shown: None, seconds: None }
+fn unasked(item: u64, judge: &Judge) -> Judgment {
+    Judgment { item, judge: judge.clone(), at: now(), ranking: None, scores: None, shown: None, seconds: None }
 }
 
 fn now() -> String {
@@ -129,7 +129,7 @@ fn now() -> String {
 
 /// Answers as a person sees them: those that differ, in an order that tells nothing of who wrote them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct BlindQuestion {
     /// Number of the prompt.
     pub item: u64,
     /// Numbers of the answers, in the order in which they are shown.
@@ -138,9 +138,9 @@ pub struct Question {
     first: Vec<usize>,
 }
 
-impl Question {
+impl BlindQuestion {
     /// About these answers to a prompt; `seed` and the prompt's number draw the order.
-    pub fn new(item: u64, answers: &[Answer], seed: u64) -> Self {
+    pub fn new(item: u64, answers: &[StoredAnswer], seed: u64) -> Self {
         let first = first_of_text(&texts(answers));
         let distinct = distinct(&first);
         let n = distinct.len() as u64;
@@ -154,17 +154,17 @@ impl Question {
     }
 
     /// The choice that all are tied, which nobody was asked for.
-    pub fn settled(&self, judge: &Judge) -> Choice {
-        Choice { ranking: Some(vec![1; self.first.len()]), ..unasked(self.item, judge) }
+    pub fn settled(&self, judge: &Judge) -> Judgment {
+        Judgment { ranking: Some(vec![1; self.first.len()]), ..unasked(self.item, judge) }
     }
 
     /// What `judge` chose in `seconds`: the place of each answer as they were shown, or nothing.
-    pub fn chosen(&self, judge: &Judge, places: Option<&[u32]>, seconds: f64) -> Choice {
+    pub fn chosen(&self, judge: &Judge, places: Option<&[u32]>, seconds: f64) -> Judgment {
         let place = |first: &usize| {
             let at = self.shown.iter().position(|number| number == first);
             places.and_then(|places| places.get(at?)).copied().unwrap_or(1)
         };
-        Choice {
+        Judgment {
             ranking: places.map(|_| self.first.iter().map(place).collect()),
             shown: Some(self.shown.iter().map(|&number| number as u64).collect()),
             seconds: Some((seconds * 10.0).round() / 10.0),
@@ -208,12 +208,13 @@ pub fn order(text: &str, n: usize) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collection::tests::{collected, settings};
+    use crate::collection::tests::collected;
+    use crate::settings::tests::settings;
     use gptkit_data::progress::Silent;
-    use gptkit_world::Part;
+    use gptkit_data::split::Split;
 
-    fn answers(texts: &[&str]) -> Vec<Answer> {
-        let answer = |(number, text): (usize, &&str)| Answer {
+    fn answers(texts: &[&str]) -> Vec<StoredAnswer> {
+        let answer = |(number, text): (usize, &&str)| StoredAnswer {
             item: 0,
             number: number as u64,
             model: "a".to_owned(),
@@ -263,8 +264,8 @@ mod tests {
         let texts = answers(&["w", "x", "w", "y"]);
         let mut orders = std::collections::BTreeSet::new();
         for item in 0..40 {
-            let question = Question::new(item, &texts, 1);
-            assert_eq!(question, Question::new(item, &texts, 1));
+            let question = BlindQuestion::new(item, &texts, 1);
+            assert_eq!(question, BlindQuestion::new(item, &texts, 1));
             orders.insert(question.shown.clone());
             let mut sorted = question.shown.clone();
             sorted.sort_unstable();
@@ -278,9 +279,9 @@ mod tests {
         }
         assert_eq!(orders.len(), 6, "all orders come");
         let pair = answers(&["x", "y"]);
-        let swapped = (0..1000).filter(|&item| Question::new(item, &pair, 3).shown == [1, 0]).count();
+        let swapped = (0..1000).filter(|&item| BlindQuestion::new(item, &pair, 3).shown == [1, 0]).count();
         assert!((450..550).contains(&swapped), "{swapped} of 1000 are swapped");
-        let same = Question::new(0, &answers(&["x", "x"]), 1);
+        let same = BlindQuestion::new(0, &answers(&["x", "x"]), 1);
         assert!(same.is_settled());
         assert_eq!(same.settled(&judge("human")).ranking, Some(vec![1, 1]));
     }
@@ -288,20 +289,21 @@ mod tests {
     #[test]
     fn the_worlds_judges_judge_what_they_have_not_judged_yet() {
         let folder = tempfile::tempdir().unwrap();
-        let world = Instructions::new(1, Part::Train);
-        let right = world.instruction(0).substance().to_owned();
+        let world = SyntheticInstructions::new(1, Split::Train);
+        let right = world.instruction(0).canonical_answer().to_owned();
         let all: [(&str, &[&str]); 2] = [("q", &["", &right, "", "Gladly!"]), ("r", &["", "", "", ""])];
         let mut collection = collected(folder.path(), settings(Some(4), "world"), &all);
         let interrupt = Interrupt::default();
         let gold = judge("gold");
-        let judged = judge_all(&mut collection, &gold, &Machine::Gold(world.clone()), &interrupt, &Silent).unwrap();
+        let judged =
+            judge_all(&mut collection, &gold, &AutomaticJudge::Gold(world.clone()), &interrupt, &Silent).unwrap();
         assert_eq!(judged, None);
         let choices = collection.choices().unwrap();
         assert_eq!(choices[0].ranking, Some(vec![2, 1, 2, 2]), "courtesy alone is worth no more than nothing");
         assert_eq!(choices[0].scores.as_ref().unwrap()[1], 3.0);
         assert_eq!(choices[1].ranking, Some(vec![1; 4]));
         assert!(collection.unjudged(&gold).unwrap().is_empty());
-        let labeler = Machine::Labeler(Labeler::new(1), world);
+        let labeler = AutomaticJudge::Labeler(SimulatedLabeler::new(1), world);
         judge_all(&mut collection, &judge("labeler"), &labeler, &interrupt, &Silent).unwrap();
         let ranking = collection.choices().unwrap()[2].ranking.clone().unwrap();
         assert_eq!(ranking[0], ranking[2]);

@@ -1,9 +1,9 @@
 //! Several ways to answer against a reference model, on the same prompts: how often each is the better, what a reward model
 //! makes of it, and how far it has gone from the reference (Ouyang et al. 2022, §4; Gao et al. 2022).
 
-use crate::answering::{Answerer, Manner};
+use crate::answering::{CompletionWriter, DecodingSettings};
 use crate::choices::Item;
-use crate::compare::{Judged, Machine};
+use crate::compare::{AnswerRanks, AutomaticJudge};
 use crate::win_rates::WinRate;
 use anyhow::{Context, Result};
 use gptkit_data::progress::{Progress, Unit};
@@ -20,7 +20,7 @@ const READ: usize = 128;
 
 /// A way to answer, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct ContestRow {
     /// What it is called.
     pub name: String,
     /// A is this way, B the reference.
@@ -65,9 +65,9 @@ pub struct Contest<'a> {
     /// The prompts, whose numbers count from 0.
     pub items: &'a [Item],
     /// The model that others are compared with.
-    pub reference: Answerer<'a>,
+    pub reference: CompletionWriter<'a>,
     /// Who judges.
-    pub machine: Machine<'a>,
+    pub machine: AutomaticJudge<'a>,
     /// Gives every answer a reward beside what the judge says; reads as the models do.
     pub reward: Option<&'a Scorer>,
     /// Longest answer, in tokens.
@@ -81,17 +81,17 @@ pub struct Contest<'a> {
 
 /// What the reference answers when others are compared with it, a text for each prompt.
 #[derive(Debug)]
-pub struct Opponent(Vec<String>);
+pub struct ReferenceAnswers(Vec<String>);
 
 impl Contest<'_> {
     /// Has the reference write what others are compared with.
     ///
     /// # Errors
-    /// As [`Answerer::write`].
-    pub fn opponent(&self, name: &str, progress: &dyn Progress) -> Result<Opponent> {
+    /// As [`CompletionWriter::write`].
+    pub fn opponent(&self, name: &str, progress: &dyn Progress) -> Result<ReferenceAnswers> {
         let sampling = Sampling { seed: self.sampling.seed.wrapping_add(1), ..self.sampling.clone() };
         let answers = self.write(&self.reference, &self.manner(1, None, sampling), name, progress)?;
-        Ok(Opponent(answers.into_iter().map(|answer| said(&answer).to_owned()).collect()))
+        Ok(ReferenceAnswers(answers.into_iter().map(|answer| said(&answer).to_owned()).collect()))
     }
 
     /// Samples of the reference against `opponent`: one alone, which shows what chance does, and of as many as each of
@@ -101,11 +101,11 @@ impl Contest<'_> {
     /// As [`Contest::model`], or when there is something to choose and no reward model.
     pub fn reference(
         &self,
-        opponent: &Opponent,
+        opponent: &ReferenceAnswers,
         best_of: &[usize],
         name: &str,
         progress: &dyn Progress,
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Vec<ContestRow>> {
         let most = best_of.iter().copied().max().unwrap_or(1);
         let manner = self.manner(most, None, self.sampling.clone());
         let pool = self.write(&self.reference, &manner, name, progress)?;
@@ -117,10 +117,10 @@ impl Contest<'_> {
             self.row(name, &answers, rewards.as_deref(), opponent, progress)
         };
         let itself = draws_as_the_model(&self.sampling, &self.stop).then_some(0.0);
-        let mut rows = vec![Row { kl: itself, ..row(format!("{name} (reference)"), 1)? }];
+        let mut rows = vec![ContestRow { kl: itself, ..row(format!("{name} (reference)"), 1)? }];
         for &n in best_of {
             self.reward.context("the best of several answers is chosen by a reward model, and there is none")?;
-            rows.push(Row { kl_bound: Some(best_of_bound(n)), ..row(format!("best of {n}"), n)? });
+            rows.push(ContestRow { kl_bound: Some(best_of_bound(n)), ..row(format!("best of {n}"), n)? });
         }
         Ok(rows)
     }
@@ -128,8 +128,14 @@ impl Contest<'_> {
     /// `model` against `opponent`.
     ///
     /// # Errors
-    /// As [`Answerer::write`], or when its answers cannot be judged or rewarded.
-    pub fn model(&self, model: &Answerer, opponent: &Opponent, name: &str, progress: &dyn Progress) -> Result<Row> {
+    /// As [`CompletionWriter::write`], or when its answers cannot be judged or rewarded.
+    pub fn model(
+        &self,
+        model: &CompletionWriter,
+        opponent: &ReferenceAnswers,
+        name: &str,
+        progress: &dyn Progress,
+    ) -> Result<ContestRow> {
         let same_tokens =
             model.form.is_read_as(&self.reference.form) && model.tokenizer.agrees_with(self.reference.tokenizer);
         let with_kl = same_tokens && draws_as_the_model(&self.sampling, &self.stop);
@@ -138,15 +144,27 @@ impl Contest<'_> {
         let kl = if with_kl { Some(self.kl(model, &answers, name, progress)?) } else { None };
         let rewards = self.rewards(model, &answers, 1, name, progress)?;
         let answers: Vec<&Completion> = answers.iter().collect();
-        Ok(Row { kl, ..self.row(name.to_owned(), &answers, rewards.as_deref(), opponent, progress)? })
+        Ok(ContestRow { kl, ..self.row(name.to_owned(), &answers, rewards.as_deref(), opponent, progress)? })
     }
 
-    fn manner(&self, n_samples: usize, log_probs: Option<usize>, sampling: Sampling) -> Manner {
-        Manner { n_samples, max_new_tokens: self.max_new_tokens, stop: self.stop.clone(), log_probs, sampling }
+    fn manner(&self, n_samples: usize, log_probs: Option<usize>, sampling: Sampling) -> DecodingSettings {
+        DecodingSettings {
+            n_samples,
+            max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
+            log_probs,
+            sampling,
+        }
     }
 
     /// All answers to the first prompt, then all to the second.
-    fn write(&self, by: &Answerer, how: &Manner, name: &str, progress: &dyn Progress) -> Result<Vec<Completion>> {
+    fn write(
+        &self,
+        by: &CompletionWriter,
+        how: &DecodingSettings,
+        name: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Completion>> {
         let n = self.items.len() * how.n_samples;
         let mut answers: Vec<Option<Completion>> = (0..n).map(|_| None).collect();
         let task = progress.task(&format!("answers of {name}"), Some(n as u64), Unit::Items);
@@ -161,7 +179,7 @@ impl Contest<'_> {
     /// What the reward model gives each of `answers`, `of_each` to a prompt.
     fn rewards(
         &self,
-        by: &Answerer,
+        by: &CompletionWriter,
         answers: &[Completion],
         of_each: usize,
         name: &str,
@@ -181,7 +199,7 @@ impl Contest<'_> {
     }
 
     /// Mean over `answers` of Σ_t log π(t) − log π_ref(t), the sign that ends an answer among the tokens.
-    fn kl(&self, model: &Answerer, answers: &[Completion], name: &str, progress: &dyn Progress) -> Result<f64> {
+    fn kl(&self, model: &CompletionWriter, answers: &[Completion], name: &str, progress: &dyn Progress) -> Result<f64> {
         let task = progress.task(&format!("KL of {name}"), Some(answers.len() as u64), Unit::Items);
         let mut total = 0.0;
         for (items, answers) in self.items.chunks(READ).zip(answers.chunks(READ)) {
@@ -206,9 +224,9 @@ impl Contest<'_> {
         name: String,
         answers: &[&Completion],
         rewards: Option<&[f32]>,
-        opponent: &Opponent,
+        opponent: &ReferenceAnswers,
         progress: &dyn Progress,
-    ) -> Result<Row> {
+    ) -> Result<ContestRow> {
         let task = progress.task(&format!("judging {name}"), Some(answers.len() as u64), Unit::Items);
         let mut judged = Vec::with_capacity(answers.len());
         for ((item, answer), other) in self.items.iter().zip(answers).zip(&opponent.0) {
@@ -234,13 +252,13 @@ fn best(rewards: Option<&[f32]>, n_prompts: usize, of_each: usize, n: usize) -> 
 }
 
 /// From what the judge says of each of `answers` and, second, of the reference's; nothing where it cannot say.
-fn count(name: String, answers: &[&Completion], judged: &[Option<Judged>], rewards: Option<&[f32]>) -> Row {
+fn count(name: String, answers: &[&Completion], judged: &[Option<AnswerRanks>], rewards: Option<&[f32]>) -> ContestRow {
     let places: Vec<(u32, u32)> = judged.iter().flatten().map(|(places, _)| (places[0], places[1])).collect();
     let scores: Vec<f64> =
         judged.iter().flatten().filter_map(|(_, scores)| scores.as_ref().map(|scores| scores[0])).collect();
-    let mean = |all: &[f64]| (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64);
+    let mean = |all: &[f64]| (!all.is_empty()).then(|| gptkit_stats::mean(all));
     let share = |n: usize| n as f64 / answers.len() as f64;
-    Row {
+    ContestRow {
         name,
         win_rate: WinRate::of(&places),
         skipped: (judged.len() - places.len()) as u64,

@@ -1,13 +1,14 @@
 //! A collection → the files that are read by others: comparisons that a reward model learns from, and a summary.
 
-use crate::choices::{Answer, Choice, Judge};
-use crate::collection::{Collection, Tokens};
-use crate::win_rates::{Agreement, Verdict, agreements};
+use crate::choices::{Judge, Judgment, StoredAnswer};
+use crate::collection::Collection;
+use crate::settings::StoredSampling;
+use crate::win_rates::{Agreement, JudgeSummary, agreements};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::disk;
-use gptkit_world::Instructions;
+use gptkit_data::synthetic::SyntheticInstructions;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,13 +32,13 @@ pub struct Export {
 
 /// All that is known of a collection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub struct CollectionSummary {
     /// Prompts.
     pub prompts: u64,
     /// Answers that ended for want of room.
     pub cut_answers: u64,
     /// What each judge said.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<JudgeSummary>,
     /// How far each two agree that judged the same prompts.
     pub agreements: Vec<Agreement>,
     /// The files, by the judge's name.
@@ -56,7 +57,7 @@ pub fn export_path(folder: &Path, judge: &str) -> PathBuf {
 ///
 /// # Errors
 /// When the collection is damaged, or a file cannot be written.
-pub fn write(collection: &Collection) -> Result<Summary> {
+pub fn write(collection: &Collection) -> Result<CollectionSummary> {
     let (answers, choices) = (collection.answers()?, collection.choices()?);
     let same = |item: u64, a: usize, b: usize| {
         let answers = &answers[item as usize];
@@ -65,8 +66,8 @@ pub fn write(collection: &Collection) -> Result<Summary> {
     let alike = |item: u64| (1..collection.settings.n_answers()).all(|i| same(item, 0, i));
     let judges: BTreeSet<&Judge> = choices.iter().map(|choice| &choice.judge).collect();
     let verdict = |judge: &Judge| {
-        let own: Vec<&Choice> = choices.iter().filter(|choice| choice.judge == *judge).collect();
-        Verdict::of(judge, &own, collection.settings.b.is_some(), alike)
+        let own: Vec<&Judgment> = choices.iter().filter(|choice| choice.judge == *judge).collect();
+        JudgeSummary::of(judge, &own, collection.settings.b.is_some(), alike)
     };
     let mut exports = BTreeMap::new();
     let names: BTreeSet<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
@@ -77,7 +78,7 @@ pub fn write(collection: &Collection) -> Result<Summary> {
         exports.insert(name.to_owned(), export(collection, &answers, own, path.clone())?);
     }
     let cut_answers = answers.iter().flatten().filter(|answer| answer.finish == "length").count() as u64;
-    let summary = Summary {
+    let summary = CollectionSummary {
         prompts: collection.items.len() as u64,
         cut_answers,
         verdicts: judges.into_iter().map(verdict).collect(),
@@ -92,8 +93,8 @@ pub fn write(collection: &Collection) -> Result<Summary> {
 
 fn export<'a>(
     collection: &Collection,
-    answers: &[Vec<Answer>],
-    choices: impl Iterator<Item = &'a Choice>,
+    answers: &[Vec<StoredAnswer>],
+    choices: impl Iterator<Item = &'a Judgment>,
     path: PathBuf,
 ) -> Result<Export> {
     let mut export = Export { path, comparisons: 0, ties: 0, empty: 0 };
@@ -122,9 +123,9 @@ fn export<'a>(
 /// A choice as [`gptkit_data::comparison`] reads it, with the places of those answers that are `kept`.
 fn record(
     collection: &Collection,
-    world: Option<&Instructions>,
-    answers: &[Answer],
-    choice: &Choice,
+    world: Option<&SyntheticInstructions>,
+    answers: &[StoredAnswer],
+    choice: &Judgment,
     (kept, places): (&[usize], Vec<u32>),
 ) -> Map<String, Value> {
     let (item, settings) = (&collection.items[choice.item as usize], &collection.settings);
@@ -160,7 +161,7 @@ fn record(
     record
 }
 
-fn sampling(tokens: &Tokens, max_new_tokens: usize) -> Value {
+fn sampling(tokens: &StoredSampling, max_new_tokens: usize) -> Value {
     let mut sampling = json!(tokens);
     sampling["max-new-tokens"] = json!(max_new_tokens);
     sampling
@@ -188,13 +189,14 @@ fn dense(places: Vec<u32>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collection::tests::{collected, settings};
-    use gptkit_data::comparison::{Comparison, Shape, read_comparisons};
+    use crate::collection::tests::collected;
+    use crate::settings::tests::settings;
+    use gptkit_data::comparison::{Comparison, ComparisonShape, read_comparisons};
     use gptkit_data::progress::Silent;
     use gptkit_data::source::OnBadRecord;
 
-    fn chosen(item: u64, judge: &str, ranking: &[u32]) -> Choice {
-        Choice {
+    fn chosen(item: u64, judge: &str, ranking: &[u32]) -> Judgment {
+        Judgment {
             item,
             judge: Judge { judge: judge.to_owned(), who: "1".to_owned() },
             at: "2024-05-01T10:00:00Z".to_owned(),
@@ -205,11 +207,11 @@ mod tests {
         }
     }
 
-    fn read(path: &Path) -> (Shape, Vec<Comparison>) {
+    fn read(path: &Path) -> (ComparisonShape, Vec<Comparison>) {
         let mut all = Vec::new();
         let (shape, skipped) = read_comparisons(path, OnBadRecord::Fail, &Silent, &mut |comparison| {
             all.push(comparison);
-            Ok(())
+            Ok(std::ops::ControlFlow::Continue(()))
         })
         .unwrap();
         assert_eq!(skipped.total(), 0);
@@ -233,7 +235,7 @@ mod tests {
         ];
         let mut collection = collected(folder.path(), settings(None, "p.txt"), &all);
         let choices = [&[2, 1][..], &[1, 2], &[1, 1], &[2, 1], &[]];
-        let choices: Vec<Choice> =
+        let choices: Vec<Judgment> =
             choices.iter().zip(0..).map(|(places, item)| chosen(item, "human", places)).collect();
         collection.choose(&choices).unwrap();
         collection.choose(&[chosen(0, "runs/rm-1", &[1, 2])]).unwrap();
@@ -241,7 +243,7 @@ mod tests {
         let export = &summary.exports["human"];
         assert_eq!((export.comparisons, export.ties, export.empty), (2, 1, 1));
         let (shape, found) = read(&folder.path().join("comparisons-human.jsonl"));
-        assert_eq!((shape, found.len()), (Shape::Pair { prompt: "prompt" }, 2));
+        assert_eq!((shape, found.len()), (ComparisonShape::Pair { prompt: "prompt" }, 2));
         assert_eq!((texts(&found[0]), &found[0].places), (vec!["y", "x"], &vec![1, 2]));
         assert_eq!((texts(&found[1]), found[1].prompt[0].content.as_str()), (vec!["x", "y"], human));
         assert_eq!(texts(&read(&folder.path().join("comparisons-rm-1.jsonl")).1[0]), ["x", "y"]);
@@ -281,7 +283,10 @@ mod tests {
         let summary = write(&collection).unwrap();
         assert_eq!((summary.exports["labeler"].comparisons, summary.exports["labeler"].empty), (1, 1));
         let (shape, found) = read(&summary.exports["labeler"].path);
-        assert_eq!((shape, texts(&found[0]), &found[0].places), (Shape::Ranking, vec!["x", "y"], &vec![2, 1]));
+        assert_eq!(
+            (shape, texts(&found[0]), &found[0].places),
+            (ComparisonShape::Ranking, vec!["x", "y"], &vec![2, 1])
+        );
         assert_eq!((found[0].gold.as_ref().unwrap().len(), found[0].repeated), (2, 1));
     }
 }

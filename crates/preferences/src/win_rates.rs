@@ -1,8 +1,8 @@
 //! What was chosen, counted: win rates, places of a ranking, and how far two judges agree.
 
-use crate::choices::{Choice, Judge};
+use crate::choices::{Judge, Judgment};
 use gptkit_data::comparison::pairs;
-use gptkit_reward::report::Share;
+use gptkit_stats::Share;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub struct WinRate {
 
 /// What became of the rankings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Rankings {
+pub struct RankingCounts {
     /// Prompts whose answers were ranked.
     pub groups: u64,
     /// Pairs of answers of which one is better.
@@ -40,7 +40,7 @@ pub struct Rankings {
 
 /// What a judge said.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verdict {
+pub struct JudgeSummary {
     /// Who.
     #[serde(flatten)]
     pub judge: Judge,
@@ -55,7 +55,7 @@ pub struct Verdict {
     pub win_rate: Option<WinRate>,
     /// Of one model's answers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rankings: Option<Rankings>,
+    pub rankings: Option<RankingCounts>,
     /// Mean of what the judge gives, if it gives numbers: A's and B's answers, or those of one model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_scores: Option<Vec<f64>>,
@@ -67,10 +67,10 @@ pub struct Verdict {
     pub median_seconds: Option<f64>,
 }
 
-impl Verdict {
+impl JudgeSummary {
     /// From the choices of one judge; `are_two_models` tells A and B from answers of one model, and `alike` a prompt whose
     /// answers are all the same.
-    pub fn of(judge: &Judge, choices: &[&Choice], are_two_models: bool, alike: impl Fn(u64) -> bool) -> Self {
+    pub fn of(judge: &Judge, choices: &[&Judgment], are_two_models: bool, alike: impl Fn(u64) -> bool) -> Self {
         let rankings: Vec<&[u32]> = choices.iter().filter_map(|choice| choice.ranking.as_deref()).collect();
         let scores: Vec<&[f64]> = choices.iter().filter_map(|choice| choice.scores.as_deref()).collect();
         let mut seconds: Vec<f64> = choices.iter().filter_map(|choice| choice.seconds).collect();
@@ -106,13 +106,13 @@ fn share(hits: impl Iterator<Item = f64>) -> Option<Share> {
     (!clusters.is_empty()).then(|| Share::of(&clusters))
 }
 
-fn win_rate(choices: &[&Choice]) -> WinRate {
-    let both = |choice: &&&Choice| match choice.ranking.as_deref() {
+fn win_rate(choices: &[&Judgment]) -> WinRate {
+    let both = |choice: &&&Judgment| match choice.ranking.as_deref() {
         Some(&[a, b]) => Some((a, b)),
         _ => None,
     };
     let judged: Vec<(u32, u32)> = choices.iter().filter_map(|choice| both(&choice)).collect();
-    let first = |choice: &&Choice| {
+    let first = |choice: &&Judgment| {
         let (a, b) = both(&choice)?;
         match choice.shown.as_deref()?.first()? {
             0 => Some(hit(a, b)),
@@ -137,11 +137,11 @@ impl WinRate {
     }
 }
 
-fn count(rankings: &[&[u32]]) -> Rankings {
+fn count(rankings: &[&[u32]]) -> RankingCounts {
     let told_apart = |places: &&[u32]| pairs(places).count() as u64;
     let all = |places: &&[u32]| (places.len() * places.len().saturating_sub(1) / 2) as u64;
     let pairs = rankings.iter().map(told_apart).sum();
-    Rankings { groups: rankings.len() as u64, pairs, ties: rankings.iter().map(all).sum::<u64>() - pairs }
+    RankingCounts { groups: rankings.len() as u64, pairs, ties: rankings.iter().map(all).sum::<u64>() - pairs }
 }
 
 /// How far two judges agree (Ouyang et al. 2022, §3.4: 72.6% for trained labelers).
@@ -162,7 +162,7 @@ pub struct Agreement {
 
 /// Of all pairs of judges that have judged the same prompts; a pair of answers that say the same, as `alike` tells of a
 /// prompt and two numbers, counts for nothing.
-pub fn agreements(choices: &[Choice], alike: impl Fn(u64, usize, usize) -> bool) -> Vec<Agreement> {
+pub fn agreements(choices: &[Judgment], alike: impl Fn(u64, usize, usize) -> bool) -> Vec<Agreement> {
     let judges: BTreeSet<&Judge> = choices.iter().map(|choice| &choice.judge).collect();
     let of = |judge: &Judge| -> BTreeMap<u64, &[u32]> {
         let own = choices.iter().filter(|choice| choice.judge == *judge);
@@ -209,21 +209,21 @@ mod tests {
         Judge { judge: "human".to_owned(), who: who.to_owned() }
     }
 
-    fn choice(item: u64, who: &str, ranking: Option<&[u32]>) -> Choice {
+    fn choice(item: u64, who: &str, ranking: Option<&[u32]>) -> Judgment {
         let ranking = ranking.map(<[u32]>::to_vec);
         let at = "2024-05-01T10:00:00Z".to_owned();
-        Choice { item, judge: judge(who), at, ranking, scores: None, shown: Some(vec![1, 0]), seconds: Some(2.0) }
+        Judgment { item, judge: judge(who), at, ranking, scores: None, shown: Some(vec![1, 0]), seconds: Some(2.0) }
     }
 
     /// Five of eight to A, two to B, one tie: (5 + 0.5) / 8.
     #[test]
     fn a_win_rate_counts_ties_half_and_adds_up_from_both_sides() {
         let rankings: [&[u32]; 8] = [&[1, 2], &[1, 2], &[1, 2], &[1, 2], &[1, 2], &[2, 1], &[2, 1], &[1, 1]];
-        let mut choices: Vec<Choice> =
+        let mut choices: Vec<Judgment> =
             rankings.iter().enumerate().map(|(i, places)| choice(i as u64, "ann", Some(places))).collect();
         choices.push(choice(8, "ann", None));
-        let all: Vec<&Choice> = choices.iter().collect();
-        let verdict = Verdict::of(&judge("ann"), &all, true, |item| item == 7);
+        let all: Vec<&Judgment> = choices.iter().collect();
+        let verdict = JudgeSummary::of(&judge("ann"), &all, true, |item| item == 7);
         assert_eq!((verdict.judged, verdict.skipped, verdict.alike), (9, 1, 1));
         let rate = verdict.win_rate.unwrap();
         assert_eq!((rate.wins_of_a, rate.wins_of_b, rate.ties), (5, 2, 1));
@@ -240,19 +240,19 @@ mod tests {
         assert_eq!(rate.shown_first.unwrap().value, 2.5 / 8.0);
         assert!(verdict.rankings.is_none() && verdict.mean_scores.is_none());
         assert_eq!(verdict.median_seconds, Some(2.0));
-        let none = Verdict::of(&judge("ann"), &[], true, |_| false);
+        let none = JudgeSummary::of(&judge("ann"), &[], true, |_| false);
         assert_eq!(none.win_rate.unwrap().a_over_b, None);
     }
 
     #[test]
     fn rankings_are_counted_in_pairs_and_scores_in_means() {
-        let scored = |item, places: &[u32], scores: &[f64]| Choice {
+        let scored = |item, places: &[u32], scores: &[f64]| Judgment {
             scores: Some(scores.to_vec()),
             ..choice(item, "ann", Some(places))
         };
         let choices = [scored(0, &[1, 2, 2], &[3.0, 0.0, 0.0]), scored(1, &[3, 2, 1], &[-1.0, 0.0, 4.0])];
-        let verdict = Verdict::of(&judge("ann"), &choices.iter().collect::<Vec<_>>(), false, |_| false);
-        assert_eq!(verdict.rankings, Some(Rankings { groups: 2, pairs: 5, ties: 1 }));
+        let verdict = JudgeSummary::of(&judge("ann"), &choices.iter().collect::<Vec<_>>(), false, |_| false);
+        assert_eq!(verdict.rankings, Some(RankingCounts { groups: 2, pairs: 5, ties: 1 }));
         assert_eq!(verdict.mean_scores, Some(vec![1.0]));
         assert_eq!(verdict.best_and_worst, Some([3.5, -0.5]));
     }

@@ -95,7 +95,7 @@ impl Group {
 
 /// Writes dialogues as a reward model reads them.
 #[derive(Debug)]
-pub struct Encoder {
+pub struct GroupEncoder {
     /// Its tokens.
     pub tokenizer: Tokenizer,
     /// How dialogues are written.
@@ -106,7 +106,7 @@ pub struct Encoder {
 
 /// Sequences that fit the window, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fitted {
+pub struct FittedGroup {
     /// The prompt and a completion each.
     pub sequences: Vec<Vec<u32>>,
     /// Tokens of the prompt.
@@ -115,21 +115,26 @@ pub struct Fitted {
     pub cut: bool,
 }
 
-impl Encoder {
+impl GroupEncoder {
     /// `prompt` with each of `completions`. Where the longest is over the window, the prompt's oldest turns are left out;
     /// nothing when the last alone is too long.
     ///
     /// # Errors
     /// When the template refuses the messages, or does not write a completion after its prompt.
-    pub fn group(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<Fitted>> {
+    pub fn group(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<FittedGroup>> {
         self.group_cut(prompt, completions, &vec![false; completions.len()])
     }
 
     /// The same, where some completions were `cut` off before their end, and have no sign that ends them.
     ///
     /// # Errors
-    /// As [`Encoder::group`].
-    pub fn group_cut(&self, prompt: &[Message], completions: &[Vec<Message>], cut: &[bool]) -> Result<Option<Fitted>> {
+    /// As [`GroupEncoder::group`].
+    pub fn group_cut(
+        &self,
+        prompt: &[Message],
+        completions: &[Vec<Message>],
+        cut: &[bool],
+    ) -> Result<Option<FittedGroup>> {
         let sign = self.template.end_token(&self.tokenizer)?;
         let system = usize::from(prompt.first().is_some_and(|first| first.role == Role::System));
         let (system, all) = prompt.split_at(system);
@@ -151,7 +156,7 @@ impl Encoder {
             );
             if sequences.iter().all(|sequence| sequence.len() <= self.context) {
                 let cut = turns.len() < all.len();
-                return Ok(Some(Fitted { sequences, prompt: shared, cut }));
+                return Ok(Some(FittedGroup { sequences, prompt: shared, cut }));
             }
             match turns {
                 [_, _, rest @ ..] if !rest.is_empty() => turns = rest,
@@ -179,11 +184,11 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn encoder(context: usize) -> Encoder {
+    fn encoder(context: usize) -> GroupEncoder {
         let letters: BTreeSet<char> = ('a'..='z').chain([' ', '?', '.']).collect();
         let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
         tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
-        Encoder { tokenizer, template: Template::default_for_chat(), context }
+        GroupEncoder { tokenizer, template: Template::default_for_chat(), context }
     }
 
     fn user(text: &str) -> Message {
@@ -234,7 +239,7 @@ mod tests {
     #[test]
     fn a_template_that_forgets_the_prompt_is_refused() {
         let source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}?{% endif %}";
-        let encoder = Encoder { template: Template::new("odd", source.to_owned()).unwrap(), ..encoder(64) };
+        let encoder = GroupEncoder { template: Template::new("odd", source.to_owned()).unwrap(), ..encoder(64) };
         assert!(encoder.group(&[user("who")], &[vec![says("me")]]).is_err());
     }
 

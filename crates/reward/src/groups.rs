@@ -1,19 +1,20 @@
 //! Comparison records → groups of tokens, those of training and those held out: by prompt, never by pair.
 
-use crate::group::{Encoder, Fitted, Group};
+use crate::group::{FittedGroup, Group, GroupEncoder};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::comparison::{Comparison, read_comparisons};
-use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::dialogue::key;
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{Bad, Place as At};
-use gptkit_data::source::{OnBadRecord, Place};
-use gptkit_sft::sources::{Origin, Reading, Sources, Use};
-use gptkit_world::Comparisons;
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::sources::{Origin, Reading, Sources, Use};
+use gptkit_data::synthetic::SyntheticComparisons;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::Path;
 
 /// The comparisons; TOML section `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl ComparisonConfig {
     /// Whether all that is validated on comes from the embedded world.
     pub(crate) fn is_synthetic(&self) -> bool {
         let validated = if self.validation.is_empty() { &self.sources } else { &self.validation };
-        validated.iter().all(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+        validated.iter().all(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
     }
 }
 
@@ -64,7 +65,7 @@ pub const FILES: [&str; 2] = ["train.examples", "val.examples"];
 
 /// What became of the comparisons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ComparisonCounts {
     /// Groups that are learned, and pairs in them.
     pub train: (u64, u64),
     /// Groups that are validated on, and pairs in them.
@@ -95,13 +96,17 @@ pub struct Counts {
 /// When a record cannot be read or rendered, or there is nothing to learn from them.
 pub fn encode_all(
     config: &ComparisonConfig,
-    encoder: &Encoder,
+    encoder: &GroupEncoder,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<Counts> {
+) -> Result<ComparisonCounts> {
     let mut split = config.places().split();
-    let mut taker =
-        Taker { encoder, counts: Counts::default(), seen: HashMap::new(), prompts: [HashSet::new(), HashSet::new()] };
+    let mut taker = GroupWriter {
+        encoder,
+        counts: ComparisonCounts::default(),
+        seen: HashMap::new(),
+        prompts: [HashSet::new(), HashSet::new()],
+    };
     let [train, val] = FILES.map(|name| folder.join(name));
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
@@ -122,16 +127,16 @@ pub fn encode_all(
 }
 
 /// Writes comparisons as groups, and counts.
-struct Taker<'a> {
-    encoder: &'a Encoder,
-    counts: Counts,
+struct GroupWriter<'a> {
+    encoder: &'a GroupEncoder,
+    counts: ComparisonCounts,
     /// Of each pair that was told apart, whether the one with the smaller key was better. 16 bytes a pair.
     seen: HashMap<u64, bool>,
     /// Keys of the prompts of both parts.
     prompts: [HashSet<u64>; 2],
 }
 
-impl Taker<'_> {
+impl GroupWriter<'_> {
     fn add(&mut self, comparison: Comparison, held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let prompt = comparison.prompt_key();
         let Comparison { completions, places, gold, cut, .. } = &comparison;
@@ -141,8 +146,8 @@ impl Taker<'_> {
             self.counts.level += 1;
             return Ok(());
         }
-        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
-        let Some(Fitted { sequences, prompt: start, cut }) =
+        let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
+        let Some(FittedGroup { sequences, prompt: start, cut }) =
             self.encoder.group_cut(&comparison.prompt, completions, cut).map_err(bad)?
         else {
             self.counts.too_long += 1;
@@ -172,10 +177,10 @@ impl Taker<'_> {
         file.push(&group.numbers())
     }
 
-    fn finish(mut self) -> Result<Counts> {
+    fn finish(mut self) -> Result<ComparisonCounts> {
         let [train, val] = &self.prompts;
         (self.counts.train_prompts, self.counts.val_prompts) = (train.len() as u64, val.len() as u64);
-        let Counts { train, val, level, too_long, train_prompts, .. } = self.counts;
+        let ComparisonCounts { train, val, level, too_long, train_prompts, .. } = self.counts;
         let context = self.encoder.context;
         if train.0 + val.0 == 0 {
             match (level, too_long) {
@@ -207,9 +212,9 @@ fn read(
 ) -> Result<()> {
     let source = reading.source;
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let comparisons = Comparisons::new(*seed, *part);
+        let comparisons = SyntheticComparisons::new(*seed, *part);
         for number in numbers.clone() {
-            sink(of_world(source, number, comparisons.comparison(number)))?;
+            sink(comparisons.comparison(source, number))?;
         }
         progress.note(&reading.of_world("comparisons"));
         return Ok(());
@@ -218,24 +223,11 @@ fn read(
     let (shape, skipped) = read_comparisons(Path::new(source), on_bad, progress, &mut |comparison| {
         sink(comparison)?;
         n += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     progress.note(&format!("{source}: {} comparisons, read as {shape}", grouped(n)));
     skipped.warn(progress);
     Ok(())
-}
-
-fn of_world(source: &str, index: u64, comparison: gptkit_world::Comparison) -> Comparison {
-    let gptkit_world::Comparison { instruction, completions, ranking, gold } = comparison;
-    Comparison {
-        cut: vec![false; completions.len()],
-        place: At { file: PathBuf::from(source), line: index + 1 },
-        prompt: vec![Message::new(Role::User, instruction.prompt)],
-        completions: completions.into_iter().map(|text| vec![Message::new(Role::Assistant, text)]).collect(),
-        places: ranking,
-        gold: Some(gold),
-        repeated: 0,
-    }
 }
 
 /// The groups of a part, each as what is kept of it: itself, or more.
@@ -274,8 +266,9 @@ impl<T: AsRef<Group>> Groups<T> {
 }
 
 /// Says what `counts` are.
-pub fn say(counts: &Counts, progress: &dyn Progress) {
-    let Counts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } = *counts;
+pub fn say(counts: &ComparisonCounts, progress: &dyn Progress) {
+    let ComparisonCounts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } =
+        *counts;
     progress.note(&format!(
         "{} prompts to learn, {} to validate · pairs: {} and {} · {} tokens a pass, {} without reading twice what is shared",
         grouped(counts.train_prompts),
@@ -310,16 +303,16 @@ pub fn say(counts: &Counts, progress: &dyn Progress) {
 mod tests {
     use super::*;
     use gptkit_data::progress::Silent;
+    use gptkit_data::split::Split;
     use gptkit_data::template::Template;
     use gptkit_data::tokenizer::Tokenizer;
-    use gptkit_world::Part;
     use std::collections::BTreeSet;
 
-    fn encoder() -> Encoder {
+    fn encoder() -> GroupEncoder {
         let letters: BTreeSet<char> = (' '..='~').collect();
         let mut tokenizer = Tokenizer::of_characters(&letters).unwrap();
         tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
-        Encoder { tokenizer, template: Template::default_for_chat(), context: 400 }
+        GroupEncoder { tokenizer, template: Template::default_for_chat(), context: 400 }
     }
 
     fn config(sources: &[&str], validation: &[&str]) -> ComparisonConfig {
@@ -379,9 +372,11 @@ mod tests {
         assert_eq!((counts.train.0, counts.val.0, counts.too_long), (50, 20, 0));
         let groups = Groups::open(&folder.path().join(FILES[1]), 1, Group::of).unwrap();
         let group = groups.records.get(0);
-        let truth = Comparisons::new(1, Part::HeldOut).comparison(0);
-        assert_eq!(group.places, truth.ranking);
-        assert!(group.gold.unwrap().iter().zip(&truth.gold).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+        let truth = SyntheticComparisons::new(1, Split::HeldOut).comparison("world", 0);
+        assert_eq!(group.places, truth.places);
+        assert!(
+            group.gold.unwrap().iter().zip(truth.gold.as_ref().unwrap()).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6)
+        );
         assert!((0.3..0.7).contains(&groups.longer_wins), "{}", groups.longer_wins);
     }
 }

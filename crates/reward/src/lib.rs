@@ -9,8 +9,11 @@
 //! - [`report`]    rewards against comparisons: accuracy, calibration, what length explains
 //! - `charts`      the same as pictures
 //! - [`mod@train_rm`] the stage
+//! - [`best_of`]   N completions of a prompt, best first
 //! - [`mod@score`] records → records with rewards
 
+pub mod bench;
+pub mod best_of;
 mod charts;
 pub mod group;
 pub mod groups;
@@ -23,4 +26,4 @@ pub mod score;
 pub mod train_rm;
 
 pub use model::RewardModel;
-pub use train_rm::{RewardConfig, train_rm};
+pub use train_rm::{RewardConfig, RewardModeling};

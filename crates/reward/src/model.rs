@@ -1,7 +1,7 @@
 //! A language model with a scalar in the place of the unembedding: tokens → rewards.
 
-use crate::group::{Encoder, Group};
-use crate::reading::Reading;
+use crate::group::{Group, GroupEncoder};
+use crate::reading::SharedPrompts;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use gptkit_data::dialogue::Message;
@@ -33,7 +33,7 @@ impl RewardModel {
     /// When a token is not of the vocabulary, or a sequence over the context.
     pub fn of_groups(&self, groups: &[Group], pass: Pass) -> Result<Tensor> {
         let groups: Vec<&Group> = groups.iter().collect();
-        let reading = Reading::of(&groups, &self.gpt)?;
+        let reading = SharedPrompts::of(&groups, &self.gpt)?;
         let sequences = groups.iter().flat_map(|group| &group.sequences).enumerate();
         let ends: Vec<u32> = sequences.map(|(i, sequence)| reading.row(i, sequence.len() - 1)).collect();
         let hidden = self.gpt.hidden(&reading.input, pass.of_part())?.squeeze(0)?; // [tokens, D]
@@ -69,14 +69,14 @@ pub struct Scorer {
     /// The model.
     pub model: RewardModel,
     /// How it reads dialogues.
-    pub encoder: Encoder,
+    pub encoder: GroupEncoder,
     /// What `config.json` names for padding: the reward is read at the last other token.
     pad: Option<u32>,
 }
 
 /// What became of a prompt's completions.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
+pub struct GroupRewards {
     /// The reward of each.
     pub rewards: Vec<f32>,
     /// Whether the prompt's oldest turns were left out.
@@ -99,7 +99,7 @@ impl Scorer {
         let template =
             Template::of(&files.tokenizer)?.with_context(|| format!("{} has no chat template", folder.display()))?;
         let ModelFolder { tokenizer, config, .. } = files;
-        let encoder = Encoder { tokenizer, template, context: config.context };
+        let encoder = GroupEncoder { tokenizer, template, context: config.context };
         Ok(Self { model: RewardModel { gpt, head }, encoder, pad: description.pad })
     }
 
@@ -129,10 +129,10 @@ impl Scorer {
     ///
     /// # Errors
     /// When the template refuses the messages, or as [`RewardModel::rewards`].
-    pub fn score(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<Scored>> {
+    pub fn score(&self, prompt: &[Message], completions: &[Vec<Message>]) -> Result<Option<GroupRewards>> {
         let Some(fitted) = self.encoder.group(prompt, completions)? else { return Ok(None) };
         let sequences: Vec<Vec<u32>> = fitted.sequences.into_iter().map(|s| self.without_padding(s)).collect();
-        Ok(Some(Scored { rewards: self.model.rewards(&sequences)?, cut: fitted.cut }))
+        Ok(Some(GroupRewards { rewards: self.model.rewards(&sequences)?, cut: fitted.cut }))
     }
 
     /// `sequence` up to where transformers reads its reward: the last token that is not the one for padding, even where that

@@ -1,22 +1,21 @@
 //! Where rewards are 0: set once a model is trained, from completions that are kept with the run.
 
-use crate::group::{Encoder, Group};
+use crate::group::{Group, GroupEncoder};
 use crate::groups::Groups;
 use crate::model::RewardModel;
-use crate::report::Spread;
-use crate::train_rm::RewardConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::progress::{Progress, Unit};
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::sources::Reading;
 use gptkit_model::generate::{Finish, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, Params};
 use gptkit_sft::dialogues;
-use gptkit_sft::sources::Reading;
+use gptkit_stats::Moments;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -57,9 +56,9 @@ impl Check for NormalizationConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.samples >= 2, "samples", "is not 2 or more", "use 256");
         for (i, source) in self.references.iter().enumerate() {
-            let missing = match Place::of_records(source) {
+            let missing = match SourceLocation::of_records(source) {
                 Err(what) => Some(what),
-                Ok(Place::Path(path)) if !path.exists() => Some("does not exist".to_owned()),
+                Ok(SourceLocation::Path(path)) if !path.exists() => Some("does not exist".to_owned()),
                 Ok(_) => None,
             };
             if let Some(what) = missing {
@@ -81,17 +80,17 @@ const LEAST_ROOM: usize = 8;
 /// # Errors
 /// When a file cannot be read, no reference fits the window, or the policy's numbers are damaged.
 pub(crate) fn keep_references(
-    config: &RewardConfig,
-    encoder: &Encoder,
+    (config, seed): (&NormalizationConfig, u64),
+    encoder: &GroupEncoder,
     policy: (&Gpt, &[u32]),
     train: &Groups,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let NormalizationConfig { recipe, references, samples } = &config.normalization;
+    let NormalizationConfig { recipe, references, samples } = config;
     ExamplesWriter::write(&folder.join(REFERENCES), |file| match recipe {
         Recipe::None => Ok(()),
-        Recipe::LmHumanPreferences => sample(config, encoder, policy, train, file, progress),
+        Recipe::LmHumanPreferences => sample((*samples, seed), encoder, policy, train, file, progress),
         Recipe::Instructgpt if references.is_empty() => {
             for group in train.records.all(1, *samples).iter().flatten() {
                 let best = group.places.iter().position(|&place| place == 1).unwrap_or(0);
@@ -103,12 +102,15 @@ pub(crate) fn keep_references(
             for source in references {
                 dialogues::read(&Reading::training(source)?, OnBadRecord::Fail, progress, &mut |messages| {
                     if file.len() == *samples {
-                        return Ok(());
+                        return Ok(ControlFlow::Continue(()));
                     }
                     let (said, prompt) = messages.split_last().context("a dialogue without messages")?;
                     let fitted = encoder.group(prompt, &[vec![said.clone()]]);
-                    let fitted = fitted.map_err(|e| Bad::new(format!("{e:#}")))?;
-                    fitted.map_or(Ok(()), |fitted| file.push(&fitted.sequences[0]))
+                    let fitted = fitted.map_err(|e| BadRecord::new(format!("{e:#}")))?;
+                    if let Some(fitted) = fitted {
+                        file.push(&fitted.sequences[0])?;
+                    }
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
             ensure!(!file.is_empty(), "no reference fits the window of {} tokens", encoder.context);
@@ -119,14 +121,14 @@ pub(crate) fn keep_references(
 
 /// What the policy answers to prompts to learn, sampled at temperature 1.
 fn sample(
-    config: &RewardConfig,
-    encoder: &Encoder,
+    (samples, seed): (usize, u64),
+    encoder: &GroupEncoder,
     (gpt, ends): (&Gpt, &[u32]),
     train: &Groups,
     file: &mut ExamplesWriter,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let groups = train.records.all(1, config.normalization.samples).concat();
+    let groups = train.records.all(1, samples).concat();
     let longest = groups.iter().flat_map(|group: &Group| (0..group.len()).map(|i| group.length(i))).max();
     let longest = longest.unwrap_or(0).max(LEAST_ROOM);
     let prompts: Vec<Vec<u32>> = groups.iter().map(|group| group.sequences[0][..group.prompt].to_vec()).collect();
@@ -141,7 +143,7 @@ fn sample(
             max_new_tokens: longest,
             stop: Vec::new(),
             log_probs: None,
-            sampling: Sampling { seed: config.seed, ..Sampling::default() },
+            sampling: Sampling { seed, ..Sampling::default() },
         },
     };
     let end = encoder.template.end_token(&encoder.tokenizer)?;
@@ -171,7 +173,7 @@ pub(crate) fn normalize(recipe: Recipe, model: &RewardModel, params: &Params, fo
     let examples = Examples::open(&folder.join(REFERENCES))?;
     let references: Vec<Vec<u32>> = (0..examples.len()).map(|i| examples.get(i)).collect();
     let rewards = model.rewards(&references)?;
-    let Spread { mean, std } = Spread::of(rewards.iter().map(|&reward| f64::from(reward)));
+    let Moments { mean, std } = Moments::of(rewards.iter().map(|&reward| f64::from(reward)));
     let config = model.gpt.config();
     let n = references.len();
     Ok(Some(match recipe {

@@ -10,16 +10,16 @@ const WORTH_SHARING: f64 = 0.05;
 
 /// What a model reads of some groups, and where each token is in it.
 #[derive(Debug)]
-pub struct Reading {
+pub struct SharedPrompts {
     /// One window.
     pub input: Input,
     /// Of each sequence.
-    places: Vec<Place>,
+    places: Vec<SequenceSpan>,
 }
 
 /// Where a sequence's tokens are.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct SequenceSpan {
     /// Its first row.
     first: usize,
     /// Tokens that it shares with its group, which begin there.
@@ -28,7 +28,7 @@ struct Place {
     rest: usize,
 }
 
-impl Reading {
+impl SharedPrompts {
     /// Of `groups`, for `gpt`.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Reading {
             places.extend(group.sequences.iter().map(|sequence| {
                 let rest = at;
                 at += sequence.len() - stem;
-                Place { first: if stem > 0 { start } else { rest }, stem, rest }
+                SequenceSpan { first: if stem > 0 { start } else { rest }, stem, rest }
             }));
         }
         Ok(Self { input, places })
@@ -64,7 +64,7 @@ impl Reading {
     /// # Panics
     /// When there is no such sequence.
     pub fn row(&self, sequence: usize, token: usize) -> u32 {
-        let Place { first, stem, rest } = self.places[sequence];
+        let SequenceSpan { first, stem, rest } = self.places[sequence];
         (if token < stem { first + token } else { rest + token - stem }) as u32
     }
 }

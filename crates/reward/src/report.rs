@@ -1,12 +1,13 @@
 //! What rewards are worth on comparisons that were held out.
 
-use serde::{Deserialize, Serialize};
+use gptkit_stats::{Moments, Share};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// A prompt's completions as a reward model and labelers see them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
+pub struct RankedPrompt {
     /// The place of each: 1 is the best, the same place a tie.
     pub places: Vec<u32>,
     /// What the model gives each.
@@ -15,53 +16,6 @@ pub struct Judged {
     pub lengths: Vec<usize>,
     /// What each is worth in truth, where it is known.
     pub gold: Option<Vec<f32>>,
-}
-
-/// Standard errors of a normal that 95% lie within.
-const Z: f64 = 1.96;
-
-/// A share, with its 95% confidence interval over prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Share {
-    /// The share itself.
-    pub value: f64,
-    /// Lower end of the interval.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-    /// Of how many.
-    pub n: u64,
-}
-
-impl Share {
-    /// Standard error, as the interval has it.
-    pub fn standard_error(&self) -> f64 {
-        (self.high - self.low) / (2.0 * Z)
-    }
-
-    /// The share of hits in all, from hits and count of each prompt. What belongs to one prompt is alike, so that prompts
-    /// are what varies: the variance is that of a ratio of sums over clusters (Cochran 1977, §11.2), and the interval
-    /// Wilson's (1927) for as many independent pairs as would have it; where nothing varies, for as many as there are
-    /// prompts.
-    pub fn of(clusters: &[(f64, f64)]) -> Self {
-        let (hits, n) = clusters.iter().fold((0.0, 0.0), |(hits, n), (h, m)| (hits + h, n + m));
-        let value = hits / n;
-        let m = clusters.len() as f64;
-        let squares: f64 = clusters.iter().map(|(h, m)| (h - value * m).powi(2)).sum();
-        let variance = squares * m / (m - 1.0).max(1.0) / (n * n);
-        let independent = if variance > 0.0 { (value * (1.0 - value) / variance).min(n) } else { m };
-        let middle = (value + Z * Z / (2.0 * independent)) / (1.0 + Z * Z / independent);
-        let half = Z * (value * (1.0 - value) / independent + (Z / (2.0 * independent)).powi(2)).sqrt()
-            / (1.0 + Z * Z / independent);
-        Self { value, low: (middle - half).max(0.0), high: (middle + half).min(1.0), n: n as u64 }
-    }
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |x: f64| 100.0 * x;
-        write!(f, "{:.1}% [{:.1}, {:.1}]", percent(self.value), percent(self.low), percent(self.high))
-    }
 }
 
 /// Comparisons of one kind: how many completions the prompt has, how far their rewards are apart, how sure the model is.
@@ -78,27 +32,9 @@ pub struct Bin {
     pub accuracy: Share,
 }
 
-/// Mean and standard deviation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
-    /// Mean.
-    pub mean: f64,
-    /// Population standard deviation.
-    pub std: f64,
-}
-
-impl Spread {
-    /// Of `values`, which are not none.
-    pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
-        let (n, sum) = values.clone().fold((0.0, 0.0), |(n, sum), x| (n + 1.0, sum + x));
-        let mean = sum / n;
-        Self { mean, std: (values.map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt() }
-    }
-}
-
 /// What length alone does.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Length {
+pub struct LengthBias {
     /// R² of a line through rewards over tokens.
     pub explains: f64,
     /// The same with each prompt's mean taken out of both.
@@ -111,7 +47,7 @@ pub struct Length {
 
 /// What a reward model is worth.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct RewardReport {
     /// Prompts.
     pub n_prompts: u64,
     /// Mean loss, nats.
@@ -127,11 +63,11 @@ pub struct Report {
     /// Mean distance of the two, by pairs.
     pub calibration_error: f64,
     /// Rewards of those that are better than another of their prompt, each as often as it is.
-    pub chosen: Spread,
+    pub chosen: Moments,
     /// Rewards of those that are worse.
-    pub rejected: Spread,
+    pub rejected: Moments,
     /// What length alone does.
-    pub length: Length,
+    pub length: LengthBias,
     /// Accuracy against the truth, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gold_accuracy: Option<Share>,
@@ -141,14 +77,14 @@ pub struct Report {
 }
 
 /// A pair that labelers told apart.
-struct Pair {
+struct RankedPair {
     prompt: usize,
     k: usize,
     /// Reward of the better less that of the worse.
     ahead: f64,
 }
 
-impl Pair {
+impl RankedPair {
     fn hit(&self) -> f64 {
         hit(self.ahead)
     }
@@ -166,8 +102,8 @@ fn hit(ahead: f64) -> f64 {
 
 /// Pairs of each prompt by `value`: by how much the better one has more of it.
 fn ahead<'a>(
-    judged: &'a [Judged],
-    value: impl Fn(&'a Judged, usize) -> f64 + Copy + 'a,
+    judged: &'a [RankedPrompt],
+    value: impl Fn(&'a RankedPrompt, usize) -> f64 + Copy + 'a,
 ) -> impl Iterator<Item = (usize, f64)> + 'a {
     judged.iter().enumerate().flat_map(move |(prompt, one)| {
         gptkit_data::comparison::pairs(&one.places).map(move |(w, l)| (prompt, value(one, w) - value(one, l)))
@@ -199,22 +135,22 @@ pub fn longer_wins<'a>(groups: impl Iterator<Item = (&'a [u32], &'a [usize])>) -
 const GAPS: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
 const SURENESS: [f64; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
 
-impl Report {
+impl RewardReport {
     /// From what was `judged`; `longer_won` is how often the longer of two was preferred in training. Nothing when no pair
     /// is told apart.
-    pub fn of(judged: &[Judged], longer_won: f64) -> Option<Self> {
-        let reward = |one: &Judged, i: usize| f64::from(one.rewards[i]);
-        let pairs: Vec<Pair> = ahead(judged, reward)
-            .map(|(prompt, ahead)| Pair { prompt, k: judged[prompt].places.len(), ahead })
+    pub fn of(judged: &[RankedPrompt], longer_won: f64) -> Option<Self> {
+        let reward = |one: &RankedPrompt, i: usize| f64::from(one.rewards[i]);
+        let pairs: Vec<RankedPair> = ahead(judged, reward)
+            .map(|(prompt, ahead)| RankedPair { prompt, k: judged[prompt].places.len(), ahead })
             .collect();
         if pairs.is_empty() {
             return None;
         }
-        let calibration = bins(&pairs, &SURENESS, Pair::sureness);
+        let calibration = bins(&pairs, &SURENESS, RankedPair::sureness);
         let n = pairs.len() as f64;
         let off = |bin: &Bin| (bin.predicted - bin.accuracy.value).abs() * bin.accuracy.n as f64;
         let known = judged.iter().all(|one| one.gold.is_some());
-        let gold = |one: &Judged, i: usize| f64::from(one.gold.as_ref().map_or(f32::NAN, |gold| gold[i]));
+        let gold = |one: &RankedPrompt, i: usize| f64::from(one.gold.as_ref().map_or(f32::NAN, |gold| gold[i]));
         let by_length = ahead(judged, |one, i| one.lengths[i] as f64).map(|(prompt, ahead)| (prompt, hit(ahead)));
         let longer_wins = Share::of(&clusters(by_length));
         let mut chosen = Vec::new();
@@ -233,9 +169,9 @@ impl Report {
             by_gap: bins(&pairs, &GAPS, |pair| pair.ahead.abs()),
             calibration_error: calibration.iter().map(off).sum::<f64>() / n,
             calibration,
-            chosen: Spread::of(chosen.iter().copied()),
-            rejected: Spread::of(rejected.iter().copied()),
-            length: Length {
+            chosen: Moments::of(chosen.iter().copied()),
+            rejected: Moments::of(rejected.iter().copied()),
+            length: LengthBias {
                 explains: r_squared(&lengths_and_rewards(judged, false)),
                 explains_within_prompts: r_squared(&lengths_and_rewards(judged, true)),
                 longer_wins,
@@ -259,8 +195,8 @@ impl Report {
 }
 
 /// −log σ of each pair, averaged in each prompt and then over prompts, as in training.
-fn mean_loss(judged: &[Judged]) -> f64 {
-    let of = |one: &Judged| {
+fn mean_loss(judged: &[RankedPrompt]) -> f64 {
+    let of = |one: &RankedPrompt| {
         let losses = gptkit_data::comparison::pairs(&one.places).map(|(w, l)| {
             let ahead = f64::from(one.rewards[w]) - f64::from(one.rewards[l]);
             (-ahead).max(0.0) + (-ahead.abs()).exp().ln_1p()
@@ -272,11 +208,11 @@ fn mean_loss(judged: &[Judged]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
-fn bins(pairs: &[Pair], edges: &[f64], value: impl Fn(&Pair) -> f64) -> Vec<Bin> {
+fn bins(pairs: &[RankedPair], edges: &[f64], value: impl Fn(&RankedPair) -> f64) -> Vec<Bin> {
     let end = |i: usize| edges.get(i + 1).copied();
     let bin = |(i, &from): (usize, &f64)| {
-        let within = |pair: &&Pair| value(pair) >= from && end(i).is_none_or(|to| value(pair) < to);
-        let here: Vec<&Pair> = pairs.iter().filter(within).collect();
+        let within = |pair: &&RankedPair| value(pair) >= from && end(i).is_none_or(|to| value(pair) < to);
+        let here: Vec<&RankedPair> = pairs.iter().filter(within).collect();
         let predicted = here.iter().map(|pair| pair.sureness()).sum::<f64>() / here.len() as f64;
         let accuracy = || Share::of(&clusters(here.iter().map(|pair| (pair.prompt, pair.hit()))));
         (!here.is_empty()).then(|| Bin { from, to: end(i), predicted, accuracy: accuracy() })
@@ -284,7 +220,7 @@ fn bins(pairs: &[Pair], edges: &[f64], value: impl Fn(&Pair) -> f64) -> Vec<Bin>
     edges.iter().enumerate().filter_map(bin).collect()
 }
 
-fn by_k(pairs: &[Pair]) -> Vec<Bin> {
+fn by_k(pairs: &[RankedPair]) -> Vec<Bin> {
     let mut all: Vec<usize> = pairs.iter().map(|pair| pair.k).collect();
     all.sort_unstable();
     all.dedup();
@@ -293,7 +229,7 @@ fn by_k(pairs: &[Pair]) -> Vec<Bin> {
 }
 
 /// How often rewards order two completions as the truth does, of all that the truth tells apart.
-fn gold_accuracy(judged: &[Judged]) -> Share {
+fn gold_accuracy(judged: &[RankedPrompt]) -> Share {
     let pairs = judged.iter().enumerate().flat_map(|(prompt, one)| {
         let gold = one.gold.as_deref().unwrap_or_default();
         let n = gold.len();
@@ -304,15 +240,15 @@ fn gold_accuracy(judged: &[Judged]) -> Share {
     Share::of(&clusters(pairs))
 }
 
-fn lengths_and_rewards(judged: &[Judged], within: bool) -> Vec<(f64, f64)> {
-    let of = |one: &Judged| {
+fn lengths_and_rewards(judged: &[RankedPrompt], within: bool) -> Vec<(f64, f64)> {
+    let of = |one: &RankedPrompt| {
         let points: Vec<(f64, f64)> =
             one.lengths.iter().zip(&one.rewards).map(|(&n, &r)| (n as f64, f64::from(r))).collect();
         if !within {
             return points;
         }
-        let x = Spread::of(points.iter().map(|p| p.0)).mean;
-        let y = Spread::of(points.iter().map(|p| p.1)).mean;
+        let x = Moments::of(points.iter().map(|p| p.0)).mean;
+        let y = Moments::of(points.iter().map(|p| p.1)).mean;
         points.iter().map(|p| (p.0 - x, p.1 - y)).collect()
     };
     judged.iter().flat_map(of).collect()
@@ -320,14 +256,14 @@ fn lengths_and_rewards(judged: &[Judged], within: bool) -> Vec<(f64, f64)> {
 
 /// The share of the variance of y that a line over x explains; 0 when one of them does not vary.
 fn r_squared(points: &[(f64, f64)]) -> f64 {
-    let x = Spread::of(points.iter().map(|p| p.0));
-    let y = Spread::of(points.iter().map(|p| p.1));
+    let x = Moments::of(points.iter().map(|p| p.0));
+    let y = Moments::of(points.iter().map(|p| p.1));
     let together: f64 = points.iter().map(|p| (p.0 - x.mean) * (p.1 - y.mean)).sum::<f64>() / points.len() as f64;
     let both = x.std * y.std;
     if both > 0.0 { (together / both).powi(2) } else { 0.0 }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RewardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let range = |bin: &Bin, digits: usize| match bin.to {
             Some(to) => format!("{:.digits$} to {to:.digits$}", bin.from),
@@ -347,7 +283,7 @@ impl fmt::Display for Report {
         for bin in &self.calibration {
             row(&format!("sure by {}", range(bin, 1)), bin)?;
         }
-        let Length { explains, explains_within_prompts, longer_wins, .. } = self.length;
+        let LengthBias { explains, explains_within_prompts, longer_wins, .. } = self.length;
         writeln!(
             f,
             "rewards: chosen {:.2} ± {:.2}, rejected {:.2} ± {:.2} · off from calibrated by {:.1} points",
@@ -370,8 +306,8 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn judged(places: &[u32], rewards: &[f32], lengths: &[usize], gold: Option<&[f32]>) -> Judged {
-        Judged {
+    fn judged(places: &[u32], rewards: &[f32], lengths: &[usize], gold: Option<&[f32]>) -> RankedPrompt {
+        RankedPrompt {
             places: places.to_vec(),
             rewards: rewards.to_vec(),
             lengths: lengths.to_vec(),
@@ -384,7 +320,7 @@ mod tests {
     }
 
     /// Three prompts: 2 of 3 pairs right, 1 of 1 right, 1 of 1 tied in the model.
-    fn three() -> Vec<Judged> {
+    fn three() -> Vec<RankedPrompt> {
         vec![
             judged(&[1, 2, 3], &[2.0, 2.5, 0.0], &[5, 3, 1], Some(&[3.0, 2.0, 1.0])),
             judged(&[2, 1], &[0.0, 1.0], &[4, 4], Some(&[1.0, 0.0])),
@@ -394,7 +330,7 @@ mod tests {
 
     #[test]
     fn accuracy_counts_pairs_and_ties_of_the_model_half() {
-        let report = Report::of(&three(), 0.4).unwrap();
+        let report = RewardReport::of(&three(), 0.4).unwrap();
         // Pairs: (2.0, 2.5) wrong, (2.0, 0.0) right, (2.5, 0.0) right; right; tied, (1.0, 0.2) right.
         assert!(near(report.accuracy.value, 4.5 / 6.0), "{report:?}");
         assert_eq!((report.n_prompts, report.accuracy.n), (3, 6));
@@ -413,7 +349,7 @@ mod tests {
     fn bins_hold_what_the_model_says_beside_what_came_true() {
         // Two pairs that the model is sure of by σ(1), one of them right.
         let all = [judged(&[1, 2], &[1.0, 0.0], &[1, 1], None), judged(&[1, 2], &[0.0, 1.0], &[1, 1], None)];
-        let report = Report::of(&all, 0.5).unwrap();
+        let report = RewardReport::of(&all, 0.5).unwrap();
         let [bin] = report.calibration.as_slice() else { panic!("{report:?}") };
         let sigma = 1.0 / (1.0 + (-1f64).exp());
         assert!(near(bin.predicted, sigma) && near(bin.accuracy.value, 0.5) && (bin.from, bin.to) == (0.7, Some(0.8)));
@@ -426,27 +362,15 @@ mod tests {
 
     #[test]
     fn length_explains_all_of_what_is_a_line_of_it() {
-        let all: Vec<Judged> =
+        let all: Vec<RankedPrompt> =
             (1..6).map(|i| judged(&[1, 2], &[i as f32, 2.0 * i as f32], &[i, 2 * i], None)).collect();
-        let report = Report::of(&all, 0.5).unwrap();
+        let report = RewardReport::of(&all, 0.5).unwrap();
         assert!(near(report.length.explains, 1.0) && near(report.length.explains_within_prompts, 1.0));
     }
 
     #[test]
-    fn pairs_of_one_prompt_say_less_than_of_many() {
-        let alone = Share::of(&vec![(1.0, 1.0); 50].into_iter().chain(vec![(0.0, 1.0); 50]).collect::<Vec<_>>());
-        // Wilson's interval for a half of 99.
-        assert!((alone.low - 0.403_36).abs() < 1e-4 && (alone.high - 0.596_64).abs() < 1e-4, "{alone:?}");
-        let none = Share::of(&[(0.0, 1.0); 4]);
-        // Of none of four: z²/(n + z²).
-        assert!(none.low == 0.0 && (none.high - 0.489_9).abs() < 1e-4, "{none:?}");
-        let together = Share::of(&[(10.0, 10.0), (0.0, 10.0), (10.0, 10.0), (0.0, 10.0)]);
-        assert!(near(together.value, 0.5) && together.high - together.low > 0.6, "{together:?}");
-    }
-
-    #[test]
     fn nothing_told_apart_makes_no_report() {
-        assert!(Report::of(&[judged(&[1, 1], &[0.0, 1.0], &[1, 1], None)], 0.5).is_none());
-        assert!(Report::of(&[], 0.5).is_none());
+        assert!(RewardReport::of(&[judged(&[1, 1], &[0.0, 1.0], &[1, 1], None)], 0.5).is_none());
+        assert!(RewardReport::of(&[], 0.5).is_none());
     }
 }

@@ -1,15 +1,17 @@
 //! Records → records with the rewards of what they hold, streaming.
 
-use crate::group::Fitted;
+use crate::group::FittedGroup;
 use crate::model::Scorer;
 use anyhow::Result;
 use gptkit_data::comparison;
 use gptkit_data::dialogue;
 use gptkit_data::progress::Progress;
-use gptkit_data::record::{Bad, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::unused::Unused;
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Records that are read before the first of them is written.
@@ -17,7 +19,7 @@ const READ_AHEAD: usize = 256;
 
 /// What came of a file of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ScoringCounts {
     /// Records.
     pub n: u64,
     /// Prompts of which the oldest turns were left out.
@@ -28,7 +30,7 @@ pub struct Counts {
 
 /// What is wanted of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ScoringOutput {
     /// Rewards: `reward` of a dialogue, `rewards` of completions, or of chosen and rejected.
     Rewards,
     /// The same, of completions alone, and `ranking`: the place of each, 1 for the highest reward.
@@ -42,15 +44,18 @@ pub enum Wanted {
 /// When a record cannot be used, or `sink` fails.
 pub fn score(
     scorer: &Scorer,
-    wanted: Wanted,
+    wanted: ScoringOutput,
     path: &Path,
     on_bad: OnBadRecord,
     progress: &dyn Progress,
     sink: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<Counts> {
-    let (waiting, counts, unused) = (Vec::new(), Counts::default(), Unused::default());
-    let mut reader = Reader { scorer, wanted, waiting, counts, unused, sink };
-    let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
+) -> Result<ScoringCounts> {
+    let (waiting, counts, unused) = (Vec::new(), ScoringCounts::default(), Unused::default());
+    let mut reader = ScoringReader { scorer, wanted, waiting, counts, unused, sink };
+    let skipped = read_rows(path, on_bad, progress, &mut |row| {
+        reader.take(row)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
     reader.write()?;
     reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);
@@ -58,7 +63,7 @@ pub fn score(
 }
 
 /// A record that waits for its rewards.
-struct Waiting {
+struct UnscoredRecord {
     fields: Map<String, Value>,
     /// The prompt with each of its completions; none when they do not fit.
     sequences: Vec<Vec<u32>>,
@@ -66,35 +71,35 @@ struct Waiting {
     alone: bool,
 }
 
-struct Reader<'a> {
+struct ScoringReader<'a> {
     scorer: &'a Scorer,
-    wanted: Wanted,
-    waiting: Vec<Waiting>,
-    counts: Counts,
+    wanted: ScoringOutput,
+    waiting: Vec<UnscoredRecord>,
+    counts: ScoringCounts,
     unused: Unused,
     sink: &'a mut dyn FnMut(&str) -> Result<()>,
 }
 
-impl Reader<'_> {
+impl ScoringReader<'_> {
     fn take(&mut self, row: Row) -> Result<()> {
-        let compares = self.wanted == Wanted::Ranking || comparison::Shape::of(&row).is_ok();
+        let compares = self.wanted == ScoringOutput::Ranking || comparison::ComparisonShape::of(&row).is_ok();
         let (prompt, completions) = if compares {
-            let shape = comparison::Shape::of(&row)?;
+            let shape = comparison::ComparisonShape::of(&row)?;
             self.unused.take(&row, &shape.fields());
             shape.completions(&row)?
         } else {
-            let shape = dialogue::Shape::of(&row)?;
+            let shape = dialogue::DialogueShape::of(&row)?;
             self.unused.take(&row, &shape.fields());
             let mut dialogues = shape.dialogues(&row)?;
             let (Some(mut messages), true) = (dialogues.pop(), dialogues.is_empty()) else {
-                return Err(Bad::new("holds several dialogues; give each a record").into());
+                return Err(BadRecord::new("holds several dialogues; give each a record").into());
             };
             let said = messages.split_off(messages.len() - 1);
             (messages, vec![said])
         };
         let fitted = self.scorer.encoder.group(&prompt, &completions);
-        let sequences = match fitted.map_err(|e| Bad::new(format!("{e:#}")))? {
-            Some(Fitted { sequences, cut, .. }) => {
+        let sequences = match fitted.map_err(|e| BadRecord::new(format!("{e:#}")))? {
+            Some(FittedGroup { sequences, cut, .. }) => {
                 self.counts.cut += u64::from(cut);
                 sequences.into_iter().map(|sequence| self.scorer.without_padding(sequence)).collect()
             }
@@ -103,7 +108,7 @@ impl Reader<'_> {
                 Vec::new()
             }
         };
-        self.waiting.push(Waiting { fields: row.fields, sequences, alone: !compares });
+        self.waiting.push(UnscoredRecord { fields: row.fields, sequences, alone: !compares });
         if self.waiting.len() >= READ_AHEAD { self.write() } else { Ok(()) }
     }
 
@@ -113,7 +118,7 @@ impl Reader<'_> {
         let all: Vec<Vec<u32>> = waiting.iter().flat_map(|one| one.sequences.iter().cloned()).collect();
         let mut rewards = self.scorer.model.rewards(&all)?.into_iter();
         let mut lines = String::new();
-        for Waiting { mut fields, sequences, alone } in waiting {
+        for UnscoredRecord { mut fields, sequences, alone } in waiting {
             self.counts.n += 1;
             let own: Vec<f32> = rewards.by_ref().take(sequences.len()).collect();
             if alone {
@@ -121,7 +126,7 @@ impl Reader<'_> {
             } else {
                 let fits = !own.is_empty();
                 fields.insert("rewards".to_owned(), if fits { json!(own) } else { Value::Null });
-                if self.wanted == Wanted::Ranking {
+                if self.wanted == ScoringOutput::Ranking {
                     fields.insert("ranking".to_owned(), if fits { json!(places(&own)) } else { Value::Null });
                 }
             }

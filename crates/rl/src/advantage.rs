@@ -84,29 +84,29 @@ impl AdvantageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{close, golden, narrow, numbers};
+    use gptkit_testing::{assert_close, golden_cases, narrow, numbers};
 
     #[test]
     fn estimates_are_those_of_the_reference() {
-        let cases = golden("gae");
+        let cases = golden_cases("ppo.json", "gae");
         assert!(cases.len() >= 8);
         for case in cases {
             let number = |key: &str| case[key].as_f64().unwrap();
             let config = AdvantageConfig { gamma: number("gamma"), lambda: number("lambda"), ..Default::default() };
             let (advantages, returns) = config.estimate(&narrow(&case["rewards"]), &narrow(&case["values"]));
-            close("advantages", advantages.into_iter().map(f64::from), &numbers(&case["advantages"]), 1e-5);
-            close("returns", returns.into_iter().map(f64::from), &numbers(&case["returns"]), 1e-5);
+            assert_close("advantages", advantages.into_iter().map(f64::from), &numbers(&case["advantages"]), 1e-5);
+            assert_close("returns", returns.into_iter().map(f64::from), &numbers(&case["returns"]), 1e-5);
         }
     }
 
     #[test]
     fn both_kinds_of_whitening_are_those_of_the_reference() {
         let mut seen = 0;
-        for case in golden("whitening").into_iter().filter(|case| case["unbiased"] == false) {
+        for case in golden_cases("ppo.json", "whitening").into_iter().filter(|case| case["unbiased"] == false) {
             let kind: Whitening = serde_json::from_value(case["kind"].clone()).unwrap();
             let mut found = narrow(&case["values"]);
             kind.apply(&mut found);
-            close("whitened", found.into_iter().map(f64::from), &numbers(&case["whitened"]), 1e-5);
+            assert_close("whitened", found.into_iter().map(f64::from), &numbers(&case["whitened"]), 1e-5);
             seen += 1;
         }
         assert!(seen >= 4);

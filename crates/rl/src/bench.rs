@@ -1,44 +1,81 @@
-//! Iterations to be timed: models of drawn weights, prompts and answers of one length.
+//! Cases for `gptkit bench` to time: iterations of PPO with models of drawn weights, prompts and answers of one length.
 
 use crate::config::PpoConfig;
-use crate::policy::{Found, Policy, ValueHead, Values};
-use crate::ppo::{Course, Ppo};
-use crate::prompts::{self, Prompt};
+use crate::policy::{Policy, ValueHead, Values};
+use crate::ppo::{Ppo, PpoState};
+use crate::prompts::Prompt;
 use crate::rollout::Ends;
 use anyhow::Result;
 use candle_core::Device;
-use gptkit_data::examples::ExamplesWriter;
-use gptkit_data::progress::Silent;
+use gptkit_data::progress::{Progress, Silent, Unit};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
 use gptkit_reward::RewardModel;
-use gptkit_train::fit::Trainer;
+use gptkit_train::bench::{MIN_RUNS, Measurement, median};
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::schedule::Step;
+use gptkit_train::trainer::Trainer;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Tokens of a prompt.
+const PROMPT: usize = 32;
+/// Tokens of an answer.
+const ANSWER: usize = 48;
 
 /// Seconds of the parts of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Seconds {
-    /// Answers.
-    pub rollout: f64,
-    /// Log-probabilities, values and scores.
-    pub scoring: f64,
+struct IterationSeconds {
+    /// Generation of the answers.
+    rollout: f64,
+    /// Log-probabilities, values and rewards.
+    scoring: f64,
     /// One update of policy and value network.
-    pub optimization: f64,
+    optimization: f64,
 }
 
-/// Runs iterations of one update each, with `episodes` prompts of `prompt` tokens and answers of `new`, until `more` of the
-/// newest says that it is enough. Policy, reference, value network and reward model are four models of `shape`.
+/// Times an iteration of PPO with one update on `episodes` episodes, and its parts. It takes the memory of four models of
+/// `shape`: policy, reference model, value network and reward model.
 ///
 /// # Errors
 /// When memory does not suffice.
-pub fn iterations(
+pub fn ppo(
+    shape: &ModelConfig,
+    episodes: usize,
+    dtype: Dtype,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Vec<Measurement>> {
+    let task = progress.task("ppo", None, Unit::Items);
+    let mut measured = Vec::new();
+    iterations(shape, (episodes, PROMPT, ANSWER), dtype, device, |seconds| {
+        task.advance(1);
+        measured.push(seconds);
+        measured.len() <= MIN_RUNS // the first takes its memory from the system
+    })?;
+    let case = |case, seconds: fn(&IterationSeconds) -> f64| Measurement {
+        case,
+        batch: episodes,
+        seq: PROMPT + ANSWER,
+        seconds: median(measured[1..].iter().map(seconds).collect()),
+        tokens: episodes * ANSWER,
+        flops: 0.0,
+    };
+    Ok(vec![
+        case("ppo_iteration", |s| s.rollout + s.scoring + s.optimization),
+        case("ppo_rollout", |s| s.rollout),
+        case("ppo_scoring", |s| s.scoring),
+        case("ppo_optimization", |s| s.optimization),
+    ])
+}
+
+/// Runs iterations with `episodes` prompts of `prompt` tokens and answers of `new` until `more` returns false.
+fn iterations(
     shape: &ModelConfig,
     (episodes, prompt, new): (usize, usize, usize),
     dtype: Dtype,
     device: &Device,
-    mut more: impl FnMut(Seconds) -> bool,
+    mut more: impl FnMut(IterationSeconds) -> bool,
 ) -> Result<()> {
     let config: PpoConfig = serde_json::from_value(serde_json::json!({
         "rollout": { "max_new_tokens": new, "rows": episodes },
@@ -46,36 +83,26 @@ pub fn iterations(
         "value": { "warmup_epochs": 0 },
         "train": { "length": "1 steps", "batch_size": episodes, "lr": 1e-6, "clip": 1.0, "dtype": dtype },
     }))?;
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("prompts");
     let token = |n: usize, i: usize| ((n * prompt + i) * 7919 % shape.vocab_size) as u32;
-    ExamplesWriter::write(&path, |file| {
-        (0..episodes).try_for_each(|n| {
-            let tokens = (0..prompt).map(|i| token(n, i)).collect();
-            file.push(&Prompt { tokens, world: None }.numbers())
-        })
-    })?;
+    let prompts: Vec<Prompt> =
+        (0..episodes).map(|n| Prompt { tokens: (0..prompt).map(|i| token(n, i)).collect(), world: None }).collect();
     let precision = dtype.precision();
     let params = || Params::init(shape, 1, device);
     let (own, frozen, mut of_values, mut of_reward) = (params()?, params()?, params()?, params()?);
     let head = ClassHead::init_value(&mut of_values, shape.d_model)?;
-    let values = Values {
-        gpt: Gpt::new(shape, &of_values, precision)?,
-        head: ValueHead { head, clip_range: Some(0.2) },
-        found: Found::default(),
-    };
+    let values =
+        Values { gpt: Gpt::new(shape, &of_values, precision)?, head: ValueHead { head, clip_range: Some(0.2) } };
     let head = ClassHead::init_reward(&mut of_reward, shape.d_model, 1)?;
     let rewarder = RewardModel { gpt: Gpt::new(shape, &of_reward, precision)?, head };
     let policy = Policy {
-        model: LanguageModeling(Gpt::new(shape, &own, precision)?),
+        language: LanguageModeling { model: Gpt::new(shape, &own, precision)? },
         temperature: 1.0,
         clip_range: config.policy.clip_range,
         values: None,
         ptx_coef: 0.0,
-        found: Found::default(),
     };
     let mut ppo = Ppo {
-        config: &config,
+        config: Arc::new(config.clone()),
         policy: Trainer::new(policy, own, &config.train, 1)?,
         reference: Some(Gpt::new(shape, &frozen, precision)?),
         values: Some(Trainer::new(values, of_values, &config.train, 1)?),
@@ -83,17 +110,19 @@ pub fn iterations(
         ema: None,
         tokenizer: Tokenizer::of_characters(&BTreeSet::from(['a']))?,
         ends: Ends::default(),
-        prompts: prompts::open(&path, 1)?,
         validation: Vec::new(),
         text: None,
-        course: Course { kl_coef: config.reward.kl_coef, ..Course::default() },
+        state: PpoState { kl_coef: config.reward.kl_coef, ..PpoState::default() },
     };
     for number in 1.. {
         let step = Step { number, first_row: (number - 1) * episodes as u64, rows: episodes, lr: config.train.lr };
-        let figures = ppo.iterate(&step, &Silent)?.figures;
+        let figures = ppo.iterate(&prompts, &step, &Silent)?.figures;
         let seconds = |part: &str| figures[&format!("time/{part}_s")];
-        let found =
-            Seconds { rollout: seconds("rollout"), scoring: seconds("scoring"), optimization: seconds("optimization") };
+        let found = IterationSeconds {
+            rollout: seconds("rollout"),
+            scoring: seconds("scoring"),
+            optimization: seconds("optimization"),
+        };
         if !more(found) {
             break;
         }

@@ -9,7 +9,7 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_model::{Gpt, Pass};
 use gptkit_reward::group::Group;
 use gptkit_reward::groups::Groups;
-use gptkit_reward::reading::Reading;
+use gptkit_reward::reading::SharedPrompts;
 use std::path::Path;
 
 /// Tokens that the reference reads at a time, but for a longer group alone.
@@ -53,7 +53,7 @@ impl Compared {
 /// # Errors
 /// When a token is not of the vocabulary, or a completion with its prompt over the context.
 pub fn log_probs(model: &Gpt, groups: &[&Group], pass: Pass) -> Result<Tensor> {
-    let reading = Reading::of(groups, model)?;
+    let reading = SharedPrompts::of(groups, model)?;
     let hidden = model.hidden(&reading.input, pass.of_part())?.squeeze(0)?; // [all tokens, D]
     let (mut rows, mut tokens, mut whose) = (Vec::<u32>::new(), Vec::new(), Vec::<u32>::new());
     let mut m = 0;

@@ -5,9 +5,9 @@ use crate::doctor::DoctorConfig;
 use crate::shaping::ShapingConfig;
 use gptkit_config::{Check, Problems};
 use gptkit_data::source::{DataConfig, OnBadRecord};
+use gptkit_data::sources::Sources;
 use gptkit_model::LoraConfig;
-use gptkit_sft::sources::Sources;
-use gptkit_train::config::{OfEpisodes, TrainConfig};
+use gptkit_train::config::{OfEpisodes, TrainConfig, default_seed};
 use serde::{Deserialize, Serialize};
 
 /// All that a run of `gptkit ppo` is told; a file `configs/ppo-*.toml`.
@@ -17,7 +17,7 @@ pub struct PpoConfig {
     #[serde(default)]
     pub description: String,
     /// Seed of everything that is drawn.
-    #[serde(default = "seed")]
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// What is answered.
     #[serde(default)]
@@ -45,10 +45,6 @@ pub struct PpoConfig {
     pub doctor: DoctorConfig,
     /// The training. A step is an iteration, a row an episode: a prompt and its answer.
     pub train: TrainConfig,
-}
-
-fn seed() -> u64 {
-    1
 }
 
 impl Check for PpoConfig {

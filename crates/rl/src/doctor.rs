@@ -48,12 +48,13 @@ impl Check for DoctorConfig {
 
 /// What the doctor looks at after an iteration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Signs {
+pub struct HealthMetrics {
     /// Mean of π/π_old over the tokens of the first minibatch, before any update.
     pub first_ratio: f64,
     /// Mean distance of the tokens' log-probabilities while they were spoken from those of a pass over the whole answer;
     /// nothing where temperature makes them two things.
-    pub spoken_off: Option<f64>,
+    #[serde(rename = "spoken_off")]
+    pub sampling_error: Option<f64>,
     /// Mean over the answers of Σ ln π − ln π_ref.
     pub kl: f64,
     /// Standard error of that mean.
@@ -109,7 +110,7 @@ impl Tolerance {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Doctor {
     /// Of the first iteration.
-    first: Option<Signs>,
+    first: Option<HealthMetrics>,
     /// Iterations in a row with each finding.
     lasting: BTreeMap<String, u32>,
     n_iterations: u32,
@@ -117,7 +118,7 @@ pub struct Doctor {
 
 impl Doctor {
     /// Looks at an iteration. Returns what is wrong, those findings first said that are new.
-    pub fn examine(&mut self, signs: &Signs, config: &DoctorConfig, tolerance: Tolerance) -> Vec<Finding> {
+    pub fn examine(&mut self, signs: &HealthMetrics, config: &DoctorConfig, tolerance: Tolerance) -> Vec<Finding> {
         let first = *self.first.get_or_insert(*signs);
         self.n_iterations += 1;
         let mut found = Vec::new();
@@ -140,7 +141,7 @@ impl Doctor {
             "two passes over the same tokens differ: dropout, positions, another temperature, or damaged weights",
             "that is a bug or a broken device: try --device cpu --dtype f32, and report it",
         );
-        if let Some(off) = signs.spoken_off {
+        if let Some(off) = signs.sampling_error {
             look(
                 "sampler",
                 off > tolerance.log_prob || off.is_nan(),
@@ -275,24 +276,20 @@ pub(crate) fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
     if whole > 1e-12 { 1.0 - left / whole } else { 0.0 }
 }
 
-/// Pearson's; 0 when one of the two does not vary.
-pub(crate) fn correlation(a: &[f64], b: &[f64]) -> f64 {
-    let n = a.len().max(1) as f64;
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / n;
-    let (of_a, of_b) = (mean(a), mean(b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(&a, &b)| f(a - of_a, b - of_b)).sum::<f64>();
-    let spread = (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt();
-    if spread > 1e-12 { sum(&|a, b| a * b) / spread } else { 0.0 }
+/// Pearson correlation of scores and lengths; 0 where it is undefined, so that metrics stay numbers.
+pub(crate) fn score_length_correlation(scores: &[f64], lengths: &[f64]) -> f64 {
+    let correlation = gptkit_stats::pearson(scores, lengths);
+    if correlation.is_nan() { 0.0 } else { correlation }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn well() -> Signs {
-        Signs {
+    fn well() -> HealthMetrics {
+        HealthMetrics {
             first_ratio: 1.0,
-            spoken_off: Some(1e-6),
+            sampling_error: Some(1e-6),
             kl: 2.0,
             kl_error: 0.1,
             end_rate: 0.98,
@@ -307,7 +304,7 @@ mod tests {
     }
 
     /// What is said over iterations with these signs, after twelve that were well.
-    fn said(signs: impl Fn(&mut Signs), n: usize) -> Vec<Vec<&'static str>> {
+    fn said(signs: impl Fn(&mut HealthMetrics), n: usize) -> Vec<Vec<&'static str>> {
         let (mut doctor, config, tolerance) = (Doctor::default(), DoctorConfig::default(), Tolerance::of(false));
         for _ in 0..12 {
             assert_eq!(doctor.examine(&well(), &config, tolerance), []);
@@ -321,16 +318,16 @@ mod tests {
     #[test]
     fn each_illness_is_found_and_said_once() {
         for (name, makes) in [
-            ("ratio", (|s| s.first_ratio = 1.01) as fn(&mut Signs)),
+            ("ratio", (|s| s.first_ratio = 1.01) as fn(&mut HealthMetrics)),
             ("ratio", |s| s.first_ratio = f64::NAN),
-            ("sampler", |s| s.spoken_off = Some(0.1)),
+            ("sampler", |s| s.sampling_error = Some(0.1)),
             ("far from the reference", |s| s.kl = 51.0),
             ("large updates", |s| s.approx_kl = 0.3),
         ] {
             assert_eq!(said(makes, 3), [vec![name], vec![], vec![]], "at once");
         }
         for (name, makes) in [
-            ("negative KL", (|s| s.kl = -0.5) as fn(&mut Signs)),
+            ("negative KL", (|s| s.kl = -0.5) as fn(&mut HealthMetrics)),
             ("no ends", |s| s.end_rate = 0.3),
             ("clipping", |s| s.clip_fraction = 0.4),
             ("values", |s| s.explained_variance = -0.1),
@@ -346,7 +343,7 @@ mod tests {
     fn what_wavers_is_no_finding() {
         let (mut doctor, config) = (Doctor::default(), DoctorConfig::default());
         for i in 0..20 {
-            let signs = Signs { kl: if i % 3 == 2 { 0.1 } else { -0.5 }, ..well() };
+            let signs = HealthMetrics { kl: if i % 3 == 2 { 0.1 } else { -0.5 }, ..well() };
             assert_eq!(doctor.examine(&signs, &config, Tolerance::of(false)), [], "{i}");
         }
     }
@@ -357,8 +354,8 @@ mod tests {
         assert!(explained_variance(&[2.0, 2.0, 2.0], &[1.0, 2.0, 3.0]).abs() < 1e-6);
         assert!(explained_variance(&[3.0, 2.0, 1.0], &[1.0, 2.0, 3.0]) < -2.0);
         assert_eq!(explained_variance(&[1.0, 5.0], &[2.0, 2.0]), 0.0);
-        assert!((correlation(&[1.0, 2.0, 4.0], &[2.0, 4.0, 8.0]) - 1.0).abs() < 1e-9);
-        assert!((correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-9);
-        assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
+        assert!((score_length_correlation(&[1.0, 2.0, 4.0], &[2.0, 4.0, 8.0]) - 1.0).abs() < 1e-9);
+        assert!((score_length_correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-9);
+        assert_eq!(score_length_correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
     }
 }

@@ -2,28 +2,28 @@
 
 use crate::compared::{self, Compared, log_probs};
 use crate::provenance::Origin;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
-use gptkit_data::batch::Prefetch;
-use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::progress::grouped;
-use gptkit_data::source::Place;
+use gptkit_data::source::SourceLocation;
+use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::save_ends;
 use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
-use gptkit_model::{Gpt, LoraConfig, Pass};
-use gptkit_reward::group::{Encoder, Group};
+use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
+use gptkit_reward::group::{Group, GroupEncoder};
 use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
 use gptkit_reward::loss::{LossConfig, Pairs};
-use gptkit_reward::report::{Judged, Report};
-use gptkit_sft::start::{DropoutConfig, Start};
+use gptkit_reward::report::{RankedPrompt, RewardReport};
 use gptkit_train::Resumable;
-use gptkit_train::checkpoint::{State, TextSeen};
-use gptkit_train::config::TrainConfig;
-use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
+use gptkit_train::RunContext;
+use gptkit_train::config::{TrainConfig, default_seed};
+use gptkit_train::learner::Supervised;
 use gptkit_train::objective::{Objective, Validate, Validation};
-use gptkit_train::run::Run;
-use gptkit_train::schedule::Schedule;
+use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
+use gptkit_train::start::{DropoutConfig, Start};
+use gptkit_train::state::State;
+use gptkit_train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -36,7 +36,7 @@ pub struct DpoConfig {
     #[serde(default)]
     pub description: String,
     /// Seed of everything that is drawn.
-    #[serde(default = "seed")]
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// The comparisons.
     #[serde(default)]
@@ -52,10 +52,6 @@ pub struct DpoConfig {
     pub lora: Option<LoraConfig>,
     /// The training; a row is a prompt with all its completions.
     pub train: TrainConfig,
-}
-
-fn seed() -> u64 {
-    1
 }
 
 /// The loss; TOML section `[dpo]`.
@@ -94,21 +90,11 @@ impl Check for DpoConfig {
 impl DpoConfig {
     /// Whether comparisons are those of the embedded world, whose judges can then say what was learned.
     pub fn is_of_world(&self) -> bool {
-        self.data.sources.iter().any(|source| matches!(Place::of_records(source), Ok(Place::World { .. })))
+        self.data
+            .sources
+            .iter()
+            .any(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
     }
-}
-
-/// What a run leaves.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Its folder: the model, or the adapters, with the lowest validation loss.
-    pub folder: PathBuf,
-    /// How it ended.
-    pub summary: Summary,
-    /// Folder of the model that it started from.
-    pub reference: PathBuf,
-    /// What it is worth on the validation part, once the run has ended.
-    pub learned: Option<Learned>,
 }
 
 /// What a model has learned of comparisons that were held out.
@@ -116,7 +102,7 @@ pub struct Outcome {
 pub struct Learned {
     /// The reward that the model implies, as a reward model's.
     #[serde(flatten)]
-    pub report: Report,
+    pub report: RewardReport,
     /// How far the better completion's reward lies above the worse one's, on average over pairs.
     pub margin: f64,
     /// log(π/π_ref) of the better completion, nats, on average over pairs.
@@ -132,99 +118,160 @@ const REFERENCE: &str = "reference.json";
 /// File of the training part below a run, and of the validation part, with what the reference gives each completion.
 pub const FILES: [&str; 2] = ["train.compared", "val.compared"];
 
-/// Trains the model in `init`, from which it is kept by β, on the comparisons of `config`, and leaves it in the folder of
-/// `claim`.
-///
-/// # Errors
-/// When comparisons and model do not fit together, the model has no chat template, or the run fails.
-pub fn dpo(mut config: DpoConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
-    config.train.settle();
-    let out = &claim.folder().to_owned();
-    let mut start = Start::load(init, sitting.device)?;
-    if start.tokenizer.chat_template().is_none() {
-        let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
-        bail!("{what}\n  hint: teach it to answer first, with `gptkit sft --init {}`", init.display());
+/// Direct preference optimization of a model.
+pub struct Dpo {
+    config: DpoConfig,
+    /// Model folder that a new run starts from, and the reference.
+    init: PathBuf,
+}
+
+/// What was measured once training has ended.
+#[derive(Debug)]
+pub struct DpoReport {
+    /// Folder of the model that training started from.
+    pub reference: PathBuf,
+    /// What was learned of the validation part; none where no pair is told apart.
+    pub learned: Option<Learned>,
+}
+
+/// Weights, and tokens that end an answer, of a new run.
+pub struct DpoParts {
+    weights: Weights,
+    ends: Option<Vec<u32>>,
+}
+
+impl Dpo {
+    /// A run of `config`, which starts from the model folder `init`; a resumed run needs none.
+    pub fn new(config: DpoConfig, init: Option<&Path>) -> Self {
+        Self { config, init: init.map(Path::to_owned).unwrap_or_default() }
     }
-    config.dropout.or_none().apply(&mut start.config);
-    let template = start.template(config.seed)?;
-    let ends = start.ends(&template)?;
-    let weights = start.weights(config.lora.as_ref(), config.seed, sitting.progress)?;
-    let Start { config: shape, tokenizer, .. } = start;
-    let encoder = Encoder { tokenizer, template, context: shape.context };
-    let aside = Scratch::beside(claim.folder())?;
-    let counts = encode_all(&config.data, &encoder, aside.path(), sitting.progress)?;
-    say(&counts, sitting.progress);
-    encoder.tokenizer.check_losses("the comparisons", sitting.progress)?;
-    // Adapters change nothing at first: it is the reference, too.
-    let policy = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
-    for (plain, compared) in groups::FILES.into_iter().zip(FILES) {
-        let plain = Groups::open(&aside.path().join(plain), 0, Group::of)?;
-        compared::keep(&plain, &policy, &aside.path().join(compared), sitting.progress)?;
+}
+
+impl Stage for Dpo {
+    type Config = DpoConfig;
+    type Learner = Supervised<Preferring>;
+    type Parts = DpoParts;
+    type Report = DpoReport;
+
+    const FILES: &'static [&'static str] = &FILES;
+    const VALIDATES_EACH_EPOCH: bool = true;
+
+    fn config(&self) -> &DpoConfig {
+        &self.config
     }
-    let data = Data::open(&config, aside.path())?;
-    config.train.validate_each_epoch(data.train.records.len());
-    config.train.check_validation(!data.val.records.is_empty())?;
 
-    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
-    gptkit_train::plan::must_fit(&shape, &config.train, sitting.device)?;
-    let run = Run::create(claim, &resolved, &shape, &encoder.tokenizer)?;
-    save_ends(out, &ends)?;
-    gptkit_data::disk::write(
-        &out.join(REFERENCE),
-        (serde_json::to_string_pretty(&Origin::of(init)?)? + "\n").as_bytes(),
-    )?;
-    run.take_in(aside.path(), &FILES)?;
-    drop(aside); // nothing of it is left when training is killed
-    let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
-    sitting.progress.note(&format!(
-        "{} of {} parameters are trained · β {} · {} prompts a step · to {}",
-        grouped(n_trained),
-        grouped(shape.n_params()),
-        config.dpo.beta,
-        config.train.batch_size,
-        out.display()
-    ));
-    let trainer = Trainer::new(Preferring { policy, beta: config.dpo.beta }, weights, &config.train, config.seed)?;
-    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.records.fingerprint() };
-    go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)
-}
+    fn train(&self) -> &TrainConfig {
+        &self.config.train
+    }
 
-/// Goes on with `run` as if it had not been interrupted. `config` is the run's own `config.toml`.
-///
-/// # Errors
-/// When the comparisons or the checkpoint are damaged, or the run fails.
-pub fn resume(config: &DpoConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock, .. } = run;
-    let mut shape = load_config(&checkpoint)?;
-    config.dropout.or_none().apply(&mut shape); // adapters know their base's
-    let weights = match &config.lora {
-        None => load_model(&checkpoint, sitting.device)?.1.into(),
-        Some(_) => load_adapted_weights(&checkpoint, sitting.device)?,
-    };
-    let data = Data::open(config, &folder)?;
-    ensure!(
-        data.train.records.fingerprint() == state.text.fingerprint,
-        "{} is not what the run began with: it was changed since",
-        folder.join(FILES[0]).display()
-    );
-    let policy = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
-    let mut trainer = Trainer::new(Preferring { policy, beta: config.dpo.beta }, weights, &config.train, config.seed)?;
-    trainer.restore(&checkpoint, &state)?;
-    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
-    go_on(config, trainer, state, data, run, sitting)
-}
+    fn train_mut(&mut self) -> &mut TrainConfig {
+        &mut self.config.train
+    }
 
-/// What a run reads.
-struct Data {
-    train: Groups<Compared>,
-    val: Groups<Compared>,
-}
+    fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<DpoParts>> {
+        let (config, init, progress) = (&self.config, &self.init, context.progress);
+        let mut start = Start::load(init, context.device)?;
+        if start.tokenizer.chat_template().is_none() {
+            let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
+            bail!("{what}\n  hint: teach it to answer first, with `gptkit sft --init {}`", init.display());
+        }
+        config.dropout.or_none().apply(&mut start.config);
+        let template = start.template(config.seed)?;
+        let ends = start.ends(&template)?;
+        let weights = start.weights(config.lora.as_ref(), config.seed, progress)?;
+        let Start { config: shape, tokenizer, .. } = start;
+        let encoder = GroupEncoder { tokenizer, template, context: shape.context };
+        let counts = encode_all(&config.data, &encoder, aside, progress)?;
+        say(&counts, progress);
+        encoder.tokenizer.check_losses("the comparisons", progress)?;
+        // Adapters change nothing at first, so that this is the reference, too.
+        let reference = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
+        for (plain, compared) in groups::FILES.into_iter().zip(FILES) {
+            let plain = Groups::open(&aside.join(plain), 0, Group::of)?;
+            compared::keep(&plain, &reference, &aside.join(compared), progress)?;
+        }
+        let parts = DpoParts { weights, ends: Some(ends) };
+        Ok(Model { config: shape, tokenizer: encoder.tokenizer, parts })
+    }
 
-impl Data {
-    fn open(config: &DpoConfig, folder: &Path) -> Result<Self> {
+    fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<DpoParts>> {
+        let mut shape = load_config(&run.checkpoint)?;
+        self.config.dropout.or_none().apply(&mut shape); // adapters know their base's
+        let weights = match &self.config.lora {
+            None => load_model(&run.checkpoint, context.device)?.1.into(),
+            Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
+        };
+        let tokenizer = Tokenizer::load(&run.checkpoint)?;
+        Ok(Model { config: shape, tokenizer, parts: DpoParts { weights, ends: None } })
+    }
+
+    fn open(&mut self, folder: &Path, _: &Model<DpoParts>, _: &RunContext) -> Result<StageData<Self>> {
+        let TrainConfig { eval_windows, .. } = self.config.train;
         let [train, val] = FILES.map(|name| folder.join(name));
-        Ok(Self { train: Groups::open(&train, config.seed, Compared::of)?, val: Groups::open(&val, 0, Compared::of)? })
+        let Groups { records, mean_tokens, .. } = Groups::open(&train, self.config.seed, Compared::of)?;
+        let val = Groups::open(&val, 0, Compared::of)?;
+        Ok(TrainingData {
+            folder: folder.to_owned(),
+            fingerprint: records.fingerprint(),
+            n_rows: records.len(),
+            tokens_per_row: mean_tokens,
+            validation: val.records.all(self.config.train.micro_batch(), eval_windows),
+            batch: Box::new(move |first, rows| records.batch(first, rows)),
+        })
+    }
+
+    fn describe(&self, model: &Model<DpoParts>, run: &Path) -> Result<()> {
+        let Some(ends) = &model.parts.ends else { return Ok(()) };
+        save_ends(run, ends)?;
+        let origin = serde_json::to_string_pretty(&Origin::of(&self.init)?)? + "\n";
+        gptkit_data::disk::write(&run.join(REFERENCE), origin.as_bytes())
+    }
+
+    fn learner(
+        &mut self,
+        model: Model<DpoParts>,
+        validation: Vec<Vec<Compared>>,
+        tokens_per_row: usize,
+        _: &Path,
+        _: &RunContext,
+    ) -> Result<Self::Learner> {
+        let (config, weights) = (&self.config, model.parts.weights);
+        let policy = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
+        let preferring = Preferring { policy, beta: config.dpo.beta };
+        let trainer = Trainer::new(preferring, weights, &config.train, config.seed)?;
+        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+    }
+
+    fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
+        context.progress.note(&format!(
+            "{} of {} parameters are trained · β {} · {} prompts a step · to {}",
+            grouped(learner.trainer().weights().trained().n_elements()),
+            grouped(learner.trainer().objective().policy.config().n_params()),
+            self.config.dpo.beta,
+            self.config.train.batch_size,
+            run.display()
+        ));
+    }
+
+    /// Measures the best weights on the whole validation part.
+    fn report(&mut self, _: &mut Self::Learner, run: &Path, _: &State, context: &RunContext) -> Result<DpoReport> {
+        let config = &self.config;
+        let path = run.join(REFERENCE);
+        let origin = gptkit_data::disk::read_description(&path)?;
+        let Origin { folder: reference, .. } =
+            serde_json::from_str(&origin).with_context(|| format!("{} is damaged", path.display()))?;
+        let ModelFolder { config: shape, params, .. } = ModelFolder::load(run, context.device)?;
+        let best =
+            Preferring { policy: Gpt::new(&shape, &params, config.train.dtype.precision())?, beta: config.dpo.beta };
+        let [train, val] = FILES.map(|name| run.join(name));
+        let longer_won = Groups::open(&train, config.seed, Compared::of)?.longer_wins;
+        let batches = Groups::open(&val, 0, Compared::of)?.records.all(config.train.micro_batch(), usize::MAX);
+        let learned = best.learned(batches.iter().map(Vec::as_slice), longer_won)?;
+        if let Some(learned) = &learned {
+            let text = serde_json::to_string_pretty(learned)? + "\n";
+            gptkit_data::disk::write(&run.join(SCORES), text.as_bytes())?;
+        }
+        Ok(DpoReport { reference, learned })
     }
 }
 
@@ -240,8 +287,8 @@ fn loss_of<'a>(rewards: &Tensor, places: impl IntoIterator<Item = &'a [u32]>, n_
     Pairs::of(places, n_groups).loss(rewards, &LossConfig::default())
 }
 
-/// A policy that is to prefer what labelers do.
-struct Preferring {
+/// The objective of DPO: a policy that is to prefer what labelers prefer.
+pub struct Preferring {
     policy: Gpt,
     beta: f64,
 }
@@ -265,14 +312,14 @@ impl Preferring {
         let mut judged = Vec::new();
         for batch in batches {
             let mut rewards = self.rewards(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-            judged.extend(batch.iter().map(|Compared { group, .. }| Judged {
+            judged.extend(batch.iter().map(|Compared { group, .. }| RankedPrompt {
                 places: group.places.clone(),
                 rewards: rewards.by_ref().take(group.len()).collect(),
                 lengths: (0..group.len()).map(|i| group.length(i)).collect(),
                 gold: group.gold.clone(),
             }));
         }
-        Ok(Report::of(&judged, longer_won).map(|report| {
+        Ok(RewardReport::of(&judged, longer_won).map(|report| {
             let (chosen, rejected) = (report.chosen.mean, report.rejected.mean);
             Learned {
                 margin: chosen - rejected,
@@ -286,15 +333,16 @@ impl Preferring {
 
 impl Objective for Preferring {
     type Batch = Vec<Compared>;
+    type Metrics = ();
 
     fn rows(&self, batch: &Vec<Compared>) -> usize {
         batch.len()
     }
 
-    fn loss(&self, batch: &Vec<Compared>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Vec<Compared>, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
         let compared = &batch[rows];
         let places = compared.iter().map(|one| one.group.places.as_slice());
-        loss_of(&self.rewards(compared, pass)?, places, batch.len())
+        Ok((loss_of(&self.rewards(compared, pass)?, places, batch.len())?, ()))
     }
 }
 
@@ -314,64 +362,18 @@ impl Validate for Preferring {
             ("rejected_log_ratio", rejected_log_ratio),
         ];
         let scores = BTreeMap::from(scores.map(|(name, score)| (name.to_owned(), score)));
-        Ok(Validation { loss: report.loss, scores, chosen_by: report.loss })
+        Ok(Validation::new(report.loss, scores, report.loss))
     }
-}
-
-fn go_on(
-    config: &DpoConfig,
-    mut trainer: Trainer<Preferring>,
-    state: State,
-    data: Data,
-    mut run: Run,
-    sitting: &Sitting,
-) -> Result<Outcome> {
-    let Data { train, val } = data;
-    let TrainConfig { eval_windows, .. } = config.train;
-    let validation = val.records.all(config.train.micro_batch(), eval_windows);
-    let (longer_won, records) = (train.longer_wins, train.records);
-    // Rows are prompts of about so many tokens.
-    let schedule = Schedule::new(&config.train, train.mean_tokens, records.len());
-    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let batches = Prefetch::new(move |first, rows| records.batch(first, rows), plan);
-    let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
-    run.draw()?;
-    let folder = run.folder().to_owned();
-    let origin = gptkit_data::disk::read_description(&folder.join(REFERENCE))?;
-    let Origin { folder: reference, .. } =
-        serde_json::from_str(&origin).with_context(|| format!("{} is damaged", folder.join(REFERENCE).display()))?;
-    let mut outcome = Outcome { folder, summary, reference, learned: None };
-    if outcome.summary.stop.is_none() {
-        outcome.learned = finish(config, &outcome.folder, &val, longer_won, sitting)?;
-    }
-    Ok(outcome)
-}
-
-/// Once training has ended: measures the best weights on the whole validation part.
-fn finish(
-    config: &DpoConfig,
-    folder: &Path,
-    val: &Groups<Compared>,
-    longer_won: f64,
-    sitting: &Sitting,
-) -> Result<Option<Learned>> {
-    let ModelFolder { config: shape, params, .. } = ModelFolder::load(folder, sitting.device)?;
-    let policy = Gpt::new(&shape, &params, config.train.dtype.precision())?;
-    let batches = val.records.all(config.train.micro_batch(), usize::MAX);
-    let best = Preferring { policy, beta: config.dpo.beta };
-    let Some(learned) = best.learned(batches.iter().map(Vec::as_slice), longer_won)? else { return Ok(None) };
-    gptkit_data::disk::write(&folder.join(SCORES), (serde_json::to_string_pretty(&learned)? + "\n").as_bytes())?;
-    Ok(Some(learned))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::answers::{self, Answer};
-    use crate::golden::{close, golden, narrow, numbers};
     use candle_core::{Device, Var};
     use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
+    use gptkit_testing::{assert_close, golden_cases, narrow, numbers};
     use serde_json::json;
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
@@ -456,7 +458,7 @@ mod tests {
             let (weights, frozen) = (params(kind, 1), params(kind, 2));
             let policy = policy(kind, &weights);
             let batch = compared(groups(), &Gpt::new(&shape(kind), &frozen, Precision::F32).unwrap());
-            let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap();
+            let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap().0;
             let (found, want) = (f64::from(loss.to_scalar::<f32>().unwrap()), by_hand(&policy.policy, &batch));
             assert!((found - want).abs() < 1e-5 * want, "{kind:?}: {found}, by hand {want}");
             assert!((want - 2f64.ln()).abs() > 0.05, "{kind:?}: the policies hardly differ: {want}");
@@ -503,10 +505,10 @@ mod tests {
                 };
                 let pairs = compared(group.pairs().map(pair).collect(), &reference);
                 let losses: Vec<Tensor> =
-                    pairs.into_iter().map(|pair| policy.loss(&vec![pair], 0..1, TRAIN).unwrap()).collect();
+                    pairs.into_iter().map(|pair| policy.loss(&vec![pair], 0..1, TRAIN).unwrap().0).collect();
                 let one_by_one = (Tensor::stack(&losses, 0).unwrap().sum_all().unwrap() / losses.len() as f64).unwrap();
                 let batch = compared(vec![group], &reference);
-                let together = policy.loss(&batch, 0..1, TRAIN).unwrap();
+                let together = policy.loss(&batch, 0..1, TRAIN).unwrap().0;
                 let [a, b] = [&together, &one_by_one].map(|loss| loss.to_scalar::<f32>().unwrap());
                 assert!((a - b).abs() < 1e-6 * b.max(1.0), "{kind:?}: {a}, one by one {b}");
                 let (together, one_by_one) = (gradients(&weights, &together), gradients(&weights, &one_by_one));
@@ -524,7 +526,7 @@ mod tests {
         let (weights, frozen) = (params(Kind::Gpt2, 1), params(Kind::Gpt2, 2));
         let policy = policy(Kind::Gpt2, &weights);
         let batch = compared(groups(), &Gpt::new(&shape(Kind::Gpt2), &frozen, Precision::F32).unwrap());
-        let loss = |rows: Range<usize>| policy.loss(&batch, rows, TRAIN).unwrap().to_scalar::<f32>().unwrap();
+        let loss = |rows: Range<usize>| policy.loss(&batch, rows, TRAIN).unwrap().0.to_scalar::<f32>().unwrap();
         assert!((loss(0..4) - loss(0..1) - loss(1..3) - loss(3..4)).abs() < 1e-6);
     }
 
@@ -534,10 +536,10 @@ mod tests {
             let weights = params(kind, 1);
             let policy = policy(kind, &weights);
             let batch = compared(groups(), &policy.policy);
-            let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap().to_scalar::<f32>().unwrap();
+            let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap().0.to_scalar::<f32>().unwrap();
             assert!((loss - 2f32.ln()).abs() < 1e-5, "{kind:?}: {loss}");
             let Validation { loss, scores, .. } = policy.validate(&[batch]).unwrap();
-            assert!((loss - 2f64.ln()).abs() < 1e-5, "{kind:?}: {loss}");
+            assert!((loss.unwrap() - 2f64.ln()).abs() < 1e-5, "{kind:?}: {loss:?}");
             for name in ["margin", "chosen_log_ratio", "rejected_log_ratio"] {
                 assert!(scores[name].abs() < 1e-4, "{kind:?} {name}: {}", scores[name]);
             }
@@ -561,7 +563,7 @@ mod tests {
         let Validation { loss, scores, chosen_by } =
             policy.validate(&[batch[..1].to_vec(), batch[1..].to_vec()]).unwrap();
         assert_eq!(loss, chosen_by);
-        assert!((loss - by_hand(&policy.policy, &batch)).abs() < 1e-5);
+        assert!((loss.unwrap() - by_hand(&policy.policy, &batch)).abs() < 1e-5);
         for (name, want) in [
             ("accuracy", hits / n),
             ("margin", BETA * (chosen - rejected) / n),
@@ -576,7 +578,7 @@ mod tests {
     /// Reference: NumPy in f64, by scripts/ppo_reference.py.
     #[test]
     fn loss_and_derivatives_are_the_golden_ones() {
-        for case in golden("dpo") {
+        for case in golden_cases("ppo.json", "dpo") {
             let [policy_chosen, policy_rejected, reference_chosen, reference_rejected] =
                 ["policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected"]
                     .map(|key| narrow(&case[key]));
@@ -589,12 +591,12 @@ mod tests {
             let loss = loss_of(&rewards, std::iter::repeat_n(&[1, 2][..], n), n).unwrap();
             let losses = numbers(&case["losses"]);
             let mean = losses.iter().sum::<f64>() / n as f64;
-            close("loss", [f64::from(loss.to_scalar::<f32>().unwrap())], &[mean], 1e-6);
+            assert_close("loss", [f64::from(loss.to_scalar::<f32>().unwrap())], &[mean], 1e-6);
             let found: Vec<f32> = loss.backward().unwrap().get(&policy).unwrap().to_vec1().unwrap();
             for (at, key) in ["d_policy_chosen", "d_policy_rejected"].into_iter().enumerate() {
                 // Those of a pair's own loss; the batch's is their mean.
                 let own = found.iter().skip(at).step_by(2).map(|x| f64::from(*x) * n as f64);
-                close(key, own, &numbers(&case[key]), 1e-6);
+                assert_close(key, own, &numbers(&case[key]), 1e-6);
             }
         }
     }

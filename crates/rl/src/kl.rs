@@ -56,29 +56,29 @@ impl Check for AdaptiveKl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{close, golden, numbers};
+    use gptkit_testing::{assert_close, golden_cases, numbers};
 
     #[test]
     fn estimates_are_those_of_the_reference() {
-        for case in golden("kl") {
+        for case in golden_cases("ppo.json", "kl") {
             let (log_probs, reference) = (numbers(&case["log_probs"]), numbers(&case["reference"]));
             for (key, estimator) in [("k1", Estimator::K1), ("k2", Estimator::K2), ("k3", Estimator::K3)] {
                 let found = log_probs.iter().zip(&reference).map(|(a, b)| estimator.of(*a as f32, *b as f32));
-                close(key, found.map(f64::from), &numbers(&case[key]), 2e-6);
+                assert_close(key, found.map(f64::from), &numbers(&case[key]), 2e-6);
             }
         }
     }
 
     #[test]
     fn the_controller_is_that_of_the_reference() {
-        for case in golden("adaptive_kl") {
+        for case in golden_cases("ppo.json", "adaptive_kl") {
             let number = |key: &str| case[key].as_f64().unwrap();
             let controller = AdaptiveKl { target: number("target"), horizon: number("horizon") };
             let mut kl_coef = number("initial");
             for step in case["steps"].as_array().unwrap() {
                 let (kl, episodes) = (step["kl"].as_f64().unwrap(), step["episodes"].as_u64().unwrap());
                 kl_coef = controller.next(kl_coef, kl, episodes as usize);
-                close("β", [kl_coef], &[step["coef_after"].as_f64().unwrap()], 1e-12);
+                assert_close("β", [kl_coef], &[step["coef_after"].as_f64().unwrap()], 1e-12);
             }
         }
     }

@@ -29,8 +29,6 @@ pub mod compared;
 pub mod config;
 pub mod doctor;
 pub mod dpo;
-#[cfg(test)]
-mod golden;
 pub mod kl;
 pub mod loss;
 pub mod plan;
@@ -45,5 +43,5 @@ pub mod stage;
 mod train_keys;
 
 pub use config::PpoConfig;
-pub use dpo::{DpoConfig, dpo};
-pub use stage::{Outcome, ppo, resume};
+pub use dpo::{Dpo, DpoConfig};
+pub use stage::PpoTraining;

@@ -58,20 +58,20 @@ pub(crate) fn differentiable(numbers: &Tensor, loss: &Loss) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{close, golden, narrow, numbers};
     use candle_core::{Device, Var};
+    use gptkit_testing::{assert_close, golden_cases, narrow, numbers};
     use serde_json::Value;
 
     fn check(found: &Loss, case: &Value) {
-        close("loss", [found.loss], &[case["loss"].as_f64().unwrap()], 1e-6);
-        close("gradient", found.gradient.iter().map(|&x| f64::from(x)), &numbers(&case["gradient"]), 1e-6);
+        assert_close("loss", [found.loss], &[case["loss"].as_f64().unwrap()], 1e-6);
+        assert_close("gradient", found.gradient.iter().map(|&x| f64::from(x)), &numbers(&case["gradient"]), 1e-6);
         let share = found.clipped as f64 / found.gradient.len() as f64;
-        close("clip fraction", [share], &[case["clip_fraction"].as_f64().unwrap()], 1e-9);
+        assert_close("clip fraction", [share], &[case["clip_fraction"].as_f64().unwrap()], 1e-9);
     }
 
     #[test]
     fn the_policys_loss_is_that_of_the_reference() {
-        let cases = golden("policy_loss");
+        let cases = golden_cases("ppo.json", "policy_loss");
         assert!(cases.iter().any(|case| case["clip_fraction"].as_f64().unwrap() > 0.0));
         for case in cases {
             let log_probs = narrow(&case["log_probs"]);
@@ -85,13 +85,13 @@ mod tests {
                 let (log_probs, old) = (&log_probs[range.clone()], &old[range.clone()]);
                 policy_loss(log_probs, old, &advantages[range], clip_range, found.gradient.len())
             };
-            close("parts", [part(0..cut).loss + part(cut..log_probs.len()).loss], &[found.loss], 1e-12);
+            assert_close("parts", [part(0..cut).loss + part(cut..log_probs.len()).loss], &[found.loss], 1e-12);
         }
     }
 
     #[test]
     fn the_values_loss_is_that_of_the_reference() {
-        let cases = golden("value_loss");
+        let cases = golden_cases("ppo.json", "value_loss");
         assert!(cases.iter().any(|case| case["clip_fraction"].as_f64().unwrap() > 0.0));
         for case in cases {
             let (values, old) = (narrow(&case["values"]), narrow(&case["old_values"]));

@@ -7,9 +7,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
 use gptkit_model::{ClassHead, Gpt, Pass};
-use gptkit_train::objective::{LanguageModeling, Objective};
+use gptkit_train::objective::{LanguageModeling, Metrics, Objective};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What an update of the policy is made from. Its rows are the episodes, then the windows of text.
 #[derive(Debug, Default)]
@@ -28,25 +27,29 @@ impl Minibatch {
     }
 }
 
-/// What updates found, summed over the tokens of their answers.
+/// Sums over the response tokens of one or more updates.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Tally {
+pub(crate) struct PpoMetrics {
+    /// Response tokens.
     pub(crate) tokens: f64,
-    /// Of ratios π/π_old.
+    /// Σ π/π_old.
     pub(crate) ratio: f64,
-    /// Of (Δ ln π)²/2.
+    /// Σ (Δ ln π)²/2.
     pub(crate) approx_kl: f64,
+    /// Tokens whose policy loss was clipped.
     pub(crate) clipped: f64,
+    /// Σ entropy, nats.
     pub(crate) entropy: f64,
     pub(crate) policy_loss: f64,
     pub(crate) value_loss: f64,
+    /// Tokens whose value loss was clipped.
     pub(crate) value_clipped: f64,
+    /// Mean loss on pretraining text, nats a token; one summand for each update.
     pub(crate) text_loss: f64,
 }
 
-impl Tally {
-    /// Sums of both.
-    pub(crate) fn add(&mut self, other: &Self) {
+impl Metrics for PpoMetrics {
+    fn add(&mut self, other: Self) {
         self.tokens += other.tokens;
         self.ratio += other.ratio;
         self.approx_kl += other.approx_kl;
@@ -59,41 +62,25 @@ impl Tally {
     }
 }
 
-/// What an update found, as it is added up over micro-batches.
-#[derive(Debug, Default)]
-pub(crate) struct Found(Mutex<Tally>);
-
-impl Found {
-    fn held(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was found since the last time.
-    pub(crate) fn take(&self) -> Tally {
-        std::mem::take(&mut *self.held())
-    }
-}
-
 /// A policy in training.
 #[derive(Debug)]
 pub(crate) struct Policy {
-    pub(crate) model: LanguageModeling,
+    pub(crate) language: LanguageModeling,
     pub(crate) temperature: f32,
     pub(crate) clip_range: f64,
     /// Values of its own, and what their loss counts.
     pub(crate) values: Option<(ValueHead, f64)>,
     /// What the text's loss counts.
     pub(crate) ptx_coef: f64,
-    pub(crate) found: Found,
 }
 
 impl Policy {
     pub(crate) fn gpt(&self) -> &Gpt {
-        &self.model.0
+        &self.language.model
     }
 
-    /// What `episodes`, which are part of `batch`, say.
-    fn ppo_loss(&self, episodes: &[Episode], batch: &Minibatch, pass: Pass) -> Result<Tensor> {
+    /// The contribution of `episodes`, which are part of `batch`, to its loss.
+    fn ppo_loss(&self, episodes: &[Episode], batch: &Minibatch, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let n_tokens = batch.n_tokens();
         let choosing = Choosing::of(self.gpt(), episodes.iter().map(|episode| &episode.answer), pass)?;
         let found = choosing.log_probs(self.gpt(), self.temperature, pass)?; // [2, N]
@@ -102,34 +89,36 @@ impl Policy {
         let new: Vec<f32> = log_probs.to_vec1()?;
         let old = joined(episodes, |episode| &episode.log_probs);
         let loss = policy_loss(&new, &old, &joined(episodes, |e| &e.advantages), self.clip_range, n_tokens);
-        {
-            let mut tally = self.found.held();
-            tally.tokens += new.len() as f64;
-            for (new, old) in new.iter().zip(&old) {
-                let d = f64::from(*new) - f64::from(*old);
-                tally.ratio += d.exp();
-                tally.approx_kl += d * d / 2.0;
-            }
-            tally.clipped += loss.clipped as f64;
-            tally.entropy += entropies.iter().map(|&x| f64::from(x)).sum::<f64>();
-            tally.policy_loss += loss.loss * n_tokens as f64;
+        let mut metrics = PpoMetrics {
+            tokens: new.len() as f64,
+            clipped: loss.clipped as f64,
+            entropy: entropies.iter().map(|&x| f64::from(x)).sum(),
+            policy_loss: loss.loss * n_tokens as f64,
+            ..PpoMetrics::default()
+        };
+        for (new, old) in new.iter().zip(&old) {
+            let d = f64::from(*new) - f64::from(*old);
+            metrics.ratio += d.exp();
+            metrics.approx_kl += d * d / 2.0;
         }
         let total = differentiable(&log_probs, &loss)?;
-        let Some((head, coef)) = &self.values else { return Ok(total) };
+        let Some((head, coef)) = &self.values else { return Ok((total, metrics)) };
         let values = head.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?; // [N]
-        let loss = head.loss(&values, episodes, batch, &self.found)?;
-        Ok((total + (differentiable(&values, &loss)? * *coef)?)?)
+        let (loss, more) = head.loss(&values, episodes, batch)?;
+        metrics.add(more);
+        Ok(((total + (differentiable(&values, &loss)? * *coef)?)?, metrics))
     }
 }
 
 impl Objective for Policy {
     type Batch = Minibatch;
+    type Metrics = PpoMetrics;
 
     fn rows(&self, batch: &Minibatch) -> usize {
         batch.episodes.len() + batch.text.as_ref().map_or(0, |text| text.rows)
     }
 
-    fn loss(&self, batch: &Minibatch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Minibatch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let n = batch.episodes.len();
         let episodes = &batch.episodes[rows.start.min(n)..rows.end.min(n)];
         let windows = rows.start.max(n) - n..rows.end.max(n) - n;
@@ -138,14 +127,15 @@ impl Objective for Policy {
             episodes => Some(self.ppo_loss(episodes, batch, pass)?),
         };
         let Some(text) = batch.text.as_ref().filter(|_| !windows.is_empty()) else {
-            return Ok(ppo.unwrap_or(Tensor::zeros((), candle_core::DType::F32, self.gpt().device())?));
+            let nothing = Tensor::zeros((), candle_core::DType::F32, self.gpt().device())?;
+            return Ok(ppo.unwrap_or((nothing, PpoMetrics::default())));
         };
-        let loss = self.model.weighted(text, windows, pass, self.ptx_coef)?;
-        self.found.held().text_loss += f64::from(loss.to_scalar::<f32>()?) / self.ptx_coef;
+        let loss = self.language.weighted(text, windows, pass, self.ptx_coef)?;
+        let text_loss = f64::from(loss.to_scalar::<f32>()?) / self.ptx_coef;
         Ok(match ppo {
-            // Both losses are differentiated as they are, as the language model's must be.
-            Some(ppo) => (ppo + loss)?,
-            None => loss,
+            // Both losses are differentiated without scaling them, as the language model's must be.
+            Some((ppo, metrics)) => ((ppo + loss)?, PpoMetrics { text_loss, ..metrics }),
+            None => (loss, PpoMetrics { text_loss, ..PpoMetrics::default() }),
         })
     }
 }
@@ -164,15 +154,17 @@ pub(crate) struct ValueHead {
 
 impl ValueHead {
     /// Value loss over the tokens of `episodes`, which are part of `batch`; `values` has one value a token.
-    fn loss(&self, values: &Tensor, episodes: &[Episode], batch: &Minibatch, found: &Found) -> Result<Loss> {
+    fn loss(&self, values: &Tensor, episodes: &[Episode], batch: &Minibatch) -> Result<(Loss, PpoMetrics)> {
         let n_tokens = batch.n_tokens();
         let clip_range = self.clip_range.filter(|_| !batch.unclipped_values);
         let (old, returns) = (joined(episodes, |e| &e.values), joined(episodes, |e| &e.returns));
         let loss = value_loss(&values.to_vec1::<f32>()?, &old, &returns, clip_range, n_tokens);
-        let mut tally = found.held();
-        tally.value_loss += loss.loss * n_tokens as f64;
-        tally.value_clipped += loss.clipped as f64;
-        Ok(loss)
+        let metrics = PpoMetrics {
+            value_loss: loss.loss * n_tokens as f64,
+            value_clipped: loss.clipped as f64,
+            ..PpoMetrics::default()
+        };
+        Ok((loss, metrics))
     }
 }
 
@@ -181,21 +173,21 @@ impl ValueHead {
 pub(crate) struct Values {
     pub(crate) gpt: Gpt,
     pub(crate) head: ValueHead,
-    pub(crate) found: Found,
 }
 
 impl Objective for Values {
     type Batch = Minibatch;
+    type Metrics = PpoMetrics;
 
     fn rows(&self, batch: &Minibatch) -> usize {
         batch.episodes.len()
     }
 
-    fn loss(&self, batch: &Minibatch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Minibatch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let episodes = &batch.episodes[rows];
         let choosing = Choosing::of(&self.gpt, episodes.iter().map(|episode| &episode.answer), pass)?;
         let values = self.head.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?; // [N]
-        let loss = self.head.loss(&values, episodes, batch, &self.found)?;
-        Ok(differentiable(&values, &loss)?)
+        let (loss, metrics) = self.head.loss(&values, episodes, batch)?;
+        Ok((differentiable(&values, &loss)?, metrics))
     }
 }

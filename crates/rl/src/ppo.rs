@@ -3,26 +3,26 @@
 use crate::advantage::AdvantageConfig;
 use crate::answers::{Answer, log_probs};
 use crate::config::PpoConfig;
-use crate::doctor::{Doctor, Signs, correlation, explained_variance};
-use crate::policy::{Minibatch, Policy, Tally, Values};
+use crate::doctor::{Doctor, HealthMetrics, explained_variance, score_length_correlation};
+use crate::policy::{Minibatch, Policy, PpoMetrics, Values};
 use crate::prompts::Prompt;
-use crate::rollout::{Ends, Episode, Rewarder, Speaking, judge, scores, values};
+use crate::rollout::{Ends, Episode, Rewarder, Sampler, assign_rewards, scores, values};
 use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::batch::{Batch, Windows};
-use gptkit_data::examples::Records;
-use gptkit_data::progress::Task;
+use gptkit_data::progress::ProgressTask;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_rng::order::{Order, shuffled};
 use gptkit_train::ema::Ema;
-use gptkit_train::fit::{Trainer, Update};
 use gptkit_train::guard::{Guard, spike_message};
-use gptkit_train::objective::Validate;
+use gptkit_train::objective::{Metrics, Update};
 use gptkit_train::schedule::Step;
+use gptkit_train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Figures by name, as metrics and TensorBoard have them.
@@ -30,7 +30,7 @@ pub(crate) type Figures = BTreeMap<String, f64>;
 
 /// What changes from iteration to iteration besides weights and moments; in every checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Course {
+pub(crate) struct PpoState {
     /// β.
     pub(crate) kl_coef: f64,
     /// Updates of the value network.
@@ -48,14 +48,14 @@ pub(crate) struct Course {
 }
 
 /// Pretraining text: windows to learn from, and to measure on.
-pub(crate) struct Text {
+pub(crate) struct PretrainingText {
     pub(crate) windows: Windows,
     pub(crate) validation: Vec<Batch>,
 }
 
 /// A policy in training, and all that it learns from.
-pub(crate) struct Ppo<'a> {
-    pub(crate) config: &'a PpoConfig,
+pub struct Ppo {
+    pub(crate) config: Arc<PpoConfig>,
     pub(crate) policy: Trainer<Policy>,
     /// The frozen policy; where adapters are trained, it is the policy without them.
     pub(crate) reference: Option<Gpt>,
@@ -65,20 +65,19 @@ pub(crate) struct Ppo<'a> {
     pub(crate) ema: Option<Ema>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) ends: Ends,
-    pub(crate) prompts: Records<Prompt>,
     pub(crate) validation: Vec<Prompt>,
-    pub(crate) text: Option<Text>,
-    pub(crate) course: Course,
+    pub(crate) text: Option<PretrainingText>,
+    pub(crate) state: PpoState,
 }
 
 /// What an iteration found.
 pub(crate) struct Iteration {
-    pub(crate) update: Update,
-    pub(crate) signs: Signs,
+    pub(crate) update: Update<PpoMetrics>,
+    pub(crate) health: HealthMetrics,
     pub(crate) figures: Figures,
     /// What there is to say of losses that leaped.
     pub(crate) spikes: Vec<String>,
-    /// Tokens that were spoken.
+    /// Response tokens that were sampled.
     pub(crate) n_tokens: u64,
 }
 
@@ -93,7 +92,7 @@ pub(crate) struct Evaluation {
 #[derive(Default)]
 struct Updates {
     /// The policy's newest.
-    newest: Option<Update>,
+    newest: Option<Update<PpoMetrics>>,
     /// Policy updates that were made, or skipped because of a spike.
     made: u32,
     skipped: u32,
@@ -107,48 +106,53 @@ struct Updates {
 /// Fixed prompts whose answers are kept.
 const SHOWN: usize = 8;
 
-impl Ppo<'_> {
-    /// One iteration.
+impl Ppo {
+    /// One iteration from `prompts`.
     ///
     /// # Errors
     /// When a score or a loss is no number, or memory does not suffice.
-    pub(crate) fn iterate(&mut self, step: &Step, task: &dyn Task) -> Result<Iteration> {
+    pub(crate) fn iterate(&mut self, prompts: &[Prompt], step: &Step, task: &dyn ProgressTask) -> Result<Iteration> {
         let begun = Instant::now();
-        let prompts = self.prompts.batch(step.first_row, step.rows);
-        let mut episodes = self.answer(&prompts, (self.config.seed, step.first_row as u32), false, task)?;
+        let mut episodes = self.answer(prompts, (self.config.seed, step.first_row as u32), false, task)?;
         let n_tokens: usize = episodes.iter().map(|episode| episode.answer.said().len()).sum();
-        let spoken = Instant::now();
+        let sampled = Instant::now();
         task.show("scoring");
         self.score(&mut episodes)?;
-        judge(&mut episodes, &self.config.reward, &self.config.advantage, self.course.kl_coef);
+        assign_rewards(&mut episodes, &self.config.reward, &self.config.advantage, self.state.kl_coef);
         let scored = Instant::now();
         task.show("learning");
-        let mut figures = figures(&episodes, &self.config.reward, self.course.kl_coef);
+        let mut figures = figures(&episodes, &self.config.reward, self.state.kl_coef);
         let mut updates = Updates::default();
         if step.number == 1 {
             self.warm_values_up(&mut episodes, &mut figures, &mut updates, task)?;
         }
-        let (update, signs) = self.learn(episodes, step, &mut figures, &mut updates)?;
+        let (update, health) = self.learn(episodes, step, &mut figures, &mut updates)?;
         let s = |from: Instant, to: Instant| (to - from).as_secs_f64();
         figures.extend(
             [
-                ("time/rollout_s", s(begun, spoken)),
-                ("time/scoring_s", s(spoken, scored)),
+                ("time/rollout_s", s(begun, sampled)),
+                ("time/scoring_s", s(sampled, scored)),
                 ("time/optimization_s", s(scored, Instant::now())),
-                ("time/rollout_tokens_per_s", n_tokens as f64 / s(begun, spoken)),
+                ("time/rollout_tokens_per_s", n_tokens as f64 / s(begun, sampled)),
             ]
             .map(|(name, x)| (name.to_owned(), x)),
         );
         if let Some(adaptive) = &self.config.reward.adaptive {
-            self.course.kl_coef = adaptive.next(self.course.kl_coef, signs.kl, step.rows);
+            self.state.kl_coef = adaptive.next(self.state.kl_coef, health.kl, step.rows);
         }
-        Ok(Iteration { update, signs, figures, spikes: updates.spikes, n_tokens: n_tokens as u64 })
+        Ok(Iteration { update, health, figures, spikes: updates.spikes, n_tokens: n_tokens as u64 })
     }
 
-    fn answer(&self, prompts: &[Prompt], numbers: (u64, u32), greedy: bool, task: &dyn Task) -> Result<Vec<Episode>> {
-        let speaking = Speaking { tokenizer: &self.tokenizer, ends: &self.ends, config: &self.config.rollout };
+    fn answer(
+        &self,
+        prompts: &[Prompt],
+        numbers: (u64, u32),
+        greedy: bool,
+        task: &dyn ProgressTask,
+    ) -> Result<Vec<Episode>> {
+        let sampler = Sampler { tokenizer: &self.tokenizer, ends: &self.ends, config: &self.config.rollout };
         let (done, all) = (Cell::new(0), prompts.len());
-        speaking.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
+        sampler.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
             done.set(done.get() + 1);
             task.show(&format!("answering {} of {all}", done.get()));
         })
@@ -199,9 +203,10 @@ impl Ppo<'_> {
         episodes: &mut [Episode],
         figures: &mut Figures,
         updates: &mut Updates,
-        task: &dyn Task,
+        task: &dyn ProgressTask,
     ) -> Result<()> {
-        let PpoConfig { value, advantage, policy, reward, train, seed, .. } = self.config;
+        let config = Arc::clone(&self.config);
+        let PpoConfig { value, advantage, policy, reward, train, seed, .. } = &*config;
         let epochs = value.warmup_epochs();
         if self.values.is_none() || epochs == 0 {
             return Ok(());
@@ -228,23 +233,22 @@ impl Ppo<'_> {
         for (episode, values) in episodes.iter_mut().zip(self.values_of(&answers)?) {
             episode.values = values;
         }
-        judge(episodes, reward, advantage, self.course.kl_coef);
+        assign_rewards(episodes, reward, advantage, self.state.kl_coef);
         figures.insert("value/warmup_loss".to_owned(), loss / f64::max(tokens, 1.0));
         figures.insert("value/explained_variance_before_warmup".to_owned(), before);
         Ok(())
     }
 
     /// One update of the value network, if there is one.
-    fn update_values(&mut self, minibatch: &Minibatch, lr: f64, updates: &mut Updates) -> Result<Tally> {
-        let Some(values) = &mut self.values else { return Ok(Tally::default()) };
+    fn update_values(&mut self, minibatch: &Minibatch, lr: f64, updates: &mut Updates) -> Result<PpoMetrics> {
+        let Some(values) = &mut self.values else { return Ok(PpoMetrics::default()) };
         // Values have no dropout: the row does not matter.
-        let made = values.step(minibatch, 0, lr, &mut self.course.value_guard)?;
+        let made = values.step(minibatch, 0, lr)?;
         ensure!(made.is_finite(), "the value network's loss is not finite; lower value.lr");
         updates.value_norm = made.grad_norm;
         updates.values_skipped += u32::from(!made.made);
         updates.spikes.extend(spike_message(&made, "value network's loss", &self.config.train));
-        self.course.value_updates = values.optimizer().n_updates();
-        Ok(values.objective().found.take())
+        Ok(made.metrics)
     }
 
     /// All updates of an iteration. Returns the last one, and what the doctor wants to know.
@@ -254,11 +258,12 @@ impl Ppo<'_> {
         step: &Step,
         figures: &mut Figures,
         updates: &mut Updates,
-    ) -> Result<(Update, Signs)> {
-        let PpoConfig { policy: config, value, train, rollout, seed, .. } = self.config;
+    ) -> Result<(Update<PpoMetrics>, HealthMetrics)> {
+        let all_settings = Arc::clone(&self.config);
+        let PpoConfig { policy: config, value, train, rollout, seed, .. } = &*all_settings;
         let value_lr = step.lr / train.lr * value.lr.unwrap_or(train.lr);
         let (n, size) = (episodes.len(), minibatch_size(episodes.len(), config.minibatches));
-        let (mut all, mut first, mut last) = (Tally::default(), None, Tally::default());
+        let (mut all, mut first, mut last) = (PpoMetrics::default(), None, PpoMetrics::default());
         'learning: for epoch in 0..config.epochs as u64 {
             let pass = (step.number - 1) * config.epochs as u64 + epoch;
             // Rows of all passes so far: batches may grow.
@@ -270,8 +275,8 @@ impl Ppo<'_> {
                     text: self.text_beside(first_row, chosen.len()),
                     unclipped_values: false,
                 };
-                let made = self.policy.step(&minibatch, first_row, step.lr, &mut self.course.policy_guard)?;
-                let mut tally = self.policy.objective().found.take();
+                let made = self.policy.step(&minibatch, first_row, step.lr)?;
+                let mut metrics = made.metrics;
                 ensure!(
                     made.is_finite(),
                     "the policy's loss is {}, its gradient's norm {}: not finite; lower train.lr (here {:.1e}) or set train.clip",
@@ -281,7 +286,7 @@ impl Ppo<'_> {
                 );
                 updates.spikes.extend(spike_message(&made, "policy's loss", train));
                 if self.values.is_some() {
-                    tally.add(&Tally { tokens: 0.0, ..self.update_values(&minibatch, value_lr, updates)? });
+                    metrics.add(PpoMetrics { tokens: 0.0, ..self.update_values(&minibatch, value_lr, updates)? });
                 }
                 if let (Some(ema), true) = (&mut self.ema, made.made) {
                     ema.update(self.policy.weights().trained())?;
@@ -290,10 +295,10 @@ impl Ppo<'_> {
                     true => updates.made += 1,
                     false => updates.skipped += 1,
                 }
-                (updates.newest, last) = (Some(made), tally);
-                first.get_or_insert(tally);
-                all.add(&tally);
-                if config.max_approx_kl.is_some_and(|most| tally.approx_kl / tally.tokens.max(1.0) > most) {
+                (updates.newest, last) = (Some(made), metrics);
+                first.get_or_insert(metrics);
+                all.add(metrics);
+                if config.max_approx_kl.is_some_and(|most| metrics.approx_kl / metrics.tokens.max(1.0) > most) {
                     break 'learning;
                 }
             }
@@ -302,40 +307,40 @@ impl Ppo<'_> {
         let update = Update { made: updates.made > 0, ..newest };
         let n_updates = updates.made + updates.skipped;
         let first = first.unwrap_or_default();
-        let mean = |sum: f64, of: &Tally| sum / of.tokens.max(1.0);
+        let mean = |sum: f64, of: &PpoMetrics| sum / of.tokens.max(1.0);
         let off = || {
-            let pairs = episodes.iter().flat_map(|episode| episode.spoken.iter().zip(&episode.log_probs));
-            average(&pairs.map(|(spoken, read)| f64::from(spoken - read).abs()).collect::<Vec<f64>>())
+            let pairs = episodes.iter().flat_map(|episode| episode.sampling_log_probs.iter().zip(&episode.log_probs));
+            gptkit_stats::mean(&pairs.map(|(sampled, read)| f64::from(sampled - read).abs()).collect::<Vec<f64>>())
         };
         let kls: Vec<f64> = episodes.iter().map(Episode::kl).collect();
         let lengths: Vec<f64> = episodes.iter().map(|episode| episode.answer.said().len() as f64).collect();
         let scores: Vec<f64> = episodes.iter().map(|episode| f64::from(episode.score)).collect();
-        let signs = Signs {
+        let health = HealthMetrics {
             first_ratio: mean(first.ratio, &first),
-            spoken_off: (rollout.temperature == 1.0).then(off),
-            kl: average(&kls),
-            kl_error: (variance(&kls) / n.max(1) as f64).sqrt(),
+            sampling_error: (rollout.temperature == 1.0).then(off),
+            kl: gptkit_stats::mean(&kls),
+            kl_error: (gptkit_stats::variance(&kls) / n.max(1) as f64).sqrt(),
             end_rate: episodes.iter().filter(|episode| episode.ended).count() as f64 / n.max(1) as f64,
             clip_fraction: mean(all.clipped, &all),
             approx_kl: mean(last.approx_kl, &last),
             explained_variance: explained(&episodes),
             entropy: mean(first.entropy, &first),
-            score: average(&scores),
-            length: average(&lengths),
-            score_length: correlation(&scores, &lengths),
+            score: gptkit_stats::mean(&scores),
+            length: gptkit_stats::mean(&lengths),
+            score_length: score_length_correlation(&scores, &lengths),
         };
         figures.extend(
             [
-                ("objective/entropy", signs.entropy),
+                ("objective/entropy", health.entropy),
                 ("policy/loss", mean(all.policy_loss, &all)),
-                ("policy/first_ratio", signs.first_ratio),
-                ("policy/clip_fraction", signs.clip_fraction),
-                ("policy/approx_kl", signs.approx_kl),
+                ("policy/first_ratio", health.first_ratio),
+                ("policy/clip_fraction", health.clip_fraction),
+                ("policy/approx_kl", health.approx_kl),
                 ("policy/updates", f64::from(updates.made)),
                 ("value/loss", mean(all.value_loss, &all)),
                 ("value/clip_fraction", mean(all.value_clipped, &all)),
-                ("value/explained_variance", signs.explained_variance),
-                ("answers/score_length", signs.score_length),
+                ("value/explained_variance", health.explained_variance),
+                ("answers/score_length", health.score_length),
             ]
             .map(|(name, x)| (name.to_owned(), x)),
         );
@@ -350,7 +355,7 @@ impl Ppo<'_> {
         if self.learns_text() {
             figures.insert("ptx/loss".to_owned(), all.text_loss / f64::from(n_updates));
         }
-        Ok((update, signs))
+        Ok((update, health))
     }
 
     fn learns_text(&self) -> bool {
@@ -378,26 +383,35 @@ impl Ppo<'_> {
 
     /// What the policy is worth on the validation prompts and the validation part of the text; keeps what it answers to the
     /// fixed prompts as those after iteration `step`.
-    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn Task) -> Result<Evaluation> {
+    pub(crate) fn evaluate(&mut self, step: u64, task: &dyn ProgressTask) -> Result<Evaluation> {
         let (mut found, mut reward) = (Figures::new(), None);
         if !self.validation.is_empty() {
             // The same draws each time, and none that an iteration uses.
             let mut episodes = self.answer(&self.validation, (!self.config.seed, 0), false, task)?;
             self.score(&mut episodes)?;
             let shaping = &self.config.reward;
-            found = figures(&episodes, shaping, self.course.kl_coef);
-            reward = Some(found["objective/reward"] + (self.course.kl_coef - shaping.kl_coef) * found["objective/kl"]);
+            found = figures(&episodes, shaping, self.state.kl_coef);
+            reward = Some(found["objective/reward"] + (self.state.kl_coef - shaping.kl_coef) * found["objective/kl"]);
             let shown: Vec<Prompt> = self.validation.iter().take(SHOWN).cloned().collect();
             let shown = self.answer(&shown, (0, 0), true, task)?;
-            self.course.answers.retain(|(number, _)| *number != step);
-            self.course.answers.push((step, shown.into_iter().map(|episode| episode.text).collect()));
+            self.state.answers.retain(|(number, _)| *number != step);
+            self.state.answers.push((step, shown.into_iter().map(|episode| episode.text).collect()));
         }
         if let Some(text) = self.text.as_ref().filter(|text| !text.validation.is_empty()) {
             task.show("measuring the text");
-            let loss = self.policy.objective().model.validate(&text.validation)?.loss;
+            let loss = self.policy.objective().language.mean_loss(&text.validation)?;
             found.insert("text/loss".to_owned(), loss);
         }
         Ok(Evaluation { figures: found, reward })
+    }
+
+    /// What a checkpoint stores besides weights and moments.
+    pub(crate) fn state_to_save(&self) -> PpoState {
+        let mut state = PpoState { policy_guard: self.policy.guard.clone(), ..self.state.clone() };
+        if let Some(values) = &self.values {
+            (state.value_guard, state.value_updates) = (values.guard.clone(), values.n_updates());
+        }
+        state
     }
 
     /// The fixed prompts, as text.
@@ -427,7 +441,7 @@ fn explained(episodes: &[Episode]) -> f64 {
 
 /// Means over `episodes` that were scored.
 fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figures {
-    let mean = |of: &dyn Fn(&Episode) -> f64| average(&episodes.iter().map(of).collect::<Vec<f64>>());
+    let mean = |of: &dyn Fn(&Episode) -> f64| gptkit_stats::mean(&episodes.iter().map(of).collect::<Vec<f64>>());
     let (score, kl) = (mean(&|episode| f64::from(episode.score)), mean(&Episode::kl));
     let shaped = mean(&|episode| f64::from(shaping.score(episode.score, episode.ended)));
     let mut figures: Figures = [
@@ -442,28 +456,17 @@ fn figures(episodes: &[Episode], shaping: &ShapingConfig, kl_coef: f64) -> Figur
     .into();
     let gold: Vec<f64> = episodes.iter().filter_map(|episode| episode.gold).collect();
     if !gold.is_empty() {
-        figures.insert("objective/gold".to_owned(), average(&gold));
+        figures.insert("objective/gold".to_owned(), gptkit_stats::mean(&gold));
     }
     figures
-}
-
-fn average(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
-}
-
-fn variance(numbers: &[f64]) -> f64 {
-    let mean = average(numbers);
-    average(&numbers.iter().map(|x| (x - mean).powi(2)).collect::<Vec<f64>>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Found, ValueHead};
-    use crate::prompts;
+    use crate::policy::ValueHead;
     use crate::shaping::MissingEnd;
     use candle_core::{Device, Tensor};
-    use gptkit_data::examples::ExamplesWriter;
     use gptkit_data::progress::Silent;
     use gptkit_model::{ClassHead, Kind, ModelConfig, Params, Pass};
     use gptkit_ops::Precision;
@@ -534,11 +537,7 @@ mod tests {
         (0..40).map(|n| Prompt { tokens: tokens(n), world: None }).collect()
     }
 
-    fn ppo<'a>(config: &'a PpoConfig, kind: Kind, ends: &[u32]) -> Ppo<'a> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("prompts");
-        ExamplesWriter::write(&path, |file| prompts().iter().try_for_each(|prompt| file.push(&prompt.numbers())))
-            .unwrap();
+    fn ppo(config: &PpoConfig, kind: Kind, ends: &[u32]) -> Ppo {
         let seed = config.seed;
         let model = |params: &Params| Gpt::new(&shape(kind), params, Precision::F32).unwrap();
         let (mut own, mut of_values) = (params(kind, seed), params(kind, seed));
@@ -546,20 +545,19 @@ mod tests {
         let head = |params: &mut Params| ValueHead { head: ClassHead::init_value(params, 16).unwrap(), clip_range };
         let values = (!config.value.shared).then(|| {
             let head = head(&mut of_values);
-            let values = Values { gpt: model(&of_values), head, found: Found::default() };
+            let values = Values { gpt: model(&of_values), head };
             Trainer::new(values, of_values, &config.train, seed).unwrap()
         });
         let shared = config.value.shared.then(|| (head(&mut own), config.value.coef));
         let policy = Policy {
-            model: LanguageModeling(model(&own)),
+            language: LanguageModeling { model: model(&own) },
             temperature: config.rollout.temperature as f32,
             clip_range: config.policy.clip_range,
             values: shared,
             ptx_coef: 2.0,
-            found: Found::default(),
         };
         Ppo {
-            config,
+            config: Arc::new(config.clone()),
             policy: Trainer::new(policy, own, &config.train, seed).unwrap(),
             reference: Some(model(&params(kind, seed))),
             values,
@@ -567,23 +565,26 @@ mod tests {
             ema: None,
             tokenizer: tokenizer(),
             ends: Ends { of_text: ends.to_vec(), ..Ends::default() },
-            prompts: prompts::open(&path, seed).unwrap(),
             validation: Vec::new(),
             text: None,
-            course: Course { kl_coef: config.reward.kl_coef, ..Course::default() },
+            state: PpoState { kl_coef: config.reward.kl_coef, ..PpoState::default() },
         }
     }
 
-    fn step(number: u64, config: &PpoConfig) -> Step {
+    /// Iteration `number`, from prompts in the order of `config.seed`.
+    fn iterate(ppo: &mut Ppo, number: u64, config: &PpoConfig) -> Result<Iteration> {
         let rows = config.train.batch_size;
-        Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr }
+        let step = Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr };
+        let all = prompts();
+        let row = |row: u64| all[shuffled(row, all.len() as u64, config.seed) as usize].clone();
+        let chosen: Vec<Prompt> = (step.first_row..step.first_row + rows as u64).map(row).collect();
+        ppo.iterate(&chosen, &step, &Silent)
     }
 
     /// Score and KL of the last iteration after `n`.
     fn after(n: u64, config: &PpoConfig, kind: Kind) -> (f64, f64) {
         let mut ppo = ppo(config, kind, &[]);
-        let figures =
-            (1..=n).map(|number| ppo.iterate(&step(number, config), &Silent).unwrap().figures).last().unwrap();
+        let figures = (1..=n).map(|number| iterate(&mut ppo, number, config).unwrap().figures).last().unwrap();
         (figures["objective/score"], figures["objective/kl"])
     }
 
@@ -630,17 +631,20 @@ mod tests {
             assert!(episodes.iter().any(|e| e.ended) && episodes.iter().any(|e| !e.ended));
             for episode in &episodes {
                 let n = episode.answer.said().len();
-                assert_eq!((episode.spoken.len(), episode.log_probs.len(), episode.values.len()), (n, n, n));
+                assert_eq!(
+                    (episode.sampling_log_probs.len(), episode.log_probs.len(), episode.values.len()),
+                    (n, n, n)
+                );
                 assert_eq!(episode.ended, [3, 8, 12].contains(episode.answer.said().last().unwrap()));
-                for (a, b) in episode.spoken.iter().zip(&episode.log_probs) {
+                for (a, b) in episode.sampling_log_probs.iter().zip(&episode.log_probs) {
                     assert!((a - b).abs() < 1e-5, "{kind:?}: {a}, {b}");
                 }
                 assert_eq!(episode.log_probs, episode.reference, "the policy is its own reference at first");
             }
             // Before any update, the minibatch that learns finds ratio 1.
-            let found = ppo.iterate(&step(1, &config), &Silent).unwrap();
-            assert!((found.signs.first_ratio - 1.0).abs() < 1e-5, "{kind:?}: {}", found.signs.first_ratio);
-            assert!(found.signs.spoken_off.unwrap() < 1e-5);
+            let found = iterate(&mut ppo, 1, &config).unwrap();
+            assert!((found.health.first_ratio - 1.0).abs() < 1e-5, "{kind:?}: {}", found.health.first_ratio);
+            assert!(found.health.sampling_error.unwrap() < 1e-5);
         }
     }
 
@@ -648,7 +652,7 @@ mod tests {
     fn minibatch(ppo: &Ppo) -> Minibatch {
         let mut episodes = ppo.answer(&prompts()[..6], (1, 0), false, &Silent).unwrap();
         ppo.score(&mut episodes).unwrap();
-        judge(&mut episodes, &ppo.config.reward, &ppo.config.advantage, 0.1);
+        assign_rewards(&mut episodes, &ppo.config.reward, &ppo.config.advantage, 0.1);
         // As after an update: some ratios are clipped.
         for (n, episode) in episodes.iter_mut().enumerate() {
             episode.log_probs.iter_mut().enumerate().for_each(|(t, x)| *x += 0.13 * ((n * 5 + t * 3) % 7) as f32 - 0.4);
@@ -668,12 +672,12 @@ mod tests {
             let config = config(serde_json::json!({ "value": { "shared": true, "coef": 0.5 } }));
             let ppo = ppo(&config, kind, &[3, 8]);
             let (policy, weights, batch) = (ppo.policy.objective(), ppo.policy.weights(), minibatch(&ppo));
-            let loss = |pass| policy.loss(&batch, 0..8, pass).unwrap();
+            let loss = |pass| policy.loss(&batch, 0..8, pass).unwrap().0;
             let gradients = |ends: &[usize]| -> Vec<Tensor> {
                 let mut weights = weights.clone(); // the same parameters
                 let mut update = weights.begin_update();
                 for (&first, &end) in [0].iter().chain(ends).zip(ends) {
-                    update.backward(|| policy.loss(&batch, first..end, TRAIN)).unwrap();
+                    update.backward(|| policy.loss(&batch, first..end, TRAIN).map(|(loss, _)| loss)).unwrap();
                 }
                 weights.params().iter().map(|(_, p)| p.gradient().unwrap()).collect()
             };
@@ -704,7 +708,7 @@ mod tests {
     fn a_score_that_is_no_number_ends_the_run_in_words() {
         let config = config(serde_json::json!({}));
         let mut ppo = Ppo { rewarder: Box::new(Broken), ..ppo(&config, Kind::Gpt2, &[]) };
-        let error = ppo.iterate(&step(1, &config), &Silent).err().unwrap().to_string();
+        let error = iterate(&mut ppo, 1, &config).err().unwrap().to_string();
         assert!(error.contains("a score that is no number"), "{error}");
     }
 
@@ -715,19 +719,18 @@ mod tests {
         config.value.warmup_epochs = Some(0);
         let eight = |config: &PpoConfig| {
             let mut ppo = ppo(config, Kind::Gpt2, &[]);
-            let found: Vec<Iteration> =
-                (1..=8).map(|number| ppo.iterate(&step(number, config), &Silent).unwrap()).collect();
+            let found: Vec<Iteration> = (1..=8).map(|number| iterate(&mut ppo, number, config).unwrap()).collect();
             let skipped = |name: &str| found.iter().filter_map(|one| one.figures.get(name)).sum::<f64>();
             let said: Vec<String> = found.iter().flat_map(|one| one.spikes.clone()).collect();
-            (skipped("policy/skipped"), skipped("value/skipped"), said, ppo.course)
+            (skipped("policy/skipped"), skipped("value/skipped"), said, ppo.state_to_save())
         };
-        let (policy, values, said, course) = eight(&config);
+        let (policy, values, said, state) = eight(&config);
         assert_eq!((policy, values), (0.0, 0.0), "they are reported alone");
         assert!(said.iter().any(|line| line.starts_with("the policy's loss leaps")), "{said:?}");
         assert!(said.iter().any(|line| line.starts_with("the value network's loss leaps")), "{said:?}");
-        assert_ne!(course.policy_guard, course.value_guard);
-        let again: Course = serde_json::from_str(&serde_json::to_string(&course).unwrap()).unwrap();
-        assert_eq!(again, course, "it is part of a checkpoint");
+        assert_ne!(state.policy_guard, state.value_guard);
+        let again: PpoState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+        assert_eq!(again, state, "it is part of a checkpoint");
         config.train.on_spike = gptkit_train::config::OnSpike::Skip;
         let (policy, values, _, _) = eight(&config);
         assert!(policy > 0.0 && values > 0.0, "{policy} and {values} updates are skipped");
@@ -738,7 +741,7 @@ mod tests {
     /// A value network whose first values are noise, as a reward model's are between its ends.
     #[test]
     fn values_that_warm_up_explain_more_of_the_returns_and_the_policy_does_not_move() {
-        fn noisy(config: &PpoConfig) -> Ppo<'_> {
+        fn noisy(config: &PpoConfig) -> Ppo {
             let ppo = ppo(config, Kind::Gpt2, &[]);
             let weights = ppo.values.as_ref().unwrap().weights();
             let (_, head) = weights.params().iter().find(|(_, p)| p.var().dims() == [1, 16]).unwrap();
@@ -749,8 +752,8 @@ mod tests {
         let mut config = config(serde_json::json!({ "value": { "lr": 3e-3, "clip_range": 0.2 } }));
         let second = |config: &PpoConfig| {
             let mut ppo = noisy(config);
-            let first = ppo.iterate(&step(1, config), &Silent).unwrap();
-            (first, ppo.iterate(&step(2, config), &Silent).unwrap().figures["value/explained_variance"])
+            let first = iterate(&mut ppo, 1, config).unwrap();
+            (first, iterate(&mut ppo, 2, config).unwrap().figures["value/explained_variance"])
         };
         config.value.warmup_epochs = Some(0);
         let (cold, cold_second) = second(&config);
@@ -760,14 +763,14 @@ mod tests {
         assert_eq!(warm.figures["value/explained_variance_before_warmup"], at(&cold));
         assert!(at(&cold) < -0.5 && at(&warm) > at(&cold) + 0.5, "{} and {}", at(&cold), at(&warm));
         assert!(warm_second > cold_second, "on episodes not seen before: {cold_second} and {warm_second}");
-        assert!((warm.signs.first_ratio - 1.0).abs() < 1e-5, "{}", warm.signs.first_ratio);
+        assert!((warm.health.first_ratio - 1.0).abs() < 1e-5, "{}", warm.health.first_ratio);
     }
 
     #[test]
     fn an_update_that_is_too_large_is_the_last_of_its_iteration() {
         let mut config = config(serde_json::json!({ "policy": { "epochs": 4, "max_approx_kl": 1e-3 } }));
         config.reward.missing_end = MissingEnd::Ignored;
-        let found = ppo(&config, Kind::Gpt2, &[]).iterate(&step(1, &config), &Silent).unwrap();
+        let found = iterate(&mut ppo(&config, Kind::Gpt2, &[]), 1, &config).unwrap();
         let n = found.figures["policy/updates"];
         assert!((2.0..8.0).contains(&n), "{n} of 8 updates");
     }

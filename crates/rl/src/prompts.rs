@@ -2,16 +2,18 @@
 
 use crate::config::PpoConfig;
 use anyhow::{Context, Result, bail, ensure};
-use gptkit_data::dialogue::{Message, Role, key};
+use gptkit_data::dialogue::{Message, key};
 use gptkit_data::examples::{ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::prompt::read_prompts;
-use gptkit_data::record::Bad;
+use gptkit_data::record::BadRecord;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::sources::{Origin, Reading, Use};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_sft::sources::{Origin, Reading, Use};
-use gptkit_world::{Instruction, Instructions, Part};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// File of the prompts below a run that are answered to learn, and of those to validate on.
@@ -28,9 +30,9 @@ pub struct Prompt {
 
 impl Prompt {
     /// The instruction of the embedded world that it is.
-    pub fn instruction(&self) -> Option<Instruction> {
+    pub fn instruction(&self) -> Option<SyntheticInstruction> {
         self.world.map(|(seed, number, held_out)| {
-            Instructions::new(seed, if held_out { Part::HeldOut } else { Part::Train }).instruction(number)
+            SyntheticInstructions::new(seed, if held_out { Split::HeldOut } else { Split::Train }).instruction(number)
         })
     }
 
@@ -75,17 +77,8 @@ struct Counts {
     longest_kept: usize,
 }
 
-/// What was encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fitted {
-    /// Tokens of the longest answer that fits beside every prompt, at most `rollout.max_new_tokens`.
-    pub(crate) max_new_tokens: usize,
-    /// Prompts to validate on.
-    pub(crate) n_validation: u64,
-}
-
 /// Encodes the prompts of `config` into the two [`FILES`] below `folder`, for a policy and a reward model that read at most
-/// `context` tokens. Says what it read.
+/// `context` tokens. Returns the longest response that fits beside every prompt, in tokens, at most `rollout.max_new_tokens`.
 ///
 /// An answer gets what the window leaves beside the longest prompt, its end taken off, at most `rollout.max_new_tokens`.
 /// Prompts that would leave it less than half of the window, or less than that setting, are left out (Ouyang et al. 2022,
@@ -100,7 +93,7 @@ pub(crate) fn encode_all(
     context: usize,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<Fitted> {
+) -> Result<usize> {
     let prompts = &config.prompts;
     let wanted = config.rollout.max_new_tokens;
     let room = context.saturating_sub(wanted.min(context / 2) + 1);
@@ -112,7 +105,7 @@ pub(crate) fn encode_all(
             for reading in prompts.sources().readings()? {
                 read(&reading, prompts.on_bad_record, progress, &mut |messages, world| {
                     let Some(used) = split.of(&reading, key(messages)) else { return Ok(()) };
-                    let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+                    let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
                     let tokens = encode(&template.prompt(messages).map_err(bad)?, tokenizer).map_err(bad)?;
                     let tokens: Vec<u32> = tokens.into_iter().map(|(id, _)| id).collect();
                     counts.longest = counts.longest.max(tokens.len());
@@ -164,18 +157,18 @@ pub(crate) fn encode_all(
         "rollout.end_after = {end_after} is not below the {max_new_tokens} tokens that an answer may have here\n  hint: lower \
          rollout.end_after, give shorter prompts, or models with a longer context"
     );
-    Ok(Fitted { max_new_tokens, n_validation: val })
+    Ok(max_new_tokens)
 }
 
 /// Takes a prompt, and which of the world's it is.
-type Sink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
+type PromptSink<'a> = &'a mut dyn FnMut(&[Message], Option<(u64, u64, bool)>) -> Result<()>;
 
-fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: PromptSink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = Instructions::new(*seed, *part);
+        let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            let message = Message::new(Role::User, instructions.instruction(number).prompt);
-            sink(&[message], Some((*seed, number, *part == Part::HeldOut)))?;
+            let prompt = instructions.instruction(number).prompt();
+            sink(&prompt, Some((*seed, number, *part == Split::HeldOut)))?;
         }
         progress.note(&reading.of_world("prompts"));
         return Ok(());
@@ -184,7 +177,7 @@ fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: S
     let skipped = read_prompts(Path::new(reading.source), on_bad, progress, &mut |prompt| {
         sink(&prompt.messages, None)?;
         n += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     progress.note(&format!("{}: {} prompts", reading.source, grouped(n)));
     skipped.warn(progress);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk;
-use gptkit_preferences::collection::weights_of;
+use gptkit_model::load::weights_fingerprint;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ impl Origin {
     /// # Errors
     /// When it cannot be read.
     pub fn of(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: std::path::absolute(folder)?, weights: weights_of(folder)? })
+        Ok(Self { folder: std::path::absolute(folder)?, weights: weights_fingerprint(folder)? })
     }
 
     /// Whether it is still there as it was.
@@ -33,7 +33,7 @@ impl Origin {
     pub(crate) fn check(&self, what: &str) -> Result<()> {
         let folder = self.folder.display();
         ensure!(self.folder.is_dir(), "the {what} of this run, {folder}, is gone: put it back to go on");
-        let same = weights_of(&self.folder)? == self.weights;
+        let same = weights_fingerprint(&self.folder)? == self.weights;
         ensure!(same, "the {what} of this run, {folder}, is not what it was when the run began: it has other weights");
         Ok(())
     }

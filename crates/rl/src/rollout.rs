@@ -24,10 +24,10 @@ pub struct Episode {
     pub text: String,
     /// Whether it has its end.
     pub ended: bool,
-    /// As the policy was when it spoke, from a pass over the whole answer.
+    /// Log-probabilities of the tokens under the policy that sampled them, from a pass over the whole response, nats.
     pub log_probs: Vec<f32>,
-    /// The same as they were while it spoke.
-    pub spoken: Vec<f32>,
+    /// The same from the passes that sampled them, token by token.
+    pub sampling_log_probs: Vec<f32>,
     /// Of the frozen policy.
     pub reference: Vec<f32>,
     /// What was expected before each token.
@@ -93,9 +93,9 @@ impl Rewarder for RewardModel {
     }
 }
 
-/// How a policy speaks.
+/// Samples responses of a policy.
 #[derive(Debug)]
-pub struct Speaking<'a> {
+pub struct Sampler<'a> {
     /// Its tokens.
     pub tokenizer: &'a Tokenizer,
     /// Tokens that end an answer.
@@ -104,7 +104,7 @@ pub struct Speaking<'a> {
     pub config: &'a RolloutConfig,
 }
 
-impl Speaking<'_> {
+impl Sampler<'_> {
     /// Has `policy` answer `prompts`, of which the first is number `first` of all that `seed` draws answers for; the likeliest
     /// answers when `greedy`. `on_done` is called for each.
     ///
@@ -151,7 +151,7 @@ fn episode(prompt: &Prompt, completion: Completion, configured_end: Option<u32>)
     Episode {
         answer: Answer { tokens: prompt.tokens.iter().copied().chain(said).collect(), prompt: prompt.tokens.len() },
         ended: finish == Finish::EndOfText,
-        spoken: log_probs.iter().chain(&end).map(|one| one.log_prob).collect(),
+        sampling_log_probs: log_probs.iter().chain(&end).map(|one| one.log_prob).collect(),
         gold: prompt.instruction().map(|instruction| instruction.gold(&text)),
         text,
         ..Episode::default()
@@ -184,7 +184,12 @@ pub(crate) fn values(gpt: &Gpt, head: &ClassHead, answers: &[Answer]) -> Result<
 }
 
 /// From log-probabilities, values and scores to rewards, advantages and returns of all `episodes` of an iteration.
-pub(crate) fn judge(episodes: &mut [Episode], shaping: &ShapingConfig, advantage: &AdvantageConfig, kl_coef: f64) {
+pub(crate) fn assign_rewards(
+    episodes: &mut [Episode],
+    shaping: &ShapingConfig,
+    advantage: &AdvantageConfig,
+    kl_coef: f64,
+) {
     for episode in &mut *episodes {
         let score = shaping.score(episode.score, episode.ended);
         episode.rewards = shaping.rewards(&episode.log_probs, &episode.reference, kl_coef, score);

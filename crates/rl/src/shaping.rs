@@ -107,14 +107,14 @@ impl ShapingConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{close, golden, narrow, numbers};
+    use gptkit_testing::{assert_close, golden_cases, narrow, numbers};
     use serde_json::json;
 
     /// With both rules for answers that never end.
     #[test]
     fn rewards_are_those_of_the_reference() {
         let mut rules = std::collections::BTreeSet::new();
-        for case in golden("rewards") {
+        for case in golden_cases("ppo.json", "rewards") {
             let text = |key: &str| if case[key] == "none" { json!("ignored") } else { case[key].clone() };
             let config = ShapingConfig {
                 kl: serde_json::from_value(text("kind")).unwrap(),
@@ -130,7 +130,7 @@ mod tests {
             let score = config.score(case["score"].as_f64().unwrap() as f32, ended);
             let (log_probs, reference) = (narrow(&case["log_probs"]), narrow(&case["reference"]));
             let found = config.rewards(&log_probs, &reference, case["kl_coef"].as_f64().unwrap(), score);
-            close("rewards", found.into_iter().map(f64::from), &numbers(&case["rewards"]), 2e-6);
+            assert_close("rewards", found.into_iter().map(f64::from), &numbers(&case["rewards"]), 2e-6);
         }
         assert!(rules.contains("Penalty") && rules.contains("Fixed"), "{rules:?}");
     }

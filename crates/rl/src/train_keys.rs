@@ -1,16 +1,16 @@
 //! Every key of `[train]`, in every stage: it changes the run, or it is refused. No key is accepted without an effect.
 
-use crate::{DpoConfig, PpoConfig};
+use crate::{Dpo, DpoConfig, PpoConfig, PpoTraining};
 use anyhow::Result;
 use candle_core::Device;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
-use gptkit_data::progress::{Progress, Silent, Task, Unit};
-use gptkit_reward::RewardConfig;
-use gptkit_sft::{FinetuneConfig, SftConfig};
-use gptkit_train::PretrainConfig;
+use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
+use gptkit_reward::{RewardConfig, RewardModeling};
+use gptkit_sft::{FinetuneConfig, Finetuning, Sft, SftConfig};
 use gptkit_train::config::TrainConfig;
-use gptkit_train::fit::Sitting;
+use gptkit_train::stage::run;
+use gptkit_train::{PretrainConfig, Pretraining, RunContext};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -91,7 +91,7 @@ impl Progress for Said {
     fn warn(&self, line: &str) {
         self.0.lock().unwrap().push(line.to_owned());
     }
-    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn Task> {
+    fn task(&self, _: &str, _: Option<u64>, _: Unit) -> Box<dyn ProgressTask> {
         Box::new(Silent)
     }
 }
@@ -129,8 +129,8 @@ fn claimed(out: &Path) -> Claim {
     Claim::new(out, &|_| false).unwrap().unwrap()
 }
 
-fn sitting<'a>(progress: &'a dyn Progress) -> Sitting<'a> {
-    Sitting { device: &Device::Cpu, progress, deadline: None }
+fn context<'a>(progress: &'a dyn Progress) -> RunContext<'a> {
+    RunContext { device: &Device::Cpu, progress, deadline: None }
 }
 
 fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
@@ -140,35 +140,35 @@ fn pretrain(models: &Models, set: &[String], out: &Path, progress: &dyn Progress
         models.shards
     );
     let config = loaded::<PretrainConfig>(&sections, set)?;
-    gptkit_train::pretrain(config, None, claimed(out), &sitting(progress)).map(drop)
+    run(Pretraining::new(config, None), claimed(out), &context(progress)).map(drop)
 }
 
 fn finetune(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\ntask = \"classification\"\nsources = [\"world:12\"]\n";
     let config = loaded::<FinetuneConfig>(sections, set)?;
-    gptkit_sft::finetune(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
+    run(Finetuning::new(config, Some(&models.at("pretrain"))), claimed(out), &context(progress)).map(drop)
 }
 
 fn sft(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<SftConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    gptkit_sft::sft(config, &models.at("pretrain"), claimed(out), &sitting(progress)).map(drop)
+    run(Sft::new(config, Some(&models.at("pretrain"))), claimed(out), &context(progress)).map(drop)
 }
 
 fn train_rm(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[data]\nsources = [\"world:12\"]\n[normalization]\nrecipe = \"none\"\n";
     let config = loaded::<RewardConfig>(sections, set)?;
-    gptkit_reward::train_rm(config, &models.at("sft"), claimed(out), &sitting(progress)).map(drop)
+    run(RewardModeling::new(config, Some(&models.at("sft"))), claimed(out), &context(progress)).map(drop)
 }
 
 fn dpo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let config = loaded::<DpoConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    crate::dpo(config, &models.at("sft"), claimed(out), &sitting(progress)).map(drop)
+    run(Dpo::new(config, Some(&models.at("sft"))), claimed(out), &context(progress)).map(drop)
 }
 
 fn ppo(models: &Models, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[prompts]\nsources = [\"world:10\"]\n[rollout]\nmax_new_tokens = 4\n[policy]\nminibatches = 2\n";
     let config = loaded::<PpoConfig>(sections, set)?;
-    crate::ppo(&config, &models.at("sft"), &models.at("rm"), claimed(out), &sitting(progress)).map(drop)
+    run(PpoTraining::new(config, &models.at("sft"), &models.at("rm")), claimed(out), &context(progress)).map(drop)
 }
 
 fn see(models: &Models, stage: Stage, set: &[String]) -> Result<Seen, String> {

@@ -13,7 +13,7 @@ pub struct Dice {
 
 /// What the procedural corpus draws, besides its stories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Corpus {
+pub enum CorpusDraw {
     /// Prompts with answers that can be graded.
     Instructions,
     /// Labeled records of the task with this number.
@@ -37,7 +37,7 @@ pub enum Corpus {
     HeldOutPatternRecords,
 }
 
-impl Corpus {
+impl CorpusDraw {
     /// The byte that stands for this purpose in the key. Tasks 1 to 3 share theirs with comparisons and labelers, which
     /// draw other things from the same sequence; the corpus would change with another assignment.
     fn code(self) -> u8 {
@@ -62,7 +62,7 @@ impl Dice {
     }
 
     /// Draws of record number `index` of the procedural corpus with `seed`.
-    pub fn for_corpus(seed: u64, purpose: Corpus, index: u64) -> Self {
+    pub fn for_corpus(seed: u64, purpose: CorpusDraw, index: u64) -> Self {
         Self::keyed(seed, &[purpose.code()], index, 32)
     }
 

@@ -9,5 +9,5 @@ pub mod dice;
 pub mod keyed;
 pub mod order;
 
-pub use dice::{Corpus, Dice};
+pub use dice::{CorpusDraw, Dice};
 pub use keyed::{Draw, Key};

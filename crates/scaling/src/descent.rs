@@ -8,7 +8,7 @@ use argmin::solver::quasinewton::LBFGS;
 
 /// A measured loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Row<const K: usize> {
+pub(crate) struct LogLossPoint<const K: usize> {
     /// Logarithm of each variable.
     pub(crate) x: [f64; K],
     /// Logarithm of the loss.
@@ -19,7 +19,7 @@ pub(crate) struct Row<const K: usize> {
 
 /// A sum of `K` powers and a floor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Sum<const K: usize> {
+pub(crate) struct PowerSum<const K: usize> {
     /// Logarithm of the floor.
     pub(crate) floor: f64,
     /// Logarithm of each power's value where its variable is 1, and how fast it falls.
@@ -37,7 +37,7 @@ pub(crate) enum Distance {
     Huber(f64),
 }
 
-impl<const K: usize> Sum<K> {
+impl<const K: usize> PowerSum<K> {
     /// The logarithm of the loss at `x`.
     pub(crate) fn log_loss(&self, x: [f64; K], decayed: bool) -> f64 {
         self.shares(x).2 + if decayed { self.gain } else { 0.0 }
@@ -75,11 +75,12 @@ impl<const K: usize> Sum<K> {
     ///
     /// # Errors
     /// When no start leads to powers that fall, and no faster than any loss does.
-    pub(crate) fn nearest(rows: &[Row<K>], distance: Distance, starts: &[Self]) -> Result<Self> {
+    pub(crate) fn nearest(rows: &[LogLossPoint<K>], distance: Distance, starts: &[Self]) -> Result<Self> {
         let n = rows.len() as f64;
         let center: [f64; K] = std::array::from_fn(|j| rows.iter().map(|row| row.x[j]).sum::<f64>() / n);
-        let centered = |row: &Row<K>| Row { x: std::array::from_fn(|j| row.x[j] - center[j]), ..*row };
-        let problem = Problem { rows: rows.iter().map(centered).collect(), distance, with_gain: has_both(rows) };
+        let centered =
+            |row: &LogLossPoint<K>| LogLossPoint { x: std::array::from_fn(|j| row.x[j] - center[j]), ..*row };
+        let problem = FitProblem { rows: rows.iter().map(centered).collect(), distance, with_gain: has_both(rows) };
         let back = center.map(|x| -x);
         let found = starts.iter().filter_map(|start| problem.descend(&start.moved(center)));
         let is_law = |sum: &Self| sum.powers.iter().all(|power| power.1 > 0.0 && power.1 < FASTEST);
@@ -89,7 +90,7 @@ impl<const K: usize> Sum<K> {
     }
 
     /// Starts over a grid: how much of the loss is floor, what each power has of the rest, how fast they fall.
-    pub(crate) fn starts(rows: &[Row<K>]) -> Vec<Self> {
+    pub(crate) fn starts(rows: &[LogLossPoint<K>]) -> Vec<Self> {
         let n = rows.len() as f64;
         let loss = rows.iter().map(|row| row.y).sum::<f64>() / n;
         let center: [f64; K] = std::array::from_fn(|j| rows.iter().map(|row| row.x[j]).sum::<f64>() / n);
@@ -113,13 +114,13 @@ impl<const K: usize> Sum<K> {
 }
 
 /// Whether what the decay does can be told from the rest.
-fn has_both<const K: usize>(rows: &[Row<K>]) -> bool {
+fn has_both<const K: usize>(rows: &[LogLossPoint<K>]) -> bool {
     rows.iter().any(|row| row.decayed) && rows.iter().any(|row| !row.decayed)
 }
 
 /// How far a sum is from rows whose variables have mean 0.
-struct Problem<const K: usize> {
-    rows: Vec<Row<K>>,
+struct FitProblem<const K: usize> {
+    rows: Vec<LogLossPoint<K>>,
     distance: Distance,
     with_gain: bool,
 }
@@ -131,20 +132,20 @@ const MEMORY: usize = 7;
 /// An exponent beyond it is a cliff and no power: published ones are below 1.
 const FASTEST: f64 = 3.0;
 
-impl<const K: usize> Problem<K> {
+impl<const K: usize> FitProblem<K> {
     /// Down from `start`, and how far it is there; nothing when the way leads nowhere.
-    fn descend(&self, start: &Sum<K>) -> Option<(Sum<K>, f64)> {
+    fn descend(&self, start: &PowerSum<K>) -> Option<(PowerSum<K>, f64)> {
         let solver = LBFGS::new(MoreThuenteLineSearch::new(), MEMORY);
         let solver = solver.with_tolerance_grad(1e-8).and_then(|solver| solver.with_tolerance_cost(1e-13)).ok()?;
         let start = start.numbers(self.with_gain);
         let result = Executor::new(self, solver).configure(|state| state.param(start).max_iters(STEPS)).run().ok()?;
         let best = result.state().get_best_param()?;
-        Some((Sum::of(best), result.state().get_best_cost()))
+        Some((PowerSum::of(best), result.state().get_best_cost()))
     }
 
     /// How far `numbers` are from the rows, and the gradient of that.
     fn measure(&self, numbers: &[f64]) -> (f64, Vec<f64>) {
-        let sum = Sum::<K>::of(numbers);
+        let sum = PowerSum::<K>::of(numbers);
         let (mut cost, mut gradient) = (0.0, vec![0.0; numbers.len()]);
         for row in &self.rows {
             let (floor, powers, log_loss) = sum.shares(row.x);
@@ -175,7 +176,7 @@ impl<const K: usize> Problem<K> {
     }
 }
 
-impl<const K: usize> CostFunction for &Problem<K> {
+impl<const K: usize> CostFunction for &FitProblem<K> {
     type Param = Vec<f64>;
     type Output = f64;
 
@@ -184,7 +185,7 @@ impl<const K: usize> CostFunction for &Problem<K> {
     }
 }
 
-impl<const K: usize> Gradient for &Problem<K> {
+impl<const K: usize> Gradient for &FitProblem<K> {
     type Param = Vec<f64>;
     type Gradient = Vec<f64>;
 
@@ -199,10 +200,10 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_distance() {
-        let row = |a: f64, b: f64, y: f64, decayed| Row { x: [a, b], y, decayed };
+        let row = |a: f64, b: f64, y: f64, decayed| LogLossPoint { x: [a, b], y, decayed };
         let rows = vec![row(0.3, -1.0, 0.9, false), row(-2.0, 0.4, 1.4, true), row(1.1, 2.0, 0.2, false)];
         for distance in [Distance::Squares, Distance::Huber(0.2)] {
-            let problem = Problem { rows: rows.clone(), distance, with_gain: true };
+            let problem = FitProblem { rows: rows.clone(), distance, with_gain: true };
             let at = vec![0.1, -0.4, 0.3, 0.2, 0.6, -0.05];
             let (_, gradient) = problem.measure(&at);
             for i in 0..at.len() {

@@ -11,20 +11,22 @@ use super::config::{ScalingConfig, SizeConfig};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::disk::{self, Claim, LOCK};
 use gptkit_data::prepare::{Prepared, prepare};
-use gptkit_data::progress::{Progress, Task, Unit, grouped};
+use gptkit_data::progress::{Progress, ProgressTask, Unit, grouped};
 use gptkit_data::shard::Manifest;
 use gptkit_data::source::{DataConfig, SourceConfig};
 use gptkit_data::tokenizer::TokenizerConfig;
-use gptkit_train::checkpoint::{State, TextSeen, last_state};
-use gptkit_train::fit::Sitting;
+use gptkit_train::checkpoint::last_state;
+use gptkit_train::curves::CURVES;
 use gptkit_train::interrupt::{Interrupt, Stop};
-use gptkit_train::run::{CURVES, Record, locked, records};
-use gptkit_train::{PretrainConfig, Resumable};
+use gptkit_train::metrics::{Record, records};
+use gptkit_train::run::locked;
+use gptkit_train::state::{DataSeen, State};
+use gptkit_train::{PretrainConfig, Pretraining, Resumable, RunContext, stage};
 use std::path::Path;
 
 /// A member that has been trained.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Trained {
+pub(crate) struct TrainedMember {
     /// What the family says of it.
     pub(crate) size: SizeConfig,
     /// Its run's settings.
@@ -36,9 +38,9 @@ pub(crate) struct Trained {
 }
 
 /// What became of a family.
-pub(crate) enum Training {
+pub(crate) enum FamilyOutcome {
     /// All are trained.
-    Done(Vec<Trained>),
+    Done(Vec<TrainedMember>),
     /// A signal or the clock stopped this member, or kept it from being begun.
     Stopped {
         /// What did.
@@ -49,9 +51,9 @@ pub(crate) enum Training {
 }
 
 /// How far a member has come.
-enum Standing {
+enum MemberProgress {
     Absent,
-    Begun(TextSeen),
+    Begun(DataSeen),
     Finished(State),
 }
 
@@ -75,59 +77,59 @@ pub(crate) fn is_of(folder: &Path, resolved: &str) -> bool {
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or its run fails.
-pub(crate) fn train(config: &ScalingConfig, folder: &Path, sitting: &Sitting) -> Result<Training> {
-    let interrupt = Interrupt::watch(sitting.deadline)?; // between members, too;
+pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext) -> Result<FamilyOutcome> {
+    let interrupt = Interrupt::watch(context.deadline)?; // between members, too;
     let _lock = locked(folder)?;
     let mut text = None; // prepared when the first member needs it
     let sizes = &config.family.sizes;
     let seen = text_seen(config, folder)?;
     for (i, size) in sizes.iter().enumerate() {
         if let Some(stop) = interrupt.reason(std::time::Duration::ZERO) {
-            return Ok(Training::Stopped { stop, member: size.name.clone() });
+            return Ok(FamilyOutcome::Stopped { stop, member: size.name.clone() });
         }
         let run = folder.join(&size.name);
         let standing = standing(&run);
-        if matches!(standing, Standing::Finished(_)) {
+        if matches!(standing, MemberProgress::Finished(_)) {
             continue;
         }
         let text = match &text {
             Some(text) => text,
-            None => &*text.insert(prepared(config, seen.as_ref(), sitting)?),
+            None => &*text.insert(prepared(config, seen.as_ref(), context)?),
         };
-        let progress = OfMember { name: &size.name, all: sitting.progress };
-        let quiet = Sitting { progress: &progress, ..*sitting };
+        let progress = MemberMessages { name: &size.name, all: context.progress };
+        let quiet = RunContext { progress: &progress, ..*context };
         let place = format!("{} of {}", i + 1, sizes.len());
         let outcome = match standing {
-            Standing::Begun(_) => {
-                sitting.progress.note(&format!("{} · {place} · goes on", size.name));
+            MemberProgress::Begun(_) => {
+                context.progress.note(&format!("{} · {place} · goes on", size.name));
                 let resumable = Resumable::open(&run, TEXT, &progress)?;
-                gptkit_train::pretrain::resume(&own(&run, &settings(text))?, resumable, &quiet)?
+                stage::resume(Pretraining::new(own(&run, &settings(text))?, None), resumable, &quiet)?
             }
             _ => {
                 let mut member = config.member(size);
                 member.data = DataConfig { sources: sources(text)?, ..member.data };
                 member.tokenizer = TokenizerConfig::default();
                 let n = grouped(super::config::non_embedding(&member.model));
-                sitting.progress.note(&format!("{} · {place} · {n} parameters without embeddings", size.name));
+                context.progress.note(&format!("{} · {place} · {n} parameters without embeddings", size.name));
                 // One that was stopped before its first checkpoint is started again.
                 let claim = Claim::new(&run, &|name| is_ours(name))?;
                 let claim = claim.with_context(|| format!("another process is writing {}", run.display()))?;
-                gptkit_train::pretrain(member, None, claim, &quiet)?
+                stage::run(Pretraining::new(member, None), claim, &quiet)?
             }
         };
         if let Some(stop) = outcome.summary.stop {
-            return Ok(Training::Stopped { stop, member: size.name.clone() });
+            return Ok(FamilyOutcome::Stopped { stop, member: size.name.clone() });
         }
     }
-    sizes.iter().map(|size| trained(config, folder, size)).collect::<Result<_>>().map(Training::Done)
+    sizes.iter().map(|size| trained(config, folder, size)).collect::<Result<_>>().map(FamilyOutcome::Done)
 }
 
-fn standing(run: &Path) -> Standing {
+fn standing(run: &Path) -> MemberProgress {
     match last_state(run) {
         // Its curves are the last that a run writes.
-        Some(state) if state.finished && run.join(CURVES).is_file() => Standing::Finished(state),
-        Some(state) => Standing::Begun(state.text),
-        None => Standing::Absent,
+        Some(state) if state.finished && run.join(CURVES).is_file() => MemberProgress::Finished(state),
+        Some(state) => MemberProgress::Begun(state.data),
+        None => MemberProgress::Absent,
     }
 }
 
@@ -153,12 +155,12 @@ fn own(run: &Path, set: &[String]) -> Result<PretrainConfig> {
 }
 
 /// The text that members have been trained on, if any has. All must have been made with the family's settings.
-fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> {
-    let mut seen: Option<(TextSeen, &str)> = None;
+fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<DataSeen>> {
+    let mut seen: Option<(DataSeen, &str)> = None;
     for size in &config.family.sizes {
         let run = folder.join(&size.name);
         let text = match standing(&run) {
-            Standing::Absent => {
+            MemberProgress::Absent => {
                 disk::sweep(&run);
                 ensure!(
                     !run.exists() || holds_only_ours(&run),
@@ -167,8 +169,8 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
                 );
                 continue;
             }
-            Standing::Begun(text) => text,
-            Standing::Finished(state) => state.text,
+            MemberProgress::Begun(text) => text,
+            MemberProgress::Finished(state) => state.data,
         };
         let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
         let mut told = config.member(size);
@@ -194,19 +196,19 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<TextSeen>> 
 }
 
 /// The text: the shards that members have `seen` if they are still there, else made from its sources.
-fn prepared(config: &ScalingConfig, seen: Option<&TextSeen>, sitting: &Sitting) -> Result<Prepared> {
+fn prepared(config: &ScalingConfig, seen: Option<&DataSeen>, context: &RunContext) -> Result<Prepared> {
     if let Some(seen) = seen
-        && Manifest::read(&seen.shards).is_ok_and(|manifest| manifest.fingerprint() == seen.fingerprint)
+        && Manifest::read(&seen.folder).is_ok_and(|manifest| manifest.fingerprint() == seen.fingerprint)
     {
-        let path = seen.shards.to_string_lossy().into_owned();
+        let path = seen.folder.to_string_lossy().into_owned();
         let data = DataConfig { sources: vec![SourceConfig { path, weight: None }], ..config.data.clone() };
-        return prepare(&data, &TokenizerConfig::default(), None, sitting.progress);
+        return prepare(&data, &TokenizerConfig::default(), None, context.progress);
     }
     ensure!(
         !config.data.sources.is_empty(),
         "the family's text is gone: neither its sources nor the shards that members were trained on are where they were"
     );
-    let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
+    let prepared = prepare(&config.data, &config.tokenizer, None, context.progress)?;
     if let Some(seen) = seen
         && seen.fingerprint != prepared.fingerprint
     {
@@ -227,7 +229,7 @@ fn settings(text: &Prepared) -> Vec<String> {
     vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
 }
 
-fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<Trained> {
+fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<TrainedMember> {
     let run = folder.join(&size.name);
     let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
     let records = records(&run)?;
@@ -238,23 +240,23 @@ fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<T
         config.data.val_fraction
     );
     let elapsed_s = last_state(&run).map_or(0.0, |state| state.elapsed_s);
-    Ok(Trained { size: size.clone(), config: theirs, records, elapsed_s })
+    Ok(TrainedMember { size: size.clone(), config: theirs, records, elapsed_s })
 }
 
 /// Progress of one member among others: what each run says of itself would be said as often as there are members.
-struct OfMember<'a> {
+struct MemberMessages<'a> {
     name: &'a str,
     all: &'a dyn Progress,
 }
 
-impl Progress for OfMember<'_> {
+impl Progress for MemberMessages<'_> {
     fn note(&self, _: &str) {}
 
     fn warn(&self, line: &str) {
         self.all.warn(&format!("{}: {line}", self.name));
     }
 
-    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn Task> {
+    fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
         self.all.task(&format!("{} {label}", self.name), total, unit)
     }
 }

@@ -1,9 +1,11 @@
 //! One variable: L(X) = (X_c/X)^α (Kaplan et al. 2020, eq. 1.1 to 1.3), or with a part that no X takes away.
 
-use super::descent::{Distance, Row, Sum};
-use super::noise::{Interval, Noise};
+use super::descent::{Distance, LogLossPoint, PowerSum};
+use super::noise::Noise;
 use anyhow::{Result, ensure};
 use gptkit_rng::Dice;
+use gptkit_stats::Interval;
+use gptkit_stats::moments::root_mean_square;
 
 /// L(X) = E + (X_c/X)^α.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +27,7 @@ impl PowerLaw {
 
 /// How the points of a fit hang together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Points {
+pub enum Dependence {
     /// Each is of a run of its own.
     OfManyRuns,
     /// They follow each other in one.
@@ -34,7 +36,7 @@ pub enum Points {
 
 /// How far a law is from the points, as a share of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Errors {
+pub struct FitErrors {
     /// Root mean square at the points that it was fitted to.
     pub fitted: f64,
     /// The same at points that were left out of the fit in their turn.
@@ -47,9 +49,9 @@ pub struct LawFit {
     /// The law that is used.
     pub law: PowerLaw,
     /// Errors of the law without an irreducible part.
-    pub pure: Errors,
+    pub pure: FitErrors,
     /// Errors of the law with one, where there are points enough.
-    pub with_irreducible: Option<Errors>,
+    pub with_irreducible: Option<FitErrors>,
     /// Laws of drawn points, each with what another run would be off by.
     drawn: Vec<(PowerLaw, f64)>,
 }
@@ -67,20 +69,23 @@ impl LawFit {
     ///
     /// # Errors
     /// When they are too few, no positive numbers, or all at the same x, or the loss does not fall.
-    pub fn new(points: &[(f64, f64)], which: Points, seed: u64) -> Result<Self> {
+    pub fn new(points: &[(f64, f64)], which: Dependence, seed: u64) -> Result<Self> {
         let n = points.len();
         ensure!(n >= FEWEST.0, "a law needs {} points or more, and there are {n}", FEWEST.0);
         let sound = |x: f64| x.is_finite() && x > 0.0;
         ensure!(points.iter().all(|p| sound(p.0) && sound(p.1)), "a point is no positive number");
-        let rows: Vec<Row<1>> = points.iter().map(|p| Row { x: [p.0.ln()], y: p.1.ln(), decayed: false }).collect();
+        let rows: Vec<LogLossPoint<1>> =
+            points.iter().map(|p| LogLossPoint { x: [p.0.ln()], y: p.1.ln(), decayed: false }).collect();
         ensure!(rows.iter().any(|row| row.x != rows[0].x), "all points are at the same place");
         let law = straight(&rows);
         ensure!(law.exponent > 0.0, "the loss does not fall");
-        let pure = Errors { fitted: off(&law, &rows), left_out: left_out(&rows, |rows| Ok(straight(rows)))? };
+        let pure = FitErrors { fitted: off(&law, &rows), left_out: left_out(&rows, |rows| Ok(straight(rows)))? };
         let curved = if n >= FEWEST.1 { curved(&rows, None).ok() } else { None };
-        let starts = |rows: &[Row<1>]| curved_from_everywhere(rows);
+        let starts = |rows: &[LogLossPoint<1>]| curved_from_everywhere(rows);
         let with_irreducible = curved
-            .map(|law| Ok::<_, anyhow::Error>(Errors { fitted: off(&law, &rows), left_out: left_out(&rows, starts)? }))
+            .map(|law| {
+                Ok::<_, anyhow::Error>(FitErrors { fitted: off(&law, &rows), left_out: left_out(&rows, starts)? })
+            })
             .transpose()
             .ok()
             .flatten();
@@ -94,7 +99,7 @@ impl LawFit {
     }
 
     /// Errors of the law that is used.
-    pub fn errors(&self) -> Errors {
+    pub fn errors(&self) -> FitErrors {
         match self.with_irreducible {
             Some(errors) if self.law.irreducible > 0.0 => errors,
             _ => self.pure,
@@ -113,66 +118,68 @@ impl LawFit {
 }
 
 /// Least squares in logarithms.
-fn straight(rows: &[Row<1>]) -> PowerLaw {
+fn straight(rows: &[LogLossPoint<1>]) -> PowerLaw {
     let n = rows.len() as f64;
-    let mean = |value: &dyn Fn(&Row<1>) -> f64| rows.iter().map(value).sum::<f64>() / n;
+    let mean = |value: &dyn Fn(&LogLossPoint<1>) -> f64| rows.iter().map(value).sum::<f64>() / n;
     let (x, y) = (mean(&|row| row.x[0]), mean(&|row| row.y));
     let slope = mean(&|row| (row.x[0] - x) * (row.y - y)) / mean(&|row| (row.x[0] - x).powi(2));
     // ln L = α·(ln X_c − ln X)
     PowerLaw { irreducible: 0.0, log_constant: x - y / slope, exponent: -slope }
 }
 
-fn curved_from_everywhere(rows: &[Row<1>]) -> Result<PowerLaw> {
+fn curved_from_everywhere(rows: &[LogLossPoint<1>]) -> Result<PowerLaw> {
     curved(rows, None)
 }
 
 /// The same with an irreducible part, beginning at `near` where something near is known.
-fn curved(rows: &[Row<1>], near: Option<&PowerLaw>) -> Result<PowerLaw> {
-    let start = |law: &PowerLaw| Sum {
+fn curved(rows: &[LogLossPoint<1>], near: Option<&PowerLaw>) -> Result<PowerLaw> {
+    let start = |law: &PowerLaw| PowerSum {
         floor: law.irreducible.ln(),
         powers: [(law.exponent * law.log_constant, law.exponent)],
         gain: 0.0,
     };
-    let starts = near.map_or_else(|| Sum::starts(rows), |law| vec![start(law)]);
-    let Sum { floor, powers: [(constant, exponent)], .. } = Sum::nearest(rows, Distance::Squares, &starts)?;
+    let starts = near.map_or_else(|| PowerSum::starts(rows), |law| vec![start(law)]);
+    let PowerSum { floor, powers: [(constant, exponent)], .. } = PowerSum::nearest(rows, Distance::Squares, &starts)?;
     Ok(PowerLaw { irreducible: floor.exp(), log_constant: constant / exponent, exponent })
 }
 
 /// What `law` is off by at each row, as a logarithm.
-fn residuals(law: &PowerLaw, rows: &[Row<1>]) -> Vec<f64> {
+fn residuals(law: &PowerLaw, rows: &[LogLossPoint<1>]) -> Vec<f64> {
     rows.iter().map(|row| row.y - law.loss(row.x[0].exp()).ln()).collect()
 }
 
-fn root_mean_square(values: &[f64]) -> f64 {
-    (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt()
-}
-
-fn off(law: &PowerLaw, rows: &[Row<1>]) -> f64 {
+fn off(law: &PowerLaw, rows: &[LogLossPoint<1>]) -> f64 {
     root_mean_square(&residuals(law, rows))
 }
 
 /// The error at rows that are left out, neighbors together.
-fn left_out(rows: &[Row<1>], fit: impl Fn(&[Row<1>]) -> Result<PowerLaw>) -> Result<f64> {
+fn left_out(rows: &[LogLossPoint<1>], fit: impl Fn(&[LogLossPoint<1>]) -> Result<PowerLaw>) -> Result<f64> {
     let mut found = Vec::new();
     for turn in rows.chunks(rows.len().div_ceil(TURNS)) {
-        let rest: Vec<Row<1>> = rows.iter().filter(|row| !turn.contains(row)).copied().collect();
+        let rest: Vec<LogLossPoint<1>> = rows.iter().filter(|row| !turn.contains(row)).copied().collect();
         found.extend(residuals(&fit(&rest)?, turn));
     }
     Ok(root_mean_square(&found))
 }
 
-fn draw(law: &PowerLaw, n_params: usize, rows: &[Row<1>], which: Points, seed: u64) -> Vec<(PowerLaw, f64)> {
+fn draw(
+    law: &PowerLaw,
+    n_params: usize,
+    rows: &[LogLossPoint<1>],
+    which: Dependence,
+    seed: u64,
+) -> Vec<(PowerLaw, f64)> {
     let residuals = residuals(law, rows);
     let runs = match which {
-        Points::OfManyRuns => residuals.into_iter().map(|off| vec![off]).collect(),
-        Points::OfOneRun => vec![residuals],
+        Dependence::OfManyRuns => residuals.into_iter().map(|off| vec![off]).collect(),
+        Dependence::OfOneRun => vec![residuals],
     };
     let (noise, mut dice) = (Noise::of(&runs, n_params), Dice::for_resampling(seed));
     let one = |_| {
         let (runs, another) = noise.draw(&mut dice);
         let again = rows.iter().zip(runs.iter().flatten());
-        let again = again.map(|(row, off)| Row { y: law.loss(row.x[0].exp()).ln() + off, ..*row });
-        let again: Vec<Row<1>> = again.collect();
+        let again = again.map(|(row, off)| LogLossPoint { y: law.loss(row.x[0].exp()).ln() + off, ..*row });
+        let again: Vec<LogLossPoint<1>> = again.collect();
         let found = if n_params == 2 { straight(&again) } else { curved(&again, Some(law)).ok()? };
         Some((found, another))
     };
@@ -202,7 +209,7 @@ mod tests {
         fn a_law_is_found_from_its_points(exponent in 0.03f64..0.6, log_constant in 5f64..35.0) {
             let law = PowerLaw { irreducible: 0.0, log_constant, exponent };
             let points: Vec<(f64, f64)> = spaced(1e4, 1e6, 5).iter().map(|&x| (x, law.loss(x))).collect();
-            let found = LawFit::new(&points, Points::OfManyRuns, 1).unwrap();
+            let found = LawFit::new(&points, Dependence::OfManyRuns, 1).unwrap();
             prop_assert!((found.law.exponent / exponent - 1.0).abs() < 1e-6, "{:?}", found.law);
             prop_assert!((found.law.log_constant / log_constant - 1.0).abs() < 1e-6, "{:?}", found.law);
             prop_assert_eq!(found.law.irreducible, 0.0);
@@ -215,7 +222,7 @@ mod tests {
             let log_constant = 1e4f64.ln() + reducible.ln() / exponent;
             let law = PowerLaw { irreducible, log_constant, exponent };
             let points = measured(&law, &spaced(1e4, 1e7, 30), 1e-3, &mut Dice::for_resampling(seed));
-            let found = LawFit::new(&points, Points::OfOneRun, seed).unwrap();
+            let found = LawFit::new(&points, Dependence::OfOneRun, seed).unwrap();
             prop_assert!(found.law.irreducible > 0.0, "{:?}", found);
             for x in spaced(1e4, 1e7, 7) {
                 prop_assert!((found.law.loss(x) / law.loss(x) - 1.0).abs() < 3e-3, "{x}: {:?}", found.law);
@@ -227,7 +234,7 @@ mod tests {
     #[test]
     fn the_interval_of_five_points_is_students() {
         let points = measured(&KAPLAN, &spaced(1e4, 1e6, 5), 0.01, &mut Dice::for_resampling(5));
-        let fit = LawFit::new(&points, Points::OfManyRuns, 1).unwrap();
+        let fit = LawFit::new(&points, Dependence::OfManyRuns, 1).unwrap();
         let xs: Vec<f64> = points.iter().map(|p| p.0.ln()).collect();
         let mean = xs.iter().sum::<f64>() / 5.0;
         let spread: f64 = xs.iter().map(|x| (x - mean).powi(2)).sum();
@@ -246,10 +253,10 @@ mod tests {
         for seed in 0..n {
             let mut dice = Dice::for_resampling(1000 + seed);
             let points = measured(&KAPLAN, &xs, 0.01, &mut dice);
-            let fit = LawFit::new(&points, Points::OfManyRuns, seed).unwrap();
-            exponents += usize::from(fit.interval(|law| law.exponent).holds(KAPLAN.exponent));
+            let fit = LawFit::new(&points, Dependence::OfManyRuns, seed).unwrap();
+            exponents += usize::from(fit.interval(|law| law.exponent).contains(KAPLAN.exponent));
             let held_out = measured(&KAPLAN, &[3e6], 0.01, &mut dice)[0].1;
-            predictions += usize::from(fit.prediction(3e6).holds(held_out));
+            predictions += usize::from(fit.prediction(3e6).contains(held_out));
         }
         assert!((180..=199).contains(&exponents), "{exponents} of {n} exponents");
         assert!((180..=199).contains(&predictions), "{predictions} of {n} predictions");
@@ -269,8 +276,8 @@ mod tests {
                     (x, KAPLAN.loss(x) * off.exp())
                 })
                 .collect();
-            let fit = LawFit::new(&run, Points::OfOneRun, seed).unwrap();
-            held += usize::from(fit.interval(|law| law.exponent).holds(KAPLAN.exponent));
+            let fit = LawFit::new(&run, Dependence::OfOneRun, seed).unwrap();
+            held += usize::from(fit.interval(|law| law.exponent).contains(KAPLAN.exponent));
         }
         assert!(held >= 50, "{held} of 60");
     }
@@ -279,7 +286,7 @@ mod tests {
     fn a_bent_line_is_not_fitted_straight_and_both_errors_are_told() {
         let law = PowerLaw { irreducible: 1.5, log_constant: 1e4f64.ln() + 1.0, exponent: 0.5 };
         let points: Vec<(f64, f64)> = spaced(1e4, 1e7, 12).iter().map(|&x| (x, law.loss(x))).collect();
-        let fit = LawFit::new(&points, Points::OfManyRuns, 1).unwrap();
+        let fit = LawFit::new(&points, Dependence::OfManyRuns, 1).unwrap();
         let errors = fit.with_irreducible.unwrap();
         assert!(fit.pure.fitted > 0.01 && errors.fitted < 1e-4 && fit.errors() == errors, "{fit:?}");
         assert!((fit.law.irreducible - 1.5).abs() < 1e-2, "{:?}", fit.law);
@@ -287,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_has_no_law_is_refused_in_words() {
-        let said = |points: &[(f64, f64)]| LawFit::new(points, Points::OfManyRuns, 1).unwrap_err().to_string();
+        let said = |points: &[(f64, f64)]| LawFit::new(points, Dependence::OfManyRuns, 1).unwrap_err().to_string();
         assert_eq!(said(&[(1.0, 2.0), (2.0, 1.9)]), "a law needs 3 points or more, and there are 2");
         assert_eq!(said(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]), "a point is no positive number");
         assert_eq!(said(&[(1.0, 2.0), (1.0, 1.9), (1.0, 1.8)]), "all points are at the same place");

@@ -27,23 +27,23 @@ pub mod report;
 mod tables;
 
 pub use config::ScalingConfig;
-pub use report::Report;
+pub use report::ScalingReport;
 
 use anyhow::{Context, Result};
 use gptkit_data::disk::{self, Claim};
 use gptkit_data::progress::Progress;
 
-use family::Training;
-use gptkit_train::fit::Sitting;
+use family::FamilyOutcome;
+use gptkit_train::RunContext;
 use gptkit_train::interrupt::Stop;
 use report::Member;
 use std::path::{Path, PathBuf};
 
 /// What a family leaves.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum ScalingOutcome {
     /// Every member is trained.
-    Finished(Box<Finished>),
+    Finished(Box<TrainedFamily>),
     /// A signal or the clock stopped it at this member.
     Stopped {
         /// What did.
@@ -55,11 +55,11 @@ pub enum Outcome {
 
 /// A family whose members are all trained.
 #[derive(Debug)]
-pub struct Finished {
+pub struct TrainedFamily {
     /// Where it is.
     pub folder: PathBuf,
     /// What it says.
-    pub report: Report,
+    pub report: ScalingReport,
     /// That as tables.
     pub tables: String,
 }
@@ -93,20 +93,25 @@ fn resolved(config: &ScalingConfig) -> Result<String> {
 ///
 /// # Errors
 /// When a member was made with other settings or on other text, or fails.
-pub fn resume(config: &ScalingConfig, folder: &Path, budget: Option<f64>, sitting: &Sitting) -> Result<Outcome> {
-    let trained = match family::train(config, folder, sitting)? {
-        Training::Done(trained) => trained,
-        Training::Stopped { stop, member } => return Ok(Outcome::Stopped { stop, member }),
+pub fn resume(
+    config: &ScalingConfig,
+    folder: &Path,
+    budget: Option<f64>,
+    context: &RunContext,
+) -> Result<ScalingOutcome> {
+    let trained = match family::train(config, folder, context)? {
+        FamilyOutcome::Done(trained) => trained,
+        FamilyOutcome::Stopped { stop, member } => return Ok(ScalingOutcome::Stopped { stop, member }),
     };
     let members: Vec<Member> =
         trained.iter().map(|member| Member::of(member, config.family.fit_from)).collect::<Result<_>>()?;
-    let report = Report::new(members, config, budget);
+    let report = ScalingReport::new(members, config, budget);
     let write = |name: &str, text: String| disk::write(&folder.join(name), text.as_bytes());
     write("scaling.json", serde_json::to_string_pretty(&report)? + "\n")?;
     write("scaling.md", tables::markdown(&report, &config.description))?;
-    for (name, svg) in chart::all(&report)? {
+    for (name, svg) in chart::all(&report) {
         write(name, svg)?;
     }
     let tables = tables::plain(&report);
-    Ok(Outcome::Finished(Box::new(Finished { folder: folder.to_owned(), report, tables })))
+    Ok(ScalingOutcome::Finished(Box::new(TrainedFamily { folder: folder.to_owned(), report, tables })))
 }

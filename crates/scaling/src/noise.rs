@@ -6,39 +6,6 @@
 //! Student's.
 
 use gptkit_rng::Dice;
-use serde::{Deserialize, Serialize};
-
-/// Where 95 of 100 drawn values lie.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Interval {
-    /// Below it 2.5 of 100.
-    pub low: f64,
-    /// Above it as many.
-    pub high: f64,
-}
-
-impl Interval {
-    /// The middle 95% of `values`; those that are no number are left out.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().filter(|x| !x.is_nan()).collect();
-        values.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let place = share * values.len().saturating_sub(1) as f64;
-            let (below, above) = (place.floor() as usize, place.ceil() as usize);
-            match (values.get(below), values.get(above)) {
-                (Some(&a), Some(&b)) if a.is_finite() && b.is_finite() => a + (b - a) * place.fract(),
-                (Some(&a), _) => a,
-                _ => f64::NAN,
-            }
-        };
-        Self { low: at(0.025), high: at(0.975) }
-    }
-
-    /// Whether `x` lies in it.
-    pub fn holds(&self, x: f64) -> bool {
-        self.low <= x && x <= self.high
-    }
-}
 
 /// What measurements are off by, as logarithms.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,12 +76,5 @@ mod tests {
         assert!((noise.likeness - 0.8).abs() < 0.02 && (noise.deviation - 1.0).abs() < 0.05, "{noise:?}");
         let again = Noise::of(&noise.draw(&mut dice).0, 2);
         assert!((again.likeness - 0.8).abs() < 0.02 && (again.deviation - 1.0).abs() < 0.05, "{again:?}");
-    }
-
-    #[test]
-    fn an_interval_leaves_out_as_much_on_either_side() {
-        let interval = Interval::of((0..=1000).map(f64::from));
-        assert_eq!(interval, Interval { low: 25.0, high: 975.0 });
-        assert!(Interval::of([f64::NAN]).low.is_nan() && Interval::of([2.0]).holds(2.0));
     }
 }

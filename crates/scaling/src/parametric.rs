@@ -1,10 +1,12 @@
 //! Two variables: L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, eq. 2), and what follows from it for a budget of
 //! compute (eq. 4).
 
-use super::descent::{Distance, Row, Sum};
-use super::noise::{Interval, Noise};
+use super::descent::{Distance, LogLossPoint, PowerSum};
+use super::noise::Noise;
 use anyhow::{Result, ensure};
 use gptkit_rng::Dice;
+use gptkit_stats::Interval;
+use gptkit_stats::moments::root_mean_square;
 
 /// L(N, D) = E + A/N^α + B/D^β, at a learning rate that has fallen to its end where such losses were measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +55,7 @@ impl Parametric {
         (self.beta / sum, self.alpha / sum)
     }
 
-    fn of(sum: &Sum<2>) -> Self {
+    fn of(sum: &PowerSum<2>) -> Self {
         let [(a, alpha), (b, beta)] = sum.powers;
         let gain = sum.gain;
         Self { irreducible: (sum.floor + gain).exp(), log_a: a + gain, log_b: b + gain, alpha, beta, gain: gain.exp() }
@@ -62,7 +64,7 @@ impl Parametric {
 
 /// A measured loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Measured {
+pub struct MeasuredLoss {
     /// N.
     pub size: f64,
     /// D.
@@ -95,13 +97,13 @@ impl ParametricFit {
     ///
     /// # Errors
     /// When they are too few, no positive numbers, or of too few sizes, or the loss does not fall.
-    pub fn new(runs: &[Vec<Measured>], seed: u64) -> Result<Self> {
+    pub fn new(runs: &[Vec<MeasuredLoss>], seed: u64) -> Result<Self> {
         let all = || runs.iter().flatten();
         let n = all().count();
         ensure!(n >= FEWEST.1, "the law of size and tokens needs {} points or more, and there are {n}", FEWEST.1);
         let sound = |x: f64| x.is_finite() && x > 0.0;
         ensure!(all().all(|p| [p.size, p.tokens, p.loss].into_iter().all(sound)), "a point is no positive number");
-        let n_different = |value: fn(&Measured) -> f64| {
+        let n_different = |value: fn(&MeasuredLoss) -> f64| {
             let mut values: Vec<u64> = all().map(|p| value(p).to_bits()).collect();
             values.sort_unstable();
             values.dedup();
@@ -110,20 +112,21 @@ impl ParametricFit {
         for (n, what) in [(n_different(|p| p.size), "sizes"), (n_different(|p| p.tokens), "numbers of tokens")] {
             ensure!(n >= FEWEST.0, "the law of size and tokens needs {} {what} or more, and there are {n}", FEWEST.0);
         }
-        let row = |p: &Measured| Row { x: [p.size.ln(), p.tokens.ln()], y: p.loss.ln(), decayed: p.decayed };
-        let rows: Vec<Row<2>> = all().map(row).collect();
-        let sum = Sum::nearest(&rows, Distance::Huber(DELTA), &Sum::starts(&rows))?;
+        let row =
+            |p: &MeasuredLoss| LogLossPoint { x: [p.size.ln(), p.tokens.ln()], y: p.loss.ln(), decayed: p.decayed };
+        let rows: Vec<LogLossPoint<2>> = all().map(row).collect();
+        let sum = PowerSum::nearest(&rows, Distance::Huber(DELTA), &PowerSum::starts(&rows))?;
         let has_gain = rows.iter().any(|row| row.decayed != rows[0].decayed);
-        let residual = |row: &Row<2>| row.y - sum.log_loss(row.x, row.decayed);
+        let residual = |row: &LogLossPoint<2>| row.y - sum.log_loss(row.x, row.decayed);
         let residuals: Vec<Vec<f64>> = runs.iter().map(|run| run.iter().map(|p| residual(&row(p))).collect()).collect();
-        let error = (residuals.iter().flatten().map(|x| x * x).sum::<f64>() / n as f64).sqrt();
+        let error = root_mean_square(&residuals.concat());
         let (noise, mut dice) = (Noise::of(&residuals, 5 + usize::from(has_gain)), Dice::for_resampling(seed));
         let one = |_| {
             let (off, another) = noise.draw(&mut dice);
             let again = rows.iter().zip(off.iter().flatten());
-            let again: Vec<Row<2>> =
-                again.map(|(row, off)| Row { y: sum.log_loss(row.x, row.decayed) + off, ..*row }).collect();
-            let found = Sum::nearest(&again, Distance::Huber(DELTA), &[sum]).ok()?;
+            let again: Vec<LogLossPoint<2>> =
+                again.map(|(row, off)| LogLossPoint { y: sum.log_loss(row.x, row.decayed) + off, ..*row }).collect();
+            let found = PowerSum::nearest(&again, Distance::Huber(DELTA), &[sum]).ok()?;
             Some((Parametric::of(&found), another))
         };
         let drawn: Vec<(Parametric, f64)> = (0..DRAWS).filter_map(one).collect();
@@ -152,13 +155,13 @@ mod tests {
         Parametric { irreducible: 1.69, log_a: 6.0073, log_b: 6.0179, alpha: 0.34, beta: 0.28, gain: 1.0 };
 
     /// A family of five sizes over two orders of magnitude, a point twenty times a run, the last one decayed.
-    fn family(law: &Parametric, gain: f64, deviation: f64, dice: &mut Dice) -> Vec<Vec<Measured>> {
+    fn family(law: &Parametric, gain: f64, deviation: f64, dice: &mut Dice) -> Vec<Vec<MeasuredLoss>> {
         let run = |i: i32| {
             let size = 1.5e4 * 3.2f64.powi(i);
             let point = |step: i32| {
                 let (tokens, decayed) = (1.5e5 * f64::from(step), step == 20);
                 let loss = law.loss(size, tokens) / if decayed { 1.0 } else { gain };
-                Measured { size, tokens, loss: loss * (deviation * dice.normal()).exp(), decayed }
+                MeasuredLoss { size, tokens, loss: loss * (deviation * dice.normal()).exp(), decayed }
             };
             (1..=20).map(point).collect()
         };
@@ -216,10 +219,10 @@ mod tests {
         for seed in 0..n {
             let mut dice = Dice::for_resampling(500 + seed);
             let fit = ParametricFit::new(&family(&truth, truth.gain, 5e-3, &mut dice), seed).unwrap();
-            alphas += u32::from(fit.interval(|law| law.alpha).holds(truth.alpha));
-            sizes += u32::from(fit.interval(|law| law.optimum(1e14).size).holds(truth.optimum(1e14).size));
+            alphas += u32::from(fit.interval(|law| law.alpha).contains(truth.alpha));
+            sizes += u32::from(fit.interval(|law| law.optimum(1e14).size).contains(truth.optimum(1e14).size));
             let held_out = truth.loss(5e6, 3e6) * (5e-3 * dice.normal()).exp();
-            predictions += u32::from(fit.prediction(5e6, 3e6).holds(held_out));
+            predictions += u32::from(fit.prediction(5e6, 3e6).contains(held_out));
         }
         for held in [alphas, sizes, predictions] {
             assert!(held >= 24, "{alphas} {sizes} {predictions} of {n}");
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn what_has_no_law_is_refused_in_words() {
         let runs = family(&CHINCHILLA, 1.0, 0.0, &mut Dice::for_resampling(1));
-        let said = |runs: &[Vec<Measured>]| ParametricFit::new(runs, 1).unwrap_err().to_string();
+        let said = |runs: &[Vec<MeasuredLoss>]| ParametricFit::new(runs, 1).unwrap_err().to_string();
         assert_eq!(
             said(&[runs[0][..5].to_vec()]),
             "the law of size and tokens needs 8 points or more, and there are 5"

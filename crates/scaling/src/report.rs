@@ -1,48 +1,48 @@
 //! What a family says: points, laws, predictions, the best size for a budget.
 
 use super::config::{ScalingConfig, non_embedding};
-use super::family::Trained;
-use super::law::{Errors, LawFit, Points};
-use super::noise::Interval;
-use super::parametric::{Measured, ParametricFit};
+use super::family::TrainedMember;
+use super::law::{Dependence, FitErrors, LawFit};
+use super::parametric::{MeasuredLoss, ParametricFit};
 use super::points::{contested, frontier};
 use anyhow::{Context, Result};
+use gptkit_stats::Interval;
 use gptkit_train::plan::Flops;
 use serde::{Serialize, Serializer};
 
 /// All that was found; `scaling.json`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct ScalingReport {
     /// The models, in the order in which they were trained.
     pub members: Vec<Member>,
     /// L(N), over the last losses.
-    pub size_law: Found<Law>,
+    pub size_law: FitResult<Law>,
     /// L(D), along the run of the largest member that is fitted.
-    pub token_law: Found<Law>,
+    pub token_law: FitResult<Law>,
     /// L(C), along the frontier.
-    pub compute_law: Found<Law>,
+    pub compute_law: FitResult<Law>,
     /// The points of that frontier: compute and loss.
     pub frontier: Vec<(f64, f64)>,
     /// L(N, D).
-    pub parametric: Found<ParametricLaw>,
+    pub parametric: FitResult<ParametricLaw>,
     /// Losses that were not fitted, as the laws have them.
     pub predictions: Vec<Prediction>,
     /// The best sizes for some budgets.
-    pub optima: Vec<Optimum>,
+    pub optima: Vec<OptimumEstimate>,
     /// What must be known to read the rest.
     pub remarks: Vec<String>,
 }
 
 /// A fit, or why there is none.
 #[derive(Debug, Clone)]
-pub enum Found<T> {
+pub enum FitResult<T> {
     /// The fit.
     Fitted(T),
     /// Why there is none.
     Refused(String),
 }
 
-impl<T> Found<T> {
+impl<T> FitResult<T> {
     fn of(result: Result<T>) -> Self {
         result.map_or_else(|e| Self::Refused(format!("{e:#}")), Self::Fitted)
     }
@@ -56,7 +56,7 @@ impl<T> Found<T> {
     }
 }
 
-impl<T: Serialize> Serialize for Found<T> {
+impl<T: Serialize> Serialize for FitResult<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Fitted(fit) => fit.serialize(serializer),
@@ -91,12 +91,12 @@ pub struct Member {
     /// Seconds of training.
     pub elapsed_s: f64,
     /// Validation losses along the run.
-    pub points: Vec<Point>,
+    pub points: Vec<LossPoint>,
 }
 
 /// A validation loss along a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Point {
+pub struct LossPoint {
     /// Tokens until then.
     pub tokens: u64,
     /// 6·N·D.
@@ -124,7 +124,7 @@ impl Estimate {
     }
 
     /// Whether `x` lies in the interval.
-    pub fn holds(&self, x: f64) -> bool {
+    pub fn contains(&self, x: f64) -> bool {
         self.low <= x && x <= self.high
     }
 }
@@ -161,9 +161,15 @@ pub struct Law {
 }
 
 impl Law {
-    fn new(variable: &'static str, published: f64, points: &[(f64, f64)], which: Points, seed: u64) -> Result<Self> {
+    fn new(
+        variable: &'static str,
+        published: f64,
+        points: &[(f64, f64)],
+        which: Dependence,
+        seed: u64,
+    ) -> Result<Self> {
         let fit = LawFit::new(points, which, seed)?;
-        let errors = |errors: Errors| [errors.fitted, errors.left_out];
+        let errors = |errors: FitErrors| [errors.fitted, errors.left_out];
         let [error, error_left_out] = errors(fit.errors());
         let estimate = |value: fn(&super::law::PowerLaw) -> f64| Estimate::new(value(&fit.law), fit.interval(value));
         Ok(Self {
@@ -244,7 +250,7 @@ pub struct Prediction {
 
 /// The best size for a budget.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Optimum {
+pub struct OptimumEstimate {
     /// C.
     pub compute: f64,
     /// N.
@@ -263,8 +269,8 @@ pub struct Optimum {
 const AT_ITS_HIGHEST: f64 = 1.0 - 1e-9;
 
 impl Member {
-    pub(crate) fn of(trained: &Trained, fit_from: f64) -> Result<Self> {
-        let Trained { size: told, config, records, elapsed_s } = trained;
+    pub(crate) fn of(trained: &TrainedMember, fit_from: f64) -> Result<Self> {
+        let TrainedMember { size: told, config, records, elapsed_s } = trained;
         let size = non_embedding(&config.model);
         let last = records.last().context("a run without a record")?;
         let highest = |lr: f64| lr >= config.train.lr * AT_ITS_HIGHEST;
@@ -272,7 +278,7 @@ impl Member {
         let points = records.iter().filter_map(|record| {
             let begun = record.tokens as f64 >= fit_from * last.tokens as f64;
             let fitted = begun && highest(record.learning_rate);
-            let point = |loss| Point { tokens: record.tokens, compute: compute(record.tokens), loss, fitted };
+            let point = |loss| LossPoint { tokens: record.tokens, compute: compute(record.tokens), loss, fitted };
             record.val_loss.map(point)
         });
         Ok(Self {
@@ -292,21 +298,21 @@ impl Member {
     }
 
     /// What laws of tokens and compute are fitted to.
-    fn fitted(&self) -> impl Iterator<Item = &Point> {
+    fn fitted(&self) -> impl Iterator<Item = &LossPoint> {
         self.points.iter().filter(|point| point.fitted)
     }
 
     /// For L(N, D): those, and the end.
-    fn measured(&self) -> Vec<Measured> {
+    fn measured(&self) -> Vec<MeasuredLoss> {
         let size = self.size as f64;
         let along = self.fitted().filter(|point| point.tokens < self.tokens);
-        let along = along.map(|p| Measured { size, tokens: p.tokens as f64, loss: p.loss, decayed: false });
-        let end = Measured { size, tokens: self.tokens as f64, loss: self.loss, decayed: self.decayed };
+        let along = along.map(|p| MeasuredLoss { size, tokens: p.tokens as f64, loss: p.loss, decayed: false });
+        let end = MeasuredLoss { size, tokens: self.tokens as f64, loss: self.loss, decayed: self.decayed };
         along.chain([end]).collect()
     }
 }
 
-impl Report {
+impl ScalingReport {
     /// Fits the laws to `members` of a family of `config`. The best size is told for `budget`, if there is one, besides what
     /// the largest member took and ten times as much.
     pub(crate) fn new(members: Vec<Member>, config: &ScalingConfig, budget: Option<f64>) -> Self {
@@ -314,14 +320,14 @@ impl Report {
         let mut fitted: Vec<&Member> = members.iter().filter(|member| !member.predict).collect();
         fitted.sort_by_key(|member| member.size);
         let last: Vec<(f64, f64)> = fitted.iter().map(|member| (member.size as f64, member.loss)).collect();
-        let size_law = Found::of(Law::new("N", 0.076, &last, Points::OfManyRuns, seed));
+        let size_law = FitResult::of(Law::new("N", 0.076, &last, Dependence::OfManyRuns, seed));
         let largest = fitted.last().into_iter().flat_map(|member| member.fitted());
         let largest: Vec<(f64, f64)> = largest.map(|point| (point.tokens as f64, point.loss)).collect();
-        let token_law = Found::of(Law::new("D", 0.095, &largest, Points::OfOneRun, seed));
+        let token_law = FitResult::of(Law::new("D", 0.095, &largest, Dependence::OfOneRun, seed));
         let frontier = fitted_frontier(&fitted);
-        let compute_law = Found::of(Law::new("C", 0.050, &frontier, Points::OfOneRun, seed));
-        let runs: Vec<Vec<Measured>> = fitted.iter().map(|member| member.measured()).collect();
-        let parametric = Found::of(ParametricLaw::new(&runs, seed));
+        let compute_law = FitResult::of(Law::new("C", 0.050, &frontier, Dependence::OfOneRun, seed));
+        let runs: Vec<Vec<MeasuredLoss>> = fitted.iter().map(|member| member.measured()).collect();
+        let parametric = FitResult::of(ParametricLaw::new(&runs, seed));
         let mut report = Self {
             size_law,
             token_law,
@@ -358,11 +364,11 @@ impl Report {
         held_out.chain(next).collect()
     }
 
-    fn optimum(&self, compute: f64, most: f64) -> Option<Optimum> {
+    fn optimum(&self, compute: f64, most: f64) -> Option<OptimumEstimate> {
         let ParametricLaw { fit, .. } = self.parametric.fitted()?;
         let estimate =
             |value: &dyn Fn(&super::parametric::Parametric) -> f64| Estimate::new(value(&fit.law), fit.interval(value));
-        Some(Optimum {
+        Some(OptimumEstimate {
             compute,
             size: estimate(&|law| law.optimum(compute).size),
             tokens: estimate(&|law| law.optimum(compute).tokens),
@@ -394,19 +400,19 @@ impl Report {
         let laws = [("L(N)", &self.size_law), ("L(D)", &self.token_law), ("L(C)", &self.compute_law)];
         for (name, law) in laws {
             match law {
-                Found::Fitted(law) => remarks.push(law.words(name)),
-                Found::Refused(why) => remarks.push(format!("{name} is not fitted: {why}.")),
+                FitResult::Fitted(law) => remarks.push(law.words(name)),
+                FitResult::Refused(why) => remarks.push(format!("{name} is not fitted: {why}.")),
             }
         }
         match &self.parametric {
-            Found::Fitted(law) => remarks.push(format!("L(N, D) is off by {}.", percent(law.error))),
-            Found::Refused(why) => remarks.push(format!("L(N, D) is not fitted: {why}.")),
+            FitResult::Fitted(law) => remarks.push(format!("L(N, D) is off by {}.", percent(law.error))),
+            FitResult::Refused(why) => remarks.push(format!("L(N, D) is not fitted: {why}.")),
         }
         let held_out = self.predictions.iter().filter_map(|p| Some((p, p.name.as_ref()?, p.measured?)));
         for (prediction, name, measured) in held_out {
             for (law, estimate) in [("L(N)", prediction.by_size), ("L(N, D)", prediction.by_both)] {
                 remarks.extend(estimate.map(|estimate| {
-                    let place = if estimate.holds(measured) { "within" } else { "outside" };
+                    let place = if estimate.contains(measured) { "within" } else { "outside" };
                     let off = percent((estimate.value / measured - 1.0).abs());
                     format!("{name}: {law} is off by {off}; the loss lies {place} its 95%.")
                 }));
@@ -463,7 +469,7 @@ impl Law {
 }
 
 impl ParametricLaw {
-    fn new(runs: &[Vec<Measured>], seed: u64) -> Result<Self> {
+    fn new(runs: &[Vec<MeasuredLoss>], seed: u64) -> Result<Self> {
         let fit = ParametricFit::new(runs, seed)?;
         let estimate =
             |value: fn(&super::parametric::Parametric) -> f64| Estimate::new(value(&fit.law), fit.interval(value));
@@ -514,9 +520,9 @@ pub(crate) mod tests {
                 let fall = (step as f64 - 20.0).max(0.0) / 5.0;
                 let loss = TRUTH.loss(size as f64, tokens as f64) * TRUTH.gain.powf(fall - 1.0);
                 let loss = loss * (deviation * dice.normal()).exp();
-                Point { tokens, compute: compute(tokens), loss, fitted: (2..=20).contains(&step) }
+                LossPoint { tokens, compute: compute(tokens), loss, fitted: (2..=20).contains(&step) }
             };
-            let points: Vec<Point> = (1..=25).map(&mut point).collect();
+            let points: Vec<LossPoint> = (1..=25).map(&mut point).collect();
             let last = points[24];
             Member {
                 name: format!("s{}", i + 1),
@@ -537,9 +543,9 @@ pub(crate) mod tests {
         sizes.into_iter().enumerate().map(|(i, size)| member(i, size)).collect()
     }
 
-    fn found(deviation: f64) -> Report {
+    fn found(deviation: f64) -> ScalingReport {
         let sizes = serde_json::json!([{ "name": "a", "n_layer": 1, "n_head": 1, "d_model": 8 }]);
-        Report::new(members(deviation), &family(sizes), Some(1e18))
+        ScalingReport::new(members(deviation), &family(sizes), Some(1e18))
     }
 
     #[test]
@@ -547,7 +553,7 @@ pub(crate) mod tests {
         let report = found(2e-3);
         let [held_out, next] = &report.predictions[..] else { panic!("{:?}", report.predictions) };
         let (measured, both) = (held_out.measured.unwrap(), held_out.by_both.unwrap());
-        assert!(both.holds(measured) && (both.value / measured - 1.0).abs() < 0.01, "{held_out:?}");
+        assert!(both.contains(measured) && (both.value / measured - 1.0).abs() < 0.01, "{held_out:?}");
         assert!((held_out.by_size.unwrap().value / measured - 1.0).abs() < 0.03, "{held_out:?}");
         assert!(next.size == 2.0 * 3_949_312.0 && next.measured.is_none(), "{next:?}");
         let law = report.parametric.fitted().unwrap();
@@ -555,7 +561,7 @@ pub(crate) mod tests {
         let budgets: Vec<f64> = report.optima.iter().map(|optimum| optimum.compute).collect();
         assert_eq!(budgets, [report.members[5].compute, 10.0 * report.members[5].compute, 1e18]);
         let truth = TRUTH.optimum(budgets[0]).size;
-        assert!(report.optima[0].size.holds(truth), "{:?} {truth}", report.optima[0]);
+        assert!(report.optima[0].size.contains(truth), "{:?} {truth}", report.optima[0]);
         for says in ["over ten times", "s6: L(N, D) is off by 0.", "the loss lies within its 95%"] {
             assert!(report.remarks.iter().any(|remark| remark.contains(says)), "{says}: {:?}", report.remarks);
         }
@@ -577,7 +583,7 @@ pub(crate) mod tests {
         let mut members = members(1e-3);
         members.iter_mut().flat_map(|member| &mut member.points).for_each(|point| point.fitted = false);
         let sizes = serde_json::json!([{ "name": "a", "n_layer": 1, "n_head": 1, "d_model": 8 }]);
-        let report = Report::new(members, &family(sizes), None);
+        let report = ScalingReport::new(members, &family(sizes), None);
         assert!(report.size_law.fitted().is_some() && report.token_law.fitted().is_none());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["token_law"]["refused"], "a law needs 3 points or more, and there are 0");

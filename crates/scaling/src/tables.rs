@@ -1,6 +1,6 @@
 //! A report as tables: in the terminal, and in Markdown.
 
-use super::report::{Estimate, Law, Optimum, ParametricLaw, Prediction, Report, percent};
+use super::report::{Estimate, Law, OptimumEstimate, ParametricLaw, Prediction, ScalingReport, percent};
 use gptkit_data::progress::grouped;
 
 /// Rows under a head; the first column is words, the others are numbers.
@@ -38,7 +38,7 @@ impl Table {
 }
 
 /// `scaling.md`.
-pub(crate) fn markdown(report: &Report, description: &str) -> String {
+pub(crate) fn markdown(report: &ScalingReport, description: &str) -> String {
     let title = if description.is_empty() { String::new() } else { format!("{description}.\n\n") };
     let mut text = format!("# Scaling laws of a family\n\n{title}");
     for (name, table) in tables(report) {
@@ -51,12 +51,12 @@ pub(crate) fn markdown(report: &Report, description: &str) -> String {
 }
 
 /// The same for a terminal.
-pub(crate) fn plain(report: &Report) -> String {
+pub(crate) fn plain(report: &ScalingReport) -> String {
     let tables: Vec<String> = tables(report).iter().map(|(_, table)| table.plain()).collect();
     tables.join("\n")
 }
 
-fn tables(report: &Report) -> Vec<(&'static str, Table)> {
+fn tables(report: &ScalingReport) -> Vec<(&'static str, Table)> {
     let mut tables = vec![("Members", members(report)), ("Laws", laws(report))];
     if !report.predictions.is_empty() {
         tables.push(("Predictions, from the members that are fitted", predictions(&report.predictions)));
@@ -67,7 +67,7 @@ fn tables(report: &Report) -> Vec<(&'static str, Table)> {
     tables
 }
 
-fn members(report: &Report) -> Table {
+fn members(report: &ScalingReport) -> Table {
     let row = |member: &super::report::Member| {
         let name = if member.predict { format!("{} (held out)", member.name) } else { member.name.clone() };
         vec![
@@ -86,7 +86,7 @@ fn members(report: &Report) -> Table {
     Table::new(&head, report.members.iter().map(row))
 }
 
-fn laws(report: &Report) -> Table {
+fn laws(report: &ScalingReport) -> Table {
     let mut rows = Vec::new();
     for law in [&report.size_law, &report.token_law, &report.compute_law] {
         if let Some(law) = law.fitted() {
@@ -164,8 +164,8 @@ fn predictions(predictions: &[Prediction]) -> Table {
     Table::new(&head, predictions.iter().map(row))
 }
 
-fn optima(optima: &[Optimum]) -> Table {
-    let row = |optimum: &Optimum| {
+fn optima(optima: &[OptimumEstimate]) -> Table {
+    let row = |optimum: &OptimumEstimate| {
         let [size, tokens] = [optimum.size, optimum.tokens].map(|e| [short(e.value), between(&e, short)]);
         let ratio = optimum.tokens_per_parameter;
         vec![

@@ -2,16 +2,18 @@
 
 use crate::dialogues::{DialogueConfig, first_dialogues};
 use anyhow::{Context, Result};
-use gptkit_data::dialogue::{Message, Role};
+use gptkit_data::dialogue::Message;
 use gptkit_data::disk;
-use gptkit_data::progress::{Progress, Task, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Unit};
+use gptkit_data::split::Split;
+use gptkit_data::synthetic::{InstructionKind, SyntheticInstruction, SyntheticInstructions};
 use gptkit_data::template::{Template, encode};
+use gptkit_data::text_table::{Align, markdown};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
-use gptkit_world::{Instruction, InstructionKind, Instructions, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -35,7 +37,7 @@ impl Answerer<'_> {
     ///
     /// # Errors
     /// When the template refuses a dialogue, or the model's numbers are damaged.
-    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn Task) -> Result<Vec<String>> {
+    pub fn answer_all(&self, dialogues: &[Vec<Message>], most: usize, task: &dyn ProgressTask) -> Result<Vec<String>> {
         let requests = BatchRequest {
             prompts: dialogues.iter().map(|messages| self.prompt(messages)).collect::<Result<_>>()?,
             first_prompt: 0,
@@ -79,13 +81,13 @@ impl Answerer<'_> {
         progress: &dyn Progress,
     ) -> Result<BTreeMap<InstructionKind, (u32, u32)>> {
         let task = progress.task("grading", Some(n), Unit::Items);
-        let held_out = Instructions::new(seed, Part::HeldOut);
-        let instructions: Vec<Instruction> = (0..n).map(|index| held_out.instruction(index)).collect();
-        let asked: Vec<_> = instructions.iter().map(|one| vec![Message::new(Role::User, one.prompt.clone())]).collect();
+        let held_out = SyntheticInstructions::new(seed, Split::HeldOut);
+        let instructions: Vec<SyntheticInstruction> = (0..n).map(|index| held_out.instruction(index)).collect();
+        let asked: Vec<_> = instructions.iter().map(SyntheticInstruction::prompt).collect();
         let mut right: BTreeMap<InstructionKind, (u32, u32)> = BTreeMap::new();
         for (instruction, reply) in instructions.iter().zip(self.answer_all(&asked, 64, &*task)?) {
-            let (followed, all) = right.entry(instruction.kind).or_default();
-            *followed += u32::from(instruction.grade(&reply));
+            let (followed, all) = right.entry(instruction.kind()).or_default();
+            *followed += u32::from(instruction.is_followed(&reply));
             *all += 1;
         }
         Ok(right)
@@ -161,21 +163,21 @@ fn write(folder: &Path, asked: &[Asked]) -> Result<()> {
 
 /// Side by side, in Markdown.
 fn table(asked: &[Asked]) -> String {
-    let cell = |text: &str| text.replace('|', "\\|").replace('\n', "<br>");
-    let mut out = "| prompt | before | after | the data's answer |\n| --- | --- | --- | --- |\n".to_owned();
-    for Asked { messages, reference, before, after } in asked {
+    let columns = ["prompt", "before", "after", "the data's answer"].map(|head| (head, Align::Left));
+    let row = |Asked { messages, reference, before, after }: &Asked| {
         let prompt: Vec<String> =
-            messages.iter().map(|message| format!("**{}** {}", message.role, cell(&message.content))).collect();
+            messages.iter().map(|message| format!("**{}** {}", message.role, message.content)).collect();
         let after = after.as_deref().unwrap_or("…");
-        out += &format!("| {} | {} | {} | {} |\n", prompt.join("<br>"), cell(before), cell(after), cell(reference));
-    }
-    out
+        vec![prompt.join("\n"), before.clone(), after.to_owned(), reference.clone()]
+    };
+    markdown(&columns, asked.iter().map(row))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::Device;
+    use gptkit_data::dialogue::Role;
     use gptkit_data::progress::Silent;
     use gptkit_model::generate::{GenerationRequest, generate};
     use gptkit_model::{Kind, ModelConfig, Params};

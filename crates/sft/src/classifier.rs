@@ -4,23 +4,24 @@
 //! model's on the same inputs (Radford et al. 2018, eq. 3 to 5), averaged as the paper's code averages them.
 
 use crate::labeled::Example;
-use crate::scores::{Confusion, mean_squared_error, pearson, spearman};
+use crate::scores::{Confusion, mean_squared_error};
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
+use gptkit_data::task::TaskKind;
 use gptkit_model::{ClassHead, Gpt, Input, Pass};
 use gptkit_ops::cross_entropy;
+use gptkit_stats::{pearson, spearman};
 use gptkit_train::objective::{Objective, Validate, Validation, check_tokens};
-use gptkit_world::Task;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A model that labels.
 #[derive(Debug)]
-pub(crate) struct Classifier {
+pub struct Classifier {
     pub(crate) gpt: Gpt,
     pub(crate) head: ClassHead,
-    pub(crate) task: Task,
+    pub(crate) task: TaskKind,
     /// Names of the classes; none for choices and numbers.
     pub(crate) labels: Vec<String>,
     /// Most sequences of an example in training: choices, or orders of two texts.
@@ -35,6 +36,14 @@ pub(crate) struct Classifier {
 const ABSENT: f32 = -1e30;
 
 impl Classifier {
+    /// Scores per sequence: one for each class, or one.
+    pub(crate) fn n_out(&self) -> usize {
+        match self.task {
+            TaskKind::MultipleChoice | TaskKind::Regression => 1,
+            _ => self.labels.len(),
+        }
+    }
+
     /// Scores of `examples` (`[N, labels]`, `[N, choices]` or `[N, 1]`), from the last layer's output `hidden` for their
     /// sequences.
     fn scores(&self, hidden: &Tensor, input: &Input, examples: &[Example], pass: Pass) -> Result<Tensor> {
@@ -42,7 +51,7 @@ impl Classifier {
         let hidden = hidden.reshape(((), d))?; // [tokens, D]
         let mut ends = input.sequences.iter().map(|sequence| sequence.end as u32 - 1);
         let n = examples.len();
-        if self.task != Task::MultipleChoice {
+        if self.task != TaskKind::MultipleChoice {
             let orders = examples.first().map_or(1, |example| example.sequences.len());
             ensure!(examples.iter().all(|e| e.sequences.len() == orders), "examples of one text and of two");
             let ends = Tensor::from_iter(ends, hidden.device())?; // [N · orders]
@@ -66,7 +75,7 @@ impl Classifier {
     /// The mean loss of the task over `examples`, from their scores: cross-entropy, or the squared error.
     fn task_loss(&self, scores: &Tensor, examples: &[Example]) -> Result<Tensor> {
         let truths = examples.iter().map(|example| example.truth);
-        if self.task == Task::Regression {
+        if self.task == TaskKind::Regression {
             let truths = Tensor::from_iter(truths.map(f32::from_bits), scores.device())?;
             return Ok((scores.squeeze(D::Minus1)? - truths)?.sqr()?.mean_all()?);
         }
@@ -107,12 +116,13 @@ pub(crate) fn greatest(scores: &[f32]) -> usize {
 
 impl Objective for Classifier {
     type Batch = Vec<Example>;
+    type Metrics = ();
 
     fn rows(&self, batch: &Vec<Example>) -> usize {
         batch.len()
     }
 
-    fn loss(&self, batch: &Vec<Example>, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Vec<Example>, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
         let examples = &batch[rows];
         let input = self.input(examples)?;
         let hidden = self.gpt.hidden(&input, pass.of_part())?; // [1, tokens, D]
@@ -120,7 +130,7 @@ impl Objective for Classifier {
         let share = examples.len() as f64 / batch.len() as f64;
         let loss = (self.task_loss(&scores, examples)? * share)?;
         if self.lm_coef == 0.0 {
-            return Ok(loss);
+            return Ok((loss, ()));
         }
         // As GPT-1's code has it: the mean over the tokens of each sequence, then over the sequences.
         let n_sequences: usize = batch.iter().map(|example| example.sequences.len()).sum();
@@ -135,7 +145,7 @@ impl Objective for Classifier {
         let states = hidden.squeeze(0)?.index_select(&Tensor::new(rows, hidden.device())?, 0)?; // [N, D]
         let log_probs = self.gpt.token_log_probs(&states, &tokens, 1.0, pass)?.get(0)?; // [N]
         let weights = Tensor::new(weights, log_probs.device())?;
-        Ok((loss + (log_probs * weights)?.sum_all()?)?)
+        Ok(((loss + (log_probs * weights)?.sum_all()?)?, ()))
     }
 }
 
@@ -147,13 +157,13 @@ impl Validate for Classifier {
     fn validate(&self, batches: &[Vec<Example>]) -> Result<Validation> {
         let report = self.measure(batches.iter().map(Vec::as_slice))?;
         let chosen_by = report.chosen_by();
-        Ok(Validation { loss: report.loss, scores: report.scores, chosen_by })
+        Ok(Validation::new(report.loss, report.scores, chosen_by))
     }
 }
 
 /// Predictions against truth, as they come.
 pub(crate) struct Tally<'a> {
-    task: Task,
+    task: TaskKind,
     labels: &'a [String],
     /// How often each was predicted for each true one.
     counts: BTreeMap<(usize, usize), u64>,
@@ -184,14 +194,14 @@ pub struct Report {
 }
 
 impl<'a> Tally<'a> {
-    pub(crate) fn new(task: Task, labels: &'a [String]) -> Self {
+    pub(crate) fn new(task: TaskKind, labels: &'a [String]) -> Self {
         let (counts, truths, predictions) = Default::default();
         Self { task, labels, counts, truths, predictions, choices: 0, n: 0, loss: 0.0 }
     }
 
     pub(crate) fn add(&mut self, truth: u32, scores: &[f32]) {
         self.n += 1;
-        if self.task == Task::Regression {
+        if self.task == TaskKind::Regression {
             self.truths.push(f64::from(f32::from_bits(truth)));
             self.predictions.push(scores.first().copied().map_or(f64::NAN, f64::from));
             return;
@@ -203,14 +213,14 @@ impl<'a> Tally<'a> {
     pub(crate) fn report(self) -> Report {
         let loss = self.loss / self.n as f64;
         let (scores, confusion) = match self.task {
-            Task::Regression => {
+            TaskKind::Regression => {
                 let (x, y) = (&self.truths, &self.predictions);
                 let correlation = [("pearson", pearson(x, y)), ("spearman", spearman(x, y))];
                 (Vec::from_iter(correlation.into_iter().chain([("mse", mean_squared_error(x, y))])), None)
             }
             task => {
                 let positions: Vec<String> = (0..self.choices).map(|i| i.to_string()).collect();
-                let labels = if task == Task::MultipleChoice { &positions } else { self.labels };
+                let labels = if task == TaskKind::MultipleChoice { &positions } else { self.labels };
                 let confusion = Confusion::of_counts(labels, &self.counts);
                 let (f1, matthews) = (confusion.macro_f1(), confusion.matthews());
                 let scores = vec![("accuracy", confusion.accuracy()), ("macro_f1", f1), ("matthews", matthews)];
@@ -264,11 +274,11 @@ mod tests {
         serde_json::from_value(text).unwrap()
     }
 
-    fn classifier(task: Task, lm_coef: f64, dropout: f64) -> (Classifier, Params) {
-        let kind = if task == Task::Similarity { Kind::Gpt1 } else { Kind::Gpt2 };
+    fn classifier(task: TaskKind, lm_coef: f64, dropout: f64) -> (Classifier, Params) {
+        let kind = if task == TaskKind::Similarity { Kind::Gpt1 } else { Kind::Gpt2 };
         let config = shape(kind);
         let mut params = Params::init(&config, 1, &Device::Cpu).unwrap();
-        let n_out = if matches!(task, Task::MultipleChoice | Task::Regression) { 1 } else { 3 };
+        let n_out = if matches!(task, TaskKind::MultipleChoice | TaskKind::Regression) { 1 } else { 3 };
         let head = ClassHead::init(&mut params, n_out, 8, 1).unwrap();
         // Larger than first values are, so that differences can be measured.
         for (name, parameter) in params.iter() {
@@ -282,14 +292,14 @@ mod tests {
     }
 
     /// Examples of uneven lengths; choices in uneven numbers too.
-    fn examples(task: Task) -> Vec<Example> {
+    fn examples(task: TaskKind) -> Vec<Example> {
         let sequence = |i: u32, n: u32| (0..n).map(|t| (t * 5 + i * 3 + t * t) % 17).collect::<Vec<u32>>();
         let orders = |i: u32| match task {
-            Task::Similarity => 2,
-            Task::MultipleChoice => 2 + i % 2,
+            TaskKind::Similarity => 2,
+            TaskKind::MultipleChoice => 2 + i % 2,
             _ => 1,
         };
-        let truth = |i: u32| if task == Task::Regression { (i as f32 * 0.7 - 1.0).to_bits() } else { i % 2 };
+        let truth = |i: u32| if task == TaskKind::Regression { (i as f32 * 0.7 - 1.0).to_bits() } else { i % 2 };
         (0..5)
             .map(|i| Example {
                 truth: truth(i),
@@ -300,13 +310,13 @@ mod tests {
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
 
-    fn value(loss: Result<Tensor>) -> f32 {
-        loss.unwrap().to_scalar::<f32>().unwrap()
+    fn value(loss: Result<(Tensor, ())>) -> f32 {
+        loss.unwrap().0.to_scalar::<f32>().unwrap()
     }
 
     #[test]
     fn parts_of_a_batch_add_up_to_its_loss_and_end_to_end_equals_one_by_one() {
-        for task in Task::ALL {
+        for task in TaskKind::ALL {
             let (model, _) = classifier(task, 0.5, 0.3);
             let batch = examples(task);
             for micro in [1, 2] {
@@ -328,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_loss_is_the_tasks_and_a_share_of_the_language_models() {
-        for task in Task::ALL {
+        for task in TaskKind::ALL {
             let batch = examples(task);
             let [none, half] = [0.0, 0.5].map(|coef| classifier(task, coef, 0.0).0);
             let task_loss = value(none.loss(&batch, 0..5, Pass::Eval));
@@ -350,10 +360,10 @@ mod tests {
     /// For the number of each parameter that has the largest gradient.
     #[test]
     fn the_loss_has_the_gradient_of_finite_differences() {
-        for task in Task::ALL {
+        for task in TaskKind::ALL {
             let (model, params) = classifier(task, 0.5, 0.2);
             let batch = examples(task);
-            let loss = || model.loss(&batch, 0..5, TRAIN).unwrap();
+            let loss = || model.loss(&batch, 0..5, TRAIN).unwrap().0;
             Weights::from(params.clone()).begin_update().backward(|| anyhow::Ok(loss())).unwrap();
             for (name, parameter) in params.iter() {
                 let gradient = parameter.gradient().unwrap_or_else(|| panic!("{task}: no gradient reaches {name}"));
@@ -379,7 +389,7 @@ mod tests {
     /// From the definition: the last layer at a sequence's last token, times the head, added over the orders.
     #[test]
     fn the_head_reads_the_token_that_ends_a_sequence() {
-        for task in Task::ALL {
+        for task in TaskKind::ALL {
             let (model, params) = classifier(task, 0.5, 0.0);
             let weight = params.get("score.weight").unwrap().tensor(false);
             let (scores, _) = model.judge(&examples(task)).unwrap();
@@ -395,7 +405,7 @@ mod tests {
                     })
                     .collect();
                 let expected: Vec<f32> = match task {
-                    Task::MultipleChoice => rows.concat(),
+                    TaskKind::MultipleChoice => rows.concat(),
                     _ => (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i]).sum()).collect(),
                 };
                 for (have, want) in scores.iter().zip(&expected) {
@@ -408,8 +418,8 @@ mod tests {
 
     #[test]
     fn two_orders_are_one_whichever_comes_first() {
-        let (model, _) = classifier(Task::Similarity, 0.5, 0.0);
-        let batch = examples(Task::Similarity);
+        let (model, _) = classifier(TaskKind::Similarity, 0.5, 0.0);
+        let batch = examples(TaskKind::Similarity);
         let turned: Vec<Example> = batch
             .iter()
             .map(|e| Example { truth: e.truth, sequences: e.sequences.iter().rev().cloned().collect() })

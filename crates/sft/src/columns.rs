@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use gptkit_data::dialogue::{Message, Role, key};
-use gptkit_data::record::{Bad, Row};
+use gptkit_data::record::{BadRecord, Row};
 use gptkit_data::source::OnBadRecord;
-use gptkit_world::Task;
+use gptkit_data::task::TaskKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -101,7 +101,7 @@ impl Columns {
     ///
     /// # Errors
     /// When one is not there, with those that are.
-    pub(crate) fn find(task: Task, named: &Named, row: &Row) -> Result<Self> {
+    pub(crate) fn find(task: TaskKind, named: &Named, row: &Row) -> Result<Self> {
         let file = row.place.file.display();
         let all = named.text.iter().chain(&named.text_b).chain(&named.choices).chain(&named.label);
         if let Some(missing) = all.into_iter().find(|name| !row.fields.contains_key(*name)) {
@@ -122,16 +122,16 @@ impl Columns {
         };
         let single = |names| named.text.clone().or_else(|| one(row, names));
         let (text, text_b) = match task {
-            Task::Classification => (single(TEXTS), None),
-            Task::Entailment | Task::Similarity => match pair() {
+            TaskKind::Classification => (single(TEXTS), None),
+            TaskKind::Entailment | TaskKind::Similarity => match pair() {
                 Some((a, b)) => (Some(a), Some(b)),
                 None => return Err(lacking("two texts", "--text-column and --text-b-column")),
             },
-            Task::Regression => match pair() {
+            TaskKind::Regression => match pair() {
                 Some((a, b)) if named.text.is_none() || named.text_b.is_some() => (Some(a), Some(b)),
                 _ => (single(TEXTS), None),
             },
-            Task::MultipleChoice => {
+            TaskKind::MultipleChoice => {
                 let text = single(CONTEXTS);
                 let question = one(row, QUESTIONS).filter(|question| Some(question) != text.as_ref());
                 (text, named.text_b.clone().or(question))
@@ -139,16 +139,16 @@ impl Columns {
         };
         let text = text.ok_or_else(|| lacking("a text", "--text-column"))?;
         let choices = match task {
-            Task::MultipleChoice if named.choices.is_empty() => choices(row),
-            Task::MultipleChoice => named.choices.clone(),
+            TaskKind::MultipleChoice if named.choices.is_empty() => choices(row),
+            TaskKind::MultipleChoice => named.choices.clone(),
             _ => Vec::new(),
         };
-        if task == Task::MultipleChoice && choices.is_empty() {
+        if task == TaskKind::MultipleChoice && choices.is_empty() {
             return Err(lacking("the choices", "--choices-column"));
         }
         let labels = match task {
-            Task::MultipleChoice => RIGHT,
-            Task::Regression => NUMBERS,
+            TaskKind::MultipleChoice => RIGHT,
+            TaskKind::Regression => NUMBERS,
             _ => CLASSES,
         };
         let taken = |name: &String| *name == text || Some(name) == text_b.as_ref() || choices.contains(name);
@@ -161,7 +161,13 @@ impl Columns {
     ///
     /// # Errors
     /// As [`Columns::find`], and when no column is known to hold the label.
-    pub(crate) fn of_file(task: Task, named: &Named, row: &Row, labeled: bool, on_bad: OnBadRecord) -> Result<Self> {
+    pub(crate) fn of_file(
+        task: TaskKind,
+        named: &Named,
+        row: &Row,
+        labeled: bool,
+        on_bad: OnBadRecord,
+    ) -> Result<Self> {
         let found = Self::find(task, named, row).and_then(|columns| {
             if labeled && columns.label.is_none() {
                 let (file, keys) = (row.place.file.display(), row.keys());
@@ -169,7 +175,7 @@ impl Columns {
             }
             Ok(columns)
         });
-        found.map_err(|e| if on_bad == OnBadRecord::Skip { Bad::new(format!("{e:#}")).into() } else { e })
+        found.map_err(|e| if on_bad == OnBadRecord::Skip { BadRecord::new(format!("{e:#}")).into() } else { e })
     }
 
     /// Names of the columns.
@@ -185,70 +191,74 @@ impl Columns {
 
     /// The key of the text that decides which part of a run's data `row` belongs to: of its first text, the context of its
     /// choices for instance; of two texts in no order, the same for both orders.
-    pub(crate) fn prompt_key(&self, task: Task, row: &Row) -> Result<u64, Bad> {
+    pub(crate) fn prompt_key(&self, task: TaskKind, row: &Row) -> Result<u64, BadRecord> {
         let of = |column: &String| Ok(key(&[Message::new(Role::User, spoken(row, column)?)]));
         match (&self.text_b, task) {
-            (Some(second), Task::Similarity | Task::Regression) => Ok(of(&self.text)?.min(of(second)?)),
+            (Some(second), TaskKind::Similarity | TaskKind::Regression) => Ok(of(&self.text)?.min(of(second)?)),
             _ => of(&self.text),
         }
     }
 
     /// The sequences that `task` makes of `row`, each of one text or two (Radford et al. 2018, figure 1).
-    pub(crate) fn sequences(&self, task: Task, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+    pub(crate) fn sequences(&self, task: TaskKind, row: &Row) -> Result<Vec<(String, Option<String>)>, BadRecord> {
         let text = spoken(row, &self.text)?;
         let Some(second) = &self.text_b else {
             return match task {
-                Task::MultipleChoice => self.each_choice(&text, row),
+                TaskKind::MultipleChoice => self.each_choice(&text, row),
                 _ => Ok(vec![(text, None)]),
             };
         };
         let second = spoken(row, second)?;
         Ok(match task {
-            Task::Classification => vec![(text, None)],
-            Task::Entailment => vec![(text, Some(second))],
-            Task::Similarity | Task::Regression => vec![(text.clone(), Some(second.clone())), (second, Some(text))],
-            Task::MultipleChoice => self.each_choice(&format!("{text} {second}"), row)?,
+            TaskKind::Classification => vec![(text, None)],
+            TaskKind::Entailment => vec![(text, Some(second))],
+            TaskKind::Similarity | TaskKind::Regression => {
+                vec![(text.clone(), Some(second.clone())), (second, Some(text))]
+            }
+            TaskKind::MultipleChoice => self.each_choice(&format!("{text} {second}"), row)?,
         })
     }
 
-    fn each_choice(&self, context: &str, row: &Row) -> Result<Vec<(String, Option<String>)>, Bad> {
+    fn each_choice(&self, context: &str, row: &Row) -> Result<Vec<(String, Option<String>)>, BadRecord> {
         let choices = self.choices(row)?;
         Ok(choices.into_iter().map(|choice| (context.to_owned(), Some(choice))).collect())
     }
 
-    fn choices(&self, row: &Row) -> Result<Vec<String>, Bad> {
+    fn choices(&self, row: &Row) -> Result<Vec<String>, BadRecord> {
         let choices = match &*self.choices {
             [list] => {
-                let value = row.fields.get(list).ok_or_else(|| Bad::new(format!("no \"{list}\"")))?;
-                texts(value).ok_or_else(|| Bad::new(format!("\"{list}\" is no list of texts")))?
+                let value = row.fields.get(list).ok_or_else(|| BadRecord::new(format!("no \"{list}\"")))?;
+                texts(value).ok_or_else(|| BadRecord::new(format!("\"{list}\" is no list of texts")))?
             }
             columns => columns.iter().map(|name| spoken(row, name)).collect::<Result<_, _>>()?,
         };
         if choices.len() < 2 {
-            return Err(Bad::new(format!("has {} choices, where there must be two or more", choices.len())));
+            return Err(BadRecord::new(format!("has {} choices, where there must be two or more", choices.len())));
         }
         Ok(choices)
     }
 
     /// What the label of `row` says; nothing when it has none.
-    pub(crate) fn truth(&self, task: Task, row: &Row) -> Result<Option<Truth>, Bad> {
+    pub(crate) fn truth(&self, task: TaskKind, row: &Row) -> Result<Option<Truth>, BadRecord> {
         let Some(column) = &self.label else { return Ok(None) };
         if row.fields.get(column).is_none_or(Value::is_null) {
             return Ok(None);
         }
         match task {
-            Task::Regression => Ok(Some(Truth::Number(row.number(column)?))),
-            Task::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
+            TaskKind::Regression => Ok(Some(Truth::Number(row.number(column)?))),
+            TaskKind::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
             _ => match row.label(column)?.trim() {
-                "-" if column.eq_ignore_ascii_case("gold_label") => Err(Bad::new("its annotators agreed on no label")),
-                "" => Err(Bad::empty(format!("\"{column}\" is empty"))),
+                "-" if column.eq_ignore_ascii_case("gold_label") => {
+                    Err(BadRecord::new("its annotators agreed on no label"))
+                }
+                "" => Err(BadRecord::empty(format!("\"{column}\" is empty"))),
                 label => Ok(Some(Truth::Class(label.to_owned()))),
             },
         }
     }
 
     /// A number, a letter, or the choice itself.
-    fn right_choice(&self, column: &str, row: &Row) -> Result<usize, Bad> {
+    fn right_choice(&self, column: &str, row: &Row) -> Result<usize, BadRecord> {
         let (choices, label) = (self.choices(row)?, row.label(column)?);
         let label = label.trim();
         let from = usize::from(FROM_ONE.contains(&column));
@@ -264,7 +274,10 @@ impl Columns {
         let found = listed.or(number).or_else(|| letter(label)).or_else(|| choices.iter().position(|c| c == label));
         found.filter(|&n| n < choices.len()).ok_or_else(|| {
             let shown: String = label.chars().take(40).collect();
-            Bad::new(format!("\"{column}\" is {shown:?}, none of the {} choices, counted from {from}", choices.len()))
+            BadRecord::new(format!(
+                "\"{column}\" is {shown:?}, none of the {} choices, counted from {from}",
+                choices.len()
+            ))
         })
     }
 }
@@ -300,10 +313,10 @@ fn texts(value: &Value) -> Option<Vec<String>> {
 }
 
 /// The text under `column`, which says something.
-fn spoken(row: &Row, column: &str) -> Result<String, Bad> {
+fn spoken(row: &Row, column: &str) -> Result<String, BadRecord> {
     let text = row.text(column)?;
     if text.trim().is_empty() {
-        return Err(Bad::empty(format!("\"{column}\" is empty")));
+        return Err(BadRecord::empty(format!("\"{column}\" is empty")));
     }
     Ok(text.to_owned())
 }
@@ -311,15 +324,15 @@ fn spoken(row: &Row, column: &str) -> Result<String, Bad> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gptkit_data::record::Place;
+    use gptkit_data::record::RecordPlace;
     use serde_json::json;
 
     fn row(fields: Value) -> Row {
         let Value::Object(fields) = fields else { panic!("{fields}") };
-        Row { place: Place { file: "f.jsonl".into(), line: 1 }, fields }
+        Row { place: RecordPlace { file: "f.jsonl".into(), line: 1 }, fields }
     }
 
-    fn found(task: Task, fields: Value) -> Columns {
+    fn found(task: TaskKind, fields: Value) -> Columns {
         Columns::find(task, &Named::default(), &row(fields)).unwrap()
     }
 
@@ -331,51 +344,51 @@ mod tests {
             parts.join(" ")
         };
         for (task, fields, expected) in [
-            (Task::Classification, json!({"sentence": "a", "label": "1"}), "sentence label"), // SST-2
-            (Task::Classification, json!({"Title": "a", "Class": 1}), "Title Class"),
+            (TaskKind::Classification, json!({"sentence": "a", "label": "1"}), "sentence label"), // SST-2
+            (TaskKind::Classification, json!({"Title": "a", "Class": 1}), "Title Class"),
             (
-                Task::Entailment,
+                TaskKind::Entailment,
                 json!({"pairID": "1", "gold_label": "n", "sentence1": "a", "sentence2": "b"}),
                 "sentence1 sentence2 gold_label",
             ),
             (
-                Task::Entailment,
+                TaskKind::Entailment,
                 json!({"premise": "a", "hypothesis": "b", "label": 0, "idx": 3}),
                 "premise hypothesis label",
             ),
             (
-                Task::Entailment,
+                TaskKind::Entailment,
                 json!({"index": "1", "question": "a", "sentence": "b", "label": "x"}),
                 "question sentence label",
             ), // QNLI
             (
-                Task::Similarity,
+                TaskKind::Similarity,
                 json!({"id": "1", "question1": "a", "question2": "b", "is_duplicate": "0"}),
                 "question1 question2 is_duplicate",
             ),
             (
-                Task::Regression,
+                TaskKind::Regression,
                 json!({"sentence1": "a", "sentence2": "b", "score": "2.5"}),
                 "sentence1 sentence2 score",
             ), // STS-B
-            (Task::Regression, json!({"text": "a", "label": 3}), "text label"),
+            (TaskKind::Regression, json!({"text": "a", "label": 3}), "text label"),
             (
-                Task::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"context": "a", "asks_for": "cause", "choices": ["x", "y"], "label": 1}),
                 "context asks_for choices label",
             ),
             (
-                Task::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"premise": "a", "choice1": "x", "choice2": "y", "question": "effect", "label": 1}),
                 "premise question choice1 choice2 label",
             ),
             (
-                Task::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"sentence1": "a", "ending0": "x", "ending1": "y", "ending2": "z", "label": 1}),
                 "sentence1 ending0 ending1 ending2 label",
             ),
             (
-                Task::MultipleChoice,
+                TaskKind::MultipleChoice,
                 json!({"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"}),
                 "article question options answer",
             ), // RACE
@@ -388,16 +401,16 @@ mod tests {
     fn unknown_columns_are_refused_with_those_that_are_there() {
         let fields = json!({"verse": "a", "tone": "b"});
         let say = |named: Named, task| Columns::find(task, &named, &row(fields.clone())).unwrap_err().to_string();
-        let unnamed = say(Named::default(), Task::Classification);
+        let unnamed = say(Named::default(), TaskKind::Classification);
         assert_eq!(
             unnamed,
             "no column of f.jsonl is known to hold a text: it has verse, tone; name it with --text-column"
         );
         let named = Named { text: Some("tex".to_owned()), ..Named::default() };
-        assert_eq!(say(named, Task::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
+        assert_eq!(say(named, TaskKind::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
         let named = Named { text: Some("verse".to_owned()), label: Some("tone".to_owned()), ..Named::default() };
-        let columns = Columns::find(Task::Classification, &named, &row(fields.clone())).unwrap();
-        assert_eq!(columns.truth(Task::Classification, &row(fields)).unwrap(), Some(Truth::Class("b".to_owned())));
+        let columns = Columns::find(TaskKind::Classification, &named, &row(fields.clone())).unwrap();
+        assert_eq!(columns.truth(TaskKind::Classification, &row(fields)).unwrap(), Some(Truth::Class("b".to_owned())));
     }
 
     #[test]
@@ -405,19 +418,19 @@ mod tests {
         let pair = json!({"text_a": "a", "text_b": "b", "label": 1});
         let text = |a: &str, b: Option<&str>| (a.to_owned(), b.map(str::to_owned));
         let of = |task, fields: &Value| found(task, fields.clone()).sequences(task, &row(fields.clone())).unwrap();
-        assert_eq!(of(Task::Entailment, &pair), [text("a", Some("b"))]);
-        assert_eq!(of(Task::Similarity, &pair), [text("a", Some("b")), text("b", Some("a"))]);
-        assert_eq!(of(Task::Regression, &pair), of(Task::Similarity, &pair));
+        assert_eq!(of(TaskKind::Entailment, &pair), [text("a", Some("b"))]);
+        assert_eq!(of(TaskKind::Similarity, &pair), [text("a", Some("b")), text("b", Some("a"))]);
+        assert_eq!(of(TaskKind::Regression, &pair), of(TaskKind::Similarity, &pair));
         let choice = json!({"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"});
-        assert_eq!(of(Task::MultipleChoice, &choice), [text("a q", Some("x")), text("a q", Some("y"))]);
+        assert_eq!(of(TaskKind::MultipleChoice, &choice), [text("a q", Some("x")), text("a q", Some("y"))]);
     }
 
     #[test]
     fn the_right_choice_is_a_number_a_letter_or_itself() {
         let right = |key: &str, label: Value, choices: Value| {
             let fields = row(json!({"question": "q", "choices": choices, key: label}));
-            let columns = Columns::find(Task::MultipleChoice, &Named::default(), &fields).unwrap();
-            columns.truth(Task::MultipleChoice, &fields).map_err(|e| e.to_string())
+            let columns = Columns::find(TaskKind::MultipleChoice, &Named::default(), &fields).unwrap();
+            columns.truth(TaskKind::MultipleChoice, &fields).map_err(|e| e.to_string())
         };
         let choices = json!(["x", "y"]);
         let arc = json!({"text": ["x", "y"], "label": ["3", "4"]});

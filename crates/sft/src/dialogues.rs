@@ -1,20 +1,21 @@
 //! Dialogues → tokens that know whether they are trained on → batches of demonstrations, packed into windows.
 
-use crate::sources::{Origin, Reading, Sources, Use};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, IGNORE, Windows};
-use gptkit_data::dialogue::{AnswerUse, Message, Role, opening_key, read_dialogues};
+use gptkit_data::dialogue::{AnswerUse, Message, opening_key, read_dialogues};
 use gptkit_data::examples::{Examples, ExamplesWriter};
 use gptkit_data::pack::balance;
 use gptkit_data::progress::{Progress, Silent, grouped};
-use gptkit_data::record::Bad;
-use gptkit_data::source::{OnBadRecord, Place};
+use gptkit_data::record::BadRecord;
+use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_data::sources::{Origin, Reading, Sources, Use};
+use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
-use gptkit_world::Instructions;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The instructions; TOML section `[data]`.
@@ -53,7 +54,7 @@ impl DialogueConfig {
 
     /// Whether dialogues are validated on.
     fn validates(&self) -> bool {
-        let world = |source: &String| matches!(Place::of_records(source), Ok(Place::World { .. }));
+        let world = |source: &String| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. }));
         self.val_fraction > 0.0 || !self.validation.is_empty() || self.sources.iter().any(world)
     }
 }
@@ -111,12 +112,13 @@ pub(crate) fn encode_all(
     ExamplesWriter::write(&train, |train| {
         ExamplesWriter::write(&val, |val| {
             for reading in config.places().readings()? {
-                read(&reading, config.on_bad_record, progress, &mut |messages| match split
-                    .of(&reading, opening_key(messages))
-                {
-                    None => Ok(()),
-                    Some(Use::Train) => encoder.add(messages, false, train),
-                    Some(Use::Validate | Use::Test) => encoder.add(messages, true, val),
+                read(&reading, config.on_bad_record, progress, &mut |messages| {
+                    match split.of(&reading, opening_key(messages)) {
+                        None => {}
+                        Some(Use::Train) => encoder.add(messages, false, train)?,
+                        Some(Use::Validate | Use::Test) => encoder.add(messages, true, val)?,
+                    }
+                    Ok(ControlFlow::Continue(()))
                 })?;
             }
             Ok(())
@@ -145,13 +147,13 @@ impl Encoder<'_> {
     fn add(&mut self, messages: &[Message], held_out: bool, file: &mut ExamplesWriter) -> Result<()> {
         let is_marked = messages.iter().any(|message| message.use_of == AnswerUse::Masked);
         if is_marked && self.config.train_on_prompt {
-            return Err(Bad::new(NOT_ALL).into());
+            return Err(BadRecord::new(NOT_ALL).into());
         }
         if is_marked && !messages.iter().any(Message::is_learned) {
             self.counts.unmarked += 1;
             return Ok(());
         }
-        let bad = |e: anyhow::Error| Bad::new(format!("{e:#}"));
+        let bad = |e: anyhow::Error| BadRecord::new(format!("{e:#}"));
         let rendered = self.template.segments(messages).map_err(bad)?;
         let tokens = encode(&rendered.segments, self.tokenizer).map_err(bad)?;
         let (context, counts) = (self.context, &mut self.counts);
@@ -205,19 +207,20 @@ fn check(counts: &Counts, context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes the messages of a dialogue.
-pub type Sink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<()>;
+/// Takes the messages of a dialogue; says whether to go on.
+pub type DialogueSink<'a> = &'a mut dyn FnMut(&[Message]) -> Result<ControlFlow<()>>;
 
-/// Hands the dialogues of `reading` to `sink`, and says what it read.
+/// Hands the dialogues of `reading` to `sink` until it breaks, and says what it read.
 ///
 /// # Errors
 /// As [`read_dialogues`], and those of `sink`.
-pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: Sink) -> Result<()> {
+pub fn read(reading: &Reading, on_bad: OnBadRecord, progress: &dyn Progress, sink: DialogueSink) -> Result<()> {
     if let Origin::World { seed, part, numbers } = &reading.origin {
-        let instructions = Instructions::new(*seed, *part);
+        let instructions = SyntheticInstructions::new(*seed, *part);
         for number in numbers.clone() {
-            let instruction = instructions.instruction(number);
-            sink(&[Message::new(Role::User, instruction.prompt), Message::new(Role::Assistant, instruction.answer)])?;
+            if sink(&instructions.instruction(number).dialogue())?.is_break() {
+                break;
+            }
         }
         progress.note(&reading.of_world("instructions"));
         return Ok(());
@@ -250,13 +253,13 @@ struct Text {
     demonstrations: u64,
 }
 
-/// What an update is made from.
+/// The examples of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mixed {
+pub struct Mixed {
     /// Demonstrations, several in a window; the windows are as long as the fullest of them.
-    pub(crate) dialogues: Batch,
+    pub dialogues: Batch,
     /// Windows of pretraining text, where some is mixed in.
-    pub(crate) text: Option<Batch>,
+    pub text: Option<Batch>,
 }
 
 impl Demonstrations {
@@ -284,9 +287,9 @@ impl Demonstrations {
         format!("demonstrations-{}", self.examples.fingerprint())
     }
 
-    /// Whether `fingerprint` is that of the same demonstrations in an earlier version, where a batch was a number of windows.
-    pub(crate) fn was_packed(&self, fingerprint: &str) -> bool {
-        self.examples.fingerprint() == fingerprint
+    /// The fingerprint of the records in earlier versions, which packed them into windows.
+    pub(crate) fn packed_fingerprint(&self) -> String {
+        self.examples.fingerprint()
     }
 
     /// Demonstrations.
@@ -359,9 +362,9 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
     let mut found = Vec::new();
     let mut split = config.places().split();
     for reading in config.places().readings()? {
-        let result = read(&reading, config.on_bad_record, &Silent, &mut |messages| {
+        read(&reading, config.on_bad_record, &Silent, &mut |messages| {
             if found.len() == n {
-                bail!(Enough);
+                return Ok(ControlFlow::Break(()));
             }
             let used = split.of(&reading, opening_key(messages));
             if let Some((last, before)) = messages.split_last()
@@ -369,30 +372,22 @@ pub(crate) fn first_dialogues(config: &DialogueConfig, n: usize) -> Result<Vec<(
             {
                 found.push((before.to_vec(), last.content.clone()));
             }
-            Ok(())
-        });
-        match result {
-            Err(e) if !e.is::<Enough>() => return Err(e),
-            _ => {}
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
     }
     Ok(found)
 }
-
-/// Ends a reading early.
-#[derive(Debug, thiserror::Error)]
-#[error("enough was read")]
-struct Enough;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use gptkit_data::dialogue::Role;
+    use gptkit_data::split::Split;
     use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, WeightUpdate, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
     use gptkit_train::objective::{LanguageModeling, Objective};
-    use gptkit_world::Part;
     use std::collections::HashSet;
     use std::path::PathBuf;
 
@@ -417,7 +412,7 @@ mod tests {
         };
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         let gpt = Gpt::new(&config, &params, Precision::F32).unwrap();
-        (params, LanguageModeling(gpt))
+        (params, LanguageModeling { model: gpt })
     }
 
     /// Examples of lengths from 2 to the context, the last third of each learned.
@@ -476,7 +471,7 @@ mod tests {
             assert!(batch.rows < examples.len() && batch.starts.iter().any(|starts| starts.len() > 1));
             let mut weights = Weights::from(params.clone());
             let mut update = weights.begin_update();
-            let loss = learn(&mut update, || Ok(objective.loss(&batch, 0..batch.rows, TRAIN)?));
+            let loss = learn(&mut update, || Ok(objective.loss(&batch, 0..batch.rows, TRAIN)?.0));
             let together = gradients(&params);
             let total: usize = examples.iter().map(|one| counted(&alone(one))).sum();
             assert_eq!(counted(&batch), total);
@@ -486,7 +481,7 @@ mod tests {
                 let tensor = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
                 let (input, targets) = (Input::windows(&tensor(&batch.tokens)).unwrap(), tensor(&batch.targets));
                 let weight = counted(&batch) as f64 / total as f64;
-                learn(&mut update, || Ok(objective.0.loss(&input, &targets, TRAIN, weight)?))
+                learn(&mut update, || Ok(objective.model.loss(&input, &targets, TRAIN, weight)?))
             };
             let sum: f64 = examples.iter().map(&mut one_by_one).sum();
             assert!((loss - sum).abs() < 1e-5, "{kind:?}: {loss} packed, {sum} one by one");
@@ -499,7 +494,7 @@ mod tests {
     #[test]
     fn padding_contributes_nothing_and_no_example_sees_another() {
         let (_, objective) = model(Kind::Gpt2);
-        let loss = |batch: &Batch| objective.loss(batch, 0..2, Pass::Eval).unwrap().to_scalar::<f32>().unwrap();
+        let loss = |batch: &Batch| objective.loss(batch, 0..2, Pass::Eval).unwrap().0.to_scalar::<f32>().unwrap();
         // One window is full; the other has two examples, of which one is learned, and padding.
         let three = vec![vec![9; CONTEXT], vec![1, 2, 3, 4], vec![5, 6 | TRAINED, 7 | TRAINED, 8 | TRAINED]];
         let batch = epoch(&three, 1);
@@ -521,8 +516,8 @@ mod tests {
         let all = examples(5);
         let (_folder, path) = file(&all);
         let (earlier, demonstrations) = (Examples::open(&path).unwrap().fingerprint(), demonstrations(&all, 1));
-        assert!(demonstrations.was_packed(&earlier) && !demonstrations.was_packed(&demonstrations.fingerprint()));
-        assert!(!demonstrations.was_packed("0123456789abcdef"));
+        assert_eq!(demonstrations.packed_fingerprint(), earlier);
+        assert_ne!(demonstrations.packed_fingerprint(), demonstrations.fingerprint());
     }
 
     #[test]
@@ -570,7 +565,7 @@ mod tests {
         let template = Template::default_for_chat();
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let held_out = |n: u64| Instructions::new(1, Part::HeldOut).instruction(n).prompt;
+        let held_out = |n: u64| SyntheticInstructions::new(1, Split::HeldOut).instruction(n).prompt().remove(0).content;
         let line =
             |prompt: String, n: u32| serde_json::json!({ "prompt": prompt, "completion": n.to_string() }).to_string();
         let own: Vec<String> = (0..80).map(|n| line(format!("p{}", n % 30), n)).collect();

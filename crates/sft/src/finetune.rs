@@ -3,22 +3,21 @@
 use crate::classifier::{Classifier, Report};
 use crate::columns::Columns;
 use crate::labeled::{Counts, Encoded, Example, FILES, Framer, Labeled, LabeledConfig, encode_all};
-use crate::start::{DropoutConfig, Start};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
-use gptkit_data::batch::Prefetch;
-use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{END_OF_TEXT, FRAME, Tokenizer};
 use gptkit_model::load::{load_config, load_model};
-use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, ModelConfig, Params};
+use gptkit_model::{ClassHead, Gpt, HeadDescription, Kind, Params};
 use gptkit_train::Resumable;
-use gptkit_train::checkpoint::{State, TextSeen};
-use gptkit_train::config::TrainConfig;
-use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
-use gptkit_train::run::Run;
-use gptkit_train::schedule::Schedule;
-use gptkit_world::Task;
+use gptkit_train::RunContext;
+use gptkit_train::config::{TrainConfig, default_seed};
+use gptkit_train::learner::Supervised;
+use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
+use gptkit_train::start::{DropoutConfig, Start};
+use gptkit_train::state::State;
+use gptkit_train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -30,7 +29,7 @@ pub struct FinetuneConfig {
     #[serde(default)]
     pub description: String,
     /// Seed of everything that is drawn.
-    #[serde(default = "seed")]
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// λ: weight of the language model's loss beside the task's; 0 leaves it out, as it must be for kind bert.
     #[serde(default = "lm_coef")]
@@ -48,9 +47,6 @@ pub struct FinetuneConfig {
     pub train: TrainConfig,
 }
 
-fn seed() -> u64 {
-    1
-}
 fn lm_coef() -> f64 {
     0.5
 }
@@ -70,27 +66,13 @@ impl Check for FinetuneConfig {
     }
 }
 
-/// What a run leaves.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Its folder: the model that labels best.
-    pub folder: PathBuf,
-    /// How it ended.
-    pub summary: Summary,
-    /// What that model's labels are worth, once the run has ended: of the test part, or of the validation part when there is
-    /// no test part.
-    pub report: Option<Report>,
-    /// Whether `report` is of the test part.
-    pub tested: bool,
-}
-
 /// File below a run that says what its model is worth.
 pub const SCORES: &str = "scores.json";
 
 /// What a model labels, as its folder says it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Labeling {
-    pub(crate) task: Task,
+    pub(crate) task: TaskKind,
     /// Names of the classes; none for choices and numbers.
     pub(crate) labels: Vec<String>,
     pub(crate) columns: Columns,
@@ -101,7 +83,7 @@ const SCORE: &str = "score";
 
 impl Labeling {
     fn is_class(&self) -> bool {
-        !matches!(self.task, Task::MultipleChoice | Task::Regression)
+        !matches!(self.task, TaskKind::MultipleChoice | TaskKind::Regression)
     }
 
     fn n_out(&self) -> usize {
@@ -123,7 +105,7 @@ impl Labeling {
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let HeadDescription { labels, task, more, .. } = HeadDescription::load(folder)?;
         let path = folder.join("config.json");
-        let task: Task = task.parse().map_err(|way| {
+        let task: TaskKind = task.parse().map_err(|way| {
             anyhow::anyhow!("finetuning_task \"{task}\" in {} is none that gptkit knows: {way}", path.display())
         })?;
         let columns = serde_json::from_value(more["columns"].clone());
@@ -133,104 +115,175 @@ impl Labeling {
     }
 }
 
-/// Trains the model in `init` on the records of `config`, and leaves it in the folder of
-/// `claim`.
-///
-/// # Errors
-/// When records and model do not fit together, or the run fails.
-pub fn finetune(mut config: FinetuneConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
-    config.train.settle();
-    let out = &claim.folder().to_owned();
-    let mut start = Start::load_reader(init, sitting.device)?;
-    ensure!(
-        start.config.kind != Kind::Bert || config.lm_coef == 0.0,
-        "{} is a masked model (kind bert): it predicts no next token, whose loss lm_coef = {} would add\n  hint: --set lm_coef=0",
-        init.display(),
-        config.lm_coef
-    );
-    config.dropout.apply(&mut start.config);
-    if start.tokenizer.end_of_text().is_none() {
-        start.add_tokens(&[END_OF_TEXT], config.seed)?; // padding, for who reads the folder elsewhere
+/// Fine-tuning of a classifier.
+pub struct Finetuning {
+    config: FinetuneConfig,
+    /// Model folder that a new run starts from.
+    init: PathBuf,
+    /// Most sequences of an example to learn; once the data is open.
+    most_sequences: usize,
+}
+
+/// What was measured once training has ended.
+#[derive(Debug)]
+pub struct FinetuneReport {
+    /// Scores of the best weights on the test part, or on the validation part where there is no test part; none without either.
+    pub scores: Option<Report>,
+    /// Whether they are of the test part.
+    pub tested: bool,
+}
+
+/// Weights, and what the head means.
+pub struct FinetuneParts {
+    params: Params,
+    head: ClassHead,
+    labeling: Labeling,
+}
+
+impl Finetuning {
+    /// A run of `config`, which starts from the model folder `init`; a resumed run needs none.
+    pub fn new(config: FinetuneConfig, init: Option<&Path>) -> Self {
+        Self { config, init: init.map(Path::to_owned).unwrap_or_default(), most_sequences: 0 }
     }
-    start.add_tokens(&FRAME, config.seed)?;
-    start.tokenizer.set_frame()?;
-    let aside = Scratch::beside(claim.folder())?;
-    let framer = Framer::new(&start.tokenizer, start.config.context)?;
-    let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside.path(), sitting.progress)?;
-    let labeling = Labeling { task: config.data.task, labels, columns };
-    let data = Data::open(&config, aside.path())?;
-    config.train.validate_each_epoch(data.train.records.len());
-    config.train.check_validation(!data.val.records.is_empty())?;
-    say(&counts, start.config.context, sitting.progress);
-    start.tokenizer.check_losses("the records", sitting.progress)?;
-
-    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
-    gptkit_train::plan::must_fit(&start.config, &config.train, sitting.device)?;
-    let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
-    labeling.save(out, &start.tokenizer)?;
-    run.take_in(aside.path(), &FILES)?;
-    drop(aside); // nothing of it is left when training is killed
-    let mut params = start.params;
-    let head = ClassHead::init(&mut params, labeling.n_out(), start.config.d_model, config.seed)?;
-    sitting.progress.note(&format!(
-        "{} parameters, {} of them in the head · {} records a step · to {}",
-        grouped(start.config.n_params() + (labeling.n_out() * start.config.d_model) as u64),
-        grouped((labeling.n_out() * start.config.d_model) as u64),
-        config.train.batch_size,
-        out.display()
-    ));
-    let trainer = trainer(&config, &start.config, params, head, labeling, &data)?;
-    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.records.fingerprint() };
-    go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)
 }
 
-/// Goes on with `run` as if it had not been interrupted. `config` is the run's own `config.toml`.
-///
-/// # Errors
-/// When the records or the checkpoint are damaged, or the run fails.
-pub fn resume(config: &FinetuneConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock, .. } = run;
-    let (shape, mut params) = load_model(&checkpoint, sitting.device)?;
-    let head = ClassHead::load(&mut params, &checkpoint)?;
-    let labeling = Labeling::load(&checkpoint)?;
-    let data = Data::open(config, &folder)?;
-    ensure!(
-        data.train.records.fingerprint() == state.text.fingerprint,
-        "{} is not what the run began with: it was changed since",
-        folder.join(FILES[0]).display()
-    );
-    let mut trainer = trainer(config, &shape, params, head, labeling, &data)?;
-    trainer.restore(&checkpoint, &state)?;
-    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
-    go_on(config, trainer, state, data, run, sitting)
-}
+impl Stage for Finetuning {
+    type Config = FinetuneConfig;
+    type Learner = Supervised<Classifier>;
+    type Parts = FinetuneParts;
+    type Report = FinetuneReport;
 
-/// What a run reads.
-struct Data {
-    train: Labeled,
-    val: Labeled,
-    test: Labeled,
-}
+    const FILES: &'static [&'static str] = &FILES;
+    const VALIDATES_EACH_EPOCH: bool = true;
 
-impl Data {
-    fn open(config: &FinetuneConfig, folder: &Path) -> Result<Self> {
-        let [train, val, test] = FILES.map(|name| folder.join(name));
+    fn config(&self) -> &FinetuneConfig {
+        &self.config
+    }
+
+    fn train(&self) -> &TrainConfig {
+        &self.config.train
+    }
+
+    fn train_mut(&mut self) -> &mut TrainConfig {
+        &mut self.config.train
+    }
+
+    fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<FinetuneParts>> {
+        let (config, init) = (&self.config, &self.init);
+        let mut start = Start::load_reader(init, context.device)?;
         ensure!(
-            test.exists(),
-            "{} is missing: the run was started by an earlier version, which averaged the language model's loss differently, or \
-             the file was removed; start a new run",
-            test.display()
+            start.config.kind != Kind::Bert || config.lm_coef == 0.0,
+            "{} is a masked model (kind bert): it predicts no next token, whose loss lm_coef = {} would add\n  hint: --set lm_coef=0",
+            init.display(),
+            config.lm_coef
         );
-        Ok(Self {
-            train: Labeled::open(&train, config.seed)?,
-            val: Labeled::open(&val, 0)?,
-            test: Labeled::open(&test, 0)?,
+        config.dropout.apply(&mut start.config);
+        if start.tokenizer.end_of_text().is_none() {
+            start.add_tokens(&[END_OF_TEXT], config.seed)?; // padding, for who reads the folder elsewhere
+        }
+        start.add_tokens(&FRAME, config.seed)?;
+        start.tokenizer.set_frame()?;
+        let framer = Framer::new(&start.tokenizer, start.config.context)?;
+        let Encoded { labels, columns, counts } = encode_all(&config.data, &framer, aside, context.progress)?;
+        report_counts(&counts, start.config.context, context.progress);
+        start.tokenizer.check_losses("the records", context.progress)?;
+        let labeling = Labeling { task: config.data.task, labels, columns };
+        let mut params = start.params;
+        let head = ClassHead::init(&mut params, labeling.n_out(), start.config.d_model, config.seed)?;
+        let parts = FinetuneParts { params, head, labeling };
+        Ok(Model { config: start.config, tokenizer: start.tokenizer, parts })
+    }
+
+    fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<FinetuneParts>> {
+        let (config, mut params) = load_model(&run.checkpoint, context.device)?;
+        let head = ClassHead::load(&mut params, &run.checkpoint)?;
+        let labeling = Labeling::load(&run.checkpoint)?;
+        let tokenizer = Tokenizer::load(&run.checkpoint)?;
+        Ok(Model { config, tokenizer, parts: FinetuneParts { params, head, labeling } })
+    }
+
+    fn open(&mut self, folder: &Path, _: &Model<FinetuneParts>, _: &RunContext) -> Result<StageData<Self>> {
+        let config = &self.config;
+        let [train, val, _] = parts_of(folder, config)?;
+        self.most_sequences = train.most_sequences;
+        let TrainConfig { eval_windows, .. } = config.train;
+        let (tokens_per_row, records) = (train.mean_tokens(), train.records);
+        Ok(TrainingData {
+            folder: folder.to_owned(),
+            fingerprint: records.fingerprint(),
+            n_rows: records.len(),
+            tokens_per_row,
+            validation: val.records.all(config.train.micro_batch(), eval_windows),
+            batch: Box::new(move |first, rows| records.batch(first, rows)),
         })
     }
+
+    fn describe(&self, model: &Model<FinetuneParts>, run: &Path) -> Result<()> {
+        model.parts.labeling.save(run, &model.tokenizer)
+    }
+
+    fn learner(
+        &mut self,
+        model: Model<FinetuneParts>,
+        validation: Vec<Vec<Example>>,
+        tokens_per_row: usize,
+        _: &Path,
+        _: &RunContext,
+    ) -> Result<Self::Learner> {
+        let (config, FinetuneParts { params, head, labeling }) = (&self.config, model.parts);
+        if config.lm_coef == 0.0 {
+            params.freeze_output();
+        }
+        let classifier = Classifier {
+            gpt: Gpt::reader(&model.config, &params, config.train.dtype.precision())?,
+            head,
+            task: labeling.task,
+            labels: labeling.labels,
+            most_sequences: self.most_sequences,
+            lm_coef: config.lm_coef,
+            dropout: config.head_dropout,
+        };
+        let trainer = Trainer::new(classifier, params, &config.train, config.seed)?;
+        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+    }
+
+    fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
+        let classifier = learner.trainer().objective();
+        let config = classifier.gpt.config();
+        let n_head = (classifier.n_out() * config.d_model) as u64;
+        context.progress.note(&format!(
+            "{} parameters, {} of them in the head · {} records a step · to {}",
+            grouped(config.n_params() + n_head),
+            grouped(n_head),
+            self.config.train.batch_size,
+            run.display()
+        ));
+    }
+
+    fn report(&mut self, _: &mut Self::Learner, run: &Path, _: &State, context: &RunContext) -> Result<FinetuneReport> {
+        let [_, val, test] = parts_of(run, &self.config)?;
+        let tested = !test.records.is_empty();
+        let scores = match tested || !val.records.is_empty() {
+            true => Some(measure_best(&self.config, run, [&val, &test], context)?),
+            false => None,
+        };
+        Ok(FinetuneReport { scores, tested })
+    }
 }
 
-fn say(counts: &Counts, context: usize, progress: &dyn Progress) {
+/// The records to learn from, to validate on and to test on, in `folder`.
+fn parts_of(folder: &Path, config: &FinetuneConfig) -> Result<[Labeled; 3]> {
+    let [train, val, test] = FILES.map(|name| folder.join(name));
+    ensure!(
+        test.exists(),
+        "{} is missing: the run was started by an earlier version, which averaged the language model's loss differently, or \
+         the file was removed; start a new run",
+        test.display()
+    );
+    Ok([Labeled::open(&train, config.seed)?, Labeled::open(&val, 0)?, Labeled::open(&test, 0)?])
+}
+
+fn report_counts(counts: &Counts, context: usize, progress: &dyn Progress) {
     let Counts { train, val, test, balance, numbers, truncated, sequences, tokens, longest } = counts;
     let tested = if *test > 0 { format!(", {} to test", grouped(*test as u64)) } else { String::new() };
     let [learned, validated] = [train, val].map(|n| grouped(*n as u64));
@@ -261,55 +314,6 @@ fn say(counts: &Counts, context: usize, progress: &dyn Progress) {
     }
 }
 
-fn trainer(
-    config: &FinetuneConfig,
-    shape: &ModelConfig,
-    params: Params,
-    head: ClassHead,
-    labeling: Labeling,
-    data: &Data,
-) -> Result<Trainer<Classifier>> {
-    if config.lm_coef == 0.0 {
-        params.freeze_output();
-    }
-    let classifier = Classifier {
-        gpt: Gpt::reader(shape, &params, config.train.dtype.precision())?,
-        head,
-        task: labeling.task,
-        labels: labeling.labels,
-        most_sequences: data.train.most_sequences,
-        lm_coef: config.lm_coef,
-        dropout: config.head_dropout,
-    };
-    Trainer::new(classifier, params, &config.train, config.seed)
-}
-
-fn go_on(
-    config: &FinetuneConfig,
-    mut trainer: Trainer<Classifier>,
-    state: State,
-    data: Data,
-    mut run: Run,
-    sitting: &Sitting,
-) -> Result<Outcome> {
-    let Data { train, val, test } = data;
-    let TrainConfig { eval_windows, .. } = config.train;
-    let validation = val.records.all(config.train.micro_batch(), eval_windows);
-    // Rows are records of about so many tokens.
-    let schedule = Schedule::new(&config.train, train.mean_tokens(), train.records.len());
-    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let batches = Prefetch::new(move |first, rows| train.records.batch(first, rows), plan);
-    let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
-    run.draw()?;
-    let tested = !test.records.is_empty();
-    let folder = run.folder().to_owned();
-    let mut outcome = Outcome { folder, summary, report: None, tested };
-    if outcome.summary.stop.is_none() && (tested || !val.records.is_empty()) {
-        outcome.report = Some(measure_best(config, &outcome.folder, [&val, &test], sitting)?);
-    }
-    Ok(outcome)
-}
-
 /// What [`SCORES`] holds.
 #[derive(Serialize)]
 struct Scores<'a> {
@@ -328,9 +332,9 @@ fn measure_best(
     config: &FinetuneConfig,
     folder: &Path,
     [val, test]: [&Labeled; 2],
-    sitting: &Sitting,
+    context: &RunContext,
 ) -> Result<Report> {
-    let best = load(folder, config, sitting)?;
+    let best = load(folder, config, context)?;
     let measured = |part: &Labeled| -> Result<Option<Report>> {
         if part.records.is_empty() {
             return Ok(None);
@@ -349,9 +353,9 @@ fn measure_best(
     Ok(report)
 }
 
-fn load(folder: &Path, config: &FinetuneConfig, sitting: &Sitting) -> Result<Classifier> {
+fn load(folder: &Path, config: &FinetuneConfig, context: &RunContext) -> Result<Classifier> {
     let shape = load_config(folder)?;
-    let (_, mut params) = load_model(folder, sitting.device)?;
+    let (_, mut params) = load_model(folder, context.device)?;
     let head = ClassHead::load(&mut params, folder)?;
     let Labeling { task, labels, .. } = Labeling::load(folder)?;
     let gpt = Gpt::reader(&shape, &params, config.train.dtype.precision())?;

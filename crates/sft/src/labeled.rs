@@ -1,19 +1,21 @@
 //! Labeled records → sequences between special tokens (Radford et al. 2018, §3.3) → batches.
 
 use crate::columns::{Columns, Named, Truth};
-use crate::sources::{Origin, Reading, Sources, Split, Use};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::examples::{Examples, ExamplesWriter, Records};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{Bad, Place as At, Row, read_rows};
+use gptkit_data::record::{BadRecord, RecordPlace as At, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::sources::{Origin, Reading, Sources, SplitAssigner, Use};
+use gptkit_data::synthetic::SyntheticLabeled;
+use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
-use gptkit_world::{Task, Tasks};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The records; TOML section `[data]`.
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 #[serde(default)]
 pub struct LabeledConfig {
     /// What is asked of them.
-    pub task: Task,
+    pub task: TaskKind,
     /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
     pub sources: Vec<String>,
     /// Files of records to validate on, by which the best weights are chosen. When there is none, a share of the sources'
@@ -41,7 +43,7 @@ pub struct LabeledConfig {
 impl Default for LabeledConfig {
     fn default() -> Self {
         Self {
-            task: Task::Classification,
+            task: TaskKind::Classification,
             sources: vec!["world:4000".to_owned()],
             validation: Vec::new(),
             val_fraction: 0.1,
@@ -88,8 +90,8 @@ impl<'a> Framer<'a> {
     }
 
     /// Tokens of a text, or of two, and whether they were cut to fit: the longest part first, from its end.
-    pub(crate) fn sequence(&self, first: &str, second: Option<&str>) -> Result<(Vec<u32>, bool), Bad> {
-        let encode = |text: &str| self.tokenizer.encode_framed(text).map_err(|e| Bad::new(format!("{e:#}")));
+    pub(crate) fn sequence(&self, first: &str, second: Option<&str>) -> Result<(Vec<u32>, bool), BadRecord> {
+        let encode = |text: &str| self.tokenizer.encode_framed(text).map_err(|e| BadRecord::new(format!("{e:#}")));
         let (mut a, mut b) = (encode(first)?, second.map(encode).transpose()?);
         let room = self.context - 2 - usize::from(b.is_some());
         let lengths = kept(a.len(), b.as_ref().map_or(0, Vec::len), room);
@@ -107,7 +109,12 @@ impl<'a> Framer<'a> {
     }
 
     /// The sequences of a record, and whether one was cut.
-    pub(crate) fn record(&self, task: Task, columns: &Columns, row: &Row) -> Result<(Vec<Vec<u32>>, bool), Bad> {
+    pub(crate) fn record(
+        &self,
+        task: TaskKind,
+        columns: &Columns,
+        row: &Row,
+    ) -> Result<(Vec<Vec<u32>>, bool), BadRecord> {
         let framed = columns.sequences(task, row)?.into_iter().map(|(a, b)| self.sequence(&a, b.as_deref()));
         let (sequences, cut): (Vec<Vec<u32>>, Vec<bool>) = framed.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         Ok((sequences, cut.contains(&true)))
@@ -129,7 +136,7 @@ fn kept(a: usize, b: usize, room: usize) -> (usize, usize) {
 
 /// A record as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Example {
+pub struct Example {
     /// Number of the label or of the right choice, or the bits of an f32.
     pub(crate) truth: u32,
     /// One, or two orders, or one a choice.
@@ -276,7 +283,7 @@ impl Encoder<'_> {
     fn read(
         &mut self,
         reading: &Reading,
-        split: &mut Split,
+        split: &mut SplitAssigner,
         mut files: [&mut ExamplesWriter; 3],
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -297,7 +304,7 @@ impl Encoder<'_> {
                 unused.take(&row, &columns.names());
             }
             n += 1;
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         let Some(columns) = columns else {
             match skipped.first {
@@ -324,12 +331,12 @@ impl Encoder<'_> {
         &mut self,
         row: &Row,
         columns: &Columns,
-        (reading, split): (&Reading, &mut Split),
+        (reading, split): (&Reading, &mut SplitAssigner),
         [train, val, test]: &mut [&mut ExamplesWriter; 3],
     ) -> Result<()> {
         let task = self.config.task;
         let truth = columns.truth(task, row)?;
-        let truth = truth.ok_or_else(|| Bad::new("has no label"))?;
+        let truth = truth.ok_or_else(|| BadRecord::new("has no label"))?;
         let (sequences, cut) = self.framer.record(task, columns, row)?;
         let prompt = columns.prompt_key(task, row)?;
         let name = match &truth {
@@ -399,7 +406,7 @@ impl Encoder<'_> {
             false => name(a).cmp(name(b)),
         });
         let known: Vec<&Label> = sorted.iter().map(|&i| &self.labels[i]).collect();
-        let is_class = !matches!(task, Task::MultipleChoice | Task::Regression);
+        let is_class = !matches!(task, TaskKind::MultipleChoice | TaskKind::Regression);
         if is_class {
             let names: Vec<&str> = known.iter().filter(|l| l.trained > 0).map(|l| l.name.as_str()).collect();
             if let Some((unseen, Some(at))) =
@@ -413,7 +420,7 @@ impl Encoder<'_> {
                 names.first().copied().unwrap_or_default()
             );
         }
-        if task == Task::Regression {
+        if task == TaskKind::Regression {
             let (least, most, sum) = self.values;
             ensure!(
                 least < most,
@@ -437,18 +444,19 @@ fn rows(
     reading: &Reading,
     config: &LabeledConfig,
     progress: &dyn Progress,
-    sink: &mut dyn FnMut(Row) -> Result<()>,
-) -> Result<gptkit_data::record::Skipped> {
+    sink: &mut dyn FnMut(Row) -> Result<ControlFlow<()>>,
+) -> Result<gptkit_data::skipped::Skipped> {
     let Origin::World { seed, part, numbers } = &reading.origin else {
         return read_rows(Path::new(reading.source), config.on_bad_record, progress, sink);
     };
-    let tasks = Tasks::new(config.task, *seed, *part);
+    let tasks = SyntheticLabeled::new(config.task, *seed, *part);
     for number in numbers.clone() {
-        let Value::Object(fields) = serde_json::to_value(tasks.record(number))? else { continue };
         let place = At { file: PathBuf::from(reading.source), line: number + 1 };
-        sink(Row { place, fields })?;
+        if sink(Row { place, fields: tasks.record(number)? })?.is_break() {
+            break;
+        }
     }
-    Ok(gptkit_data::record::Skipped::default())
+    Ok(gptkit_data::skipped::Skipped::default())
 }
 
 /// The examples of a part.
@@ -517,14 +525,15 @@ mod tests {
         file("own.jsonl", 0..80);
         file("both.jsonl", 20..40);
         file("test.jsonl", 25..45);
-        for task in Task::ALL {
+        for task in TaskKind::ALL {
             let text = |file: &str| -> HashSet<Vec<u32>> {
                 let examples = Labeled::open(&folder.path().join(file), 1).unwrap().records;
                 let first = |i: u64| {
                     let mut sequences = examples.get(i).sequences;
                     let [_, delimiter, _] = FRAME.map(|token| tokenizer.token_id(token).unwrap());
                     sequences.sort(); // two texts in either order
-                    let cut = if task == Task::Similarity || task == Task::Regression { u32::MAX } else { delimiter };
+                    let cut =
+                        if task == TaskKind::Similarity || task == TaskKind::Regression { u32::MAX } else { delimiter };
                     sequences[0].iter().copied().take_while(|&token| token != cut).collect()
                 };
                 (0..examples.len()).map(first).collect()
@@ -537,7 +546,7 @@ mod tests {
                         let lists = [sources, validation, test];
                         let mixed =
                             lists.iter().any(|list| is_world(list)) && lists.concat().iter().any(|s| !s.contains(':'));
-                        if mixed && task != Task::MultipleChoice && task != Task::Regression {
+                        if mixed && task != TaskKind::MultipleChoice && task != TaskKind::Regression {
                             continue;
                         }
                         let named = |list: &[&str]| {

@@ -4,15 +4,15 @@ use crate::dialogues::Mixed;
 use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
-use gptkit_model::Pass;
+use gptkit_model::{Gpt, Pass};
 use gptkit_train::objective::{LanguageModeling, Objective, Validate, Validation};
 use std::ops::Range;
 
 /// (1 − share) · the mean loss over the trained tokens of the demonstrations + share · the mean loss over the tokens of the
 /// text, nats. Without text, the first mean alone.
 #[derive(Debug)]
-pub(crate) struct Mixing {
-    pub(crate) model: LanguageModeling,
+pub struct Mixing {
+    pub(crate) language: LanguageModeling,
     /// The text's share of the loss, from 0 to 1.
     pub(crate) share: f64,
 }
@@ -20,16 +20,24 @@ pub(crate) struct Mixing {
 /// Dropout masks belong to rows. Those of the text are counted from here, so that no demonstration has the same.
 const TEXT_ROWS: u64 = 1 << 32;
 
+impl Mixing {
+    /// The language model.
+    pub(crate) fn gpt(&self) -> &Gpt {
+        &self.language.model
+    }
+}
+
 impl Objective for Mixing {
     type Batch = Mixed;
+    type Metrics = ();
 
     fn rows(&self, batch: &Mixed) -> usize {
         batch.dialogues.rows
     }
 
-    fn loss(&self, batch: &Mixed, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Mixed, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
         let Mixed { dialogues, text: Some(text) } = batch else {
-            return self.model.loss(&batch.dialogues, rows, pass);
+            return self.language.loss(&batch.dialogues, rows, pass);
         };
         // Each micro-batch takes its part of the text.
         let part = |row: usize| row * text.rows / dialogues.rows.max(1);
@@ -41,11 +49,11 @@ impl Objective for Mixing {
             }
             Pass::Eval => pass,
         };
-        let loss = self.model.weighted(dialogues, rows, pass, 1.0 - self.share)?;
+        let loss = self.language.weighted(dialogues, rows, pass, 1.0 - self.share)?;
         if texts.is_empty() {
-            return Ok(loss);
+            return Ok((loss, ()));
         }
-        Ok((loss + self.model.weighted(text, texts, beside, self.share)?)?)
+        Ok(((loss + self.language.weighted(text, texts, beside, self.share)?)?, ()))
     }
 }
 
@@ -58,7 +66,7 @@ impl Validate for Mixing {
     /// Of the demonstrations alone.
     fn validate(&self, batches: &[Mixed]) -> Result<Validation> {
         let dialogues: Vec<Batch> = batches.iter().map(|batch| batch.dialogues.clone()).collect();
-        self.model.validate(&dialogues)
+        self.language.validate(&dialogues)
     }
 }
 
@@ -77,7 +85,8 @@ mod tests {
         });
         let config: ModelConfig = serde_json::from_value(shape).unwrap();
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
-        Mixing { model: LanguageModeling(Gpt::new(&config, &params, Precision::F32).unwrap()), share }
+        let model = Gpt::new(&config, &params, Precision::F32).unwrap();
+        Mixing { language: LanguageModeling { model }, share }
     }
 
     fn windows(rows: u32, context: u32, trained: bool) -> Batch {
@@ -91,15 +100,15 @@ mod tests {
         Mixed { dialogues: windows(4, 6, false), text: Some(windows(3, 12, true)) }
     }
 
-    fn value(loss: Result<Tensor>) -> f64 {
-        f64::from(loss.unwrap().to_scalar::<f32>().unwrap())
+    fn value(loss: Result<(Tensor, ())>) -> f64 {
+        f64::from(loss.unwrap().0.to_scalar::<f32>().unwrap())
     }
 
     /// However many tokens each has: here 6 of the demonstrations are trained on, and 36 of the text.
     #[test]
     fn the_loss_is_shared_as_the_configuration_says() {
         let (mixing, batch) = (mixing(0.1), batch());
-        let mean = |batch: &Batch| value(mixing.model.loss(batch, 0..batch.rows, Pass::Eval));
+        let mean = |batch: &Batch| value(mixing.language.loss(batch, 0..batch.rows, Pass::Eval));
         let expected = 0.9 * mean(&batch.dialogues) + 0.1 * mean(batch.text.as_ref().unwrap());
         assert!((value(mixing.loss(&batch, 0..4, Pass::Eval)) - expected).abs() < 1e-5);
         let alone = Mixed { text: None, ..batch.clone() };

@@ -7,13 +7,15 @@ use crate::labeled::{Example, Framer};
 use anyhow::{Context, Result};
 use gptkit_data::pack::like_lengths;
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::record::{Bad, Row, read_rows};
+use gptkit_data::record::{BadRecord, Row};
+use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
+use gptkit_data::task::TaskKind;
 use gptkit_data::unused::Unused;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::{ClassHead, Gpt};
-use gptkit_world::Task;
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Records that are read before the first of them is written.
@@ -66,7 +68,10 @@ pub fn predict(
         on_bad,
         sink,
     };
-    let skipped = read_rows(path, on_bad, progress, &mut |row| reader.take(row))?;
+    let skipped = read_rows(path, on_bad, progress, &mut |row| {
+        reader.take(row)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
     reader.write()?;
     reader.unused.warn(&path.display(), progress);
     skipped.warn(progress);
@@ -113,7 +118,7 @@ impl Reader<'_> {
             None if self.known.fit(&row) => self.columns.insert(self.known.clone()),
             None => {
                 let found = Columns::of_file(task, &Named::default(), &row, false, self.on_bad);
-                self.columns.insert(found.map_err(|e| match e.downcast::<Bad>() {
+                self.columns.insert(found.map_err(|e| match e.downcast::<BadRecord>() {
                     Ok(bad) => bad.into(),
                     Err(e) => {
                         let Columns { text, text_b, choices, .. } = &self.known;
@@ -153,7 +158,7 @@ impl Reader<'_> {
         }
         let mut lines = String::new();
         for (Waiting { mut fields, example, labeled }, mut scores) in waiting.into_iter().zip(scores) {
-            if self.classifier.task == Task::MultipleChoice {
+            if self.classifier.task == TaskKind::MultipleChoice {
                 scores.truncate(example.sequences.len());
             }
             self.predicted.n += 1;
@@ -170,7 +175,7 @@ impl Reader<'_> {
     }
 
     fn loss(&self, example: &Example, scores: &[f32]) -> f64 {
-        if self.classifier.task == Task::Regression {
+        if self.classifier.task == TaskKind::Regression {
             let off = f32::from_bits(example.truth) - scores.first().copied().unwrap_or(f32::NAN);
             return f64::from(off).powi(2);
         }
@@ -183,11 +188,11 @@ impl Reader<'_> {
         let best = greatest(scores);
         let name = |i: usize| self.classifier.labels.get(i).cloned().unwrap_or_else(|| i.to_string());
         match self.classifier.task {
-            Task::Regression => {
+            TaskKind::Regression => {
                 said.insert("value".to_owned(), json!(scores.first()));
             }
             task => {
-                let choice = task == Task::MultipleChoice;
+                let choice = task == TaskKind::MultipleChoice;
                 said.insert("prediction".to_owned(), if choice { json!(best) } else { json!(name(best)) });
                 let shares = probabilities(scores).into_iter().enumerate().map(|(i, p)| (name(i), json!(p))).collect();
                 said.insert("probabilities".to_owned(), Value::Object(shares));

@@ -3,27 +3,27 @@
 use crate::answers::{Answerer, Asked, ask_after, ask_before};
 use crate::dialogues::{Counts, Demonstrations, DialogueConfig, FILES, Mixed, encode_all};
 use crate::mixing::Mixing;
-use crate::start::{DropoutConfig, Start};
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
-use gptkit_data::batch::{Batch, Prefetch, Windows};
-use gptkit_data::disk::{Claim, Scratch};
-use gptkit_data::prepare::{Prepared, prepare};
+use gptkit_data::batch::{Batch, Windows};
 use gptkit_data::progress::{Progress, grouped};
-use gptkit_data::source::{DataConfig, Place};
+use gptkit_data::source::{DataConfig, SourceLocation};
+use gptkit_data::synthetic::InstructionKind;
 use gptkit_data::template::Template;
-use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
+use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_description, save_ends};
 use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
 use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
-use gptkit_train::checkpoint::{State, TextSeen};
-use gptkit_train::config::TrainConfig;
-use gptkit_train::fit::{Sitting, Summary, Trainer, fit};
-use gptkit_train::objective::{LanguageModeling, Validate};
+use gptkit_train::RunContext;
+use gptkit_train::config::{TrainConfig, default_seed};
+use gptkit_train::learner::{StepPlace, Supervised};
+use gptkit_train::objective::LanguageModeling;
 use gptkit_train::run::Run;
-use gptkit_train::schedule::Schedule;
-use gptkit_world::InstructionKind;
+use gptkit_train::stage::{self, Model, Stage, StageData, TrainingData};
+use gptkit_train::start::{DropoutConfig, Start, prepared_text};
+use gptkit_train::state::{DataSeen, State};
+use gptkit_train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct SftConfig {
     #[serde(default)]
     pub description: String,
     /// Seed of everything that is drawn.
-    #[serde(default = "seed")]
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// The dialogues.
     #[serde(default)]
@@ -51,10 +51,6 @@ pub struct SftConfig {
     pub lora: Option<LoraConfig>,
     /// The training; a row is a demonstration.
     pub train: TrainConfig,
-}
-
-fn seed() -> u64 {
-    1
 }
 
 /// Text that is read beside the dialogues; TOML section `[pretraining]`.
@@ -85,188 +81,231 @@ impl Check for SftConfig {
     }
 }
 
-/// What a run leaves.
+/// Supervised fine-tuning on dialogues.
+pub struct Sft {
+    config: SftConfig,
+    /// Model folder that a new run starts from.
+    init: PathBuf,
+    /// Fingerprint of the records as earlier versions took it, who packed them into windows; once they are open.
+    packed_fingerprint: String,
+    /// How the model answers in a new run.
+    dialogue: Option<Dialogue>,
+    /// Validation loss before the first step of a new run.
+    loss_before: Option<f64>,
+}
+
+/// What it takes to ask a model.
+struct Dialogue {
+    tokenizer: Tokenizer,
+    template: Template,
+    ends: Vec<u32>,
+}
+
+/// What was measured once training has ended.
 #[derive(Debug)]
-pub struct Outcome {
-    /// Its folder: the model, or the adapters, with the lowest validation loss.
-    pub folder: PathBuf,
-    /// How it ended.
-    pub summary: Summary,
-    /// Validation loss of what it started from, when this sitting began the run.
+pub struct SftReport {
+    /// Validation loss of the model that training started from, if this process began the run.
     pub loss_before: Option<f64>,
-    /// The fixed prompts with their answers, once the run has ended.
+    /// The fixed prompts with their answers.
     pub answers: Vec<Asked>,
-    /// Held-out instructions of the embedded world that the model follows, of how many, by kind, where they were learned.
+    /// How many held-out instructions of the embedded corpus the model follows, of how many, by kind; where it learned from
+    /// that corpus.
     pub world: Option<BTreeMap<InstructionKind, (u32, u32)>>,
 }
 
-/// The newest weights, which may answer better than those of the lowest loss: the paper went on past it, and chose by
-/// reward.
+/// Folder with the newest weights below a run, which may answer better than those of the lowest loss: the paper trained past
+/// the lowest loss, and chose by reward.
 pub const LAST: &str = "last";
 
-/// Trains the model in `init` on the dialogues of `config`, and leaves it in the folder of
-/// `claim`.
-///
-/// # Errors
-/// When dialogues and model do not fit together, or the run fails.
-pub fn sft(mut config: SftConfig, init: &Path, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
-    config.train.settle();
-    let out = &claim.folder().to_owned();
-    let (start, template) = begin(&config, init, sitting)?;
-    let aside = Scratch::beside(claim.folder())?;
-    let context = start.config.context;
-    let counts = encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    config.train.validate_each_epoch(data.train.len());
-    config.train.check_validation(!data.validation.is_empty())?;
-    say(&counts, sitting.progress);
-    start.tokenizer.check_losses("the dialogues", sitting.progress)?;
-
-    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
-    gptkit_train::plan::must_fit(&start.config, &config.train, sitting.device)?;
-    let run = Run::create(claim, &resolved, &start.config, &start.tokenizer)?;
-    let ends = start.ends(&template)?;
-    save_ends(out, &ends)?;
-    run.take_in(aside.path(), &FILES)?;
-    drop(aside); // nothing of it is left when training is killed
-    let weights = start.weights(config.lora.as_ref(), config.seed, sitting.progress)?;
-    let n_trained: u64 = weights.trained().iter().map(|(_, p)| p.var().elem_count() as u64).sum();
-    let n_params = start.config.n_params();
-    sitting.progress.note(&format!(
-        "{} of {} parameters are trained ({:.1}%) · {} demonstrations a step · to {}",
-        grouped(n_trained),
-        grouped(n_params),
-        100.0 * n_trained as f64 / n_params as f64,
-        config.train.batch_size,
-        out.display()
-    ));
-    let gpt = Gpt::new(&start.config, weights.params(), config.train.dtype.precision())?;
-    let answerer = Answerer { model: &gpt, tokenizer: &start.tokenizer, template: &template, ends: &ends };
-    ask_before(out, &config.data, &answerer, sitting.progress)?;
-    let trainer = trainer(&config, gpt, weights)?;
-    let loss_before = match data.validation.is_empty() {
-        true => None,
-        false => Some(trainer.objective().validate(&data.validation)?.loss),
-    };
-    let text = TextSeen { shards: std::path::absolute(out)?, fingerprint: data.train.fingerprint() };
-    let mut outcome = go_on(&config, trainer, State { text, ..State::default() }, data, run, sitting)?;
-    outcome.loss_before = loss_before;
-    Ok(outcome)
+/// Weights, and how the model is asked.
+pub struct SftParts {
+    weights: Weights,
+    /// Template and tokens that end an answer, of a new run.
+    template: Option<(Template, Vec<u32>)>,
 }
 
-/// Goes on with `run` as if it had not been interrupted. `config` is the run's own `config.toml`.
-///
-/// # Errors
-/// When the dialogues or the checkpoint are damaged, or the run fails.
-pub fn resume(config: &SftConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock, .. } = run;
-    let mut shape = load_config(&checkpoint)?;
-    config.dropout.apply(&mut shape); // adapters know their base's
-    let weights = match &config.lora {
-        None => load_model(&checkpoint, sitting.device)?.1.into(),
-        Some(_) => load_adapted_weights(&checkpoint, sitting.device)?,
-    };
-    let tokenizer = Tokenizer::load(&checkpoint)?;
-    let data = Data::open(config, &tokenizer, shape.context, &folder, sitting.progress)?;
-    ensure!(
-        !data.train.was_packed(&state.text.fingerprint),
-        "{} was started by an earlier version, which counted train.batch_size in windows instead of demonstrations; start a \
-         new run",
-        folder.display()
-    );
-    ensure!(
-        data.train.fingerprint() == state.text.fingerprint,
-        "{} is not what the run began with: it was changed since",
-        folder.join(FILES[0]).display()
-    );
-    let gpt = Gpt::new(&shape, weights.params(), config.train.dtype.precision())?;
-    let mut trainer = trainer(config, gpt, weights)?;
-    trainer.restore(&checkpoint, &state)?;
-    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
-    go_on(config, trainer, state, data, run, sitting)
+impl Sft {
+    /// A run of `config`, which starts from the model folder `init`; a resumed run needs none.
+    pub fn new(config: SftConfig, init: Option<&Path>) -> Self {
+        let init = init.map(Path::to_owned).unwrap_or_default();
+        Self { config, init, packed_fingerprint: String::new(), dialogue: None, loss_before: None }
+    }
 }
 
-/// The batch of step number `step` of a run of `config` from the model in `init`, and the tokenizer that made it:
+impl Stage for Sft {
+    type Config = SftConfig;
+    type Learner = Supervised<Mixing>;
+    type Parts = SftParts;
+    type Report = SftReport;
+
+    const FILES: &'static [&'static str] = &FILES;
+    const VALIDATES_EACH_EPOCH: bool = true;
+
+    fn config(&self) -> &SftConfig {
+        &self.config
+    }
+
+    fn train(&self) -> &TrainConfig {
+        &self.config.train
+    }
+
+    fn train_mut(&mut self) -> &mut TrainConfig {
+        &mut self.config.train
+    }
+
+    fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<SftParts>> {
+        let (config, progress) = (&self.config, context.progress);
+        let mut start = Start::load(&self.init, context.device)?;
+        config.dropout.apply(&mut start.config);
+        let template = start.template(config.seed)?;
+        // What the template refuses is reported with the record.
+        if matches!(template.is_endless(), Ok(true)) {
+            progress.warn(&format!(
+                "the chat template of {} writes nothing after an answer, so that the model will not learn where to stop",
+                self.init.display()
+            ));
+        }
+        let counts = encode_all(&config.data, &template, &start.tokenizer, start.config.context, aside, progress)?;
+        report_counts(&counts, progress);
+        start.tokenizer.check_losses("the dialogues", progress)?;
+        let ends = start.ends(&template)?;
+        let weights = start.weights(config.lora.as_ref(), config.seed, progress)?;
+        let parts = SftParts { weights, template: Some((template, ends)) };
+        Ok(Model { config: start.config, tokenizer: start.tokenizer, parts })
+    }
+
+    fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<SftParts>> {
+        let mut shape = load_config(&run.checkpoint)?;
+        self.config.dropout.apply(&mut shape); // adapters know their base's
+        let weights = match &self.config.lora {
+            None => load_model(&run.checkpoint, context.device)?.1.into(),
+            Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
+        };
+        let tokenizer = Tokenizer::load(&run.checkpoint)?;
+        Ok(Model { config: shape, tokenizer, parts: SftParts { weights, template: None } })
+    }
+
+    fn open(&mut self, folder: &Path, model: &Model<SftParts>, context: &RunContext) -> Result<StageData<Self>> {
+        let config = &self.config;
+        let window = model.config.context;
+        let [train, val] = FILES.map(|name| folder.join(name));
+        let mut train = Demonstrations::open(&train, window, config.seed)?;
+        self.packed_fingerprint = train.packed_fingerprint();
+        if let Some(mix) = config.pretraining.as_ref().filter(|mix| mix.share > 0.0) {
+            let corpus = prepared_text(&mix.text, &model.tokenizer, context.progress)?.corpus;
+            train.mix_in(Windows::new(corpus, window, config.seed)?, mix.share, config.train.batch_size);
+        }
+        let TrainConfig { eval_windows, .. } = config.train;
+        Ok(TrainingData {
+            folder: folder.to_owned(),
+            fingerprint: train.fingerprint(),
+            n_rows: train.len(),
+            tokens_per_row: train.mean_tokens(),
+            validation: Demonstrations::open(&val, window, 0)?.all(config.train.micro_batch(), eval_windows),
+            batch: Box::new(move |first, rows| train.batch(first, rows)),
+        })
+    }
+
+    fn check_unchanged(&self, data: &StageData<Self>, seen: &DataSeen, run: &Path) -> Result<()> {
+        ensure!(
+            self.packed_fingerprint != seen.fingerprint,
+            "{} was started by an earlier version, which counted train.batch_size in windows instead of demonstrations; start a \
+             new run",
+            run.display()
+        );
+        stage::same_data(data, seen, &run.join(FILES[0]))
+    }
+
+    fn describe(&self, model: &Model<SftParts>, run: &Path) -> Result<()> {
+        model.parts.template.as_ref().map_or(Ok(()), |(_, ends)| save_ends(run, ends))
+    }
+
+    fn learner(
+        &mut self,
+        model: Model<SftParts>,
+        validation: Vec<Mixed>,
+        tokens_per_row: usize,
+        _: &Path,
+        _: &RunContext,
+    ) -> Result<Self::Learner> {
+        let (config, SftParts { weights, template }) = (&self.config, model.parts);
+        self.dialogue = template.map(|(template, ends)| Dialogue { tokenizer: model.tokenizer, template, ends });
+        let gpt = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
+        let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
+        let mixing = Mixing { language: LanguageModeling { model: gpt }, share };
+        let trainer = Trainer::new(mixing, weights, &config.train, config.seed)?;
+        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+    }
+
+    fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
+        let n_trained = learner.trainer().weights().trained().n_elements();
+        let n_params = learner.trainer().objective().gpt().config().n_params();
+        context.progress.note(&format!(
+            "{} of {} parameters are trained ({:.1}%) · {} demonstrations a step · to {}",
+            grouped(n_trained),
+            grouped(n_params),
+            100.0 * n_trained as f64 / n_params as f64,
+            self.config.train.batch_size,
+            run.display()
+        ));
+    }
+
+    fn before(&mut self, learner: &mut Self::Learner, run: &Run, _: &mut State, place: &StepPlace) -> Result<()> {
+        if let Some(Dialogue { tokenizer, template, ends }) = &self.dialogue {
+            let model = learner.trainer().objective().gpt();
+            let answerer = Answerer { model, tokenizer, template, ends };
+            ask_before(run.folder(), &self.config.data, &answerer, place.context.progress)?;
+        }
+        self.loss_before = learner.validation_loss()?;
+        Ok(())
+    }
+
+    /// Keeps the last weights, and asks the best ones.
+    fn report(
+        &mut self,
+        learner: &mut Self::Learner,
+        run: &Path,
+        _: &State,
+        context: &RunContext,
+    ) -> Result<SftReport> {
+        let last = run.join(LAST);
+        let best = ModelFolder::load(run, context.device)?;
+        save_description(&last, &best.config, &best.tokenizer)?;
+        save_ends(&last, &best.end_of_text)?;
+        learner.trainer().weights().save(&last)?;
+        let template = Template::of(&best.tokenizer)?.context("the run's folder has lost its chat template")?;
+        let gpt = Gpt::new(&best.config, &best.params, self.config.train.dtype.precision())?;
+        let (tokenizer, ends) = (&best.tokenizer, &best.end_of_text[..]);
+        let answerer = Answerer { model: &gpt, tokenizer, template: &template, ends };
+        let answers = ask_after(run, &answerer, context.progress)?;
+        let world = self.config.data.sources.iter().find_map(|source| match SourceLocation::of_records(source) {
+            Ok(SourceLocation::World { seed, .. }) => Some(seed),
+            _ => None,
+        });
+        let world = world.map(|seed| answerer.grade_world(seed, GRADED, context.progress)).transpose()?;
+        Ok(SftReport { loss_before: self.loss_before, answers, world })
+    }
+}
+
+/// Held-out instructions that are graded.
+const GRADED: u64 = 300;
+
+/// The batches of step number `step` of a run of `config` from the model in `init`, and the tokenizer that made them:
 /// demonstrations, then pretraining text if some is mixed in.
 ///
 /// # Errors
-/// As [`sft`].
-pub fn batch_of_step(config: SftConfig, init: &Path, step: u64, sitting: &Sitting) -> Result<(Tokenizer, Vec<Batch>)> {
-    let (start, template) = begin(&config, init, sitting)?;
-    let aside = tempfile::tempdir()?;
-    let context = start.config.context;
-    encode_all(&config.data, &template, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    let data = Data::open(&config, &start.tokenizer, context, aside.path(), sitting.progress)?;
-    let schedule = schedule(&config, &data.train);
-    let found = schedule.steps().nth(step as usize - 1);
-    let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
-    let Mixed { dialogues, text } = data.train.batch(found.first_row, found.rows);
-    Ok((start.tokenizer, std::iter::once(dialogues).chain(text).collect()))
+/// When dialogues and model do not fit together, or the run has fewer steps.
+pub fn batch_of_step(
+    config: SftConfig,
+    init: &Path,
+    step: u64,
+    context: &RunContext,
+) -> Result<(Tokenizer, Vec<Batch>)> {
+    let (tokenizer, Mixed { dialogues, text }) = stage::batch_of_step(Sft::new(config, Some(init)), step, context)?;
+    Ok((tokenizer, std::iter::once(dialogues).chain(text).collect()))
 }
 
-/// The plan of a run: rows are demonstrations of about so many tokens.
-fn schedule(config: &SftConfig, train: &Demonstrations) -> Schedule {
-    Schedule::new(&config.train, train.mean_tokens(), train.len())
-}
-
-fn trainer(config: &SftConfig, gpt: Gpt, weights: Weights) -> Result<Trainer<Mixing>> {
-    let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
-    Trainer::new(Mixing { model: LanguageModeling(gpt), share }, weights, &config.train, config.seed)
-}
-
-/// The model in `init` as the stage begins with it, and its template; the default when it brings none.
-fn begin(config: &SftConfig, init: &Path, sitting: &Sitting) -> Result<(Start, Template)> {
-    let mut start = Start::load(init, sitting.device)?;
-    config.dropout.apply(&mut start.config);
-    let template = start.template(config.seed)?;
-    // What the template refuses is said of the records.
-    if matches!(template.is_endless(), Ok(true)) {
-        sitting.progress.warn(&format!(
-            "the chat template of {} writes nothing after an answer, so that the model will not learn where to stop",
-            init.display()
-        ));
-    }
-    Ok((start, template))
-}
-
-/// What a run reads.
-struct Data {
-    train: Demonstrations,
-    validation: Vec<Mixed>,
-}
-
-impl Data {
-    fn open(
-        config: &SftConfig,
-        tokenizer: &Tokenizer,
-        context: usize,
-        folder: &Path,
-        progress: &dyn Progress,
-    ) -> Result<Self> {
-        let [train, val] = FILES.map(|name| folder.join(name));
-        let mut train = Demonstrations::open(&train, context, config.seed)?;
-        if let Some(mix) = config.pretraining.as_ref().filter(|mix| mix.share > 0.0) {
-            let corpus = prepared_text(&mix.text, tokenizer, progress)?.corpus;
-            train.mix_in(Windows::new(corpus, context, config.seed)?, mix.share, config.train.batch_size);
-        }
-        let TrainConfig { eval_windows, .. } = config.train;
-        let validation = Demonstrations::open(&val, context, 0)?.all(config.train.micro_batch(), eval_windows);
-        Ok(Self { train, validation })
-    }
-}
-
-/// Pretraining text in the tokens of `tokenizer`.
-///
-/// # Errors
-/// When it cannot be read or prepared.
-pub fn prepared_text(text: &DataConfig, tokenizer: &Tokenizer, progress: &dyn Progress) -> Result<Prepared> {
-    let aside = tempfile::tempdir()?;
-    tokenizer.save(aside.path())?;
-    prepare(text, &TokenizerConfig::load_from(aside.path()), None, progress)
-}
-
-fn say(counts: &Counts, progress: &dyn Progress) {
+fn report_counts(counts: &Counts, progress: &dyn Progress) {
     let Counts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, rewritten, .. } = *counts;
     progress.note(&format!(
         "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked",
@@ -298,57 +337,11 @@ fn say(counts: &Counts, progress: &dyn Progress) {
     }
 }
 
-fn go_on(
-    config: &SftConfig,
-    mut trainer: Trainer<Mixing>,
-    state: State,
-    data: Data,
-    mut run: Run,
-    sitting: &Sitting,
-) -> Result<Outcome> {
-    let Data { train, validation } = data;
-    let schedule = schedule(config, &train);
-    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let batches = Prefetch::new(move |first, rows| train.batch(first, rows), plan);
-    let summary = fit(&mut trainer, state, &schedule, batches, &validation, &mut run, sitting)?;
-    run.draw()?;
-    let folder = run.folder().to_owned();
-    let mut outcome = Outcome { folder, summary, loss_before: None, answers: Vec::new(), world: None };
-    if outcome.summary.stop.is_none() {
-        finish(config, &trainer, &mut outcome, sitting)?;
-    }
-    Ok(outcome)
-}
-
-/// Once training has ended: keeps the last weights, and asks the best ones.
-fn finish(config: &SftConfig, trainer: &Trainer<Mixing>, outcome: &mut Outcome, sitting: &Sitting) -> Result<()> {
-    let folder = &outcome.folder;
-    let last = folder.join(LAST);
-    let best = ModelFolder::load(folder, sitting.device)?;
-    save_description(&last, &best.config, &best.tokenizer)?;
-    save_ends(&last, &best.end_of_text)?;
-    trainer.weights().save(&last)?;
-    let template = Template::of(&best.tokenizer)?.context("the run's folder has lost its chat template")?;
-    let gpt = Gpt::new(&best.config, &best.params, config.train.dtype.precision())?;
-    let answerer = Answerer { model: &gpt, tokenizer: &best.tokenizer, template: &template, ends: &best.end_of_text };
-    outcome.answers = ask_after(folder, &answerer, sitting.progress)?;
-    let worlds = config.data.sources.iter().filter_map(|source| match Place::of_records(source) {
-        Ok(Place::World { seed, .. }) => Some(seed),
-        _ => None,
-    });
-    if let Some(seed) = worlds.into_iter().next() {
-        outcome.world = Some(answerer.grade_world(seed, GRADED, sitting.progress)?);
-    }
-    Ok(())
-}
-
-/// Held-out instructions that are graded.
-const GRADED: u64 = 300;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use gptkit_train::Span;
+    use gptkit_train::schedule::Schedule;
 
     /// Ouyang et al. 2022: some 13,000 demonstrations, 16 epochs, 32 a batch.
     #[test]

@@ -14,139 +14,43 @@
 //!
 //! Windows, dropout and the schedule are functions of the seed and the step, so that these are all there is to keep.
 
-use crate::config::TrainConfig;
-use crate::fit::Trainer;
-use crate::guard::Guard;
-use crate::objective::{Objective, Validation};
+use crate::checkpoint_folders as folders;
+use crate::metrics::METRICS;
 use crate::optimizer::Optimizer;
-use crate::run::{METRICS, Run};
+use crate::run::{Run, is_description};
+use crate::state::State;
 use anyhow::{Context, Result, bail};
 use gptkit_data::disk;
 use gptkit_data::progress::Progress;
 use gptkit_model::Params;
-use gptkit_model::folder::{is_of_model, save_tensors};
+use gptkit_model::folder::{is_of_model, is_whole, save_tensors, seal};
 use gptkit_model::tensor_files::TensorFiles;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Where a run stands.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// Steps of the schedule that are done.
-    pub step: u64,
-    /// Steps of the whole schedule.
-    pub n_steps: u64,
-    /// Whether nothing is left to do: the schedule or patience is at its end.
-    pub finished: bool,
-    /// Updates of the optimizer.
-    pub n_updates: u64,
-    /// Validation loss of the best weights and the step it was measured after.
-    pub best: Option<(f64, u64)>,
-    /// The figure of theirs by which they were chosen, see [`Validation`].
-    pub best_by: Option<f64>,
-    /// Their further figures, see [`Validation`].
-    #[serde(default)]
-    pub best_scores: BTreeMap<String, f64>,
-    /// Step whose weights are the run's outcome so far: the best ones, or the newest without a validation part.
-    #[serde(default)]
-    pub saved: Option<u64>,
-    /// Validations since then.
-    pub without_gain: u32,
-    /// Losses that the next one is judged by.
-    pub guard: Guard,
-    /// Seconds of training, over all sittings.
-    pub elapsed_s: f64,
-    /// The text it is trained on.
-    pub text: TextSeen,
-}
-
-impl State {
-    /// Takes a validation; whether it is the best so far. Without a validation part the newest weights are, if the last
-    /// update `was_finite`.
-    pub(crate) fn is_best(&mut self, found: Option<&Validation>, was_finite: bool) -> bool {
-        let best = match found {
-            Some(found) => self.gains(found.chosen_by),
-            None => was_finite,
-        };
-        if best {
-            self.saved = Some(self.step);
-            if let Some(found) = found {
-                self.best = Some((found.loss, self.step));
-                self.best_scores = found.scores.clone();
-            }
-        }
-        best
-    }
-
-    /// Takes the figure of a validation by which the best weights are chosen, the lowest; whether it is the best so far.
-    pub fn gains(&mut self, chosen_by: f64) -> bool {
-        let best = chosen_by < self.best_by.unwrap_or(f64::INFINITY);
-        if best {
-            self.best_by = Some(chosen_by);
-        }
-        self.without_gain = if best { 0 } else { self.without_gain + 1 };
-        best
-    }
-
-    /// Whether `train.patience` is at its end.
-    pub fn out_of_patience(&self, config: &TrainConfig) -> bool {
-        config.patience.is_some_and(|patience| self.without_gain >= patience)
-    }
-
-    /// Whether nothing is left to do: the schedule or `train.patience` is at its end. A run goes on when one of them was made
-    /// longer since.
-    pub fn is_over(&self, config: &TrainConfig) -> bool {
-        self.step >= self.n_steps || self.out_of_patience(config)
-    }
-}
-
-/// Prepared text as a run found it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct TextSeen {
-    /// Folder of the shards, absolute.
-    pub shards: PathBuf,
-    /// [`gptkit_data::shard::Manifest::fingerprint`] of it.
-    pub fingerprint: String,
-}
-
-pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
+/// Name of the file with the optimizer's moments in a checkpoint.
+pub const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-/// The settings of a run, in its folder and in each checkpoint.
-pub(crate) const CONFIG: &str = "config.toml";
 
-fn folder_of(run: &Path) -> PathBuf {
-    run.join("checkpoints")
-}
-
-fn name_of(step: u64) -> String {
-    format!("step-{step:06}")
-}
-
-/// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest go when more than
-/// `keep` are there. `more` may write further files into it.
+/// Adds a checkpoint to `run`; a crash at any point leaves the earlier ones as they were. The oldest ones are removed so that
+/// `keep` are left. `write` writes the weights, the moments and what else the learner needs, and completes `state`.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn save<O: Objective>(
+pub fn save(
     run: &mut Run,
-    trainer: &Trainer<O>,
-    state: &State,
+    state: &mut State,
     keep: usize,
-    more: impl FnOnce(&Path) -> Result<()>,
+    write: impl FnOnce(&Path, &mut State) -> Result<()>,
 ) -> Result<()> {
-    let folder = folder_of(run.folder());
-    disk::create_dir(&folder)?;
+    disk::create_dir(&folders::parent(run.folder()))?;
     let metrics = run.folder().join(METRICS);
-    disk::folder_with(&folder.join(name_of(state.step)), |made| {
+    disk::folder_with(&folders::checkpoint(run.folder(), state.step), |made| {
         for (name, bytes) in run.description()? {
             disk::write(&made.join(name), bytes)?;
         }
-        trainer.weights().save(made)?;
-        save_tensors(&made.join(OPTIMIZER), trainer.optimizer().moments())?;
+        write(made, state)?;
         disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
         disk::write_with(&made.join(METRICS), |aside| Ok(std::fs::copy(&metrics, aside).map(|_| ())?))?;
-        more(made)?;
         disk::seal(made)
     })?;
     run.begun()?;
@@ -158,14 +62,14 @@ pub fn save<O: Objective>(
 /// # Errors
 /// When one cannot be removed.
 pub fn prune(run: &Path, state: &State, keep: usize) -> Result<()> {
-    for (step, old) in all(run).into_iter().skip(keep) {
+    for (step, old) in folders::checkpoints(run).into_iter().skip(keep) {
         if state.saved == Some(step) {
-            keep_weights(&old, &best_of(run, step))?;
+            keep_weights(&old, &folders::best(run, step))?;
         }
         disk::remove_folder(&old)?;
     }
-    for (step, best) in numbered(run, BEST) {
-        if state.saved != Some(step) || folder_of(run).join(name_of(step)).exists() {
+    for (step, best) in folders::bests(run) {
+        if state.saved != Some(step) || folders::checkpoint(run, step).exists() {
             disk::remove_folder(&best)?;
         }
     }
@@ -190,17 +94,11 @@ fn keep_weights(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-const BEST: &str = "best-";
-
-fn best_of(run: &Path, step: u64) -> PathBuf {
-    folder_of(run).join(format!("{BEST}{step:06}"))
-}
-
 /// The whole folder among the checkpoints of `run` that holds its best weights, as they were trained; nothing where there
 /// is none.
 pub fn best(run: &Path, state: &State) -> Option<PathBuf> {
     let step = state.saved?;
-    let places = [folder_of(run).join(name_of(step)), best_of(run, step)];
+    let places = [folders::checkpoint(run, step), folders::best(run, step)];
     places.into_iter().find(|folder| disk::check_seal(folder).is_ok())
 }
 
@@ -209,8 +107,8 @@ pub fn best(run: &Path, state: &State) -> Option<PathBuf> {
 /// # Errors
 /// When there is none.
 pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
-    disk::sweep(&folder_of(run));
-    for (_, folder) in all(run) {
+    disk::sweep(&folders::parent(run));
+    for (_, folder) in folders::checkpoints(run) {
         match read(&folder) {
             Ok(state) => return Ok((folder, state)),
             Err(e) => progress.warn(&format!("{e:#}: the checkpoint before it is taken")),
@@ -219,14 +117,9 @@ pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
     bail!("{} holds no whole checkpoint: there is nothing to resume", run.display())
 }
 
-/// Whether `run` has a checkpoint, whole or not.
-pub fn exists(run: &Path) -> bool {
-    !all(run).is_empty()
-}
-
 /// Where `run` stands by its newest checkpoint whose state can be read; the weights beside it are not looked at.
 pub fn last_state(run: &Path) -> Option<State> {
-    all(run).iter().find_map(|(_, folder)| read_state(folder).ok())
+    folders::checkpoints(run).iter().find_map(|(_, folder)| read_state(folder).ok())
 }
 
 fn read(folder: &Path) -> Result<State> {
@@ -240,11 +133,19 @@ fn read_state(folder: &Path) -> Result<State> {
     serde_json::from_str(&text).with_context(|| format!("{} is not of this version", path.display()))
 }
 
-/// Takes the optimizer's moments from the file `path`, which was written after `n_updates` updates.
+/// Writes the optimizer's moments to the file `path`.
 ///
 /// # Errors
-/// When they cannot be read, or are those of a model of another shape.
-pub(crate) fn restore(path: &Path, optimizer: &mut Optimizer, n_updates: u64) -> Result<()> {
+/// When it cannot be written.
+pub(crate) fn save_moments(path: &Path, optimizer: &Optimizer) -> Result<()> {
+    save_tensors(path, optimizer.moments())
+}
+
+/// Reads the optimizer's moments from the file `path`, which was written after `n_updates` updates.
+///
+/// # Errors
+/// When they cannot be read, or belong to a model of another shape.
+pub(crate) fn restore_moments(path: &Path, optimizer: &mut Optimizer, n_updates: u64) -> Result<()> {
     let stored = TensorFiles::open(&[path])?;
     optimizer
         .restore(|name, device| stored.load(name, device), n_updates)
@@ -264,22 +165,28 @@ pub fn load_into(params: &Params, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checkpoints of `run` by step, newest first.
-fn all(run: &Path) -> Vec<(u64, PathBuf)> {
-    numbered(run, "step-")
-}
-
-/// Folders among the checkpoints of `run` whose names are `prefix` and a step, newest first.
-fn numbered(run: &Path, prefix: &str) -> Vec<(u64, PathBuf)> {
-    let entries = folder_of(run).read_dir().into_iter().flatten().flatten();
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            Some((name.to_str()?.strip_prefix(prefix)?.parse().ok()?, entry.path()))
-        })
-        .collect();
-    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-    found
+/// Puts the best weights into the run in `folder` again when they are missing or damaged there.
+pub fn restore_outcome(folder: &Path, state: &State, progress: &dyn Progress) -> Result<()> {
+    let Some(step) = state.saved else { return Ok(()) };
+    if is_whole(folder) {
+        return Ok(());
+    }
+    let Some(best) = best(folder, state) else {
+        progress.warn(&format!(
+            "the best weights (step {step}) are missing or damaged in {} and in its checkpoints",
+            folder.display()
+        ));
+        return Ok(());
+    };
+    progress.note(&format!("restored the weights in {} from {}", folder.display(), best.display()));
+    disk::unseal(folder)?;
+    for entry in best.read_dir()? {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        if name.to_str().is_some_and(|name| is_of_model(name) && !is_description(name)) {
+            disk::write_with(&folder.join(&name), |aside| Ok(std::fs::copy(&from, aside).map(|_| ())?))?;
+        }
+    }
+    seal(folder)
 }
 
 #[cfg(test)]
@@ -290,15 +197,15 @@ mod tests {
     fn the_best_weights_outlive_their_checkpoint() {
         let run = tempfile::tempdir().unwrap();
         let add = |step: u64| {
-            let folder = folder_of(run.path()).join(name_of(step));
+            let folder = folders::checkpoint(run.path(), step);
             disk::create_dir(&folder).unwrap();
             disk::write(&folder.join("model.safetensors"), step.to_string().as_bytes()).unwrap();
-            disk::write(&folder.join(OPTIMIZER), b"moments").unwrap();
+            disk::write(&folder.join(MOMENTS), b"moments").unwrap();
             disk::seal(&folder).unwrap();
         };
         let weights = |state: &State| {
             let folder = best(run.path(), state).unwrap();
-            assert!(!folder.join(OPTIMIZER).exists() || folder.ends_with(name_of(state.saved.unwrap())));
+            assert!(!folder.join(MOMENTS).exists() || folder == folders::checkpoint(run.path(), state.saved.unwrap()));
             std::fs::read_to_string(folder.join("model.safetensors")).unwrap()
         };
         let mut state = State { saved: Some(10), ..State::default() };
@@ -307,11 +214,11 @@ mod tests {
             prune(run.path(), &state, 2).unwrap();
             assert_eq!(weights(&state), "10");
         }
-        assert_eq!(all(run.path()).len(), 2);
+        assert_eq!(folders::checkpoints(run.path()).len(), 2);
         state.saved = Some(50);
         add(50);
         prune(run.path(), &state, 2).unwrap();
         assert_eq!(weights(&state), "50");
-        assert!(numbered(run.path(), BEST).is_empty());
+        assert!(folders::bests(run.path()).is_empty());
     }
 }

@@ -129,6 +129,11 @@ pub struct TrainConfig {
     pub patience: Option<u32>,
 }
 
+/// The seed of a run whose configuration sets none, in every stage.
+pub fn default_seed() -> u64 {
+    1
+}
+
 fn no_span() -> Span {
     Span::NONE
 }

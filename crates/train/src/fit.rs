@@ -1,137 +1,23 @@
-//! The one step (loss → gradients → clip → update → log → save), and the loop around it.
+//! The loop of every stage: steps of a schedule, validations, records, checkpoints, interrupts.
 
-use crate::checkpoint::{self, State};
-use crate::config::{OnSpike, Recompute, TrainConfig};
-use crate::guard::Guard;
+use crate::checkpoint;
+use crate::config::TrainConfig;
+use crate::context::RunContext;
 use crate::interrupt::{Interrupt, Stop};
-use crate::objective::{Objective, Validate};
-use crate::optimizer::Optimizer;
-use crate::run::{Record, Run};
+use crate::learner::{Keep, Learner, Speed, StepPlace, StepReport};
+use crate::metrics::Record;
+use crate::run::Run;
 use crate::schedule::{Schedule, Step};
+use crate::state::State;
 use anyhow::{Result, ensure};
-use candle_core::Device;
-use gptkit_data::progress::{Progress, Unit};
-use gptkit_model::{Pass, Weights};
+use gptkit_data::progress::Unit;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// How a command has its stage run: where, before whose eyes, for how long.
-#[derive(Clone, Copy)]
-pub struct Sitting<'a> {
-    /// Where tensors live.
-    pub device: &'a Device,
-    /// What is told.
-    pub progress: &'a dyn Progress,
-    /// When the step at hand is finished and saved, and training stops.
-    pub deadline: Option<Instant>,
-}
-
-/// A model in training.
-pub struct Trainer<O> {
-    objective: O,
-    weights: Weights,
-    optimizer: Optimizer,
-    config: TrainConfig,
-    seed: u64,
-}
-
-/// What one update found.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Update {
-    /// The batch's loss, nats.
-    pub loss: f64,
-    /// Norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// Standard deviations that the loss lies above the ones before, when they are too many.
-    pub spike: Option<f64>,
-    /// Whether the weights were changed.
-    pub made: bool,
-}
-
-impl Update {
-    /// Whether loss and gradient are numbers.
-    pub fn is_finite(&self) -> bool {
-        self.loss.is_finite() && self.grad_norm.is_finite()
-    }
-}
-
-impl<O: Objective> Trainer<O> {
-    /// Begins to train `weights`, those that the model of `objective` was made of; dropout is drawn from `seed`.
-    ///
-    /// # Errors
-    /// When memory does not suffice.
-    pub fn new(objective: O, weights: impl Into<Weights>, config: &TrainConfig, seed: u64) -> Result<Self> {
-        let weights = weights.into();
-        Ok(Self { objective, optimizer: Optimizer::new(weights.trained())?, weights, config: config.clone(), seed })
-    }
-
-    /// The weights, which later steps change.
-    pub fn weights(&self) -> &Weights {
-        &self.weights
-    }
-
-    /// The weights, for a change that no step makes.
-    pub fn weights_mut(&mut self) -> &mut Weights {
-        &mut self.weights
-    }
-
-    /// What it trains for.
-    pub fn objective(&self) -> &O {
-        &self.objective
-    }
-
-    /// The optimizer.
-    pub fn optimizer(&self) -> &Optimizer {
-        &self.optimizer
-    }
-
-    /// Takes the optimizer's moments from the checkpoint in `folder`, which was written with `state`.
-    ///
-    /// # Errors
-    /// When they do not fit the model.
-    pub fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
-        self.restore_from(&folder.join(checkpoint::OPTIMIZER), state.n_updates)
-    }
-
-    /// Takes the optimizer's moments from the file `path`, which was written after `n_updates`.
-    ///
-    /// # Errors
-    /// When they do not fit the model.
-    pub fn restore_from(&mut self, path: &Path, n_updates: u64) -> Result<()> {
-        checkpoint::restore(path, &mut self.optimizer, n_updates)
-    }
-
-    /// One update from `batch`, whose first row is number `first_row` of the run, with learning rate `lr`. There is none
-    /// when the loss or the gradient is not finite, or when `guard` finds a spike that the configuration skips.
-    ///
-    /// # Errors
-    /// When the batch does not fit the model, or memory does not suffice.
-    pub fn step(&mut self, batch: &O::Batch, first_row: u64, lr: f64, guard: &mut Guard) -> Result<Update> {
-        let (n_rows, micro) = (self.objective.rows(batch), self.config.micro_batch());
-        let mut loss = 0.0;
-        let mut update = self.weights.begin_update();
-        for first in (0..n_rows).step_by(micro) {
-            let recompute = self.config.recompute == Recompute::Blocks;
-            let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64, recompute };
-            let micro_loss =
-                update.backward(|| self.objective.loss(batch, first..(first + micro).min(n_rows), pass))?;
-            loss += f64::from(micro_loss.to_scalar::<f32>()?);
-        }
-        let spike = guard.spike(loss, &self.config);
-        let skip = !loss.is_finite() || (spike.is_some() && self.config.on_spike == OnSpike::Skip);
-        let grad_norm = update.apply(|_| match skip {
-            false => Ok(self.optimizer.update(lr, &self.config)?),
-            true => Ok(self.optimizer.gradient_norm()?),
-        })?;
-        Ok(Update { loss, grad_norm, spike, made: !skip && grad_norm.is_finite() })
-    }
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Where it stands.
+    /// Its state after the last step.
     pub state: State,
     /// What stopped it before its end.
     pub stop: Option<Stop>,
@@ -139,142 +25,172 @@ pub struct Summary {
     pub not_finite: u32,
 }
 
-/// Trains from `state` until the schedule ends, patience does, or a signal or the deadline comes: takes a batch for each
-/// step of `schedule` that is left, validates on `validation`, and keeps records, weights and checkpoints in `run`.
-///
-/// # Errors
-/// When a step fails, a file cannot be written, or the run ends without a model that is worth keeping; what was saved before
-/// stays.
-pub fn fit<O: Validate>(
-    trainer: &mut Trainer<O>,
-    mut state: State,
-    schedule: &Schedule,
-    batches: impl Iterator<Item = O::Batch>,
-    validation: &[O::Batch],
-    run: &mut Run,
-    sitting: &Sitting,
-) -> Result<Summary> {
-    let config = trainer.config.clone();
-    schedule.check_done(state.step)?;
-    state.n_steps = schedule.n_steps();
-    if !run.is_new() {
-        checkpoint::prune(run.folder(), &state, config.keep_checkpoints)?; // a killed process may not have come to it
-    }
-    if state.is_over(&config) {
-        state.finished = true;
-        return ended(state, None, &config);
-    }
-    config.check_validation(!validation.is_empty())?;
-    schedule.warn(sitting.progress);
-    state.finished = false; // a schedule or a patience that was made longer since then goes on
-    let interrupt = Interrupt::watch(sitting.deadline)?;
-    let (begun, elapsed_before) = (Instant::now(), state.elapsed_s);
-    let save = |trainer: &Trainer<O>, run: &mut Run, state: &mut State| {
-        state.n_updates = trainer.optimizer.n_updates();
-        state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-        checkpoint::save(run, trainer, state, config.keep_checkpoints, |_| Ok(()))
-    };
-    if run.is_new() {
-        save(trainer, run, &mut state)?;
-    }
-    let task = sitting.progress.task("step", Some(state.n_steps), Unit::Items);
-    task.resume_at(state.step);
-    let (mut val_loss, mut speed, mut longest) = (None, Speed::default(), Duration::ZERO);
-    let mut stop = None;
-    for (step, batch) in schedule.steps().skip(state.step as usize).zip(batches) {
-        let step_begun = Instant::now();
-        let update = trainer.step(&batch, step.first_row, step.lr, &mut state.guard).map_err(|e| {
-            e.context(format!("step {}; what was saved last is in {}", step.number, run.folder().display()))
-        })?;
-        state.guard.judge(&update, &step, &config, run.folder(), sitting.progress)?;
-        let n_tokens = trainer.objective.n_tokens(&batch);
-        let mut record =
-            record(&step, &update, schedule.context(), n_tokens as f64 / step_begun.elapsed().as_secs_f64());
-        state.step = step.number;
-        speed.add(record.tokens_per_s);
-        let due = step.number == state.n_steps || step.number.is_multiple_of(config.eval_every());
-        if due {
-            let mut found = None;
-            if !validation.is_empty() {
-                task.show("validating");
-                found = Some(trainer.objective.validate(validation)?);
+/// A run in training.
+pub(crate) struct Fit<'a, L> {
+    pub(crate) learner: &'a mut L,
+    pub(crate) state: State,
+    pub(crate) schedule: &'a Schedule,
+    pub(crate) config: &'a TrainConfig,
+    pub(crate) run: &'a mut Run,
+    pub(crate) context: &'a RunContext<'a>,
+}
+
+impl<L: Learner> Fit<'_, L> {
+    /// Trains until the schedule ends, patience does, or a signal or the deadline comes: takes one of `batches` for each step
+    /// of the schedule that is left. `before` is called before the first step of a new run.
+    ///
+    /// # Errors
+    /// When a step fails, a file cannot be written, or the run ends without a model that is worth keeping; what was saved
+    /// before stays.
+    pub(crate) fn train(
+        mut self,
+        batches: impl Iterator<Item = L::Batch>,
+        before: impl FnOnce(&mut L, &Run, &mut State, &StepPlace) -> Result<()>,
+    ) -> Result<Summary> {
+        self.schedule.check_done(self.state.step)?;
+        self.state.n_steps = self.schedule.n_steps();
+        if !self.run.is_new() {
+            // A process that was killed may not have removed the oldest checkpoint.
+            checkpoint::prune(self.run.folder(), &self.state, self.config.keep_checkpoints)?;
+        }
+        if self.state.is_over(self.config) {
+            self.state.finished = true;
+            return self.end(None);
+        }
+        self.config.check_validation(self.learner.has_validation())?;
+        self.schedule.warn(self.context.progress);
+        self.state.finished = false; // the schedule or the patience may have been made longer since
+        let interrupt = Interrupt::watch(self.context.deadline)?;
+        let clock = Clock { begun: Instant::now(), elapsed_before: self.state.elapsed_s };
+        let folder = self.run.folder().to_owned();
+        let task = self.context.progress.task(L::STEP, Some(self.state.n_steps), Unit::Items);
+        let place = StepPlace { folder: &folder, task: &*task, context: self.context };
+        if self.run.is_new() {
+            before(self.learner, self.run, &mut self.state, &place)?;
+            self.save(&clock)?;
+        }
+        task.resume_at(self.state.step);
+        let (mut n_tokens, mut speed, mut longest, mut stop) =
+            (self.run.tokens()?, Speed::default(), Duration::ZERO, None);
+        for (step, batch) in self.schedule.steps().skip(self.state.step as usize).zip(batches) {
+            let begun = Instant::now();
+            let report = self.learner.step(&batch, &step, &place).map_err(|e| {
+                e.context(format!("{} {}; what was saved last is in {}", L::STEP, step.number, folder.display()))
+            })?;
+            self.state.step = step.number;
+            n_tokens += report.n_tokens;
+            let (mut record, failure) = record(&step, report, n_tokens, begun.elapsed());
+            speed.add(record.tokens_per_s, step.rows as f64 / begun.elapsed().as_secs_f64());
+            let due = self.is_due();
+            if due {
+                self.validate(&mut record, &mut speed, &place)?;
             }
-            if state.is_best(found.as_ref(), update.is_finite()) {
-                run.save_best(&trainer.weights)?;
+            self.run.record(&record)?;
+            longest = longest.max(begun.elapsed());
+            self.state.finished = self.state.is_over(self.config);
+            stop = if self.state.finished { None } else { interrupt.reason(longest) };
+            if due || stop.is_some() || failure.is_some() {
+                self.save(&clock)?;
             }
-            if let Some(found) = found {
-                (record.val_loss, record.scores) = (Some(found.loss), found.scores);
-                val_loss = record.val_loss;
+            task.show(&L::status(&record, &speed));
+            task.advance(1);
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            if self.state.finished || stop.is_some() {
+                break;
             }
         }
-        run.record(&record)?;
-        longest = longest.max(step_begun.elapsed());
-        state.finished = state.is_over(&config);
-        stop = if state.finished { None } else { interrupt.reason(longest) };
-        if due || stop.is_some() {
-            save(trainer, run, &mut state)?;
+        drop(task);
+        self.note_patience();
+        self.end(stop)
+    }
+
+    /// Whether the current step ends with a validation and a checkpoint.
+    fn is_due(&self) -> bool {
+        let step = self.state.step;
+        step == self.state.n_steps || step.is_multiple_of(self.config.eval_every())
+    }
+
+    /// Validates, keeps the weights if they are to be kept, and completes `record`.
+    fn validate(&mut self, record: &mut Record, speed: &mut Speed, place: &StepPlace) -> Result<()> {
+        let validation = self.learner.validate(&self.state, place)?;
+        let was_finite = record.train_loss.is_finite() && record.grad_norm.is_finite();
+        let keep = match L::KEEP {
+            Keep::Best => self.state.is_best(validation.as_ref(), was_finite),
+            Keep::Newest => {
+                validation.as_ref().and_then(|validation| validation.chosen_by).map(|by| self.state.gains(by));
+                true
+            }
+        };
+        if keep {
+            self.learner.save_outcome(self.run)?;
         }
-        task.show(&figures(&record, val_loss, speed.mean));
-        task.advance(1);
-        if state.finished && state.step < state.n_steps {
-            sitting.progress.note(&format!(
-                "no better validation loss {} times in a row: training ends at step {}",
-                state.without_gain, state.step
+        if let Some(validation) = validation {
+            (record.val_loss, record.scores) = (validation.loss, validation.scores);
+            speed.val_loss = record.val_loss;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, clock: &Clock) -> Result<()> {
+        self.state.elapsed_s = clock.elapsed_s();
+        let learner = &*self.learner;
+        let keep = self.config.keep_checkpoints;
+        checkpoint::save(self.run, &mut self.state, keep, |folder, state| learner.save(folder, state))
+    }
+
+    /// Reports that `train.patience` ended the run.
+    fn note_patience(&self) {
+        if self.state.finished && self.state.step < self.state.n_steps {
+            self.context.progress.note(&format!(
+                "no {} {} times in a row: training ends at {} {}",
+                L::GAIN,
+                self.state.without_gain,
+                L::STEP,
+                self.state.step
             ));
         }
-        if state.finished || stop.is_some() {
-            break;
-        }
     }
-    ended(state, stop, &config)
-}
 
-/// What to say of a run that ends with `state`.
-fn ended(state: State, stop: Option<Stop>, config: &TrainConfig) -> Result<Summary> {
-    let not_finite = state.guard.not_finite_in_a_row();
-    ensure!(
-        !state.finished || state.saved.is_some(),
-        "training diverged: no finite loss at any validation in {} steps, so no model was written\n  \
-         hint: lower train.lr (here {:e}), or set train.clip",
-        state.step,
-        config.lr
-    );
-    Ok(Summary { state, stop, not_finite })
-}
-
-/// A running mean of tokens a second that forgets slowly.
-#[derive(Default)]
-struct Speed {
-    mean: f64,
-}
-
-impl Speed {
-    fn add(&mut self, tokens_per_s: f64) {
-        self.mean = if self.mean == 0.0 { tokens_per_s } else { 0.9 * self.mean + 0.1 * tokens_per_s };
+    fn end(self, stop: Option<Stop>) -> Result<Summary> {
+        let state = self.state;
+        ensure!(
+            !state.finished || state.saved.is_some() || L::KEEP == Keep::Newest,
+            "training diverged: no finite loss at any validation in {} steps, so no model was written\n  \
+             hint: lower train.lr (here {:e}), or set train.clip",
+            state.step,
+            self.config.lr
+        );
+        Ok(Summary { not_finite: state.guard.not_finite_in_a_row(), state, stop })
     }
 }
 
-fn record(step: &Step, update: &Update, context: u64, tokens_per_s: f64) -> Record {
-    let tokens = step.rows as u64 * context;
-    Record {
+/// The time that a run has taken.
+struct Clock {
+    begun: Instant,
+    elapsed_before: f64,
+}
+
+impl Clock {
+    fn elapsed_s(&self) -> f64 {
+        self.elapsed_before + self.begun.elapsed().as_secs_f64()
+    }
+}
+
+/// The record of `step`, and why the run must end after it.
+fn record(step: &Step, report: StepReport, tokens: u64, took: Duration) -> (Record, Option<anyhow::Error>) {
+    let record = Record {
         step: step.number,
-        tokens: step.first_row * context + tokens,
-        train_loss: update.loss,
+        tokens,
+        train_loss: report.loss,
         learning_rate: step.lr,
-        grad_norm: update.grad_norm,
-        tokens_per_s,
+        grad_norm: report.grad_norm,
+        tokens_per_s: report.n_processed as f64 / took.as_secs_f64(),
         val_loss: None,
         scores: BTreeMap::new(),
-        figures: BTreeMap::new(),
-        skipped: !update.made,
-    }
-}
-
-/// The figures beside the bar, with the newest validation loss; 56 characters, so that they fit into 80 columns.
-fn figures(record: &Record, val_loss: Option<f64>, tokens_per_s: f64) -> String {
-    let val = val_loss.map(|loss| format!("  val {loss:.3}")).unwrap_or_default();
-    format!(
-        "loss {:.3}{val}  lr {:.1e}  norm {:.2}  {tokens_per_s:.0} tok/s",
-        record.train_loss, record.learning_rate, record.grad_norm
-    )
+        figures: report.figures,
+        skipped: !report.made,
+    };
+    (record, report.stop)
 }

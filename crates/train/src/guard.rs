@@ -1,7 +1,7 @@
-//! What must not reach the weights: losses and gradients that are no numbers, and losses that leap.
+//! Protection of the weights from losses and gradients that are not finite, and from loss spikes.
 
 use crate::config::{OnSpike, TrainConfig};
-use crate::fit::Update;
+use crate::objective::Update;
 use crate::schedule::Step;
 use anyhow::{Result, ensure};
 use gptkit_data::progress::Progress;
@@ -46,13 +46,13 @@ impl Guard {
         (z > config.spike_z).then_some(z)
     }
 
-    /// Says what was wrong with the update of `step`, if anything was.
+    /// Warns of an update whose loss or gradient is not finite, and of a spike.
     ///
     /// # Errors
     /// When loss or gradient were not finite once too often in a row.
-    pub(crate) fn judge(
+    pub(crate) fn check<M>(
         &mut self,
-        update: &Update,
+        update: &Update<M>,
         step: &Step,
         config: &TrainConfig,
         run: &Path,
@@ -80,8 +80,8 @@ impl Guard {
     }
 }
 
-/// What to say of `update` if its `loss`, called so, was a spike.
-pub fn spike_message(update: &Update, loss: &str, config: &TrainConfig) -> Option<String> {
+/// The warning about `update` if its loss, named `loss`, was a spike.
+pub fn spike_message<M>(update: &Update<M>, loss: &str, config: &TrainConfig) -> Option<String> {
     let z = update.spike?;
     let done = match config.on_spike {
         OnSpike::Report => "train.on_spike = \"skip\" would make no update",

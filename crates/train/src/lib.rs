@@ -14,24 +14,36 @@
 //! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
 //! - [`objective`] what a stage trains for
 //! - [`masked`]    what a masked model is asked
-//! - [`fit`]       the one step, and the loop around it
+//! - [`stage`]     a stage as every stage is run: new, resumed, reported
+//! - [`fit`]       the loop: steps, validations, checkpoints, interrupts
+//! - [`learner`]   what the loop trains; [`trainer`] makes one update of it
+//! - [`state`]     how far a run is
+//! - [`context`]   what a command gives to its stage: device, output, deadline
+//! - [`start`]     the model folder that a stage starts from
+//! - [`metrics`]   the records of a run
 //! - [`overview`]  the runs of a folder at a glance
 //! - [`memory`]    what a step holds, by part
 //! - [`machine`]   what the machine has
 //! - [`plan`]      memory and time before they are spent
+//! - [`bench`]     a step, reading and decoding, to be timed
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
+pub mod bench;
 pub mod checkpoint;
+pub mod checkpoint_folders;
 pub mod config;
+pub mod context;
 pub mod curves;
 pub mod ema;
 mod events;
 pub mod fit;
 pub mod guard;
 pub mod interrupt;
+pub mod learner;
 pub mod machine;
 pub mod masked;
 pub mod memory;
+pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod overview;
@@ -42,7 +54,12 @@ pub mod resume;
 pub mod run;
 pub mod schedule;
 pub mod span;
+pub mod stage;
+pub mod start;
+pub mod state;
+pub mod trainer;
 
-pub use pretrain::{Outcome, PretrainConfig, pretrain};
+pub use context::RunContext;
+pub use pretrain::{PretrainConfig, Pretraining};
 pub use resume::Resumable;
 pub use span::Span;

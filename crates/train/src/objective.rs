@@ -1,4 +1,4 @@
-//! What a stage trains for: its batches, their loss, and how good a model is on batches held out.
+//! The objective of a stage: the loss of its batches, and the validation of a model on held-out batches.
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
@@ -9,63 +9,109 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What an update is made from, and how its loss is found.
+/// A loss over batches.
 pub trait Objective {
-    /// What an update is made from.
+    /// The examples of one update.
     type Batch;
+    /// Further figures of an update, summed over its micro-batches; `()` where there are none.
+    type Metrics: Metrics;
 
-    /// Rows of a batch, of which micro-batches are made.
+    /// Number of rows in a batch; micro-batches are ranges of rows.
     fn rows(&self, batch: &Self::Batch) -> usize;
 
-    /// The part of a batch's loss that `rows` make, nats: the parts of a batch add up to its loss. To be differentiated as
-    /// it is, when `pass` trains.
+    /// The contribution of `rows` to the loss of a batch, a scalar in nats, and to its metrics. The contributions of all rows
+    /// add up to the loss of the batch. The scalar must be differentiated without scaling it when `pass` trains.
     ///
     /// # Errors
     /// When the batch does not fit the model, or memory does not suffice.
-    fn loss(&self, batch: &Self::Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor>;
+    fn loss(&self, batch: &Self::Batch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, Self::Metrics)>;
 }
 
-/// What the loop in [`mod@crate::fit`] must know of a stage besides.
+/// Sums over the micro-batches of an update.
+pub trait Metrics: Default {
+    /// Adds the sums of another micro-batch.
+    fn add(&mut self, other: Self);
+}
+
+impl Metrics for () {
+    fn add(&mut self, (): ()) {}
+}
+
+/// The result of one update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update<M = ()> {
+    /// Loss of the batch, nats.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// How many standard deviations the loss lies above the previous ones, if that makes it a spike.
+    pub spike: Option<f64>,
+    /// Whether the weights were changed.
+    pub made: bool,
+    /// Sums over the batch.
+    pub metrics: M,
+}
+
+impl<M> Update<M> {
+    /// Whether loss and gradient are finite.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+/// An objective with a validation, as [`crate::learner::Supervised`] needs it.
 pub trait Validate: Objective {
-    /// Tokens that the model reads of a batch, for the rate.
+    /// Tokens of a batch that the model reads, for the rate in tokens per second.
     fn n_tokens(&self, batch: &Self::Batch) -> u64;
 
-    /// How good the model is on `batches`, without dropout.
+    /// Validates the model on `batches`, without dropout.
     ///
     /// # Errors
     /// As [`Objective::loss`].
     fn validate(&self, batches: &[Self::Batch]) -> Result<Validation>;
 }
 
-/// What a validation found.
+/// The result of a validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Validation {
-    /// Mean loss, nats.
-    pub loss: f64,
+    /// Mean loss, nats; none for PPO.
+    pub loss: Option<f64>,
     /// Further figures by name.
     pub scores: BTreeMap<String, f64>,
-    /// What the best weights are chosen by: the lowest.
-    pub chosen_by: f64,
+    /// The figure that decides which weights are the best (the lowest) and when patience ends; none where there was nothing
+    /// to measure it on.
+    pub chosen_by: Option<f64>,
 }
 
-/// Prediction of each next token, or of those that [`crate::masked`] asks for: mean loss over the targets that count.
+impl Validation {
+    /// A validation whose weights are chosen by `chosen_by`.
+    pub fn new(loss: f64, scores: BTreeMap<String, f64>, chosen_by: f64) -> Self {
+        Self { loss: Some(loss), scores, chosen_by: Some(chosen_by) }
+    }
+}
+
+/// Prediction of each next token, or of the tokens that [`crate::masked`] masks: mean loss over the targets that count.
 #[derive(Debug)]
-pub struct LanguageModeling<M = Gpt>(pub M);
+pub struct LanguageModeling<M = Gpt> {
+    /// The language model.
+    pub model: M,
+}
 
 impl<M: Predictor> Objective for LanguageModeling<M> {
     type Batch = Batch;
+    type Metrics = ();
 
     fn rows(&self, batch: &Batch) -> usize {
         batch.rows
     }
 
-    fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
-        self.weighted(batch, rows, pass, 1.0)
+    fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
+        Ok((self.weighted(batch, rows, pass, 1.0)?, ()))
     }
 }
 
 impl<M: Predictor> LanguageModeling<M> {
-    /// `coef` times the part of a batch's loss that `rows` make, as [`Objective::loss`] is.
+    /// `coef` times the contribution of `rows` to the loss of a batch, see [`Objective::loss`].
     ///
     /// # Errors
     /// As [`Objective::loss`].
@@ -73,8 +119,8 @@ impl<M: Predictor> LanguageModeling<M> {
         // A micro-batch weighs as much as it has targets, so that the mean is the whole batch's.
         let range = rows.start * batch.context..rows.end * batch.context;
         let weight = counted(&batch.targets[range]) as f64 / counted(&batch.targets).max(1) as f64;
-        let (input, targets) = tensors(batch, rows, &self.0)?;
-        Ok(self.0.loss(&input, &targets, pass, coef * weight)?)
+        let (input, targets) = tensors(batch, rows, &self.model)?;
+        Ok(self.model.loss(&input, &targets, pass, coef * weight)?)
     }
 }
 
@@ -84,15 +130,25 @@ impl<M: Predictor> Validate for LanguageModeling<M> {
     }
 
     fn validate(&self, batches: &[Batch]) -> Result<Validation> {
+        let loss = self.mean_loss(batches)?;
+        Ok(Validation::new(loss, BTreeMap::new(), loss))
+    }
+}
+
+impl<M: Predictor> LanguageModeling<M> {
+    /// Mean loss over the targets of `batches`, nats a token, without dropout.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn mean_loss(&self, batches: &[Batch]) -> Result<f64> {
         let (mut sum, mut n) = (0.0, 0);
         for batch in batches {
             let here = counted(&batch.targets);
-            let loss = self.loss(batch, 0..batch.rows, Pass::Eval)?.to_scalar::<f32>()?;
+            let loss = self.weighted(batch, 0..batch.rows, Pass::Eval, 1.0)?.to_scalar::<f32>()?;
             sum += f64::from(loss) * here as f64;
             n += here;
         }
-        let loss = sum / n.max(1) as f64;
-        Ok(Validation { loss, scores: BTreeMap::new(), chosen_by: loss })
+        Ok(sum / n.max(1) as f64)
     }
 }
 
@@ -118,18 +174,19 @@ pub struct HeldOutSource {
 impl<M> Mixture<M> {
     /// The validation batches of `sources` follow each other in this order.
     pub fn new(model: M, sources: Vec<HeldOutSource>) -> Self {
-        Self { objective: LanguageModeling(model), sources }
+        Self { objective: LanguageModeling { model }, sources }
     }
 }
 
 impl<M: Predictor> Objective for Mixture<M> {
     type Batch = Batch;
+    type Metrics = ();
 
     fn rows(&self, batch: &Batch) -> usize {
         self.objective.rows(batch)
     }
 
-    fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<Tensor> {
+    fn loss(&self, batch: &Batch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, ())> {
         self.objective.loss(batch, rows, pass)
     }
 }
@@ -146,14 +203,14 @@ impl<M: Predictor> Validate for Mixture<M> {
         for source in &self.sources {
             let (own, rest) = left.split_at(source.n_batches.min(left.len()));
             left = rest;
-            losses.push((source, self.objective.validate(own)?.loss));
+            losses.push((source, self.objective.mean_loss(own)?));
         }
         let loss = weighted_mean(losses.iter().map(|(source, loss)| (source.weight, *loss)));
         let scores = match losses.len() {
             0 | 1 => BTreeMap::new(),
             _ => losses.into_iter().map(|(source, loss)| (format!("{SOURCE_LOSS}{}", source.name), loss)).collect(),
         };
-        Ok(Validation { loss, scores, chosen_by: loss })
+        Ok(Validation::new(loss, scores, loss))
     }
 }
 
@@ -217,16 +274,16 @@ mod tests {
         let batch = |token: u32, rows: usize| Batch::windows(4, vec![token; 4 * rows], vec![(token + 1) % 7; 4 * rows]);
         // Three batches of the first source, one of the second.
         let batches = [batch(1, 2), batch(1, 2), batch(2, 1), batch(5, 1)];
-        let alone = |range: Range<usize>| LanguageModeling(model()).validate(&batches[range]).unwrap().loss;
+        let alone = |range: Range<usize>| LanguageModeling { model: model() }.mean_loss(&batches[range]).unwrap();
         let (a, b) = (alone(0..3), alone(3..4));
         assert!((a - b).abs() > 0.1, "{a} {b}");
         let source = |name: &str, weight, n_batches| HeldOutSource { name: name.to_owned(), weight, n_batches };
         let mixture = Mixture::new(model(), vec![source("a", 1.0, 3), source("b", 3.0, 1)]);
         let found = mixture.validate(&batches).unwrap();
-        assert!((found.loss - (0.25 * a + 0.75 * b)).abs() < 1e-9, "{found:?}");
+        assert!((found.loss.unwrap() - (0.25 * a + 0.75 * b)).abs() < 1e-9, "{found:?}");
         assert_eq!(found.chosen_by, found.loss);
         assert_eq!(found.scores, BTreeMap::from([("loss/a".to_owned(), a), ("loss/b".to_owned(), b)]));
         let one = Mixture::new(model(), vec![source("a", 1.0, 4)]).validate(&batches).unwrap();
-        assert_eq!((one.loss, one.scores.len()), (alone(0..4), 0));
+        assert_eq!((one.loss, one.scores.len()), (Some(alone(0..4)), 0));
     }
 }

@@ -1,7 +1,7 @@
 //! The runs below a folder, at a glance.
 
 use crate::checkpoint::last_state;
-use crate::run::{METRICS, Record};
+use crate::metrics::{METRICS, Record};
 use anyhow::{Context, Result};
 use gptkit_data::disk;
 use std::io::{Read, Seek, SeekFrom};

@@ -1,13 +1,12 @@
 //! Memory, work and time of a run before any of it is spent.
 
 use crate::config::{Recompute, TrainConfig};
-use crate::fit::Trainer;
-use crate::guard::Guard;
 use crate::machine;
 pub use crate::memory::Memory;
 use crate::memory::matrices;
 use crate::objective::LanguageModeling;
 use crate::schedule::Schedule;
+use crate::trainer::Trainer;
 use anyhow::{Result, ensure};
 use candle_core::Device;
 use gptkit_data::batch::Batch;
@@ -191,19 +190,18 @@ fn seconds<const N: usize>(
     let mut trainers = Vec::with_capacity(N);
     for model in models {
         let params = Params::init(model, 1, device)?;
-        let objective = LanguageModeling(predictor(model, &params, train.dtype.precision())?);
+        let objective = LanguageModeling { model: predictor(model, &params, train.dtype.precision())? };
         trainers.push(Trainer::new(objective, params, &train, 1)?);
     }
     let n = rows * models[0].context;
     let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % models[0].vocab_size) as u32).collect();
     let batch = Batch::windows(models[0].context, ids(0), ids(7919));
-    let mut guard = Guard::default();
     let mut fastest = [f64::INFINITY; N];
     // The first round takes its memory from the system and does not count.
     for round in 0..=ROUNDS {
         for (trainer, fastest) in trainers.iter_mut().zip(&mut fastest) {
             let begun = Instant::now();
-            trainer.step(&batch, 0, train.lr, &mut guard)?;
+            trainer.step(&batch, 0, train.lr)?;
             if round > 0 {
                 *fastest = fastest.min(begun.elapsed().as_secs_f64());
             }

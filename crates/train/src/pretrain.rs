@@ -1,22 +1,24 @@
-//! The first stage: raw text → language model (Radford et al. 2018, §3.1), or one of the baselines beside it.
+//! The first stage: raw text → language model (GPT-1 to GPT-3, and the baselines beside them).
 
-use crate::checkpoint::{State, TextSeen};
-use crate::config::TrainConfig;
-use crate::fit::{Sitting, Summary, Trainer, fit};
+use crate::config::{TrainConfig, default_seed};
+use crate::context::RunContext;
+use crate::learner::{Learner, Supervised};
 use crate::machine;
 use crate::masked::{Masking, rows_of_vocabulary};
 use crate::objective::{HeldOutSource, Mixture};
-use crate::plan::{Memory, must_fit, settings_that_fit};
+use crate::plan::{Memory, settings_that_fit};
 use crate::request::RunRequest;
 use crate::resume::Resumable;
-use crate::run::Run;
 use crate::schedule::Schedule;
-use anyhow::{Context, Result, bail, ensure};
+use crate::stage::{self, Model, Stage, StageData, TrainingData};
+use crate::state::{DataSeen, State};
+use crate::trainer::Trainer;
+use anyhow::{Result, ensure};
 use gptkit_config::{Check, Problems};
-use gptkit_data::batch::{Batch, Prefetch, Windows, validation};
-use gptkit_data::disk::Claim;
+use gptkit_data::batch::{Batch, Windows, validation};
 use gptkit_data::prepare::{Prepared, changed_since, prepare};
 use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::shard::Corpus;
 use gptkit_data::source::DataConfig;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
 use gptkit_model::load::{load_config, load_model};
@@ -32,7 +34,7 @@ pub struct PretrainConfig {
     #[serde(default)]
     pub description: String,
     /// Seed of everything that is drawn.
-    #[serde(default = "seed")]
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// The model.
     pub model: ModelConfig,
@@ -46,10 +48,6 @@ pub struct PretrainConfig {
     pub train: TrainConfig,
 }
 
-fn seed() -> u64 {
-    1
-}
-
 impl Check for PretrainConfig {
     fn check(&self, problems: &mut Problems) {
         problems.section("model", &self.model);
@@ -59,60 +57,215 @@ impl Check for PretrainConfig {
     }
 }
 
-/// What a run leaves.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Its folder, which is the model's folder too.
-    pub folder: PathBuf,
-    /// How it ended.
-    pub summary: Summary,
+/// Pretraining from raw text.
+pub struct Pretraining {
+    config: PretrainConfig,
+    /// Model folder that a new run starts from; random weights without one.
+    init: Option<PathBuf>,
+    /// What the run reads, once it is open.
+    text: Option<Text>,
 }
 
-/// Prepares the text, trains a model on it from first values or from the model folder `init`, and leaves it in the folder
-/// of `claim`.
+/// The text of a run.
+struct Text {
+    windows: Arc<Windows>,
+    corpus: Arc<Corpus>,
+    /// The sources of the validation batches.
+    held_out: Vec<HeldOutSource>,
+}
+
+impl Pretraining {
+    /// A run of `config`, which starts from the model folder `init`; a resumed run needs none.
+    pub fn new(config: PretrainConfig, init: Option<&Path>) -> Self {
+        Self { config, init: init.map(Path::to_owned), text: None }
+    }
+}
+
+/// Text and weights of a run.
+pub struct PretrainParts {
+    /// None where random weights are drawn.
+    params: Option<Params>,
+    corpus: Arc<Corpus>,
+    /// Folder of the shards.
+    shards: PathBuf,
+    /// Fingerprint of the shards.
+    fingerprint: String,
+}
+
+impl Stage for Pretraining {
+    type Config = PretrainConfig;
+    type Learner = Supervised<Mixture<Box<dyn Predictor>>>;
+    type Parts = PretrainParts;
+    type Report = ();
+
+    const FILES: &'static [&'static str] = &[];
+    const VALIDATES_EACH_EPOCH: bool = false;
+
+    fn config(&self) -> &PretrainConfig {
+        &self.config
+    }
+
+    fn train(&self) -> &TrainConfig {
+        &self.config.train
+    }
+
+    fn train_mut(&mut self) -> &mut TrainConfig {
+        &mut self.config.train
+    }
+
+    fn prepare(&mut self, _: &Path, context: &RunContext) -> Result<Model<PretrainParts>> {
+        let config = &mut self.config;
+        let params = match &self.init {
+            Some(folder) => {
+                let (shape, params) = load_model(folder, context.device)?;
+                config.model = shape;
+                config.tokenizer = TokenizerConfig::load_from(folder);
+                Some(params)
+            }
+            None => None,
+        };
+        let prepared = prepare(&config.data, &config.tokenizer, None, context.progress)?;
+        if params.is_some() {
+            add_rows(&mut config.model, &prepared.tokenizer)?;
+        }
+        fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), context.progress)?;
+        let params = params.map(|params| params.extend_vocabulary(&config.model, config.seed)).transpose()?;
+        Ok(self.model(params, prepared))
+    }
+
+    fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<PretrainParts>> {
+        let Resumable { folder, checkpoint, .. } = run;
+        let config = &self.config;
+        let prepared = prepare(&config.data, &config.tokenizer, None, context.progress)?;
+        ensure!(
+            prepared.tokenizer.fingerprint()? == Tokenizer::load(checkpoint)?.fingerprint()?,
+            "{} has another tokenizer than {}: they do not belong together",
+            prepared.folder.display(),
+            checkpoint.display()
+        );
+        warn_of_changed_text(folder, &prepared, context.progress)?;
+        let (shape, params) = load_model(checkpoint, context.device)?;
+        ensure!(
+            shape == config.model,
+            "{} holds a model of another shape than [model] in {} says",
+            checkpoint.display(),
+            folder.join("config.toml").display()
+        );
+        Ok(self.model(Some(params), prepared))
+    }
+
+    fn open(&mut self, _: &Path, model: &Model<PretrainParts>, _: &RunContext) -> Result<StageData<Self>> {
+        let (config, PretrainParts { corpus, shards, fingerprint, .. }) = (&self.config, &model.parts);
+        let windows = Arc::new(Windows::new(Arc::clone(corpus), config.model.context, config.seed)?);
+        let (validation, held_out) = validation_set(config, corpus, &model.tokenizer);
+        self.text = Some(Text { windows: Arc::clone(&windows), corpus: Arc::clone(corpus), held_out });
+        let masking = masking(config, &model.tokenizer, config.seed);
+        Ok(TrainingData {
+            folder: shards.clone(),
+            fingerprint: fingerprint.clone(),
+            n_rows: windows.rows_per_epoch(),
+            tokens_per_row: config.model.context,
+            validation,
+            batch: Box::new(move |first, rows| {
+                let mut batch = windows.batch(first, rows);
+                masking.iter().for_each(|masking| masking.apply(&mut batch, first));
+                batch
+            }),
+        })
+    }
+
+    fn check_unchanged(&self, data: &StageData<Self>, seen: &DataSeen, _: &Path) -> Result<()> {
+        ensure!(
+            data.fingerprint == seen.fingerprint,
+            "the text of {} has changed since this run started; to train on the new text, start a new run with --init",
+            data.folder.display()
+        );
+        Ok(())
+    }
+
+    fn learner(
+        &mut self,
+        model: Model<PretrainParts>,
+        validation: Vec<Batch>,
+        tokens_per_row: usize,
+        _: &Path,
+        context: &RunContext,
+    ) -> Result<Self::Learner> {
+        let config = &self.config;
+        let params = match model.parts.params {
+            Some(params) => params,
+            None => Params::init(&config.model, config.seed, context.device)?,
+        };
+        let held_out = self.text.as_ref().map(|text| text.held_out.clone()).unwrap_or_default();
+        let mixture = Mixture::new(predictor(&config.model, &params, config.train.dtype.precision())?, held_out);
+        let trainer = Trainer::new(mixture, params, &config.train, config.seed)?;
+        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+    }
+
+    fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
+        let Self { config, text: Some(text), .. } = self else { return };
+        context.progress.note(&format!(
+            "{} parameters · {} tokens a step · {} tokens an epoch · to {}",
+            grouped(config.model.n_params()),
+            grouped((config.train.batch_size * config.model.context) as u64),
+            grouped(text.windows.rows_per_epoch() * config.model.context as u64),
+            run.display()
+        ));
+        warn_of_memory(config, context);
+        warn_of_data(config, text, learner.has_validation(), context.progress);
+    }
+
+    fn report(&mut self, _: &mut Self::Learner, _: &Path, _: &State, _: &RunContext) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Pretraining {
+    fn model(&self, params: Option<Params>, prepared: Prepared) -> Model<PretrainParts> {
+        let Prepared { tokenizer, corpus, folder, fingerprint, .. } = prepared;
+        let parts = PretrainParts { params, corpus, shards: folder, fingerprint };
+        Model { config: self.config.model.clone(), tokenizer, parts }
+    }
+}
+
+/// The batch of step number `step` of a run of `config`, and the tokenizer that made it.
 ///
 /// # Errors
-/// When the text, the tokenizer and the model do not fit together, or the run fails.
-pub fn pretrain(mut config: PretrainConfig, init: Option<&Path>, claim: Claim, sitting: &Sitting) -> Result<Outcome> {
-    config.train.settle();
-    let params = match init {
-        Some(folder) => {
-            let (shape, params) = load_model(folder, sitting.device)?;
-            config.model = shape;
-            config.tokenizer = TokenizerConfig::load_from(folder);
-            Some(params)
+/// When text or tokenizer cannot be used, or the run has fewer steps.
+pub fn batch_of_step(config: PretrainConfig, step: u64, context: &RunContext) -> Result<(Tokenizer, Batch)> {
+    ensure!(
+        config.model.kind != Kind::Bert,
+        "`inspect` does not support kind = \"bert\" (masked language model): its batches are masked while they are trained on"
+    );
+    stage::batch_of_step(Pretraining::new(config, None), step, context)
+}
+
+/// The same tokens are masked in the validations of all runs, so that their losses can be compared.
+const VALIDATION_SEED: u64 = 0;
+
+/// Which tokens of the windows are masked: none unless the model is a masked one.
+fn masking(config: &PretrainConfig, tokenizer: &Tokenizer, seed: u64) -> Option<Masking> {
+    let entries = tokenizer.vocab_size() as u32;
+    (config.model.kind == Kind::Bert).then_some(Masking { seed, entries })
+}
+
+/// The validation batches, source by source, and the sources.
+fn validation_set(config: &PretrainConfig, corpus: &Corpus, tokenizer: &Tokenizer) -> (Vec<Batch>, Vec<HeldOutSource>) {
+    let PretrainConfig { model, train, .. } = config;
+    let parts = validation(corpus, model.context, train.micro_batch(), train.eval_windows);
+    let held_out = parts
+        .iter()
+        .map(|part| HeldOutSource { name: part.name.clone(), weight: part.weight, n_batches: part.batches.len() })
+        .collect();
+    let mut validation: Vec<Batch> = parts.into_iter().flat_map(|part| part.batches).collect();
+    if let Some(masking) = masking(config, tokenizer, VALIDATION_SEED) {
+        let mut first_row = 0;
+        for batch in &mut validation {
+            masking.apply(batch, first_row);
+            first_row += batch.rows as u64;
         }
-        None => None,
-    };
-    let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
-    if params.is_some() {
-        add_rows(&mut config.model, &prepared.tokenizer)?;
     }
-    fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), sitting.progress)?;
-    let text = Text::new(&config, &prepared)?;
-    config.train.check_validation(!text.validation.is_empty())?;
-    let resolved = gptkit_config::resolved(&config).context("the configuration cannot be written")?;
-    must_fit(&config.model, &config.train, sitting.device)?;
-    let run = Run::create(claim, &resolved, &config.model, &prepared.tokenizer)?;
-    let params = match params {
-        Some(params) => params.extend_vocabulary(&config.model, config.seed)?,
-        None => Params::init(&config.model, config.seed, sitting.device)?,
-    };
-    sitting.progress.note(&format!(
-        "{} parameters · {} tokens a step · {} tokens an epoch · to {}",
-        grouped(config.model.n_params()),
-        grouped((config.train.batch_size * config.model.context) as u64),
-        grouped(text.windows.rows_per_epoch() * config.model.context as u64),
-        run.folder().display()
-    ));
-    warn_of_memory(&config, sitting);
-    warn_of_data(&config, &prepared, &text, sitting.progress);
-    let trainer = trainer(&config, params, &text)?;
-    let state = State {
-        text: TextSeen { shards: std::path::absolute(&prepared.folder)?, fingerprint: prepared.fingerprint },
-        ..State::default()
-    };
-    go_on(&config, trainer, state, &text, run, sitting)
+    (validation, held_out)
 }
 
 /// Fills in what `config` leaves open, as [`pretrain`] would from the text and the model folder `init`. Returns the windows
@@ -140,16 +293,16 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
     }
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
-    Ok(windows(config, &prepared)?.rows_per_epoch())
+    Ok(Windows::new(prepared.corpus, config.model.context, config.seed)?.rows_per_epoch())
 }
 
 /// Says before the first step that memory will not suffice.
-fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
+fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
     let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine::memory());
-    if sitting.device.is_cpu() && needed > here {
+    if context.device.is_cpu() && needed > here {
         let way = settings_that_fit(&config.model, &config.train, here)
             .map(|set| format!(": use --set {}", set.join(" --set ")));
-        sitting.progress.warn(&format!(
+        context.progress.warn(&format!(
             "a step takes about {:.1} GB of memory, and there are {:.1}{}",
             needed as f64 / 1e9,
             here as f64 / 1e9,
@@ -159,7 +312,7 @@ fn warn_of_memory(config: &PretrainConfig, sitting: &Sitting) {
 }
 
 /// Says before the first step which parts of the text are read otherwise than the settings seem to ask for.
-fn warn_of_data(config: &PretrainConfig, prepared: &Prepared, text: &Text, progress: &dyn Progress) {
+fn warn_of_data(config: &PretrainConfig, text: &Text, has_validation: bool, progress: &dyn Progress) {
     for (name, asked, given) in text.windows.rounded_shares() {
         progress.warn(&format!(
             "{name} has {:.3}% of the weights and gets {:.1}% of the windows, the least that a source can get: give it more \
@@ -170,7 +323,7 @@ fn warn_of_data(config: &PretrainConfig, prepared: &Prepared, text: &Text, progr
     }
     let window = config.model.context + 1;
     let validated = |name: &str| text.held_out.iter().any(|source| source.name == name);
-    for part in prepared.corpus.val.iter().filter(|part| config.data.val_fraction > 0.0 && !validated(&part.name)) {
+    for part in text.corpus.val.iter().filter(|part| config.data.val_fraction > 0.0 && !validated(&part.name)) {
         progress.warn(&format!(
             "the validation part of {} has {} tokens, and a window takes {window}: it has no validation loss; raise \
              data.val_fraction, or give more text",
@@ -179,7 +332,7 @@ fn warn_of_data(config: &PretrainConfig, prepared: &Prepared, text: &Text, progr
         ));
     }
     let n_steps = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch()).n_steps();
-    if let Some(every) = config.train.eval_every.filter(|&every| every > n_steps && !text.validation.is_empty()) {
+    if let Some(every) = config.train.eval_every.filter(|&every| every > n_steps && has_validation) {
         progress.warn(&format!(
             "train.eval_every = {every} is longer than the run of {n_steps} steps: it is validated at its end only"
         ));
@@ -197,130 +350,6 @@ fn warn_of_changed_text(folder: &Path, prepared: &Prepared, progress: &dyn Progr
         ));
     }
     Ok(())
-}
-
-/// The batch of step number `step` of a run of `config`, and the tokenizer that made it.
-///
-/// # Errors
-/// When text or tokenizer cannot be used, or the run has fewer steps.
-pub fn batch_of_step(config: &PretrainConfig, step: u64, progress: &dyn Progress) -> Result<(Tokenizer, Batch)> {
-    if config.model.kind == Kind::Bert {
-        bail!("a model of kind bert is asked for masked tokens, not for the next ones: its batches cannot be shown");
-    }
-    let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
-    let windows = windows(config, &prepared)?;
-    let schedule = Schedule::new(&config.train, config.model.context, windows.rows_per_epoch());
-    let found = schedule.steps().nth(step as usize - 1);
-    let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
-    Ok((prepared.tokenizer, windows.batch(found.first_row, found.rows)))
-}
-
-/// Goes on with `run` to the weights that it would have had without the interruption. `config` is the run's own
-/// `config.toml` with [`Resumable::settings`] on top.
-///
-/// # Errors
-/// When the text is another, the checkpoint does not fit the configuration, or the run fails.
-pub fn resume(config: &PretrainConfig, run: Resumable, sitting: &Sitting) -> Result<Outcome> {
-    let Resumable { folder, checkpoint, state, lock, .. } = run;
-    let prepared = prepare(&config.data, &config.tokenizer, None, sitting.progress)?;
-    ensure!(
-        prepared.tokenizer.fingerprint()? == Tokenizer::load(&checkpoint)?.fingerprint()?,
-        "{} has another tokenizer than {}: they do not belong together",
-        prepared.folder.display(),
-        checkpoint.display()
-    );
-    ensure!(
-        prepared.fingerprint == state.text.fingerprint,
-        "the text of {} is not what the run began with: it has changed since. To train on it all the same, begin a new run \
-         with --init {}",
-        prepared.folder.display(),
-        checkpoint.display()
-    );
-    warn_of_changed_text(&folder, &prepared, sitting.progress)?;
-    let (shape, params) = load_model(&checkpoint, sitting.device)?;
-    ensure!(
-        shape == config.model,
-        "{} holds a model of another shape than [model] in {} says",
-        checkpoint.display(),
-        folder.join("config.toml").display()
-    );
-    let text = Text::new(config, &prepared)?;
-    let mut trainer = trainer(config, params, &text)?;
-    trainer.restore(&checkpoint, &state)?;
-    sitting.progress.note(&format!("resumed {} after step {}", folder.display(), state.step));
-    let run = Run::resume(&folder, lock, &checkpoint, &state, sitting.progress)?;
-    go_on(config, trainer, state, &text, run, sitting)
-}
-
-/// A model of any kind, in training.
-type Pretraining = Trainer<Mixture<Box<dyn Predictor>>>;
-
-fn trainer(config: &PretrainConfig, params: Params, text: &Text) -> Result<Pretraining> {
-    let model = predictor(&config.model, &params, config.train.dtype.precision())?;
-    Trainer::new(Mixture::new(model, text.held_out.clone()), params, &config.train, config.seed)
-}
-
-/// The same tokens are asked for in validations of all runs, so that their losses can be compared.
-const VALIDATION_SEED: u64 = 0;
-
-/// What a run reads.
-struct Text {
-    windows: Arc<Windows>,
-    /// What of the windows a masked model is asked.
-    masking: Option<Masking>,
-    validation: Vec<Batch>,
-    /// The sources that `validation` comes from.
-    held_out: Vec<HeldOutSource>,
-}
-
-impl Text {
-    fn new(config: &PretrainConfig, prepared: &Prepared) -> Result<Self> {
-        let PretrainConfig { model, train, .. } = config;
-        let masks = |seed| {
-            (model.kind == Kind::Bert).then(|| Masking { seed, entries: prepared.tokenizer.vocab_size() as u32 })
-        };
-        let parts = validation(&prepared.corpus, model.context, train.micro_batch(), train.eval_windows);
-        let held_out = parts
-            .iter()
-            .map(|part| HeldOutSource { name: part.name.clone(), weight: part.weight, n_batches: part.batches.len() })
-            .collect();
-        let mut validation: Vec<Batch> = parts.into_iter().flat_map(|part| part.batches).collect();
-        if let Some(masking) = masks(VALIDATION_SEED) {
-            let mut first_row = 0;
-            for batch in &mut validation {
-                masking.apply(batch, first_row);
-                first_row += batch.rows as u64;
-            }
-        }
-        Ok(Self { windows: Arc::new(windows(config, prepared)?), masking: masks(config.seed), validation, held_out })
-    }
-}
-
-/// The training windows of `prepared` in the order in which a run of `config` sees them.
-fn windows(config: &PretrainConfig, prepared: &Prepared) -> Result<Windows> {
-    Windows::new(Arc::clone(&prepared.corpus), config.model.context, config.seed)
-}
-
-fn go_on(
-    config: &PretrainConfig,
-    mut trainer: Pretraining,
-    state: State,
-    text: &Text,
-    mut run: Run,
-    sitting: &Sitting,
-) -> Result<Outcome> {
-    let schedule = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch());
-    let plan = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
-    let (windows, masking) = (Arc::clone(&text.windows), text.masking);
-    let next = move |first, rows| {
-        let mut batch = windows.batch(first, rows);
-        masking.iter().for_each(|masking| masking.apply(&mut batch, first));
-        batch
-    };
-    let batches = Prefetch::new(next, plan);
-    let summary = fit(&mut trainer, state, &schedule, batches, &text.validation, &mut run, sitting)?;
-    run.draw()?;
-    Ok(Outcome { folder: run.folder().to_owned(), summary })
 }
 
 /// Rows for special tokens that the tokenizer of a model folder has and its model lacks.

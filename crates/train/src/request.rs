@@ -1,7 +1,7 @@
 //! What a run was started with: `run.json` in its folder. With it the same command can resume its run, and a run that was
 //! killed before its first checkpoint can be started again.
 
-use crate::checkpoint;
+use crate::checkpoint_folders;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk::{self, Claim, LOCK};
 use serde::de::DeserializeOwned;
@@ -140,7 +140,7 @@ impl RunRequest {
         };
         let same = Self { begun: before.begun, ..self.clone() } == before;
         ensure!(same, "{}: it holds a run that was started with {}", other(), before.difference(self));
-        if before.begun || checkpoint::exists(folder) {
+        if before.begun || checkpoint_folders::exist(folder) {
             return Ok(RunFolder::Same);
         }
         Ok(RunFolder::New(Self::claim_again(folder)?))

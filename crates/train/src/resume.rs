@@ -5,9 +5,11 @@
 //! batch size the result would be that of a different run. Where the length changes, the decay of the learning rate still ends
 //! where it did, so that the rate does not jump.
 
-use crate::checkpoint::{self, CONFIG, State, TextSeen};
+use crate::checkpoint;
+use crate::checkpoint_folders;
 use crate::request::RunRequest;
-use crate::run::{locked, restore_description};
+use crate::run::{CONFIG, locked, restore_description};
+use crate::state::{DataSeen, State};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Difference, differences};
 use gptkit_data::disk;
@@ -52,7 +54,7 @@ impl Resumable {
     /// run.
     pub fn open(folder: &Path, verified: &[&str], progress: &dyn Progress) -> Result<Self> {
         ensure!(
-            folder.join(CONFIG).exists() || checkpoint::exists(folder),
+            folder.join(CONFIG).exists() || checkpoint_folders::exist(folder),
             "{} does not exist: {} is no run",
             folder.join(CONFIG).display(),
             folder.display()
@@ -74,12 +76,12 @@ impl Resumable {
     /// wherever the command is given. When they are gone or no longer the same (another run may have given their sources
     /// other weights), it is prepared again from its sources.
     pub fn settings(&self) -> Vec<String> {
-        let TextSeen { shards, fingerprint } = &self.state.text;
-        let there = Manifest::read(shards).map(|manifest| manifest.fingerprint()).ok();
+        let DataSeen { folder, fingerprint } = &self.state.data;
+        let there = Manifest::read(folder).map(|manifest| manifest.fingerprint()).ok();
         if self.text_edited || there.as_ref() != Some(fingerprint) {
             return Vec::new();
         }
-        let path = serde_json::Value::from(shards.to_string_lossy());
+        let path = serde_json::Value::from(folder.to_string_lossy());
         vec![format!("data.sources=[{{ path = {path} }}]"), "tokenizer={}".to_owned()]
     }
 }

@@ -12,61 +12,22 @@
 //!   checkpoints/       the newest states of the run, Hugging Face folders too
 //! ```
 
-use crate::checkpoint::{self, CONFIG, State};
-use crate::curves::{self, Curves};
 use crate::events::Events;
+use crate::metrics::{METRICS, Record, lines, records};
 use crate::request::{REQUEST, RunRequest};
 use anyhow::{Context, Result};
 use gptkit_data::disk::{self, Claim};
 use gptkit_data::progress::Progress;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::folder::{is_of_model, is_whole, save_description, seal};
+use gptkit_model::folder::{is_of_model, save_description};
 use gptkit_model::{ModelConfig, Weights};
-use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-pub(crate) const METRICS: &str = "metrics.jsonl";
-/// The curves of a run in its folder, the last file that it writes.
-pub const CURVES: &str = "curves.svg";
-
-/// A line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// Updates made.
-    pub step: u64,
-    /// Tokens predicted in all of them.
-    pub tokens: u64,
-    /// Mean loss of this update's batch, nats a token.
-    #[serde(deserialize_with = "number")]
-    pub train_loss: f64,
-    /// Learning rate of this update.
-    pub learning_rate: f64,
-    /// Norm of its gradient before clipping.
-    #[serde(deserialize_with = "number")]
-    pub grad_norm: f64,
-    /// Speed of this update.
-    pub tokens_per_s: f64,
-    /// Mean loss on the validation windows after this update, where it was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_loss: Option<f64>,
-    /// Further figures of that validation, by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub scores: BTreeMap<String, f64>,
-    /// Further figures of this step, by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub figures: BTreeMap<String, f64>,
-    /// Whether this step made no update: see [`crate::guard`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub skipped: bool,
-}
-
-/// JSON has no NaN and no infinity: they are written as null.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
+/// The settings of a run, in its folder and in each checkpoint.
+pub(crate) const CONFIG: &str = "config.toml";
 
 /// A run that is being written.
 #[derive(Debug)]
@@ -92,7 +53,7 @@ enum Held {
 }
 
 /// Files of a run that describe its model, its settings and where it comes from.
-fn is_description(name: &str) -> bool {
+pub(crate) fn is_description(name: &str) -> bool {
     let more = [CONFIG, REQUEST, ANSWERS, "provenance.json", "reference.json"];
     // Adapters bring their own with their weights.
     name.ends_with(".json") && is_of_model(name) && name != "adapter_config.json" || more.contains(&name)
@@ -112,21 +73,6 @@ pub fn claim_numbered(runs: &Path, name: &str) -> Result<Claim> {
         }
     }
     anyhow::bail!("every number of {} is taken", runs.join(name).display())
-}
-
-/// What the run in `folder` recorded, in order. A line that a crash cut short is no record.
-///
-/// # Errors
-/// When its `metrics.jsonl` cannot be read.
-pub fn records(folder: &Path) -> Result<Vec<Record>> {
-    let path = folder.join(METRICS);
-    let bytes = disk::read(&path).context("is this a run?")?;
-    Ok(lines(&bytes).map(|(record, _)| record).collect())
-}
-
-/// The records of a file, each with its line.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = (Record, &[u8])> {
-    bytes.split(|&byte| byte == b'\n').filter_map(|line| Some((serde_json::from_slice(line).ok()?, line)))
 }
 
 /// Says that this process writes the run in `folder`, until the result is dropped.
@@ -151,26 +97,19 @@ impl Run {
         Self::open(&folder, Held::Claimed(claim), 0, BTreeMap::new())
     }
 
-    /// Goes on in `folder`, which is `lock`ed, from its `checkpoint`, which was written with `state`: records of later steps,
-    /// which will be made again, are dropped, and what has been lost or damaged since is written again.
+    /// Resumes the run in `folder`, which is `lock`ed, from its `checkpoint` after `step`: records of later steps, which will be
+    /// made again, are dropped, and what has been lost or damaged since is written again.
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub fn resume(
-        folder: &Path,
-        lock: File,
-        checkpoint: &Path,
-        state: &State,
-        progress: &dyn Progress,
-    ) -> Result<Self> {
+    pub fn resume(folder: &Path, lock: File, checkpoint: &Path, step: u64, progress: &dyn Progress) -> Result<Self> {
         RunRequest::begun(folder)?; // a process that is killed right after the first checkpoint does not come to it
-        restore_metrics(folder, checkpoint, state.step, progress)?;
-        restore_weights(folder, state, progress)?;
+        restore_metrics(folder, checkpoint, step, progress)?;
         let mut description = read_description(checkpoint)?;
         let path = folder.join(CONFIG); // it may have been edited, see [`crate::resume`]
         let config = disk::read(&path)?;
         description.insert(CONFIG.to_owned(), config);
-        Self::open(folder, Held::Locked { _lock: lock }, state.step, description)
+        Self::open(folder, Held::Locked { _lock: lock }, step, description)
     }
 
     fn open(folder: &Path, held: Held, step: u64, description: BTreeMap<String, Vec<u8>>) -> Result<Self> {
@@ -251,20 +190,11 @@ impl Run {
         self.events.scalars(record.step, &scalars)
     }
 
-    /// Draws the curves of the run so far into `curves.svg`.
-    ///
-    /// # Errors
-    /// When they cannot be read or written.
-    pub fn draw(&self) -> Result<()> {
-        let svg = curves::svg(&[Curves::read(&self.folder)?])?;
-        disk::write(&self.folder.join(CURVES), svg.as_bytes())
-    }
-
     /// Saves `weights` as the outcome of the run so far.
     ///
     /// # Errors
     /// When the file cannot be written; the older one is then whole.
-    pub fn save_best(&self, weights: &Weights) -> Result<()> {
+    pub fn save_outcome(&self, weights: &Weights) -> Result<()> {
         weights.save(&self.folder)
     }
 }
@@ -330,30 +260,6 @@ fn restore_metrics(folder: &Path, checkpoint: &Path, step: u64, progress: &dyn P
     disk::write(&path, &sealed)
 }
 
-/// Puts the best weights into the run in `folder` again when they are missing or damaged there.
-fn restore_weights(folder: &Path, state: &State, progress: &dyn Progress) -> Result<()> {
-    let Some(step) = state.saved else { return Ok(()) };
-    if is_whole(folder) {
-        return Ok(());
-    }
-    let Some(best) = checkpoint::best(folder, state) else {
-        progress.warn(&format!(
-            "the best weights (step {step}) are missing or damaged in {} and in its checkpoints",
-            folder.display()
-        ));
-        return Ok(());
-    };
-    progress.note(&format!("restored the weights in {} from {}", folder.display(), best.display()));
-    disk::unseal(folder)?;
-    for entry in best.read_dir()? {
-        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-        if name.to_str().is_some_and(|name| is_of_model(name) && !is_description(name)) {
-            disk::write_with(&folder.join(&name), |aside| Ok(std::fs::copy(&from, aside).map(|_| ())?))?;
-        }
-    }
-    seal(folder)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,7 +304,7 @@ mod tests {
             _: &str,
             _: Option<u64>,
             _: gptkit_data::progress::Unit,
-        ) -> Box<dyn gptkit_data::progress::Task> {
+        ) -> Box<dyn gptkit_data::progress::ProgressTask> {
             Box::new(gptkit_data::progress::Silent)
         }
     }
@@ -418,8 +324,8 @@ mod tests {
             }
             disk::write(&checkpoint.join(METRICS), sealed.as_bytes()).unwrap();
             now.iter().for_each(|now| disk::write(&run.join(METRICS), now).unwrap());
-            let (warnings, state) = (Warnings::default(), State { step: 2, ..State::default() });
-            Run::resume(&run, locked(&run).unwrap(), &checkpoint, &state, &warnings).unwrap();
+            let warnings = Warnings::default();
+            Run::resume(&run, locked(&run).unwrap(), &checkpoint, 2, &warnings).unwrap();
             assert_eq!(std::fs::read_to_string(run.join(METRICS)).unwrap(), sealed);
             assert_eq!(warnings.0.lock().unwrap().len(), warned, "{now:?}");
         }

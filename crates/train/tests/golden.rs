@@ -13,10 +13,9 @@ use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
 use gptkit_train::config::TrainConfig;
-use gptkit_train::fit::Trainer;
-use gptkit_train::guard::Guard;
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
+use gptkit_train::trainer::Trainer;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +29,7 @@ struct Case {
 
 fn trainer(config: &ModelConfig, params: Params, train: &TrainConfig) -> Trainer<LanguageModeling> {
     let gpt = Gpt::new(config, &params, train.dtype.precision()).unwrap();
-    Trainer::new(LanguageModeling(gpt), params, train, 1).unwrap()
+    Trainer::new(LanguageModeling { model: gpt }, params, train, 1).unwrap()
 }
 
 fn cases() -> Vec<Case> {
@@ -154,8 +153,7 @@ fn weights_after_three_clipped_steps_agree_with_the_reference() {
         };
         let mut trainer = trainer(&config, params, &train);
         for norm in case.inputs["grad_norms_before_clip"].as_array().unwrap() {
-            let (norm, update) =
-                (case.number(norm), trainer.step(&case.batch(), 0, train.lr, &mut Guard::default()).unwrap());
+            let (norm, update) = (case.number(norm), trainer.step(&case.batch(), 0, train.lr).unwrap());
             assert!(
                 (update.grad_norm / norm - 1.0).abs() < 1e-4,
                 "{}: {}, expected {norm}",
@@ -225,7 +223,7 @@ fn gradients_do_not_depend_on_how_the_batch_is_divided() {
         }))
         .unwrap();
         let fresh = Params::gather(&config, |name| params.get(name).unwrap().var().as_tensor().copy()).unwrap();
-        trainer(&config, fresh, &train).step(&case.batch(), 30, 1e-3, &mut Guard::default()).unwrap()
+        trainer(&config, fresh, &train).step(&case.batch(), 30, 1e-3).unwrap()
     };
     let (whole, parts) = (losses_and_norms(3), losses_and_norms(1));
     assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");

@@ -8,13 +8,13 @@ use serde::{Serialize, Serializer};
 
 use super::instructions::{Instruction, Instructions, NOT_TOLD};
 use super::labelers::Labeler;
-use super::manners::Manner;
-use super::part::Part;
+use super::manners::Courtesy;
+use super::part::WorldPart;
 use super::passage;
 use super::state::Feeling;
 use super::story::World;
 use super::words;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// How often something else is tried when an answer cannot be made, or is there already.
 const TRIES: usize = 12;
@@ -23,7 +23,7 @@ const TRIES: usize = 12;
 #[derive(Debug, Clone)]
 pub struct Comparisons {
     seed: u64,
-    purpose: Corpus,
+    purpose: CorpusDraw,
     instructions: Instructions,
     world: World,
     labeler: Labeler,
@@ -31,7 +31,7 @@ pub struct Comparisons {
 
 /// A prompt and its answers. As JSON: `prompt`, `completions`, `ranking`, `gold`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct RankedAnswers {
     /// What is asked.
     #[serde(rename = "prompt", serialize_with = "prompt")]
     pub instruction: Instruction,
@@ -47,7 +47,7 @@ fn prompt<S: Serializer>(instruction: &Instruction, serializer: S) -> Result<S::
     serializer.serialize_str(&instruction.prompt)
 }
 
-impl Comparison {
+impl RankedAnswers {
     /// How well gold itself foretells the ranking: no reward model can be expected to do better.
     #[must_use]
     pub fn ceiling(&self) -> Concordance {
@@ -117,10 +117,10 @@ impl Skill {
 impl Comparisons {
     /// The comparisons of this seed for this part.
     #[must_use]
-    pub fn new(seed: u64, part: Part) -> Self {
+    pub fn new(seed: u64, part: WorldPart) -> Self {
         let purpose = match part {
-            Part::Train => Corpus::Comparisons,
-            Part::HeldOut => Corpus::HeldOutComparisons,
+            WorldPart::Train => CorpusDraw::Comparisons,
+            WorldPart::HeldOut => CorpusDraw::HeldOutComparisons,
         };
         let (instructions, world) = (Instructions::new(seed, part), World::new(seed));
         Self { seed, purpose, instructions, world, labeler: Labeler::new(seed) }
@@ -129,16 +129,16 @@ impl Comparisons {
     /// Comparison number `index`, of the [instruction](Instructions::instruction) of the same number, seed and part: a
     /// pure function of these.
     #[must_use]
-    pub fn comparison(&self, index: u64) -> Comparison {
+    pub fn comparison(&self, index: u64) -> RankedAnswers {
         let instruction = self.instructions.instruction(index);
         let mut dice = Dice::for_corpus(self.seed, self.purpose, index);
         let n = 4 + dice.below(6);
         // No two of the same manner: else of right answers, which are all the same but for it, fewer would be plain than
         // of wrong ones, and manners would tell one from the other.
-        let mut manners: Vec<Manner> = Vec::with_capacity(n);
+        let mut manners: Vec<Courtesy> = Vec::with_capacity(n);
         let mut completions: Vec<String> = Vec::with_capacity(n);
         while completions.len() < n {
-            let manner = Manner::draw(&mut dice);
+            let manner = Courtesy::draw(&mut dice);
             if !manners.contains(&manner) {
                 completions.push(self.completion(&instruction, manner, &completions, &mut dice));
                 manners.push(manner);
@@ -147,11 +147,11 @@ impl Comparisons {
         let texts: Vec<&str> = completions.iter().map(String::as_str).collect();
         let ranking = self.labeler.rank(&instruction, index, &texts);
         let gold = texts.iter().map(|text| instruction.gold(text)).collect();
-        Comparison { instruction, completions, ranking, gold }
+        RankedAnswers { instruction, completions, ranking, gold }
     }
 
     /// One more answer that is not among `others`.
-    fn completion(&self, instruction: &Instruction, manner: Manner, others: &[String], dice: &mut Dice) -> String {
+    fn completion(&self, instruction: &Instruction, manner: Courtesy, others: &[String], dice: &mut Dice) -> String {
         for _ in 0..TRIES {
             let text = match Skill::draw(dice) {
                 Skill::Right => Some(manner.around(instruction.substance())),
@@ -161,7 +161,7 @@ impl Comparisons {
                     Some(manner.around(&denial))
                 }
                 Skill::CutOff => cut_off(&self.right_or_near_miss(instruction, dice), dice)
-                    .map(|part| Manner { closer: None, ..manner }.around(part)),
+                    .map(|part| Courtesy { closer: None, ..manner }.around(part)),
                 Skill::Repeats => Some(repeats(&self.right_or_near_miss(instruction, dice), manner, dice)),
                 Skill::OffTopic => self.off_topic(dice).map(|sentence| manner.around(&sentence)),
             };
@@ -215,7 +215,7 @@ fn cut_off<'t>(text: &'t str, dice: &mut Dice) -> Option<&'t str> {
 }
 
 /// The answer two or three times, or courtesy two to four times.
-fn repeats(substance: &str, manner: Manner, dice: &mut Dice) -> String {
+fn repeats(substance: &str, manner: Courtesy, dice: &mut Dice) -> String {
     let plain = manner.opener.is_none() && manner.closer.is_none();
     if plain || dice.chance(50) {
         let again = 2 + dice.below(2);
@@ -327,23 +327,23 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::OnceLock;
 
-    fn some(part: Part) -> &'static [Comparison] {
-        static ALL: [OnceLock<Vec<Comparison>>; 2] = [OnceLock::new(), OnceLock::new()];
-        ALL[usize::from(part == Part::HeldOut)].get_or_init(|| {
+    fn some(part: WorldPart) -> &'static [RankedAnswers] {
+        static ALL: [OnceLock<Vec<RankedAnswers>>; 2] = [OnceLock::new(), OnceLock::new()];
+        ALL[usize::from(part == WorldPart::HeldOut)].get_or_init(|| {
             let comparisons = Comparisons::new(5, part);
             (0..3000).map(|index| comparisons.comparison(index)).collect()
         })
     }
 
     /// Of all completions: the comparison, and each.
-    fn completions() -> impl Iterator<Item = (&'static Comparison, &'static str)> {
-        some(Part::Train).iter().flat_map(|one| one.completions.iter().map(move |text| (one, text.as_str())))
+    fn completions() -> impl Iterator<Item = (&'static RankedAnswers, &'static str)> {
+        some(WorldPart::Train).iter().flat_map(|one| one.completions.iter().map(move |text| (one, text.as_str())))
     }
 
     /// Of all pairs with unlike gold: how often the one with the higher score is the better.
     fn accuracy(score: impl Fn(&str) -> f64) -> f64 {
         let (mut pairs, mut agreed) = (0, 0.0);
-        for Comparison { completions, gold, .. } in some(Part::Train) {
+        for RankedAnswers { completions, gold, .. } in some(WorldPart::Train) {
             let scores: Vec<f64> = completions.iter().map(|text| score(text)).collect();
             let mut places = vec![1; gold.len()];
             for (place, one) in places.iter_mut().zip(gold) {
@@ -362,12 +362,12 @@ mod tests {
 
     #[test]
     fn a_comparison_is_a_function_of_seed_part_and_index() {
-        let (one, again) = (Comparisons::new(5, Part::Train), Comparisons::new(5, Part::Train));
-        let (other, held_out) = (Comparisons::new(6, Part::Train), Comparisons::new(5, Part::HeldOut));
+        let (one, again) = (Comparisons::new(5, WorldPart::Train), Comparisons::new(5, WorldPart::Train));
+        let (other, held_out) = (Comparisons::new(6, WorldPart::Train), Comparisons::new(5, WorldPart::HeldOut));
         for index in (0..40).rev() {
             let comparison = one.comparison(index);
             assert_eq!(comparison, again.comparison(index));
-            assert_eq!(comparison.instruction, Instructions::new(5, Part::Train).instruction(index));
+            assert_eq!(comparison.instruction, Instructions::new(5, WorldPart::Train).instruction(index));
             assert_ne!(comparison.completions, other.comparison(index).completions);
             assert_ne!(comparison.completions, held_out.comparison(index).completions);
         }
@@ -376,8 +376,8 @@ mod tests {
     #[test]
     fn a_comparison_has_4_to_9_answers_each_once_with_a_place_and_a_worth() {
         let mut sizes = [0_usize; 10];
-        for Comparison { instruction, completions, ranking, gold } in
-            some(Part::Train).iter().chain(some(Part::HeldOut))
+        for RankedAnswers { instruction, completions, ranking, gold } in
+            some(WorldPart::Train).iter().chain(some(WorldPart::HeldOut))
         {
             let n = completions.len();
             sizes[n] += 1;
@@ -394,17 +394,17 @@ mod tests {
 
     #[test]
     fn held_out_prompts_are_in_no_comparison_to_learn_from() {
-        let prompts = |all: &'static [Comparison]| all.iter().map(|one| one.instruction.prompt.as_str());
-        let train: BTreeSet<&str> = prompts(some(Part::Train)).collect();
-        assert!(prompts(some(Part::HeldOut)).all(|prompt| !train.contains(prompt)));
+        let prompts = |all: &'static [RankedAnswers]| all.iter().map(|one| one.instruction.prompt.as_str());
+        let train: BTreeSet<&str> = prompts(some(WorldPart::Train)).collect();
+        assert!(prompts(some(WorldPart::HeldOut)).all(|prompt| !train.contains(prompt)));
     }
 
     #[test]
     fn near_misses_are_wrong_and_as_long_as_what_is_right() {
-        let comparisons = Comparisons::new(5, Part::Train);
+        let comparisons = Comparisons::new(5, WorldPart::Train);
         let mut dice = Dice::for_story(5, 0);
         let (mut made, mut right_words, mut wrong_words) = (0, 0.0, 0.0);
-        for Comparison { instruction, .. } in some(Part::Train) {
+        for RankedAnswers { instruction, .. } in some(WorldPart::Train) {
             let Some(wrong) = comparisons.near_miss(instruction, &mut dice) else { continue };
             assert!(!instruction.grade(&wrong), "{wrong}: {instruction:?}");
             assert!(wrong.ends_with('.') && !wrong.contains(" a a ") && !wrong.contains("  "), "{wrong}");
@@ -477,7 +477,7 @@ mod tests {
     #[test]
     fn gold_foretells_about_four_of_five_of_a_labelers_choices() {
         let mut all = Concordance::default();
-        for comparison in some(Part::HeldOut) {
+        for comparison in some(WorldPart::HeldOut) {
             let one = comparison.ceiling();
             all.pairs += one.pairs;
             all.agreed += one.agreed;
@@ -502,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_comparison_as_json_has_what_a_reward_model_reads() {
-        let comparison = &some(Part::Train)[0];
+        let comparison = &some(WorldPart::Train)[0];
         let json: serde_json::Value = serde_json::to_value(comparison).unwrap();
         assert_eq!(json["prompt"], comparison.instruction.prompt);
         assert_eq!(json["completions"][0], comparison.completions[0]);

@@ -79,12 +79,12 @@ fn overlap(one: &str, other: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{InstructionKind, Instructions, Part};
+    use super::super::{InstructionKind, Instructions, WorldPart};
     use super::*;
     use proptest::prelude::*;
 
     fn some(kind: InstructionKind) -> Instruction {
-        let instructions = Instructions::new(3, Part::Train);
+        let instructions = Instructions::new(3, WorldPart::Train);
         (0..100).map(|index| instructions.instruction(index)).find(|instruction| instruction.kind == kind).unwrap()
     }
 
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn demonstrations_are_worth_at_least_a_plain_right_answer() {
-        let instructions = Instructions::new(4, Part::HeldOut);
+        let instructions = Instructions::new(4, WorldPart::HeldOut);
         for index in 0..2000 {
             let instruction = instructions.instruction(index);
             assert_worth(&instruction, instruction.substance(), 3.0);
@@ -142,7 +142,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_reply_has_a_worth_within_bounds(index in 0_u64..200, reply in "(Gladly|Ask me more|the|Mia|7|\\PC{0,9}|[ .!]){0,60}") {
-            let instruction = Instructions::new(3, Part::Train).instruction(index);
+            let instruction = Instructions::new(3, WorldPart::Train).instruction(index);
             let gold = instruction.gold(&reply);
             prop_assert!((Instruction::GOLD_MIN..=Instruction::GOLD_MAX).contains(&gold), "{gold}");
             prop_assert_eq!(gold, instruction.gold(&reply));

@@ -1,6 +1,6 @@
-//! Whether a reply to a [`Question`] is right: by words, not by letters.
+//! Whether a reply to a [`StoryQuestion`] is right: by words, not by letters.
 
-use super::questions::{Kind, Question};
+use super::questions::{QuestionKind, StoryQuestion};
 
 const NEGATIONS: [&str; 11] =
     ["no", "not", "never", "nobody", "nothing", "none", "nowhere", "neither", "nor", "without", "unknown"];
@@ -8,7 +8,7 @@ const NEGATIONS: [&str; 11] =
 /// Longer replies are refused: naming everything is no answer.
 pub(super) const MOST_WORDS: usize = 40;
 
-impl Question {
+impl StoryQuestion {
     /// Whether `reply` gives the answer, alone or in a short sentence: `the garden`, `In the garden.`, `The ball is in the
     /// garden.` Case, punctuation, articles and possessives (his, her) do not matter, and 3 is three. Refused: a reply that
     /// also names a rival answer, that negates, that is longer than 40 words. Yes or no must be the first word.
@@ -18,7 +18,7 @@ impl Question {
         if reply.is_empty() || reply.len() > MOST_WORDS {
             return false;
         }
-        if self.kind == Kind::YesNo {
+        if self.kind == QuestionKind::YesNo {
             let yes = self.answer == "yes";
             let against = |word: &String| if yes { NEGATIONS.contains(&word.as_str()) } else { word == "yes" };
             return reply[0] == self.answer && !reply.iter().any(against);

@@ -4,15 +4,17 @@
 use serde::Serialize;
 
 use super::grader::{MOST_WORDS, negates, position, words};
-use super::manners::{Manner, Manners};
-use super::part::Part;
+use super::grammar::Roles;
+use super::manners::{Courtesy, Manners};
+use super::map::Map;
+use super::part::WorldPart;
 use super::passage::{self, About, Ask, Fact, GOODS, Passage};
 use super::plight::Plight;
-use super::questions::Question;
-use super::state::{Event, Lies};
-use super::teller::{Map, Roles, Teller};
+use super::questions::StoryQuestion;
+use super::state::{Lies, StoryEvent};
+use super::teller::Teller;
 use super::words as vocabulary;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// What is answered where the story does not hold the answer.
 pub(super) const NOT_TOLD: &str = "The story does not tell.";
@@ -21,7 +23,7 @@ pub(super) const NOT_TOLD: &str = "The story does not tell.";
 #[derive(Debug, Clone)]
 pub struct Instructions {
     seed: u64,
-    part: Part,
+    part: WorldPart,
     map: Map,
 }
 
@@ -77,7 +79,7 @@ enum Expected {
     /// To say that the story does not tell what is asked, word by word.
     NotTold(Ask),
     /// What a question's own grader takes.
-    Question(Question),
+    Question(StoryQuestion),
     /// The answer and no more, or the whole sentence that begins with `stem`.
     Ending { stem: String },
     /// This number last; other numbers only if they stand in the prompt.
@@ -148,7 +150,7 @@ fn numbers(text: &str) -> Vec<usize> {
 
 /// An instruction before it is known which part it is in.
 struct Draft {
-    /// What [`Part`] goes by.
+    /// What [`WorldPart`] goes by.
     combination: String,
     prompt: String,
     substance: String,
@@ -158,14 +160,14 @@ struct Draft {
 impl Instructions {
     /// The instructions of this seed for this part. Of two seeds, those of the same part may rarely be the same.
     #[must_use]
-    pub fn new(seed: u64, part: Part) -> Self {
+    pub fn new(seed: u64, part: WorldPart) -> Self {
         Self { seed, part, map: Map::new(seed) }
     }
 
     /// Instruction number `index`: a pure function of seed, part and number.
     #[must_use]
     pub fn instruction(&self, index: u64) -> Instruction {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::Instructions, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Instructions, index);
         let kind = dice.pick(&InstructionKind::ALL);
         self.of_kind(kind, dice)
     }
@@ -175,8 +177,8 @@ impl Instructions {
         loop {
             let (draft, mut rest) = self.draft(kind, dice);
             let Draft { combination, prompt, substance, expected } = draft;
-            if Part::of(&combination) == self.part {
-                let answer = Manner::draw(&mut rest).around(&substance);
+            if WorldPart::of(&combination) == self.part {
+                let answer = Courtesy::draw(&mut rest).around(&substance);
                 return Instruction { prompt, answer, kind, expected };
             }
             dice = rest;
@@ -271,12 +273,12 @@ impl Instructions {
             let mut t = Teller::with_people(&self.map, dice, 2);
             let (w, x) = (m.to_string(), n.to_string());
             let roles = Roles { a: 0, b: 1, w: &w, x: &x, y: goods, ..Roles::default() };
-            t.happen(Event::Gather { who: 0, verb: "pick", goods, n: m });
+            t.happen(StoryEvent::Gather { who: 0, verb: "pick", goods, n: m });
             if sum {
-                t.happen(Event::Gather { who: 0, verb: "pick", goods, n });
+                t.happen(StoryEvent::Gather { who: 0, verb: "pick", goods, n });
                 t.line(&roles, &["{a} had {w} {y} and got {x} more.", "{a} picked {w} {y}, and then {x} more."]);
             } else {
-                t.happen(Event::Share { from: 0, to: 1, goods, n });
+                t.happen(StoryEvent::Share { from: 0, to: 1, goods, n });
                 t.line(&roles, &["{a} had {w} {y} and gave {x} to {b}.", "{a} had {w} {y}, and {b} ate {x} of them."]);
             }
             let prompt = format!("{} How many {goods} did {} have then?", t.text(), t.scene.people[0].name);
@@ -349,15 +351,15 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    fn some(part: Part) -> Vec<Instruction> {
+    fn some(part: WorldPart) -> Vec<Instruction> {
         let instructions = Instructions::new(3, part);
         (0..3000).map(|index| instructions.instruction(index)).collect()
     }
 
     #[test]
     fn an_instruction_is_a_function_of_seed_part_and_index() {
-        let (one, again) = (Instructions::new(3, Part::Train), Instructions::new(3, Part::Train));
-        let other = Instructions::new(4, Part::Train);
+        let (one, again) = (Instructions::new(3, WorldPart::Train), Instructions::new(3, WorldPart::Train));
+        let other = Instructions::new(4, WorldPart::Train);
         let mut differ = 0;
         for index in (0..50).rev() {
             assert_eq!(one.instruction(index), again.instruction(index));
@@ -368,7 +370,7 @@ mod tests {
 
     #[test]
     fn every_answer_is_right_and_no_other_instructions_answer_is() {
-        for part in [Part::Train, Part::HeldOut] {
+        for part in [WorldPart::Train, WorldPart::HeldOut] {
             let all = some(part);
             for (i, instruction) in all.iter().enumerate() {
                 assert!(instruction.grade(&instruction.answer), "{instruction:?}");
@@ -394,9 +396,9 @@ mod tests {
     #[test]
     fn manners_make_nothing_right_and_nothing_wrong() {
         let mut dice = Dice::for_story(3, 0);
-        let all = some(Part::Train);
+        let all = some(WorldPart::Train);
         for (instruction, neighbor) in all.iter().zip(&all[1..]) {
-            let manner = Manner::draw(&mut dice);
+            let manner = Courtesy::draw(&mut dice);
             let substance = instruction.substance();
             assert!(instruction.grade(&manner.repeated_around(3, substance, 2)), "{manner:?}: {instruction:?}");
             for reply in [neighbor.substance(), NOT_TOLD, "", "I do not know.", &substance[..substance.len() / 2]] {
@@ -412,7 +414,7 @@ mod tests {
     #[test]
     fn half_of_the_answers_are_plain_and_prompts_say_nothing_of_it() {
         for kind in InstructionKind::ALL {
-            let of_kind = some(Part::Train).into_iter().filter(|instruction| instruction.kind == kind);
+            let of_kind = some(WorldPart::Train).into_iter().filter(|instruction| instruction.kind == kind);
             let plain: Vec<bool> = of_kind.map(|instruction| instruction.substance() == instruction.answer).collect();
             let share = plain.iter().filter(|plain| **plain).count() as f64 / plain.len() as f64;
             assert!((0.4..=0.6).contains(&share), "{kind:?}: {share}"); // of about 500, 4 standard errors
@@ -422,7 +424,7 @@ mod tests {
     /// Changes whenever the generator does; the manners of answers come last, and change nothing before them.
     #[test]
     fn the_first_instructions_are_what_they_were() {
-        let instructions = Instructions::new(1, Part::Train);
+        let instructions = Instructions::new(1, WorldPart::Train);
         for (index, prompt, substance) in [
             (
                 0,
@@ -447,7 +449,7 @@ mod tests {
         let verbs = ["felt", "found", "gave", "loved", "picked", "was", "went"];
         let said = |text: &str| text.split(' ').find_map(|word| verbs.into_iter().find(|verb| *verb == word));
         let (mut made_up, mut told) = (BTreeMap::new(), BTreeSet::new());
-        for instruction in some(Part::Train) {
+        for instruction in some(WorldPart::Train) {
             if let Some(answer) = instruction.made_up(&mut dice) {
                 assert!(!instruction.grade(&answer), "{answer}: {instruction:?}");
                 *made_up.entry(said(&answer)).or_insert(0) += 1;
@@ -463,7 +465,7 @@ mod tests {
     #[test]
     fn rivals_are_wrong_alone_and_beside_the_answer() {
         let mut checked = 0;
-        for instruction in some(Part::Train) {
+        for instruction in some(WorldPart::Train) {
             match &instruction.expected {
                 Expected::Question(question) => {
                     for rival in question.rivals.iter().filter(|rival| !question.ask.contains(rival.as_str())) {
@@ -538,7 +540,7 @@ mod tests {
 
     #[test]
     fn told_answers_stand_in_the_passage_and_untold_facts_do_not() {
-        for instruction in some(Part::HeldOut) {
+        for instruction in some(WorldPart::HeldOut) {
             let told = instruction.kind == InstructionKind::Answer;
             if told || instruction.kind == InstructionKind::NotTold {
                 let (passage, question) = instruction.prompt.rsplit_once(". ").unwrap();
@@ -558,7 +560,7 @@ mod tests {
             question.split(' ').filter(open).take(2).collect::<Vec<_>>().join(" ")
         };
         let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
-        for instruction in some(Part::Train) {
+        for instruction in some(WorldPart::Train) {
             match instruction.kind {
                 InstructionKind::Answer => counts.entry(shape(&instruction)).or_default()[0] += 1,
                 InstructionKind::NotTold => counts.entry(shape(&instruction)).or_default()[1] += 1,
@@ -572,7 +574,7 @@ mod tests {
 
     #[test]
     fn kinds_are_equally_frequent_and_prompts_rarely_the_same() {
-        for part in [Part::Train, Part::HeldOut] {
+        for part in [WorldPart::Train, WorldPart::HeldOut] {
             let mut kinds = BTreeMap::new();
             let all = some(part);
             for instruction in &all {
@@ -587,7 +589,7 @@ mod tests {
 
     #[test]
     fn prompt_and_answer_are_at_most_280_ascii_characters() {
-        for instruction in some(Part::Train).iter().chain(&some(Part::HeldOut)) {
+        for instruction in some(WorldPart::Train).iter().chain(&some(WorldPart::HeldOut)) {
             let Instruction { prompt, answer, .. } = instruction;
             assert!(prompt.len() + answer.len() <= 280, "{}: {instruction:?}", prompt.len() + answer.len());
             for text in [prompt, answer] {
@@ -602,9 +604,9 @@ mod tests {
 
     #[test]
     fn no_seed_trains_on_what_another_holds_out() {
-        let held_out: BTreeSet<String> = some(Part::HeldOut).into_iter().map(|i| i.prompt).collect();
+        let held_out: BTreeSet<String> = some(WorldPart::HeldOut).into_iter().map(|i| i.prompt).collect();
         for seed in [3, 4] {
-            let train = Instructions::new(seed, Part::Train);
+            let train = Instructions::new(seed, WorldPart::Train);
             for index in 0..3000 {
                 assert!(!held_out.contains(&train.instruction(index).prompt));
             }
@@ -614,8 +616,8 @@ mod tests {
     #[test]
     fn held_out_words_all_occur_in_training() {
         let train: BTreeSet<String> =
-            some(Part::Train).iter().flat_map(|i| words(&format!("{} {}", i.prompt, i.answer))).collect();
-        for instruction in some(Part::HeldOut) {
+            some(WorldPart::Train).iter().flat_map(|i| words(&format!("{} {}", i.prompt, i.answer))).collect();
+        for instruction in some(WorldPart::HeldOut) {
             for word in words(&instruction.prompt) {
                 assert!(train.contains(&word), "{word}: {instruction:?}");
             }
@@ -628,7 +630,7 @@ mod tests {
         let world = super::super::World::new(7);
         let known: BTreeSet<String> = (0..2000).flat_map(|index| words(&world.story(index).text)).collect();
         let mut new = BTreeSet::new();
-        for Instruction { prompt, answer, .. } in some(Part::Train) {
+        for Instruction { prompt, answer, .. } in some(WorldPart::Train) {
             new.extend(words(&format!("{prompt} {answer}")).into_iter().filter(|word| !known.contains(word)));
         }
         let new: Vec<&str> = new.iter().map(String::as_str).collect();

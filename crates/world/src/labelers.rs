@@ -1,7 +1,7 @@
 //! Simulated labelers: they rank answers by what these are [worth](Instruction::gold), each with noise of their own.
 
 use super::instructions::Instruction;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// Scale of the noise, in units of gold. Chosen once, so that two labelers agree on as many pairs as InstructGPT's
 /// trained labelers did, 72.6 ± 1.5% (Ouyang et al. 2022, §3.4).
@@ -28,7 +28,7 @@ impl Labeler {
     /// the other with probability `σ((gold - other gold) / scale of the noise)`.
     #[must_use]
     pub fn rank(self, instruction: &Instruction, index: u64, answers: &[&str]) -> Vec<u32> {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::Labeler, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Labeler, index);
         let noise: Vec<f64> = answers.iter().map(|_| gumbel(dice.unit())).collect();
         let seen = |i: usize| {
             let first = answers.iter().position(|answer| *answer == answers[i]).unwrap_or(i);
@@ -52,11 +52,11 @@ fn gumbel(uniform: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Comparisons, InstructionKind, Instructions, Part};
+    use super::super::{Comparisons, InstructionKind, Instructions, WorldPart};
     use super::*;
 
     fn sum() -> Instruction {
-        let instructions = Instructions::new(3, Part::Train);
+        let instructions = Instructions::new(3, WorldPart::Train);
         (0..).map(|index| instructions.instruction(index)).find(|one| one.kind == InstructionKind::Arithmetic).unwrap()
     }
 
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn two_labelers_agree_as_often_as_people_did() {
-        let comparisons = Comparisons::new(9, Part::Train);
+        let comparisons = Comparisons::new(9, WorldPart::Train);
         let (mut pairs, mut agreed) = (0, 0);
         for index in 0..4000 {
             let comparison = comparisons.comparison(index);

@@ -1,7 +1,11 @@
 //! The embedded corpus: English stories from a small simulated world, any number of them, from a seed.
 //!
 //! - [`state`]     who is where and holds what; events, and what must hold for them to happen
+//! - [`map`]       roads between the sites
 //! - [`teller`]    an event and its sentence, always together
+//! - [`cast`]      who and what takes part
+//! - [`grammar`]   templates with slots into sentences
+//! - [`events`]    events that many stories share
 //! - [`plots`]     thirteen kinds of story
 //! - [`questions`] what can be asked about a story, with the answer
 //! - [`grader`]    whether a reply is right
@@ -27,12 +31,16 @@
 //!
 //! - [`part`]         what is for training and what is held out
 
+mod cast;
 mod comparisons;
+mod events;
 mod gold;
 mod grader;
+mod grammar;
 mod instructions;
 mod labelers;
 mod manners;
+mod map;
 mod part;
 mod passage;
 mod patterns;
@@ -46,18 +54,18 @@ mod tasks;
 mod teller;
 mod words;
 
-pub use comparisons::{Comparison, Comparisons, Concordance, concordance};
+pub use comparisons::{Comparisons, Concordance, RankedAnswers, concordance};
 pub use instructions::{Instruction, InstructionKind, Instructions};
 pub use labelers::Labeler;
 pub use manners::Manners;
-pub use part::Part;
+pub use part::WorldPart;
 pub use patterns::{PatternRecords, Patterns};
-pub use plots::Plot;
-pub use questions::{Kind, Question};
-pub use rule::{Pattern, PatternRecord};
-pub use state::{Event, Feeling, Lies, Person, Place, Scene, State, Thing};
+pub use plots::StoryPlot;
+pub use questions::{QuestionKind, StoryQuestion};
+pub use rule::{PatternKind, PatternRecord};
+pub use state::{Feeling, Lies, Person, Scene, ScenePlace, StoryEvent, StoryState, Thing};
 pub use story::{Story, World};
-pub use tasks::{Record, Task, Tasks};
+pub use tasks::{LabeledRecord, LabeledRecords, LabeledTask};
 
 #[cfg(test)]
 mod tests;

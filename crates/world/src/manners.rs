@@ -11,12 +11,12 @@ const CLOSERS: [&str; 3] = ["I hope that helps.", "Ask me more!", "I was glad to
 
 /// What one answer has of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Manner {
+pub(super) struct Courtesy {
     pub(super) opener: Option<&'static str>,
     pub(super) closer: Option<&'static str>,
 }
 
-impl Manner {
+impl Courtesy {
     /// As demonstrators write: half of the answers are plain, 25% have an opener, 15% a closer, 10% both.
     pub(super) fn draw(dice: &mut Dice) -> Self {
         let (opener, closer) = (dice.pick(&OPENERS), dice.pick(&CLOSERS));
@@ -166,7 +166,7 @@ mod tests {
         let mut dice = Dice::for_story(5, 0);
         let mut counts = BTreeMap::new();
         for _ in 0..10_000 {
-            let Manner { opener, closer } = Manner::draw(&mut dice);
+            let Courtesy { opener, closer } = Courtesy::draw(&mut dice);
             *counts.entry((opener.is_some(), closer.is_some())).or_insert(0_u32) += 1;
         }
         for (has, expected) in
@@ -179,7 +179,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_manners_are_put_around_is_found_again(seed: u64, openers in 1_usize..4, closers in 1_usize..4) {
-            let manner = Manner::draw(&mut Dice::for_story(seed, 0));
+            let manner = Courtesy::draw(&mut Dice::for_story(seed, 0));
             let text = manner.repeated_around(openers, "3 plus 4 is 7.", closers);
             let has = |phrase: Option<&str>, n: usize| phrase.map_or(0, |_| n);
             prop_assert_eq!(of(&text), (has(manner.opener, openers), "3 plus 4 is 7.", has(manner.closer, closers), 0));

@@ -4,16 +4,16 @@
 /// people, or which person and which new place or thing, or, for sums, the question itself. One combination in eight is
 /// held out; its words all occur in training, in other combinations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum WorldPart {
     /// To learn from.
     Train,
     /// To measure with.
     HeldOut,
 }
 
-impl Part {
+impl WorldPart {
     /// The part that a combination is in.
     pub(super) fn of(combination: &str) -> Self {
-        if blake3::hash(combination.as_bytes()).as_bytes()[0] < 32 { Part::HeldOut } else { Part::Train }
+        if blake3::hash(combination.as_bytes()).as_bytes()[0] < 32 { WorldPart::HeldOut } else { WorldPart::Train }
     }
 }

@@ -1,16 +1,18 @@
 //! Two or three facts about two people, each a sentence with its event, and what can be asked about them: [`Ask`] knows
 //! from the state whether the passage tells it.
 
-use super::questions::{Kind, Question, article};
-use super::state::{Event, Feeling, Lies, Scene, State, Thing};
-use super::teller::{Map, Roles, Teller};
+use super::grammar::Roles;
+use super::map::Map;
+use super::questions::{QuestionKind, StoryQuestion, article};
+use super::state::{Feeling, Lies, Scene, StoryEvent, StoryState, Thing};
+use super::teller::Teller;
 use super::words;
 use gptkit_rng::Dice;
 
 /// A few sentences and the state behind them.
 pub(super) struct Passage {
     pub(super) text: String,
-    pub(super) state: State,
+    pub(super) state: StoryState,
 }
 
 /// What a sentence can tell.
@@ -76,7 +78,7 @@ impl Passage {
         }
     }
 
-    /// What [`super::part::Part`] goes by.
+    /// What [`super::part::WorldPart`] goes by.
     pub(super) fn combination(&self) -> String {
         pair(&self.state.ending)
     }
@@ -121,14 +123,14 @@ impl Fact {
         match self {
             Fact::Go => {
                 let q = teller.place(|_| true);
-                teller.happen(Event::Go { who: vec![a], to: q, past: None });
+                teller.happen(StoryEvent::Go { who: vec![a], to: q, past: None });
                 teller.line(&Roles { q, ..roles }, &["{A} went to {q}.", "{A} walked to {q}."]);
             }
             Fact::Find => {
                 let place = teller.at(a);
                 let spot = if teller.dice.chance(50) { Some(teller.spot(place)) } else { None };
                 let t = some_thing(teller, Lies::At { place, spot }, None);
-                teller.happen(Event::Find { who: a, thing: t });
+                teller.happen(StoryEvent::Find { who: a, thing: t });
                 match spot {
                     Some(w) => teller.line(&Roles { t, w, ..roles }, &["{A} found {t.a} {w}."]),
                     None => teller.line(&Roles { t, ..roles }, &["{A} found {t.a}."]),
@@ -142,7 +144,7 @@ impl Fact {
                 let (feeling, why) = teller.dice.pick(&REASONS);
                 let told = teller.dice.chance(50);
                 let why = if told { teller.render_aside(&roles, why) } else { String::new() };
-                teller.happen(Event::Feel { who: a, feeling, why: why.clone() });
+                teller.happen(StoryEvent::Feel { who: a, feeling, why: why.clone() });
                 let roles = Roles { w: feeling.word(), x: &why, ..roles };
                 if told {
                     teller.line(&roles, &["{A} was {w} because {x}.", "{A} felt {w} because {x}."]);
@@ -153,12 +155,12 @@ impl Fact {
             Fact::Pick => {
                 let goods = teller.dice.pick(GOODS);
                 let n = 2 + teller.dice.below(8);
-                teller.happen(Event::Gather { who: a, verb: "pick", goods, n });
+                teller.happen(StoryEvent::Gather { who: a, verb: "pick", goods, n });
                 teller.line(&Roles { n, w: goods, ..roles }, &["{A} picked {n} {w}."]);
             }
             Fact::Give => {
                 let t = some_thing(teller, Lies::With(a), Some(a));
-                teller.happen(Event::Give { from: a, to: b, thing: t });
+                teller.happen(StoryEvent::Give { from: a, to: b, thing: t });
                 teller.line(&Roles { t, ..roles }, &["{A} gave {t.a} to {b}."]);
             }
         }
@@ -197,7 +199,7 @@ impl About {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) question: String,
-    kind: Kind,
+    kind: QuestionKind,
     /// The answer is said as `lead`, value, `tail`.
     lead: String,
     tail: String,
@@ -225,7 +227,7 @@ impl Ask {
         let nearby: Vec<&str> = values.iter().copied().filter(|value| passage.contains(&bare(value))).collect();
         let value = if !nearby.is_empty() && dice.chance(50) { dice.pick(&nearby) } else { dice.pick(values) };
         match value.split_once(' ') {
-            Some((_, noun)) if self.kind == Kind::What && dice.chance(50) => {
+            Some((_, noun)) if self.kind == QuestionKind::What && dice.chance(50) => {
                 self.say(&article(&format!("{} {noun}", dice.pick(words::COLORS))))
             }
             _ => self.say(value),
@@ -233,12 +235,12 @@ impl Ask {
     }
 
     /// For the grader, which refuses what is said of another person or thing than the question names.
-    pub(super) fn graded(&self) -> Option<Question> {
+    pub(super) fn graded(&self) -> Option<StoryQuestion> {
         let mut strangers = [words::SHE, words::HE].concat();
-        if matches!(self.kind, Kind::Color | Kind::Spot) {
+        if matches!(self.kind, QuestionKind::Color | QuestionKind::Spot) {
             strangers.extend(nouns());
         }
-        Some(Question {
+        Some(StoryQuestion {
             kind: self.kind,
             ask: self.question.clone(),
             answer: self.told.clone()?,
@@ -254,7 +256,7 @@ fn others<'s>(all: impl IntoIterator<Item = &'s str>, told: Option<&str>) -> Vec
 
 impl About {
     /// One question for every person or thing of whom it can be asked.
-    pub(super) fn asks(self, state: &State, dice: &mut Dice) -> Vec<Ask> {
+    pub(super) fn asks(self, state: &StoryState, dice: &mut Dice) -> Vec<Ask> {
         let n = match self {
             About::Color | About::Spot => state.ending.things.len(),
             _ => state.ending.people.len(),
@@ -262,20 +264,21 @@ impl About {
         (0..n).filter_map(|of| self.ask(of, state, dice)).collect()
     }
 
-    fn ask(self, of: usize, state: &State, dice: &mut Dice) -> Option<Ask> {
+    fn ask(self, of: usize, state: &StoryState, dice: &mut Dice) -> Option<Ask> {
         let Scene { people, things, places, .. } = &state.ending;
-        let happened = |wanted: &dyn Fn(&Event) -> bool| state.events.iter().find(|event| wanted(event));
-        let went = |who: usize| happened(&|event| matches!(event, Event::Go { who: all, .. } if all.contains(&who)));
+        let happened = |wanted: &dyn Fn(&StoryEvent) -> bool| state.events.iter().find(|event| wanted(event));
+        let went =
+            |who: usize| happened(&|event| matches!(event, StoryEvent::Go { who: all, .. } if all.contains(&who)));
         let name = people[of.min(people.len() - 1)].name;
         Some(match self {
             About::Went => {
                 let told = went(of).and_then(|event| match event {
-                    Event::Go { to, .. } => Some(places[*to].name.as_str()),
+                    StoryEvent::Go { to, .. } => Some(places[*to].name.as_str()),
                     _ => None,
                 });
                 Ask {
                     question: format!("Where did {name} go?"),
-                    kind: Kind::FirstGo,
+                    kind: QuestionKind::FirstGo,
                     lead: format!("{name} went to "),
                     tail: ".".to_string(),
                     accept: Vec::new(),
@@ -285,8 +288,8 @@ impl About {
             }
             About::Found | About::Gave => {
                 let thing = state.events.iter().find_map(|event| match *event {
-                    Event::Find { who, thing } if self == About::Found && who == of => Some(thing),
-                    Event::Give { from, thing, .. } if self == About::Gave && from == of => Some(thing),
+                    StoryEvent::Find { who, thing } if self == About::Found && who == of => Some(thing),
+                    StoryEvent::Give { from, thing, .. } if self == About::Gave && from == of => Some(thing),
                     _ => None,
                 });
                 let other = people[1 - of].name;
@@ -302,11 +305,11 @@ impl About {
                 let mut rivals: Vec<String> = others(nouns(), noun).iter().map(|noun| article(noun)).collect();
                 rivals.extend(others(words::COLORS.iter().copied(), color));
                 let accept = noun.map(str::to_string).into_iter().collect();
-                Ask { question, kind: Kind::What, lead, tail, told, accept, rivals }
+                Ask { question, kind: QuestionKind::What, lead, tail, told, accept, rivals }
             }
             About::Loved => Ask {
                 question: format!("What did {name} love to do?"),
-                kind: Kind::Likes,
+                kind: QuestionKind::Likes,
                 lead: format!("{name} loved "),
                 tail: ".".to_string(),
                 told: people[of].likes.map(str::to_string),
@@ -317,7 +320,7 @@ impl About {
                 let told = people[of].feels.map(Feeling::word);
                 Ask {
                     question: format!("How did {name} feel?"),
-                    kind: Kind::Feeling,
+                    kind: QuestionKind::Feeling,
                     lead: format!("{name} felt "),
                     tail: ".".to_string(),
                     told: told.map(str::to_string),
@@ -328,13 +331,13 @@ impl About {
             About::Why => {
                 let word = people[of].feels?.word(); // a question that presupposes the feeling
                 let why = state.events.iter().find_map(|event| match event {
-                    Event::Feel { who, why, .. } if *who == of && !why.is_empty() => Some(why.clone()),
+                    StoryEvent::Feel { who, why, .. } if *who == of && !why.is_empty() => Some(why.clone()),
                     _ => None,
                 });
                 let bare = why.as_deref().and_then(|why| why.strip_prefix("she ").or(why.strip_prefix("he ")));
                 Ask {
                     question: format!("Why was {name} {word}?"),
-                    kind: Kind::Cause,
+                    kind: QuestionKind::Cause,
                     lead: format!("{name} was {word} because "),
                     tail: ".".to_string(),
                     accept: bare.map(str::to_string).into_iter().collect(),
@@ -349,7 +352,7 @@ impl About {
                 let n = told.map(|(_, n)| words::NUMBERS[n]);
                 Ask {
                     question: format!("How many {goods} did {name} pick?"),
-                    kind: Kind::Count,
+                    kind: QuestionKind::Count,
                     lead: format!("{name} picked "),
                     tail: format!(" {goods}."),
                     told: n.map(str::to_string),
@@ -362,7 +365,7 @@ impl About {
                 let told = things[of].color;
                 Ask {
                     question: format!("What color was the {noun}?"),
-                    kind: Kind::Color,
+                    kind: QuestionKind::Color,
                     lead: format!("The {noun} was "),
                     tail: ".".to_string(),
                     told: told.map(str::to_string),
@@ -373,7 +376,7 @@ impl About {
             About::Spot => {
                 let noun = things[of].noun;
                 let finder = state.events.iter().find_map(|event| match *event {
-                    Event::Find { who, thing } if thing == of => Some(who),
+                    StoryEvent::Find { who, thing } if thing == of => Some(who),
                     _ => None,
                 });
                 let spot = match state.opening.things[of].lies {
@@ -386,7 +389,7 @@ impl About {
                 }
                 Ask {
                     question: format!("Where was the {noun} found?"),
-                    kind: Kind::Spot,
+                    kind: QuestionKind::Spot,
                     lead: format!("The {noun} was found "),
                     tail: ".".to_string(),
                     told: spot.map(str::to_string),

@@ -1,38 +1,38 @@
 //! Text that shows a pattern by examples and goes on with it, and records of the same patterns to measure with. Asked
 //! without examples, nobody can know which pattern is meant; examples in the context tell (Brown et al. 2020, §2).
 
-use super::part::Part;
-use super::rule::{Pattern, PatternRecord, Rule};
-use super::tasks::{Record, Task, Tasks};
-use gptkit_rng::{Corpus, Dice};
+use super::part::WorldPart;
+use super::rule::{PatternKind, PatternRecord, Rule};
+use super::tasks::{LabeledRecord, LabeledRecords, LabeledTask};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// Any number of documents, from a seed: a third show a pattern of lists, a third one of words, a third show
-/// [`Task::Classification`].
+/// [`LabeledTask::Classification`].
 #[derive(Debug, Clone)]
 pub struct Patterns {
     seed: u64,
-    tasks: Tasks,
+    tasks: LabeledRecords,
 }
 
 impl Patterns {
     /// The documents of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, tasks: Tasks::new(Task::Classification, seed, Part::Train) }
+        Self { seed, tasks: LabeledRecords::new(LabeledTask::Classification, seed, WorldPart::Train) }
     }
 
     /// Document number `index`: a pure function of the seed and the number. Six to fourteen lines as [`PatternRecord`]
     /// prints them, of one pattern and one table, or two to four texts with their labels; no newline at the end.
     #[must_use]
     pub fn document(&self, index: u64) -> String {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::PatternDocuments, index);
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::PatternDocuments, index);
         let shown: Vec<String> = match dice.below(3) {
             0 => (0..2 + dice.below(3)).map(|_| self.feeling(&mut dice)).collect(),
             kind => {
-                let patterns: Vec<Pattern> =
-                    Pattern::ALL.into_iter().filter(|pattern| pattern.reads_lists() == (kind == 1)).collect();
-                let rule = Rule::draw(dice.pick(&patterns), Part::Train, &mut dice);
-                (0..6 + dice.below(9)).map(|_| rule.record(Part::Train, &mut dice).to_string()).collect()
+                let patterns: Vec<PatternKind> =
+                    PatternKind::ALL.into_iter().filter(|pattern| pattern.reads_lists() == (kind == 1)).collect();
+                let rule = Rule::draw(dice.pick(&patterns), WorldPart::Train, &mut dice);
+                (0..6 + dice.below(9)).map(|_| rule.record(WorldPart::Train, &mut dice).to_string()).collect()
             }
         };
         shown.join("\n")
@@ -43,7 +43,7 @@ impl Patterns {
         const LONGEST: usize = 90; // characters; of four such texts a window of 256 tokens holds all
         loop {
             let index = dice.below(1 << 24) as u64;
-            if let Record::Classification { text, label } = self.tasks.record(index)
+            if let LabeledRecord::Classification { text, label } = self.tasks.record(index)
                 && text.len() <= LONGEST
             {
                 return format!("Text: {text}\nFeeling: {label}");
@@ -56,31 +56,31 @@ impl Patterns {
 /// of the tables that are held out, which no document of any seed has.
 ///
 /// The held-out part of lists is about combinations of three words that no record of the train part and no document has in
-/// any order; that of [`Pattern::Category`] and [`Pattern::Labels`] about words that stand alone in none of them, three
-/// of each category. The two parts of [`Pattern::Lookup`] have the same keys: what stands for a key can only be known from
+/// any order; that of [`PatternKind::Category`] and [`PatternKind::Labels`] about words that stand alone in none of them, three
+/// of each category. The two parts of [`PatternKind::Lookup`] have the same keys: what stands for a key can only be known from
 /// having seen it, so that to know it in new lines is all there is to measure, and what is new is the table.
 #[derive(Debug, Clone)]
 pub struct PatternRecords {
     rule: Rule,
     seed: u64,
-    part: Part,
+    part: WorldPart,
 }
 
 impl PatternRecords {
     /// The records of this seed for this part.
     #[must_use]
-    pub fn new(pattern: Pattern, seed: u64, part: Part) -> Self {
-        let mut dice = Dice::for_corpus(seed, Corpus::PatternTable, pattern as u64);
-        Self { rule: Rule::draw(pattern, Part::HeldOut, &mut dice), seed, part }
+    pub fn new(pattern: PatternKind, seed: u64, part: WorldPart) -> Self {
+        let mut dice = Dice::for_corpus(seed, CorpusDraw::PatternTable, pattern as u64);
+        Self { rule: Rule::draw(pattern, WorldPart::HeldOut, &mut dice), seed, part }
     }
 
     /// Record number `index`: a pure function of pattern, seed, part and number. Its input is the same for all patterns
-    /// of lists, and for [`Pattern::Category`] and [`Pattern::Labels`].
+    /// of lists, and for [`PatternKind::Category`] and [`PatternKind::Labels`].
     #[must_use]
     pub fn record(&self, index: u64) -> PatternRecord {
         let purpose = match self.part {
-            Part::Train => Corpus::PatternRecords,
-            Part::HeldOut => Corpus::HeldOutPatternRecords,
+            WorldPart::Train => CorpusDraw::PatternRecords,
+            WorldPart::HeldOut => CorpusDraw::HeldOutPatternRecords,
         };
         self.rule.record(self.part, &mut Dice::for_corpus(self.seed, purpose, index))
     }
@@ -122,30 +122,32 @@ mod tests {
     }
 
     /// The patterns that explain all lines.
-    fn explanations(lines: &[(Vec<&str>, Vec<&str>)]) -> Vec<Pattern> {
+    fn explanations(lines: &[(Vec<&str>, Vec<&str>)]) -> Vec<PatternKind> {
         let is_function = |key: fn(&str) -> String, n: usize| {
             let mut table = BTreeMap::new();
             lines.iter().all(|(input, output)| *table.entry(key(input[0])).or_insert(output) == output)
                 && table.len() <= n
         };
-        let explains = |pattern: &Pattern| {
+        let explains = |pattern: &PatternKind| {
             let each = |rule: fn(&[&str], &[&str]) -> bool| lines.iter().all(|(input, output)| rule(input, output));
             let is_list = lines[0].0.len() == 3;
             match pattern {
-                Pattern::FirstWord => is_list && each(|input, output| *output == input[..1]),
-                Pattern::MiddleWord => is_list && each(|input, output| *output == input[1..2]),
-                Pattern::LastWord => is_list && each(|input, output| *output == input[2..]),
-                Pattern::Reversed => is_list && each(|input, output| output.iter().rev().eq(input)),
-                Pattern::Rotated => is_list && each(|input, output| output.concat() == input[1..].concat() + input[0]),
-                Pattern::Color => is_list && each(|_, output| output.len() == 1 && what(output[0]) == "color"),
-                Pattern::Animal => is_list && each(|_, output| output.len() == 1 && what(output[0]) == "animal"),
-                Pattern::Thing => is_list && each(|_, output| output.len() == 1 && what(output[0]) == "thing"),
-                Pattern::Category => !is_list && each(|input, output| *output == [what(input[0])]),
-                Pattern::Labels => !is_list && is_function(|word| what(word).to_owned(), 3),
-                Pattern::Lookup => !is_list && is_function(str::to_owned, 4),
+                PatternKind::FirstWord => is_list && each(|input, output| *output == input[..1]),
+                PatternKind::MiddleWord => is_list && each(|input, output| *output == input[1..2]),
+                PatternKind::LastWord => is_list && each(|input, output| *output == input[2..]),
+                PatternKind::Reversed => is_list && each(|input, output| output.iter().rev().eq(input)),
+                PatternKind::Rotated => {
+                    is_list && each(|input, output| output.concat() == input[1..].concat() + input[0])
+                }
+                PatternKind::Color => is_list && each(|_, output| output.len() == 1 && what(output[0]) == "color"),
+                PatternKind::Animal => is_list && each(|_, output| output.len() == 1 && what(output[0]) == "animal"),
+                PatternKind::Thing => is_list && each(|_, output| output.len() == 1 && what(output[0]) == "thing"),
+                PatternKind::Category => !is_list && each(|input, output| *output == [what(input[0])]),
+                PatternKind::Labels => !is_list && is_function(|word| what(word).to_owned(), 3),
+                PatternKind::Lookup => !is_list && is_function(str::to_owned, 4),
             }
         };
-        Pattern::ALL.into_iter().filter(explains).collect()
+        PatternKind::ALL.into_iter().filter(explains).collect()
     }
 
     proptest! {
@@ -182,16 +184,16 @@ mod tests {
             let mut explanations = explanations(&lines);
             assert!(!explanations.is_empty(), "{document}");
             // What a word is follows from the word: the known labels are labels, too.
-            if explanations[0] == Pattern::Category {
-                explanations.retain(|pattern| *pattern == Pattern::Category);
+            if explanations[0] == PatternKind::Category {
+                explanations.retain(|pattern| *pattern == PatternKind::Category);
             }
             ambiguous += usize::from(explanations.len() > 1);
             *counts.entry(explanations[0].to_string()).or_insert(0) += 1;
         }
         assert!(ambiguous * 50 < documents.len(), "{ambiguous} of {}", documents.len());
-        assert_eq!(counts.len(), Pattern::ALL.len() + 1, "{counts:?}");
+        assert_eq!(counts.len(), PatternKind::ALL.len() + 1, "{counts:?}");
         for (name, n) in counts {
-            let share = match name.parse::<Pattern>() {
+            let share = match name.parse::<PatternKind>() {
                 Err(_) => 3,
                 Ok(pattern) if pattern.reads_lists() => 3 * 8,
                 Ok(_) => 3 * 3,
@@ -207,20 +209,20 @@ mod tests {
             let records = PatternRecords::new(pattern, 3, part);
             (0..200).map(|index| records.record(index).input).collect::<Vec<_>>()
         };
-        for part in [Part::Train, Part::HeldOut] {
-            let lists = inputs(Pattern::FirstWord, part);
+        for part in [WorldPart::Train, WorldPart::HeldOut] {
+            let lists = inputs(PatternKind::FirstWord, part);
             assert!(lists.iter().collect::<BTreeSet<_>>().len() > 100);
-            for pattern in Pattern::ALL.into_iter().filter(|pattern| pattern.reads_lists()) {
+            for pattern in PatternKind::ALL.into_iter().filter(|pattern| pattern.reads_lists()) {
                 assert_eq!(inputs(pattern, part), lists, "{pattern}");
             }
-            assert_eq!(inputs(Pattern::Labels, part), inputs(Pattern::Category, part));
+            assert_eq!(inputs(PatternKind::Labels, part), inputs(PatternKind::Category, part));
         }
     }
 
     #[test]
     fn a_color_an_animal_and_a_thing_stand_in_every_order() {
         let mut orders = BTreeMap::new();
-        let records = PatternRecords::new(Pattern::Reversed, 3, Part::HeldOut);
+        let records = PatternRecords::new(PatternKind::Reversed, 3, WorldPart::HeldOut);
         for index in 0..1200 {
             let input = records.record(index).input;
             *orders.entry(input.split(' ').map(what).collect::<Vec<_>>()).or_insert(0) += 1;
@@ -242,14 +244,14 @@ mod tests {
         let shown: BTreeSet<String> =
             documents.iter().flat_map(|document| lines(document)).map(|(input, _)| combination(&input)).collect();
         let mut also_in_train = 0;
-        for pattern in [Pattern::Rotated, Pattern::Labels] {
+        for pattern in [PatternKind::Rotated, PatternKind::Labels] {
             let of = |part, seed| {
                 let records = PatternRecords::new(pattern, seed, part);
                 (0..500).map(move |index| combination(&records.record(index).input.split(' ').collect::<Vec<_>>()))
             };
             for seed in [1, 5] {
-                assert!(of(Part::HeldOut, seed).all(|held_out| !shown.contains(&held_out)), "{pattern}");
-                also_in_train += of(Part::Train, seed).filter(|train| shown.contains(train)).count();
+                assert!(of(WorldPart::HeldOut, seed).all(|held_out| !shown.contains(&held_out)), "{pattern}");
+                also_in_train += of(WorldPart::Train, seed).filter(|train| shown.contains(train)).count();
             }
         }
         assert!(also_in_train > 1500, "documents have what records to learn from have: {also_in_train}");
@@ -257,7 +259,7 @@ mod tests {
 
     #[test]
     fn tables_differ_and_those_of_records_are_in_no_document() {
-        for (pattern, n) in [(Pattern::Labels, 3), (Pattern::Lookup, 4)] {
+        for (pattern, n) in [(PatternKind::Labels, 3), (PatternKind::Lookup, 4)] {
             let table = |lines: &[(String, String)]| lines.iter().cloned().collect::<BTreeSet<_>>();
             let mut shown = BTreeSet::new();
             let mut many = 0;
@@ -284,9 +286,9 @@ mod tests {
                     };
                     (0..200).map(row).collect::<BTreeSet<_>>()
                 };
-                assert_eq!(of(Part::Train).len(), n, "{pattern}");
-                assert_eq!(of(Part::Train), of(Part::HeldOut), "{pattern}");
-                assert!(!shown.contains(&of(Part::Train)), "{pattern}");
+                assert_eq!(of(WorldPart::Train).len(), n, "{pattern}");
+                assert_eq!(of(WorldPart::Train), of(WorldPart::HeldOut), "{pattern}");
+                assert!(!shown.contains(&of(WorldPart::Train)), "{pattern}");
             }
         }
     }
@@ -294,10 +296,10 @@ mod tests {
     #[test]
     fn texts_of_the_task_are_short_with_every_label_as_often() {
         let mut labels: BTreeMap<String, usize> = BTreeMap::new();
-        let held_out = Tasks::new(Task::Classification, 1, Part::HeldOut);
+        let held_out = LabeledRecords::new(LabeledTask::Classification, 1, WorldPart::HeldOut);
         let held_out: BTreeSet<String> = (0..2000)
             .filter_map(|index| match held_out.record(index) {
-                Record::Classification { text, .. } => Some(text),
+                LabeledRecord::Classification { text, .. } => Some(text),
                 _ => None,
             })
             .collect();
@@ -311,7 +313,7 @@ mod tests {
             }
         }
         let names: BTreeSet<&str> = labels.keys().map(String::as_str).collect();
-        assert_eq!(names, Task::Classification.labels().iter().copied().collect());
+        assert_eq!(names, LabeledTask::Classification.labels().iter().copied().collect());
         let fair = labels.values().sum::<usize>() / 4;
         assert!(labels.values().all(|n| n.abs_diff(fair) < fair / 5), "{labels:?}");
     }

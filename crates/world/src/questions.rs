@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-use super::state::{Event, Feeling, Lies, Place, Scene, State};
+use super::state::{Feeling, Lies, Scene, ScenePlace, StoryEvent, StoryState};
 use super::words;
 use gptkit_rng::Dice;
 
-/// A question that [`Question::grade`] can grade.
+/// A question that [`StoryQuestion::grade`] can grade.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Question {
+pub struct StoryQuestion {
     /// What it asks for.
-    pub kind: Kind,
+    pub kind: QuestionKind,
     /// The question.
     pub ask: String,
     /// The answer, short: `Mia`, `the garden`, `yes`.
@@ -24,7 +24,7 @@ pub struct Question {
 /// What a question asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum QuestionKind {
     /// Who has it in the end?
     Holder,
     /// Where was it hidden or found?
@@ -56,13 +56,13 @@ const OPEN: usize = 4;
 const YES_NO: usize = 2;
 
 /// The questions of a story.
-pub(super) fn about(state: &State, dice: &mut Dice) -> Vec<Question> {
+pub(super) fn about(state: &StoryState, dice: &mut Dice) -> Vec<StoryQuestion> {
     let mut asker = Asker { state, open: Vec::with_capacity(16), closed: Vec::with_capacity(16) };
     asker.facts();
     asker.history();
     let Asker { mut open, closed, .. } = asker;
     dice.shuffle(&mut open);
-    let mut questions: Vec<Question> = Vec::with_capacity(OPEN + YES_NO);
+    let mut questions: Vec<StoryQuestion> = Vec::with_capacity(OPEN + YES_NO);
     // New kinds first, then what is left.
     for repeat in [false, true] {
         let mut i = 0;
@@ -84,8 +84,8 @@ pub(super) fn about(state: &State, dice: &mut Dice) -> Vec<Question> {
         let Closed { fact, ask, .. } = left[dice.below(left.len())];
         used.push(*fact);
         let (answer, rival) = if yes { ("yes", "no") } else { ("no", "yes") };
-        questions.push(Question {
-            kind: Kind::YesNo,
+        questions.push(StoryQuestion {
+            kind: QuestionKind::YesNo,
             ask: ask.clone(),
             answer: answer.to_string(),
             accept: Vec::new(),
@@ -103,8 +103,8 @@ struct Closed {
 }
 
 struct Asker<'s> {
-    state: &'s State,
-    open: Vec<Question>,
+    state: &'s StoryState,
+    open: Vec<StoryQuestion>,
     closed: Vec<Closed>,
 }
 
@@ -126,7 +126,7 @@ impl Asker<'_> {
         }
     }
 
-    fn push(&mut self, kind: Kind, ask: String, answer: String, accept: Vec<String>, rivals: Vec<String>) {
+    fn push(&mut self, kind: QuestionKind, ask: String, answer: String, accept: Vec<String>, rivals: Vec<String>) {
         // Two events can lead to one question; if they answer it differently, it has no one answer.
         if let Some(i) = self.open.iter().position(|q| q.ask == ask) {
             if self.open[i].answer != answer {
@@ -134,10 +134,10 @@ impl Asker<'_> {
             }
             return;
         }
-        self.open.push(Question { kind, ask, answer, accept, rivals });
+        self.open.push(StoryQuestion { kind, ask, answer, accept, rivals });
     }
 
-    fn who(&mut self, kind: Kind, ask: String, who: usize) {
+    fn who(&mut self, kind: QuestionKind, ask: String, who: usize) {
         let people = &self.state.ending.people;
         let rivals = people.iter().map(|p| p.name.to_string()).filter(|name| name != people[who].name).collect();
         self.push(kind, ask, self.name(who).to_string(), Vec::new(), rivals);
@@ -146,10 +146,10 @@ impl Asker<'_> {
     fn what(&mut self, ask: String, thing: usize) {
         let rivals = (0..self.state.ending.things.len()).filter(|&t| t != thing).map(|t| self.noun(t).to_string());
         let (rivals, accept) = (rivals.collect(), vec![self.noun(thing).to_string()]);
-        self.push(Kind::What, ask, self.the(thing), accept, rivals);
+        self.push(QuestionKind::What, ask, self.the(thing), accept, rivals);
     }
 
-    fn where_(&mut self, kind: Kind, ask: String, place: usize, spot: Option<&'static str>) {
+    fn where_(&mut self, kind: QuestionKind, ask: String, place: usize, spot: Option<&'static str>) {
         let places = &self.state.ending.places;
         let name = places[place].name.clone();
         let rivals = places.iter().map(|p| p.name.clone()).filter(|other| *other != name).collect();
@@ -162,7 +162,7 @@ impl Asker<'_> {
     fn count(&mut self, ask: String, n: usize) {
         let rivals =
             words::NUMBERS.iter().filter(|&&other| other != words::NUMBERS[n]).map(|w| (*w).to_string()).collect();
-        self.push(Kind::Count, ask, words::NUMBERS[n].to_string(), Vec::new(), rivals);
+        self.push(QuestionKind::Count, ask, words::NUMBERS[n].to_string(), Vec::new(), rivals);
     }
 
     fn yes_no(&mut self, fact: usize, ask: String, holds: bool) {
@@ -181,7 +181,7 @@ impl Asker<'_> {
                 let rivals =
                     words::ANIMALS.iter().filter(|k| k.noun != person.kind).map(|k| k.noun.to_string()).collect();
                 self.push(
-                    Kind::Animal,
+                    QuestionKind::Animal,
                     format!("What kind of animal was {name}?"),
                     article(person.kind),
                     Vec::new(),
@@ -195,14 +195,26 @@ impl Asker<'_> {
             if let Some(likes) = person.likes {
                 let rivals = words::LIKES.iter().filter(|l| **l != likes).map(|l| (*l).to_string()).collect();
                 let object = likes.split_once(' ').map_or(likes, |(_, object)| object).to_string();
-                self.push(Kind::Likes, format!("What did {name} love to do?"), likes.to_string(), vec![object], rivals);
+                self.push(
+                    QuestionKind::Likes,
+                    format!("What did {name} love to do?"),
+                    likes.to_string(),
+                    vec![object],
+                    rivals,
+                );
             }
         }
         for (id, thing) in things.iter().enumerate() {
             if let Some(color) = thing.color {
                 let rivals = words::COLORS.iter().filter(|c| **c != color).map(|c| (*c).to_string()).collect();
                 let noun = thing.noun;
-                self.push(Kind::Color, format!("What color was the {noun}?"), color.to_string(), Vec::new(), rivals);
+                self.push(
+                    QuestionKind::Color,
+                    format!("What color was the {noun}?"),
+                    color.to_string(),
+                    Vec::new(),
+                    rivals,
+                );
                 self.yes_no(200 + id, format!("Was the {noun} {color}?"), true);
                 let other = things.iter().filter_map(|t| t.color).find(|c| *c != color);
                 let other = other.unwrap_or(if color == "red" { "blue" } else { "red" });
@@ -210,7 +222,7 @@ impl Asker<'_> {
             }
             if let (Lies::With(holder), Some(_)) = (thing.lies, thing.owner) {
                 let the = self.the(id);
-                self.who(Kind::Holder, format!("Who has {the} at the end of the story?"), holder);
+                self.who(QuestionKind::Holder, format!("Who has {the} at the end of the story?"), holder);
                 for (who, person) in people.iter().enumerate().take(3) {
                     let ask = format!("Does {} have {the} at the end of the story?", person.name);
                     self.yes_no(300 + id, ask, who == holder);
@@ -242,52 +254,52 @@ impl Asker<'_> {
         self.helpers();
     }
 
-    fn event(&mut self, event: &Event, scene: &Scene, walked: &mut u32) {
+    fn event(&mut self, event: &StoryEvent, scene: &Scene, walked: &mut u32) {
         match *event {
-            Event::Go { ref who, to, past } => {
+            StoryEvent::Go { ref who, to, past } => {
                 for &person in who {
-                    let races = self.state.events.iter().any(|event| matches!(event, Event::Win { .. }));
+                    let races = self.state.events.iter().any(|event| matches!(event, StoryEvent::Win { .. }));
                     if *walked >> person & 1 == 0
                         && !races
                         && past.is_none()
                         && scene.places[to].home_of != Some(person)
                     {
                         let ask = format!("Where did {} go first?", self.name(person));
-                        self.where_(Kind::FirstGo, ask, to, None);
+                        self.where_(QuestionKind::FirstGo, ask, to, None);
                     }
                     *walked |= 1 << person;
                 }
             }
-            Event::Put { who, thing, spot } => {
+            StoryEvent::Put { who, thing, spot } => {
                 let ask = format!("Where did {} hide {}?", self.name(who), self.the(thing));
-                self.where_(Kind::Spot, ask, scene.people[who].at, Some(spot));
+                self.where_(QuestionKind::Spot, ask, scene.people[who].at, Some(spot));
             }
-            Event::Find { who, thing } => {
+            StoryEvent::Find { who, thing } => {
                 let the = self.the(thing);
-                self.who(Kind::Who, format!("Who found {the}?"), who);
+                self.who(QuestionKind::Who, format!("Who found {the}?"), who);
                 if let Lies::At { place, spot: Some(spot) } = scene.things[thing].lies {
                     let ask = format!("Where was {the} found?");
-                    self.where_(Kind::Spot, ask, place, Some(spot));
+                    self.where_(QuestionKind::Spot, ask, place, Some(spot));
                 }
             }
-            Event::Give { from, to, thing } => self.gift(from, to, thing),
-            Event::Trade { a, gives, b, gets } => {
+            StoryEvent::Give { from, to, thing } => self.gift(from, to, thing),
+            StoryEvent::Trade { a, gives, b, gets } => {
                 self.gift(a, b, gives);
                 self.gift(b, a, gets);
             }
-            Event::Want { who, thing } => self.what(format!("What did {} want to have?", self.name(who)), thing),
-            Event::Make { who, thing, .. } => self.what(format!("What did {} make?", self.name(who)), thing),
-            Event::Break { who, thing } => self.deed("broke", "break", who, thing),
-            Event::Mend { who, thing } => self.deed("mended", "mend", who, thing),
-            Event::Gather { who, verb, goods, n } => {
+            StoryEvent::Want { who, thing } => self.what(format!("What did {} want to have?", self.name(who)), thing),
+            StoryEvent::Make { who, thing, .. } => self.what(format!("What did {} make?", self.name(who)), thing),
+            StoryEvent::Break { who, thing } => self.deed("broke", "break", who, thing),
+            StoryEvent::Mend { who, thing } => self.deed("mended", "mend", who, thing),
+            StoryEvent::Gather { who, verb, goods, n } => {
                 self.count(format!("How many {goods} did {} {verb}?", self.name(who)), n);
             }
-            Event::Share { from, to, goods, n } => {
+            StoryEvent::Share { from, to, goods, n } => {
                 self.count(format!("How many {goods} did {} give to {}?", self.name(from), self.name(to)), n);
             }
-            Event::Feel { who, feeling, ref why } => self.cause(who, feeling, why),
-            Event::Win { who, over } => {
-                self.who(Kind::Who, "Who won the race?".to_string(), who);
+            StoryEvent::Feel { who, feeling, ref why } => self.cause(who, feeling, why),
+            StoryEvent::Win { who, over } => {
+                self.who(QuestionKind::Who, "Who won the race?".to_string(), who);
                 self.yes_no(1, format!("Did {} win the race?", self.name(who)), true);
                 self.yes_no(1, format!("Did {} win the race?", self.name(over)), false);
             }
@@ -297,7 +309,7 @@ impl Asker<'_> {
 
     fn gift(&mut self, from: usize, to: usize, thing: usize) {
         let (giver, taker, the) = (self.name(from), self.name(to), self.the(thing));
-        self.who(Kind::Who, format!("Who gave {the} to {taker}?"), from);
+        self.who(QuestionKind::Who, format!("Who gave {the} to {taker}?"), from);
         self.what(format!("What did {giver} give to {taker}?"), thing);
         self.yes_no(400 + thing, format!("Did {giver} give {the} to {taker}?"), true);
         self.yes_no(400 + thing, format!("Did {taker} give {the} to {giver}?"), false);
@@ -305,7 +317,7 @@ impl Asker<'_> {
 
     fn deed(&mut self, past: &str, verb: &str, who: usize, thing: usize) {
         let the = self.the(thing);
-        self.who(Kind::Who, format!("Who {past} {the}?"), who);
+        self.who(QuestionKind::Who, format!("Who {past} {the}?"), who);
         let fact = 500 + usize::from(past == "mended");
         self.yes_no(fact, format!("Did {} {verb} {the}?", self.name(who)), true);
         let other = (0..self.state.ending.people.len()).find(|&p| p != who).unwrap_or(who);
@@ -317,14 +329,14 @@ impl Asker<'_> {
     fn cause(&mut self, who: usize, feeling: Feeling, why: &str) {
         let feelings = &self.state.events;
         let reasons = feelings.iter().filter_map(|event| match event {
-            Event::Feel { why: other, .. } if other != why => Some(other.clone()),
+            StoryEvent::Feel { why: other, .. } if other != why => Some(other.clone()),
             _ => None,
         });
         let rivals = reasons.collect();
         let bare = why.strip_prefix("she ").or_else(|| why.strip_prefix("he "));
         let accept = bare.map(|bare| bare.strip_prefix("had ").unwrap_or(bare).to_string()).into_iter().collect();
         let ask = format!("Why was {} {}?", self.name(who), feeling.word());
-        self.push(Kind::Cause, ask, why.to_string(), accept, rivals);
+        self.push(QuestionKind::Cause, ask, why.to_string(), accept, rivals);
     }
 
     /// Yes or no: where the hero was and was not.
@@ -336,7 +348,7 @@ impl Asker<'_> {
         let mut gone = seen.clone();
         gone.fill(false);
         for event in &state.events {
-            if let Event::Go { who, to, past } = event
+            if let StoryEvent::Go { who, to, past } = event
                 && who.contains(&0)
             {
                 gone[*to] = true;
@@ -344,9 +356,9 @@ impl Asker<'_> {
                 past.iter().for_each(|&past| seen[past] = true);
             }
         }
-        for (place, Place { name, home_of, .. }) in state.ending.places.iter().enumerate() {
+        for (place, ScenePlace { name, home_of, .. }) in state.ending.places.iter().enumerate() {
             // Whoever lives near a place may be said to be there: not asked.
-            let near_home = |other: &Place| other.home_of == Some(0);
+            let near_home = |other: &ScenePlace| other.home_of == Some(0);
             let near =
                 state.ending.places.iter().enumerate().any(|(o, p)| near_home(p) && state.ending.joined(o, place));
             if home_of.is_none() && !near && (gone[place] || !seen[place]) {
@@ -359,7 +371,7 @@ impl Asker<'_> {
     fn helpers(&mut self) {
         let mut pairs: Vec<(usize, usize)> = Vec::new();
         for event in &self.state.events {
-            if let Event::Help { who, whom } = *event
+            if let StoryEvent::Help { who, whom } = *event
                 && !pairs.contains(&(who, whom))
             {
                 pairs.push((who, whom));
@@ -367,7 +379,7 @@ impl Asker<'_> {
         }
         for &(who, whom) in &pairs {
             if pairs.iter().filter(|pair| pair.1 == whom).count() == 1 {
-                self.who(Kind::Who, format!("Who helped {}?", self.name(whom)), who);
+                self.who(QuestionKind::Who, format!("Who helped {}?", self.name(whom)), who);
             }
             self.yes_no(700, format!("Did {} help {}?", self.name(who), self.name(whom)), true);
             if !pairs.contains(&(whom, who)) {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-use super::part::Part;
+use super::part::WorldPart;
 use super::words;
 use gptkit_rng::Dice;
 
@@ -12,7 +12,7 @@ use gptkit_rng::Dice;
 /// last three read one such word; within each kind all read the same inputs, so that these do not tell which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Pattern {
+pub enum PatternKind {
     /// The first of the three.
     FirstWord,
     /// The second of the three.
@@ -37,47 +37,47 @@ pub enum Pattern {
     Lookup,
 }
 
-impl Pattern {
+impl PatternKind {
     /// All of them.
-    pub const ALL: [Pattern; 11] = [
-        Pattern::FirstWord,
-        Pattern::MiddleWord,
-        Pattern::LastWord,
-        Pattern::Reversed,
-        Pattern::Rotated,
-        Pattern::Color,
-        Pattern::Animal,
-        Pattern::Thing,
-        Pattern::Category,
-        Pattern::Labels,
-        Pattern::Lookup,
+    pub const ALL: [PatternKind; 11] = [
+        PatternKind::FirstWord,
+        PatternKind::MiddleWord,
+        PatternKind::LastWord,
+        PatternKind::Reversed,
+        PatternKind::Rotated,
+        PatternKind::Color,
+        PatternKind::Animal,
+        PatternKind::Thing,
+        PatternKind::Category,
+        PatternKind::Labels,
+        PatternKind::Lookup,
     ];
 
     /// Whether its inputs are three words.
     pub(super) fn reads_lists(self) -> bool {
-        !matches!(self, Pattern::Category | Pattern::Labels | Pattern::Lookup)
+        !matches!(self, PatternKind::Category | PatternKind::Labels | PatternKind::Lookup)
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for PatternKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Pattern::FirstWord => "first-word",
-            Pattern::MiddleWord => "middle-word",
-            Pattern::LastWord => "last-word",
-            Pattern::Reversed => "reversed",
-            Pattern::Rotated => "rotated",
-            Pattern::Color => "color",
-            Pattern::Animal => "animal",
-            Pattern::Thing => "thing",
-            Pattern::Category => "category",
-            Pattern::Labels => "labels",
-            Pattern::Lookup => "lookup",
+            PatternKind::FirstWord => "first-word",
+            PatternKind::MiddleWord => "middle-word",
+            PatternKind::LastWord => "last-word",
+            PatternKind::Reversed => "reversed",
+            PatternKind::Rotated => "rotated",
+            PatternKind::Color => "color",
+            PatternKind::Animal => "animal",
+            PatternKind::Thing => "thing",
+            PatternKind::Category => "category",
+            PatternKind::Labels => "labels",
+            PatternKind::Lookup => "lookup",
         })
     }
 }
 
-impl FromStr for Pattern {
+impl FromStr for PatternKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -111,40 +111,40 @@ const CATEGORIES: [&str; 3] = ["color", "animal", "thing"];
 /// would part so few words unevenly.
 const HELD_OUT: usize = 3;
 
-/// Keys of a table of [`Pattern::Lookup`].
+/// Keys of a table of [`PatternKind::Lookup`].
 const KEYS: usize = 4;
 
 /// A pattern, with what is drawn for it.
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
-    pattern: Pattern,
+    pattern: PatternKind,
     /// Category or word, and the place that stands for it; sorted.
     table: Vec<(&'static str, &'static str)>,
 }
 
 impl Rule {
     /// With a table of this part, where there is one.
-    pub(super) fn draw(pattern: Pattern, part: Part, dice: &mut Dice) -> Self {
+    pub(super) fn draw(pattern: PatternKind, part: WorldPart, dice: &mut Dice) -> Self {
         loop {
             let mut keys = match pattern {
-                Pattern::Labels => CATEGORIES.to_vec(),
-                Pattern::Lookup => keys(dice),
+                PatternKind::Labels => CATEGORIES.to_vec(),
+                PatternKind::Lookup => keys(dice),
                 _ => return Self { pattern, table: Vec::new() },
             };
             keys.sort_unstable();
             let mut places = places();
             dice.shuffle(&mut places);
             let table: Vec<_> = keys.into_iter().zip(places).collect();
-            if Part::of(&format!("{table:?}")) == part {
+            if WorldPart::of(&format!("{table:?}")) == part {
                 return Self { pattern, table };
             }
         }
     }
 
-    pub(super) fn record(&self, part: Part, dice: &mut Dice) -> PatternRecord {
+    pub(super) fn record(&self, part: WorldPart, dice: &mut Dice) -> PatternRecord {
         let input = match self.pattern {
-            Pattern::Lookup => vec![dice.pick(&self.table).0],
-            Pattern::Category | Pattern::Labels => vec![word(part, dice)],
+            PatternKind::Lookup => vec![dice.pick(&self.table).0],
+            PatternKind::Category | PatternKind::Labels => vec![word(part, dice)],
             _ => list(part, dice),
         };
         PatternRecord { output: self.output(&input).join(" "), input: input.join(" ") }
@@ -155,46 +155,46 @@ impl Rule {
         let of_category = |name| input.iter().copied().filter(|word| category(word) == name).collect();
         let in_table = |key| self.table.iter().filter(|row| row.0 == key).map(|row| row.1).collect();
         match self.pattern {
-            Pattern::FirstWord => vec![input[0]],
-            Pattern::MiddleWord => vec![input[1]],
-            Pattern::LastWord => vec![input[2]],
-            Pattern::Reversed => vec![input[2], input[1], input[0]],
-            Pattern::Rotated => vec![input[1], input[2], input[0]],
-            Pattern::Color => of_category("color"),
-            Pattern::Animal => of_category("animal"),
-            Pattern::Thing => of_category("thing"),
-            Pattern::Category => vec![category(input[0])],
-            Pattern::Labels => in_table(category(input[0])),
-            Pattern::Lookup => in_table(input[0]),
+            PatternKind::FirstWord => vec![input[0]],
+            PatternKind::MiddleWord => vec![input[1]],
+            PatternKind::LastWord => vec![input[2]],
+            PatternKind::Reversed => vec![input[2], input[1], input[0]],
+            PatternKind::Rotated => vec![input[1], input[2], input[0]],
+            PatternKind::Color => of_category("color"),
+            PatternKind::Animal => of_category("animal"),
+            PatternKind::Thing => of_category("thing"),
+            PatternKind::Category => vec![category(input[0])],
+            PatternKind::Labels => in_table(category(input[0])),
+            PatternKind::Lookup => in_table(input[0]),
         }
     }
 }
 
 /// A color, an animal and a thing, in any order.
-fn list(part: Part, dice: &mut Dice) -> Vec<&'static str> {
+fn list(part: WorldPart, dice: &mut Dice) -> Vec<&'static str> {
     loop {
         let mut list: Vec<_> = CATEGORIES.iter().map(|name| dice.pick(&words_of(name))).collect();
         let mut combination = list.clone();
         combination.sort_unstable();
         dice.shuffle(&mut list);
-        if Part::of(&combination.join(" ")) == part {
+        if WorldPart::of(&combination.join(" ")) == part {
             return list;
         }
     }
 }
 
 /// A word of any category, all as likely.
-fn word(part: Part, dice: &mut Dice) -> &'static str {
+fn word(part: WorldPart, dice: &mut Dice) -> &'static str {
     let words = words_of(dice.pick(&CATEGORIES));
     let (train, held_out) = words.split_at(words.len() - HELD_OUT);
-    dice.pick(if part == Part::Train { train } else { held_out })
+    dice.pick(if part == WorldPart::Train { train } else { held_out })
 }
 
 /// Different words as they stand alone in documents.
 fn keys(dice: &mut Dice) -> Vec<&'static str> {
     let mut keys = Vec::with_capacity(KEYS);
     while keys.len() < KEYS {
-        let key = word(Part::Train, dice);
+        let key = word(WorldPart::Train, dice);
         if !keys.contains(&key) {
             keys.push(key);
         }
@@ -228,38 +228,38 @@ mod tests {
 
     #[test]
     fn a_pattern_is_named_as_it_is_printed_and_in_json() {
-        for pattern in Pattern::ALL {
+        for pattern in PatternKind::ALL {
             assert_eq!(pattern.to_string().parse(), Ok(pattern));
             assert_eq!(serde_json::to_value(pattern).unwrap(), pattern.to_string());
         }
-        assert!("last".parse::<Pattern>().unwrap_err().contains("last-word"));
+        assert!("last".parse::<PatternKind>().unwrap_err().contains("last-word"));
     }
 
     #[test]
     fn outputs_are_what_the_pattern_says() {
         let output = |pattern, input: &[&'static str]| {
             let table = match pattern {
-                Pattern::Labels => vec![("animal", "pond"), ("color", "farm"), ("thing", "hill")],
+                PatternKind::Labels => vec![("animal", "pond"), ("color", "farm"), ("thing", "hill")],
                 _ => vec![("cup", "lake"), ("fox", "barn"), ("goat", "farm"), ("red", "cave")],
             };
             Rule { pattern, table }.output(input).join(" ")
         };
         let list = ["fox", "cup", "red"];
         for (pattern, expected) in [
-            (Pattern::FirstWord, "fox"),
-            (Pattern::MiddleWord, "cup"),
-            (Pattern::LastWord, "red"),
-            (Pattern::Reversed, "red cup fox"),
-            (Pattern::Rotated, "cup red fox"),
-            (Pattern::Color, "red"),
-            (Pattern::Animal, "fox"),
-            (Pattern::Thing, "cup"),
+            (PatternKind::FirstWord, "fox"),
+            (PatternKind::MiddleWord, "cup"),
+            (PatternKind::LastWord, "red"),
+            (PatternKind::Reversed, "red cup fox"),
+            (PatternKind::Rotated, "cup red fox"),
+            (PatternKind::Color, "red"),
+            (PatternKind::Animal, "fox"),
+            (PatternKind::Thing, "cup"),
         ] {
             assert_eq!(output(pattern, &list), expected, "{pattern}");
         }
-        assert_eq!(list.map(|word| output(Pattern::Category, &[word])), ["animal", "thing", "color"]);
-        assert_eq!(list.map(|word| output(Pattern::Labels, &[word])), ["pond", "hill", "farm"]);
-        assert_eq!(list.map(|word| output(Pattern::Lookup, &[word])), ["barn", "lake", "cave"]);
+        assert_eq!(list.map(|word| output(PatternKind::Category, &[word])), ["animal", "thing", "color"]);
+        assert_eq!(list.map(|word| output(PatternKind::Labels, &[word])), ["pond", "hill", "farm"]);
+        assert_eq!(list.map(|word| output(PatternKind::Lookup, &[word])), ["barn", "lake", "cave"]);
     }
 
     #[test]

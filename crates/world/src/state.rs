@@ -7,11 +7,11 @@ use serde::Serialize;
 
 /// What a story comes to, beside its text: ids in events and fields are positions in the scene's lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct State {
+pub struct StoryState {
     /// Before the first event.
     pub opening: Scene,
     /// In the order of the text.
-    pub events: Vec<Event>,
+    pub events: Vec<StoryEvent>,
     /// After the last event.
     pub ending: Scene,
 }
@@ -24,7 +24,7 @@ pub struct Scene {
     /// Objects with a history.
     pub things: Vec<Thing>,
     /// Where the story happens.
-    pub places: Vec<Place>,
+    pub places: Vec<ScenePlace>,
     /// Pairs of neighboring places.
     pub roads: Vec<(usize, usize)>,
     /// Pairs that are not on speaking terms.
@@ -96,7 +96,7 @@ pub enum Lies {
 
 /// A place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct ScenePlace {
     /// `the garden`, or `Mia's house`.
     pub name: String,
     /// `in`, `at`, `by`, `on`.
@@ -158,7 +158,7 @@ impl Feeling {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 #[expect(missing_docs, reason = "fields are people, things and places by what they do")]
-pub enum Event {
+pub enum StoryEvent {
     /// All of `who` walk from one place to another, past a neighbor of it.
     Go { who: Vec<usize>, to: usize, past: Option<usize> },
     /// Picks up what lies openly, or is known to lie there.
@@ -257,9 +257,9 @@ impl Scene {
     ///
     /// # Errors
     /// When it cannot happen now; the scene is then as it was.
-    pub fn apply(&mut self, event: &Event) -> Result<(), &'static str> {
+    pub fn apply(&mut self, event: &StoryEvent) -> Result<(), &'static str> {
         match *event {
-            Event::Go { ref who, to, past } => {
+            StoryEvent::Go { ref who, to, past } => {
                 if who.iter().any(|&p| self.people[p].stuck) {
                     return Err("who is stuck does not walk");
                 }
@@ -271,39 +271,39 @@ impl Scene {
                 }
                 who.iter().for_each(|&p| self.people[p].at = to);
             }
-            Event::Take { who, thing } | Event::Find { who, thing } => {
+            StoryEvent::Take { who, thing } | StoryEvent::Find { who, thing } => {
                 self.in_reach(who, thing)?;
                 self.things[thing].lies = Lies::With(who);
             }
-            Event::Put { who, thing, spot } | Event::Lose { who, thing, spot } => {
+            StoryEvent::Put { who, thing, spot } | StoryEvent::Lose { who, thing, spot } => {
                 self.holds(who, thing)?;
                 self.things[thing].lies = Lies::At { place: self.people[who].at, spot: Some(spot) };
             }
-            Event::Blow { thing, to, spot } => {
+            StoryEvent::Blow { thing, to, spot } => {
                 if matches!(self.things[thing].lies, Lies::Unmade | Lies::Gone) {
                     return Err("there is nothing to blow away");
                 }
                 self.things[thing].lies = Lies::At { place: to, spot: Some(spot) };
             }
-            Event::Search { who, thing } => {
+            StoryEvent::Search { who, thing } => {
                 if self.near(who, thing).is_ok() {
                     return Err("it is there after all");
                 }
             }
-            Event::Give { from, to, thing } | Event::Hand { from, to, thing } => {
+            StoryEvent::Give { from, to, thing } | StoryEvent::Hand { from, to, thing } => {
                 self.together(from, to)?;
                 self.holds(from, thing)?;
                 self.things[thing].lies = Lies::With(to);
-                if matches!(event, Event::Give { .. }) {
+                if matches!(event, StoryEvent::Give { .. }) {
                     self.things[thing].owner = Some(to);
                 }
             }
-            Event::Leave { from, to, thing } => {
+            StoryEvent::Leave { from, to, thing } => {
                 self.together(from, to)?;
                 self.holds(to, thing)?;
                 self.things[thing].owner = Some(to);
             }
-            Event::Trade { a, gives, b, gets } => {
+            StoryEvent::Trade { a, gives, b, gets } => {
                 self.together(a, b)?;
                 self.holds(a, gives)?;
                 self.holds(b, gets)?;
@@ -312,23 +312,23 @@ impl Scene {
                     self.things[thing].owner = Some(to);
                 }
             }
-            Event::Want { who, thing } => {
+            StoryEvent::Want { who, thing } => {
                 if self.holds(who, thing).is_ok() {
                     return Err("has it already");
                 }
             }
-            Event::Break { who, thing } => {
+            StoryEvent::Break { who, thing } => {
                 self.near(who, thing)?;
                 self.things[thing].whole = false;
             }
-            Event::Mend { who, thing } => {
+            StoryEvent::Mend { who, thing } => {
                 self.near(who, thing)?;
                 if self.things[thing].whole {
                     return Err("it is whole");
                 }
                 self.things[thing].whole = true;
             }
-            Event::Make { who, thing, ref from } => {
+            StoryEvent::Make { who, thing, ref from } => {
                 if self.things[thing].lies != Lies::Unmade {
                     return Err("it exists already");
                 }
@@ -339,22 +339,22 @@ impl Scene {
                 self.things[thing].lies = Lies::With(who);
                 self.things[thing].owner = Some(who);
             }
-            Event::Eat { ref who, thing } => {
+            StoryEvent::Eat { ref who, thing } => {
                 for &person in who {
                     self.near(person, thing)?;
                 }
                 self.things[thing].lies = Lies::Gone;
             }
-            Event::Stick { who } => self.people[who].stuck = true,
-            Event::Free { who } => {
+            StoryEvent::Stick { who } => self.people[who].stuck = true,
+            StoryEvent::Free { who } => {
                 if !self.people[who].stuck {
                     return Err("is free");
                 }
                 self.people[who].stuck = false;
             }
-            Event::Help { who, whom } => self.together(who, whom)?,
-            Event::Gather { who, goods, n, .. } => self.add_goods(who, goods, n),
-            Event::Share { from, to, goods, n } => {
+            StoryEvent::Help { who, whom } => self.together(who, whom)?,
+            StoryEvent::Gather { who, goods, n, .. } => self.add_goods(who, goods, n),
+            StoryEvent::Share { from, to, goods, n } => {
                 self.together(from, to)?;
                 if self.count(from, goods) < n {
                     return Err("does not have so many");
@@ -364,13 +364,13 @@ impl Scene {
                 self.people[from].goods.push((goods, left));
                 self.add_goods(to, goods, n);
             }
-            Event::Feel { who, feeling, .. } => self.people[who].feels = Some(feeling),
-            Event::Win { who, over } => self.together(who, over)?,
-            Event::Quarrel { a, b } => {
+            StoryEvent::Feel { who, feeling, .. } => self.people[who].feels = Some(feeling),
+            StoryEvent::Win { who, over } => self.together(who, over)?,
+            StoryEvent::Quarrel { a, b } => {
                 self.together(a, b)?;
                 self.quarrels.push((a, b));
             }
-            Event::MakeUp { a, b } => {
+            StoryEvent::MakeUp { a, b } => {
                 self.together(a, b)?;
                 let before = self.quarrels.len();
                 self.quarrels.retain(|&pair| pair != (a, b) && pair != (b, a));

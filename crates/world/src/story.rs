@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::plots::Plot;
-use super::questions::{self, Question};
-use super::state::State;
-use super::teller::{Map, Teller};
+use super::map::Map;
+use super::plots::StoryPlot;
+use super::questions::{self, StoryQuestion};
+use super::state::StoryState;
+use super::teller::Teller;
 use gptkit_rng::Dice;
 
 /// A world: a map, and as many stories as one likes.
@@ -21,15 +22,15 @@ pub struct Story {
     /// Its number in its world.
     pub index: u64,
     /// What kind of story it is.
-    pub plot: Plot,
+    pub plot: StoryPlot,
     /// `The Lost Kite`.
     pub title: String,
     /// Paragraphs, one a line, no newline at the end; ASCII.
     pub text: String,
     /// The scene before and after, and the events between.
-    pub state: State,
+    pub state: StoryState,
     /// About the text, each with one right answer.
-    pub questions: Vec<Question>,
+    pub questions: Vec<StoryQuestion>,
 }
 
 impl World {
@@ -43,7 +44,7 @@ impl World {
     #[must_use]
     pub fn story(&self, index: u64) -> Story {
         let mut dice = Dice::for_story(self.seed, index);
-        let plot = dice.pick(&Plot::ALL);
+        let plot = dice.pick(&StoryPlot::ALL);
         let mut teller = Teller::new(&self.map, dice);
         let title = in_capitals(&plot.tell(&mut teller));
         let (text, state, mut dice) = teller.finish();

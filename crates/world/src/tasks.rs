@@ -1,22 +1,21 @@
 //! Labeled tasks of the kinds that GPT-1 was fine-tuned on (Radford et al. 2018, §4.2), from the world: what a record's
 //! label claims is read from the state behind its text.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
+use serde::Serialize;
 
-use super::part::Part;
+use super::grammar::Roles;
+use super::map::Map;
+use super::part::WorldPart;
 use super::passage::{self, About, Ask, Fact, Passage};
 use super::plight::Plight;
-use super::state::{Event, Feeling, Lies};
-use super::teller::{Map, Roles, Teller};
+use super::state::{Feeling, Lies, StoryEvent};
+use super::teller::Teller;
 use super::words;
-use gptkit_rng::{Corpus, Dice};
+use gptkit_rng::{CorpusDraw, Dice};
 
 /// What is asked of a text, or of two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabeledTask {
     /// How the hero feels in the end, in four classes; the text does not say it.
     Classification,
     /// Whether the premise says what the hypothesis says.
@@ -29,43 +28,24 @@ pub enum Task {
     Regression,
 }
 
-impl Task {
+impl LabeledTask {
     /// All of them.
-    pub const ALL: [Task; 5] =
-        [Task::Classification, Task::Entailment, Task::Similarity, Task::MultipleChoice, Task::Regression];
+    pub const ALL: [LabeledTask; 5] = [
+        LabeledTask::Classification,
+        LabeledTask::Entailment,
+        LabeledTask::Similarity,
+        LabeledTask::MultipleChoice,
+        LabeledTask::Regression,
+    ];
 
     /// The labels that are words; none for a choice or a number.
-    #[must_use]
-    pub fn labels(self) -> &'static [&'static str] {
+    pub(super) fn labels(self) -> &'static [&'static str] {
         match self {
-            Task::Classification => &["happy", "sad", "angry", "afraid"],
-            Task::Entailment => &["entailment", "not_entailment"],
-            Task::Similarity => &["paraphrase", "not_paraphrase"],
-            Task::MultipleChoice | Task::Regression => &[],
+            LabeledTask::Classification => &["happy", "sad", "angry", "afraid"],
+            LabeledTask::Entailment => &["entailment", "not_entailment"],
+            LabeledTask::Similarity => &["paraphrase", "not_paraphrase"],
+            LabeledTask::MultipleChoice | LabeledTask::Regression => &[],
         }
-    }
-}
-
-impl fmt::Display for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Task::Classification => "classification",
-            Task::Entailment => "entailment",
-            Task::Similarity => "similarity",
-            Task::MultipleChoice => "multiple-choice",
-            Task::Regression => "regression",
-        })
-    }
-}
-
-impl FromStr for Task {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|task| task.to_string() == text).ok_or_else(|| {
-            let names: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            format!("use one of {}", names.join(", "))
-        })
     }
 }
 
@@ -73,61 +53,61 @@ impl FromStr for Task {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "fields are named as the papers name them")]
-pub enum Record {
-    /// Of [`Task::Classification`].
+pub enum LabeledRecord {
+    /// Of [`LabeledTask::Classification`].
     Classification { text: String, label: &'static str },
-    /// Of [`Task::Entailment`].
+    /// Of [`LabeledTask::Entailment`].
     Entailment { premise: String, hypothesis: String, label: &'static str },
-    /// Of [`Task::Similarity`].
+    /// Of [`LabeledTask::Similarity`].
     Similarity { text_a: String, text_b: String, label: &'static str },
-    /// Of [`Task::MultipleChoice`]; the label is the position of the right choice, from 0.
+    /// Of [`LabeledTask::MultipleChoice`]; the label is the position of the right choice, from 0.
     MultipleChoice { context: String, choices: Vec<String>, label: usize },
-    /// Of [`Task::Regression`].
+    /// Of [`LabeledTask::Regression`].
     Regression { text: String, label: usize },
 }
 
 /// Any number of records of a task, from a seed.
 #[derive(Debug, Clone)]
-pub struct Tasks {
-    task: Task,
+pub struct LabeledRecords {
+    task: LabeledTask,
     seed: u64,
-    part: Part,
+    part: WorldPart,
     map: Map,
 }
 
-impl Tasks {
+impl LabeledRecords {
     /// The records of this seed for this part. Of two seeds, those of the same part may rarely be the same.
     #[must_use]
-    pub fn new(task: Task, seed: u64, part: Part) -> Self {
+    pub fn new(task: LabeledTask, seed: u64, part: WorldPart) -> Self {
         Self { task, seed, part, map: Map::new(seed) }
     }
 
     /// Record number `index`: a pure function of task, seed, part and number. Labels are drawn before the text, each as
     /// likely as the others.
     #[must_use]
-    pub fn record(&self, index: u64) -> Record {
-        let mut dice = Dice::for_corpus(self.seed, Corpus::Tasks { task: self.task as u8 }, index);
+    pub fn record(&self, index: u64) -> LabeledRecord {
+        let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Tasks { task: self.task as u8 }, index);
         let label = dice.below(match self.task {
-            Task::Classification | Task::MultipleChoice => 4,
-            Task::Entailment | Task::Similarity => 2,
-            Task::Regression => 6,
+            LabeledTask::Classification | LabeledTask::MultipleChoice => 4,
+            LabeledTask::Entailment | LabeledTask::Similarity => 2,
+            LabeledTask::Regression => 6,
         });
         loop {
             let (combination, record, rest) = match self.task {
-                Task::Classification => self.classification(FEELINGS[label], dice),
-                Task::Entailment => self.entailment(label == 0, dice),
-                Task::Similarity => self.similarity(label == 0, dice),
-                Task::MultipleChoice => self.multiple_choice(label, dice),
-                Task::Regression => self.regression(label, dice),
+                LabeledTask::Classification => self.classification(FEELINGS[label], dice),
+                LabeledTask::Entailment => self.entailment(label == 0, dice),
+                LabeledTask::Similarity => self.similarity(label == 0, dice),
+                LabeledTask::MultipleChoice => self.multiple_choice(label, dice),
+                LabeledTask::Regression => self.regression(label, dice),
             };
-            if Part::of(&combination) == self.part {
+            if WorldPart::of(&combination) == self.part {
                 return record;
             }
             dice = rest;
         }
     }
 
-    fn classification(&self, feeling: Feeling, dice: Dice) -> (String, Record, Dice) {
+    fn classification(&self, feeling: Feeling, dice: Dice) -> (String, LabeledRecord, Dice) {
         let mut t = Teller::with_people(&self.map, dice, 3);
         if t.dice.chance(50) {
             t.line(&Roles::default(), &["Once there was a {a.trait} {a.kind} named {a.first}."]);
@@ -141,14 +121,14 @@ impl Tasks {
         for sentence in fate.told {
             t.line(&roles, std::slice::from_ref(sentence));
         }
-        t.happen(Event::Feel { who: 0, feeling, why: String::new() });
+        t.happen(StoryEvent::Feel { who: 0, feeling, why: String::new() });
         let combination = passage::pair(&t.scene);
         let (text, state, dice) = t.finish();
         let label = state.ending.people[0].feels.map_or("", Feeling::word);
-        (combination, Record::Classification { text, label }, dice)
+        (combination, LabeledRecord::Classification { text, label }, dice)
     }
 
-    fn entailment(&self, holds: bool, mut dice: Dice) -> (String, Record, Dice) {
+    fn entailment(&self, holds: bool, mut dice: Dice) -> (String, LabeledRecord, Dice) {
         let about = dice.pick(&[About::Went, About::Found, About::Loved, About::Felt, About::Picked, About::Gave]);
         let (passage, ask, mut dice) = Passage::with_ask(&self.map, dice, about, true);
         let told = ask.told.clone().unwrap_or_default();
@@ -163,11 +143,11 @@ impl Tasks {
                 _ => ask.say(&wrong(about, &ask, &mut dice)),
             }
         };
-        let label = Task::Entailment.labels()[usize::from(!holds)];
-        (passage.combination(), Record::Entailment { premise: passage.text, hypothesis, label }, dice)
+        let label = LabeledTask::Entailment.labels()[usize::from(!holds)];
+        (passage.combination(), LabeledRecord::Entailment { premise: passage.text, hypothesis, label }, dice)
     }
 
-    fn similarity(&self, same: bool, dice: Dice) -> (String, Record, Dice) {
+    fn similarity(&self, same: bool, dice: Dice) -> (String, LabeledRecord, Dice) {
         let mut t = Teller::with_people(&self.map, dice, 2);
         let places = [t.place(|_| true), t.place(|_| true)];
         let things = [0, 1, 0].map(|who| t.thing(words::TOYS, Lies::With(who), Some(who)));
@@ -196,11 +176,11 @@ impl Tasks {
         }
         let combination = passage::pair(&t.scene);
         let (_, _, dice) = t.finish();
-        let label = Task::Similarity.labels()[usize::from(!same)];
-        (combination, Record::Similarity { text_a: text_a.join(" "), text_b: text_b.join(" "), label }, dice)
+        let label = LabeledTask::Similarity.labels()[usize::from(!same)];
+        (combination, LabeledRecord::Similarity { text_a: text_a.join(" "), text_b: text_b.join(" "), label }, dice)
     }
 
-    fn multiple_choice(&self, label: usize, mut dice: Dice) -> (String, Record, Dice) {
+    fn multiple_choice(&self, label: usize, mut dice: Dice) -> (String, LabeledRecord, Dice) {
         let mut plights = Plight::ALL;
         dice.shuffle(&mut plights);
         let mut t = Teller::with_people(&self.map, dice, 3);
@@ -216,10 +196,10 @@ impl Tasks {
         choices.insert(label, ending.sentence());
         let combination = passage::pair(&t.scene);
         let (context, _, dice) = t.finish();
-        (combination, Record::MultipleChoice { context, choices, label }, dice)
+        (combination, LabeledRecord::MultipleChoice { context, choices, label }, dice)
     }
 
-    fn regression(&self, label: usize, dice: Dice) -> (String, Record, Dice) {
+    fn regression(&self, label: usize, dice: Dice) -> (String, LabeledRecord, Dice) {
         let mut t = Teller::with_people(&self.map, dice, 2);
         let least = label.saturating_sub(3);
         let first = least + t.dice.below(label.min(3) - least + 1);
@@ -242,7 +222,7 @@ impl Tasks {
         }
         let combination = passage::pair(&t.scene);
         let (text, state, dice) = t.finish();
-        (combination, Record::Regression { text, label: state.ending.things.len() }, dice)
+        (combination, LabeledRecord::Regression { text, label: state.ending.things.len() }, dice)
     }
 }
 
@@ -324,50 +304,51 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    fn some(task: Task, part: Part) -> Vec<Record> {
-        let tasks = Tasks::new(task, 3, part);
+    fn some(task: LabeledTask, part: WorldPart) -> Vec<LabeledRecord> {
+        let tasks = LabeledRecords::new(task, 3, part);
         (0..3000).map(|index| tasks.record(index)).collect()
     }
 
-    fn label(record: &Record) -> String {
+    fn label(record: &LabeledRecord) -> String {
         match record {
-            Record::Classification { label, .. }
-            | Record::Entailment { label, .. }
-            | Record::Similarity { label, .. } => (*label).to_string(),
-            Record::MultipleChoice { label, .. } | Record::Regression { label, .. } => label.to_string(),
+            LabeledRecord::Classification { label, .. }
+            | LabeledRecord::Entailment { label, .. }
+            | LabeledRecord::Similarity { label, .. } => (*label).to_string(),
+            LabeledRecord::MultipleChoice { label, .. } | LabeledRecord::Regression { label, .. } => label.to_string(),
         }
     }
 
-    fn texts(record: &Record) -> Vec<&String> {
+    fn texts(record: &LabeledRecord) -> Vec<&String> {
         match record {
-            Record::Classification { text, .. } | Record::Regression { text, .. } => vec![text],
-            Record::Entailment { premise, hypothesis, .. } => vec![premise, hypothesis],
-            Record::Similarity { text_a, text_b, .. } => vec![text_a, text_b],
-            Record::MultipleChoice { context, choices, .. } => std::iter::once(context).chain(choices).collect(),
+            LabeledRecord::Classification { text, .. } | LabeledRecord::Regression { text, .. } => vec![text],
+            LabeledRecord::Entailment { premise, hypothesis, .. } => vec![premise, hypothesis],
+            LabeledRecord::Similarity { text_a, text_b, .. } => vec![text_a, text_b],
+            LabeledRecord::MultipleChoice { context, choices, .. } => std::iter::once(context).chain(choices).collect(),
         }
     }
 
     #[test]
     fn a_record_is_a_function_of_task_seed_part_and_index() {
-        for task in Task::ALL {
-            let (one, again) = (Tasks::new(task, 3, Part::HeldOut), Tasks::new(task, 3, Part::HeldOut));
+        for task in LabeledTask::ALL {
+            let (one, again) =
+                (LabeledRecords::new(task, 3, WorldPart::HeldOut), LabeledRecords::new(task, 3, WorldPart::HeldOut));
             for index in (0..50).rev() {
                 assert_eq!(one.record(index), again.record(index));
             }
-            assert_ne!(one.record(0), Tasks::new(task, 4, Part::HeldOut).record(0));
+            assert_ne!(one.record(0), LabeledRecords::new(task, 4, WorldPart::HeldOut).record(0));
         }
     }
 
     #[test]
     fn labels_are_balanced() {
-        for task in Task::ALL {
-            for part in [Part::Train, Part::HeldOut] {
+        for task in LabeledTask::ALL {
+            for part in [WorldPart::Train, WorldPart::HeldOut] {
                 let mut labels: BTreeMap<String, usize> = BTreeMap::new();
                 for record in some(task, part) {
                     *labels.entry(label(&record)).or_default() += 1;
                 }
                 let fair = 3000 / labels.len();
-                assert!(labels.values().all(|&n| n.abs_diff(fair) < fair / 5), "{task}: {labels:?}");
+                assert!(labels.values().all(|&n| n.abs_diff(fair) < fair / 5), "{task:?}: {labels:?}");
                 let words: BTreeSet<&str> = task.labels().iter().copied().collect();
                 assert!(words.is_empty() || labels.keys().map(String::as_str).collect::<BTreeSet<_>>() == words);
             }
@@ -377,28 +358,20 @@ mod tests {
     #[test]
     fn keys_are_those_of_the_task() {
         let keys = |task| {
-            let json = serde_json::to_value(Tasks::new(task, 3, Part::Train).record(0)).unwrap();
+            let json = serde_json::to_value(LabeledRecords::new(task, 3, WorldPart::Train).record(0)).unwrap();
             json.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(keys(Task::Classification), "text label");
-        assert_eq!(keys(Task::Entailment), "premise hypothesis label");
-        assert_eq!(keys(Task::Similarity), "text_a text_b label");
-        assert_eq!(keys(Task::MultipleChoice), "context choices label");
-        assert_eq!(keys(Task::Regression), "text label");
-    }
-
-    #[test]
-    fn a_task_is_named_as_it_is_printed() {
-        for task in Task::ALL {
-            assert_eq!(task.to_string().parse(), Ok(task));
-        }
-        assert!("choice".parse::<Task>().unwrap_err().contains("multiple-choice"));
+        assert_eq!(keys(LabeledTask::Classification), "text label");
+        assert_eq!(keys(LabeledTask::Entailment), "premise hypothesis label");
+        assert_eq!(keys(LabeledTask::Similarity), "text_a text_b label");
+        assert_eq!(keys(LabeledTask::MultipleChoice), "context choices label");
+        assert_eq!(keys(LabeledTask::Regression), "text label");
     }
 
     #[test]
     fn texts_are_whole_sentences_of_at_most_300_characters() {
-        for task in Task::ALL {
-            for record in some(task, Part::Train).iter().chain(&some(task, Part::HeldOut)) {
+        for task in LabeledTask::ALL {
+            for record in some(task, WorldPart::Train).iter().chain(&some(task, WorldPart::HeldOut)) {
                 let texts = texts(record);
                 assert!(texts.iter().map(|text| text.len()).sum::<usize>() <= 360, "{record:?}");
                 for text in texts {
@@ -414,11 +387,11 @@ mod tests {
 
     #[test]
     fn no_seed_trains_on_what_another_holds_out() {
-        for task in Task::ALL {
-            let all = |record: &Record| texts(record).into_iter().cloned().collect::<Vec<_>>().join("\n");
-            let held_out: BTreeSet<String> = some(task, Part::HeldOut).iter().map(all).collect();
-            let train = Tasks::new(task, 4, Part::Train);
-            for record in some(task, Part::Train).into_iter().chain((0..1000).map(|index| train.record(index))) {
+        for task in LabeledTask::ALL {
+            let all = |record: &LabeledRecord| texts(record).into_iter().cloned().collect::<Vec<_>>().join("\n");
+            let held_out: BTreeSet<String> = some(task, WorldPart::HeldOut).iter().map(all).collect();
+            let train = LabeledRecords::new(task, 4, WorldPart::Train);
+            for record in some(task, WorldPart::Train).into_iter().chain((0..1000).map(|index| train.record(index))) {
                 assert!(!held_out.contains(&all(&record)), "{record:?}");
             }
         }
@@ -426,13 +399,13 @@ mod tests {
 
     #[test]
     fn held_out_words_all_occur_in_training() {
-        for task in Task::ALL {
-            let words = |record: &Record| {
+        for task in LabeledTask::ALL {
+            let words = |record: &LabeledRecord| {
                 let texts = texts(record).iter().map(|text| text.to_lowercase()).collect::<Vec<_>>().join(" ");
                 texts.split(|c: char| !c.is_alphanumeric()).map(str::to_string).collect::<Vec<_>>()
             };
-            let train: BTreeSet<String> = some(task, Part::Train).iter().flat_map(words).collect();
-            for record in some(task, Part::HeldOut) {
+            let train: BTreeSet<String> = some(task, WorldPart::Train).iter().flat_map(words).collect();
+            for record in some(task, WorldPart::HeldOut) {
                 assert!(words(&record).iter().all(|word| train.contains(word)), "{record:?}");
             }
         }
@@ -457,9 +430,9 @@ mod tests {
         best
     }
 
-    fn worded(task: Task, of: fn(&Record) -> Option<&String>) -> Vec<(Vec<String>, String)> {
-        let records = some(task, Part::Train);
-        let pair = |record: &Record| {
+    fn worded(task: LabeledTask, of: fn(&LabeledRecord) -> Option<&String>) -> Vec<(Vec<String>, String)> {
+        let records = some(task, WorldPart::Train);
+        let pair = |record: &LabeledRecord| {
             let text = of(record).cloned().unwrap_or_default();
             let words = text.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
             (words, label(record))
@@ -469,33 +442,34 @@ mod tests {
 
     #[test]
     fn no_word_gives_the_feeling_away_and_the_text_does_not_name_it() {
-        for record in some(Task::Classification, Part::Train) {
+        for record in some(LabeledTask::Classification, WorldPart::Train) {
             let said = grader::words(texts(&record)[0]);
             assert!(!said.contains(&label(&record)), "{record:?}");
         }
-        let (accuracy, word) = best_by_a_word(&worded(Task::Classification, |record| texts(record).first().copied()));
+        let (accuracy, word) =
+            best_by_a_word(&worded(LabeledTask::Classification, |record| texts(record).first().copied()));
         assert!(accuracy < 0.6, "{word}: {accuracy}");
     }
 
     #[test]
     fn a_hypothesis_or_one_text_alone_gives_nothing_away() {
-        for task in [Task::Entailment, Task::Similarity] {
+        for task in [LabeledTask::Entailment, LabeledTask::Similarity] {
             for of in [0, 1] {
-                let of: fn(&Record) -> Option<&String> = if of == 0 {
+                let of: fn(&LabeledRecord) -> Option<&String> = if of == 0 {
                     |record| texts(record).first().copied()
                 } else {
                     |record| texts(record).get(1).copied()
                 };
                 let (accuracy, word) = best_by_a_word(&worded(task, of));
-                assert!(accuracy < 0.6, "{task}: {word}: {accuracy}");
+                assert!(accuracy < 0.6, "{task:?}: {word}: {accuracy}");
             }
         }
     }
 
     #[test]
     fn choices_differ_and_one_of_them_is_right() {
-        for record in some(Task::MultipleChoice, Part::Train) {
-            let Record::MultipleChoice { choices, label, .. } = &record else { panic!("{record:?}") };
+        for record in some(LabeledTask::MultipleChoice, WorldPart::Train) {
+            let LabeledRecord::MultipleChoice { choices, label, .. } = &record else { panic!("{record:?}") };
             assert_eq!((choices.len(), *label < 4), (4, true));
             assert_eq!(choices.iter().collect::<BTreeSet<_>>().len(), 4, "{record:?}");
             // The contradiction begins as the right ending does.
@@ -506,8 +480,8 @@ mod tests {
 
     #[test]
     fn the_number_is_how_many_things_are_named() {
-        for record in some(Task::Regression, Part::Train) {
-            let Record::Regression { text, label } = &record else { panic!("{record:?}") };
+        for record in some(LabeledTask::Regression, WorldPart::Train) {
+            let LabeledRecord::Regression { text, label } = &record else { panic!("{record:?}") };
             let said = grader::words(text);
             let named = |noun: &&str| grader::position(&said, &grader::words(noun)).is_some();
             assert_eq!(passage::nouns().into_iter().filter(named).count(), *label, "{text}");
@@ -518,8 +492,8 @@ mod tests {
     #[test]
     fn who_went_where_is_entailed_exactly_when_the_premise_says_so() {
         let mut checked = 0;
-        for record in some(Task::Entailment, Part::HeldOut) {
-            let Record::Entailment { premise, hypothesis, label } = &record else { panic!("{record:?}") };
+        for record in some(LabeledTask::Entailment, WorldPart::HeldOut) {
+            let LabeledRecord::Entailment { premise, hypothesis, label } = &record else { panic!("{record:?}") };
             let Some((name, place)) = hypothesis.split_once(" went to ") else { continue };
             let mut subject = "";
             let mut says = false;

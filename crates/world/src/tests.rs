@@ -124,7 +124,7 @@ fn every_plot_occurs_and_texts_differ() {
     for story in stories() {
         *plots.entry(format!("{:?}", story.plot)).or_insert(0) += 1;
     }
-    assert_eq!(plots.len(), Plot::ALL.len());
+    assert_eq!(plots.len(), StoryPlot::ALL.len());
     assert!(plots.values().all(|&n| n > 100), "{plots:?}");
     let texts: BTreeSet<&str> = stories().iter().map(|story| story.text.as_str()).collect();
     assert!(texts.len() * 100 >= stories().len() * 95, "{} of {}", texts.len(), stories().len());
@@ -149,7 +149,7 @@ fn people_are_told_apart_and_everybody_is_named() {
         let nouns: BTreeSet<&str> = state.ending.things.iter().map(|t| t.noun).collect();
         assert_eq!(nouns.len(), state.ending.things.len());
         for event in &state.events {
-            if let Event::Give { from, to, thing } = event {
+            if let StoryEvent::Give { from, to, thing } = event {
                 let people = &state.ending.people;
                 for name in [people[*from].name, people[*to].name, state.ending.things[*thing].noun] {
                     assert!(text.contains(name), "{name} is not in: {text}");
@@ -161,20 +161,20 @@ fn people_are_told_apart_and_everybody_is_named() {
 
 #[test]
 fn what_cannot_happen_is_refused() {
-    let story = stories().iter().find(|story| story.plot == Plot::Trade).unwrap();
+    let story = stories().iter().find(|story| story.plot == StoryPlot::Trade).unwrap();
     let mut scene = story.state.opening.clone();
     let before = scene.clone();
     for wrong in [
-        Event::Give { from: 0, to: 1, thing: 0 },                       // apart
-        Event::Trade { a: 0, gives: 0, b: 1, gets: 1 },                 // apart
-        Event::Lose { who: 0, thing: 1, spot: "under a bench" },        // not in hand
-        Event::Find { who: 0, thing: 1 },                               // in another's hands
-        Event::Go { who: vec![0], to: scene.people[0].at, past: None }, // there already
-        Event::Mend { who: 0, thing: 0 },                               // whole
-        Event::MakeUp { a: 0, b: 1 },                                   // no quarrel
-        Event::Share { from: 0, to: 0, goods: "apples", n: 1 },         // has none
-        Event::Want { who: 0, thing: 0 },                               // has it
-        Event::Search { who: 0, thing: 0 },                             // holds it
+        StoryEvent::Give { from: 0, to: 1, thing: 0 },                // apart
+        StoryEvent::Trade { a: 0, gives: 0, b: 1, gets: 1 },          // apart
+        StoryEvent::Lose { who: 0, thing: 1, spot: "under a bench" }, // not in hand
+        StoryEvent::Find { who: 0, thing: 1 },                        // in another's hands
+        StoryEvent::Go { who: vec![0], to: scene.people[0].at, past: None }, // there already
+        StoryEvent::Mend { who: 0, thing: 0 },                        // whole
+        StoryEvent::MakeUp { a: 0, b: 1 },                            // no quarrel
+        StoryEvent::Share { from: 0, to: 0, goods: "apples", n: 1 },  // has none
+        StoryEvent::Want { who: 0, thing: 0 },                        // has it
+        StoryEvent::Search { who: 0, thing: 0 },                      // holds it
     ] {
         assert!(scene.apply(&wrong).is_err(), "{wrong:?}");
         assert_eq!(scene, before, "{wrong:?} left a trace");
@@ -183,13 +183,13 @@ fn what_cannot_happen_is_refused() {
 
 #[test]
 fn a_thing_is_in_one_place_and_its_events_agree_with_it() {
-    let story = stories().iter().find(|story| story.plot == Plot::Lost).unwrap();
+    let story = stories().iter().find(|story| story.plot == StoryPlot::Lost).unwrap();
     let mut scene = story.state.opening.clone();
     assert_eq!(scene.things[0].lies, Lies::With(0));
     let mut lost = false;
     for event in &story.state.events {
         scene.apply(event).unwrap();
-        if matches!(event, Event::Lose { .. }) {
+        if matches!(event, StoryEvent::Lose { .. }) {
             let Lies::At { place, spot } = scene.things[0].lies else { panic!("still held") };
             assert_eq!((place, spot.is_some()), (scene.people[0].at, true));
             lost = true;
@@ -203,7 +203,7 @@ fn a_thing_is_in_one_place_and_its_events_agree_with_it() {
 fn every_open_answer_stands_in_the_text() {
     for Story { text, questions, .. } in stories() {
         let text_words = words(text);
-        for question in questions.iter().filter(|q| q.kind != Kind::YesNo) {
+        for question in questions.iter().filter(|q| q.kind != QuestionKind::YesNo) {
             let answer = words(&question.answer);
             assert!(position(&text_words, &answer).is_some(), "{question:?}\n{text}");
         }
@@ -224,7 +224,7 @@ fn yes_and_no_are_about_equally_often_right() {
     let answers: Vec<&str> = stories()
         .iter()
         .flat_map(|s| &s.questions)
-        .filter(|q| q.kind == Kind::YesNo)
+        .filter(|q| q.kind == QuestionKind::YesNo)
         .map(|q| q.answer.as_str())
         .collect();
     let yes = answers.iter().filter(|answer| **answer == "yes").count();
@@ -234,14 +234,14 @@ fn yes_and_no_are_about_equally_often_right() {
 
 #[test]
 fn every_kind_of_question_occurs() {
-    let kinds: BTreeSet<Kind> = stories().iter().flat_map(|s| &s.questions).map(|q| q.kind).collect();
+    let kinds: BTreeSet<QuestionKind> = stories().iter().flat_map(|s| &s.questions).map(|q| q.kind).collect();
     assert_eq!(kinds.len(), 11, "{kinds:?}");
 }
 
 #[test]
 fn the_grader_accepts_the_answer_and_refuses_rivals_negations_and_silence() {
     for question in stories().iter().flat_map(|s| &s.questions) {
-        let Question { answer, accept, rivals, kind, .. } = question;
+        let StoryQuestion { answer, accept, rivals, kind, .. } = question;
         for right in std::iter::once(answer).chain(accept) {
             assert!(question.grade(right), "{right}: {question:?}");
             assert!(question.grade(&format!("  {}.\n", right.to_uppercase())), "{question:?}");
@@ -254,7 +254,7 @@ fn the_grader_accepts_the_answer_and_refuses_rivals_negations_and_silence() {
             assert!(!question.grade(rival), "{rival}: {question:?}");
             assert!(!question.grade(&format!("{answer}, or {rival}")), "{rival}: {question:?}");
         }
-        if *kind != Kind::YesNo {
+        if *kind != QuestionKind::YesNo {
             assert!(!question.grade(&format!("It was not {answer}.")), "{question:?}");
         }
         assert!(!question.grade(&format!("{answer} {}", "and on ".repeat(30))), "{question:?}");
@@ -263,36 +263,37 @@ fn the_grader_accepts_the_answer_and_refuses_rivals_negations_and_silence() {
 
 #[test]
 fn the_grader_reads_short_sentences() {
-    let question = |kind, ask: &str, answer: &str, accept: &[&str], rivals: &[&str]| Question {
+    let question = |kind, ask: &str, answer: &str, accept: &[&str], rivals: &[&str]| StoryQuestion {
         kind,
         ask: ask.to_string(),
         answer: answer.to_string(),
         accept: accept.iter().map(|s| (*s).to_string()).collect(),
         rivals: rivals.iter().map(|s| (*s).to_string()).collect(),
     };
-    let place = question(Kind::Spot, "Where was the red ball found?", "under a bench", &["the garden"], &["the mill"]);
+    let place =
+        question(QuestionKind::Spot, "Where was the red ball found?", "under a bench", &["the garden"], &["the mill"]);
     assert!(place.grade("The red ball is in the garden."));
     assert!(place.grade("Under the bench in the garden!"));
     assert!(!place.grade("The red ball is not in the garden."));
     assert!(!place.grade("It isn't in the garden."));
     assert!(!place.grade("In the garden or at the mill."));
-    let giver = question(Kind::Who, "Who gave the kite to Tom?", "Mia", &[], &["Tom", "Ben"]);
+    let giver = question(QuestionKind::Who, "Who gave the kite to Tom?", "Mia", &[], &["Tom", "Ben"]);
     assert!(giver.grade("mia gave the kite to Tom"));
     assert!(!giver.grade("Ben gave it to Mia."));
     assert!(!giver.grade("Tom"));
-    let count = question(Kind::Count, "How many apples did Mia pick?", "three", &[], &["two", "four"]);
+    let count = question(QuestionKind::Count, "How many apples did Mia pick?", "three", &[], &["two", "four"]);
     assert!(count.grade("She picked 3 apples."));
     assert!(!count.grade("4"));
     assert!(!count.grade("thirty-three hundred and two"));
-    let yes = question(Kind::YesNo, "Was the ball red?", "yes", &[], &["no"]);
+    let yes = question(QuestionKind::YesNo, "Was the ball red?", "yes", &[], &["no"]);
     assert!(yes.grade("Yes, it was."));
     assert!(!yes.grade("No."));
     assert!(!yes.grade("Yes and no."));
-    let no = question(Kind::YesNo, "Was the ball red?", "no", &[], &["yes"]);
+    let no = question(QuestionKind::YesNo, "Was the ball red?", "no", &[], &["yes"]);
     assert!(no.grade("No, it was not."));
     assert!(!no.grade("Yes."));
     assert!(!no.grade("It was red."));
-    let why = question(Kind::Cause, "Why was Mia sad?", "she had lost her kite", &["lost her kite"], &[]);
+    let why = question(QuestionKind::Cause, "Why was Mia sad?", "she had lost her kite", &["lost her kite"], &[]);
     assert!(why.grade("Because she had lost her kite."));
     assert!(why.grade("She lost the kite."));
     assert!(!why.grade("She never lost the kite."));

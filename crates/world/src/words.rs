@@ -1,18 +1,18 @@
 //! The words of the world: names, kinds, places, objects. Small on purpose, so that a small model can learn them all.
 
 /// How a person is spoken of.
-pub(super) struct Kind {
+pub(super) struct PersonKind {
     pub(super) noun: &'static str,
     pub(super) animal: bool,
     pub(super) female: Option<bool>, // None: either
     pub(super) works_at: Option<&'static str>,
 }
 
-const fn animal(noun: &'static str) -> Kind {
-    Kind { noun, animal: true, female: None, works_at: None }
+const fn animal(noun: &'static str) -> PersonKind {
+    PersonKind { noun, animal: true, female: None, works_at: None }
 }
 
-pub(super) const ANIMALS: &[Kind] = &[
+pub(super) const ANIMALS: &[PersonKind] = &[
     animal("rabbit"),
     animal("fox"),
     animal("bear"),
@@ -27,16 +27,16 @@ pub(super) const ANIMALS: &[Kind] = &[
     animal("cat"),
 ];
 
-pub(super) const CHILDREN: &[Kind] = &[
-    Kind { noun: "girl", animal: false, female: Some(true), works_at: None },
-    Kind { noun: "boy", animal: false, female: Some(false), works_at: None },
+pub(super) const CHILDREN: &[PersonKind] = &[
+    PersonKind { noun: "girl", animal: false, female: Some(true), works_at: None },
+    PersonKind { noun: "boy", animal: false, female: Some(false), works_at: None },
 ];
 
-const fn worker(noun: &'static str, works_at: &'static str) -> Kind {
-    Kind { noun, animal: false, female: None, works_at: Some(works_at) }
+const fn worker(noun: &'static str, works_at: &'static str) -> PersonKind {
+    PersonKind { noun, animal: false, female: None, works_at: Some(works_at) }
 }
 
-pub(super) const WORKERS: &[Kind] = &[
+pub(super) const WORKERS: &[PersonKind] = &[
     worker("baker", "the bakery"),
     worker("farmer", "the farm"),
     worker("miller", "the old mill"),

@@ -1,18 +1,17 @@
 //! What learning from comparisons does: rewards over KL, text that is forgotten, win rates.
 
-use super::{Figure, Maker, NO_PTX, Named, PPO, mean, source};
-use crate::chart::bars::{Bar, Bars};
-use crate::chart::lines::{Lines, Look, Scale, Series};
+use super::{FigureMaker, NO_PTX, PPO, ReportFigure, StageCurve, mean, source};
 use crate::config::Chapter;
-use crate::measured::{Curve, Iteration, Seed};
-use gptkit_reward::report::Share;
+use crate::measured::{Curve, PpoIteration, SeedMeasurements};
+use gptkit_plot::{Axis, LineChart, Look, Series, ShareBar, ShareBars};
+use gptkit_stats::Share;
 use serde_json::{Map, Value, json};
 
 /// Points that a curve over KL has: enough for a shape, few enough that draws average out.
 const MEANS: usize = 12;
 
 /// Over iterations, means over seeds of `of`, then over equal groups.
-fn over_iterations(seeds: &[&[Iteration]], of: impl Fn(&Iteration) -> Option<(f64, f64)>) -> Curve {
+fn over_iterations(seeds: &[&[PpoIteration]], of: impl Fn(&PpoIteration) -> Option<(f64, f64)>) -> Curve {
     let n = seeds.iter().map(|seed| seed.len()).min().unwrap_or(0);
     let at = |i: usize| seeds.iter().map(|seed| of(&seed[i])).collect::<Option<Curve>>();
     let Some(points) = (0..n).map(at).collect::<Option<Vec<Curve>>>() else { return Curve::new() };
@@ -25,10 +24,10 @@ fn over_iterations(seeds: &[&[Iteration]], of: impl Fn(&Iteration) -> Option<(f6
     points.chunks(group).map(mean).collect()
 }
 
-impl Maker<'_> {
+impl FigureMaker<'_> {
     /// Iterations of a stage in every seed that ran it.
-    fn iterations(&self, stage: &str) -> Vec<&[Iteration]> {
-        let run = |seed: &'_ Seed| seed.runs.contains_key(stage);
+    fn iterations(&self, stage: &str) -> Vec<&[PpoIteration]> {
+        let run = |seed: &'_ SeedMeasurements| seed.runs.contains_key(stage);
         let seeds = self.measured.seeds.iter().filter(|seed| run(seed));
         seeds.filter_map(|seed| seed.runs.get(stage)).map(|run| run.iterations.as_slice()).collect()
     }
@@ -47,17 +46,18 @@ impl Maker<'_> {
         })
     }
 
-    pub(super) fn reward_by_kl(&self, chapter: Chapter, title: &str, stages: &[Named]) -> Option<Figure> {
+    pub(super) fn reward_by_kl(&self, chapter: Chapter, title: &str, stages: &[StageCurve]) -> Option<ReportFigure> {
         let series = stages.iter().map(|&(stage, name, style)| Series {
             name: name.to_owned(),
             style,
             look: Look::Dots,
             points: over_iterations(&self.iterations(stage), |i| Some((i.kl, i.proxy))),
+            ..Series::default()
         });
         self.by_kl(chapter, title, "reward model's score", series.collect(), stages)
     }
 
-    pub(super) fn gold_and_proxy(&self) -> Option<Figure> {
+    pub(super) fn gold_and_proxy(&self) -> Option<ReportFigure> {
         let mut series = Vec::new();
         for (stage, short, shift) in [(PPO, "", 0), (NO_PTX, ", no text", 1)] {
             let iterations = self.iterations(stage.0);
@@ -69,19 +69,27 @@ impl Maker<'_> {
             for (name, points, style) in [("proxy", proxy, shift), ("gold", gold, 2 + shift)] {
                 let first = points[0].1;
                 let points = points.iter().map(|&(kl, score)| (kl, score - first)).collect();
-                series.push(Series { name: format!("{name}{short}"), style, look: Look::Dots, points });
+                let name = format!("{name}{short}");
+                series.push(Series { name, style, look: Look::Dots, points, ..Series::default() });
             }
         }
         self.by_kl(Chapter::InstructGpt, "Gold against proxy", "change since the beginning", series, &[PPO, NO_PTX])
     }
 
-    fn by_kl(&self, chapter: Chapter, title: &str, y: &str, series: Vec<Series>, stages: &[Named]) -> Option<Figure> {
+    fn by_kl(
+        &self,
+        chapter: Chapter,
+        title: &str,
+        y: &str,
+        series: Vec<Series>,
+        stages: &[StageCurve],
+    ) -> Option<ReportFigure> {
         let names: Vec<&str> = stages.iter().map(|stage| stage.0).collect();
         let n = names.iter().map(|name| self.iterations(name).len()).max().unwrap_or(0);
-        let x = "KL from the start, nats an answer".to_owned();
         let label = format!("{title}: {y}, over KL");
-        let chart = Lines { label, x, scale: Scale::Linear, y: y.to_owned(), series }.draw()?;
-        Some(Figure {
+        let (x, y) = (Axis::linear("KL from the start, nats an answer"), Axis::linear(y));
+        let chart = LineChart { label, x, y, series, ..LineChart::default() }.markup()?;
+        Some(ReportFigure {
             chapter,
             title: title.to_owned(),
             caption: format!("Each dot is the mean of some iterations, in their order.{}", Self::mean_of(n)),
@@ -90,7 +98,7 @@ impl Maker<'_> {
         })
     }
 
-    pub(super) fn text_loss(&self) -> Option<Figure> {
+    pub(super) fn text_loss(&self) -> Option<ReportFigure> {
         let curves = |stage: &str| {
             let runs = self.measured.seeds.iter().filter_map(|seed| seed.runs.get(stage));
             runs.map(|run| &run.text_loss).collect::<Vec<&Curve>>()
@@ -100,20 +108,21 @@ impl Maker<'_> {
             style,
             look: Look::Dots,
             points: mean(&curves(stage)),
+            ..Series::default()
         });
-        let chart = Lines {
+        let chart = LineChart {
             label: "Loss on held-out text during PPO, with pretraining text and without, over iterations".to_owned(),
-            x: "iterations of PPO".to_owned(),
-            scale: Scale::Linear,
-            y: "loss on held-out text, nats a token".to_owned(),
+            x: Axis::linear("iterations of PPO"),
+            y: Axis::linear("loss on held-out text, nats a token"),
             series: series.to_vec(),
+            ..LineChart::default()
         }
-        .draw()?;
+        .markup()?;
         let data = self.by_seed(|seed| {
             let of = |stage: &str| seed.runs.get(stage).map(|run| &run.text_loss);
             Some(json!({ "ppo": of("ppo"), "ppo-no-ptx": of("ppo-no-ptx") }))
         });
-        Some(Figure {
+        Some(ReportFigure {
             chapter: Chapter::InstructGpt,
             title: "What PPO forgets".to_owned(),
             caption: Self::mean_of(curves("ppo").len().max(curves("ppo-no-ptx").len())).trim().to_owned(),
@@ -122,16 +131,16 @@ impl Maker<'_> {
         })
     }
 
-    pub(super) fn wins(&self, chapter: Chapter, title: &str, rates: &[(&str, &str, &str)]) -> Option<Figure> {
+    pub(super) fn wins(&self, chapter: Chapter, title: &str, rates: &[(&str, &str, &str)]) -> Option<ReportFigure> {
         let bar = |&(stage, model, name): &(&str, &str, &str)| {
-            let seed = |seed: &Seed| {
+            let seed = |seed: &SeedMeasurements| {
                 let Share { value, low, high, .. } = *seed.wins.get(stage)?.models.get(model)?;
                 Some((100.0 * value, 100.0 * low, 100.0 * high))
             };
-            Bar { name: name.to_owned(), style: 0, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
+            ShareBar { name: name.to_owned(), style: 0, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
         };
         let label = format!("{title}: how often an answer is preferred");
-        let chart = Bars { label, bars: rates.iter().map(bar).collect(), half: true }.draw()?;
+        let chart = ShareBars { label, bars: rates.iter().map(bar).collect(), half: true }.markup()?;
         let mut stages: Vec<&str> = rates.iter().map(|rate| rate.0).collect();
         stages.dedup();
         let data = self.by_seed(|seed| {
@@ -139,7 +148,7 @@ impl Maker<'_> {
             let found: Map<_, _> = stages.iter().filter_map(of).collect();
             (!found.is_empty()).then(|| found.into())
         });
-        Some(Figure {
+        Some(ReportFigure {
             chapter,
             title: title.to_owned(),
             caption:
@@ -157,8 +166,8 @@ mod tests {
 
     #[test]
     fn iterations_are_averaged_over_seeds_and_neighbors() {
-        let seed = |shift: f64| -> Vec<Iteration> {
-            (0..24).map(|i| Iteration { step: i, kl: i as f64, proxy: shift + i as f64, gold: None }).collect()
+        let seed = |shift: f64| -> Vec<PpoIteration> {
+            (0..24).map(|i| PpoIteration { step: i, kl: i as f64, proxy: shift + i as f64, gold: None }).collect()
         };
         let (a, b) = (seed(0.0), seed(2.0));
         let points = over_iterations(&[&a, &b], |i| Some((i.kl, i.proxy)));

@@ -6,33 +6,31 @@
 mod demonstrations;
 mod feedback;
 
-use crate::chart::bars::{Bar, Bars};
-use crate::chart::lines::{Lines, Look, Scale, Series};
-use crate::chart::{Chart, heat_map};
 use crate::config::Chapter;
-use crate::measured::{Curve, Measured, Seed, is_pattern};
+use crate::measured::{Curve, HeadWeights, SeedMeasurements, StoryMeasurements, is_pattern};
 use crate::pretty::pretty;
+use gptkit_plot::{Axis, HeatMap, HeatMapPanel, LineChart, Look, Series, ShareBar, ShareBars};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Figure {
+pub struct ReportFigure {
     /// Its chapter.
     pub chapter: Chapter,
     /// What it shows, in a line.
     pub title: String,
     /// How it is to be read; may be empty.
     pub caption: String,
-    /// The picture.
-    pub chart: Chart,
+    /// The picture: an SVG element.
+    pub chart: String,
     /// Where it comes from.
-    pub source: Source,
+    pub source: FigureSource,
 }
 
 /// Where a figure or a table comes from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Source {
+pub struct FigureSource {
     /// Commands that made it, of the first seed.
     pub commands: Vec<String>,
     /// What it shows, as JSON.
@@ -40,15 +38,15 @@ pub struct Source {
 }
 
 /// A stage as figures name it: the stage, its name, its style.
-type Named = (&'static str, &'static str, usize);
+type StageCurve = (&'static str, &'static str, usize);
 
-const GPT1: Named = ("gpt1", "GPT-1", 0);
-const GPT2: Named = ("gpt2", "GPT-2", 1);
-const GPT3: Named = ("gpt3", "GPT-3", 2);
-const LSTM: Named = ("lstm", "LSTM", 3);
-const BERT: Named = ("bert", "BERT", 4);
-const PPO: Named = ("ppo", "PPO", 0);
-const NO_PTX: Named = ("ppo-no-ptx", "without text", 3);
+const GPT1: StageCurve = ("gpt1", "GPT-1", 0);
+const GPT2: StageCurve = ("gpt2", "GPT-2", 1);
+const GPT3: StageCurve = ("gpt3", "GPT-3", 2);
+const LSTM: StageCurve = ("lstm", "LSTM", 3);
+const BERT: StageCurve = ("bert", "BERT", 4);
+const PPO: StageCurve = ("ppo", "PPO", 0);
+const NO_PTX: StageCurve = ("ppo-no-ptx", "without text", 3);
 /// Style of what is no model.
 const CHANCE: usize = 5;
 
@@ -69,9 +67,9 @@ fn model(name: &str) -> (String, usize) {
 }
 
 /// All figures that there is something for, chapter by chapter.
-pub fn all(measured: &Measured) -> Vec<Figure> {
+pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
     use Chapter::{ChatGpt, Gpt1, Gpt2, InstructGpt, Transformer};
-    let from = Maker { measured };
+    let from = FigureMaker { measured };
     let mut figures = vec![
         from.losses(Transformer, "Loss of the LSTM and of GPT-1", "nats a token", &[LSTM, GPT1]),
         from.attention(),
@@ -111,7 +109,7 @@ pub fn all(measured: &Measured) -> Vec<Figure> {
 }
 
 /// Commands of `stages` in the first seed that ended them, and `data`.
-pub fn source(measured: &Measured, stages: &[&str], data: &Value) -> Source {
+pub fn source(measured: &StoryMeasurements, stages: &[&str], data: &Value) -> FigureSource {
     let command = |name: &&str| {
         measured
             .seeds
@@ -120,7 +118,7 @@ pub fn source(measured: &Measured, stages: &[&str], data: &Value) -> Source {
             .find(|stage| stage.name == **name)
             .map(|s| s.command.clone())
     };
-    Source { commands: stages.iter().filter_map(command).collect(), data: pretty(&rounded(data)) }
+    FigureSource { commands: stages.iter().filter_map(command).collect(), data: pretty(&rounded(data)) }
 }
 
 /// Five digits of every number that is not whole: what a chart shows, in a page of bearable size.
@@ -150,13 +148,13 @@ fn mean(curves: &[&Curve]) -> Curve {
     first.iter().enumerate().map(|(i, point)| (point.0, value(i))).collect()
 }
 
-struct Maker<'a> {
-    measured: &'a Measured,
+struct FigureMaker<'a> {
+    measured: &'a StoryMeasurements,
 }
 
-impl Maker<'_> {
+impl FigureMaker<'_> {
     /// What `of` finds in each seed, by its number.
-    fn by_seed(&self, of: impl Fn(&Seed) -> Option<Value>) -> Value {
+    fn by_seed(&self, of: impl Fn(&SeedMeasurements) -> Option<Value>) -> Value {
         let seeds = self.measured.seeds.iter().filter_map(|seed| Some((format!("seed {}", seed.seed), of(seed)?)));
         seeds.collect::<Map<_, _>>().into()
     }
@@ -166,25 +164,30 @@ impl Maker<'_> {
         if n > 1 { format!(" Mean of {n} seeds.") } else { String::new() }
     }
 
-    fn losses(&self, chapter: Chapter, title: &str, unit: &str, stages: &[Named]) -> Option<Figure> {
+    fn losses(&self, chapter: Chapter, title: &str, unit: &str, stages: &[StageCurve]) -> Option<ReportFigure> {
         let mut series = Vec::new();
         let mut n = 0;
         for &(stage, name, style) in stages {
             let runs: Vec<_> = self.measured.seeds.iter().filter_map(|seed| seed.runs.get(stage)).collect();
             n = n.max(runs.len());
-            let of = |look, curves: Vec<&Curve>| Series { name: name.to_owned(), style, look, points: mean(&curves) };
+            let of = |look, curves: Vec<&Curve>| Series {
+                name: name.to_owned(),
+                style,
+                look,
+                points: mean(&curves),
+                ..Series::default()
+            };
             series.push(of(Look::Faint, runs.iter().map(|run| &run.training).collect()));
             series.push(of(Look::Line, runs.iter().map(|run| &run.validation).collect()));
         }
         let names: Vec<&str> = stages.iter().map(|stage| stage.0).collect();
-        let chart = Lines {
+        let chart = LineChart {
             label: format!("{title}, {unit}, over tokens"),
-            x: "tokens".to_owned(),
-            scale: Scale::Linear,
-            y: unit.to_owned(),
+            x: Axis::linear("tokens"),
+            y: Axis::linear(unit),
             series,
-        }
-        .draw()?;
+            ..LineChart::default()
+        };
         let data = self.by_seed(|seed| {
             let run = |name: &&str| {
                 let run = seed.runs.get(*name)?;
@@ -193,29 +196,36 @@ impl Maker<'_> {
             let runs: Map<_, _> = names.iter().filter_map(run).collect();
             (!runs.is_empty()).then(|| runs.into())
         });
-        Some(Figure {
+        Some(ReportFigure {
             chapter,
             title: title.to_owned(),
             caption: format!("Thin: training, smoothed. Thick: text that was held out.{}", Self::mean_of(n)),
-            chart,
+            chart: chart.markup()?,
             source: source(self.measured, &names, &data),
         })
     }
 
-    fn attention(&self) -> Option<Figure> {
+    fn attention(&self) -> Option<ReportFigure> {
         let attention = self.measured.seeds.iter().find_map(|seed| seed.attention.as_ref())?;
         let text = attention.tokens.concat();
-        Some(Figure {
+        let panel =
+            |head: &HeadWeights| HeatMapPanel { layer: head.layer, head: head.head, weights: head.weights.clone() };
+        let map = HeatMap {
+            label: format!("Attention weights by layer and head for the text {text}"),
+            tokens: attention.tokens.clone(),
+            panels: attention.heads.iter().map(panel).collect(),
+        };
+        Some(ReportFigure {
             chapter: Chapter::Transformer,
             title: format!("What each token of “{}” attends to", text.trim()),
-            caption: "A panel for each layer and head. Each row is a token that looks at itself and those before it, the darker the more."
+            caption: "A panel for each layer and head, counted from 0. Each row is a token that looks at itself and those before it, the darker the more."
                 .to_owned(),
-            chart: heat_map::draw(attention, format!("Attention weights by layer and head for the text {text}"))?,
+            chart: map.markup()?,
             source: source(self.measured, &["attention"], &json!(attention)),
         })
     }
 
-    fn accuracies(&self) -> Option<Figure> {
+    fn accuracies(&self) -> Option<ReportFigure> {
         const STAGES: [(&str, &str, usize); 4] = [
             ("endings-gpt1", "endings, GPT-1", 0),
             ("endings-bert", "endings, BERT", 4),
@@ -223,16 +233,16 @@ impl Maker<'_> {
             ("first-word-predicted", "first word, GPT-1", 0),
         ];
         let bar = |(stage, name, style): (&str, &str, usize)| {
-            let seed = |seed: &Seed| {
+            let seed = |seed: &SeedMeasurements| {
                 let one = seed.accuracies.get(stage)?;
                 let (value, error) = (100.0 * one.value, 196.0 * one.standard_error());
                 Some((value, value - error, value + error))
             };
-            Bar { name: name.to_owned(), style, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
+            ShareBar { name: name.to_owned(), style, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
         };
         let label = "Accuracy of fine-tuned models on texts that were held out".to_owned();
-        let chart = Bars { label, bars: STAGES.map(bar).to_vec(), half: false }.draw()?;
-        Some(Figure {
+        let chart = ShareBars { label, bars: STAGES.map(bar).to_vec(), half: false }.markup()?;
+        Some(ReportFigure {
             chapter: Chapter::Gpt1,
             title: "Accuracy after fine-tuning".to_owned(),
             caption: "Lines in the bars: 95% intervals, one for each seed.".to_owned(),
@@ -256,7 +266,7 @@ impl Maker<'_> {
 /// The mean of what there is; nothing where there is nothing.
 fn average(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values: Vec<f64> = values.flatten().collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    (!values.is_empty()).then(|| gptkit_stats::mean(&values))
 }
 
 #[cfg(test)]

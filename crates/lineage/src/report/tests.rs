@@ -1,6 +1,6 @@
 use super::*;
 use crate::example;
-use crate::measured::Own;
+use crate::measured::OwnDataNote;
 
 /// Elements that have no end.
 const VOID: [&str; 2] = ["meta", "br"];
@@ -32,7 +32,7 @@ fn elements(page: &str) -> Vec<String> {
     all
 }
 
-fn page(measured: &Measured) -> String {
+fn page(measured: &StoryMeasurements) -> String {
     let page = render(measured).unwrap();
     assert!(!page.contains("http"), "nothing is loaded from elsewhere");
     assert!(!page.contains("NaN") && !page.contains("undefined") && !page.contains(">none"), "{page}");
@@ -41,11 +41,14 @@ fn page(measured: &Measured) -> String {
 
 #[test]
 fn a_page_of_nothing_says_so() {
-    for measured in [Measured::default(), Measured { seeds: vec![Seed::default()], ..Measured::default() }] {
+    for measured in [
+        StoryMeasurements::default(),
+        StoryMeasurements { seeds: vec![SeedMeasurements::default()], ..StoryMeasurements::default() },
+    ] {
         let page = page(&measured);
         let elements = elements(&page);
         assert!(!elements.iter().any(|name| name == "figure" || name == "svg"));
-        assert_eq!(page.matches("– not measured").count(), shapes::all(&measured).len());
+        assert_eq!(page.matches("– not measured").count(), rules::all(&measured).len());
         assert!(page.contains("No stage has ended yet"));
     }
 }
@@ -94,7 +97,7 @@ fn what_a_model_says_is_text() {
     measured.seeds[0].attention.as_mut().unwrap().tokens[0] = hostile.to_owned();
     measured.seeds[0].stages[1].command = format!("gptkit pretrain --data '{hostile}'");
     measured.questions[0] = hostile.to_owned();
-    measured.own = vec![Own { name: "text".to_owned(), path: hostile.to_owned() }];
+    measured.own = vec![OwnDataNote { name: "text".to_owned(), path: hostile.to_owned() }];
     let page = page(&measured);
     assert!(elements(&page).iter().all(|name| name != "script"));
     assert!(page.contains("&lt;script&gt;alert(1)"), "it is there, as text");
@@ -129,7 +132,7 @@ fn the_page_and_its_data_are_written() {
         [[stages]]\nname = 'lstm'\nchapter = 'transformer'\nrun = 'pretrain --out {out}'\n";
     let config: LineageConfig = toml::from_str(text).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let Written { page, .. } = write(&config, out.path(), &[1, 2], &[("text", "mine.txt".to_owned())]).unwrap();
+    let WrittenReport { page, .. } = write(&config, out.path(), &[1, 2], &[("text", "mine.txt".to_owned())]).unwrap();
     let text = std::fs::read_to_string(&page).unwrap();
     assert_eq!(page, out.path().join("report.html"));
     assert!(text.contains("mine.txt gave the text") && text.contains("Not run: lstm."));

@@ -1,12 +1,12 @@
 use super::*;
 use crate::example;
-use crate::shapes::Verdict::{self, NotMeasured, NotReproduced, Reproduced};
+use crate::shape::ShapeVerdict::{self, NotMeasured, NotReproduced, Reproduced};
 
-fn shape(measured: &Measured, name: &str) -> Shape {
+fn shape(measured: &StoryMeasurements, name: &str) -> PaperShape {
     all(measured).into_iter().find(|shape| shape.name == name).unwrap_or_else(|| panic!("no shape {name}"))
 }
 
-fn verdict(measured: &Measured, name: &str) -> Verdict {
+fn verdict(measured: &StoryMeasurements, name: &str) -> ShapeVerdict {
     shape(measured, name).verdict
 }
 
@@ -24,7 +24,10 @@ fn every_shape_is_found_where_it_is() {
 
 #[test]
 fn without_seeds_or_stages_nothing_is_measured() {
-    for measured in [Measured::default(), Measured { seeds: vec![Seed::default()], ..Measured::default() }] {
+    for measured in [
+        StoryMeasurements::default(),
+        StoryMeasurements { seeds: vec![SeedMeasurements::default()], ..StoryMeasurements::default() },
+    ] {
         for shape in all(&measured) {
             assert_eq!(shape.words(), "not measured", "{}", shape.name);
             let note = shape.note.unwrap();
@@ -41,7 +44,7 @@ fn without_seeds_or_stages_nothing_is_measured() {
 }
 
 /// Changes every seed in a way that takes one shape away.
-fn spoiled(spoil: impl Fn(&mut Seed)) -> Measured {
+fn spoiled(spoil: impl Fn(&mut SeedMeasurements)) -> StoryMeasurements {
     let mut measured = example::measured(3);
     measured.seeds.iter_mut().for_each(spoil);
     measured
@@ -49,15 +52,15 @@ fn spoiled(spoil: impl Fn(&mut Seed)) -> Measured {
 
 #[test]
 fn a_shape_is_not_found_where_it_is_not() {
-    type Spoil = fn(&mut Seed);
-    fn run<'a>(seed: &'a mut Seed, name: &str) -> &'a mut crate::measured::Training {
+    type Spoil = fn(&mut SeedMeasurements);
+    fn run<'a>(seed: &'a mut SeedMeasurements, name: &str) -> &'a mut crate::measured::TrainingMeasurements {
         seed.runs.get_mut(name).unwrap()
     }
-    fn level(seed: &mut Seed, is: impl Fn(&crate::measured::Cell) -> bool, value: f64) {
+    fn level(seed: &mut SeedMeasurements, is: impl Fn(&crate::measured::InContextCell) -> bool, value: f64) {
         let cells = &mut seed.in_context.as_mut().unwrap().cells;
         cells.iter_mut().filter(|cell| is(cell)).for_each(|cell| cell.value = value);
     }
-    fn win(seed: &mut Seed, stage: &str, model: &str, value: f64) {
+    fn win(seed: &mut SeedMeasurements, stage: &str, model: &str, value: f64) {
         seed.wins.get_mut(stage).unwrap().models.get_mut(model).unwrap().value = value;
     }
     let cases: [(&str, Spoil); 17] = [

@@ -1,17 +1,19 @@
 //! A birthday: it looks as if all had forgotten, while they prepare a surprise.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let home = t.house(a, p);
     t.seat(a, home);
     let (b_at, c_at) = (t.place(|_| true), t.place(|_| true));
     let party = t.place(|site| site.name != "the cave");
-    let (b, c) = (t.person(Pool::Friend, b_at), t.person(Pool::Friend, c_at));
+    let (b, c) = (t.person(CastPool::Friend, b_at), t.person(CastPool::Friend, c_at));
     let gift_b = t.thing(words::TOYS, Lies::With(b), Some(b));
     let gift_c = t.thing(words::TOYS, Lies::With(c), Some(c));
     let roles = Roles { a, b, c, t: gift_b, u: gift_c, p, q: home, r: party, ..Roles::default() };
@@ -56,8 +58,8 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     t.go(&[a], home);
 
     t.paragraph();
-    t.happen(Event::Go { who: vec![b], to: party, past: None });
-    t.happen(Event::Go { who: vec![c], to: party, past: None });
+    t.happen(StoryEvent::Go { who: vec![b], to: party, past: None });
+    t.happen(StoryEvent::Go { who: vec![c], to: party, past: None });
     t.line(
         &roles,
         &[
@@ -92,9 +94,9 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     t.paragraph();
-    t.happen(Event::Give { from: b, to: a, thing: gift_b });
+    t.happen(StoryEvent::Give { from: b, to: a, thing: gift_b });
     t.line(&roles, &["{B} gave {a} {t.a}.", "From {b}, {a} got {t.a}.", "First {b} gave {a} {t.a}."]);
-    t.happen(Event::Give { from: c, to: a, thing: gift_c });
+    t.happen(StoryEvent::Give { from: c, to: a, thing: gift_c });
     t.line(&roles, &["{C} gave {a} {u.a}.", "From {c}, {a} got {u.a}.", "Then {c} gave {a} {u.a}."]);
     t.feel(&roles, Feeling::Happy, "{a.his} friends had thought of {a.him} all the time");
     t.show(&roles);

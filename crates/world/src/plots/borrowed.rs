@@ -1,14 +1,16 @@
 //! Something borrowed: it breaks, a lie would be easy, and the truth is better.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let lender_at = t.place(|_| true);
-    let b = t.person(Pool::Friend, lender_at);
+    let b = t.person(CastPool::Friend, lender_at);
     let play = t.place(|site| !site.indoor);
     let thing = t.thing(words::FRAGILE, Lies::With(b), Some(b));
     let own = t.thing(words::TOYS, Lies::With(a), Some(a));
@@ -21,7 +23,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     t.line(&Roles { w, ..roles }, &["{w} {a} wanted to visit a friend.", "{w} {a} had nothing to do."]);
     t.go(&[a], lender_at);
     t.line(&roles, &["{b.new} was there with {t.a}.", "There was {b.new}, who had {t.a}."]);
-    t.happen(Event::Want { who: a, thing });
+    t.happen(StoryEvent::Want { who: a, thing });
     t.line(
         &roles,
         &[
@@ -29,7 +31,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "\"How I want to have such a {t.n}!\" said {a}. \"Will you lend it to me?\"",
         ],
     );
-    t.happen(Event::Hand { from: b, to: a, thing });
+    t.happen(StoryEvent::Hand { from: b, to: a, thing });
     t.line(
         &roles,
         &[
@@ -42,7 +44,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         &roles,
         &["{A} played and played, wilder and wilder.", "What fun that was! {A} forgot all about being careful."],
     );
-    t.happen(Event::Break { who: a, thing });
+    t.happen(StoryEvent::Break { who: a, thing });
     t.line(
         &roles,
         &[
@@ -64,7 +66,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     );
     let mends = t.dice.chance(40);
     if mends {
-        t.happen(Event::Mend { who: a, thing });
+        t.happen(StoryEvent::Mend { who: a, thing });
         t.line(
             &roles,
             &[
@@ -81,7 +83,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "\"It was me,\" said {a}. \"I was not careful, and your {t.n} broke.\"",
         ],
     );
-    t.happen(Event::Hand { from: a, to: b, thing });
+    t.happen(StoryEvent::Hand { from: a, to: b, thing });
     if mends {
         t.line(&roles, &["{A} gave {t} back to {b}. \"I have mended it as well as I could.\""]);
     } else {
@@ -89,7 +91,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     }
     let gives = t.dice.chance(60);
     if gives {
-        t.happen(Event::Give { from: a, to: b, thing: own });
+        t.happen(StoryEvent::Give { from: a, to: b, thing: own });
         t.line(
             &roles,
             &[
@@ -110,8 +112,8 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             ],
         );
     } else {
-        t.happen(Event::Mend { who: b, thing });
-        t.happen(Event::Help { who: a, whom: b });
+        t.happen(StoryEvent::Mend { who: b, thing });
+        t.happen(StoryEvent::Help { who: a, whom: b });
         t.line(
             &roles,
             &[

@@ -1,7 +1,9 @@
 //! Baking: what the kitchen lacks has to be fetched, each thing from where it is.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 
 struct Ware {
     noun: &'static str,
@@ -31,10 +33,10 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let used = [WARES[one].from, WARES[two].from];
     let p =
         t.place(|site| !site.indoor && !matches!(site.name, "the farm" | "the meadow" | "the orchard" | "the garden"));
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let home = t.house(a, p);
     t.seat(a, home);
-    let b = t.person(Pool::Friend, p);
+    let b = t.person(CastPool::Friend, p);
     let house_b = t.house(b, p);
     t.seat(b, house_b);
     let [first_at, second_at] = used.map(|name| t.site_named(name));
@@ -86,7 +88,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         t.go(&[a], at);
         let here = Roles { c: who.unwrap_or(0), t: ware, p: at, ..roles };
         let Some(who) = who else {
-            t.happen(Event::Take { who: a, thing: ware });
+            t.happen(StoryEvent::Take { who: a, thing: ware });
             t.line(
                 &here,
                 &[
@@ -107,7 +109,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             ],
         );
         if t.dice.chance(50) {
-            t.happen(Event::Help { who: a, whom: who });
+            t.happen(StoryEvent::Help { who: a, whom: who });
             t.line(
                 &here,
                 &[
@@ -116,7 +118,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
                 ],
             );
         }
-        t.happen(Event::Give { from: who, to: a, thing: ware });
+        t.happen(StoryEvent::Give { from: who, to: a, thing: ware });
         t.line(
             &here,
             &[
@@ -129,7 +131,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
 
     t.paragraph();
     t.go(&[a], home);
-    t.happen(Event::Make { who: a, thing: cake, from: vec![wares[0].0, wares[1].0] });
+    t.happen(StoryEvent::Make { who: a, thing: cake, from: vec![wares[0].0, wares[1].0] });
     t.line(
         &roles,
         &[
@@ -148,14 +150,14 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     t.go(&[a], house_b);
-    t.happen(Event::Give { from: a, to: b, thing: cake });
+    t.happen(StoryEvent::Give { from: a, to: b, thing: cake });
     t.line(&roles, &["\"This is for you,\" said {a}, and gave {v} to {b}.", "{A} gave {v} to {b}."]);
     if sick {
         t.feel(&Roles { a: b, b: a, ..roles }, Feeling::Happy, "{b} had come to visit");
     } else {
         t.feel(&Roles { a: b, b: a, ..roles }, Feeling::Happy, "{b} had baked something just for {a.him}");
     }
-    t.happen(Event::Eat { who: vec![a, b], thing: cake });
+    t.happen(StoryEvent::Eat { who: vec![a, b], thing: cake });
     t.line(
         &roles,
         &[

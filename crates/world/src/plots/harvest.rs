@@ -1,7 +1,9 @@
 //! Sowing and reaping: patience, a bad moment, and a harvest that is counted and shared.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 
 const CROPS: [(&str, &str); 6] = [
     ("carrots", "pull up"),
@@ -14,8 +16,8 @@ const CROPS: [(&str, &str); 6] = [
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| matches!(site.name, "the garden" | "the farm" | "the orchard" | "the meadow" | "the hill"));
-    let a = t.person(Pool::Friend, p);
-    let b = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
+    let b = t.person(CastPool::Friend, p);
     let (crop, verb) = t.dice.pick(&CROPS);
     let needs_can = t.dice.chance(50);
     let water = t.dice.pick(&["the lake", "the pond", "the river"]);
@@ -48,7 +50,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         t.feel(&roles, Feeling::Worried, "the ground was so dry");
         t.paragraph();
         t.line(&roles, &["Then a neighbor came by, {b.new}.", "{b.new} looked over the fence."]);
-        t.happen(Event::Hand { from: b, to: a, thing: can });
+        t.happen(StoryEvent::Hand { from: b, to: a, thing: can });
         t.line(
             &roles,
             &[
@@ -78,7 +80,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             ],
         );
     }
-    t.happen(Event::Help { who: b, whom: a });
+    t.happen(StoryEvent::Help { who: b, whom: a });
     t.line(
         &roles,
         &[
@@ -87,7 +89,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     t.paragraph();
-    t.happen(Event::Gather { who: a, verb, goods: crop, n });
+    t.happen(StoryEvent::Gather { who: a, verb, goods: crop, n });
     t.line(
         &roles,
         match verb {
@@ -98,7 +100,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     );
     t.feel(&roles, Feeling::Happy, "{a.he} had grown them all from seed");
     let to_b = 1 + t.dice.below(3);
-    t.happen(Event::Share { from: a, to: b, goods: crop, n: to_b });
+    t.happen(StoryEvent::Share { from: a, to: b, goods: crop, n: to_b });
     t.line(
         &Roles { n: to_b, ..roles },
         match to_b {
@@ -113,7 +115,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         },
     );
     if needs_can {
-        t.happen(Event::Hand { from: a, to: b, thing: can });
+        t.happen(StoryEvent::Hand { from: a, to: b, thing: can });
         t.line(&roles, &["{A} also gave {t} back to {b}.", "And {a} did not forget to give {t} back to {b}."]);
     }
     let mut left = n - to_b;
@@ -121,7 +123,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         t.go(&[a], far);
         t.line(&roles, &["There {a.he} met {c.new}.", "{c.new} was there and looked hungry."]);
         let to_c = 1 + t.dice.below(left - 2);
-        t.happen(Event::Share { from: a, to: c, goods: crop, n: to_c });
+        t.happen(StoryEvent::Share { from: a, to: c, goods: crop, n: to_c });
         t.line(
             &Roles { n: to_c, ..roles },
             &["{A} gave {n} of the {w} to {c}.", "\"These are for you,\" said {a}, and gave {n} of the {w} to {c}."],

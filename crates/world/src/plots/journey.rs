@@ -1,7 +1,9 @@
 //! A journey: something must be carried from one end of the map to the other, and the way is not what it was.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 
 /// What bars the way, what helps, and how it is passed.
 const BARS: [(&str, &str, &str); 4] = [
@@ -29,11 +31,11 @@ const BARS: [(&str, &str, &str); 4] = [
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let c = t.worker();
     let goal = t.at(c);
     let middle = t.place(|site| !site.indoor);
-    let b = t.person(Pool::Animal, middle);
+    let b = t.person(CastPool::Animal, middle);
     let load = t.thing(
         &["basket", "letter", "blanket", "lantern", "clock", "book", "scarf", "box", "jug"],
         Lies::With(a),
@@ -86,7 +88,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     );
     let hungry = t.dice.chance(50);
     if hungry {
-        t.happen(Event::Help { who: a, whom: b });
+        t.happen(StoryEvent::Help { who: a, whom: b });
         t.line(
             &roles,
             &[
@@ -102,7 +104,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "\"I have to get to {r},\" said {a}. \"Is there a way?\"",
         ],
     );
-    t.happen(Event::Help { who: b, whom: a });
+    t.happen(StoryEvent::Help { who: b, whom: a });
     t.line(
         &roles,
         &[
@@ -130,7 +132,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         &roles,
         &["{C} was waiting at the door.", "{C} looked up from work and waved.", "{C} was glad to see somebody come."],
     );
-    t.happen(Event::Give { from: a, to: c, thing: load });
+    t.happen(StoryEvent::Give { from: a, to: c, thing: load });
     t.line(&roles, &["{A} gave {t} to {c}.", "\"I have something for you,\" said {a}, and gave {t} to {c}."]);
     t.feel(&Roles { a: c, b: a, ..roles }, Feeling::Grateful, "{b} had come such a long way");
     t.feel(&roles, Feeling::Proud, "{a.he} had made the whole journey");

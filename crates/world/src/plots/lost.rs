@@ -1,16 +1,18 @@
 //! Lost and found: put down, forgotten, missed, searched for in one place, found in another.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let home = t.house(a, p);
     t.seat(a, home);
     let toy = t.thing(words::TOYS, Lies::With(a), Some(a));
-    let b = t.person(Pool::Friend, home);
+    let b = t.person(CastPool::Friend, home);
     let roles = Roles { a, b, t: toy, p, q: home, ..Roles::default() };
 
     t.hero(a, p);
@@ -41,7 +43,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         t.go(&[a], stop);
         let here = Roles { p: stop, ..roles };
         if i == lost_at {
-            t.happen(Event::Lose { who: a, thing: toy, spot });
+            t.happen(StoryEvent::Lose { who: a, thing: toy, spot });
             t.line(
                 &here,
                 &[
@@ -107,7 +109,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         let here = Roles { p: stops[stop], w, x, ..roles };
         if stop == lost_at {
             let finder = if t.dice.chance(50) { a } else { b };
-            t.happen(Event::Find { who: finder, thing: toy });
+            t.happen(StoryEvent::Find { who: finder, thing: toy });
             t.line(
                 &Roles { a: finder, ..here },
                 &[
@@ -117,7 +119,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
                 ],
             );
             if finder == b {
-                t.happen(Event::Hand { from: b, to: a, thing: toy });
+                t.happen(StoryEvent::Hand { from: b, to: a, thing: toy });
                 t.line(
                     &roles,
                     &[
@@ -129,7 +131,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             }
             break;
         }
-        t.happen(Event::Search { who: a, thing: toy });
+        t.happen(StoryEvent::Search { who: a, thing: toy });
         t.line(
             &here,
             &[
@@ -139,7 +141,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             ],
         );
     }
-    t.happen(Event::Help { who: b, whom: a });
+    t.happen(StoryEvent::Help { who: b, whom: a });
     t.feel(&roles, Feeling::Happy, "{a.his} {t.n} was back");
     t.show(&roles);
     t.paragraph();

@@ -22,7 +22,7 @@ use super::teller::Teller;
 /// What kind of story it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Plot {
+pub enum StoryPlot {
     /// Everybody seems to have forgotten a birthday.
     Birthday,
     /// Something borrowed breaks, and the truth comes out.
@@ -51,40 +51,40 @@ pub enum Plot {
     Trouble,
 }
 
-impl Plot {
+impl StoryPlot {
     /// All of them.
-    pub const ALL: [Plot; 13] = [
-        Plot::Birthday,
-        Plot::Borrowed,
-        Plot::Cake,
-        Plot::Harvest,
-        Plot::Journey,
-        Plot::Lost,
-        Plot::Night,
-        Plot::Quarrel,
-        Plot::Race,
-        Plot::Secret,
-        Plot::Storm,
-        Plot::Trade,
-        Plot::Trouble,
+    pub const ALL: [StoryPlot; 13] = [
+        StoryPlot::Birthday,
+        StoryPlot::Borrowed,
+        StoryPlot::Cake,
+        StoryPlot::Harvest,
+        StoryPlot::Journey,
+        StoryPlot::Lost,
+        StoryPlot::Night,
+        StoryPlot::Quarrel,
+        StoryPlot::Race,
+        StoryPlot::Secret,
+        StoryPlot::Storm,
+        StoryPlot::Trade,
+        StoryPlot::Trouble,
     ];
 
     /// Tells a story of this kind, and names it.
     pub(super) fn tell(self, teller: &mut Teller<'_>) -> String {
         match self {
-            Plot::Birthday => birthday::tell(teller),
-            Plot::Borrowed => borrowed::tell(teller),
-            Plot::Cake => cake::tell(teller),
-            Plot::Harvest => harvest::tell(teller),
-            Plot::Journey => journey::tell(teller),
-            Plot::Lost => lost::tell(teller),
-            Plot::Night => night::tell(teller),
-            Plot::Quarrel => quarrel::tell(teller),
-            Plot::Race => race::tell(teller),
-            Plot::Secret => secret::tell(teller),
-            Plot::Storm => storm::tell(teller),
-            Plot::Trade => trade::tell(teller),
-            Plot::Trouble => trouble::tell(teller),
+            StoryPlot::Birthday => birthday::tell(teller),
+            StoryPlot::Borrowed => borrowed::tell(teller),
+            StoryPlot::Cake => cake::tell(teller),
+            StoryPlot::Harvest => harvest::tell(teller),
+            StoryPlot::Journey => journey::tell(teller),
+            StoryPlot::Lost => lost::tell(teller),
+            StoryPlot::Night => night::tell(teller),
+            StoryPlot::Quarrel => quarrel::tell(teller),
+            StoryPlot::Race => race::tell(teller),
+            StoryPlot::Secret => secret::tell(teller),
+            StoryPlot::Storm => storm::tell(teller),
+            StoryPlot::Trade => trade::tell(teller),
+            StoryPlot::Trouble => trouble::tell(teller),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! A noise in the dark: fear is large, and what is behind it is small.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 const NOISES: [(&str, &str, &str); 4] = [
@@ -13,13 +15,13 @@ const NOISES: [(&str, &str, &str); 4] = [
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|_| true);
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let home = t.house(a, p);
     t.seat(a, home);
-    let b = t.person(Pool::Friend, p);
+    let b = t.person(CastPool::Friend, p);
     let house_b = t.house(b, p);
     t.seat(b, house_b);
-    let c = t.person(Pool::Animal, p);
+    let c = t.person(CastPool::Animal, p);
     let lamp = t.thing(&["lantern", "lamp", "candle"], Lies::With(b), Some(b));
     let lost = t.thing(words::TOYS, Lies::At { place: p, spot: None }, Some(c));
     let spot = t.spot(p);
@@ -75,7 +77,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "{A} told {b} about the {x}. \"Together we need not be afraid,\" said {b}.",
         ],
     );
-    t.happen(Event::Help { who: b, whom: a });
+    t.happen(StoryEvent::Help { who: b, whom: a });
     t.line(
         &roles,
         &["So {b} lit {t.a} and came along to help {a}.", "{B} wanted to help {a} and took {t.a} from the shelf."],
@@ -115,10 +117,10 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "{A} had to laugh. \"Then we will look together,\" said {a}.",
         ],
     );
-    t.happen(Event::Find { who: finder, thing: lost });
-    t.happen(Event::Help { who: a, whom: c });
-    t.happen(Event::Help { who: b, whom: c });
-    t.happen(Event::Hand { from: finder, to: c, thing: lost });
+    t.happen(StoryEvent::Find { who: finder, thing: lost });
+    t.happen(StoryEvent::Help { who: a, whom: c });
+    t.happen(StoryEvent::Help { who: b, whom: c });
+    t.happen(StoryEvent::Hand { from: finder, to: c, thing: lost });
     t.line(
         &Roles { a: finder, ..roles },
         &[

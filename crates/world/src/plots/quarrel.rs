@@ -1,13 +1,15 @@
 //! A quarrel: two want one thing, it breaks, and being alone is worse than sharing.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
-    let b = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
+    let b = t.person(CastPool::Friend, p);
     let lies = Lies::At { place: p, spot: None };
     let toy = t.thing(words::FRAGILE, lies, None);
     let alone = t.place(|_| true);
@@ -27,10 +29,10 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     let (grabs, pulls) = if t.dice.chance(50) { (a, b) } else { (b, a) };
-    t.happen(Event::Take { who: grabs, thing: toy });
+    t.happen(StoryEvent::Take { who: grabs, thing: toy });
     let fight = Roles { a: grabs, b: pulls, ..roles };
     t.line(&fight, &["{A} took hold of it first.", "{A} was quick and picked it up.", "{A} ran ahead and took it."]);
-    t.happen(Event::Quarrel { a, b });
+    t.happen(StoryEvent::Quarrel { a, b });
     t.line(
         &fight,
         &[
@@ -39,7 +41,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "\"I want to play with it,\" said {b}. \"Not now,\" said {a}. Soon the two were shouting.",
         ],
     );
-    t.happen(Event::Break { who: pulls, thing: toy });
+    t.happen(StoryEvent::Break { who: pulls, thing: toy });
     t.line(
         &fight,
         &[
@@ -83,7 +85,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         &lonely,
         &["{B} was still sitting there with the broken {t.n}.", "{B} was still there, and had not moved at all."],
     );
-    t.happen(Event::MakeUp { a, b });
+    t.happen(StoryEvent::MakeUp { a, b });
     t.line(
         &lonely,
         &[
@@ -97,8 +99,8 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         t.line(&roles, &["\"Maybe somebody can mend it,\" said {b}.", "\"Let us get it mended,\" said {a}."]);
         t.go(&[a, b], workshop);
         t.line(&roles, &["There they met {c.new}.", "{c.new} was there and looked up from work."]);
-        t.happen(Event::Mend { who: c, thing: toy });
-        t.happen(Event::Help { who: c, whom: a });
+        t.happen(StoryEvent::Mend { who: c, thing: toy });
+        t.happen(StoryEvent::Help { who: c, whom: a });
         t.line(
             &roles,
             &[
@@ -107,7 +109,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             ],
         );
     } else {
-        t.happen(Event::Mend { who: a, thing: toy });
+        t.happen(StoryEvent::Mend { who: a, thing: toy });
         t.line(
             &roles,
             &[

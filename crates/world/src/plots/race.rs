@@ -1,7 +1,9 @@
 //! A race: pace and rests are drawn, and the clock decides who is first.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 
 /// What keeps a runner: how long, and the sentence. `{a}` is kept, `{b}` is the other.
 const RESTS: [(usize, &str); 4] = [
@@ -15,8 +17,8 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
     let middle = t.place(|site| !site.indoor);
     let goal = t.place(|site| !site.indoor);
-    let quick = t.person(Pool::Friend, p);
-    let steady = t.person(Pool::Friend, p);
+    let quick = t.person(CastPool::Friend, p);
+    let steady = t.person(CastPool::Friend, p);
     let judge = t.worker();
     t.seat(judge, goal);
     let prize = t.thing(&["cup", "ribbon", "hat", "bell", "flag", "scarf", "drum"], Lies::With(judge), Some(judge));
@@ -117,8 +119,8 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     } else if rests {
         t.line(&roles, &["But {a} ran on again just in time.", "{A} had to run hard to stay ahead."]);
     }
-    t.happen(Event::Go { who: vec![first, second], to: goal, past: None });
-    t.happen(Event::Win { who: first, over: second });
+    t.happen(StoryEvent::Go { who: vec![first, second], to: goal, past: None });
+    t.happen(StoryEvent::Win { who: first, over: second });
     t.line(
         &result,
         &[
@@ -128,7 +130,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     t.paragraph();
-    t.happen(Event::Give { from: judge, to: first, thing: prize });
+    t.happen(StoryEvent::Give { from: judge, to: first, thing: prize });
     t.line(&result, &["{C} gave {t} to {a}.", "\"Well done!\" said {c}, and gave {t} to {a}."]);
     t.feel(&result, Feeling::Proud, "{a.he} had won the race");
     if steady_first {
@@ -150,7 +152,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
                 ],
             );
         } else {
-            t.happen(Event::Give { from: quick, to: steady, thing: prize });
+            t.happen(StoryEvent::Give { from: quick, to: steady, thing: prize });
             t.line(
                 &roles,
                 &[

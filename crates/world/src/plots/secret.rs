@@ -1,13 +1,15 @@
 //! A hidden treasure: somebody hides it for a friend, and notes lead from place to place.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
-    let b = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
+    let b = t.person(CastPool::Friend, p);
     let treasure = t.thing(words::TREASURES, Lies::With(b), Some(b));
     let (middle, last) = (t.place(|_| true), t.place(|_| true));
     let (middle_spot, last_spot) = (t.spot(middle), t.spot(last));
@@ -34,7 +36,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     t.go(&[b], last);
-    t.happen(Event::Put { who: b, thing: treasure, spot: last_spot });
+    t.happen(StoryEvent::Put { who: b, thing: treasure, spot: last_spot });
     t.line(
         &roles,
         &[
@@ -89,7 +91,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             ],
         );
     }
-    t.happen(Event::Find { who: a, thing: treasure });
+    t.happen(StoryEvent::Find { who: a, thing: treasure });
     t.line(
         &roles,
         &[
@@ -109,7 +111,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "\"Is this really for me?\" asked {a}. {B} nodded.",
         ],
     );
-    t.happen(Event::Leave { from: b, to: a, thing: treasure });
+    t.happen(StoryEvent::Leave { from: b, to: a, thing: treasure });
     t.feel(&roles, Feeling::Grateful, "{b} had thought of such a fine game");
     t.line(
         &roles,

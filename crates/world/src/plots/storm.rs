@@ -1,13 +1,15 @@
 //! A storm: the wind takes something, a dry place is found, and the thing turns up where the wind dropped it.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
-    let b = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
+    let b = t.person(CastPool::Friend, p);
     let light = t.thing(words::LIGHT, Lies::With(a), Some(a));
     let shelter = t.place(|site| site.indoor);
     let landed = t.place(|site| !site.indoor);
@@ -37,7 +39,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "After a while the sun went away. Far off there was thunder.",
         ],
     );
-    t.happen(Event::Blow { thing: light, to: landed, spot });
+    t.happen(StoryEvent::Blow { thing: light, to: landed, spot });
     t.line(
         &roles,
         &[
@@ -70,7 +72,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let (shy, calm) = if t.dice.chance(50) { (a, b) } else { (b, a) };
     let pair = Roles { a: shy, b: calm, ..roles };
     t.feel(&pair, Feeling::Afraid, "the thunder was so loud");
-    t.happen(Event::Help { who: calm, whom: shy });
+    t.happen(StoryEvent::Help { who: calm, whom: shy });
     t.line(
         &pair,
         &[
@@ -102,7 +104,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     );
     if t.dice.chance(50) {
         t.go(&[a, b], p);
-        t.happen(Event::Search { who: a, thing: light });
+        t.happen(StoryEvent::Search { who: a, thing: light });
         t.line(
             &roles,
             &[
@@ -113,7 +115,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     }
     t.go(&[a, b], landed);
     let finder = if t.dice.chance(60) { b } else { a };
-    t.happen(Event::Find { who: finder, thing: light });
+    t.happen(StoryEvent::Find { who: finder, thing: light });
     let w = spot;
     t.line(
         &Roles { a: finder, w, ..roles },
@@ -124,7 +126,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     if finder == b {
-        t.happen(Event::Hand { from: b, to: a, thing: light });
+        t.happen(StoryEvent::Hand { from: b, to: a, thing: light });
         t.line(&roles, &["{B} handed {t} to {a}.", "{B} shook off the water and handed {t} to {a}."]);
     }
     t.feel(&roles, Feeling::Happy, "the storm had not taken {a.his} {t.n} for good");

@@ -1,16 +1,18 @@
 //! A trade: the one who has what you want does not want what you have.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let p = t.place(|site| !site.indoor);
-    let a = t.person(Pool::Friend, p);
+    let a = t.person(CastPool::Friend, p);
     let owner_at = t.place(|_| true);
     let middle_at = t.place(|_| true);
-    let c = t.person(Pool::Friend, owner_at);
-    let b = t.person(Pool::Friend, middle_at);
+    let c = t.person(CastPool::Friend, owner_at);
+    let b = t.person(CastPool::Friend, middle_at);
     let [has, middle, wish] = [a, b, c].map(|who| t.thing(words::TOYS, Lies::With(who), Some(who)));
     let roles = Roles { a, b, c, t: has, u: middle, v: wish, p, ..Roles::default() };
 
@@ -35,7 +37,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "There sat {c.new} with {v.a}.",
         ],
     );
-    t.happen(Event::Want { who: a, thing: wish });
+    t.happen(StoryEvent::Want { who: a, thing: wish });
     t.line(
         &roles,
         &[
@@ -53,7 +55,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     if t.dice.chance(75) {
-        t.happen(Event::Want { who: c, thing: middle });
+        t.happen(StoryEvent::Want { who: c, thing: middle });
         t.line(
             &roles,
             &[
@@ -73,7 +75,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
                 "What luck! {b} was holding {u.a}.",
             ],
         );
-        t.happen(Event::Trade { a, gives: has, b, gets: middle });
+        t.happen(StoryEvent::Trade { a, gives: has, b, gets: middle });
         t.line(
             &roles,
             &[
@@ -84,7 +86,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         );
         t.go(&[a], owner_at);
         t.line(&roles, &["{C} was still there.", "{C} was waiting.", "\"Back so soon?\" asked {c}."]);
-        t.happen(Event::Trade { a, gives: middle, b: c, gets: wish });
+        t.happen(StoryEvent::Trade { a, gives: middle, b: c, gets: wish });
         t.line(
             &roles,
             &[
@@ -95,7 +97,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         );
         t.feel(&Roles { a: c, ..roles }, Feeling::Happy, "{a.he} had {u.a} at last");
     } else {
-        t.happen(Event::Trade { a, gives: has, b: c, gets: wish });
+        t.happen(StoryEvent::Trade { a, gives: has, b: c, gets: wish });
         t.line(
             &roles,
             &[
@@ -107,7 +109,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         t.paragraph();
         t.go(&[a], middle_at);
         t.line(&roles, &["{b.new} sat there alone and did not smile.", "There sat {b.new}, all alone."]);
-        t.happen(Event::Give { from: b, to: a, thing: middle });
+        t.happen(StoryEvent::Give { from: b, to: a, thing: middle });
         t.line(
             &roles,
             &[

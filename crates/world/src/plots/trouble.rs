@@ -1,7 +1,9 @@
 //! Somebody is stuck: one alone cannot help, a tool and a second pair of hands can.
 
-use crate::state::{Event, Feeling, Lies};
-use crate::teller::{Pool, Roles, Teller};
+use crate::cast::CastPool;
+use crate::grammar::Roles;
+use crate::state::{Feeling, Lies, StoryEvent};
+use crate::teller::Teller;
 use crate::words;
 
 struct Trap {
@@ -49,8 +51,8 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
     let q = t.place(|site| {
         matches!(site.name, "the forest" | "the river" | "the hill" | "the pond" | "the orchard" | "the lake")
     });
-    let a = t.person(Pool::Friend, p);
-    let b = t.person(Pool::Animal, q);
+    let a = t.person(CastPool::Friend, p);
+    let b = t.person(CastPool::Animal, q);
     let c = t.worker();
     let r = t.at(c);
     let tool = t.plain_thing(trap.tool, Lies::With(c), Some(c));
@@ -78,7 +80,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
             "But what was that sound? Somebody was calling.",
         ],
     );
-    t.happen(Event::Stick { who: b });
+    t.happen(StoryEvent::Stick { who: b });
     t.line(
         &roles,
         &[
@@ -130,9 +132,9 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     t.go(&[a, c], q);
-    t.happen(Event::Free { who: b });
-    t.happen(Event::Help { who: a, whom: b });
-    t.happen(Event::Help { who: c, whom: b });
+    t.happen(StoryEvent::Free { who: b });
+    t.happen(StoryEvent::Help { who: a, whom: b });
+    t.happen(StoryEvent::Help { who: c, whom: b });
     t.line(&roles, std::slice::from_ref(&trap.rescue));
     t.line(&roles, &["{B} was free!", "At last {b} was free.", "Now {b} was free again."]);
     t.feel(&Roles { a: b, b: a, ..roles }, Feeling::Grateful, "{b} and {c} had come to help");
@@ -147,7 +149,7 @@ pub(super) fn tell(t: &mut Teller<'_>) -> String {
         ],
     );
     if t.dice.chance(70) {
-        t.happen(Event::Give { from: b, to: a, thing: gift });
+        t.happen(StoryEvent::Give { from: b, to: a, thing: gift });
         t.line(&roles, &["So {b} gave {u} to {a}.", "Then {b} gave {u} to {a}, who was glad to have it."]);
         t.line(
             &roles,

@@ -1,0 +1,10 @@
+//! Conversations with a model, without a terminal: a program that shows them in another way uses the same engine.
+//!
+//! - [`conversation`]  the turns so far, and the most recent ones that fit into the context
+//! - [`session`]       a model and a conversation: question → prompt → answer, streamed; another answer to the last question
+
+pub mod conversation;
+pub mod session;
+
+pub use conversation::{Conversation, Turn};
+pub use session::{ChatAnswer, ChatConfig, ChatPrompt, ChatSession};

@@ -1,0 +1,88 @@
+//! Where a model's tokens come from.
+
+use crate::outline;
+use gptkit_config::{Check, Problems};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Entries of a trained byte-level vocabulary where the configuration leaves them open.
+pub(super) const DEFAULT_VOCAB: usize = 8192;
+/// The fewest a byte-level vocabulary can have: each byte, and the end of a text.
+pub(super) const FEWEST: usize = 257;
+
+/// Where a model's tokens come from; TOML section `[tokenizer]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenizerConfig {
+    /// A tokenizer to load: `tokenizer.json`, or a folder with it or with GPT-1's or GPT-2's own files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What to train on the text when none is loaded; byte-level pairs when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<TokenizerKind>,
+    /// Entries of a trained vocabulary; not for characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+}
+
+/// What can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerKind {
+    /// Byte-level pair encoding (Radford et al. 2019, §2.2).
+    Bpe,
+    /// One token a character.
+    Char,
+}
+
+impl FromStr for TokenizerKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "bpe" => Ok(Self::Bpe),
+            "char" => Ok(Self::Char),
+            _ => Err("use bpe or char".to_owned()),
+        }
+    }
+}
+
+impl TokenizerConfig {
+    /// The tokenizer that lies at `path`.
+    pub fn load_from(path: &Path) -> Self {
+        Self { path: Some(path.to_owned()), ..Self::default() }
+    }
+
+    /// What is trained when none is loaded.
+    pub fn kind(&self) -> TokenizerKind {
+        self.train.unwrap_or(TokenizerKind::Bpe)
+    }
+}
+
+impl Check for TokenizerConfig {
+    fn check(&self, problems: &mut Problems) {
+        if let Some(path) = &self.path {
+            problems.require(path.exists(), "path", "does not exist", "name a tokenizer.json, or a folder with one");
+            problems.require(self.train.is_none(), "train", "stands beside a path", "keep one of them");
+            problems.require(self.vocab_size.is_none(), "vocab_size", "stands beside a path", "it is the file's");
+        }
+        match (self.kind(), self.vocab_size) {
+            (TokenizerKind::Char, Some(_)) => {
+                problems.add("vocab_size", "is as large as the text has characters", "remove it")
+            }
+            (_, Some(n)) if n > outline::MOST_ENTRIES => {
+                let most = outline::MOST_ENTRIES;
+                problems.add("vocab_size", "is larger than any vocabulary", format!("use at most {most}"));
+            }
+            (TokenizerKind::Bpe, Some(n)) if n < FEWEST => {
+                problems.add(
+                    "vocab_size",
+                    "has no room for 256 bytes and the end of text",
+                    format!("use {FEWEST} or more"),
+                );
+            }
+            _ => {}
+        }
+    }
+}

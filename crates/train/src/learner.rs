@@ -1,0 +1,211 @@
+//! What the loop in [`mod@crate::fit`] trains.
+
+use crate::checkpoint::MOMENTS;
+use crate::context::RunContext;
+use crate::metrics::Record;
+use crate::objective::{Objective, Validate, Validation};
+use crate::run::Run;
+use crate::schedule::Step;
+use crate::state::State;
+use crate::trainer::Trainer;
+use anyhow::{Error, Result};
+use gptkit_data::progress::ProgressTask;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Which weights a run leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Those of the best validation.
+    Best,
+    /// Those of the last validation.
+    Newest,
+}
+
+/// Something that is trained step by step: a model with an objective ([`Supervised`]), or PPO's policy, whose step is an
+/// iteration of sampling, scoring and updates.
+pub trait Learner {
+    /// The examples of one step.
+    type Batch: Send + 'static;
+
+    /// The name of a step in messages.
+    const STEP: &'static str;
+    /// Which weights the run leaves.
+    const KEEP: Keep;
+    /// What must improve for `train.patience` not to end the run.
+    const GAIN: &'static str;
+
+    /// Whether there is a validation set.
+    fn has_validation(&self) -> bool;
+
+    /// Learns from `batch`.
+    ///
+    /// # Errors
+    /// When nothing can be learned any more, or memory does not suffice.
+    fn step(&mut self, batch: &Self::Batch, step: &Step, place: &StepPlace) -> Result<StepReport>;
+
+    /// Measures the model on the validation set; none where there is nothing to measure it on.
+    ///
+    /// # Errors
+    /// When the model cannot be run.
+    fn validate(&mut self, state: &State, place: &StepPlace) -> Result<Option<Validation>>;
+
+    /// Writes the weights as the outcome of the run so far.
+    ///
+    /// # Errors
+    /// When they cannot be written; the older ones are then whole.
+    fn save_outcome(&mut self, run: &Run) -> Result<()>;
+
+    /// Writes weights, moments and whatever else the next step depends on into the checkpoint `folder`, and what of it belongs
+    /// there into `state`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    fn save(&self, folder: &Path, state: &mut State) -> Result<()>;
+
+    /// Reads what [`Learner::save`] wrote, but for the weights, with which the learner was made.
+    ///
+    /// # Errors
+    /// When a file cannot be read or does not fit the model.
+    fn restore(&mut self, folder: &Path, state: &State) -> Result<()>;
+
+    /// The figures beside the progress bar, at most 56 characters.
+    fn status(record: &Record, speed: &Speed) -> String;
+}
+
+/// Where a step is made.
+#[derive(Clone, Copy)]
+pub struct StepPlace<'a> {
+    /// The folder of the run.
+    pub folder: &'a Path,
+    /// The progress bar of the run.
+    pub task: &'a dyn ProgressTask,
+    /// The command's output.
+    pub context: &'a RunContext<'a>,
+}
+
+/// The result of a step.
+#[derive(Debug, Default)]
+pub struct StepReport {
+    /// Training loss, nats.
+    pub loss: f64,
+    /// Norm of the gradient of the last update.
+    pub grad_norm: f64,
+    /// Whether the weights were changed.
+    pub made: bool,
+    /// Tokens by which `tokens` in metrics.jsonl grows.
+    pub n_tokens: u64,
+    /// Tokens that the model read or wrote, for the rate.
+    pub n_processed: u64,
+    /// Further figures by name.
+    pub figures: BTreeMap<String, f64>,
+    /// Why the run must end after this step has been saved.
+    pub stop: Option<Error>,
+}
+
+/// What a status line says besides the record.
+#[derive(Debug, Default)]
+pub struct Speed {
+    /// Running mean of tokens per second that forgets slowly.
+    pub tokens_per_s: f64,
+    /// Rows of the last step per second.
+    pub rows_per_s: f64,
+    /// Loss of the last validation, nats.
+    pub val_loss: Option<f64>,
+}
+
+impl Speed {
+    pub(crate) fn add(&mut self, tokens_per_s: f64, rows_per_s: f64) {
+        let mean = self.tokens_per_s;
+        self.tokens_per_s = if mean == 0.0 { tokens_per_s } else { 0.9 * mean + 0.1 * tokens_per_s };
+        self.rows_per_s = rows_per_s;
+    }
+}
+
+/// A trainer with its validation set, as every stage but PPO has it.
+pub struct Supervised<O: Objective> {
+    trainer: Trainer<O>,
+    validation: Vec<O::Batch>,
+    /// Tokens by which a row counts in metrics.jsonl.
+    tokens_per_row: u64,
+}
+
+impl<O: Validate> Supervised<O> {
+    /// Trains with `trainer` and validates on `validation`. A row counts as `tokens_per_row` tokens in the records.
+    pub fn new(trainer: Trainer<O>, validation: Vec<O::Batch>, tokens_per_row: u64) -> Self {
+        Self { trainer, validation, tokens_per_row }
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &Trainer<O> {
+        &self.trainer
+    }
+
+    /// Loss on the validation set; none where there is none.
+    ///
+    /// # Errors
+    /// When the model cannot be run.
+    pub fn validation_loss(&self) -> Result<Option<f64>> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.trainer.objective().validate(&self.validation)?.loss)
+    }
+}
+
+impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
+    type Batch = O::Batch;
+
+    const STEP: &'static str = "step";
+    const KEEP: Keep = Keep::Best;
+    const GAIN: &'static str = "better validation loss";
+
+    fn has_validation(&self) -> bool {
+        !self.validation.is_empty()
+    }
+
+    fn step(&mut self, batch: &O::Batch, step: &Step, place: &StepPlace) -> Result<StepReport> {
+        let update = self.trainer.step(batch, step.first_row, step.lr)?;
+        self.trainer.check(&update, step, place.folder, place.context.progress)?;
+        Ok(StepReport {
+            loss: update.loss,
+            grad_norm: update.grad_norm,
+            made: update.made,
+            n_tokens: step.rows as u64 * self.tokens_per_row,
+            n_processed: self.trainer.objective().n_tokens(batch),
+            ..StepReport::default()
+        })
+    }
+
+    fn validate(&mut self, _: &State, place: &StepPlace) -> Result<Option<Validation>> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
+        place.task.show("validating");
+        self.trainer.objective().validate(&self.validation).map(Some)
+    }
+
+    fn save_outcome(&mut self, run: &Run) -> Result<()> {
+        run.save_outcome(self.trainer.weights())
+    }
+
+    fn save(&self, folder: &Path, state: &mut State) -> Result<()> {
+        state.n_updates = self.trainer.n_updates();
+        state.guard = self.trainer.guard.clone();
+        self.trainer.weights().save(folder)?;
+        self.trainer.save_moments(&folder.join(MOMENTS))
+    }
+
+    fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
+        self.trainer.guard = state.guard.clone();
+        self.trainer.restore_moments(&folder.join(MOMENTS), state.n_updates)
+    }
+
+    fn status(record: &Record, speed: &Speed) -> String {
+        let val = speed.val_loss.map(|loss| format!("  val {loss:.3}")).unwrap_or_default();
+        format!(
+            "loss {:.3}{val}  lr {:.1e}  norm {:.2}  {:.0} tok/s",
+            record.train_loss, record.learning_rate, record.grad_norm, speed.tokens_per_s
+        )
+    }
+}

@@ -1,0 +1,287 @@
+//! A stage of training, written once: what [`Stage`] declares, [`run`] and [`resume`] carry out, the same for pretraining, SFT,
+//! fine-tuning, reward models, DPO and PPO.
+//!
+//! A new run, in this order: the stage [prepares](Stage::prepare) its model and its records, [opens](Stage::open) the data, the
+//! folder is written, the [learner](Stage::learner) is made, the loop in [`mod@crate::fit`] trains it, curves are drawn, and the
+//! stage [reports](Stage::report) what was learned. A resumed run [loads](Stage::load) its model from the checkpoint in the place
+//! of `prepare` and goes on from there.
+
+use crate::checkpoint;
+use crate::config::TrainConfig;
+use crate::context::RunContext;
+use crate::curves;
+use crate::fit::{Fit, Summary};
+use crate::learner::{Keep, Learner, StepPlace};
+use crate::plan;
+use crate::resume::Resumable;
+use crate::run::Run;
+use crate::schedule::Schedule;
+use crate::state::{DataSeen, State};
+use anyhow::{Context, Result, ensure};
+use gptkit_data::batch::Prefetch;
+use gptkit_data::disk::{Claim, Scratch};
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::ModelConfig;
+use gptkit_model::folder::is_whole;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// What is particular to a stage.
+pub trait Stage {
+    /// All settings, as `config.toml` of the run stores them.
+    type Config: Serialize;
+    /// What the loop trains.
+    type Learner: Learner;
+    /// The parts of which the learner is made: weights, heads, other models.
+    type Parts;
+    /// What is measured once training has ended.
+    type Report;
+
+    /// Files of encoded records that the run keeps in its folder.
+    const FILES: &'static [&'static str];
+    /// Whether a validation ends each epoch unless `train.eval_every` is set; else there is one every 250 steps.
+    const VALIDATES_EACH_EPOCH: bool;
+
+    /// The settings.
+    fn config(&self) -> &Self::Config;
+
+    /// The settings of the loop.
+    fn train(&self) -> &TrainConfig;
+
+    /// The same, to fill in what depends on the data or the machine.
+    fn train_mut(&mut self) -> &mut TrainConfig;
+
+    /// Loads the model that the run starts from and encodes the records into the folder `aside`.
+    ///
+    /// # Errors
+    /// When model and records do not fit together, or cannot be read.
+    fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<Self::Parts>>;
+
+    /// Loads the model of a resumed run from its newest checkpoint.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<Self::Parts>>;
+
+    /// Opens the data: the files that `prepare` wrote, in `folder`.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    fn open(&mut self, folder: &Path, model: &Model<Self::Parts>, context: &RunContext) -> Result<StageData<Self>>;
+
+    /// The plan of all steps.
+    fn schedule(&self, data: &StageData<Self>) -> Schedule {
+        Schedule::new(self.train(), data.tokens_per_row, data.n_rows)
+    }
+
+    /// Compares the data of a resumed run with those that it began with.
+    ///
+    /// # Errors
+    /// When they differ.
+    fn check_unchanged(&self, data: &StageData<Self>, seen: &DataSeen, run: &Path) -> Result<()> {
+        let records = Self::FILES.first().map_or_else(|| data.folder.clone(), |file| run.join(file));
+        same_data(data, seen, &records)
+    }
+
+    /// Writes further descriptions of the model into the folder of a new run.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    fn describe(&self, _model: &Model<Self::Parts>, _run: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes the learner of the run in the folder `run`.
+    ///
+    /// # Errors
+    /// When memory does not suffice, or the parts do not fit together.
+    fn learner(
+        &mut self,
+        model: Model<Self::Parts>,
+        validation: Vec<<Self::Learner as Learner>::Batch>,
+        tokens_per_row: usize,
+        run: &Path,
+        context: &RunContext,
+    ) -> Result<Self::Learner>;
+
+    /// Reports the size of a new run before its first step: parameters, rows of a step, its folder.
+    fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext);
+
+    /// Measures what there is to measure before the first step of a new run.
+    ///
+    /// # Errors
+    /// When the model cannot be run.
+    fn before(&mut self, _learner: &mut Self::Learner, _run: &Run, _state: &mut State, _: &StepPlace) -> Result<()> {
+        Ok(())
+    }
+
+    /// Draws pictures of the run in the folder `run`, finished or not.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    fn draw(&self, run: &Path) -> Result<()> {
+        curves::draw(run)
+    }
+
+    /// Once training has ended: measures the model in the folder `run`, and writes what was measured there.
+    ///
+    /// # Errors
+    /// When the model cannot be read or run, or a file cannot be written.
+    fn report(
+        &mut self,
+        learner: &mut Self::Learner,
+        run: &Path,
+        state: &State,
+        context: &RunContext,
+    ) -> Result<Self::Report>;
+}
+
+/// Compares `data`, which lies at `path`, with what the run began with.
+///
+/// # Errors
+/// When they differ.
+pub fn same_data<B>(data: &TrainingData<B>, seen: &DataSeen, path: &Path) -> Result<()> {
+    ensure!(
+        data.fingerprint == seen.fingerprint,
+        "{} has changed since this run started; start a new run",
+        path.display()
+    );
+    Ok(())
+}
+
+/// A model in the form in which its stage trains it.
+pub struct Model<P> {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its tokens.
+    pub tokenizer: Tokenizer,
+    /// The rest.
+    pub parts: P,
+}
+
+/// The data of the stage `S`.
+pub type StageData<S> = TrainingData<<<S as Stage>::Learner as Learner>::Batch>;
+
+/// Training and validation data of a run.
+pub struct TrainingData<B> {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// Fingerprint of the training part, by which a resumed run knows its data.
+    pub fingerprint: String,
+    /// Rows of the training part, which are one epoch.
+    pub n_rows: u64,
+    /// Tokens of a row, on average.
+    pub tokens_per_row: usize,
+    /// Makes the batch of so many rows from the given row of the run, a pure function.
+    pub batch: Box<dyn FnMut(u64, usize) -> B + Send>,
+    /// The validation set.
+    pub validation: Vec<B>,
+}
+
+/// The outcome of a run.
+#[derive(Debug)]
+pub struct Outcome<R = ()> {
+    /// Its folder, which is the folder of the trained model.
+    pub folder: PathBuf,
+    /// How it ended.
+    pub summary: Summary,
+    /// What was measured, once training has ended.
+    pub report: Option<R>,
+}
+
+/// Runs `stage` in the folder of `claim`.
+///
+/// # Errors
+/// When model and data do not fit together, or the run fails.
+pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result<Outcome<S::Report>> {
+    stage.train_mut().settle();
+    let folder = claim.folder().to_owned();
+    let aside = if S::FILES.is_empty() { None } else { Some(Scratch::beside(&folder)?) };
+    let encoded = aside.as_ref().map_or(folder.as_path(), Scratch::path);
+    let model = stage.prepare(encoded, context)?;
+    let data = stage.open(encoded, &model, context)?;
+    if S::VALIDATES_EACH_EPOCH {
+        stage.train_mut().validate_each_epoch(data.n_rows);
+    }
+    stage.train().check_validation(!data.validation.is_empty())?;
+    let resolved = gptkit_config::resolved(stage.config()).context("the configuration cannot be written")?;
+    plan::must_fit(&model.config, stage.train(), context.device)?;
+
+    let run = Run::create(claim, &resolved, &model.config, &model.tokenizer)?;
+    stage.describe(&model, &folder)?;
+    run.take_in(encoded, S::FILES)?;
+    drop(aside); // nothing of it is left when training is killed
+    let kept = if S::FILES.is_empty() { &data.folder } else { &folder };
+    let seen = DataSeen { folder: std::path::absolute(kept)?, fingerprint: data.fingerprint.clone() };
+    let (data, validation) = without_validation(data);
+    let mut learner = stage.learner(model, validation, data.tokens_per_row, &folder, context)?;
+    stage.announce(&learner, &folder, context);
+    train(stage, &mut learner, data, State { data: seen, ..State::default() }, run, context)
+}
+
+/// Resumes a run of `stage`, whose settings are the run's own, as if it had not been interrupted.
+///
+/// # Errors
+/// When data or checkpoint are damaged or do not belong to the run, or the run fails.
+pub fn resume<S: Stage>(mut stage: S, resumable: Resumable, context: &RunContext) -> Result<Outcome<S::Report>> {
+    let model = stage.load(&resumable, context)?;
+    let Resumable { folder, checkpoint, state, lock, .. } = resumable;
+    let data = stage.open(&folder, &model, context)?;
+    stage.check_unchanged(&data, &state.data, &folder)?;
+    let (data, validation) = without_validation(data);
+    let mut learner = stage.learner(model, validation, data.tokens_per_row, &folder, context)?;
+    learner.restore(&checkpoint, &state)?;
+    context.progress.note(&format!("resumed {} after {} {}", folder.display(), S::Learner::STEP, state.step));
+    let run = Run::resume(&folder, lock, &checkpoint, state.step, context.progress)?;
+    checkpoint::restore_outcome(&folder, &state, context.progress)?;
+    if S::Learner::KEEP == Keep::Newest && !is_whole(&folder) {
+        learner.save_outcome(&run)?;
+    }
+    train(stage, &mut learner, data, state, run, context)
+}
+
+/// The training part, and the validation set, which the learner owns.
+fn without_validation<B>(mut data: TrainingData<B>) -> (TrainingData<B>, Vec<B>) {
+    let validation = std::mem::take(&mut data.validation);
+    (data, validation)
+}
+
+/// Trains, draws, and reports.
+fn train<S: Stage>(
+    mut stage: S,
+    learner: &mut S::Learner,
+    data: StageData<S>,
+    state: State,
+    mut run: Run,
+    context: &RunContext,
+) -> Result<Outcome<S::Report>> {
+    let (schedule, config, folder) = (stage.schedule(&data), stage.train().clone(), run.folder().to_owned());
+    let rows = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
+    let batches = Prefetch::new(data.batch, rows);
+    let fit = Fit { learner, state, schedule: &schedule, config: &config, run: &mut run, context };
+    let summary = fit.train(batches, |learner, run, state, place| stage.before(learner, run, state, place))?;
+    stage.draw(&folder)?;
+    let report = match summary.stop {
+        None => Some(stage.report(learner, &folder, &summary.state, context)?),
+        Some(_) => None,
+    };
+    Ok(Outcome { folder, summary, report })
+}
+
+/// The batch of step number `step` of a run of `stage`, and the tokenizer that made it.
+///
+/// # Errors
+/// As [`run`], or when the run has fewer steps.
+pub fn batch_of_step<S: Stage>(
+    mut stage: S,
+    step: u64,
+    context: &RunContext,
+) -> Result<(Tokenizer, <S::Learner as Learner>::Batch)> {
+    let aside = tempfile::tempdir()?;
+    let model = stage.prepare(aside.path(), context)?;
+    let mut data = stage.open(aside.path(), &model, context)?;
+    let schedule = stage.schedule(&data);
+    let found = schedule.steps().nth(step as usize - 1);
+    let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
+    Ok((model.tokenizer, (data.batch)(found.first_row, found.rows)))
+}
