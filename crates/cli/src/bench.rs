@@ -8,7 +8,7 @@ use candle_core::Device;
 use clap::Args;
 use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
 use gptkit_ops::Precision;
-use gptkit_ops::bench::{Shape, cases, peak};
+use gptkit_ops::bench::{BenchShape, cases, peak};
 use gptkit_train::PretrainConfig;
 use gptkit_train::bench::{Measurement, median_seconds};
 use gptkit_train::config::TrainConfig;
@@ -139,7 +139,7 @@ impl BenchCommand {
         sheet: &BenchSheet,
     ) -> Result<()> {
         let ModelConfig { d_model: width, n_head, vocab_size, .. } = *model;
-        let shape = Shape { batch, len: seq, width, n_head, vocab_size };
+        let shape = BenchShape { batch, len: seq, width, n_head, vocab_size };
         for mut case in cases(shape, precision)?.into_iter().filter(|case| self.wants(case.name)) {
             let seconds = median_seconds(case.name, sheet.ui, || Ok((case.run)()?))?;
             let (case, flops, tokens) = (case.name, case.flops, batch * seq);

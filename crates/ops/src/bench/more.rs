@@ -17,7 +17,7 @@ use crate::token_log_probs::token_log_probs;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::Arc;
 
-type Run = Box<dyn FnMut() -> Result<()>>;
+type BenchRun = Box<dyn FnMut() -> Result<()>>;
 
 fn ids(n: usize, vocab_size: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect()
@@ -46,7 +46,7 @@ pub fn more_cases(shape: BenchShape, precision: Precision) -> Result<Vec<BenchCa
     let BenchShape { batch, len, width: d, vocab_size: v, .. } = shape;
     let n = batch * len;
     let mut cases = Vec::new();
-    let mut add = |name, run: Run| cases.push(BenchCase { name, flops: 0.0, run });
+    let mut add = |name, run: BenchRun| cases.push(BenchCase { name, flops: 0.0, run });
 
     let (tables, tokens) = (embedding(shape)?, Tensor::from_vec(ids(n, v), (batch, len), &Device::Cpu)?);
     let positions: Vec<u32> = (0..n).map(|i| (i % len) as u32).collect();
@@ -84,7 +84,7 @@ pub fn plain_cases(shape: BenchShape) -> Result<Vec<BenchCase>> {
     let BenchShape { batch, len, width: d, n_head, vocab_size: v } = shape;
     let n = batch * len;
     let mut cases = Vec::new();
-    let mut add = |name, run: Run| cases.push(BenchCase { name, flops: 0.0, run });
+    let mut add = |name, run: BenchRun| cases.push(BenchCase { name, flops: 0.0, run });
 
     let linear = Linear { weight: parameter(1, &[d, 4 * d])?, bias: parameter(2, &[4 * d])? };
     let x = tensor(3, &[n, d])?;
