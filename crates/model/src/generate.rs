@@ -121,7 +121,7 @@ impl PromptCache {
 /// Continues `request.prompt`. `on_text` is given each row's number and its new text, in whole characters, as soon as no
 /// stop string can begin in it; it is called for each token, and ends the writing of all rows by [`ControlFlow::Break`].
 ///
-/// PromptCache the context the window slides: when the cache is full, the last half of the context is read again.
+/// Past the context the window slides: when the cache is full, the last half of the context is read again.
 ///
 /// # Errors
 /// When the prompt is empty or has a token that the model has not, the model's numbers are damaged, or `on_text` fails.

@@ -95,7 +95,7 @@ struct AdaptedMatrix {
     scale: f64,
 }
 
-/// TrainedRows of a table that are trained whole.
+/// Rows of a table that are trained whole.
 #[derive(Debug, Clone)]
 struct TrainedRows {
     /// Of the table in the model.

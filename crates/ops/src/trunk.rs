@@ -15,7 +15,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// SavedTrunk between the embeddings and the head.
+/// A model's blocks and final norm: all layers between the embeddings and the head.
 #[derive(Debug)]
 pub struct Trunk {
     /// First to last.
@@ -27,11 +27,11 @@ pub struct Trunk {
 /// What a forward pass saves for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaveForBackward {
-    /// Nothing: there will be none.
+    /// Nothing: no backward pass follows.
     Nothing,
-    /// SavedTrunk that it reads.
+    /// All activations that it reads.
     All,
-    /// What each block reads; the rest is made again, block by block (Chen et al. 2016).
+    /// The input of each block; other activations are computed again, block by block (Chen et al. 2016).
     Inputs,
 }
 
@@ -163,7 +163,7 @@ impl Trunk {
     }
 }
 
-/// One forward pass, and what its backward pass reads.
+/// One forward pass, and what it saves for its backward pass.
 struct TrunkOp<E> {
     trunk: Arc<Trunk>,
     sequences: Arc<Sequences>,
@@ -176,9 +176,9 @@ struct TrunkOp<E> {
 struct SavedTrunk<E> {
     /// D.
     d: usize,
-    /// With [`Keep::All`]: of each block.
+    /// With [`SaveForBackward::All`]: of each block.
     blocks: Vec<SavedBlock<E>>,
-    /// With [`Keep::Inputs`]: of each block.
+    /// With [`SaveForBackward::Inputs`]: of each block.
     inputs: Vec<Vec<f32>>,
     last: Normalized<E>,
 }
@@ -213,7 +213,7 @@ impl<E: Element> CustomOp1 for TrunkOp<E> {
 }
 
 impl<E: Element> TrunkOp<E> {
-    /// `x`: what the first block reads. Returns what the last one gives, normalized.
+    /// `x`: input of the first block. Returns the last block's output, normalized.
     fn forward(&self, mut x: Vec<f32>, d: usize) -> Result<Vec<f32>> {
         let sizes = BatchSizes { sequences: &self.sequences, d };
         let mut all = SavedTrunk { d, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
@@ -234,7 +234,7 @@ impl<E: Element> TrunkOp<E> {
         Ok(y)
     }
 
-    /// `dx`: gradient of what [`TrunkOp::forward`] returned, when it kept `all`. Returns that of what it read.
+    /// `dx`: gradient of the result of [`TrunkOp::forward`], which saved `all`. Returns the gradient of its input.
     fn backward(&self, mut dx: Vec<f32>, mut all: SavedTrunk<E>) -> Result<Vec<f32>> {
         if let Some(norm) = &self.trunk.ln_f {
             norm.backward(None, &all.last, &mut dx)?;

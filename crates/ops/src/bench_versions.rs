@@ -1,7 +1,7 @@
-//! What the Criterion benches time besides: operations that `gptkit bench` does not show, and the plain versions.
+//! Operations that the Criterion benches measure and `gptkit bench` does not, and the plain versions of operations.
 
-use super::{BenchCase, BenchShape, draw, parameter};
 use crate::attention::Mask;
+use crate::bench::{BenchCase, BenchShape, draw, parameter};
 use crate::cross_entropy::cross_entropy;
 use crate::dropout::Dropout;
 use crate::embedding::Embedding;
@@ -37,8 +37,8 @@ fn embedding(shape: BenchShape) -> Result<Embedding> {
     Ok(Embedding { tokens: parameter(4, &[vocab_size, width])?, positions: Some(parameter(5, &[len, width])?) })
 }
 
-/// Operations of other stages and of the baseline, forward and backward, and of a training step what `super::cases` leaves
-/// out.
+/// Operations that [`crate::bench::cases`] leaves out, forward and backward: the embeddings, dropout, and those of other
+/// stages and of the baseline.
 ///
 /// # Errors
 /// When memory does not suffice.
