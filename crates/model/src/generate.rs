@@ -154,7 +154,7 @@ pub fn generate_from(
     let mut rows: Vec<Continuation> =
         (0..options.n_samples).map(|n| Continuation::new(&decoding, &request.prompt, (0, n))).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
-    let mut window = DecodingWindow::new(model, past.take(&request.prompt, model));
+    let mut window = GenerationWindow::new(model, past.take(&request.prompt, model));
     if rows.len() > 1 && window.held() > 0 {
         window.cache.keep(&vec![0; rows.len()])?;
     }
@@ -218,14 +218,14 @@ fn token_log_prob(logits: &[f32], token: u32, top: usize, tokenizer: &Tokenizer)
 }
 
 /// The model's view of the rows that are being written: their last tokens, and the cache of all but the newest.
-struct DecodingWindow<'a> {
+struct GenerationWindow<'a> {
     model: &'a Gpt,
     cache: Cache,
     /// Tokens of each row that have been read, of which the cache holds the last.
     read: usize,
 }
 
-impl<'a> DecodingWindow<'a> {
+impl<'a> GenerationWindow<'a> {
     /// A view of rows whose first tokens `cache` holds.
     fn new(model: &'a Gpt, cache: Cache) -> Self {
         let mut window = Self { model, cache, read: 0 };
