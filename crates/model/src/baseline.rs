@@ -2,9 +2,11 @@
 //! loop. The masked model (Devlin et al. 2019) is a [`Gpt`] whose tokens see both sides.
 
 use crate::config::{Kind, ModelConfig};
-use crate::gpt::{Gpt, Input, Pass, fits};
+use crate::gpt::{Gpt, fits};
+use crate::input::Input;
 use crate::layout::{block_name, embedding_names};
 use crate::params::Params;
+use crate::pass::Pass;
 use candle_core::{Device, Result, Tensor};
 use gptkit_ops::{Embedding, Linear, LstmLayer, Precision, dropout, language_model_loss};
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Prompt → continuations, in a batch that finished rows leave.
 
-use crate::gpt::{Gpt, Input};
+use crate::gpt::Gpt;
+use crate::input::Input;
 use crate::sampler::{Sampling, TokenPosition, choose, log_probs};
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
@@ -120,7 +121,7 @@ impl PromptCache {
 /// Continues `request.prompt`. `on_text` is given each row's number and its new text, in whole characters, as soon as no
 /// stop string can begin in it; it is called for each token, and ends the writing of all rows by [`ControlFlow::Break`].
 ///
-/// PromptCache the context the window slides: when the cache is full, the last half of the context is read again.
+/// Past the context the window slides: when the cache is full, the last half of the context is read again.
 ///
 /// # Errors
 /// When the prompt is empty or has a token that the model has not, the model's numbers are damaged, or `on_text` fails.
@@ -153,7 +154,7 @@ pub fn generate_from(
     let mut rows: Vec<Continuation> =
         (0..options.n_samples).map(|n| Continuation::new(&decoding, &request.prompt, (0, n))).collect();
     let mut active: Vec<usize> = (0..rows.len()).collect();
-    let mut window = SlidingWindow::new(model, past.take(&request.prompt, model));
+    let mut window = GenerationWindow::new(model, past.take(&request.prompt, model));
     if rows.len() > 1 && window.held() > 0 {
         window.cache.keep(&vec![0; rows.len()])?;
     }
@@ -217,14 +218,14 @@ fn token_log_prob(logits: &[f32], token: u32, top: usize, tokenizer: &Tokenizer)
 }
 
 /// The model's view of the rows that are being written: their last tokens, and the cache of all but the newest.
-struct SlidingWindow<'a> {
+struct GenerationWindow<'a> {
     model: &'a Gpt,
     cache: Cache,
     /// Tokens of each row that have been read, of which the cache holds the last.
     read: usize,
 }
 
-impl<'a> SlidingWindow<'a> {
+impl<'a> GenerationWindow<'a> {
     /// A view of rows whose first tokens `cache` holds.
     fn new(model: &'a Gpt, cache: Cache) -> Self {
         let mut window = Self { model, cache, read: 0 };

@@ -2,7 +2,8 @@
 //! (Yu et al. 2022, Orca, §3.1). No padding: each row is as long as it is.
 
 use crate::generate::{Completion, Continuation, DecodingOptions, GenerationOptions, LateEnds, check};
-use crate::gpt::{Gpt, Input};
+use crate::gpt::Gpt;
+use crate::input::Input;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use gptkit_data::tokenizer::Tokenizer;

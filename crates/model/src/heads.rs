@@ -5,10 +5,10 @@
 
 use crate::config::{Kind, ModelConfig};
 use crate::folder::{read_json, write_json};
-use crate::gpt::Pass;
 use crate::layout::last_norm_bias;
 use crate::load::{load_config, load_extra};
 use crate::params::Params;
+use crate::pass::Pass;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use gptkit_data::tokenizer::Tokenizer;

@@ -11,6 +11,8 @@
 //! - [`block`]    attention and MLP, pre- and post-norm
 //! - [`lora`]     low-rank adapters
 //! - [`weights`]  weights with or without adapters, and how an update changes them
+//! - [`input`]    tokens as a model reads them
+//! - [`pass`]     what a forward pass is for
 //! - [`gpt`]      embeddings → blocks → logits or loss
 //! - [`baseline`] the LSTM of the story, and what it and a transformer are pretrained as
 //! - [`heads`]    the head that labels a text
@@ -22,6 +24,7 @@
 //! - [`folder`]   the files of a Hugging Face folder
 //! - [`hf_config`] its `config.json`, both ways
 //! - [`stored`]   weights on disk, however they are named and laid out
+//! - [`peft_modules`] a model's modules by PEFT's names
 //! - [`peft`]     what `adapter_config.json` says
 //! - [`adapter_folder`] folders of adapters: what they make of their base
 //! - [`tensor_files`] tensors of safetensors files
@@ -37,12 +40,15 @@ pub mod gpt;
 pub mod heads;
 mod hf_config;
 pub mod init;
+pub mod input;
 pub mod layout;
 pub mod likelihood;
 pub mod load;
 pub mod lora;
 pub mod params;
+pub mod pass;
 mod peft;
+mod peft_modules;
 pub mod sampler;
 mod stored;
 pub mod tensor_files;
@@ -50,8 +56,10 @@ pub mod weights;
 
 pub use baseline::{Lstm, Predictor, predictor};
 pub use config::{Dtype, Kind, ModelConfig};
-pub use gpt::{Gpt, Input, Pass};
+pub use gpt::Gpt;
 pub use heads::{ClassHead, HeadDescription};
+pub use input::Input;
 pub use lora::{Adapters, LoraConfig};
 pub use params::Params;
+pub use pass::Pass;
 pub use weights::{WeightUpdate, Weights};

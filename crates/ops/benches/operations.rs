@@ -7,7 +7,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gptkit_ops::Precision;
-use gptkit_ops::bench::{BenchCase, BenchShape, cases, more_cases, plain_cases};
+use gptkit_ops::bench::{BenchCase, BenchShape, cases};
+use gptkit_ops::bench_versions::{more_cases, plain_cases};
 use gptkit_ops::cpu::Cpu;
 use std::time::Duration;
 

@@ -1,11 +1,5 @@
 //! Single operations at the sizes of a model, for `gptkit bench` to time, and the most that the processor multiplies.
 
-#[cfg(any(test, feature = "testing"))]
-mod more;
-
-#[cfg(any(test, feature = "testing"))]
-pub use more::{more_cases, plain_cases};
-
 use crate::attention::Mask;
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
@@ -88,11 +82,13 @@ pub fn cases(shape: BenchShape, precision: Precision) -> Result<Vec<BenchCase>> 
     }
 }
 
-fn draw(seed: u64, n: usize) -> Vec<f32> {
+/// `n` standard normal numbers.
+pub(crate) fn draw(seed: u64, n: usize) -> Vec<f32> {
     normals(Key { seed, draw: Draw::Init { parameter: 0 } }, n)
 }
 
-fn parameter(seed: u64, shape: &[usize]) -> Result<Arc<Parameter>> {
+/// A parameter of small drawn weights.
+pub(crate) fn parameter(seed: u64, shape: &[usize]) -> Result<Arc<Parameter>> {
     let values = draw(seed, shape.iter().product()).into_iter().map(|x| 0.02 * x).collect();
     Ok(Arc::new(Parameter::new(&Tensor::from_vec(values, shape, &Device::Cpu)?)?))
 }

@@ -1,8 +1,8 @@
 //! One transformer block: attention, then an MLP, each with its residual sum and layer norm. In candle's operations, and
 //! on the CPU in place on the residual stream: forward, backward, and token by token.
 //!
-//! Of what the forward pass makes, the backward pass reads the normalized rows, the projection, the mixed values and
-//! what the MLP's GELU reads; the rest it makes again.
+//! The forward pass saves the normalized rows, the projection, the mixed values and the input of the MLP's GELU for the
+//! backward pass, which computes everything else again.
 
 use crate::attention::{Mask, attention_weights};
 use crate::cpu::element::Element;
@@ -22,21 +22,21 @@ pub struct Block {
     /// Whether sublayers read the normalized stream (GPT-2: Radford et al. 2019, §2.3); if not, their sums are normalized
     /// (GPT-1: Radford et al. 2018, after Vaswani et al. 2017).
     pub norm_first: bool,
-    /// Heads.
+    /// Attention heads; divides D.
     pub n_head: usize,
-    /// What tokens see.
+    /// Which tokens of its sequence a token attends to.
     pub mask: Mask,
-    /// Attention's norm.
+    /// Before attention, or after its residual sum.
     pub ln_1: Norm,
     /// To queries, keys and values, `[D, 3·D]`.
     pub c_attn: Linear,
     /// From mixed values, `[D, D]`.
     pub attn_proj: Linear,
-    /// The MLP's norm.
+    /// Before the MLP, or after its residual sum.
     pub ln_2: Norm,
-    /// `[D, 4·D]`.
+    /// The MLP's first layer, `[D, 4·D]`.
     pub c_fc: Linear,
-    /// `[4·D, D]`.
+    /// The MLP's second layer, `[4·D, D]`.
     pub mlp_proj: Linear,
 }
 
@@ -45,9 +45,9 @@ pub struct Block {
 pub struct DropoutSites {
     /// Attention weights.
     pub attention: Option<Dropout>,
-    /// What attention adds to the stream.
+    /// Attention's output, before the residual sum.
     pub attended: Option<Dropout>,
-    /// What the MLP adds.
+    /// The MLP's output, before the residual sum.
     pub mlp: Option<Dropout>,
 }
 
@@ -56,14 +56,14 @@ pub type CachedAttention<'a> = &'a mut dyn FnMut(&Tensor) -> Result<Tensor>;
 
 /// The other tokens that tokens attend to.
 pub enum AttentionInput<'a> {
-    /// The others of their sequences.
+    /// The other tokens of their sequences.
     Sequences(&'a Sequences),
-    /// Those before them.
+    /// Cached earlier tokens.
     Past(CachedAttention<'a>),
 }
 
 impl Block {
-    /// `x`: residual stream, `[B, T, D]`, which the result is too. In candle's differentiable operations: the definition of
+    /// `x`: residual stream, `[B, T, D]`; so is the result. In candle's differentiable operations: the definition of
     /// right, and the path on devices without loops of ours.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl Block {
     }
 }
 
-/// BatchSizes of a batch.
+/// Sizes of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchSizes<'a> {
     pub(crate) sequences: &'a Sequences,
@@ -136,7 +136,7 @@ impl BatchSizes<'_> {
 /// What a block saves for its backward pass.
 #[derive(Debug, Default)]
 pub(crate) struct SavedBlock<E> {
-    /// What attention read, `[N, D]`, where it is not the normalized stream.
+    /// Attention's input, `[N, D]`, where it is not the normalized stream.
     input: Vec<E>,
     ln_1: Normalized<E>,
     /// `[N, 3·D]`
@@ -146,20 +146,20 @@ pub(crate) struct SavedBlock<E> {
     /// `[N, D]`
     mixed: Vec<E>,
     ln_2: Normalized<E>,
-    /// What GELU read, `[N, 4·D]`; in the end its gradient.
+    /// GELU's input, `[N, 4·D]`; after the backward pass its gradient.
     wide: Vec<E>,
 }
 
 /// Memory that all blocks work in, one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct BlockWorkspace<E> {
-    /// What a projection reads, `[N, D]`.
+    /// Input of a projection, `[N, D]`.
     read: Vec<E>,
-    /// What GELU gives, `[N, 4·D]`.
+    /// GELU's output, `[N, 4·D]`.
     active: Vec<E>,
     /// `[N, D]`
     stream: Vec<f32>,
-    /// Gradient with dropout, `[N, D]`.
+    /// Gradient after dropout, `[N, D]`.
     dropped: Vec<f32>,
     /// `[N, D]`
     dmixed: Vec<E>,
@@ -167,7 +167,7 @@ pub(crate) struct BlockWorkspace<E> {
     dqkv: Vec<E>,
 }
 
-/// `vec` with `n` numbers, whatever they are.
+/// `vec` with room for `n` numbers, whose values are left over.
 fn sized<T: Element>(vec: &mut Vec<T>, n: usize) -> &mut [T] {
     vec.resize(n, T::default());
     vec
@@ -183,7 +183,7 @@ impl Block {
         SelfAttention { sequences: sizes.sequences, n_head: self.n_head, mask: self.mask, drop: drops.attention }
     }
 
-    /// `x`: residual stream, `[N, D]`, changed in place. What the backward pass reads goes to `kept`.
+    /// `x`: residual stream, `[N, D]`, changed in place. Activations for the backward pass go to `kept`.
     pub(crate) fn forward<E: Element>(
         &self,
         precision: Precision,
@@ -200,7 +200,7 @@ impl Block {
         self.finish(precision, x, sizes, drops, kept, workspace)
     }
 
-    /// The first part of a block: queries, keys and values to `kept.qkv`.
+    /// The first part of a block: writes queries, keys and values to `kept.qkv`.
     fn project<E: Element>(
         &self,
         precision: Precision,
@@ -222,7 +222,7 @@ impl Block {
         self.c_attn.write(precision, read, sized(&mut kept.qkv, 3 * n * sizes.d))
     }
 
-    /// The rest, from `kept.mixed`.
+    /// The rest of a block, from `kept.mixed`.
     fn finish<E: Element>(
         &self,
         precision: Precision,
@@ -252,8 +252,8 @@ impl Block {
         Ok(())
     }
 
-    /// `dx`: gradient of what the block gave, `[N, D]`, changed in place into that of what it read. Gradients of the
-    /// weights are added to theirs.
+    /// `dx`: gradient of the block's output, `[N, D]`, changed in place into that of its input. Adds the gradients of the
+    /// weights to theirs.
     pub(crate) fn backward<E: Element>(
         &self,
         precision: Precision,
@@ -303,7 +303,7 @@ impl Block {
         Ok(())
     }
 
-    /// The gradient of what `linear` read: to `stream` where a norm comes before it, else added to `dx`.
+    /// The gradient of the input of `linear`: written to `stream` where a norm comes before it, else added to `dx`.
     fn input_gradient<E: Element>(
         &self,
         precision: Precision,
@@ -363,7 +363,7 @@ fn add_to_stream<E: Element>(
     })
 }
 
-/// `x = norm(x)`. `workspace`: where the old `x` is kept meanwhile.
+/// `x = norm(x)`. `workspace` holds the old `x` meanwhile.
 fn normalize_stream<E: Element>(
     norm: &Norm,
     x: &mut [f32],
@@ -375,7 +375,7 @@ fn normalize_stream<E: Element>(
     norm.forward(old, x, Some(kept))
 }
 
-/// `dx`, or what is left of it after dropout, in `workspace`.
+/// `dx`, or its copy after dropout, in `workspace`.
 fn with_drop<'a>(dx: &'a [f32], workspace: &'a mut Vec<f32>, sizes: BatchSizes, drop: Option<Dropout>) -> &'a [f32] {
     let Some(drop) = drop else { return dx };
     let dropped = sized(workspace, dx.len());

@@ -34,7 +34,7 @@ pub fn dropout(x: &Tensor, at: Dropout) -> Result<Tensor> {
 }
 
 impl Dropout {
-    /// Drops from `values`, which hold `rows` rows.
+    /// Applies dropout to `values`, which hold `rows` rows.
     pub(crate) fn apply(self, values: &mut [f32], rows: usize) {
         let width = values.len() / rows.max(1);
         const CHUNK: usize = 16 * 1024;
@@ -44,7 +44,7 @@ impl Dropout {
             .for_each(|(i, chunk)| self.apply_from(chunk, (i * CHUNK) as u64, width));
     }
 
-    /// Drops from elements `first ..` of rows of `width` elements each.
+    /// Applies dropout to elements `first ..` of rows of `width` elements each.
     pub(crate) fn apply_from(self, values: &mut [f32], first: u64, width: usize) {
         let key = Key { seed: self.seed, draw: Draw::Dropout { site: self.site } };
         scale_kept(values, key, self.first_row * width as u64 + first, self.p);

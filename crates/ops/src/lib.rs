@@ -41,6 +41,8 @@
 mod adamw;
 mod attention;
 pub mod bench;
+#[cfg(any(test, feature = "testing"))]
+pub mod bench_versions;
 mod block;
 mod cache;
 #[cfg(any(test, feature = "testing"))]

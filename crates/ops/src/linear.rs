@@ -32,7 +32,7 @@ impl Linear {
         x.matmul(&self.weight.tensor(tracked))?.broadcast_add(&self.bias.tensor(tracked))
     }
 
-    /// Width of what it reads, and of what it gives.
+    /// Width of the input, and of the output.
     pub(crate) fn widths(&self) -> Result<(usize, usize)> {
         self.weight.var().dims2()
     }
@@ -61,8 +61,8 @@ impl Linear {
         self.forward(precision, x, y, |_, sums, bias, y| add_bias::<E>(sums, bias, y))
     }
 
-    /// `x`: what [`Linear::forward`] read, `[N, in]`; `dy`: the gradient of what it gave, `[N, out]`. Adds the gradients
-    /// of weight and bias to theirs.
+    /// `x`: input of [`Linear::forward`], `[N, in]`; `dy`: gradient of its output, `[N, out]`. Adds the gradients of weight
+    /// and bias to theirs.
     pub(crate) fn add_weight_gradients<E: Element, G: Element>(
         &self,
         precision: Precision,
@@ -79,7 +79,7 @@ impl Linear {
         Ok(())
     }
 
-    /// `dy`: gradient of what it gave, `[N, out]`. Hands parts of the rows of the gradient of what it read to `finish`, with
+    /// `dy`: gradient of the output, `[N, out]`. Hands parts of the rows of the gradient of the input to `finish`, with
     /// the same part of `dx`, `[N, in]`, as [`Linear::forward`] does.
     pub(crate) fn backward<G: Element, X: SplitMut>(
         &self,

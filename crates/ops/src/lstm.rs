@@ -25,9 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A layer's weights. Columns are those of the input gate, the forget gate, the cell's input and the output gate.
 #[derive(Debug, Clone)]
 pub struct LstmLayer {
-    /// From what it reads, `[D, 4·D]`, and the gates' bias.
+    /// From the layer's input, `[D, 4·D]`, with the gates' bias.
     pub input: Linear,
-    /// From its last output, `[D, 4·D]`.
+    /// From the layer's last output, `[D, 4·D]`.
     pub hidden: Arc<Parameter>,
 }
 
@@ -103,7 +103,7 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }
 
-/// One forward pass, and what its backward pass reads.
+/// One forward pass, and what it saves for its backward pass.
 struct LstmOp {
     lstm: Arc<LstmStack>,
     sequences: Arc<Sequences>,
@@ -113,15 +113,15 @@ struct LstmOp {
     kept: Mutex<Option<Vec<SavedLayer>>>,
 }
 
-/// What a layer keeps; rows in [`StepOrder`].
+/// What a layer saves for its backward pass; rows in [`StepOrder`].
 struct SavedLayer {
-    /// What it read, `[N, D]`.
+    /// Its input, `[N, D]`.
     x: Vec<f32>,
-    /// Values of the gates, `[N, 4·D]`; in the end the gradients of what they were made of.
+    /// Values of the gates, `[N, 4·D]`; after the backward pass the gradients of their sums.
     gates: Vec<f32>,
     /// Cells, `[N, D]`.
     cells: Vec<f32>,
-    /// What it gave before dropout, `[N, D]`.
+    /// Its output before dropout, `[N, D]`.
     outputs: Vec<f32>,
 }
 
@@ -221,8 +221,8 @@ impl LstmLayer {
         Ok(SavedLayer { x, gates, cells, outputs })
     }
 
-    /// `dx`: gradient of what the layer gave, `[N, D]`, changed in place into that of what it read. Gradients of the weights
-    /// are added to theirs.
+    /// `dx`: gradient of the layer's output, `[N, D]`, changed in place into that of its input. Adds the gradients of the
+    /// weights to theirs.
     fn backward(
         &self,
         precision: Precision,

@@ -19,7 +19,7 @@ pub struct Parameter {
     n_clears: AtomicU64,
     /// As the right matrix of a product, until the weights change: as it is, and transposed.
     panels: [Mutex<CachedPanels>; 2],
-    /// Whether no gradient is made.
+    /// Whether backward passes compute no gradient.
     frozen: AtomicBool,
 }
 
@@ -29,9 +29,9 @@ type CachedPanels = Option<(Precision, Arc<Panels>)>;
 enum GradientSum {
     #[default]
     None,
-    /// On the CPU.
+    /// On the CPU, in the order of the weights.
     Numbers(Vec<f32>),
-    /// Elsewhere.
+    /// On another device.
     Tensor(Tensor),
 }
 
@@ -55,22 +55,22 @@ impl Parameter {
         &self.weights
     }
 
-    /// Has backward passes make no gradient for it, and spend no time on that.
+    /// From now on, backward passes compute no gradient for it.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::Relaxed);
     }
 
-    /// The opposite of [`Parameter::freeze`].
+    /// From now on, backward passes compute its gradient.
     pub fn thaw(&self) {
         self.frozen.store(false, Ordering::Relaxed);
     }
 
-    /// Whether backward passes make no gradient for it.
+    /// Whether backward passes compute no gradient for it.
     pub fn is_frozen(&self) -> bool {
         self.frozen.load(Ordering::Relaxed)
     }
 
-    /// Takes other weights, of the same shape.
+    /// Copies `weights`, of the same shape.
     ///
     /// # Errors
     /// When the shape is another.
@@ -84,7 +84,7 @@ impl Parameter {
         with_f32s(&weights.contiguous()?, |new| self.change(|old| old.copy_from_slice(new)))?
     }
 
-    /// The weights, as part of a graph if they are `tracked`.
+    /// The weights, as part of candle's graph if `tracked`.
     pub fn tensor(&self, tracked: bool) -> Tensor {
         if tracked { self.weights.as_tensor().clone() } else { self.weights.as_detached_tensor() }
     }
@@ -102,7 +102,7 @@ impl Parameter {
         with_f32s_mut(self.weights.as_tensor(), f)
     }
 
-    /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. CachedPanels once for each
+    /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. Packed once for each
     /// change of the weights.
     pub(crate) fn panels(&self, precision: Precision, transposed: bool) -> Result<Arc<Panels>> {
         let mut panels = locked(&self.panels[usize::from(transposed)]);

@@ -55,7 +55,7 @@ pub(crate) fn merge_heads(x: &Tensor) -> Result<Tensor> {
     x.transpose(1, 2)?.reshape((b, t, h * k))
 }
 
-/// What is attended, and how.
+/// Self-attention of the sequences of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SelfAttention<'a> {
     pub(crate) sequences: &'a Sequences,
@@ -76,7 +76,7 @@ impl SelfAttention<'_> {
         })
     }
 
-    /// SequenceHead `h` of sequence `n` in the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
+    /// Head `h` of sequence `n` in the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
     fn head<'a, E>(&self, qkv: &'a [E], width: usize, n: usize, h: usize) -> SequenceHead<'a, E> {
         let tokens = self.sequences.get(n);
         let (len, d, window) = (tokens.len(), width / 3, self.sequences.window());
@@ -119,8 +119,8 @@ impl SelfAttention<'_> {
         });
     }
 
-    /// From what [`SelfAttention::forward`] read and wrote and the gradient `dmixed`, `[B, T, D]`, of `mixed`: writes that
-    /// of `qkv`, `[B, T, 3·D]`.
+    /// From the input and output of [`SelfAttention::forward`] and the gradient `dmixed` of `mixed`, `[B, T, D]`: writes the
+    /// gradient of `qkv`, `[B, T, 3·D]`.
     pub(crate) fn backward<E: Element>(
         &self,
         precision: Precision,

@@ -203,7 +203,7 @@ impl<E: Element> SequenceHead<'_, E> {
         }
     }
 
-    /// Drops from what stands at the places of the weights of `query` for `keys`.
+    /// Applies dropout to `row`, the weights of `query` for `keys` or their gradients.
     fn drop(&self, query: usize, keys: &Range<usize>, row: &mut [f32]) {
         if let Some(drop) = self.drop {
             let n = keys.len().min(self.len - keys.start);

@@ -64,7 +64,7 @@ impl StepOrder {
         y
     }
 
-    /// Drops from `x`, rows in this order, what it would of rows in theirs.
+    /// Applies to `x`, rows in this order, the dropout of rows in the order of their windows.
     pub(crate) fn drop(&self, x: &mut [f32], at: Option<&Option<Dropout>>, window: usize, d: usize) {
         if let Some(Some(at)) = at {
             let rows = x.par_chunks_mut(d).zip(&self.tokens);

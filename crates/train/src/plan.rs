@@ -2,8 +2,7 @@
 
 use crate::config::{Recompute, TrainConfig};
 use crate::machine;
-pub use crate::memory::Memory;
-use crate::memory::matrices;
+use crate::memory::{Memory, matrices};
 use crate::objective::LanguageModeling;
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;

@@ -1,7 +1,7 @@
-//! What the Criterion benches time besides: operations that `gptkit bench` does not show, and the plain versions.
+//! Operations that the Criterion benches measure and `gptkit bench` does not, and the plain versions of operations.
 
-use super::{BenchCase, BenchShape, draw, parameter};
 use crate::attention::Mask;
+use crate::bench::{BenchCase, BenchShape, draw, parameter};
 use crate::cross_entropy::cross_entropy;
 use crate::dropout::Dropout;
 use crate::embedding::Embedding;
@@ -17,7 +17,7 @@ use crate::token_log_probs::token_log_probs;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::Arc;
 
-type Run = Box<dyn FnMut() -> Result<()>>;
+type BenchRun = Box<dyn FnMut() -> Result<()>>;
 
 fn ids(n: usize, vocab_size: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect()
@@ -37,8 +37,8 @@ fn embedding(shape: BenchShape) -> Result<Embedding> {
     Ok(Embedding { tokens: parameter(4, &[vocab_size, width])?, positions: Some(parameter(5, &[len, width])?) })
 }
 
-/// Operations of other stages and of the baseline, forward and backward, and of a training step what `super::cases` leaves
-/// out.
+/// Operations that [`crate::bench::cases`] leaves out, forward and backward: the embeddings, dropout, and those of other
+/// stages and of the baseline.
 ///
 /// # Errors
 /// When memory does not suffice.
@@ -46,7 +46,7 @@ pub fn more_cases(shape: BenchShape, precision: Precision) -> Result<Vec<BenchCa
     let BenchShape { batch, len, width: d, vocab_size: v, .. } = shape;
     let n = batch * len;
     let mut cases = Vec::new();
-    let mut add = |name, run: Run| cases.push(BenchCase { name, flops: 0.0, run });
+    let mut add = |name, run: BenchRun| cases.push(BenchCase { name, flops: 0.0, run });
 
     let (tables, tokens) = (embedding(shape)?, Tensor::from_vec(ids(n, v), (batch, len), &Device::Cpu)?);
     let positions: Vec<u32> = (0..n).map(|i| (i % len) as u32).collect();
@@ -84,7 +84,7 @@ pub fn plain_cases(shape: BenchShape) -> Result<Vec<BenchCase>> {
     let BenchShape { batch, len, width: d, n_head, vocab_size: v } = shape;
     let n = batch * len;
     let mut cases = Vec::new();
-    let mut add = |name, run: Run| cases.push(BenchCase { name, flops: 0.0, run });
+    let mut add = |name, run: BenchRun| cases.push(BenchCase { name, flops: 0.0, run });
 
     let linear = Linear { weight: parameter(1, &[d, 4 * d])?, bias: parameter(2, &[4 * d])? };
     let x = tensor(3, &[n, d])?;

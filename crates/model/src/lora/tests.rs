@@ -1,0 +1,192 @@
+use super::*;
+use crate::config::Kind;
+use crate::config::tests::tiny;
+use crate::folder::read_json;
+use crate::load::{load_adapted_weights, load_model};
+use crate::weights::Weights;
+use crate::{Gpt, Input, Pass};
+use candle_core::Device;
+use gptkit_ops::Precision;
+use gptkit_ops::check::{assert_close, draw};
+use std::path::PathBuf;
+
+const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
+const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
+
+fn ids() -> Tensor {
+    Tensor::from_vec((0..24u32).map(|i| i * 7 % 17).collect::<Vec<_>>(), (2, 12), &Device::Cpu).unwrap()
+}
+
+fn weights(kind: Kind) -> (ModelConfig, Weights) {
+    // GPT-3 with an output layer of its own, which new tokens have rows of too.
+    let config = ModelConfig { tie_word_embeddings: kind != Kind::Gpt3, ..tiny(kind) };
+    let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+    let lora = LoraConfig { rank: 2, alpha: 3.0 };
+    let adapters = Adapters::new(&lora, &config, &params, Path::new("base"), &[15, 16], 1).unwrap();
+    (config, Weights::adapted(params, adapters))
+}
+
+fn loss(config: &ModelConfig, weights: &Weights, pass: Pass) -> Tensor {
+    let gpt = Gpt::new(config, weights.params(), Precision::F32).unwrap();
+    gpt.loss(&Input::windows(&ids()).unwrap(), &ids(), pass, 1.0).unwrap()
+}
+
+#[test]
+fn adapters_are_counted_before_they_are_made() {
+    for kind in KINDS {
+        let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
+        let lora = LoraConfig { rank: 2, alpha: 3.0 };
+        let adapters = Adapters::new(&lora, &config, &params, Path::new("base"), &[], 1).unwrap();
+        assert_eq!(lora.n_trained(&config), adapters.n_trained());
+    }
+}
+
+#[test]
+fn fresh_adapters_change_nothing() {
+    for kind in KINDS {
+        let (config, mut weights) = weights(kind);
+        let before = loss(&config, &weights, Pass::Eval);
+        weights.change(|_| Ok(())).unwrap();
+        assert_close("loss", &loss(&config, &weights, Pass::Eval), &before, 1e-6);
+    }
+}
+
+/// Against finite differences of the loss, for the largest number of each adapter.
+#[test]
+fn adapters_have_the_gradient_of_finite_differences() {
+    for kind in KINDS {
+        let (config, mut weights) = weights(kind);
+        let draw_b = |(i, (name, parameter)): (usize, (&str, &Arc<Parameter>))| match name.contains("lora_B") {
+            true => Ok(parameter.set(&(draw(i as u64, parameter.var().dims()) * 0.3)?)?),
+            false => Ok(()),
+        };
+        weights.change(|trained| trained.iter().enumerate().try_for_each(draw_b)).unwrap();
+        let gpt = Gpt::new(&config, weights.params(), Precision::F32).unwrap();
+        let mut update = weights.begin_update();
+        update.backward(|| gpt.loss(&Input::windows(&ids())?, &ids(), TRAIN, 1.0)).unwrap();
+        update.apply(|_| Ok(())).unwrap();
+        let trained = weights.trained().clone();
+        for (name, parameter) in trained.iter() {
+            let gradient: Vec<f32> = parameter.gradient().unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let (at, largest) = gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+            let values: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
+            let mut moved = |by: f32| {
+                let mut values = values.clone();
+                values[at] += by;
+                let values = Tensor::from_vec(values, parameter.var().shape(), &Device::Cpu).unwrap();
+                weights.change(|_| Ok(parameter.set(&values)?)).unwrap();
+                loss(&config, &weights, Pass::Eval).to_scalar::<f32>().unwrap()
+            };
+            let measured = (moved(0.002) - moved(-0.002)) / 0.004;
+            moved(0.0);
+            assert!((measured - largest).abs() < 0.02 * largest.abs() + 2e-4, "{kind:?} {name}: {measured}, {largest}");
+        }
+    }
+}
+
+#[test]
+fn adapters_come_back_as_they_were_written() {
+    for kind in [Kind::Gpt2, Kind::Gpt3] {
+        let (folder, adapters) = folders(kind, |_| {});
+        let mut weights = load_adapted_weights(&adapters, &Device::Cpu).unwrap();
+        let set = |(i, (_, parameter)): (usize, (&str, &Arc<Parameter>))| {
+            Ok(parameter.set(&draw(i as u64, parameter.var().dims()))?)
+        };
+        weights.change(|trained| trained.iter().enumerate().try_for_each(set)).unwrap();
+        let again = folder.path().join("again");
+        gptkit_data::disk::create_dir(&again).unwrap();
+        weights.save(&again).unwrap();
+        assert!(is_adapter(&again));
+        assert_eq!(read_json(&again.join(DESCRIPTION)).unwrap(), read_json(&adapters.join(DESCRIPTION)).unwrap());
+        let (config, params) = load_model(&again, &Device::Cpu).unwrap();
+        assert_close("loss", &loss(&config, &params.into(), Pass::Eval), &loss(&config, &weights, Pass::Eval), 0.0);
+    }
+}
+
+/// A base model and adapters of it, whose description `change` has changed.
+fn folders(kind: Kind, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, adapters) = (folder.path().join("base"), folder.path().join("adapters"));
+    let config = ModelConfig { tie_word_embeddings: kind != Kind::Gpt3, ..tiny(kind) };
+    let tokenizer = gptkit_data::tokenizer::Tokenizer::of_characters(&('a'..='p').collect()).unwrap();
+    crate::folder::save_description(&base, &config, &tokenizer).unwrap();
+    let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+    crate::folder::save_weights(&base, &params).unwrap();
+    let lora = LoraConfig { rank: 2, alpha: 3.0 };
+    let made = Adapters::new(&lora, &config, &params, &base, &[15, 16], 1).unwrap();
+    gptkit_data::disk::create_dir(&adapters).unwrap();
+    made.save(&adapters).unwrap();
+    let path = adapters.join(DESCRIPTION);
+    let mut description = read_json(&path).unwrap();
+    change(&mut description);
+    write_json(&path, &description).unwrap();
+    (folder, adapters)
+}
+
+#[test]
+fn hostile_adapters_are_refused_in_words() {
+    let load = |adapters: &Path| load_model(adapters, &Device::Cpu).map_err(|e| format!("{e:#}"));
+    let error = |change: &dyn Fn(&mut Value)| {
+        let (folder, adapters) = folders(Kind::Gpt2, change);
+        let _keep = folder;
+        load(&adapters).map(|_| ()).unwrap_err()
+    };
+    let (folder, adapters) = folders(Kind::Gpt2, |_| {});
+    assert!(load(&adapters).is_ok());
+    for (key, value, says) in [
+        ("r", json!(0), "rank is not positive"),
+        ("r", json!(3), "adapter_config.json and base model say [3, 8]"),
+        ("r", json!(u64::MAX), "rank is beyond any machine"),
+        ("lora_alpha", json!(1e300), "alpha is not a positive number of usual size"),
+        ("lora_alpha", json!(-1), "alpha is not a positive number of usual size"),
+        ("target_modules", json!(["q_proj"]), "target_modules names no module"),
+        ("target_modules", json!("("), "is not a regular expression"),
+        ("target_modules", json!(["ln_1"]), "which is no layer that adapters can extend"),
+        ("target_modules", json!(["c_attn"]), "tensors that adapter_config.json and the base model leave no place for"),
+        ("layers_to_transform", json!([0]), "leave no place for: base_model.model.transformer.h.1.attn.c_attn.lora_A"),
+        ("modules_to_save", json!(["wpe"]), "modules_to_save names transformer.wpe, and"),
+        ("modules_to_save", json!([""]), "names transformer.wte, which target_modules or modules_to_save names too"),
+        ("modules_to_save", json!(vec!["wpe"; 1001]), "it has a list of 1001 patterns"),
+        ("target_modules", json!(vec!["c_attn"; 200_000]), "it has 200002 names and patterns for 46 modules"),
+        ("rank_pattern", json!({ "c_attn": 3 }), "say [3, 8]"),
+        ("rank_pattern", json!({ "(": 3 }), "in rank_pattern: \"(\" is not a regular expression"),
+        ("use_dora", json!(true), "lacks base_model.model.transformer.h.0.attn.c_attn.lora_magnitude_vector"),
+        ("bias", json!("some"), "bias is \"some\""),
+        ("peft_type", json!("LOHA"), "peft_type is LOHA"),
+        ("task_type", json!("SEQ_CLS"), "task_type is \"SEQ_CLS\""),
+        ("init_lora_weights", json!("pissa_niter_4"), "init_lora_weights is \"pissa_niter_4\""),
+        ("use_qalora", json!(true), "use_qalora is true, which gptkit does not compute"),
+        ("layer_replication", json!([[0, 2]]), "layer_replication is [[0,2]], which gptkit does not compute"),
+        ("a_later_key", json!({ "of": 1 }), "a_later_key is {\"of\":1}, which gptkit does not compute"),
+        ("base_model_name_or_path", json!("gpt2-nowhere"), "names the base model \"gpt2-nowhere\""),
+        ("trainable_token_indices", json!({ "wte": [15, 4_000_000_000u32] }), "has the token 4000000000"),
+        ("trainable_token_indices", json!({ "wte": [15, 900_000] }), "has 900001 tokens with those of the adapters"),
+        ("trainable_token_indices", json!({ "wte": [15, 15] }), "has the token 15 twice"),
+        ("trainable_token_indices", json!({ "wte": [15] }), "adapter_config.json and base model say [1, 8]"),
+        ("trainable_token_indices", json!({ "wte": [-1] }), "which is not a list of tokens"),
+        ("trainable_token_indices", json!({ "wte": [15, 16], "wpe": [1] }), "lacks base_model.model.transformer.wpe"),
+        ("trainable_token_indices", json!({ "wte": [15, 16], "h.1": [1] }), "which is not a table"),
+        ("trainable_token_indices", json!({ "c_proj": [1] }), "which is not one table"),
+        ("trainable_token_indices", json!(null), "leave no place for"),
+    ] {
+        let message = error(&|description: &mut Value| description[key] = value.clone());
+        assert!(message.contains(says), "{key}: {message}");
+    }
+    // A base that is the adapters themselves, at once or by way of others.
+    let describe = |of: &Path, base: &Path| {
+        let mut description = read_json(&adapters.join(DESCRIPTION)).unwrap();
+        description["base_model_name_or_path"] = json!(base);
+        gptkit_data::disk::create_dir(of).unwrap();
+        write_json(&of.join(DESCRIPTION), &description).unwrap();
+    };
+    let others = [0, 1].map(|i| folder.path().join(format!("other-{i}")));
+    describe(&others[0], &others[1]);
+    describe(&others[1], &others[0]);
+    assert!(load(&others[0]).unwrap_err().contains("leads back to them"));
+    let chain: Vec<PathBuf> = (0..30).map(|i| folder.path().join(format!("chain-{i}"))).collect();
+    chain.windows(2).for_each(|pair| describe(&pair[0], &pair[1]));
+    describe(&chain[29], &folder.path().join("base"));
+    assert!(load(&chain[0]).unwrap_err().contains("on more than 16 others"));
+    describe(&adapters, &adapters);
+    assert!(load(&adapters).unwrap_err().contains("leads back to them"));
+}
