@@ -10,14 +10,16 @@ use crate::jinja::{self, Failure, Program};
 use crate::message::{Message, Role};
 use crate::python;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use chrono::{DateTime, Local};
+use gptkit_config::with_hint;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{ErrorKind, UndefinedBehavior, context};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
 /// The default: no line breaks, no spaces, so that the smallest tokenizer can do with it.
 const DEFAULT: &str = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}\
@@ -114,6 +116,20 @@ impl Template {
         let program = program.map_err(|failure| described(name, &failure))?;
         let marks = marked != source;
         Ok(Self { name: name.to_owned(), source, program, marks, special_tokens: BTreeMap::new() })
+    }
+
+    /// The template of the model in `folder`, whose tokenizer is `tokenizer`.
+    ///
+    /// # Errors
+    /// As [`Template::of`], and when there is none.
+    pub fn required(tokenizer: &Tokenizer, folder: &Path) -> Result<Self> {
+        Self::of(tokenizer)?.with_context(|| {
+            let folder = folder.display();
+            with_hint(
+                format!("{folder} has no chat template, so prompts cannot be formatted"),
+                format!("train it on dialogues first, with `gptkit sft --init {folder}`"),
+            )
+        })
     }
 
     /// The template that `tokenizer` brings, if it brings one, with the tokenizer's special tokens.

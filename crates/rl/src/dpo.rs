@@ -2,11 +2,12 @@
 
 use crate::compared::{self, Compared, log_probs};
 use crate::provenance::Origin;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
 use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
+use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::save_ends;
 use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
@@ -171,10 +172,7 @@ impl Stage for Dpo {
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<DpoParts>> {
         let (config, init, progress) = (&self.config, &self.init, context.progress);
         let mut start = Start::load(init, context.device)?;
-        if start.tokenizer.chat_template().is_none() {
-            let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
-            bail!("{what}\n  hint: teach it to answer first, with `gptkit sft --init {}`", init.display());
-        }
+        Template::required(&start.tokenizer, init)?;
         config.dropout.or_none().apply(&mut start.config);
         let template = start.template(config.seed)?;
         let ends = start.ends(&template)?;

@@ -352,13 +352,7 @@ struct Models {
 impl Models {
     fn load(config: &PpoConfig, init: &Path, reward: &Path, context: &RunContext) -> Result<Self> {
         let mut policy = Start::load(init, context.device)?;
-        let template = Template::of(&policy.tokenizer)?.with_context(|| {
-            format!(
-                "{} has no chat template, so that it is not known how it is asked\n  hint: begin with a model that `gptkit \
-                 sft` made",
-                init.display()
-            )
-        })?;
+        let template = Template::required(&policy.tokenizer, init)?;
         no_dropout(&mut policy.config);
         let precision = config.train.dtype.precision();
         let files = ModelFolder::load(reward, context.device)?;
