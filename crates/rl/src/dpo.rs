@@ -221,8 +221,7 @@ impl Stage for Dpo {
     fn describe(&self, model: &Model<DpoParts>, run: &Path) -> Result<()> {
         let Some(ends) = &model.parts.ends else { return Ok(()) };
         save_ends(run, ends)?;
-        let origin = serde_json::to_string_pretty(&Origin::of(&self.init)?)? + "\n";
-        gptkit_data::disk::write(&run.join(REFERENCE), origin.as_bytes())
+        gptkit_data::disk::write_json(&run.join(REFERENCE), &Origin::of(&self.init)?)
     }
 
     fn learner(
@@ -266,8 +265,7 @@ impl Stage for Dpo {
         let batches = Groups::open(&val, 0, Compared::of)?.records.all(config.train.micro_batch(), usize::MAX);
         let learned = best.learned(batches.iter().map(Vec::as_slice), longer_won)?;
         if let Some(learned) = &learned {
-            let text = serde_json::to_string_pretty(learned)? + "\n";
-            gptkit_data::disk::write(&run.join(SCORES), text.as_bytes())?;
+            gptkit_data::disk::write_json(&run.join(SCORES), learned)?;
         }
         Ok(DpoReport { reference, learned })
     }

@@ -302,8 +302,7 @@ impl Learner for Ppo {
             save_tensors(&folder.join(VALUE), params.map(|(name, p)| (name, p.var().as_tensor())))?;
             values.save_moments(&folder.join(VALUE_MOMENTS))?;
         }
-        let own = serde_json::to_string_pretty(&self.state_to_save())? + "\n";
-        disk::write(&folder.join(STATE), own.as_bytes())?;
+        disk::write_json(&folder.join(STATE), &self.state_to_save())?;
         self.ema.as_ref().map_or(Ok(()), |ema| ema.save(&folder.join(EMA)))
     }
 
