@@ -12,10 +12,14 @@ const HOMES: &[(&str, &[&str], &str)] = &[
     ("<svg", &["crates/plot/"], "pictures have one look and one writer"),
     ("rand_chacha", &["crates/rng/"], "every draw is a function of a key"),
     ("rusqlite", &["crates/preferences/"], "a crate that trains does not compile SQLite"),
-    ("gptkit_world", &["crates/data/", "crates/cli/src/world.rs"], "stages know records, not the embedded world"),
+    (
+        "gptkit_world",
+        &["crates/data/src/synthetic.rs", "crates/cli/src/world.rs"],
+        "stages know records, not the embedded world",
+    ),
     (
         "env::var",
-        &["crates/cli/src/env.rs", "crates/ops/src/cpu/", "crates/data/src/template"],
+        &["crates/cli/src/env.rs", "crates/ops/src/cpu/", "crates/data/src/template", "crates/testing/"],
         "environment variables are listed in crates/cli/src/env.rs and docs/tools.md",
     ),
 ];

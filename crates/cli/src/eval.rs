@@ -234,7 +234,7 @@ fn list(ui: &Ui) -> Result<()> {
 fn keep(report: &EvalReport, out: &Path) -> Result<()> {
     let write = |name: &str, text: &str| gptkit_data::disk::write(&out.join(name), text.as_bytes());
     write("results.md", &report.markdown())?;
-    write("results.json", &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
+    gptkit_data::disk::write_json(&out.join("results.json"), &report.json())?;
     let tasks = report.tasks();
     let each =
         tasks.iter().map(|task| Some(*task)).filter(|_| tasks.len() > 1).chain([(tasks.len() == 1).then(|| tasks[0])]);

@@ -55,7 +55,7 @@ impl JudgeChoice {
             }
             _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
             _ => {
-                let near = names.iter().find(|name| strsim::damerau_levenshtein(name, text) <= 2);
+                let near = gptkit_config::nearest(text, names.iter().copied());
                 let hint = near.map_or_else(
                     || "make a reward model with `gptkit train-rm`, and name its folder".to_owned(),
                     |near| format!("did you mean {near}?"),

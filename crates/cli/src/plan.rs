@@ -8,6 +8,7 @@ use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
+use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_model::{Kind, ModelConfig};
 use gptkit_train::PretrainConfig;
@@ -132,7 +133,7 @@ fn print(
             let seconds = plan.total_flops() / devices.flops_per_s;
             format!(
                 "{} on {} devices at {} TFLOP/s together",
-                time(seconds),
+                estimated_duration(seconds),
                 devices.n,
                 rounded(devices.flops_per_s / 1e12)
             )
@@ -146,7 +147,7 @@ fn print(
             let how = if speed.by_stand_in { ", by a narrower model" } else { "" };
             format!(
                 "{} here, at {} tokens a second{how}",
-                time(speed.s_per_token * tokens),
+                estimated_duration(speed.s_per_token * tokens),
                 rounded(1.0 / speed.s_per_token)
             )
         }
@@ -185,7 +186,11 @@ pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
 fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>) -> String {
     let memory = &plan.memory;
     let (limit, whose) = limit_and_whose(limit);
-    let mut text = format!("memory       {} at the peak of a step, of {} {whose}\n", size(memory.total()), size(limit));
+    let mut text = format!(
+        "memory       {} at the peak of a step, of {} {whose}\n",
+        needed_bytes(memory.total()),
+        needed_bytes(limit)
+    );
     for (part, bytes) in [
         ("weights", memory.weights),
         ("packed", memory.packed),
@@ -196,7 +201,7 @@ fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>
         ("data", memory.data),
         ("the rest", memory.overhead),
     ] {
-        text += &format!("  {part:11}{:>11}\n", size(bytes));
+        text += &format!("  {part:11}{:>11}\n", needed_bytes(bytes));
     }
     if memory.total() > limit {
         let fixed = memory.weights + memory.packed + memory.gradients + memory.optimizer;
@@ -204,7 +209,7 @@ fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>
             Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
             None => format!(
                 "  does not fit: weights, gradients and optimizer alone take {}; lower model.n_layer or model.d_model\n",
-                size(fixed)
+                needed_bytes(fixed)
             ),
         };
     }
@@ -241,31 +246,12 @@ fn rounded(x: f64) -> String {
     }
 }
 
-pub(crate) fn size(bytes: u64) -> String {
-    let bytes = bytes as f64;
-    if bytes >= 1e9 { format!("{:.2} GB", bytes / 1e9) } else { format!("{:.0} MB", (bytes / 1e6).ceil()) }
-}
-
-/// In the unit that people would use.
-fn time(seconds: f64) -> String {
-    let (n, unit) = match seconds {
-        s if s < 120.0 => (s, "s"),
-        s if s < 2.0 * 3600.0 => (s / 60.0, "min"),
-        s if s < 2.0 * 86_400.0 => (s / 3600.0, "h"),
-        s if s < 2.0 * 365.25 * 86_400.0 => (s / 86_400.0, "days"),
-        s => (s / (365.25 * 86_400.0), "years"),
-    };
-    if n >= 10.0 { format!("{} {unit}", grouped(n.round() as u64)) } else { format!("{n:.1} {unit}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn amounts_are_read_at_a_glance() {
-        assert_eq!([3.0, 600.0, 9e3, 4e5, 1e11].map(time), ["3.0 s", "10 min", "2.5 h", "4.6 days", "3,169 years"]);
         assert_eq!([5e-5, 0.25, 36.4, 3637.2].map(rounded), ["5.0e-5", "0.2500", "36.4", "3,637"]);
-        assert_eq!([1, 2_500_000, 3_140_000_000].map(size), ["1 MB", "3 MB", "3.14 GB"]);
     }
 }

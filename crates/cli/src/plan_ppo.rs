@@ -1,9 +1,10 @@
 //! `gptkit plan --stage ppo`
 
-use crate::plan::{limit_and_whose, shape, size};
+use crate::plan::{limit_and_whose, shape};
 use crate::presets;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
+use gptkit_data::format::needed_bytes;
 use gptkit_data::progress::grouped;
 use gptkit_model::ModelConfig;
 use gptkit_model::load::load_config;
@@ -66,18 +67,18 @@ fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig
     let (limit, whose) = limit_and_whose(limit);
     let mut text = format!(
         "memory       {} at the peak, {}, of {} {whose}\n",
-        size(plan.peak()),
+        needed_bytes(plan.peak()),
         match plan.busiest().0 {
             Phase::Answering => "while the policy answers",
             Phase::Scoring => "while answers are scored",
             Phase::Policy => "in an update of the policy",
             Phase::Value => "in an update of the value network",
         },
-        size(limit)
+        needed_bytes(limit)
     );
     text += &format!("  {:12}{:>11}{:>11}{:>11}{:>11}\n", "", "policy", "reference", "value", "reward");
     let networks = [&plan.policy, &plan.reference, &plan.value, &plan.reward];
-    let cell = |bytes| if bytes == 0 { "–".to_owned() } else { size(bytes) };
+    let cell = |bytes| if bytes == 0 { "–".to_owned() } else { needed_bytes(bytes) };
     let row = |name: &str, cells: &[u64]| {
         let cells: String = cells.iter().map(|&bytes| format!("{:>11}", cell(bytes))).collect();
         format!("  {name:12}{cells}\n")
@@ -110,7 +111,7 @@ fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig
             Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
             None => format!(
                 "  does not fit: weights, optimizers and what is only read take {} at all times; use smaller models{}\n",
-                size(plan.standing),
+                needed_bytes(plan.standing),
                 if plan.value.total() > 0 { ", or --set value.shared=true" } else { "" }
             ),
         };

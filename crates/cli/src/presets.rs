@@ -2,7 +2,7 @@
 
 use crate::ui::Usage;
 use anyhow::Result;
-use gptkit_config::Check;
+use gptkit_config::{Check, nearest};
 use gptkit_lineage::LineageConfig;
 use gptkit_reward::RewardConfig;
 use gptkit_rl::{DpoConfig, PpoConfig};
@@ -61,13 +61,9 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
     let path = Path::new(given);
     if path.extension().is_none() && !path.exists() {
         let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-        let near =
-            names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, given)).copied().unwrap_or_default();
-        return Err(Usage(format!(
-            "no preset and no file is called {given}\n  hint: did you mean {near}? presets: {}",
-            names.join(", ")
-        ))
-        .into());
+        let meant = nearest(given, names.iter().copied()).map(|name| format!("did you mean {name}? "));
+        let hint = format!("{}presets: {}", meant.unwrap_or_default(), names.join(", "));
+        return Err(Usage::new(format!("no preset and no file is called {given}")).hint(hint).into());
     }
     let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
     let text = gptkit_data::disk::read_named(path).map_err(|e| Usage(format!("{e:#}")))?;

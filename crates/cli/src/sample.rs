@@ -108,11 +108,7 @@ impl SampleCommand {
     fn print_best(&self, n: usize, reward: &Path, prompt: &str, sampling: Sampling, ui: &Ui) -> Result<()> {
         let (folder, gpt) = self.compute.load(&self.model)?;
         let model = self.model.display();
-        let template = Template::of(&folder.tokenizer)?.with_context(|| {
-            format!(
-                "{model} has no chat template, and a reward model judges answers: give a model that `gptkit sft` made"
-            )
-        })?;
+        let template = Template::required(&folder.tokenizer, &self.model)?;
         let (files, rewarder) = self.compute.load(reward)?;
         let scorer = Scorer::new(reward, files, rewarder)?;
         if !scorer.reads_as(&folder.tokenizer, &template) {

@@ -6,10 +6,12 @@
 mod differences;
 mod fields;
 mod load;
+mod nearest;
 mod problems;
 mod usage;
 
 pub use differences::{Difference, differences};
 pub use load::{Invalid, load, resolved};
+pub use nearest::nearest;
 pub use problems::{Check, Problem, Problems};
 pub use usage::{Usage, with_hint};

@@ -1,6 +1,7 @@
 //! TOML text and `--set` overrides → a typed section, or every problem with its line.
 
 use crate::fields;
+use crate::nearest::nearest;
 use crate::problems::{Check, Problem, Problems};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,13 +126,8 @@ fn suggestion<T: DeserializeOwned>(key: &str) -> String {
     let path: Vec<&str> = key.split('.').collect();
     let Some((last, section)) = path.split_last() else { return String::new() };
     let known = fields::at::<T>(section);
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(k, last), k))
-        .min()
-        .filter(|(distance, k)| *distance <= k.len().div_ceil(3));
-    match near {
-        Some((_, k)) => format!("did you mean `{k}`?"),
+    match nearest(last, known.iter().map(|key| &**key)) {
+        Some(key) => format!("did you mean `{key}`?"),
         None if known.is_empty() => String::new(),
         None => format!("known here: {}", known.join(", ")),
     }

@@ -431,7 +431,7 @@ pub fn seal_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
             files.insert(name, sealed(&path)?);
         }
     }
-    write(&folder.join(SEAL), (serde_json::to_string_pretty(&files)? + "\n").as_bytes())
+    write_json(&folder.join(SEAL), &files)
 }
 
 /// Removes the list that [`seal`] wrote: files of `folder` are about to change.

@@ -30,6 +30,7 @@
 //! - [`adapter`]   folders of adapters → their base, and whose tokenizer they have
 //! - [`pattern`]   regular expressions of other people's files
 //! - [`disk`]      the only writer: what it writes is whole or absent
+//! - [`format`]    durations and amounts of memory, for people to read
 //! - [`progress`]  what long work reports to
 //! - [`quiet`]     panics of other libraries, as errors
 //! - [`unfinished`] what is removed when a signal ends the process
@@ -48,8 +49,11 @@ pub mod examples;
 mod file_form;
 mod folder_tokens;
 pub mod form;
+pub mod format;
 mod inputs;
 pub mod jinja;
+mod jinja_failure;
+mod jinja_fuel;
 mod json;
 mod lines;
 pub mod losses;
@@ -71,6 +75,7 @@ pub mod quiet;
 pub mod record;
 mod remarks;
 pub mod rows;
+mod segments;
 pub mod shard;
 pub mod skipped;
 pub mod source;

@@ -45,7 +45,7 @@ pub fn prepare(
         ensure!(out.is_none(), "{} is prepared already; leave out --out", only.path);
         return open(Path::new(&only.path), tokenizer, progress);
     }
-    let mut places = places(data)?;
+    let mut places = places(data, progress)?;
     let mut loaded = tokenizer.path.as_deref().map(Tokenizer::load).transpose()?;
     // Shards do not hold the uses of special tokens and the templates that a tokenizer's folder names.
     let with_loaded = |prepared: Prepared, loaded: Option<Tokenizer>| match loaded {
@@ -115,7 +115,8 @@ fn turn(data: &DataConfig, progress: &dyn Progress) -> Result<File> {
 }
 
 /// Where each source lies.
-fn places(data: &DataConfig) -> Result<Vec<SourceLocation>> {
+fn places(data: &DataConfig, progress: &dyn Progress) -> Result<Vec<SourceLocation>> {
+    data.sources.iter().filter_map(|s| SourceLocation::shadowed(&s.path)).for_each(|line| progress.warn(&line));
     if let Some(prepared) = data.sources.iter().find(|s| Manifest::is_in(Path::new(&s.path))) {
         bail!("{} is prepared text, which can only be the one source; name what it was made from", prepared.path);
     }
@@ -250,7 +251,7 @@ fn spool(places: &mut [SourceLocation], folder: &Path) -> Result<Option<PathBuf>
 /// # Errors
 /// When the text cannot be used.
 pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &dyn Progress) -> Result<Tokenizer> {
-    let mut places = places(data)?;
+    let mut places = places(data, progress)?;
     for place in &places {
         if let SourceLocation::Path(path) = place {
             inputs(path, data.on_bad_record)?.notice(path).iter().for_each(|line| progress.warn(line));

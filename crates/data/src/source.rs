@@ -7,7 +7,7 @@
 
 use gptkit_config::{Check, Problems};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// What text a model is made from; TOML section `[data]`.
@@ -190,6 +190,17 @@ impl SourceLocation {
         Ok(Self::World { told, count, seed })
     }
 
+    /// What to warn of where `path` names the embedded corpus and the working folder has a file or folder of that name.
+    pub fn shadowed(path: &str) -> Option<String> {
+        Self::shadowed_in(Path::new(""), path)
+    }
+
+    fn shadowed_in(folder: &Path, path: &str) -> Option<String> {
+        let name = path.split(':').next().filter(|name| ["world", "world-patterns"].contains(name))?;
+        let is_there = folder.join(name).exists();
+        is_there.then(|| format!("{path} is the embedded corpus, and ./{name} is not read: write ./{name} to read it"))
+    }
+
     /// Reads the path of a source of records: of the world, that is `world` alone.
     ///
     /// # Errors
@@ -231,6 +242,20 @@ mod tests {
         for wrong in ["world:", "world:many", "world:0", "world:5:1:2", "world-patterns:0", "world-patterns:5:x"] {
             assert!(SourceLocation::of(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_named_as_the_embedded_corpus_is_not_passed_over_in_silence() {
+        let folder = tempfile::tempdir().unwrap();
+        let warning = |path: &str| SourceLocation::shadowed_in(folder.path(), path);
+        assert_eq!(warning("world"), None);
+        std::fs::create_dir(folder.path().join("world")).unwrap();
+        assert_eq!(
+            warning("world:50").unwrap(),
+            "world:50 is the embedded corpus, and ./world is not read: write ./world to read it"
+        );
+        assert!(warning("world").is_some());
+        assert_eq!(["./world", "world-patterns", "a.txt"].map(warning), [None, None, None]);
     }
 
     #[test]

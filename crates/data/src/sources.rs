@@ -143,7 +143,9 @@ impl<'a> Sources<'a> {
 
     /// Decides what each record of the [`Sources::readings`] is used for.
     pub fn split(&self) -> SplitAssigner {
-        SplitAssigner { val_fraction: self.val_fraction, uses: HashMap::new(), left_out: 0 }
+        let all = self.test.iter().chain(self.validation).chain(self.sources);
+        let shadowed = all.filter_map(|source| SourceLocation::shadowed(source)).collect();
+        SplitAssigner { val_fraction: self.val_fraction, uses: HashMap::new(), left_out: 0, shadowed }
     }
 
     /// Reports what cannot be read; `usual` is the stage's own share.
@@ -178,6 +180,8 @@ pub struct SplitAssigner {
     /// Use of each prompt that is not trained on, or that would not be by its key.
     uses: HashMap<u64, Use>,
     left_out: u64,
+    /// Warnings of files that are not read, as they are named as the embedded corpus is.
+    shadowed: Vec<String>,
 }
 
 impl SplitAssigner {
@@ -215,8 +219,9 @@ impl SplitAssigner {
         }
     }
 
-    /// Warns of records that are not used.
+    /// Warns of records and files that are not used.
     pub fn warn(&self, progress: &dyn Progress) {
+        self.shadowed.iter().for_each(|line| progress.warn(line));
         if self.left_out > 0 {
             progress.warn(&format!(
                 "{} records share their prompt with a validation or test record and are not used",

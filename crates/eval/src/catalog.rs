@@ -162,9 +162,9 @@ pub fn load(given: &str) -> Result<(String, TaskConfig)> {
     }
     let path = Path::new(given);
     if path.extension().is_none() && !path.exists() {
-        let near = TASKS.iter().map(|(name, _)| *name).min_by_key(|name| strsim::damerau_levenshtein(name, given));
-        let near = near.unwrap_or_default();
-        let hint = format!("did you mean {near}? `gptkit eval --list` names all; a task of your own is a .toml file");
+        let near = gptkit_config::nearest(given, TASKS.iter().map(|(name, _)| *name));
+        let meant = near.map(|name| format!("did you mean {name}? ")).unwrap_or_default();
+        let hint = format!("{meant}`gptkit eval --list` names all; a task of your own is a .toml file");
         return Err(Usage::new(format!("--task {given}: no task and no file is called so")).hint(hint).into());
     }
     let text = gptkit_data::disk::read_named(path).map_err(|e| Usage::new(format!("--task {e:#}")))?;

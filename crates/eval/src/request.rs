@@ -71,7 +71,7 @@ impl EvalRequest {
     /// When it cannot be written.
     pub fn save(&self, claim: Claim) -> Result<PathBuf> {
         let out = claim.folder().to_owned();
-        disk::write(&out.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())?;
+        disk::write_json(&out.join(REQUEST), self)?;
         claim.keep()?;
         Ok(out)
     }

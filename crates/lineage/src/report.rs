@@ -8,6 +8,7 @@ use crate::rules;
 use crate::shape::{self, FigureUnit};
 use anyhow::{Context, Result};
 use gptkit_data::disk;
+use gptkit_data::format::{duration, measured_bytes};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
@@ -66,7 +67,7 @@ pub fn render(measured: &StoryMeasurements) -> Result<String> {
     environment.add_filter("grouped", |x: f64| gptkit_data::progress::grouped(x.round() as u64));
     environment.add_filter("short", gptkit_plot::scale::short);
     environment.add_filter("duration", duration);
-    environment.add_filter("bytes", bytes);
+    environment.add_filter("bytes", measured_bytes);
     environment.add_filter("scientific", scientific);
     environment.add_filter("unit", |x: f64, unit: &str| in_unit(x, unit));
     let page = environment.get_template("report.html")?.render(context! {
@@ -202,23 +203,6 @@ fn answers(measured: &StoryMeasurements) -> Value {
 /// A minus that is as long as a plus.
 fn signed(text: String) -> String {
     text.replacen('-', "−", 1)
-}
-
-/// `1 h 2 min`, `3 min 20 s`, `4.2 s`.
-fn duration(s: f64) -> String {
-    let whole = s.round() as u64;
-    match whole {
-        0..10 => format!("{s:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 if whole.is_multiple_of(60) => format!("{} min", whole / 60),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole / 60 % 60),
-    }
-}
-
-/// Decimal units.
-fn bytes(n: f64) -> String {
-    if n >= 1e9 { format!("{:.1} GB", n / 1e9) } else { format!("{:.0} MB", n / 1e6) }
 }
 
 /// `1.2 × 10¹³`.

@@ -189,7 +189,7 @@ impl LineageStep {
             peak_bytes,
             fingerprint: self.fingerprint.clone(),
         };
-        disk::write(&self.file("json"), (serde_json::to_string_pretty(&record)? + "\n").as_bytes())?;
+        disk::write_json(&self.file("json"), &record)?;
         remove(&self.file("begun.json"))?;
         Ok(record)
     }

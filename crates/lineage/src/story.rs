@@ -5,6 +5,7 @@ use crate::own::OwnData;
 use crate::plan::{LineageStep, folder_of_seed, steps};
 use crate::stages::{self, StageContext, StageEnd, StageRecord, StageState};
 use anyhow::Result;
+use gptkit_data::format::minutes;
 use gptkit_train::interrupt::Stop;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -158,21 +159,5 @@ impl StoryClock {
         let to_go = self.expected_to_go.max(0.0) * so_far / self.expected_so_far;
         let (elapsed_s, so_far, to_go) = (record.elapsed_s, minutes(so_far), minutes(to_go));
         format!("        {elapsed_s:.1} s{memory} · {so_far} so far · about {to_go} to go")
-    }
-}
-
-/// 247.3 → 4 min 07 s.
-fn minutes(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    if whole < 60 { format!("{whole} s") } else { format!("{} min {:02} s", whole / 60, whole % 60) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_in_minutes_and_seconds() {
-        assert_eq!([0.4, 59.4, 247.3, 3600.0].map(minutes), ["0 s", "59 s", "4 min 07 s", "60 min 00 s"]);
     }
 }

@@ -118,10 +118,7 @@ pub fn save_tensors<'a, N: AsRef<str> + Ord + Display>(
 /// Writes a description of a model, and removes the folder's checksums, which it invalidates.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     disk::unseal(disk::parent(path))?;
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    disk::write(path, text.as_bytes())?;
-    Ok(())
+    disk::write_json(path, value)
 }
 
 /// Reads a JSON file of at most the size of a description.

@@ -87,7 +87,7 @@ pub fn write(collection: &Collection) -> Result<CollectionSummary> {
     };
     let mut whole = serde_json::to_value(&summary)?;
     whole["settings"] = serde_json::to_value(&collection.settings)?;
-    disk::write(&collection.folder.join(SUMMARY), (serde_json::to_string_pretty(&whole)? + "\n").as_bytes())?;
+    disk::write_json(&collection.folder.join(SUMMARY), &whole)?;
     Ok(summary)
 }
 

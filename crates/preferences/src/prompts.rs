@@ -71,6 +71,7 @@ impl<'a> PromptCollector<'a> {
 
     fn gather(mut self, on_bad: OnBadRecord, progress: &dyn Progress) -> Result<Vec<Item>> {
         let source = self.from.source;
+        SourceLocation::shadowed(source).iter().for_each(|line| progress.warn(line));
         match SourceLocation::of_records(source).map_err(anyhow::Error::msg)? {
             SourceLocation::World { count, seed, .. } => {
                 let most = if source == "world" { WORLD_PROMPTS } else { count };

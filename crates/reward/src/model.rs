@@ -96,8 +96,7 @@ impl Scorer {
             )
         })?;
         let head = ClassHead::load(&mut files.params, folder)?;
-        let template =
-            Template::of(&files.tokenizer)?.with_context(|| format!("{} has no chat template", folder.display()))?;
+        let template = Template::required(&files.tokenizer, folder)?;
         let ModelFolder { tokenizer, config, .. } = files;
         let encoder = GroupEncoder { tokenizer, template, context: config.context };
         Ok(Self { model: RewardModel { gpt, head }, encoder, pad: description.pad })

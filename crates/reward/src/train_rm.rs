@@ -232,7 +232,7 @@ impl RewardModeling {
         let batches = Groups::open(&val, 0, Group::of)?.records.all(config.train.micro_batch(), usize::MAX);
         let judged = rewards_of(&model, batches.iter().map(Vec::as_slice))?;
         let Some(report) = RewardReport::of(&judged, longer_won) else { return Ok(None) };
-        gptkit_data::disk::write(&run.join(SCORES), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+        gptkit_data::disk::write_json(&run.join(SCORES), &report)?;
         for (name, picture) in PICTURES.into_iter().zip([charts::calibration(&report), charts::rewards(&judged)]) {
             gptkit_data::disk::write(&run.join(name), picture.as_bytes())?;
         }

@@ -2,11 +2,12 @@
 
 use crate::compared::{self, Compared, log_probs};
 use crate::provenance::ModelOrigin;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
 use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
+use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::save_ends;
 use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
@@ -171,10 +172,7 @@ impl Stage for Dpo {
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<DpoParts>> {
         let (config, init, progress) = (&self.config, &self.init, context.progress);
         let mut start = Start::load(init, context.device)?;
-        if start.tokenizer.chat_template().is_none() {
-            let what = format!("{} has no chat template, so that it is not known how it is asked", init.display());
-            bail!("{what}\n  hint: teach it to answer first, with `gptkit sft --init {}`", init.display());
-        }
+        Template::required(&start.tokenizer, init)?;
         config.dropout.or_none().apply(&mut start.config);
         let template = start.template(config.seed)?;
         let ends = start.ends(&template)?;
@@ -223,8 +221,7 @@ impl Stage for Dpo {
     fn describe(&self, model: &Model<DpoParts>, run: &Path) -> Result<()> {
         let Some(ends) = &model.parts.ends else { return Ok(()) };
         save_ends(run, ends)?;
-        let origin = serde_json::to_string_pretty(&ModelOrigin::of(&self.init)?)? + "\n";
-        gptkit_data::disk::write(&run.join(REFERENCE), origin.as_bytes())
+        gptkit_data::disk::write_json(&run.join(REFERENCE), &ModelOrigin::of(&self.init)?)
     }
 
     fn learner(
@@ -268,8 +265,7 @@ impl Stage for Dpo {
         let batches = Groups::open(&val, 0, Compared::of)?.records.all(config.train.micro_batch(), usize::MAX);
         let learned = best.learned(batches.iter().map(Vec::as_slice), longer_won)?;
         if let Some(learned) = &learned {
-            let text = serde_json::to_string_pretty(learned)? + "\n";
-            gptkit_data::disk::write(&run.join(SCORES), text.as_bytes())?;
+            gptkit_data::disk::write_json(&run.join(SCORES), learned)?;
         }
         Ok(DpoReport { reference, learned })
     }

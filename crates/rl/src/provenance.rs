@@ -95,7 +95,7 @@ impl Provenance {
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        disk::write(&folder.join(FILE), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+        disk::write_json(&folder.join(FILE), self)
     }
 }
 

@@ -303,8 +303,7 @@ impl Learner for Ppo {
             save_tensors(&folder.join(VALUE), params.map(|(name, p)| (name, p.var().as_tensor())))?;
             values.save_moments(&folder.join(VALUE_MOMENTS))?;
         }
-        let own = serde_json::to_string_pretty(&self.state_to_save())? + "\n";
-        disk::write(&folder.join(STATE), own.as_bytes())?;
+        disk::write_json(&folder.join(STATE), &self.state_to_save())?;
         self.ema.as_ref().map_or(Ok(()), |ema| ema.save(&folder.join(EMA)))
     }
 
@@ -353,13 +352,7 @@ struct PolicyAndReward {
 impl PolicyAndReward {
     fn load(config: &PpoConfig, init: &Path, reward: &Path, context: &RunContext) -> Result<Self> {
         let mut policy = Start::load(init, context.device)?;
-        let template = Template::of(&policy.tokenizer)?.with_context(|| {
-            format!(
-                "{} has no chat template, so that it is not known how it is asked\n  hint: begin with a model that `gptkit \
-                 sft` made",
-                init.display()
-            )
-        })?;
+        let template = Template::required(&policy.tokenizer, init)?;
         no_dropout(&mut policy.config);
         let precision = config.train.dtype.precision();
         let files = ModelFolder::load(reward, context.device)?;

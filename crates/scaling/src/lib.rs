@@ -107,7 +107,7 @@ pub fn resume(
         trained.iter().map(|member| Member::of(member, config.family.fit_from)).collect::<Result<_>>()?;
     let report = ScalingReport::new(members, config, budget);
     let write = |name: &str, text: String| disk::write(&folder.join(name), text.as_bytes());
-    write("scaling.json", serde_json::to_string_pretty(&report)? + "\n")?;
+    disk::write_json(&folder.join("scaling.json"), &report)?;
     write("scaling.md", tables::markdown(&report, &config.description))?;
     for (name, svg) in chart::all(&report) {
         write(name, svg)?;

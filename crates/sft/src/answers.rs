@@ -157,7 +157,7 @@ pub(crate) fn ask_after(folder: &Path, model: &Answerer, progress: &dyn Progress
 }
 
 fn write(folder: &Path, asked: &[Asked]) -> Result<()> {
-    disk::write(&folder.join(ANSWERS), (serde_json::to_string_pretty(asked)? + "\n").as_bytes())?;
+    disk::write_json(&folder.join(ANSWERS), asked)?;
     disk::write(&folder.join(SHOWN), table(asked).as_bytes())
 }
 

@@ -348,8 +348,7 @@ fn measure_best(
         (None, None) => bail!("there is nothing to measure the model on"),
     };
     let scores = Scores { part, report: &report, validation: validation.as_ref() };
-    let text = serde_json::to_string_pretty(&scores)? + "\n";
-    gptkit_data::disk::write(&folder.join(SCORES), text.as_bytes())?;
+    gptkit_data::disk::write_json(&folder.join(SCORES), &scores)?;
     Ok(report)
 }
 

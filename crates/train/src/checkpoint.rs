@@ -49,7 +49,7 @@ pub fn save(
             disk::write(&made.join(name), bytes)?;
         }
         write(made, state)?;
-        disk::write(&made.join(STATE), (serde_json::to_string_pretty(state)? + "\n").as_bytes())?;
+        disk::write_json(&made.join(STATE), state)?;
         disk::write_with(&made.join(METRICS), |aside| Ok(std::fs::copy(&metrics, aside).map(|_| ())?))?;
         disk::seal(made)
     })?;

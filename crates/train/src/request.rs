@@ -117,7 +117,7 @@ impl RunRequest {
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
-        disk::write(&folder.join(REQUEST), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+        disk::write_json(&folder.join(REQUEST), self)
     }
 
     /// Records in `run.json` in `folder`, if it exists, that the run has a checkpoint.

@@ -117,7 +117,7 @@ fn figures_are_written_as_people_read_them() {
         [4.25, 42.4, 200.0, 1740.0, 3725.0].map(duration),
         ["4.2 s", "42 s", "3 min 20 s", "29 min", "1 h 2 min"]
     );
-    assert_eq!([1.34e9, 2.04e8].map(bytes), ["1.3 GB", "204 MB"]);
+    assert_eq!([1.34e9, 2.04e8].map(measured_bytes), ["1.3 GB", "204 MB"]);
     assert_eq!(scientific(1.24e13), "1.2 × 10¹³");
     assert_eq!(in_unit(-1234.4, "speed"), "−1,234");
     assert_eq!(
