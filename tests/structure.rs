@@ -15,7 +15,7 @@ const HOMES: &[(&str, &[&str], &str)] = &[
     ("gptkit_world", &["crates/data/", "crates/cli/src/world.rs"], "stages know records, not the embedded world"),
     (
         "env::var",
-        &["crates/cli/src/env.rs", "crates/ops/src/cpu/", "crates/data/src/template"],
+        &["crates/cli/src/env.rs", "crates/ops/src/cpu/", "crates/data/src/template", "crates/testing/"],
         "environment variables are listed in crates/cli/src/env.rs and docs/tools.md",
     ),
 ];

@@ -9,7 +9,7 @@ use clap::{Args, Parser};
 use gptkit_data::disk;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::text_table::aligned;
-use gptkit_lineage::plan::{PlannedStage, folder_of_seed, steps};
+use gptkit_lineage::plan::folder_of_seed;
 use gptkit_lineage::report::{self, WrittenReport};
 use gptkit_lineage::stages::{self, StageContext, StageState};
 use gptkit_lineage::story::{SeedPlan, StoppedAt, Story};

@@ -71,8 +71,7 @@ pub fn more_cases(shape: BenchShape, precision: Precision) -> Result<Vec<BenchCa
 
     let (stack, x) = (lstm(d)?, Var::from_tensor(&tensor(9, &[batch, len, d])?)?);
     let windows = Arc::new(Sequences::windows(batch, len));
-    let run =
-        move || stack.forward(x.as_tensor(), &windows, precision, &[], true)?.sum_all()?.backward().map(|_| ());
+    let run = move || stack.forward(x.as_tensor(), &windows, precision, &[], true)?.sum_all()?.backward().map(|_| ());
     add("lstm", Box::new(run));
     Ok(cases)
 }
