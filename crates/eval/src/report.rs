@@ -4,6 +4,8 @@ use crate::figures::{Measurement, MetricValue, difference};
 use crate::request::EvalRequest;
 use crate::run::EvalCell;
 use crate::task::Published;
+use gptkit_data::text_table;
+use gptkit_data::text_table::Align::{Left, Right};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -169,11 +171,12 @@ impl EvalReport<'_> {
         if !gains.is_empty() {
             text += "\n## What demonstrations bring\n\n";
             text += "Differences to no demonstration on the same instances; one of less than two standard errors is none.\n\n";
-            text += "| task | model | demonstrations | gain | |\n| --- | --- | ---: | ---: | --- |\n";
-            for Gain { task, model, shots, gain, standard_error, verdict } in &gains {
-                let model = self.request.model_name(*model);
-                text += &format!("| {task} | {model} | {shots} | {gain:+.1} ± {standard_error:.1} | {verdict} |\n");
-            }
+            let columns = [("task", Left), ("model", Left), ("demonstrations", Right), ("gain", Right), ("", Left)];
+            let row = |Gain { task, model, shots, gain, standard_error, verdict }: &Gain| {
+                let gain = format!("{gain:+.1} ± {standard_error:.1}");
+                vec![task.clone(), self.request.model_name(*model), shots.to_string(), gain, verdict.to_string()]
+            };
+            text += &text_table::markdown(&columns, gains.iter().map(row));
         }
         text
     }
@@ -193,11 +196,9 @@ impl EvalReport<'_> {
             text += &format!(", {} records left out", first.cost.skipped);
         }
         text += ".\n\n";
-        let heads: Vec<String> = shots.iter().map(|shots| format!("{shots}-shot")).collect();
-        text +=
-            &format!("| model | metric | {} |\n| --- | --- |{}\n", heads.join(" | "), " ---: |".repeat(heads.len()));
         let row =
-            |name: &str, metric: &str, cells: Vec<String>| format!("| {name} | {metric} | {} |\n", cells.join(" | "));
+            |name: &str, metric: &str, cells: Vec<String>| [vec![name.to_owned(), metric.to_owned()], cells].concat();
+        let mut rows = Vec::new();
         for model in 0..self.request.models.len() {
             let of_model = |shots: &usize| self.cell(task, model, *shots);
             let name = self.request.model_name(model);
@@ -206,14 +207,14 @@ impl EvalReport<'_> {
                 let cell = |shots: &usize| {
                     of_model(shots).and_then(|cell| cell.measured.figure(metric)).map_or("-".to_owned(), shown)
                 };
-                text += &row(&name, metric, shots.iter().map(cell).collect());
+                rows.push(row(&name, metric, shots.iter().map(cell).collect()));
                 if own.iter().any(|cell| cell.clean.is_some()) {
                     let clean = |shots: &usize| {
                         let clean = of_model(shots).and_then(|cell| cell.clean.as_ref());
                         let figure = clean.and_then(|clean| Some((clean, clean.figure(metric)?)));
                         figure.map_or("-".to_owned(), |(clean, figure)| format!("{} of {}", shown(figure), clean.n))
                     };
-                    text += &row(&name, &format!("{metric}, clean part"), shots.iter().map(clean).collect());
+                    rows.push(row(&name, &format!("{metric}, clean part"), shots.iter().map(clean).collect()));
                 }
             }
             let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
@@ -221,26 +222,34 @@ impl EvalReport<'_> {
                 let cell = |shots: &usize| {
                     of_model(shots).map_or("-".to_owned(), |cell| format!("{:.1}", cell.measured.shots))
                 };
-                text += &row(&name, "demonstrations that fit", shots.iter().map(cell).collect());
+                rows.push(row(&name, "demonstrations that fit", shots.iter().map(cell).collect()));
             }
             if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
                 let cell = |shots: &usize| of_model(shots).map_or("-".to_owned(), |cell| cell.measured.cut.to_string());
-                text += &row(&name, "longer than the window, cut", shots.iter().map(cell).collect());
+                rows.push(row(&name, "longer than the window, cut", shots.iter().map(cell).collect()));
             }
         }
         if let Some(chance) = first.measured.chance {
-            text += &row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%")).collect());
+            rows.push(row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%")).collect()));
         }
         for one in self.finetuned.iter().filter(|one| one.task == task) {
             let cells = shots.iter().enumerate().map(|(i, _)| if i == 0 { shown(&one.figure) } else { String::new() });
-            text += &row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells.collect());
+            rows.push(row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells.collect()));
         }
+        let heads = shots.iter().map(|shots| (format!("{shots}-shot"), Right));
+        let columns: Vec<_> =
+            ["model", "metric"].map(|head| (head.to_owned(), Left)).into_iter().chain(heads).collect();
+        text += &text_table::markdown(&columns, rows);
         let published = self.published(task);
         if !published.is_empty() {
-            text += "\n| published | metric | demonstrations | figure | source |\n| --- | --- | --- | ---: | --- |\n";
-            for Published { model, metric, shots, value, source, .. } in published {
-                text += &format!("| {model} | {metric} | {shots} | {value} | {source} |\n");
-            }
+            let columns =
+                [("published", Left), ("metric", Left), ("demonstrations", Left), ("figure", Right), ("source", Left)];
+            let row = |one: &Published| {
+                let Published { model, metric, shots, value, source, .. } = one;
+                vec![model.clone(), metric.clone(), shots.to_string(), value.to_string(), source.clone()]
+            };
+            text.push('\n');
+            text += &text_table::markdown(&columns, published.into_iter().map(row));
         }
         text
     }
