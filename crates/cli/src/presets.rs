@@ -63,14 +63,12 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
         let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
         let near =
             names.iter().min_by_key(|name| strsim::damerau_levenshtein(name, given)).copied().unwrap_or_default();
-        return Err(Usage(format!(
-            "no preset and no file is called {given}\n  hint: did you mean {near}? presets: {}",
-            names.join(", ")
-        ))
-        .into());
+        return Err(Usage::new(format!("no preset and no file is called {given}"))
+            .hint(format!("did you mean {near}? presets: {}", names.join(", ")))
+            .into());
     }
     let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
-    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage(format!("{e:#}")))?;
+    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage::new(format!("{e:#}")))?;
     Ok((stem, text))
 }
 
