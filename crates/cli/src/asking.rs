@@ -14,6 +14,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, IsTerminal};
+use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use textwrap::{Options, WordSplitter};
@@ -56,16 +57,10 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
         ui.say(&keys(ranks, question.shown.len()));
         let shown = Instant::now();
         loop {
-            let typed = match input.reply(interrupt)? {
-                Reply::Text(text) => TypedChoice::parse(&text, ranks, question.shown.len()),
-                Reply::End => return Ok(AskingEnd::Left),
-                Reply::Stop(stop) => return Ok(AskingEnd::Stopped(stop)),
-            };
-            let places = match typed {
-                Ok(TypedChoice::Places(places)) => Some(places),
-                Ok(TypedChoice::Skip) => None,
-                Ok(TypedChoice::Quit) => return Ok(AskingEnd::Left),
-                Ok(TypedChoice::Undo) => match collection.undo(judge)? {
+            let places = match typed_choice(&mut input, ranks, question.shown.len(), interrupt, ui)? {
+                ControlFlow::Break(end) => return Ok(end),
+                ControlFlow::Continue(TypedChoice::Quit) => return Ok(AskingEnd::Left),
+                ControlFlow::Continue(TypedChoice::Undo) => match collection.undo(judge)? {
                     Some(earlier) => {
                         ui.say("taken back");
                         open.insert(earlier);
@@ -76,10 +71,8 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
                         continue;
                     }
                 },
-                Err(why) => {
-                    ui.say(&why);
-                    continue;
-                }
+                ControlFlow::Continue(TypedChoice::Places(places)) => Some(places),
+                ControlFlow::Continue(TypedChoice::Skip) => None,
             };
             input.echo(places.as_deref(), ui);
             collection.choose(&[question.chosen(judge, places.as_deref(), shown.elapsed().as_secs_f64())])?;
@@ -89,6 +82,26 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
         }
     }
     Ok(AskingEnd::All)
+}
+
+/// Reads until something is typed that has a meaning among `n` answers, or asking ends.
+fn typed_choice(
+    input: &mut ChoiceInput,
+    ranks: bool,
+    n: usize,
+    interrupt: &Interrupt,
+    ui: &Ui,
+) -> Result<ControlFlow<AskingEnd, TypedChoice>> {
+    loop {
+        match input.reply(interrupt)? {
+            Reply::Text(text) => match TypedChoice::parse(&text, ranks, n) {
+                Ok(choice) => return Ok(ControlFlow::Continue(choice)),
+                Err(why) => ui.say(&why),
+            },
+            Reply::End => return Ok(ControlFlow::Break(AskingEnd::Left)),
+            Reply::Stop(stop) => return Ok(ControlFlow::Break(AskingEnd::Stopped(stop))),
+        }
+    }
 }
 
 fn progress(n: usize, left: usize, asked: u32, elapsed: Duration) -> String {

@@ -10,7 +10,7 @@ use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
 use gptkit_ops::Precision;
 use gptkit_ops::bench::{BenchShape, cases, peak};
 use gptkit_train::PretrainConfig;
-use gptkit_train::bench::{Measurement, median_seconds};
+use gptkit_train::bench::{CaseTime, median_seconds};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::memory::peak_of_process;
 use serde_json::json;
@@ -143,7 +143,7 @@ impl BenchCommand {
         for mut case in cases(shape, precision)?.into_iter().filter(|case| self.wants(case.name)) {
             let seconds = median_seconds(case.name, sheet.ui, || Ok((case.run)()?))?;
             let (case, flops, tokens) = (case.name, case.flops, batch * seq);
-            sheet.print(&Measurement { case, batch, seq, seconds, tokens, flops }, None)?;
+            sheet.print(&CaseTime { case, batch, seq, seconds, tokens, flops }, None)?;
         }
         Ok(())
     }
@@ -175,19 +175,19 @@ impl BenchSheet<'_> {
     }
 
     /// With the most memory that the process has had.
-    fn show(&self, measured: &Measurement) -> Result<()> {
+    fn show(&self, measured: &CaseTime) -> Result<()> {
         self.print(measured, peak_of_process())
     }
 
-    fn print(&self, measured: &Measurement, peak_bytes: Option<u64>) -> Result<()> {
+    fn print(&self, measured: &CaseTime, peak_bytes: Option<u64>) -> Result<()> {
         match self.json {
             true => self.ui.json(&(self.object(measured, peak_bytes).to_string() + "\n")),
             false => self.ui.result(&(self.row(measured, peak_bytes) + "\n")),
         }
     }
 
-    fn object(&self, measured: &Measurement, peak_bytes: Option<u64>) -> serde_json::Value {
-        let Measurement { case, batch, seq, seconds, tokens, flops } = *measured;
+    fn object(&self, measured: &CaseTime, peak_bytes: Option<u64>) -> serde_json::Value {
+        let CaseTime { case, batch, seq, seconds, tokens, flops } = *measured;
         let rate = flops / seconds;
         json!({
             "case": case,
@@ -203,8 +203,8 @@ impl BenchSheet<'_> {
         })
     }
 
-    fn row(&self, measured: &Measurement, peak_bytes: Option<u64>) -> String {
-        let Measurement { case, seconds, tokens, flops, .. } = *measured;
+    fn row(&self, measured: &CaseTime, peak_bytes: Option<u64>) -> String {
+        let CaseTime { case, seconds, tokens, flops, .. } = *measured;
         let rate = flops / seconds;
         let is_counted = flops > 0.0;
         let gflops = if is_counted { format!("{:.0}", rate / 1e9) } else { String::new() };

@@ -3,6 +3,7 @@
 use clap::Args;
 use gptkit_data::printable::printable_json;
 use gptkit_data::source::{OnBadRecord, SourceConfig};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Text to read
@@ -93,9 +94,9 @@ pub(crate) fn quoted(text: &str) -> String {
     printable_json(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
-/// A path as a shell takes it.
+/// A path as a word of a shell's command line.
 pub(crate) fn shell(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+@:".contains(c));
-    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    let quoted = shlex::try_quote(&text).map(Cow::into_owned);
+    quoted.unwrap_or(text) // no path has a NUL
 }

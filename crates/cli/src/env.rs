@@ -45,7 +45,7 @@ impl Variable {
 /// # Errors
 /// When one has a value that is not accepted.
 pub(crate) fn wants_events() -> Result<bool, Usage> {
-    Cpu::limit().map_err(Usage)?;
+    Cpu::limit().map_err(Usage::new)?;
     parse_events(std::env::var_os(EVENTS).as_deref())
 }
 

@@ -11,7 +11,7 @@ use gptkit_eval::catalog::{TASKS, TaskSpec, load};
 use gptkit_eval::chart::{over_shots, over_sizes};
 use gptkit_eval::figures::MetricValue;
 use gptkit_eval::report::{EvalReport, Finetuned, shown};
-use gptkit_eval::request::{EvalRequest, FinetunedRequest};
+use gptkit_eval::request::{EvalRequest, FinetunedRequest, TaskRequest};
 use gptkit_eval::run::{EvalCell, EvalContext, EvalEnd, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
@@ -134,52 +134,11 @@ impl EvalCommand {
         Ok(())
     }
 
-    /// What is asked, checked before anything runs.
+    /// The evaluation that the options ask for, checked before anything runs.
     fn request(&self) -> Result<EvalRequest> {
-        for model in &self.model {
-            let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
-            if !model.is_dir() {
-                return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
-            }
-            if HeadDescription::load(model).is_ok() {
-                return Err(usage("it labels or rewards texts, and writes none", "name it as --finetuned DIR").into());
-            }
-        }
-        let mut tasks = Vec::new();
-        for task in &self.task {
-            tasks.extend(task.requests()?);
-        }
-        let mut names = BTreeSet::new();
-        if let Some(twice) =
-            tasks.iter().map(gptkit_eval::request::TaskRequest::full_name).find(|name| !names.insert(name.clone()))
-        {
-            let hint = "name each task once; a second file of records is a task file of its own";
-            return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
-        }
-        let choices: Vec<&_> = tasks.iter().filter(|task| task.config.scoring == Scoring::Choice).collect();
-        let mut finetuned = Vec::new();
-        for text in &self.finetuned {
-            let (task, folder) = match (text.split_once('='), choices.as_slice()) {
-                (Some((task, folder)), _) => (task.to_owned(), folder),
-                (None, [one]) => (one.full_name(), text.as_str()),
-                (None, _) => {
-                    let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
-                    return Err(Usage::new(format!("--finetuned {text}: of which task?")).hint(hint).into());
-                }
-            };
-            let wrong = if !choices.iter().any(|one| one.full_name() == task) {
-                format!("{task} is none of the tasks with choices")
-            } else if !Path::new(folder).is_dir() {
-                format!("{folder}: no such folder")
-            } else if HeadDescription::load(Path::new(folder)).is_err() {
-                format!("{folder} labels nothing")
-            } else {
-                finetuned.push(FinetunedRequest { task, folder: PathBuf::from(folder) });
-                continue;
-            };
-            let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
-            return Err(Usage::new(format!("--finetuned {text}: {wrong}")).hint(hint).into());
-        }
+        self.model.iter().try_for_each(|model| check_model(model))?;
+        let tasks = self.tasks()?;
+        let finetuned = self.finetuned.iter().map(|text| finetuned_request(text, &tasks)).collect::<Result<_>>()?;
         let mut shots: Vec<usize> = self.shots.iter().map(|&shots| usize::from(shots)).collect();
         shots.sort_unstable();
         shots.dedup();
@@ -196,6 +155,20 @@ impl EvalCommand {
         })
     }
 
+    /// The tasks, each once.
+    fn tasks(&self) -> Result<Vec<TaskRequest>> {
+        let mut tasks = Vec::new();
+        for task in &self.task {
+            tasks.extend(task.requests()?);
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = tasks.iter().map(TaskRequest::full_name).find(|name| !names.insert(name.clone())) {
+            let hint = "name each task once; a second file of records is a task file of its own";
+            return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
+        }
+        Ok(tasks)
+    }
+
     /// The accuracy of a fine-tuned model on a task's instances.
     fn finetuned(&self, request: &EvalRequest, one: &FinetunedRequest, ui: &Ui) -> Result<Finetuned> {
         let task = request.tasks.iter().find(|task| task.full_name() == one.task).context("no such task")?;
@@ -210,6 +183,42 @@ impl EvalCommand {
         };
         Ok(Finetuned { task: one.task.clone(), folder: one.folder.clone(), figure, n: accuracy.n })
     }
+}
+
+/// Refuses a folder that holds no language model.
+fn check_model(model: &Path) -> Result<()> {
+    let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
+    if !model.is_dir() {
+        return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
+    }
+    if HeadDescription::load(model).is_ok() {
+        return Err(usage("it labels or rewards texts, and writes none", "name it as --finetuned DIR").into());
+    }
+    Ok(())
+}
+
+/// `[TASK=]DIR`, a classifier's folder for one of `tasks`.
+fn finetuned_request(text: &str, tasks: &[TaskRequest]) -> Result<FinetunedRequest> {
+    let choices: Vec<&TaskRequest> = tasks.iter().filter(|task| task.config.scoring == Scoring::Choice).collect();
+    let (task, folder) = match (text.split_once('='), choices.as_slice()) {
+        (Some((task, folder)), _) => (task.to_owned(), folder),
+        (None, [one]) => (one.full_name(), text),
+        (None, _) => {
+            let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
+            return Err(Usage::new(format!("--finetuned {text}: of which task?")).hint(hint).into());
+        }
+    };
+    let wrong = if !choices.iter().any(|one| one.full_name() == task) {
+        format!("{task} is none of the tasks with choices")
+    } else if !Path::new(folder).is_dir() {
+        format!("{folder}: no such folder")
+    } else if HeadDescription::load(Path::new(folder)).is_err() {
+        format!("{folder} labels nothing")
+    } else {
+        return Ok(FinetunedRequest { task, folder: PathBuf::from(folder) });
+    };
+    let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
+    Err(Usage::new(format!("--finetuned {text}: {wrong}")).hint(hint).into())
 }
 
 fn list(ui: &Ui) -> Result<()> {

@@ -3,6 +3,7 @@
 use crate::data_args::ConfigArgs;
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::plan_ppo;
+use crate::plan_text::{limit_and_whose, shape};
 use crate::presets;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
@@ -10,9 +11,7 @@ use candle_core::Device;
 use clap::{Args, ValueEnum};
 use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::progress::{Progress, Unit, grouped};
-use gptkit_model::{Kind, ModelConfig};
 use gptkit_train::PretrainConfig;
-use gptkit_train::machine;
 use gptkit_train::plan::{TrainingPlan, measure, settings_that_fit};
 use gptkit_train::pretrain::settle;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct PlanCommand {
     /// What would run
     #[arg(long, default_value = "pretrain")]
-    stage: PlannedStage,
+    stage: StageChoice,
     #[command(flatten)]
     config: ConfigArgs,
     /// Model folder that training would start from; of `ppo` the policy, as a folder or a preset [default there: small]
@@ -54,7 +53,7 @@ pub(crate) struct PlanCommand {
 
 /// A stage whose needs are known
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PlannedStage {
+enum StageChoice {
     /// `gptkit pretrain`
     Pretrain,
     /// `gptkit ppo`, whose default configuration is ppo-small
@@ -81,7 +80,7 @@ impl PlanCommand {
         let mut set = self.config.settings();
         set.extend(self.dtype.map(DtypeChoice::setting));
         let memory = self.memory.map(|gb| (gb * 1e9) as u64);
-        if self.stage == PlannedStage::Ppo {
+        if self.stage == StageChoice::Ppo {
             self.check_of_ppo()?;
             let [policy, reward] = [&self.init, &self.reward].map(Option::as_deref);
             return plan_ppo::print(&self.config.config, &set, policy, reward, memory, ui);
@@ -97,7 +96,7 @@ impl PlanCommand {
         print(config, self.init.as_deref(), devices.as_ref(), memory, &self.device.open()?, ui)
     }
 
-    /// What is said of text, tokenizer and time has no meaning where only shapes are read and nothing is measured.
+    /// Refuses options on text, tokenizer and time: for PPO only shapes are read, and nothing is measured.
     fn check_of_ppo(&self) -> Result<()> {
         let text = self.config.names_text().then_some("--data, --tokenizer and what belongs to them");
         let devices = self.devices.map(|_| "--devices");
@@ -153,34 +152,6 @@ fn print(
         }
     };
     ui.result(&(work(&config, &plan) + &format!("time         {time}\n")))
-}
-
-/// Two lines on the model that is called `name` there.
-pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
-    let kind = match m.kind {
-        Kind::Gpt1 => "GPT-1",
-        Kind::Gpt2 => "GPT-2",
-        Kind::Gpt3 => "GPT-3",
-        Kind::Lstm => "LSTM",
-        Kind::Bert => "masked model",
-    };
-    let heads = if m.kind == Kind::Lstm { String::new() } else { format!("{} heads · ", m.n_head) };
-    format!(
-        "{name:13}{kind} · {} layers · {heads}width {} · context {} · vocabulary {}\nparameters   {}\n",
-        m.n_layer,
-        m.d_model,
-        m.context,
-        m.vocab_size,
-        grouped(m.n_params())
-    )
-}
-
-/// The memory that there is, and whose it is.
-pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
-    match limit {
-        Some(limit) => (limit, "of the device"),
-        None => (machine::memory(), "here"),
-    }
 }
 
 fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>) -> String {

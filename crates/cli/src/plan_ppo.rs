@@ -1,6 +1,6 @@
 //! `gptkit plan --stage ppo`
 
-use crate::plan::{limit_and_whose, shape};
+use crate::plan_text::{limit_and_whose, shape};
 use crate::presets;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};

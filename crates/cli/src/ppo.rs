@@ -115,7 +115,7 @@ impl PpoCommand {
                     1 => "begin the first with a run of `gptkit sft`".to_owned(),
                     _ => format!("this is round {}; for round {round} name the run of round {}", before + 1, round - 1),
                 };
-                Err(Usage(format!("{what}\n  hint: {hint}")).into())
+                Err(Usage::new(what).hint(hint).into())
             }
             _ => Ok(()),
         }

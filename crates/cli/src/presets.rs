@@ -66,7 +66,7 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
         return Err(Usage::new(format!("no preset and no file is called {given}")).hint(hint).into());
     }
     let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
-    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage(format!("{e:#}")))?;
+    let text = gptkit_data::disk::read_named(path).map_err(|e| Usage::new(format!("{e:#}")))?;
     Ok((stem, text))
 }
 

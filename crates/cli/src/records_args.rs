@@ -28,10 +28,11 @@ pub(crate) type Sink<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 impl RecordsArgs {
     /// Where the records are, and what becomes of bad ones, unless that cannot be obeyed.
     pub(crate) fn checked(&self) -> Result<(PathBuf, OnBadRecord)> {
-        let on_bad: OnBadRecord = self.on_bad_record.parse().map_err(|way| Usage(format!("--on-bad-record: {way}")))?;
+        let on_bad: OnBadRecord =
+            self.on_bad_record.parse().map_err(|way| Usage::new(format!("--on-bad-record: {way}")))?;
         let path = PathBuf::from(if self.data == "-" { "-.jsonl" } else { &self.data });
         if !self.data.starts_with('-') && !path.exists() {
-            return Err(Usage(format!("--data {}: no such file", self.data)).into());
+            return Err(Usage::new(format!("--data {}: no such file", self.data)).into());
         }
         Ok((path, on_bad))
     }

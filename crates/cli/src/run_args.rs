@@ -100,7 +100,7 @@ impl RunArgs {
             let keys: Vec<&str> = settings.iter().map(|set| set.split('=').next().unwrap_or(set)).collect();
             let what =
                 format!("--resume goes on with the run's own settings, and {} would change them", keys.join(", "));
-            return Err(Usage(format!("{what}\n  hint: leave that out, or begin a new run without --resume")).into());
+            return Err(Usage::new(what).hint("leave that out, or begin a new run without --resume").into());
         }
         Ok(self.resume.as_deref())
     }
@@ -199,7 +199,7 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
     let init = init.context("no model to start from")?;
     if !init.is_dir() {
         let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
-        return Err(Usage(format!("--init {}: no such folder\n  hint: {hint}", init.display())).into());
+        return Err(Usage::new(format!("--init {}: no such folder", init.display())).hint(hint).into());
     }
     Ok(init)
 }

@@ -10,7 +10,7 @@ pub fn with_hint(what: impl Display, hint: impl Display) -> String {
 /// A request that cannot be obeyed, found before anything was done. `gptkit` ends with exit code 2 for it, and with 1 for
 /// every other error.
 #[derive(Debug)]
-pub struct Usage(pub String);
+pub struct Usage(String);
 
 impl Usage {
     /// `what` is wrong.

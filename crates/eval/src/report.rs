@@ -4,6 +4,8 @@ use crate::figures::{MetricValue, TaskMeasurement, difference};
 use crate::request::EvalRequest;
 use crate::run::EvalCell;
 use crate::task::Published;
+use gptkit_data::text_table;
+use gptkit_data::text_table::Align::{Left, Right};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -169,11 +171,12 @@ impl EvalReport<'_> {
         if !gains.is_empty() {
             text += "\n## What demonstrations bring\n\n";
             text += "Differences to no demonstration on the same instances; one of less than two standard errors is none.\n\n";
-            text += "| task | model | demonstrations | gain | |\n| --- | --- | ---: | ---: | --- |\n";
-            for Gain { task, model, shots, gain, standard_error, verdict } in &gains {
-                let model = self.request.model_name(*model);
-                text += &format!("| {task} | {model} | {shots} | {gain:+.1} ± {standard_error:.1} | {verdict} |\n");
-            }
+            let columns = [("task", Left), ("model", Left), ("demonstrations", Right), ("gain", Right), ("", Left)];
+            let row = |Gain { task, model, shots, gain, standard_error, verdict }: &Gain| {
+                let gain = format!("{gain:+.1} ± {standard_error:.1}");
+                vec![task.clone(), self.request.model_name(*model), shots.to_string(), gain, verdict.to_string()]
+            };
+            text += &text_table::markdown(&columns, gains.iter().map(row));
         }
         text
     }
@@ -193,50 +196,51 @@ impl EvalReport<'_> {
             text += &format!(", {} records left out", first.cost.skipped);
         }
         text += ".\n\n";
-        let heads: Vec<String> = shots.iter().map(|shots| format!("{shots}-shot")).collect();
-        text +=
-            &format!("| model | metric | {} |\n| --- | --- |{}\n", heads.join(" | "), " ---: |".repeat(heads.len()));
+        let mut rows: Vec<Vec<String>> = Vec::new();
         for model in 0..self.request.models.len() {
-            text += &self.model_rows(task, model, &own, &shots);
+            rows.extend(self.model_rows(task, model, &own, &shots));
         }
         if let Some(chance) = first.measured.chance {
-            text += &row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%")));
+            rows.push(row("chance", "accuracy", shots.iter().map(|_| format!("{chance:.1}%"))));
         }
         for one in self.finetuned.iter().filter(|one| one.task == task) {
             let cells = shots.iter().enumerate().map(|(i, _)| if i == 0 { shown(&one.figure) } else { String::new() });
-            text += &row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells);
+            rows.push(row(&format!("{}, fine-tuned", one.folder.display()), &one.figure.metric, cells));
         }
-        text + &self.published_table(task)
+        let heads = shots.iter().map(|shots| (format!("{shots}-shot"), Right));
+        let columns: Vec<_> =
+            ["model", "metric"].map(|head| (head.to_owned(), Left)).into_iter().chain(heads).collect();
+        text + &text_table::markdown(&columns, rows) + &self.published_table(task)
     }
 
     /// Rows of one model: every metric by number of demonstrations, then demonstrations that fit and cut instances.
-    fn model_rows(&self, task: &str, model: usize, own: &[&EvalCell], shots: &BTreeSet<usize>) -> String {
+    fn model_rows(&self, task: &str, model: usize, own: &[&EvalCell], shots: &BTreeSet<usize>) -> Vec<Vec<String>> {
         let of_model = |shots: &usize| self.cell(task, model, *shots);
         let by_shots = |value: &dyn Fn(&EvalCell) -> Option<String>| -> Vec<String> {
             shots.iter().map(|shots| of_model(shots).and_then(value).unwrap_or_else(|| "-".to_owned())).collect()
         };
         let name = self.request.model_name(model);
-        let mut text = String::new();
+        let mut rows = Vec::new();
         for metric in own[0].measured.figures.iter().map(|figure| figure.metric.as_str()) {
-            text += &row(&name, metric, by_shots(&|cell| cell.measured.figure(metric).map(shown)));
+            rows.push(row(&name, metric, by_shots(&|cell| cell.measured.figure(metric).map(shown))));
             if own.iter().any(|cell| cell.clean.is_some()) {
                 let clean = |cell: &EvalCell| {
                     let clean = cell.clean.as_ref()?;
                     Some(format!("{} of {}", shown(clean.figure(metric)?), clean.n))
                 };
-                text += &row(&name, &format!("{metric}, clean part"), by_shots(&clean));
+                rows.push(row(&name, &format!("{metric}, clean part"), by_shots(&clean)));
             }
         }
         let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
         if shots.iter().any(fewer) {
             let fit = by_shots(&|cell| Some(format!("{:.1}", cell.measured.shots)));
-            text += &row(&name, "demonstrations that fit", fit);
+            rows.push(row(&name, "demonstrations that fit", fit));
         }
         if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
             let cut = by_shots(&|cell| Some(cell.measured.cut.to_string()));
-            text += &row(&name, "longer than the window, cut", cut);
+            rows.push(row(&name, "longer than the window, cut", cut));
         }
-        text
+        rows
     }
 
     fn published_table(&self, task: &str) -> String {
@@ -244,19 +248,19 @@ impl EvalReport<'_> {
         if published.is_empty() {
             return String::new();
         }
-        let head = "\n| published | metric | demonstrations | figure | source |\n| --- | --- | --- | ---: | --- |\n";
+        let columns =
+            [("published", Left), ("metric", Left), ("demonstrations", Left), ("figure", Right), ("source", Left)];
         let row = |one: &Published| {
             let Published { model, metric, shots, value, source, .. } = one;
-            format!("| {model} | {metric} | {shots} | {value} | {source} |\n")
+            vec![model.clone(), metric.clone(), shots.to_string(), value.to_string(), source.clone()]
         };
-        published.into_iter().fold(head.to_owned(), |text, one| text + &row(one))
+        "\n".to_owned() + &text_table::markdown(&columns, published.into_iter().map(row))
     }
 }
 
 /// A row of a task's table.
-fn row(name: &str, metric: &str, cells: impl IntoIterator<Item = String>) -> String {
-    let cells: Vec<String> = cells.into_iter().collect();
-    format!("| {name} | {metric} | {} |\n", cells.join(" | "))
+fn row(name: &str, metric: &str, cells: impl IntoIterator<Item = String>) -> Vec<String> {
+    [name.to_owned(), metric.to_owned()].into_iter().chain(cells).collect()
 }
 
 impl TaskMeasurement {

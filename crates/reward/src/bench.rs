@@ -8,7 +8,7 @@ use gptkit_data::comparison;
 use gptkit_data::progress::Progress;
 use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
-use gptkit_train::bench::{Measurement, median_seconds};
+use gptkit_train::bench::{CaseTime, median_seconds};
 
 /// The cases, in the order in which they are measured.
 pub const CASES: [&str; 3] = ["compare_group", "compare_alone", "compare_pairs"];
@@ -28,7 +28,7 @@ pub fn comparisons(
     precision: Precision,
     is_wanted: impl Fn(&str) -> bool,
     progress: &dyn Progress,
-) -> Result<Vec<Measurement>> {
+) -> Result<Vec<CaseTime>> {
     let head = ClassHead::init_reward(&mut params, model.d_model, 1)?;
     let rewarder = RewardModel { gpt: Gpt::new(model, &params, precision)?, head };
     let (prompt, completion) = ((seq / 2).max(1), (seq / 4).max(1));
@@ -55,7 +55,7 @@ pub fn comparisons(
             weights.begin_update().backward(loss).map(drop)
         })?;
         let tokens = K * (prompt + completion);
-        measured.push(Measurement { case, batch: K, seq, seconds, tokens, flops: 0.0 });
+        measured.push(CaseTime { case, batch: K, seq, seconds, tokens, flops: 0.0 });
     }
     Ok(measured)
 }

@@ -11,7 +11,7 @@ use gptkit_data::progress::{Progress, Silent, Unit};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
 use gptkit_reward::RewardModel;
-use gptkit_train::bench::{MIN_RUNS, Measurement, median};
+use gptkit_train::bench::{CaseTime, MIN_RUNS, median};
 use gptkit_train::objective::LanguageModeling;
 use gptkit_train::schedule::Step;
 use gptkit_train::trainer::Trainer;
@@ -45,7 +45,7 @@ pub fn ppo(
     dtype: Dtype,
     device: &Device,
     progress: &dyn Progress,
-) -> Result<Vec<Measurement>> {
+) -> Result<Vec<CaseTime>> {
     let task = progress.task("ppo", None, Unit::Items);
     let mut measured = Vec::new();
     iterations(shape, (episodes, PROMPT, ANSWER), dtype, device, |seconds| {
@@ -53,7 +53,7 @@ pub fn ppo(
         measured.push(seconds);
         measured.len() <= MIN_RUNS // the first takes its memory from the system
     })?;
-    let case = |case, seconds: fn(&IterationSeconds) -> f64| Measurement {
+    let case = |case, seconds: fn(&IterationSeconds) -> f64| CaseTime {
         case,
         batch: episodes,
         seq: PROMPT + ANSWER,

@@ -2,6 +2,7 @@
 
 use super::report::{Estimate, Law, OptimumEstimate, ParametricLaw, Prediction, ScalingReport, percent};
 use gptkit_data::progress::grouped;
+use gptkit_data::text_table::{self, Align, aligned};
 
 /// Rows under a head; the first column is words, the others are numbers.
 struct Table {
@@ -14,26 +15,16 @@ impl Table {
         Self { head: head.iter().map(|&cell| cell.to_owned()).collect(), rows: rows.into_iter().collect() }
     }
 
-    /// Columns that stand under each other.
+    /// For a terminal.
     fn plain(&self) -> String {
-        let wide = |text: &str| text.chars().count();
-        let all = || std::iter::once(&self.head).chain(&self.rows);
-        let widths: Vec<usize> =
-            (0..self.head.len()).map(|i| all().map(|row| wide(&row[i])).max().unwrap_or(0)).collect();
-        let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, &width))| {
-                let room = " ".repeat(width - wide(cell));
-                if i == 0 { format!("{cell}{room}") } else { format!("  {room}{cell}") }
-            });
-            cells.collect::<String>().trim_end().to_owned() + "\n"
-        };
-        all().map(line).collect()
+        let rows: Vec<Vec<String>> = std::iter::once(&self.head).chain(&self.rows).cloned().collect();
+        aligned(&rows, 1)
     }
 
     fn markdown(&self) -> String {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let rule: Vec<String> = (0..self.head.len()).map(|i| if i == 0 { "---" } else { "---:" }.to_owned()).collect();
-        std::iter::once(line(&self.head)).chain([line(&rule)]).chain(self.rows.iter().map(|row| line(row))).collect()
+        let align = |i: usize| if i == 0 { Align::Left } else { Align::Right };
+        let columns: Vec<(&String, Align)> = self.head.iter().enumerate().map(|(i, head)| (head, align(i))).collect();
+        text_table::markdown(&columns, self.rows.iter().cloned())
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// The time that one case takes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Measurement {
+pub struct CaseTime {
     /// Name of the case.
     pub case: &'static str,
     /// Rows of its batch.
@@ -70,7 +70,7 @@ pub fn train_step(
     seq: usize,
     device: &Device,
     progress: &dyn Progress,
-) -> Result<Measurement> {
+) -> Result<CaseTime> {
     let (case, batch) = ("train_step", train.batch_size);
     let params = Params::init(model, 1, device)?;
     let objective = LanguageModeling { model: predictor(model, &params, train.dtype.precision())? };
@@ -80,7 +80,7 @@ pub fn train_step(
     let seconds = median_seconds(case, progress, || trainer.step(&windows, 0, train.lr).map(|_| ()))?;
     let shape = ModelConfig { context: seq, ..model.clone() };
     let flops = Flops::of(&shape, train).total() * (batch * seq) as f64;
-    Ok(Measurement { case, batch, seq, seconds, tokens: batch * seq, flops })
+    Ok(CaseTime { case, batch, seq, seconds, tokens: batch * seq, flops })
 }
 
 /// Floating-point operations of the forward pass of a token, of which training takes three times as many.
@@ -92,26 +92,20 @@ fn forward_flops(gpt: &Gpt, train: &TrainConfig) -> f64 {
 ///
 /// # Errors
 /// When memory does not suffice.
-pub fn prompt(
-    gpt: &Gpt,
-    train: &TrainConfig,
-    batch: usize,
-    seq: usize,
-    progress: &dyn Progress,
-) -> Result<Measurement> {
+pub fn prompt(gpt: &Gpt, train: &TrainConfig, batch: usize, seq: usize, progress: &dyn Progress) -> Result<CaseTime> {
     let (case, config) = ("prompt", gpt.config());
     let ids = Input::windows(&ids(batch, seq, gpt)?)?;
     let seconds = median_seconds(case, progress, || Ok(gpt.hidden(&ids, Pass::Eval).map(|_| ())?))?;
     let head = 2.0 * (config.vocab_size * config.d_model) as f64;
     let flops = (forward_flops(gpt, train) - head) * (batch * seq) as f64;
-    Ok(Measurement { case, batch, seq, seconds, tokens: batch * seq, flops })
+    Ok(CaseTime { case, batch, seq, seconds, tokens: batch * seq, flops })
 }
 
 /// The next token of each of `rows` texts, of at most `seq` tokens, from the cache.
 ///
 /// # Errors
 /// When memory does not suffice.
-pub fn decode(gpt: &Gpt, train: &TrainConfig, rows: usize, seq: usize, progress: &dyn Progress) -> Result<Measurement> {
+pub fn decode(gpt: &Gpt, train: &TrainConfig, rows: usize, seq: usize, progress: &dyn Progress) -> Result<CaseTime> {
     let case = "decode";
     let (prompt, one) = (ids(rows, PROMPT.min(seq / 2), gpt)?, ids(rows, 1, gpt)?);
     let (prompt, one) = (Input::windows(&prompt)?, Input::windows(&one)?);
@@ -125,7 +119,7 @@ pub fn decode(gpt: &Gpt, train: &TrainConfig, rows: usize, seq: usize, progress:
         Ok(gpt.next_logits(&one, &mut cache).map(|_| ())?)
     })?;
     let flops = forward_flops(gpt, train) * rows as f64;
-    Ok(Measurement { case, batch: rows, seq: 1, seconds, tokens: rows, flops })
+    Ok(CaseTime { case, batch: rows, seq: 1, seconds, tokens: rows, flops })
 }
 
 /// `[rows, len]`.
