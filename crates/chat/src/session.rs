@@ -171,7 +171,7 @@ mod tests {
     fn session(context: usize) -> ChatSession {
         let tokenizer = Tokenizer::of_characters(&(' '..='~').chain(['\n']).collect()).unwrap();
         let config: ModelConfig = serde_json::from_value(serde_json::json!({
-            "n_layer": 1, "n_head": 1, "d_model": 8, "context": context, "vocab_size": tokenizer.vocab_size(),
+            "kind": "gpt2", "n_layer": 1, "n_head": 1, "d_model": 8, "context": context, "vocab_size": tokenizer.vocab_size(),
         }))
         .unwrap();
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();

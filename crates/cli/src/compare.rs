@@ -153,7 +153,7 @@ impl CompareCommand {
     /// The settings of a new collection; none where the options name no model, so that those in the folder hold.
     fn settings(&self, sampling: Sampling, ui: &Ui) -> Result<Option<Settings>> {
         let (Some(a), Some(prompts)) = (&self.a, &self.prompts) else {
-            if self.sampling.say_anything() {
+            if self.sampling.are_given() {
                 let what = "how answers are written is settled when a collection begins";
                 return Err(Usage::new(what).hint("leave that out, or begin one with --a").into());
             }

@@ -6,7 +6,7 @@ use clap::Args;
 use gptkit_config::{Check, Problems};
 use gptkit_model::sampler::Sampling;
 
-/// Where nothing else is said.
+/// The default of `--temperature`.
 const TEMPERATURE: f32 = 0.8;
 
 /// How tokens are chosen
@@ -36,14 +36,17 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// Whether they say anything.
-    pub(crate) fn say_anything(&self) -> bool {
+    /// Whether any of them differs from its default.
+    pub(crate) fn are_given(&self) -> bool {
         let Self { temperature, top_k, top_p, min_p, repetition_penalty, stop, seed } = self;
         let numbers = (*temperature, *repetition_penalty, *seed) != (TEMPERATURE, 1.0, 1);
         numbers || top_k.is_some() || top_p.is_some() || min_p.is_some() || !stop.is_empty()
     }
 
-    /// What they say, unless it cannot be obeyed.
+    /// The options as library types.
+    ///
+    /// # Errors
+    /// When a value is out of range.
     pub(crate) fn checked(&self) -> Result<Sampling> {
         let sampling = Sampling {
             repetition_penalty: self.repetition_penalty,
@@ -58,7 +61,7 @@ impl SamplingArgs {
         if problems.is_empty() {
             return Ok(sampling);
         }
-        let said: Vec<String> = problems.iter().map(|problem| format!("--{problem}")).collect();
-        Err(Usage::new(said.join("\n")).into())
+        let wrong: Vec<String> = problems.iter().map(|problem| format!("--{problem}")).collect();
+        Err(Usage::new(wrong.join("\n")).into())
     }
 }
