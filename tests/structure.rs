@@ -114,8 +114,8 @@ fn without_comments(text: &str) -> (String, String) {
             (string(rest), true)
         } else if rest.starts_with("'\"'") {
             (3, true)
-        } else if rest.starts_with("'\\") {
-            (rest[2..].find('\'').unwrap() + 3, true)
+        } else if let Some(escaped) = rest.strip_prefix("'\\") {
+            (escaped.find('\'').unwrap() + 3, true)
         } else {
             (c.len_utf8(), false)
         };
@@ -271,7 +271,7 @@ impl<'a> Modules<'a> {
                         _ => [source.module.as_slice(), &path].concat(),
                     };
                     if let Some(name) = path.last() {
-                        modules.exports.insert([source.module.as_slice(), &[name.clone()]].concat(), from);
+                        modules.exports.insert([source.module.as_slice(), std::slice::from_ref(name)].concat(), from);
                     }
                 }
             }
