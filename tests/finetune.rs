@@ -302,5 +302,5 @@ fn a_killed_run_ends_with_the_same_weights() {
     fs::copy(path.join("cut/val.examples"), path.join("cut/train.examples")).unwrap();
     let ran = gptkit(path, "finetune --resume cut");
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("train.examples is not what the run began with"), "{}", ran.err);
+    assert!(ran.err.contains("train.examples has changed since this run started"), "{}", ran.err);
 }

@@ -117,130 +117,167 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Looks at an iteration. Returns what is wrong, those findings first said that are new.
-    pub fn examine(&mut self, signs: &HealthMetrics, config: &DoctorConfig, tolerance: Tolerance) -> Vec<Finding> {
-        let first = *self.first.get_or_insert(*signs);
+    /// Examines an iteration and returns the findings that are new.
+    pub fn examine(&mut self, now: &HealthMetrics, config: &DoctorConfig, tolerance: Tolerance) -> Vec<Finding> {
+        let first = *self.first.get_or_insert(*now);
         self.n_iterations += 1;
-        let mut found = Vec::new();
-        let mut look = |name: &'static str, bad: bool, at_once: bool, what: String, cause, cure| {
-            let lasting = self.lasting.entry(name.to_owned()).or_default();
-            *lasting = if bad { *lasting + 1 } else { 0 };
-            let enough = if at_once { 1 } else { config.patience };
+        let seen = Examined { now, first: &first, config, tolerance, n_iterations: self.n_iterations };
+        let mut findings = Vec::new();
+        for HealthCheck { name, is_bad, at_once, what, cause, cure } in CHECKS {
+            let lasting = self.lasting.entry((*name).to_owned()).or_default();
+            *lasting = if is_bad(&seen) { *lasting + 1 } else { 0 };
+            let enough = if *at_once { 1 } else { config.patience };
             if *lasting == enough {
-                found.push(Finding { name, what, cause, cure });
+                findings.push(Finding { name, what: what(&seen), cause, cure });
             }
-        };
-        look(
-            "ratio",
-            (signs.first_ratio - 1.0).abs() > tolerance.ratio || signs.first_ratio.is_nan(),
-            true,
-            format!(
-                "before any update the policy's probabilities are {:.4} times its own of a moment ago",
-                signs.first_ratio
-            ),
-            "two passes over the same tokens differ: dropout, positions, another temperature, or damaged weights",
-            "that is a bug or a broken device: try --device cpu --dtype f32, and report it",
-        );
-        if let Some(off) = signs.sampling_error {
-            look(
-                "sampler",
-                off > tolerance.log_prob || off.is_nan(),
-                true,
-                format!("log-probabilities while answers are written are {off:.4} nats off those of a pass over them"),
-                "the sampler does not speak with the policy that is trained: positions, end signs, or precision",
-                "use --dtype f32; if it lasts, report it",
-            );
         }
-        look(
-            "negative KL",
-            signs.kl < -2.0 * signs.kl_error - 1e-3,
-            false,
-            format!(
-                "the KL estimate has been negative for {} iterations, {:.3} nats an answer now",
-                config.patience, signs.kl
-            ),
-            "its mean cannot be negative when answers are the policy's own: the reference sees other tokens or temperature",
-            "give --init the very model whose tokenizer and template the reward model has",
-        );
-        look(
-            "far from the reference",
-            signs.kl > config.max_kl,
-            true,
-            format!(
-                "the policy is {:.1} nats an answer from where it began; over {:.0} scores seldom mean what they say",
-                signs.kl, config.max_kl
-            ),
-            "the reward model is over-optimized (Gao et al. 2022)",
-            "raise reward.kl_coef, set reward.adaptive.target, lower train.lr, or end earlier",
-        );
-        look(
-            "no ends",
-            signs.end_rate < 0.5 && signs.end_rate < first.end_rate - 0.1 || signs.end_rate < 0.1,
-            false,
-            format!(
-                "{:.0}% of the answers have their end, {:.0}% had it at first",
-                100.0 * signs.end_rate,
-                100.0 * first.end_rate
-            ),
-            "the reward model likes what is long or cut, or answers need more room",
-            "set reward.missing_end = \"fixed\" or raise reward.missing_end_value; or raise rollout.max_new_tokens",
-        );
-        look(
-            "clipping",
-            signs.clip_fraction > 0.3,
-            false,
-            format!("{:.0}% of the tokens are clipped", 100.0 * signs.clip_fraction),
-            "updates are too large for their clip range",
-            "lower train.lr or policy.epochs, or raise train.batch_size",
-        );
-        look(
-            "large updates",
-            signs.approx_kl > 0.2,
-            true,
-            format!(
-                "an iteration moved the policy by {:.3} (half the mean squared change of a log-probability)",
-                signs.approx_kl
-            ),
-            "the learning rate is too high, or Adam's first steps are (see train.eps_placement)",
-            "lower train.lr, add train.warmup, or set policy.max_approx_kl = 0.05",
-        );
-        look(
-            "values",
-            self.n_iterations > 10 && signs.explained_variance < 0.0,
-            false,
-            format!(
-                "values explain {:.2} of the returns' variance: less than their mean would",
-                signs.explained_variance
-            ),
-            "the value network does not keep up with what it is to predict",
-            "raise value.lr or value.warmup_epochs, take value.init = \"reward\", or widen value.clip_range",
-        );
-        look(
-            "entropy",
-            signs.entropy < 0.2 * first.entropy,
-            false,
-            format!(
-                "entropy fell from {:.3} to {:.3} nats a token: all answers become alike",
-                first.entropy, signs.entropy
-            ),
-            "the policy has found one thing to say",
-            "raise reward.kl_coef or lower train.lr; look at answers.md",
-        );
-        let longer = signs.length > 1.5 * first.length && signs.score > first.score;
-        look(
-            "length",
-            longer && signs.score_length > 0.7,
-            false,
-            format!(
-                "scores rise with length: answers grew from {:.0} to {:.0} tokens, and the correlation is {:.2}",
-                first.length, signs.length, signs.score_length
-            ),
-            "the reward model takes long for good",
-            "look at its report (length explains …); give comparisons whose better answer is the shorter, or lower rollout.max_new_tokens",
-        );
-        found
+        findings
     }
 }
+
+/// What a check reads.
+struct Examined<'a> {
+    now: &'a HealthMetrics,
+    /// Of the first iteration.
+    first: &'a HealthMetrics,
+    config: &'a DoctorConfig,
+    tolerance: Tolerance,
+    n_iterations: u32,
+}
+
+/// A property that must hold after each iteration.
+struct HealthCheck {
+    name: &'static str,
+    is_bad: fn(&Examined) -> bool,
+    /// Whether one iteration is enough for a finding; else it takes `doctor.patience` in a row.
+    at_once: bool,
+    /// The finding, with its figures.
+    what: fn(&Examined) -> String,
+    cause: &'static str,
+    cure: &'static str,
+}
+
+const CHECKS: &[HealthCheck] = &[
+    HealthCheck {
+        name: "ratio",
+        is_bad: |e| (e.now.first_ratio - 1.0).abs() > e.tolerance.ratio || e.now.first_ratio.is_nan(),
+        at_once: true,
+        what: |e| format!("probability ratio before the first update is {:.4}, expected 1", e.now.first_ratio),
+        cause: "two passes over the same tokens differ: dropout, positions, another temperature, or damaged weights",
+        cure: "that is a bug or a broken device: try --device cpu --dtype f32, and report it",
+    },
+    HealthCheck {
+        name: "sampler",
+        is_bad: |e| e.now.sampling_error.is_some_and(|off| off > e.tolerance.log_prob || off.is_nan()),
+        at_once: true,
+        what: |e| {
+            let off = e.now.sampling_error.unwrap_or(f64::NAN);
+            format!("log-probabilities during sampling are {off:.4} nats off those of a pass over the whole answers")
+        },
+        cause: "the sampler does not use the policy that is trained: positions, end tokens, or precision",
+        cure: "use --dtype f32; if it lasts, report it",
+    },
+    HealthCheck {
+        name: "negative KL",
+        is_bad: |e| e.now.kl < -2.0 * e.now.kl_error - 1e-3,
+        at_once: false,
+        what: |e| {
+            format!(
+                "the KL estimate has been negative for {} iterations, {:.3} nats an answer now",
+                e.config.patience, e.now.kl
+            )
+        },
+        cause: "its mean cannot be negative when answers are the policy's own: the reference sees other tokens or temperature",
+        cure: "give --init the very model whose tokenizer and template the reward model has",
+    },
+    HealthCheck {
+        name: "far from the reference",
+        is_bad: |e| e.now.kl > e.config.max_kl,
+        at_once: true,
+        what: |e| {
+            format!(
+                "the policy is {:.1} nats an answer from where it began; over {:.0} scores seldom mean what they say",
+                e.now.kl, e.config.max_kl
+            )
+        },
+        cause: "the reward model is over-optimized (Gao et al. 2022)",
+        cure: "raise reward.kl_coef, set reward.adaptive.target, lower train.lr, or end earlier",
+    },
+    HealthCheck {
+        name: "no ends",
+        is_bad: |e| e.now.end_rate < 0.5 && e.now.end_rate < e.first.end_rate - 0.1 || e.now.end_rate < 0.1,
+        at_once: false,
+        what: |e| {
+            let [now, first] = [e.now, e.first].map(|health| 100.0 * health.end_rate);
+            format!("{now:.0}% of the answers have their end, {first:.0}% had it at first")
+        },
+        cause: "the reward model likes what is long or cut, or answers need more room",
+        cure: "set reward.missing_end = \"fixed\" or raise reward.missing_end_value; or raise rollout.max_new_tokens",
+    },
+    HealthCheck {
+        name: "clipping",
+        is_bad: |e| e.now.clip_fraction > 0.3,
+        at_once: false,
+        what: |e| format!("{:.0}% of the tokens are clipped", 100.0 * e.now.clip_fraction),
+        cause: "updates are too large for their clip range",
+        cure: "lower train.lr or policy.epochs, or raise train.batch_size",
+    },
+    HealthCheck {
+        name: "large updates",
+        is_bad: |e| e.now.approx_kl > 0.2,
+        at_once: true,
+        what: |e| {
+            format!(
+                "an iteration moved the policy by {:.3} (half the mean squared change of a log-probability)",
+                e.now.approx_kl
+            )
+        },
+        cause: "the learning rate is too high, or Adam's first steps are (see train.eps_placement)",
+        cure: "lower train.lr, add train.warmup, or set policy.max_approx_kl = 0.05",
+    },
+    HealthCheck {
+        name: "values",
+        is_bad: |e| e.n_iterations > 10 && e.now.explained_variance < 0.0,
+        at_once: false,
+        what: |e| {
+            format!(
+                "values explain {:.2} of the returns' variance: less than their mean would",
+                e.now.explained_variance
+            )
+        },
+        cause: "the value network does not keep up with what it is to predict",
+        cure: "raise value.lr or value.warmup_epochs, take value.init = \"reward\", or widen value.clip_range",
+    },
+    HealthCheck {
+        name: "entropy",
+        is_bad: |e| e.now.entropy < 0.2 * e.first.entropy,
+        at_once: false,
+        what: |e| {
+            format!(
+                "entropy fell from {:.3} to {:.3} nats a token: all answers become alike",
+                e.first.entropy, e.now.entropy
+            )
+        },
+        cause: "the policy has found one thing to say",
+        cure: "raise reward.kl_coef or lower train.lr; look at answers.md",
+    },
+    HealthCheck {
+        name: "length",
+        is_bad: |e| {
+            let longer = e.now.length > 1.5 * e.first.length && e.now.score > e.first.score;
+            longer && e.now.score_length > 0.7
+        },
+        at_once: false,
+        what: |e| {
+            format!(
+                "scores rise with length: answers grew from {:.0} to {:.0} tokens, and the correlation is {:.2}",
+                e.first.length, e.now.length, e.now.score_length
+            )
+        },
+        cause: "the reward model favors long answers",
+        cure: "look at its report (length explains …); give comparisons whose better answer is the shorter, or lower rollout.max_new_tokens",
+    },
+];
 
 /// Says what was found after iteration `step`, or ends the run.
 ///
