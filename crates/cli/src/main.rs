@@ -43,6 +43,8 @@ mod stage_args;
 mod stderr;
 mod stdin;
 mod tokenizer;
+#[cfg(test)]
+mod train_keys;
 mod train_rm;
 mod ui;
 mod win_rates;

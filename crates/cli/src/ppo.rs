@@ -4,7 +4,7 @@ use crate::data_args::{quoted, shell};
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::stage_args::StageArgs;
 use crate::ui::{Ui, Usage};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::progress::Progress;
 use gptkit_data::source::SourceLocation;
@@ -86,11 +86,7 @@ impl PpoCommand {
             self.check_round(init, reward, ui)?;
             Ok(vec![("init", init), ("reward", reward)])
         };
-        let stage = |config, models: &RunModels| match (models.get("init"), models.get("reward")) {
-            _ if models.is_resumed() => Ok(PpoTraining::resumed(config)),
-            (Some(init), Some(reward)) => Ok(PpoTraining::new(config, init, reward)),
-            _ => bail!("the run does not name its policy and its reward model"),
-        };
+        let stage = |config, models: &RunModels| Ok(PpoTraining::new(config, models.get("init"), models.get("reward")));
         finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 

@@ -11,7 +11,7 @@ use gptkit_config::Check;
 use gptkit_data::disk::Claim;
 use gptkit_data::progress::Progress;
 use gptkit_train::fit::Summary;
-use gptkit_train::objective::SOURCE_LOSS;
+use gptkit_train::language_modeling::SOURCE_LOSS;
 use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
 use gptkit_train::stage::{Outcome, Stage};
@@ -214,7 +214,7 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
         let (command, right) = (stage.command, &request.command);
         let shown = shell(folder);
         ensure!(command == right, "{shown} is a run of `gptkit {right}`\n  hint: gptkit {right} --resume {shown}");
-        if !request.begun && !checkpoint_folders::exist(folder) {
+        if !request.begun && !checkpoint_folders::has_checkpoint(folder) {
             return start_again(request, folder, ui);
         }
     }

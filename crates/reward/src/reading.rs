@@ -3,7 +3,7 @@
 use crate::group::Group;
 use anyhow::Result;
 use gptkit_model::{Gpt, Input};
-use gptkit_train::objective::check_tokens;
+use gptkit_train::language_modeling::check_tokens;
 
 /// What groups share is read once when that saves at least this share of all tokens.
 const WORTH_SHARING: f64 = 0.05;

@@ -22,10 +22,11 @@ use gptkit_train::checkpoint;
 use gptkit_train::config::{TrainConfig, default_seed};
 use gptkit_train::learner::Supervised;
 use gptkit_train::objective::{Objective, Validate, Validation};
-use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
+use gptkit_train::stage::{Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
+use gptkit_train::training_data::TrainingData;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -112,7 +113,6 @@ impl Stage for RewardModeling {
     type Report = RewardModelingReport;
 
     const FILES: &'static [&'static str] = &[GROUPS[0], GROUPS[1], REFERENCES];
-    const VALIDATES_EACH_EPOCH: bool = true;
 
     fn config(&self) -> &RewardConfig {
         &self.config
@@ -129,7 +129,7 @@ impl Stage for RewardModeling {
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<RewardParts>> {
         let (config, progress) = (&self.config, context.progress);
         let mut start = Start::load(&self.init, context.device)?;
-        config.dropout.or_none().apply(&mut start.config);
+        config.dropout.or_zero().apply(&mut start.config);
         let template = start.template(config.seed)?;
         let pad = padding(&mut start, &template, config.seed)?;
         let Start { config: shape, mut params, tokenizer, end_of_text, .. } = start;
@@ -154,18 +154,10 @@ impl Stage for RewardModeling {
     }
 
     fn open(&mut self, folder: &Path, _: &Model<RewardParts>, _: &RunContext) -> Result<StageData<Self>> {
-        let TrainConfig { eval_windows, .. } = self.config.train;
         let [train, val] = GROUPS.map(|name| folder.join(name));
         let Groups { records, mean_tokens, .. } = Groups::open(&train, self.config.seed, Group::of)?;
-        let val = Groups::open(&val, 0, Group::of)?;
-        Ok(TrainingData {
-            folder: folder.to_owned(),
-            fingerprint: records.fingerprint(),
-            n_rows: records.len(),
-            tokens_per_row: mean_tokens,
-            validation: val.records.all(self.config.train.micro_batch(), eval_windows),
-            batch: Box::new(move |first, rows| records.batch(first, rows)),
-        })
+        let val = Groups::open(&val, 0, Group::of)?.records;
+        Ok(TrainingData::of_records(folder, records, mean_tokens, &val, &self.config.train))
     }
 
     fn describe(&self, model: &Model<RewardParts>, run: &Path) -> Result<()> {
@@ -177,9 +169,7 @@ impl Stage for RewardModeling {
     fn learner(
         &mut self,
         model: Model<RewardParts>,
-        validation: Vec<Vec<Group>>,
-        tokens_per_row: usize,
-        _: &Path,
+        data: &mut StageData<Self>,
         _: &RunContext,
     ) -> Result<Self::Learner> {
         let (config, RewardParts { params, head, .. }) = (&self.config, model.parts);
@@ -187,7 +177,7 @@ impl Stage for RewardModeling {
         params.freeze_output();
         let comparing = Comparing { model: RewardModel { gpt, head }, loss: config.loss.clone() };
         let trainer = Trainer::new(comparing, params, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+        Ok(Supervised::new(trainer, data))
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {

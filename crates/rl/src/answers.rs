@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::pack::like_lengths;
 use gptkit_model::{Gpt, Input, Pass};
-use gptkit_train::objective::check_tokens;
+use gptkit_train::language_modeling::check_tokens;
 
 /// Tokens that a model reads at a time where nothing is to be differentiated, but for a longer sequence alone.
 const TOKENS_AT_A_TIME: usize = 4096;

@@ -12,7 +12,7 @@ use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
 use gptkit_reward::RewardModel;
 use gptkit_train::bench::{CaseTime, MIN_RUNS, median};
-use gptkit_train::objective::LanguageModeling;
+use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::schedule::Step;
 use gptkit_train::trainer::Trainer;
 use std::collections::BTreeSet;

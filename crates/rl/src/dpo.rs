@@ -21,10 +21,11 @@ use gptkit_train::RunContext;
 use gptkit_train::config::{TrainConfig, default_seed};
 use gptkit_train::learner::Supervised;
 use gptkit_train::objective::{Objective, Validate, Validation};
-use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
+use gptkit_train::stage::{Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
+use gptkit_train::training_data::TrainingData;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -155,7 +156,6 @@ impl Stage for Dpo {
     type Report = DpoReport;
 
     const FILES: &'static [&'static str] = &FILES;
-    const VALIDATES_EACH_EPOCH: bool = true;
 
     fn config(&self) -> &DpoConfig {
         &self.config
@@ -173,7 +173,7 @@ impl Stage for Dpo {
         let (config, init, progress) = (&self.config, &self.init, context.progress);
         let mut start = Start::load(init, context.device)?;
         Template::required(&start.tokenizer, init)?;
-        config.dropout.or_none().apply(&mut start.config);
+        config.dropout.or_zero().apply(&mut start.config);
         let template = start.template(config.seed)?;
         let ends = start.ends(&template)?;
         let weights = start.weights(config.lora.as_ref(), config.seed, progress)?;
@@ -194,7 +194,7 @@ impl Stage for Dpo {
 
     fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<DpoParts>> {
         let mut shape = load_config(&run.checkpoint)?;
-        self.config.dropout.or_none().apply(&mut shape); // adapters know their base's
+        self.config.dropout.or_zero().apply(&mut shape); // adapters know their base's
         let weights = match &self.config.lora {
             None => load_model(&run.checkpoint, context.device)?.1.into(),
             Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
@@ -204,18 +204,10 @@ impl Stage for Dpo {
     }
 
     fn open(&mut self, folder: &Path, _: &Model<DpoParts>, _: &RunContext) -> Result<StageData<Self>> {
-        let TrainConfig { eval_windows, .. } = self.config.train;
         let [train, val] = FILES.map(|name| folder.join(name));
         let Groups { records, mean_tokens, .. } = Groups::open(&train, self.config.seed, Compared::of)?;
-        let val = Groups::open(&val, 0, Compared::of)?;
-        Ok(TrainingData {
-            folder: folder.to_owned(),
-            fingerprint: records.fingerprint(),
-            n_rows: records.len(),
-            tokens_per_row: mean_tokens,
-            validation: val.records.all(self.config.train.micro_batch(), eval_windows),
-            batch: Box::new(move |first, rows| records.batch(first, rows)),
-        })
+        let val = Groups::open(&val, 0, Compared::of)?.records;
+        Ok(TrainingData::of_records(folder, records, mean_tokens, &val, &self.config.train))
     }
 
     fn describe(&self, model: &Model<DpoParts>, run: &Path) -> Result<()> {
@@ -224,19 +216,12 @@ impl Stage for Dpo {
         gptkit_data::disk::write_json(&run.join(REFERENCE), &ModelOrigin::of(&self.init)?)
     }
 
-    fn learner(
-        &mut self,
-        model: Model<DpoParts>,
-        validation: Vec<Vec<Compared>>,
-        tokens_per_row: usize,
-        _: &Path,
-        _: &RunContext,
-    ) -> Result<Self::Learner> {
+    fn learner(&mut self, model: Model<DpoParts>, data: &mut StageData<Self>, _: &RunContext) -> Result<Self::Learner> {
         let (config, weights) = (&self.config, model.parts.weights);
         let policy = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
         let preferring = Preferring { policy, beta: config.dpo.beta };
         let trainer = Trainer::new(preferring, weights, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+        Ok(Supervised::new(trainer, data))
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {

@@ -39,8 +39,6 @@ pub mod provenance;
 pub mod rollout;
 pub mod shaping;
 pub mod stage;
-#[cfg(test)]
-mod train_keys;
 
 pub use config::PpoConfig;
 pub use dpo::{Dpo, DpoConfig};

@@ -7,7 +7,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
 use gptkit_model::{ClassHead, Gpt, Pass};
-use gptkit_train::objective::{LanguageModeling, Metrics, Objective};
+use gptkit_train::language_modeling::LanguageModeling;
+use gptkit_train::objective::{BatchSums, Objective};
 use std::ops::Range;
 
 /// What an update of the policy is made from. Its rows are the episodes, then the windows of text.
@@ -48,7 +49,7 @@ pub(crate) struct PpoMetrics {
     pub(crate) text_loss: f64,
 }
 
-impl Metrics for PpoMetrics {
+impl BatchSums for PpoMetrics {
     fn add(&mut self, other: Self) {
         self.tokens += other.tokens;
         self.ratio += other.ratio;

@@ -16,7 +16,7 @@ use gptkit_model::Gpt;
 use gptkit_rng::order::{Order, shuffled};
 use gptkit_train::ema::Ema;
 use gptkit_train::guard::{Guard, spike_message};
-use gptkit_train::objective::{Metrics, Update};
+use gptkit_train::objective::{BatchSums, Update};
 use gptkit_train::schedule::Step;
 use gptkit_train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
@@ -479,7 +479,8 @@ mod tests {
     use gptkit_data::progress::Silent;
     use gptkit_model::{ClassHead, Kind, ModelConfig, Params, Pass};
     use gptkit_ops::Precision;
-    use gptkit_train::objective::{LanguageModeling, Objective};
+    use gptkit_train::language_modeling::LanguageModeling;
+    use gptkit_train::objective::Objective;
 
     /// What is rewarded: the share of this token.
     const WANTED: u32 = 5;

@@ -3,6 +3,7 @@
 use crate::charts;
 use crate::config::{PpoConfig, ValueInit};
 use crate::doctor::{Tolerance, act};
+use crate::plan::Plan;
 use crate::policy::{Policy, ValueHead, Values};
 use crate::ppo::{Ppo, PpoEvaluation, PpoState, PretrainingText};
 use crate::prompts::{self, FILES, Prompt};
@@ -24,15 +25,17 @@ use gptkit_train::checkpoint::{MOMENTS, load_into};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::curves;
 use gptkit_train::ema::Ema;
-use gptkit_train::learner::{Keep, Learner, Speed, StepPlace, StepReport};
+use gptkit_train::language_modeling::LanguageModeling;
+use gptkit_train::learner::{Keep, Learner, Speed, StepContext, StepReport};
 use gptkit_train::metrics::{Record, records};
-use gptkit_train::objective::{LanguageModeling, Validation};
+use gptkit_train::objective::Validation;
 use gptkit_train::run::Run;
 use gptkit_train::schedule::{Schedule, Step};
-use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
+use gptkit_train::stage::{Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start, prepared_text};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
+use gptkit_train::training_data::TrainingData;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,14 +89,10 @@ const ANSWERS: &str = "answers.md";
 const PICTURE: &str = "reward-kl.svg";
 
 impl PpoTraining {
-    /// A run of `config` from the policy in `init` against the reward model in `reward`.
-    pub fn new(config: PpoConfig, init: &Path, reward: &Path) -> Self {
-        Self { config, init: init.to_owned(), reward: reward.to_owned(), before: BTreeMap::new() }
-    }
-
-    /// A resumed run of `config`, which knows its models.
-    pub fn resumed(config: PpoConfig) -> Self {
-        Self { config, init: PathBuf::new(), reward: PathBuf::new(), before: BTreeMap::new() }
+    /// A run of `config` from the policy in `init` against the reward model in `reward`; a resumed run needs neither.
+    pub fn new(config: PpoConfig, init: Option<&Path>, reward: Option<&Path>) -> Self {
+        let [init, reward] = [init, reward].map(|folder| folder.map(Path::to_owned).unwrap_or_default());
+        Self { config, init, reward, before: BTreeMap::new() }
     }
 }
 
@@ -175,20 +174,18 @@ impl Stage for PpoTraining {
         Schedule::of_episodes(&self.config.train, data.n_rows, self.config.policy.minibatches)
     }
 
+    fn memory(&self, model: &Model<PpoParts>, _: &StageData<Self>) -> u64 {
+        let plan = Plan::new(&self.config, &model.config, model.parts.scorer.model.gpt.config());
+        plan.phases.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
+    }
+
     fn describe(&self, model: &Model<PpoParts>, run: &Path) -> Result<()> {
         let Some((end_of_text, provenance)) = &model.parts.description else { return Ok(()) };
         save_ends(run, end_of_text)?;
         provenance.save(run)
     }
 
-    fn learner(
-        &mut self,
-        model: Model<PpoParts>,
-        validation: Vec<Vec<Prompt>>,
-        _: usize,
-        _: &Path,
-        context: &RunContext,
-    ) -> Result<Ppo> {
+    fn learner(&mut self, model: Model<PpoParts>, data: &mut StageData<Self>, context: &RunContext) -> Result<Ppo> {
         let (config, Model { config: shape, tokenizer, parts }) = (&self.config, model);
         let precision = config.train.dtype.precision();
         // Adapters lie on the frozen weights themselves; else the reference reads a copy that nothing changes.
@@ -216,7 +213,7 @@ impl Stage for PpoTraining {
             ema,
             tokenizer,
             ends,
-            validation: validation.into_iter().flatten().collect(),
+            validation: std::mem::take(&mut data.validation).into_iter().flatten().collect(),
             text,
             state: PpoState { kl_coef: config.reward.kl_coef, ..PpoState::default() },
             config: Arc::new(config.clone()),
@@ -233,7 +230,7 @@ impl Stage for PpoTraining {
         ));
     }
 
-    fn before(&mut self, ppo: &mut Ppo, run: &Run, state: &mut State, place: &StepPlace) -> Result<()> {
+    fn before(&mut self, ppo: &mut Ppo, run: &Run, state: &mut State, place: &StepContext) -> Result<()> {
         if let Some(Validation { scores, chosen_by, .. }) = ppo.validate(state, place)? {
             self.before = scores;
             chosen_by.map(|by| state.gains(by));
@@ -264,7 +261,7 @@ impl Learner for Ppo {
         !self.validation.is_empty()
     }
 
-    fn step(&mut self, prompts: &Vec<Prompt>, step: &Step, place: &StepPlace) -> Result<StepReport> {
+    fn step(&mut self, prompts: &Vec<Prompt>, step: &Step, place: &StepContext) -> Result<StepReport> {
         let iteration = self.iterate(prompts, step, place.task)?;
         let (doctor, progress) = (&self.config.doctor, place.context.progress);
         for spike in &iteration.spikes {
@@ -284,7 +281,7 @@ impl Learner for Ppo {
     }
 
     /// Measures the outcome so far, and shows what it answers.
-    fn validate(&mut self, state: &State, place: &StepPlace) -> Result<Option<Validation>> {
+    fn validate(&mut self, state: &State, place: &StepContext) -> Result<Option<Validation>> {
         let PpoEvaluation { figures, reward } = self.with_outcome(|ppo| ppo.evaluate(state.step, place.task))?;
         write_answers(self, place.folder)?;
         Ok(Some(Validation { loss: None, scores: figures, chosen_by: reward.map(|reward| -reward) }))
@@ -382,7 +379,7 @@ impl PolicyAndReward {
 
 /// There is none while PPO runs: the policy that speaks must be the one that learns.
 fn no_dropout(config: &mut ModelConfig) {
-    DropoutConfig::default().or_none().apply(config);
+    DropoutConfig::default().or_zero().apply(config);
 }
 
 /// Windows of the text that must not be forgotten, in the policy's tokens.

@@ -358,7 +358,8 @@ mod tests {
     use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, WeightUpdate, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
-    use gptkit_train::objective::{LanguageModeling, Objective};
+    use gptkit_train::language_modeling::LanguageModeling;
+    use gptkit_train::objective::Objective;
     use std::collections::HashSet;
     use std::path::PathBuf;
 

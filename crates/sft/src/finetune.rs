@@ -14,10 +14,11 @@ use gptkit_train::Resumable;
 use gptkit_train::RunContext;
 use gptkit_train::config::{TrainConfig, default_seed};
 use gptkit_train::learner::Supervised;
-use gptkit_train::stage::{Model, Stage, StageData, TrainingData};
+use gptkit_train::stage::{Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
+use gptkit_train::training_data::TrainingData;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -154,7 +155,6 @@ impl Stage for Finetuning {
     type Report = FinetuneReport;
 
     const FILES: &'static [&'static str] = &FILES;
-    const VALIDATES_EACH_EPOCH: bool = true;
 
     fn config(&self) -> &FinetuneConfig {
         &self.config
@@ -206,16 +206,8 @@ impl Stage for Finetuning {
         let config = &self.config;
         let [train, val, _] = parts_of(folder, config)?;
         self.most_sequences = train.most_sequences;
-        let TrainConfig { eval_windows, .. } = config.train;
-        let (tokens_per_row, records) = (train.mean_tokens(), train.records);
-        Ok(TrainingData {
-            folder: folder.to_owned(),
-            fingerprint: records.fingerprint(),
-            n_rows: records.len(),
-            tokens_per_row,
-            validation: val.records.all(config.train.micro_batch(), eval_windows),
-            batch: Box::new(move |first, rows| records.batch(first, rows)),
-        })
+        let tokens_per_row = train.mean_tokens();
+        Ok(TrainingData::of_records(folder, train.records, tokens_per_row, &val.records, &config.train))
     }
 
     fn describe(&self, model: &Model<FinetuneParts>, run: &Path) -> Result<()> {
@@ -225,9 +217,7 @@ impl Stage for Finetuning {
     fn learner(
         &mut self,
         model: Model<FinetuneParts>,
-        validation: Vec<Vec<Example>>,
-        tokens_per_row: usize,
-        _: &Path,
+        data: &mut StageData<Self>,
         _: &RunContext,
     ) -> Result<Self::Learner> {
         let (config, FinetuneParts { params, head, labeling }) = (&self.config, model.parts);
@@ -244,7 +234,7 @@ impl Stage for Finetuning {
             dropout: config.head_dropout,
         };
         let trainer = Trainer::new(classifier, params, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+        Ok(Supervised::new(trainer, data))
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {

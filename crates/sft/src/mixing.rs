@@ -5,7 +5,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
 use gptkit_model::{Gpt, Pass};
-use gptkit_train::objective::{LanguageModeling, Objective, Validate, Validation};
+use gptkit_train::language_modeling::LanguageModeling;
+use gptkit_train::objective::{Objective, Validate, Validation};
 use std::ops::Range;
 
 /// (1 − share) · the mean loss over the trained tokens of the demonstrations + share · the mean loss over the tokens of the

@@ -17,13 +17,14 @@ use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
 use gptkit_train::config::{TrainConfig, default_seed};
-use gptkit_train::learner::{StepPlace, Supervised};
-use gptkit_train::objective::LanguageModeling;
+use gptkit_train::language_modeling::LanguageModeling;
+use gptkit_train::learner::{StepContext, Supervised};
 use gptkit_train::run::Run;
-use gptkit_train::stage::{self, Model, Stage, StageData, TrainingData};
+use gptkit_train::stage::{self, Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start, prepared_text};
 use gptkit_train::state::{DataSeen, State};
 use gptkit_train::trainer::Trainer;
+use gptkit_train::training_data::TrainingData;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -139,7 +140,6 @@ impl Stage for Sft {
     type Report = SftReport;
 
     const FILES: &'static [&'static str] = &FILES;
-    const VALIDATES_EACH_EPOCH: bool = true;
 
     fn config(&self) -> &SftConfig {
         &self.config
@@ -213,28 +213,21 @@ impl Stage for Sft {
              new run",
             run.display()
         );
-        stage::same_data(data, seen, &run.join(FILES[0]))
+        data.check_unchanged(seen, &run.join(FILES[0]))
     }
 
     fn describe(&self, model: &Model<SftParts>, run: &Path) -> Result<()> {
         model.parts.template.as_ref().map_or(Ok(()), |(_, ends)| save_ends(run, ends))
     }
 
-    fn learner(
-        &mut self,
-        model: Model<SftParts>,
-        validation: Vec<DemonstrationBatch>,
-        tokens_per_row: usize,
-        _: &Path,
-        _: &RunContext,
-    ) -> Result<Self::Learner> {
+    fn learner(&mut self, model: Model<SftParts>, data: &mut StageData<Self>, _: &RunContext) -> Result<Self::Learner> {
         let (config, SftParts { weights, template }) = (&self.config, model.parts);
         self.dialogue = template.map(|(template, ends)| DialogueSetup { tokenizer: model.tokenizer, template, ends });
         let gpt = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
         let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
         let mixing = Mixing { language: LanguageModeling { model: gpt }, share };
         let trainer = Trainer::new(mixing, weights, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+        Ok(Supervised::new(trainer, data))
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
@@ -250,7 +243,7 @@ impl Stage for Sft {
         ));
     }
 
-    fn before(&mut self, learner: &mut Self::Learner, run: &Run, _: &mut State, place: &StepPlace) -> Result<()> {
+    fn before(&mut self, learner: &mut Self::Learner, run: &Run, _: &mut State, place: &StepContext) -> Result<()> {
         if let Some(DialogueSetup { tokenizer, template, ends }) = &self.dialogue {
             let model = learner.trainer().objective().gpt();
             let answerer = Answerer { model, tokenizer, template, ends };

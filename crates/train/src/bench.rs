@@ -2,7 +2,7 @@
 //! sizes matter.
 
 use crate::config::TrainConfig;
-use crate::objective::LanguageModeling;
+use crate::language_modeling::LanguageModeling;
 use crate::plan::Flops;
 use crate::trainer::Trainer;
 use anyhow::Result;

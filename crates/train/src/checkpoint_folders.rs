@@ -31,7 +31,7 @@ pub(crate) fn bests(run: &Path) -> Vec<(u64, PathBuf)> {
 }
 
 /// Whether `run` has a checkpoint, whole or damaged.
-pub fn exist(run: &Path) -> bool {
+pub fn has_checkpoint(run: &Path) -> bool {
     !checkpoints(run).is_empty()
 }
 

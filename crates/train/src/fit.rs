@@ -4,7 +4,7 @@ use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::context::RunContext;
 use crate::interrupt::{Interrupt, Stop};
-use crate::learner::{Keep, Learner, Speed, StepPlace, StepReport};
+use crate::learner::{Keep, Learner, Speed, StepContext, StepReport};
 use crate::metrics::Record;
 use crate::run::Run;
 use crate::schedule::{Schedule, Step};
@@ -45,7 +45,7 @@ impl<L: Learner> Fit<'_, L> {
     pub(crate) fn train(
         mut self,
         batches: impl Iterator<Item = L::Batch>,
-        before: impl FnOnce(&mut L, &Run, &mut State, &StepPlace) -> Result<()>,
+        before: impl FnOnce(&mut L, &Run, &mut State, &StepContext) -> Result<()>,
     ) -> Result<Summary> {
         self.schedule.check_done(self.state.step)?;
         self.state.n_steps = self.schedule.n_steps();
@@ -64,7 +64,7 @@ impl<L: Learner> Fit<'_, L> {
         let clock = Clock { begun: Instant::now(), elapsed_before: self.state.elapsed_s };
         let folder = self.run.folder().to_owned();
         let task = self.context.progress.task(L::STEP, Some(self.state.n_steps), Unit::Items);
-        let place = StepPlace { folder: &folder, task: &*task, context: self.context };
+        let place = StepContext { folder: &folder, task: &*task, context: self.context };
         if self.run.is_new() {
             before(self.learner, self.run, &mut self.state, &place)?;
             self.save(&clock)?;
@@ -113,7 +113,7 @@ impl<L: Learner> Fit<'_, L> {
     }
 
     /// Validates, keeps the weights if they are to be kept, and completes `record`.
-    fn validate(&mut self, record: &mut Record, speed: &mut Speed, place: &StepPlace) -> Result<()> {
+    fn validate(&mut self, record: &mut Record, speed: &mut Speed, place: &StepContext) -> Result<()> {
         let validation = self.learner.validate(&self.state, place)?;
         let was_finite = record.train_loss.is_finite() && record.grad_norm.is_finite();
         let keep = match L::KEEP {

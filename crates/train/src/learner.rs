@@ -8,6 +8,7 @@ use crate::run::Run;
 use crate::schedule::Step;
 use crate::state::State;
 use crate::trainer::Trainer;
+use crate::training_data::TrainingData;
 use anyhow::{Error, Result};
 use gptkit_data::progress::ProgressTask;
 use std::collections::BTreeMap;
@@ -42,13 +43,13 @@ pub trait Learner {
     ///
     /// # Errors
     /// When nothing can be learned any more, or memory does not suffice.
-    fn step(&mut self, batch: &Self::Batch, step: &Step, place: &StepPlace) -> Result<StepReport>;
+    fn step(&mut self, batch: &Self::Batch, step: &Step, place: &StepContext) -> Result<StepReport>;
 
     /// Measures the model on the validation set; none where there is nothing to measure it on.
     ///
     /// # Errors
     /// When the model cannot be run.
-    fn validate(&mut self, state: &State, place: &StepPlace) -> Result<Option<Validation>>;
+    fn validate(&mut self, state: &State, place: &StepContext) -> Result<Option<Validation>>;
 
     /// Writes the weights as the outcome of the run so far.
     ///
@@ -69,13 +70,13 @@ pub trait Learner {
     /// When a file cannot be read or does not fit the model.
     fn restore(&mut self, folder: &Path, state: &State) -> Result<()>;
 
-    /// The figures beside the progress bar, at most 56 characters.
+    /// The figures beside the progress bar.
     fn status(record: &Record, speed: &Speed) -> String;
 }
 
 /// Where a step is made.
 #[derive(Clone, Copy)]
-pub struct StepPlace<'a> {
+pub struct StepContext<'a> {
     /// The folder of the run.
     pub folder: &'a Path,
     /// The progress bar of the run.
@@ -131,9 +132,9 @@ pub struct Supervised<O: Objective> {
 }
 
 impl<O: Validate> Supervised<O> {
-    /// Trains with `trainer` and validates on `validation`. A row counts as `tokens_per_row` tokens in the records.
-    pub fn new(trainer: Trainer<O>, validation: Vec<O::Batch>, tokens_per_row: u64) -> Self {
-        Self { trainer, validation, tokens_per_row }
+    /// Trains with `trainer`, and validates on the validation set of `data`, which is taken out of it.
+    pub fn new(trainer: Trainer<O>, data: &mut TrainingData<O::Batch>) -> Self {
+        Self { trainer, validation: std::mem::take(&mut data.validation), tokens_per_row: data.tokens_per_row as u64 }
     }
 
     /// The trainer.
@@ -164,7 +165,7 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
         !self.validation.is_empty()
     }
 
-    fn step(&mut self, batch: &O::Batch, step: &Step, place: &StepPlace) -> Result<StepReport> {
+    fn step(&mut self, batch: &O::Batch, step: &Step, place: &StepContext) -> Result<StepReport> {
         let update = self.trainer.step(batch, step.first_row, step.lr)?;
         self.trainer.check(&update, step, place.folder, place.context.progress)?;
         Ok(StepReport {
@@ -177,7 +178,7 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
         })
     }
 
-    fn validate(&mut self, _: &State, place: &StepPlace) -> Result<Option<Validation>> {
+    fn validate(&mut self, _: &State, place: &StepContext) -> Result<Option<Validation>> {
         if self.validation.is_empty() {
             return Ok(None);
         }

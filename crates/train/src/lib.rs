@@ -13,9 +13,11 @@
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
 //! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
 //! - [`objective`] what a stage trains for
+//! - [`language_modeling`] the objective of language models
 //! - [`masked`]    what a masked model is asked
 //! - [`stage`]     a stage as every stage is run: new, resumed, reported
 //! - [`fit`]       the loop: steps, validations, checkpoints, interrupts
+//! - [`training_data`] the data that the loop reads
 //! - [`learner`]   what the loop trains; [`trainer`] makes one update of it
 //! - [`state`]     how far a run is
 //! - [`context`]   what a command gives to its stage: device, output, deadline
@@ -39,6 +41,7 @@ mod events;
 pub mod fit;
 pub mod guard;
 pub mod interrupt;
+pub mod language_modeling;
 pub mod learner;
 pub mod machine;
 pub mod masked;
@@ -58,6 +61,7 @@ pub mod stage;
 pub mod start;
 pub mod state;
 pub mod trainer;
+pub mod training_data;
 
 pub use context::RunContext;
 pub use pretrain::{PretrainConfig, Pretraining};

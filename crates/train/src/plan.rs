@@ -1,9 +1,9 @@
 //! Memory, work and time of a run before any of it is spent.
 
 use crate::config::{Recompute, TrainConfig};
+use crate::language_modeling::LanguageModeling;
 use crate::machine;
 use crate::memory::{Memory, matrices};
-use crate::objective::LanguageModeling;
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 use anyhow::{Result, ensure};
@@ -111,12 +111,12 @@ pub fn settings_that_fit(model: &ModelConfig, train: &TrainConfig, limit: u64) -
     None
 }
 
-/// Whether training of the model on this processor has a chance: its memory is no more than twice what the machine has.
+/// Refuses a run that takes more than twice the memory of this machine, before anything is allocated. `needed`: bytes.
 ///
 /// # Errors
-/// When it has none, before anything is allocated.
-pub fn must_fit(model: &ModelConfig, train: &TrainConfig, device: &Device) -> Result<()> {
-    let (needed, here) = (Memory::of(model, train).total(), machine::memory());
+/// When it does, on the CPU.
+pub fn must_fit(needed: u64, device: &Device) -> Result<()> {
+    let here = machine::memory();
     ensure!(
         !device.is_cpu() || needed / 2 <= here,
         "the model with its training takes about {:.1} GB of memory, and there are {:.1}: use a smaller model, context or \

@@ -2,18 +2,19 @@
 
 use crate::config::{TrainConfig, default_seed};
 use crate::context::RunContext;
+use crate::language_modeling::{HeldOutSource, Mixture};
 use crate::learner::{Learner, Supervised};
 use crate::machine;
 use crate::masked::{Masking, rows_of_vocabulary};
 use crate::memory::Memory;
-use crate::objective::{HeldOutSource, Mixture};
 use crate::plan::settings_that_fit;
 use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::schedule::Schedule;
-use crate::stage::{self, Model, Stage, StageData, TrainingData};
+use crate::stage::{self, Model, Stage, StageData};
 use crate::state::{DataSeen, State};
 use crate::trainer::Trainer;
+use crate::training_data::TrainingData;
 use anyhow::{Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, Windows, validation};
@@ -99,7 +100,6 @@ impl Stage for Pretraining {
     type Parts = PretrainParts;
     type Report = ();
 
-    const FILES: &'static [&'static str] = &[];
     const VALIDATES_EACH_EPOCH: bool = false;
 
     fn config(&self) -> &PretrainConfig {
@@ -187,9 +187,7 @@ impl Stage for Pretraining {
     fn learner(
         &mut self,
         model: Model<PretrainParts>,
-        validation: Vec<Batch>,
-        tokens_per_row: usize,
-        _: &Path,
+        data: &mut StageData<Self>,
         context: &RunContext,
     ) -> Result<Self::Learner> {
         let config = &self.config;
@@ -200,7 +198,7 @@ impl Stage for Pretraining {
         let held_out = self.text.as_ref().map(|text| text.held_out.clone()).unwrap_or_default();
         let mixture = Mixture::new(predictor(&config.model, &params, config.train.dtype.precision())?, held_out);
         let trainer = Trainer::new(mixture, params, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, validation, tokens_per_row as u64))
+        Ok(Supervised::new(trainer, data))
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {

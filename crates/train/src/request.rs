@@ -140,7 +140,7 @@ impl RunRequest {
         };
         let same = Self { begun: before.begun, ..self.clone() } == before;
         ensure!(same, "{}: it holds a run that was started with {}", other(), before.difference(self));
-        if before.begun || checkpoint_folders::exist(folder) {
+        if before.begun || checkpoint_folders::has_checkpoint(folder) {
             return Ok(RunFolder::Same);
         }
         Ok(RunFolder::New(Self::claim_again(folder)?))

@@ -54,7 +54,7 @@ impl Resumable {
     /// run.
     pub fn open(folder: &Path, verified: &[&str], progress: &dyn Progress) -> Result<Self> {
         ensure!(
-            folder.join(CONFIG).exists() || checkpoint_folders::exist(folder),
+            folder.join(CONFIG).exists() || checkpoint_folders::has_checkpoint(folder),
             "{} does not exist: {} is no run",
             folder.join(CONFIG).display(),
             folder.display()

@@ -11,13 +11,15 @@ use crate::config::TrainConfig;
 use crate::context::RunContext;
 use crate::curves;
 use crate::fit::{Fit, Summary};
-use crate::learner::{Keep, Learner, StepPlace};
+use crate::learner::{Keep, Learner, StepContext};
+use crate::memory::Memory;
 use crate::plan;
 use crate::resume::Resumable;
 use crate::run::Run;
 use crate::schedule::Schedule;
 use crate::state::{DataSeen, State};
-use anyhow::{Context, Result, ensure};
+use crate::training_data::TrainingData;
+use anyhow::{Context, Result};
 use gptkit_data::batch::Prefetch;
 use gptkit_data::disk::{Claim, Scratch};
 use gptkit_data::tokenizer::Tokenizer;
@@ -37,10 +39,10 @@ pub trait Stage {
     /// What is measured once training has ended.
     type Report;
 
-    /// Files of encoded records that the run keeps in its folder.
-    const FILES: &'static [&'static str];
+    /// Files of encoded records that the run keeps in its folder; none where it reads shards.
+    const FILES: &'static [&'static str] = &[];
     /// Whether a validation ends each epoch unless `train.eval_every` is set; else there is one every 250 steps.
-    const VALIDATES_EACH_EPOCH: bool;
+    const VALIDATES_EACH_EPOCH: bool = true;
 
     /// The settings.
     fn config(&self) -> &Self::Config;
@@ -80,7 +82,7 @@ pub trait Stage {
     /// When they differ.
     fn check_unchanged(&self, data: &StageData<Self>, seen: &DataSeen, run: &Path) -> Result<()> {
         let records = Self::FILES.first().map_or_else(|| data.folder.clone(), |file| run.join(file));
-        same_data(data, seen, &records)
+        data.check_unchanged(seen, &records)
     }
 
     /// Writes further descriptions of the model into the folder of a new run.
@@ -91,16 +93,20 @@ pub trait Stage {
         Ok(())
     }
 
-    /// Makes the learner of the run in the folder `run`.
+    /// Memory of a step in bytes, by which a run that cannot fit is refused before it begins.
+    fn memory(&self, model: &Model<Self::Parts>, data: &StageData<Self>) -> u64 {
+        let context = model.config.context.min(data.tokens_per_row);
+        Memory::of(&ModelConfig { context, ..model.config.clone() }, self.train()).total()
+    }
+
+    /// Makes the learner, which takes the validation set out of `data`.
     ///
     /// # Errors
     /// When memory does not suffice, or the parts do not fit together.
     fn learner(
         &mut self,
         model: Model<Self::Parts>,
-        validation: Vec<<Self::Learner as Learner>::Batch>,
-        tokens_per_row: usize,
-        run: &Path,
+        data: &mut StageData<Self>,
         context: &RunContext,
     ) -> Result<Self::Learner>;
 
@@ -111,7 +117,7 @@ pub trait Stage {
     ///
     /// # Errors
     /// When the model cannot be run.
-    fn before(&mut self, _learner: &mut Self::Learner, _run: &Run, _state: &mut State, _: &StepPlace) -> Result<()> {
+    fn before(&mut self, _learner: &mut Self::Learner, _run: &Run, _state: &mut State, _: &StepContext) -> Result<()> {
         Ok(())
     }
 
@@ -136,54 +142,25 @@ pub trait Stage {
     ) -> Result<Self::Report>;
 }
 
-/// Compares `data`, which lies at `path`, with what the run began with.
-///
-/// # Errors
-/// When they differ.
-pub fn same_data<B>(data: &TrainingData<B>, seen: &DataSeen, path: &Path) -> Result<()> {
-    ensure!(
-        data.fingerprint == seen.fingerprint,
-        "{} has changed since this run started; start a new run",
-        path.display()
-    );
-    Ok(())
-}
-
 /// A model in the form in which its stage trains it.
 pub struct Model<P> {
     /// Its shape.
     pub config: ModelConfig,
     /// Its tokens.
     pub tokenizer: Tokenizer,
-    /// The rest.
+    /// Weights, heads and other models.
     pub parts: P,
 }
 
 /// The data of the stage `S`.
 pub type StageData<S> = TrainingData<<<S as Stage>::Learner as Learner>::Batch>;
 
-/// Training and validation data of a run.
-pub struct TrainingData<B> {
-    /// Where it lies.
-    pub folder: PathBuf,
-    /// Fingerprint of the training part, by which a resumed run knows its data.
-    pub fingerprint: String,
-    /// Rows of the training part, which are one epoch.
-    pub n_rows: u64,
-    /// Tokens of a row, on average.
-    pub tokens_per_row: usize,
-    /// Makes the batch of so many rows from the given row of the run, a pure function.
-    pub batch: Box<dyn FnMut(u64, usize) -> B + Send>,
-    /// The validation set.
-    pub validation: Vec<B>,
-}
-
 /// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome<R = ()> {
     /// Its folder, which is the folder of the trained model.
     pub folder: PathBuf,
-    /// How it ended.
+    /// Its state after the last step, and what stopped it.
     pub summary: Summary,
     /// What was measured, once training has ended.
     pub report: Option<R>,
@@ -199,13 +176,13 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     let aside = if S::FILES.is_empty() { None } else { Some(Scratch::beside(&folder)?) };
     let encoded = aside.as_ref().map_or(folder.as_path(), Scratch::path);
     let model = stage.prepare(encoded, context)?;
-    let data = stage.open(encoded, &model, context)?;
+    let mut data = stage.open(encoded, &model, context)?;
     if S::VALIDATES_EACH_EPOCH {
         stage.train_mut().validate_each_epoch(data.n_rows);
     }
     stage.train().check_validation(!data.validation.is_empty())?;
     let resolved = gptkit_config::resolved(stage.config()).context("the configuration cannot be written")?;
-    plan::must_fit(&model.config, stage.train(), context.device)?;
+    plan::must_fit(stage.memory(&model, &data), context.device)?;
 
     let run = Run::create(claim, &resolved, &model.config, &model.tokenizer)?;
     stage.describe(&model, &folder)?;
@@ -213,8 +190,7 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     drop(aside); // nothing of it is left when training is killed
     let kept = if S::FILES.is_empty() { &data.folder } else { &folder };
     let seen = DataSeen { folder: std::path::absolute(kept)?, fingerprint: data.fingerprint.clone() };
-    let (data, validation) = without_validation(data);
-    let mut learner = stage.learner(model, validation, data.tokens_per_row, &folder, context)?;
+    let mut learner = stage.learner(model, &mut data, context)?;
     stage.announce(&learner, &folder, context);
     train(stage, &mut learner, data, State { data: seen, ..State::default() }, run, context)
 }
@@ -226,10 +202,9 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
 pub fn resume<S: Stage>(mut stage: S, resumable: Resumable, context: &RunContext) -> Result<Outcome<S::Report>> {
     let model = stage.load(&resumable, context)?;
     let Resumable { folder, checkpoint, state, lock, .. } = resumable;
-    let data = stage.open(&folder, &model, context)?;
+    let mut data = stage.open(&folder, &model, context)?;
     stage.check_unchanged(&data, &state.data, &folder)?;
-    let (data, validation) = without_validation(data);
-    let mut learner = stage.learner(model, validation, data.tokens_per_row, &folder, context)?;
+    let mut learner = stage.learner(model, &mut data, context)?;
     learner.restore(&checkpoint, &state)?;
     context.progress.note(&format!("resumed {} after {} {}", folder.display(), S::Learner::STEP, state.step));
     let run = Run::resume(&folder, lock, &checkpoint, state.step, context.progress)?;
@@ -238,12 +213,6 @@ pub fn resume<S: Stage>(mut stage: S, resumable: Resumable, context: &RunContext
         learner.save_outcome(&run)?;
     }
     train(stage, &mut learner, data, state, run, context)
-}
-
-/// The training part, and the validation set, which the learner owns.
-fn without_validation<B>(mut data: TrainingData<B>) -> (TrainingData<B>, Vec<B>) {
-    let validation = std::mem::take(&mut data.validation);
-    (data, validation)
 }
 
 /// Trains, draws, and reports.

@@ -31,7 +31,7 @@ pub struct DropoutConfig {
 
 impl DropoutConfig {
     /// The same, with none where nothing is said.
-    pub fn or_none(&self) -> Self {
+    pub fn or_zero(&self) -> Self {
         let said = |p: Option<f64>| Some(p.unwrap_or(0.0));
         Self { embedding: said(self.embedding), attention: said(self.attention), residual: said(self.residual) }
     }

@@ -3,7 +3,7 @@
 use crate::checkpoint;
 use crate::config::{OnSpike, Recompute, TrainConfig};
 use crate::guard::Guard;
-use crate::objective::{Metrics, Objective, Update};
+use crate::objective::{BatchSums, Objective, Update};
 use crate::optimizer::Optimizer;
 use crate::schedule::Step;
 use anyhow::Result;
@@ -46,11 +46,6 @@ impl<O: Objective> Trainer<O> {
     /// The objective.
     pub fn objective(&self) -> &O {
         &self.objective
-    }
-
-    /// The settings of the updates.
-    pub fn config(&self) -> &TrainConfig {
-        &self.config
     }
 
     /// Updates made so far.

@@ -13,7 +13,7 @@ use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
 use gptkit_train::config::TrainConfig;
-use gptkit_train::objective::LanguageModeling;
+use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
 use gptkit_train::trainer::Trainer;
 use serde_json::Value;

@@ -1,12 +1,12 @@
 //! Every key of `[train]`, in every stage: it changes the run, or it is refused. No key is accepted without an effect.
 
-use crate::{Dpo, DpoConfig, PpoConfig, PpoTraining};
 use anyhow::Result;
 use candle_core::Device;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
 use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
 use gptkit_reward::{RewardConfig, RewardModeling};
+use gptkit_rl::{Dpo, DpoConfig, PpoConfig, PpoTraining};
 use gptkit_sft::{FinetuneConfig, Finetuning, Sft, SftConfig};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::stage::run;
@@ -168,7 +168,8 @@ fn dpo(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress)
 fn ppo(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = "[prompts]\nsources = [\"world:10\"]\n[rollout]\nmax_new_tokens = 4\n[policy]\nminibatches = 2\n";
     let config = loaded::<PpoConfig>(sections, set)?;
-    run(PpoTraining::new(config, &models.at("sft"), &models.at("rm")), claimed(out), &context(progress)).map(drop)
+    run(PpoTraining::new(config, Some(&models.at("sft")), Some(&models.at("rm"))), claimed(out), &context(progress))
+        .map(drop)
 }
 
 fn see(models: &TestModels, stage: TestedStage, set: &[String]) -> Result<Seen, String> {
