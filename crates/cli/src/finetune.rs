@@ -8,8 +8,8 @@ use anyhow::Result;
 use clap::Args;
 use gptkit_data::task::TaskKind;
 use gptkit_sft::Finetuning;
-use gptkit_sft::dialogues::FILES;
 use gptkit_sft::finetune::{FinetuneReport, SCORES};
+use gptkit_sft::labeled::FILES;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 

@@ -75,7 +75,7 @@ impl JudgeChoice {
             Self::Labeler(seed) => format!("labeler:{seed}"),
             Self::Human | Self::Rewards(_) => return Ok(()),
         };
-        if matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })) {
+        if SourceLocation::is_world(prompts) {
             return Ok(());
         }
         let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");

@@ -10,8 +10,9 @@ use gptkit_data::progress::Progress;
 use gptkit_data::source::SourceLocation;
 use gptkit_rl::PpoTraining;
 use gptkit_rl::prompts::FILES;
-use gptkit_rl::provenance::{ModelOrigin, Provenance};
+use gptkit_rl::provenance::Provenance;
 use gptkit_rl::stage::PpoReport;
+use gptkit_train::model_used::ModelUsed;
 use gptkit_train::stage::Outcome;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,7 @@ impl PpoCommand {
     fn check_round(&self, init: &Path, reward: &Path, ui: &Ui) -> Result<()> {
         let rounds = Provenance::load(init)?.rounds;
         let before = rounds.len() as u32;
-        let weights = ModelOrigin::of(reward)?.weights;
+        let weights = ModelUsed::of(reward)?.weights;
         if rounds.iter().any(|round| round.reward.weights == weights) {
             ui.warn(&format!(
                 "{} is the reward model of an earlier round: it has seen no answer of this policy; {}",
@@ -151,10 +152,7 @@ fn finish(outcome: &Outcome<PpoReport>, ui: &Ui) -> Result<()> {
     let rounds = Provenance::load(folder)?.rounds;
     if let Some(round) = rounds.last() {
         let (a, b) = (shell(folder), shell(&round.policy.folder));
-        let of_world = round
-            .prompts
-            .iter()
-            .all(|prompts| matches!(SourceLocation::of_records(prompts), Ok(SourceLocation::World { .. })));
+        let of_world = round.prompts.iter().all(|prompts| SourceLocation::is_world(prompts));
         ui.next(&match of_world {
             true => format!("gptkit compare --a {a} --b {b} --prompts world:300 --judge gold --temperature 1"),
             false => format!("gptkit chat --model {a}"),

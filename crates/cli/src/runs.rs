@@ -7,7 +7,8 @@ use clap::Args;
 use gptkit_data::printable::printable_line;
 use gptkit_train::curves::{Curves, svg};
 use gptkit_train::overview::{Activity, Overview, runs};
-use std::path::{Path, PathBuf};
+use gptkit_train::request::RunRequest;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// List runs: state, step, loss
@@ -45,25 +46,12 @@ impl RunsCommand {
                 ago(run)
             ))?;
         }
-        if let Some(run) = runs.iter().find(|run| run.activity == Activity::Stopped) {
-            ui.next(&format!("gptkit {} --resume {}", command_of(&run.folder), shell(&run.folder)));
+        let stopped = runs.iter().find(|run| run.activity == Activity::Stopped);
+        if let Some((run, request)) = stopped.and_then(|run| Some((run, RunRequest::read(&run.folder)?))) {
+            ui.next(&format!("gptkit {} --resume {}", request.command, shell(&run.folder)));
         }
         Ok(())
     }
-}
-
-/// The command that made the run in `folder`, by what only its configuration has.
-fn command_of(folder: &Path) -> &'static str {
-    let config = gptkit_data::disk::read_description(&folder.join("config.toml")).unwrap_or_default();
-    let has = |key: &str| config.lines().any(|line| line.starts_with(key));
-    let own = [
-        ("[rollout]", "ppo"),
-        ("[dpo]", "dpo"),
-        ("[normalization]", "train-rm"),
-        ("lm_coef", "finetune"),
-        ("[model]", "pretrain"),
-    ];
-    own.into_iter().find(|(key, _)| has(key)).map_or("sft", |(_, command)| command)
 }
 
 fn name(run: &Overview) -> String {

@@ -201,6 +201,11 @@ impl SourceLocation {
         is_there.then(|| format!("{path} is the embedded corpus, and ./{name} is not read: write ./{name} to read it"))
     }
 
+    /// Whether `source` names records of the embedded corpus.
+    pub fn is_world(source: &str) -> bool {
+        matches!(Self::of_records(source), Ok(Self::World { .. }))
+    }
+
     /// Reads the path of a source of records: of the world, that is `world` alone.
     ///
     /// # Errors

@@ -92,7 +92,7 @@ impl EvalReport<'_> {
     }
 
     /// What demonstrations bring, wherever there is a zero-shot figure to compare with.
-    pub fn gains(&self) -> Vec<Gain> {
+    pub fn improves(&self) -> Vec<Gain> {
         let mut gains = Vec::new();
         for cell in self.cells.iter().filter(|cell| cell.shots > 0) {
             let Some(zero) = self.cell(&cell.task, cell.model, 0) else { continue };
@@ -153,7 +153,7 @@ impl EvalReport<'_> {
             "limit": self.request.limit,
             "models": models.collect::<Vec<_>>(),
             "cells": self.cells.iter().map(cell).collect::<Vec<_>>(),
-            "gains": self.gains(),
+            "gains": self.improves(),
             "finetuned": self.finetuned,
             "published": published,
         })
@@ -167,7 +167,7 @@ impl EvalReport<'_> {
         for task in self.tasks() {
             text += &self.task_table(task);
         }
-        let gains = self.gains();
+        let gains = self.improves();
         if !gains.is_empty() {
             text += "\n## What demonstrations bring\n\n";
             text += "Differences to no demonstration on the same instances; one of less than two standard errors is none.\n\n";

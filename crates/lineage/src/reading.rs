@@ -56,7 +56,7 @@ fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<SeedMeas
 fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) -> Result<()> {
     let name = || stage.name.clone();
     let command = stage.run.split_whitespace().next().unwrap_or("");
-    if ["pretrain", "finetune", "sft", "train-rm", "ppo"].contains(&command) {
+    if stages::TRAINING_COMMANDS.contains(&command) {
         seed.runs.insert(name(), training(left, command)?);
     }
     match command {

@@ -21,6 +21,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Commands whose outcome is the folder of a training run.
+pub(crate) const TRAINING_COMMANDS: [&str; 6] = ["pretrain", "finetune", "sft", "train-rm", "dpo", "ppo"];
+
 /// That a stage ended, and what it took: `stages/NAME.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
@@ -216,9 +219,7 @@ impl LineageStep {
         let some = |name: &str| self.leaves.join(name).read_dir().is_ok_and(|mut entries| entries.next().is_some());
         let command = self.words.first().map(String::as_str).unwrap_or_default();
         let words = match command {
-            "pretrain" | "finetune" | "sft" | "train-rm" | "ppo" | "dpo" if some("checkpoints") => {
-                self.resumed(command)
-            }
+            _ if TRAINING_COMMANDS.contains(&command) && some("checkpoints") => self.resumed(command),
             "eval" if has("request.json") => self.resumed(command),
             "compare" => self.words.clone(),
             _ => return Ok(None),

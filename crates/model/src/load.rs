@@ -76,6 +76,17 @@ pub fn load_config(folder: &Path) -> Result<ModelConfig> {
     Ok(config)
 }
 
+/// The weights in `folder` to be trained further: all of them, or adapters where the folder holds these.
+///
+/// # Errors
+/// When they are damaged, or cannot be trained further.
+pub fn load_trained_weights(folder: &Path, device: &Device) -> Result<Weights> {
+    match is_adapter(folder) {
+        true => load_adapted_weights(folder, device),
+        false => Ok(load_model(folder, device)?.1.into()),
+    }
+}
+
 /// The adapters in `folder` on the weights of their base, to be trained further.
 ///
 /// # Errors

@@ -50,7 +50,7 @@ impl ComparisonConfig {
     /// Whether all that is validated on comes from the embedded world.
     pub(crate) fn is_synthetic(&self) -> bool {
         let validated = if self.validation.is_empty() { &self.sources } else { &self.validation };
-        validated.iter().all(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
+        validated.iter().all(|source| SourceLocation::is_world(source))
     }
 }
 

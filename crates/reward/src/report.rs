@@ -1,5 +1,6 @@
 //! What rewards are worth on comparisons that were held out.
 
+use crate::group::Group;
 use gptkit_stats::{Moments, Share};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -16,6 +17,18 @@ pub struct RankedPrompt {
     pub lengths: Vec<usize>,
     /// What each is worth in truth, where it is known.
     pub gold: Option<Vec<f32>>,
+}
+
+impl RankedPrompt {
+    /// `group` with the `rewards` of its completions, in their order.
+    pub fn new(group: &Group, rewards: Vec<f32>) -> Self {
+        Self {
+            places: group.places.clone(),
+            rewards,
+            lengths: (0..group.len()).map(|i| group.length(i)).collect(),
+            gold: group.gold.clone(),
+        }
+    }
 }
 
 /// Comparisons of one kind: how many completions the prompt has, how far their rewards are apart, how sure the model is.

@@ -293,12 +293,7 @@ fn rewards_of<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Gr
     let mut judged = Vec::new();
     for batch in batches {
         let mut rewards = model.of_groups(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-        judged.extend(batch.iter().map(|group| RankedPrompt {
-            places: group.places.clone(),
-            rewards: rewards.by_ref().take(group.len()).collect(),
-            lengths: (0..group.len()).map(|i| group.length(i)).collect(),
-            gold: group.gold.clone(),
-        }));
+        judged.extend(batch.iter().map(|group| RankedPrompt::new(group, rewards.by_ref().take(group.len()).collect())));
     }
     Ok(judged)
 }

@@ -1,7 +1,6 @@
 //! Direct preference optimization: what PPO does with a reward model, from the comparisons alone (Rafailov et al. 2023).
 
 use crate::compared::{self, Compared, log_probs};
-use crate::provenance::ModelOrigin;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
@@ -10,7 +9,7 @@ use gptkit_data::source::SourceLocation;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::save_ends;
-use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
+use gptkit_model::load::{ModelFolder, load_config, load_trained_weights};
 use gptkit_model::{Gpt, LoraConfig, Pass, Weights};
 use gptkit_reward::group::{Group, GroupEncoder};
 use gptkit_reward::groups::{self, ComparisonConfig, Groups, encode_all, say};
@@ -20,6 +19,7 @@ use gptkit_train::Resumable;
 use gptkit_train::RunContext;
 use gptkit_train::config::{TrainConfig, default_seed};
 use gptkit_train::learner::Supervised;
+use gptkit_train::model_used::ModelUsed;
 use gptkit_train::objective::{Objective, Validate, Validation};
 use gptkit_train::stage::{Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start};
@@ -92,10 +92,7 @@ impl Check for DpoConfig {
 impl DpoConfig {
     /// Whether comparisons are those of the embedded world, whose judges can then say what was learned.
     pub fn is_of_world(&self) -> bool {
-        self.data
-            .sources
-            .iter()
-            .any(|source| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. })))
+        self.data.sources.iter().any(|source| SourceLocation::is_world(source))
     }
 }
 
@@ -195,10 +192,7 @@ impl Stage for Dpo {
     fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<DpoParts>> {
         let mut shape = load_config(&run.checkpoint)?;
         self.config.dropout.or_zero().apply(&mut shape); // adapters know their base's
-        let weights = match &self.config.lora {
-            None => load_model(&run.checkpoint, context.device)?.1.into(),
-            Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
-        };
+        let weights = load_trained_weights(&run.checkpoint, context.device)?;
         let tokenizer = Tokenizer::load(&run.checkpoint)?;
         Ok(Model { config: shape, tokenizer, parts: DpoParts { weights, ends: None } })
     }
@@ -213,7 +207,7 @@ impl Stage for Dpo {
     fn describe(&self, model: &Model<DpoParts>, run: &Path) -> Result<()> {
         let Some(ends) = &model.parts.ends else { return Ok(()) };
         save_ends(run, ends)?;
-        gptkit_data::disk::write_json(&run.join(REFERENCE), &ModelOrigin::of(&self.init)?)
+        gptkit_data::disk::write_json(&run.join(REFERENCE), &ModelUsed::of(&self.init)?)
     }
 
     fn learner(&mut self, model: Model<DpoParts>, data: &mut StageData<Self>, _: &RunContext) -> Result<Self::Learner> {
@@ -240,7 +234,7 @@ impl Stage for Dpo {
         let config = &self.config;
         let path = run.join(REFERENCE);
         let origin = gptkit_data::disk::read_description(&path)?;
-        let ModelOrigin { folder: reference, .. } =
+        let ModelUsed { folder: reference, .. } =
             serde_json::from_str(&origin).with_context(|| format!("{} is damaged", path.display()))?;
         let ModelFolder { config: shape, params, .. } = ModelFolder::load(run, context.device)?;
         let best =
@@ -293,12 +287,11 @@ impl Preferring {
         let mut judged = Vec::new();
         for batch in batches {
             let mut rewards = self.rewards(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-            judged.extend(batch.iter().map(|Compared { group, .. }| RankedPrompt {
-                places: group.places.clone(),
-                rewards: rewards.by_ref().take(group.len()).collect(),
-                lengths: (0..group.len()).map(|i| group.length(i)).collect(),
-                gold: group.gold.clone(),
-            }));
+            judged.extend(
+                batch.iter().map(|Compared { group, .. }| {
+                    RankedPrompt::new(group, rewards.by_ref().take(group.len()).collect())
+                }),
+            );
         }
         Ok(RewardReport::of(&judged, longer_won).map(|report| {
             let (chosen, rejected) = (report.chosen.mean, report.rejected.mean);

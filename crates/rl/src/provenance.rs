@@ -1,43 +1,12 @@
 //! What a model was made from, round by round; it lies in the model's folder.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gptkit_data::disk;
-use gptkit_model::load::weights_fingerprint;
+use gptkit_train::model_used::ModelUsed;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const FILE: &str = "provenance.json";
-
-/// A model folder and the weights that it had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelOrigin {
-    /// Absolute.
-    pub folder: PathBuf,
-    /// Fingerprint of its weights.
-    pub weights: String,
-}
-
-impl ModelOrigin {
-    /// What lies in `folder` now.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn of(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: std::path::absolute(folder)?, weights: weights_fingerprint(folder)? })
-    }
-
-    /// Whether it is still there as it was.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub(crate) fn check(&self, what: &str) -> Result<()> {
-        let folder = self.folder.display();
-        ensure!(self.folder.is_dir(), "the {what} of this run, {folder}, is gone: put it back to go on");
-        let same = weights_fingerprint(&self.folder)? == self.weights;
-        ensure!(same, "the {what} of this run, {folder}, is not what it was when the run began: it has other weights");
-        Ok(())
-    }
-}
 
 /// One round of comparisons, reward model and PPO (Ouyang et al. 2022, §3.1: steps 2 and 3 can be iterated).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +14,9 @@ pub struct Round {
     /// Its number, from 1.
     pub round: u32,
     /// The policy that it began with, which is its reference.
-    pub policy: ModelOrigin,
+    pub policy: ModelUsed,
     /// The reward model.
-    pub reward: ModelOrigin,
+    pub reward: ModelUsed,
     /// What the reward model learned from, by its run's configuration.
     pub comparisons: Vec<String>,
     /// The prompts.
@@ -82,8 +51,8 @@ impl Provenance {
         let mut all = Self::load(init)?;
         all.rounds.push(Round {
             round: all.rounds.len() as u32 + 1,
-            policy: ModelOrigin::of(init)?,
-            reward: ModelOrigin::of(reward)?,
+            policy: ModelUsed::of(init)?,
+            reward: ModelUsed::of(reward)?,
             comparisons: sources_of(reward),
             prompts: prompts.to_vec(),
         });

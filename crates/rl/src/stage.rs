@@ -16,7 +16,7 @@ use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_ends, save_tensors};
-use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
+use gptkit_model::load::{ModelFolder, load_config, load_model, load_trained_weights};
 use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Weights};
 use gptkit_reward::model::Scorer;
 use gptkit_train::Resumable;
@@ -145,10 +145,7 @@ impl Stage for PpoTraining {
         let PolicyAndReward { policy, scorer, ends, .. } =
             PolicyAndReward::load(config, &round.policy.folder, &round.reward.folder, context)?;
         let text = text(config, &policy.tokenizer, policy.config.context, context.progress)?;
-        let weights = match &config.policy.lora {
-            None => load_model(checkpoint, context.device)?.1.into(),
-            Some(_) => load_adapted_weights(checkpoint, context.device)?,
-        };
+        let weights = load_trained_weights(checkpoint, context.device)?;
         let Start { config: shape, params: frozen, tokenizer, folder: init, .. } = policy;
         let (reward, checkpoint) = (round.reward.folder.clone(), Some(checkpoint.clone()));
         let parts = PpoParts { weights, frozen, init, scorer, reward, ends, text, description: None, checkpoint };
@@ -233,7 +230,9 @@ impl Stage for PpoTraining {
     fn before(&mut self, ppo: &mut Ppo, run: &Run, state: &mut State, place: &StepContext) -> Result<()> {
         if let Some(Validation { scores, chosen_by, .. }) = ppo.validate(state, place)? {
             self.before = scores;
-            chosen_by.map(|by| state.gains(by));
+            if let Some(chosen_by) = chosen_by {
+                state.improves(chosen_by);
+            }
         }
         ppo.save_outcome(run)
     }

@@ -53,7 +53,7 @@ impl DialogueConfig {
 
     /// Whether dialogues are validated on.
     fn validates(&self) -> bool {
-        let world = |source: &String| matches!(SourceLocation::of_records(source), Ok(SourceLocation::World { .. }));
+        let world = |source: &String| SourceLocation::is_world(source);
         self.val_fraction > 0.0 || !self.validation.is_empty() || self.sources.iter().any(world)
     }
 }

@@ -201,7 +201,7 @@ pub(crate) struct Encoded {
 }
 
 /// Files of the training, validation and test part below a run.
-pub(crate) const FILES: [&str; 3] = ["train.examples", "val.examples", "test.examples"];
+pub const FILES: [&str; 3] = ["train.examples", "val.examples", "test.examples"];
 
 /// More classes than these are likelier texts or numbers.
 const MOST_CLASSES: usize = 1000;

@@ -12,7 +12,7 @@ use gptkit_data::synthetic::InstructionKind;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_description, save_ends};
-use gptkit_model::load::{ModelFolder, load_adapted_weights, load_config, load_model};
+use gptkit_model::load::{ModelFolder, load_config, load_trained_weights};
 use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
@@ -177,10 +177,7 @@ impl Stage for Sft {
     fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<SftParts>> {
         let mut shape = load_config(&run.checkpoint)?;
         self.config.dropout.apply(&mut shape); // adapters know their base's
-        let weights = match &self.config.lora {
-            None => load_model(&run.checkpoint, context.device)?.1.into(),
-            Some(_) => load_adapted_weights(&run.checkpoint, context.device)?,
-        };
+        let weights = load_trained_weights(&run.checkpoint, context.device)?;
         let tokenizer = Tokenizer::load(&run.checkpoint)?;
         Ok(Model { config: shape, tokenizer, parts: SftParts { weights, template: None } })
     }

@@ -53,8 +53,8 @@ impl<L: Learner> Fit<'_, L> {
             // A process that was killed may not have removed the oldest checkpoint.
             checkpoint::prune(self.run.folder(), &self.state, self.config.keep_checkpoints)?;
         }
-        if self.state.is_over(self.config) {
-            self.state.finished = true;
+        let is_over = self.state.is_over(self.config);
+        if is_over && self.state.finished {
             return self.end(None);
         }
         self.config.check_validation(self.learner.has_validation())?;
@@ -70,8 +70,15 @@ impl<L: Learner> Fit<'_, L> {
             self.save(&clock)?;
         }
         task.resume_at(self.state.step);
-        let (mut n_tokens, mut speed, mut longest, mut stop) =
-            (self.run.tokens()?, Speed::default(), Duration::ZERO, None);
+        if is_over {
+            // train.length or train.patience was made shorter than what is done.
+            self.validate(&mut Record::default(), &mut Speed::default(), &place)?;
+            self.state.finished = true;
+            self.save(&clock)?;
+            return self.end(None);
+        }
+        let (mut n_tokens, mut speed, mut stop) = (self.run.tokens()?, Speed::default(), None);
+        let (mut longest_step, mut longest_save) = (Duration::ZERO, Duration::ZERO);
         for (step, batch) in self.schedule.steps().skip(self.state.step as usize).zip(batches) {
             let begun = Instant::now();
             let report = self.learner.step(&batch, &step, &place).map_err(|e| {
@@ -86,11 +93,13 @@ impl<L: Learner> Fit<'_, L> {
                 self.validate(&mut record, &mut speed, &place)?;
             }
             self.run.record(&record)?;
-            longest = longest.max(begun.elapsed());
+            longest_step = longest_step.max(begun.elapsed());
             self.state.finished = self.state.is_over(self.config);
-            stop = if self.state.finished { None } else { interrupt.reason(longest) };
+            stop = if self.state.finished { None } else { interrupt.reason(longest_step + longest_save) };
             if due || stop.is_some() || failure.is_some() {
+                let begun = Instant::now();
                 self.save(&clock)?;
+                longest_save = longest_save.max(begun.elapsed());
             }
             task.show(&L::status(&record, &speed));
             task.advance(1);
@@ -117,9 +126,11 @@ impl<L: Learner> Fit<'_, L> {
         let validation = self.learner.validate(&self.state, place)?;
         let was_finite = record.train_loss.is_finite() && record.grad_norm.is_finite();
         let keep = match L::KEEP {
-            Keep::Best => self.state.is_best(validation.as_ref(), was_finite),
+            Keep::Best => self.state.record_validation(validation.as_ref(), was_finite),
             Keep::Newest => {
-                validation.as_ref().and_then(|validation| validation.chosen_by).map(|by| self.state.gains(by));
+                if let Some(chosen_by) = validation.as_ref().and_then(|validation| validation.chosen_by) {
+                    self.state.improves(chosen_by);
+                }
                 true
             }
         };

@@ -6,6 +6,7 @@
 //! - [`optimizer`] AdamW by parameter name
 //! - [`ema`]       a moving average of what is trained
 //! - [`run`]       the folder of a run: resolved config, metrics, model
+//! - [`model_used`] a model folder that a run depends on
 //! - [`request`]   what a run was started with, and what is in its folder
 //! - [`resume`]    a run that goes on, and what may be edited before
 //! - [`checkpoint`] all that a run needs to go on, whole or absent
@@ -47,6 +48,7 @@ pub mod machine;
 pub mod masked;
 pub mod memory;
 pub mod metrics;
+pub mod model_used;
 pub mod objective;
 pub mod optimizer;
 pub mod overview;

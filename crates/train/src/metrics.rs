@@ -10,9 +10,9 @@ use std::path::Path;
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// A line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Updates made.
+    /// Number of the step, from 1; an iteration in PPO.
     pub step: u64,
     /// Tokens predicted in all of them.
     pub tokens: u64,

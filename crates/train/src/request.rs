@@ -2,6 +2,7 @@
 //! killed before its first checkpoint can be started again.
 
 use crate::checkpoint_folders;
+use crate::model_used::ModelUsed;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk::{self, Claim, LOCK};
 use serde::de::DeserializeOwned;
@@ -26,15 +27,6 @@ pub struct RunRequest {
     pub begun: bool,
 }
 
-/// A model folder and the weights that it had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelUsed {
-    /// Absolute.
-    pub folder: PathBuf,
-    /// Fingerprint of its weights.
-    pub weights: String,
-}
-
 /// What is in the folder of a run that a command is to write.
 #[derive(Debug)]
 pub enum RunFolder {
@@ -50,11 +42,7 @@ impl RunRequest {
     /// # Errors
     /// When a model cannot be read.
     pub fn new<C: Serialize>(command: &str, config: &C, models: &[(&str, &Path)]) -> Result<Self> {
-        let used = |&(name, folder): &(&str, &Path)| {
-            let used =
-                ModelUsed { folder: std::path::absolute(folder)?, weights: disk::fingerprint(folder, ".safetensors")? };
-            anyhow::Ok((name.to_owned(), used))
-        };
+        let used = |&(name, folder): &(&str, &Path)| anyhow::Ok((name.to_owned(), ModelUsed::of(folder)?));
         Ok(Self {
             command: command.to_owned(),
             working_folder: std::env::current_dir().context("the working folder is not known")?,
@@ -99,11 +87,11 @@ impl RunRequest {
     /// # Errors
     /// When it has other weights now.
     pub(crate) fn check_base(&self) -> Result<()> {
-        let Some(ModelUsed { folder, weights }) = self.models.get("init") else { return Ok(()) };
+        let Some(base) = self.models.get("init") else { return Ok(()) };
         ensure!(
-            disk::fingerprint(folder, ".safetensors")? == *weights,
+            base.is_unchanged()?,
             "the weights in {} have changed since this run began, and its adapters belong to them; start a new run",
-            folder.display()
+            base.folder.display()
         );
         Ok(())
     }

@@ -28,7 +28,7 @@ pub struct State {
     /// Step whose weights are the run's outcome so far: the best ones, or the newest without a validation part.
     #[serde(default)]
     pub saved: Option<u64>,
-    /// Validations since then.
+    /// Validations since the last improvement.
     pub without_gain: u32,
     /// Previous losses, by which the next one is a spike or not.
     pub guard: Guard,
@@ -42,9 +42,9 @@ pub struct State {
 impl State {
     /// Records a validation and returns whether its weights are the best so far. Without a validation set the newest weights
     /// are, if the last update `was_finite`.
-    pub(crate) fn is_best(&mut self, validation: Option<&Validation>, was_finite: bool) -> bool {
+    pub(crate) fn record_validation(&mut self, validation: Option<&Validation>, was_finite: bool) -> bool {
         let best = match validation.and_then(|validation| validation.chosen_by) {
-            Some(chosen_by) => self.gains(chosen_by),
+            Some(chosen_by) => self.improves(chosen_by),
             None => was_finite,
         };
         if best {
@@ -58,7 +58,7 @@ impl State {
     }
 
     /// Records the figure by which weights are chosen (the lowest is the best) and returns whether it is the best so far.
-    pub fn gains(&mut self, chosen_by: f64) -> bool {
+    pub fn improves(&mut self, chosen_by: f64) -> bool {
         let best = chosen_by < self.best_by.unwrap_or(f64::INFINITY);
         if best {
             self.best_by = Some(chosen_by);

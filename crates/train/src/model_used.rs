@@ -1,0 +1,47 @@
+//! A model folder that a run depends on, and the weights that it had.
+
+use anyhow::{Result, ensure};
+use gptkit_data::disk;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A model folder and the weights that it had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsed {
+    /// Absolute path of the folder.
+    pub folder: PathBuf,
+    /// Fingerprint of its weights.
+    pub weights: String,
+}
+
+impl ModelUsed {
+    /// The model in `folder` as it is now.
+    ///
+    /// # Errors
+    /// When its weights cannot be read.
+    pub fn of(folder: &Path) -> Result<Self> {
+        Ok(Self { folder: std::path::absolute(folder)?, weights: disk::fingerprint(folder, ".safetensors")? })
+    }
+
+    /// Whether the folder still has the same weights.
+    ///
+    /// # Errors
+    /// When its weights cannot be read.
+    pub fn is_unchanged(&self) -> Result<bool> {
+        Ok(disk::fingerprint(&self.folder, ".safetensors")? == self.weights)
+    }
+
+    /// Checks that the folder is there with the same weights; `role` names the model in messages.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self, role: &str) -> Result<()> {
+        let folder = self.folder.display();
+        ensure!(self.folder.is_dir(), "the {role} of this run, {folder}, is gone: put it back to go on");
+        ensure!(
+            self.is_unchanged()?,
+            "the {role} of this run, {folder}, is not what it was when the run began: it has other weights"
+        );
+        Ok(())
+    }
+}
