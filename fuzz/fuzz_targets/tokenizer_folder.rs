@@ -1,7 +1,7 @@
 //! Any `tokenizer.json` and `tokenizer_config.json` make a tokenizer that encodes and decodes text, or are refused.
 #![no_main]
 
-use gptkit_data::prepare::Piece;
+use gptkit_data::text::TextPiece;
 use gptkit_data::stitch::Stitcher;
 use gptkit_data::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +20,7 @@ fn stitched(tokenizer: &Tokenizer) -> Option<()> {
     let mut stitcher = Stitcher::new(tokenizer);
     let text = "aaab ab bbb a\n".repeat(300);
     for (first, last) in [(true, false), (false, false), (false, true)] {
-        let parts = stitcher.push(vec![Piece { text: text.clone(), first, last }]).ok()?;
+        let parts = stitcher.push(vec![TextPiece { text: text.clone(), first, last }]).ok()?;
         for part in parts {
             assert!(part.ids.len() == part.bytes.len() && part.ids.len() == part.characters.len());
         }

@@ -48,7 +48,7 @@ impl DpoCommand {
         let mut of_world = false;
         let stage = |config: DpoConfig, models: &RunModels| {
             of_world = config.is_of_world();
-            Ok(Dpo::new(config, models.get("init")))
+            Ok(Dpo::new(config, models.required("init")?))
         };
         let outcome = self.run.train(&NAMES, (&self.config, set), models, stage, ui)?;
         finish(&outcome, of_world, ui)

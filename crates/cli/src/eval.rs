@@ -106,8 +106,8 @@ impl EvalCommand {
         };
         let interrupt = Interrupt::watch(self.max_time.map(|time| Instant::now() + time))?;
         let load = |folder: &Path| self.compute.load(folder);
-        let sitting = EvalContext { load: &load, interrupt: &interrupt, progress: ui };
-        let evaluated = evaluate(&request, &out, &sitting);
+        let context = EvalContext { load: &load, interrupt: &interrupt, progress: ui };
+        let evaluated = evaluate(&request, &out, &context);
         if evaluated.is_err() && self.resume.is_none() {
             request.discard(&out);
         }

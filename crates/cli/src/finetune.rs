@@ -82,7 +82,7 @@ impl FinetuneCommand {
         let mut set = self.config.settings();
         set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
-        let stage = |config, models: &RunModels| Ok(Finetuning::new(config, models.get("init")));
+        let stage = |config, models: &RunModels| Ok(Finetuning::new(config, models.required("init")?));
         finish(&self.run.train(&NAMES, (&self.config.config, set), models, stage, ui)?, ui)
     }
 }

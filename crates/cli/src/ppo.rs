@@ -87,7 +87,9 @@ impl PpoCommand {
             self.check_round(init, reward, ui)?;
             Ok(vec![("init", init), ("reward", reward)])
         };
-        let stage = |config, models: &RunModels| Ok(PpoTraining::new(config, models.get("init"), models.get("reward")));
+        let stage = |config, models: &RunModels| {
+            Ok(PpoTraining::new(config, models.required("init")?, models.required("reward")?))
+        };
         finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 

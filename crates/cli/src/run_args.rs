@@ -55,6 +55,15 @@ impl RunModels<'_> {
         given.or_else(|| request.model(name).ok())
     }
 
+    /// As [`RunModels::get`].
+    ///
+    /// # Errors
+    /// When a new run names no such model.
+    pub(crate) fn required(&self, name: &str) -> Result<Option<&Path>> {
+        ensure!(self.is_resumed() || self.get(name).is_some(), "run.json names no --{name}");
+        Ok(self.get(name))
+    }
+
     /// Whether the run goes on from a checkpoint.
     pub(crate) fn is_resumed(&self) -> bool {
         matches!(self, Self::Resumed)

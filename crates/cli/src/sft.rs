@@ -66,7 +66,7 @@ impl SftCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let settings = (self.config.config.as_str(), self.config.settings());
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
-        let stage = |config, models: &RunModels| Ok(Sft::new(config, models.get("init")));
+        let stage = |config, models: &RunModels| Ok(Sft::new(config, models.required("init")?));
         finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 }

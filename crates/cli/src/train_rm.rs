@@ -39,7 +39,7 @@ const NAMES: StageNames =
 impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
-        let stage = |config, models: &RunModels| Ok(RewardModeling::new(config, models.get("init")));
+        let stage = |config, models: &RunModels| Ok(RewardModeling::new(config, models.required("init")?));
         finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings("data")), models, stage, ui)?, ui)
     }
 }

@@ -1,5 +1,5 @@
 //! All that is printed: messages and progress on stderr, results on stdout. A process that `gptkit lineage` runs writes
-//! [`Event`]s to stderr instead.
+//! [`ProgressEvent`]s to stderr instead.
 //!
 //! Whatever a name, a record or a model brings along passes through [`gptkit_data::printable`], so that none of it controls the
 //! terminal.

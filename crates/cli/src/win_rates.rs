@@ -104,7 +104,8 @@ impl WinRatesCommand {
         self.result(&rows, items.len(), &sampling, &judge_choice, ui)
     }
 
-    /// Refuses what cannot be obeyed; of how many answers the best are judge_choice, each once, in order.
+    /// Refuses arguments that cannot be obeyed. Returns the numbers of completions of which the best is chosen, each once, in
+    /// order.
     fn checked(&self, sampling: &Sampling, judge_choice: &JudgeChoice, ui: &Ui) -> Result<Vec<usize>> {
         check_model("reference", &self.reference, ui)?;
         self.model.iter().try_for_each(|model| check_model("model", model, ui))?;

@@ -26,7 +26,7 @@ pub trait Progress: Send + Sync {
 
 /// One piece of long work.
 pub trait ProgressTask: Send + Sync {
-    /// `n` units were done in an earlier sitting: they count as done, not in the rate.
+    /// `n` units were done by an earlier process: they count as done, not in the rate.
     fn resume_at(&self, n: u64);
     /// `n` more units are done.
     fn advance(&self, n: u64);

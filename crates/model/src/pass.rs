@@ -28,7 +28,7 @@ impl Pass {
         }
     }
 
-    /// The same with dropout of its own for each part of a batch, for [`Input::ragged`] and [`Input::branching`]: end to end,
+    /// The same with dropout of its own for each part of a batch, for [`crate::Input::ragged`] and [`crate::Input::branching`]: end to end,
     /// sequences have no rows by which their masks could be told apart.
     pub fn of_part(self) -> Self {
         match self {

@@ -33,13 +33,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// All that a run of `gptkit train-rm` is told; a file `configs/rm-*.toml`.
+/// Configuration of `gptkit train-rm`; a file `configs/rm-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
     /// The comparisons.
@@ -137,7 +137,9 @@ impl Stage for RewardModeling {
         let counts = encode_all(&config.data, &encoder, aside, progress)?;
         say(&counts, progress);
         encoder.tokenizer.check_losses("the comparisons", progress)?;
-        let train = Groups::open(&aside.join(GROUPS[0]), config.seed, Group::of)?;
+        let [train, val] = GROUPS.map(|name| Groups::open(&aside.join(name), config.seed, Group::of));
+        let train = train?;
+        config.train.check_validation(!val?.records.is_empty())?; // before completions are sampled
         let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
         keep_references((&config.normalization, config.seed), &encoder, (&gpt, &end_of_text), &train, aside, progress)?;
         let head = ClassHead::init_reward(&mut params, shape.d_model, config.seed)?;

@@ -10,13 +10,13 @@ use gptkit_model::LoraConfig;
 use gptkit_train::config::{OfEpisodes, TrainConfig, default_seed};
 use serde::{Deserialize, Serialize};
 
-/// All that a run of `gptkit ppo` is told; a file `configs/ppo-*.toml`.
+/// Configuration of `gptkit ppo`; a file `configs/ppo-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PpoConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
     /// What is answered.

@@ -31,13 +31,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// All that a run of `gptkit dpo` is told; a file `configs/dpo-*.toml`.
+/// Configuration of `gptkit dpo`; a file `configs/dpo-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DpoConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
     /// The comparisons.

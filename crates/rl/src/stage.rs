@@ -12,7 +12,7 @@ use crate::rollout::Ends;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::batch::{Windows, validation};
 use gptkit_data::disk;
-use gptkit_data::progress::{Progress, grouped};
+use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_ends, save_tensors};
@@ -227,8 +227,10 @@ impl Stage for PpoTraining {
         ));
     }
 
-    fn before(&mut self, ppo: &mut Ppo, run: &Run, state: &mut State, place: &StepContext) -> Result<()> {
-        if let Some(Validation { scores, chosen_by, .. }) = ppo.validate(state, place)? {
+    fn before(&mut self, ppo: &mut Ppo, run: &Run, state: &mut State, context: &RunContext) -> Result<()> {
+        let task = context.progress.task(Ppo::STEP, Some(state.n_steps), Unit::Items);
+        let place = StepContext { folder: run.folder(), task: &*task, context };
+        if let Some(Validation { scores, chosen_by, .. }) = ppo.validate(state, &place)? {
             self.before = scores;
             if let Some(chosen_by) = chosen_by {
                 state.improves(chosen_by);
@@ -261,7 +263,8 @@ impl Learner for Ppo {
     }
 
     fn step(&mut self, prompts: &Vec<Prompt>, step: &Step, place: &StepContext) -> Result<StepReport> {
-        let iteration = self.iterate(prompts, step, place.task)?;
+        let iteration = self.iterate(prompts, step, place.task);
+        let iteration = iteration.map_err(|e| place.explain(e, Self::STEP, step.number))?;
         let (doctor, progress) = (&self.config.doctor, place.context.progress);
         for spike in &iteration.spikes {
             progress.warn(&format!("iteration {}: {spike}", step.number));

@@ -15,7 +15,7 @@ pub struct ScalingConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "seed")]
     pub seed: u64,
     /// The models.

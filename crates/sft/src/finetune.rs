@@ -23,13 +23,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// All that a run of `gptkit finetune` is told; a file `configs/finetune-*.toml`.
+/// Configuration of `gptkit finetune`; a file `configs/finetune-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinetuneConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
     /// λ: weight of the language model's loss beside the task's; 0 leaves it out, as it must be for kind bert.

@@ -18,7 +18,7 @@ use gptkit_train::Resumable;
 use gptkit_train::RunContext;
 use gptkit_train::config::{TrainConfig, default_seed};
 use gptkit_train::language_modeling::LanguageModeling;
-use gptkit_train::learner::{StepContext, Supervised};
+use gptkit_train::learner::Supervised;
 use gptkit_train::run::Run;
 use gptkit_train::stage::{self, Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start, prepared_text};
@@ -29,13 +29,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// All that a run of `gptkit sft` is told; a file `configs/sft-*.toml`.
+/// Configuration of `gptkit sft`; a file `configs/sft-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SftConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
     /// The dialogues.
@@ -240,11 +240,11 @@ impl Stage for Sft {
         ));
     }
 
-    fn before(&mut self, learner: &mut Self::Learner, run: &Run, _: &mut State, place: &StepContext) -> Result<()> {
+    fn before(&mut self, learner: &mut Self::Learner, run: &Run, _: &mut State, context: &RunContext) -> Result<()> {
         if let Some(DialogueSetup { tokenizer, template, ends }) = &self.dialogue {
             let model = learner.trainer().objective().gpt();
             let answerer = Answerer { model, tokenizer, template, ends };
-            ask_before(run.folder(), &self.config.data, &answerer, place.context.progress)?;
+            ask_before(run.folder(), &self.config.data, &answerer, context.progress)?;
         }
         self.loss_before = learner.validation_loss()?;
         Ok(())

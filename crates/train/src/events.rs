@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The event file of one sitting. TensorBoard reads all files of a folder as one run.
+/// The event file of one process. TensorBoard reads all files of a folder as one run.
 #[derive(Debug)]
 pub(crate) struct Events {
     path: PathBuf,

@@ -45,7 +45,7 @@ impl<L: Learner> Fit<'_, L> {
     pub(crate) fn train(
         mut self,
         batches: impl Iterator<Item = L::Batch>,
-        before: impl FnOnce(&mut L, &Run, &mut State, &StepContext) -> Result<()>,
+        before: impl FnOnce(&mut L, &Run, &mut State) -> Result<()>,
     ) -> Result<Summary> {
         self.schedule.check_done(self.state.step)?;
         self.state.n_steps = self.schedule.n_steps();
@@ -61,14 +61,16 @@ impl<L: Learner> Fit<'_, L> {
         self.schedule.warn(self.context.progress);
         self.state.finished = false; // the schedule or the patience may have been made longer since
         let interrupt = Interrupt::watch(self.context.deadline)?;
+        if self.run.is_new() {
+            before(self.learner, self.run, &mut self.state)?;
+        }
         let clock = Clock { begun: Instant::now(), elapsed_before: self.state.elapsed_s };
+        if self.run.is_new() {
+            self.save(&clock)?;
+        }
         let folder = self.run.folder().to_owned();
         let task = self.context.progress.task(L::STEP, Some(self.state.n_steps), Unit::Items);
         let place = StepContext { folder: &folder, task: &*task, context: self.context };
-        if self.run.is_new() {
-            before(self.learner, self.run, &mut self.state, &place)?;
-            self.save(&clock)?;
-        }
         task.resume_at(self.state.step);
         if is_over {
             // train.length or train.patience was made shorter than what is done.
@@ -81,9 +83,7 @@ impl<L: Learner> Fit<'_, L> {
         let (mut longest_step, mut longest_save) = (Duration::ZERO, Duration::ZERO);
         for (step, batch) in self.schedule.steps().skip(self.state.step as usize).zip(batches) {
             let begun = Instant::now();
-            let report = self.learner.step(&batch, &step, &place).map_err(|e| {
-                e.context(format!("{} {}; what was saved last is in {}", L::STEP, step.number, folder.display()))
-            })?;
+            let report = self.learner.step(&batch, &step, &place)?;
             self.state.step = step.number;
             n_tokens += report.n_tokens;
             let (mut record, failure) = record(&step, report, n_tokens, begun.elapsed());

@@ -85,6 +85,13 @@ pub struct StepContext<'a> {
     pub context: &'a RunContext<'a>,
 }
 
+impl StepContext<'_> {
+    /// Adds to `error` of step number `step`, which the learner calls `name`, where the run was saved last.
+    pub fn explain(&self, error: Error, name: &str, step: u64) -> Error {
+        error.context(format!("{name} {step}; what was saved last is in {}", self.folder.display()))
+    }
+}
+
 /// The result of a step.
 #[derive(Debug, Default)]
 pub struct StepReport {
@@ -166,7 +173,8 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
     }
 
     fn step(&mut self, batch: &O::Batch, step: &Step, place: &StepContext) -> Result<StepReport> {
-        let update = self.trainer.step(batch, step.first_row, step.lr)?;
+        let update = self.trainer.step(batch, step.first_row, step.lr);
+        let update = update.map_err(|e| place.explain(e, Self::STEP, step.number))?;
         self.trainer.check(&update, step, place.folder, place.context.progress)?;
         Ok(StepReport {
             loss: update.loss,

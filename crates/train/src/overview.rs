@@ -36,7 +36,7 @@ pub struct Overview {
     pub train_loss: Option<f64>,
     /// Lowest validation loss.
     pub best: Option<f64>,
-    /// Seconds of training, over all sittings, until the newest checkpoint.
+    /// Seconds of training, over all processes that trained it, until the newest checkpoint.
     pub elapsed_s: f64,
     /// When it was last written to.
     pub modified: SystemTime,

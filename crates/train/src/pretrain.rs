@@ -12,7 +12,7 @@ use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::schedule::Schedule;
 use crate::stage::{self, Model, Stage, StageData};
-use crate::state::{DataSeen, State};
+use crate::state::State;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
 use anyhow::{Result, ensure};
@@ -29,13 +29,13 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// All that a pretraining run is told; a file of `configs/`.
+/// Configuration of `gptkit pretrain`; a file of `configs/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PretrainConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// Seed of everything that is drawn.
+    /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
     /// The model.
@@ -130,6 +130,7 @@ impl Stage for Pretraining {
             add_rows(&mut config.model, &prepared.tokenizer)?;
         }
         fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), context.progress)?;
+        warn_of_memory(config, context);
         let params = params.map(|params| params.extend_vocabulary(&config.model, config.seed)).transpose()?;
         Ok(self.model(params, prepared))
     }
@@ -141,6 +142,12 @@ impl Stage for Pretraining {
         ensure!(
             prepared.tokenizer.fingerprint()? == Tokenizer::load(checkpoint)?.fingerprint()?,
             "{} has another tokenizer than {}: they do not belong together",
+            prepared.folder.display(),
+            checkpoint.display()
+        );
+        ensure!(
+            prepared.fingerprint == run.state.data.fingerprint,
+            "the text of {} has changed since this run started; to train on the new text, start a new run with --init {}",
             prepared.folder.display(),
             checkpoint.display()
         );
@@ -175,15 +182,6 @@ impl Stage for Pretraining {
         })
     }
 
-    fn check_unchanged(&self, data: &StageData<Self>, seen: &DataSeen, _: &Path) -> Result<()> {
-        ensure!(
-            data.fingerprint == seen.fingerprint,
-            "the text of {} has changed since this run started; to train on the new text, start a new run with --init",
-            data.folder.display()
-        );
-        Ok(())
-    }
-
     fn learner(
         &mut self,
         model: Model<PretrainParts>,
@@ -210,7 +208,6 @@ impl Stage for Pretraining {
             grouped(text.windows.rows_per_epoch() * config.model.context as u64),
             run.display()
         ));
-        warn_of_memory(config, context);
         warn_of_data(config, text, learner.has_validation(), context.progress);
     }
 
@@ -267,7 +264,7 @@ fn validation_set(config: &PretrainConfig, corpus: &Corpus, tokenizer: &Tokenize
     (validation, held_out)
 }
 
-/// Fills in what `config` leaves open, as [`pretrain`] would from the text and the model folder `init`. Returns the windows
+/// Fills in what `config` leaves open, as [`Pretraining`] would from the text and the model folder `init`. Returns the windows
 /// of an epoch. The text is prepared only where the vocabulary or a length depends on it; 0 otherwise.
 ///
 /// # Errors

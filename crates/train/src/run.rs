@@ -5,8 +5,8 @@
 //!   run.json           what the run was started with, see [`crate::request`]
 //!   config.toml        every setting, as it was obeyed
 //!   metrics.jsonl      one object a step
-//!   events.out.…       the same for TensorBoard, a file each sitting
-//!   curves.svg         loss and learning rate over tokens, drawn when a sitting ends
+//!   events.out.…       the same for TensorBoard, a file for each process
+//!   curves.svg         loss and learning rate over tokens, drawn when a process ends
 //!   config.json …      the outcome, a Hugging Face folder: the weights with the best validation loss
 //!   checksums.json     checksums of the outcome
 //!   checkpoints/       the newest states of the run, Hugging Face folders too

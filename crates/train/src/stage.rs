@@ -11,7 +11,7 @@ use crate::config::TrainConfig;
 use crate::context::RunContext;
 use crate::curves;
 use crate::fit::{Fit, Summary};
-use crate::learner::{Keep, Learner, StepContext};
+use crate::learner::{Keep, Learner};
 use crate::memory::Memory;
 use crate::plan;
 use crate::resume::Resumable;
@@ -117,7 +117,13 @@ pub trait Stage {
     ///
     /// # Errors
     /// When the model cannot be run.
-    fn before(&mut self, _learner: &mut Self::Learner, _run: &Run, _state: &mut State, _: &StepContext) -> Result<()> {
+    fn before(
+        &mut self,
+        _learner: &mut Self::Learner,
+        _run: &Run,
+        _state: &mut State,
+        _context: &RunContext,
+    ) -> Result<()> {
         Ok(())
     }
 
@@ -228,7 +234,7 @@ fn train<S: Stage>(
     let rows = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
     let batches = Prefetch::new(data.batch, rows);
     let fit = Fit { learner, state, schedule: &schedule, config: &config, run: &mut run, context };
-    let summary = fit.train(batches, |learner, run, state, place| stage.before(learner, run, state, place))?;
+    let summary = fit.train(batches, |learner, run, state| stage.before(learner, run, state, context))?;
     stage.draw(&folder)?;
     let report = match summary.stop {
         None => Some(stage.report(learner, &folder, &summary.state, context)?),

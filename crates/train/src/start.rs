@@ -55,7 +55,7 @@ impl Check for DropoutConfig {
 
 /// A model before it is fine-tuned.
 pub struct Start {
-    /// Absolute.
+    /// Absolute path.
     pub folder: PathBuf,
     /// Its shape.
     pub config: ModelConfig,
