@@ -152,10 +152,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Writes `value` to `path` as indented JSON with a line break at its end, as [`write`] does.
+/// Writes `value` to `path` as indented JSON with a line break at its end, as [`write()`] does.
 ///
 /// # Errors
-/// As [`write`], and when it cannot be written as JSON.
+/// As [`write()`], and when it cannot be written as JSON.
 pub fn write_json(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<()> {
     write(path, (serde_json::to_string_pretty(value)? + "\n").as_bytes())
 }

@@ -30,7 +30,7 @@
 //! - [`adapter`]   folders of adapters → their base, and whose tokenizer they have
 //! - [`pattern`]   regular expressions of other people's files
 //! - [`disk`]      the only writer: what it writes is whole or absent
-//! - [`format`]    durations and amounts of memory, for people to read
+//! - [`mod@format`] durations and amounts of memory, for people to read
 //! - [`progress`]  what long work reports to
 //! - [`quiet`]     panics of other libraries, as errors
 //! - [`unfinished`] what is removed when a signal ends the process

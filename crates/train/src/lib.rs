@@ -28,7 +28,7 @@
 //! - [`memory`]    what a step holds, by part
 //! - [`machine`]   what the machine has
 //! - [`plan`]      memory and time before they are spent
-//! - [`bench`]     a step, reading and decoding, to be timed
+//! - [`mod@bench`] a step, reading and decoding, to be timed
 //! - [`mod@pretrain`]  the stage: raw text → language model
 
 pub mod bench;

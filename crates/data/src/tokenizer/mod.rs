@@ -5,7 +5,7 @@
 //! - [`train`]     byte-level pairs, or characters
 //! - [`encode`]    text → ids
 //! - [`decode`]    ids → text; a stream of ids is decoded by [`crate::decoder`]
-//! - [`special`]   the end of a text, the frame of a classifier's texts
+//! - [`mod@special`] the end of a text, the frame of a classifier's texts
 //! - [`structure`] what follows from the parts of a tokenizer
 //! - [`unsettled`] what a decoder may still change of a text that grows
 
