@@ -128,9 +128,17 @@ impl Manifest {
 
     /// The same for folders whose tokens are the same, divided the same way.
     pub fn fingerprint(&self) -> String {
-        let sources: Vec<_> = self.sources.iter().map(|s| (&s.digest, s.weight, &s.train, &s.val)).collect();
-        blake3::hash(format!("{} {} {sources:?}", self.tokenizer, self.token_bytes).as_bytes()).to_hex()[..16]
-            .to_owned()
+        let part = |segments: &[ShardSegment]| {
+            let one = |s: &ShardSegment| {
+                format!("Segment {{ file: {:?}, first: {}, tokens: {} }}", s.file, s.first, s.tokens)
+            };
+            segments.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
+        let source =
+            |s: &ShardSource| format!("({:?}, {:?}, [{}], [{}])", s.digest, s.weight, part(&s.train), part(&s.val));
+        let sources = self.sources.iter().map(source).collect::<Vec<_>>().join(", ");
+        let text = format!("{} {} [{sources}]", self.tokenizer, self.token_bytes); // runs that exist hold a hash of it
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
     }
 }
 
@@ -425,6 +433,35 @@ pub(crate) fn divide(segments: Vec<ShardSegment>, n: u64) -> (Vec<ShardSegment>,
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_stays_what_runs_have_stored() {
+        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+            "format": 2,
+            "request": {
+                "sources": [["world", []]],
+                "text_key": "text",
+                "on_bad_record": "fail",
+                "val_fraction": 0.1,
+                "tokenizer": { "trained": ["char", null] },
+            },
+            "tokenizer": "826ccd427312ef48",
+            "vocab_size": 59,
+            "token_bytes": 2,
+            "sources": [{
+                "path": "world",
+                "weight": null,
+                "documents": 10000,
+                "bytes": 10_817_489,
+                "skipped": { "first": null, "invalid_utf8": 0, "empty": 0, "malformed": 0 },
+                "train": [{ "file": "0-train-000.bin", "first": 0, "tokens": 9_748_629 }],
+                "val": [{ "file": "0-val-000.bin", "first": 0, "tokens": 1_078_860 }],
+                "digest": "7238eedb63cbb252a051f43716f785394e6346f681d2d7aca5953af3da2d7e72",
+            }],
+        }))
+        .unwrap();
+        assert_eq!(manifest.fingerprint(), "364c9ba644f47e5d");
+    }
 
     /// A corpus with parts of tokens 0, 1, 2 … of the given counts, and a validation part of `val` such tokens.
     pub(crate) fn corpus(parts: &[(u32, Option<f64>)], val: u32) -> Corpus {
