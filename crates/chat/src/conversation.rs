@@ -32,7 +32,7 @@ pub struct Conversation {
 pub(crate) struct PromptLimits {
     /// Of prompt and answer together.
     pub(crate) context: usize,
-    /// Of the answer.
+    /// The most tokens of an answer.
     pub(crate) max_new_tokens: usize,
 }
 

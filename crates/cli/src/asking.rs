@@ -125,7 +125,7 @@ fn keys(ranks: bool, n: usize) -> String {
     format!("{better} · s: skip · u: undo the last · q: stop")
 }
 
-/// What a person has typed.
+/// A reply that a person typed.
 #[derive(Debug, PartialEq, Eq)]
 enum TypedChoice {
     Places(Vec<u32>),

@@ -85,7 +85,7 @@ impl ChatCommand {
     }
 }
 
-/// What a line asks for.
+/// A line that a person typed: a message, or a command.
 #[derive(Debug, PartialEq, Eq)]
 enum ChatLine<'a> {
     Message(&'a str),

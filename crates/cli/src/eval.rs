@@ -209,7 +209,7 @@ fn finetuned_request(text: &str, tasks: &[TaskRequest]) -> Result<FinetunedReque
         }
     };
     let wrong = if !choices.iter().any(|one| one.full_name() == task) {
-        format!("{task} is none of the tasks with choices")
+        format!("{task} is not a task with choices")
     } else if !Path::new(folder).is_dir() {
         format!("{folder}: no such folder")
     } else if HeadDescription::load(Path::new(folder)).is_err() {

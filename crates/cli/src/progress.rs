@@ -63,7 +63,7 @@ impl ProgressTask for BarTask {
 impl Drop for BarTask {
     fn drop(&mut self) {
         if let Ok(mut shown) = self.shown.lock() {
-            *shown = None; // what is said from now on comes below it
+            *shown = None; // later messages are printed below it
         }
         // The last state stays where the figures are worth keeping.
         if self.bar.message().is_empty() { self.bar.finish_and_clear() } else { self.bar.abandon() }

@@ -41,7 +41,7 @@ enum Todo<C> {
 
 /// The model folders of a run.
 pub(crate) enum RunModels<'a> {
-    /// Of a new run: as the command line names them, or as it did when the run was first started.
+    /// The models of a new run, as the command line names them, or as it named them when the run was first started.
     New { given: Vec<(&'static str, &'a Path)>, request: &'a RunRequest },
     /// A resumed run knows its models.
     Resumed,
@@ -64,7 +64,7 @@ impl RunModels<'_> {
         Ok(self.get(name))
     }
 
-    /// Whether the run goes on from a checkpoint.
+    /// Whether the run continues from a checkpoint.
     pub(crate) fn is_resumed(&self) -> bool {
         matches!(self, Self::Resumed)
     }

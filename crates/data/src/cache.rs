@@ -8,7 +8,7 @@ use crate::tokenizer::{Tokenizer, TokenizerConfig};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// What is asked for, with the size and time of every file. Warns of files in the sources' folders that are not read.
+/// Returns the request for these sources, with the size and time of every file. Warns of files in the sources' folders that are not read.
 ///
 /// # Errors
 /// When a source cannot be looked at.

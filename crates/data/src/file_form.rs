@@ -1,8 +1,8 @@
-//! What a file's name says it holds.
+//! The form of a file's contents, as its name gives it.
 
 use std::path::Path;
 
-/// What a file's name says it holds.
+/// The form of a file's contents, as its name gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileForm {
     /// How it holds records; if not, it is text.
