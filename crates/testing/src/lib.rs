@@ -33,7 +33,8 @@ pub fn golden_cases(file: &str, name: &str) -> Vec<Value> {
     }
 }
 
-/// The file or folder `name` below the folder that `GPTKIT_TEST_DATA` names: published data that is not in the repository.
+/// The file or folder `name` below the folder that `GPTKIT_TEST_DATA` names: published data, and further golden cases
+/// in `parity`, that are not in the repository.
 /// Tests that need it are `#[ignore]`d; `cargo test -- --ignored` runs them.
 ///
 /// # Panics

@@ -1,9 +1,8 @@
 //! Agreement with the reference implementations: `transformers` and PyTorch, f32, CPU.
 //!
 //! The cases in `tests/golden` were made by scripts/golden.py, with the versions and seeds in `made-with.json` there.
-//! Cases of the same form in a folder `shared/parity` beside the repository are tested too, where there are any.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use candle_core::{DType, Device, Tensor};
 use gptkit_data::batch::{Batch, IGNORE};
@@ -12,6 +11,7 @@ use gptkit_model::sampler::{Sampling, TokenPosition, choose};
 use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
+use gptkit_testing::{golden_path, published};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
@@ -32,30 +32,29 @@ fn trainer(config: &ModelConfig, params: Params, train: &TrainConfig) -> Trainer
     Trainer::new(LanguageModeling { model: gpt }, params, train, 1).unwrap()
 }
 
-fn cases() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut cases = Vec::new();
-    for (origin, folder) in [("golden", root.join("tests/golden")), ("parity", root.join("../shared/parity"))] {
-        if !folder.is_dir() {
-            eprintln!("skipped: {} is absent", folder.display());
-            continue;
-        }
-        for kind in ["gpt1-tiny", "gpt2-tiny"] {
-            let folder = folder.join(kind);
-            let inputs = std::fs::read_to_string(folder.join("inputs.json")).unwrap();
-            cases.push(Case {
-                name: format!("{origin}/{kind}"),
-                inputs: serde_json::from_str(&inputs).unwrap(),
-                expected: candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap(),
-                folder,
-            });
-        }
-    }
-    assert!(cases.len() >= 2, "the cases of tests/golden are part of the repository");
-    cases
+const KINDS: [&str; 2] = ["gpt1-tiny", "gpt2-tiny"];
+
+/// The cases of `tests/golden`.
+fn golden() -> Vec<Case> {
+    KINDS.map(|kind| Case::read("golden", &golden_path(kind))).into()
+}
+
+/// Other cases of the same form, below the folder that `GPTKIT_TEST_DATA` names.
+fn parity() -> Vec<Case> {
+    KINDS.map(|kind| Case::read("parity", &published("parity").join(kind))).into()
 }
 
 impl Case {
+    fn read(origin: &str, folder: &Path) -> Self {
+        let kind = folder.file_name().unwrap().display();
+        Self {
+            name: format!("{origin}/{kind}"),
+            inputs: serde_json::from_str(&std::fs::read_to_string(folder.join("inputs.json")).unwrap()).unwrap(),
+            expected: candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap(),
+            folder: folder.to_owned(),
+        }
+    }
+
     fn model(&self) -> (gptkit_model::ModelConfig, Params) {
         load_model(&self.folder, &Device::Cpu).unwrap()
     }
@@ -85,7 +84,11 @@ impl Case {
 
 #[test]
 fn logits_and_loss_agree_with_the_reference() {
-    for case in cases() {
+    logits_and_loss_agree(&golden());
+}
+
+fn logits_and_loss_agree(cases: &[Case]) {
+    for case in cases {
         let (config, params) = case.model();
         let model = Gpt::new(&config, &params, Precision::F32).unwrap();
         let (tokens, targets) = case.tensors();
@@ -99,7 +102,11 @@ fn logits_and_loss_agree_with_the_reference() {
 
 #[test]
 fn every_gradient_agrees_with_the_reference() {
-    for case in cases() {
+    gradients_agree(&golden());
+}
+
+fn gradients_agree(cases: &[Case]) {
+    for case in cases {
         let (config, params) = case.model();
         let (tokens, targets) = case.tensors();
         // The reference ran without dropout.
@@ -131,11 +138,15 @@ fn comparable(name: &str, weights: &Tensor) -> Vec<Tensor> {
     vec![weights.narrow(0, 0, d).unwrap(), weights.narrow(0, 2 * d, d).unwrap()]
 }
 
-/// Left out too, because AdamW makes a step of learning-rate size of any gradient: elements whose first gradient is not 0
-/// but below the rounding of its tensor's largest. The reference's own float32 and float64 differ there by 3e-4.
 #[test]
 fn weights_after_three_clipped_steps_agree_with_the_reference() {
-    for case in cases() {
+    weights_agree(&golden());
+}
+
+/// Left out too, because AdamW makes a step of learning-rate size of any gradient: elements whose first gradient is not 0
+/// but below the rounding of its tensor's largest. The reference's own float32 and float64 differ there by 3e-4.
+fn weights_agree(cases: &[Case]) {
+    for case in cases {
         let (config, params) = case.model();
         let adamw = &case.inputs["adamw"];
         let train: TrainConfig = serde_json::from_value(serde_json::json!({
@@ -187,7 +198,11 @@ fn largest(x: &Tensor) -> f32 {
 
 #[test]
 fn greedy_tokens_are_those_of_the_reference() {
-    for case in cases() {
+    greedy_tokens_agree(&golden());
+}
+
+fn greedy_tokens_agree(cases: &[Case]) {
+    for case in cases {
         let (config, params) = case.model();
         let model = Gpt::new(&config, &params, Precision::F32).unwrap();
         let (mut expected, mut tokens) = (case.ids("greedy"), case.ids("greedy_prompt"));
@@ -212,8 +227,18 @@ fn greedy_tokens_are_those_of_the_reference() {
 }
 
 #[test]
+#[ignore = "needs more cases of the form of tests/golden: set GPTKIT_TEST_DATA"]
+fn further_cases_agree_with_the_reference() {
+    let cases = parity();
+    logits_and_loss_agree(&cases);
+    gradients_agree(&cases);
+    weights_agree(&cases);
+    greedy_tokens_agree(&cases);
+}
+
+#[test]
 fn gradients_do_not_depend_on_how_the_batch_is_divided() {
-    let case = &cases()[1];
+    let case = &golden()[1];
     let (config, params) = case.model();
     let config =
         gptkit_model::ModelConfig { attention_dropout: 0.1, residual_dropout: 0.1, embedding_dropout: 0.1, ..config };
@@ -232,7 +257,7 @@ fn gradients_do_not_depend_on_how_the_batch_is_divided() {
 
 #[test]
 fn a_parameter_without_a_gradient_is_an_error() {
-    let case = &cases()[0];
+    let case = &golden()[0];
     let (_, params) = case.model();
     let (_, first) = params.iter().next().unwrap();
     Weights::from(params.clone()).begin_update().backward(|| first.tensor(true).sum_all()).unwrap();
