@@ -10,7 +10,7 @@ use crate::source::{DataConfig, OnBadRecord, SourceLocation, SyntheticText};
 use crate::stitch::Stitcher;
 use crate::synthetic::{SyntheticPatterns, SyntheticStories};
 use crate::text::{CutPoint, TextPiece, TextReader};
-use crate::tokenizer::train::{LONGEST_LEARNED_WORD, in_short_words};
+use crate::tokenizer::train::{LONGEST_LEARNED_WORD, WordCounts};
 use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerKind};
 use anyhow::{Result, anyhow, bail, ensure};
 use rayon::prelude::*;
@@ -98,12 +98,10 @@ impl<'a> Texts<'a> {
         std::thread::scope(|scope| {
             let is_trained = &is_trained;
             let reader = scope.spawn(move || {
-                let mut has_long_words = false;
                 for place in &self.places {
                     let mut taken = 0;
                     let (_, flow) = self.read(place, "read for the tokenizer", CutPoint::Words, &mut |piece| {
                         taken += piece.text.len() as u64;
-                        has_long_words |= in_short_words(&piece.text).nth(1).is_some();
                         Ok(if taken > share || send.send(piece.text).is_err() {
                             ControlFlow::Break(())
                         } else {
@@ -119,15 +117,16 @@ impl<'a> Texts<'a> {
                     }
                 }
                 drop(send);
-                if has_long_words {
-                    self.progress.note(&format!(
-                        "words of more than {LONGEST_LEARNED_WORD} characters are cut for training the tokenizer"
-                    ));
-                }
                 self.show_training(is_trained);
                 Ok(())
             });
-            let tokenizer = Tokenizer::train_bpe(vocab_size, receive.into_iter());
+            let words = WordCounts::of(receive.into_iter());
+            if words.has_long_words {
+                self.progress.note(&format!(
+                    "words of more than {LONGEST_LEARNED_WORD} characters are cut for training the tokenizer"
+                ));
+            }
+            let tokenizer = Tokenizer::train_bpe(vocab_size, words);
             is_trained.store(true, Ordering::Relaxed);
             reader.thread().unpark();
             joined(reader.join())?;

@@ -270,6 +270,7 @@ mod tests {
     use crate::source::SourceConfig;
     use crate::synthetic::{SyntheticPatterns, SyntheticStories};
     use crate::tokenizer::TokenizerKind;
+    use crate::tokenizer::train::WordCounts;
     use std::collections::BTreeSet;
     use std::io::Write as _;
 
@@ -293,7 +294,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.jsonl");
             disk::write(&path, records(0..12).as_bytes()).unwrap();
-            let trained = Tokenizer::train_bpe(Some(300), (0..12).map(document)).unwrap();
+            let trained = Tokenizer::train_bpe(Some(300), WordCounts::of((0..12).map(document))).unwrap();
             let tokenizer = folder.path().join("tokenizer");
             disk::create_dir(&tokenizer).unwrap();
             trained.save(&tokenizer).unwrap();
@@ -541,7 +542,7 @@ mod tests {
         let named = DataConfig { sources: vec![SourceConfig { path: folder, weight: None }], ..scene.data.clone() };
         let other = scene.folder.path().join("other");
         disk::create_dir(&other).unwrap();
-        Tokenizer::train_bpe(Some(270), (0..3).map(document)).unwrap().save(&other).unwrap();
+        Tokenizer::train_bpe(Some(270), WordCounts::of((0..3).map(document))).unwrap().save(&other).unwrap();
         let message = format!("{:#}", prepare(&named, &TokenizerConfig::load_from(&other), None, &Silent).unwrap_err());
         assert!(message.contains("made with another tokenizer"), "{message}");
     }

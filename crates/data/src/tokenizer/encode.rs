@@ -128,6 +128,11 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
+        if let Some(byte_pairs) = self.byte_pairs() {
+            let ids = byte_pairs.encode(text, !inner.get_encode_special_tokens());
+            self.must_have_rows(&ids)?;
+            return Ok(ids);
+        }
         let encoding = quietly(|| inner.encode_fast(text, false)).map_err(|panicked| failed(&panicked))?;
         let ids = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?.get_ids().to_vec();
         self.must_know(text, &ids)?;

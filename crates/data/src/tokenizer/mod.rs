@@ -3,22 +3,28 @@
 //! - [`config`]    where a model's tokens come from
 //! - [`load`]      `tokenizer.json`, and the published files of GPT-1 and GPT-2
 //! - [`train`]     byte-level pairs, or characters
+//! - [`merges`]    the pairs that are learned
 //! - [`encode`]    text → ids
+//! - [`byte_pairs`] the same for GPT-2's kind of vocabulary, many times faster
+//! - [`words`]     the words of GPT-2's pattern
 //! - [`decode`]    ids → text; a stream of ids is decoded by [`crate::decoder`]
 //! - [`mod@special`] the end of a text, the frame of a classifier's texts
 //! - [`structure`] what follows from the parts of a tokenizer
 //! - [`unsettled`] what a decoder may still change of a text that grows
 
+mod byte_pairs;
 mod config;
 mod decode;
 pub(crate) mod encode;
 mod load;
+mod merges;
 pub(crate) mod special;
 mod structure;
 #[cfg(test)]
 mod tests;
 pub(crate) mod train;
 pub(crate) mod unsettled;
+mod words;
 
 use crate::disk;
 use crate::folder_tokens::{CONFIG, FolderTokens, TextSettings};
@@ -26,12 +32,13 @@ use crate::losses::Losses;
 use crate::quiet::{Panicked, quietly};
 use crate::text::CutPoint;
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use byte_pairs::BytePairs;
 use serde_json::{Map, Value, json};
 use special::{byte_level_with_space, special, take_frame_space, usual_names};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use structure::{Derived, Structure, TokenEncoding, WORD_SIGN, derived, kind, switch_dropout_off};
 use tokenizers::Tokenizer as Inner;
 use tokenizers::processors::template::TemplateProcessing;
@@ -46,6 +53,8 @@ pub struct Tokenizer {
     /// The same, but for text that is nothing but text: `<|endoftext|>` in a document is thirteen characters, so that
     /// no document can fake its own end.
     plain: Inner,
+    /// The encoder that takes the library's place, where there is one; made when the first text is encoded.
+    byte_pairs: OnceLock<Option<BytePairs>>,
     /// Texts of special tokens by id.
     signs: HashMap<u32, String>,
     kind: TokenEncoding,
@@ -115,6 +124,7 @@ impl Tokenizer {
             losses: Mutex::default(),
             inner,
             plain,
+            byte_pairs: OnceLock::new(),
             signs,
             kind,
             bytes,
@@ -151,6 +161,7 @@ impl Tokenizer {
             quietly(|| derived(&inner, &structure))??;
         self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
+        self.byte_pairs = OnceLock::new();
         Ok(ids)
     }
 
@@ -295,6 +306,12 @@ impl Tokenizer {
     /// Whether such pieces have by themselves the tokens that they have in the document; see [`crate::stitch`].
     pub(crate) fn cuts_surely(&self) -> bool {
         self.kind == TokenEncoding::Char || self.cuts_at_words
+    }
+
+    /// The encoder that gives the ids of the library in less time, for the kinds of tokenizers that it can.
+    fn byte_pairs(&self) -> Option<&BytePairs> {
+        let make = || (self.kind == TokenEncoding::ByteLevel).then(|| BytePairs::of(&self.inner)).flatten();
+        self.byte_pairs.get_or_init(make).as_ref()
     }
 
     /// Whether a vocabulary may lack characters.

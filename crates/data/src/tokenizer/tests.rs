@@ -1,6 +1,6 @@
 //! What is claimed of tokenizers.
 
-use super::train::{LONGEST_LEARNED_WORD, in_short_words};
+use super::train::{LONGEST_LEARNED_WORD, WordCounts, in_short_words};
 use super::*;
 use gptkit_testing::{golden_json, golden_path, published};
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ fn whole(name: &str) -> Tokenizer {
 fn trained(vocab_size: usize) -> Tokenizer {
     let text = "the cat sat on the mat, and the dog sat on the log.\n\nThe end of the story: don't you see?\n\
                 Nobody knows which of them went home first, but everybody remembers who stayed behind.";
-    Tokenizer::train_bpe(Some(vocab_size), std::iter::repeat_n(text.to_owned(), 5)).unwrap()
+    Tokenizer::train_bpe(Some(vocab_size), WordCounts::of(std::iter::repeat_n(text.to_owned(), 5))).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -376,7 +376,7 @@ fn endless_words_are_cut_for_training() {
         ['A', 'C', 'G', 'T'][(state >> 30) as usize]
     };
     let genome: String = (0..200_000).map(letter).collect();
-    let tokenizer = Tokenizer::train_bpe(Some(600), std::iter::once(genome.clone())).unwrap();
+    let tokenizer = Tokenizer::train_bpe(Some(600), WordCounts::of(std::iter::once(genome.clone()))).unwrap();
     assert_eq!(tokenizer.vocab_size(), 600);
     let ids = tokenizer.encode(&genome[..10_000]).unwrap();
     assert!(ids.len() < 4_000 && tokenizer.decode(&ids).unwrap() == genome[..10_000]);

@@ -2,37 +2,75 @@
 
 use super::Tokenizer;
 use super::config::{DEFAULT_VOCAB, FEWEST};
+use super::merges::{LearnedMerges, learn};
 use super::special::{add_end_of_text, byte_level};
-use super::structure::byte_characters;
+use super::words::words;
 use crate::folder_tokens::FolderTokens;
 use crate::outline;
+use ahash::AHashMap;
 use anyhow::{Result, anyhow, ensure};
+use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tokenizers::Tokenizer as Inner;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::models::bpe::BPE;
+
+/// How often each word occurs in the texts that a vocabulary is learned from.
+#[derive(Debug, Default)]
+pub(crate) struct WordCounts {
+    counts: AHashMap<Box<str>, u64>,
+    /// Whether there are words of more than [`LONGEST_LEARNED_WORD`] characters, which are counted in parts.
+    pub(crate) has_long_words: bool,
+}
+
+impl WordCounts {
+    /// Counts the words of `texts` on all threads.
+    pub(crate) fn of(texts: impl Iterator<Item = String> + Send) -> Self {
+        texts.par_bridge().fold(Self::default, Self::with).reduce(Self::default, Self::merged)
+    }
+
+    fn with(mut self, text: String) -> Self {
+        for (i, part) in in_short_words(&text).enumerate() {
+            self.has_long_words |= i > 0;
+            for word in words(part) {
+                match self.counts.get_mut(word) {
+                    Some(n) => *n += 1,
+                    None => drop(self.counts.insert(word.into(), 1)),
+                }
+            }
+        }
+        self
+    }
+
+    fn merged(mut self, other: Self) -> Self {
+        if self.counts.len() < other.counts.len() {
+            return other.merged(self);
+        }
+        self.has_long_words |= other.has_long_words;
+        for (word, n) in other.counts {
+            *self.counts.entry(word).or_default() += n;
+        }
+        self
+    }
+}
 
 impl Tokenizer {
-    /// Learns byte-level pairs from `texts` until the vocabulary has `vocab_size` entries, the end of text among them;
-    /// fewer when the texts have no more pairs.
+    /// Learns byte-level pairs from words until the vocabulary has `vocab_size` entries, the end of text among them; fewer
+    /// when the words have no more pairs. The merges are those that the tokenizers library learns from the same texts.
     ///
     /// # Errors
-    /// When the texts hold nothing.
-    pub fn train_bpe(vocab_size: Option<usize>, texts: impl Iterator<Item = String> + Send) -> Result<Self> {
+    /// When the library fails.
+    pub(crate) fn train_bpe(vocab_size: Option<usize>, words: WordCounts) -> Result<Self> {
         let vocab_size = vocab_size.unwrap_or(DEFAULT_VOCAB).clamp(FEWEST, outline::MOST_ENTRIES);
-        let mut inner = Inner::new(BPE::default());
+        // The end of text is added after training, so that its id is the last, as GPT-2's is.
+        let LearnedMerges { tokens, merges } = learn(words.counts, vocab_size - 1);
+        let token = |id: u32| tokens[id as usize].clone();
+        let merges = merges.into_iter().map(|(left, right)| (token(left), token(right))).collect();
+        let vocab: tokenizers::models::bpe::Vocab = tokens.iter().cloned().zip(0..).collect();
+        let model = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(|e| anyhow!("{e}"))?;
+        let mut inner = Inner::new(model);
         inner.with_pre_tokenizer(Some(byte_level())).with_decoder(Some(ByteLevelDecoder::default()));
-        let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
-            .show_progress(false)
-            // The end of text is added after training, so that its id is the last, as GPT-2's is.
-            .vocab_size(vocab_size - 1)
-            .initial_alphabet(byte_characters().into())
-            .build()
-            .into();
-        let texts = texts.flat_map(|text| in_short_words(&text).map(str::to_owned).collect::<Vec<_>>());
-        inner.train(&mut trainer, texts).map_err(|e| anyhow!("training a tokenizer: {e}"))?;
         add_end_of_text(&mut inner)?;
         Self::new(inner, FolderTokens::default())
     }
@@ -82,4 +120,36 @@ fn first_cut(text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::SyntheticStories;
+    use crate::tokenizer::structure::byte_characters;
+    use tokenizers::models::TrainerWrapper;
+    use tokenizers::models::bpe::BpeTrainerBuilder;
+
+    #[test]
+    fn merges_are_those_that_the_library_learns() {
+        let stories = SyntheticStories::new(3);
+        let mut texts: Vec<String> = (0..60).map(|i| stories.story(i)).collect();
+        texts.push(
+            "naïve cafés, 中文 中文字 ‘quoted’ \t\t tabs\r\n  two  spaces; don't, we'll, 1234 12 ½ 🙂🙂".repeat(20),
+        );
+        for vocab_size in [300, 1500] {
+            let mut library = Inner::new(BPE::default());
+            library.with_pre_tokenizer(Some(byte_level()));
+            let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
+                .show_progress(false)
+                .vocab_size(vocab_size - 1)
+                .initial_alphabet(byte_characters().into())
+                .build()
+                .into();
+            library.train(&mut trainer, texts.iter()).unwrap();
+            let own = Tokenizer::train_bpe(Some(vocab_size), WordCounts::of(texts.clone().into_iter())).unwrap();
+            let model = |inner: &Inner| serde_json::to_string(inner.get_model()).unwrap();
+            assert_eq!(model(&own.inner), model(&library));
+        }
+    }
 }
