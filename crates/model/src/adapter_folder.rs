@@ -123,7 +123,6 @@ impl AdapterFolder {
         description["base_model_name_or_path"] = json!(std::path::absolute(&self.base)?);
         let trained = Params::of(trained.into_iter().map(Ok))?;
         let adapters = Adapters::of(&params, AdapterParts { description, matrices, rows, trained, fixed })?;
-        adapters.merge_into(&params)?;
         Ok(Weights::adapted(params, adapters))
     }
 

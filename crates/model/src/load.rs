@@ -51,7 +51,7 @@ pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params
     if is_adapter(folder) {
         let adapters = open_adapters(folder)?;
         let config = adapters.config.clone();
-        return Ok((config, load_adapters(adapters, device)?.merged()));
+        return Ok((config, load_adapters(adapters, device)?.merged()?));
     }
     let config = load_config(folder)?;
     let params = read_weights(folder, &config, device)?;

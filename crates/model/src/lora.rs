@@ -1,9 +1,9 @@
 //! Low-rank adapters (Hu et al. 2021, §4.1): training a few numbers beside frozen weights, and the weights that result.
 //!
 //! A frozen matrix `W` of `[in, out]` becomes `W + α/r·(B·A)ᵀ`, with `A` `[r, in]` drawn and `B` `[out, r]` zero at first.
-//! Products read that sum, which is made again after each update: what they compute and how fast is the same with adapters
-//! as without, and a gradient of the sum gives those of `A` and `B`. Tokens that were added to the vocabulary are trained as
-//! rows of its tables. On disk it is PEFT's format, of which [`crate::adapter_folder`] reads more than is trained here.
+//! Products read that sum, packed again after each update ([`gptkit_ops::LowRank`]); the gradient of `W` is never made.
+//! Tokens that were added to the vocabulary are trained as rows of its tables. On disk it is PEFT's format, of which
+//! [`crate::adapter_folder`] reads more than is trained here.
 
 use crate::config::{LARGEST, ModelConfig};
 use crate::folder::{save_tensors, seal, write_json};
@@ -13,13 +13,13 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
 use gptkit_data::adapter::DESCRIPTION;
-use gptkit_ops::Parameter;
+use gptkit_ops::{LowRank, Trained, TrainedRows};
 use gptkit_rng::keyed::{Draw, Key, uniform};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use gptkit_data::adapter::is_adapter;
 
@@ -74,34 +74,14 @@ impl LoraConfig {
 pub struct Adapters {
     /// `adapter_config.json`.
     description: Value,
-    matrices: Vec<AdaptedMatrix>,
-    rows: Vec<TrainedRows>,
+    /// Names of tables in the model, and their rows that are trained.
+    rows: Vec<(String, TrainedRows)>,
     /// All that is trained, by name in PEFT's file.
     trained: Params,
     /// What was put into the model besides, and cannot be trained further.
     fixed: Option<String>,
-}
-
-/// An adapted matrix.
-#[derive(Debug, Clone)]
-struct AdaptedMatrix {
-    /// Of the weight in the model.
-    name: String,
-    /// W.
-    frozen: Tensor,
-    a: Arc<Parameter>,
-    b: Arc<Parameter>,
-    /// What `B·A` is multiplied with.
-    scale: f64,
-}
-
-/// Rows of a table that are trained whole.
-#[derive(Debug, Clone)]
-struct TrainedRows {
-    /// Of the table in the model.
-    table: String,
-    ids: Vec<u32>,
-    values: Arc<Parameter>,
+    /// Whether products read the adapted matrices; if not, the frozen ones.
+    are_on: Arc<AtomicBool>,
 }
 
 /// What adapters are made of, before they are put onto a model.
@@ -158,81 +138,50 @@ impl Adapters {
         Self::of(params, AdapterParts { description, matrices, rows, trained, fixed: None })
     }
 
-    /// Adapters of `parts`; freezes `params`.
+    /// Puts adapters of `parts` onto `params`, which are frozen but for them.
     ///
     /// # Errors
     /// When they do not fit each other.
     pub(crate) fn of(params: &Params, parts: AdapterParts) -> Result<Self> {
         let AdapterParts { description, matrices, rows, trained, fixed } = parts;
-        let matrix = |(name, scale): (String, f64)| {
+        let are_on = Arc::new(AtomicBool::new(true));
+        params.iter().for_each(|(_, parameter)| parameter.freeze());
+        for (name, scale) in matrices {
             let part = |part| Ok::<_, candle_core::Error>(Arc::clone(trained.get(&peft_name(&name, part))?));
-            let frozen = params.get(&name)?.tensor(false).copy()?;
-            Ok(AdaptedMatrix { frozen, a: part("lora_A")?, b: part("lora_B")?, scale, name })
-        };
-        let matrices = matrices.into_iter().map(matrix).collect::<Result<Vec<AdaptedMatrix>>>()?;
+            let (a, b, is_on) = (part("lora_A")?, part("lora_B")?, Arc::clone(&are_on));
+            params.get(&name)?.train(Trained::LowRank(LowRank { a, b, scale, is_on }));
+        }
         let rows = rows.into_iter().map(|(table, ids)| {
             let values = Arc::clone(trained.get(&rows_name(&table))?);
-            Ok(TrainedRows { table, ids, values })
+            let rows = TrainedRows::new(&ids, values);
+            params.get(&table)?.train(Trained::Rows(rows.clone()));
+            Ok((table, rows))
         });
-        let rows = rows.collect::<Result<Vec<TrainedRows>>>()?;
-        let adapted: HashSet<&str> =
-            matrices.iter().map(|m| m.name.as_str()).chain(rows.iter().map(|r| r.table.as_str())).collect();
-        params.iter().filter(|(name, _)| !adapted.contains(name)).for_each(|(_, parameter)| parameter.freeze());
-        Ok(Self { description, matrices, rows, trained, fixed })
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let adapters = Self { description, rows, trained, fixed, are_on };
+        adapters.write_rows(params)?;
+        Ok(adapters)
     }
 
-    /// Turns the gradients of the adapted weights in `params` into those of the adapters.
-    ///
-    /// # Errors
-    /// When no gradient reaches an adapted weight.
-    pub(crate) fn backprop(&self, params: &Params) -> Result<()> {
-        for AdaptedMatrix { name, a, b, scale, .. } in &self.matrices {
-            let parameter = params.get(name)?;
-            let Some(gradient) = parameter.gradient() else { bail!("no gradient reaches {name}") };
-            parameter.clear_gradient();
-            let gradient = (gradient * *scale)?; // [in, out]
-            a.accumulate(&gradient.matmul(&b.tensor(false))?.t()?.contiguous()?)?; // [r, in]
-            b.accumulate(&gradient.t()?.matmul(&a.tensor(false).t()?)?)?; // [out, r]
-        }
-        for TrainedRows { table, ids, values } in &self.rows {
-            let parameter = params.get(table)?;
-            let Some(gradient) = parameter.gradient() else { bail!("no gradient reaches {table}") };
-            parameter.clear_gradient();
-            values.accumulate(&gradient.index_select(&Tensor::new(&**ids, gradient.device())?, 0)?)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the sums of frozen weights and adapters to `params`.
+    /// Writes the rows that are trained into the tables in `params`.
     ///
     /// # Errors
     /// When memory does not suffice.
-    pub(crate) fn merge_into(&self, params: &Params) -> Result<()> {
-        for AdaptedMatrix { name, frozen, a, b, scale } in &self.matrices {
-            let more = a.tensor(false).t()?.matmul(&b.tensor(false).t()?)?; // [in, out]
-            params.get(name)?.set(&(frozen + (more * *scale)?)?)?;
-        }
-        for TrainedRows { table, ids, values } in &self.rows {
-            let parameter = params.get(table)?;
-            let at = Tensor::new(&**ids, values.var().device())?;
-            let (n, d) = values.var().dims2()?;
-            let at = at.unsqueeze(1)?.broadcast_as((n, d))?.contiguous()?;
-            parameter.set(&parameter.tensor(false).scatter(&at, &values.tensor(false), 0)?)?;
-        }
-        Ok(())
+    pub(crate) fn write_rows(&self, params: &Params) -> Result<()> {
+        self.rows.iter().try_for_each(|(table, rows)| Ok(rows.write_to(params.get(table)?)?))
+    }
+
+    /// Runs `f` while products read the frozen matrices without adapters; rows of new tokens stay.
+    pub(crate) fn switched_off<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.are_on.store(false, Ordering::Relaxed);
+        let result = f();
+        self.are_on.store(true, Ordering::Relaxed);
+        result
     }
 
     /// Count of the numbers that are trained.
     pub fn n_trained(&self) -> u64 {
         self.trained.iter().map(|(_, parameter)| parameter.var().elem_count() as u64).sum()
-    }
-
-    /// Writes the frozen weights without adapters to `params`; rows of new tokens stay.
-    ///
-    /// # Errors
-    /// When memory does not suffice.
-    pub(crate) fn unmerge_from(&self, params: &Params) -> Result<()> {
-        self.matrices.iter().try_for_each(|m| Ok(params.get(&m.name)?.set(&m.frozen)?))
     }
 
     /// What is trained, by name in PEFT's file.

@@ -27,13 +27,16 @@ impl Weights {
         Self { params, adapters: Some(adapters) }
     }
 
-    /// The merged weights, all of which can be trained.
-    pub fn merged(self) -> Params {
-        self.params.iter().for_each(|(_, parameter)| parameter.thaw());
-        self.params
+    /// The weights with the adapters merged into them, all of which can be trained.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn merged(self) -> Result<Params> {
+        self.params.iter().try_for_each(|(_, parameter)| parameter.merge())?;
+        Ok(self.params)
     }
 
-    /// The weights that the model reads; with adapters, merged.
+    /// The weights that the model reads; products add adapters to them.
     pub fn params(&self) -> &Params {
         &self.params
     }
@@ -50,27 +53,21 @@ impl Weights {
         WeightUpdate { weights: self }
     }
 
-    /// Has `change` set what is trained, and merges it into the weights that the model reads.
+    /// Has `change` set what is trained.
     ///
     /// # Errors
     /// The one of `change`, or when memory does not suffice.
     pub fn change<T>(&mut self, change: impl FnOnce(&Params) -> Result<T>) -> Result<T> {
         let result = change(self.trained());
-        self.refresh_merged().and(result)
-    }
-
-    fn refresh_merged(&self) -> Result<()> {
-        self.adapters.as_ref().map_or(Ok(()), |adapters| adapters.merge_into(&self.params))
+        self.adapters.as_ref().map_or(Ok(()), |adapters| adapters.write_rows(&self.params)).and(result)
     }
 
     /// Runs `f` while the model reads its weights without adapters; `None` where there are none.
     ///
     /// # Errors
-    /// When memory does not suffice, or the first one of `f`.
+    /// The first one of `f`.
     pub fn unadapted<T>(&self, f: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
-        let adapters = self.adapters.as_ref()?;
-        let result = adapters.unmerge_from(&self.params).and_then(|()| f());
-        Some(self.refresh_merged().and(result))
+        Some(self.adapters.as_ref()?.switched_off(f))
     }
 
     /// # Errors
@@ -106,19 +103,19 @@ impl WeightUpdate<'_> {
     /// Those of `loss` and of its backward pass.
     pub fn backward<E: Into<anyhow::Error>>(&mut self, loss: impl FnOnce() -> Result<Tensor, E>) -> Result<Tensor> {
         let loss = loss().map_err(Into::into)?;
-        self.weights.params.accumulate_gradients(&mut loss.backward()?)?;
+        let mut gradients = loss.backward()?;
+        self.weights.params.accumulate_gradients(&mut gradients)?;
+        if self.weights.adapters.is_some() {
+            self.weights.trained().accumulate_gradients(&mut gradients)?;
+        }
         Ok(loss)
     }
 
-    /// Passes the gradients on to what is trained, has `update` change that by them, and merges it into the weights that the
-    /// model reads.
+    /// Has `update` change what is trained by its gradients.
     ///
     /// # Errors
     /// When a weight has no gradient, or the one of `update`.
     pub fn apply<T>(self, update: impl FnOnce(&Params) -> Result<T>) -> Result<T> {
-        if let Some(adapters) = &self.weights.adapters {
-            adapters.backprop(&self.weights.params)?;
-        }
         self.weights.change(update)
     }
 }

@@ -99,9 +99,9 @@ impl CustomOp2 for Gather {
         let ids = tokens.flatten_all()?.to_vec1::<u32>()?;
         crate::slices::with_f32s(&dy.contiguous()?, |dy| {
             let d = dy.len() / ids.len().max(1);
-            self.tables.tokens.add_gradient(|sums, add| scatter(&ids, dy, d, sums, add));
+            self.tables.tokens.add_row_gradients(&ids, |ids, sums, add| scatter(ids, dy, d, sums, add));
             if let Some(table) = &self.tables.positions {
-                table.add_gradient(|sums, add| scatter(&self.positions, dy, d, sums, add));
+                table.add_row_gradients(&self.positions, |rows, sums, add| scatter(rows, dy, d, sums, add));
             }
         })?;
         Ok((None, None)) // the tables have theirs already

@@ -10,6 +10,7 @@ use crate::panels::Panels;
 use crate::parameter::Parameter;
 use crate::path::Precision;
 use crate::product::{accumulate, multiply};
+use crate::scratch::ScratchBuffer;
 use crate::slices::{f32s, max, sum, u32s, with_f32s};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -76,6 +77,9 @@ struct LanguageModelLoss {
     /// Gradient of the hidden state, from the forward pass.
     dhidden: Mutex<Vec<f32>>,
 }
+
+/// Scores and their gradients, kept from call to call: the system would clear new memory each time, page by page.
+static MEMORY: Mutex<Vec<[ScratchBuffer; 2]>> = Mutex::new(Vec::new());
 
 /// Bytes of scores, and of their gradient, that exist at a time.
 const SCORES: usize = 96 << 20;
@@ -146,16 +150,17 @@ impl LanguageModelLoss {
         let share = (self.weight / counted(targets).max(1) as f64) as f32;
         let panels = self.table.panels(self.precision, true)?;
         let rows = rows_together(n, v, self.precision);
-        let mut scores = vec![0.0; rows.min(n) * v];
-        let mut gradients = vec![E::default(); if self.learn { scores.len() } else { 0 }];
+        let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let [scores, gradients] = &mut memory;
+        let scores = scores.numbers::<f32>(rows.min(n) * v);
+        let gradients = gradients.numbers::<E>(if self.learn { rows.min(n) * v } else { 0 });
         let mut dhidden = vec![0.0; if self.learn { n * d } else { 0 }];
         let mut total = 0.0;
         for first in (0..n).step_by(rows) {
             let last = (first + rows).min(n);
-            let (hidden, targets) =
-                (Matrix::new(&hidden[first * d..last * d], last - first, d, d), &targets[first..last]);
+            let (hidden, targets) = (&hidden[first * d..last * d], &targets[first..last]);
             let scores = &mut scores[..(last - first) * v];
-            write_scores(hidden, &panels, scores);
+            write_scores(Matrix::new(hidden, last - first, d, d), &panels, scores);
             let scores = scores.par_chunks_mut(v).zip(targets);
             if !self.learn {
                 total += scores.map(|(row, &target)| loss(row, target)).collect::<Vec<_>>().iter().sum::<f64>();
@@ -166,13 +171,14 @@ impl LanguageModelLoss {
                 loss_and_gradient::<E>(row, target, share, gradient)
             };
             total += scores.zip(gradients.par_chunks_mut(v)).map(row).collect::<Vec<_>>().iter().sum::<f64>();
-            let gradients = Matrix::new(&*gradients, last - first, v, v);
             self.table.read(|table| {
                 let out = &mut dhidden[first * d..last * d];
+                let gradients = Matrix::new(&*gradients, last - first, v, v);
                 accumulate(self.precision, gradients, Matrix::new(table, v, d, d), out, false);
             })?;
-            self.table.add_gradient(|sum, add| accumulate(self.precision, gradients.t(), hidden, sum, add));
+            self.table.add_product_gradient(self.precision, gradients, hidden)?;
         }
+        MEMORY.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
         *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner) = dhidden;
         Ok((total / counted(targets).max(1) as f64 * self.weight) as f32)
     }

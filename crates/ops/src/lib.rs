@@ -12,7 +12,9 @@
 //! - [`path`]             which numbers products read, and which kernel multiplies them
 //! - [`panels`]           matrices in the order in which kernels read them
 //! - [`product`]          matrix products over all cores
+//! - [`thin`]             products with a matrix of few rows
 //! - [`parameter`]        weights, their gradient, and the forms in which products read them
+//! - [`adapter`]          what is trained of a weight: all, nothing, a low-rank product beside it, some rows
 //! - [`embedding`]        rows of a table for tokens and positions
 //! - [`linear`]           product and bias
 //! - [`layer_norm`]       mean and variance of each row, gain and bias
@@ -39,6 +41,7 @@
 //! the path on devices without loops of ours.
 
 mod adamw;
+mod adapter;
 mod attention;
 pub mod bench;
 #[cfg(any(test, feature = "testing"))]
@@ -72,10 +75,12 @@ mod shared;
 mod slices;
 mod step_order;
 mod tensor_past;
+mod thin;
 mod token_log_probs;
 mod trunk;
 
 pub use adamw::{Adam, adamw};
+pub use adapter::{LowRank, Trained, TrainedRows};
 pub use attention::Mask;
 pub use block::{AttentionInput, Block, CachedAttention, DropoutSites};
 pub use cache::Cache;

@@ -6,7 +6,7 @@ use crate::layer_norm::take;
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
-use crate::product::{accumulate, multiply};
+use crate::product::multiply;
 use crate::shared::SplitMut;
 use crate::slices::rows_at_a_time;
 use candle_core::{Result, Tensor};
@@ -29,7 +29,7 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn plain(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
-        x.matmul(&self.weight.tensor(tracked))?.broadcast_add(&self.bias.tensor(tracked))
+        x.matmul(&self.weight.merged(tracked)?)?.broadcast_add(&self.bias.tensor(tracked))
     }
 
     /// Width of the input, and of the output.
@@ -69,13 +69,9 @@ impl Linear {
         x: &[E],
         dy: &[G],
     ) -> Result<()> {
-        let (width, out) = self.widths()?;
-        let n = x.len() / width;
-        self.weight.add_gradient(|sum, add| {
-            accumulate(precision, Matrix::new(x, n, width, width).t(), Matrix::new(dy, n, out, out), sum, add);
-        });
-        let sums = column_sums(dy, out);
-        self.bias.add_gradient(|sum, add| take(sum, &sums, add));
+        let (_, out) = self.widths()?;
+        self.weight.add_product_gradient(precision, x, dy)?;
+        self.bias.add_gradient(|sum, add| take(sum, &column_sums(dy, out), add));
         Ok(())
     }
 

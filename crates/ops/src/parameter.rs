@@ -1,13 +1,18 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
+use crate::adapter::{LowRank, Trained};
+use crate::cpu::element::Element;
 use crate::matrix::Matrix;
 use crate::panels::{Panels, Quantized};
 use crate::path::Precision;
+use crate::product::accumulate;
+use crate::scratch::ScratchBuffer;
 use crate::slices::{with_f32s, with_f32s_mut};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// A variable that training changes in place. Its gradient is added up here, over the parts of a batch: on the CPU
 /// operations add to it where they are, elsewhere [`Parameter::collect`] takes it from candle.
@@ -17,13 +22,27 @@ pub struct Parameter {
     gradient: Mutex<GradientSum>,
     /// How often the gradient was cleared.
     n_clears: AtomicU64,
+    /// How often the weights were changed.
+    n_changes: AtomicU64,
     /// As the right matrix of a product, until the weights change: as it is, and transposed.
     panels: [Mutex<CachedPanels>; 2],
-    /// Whether backward passes compute no gradient.
-    frozen: AtomicBool,
+    trained: RwLock<Trained>,
 }
 
-type CachedPanels = Option<(Precision, Arc<Panels>)>;
+thread_local! {
+    /// Where weights and the product of adapters are added before they are packed.
+    static SUM: RefCell<ScratchBuffer> = RefCell::default();
+}
+
+type CachedPanels = Option<CachedPanel>;
+
+#[derive(Debug)]
+struct CachedPanel {
+    precision: Precision,
+    /// [`LowRank::version`] of what was packed.
+    version: [u64; 3],
+    panels: Arc<Panels>,
+}
 
 #[derive(Debug, Default)]
 enum GradientSum {
@@ -45,8 +64,9 @@ impl Parameter {
             weights: Var::from_tensor(values)?,
             gradient: Mutex::default(),
             n_clears: AtomicU64::new(0),
+            n_changes: AtomicU64::new(0),
             panels: Default::default(),
-            frozen: AtomicBool::new(false),
+            trained: RwLock::default(),
         })
     }
 
@@ -55,19 +75,54 @@ impl Parameter {
         &self.weights
     }
 
+    /// Sets what backward passes compute a gradient for from now on.
+    pub fn train(&self, trained: Trained) {
+        *self.trained.write().unwrap_or_else(PoisonError::into_inner) = trained;
+    }
+
     /// From now on, backward passes compute no gradient for it.
     pub fn freeze(&self) {
-        self.frozen.store(true, Ordering::Relaxed);
+        self.train(Trained::Nothing);
     }
 
-    /// From now on, backward passes compute its gradient.
-    pub fn thaw(&self) {
-        self.frozen.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether backward passes compute no gradient for it.
+    /// Whether it does not change itself: backward passes compute no gradient for all of it.
     pub fn is_frozen(&self) -> bool {
-        self.frozen.load(Ordering::Relaxed)
+        !matches!(self.trained(), Trained::Whole)
+    }
+
+    fn trained(&self) -> Trained {
+        self.trained.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adapters whose product is to be added to the weights.
+    fn adapters(&self) -> Option<LowRank> {
+        match self.trained() {
+            Trained::LowRank(adapters) if adapters.is_on() => Some(adapters),
+            _ => None,
+        }
+    }
+
+    /// The weights as products read them: with the product of adapters added, of which gradients can be taken if `tracked`.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn merged(&self, tracked: bool) -> Result<Tensor> {
+        match self.adapters() {
+            Some(adapters) => adapters.added_to(&self.tensor(false), tracked),
+            None => Ok(self.tensor(tracked)),
+        }
+    }
+
+    /// Writes the sum with the product of adapters into the weights, all of which can be trained from now on.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn merge(&self) -> Result<()> {
+        if let Some(adapters) = self.adapters() {
+            self.set(&adapters.added_to(&self.tensor(false), false)?)?;
+        }
+        self.train(Trained::Whole);
+        Ok(())
     }
 
     /// Copies `weights`, of the same shape.
@@ -96,28 +151,56 @@ impl Parameter {
 
     /// Runs `f` on the weights, on the CPU, to be changed in place.
     pub(crate) fn change<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+        self.n_changes.fetch_add(1, Ordering::Relaxed);
         for panels in &self.panels {
             *locked(panels) = None;
         }
         with_f32s_mut(self.weights.as_tensor(), f)
     }
 
-    /// The weights, `[in, out]`, for products from the right; transposed, `[out, in]`, if asked for. Packed once for each
+    /// How often the weights were changed on the CPU.
+    pub(crate) fn n_changes(&self) -> u64 {
+        self.n_changes.load(Ordering::Relaxed)
+    }
+
+    /// The weights, `[in, out]`, with those of adapters, for products from the right; transposed, `[out, in]`, if asked for. Packed once for each
     /// change of the weights.
     pub(crate) fn panels(&self, precision: Precision, transposed: bool) -> Result<Arc<Panels>> {
-        let mut panels = locked(&self.panels[usize::from(transposed)]);
-        if let Some((of, panels)) = &*panels
-            && *of == precision
+        let version = self.version();
+        let mut cached = locked(&self.panels[usize::from(transposed)]);
+        if let Some(cached) = &*cached
+            && (cached.precision, cached.version) == (precision, version)
         {
-            return Ok(Arc::clone(panels));
+            return Ok(Arc::clone(&cached.panels));
         }
         let (rows, columns) = self.weights.dims2()?;
-        let packed = Arc::new(self.read(|weights| {
+        let pack = |weights: &[f32]| {
             let matrix = Matrix::new(weights, rows, columns, columns);
             Panels::pack(if transposed { matrix.t() } else { matrix }, precision)
-        })?);
-        *panels = Some((precision, Arc::clone(&packed)));
-        Ok(packed)
+        };
+        let panels = Arc::new(match self.adapters() {
+            Some(adapters) => {
+                // Taken out: rayon may have this thread do other work meanwhile.
+                let mut scratch = SUM.take();
+                let panels = self.read(|weights| {
+                    let sum = scratch.numbers::<f32>(weights.len());
+                    adapters.write_sum(weights, sum).map(|()| pack(sum))
+                })?;
+                SUM.set(scratch);
+                panels?
+            }
+            None => self.read(pack)?,
+        });
+        *cached = Some(CachedPanel { precision, version, panels: Arc::clone(&panels) });
+        Ok(panels)
+    }
+
+    /// Changes when what products read changes without [`Parameter::change`].
+    fn version(&self) -> [u64; 3] {
+        match self.trained() {
+            Trained::LowRank(adapters) => adapters.version(),
+            _ => [0; 3],
+        }
     }
 
     /// Has products read the weights, `[in, out]` or as a `table` `[out, in]`, in blocks of few bits until the weights
@@ -126,20 +209,22 @@ impl Parameter {
     /// # Errors
     /// When the number of inputs does not divide into blocks.
     pub fn quantize(&self, to: Quantized, table: bool, precision: Precision) -> Result<()> {
-        let weights = self.tensor(false);
+        let weights = self.merged(false)?;
         let (rows, columns) = weights.dims2()?;
         let inputs = if table { columns } else { rows };
         if !inputs.is_multiple_of(to.block()) {
             bail!("a width of {inputs} does not divide into blocks of {} numbers", to.block());
         }
-        let panels = Panels::quantize(&if table { weights } else { weights.t()? }, to)?;
-        *locked(&self.panels[usize::from(table)]) = Some((precision, Arc::new(panels)));
+        let panels = Arc::new(Panels::quantize(&if table { weights } else { weights.t()? }, to)?);
+        *locked(&self.panels[usize::from(table)]) = Some(CachedPanel { precision, version: self.version(), panels });
         Ok(())
     }
 
-    /// Has `f` write the gradient, or add to it where its second argument says so.
+    /// Has `f` write the gradient, or add to it where its second argument says so; not where nothing is trained. For weights
+    /// that are trained as a whole or not at all: [`Parameter::add_product_gradient`] and [`Parameter::add_row_gradients`] are
+    /// for the others.
     pub(crate) fn add_gradient(&self, f: impl FnOnce(&mut [f32], bool)) {
-        if self.frozen.load(Ordering::Relaxed) {
+        if self.is_frozen() {
             return;
         }
         let mut gradient = locked(&self.gradient);
@@ -153,22 +238,58 @@ impl Parameter {
         }
     }
 
+    /// Adds `xᵀ·dy` to the gradient of a matrix, `[in, out]`, or what follows from it for the part that is trained. `x`:
+    /// `[N, in]`; `dy`: `[N, out]`.
+    pub(crate) fn add_product_gradient<E: Element, G: Element>(
+        &self,
+        precision: Precision,
+        x: &[E],
+        dy: &[G],
+    ) -> Result<()> {
+        let (width, out) = self.weights.dims2()?;
+        match self.trained() {
+            Trained::LowRank(adapters) => adapters.add_gradients(precision, x, dy),
+            Trained::Rows(rows) => rows.add_product_gradient(precision, x, dy),
+            Trained::Nothing => Ok(()),
+            Trained::Whole => {
+                let n = x.len() / width;
+                let (x, dy) = (Matrix::new(x, n, width, width), Matrix::new(dy, n, out, out));
+                self.add_gradient(|sum, add| accumulate(precision, x.t(), dy, sum, add));
+                Ok(())
+            }
+        }
+    }
+
+    /// Has `scatter` add rows to the gradient of a table: it is given the row for each of `ids`, and `u32::MAX` for those
+    /// that are frozen.
+    pub(crate) fn add_row_gradients(&self, ids: &[u32], scatter: impl FnOnce(&[u32], &mut [f32], bool)) {
+        match self.trained() {
+            Trained::Rows(rows) => rows.add_row_gradients(ids, scatter),
+            _ => self.add_gradient(|sums, add| scatter(ids, sums, add)),
+        }
+    }
+
     /// Adds the gradient that candle found, if it found one.
     ///
     /// # Errors
     /// When the sum cannot be made.
     pub fn collect(&self, store: &mut GradStore) -> Result<()> {
         match store.remove(&self.weights) {
-            Some(more) if !self.frozen.load(Ordering::Relaxed) => self.accumulate(&more),
-            _ => Ok(()),
+            Some(more) => self.accumulate(&more),
+            None => Ok(()),
         }
     }
 
-    /// Adds `more` to the gradient.
+    /// Adds `more` to the gradient. Adapters have their own from candle ([`Parameter::merged`]).
     ///
     /// # Errors
     /// When the sum cannot be made.
     pub fn accumulate(&self, more: &Tensor) -> Result<()> {
+        match self.trained() {
+            Trained::Whole => {}
+            Trained::Rows(rows) => return rows.accumulate(more),
+            Trained::Nothing | Trained::LowRank(_) => return Ok(()),
+        }
         if self.weights.device().is_cpu() {
             return with_f32s(&more.contiguous()?, |more| {
                 self.add_gradient(|sums, add| {

@@ -145,12 +145,13 @@ impl LogProbs {
                     gradient_of_scores::<E>(scores, token, self.per_score, (dlog_prob, dentropy), gradient);
                 },
             );
-            let (gradients, range) = (Matrix::new(&*gradients, rows, v, v), first * d..(first + rows) * d);
+            let range = first * d..(first + rows) * d;
             let out = &mut dhidden[range.clone()];
-            self.table.read(|table| accumulate(self.precision, gradients, Matrix::new(table, v, d, d), out, false))?;
-            let hidden = Matrix::new(&hidden[range], rows, d, d);
-            self.table.add_gradient(|sum, add| accumulate(self.precision, gradients.t(), hidden, sum, add));
-            Ok(())
+            self.table.read(|table| {
+                let (gradients, table) = (Matrix::new(&*gradients, rows, v, v), Matrix::new(table, v, d, d));
+                accumulate(self.precision, gradients, table, out, false);
+            })?;
+            self.table.add_product_gradient(self.precision, gradients, &hidden[range])
         };
         let mut kept = std::mem::take(&mut *self.scores.lock().unwrap_or_else(PoisonError::into_inner));
         if n > 0 && kept.len() == n * v {

@@ -415,7 +415,7 @@ fn value_parts(
 ) -> Result<ValueParts> {
     let clip_range = config.value.clip_range;
     if config.value.shared {
-        let mut params = weights.merged();
+        let mut params = weights.merged()?;
         let head = match checkpoint {
             Some(folder) => ClassHead::load(&mut params, folder)?,
             None => ClassHead::init_value(&mut params, shape.d_model)?,

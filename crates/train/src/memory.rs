@@ -108,11 +108,10 @@ impl Memory {
             Recompute::Blocks if model.kind != Kind::Lstm => n(model.n_layer) * full + block,
             _ => n(model.n_layer) * block,
         };
-        let (params, matrices, table) = (model.n_params() as f64, matrices(model), or_none(portion.scores, v * d));
-        // Adapted matrices have a copy that is never changed, and gradients until those of the adapters are made of them.
+        let (params, table) = (model.n_params() as f64, or_none(portion.scores, v * d));
         let (weights, gradients, first_gradient, trained) = match portion.adapters {
             None => (params, params, table, params),
-            Some(adapters) => (params + matrices + adapters as f64, matrices, 0.0, adapters as f64),
+            Some(adapters) => (params + adapters as f64, adapters as f64, 0.0, adapters as f64),
         };
         let done = Self {
             weights: (full * weights) as u64,

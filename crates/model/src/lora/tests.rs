@@ -6,9 +6,10 @@ use crate::load::{load_adapted_weights, load_model};
 use crate::weights::Weights;
 use crate::{Gpt, Input, Pass};
 use candle_core::Device;
-use gptkit_ops::Precision;
 use gptkit_ops::check::{assert_close, draw};
+use gptkit_ops::{Parameter, Precision};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
 const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
