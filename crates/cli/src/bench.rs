@@ -3,9 +3,9 @@
 use crate::device::{DeviceChoice, DtypeChoice, QuantizeChoice};
 use crate::presets;
 use crate::ui::Ui;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
 use gptkit_ops::Precision;
 use gptkit_ops::bench::{BenchShape, cases, peak};
@@ -14,6 +14,7 @@ use gptkit_train::bench::{CaseTime, median_seconds};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::memory::peak_of_process;
 use serde_json::json;
+use std::cell::Cell;
 
 /// Measure training, reading a prompt, writing, and each operation at a preset's sizes, beside the processor's most
 #[derive(Debug, Args)]
@@ -42,13 +43,15 @@ pub(crate) struct BenchCommand {
     /// What products of matrices read, on the processor
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
-    /// Write with weights of few bits
+    /// Measure `prompt` and `decode` with quantized weights (CPU only), and nothing else
     #[arg(long, value_name = "KIND")]
     quantize: Option<QuantizeChoice>,
 }
 
 /// Vocabulary size where it would depend on the text.
 const VOCABULARY: usize = 256;
+/// Cases that read quantized weights.
+const QUANTIZED: [&str; 2] = ["prompt", "decode"];
 /// Episodes of an iteration of PPO by default.
 const EPISODES: usize = 16;
 
@@ -65,10 +68,18 @@ impl BenchCommand {
         let batch_size = self.batch.map_or(config.train.batch_size, usize::from);
         let train = TrainConfig { batch_size, dtype, ..config.train };
         let precision = dtype.precision();
-        let peak_flops = device.is_cpu().then(|| peak(precision));
+        let measured = if self.quantize.is_some() { &QUANTIZED[..] } else { &[] };
+        ensure!(
+            self.quantize.is_none() || measured.iter().any(|case| self.wants(case)),
+            "--quantize is for the cases {}; --case names others",
+            measured.join(" and ")
+        );
+        let peak_flops = Cell::new(device.is_cpu().then(|| peak(precision)));
         let sheet = BenchSheet {
             config: &name,
             dtype: if precision == Precision::Bf16 { "bf16" } else { "f32" },
+            quantized: self.quantize.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned())),
+            precision,
             peak_flops,
             json: self.json,
             ui,
@@ -89,7 +100,8 @@ impl BenchCommand {
 
     /// Whether `case` is among those asked for.
     fn wants(&self, case: &str) -> bool {
-        self.case.is_empty() || self.case.iter().any(|begin| case.starts_with(begin.as_str()))
+        let is_possible = self.quantize.is_none() || QUANTIZED.contains(&case);
+        is_possible && (self.case.is_empty() || self.case.iter().any(|begin| case.starts_with(begin.as_str())))
     }
 
     /// Reading and writing, a reward model's loss, PPO.
@@ -104,13 +116,13 @@ impl BenchCommand {
         let (precision, ui) = (train.dtype.precision(), sheet.ui);
         let params = Params::init(model, 1, device)?;
         let gpt = Gpt::new(model, &params, precision)?;
+        if let Some(to) = self.quantize {
+            gpt.quantize(to.into())?;
+        }
         if self.wants("prompt") {
             sheet.show(&gptkit_train::bench::prompt(&gpt, train, train.batch_size, seq, ui)?)?;
         }
         if self.wants("decode") {
-            if let Some(to) = self.quantize {
-                gpt.quantize(to.into())?;
-            }
             let rows = self.batch.map_or(1, usize::from);
             sheet.show(&gptkit_train::bench::decode(&gpt, train, rows, seq, ui)?)?;
         }
@@ -121,7 +133,7 @@ impl BenchCommand {
             measured.iter().try_for_each(|one| sheet.show(one))?;
         }
         // Only when it is asked for: it takes the memory of four models.
-        if self.case.iter().any(|case| case.starts_with("ppo")) {
+        if self.quantize.is_none() && self.case.iter().any(|case| case.starts_with("ppo")) {
             let episodes = self.batch.map_or(EPISODES, usize::from);
             let measured = gptkit_rl::bench::ppo(model, episodes, train.dtype, device, ui)?;
             measured.iter().try_for_each(|one| sheet.show(one))?;
@@ -154,8 +166,11 @@ struct BenchSheet<'a> {
     /// Name of the configuration.
     config: &'a str,
     dtype: &'a str,
+    /// Kind of the quantized weights.
+    quantized: Option<String>,
+    precision: Precision,
     /// The most floating-point operations a second, where it is known.
-    peak_flops: Option<f64>,
+    peak_flops: Cell<Option<f64>>,
     json: bool,
     ui: &'a Ui,
 }
@@ -165,8 +180,10 @@ impl BenchSheet<'_> {
         if self.json {
             return Ok(());
         }
-        let Self { config, dtype, ui, .. } = self;
-        let peak = self.peak_flops.map(|peak| format!(" · at most {:.0} GFLOP/s", peak / 1e9)).unwrap_or_default();
+        let Self { config, ui, .. } = self;
+        let dtype = [Some(self.dtype), self.quantized.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let peak =
+            self.peak_flops.get().map(|peak| format!(" · at most {:.0} GFLOP/s", peak / 1e9)).unwrap_or_default();
         ui.say(&format!("{config} · {batch} × {seq} tokens · {dtype}{peak}"));
         ui.result(&format!(
             "{:<24}{:>12}{:>14}{:>12}{:>9}{:>12}\n",
@@ -195,12 +212,23 @@ impl BenchSheet<'_> {
             "batch": batch,
             "seq": seq,
             "dtype": self.dtype,
+            "quantized": self.quantized,
             "ms": seconds * 1e3,
             "tokens_per_s": tokens as f64 / seconds,
             "gflops": (flops > 0.0).then_some(rate / 1e9),
-            "share_of_peak": self.peak_flops.filter(|_| flops > 0.0).map(|peak| rate / peak),
+            "share_of_peak": self.share(flops, seconds),
             "peak_bytes": peak_bytes,
         })
+    }
+
+    /// Share of the most that the processor multiplies, where it is known and operations are counted.
+    fn share(&self, flops: f64, seconds: f64) -> Option<f64> {
+        let rate = flops / seconds;
+        // The clock may have risen since the peak was measured.
+        if self.peak_flops.get().is_some_and(|known| rate > known) {
+            self.peak_flops.set(Some(peak(self.precision).max(rate)));
+        }
+        self.peak_flops.get().filter(|_| flops > 0.0).map(|peak| rate / peak)
     }
 
     fn row(&self, measured: &CaseTime, peak_bytes: Option<u64>) -> String {
@@ -208,8 +236,7 @@ impl BenchSheet<'_> {
         let rate = flops / seconds;
         let is_counted = flops > 0.0;
         let gflops = if is_counted { format!("{:.0}", rate / 1e9) } else { String::new() };
-        let share = self.peak_flops.filter(|_| is_counted);
-        let share = share.map(|peak| format!("{:.0}%", 100.0 * rate / peak)).unwrap_or_default();
+        let share = self.share(flops, seconds).map(|share| format!("{:.0}%", 100.0 * share)).unwrap_or_default();
         let peak = peak_bytes.map(|bytes| format!("{:.2} GB", bytes as f64 / 1e9)).unwrap_or_default();
         let (ms, tokens_per_s) = (seconds * 1e3, tokens as f64 / seconds);
         format!("{case:<24}{ms:>12.3}{tokens_per_s:>14.1}{gflops:>12}{share:>9}{peak:>12}").trim_end().to_owned()

@@ -1,8 +1,7 @@
 //! Rows of a table for each token, and where there are positions a row for each of them.
 
-use crate::layer_norm::take;
 use crate::parameter::Parameter;
-use crate::slices::u32s;
+use crate::slices::{take, u32s};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::parameter::Parameter;
-use crate::slices::{rows_at_a_time, sum};
+use crate::slices::{rows_at_a_time, sum, take};
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -119,11 +119,6 @@ impl Norm {
         self.bias.add_gradient(|sum, add| take(sum, bias, add));
         Ok(())
     }
-}
-
-/// `sum = more`, or `sum += more`.
-pub(crate) fn take(sum: &mut [f32], more: &[f32], add: bool) {
-    sum.iter_mut().zip(more).for_each(|(sum, x)| *sum = if add { *sum + x } else { *x });
 }
 
 vectorized! {

@@ -14,7 +14,6 @@
 //! - [`product`]          matrix products over all cores
 //! - [`thin`]             products with a matrix of few rows
 //! - [`parameter`]        weights, their gradient, and the forms in which products read them
-//! - [`adapter`]          what is trained of a weight: all, nothing, a low-rank product beside it, some rows
 //! - [`embedding`]        rows of a table for tokens and positions
 //! - [`linear`]           product and bias
 //! - [`layer_norm`]       mean and variance of each row, gain and bias
@@ -41,7 +40,6 @@
 //! the path on devices without loops of ours.
 
 mod adamw;
-mod adapter;
 mod attention;
 pub mod bench;
 #[cfg(any(test, feature = "testing"))]
@@ -80,7 +78,6 @@ mod token_log_probs;
 mod trunk;
 
 pub use adamw::{Adam, adamw};
-pub use adapter::{LowRank, Trained, TrainedRows};
 pub use attention::Mask;
 pub use block::{AttentionInput, Block, CachedAttention, DropoutSites};
 pub use cache::Cache;
@@ -93,7 +90,7 @@ pub use linear::Linear;
 pub use lstm::{LstmLayer, LstmStack};
 pub use norm::{gradient_squares, sum_of_squares};
 pub use panels::Quantized;
-pub use parameter::Parameter;
+pub use parameter::{LowRank, Parameter, Trained, TrainedRows};
 pub use path::Precision;
 pub use sequences::Sequences;
 pub use token_log_probs::token_log_probs;

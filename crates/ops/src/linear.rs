@@ -2,13 +2,12 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
-use crate::layer_norm::take;
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
 use crate::product::multiply;
 use crate::shared::SplitMut;
-use crate::slices::rows_at_a_time;
+use crate::slices::{rows_at_a_time, take};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;

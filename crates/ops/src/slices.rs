@@ -65,6 +65,11 @@ pub(crate) fn rows_at_a_time(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
 }
 
+/// `sum = more`, or `sum += more`.
+pub(crate) fn take(sum: &mut [f32], more: &[f32], add: bool) {
+    sum.iter_mut().zip(more).for_each(|(sum, x)| *sum = if add { *sum + x } else { *x });
+}
+
 /// Partial results of a reduction: as many as keep vector code busy, and rounding errors that grow that much slower.
 const LANES: usize = 32;
 

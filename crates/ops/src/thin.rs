@@ -22,6 +22,18 @@ pub(crate) fn multiply_thin<E: Element>(x: &[E], thin: &[f32], width: usize, fac
     products
 }
 
+/// `[N, columns]` → `[columns, N]`.
+pub(crate) fn transposed(numbers: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| numbers.iter().skip(column).step_by(columns)).copied().collect()
+}
+
+vectorized! {
+    /// `y += factor·x`
+    pub(crate) fn add_scaled(factor: f32, x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = fused::<FUSED>(factor, *x, *y));
+    }
+}
+
 vectorized! {
     fn products_of_rows[E: Element](x: &[E], thin: &[f32], width: usize, factor: f32, products: &mut [f32]) {
         let rank = thin.len() / width;
