@@ -68,11 +68,10 @@ impl BenchCommand {
         let batch_size = self.batch.map_or(config.train.batch_size, usize::from);
         let train = TrainConfig { batch_size, dtype, ..config.train };
         let precision = dtype.precision();
-        let measured = if self.quantize.is_some() { &QUANTIZED[..] } else { &[] };
         ensure!(
-            self.quantize.is_none() || measured.iter().any(|case| self.wants(case)),
+            self.quantize.is_none() || QUANTIZED.iter().any(|case| self.wants(case)),
             "--quantize is for the cases {}; --case names others",
-            measured.join(" and ")
+            QUANTIZED.join(" and ")
         );
         let peak_flops = Cell::new(device.is_cpu().then(|| peak(precision)));
         let sheet = BenchSheet {

@@ -89,7 +89,7 @@ impl Parameter {
 
     /// Whether it does not change itself: backward passes compute no gradient for all of it.
     pub fn is_frozen(&self) -> bool {
-        !matches!(self.trained(), Trained::Whole)
+        !matches!(*self.trained.read().unwrap_or_else(PoisonError::into_inner), Trained::Whole)
     }
 
     fn trained(&self) -> Trained {
@@ -251,7 +251,7 @@ impl Parameter {
         let (width, out) = self.weights.dims2()?;
         match self.trained() {
             Trained::LowRank(adapters) => adapters.add_gradients(precision, x, dy),
-            Trained::Rows(rows) => rows.add_product_gradient(precision, x, dy),
+            Trained::Rows(rows) => rows.values.add_product_gradient(precision, &rows.columns(x, width), dy),
             Trained::Nothing => Ok(()),
             Trained::Whole => {
                 let n = x.len() / width;
@@ -294,9 +294,7 @@ impl Parameter {
         }
         if self.weights.device().is_cpu() {
             return with_f32s(&more.contiguous()?, |more| {
-                self.add_gradient(|sums, add| {
-                    sums.iter_mut().zip(more).for_each(|(sum, x)| *sum = if add { *sum + x } else { *x });
-                });
+                self.add_gradient(|sums, add| take(sums, more, add));
             });
         }
         let mut gradient = locked(&self.gradient);
@@ -412,10 +410,10 @@ impl LowRank {
         let b = self.b.read(|b| transposed(b, rank))?; // [r, out]
         let reduced = self.a.read(|a| multiply_thin(x, a, width, scale))?; // scale·x·Aᵀ, [N, r]
         let dreduced = multiply_thin(dy, &b, out, scale); // scale·dy·B, [N, r]
-        let [reduced, dreduced] = [&reduced, &dreduced].map(|product| Matrix::new(product, n, rank, rank).t());
-        self.a.add_gradient(|sum, add| accumulate(precision, dreduced, Matrix::new(x, n, width, width), sum, add));
+        self.a.add_product_gradient(precision, &dreduced, x)?;
         self.b.add_gradient(|sum, add| {
             let mut gradient = vec![0.0; rank * out]; // of Bᵀ: so that the few rows are those of the left matrix
+            let reduced = Matrix::new(&reduced, n, rank, rank).t();
             accumulate(precision, reduced, Matrix::new(dy, n, out, out), &mut gradient, false);
             take(sum, &transposed(&gradient, out), add);
         });
@@ -459,20 +457,9 @@ impl TrainedRows {
         table.set(&table.tensor(false).scatter(&at, &self.values.tensor(false), 0)?)
     }
 
-    /// Adds the part of `xᵀ·dy` in these rows. `x`: `[N, V]`; `dy`: `[N, D]`.
-    pub(crate) fn add_product_gradient<E: Element, G: Element>(
-        &self,
-        precision: Precision,
-        x: &[E],
-        dy: &[G],
-    ) -> Result<()> {
-        let (n_ids, d) = self.values.var().dims2()?;
-        let n = dy.len() / d;
-        let row = |row: &[E]| self.ids.iter().map(|&id| row[id as usize]).collect::<Vec<E>>();
-        let columns: Vec<E> = x.chunks_exact(x.len() / n.max(1)).flat_map(row).collect();
-        let columns = Matrix::new(&columns, n, n_ids, n_ids);
-        self.values.add_gradient(|sum, add| accumulate(precision, columns.t(), Matrix::new(dy, n, d, d), sum, add));
-        Ok(())
+    /// The columns of these rows in `x`, `[N, V]`.
+    fn columns<E: Element>(&self, x: &[E], v: usize) -> Vec<E> {
+        x.chunks_exact(v).flat_map(|row| self.ids.iter().map(|&id| row[id as usize])).collect()
     }
 
     /// Has `scatter` add rows to the gradient: it is given the row in `values` of each of `ids`, and `u32::MAX` for those that

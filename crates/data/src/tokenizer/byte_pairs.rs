@@ -2,7 +2,7 @@
 //! computed once. The library takes most of its time for the pattern and for copies of each word; crates with another
 //! algorithm (`bpe`, `tiktoken-rs`) keep a pattern engine, or assume that the order of ids is the order of merges.
 
-use super::structure::byte_characters;
+use super::structure::{byte_characters, bytes_by_character, bytes_of};
 use super::words::words;
 use crate::quiet::quietly;
 use ahash::AHashMap;
@@ -42,10 +42,9 @@ impl BytePairs {
             return None;
         }
         let added = AddedTokens::of(inner)?;
-        let characters = byte_characters();
         let vocabulary = model.get_vocab();
         let mut bytes = [0; 256];
-        for (id, c) in bytes.iter_mut().zip(characters) {
+        for (id, c) in bytes.iter_mut().zip(byte_characters()) {
             *id = *vocabulary.get(c.encode_utf8(&mut [0; 4]) as &str)?;
         }
         let json = quietly(|| serde_json::to_vec(model)).ok()?.ok()?;
@@ -61,9 +60,8 @@ impl BytePairs {
         }
         let mut whole = AHashMap::new();
         if ignore_merges {
-            let byte_of: AHashMap<char, u8> = characters.into_iter().zip(0..=255).collect();
-            let of_bytes = |token: &str| token.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
-            whole.extend(vocabulary.iter().filter_map(|(token, &id)| Some((of_bytes(token)?, id))));
+            let byte_of = bytes_by_character();
+            whole.extend(vocabulary.iter().filter_map(|(token, &id)| Some((bytes_of(token, &byte_of)?, id))));
         }
         Some(Self { bytes, merges: by_pair, whole, added, caches: Mutex::default() })
     }
@@ -176,7 +174,7 @@ struct AddedTokens {
 
 struct AddedPass {
     names: AhoCorasick,
-    /// Of each name: its id, and whether it is special.
+    /// Id of the token with each name, and whether the token is special.
     tokens: Vec<(u32, bool)>,
 }
 

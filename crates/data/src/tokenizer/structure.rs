@@ -145,13 +145,22 @@ pub(super) fn kind(inner: &Inner) -> TokenEncoding {
 /// The bytes of each token: byte-level vocabularies write each byte as a printable character. A token with other characters
 /// stands for itself, as the library has it.
 fn token_bytes(entries: HashMap<String, u32>, n: usize) -> Vec<Vec<u8>> {
-    let byte_of: HashMap<char, u8> = byte_characters().into_iter().zip(0..=255).collect();
+    let byte_of = bytes_by_character();
     let mut bytes = vec![Vec::new(); n];
     for (token, id) in entries {
-        let mapped = token.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
-        bytes[id as usize] = mapped.unwrap_or_else(|| token.into_bytes());
+        bytes[id as usize] = bytes_of(&token, &byte_of).unwrap_or_else(|| token.into_bytes());
     }
     bytes
+}
+
+/// The bytes that the characters of `token` stand for; `None` where one of them stands for no byte.
+pub(super) fn bytes_of(token: &str, byte_of: &HashMap<char, u8>) -> Option<Vec<u8>> {
+    token.chars().map(|c| byte_of.get(&c).copied()).collect()
+}
+
+/// The byte that each of [`byte_characters`] stands for.
+pub(super) fn bytes_by_character() -> HashMap<char, u8> {
+    byte_characters().into_iter().zip(0..=255).collect()
 }
 
 /// The character that stands for each byte: itself where it is printable in Latin-1, else the next from U+0100 on.

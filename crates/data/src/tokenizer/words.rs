@@ -7,7 +7,7 @@
 use regex_syntax::hir::{Class as HirClass, HirKind};
 use std::sync::LazyLock;
 
-/// What the pattern distinguishes of a character.
+/// Character classes of the pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CharacterClass {
     /// `[^\s\p{L}\p{N}]`
@@ -20,7 +20,7 @@ enum CharacterClass {
     Space,
 }
 
-/// CharacterClass of each character, by its code; those after the last entry are [`CharacterClass::Other`].
+/// Class of each character, by its code; those after the last entry are [`CharacterClass::Other`].
 static CLASSES: LazyLock<Vec<CharacterClass>> = LazyLock::new(|| {
     let mut classes = Vec::new();
     for (pattern, class) in
@@ -39,7 +39,7 @@ static CLASSES: LazyLock<Vec<CharacterClass>> = LazyLock::new(|| {
     classes
 });
 
-/// CharacterClass of each ASCII character.
+/// Class of each ASCII character.
 static ASCII: [CharacterClass; 128] = {
     let mut classes = [CharacterClass::Other; 128];
     let mut byte = 0;
@@ -118,7 +118,7 @@ fn run_end(text: &str, mut at: usize, class: CharacterClass) -> usize {
     at
 }
 
-/// CharacterClass of the character at the byte `at`, and where the next character begins.
+/// Class of the character at the byte `at`, and where the next character begins.
 fn class_at(text: &str, at: usize) -> (CharacterClass, usize) {
     let byte = text.as_bytes()[at];
     if byte < 128 {
