@@ -43,6 +43,9 @@ const KEYS: &[(&[&str], &str, &str, Effect)] = &[
     (&["decay"], "", "decay=constant", Changes),
     (&["decay_start"], "", "decay_start=2 steps", Changes),
     (&["decay_end"], "", "decay_end=2 steps", Changes),
+    (&["optimizer"], "", "optimizer=muon", Changes),
+    (&["muon_lr"], "optimizer=muon", "muon_lr=0.1", Changes),
+    (&["muon_momentum"], "optimizer=muon", "muon_momentum=0.5", Changes),
     (&["beta1"], "", "beta1=0.5", Changes),
     (&["beta2"], "", "beta2=0.5", Changes),
     (&["eps"], "", "eps=1e-2", Changes),
@@ -264,7 +267,7 @@ fn ppo_obeys_every_key() {
 #[test]
 fn the_table_has_every_key() {
     let text = r#"{ "length": "1 steps", "batch_size": 2, "micro_batch": 1, "batch_ramp_start": 1, "batch_ramp": "1 steps",
-        "lr": 1, "decay_start": "1 steps", "decay_end": "1 steps", "clip": 1, "eval_every": 1, "patience": 1 }"#;
+        "lr": 1, "decay_start": "1 steps", "decay_end": "1 steps", "clip": 1, "muon_lr": 1, "muon_momentum": 0, "eval_every": 1, "patience": 1 }"#;
     let all: TrainConfig = serde_json::from_str(text).unwrap();
     let written = serde_json::to_value(&all).unwrap();
     let keys: BTreeSet<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();

@@ -66,6 +66,19 @@ pub(crate) fn block_name(layer: usize) -> String {
     format!("transformer.h.{layer}")
 }
 
+/// How many matrices stand side by side in the weight called `name`, `[in, n·out]`, if it belongs to a layer: 3 in the
+/// projection to queries, keys and values, 4 in those to the gates of an LSTM. None of embeddings, output layers, gains,
+/// biases and adapters.
+pub fn n_matrices(name: &str) -> Option<usize> {
+    let part = name.strip_prefix("transformer.h.")?.split_once('.')?.1;
+    match part {
+        "attn.c_attn.weight" => Some(3),
+        "weight_ih" | "weight_hh" => Some(4),
+        "attn.c_proj.weight" | "mlp.c_fc.weight" | "mlp.c_proj.weight" => Some(1),
+        _ => None,
+    }
+}
+
 /// Tables that have a row for each token of the vocabulary.
 pub(crate) fn vocabulary_tables(config: &ModelConfig) -> Vec<&'static str> {
     let (tokens, _) = embedding_names(config.kind);

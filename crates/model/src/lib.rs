@@ -62,6 +62,7 @@ pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::Gpt;
 pub use heads::{ClassHead, HeadDescription};
 pub use input::Input;
+pub use layout::n_matrices;
 pub use lora::{Adapters, LoraConfig};
 pub use params::Params;
 pub use pass::Pass;

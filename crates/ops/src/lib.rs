@@ -35,6 +35,7 @@
 //! - [`token_log_probs()`] log-probability of each token chosen, and the entropy around it
 //! - [`norm`]             the size of gradients and weights
 //! - [`adamw()`]          one optimizer update, in place
+//! - [`muon()`]           the same, for the matrices of layers
 //!
 //! Each operation has a plain version, written with candle's differentiable operations: the definition of right, and
 //! the path on devices without loops of ours.
@@ -59,6 +60,7 @@ mod layer_norm;
 mod linear;
 mod lstm;
 mod matrix;
+mod muon;
 mod norm;
 mod panels;
 mod parameter;
@@ -88,6 +90,7 @@ pub use head::{language_model_loss, logits, scores_bytes};
 pub use layer_norm::Norm;
 pub use linear::Linear;
 pub use lstm::{LstmLayer, LstmStack};
+pub use muon::{Muon, muon};
 pub use norm::{gradient_squares, sum_of_squares};
 pub use panels::Quantized;
 pub use parameter::{LowRank, Parameter, Trained, TrainedRows};

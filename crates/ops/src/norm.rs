@@ -30,7 +30,8 @@ fn of_numbers(numbers: &[f32]) -> f64 {
 }
 
 vectorized! {
-    fn squares(numbers: &[f32]) -> f64 {
+    /// Σ x²
+    pub(crate) fn squares(numbers: &[f32]) -> f64 {
         let (chunks, rest) = numbers.as_chunks::<16>();
         let mut lanes = [0.0f64; 16];
         for chunk in chunks {

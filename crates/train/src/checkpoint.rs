@@ -5,7 +5,7 @@
 //!   config.json, model.safetensors, tokenizer.json …   a Hugging Face folder
 //!   config.toml                                        the settings of the run
 //!   metrics.jsonl                                      its records so far
-//!   optimizer.safetensors                              AdamW's moments
+//!   optimizer.safetensors                              the optimizer's moments
 //!   state.json                                         [`State`]
 //!   checksums.json                                     size and checksum of each file
 //! checkpoints/best-000400/

@@ -28,6 +28,17 @@ pub enum EpsPlacement {
     TensorFlow,
 }
 
+/// What changes the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov & Hutter 2019).
+    #[default]
+    AdamW,
+    /// Muon for the matrices of layers, AdamW for all other weights (Jordan et al. 2024).
+    Muon,
+}
+
 /// What becomes of an update whose loss leaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,6 +92,15 @@ pub struct TrainConfig {
     /// When it has fallen to `min_lr`, counted from the start; `length` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decay_end: Option<Span>,
+    /// What changes the weights.
+    #[serde(default)]
+    pub optimizer: OptimizerKind,
+    /// Muon's highest learning rate, which rises and falls as `lr` does; 0.02 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon_lr: Option<f64>,
+    /// Muon's decay of the mean of gradients; 0.95 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon_momentum: Option<f64>,
     /// AdamW's decay of the mean of gradients.
     #[serde(default = "beta1")]
     pub beta1: f64,
@@ -185,6 +205,16 @@ impl TrainConfig {
         self.eval_every.unwrap_or(250)
     }
 
+    /// Muon's highest learning rate.
+    pub fn muon_lr(&self) -> f64 {
+        self.muon_lr.unwrap_or(0.02)
+    }
+
+    /// Muon's decay of the mean of gradients.
+    pub fn muon_momentum(&self) -> f64 {
+        self.muon_momentum.unwrap_or(0.95)
+    }
+
     /// Decides what is left to the machine, so that a run goes on elsewhere as it began.
     pub fn settle(&mut self) {
         self.dtype = self.dtype.settled();
@@ -285,7 +315,17 @@ impl TrainConfig {
             "is not between 0 and lr",
             "use a tenth of lr",
         );
-        for (key, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+        problems.require(self.muon_lr.is_none_or(positive), "muon_lr", "is not positive", "use for instance 0.02");
+        for (key, value) in [("muon_lr", self.muon_lr), ("muon_momentum", self.muon_momentum)] {
+            let used = value.is_none() || self.optimizer == OptimizerKind::Muon;
+            problems.require(
+                used,
+                key,
+                "is of an optimizer that is not used",
+                "set train.optimizer = \"muon\", or leave it out",
+            );
+        }
+        for (key, beta) in [("beta1", self.beta1), ("beta2", self.beta2), ("muon_momentum", self.muon_momentum())] {
             problems.require((0.0..1.0).contains(&beta), key, "is not in [0, 1)", "use 0.9 to 0.999");
         }
         problems.require(positive(self.eps), "eps", "is not positive", "use 1e-8");

@@ -3,7 +3,7 @@
 //! - [`config`]    what a user may set of training
 //! - [`span`]      lengths as people write them: steps, tokens, epochs
 //! - [`schedule`]  learning rate and batch size over tokens
-//! - [`optimizer`] AdamW by parameter name
+//! - [`optimizer`] AdamW and Muon by parameter name
 //! - [`ema`]       a moving average of what is trained
 //! - [`run`]       the folder of a run: resolved config, metrics, model
 //! - [`model_used`] a model folder that a run depends on

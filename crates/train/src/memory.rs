@@ -1,6 +1,6 @@
 //! Memory of a step by part, before any is taken.
 
-use crate::config::{Recompute, TrainConfig};
+use crate::config::{OptimizerKind, Recompute, TrainConfig};
 use gptkit_model::{Kind, ModelConfig};
 use gptkit_ops::Precision;
 
@@ -13,7 +13,7 @@ pub struct Memory {
     pub packed: u64,
     /// Of the weights, f32.
     pub gradients: u64,
-    /// AdamW's two moments.
+    /// The optimizer's moments: AdamW's two of each weight, Muon's one.
     pub optimizer: u64,
     /// What the forward pass keeps for the backward pass, and what both work in.
     pub activations: u64,
@@ -113,12 +113,18 @@ impl Memory {
             None => (params, params, table, params),
             Some(adapters) => (params + adapters as f64, adapters as f64, 0.0, adapters as f64),
         };
+        let of_muon = or_none(train.optimizer == OptimizerKind::Muon, matrices(model));
         let done = Self {
             weights: (full * weights) as u64,
             packed: Self::packed(model, precision, 2, portion.scores),
             gradients: (full * gradients) as u64,
-            optimizer: (2.0 * full * trained) as u64,
+            optimizer: (full * (2.0 * trained - of_muon)) as u64,
             activations: Self::activations(model, precision, portion.tokens),
+            // The loss keeps its memory for the next one.
+            logits: match portion.scores {
+                true => gptkit_ops::scores_bytes(portion.tokens, model.vocab_size, precision),
+                false => 0,
+            },
             ..Self::default()
         };
         // Blocks have gradients and transposed weights from the backward pass of the first micro-batch on.
@@ -126,10 +132,6 @@ impl Memory {
             packed: if portion.several { done.packed } else { Self::packed(model, precision, 1, portion.scores) },
             gradients: if portion.several { done.gradients } else { (full * first_gradient) as u64 },
             activations: (n(portion.tokens) * d * (kept + passing)) as u64,
-            logits: match portion.scores {
-                true => gptkit_ops::scores_bytes(portion.tokens, model.vocab_size, precision),
-                false => 0,
-            },
             ..done
         };
         if scored.total() > done.total() { scored } else { done }

@@ -1,9 +1,10 @@
-//! AdamW over all parameters of a model.
+//! AdamW and Muon over all parameters of a model.
 
-use crate::config::{EpsPlacement, TrainConfig};
+use crate::config::{EpsPlacement, OptimizerKind, TrainConfig};
 use candle_core::{Device, Result, Tensor, Var, bail};
-use gptkit_model::Params;
-use gptkit_ops::{Adam, Parameter, adamw, gradient_squares};
+use gptkit_model::{Params, n_matrices};
+use gptkit_ops::{Adam, Muon, Parameter, adamw, gradient_squares, muon};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The optimizer's state, in the parameters' order.
@@ -18,22 +19,47 @@ pub struct Optimizer {
 struct Slot {
     name: String,
     parameter: Arc<Parameter>,
+    /// Of the gradients.
     mean: Var,
-    square: Var,
+    rule: Rule,
+}
+
+/// How a parameter is changed.
+#[derive(Debug)]
+enum Rule {
+    AdamW {
+        /// Mean of the gradients' squares.
+        square: Var,
+    },
+    Muon {
+        /// Matrices side by side in the parameter.
+        n_matrices: usize,
+    },
 }
 
 impl Optimizer {
     /// Moments of zero for every parameter that is not frozen.
     ///
     /// # Errors
-    /// When memory does not suffice.
-    pub fn new(params: &Params) -> Result<Self> {
+    /// When Muon is asked for and no matrix of a layer is trained, or memory does not suffice.
+    pub fn new(params: &Params, kind: OptimizerKind) -> Result<Self> {
         let slot = |(name, parameter): (&str, &Arc<Parameter>)| {
             let zeros = || Var::from_tensor(&parameter.var().as_tensor().zeros_like()?.detach());
-            Ok(Slot { name: name.to_owned(), parameter: Arc::clone(parameter), mean: zeros()?, square: zeros()? })
+            let rule = match n_matrices(name) {
+                Some(n_matrices) if kind == OptimizerKind::Muon => Rule::Muon { n_matrices },
+                _ => Rule::AdamW { square: zeros()? },
+            };
+            Ok(Slot { name: name.to_owned(), parameter: Arc::clone(parameter), mean: zeros()?, rule })
         };
         let trained = params.iter().filter(|(_, parameter)| !parameter.is_frozen());
-        Ok(Self { slots: trained.map(slot).collect::<Result<_>>()?, n_updates: 0 })
+        let slots = trained.map(slot).collect::<Result<Vec<_>>>()?;
+        if kind == OptimizerKind::Muon && !slots.iter().any(|slot| matches!(slot.rule, Rule::Muon { .. })) {
+            bail!(
+                "train.optimizer = \"muon\" changes matrices of layers, and none of these is trained\n  hint: use \
+                 train.optimizer = \"adamw\""
+            );
+        }
+        Ok(Self { slots, n_updates: 0 })
     }
 
     /// Updates made.
@@ -41,14 +67,9 @@ impl Optimizer {
         self.n_updates
     }
 
-    /// Moments by name: `mean.NAME` and `square.NAME`.
+    /// Moments by name: `mean.NAME` of every parameter, and `square.NAME` of those that AdamW changes.
     pub fn moments(&self) -> impl Iterator<Item = (String, &Tensor)> {
-        self.slots.iter().flat_map(|slot| {
-            [
-                (format!("mean.{}", slot.name), slot.mean.as_tensor()),
-                (format!("square.{}", slot.name), slot.square.as_tensor()),
-            ]
-        })
+        self.slots.iter().flat_map(Slot::moments).map(|(name, var)| (name, var.as_tensor()))
     }
 
     /// Goes on from the moments that [`Self::moments`] gave after `n_updates` updates, which `find` reads by name.
@@ -56,15 +77,12 @@ impl Optimizer {
     /// # Errors
     /// When one is missing or has another shape.
     pub fn restore(&mut self, find: impl Fn(&str, &Device) -> Result<Tensor>, n_updates: u64) -> Result<()> {
-        for slot in &self.slots {
-            for (kind, var) in [("mean", &slot.mean), ("square", &slot.square)] {
-                let name = format!("{kind}.{}", slot.name);
-                let moment = find(&name, var.device())?;
-                if moment.dims() != var.dims() {
-                    bail!("{name} has shape {:?}, its parameter {:?}", moment.dims(), var.dims());
-                }
-                var.set(&moment)?;
+        for (name, var) in self.slots.iter().flat_map(Slot::moments) {
+            let moment = find(&name, var.device())?;
+            if moment.dims() != var.dims() {
+                bail!("{name} has shape {:?}, its parameter {:?}", moment.dims(), var.dims());
             }
+            var.set(&moment)?;
         }
         self.n_updates = n_updates;
         Ok(())
@@ -78,7 +96,7 @@ impl Optimizer {
         let squares = |slot: &Slot| {
             gradient_squares(&slot.parameter).map_err(|e| e.context(format!("gradient of {}", slot.name)))
         };
-        Ok(self.slots.iter().map(squares).collect::<Result<Vec<f64>>>()?.iter().sum::<f64>().sqrt())
+        Ok(self.slots.par_iter().map(squares).collect::<Result<Vec<f64>>>()?.iter().sum::<f64>().sqrt())
     }
 
     /// One update with learning rate `lr`, after scaling the gradients to a norm of at most `config.clip`; none when that
@@ -99,19 +117,37 @@ impl Optimizer {
             // √(v̂) + ε̂ / √(1 − β₂ᵗ) is (√v + ε̂) / √(1 − β₂ᵗ).
             EpsPlacement::TensorFlow => config.eps / (1.0 - config.beta2.powf(self.n_updates as f64)).sqrt(),
         };
-        for slot in &self.slots {
-            let adam = Adam {
-                lr,
-                beta1: config.beta1,
-                beta2: config.beta2,
-                eps,
-                weight_decay: if decays(slot.parameter.var()) { config.weight_decay } else { 0.0 },
-                step: self.n_updates,
+        let (step, precision) = (self.n_updates, config.dtype.precision());
+        let of_matrices = Muon {
+            lr: lr / config.lr * config.muon_lr(),
+            momentum: config.muon_momentum(),
+            weight_decay: config.weight_decay,
+        };
+        // Parameters side by side: each of a small model is too little work for several threads.
+        self.slots.par_iter().try_for_each(|slot| {
+            let Slot { name, parameter, mean, rule } = slot;
+            let updated = match rule {
+                Rule::AdamW { square } => {
+                    let weight_decay = if decays(parameter.var()) { config.weight_decay } else { 0.0 };
+                    let adam = Adam { lr, beta1: config.beta1, beta2: config.beta2, eps, weight_decay, step };
+                    adamw(parameter, mean, square, scale, &adam)
+                }
+                Rule::Muon { n_matrices } => muon(parameter, mean, *n_matrices, scale, precision, &of_matrices),
             };
-            adamw(&slot.parameter, &slot.mean, &slot.square, scale, &adam)
-                .map_err(|e| e.context(format!("update of {}", slot.name)))?;
-        }
+            updated.map_err(|e| e.context(format!("update of {name}")))
+        })?;
         Ok(norm)
+    }
+}
+
+impl Slot {
+    /// Names and values.
+    fn moments(&self) -> impl Iterator<Item = (String, &Var)> {
+        let square = match &self.rule {
+            Rule::AdamW { square } => Some((format!("square.{}", self.name), square)),
+            Rule::Muon { .. } => None,
+        };
+        std::iter::once((format!("mean.{}", self.name), &self.mean)).chain(square)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One update: loss → gradients → clipping → AdamW.
+//! One update: loss → gradients → clipping → AdamW or Muon.
 
 use crate::checkpoint;
 use crate::config::{OnSpike, Recompute, TrainConfig};
@@ -29,7 +29,7 @@ impl<O: Objective> Trainer<O> {
     /// When memory does not suffice.
     pub fn new(objective: O, weights: impl Into<Weights>, config: &TrainConfig, seed: u64) -> Result<Self> {
         let weights = weights.into();
-        let optimizer = Optimizer::new(weights.trained())?;
+        let optimizer = Optimizer::new(weights.trained(), config.optimizer)?;
         Ok(Self { objective, optimizer, weights, config: config.clone(), seed, guard: Guard::default() })
     }
 
