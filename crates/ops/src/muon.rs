@@ -94,8 +94,7 @@ vectorized! {
     }
 }
 
-/// The matrices in `means`, `[in, n·out]`, with singular values near 1, each of them in turn, as it is or transposed so that
-/// it has at most as many rows as columns.
+/// The matrices in `means`, `[in, n·out]`, each `[in, out]`, with singular values near 1.
 fn directions_near_one(
     precision: Precision,
     means: &[f32],
@@ -104,18 +103,9 @@ fn directions_near_one(
 ) -> Vec<Vec<f32>> {
     let out = columns / n_matrices;
     let near_one = |n: usize| {
-        let rows = means.chunks_exact(columns).map(|row| &row[n * out..(n + 1) * out]);
-        let mut x = vec![0.0; width * out];
-        let (m, n) = if width > out {
-            for (i, row) in rows.enumerate() {
-                x.iter_mut().skip(i).step_by(width).zip(row).for_each(|(x, number)| *x = *number);
-            }
-            (out, width)
-        } else {
-            x.chunks_exact_mut(out).zip(rows).for_each(|(x, row)| x.copy_from_slice(row));
-            (width, out)
-        };
-        with_kernel!(Path::of(precision), K => bring_near_one::<K>(&mut x, m, n));
+        let mut x: Vec<f32> = Vec::with_capacity(width * out);
+        means.chunks_exact(columns).for_each(|row| x.extend(&row[n * out..(n + 1) * out]));
+        with_kernel!(Path::of(precision), K => bring_near_one::<K>(&mut x, width, out));
         x
     };
     (0..n_matrices).into_par_iter().map(near_one).collect()
@@ -128,12 +118,7 @@ fn apply(weights: &mut [f32], directions: &[Vec<f32>], columns: usize, muon: &Mu
     let (keep, rate) = ((1.0 - muon.lr * muon.weight_decay) as f32, muon.rate(width, out) as f32);
     for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
         for (weights, direction) in row.chunks_exact_mut(out).zip(directions) {
-            if width > out {
-                let direction = direction[i..].iter().step_by(width);
-                weights.iter_mut().zip(direction).for_each(|(w, direction)| *w = keep * *w - rate * direction);
-            } else {
-                step(weights, &direction[i * out..(i + 1) * out], keep, rate);
-            }
+            step(weights, &direction[i * out..(i + 1) * out], keep, rate);
         }
     }
 }
@@ -144,49 +129,44 @@ vectorized! {
     }
 }
 
-/// `x`: `[m, n]`, m ≤ n.
-fn bring_near_one<K: Kernel>(x: &mut [f32], m: usize, n: usize) {
+/// `x`: `[rows, columns]`. The polynomial is one of the smaller of XXᵀ and XᵀX.
+fn bring_near_one<K: Kernel>(x: &mut [f32], rows: usize, columns: usize) {
     let norm = squares(x).sqrt().max(EPS);
     scale_by(x, (1.0 / norm) as f32);
     let [a, b, c] = COEFFICIENTS;
     let mut packed = <[ScratchBuffer; 2]>::default();
+    let m = rows.min(columns);
     let (mut gram, mut polynomial) = (vec![0.0; m * m], vec![0.0; m * m]);
     for _ in 0..ITERATIONS {
-        // XXᵀ and its square are symmetric: their lower halves are made, and mirrored.
-        let this = Matrix::new(&*x, m, n, n);
-        product::<K>(this, this.t(), true, &mut packed, &mut gram, |sums, gram, _| gram.copy_from_slice(sums));
+        let this = Matrix::new(&*x, rows, columns, columns);
+        let (left, right) = if rows <= columns { (this, this.t()) } else { (this.t(), this) };
+        // Symmetric, as is its square: the halves below the diagonals are made, and mirrored.
+        pack::<K>(left, right, &mut packed);
+        product::<K>(&packed, (m, left.columns, m), true, &mut gram, |sums, gram, _| gram.copy_from_slice(sums));
         mirror(&mut gram, m);
         let square = Matrix::new(&gram, m, m, m);
-        product::<K>(square, square, true, &mut packed, &mut polynomial, |sums, polynomial, at| {
+        pack::<K>(square, square, &mut packed);
+        product::<K>(&packed, (m, m, m), true, &mut polynomial, |sums, polynomial, at| {
             combine(polynomial, &gram[at..at + sums.len()], b, sums, c);
         });
         mirror(&mut polynomial, m);
-        pack_right_all::<K, f32>(Matrix::new(&*x, m, n, n), &mut packed[1]);
-        let polynomial = Matrix::new(&polynomial, m, m, m);
-        let size = pack_left_all::<K, f32>(polynomial, &mut packed[0]);
-        product_of_packed::<K>(&packed, size, (m, m, n), false, x, |sums, x, _| scale_and_add(x, a, sums));
+        let (this, polynomial) = (Matrix::new(&*x, rows, columns, columns), Matrix::new(&polynomial, m, m, m));
+        let (left, right) = if rows <= columns { (polynomial, this) } else { (this, polynomial) };
+        pack::<K>(left, right, &mut packed);
+        product::<K>(&packed, (rows, m, columns), false, x, |sums, x, _| scale_and_add(x, a, sums));
     }
 }
 
-/// Multiplies `a` and `b` and hands parts of rows of the result to `finish`, with the same part of `c` and its place there;
-/// with `lower`, those that have a number on or below the diagonal.
-fn product<K: Kernel>(
-    a: Matrix<f32>,
-    b: Matrix<f32>,
-    lower: bool,
-    packed: &mut [ScratchBuffer; 2],
-    c: &mut [f32],
-    finish: impl Fn(&[f32], &mut [f32], usize) + Sync,
-) {
-    let size = pack_left_all::<K, f32>(a, &mut packed[0]);
-    pack_right_all::<K, f32>(b, &mut packed[1]);
-    product_of_packed::<K>(packed, size, (a.rows, a.columns, b.columns), lower, c, finish);
+/// Packs the matrices of a product.
+fn pack<K: Kernel>(left: Matrix<f32>, right: Matrix<f32>, packed: &mut [ScratchBuffer; 2]) {
+    pack_left_all::<K, f32>(left, &mut packed[0]);
+    pack_right_all::<K, f32>(right, &mut packed[1]);
 }
 
-/// [`product`] of matrices of `[rows, depth]` and `[depth, columns]` that are packed, the left one in panels of `size`.
-fn product_of_packed<K: Kernel>(
+/// Multiplies matrices of `[rows, depth]` and `[depth, columns]`, which are packed, and hands parts of rows of the result to
+/// `finish`, with the same part of `c` and its place there; with `lower`, those that have a number on or below the diagonal.
+fn product<K: Kernel>(
     packed: &[ScratchBuffer; 2],
-    size: usize,
     (rows, depth, columns): (usize, usize, usize),
     lower: bool,
     c: &mut [f32],
@@ -201,7 +181,7 @@ fn product_of_packed<K: Kernel>(
         let first_row = strip * K::ROWS;
         let n = K::ROWS.min(rows - first_row);
         let end = if lower { (first_row + n).min(columns) } else { columns };
-        let left = &left[strip * size..][..size];
+        let left = &left[strip * K::ROWS * padded..][..K::ROWS * padded];
         for first in (0..end).step_by(K::COLUMNS) {
             let right = &right[first * padded..][..K::COLUMNS * padded];
             tile::<K, K::Right>(n, left, right, padded, (sums, K::COLUMNS), false);
@@ -216,10 +196,14 @@ fn product_of_packed<K: Kernel>(
 
 /// Copies what is below the diagonal of `x`, `[m, m]`, to above it.
 fn mirror(x: &mut [f32], m: usize) {
-    for i in 0..m {
-        let (above, rest) = x.split_at_mut((i + 1) * m);
-        let above = &mut above[i * m + i + 1..];
-        above.iter_mut().zip(rest.iter().skip(i).step_by(m)).for_each(|(above, below)| *above = *below);
+    // In blocks, whose rows and columns stay in the first-level cache.
+    const BLOCK: usize = 16;
+    for first in (0..m).step_by(BLOCK) {
+        for below in first..m {
+            for above in first..(first + BLOCK).min(below) {
+                x[above * m + below] = x[below * m + above];
+            }
+        }
     }
 }
 
