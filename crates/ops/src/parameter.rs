@@ -245,17 +245,20 @@ impl Parameter {
     pub(crate) fn add_product_gradient<E: Element, G: Element>(
         &self,
         precision: Precision,
-        x: &[E],
+        x: Matrix<E>,
         dy: &[G],
     ) -> Result<()> {
-        let (width, out) = self.weights.dims2()?;
+        let (_, out) = self.weights.dims2()?;
         match self.trained() {
-            Trained::LowRank(adapters) => adapters.add_gradients(precision, x, dy),
-            Trained::Rows(rows) => rows.values.add_product_gradient(precision, &rows.columns(x, width), dy),
+            Trained::LowRank(adapters) => adapters.add_gradients(precision, x.numbers(), dy),
+            Trained::Rows(rows) => {
+                let picked = rows.columns(x);
+                let (n, width) = (x.rows, rows.ids.len());
+                rows.values.add_product_gradient(precision, Matrix::new(&picked, n, width, width), dy)
+            }
             Trained::Nothing => Ok(()),
             Trained::Whole => {
-                let n = x.len() / width;
-                let (x, dy) = (Matrix::new(x, n, width, width), Matrix::new(dy, n, out, out));
+                let dy = Matrix::new(dy, x.rows, out, out);
                 self.add_gradient(|sum, add| accumulate(precision, x.t(), dy, sum, add));
                 Ok(())
             }
@@ -410,7 +413,7 @@ impl LowRank {
         let b = self.b.read(|b| transposed(b, rank))?; // [r, out]
         let reduced = self.a.read(|a| multiply_thin(x, a, width, scale))?; // scale·x·Aᵀ, [N, r]
         let dreduced = multiply_thin(dy, &b, out, scale); // scale·dy·B, [N, r]
-        self.a.add_product_gradient(precision, &dreduced, x)?;
+        self.a.add_product_gradient(precision, Matrix::new(&dreduced, n, rank, rank), x)?;
         self.b.add_gradient(|sum, add| {
             let mut gradient = vec![0.0; rank * out]; // of Bᵀ: so that the few rows are those of the left matrix
             let reduced = Matrix::new(&reduced, n, rank, rank).t();
@@ -458,8 +461,9 @@ impl TrainedRows {
     }
 
     /// The columns of these rows in `x`, `[N, V]`.
-    fn columns<E: Element>(&self, x: &[E], v: usize) -> Vec<E> {
-        x.chunks_exact(v).flat_map(|row| self.ids.iter().map(|&id| row[id as usize])).collect()
+    fn columns<E: Element>(&self, x: Matrix<E>) -> Vec<E> {
+        let rows = (0..x.rows).map(|row| x.row_part(row, 0..x.columns));
+        rows.flat_map(|row| self.ids.iter().map(|&id| row[id as usize])).collect()
     }
 
     /// Has `scatter` add rows to the gradient: it is given the row in `values` of each of `ids`, and `u32::MAX` for those that
@@ -582,7 +586,7 @@ mod tests {
         table.train(Trained::Rows(TrainedRows::new(&ids, Arc::clone(&values))));
         let (x, dy) = (numbers(&draw(3, &[n, v])), numbers(&draw(4, &[n, d])));
         for parameter in [&whole, &table] {
-            parameter.add_product_gradient(Precision::F32, &x, &dy).unwrap();
+            parameter.add_product_gradient(Precision::F32, Matrix::new(&x, n, v, v), &dy).unwrap();
             parameter.add_row_gradients(&[3, 0, 3], |rows, sums, add| {
                 assert!(add);
                 for &row in rows {

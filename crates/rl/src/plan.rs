@@ -95,8 +95,8 @@ impl Plan {
         let standing = sum(trained.map(stays).into_iter().chain(frozen));
         // Gradients stay until the next update of the same network begins.
         let [policy_gradients, value_gradients] = trained.map(|memory| memory.optimizer / 2);
-        let policy_packed = Memory::packed(&policy, precision, 1, true);
-        let value_packed = expecting.map_or(0, |model| Memory::packed(model, precision, 1, false));
+        let policy_packed = Memory::packed(&policy, precision, 1, 1);
+        let value_packed = expecting.map_or(0, |model| Memory::packed(model, precision, 1, 0));
         let comes = |memory: &Memory| memory.total().saturating_sub(stays(memory));
         let between = [policy_gradients, value_gradients, policy_packed];
         let answers = [cache, answering(config, &policy)];
@@ -108,7 +108,7 @@ impl Plan {
         ];
         if expecting.is_some() {
             // An update has changed all that the policy had packed, but for the table that adapters leave as it is.
-            let table = adapters.map_or(0, |_| Memory::packed(&policy, precision, 0, true));
+            let table = adapters.map_or(0, |_| Memory::packed(&policy, precision, 0, 1));
             phases.push((Phase::Value, sum([comes(&of_value), policy_gradients, table])));
         }
         Self {
@@ -188,7 +188,7 @@ fn scoring(config: &PpoConfig, models: [&ModelConfig; 2], longest: usize) -> u64
     let all = config.train.batch_size.max(config.train.eval_windows).saturating_mul(longest);
     let tokens = TOKENS_AT_A_TIME.max(longest).min(all);
     let [policy, reward] = models.map(|model| Memory::activations(model, precision, tokens));
-    policy.saturating_add(scores_bytes(tokens, models[0].vocab_size, precision)).max(reward)
+    policy.saturating_add(scores_bytes(tokens, models[0].vocab_size)).max(reward)
 }
 
 fn length(config: &PpoConfig) -> Option<Length> {
