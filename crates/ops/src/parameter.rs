@@ -31,6 +31,9 @@ pub struct Parameter {
     trained: RwLock<Trained>,
 }
 
+/// Bytes of a gradient that are kept from one update to the next: to free and clear so little costs more than it saves.
+const KEPT: usize = 1 << 20;
+
 thread_local! {
     /// Where weights and the product of adapters are added before they are packed.
     static SUM: RefCell<ScratchBuffer> = RefCell::default();
@@ -50,6 +53,8 @@ struct CachedPanel {
 enum GradientSum {
     #[default]
     None,
+    /// Nothing, in memory that is kept for the next one.
+    Cleared(Vec<f32>),
     /// On the CPU, in the order of the weights.
     Numbers(Vec<f32>),
     /// On another device.
@@ -230,14 +235,21 @@ impl Parameter {
             return;
         }
         let mut gradient = locked(&self.gradient);
-        match &mut *gradient {
-            GradientSum::Numbers(sums) => f(sums, true),
-            other => {
+        *gradient = match std::mem::take(&mut *gradient) {
+            GradientSum::Numbers(mut sums) => {
+                f(&mut sums, true);
+                GradientSum::Numbers(sums)
+            }
+            GradientSum::Cleared(mut sums) => {
+                f(&mut sums, false);
+                GradientSum::Numbers(sums)
+            }
+            GradientSum::None | GradientSum::Tensor(_) => {
                 let mut sums = vec![0.0; self.weights.elem_count()];
                 f(&mut sums, false);
-                *other = GradientSum::Numbers(sums);
+                GradientSum::Numbers(sums)
             }
-        }
+        };
     }
 
     /// Adds `xᵀ·dy` to the gradient of a matrix, `[in, out]`, or what follows from it for the part that is trained. `x`:
@@ -332,10 +344,16 @@ impl Parameter {
         self.n_clears.load(Ordering::Relaxed)
     }
 
-    /// Sets the gradient to zero and frees its memory until it is added to.
+    /// Sets the gradient to zero. Frees its memory until it is added to, unless it is little.
     pub fn clear_gradient(&self) {
         self.n_clears.fetch_add(1, Ordering::Relaxed);
-        *locked(&self.gradient) = GradientSum::None;
+        let mut gradient = locked(&self.gradient);
+        *gradient = match std::mem::take(&mut *gradient) {
+            GradientSum::Numbers(sums) | GradientSum::Cleared(sums) if size_of_val(&*sums) <= KEPT => {
+                GradientSum::Cleared(sums)
+            }
+            _ => GradientSum::None,
+        };
     }
 }
 
