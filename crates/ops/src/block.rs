@@ -9,11 +9,12 @@ use crate::cpu::element::Element;
 use crate::dropout::{Dropout, dropout};
 use crate::gelu;
 use crate::layer_norm::{Norm, Normalized};
-use crate::linear::{Linear, add_to, round};
+use crate::linear::{Linear, round};
 use crate::past::Past;
 use crate::path::Precision;
 use crate::self_attention::{SelfAttention, self_attention, split_heads};
 use crate::sequences::Sequences;
+use crate::slices::add_to;
 use candle_core::{Result, Tensor};
 
 /// A block's weights and shape.

@@ -99,13 +99,6 @@ vectorized! {
 }
 
 vectorized! {
-    /// `y += x`
-    pub(crate) fn add_to(x: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-    }
-}
-
-vectorized! {
     pub(crate) fn round[E: Element](x: &[f32], y: &mut [E]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = E::of(*x);

@@ -9,14 +9,14 @@
 use crate::cpu::{among_the_threads, fused, vectorized};
 use crate::dropout::{Dropout, dropout};
 use crate::exp::exp;
-use crate::linear::{Linear, add_to};
+use crate::linear::Linear;
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
 use crate::product::{accumulate, multiply_here};
 use crate::sequences::Sequences;
 use crate::shared::SharedSlice;
-use crate::slices::{f32s, with_f32s};
+use crate::slices::{add_to, f32s, with_f32s};
 use crate::step_order::StepOrder;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;

@@ -6,12 +6,13 @@
 
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
-use crate::cpu::{prefetch, vectorized};
+use crate::cpu::{Cpu, prefetch, vectorized};
 use crate::matrix::Matrix;
 use crate::panels::{PanelNumbers, Panels, pack_all, pack_left_rows, pack_right_panel};
 use crate::path::{Path, Precision, with_kernel};
 use crate::scratch::ScratchBuffer;
 use crate::shared::{SharedSlice, SplitMut};
+use crate::slices::take;
 use candle_core::quantized::QMatMul;
 use candle_core::{Device, Module, Tensor};
 use rayon::prelude::*;
@@ -39,6 +40,8 @@ fn with_workspace(f: impl FnOnce(&mut ProductWorkspace)) {
 const LEFT_BYTES: usize = 768 * 1024;
 /// Right panels whose sums are kept before they are handed out.
 const GROUP: usize = 8;
+/// Numbers between rows of sums: at distances of a power of two, rows would displace each other from the first-level cache.
+const APART: usize = 16;
 /// Jobs a thread gets at least, where there are as many: so that threads end together. One where a job packs both
 /// matrices, which is done again in each job beside or below it.
 const JOBS: usize = 4;
@@ -127,8 +130,7 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
 ) {
     let (rows, depth) = (a.rows, a.columns);
     let padded = depth.next_multiple_of(K::DEPTH);
-    let left_size = padded * K::ROWS;
-    let high = (LEFT_BYTES / (left_size * size_of::<K::Left>()).max(1)).clamp(1, 16);
+    let high = (LEFT_BYTES / (padded.min(K::CHUNK) * K::ROWS * size_of::<K::Left>()).max(1)).clamp(1, 16);
     let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), (high, usize::MAX), READING, JOBS);
     jobs.into_par_iter().for_each(|job| multiply_block::<K, A, S>(a, panels, job, &finish));
 }
@@ -164,10 +166,10 @@ fn multiply_block<K: Kernel, A: Element, S: Element>(
         pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut workspace.left);
         let left: &[K::Left] = workspace.left.last();
         let n_left = rows.len().div_ceil(K::ROWS);
-        let stride = GROUP * K::COLUMNS;
+        let (wide, stride) = (GROUP * K::COLUMNS, GROUP * K::COLUMNS + APART);
         let sums = workspace.sums.numbers::<f32>(n_left * K::ROWS * stride);
-        for first in columns.clone().step_by(stride) {
-            let group = first..(first + stride).min(columns.end);
+        for first in columns.clone().step_by(wide) {
+            let group = first..(first + wide).min(columns.end);
             for k in (0..padded.max(1)).step_by(K::CHUNK) {
                 let deep = K::CHUNK.min(padded - k);
                 for column in group.clone().step_by(K::COLUMNS) {
@@ -230,8 +232,11 @@ pub(crate) fn tile<K: Kernel, S: Element>(
     unsafe { K::tile::<S>(rows, left.as_ptr(), right.as_ptr(), deep, sums.as_mut_ptr(), stride, add) }
 }
 
-/// Columns of a result worked on together by [`accumulate`].
+/// Rows and columns of a result that a thread works on in [`accumulate`], at most.
+const TALL: usize = 768;
 const WIDE: usize = 1536;
+/// Depth for which it packs the left matrix at a time.
+const DEEP: usize = 4096;
 
 /// `c = a·b`, or `c += a·b` with `add`, over all cores. `a`: `[M, depth]`; `b`: `[depth, N]`; `c`: `[M, N]`, row after row.
 pub(crate) fn accumulate<A: Element, B: Element>(
@@ -285,8 +290,7 @@ pub(crate) fn multiply_deep<A: Element>(a: Matrix<A>, b: &Panels, c: &mut [f32])
 
 /// Blocks of a result of `rows` × `columns` whose sums go through memory, see [`blocks`].
 fn jobs_of_sums<K: Kernel>(size: (usize, usize), right: f64) -> Vec<(Range<usize>, Range<usize>)> {
-    let tall = LEFT_BYTES / (K::CHUNK * size_of::<K::Left>());
-    let most = ((tall / K::ROWS).max(1), WIDE.div_ceil(K::COLUMNS));
+    let most = ((TALL / K::ROWS).max(1), WIDE.div_ceil(K::COLUMNS));
     blocks(size, (K::ROWS, K::COLUMNS), most, right, PACKING_JOBS)
 }
 
@@ -351,35 +355,31 @@ fn sum_with<K: Kernel, A: Element, R: RightMatrix<K>>(
     }
     let c = SharedSlice::new(c);
     jobs.into_par_iter().for_each(|(rows, part)| {
+        // Sums stay in the second-level cache until they are whole.
+        let row_bytes = K::COLUMNS * rows.len().next_multiple_of(K::ROWS) * size_of::<f32>();
+        let wide = (Cpu::get().second_level_bytes * 3 / 5 / row_bytes).clamp(4, 16) * K::COLUMNS;
+        let stride = wide + APART;
         with_workspace(|workspace| {
-            for k in (0..depth).step_by(K::CHUNK) {
-                let depth = k..(k + K::CHUNK).min(depth);
-                let padded = depth.len().next_multiple_of(K::DEPTH);
-                let size = pack_left_rows::<K, A>(a, rows.clone(), depth.clone(), &mut workspace.left);
+            for all in (0..depth).step_by(DEEP).map(|first| first..(first + DEEP).min(depth)) {
+                let size = pack_left_rows::<K, A>(a, rows.clone(), all.clone(), &mut workspace.left);
                 let left: &[K::Left] = workspace.left.last();
-                for first in part.clone().step_by(K::COLUMNS) {
-                    let n = K::COLUMNS.min(part.end - first);
-                    let right = b.panel(depth.clone(), first..first + n, &mut workspace.right);
-                    for (left, row) in left.chunks(size).zip(rows.clone().step_by(K::ROWS)) {
-                        let m = K::ROWS.min(rows.end - row);
-                        let add = add || k > 0;
-                        if (m, n) == (K::ROWS, K::COLUMNS) {
-                            // SAFETY: the blocks of the jobs do not overlap, and a whole tile lies within its block. The
-                            // processor has the kernel, and the panels are `padded` deep.
-                            unsafe {
-                                let sums = c.submatrix(row..row + m, first..first + n, columns).as_mut_ptr();
-                                K::tile::<R::Number>(m, left.as_ptr(), right.as_ptr(), padded, sums, columns, add);
-                            }
-                            continue;
+                for group in part.clone().step_by(wide).map(|first| first..(first + wide).min(part.end)) {
+                    let sums = workspace.sums.numbers::<f32>(rows.len().next_multiple_of(K::ROWS) * stride);
+                    for k in all.clone().step_by(K::CHUNK) {
+                        let depth = k..(k + K::CHUNK).min(all.end);
+                        for column in group.clone().step_by(K::COLUMNS) {
+                            let columns = column..(column + K::COLUMNS).min(group.end);
+                            let right = b.panel(depth.clone(), columns, &mut workspace.right);
+                            let sums = (&mut sums[column - group.start..], stride);
+                            let from = (size, k - all.start);
+                            column_of_tiles::<K, R::Number, R::Number>(left, from, right, &[], rows.len(), sums);
                         }
-                        let sums = workspace.sums.numbers::<f32>(K::ROWS * K::COLUMNS);
-                        tile::<K, R::Number>(m, left, right, padded, (&mut *sums, K::COLUMNS), false);
-                        for (r, sums) in sums.chunks_exact(K::COLUMNS).enumerate().take(m) {
-                            let at = (row + r) * columns + first;
-                            // SAFETY: the blocks of the jobs do not overlap.
-                            let out = unsafe { c.part(at..at + n) };
-                            out.iter_mut().zip(sums).for_each(|(c, sum)| *c = if add { *c + sum } else { *sum });
-                        }
+                    }
+                    for (row, sums) in rows.clone().zip(sums.chunks(stride)) {
+                        let at = row * columns + group.start;
+                        // SAFETY: the blocks of the jobs do not overlap.
+                        let out = unsafe { c.part(at..at + group.len()) };
+                        take(out, &sums[..group.len()], add || all.start > 0);
                     }
                 }
             }

@@ -58,12 +58,6 @@ pub(crate) struct MatrixMut<'a, T> {
 }
 
 impl<T> MatrixMut<'_, T> {
-    /// Its first number; rows are `stride` apart.
-    #[inline]
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
-        self.start
-    }
-
     /// Row `row`, `[columns]`.
     #[inline]
     pub(crate) fn row_mut(&mut self, row: usize) -> &mut [T] {

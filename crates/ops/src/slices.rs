@@ -1,6 +1,7 @@
 //! From candle's storage to the numbers in it, and what loops over them share.
 
 use crate::cpu::element::Element;
+use crate::cpu::vectorized;
 use candle_core::{CpuStorage, Error, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
@@ -65,9 +66,16 @@ pub(crate) fn rows_at_a_time(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
 }
 
-/// `sum = more`, or `sum += more`.
+/// `sum = more`, or `sum += more`; of one length.
 pub(crate) fn take(sum: &mut [f32], more: &[f32], add: bool) {
-    sum.iter_mut().zip(more).for_each(|(sum, x)| *sum = if add { *sum + x } else { *x });
+    if add { add_to(more, sum) } else { sum.copy_from_slice(more) }
+}
+
+vectorized! {
+    /// `y += x`
+    pub(crate) fn add_to(x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+    }
 }
 
 /// Puts `f` of each number in the place of `numbers`, as numbers of another kind, which follow each other from the first on.

@@ -60,7 +60,8 @@ impl Kernel for Amx {
     const ROWS: usize = 32;
     const COLUMNS: usize = 32;
     const DEPTH: usize = 32;
-    const CHUNK: usize = 512;
+    // With 512, panels of both sides take more than the first-level cache; with 128, sums are stored too often.
+    const CHUNK: usize = 256;
     const WIDENS: bool = false;
 
     #[inline(always)]

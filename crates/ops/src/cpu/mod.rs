@@ -60,6 +60,8 @@ pub struct Cpu {
     pub tiles: Result<(), String>,
     /// Whether they run on dot products of pairs (AVX512-BF16), where there are no tiles.
     pub dots: bool,
+    /// Bytes of a core's second-level cache; 1 MiB where the system does not say.
+    pub second_level_bytes: usize,
 }
 
 /// Environment variable that keeps tests and measurements from instructions that the processor has: `portable`, `avx2` or
@@ -91,7 +93,15 @@ impl Cpu {
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
             None => Err("matrix tiles (AMX) are used on Linux, on x86-64".to_owned()),
         };
-        Self { level, tiles, dots: limit.is_none() && Self::has_fast_dots() }
+        let dots = limit.is_none() && Self::has_fast_dots();
+        Self { level, tiles, dots, second_level_bytes: Self::second_level_bytes().unwrap_or(1 << 20) }
+    }
+
+    /// As Linux says it.
+    fn second_level_bytes() -> Option<usize> {
+        let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size").ok()?;
+        let kib: usize = size.trim().strip_suffix('K')?.parse().ok()?;
+        Some(kib * 1024).filter(|&bytes| bytes > 0)
     }
 
     /// Only AMD's have twice the speed of f32 products; Intel's have the same, and round more.
