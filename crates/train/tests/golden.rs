@@ -218,7 +218,7 @@ fn greedy_tokens_agree(cases: &[Case]) {
             let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &Device::Cpu).unwrap();
             let new = Input::windows(&ids).unwrap();
             let logits: Vec<Vec<f32>> = model.next_logits(&new, &mut cache).unwrap().to_vec2().unwrap();
-            let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default());
+            let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default()).token;
             tokens.push(next);
             fresh = vec![next];
         }
