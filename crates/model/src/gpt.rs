@@ -77,6 +77,13 @@ impl Gpt {
         self.output.quantize(to, true, self.precision)
     }
 
+    /// Frees the packed weights of the blocks' products, after a forward pass that is the last before the weights change. The
+    /// next pass packs them again.
+    pub fn free_packed(&self) {
+        let linears = self.trunk.blocks.iter().flat_map(|block| block.linears());
+        linears.for_each(|linear| linear.weight.free_panels());
+    }
+
     /// Keeps the weights of the blocks' products in packed form alone, on the CPU: for a model that is only read from now on,
     /// and whose weights nothing else reads.
     ///

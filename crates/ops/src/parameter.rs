@@ -154,9 +154,7 @@ impl Parameter {
     /// Runs `f` on the weights, on the CPU, to be changed in place.
     pub(crate) fn change<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
         self.n_changes.fetch_add(1, Ordering::Relaxed);
-        for panels in &self.panels {
-            *locked(panels) = None;
-        }
+        self.free_panels();
         with_f32s_mut(self.weights.as_tensor(), f)
     }
 
@@ -195,6 +193,13 @@ impl Parameter {
         });
         *cached = Some(CachedPanel { precision, version, panels: Arc::clone(&panels) });
         Ok(panels)
+    }
+
+    /// Frees the packed weights, which the next product packs again.
+    pub fn free_panels(&self) {
+        for panels in &self.panels {
+            *locked(panels) = None;
+        }
     }
 
     /// On the CPU, packs the weights, `[in, out]`, for products of `precision` from the right and frees them: for a model that is

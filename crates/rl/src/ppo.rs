@@ -15,6 +15,7 @@ use gptkit_data::progress::ProgressTask;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::{Gpt, Pass};
 use gptkit_rng::order::{Order, shuffled};
+use gptkit_train::config::Recompute;
 use gptkit_train::ema::Ema;
 use gptkit_train::guard::{Guard, spike_message};
 use gptkit_train::objective::{BatchSums, Update};
@@ -198,6 +199,13 @@ impl Ppo {
         output.write_to(episodes, chosen)?;
         let values = self.values.as_ref();
         let values = values.map(|values| read_values(values, episodes, chosen, values.pass(0))).transpose()?;
+        // Backward passes that compute nothing again read transposed weights, and then the weights change.
+        if self.config.train.recompute == Recompute::None {
+            self.values.iter().for_each(|values| values.objective().gpt.free_packed());
+            if !self.learns_text() {
+                policy.gpt().free_packed();
+            }
+        }
         Ok(ForwardPasses { policy: Some(output), values })
     }
 
@@ -528,7 +536,6 @@ mod tests {
     use candle_core::Device;
     use gptkit_data::progress::Silent;
     use gptkit_model::{ClassHead, Kind, ModelConfig, Params};
-    use gptkit_ops::Precision;
     use gptkit_train::language_modeling::LanguageModeling;
     use gptkit_train::objective::Objective;
 
@@ -599,7 +606,7 @@ mod tests {
 
     fn ppo(config: &PpoConfig, kind: Kind, ends: &[u32]) -> Ppo {
         let seed = config.seed;
-        let model = |params: &Params| Gpt::new(&shape(kind), params, Precision::F32).unwrap();
+        let model = |params: &Params| Gpt::new(&shape(kind), params, config.train.dtype.precision()).unwrap();
         let (mut own, mut of_values) = (params(kind, seed), params(kind, seed));
         let clip_range = config.value.clip_range;
         let head = |params: &mut Params| ValueHead { head: ClassHead::init_value(params, 16).unwrap(), clip_range };
@@ -631,10 +638,14 @@ mod tests {
         }
     }
 
+    fn step(number: u64, config: &PpoConfig) -> Step {
+        let rows = config.train.batch_size;
+        Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr }
+    }
+
     /// Iteration `number`, from prompts in the order of `config.seed`.
     fn iterate(ppo: &mut Ppo, number: u64, config: &PpoConfig) -> Result<Iteration> {
-        let rows = config.train.batch_size;
-        let step = Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr };
+        let (step, rows) = (step(number, config), config.train.batch_size);
         let all = prompts();
         let row = |row: u64| all[shuffled(row, all.len() as u64, config.seed) as usize].clone();
         let chosen: Vec<Prompt> = (step.first_row..step.first_row + rows as u64).map(row).collect();
@@ -706,6 +717,55 @@ mod tests {
             assert!((found.health.first_ratio - 1.0).abs() < 1e-5, "{kind:?}: {}", found.health.first_ratio);
             assert!(found.health.sampling_error.unwrap() < 1e-5);
         }
+    }
+
+    /// Episodes, and the weights after two iterations, are the same to the last bit as with forward passes of the update's own.
+    #[test]
+    fn updates_from_the_passes_that_scored_change_no_bit() {
+        for (dtype, shared, minibatches) in [("f32", false, 1), ("bf16", false, 2), ("f32", true, 2), ("bf16", true, 1)]
+        {
+            let config = config(serde_json::json!({
+                "policy": { "epochs": 2, "minibatches": minibatches },
+                "value": { "shared": shared, "warmup_epochs": 0 },
+                "train": { "dtype": dtype },
+            }));
+            let two = |reuse: bool| {
+                let mut ppo = ppo(&config, Kind::Gpt2, &[3, 8]);
+                let mut all = Vec::new();
+                for number in 1..=2 {
+                    let step = step(number, &config);
+                    let mut episodes = ppo.answer(&prompts()[..32], (number, 0), false, &Silent).unwrap();
+                    let first = ppo.first_update(episodes.len(), &step).filter(|_| reuse);
+                    let forward = ppo.score(&mut episodes, first.as_ref()).unwrap();
+                    assert_eq!((forward.policy.is_some(), forward.values.is_some()), (reuse, reuse && !shared));
+                    assign_rewards(&mut episodes, &config.reward, &config.advantage, 0.1);
+                    ppo.learn(&episodes, &step, forward, &mut Updates::default()).unwrap();
+                    all.extend(episodes);
+                }
+                let values = ppo.values.iter().flat_map(|values| values.weights().params().iter());
+                let weights = ppo.policy.weights().params().iter().chain(values);
+                let numbers = |p: &gptkit_ops::Parameter| -> Vec<f32> {
+                    p.tensor(false).flatten_all().unwrap().to_vec1().unwrap()
+                };
+                (all, weights.map(|(_, parameter)| numbers(parameter)).collect::<Vec<_>>())
+            };
+            let (with, without) = (two(true), two(false));
+            assert!(with == without, "{dtype}, shared {shared}, {minibatches} minibatches");
+        }
+    }
+
+    #[test]
+    fn passes_are_reused_for_whole_minibatches_of_networks_that_nothing_changes_before() {
+        let mut config = config(serde_json::json!({}));
+        let first = |config: &PpoConfig, number: u64| {
+            let first = ppo(config, Kind::Gpt2, &[]).first_update(32, &step(number, config));
+            first.map(|first| (first.chosen.len(), first.first_row))
+        };
+        assert_eq!([1, 2].map(|number| first(&config, number)), [None, Some((16, 64))], "values warm up first");
+        config.value.warmup_epochs = Some(0);
+        assert_eq!(first(&config, 1), Some((16, 0)));
+        config.train.micro_batch = Some(8);
+        assert_eq!(first(&config, 1), None);
     }
 
     /// An iteration's episodes, worth something each.
