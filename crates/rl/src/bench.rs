@@ -28,9 +28,9 @@ const ANSWER: usize = 48;
 struct IterationSeconds {
     /// Generation of the answers.
     rollout: f64,
-    /// Log-probabilities, values and rewards.
+    /// Log-probabilities, values and rewards, with the forward passes of the update.
     scoring: f64,
-    /// One update of policy and value network.
+    /// The rest of one update of policy and value network.
     optimization: f64,
 }
 
