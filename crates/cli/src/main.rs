@@ -212,8 +212,9 @@ fn main() -> ExitCode {
     report_panics();
     fail_beyond_file_limit();
     keep_memory();
-    env::keep_cores();
-    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    env::keep_cores(arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--quantize")));
+    let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(code) => return code,
     };

@@ -49,13 +49,13 @@ impl Gpt {
                 tokens: Arc::clone(params.get(tokens)?),
                 positions: Some(Arc::clone(params.get(positions)?)),
             },
-            trunk: Arc::new(Trunk {
-                blocks: (0..config.n_layer).map(|layer| block(config, params, layer)).collect::<Result<_>>()?,
-                ln_f: match config.kind.norms_sums() {
+            trunk: Arc::new(Trunk::new(
+                (0..config.n_layer).map(|layer| block(config, params, layer)).collect::<Result<_>>()?,
+                match config.kind.norms_sums() {
                     true => None,
                     false => Some(norm(config, params, "transformer.ln_f")?),
                 },
-            }),
+            )),
             config: config.clone(),
             precision,
         })

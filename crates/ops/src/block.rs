@@ -172,6 +172,27 @@ pub(crate) struct BlockWorkspace<E> {
     dqkv: Vec<E>,
 }
 
+fn bytes_of<T>(vec: &Vec<T>) -> usize {
+    vec.capacity() * size_of::<T>()
+}
+
+impl<E: Element> SavedBlock<E> {
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let Self { input, ln_1, qkv, sums, mixed, ln_2, wide } = self;
+        let rows = [input, qkv, mixed, wide, &ln_1.rows, &ln_2.rows].map(bytes_of);
+        rows.into_iter().sum::<usize>() + bytes_of(sums)
+    }
+}
+
+impl<E: Element> BlockWorkspace<E> {
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let Self { read, active, stream, dropped, dmixed, dqkv } = self;
+        [read, active, dmixed, dqkv].map(bytes_of).into_iter().chain([stream, dropped].map(bytes_of)).sum()
+    }
+}
+
 /// `vec` with room for `n` numbers, whose values are left over.
 fn sized<T: Element>(vec: &mut Vec<T>, n: usize) -> &mut [T] {
     vec.resize(n, T::default());

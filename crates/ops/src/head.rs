@@ -9,9 +9,9 @@ use crate::matrix::Matrix;
 use crate::panels::Panels;
 use crate::parameter::Parameter;
 use crate::path::Precision;
-use crate::product::{accumulate, multiply};
+use crate::product::{multiply, multiply_deep};
 use crate::scratch::ScratchBuffer;
-use crate::slices::{f32s, max, sum, u32s, with_f32s};
+use crate::slices::{f32s, max, replace, sum, u32s, with_f32s};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,27 +78,38 @@ struct LanguageModelLoss {
     dhidden: Mutex<Vec<f32>>,
 }
 
-/// Scores and their gradients, kept from call to call: the system would clear new memory each time, page by page.
-static MEMORY: Mutex<Vec<[ScratchBuffer; 2]>> = Mutex::new(Vec::new());
+/// Scores, kept from call to call: the system would clear new memory each time, page by page.
+static MEMORY: Mutex<Vec<ScratchBuffer>> = Mutex::new(Vec::new());
 
-/// Bytes of scores, and of their gradient, that exist at a time.
+/// Bytes of scores that exist at a time. Each part reads and writes all of the table's gradient.
 const SCORES: usize = 96 << 20;
 
 /// Rows that are scored together.
-pub(crate) fn rows_together(n: usize, v: usize, precision: Precision) -> usize {
-    let wanted = SCORES / (bytes_of_a_score(precision) * v.max(1));
+pub(crate) fn rows_together(n: usize, v: usize) -> usize {
+    let wanted = SCORES / (size_of::<f32>() * v.max(1));
     wanted.next_multiple_of(64).clamp(64, n.max(64)).min(n.max(1))
 }
 
-/// A score is f32; products read its gradient.
-fn bytes_of_a_score(precision: Precision) -> usize {
-    size_of::<f32>() + precision.bytes()
+/// Bytes of the scores that exist at a time on the CPU in [`language_model_loss`] over `n` rows and `v` tokens; their gradient
+/// takes their place.
+pub fn scores_bytes(n: usize, v: usize) -> u64 {
+    (size_of::<f32>() * rows_together(n, v)) as u64 * v as u64
 }
 
-/// Bytes of the scores and gradients that exist at a time on the CPU in [`language_model_loss`] over `n` rows and `v`
-/// tokens.
-pub fn scores_bytes(n: usize, v: usize, precision: Precision) -> u64 {
-    (bytes_of_a_score(precision) * rows_together(n, v, precision)) as u64 * v as u64
+/// `scores`: gradients of scores at the beginnings of rows that once held `v` scores, f32. Returns the gradient of `hidden`,
+/// `[N, D]`, to `dhidden`, and adds that of the `table`.
+pub(crate) fn from_score_gradients<E: Element>(
+    precision: Precision,
+    table: &Parameter,
+    scores: &[f32],
+    hidden: &[f32],
+    dhidden: &mut [f32],
+) -> Result<()> {
+    let (v, _) = table.var().dims2()?;
+    let stride = v * size_of::<f32>() / size_of::<E>();
+    let gradients = Matrix::new(bytemuck::cast_slice::<f32, E>(scores), scores.len() / v, v, stride);
+    multiply_deep(gradients, &*table.panels(precision, false)?, dhidden);
+    table.add_product_gradient(precision, gradients, hidden)
 }
 
 impl CustomOp2 for LanguageModelLoss {
@@ -149,11 +160,9 @@ impl LanguageModelLoss {
         let (n, (v, d)) = (targets.len(), self.table.var().dims2()?);
         let share = (self.weight / counted(targets).max(1) as f64) as f32;
         let panels = self.table.panels(self.precision, true)?;
-        let rows = rows_together(n, v, self.precision);
+        let rows = rows_together(n, v);
         let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let [scores, gradients] = &mut memory;
-        let scores = scores.numbers::<f32>(rows.min(n) * v);
-        let gradients = gradients.numbers::<E>(if self.learn { rows.min(n) * v } else { 0 });
+        let scores = memory.numbers::<f32>(rows.min(n) * v);
         let mut dhidden = vec![0.0; if self.learn { n * d } else { 0 }];
         let mut total = 0.0;
         for first in (0..n).step_by(rows) {
@@ -161,22 +170,15 @@ impl LanguageModelLoss {
             let (hidden, targets) = (&hidden[first * d..last * d], &targets[first..last]);
             let scores = &mut scores[..(last - first) * v];
             write_scores(Matrix::new(hidden, last - first, d, d), &panels, scores);
-            let scores = scores.par_chunks_mut(v).zip(targets);
-            if !self.learn {
-                total += scores.map(|(row, &target)| loss(row, target)).collect::<Vec<_>>().iter().sum::<f64>();
-                continue;
-            }
-            let gradients = &mut gradients[..(last - first) * v];
-            let row = |((row, &target), gradient): ((&mut [f32], &u32), &mut [E])| {
-                loss_and_gradient::<E>(row, target, share, gradient)
+            let of_row = |(row, &target): (&mut [f32], &u32)| match self.learn {
+                true => loss_and_gradient::<E>(row, target, share),
+                false => loss(row, target),
             };
-            total += scores.zip(gradients.par_chunks_mut(v)).map(row).collect::<Vec<_>>().iter().sum::<f64>();
-            self.table.read(|table| {
-                let out = &mut dhidden[first * d..last * d];
-                let gradients = Matrix::new(&*gradients, last - first, v, v);
-                accumulate(self.precision, gradients, Matrix::new(table, v, d, d), out, false);
-            })?;
-            self.table.add_product_gradient(self.precision, gradients, hidden)?;
+            total += scores.par_chunks_mut(v).zip(targets).map(of_row).collect::<Vec<_>>().iter().sum::<f64>();
+            if self.learn {
+                let dhidden = &mut dhidden[first * d..last * d];
+                from_score_gradients::<E>(self.precision, &self.table, scores, hidden, dhidden)?;
+            }
         }
         MEMORY.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
         *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner) = dhidden;
@@ -196,10 +198,10 @@ vectorized! {
 }
 
 vectorized! {
-    /// The same, and `share`·(softmax − one-hot) to `gradient`, or zeros. The row is used up.
-    fn loss_and_gradient[E: Element](row: &mut [f32], target: u32, share: f32, gradient: &mut [E]) -> f64 {
+    /// The same; `share`·(softmax − one-hot), or zeros, takes the place of the row.
+    fn loss_and_gradient[E: Element](row: &mut [f32], target: u32, share: f32) -> f64 {
         if target == IGNORE {
-            gradient.fill(E::default());
+            replace::<E>(row, |_| 0.0);
             return 0.0;
         }
         let (most, target) = (max(row), target as usize);
@@ -207,8 +209,8 @@ vectorized! {
         row.iter_mut().for_each(|x| *x = exp::<FUSED>(*x - most));
         let total = sum(row, |x| x);
         let scale = share / total;
-        gradient.iter_mut().zip(&*row).for_each(|(gradient, x)| *gradient = E::of(x * scale));
-        gradient[target] = E::of(row[target] * scale - share);
+        let of_target = row[target] * scale - share;
+        replace::<E>(row, |x| x * scale)[target] = E::of(of_target);
         f64::from(most - picked) + f64::from(total).ln()
     }
 }

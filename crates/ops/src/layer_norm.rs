@@ -4,7 +4,7 @@
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::parameter::Parameter;
-use crate::slices::{rows_at_a_time, sum, take};
+use crate::slices::{LANES, fold, rows_at_a_time, sum, take};
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -90,8 +90,7 @@ impl Norm {
                     .zip(kept)
                     .map(|((dx, dy), (normal, scales))| {
                         let mut sums = vec![0.0; 2 * width];
-                        let mut row = vec![0.0; width];
-                        input_gradient::<E>(dy, normal, scales, gain, dx, &mut row, &mut sums);
+                        input_gradient::<E>(dy, normal, scales, gain, dx, &mut sums);
                         sums
                     })
                     .collect(),
@@ -100,10 +99,9 @@ impl Norm {
                     .zip(kept)
                     .map(|(dx, (normal, scales))| {
                         let mut sums = vec![0.0; 2 * width];
-                        let mut row = vec![0.0; width];
                         let dy = dx.to_vec();
                         dx.fill(0.0);
-                        input_gradient::<E>(&dy, normal, scales, gain, dx, &mut row, &mut sums);
+                        input_gradient::<E>(&dy, normal, scales, gain, dx, &mut sums);
                         sums
                     })
                     .collect(),
@@ -164,37 +162,63 @@ vectorized! {
 
 vectorized! {
     /// With g = dy·gain and x̂ the normalized row, adds (g − mean(g) − x̂·mean(g·x̂))/σ to `dx`, Σ dy·x̂ to the first half
-    /// of `sums` and Σ dy to the second. `g`: room for a row.
+    /// of `sums` and Σ dy to the second.
     fn input_gradient[E: Element](
         dy: &[f32],
         normal: &[E],
         scales: &[f32],
         gain: &[f32],
         dx: &mut [f32],
-        g: &mut [f32],
         sums: &mut [f32],
     ) {
         let width = gain.len();
         let (gain_sums, bias_sums) = sums.split_at_mut(width);
         let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(normal.chunks_exact(width)).zip(scales);
         for (((dx, dy), normal), scale) in rows {
-            for i in 0..width {
-                let x = normal[i].get();
-                gain_sums[i] += dy[i] * x;
-                bias_sums[i] += dy[i];
-                g[i] = dy[i] * gain[i];
-            }
-            let mean = sum(g, |v| v) / width as f32;
-            for i in 0..width {
-                dx[i] += scale * (g[i] - mean);
-                g[i] *= normal[i].get();
-            }
-            let product = scale * (sum(g, |v| v) / width as f32);
-            for i in 0..width {
-                dx[i] -= product * normal[i].get();
+            let sums = (&mut *gain_sums, &mut *bias_sums);
+            let [mean, product] = gradient_sums(dy, normal, gain, sums).map(|sum| scale * (sum / width as f32));
+            for (((dx, dy), normal), gain) in dx.iter_mut().zip(dy).zip(normal).zip(gain) {
+                *dx += scale * (dy * gain) - (mean + product * normal.get());
             }
         }
     }
+}
+
+/// Adds dy·x̂ to the first of `sums` and dy to the second. Returns Σ g and Σ g·x̂, where g = dy·gain. All of one length.
+#[inline(always)]
+fn gradient_sums<E: Element>(
+    dy: &[f32],
+    normal: &[E],
+    gain: &[f32],
+    (gain_sums, bias_sums): (&mut [f32], &mut [f32]),
+) -> [f32; 2] {
+    let (dys, dy_rest) = dy.as_chunks::<LANES>();
+    let (normals, normal_rest) = normal.as_chunks::<LANES>();
+    let (gains, gain_rest) = gain.as_chunks::<LANES>();
+    let (of_gains, of_gain_rest) = gain_sums.as_chunks_mut::<LANES>();
+    let (of_biases, of_bias_rest) = bias_sums.as_chunks_mut::<LANES>();
+    let add = |(dy, x, gain): (f32, f32, f32), (of_gain, of_bias): (&mut f32, &mut f32)| {
+        *of_gain += dy * x;
+        *of_bias += dy;
+        let g = dy * gain;
+        [g, g * x]
+    };
+    let mut lanes = [[0.0f32; LANES]; 2];
+    for ((((dy, x), gain), of_gain), of_bias) in dys.iter().zip(normals).zip(gains).zip(of_gains).zip(of_biases) {
+        for i in 0..LANES {
+            let [g, product] = add((dy[i], x[i].get(), gain[i]), (&mut of_gain[i], &mut of_bias[i]));
+            lanes[0][i] += g;
+            lanes[1][i] += product;
+        }
+    }
+    let mut sums = lanes.map(|lanes| fold(lanes, |a, b| a + b));
+    let rest = dy_rest.iter().zip(normal_rest).zip(gain_rest).zip(of_gain_rest).zip(of_bias_rest);
+    for ((((dy, x), gain), of_gain), of_bias) in rest {
+        let [g, product] = add((*dy, x.get(), *gain), (of_gain, of_bias));
+        sums[0] += g;
+        sums[1] += product;
+    }
+    sums
 }
 
 /// `x`: `[.., D]`; `gain`, `bias`: `[D]`. Returns `[.., D]`. In candle's differentiable operations: the definition of

@@ -68,8 +68,8 @@ impl Linear {
         x: &[E],
         dy: &[G],
     ) -> Result<()> {
-        let (_, out) = self.widths()?;
-        self.weight.add_product_gradient(precision, x, dy)?;
+        let (width, out) = self.widths()?;
+        self.weight.add_product_gradient(precision, Matrix::new(x, x.len() / width, width, width), dy)?;
         self.bias.add_gradient(|sum, add| take(sum, &column_sums(dy, out), add));
         Ok(())
     }

@@ -37,6 +37,12 @@ impl<'a, T> Matrix<'a, T> {
         self.transposed
     }
 
+    /// All numbers of a matrix that is not transposed and has nothing between its rows.
+    pub(crate) fn numbers(self) -> &'a [T] {
+        assert!(!self.transposed && self.stride == self.columns, "a matrix with gaps");
+        &self.data[..self.rows * self.columns]
+    }
+
     /// Part of a row of a matrix that is not transposed.
     #[inline(always)]
     pub(crate) fn row_part(&self, row: usize, columns: Range<usize>) -> &'a [T] {

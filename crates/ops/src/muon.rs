@@ -94,8 +94,7 @@ vectorized! {
     }
 }
 
-/// The matrices in `means`, `[in, n·out]`, with singular values near 1, each of them in turn, as it is or transposed so that
-/// it has at most as many rows as columns.
+/// The matrices in `means`, `[in, n·out]`, each `[in, out]`, with singular values near 1.
 fn directions_near_one(
     precision: Precision,
     means: &[f32],
@@ -104,18 +103,9 @@ fn directions_near_one(
 ) -> Vec<Vec<f32>> {
     let out = columns / n_matrices;
     let near_one = |n: usize| {
-        let rows = means.chunks_exact(columns).map(|row| &row[n * out..(n + 1) * out]);
-        let mut x = vec![0.0; width * out];
-        let (m, n) = if width > out {
-            for (i, row) in rows.enumerate() {
-                x.iter_mut().skip(i).step_by(width).zip(row).for_each(|(x, number)| *x = *number);
-            }
-            (out, width)
-        } else {
-            x.chunks_exact_mut(out).zip(rows).for_each(|(x, row)| x.copy_from_slice(row));
-            (width, out)
-        };
-        with_kernel!(Path::of(precision), K => bring_near_one::<K>(&mut x, m, n));
+        let mut x: Vec<f32> = Vec::with_capacity(width * out);
+        means.chunks_exact(columns).for_each(|row| x.extend(&row[n * out..(n + 1) * out]));
+        with_kernel!(Path::of(precision), K => bring_near_one::<K>(&mut x, width, out));
         x
     };
     (0..n_matrices).into_par_iter().map(near_one).collect()
@@ -128,12 +118,7 @@ fn apply(weights: &mut [f32], directions: &[Vec<f32>], columns: usize, muon: &Mu
     let (keep, rate) = ((1.0 - muon.lr * muon.weight_decay) as f32, muon.rate(width, out) as f32);
     for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
         for (weights, direction) in row.chunks_exact_mut(out).zip(directions) {
-            if width > out {
-                let direction = direction[i..].iter().step_by(width);
-                weights.iter_mut().zip(direction).for_each(|(w, direction)| *w = keep * *w - rate * direction);
-            } else {
-                step(weights, &direction[i * out..(i + 1) * out], keep, rate);
-            }
+            step(weights, &direction[i * out..(i + 1) * out], keep, rate);
         }
     }
 }
@@ -144,102 +129,100 @@ vectorized! {
     }
 }
 
-/// `x`: `[m, n]`, m ≤ n.
-fn bring_near_one<K: Kernel>(x: &mut [f32], m: usize, n: usize) {
+/// `x`: `[rows, columns]`. With G the smaller of XXᵀ and XᵀX, x ← (a + b·G + c·G²)·x or x·(a + b·G + c·G²), over and over.
+fn bring_near_one<K: Kernel>(x: &mut Vec<f32>, rows: usize, columns: usize) {
     let norm = squares(x).sqrt().max(EPS);
     scale_by(x, (1.0 / norm) as f32);
-    let [a, b, c] = COEFFICIENTS;
     let mut packed = <[ScratchBuffer; 2]>::default();
-    let (mut gram, mut polynomial) = (vec![0.0; m * m], vec![0.0; m * m]);
+    let m = rows.min(columns);
+    let (mut gram, mut polynomial, mut next) = (vec![0.0; m * m], vec![0.0; m * m], vec![0.0; x.len()]);
     for _ in 0..ITERATIONS {
-        // XXᵀ and its square are symmetric: their lower halves are made, and mirrored.
-        let this = Matrix::new(&*x, m, n, n);
-        product::<K>(this, this.t(), true, &mut packed, &mut gram, |sums, gram, _| gram.copy_from_slice(sums));
-        mirror(&mut gram, m);
-        let square = Matrix::new(&gram, m, m, m);
-        product::<K>(square, square, true, &mut packed, &mut polynomial, |sums, polynomial, at| {
-            combine(polynomial, &gram[at..at + sums.len()], b, sums, c);
-        });
-        mirror(&mut polynomial, m);
-        pack_right_all::<K, f32>(Matrix::new(&*x, m, n, n), &mut packed[1]);
-        let polynomial = Matrix::new(&polynomial, m, m, m);
-        let size = pack_left_all::<K, f32>(polynomial, &mut packed[0]);
-        product_of_packed::<K>(&packed, size, (m, m, n), false, x, |sums, x, _| scale_and_add(x, a, sums));
+        let this = Matrix::new(&**x, rows, columns, columns);
+        let (left, right) = if rows <= columns { (this, this.t()) } else { (this.t(), this) };
+        product::<K>(left, right, true, &mut packed, &mut gram);
+        let square = Matrix::new(&*gram, m, m, m);
+        product::<K>(square, square, true, &mut packed, &mut polynomial);
+        combine(&gram, &mut polynomial, m);
+        let polynomial = Matrix::new(&*polynomial, m, m, m);
+        let (left, right) = if rows <= columns { (polynomial, this) } else { (this, polynomial) };
+        product::<K>(left, right, false, &mut packed, &mut next);
+        std::mem::swap(x, &mut next);
     }
 }
 
-/// Multiplies `a` and `b` and hands parts of rows of the result to `finish`, with the same part of `c` and its place there;
-/// with `lower`, those that have a number on or below the diagonal.
-fn product<K: Kernel>(
-    a: Matrix<f32>,
-    b: Matrix<f32>,
-    lower: bool,
-    packed: &mut [ScratchBuffer; 2],
-    c: &mut [f32],
-    finish: impl Fn(&[f32], &mut [f32], usize) + Sync,
-) {
-    let size = pack_left_all::<K, f32>(a, &mut packed[0]);
+/// `c = a·b`. Of a symmetric product the half below the diagonal is made, and mirrored.
+fn product<K: Kernel>(a: Matrix<f32>, b: Matrix<f32>, symmetric: bool, packed: &mut [ScratchBuffer; 2], c: &mut [f32]) {
+    pack_left_all::<K, f32>(a, &mut packed[0]);
     pack_right_all::<K, f32>(b, &mut packed[1]);
-    product_of_packed::<K>(packed, size, (a.rows, a.columns, b.columns), lower, c, finish);
-}
-
-/// [`product`] of matrices of `[rows, depth]` and `[depth, columns]` that are packed, the left one in panels of `size`.
-fn product_of_packed<K: Kernel>(
-    packed: &[ScratchBuffer; 2],
-    size: usize,
-    (rows, depth, columns): (usize, usize, usize),
-    lower: bool,
-    c: &mut [f32],
-    finish: impl Fn(&[f32], &mut [f32], usize) + Sync,
-) {
     let (left, right): (&[K::Left], &[K::Right]) = (packed[0].last(), packed[1].last());
-    let padded = depth.next_multiple_of(K::DEPTH);
-    let worth = WORTH_A_THREAD.div_ceil((K::ROWS * padded * columns).max(1));
+    let (rows, columns, deep) = (a.rows, b.columns, a.columns.next_multiple_of(K::DEPTH));
+    let worth = WORTH_A_THREAD.div_ceil((K::ROWS * deep * columns).max(1));
     let strips = c.par_chunks_mut(K::ROWS * columns).enumerate().with_min_len(worth);
-    strips.for_each_init(ScratchBuffer::default, |sums, (strip, c)| {
-        let sums = sums.numbers::<f32>(K::ROWS * K::COLUMNS);
-        let first_row = strip * K::ROWS;
-        let n = K::ROWS.min(rows - first_row);
-        let end = if lower { (first_row + n).min(columns) } else { columns };
-        let left = &left[strip * size..][..size];
+    strips.for_each_init(ScratchBuffer::default, |edge, (strip, c)| {
+        let row = strip * K::ROWS;
+        let n = K::ROWS.min(rows - row);
+        let left = &left[row * deep..][..K::ROWS * deep];
+        let end = if symmetric { (row + n).min(columns) } else { columns };
         for first in (0..end).step_by(K::COLUMNS) {
-            let right = &right[first * padded..][..K::COLUMNS * padded];
-            tile::<K, K::Right>(n, left, right, padded, (sums, K::COLUMNS), false);
+            let right = &right[first * deep..][..K::COLUMNS * deep];
             let width = K::COLUMNS.min(columns - first);
-            for (row, sums) in sums.chunks_exact(K::COLUMNS).enumerate().take(n) {
-                let at = row * columns + first;
-                finish(&sums[..width], &mut c[at..at + width], first_row * columns + at);
+            if (n, width) == (K::ROWS, K::COLUMNS) {
+                tile::<K, K::Right>(n, left, right, deep, (&mut c[first..], columns), false);
+                continue;
+            }
+            let sums = edge.numbers::<f32>(K::ROWS * K::COLUMNS);
+            tile::<K, K::Right>(n, left, right, deep, (&mut *sums, K::COLUMNS), false);
+            for (c, sums) in c.chunks_mut(columns).zip(sums.chunks(K::COLUMNS)) {
+                c[first..first + width].copy_from_slice(&sums[..width]);
             }
         }
     });
+    if symmetric {
+        mirror(c, columns);
+    }
 }
 
-/// Copies what is below the diagonal of `x`, `[m, m]`, to above it.
-fn mirror(x: &mut [f32], m: usize) {
-    for i in 0..m {
-        let (above, rest) = x.split_at_mut((i + 1) * m);
-        let above = &mut above[i * m + i + 1..];
-        above.iter_mut().zip(rest.iter().skip(i).step_by(m)).for_each(|(above, below)| *above = *below);
+vectorized! {
+    /// Copies what is below the diagonal of `x`, `[m, m]`, to above it.
+    fn mirror(x: &mut [f32], m: usize) {
+        // In blocks, which stay in registers.
+        const BLOCK: usize = 16;
+        let whole = m / BLOCK * BLOCK;
+        for below in (0..whole).step_by(BLOCK) {
+            for above in (0..below).step_by(BLOCK) {
+                let rows: [[f32; BLOCK]; BLOCK] =
+                    std::array::from_fn(|r| std::array::from_fn(|c| x[(below + r) * m + above + c]));
+                for c in 0..BLOCK {
+                    let column: [f32; BLOCK] = std::array::from_fn(|r| rows[r][c]);
+                    x[(above + c) * m + below..][..BLOCK].copy_from_slice(&column);
+                }
+            }
+            for above in below..below + BLOCK {
+                for below in above + 1..below + BLOCK {
+                    x[above * m + below] = x[below * m + above];
+                }
+            }
+        }
+        for below in whole..m {
+            for above in 0..below {
+                x[above * m + below] = x[below * m + above];
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `polynomial`: G², `[m, m]`, which becomes a + b·G + c·G².
+    fn combine(gram: &[f32], polynomial: &mut [f32], m: usize) {
+        let [a, b, c] = COEFFICIENTS;
+        polynomial.iter_mut().zip(gram).for_each(|(polynomial, gram)| *polynomial = b * gram + c * *polynomial);
+        polynomial.iter_mut().step_by(m + 1).for_each(|diagonal| *diagonal += a);
     }
 }
 
 vectorized! {
     fn scale_by(x: &mut [f32], scale: f32) {
         x.iter_mut().for_each(|x| *x *= scale);
-    }
-}
-
-vectorized! {
-    /// `out = b·x + c·y`
-    fn combine(out: &mut [f32], x: &[f32], b: f32, y: &[f32], c: f32) {
-        out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = b * x + c * y);
-    }
-}
-
-vectorized! {
-    /// `x = a·x + y`
-    fn scale_and_add(x: &mut [f32], a: f32, y: &[f32]) {
-        x.iter_mut().zip(y).for_each(|(x, y)| *x = a * *x + y);
     }
 }
 
@@ -324,6 +307,17 @@ mod tests {
                 let expected = if at / m == at % m { 1.0 } else { 0.0 };
                 assert!((number - expected).abs() < 0.5, "{precision:?}: {number} at {at}");
             }
+        }
+    }
+
+    #[test]
+    fn the_half_below_the_diagonal_is_mirrored() {
+        for m in [1, 15, 16, 17, 50] {
+            let symmetric = |at: usize| (at / m * (at % m) + at / m + at % m) as f32;
+            let mut x: Vec<f32> =
+                (0..m * m).map(|at| if at % m <= at / m { symmetric(at) } else { f32::NAN }).collect();
+            mirror(&mut x, m);
+            assert!((0..m * m).all(|at| x[at] == symmetric(at)), "{m}");
         }
     }
 

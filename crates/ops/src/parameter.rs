@@ -31,6 +31,9 @@ pub struct Parameter {
     trained: RwLock<Trained>,
 }
 
+/// Bytes of a gradient that are kept from one update to the next: to free and clear so little costs more than it saves.
+const KEPT: usize = 1 << 20;
+
 thread_local! {
     /// Where weights and the product of adapters are added before they are packed.
     static SUM: RefCell<ScratchBuffer> = RefCell::default();
@@ -50,6 +53,8 @@ struct CachedPanel {
 enum GradientSum {
     #[default]
     None,
+    /// Nothing, in memory that is kept for the next one.
+    Cleared(Vec<f32>),
     /// On the CPU, in the order of the weights.
     Numbers(Vec<f32>),
     /// On another device.
@@ -249,14 +254,21 @@ impl Parameter {
             return;
         }
         let mut gradient = locked(&self.gradient);
-        match &mut *gradient {
-            GradientSum::Numbers(sums) => f(sums, true),
-            other => {
+        *gradient = match std::mem::take(&mut *gradient) {
+            GradientSum::Numbers(mut sums) => {
+                f(&mut sums, true);
+                GradientSum::Numbers(sums)
+            }
+            GradientSum::Cleared(mut sums) => {
+                f(&mut sums, false);
+                GradientSum::Numbers(sums)
+            }
+            GradientSum::None | GradientSum::Tensor(_) => {
                 let mut sums = vec![0.0; self.weights.elem_count()];
                 f(&mut sums, false);
-                *other = GradientSum::Numbers(sums);
+                GradientSum::Numbers(sums)
             }
-        }
+        };
     }
 
     /// Adds `xᵀ·dy` to the gradient of a matrix, `[in, out]`, or what follows from it for the part that is trained. `x`:
@@ -264,17 +276,20 @@ impl Parameter {
     pub(crate) fn add_product_gradient<E: Element, G: Element>(
         &self,
         precision: Precision,
-        x: &[E],
+        x: Matrix<E>,
         dy: &[G],
     ) -> Result<()> {
-        let (width, out) = self.weights.dims2()?;
+        let (_, out) = self.weights.dims2()?;
         match self.trained() {
-            Trained::LowRank(adapters) => adapters.add_gradients(precision, x, dy),
-            Trained::Rows(rows) => rows.values.add_product_gradient(precision, &rows.columns(x, width), dy),
+            Trained::LowRank(adapters) => adapters.add_gradients(precision, x.numbers(), dy),
+            Trained::Rows(rows) => {
+                let picked = rows.columns(x);
+                let (n, width) = (x.rows, rows.ids.len());
+                rows.values.add_product_gradient(precision, Matrix::new(&picked, n, width, width), dy)
+            }
             Trained::Nothing => Ok(()),
             Trained::Whole => {
-                let n = x.len() / width;
-                let (x, dy) = (Matrix::new(x, n, width, width), Matrix::new(dy, n, out, out));
+                let dy = Matrix::new(dy, x.rows, out, out);
                 self.add_gradient(|sum, add| accumulate(precision, x.t(), dy, sum, add));
                 Ok(())
             }
@@ -348,10 +363,16 @@ impl Parameter {
         self.n_clears.load(Ordering::Relaxed)
     }
 
-    /// Sets the gradient to zero and frees its memory until it is added to.
+    /// Sets the gradient to zero. Frees its memory until it is added to, unless it is little.
     pub fn clear_gradient(&self) {
         self.n_clears.fetch_add(1, Ordering::Relaxed);
-        *locked(&self.gradient) = GradientSum::None;
+        let mut gradient = locked(&self.gradient);
+        *gradient = match std::mem::take(&mut *gradient) {
+            GradientSum::Numbers(sums) | GradientSum::Cleared(sums) if size_of_val(&*sums) <= KEPT => {
+                GradientSum::Cleared(sums)
+            }
+            _ => GradientSum::None,
+        };
     }
 }
 
@@ -429,7 +450,7 @@ impl LowRank {
         let b = self.b.read(|b| transposed(b, rank))?; // [r, out]
         let reduced = self.a.read(|a| multiply_thin(x, a, width, scale))?; // scale·x·Aᵀ, [N, r]
         let dreduced = multiply_thin(dy, &b, out, scale); // scale·dy·B, [N, r]
-        self.a.add_product_gradient(precision, &dreduced, x)?;
+        self.a.add_product_gradient(precision, Matrix::new(&dreduced, n, rank, rank), x)?;
         self.b.add_gradient(|sum, add| {
             let mut gradient = vec![0.0; rank * out]; // of Bᵀ: so that the few rows are those of the left matrix
             let reduced = Matrix::new(&reduced, n, rank, rank).t();
@@ -477,8 +498,9 @@ impl TrainedRows {
     }
 
     /// The columns of these rows in `x`, `[N, V]`.
-    fn columns<E: Element>(&self, x: &[E], v: usize) -> Vec<E> {
-        x.chunks_exact(v).flat_map(|row| self.ids.iter().map(|&id| row[id as usize])).collect()
+    fn columns<E: Element>(&self, x: Matrix<E>) -> Vec<E> {
+        let rows = (0..x.rows).map(|row| x.row_part(row, 0..x.columns));
+        rows.flat_map(|row| self.ids.iter().map(|&id| row[id as usize])).collect()
     }
 
     /// Has `scatter` add rows to the gradient: it is given the row in `values` of each of `ids`, and `u32::MAX` for those that
@@ -622,7 +644,7 @@ mod tests {
         table.train(Trained::Rows(TrainedRows::new(&ids, Arc::clone(&values))));
         let (x, dy) = (numbers(&draw(3, &[n, v])), numbers(&draw(4, &[n, d])));
         for parameter in [&whole, &table] {
-            parameter.add_product_gradient(Precision::F32, &x, &dy).unwrap();
+            parameter.add_product_gradient(Precision::F32, Matrix::new(&x, n, v, v), &dy).unwrap();
             parameter.add_row_gradients(&[3, 0, 3], |rows, sums, add| {
                 assert!(add);
                 for &row in rows {

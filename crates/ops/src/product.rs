@@ -242,21 +242,113 @@ pub(crate) fn accumulate<A: Element, B: Element>(
     add: bool,
 ) {
     assert_eq!(a.columns, b.rows, "product of matrices of different depth");
-    assert_eq!(c.len(), a.rows * b.columns, "a product into memory of another size");
     with_kernel!(Path::of(precision), K => accumulate_with::<K, A, B>(a, b, c, add));
 }
 
 fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, c: &mut [f32], add: bool) {
-    let (rows, depth, columns) = (a.rows, a.columns, b.columns);
-    let whole = depth.next_multiple_of(K::DEPTH);
+    let jobs = jobs_of_sums::<K>((a.rows, b.columns), PACKING);
+    let below = jobs.iter().filter(|(_, part)| part.start == 0).count();
+    if below >= MANY {
+        let packed = pack_all::<K, B, K::Right>(b);
+        return sum_with::<K, A, _>(
+            a,
+            PackedMatrix::<K::Right> { panels: &packed, depth: a.columns },
+            b.columns,
+            jobs,
+            c,
+            add,
+        );
+    }
+    sum_with::<K, A, _>(a, b, b.columns, jobs, c, add);
+}
+
+/// `c = a·b` over all cores, as [`accumulate`], where `b`, `[depth, N]`, was packed beforehand. For a great depth: panels are
+/// read in parts of it that stay near the processor.
+pub(crate) fn multiply_deep<A: Element>(a: Matrix<A>, b: &Panels, c: &mut [f32]) {
+    assert_eq!(a.columns, b.depth, "product of matrices of different depth");
+    let columns = b.columns;
+    with_kernel!(b.path, K => {
+        let jobs = jobs_of_sums::<K>((a.rows, columns), READING);
+        match &b.numbers {
+            PanelNumbers::Quantized(blocks) => multiply_blocks(a, blocks, columns, |row, first, sums| {
+                c[row * columns + first..][..sums.len()].copy_from_slice(sums);
+            }),
+            PanelNumbers::F32(panels) => {
+                sum_with::<K, A, _>(a, PackedMatrix { panels, depth: b.depth }, columns, jobs, c, false);
+            }
+            PanelNumbers::Bf16(panels) => {
+                sum_with::<K, A, _>(a, PackedMatrix { panels, depth: b.depth }, columns, jobs, c, false);
+            }
+        }
+    });
+}
+
+/// Blocks of a result of `rows` × `columns` whose sums go through memory, see [`blocks`].
+fn jobs_of_sums<K: Kernel>(size: (usize, usize), right: f64) -> Vec<(Range<usize>, Range<usize>)> {
+    let tall = LEFT_BYTES / (K::CHUNK * size_of::<K::Left>());
+    let most = ((tall / K::ROWS).max(1), WIDE.div_ceil(K::COLUMNS));
+    blocks(size, (K::ROWS, K::COLUMNS), most, right, PACKING_JOBS)
+}
+
+/// A right matrix of [`sum_with`].
+trait RightMatrix<K: Kernel>: Copy + Sync {
+    /// What panels hold.
+    type Number: Element;
+
+    /// Columns `columns` at depth `depth` as a panel, which is made in `scratch` if need be.
+    fn panel<'s>(
+        &'s self,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        scratch: &'s mut ScratchBuffer,
+    ) -> &'s [Self::Number];
+}
+
+impl<K: Kernel, B: Element> RightMatrix<K> for Matrix<'_, B> {
+    type Number = K::Right;
+
+    fn panel<'s>(
+        &'s self,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        scratch: &'s mut ScratchBuffer,
+    ) -> &'s [K::Right] {
+        let panel = scratch.numbers::<K::Right>(depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS);
+        pack_right_panel::<K, B, K::Right>(*self, depth, columns, panel);
+        panel
+    }
+}
+
+/// The panels of a matrix that is `depth` deep.
+#[derive(Clone, Copy)]
+struct PackedMatrix<'a, S> {
+    panels: &'a [S],
+    depth: usize,
+}
+
+impl<K: Kernel, S: Element> RightMatrix<K> for PackedMatrix<'_, S> {
+    type Number = S;
+
+    fn panel<'s>(&'s self, depth: Range<usize>, columns: Range<usize>, _: &'s mut ScratchBuffer) -> &'s [S] {
+        let first = (columns.start / K::COLUMNS * self.depth.next_multiple_of(K::DEPTH) + depth.start) * K::COLUMNS;
+        &self.panels[first..][..depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS]
+    }
+}
+
+/// `c = a·b`, or `c += a·b` with `add`, block by block. `a`: `[M, depth]`; `b`: `[depth, columns]`.
+fn sum_with<K: Kernel, A: Element, R: RightMatrix<K>>(
+    a: Matrix<A>,
+    b: R,
+    columns: usize,
+    jobs: Vec<(Range<usize>, Range<usize>)>,
+    c: &mut [f32],
+    add: bool,
+) {
+    let depth = a.columns;
+    assert_eq!(c.len(), a.rows * columns, "a product into memory of another size");
     if depth == 0 && !add {
         c.fill(0.0);
     }
-    let tall = LEFT_BYTES / (K::CHUNK * size_of::<K::Left>());
-    let most = ((tall / K::ROWS).max(1), WIDE.div_ceil(K::COLUMNS));
-    let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), most, PACKING, PACKING_JOBS);
-    let below = jobs.iter().filter(|(_, part)| part.start == 0).count();
-    let packed = (below >= MANY).then(|| pack_all::<K, B, K::Right>(b));
     let c = SharedSlice::new(c);
     jobs.into_par_iter().for_each(|(rows, part)| {
         with_workspace(|workspace| {
@@ -267,17 +359,7 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
                 let left: &[K::Left] = workspace.left.last();
                 for first in part.clone().step_by(K::COLUMNS) {
                     let n = K::COLUMNS.min(part.end - first);
-                    let right = match &packed {
-                        Some(packed) => {
-                            let at = first / K::COLUMNS * whole + k;
-                            &packed[at * K::COLUMNS..(at + padded) * K::COLUMNS]
-                        }
-                        None => {
-                            let right = workspace.right.numbers::<K::Right>(padded * K::COLUMNS);
-                            pack_right_panel::<K, B, K::Right>(b, depth.clone(), first..first + n, right);
-                            right
-                        }
-                    };
+                    let right = b.panel(depth.clone(), first..first + n, &mut workspace.right);
                     for (left, row) in left.chunks(size).zip(rows.clone().step_by(K::ROWS)) {
                         let m = K::ROWS.min(rows.end - row);
                         let add = add || k > 0;
@@ -286,12 +368,12 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
                             // processor has the kernel, and the panels are `padded` deep.
                             unsafe {
                                 let sums = c.submatrix(row..row + m, first..first + n, columns).as_mut_ptr();
-                                K::tile::<K::Right>(m, left.as_ptr(), right.as_ptr(), padded, sums, columns, add);
+                                K::tile::<R::Number>(m, left.as_ptr(), right.as_ptr(), padded, sums, columns, add);
                             }
                             continue;
                         }
                         let sums = workspace.sums.numbers::<f32>(K::ROWS * K::COLUMNS);
-                        tile::<K, K::Right>(m, left, right, padded, (&mut *sums, K::COLUMNS), false);
+                        tile::<K, R::Number>(m, left, right, padded, (&mut *sums, K::COLUMNS), false);
                         for (r, sums) in sums.chunks_exact(K::COLUMNS).enumerate().take(m) {
                             let at = (row + r) * columns + first;
                             // SAFETY: the blocks of the jobs do not overlap.
@@ -364,6 +446,9 @@ mod tests {
                         let mut c = vec![f32::NAN; m * n];
                         multiply(left, &panels, &mut c[..], |_, _, sums, c| c.copy_from_slice(sums));
                         assert_eq!(c, sums, "{path:?} {m} × {k} × {n}");
+                        c.fill(f32::NAN);
+                        multiply_deep(left, &panels, &mut c);
+                        assert_eq!(c, sums, "{path:?} {m} × {k} × {n}, in parts of the depth");
                         with_kernel!(path, K => accumulate_with::<K, A, S>(left, right, &mut c, false));
                         assert_eq!(c, sums, "{path:?} {m} × {k} × {n}, accumulated");
                         with_kernel!(path, K => accumulate_with::<K, A, S>(left, right, &mut c, true));

@@ -90,12 +90,29 @@ pub(crate) fn take(sum: &mut [f32], more: &[f32], add: bool) {
     sum.iter_mut().zip(more).for_each(|(sum, x)| *sum = if add { *sum + x } else { *x });
 }
 
+/// Puts `f` of each number in the place of `numbers`, as numbers of another kind, which follow each other from the first on.
+#[inline(always)]
+pub(crate) fn replace<E: Element>(numbers: &mut [f32], f: impl Fn(f32) -> f32) -> &mut [E] {
+    let n = numbers.len();
+    let whole = n / LANES * LANES;
+    for first in (0..whole).step_by(LANES) {
+        let before: [f32; LANES] = std::array::from_fn(|lane| numbers[first + lane]);
+        let after: &mut [E] = &mut bytemuck::cast_slice_mut(numbers)[first..first + LANES];
+        after.iter_mut().zip(before).for_each(|(after, x)| *after = E::of(f(x)));
+    }
+    for i in whole..n {
+        let x = f(numbers[i]);
+        bytemuck::cast_slice_mut(numbers)[i] = E::of(x);
+    }
+    &mut bytemuck::cast_slice_mut(numbers)[..n]
+}
+
 /// Partial results of a reduction: as many as keep vector code busy, and rounding errors that grow that much slower.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
 /// Partial results as one, by halves: as few steps that wait for each other as can be.
 #[inline(always)]
-fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     // Through memory, or the compiler would cut the vectors of the loop before into those of the last step.
     let mut lanes = std::hint::black_box(lanes);
     let mut n = LANES;

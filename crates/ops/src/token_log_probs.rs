@@ -4,12 +4,11 @@
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::exp::exp;
-use crate::head::{logits, rows_together, write_scores};
+use crate::head::{from_score_gradients, logits, rows_together, write_scores};
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
-use crate::product::accumulate;
-use crate::slices::{f32s, max, sum, sums, with_f32s};
+use crate::slices::{f32s, max, replace, sum, sums, with_f32s};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
@@ -111,7 +110,7 @@ impl CustomOp1 for LogProbs {
 impl LogProbs {
     /// Rows that are scored together.
     fn together(&self) -> usize {
-        rows_together(self.tokens.len(), self.table.var().dims()[0], self.precision)
+        rows_together(self.tokens.len(), self.table.var().dims()[0])
     }
 
     /// Hands the scores of each part of `hidden`, `[N, D]`, to `take` with the number of its first row; they may be used up.
@@ -135,23 +134,15 @@ impl LogProbs {
         let (n, (v, d)) = (self.tokens.len(), self.table.var().dims2()?);
         let (dlog_probs, dentropies) = dfound.split_at(n);
         let mut dhidden = vec![0.0; n * d];
-        let mut gradients = vec![E::default(); self.together().min(n) * v];
         let mut take = |first: usize, scores: &mut [f32]| {
             let rows = scores.len() / v;
-            let gradients = &mut gradients[..scores.len()];
             let given = dlog_probs[first..].par_iter().zip(&dentropies[first..]).zip(&self.tokens[first..]);
-            scores.par_chunks_mut(v).zip(gradients.par_chunks_mut(v)).zip(given).for_each(
-                |((scores, gradient), ((&dlog_prob, &dentropy), &token))| {
-                    gradient_of_scores::<E>(scores, token, self.per_score, (dlog_prob, dentropy), gradient);
-                },
-            );
+            scores.par_chunks_mut(v).zip(given).for_each(|(scores, ((&dlog_prob, &dentropy), &token))| {
+                gradient_of_scores::<E>(scores, token, self.per_score, (dlog_prob, dentropy));
+            });
             let range = first * d..(first + rows) * d;
             let out = &mut dhidden[range.clone()];
-            self.table.read(|table| {
-                let (gradients, table) = (Matrix::new(&*gradients, rows, v, v), Matrix::new(table, v, d, d));
-                accumulate(self.precision, gradients, table, out, false);
-            })?;
-            self.table.add_product_gradient(self.precision, gradients, &hidden[range])
+            from_score_gradients::<E>(self.precision, &self.table, scores, &hidden[range], out)
         };
         let mut kept = std::mem::take(&mut *self.scores.lock().unwrap_or_else(PoisonError::into_inner));
         if n > 0 && kept.len() == n * v {
@@ -179,15 +170,8 @@ crate::cpu::vectorized! {
 }
 
 crate::cpu::vectorized! {
-    /// scale·(dlog_prob·(one-hot − p) − dentropy·p·(ln p + entropy)), to `gradient`; p is softmax(scale·scores). The scores are
-    /// used up.
-    fn gradient_of_scores[E: Element](
-        scores: &mut [f32],
-        token: u32,
-        scale: f32,
-        given: (f32, f32),
-        gradient: &mut [E]
-    ) -> () {
+    /// Puts scale·(dlog_prob·(one-hot − p) − dentropy·p·(ln p + entropy)) in the place of the scores; p is softmax(scale·scores).
+    fn gradient_of_scores[E: Element](scores: &mut [f32], token: u32, scale: f32, given: (f32, f32)) -> () {
         let (dlog_prob, dentropy) = given;
         let most = max(scores);
         scores.iter_mut().for_each(|x| *x = (*x - most) * scale);
@@ -197,8 +181,7 @@ crate::cpu::vectorized! {
         let token = token as usize;
         let of = |z: f32| -scale * (exp::<FUSED>(z) / total) * (dlog_prob + dentropy * (z - mean));
         let chosen = of(scores[token]) + scale * dlog_prob;
-        gradient.iter_mut().zip(&*scores).for_each(|(gradient, &z)| *gradient = E::of(of(z)));
-        gradient[token] = E::of(chosen);
+        replace::<E>(scores, of)[token] = E::of(chosen);
     }
 }
 

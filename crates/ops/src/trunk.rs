@@ -12,6 +12,7 @@ use crate::sequences::Sequences;
 use crate::slices::{f32s, with_f32s};
 use crate::tensor_past::{NewTokens, TensorPast};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +23,48 @@ pub struct Trunk {
     pub blocks: Vec<Block>,
     /// After the last; GPT-1 has none.
     pub ln_f: Option<Norm>,
+    memory: TrunkMemory,
+}
+
+/// Memory that the passes of a small model work in one after the other. That of a large one is freed in between.
+#[derive(Debug, Default)]
+struct TrunkMemory(Mutex<Option<Box<dyn Any + Send>>>);
+
+/// Bytes up to which the memory of a pass is kept for the next.
+const KEPT: usize = 64 << 20;
+
+impl TrunkMemory {
+    fn take<E: Element>(&self) -> PassMemory<E> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.and_then(|kept| kept.downcast().ok()).map_or_else(PassMemory::default, |kept| *kept)
+    }
+
+    fn keep<E: Element>(&self, memory: PassMemory<E>) {
+        if memory.bytes() <= KEPT {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(memory));
+        }
+    }
+}
+
+/// What a pass works in.
+#[derive(Debug, Default)]
+struct PassMemory<E> {
+    workspace: BlockWorkspace<E>,
+    /// Of blocks whose backward pass is done.
+    blocks: Vec<SavedBlock<E>>,
+}
+
+impl<E: Element> PassMemory<E> {
+    fn bytes(&self) -> usize {
+        self.workspace.bytes() + self.blocks.iter().map(SavedBlock::bytes).sum::<usize>()
+    }
+
+    /// Takes back what a block saved, if all of it is little enough to be kept.
+    fn put_back(&mut self, block: SavedBlock<E>) {
+        if self.bytes() + block.bytes() <= KEPT {
+            self.blocks.push(block);
+        }
+    }
 }
 
 /// What a forward pass saves for the backward pass.
@@ -36,6 +79,11 @@ pub enum SaveForBackward {
 }
 
 impl Trunk {
+    /// Blocks from the first to the last, and the norm after them.
+    pub fn new(blocks: Vec<Block>, ln_f: Option<Norm>) -> Self {
+        Self { blocks, ln_f, memory: TrunkMemory::default() }
+    }
+
     /// `x`: `[B, T, D]` with these `sequences`, which the result is too. `drops`: one for each block, or none at all.
     ///
     /// # Errors
@@ -217,16 +265,20 @@ impl<E: Element> TrunkOp<E> {
     fn forward(&self, mut x: Vec<f32>, d: usize) -> Result<Vec<f32>> {
         let sizes = BatchSizes { sequences: &self.sequences, d };
         let mut all = SavedTrunk { d, blocks: Vec::new(), inputs: Vec::new(), last: Normalized::default() };
-        let (mut passing, mut workspace) = (SavedBlock::default(), BlockWorkspace::default());
+        let mut memory = self.trunk.memory.take::<E>();
+        let mut passing = memory.blocks.pop().unwrap_or_default();
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops) {
             if self.keep == SaveForBackward::Inputs {
                 all.inputs.push(x.clone());
             }
-            block.forward(self.precision, &mut x, sizes, drops, &mut passing, &mut workspace)?;
+            block.forward(self.precision, &mut x, sizes, drops, &mut passing, &mut memory.workspace)?;
             if self.keep == SaveForBackward::All {
-                all.blocks.push(std::mem::take(&mut passing));
+                let next = memory.blocks.pop().unwrap_or_default();
+                all.blocks.push(std::mem::replace(&mut passing, next));
             }
         }
+        memory.put_back(passing);
+        self.trunk.memory.keep(memory);
         let y = self.trunk.normalized(x, Some(&mut all.last))?;
         if self.keep != SaveForBackward::Nothing {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
@@ -240,19 +292,21 @@ impl<E: Element> TrunkOp<E> {
             norm.backward(None, &all.last, &mut dx)?;
         }
         let sizes = BatchSizes { sequences: &self.sequences, d: all.d };
-        let mut workspace = BlockWorkspace::default();
+        let mut memory = self.trunk.memory.take::<E>();
         for (block, drops) in self.trunk.blocks.iter().zip(&self.drops).rev() {
             let mut kept = match (all.blocks.pop(), all.inputs.pop()) {
                 (Some(kept), _) => kept,
                 (None, Some(mut input)) => {
-                    let mut kept = SavedBlock::default();
-                    block.forward(self.precision, &mut input, sizes, drops, &mut kept, &mut workspace)?;
+                    let mut kept = memory.blocks.pop().unwrap_or_default();
+                    block.forward(self.precision, &mut input, sizes, drops, &mut kept, &mut memory.workspace)?;
                     kept
                 }
                 (None, None) => bail!("a block kept nothing for its gradient"),
             };
-            block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut workspace)?;
+            block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut memory.workspace)?;
+            memory.put_back(kept);
         }
+        self.trunk.memory.keep(memory);
         Ok(dx)
     }
 }

@@ -98,13 +98,13 @@ impl Plan {
         let stays = |memory: &Memory| sum([memory.weights, memory.optimizer]);
         let frozen = [of_reference.total(), of_reward.total(), average];
         let standing = sum(trained.map(stays).into_iter().chain(frozen));
-        let policy_packed = Memory::packed(&policy, precision, 1, true);
-        let value_packed = expecting.map_or(0, |model| Memory::packed(model, precision, 1, false));
+        let policy_packed = Memory::packed(&policy, precision, 1, 1);
+        let value_packed = expecting.map_or(0, |model| Memory::packed(model, precision, 1, 0));
         let comes = |memory: &Memory| memory.total().saturating_sub(stays(memory));
         // The passes of the first update have freed the packed weights that they read, unless they are read again.
         let passes_end = !episodes.several && train.recompute == Recompute::None;
         let freed = |model: Option<&ModelConfig>| match model.filter(|_| passes_end) {
-            Some(model) => Memory::packed(model, precision, 1, false),
+            Some(model) => Memory::packed(model, precision, 1, 0),
             None => 0,
         };
         let of_text = config.ptx.as_ref().is_some_and(|ptx| ptx.coef > 0.0);
@@ -126,7 +126,7 @@ impl Plan {
         ];
         if expecting.is_some() {
             // An update has changed all that the policy had packed, but for the table that adapters leave as it is.
-            let table = adapters.map_or(0, |_| Memory::packed(&policy, precision, 0, true));
+            let table = adapters.map_or(0, |_| Memory::packed(&policy, precision, 0, 1));
             phases.push((Phase::Value, sum([updates(&of_value, value_freed, 0), table])));
         }
         Self {
@@ -206,7 +206,7 @@ fn scoring(config: &PpoConfig, models: [&ModelConfig; 2], longest: usize) -> u64
     let all = config.train.batch_size.max(config.train.eval_windows).saturating_mul(longest);
     let tokens = TOKENS_AT_A_TIME.max(longest).min(all);
     let [policy, reward] = models.map(|model| Memory::activations(model, precision, tokens));
-    policy.saturating_add(scores_bytes(tokens, models[0].vocab_size, precision)).max(reward)
+    policy.saturating_add(scores_bytes(tokens, models[0].vocab_size)).max(reward)
 }
 
 fn length(config: &PpoConfig) -> Option<Length> {

@@ -108,23 +108,24 @@ impl Memory {
             None => (params, params, table, params),
             Some(adapters) => (params + adapters as f64, adapters as f64, 0.0, adapters as f64),
         };
+        let tables = if portion.scores { 2 } else { 0 };
         let of_muon = or_none(train.optimizer == OptimizerKind::Muon, matrices(model));
         let done = Self {
             weights: (full * weights) as u64,
-            packed: Self::packed(model, precision, 2, portion.scores),
+            packed: Self::packed(model, precision, 2, tables),
             gradients: (full * gradients) as u64,
             optimizer: (full * (2.0 * trained - of_muon)) as u64,
             activations: Self::activations(model, precision, portion.tokens),
             // The loss keeps its memory for the next one.
             logits: match portion.scores {
-                true => gptkit_ops::scores_bytes(portion.tokens, model.vocab_size, precision),
+                true => gptkit_ops::scores_bytes(portion.tokens, model.vocab_size),
                 false => 0,
             },
             ..Self::default()
         };
         // Blocks have gradients and transposed weights from the backward pass of the first micro-batch on.
         let scored = Self {
-            packed: if portion.several { done.packed } else { Self::packed(model, precision, 1, portion.scores) },
+            packed: if portion.several { done.packed } else { Self::packed(model, precision, 1, tables) },
             gradients: if portion.several { done.gradients } else { (full * first_gradient) as u64 },
             activations: Self::kept(model, train, portion.tokens),
             ..done
@@ -136,14 +137,14 @@ impl Memory {
     pub fn of_frozen(model: &ModelConfig, precision: Precision, scores: bool) -> Self {
         Self {
             weights: model.n_params().saturating_mul(4).saturating_sub((4.0 * matrices(model)) as u64),
-            packed: Self::packed(model, precision, 1, scores),
+            packed: Self::packed(model, precision, 1, u32::from(scores)),
             ..Self::default()
         }
     }
 
-    /// Packed weights: of the blocks for products in so many `directions`, of the table of tokens where it `scores`.
-    pub fn packed(model: &ModelConfig, precision: Precision, directions: u32, scores: bool) -> u64 {
-        let table = or_none(scores, model.vocab_size as f64 * model.d_model as f64);
+    /// Packed weights: of the blocks for products in so many `directions`, of the table of tokens in so many.
+    pub fn packed(model: &ModelConfig, precision: Precision, directions: u32, tables: u32) -> u64 {
+        let table = f64::from(tables) * model.vocab_size as f64 * model.d_model as f64;
         (precision.bytes() as f64 * (f64::from(directions) * matrices(model) + table)) as u64
     }
 

@@ -33,7 +33,7 @@ impl Model {
 
 /// Three blocks, every second banded as in GPT-3, of drawn weights.
 fn model(norm_first: bool) -> Model {
-    let mut model = Model { trunk: Arc::new(Trunk { blocks: Vec::new(), ln_f: None }), parameters: Vec::new() };
+    let mut model = Model { trunk: Arc::new(Trunk::new(Vec::new(), None)), parameters: Vec::new() };
     let blocks = (0..3)
         .map(|layer| Block {
             norm_first,
@@ -48,7 +48,7 @@ fn model(norm_first: bool) -> Model {
         })
         .collect();
     let ln_f = norm_first.then(|| model.norm());
-    model.trunk = Arc::new(Trunk { blocks, ln_f });
+    model.trunk = Arc::new(Trunk::new(blocks, ln_f));
     model
 }
 
