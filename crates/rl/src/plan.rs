@@ -92,7 +92,7 @@ impl Plan {
         // Passes that score the first update's episodes keep what its backward passes read.
         let keeps = if episodes.several { 0 } else { episodes.tokens };
         let value_kept = expecting.map_or(0, |model| Memory::kept(model, train, keeps));
-        let policy_kept = sum([Memory::kept(&policy, train, keeps), scores_bytes(keeps, policy.vocab_size, precision)]);
+        let policy_kept = sum([Memory::kept(&policy, train, keeps), scores_bytes(keeps, policy.vocab_size)]);
 
         let trained = [&of_policy, &of_value];
         let stays = |memory: &Memory| sum([memory.weights, memory.optimizer]);
