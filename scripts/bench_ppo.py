@@ -8,7 +8,8 @@ Four networks of GPT-2's size: policy, frozen reference, value network, reward m
   scoring    log-probabilities of policy and reference, values, rewards; −β KL at every token, GAE, whitening
   optimize   clipped policy and value losses, norms clipped, AdamW for both networks, epochs × minibatches times
 The rival is as good as its users make it: logits at answers alone (`logits_to_keep`), fused AdamW, no dropout, no
-padding, no graph where nothing is learned. Weights are drawn, unless --model names a folder.
+padding, no graph where nothing is learned. Weights are drawn, unless --model names a folder. gptkit's scoring includes
+the forward passes of its first update, which are not run again in its optimization.
 
 --dtype: f32; bf16 has all weights and AdamW's moments in bfloat16 (`.to`); mixed keeps the two networks that learn in
 float32 under `autocast`, with the frozen two, and a copy of the policy that writes, in bfloat16. Prints a JSON line

@@ -127,7 +127,8 @@ impl BenchCommand {
         }
         drop(gpt);
         let wants = |case: &str| self.wants(case);
-        if gptkit_reward::bench::CASES.into_iter().any(wants) {
+        // Else the weights are freed here: PPO has models of its own.
+        if let Some(params) = gptkit_reward::bench::CASES.into_iter().any(wants).then_some(params) {
             let measured = gptkit_reward::bench::comparisons(model, params, seq, precision, wants, ui)?;
             measured.iter().try_for_each(|one| sheet.show(one))?;
         }

@@ -2,7 +2,7 @@
 
 use crate::gpt::Gpt;
 use crate::input::Input;
-use crate::sampler::{Sampling, TokenPosition, choose, log_probs};
+use crate::sampler::{ChosenToken, Normalizer, Sampling, TokenPosition, choose};
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use gptkit_data::decoder::Decoder;
@@ -206,15 +206,16 @@ pub(crate) fn check(prompt: &[u32], model: &Gpt) -> Result<()> {
     Ok(())
 }
 
-fn token_log_prob(logits: &[f32], token: u32, top: usize, tokenizer: &Tokenizer) -> TokenLogProb {
-    let all = log_probs(logits);
-    let one = |id: u32, top| TokenLogProb { id, token: tokenizer.token_text(id), log_prob: all[id as usize], top };
+fn token_log_prob(logits: &[f32], chosen: &ChosenToken, top: usize, tokenizer: &Tokenizer) -> TokenLogProb {
+    let normalizer = chosen.normalizer.unwrap_or_else(|| Normalizer::of(logits));
+    let log_prob = |id: u32| normalizer.log_prob(logits[id as usize]);
+    let one = |id: u32, top| TokenLogProb { id, token: tokenizer.token_text(id), log_prob: log_prob(id), top };
     if top == 0 {
-        return one(token, Vec::new());
+        return one(chosen.token, Vec::new());
     }
-    let mut order: Vec<u32> = (0..all.len() as u32).collect();
-    order.sort_by(|&a, &b| all[b as usize].total_cmp(&all[a as usize]));
-    one(token, order.into_iter().take(top).map(|id| one(id, Vec::new())).collect())
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|&a, &b| log_prob(b).total_cmp(&log_prob(a)));
+    one(chosen.token, order.into_iter().take(top).map(|id| one(id, Vec::new())).collect())
 }
 
 /// The model's view of the rows that are being written: their last tokens, and the cache of all but the newest.
@@ -320,12 +321,13 @@ impl<'a> Continuation<'a> {
     /// # Errors
     /// When the model's numbers are damaged.
     pub(crate) fn push_token(&mut self, logits: &[f32], decoding: &DecodingOptions) -> Result<()> {
-        let token = choose(logits, &self.tokens, &decoding.options.sampling, self.place);
+        let chosen = choose(logits, &self.tokens, &decoding.options.sampling, self.place);
+        let token = chosen.token;
         ensure!(
             logits[token as usize].is_finite(),
             "the model's output is not a number; its weights are damaged, or its training diverged"
         );
-        let log_prob = decoding.options.log_probs.map(|top| token_log_prob(logits, token, top, decoding.tokenizer));
+        let log_prob = decoding.options.log_probs.map(|top| token_log_prob(logits, &chosen, top, decoding.tokenizer));
         let LateEnds { tokens, after } = decoding.late_ends;
         if decoding.end_of_text.contains(&token) || self.n_new() >= *after && tokens.contains(&token) {
             (self.end_token, self.finish) = (log_prob, Some(Finish::EndOfText));

@@ -70,11 +70,28 @@ impl Gpt {
             bail!("quantized weights are for the processor: use --device cpu");
         }
         for block in &self.trunk.blocks {
-            for linear in [&block.c_attn, &block.attn_proj, &block.c_fc, &block.mlp_proj] {
+            for linear in block.linears() {
                 linear.weight.quantize(to, false, self.precision)?;
             }
         }
         self.output.quantize(to, true, self.precision)
+    }
+
+    /// Frees the packed weights of the blocks' products, after a forward pass that is the last before the weights change. The
+    /// next pass packs them again.
+    pub fn free_packed(&self) {
+        let linears = self.trunk.blocks.iter().flat_map(|block| block.linears());
+        linears.for_each(|linear| linear.weight.free_panels());
+    }
+
+    /// Keeps the weights of the blocks' products in packed form alone, on the CPU: for a model that is only read from now on,
+    /// and whose weights nothing else reads.
+    ///
+    /// # Errors
+    /// When a weight is missing because of an earlier call for another model of the same weights.
+    pub fn keep_packed_only(&self) -> Result<()> {
+        let linears = self.trunk.blocks.iter().flat_map(|block| block.linears());
+        linears.map(|linear| &linear.weight).try_for_each(|weight| weight.keep_panels_only(self.precision))
     }
 
     /// Its shape.

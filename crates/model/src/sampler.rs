@@ -2,6 +2,7 @@
 
 use gptkit_config::{Check, Problems};
 use gptkit_rng::keyed::{Draw, Key, uniform};
+use std::borrow::Cow;
 
 /// How a token is chosen. Filters act in the order of the fields, as in `transformers`.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,13 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Self {
         Self { repetition_penalty: 1.0, temperature: 1.0, top_k: None, top_p: None, min_p: None, seed: 1 }
+    }
+}
+
+impl Sampling {
+    /// Whether only some tokens may be drawn.
+    fn filters(&self) -> bool {
+        self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some()
     }
 }
 
@@ -51,12 +59,37 @@ impl Check for Sampling {
     }
 }
 
-/// −log of the probability that the model itself gives each token: before penalty, temperature and filters.
+/// The log-probability that the model itself gives each token: before penalty, temperature and filters.
 /// `logits`: `[V]`; so is the result, in nats.
 pub fn log_probs(logits: &[f32]) -> Vec<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let log_sum = logits.iter().map(|&v| f64::from(v - max).exp()).sum::<f64>().ln();
-    logits.iter().map(|&v| (f64::from(v - max) - log_sum) as f32).collect()
+    let normalizer = Normalizer::of(logits);
+    logits.iter().map(|&v| normalizer.log_prob(v)).collect()
+}
+
+/// What turns logits into log-probabilities.
+#[derive(Debug, Clone, Copy)]
+pub struct Normalizer {
+    /// The largest logit.
+    max: f32,
+    /// ln Σ exp(logit − max).
+    log_sum: f64,
+}
+
+impl Normalizer {
+    /// The normalizer of `logits`, `[V]`.
+    pub fn of(logits: &[f32]) -> Self {
+        let max = largest(logits);
+        Self { max, log_sum: logits.iter().map(|&v| f64::from(v - max).exp()).sum::<f64>().ln() }
+    }
+
+    /// The log-probability of a token with this logit, nats.
+    pub fn log_prob(&self, logit: f32) -> f32 {
+        (f64::from(logit - self.max) - self.log_sum) as f32
+    }
+}
+
+fn largest(logits: &[f32]) -> f32 {
+    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// A token that is chosen: what its draw depends on besides the seed.
@@ -70,32 +103,56 @@ pub struct TokenPosition {
     pub position: u32,
 }
 
-/// Chooses the token at `place` from its `logits` (`[V]`), after the tokens `seen`.
-pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPosition) -> u32 {
-    let logits = penalized(logits, seen, sampling.repetition_penalty);
-    if sampling.temperature == 0.0 {
-        return likeliest(&logits);
-    }
-    let candidates = candidates(&logits, sampling);
-    let TokenPosition { prompt, sample, position } = place;
-    let key = Key { seed: sampling.seed, draw: Draw::Token { sample } };
-    let element = (u64::from(prompt) << 32) | u64::from(position);
-    let total: f64 = candidates.iter().map(|c| c.1).sum();
-    let mut left = f64::from(uniform(key, element)) * total;
-    for &(token, weight) in &candidates {
-        left -= weight;
-        if left < 0.0 {
-            return token;
-        }
-    }
-    candidates.last().map_or(0, |c| c.0) // rounding left a crumb
+/// A token that was chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct ChosenToken {
+    /// Its id.
+    pub token: u32,
+    /// The normalizer of the logits, where the draw has summed it already: at temperature 1 without penalty and filters.
+    pub normalizer: Option<Normalizer>,
 }
 
-fn penalized(logits: &[f32], seen: &[u32], penalty: f32) -> Vec<f32> {
-    let mut logits = logits.to_vec();
-    if penalty == 1.0 {
-        return logits;
+/// Chooses the token at `place` from its `logits` (`[V]`), after the tokens `seen`.
+pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPosition) -> ChosenToken {
+    let penalized = penalized(logits, seen, sampling.repetition_penalty);
+    let (logits, as_they_are) = (penalized.as_ref(), matches!(penalized, Cow::Borrowed(_)));
+    if sampling.temperature == 0.0 {
+        return ChosenToken { token: likeliest(logits), normalizer: None };
     }
+    let max = largest(logits);
+    let weights: Vec<f64> = logits.iter().map(|&v| f64::from((v - max) / sampling.temperature).exp()).collect();
+    let TokenPosition { prompt, sample, position } = place;
+    let key = Key { seed: sampling.seed, draw: Draw::Token { sample } };
+    let drawn = uniform(key, (u64::from(prompt) << 32) | u64::from(position));
+    if sampling.filters() {
+        let candidates = candidates(&weights, sampling);
+        let total = candidates.iter().map(|c| c.1).sum();
+        let place = draw(candidates.iter().map(|c| c.1), total, drawn);
+        return ChosenToken { token: candidates.get(place).map_or(0, |c| c.0), normalizer: None };
+    }
+    let total: f64 = weights.iter().sum();
+    let token = draw(weights.iter().copied(), total, drawn) as u32;
+    let own = as_they_are && sampling.temperature == 1.0;
+    ChosenToken { token, normalizer: own.then(|| Normalizer { max, log_sum: total.ln() }) }
+}
+
+/// The number of the weight in which the share `drawn` of their `total` lies.
+fn draw(weights: impl ExactSizeIterator<Item = f64>, total: f64, drawn: f32) -> usize {
+    let (mut left, last) = (f64::from(drawn) * total, weights.len().saturating_sub(1));
+    for (number, weight) in weights.enumerate() {
+        left -= weight;
+        if left < 0.0 {
+            return number;
+        }
+    }
+    last // rounding left a crumb
+}
+
+fn penalized<'a>(logits: &'a [f32], seen: &[u32], penalty: f32) -> Cow<'a, [f32]> {
+    if penalty == 1.0 {
+        return Cow::Borrowed(logits);
+    }
+    let mut logits = logits.to_vec();
     let mut seen = seen.to_vec();
     seen.sort_unstable();
     seen.dedup();
@@ -104,7 +161,7 @@ fn penalized(logits: &[f32], seen: &[u32], penalty: f32) -> Vec<f32> {
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
-    logits
+    Cow::Owned(logits)
 }
 
 /// The first of the largest.
@@ -118,14 +175,10 @@ fn likeliest(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// The tokens that may be drawn, each with its weight relative to the likeliest, likeliest first where a filter is set.
-fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |v: f32| f64::from((v - max) / sampling.temperature).exp();
-    let mut kept: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, &v)| (i as u32, weight(v))).collect();
-    if sampling.top_k.is_none() && sampling.top_p.is_none() && sampling.min_p.is_none() {
-        return kept;
-    }
+/// The tokens that pass the filters, likeliest first, each with its weight. `weights`: of all tokens, relative to the
+/// likeliest.
+fn candidates(weights: &[f64], sampling: &Sampling) -> Vec<(u32, f64)> {
+    let mut kept: Vec<(u32, f64)> = weights.iter().enumerate().map(|(i, &weight)| (i as u32, weight)).collect();
     kept.sort_by(|a, b| b.1.total_cmp(&a.1)); // stable: equals stay in the order of their ids
     if let Some(k) = sampling.top_k {
         kept.truncate(k);
@@ -157,14 +210,15 @@ mod tests {
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 0.0];
 
     fn kept(sampling: Sampling) -> Vec<u32> {
-        candidates(&LOGITS, &sampling).iter().map(|c| c.0).collect()
+        let weights = LOGITS.map(|v| f64::from(v - 3.0).exp());
+        candidates(&weights, &sampling).iter().map(|c| c.0).collect()
     }
 
     #[test]
     fn zero_temperature_takes_the_first_of_the_likeliest() {
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-        assert_eq!(choose(&LOGITS, &[], &greedy, TokenPosition::default()), 1);
-        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, TokenPosition::default()), 1);
+        assert_eq!(choose(&LOGITS, &[], &greedy, TokenPosition::default()).token, 1);
+        assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, TokenPosition::default()).token, 1);
     }
 
     #[test]
@@ -176,13 +230,31 @@ mod tests {
         // e^-1 = .37 of the likeliest, e^-2 = .14
         assert_eq!(kept(Sampling { min_p: Some(0.2), ..Sampling::default() }), [1, 2]);
         assert_eq!(kept(Sampling { top_k: Some(4), min_p: Some(0.1), ..Sampling::default() }), [1, 2, 0]);
-        assert_eq!(kept(Sampling::default()).len(), 5);
+        let sampling = Sampling { top_k: Some(1), ..Sampling::default() };
+        assert_eq!(choose(&LOGITS, &[], &sampling, TokenPosition::default()).token, 1);
+    }
+
+    /// To the last bit, so that a draw does not change what is reported of its token.
+    #[test]
+    fn a_draw_sums_the_normalizer_only_where_the_weights_are_the_models_own() {
+        let chosen = |sampling: &Sampling| choose(&LOGITS, &[1], sampling, TokenPosition::default());
+        let own = chosen(&Sampling::default()).normalizer.unwrap();
+        let log_probs = log_probs(&LOGITS);
+        LOGITS.iter().zip(log_probs).for_each(|(&logit, expected)| assert_eq!(own.log_prob(logit), expected));
+        for other in [
+            Sampling { temperature: 0.7, ..Sampling::default() },
+            Sampling { temperature: 0.0, ..Sampling::default() },
+            Sampling { repetition_penalty: 2.0, ..Sampling::default() },
+            Sampling { top_k: Some(3), ..Sampling::default() },
+        ] {
+            assert!(chosen(&other).normalizer.is_none(), "{other:?}");
+        }
     }
 
     #[test]
     fn the_penalty_makes_seen_tokens_less_likely_whatever_their_sign() {
         let logits = penalized(&LOGITS, &[1, 3, 3, 99], 2.0);
-        assert_eq!(logits, [1.0, 1.5, 2.0, -2.0, 0.0]);
+        assert_eq!(*logits, [1.0, 1.5, 2.0, -2.0, 0.0]);
     }
 
     #[test]
@@ -191,8 +263,8 @@ mod tests {
         let n = 20_000;
         let mut counts = [0u32; 5];
         for position in 0..n {
-            counts[choose(&LOGITS, &[], &sampling, TokenPosition { position, ..TokenPosition::default() }) as usize] +=
-                1;
+            let place = TokenPosition { position, ..TokenPosition::default() };
+            counts[choose(&LOGITS, &[], &sampling, place).token as usize] += 1;
         }
         let weights = LOGITS.map(|v| f64::from(v / 2.0).exp());
         let total: f64 = weights.iter().sum();
@@ -206,7 +278,7 @@ mod tests {
     fn prompts_samples_and_positions_draw_independently() {
         let drawn = |prompt, sample| {
             let place = |position| TokenPosition { prompt, sample, position };
-            (0..50).map(|p| choose(&[0.0; 50], &[], &Sampling::default(), place(p))).collect::<Vec<_>>()
+            (0..50).map(|p| choose(&[0.0; 50], &[], &Sampling::default(), place(p)).token).collect::<Vec<_>>()
         };
         assert_ne!(drawn(0, 0), drawn(0, 1));
         assert_ne!(drawn(0, 0), drawn(1, 0));

@@ -48,9 +48,13 @@ impl Weights {
 
     /// Begins an update with gradients of zero.
     pub fn begin_update(&mut self) -> WeightUpdate<'_> {
+        self.clear_gradients();
+        WeightUpdate { weights: self }
+    }
+
+    fn clear_gradients(&self) {
         self.params.clear_gradients();
         self.trained().clear_gradients();
-        WeightUpdate { weights: self }
     }
 
     /// Has `change` set what is trained.
@@ -111,11 +115,13 @@ impl WeightUpdate<'_> {
         Ok(loss)
     }
 
-    /// Has `update` change what is trained by its gradients.
+    /// Has `update` change what is trained by its gradients, whose memory is free afterwards.
     ///
     /// # Errors
     /// When a weight has no gradient, or the one of `update`.
     pub fn apply<T>(self, update: impl FnOnce(&Params) -> Result<T>) -> Result<T> {
-        self.weights.change(update)
+        let result = self.weights.change(update);
+        self.weights.clear_gradients();
+        result
     }
 }

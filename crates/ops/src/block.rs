@@ -64,6 +64,11 @@ pub enum AttentionInput<'a> {
 }
 
 impl Block {
+    /// Its affine maps, in the order in which a forward pass reads them.
+    pub fn linears(&self) -> [&Linear; 4] {
+        [&self.c_attn, &self.attn_proj, &self.c_fc, &self.mlp_proj]
+    }
+
     /// `x`: residual stream, `[B, T, D]`; so is the result. In candle's differentiable operations: the definition of
     /// right, and the path on devices without loops of ours.
     ///

@@ -6,7 +6,7 @@ use crate::panels::{Panels, Quantized};
 use crate::path::Precision;
 use crate::product::accumulate;
 use crate::scratch::ScratchBuffer;
-use crate::slices::{rows_at_a_time, take, with_f32s, with_f32s_mut};
+use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut};
 use crate::thin::{add_scaled, multiply_thin, transposed};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
@@ -159,9 +159,7 @@ impl Parameter {
     /// Runs `f` on the weights, on the CPU, to be changed in place.
     pub(crate) fn change<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
         self.n_changes.fetch_add(1, Ordering::Relaxed);
-        for panels in &self.panels {
-            *locked(panels) = None;
-        }
+        self.free_panels();
         with_f32s_mut(self.weights.as_tensor(), f)
     }
 
@@ -200,6 +198,27 @@ impl Parameter {
         });
         *cached = Some(CachedPanel { precision, version, panels: Arc::clone(&panels) });
         Ok(panels)
+    }
+
+    /// Frees the packed weights, which the next product packs again.
+    pub fn free_panels(&self) {
+        for panels in &self.panels {
+            *locked(panels) = None;
+        }
+    }
+
+    /// On the CPU, packs the weights, `[in, out]`, for products of `precision` from the right and frees them: for a model that is
+    /// only read from now on. Anything else that reads or changes them is an error.
+    ///
+    /// # Errors
+    /// When they were freed before.
+    pub fn keep_panels_only(&self, precision: Precision) -> Result<()> {
+        if !self.weights.device().is_cpu() {
+            return Ok(());
+        }
+        self.panels(precision, false)?;
+        self.freeze();
+        free(self.weights.as_tensor())
     }
 
     /// Changes when what products read changes without [`Parameter::change`].
@@ -507,6 +526,27 @@ mod tests {
     use crate::check::{assert_close, draw};
     use crate::linear::Linear;
     use candle_core::Device;
+
+    /// Products of a model that is only read have the same bits, and what reads the weights says that they are gone.
+    #[test]
+    fn weights_that_were_packed_and_freed_are_multiplied_as_before() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let parameter = |seed, shape: &[usize]| Arc::new(Parameter::new(&draw(seed, shape)).unwrap());
+            let linear = Linear { weight: parameter(1, &[40, 70]), bias: parameter(2, &[70]) };
+            let x: Vec<f32> = draw(3, &[5, 40]).flatten_all().unwrap().to_vec1().unwrap();
+            let product = || {
+                let mut y = vec![0.0; 5 * 70];
+                linear.write(precision, &x, &mut y).map(|()| y)
+            };
+            let before = product().unwrap();
+            linear.weight.keep_panels_only(precision).unwrap();
+            assert_eq!(product().unwrap(), before, "{precision:?}");
+            assert_eq!(linear.weight.var().dims(), [40, 70]);
+            let error = linear.weight.read(|weights| weights.len()).unwrap_err().to_string();
+            assert!(error.contains("were freed"), "{error}");
+            assert!(linear.weight.set(&draw(1, &[40, 70])).unwrap_err().to_string().contains("were freed"));
+        }
+    }
 
     #[test]
     fn gradients_are_added_up_until_they_are_cleared() {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 /// The f32 elements of a contiguous tensor on the CPU.
 pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        (CpuStorage::F32(values), Some((start, end))) => values.get(start..end).ok_or_else(|| freed(name)),
         (CpuStorage::F32(_), None) => bail!("{name} needs a contiguous tensor"),
         _ => bail!("{name} is written for f32"),
     }
@@ -17,10 +17,30 @@ pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> 
 /// The same, to be written.
 pub(crate) fn f32s_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, name: &str) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        (CpuStorage::F32(values), Some((start, end))) => values.get_mut(start..end).ok_or_else(|| freed(name)),
         (CpuStorage::F32(_), None) => bail!("{name} needs a contiguous tensor"),
         _ => bail!("{name} is written for f32"),
     }
+}
+
+fn freed(name: &str) -> Error {
+    Error::msg(format!("{name} needs numbers that were freed: a model that is only read keeps packed weights alone"))
+}
+
+/// Frees the numbers of a tensor on the CPU, which keeps its shape. Reading them is an error from then on.
+pub(crate) fn free(tensor: &Tensor) -> Result<()> {
+    struct Free;
+    impl InplaceOp1 for Free {
+        fn name(&self) -> &'static str {
+            "free"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
+            *storage = CpuStorage::F32(Vec::new());
+            Ok(())
+        }
+    }
+    tensor.inplace_op1(&Free)
 }
 
 /// The u32 elements of a contiguous tensor on the CPU.

@@ -7,7 +7,7 @@ use gptkit_model::{Gpt, Input, Pass};
 use gptkit_train::language_modeling::check_tokens;
 
 /// Tokens that a model reads at a time where nothing is to be differentiated, but for a longer sequence alone.
-const TOKENS_AT_A_TIME: usize = 4096;
+pub(crate) const TOKENS_AT_A_TIME: usize = 4096;
 
 /// A prompt and an answer to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,21 +68,14 @@ impl Choosing {
 /// # Errors
 /// As [`Choosing::of`].
 pub fn log_probs(model: &Gpt, answers: &[Answer], temperature: f32) -> Result<Vec<Vec<f32>>> {
-    in_batches(answers, |batch| {
-        let choosing = Choosing::of(model, batch.iter().copied(), Pass::Eval)?;
-        Ok(choosing.log_probs(model, temperature, Pass::Eval)?.narrow(0, 0, 1)?.flatten_all()?.to_vec1()?)
-    })
-}
-
-/// One number for each token of each of `answers`, which `of` finds for batches of like lengths.
-pub(crate) fn in_batches(answers: &[Answer], of: impl Fn(&[&Answer]) -> Result<Vec<f32>>) -> Result<Vec<Vec<f32>>> {
     let lengths: Vec<usize> = answers.iter().map(|answer| answer.tokens.len()).collect();
     let mut found = vec![Vec::new(); answers.len()];
     for batch in like_lengths(&lengths, TOKENS_AT_A_TIME) {
-        let chosen: Vec<&Answer> = batch.iter().map(|&i| &answers[i]).collect();
-        let mut numbers = of(&chosen)?.into_iter();
-        for (i, answer) in batch.into_iter().zip(chosen) {
-            found[i] = numbers.by_ref().take(answer.said().len()).collect();
+        let choosing = Choosing::of(model, batch.iter().map(|&i| &answers[i]), Pass::Eval)?;
+        let read = choosing.log_probs(model, temperature, Pass::Eval)?.get(0)?.to_vec1()?;
+        let mut numbers = read.into_iter();
+        for i in batch {
+            found[i] = numbers.by_ref().take(answers[i].said().len()).collect();
         }
     }
     Ok(found)

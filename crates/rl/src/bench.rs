@@ -28,9 +28,9 @@ const ANSWER: usize = 48;
 struct IterationSeconds {
     /// Generation of the answers.
     rollout: f64,
-    /// Log-probabilities, values and rewards.
+    /// Log-probabilities, values and rewards, with the forward passes of the update.
     scoring: f64,
-    /// One update of policy and value network.
+    /// The rest of one update of policy and value network.
     optimization: f64,
 }
 
@@ -88,12 +88,17 @@ fn iterations(
         (0..episodes).map(|n| Prompt { tokens: (0..prompt).map(|i| token(n, i)).collect(), world: None }).collect();
     let precision = dtype.precision();
     let params = || Params::init(shape, 1, device);
-    let (own, frozen, mut of_values, mut of_reward) = (params()?, params()?, params()?, params()?);
+    let (own, mut of_values, mut of_reward) = (params()?, params()?, params()?);
     let head = ClassHead::init_value(&mut of_values, shape.d_model)?;
     let values =
         Values { gpt: Gpt::new(shape, &of_values, precision)?, head: ValueHead { head, clip_range: Some(0.2) } };
     let head = ClassHead::init_reward(&mut of_reward, shape.d_model, 1)?;
-    let rewarder = RewardModel { gpt: Gpt::new(shape, &of_reward, precision)?, head };
+    let frozen = |params: &Params| -> Result<Gpt> {
+        let model = Gpt::new(shape, params, precision)?;
+        model.keep_packed_only()?;
+        Ok(model)
+    };
+    let rewarder = RewardModel { gpt: frozen(&of_reward)?, head };
     let policy = Policy {
         language: LanguageModeling { model: Gpt::new(shape, &own, precision)? },
         temperature: 1.0,
@@ -104,7 +109,7 @@ fn iterations(
     let mut ppo = Ppo {
         config: Arc::new(config.clone()),
         policy: Trainer::new(policy, own, &config.train, 1)?,
-        reference: Some(Gpt::new(shape, &frozen, precision)?),
+        reference: Some(frozen(&params()?)?),
         values: Some(Trainer::new(values, of_values, &config.train, 1)?),
         rewarder: Box::new(rewarder),
         ema: None,

@@ -78,8 +78,8 @@ impl Plan {
         };
         let adapters = config.policy.lora.as_ref().map(|lora| lora.n_trained(&policy));
         let of_policy = Memory::of_step(&policy, train, &portion(config, &policy, longest, adapters));
-        let of_value = expecting
-            .map_or_else(Memory::default, |model| Memory::of_step(model, train, &episodes_alone(config, longest)));
+        let episodes = episodes_alone(config, longest);
+        let of_value = expecting.map_or_else(Memory::default, |model| Memory::of_step(model, train, &episodes));
         let of_reference = match adapters {
             Some(_) => Memory::default(),
             None => Memory::of_frozen(&policy, precision, true),
@@ -89,27 +89,45 @@ impl Plan {
         let average = config.policy.ema.map_or(0, |_| of_policy.optimizer / 2);
         let cache = cache(config, &policy, longest);
 
+        // Passes that score the first update's episodes keep what its backward passes read.
+        let keeps = if episodes.several { 0 } else { episodes.tokens };
+        let value_kept = expecting.map_or(0, |model| Memory::kept(model, train, keeps));
+        let policy_kept = sum([Memory::kept(&policy, train, keeps), scores_bytes(keeps, policy.vocab_size)]);
+
         let trained = [&of_policy, &of_value];
         let stays = |memory: &Memory| sum([memory.weights, memory.optimizer]);
         let frozen = [of_reference.total(), of_reward.total(), average];
         let standing = sum(trained.map(stays).into_iter().chain(frozen));
-        // Gradients stay until the next update of the same network begins.
-        let [policy_gradients, value_gradients] = trained.map(|memory| memory.optimizer / 2);
         let policy_packed = Memory::packed(&policy, precision, 1, 1);
         let value_packed = expecting.map_or(0, |model| Memory::packed(model, precision, 1, 0));
         let comes = |memory: &Memory| memory.total().saturating_sub(stays(memory));
-        let between = [policy_gradients, value_gradients, policy_packed];
-        let answers = [cache, answering(config, &policy)];
-        let scores = [value_packed, scoring(config, [&policy, &reward], longest)];
+        // The passes of the first update have freed the packed weights that they read, unless they are read again.
+        let passes_end = !episodes.several && train.recompute == Recompute::None;
+        let freed = |model: Option<&ModelConfig>| match model.filter(|_| passes_end) {
+            Some(model) => Memory::packed(model, precision, 1, 0),
+            None => 0,
+        };
+        let of_text = config.ptx.as_ref().is_some_and(|ptx| ptx.coef > 0.0);
+        let policy_freed = if of_text { 0 } else { freed(Some(&policy)) };
+        let value_freed = freed(expecting);
+        let beside_policy = sum([value_packed - value_freed, value_kept]);
+        // Later updates find nothing of the other network.
+        let several_updates = config.policy.epochs > 1 || config.policy.minibatches > 1;
+        let updates = |memory: &Memory, freed: u64, beside: u64| {
+            let first = comes(memory).saturating_sub(freed).saturating_add(beside);
+            if several_updates { first.max(comes(memory)) } else { first }
+        };
+        // Passes that keep nothing come first.
+        let scores = scoring(config, [&policy, &reward], longest).max(policy_kept.saturating_add(value_kept));
         let mut phases = vec![
-            (Phase::Answering, sum(between.into_iter().chain(answers))),
-            (Phase::Scoring, sum(between.into_iter().chain(scores))),
-            (Phase::Policy, sum([comes(&of_policy), value_gradients, value_packed])),
+            (Phase::Answering, sum([policy_packed, cache, answering(config, &policy)])),
+            (Phase::Scoring, sum([policy_packed, value_packed, scores])),
+            (Phase::Policy, updates(&of_policy, policy_freed, beside_policy)),
         ];
         if expecting.is_some() {
             // An update has changed all that the policy had packed, but for the table that adapters leave as it is.
             let table = adapters.map_or(0, |_| Memory::packed(&policy, precision, 0, 1));
-            phases.push((Phase::Value, sum([comes(&of_value), policy_gradients, table])));
+            phases.push((Phase::Value, sum([updates(&of_value, value_freed, 0), table])));
         }
         Self {
             policy: of_policy,
@@ -292,21 +310,22 @@ mod tests {
         let (policy, reward) = (model(4, 256, 512), model(6, 512, 256));
         let plan = plan(&config);
         let [small, large] = [&policy, &reward].map(ModelConfig::n_params);
-        let blocks = |model: &ModelConfig| (12 * model.n_layer * model.d_model * model.d_model) as u64;
         let table = (5000 * 256) as u64;
-        // Policy, its two moments, reference and average; value network and reward model.
-        assert_eq!(plan.standing, 4 * (5 * small + blocks(&policy) + table) + 4 * (4 * large + blocks(&reward)));
+        // Policy, its two moments, reference and average; value network and reward model. Frozen ones have packed blocks only.
+        assert_eq!(plan.standing, 4 * (5 * small + table) + 4 * (4 * large));
         assert_eq!(plan.longest, 256);
         let by_name = |phase| plan.phases.iter().find(|(name, _)| *name == phase).unwrap().1;
         let Memory { packed, gradients, activations, logits, .. } = plan.policy;
-        let of_value = 4 * (large + blocks(&reward));
-        assert_eq!(by_name(Phase::Policy), packed + gradients + activations + logits + of_value);
+        // What the value network's backward pass will read of 16 episodes. Text is read with the policy's packed weights.
+        let undropped = ModelConfig { residual_dropout: 0.0, ..reward.clone() };
+        let kept = Memory::kept(&undropped, &config.train, 16 * 256);
+        assert_eq!(by_name(Phase::Policy), packed + gradients + activations + logits + kept);
         let Memory { packed, gradients, activations, logits, .. } = plan.value;
         assert_eq!(logits, 0);
-        assert_eq!(by_name(Phase::Value), packed + gradients + activations + 4 * small);
+        assert_eq!(by_name(Phase::Value), packed + gradients + activations);
         // 64 answers of 256 tokens, and prompts of 512.
         assert_eq!(plan.cache, 2 * 4 * (64 * 256 + 512) * 4 * 256);
-        assert!(by_name(Phase::Answering) > plan.cache && by_name(Phase::Scoring) > 4 * (small + large));
+        assert!(by_name(Phase::Answering) > plan.cache && by_name(Phase::Scoring) > kept);
         let most = plan.phases.iter().map(|(_, bytes)| *bytes).max().unwrap();
         assert_eq!(plan.peak(), plan.standing + most + plan.overhead());
         assert_eq!(plan.length, Some(Length { episodes: 3200, iterations: 50, updates: 400 }));

@@ -1,8 +1,8 @@
 //! The policy, and what it learns from: episodes by the clipped loss, text by the language model's.
 
-use crate::answers::Choosing;
+use crate::answers::{Answer, Choosing};
 use crate::loss::{Loss, differentiable, policy_loss, value_loss};
-use crate::rollout::Episode;
+use crate::rollout::{Episode, split_among};
 use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
@@ -19,6 +19,37 @@ pub(crate) struct Minibatch {
     pub(crate) text: Option<Batch>,
     /// Whether values may move from the old ones as far as they like.
     pub(crate) unclipped_values: bool,
+    /// Forward passes over the episodes that scoring ran with the weights that are to be updated.
+    pub(crate) forward: ForwardPasses,
+}
+
+/// Forward passes over the episodes of a minibatch, with what their backward passes read. A pass that is missing is run
+/// when the loss is computed.
+#[derive(Debug, Default)]
+pub(crate) struct ForwardPasses {
+    pub(crate) policy: Option<PolicyOutput>,
+    /// The value network's values, `[N]`.
+    pub(crate) values: Option<Tensor>,
+}
+
+/// Output of the policy for the tokens of some answers, as part of a graph when the pass trains.
+#[derive(Debug, Clone)]
+pub(crate) struct PolicyOutput {
+    /// Log-probabilities in row 0, entropies in row 1, `[2, N]`, nats.
+    found: Tensor,
+    /// Values of its own, `[N]`, where it has a head for them.
+    values: Option<Tensor>,
+}
+
+impl PolicyOutput {
+    /// Sets log-probabilities and values of the `chosen` of `episodes`, whose answers were read in this order.
+    pub(crate) fn write_to(&self, episodes: &mut [Episode], chosen: &[usize]) -> Result<()> {
+        split_among(self.found.get(0)?.to_vec1()?, episodes, chosen, |episode| &mut episode.log_probs);
+        if let Some(values) = &self.values {
+            split_among(values.to_vec1()?, episodes, chosen, |episode| &mut episode.values);
+        }
+        Ok(())
+    }
 }
 
 impl Minibatch {
@@ -80,11 +111,23 @@ impl Policy {
         &self.language.model
     }
 
+    /// Reads `answers`, one after the other.
+    ///
+    /// # Errors
+    /// As [`Choosing::of`].
+    pub(crate) fn read<'a>(&self, answers: impl IntoIterator<Item = &'a Answer>, pass: Pass) -> Result<PolicyOutput> {
+        let choosing = Choosing::of(self.gpt(), answers, pass)?;
+        let values = self.values.as_ref().map(|(head, _)| head.values(&choosing, pass)).transpose()?;
+        Ok(PolicyOutput { found: choosing.log_probs(self.gpt(), self.temperature, pass)?, values })
+    }
+
     /// The contribution of `episodes`, which are part of `batch`, to its loss.
     fn ppo_loss(&self, episodes: &[Episode], batch: &Minibatch, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let n_tokens = batch.n_tokens();
-        let choosing = Choosing::of(self.gpt(), episodes.iter().map(|episode| &episode.answer), pass)?;
-        let found = choosing.log_probs(self.gpt(), self.temperature, pass)?; // [2, N]
+        let PolicyOutput { found, values } = match &batch.forward.policy {
+            Some(output) if episodes.len() == batch.episodes.len() => output.clone(),
+            _ => self.read(episodes.iter().map(|episode| &episode.answer), pass)?,
+        };
         let log_probs = found.get(0)?; // [N]
         let entropies: Vec<f32> = found.get(1)?.to_vec1()?;
         let new: Vec<f32> = log_probs.to_vec1()?;
@@ -103,8 +146,7 @@ impl Policy {
             metrics.approx_kl += d * d / 2.0;
         }
         let total = differentiable(&log_probs, &loss)?;
-        let Some((head, coef)) = &self.values else { return Ok((total, metrics)) };
-        let values = head.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?; // [N]
+        let Some(((head, coef), values)) = self.values.as_ref().zip(values) else { return Ok((total, metrics)) };
         let (loss, more) = head.loss(&values, episodes, batch)?;
         metrics.add(more);
         Ok(((total + (differentiable(&values, &loss)? * *coef)?)?, metrics))
@@ -154,6 +196,11 @@ pub(crate) struct ValueHead {
 }
 
 impl ValueHead {
+    /// Values before each token of the answers of `choosing`, `[N]`.
+    fn values(&self, choosing: &Choosing, pass: Pass) -> Result<Tensor> {
+        Ok(self.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?)
+    }
+
     /// Value loss over the tokens of `episodes`, which are part of `batch`; `values` has one value a token.
     fn loss(&self, values: &Tensor, episodes: &[Episode], batch: &Minibatch) -> Result<(Loss, PpoMetrics)> {
         let n_tokens = batch.n_tokens();
@@ -176,6 +223,16 @@ pub(crate) struct Values {
     pub(crate) head: ValueHead,
 }
 
+impl Values {
+    /// Values before each token of `answers`, one after the other, `[N]`.
+    ///
+    /// # Errors
+    /// As [`Choosing::of`].
+    pub(crate) fn read<'a>(&self, answers: impl IntoIterator<Item = &'a Answer>, pass: Pass) -> Result<Tensor> {
+        self.head.values(&Choosing::of(&self.gpt, answers, pass)?, pass)
+    }
+}
+
 impl Objective for Values {
     type Batch = Minibatch;
     type Metrics = PpoMetrics;
@@ -186,8 +243,10 @@ impl Objective for Values {
 
     fn loss(&self, batch: &Minibatch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let episodes = &batch.episodes[rows];
-        let choosing = Choosing::of(&self.gpt, episodes.iter().map(|episode| &episode.answer), pass)?;
-        let values = self.head.head.forward(&choosing.states, 1, 0.0, pass)?.squeeze(1)?; // [N]
+        let values = match &batch.forward.values {
+            Some(values) if episodes.len() == batch.episodes.len() => values.clone(),
+            _ => self.read(episodes.iter().map(|episode| &episode.answer), pass)?,
+        };
         let (loss, metrics) = self.head.loss(&values, episodes, batch)?;
         Ok((differentiable(&values, &loss)?, metrics))
     }

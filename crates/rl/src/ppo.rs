@@ -4,16 +4,18 @@ use crate::advantage::AdvantageConfig;
 use crate::answers::{Answer, log_probs};
 use crate::config::PpoConfig;
 use crate::doctor::{Doctor, HealthMetrics, explained_variance, score_length_correlation};
-use crate::policy::{Minibatch, Policy, PpoMetrics, Values};
+use crate::policy::{ForwardPasses, Minibatch, Policy, PpoMetrics, Values};
 use crate::prompts::Prompt;
-use crate::rollout::{Ends, Episode, Rewarder, Sampler, assign_rewards, scores, values};
+use crate::rollout::{Ends, Episode, Rewarder, Sampler, answers_of, assign_rewards, batches, scores, split_among};
 use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
 use gptkit_data::batch::{Batch, Windows};
 use gptkit_data::progress::ProgressTask;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::Gpt;
+use gptkit_model::{Gpt, Pass};
 use gptkit_rng::order::{Order, shuffled};
+use gptkit_train::config::Recompute;
 use gptkit_train::ema::Ema;
 use gptkit_train::guard::{Guard, spike_message};
 use gptkit_train::objective::{BatchSums, Update};
@@ -107,6 +109,12 @@ struct Updates {
     spikes: Vec<String>,
 }
 
+/// A minibatch: the numbers of its episodes among those of the iteration, and its first row among all rows of the run.
+struct MinibatchRows {
+    chosen: Vec<usize>,
+    first_row: u64,
+}
+
 /// Fixed prompts whose answers are kept.
 const SHOWN: usize = 8;
 
@@ -121,16 +129,17 @@ impl Ppo {
         let n_tokens: usize = episodes.iter().map(|episode| episode.answer.said().len()).sum();
         let sampled = Instant::now();
         task.show("scoring");
-        self.score(&mut episodes)?;
+        let first = self.first_update(episodes.len(), step);
+        let forward = self.score(&mut episodes, first.as_ref())?;
         assign_rewards(&mut episodes, &self.config.reward, &self.config.advantage, self.state.kl_coef);
         let scored = Instant::now();
         task.show("learning");
         let mut figures = figures(&episodes, &self.config.reward, self.state.kl_coef);
         let mut updates = Updates::default();
-        if step.number == 1 {
+        if self.warms_values_up(step) {
             self.warm_values_up(&mut episodes, &mut figures, &mut updates, task)?;
         }
-        self.learn(&episodes, step, &mut updates)?;
+        self.learn(&episodes, step, forward, &mut updates)?;
         let newest = updates.newest.context("an iteration without episodes")?;
         let update = Update { made: updates.made > 0, ..newest };
         let health = self.health(&episodes, &updates);
@@ -166,30 +175,47 @@ impl Ppo {
         })
     }
 
-    /// Adds what policy, reference, value network and reward model say of `episodes`.
-    fn score(&self, episodes: &mut [Episode]) -> Result<()> {
+    /// Adds what policy, reference, value network and reward model say of `episodes`. Each model reads each episode once:
+    /// the forward passes over those of the `first` update keep what its backward passes read, and are returned.
+    fn score(&self, episodes: &mut [Episode], first: Option<&MinibatchRows>) -> Result<ForwardPasses> {
         let answers: Vec<Answer> = episodes.iter().map(|episode| episode.answer.clone()).collect();
-        let policy = self.policy.objective();
-        // By the pass that learns, not the one that spoke: so that the first ratio is 1 to the last bits.
-        let own = log_probs(policy.gpt(), &answers, policy.temperature)?;
         let reference = self.reference_log_probs(&answers)?;
-        let values = self.values_of(&answers)?;
         let scores = scores(&*self.rewarder, &self.ends, episodes)?;
-        let rest = own.into_iter().zip(reference).zip(values).zip(scores);
-        for (episode, (((own, reference), values), score)) in episodes.iter_mut().zip(rest) {
-            (episode.log_probs, episode.reference, episode.values, episode.score) = (own, reference, values, score);
+        for (episode, (reference, score)) in episodes.iter_mut().zip(reference.into_iter().zip(scores)) {
+            (episode.reference, episode.score) = (reference, score);
         }
-        Ok(())
+        let policy = self.policy.objective();
+        let rest: Vec<usize> = match first {
+            Some(first) => (0..episodes.len()).filter(|i| !first.chosen.contains(i)).collect(),
+            None => (0..episodes.len()).collect(),
+        };
+        // By the pass that learns, not the one that spoke: so that the first ratio is 1 to the last bits.
+        for batch in batches(episodes, &rest) {
+            policy.read(answers_of(episodes, &batch), Pass::Eval)?.write_to(episodes, &batch)?;
+        }
+        self.estimate_values(episodes, &rest)?;
+        let Some(MinibatchRows { chosen, first_row }) = first else { return Ok(ForwardPasses::default()) };
+        let output = policy.read(answers_of(episodes, chosen), self.policy.pass(*first_row))?;
+        output.write_to(episodes, chosen)?;
+        let values = self.values.as_ref();
+        let values = values.map(|values| read_values(values, episodes, chosen, values.pass(0))).transpose()?;
+        // Backward passes that compute nothing again read transposed weights, and then the weights change.
+        if self.config.train.recompute == Recompute::None {
+            self.values.iter().for_each(|values| values.objective().gpt.free_packed());
+            if !self.learns_text() {
+                policy.gpt().free_packed();
+            }
+        }
+        Ok(ForwardPasses { policy: Some(output), values })
     }
 
-    /// What is expected before each token of each of `answers`.
-    fn values_of(&self, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
-        let policy = self.policy.objective();
-        match (&self.values, &policy.values) {
-            (Some(network), _) => values(&network.objective().gpt, &network.objective().head.head, answers),
-            (None, Some((head, _))) => values(policy.gpt(), &head.head, answers),
-            (None, None) => Ok(answers.iter().map(|answer| vec![0.0; answer.said().len()]).collect()),
+    /// Has the value network, if there is one, value the `chosen` of `episodes`.
+    fn estimate_values(&self, episodes: &mut [Episode], chosen: &[usize]) -> Result<()> {
+        let Some(values) = &self.values else { return Ok(()) };
+        for batch in batches(episodes, chosen) {
+            read_values(values, episodes, &batch, Pass::Eval)?;
         }
+        Ok(())
     }
 
     fn reference_log_probs(&self, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
@@ -201,6 +227,11 @@ impl Ppo {
                 self.policy.weights().unadapted(of_base).context("a policy without adapters needs a reference")?
             }
         }
+    }
+
+    /// Whether the value network learns alone before the updates of `step`.
+    fn warms_values_up(&self, step: &Step) -> bool {
+        step.number == 1 && self.values.is_some() && self.config.value.warmup_epochs() > 0
     }
 
     /// Has the value network learn alone from the episodes of the first iteration, then values them anew: a reward model's
@@ -216,9 +247,6 @@ impl Ppo {
         let config = Arc::clone(&self.config);
         let PpoConfig { value, advantage, policy, reward, train, seed, .. } = &*config;
         let epochs = value.warmup_epochs();
-        if self.values.is_none() || epochs == 0 {
-            return Ok(());
-        }
         let before = explained(episodes);
         let sums = AdvantageConfig { lambda: 1.0, ..advantage.clone() };
         for episode in &mut *episodes {
@@ -231,16 +259,13 @@ impl Ppo {
             (loss, tokens) = (0.0, 0.0);
             for chosen in order(episodes.len(), epoch as u64, Order::ValueWarmup.seed(*seed)).chunks(size) {
                 let chosen: Vec<Episode> = chosen.iter().map(|&i| episodes[i].clone()).collect();
-                let minibatch = Minibatch { episodes: chosen, text: None, unclipped_values: true };
+                let minibatch = Minibatch { episodes: chosen, unclipped_values: true, ..Minibatch::default() };
                 let found = self.update_values(&minibatch, lr, updates)?;
                 loss += found.value_loss;
                 tokens += minibatch.n_tokens() as f64;
             }
         }
-        let answers: Vec<Answer> = episodes.iter().map(|episode| episode.answer.clone()).collect();
-        for (episode, values) in episodes.iter_mut().zip(self.values_of(&answers)?) {
-            episode.values = values;
-        }
+        self.estimate_values(episodes, &(0..episodes.len()).collect::<Vec<_>>())?;
         assign_rewards(episodes, reward, advantage, self.state.kl_coef);
         figures.insert("value/warmup_loss".to_owned(), loss / f64::max(tokens, 1.0));
         figures.insert("value/explained_variance_before_warmup".to_owned(), before);
@@ -259,22 +284,48 @@ impl Ppo {
         Ok(made.metrics)
     }
 
-    /// All updates of an iteration.
-    fn learn(&mut self, episodes: &[Episode], step: &Step, updates: &mut Updates) -> Result<()> {
+    /// The minibatches of pass number `epoch` over the `n` episodes of `step`.
+    fn minibatches(&self, n: usize, step: &Step, epoch: u64) -> Vec<MinibatchRows> {
+        let PpoConfig { policy, seed, .. } = &*self.config;
+        let (epochs, size) = (policy.epochs as u64, minibatch_size(n, policy.minibatches));
+        // Rows of all passes so far: batches may grow.
+        let rows_before = step.first_row * epochs + epoch * n as u64;
+        order(n, (step.number - 1) * epochs + epoch, Order::PolicyMinibatches.seed(*seed))
+            .chunks(size)
+            .enumerate()
+            .map(|(number, chosen)| MinibatchRows {
+                chosen: chosen.to_vec(),
+                first_row: rows_before + (number * size) as u64,
+            })
+            .collect()
+    }
+
+    /// The first minibatch of `step`, of `n` episodes, if its forward passes can be those that score it: it is not cut into
+    /// micro-batches, and no network changes before its update.
+    fn first_update(&self, n: usize, step: &Step) -> Option<MinibatchRows> {
+        let first = self.minibatches(n, step, 0).into_iter().next()?;
+        let whole = first.chosen.len() <= self.config.train.micro_batch();
+        (whole && !self.warms_values_up(step)).then_some(first)
+    }
+
+    /// All updates of an iteration. `forward`: passes over the episodes of the first.
+    fn learn(
+        &mut self,
+        episodes: &[Episode],
+        step: &Step,
+        mut forward: ForwardPasses,
+        updates: &mut Updates,
+    ) -> Result<()> {
         let settings = Arc::clone(&self.config);
-        let PpoConfig { policy: config, value, train, seed, .. } = &*settings;
+        let PpoConfig { policy: config, value, train, .. } = &*settings;
         let value_lr = step.lr / train.lr * value.lr.unwrap_or(train.lr);
-        let (n, size) = (episodes.len(), minibatch_size(episodes.len(), config.minibatches));
         for epoch in 0..config.epochs as u64 {
-            let pass = (step.number - 1) * config.epochs as u64 + epoch;
-            // Rows of all passes so far: batches may grow.
-            let rows_before = step.first_row * config.epochs as u64 + epoch * n as u64;
-            for (number, chosen) in order(n, pass, Order::PolicyMinibatches.seed(*seed)).chunks(size).enumerate() {
-                let first_row = rows_before + (number * size) as u64;
+            for MinibatchRows { chosen, first_row } in self.minibatches(episodes.len(), step, epoch) {
                 let minibatch = Minibatch {
                     episodes: chosen.iter().map(|&i| episodes[i].clone()).collect(),
                     text: self.text_beside(first_row, chosen.len()),
                     unclipped_values: false,
+                    forward: std::mem::take(&mut forward),
                 };
                 let made = self.policy.step(&minibatch, first_row, step.lr)?;
                 let mut metrics = made.metrics;
@@ -397,7 +448,7 @@ impl Ppo {
         if !self.validation.is_empty() {
             // The same draws each time, and none that an iteration uses.
             let mut episodes = self.answer(&self.validation, (!self.config.seed, 0), false, task)?;
-            self.score(&mut episodes)?;
+            self.score(&mut episodes, None)?;
             let shaping = &self.config.reward;
             found = figures(&episodes, shaping, self.state.kl_coef);
             reward = Some(found["objective/reward"] + (self.state.kl_coef - shaping.kl_coef) * found["objective/kl"]);
@@ -427,6 +478,13 @@ impl Ppo {
     pub(crate) fn shown_prompts(&self) -> Result<Vec<String>> {
         self.validation.iter().take(SHOWN).map(|prompt| self.tokenizer.decode(&prompt.tokens)).collect()
     }
+}
+
+/// Sets the values of the `chosen` of `episodes` by a forward pass of the value network. Returns them, `[N]`.
+fn read_values(values: &Trainer<Values>, episodes: &mut [Episode], chosen: &[usize], pass: Pass) -> Result<Tensor> {
+    let read = values.objective().read(answers_of(episodes, chosen), pass)?;
+    split_among(read.to_vec1()?, episodes, chosen, |episode| &mut episode.values);
+    Ok(read)
 }
 
 /// Episodes of an update, of the `n` of an iteration.
@@ -475,10 +533,9 @@ mod tests {
     use super::*;
     use crate::policy::ValueHead;
     use crate::shaping::MissingEnd;
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
     use gptkit_data::progress::Silent;
-    use gptkit_model::{ClassHead, Kind, ModelConfig, Params, Pass};
-    use gptkit_ops::Precision;
+    use gptkit_model::{ClassHead, Kind, ModelConfig, Params};
     use gptkit_train::language_modeling::LanguageModeling;
     use gptkit_train::objective::Objective;
 
@@ -549,7 +606,7 @@ mod tests {
 
     fn ppo(config: &PpoConfig, kind: Kind, ends: &[u32]) -> Ppo {
         let seed = config.seed;
-        let model = |params: &Params| Gpt::new(&shape(kind), params, Precision::F32).unwrap();
+        let model = |params: &Params| Gpt::new(&shape(kind), params, config.train.dtype.precision()).unwrap();
         let (mut own, mut of_values) = (params(kind, seed), params(kind, seed));
         let clip_range = config.value.clip_range;
         let head = |params: &mut Params| ValueHead { head: ClassHead::init_value(params, 16).unwrap(), clip_range };
@@ -581,10 +638,14 @@ mod tests {
         }
     }
 
+    fn step(number: u64, config: &PpoConfig) -> Step {
+        let rows = config.train.batch_size;
+        Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr }
+    }
+
     /// Iteration `number`, from prompts in the order of `config.seed`.
     fn iterate(ppo: &mut Ppo, number: u64, config: &PpoConfig) -> Result<Iteration> {
-        let rows = config.train.batch_size;
-        let step = Step { number, first_row: (number - 1) * rows as u64, rows, lr: config.train.lr };
+        let (step, rows) = (step(number, config), config.train.batch_size);
         let all = prompts();
         let row = |row: u64| all[shuffled(row, all.len() as u64, config.seed) as usize].clone();
         let chosen: Vec<Prompt> = (step.first_row..step.first_row + rows as u64).map(row).collect();
@@ -637,7 +698,7 @@ mod tests {
             let config = config(serde_json::json!({}));
             let mut ppo = ppo(&config, kind, &[3, 8, 12]);
             let mut episodes = ppo.answer(&prompts(), (1, 0), false, &Silent).unwrap();
-            ppo.score(&mut episodes).unwrap();
+            ppo.score(&mut episodes, None).unwrap();
             assert!(episodes.iter().any(|e| e.ended) && episodes.iter().any(|e| !e.ended));
             for episode in &episodes {
                 let n = episode.answer.said().len();
@@ -658,10 +719,59 @@ mod tests {
         }
     }
 
+    /// Episodes, and the weights after two iterations, are the same to the last bit as with forward passes of the update's own.
+    #[test]
+    fn updates_from_the_passes_that_scored_change_no_bit() {
+        for (dtype, shared, minibatches) in [("f32", false, 1), ("bf16", false, 2), ("f32", true, 2), ("bf16", true, 1)]
+        {
+            let config = config(serde_json::json!({
+                "policy": { "epochs": 2, "minibatches": minibatches },
+                "value": { "shared": shared, "warmup_epochs": 0 },
+                "train": { "dtype": dtype },
+            }));
+            let two = |reuse: bool| {
+                let mut ppo = ppo(&config, Kind::Gpt2, &[3, 8]);
+                let mut all = Vec::new();
+                for number in 1..=2 {
+                    let step = step(number, &config);
+                    let mut episodes = ppo.answer(&prompts()[..32], (number, 0), false, &Silent).unwrap();
+                    let first = ppo.first_update(episodes.len(), &step).filter(|_| reuse);
+                    let forward = ppo.score(&mut episodes, first.as_ref()).unwrap();
+                    assert_eq!((forward.policy.is_some(), forward.values.is_some()), (reuse, reuse && !shared));
+                    assign_rewards(&mut episodes, &config.reward, &config.advantage, 0.1);
+                    ppo.learn(&episodes, &step, forward, &mut Updates::default()).unwrap();
+                    all.extend(episodes);
+                }
+                let values = ppo.values.iter().flat_map(|values| values.weights().params().iter());
+                let weights = ppo.policy.weights().params().iter().chain(values);
+                let numbers = |p: &gptkit_ops::Parameter| -> Vec<f32> {
+                    p.tensor(false).flatten_all().unwrap().to_vec1().unwrap()
+                };
+                (all, weights.map(|(_, parameter)| numbers(parameter)).collect::<Vec<_>>())
+            };
+            let (with, without) = (two(true), two(false));
+            assert!(with == without, "{dtype}, shared {shared}, {minibatches} minibatches");
+        }
+    }
+
+    #[test]
+    fn passes_are_reused_for_whole_minibatches_of_networks_that_nothing_changes_before() {
+        let mut config = config(serde_json::json!({}));
+        let first = |config: &PpoConfig, number: u64| {
+            let first = ppo(config, Kind::Gpt2, &[]).first_update(32, &step(number, config));
+            first.map(|first| (first.chosen.len(), first.first_row))
+        };
+        assert_eq!([1, 2].map(|number| first(&config, number)), [None, Some((16, 64))], "values warm up first");
+        config.value.warmup_epochs = Some(0);
+        assert_eq!(first(&config, 1), Some((16, 0)));
+        config.train.micro_batch = Some(8);
+        assert_eq!(first(&config, 1), None);
+    }
+
     /// An iteration's episodes, worth something each.
     fn minibatch(ppo: &Ppo) -> Minibatch {
         let mut episodes = ppo.answer(&prompts()[..6], (1, 0), false, &Silent).unwrap();
-        ppo.score(&mut episodes).unwrap();
+        ppo.score(&mut episodes, None).unwrap();
         assign_rewards(&mut episodes, &ppo.config.reward, &ppo.config.advantage, 0.1);
         // As after an update: some ratios are clipped.
         for (n, episode) in episodes.iter_mut().enumerate() {
@@ -670,7 +780,7 @@ mod tests {
         }
         let tokens: Vec<u32> = (0..48).map(|i| i * 7 % 16).collect();
         let targets = tokens[1..].iter().copied().chain([2]).collect();
-        Minibatch { episodes, text: Some(Batch::windows(24, tokens, targets)), unclipped_values: false }
+        Minibatch { episodes, text: Some(Batch::windows(24, tokens, targets)), ..Minibatch::default() }
     }
 
     const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };

@@ -2,16 +2,17 @@
 //! reference, what was expected, and at the end the score.
 
 use crate::advantage::AdvantageConfig;
-use crate::answers::{Answer, Choosing, in_batches};
+use crate::answers::{Answer, TOKENS_AT_A_TIME};
 use crate::config::RolloutConfig;
 use crate::prompts::Prompt;
 use crate::shaping::ShapingConfig;
 use anyhow::{Result, ensure};
+use gptkit_data::pack::like_lengths;
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::Gpt;
 use gptkit_model::generate::{Completion, Finish, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
-use gptkit_model::{ClassHead, Gpt, Pass};
 use gptkit_reward::model::RewardModel;
 use std::ops::ControlFlow;
 
@@ -48,6 +49,32 @@ impl Episode {
     /// Σ ln π − ln π_ref over the answer, nats.
     pub fn kl(&self) -> f64 {
         self.log_probs.iter().zip(&self.reference).map(|(a, b)| f64::from(*a) - f64::from(*b)).sum()
+    }
+}
+
+/// The `chosen` of `episodes` in batches of like lengths, which a model reads at a time.
+pub(crate) fn batches(episodes: &[Episode], chosen: &[usize]) -> Vec<Vec<usize>> {
+    let lengths: Vec<usize> = chosen.iter().map(|&i| episodes[i].answer.tokens.len()).collect();
+    let numbers = |batch: Vec<usize>| batch.into_iter().map(|i| chosen[i]).collect();
+    like_lengths(&lengths, TOKENS_AT_A_TIME).into_iter().map(numbers).collect()
+}
+
+/// The answers of the `chosen` of `episodes`.
+pub(crate) fn answers_of<'a>(episodes: &'a [Episode], chosen: &'a [usize]) -> impl Iterator<Item = &'a Answer> {
+    chosen.iter().map(|&i| &episodes[i].answer)
+}
+
+/// Splits `numbers`, one for each token of the answers of the `chosen` of `episodes`, among their lists `of`.
+pub(crate) fn split_among(
+    numbers: Vec<f32>,
+    episodes: &mut [Episode],
+    chosen: &[usize],
+    of: impl Fn(&mut Episode) -> &mut Vec<f32>,
+) {
+    let mut numbers = numbers.into_iter();
+    for &i in chosen {
+        let n = episodes[i].answer.said().len();
+        *of(&mut episodes[i]) = numbers.by_ref().take(n).collect();
     }
 }
 
@@ -170,17 +197,6 @@ pub(crate) fn scores(rewarder: &dyn Rewarder, ends: &Ends, episodes: &[Episode])
         "the reward model gives a score that is no number; its weights are damaged, or its training diverged"
     );
     Ok(scores)
-}
-
-/// What `head` on `gpt` expects before each token of each of `answers`.
-///
-/// # Errors
-/// As [`Choosing::of`].
-pub(crate) fn values(gpt: &Gpt, head: &ClassHead, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
-    in_batches(answers, |batch| {
-        let choosing = Choosing::of(gpt, batch.iter().copied(), Pass::Eval)?;
-        Ok(head.forward(&choosing.states, 1, 0.0, Pass::Eval)?.squeeze(1)?.to_vec1()?)
-    })
 }
 
 /// From log-probabilities, values and scores to rewards, advantages and returns of all `episodes` of an iteration.

@@ -192,6 +192,9 @@ impl Stage for PpoTraining {
             None => Some(Gpt::new(&shape, &load_model(&parts.init, context.device)?.1, precision)?),
         };
         let PpoParts { weights, init, scorer, reward, ends, text, checkpoint, .. } = parts;
+        for model in reference.iter().chain([&scorer.model.gpt]) {
+            model.keep_packed_only()?;
+        }
         let ValueParts { head, values, weights } =
             value_parts(config, weights, (&shape, &init), &reward, checkpoint.as_deref(), context)?;
         let policy = Policy {

@@ -103,11 +103,6 @@ impl Memory {
         let precision = train.dtype.precision();
         let n = |n: usize| n as f64;
         let (d, v, full) = (n(model.d_model), n(model.vocab_size), 4.0);
-        let PerToken { block, passing } = PerToken::of(model, precision);
-        let kept = match train.recompute {
-            Recompute::Blocks if model.kind != Kind::Lstm => n(model.n_layer) * full + block,
-            _ => n(model.n_layer) * block,
-        };
         let (params, table) = (model.n_params() as f64, or_none(portion.scores, v * d));
         let (weights, gradients, first_gradient, trained) = match portion.adapters {
             None => (params, params, table, params),
@@ -132,16 +127,16 @@ impl Memory {
         let scored = Self {
             packed: if portion.several { done.packed } else { Self::packed(model, precision, 1, tables) },
             gradients: if portion.several { done.gradients } else { (full * first_gradient) as u64 },
-            activations: (n(portion.tokens) * d * (kept + passing)) as u64,
+            activations: Self::kept(model, train, portion.tokens),
             ..done
         };
         if scored.total() > done.total() { scored } else { done }
     }
 
-    /// Of a model that is only read: what it holds at all times.
+    /// Of a model that is only read: what it holds at all times. It keeps the matrices of its layers packed alone.
     pub fn of_frozen(model: &ModelConfig, precision: Precision, scores: bool) -> Self {
         Self {
-            weights: model.n_params().saturating_mul(4),
+            weights: model.n_params().saturating_mul(4).saturating_sub((4.0 * matrices(model)) as u64),
             packed: Self::packed(model, precision, 1, u32::from(scores)),
             ..Self::default()
         }
@@ -151,6 +146,16 @@ impl Memory {
     pub fn packed(model: &ModelConfig, precision: Precision, directions: u32, tables: u32) -> u64 {
         let table = f64::from(tables) * model.vocab_size as f64 * model.d_model as f64;
         (precision.bytes() as f64 * (f64::from(directions) * matrices(model) + table)) as u64
+    }
+
+    /// What a pass over `tokens` keeps for its backward pass, and what it works in.
+    pub fn kept(model: &ModelConfig, train: &TrainConfig, tokens: usize) -> u64 {
+        let PerToken { block, passing } = PerToken::of(model, train.dtype.precision());
+        let kept = match train.recompute {
+            Recompute::Blocks if model.kind != Kind::Lstm => model.n_layer as f64 * 4.0 + block,
+            _ => model.n_layer as f64 * block,
+        };
+        (tokens as f64 * model.d_model as f64 * (kept + passing)) as u64
     }
 
     /// At most what a pass over `tokens` works in where each block forgets what the one before it kept.

@@ -21,12 +21,12 @@ struct Slot {
     parameter: Arc<Parameter>,
     /// Of the gradients.
     mean: Var,
-    rule: Rule,
+    rule: UpdateRule,
 }
 
 /// How a parameter is changed.
 #[derive(Debug)]
-enum Rule {
+enum UpdateRule {
     AdamW {
         /// Mean of the gradients' squares.
         square: Var,
@@ -46,14 +46,14 @@ impl Optimizer {
         let slot = |(name, parameter): (&str, &Arc<Parameter>)| {
             let zeros = || Var::from_tensor(&parameter.var().as_tensor().zeros_like()?.detach());
             let rule = match n_matrices(name) {
-                Some(n_matrices) if kind == OptimizerKind::Muon => Rule::Muon { n_matrices },
-                _ => Rule::AdamW { square: zeros()? },
+                Some(n_matrices) if kind == OptimizerKind::Muon => UpdateRule::Muon { n_matrices },
+                _ => UpdateRule::AdamW { square: zeros()? },
             };
             Ok(Slot { name: name.to_owned(), parameter: Arc::clone(parameter), mean: zeros()?, rule })
         };
         let trained = params.iter().filter(|(_, parameter)| !parameter.is_frozen());
         let slots = trained.map(slot).collect::<Result<Vec<_>>>()?;
-        if kind == OptimizerKind::Muon && !slots.iter().any(|slot| matches!(slot.rule, Rule::Muon { .. })) {
+        if kind == OptimizerKind::Muon && !slots.iter().any(|slot| matches!(slot.rule, UpdateRule::Muon { .. })) {
             bail!(
                 "train.optimizer = \"muon\" changes matrices of layers, and none of these is trained\n  hint: use \
                  train.optimizer = \"adamw\""
@@ -127,12 +127,12 @@ impl Optimizer {
         self.slots.par_iter().try_for_each(|slot| {
             let Slot { name, parameter, mean, rule } = slot;
             let updated = match rule {
-                Rule::AdamW { square } => {
+                UpdateRule::AdamW { square } => {
                     let weight_decay = if decays(parameter.var()) { config.weight_decay } else { 0.0 };
                     let adam = Adam { lr, beta1: config.beta1, beta2: config.beta2, eps, weight_decay, step };
                     adamw(parameter, mean, square, scale, &adam)
                 }
-                Rule::Muon { n_matrices } => muon(parameter, mean, *n_matrices, scale, precision, &of_matrices),
+                UpdateRule::Muon { n_matrices } => muon(parameter, mean, *n_matrices, scale, precision, &of_matrices),
             };
             updated.map_err(|e| e.context(format!("update of {name}")))
         })?;
@@ -144,8 +144,8 @@ impl Slot {
     /// Names and values.
     fn moments(&self) -> impl Iterator<Item = (String, &Var)> {
         let square = match &self.rule {
-            Rule::AdamW { square } => Some((format!("square.{}", self.name), square)),
-            Rule::Muon { .. } => None,
+            UpdateRule::AdamW { square } => Some((format!("square.{}", self.name), square)),
+            UpdateRule::Muon { .. } => None,
         };
         std::iter::once((format!("mean.{}", self.name), &self.mean)).chain(square)
     }

@@ -269,7 +269,7 @@ mod tests {
         }));
         assert!(Memory::of(&config.model, &config.train).total() > 7 << 30);
         assert_eq!(settings_that_fit(&config.model, &config.train, 6 << 30).unwrap(), ["train.micro_batch=6"]);
-        let tight = settings_that_fit(&config.model, &config.train, 3_300 << 20).unwrap();
+        let tight = settings_that_fit(&config.model, &config.train, 3_500 << 20).unwrap();
         assert_eq!(tight, ["train.micro_batch=1", "train.recompute=blocks"]);
         assert_eq!(settings_that_fit(&config.model, &config.train, 1 << 30), None);
         config.train.micro_batch = Some(1);

@@ -69,6 +69,11 @@ impl<O: Objective> Trainer<O> {
         checkpoint::restore_moments(path, &mut self.optimizer, n_updates)
     }
 
+    /// The forward pass of the micro-batch that begins with row number `first_row` of the run.
+    pub fn pass(&self, first_row: u64) -> Pass {
+        pass(&self.config, self.seed, first_row)
+    }
+
     /// One update from `batch`, whose first row is row number `first_row` of the run, with learning rate `lr`. The weights stay
     /// as they are when the loss or the gradient is not finite, or when the loss is a spike and `train.on_spike` is "skip".
     ///
@@ -79,8 +84,7 @@ impl<O: Objective> Trainer<O> {
         let (mut loss, mut metrics) = (0.0, O::Metrics::default());
         let mut update = self.weights.begin_update();
         for first in (0..n_rows).step_by(micro) {
-            let recompute = self.config.recompute == Recompute::Blocks;
-            let pass = Pass::Train { seed: self.seed, first_row: first_row + first as u64, recompute };
+            let pass = pass(&self.config, self.seed, first_row + first as u64);
             let micro_loss = update.backward(|| {
                 let (loss, of_rows) = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
                 metrics.add(of_rows);
@@ -110,4 +114,8 @@ impl<O: Objective> Trainer<O> {
     ) -> Result<()> {
         self.guard.check(update, step, &self.config, run, progress)
     }
+}
+
+fn pass(config: &TrainConfig, seed: u64, first_row: u64) -> Pass {
+    Pass::Train { seed, first_row, recompute: config.recompute == Recompute::Blocks }
 }

@@ -218,7 +218,7 @@ fn greedy_tokens_agree(cases: &[Case]) {
             let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &Device::Cpu).unwrap();
             let new = Input::windows(&ids).unwrap();
             let logits: Vec<Vec<f32>> = model.next_logits(&new, &mut cache).unwrap().to_vec2().unwrap();
-            let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default());
+            let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default()).token;
             tokens.push(next);
             fresh = vec![next];
         }
@@ -261,7 +261,8 @@ fn a_parameter_without_a_gradient_is_an_error() {
     let (_, params) = case.model();
     let (_, first) = params.iter().next().unwrap();
     Weights::from(params.clone()).begin_update().backward(|| first.tensor(true).sum_all()).unwrap();
-    let train = serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
+    let train: TrainConfig =
+        serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
     let error = Optimizer::new(&params, train.optimizer).unwrap().update(1.0, &train).unwrap_err();
     assert!(error.to_string().contains("gradient of"), "{error}");
 }

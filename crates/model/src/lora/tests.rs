@@ -65,10 +65,12 @@ fn adapters_have_the_gradient_of_finite_differences() {
         let gpt = Gpt::new(&config, weights.params(), Precision::F32).unwrap();
         let mut update = weights.begin_update();
         update.backward(|| gpt.loss(&Input::windows(&ids())?, &ids(), TRAIN, 1.0)).unwrap();
-        update.apply(|_| Ok(())).unwrap();
+        let gradient = |(_, parameter): (&str, &Arc<Parameter>)| parameter.gradient().unwrap();
+        let gradients: Vec<Tensor> = update.apply(|trained| Ok(trained.iter().map(gradient).collect())).unwrap();
         let trained = weights.trained().clone();
-        for (name, parameter) in trained.iter() {
-            let gradient: Vec<f32> = parameter.gradient().unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert!(trained.iter().all(|(_, parameter)| parameter.gradient().is_none()), "an update frees its gradients");
+        for ((name, parameter), gradient) in trained.iter().zip(gradients) {
+            let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
             let (at, largest) = gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
             let values: Vec<f32> = parameter.tensor(false).flatten_all().unwrap().to_vec1().unwrap();
             let mut moved = |by: f32| {
