@@ -14,7 +14,7 @@ use crate::past::Past;
 use crate::path::Precision;
 use crate::self_attention::{SelfAttention, self_attention, split_heads};
 use crate::sequences::Sequences;
-use crate::slices::add_to;
+use crate::slices::{add_to, zeros};
 use candle_core::{Result, Tensor};
 
 /// A block's weights and shape.
@@ -196,7 +196,11 @@ impl<E: Element> BlockWorkspace<E> {
 
 /// `vec` with room for `n` numbers, whose values are left over.
 fn sized<T: Element>(vec: &mut Vec<T>, n: usize) -> &mut [T] {
-    vec.resize(n, T::default());
+    if vec.capacity() < n {
+        *vec = zeros(n)
+    } else {
+        vec.resize(n, T::default())
+    }
     vec
 }
 

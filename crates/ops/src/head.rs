@@ -11,7 +11,7 @@ use crate::parameter::Parameter;
 use crate::path::Precision;
 use crate::product::{multiply, multiply_deep};
 use crate::scratch::ScratchBuffer;
-use crate::slices::{f32s, max, replace, sum, u32s, with_f32s};
+use crate::slices::{f32s, map_and_sum, max, replace, sum, u32s, with_f32s};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -206,8 +206,7 @@ vectorized! {
         }
         let (most, target) = (max(row), target as usize);
         let picked = row[target];
-        row.iter_mut().for_each(|x| *x = exp::<FUSED>(*x - most));
-        let total = sum(row, |x| x);
+        let total = map_and_sum(row, |x| exp::<FUSED>(x - most));
         let scale = share / total;
         let of_target = row[target] * scale - share;
         replace::<E>(row, |x| x * scale)[target] = E::of(of_target);

@@ -6,7 +6,7 @@ use crate::panels::{Panels, Quantized};
 use crate::path::Precision;
 use crate::product::accumulate;
 use crate::scratch::ScratchBuffer;
-use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut};
+use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
 use crate::thin::{add_scaled, multiply_thin, transposed};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
@@ -264,7 +264,7 @@ impl Parameter {
                 GradientSum::Numbers(sums)
             }
             GradientSum::None | GradientSum::Tensor(_) => {
-                let mut sums = vec![0.0; self.weights.elem_count()];
+                let mut sums = zeros(self.weights.elem_count());
                 f(&mut sums, false);
                 GradientSum::Numbers(sums)
             }

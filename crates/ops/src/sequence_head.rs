@@ -16,7 +16,7 @@ use crate::panels::{pack_left_all, pack_left_rows, pack_right_all};
 use crate::product::tile;
 use crate::scratch::ScratchBuffer;
 use crate::sequences::SequenceSegment;
-use crate::slices::{dot, max, sum};
+use crate::slices::{dot, map_and_sum, max};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -348,8 +348,8 @@ vectorized! {
         // A comparison, not `max`: NaN is passed on.
         let largest = if *most > largest { *most } else { largest };
         let shrink = exp::<FUSED>(*most - largest);
-        row.iter_mut().for_each(|w| *w = exp::<FUSED>(fused::<FUSED>(*w, scale, -largest)));
-        *total = *total * shrink + sum(row, |w| w);
+        let more = map_and_sum(row, |w| exp::<FUSED>(fused::<FUSED>(w, scale, -largest)));
+        *total = *total * shrink + more;
         *most = largest;
         shrink
     }

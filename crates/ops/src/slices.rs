@@ -3,6 +3,7 @@
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use candle_core::{CpuStorage, Error, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 
 /// The f32 elements of a contiguous tensor on the CPU.
@@ -81,6 +82,11 @@ pub(crate) fn with_f32s<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Resu
     }
 }
 
+/// Zeros, written by all cores.
+pub(crate) fn zeros<T: Element>(n: usize) -> Vec<T> {
+    rayon::iter::repeat_n(T::default(), n).with_min_len(64 * 1024).collect()
+}
+
 /// Rows a thread takes at a time, so that one takes about 16 Ki elements: less is not worth handing over.
 pub(crate) fn rows_at_a_time(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)
@@ -144,6 +150,21 @@ pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
         }
     }
     fold(lanes, |a, b| a + b) + rest.iter().map(|&v| f(v)).sum::<f32>()
+}
+
+/// Replaces each number by `f` of it. Returns their sum, the same that [`sum`] has of them.
+#[inline(always)]
+pub(crate) fn map_and_sum(values: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *v = f(*v);
+            *lane += *v;
+        }
+    }
+    rest.iter_mut().for_each(|v| *v = f(*v));
+    fold(lanes, |a, b| a + b) + rest.iter().sum::<f32>()
 }
 
 /// Σ of both numbers that `f` gives, in one pass.

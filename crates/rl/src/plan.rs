@@ -85,13 +85,12 @@ impl Plan {
             None => Memory::of_frozen(&policy, precision, true),
         };
         let of_reward = Memory::of_frozen(&reward, precision, false);
-        // As large as one of the two moments.
-        let average = config.policy.ema.map_or(0, |_| of_policy.optimizer / 2);
+        // As many numbers as there are gradients.
+        let average = config.policy.ema.map_or(0, |_| of_policy.gradients);
         let cache = cache(config, &policy, longest);
 
-        // Passes that score the first update's episodes keep what its backward passes read.
+        // The pass that scores the first update's episodes keeps what its backward pass reads.
         let keeps = if episodes.several { 0 } else { episodes.tokens };
-        let value_kept = expecting.map_or(0, |model| Memory::kept(model, train, keeps));
         let policy_kept = sum([Memory::kept(&policy, train, keeps), scores_bytes(keeps, policy.vocab_size)]);
 
         let trained = [&of_policy, &of_value];
@@ -101,33 +100,23 @@ impl Plan {
         let policy_packed = Memory::packed(&policy, precision, 1, 1);
         let value_packed = expecting.map_or(0, |model| Memory::packed(model, precision, 1, 0));
         let comes = |memory: &Memory| memory.total().saturating_sub(stays(memory));
-        // The passes of the first update have freed the packed weights that they read, unless they are read again.
-        let passes_end = !episodes.several && train.recompute == Recompute::None;
-        let freed = |model: Option<&ModelConfig>| match model.filter(|_| passes_end) {
-            Some(model) => Memory::packed(model, precision, 1, 0),
-            None => 0,
-        };
+        // That pass has freed the packed weights that it read, unless they are read again.
         let of_text = config.ptx.as_ref().is_some_and(|ptx| ptx.coef > 0.0);
-        let policy_freed = if of_text { 0 } else { freed(Some(&policy)) };
-        let value_freed = freed(expecting);
-        let beside_policy = sum([value_packed - value_freed, value_kept]);
-        // Later updates find nothing of the other network.
+        let freed = !episodes.several && train.recompute == Recompute::None && !of_text;
+        let policy_freed = if freed { Memory::packed(&policy, precision, 1, 0) } else { 0 };
         let several_updates = config.policy.epochs > 1 || config.policy.minibatches > 1;
-        let updates = |memory: &Memory, freed: u64, beside: u64| {
-            let first = comes(memory).saturating_sub(freed).saturating_add(beside);
-            if several_updates { first.max(comes(memory)) } else { first }
-        };
-        // Passes that keep nothing come first.
-        let scores = scoring(config, [&policy, &reward], longest).max(policy_kept.saturating_add(value_kept));
+        let of_update = comes(&of_policy).saturating_sub(if several_updates { 0 } else { policy_freed });
+        // Passes that keep nothing come first, those of the value network among them.
+        let scores = value_packed.saturating_add(scoring(config, [&policy, &reward], longest)).max(policy_kept);
         let mut phases = vec![
             (Phase::Answering, sum([policy_packed, cache, answering(config, &policy)])),
-            (Phase::Scoring, sum([policy_packed, value_packed, scores])),
-            (Phase::Policy, updates(&of_policy, policy_freed, beside_policy)),
+            (Phase::Scoring, sum([policy_packed, scores])),
+            (Phase::Policy, of_update),
         ];
         if expecting.is_some() {
             // An update has changed all that the policy had packed, but for the table that adapters leave as it is.
             let table = adapters.map_or(0, |_| Memory::packed(&policy, precision, 0, 1));
-            phases.push((Phase::Value, sum([updates(&of_value, value_freed, 0), table])));
+            phases.push((Phase::Value, sum([comes(&of_value), table])));
         }
         Self {
             policy: of_policy,
@@ -316,15 +305,16 @@ mod tests {
         assert_eq!(plan.longest, 256);
         let by_name = |phase| plan.phases.iter().find(|(name, _)| *name == phase).unwrap().1;
         let Memory { packed, gradients, activations, logits, .. } = plan.policy;
-        // What the value network's backward pass will read of 16 episodes. Text is read with the policy's packed weights.
-        let undropped = ModelConfig { residual_dropout: 0.0, ..reward.clone() };
-        let kept = Memory::kept(&undropped, &config.train, 16 * 256);
-        assert_eq!(by_name(Phase::Policy), packed + gradients + activations + logits + kept);
+        // Text is read with the policy's packed weights.
+        assert_eq!(by_name(Phase::Policy), packed + gradients + activations + logits);
         let Memory { packed, gradients, activations, logits, .. } = plan.value;
         assert_eq!(logits, 0);
         assert_eq!(by_name(Phase::Value), packed + gradients + activations);
         // 64 answers of 256 tokens, and prompts of 512.
         assert_eq!(plan.cache, 2 * 4 * (64 * 256 + 512) * 4 * 256);
+        // What the policy's backward pass will read of 16 episodes.
+        let undropped = ModelConfig { residual_dropout: 0.0, ..policy.clone() };
+        let kept = Memory::kept(&undropped, &config.train, 16 * 256);
         assert!(by_name(Phase::Answering) > plan.cache && by_name(Phase::Scoring) > kept);
         let most = plan.phases.iter().map(|(_, bytes)| *bytes).max().unwrap();
         assert_eq!(plan.peak(), plan.standing + most + plan.overhead());

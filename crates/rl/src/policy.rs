@@ -19,17 +19,9 @@ pub(crate) struct Minibatch {
     pub(crate) text: Option<Batch>,
     /// Whether values may move from the old ones as far as they like.
     pub(crate) unclipped_values: bool,
-    /// Forward passes over the episodes that scoring ran with the weights that are to be updated.
-    pub(crate) forward: ForwardPasses,
-}
-
-/// Forward passes over the episodes of a minibatch, with what their backward passes read. A pass that is missing is run
-/// when the loss is computed.
-#[derive(Debug, Default)]
-pub(crate) struct ForwardPasses {
-    pub(crate) policy: Option<PolicyOutput>,
-    /// The value network's values, `[N]`.
-    pub(crate) values: Option<Tensor>,
+    /// The policy's forward pass over the episodes, with what its backward pass reads, where scoring ran it with the weights
+    /// that are to be updated.
+    pub(crate) forward: Option<PolicyOutput>,
 }
 
 /// Output of the policy for the tokens of some answers, as part of a graph when the pass trains.
@@ -124,7 +116,7 @@ impl Policy {
     /// The contribution of `episodes`, which are part of `batch`, to its loss.
     fn ppo_loss(&self, episodes: &[Episode], batch: &Minibatch, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let n_tokens = batch.n_tokens();
-        let PolicyOutput { found, values } = match &batch.forward.policy {
+        let PolicyOutput { found, values } = match &batch.forward {
             Some(output) if episodes.len() == batch.episodes.len() => output.clone(),
             _ => self.read(episodes.iter().map(|episode| &episode.answer), pass)?,
         };
@@ -243,10 +235,7 @@ impl Objective for Values {
 
     fn loss(&self, batch: &Minibatch, rows: Range<usize>, pass: Pass) -> Result<(Tensor, PpoMetrics)> {
         let episodes = &batch.episodes[rows];
-        let values = match &batch.forward.values {
-            Some(values) if episodes.len() == batch.episodes.len() => values.clone(),
-            _ => self.read(episodes.iter().map(|episode| &episode.answer), pass)?,
-        };
+        let values = self.read(episodes.iter().map(|episode| &episode.answer), pass)?;
         let (loss, metrics) = self.head.loss(&values, episodes, batch)?;
         Ok((differentiable(&values, &loss)?, metrics))
     }

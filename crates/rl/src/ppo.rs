@@ -4,12 +4,11 @@ use crate::advantage::AdvantageConfig;
 use crate::answers::{Answer, log_probs};
 use crate::config::PpoConfig;
 use crate::doctor::{Doctor, HealthMetrics, explained_variance, score_length_correlation};
-use crate::policy::{ForwardPasses, Minibatch, Policy, PpoMetrics, Values};
+use crate::policy::{Minibatch, Policy, PolicyOutput, PpoMetrics, Values};
 use crate::prompts::Prompt;
 use crate::rollout::{Ends, Episode, Rewarder, Sampler, answers_of, assign_rewards, batches, scores, split_among};
 use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
-use candle_core::Tensor;
 use gptkit_data::batch::{Batch, Windows};
 use gptkit_data::progress::ProgressTask;
 use gptkit_data::tokenizer::Tokenizer;
@@ -175,15 +174,16 @@ impl Ppo {
         })
     }
 
-    /// Adds what policy, reference, value network and reward model say of `episodes`. Each model reads each episode once:
-    /// the forward passes over those of the `first` update keep what its backward passes read, and are returned.
-    fn score(&self, episodes: &mut [Episode], first: Option<&MinibatchRows>) -> Result<ForwardPasses> {
+    /// Adds what policy, reference, value network and reward model say of `episodes`. The policy's forward pass over those of
+    /// the `first` update keeps what its backward pass reads, and is returned.
+    fn score(&self, episodes: &mut [Episode], first: Option<&MinibatchRows>) -> Result<Option<PolicyOutput>> {
         let answers: Vec<Answer> = episodes.iter().map(|episode| episode.answer.clone()).collect();
         let reference = self.reference_log_probs(&answers)?;
         let scores = scores(&*self.rewarder, &self.ends, episodes)?;
         for (episode, (reference, score)) in episodes.iter_mut().zip(reference.into_iter().zip(scores)) {
             (episode.reference, episode.score) = (reference, score);
         }
+        self.estimate_values(episodes)?;
         let policy = self.policy.objective();
         let rest: Vec<usize> = match first {
             Some(first) => (0..episodes.len()).filter(|i| !first.chosen.contains(i)).collect(),
@@ -193,28 +193,25 @@ impl Ppo {
         for batch in batches(episodes, &rest) {
             policy.read(answers_of(episodes, &batch), Pass::Eval)?.write_to(episodes, &batch)?;
         }
-        self.estimate_values(episodes, &rest)?;
-        let Some(MinibatchRows { chosen, first_row }) = first else { return Ok(ForwardPasses::default()) };
+        let Some(MinibatchRows { chosen, first_row }) = first else { return Ok(None) };
         let output = policy.read(answers_of(episodes, chosen), self.policy.pass(*first_row))?;
         output.write_to(episodes, chosen)?;
-        let values = self.values.as_ref();
-        let values = values.map(|values| read_values(values, episodes, chosen, values.pass(0))).transpose()?;
-        // Backward passes that compute nothing again read transposed weights, and then the weights change.
-        if self.config.train.recompute == Recompute::None {
-            self.values.iter().for_each(|values| values.objective().gpt.free_packed());
-            if !self.learns_text() {
-                policy.gpt().free_packed();
-            }
+        // A backward pass that computes nothing again reads transposed weights, and then the weights change.
+        if self.config.train.recompute == Recompute::None && !self.learns_text() {
+            policy.gpt().free_packed();
         }
-        Ok(ForwardPasses { policy: Some(output), values })
+        Ok(Some(output))
     }
 
-    /// Has the value network, if there is one, value the `chosen` of `episodes`.
-    fn estimate_values(&self, episodes: &mut [Episode], chosen: &[usize]) -> Result<()> {
+    /// Has the value network, if there is one, value `episodes`. Frees its packed weights, for which the policy's update has
+    /// better use.
+    fn estimate_values(&self, episodes: &mut [Episode]) -> Result<()> {
         let Some(values) = &self.values else { return Ok(()) };
-        for batch in batches(episodes, chosen) {
-            read_values(values, episodes, &batch, Pass::Eval)?;
+        for batch in batches(episodes, &(0..episodes.len()).collect::<Vec<_>>()) {
+            let read = values.objective().read(answers_of(episodes, &batch), Pass::Eval)?.to_vec1()?;
+            split_among(read, episodes, &batch, |episode| &mut episode.values);
         }
+        values.objective().gpt.free_packed();
         Ok(())
     }
 
@@ -265,7 +262,7 @@ impl Ppo {
                 tokens += minibatch.n_tokens() as f64;
             }
         }
-        self.estimate_values(episodes, &(0..episodes.len()).collect::<Vec<_>>())?;
+        self.estimate_values(episodes)?;
         assign_rewards(episodes, reward, advantage, self.state.kl_coef);
         figures.insert("value/warmup_loss".to_owned(), loss / f64::max(tokens, 1.0));
         figures.insert("value/explained_variance_before_warmup".to_owned(), before);
@@ -300,20 +297,20 @@ impl Ppo {
             .collect()
     }
 
-    /// The first minibatch of `step`, of `n` episodes, if its forward passes can be those that score it: it is not cut into
-    /// micro-batches, and no network changes before its update.
+    /// The first minibatch of `step`, of `n` episodes, if the policy's forward pass over it can be the one that scores it: it is
+    /// not cut into micro-batches, and values do not learn in between, which would work beside what the pass keeps.
     fn first_update(&self, n: usize, step: &Step) -> Option<MinibatchRows> {
         let first = self.minibatches(n, step, 0).into_iter().next()?;
         let whole = first.chosen.len() <= self.config.train.micro_batch();
         (whole && !self.warms_values_up(step)).then_some(first)
     }
 
-    /// All updates of an iteration. `forward`: passes over the episodes of the first.
+    /// All updates of an iteration. `forward`: the policy's pass over the episodes of the first.
     fn learn(
         &mut self,
         episodes: &[Episode],
         step: &Step,
-        mut forward: ForwardPasses,
+        mut forward: Option<PolicyOutput>,
         updates: &mut Updates,
     ) -> Result<()> {
         let settings = Arc::clone(&self.config);
@@ -325,7 +322,7 @@ impl Ppo {
                     episodes: chosen.iter().map(|&i| episodes[i].clone()).collect(),
                     text: self.text_beside(first_row, chosen.len()),
                     unclipped_values: false,
-                    forward: std::mem::take(&mut forward),
+                    forward: forward.take(),
                 };
                 let made = self.policy.step(&minibatch, first_row, step.lr)?;
                 let mut metrics = made.metrics;
@@ -478,13 +475,6 @@ impl Ppo {
     pub(crate) fn shown_prompts(&self) -> Result<Vec<String>> {
         self.validation.iter().take(SHOWN).map(|prompt| self.tokenizer.decode(&prompt.tokens)).collect()
     }
-}
-
-/// Sets the values of the `chosen` of `episodes` by a forward pass of the value network. Returns them, `[N]`.
-fn read_values(values: &Trainer<Values>, episodes: &mut [Episode], chosen: &[usize], pass: Pass) -> Result<Tensor> {
-    let read = values.objective().read(answers_of(episodes, chosen), pass)?;
-    split_among(read.to_vec1()?, episodes, chosen, |episode| &mut episode.values);
-    Ok(read)
 }
 
 /// Episodes of an update, of the `n` of an iteration.
@@ -719,9 +709,9 @@ mod tests {
         }
     }
 
-    /// Episodes, and the weights after two iterations, are the same to the last bit as with forward passes of the update's own.
+    /// Episodes, and the weights after two iterations, are the same to the last bit as with a forward pass of the update's own.
     #[test]
-    fn updates_from_the_passes_that_scored_change_no_bit() {
+    fn an_update_from_the_pass_that_scored_changes_no_bit() {
         for (dtype, shared, minibatches) in [("f32", false, 1), ("bf16", false, 2), ("f32", true, 2), ("bf16", true, 1)]
         {
             let config = config(serde_json::json!({
@@ -737,7 +727,7 @@ mod tests {
                     let mut episodes = ppo.answer(&prompts()[..32], (number, 0), false, &Silent).unwrap();
                     let first = ppo.first_update(episodes.len(), &step).filter(|_| reuse);
                     let forward = ppo.score(&mut episodes, first.as_ref()).unwrap();
-                    assert_eq!((forward.policy.is_some(), forward.values.is_some()), (reuse, reuse && !shared));
+                    assert_eq!(forward.is_some(), reuse);
                     assign_rewards(&mut episodes, &config.reward, &config.advantage, 0.1);
                     ppo.learn(&episodes, &step, forward, &mut Updates::default()).unwrap();
                     all.extend(episodes);
@@ -755,7 +745,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_are_reused_for_whole_minibatches_of_networks_that_nothing_changes_before() {
+    fn the_pass_is_reused_for_a_whole_minibatch() {
         let mut config = config(serde_json::json!({}));
         let first = |config: &PpoConfig, number: u64| {
             let first = ppo(config, Kind::Gpt2, &[]).first_update(32, &step(number, config));
