@@ -523,7 +523,7 @@ mod tests {
     use super::*;
     use crate::policy::ValueHead;
     use crate::shaping::MissingEnd;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
     use gptkit_data::progress::Silent;
     use gptkit_model::{ClassHead, Kind, ModelConfig, Params};
     use gptkit_train::language_modeling::LanguageModeling;
