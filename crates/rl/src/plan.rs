@@ -85,8 +85,7 @@ impl Plan {
             None => Memory::of_frozen(&policy, precision, true),
         };
         let of_reward = Memory::of_frozen(&reward, precision, false);
-        // As many numbers as there are gradients.
-        let average = config.policy.ema.map_or(0, |_| of_policy.gradients);
+        let average = config.policy.ema.map_or(0, |_| 4 * adapters.unwrap_or(policy.n_params()));
         let cache = cache(config, &policy, longest);
 
         // The pass that scores the first update's episodes keeps what its backward pass reads.
