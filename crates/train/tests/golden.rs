@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use gptkit_data::batch::{Batch, IGNORE};
 use gptkit_model::load::load_model;
 use gptkit_model::sampler::{Sampling, TokenPosition, choose};
-use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights};
+use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights, n_matrices};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
 use gptkit_testing::{golden_path, published};
-use gptkit_train::config::TrainConfig;
+use gptkit_train::config::{OptimizerKind, TrainConfig};
 use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
 use gptkit_train::trainer::Trainer;
@@ -265,4 +265,15 @@ fn a_parameter_without_a_gradient_is_an_error() {
         serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
     let error = Optimizer::new(&params, train.optimizer).unwrap().update(1.0, &train).unwrap_err();
     assert!(error.to_string().contains("gradient of"), "{error}");
+}
+
+/// Embeddings, gains and biases alone are not what Muon is for: it would silently be AdamW.
+#[test]
+fn muon_without_a_matrix_to_change_is_refused() {
+    let (_, params) = golden()[0].model();
+    assert!(Optimizer::new(&params, OptimizerKind::Muon).is_ok());
+    let matrices = params.iter().filter(|(name, _)| n_matrices(name).is_some());
+    assert!(matrices.map(|(_, matrix)| matrix.freeze()).count() > 0);
+    let error = Optimizer::new(&params, OptimizerKind::Muon).unwrap_err().to_string();
+    assert!(error.contains("train.optimizer") && error.contains("adamw"), "{error}");
 }
