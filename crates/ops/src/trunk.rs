@@ -46,7 +46,7 @@ impl TrunkMemory {
     }
 }
 
-/// What a pass works in.
+/// Buffers of one forward or backward pass.
 #[derive(Debug, Default)]
 struct PassMemory<E> {
     workspace: BlockWorkspace<E>,

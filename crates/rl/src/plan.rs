@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(by_name(Phase::Value), packed + gradients + activations);
         // 64 answers of 256 tokens, and prompts of 512.
         assert_eq!(plan.cache, 2 * 4 * (64 * 256 + 512) * 4 * 256);
-        // What the policy's backward pass will read of 16 episodes.
+        // Activations of 16 episodes that the policy's backward pass needs.
         let undropped = ModelConfig { residual_dropout: 0.0, ..policy.clone() };
         let kept = Memory::kept(&undropped, &config.train, 16 * 256);
         assert!(by_name(Phase::Answering) > plan.cache && by_name(Phase::Scoring) > kept);

@@ -133,7 +133,7 @@ impl Memory {
         if scored.total() > done.total() { scored } else { done }
     }
 
-    /// Of a model that is only read: what it holds at all times. It keeps the matrices of its layers packed alone.
+    /// Memory of a frozen model. The matrices of its layers exist in packed form only.
     pub fn of_frozen(model: &ModelConfig, precision: Precision, scores: bool) -> Self {
         Self {
             weights: model.n_params().saturating_mul(4).saturating_sub((4.0 * matrices(model)) as u64),
@@ -148,7 +148,7 @@ impl Memory {
         (precision.bytes() as f64 * (f64::from(directions) * matrices(model) + table)) as u64
     }
 
-    /// What a pass over `tokens` keeps for its backward pass, and what it works in.
+    /// Activations that a forward pass over `tokens` saves for its backward pass, and the buffers of both.
     pub fn kept(model: &ModelConfig, train: &TrainConfig, tokens: usize) -> u64 {
         let PerToken { block, passing } = PerToken::of(model, train.dtype.precision());
         let kept = match train.recompute {

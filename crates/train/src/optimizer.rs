@@ -19,7 +19,7 @@ pub struct Optimizer {
 struct Slot {
     name: String,
     parameter: Arc<Parameter>,
-    /// Of the gradients.
+    /// Running mean of the gradients.
     mean: Var,
     rule: UpdateRule,
 }
