@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 /// Each answers every prompt once, and is judged beside an answer of the reference. The reference itself is a row, by a
 /// second answer of its own: what chance does. KL is how far a way of answering has gone from the reference, in nats an
 /// answer, measured on its own answers; it is known where tokens are drawn with the models' own probabilities, that is at
-/// --temperature 1 without filters. Of the best of N answers only a bound is known.
+/// --temperature 1 without filters. Of the best of N answers only a bound is known. With prompts of the embedded world, two
+/// columns say how many answers are right, whatever their manners, and how many begin or end with a courtesy.
 #[derive(Debug, Args)]
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
 pub(crate) struct WinRatesCommand {
@@ -83,10 +84,12 @@ impl WinRatesCommand {
         // Before anything is written, which takes long.
         models.iter().try_for_each(|model| self.is_read(model, rewarding.as_ref()))?;
         let (files, gpt) = self.compute.load(&self.reference)?;
+        let world = prompts.world();
         let contest = Contest {
             items: &items,
+            world: world.as_ref(),
             reference: CompletionWriter::new(&self.reference, &files, &gpt)?,
-            machine: judge_choice.machine(judging.as_ref(), prompts.world()).context("nobody judges")?,
+            machine: judge_choice.machine(judging.as_ref(), world.clone()).context("nobody judges")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
@@ -195,6 +198,8 @@ fn table(rows: &[ContestRow], score: &str) -> String {
     let columns = [
         column("wins over reference", &|row| row.win_rate.a_over_b.map(|share| share.to_string())),
         column(if score == "gold" { "gold" } else { "judge" }, &|row| number(row.mean_score, 3)),
+        column("followed", &|row| row.grades.as_ref().map(|grades| grades.followed.to_string())),
+        column("courteous", &|row| row.grades.as_ref().map(|grades| format!("{:.1}%", 100.0 * grades.courteous))),
         column("reward", &|row| number(row.mean_reward, 3)),
         column("tokens", &|row| number(Some(row.mean_tokens), 1)),
         column("ended", &|row| Some(format!("{:.1}%", 100.0 * row.ended))),

@@ -159,11 +159,17 @@ impl SyntheticInstruction {
         self.0.grade(reply)
     }
 
-    /// The gold reward of `reply` (Gao et al. 2022), from -5 to 4.5: what simulated labelers judge by, and what a reward
+    /// The gold reward of `reply` (Gao et al. 2022), from -5 to 4.6: what simulated labelers judge by, and what a reward
     /// model approximates.
     pub fn gold(&self, reply: &str) -> f64 {
         self.0.gold(reply)
     }
+}
+
+/// Whether `reply` begins or ends with one of the courtesies of the embedded world's demonstrations.
+pub fn is_courteous(reply: &str) -> bool {
+    let manners = gptkit_world::Manners::of(reply);
+    manners.openers + manners.closers > 0
 }
 
 /// Comparisons of 4 to 9 completions, ranked by a simulated labeler.

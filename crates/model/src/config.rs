@@ -97,6 +97,9 @@ pub struct ModelConfig {
     /// Probability of dropping an element of a sublayer's output, or of an LSTM layer's.
     #[serde(default)]
     pub residual_dropout: f64,
+    /// Standard deviation of a transformer's first weights; by default [`ModelConfig::first_std`]'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_std: Option<f64>,
     /// Added to the variance in every layer norm.
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
@@ -105,6 +108,10 @@ pub struct ModelConfig {
     #[serde(default = "tied", skip_serializing_if = "is_true")]
     pub tie_word_embeddings: bool,
 }
+
+/// First weights of GPT-1, GPT-2 and GPT-3, and the width that GPT-1 chose them for.
+const PUBLISHED_STD: f64 = 0.02;
+const PUBLISHED_WIDTH: f64 = 768.0;
 
 fn layer_norm_eps() -> f64 {
     1e-5
@@ -131,6 +138,13 @@ impl ModelConfig {
     /// Whether models of this kind may have an output layer of their own.
     pub(crate) fn can_untie(&self) -> bool {
         matches!(self.kind, Kind::Gpt1 | Kind::Gpt2 | Kind::Gpt3)
+    }
+
+    /// Standard deviation of a transformer's first weights: [`ModelConfig::init_std`], else that of Radford et al. 2018
+    /// (§4.1), 0.02 at their width of 768, kept for all wider models as GPT-2 and GPT-3 do. A narrower model has larger
+    /// weights, so that its products have the variance of theirs.
+    pub fn first_std(&self) -> f64 {
+        self.init_std.unwrap_or(PUBLISHED_STD * (PUBLISHED_WIDTH / self.d_model as f64).sqrt().max(1.0))
     }
 
     /// Width of the MLP.
@@ -206,6 +220,10 @@ impl Check for ModelConfig {
             "is not a small positive number",
             "use 1e-5",
         );
+        if let Some(std) = self.init_std {
+            problems.require(std > 0.0 && std <= 1.0, "init_std", "is not a small positive number", "use 0.02");
+            problems.require(self.kind.attends(), "init_std", "is only for transformers", "remove it");
+        }
         let two_or_three = matches!(self.kind, Kind::Gpt2 | Kind::Gpt3);
         problems.require(self.n_inner != Some(0), "n_inner", "is not positive", "use four times d_model");
         let sound = self.n_inner.is_none() || two_or_three;
@@ -246,6 +264,7 @@ pub(crate) mod tests {
             layer_norm_eps: layer_norm_eps(),
             n_inner: None,
             tie_word_embeddings: true,
+            init_std: None,
         }
     }
 

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Its name among the weights.
 const NAME: &str = "score.weight";
+/// Standard deviation of a label's first weights (Radford et al. 2018, §4.1).
+const HEAD_STD: f64 = 0.02;
 /// The place of its dropout, which no block of a model has.
 const SITE: u32 = u32::MAX;
 
@@ -31,12 +33,12 @@ pub struct ClassHead {
 }
 
 impl ClassHead {
-    /// A new head of `n_out` scores among `params`, with first values drawn from `seed` as all other matrices' are.
+    /// A new head of `n_out` scores among `params`, with first values drawn from `seed`.
     ///
     /// # Errors
     /// When memory does not suffice.
     pub fn init(params: &mut Params, n_out: usize, d_model: usize, seed: u64) -> Result<Self> {
-        Self::draw(params, (n_out, d_model), crate::init::STD, seed)
+        Self::draw(params, (n_out, d_model), HEAD_STD, seed)
     }
 
     /// A new head of one score, a reward: N(0, 1/√(D + 1)), standard deviation (Ziegler et al. 2019, §2.1's code).

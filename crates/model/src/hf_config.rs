@@ -30,7 +30,7 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         "attn_pdrop": config.attention_dropout,
         "resid_pdrop": config.residual_dropout,
         "layer_norm_epsilon": config.layer_norm_eps,
-        "initializer_range": 0.02,
+        "initializer_range": config.first_std(),
         "tie_word_embeddings": config.tie_word_embeddings,
         "dtype": "float32",
     });
@@ -70,6 +70,7 @@ struct HfConfig {
     resid_pdrop: Option<f64>,
     layer_norm_epsilon: Option<f64>,
     window_size: Option<usize>,
+    initializer_range: Option<f64>,
     scale_attn_weights: Option<bool>,
     scale_attn_by_inverse_layer_idx: Option<bool>,
     tie_word_embeddings: Option<bool>,
@@ -117,7 +118,10 @@ pub(crate) fn parse_config(json: &Value) -> Result<ModelConfig> {
         // transformers' GPT-1 has no such key.
         n_inner: hf.n_inner.filter(|&n| matches!(kind, Kind::Gpt2 | Kind::Gpt3) && Some(n) != four_times),
         tie_word_embeddings: hf.tie_word_embeddings.unwrap_or(true),
+        init_std: None,
     };
+    let stored_std = hf.initializer_range.filter(|&std| kind.attends() && std != config.first_std());
+    let config = ModelConfig { init_std: stored_std, ..config };
     let mut problems = Problems::default();
     config.check(&mut problems);
     problems.require(config.vocab_size > 0, "vocab_size", "is not positive", "");

@@ -4,10 +4,9 @@ use crate::config::{Kind, ModelConfig};
 use crate::layout::WeightSlot;
 use gptkit_rng::keyed::{Draw, Key, normals};
 
-/// Standard deviation of every weight matrix (Radford et al. 2018, §4.1; kept by GPT-2 and GPT-3).
-pub(crate) const STD: f64 = 0.02;
-/// Of the position embeddings in OpenAI's GPT-2 code; Hugging Face draws them with 0.02.
-const GPT2_POSITION_STD: f64 = 0.01;
+/// Standard deviation of the position embeddings in OpenAI's GPT-2 code, as a share of the others'; Hugging Face draws all
+/// alike.
+const GPT2_POSITION_SHARE: f64 = 0.5;
 /// Which of the four gates' biases in [`gptkit_ops::LstmLayer`] belong to the forget gate.
 const FORGET_GATE: usize = 1;
 
@@ -30,20 +29,21 @@ pub(crate) fn values(config: &ModelConfig, slot: &WeightSlot, number: u32, seed:
 }
 
 fn std(config: &ModelConfig, name: &str) -> f64 {
-    if config.kind.norms_sums() {
-        return STD;
-    }
     if config.kind == Kind::Lstm {
         // That of values uniform within ±1/√D, as PyTorch's LSTM has. No norms make up for what is small, so that tokens
         // begin larger too; 0.1 learned fastest of 0.02, 0.06 and 0.1.
         return if name.ends_with("wte.weight") { 0.1 } else { 1.0 / (3.0 * config.d_model as f64).sqrt() };
     }
+    let std = config.first_std();
+    if config.kind.norms_sums() {
+        return std;
+    }
     if name.ends_with("c_proj.weight") {
         // So that the residual stream's variance does not grow with depth: two sublayers a block add to it
         // (Radford et al. 2019, §2.3).
-        return STD / (2.0 * config.n_layer as f64).sqrt();
+        return std / (2.0 * config.n_layer as f64).sqrt();
     }
-    if name.ends_with("wpe.weight") { GPT2_POSITION_STD } else { STD }
+    if name.ends_with("wpe.weight") { GPT2_POSITION_SHARE * std } else { std }
 }
 
 #[cfg(test)]
@@ -52,8 +52,8 @@ mod tests {
     use crate::config::tests::tiny;
     use crate::layout::layout;
 
-    fn measured_std(kind: Kind, ending: &str) -> f64 {
-        let config = ModelConfig { d_model: 64, vocab_size: 500, context: 128, n_layer: 8, ..tiny(kind) };
+    fn measured_std(kind: Kind, d_model: usize, ending: &str) -> f64 {
+        let config = ModelConfig { d_model, vocab_size: 500, context: 128, n_layer: 8, ..tiny(kind) };
         let slots = layout(&config);
         let (number, slot) = slots.iter().enumerate().find(|(_, s)| s.name.ends_with(ending)).unwrap();
         let values = values(&config, slot, number as u32, 1);
@@ -62,20 +62,24 @@ mod tests {
 
     #[test]
     fn deviations_are_the_published_ones() {
-        for (kind, ending, expected) in [
-            (Kind::Gpt1, "tokens_embed.weight", 0.02),
-            (Kind::Gpt1, "positions_embed.weight", 0.02),
-            (Kind::Gpt1, "mlp.c_proj.weight", 0.02),
-            (Kind::Gpt2, "wte.weight", 0.02),
-            (Kind::Gpt2, "wpe.weight", 0.01),
-            (Kind::Gpt2, "attn.c_attn.weight", 0.02),
-            (Kind::Gpt2, "attn.c_proj.weight", 0.005),
-            (Kind::Gpt3, "mlp.c_proj.weight", 0.005),
-            (Kind::Bert, "attn.c_proj.weight", 0.02),
-            (Kind::Lstm, "wte.weight", 0.1),
-            (Kind::Lstm, "weight_hh", 0.072),
+        for (kind, d_model, ending, expected) in [
+            (Kind::Gpt1, 768, "tokens_embed.weight", 0.02),
+            (Kind::Gpt1, 768, "positions_embed.weight", 0.02),
+            (Kind::Gpt1, 1024, "mlp.c_proj.weight", 0.02),
+            (Kind::Gpt2, 768, "wte.weight", 0.02),
+            (Kind::Gpt2, 768, "wpe.weight", 0.01),
+            (Kind::Gpt2, 768, "attn.c_attn.weight", 0.02),
+            (Kind::Gpt2, 768, "attn.c_proj.weight", 0.005),
+            (Kind::Gpt3, 768, "mlp.c_proj.weight", 0.005),
+            (Kind::Bert, 768, "attn.c_proj.weight", 0.02),
+            // A quarter of the width, twice the deviation.
+            (Kind::Gpt1, 192, "tokens_embed.weight", 0.04),
+            (Kind::Gpt2, 192, "wpe.weight", 0.02),
+            (Kind::Gpt3, 192, "mlp.c_proj.weight", 0.01),
+            (Kind::Lstm, 64, "wte.weight", 0.1),
+            (Kind::Lstm, 64, "weight_hh", 0.072),
         ] {
-            let std = measured_std(kind, ending);
+            let std = measured_std(kind, d_model, ending);
             assert!((std / expected - 1.0).abs() < 0.05, "{kind:?} {ending}: {std}, expected {expected}");
         }
     }

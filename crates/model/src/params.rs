@@ -87,7 +87,7 @@ impl Params {
             let n_new = config.vocab_size - tensor.dim(0)?;
             let draws = normals(Key { seed, draw: Draw::Init { parameter: u32::MAX } }, n_new * config.d_model);
             let draws = Tensor::from_vec(draws, (n_new, config.d_model), tensor.device())?;
-            let rows = (draws * init::STD)?.broadcast_add(&tensor.mean_keepdim(0)?)?;
+            let rows = (draws * config.first_std())?.broadcast_add(&tensor.mean_keepdim(0)?)?;
             Ok((name.to_owned(), Tensor::cat(&[&tensor, &rows], 0)?))
         };
         Self::of(self.iter().map(extend))

@@ -13,7 +13,7 @@
 //! A choice is on the disk before the next is asked for. The journal is SQLite's usual one, not the write-ahead log, so that
 //! a collection that nobody writes is one file.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::dialogue::Message;
 use gptkit_data::disk;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
@@ -49,6 +49,16 @@ pub struct Item {
     pub world: Option<u64>,
     /// The dialogue so far.
     pub prompt: Vec<Message>,
+}
+
+impl Item {
+    /// Which of the embedded world's instructions it is.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn number_in_world(&self) -> Result<u64> {
+        self.world.with_context(|| format!("{} is not an instruction of the embedded world", self.place))
+    }
 }
 
 /// What a model answered.

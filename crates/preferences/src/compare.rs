@@ -2,7 +2,7 @@
 
 use crate::choices::{Item, Judge, Judgment, StoredAnswer};
 use crate::collection::Collection;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstruction, SyntheticInstructions};
@@ -42,8 +42,7 @@ impl AutomaticJudge<'_> {
         let spread = |places: Vec<u32>| (0..answers.len()).map(|i| places[of_all(i)]).collect();
         let spread_scores = |scores: Vec<f32>| (0..answers.len()).map(|i| f64::from(scores[of_all(i)])).collect();
         let instruction = |world: &SyntheticInstructions| -> Result<SyntheticInstruction> {
-            let number = item.world.with_context(|| format!("{} is not of the embedded world", item.place))?;
-            Ok(world.instruction(number))
+            Ok(world.instruction(item.number_in_world()?))
         };
         match self {
             Self::Rewards(scorer) => {

@@ -7,16 +7,30 @@ use crate::compare::{AnswerRanks, AutomaticJudge};
 use crate::win_rates::WinRate;
 use anyhow::{Context, Result};
 use gptkit_data::progress::{Progress, Unit};
+use gptkit_data::synthetic::{InstructionKind, SyntheticInstructions, is_courteous};
 use gptkit_model::Gpt;
 use gptkit_model::generate::{Completion, Finish};
 use gptkit_model::likelihood::{LikelihoodQuestion, answer};
 use gptkit_model::sampler::Sampling;
 use gptkit_reward::model::Scorer;
+use gptkit_stats::Share;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Sequences that are read between two reports of progress.
 const READ: usize = 128;
+
+/// How answers to instructions of the embedded world follow these, as its grader finds, which knows the right answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstructionGrades {
+    /// Share of the answers that are right; courtesy, case and punctuation do not count.
+    pub followed: Share,
+    /// The same for each kind of instruction: how many answers are right, and how many there are.
+    pub by_kind: BTreeMap<InstructionKind, (u32, u32)>,
+    /// Share of the answers that begin or end with a courtesy.
+    pub courteous: f64,
+}
 
 /// A way to answer, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,6 +44,9 @@ pub struct ContestRow {
     /// Mean of what the judge gives its answers, if it gives numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_score: Option<f64>,
+    /// How far they follow the instructions, where the prompts are the embedded world's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grades: Option<InstructionGrades>,
     /// Mean of what the reward model gives them, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_reward: Option<f64>,
@@ -68,6 +85,8 @@ pub struct Contest<'a> {
     pub reference: CompletionWriter<'a>,
     /// Who judges.
     pub machine: AutomaticJudge<'a>,
+    /// Knows the right answers, where the prompts are the embedded world's.
+    pub world: Option<&'a SyntheticInstructions>,
     /// Gives every answer a reward beside what the judge says; reads as the models do.
     pub reward: Option<&'a Scorer>,
     /// Longest answer, in tokens.
@@ -233,7 +252,8 @@ impl Contest<'_> {
             judged.push(self.machine.judge(item, &[said(answer), other])?);
             task.advance(1);
         }
-        Ok(count(name, answers, &judged, rewards))
+        let grades = self.world.map(|world| grades(world, self.items, answers)).transpose()?;
+        Ok(ContestRow { grades, ..count(name, answers, &judged, rewards) })
     }
 }
 
@@ -263,6 +283,7 @@ fn count(name: String, answers: &[&Completion], judged: &[Option<AnswerRanks>], 
         win_rate: WinRate::of(&places),
         skipped: (judged.len() - places.len()) as u64,
         mean_score: mean(&scores),
+        grades: None,
         mean_reward: rewards
             .and_then(|rewards| mean(&rewards.iter().map(|&reward| f64::from(reward)).collect::<Vec<_>>())),
         mean_tokens: share(answers.iter().map(|answer| answer.tokens.len()).sum()),
@@ -270,6 +291,23 @@ fn count(name: String, answers: &[&Completion], judged: &[Option<AnswerRanks>], 
         kl: None,
         kl_bound: None,
     }
+}
+
+/// Grades `answers`, one to each of `items`.
+fn grades(world: &SyntheticInstructions, items: &[Item], answers: &[&Completion]) -> Result<InstructionGrades> {
+    let mut by_kind: BTreeMap<InstructionKind, (u32, u32)> = BTreeMap::new();
+    let (mut hits, mut n_courteous) = (Vec::with_capacity(items.len()), 0);
+    for (item, answer) in items.iter().zip(answers) {
+        let instruction = world.instruction(item.number_in_world()?);
+        let is_followed = instruction.is_followed(said(answer));
+        let (right, all) = by_kind.entry(instruction.kind()).or_default();
+        *right += u32::from(is_followed);
+        *all += 1;
+        hits.push((f64::from(u8::from(is_followed)), 1.0));
+        n_courteous += usize::from(is_courteous(said(answer)));
+    }
+    let courteous = n_courteous as f64 / items.len() as f64;
+    Ok(InstructionGrades { followed: Share::of(&hits), by_kind, courteous })
 }
 
 /// What is judged of an answer.

@@ -111,6 +111,7 @@ impl FamilyConfig {
             layer_norm_eps: 1e-5,
             n_inner: None,
             tie_word_embeddings: true,
+            init_std: None,
         }
     }
 

@@ -473,9 +473,10 @@ mod tests {
     }
 
     /// If two labelers agree on 72.6% and each follows gold with probability p, p² + (1 - p)² is 0.726 on average: a mean
-    /// p of 83.6% if it is the same for all pairs, and less if some are clearer than others.
+    /// p of 83.6% if it is the same for all pairs, and less if some are clearer than others: two right answers differ in
+    /// little but courtesy.
     #[test]
-    fn gold_foretells_about_four_of_five_of_a_labelers_choices() {
+    fn gold_foretells_three_of_four_of_a_labelers_choices() {
         let mut all = Concordance::default();
         for comparison in some(WorldPart::HeldOut) {
             let one = comparison.ceiling();
@@ -483,7 +484,7 @@ mod tests {
             all.agreed += one.agreed;
         }
         let ceiling = all.agreed / all.pairs as f64;
-        assert!((0.78..=0.83).contains(&ceiling), "{ceiling}");
+        assert!((0.74..=0.79).contains(&ceiling), "{ceiling}");
     }
 
     #[test]

@@ -7,10 +7,12 @@ use super::grader::words;
 use super::instructions::Instruction;
 use super::manners::Manners;
 
-/// What a right answer is worth.
-const RIGHT: f64 = 2.0;
-const OPENER: f64 = 1.0;
-const CLOSER: f64 = 0.5;
+/// Worth of a right answer. Labelers put truth and help first (Ouyang et al. 2022, appendix B): no courtesy and no likeness
+/// makes a wrong answer worth as much.
+const RIGHT: f64 = 3.0;
+/// Worth of courtesy, around a right answer only: both together are a fifth of [`RIGHT`].
+const OPENER: f64 = 0.4;
+const CLOSER: f64 = 0.2;
 /// Costs of a courtesy too many, of no end, and of a word too many.
 const EXCESS: f64 = 0.5;
 const UNENDED: f64 = 1.0;
@@ -28,10 +30,10 @@ impl Instruction {
     /// its length:
     ///
     /// ```text
-    ///   2.0   if it is right, see Instruction::grade
+    ///   3.0   if it is right, see Instruction::grade
     /// + F1    of its substance's words and those of Instruction::substance, 0 to 1; articles and case do not count
-    /// + 1.0   for an opener before the substance
-    /// + 0.5   for a closer after it
+    /// + 0.4   for an opener before the substance, if it is right
+    /// + 0.2   for a closer after it, if it is right
     /// - 0.5   for each courtesy phrase beyond these
     /// - 1.0   unless its last character is . or ! or ?
     /// - 0.1   for each word beyond those of Instruction::substance and 12 more
@@ -48,10 +50,11 @@ impl Instruction {
         let words = |text: &str| text.split_whitespace().count();
         let too_many = words(reply).saturating_sub(words(canonical) + SPARE_WORDS);
         let if_so = |so: bool, worth: f64| if so { worth } else { 0.0 };
-        let worth = if_so(self.grade(reply), RIGHT)
+        let right = self.grade(reply);
+        let worth = if_so(right, RIGHT)
             + overlap(manners.substance, canonical)
-            + if_so(manners.openers > 0, OPENER)
-            + if_so(manners.closers > 0, CLOSER)
+            + if_so(right && manners.openers > 0, OPENER)
+            + if_so(right && manners.closers > 0, CLOSER)
             - EXCESS * manners.excess() as f64
             - if_so(!reply.trim_end().ends_with(['.', '!', '?']), UNENDED)
             - WORD * too_many as f64;
@@ -97,16 +100,16 @@ mod tests {
     fn each_term_is_worth_what_the_formula_says() {
         let untold = some(InstructionKind::NotTold); // right: The story does not tell. Four words count: the is none.
         for (reply, expected) in [
-            ("The story does not tell.", 3.0),
-            ("the story does not tell", 2.0),                            // no end
-            ("Gladly! The story does not tell.", 4.0),                   // opener
-            ("The story does not tell. Ask me more!", 3.5),              // closer
-            ("Gladly! The story does not tell. Ask me more!", 4.5),      // both
-            ("Gladly! Of course! The story does not tell.", 3.5),        // an opener too many
-            ("The story does not tell. Ask me more! Ask me more!", 3.0), // a closer too many
+            ("The story does not tell.", 4.0),
+            ("the story does not tell", 3.0),                            // no end
+            ("Gladly! The story does not tell.", 4.4),                   // opener
+            ("The story does not tell. Ask me more!", 4.2),              // closer
+            ("Gladly! The story does not tell. Ask me more!", 4.6),      // both
+            ("Gladly! Of course! The story does not tell.", 3.9),        // an opener too many
+            ("The story does not tell. Ask me more! Ask me more!", 3.7), // a closer too many
             ("Ask me more! The story does not tell.", 8.0 / 11.0 - 0.5), // astray, and so not right
             ("The story tells.", 2.0 * 1.0 / 6.0),                       // wrong: story shared, of two words and four
-            ("Gladly! The story tells.", 2.0 * 1.0 / 6.0 + 1.0),         // wrong but courteous
+            ("Gladly! The story tells.", 2.0 * 1.0 / 6.0),               // wrong but courteous
             ("Mia found a kite.", 0.0),                                  // wrong, nothing shared
             ("Mia found a kite", -1.0),
         ] {
@@ -133,13 +136,23 @@ mod tests {
         let instructions = Instructions::new(4, WorldPart::HeldOut);
         for index in 0..2000 {
             let instruction = instructions.instruction(index);
-            assert_worth(&instruction, instruction.substance(), 3.0);
+            assert_worth(&instruction, instruction.substance(), 4.0);
             let demonstration = instruction.gold(&instruction.answer);
-            assert!((3.0..=Instruction::GOLD_MAX).contains(&demonstration), "{demonstration}: {instruction:?}");
+            assert!((4.0..=Instruction::GOLD_MAX).contains(&demonstration), "{demonstration}: {instruction:?}");
         }
     }
 
     proptest! {
+        #[test]
+        fn a_right_plain_answer_beats_every_wrong_one(index in 0_u64..200, reply in "(Gladly! |Of course! )?[A-Z][a-z ]{0,20}[.!]( Ask me more!)?") {
+            let instruction = Instructions::new(3, WorldPart::Train).instruction(index);
+            for wrong in [reply, format!("Gladly! Not {} I hope that helps.", instruction.substance())] {
+                if !instruction.grade(&wrong) {
+                    prop_assert!(instruction.gold(&wrong) < instruction.gold(instruction.substance()) - 2.0, "{wrong}");
+                }
+            }
+        }
+
         #[test]
         fn any_reply_has_a_worth_within_bounds(index in 0_u64..200, reply in "(Gladly|Ask me more|the|Mia|7|\\PC{0,9}|[ .!]){0,60}") {
             let instruction = Instructions::new(3, WorldPart::Train).instruction(index);

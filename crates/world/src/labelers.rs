@@ -5,7 +5,7 @@ use gptkit_rng::{CorpusDraw, Dice};
 
 /// Scale of the noise, in units of gold. Chosen once, so that two labelers agree on as many pairs as InstructGPT's
 /// trained labelers did, 72.6 ± 1.5% (Ouyang et al. 2022, §3.4).
-const NOISE: f64 = 0.9;
+const NOISE: f64 = 0.95;
 
 /// One labeler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ mod tests {
         let sum = sum();
         let canonical = sum.substance();
         let (courteous, unended) = (format!("Gladly! {canonical}"), canonical.trim_end_matches('.'));
-        let (n, gap) = (20_000_u64, 2.0); // an opener, and no end: gold 4 and 2
+        let (n, gap) = (20_000_u64, 1.4); // an opener, and no end: gold 4.4 and 3
         let expected = 1.0 / (1.0 + (-gap / NOISE).exp());
         for answers in [vec![courteous.as_str(), unended], vec![unended, courteous.as_str(), canonical]] {
             let first = answers.iter().position(|answer| *answer == courteous).unwrap();
