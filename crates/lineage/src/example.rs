@@ -2,25 +2,28 @@
 
 use crate::config::Chapter;
 use crate::measured::{
-    Accuracy, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores, PpoIteration,
-    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores, PpoIteration,
+    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
 };
 use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 29] = [
+const STAGES: [(&str, Chapter); 37] = [
     ("tokenizer", Chapter::Transformer),
     ("lstm", Chapter::Transformer),
     ("gpt1", Chapter::Transformer),
+    ("speed", Chapter::Transformer),
+    ("positions", Chapter::Transformer),
+    ("endings-lstm", Chapter::Transformer),
+    ("color-lstm", Chapter::Transformer),
+    ("first-word-lstm", Chapter::Transformer),
     ("attention", Chapter::Transformer),
     ("bert", Chapter::Gpt1),
     ("endings-gpt1", Chapter::Gpt1),
     ("endings-bert", Chapter::Gpt1),
     ("color-gpt1", Chapter::Gpt1),
-    ("color-predicted", Chapter::Gpt1),
     ("first-word-gpt1", Chapter::Gpt1),
-    ("first-word-predicted", Chapter::Gpt1),
     ("gpt2", Chapter::Gpt2),
     ("gpt3", Chapter::Gpt3),
     ("in-context", Chapter::Gpt3),
@@ -28,12 +31,17 @@ const STAGES: [(&str, Chapter); 29] = [
     ("rm", Chapter::InstructGpt),
     ("ppo", Chapter::InstructGpt),
     ("ppo-no-ptx", Chapter::InstructGpt),
+    ("ppo-pressed", Chapter::InstructGpt),
     ("wins-sft", Chapter::InstructGpt),
     ("wins-ppo", Chapter::InstructGpt),
     ("wins-size", Chapter::InstructGpt),
     ("rm-2", Chapter::ChatGpt),
     ("ppo-2", Chapter::ChatGpt),
     ("wins-round-2", Chapter::ChatGpt),
+    ("order-rm", Chapter::ChatGpt),
+    ("order-rm-2", Chapter::ChatGpt),
+    ("grades", Chapter::ChatGpt),
+    ("chat-lstm", Chapter::ChatGpt),
     ("chat-gpt1", Chapter::ChatGpt),
     ("chat-gpt2", Chapter::ChatGpt),
     ("chat-gpt3", Chapter::ChatGpt),
@@ -64,7 +72,7 @@ fn seed(number: u64) -> SeedMeasurements {
     let trained = [("sft", 0.9, 1e4), ("rm", 0.6, 5e3), ("rm-2", 0.5, 5e3)];
     let run = |(name, loss, speed): (&str, f64, f64)| (name.to_owned(), training(loss + shift, speed));
     let mut runs: BTreeMap<String, TrainingMeasurements> = pretrained.into_iter().chain(trained).map(run).collect();
-    for (name, text) in [("ppo", 1.3), ("ppo-no-ptx", 1.6), ("ppo-2", 1.4)] {
+    for (name, text) in [("ppo", 1.3), ("ppo-no-ptx", 1.6), ("ppo-pressed", 1.7), ("ppo-2", 1.4)] {
         runs.insert(name.to_owned(), ppo(text + shift));
     }
     let share = |value: f64| Share { value: value + shift, low: value - 0.05, high: value + 0.05, n: 300 };
@@ -75,7 +83,7 @@ fn seed(number: u64) -> SeedMeasurements {
     let named = |pairs: &[(&str, f64)]| {
         pairs.iter().map(|&(name, value)| (name.to_owned(), Accuracy { value, n: 300 })).collect::<BTreeMap<_, _>>()
     };
-    let asked = ["chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo"];
+    let asked = ["chat-lstm", "chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo"];
     SeedMeasurements {
         seed: number,
         stages: stages.to_vec(),
@@ -83,8 +91,11 @@ fn seed(number: u64) -> SeedMeasurements {
         accuracies: named(&[
             ("endings-gpt1", 0.8),
             ("endings-bert", 0.93),
-            ("color-predicted", 0.98),
-            ("first-word-predicted", 0.97),
+            ("endings-lstm", 0.6),
+            ("color-lstm", 0.9),
+            ("color-gpt1", 0.98),
+            ("first-word-lstm", 0.95),
+            ("first-word-gpt1", 0.97),
         ]),
         reward_models: [("rm", 0.7), ("rm-2", 0.65)]
             .map(|(name, value)| (name.to_owned(), RewardModelScores { accuracy: share(value), by_length: 0.55 }))
@@ -109,6 +120,23 @@ fn seed(number: u64) -> SeedMeasurements {
                 })
                 .collect(),
         }),
+        grades: [("gpt2", 0.1, 0.0), ("sft", 0.8, 0.4), ("ppo", 0.85, 0.9), ("ppo-no-ptx", 0.84, 0.9), ("ppo-2", 0.9, 0.95)]
+            .map(|(model, value, courteous)| {
+                let (by_kind, followed) = ([("answer".to_owned(), (40, 50))].into(), share(value));
+                let gold = Some(4.0 * value);
+                (model.to_owned(), AnswerGrades { followed, by_kind, courteous, mean_tokens: 9.0, gold })
+            })
+            .into(),
+        speeds: [("speed", [("gpt1", 2e4), ("lstm", 1e4)]), ("speed-batch", [("gpt1", 3e4), ("lstm", 4e4)])]
+            .map(|(stage, models)| {
+                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate + number as f64 };
+                (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
+            })
+            .into(),
+        positions: [("lstm", [(0.0, 4.0), (8.0, 2.0), (64.0, 1.8)]), ("gpt1", [(0.0, 4.2), (8.0, 2.1), (64.0, 1.2)])]
+            .map(|(model, curve)| (model.to_owned(), curve.map(|(from, loss)| (from, loss + shift)).to_vec()))
+            .into(),
+        orders: [("order-rm", 0.3), ("order-rm-2", 0.8)].map(|(stage, value)| (stage.to_owned(), share(value))).into(),
     }
 }
 
