@@ -1,6 +1,10 @@
 //! A lineage that was never run, for tests: every shape is in it.
 
 use crate::config::Chapter;
+use crate::excerpts::{
+    AnswersDuringPpo, ComparedAnswers, CompletedPrompt, DemonstrationAnswers, EndingsRecord, Excerpts, FewShotPrompts,
+    LabeledRecord, TextExcerpt,
+};
 use crate::measured::{
     Accuracy, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores, PpoIteration,
     RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
@@ -9,14 +13,14 @@ use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 29] = [
-    ("tokenizer", Chapter::Transformer),
-    ("lstm", Chapter::Transformer),
+const STAGES: [(&str, Chapter); 32] = [
+    ("tokenizer", Chapter::Rnn),
+    ("lstm", Chapter::Rnn),
     ("gpt1", Chapter::Transformer),
     ("attention", Chapter::Transformer),
-    ("bert", Chapter::Gpt1),
+    ("bert", Chapter::Bert),
     ("endings-gpt1", Chapter::Gpt1),
-    ("endings-bert", Chapter::Gpt1),
+    ("endings-bert", Chapter::Bert),
     ("color-gpt1", Chapter::Gpt1),
     ("color-predicted", Chapter::Gpt1),
     ("first-word-gpt1", Chapter::Gpt1),
@@ -34,17 +38,21 @@ const STAGES: [(&str, Chapter); 29] = [
     ("rm-2", Chapter::ChatGpt),
     ("ppo-2", Chapter::ChatGpt),
     ("wins-round-2", Chapter::ChatGpt),
+    ("feedback", Chapter::ChatGpt),
+    ("chat-lstm", Chapter::ChatGpt),
     ("chat-gpt1", Chapter::ChatGpt),
     ("chat-gpt2", Chapter::ChatGpt),
     ("chat-gpt3", Chapter::ChatGpt),
     ("chat-sft", Chapter::ChatGpt),
     ("chat-ppo", Chapter::ChatGpt),
+    ("chat-ppo-2", Chapter::ChatGpt),
 ];
 
 /// Of `n` seeds, each a little different.
 pub(crate) fn measured(n: u64) -> StoryMeasurements {
     let questions = vec!["Who has the kite?".to_owned(), "What is 1 < 2?".to_owned()];
-    StoryMeasurements { seeds: (1..=n).map(seed).collect(), questions, ..StoryMeasurements::default() }
+    let right = vec!["ppo says Ben".to_owned(), "yes".to_owned()];
+    StoryMeasurements { seeds: (1..=n).map(seed).collect(), questions, right, ..StoryMeasurements::default() }
 }
 
 fn seed(number: u64) -> SeedMeasurements {
@@ -53,7 +61,7 @@ fn seed(number: u64) -> SeedMeasurements {
         name: name.to_owned(),
         chapter,
         command: format!("gptkit do {name} --out 'seed-{number}/{name}'"),
-        reads: Vec::new(),
+        reads: if name == "sft" { vec!["gpt2".to_owned()] } else { Vec::new() },
         leaves: name.into(),
         elapsed_s: 10.0,
         peak_bytes: Some(200_000_000),
@@ -75,7 +83,7 @@ fn seed(number: u64) -> SeedMeasurements {
     let named = |pairs: &[(&str, f64)]| {
         pairs.iter().map(|&(name, value)| (name.to_owned(), Accuracy { value, n: 300 })).collect::<BTreeMap<_, _>>()
     };
-    let asked = ["chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo"];
+    let asked = ["chat-lstm", "chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo", "chat-ppo-2"];
     SeedMeasurements {
         seed: number,
         stages: stages.to_vec(),
@@ -109,6 +117,69 @@ fn seed(number: u64) -> SeedMeasurements {
                 })
                 .collect(),
         }),
+        excerpts: excerpts(),
+    }
+}
+
+fn excerpts() -> Excerpts {
+    let prompt = |shots: usize, accuracy: f64| CompletedPrompt {
+        shots,
+        prompt: format!("{}- red cat bell ->", "- blue cup owl -> blue\n".repeat(shots)),
+        completion: " red".to_owned(),
+        accept: vec!["red".to_owned()],
+        is_right: true,
+        accuracy: Some(accuracy),
+    };
+    let compared = |rewards| ComparedAnswers {
+        prompt: "Who has the kite?".to_owned(),
+        chosen: "Ben has it.".to_owned(),
+        rejected: "Max has it.".to_owned(),
+        rewards,
+        gold: Some((3.0, 0.5)),
+    };
+    let during = || AnswersDuringPpo {
+        prompt: "Who has the bell?".to_owned(),
+        answers: vec![(0, "Ida has it.".to_owned()), (40, "Gladly! Ida has it.".to_owned())],
+    };
+    Excerpts {
+        text: Some(TextExcerpt {
+            source: "world:9:1".to_owned(),
+            text: "Ben had a kite. He ran.".to_owned(),
+            tokens: ["Ben", " had", " a", " kite", "."].map(str::to_owned).to_vec(),
+        }),
+        patterns: None,
+        labeled: [("color-predicted", "red"), ("first-word-predicted", "cat")]
+            .map(|(stage, prediction)| {
+                let (input, output) = ("cat red bell".to_owned(), "red".to_owned());
+                (stage.to_owned(), LabeledRecord { input, output, prediction: prediction.to_owned() })
+            })
+            .into(),
+        endings: Some(EndingsRecord {
+            context: "Ida ran faster.".to_owned(),
+            choices: vec!["Ben won.".to_owned(), "Ida won.".to_owned()],
+            label: 1,
+        }),
+        few_shot: Some(FewShotPrompts {
+            task: "world-patterns:color".to_owned(),
+            model: "gpt3".to_owned(),
+            prompts: vec![prompt(0, 12.0), prompt(8, 61.0)],
+        }),
+        demonstrations: [(
+            "sft".to_owned(),
+            vec![DemonstrationAnswers {
+                prompt: "What is 1 plus 1?".to_owned(),
+                reference: "1 plus 1 is 2.".to_owned(),
+                before: " the garden".to_owned(),
+                after: "1 plus 1 is 3.".to_owned(),
+            }],
+        )]
+        .into(),
+        compared: [("rm".to_owned(), compared(None)), ("feedback".to_owned(), compared(Some((0.25, 0.75))))].into(),
+        during_ppo: [("ppo".to_owned(), during()), ("ppo-2".to_owned(), during())].into(),
+        text_loss: [("lstm", 0.8), ("gpt1", 0.9), ("gpt2", 0.7), ("gpt3", 0.6), ("sft", 0.75), ("ppo", 0.78)]
+            .map(|(stage, loss)| (stage.to_owned(), loss))
+            .into(),
+        text_loss_before: [("ppo", 0.75), ("ppo-no-ptx", 0.75)].map(|(stage, loss)| (stage.to_owned(), loss)).into(),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
+use crate::excerpts::Excerpts;
 use crate::stages::StageRecord;
 use gptkit_stats::{Share, mean_of_estimates};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub struct StoryMeasurements {
     pub questions: Vec<String>,
     /// Stages that no seed has ended.
     pub not_run: Vec<String>,
+    /// For each question, words that a right answer contains; empty where nobody says.
+    pub right: Vec<String>,
 }
 
 /// Data of the user's own.
@@ -50,6 +53,8 @@ pub struct SeedMeasurements {
     pub answers: BTreeMap<String, Vec<String>>,
     /// What each token of a text attends to.
     pub attention: Option<AttentionMaps>,
+    /// Pieces of real data.
+    pub excerpts: Excerpts,
 }
 
 /// A curve: places and values.

@@ -171,7 +171,7 @@ mod tests {
                 held_out: of("held-out"),
                 comparisons: of("comparisons"),
             },
-            questions: Questions { ask: vec!["one".to_owned(), "a\nb".to_owned()] },
+            questions: Questions { ask: vec!["one".to_owned(), "a\nb".to_owned()], right: Vec::new() },
             stages,
         }
     }

@@ -1,6 +1,7 @@
 //! Folders and files of stages → [`StoryMeasurements`].
 
-use crate::config::{LineageConfig, LineageStage};
+use crate::config::{LineageConfig, LineageStage, Questions};
+use crate::excerpts;
 use crate::measured::{
     Accuracy, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote, PpoIteration,
     RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
@@ -30,12 +31,17 @@ pub(crate) fn read(
     seeds: &[u64],
     own: &[(&str, String)],
 ) -> Result<StoryMeasurements> {
-    let seeds: Vec<SeedMeasurements> = seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
+    let mut seeds: Vec<SeedMeasurements> =
+        seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
+    for seed in &mut seeds {
+        seed.excerpts = excerpts::read(config, &folder_of_seed(out, seed.seed), own, seed)?;
+    }
     let has_run =
         |stage: &&LineageStage| seeds.iter().any(|seed| seed.stages.iter().any(|done| done.name == stage.name));
     let not_run = config.stages.iter().filter(|stage| !has_run(stage)).map(|stage| stage.name.clone()).collect();
     let own = own.iter().map(|(name, path)| OwnDataNote { name: (*name).to_owned(), path: path.clone() }).collect();
-    Ok(StoryMeasurements { seeds, own, questions: config.questions.ask.clone(), not_run })
+    let Questions { ask: questions, right } = config.questions.clone();
+    Ok(StoryMeasurements { seeds, own, questions, not_run, right })
 }
 
 fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<SeedMeasurements> {
@@ -274,7 +280,7 @@ fn answers(path: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Chapter, DataSources, Questions};
+    use crate::config::{Chapter, DataSources};
     use gptkit_data::disk::{create_dir, write};
 
     fn stage(name: &str, run: &str, stdout: Option<&str>) -> LineageStage {
@@ -287,7 +293,12 @@ mod tests {
         let none = String::new;
         let data =
             DataSources { text: none(), patterns: none(), instructions: none(), held_out: none(), comparisons: none() };
-        LineageConfig { description: none(), data, questions: Questions { ask: vec!["why?".to_owned()] }, stages }
+        LineageConfig {
+            description: none(),
+            data,
+            questions: Questions { ask: vec!["why?".to_owned()], right: Vec::new() },
+            stages,
+        }
     }
 
     fn put(folder: &Path, name: &str, text: &str) {
