@@ -144,7 +144,7 @@ pub struct AnswersDuringPpo {
 /// Characters of an excerpt of text.
 const LONGEST: usize = 420;
 /// Demonstrations that are shown.
-const DEMONSTRATIONS: usize = 3;
+const DEMONSTRATIONS: usize = 2;
 /// Answers during PPO that are shown.
 const ANSWERS: usize = 5;
 

@@ -225,6 +225,7 @@ fn facts(measured: &StoryMeasurements) -> Value {
             "gpt1": mean(measured, |seed| summary::speed(seed).get("gpt1").copied()),
         }),
         "endings_chance": endings_are_chance(measured),
+        "verdicts": rules::all(measured).iter().map(|shape| (shape.name.clone(), json!(shape.verdict))).collect::<Map<_, _>>(),
         "right": graded("right"),
         "courteous": graded("courteous"),
         "first_loss": runs(|run| run.training.first().map(|point| point.1)),
@@ -319,10 +320,16 @@ fn answers(measured: &StoryMeasurements) -> Value {
         let one = |(stage, model): (&str, summary::StoryModel)| {
             let answer = seed.answers.get(stage)?.get(n)?;
             Some(
-                json!({ "name": model.name, "style": model.style - FIXED_STYLE, "text": answer, "right": right(n, answer) }),
+                json!({ "name": model.name, "what": model.what, "style": model.style - FIXED_STYLE, "text": answer, "right": right(n, answer) }),
             )
         };
-        ASKED.into_iter().filter_map(one).collect()
+        // Stages of a story of the user's own may have other names.
+        let other = |name: &&String| !ASKED.iter().any(|(stage, _)| stage == name);
+        let others = seed.answers.keys().filter(other).filter_map(|name| {
+            let answer = seed.answers[name].get(n)?;
+            Some(json!({ "name": name, "what": "", "style": null, "text": answer, "right": right(n, answer) }))
+        });
+        ASKED.into_iter().filter_map(one).chain(others).collect()
     };
     let question = |(n, question): (usize, &String)| json!({ "question": question, "answers": given(n) });
     let questions: Vec<Value> = measured.questions.iter().enumerate().map(question).collect();

@@ -15,36 +15,38 @@ pub struct StoryModel {
     pub stage: &'static str,
     /// Name in tables and charts.
     pub name: &'static str,
+    /// What it is, in a few words.
+    pub what: &'static str,
     /// Color and dash pattern, the same in every chart.
     pub style: usize,
 }
 
-const fn model(stage: &'static str, name: &'static str, n: usize) -> StoryModel {
-    StoryModel { stage, name, style: FIXED_STYLE + n }
+const fn model(stage: &'static str, name: &'static str, what: &'static str, n: usize) -> StoryModel {
+    StoryModel { stage, name, what, style: FIXED_STYLE + n }
 }
 
 /// The recurrent network.
-pub const LSTM: StoryModel = model("lstm", "LSTM", 0);
+pub const LSTM: StoryModel = model("lstm", "LSTM", "recurrent network", 0);
 /// GPT-1.
-pub const GPT1: StoryModel = model("gpt1", "GPT-1", 1);
+pub const GPT1: StoryModel = model("gpt1", "GPT-1", "small Transformer", 1);
 /// BERT.
-pub const BERT: StoryModel = model("bert", "BERT", 2);
+pub const BERT: StoryModel = model("bert", "BERT", "reads both sides", 2);
 /// GPT-2.
-pub const GPT2: StoryModel = model("gpt2", "GPT-2", 3);
+pub const GPT2: StoryModel = model("gpt2", "GPT-2", "larger", 3);
 /// GPT-3.
-pub const GPT3: StoryModel = model("gpt3", "GPT-3", 4);
+pub const GPT3: StoryModel = model("gpt3", "GPT-3", "largest", 4);
 /// Trained on demonstrations.
-pub const SFT: StoryModel = model("sft", "SFT", 5);
+pub const SFT: StoryModel = model("sft", "SFT", "after demonstrations", 5);
 /// The reward model.
-pub const RM: StoryModel = model("rm", "reward model", 6);
+pub const RM: StoryModel = model("rm", "reward model", "scores answers", 6);
 /// PPO with pretraining text.
-pub const PPO: StoryModel = model("ppo", "PPO", 7);
+pub const PPO: StoryModel = model("ppo", "PPO", "after rewards", 7);
 /// PPO without it.
-pub const NO_PTX: StoryModel = model("ppo-no-ptx", "PPO, no text", 8);
+pub const NO_PTX: StoryModel = model("ppo-no-ptx", "PPO, no text", "without pretraining text", 8);
 /// The second round.
-pub const PPO2: StoryModel = model("ppo-2", "2nd round", 9);
+pub const PPO2: StoryModel = model("ppo-2", "2nd round", "after new comparisons", 9);
 /// PPO pressed too far.
-pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", 10);
+pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "pressed for reward", 10);
 
 /// Models that have a row, in their order. BERT writes no text and the reward model no answers: they have figures of their own.
 pub const ROWS: [StoryModel; 9] = [LSTM, GPT1, GPT2, GPT3, SFT, PPO, NO_PTX, PRESSED, PPO2];

@@ -6,6 +6,9 @@ use crate::measured::{InContextScores, SeedMeasurements, is_pattern};
 use gptkit_plot::{Axis, LineChart, Look, Scale, Series, ShareBar, ShareBars};
 use serde_json::{Value, json};
 
+/// Points of percent that two models may differ by and be called level.
+const LEVEL: f64 = 1.0;
+
 impl FigureMaker<'_> {
     /// Evaluations of all seeds.
     fn evaluations(&self) -> Vec<&InContextScores> {
@@ -28,9 +31,11 @@ impl FigureMaker<'_> {
         let bars: Vec<ShareBar> = models.iter().map(bar).collect();
         let value = |bar: &ShareBar| average(bar.seeds.iter().map(|seed| Some(seed.0)));
         let best = bars.iter().filter_map(|bar| Some((value(bar)?, bar))).max_by(|a, b| a.0.total_cmp(&b.0));
-        let says = best.map(|(value, bar)| match bars.last().is_some_and(|last| last.name == bar.name) {
-            true => format!("The largest model does best: {value:.1}%."),
-            false => format!("The best is {} with {value:.1}%; it is not the largest.", bar.name),
+        let largest = bars.last().and_then(|bar| Some((value(bar)?, bar)));
+        let says = best.zip(largest).map(|((best, bar), (value, largest))| match best - value {
+            0.0 => format!("The largest model does best: {value:.1}%."),
+            gap if gap < LEVEL => format!("{} and {} are level at {value:.1}%.", largest.name, bar.name),
+            _ => format!("The best is {} with {best:.1}%; the largest model reaches {value:.1}%.", bar.name),
         });
         let label = "Zero-shot accuracy of each model, mean over all tasks".to_owned();
         Some(ReportFigure {

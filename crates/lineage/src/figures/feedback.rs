@@ -42,6 +42,22 @@ fn changes(points: &Curve) -> Option<String> {
     Some(format!("{does} from {first:.2} to {last:.2}"))
 }
 
+const PREFERRED: &str = "the first of the pair is preferred";
+
+/// What the win rates of seeds say, given as value and interval in percent.
+fn outcome(seeds: &[(f64, f64, f64)]) -> &'static str {
+    let all = |is: fn(&(f64, f64, f64)) -> bool| seeds.iter().all(is);
+    // A single seed has to pass the line with its interval, several with all their values.
+    match seeds.len() {
+        1 if all(|seed| seed.1 > 50.0) => PREFERRED,
+        1 if all(|seed| seed.2 < 50.0) => "the second of the pair is preferred",
+        1 => "the interval includes 50%, so that neither is shown to be preferred",
+        _ if all(|seed| seed.0 > 50.0) => PREFERRED,
+        _ if all(|seed| seed.0 < 50.0) => "the second of the pair is preferred",
+        _ => "the seeds disagree",
+    }
+}
+
 impl FigureMaker<'_> {
     /// Figures of InstructGPT and ChatGPT, in their order.
     pub(super) fn feedback(&self) -> Vec<Option<ReportFigure>> {
@@ -163,7 +179,7 @@ impl FigureMaker<'_> {
             chart: ShareBars { label, bars, half: false }.markup()?,
             source: source(
                 self.measured,
-                &["grades", "grades-sft", "grades-ppo"],
+                &self.stages_named("grade"),
                 &self.by_seed(|seed| {
                     let grade = |(name, one): (&String, &GradedAnswers)| (name.clone(), json!(value(one)));
                     Some(summary::grades(seed).iter().map(grade).collect::<Map<_, _>>().into())
@@ -188,15 +204,26 @@ impl FigureMaker<'_> {
             true => format!("The gold score is highest at {best:.2} and ends at {last:.2}"),
             false => format!("The gold score is highest at the end, at {last:.2}"),
         };
+        // The two have different zeros.
+        let change = |points: &Curve| {
+            let first = points.first().map_or(0.0, |point| point.1);
+            points.iter().map(|&(kl, score)| (kl, score - first)).collect::<Curve>()
+        };
         let series = vec![
-            Series { name: "reward".to_owned(), ..dots(RM, proxy.clone()) },
-            Series { name: "gold".to_owned(), style: NEUTRAL, look: Look::Dots, points: gold, ..Series::default() },
+            Series { name: "reward".to_owned(), ..dots(RM, change(&proxy)) },
+            Series {
+                name: "gold".to_owned(),
+                style: NEUTRAL,
+                look: Look::Dots,
+                points: change(&gold),
+                ..Series::default()
+            },
         ];
-        let label = "Reward and gold score over the distance from the initial model".to_owned();
+        let label = "Change of the reward and of the gold score over the distance from the initial model".to_owned();
         let chart = LineChart {
             label,
             x: Axis::linear("KL from the initial model, nats an answer"),
-            y: Axis::linear("score"),
+            y: Axis::linear("change of the score"),
             series,
             ..LineChart::default()
         };
@@ -309,13 +336,12 @@ impl FigureMaker<'_> {
             ShareBar { name: name.to_owned(), style: model.style, seeds }
         };
         let bars: Vec<ShareBar> = rates.iter().map(bar).filter(|bar| !bar.seeds.is_empty()).collect();
-        let value = |bar: &ShareBar| average(bar.seeds.iter().map(|seed| Some(seed.0)));
-        let lost: Vec<&str> =
-            bars.iter().filter(|bar| value(bar).is_some_and(|x| x <= 50.0)).map(|bar| bar.name.as_str()).collect();
-        let says = match (lost.as_slice(), bars.len()) {
-            ([], 1) => "The bar passes the dashed line: the newer model is preferred.".to_owned(),
-            ([], _) => "Every bar passes the dashed line: the first of each pair is preferred.".to_owned(),
-            (lost, _) => format!("The dashed line is not passed by: {}.", lost.join(", ")),
+        let says = match bars.iter().map(|bar| format!("{}: {}.", bar.name, outcome(&bar.seeds))).collect::<Vec<_>>() {
+            all if all.len() == 1 => all.concat(),
+            _ if bars.iter().all(|bar| outcome(&bar.seeds) == PREFERRED) => {
+                "Every bar passes the dashed line: the first of each pair is preferred.".to_owned()
+            }
+            all => all.join(" "),
         };
         let mut stages: Vec<&str> = rates.iter().map(|rate| rate.0).collect();
         stages.dedup();
@@ -342,6 +368,15 @@ impl FigureMaker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_win_needs_its_interval_or_every_seed() {
+        assert_eq!(outcome(&[(72.0, 66.0, 77.0)]), PREFERRED);
+        assert!(outcome(&[(51.0, 45.0, 57.0)]).starts_with("the interval includes 50%"));
+        assert_eq!(outcome(&[(40.0, 35.0, 45.0)]), "the second of the pair is preferred");
+        assert_eq!(outcome(&[(53.0, 48.0, 58.0); 3]), PREFERRED);
+        assert_eq!(outcome(&[(53.0, 48.0, 58.0), (49.0, 44.0, 54.0)]), "the seeds disagree");
+    }
 
     #[test]
     fn iterations_are_averaged_over_seeds_and_neighbors_after_the_first() {

@@ -164,6 +164,14 @@ impl FigureMaker<'_> {
         if n > 1 { format!(" Mean of {n} seeds.") } else { String::new() }
     }
 
+    /// Stages whose names begin with `name`, in the first seed that has any.
+    fn stages_named(&self, name: &str) -> Vec<&str> {
+        let of = |seed: &'_ SeedMeasurements| seed.stages.iter().any(|stage| stage.name.starts_with(name));
+        let seed = self.measured.seeds.iter().find(|seed| of(seed));
+        let stages = seed.into_iter().flat_map(|seed| &seed.stages);
+        stages.map(|stage| stage.name.as_str()).filter(|stage| stage.starts_with(name)).collect()
+    }
+
     /// The mean over seeds of what `of` finds.
     fn average(&self, of: impl Fn(&SeedMeasurements) -> Option<f64>) -> Option<f64> {
         average(self.measured.seeds.iter().map(of))
@@ -173,7 +181,7 @@ impl FigureMaker<'_> {
         let mut series = Vec::new();
         let mut n = 0;
         let mut ends: Vec<(&str, f64, f64)> = Vec::new();
-        for &StoryModel { stage, name, style } in models {
+        for &StoryModel { stage, name, style, .. } in models {
             let runs: Vec<_> = self.measured.seeds.iter().filter_map(|seed| seed.runs.get(stage)).collect();
             n = n.max(runs.len());
             let of = |look, points: Curve| Series { name: name.to_owned(), style, look, points, ..Series::default() };
@@ -262,7 +270,7 @@ impl FigureMaker<'_> {
             chart: chart.markup()?,
             source: source(
                 self.measured,
-                &["positions", "positions-lstm", "positions-gpt1"],
+                &self.stages_named("position"),
                 &self.by_seed(|seed| Some(json!(summary::positions(seed)))),
             ),
         })

@@ -36,6 +36,7 @@ pub(super) fn summary(measured: &StoryMeasurements) -> Value {
     let row = |model: &StoryModel| {
         json!({
             "name": model.name,
+            "what": model.what,
             "style": model.style - FIXED_STYLE,
             "cells": columns.iter().map(|figure| cell(model, figure)).collect::<Vec<_>>(),
         })

@@ -303,4 +303,6 @@ fn render_a_run() {
     let config: LineageConfig = toml::from_str(include_str!("../../../../configs/lineage.toml")).unwrap();
     let out = std::path::PathBuf::from(std::env::var("REPORT_RUN").unwrap());
     write(&config, &out, &[1], &[]).unwrap();
+    let three = std::path::PathBuf::from(std::env::var("REPORT_RUN").unwrap() + "3");
+    write(&config, &three, &[1, 2, 3], &[]).unwrap();
 }
