@@ -6,17 +6,20 @@ use crate::excerpts::{
     LabeledRecord, TextExcerpt,
 };
 use crate::measured::{
-    Accuracy, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores, PpoIteration,
-    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores,
+    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    TurnSpeed,
 };
 use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 32] = [
+const STAGES: [(&str, Chapter); 38] = [
     ("tokenizer", Chapter::Rnn),
     ("lstm", Chapter::Rnn),
     ("gpt1", Chapter::Transformer),
+    ("speed", Chapter::Transformer),
+    ("positions", Chapter::Transformer),
     ("attention", Chapter::Transformer),
     ("bert", Chapter::Bert),
     ("endings-gpt1", Chapter::Gpt1),
@@ -38,6 +41,10 @@ const STAGES: [(&str, Chapter); 32] = [
     ("rm-2", Chapter::ChatGpt),
     ("ppo-2", Chapter::ChatGpt),
     ("wins-round-2", Chapter::ChatGpt),
+    ("ppo-pressed", Chapter::InstructGpt),
+    ("order-rm", Chapter::ChatGpt),
+    ("order-rm-2", Chapter::ChatGpt),
+    ("grades", Chapter::ChatGpt),
     ("feedback", Chapter::ChatGpt),
     ("chat-lstm", Chapter::ChatGpt),
     ("chat-gpt1", Chapter::ChatGpt),
@@ -72,7 +79,7 @@ fn seed(number: u64) -> SeedMeasurements {
     let trained = [("sft", 0.9, 1e4), ("rm", 0.6, 5e3), ("rm-2", 0.5, 5e3)];
     let run = |(name, loss, speed): (&str, f64, f64)| (name.to_owned(), training(loss + shift, speed));
     let mut runs: BTreeMap<String, TrainingMeasurements> = pretrained.into_iter().chain(trained).map(run).collect();
-    for (name, text) in [("ppo", 1.3), ("ppo-no-ptx", 1.6), ("ppo-2", 1.4)] {
+    for (name, text) in [("ppo", 1.3), ("ppo-no-ptx", 1.6), ("ppo-pressed", 1.7), ("ppo-2", 1.4)] {
         runs.insert(name.to_owned(), ppo(text + shift));
     }
     let share = |value: f64| Share { value: value + shift, low: value - 0.05, high: value + 0.05, n: 300 };
@@ -117,6 +124,29 @@ fn seed(number: u64) -> SeedMeasurements {
                 })
                 .collect(),
         }),
+        grades: [
+            ("gpt2", 0.1, 0.0),
+            ("sft", 0.8, 0.4),
+            ("ppo", 0.75, 0.9),
+            ("ppo-no-ptx", 0.74, 0.9),
+            ("ppo-2", 0.9, 0.95),
+        ]
+        .map(|(model, value, courteous)| {
+            let (by_kind, followed) = ([("answer".to_owned(), (40, 50))].into(), share(value));
+            let gold = Some(4.0 * value);
+            (model.to_owned(), AnswerGrades { followed, by_kind, courteous, mean_tokens: 9.0, gold })
+        })
+        .into(),
+        speeds: [("speed", [("gpt1", 2e4), ("lstm", 1e4)])]
+            .map(|(stage, models)| {
+                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate };
+                (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
+            })
+            .into(),
+        positions: [("lstm", [(0.0, 4.0), (8.0, 2.0), (64.0, 1.8)]), ("gpt1", [(0.0, 4.2), (8.0, 2.1), (64.0, 1.2)])]
+            .map(|(model, curve)| (model.to_owned(), curve.map(|(from, loss)| (from, loss + shift)).to_vec()))
+            .into(),
+        orders: [("order-rm", 0.3), ("order-rm-2", 0.8)].map(|(stage, value)| (stage.to_owned(), share(value))).into(),
         excerpts: excerpts(),
     }
 }
@@ -174,7 +204,14 @@ fn excerpts() -> Excerpts {
             }],
         )]
         .into(),
-        compared: [("rm".to_owned(), compared(None)), ("feedback".to_owned(), compared(Some((0.25, 0.75))))].into(),
+        compared: [
+            ("rm", None),
+            ("feedback", None),
+            ("order-rm", Some((0.25, 0.75))),
+            ("order-rm-2", Some((1.5, 0.5))),
+        ]
+        .map(|(stage, rewards)| (stage.to_owned(), compared(rewards)))
+        .into(),
         during_ppo: [("ppo".to_owned(), during()), ("ppo-2".to_owned(), during())].into(),
         text_loss: [("lstm", 0.8), ("gpt1", 0.9), ("gpt2", 0.7), ("gpt3", 0.6), ("sft", 0.75), ("ppo", 0.78)]
             .map(|(stage, loss)| (stage.to_owned(), loss))

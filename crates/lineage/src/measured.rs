@@ -53,8 +53,40 @@ pub struct SeedMeasurements {
     pub answers: BTreeMap<String, Vec<String>>,
     /// What each token of a text attends to.
     pub attention: Option<AttentionMaps>,
+    /// How answers follow held-out instructions, by the model's stage.
+    pub grades: BTreeMap<String, AnswerGrades>,
+    /// Speeds of training two models by turns, by stage and then by the model's stage.
+    pub speeds: BTreeMap<String, BTreeMap<String, TurnSpeed>>,
+    /// Loss at ranges of positions in the context, by the model's stage: the first position of each range, nats a token.
+    pub positions: BTreeMap<String, Curve>,
+    /// How well reward models order the answers of a policy, by stage.
+    pub orders: BTreeMap<String, Share>,
     /// Pieces of real data.
     pub excerpts: Excerpts,
+}
+
+/// Answers to held-out instructions of the embedded world, each the likeliest.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AnswerGrades {
+    /// Share that is right.
+    pub followed: Share,
+    /// By kind of instruction, how many are right, and of how many.
+    pub by_kind: BTreeMap<String, (u32, u32)>,
+    /// Share that begins or ends with a courtesy.
+    pub courteous: f64,
+    /// Mean length in tokens.
+    pub mean_tokens: f64,
+    /// Mean of what the hidden scorer gives, where it judged.
+    pub gold: Option<f64>,
+}
+
+/// How fast a model trains beside another.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TurnSpeed {
+    /// Tokens a second, by the clock.
+    pub tokens_per_s: f64,
+    /// Tokens a second of processor time, which other processes do not change.
+    pub tokens_per_cpu_s: f64,
 }
 
 /// A curve: places and values.

@@ -172,19 +172,34 @@ fn examples(measured: &StoryMeasurements) -> Value {
         let has = |value: &Value| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty());
         found.into_iter().filter(|(_, value)| has(value)).for_each(|(name, value)| all[name] = value);
     }
-    // Of the comparisons of a chapter, one with rewards.
-    let mut compared = Map::new();
+    all["compared"] = compared(measured);
+    all
+}
+
+/// A pair of answers for each chapter that has comparisons, with the rewards of every model that has scored it.
+fn compared(measured: &StoryMeasurements) -> Value {
+    let mut chapters: Map<String, Value> = Map::new();
     for seed in &measured.seeds {
         for (name, pair) in &seed.excerpts.compared {
             let Some(stage) = seed.stages.iter().find(|stage| stage.name == *name) else { continue };
             let Value::String(chapter) = json!(stage.chapter) else { continue };
-            if pair.rewards.is_some() || !compared.contains_key(&chapter) {
-                compared.insert(chapter, json!(pair));
+            let shown = chapters.entry(chapter).or_insert_with(|| json!({ "pair": pair, "rewards": [] }));
+            let Some(rewards) = pair.rewards else { continue };
+            // A pair that no model has scored gives way to one that has rewards.
+            let same = ["prompt", "chosen", "rejected"].iter().all(|key| shown["pair"][key] == json!(pair)[key]);
+            if !same && shown["rewards"] == json!([]) {
+                *shown = json!({ "pair": pair, "rewards": [] });
+            } else if !same {
+                continue;
+            }
+            let model = if name.ends_with("-2") { "2nd reward model" } else { "Reward model" };
+            if let Some(all) = shown["rewards"].as_array_mut().filter(|all| all.iter().all(|one| one["model"] != model))
+            {
+                all.push(json!({ "model": model, "values": rewards, "agrees": rewards.0 > rewards.1 }));
             }
         }
     }
-    all["compared"] = compared.into();
-    all
+    chapters.into()
 }
 
 /// The mean of what `of` finds in seeds; nothing where it finds nothing.
@@ -221,8 +236,8 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "base": measured.seeds.iter().find_map(summary::base).map(|model| model.name),
         "before_ppo": mean(measured, |seed| seed.excerpts.text_loss_before.get("ppo").copied()),
         "cpu_speed": json!({
-            "lstm": mean(measured, |seed| summary::speed(seed).get("lstm").copied()),
-            "gpt1": mean(measured, |seed| summary::speed(seed).get("gpt1").copied()),
+            "lstm": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("lstm")?.tokens_per_cpu_s)),
+            "gpt1": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("gpt1")?.tokens_per_cpu_s)),
         }),
         "endings_chance": endings_are_chance(measured),
         "verdicts": rules::all(measured).iter().map(|shape| (shape.name.clone(), json!(shape.verdict))).collect::<Map<_, _>>(),
@@ -239,8 +254,8 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "text_loss": runs(|run| run.text_loss.last().map(|point| point.1)),
         "kl": runs(|run| run.iterations.last().map(|last| last.kl)),
         "endings": { "gpt1": accuracy("endings-gpt1"), "bert": accuracy("endings-bert") },
-        "color": accuracy("color-predicted"),
-        "first_word": accuracy("first-word-predicted"),
+        "color": accuracy("color-predicted").or_else(|| accuracy("color-gpt1")),
+        "first_word": accuracy("first-word-predicted").or_else(|| accuracy("first-word-gpt1")),
         "shots": measured.seeds.iter().find_map(|seed| seed.in_context.as_ref().and_then(most)),
         "few": { "largest": pattern(InContextScores::largest, true), "smallest": pattern(InContextScores::smallest, true) },
         "zero": { "largest": pattern(InContextScores::largest, false), "smallest": pattern(InContextScores::smallest, false) },

@@ -1,12 +1,7 @@
 //! One table of stages and figures: what each generation and each step added.
 
-use crate::measured::{Curve, InContextScores, SeedMeasurements, StoryMeasurements, is_pattern};
+use crate::measured::{InContextScores, SeedMeasurements, StoryMeasurements, is_pattern};
 use gptkit_plot::FIXED_STYLE;
-use gptkit_stats::Share;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use std::collections::BTreeMap;
 
 /// A model of the story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,41 +82,6 @@ pub const FIGURES: [SummaryFigure; 8] = [
     SummaryFigure { key: "preferred", head: "Preferred to its start", better: Better::Neither, form: (1, "%") },
 ];
 
-/// Grades of the greedy answers of a model to held-out instructions.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct GradedAnswers {
-    /// Instructions that were followed.
-    pub followed: Share,
-    /// Share of answers with a courteous opening or closing, from 0 to 1.
-    pub courteous: f64,
-    /// Mean length, in tokens.
-    pub mean_tokens: f64,
-    /// Mean score by the hidden scorer of the embedded world.
-    #[serde(default)]
-    pub mean_score: Option<f64>,
-}
-
-/// What `seed` holds under `name`; nothing where it has no such measurement, or one of another form.
-fn field<T: DeserializeOwned + Default>(seed: &SeedMeasurements, name: &str) -> T {
-    let mut value = json!(seed);
-    serde_json::from_value(value[name].take()).unwrap_or_default()
-}
-
-/// Grades by model: `base` and stages of the second half of the story.
-pub fn grades(seed: &SeedMeasurements) -> BTreeMap<String, GradedAnswers> {
-    field(seed, "grades")
-}
-
-/// Loss by position in the context, by stage.
-pub fn positions(seed: &SeedMeasurements) -> BTreeMap<String, Curve> {
-    field(seed, "positions")
-}
-
-/// Training speed at a batch of one, tokens per second of CPU time, by stage.
-pub fn speed(seed: &SeedMeasurements) -> BTreeMap<String, f64> {
-    field(seed, "speed")
-}
-
 /// Stage of the model that demonstrations start from, as the stage `sft` reads it.
 pub fn base(seed: &SeedMeasurements) -> Option<StoryModel> {
     let sft = seed.stages.iter().find(|stage| stage.name == SFT.stage)?;
@@ -140,20 +100,16 @@ fn contest(model: StoryModel) -> Option<&'static str> {
 
 /// The figure `key` of `model` in `seed`.
 pub fn value(seed: &SeedMeasurements, model: StoryModel, key: &str) -> Option<f64> {
-    let grade = || {
-        let mut all = grades(seed);
-        let is_base = base(seed) == Some(model);
-        all.remove(model.stage).or_else(|| all.remove("base").filter(|_| is_base))
-    };
+    let grade = seed.grades.get(model.stage);
     let run = seed.runs.get(model.stage);
     match key {
         "parameters" => run?.n_params.map(|n| n as f64),
         "text_loss" => seed.excerpts.text_loss.get(model.stage).copied(),
         "few_shot" => few_shot(seed.in_context.as_ref()?, model.stage),
-        "right" => grade().map(|grade| 100.0 * grade.followed.value),
-        "courteous" => grade().map(|grade| 100.0 * grade.courteous),
-        "tokens" => grade().map(|grade| grade.mean_tokens),
-        "gold" => grade().and_then(|grade| grade.mean_score),
+        "right" => grade.map(|grade| 100.0 * grade.followed.value),
+        "courteous" => grade.map(|grade| 100.0 * grade.courteous),
+        "tokens" => grade.map(|grade| grade.mean_tokens),
+        "gold" => grade.and_then(|grade| grade.gold),
         "preferred" => Some(100.0 * seed.wins.get(contest(model)?)?.models.get(model.stage)?.value),
         _ => None,
     }
@@ -187,13 +143,14 @@ mod tests {
         // Patterns with 8 examples: 10 + 3 size + 3 (1 + size) √8.
         let few = value(&measured.seeds[0], GPT1, "few_shot").unwrap();
         assert!((few - (10.001 + 3.0 * 8f64.sqrt())).abs() < 1e-9, "{few}");
+        assert_eq!(mean(&measured, PPO, "courteous"), Some(90.0));
+        assert_eq!(mean(&measured, GPT2, "gold"), Some(0.4), "the base model is graded under its own name");
         assert_eq!(mean(&measured, GPT1, "unknown"), None);
     }
 
     #[test]
     fn measurements_that_a_seed_lacks_are_none() {
         let seed = SeedMeasurements::default();
-        assert!(positions(&seed).is_empty() && speed(&seed).is_empty());
         assert!(FIGURES.iter().all(|figure| ROWS.iter().all(|&row| value(&seed, row, figure.key).is_none())));
     }
 

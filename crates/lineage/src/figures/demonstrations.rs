@@ -52,7 +52,7 @@ impl FigureMaker<'_> {
         })
     }
 
-    /// Over demonstrations, a line a model; beside it what fine-tuning, as the stage `tuned` measured it, and chance give.
+    /// Over demonstrations, a line a model; beside it what fine-tuning, on the task `tuned`, and chance give.
     /// Nothing where no model rises above chance.
     pub(super) fn over_shots(
         &self,
@@ -60,6 +60,8 @@ impl FigureMaker<'_> {
         is: &dyn Fn(&str) -> bool,
         tuned: Option<&str>,
     ) -> Option<ReportFigure> {
+        let tuned = tuned.map(|task| self.tuned_stage(task));
+        let tuned = tuned.as_deref();
         let evaluations = self.evaluations();
         let first = evaluations.first()?;
         let shots = first.shots();

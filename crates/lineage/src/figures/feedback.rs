@@ -2,8 +2,8 @@
 
 use super::{FigureMaker, NEUTRAL, ReportFigure, average, source};
 use crate::config::Chapter;
-use crate::measured::{Curve, PpoIteration, SeedMeasurements};
-use crate::summary::{self, GradedAnswers, NO_PTX, PPO, PPO2, PRESSED, RM, SFT, StoryModel};
+use crate::measured::{AnswerGrades, Curve, PpoIteration, SeedMeasurements};
+use crate::summary::{self, NO_PTX, PPO, PPO2, PRESSED, RM, SFT, StoryModel};
 use gptkit_plot::{Axis, LineChart, Look, Series, ShareBar, ShareBars};
 use gptkit_stats::Share;
 use serde_json::{Map, Value, json};
@@ -78,6 +78,7 @@ impl FigureMaker<'_> {
             ),
             self.gold_and_proxy(),
             self.text_loss(),
+            self.orders(),
             self.rounds(),
             self.wins(ChatGpt, "Does the second round win?", &[("wins-round-2", PPO2, "second round over first")]),
         ]
@@ -142,19 +143,18 @@ impl FigureMaker<'_> {
     fn grades(
         &self,
         title: &str,
-        value: fn(&GradedAnswers) -> f64,
-        interval: fn(&GradedAnswers) -> Option<Share>,
+        value: fn(&AnswerGrades) -> f64,
+        interval: fn(&AnswerGrades) -> Option<Share>,
     ) -> Option<ReportFigure> {
-        let all: Vec<_> = self.measured.seeds.iter().map(summary::grades).collect();
         let base = self.measured.seeds.iter().find_map(summary::base);
-        let named = [("sft", SFT), ("ppo", PPO), ("ppo-no-ptx", NO_PTX), ("ppo-pressed", PRESSED), ("ppo-2", PPO2)];
-        let models = base.map(|base| ("base", base)).into_iter().chain(named);
-        let bar = |(key, model): (&str, StoryModel)| {
-            let seed = |grade: &GradedAnswers| match interval(grade) {
+        let models = base.into_iter().chain([SFT, PPO, NO_PTX, PRESSED, PPO2]);
+        let bar = |model: StoryModel| {
+            let seed = |grade: &AnswerGrades| match interval(grade) {
                 Some(share) => (100.0 * share.value, 100.0 * share.low, 100.0 * share.high),
                 None => (value(grade), value(grade), value(grade)),
             };
-            let seeds: Vec<_> = all.iter().filter_map(|grades| grades.get(key)).map(seed).collect();
+            let grades = self.measured.seeds.iter().filter_map(|seed| seed.grades.get(model.stage));
+            let seeds: Vec<_> = grades.map(seed).collect();
             ShareBar { name: model.name.to_owned(), style: model.style, seeds }
         };
         let bars: Vec<ShareBar> = models.map(bar).filter(|bar| !bar.seeds.is_empty()).collect();
@@ -181,8 +181,9 @@ impl FigureMaker<'_> {
                 self.measured,
                 &self.stages_named("grade"),
                 &self.by_seed(|seed| {
-                    let grade = |(name, one): (&String, &GradedAnswers)| (name.clone(), json!(value(one)));
-                    Some(summary::grades(seed).iter().map(grade).collect::<Map<_, _>>().into())
+                    let grade = |(name, one): (&String, &AnswerGrades)| (name.clone(), json!(value(one)));
+                    Some(seed.grades.iter().map(grade).collect::<Map<_, _>>().into())
+                        .filter(|_| !seed.grades.is_empty())
                 }),
             ),
         })
@@ -290,6 +291,41 @@ impl FigureMaker<'_> {
             notes: Vec::new(),
             chart: chart.markup()?,
             source: source(self.measured, &["ppo", "ppo-no-ptx"], &data),
+        })
+    }
+
+    /// How well the reward models of both rounds order the answers of the policy after the first.
+    fn orders(&self) -> Option<ReportFigure> {
+        let bar = |(stage, name): (&str, &str)| {
+            let seed = |seed: &SeedMeasurements| {
+                let Share { value, low, high, .. } = *seed.orders.get(stage)?;
+                Some((100.0 * value, 100.0 * low, 100.0 * high))
+            };
+            let seeds = self.measured.seeds.iter().filter_map(seed).collect();
+            ShareBar { name: name.to_owned(), style: RM.style, seeds }
+        };
+        let bars = [("order-rm", "first reward model"), ("order-rm-2", "second reward model")].map(bar);
+        let value = |bar: &ShareBar| average(bar.seeds.iter().map(|seed| Some(seed.0)));
+        let (first, second) = (value(&bars[0])?, value(&bars[1])?);
+        let says = match second > first {
+            true => "The second, which has seen such answers, is better.",
+            false => "The second is not better, although it has seen such answers.",
+        };
+        let label = "How often each reward model orders two answers of the policy as their gold scores do".to_owned();
+        Some(ReportFigure {
+            chapter: Chapter::ChatGpt,
+            title: "Why a second round needs new comparisons".to_owned(),
+            caption: format!(
+                "Of two answers that the policy wrote after the first round, the first reward model finds the one with the \
+                 higher gold score in {first:.1}% of pairs, the second in {second:.1}%. {says} The dashed line is a coin."
+            ),
+            notes: Vec::new(),
+            chart: ShareBars { label, bars: bars.to_vec(), half: true }.markup()?,
+            source: source(
+                self.measured,
+                &["order-rm", "order-rm-2"],
+                &self.by_seed(|seed| Some(json!(seed.orders)).filter(|_| !seed.orders.is_empty())),
+            ),
         })
     }
 

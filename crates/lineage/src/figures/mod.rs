@@ -83,17 +83,17 @@ pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
         from.over_shots(
             "Name the color: right answers by number of examples",
             &|task| task == "world-patterns:color",
-            Some("color-predicted"),
+            Some("color"),
         ),
         from.over_shots(
             "Name the first word: right answers by number of examples",
             &|task| task == "world-patterns:first-word",
-            Some("first-word-predicted"),
+            Some("first-word"),
         ),
         from.over_shots(
             "Find the ending: right answers by number of examples",
             &|task| task == "world-endings",
-            Some("endings-gpt1"),
+            Some("endings"),
         ),
     ];
     figures.extend(from.feedback());
@@ -229,8 +229,11 @@ impl FigureMaker<'_> {
 
     /// Loss by position in the context.
     fn positions(&self) -> Option<ReportFigure> {
-        let all: Vec<_> = self.measured.seeds.iter().map(summary::positions).collect();
-        let curve = |model: &StoryModel| mean(&all.iter().filter_map(|one| one.get(model.stage)).collect::<Vec<_>>());
+        let of = |seed: &'_ SeedMeasurements, model: &StoryModel| seed.positions.contains_key(model.stage);
+        let curve = |model: &StoryModel| {
+            let seeds = self.measured.seeds.iter().filter(|seed| of(seed, model));
+            mean(&seeds.filter_map(|seed| seed.positions.get(model.stage)).collect::<Vec<_>>())
+        };
         let models: Vec<(StoryModel, Curve)> = [LSTM, GPT1].iter().map(|model| (*model, curve(model))).collect();
         if models.iter().any(|(_, curve)| curve.len() < 3) {
             return None;
@@ -261,7 +264,7 @@ impl FigureMaker<'_> {
             series: series.collect(),
             ..LineChart::default()
         };
-        let n = all.iter().filter(|one| !one.is_empty()).count();
+        let n = self.measured.seeds.iter().filter(|seed| of(seed, &GPT1)).count();
         Some(ReportFigure {
             chapter: Chapter::Transformer,
             title: "Who uses words from far back?".to_owned(),
@@ -271,7 +274,7 @@ impl FigureMaker<'_> {
             source: source(
                 self.measured,
                 &self.stages_named("position"),
-                &self.by_seed(|seed| Some(json!(summary::positions(seed)))),
+                &self.by_seed(|seed| Some(json!(seed.positions)).filter(|_| !seed.positions.is_empty())),
             ),
         })
     }
@@ -286,18 +289,24 @@ impl FigureMaker<'_> {
         self.measured.seeds.iter().filter_map(seed).collect()
     }
 
+    /// The fine-tuned GPT-1, and the LSTM in its place where it was fine-tuned, on each task.
     fn fine_tuned(&self) -> Option<ReportFigure> {
-        let bar = |(stage, name): (&str, &str)| {
-            let seeds = self.accuracies(stage);
-            ShareBar { name: name.to_owned(), style: GPT1.style, seeds }
-        };
-        let bars = [
-            ("endings-gpt1", "find the right ending"),
-            ("color-predicted", "name the color"),
-            ("first-word-predicted", "name the first word"),
-        ];
-        let label = "Accuracy of GPT-1 after fine-tuning, on records that were held out".to_owned();
-        let chart = ShareBars { label, bars: bars.map(bar).to_vec(), half: false }.markup()?;
+        let tasks =
+            [("endings", "find the ending"), ("color", "name the color"), ("first-word", "name the first word")];
+        let mut stages: Vec<String> = Vec::new();
+        let mut bars = Vec::new();
+        for (task, what) in tasks {
+            for (model, stage) in [(GPT1, self.tuned_stage(task)), (LSTM, format!("{task}-lstm"))] {
+                let seeds = self.accuracies(&stage);
+                if !seeds.is_empty() {
+                    bars.push(ShareBar { name: format!("{what}: {}", model.name), style: model.style, seeds });
+                    stages.extend([format!("{task}-{}", model.stage), stage]);
+                }
+            }
+        }
+        let label = "Accuracy of fine-tuned models on records that were held out".to_owned();
+        let has_lstm = bars.iter().any(|bar| bar.style == LSTM.style);
+        let chart = ShareBars { label, bars, half: false }.markup()?;
         let endings = self.average(|seed| Some(100.0 * seed.accuracies.get("endings-gpt1")?.value));
         let choices = self.measured.seeds.iter().find_map(|seed| Some(seed.excerpts.endings.as_ref()?.choices.len()));
         let chance = endings.zip(choices).map(|(endings, n)| {
@@ -305,21 +314,20 @@ impl FigureMaker<'_> {
             let relation = if endings > chance { "lies above" } else { "does not lie above" };
             format!(" Guessing among {n} endings would give {chance:.0}%, and GPT-1 {relation} that.")
         });
+        let beside = if has_lstm { " The LSTM was pretrained and fine-tuned in the same way." } else { "" };
+        stages.dedup();
+        let names: Vec<&str> = stages.iter().map(String::as_str).collect();
         Some(ReportFigure {
             chapter: Chapter::Gpt1,
             title: "One pretrained model, three tasks".to_owned(),
             caption: format!(
-                "Right answers on held-out records, each after its own short fine-tuning.{} The line in each bar is the 95% \
-                 interval of a seed.",
+                "Right answers on held-out records, each after its own short fine-tuning.{}{beside} The line in each bar is the \
+                 95% interval of a seed.",
                 chance.unwrap_or_default()
             ),
             notes: Vec::new(),
             chart,
-            source: source(
-                self.measured,
-                &["endings-gpt1", "color-gpt1", "color-predicted", "first-word-gpt1", "first-word-predicted"],
-                &self.accuracy_data(&["endings-gpt1", "color-predicted", "first-word-predicted"]),
-            ),
+            source: source(self.measured, &names, &self.accuracy_data(&names)),
         })
     }
 
@@ -352,6 +360,13 @@ impl FigureMaker<'_> {
             chart,
             source: source(self.measured, &stages, &self.accuracy_data(&stages)),
         })
+    }
+
+    /// The stage that measured the fine-tuned GPT-1 on `task`: one that labels held-out records apart, where there is one.
+    fn tuned_stage(&self, task: &str) -> String {
+        let predicted = format!("{task}-predicted");
+        let apart = self.measured.seeds.iter().any(|seed| seed.accuracies.contains_key(&predicted));
+        if apart { predicted } else { format!("{task}-gpt1") }
     }
 
     fn accuracy_data(&self, stages: &[&str]) -> Value {

@@ -71,7 +71,7 @@ fn every_figure_has_its_caption_its_commands_and_its_data() {
     let count = |name: &str| elements.iter().filter(|element| *element == name).count();
     let figures = figures::all(&measured);
     let titles: Vec<&str> = figures.iter().map(|figure| figure.title.as_str()).collect();
-    assert_eq!(figures.len(), 18, "{titles:?}");
+    assert_eq!(figures.len(), 22, "{titles:?}");
     assert_eq!(page.matches("class=\"row chart\"").count(), figures.len());
     assert_eq!(count("figure"), figures.len() + CHAPTERS.len(), "each chapter has a diagram");
     assert_eq!(page.matches("role=\"img\" aria-label=").count(), figures.len() + CHAPTERS.len());
@@ -86,7 +86,7 @@ fn every_figure_has_its_caption_its_commands_and_its_data() {
         page.contains("<span>&#x27;seed-1&#x2f;ppo-no-ptx&#x27;</span>"),
         "commands of the first seed, in whole words"
     );
-    assert!(page.contains("96 stages took 16 min"), "of all seeds");
+    assert!(page.contains("114 stages took 19 min"), "of all seeds");
     assert!(page.len() < 400_000, "{} bytes", page.len());
 }
 
@@ -166,13 +166,14 @@ fn the_table_of_stages_marks_the_best_value_of_a_column() {
     let measured = example::measured(1);
     let table = table::summary(&measured);
     let heads: Vec<&str> = table["columns"].as_array().unwrap().iter().map(|c| c["key"].as_str().unwrap()).collect();
-    assert_eq!(heads, ["parameters", "text_loss", "few_shot", "preferred"], "nothing was graded");
+    assert_eq!(heads, ["parameters", "text_loss", "few_shot", "right", "courteous", "tokens", "gold", "preferred"]);
     let rows = table["rows"].as_array().unwrap();
     let best = |column: usize| {
         let rows = rows.iter().filter(|row| row["cells"][column]["best"] == true);
         rows.map(|row| row["name"].as_str().unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!([best(0), best(1), best(2), best(3)], [vec![], vec!["GPT-3"], vec!["GPT-3"], vec![]]);
+    assert_eq!([best(0), best(1), best(2), best(3)], [vec![], vec!["GPT-3"], vec!["GPT-3"], vec!["2nd round"]]);
+    assert!(best(4).is_empty(), "courtesy is neither good nor bad");
     assert_eq!(rows[0]["cells"][1]["text"], "0.800");
     assert!(page(&measured).contains("<b>0.600</b>"));
 }
@@ -186,6 +187,7 @@ fn examples_are_shown_where_they_exist_and_marked_right_or_wrong() {
         with.contains("The reward model disagrees with the labeler"),
         "0.25 for the chosen one, 0.75 for the other"
     );
+    assert!(with.contains("The 2nd reward model agrees with the labeler"));
     assert!(with.contains("✗ wrong, it is red") && with.contains("✓ the right ending"));
     assert!(with.contains("<td>chat-ppo says Ben <span class=\"mark good\">✓ right</span></td>"));
     assert!(with.contains("<td>chat-sft says Ben <span class=\"mark bad\">✗ wrong</span></td>"));
@@ -209,6 +211,28 @@ fn claims_name_their_papers_with_an_address() {
     let two = papers("Vaswani et al. 2017, §4; somebody 1999, §2");
     assert_eq!(two[0]["section"], ", §4");
     assert_eq!((&two[1]["name"], &two[1]["url"]), (&json!("somebody 1999, §2"), &Value::Null));
+}
+
+#[test]
+fn captions_and_prose_follow_the_figures_both_ways() {
+    let mut measured = example::measured(1);
+    let before = page(&measured);
+    assert!(before.contains("PPO lowers the share from 80.1% to 75.1%."));
+    assert!(before.contains("the share of right answers falls from 80.1% to 75.1%"));
+    assert!(before.contains("GPT-1 on 20,000. Attention is faster"));
+    assert!(before.contains("at its end GPT-1 is ahead by 0.600 nats"));
+    assert!(before.contains("The second, which has seen such answers, is better."));
+    let seed = &mut measured.seeds[0];
+    seed.grades.get_mut("ppo").unwrap().followed.value = 0.85;
+    seed.speeds.get_mut("speed").unwrap().get_mut("lstm").unwrap().tokens_per_cpu_s = 3e4;
+    seed.positions.get_mut("lstm").unwrap()[2].1 = 1.0;
+    seed.orders.get_mut("order-rm-2").unwrap().value = 0.2;
+    let after = page(&measured);
+    assert!(after.contains("PPO raises the share from 80.1% to 85.0%."));
+    assert!(after.contains("the share of right answers rises from 80.1% to 85.0%"));
+    assert!(after.contains("Attention is not faster here"));
+    assert!(after.contains("at its end LSTM is ahead by 0.201 nats"));
+    assert!(after.contains("The second is not better"));
 }
 
 #[test]
