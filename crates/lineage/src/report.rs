@@ -335,14 +335,14 @@ fn answers(measured: &StoryMeasurements) -> Value {
         let one = |(stage, model): (&str, summary::StoryModel)| {
             let answer = seed.answers.get(stage)?.get(n)?;
             Some(
-                json!({ "name": model.name, "what": model.what, "style": model.style - FIXED_STYLE, "text": answer, "right": right(n, answer) }),
+                json!({ "name": model.name, "style": model.style - FIXED_STYLE, "text": answer, "right": right(n, answer) }),
             )
         };
         // Stages of a story of the user's own may have other names.
         let other = |name: &&String| !ASKED.iter().any(|(stage, _)| stage == name);
         let others = seed.answers.keys().filter(other).filter_map(|name| {
             let answer = seed.answers[name].get(n)?;
-            Some(json!({ "name": name, "what": "", "style": null, "text": answer, "right": right(n, answer) }))
+            Some(json!({ "name": name, "style": null, "text": answer, "right": right(n, answer) }))
         });
         ASKED.into_iter().filter_map(one).chain(others).collect()
     };

@@ -95,11 +95,14 @@ impl FigureMaker<'_> {
             chapter: Chapter::Transformer,
             title: format!("What each token of “{}” attends to", text.trim()),
             caption: format!(
-                "GPT-1 has {} heads; these {} spread their attention the least evenly. Each row is a token, each column a \
-                 token that it looks at: itself and those before it. The stronger the color of a square, the more the row \
-                 takes from the column. Layers and heads are counted from 0.",
+                "GPT-1 has {} heads; {}. Each row is a token, each column a token that it looks at: itself and those before it. \
+                 The stronger the color of a square, the more the row takes from the column. Layers and heads are counted \
+                 from 0.",
                 attention.heads.len(),
-                heads.len()
+                match heads.len() {
+                    1 => "this one spreads its attention the least evenly".to_owned(),
+                    n => format!("these {n} spread their attention the least evenly"),
+                }
             ),
             notes: heads.iter().map(note).collect(),
             chart: map.markup()?,

@@ -137,7 +137,9 @@ fn chapters_come_in_order_and_mention_what_was_measured() {
     let after = ["id=\"claims\"", "id=\"costs\"", "id=\"limits\""].map(|id| page.find(id).unwrap());
     assert!(before.is_sorted() && before[2] < places[0] && after.is_sorted() && places[7] < after[0]);
     assert!(
-        page.contains("preferred to the base model’s on 90% of prompts, answers after PPO to those after SFT on 70%")
+        page.contains(
+            "preferred to the base model’s on 90.1% of prompts, answers after PPO to those after SFT on 70.1%"
+        )
     );
     let words = rules::all(&measured)[0].words();
     assert!(page.contains(&words) && page.contains("200 MB"));
@@ -327,6 +329,7 @@ fn render_a_run() {
     let config: LineageConfig = toml::from_str(include_str!("../../../../configs/lineage.toml")).unwrap();
     let out = std::path::PathBuf::from(std::env::var("REPORT_RUN").unwrap());
     write(&config, &out, &[1], &[]).unwrap();
+    std::fs::write(out.join("example.html"), render(&example::measured(1)).unwrap()).unwrap();
     let three = std::path::PathBuf::from(std::env::var("REPORT_RUN").unwrap() + "3");
     write(&config, &three, &[1, 2, 3], &[]).unwrap();
 }
