@@ -177,7 +177,11 @@ fn excerpts() -> Excerpts {
             text: "Ben had a kite. He ran.".to_owned(),
             tokens: ["Ben", " had", " a", " kite", "."].map(str::to_owned).to_vec(),
         }),
-        patterns: None,
+        patterns: Some(TextExcerpt {
+            source: "world-patterns:9:1".to_owned(),
+            text: "- red cat bell -> red".to_owned(),
+            tokens: Vec::new(),
+        }),
         labeled: [("color-predicted", "red"), ("first-word-predicted", "cat")]
             .map(|(stage, prediction)| {
                 let (input, output) = ("cat red bell".to_owned(), "red".to_owned());

@@ -103,7 +103,8 @@ pub struct TrainingMeasurements {
     pub flops: Option<f64>,
     /// Speed of the update in the middle.
     pub tokens_per_s: f64,
-    /// Training loss over tokens, each point the mean of a hundredth of the run; empty where it is no loss of a text.
+    /// Training loss over tokens: before the first update, and then the mean of each hundredth of the run; empty where it is
+    /// no loss of a text.
     pub training: Curve,
     /// Validation loss over tokens.
     pub validation: Curve,

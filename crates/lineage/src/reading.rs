@@ -119,14 +119,16 @@ fn training(folder: &Path, command: &str) -> Result<TrainingMeasurements> {
     })
 }
 
-/// Means of equal groups.
+/// The loss before the first update, and then means of equal groups.
 fn smoothed(records: &[Record]) -> Curve {
     let group = records.len().div_ceil(POINTS).max(1);
     let mean = |group: &[Record]| {
         let of = |value: fn(&Record) -> f64| group.iter().map(value).sum::<f64>() / group.len() as f64;
         (of(|record| record.tokens as f64), of(|record| record.train_loss))
     };
-    records.chunks(group).map(mean).filter(|point| point.1.is_finite()).collect()
+    let first = records.first().map(|first| (first.tokens as f64, first.train_loss)).filter(|_| group > 1);
+    let means = records.chunks(group).map(mean);
+    first.into_iter().chain(means).filter(|point| point.1.is_finite()).collect()
 }
 
 fn iteration(record: &Record) -> Option<PpoIteration> {
@@ -389,8 +391,9 @@ mod tests {
         let pretrained = training(&run, "pretrain").unwrap();
         assert_eq!((pretrained.n_params, pretrained.tokens, pretrained.tokens_per_s), (Some(20), 3000, 151.0));
         assert_eq!(pretrained.flops, Some(6.0 * (8.0 * 4.0 * 4.0 + 5.0 * 4.0) * 3000.0));
-        assert_eq!(pretrained.training.len(), 100);
-        assert_eq!(pretrained.training[0], (20.0, 2.0), "the mean of three updates");
+        assert_eq!(pretrained.training.len(), 101);
+        assert_eq!(pretrained.training[0], (10.0, 2.0), "before the first update");
+        assert_eq!(pretrained.training[1], (20.0, 2.0), "the mean of three updates");
         assert_eq!(pretrained.validation.iter().map(|p| p.0).collect::<Vec<_>>(), [1000.0, 2000.0, 3000.0]);
         assert_eq!(pretrained.best_validation, Some(1.7));
         let ppo = training(&run, "ppo").unwrap();

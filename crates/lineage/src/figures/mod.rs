@@ -216,8 +216,8 @@ impl FigureMaker<'_> {
             chapter,
             title: title.to_owned(),
             caption: format!(
-                "{} Thin lines: the text that the model is trained on. Thick lines: text that was held out. The vertical \
-                 scale is logarithmic, so that differences near the end can be seen.{}",
+                "{} Thin lines are the training text, from before the first update; thick lines are held-out text. The \
+                 vertical scale is logarithmic, so that differences near the end can be seen.{}",
                 what_losses_say(&ends),
                 Self::mean_of(n)
             ),
@@ -380,13 +380,14 @@ impl FigureMaker<'_> {
 
 /// What models' losses begin and end with.
 fn what_losses_say(ends: &[(&str, f64, f64)]) -> String {
-    let one = |(name, first, best): &(&str, f64, f64)| format!("{name} goes from {first:.2} to {best:.3}");
+    let one = |(name, first, best): &(&str, f64, f64)| format!("{name} from {first:.2} to {best:.3}");
     let lowest = ends.iter().min_by(|a, b| a.2.total_cmp(&b.2));
     let all = ends.iter().map(one).collect::<Vec<_>>().join(", ");
+    let does = if ends.iter().all(|(_, first, best)| best < first) { "falls" } else { "does not always fall" };
     match (ends.len(), lowest) {
         (0, _) | (_, None) => String::new(),
-        (1, _) => format!("{all} nats. Every step down means that the text surprises the model less."),
-        (_, Some(lowest)) => format!("{all} nats on held-out text. The lowest is {}.", lowest.0),
+        (1, _) => format!("The loss {does}: {all} nats. The lower it is, the less the text surprises the model."),
+        (_, Some(lowest)) => format!("The loss {does}: {all} nats. The lowest is {}.", lowest.0),
     }
 }
 
@@ -424,10 +425,7 @@ mod tests {
     #[test]
     fn the_caption_names_the_model_with_the_lowest_loss() {
         let says = what_losses_say(&[("A", 6.9, 1.2), ("B", 6.8, 1.1)]);
-        assert_eq!(
-            says,
-            "A goes from 6.90 to 1.200, B goes from 6.80 to 1.100 nats on held-out text. The lowest is B."
-        );
+        assert_eq!(says, "The loss falls: A from 6.90 to 1.200, B from 6.80 to 1.100 nats. The lowest is B.");
         assert!(what_losses_say(&[("A", 6.9, 1.2), ("B", 6.8, 1.3)]).ends_with("The lowest is A."));
     }
 }
