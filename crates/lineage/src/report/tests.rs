@@ -321,15 +321,3 @@ fn the_page_and_its_data_are_written() {
     assert_eq!(csv.lines().count(), 17, "a head, and a row for each claim");
     assert!(csv.lines().nth(1).unwrap().contains("not measured"), "{csv}");
 }
-
-/// Renders a finished run: `REPORT_RUN` names a copy of its folder.
-#[test]
-#[ignore]
-fn render_a_run() {
-    let config: LineageConfig = toml::from_str(include_str!("../../../../configs/lineage.toml")).unwrap();
-    let out = std::path::PathBuf::from(std::env::var("REPORT_RUN").unwrap());
-    write(&config, &out, &[1], &[]).unwrap();
-    std::fs::write(out.join("example.html"), render(&example::measured(1)).unwrap()).unwrap();
-    let three = std::path::PathBuf::from(std::env::var("REPORT_RUN").unwrap() + "3");
-    write(&config, &three, &[1, 2, 3], &[]).unwrap();
-}
