@@ -39,7 +39,8 @@ fn dots(model: StoryModel, points: Curve) -> Series {
 fn changes(points: &Curve) -> Option<String> {
     let (first, last) = (points.first()?.1, points.last()?.1);
     let does = if last > first { "rises" } else { "falls" };
-    Some(format!("{does} from {first:.2} to {last:.2}"))
+    // With a minus that is as long as a plus.
+    Some(format!("{does} from {first:.2} to {last:.2}").replace('-', "−"))
 }
 
 const PREFERRED: &str = "the first of the pair is preferred";
