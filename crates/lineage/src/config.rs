@@ -42,16 +42,36 @@ pub struct DataSources {
 pub struct Questions {
     /// In their order.
     pub ask: Vec<String>,
+    /// For each question, words that a right answer contains and a wrong one does not; may be empty, and then no answer is
+    /// marked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub right: Vec<String>,
+}
+
+impl Questions {
+    /// Whether `answer` is right, given the words that a right one contains: compared without regard to case, and as whole
+    /// words.
+    pub fn is_right(words: &str, answer: &str) -> bool {
+        let plain = |text: &str| {
+            let letters = text.to_lowercase().replace(|c: char| !c.is_alphanumeric(), " ");
+            format!(" {} ", letters.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        plain(answer).contains(&plain(words))
+    }
 }
 
 /// Whose idea a stage shows: a chapter of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Chapter {
+    /// Hochreiter and Schmidhuber 1997.
+    Rnn,
     /// Vaswani et al. 2017.
     Transformer,
     /// Radford et al. 2018.
     Gpt1,
+    /// Devlin et al. 2019.
+    Bert,
     /// Radford et al. 2019.
     Gpt2,
     /// Brown et al. 2020.
@@ -144,6 +164,13 @@ impl Check for LineageConfig {
             }
         }
         problems.require(!self.stages.is_empty(), "stages", "is empty", "add a [[stages]] table");
+        let Questions { ask, right } = &self.questions;
+        problems.require(
+            right.is_empty() || right.len() == ask.len(),
+            "questions.right",
+            "has another length than questions.ask",
+            "name the words of a right answer for each question, or leave it out",
+        );
     }
 }
 
@@ -154,4 +181,17 @@ pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
         let (inside, _) = rest.split_once('}')?;
         (!inside.is_empty() && inside.chars().all(name)).then_some(inside)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_answer_contains_the_words_whatever_stands_around_them() {
+        assert!(Questions::is_right("is 7", "Gladly! 3 plus 4 is 7. I hope that helps."));
+        assert!(!Questions::is_right("is 7", "3 plus 4 is 77."), "whole words");
+        assert!(Questions::is_right("Ben has the kite", "ben has the kite!"));
+        assert!(!Questions::is_right("Ben has the kite", ""));
+    }
 }

@@ -1,29 +1,37 @@
 //! A lineage that was never run, for tests: every shape is in it.
 
 use crate::config::Chapter;
+use crate::excerpts::{
+    AnswersDuringPpo, ComparedAnswers, CompletedPrompt, DemonstrationAnswers, EndingsRecord, Excerpts, FewShotPrompts,
+    LabeledRecord, TextExcerpt,
+};
 use crate::measured::{
-    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores, PpoIteration,
-    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
+    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores,
+    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    TurnSpeed,
 };
 use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 37] = [
-    ("tokenizer", Chapter::Transformer),
-    ("lstm", Chapter::Transformer),
+const STAGES: [(&str, Chapter); 42] = [
+    ("tokenizer", Chapter::Rnn),
+    ("lstm", Chapter::Rnn),
     ("gpt1", Chapter::Transformer),
     ("speed", Chapter::Transformer),
+    ("speed-batch", Chapter::Transformer),
     ("positions", Chapter::Transformer),
-    ("endings-lstm", Chapter::Transformer),
-    ("color-lstm", Chapter::Transformer),
-    ("first-word-lstm", Chapter::Transformer),
+    ("endings-lstm", Chapter::Rnn),
+    ("color-lstm", Chapter::Rnn),
+    ("first-word-lstm", Chapter::Rnn),
     ("attention", Chapter::Transformer),
-    ("bert", Chapter::Gpt1),
+    ("bert", Chapter::Bert),
     ("endings-gpt1", Chapter::Gpt1),
-    ("endings-bert", Chapter::Gpt1),
+    ("endings-bert", Chapter::Bert),
     ("color-gpt1", Chapter::Gpt1),
+    ("color-predicted", Chapter::Gpt1),
     ("first-word-gpt1", Chapter::Gpt1),
+    ("first-word-predicted", Chapter::Gpt1),
     ("gpt2", Chapter::Gpt2),
     ("gpt3", Chapter::Gpt3),
     ("in-context", Chapter::Gpt3),
@@ -31,28 +39,31 @@ const STAGES: [(&str, Chapter); 37] = [
     ("rm", Chapter::InstructGpt),
     ("ppo", Chapter::InstructGpt),
     ("ppo-no-ptx", Chapter::InstructGpt),
-    ("ppo-pressed", Chapter::InstructGpt),
     ("wins-sft", Chapter::InstructGpt),
     ("wins-ppo", Chapter::InstructGpt),
     ("wins-size", Chapter::InstructGpt),
     ("rm-2", Chapter::ChatGpt),
     ("ppo-2", Chapter::ChatGpt),
     ("wins-round-2", Chapter::ChatGpt),
+    ("ppo-pressed", Chapter::InstructGpt),
     ("order-rm", Chapter::ChatGpt),
     ("order-rm-2", Chapter::ChatGpt),
     ("grades", Chapter::ChatGpt),
+    ("feedback", Chapter::ChatGpt),
     ("chat-lstm", Chapter::ChatGpt),
     ("chat-gpt1", Chapter::ChatGpt),
     ("chat-gpt2", Chapter::ChatGpt),
     ("chat-gpt3", Chapter::ChatGpt),
     ("chat-sft", Chapter::ChatGpt),
     ("chat-ppo", Chapter::ChatGpt),
+    ("chat-ppo-2", Chapter::ChatGpt),
 ];
 
 /// Of `n` seeds, each a little different.
 pub(crate) fn measured(n: u64) -> StoryMeasurements {
     let questions = vec!["Who has the kite?".to_owned(), "What is 1 < 2?".to_owned()];
-    StoryMeasurements { seeds: (1..=n).map(seed).collect(), questions, ..StoryMeasurements::default() }
+    let right = vec!["ppo says Ben".to_owned(), "yes".to_owned()];
+    StoryMeasurements { seeds: (1..=n).map(seed).collect(), questions, right, ..StoryMeasurements::default() }
 }
 
 fn seed(number: u64) -> SeedMeasurements {
@@ -61,7 +72,7 @@ fn seed(number: u64) -> SeedMeasurements {
         name: name.to_owned(),
         chapter,
         command: format!("gptkit do {name} --out 'seed-{number}/{name}'"),
-        reads: Vec::new(),
+        reads: if name == "sft" { vec!["gpt2".to_owned()] } else { Vec::new() },
         leaves: name.into(),
         elapsed_s: 10.0,
         peak_bytes: Some(200_000_000),
@@ -83,7 +94,7 @@ fn seed(number: u64) -> SeedMeasurements {
     let named = |pairs: &[(&str, f64)]| {
         pairs.iter().map(|&(name, value)| (name.to_owned(), Accuracy { value, n: 300 })).collect::<BTreeMap<_, _>>()
     };
-    let asked = ["chat-lstm", "chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo"];
+    let asked = ["chat-lstm", "chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo", "chat-ppo-2"];
     SeedMeasurements {
         seed: number,
         stages: stages.to_vec(),
@@ -91,11 +102,12 @@ fn seed(number: u64) -> SeedMeasurements {
         accuracies: named(&[
             ("endings-gpt1", 0.8),
             ("endings-bert", 0.93),
+            ("color-gpt1", 0.98),
+            ("color-predicted", 0.98),
+            ("first-word-gpt1", 0.97),
             ("endings-lstm", 0.6),
             ("color-lstm", 0.9),
-            ("color-gpt1", 0.98),
             ("first-word-lstm", 0.95),
-            ("first-word-gpt1", 0.97),
         ]),
         reward_models: [("rm", 0.7), ("rm-2", 0.65)]
             .map(|(name, value)| (name.to_owned(), RewardModelScores { accuracy: share(value), by_length: 0.55 }))
@@ -120,16 +132,22 @@ fn seed(number: u64) -> SeedMeasurements {
                 })
                 .collect(),
         }),
-        grades: [("gpt2", 0.1, 0.0), ("sft", 0.8, 0.4), ("ppo", 0.85, 0.9), ("ppo-no-ptx", 0.84, 0.9), ("ppo-2", 0.9, 0.95)]
-            .map(|(model, value, courteous)| {
-                let (by_kind, followed) = ([("answer".to_owned(), (40, 50))].into(), share(value));
-                let gold = Some(4.0 * value);
-                (model.to_owned(), AnswerGrades { followed, by_kind, courteous, mean_tokens: 9.0, gold })
-            })
-            .into(),
+        grades: [
+            ("gpt2", 0.1, 0.0),
+            ("sft", 0.8, 0.4),
+            ("ppo", 0.85, 0.9),
+            ("ppo-no-ptx", 0.84, 0.9),
+            ("ppo-2", 0.9, 0.95),
+        ]
+        .map(|(model, value, courteous)| {
+            let (by_kind, followed) = ([("answer".to_owned(), (40, 50))].into(), share(value));
+            let gold = Some(4.0 * value);
+            (model.to_owned(), AnswerGrades { followed, by_kind, courteous, mean_tokens: 9.0, gold })
+        })
+        .into(),
         speeds: [("speed", [("gpt1", 2e4), ("lstm", 1e4)]), ("speed-batch", [("gpt1", 3e4), ("lstm", 4e4)])]
             .map(|(stage, models)| {
-                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate + number as f64 };
+                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate };
                 (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
             })
             .into(),
@@ -137,6 +155,80 @@ fn seed(number: u64) -> SeedMeasurements {
             .map(|(model, curve)| (model.to_owned(), curve.map(|(from, loss)| (from, loss + shift)).to_vec()))
             .into(),
         orders: [("order-rm", 0.3), ("order-rm-2", 0.8)].map(|(stage, value)| (stage.to_owned(), share(value))).into(),
+        excerpts: excerpts(),
+    }
+}
+
+fn excerpts() -> Excerpts {
+    let prompt = |shots: usize, accuracy: f64| CompletedPrompt {
+        shots,
+        prompt: format!("{}- red cat bell ->", "- blue cup owl -> blue\n".repeat(shots)),
+        completion: " red".to_owned(),
+        accept: vec!["red".to_owned()],
+        is_right: true,
+        accuracy: Some(accuracy),
+    };
+    let compared = |rewards| ComparedAnswers {
+        prompt: "Who has the kite?".to_owned(),
+        chosen: "Ben has it.".to_owned(),
+        rejected: "Max has it.".to_owned(),
+        rewards,
+        gold: Some((3.0, 0.5)),
+    };
+    let during = || AnswersDuringPpo {
+        prompt: "Who has the bell?".to_owned(),
+        answers: vec![(0, "Ida has it.".to_owned()), (40, "Gladly! Ida has it.".to_owned())],
+    };
+    Excerpts {
+        text: Some(TextExcerpt {
+            source: "world:9:1".to_owned(),
+            text: "Ben had a kite. He ran.".to_owned(),
+            tokens: ["Ben", " had", " a", " kite", "."].map(str::to_owned).to_vec(),
+        }),
+        patterns: Some(TextExcerpt {
+            source: "world-patterns:9:1".to_owned(),
+            text: "- red cat bell -> red".to_owned(),
+            tokens: Vec::new(),
+        }),
+        labeled: [("color-predicted", "red")]
+            .map(|(stage, prediction)| {
+                let (input, output) = ("cat red bell".to_owned(), "red".to_owned());
+                (stage.to_owned(), LabeledRecord { input, output, prediction: prediction.to_owned() })
+            })
+            .into(),
+        endings: Some(EndingsRecord {
+            context: "Ida ran faster.".to_owned(),
+            choices: vec!["Ben won.".to_owned(), "Ida won.".to_owned()],
+            label: 1,
+        }),
+        few_shot: Some(FewShotPrompts {
+            task: "world-patterns:color".to_owned(),
+            model: "gpt3".to_owned(),
+            prompts: vec![prompt(0, 12.0), prompt(8, 61.0)],
+        }),
+        demonstrations: [(
+            "sft".to_owned(),
+            vec![DemonstrationAnswers {
+                prompt: "What is 1 plus 1?".to_owned(),
+                reference: "1 plus 1 is 2.".to_owned(),
+                before: " the garden".to_owned(),
+                after: "1 plus 1 is 3.".to_owned(),
+            }],
+        )]
+        .into(),
+        compared: [
+            ("rm", None),
+            ("feedback", None),
+            ("order-rm", Some((0.25, 0.75))),
+            ("order-rm-2", Some((1.5, 0.5))),
+        ]
+        .map(|(stage, rewards)| (stage.to_owned(), compared(rewards)))
+        .into(),
+        during_ppo: [("ppo".to_owned(), during()), ("ppo-2".to_owned(), during())].into(),
+        text_loss: [("lstm", 0.8), ("gpt1", 0.9), ("gpt2", 0.7), ("gpt3", 0.6), ("sft", 0.75), ("ppo", 0.78)]
+            .map(|(stage, loss)| (stage.to_owned(), loss))
+            .into(),
+        text_loss_before: [("ppo", 0.75), ("ppo-no-ptx", 0.75)].map(|(stage, loss)| (stage.to_owned(), loss)).into(),
     }
 }
 

@@ -7,14 +7,17 @@
 //!    tells of itself ([`event`])
 //! 5. [`story`]     the stages of every seed, with the time that they take
 //! 6. [`measured`]  what the stages of each seed have left: every figure, as data
+//!    with pieces of the data itself ([`excerpts`])
 //! 7. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
-//! 8. [`report`]    the page that tells all of it, with its [`figures`]
+//! 8. [`summary`]   one table of stages and figures
+//! 9. [`report`]    the page that explains all of it, with its [`figures`]; beside it JSON and CSV
 
 mod child;
 pub mod config;
 pub mod event;
 #[cfg(test)]
 mod example;
+pub mod excerpts;
 pub mod figures;
 pub mod measured;
 pub mod own;
@@ -26,6 +29,7 @@ pub mod rules;
 pub mod shape;
 pub mod stages;
 pub mod story;
+pub mod summary;
 mod work;
 pub use config::LineageConfig;
 pub use own::OwnData;

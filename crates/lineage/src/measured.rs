@@ -2,6 +2,7 @@
 //!
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
+use crate::excerpts::Excerpts;
 use crate::stages::StageRecord;
 use gptkit_stats::{Share, mean_of_estimates};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub struct StoryMeasurements {
     pub questions: Vec<String>,
     /// Stages that no seed has ended.
     pub not_run: Vec<String>,
+    /// For each question, words that a right answer contains; empty where nobody says.
+    pub right: Vec<String>,
 }
 
 /// Data of the user's own.
@@ -58,6 +61,8 @@ pub struct SeedMeasurements {
     pub positions: BTreeMap<String, Curve>,
     /// How well reward models order the answers of a policy, by stage.
     pub orders: BTreeMap<String, Share>,
+    /// Pieces of real data.
+    pub excerpts: Excerpts,
 }
 
 /// Answers to held-out instructions of the embedded world, each the likeliest.
@@ -98,7 +103,8 @@ pub struct TrainingMeasurements {
     pub flops: Option<f64>,
     /// Speed of the update in the middle.
     pub tokens_per_s: f64,
-    /// Training loss over tokens, each point the mean of a hundredth of the run; empty where it is no loss of a text.
+    /// Training loss over tokens: before the first update, and then the mean of each hundredth of the run; empty where it is
+    /// no loss of a text.
     pub training: Curve,
     /// Validation loss over tokens.
     pub validation: Curve,

@@ -178,7 +178,7 @@ mod tests {
                 comparisons: of("comparisons"),
                 comparisons_unjudged: of("unjudged"),
             },
-            questions: Questions { ask: vec!["one".to_owned(), "a\nb".to_owned()] },
+            questions: Questions { ask: vec!["one".to_owned(), "a\nb".to_owned()], right: Vec::new() },
             stages,
         }
     }

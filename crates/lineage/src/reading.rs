@@ -1,6 +1,7 @@
 //! Folders and files of stages → [`StoryMeasurements`].
 
-use crate::config::{LineageConfig, LineageStage};
+use crate::config::{LineageConfig, LineageStage, Questions};
+use crate::excerpts;
 use crate::measured::{
     Accuracy, AnswerGrades, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote,
     PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
@@ -31,12 +32,17 @@ pub(crate) fn read(
     seeds: &[u64],
     own: &[(&str, String)],
 ) -> Result<StoryMeasurements> {
-    let seeds: Vec<SeedMeasurements> = seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
+    let mut seeds: Vec<SeedMeasurements> =
+        seeds.iter().map(|&seed| read_seed(config, out, seed)).collect::<Result<_>>()?;
+    for seed in &mut seeds {
+        seed.excerpts = excerpts::read(config, &folder_of_seed(out, seed.seed), own, seed)?;
+    }
     let has_run =
         |stage: &&LineageStage| seeds.iter().any(|seed| seed.stages.iter().any(|done| done.name == stage.name));
     let not_run = config.stages.iter().filter(|stage| !has_run(stage)).map(|stage| stage.name.clone()).collect();
     let own = own.iter().map(|(name, path)| OwnDataNote { name: (*name).to_owned(), path: path.clone() }).collect();
-    Ok(StoryMeasurements { seeds, own, questions: config.questions.ask.clone(), not_run })
+    let Questions { ask: questions, right } = config.questions.clone();
+    Ok(StoryMeasurements { seeds, own, questions, not_run, right })
 }
 
 fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<SeedMeasurements> {
@@ -128,14 +134,16 @@ fn training(folder: &Path, command: &str) -> Result<TrainingMeasurements> {
     })
 }
 
-/// Means of equal groups.
+/// The loss before the first update, and then means of equal groups.
 fn smoothed(records: &[Record]) -> Curve {
     let group = records.len().div_ceil(POINTS).max(1);
     let mean = |group: &[Record]| {
         let of = |value: fn(&Record) -> f64| group.iter().map(value).sum::<f64>() / group.len() as f64;
         (of(|record| record.tokens as f64), of(|record| record.train_loss))
     };
-    records.chunks(group).map(mean).filter(|point| point.1.is_finite()).collect()
+    let first = records.first().map(|first| (first.tokens as f64, first.train_loss)).filter(|_| group > 1);
+    let means = records.chunks(group).map(mean);
+    first.into_iter().chain(means).filter(|point| point.1.is_finite()).collect()
 }
 
 fn iteration(record: &Record) -> Option<PpoIteration> {
@@ -375,7 +383,7 @@ fn answers(path: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Chapter, DataSources, Questions};
+    use crate::config::{Chapter, DataSources};
     use gptkit_data::disk::{create_dir, write};
 
     fn stage(name: &str, run: &str, stdout: Option<&str>) -> LineageStage {
@@ -387,8 +395,20 @@ mod tests {
     fn config(stages: Vec<LineageStage>) -> LineageConfig {
         let none = String::new;
         let data =
-            DataSources { text: none(), patterns: none(), instructions: none(), held_out: none(), comparisons: none(), comparisons_unjudged: none() };
-        LineageConfig { description: none(), data, questions: Questions { ask: vec!["why?".to_owned()] }, stages }
+            DataSources {
+                text: none(),
+                patterns: none(),
+                instructions: none(),
+                held_out: none(),
+                comparisons: none(),
+                comparisons_unjudged: none(),
+            };
+        LineageConfig {
+            description: none(),
+            data,
+            questions: Questions { ask: vec!["why?".to_owned()], right: Vec::new() },
+            stages,
+        }
     }
 
     fn put(folder: &Path, name: &str, text: &str) {
@@ -479,8 +499,9 @@ mod tests {
         let pretrained = training(&run, "pretrain").unwrap();
         assert_eq!((pretrained.n_params, pretrained.tokens, pretrained.tokens_per_s), (Some(20), 3000, 151.0));
         assert_eq!(pretrained.flops, Some(6.0 * (8.0 * 4.0 * 4.0 + 5.0 * 4.0) * 3000.0));
-        assert_eq!(pretrained.training.len(), 100);
-        assert_eq!(pretrained.training[0], (20.0, 2.0), "the mean of three updates");
+        assert_eq!(pretrained.training.len(), 101);
+        assert_eq!(pretrained.training[0], (10.0, 2.0), "before the first update");
+        assert_eq!(pretrained.training[1], (20.0, 2.0), "the mean of three updates");
         assert_eq!(pretrained.validation.iter().map(|p| p.0).collect::<Vec<_>>(), [1000.0, 2000.0, 3000.0]);
         assert_eq!(pretrained.best_validation, Some(1.7));
         let ppo = training(&run, "ppo").unwrap();

@@ -139,7 +139,7 @@ fn both_sides(measured: &StoryMeasurements) -> PaperShape {
     PaperShape::new(
         (
             "both-sides",
-            Chapter::Gpt1,
+            Chapter::Bert,
             "Fine-tuned, a model that reads both sides of a word does better than one that reads from the left",
             "Devlin et al. 2019, table 1",
         ),

@@ -24,8 +24,14 @@ pub use share_bars::{ShareBar, ShareBars};
 /// Style sheet of all charts. Its selectors apply to elements inside `svg` alone.
 pub const STYLE_SHEET: &str = include_str!("chart.css");
 
-/// Width of a chart in a page, in units of the SVG; a phone shows it on about 330 pixels.
-pub const PAGE_WIDTH: f64 = 560.0;
+/// Width of a chart in a page, in units of the SVG; a phone shows it on 320 to 400 pixels, where text is 11 to 14 pixels high.
+pub const PAGE_WIDTH: f64 = 480.0;
 
 /// Number of colors of the style sheet; a style beyond them begins again with the first.
 pub const STYLES: usize = 6;
+
+/// First of the styles for pages in which a color stands for the same thing in every chart; they do not repeat.
+pub const FIXED_STYLE: usize = 100;
+
+/// Number of such styles.
+pub const FIXED_STYLES: usize = 11;

@@ -315,8 +315,14 @@ impl LineChart {
 
     fn axes(&self, drawing: &mut Drawing, plane: &Plane, all: &[Scaled]) {
         let Plane { left, right, top, bottom, .. } = *plane;
+        let mut below = f64::INFINITY;
         for (y, label) in self.y_ticks(&plane.y) {
             let (_, at) = plane.place((*plane.x.start(), y));
+            // On a logarithmic axis ticks come nearer and nearer.
+            if below - at < LINE {
+                continue;
+            }
+            below = at;
             drawing.path("grid", &[(left, at), (right, at)]);
             drawing.text("tick end", (left - 7.0, at + 5.5), &label);
         }

@@ -1,6 +1,6 @@
 //! The SVG writer.
 
-use crate::{STYLE_SHEET, STYLES};
+use crate::{FIXED_STYLE, FIXED_STYLES, STYLE_SHEET, STYLES};
 use std::fmt::Write;
 
 /// Estimated width of a letter, in units: text is 17 units high.
@@ -18,7 +18,10 @@ pub(crate) struct Drawing {
 
 /// Class of a color of the style sheet.
 pub(crate) fn color(style: usize) -> String {
-    format!("s{}", style % STYLES)
+    match style.checked_sub(FIXED_STYLE) {
+        Some(n) => format!("m{}", n % FIXED_STYLES),
+        None => format!("s{}", style % STYLES),
+    }
 }
 
 impl Drawing {
@@ -155,6 +158,16 @@ mod tests {
     #[test]
     fn text_is_escaped_and_control_characters_are_replaced() {
         assert_eq!(escaped("<a & \"b\">\x1b\n"), "&lt;a &amp; &quot;b&quot;&gt;\u{fffd} ");
+    }
+
+    #[test]
+    fn every_style_has_a_color_in_light_and_in_dark() {
+        let (light, dark) = STYLE_SHEET.split_once("@media").unwrap();
+        for style in (0..STYLES).chain(FIXED_STYLE..FIXED_STYLE + FIXED_STYLES) {
+            let rule = format!("svg .{} {{ color:", color(style));
+            assert!(light.contains(&rule) && dark.contains(&rule), "{rule}");
+        }
+        assert_eq!([color(STYLES), color(FIXED_STYLE)], ["s0", "m0"]);
     }
 
     #[test]

@@ -1,15 +1,18 @@
-//! The report's figures: a chart each, the commands that made it, and its data.
+//! The report's figures: a chart each, what to see in it, the commands that made it, and its data.
 //!
+//! - [`attention`]      heads that do something
 //! - [`demonstrations`] examples in the context, and size
 //! - [`feedback`]       rewards, KL, win rates
 
+mod attention;
 mod demonstrations;
 mod feedback;
 
 use crate::config::Chapter;
-use crate::measured::{Curve, HeadWeights, SeedMeasurements, StoryMeasurements, is_pattern};
+use crate::measured::{Curve, SeedMeasurements, StoryMeasurements, is_pattern};
 use crate::pretty::pretty;
-use gptkit_plot::{Axis, HeatMap, HeatMapPanel, LineChart, Look, Series, ShareBar, ShareBars};
+use crate::summary::{self, BERT, GPT1, GPT2, GPT3, LSTM, StoryModel};
+use gptkit_plot::{Axis, LineChart, Look, Scale, Series, ShareBar, ShareBars};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -20,8 +23,10 @@ pub struct ReportFigure {
     pub chapter: Chapter,
     /// What it shows, in a line.
     pub title: String,
-    /// How it is to be read; may be empty.
+    /// What to see, and how to read it.
     pub caption: String,
+    /// Notes on its parts, one each; may be empty.
+    pub notes: Vec<String>,
     /// The picture: an SVG element.
     pub chart: String,
     /// Where it comes from.
@@ -37,73 +42,61 @@ pub struct FigureSource {
     pub data: String,
 }
 
-/// A stage as figures name it: the stage, its name, its style.
-type StageCurve = (&'static str, &'static str, usize);
-
-const GPT1: StageCurve = ("gpt1", "GPT-1", 0);
-const GPT2: StageCurve = ("gpt2", "GPT-2", 1);
-const GPT3: StageCurve = ("gpt3", "GPT-3", 2);
-const LSTM: StageCurve = ("lstm", "LSTM", 3);
-const BERT: StageCurve = ("bert", "BERT", 4);
-const PPO: StageCurve = ("ppo", "PPO", 0);
-const NO_PTX: StageCurve = ("ppo-no-ptx", "without text", 3);
 /// Style of what is no model.
-const CHANCE: usize = 5;
+const NEUTRAL: usize = 5;
 
-/// What stages that are asked are called, in the order of the generations.
-pub const ASKED: [(&str, &str); 6] = [
-    ("chat-gpt1", "GPT-1"),
-    ("chat-gpt2", "GPT-2"),
-    ("chat-gpt3", "GPT-3"),
-    ("chat-sft", "SFT"),
-    ("chat-ppo", "PPO"),
-    ("chat-ppo-2", "PPO, second round"),
+/// The models that are asked, by stage, in the order of the generations.
+pub const ASKED: [(&str, StoryModel); 7] = [
+    ("chat-lstm", LSTM),
+    ("chat-gpt1", GPT1),
+    ("chat-gpt2", GPT2),
+    ("chat-gpt3", GPT3),
+    ("chat-sft", summary::SFT),
+    ("chat-ppo", summary::PPO),
+    ("chat-ppo-2", summary::PPO2),
 ];
 
 /// Name and style of the model of an evaluation.
 fn model(name: &str) -> (String, usize) {
-    let known = [GPT1, GPT2, GPT3].into_iter().find(|known| known.0 == name);
-    known.map_or((name.to_owned(), CHANCE), |(_, name, style)| (name.to_owned(), style))
+    let known = summary::ROWS.into_iter().find(|known| known.stage == name);
+    known.map_or((name.to_owned(), NEUTRAL), |known| (known.name.to_owned(), known.style))
 }
 
-/// All figures that there is something for, chapter by chapter.
+/// Points that a curve has in the data below a chart.
+const POINTS: usize = 40;
+
+/// All figures that there is something to see in, chapter by chapter.
 pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
-    use Chapter::{ChatGpt, Gpt1, Gpt2, InstructGpt, Transformer};
+    use Chapter::{Bert, Gpt2, Rnn, Transformer};
     let from = FigureMaker { measured };
     let mut figures = vec![
-        from.losses(Transformer, "Loss of the LSTM and of GPT-1", "nats a token", &[LSTM, GPT1]),
+        from.losses(Rnn, "The LSTM learns to predict the next token", "nats a token", &[LSTM]),
+        from.losses(Transformer, "The same text, read by the LSTM and by GPT-1", "nats a token", &[LSTM, GPT1]),
+        from.positions(),
         from.attention(),
-        from.losses(Gpt1, "Loss of BERT", "nats a masked token", &[BERT]),
-        from.accuracies(),
-        from.losses(Gpt2, "Loss of three sizes", "nats a token", &[GPT1, GPT2, GPT3]),
-        from.over_shots("Patterns: accuracy by examples", &is_pattern, None),
-        from.over_sizes(),
-        from.over_shots("Color: accuracy by examples", &|task| task == "world-patterns:color", Some("color-predicted")),
+        from.fine_tuned(),
+        from.losses(Bert, "BERT learns to fill in masked tokens", "nats a masked token", &[BERT]),
+        from.both_sides(),
+        from.losses(Gpt2, "Three sizes of one model", "nats a token", &[GPT1, GPT2, GPT3]),
+        from.zero_shot(),
+        from.over_shots("All patterns: right answers by number of examples", &is_pattern, None),
         from.over_shots(
-            "First word: accuracy by examples",
+            "Name the color: right answers by number of examples",
+            &|task| task == "world-patterns:color",
+            Some("color"),
+        ),
+        from.over_shots(
+            "Name the first word: right answers by number of examples",
             &|task| task == "world-patterns:first-word",
-            Some("first-word-predicted"),
+            Some("first-word"),
         ),
-        from.over_shots("Endings: accuracy by examples", &|task| task == "world-endings", Some("endings-gpt1")),
-        from.losses(InstructGpt, "Loss of learning from demonstrations", "nats a token", &[("sft", "SFT", 0)]),
-        from.losses(InstructGpt, "Loss of the reward model", "nats a pair", &[("rm", "reward model", 0)]),
-        from.reward_by_kl(InstructGpt, "Reward against KL", &[PPO, NO_PTX]),
-        from.gold_and_proxy(),
-        from.text_loss(),
-        from.wins(
-            InstructGpt,
-            "Win rates of the first round",
-            &[
-                ("wins-sft", "sft", "SFT over base"),
-                ("wins-ppo", "ppo", "PPO over SFT"),
-                ("wins-ppo", "ppo-no-ptx", "PPO without text over SFT"),
-                ("wins-size", "ppo", "small PPO over larger base"),
-            ],
+        from.over_shots(
+            "Find the ending: right answers by number of examples",
+            &|task| task == "world-endings",
+            Some("endings"),
         ),
-        from.losses(ChatGpt, "Loss of the second reward model", "nats a pair", &[("rm-2", "reward model", 0)]),
-        from.reward_by_kl(ChatGpt, "Reward against KL in the second round", &[("ppo-2", "PPO", 0)]),
-        from.wins(ChatGpt, "Win rate of the second round", &[("wins-round-2", "ppo-2", "second round over first")]),
     ];
+    figures.extend(from.feedback());
     figures.sort_by_key(|figure| figure.as_ref().map(|figure| figure.chapter));
     figures.into_iter().flatten().collect()
 }
@@ -121,12 +114,12 @@ pub fn source(measured: &StoryMeasurements, stages: &[&str], data: &Value) -> Fi
     FigureSource { commands: stages.iter().filter_map(command).collect(), data: pretty(&rounded(data)) }
 }
 
-/// Five digits of every number that is not whole: what a chart shows, in a page of bearable size.
+/// Four digits of every number that is not whole: what a chart shows, in a page of bearable size.
 fn rounded(value: &Value) -> Value {
     match value {
         Value::Number(x) if x.is_f64() => {
             let x = x.as_f64().unwrap_or(f64::NAN);
-            let shown = format!("{x:.4e}").parse().unwrap_or(x);
+            let shown = format!("{x:.3e}").parse().unwrap_or(x);
             if shown == f64::trunc(shown) && f64::abs(shown) < 1e15 { json!(shown as i64) } else { json!(shown) }
         }
         Value::Array(all) => all.iter().map(rounded).collect(),
@@ -148,6 +141,13 @@ fn mean(curves: &[&Curve]) -> Curve {
     first.iter().enumerate().map(|(i, point)| (point.0, value(i))).collect()
 }
 
+/// Every so many points of a long curve, with the first and the last.
+fn thinned(curve: &Curve) -> Curve {
+    let every = curve.len().div_ceil(POINTS).max(1);
+    let last = curve.len().saturating_sub(1);
+    curve.iter().enumerate().filter(|(i, _)| i % every == 0 || *i == last).map(|(_, point)| *point).collect()
+}
+
 struct FigureMaker<'a> {
     measured: &'a StoryMeasurements,
 }
@@ -159,107 +159,235 @@ impl FigureMaker<'_> {
         seeds.collect::<Map<_, _>>().into()
     }
 
-    /// `Mean of 3 seeds.`, if it is one of `n`.
+    /// ` Mean of 3 seeds.`, if it is one of `n`.
     fn mean_of(n: usize) -> String {
         if n > 1 { format!(" Mean of {n} seeds.") } else { String::new() }
     }
 
-    fn losses(&self, chapter: Chapter, title: &str, unit: &str, stages: &[StageCurve]) -> Option<ReportFigure> {
+    /// Stages whose names begin with `name`, in the first seed that has any.
+    fn stages_named(&self, name: &str) -> Vec<&str> {
+        let of = |seed: &'_ SeedMeasurements| seed.stages.iter().any(|stage| stage.name.starts_with(name));
+        let seed = self.measured.seeds.iter().find(|seed| of(seed));
+        let stages = seed.into_iter().flat_map(|seed| &seed.stages);
+        stages.map(|stage| stage.name.as_str()).filter(|stage| stage.starts_with(name)).collect()
+    }
+
+    /// The mean over seeds of what `of` finds.
+    fn average(&self, of: impl Fn(&SeedMeasurements) -> Option<f64>) -> Option<f64> {
+        average(self.measured.seeds.iter().map(of))
+    }
+
+    fn losses(&self, chapter: Chapter, title: &str, unit: &str, models: &[StoryModel]) -> Option<ReportFigure> {
         let mut series = Vec::new();
         let mut n = 0;
-        for &(stage, name, style) in stages {
+        let mut ends: Vec<(&str, f64, f64)> = Vec::new();
+        for &StoryModel { stage, name, style, .. } in models {
             let runs: Vec<_> = self.measured.seeds.iter().filter_map(|seed| seed.runs.get(stage)).collect();
             n = n.max(runs.len());
-            let of = |look, curves: Vec<&Curve>| Series {
-                name: name.to_owned(),
-                style,
-                look,
-                points: mean(&curves),
-                ..Series::default()
-            };
-            series.push(of(Look::Faint, runs.iter().map(|run| &run.training).collect()));
-            series.push(of(Look::Line, runs.iter().map(|run| &run.validation).collect()));
+            let of = |look, points: Curve| Series { name: name.to_owned(), style, look, points, ..Series::default() };
+            let training = mean(&runs.iter().map(|run| &run.training).collect::<Vec<_>>());
+            let validation = mean(&runs.iter().map(|run| &run.validation).collect::<Vec<_>>());
+            let best = average(runs.iter().map(|run| run.best_validation));
+            ends.extend(training.first().zip(best).map(|(first, best)| (name, first.1, best)));
+            series.push(of(Look::Faint, training));
+            series.push(of(Look::Line, validation));
         }
-        let names: Vec<&str> = stages.iter().map(|stage| stage.0).collect();
+        if series.iter().all(|series| series.points.len() < 3) {
+            return None;
+        }
+        let stages: Vec<&str> = models.iter().map(|model| model.stage).collect();
         let chart = LineChart {
-            label: format!("{title}, {unit}, over tokens"),
-            x: Axis::linear("tokens"),
-            y: Axis::linear(unit),
+            label: format!("{title}: loss in {unit} over tokens read"),
+            x: Axis::linear("tokens read"),
+            y: Axis { scale: Scale::Log, ..Axis::linear(format!("loss, {unit}")) },
             series,
             ..LineChart::default()
         };
         let data = self.by_seed(|seed| {
-            let run = |name: &&str| {
-                let run = seed.runs.get(*name)?;
-                Some(((*name).to_owned(), json!({ "training": run.training, "validation": run.validation })))
+            let run = |stage: &&str| {
+                let run = seed.runs.get(*stage)?;
+                let data = json!({ "training": thinned(&run.training), "validation": thinned(&run.validation) });
+                Some(((*stage).to_owned(), data))
             };
-            let runs: Map<_, _> = names.iter().filter_map(run).collect();
+            let runs: Map<_, _> = stages.iter().filter_map(run).collect();
             (!runs.is_empty()).then(|| runs.into())
         });
         Some(ReportFigure {
             chapter,
             title: title.to_owned(),
-            caption: format!("Thin: training, smoothed. Thick: text that was held out.{}", Self::mean_of(n)),
+            caption: format!(
+                "{} Thin lines are the training text, from before the first update; thick lines are held-out text. The \
+                 vertical scale is logarithmic, so that differences near the end can be seen.{}",
+                what_losses_say(&ends),
+                Self::mean_of(n)
+            ),
+            notes: Vec::new(),
             chart: chart.markup()?,
-            source: source(self.measured, &names, &data),
+            source: source(self.measured, &stages, &data),
         })
     }
 
-    fn attention(&self) -> Option<ReportFigure> {
-        let attention = self.measured.seeds.iter().find_map(|seed| seed.attention.as_ref())?;
-        let text = attention.tokens.concat();
-        let panel =
-            |head: &HeadWeights| HeatMapPanel { layer: head.layer, head: head.head, weights: head.weights.clone() };
-        let map = HeatMap {
-            label: format!("Attention weights by layer and head for the text {text}"),
-            tokens: attention.tokens.clone(),
-            panels: attention.heads.iter().map(panel).collect(),
+    /// Loss by position in the context.
+    fn positions(&self) -> Option<ReportFigure> {
+        let of = |seed: &'_ SeedMeasurements, model: &StoryModel| seed.positions.contains_key(model.stage);
+        let curve = |model: &StoryModel| {
+            let seeds = self.measured.seeds.iter().filter(|seed| of(seed, model));
+            mean(&seeds.filter_map(|seed| seed.positions.get(model.stage)).collect::<Vec<_>>())
         };
+        let models: Vec<(StoryModel, Curve)> = [LSTM, GPT1].iter().map(|model| (*model, curve(model))).collect();
+        if models.iter().any(|(_, curve)| curve.len() < 3) {
+            return None;
+        }
+        let gap = |at: fn(&Curve) -> Option<&(f64, f64)>| Some(at(&models[0].1)?.1 - at(&models[1].1)?.1);
+        let (early, late) = (gap(|curve| curve.first())?, gap(|curve| curve.last())?);
+        let lead = |gap: f64| {
+            let ahead = if gap > 0.0 { GPT1.name } else { LSTM.name };
+            format!("{ahead} is ahead by {:.3} nats", gap.abs())
+        };
+        let says = format!(
+            "At the start of the context {}; at its end {}. A model that uses words from far back has a lower loss late in \
+             the context than early.",
+            lead(early),
+            lead(late)
+        );
+        let series = models.iter().map(|(model, points)| Series {
+            name: model.name.to_owned(),
+            style: model.style,
+            look: Look::Dots,
+            points: points.iter().map(|&(position, loss)| (position + 1.0, loss)).collect(),
+            ..Series::default()
+        });
+        let chart = LineChart {
+            label: "Loss on held-out text by position in the context, for the LSTM and for GPT-1".to_owned(),
+            x: Axis { scale: Scale::Log, ..Axis::linear("position of the token in the context") },
+            y: Axis::linear("loss, nats a token"),
+            series: series.collect(),
+            ..LineChart::default()
+        };
+        let n = self.measured.seeds.iter().filter(|seed| of(seed, &GPT1)).count();
         Some(ReportFigure {
             chapter: Chapter::Transformer,
-            title: format!("What each token of “{}” attends to", text.trim()),
-            caption: "A panel for each layer and head, counted from 0. Each row is a token that looks at itself and those before it, the darker the more."
-                .to_owned(),
-            chart: map.markup()?,
-            source: source(self.measured, &["attention"], &json!(attention)),
+            title: "Who uses words from far back?".to_owned(),
+            caption: says + &Self::mean_of(n),
+            notes: Vec::new(),
+            chart: chart.markup()?,
+            source: source(
+                self.measured,
+                &self.stages_named("position"),
+                &self.by_seed(|seed| Some(json!(seed.positions)).filter(|_| !seed.positions.is_empty())),
+            ),
         })
     }
 
-    fn accuracies(&self) -> Option<ReportFigure> {
-        const STAGES: [(&str, &str, usize); 4] = [
-            ("endings-gpt1", "endings, GPT-1", 0),
-            ("endings-bert", "endings, BERT", 4),
-            ("color-predicted", "color, GPT-1", 0),
-            ("first-word-predicted", "first word, GPT-1", 0),
-        ];
-        let bar = |(stage, name, style): (&str, &str, usize)| {
-            let seed = |seed: &SeedMeasurements| {
-                let one = seed.accuracies.get(stage)?;
-                let (value, error) = (100.0 * one.value, 196.0 * one.standard_error());
-                Some((value, value - error, value + error))
-            };
-            ShareBar { name: name.to_owned(), style, seeds: self.measured.seeds.iter().filter_map(seed).collect() }
+    /// Value, low and high in percent of the accuracy of `stage`, by seed.
+    fn accuracies(&self, stage: &str) -> Vec<(f64, f64, f64)> {
+        let seed = |seed: &SeedMeasurements| {
+            let one = seed.accuracies.get(stage)?;
+            let (value, error) = (100.0 * one.value, 196.0 * one.standard_error());
+            Some((value, value - error, value + error))
         };
-        let label = "Accuracy of fine-tuned models on texts that were held out".to_owned();
-        let chart = ShareBars { label, bars: STAGES.map(bar).to_vec(), half: false }.markup()?;
+        self.measured.seeds.iter().filter_map(seed).collect()
+    }
+
+    /// The fine-tuned GPT-1, and the LSTM in its place where it was fine-tuned, on each task.
+    fn fine_tuned(&self) -> Option<ReportFigure> {
+        let tasks =
+            [("endings", "find the ending"), ("color", "name the color"), ("first-word", "name the first word")];
+        let mut stages: Vec<String> = Vec::new();
+        let mut bars = Vec::new();
+        for (task, what) in tasks {
+            for (model, stage) in [(GPT1, self.tuned_stage(task)), (LSTM, format!("{task}-lstm"))] {
+                let seeds = self.accuracies(&stage);
+                if !seeds.is_empty() {
+                    bars.push(ShareBar { name: format!("{what}: {}", model.name), style: model.style, seeds });
+                    stages.extend([format!("{task}-{}", model.stage), stage]);
+                }
+            }
+        }
+        let label = "Accuracy of fine-tuned models on records that were held out".to_owned();
+        let has_lstm = bars.iter().any(|bar| bar.style == LSTM.style);
+        let chart = ShareBars { label, bars, half: false }.markup()?;
+        let endings = self.average(|seed| Some(100.0 * seed.accuracies.get("endings-gpt1")?.value));
+        let choices = self.measured.seeds.iter().find_map(|seed| Some(seed.excerpts.endings.as_ref()?.choices.len()));
+        let chance = endings.zip(choices).map(|(endings, n)| {
+            let chance = 100.0 / n.max(1) as f64;
+            let relation = if endings > chance { "lies above" } else { "does not lie above" };
+            format!(" Guessing among {n} endings would give {chance:.0}%, and GPT-1 {relation} that.")
+        });
+        let beside = if has_lstm { " The LSTM was pretrained and fine-tuned in the same way." } else { "" };
+        stages.dedup();
+        let names: Vec<&str> = stages.iter().map(String::as_str).collect();
         Some(ReportFigure {
             chapter: Chapter::Gpt1,
-            title: "Accuracy after fine-tuning".to_owned(),
-            caption: "Lines in the bars: 95% intervals, one for each seed.".to_owned(),
-            chart,
-            source: source(
-                self.measured,
-                &[
-                    "endings-gpt1",
-                    "endings-bert",
-                    "color-gpt1",
-                    "color-predicted",
-                    "first-word-gpt1",
-                    "first-word-predicted",
-                ],
-                &self.by_seed(|seed| Some(json!(seed.accuracies)).filter(|_| !seed.accuracies.is_empty())),
+            title: "One pretrained model, three tasks".to_owned(),
+            caption: format!(
+                "Right answers on held-out records, each after its own short fine-tuning.{}{beside} The line in each bar is the \
+                 95% interval of a seed.",
+                chance.unwrap_or_default()
             ),
+            notes: Vec::new(),
+            chart,
+            source: source(self.measured, &names, &self.accuracy_data(&names)),
         })
+    }
+
+    fn both_sides(&self) -> Option<ReportFigure> {
+        let both = [("endings-gpt1", GPT1), ("endings-bert", BERT)];
+        let bars = both.map(|(stage, model)| ShareBar {
+            name: model.name.to_owned(),
+            style: model.style,
+            seeds: self.accuracies(stage),
+        });
+        if bars.iter().any(|bar| bar.seeds.is_empty()) {
+            return None;
+        }
+        let value = |stage: &str| self.average(|seed| Some(100.0 * seed.accuracies.get(stage)?.value));
+        let (gpt1, bert) = (value("endings-gpt1")?, value("endings-bert")?);
+        let says = match bert > gpt1 {
+            true => format!("BERT is ahead by {:.1} points.", bert - gpt1),
+            false => format!("BERT is not ahead here: GPT-1 has {:.1} points more.", gpt1 - bert),
+        };
+        let label = "Accuracy of GPT-1 and of BERT on held-out stories with four endings".to_owned();
+        let chart = ShareBars { label, bars: bars.to_vec(), half: false }.markup()?;
+        let stages = both.map(|(stage, _)| stage);
+        Some(ReportFigure {
+            chapter: Chapter::Bert,
+            title: "Which ending is right? Reading one way and both ways".to_owned(),
+            caption: format!(
+                "{says} Both were fine-tuned on the same stories. The line in each bar is the 95% interval of a seed."
+            ),
+            notes: Vec::new(),
+            chart,
+            source: source(self.measured, &stages, &self.accuracy_data(&stages)),
+        })
+    }
+
+    /// The stage that measured the fine-tuned GPT-1 on `task`: one that labels held-out records apart, where there is one.
+    fn tuned_stage(&self, task: &str) -> String {
+        let predicted = format!("{task}-predicted");
+        let apart = self.measured.seeds.iter().any(|seed| seed.accuracies.contains_key(&predicted));
+        if apart { predicted } else { format!("{task}-gpt1") }
+    }
+
+    fn accuracy_data(&self, stages: &[&str]) -> Value {
+        self.by_seed(|seed| {
+            let of = |stage: &&str| Some(((*stage).to_owned(), json!(seed.accuracies.get(*stage)?)));
+            let found: Map<_, _> = stages.iter().filter_map(of).collect();
+            (!found.is_empty()).then(|| found.into())
+        })
+    }
+}
+
+/// What models' losses begin and end with.
+fn what_losses_say(ends: &[(&str, f64, f64)]) -> String {
+    let one = |(name, first, best): &(&str, f64, f64)| format!("{name} from {first:.2} to {best:.3}");
+    let lowest = ends.iter().min_by(|a, b| a.2.total_cmp(&b.2));
+    let all = ends.iter().map(one).collect::<Vec<_>>().join(", ");
+    let does = if ends.iter().all(|(_, first, best)| best < first) { "falls" } else { "does not always fall" };
+    match (ends.len(), lowest) {
+        (0, _) | (_, None) => String::new(),
+        (1, _) => format!("The loss {does}: {all} nats. The lower it is, the less the text surprises the model."),
+        (_, Some(lowest)) => format!("The loss {does}: {all} nats. The lowest is {}.", lowest.0),
     }
 }
 
@@ -282,7 +410,22 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_five_digits() {
-        assert_eq!(rounded(&json!([1.234_567_8, 1_843_200.0, 0.1, 7, null])), json!([1.2346, 1_843_200, 0.1, 7, null]));
+    fn a_long_curve_keeps_its_ends() {
+        let curve: Curve = (0..101).map(|i| (f64::from(i), 0.0)).collect();
+        let thin = thinned(&curve);
+        assert!(thin.len() <= POINTS + 1 && thin[0].0 == 0.0 && thin.last().unwrap().0 == 100.0, "{}", thin.len());
+        assert_eq!(thinned(&curve[..3].to_vec()), curve[..3]);
+    }
+
+    #[test]
+    fn numbers_keep_four_digits() {
+        assert_eq!(rounded(&json!([1.234_567_8, 1_843_200.0, 0.1, 7, null])), json!([1.235, 1_843_000, 0.1, 7, null]));
+    }
+
+    #[test]
+    fn the_caption_names_the_model_with_the_lowest_loss() {
+        let says = what_losses_say(&[("A", 6.9, 1.2), ("B", 6.8, 1.1)]);
+        assert_eq!(says, "The loss falls: A from 6.90 to 1.200, B from 6.80 to 1.100 nats. The lowest is B.");
+        assert!(what_losses_say(&[("A", 6.9, 1.2), ("B", 6.8, 1.3)]).ends_with("The lowest is A."));
     }
 }

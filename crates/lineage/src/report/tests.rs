@@ -34,7 +34,11 @@ fn elements(page: &str) -> Vec<String> {
 
 fn page(measured: &StoryMeasurements) -> String {
     let page = render(measured).unwrap();
-    assert!(!page.contains("http"), "nothing is loaded from elsewhere");
+    for loaded in ["src=", "<link", "<script", "@import", "url(http", "<iframe", "data:"] {
+        assert!(!page.contains(loaded), "{loaded}: nothing is loaded from elsewhere");
+    }
+    let links = page.matches("<a href=\"https://").count();
+    assert_eq!(page.matches("http").count(), links + page.matches("^=\"http\"").count(), "addresses are links alone");
     assert!(!page.contains("NaN") && !page.contains("undefined") && !page.contains(">none"), "{page}");
     page
 }
@@ -46,47 +50,220 @@ fn a_page_of_nothing_says_so() {
         StoryMeasurements { seeds: vec![SeedMeasurements::default()], ..StoryMeasurements::default() },
     ] {
         let page = page(&measured);
-        let elements = elements(&page);
-        assert!(!elements.iter().any(|name| name == "figure" || name == "svg"));
-        assert_eq!(page.matches("– not measured").count(), rules::all(&measured).len());
+        elements(&page);
+        assert!(
+            !page.contains("class=\"row chart\"")
+                && !page.contains("id=\"stages\"")
+                && !page.contains("class=\"row example\"")
+        );
+        let shapes = rules::all(&measured).len();
+        assert_eq!(page.matches("– not measured").count(), 2 * shapes, "in its chapter and in the table");
+        assert_eq!(page.matches("No figure was measured for this chapter").count(), CHAPTERS.len());
         assert!(page.contains("No stage has ended yet"));
     }
 }
 
 #[test]
-fn every_figure_has_its_commands_and_its_data() {
+fn every_figure_has_its_caption_its_commands_and_its_data() {
     let measured = example::measured(3);
     let page = page(&measured);
     let elements = elements(&page);
     let count = |name: &str| elements.iter().filter(|element| *element == name).count();
     let figures = figures::all(&measured);
-    assert_eq!(figures.len(), 19, "{:?}", figures.iter().map(|figure| &figure.title).collect::<Vec<_>>());
-    assert_eq!(count("figure"), figures.len());
-    assert_eq!(count("svg"), figures.len());
+    let titles: Vec<&str> = figures.iter().map(|figure| figure.title.as_str()).collect();
+    assert_eq!(figures.len(), 22, "{titles:?}");
+    assert_eq!(page.matches("class=\"row chart\"").count(), figures.len());
+    assert_eq!(count("figure"), figures.len() + CHAPTERS.len(), "each chapter has a diagram");
+    assert_eq!(page.matches("role=\"img\" aria-label=").count(), figures.len() + CHAPTERS.len());
     assert_eq!(count("details"), figures.len() + 2, "answers and costs have theirs");
-    assert_eq!(page.matches("role=\"img\" aria-label=").count(), figures.len());
     for figure in &figures {
+        assert!(figure.caption.len() > 60, "{}: {}", figure.title, figure.caption);
         assert!(!figure.source.commands.is_empty(), "{}", figure.title);
         let data: Value = serde_json::from_str(&figure.source.data).unwrap();
         assert!(data.as_object().is_some_and(|data| !data.is_empty()), "{}", figure.title);
     }
     assert!(
-        page.contains("gptkit do ppo-no-ptx --out &#x27;seed-1&#x2f;ppo-no-ptx&#x27;"),
-        "commands of the first seed"
+        page.contains("<span>&#x27;seed-1&#x2f;ppo-no-ptx&#x27;</span>"),
+        "commands of the first seed, in whole words"
     );
-    assert!(page.contains("87 stages took 14 min 30 s"), "of all seeds");
+    assert!(page.contains("114 stages took 19 min"), "of all seeds");
+    assert!(page.len() < 400_000, "{} bytes", page.len());
+}
+
+/// The levels of headings in their order.
+fn headings(page: &str) -> Vec<usize> {
+    (1..=6)
+        .flat_map(|level| page.match_indices(&format!("<h{level}")).map(move |(at, _)| (at, level)).collect::<Vec<_>>())
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .into_values()
+        .collect()
+}
+
+#[test]
+fn the_page_can_be_read_without_seeing_it() {
+    let page = page(&example::measured(1));
+    let levels = headings(&page);
+    assert_eq!(levels[0], 1);
+    assert!(
+        levels[1..].iter().all(|&level| level > 1) && levels.windows(2).all(|two| two[1] <= two[0] + 1),
+        "{levels:?}"
+    );
+    for landmark in ["<header>", "<nav aria-label=", "<main id="] {
+        assert_eq!(page.matches(landmark).count(), 1, "{landmark}");
+    }
+    for header in page.split("<th").skip(1).filter(|rest| !rest.starts_with("ead")) {
+        assert!(header.split('>').next().unwrap().contains("scope="), "<th{}", &header[..40]);
+    }
+    // Every link inside the page has its end.
+    for target in page.split("href=\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(page.contains(&format!("id=\"{target}\"")), "#{target}");
+    }
 }
 
 #[test]
 fn chapters_come_in_order_and_mention_what_was_measured() {
-    let page = page(&example::measured(1));
-    let places: Vec<usize> =
-        CHAPTERS.iter().map(|(_, name, year)| page.find(&format!(">{name} <small>{year}")).unwrap()).collect();
+    let measured = example::measured(1);
+    let page = page(&measured);
+    let places: Vec<usize> = CHAPTERS
+        .iter()
+        .map(|(chapter, name, year)| {
+            let id = json!(chapter);
+            let heading = format!("<h2 id={id}>{name} <small>{year}</small>");
+            page.find(&heading).unwrap_or_else(|| panic!("{heading}"))
+        })
+        .collect();
     assert!(places.is_sorted(), "{places:?}");
-    assert!(page.contains("trains on 10,000 tokens a second, GPT-1 on 20,000"));
-    assert!(page.contains("preferred to the base model's in 90% of cases"));
-    assert!(page.contains("reproduced (1 of 3 seeds)") && page.contains("200 MB"));
-    assert!(page.contains("counted by the embedded world itself"));
+    let before = ["id=\"timeline\"", "id=\"questions\"", "id=\"stages\""].map(|id| page.find(id).unwrap());
+    let after = ["id=\"claims\"", "id=\"costs\"", "id=\"limits\""].map(|id| page.find(id).unwrap());
+    assert!(before.is_sorted() && before[2] < places[0] && after.is_sorted() && places[7] < after[0]);
+    assert!(
+        page.contains(
+            "preferred to the base model’s on 90.1% of prompts, answers after PPO to those after SFT on 70.1%"
+        )
+    );
+    let words = rules::all(&measured)[0].words();
+    assert!(page.contains(&words) && page.contains("200 MB"));
+    assert!(page.contains("The embedded world judged these answers"));
+}
+
+#[test]
+fn the_winner_is_bold_whoever_it_is() {
+    let mut measured = example::measured(1);
+    let loss = |measured: &mut StoryMeasurements, stage: &str, value: f64| {
+        measured.seeds[0].runs.get_mut(stage).unwrap().best_validation = Some(value);
+    };
+    loss(&mut measured, "lstm", 1.25);
+    loss(&mut measured, "gpt1", 1.75);
+    let before = page(&measured);
+    assert!(before.contains("LSTM <b>1.250</b>, GPT-1 1.750"), "the lower loss is better");
+    assert!(before.contains("The LSTM predicts held-out text better") && before.contains("The lowest is LSTM."));
+    loss(&mut measured, "gpt1", 0.75);
+    let after = page(&measured);
+    assert!(after.contains("LSTM 1.250, GPT-1 <b>0.750</b>") && after.contains("GPT-1 predicts held-out text better"));
+    assert!(!after.contains("That is not what the papers found"));
+}
+
+#[test]
+fn the_table_of_stages_marks_the_best_value_of_a_column() {
+    let measured = example::measured(1);
+    let table = table::summary(&measured);
+    let heads: Vec<&str> = table["columns"].as_array().unwrap().iter().map(|c| c["key"].as_str().unwrap()).collect();
+    assert_eq!(heads, ["parameters", "text_loss", "few_shot", "right", "courteous", "tokens", "gold", "preferred"]);
+    let rows = table["rows"].as_array().unwrap();
+    let best = |column: usize| {
+        let rows = rows.iter().filter(|row| row["cells"][column]["best"] == true);
+        rows.map(|row| row["name"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!([best(0), best(1), best(2), best(3)], [vec![], vec!["GPT-3"], vec!["GPT-3"], vec!["2nd round"]]);
+    assert!(best(4).is_empty(), "courtesy is neither good nor bad");
+    assert_eq!(rows[0]["cells"][1]["text"], "0.800");
+    assert!(page(&measured).contains("<b>0.600</b>"));
+}
+
+#[test]
+fn examples_are_shown_where_they_exist_and_marked_right_or_wrong() {
+    let mut measured = example::measured(1);
+    let with = page(&measured);
+    assert!(with.contains("<p class=\"asked\">Who has the bell?</p>") && with.contains("<td>Gladly! Ida has it.</td>"));
+    assert!(
+        with.contains("The reward model disagrees with the labeler"),
+        "0.25 for the chosen one, 0.75 for the other"
+    );
+    assert!(with.contains("The 2nd reward model agrees with the labeler"));
+    assert!(with.contains("✗ wrong, it is red") && with.contains("✓ the right ending"));
+    assert!(with.contains("<td>chat-ppo says Ben <span class=\"mark good\">✓ right</span></td>"));
+    assert!(with.contains("<td>chat-sft says Ben <span class=\"mark bad\">✗ wrong</span></td>"));
+    measured.right.clear();
+    measured.seeds[0].excerpts = Excerpts::default();
+    let without = page(&measured);
+    assert!(!without.contains("class=\"row example\"") && !without.contains("class=\"mark"));
+    assert!(without.contains("<td>chat-ppo says Ben</td>"), "answers stay, without a mark");
+}
+
+#[test]
+fn claims_name_their_papers_with_an_address() {
+    let measured = example::measured(1);
+    for shape in rules::all(&measured) {
+        for paper in papers(&shape.source).as_array().unwrap() {
+            assert!(paper["url"].is_string(), "{}: {paper}", shape.name);
+            let section = paper["section"].as_str().unwrap();
+            assert!(section.starts_with(", ") || paper["name"] == "OpenAI 2022", "{}: {paper}", shape.name);
+        }
+    }
+    let two = papers("Vaswani et al. 2017, §4; somebody 1999, §2");
+    assert_eq!(two[0]["section"], ", §4");
+    assert_eq!((&two[1]["name"], &two[1]["url"]), (&json!("somebody 1999, §2"), &Value::Null));
+}
+
+#[test]
+fn captions_and_prose_follow_the_figures_both_ways() {
+    let mut measured = example::measured(1);
+    let before = page(&measured);
+    assert!(before.contains("PPO lowers the share from 80.1% to 75.1%."));
+    assert!(before.contains("the share of right answers falls from 80.1% to 75.1%"));
+    assert!(before.contains("GPT-1 on 20,000. Attention is faster"));
+    assert!(before.contains("at its end GPT-1 is ahead by 0.600 nats"));
+    assert!(before.contains("The second, which has seen such answers, is better."));
+    let seed = &mut measured.seeds[0];
+    seed.grades.get_mut("ppo").unwrap().followed.value = 0.85;
+    seed.speeds.get_mut("speed").unwrap().get_mut("lstm").unwrap().tokens_per_cpu_s = 3e4;
+    seed.positions.get_mut("lstm").unwrap()[2].1 = 1.0;
+    seed.orders.get_mut("order-rm-2").unwrap().value = 0.2;
+    let after = page(&measured);
+    assert!(after.contains("PPO raises the share from 80.1% to 85.0%."));
+    assert!(after.contains("the share of right answers rises from 80.1% to 85.0%"));
+    assert!(after.contains("Attention is not faster here"));
+    assert!(after.contains("at its end LSTM is ahead by 0.201 nats"));
+    assert!(after.contains("The second is not better"));
+}
+
+#[test]
+fn endings_at_chance_have_a_sentence_instead_of_a_chart() {
+    let mut measured = example::measured(1);
+    assert!(page(&measured).contains("Find the ending"));
+    let cells = &mut measured.seeds[0].in_context.as_mut().unwrap().cells;
+    cells.iter_mut().filter(|cell| cell.task == "world-endings").for_each(|cell| cell.value = 7.5);
+    let page = page(&measured);
+    assert!(!page.contains("Find the ending") && page.contains("stays at chance for every model"));
+}
+
+#[test]
+fn the_csv_has_a_row_for_each_claim_figure_and_seed() {
+    let measured = example::measured(2);
+    let shapes = rules::all(&measured);
+    let bytes = table::csv(&measured, &shapes).unwrap();
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let head = reader.headers().unwrap().clone();
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let column = |name: &str| head.iter().position(|one| one == name).unwrap();
+    let of = |kind: &'static str| rows.iter().filter(move |row| &row[0] == kind);
+    let pairs: usize = shapes.iter().flat_map(|shape| &shape.comparisons).map(|one| one.pairs.len()).sum();
+    assert_eq!(of("claim").count(), pairs);
+    let loss = of("figure").find(|row| &row[1] == "gpt3" && &row[column("figure")] == "text_loss").unwrap();
+    assert_eq!((&loss[column("value")], &loss[column("seed")], &loss[column("chapter")]), ("0.6", "1", "gpt3"));
+    let claim = of("claim").find(|row| &row[1] == "reward-model").unwrap();
+    assert_eq!(claim[column("source")], *"Ouyang et al. 2022, §4.1");
+    assert!(rows.iter().all(|row| row.len() == head.len()));
 }
 
 #[test]
@@ -101,14 +278,14 @@ fn what_a_model_says_is_text() {
     let page = page(&measured);
     assert!(elements(&page).iter().all(|name| name != "script"));
     assert!(page.contains("&lt;script&gt;alert(1)"), "it is there, as text");
-    assert!(page.contains("Of your own files &lt;script"));
+    assert!(page.contains("Your own files: &lt;script"));
 }
 
 #[test]
 fn a_reward_model_that_judges_is_called_a_proxy() {
     let mut measured = example::measured(1);
     measured.seeds[0].wins.values_mut().for_each(|wins| wins.judge = "out/seed-1/rm".to_owned());
-    assert!(page(&measured).contains("which is a proxy"));
+    assert!(page(&measured).contains("A reward model is a proxy"));
 }
 
 #[test]
@@ -140,4 +317,7 @@ fn the_page_and_its_data_are_written() {
     assert_eq!(all["measured"]["not_run"], json!(["lstm"]));
     assert_eq!(all["shapes"].as_array().unwrap().len(), 16);
     assert_eq!(all["shapes"][0]["verdict"], "not_measured");
+    let csv = std::fs::read_to_string(out.path().join("report.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 17, "a head, and a row for each claim");
+    assert!(csv.lines().nth(1).unwrap().contains("not measured"), "{csv}");
 }
