@@ -85,13 +85,16 @@ impl LineageCommand {
         let seeds = story.seeds();
         let own: Vec<(&str, String)> =
             story.own.named().map(|(name, path)| (name, path.display().to_string())).collect();
-        let WrittenReport { page, shapes } = report::write(config, &self.out, &seeds, &own)?;
+        let WrittenReport { page, shapes, assistant } = report::write(config, &self.out, &seeds, &own)?;
         let rows: Vec<Vec<String>> = shapes.iter().map(|shape| vec![shape.words(), shape.claim.clone()]).collect();
         ui.result(&aligned(&rows, 2))?;
         ui.say(&format!("the report: {}", page.display()));
-        let chats = ["ppo-2", "ppo", "sft"].map(|name| folder_of_seed(&self.out, seeds[0]).join(name));
-        if let Some(chats) = chats.iter().find(|folder| folder.is_dir()) {
-            ui.next(&format!("gptkit chat --model {}", shell(chats)));
+        if let Some((name, known)) = assistant {
+            ui.next(&format!("gptkit chat --model {}", shell(&folder_of_seed(&self.out, seeds[0]).join(name))));
+            if !known.is_empty() {
+                ui.say("say Hello!, or ask it what it has never seen and answers right:");
+                known.iter().for_each(|question| ui.say(&format!("  {question}")));
+            }
         }
         Ok(())
     }
