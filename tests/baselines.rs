@@ -1,4 +1,5 @@
-//! The LSTM and the masked model, from outside: pretrained as the others are, and no more than they can do.
+//! The LSTM and the masked model, from outside: pretrained as the others are; the LSTM learns and writes as they do where no
+//! attention is needed, the masked model only labels.
 
 use super::{gptkit, pretrain};
 use serde_json::Value;
@@ -69,29 +70,48 @@ fn a_masked_model_learns_to_label() {
 }
 
 #[test]
-fn they_do_not_write() {
+fn an_lstm_learns_tasks_and_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    baseline(path, "lstm");
+    let words = "finetune --init lstm --task multiple-choice --set train.length=2steps --data world:60 --out choices";
+    gptkit(path, words).ok();
+    assert!(json(&path.join("choices/scores.json"))["scores"]["accuracy"].is_number());
+    gptkit(path, "sft --init lstm --data world:60 --set train.length=2steps --out sft").ok();
+    let sampled = |more: &str| {
+        gptkit(path, &format!("sample --model lstm --prompt Mia --max-new-tokens 120 --seed 3 {more}")).ok().out
+    };
+    // Past its context of 96 tokens, too; several texts from one prompt are drawn as one alone is.
+    assert!(sampled("").starts_with("Mia") && sampled("").len() > 100, "{}", sampled(""));
+    assert!(sampled("--num-samples 3").contains(sampled("").trim()), "{} among {}", sampled(""), sampled("--num-samples 3"));
+    let ran = super::run(path, &["chat", "--model", "sft", "--max-new-tokens", "9"], b"What is 1 plus 1?\n").ok();
+    assert!(!ran.out.is_empty());
+    let evaluated = "eval --model lstm --task world-endings --task text=world:3 --shots 0,1 --limit 9 --out eval";
+    assert!(gptkit(path, evaluated).ok().out.contains("world-endings"));
+}
+
+#[test]
+fn what_they_cannot_do_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     baseline(path, "lstm");
     baseline(path, "bert");
+    let learns_from_comparisons = [
+        "train-rm --init KIND --data world:60 --out no",
+        "dpo --init KIND --data world:60 --out no",
+        "ppo --init KIND --reward KIND --out no",
+        "plan --stage ppo --init KIND",
+    ];
+    let of_lstm = ["attention --model KIND --text Mia", "sft --init KIND --data world:60 --lora-rank 4 --out no"];
+    let of_bert = [
+        "sample --model KIND",
+        "chat --model KIND",
+        "sft --init KIND --data world:60 --out no",
+        "eval --model KIND --task world-patterns --out no",
+    ];
     let mut said = String::new();
-    for kind in ["lstm", "bert"] {
-        let commands = [
-            "sample --model KIND",
-            "chat --model KIND",
-            "sft --init KIND --data world:60 --out no",
-            "train-rm --init KIND --data world:60 --out no",
-            "dpo --init KIND --data world:60 --out no",
-            "ppo --init KIND --reward KIND --out no",
-            "eval --model KIND --task world-patterns --out no",
-            "plan --stage ppo --init KIND",
-        ];
-        let of_lstm = [
-            "attention --model KIND --text Mia",
-            "finetune --init KIND --task classification --data world:60 --out no",
-        ];
-        let only = if kind == "lstm" { &of_lstm[..] } else { &[] };
-        for command in commands.iter().chain(only) {
+    for (kind, only) in [("lstm", &of_lstm[..]), ("bert", &of_bert[..])] {
+        for command in learns_from_comparisons.iter().chain(only) {
             let command = command.replace("KIND", kind);
             let ran = gptkit(path, &command);
             assert_eq!(ran.code, Some(1), "{command}: {}", ran.err);

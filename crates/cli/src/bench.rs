@@ -10,7 +10,7 @@ use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
 use gptkit_ops::Precision;
 use gptkit_ops::bench::{BenchShape, cases, peak};
 use gptkit_train::PretrainConfig;
-use gptkit_train::bench::{CaseTime, median_seconds};
+use gptkit_train::bench::{CaseTime, TurnTime, median_seconds};
 use gptkit_train::config::TrainConfig;
 use gptkit_train::memory::peak_of_process;
 use serde_json::json;
@@ -22,6 +22,9 @@ pub(crate) struct BenchCommand {
     /// Preset or TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "small")]
     config: String,
+    /// Preset or TOML file of a second model: a training step of each is measured by turns, in processor time too
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["case", "quantize"])]
+    against: Option<String>,
     /// Windows a step, and rows that are written together [default: the configuration's, and 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
@@ -57,17 +60,11 @@ const EPISODES: usize = 16;
 
 impl BenchCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let (name, mut config) = presets::load::<PretrainConfig>(&self.config, &self.set)?;
+        let (name, config) = self.loaded(&self.config, &self.set)?;
         let device = self.device.open()?;
-        let dtype = Dtype::from(self.dtype);
-        if config.model.vocab_size == 0 {
-            config.model.vocab_size = config.tokenizer.vocab_size.unwrap_or(VOCABULARY);
-        }
-        let seq = self.seq.map_or(config.model.context, usize::from);
-        config.model.context = config.model.context.max(seq);
-        let batch_size = self.batch.map_or(config.train.batch_size, usize::from);
-        let train = TrainConfig { batch_size, dtype, ..config.train };
-        let precision = dtype.precision();
+        let PretrainConfig { train, .. } = &config;
+        let (batch_size, seq) = (train.batch_size, self.seq.map_or(config.model.context, usize::from));
+        let precision = train.dtype.precision();
         ensure!(
             self.quantize.is_none() || QUANTIZED.iter().any(|case| self.wants(case)),
             "--quantize is for the cases {}; --case names others",
@@ -83,18 +80,37 @@ impl BenchCommand {
             json: self.json,
             ui,
         };
+        if let Some(against) = &self.against {
+            let (other_name, other) = self.loaded(against, &[])?;
+            let both = [(&config.model, train), (&other.model, &other.train)];
+            let times = gptkit_train::bench::train_steps_by_turns(both, seq, &device, ui)?;
+            return sheet.turns([&name, &other_name], &times);
+        }
         sheet.head(batch_size, seq)?;
         if self.wants("train_step") {
-            sheet.show(&gptkit_train::bench::train_step(&config.model, &train, seq, &device, ui)?)?;
+            sheet.show(&gptkit_train::bench::train_step(&config.model, train, seq, &device, ui)?)?;
         }
         if config.model.must_write().is_err() {
             return Ok(()); // of the baselines only training is measured
         }
-        self.models(&config.model, &train, seq, &device, &sheet)?;
+        self.models(&config.model, train, seq, &device, &sheet)?;
         if device.is_cpu() {
             self.operations(&config.model, batch_size, seq, precision, &sheet)?;
         }
         Ok(())
+    }
+
+    /// A configuration with its name, of the batch, window and data type that are asked for.
+    fn loaded(&self, config: &str, set: &[String]) -> Result<(String, PretrainConfig)> {
+        let (name, mut config) = presets::load::<PretrainConfig>(config, set)?;
+        if config.model.vocab_size == 0 {
+            config.model.vocab_size = config.tokenizer.vocab_size.unwrap_or(VOCABULARY);
+        }
+        let seq = self.seq.map_or(config.model.context, usize::from);
+        config.model.context = config.model.context.max(seq);
+        config.train.batch_size = self.batch.map_or(config.train.batch_size, usize::from);
+        config.train.dtype = Dtype::from(self.dtype);
+        Ok((name, config))
     }
 
     /// Whether `case` is among those asked for.
@@ -189,6 +205,46 @@ impl BenchSheet<'_> {
             "{:<24}{:>12}{:>14}{:>12}{:>9}{:>12}\n",
             "case", "ms", "tokens/s", "GFLOP/s", "share", "peak"
         ))
+    }
+
+    /// Two models that were measured by turns, and how many times as fast the first is.
+    fn turns(&self, names: [&str; 2], times: &[TurnTime; 2]) -> Result<()> {
+        let rate = |time: &TurnTime, seconds: f64| time.elapsed.tokens as f64 / seconds;
+        let ratio = |seconds: fn(&TurnTime) -> f64| {
+            let [one, other] = times.each_ref().map(|time| rate(time, seconds(time)));
+            one / other
+        };
+        if !self.json {
+            let CaseTime { batch, seq, .. } = times[0].elapsed;
+            self.ui.say(&format!("a training step of {batch} × {seq} tokens, by turns · {}", self.dtype));
+            self.ui.result(&format!("{:<24}{:>12}{:>14}{:>12}{:>18}\n", "model", "ms", "tokens/s", "CPU ms", "tokens/CPU s"))?;
+        }
+        for (name, time) in names.into_iter().zip(times) {
+            let TurnTime { elapsed, cpu_seconds } = time;
+            let (per_s, per_cpu_s) = (rate(time, elapsed.seconds), rate(time, *cpu_seconds));
+            let (ms, cpu_ms) = (elapsed.seconds * 1e3, cpu_seconds * 1e3);
+            if self.json {
+                let object = json!({
+                    "case": elapsed.case,
+                    "config": name,
+                    "batch": elapsed.batch,
+                    "seq": elapsed.seq,
+                    "dtype": self.dtype,
+                    "ms": ms,
+                    "cpu_ms": cpu_ms,
+                    "tokens_per_s": per_s,
+                    "tokens_per_cpu_s": per_cpu_s,
+                });
+                self.ui.json(&(object.to_string() + "\n"))?;
+            } else {
+                self.ui.result(&format!("{name:<24}{ms:>12.3}{per_s:>14.1}{cpu_ms:>12.3}{per_cpu_s:>18.1}\n"))?;
+            }
+        }
+        if !self.json {
+            let (elapsed, cpu) = (ratio(|time| time.elapsed.seconds), ratio(|time| time.cpu_seconds));
+            self.ui.say(&format!("the first is {elapsed:.2} times as fast by the clock, {cpu:.2} times in processor time"));
+        }
+        Ok(())
     }
 
     /// With the most memory that the process has had.

@@ -59,7 +59,7 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
         return Err(Usage::new(format!("{flag} {name}: {what}")).hint(hint).into());
     }
     let shape = load_config(folder)?;
-    shape.must_write().with_context(|| folder.display().to_string())?;
+    shape.must_write().and_then(|()| shape.must_attend()).with_context(|| folder.display().to_string())?;
     Ok(shape)
 }
 

@@ -32,6 +32,7 @@ tasks![
     "tldr",
     "translation",
     "text",
+    "positions",
     "wikitext",
     "ptb",
     "arithmetic",

@@ -52,7 +52,9 @@ enum Statistic {
     ExpMean(usize),
     /// e to the sum of a column over that of another, times a number.
     ExpRatio(usize, usize, f64),
-    /// The sum of a column over that of another, in bits.
+    /// The sum of a column over that of another.
+    Ratio(usize, usize),
+    /// The same in bits.
     Bits(usize, usize),
     /// Corpus BLEU of the columns from this one on.
     Bleu(usize),
@@ -66,6 +68,7 @@ impl Statistic {
             Self::Mean(column) => mean(column),
             Self::ExpMean(column) => mean(column).exp(),
             Self::ExpRatio(a, b, per) => (per * sum(a) / sum(b)).exp(),
+            Self::Ratio(a, b) => sum(a) / sum(b),
             Self::Bits(a, b) => sum(a) / sum(b) / std::f64::consts::LN_2,
             Self::Bleu(first) => {
                 let mut all = [0.0; BLEU_NUMBERS];
@@ -133,6 +136,25 @@ fn read_instances(
     Ok((measured, rows))
 }
 
+/// Numbers of a window of text before those by position.
+const TEXT_NUMBERS: usize = 4;
+/// Ranges of positions: 0, 1, 2 to 3, 4 to 7 and so on, to the longest context.
+const POSITION_RANGES: usize = 22;
+
+/// Where in a row the numbers of the range stand that begins at position `from`; nothing where none does.
+fn range_column(from: u64) -> Option<usize> {
+    let range = from.checked_ilog2().map_or(0, |power| power as usize + 1);
+    (range < POSITION_RANGES).then_some(TEXT_NUMBERS + 2 * range)
+}
+
+/// For instance `loss at positions 4 to 7`.
+fn range_name(range: usize) -> String {
+    match range {
+        0 | 1 => format!("loss at position {range}"),
+        _ => format!("loss at positions {} to {}", 1 << (range - 1), (1 << range) - 1),
+    }
+}
+
 /// A figure over `rows`, with its standard error.
 fn value((metric, unit, statistic): (String, &str, Statistic), rows: &[Vec<f64>], seed: u64) -> MetricValue {
     let standard_error = match statistic {
@@ -156,7 +178,19 @@ fn numbers(task: &TaskConfig, line: &Value) -> Option<Vec<f64>> {
             let filtered = share(line["filtered_is_right"].as_bool()?);
             Some(vec![share(line["greedy"].as_bool()?), filtered, -number("log_prob")?])
         }
-        Scoring::Perplexity => ["nats", "tokens", "bytes", "characters"].into_iter().map(number).collect(),
+        Scoring::Perplexity => {
+            let mut row: Vec<f64> =
+                ["nats", "tokens", "bytes", "characters"].into_iter().map(number).collect::<Option<_>>()?;
+            if task.text.is_some_and(|text| text.by_position) {
+                row.resize(TEXT_NUMBERS + 2 * POSITION_RANGES, 0.0);
+                for range in line["by_position"].as_array()? {
+                    let column = range_column(range["from"].as_u64()?)?;
+                    row[column] += range["nats"].as_f64()?;
+                    row[column + 1] += range["tokens"].as_f64()?;
+                }
+            }
+            Some(row)
+        }
         Scoring::Generation => {
             let mut row = Vec::new();
             for metric in &task.generation.as_ref()?.metrics {
@@ -205,7 +239,12 @@ fn figures(task: &TaskConfig, words: Option<u64>, rows: &[Vec<f64>]) -> Vec<(Str
                 ("bits per byte".to_owned(), "", Statistic::Bits(0, 2)),
                 ("bits per character".to_owned(), "", Statistic::Bits(0, 3)),
             ];
-            per_word.into_iter().chain(rest).collect()
+            let ranges = (0..POSITION_RANGES).filter_map(|range| {
+                let column = TEXT_NUMBERS + 2 * range;
+                let is_there = rows.iter().any(|row| row.get(column + 1).is_some_and(|&tokens| tokens > 0.0));
+                is_there.then(|| (range_name(range), "nats", Statistic::Ratio(column, column + 1)))
+            });
+            per_word.into_iter().chain(rest).chain(ranges).collect()
         }
         Scoring::Generation => {
             let (mut all, mut column) = (Vec::new(), 0);
@@ -297,6 +336,18 @@ mod tests {
             assert!((value - expected).abs() < 1e-9, "{name}: {value}");
         }
         assert_eq!(values(&measured(task, &lines, None, &|_| true)).len(), 3);
+    }
+
+    #[test]
+    fn loss_is_told_by_position() {
+        let task = "scoring = \"perplexity\"\n[text]\nby_position = true\n";
+        let range = |from: u64, nats: f64, tokens: u64| json!({ "from": from, "nats": nats, "tokens": tokens });
+        let line = |ranges: &[Value]| json!({ "n": 0, "nats": 9.0, "tokens": 4, "bytes": 8, "characters": 8, "by_position": ranges });
+        let lines = [line(&[range(0, 3.0, 1), range(1, 2.0, 1), range(4, 6.0, 3)]), line(&[range(0, 1.0, 1), range(4, 2.0, 1)])];
+        let measured = measured(task, &lines, None, &|_| true);
+        let found = values(&measured);
+        let expected = [("loss at position 0", 2.0), ("loss at position 1", 2.0), ("loss at positions 4 to 7", 2.0)];
+        assert_eq!(found[3..], expected);
     }
 
     #[test]

@@ -26,12 +26,26 @@ pub struct WindowOptions {
     pub stride: usize,
     /// What is undone first.
     pub detokenizer: Option<Detokenizer>,
+    /// Whether the loss of each range of positions is kept.
+    pub by_position: bool,
     /// What becomes of bad records.
     pub on_bad_record: OnBadRecord,
 }
 
-/// What a window says.
+/// A range of positions of a window: its first token is at position 0, and a range ends where the next one begins, at twice
+/// its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PositionScore {
+    /// Its first position; 0 is the token after the one that begins the text.
+    pub from: u64,
+    /// −Σ ln p, nats, over its tokens.
+    pub nats: f64,
+    /// Those tokens.
+    pub tokens: u64,
+}
+
+/// What a window says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WindowScore {
     /// Its number.
     pub n: u64,
@@ -43,9 +57,37 @@ pub struct WindowScore {
     pub bytes: u64,
     /// Characters of the text that they stand for.
     pub characters: u64,
+    /// The same by position, where that is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_position: Vec<PositionScore>,
     /// Tokens that the model read for it.
     #[serde(skip)]
     pub read: u64,
+}
+
+/// Where ranges of positions begin, up to `n`: 0, 1, 2, 4, 8 and so on.
+fn beginnings(n: usize) -> Vec<usize> {
+    std::iter::once(0).chain(std::iter::successors(Some(1), |at| Some(2 * at))).take_while(|&at| at < n).collect()
+}
+
+/// Scores of a window's ranges, from the log-likelihoods of the beginnings of what it predicts that end where a range does;
+/// `first` is the position of the first token that it predicts.
+fn by_position(first: usize, n: usize, found: &[ContinuationLikelihood]) -> Vec<PositionScore> {
+    let ends = ends(first, n);
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let before = std::iter::once(0.0).chain(found.iter().map(|one| one.log_prob));
+    let score = |(((start, end), before), after): (((usize, &usize), f64), &ContinuationLikelihood)| PositionScore {
+        from: beginnings(first + start + 1).last().copied().unwrap_or(0) as u64,
+        nats: before - after.log_prob,
+        tokens: (end - start) as u64,
+    };
+    starts.zip(&ends).zip(before).zip(found).map(score).collect()
+}
+
+/// Where in `n` tokens from position `first` on ranges end; the last at `n`.
+fn ends(first: usize, n: usize) -> Vec<usize> {
+    let inside = beginnings(first + n).into_iter().filter(|&at| at > first).map(|at| at - first);
+    inside.chain([n]).collect()
 }
 
 /// What is known of a text when all of it was read.
@@ -77,6 +119,7 @@ pub fn read(
     let mut slider = PerplexityWindow {
         model,
         stride: how.stride,
+        by_position: how.by_position,
         start,
         stitcher: Stitcher::new(model.tokenizer),
         undone: VecDeque::new(),
@@ -194,6 +237,7 @@ fn end_of_lines(text: &str) -> Option<usize> {
 struct PerplexityWindow<'a> {
     model: &'a EvalModel<'a>,
     stride: usize,
+    by_position: bool,
     start: u32,
     stitcher: Stitcher<'a>,
     /// For each piece that is being encoded, by how much the text as it was given is longer.
@@ -271,10 +315,10 @@ impl PerplexityWindow<'_> {
     fn window(&mut self, wanted: usize) -> Result<ControlFlow<()>> {
         let end = self.predicted + wanted;
         let begin = end.saturating_sub(self.model.gpt.config().context + 1);
-        let question = LikelihoodQuestion {
-            context: self.tokens[begin..self.predicted].to_vec(),
-            continuations: vec![self.tokens[self.predicted..end].to_vec()],
-        };
+        let (context, predicted) = (self.tokens[begin..self.predicted].to_vec(), &self.tokens[self.predicted..end]);
+        let ends = if self.by_position { ends(context.len() - 1, wanted) } else { vec![wanted] };
+        let continuations = ends.into_iter().map(|end| predicted[..end].to_vec()).collect();
+        let question = LikelihoodQuestion { context, continuations };
         let size = self.sizes[self.predicted..end].iter().fold(TextSize::default(), |all, &one| all + one);
         // A next window reads at most a context from its end back.
         self.tokens.drain(..begin);
@@ -297,18 +341,41 @@ impl PerplexityWindow<'_> {
         let answers = answer(self.model.gpt, &questions, false)?;
         let window =
             |((n, question, size), found): ((u64, LikelihoodQuestion, TextSize), &Vec<ContinuationLikelihood>)| {
+                let LikelihoodQuestion { context, continuations } = question;
+                let tokens = continuations.last().map_or(0, Vec::len);
+                let by_position = match self.by_position {
+                    true => by_position(context.len() - 1, tokens, found),
+                    false => Vec::new(),
+                };
                 WindowScore {
                     n,
-                    nats: -found[0].log_prob,
-                    tokens: question.continuations[0].len() as u64,
+                    nats: -found.last().map_or(0.0, |whole| whole.log_prob),
+                    tokens: tokens as u64,
                     bytes: size.bytes.max(0) as u64,
                     characters: size.characters.max(0) as u64,
-                    read: (question.context.len() + question.continuations[0].len() - 1) as u64,
+                    by_position,
+                    read: (context.len() + tokens - 1) as u64,
                 }
             };
         let windows: Vec<WindowScore> = waiting.into_iter().zip(&answers.found).map(window).collect();
         let flow = (self.sink)(&windows)?;
         self.is_ended = flow.is_break();
         Ok(flow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_positions_double() {
+        assert_eq!(ends(0, 5), [1, 2, 4, 5]);
+        assert_eq!(ends(0, 4), [1, 2, 4]);
+        // Positions 3 to 8: one of 2 to 3, four of 4 to 7, and the first of 8 to 15.
+        assert_eq!(ends(3, 6), [1, 5, 6]);
+        let found = [-1.0, -5.5, -6.0].map(|log_prob| ContinuationLikelihood { log_prob, greedy: false });
+        let range = |from, nats, tokens| PositionScore { from, nats, tokens };
+        assert_eq!(by_position(3, 6, &found), [range(2, 1.0, 1), range(4, 4.5, 4), range(8, 0.5, 1)]);
     }
 }

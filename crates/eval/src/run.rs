@@ -297,6 +297,7 @@ impl CellRun<'_> {
         let reading = WindowOptions {
             stride: self.request.stride.unwrap_or(self.model.gpt.config().context.div_ceil(2)),
             detokenizer: text.detokenizer,
+            by_position: text.by_position,
             on_bad_record: self.request.on_bad_record,
         };
         let path = self.opened.test.file().unwrap_or(Path::new("")).display().to_string();

@@ -180,6 +180,10 @@ pub struct TextConfig {
     /// How the text was tokenized, which is undone before the model reads it; words are counted before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detokenizer: Option<Detokenizer>,
+    /// Whether the loss is measured at each place of the context by itself, from the first token of a document to the last
+    /// that the context holds, in ranges that double (Kaplan et al. 2020, figure 7).
+    #[serde(default)]
+    pub by_position: bool,
 }
 
 /// What a text was tokenized by.

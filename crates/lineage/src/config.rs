@@ -31,8 +31,10 @@ pub struct DataSources {
     pub instructions: String,
     /// Prompts that nothing is learned from.
     pub held_out: String,
-    /// Ranked answers.
+    /// Ranked answers; may name a stage that collects them, `{NAME}`.
     pub comparisons: String,
+    /// Ranked answers where nobody ranks the user's own instructions, so that the stage above does not run.
+    pub comparisons_unjudged: String,
 }
 
 /// TOML section `[questions]`.

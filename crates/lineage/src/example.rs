@@ -14,20 +14,21 @@ use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 38] = [
+const STAGES: [(&str, Chapter); 39] = [
     ("tokenizer", Chapter::Rnn),
     ("lstm", Chapter::Rnn),
     ("gpt1", Chapter::Transformer),
     ("speed", Chapter::Transformer),
     ("positions", Chapter::Transformer),
+    ("endings-lstm", Chapter::Rnn),
+    ("color-lstm", Chapter::Rnn),
+    ("first-word-lstm", Chapter::Rnn),
     ("attention", Chapter::Transformer),
     ("bert", Chapter::Bert),
     ("endings-gpt1", Chapter::Gpt1),
     ("endings-bert", Chapter::Bert),
     ("color-gpt1", Chapter::Gpt1),
-    ("color-predicted", Chapter::Gpt1),
     ("first-word-gpt1", Chapter::Gpt1),
-    ("first-word-predicted", Chapter::Gpt1),
     ("gpt2", Chapter::Gpt2),
     ("gpt3", Chapter::Gpt3),
     ("in-context", Chapter::Gpt3),
@@ -35,13 +36,13 @@ const STAGES: [(&str, Chapter); 38] = [
     ("rm", Chapter::InstructGpt),
     ("ppo", Chapter::InstructGpt),
     ("ppo-no-ptx", Chapter::InstructGpt),
+    ("ppo-pressed", Chapter::InstructGpt),
     ("wins-sft", Chapter::InstructGpt),
     ("wins-ppo", Chapter::InstructGpt),
     ("wins-size", Chapter::InstructGpt),
     ("rm-2", Chapter::ChatGpt),
     ("ppo-2", Chapter::ChatGpt),
     ("wins-round-2", Chapter::ChatGpt),
-    ("ppo-pressed", Chapter::InstructGpt),
     ("order-rm", Chapter::ChatGpt),
     ("order-rm-2", Chapter::ChatGpt),
     ("grades", Chapter::ChatGpt),
@@ -98,8 +99,11 @@ fn seed(number: u64) -> SeedMeasurements {
         accuracies: named(&[
             ("endings-gpt1", 0.8),
             ("endings-bert", 0.93),
-            ("color-predicted", 0.98),
-            ("first-word-predicted", 0.97),
+            ("endings-lstm", 0.6),
+            ("color-lstm", 0.9),
+            ("color-gpt1", 0.98),
+            ("first-word-lstm", 0.95),
+            ("first-word-gpt1", 0.97),
         ]),
         reward_models: [("rm", 0.7), ("rm-2", 0.65)]
             .map(|(name, value)| (name.to_owned(), RewardModelScores { accuracy: share(value), by_length: 0.55 }))
@@ -127,8 +131,8 @@ fn seed(number: u64) -> SeedMeasurements {
         grades: [
             ("gpt2", 0.1, 0.0),
             ("sft", 0.8, 0.4),
-            ("ppo", 0.75, 0.9),
-            ("ppo-no-ptx", 0.74, 0.9),
+            ("ppo", 0.85, 0.9),
+            ("ppo-no-ptx", 0.84, 0.9),
             ("ppo-2", 0.9, 0.95),
         ]
         .map(|(model, value, courteous)| {
@@ -137,9 +141,9 @@ fn seed(number: u64) -> SeedMeasurements {
             (model.to_owned(), AnswerGrades { followed, by_kind, courteous, mean_tokens: 9.0, gold })
         })
         .into(),
-        speeds: [("speed", [("gpt1", 2e4), ("lstm", 1e4)])]
+        speeds: [("speed", [("gpt1", 2e4), ("lstm", 1e4)]), ("speed-batch", [("gpt1", 3e4), ("lstm", 4e4)])]
             .map(|(stage, models)| {
-                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate };
+                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate + number as f64 };
                 (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
             })
             .into(),

@@ -61,12 +61,15 @@ pub fn steps(config: &LineageConfig, own: &OwnData, out: &Path, seed: u64) -> Re
                 _ => given.get(name).cloned().or_else(|| left.get(name).map(|path| path.display().to_string())),
             }
         };
+        // A source may itself be what a stage left.
+        let value = |name: &str| value(name).and_then(|text| filled(&text, &value).ok());
         let words = shlex::split(&stage.run).with_context(|| format!("the command of {} is none", stage.name))?;
         let words = words.iter().map(|word| filled(word, &value)).collect::<Result<Vec<_>>>();
         let words = words.with_context(|| format!("stage {}", stage.name))?;
         let mut reads: Vec<String> = Vec::new();
         let judge = (own.instructions.is_some() && names(&stage.run).any(|name| name == "judge")).then_some("rm");
-        for name in names(&stage.run).chain(judge).filter(|name| left.contains_key(name)) {
+        let of_sources = names(&stage.run).filter_map(|name| given.get(name)).flat_map(|source| names(source));
+        for name in names(&stage.run).chain(of_sources).chain(judge).filter(|name| left.contains_key(name)) {
             if !reads.iter().any(|read| read == name) {
                 reads.push(name.to_owned());
             }
@@ -104,7 +107,10 @@ fn given(config: &LineageConfig, own: &OwnData, folder: &Path, seed: u64) -> BTr
         ("patterns", of_seed(&data.patterns)),
         ("instructions", of_seed(&data.instructions)),
         ("held-out", of_seed(&data.held_out)),
-        ("comparisons", of_seed(&data.comparisons)),
+        (
+            "comparisons",
+            of_seed(if own.instructions.is_some() { &data.comparisons_unjudged } else { &data.comparisons }),
+        ),
         ("judge", "gold".to_owned()),
         ("on-bad-record", serde_json::json!(own.on_bad_record).as_str().unwrap_or_default().to_owned()),
     ]
@@ -170,6 +176,7 @@ mod tests {
                 instructions: of("instructions"),
                 held_out: of("held-out"),
                 comparisons: of("comparisons"),
+                comparisons_unjudged: of("unjudged"),
             },
             questions: Questions { ask: vec!["one".to_owned(), "a\nb".to_owned()], right: Vec::new() },
             stages,
@@ -217,13 +224,26 @@ mod tests {
         ]);
         let planned = steps(&config, &own, Path::new("o"), 1).unwrap();
         let own_file = file.display().to_string();
-        assert_eq!(planned[0].words[2], "comparisons:1");
+        assert_eq!(planned[0].words[2], "unjudged:1", "nobody ranked answers to these instructions");
         assert_eq!(
             planned[1].words[1..],
             ["--judge", "o/seed-1/rm", "--prompts", "o/seed-1/held-out.jsonl", "--data", &own_file]
         );
         assert_eq!(planned[1].reads, ["rm"]);
         assert_eq!(planned.len(), 2, "nobody is there to judge");
+    }
+
+    #[test]
+    fn a_source_may_be_what_a_stage_left() {
+        let mut config =
+            story(vec![stage("answers", "compare --out {out}"), stage("rm", "train-rm --data {comparisons}")]);
+        config.data.comparisons = "{answers}/ranked.jsonl".to_owned();
+        let planned = steps(&config, &NONE, Path::new("o"), 1).unwrap();
+        assert_eq!(planned[1].words[2], "o/seed-1/answers/ranked.jsonl");
+        assert_eq!(planned[1].reads, ["answers"]);
+        let own = OwnData { comparisons: Some("/dev/null".into()), ..NONE };
+        let planned = steps(&config, &own, Path::new("o"), 1).unwrap();
+        assert_eq!((planned[1].words[2].as_str(), planned[1].reads.len()), ("/dev/null", 0));
     }
 
     #[test]

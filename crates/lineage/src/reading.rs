@@ -3,8 +3,9 @@
 use crate::config::{LineageConfig, LineageStage, Questions};
 use crate::excerpts;
 use crate::measured::{
-    Accuracy, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote, PpoIteration,
-    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    Accuracy, AnswerGrades, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote,
+    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    TurnSpeed,
 };
 use crate::plan::folder_of_seed;
 use crate::stages;
@@ -16,7 +17,8 @@ use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Points that a training curve keeps.
 const POINTS: usize = 100;
@@ -75,8 +77,22 @@ fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) ->
             let RewardScoresFile { accuracy, length } = json(&left.join("scores.json"))?;
             seed.reward_models.insert(name(), RewardModelScores { accuracy, by_length: length.baseline });
         }
-        "eval" => seed.in_context = Some(in_context(json(&left.join("results.json"))?)),
-        "win-rates" => drop(seed.wins.insert(name(), wins(json(left)?))),
+        "eval" => {
+            let results: EvalFile = json(&left.join("results.json"))?;
+            match results.cells.iter().any(|cell| cell.task == POSITIONS) {
+                true => seed.positions = positions(results),
+                false => seed.in_context = Some(in_context(results)),
+            }
+        }
+        "win-rates" => {
+            let contest: WinRatesFile = json(left)?;
+            match contest.sampling.temperature == 0.0 {
+                true => seed.grades = grades(contest),
+                false => drop(seed.wins.insert(name(), wins(contest))),
+            }
+        }
+        "bench" => drop(seed.speeds.insert(name(), lines::<BenchLine>(left)?.into_iter().map(speed).collect())),
+        "score" => seed.orders.extend(order(left)?.map(|share| (name(), share))),
         "attention" => seed.attention = Some(json(left)?),
         "chat" => drop(seed.answers.insert(name(), answers(left)?)),
         _ => {}
@@ -201,6 +217,8 @@ struct EvalFileMeasurement {
 
 #[derive(Deserialize)]
 struct EvalFileFigure {
+    #[serde(default)]
+    metric: String,
     value: f64,
     standard_error: Option<f64>,
     unit: String,
@@ -231,17 +249,101 @@ fn in_context(results: EvalFile) -> InContextScores {
     }
 }
 
+/// The task of `gptkit eval` that tells loss by position.
+const POSITIONS: &str = "positions";
+
+/// Of each model, the first position of each range, and the loss there.
+fn positions(results: EvalFile) -> BTreeMap<String, Curve> {
+    let range = |figure: &EvalFileFigure| {
+        let after = figure.metric.strip_prefix("loss at position")?.trim_start_matches('s').trim_start();
+        let from: f64 = after.split(' ').next()?.parse().ok()?;
+        Some((from, figure.value))
+    };
+    let of_text = results.cells.into_iter().filter(|cell| cell.task == POSITIONS);
+    of_text.map(|cell| (cell.model, cell.measured.figures.iter().filter_map(range).collect())).collect()
+}
+
+/// A line of `bench --against --json`.
+#[derive(Deserialize)]
+struct BenchLine {
+    /// The configuration's file, in the folder of the run that it is of.
+    config: PathBuf,
+    #[serde(flatten)]
+    speed: TurnSpeed,
+}
+
+fn speed(line: BenchLine) -> (String, TurnSpeed) {
+    let folder = line.config.parent().and_then(Path::file_name).unwrap_or(line.config.as_os_str());
+    (folder.to_string_lossy().into_owned(), line.speed)
+}
+
+/// A record of comparisons with the rewards of their completions.
+#[derive(Deserialize)]
+struct ScoredComparison {
+    rewards: Vec<f64>,
+    gold: Vec<f64>,
+}
+
+/// Share of the pairs of completions in `path` that rewards put in the order of gold, a pair of equal rewards counting half;
+/// nothing where gold tells no two apart.
+fn order(path: &Path) -> Result<Option<Share>> {
+    let mut clusters = Vec::new();
+    for ScoredComparison { rewards, gold } in lines(path)? {
+        let (mut agreed, mut n) = (0.0, 0.0);
+        for (i, (reward, worth)) in rewards.iter().zip(&gold).enumerate() {
+            for (other_reward, other_worth) in rewards.iter().zip(&gold).take(i).filter(|(_, other)| *other != worth) {
+                n += 1.0;
+                agreed += match reward == other_reward {
+                    true => 0.5,
+                    false => f64::from(u8::from((reward > other_reward) == (worth > other_worth))),
+                };
+            }
+        }
+        if n > 0.0 {
+            clusters.push((agreed, n));
+        }
+    }
+    Ok((!clusters.is_empty()).then(|| Share::of(&clusters)))
+}
+
 /// What `win-rates --json` prints.
 #[derive(Deserialize)]
 struct WinRatesFile {
     judge: String,
+    sampling: WinRatesFileSampling,
     rows: Vec<WinRatesFileRow>,
+}
+
+#[derive(Deserialize)]
+struct WinRatesFileSampling {
+    temperature: f64,
 }
 
 #[derive(Deserialize)]
 struct WinRatesFileRow {
     name: String,
     win_rate: WinRatesFileRate,
+    mean_tokens: f64,
+    mean_score: Option<f64>,
+    grades: Option<WinRatesFileGrades>,
+}
+
+#[derive(Deserialize)]
+struct WinRatesFileGrades {
+    followed: Share,
+    by_kind: BTreeMap<String, (u32, u32)>,
+    courteous: f64,
+}
+
+/// Of each model that was graded, the reference among them, by its folder's name.
+fn grades(contest: WinRatesFile) -> BTreeMap<String, AnswerGrades> {
+    let graded = |row: WinRatesFileRow| {
+        let folder = Path::new(row.name.trim_end_matches(" (reference)")).file_name()?.to_string_lossy().into_owned();
+        let WinRatesFileGrades { followed, by_kind, courteous } = row.grades?;
+        let (mean_tokens, gold) = (row.mean_tokens, row.mean_score);
+        Some((folder, AnswerGrades { followed, by_kind, courteous, mean_tokens, gold }))
+    };
+    contest.rows.into_iter().filter_map(graded).collect()
 }
 
 #[derive(Deserialize)]
@@ -293,8 +395,14 @@ mod tests {
 
     fn config(stages: Vec<LineageStage>) -> LineageConfig {
         let none = String::new;
-        let data =
-            DataSources { text: none(), patterns: none(), instructions: none(), held_out: none(), comparisons: none() };
+        let data = DataSources {
+            text: none(),
+            patterns: none(),
+            instructions: none(),
+            held_out: none(),
+            comparisons: none(),
+            comparisons_unjudged: none(),
+        };
         LineageConfig {
             description: none(),
             data,
@@ -337,9 +445,10 @@ mod tests {
         );
         assert_eq!(empty.own, [OwnDataNote { name: "text".to_owned(), path: "mine.txt".to_owned() }]);
         let share = |x: f64| format!(r#"{{"value":{x},"low":0.1,"high":0.9,"n":4}}"#);
-        let row = |name: &str, x| format!(r#"{{"name":"{name}","win_rate":{{"a_over_b":{}}}}}"#, share(x));
+        let row =
+            |name: &str, x| format!(r#"{{"name":"{name}","mean_tokens":9.0,"win_rate":{{"a_over_b":{}}}}}"#, share(x));
         let rows = [row("runs/a (reference)", 0.5), row("runs/ppo", 0.75)].join(",");
-        put(out, "wins.json", &format!(r#"{{"judge":"gold","rows":[{rows}]}}"#));
+        put(out, "wins.json", &format!(r#"{{"judge":"gold","sampling":{{"temperature":1.0}},"rows":[{rows}]}}"#));
         let message = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
         let said = [message("user", "why?"), message("assistant", "because")].join(",");
         put(out, "ask.jsonl", &format!("{{\"messages\":[{said}]}}\n"));

@@ -8,9 +8,9 @@ use crate::shape::{FigureComparison, FigurePair, FigureUnit, PaperShape};
 
 /// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
 const ENDINGS: &str = "world-endings";
-/// Patterns that a stage is fine-tuned for, and the stage that measured it.
+/// Patterns that GPT-1 is fine-tuned for, and the stage that does it.
 const TUNED: [(&str, &str); 2] =
-    [("world-patterns:color", "color-predicted"), ("world-patterns:first-word", "first-word-predicted")];
+    [("world-patterns:color", "color-gpt1"), ("world-patterns:first-word", "first-word-gpt1")];
 
 /// Every shape, chapter by chapter.
 pub fn all(measured: &StoryMeasurements) -> Vec<PaperShape> {
@@ -37,56 +37,104 @@ fn validation(seed: &SeedMeasurements, stage: &str) -> Option<f64> {
     seed.runs.get(stage)?.best_validation
 }
 
+/// The stage that measures the speed of training on one sequence at a time, and the one for a whole batch.
+const SPEED: &str = "speed";
+/// The least context in which the LSTM's and the transformer's gains from more of it are compared, tokens.
+const FROM: f64 = 8.0;
+
 /// Transformer against recurrence.
 fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
-    let both = ["lstm", "gpt1"];
     let speed = FigureComparison::new(
         measured,
-        "training speed, tokens a second",
+        "training on one sequence at a time, tokens a second of processor time",
         ["GPT-1", "LSTM"],
         FigureUnit::Speed,
-        |seed| Some(FigurePair::of(seed.runs.get("gpt1")?.tokens_per_s, seed.runs.get("lstm")?.tokens_per_s)),
+        |seed| {
+            let of = |model: &str| Some(seed.speeds.get(SPEED)?.get(model)?.tokens_per_cpu_s);
+            Some(FigurePair::of(of("gpt1")?, of("lstm")?))
+        },
     );
-    let loss =
-        FigureComparison::new(measured, "validation loss, nats a token", ["LSTM", "GPT-1"], FigureUnit::Nats, |seed| {
-            Some(FigurePair::of(validation(seed, "lstm")?, validation(seed, "gpt1")?))
-        });
+    let tasks = FigureComparison::new(
+        measured,
+        "mean of endings, color and first word, fine-tuned",
+        ["GPT-1", "LSTM"],
+        FigureUnit::Percent,
+        |seed| Some(FigurePair::with_errors(tuned_mean(seed, "gpt1")?, tuned_mean(seed, "lstm")?)),
+    );
+    let last = |seed: &SeedMeasurements, model: &str| Some(seed.positions.get(model)?.last()?.1);
+    let end = FigureComparison::new(
+        measured,
+        "loss at the end of the context, nats a token",
+        ["LSTM", "GPT-1"],
+        FigureUnit::Nats,
+        |seed| Some(FigurePair::of(last(seed, "lstm")?, last(seed, "gpt1")?)),
+    );
+    let gain = FigureComparison::new(
+        measured,
+        &format!("loss at positions {FROM} to {} less that at the end, nats a token", 2.0 * FROM - 1.0),
+        ["GPT-1", "LSTM"],
+        FigureUnit::Nats,
+        |seed| {
+            let of = |model: &str| {
+                let early = seed.positions.get(model)?.iter().find(|(from, _)| *from == FROM)?.1;
+                Some(early - last(seed, model)?)
+            };
+            Some(FigurePair::of(of("gpt1")?, of("lstm")?))
+        },
+    );
+    let shape = |name: &str, claim: &str, source: &str, comparisons, stages: &[&str]| {
+        PaperShape::new((name, Chapter::Transformer, claim, source), comparisons, missing(measured, stages))
+    };
     vec![
-        PaperShape::new(
-            (
-                "speed",
-                Chapter::Transformer,
-                "Attention trains faster than recurrence at equal size",
-                "Vaswani et al. 2017, §4",
-            ),
+        shape(
+            "speed",
+            "Attention trains faster than recurrence on a sequence, at equal size: it computes all tokens at once",
+            "Vaswani et al. 2017, §1 and §4",
             vec![speed],
-            missing(measured, &both),
+            &[SPEED],
         ),
-        PaperShape::new(
-            (
-                "recurrence",
-                Chapter::Transformer,
-                "Attention predicts held-out text better than recurrence at equal size",
-                "Radford et al. 2018, §5",
-            ),
-            vec![loss],
-            missing(measured, &both),
+        shape(
+            "recurrence",
+            "Fine-tuned for tasks, the transformer does better than an LSTM in its place",
+            "Radford et al. 2018, §5",
+            vec![tasks],
+            &["endings-lstm", "color-lstm", "first-word-lstm", "endings-gpt1", "color-gpt1", "first-word-gpt1"],
+        ),
+        shape(
+            "context",
+            "The transformer goes on learning from a longer context where the LSTM stops",
+            "Kaplan et al. 2020, figure 7",
+            vec![end, gain],
+            &["positions"],
         ),
     ]
 }
 
+/// Tasks that GPT-1, BERT and the LSTM are fine-tuned for.
+const TASKS: [&str; 3] = ["endings", "color", "first-word"];
+
+/// Mean accuracy of the model that `name` says over [`TASKS`], in percent, with its error.
+fn tuned_mean(seed: &SeedMeasurements, name: &str) -> Option<(f64, f64)> {
+    let accuracy = |task: &&str| {
+        let accuracy = seed.accuracies.get(&format!("{task}-{name}"))?;
+        Some((100.0 * accuracy.value, 100.0 * accuracy.standard_error()))
+    };
+    let all: Vec<(f64, f64)> = TASKS.iter().map(accuracy).collect::<Option<_>>()?;
+    Some(gptkit_stats::mean_of_estimates(all))
+}
+
 /// Reading one way against both.
 fn both_sides(measured: &StoryMeasurements) -> PaperShape {
-    let fine_tuned = |stage: &'static str| {
-        move |seed: &SeedMeasurements| seed.accuracies.get(stage).map(|a| (100.0 * a.value, 100.0 * a.standard_error()))
+    let fine_tuned = |seed: &SeedMeasurements, stage: &str| {
+        let accuracy = seed.accuracies.get(stage)?;
+        Some((100.0 * accuracy.value, 100.0 * accuracy.standard_error()))
     };
-    let (gpt1, bert) = (fine_tuned("endings-gpt1"), fine_tuned("endings-bert"));
     let sides = FigureComparison::new(
         measured,
         "accuracy on endings, fine-tuned",
         ["BERT", "GPT-1"],
         FigureUnit::Percent,
-        |seed| Some(FigurePair::with_errors(bert(seed)?, gpt1(seed)?)),
+        |seed| Some(FigurePair::with_errors(fine_tuned(seed, "endings-bert")?, fine_tuned(seed, "endings-gpt1")?)),
     );
     PaperShape::new(
         (
@@ -221,7 +269,7 @@ fn fine_tuning(measured: &StoryMeasurements) -> PaperShape {
             "Radford et al. 2018, §4; Brown et al. 2020, figure 3.8",
         ),
         vec![compared(["fine-tuned", "few-shot"], 0, 1), compared(["few-shot", "zero-shot"], 1, 2)],
-        missing(measured, &["endings-gpt1", "color-predicted", "first-word-predicted", "in-context"]),
+        missing(measured, &["endings-gpt1", "color-gpt1", "first-word-gpt1", "in-context"]),
     )
 }
 
@@ -245,9 +293,20 @@ fn text_loss(measured: &StoryMeasurements) -> FigureComparison {
     )
 }
 
+/// Share of held-out instructions that `name` follows, against `other`, both stages.
+fn followed(measured: &StoryMeasurements, [name, other]: [&str; 2], names: [&str; 2]) -> FigureComparison {
+    FigureComparison::new(measured, "instructions followed", names, FigureUnit::Percent, |seed| {
+        let of = |model: &str| {
+            let share = seed.grades.get(model)?.followed;
+            Some((100.0 * share.value, 100.0 * share.standard_error()))
+        };
+        Some(FigurePair::with_errors(of(name)?, of(other)?))
+    })
+}
+
 /// Accuracy of the reward model, against another way to judge.
 fn reward_accuracy(measured: &StoryMeasurements, other: &str, of: fn(&RewardModelScores) -> f64) -> FigureComparison {
-    let what = "accuracy on held-out comparisons, of answers that the policy did not write";
+    let what = "accuracy on held-out comparisons";
     FigureComparison::new(measured, what, ["reward model", other], FigureUnit::Percent, |seed| {
         let rm = seed.reward_models.get("rm")?;
         let error = Some(100.0 * rm.accuracy.standard_error());
@@ -261,6 +320,19 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let shape = |name: &str, chapter, claim: &str, source: &str, comparisons, stages: &[&str]| {
         PaperShape::new((name, chapter, claim, source), comparisons, missing(measured, stages))
     };
+    let orders = FigureComparison::new(
+        measured,
+        "pairs of the first round's answers in the order of their gold",
+        ["second reward model", "first"],
+        FigureUnit::Percent,
+        |seed| {
+            let of = |stage: &str| {
+                let share = seed.orders.get(stage)?;
+                Some((100.0 * share.value, 100.0 * share.standard_error()))
+            };
+            Some(FigurePair::with_errors(of("order-rm-2")?, of("order-rm")?))
+        },
+    );
     vec![
         shape(
             "reward-model",
@@ -278,16 +350,22 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             InstructGpt,
             "Answers after learning from demonstrations are preferred to the base model's",
             "Ouyang et al. 2022, figure 1",
-            vec![wins(measured, "wins-sft", "sft", ["SFT", "the base model"])],
-            &["wins-sft"],
+            vec![
+                wins(measured, "wins-sft", "sft", ["SFT", "the base model"]),
+                followed(measured, ["sft", "gpt2"], ["SFT", "the base model"]),
+            ],
+            &["wins-sft", "grades"],
         ),
         shape(
             "ppo",
             InstructGpt,
             "Answers after PPO are preferred to those before",
             "Ouyang et al. 2022, figure 1",
-            vec![wins(measured, "wins-ppo", "ppo", ["PPO", "SFT"])],
-            &["wins-ppo"],
+            vec![
+                wins(measured, "wins-ppo", "ppo", ["PPO", "SFT"]),
+                followed(measured, ["ppo", "sft"], ["PPO", "SFT"]).or_equal(),
+            ],
+            &["wins-ppo", "grades"],
         ),
         shape(
             "ptx",
@@ -311,8 +389,19 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             ChatGpt,
             "A second round, with comparisons of the model's own answers, is preferred to the first",
             "OpenAI 2022; Ouyang et al. 2022, §3.1",
-            vec![wins(measured, "wins-round-2", "ppo-2", ["second round", "the first"])],
-            &["wins-round-2"],
+            vec![
+                wins(measured, "wins-round-2", "ppo-2", ["second round", "the first"]),
+                followed(measured, ["ppo-2", "ppo"], ["second round", "the first"]).or_equal(),
+            ],
+            &["wins-round-2", "grades"],
+        ),
+        shape(
+            "fresh-comparisons",
+            ChatGpt,
+            "A reward model that has seen a policy's own answers orders them better than one that has not",
+            "Ouyang et al. 2022, §3.1; Bai et al. 2022, §4.5",
+            vec![orders],
+            &["order-rm", "order-rm-2"],
         ),
     ]
 }
@@ -323,9 +412,12 @@ fn mean(iterations: &[PpoIteration], of: impl Fn(&PpoIteration) -> Option<f64>) 
     (values.len() > 1).then(|| gptkit_stats::mean_with_error(&values))
 }
 
+/// The run of PPO that goes on for too long.
+const PRESSED: &str = "ppo-pressed";
+
 /// Quarters of a run of PPO, in order; nothing where they would be too short to have a mean.
 fn quarters(seed: &SeedMeasurements) -> Option<Vec<&[PpoIteration]>> {
-    let iterations = &seed.runs.get("ppo")?.iterations;
+    let iterations = &seed.runs.get(PRESSED)?.iterations;
     let quarter = iterations.len() / 4;
     (quarter >= 2).then(|| (0..4).map(|i| &iterations[i * quarter..][..quarter]).collect())
 }
@@ -345,8 +437,8 @@ fn overoptimization(measured: &StoryMeasurements) -> PaperShape {
             Some(FigurePair::with_errors(more, less))
         })
     };
-    let mut why = missing(measured, &["ppo"]);
-    let iterations = || measured.seeds.iter().filter_map(|seed| seed.runs.get("ppo")).flat_map(|run| &run.iterations);
+    let mut why = missing(measured, &[PRESSED]);
+    let iterations = || measured.seeds.iter().filter_map(|seed| seed.runs.get(PRESSED)).flat_map(|run| &run.iterations);
     if iterations().next().is_some() {
         why = match iterations().all(|iteration| iteration.gold.is_none()) {
             true => "only the embedded world's instructions have a gold score".to_owned(),

@@ -1,10 +1,10 @@
 //! What the papers found, held against what was measured.
 //!
-//! A shape is a list of comparisons, each of one figure that should be the larger with one that should be the smaller. A
-//! comparison holds when, in every seed, it does, and the mean difference over seeds is more than two standard errors. With
-//! n seeds, differences dᵢ and their sampling errors eᵢ (0 where none is known), that error is √(s²/n + Σeᵢ²/n²), s² being
-//! the variance of the dᵢ over seeds, 0 of a single one. A shape is reproduced when all of its comparisons hold, and three
-//! seeds decide: with fewer, the verdict says of how many it is.
+//! A shape is a list of comparisons, each of one figure that should be the larger with one that should be the smaller. Three
+//! seeds decide: a comparison holds when the mean difference over seeds is larger than half its 95% interval, t·s/√n, where
+//! s is the standard deviation of the difference over the n seeds and t Student's quantile (4.3 with three seeds). That
+//! interval holds the sampling errors within the seeds too. A shape is reproduced when all of its comparisons hold. With
+//! fewer seeds nothing is decided: they are consistent with the claim when every difference has the right sign.
 
 use crate::config::Chapter;
 use crate::measured::{SeedMeasurements, StoryMeasurements};
@@ -68,9 +68,12 @@ pub struct FigureComparison {
     pub pairs: Vec<(u64, FigurePair)>,
     /// Mean difference over seeds.
     pub mean: f64,
-    /// Its standard error; 0 where none can be known.
-    pub standard_error: f64,
-    /// Whether it holds.
+    /// Half of its 95% interval over seeds; none of a single seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_interval: Option<f64>,
+    /// Whether it also holds when both figures are the same on average.
+    pub may_be_equal: bool,
+    /// Whether it holds; of fewer than [`SEEDS`] seeds, whether they are consistent with it.
     pub holds: bool,
 }
 
@@ -86,21 +89,35 @@ impl FigureComparison {
         let pairs: Vec<(u64, FigurePair)> =
             measured.seeds.iter().filter_map(|seed| Some((seed.seed, of(seed)?))).collect();
         let differences: Vec<f64> = pairs.iter().map(|(_, pair)| pair.more - pair.less).collect();
-        let n = pairs.len() as f64;
-        let mean = if pairs.is_empty() { 0.0 } else { gptkit_stats::mean(&differences) };
-        let between = if pairs.len() > 1 { gptkit_stats::sample_variance(&differences) / n } else { 0.0 };
-        let within = pairs.iter().filter_map(|(_, pair)| pair.error).map(|e| e * e).sum::<f64>() / (n * n).max(1.0);
-        let standard_error = (between + within).sqrt();
+        let n = pairs.len();
+        let mean = if n == 0 { 0.0 } else { gptkit_stats::mean(&differences) };
+        let half_interval = (n > 1).then(|| {
+            let error = (gptkit_stats::sample_variance(&differences) / n as f64).sqrt();
+            gptkit_stats::student_t_975(n - 1) * error
+        });
+        let holds = match half_interval {
+            Some(half) if n >= SEEDS => mean > half,
+            _ => n > 0 && differences.iter().all(|&d| d > 0.0),
+        };
         Self {
             what: what.to_owned(),
             more: more.to_owned(),
             less: less.to_owned(),
             unit,
-            holds: differences.iter().all(|&d| d > 0.0) && mean > 2.0 * standard_error,
+            holds,
             pairs,
             mean,
-            standard_error,
+            half_interval,
+            may_be_equal: false,
         }
+    }
+}
+
+impl FigureComparison {
+    /// The same where the figure that should be the larger may also be as large: it holds when it is not the smaller on
+    /// average.
+    pub fn or_equal(self) -> Self {
+        Self { holds: !self.pairs.is_empty() && self.mean >= 0.0, may_be_equal: true, ..self }
     }
 }
 
@@ -112,6 +129,10 @@ pub enum ShapeVerdict {
     Reproduced,
     /// It is not, or cannot be told from chance.
     NotReproduced,
+    /// Too few seeds decide nothing; these agree with it.
+    Consistent,
+    /// Too few seeds decide nothing; at least one of these says the opposite.
+    Contradicts,
     /// A figure is missing.
     NotMeasured,
 }
@@ -146,10 +167,13 @@ impl PaperShape {
         missing: String,
     ) -> Self {
         let n_seeds = comparisons.iter().map(|comparison| comparison.pairs.len()).min().unwrap_or(0);
-        let verdict = match n_seeds {
-            0 => ShapeVerdict::NotMeasured,
-            _ if comparisons.iter().all(|comparison| comparison.holds) => ShapeVerdict::Reproduced,
-            _ => ShapeVerdict::NotReproduced,
+        let all_hold = comparisons.iter().all(|comparison| comparison.holds);
+        let verdict = match (n_seeds, all_hold) {
+            (0, _) => ShapeVerdict::NotMeasured,
+            (1..SEEDS, true) => ShapeVerdict::Consistent,
+            (1..SEEDS, false) => ShapeVerdict::Contradicts,
+            (_, true) => ShapeVerdict::Reproduced,
+            (_, false) => ShapeVerdict::NotReproduced,
         };
         Self {
             name: name.to_owned(),
@@ -165,12 +189,16 @@ impl PaperShape {
 
     /// The verdict in words.
     pub fn words(&self) -> String {
-        let words = match self.verdict {
-            ShapeVerdict::Reproduced => "reproduced",
-            ShapeVerdict::NotReproduced => "not reproduced",
-            ShapeVerdict::NotMeasured => return "not measured".to_owned(),
-        };
-        if self.n_seeds < SEEDS { format!("{words} ({} of {SEEDS} seeds)", self.n_seeds) } else { words.to_owned() }
+        let seeds = if self.n_seeds == 1 { "1 seed".to_owned() } else { format!("{} seeds", self.n_seeds) };
+        match self.verdict {
+            ShapeVerdict::Reproduced => "reproduced".to_owned(),
+            ShapeVerdict::NotReproduced => "not reproduced".to_owned(),
+            ShapeVerdict::Consistent => format!("{seeds}: consistent"),
+            ShapeVerdict::Contradicts => {
+                format!("{seeds}: {}", if self.n_seeds == 1 { "contradicts" } else { "contradict" })
+            }
+            ShapeVerdict::NotMeasured => "not measured".to_owned(),
+        }
     }
 }
 
@@ -184,29 +212,34 @@ mod tests {
         StoryMeasurements { seeds, ..StoryMeasurements::default() }
     }
 
-    fn compared(differences: &[f64], error: Option<f64>) -> FigureComparison {
+    fn compared(differences: &[f64]) -> FigureComparison {
         FigureComparison::new(&seeds(differences.len() as u64), "x", ["a", "b"], FigureUnit::Percent, |seed| {
-            Some(FigurePair { more: 1.0 + differences[seed.seed as usize - 1], less: 1.0, error })
+            Some(FigurePair::of(1.0 + differences[seed.seed as usize - 1], 1.0))
         })
     }
 
     #[test]
-    fn a_comparison_holds_in_every_seed_and_beyond_two_errors() {
-        // s = 1, so that the error is 1/√3 = 0.577.
-        let three = compared(&[1.0, 2.0, 3.0], None);
-        assert!(three.holds && three.mean == 2.0 && (three.standard_error - 1.0 / 3f64.sqrt()).abs() < 1e-12);
-        assert!(!compared(&[5.0, 5.0, -0.1], None).holds, "not in every seed");
-        assert!(!compared(&[0.1, 0.2, 3.0], None).holds, "mean 1.1, error 0.95");
-        // The same spread with a sampling error of 1.5 each: √(1/3 + 3·2.25/9) = 1.04.
-        let noisy = compared(&[1.0, 2.0, 3.0], Some(1.5));
-        assert!(!noisy.holds && (noisy.standard_error - (1.0f64 / 3.0 + 0.75).sqrt()).abs() < 1e-12);
-        assert!(!compared(&[0.0, 0.0, 0.0], None).holds, "nothing is larger than itself");
+    fn a_comparison_holds_beyond_the_interval_over_seeds() {
+        // s = 1: half the interval is 4.303/√3 = 2.484.
+        let three = compared(&[2.0, 3.0, 4.0]);
+        assert!(three.holds && three.mean == 3.0);
+        assert!((three.half_interval.unwrap() - 4.303 / 3f64.sqrt()).abs() < 1e-9);
+        assert!(!compared(&[1.0, 2.0, 3.0]).holds, "mean 2, half the interval 2.48");
+        assert!(!compared(&[0.0, 0.0, 0.0]).holds, "nothing is larger than itself");
+        // More seeds, the same spread: 2.571/√6.
+        assert!(compared(&[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]).holds);
     }
 
     #[test]
-    fn a_single_seed_has_only_its_sampling_error() {
-        assert!(compared(&[0.1], None).holds && !compared(&[-0.1], None).holds);
-        assert!(compared(&[0.1], Some(0.04)).holds && !compared(&[0.1], Some(0.06)).holds);
+    fn equal_may_be_enough() {
+        let but = |differences: &[f64]| compared(differences).or_equal().holds;
+        assert!(but(&[1.0, -2.0, 1.0]) && !but(&[1.0, -2.1, 1.0]) && but(&[0.0]) && !but(&[-0.1]) && !but(&[]));
+    }
+
+    #[test]
+    fn fewer_seeds_are_consistent_or_not() {
+        assert!(compared(&[0.1]).holds && !compared(&[-0.1]).holds && compared(&[0.1]).half_interval.is_none());
+        assert!(compared(&[0.1, 3.0]).holds && !compared(&[3.0, -0.1]).holds);
     }
 
     #[test]
@@ -221,13 +254,14 @@ mod tests {
     fn all_comparisons_make_a_shape_and_seeds_are_counted() {
         let about = ("x", Chapter::Gpt2, "more is more", "somebody");
         let shape = |comparisons| PaperShape::new(about, comparisons, "x was not run".to_owned());
-        let good = compared(&[1.0, 2.0, 3.0], None);
-        let bad = compared(&[1.0, -2.0, 3.0], None);
+        let good = compared(&[2.0, 3.0, 4.0]);
+        let bad = compared(&[1.0, -2.0, 3.0]);
         assert_eq!(shape(vec![good.clone()]).words(), "reproduced");
         assert_eq!(shape(vec![good.clone(), bad]).words(), "not reproduced");
-        assert_eq!(shape(vec![compared(&[1.0], None)]).words(), "reproduced (1 of 3 seeds)");
-        assert_eq!(shape(vec![compared(&[-1.0, 1.0], None)]).words(), "not reproduced (2 of 3 seeds)");
-        let none = shape(vec![good.clone(), compared(&[], None)]);
+        assert_eq!(shape(vec![compared(&[1.0])]).words(), "1 seed: consistent");
+        assert_eq!(shape(vec![compared(&[-1.0])]).words(), "1 seed: contradicts");
+        assert_eq!(shape(vec![compared(&[-1.0, 1.0])]).words(), "2 seeds: contradict");
+        let none = shape(vec![good.clone(), compared(&[])]);
         assert_eq!((none.words().as_str(), none.note.as_deref()), ("not measured", Some("x was not run")));
         assert_eq!(shape(vec![good]).note, None);
     }

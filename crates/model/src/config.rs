@@ -153,21 +153,20 @@ impl ModelConfig {
     }
 
     /// # Errors
-    /// When models of this kind are no transformers, which a head could read.
+    /// When the model is no transformer.
     pub fn must_attend(&self) -> Result<()> {
         if !self.kind.attends() {
             bail!(
-                "a model of kind lstm is a baseline for the loss of `gptkit pretrain` and does nothing else: give one of \
-                 kind gpt1, gpt2 or gpt3"
+                "a model of kind lstm has no attention; it is a baseline for `gptkit pretrain`, `finetune`, `sft`, `eval`, \
+                 `sample` and `chat`: give a model of kind gpt1, gpt2 or gpt3"
             );
         }
         Ok(())
     }
 
     /// # Errors
-    /// When models of this kind neither write texts nor say how likely one is: the two baselines.
+    /// When models of this kind neither write texts nor say how likely one is.
     pub fn must_write(&self) -> Result<()> {
-        self.must_attend()?;
         if self.kind == Kind::Bert {
             bail!(
                 "a model of kind bert sees both sides of a token, so that it neither writes nor says how likely a text is: \

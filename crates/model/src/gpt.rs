@@ -3,25 +3,35 @@
 use crate::block::{block, norm};
 use crate::config::ModelConfig;
 use crate::input::Input;
-use crate::layout::{OUTPUT, embedding_names};
+use crate::layout::{OUTPUT, block_name, embedding_names};
 use crate::params::Params;
 use crate::pass::Pass;
 use candle_core::{Device, Result, Tensor, bail};
 use gptkit_ops::{
-    AttentionInput, Cache, DropoutSites, Embedding, Precision, Quantized, Trunk, dropout, language_model_loss, logits,
-    token_log_probs,
+    AttentionInput, Block, Cache, DropoutSites, Embedding, Linear, LstmLayer, LstmStack, Precision, Quantized, Trunk,
+    dropout, language_model_loss, logits, token_log_probs,
 };
 use std::sync::Arc;
 
-/// A transformer. It sees every change of the weights that it was made of.
+/// A language model: a transformer, or the LSTM that GPT-1's ablation puts in its place (Radford et al. 2018, §5). It sees
+/// every change of the weights that it was made of.
 #[derive(Debug)]
 pub struct Gpt {
     config: ModelConfig,
     precision: Precision,
     embedding: Embedding,
-    trunk: Arc<Trunk>,
+    layers: Layers,
     /// Weights of the output layer, `[V, D]`: the token embeddings unless it has its own.
     output: Arc<gptkit_ops::Parameter>,
+}
+
+/// What stands between the embeddings and the output layer.
+#[derive(Debug)]
+enum Layers {
+    /// Blocks of attention.
+    Blocks(Arc<Trunk>),
+    /// Recurrent ones, which read a sequence from a state of zeros, as a transformer sees nothing before its window.
+    Recurrent(Arc<LstmStack>),
 }
 
 impl Gpt {
@@ -35,27 +45,34 @@ impl Gpt {
         Self::reader(config, params, precision)
     }
 
-    /// The same of any kind of transformer, to be pretrained, or to have a head read what [`Gpt::hidden`] gives.
+    /// The same of any kind, to be pretrained, or to have a head read what [`Gpt::hidden`] gives.
     ///
     /// # Errors
-    /// When it is none, or `params` are not those of a model of this shape.
+    /// When `params` are not those of a model of this shape.
     pub fn reader(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Self> {
-        config.must_attend()?;
         let (tokens, positions) = embedding_names(config.kind);
         let output = if config.tie_word_embeddings { tokens } else { OUTPUT };
         Ok(Self {
             output: Arc::clone(params.get(output)?),
             embedding: Embedding {
                 tokens: Arc::clone(params.get(tokens)?),
-                positions: Some(Arc::clone(params.get(positions)?)),
-            },
-            trunk: Arc::new(Trunk::new(
-                (0..config.n_layer).map(|layer| block(config, params, layer)).collect::<Result<_>>()?,
-                match config.kind.norms_sums() {
-                    true => None,
-                    false => Some(norm(config, params, "transformer.ln_f")?),
+                positions: match config.kind.attends() {
+                    true => Some(Arc::clone(params.get(positions)?)),
+                    false => None,
                 },
-            )),
+            },
+            layers: match config.kind.attends() {
+                true => Layers::Blocks(Arc::new(Trunk::new(
+                    (0..config.n_layer).map(|layer| block(config, params, layer)).collect::<Result<_>>()?,
+                    match config.kind.norms_sums() {
+                        true => None,
+                        false => Some(norm(config, params, "transformer.ln_f")?),
+                    },
+                ))),
+                false => Layers::Recurrent(Arc::new(LstmStack {
+                    layers: (0..config.n_layer).map(|layer| lstm_layer(params, layer)).collect::<Result<_>>()?,
+                })),
+            },
             config: config.clone(),
             precision,
         })
@@ -64,15 +81,14 @@ impl Gpt {
     /// Has products read weights of few bits, for sampling on the CPU.
     ///
     /// # Errors
-    /// When a width does not divide into blocks, or the model is on another device.
+    /// When a width does not divide into blocks, or the model is on another device or an LSTM.
     pub fn quantize(&self, to: Quantized) -> Result<()> {
+        self.config.must_attend()?;
         if !self.device().is_cpu() {
             bail!("quantized weights are for the processor: use --device cpu");
         }
-        for block in &self.trunk.blocks {
-            for linear in block.linears() {
-                linear.weight.quantize(to, false, self.precision)?;
-            }
+        for linear in self.blocks().iter().flat_map(|block| block.linears()) {
+            linear.weight.quantize(to, false, self.precision)?;
         }
         self.output.quantize(to, true, self.precision)
     }
@@ -80,7 +96,7 @@ impl Gpt {
     /// Frees the packed weights of the blocks' products, after a forward pass that is the last before the weights change. The
     /// next pass packs them again.
     pub fn free_packed(&self) {
-        let linears = self.trunk.blocks.iter().flat_map(|block| block.linears());
+        let linears = self.blocks().iter().flat_map(|block| block.linears());
         linears.for_each(|linear| linear.weight.free_panels());
     }
 
@@ -90,8 +106,16 @@ impl Gpt {
     /// # Errors
     /// When a weight is missing because of an earlier call for another model of the same weights.
     pub fn keep_packed_only(&self) -> Result<()> {
-        let linears = self.trunk.blocks.iter().flat_map(|block| block.linears());
+        let linears = self.blocks().iter().flat_map(|block| block.linears());
         linears.map(|linear| &linear.weight).try_for_each(|weight| weight.keep_panels_only(self.precision))
+    }
+
+    /// A transformer's blocks; none of an LSTM.
+    fn blocks(&self) -> &[Block] {
+        match &self.layers {
+            Layers::Blocks(trunk) => &trunk.blocks,
+            Layers::Recurrent(_) => &[],
+        }
     }
 
     /// Its shape.
@@ -112,7 +136,14 @@ impl Gpt {
         let Input { tokens, sequences } = input;
         fits(&self.config, sequences.longest())?;
         let x = self.embed(tokens, sequences.positions(), pass)?;
-        self.trunk.forward(&x, sequences, self.precision, &self.drops(pass), pass.saves())
+        match &self.layers {
+            Layers::Blocks(trunk) => trunk.forward(&x, sequences, self.precision, &self.drops(pass), pass.saves()),
+            Layers::Recurrent(stack) => {
+                let drop = |layer: usize| pass.dropout(self.config.residual_dropout, 1 + layer as u32);
+                let drops: Vec<_> = (0..self.config.n_layer).map(drop).collect();
+                stack.forward(&x, sequences, self.precision, &drops, pass.trains())
+            }
+        }
     }
 
     /// Returns `[B, T, V]`.
@@ -175,7 +206,11 @@ impl Gpt {
         let positions: Vec<u32> = places.flatten().collect();
         fits(&self.config, positions.iter().max().map_or(0, |&last| last as usize + 1))?;
         let x = self.embed(tokens, positions, Pass::Eval)?;
-        let hidden = self.trunk.step(&x, sequences, cache)?.reshape(((), self.config.d_model))?;
+        let hidden = match &self.layers {
+            Layers::Blocks(trunk) => trunk.step(&x, sequences, cache)?,
+            Layers::Recurrent(stack) => stack.step(&x, sequences, cache)?,
+        };
+        let hidden = hidden.reshape(((), self.config.d_model))?;
         if sequences.longest() == 1 {
             return self.unembed(&hidden, Pass::Eval);
         }
@@ -185,20 +220,26 @@ impl Gpt {
 
     /// An empty past for [`Gpt::next_logits`].
     pub fn cache(&self) -> Cache {
-        Cache::new(self.config.n_layer, self.config.context, self.precision, self.device())
+        match &self.layers {
+            Layers::Blocks(_) => {
+                Cache::new(self.config.n_layer, self.config.context, self.precision, self.device())
+            }
+            Layers::Recurrent(_) => Cache::of_states(self.config.n_layer, self.config.context),
+        }
     }
 
     /// What the tokens of a window look at: of each layer, `[B, H, T, T]`, how much the token of a row takes of that of a
     /// column; rows sum to 1. `tokens`: `[B, T]`, u32.
     ///
     /// # Errors
-    /// As [`Gpt::hidden`].
+    /// As [`Gpt::hidden`], or when it is an LSTM.
     pub fn attention(&self, tokens: &Tensor) -> Result<Vec<Tensor>> {
+        self.config.must_attend()?;
         let Input { tokens, sequences } = Input::windows(tokens)?;
         fits(&self.config, sequences.longest())?;
         let mut x = self.embed(&tokens, sequences.positions(), Pass::Eval)?; // [B, T, D]
-        let mut weights = Vec::with_capacity(self.trunk.blocks.len());
-        for block in &self.trunk.blocks {
+        let mut weights = Vec::with_capacity(self.config.n_layer);
+        for block in self.blocks() {
             weights.push(block.attention_weights(&x)?);
             x = block.plain(&x, DropoutSites::default(), false, AttentionInput::Sequences(&sequences))?;
         }
@@ -233,14 +274,21 @@ impl Gpt {
     }
 }
 
+fn lstm_layer(params: &Params, layer: usize) -> Result<LstmLayer> {
+    let get = |part: &str| params.get(&format!("{}.{part}", block_name(layer))).map(Arc::clone);
+    Ok(LstmLayer { input: Linear { weight: get("weight_ih")?, bias: get("bias")? }, hidden: get("weight_hh")? })
+}
+
 /// # Errors
 /// When a window of `tokens` is over the model's context.
-pub(crate) fn fits(config: &ModelConfig, tokens: usize) -> Result<()> {
+fn fits(config: &ModelConfig, tokens: usize) -> Result<()> {
     if tokens > config.context {
         bail!("a window of {tokens} tokens is over the context of {}", config.context);
     }
     Ok(())
 }
 
+#[cfg(test)]
+mod lstm_tests;
 #[cfg(test)]
 mod tests;

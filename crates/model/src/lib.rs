@@ -1,5 +1,5 @@
-//! Tokens → logits: one decoder-only transformer whose generations are configuration, two baselines beside it, and the
-//! folders they live in.
+//! Tokens → logits: one decoder-only transformer whose generations are configuration, two baselines beside it (an LSTM in
+//! its place, and a masked model), and the folders they live in.
 //!
 //! Shapes, the same letters everywhere: `B` batch, `T` window, `D` width of the residual stream (`d_model`), `H` heads,
 //! `K` size of a head, `V` vocabulary. Token ids are u32, all else f32.
@@ -14,7 +14,6 @@
 //! - [`input`]    tokens as a model reads them
 //! - [`pass`]     what a forward pass is for
 //! - [`gpt`]      embeddings → blocks → logits or loss
-//! - [`baseline`] the LSTM of the story, and what it and a transformer are pretrained as
 //! - [`heads`]    the head that labels a text
 //! - [`sampler`]  logits → token
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
@@ -30,7 +29,6 @@
 //! - [`tensor_files`] tensors of safetensors files
 
 mod adapter_folder;
-pub mod baseline;
 pub mod block;
 pub mod config;
 pub mod folder;
@@ -57,7 +55,6 @@ pub mod weights;
 /// Batches are made by a crate that knows no tensors, so that the mark of a target that does not count stands in two crates.
 const _: () = assert!(gptkit_data::batch::IGNORE == gptkit_ops::IGNORE);
 
-pub use baseline::{Lstm, Predictor, predictor};
 pub use config::{Dtype, Kind, ModelConfig};
 pub use gpt::Gpt;
 pub use heads::{ClassHead, HeadDescription};

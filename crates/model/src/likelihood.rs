@@ -47,6 +47,9 @@ pub struct Likelihoods {
 /// When a context or continuation is empty, both together are over the context by more than the last token, which nothing
 /// follows, a token is not of the vocabulary, or a probability is no number.
 pub fn answer(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Result<Likelihoods> {
+    if gpt.config().must_attend().is_err() && questions.iter().any(|question| question.continuations.len() > 1) {
+        return answer_one_by_one(gpt, questions, greedy);
+    }
     let shapes: Vec<QuestionLayout> = questions.iter().map(QuestionLayout::of).collect::<Result<_>>()?;
     let lengths: Vec<usize> = shapes.iter().map(QuestionLayout::n_tokens).collect();
     let mut found = vec![Vec::new(); questions.len()];
@@ -69,6 +72,22 @@ pub fn answer(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Resu
     let n_alone =
         questions.iter().flat_map(|q| q.continuations.iter().map(|c| q.context.len() + c.len() - 1)).sum::<usize>();
     Ok(Likelihoods { found, n_read: lengths.iter().sum::<usize>() as u64, n_alone: n_alone as u64 })
+}
+
+/// [`answer()`] of a model that reads no branches: each continuation is a question of its own.
+fn answer_one_by_one(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Result<Likelihoods> {
+    let alone = |question: &LikelihoodQuestion| -> Vec<LikelihoodQuestion> {
+        let of = |tokens: &Vec<u32>| LikelihoodQuestion {
+            context: question.context.clone(),
+            continuations: vec![tokens.clone()],
+        };
+        question.continuations.iter().map(of).collect()
+    };
+    let all: Vec<LikelihoodQuestion> = questions.iter().flat_map(alone).collect();
+    let answers = answer(gpt, &all, greedy)?;
+    let mut each = answers.found.into_iter().flatten();
+    let found = questions.iter().map(|question| each.by_ref().take(question.continuations.len()).collect()).collect();
+    Ok(Likelihoods { found, ..answers })
 }
 
 fn sum(tokens: impl Iterator<Item = (f32, bool)>) -> ContinuationLikelihood {

@@ -1,9 +1,10 @@
-//! Keys and values of past tokens in all layers, so that each new token costs one token's work.
+//! What all layers keep of past tokens, so that each new token costs one token's work: keys and values, or an LSTM's states.
 
 use crate::cpu::element::bf16;
 use crate::past::Past;
 use crate::path::Precision;
 use crate::sequences::Sequences;
+use crate::state_past::StatePast;
 use crate::tensor_past::TensorPast;
 use candle_core::{Device, Result, bail};
 
@@ -21,6 +22,8 @@ pub(crate) enum LayerCaches {
     Bf16(Vec<Past<bf16>>),
     /// Of devices without loops of ours.
     Tensors(Vec<TensorPast>),
+    /// Of recurrent layers, on any device.
+    States(Vec<StatePast>),
 }
 
 impl Cache {
@@ -40,6 +43,12 @@ impl Cache {
         Self { layers, lens: Vec::new(), context }
     }
 
+    /// The same of a model of `n_layer` recurrent layers.
+    pub fn of_states(n_layer: usize, context: usize) -> Self {
+        let layers = LayerCaches::States((0..n_layer).map(|_| StatePast::default()).collect());
+        Self { layers, lens: Vec::new(), context }
+    }
+
     /// Tokens held of each sequence.
     pub fn lens(&self) -> &[usize] {
         &self.lens
@@ -47,13 +56,16 @@ impl Cache {
 
     /// Forgets all but the first `len` tokens of each sequence, and with the last of them the sequences.
     pub fn truncate(&mut self, len: usize) {
+        if let LayerCaches::States(pasts) = &mut self.layers {
+            pasts.iter_mut().for_each(|past| past.truncate(len, &self.lens));
+        }
         self.lens.iter_mut().for_each(|held| *held = len.min(*held));
         match &mut self.layers {
             LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
             LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
             // What lies past the end of a sequence is written over before it is read.
             LayerCaches::Tensors(pasts) if len == 0 => pasts.fill_with(TensorPast::default),
-            LayerCaches::Tensors(_) => {}
+            LayerCaches::Tensors(_) | LayerCaches::States(_) => {}
         }
         if len == 0 {
             self.lens.clear();
@@ -71,6 +83,7 @@ impl Cache {
             LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
             LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
             LayerCaches::Tensors(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows))?,
+            LayerCaches::States(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
         }
         Ok(())
     }
@@ -91,7 +104,10 @@ impl Cache {
             (LayerCaches::Tensors(pasts), LayerCaches::Tensors(others)) => {
                 pasts.iter_mut().zip(others).try_for_each(|(past, other)| past.append(other, rows))?;
             }
-            _ => bail!("a cache cannot take the sequences of another precision or device"),
+            (LayerCaches::States(pasts), LayerCaches::States(others)) => {
+                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
+            }
+            _ => bail!("a cache cannot take the sequences of another precision, device or kind of model"),
         }
         self.lens.extend(rows.iter().map(|&row| other.lens[row as usize]));
         Ok(())

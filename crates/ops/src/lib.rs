@@ -24,6 +24,7 @@
 //! - [`sequence_head`]    the same in one head of one sequence
 //! - [`past`]             of new tokens over keys and values that are kept
 //! - [`tensor_past`]      the same on devices without loops of ours
+//! - [`state_past`]       what recurrent layers keep instead
 //! - [`cache`]            the past in all layers
 //! - [`dropout()`]        no stored mask
 //! - [`block`]            attention and MLP
@@ -73,6 +74,7 @@ mod sequence_head;
 mod sequences;
 mod shared;
 mod slices;
+mod state_past;
 mod step_order;
 mod tensor_past;
 mod thin;

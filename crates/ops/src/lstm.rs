@@ -6,6 +6,7 @@
 //! longest, so that each step is one product of contiguous rows. Sequences are divided among the threads, which need not
 //! wait for each other until a layer ends.
 
+use crate::cache::{Cache, LayerCaches};
 use crate::cpu::{among_the_threads, fused, vectorized};
 use crate::dropout::{Dropout, dropout};
 use crate::exp::exp;
@@ -66,6 +67,43 @@ impl LstmStack {
         if learn { x.apply_op1(run) } else { x.apply_op1_no_bwd(&run) }
     }
 
+    /// As [`LstmStack::forward`] without a graph, for tokens that follow those in `cache`, to which it adds them: sequence by
+    /// sequence, row by row. `x`: `[1, N, D]` or `[B, T, D]`, tokens of a sequence one after the other. In candle's
+    /// operations: a baseline writes little.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, a row of `cache` is full, or it is a transformer's.
+    pub fn step(&self, x: &Tensor, sequences: &Sequences, cache: &mut Cache) -> Result<Tensor> {
+        let (n, d, device) = (sequences.n_tokens(), x.dim(D::Minus1)?, x.device());
+        cache.count(sequences)?;
+        let LayerCaches::States(pasts) = &mut cache.layers else {
+            bail!("an LSTM cannot go on from the keys and values of a transformer");
+        };
+        let tokens: Vec<_> = sequences.iter().collect();
+        let mut rows = x.reshape((n, d))?;
+        for (layer, past) in self.layers.iter().zip(pasts) {
+            past.begin(tokens.len());
+            let (gates, hidden) = (layer.input.plain(&rows, false)?, layer.hidden.tensor(false)); // [N, 4·D]
+            let mut outputs = vec![0.0; n * d];
+            for position in 0..sequences.longest() {
+                let longer: Vec<usize> = (0..tokens.len()).filter(|&row| tokens[row].len() > position).collect();
+                let places: Vec<u32> = longer.iter().map(|&row| (tokens[row].start + position) as u32).collect();
+                let (cells, before) = past.last(&longer, d);
+                let of_rows = |values: Vec<f32>| Tensor::from_vec(values, (longer.len(), d), device);
+                let state = LstmState { cell: of_rows(cells)?, output: of_rows(before)? };
+                let state = state.next(&gates.index_select(&Tensor::new(&*places, device)?, 0)?, &hidden)?;
+                let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+                let (cell, output) = (numbers(&state.cell)?, numbers(&state.output)?);
+                past.add(&longer, &cell, &output, d);
+                for (&place, output) in places.iter().zip(output.chunks_exact(d)) {
+                    outputs[place as usize * d..][..d].copy_from_slice(output);
+                }
+            }
+            rows = Tensor::from_vec(outputs, (n, d), device)?;
+        }
+        rows.reshape(x.shape())
+    }
+
     /// In candle's differentiable operations: the definition of right, and the path on devices without loops of ours.
     ///
     /// # Errors
@@ -78,17 +116,17 @@ impl LstmStack {
         for (n, layer) in self.layers.iter().enumerate() {
             let gates = layer.input.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 4 * d))?;
             let hidden = layer.hidden.tensor(tracked);
-            let mut h = Tensor::zeros((b, d), DType::F32, x.device())?;
-            let mut cell = h.clone();
+            let none = Tensor::zeros((b, d), DType::F32, x.device())?;
+            let mut state = LstmState { cell: none.clone(), output: none };
             let mut outputs = Vec::with_capacity(t);
             for step in 0..t {
                 let goes_on = goes_on.narrow(1, step, 1)?; // [B, 1]
-                let sums = (gates.narrow(1, step, 1)?.squeeze(1)? + h.broadcast_mul(&goes_on)?.matmul(&hidden)?)?;
-                let parts = sums.chunk(4, D::Minus1)?; // [B, D] each
-                let (write, keep, show) = (sigmoid(&parts[0])?, sigmoid(&parts[1])?, sigmoid(&parts[3])?);
-                cell = ((keep * cell.broadcast_mul(&goes_on)?)? + (write * parts[2].tanh()?)?)?;
-                h = (show * cell.tanh()?)?;
-                outputs.push(h.clone());
+                let before = LstmState {
+                    cell: state.cell.broadcast_mul(&goes_on)?,
+                    output: state.output.broadcast_mul(&goes_on)?,
+                };
+                state = before.next(&gates.narrow(1, step, 1)?.squeeze(1)?, &hidden)?;
+                outputs.push(state.output.clone());
             }
             x = Tensor::stack(&outputs, 1)?; // [B, T, D]
             if let Some(Some(at)) = drops.get(n) {
@@ -96,6 +134,26 @@ impl LstmStack {
             }
         }
         Ok(x)
+    }
+}
+
+/// A layer's state after a token of each sequence, in candle's operations.
+struct LstmState {
+    /// `[B, D]`.
+    cell: Tensor,
+    /// `[B, D]`.
+    output: Tensor,
+}
+
+impl LstmState {
+    /// The state after one more token; `gates`: the products with what the layer reads, `[B, 4·D]`; `hidden`: the weights
+    /// of the layer's last output, `[D, 4·D]`.
+    fn next(&self, gates: &Tensor, hidden: &Tensor) -> Result<Self> {
+        let sums = (gates + self.output.matmul(hidden)?)?;
+        let parts = sums.chunk(4, D::Minus1)?; // [B, D] each
+        let (write, keep, show) = (sigmoid(&parts[0])?, sigmoid(&parts[1])?, sigmoid(&parts[3])?);
+        let cell = ((keep * &self.cell)? + (write * parts[2].tanh()?)?)?;
+        Ok(Self { output: (show * cell.tanh()?)?, cell })
     }
 }
 
@@ -488,6 +546,37 @@ mod tests {
             let largest = exact.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert_close(&format!("number {n}"), near, exact, 0.05 * largest);
         }
+    }
+
+    /// Token by token or several at once, of sequences that leave, come twice and are cut.
+    #[test]
+    fn steps_over_a_cache_are_those_of_whole_sequences() {
+        let (lstm, _) = lstm(6);
+        let x = draw(1, &[2, 9, 6]);
+        let whole = lstm.forward(&x, &Arc::new(Sequences::windows(2, 9)), Precision::F32, &[], false).unwrap();
+        let mut cache = Cache::of_states(2, 9);
+        let step = |cache: &mut Cache, rows: &[usize], tokens: std::ops::Range<usize>| {
+            let rows: Vec<Tensor> = rows.iter().map(|&row| x.narrow(0, row, 1).unwrap()).collect();
+            let x = Tensor::cat(&rows, 0).unwrap().narrow(1, tokens.start, tokens.len()).unwrap();
+            lstm.step(&x, &Sequences::windows(rows.len(), tokens.len()), cache).unwrap()
+        };
+        let of = |row: usize, tokens: std::ops::Range<usize>| {
+            whole.narrow(0, row, 1).unwrap().narrow(1, tokens.start, tokens.len()).unwrap()
+        };
+        let both = step(&mut cache, &[0, 1], 0..4);
+        assert_close("the first of both", &both, &whole.narrow(1, 0, 4).unwrap(), 1e-5);
+        cache.keep(&[1, 0, 1]).unwrap();
+        let next = step(&mut cache, &[1, 0, 1], 4..5);
+        for (row, own) in [(0, 1), (1, 0), (2, 1)] {
+            assert_close("one more", &next.narrow(0, row, 1).unwrap(), &of(own, 4..5), 1e-5);
+        }
+        cache.truncate(2);
+        let mut other = Cache::of_states(2, 9);
+        other.append(&cache, &[1]).unwrap();
+        assert_eq!(other.lens(), [2]);
+        assert_close("after a cut", &step(&mut other, &[0], 2..9), &of(0, 2..9), 1e-5);
+        let error = lstm.step(&draw(1, &[1, 8, 6]), &Sequences::windows(1, 8), &mut other).unwrap_err().to_string();
+        assert!(error.contains("a cache for 9 tokens"), "{error}");
     }
 
     #[test]

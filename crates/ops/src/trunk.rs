@@ -156,6 +156,7 @@ impl Trunk {
             LayerCaches::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
             LayerCaches::Bf16(pasts) => self.step_with(x, sequences, Precision::Bf16, pasts),
             LayerCaches::Tensors(pasts) => self.plain_step(x, sequences, &lens, pasts),
+            LayerCaches::States(_) => bail!("a transformer cannot go on from the states of an LSTM"),
         }
     }
 

@@ -128,7 +128,7 @@ impl Stage for RewardModeling {
 
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<RewardParts>> {
         let (config, progress) = (&self.config, context.progress);
-        let mut start = Start::load(&self.init, context.device)?;
+        let mut start = Start::load_transformer(&self.init, context.device)?;
         config.dropout.or_zero().apply(&mut start.config);
         let template = start.template(config.seed)?;
         let pad = padding(&mut start, &template, config.seed)?;

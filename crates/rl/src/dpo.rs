@@ -168,7 +168,7 @@ impl Stage for Dpo {
 
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<DpoParts>> {
         let (config, init, progress) = (&self.config, &self.init, context.progress);
-        let mut start = Start::load(init, context.device)?;
+        let mut start = Start::load_transformer(init, context.device)?;
         Template::required(&start.tokenizer, init)?;
         config.dropout.or_zero().apply(&mut start.config);
         let template = start.template(config.seed)?;

@@ -353,7 +353,7 @@ struct PolicyAndReward {
 
 impl PolicyAndReward {
     fn load(config: &PpoConfig, init: &Path, reward: &Path, context: &RunContext) -> Result<Self> {
-        let mut policy = Start::load(init, context.device)?;
+        let mut policy = Start::load_transformer(init, context.device)?;
         let template = Template::required(&policy.tokenizer, init)?;
         no_dropout(&mut policy.config);
         let precision = config.train.dtype.precision();

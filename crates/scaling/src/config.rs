@@ -84,6 +84,7 @@ impl ScalingConfig {
     pub fn member(&self, size: &SizeConfig) -> PretrainConfig {
         let lr = size.lr.unwrap_or(self.train.lr);
         PretrainConfig {
+            mask_rate: None,
             description: format!("{} of a family of {} sizes", size.name, self.family.sizes.len()),
             seed: self.seed,
             model: self.family.shape(size),

@@ -17,5 +17,5 @@ pub mod share;
 
 pub use correlation::{pearson, spearman};
 pub use interval::Interval;
-pub use moments::{Moments, mean, mean_of_estimates, mean_with_error, sample_variance, variance};
+pub use moments::{Moments, mean, mean_of_estimates, mean_with_error, sample_variance, student_t_975, variance};
 pub use share::{Share, standard_error_of_share};

@@ -9,7 +9,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use gptkit_data::batch::Batch;
 use gptkit_data::progress::{Progress, Unit};
-use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, predictor};
+use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass};
 use std::time::{Duration, Instant};
 
 /// The time that one case takes.
@@ -29,10 +29,21 @@ pub struct CaseTime {
     pub flops: f64,
 }
 
+/// The time that one of two training steps takes that are measured by turns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnTime {
+    /// By the clock.
+    pub elapsed: CaseTime,
+    /// Median processor time of a run, all threads together, seconds: what other processes do does not count.
+    pub cpu_seconds: f64,
+}
+
 /// A case is measured for at least this long …
 const MIN_TIME: Duration = Duration::from_secs(2);
 /// … and at least this often.
 pub const MIN_RUNS: usize = 5;
+/// Fewest turns of each of two models.
+const MIN_TURNS: usize = 15;
 /// Longest prompt that is continued, in tokens.
 const PROMPT: usize = 32;
 
@@ -71,16 +82,82 @@ pub fn train_step(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<CaseTime> {
-    let (case, batch) = ("train_step", train.batch_size);
-    let params = Params::init(model, 1, device)?;
-    let objective = LanguageModeling { model: predictor(model, &params, train.dtype.precision())? };
-    let mut trainer = Trainer::new(objective, params, train, 1)?;
-    let ids = |shift: usize| (0..batch * seq).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
-    let windows = Batch::windows(seq, ids(0), ids(7919));
-    let seconds = median_seconds(case, progress, || trainer.step(&windows, 0, train.lr).map(|_| ()))?;
-    let shape = ModelConfig { context: seq, ..model.clone() };
-    let flops = Flops::of(&shape, train).total() * (batch * seq) as f64;
-    Ok(CaseTime { case, batch, seq, seconds, tokens: batch * seq, flops })
+    let mut step = TrainStep::new(model, train, seq, device)?;
+    let seconds = median_seconds(TRAIN_STEP, progress, || step.run())?;
+    Ok(step.time(seconds))
+}
+
+/// A training step of each of two models, by turns, so that both meet the same load of the machine.
+///
+/// # Errors
+/// When memory does not suffice.
+pub fn train_steps_by_turns(
+    models: [(&ModelConfig, &TrainConfig); 2],
+    seq: usize,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<[TurnTime; 2]> {
+    let [one, other] = models.map(|(model, train)| TrainStep::new(model, train, seq, device));
+    let mut steps = [one?, other?];
+    let task = progress.task(TRAIN_STEP, None, Unit::Items);
+    steps.iter_mut().try_for_each(TrainStep::run)?;
+    let (begun, mut elapsed, mut cpu) = (Instant::now(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    while begun.elapsed() < 2 * MIN_TIME || elapsed[0].len() < MIN_TURNS {
+        for (n, step) in steps.iter_mut().enumerate() {
+            let (before, cpu_before) = (Instant::now(), cpu_time());
+            step.run()?;
+            elapsed[n].push(before.elapsed().as_secs_f64());
+            cpu[n].push(cpu_time() - cpu_before);
+        }
+        task.advance(1);
+    }
+    let [first, second] = steps.each_ref();
+    let ([elapsed, other_elapsed], [cpu, other_cpu]) = (elapsed.map(median), cpu.map(median));
+    Ok([
+        TurnTime { elapsed: first.time(elapsed), cpu_seconds: cpu },
+        TurnTime { elapsed: second.time(other_elapsed), cpu_seconds: other_cpu },
+    ])
+}
+
+/// Seconds that all threads of this process have computed.
+fn cpu_time() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
+}
+
+const TRAIN_STEP: &str = "train_step";
+
+/// A training step that can be repeated.
+struct TrainStep {
+    trainer: Trainer<LanguageModeling>,
+    windows: Batch,
+    lr: f64,
+    flops: f64,
+}
+
+impl TrainStep {
+    fn new(model: &ModelConfig, train: &TrainConfig, seq: usize, device: &Device) -> Result<Self> {
+        let batch = train.batch_size;
+        let params = Params::init(model, 1, device)?;
+        let objective = LanguageModeling { model: Gpt::reader(model, &params, train.dtype.precision())? };
+        let ids = |shift: usize| (0..batch * seq).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
+        let shape = ModelConfig { context: seq, ..model.clone() };
+        Ok(Self {
+            trainer: Trainer::new(objective, params, train, 1)?,
+            windows: Batch::windows(seq, ids(0), ids(7919)),
+            lr: train.lr,
+            flops: Flops::of(&shape, train).total() * (batch * seq) as f64,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.trainer.step(&self.windows, 0, self.lr).map(drop)
+    }
+
+    fn time(&self, seconds: f64) -> CaseTime {
+        let (batch, seq) = (self.windows.rows, self.windows.context);
+        CaseTime { case: TRAIN_STEP, batch, seq, seconds, tokens: batch * seq, flops: self.flops }
+    }
 }
 
 /// Floating-point operations of the forward pass of a token, of which training takes three times as many.

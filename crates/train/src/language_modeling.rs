@@ -4,7 +4,7 @@ use crate::objective::{Objective, Validate, Validation};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use gptkit_data::batch::{Batch, IGNORE};
-use gptkit_model::{Gpt, Input, Pass, Predictor};
+use gptkit_model::{Gpt, Input, Pass};
 use gptkit_ops::Sequences;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 /// Prediction of each next token, or of the tokens that [`crate::masked`] masks: mean loss over the targets that count.
 #[derive(Debug)]
-pub struct LanguageModeling<M = Gpt> {
+pub struct LanguageModeling {
     /// The language model.
-    pub model: M,
+    pub model: Gpt,
 }
 
-impl<M: Predictor> Objective for LanguageModeling<M> {
+impl Objective for LanguageModeling {
     type Batch = Batch;
     type Metrics = ();
 
@@ -30,7 +30,7 @@ impl<M: Predictor> Objective for LanguageModeling<M> {
     }
 }
 
-impl<M: Predictor> LanguageModeling<M> {
+impl LanguageModeling {
     /// `coef` times the contribution of `rows` to the loss of a batch, see [`Objective::loss`].
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl<M: Predictor> LanguageModeling<M> {
     }
 }
 
-impl<M: Predictor> Validate for LanguageModeling<M> {
+impl Validate for LanguageModeling {
     fn n_tokens(&self, batch: &Batch) -> u64 {
         batch.tokens.len() as u64
     }
@@ -55,7 +55,7 @@ impl<M: Predictor> Validate for LanguageModeling<M> {
     }
 }
 
-impl<M: Predictor> LanguageModeling<M> {
+impl LanguageModeling {
     /// Mean loss over the targets of `batches`, nats a token, without dropout.
     ///
     /// # Errors
@@ -75,8 +75,8 @@ impl<M: Predictor> LanguageModeling<M> {
 /// Language modeling of a mixture of sources: the validation loss is the mean of the sources' losses by their weights in the
 /// mixture, however much validation text each has.
 #[derive(Debug)]
-pub struct Mixture<M> {
-    objective: LanguageModeling<M>,
+pub struct Mixture {
+    objective: LanguageModeling,
     sources: Vec<HeldOutSource>,
 }
 
@@ -91,14 +91,14 @@ pub struct HeldOutSource {
     pub n_batches: usize,
 }
 
-impl<M> Mixture<M> {
+impl Mixture {
     /// The validation batches of `sources` follow each other in this order.
-    pub fn new(model: M, sources: Vec<HeldOutSource>) -> Self {
+    pub fn new(model: Gpt, sources: Vec<HeldOutSource>) -> Self {
         Self { objective: LanguageModeling { model }, sources }
     }
 }
 
-impl<M: Predictor> Objective for Mixture<M> {
+impl Objective for Mixture {
     type Batch = Batch;
     type Metrics = ();
 
@@ -111,7 +111,7 @@ impl<M: Predictor> Objective for Mixture<M> {
     }
 }
 
-impl<M: Predictor> Validate for Mixture<M> {
+impl Validate for Mixture {
     fn n_tokens(&self, batch: &Batch) -> u64 {
         self.objective.n_tokens(batch)
     }
@@ -149,7 +149,7 @@ fn counted(targets: &[u32]) -> usize {
 }
 
 /// `rows` of a batch, as input and targets of `model`, `[rows, T]` each.
-fn tensors(batch: &Batch, rows: Range<usize>, model: &impl Predictor) -> Result<(Input, Tensor)> {
+fn tensors(batch: &Batch, rows: Range<usize>, model: &Gpt) -> Result<(Input, Tensor)> {
     let range = rows.start * batch.context..rows.end * batch.context;
     check_tokens(&batch.tokens[range.clone()], model)?;
     let tensor = |ids: &[u32]| Tensor::from_slice(&ids[range.clone()], (rows.len(), batch.context), model.device());
@@ -162,7 +162,7 @@ fn tensors(batch: &Batch, rows: Range<usize>, model: &impl Predictor) -> Result<
 ///
 /// # Errors
 /// When it has not.
-pub fn check_tokens(tokens: &[u32], model: &impl Predictor) -> Result<()> {
+pub fn check_tokens(tokens: &[u32], model: &Gpt) -> Result<()> {
     let entries = model.config().vocab_size;
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= entries) {
         bail!(
@@ -176,7 +176,7 @@ pub fn check_tokens(tokens: &[u32], model: &impl Predictor) -> Result<()> {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use gptkit_model::{ModelConfig, Params, predictor};
+    use gptkit_model::{ModelConfig, Params};
 
     #[test]
     fn a_mixture_is_validated_by_its_weights_and_by_source() {
@@ -190,7 +190,7 @@ mod tests {
                 parameter.set(&(parameter.tensor(false) * 30.0).unwrap()).unwrap(); // losses that differ
             }
         }
-        let model = || predictor(&shape, &params, gptkit_ops::Precision::F32).unwrap();
+        let model = || Gpt::reader(&shape, &params, gptkit_ops::Precision::F32).unwrap();
         let batch = |token: u32, rows: usize| Batch::windows(4, vec![token; 4 * rows], vec![(token + 1) % 7; 4 * rows]);
         // Three batches of the first source, one of the second.
         let batches = [batch(1, 2), batch(1, 2), batch(2, 1), batch(5, 1)];

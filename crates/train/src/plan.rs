@@ -9,7 +9,7 @@ use crate::trainer::Trainer;
 use anyhow::{Result, ensure};
 use candle_core::Device;
 use gptkit_data::batch::Batch;
-use gptkit_model::{Kind, ModelConfig, Params, predictor};
+use gptkit_model::{Gpt, Kind, ModelConfig, Params};
 use std::time::Instant;
 
 /// What a run will take.
@@ -189,7 +189,7 @@ fn seconds<const N: usize>(
     let mut trainers = Vec::with_capacity(N);
     for model in models {
         let params = Params::init(model, 1, device)?;
-        let objective = LanguageModeling { model: predictor(model, &params, train.dtype.precision())? };
+        let objective = LanguageModeling { model: Gpt::reader(model, &params, train.dtype.precision())? };
         trainers.push(Trainer::new(objective, params, &train, 1)?);
     }
     let n = rows * models[0].context;

@@ -5,7 +5,7 @@ use crate::context::RunContext;
 use crate::language_modeling::{HeldOutSource, Mixture};
 use crate::learner::{Learner, Supervised};
 use crate::machine;
-use crate::masked::{Masking, rows_of_vocabulary};
+use crate::masked::{MASK_RATE, Masking, rows_of_vocabulary};
 use crate::memory::Memory;
 use crate::plan::settings_that_fit;
 use crate::request::RunRequest;
@@ -24,7 +24,7 @@ use gptkit_data::shard::Corpus;
 use gptkit_data::source::DataConfig;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
 use gptkit_model::load::{load_config, load_model};
-use gptkit_model::{Kind, ModelConfig, Params, Predictor, predictor};
+use gptkit_model::{Gpt, Kind, ModelConfig, Params};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,10 @@ pub struct PretrainConfig {
     /// Random seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Share of the tokens that a model of kind `bert` is asked for in training, [`MASK_RATE`] by default; in validation it
+    /// is always the default, so that losses can be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_rate: Option<f64>,
     /// The model.
     pub model: ModelConfig,
     /// Its tokens.
@@ -52,6 +56,11 @@ pub struct PretrainConfig {
 
 impl Check for PretrainConfig {
     fn check(&self, problems: &mut Problems) {
+        if let Some(rate) = self.mask_rate {
+            problems.require(rate > 0.0 && rate < 1.0, "mask_rate", "is not between 0 and 1", "use 0.15");
+            let is_masked = self.model.kind == Kind::Bert;
+            problems.require(is_masked, "mask_rate", "is only for kind bert", "remove it");
+        }
         problems.section("model", &self.model);
         problems.section("tokenizer", &self.tokenizer);
         problems.section("data", &self.data);
@@ -96,7 +105,7 @@ pub struct PretrainParts {
 
 impl Stage for Pretraining {
     type Config = PretrainConfig;
-    type Learner = Supervised<Mixture<Box<dyn Predictor>>>;
+    type Learner = Supervised<Mixture>;
     type Parts = PretrainParts;
     type Report = ();
 
@@ -167,7 +176,8 @@ impl Stage for Pretraining {
         let windows = Arc::new(Windows::new(Arc::clone(corpus), config.model.context, config.seed)?);
         let (validation, held_out) = validation_set(config, corpus, &model.tokenizer);
         self.text = Some(PretrainData { windows: Arc::clone(&windows), corpus: Arc::clone(corpus), held_out });
-        let masking = masking(config, &model.tokenizer, config.seed);
+        let rate = config.mask_rate.unwrap_or(MASK_RATE);
+        let masking = masking(config, &model.tokenizer, config.seed, rate);
         Ok(TrainingData {
             folder: shards.clone(),
             fingerprint: fingerprint.clone(),
@@ -194,7 +204,7 @@ impl Stage for Pretraining {
             None => Params::init(&config.model, config.seed, context.device)?,
         };
         let held_out = self.text.as_ref().map(|text| text.held_out.clone()).unwrap_or_default();
-        let mixture = Mixture::new(predictor(&config.model, &params, config.train.dtype.precision())?, held_out);
+        let mixture = Mixture::new(Gpt::reader(&config.model, &params, config.train.dtype.precision())?, held_out);
         let trainer = Trainer::new(mixture, params, &config.train, config.seed)?;
         Ok(Supervised::new(trainer, data))
     }
@@ -240,9 +250,9 @@ pub fn batch_of_step(config: PretrainConfig, step: u64, context: &RunContext) ->
 const VALIDATION_SEED: u64 = 0;
 
 /// Which tokens of the windows are masked: none unless the model is a masked one.
-fn masking(config: &PretrainConfig, tokenizer: &Tokenizer, seed: u64) -> Option<Masking> {
+fn masking(config: &PretrainConfig, tokenizer: &Tokenizer, seed: u64, rate: f64) -> Option<Masking> {
     let entries = tokenizer.vocab_size() as u32;
-    (config.model.kind == Kind::Bert).then_some(Masking { seed, entries })
+    (config.model.kind == Kind::Bert).then_some(Masking { seed, entries, rate })
 }
 
 /// The validation batches, source by source, and the sources.
@@ -254,7 +264,7 @@ fn validation_set(config: &PretrainConfig, corpus: &Corpus, tokenizer: &Tokenize
         .map(|part| HeldOutSource { name: part.name.clone(), weight: part.weight, n_batches: part.batches.len() })
         .collect();
     let mut validation: Vec<Batch> = parts.into_iter().flat_map(|part| part.batches).collect();
-    if let Some(masking) = masking(config, tokenizer, VALIDATION_SEED) {
+    if let Some(masking) = masking(config, tokenizer, VALIDATION_SEED, MASK_RATE) {
         let mut first_row = 0;
         for batch in &mut validation {
             masking.apply(batch, first_row);

@@ -80,13 +80,23 @@ impl Start {
         Ok(start)
     }
 
-    /// Reads the transformer in `folder`, which a head is to read.
+    /// Reads the transformer in `folder`, which is to write: what learns from comparisons reads several answers of one prompt
+    /// as branches, which an LSTM cannot.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`], or when it is no transformer.
+    /// As [`Start::load`], or when it is no transformer.
+    pub fn load_transformer(folder: &Path, device: &Device) -> Result<Self> {
+        let start = Self::load(folder, device)?;
+        start.config.must_attend().with_context(|| folder.display().to_string())?;
+        Ok(start)
+    }
+
+    /// Reads the model in `folder`, which a head is to read.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`].
     pub fn load_reader(folder: &Path, device: &Device) -> Result<Self> {
         let ModelFolder { config, params, tokenizer, end_of_text } = ModelFolder::load(folder, device)?;
-        config.must_attend().with_context(|| folder.display().to_string())?;
         let folder = std::path::absolute(folder)?;
         Ok(Self { folder, config, params, tokenizer, end_of_text, new_tokens: Vec::new() })
     }
@@ -145,9 +155,10 @@ impl Start {
     /// load.
     ///
     /// # Errors
-    /// When the adapters cannot be made.
+    /// When the adapters cannot be made, or the model is no transformer.
     pub fn weights(&self, lora: Option<&LoraConfig>, seed: u64, progress: &dyn Progress) -> Result<Weights> {
         let Some(lora) = lora else { return Ok(self.params.clone().into()) };
+        self.config.must_attend().with_context(|| self.folder.display().to_string())?;
         if is_adapter(&self.folder) {
             progress.warn(&format!(
                 "{} is a folder of adapters: gptkit reads the new adapters on top of them, but PEFT would load the new ones alone; \

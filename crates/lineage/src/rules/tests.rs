@@ -17,9 +17,9 @@ fn every_shape_is_found_where_it_is() {
         assert_eq!(shape.words(), "reproduced", "{shape:#?}");
     }
     let chapters: Vec<Chapter> = shapes.iter().map(|shape| shape.chapter).collect();
-    assert!(chapters.is_sorted() && chapters.len() == 16, "{chapters:?}");
+    assert!(chapters.is_sorted() && chapters.len() == 18, "{chapters:?}");
     let one = all(&example::measured(1));
-    assert!(one.iter().all(|shape| shape.words() == "reproduced (1 of 3 seeds)"));
+    assert!(one.iter().all(|shape| shape.words() == "1 seed: consistent"));
 }
 
 #[test]
@@ -36,10 +36,11 @@ fn without_seeds_or_stages_nothing_is_measured() {
     }
     let mut measured = example::measured(3);
     for seed in &mut measured.seeds {
-        seed.runs.remove("lstm");
-        seed.stages.retain(|stage| stage.name != "lstm");
+        seed.speeds.clear();
+        seed.stages.retain(|stage| stage.name != "speed");
     }
-    assert_eq!(shape(&measured, "recurrence").note.as_deref(), Some("lstm was not run"));
+    assert_eq!(shape(&measured, "speed").note.as_deref(), Some("speed was not run"));
+    assert_eq!(verdict(&measured, "recurrence"), Reproduced, "its own stages were run");
     assert_eq!(verdict(&measured, "loss-by-size"), Reproduced, "others are as they were");
 }
 
@@ -63,11 +64,18 @@ fn a_shape_is_not_found_where_it_is_not() {
     fn win(seed: &mut SeedMeasurements, stage: &str, model: &str, value: f64) {
         seed.wins.get_mut(stage).unwrap().models.get_mut(model).unwrap().value = value;
     }
-    let cases: [(&str, Spoil); 17] = [
-        ("speed", |seed| run(seed, "lstm").tokens_per_s = 1e6),
-        ("recurrence", |seed| run(seed, "lstm").best_validation = Some(1.0)),
+    let cases: [(&str, Spoil); 22] = [
+        ("speed", |seed| {
+            seed.speeds.get_mut("speed").unwrap().get_mut("lstm").unwrap().tokens_per_cpu_s = 3e4;
+        }),
+        ("recurrence", |seed| seed.accuracies.get_mut("endings-lstm").unwrap().value = 0.99),
+        ("context", |seed| seed.positions.get_mut("lstm").unwrap()[2].1 = 1.0),
+        ("context", |seed| seed.positions.get_mut("lstm").unwrap()[1].1 = 3.0),
+        ("ppo", |seed| seed.grades.get_mut("ppo").unwrap().followed.value = 0.7),
+        ("second-round", |seed| seed.grades.get_mut("ppo-2").unwrap().followed.value = 0.8),
+        ("fresh-comparisons", |seed| seed.orders.get_mut("order-rm-2").unwrap().value = 0.2),
         ("fine-tuning", |seed| seed.accuracies.values_mut().for_each(|one| one.value = 0.0)),
-        ("both-sides", |seed| seed.accuracies.get_mut("endings-bert").unwrap().value = 0.81),
+        ("both-sides", |seed| seed.accuracies.get_mut("endings-bert").unwrap().value = 0.79),
         ("loss-by-size", |seed| run(seed, "gpt2").best_validation = Some(1.45)),
         ("zero-shot-by-size", |seed| level(seed, |cell| cell.shots == 0, 20.0)),
         ("examples", |seed| level(seed, |cell| cell.shots == 0, 70.0)),
@@ -75,10 +83,12 @@ fn a_shape_is_not_found_where_it_is_not() {
         ("gain-by-size", |seed| level(seed, |cell| cell.shots == 8 && cell.model == "gpt1", 60.0)),
         ("reward-model", |seed| seed.reward_models.get_mut("rm").unwrap().by_length = 0.69),
         ("sft", |seed| win(seed, "wins-sft", "sft", 0.4)),
-        ("ppo", |seed| win(seed, "wins-ppo", "ppo", 0.51)),
+        ("ppo", |seed| win(seed, "wins-ppo", "ppo", 0.49)),
         ("ptx", |seed| run(seed, "ppo-no-ptx").text_loss = vec![(40.0, 1.2)]),
         ("small-over-large", |seed| win(seed, "wins-size", "ppo", 0.5)),
-        ("overoptimization", |seed| run(seed, "ppo").iterations.iter_mut().for_each(|i| i.gold = Some(i.proxy))),
+        ("overoptimization", |seed| {
+            run(seed, "ppo-pressed").iterations.iter_mut().for_each(|i| i.gold = Some(i.proxy))
+        }),
         ("second-round", |seed| win(seed, "wins-round-2", "ppo-2", 0.45)),
         ("fine-tuning", |seed| level(seed, |cell| cell.shots == 0, 40.0 + 12.0)),
     ];
@@ -91,11 +101,11 @@ fn a_shape_is_not_found_where_it_is_not() {
 #[test]
 fn overoptimization_needs_gold_scores_and_iterations() {
     let no_gold = spoiled(|seed| {
-        seed.runs.get_mut("ppo").unwrap().iterations.iter_mut().for_each(|iteration| iteration.gold = None);
+        seed.runs.get_mut("ppo-pressed").unwrap().iterations.iter_mut().for_each(|iteration| iteration.gold = None);
     });
     let found = shape(&no_gold, "overoptimization");
     assert_eq!(found.verdict, NotMeasured);
     assert!(found.note.unwrap().contains("gold score"));
-    let short = spoiled(|seed| seed.runs.get_mut("ppo").unwrap().iterations.truncate(7));
+    let short = spoiled(|seed| seed.runs.get_mut("ppo-pressed").unwrap().iterations.truncate(7));
     assert!(shape(&short, "overoptimization").note.unwrap().contains("too few iterations"));
 }

@@ -275,7 +275,7 @@ fn a_fresh_model_knows_nothing() {
     let others: Vec<u32> = ids.concat().iter().map(|id| (id + 7) % 17).collect();
     let targets = Tensor::from_vec(others, (3, 12), &Device::Cpu).unwrap();
     for kind in KINDS {
-        let config = tiny(kind);
+        let config = ModelConfig { init_std: Some(0.02), ..tiny(kind) };
         let model = model(&config, &params(&config));
         let loss = model.loss(&windows(3, 12), &targets, Pass::Eval, 1.0).unwrap().to_scalar::<f32>().unwrap();
         assert!((loss - 17f32.ln()).abs() < 0.1, "{kind:?}: {loss}");
