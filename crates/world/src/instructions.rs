@@ -1,4 +1,4 @@
-//! Instructions with answers: six kinds, each graded by what the answer must hold. Short enough for a window of 128
+//! Instructions with answers: seven kinds, each graded by what the answer must hold. Short enough for a window of 128
 //! tokens, and worded in few ways, so that a small model can learn to follow them. Answers vary in manner alone.
 
 use serde::Serialize;
@@ -11,6 +11,7 @@ use super::part::WorldPart;
 use super::passage::{self, About, Ask, Fact, GOODS, Passage};
 use super::plight::Plight;
 use super::questions::StoryQuestion;
+use super::small_talk;
 use super::state::{Lies, StoryEvent};
 use super::teller::Teller;
 use super::words as vocabulary;
@@ -57,19 +58,30 @@ pub enum InstructionKind {
     Arithmetic,
     /// Who, or which things, are in the passage.
     List,
+    /// A greeting, a question about the model itself, or something that it cannot do, to which it says so.
+    SmallTalk,
 }
 
 impl InstructionKind {
     /// All of them.
-    pub const ALL: [InstructionKind; 6] = [
+    pub const ALL: [InstructionKind; 7] = [
         InstructionKind::Answer,
         InstructionKind::NotTold,
         InstructionKind::Rewrite,
         InstructionKind::Continue,
         InstructionKind::Arithmetic,
         InstructionKind::List,
+        InstructionKind::SmallTalk,
     ];
+    /// Those that are drawn, all as often.
+    const DRAWN: [InstructionKind; 6] = {
+        let [a, b, c, d, e, f, _] = Self::ALL;
+        [a, b, c, d, e, f]
+    };
 }
+
+/// One instruction in so many is small talk.
+const TALK_EVERY: u64 = 25;
 
 /// What the grader looks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,8 +180,8 @@ impl Instructions {
     #[must_use]
     pub fn instruction(&self, index: u64) -> Instruction {
         let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Instructions, index);
-        let kind = dice.pick(&InstructionKind::ALL);
-        self.of_kind(kind, dice)
+        let kind = dice.pick(&InstructionKind::DRAWN);
+        self.of_kind(if index % TALK_EVERY == TALK_EVERY - 1 { InstructionKind::SmallTalk } else { kind }, dice)
     }
 
     /// The manner of the answer is drawn last: it changes nothing else.
@@ -178,7 +190,10 @@ impl Instructions {
             let (draft, mut rest) = self.draft(kind, dice);
             let Draft { combination, prompt, substance, expected } = draft;
             if WorldPart::of(&combination) == self.part {
-                let answer = Courtesy::draw(&mut rest).around(&substance);
+                let answer = match kind {
+                    InstructionKind::SmallTalk => substance,
+                    _ => Courtesy::draw(&mut rest).around(&substance),
+                };
                 return Instruction { prompt, answer, kind, expected };
             }
             dice = rest;
@@ -193,6 +208,7 @@ impl Instructions {
             InstructionKind::Continue => self.continuing(dice),
             InstructionKind::Arithmetic => self.arithmetic(dice),
             InstructionKind::List => self.list(dice),
+            InstructionKind::SmallTalk => Self::talk(dice),
         }
     }
 
@@ -295,6 +311,13 @@ impl Instructions {
         };
         let substance = format!("{m} {sign} {n} is {right}.");
         (Draft { combination: prompt.clone(), prompt, substance, expected: Expected::Number(right) }, dice)
+    }
+
+    /// Something that is said to the model.
+    fn talk(mut dice: Dice) -> (Draft, Dice) {
+        let (prompt, answer) = small_talk::draw(&mut dice);
+        let (prompt, substance) = (prompt.to_owned(), answer.to_owned());
+        (Draft { combination: prompt.clone(), prompt, substance, expected: Expected::Exactly }, dice)
     }
 
     fn list(&self, dice: Dice) -> (Draft, Dice) {
@@ -413,11 +436,24 @@ mod tests {
 
     #[test]
     fn half_of_the_answers_are_plain_and_prompts_say_nothing_of_it() {
-        for kind in InstructionKind::ALL {
+        for kind in InstructionKind::DRAWN {
             let of_kind = some(WorldPart::Train).into_iter().filter(|instruction| instruction.kind == kind);
             let plain: Vec<bool> = of_kind.map(|instruction| instruction.substance() == instruction.answer).collect();
             let share = plain.iter().filter(|plain| **plain).count() as f64 / plain.len() as f64;
             assert!((0.4..=0.6).contains(&share), "{kind:?}: {share}"); // of about 500, 4 standard errors
+        }
+    }
+
+    /// Each answer has wordings to learn from and others to measure with, and none has courtesy around it.
+    #[test]
+    fn small_talk_is_on_both_sides_and_rare() {
+        for part in [WorldPart::Train, WorldPart::HeldOut] {
+            let all = some(part);
+            let talk: Vec<&Instruction> = all.iter().filter(|one| one.kind == InstructionKind::SmallTalk).collect();
+            assert_eq!(talk.len() * TALK_EVERY as usize, all.len());
+            let answers: BTreeSet<&str> = talk.iter().map(|one| one.answer.as_str()).collect();
+            assert!(answers.len() >= if part == WorldPart::Train { 5 } else { 3 }, "{answers:?}");
+            assert!(talk.iter().all(|one| one.substance() == one.answer && one.grade(&one.answer)));
         }
     }
 
@@ -580,8 +616,10 @@ mod tests {
             for instruction in &all {
                 *kinds.entry(instruction.kind).or_insert(0) += 1;
             }
-            assert!(kinds.values().all(|&n| (400..=600).contains(&n)), "{kinds:?}");
-            let told = all.iter().filter(|i| i.kind != InstructionKind::Arithmetic);
+            let drawn = InstructionKind::DRAWN.map(|kind| kinds[&kind]);
+            assert!(drawn.iter().all(|n| (400..=600).contains(n)), "{kinds:?}");
+            let told = all.iter().filter(|i| InstructionKind::DRAWN.contains(&i.kind));
+            let told = told.filter(|i| i.kind != InstructionKind::Arithmetic);
             let prompts: BTreeSet<&str> = told.clone().map(|i| i.prompt.as_str()).collect();
             assert!(prompts.len() * 100 > told.count() * 95);
         }
@@ -617,7 +655,8 @@ mod tests {
     fn held_out_words_all_occur_in_training() {
         let train: BTreeSet<String> =
             some(WorldPart::Train).iter().flat_map(|i| words(&format!("{} {}", i.prompt, i.answer))).collect();
-        for instruction in some(WorldPart::HeldOut) {
+        // Small talk is in the words of people, whom nobody can foretell.
+        for instruction in some(WorldPart::HeldOut).iter().filter(|i| i.kind != InstructionKind::SmallTalk) {
             for word in words(&instruction.prompt) {
                 assert!(train.contains(&word), "{word}: {instruction:?}");
             }
@@ -630,7 +669,8 @@ mod tests {
         let world = super::super::World::new(7);
         let known: BTreeSet<String> = (0..2000).flat_map(|index| words(&world.story(index).text)).collect();
         let mut new = BTreeSet::new();
-        for Instruction { prompt, answer, .. } in some(WorldPart::Train) {
+        let all = some(WorldPart::Train).into_iter().filter(|i| i.kind != InstructionKind::SmallTalk);
+        for Instruction { prompt, answer, .. } in all {
             new.extend(words(&format!("{prompt} {answer}")).into_iter().filter(|word| !known.contains(word)));
         }
         let new: Vec<&str> = new.iter().map(String::as_str).collect();

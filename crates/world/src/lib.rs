@@ -16,6 +16,7 @@
 //! - [`passage`]      two or three facts, and questions about them, told or not
 //! - [`plight`]       short courses of events, each with the sentence that must follow
 //! - [`instructions`] prompts with answers that can be graded
+//! - [`small_talk`]   greetings, and what a small model cannot do
 //! - [`manners`]      courtesy around an answer
 //! - [`gold`]         the hidden scorer: what a reply is truly worth
 //! - [`labelers`]     simulated people who rank replies by it, noisily
@@ -48,6 +49,7 @@ mod plight;
 mod plots;
 mod questions;
 mod rule;
+mod small_talk;
 mod state;
 mod story;
 mod tasks;
