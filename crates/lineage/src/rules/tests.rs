@@ -81,7 +81,7 @@ fn a_shape_is_not_found_where_it_is_not() {
         ("examples", |seed| level(seed, |cell| cell.shots == 0, 70.0)),
         ("few-shot-by-size", |seed| level(seed, |cell| cell.shots == 8 && cell.model == "gpt1", 99.0)),
         ("gain-by-size", |seed| level(seed, |cell| cell.shots == 8 && cell.model == "gpt1", 60.0)),
-        ("reward-model", |seed| seed.reward_models.get_mut("rm").unwrap().by_length = 0.69),
+        ("reward-model", |seed| seed.reward_models.get_mut("rm").unwrap().by_length = 0.72),
         ("sft", |seed| win(seed, "wins-sft", "sft", 0.4)),
         ("ppo", |seed| win(seed, "wins-ppo", "ppo", 0.49)),
         ("ptx", |seed| run(seed, "ppo-no-ptx").text_loss = vec![(40.0, 1.2)]),
