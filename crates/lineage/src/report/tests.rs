@@ -151,6 +151,7 @@ fn the_winner_is_bold_whoever_it_is() {
     let mut measured = example::measured(1);
     let before = page(&measured);
     assert!(before.contains("LSTM 1.801, GPT-1 <b>1.201</b>"), "the lower loss is better");
+    assert!(before.contains("GPT-1 <b>0.900</b>, LSTM 0.200"), "the higher gain is better");
     assert!(before.contains("GPT-1 predicts held-out text better") && before.contains("The lowest is GPT-1."));
     assert!(!before.contains("That is not what the papers found"));
     let seed = &mut measured.seeds[0];
