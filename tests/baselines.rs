@@ -83,7 +83,12 @@ fn an_lstm_learns_tasks_and_writes() {
     };
     // Past its context of 96 tokens, too; several texts from one prompt are drawn as one alone is.
     assert!(sampled("").starts_with("Mia") && sampled("").len() > 100, "{}", sampled(""));
-    assert!(sampled("--num-samples 3").contains(sampled("").trim()), "{} among {}", sampled(""), sampled("--num-samples 3"));
+    assert!(
+        sampled("--num-samples 3").contains(sampled("").trim()),
+        "{} among {}",
+        sampled(""),
+        sampled("--num-samples 3")
+    );
     let ran = super::run(path, &["chat", "--model", "sft", "--max-new-tokens", "9"], b"What is 1 plus 1?\n").ok();
     assert!(!ran.out.is_empty());
     let evaluated = "eval --model lstm --task world-endings --task text=world:3 --shots 0,1 --limit 9 --out eval";

@@ -81,10 +81,10 @@ impl BenchCommand {
             ui,
         };
         if let Some(against) = &self.against {
-            let (other_name, other) = self.loaded(against, &[])?;
+            let (_, other) = self.loaded(against, &[])?;
             let both = [(&config.model, train), (&other.model, &other.train)];
             let times = gptkit_train::bench::train_steps_by_turns(both, seq, &device, ui)?;
-            return sheet.turns([&name, &other_name], &times);
+            return sheet.turns([&self.config, against], &times);
         }
         sheet.head(batch_size, seq)?;
         if self.wants("train_step") {
@@ -217,7 +217,10 @@ impl BenchSheet<'_> {
         if !self.json {
             let CaseTime { batch, seq, .. } = times[0].elapsed;
             self.ui.say(&format!("a training step of {batch} × {seq} tokens, by turns · {}", self.dtype));
-            self.ui.result(&format!("{:<24}{:>12}{:>14}{:>12}{:>18}\n", "model", "ms", "tokens/s", "CPU ms", "tokens/CPU s"))?;
+            self.ui.result(&format!(
+                "{:<24}{:>12}{:>14}{:>12}{:>18}\n",
+                "model", "ms", "tokens/s", "CPU ms", "tokens/CPU s"
+            ))?;
         }
         for (name, time) in names.into_iter().zip(times) {
             let TurnTime { elapsed, cpu_seconds } = time;
@@ -237,12 +240,14 @@ impl BenchSheet<'_> {
                 });
                 self.ui.json(&(object.to_string() + "\n"))?;
             } else {
-                self.ui.result(&format!("{name:<24}{ms:>12.3}{per_s:>14.1}{cpu_ms:>12.3}{per_cpu_s:>18.1}\n"))?;
+                self.ui.result(&format!("{name:<24} {ms:>11.3}{per_s:>14.1}{cpu_ms:>12.3}{per_cpu_s:>18.1}\n"))?;
             }
         }
         if !self.json {
             let (elapsed, cpu) = (ratio(|time| time.elapsed.seconds), ratio(|time| time.cpu_seconds));
-            self.ui.say(&format!("the first is {elapsed:.2} times as fast by the clock, {cpu:.2} times in processor time"));
+            self.ui.say(&format!(
+                "the first is {elapsed:.2} times as fast by the clock, {cpu:.2} times in processor time"
+            ));
         }
         Ok(())
     }

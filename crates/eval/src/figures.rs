@@ -343,7 +343,10 @@ mod tests {
         let task = "scoring = \"perplexity\"\n[text]\nby_position = true\n";
         let range = |from: u64, nats: f64, tokens: u64| json!({ "from": from, "nats": nats, "tokens": tokens });
         let line = |ranges: &[Value]| json!({ "n": 0, "nats": 9.0, "tokens": 4, "bytes": 8, "characters": 8, "by_position": ranges });
-        let lines = [line(&[range(0, 3.0, 1), range(1, 2.0, 1), range(4, 6.0, 3)]), line(&[range(0, 1.0, 1), range(4, 2.0, 1)])];
+        let lines = [
+            line(&[range(0, 3.0, 1), range(1, 2.0, 1), range(4, 6.0, 3)]),
+            line(&[range(0, 1.0, 1), range(4, 2.0, 1)]),
+        ];
         let measured = measured(task, &lines, None, &|_| true);
         let found = values(&measured);
         let expected = [("loss at position 0", 2.0), ("loss at position 1", 2.0), ("loss at positions 4 to 7", 2.0)];

@@ -39,13 +39,13 @@ const STAGES: [(&str, Chapter); 42] = [
     ("rm", Chapter::InstructGpt),
     ("ppo", Chapter::InstructGpt),
     ("ppo-no-ptx", Chapter::InstructGpt),
+    ("ppo-pressed", Chapter::InstructGpt),
     ("wins-sft", Chapter::InstructGpt),
     ("wins-ppo", Chapter::InstructGpt),
     ("wins-size", Chapter::InstructGpt),
     ("rm-2", Chapter::ChatGpt),
     ("ppo-2", Chapter::ChatGpt),
     ("wins-round-2", Chapter::ChatGpt),
-    ("ppo-pressed", Chapter::InstructGpt),
     ("order-rm", Chapter::ChatGpt),
     ("order-rm-2", Chapter::ChatGpt),
     ("grades", Chapter::ChatGpt),
@@ -147,7 +147,7 @@ fn seed(number: u64) -> SeedMeasurements {
         .into(),
         speeds: [("speed", [("gpt1", 2e4), ("lstm", 1e4)]), ("speed-batch", [("gpt1", 3e4), ("lstm", 4e4)])]
             .map(|(stage, models)| {
-                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate };
+                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate + number as f64 };
                 (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
             })
             .into(),
@@ -190,7 +190,7 @@ fn excerpts() -> Excerpts {
             text: "- red cat bell -> red".to_owned(),
             tokens: Vec::new(),
         }),
-        labeled: [("color-predicted", "red")]
+        labeled: [("color-predicted", "red"), ("first-word-predicted", "cat")]
             .map(|(stage, prediction)| {
                 let (input, output) = ("cat red bell".to_owned(), "red".to_owned());
                 (stage.to_owned(), LabeledRecord { input, output, prediction: prediction.to_owned() })

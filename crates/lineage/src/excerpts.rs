@@ -162,6 +162,7 @@ pub(crate) fn read(
     let mut all = Excerpts::default();
     let DataSources { text, patterns, .. } = &config.data;
     let text = own.iter().find(|(name, _)| *name == "text").map_or(text, |(_, path)| path);
+    let own_instructions = own.iter().any(|(name, _)| *name == "instructions");
     let source = |path: &str| path.replace("{seed}", &seed.seed.to_string());
     if !seed.runs.is_empty() {
         let tokenizer = folder.join("tokenizer");
@@ -189,6 +190,7 @@ pub(crate) fn read(
                 let own = own.iter().find(|(name, _)| *name == "comparisons").map(|(_, path)| path);
                 let found = match own {
                     Some(path) => compared(Path::new(path)).unwrap_or(None),
+                    None if own_instructions => compared_in_world(&source(&config.data.comparisons_unjudged)),
                     None => compared_in_world(&source(&config.data.comparisons)),
                 };
                 all.compared.extend(found.map(|one| (name(), one)));

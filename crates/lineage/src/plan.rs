@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_source_may_be_what_a_stage_left() {
-        let mut config = story(vec![stage("answers", "compare --out {out}"), stage("rm", "train-rm --data {comparisons}")]);
+        let mut config =
+            story(vec![stage("answers", "compare --out {out}"), stage("rm", "train-rm --data {comparisons}")]);
         config.data.comparisons = "{answers}/ranked.jsonl".to_owned();
         let planned = steps(&config, &NONE, Path::new("o"), 1).unwrap();
         assert_eq!(planned[1].words[2], "o/seed-1/answers/ranked.jsonl");

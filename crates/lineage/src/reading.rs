@@ -4,7 +4,8 @@ use crate::config::{LineageConfig, LineageStage, Questions};
 use crate::excerpts;
 use crate::measured::{
     Accuracy, AnswerGrades, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote,
-    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
+    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
+    TurnSpeed,
 };
 use crate::plan::folder_of_seed;
 use crate::stages;
@@ -394,15 +395,14 @@ mod tests {
 
     fn config(stages: Vec<LineageStage>) -> LineageConfig {
         let none = String::new;
-        let data =
-            DataSources {
-                text: none(),
-                patterns: none(),
-                instructions: none(),
-                held_out: none(),
-                comparisons: none(),
-                comparisons_unjudged: none(),
-            };
+        let data = DataSources {
+            text: none(),
+            patterns: none(),
+            instructions: none(),
+            held_out: none(),
+            comparisons: none(),
+            comparisons_unjudged: none(),
+        };
         LineageConfig {
             description: none(),
             data,
@@ -445,7 +445,8 @@ mod tests {
         );
         assert_eq!(empty.own, [OwnDataNote { name: "text".to_owned(), path: "mine.txt".to_owned() }]);
         let share = |x: f64| format!(r#"{{"value":{x},"low":0.1,"high":0.9,"n":4}}"#);
-        let row = |name: &str, x| format!(r#"{{"name":"{name}","mean_tokens":9.0,"win_rate":{{"a_over_b":{}}}}}"#, share(x));
+        let row =
+            |name: &str, x| format!(r#"{{"name":"{name}","mean_tokens":9.0,"win_rate":{{"a_over_b":{}}}}}"#, share(x));
         let rows = [row("runs/a (reference)", 0.5), row("runs/ppo", 0.75)].join(",");
         put(out, "wins.json", &format!(r#"{{"judge":"gold","sampling":{{"temperature":1.0}},"rows":[{rows}]}}"#));
         let message = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);

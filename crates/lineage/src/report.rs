@@ -166,9 +166,11 @@ fn chapters(measured: &StoryMeasurements) -> Value {
     CHAPTERS.iter().map(chapter).collect()
 }
 
-/// Which side of a comparison is better, whatever was expected; of losses the lower one. Nothing where the two are equal.
+/// Which side of a comparison is better, whatever was expected. Of losses it is the lower one, of a gain, which is one loss
+/// less another, the higher one. Nothing where the two are equal.
 fn winner(comparison: &shape::FigureComparison) -> Option<&'static str> {
-    let lower_is_better = comparison.unit == FigureUnit::Nats;
+    let is_gain = comparison.what.contains(" less that ");
+    let lower_is_better = comparison.unit == FigureUnit::Nats && !is_gain;
     match comparison.mean.partial_cmp(&0.0)? {
         _ if comparison.pairs.is_empty() => None,
         std::cmp::Ordering::Equal => None,

@@ -194,7 +194,9 @@ impl PaperShape {
             ShapeVerdict::Reproduced => "reproduced".to_owned(),
             ShapeVerdict::NotReproduced => "not reproduced".to_owned(),
             ShapeVerdict::Consistent => format!("{seeds}: consistent"),
-            ShapeVerdict::Contradicts => format!("{seeds}: {}", if self.n_seeds == 1 { "contradicts" } else { "contradict" }),
+            ShapeVerdict::Contradicts => {
+                format!("{seeds}: {}", if self.n_seeds == 1 { "contradicts" } else { "contradict" })
+            }
             ShapeVerdict::NotMeasured => "not measured".to_owned(),
         }
     }

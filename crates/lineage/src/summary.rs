@@ -41,7 +41,7 @@ pub const NO_PTX: StoryModel = model("ppo-no-ptx", "PPO, no text", "without pret
 /// The second round.
 pub const PPO2: StoryModel = model("ppo-2", "2nd round", "after new comparisons", 9);
 /// PPO pressed too far.
-pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "pressed for reward", 10);
+pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "pressed further", 10);
 
 /// Models that have a row, in their order. BERT writes no text and the reward model no answers: they have figures of their own.
 pub const ROWS: [StoryModel; 9] = [LSTM, GPT1, GPT2, GPT3, SFT, PPO, NO_PTX, PRESSED, PPO2];

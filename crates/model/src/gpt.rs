@@ -221,9 +221,7 @@ impl Gpt {
     /// An empty past for [`Gpt::next_logits`].
     pub fn cache(&self) -> Cache {
         match &self.layers {
-            Layers::Blocks(_) => {
-                Cache::new(self.config.n_layer, self.config.context, self.precision, self.device())
-            }
+            Layers::Blocks(_) => Cache::new(self.config.n_layer, self.config.context, self.precision, self.device()),
             Layers::Recurrent(_) => Cache::of_states(self.config.n_layer, self.config.context),
         }
     }

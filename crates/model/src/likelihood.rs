@@ -47,14 +47,18 @@ pub struct Likelihoods {
 /// When a context or continuation is empty, both together are over the context by more than the last token, which nothing
 /// follows, a token is not of the vocabulary, or a probability is no number.
 pub fn answer(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Result<Likelihoods> {
-    if gpt.config().must_attend().is_err() && questions.iter().any(|question| question.continuations.len() > 1) {
+    let shapes: Vec<QuestionLayout> = questions.iter().map(QuestionLayout::of).collect::<Result<_>>()?;
+    let reads_branches = gpt.config().must_attend().is_ok();
+    if !reads_branches && shapes.iter().any(|shape| shape.read.len() > 1) {
         return answer_one_by_one(gpt, questions, greedy);
     }
-    let shapes: Vec<QuestionLayout> = questions.iter().map(QuestionLayout::of).collect::<Result<_>>()?;
     let lengths: Vec<usize> = shapes.iter().map(QuestionLayout::n_tokens).collect();
     let mut found = vec![Vec::new(); questions.len()];
     for batch in like_lengths(&lengths, TOKENS_AT_A_TIME) {
-        let input = Input::branching(batch.iter().map(|&i| shapes[i].group()), gpt.device())?;
+        let input = match reads_branches {
+            true => Input::branching(batch.iter().map(|&i| shapes[i].group()), gpt.device())?,
+            false => Input::ragged(batch.iter().flat_map(|&i| &shapes[i].read).map(Vec::as_slice), gpt.device())?,
+        };
         let hidden = gpt.hidden(&input, Pass::Eval)?.squeeze(0)?; // [tokens, D]
         let (mut rows, mut tokens, mut first) = (Vec::new(), Vec::new(), 0);
         for &i in &batch {
@@ -244,7 +248,7 @@ mod tests {
             question(&[9, 9], &[&[1, 2, 3], &[1, 2, 3]]),
             question(&(0..24).map(|i| i % 17).collect::<Vec<_>>(), &[&[3], &[16]]), // the window is full
         ];
-        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3] {
+        for kind in [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3, Kind::Lstm] {
             agree(kind, &questions);
         }
         let read = answer(&model(Kind::Gpt2), &questions[..2], false).unwrap();

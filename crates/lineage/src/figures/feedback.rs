@@ -228,7 +228,7 @@ impl FigureMaker<'_> {
             series,
             ..LineChart::default()
         };
-        let run = if pressed { "a run of PPO with little price on KL" } else { "the run of PPO" };
+        let run = if pressed { "a run of PPO that was pressed further than the others" } else { "the run of PPO" };
         Some(ReportFigure {
             chapter: Chapter::InstructGpt,
             title: "The reward and what it stands for".to_owned(),

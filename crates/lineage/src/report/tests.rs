@@ -86,7 +86,7 @@ fn every_figure_has_its_caption_its_commands_and_its_data() {
         page.contains("<span>&#x27;seed-1&#x2f;ppo-no-ptx&#x27;</span>"),
         "commands of the first seed, in whole words"
     );
-    assert!(page.contains("114 stages took 19 min"), "of all seeds");
+    assert!(page.contains("117 stages took 19 min 30 s"), "of all seeds");
     assert!(page.len() < 400_000, "{} bytes", page.len());
 }
 
@@ -149,18 +149,17 @@ fn chapters_come_in_order_and_mention_what_was_measured() {
 #[test]
 fn the_winner_is_bold_whoever_it_is() {
     let mut measured = example::measured(1);
-    let loss = |measured: &mut StoryMeasurements, stage: &str, value: f64| {
-        measured.seeds[0].runs.get_mut(stage).unwrap().best_validation = Some(value);
-    };
-    loss(&mut measured, "lstm", 1.25);
-    loss(&mut measured, "gpt1", 1.75);
     let before = page(&measured);
-    assert!(before.contains("LSTM <b>1.250</b>, GPT-1 1.750"), "the lower loss is better");
-    assert!(before.contains("The LSTM predicts held-out text better") && before.contains("The lowest is LSTM."));
-    loss(&mut measured, "gpt1", 0.75);
+    assert!(before.contains("LSTM 1.801, GPT-1 <b>1.201</b>"), "the lower loss is better");
+    assert!(before.contains("GPT-1 <b>0.900</b>, LSTM 0.200"), "the higher gain is better");
+    assert!(before.contains("GPT-1 predicts held-out text better") && before.contains("The lowest is GPT-1."));
+    assert!(!before.contains("That is not what the papers found"));
+    let seed = &mut measured.seeds[0];
+    seed.positions.get_mut("lstm").unwrap()[2].1 = 1.0;
+    seed.runs.get_mut("lstm").unwrap().best_validation = Some(1.25);
     let after = page(&measured);
-    assert!(after.contains("LSTM 1.250, GPT-1 <b>0.750</b>") && after.contains("GPT-1 predicts held-out text better"));
-    assert!(!after.contains("That is not what the papers found"));
+    assert!(after.contains("LSTM <b>1.000</b>, GPT-1 1.201"));
+    assert!(after.contains("The LSTM predicts held-out text better") && after.contains("The lowest is LSTM."));
 }
 
 #[test]
@@ -219,19 +218,19 @@ fn claims_name_their_papers_with_an_address() {
 fn captions_and_prose_follow_the_figures_both_ways() {
     let mut measured = example::measured(1);
     let before = page(&measured);
-    assert!(before.contains("PPO lowers the share from 80.1% to 75.1%."));
-    assert!(before.contains("the share of right answers falls from 80.1% to 75.1%"));
-    assert!(before.contains("GPT-1 on 20,000. Attention is faster"));
+    assert!(before.contains("PPO raises the share from 80.1% to 85.1%."));
+    assert!(before.contains("the share of right answers rises from 80.1% to 85.1%"));
+    assert!(before.contains("GPT-1 on 20,001. Attention is faster"));
     assert!(before.contains("at its end GPT-1 is ahead by 0.600 nats"));
     assert!(before.contains("The second, which has seen such answers, is better."));
     let seed = &mut measured.seeds[0];
-    seed.grades.get_mut("ppo").unwrap().followed.value = 0.85;
+    seed.grades.get_mut("ppo").unwrap().followed.value = 0.75;
     seed.speeds.get_mut("speed").unwrap().get_mut("lstm").unwrap().tokens_per_cpu_s = 3e4;
     seed.positions.get_mut("lstm").unwrap()[2].1 = 1.0;
     seed.orders.get_mut("order-rm-2").unwrap().value = 0.2;
     let after = page(&measured);
-    assert!(after.contains("PPO raises the share from 80.1% to 85.0%."));
-    assert!(after.contains("the share of right answers rises from 80.1% to 85.0%"));
+    assert!(after.contains("PPO lowers the share from 80.1% to 75.0%."));
+    assert!(after.contains("the share of right answers falls from 80.1% to 75.0%"));
     assert!(after.contains("Attention is not faster here"));
     assert!(after.contains("at its end LSTM is ahead by 0.201 nats"));
     assert!(after.contains("The second is not better"));
@@ -305,7 +304,7 @@ fn figures_are_written_as_people_read_them() {
 
 #[test]
 fn the_page_and_its_data_are_written() {
-    let text = "[data]\ntext = 'a'\npatterns = 'b'\ninstructions = 'c'\nheld-out = 'd'\ncomparisons = 'e'\n\
+    let text = "[data]\ntext = 'a'\npatterns = 'b'\ninstructions = 'c'\nheld-out = 'd'\ncomparisons = 'e'\ncomparisons-unjudged = 'f'\n\
         [[stages]]\nname = 'lstm'\nchapter = 'transformer'\nrun = 'pretrain --out {out}'\n";
     let config: LineageConfig = toml::from_str(text).unwrap();
     let out = tempfile::tempdir().unwrap();
@@ -315,9 +314,9 @@ fn the_page_and_its_data_are_written() {
     assert!(text.contains("mine.txt gave the text") && text.contains("Not run: lstm."));
     let all: Value = serde_json::from_slice(&std::fs::read(out.path().join("report.json")).unwrap()).unwrap();
     assert_eq!(all["measured"]["not_run"], json!(["lstm"]));
-    assert_eq!(all["shapes"].as_array().unwrap().len(), 16);
+    assert_eq!(all["shapes"].as_array().unwrap().len(), 18);
     assert_eq!(all["shapes"][0]["verdict"], "not_measured");
     let csv = std::fs::read_to_string(out.path().join("report.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 17, "a head, and a row for each claim");
+    assert_eq!(csv.lines().count(), 19, "a head, and a row for each claim");
     assert!(csv.lines().nth(1).unwrap().contains("not measured"), "{csv}");
 }

@@ -1,12 +1,12 @@
 //! The LSTM in the transformer's place.
 
 use crate::config::Kind;
+use crate::config::tests::tiny;
 use crate::gpt::Gpt;
+use crate::weights::Weights;
 use crate::{Input, ModelConfig, Params, Pass};
 use candle_core::{Device, Tensor};
 use gptkit_ops::Precision;
-use crate::config::tests::tiny;
-use crate::weights::Weights;
 use gptkit_ops::check::assert_close;
 
 const TRAIN: Pass = Pass::Train { seed: 1, first_row: 0, recompute: false };
