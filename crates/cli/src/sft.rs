@@ -43,7 +43,7 @@ pub(crate) struct SftConfigArgs {
     /// Learn everything that is said, not the assistant's words alone
     #[arg(long)]
     train_on_prompt: bool,
-    /// Train low-rank adapters of this rank, and nothing else
+    /// Train low-rank adapters of this rank, and nothing else; with AdamW, since Muon is for whole matrices
     #[arg(long, value_name = "R")]
     lora_rank: Option<usize>,
 }
@@ -55,7 +55,9 @@ impl SftConfigArgs {
         if self.train_on_prompt {
             set.push("data.train_on_prompt=true".to_owned());
         }
-        set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
+        if let Some(rank) = self.lora_rank {
+            set.extend([format!("lora.rank={rank}"), "train.optimizer=adamw".to_owned()]);
+        }
         set
     }
 }

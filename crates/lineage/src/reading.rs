@@ -280,7 +280,8 @@ fn speed(line: BenchLine) -> (String, TurnSpeed) {
 /// A record of comparisons with the rewards of their completions.
 #[derive(Deserialize)]
 struct ScoredComparison {
-    rewards: Vec<f64>,
+    /// None where a completion is too long for the reward model.
+    rewards: Option<Vec<f64>>,
     gold: Vec<f64>,
 }
 
@@ -289,6 +290,7 @@ struct ScoredComparison {
 fn order(path: &Path) -> Result<Option<Share>> {
     let mut clusters = Vec::new();
     for ScoredComparison { rewards, gold } in lines(path)? {
+        let Some(rewards) = rewards else { continue };
         let (mut agreed, mut n) = (0.0, 0.0);
         for (i, (reward, worth)) in rewards.iter().zip(&gold).enumerate() {
             for (other_reward, other_worth) in rewards.iter().zip(&gold).take(i).filter(|(_, other)| *other != worth) {
@@ -460,6 +462,23 @@ mod tests {
         assert_eq!(seed.wins["wins"].models["ppo"].value, 0.75);
         assert_eq!(seed.answers["ask"], ["because"]);
         assert!(all.not_run.is_empty() && seed.stages.len() == 3 && seed.stages[0].peak_bytes.is_none());
+    }
+
+    /// Pairs by hand: 2 of 3 in the order of gold, with one pair of equal gold left out; a record without rewards says nothing.
+    #[test]
+    fn rewards_are_held_against_gold_pair_by_pair() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scored.jsonl");
+        let records = [
+            r#"{"rewards":[1.0,0.5,0.5],"gold":[4.0,3.0,3.0]}"#,
+            r#"{"rewards":[1.0,2.0],"gold":[4.0,1.0]}"#,
+            r#"{"rewards":null,"gold":[4.0,1.0]}"#,
+        ];
+        write(&path, records.join("\n").as_bytes()).unwrap();
+        let share = order(&path).unwrap().unwrap();
+        assert!((share.value - 2.0 / 3.0).abs() < 1e-12, "{share}");
+        write(&path, br#"{"rewards":[1.0,2.0],"gold":[4.0,4.0]}"#).unwrap();
+        assert_eq!(order(&path).unwrap(), None);
     }
 
     #[test]
