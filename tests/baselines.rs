@@ -79,7 +79,7 @@ fn an_lstm_learns_tasks_and_writes() {
     assert!(json(&path.join("choices/scores.json"))["scores"]["accuracy"].is_number());
     gptkit(path, "sft --init lstm --data world:60 --set train.length=2steps --out sft").ok();
     let sampled = |more: &str| {
-        gptkit(path, &format!("sample --model lstm --prompt Mia --max-new-tokens 120 --seed 3 {more}")).ok().out
+        gptkit(path, format!("sample --model lstm --prompt Mia --max-new-tokens 120 --seed 3 {more}").trim()).ok().out
     };
     // Past its context of 96 tokens, too; several texts from one prompt are drawn as one alone is.
     assert!(sampled("").starts_with("Mia") && sampled("").len() > 100, "{}", sampled(""));

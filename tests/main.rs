@@ -98,7 +98,8 @@ const TINY: &[&str] = &[
     "train.eval_windows=8",
 ];
 
-/// `gptkit pretrain` with [`TINY`] and the words of `more`.
+/// `gptkit pretrain` with [`TINY`] and the words of `more`. Transformers of this width begin with small weights.
 fn pretrain(folder: &Path, more: &str) -> Ran {
-    run(folder, &TINY.iter().copied().chain(more.split(' ')).collect::<Vec<_>>(), b"")
+    let of_transformers = if more.contains("kind=lstm") { &[][..] } else { &["--set", "model.init_std=0.02"] };
+    run(folder, &TINY.iter().chain(of_transformers).copied().chain(more.split(' ')).collect::<Vec<_>>(), b"")
 }

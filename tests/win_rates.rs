@@ -63,7 +63,7 @@ fn figures_are_those_of_the_commands_for_one_thing() {
     // The table has the same figures. A labeler gives no numbers, and other draws have no KL.
     let table = win_rates(path, &words).ok().out;
     let head: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(head, ["wins", "over", "reference", "gold", "reward", "tokens", "ended", "KL"]);
+    assert_eq!(head, ["wins", "over", "reference", "gold", "followed", "courteous", "reward", "tokens", "ended", "KL"]);
     let last: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
     let share = rows[4]["win_rate"]["a_over_b"]["value"].as_f64().unwrap();
     assert_eq!(last[..4], ["best", "of", "5", &format!("{:.1}%", 100.0 * share)]);

@@ -138,7 +138,7 @@ fn context<'a>(progress: &'a dyn Progress) -> RunContext<'a> {
 
 fn pretrain(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
     let sections = format!(
-        "[model]\nkind = \"gpt2\"\nn_layer = 1\nn_head = 2\nd_model = 16\ncontext = 96\n[tokenizer]\ntrain = \"bpe\"\n\
+        "[model]\nkind = \"gpt2\"\nn_layer = 1\nn_head = 2\nd_model = 16\ncontext = 96\ninit_std = 0.02\n[tokenizer]\ntrain = \"bpe\"\n\
          vocab_size = 400\n[data]\nsources = [{{ path = \"world:30\" }}]\nval_fraction = 0.1\nshards = '{}'\n",
         models.shards
     );

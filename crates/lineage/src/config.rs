@@ -33,8 +33,10 @@ pub struct DataSources {
     pub held_out: String,
     /// Ranked answers; may name a stage that collects them, `{NAME}`.
     pub comparisons: String,
-    /// Ranked answers where nobody ranks the user's own instructions, so that the stage above does not run.
-    pub comparisons_unjudged: String,
+    /// Ranked answers where nobody ranks the user's own instructions, so that the stage above does not run;
+    /// by default [`DataSources::comparisons`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparisons_unjudged: Option<String>,
 }
 
 /// TOML section `[questions]`.

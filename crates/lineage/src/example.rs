@@ -1,9 +1,9 @@
 //! A lineage that was never run, for tests: every shape is in it.
 
 use crate::config::Chapter;
-use crate::excerpts::{
+use crate::excerpt_data::{
     AnswersDuringPpo, ComparedAnswers, CompletedPrompt, DemonstrationAnswers, EndingsRecord, Excerpts, FewShotPrompts,
-    LabeledRecord, TextExcerpt,
+    LabeledExample, TextExcerpt,
 };
 use crate::measured::{
     Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores,
@@ -193,7 +193,7 @@ fn excerpts() -> Excerpts {
         labeled: [("color-predicted", "red"), ("first-word-predicted", "cat")]
             .map(|(stage, prediction)| {
                 let (input, output) = ("cat red bell".to_owned(), "red".to_owned());
-                (stage.to_owned(), LabeledRecord { input, output, prediction: prediction.to_owned() })
+                (stage.to_owned(), LabeledExample { input, output, prediction: prediction.to_owned() })
             })
             .into(),
         endings: Some(EndingsRecord {

@@ -7,7 +7,7 @@
 //!    tells of itself ([`event`])
 //! 5. [`story`]     the stages of every seed, with the time that they take
 //! 6. [`measured`]  what the stages of each seed have left: every figure, as data
-//!    with pieces of the data itself ([`excerpts`])
+//!    with pieces of the data itself ([`excerpt_data`], read by [`excerpts`])
 //! 7. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
 //! 8. [`summary`]   one table of stages and figures
 //! 9. [`report`]    the page that explains all of it, with its [`figures`]; beside it JSON and CSV
@@ -17,7 +17,8 @@ pub mod config;
 pub mod event;
 #[cfg(test)]
 mod example;
-pub mod excerpts;
+pub mod excerpt_data;
+mod excerpts;
 pub mod figures;
 pub mod measured;
 pub mod own;

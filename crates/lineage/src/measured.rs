@@ -2,7 +2,7 @@
 //!
 //! A stage that has not ended has no entry anywhere, so that what was not run is told from what gave nothing.
 
-use crate::excerpts::Excerpts;
+use crate::excerpt_data::Excerpts;
 use crate::stages::StageRecord;
 use gptkit_stats::{Share, mean_of_estimates};
 use serde::{Deserialize, Serialize};

@@ -109,7 +109,10 @@ fn given(config: &LineageConfig, own: &OwnData, folder: &Path, seed: u64) -> BTr
         ("held-out", of_seed(&data.held_out)),
         (
             "comparisons",
-            of_seed(if own.instructions.is_some() { &data.comparisons_unjudged } else { &data.comparisons }),
+            of_seed(match &data.comparisons_unjudged {
+                Some(unjudged) if own.instructions.is_some() => unjudged,
+                _ => &data.comparisons,
+            }),
         ),
         ("judge", "gold".to_owned()),
         ("on-bad-record", serde_json::json!(own.on_bad_record).as_str().unwrap_or_default().to_owned()),
@@ -176,7 +179,7 @@ mod tests {
                 instructions: of("instructions"),
                 held_out: of("held-out"),
                 comparisons: of("comparisons"),
-                comparisons_unjudged: of("unjudged"),
+                comparisons_unjudged: Some(of("unjudged")),
             },
             questions: Questions { ask: vec!["one".to_owned(), "a\nb".to_owned()], right: Vec::new() },
             stages,

@@ -403,7 +403,7 @@ mod tests {
             instructions: none(),
             held_out: none(),
             comparisons: none(),
-            comparisons_unjudged: none(),
+            comparisons_unjudged: None,
         };
         LineageConfig {
             description: none(),

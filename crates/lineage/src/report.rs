@@ -3,7 +3,7 @@
 //! [`table`] makes the table of stages and figures, and the CSV.
 
 use crate::config::{Chapter, LineageConfig, Questions};
-use crate::excerpts::Excerpts;
+use crate::excerpt_data::Excerpts;
 use crate::figures::{self, ASKED, FigureSource};
 use crate::measured::{InContextScores, SeedMeasurements, StoryMeasurements, TrainingMeasurements, is_pattern};
 use crate::reading;

@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn log_probs_are_those_of_each_sequence_alone_token_by_token() {
         let text = serde_json::json!({
-            "kind": Kind::Gpt2, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23,
+            "kind": Kind::Gpt2, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23, "init_std": 0.02,
         });
         let config: ModelConfig = serde_json::from_value(text).unwrap();
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();

@@ -153,7 +153,7 @@ mod tests {
 
     fn model(kind: Kind) -> (RewardModel, Params) {
         let text = serde_json::json!({
-            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23,
+            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23, "init_std": 0.02,
         });
         let config: ModelConfig = serde_json::from_value(text).unwrap();
         let mut params = Params::init(&config, 1, &Device::Cpu).unwrap();

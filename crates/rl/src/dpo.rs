@@ -354,7 +354,7 @@ mod tests {
     const BETA: f64 = 0.3;
 
     fn shape(kind: Kind) -> ModelConfig {
-        let text = json!({ "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23 });
+        let text = json!({ "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 40, "vocab_size": 23, "init_std": 0.02 });
         serde_json::from_value(text).unwrap()
     }
 

@@ -558,7 +558,7 @@ mod tests {
 
     fn shape(kind: Kind) -> ModelConfig {
         serde_json::from_value(serde_json::json!({
-            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 24, "vocab_size": 16,
+            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 16, "context": 24, "vocab_size": 16, "init_std": 0.02,
         }))
         .unwrap()
     }

@@ -270,7 +270,7 @@ mod tests {
 
     fn shape(kind: Kind) -> ModelConfig {
         let text = serde_json::json!({
-            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 8, "context": 12, "vocab_size": 17,
+            "kind": kind, "n_layer": 2, "n_head": 2, "d_model": 8, "context": 12, "vocab_size": 17, "init_std": 0.02,
         });
         serde_json::from_value(text).unwrap()
     }

@@ -381,7 +381,7 @@ mod tests {
             layer_norm_eps: 1e-5,
             n_inner: None,
             tie_word_embeddings: true,
-            init_std: None,
+            init_std: Some(0.02),
         };
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         let gpt = Gpt::new(&config, &params, Precision::F32).unwrap();

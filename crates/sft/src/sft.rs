@@ -155,7 +155,10 @@ impl Stage for Sft {
 
     fn prepare(&mut self, aside: &Path, context: &RunContext) -> Result<Model<SftParts>> {
         let (config, progress) = (&self.config, context.progress);
-        let mut start = Start::load(&self.init, context.device)?;
+        let mut start = match self.config.lora {
+            None => Start::load(&self.init, context.device)?,
+            Some(_) => Start::load_transformer(&self.init, context.device)?,
+        };
         config.dropout.apply(&mut start.config);
         let template = start.template(config.seed)?;
         // What the template refuses is reported with the record.

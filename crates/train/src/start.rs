@@ -80,8 +80,8 @@ impl Start {
         Ok(start)
     }
 
-    /// Reads the transformer in `folder`, which is to write: what learns from comparisons reads several answers of one prompt
-    /// as branches, which an LSTM cannot.
+    /// Reads the transformer in `folder`, which is to write: adapters are for its matrices, and what learns from comparisons
+    /// reads several answers of one prompt as branches, which an LSTM cannot.
     ///
     /// # Errors
     /// As [`Start::load`], or when it is no transformer.
@@ -155,10 +155,9 @@ impl Start {
     /// load.
     ///
     /// # Errors
-    /// When the adapters cannot be made, or the model is no transformer.
+    /// When the adapters cannot be made.
     pub fn weights(&self, lora: Option<&LoraConfig>, seed: u64, progress: &dyn Progress) -> Result<Weights> {
         let Some(lora) = lora else { return Ok(self.params.clone().into()) };
-        self.config.must_attend().with_context(|| self.folder.display().to_string())?;
         if is_adapter(&self.folder) {
             progress.warn(&format!(
                 "{} is a folder of adapters: gptkit reads the new adapters on top of them, but PEFT would load the new ones alone; \
