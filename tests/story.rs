@@ -84,7 +84,8 @@ fn a_story_is_told_once_and_anew_from_a_stage() {
     }
     assert!(told.out.contains("not measured"), "{}", told.out);
     let page = fs::read_to_string(path.join("runs/lineage/report.html")).unwrap();
-    assert!(page.contains("Who are you?") && page.contains("gptkit pretrain --tokenizer"), "{page}");
+    let command = "<span>gptkit</span> <span>pretrain</span> <span>--tokenizer</span>";
+    assert!(page.contains("Who are you?") && page.contains(command), "{page}");
     let answers = fs::read_to_string(path.join("runs/lineage/seed-1/chat.jsonl")).unwrap();
     assert_eq!(answers.lines().count(), 2, "{answers}");
     assert!(answers.contains("Who are you?"), "{answers}");

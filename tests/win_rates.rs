@@ -67,8 +67,11 @@ fn figures_are_those_of_the_commands_for_one_thing() {
     let last: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
     let share = rows[4]["win_rate"]["a_over_b"]["value"].as_f64().unwrap();
     assert_eq!(last[..4], ["best", "of", "5", &format!("{:.1}%", 100.0 * share)]);
-    assert_eq!(last[6..8], [format!("{:.3}", number(4, "mean_score")), format!("{:.3}", reward(4))]);
-    assert_eq!(last[10..], ["≤", "0.81"]);
+    // After gold, the share that is followed with its interval, and the share that is courteous.
+    assert_eq!([last[6], last[11]], [format!("{:.3}", number(4, "mean_score")), format!("{:.3}", reward(4))]);
+    let followed = rows[4]["grades"]["followed"]["value"].as_f64().unwrap();
+    assert_eq!(last[7], format!("{:.1}%", 100.0 * followed));
+    assert_eq!(last[14..], ["≤", "0.81"]);
     let wide: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
     assert!(wide.iter().all(|&n| n == wide[0]), "columns stand below each other:\n{table}");
     let other = win_rates(path, &format!("--reference a --model b {PROMPTS} --judge labeler:3 --temperature 0.7")).ok();

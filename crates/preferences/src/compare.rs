@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(judged, None);
         let choices = collection.choices().unwrap();
         assert_eq!(choices[0].ranking, Some(vec![2, 1, 2, 2]), "courtesy alone is worth no more than nothing");
-        assert_eq!(choices[0].scores.as_ref().unwrap()[1], 3.0);
+        assert_eq!(choices[0].scores.as_ref().unwrap()[1], 4.0);
         assert_eq!(choices[1].ranking, Some(vec![1; 4]));
         assert!(collection.unjudged(&gold).unwrap().is_empty());
         let labeler = AutomaticJudge::Labeler(SimulatedLabeler::new(1), world);
