@@ -76,7 +76,7 @@ fn figures_are_those_of_the_commands_for_one_thing() {
     assert!(wide.iter().all(|&n| n == wide[0]), "columns stand below each other:\n{table}");
     let other = win_rates(path, &format!("--reference a --model b {PROMPTS} --judge labeler:3 --temperature 0.7")).ok();
     let head: Vec<&str> = other.out.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(head, ["wins", "over", "reference", "tokens", "ended"]);
+    assert_eq!(head, ["wins", "over", "reference", "followed", "courteous", "tokens", "ended"]);
 }
 
 #[test]
