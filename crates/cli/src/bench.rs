@@ -70,7 +70,7 @@ impl BenchCommand {
             "--quantize is for the cases {}; --case names others",
             QUANTIZED.join(" and ")
         );
-        let peak_flops = Cell::new(device.is_cpu().then(|| peak(precision)));
+        let peak_flops = Cell::new((device.is_cpu() && self.against.is_none()).then(|| peak(precision)));
         let sheet = BenchSheet {
             config: &name,
             dtype: if precision == Precision::Bf16 { "bf16" } else { "f32" },

@@ -85,13 +85,14 @@ impl LineageCommand {
         let seeds = story.seeds();
         let own: Vec<(&str, String)> =
             story.own.named().map(|(name, path)| (name, path.display().to_string())).collect();
-        let WrittenReport { page, shapes, assistant } = report::write(config, &self.out, &seeds, &own)?;
+        let WrittenReport { page, shapes, answered } = report::write(config, &self.out, &seeds, &own)?;
         let rows: Vec<Vec<String>> = shapes.iter().map(|shape| vec![shape.words(), shape.claim.clone()]).collect();
         ui.result(&aligned(&rows, 2))?;
         ui.say(&format!("the report: {}", page.display()));
-        if let Some((name, known)) = assistant {
-            ui.next(&format!("gptkit chat --model {}", shell(&folder_of_seed(&self.out, seeds[0]).join(name))));
-            if !known.is_empty() {
+        let folder = folder_of_seed(&self.out, seeds[0]);
+        if let Some(name) = ["ppo-2", "ppo", "sft"].into_iter().find(|name| folder.join(name).is_dir()) {
+            ui.next(&format!("gptkit chat --model {}", shell(&folder.join(name))));
+            if let Some(known) = answered.get(&format!("chat-{name}")).filter(|known| !known.is_empty()) {
                 ui.say("say Hello!, or ask it what it has never seen and answers right:");
                 known.iter().for_each(|question| ui.say(&format!("  {question}")));
             }

@@ -44,7 +44,7 @@ pub struct PositionScore {
     pub tokens: u64,
 }
 
-/// What a window says.
+/// How likely the model finds a window of the text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WindowScore {
     /// Its number.

@@ -61,7 +61,7 @@ pub struct EndingsRecord {
     pub label: usize,
 }
 
-/// What a model wrote after the same question without examples and with them.
+/// The completions of one question without examples and with them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FewShotPrompts {
     /// The task, with its variant.
@@ -79,7 +79,7 @@ pub struct CompletedPrompt {
     pub shots: usize,
     /// The prompt.
     pub prompt: String,
-    /// What the model wrote.
+    /// The completion.
     pub completion: String,
     /// Right answers.
     pub accept: Vec<String>,
@@ -111,9 +111,9 @@ pub struct ComparedAnswers {
     pub chosen: String,
     /// The other.
     pub rejected: String,
-    /// What a reward model gives the two, where a stage has scored them.
+    /// The rewards of the two, where a stage has scored them.
     pub rewards: Option<(f64, f64)>,
-    /// What the hidden scorer of the embedded world gives the two.
+    /// The gold scores of the two, by the hidden scorer of the embedded world.
     pub gold: Option<(f64, f64)>,
 }
 

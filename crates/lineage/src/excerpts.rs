@@ -76,7 +76,7 @@ pub(crate) fn read(
                 };
                 all.compared.extend(found.map(|one| (name(), one)));
             }
-            // What it scores stands beside the rewards.
+            // Scored comparisons hold the answers beside their rewards.
             "score" => all.compared.extend(compared(&left)?.map(|one| (name(), one))),
             "ppo" => {
                 all.during_ppo.extend(during_ppo(&left)?.map(|one| (name(), one)));
@@ -262,8 +262,7 @@ fn compared(path: &Path) -> Result<Option<ComparedAnswers>> {
     };
     Ok(first(path)?.and_then(|comparison| match comparison {
         ComparisonFile::Ranked { prompt, completions, ranking, rewards, gold } => {
-            let at = |place: Option<&u32>| ranking.iter().position(|one| Some(one) == place);
-            let (best, worst) = (at(ranking.iter().min())?, at(ranking.iter().max())?);
+            let (best, worst) = best_and_worst(&ranking)?;
             let (chosen, rejected) = (completions.get(best)?.clone(), completions.get(worst)?.clone());
             let (rewards, gold) = (of(rewards, best, worst), of(gold, best, worst));
             Some(ComparedAnswers { prompt, chosen, rejected, rewards, gold })
@@ -274,12 +273,17 @@ fn compared(path: &Path) -> Result<Option<ComparedAnswers>> {
     }))
 }
 
+/// The first answers of the best and of the worst place; nothing without answers.
+fn best_and_worst(places: &[u32]) -> Option<(usize, usize)> {
+    let at = |place: Option<&u32>| places.iter().position(|one| Some(one) == place);
+    Some((at(places.iter().min())?, at(places.iter().max())?))
+}
+
 /// The same of the embedded world's comparisons.
 fn compared_in_world(source: &str) -> Option<ComparedAnswers> {
     let SourceLocation::World { seed, .. } = SourceLocation::of_records(source).ok()? else { return None };
     let comparison = SyntheticComparisons::new(seed, Split::Train).comparison(source, 0);
-    let at = |place: Option<&u32>| comparison.places.iter().position(|one| Some(one) == place);
-    let (best, worst) = (at(comparison.places.iter().min())?, at(comparison.places.iter().max())?);
+    let (best, worst) = best_and_worst(&comparison.places)?;
     let text = |messages: &[Message]| messages.last().map(|message| message.content.clone());
     Some(ComparedAnswers {
         prompt: text(&comparison.prompt)?,

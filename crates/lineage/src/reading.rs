@@ -252,7 +252,7 @@ fn in_context(results: EvalFile) -> InContextScores {
 /// The task of `gptkit eval` that tells loss by position.
 const POSITIONS: &str = "positions";
 
-/// Of each model, the first position of each range, and the loss there.
+/// The loss of each model over the ranges of positions, each by its first position.
 fn positions(results: EvalFile) -> BTreeMap<String, Curve> {
     let range = |figure: &EvalFileFigure| {
         let after = figure.metric.strip_prefix("loss at position")?.trim_start_matches('s').trim_start();

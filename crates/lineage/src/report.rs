@@ -18,6 +18,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What [`write()`] wrote.
@@ -27,8 +28,8 @@ pub struct WrittenReport {
     pub page: PathBuf,
     /// What it says of the papers' shapes.
     pub shapes: Vec<shape::PaperShape>,
-    /// Name of the last model of the first seed that was asked the questions, and those that it answered right.
-    pub assistant: Option<(String, Vec<String>)>,
+    /// The questions that the first seed's models answered right, by the stage that asked.
+    pub answered: BTreeMap<String, Vec<String>>,
 }
 
 /// Writes `report.html`, `report.json` and `report.csv` into `out`, from what the stages of `config` have left there for
@@ -44,17 +45,18 @@ pub fn write(config: &LineageConfig, out: &Path, seeds: &[u64], own: &[(&str, St
     disk::write(&out.join("report.csv"), &table::csv(&measured, &shapes)?)?;
     let page = out.join("report.html");
     disk::write(&page, render(&measured)?.as_bytes())?;
-    Ok(WrittenReport { page, shapes, assistant: measured.seeds.first().and_then(|seed| assistant(&measured, seed)) })
+    Ok(WrittenReport { page, shapes, answered: answered(&measured) })
 }
 
-/// The last model that `seed` asked, by the order of the lineage, and the questions that it answered right.
-fn assistant(measured: &StoryMeasurements, seed: &SeedMeasurements) -> Option<(String, Vec<String>)> {
-    let asked = |name: &&&str| seed.answers.contains_key(&format!("chat-{name}"));
-    let name = *["ppo-2", "ppo", "sft"].iter().find(asked)?;
-    let answers = seed.answers.get(&format!("chat-{name}"))?;
-    let known = measured.questions.iter().zip(&measured.right).zip(answers);
-    let right = known.filter(|((_, words), answer)| Questions::is_right(words, answer));
-    Some((name.to_owned(), right.map(|((question, _), _)| question.clone()).collect()))
+/// The questions that each stage of the first seed answered right.
+fn answered(measured: &StoryMeasurements) -> BTreeMap<String, Vec<String>> {
+    let right = |answers: &[String]| {
+        let known = measured.questions.iter().zip(&measured.right).zip(answers);
+        let right = known.filter(|((_, words), answer)| Questions::is_right(words, answer));
+        right.map(|((question, _), _)| question.clone()).collect()
+    };
+    let stages = measured.seeds.first().into_iter().flat_map(|seed| &seed.answers);
+    stages.map(|(stage, answers)| (stage.clone(), right(answers))).collect()
 }
 
 /// Chapters in their order: what they are called, and the year of their idea.

@@ -5,6 +5,7 @@ use crate::measured::{
     InContextScores, PpoIteration, RewardModelScores, SeedMeasurements, StoryMeasurements, is_pattern,
 };
 use crate::shape::{FigureComparison, FigurePair, FigureUnit, PaperShape};
+use crate::summary::PRESSED;
 
 /// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
 const ENDINGS: &str = "world-endings";
@@ -412,12 +413,9 @@ fn mean(iterations: &[PpoIteration], of: impl Fn(&PpoIteration) -> Option<f64>) 
     (values.len() > 1).then(|| gptkit_stats::mean_with_error(&values))
 }
 
-/// The run of PPO that goes on for too long.
-const PRESSED: &str = "ppo-pressed";
-
 /// Quarters of a run of PPO, in order; nothing where they would be too short to have a mean.
 fn quarters(seed: &SeedMeasurements) -> Option<Vec<&[PpoIteration]>> {
-    let iterations = &seed.runs.get(PRESSED)?.iterations;
+    let iterations = &seed.runs.get(PRESSED.stage)?.iterations;
     let quarter = iterations.len() / 4;
     (quarter >= 2).then(|| (0..4).map(|i| &iterations[i * quarter..][..quarter]).collect())
 }
@@ -437,8 +435,9 @@ fn overoptimization(measured: &StoryMeasurements) -> PaperShape {
             Some(FigurePair::with_errors(more, less))
         })
     };
-    let mut why = missing(measured, &[PRESSED]);
-    let iterations = || measured.seeds.iter().filter_map(|seed| seed.runs.get(PRESSED)).flat_map(|run| &run.iterations);
+    let mut why = missing(measured, &[PRESSED.stage]);
+    let iterations =
+        || measured.seeds.iter().filter_map(|seed| seed.runs.get(PRESSED.stage)).flat_map(|run| &run.iterations);
     if iterations().next().is_some() {
         why = match iterations().all(|iteration| iteration.gold.is_none()) {
             true => "only the embedded world's instructions have a gold score".to_owned(),

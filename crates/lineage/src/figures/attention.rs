@@ -34,7 +34,7 @@ fn chosen(attention: &AttentionMaps) -> Vec<&HeadWeights> {
     shown
 }
 
-/// What a head does, as its weights say: where it attends the most beyond an even spread.
+/// Describes a head from its weights: where it attends the most beyond an even spread.
 fn what_it_does(head: &HeadWeights, tokens: &[String]) -> String {
     type Goal<'a> = (String, Box<dyn Fn(usize) -> Vec<usize> + 'a>);
     let equal = |a: &str, b: &str| a.trim().to_lowercase() == b.trim().to_lowercase();

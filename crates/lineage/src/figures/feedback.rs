@@ -45,7 +45,7 @@ fn changes(points: &Curve) -> Option<String> {
 
 const PREFERRED: &str = "the first of the pair is preferred";
 
-/// What the win rates of seeds say, given as value and interval in percent: the mean with its interval, seeds being
+/// Combines the win rates of seeds, given as value and interval in percent: the mean with its interval, seeds being
 /// independent, against a half.
 fn outcome(seeds: &[(f64, f64, f64)]) -> &'static str {
     let n = seeds.len().max(1) as f64;
