@@ -2,38 +2,40 @@
 
 use crate::config::Chapter;
 use crate::excerpt_data::{
-    AnswersDuringPpo, ComparedAnswers, CompletedPrompt, DemonstrationAnswers, EndingsRecord, Excerpts, FewShotPrompts,
-    LabeledExample, TextExcerpt,
+    AnswersDuringPpo, ComparedAnswers, CompletedPrompt, DemonstrationAnswers, Excerpts, FewShotPrompts, LabeledExample,
+    TextExcerpt,
 };
 use crate::measured::{
-    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FinetunedCell, HeadWeights, InContextCell, InContextScores,
-    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
-    TurnSpeed,
+    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, HeadWeights, InContextCell, InContextScores, PpoIteration,
+    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
 };
 use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 42] = [
+const STAGES: [(&str, Chapter); 47] = [
     ("tokenizer", Chapter::Rnn),
     ("lstm", Chapter::Rnn),
     ("gpt1", Chapter::Transformer),
     ("speed", Chapter::Transformer),
     ("speed-batch", Chapter::Transformer),
     ("positions", Chapter::Transformer),
-    ("endings-lstm", Chapter::Rnn),
-    ("color-lstm", Chapter::Rnn),
-    ("first-word-lstm", Chapter::Rnn),
     ("attention", Chapter::Transformer),
-    ("bert", Chapter::Bert),
-    ("endings-gpt1", Chapter::Gpt1),
-    ("endings-bert", Chapter::Bert),
+    ("sft-lstm", Chapter::Gpt1),
+    ("sft-gpt1", Chapter::Gpt1),
+    ("instructed", Chapter::Gpt1),
     ("color-gpt1", Chapter::Gpt1),
-    ("color-predicted", Chapter::Gpt1),
     ("first-word-gpt1", Chapter::Gpt1),
+    ("middle-word-gpt1", Chapter::Gpt1),
     ("first-word-predicted", Chapter::Gpt1),
+    ("bert", Chapter::Bert),
+    ("first-word-early-gpt1", Chapter::Bert),
+    ("first-word-early-bert", Chapter::Bert),
+    ("middle-word-early-gpt1", Chapter::Bert),
+    ("middle-word-early-bert", Chapter::Bert),
     ("gpt2", Chapter::Gpt2),
     ("gpt3", Chapter::Gpt3),
+    ("zero-shot", Chapter::Gpt2),
     ("in-context", Chapter::Gpt3),
     ("sft", Chapter::InstructGpt),
     ("rm", Chapter::InstructGpt),
@@ -52,6 +54,8 @@ const STAGES: [(&str, Chapter); 42] = [
     ("feedback", Chapter::ChatGpt),
     ("chat-lstm", Chapter::ChatGpt),
     ("chat-gpt1", Chapter::ChatGpt),
+    ("chat-sft-lstm", Chapter::ChatGpt),
+    ("chat-sft-gpt1", Chapter::ChatGpt),
     ("chat-gpt2", Chapter::ChatGpt),
     ("chat-gpt3", Chapter::ChatGpt),
     ("chat-sft", Chapter::ChatGpt),
@@ -94,20 +98,19 @@ fn seed(number: u64) -> SeedMeasurements {
     let named = |pairs: &[(&str, f64)]| {
         pairs.iter().map(|&(name, value)| (name.to_owned(), Accuracy { value, n: 300 })).collect::<BTreeMap<_, _>>()
     };
-    let asked = ["chat-lstm", "chat-gpt1", "chat-gpt2", "chat-gpt3", "chat-sft", "chat-ppo", "chat-ppo-2"];
+    let asked = crate::figures::ASKED.map(|(stage, _)| stage);
     SeedMeasurements {
         seed: number,
         stages: stages.to_vec(),
         runs,
         accuracies: named(&[
-            ("endings-gpt1", 0.8),
-            ("endings-bert", 0.93),
             ("color-gpt1", 0.98),
-            ("color-predicted", 0.98),
             ("first-word-gpt1", 0.97),
-            ("endings-lstm", 0.6),
-            ("color-lstm", 0.9),
-            ("first-word-lstm", 0.95),
+            ("middle-word-gpt1", 0.96),
+            ("first-word-early-gpt1", 0.7),
+            ("middle-word-early-gpt1", 0.6),
+            ("first-word-early-bert", 0.95),
+            ("middle-word-early-bert", 0.9),
         ]),
         reward_models: [("rm", 0.7), ("rm-2", 0.65)]
             .map(|(name, value)| (name.to_owned(), RewardModelScores { accuracy: share(value), by_length: 0.55 }))
@@ -134,6 +137,8 @@ fn seed(number: u64) -> SeedMeasurements {
         }),
         grades: [
             ("gpt2", 0.1, 0.0),
+            ("sft-lstm", 0.05, 0.4),
+            ("sft-gpt1", 0.6, 0.4),
             ("sft", 0.8, 0.4),
             ("ppo", 0.85, 0.9),
             ("ppo-no-ptx", 0.84, 0.9),
@@ -153,6 +158,9 @@ fn seed(number: u64) -> SeedMeasurements {
             .into(),
         positions: [("lstm", [(0.0, 4.0), (8.0, 2.0), (64.0, 1.8)]), ("gpt1", [(0.0, 4.2), (8.0, 2.1), (64.0, 1.2)])]
             .map(|(model, curve)| (model.to_owned(), curve.map(|(from, loss)| (from, loss + shift)).to_vec()))
+            .into(),
+        perplexities: [("gpt1", 2.6), ("gpt2", 2.4), ("gpt3", 2.3)]
+            .map(|(model, value)| (model.to_owned(), value + shift))
             .into(),
         orders: [("order-rm", 0.3), ("order-rm-2", 0.8)].map(|(stage, value)| (stage.to_owned(), share(value))).into(),
         excerpts: excerpts(),
@@ -190,17 +198,12 @@ fn excerpts() -> Excerpts {
             text: "- red cat bell -> red".to_owned(),
             tokens: Vec::new(),
         }),
-        labeled: [("color-predicted", "red"), ("first-word-predicted", "cat")]
+        labeled: [("first-word-predicted", "cat")]
             .map(|(stage, prediction)| {
                 let (input, output) = ("cat red bell".to_owned(), "red".to_owned());
                 (stage.to_owned(), LabeledExample { input, output, prediction: prediction.to_owned() })
             })
             .into(),
-        endings: Some(EndingsRecord {
-            context: "Ida ran faster.".to_owned(),
-            choices: vec!["Ben won.".to_owned(), "Ida won.".to_owned()],
-            label: 1,
-        }),
         few_shot: Some(FewShotPrompts {
             task: "world-patterns:color".to_owned(),
             model: "gpt3".to_owned(),
@@ -265,7 +268,7 @@ fn ppo(text_loss: f64) -> TrainingMeasurements {
 fn in_context(shift: f64) -> InContextScores {
     let models = [("gpt1", 700_000), ("gpt2", 900_000), ("gpt3", 2_900_000)];
     let mut cells = Vec::new();
-    for task in ["world-patterns:color", "world-patterns:first-word", "world-endings"] {
+    for task in ["world-patterns:color", "world-patterns:first-word", "world-patterns:middle-word"] {
         for (size, (model, _)) in models.iter().enumerate() {
             for shots in [0, 1, 4, 8] {
                 let value = 10.0 + 3.0 * size as f64 + 3.0 * (1.0 + size as f64) * f64::from(shots).sqrt() + shift;
@@ -284,6 +287,5 @@ fn in_context(shift: f64) -> InContextScores {
     InContextScores {
         models: models.map(|(name, n_params)| EvaluatedModel { name: name.to_owned(), n_params }).to_vec(),
         cells,
-        finetuned: vec![FinetunedCell { task: "world-endings".to_owned(), value: 81.0, standard_error: 2.0 }],
     }
 }

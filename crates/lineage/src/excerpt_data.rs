@@ -12,8 +12,6 @@ pub struct Excerpts {
     pub patterns: Option<TextExcerpt>,
     /// The first held-out record of each stage that labels records.
     pub labeled: BTreeMap<String, LabeledExample>,
-    /// The first held-out story with four endings.
-    pub endings: Option<EndingsRecord>,
     /// One prompt without examples and with the most examples.
     pub few_shot: Option<FewShotPrompts>,
     /// Answers before and after learning from demonstrations, by stage.
@@ -48,17 +46,6 @@ pub struct LabeledExample {
     pub output: String,
     /// The model's label.
     pub prediction: String,
-}
-
-/// A story with endings of which one is right.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EndingsRecord {
-    /// The story.
-    pub context: String,
-    /// Its endings.
-    pub choices: Vec<String>,
-    /// Place of the right one, from 0.
-    pub label: usize,
 }
 
 /// The completions of one question without examples and with them.

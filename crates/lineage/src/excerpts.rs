@@ -56,8 +56,7 @@ pub(crate) fn read(
         match stage.run.split_whitespace().next().unwrap_or("") {
             "pretrain" => all.text_loss.extend(loss_on(&left, &source(text))?.map(|loss| (name(), loss))),
             "predict" => all.labeled.extend(first(&left)?.map(|record| (name(), record))),
-            "world" if stage.run.contains("multiple-choice") => all.endings = all.endings.or(first(&left)?),
-            "eval" => all.few_shot = few_shot(&left, seed.in_context.as_ref())?,
+            "eval" if stage.run.contains("--shots") => all.few_shot = few_shot(&left, seed.in_context.as_ref())?,
             "sft" => {
                 let found = demonstrations(&left)?;
                 all.demonstrations.extend((!found.is_empty()).then(|| (name(), found)));

@@ -59,6 +59,8 @@ pub struct SeedMeasurements {
     pub speeds: BTreeMap<String, BTreeMap<String, TurnSpeed>>,
     /// Loss at ranges of positions in the context, by the model's stage: the first position of each range, nats a token.
     pub positions: BTreeMap<String, Curve>,
+    /// Perplexity, a word, of text that no model was trained on, by the model's stage.
+    pub perplexities: BTreeMap<String, f64>,
     /// How well reward models order the answers of a policy, by stage.
     pub orders: BTreeMap<String, Share>,
     /// Pieces of real data.
@@ -161,8 +163,6 @@ pub struct InContextScores {
     pub models: Vec<EvaluatedModel>,
     /// Main figures.
     pub cells: Vec<InContextCell>,
-    /// What fine-tuned models reach on the same instances.
-    pub finetuned: Vec<FinetunedCell>,
 }
 
 /// A model of an evaluation.
@@ -189,17 +189,6 @@ pub struct InContextCell {
     pub standard_error: f64,
     /// Percent that guessing gives, where there are choices.
     pub chance: Option<f64>,
-}
-
-/// What a fine-tuned model reaches.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FinetunedCell {
-    /// The task, with its variant.
-    pub task: String,
-    /// Percent.
-    pub value: f64,
-    /// Its standard error over instances; 0 where none is known.
-    pub standard_error: f64,
 }
 
 /// What `win-rates --json` prints.

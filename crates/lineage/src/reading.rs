@@ -3,9 +3,8 @@
 use crate::config::{LineageConfig, LineageStage, Questions};
 use crate::excerpts;
 use crate::measured::{
-    Accuracy, AnswerGrades, Curve, EvaluatedModel, FinetunedCell, InContextCell, InContextScores, OwnDataNote,
-    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements,
-    TurnSpeed,
+    Accuracy, AnswerGrades, Curve, EvaluatedModel, InContextCell, InContextScores, OwnDataNote, PpoIteration,
+    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
 };
 use crate::plan::folder_of_seed;
 use crate::stages;
@@ -16,7 +15,6 @@ use gptkit_stats::Share;
 use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -72,22 +70,23 @@ fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) ->
             let ScoresFile { n, scores } = json(&left.join("scores.json"))?;
             seed.accuracies.extend(scores.accuracy.map(|value| (name(), Accuracy { value, n })));
         }
-        "predict" => seed.accuracies.extend(predicted(left)?.map(|accuracy| (name(), accuracy))),
         "train-rm" => {
             let RewardScoresFile { accuracy, length } = json(&left.join("scores.json"))?;
             seed.reward_models.insert(name(), RewardModelScores { accuracy, by_length: length.baseline });
         }
         "eval" => {
             let results: EvalFile = json(&left.join("results.json"))?;
-            match results.cells.iter().any(|cell| cell.task == POSITIONS) {
-                true => seed.positions = positions(results),
-                false => seed.in_context = Some(in_context(results)),
+            let is_of = |task: &str| results.cells.iter().any(|cell| cell.task == task);
+            match (is_of(POSITIONS), is_of(TEXT)) {
+                (true, _) => seed.positions = positions(results),
+                (_, true) => seed.perplexities = perplexities(results),
+                _ => seed.in_context = Some(in_context(results)),
             }
         }
         "win-rates" => {
             let contest: WinRatesFile = json(left)?;
             match contest.sampling.temperature == 0.0 {
-                true => seed.grades = grades(contest),
+                true => seed.grades.extend(grades(contest)),
                 false => drop(seed.wins.insert(name(), wins(contest))),
             }
         }
@@ -177,28 +176,11 @@ struct LengthInFile {
     baseline: f64,
 }
 
-/// Column that holds the truth of records that were predicted, as the world's patterns name it.
-const TRUTH: &str = "output";
-
-/// Share of the records in `path` that were labeled right; nothing where there is no truth.
-fn predicted(path: &Path) -> Result<Option<Accuracy>> {
-    let (mut right, mut n) = (0, 0);
-    for record in lines::<Value>(path)? {
-        if let (Some(truth), Some(prediction)) = (record.get(TRUTH), record.get("prediction")) {
-            n += 1;
-            right += u64::from(truth == prediction);
-        }
-    }
-    Ok((n > 0).then(|| Accuracy { value: right as f64 / n as f64, n }))
-}
-
 /// `results.json` of an evaluation.
 #[derive(Deserialize)]
 struct EvalFile {
     models: Vec<EvaluatedModel>,
     cells: Vec<EvalFileCell>,
-    #[serde(default)]
-    finetuned: Vec<EvalFileFinetuned>,
 }
 
 #[derive(Deserialize)]
@@ -224,12 +206,6 @@ struct EvalFileFigure {
     unit: String,
 }
 
-#[derive(Deserialize)]
-struct EvalFileFinetuned {
-    task: String,
-    figure: EvalFileFigure,
-}
-
 /// Only figures in percent.
 fn in_context(results: EvalFile) -> InContextScores {
     let cell = |EvalFileCell { task, model, shots, measured }: EvalFileCell| {
@@ -237,16 +213,20 @@ fn in_context(results: EvalFile) -> InContextScores {
         let standard_error = first.standard_error.unwrap_or(0.0);
         Some(InContextCell { task, model, shots, value: first.value, standard_error, chance: measured.chance })
     };
-    let finetuned = |one: EvalFileFinetuned| FinetunedCell {
-        task: one.task,
-        value: one.figure.value,
-        standard_error: one.figure.standard_error.unwrap_or(0.0),
+    InContextScores { models: results.models, cells: results.cells.into_iter().filter_map(cell).collect() }
+}
+
+/// The task of `gptkit eval` that tells the perplexity of a text, and the figure that does.
+const TEXT: &str = "text";
+const PER_WORD: &str = "perplexity (per word)";
+
+/// The perplexity of the text for each model.
+fn perplexities(results: EvalFile) -> BTreeMap<String, f64> {
+    let cell = |cell: EvalFileCell| {
+        let figure = cell.measured.figures.into_iter().find(|figure| figure.metric == PER_WORD)?;
+        Some((cell.model, figure.value))
     };
-    InContextScores {
-        models: results.models,
-        cells: results.cells.into_iter().filter_map(cell).collect(),
-        finetuned: results.finetuned.into_iter().map(finetuned).collect(),
-    }
+    results.cells.into_iter().filter_map(cell).collect()
 }
 
 /// The task of `gptkit eval` that tells loss by position.
@@ -431,19 +411,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path();
         let config = config(vec![
-            stage("colors", "predict --out {out}", Some("colors.jsonl")),
+            stage("other", "eval --task text=world:9", None),
             stage("wins", "win-rates --json", Some("wins.json")),
             stage("ask", "chat --model x", Some("ask.jsonl")),
         ]);
-        put(
-            out,
-            "colors.jsonl",
-            "{\"output\":\"red\",\"prediction\":\"red\"}\n{\"output\":\"red\",\"prediction\":\"blue\"}\n{\"prediction\":\"blue\"}\n",
-        );
+        let figure = r#"{"metric":"perplexity (per word)","value":2.5,"standard_error":0.1,"unit":""}"#;
+        let cell =
+            format!(r#"{{"task":"text","model":"gpt1","shots":0,"measured":{{"chance":null,"figures":[{figure}]}}}}"#);
+        put(out, "other/results.json", &format!(r#"{{"models":[],"cells":[{cell}]}}"#));
         let empty = read(&config, out, &[7], &[("text", "mine.txt".to_owned())]).unwrap();
         assert!(
             empty.seeds[0] == SeedMeasurements { seed: 7, ..SeedMeasurements::default() }
-                && empty.not_run == ["colors", "wins", "ask"]
+                && empty.not_run == ["other", "wins", "ask"]
         );
         assert_eq!(empty.own, [OwnDataNote { name: "text".to_owned(), path: "mine.txt".to_owned() }]);
         let share = |x: f64| format!(r#"{{"value":{x},"low":0.1,"high":0.9,"n":4}}"#);
@@ -454,10 +433,10 @@ mod tests {
         let message = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
         let said = [message("user", "why?"), message("assistant", "because")].join(",");
         put(out, "ask.jsonl", &format!("{{\"messages\":[{said}]}}\n"));
-        ["colors", "wins", "ask"].iter().for_each(|name| record(out, name));
+        ["other", "wins", "ask"].iter().for_each(|name| record(out, name));
         let all = read(&config, out, &[7], &[]).unwrap();
         let seed = &all.seeds[0];
-        assert_eq!(seed.accuracies["colors"], Accuracy { value: 0.5, n: 2 }, "a record without truth is not counted");
+        assert_eq!(seed.perplexities["gpt1"], 2.5);
         assert_eq!(seed.wins["wins"].models.keys().collect::<Vec<_>>(), ["ppo"]);
         assert_eq!(seed.wins["wins"].models["ppo"].value, 0.75);
         assert_eq!(seed.answers["ask"], ["because"]);

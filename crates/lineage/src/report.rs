@@ -172,7 +172,7 @@ fn chapters(measured: &StoryMeasurements) -> Value {
 /// less another, the higher one. Nothing where the two are equal.
 fn winner(comparison: &shape::FigureComparison) -> Option<&'static str> {
     let is_gain = comparison.what.contains(" less that ");
-    let lower_is_better = comparison.unit == FigureUnit::Nats && !is_gain;
+    let lower_is_better = matches!(comparison.unit, FigureUnit::Nats | FigureUnit::Perplexity) && !is_gain;
     match comparison.mean.partial_cmp(&0.0)? {
         _ if comparison.pairs.is_empty() => None,
         std::cmp::Ordering::Equal => None,
@@ -240,6 +240,7 @@ fn facts(measured: &StoryMeasurements) -> Value {
     let wins =
         |stage: &str, model: &str| mean(measured, |seed| Some(100.0 * seed.wins.get(stage)?.models.get(model)?.value));
     let accuracy = |stage: &str| mean(measured, |seed| Some(100.0 * seed.accuracies.get(stage)?.value));
+    let perplexity = |stage: &str| mean(measured, |seed| seed.perplexities.get(stage).copied());
     let reward = |stage: &str| mean(measured, |seed| Some(100.0 * seed.reward_models.get(stage)?.accuracy.value));
     let graded = |key: &str| {
         let value =
@@ -255,7 +256,6 @@ fn facts(measured: &StoryMeasurements) -> Value {
             "lstm": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("lstm")?.tokens_per_cpu_s)),
             "gpt1": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("gpt1")?.tokens_per_cpu_s)),
         }),
-        "endings_chance": endings_are_chance(measured),
         "verdicts": rules::all(measured).iter().map(|shape| (shape.name.clone(), json!(shape.verdict))).collect::<Map<_, _>>(),
         "right": graded("right"),
         "courteous": graded("courteous"),
@@ -266,9 +266,16 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "params": runs(|run| run.n_params.map(|n| n as f64)),
         "tokens": runs(|run| Some(run.tokens as f64)),
         "text_loss": runs(|run| run.text_loss.last().map(|point| point.1)),
-        "endings": { "gpt1": accuracy("endings-gpt1"), "bert": accuracy("endings-bert") },
-        "color": accuracy("color-predicted").or_else(|| accuracy("color-gpt1")),
-        "first_word": accuracy("first-word-predicted").or_else(|| accuracy("first-word-gpt1")),
+        "tuned": { "color": accuracy("color-gpt1"), "first": accuracy("first-word-gpt1"), "middle": accuracy("middle-word-gpt1") },
+        "early": {
+            "gpt1": [accuracy("first-word-early-gpt1"), accuracy("middle-word-early-gpt1")],
+            "bert": [accuracy("first-word-early-bert"), accuracy("middle-word-early-bert")],
+        },
+        "perplexity": {
+            "gpt1": perplexity("gpt1"),
+            "gpt2": perplexity("gpt2"),
+            "gpt3": perplexity("gpt3"),
+        },
         "shots": measured.seeds.iter().find_map(|seed| seed.in_context.as_ref().and_then(most)),
         "few": { "largest": pattern(InContextScores::largest, true), "smallest": pattern(InContextScores::smallest, true) },
         "zero": { "largest": pattern(InContextScores::largest, false), "smallest": pattern(InContextScores::smallest, false) },
@@ -284,15 +291,6 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "judged_by_model": judges.clone().any(|judge| judge != "gold" && !judge.starts_with("labeler")),
         "judged": judges.count() > 0,
     })
-}
-
-/// Whether the endings were measured in the context and no chart shows them, because no model rises above chance.
-fn endings_are_chance(measured: &StoryMeasurements) -> bool {
-    let asked = |seed: &SeedMeasurements| {
-        seed.in_context.as_ref().is_some_and(|all| all.cells.iter().any(|cell| cell.task == "world-endings"))
-    };
-    let shown = figures::all(measured).iter().any(|figure| figure.title.starts_with("Find the ending"));
-    measured.seeds.iter().any(asked) && !shown
 }
 
 /// Chapters with a row a stage, in the order of the first seed that ended it: means over seeds.
@@ -383,13 +381,14 @@ fn in_unit(x: f64, unit: &str) -> String {
     let unit: FigureUnit = match unit {
         "speed" => FigureUnit::Speed,
         "nats" => FigureUnit::Nats,
+        "perplexity" => FigureUnit::Perplexity,
         "points" => FigureUnit::Points,
         "reward" => FigureUnit::Reward,
         _ => FigureUnit::Percent,
     };
     signed(match unit {
         FigureUnit::Speed => short_speed(x),
-        FigureUnit::Nats => format!("{x:.3}"),
+        FigureUnit::Nats | FigureUnit::Perplexity => format!("{x:.3}"),
         FigureUnit::Percent => format!("{x:.1}%"),
         FigureUnit::Points => format!("{x:+.1}"),
         FigureUnit::Reward => format!("{x:.2}"),

@@ -7,16 +7,15 @@ use crate::measured::{
 use crate::shape::{FigureComparison, FigurePair, FigureUnit, PaperShape};
 use crate::summary::PRESSED;
 
-/// Which of four sentences ends a story, the same that stages `endings-…` are fine-tuned for.
-const ENDINGS: &str = "world-endings";
-/// Patterns that GPT-1 is fine-tuned for, and the stage that does it.
-const TUNED: [(&str, &str); 2] =
-    [("world-patterns:color", "color-gpt1"), ("world-patterns:first-word", "first-word-gpt1")];
+/// Patterns that GPT-1 is fine-tuned for, each by a stage `…-gpt1`.
+const TUNED: [&str; 3] = ["color", "first-word", "middle-word"];
+/// Those that all three networks are fine-tuned for with a third of its updates, by stages `…-early-MODEL`.
+const EARLY: [&str; 2] = ["first-word", "middle-word"];
 
 /// Every shape, chapter by chapter.
 pub fn all(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let mut shapes = recurrence(measured);
-    shapes.extend([fine_tuning(measured), both_sides(measured)]);
+    shapes.extend([demonstrated(measured), fine_tuning(measured), both_sides(measured)]);
     shapes.extend(sizes(measured));
     shapes.extend(demonstrations(measured));
     shapes.extend(feedback(measured));
@@ -55,13 +54,6 @@ fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
             Some(FigurePair::of(of("gpt1")?, of("lstm")?))
         },
     );
-    let tasks = FigureComparison::new(
-        measured,
-        "mean of endings, color and first word, fine-tuned",
-        ["GPT-1", "LSTM"],
-        FigureUnit::Percent,
-        |seed| Some(FigurePair::with_errors(tuned_mean(seed, "gpt1")?, tuned_mean(seed, "lstm")?)),
-    );
     let last = |seed: &SeedMeasurements, model: &str| Some(seed.positions.get(model)?.last()?.1);
     let end = FigureComparison::new(
         measured,
@@ -83,8 +75,8 @@ fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
             Some(FigurePair::of(of("gpt1")?, of("lstm")?))
         },
     );
-    let shape = |name: &str, claim: &str, source: &str, comparisons, stages: &[&str]| {
-        PaperShape::new((name, Chapter::Transformer, claim, source), comparisons, missing(measured, stages))
+    let shape = |name: &str, claim: &str, source: &str, comparison, stage: &str| {
+        PaperShape::new((name, Chapter::Transformer, claim, source), comparison, missing(measured, &[stage]))
     };
     vec![
         shape(
@@ -92,50 +84,53 @@ fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
             "Attention trains faster than recurrence on a sequence, at equal size: it computes all tokens at once",
             "Vaswani et al. 2017, §1 and §4",
             vec![speed],
-            &[SPEED],
-        ),
-        shape(
-            "recurrence",
-            "Fine-tuned for tasks, the transformer does better than an LSTM in its place",
-            "Radford et al. 2018, §5",
-            vec![tasks],
-            &["endings-lstm", "color-lstm", "first-word-lstm", "endings-gpt1", "color-gpt1", "first-word-gpt1"],
+            SPEED,
         ),
         shape(
             "context",
             "The transformer goes on learning from a longer context where the LSTM stops",
             "Kaplan et al. 2020, figure 7",
             vec![end, gain],
-            &["positions"],
+            "positions",
         ),
     ]
 }
 
-/// Tasks that GPT-1, BERT and the LSTM are fine-tuned for.
-const TASKS: [&str; 3] = ["endings", "color", "first-word"];
+/// The transformer against an LSTM that learns from the same demonstrations.
+fn demonstrated(measured: &StoryMeasurements) -> PaperShape {
+    PaperShape::new(
+        (
+            "recurrence",
+            Chapter::Gpt1,
+            "Fine-tuned in the same way, the transformer does better than an LSTM in its place",
+            "Radford et al. 2018, §5",
+        ),
+        vec![followed(measured, ["sft-gpt1", "sft-lstm"], ["GPT-1", "LSTM"])],
+        missing(measured, &["instructed"]),
+    )
+}
 
-/// Mean accuracy of the model that `name` says over [`TASKS`], in percent, with its error.
-fn tuned_mean(seed: &SeedMeasurements, name: &str) -> Option<(f64, f64)> {
-    let accuracy = |task: &&str| {
-        let accuracy = seed.accuracies.get(&format!("{task}-{name}"))?;
+/// Mean accuracy in percent over the stages that `names`, with its error.
+fn tuned_mean(seed: &SeedMeasurements, names: impl Iterator<Item = String>) -> Option<(f64, f64)> {
+    let accuracy = |name: String| {
+        let accuracy = seed.accuracies.get(&name)?;
         Some((100.0 * accuracy.value, 100.0 * accuracy.standard_error()))
     };
-    let all: Vec<(f64, f64)> = TASKS.iter().map(accuracy).collect::<Option<_>>()?;
+    let all: Vec<(f64, f64)> = names.map(accuracy).collect::<Option<_>>()?;
     Some(gptkit_stats::mean_of_estimates(all))
 }
 
 /// Reading one way against both.
 fn both_sides(measured: &StoryMeasurements) -> PaperShape {
-    let fine_tuned = |seed: &SeedMeasurements, stage: &str| {
-        let accuracy = seed.accuracies.get(stage)?;
-        Some((100.0 * accuracy.value, 100.0 * accuracy.standard_error()))
+    let early = |seed: &SeedMeasurements, model: &str| {
+        tuned_mean(seed, EARLY.iter().map(|task| format!("{task}-early-{model}")))
     };
     let sides = FigureComparison::new(
         measured,
-        "accuracy on endings, fine-tuned",
+        "mean of first and middle word, fine-tuned with few updates",
         ["BERT", "GPT-1"],
         FigureUnit::Percent,
-        |seed| Some(FigurePair::with_errors(fine_tuned(seed, "endings-bert")?, fine_tuned(seed, "endings-gpt1")?)),
+        |seed| Some(FigurePair::with_errors(early(seed, "bert")?, early(seed, "gpt1")?)),
     );
     PaperShape::new(
         (
@@ -145,7 +140,7 @@ fn both_sides(measured: &StoryMeasurements) -> PaperShape {
             "Devlin et al. 2019, table 1",
         ),
         vec![sides],
-        missing(measured, &["endings-gpt1", "endings-bert"]),
+        missing(measured, &["first-word-early-bert", "middle-word-early-bert"]),
     )
 }
 
@@ -156,17 +151,11 @@ fn sizes(measured: &StoryMeasurements) -> Vec<PaperShape> {
             Some(FigurePair::of(validation(seed, smaller)?, validation(seed, larger)?))
         })
     };
-    let zero = FigureComparison::new(
-        measured,
-        "zero-shot, mean of all tasks",
-        ["largest", "smallest"],
-        FigureUnit::Percent,
-        |seed| {
-            let all = seed.in_context.as_ref()?;
-            let of = |model: &str| all.mean(|_| true, model, 0);
-            Some(FigurePair::with_errors(of(all.largest()?)?, of(all.smallest()?)?))
-        },
-    );
+    let zero = |smaller: &str, larger: &str, names: [&str; 2]| {
+        FigureComparison::new(measured, "perplexity of other stories, a word", names, FigureUnit::Perplexity, |seed| {
+            Some(FigurePair::of(*seed.perplexities.get(smaller)?, *seed.perplexities.get(larger)?))
+        })
+    };
     vec![
         PaperShape::new(
             ("loss-by-size", Chapter::Gpt2, "Validation loss falls with size", "Radford et al. 2019, figure 4"),
@@ -177,11 +166,11 @@ fn sizes(measured: &StoryMeasurements) -> Vec<PaperShape> {
             (
                 "zero-shot-by-size",
                 Chapter::Gpt2,
-                "Without examples, larger models do tasks better",
-                "Radford et al. 2019, figure 1",
+                "Without any training for it, larger models predict other text better",
+                "Radford et al. 2019, table 3",
             ),
-            vec![zero],
-            missing(measured, &["in-context"]),
+            vec![zero("gpt1", "gpt2", ["GPT-1", "GPT-2"]), zero("gpt2", "gpt3", ["GPT-2", "GPT-3"])],
+            missing(measured, &["zero-shot"]),
         ),
     ]
 }
@@ -240,17 +229,11 @@ fn demonstrations(measured: &StoryMeasurements) -> Vec<PaperShape> {
     ]
 }
 
-/// Mean over tasks in percent, each with its error: fine-tuned, with the most demonstrations, and with none.
+/// Mean over the tasks of [`TUNED`] in percent, each with its error: fine-tuned, with the most demonstrations, and with none.
 fn ways(seed: &SeedMeasurements) -> Option<[(f64, f64); 3]> {
     let all = seed.in_context.as_ref()?;
-    let endings = all.finetuned.iter().find(|one| one.task == ENDINGS)?;
-    let mut tuned = vec![(endings.value, endings.standard_error)];
-    for (_, stage) in TUNED {
-        let accuracy = seed.accuracies.get(stage)?;
-        tuned.push((100.0 * accuracy.value, 100.0 * accuracy.standard_error()));
-    }
-    let tuned = gptkit_stats::mean_of_estimates(tuned);
-    let is = |task: &str| task == ENDINGS || TUNED.iter().any(|(tuned, _)| *tuned == task);
+    let tuned = tuned_mean(seed, TUNED.iter().map(|task| format!("{task}-gpt1")))?;
+    let is = |task: &str| TUNED.iter().any(|tuned| task == format!("world-patterns:{tuned}"));
     let shown = |shots: usize| all.mean(is, all.largest()?, shots);
     Some([tuned, shown(most(all)?)?, shown(0)?])
 }
@@ -258,7 +241,7 @@ fn ways(seed: &SeedMeasurements) -> Option<[(f64, f64); 3]> {
 /// GPT-1's small model fine-tuned, against the largest one with examples and without.
 fn fine_tuning(measured: &StoryMeasurements) -> PaperShape {
     let compared = |names: [&str; 2], more: usize, less: usize| {
-        FigureComparison::new(measured, "mean of endings, color and first word", names, FigureUnit::Percent, |seed| {
+        FigureComparison::new(measured, "mean of color, first and middle word", names, FigureUnit::Percent, |seed| {
             ways(seed).map(|ways| FigurePair::with_errors(ways[more], ways[less]))
         })
     };
@@ -270,7 +253,7 @@ fn fine_tuning(measured: &StoryMeasurements) -> PaperShape {
             "Radford et al. 2018, §4; Brown et al. 2020, figure 3.8",
         ),
         vec![compared(["fine-tuned", "few-shot"], 0, 1), compared(["few-shot", "zero-shot"], 1, 2)],
-        missing(measured, &["endings-gpt1", "color-gpt1", "first-word-gpt1", "in-context"]),
+        missing(measured, &["color-gpt1", "first-word-gpt1", "middle-word-gpt1", "in-context"]),
     )
 }
 

@@ -21,6 +21,8 @@ pub enum FigureUnit {
     Speed,
     /// Nats.
     Nats,
+    /// Perplexity.
+    Perplexity,
     /// Percent, from 0 to 100.
     Percent,
     /// Percent, from −100 to 100.

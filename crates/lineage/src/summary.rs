@@ -24,6 +24,10 @@ const fn model(stage: &'static str, name: &'static str, what: &'static str, n: u
 pub const LSTM: StoryModel = model("lstm", "LSTM", "recurrent network", 0);
 /// GPT-1.
 pub const GPT1: StoryModel = model("gpt1", "GPT-1", "small Transformer", 1);
+/// The LSTM after the demonstrations that [`INSTRUCTED_GPT1`] learns from.
+pub const INSTRUCTED_LSTM: StoryModel = model("sft-lstm", "LSTM, instructed", "the LSTM after demonstrations", 0);
+/// GPT-1 after a few demonstrations.
+pub const INSTRUCTED_GPT1: StoryModel = model("sft-gpt1", "GPT-1, instructed", "GPT-1 after as many", 1);
 /// BERT.
 pub const BERT: StoryModel = model("bert", "BERT", "reads both sides", 2);
 /// GPT-2.
@@ -44,7 +48,8 @@ pub const PPO2: StoryModel = model("ppo-2", "2nd round", "after new comparisons"
 pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "pressed further", 10);
 
 /// Models that have a row, in their order. BERT writes no text and the reward model no answers: they have figures of their own.
-pub const ROWS: [StoryModel; 9] = [LSTM, GPT1, GPT2, GPT3, SFT, PPO, NO_PTX, PRESSED, PPO2];
+pub const ROWS: [StoryModel; 11] =
+    [LSTM, GPT1, INSTRUCTED_LSTM, INSTRUCTED_GPT1, GPT2, GPT3, SFT, PPO, NO_PTX, PRESSED, PPO2];
 
 /// Which of two values of a figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +161,10 @@ mod tests {
 
     #[test]
     fn no_two_models_share_a_color() {
-        let mut styles: Vec<usize> = ROWS.iter().chain([&BERT, &RM]).map(|model| model.style).collect();
+        // A model that learned from demonstrations in its place keeps its color.
+        let instructed = [INSTRUCTED_LSTM.stage, INSTRUCTED_GPT1.stage];
+        let rows = ROWS.iter().filter(|model| !instructed.contains(&model.stage));
+        let mut styles: Vec<usize> = rows.chain([&BERT, &RM]).map(|model| model.style).collect();
         styles.sort_unstable();
         styles.dedup();
         assert_eq!(styles.len(), gptkit_plot::FIXED_STYLES);

@@ -100,6 +100,9 @@ pub struct ModelConfig {
     /// Standard deviation of a transformer's first weights; by default [`ModelConfig::first_std`]'s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_std: Option<f64>,
+    /// First values of a transformer's position embeddings, which are learned either way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub position_init: PositionInit,
     /// Added to the variance in every layer norm.
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
@@ -107,6 +110,18 @@ pub struct ModelConfig {
     /// gpt2 and gpt3 only.
     #[serde(default = "tied", skip_serializing_if = "is_true")]
     pub tie_word_embeddings: bool,
+}
+
+/// What position embeddings begin as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionInit {
+    /// Random, as in the GPT papers.
+    #[default]
+    Random,
+    /// Sines and cosines of the position (Vaswani et al. 2017, §3.5), of wavelengths up to 2π times the context. Which
+    /// positions are near each other then need not be learned first.
+    Sinusoidal,
 }
 
 /// First weights of GPT-1, GPT-2 and GPT-3, and the width that GPT-1 chose them for.
@@ -119,6 +134,10 @@ fn layer_norm_eps() -> f64 {
 
 fn tied() -> bool {
     true
+}
+
+fn is_default(value: &PositionInit) -> bool {
+    *value == PositionInit::default()
 }
 
 fn is_true(value: &bool) -> bool {
@@ -264,6 +283,7 @@ pub(crate) mod tests {
             n_inner: None,
             tie_word_embeddings: true,
             init_std: None,
+            position_init: PositionInit::Random,
         }
     }
 

@@ -4,7 +4,7 @@
 //! `window_size` besides, which tells it apart here. The baselines have types of our own, which `transformers` refuses
 //! instead of misreading them.
 
-use crate::config::{Kind, ModelConfig};
+use crate::config::{Kind, ModelConfig, PositionInit};
 use anyhow::{Result, bail, ensure};
 use gptkit_config::{Check, Problems};
 use serde::Deserialize;
@@ -119,6 +119,7 @@ pub(crate) fn parse_config(json: &Value) -> Result<ModelConfig> {
         n_inner: hf.n_inner.filter(|&n| matches!(kind, Kind::Gpt2 | Kind::Gpt3) && Some(n) != four_times),
         tie_word_embeddings: hf.tie_word_embeddings.unwrap_or(true),
         init_std: None,
+        position_init: PositionInit::Random, // the stored embeddings are no longer the first ones
     };
     let stored_std = hf.initializer_range.filter(|&std| kind.attends() && std != config.first_std());
     let config = ModelConfig { init_std: stored_std, ..config };

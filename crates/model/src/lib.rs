@@ -55,7 +55,7 @@ pub mod weights;
 /// Batches are made by a crate that knows no tensors, so that the mark of a target that does not count stands in two crates.
 const _: () = assert!(gptkit_data::batch::IGNORE == gptkit_ops::IGNORE);
 
-pub use config::{Dtype, Kind, ModelConfig};
+pub use config::{Dtype, Kind, ModelConfig, PositionInit};
 pub use gpt::Gpt;
 pub use heads::{ClassHead, HeadDescription};
 pub use input::Input;

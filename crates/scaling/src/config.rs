@@ -3,7 +3,7 @@
 use gptkit_config::{Check, Problems};
 use gptkit_data::source::DataConfig;
 use gptkit_data::tokenizer::TokenizerConfig;
-use gptkit_model::{Kind, ModelConfig};
+use gptkit_model::{Kind, ModelConfig, PositionInit};
 use gptkit_train::PretrainConfig;
 use gptkit_train::config::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -113,6 +113,7 @@ impl FamilyConfig {
             n_inner: None,
             tie_word_embeddings: true,
             init_std: None,
+            position_init: PositionInit::Random,
         }
     }
 

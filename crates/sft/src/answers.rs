@@ -180,7 +180,7 @@ mod tests {
     use gptkit_data::dialogue::Role;
     use gptkit_data::progress::Silent;
     use gptkit_model::generate::{GenerationRequest, generate};
-    use gptkit_model::{Kind, ModelConfig, Params};
+    use gptkit_model::{Kind, ModelConfig, Params, PositionInit};
     use gptkit_ops::Precision;
 
     #[test]
@@ -201,6 +201,7 @@ mod tests {
             n_inner: None,
             tie_word_embeddings: true,
             init_std: Some(0.02),
+            position_init: PositionInit::Random,
         };
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         for (name, parameter) in params.iter().filter(|(name, _)| name.contains(".c_") || name.contains("wpe")) {

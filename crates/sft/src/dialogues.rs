@@ -355,7 +355,7 @@ mod tests {
     use gptkit_data::dialogue::Role;
     use gptkit_data::split::Split;
     use gptkit_data::synthetic::SyntheticInstructions;
-    use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, WeightUpdate, Weights};
+    use gptkit_model::{Gpt, Input, Kind, ModelConfig, Params, Pass, PositionInit, WeightUpdate, Weights};
     use gptkit_ops::Precision;
     use gptkit_ops::check::assert_close;
     use gptkit_train::language_modeling::LanguageModeling;
@@ -382,6 +382,7 @@ mod tests {
             n_inner: None,
             tie_word_embeddings: true,
             init_std: Some(0.02),
+            position_init: PositionInit::Random,
         };
         let params = Params::init(&config, 1, &Device::Cpu).unwrap();
         let gpt = Gpt::new(&config, &params, Precision::F32).unwrap();

@@ -221,7 +221,10 @@ impl Instructions {
 
     fn question(&self, told: bool, mut dice: Dice) -> (Draft, Dice) {
         let about = dice.pick(&About::ALL);
-        let (passage, ask, dice) = Passage::with_ask(&self.map, dice, about, told);
+        let (passage, ask, dice) = match told {
+            true => Passage::with_ask(&self.map, dice, about),
+            false => Passage::with_stranger(&self.map, dice, about),
+        };
         let prompt = format!("{} {}", passage.text, ask.question);
         let (substance, expected) = match (ask.graded(), &ask.told) {
             (Some(question), Some(value)) => (ask.say(value), Expected::Question(question)),

@@ -64,18 +64,25 @@ impl Passage {
         (Self { text, state }, dice)
     }
 
-    /// A passage of which the answer to something about `about` is told, or is not, as `told` says.
-    pub(super) fn with_ask(map: &Map, mut dice: Dice, about: About, told: bool) -> (Self, Ask, Dice) {
+    /// A passage, and a question about `about` that it answers.
+    pub(super) fn with_ask(map: &Map, mut dice: Dice, about: About) -> (Self, Ask, Dice) {
         loop {
             let (passage, mut rest) = Self::draw(map, dice);
             let asks = about.asks(&passage.state, &mut rest);
-            let fitting: Vec<&Ask> = asks.iter().filter(|ask| ask.told.is_some() == told).collect();
-            if !fitting.is_empty() {
-                let ask = fitting[rest.below(fitting.len())].clone();
+            let told: Vec<&Ask> = asks.iter().filter(|ask| ask.told.is_some()).collect();
+            if !told.is_empty() {
+                let ask = told[rest.below(told.len())].clone();
                 return (passage, ask, rest);
             }
             dice = rest;
         }
+    }
+
+    /// A passage, and a question about `about` of a person or thing that is not in it.
+    pub(super) fn with_stranger(map: &Map, dice: Dice, about: About) -> (Self, Ask, Dice) {
+        let (passage, ask, mut dice) = Self::with_ask(map, dice, about);
+        let ask = ask.of_a_stranger(&passage.text, &mut dice);
+        (passage, ask, dice)
     }
 
     /// What [`super::part::WorldPart`] goes by.
@@ -200,6 +207,8 @@ impl About {
 pub(super) struct Ask {
     pub(super) question: String,
     kind: QuestionKind,
+    /// The person or thing that the question is about.
+    subject: &'static str,
     /// The answer is said as `lead`, value, `tail`.
     lead: String,
     tail: String,
@@ -214,6 +223,20 @@ impl Ask {
     /// The answer as a sentence, with this value.
     pub(super) fn say(&self, value: &str) -> String {
         format!("{}{value}{}", self.lead, self.tail)
+    }
+
+    /// The same asked of somebody, or of something, that `passage` does not name.
+    fn of_a_stranger(self, passage: &str, dice: &mut Dice) -> Self {
+        let like = [words::SHE, words::HE].into_iter().find(|names| names.contains(&self.subject));
+        let like = like.unwrap_or(words::TOYS);
+        let strangers: Vec<&str> = like.iter().copied().filter(|name| !passage.contains(name)).collect();
+        let stranger = dice.pick(&strangers);
+        // The last place: a "hat" is in "What", too.
+        let renamed = |text: &str| match text.rsplit_once(self.subject) {
+            Some((before, after)) => format!("{before}{stranger}{after}"),
+            None => text.to_string(),
+        };
+        Self { question: renamed(&self.question), lead: renamed(&self.lead), subject: stranger, told: None, ..self }
     }
 
     /// The sentence with a value that is not told, in the form that a told one has; if it can be, every second time with
@@ -279,6 +302,7 @@ impl About {
                 Ask {
                     question: format!("Where did {name} go?"),
                     kind: QuestionKind::FirstGo,
+                    subject: name,
                     lead: format!("{name} went to "),
                     tail: ".".to_string(),
                     accept: Vec::new(),
@@ -305,11 +329,12 @@ impl About {
                 let mut rivals: Vec<String> = others(nouns(), noun).iter().map(|noun| article(noun)).collect();
                 rivals.extend(others(words::COLORS.iter().copied(), color));
                 let accept = noun.map(str::to_string).into_iter().collect();
-                Ask { question, kind: QuestionKind::What, lead, tail, told, accept, rivals }
+                Ask { question, kind: QuestionKind::What, subject: name, lead, tail, told, accept, rivals }
             }
             About::Loved => Ask {
                 question: format!("What did {name} love to do?"),
                 kind: QuestionKind::Likes,
+                subject: name,
                 lead: format!("{name} loved "),
                 tail: ".".to_string(),
                 told: people[of].likes.map(str::to_string),
@@ -321,6 +346,7 @@ impl About {
                 Ask {
                     question: format!("How did {name} feel?"),
                     kind: QuestionKind::Feeling,
+                    subject: name,
                     lead: format!("{name} felt "),
                     tail: ".".to_string(),
                     told: told.map(str::to_string),
@@ -338,6 +364,7 @@ impl About {
                 Ask {
                     question: format!("Why was {name} {word}?"),
                     kind: QuestionKind::Cause,
+                    subject: name,
                     lead: format!("{name} was {word} because "),
                     tail: ".".to_string(),
                     accept: bare.map(str::to_string).into_iter().collect(),
@@ -353,6 +380,7 @@ impl About {
                 Ask {
                     question: format!("How many {goods} did {name} pick?"),
                     kind: QuestionKind::Count,
+                    subject: name,
                     lead: format!("{name} picked "),
                     tail: format!(" {goods}."),
                     told: n.map(str::to_string),
@@ -366,6 +394,7 @@ impl About {
                 Ask {
                     question: format!("What color was the {noun}?"),
                     kind: QuestionKind::Color,
+                    subject: noun,
                     lead: format!("The {noun} was "),
                     tail: ".".to_string(),
                     told: told.map(str::to_string),
@@ -390,6 +419,7 @@ impl About {
                 Ask {
                     question: format!("Where was the {noun} found?"),
                     kind: QuestionKind::Spot,
+                    subject: noun,
                     lead: format!("The {noun} was found "),
                     tail: ".".to_string(),
                     told: spot.map(str::to_string),

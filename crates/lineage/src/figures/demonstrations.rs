@@ -3,11 +3,9 @@
 use super::{FigureMaker, NEUTRAL, ReportFigure, average, model, source};
 use crate::config::Chapter;
 use crate::measured::{InContextScores, SeedMeasurements, is_pattern};
-use gptkit_plot::{Axis, LineChart, Look, Scale, Series, ShareBar, ShareBars};
+use crate::summary::{GPT1, GPT2, GPT3, StoryModel};
+use gptkit_plot::{Axis, LineChart, Look, Scale, Series};
 use serde_json::{Value, json};
-
-/// Points of percent that two models may differ by and be called level.
-const LEVEL: f64 = 1.0;
 
 impl FigureMaker<'_> {
     /// Evaluations of all seeds.
@@ -15,40 +13,56 @@ impl FigureMaker<'_> {
         self.measured.seeds.iter().filter_map(|seed| seed.in_context.as_ref()).collect()
     }
 
-    /// Without examples, a bar for each model, smallest first.
+    /// Perplexity of other stories over the number of weights.
     pub(super) fn zero_shot(&self) -> Option<ReportFigure> {
-        let evaluations = self.evaluations();
-        let mut models: Vec<_> = evaluations.first()?.models.iter().collect();
-        models.sort_by_key(|model| model.n_params);
-        let bar = |one: &&crate::measured::EvaluatedModel| {
-            let (name, style) = model(&one.name);
-            let seed = |all: &&InContextScores| {
-                let (value, error) = all.mean(|_| true, &one.name, 0)?;
-                Some((value, value - 1.96 * error, value + 1.96 * error))
-            };
-            ShareBar { name, style, seeds: evaluations.iter().filter_map(seed).collect() }
+        let one = |model: StoryModel| {
+            let n_params = self.average(|seed| Some(seed.runs.get(model.stage)?.n_params? as f64))?;
+            Some((model, n_params, self.average(|seed| seed.perplexities.get(model.stage).copied())?))
         };
-        let bars: Vec<ShareBar> = models.iter().map(bar).collect();
-        let value = |bar: &ShareBar| average(bar.seeds.iter().map(|seed| Some(seed.0)));
-        let best = bars.iter().filter_map(|bar| Some((value(bar)?, bar))).max_by(|a, b| a.0.total_cmp(&b.0));
-        let largest = bars.last().and_then(|bar| Some((value(bar)?, bar)));
-        let says = best.zip(largest).map(|((best, bar), (value, largest))| match best - value {
-            0.0 => format!("The largest model does best: {value:.1}%."),
-            gap if gap < LEVEL => format!("{} and {} are level at {value:.1}%.", largest.name, bar.name),
-            _ => format!("The best is {} with {best:.1}%; the largest model reaches {value:.1}%.", bar.name),
-        });
-        let label = "Zero-shot accuracy of each model, mean over all tasks".to_owned();
+        let models: Vec<(StoryModel, f64, f64)> = [GPT1, GPT2, GPT3].into_iter().filter_map(one).collect();
+        if models.len() < 2 {
+            return None;
+        }
+        let falls = models.iter().zip(&models[1..]).all(|(smaller, larger)| larger.2 < smaller.2);
+        let each: Vec<String> = models.iter().map(|(model, _, value)| format!("{} {value:.2}", model.name)).collect();
+        let does = if falls { "falls with every size" } else { "does not fall with every size" };
+        let line = Series {
+            name: "all sizes".to_owned(),
+            style: NEUTRAL,
+            points: models.iter().map(|&(_, n_params, value)| (n_params, value)).collect(),
+            ..Series::default()
+        };
+        let dot = |&(model, n_params, value): &(StoryModel, f64, f64)| Series {
+            name: model.name.to_owned(),
+            style: model.style,
+            look: Look::Dots,
+            points: vec![(n_params, value)],
+            ..Series::default()
+        };
+        let chart = LineChart {
+            label: "Perplexity of stories that no model was trained on, over the number of parameters".to_owned(),
+            x: Axis { scale: Scale::LogAtPoints, ..Axis::linear("parameters") },
+            y: Axis::linear("perplexity, a word"),
+            series: std::iter::once(line).chain(models.iter().map(dot)).collect(),
+            ..LineChart::default()
+        };
+        let seeds = self.measured.seeds.iter().filter(|seed| !seed.perplexities.is_empty()).count();
         Some(ReportFigure {
             chapter: Chapter::Gpt2,
-            title: "Tasks without any example".to_owned(),
+            title: "Other stories, without training on them".to_owned(),
             caption: format!(
-                "{} Mean over all tasks: the model gets the question alone and continues it. The line in each bar is the 95% \
-                 interval of a seed.",
-                says.unwrap_or_default()
+                "The perplexity {does}: {}. It is the number of equally likely words that a model would be as unsure \
+                 among.{}",
+                each.join(", "),
+                Self::mean_of(seeds)
             ),
             notes: Vec::new(),
-            chart: ShareBars { label, bars, half: false }.markup()?,
-            source: source(self.measured, &["in-context"], &self.cells(&|_| true, None, Some(0))),
+            chart: chart.markup()?,
+            source: source(
+                self.measured,
+                &["zero-shot"],
+                &self.by_seed(|seed| Some(json!(seed.perplexities)).filter(|_| !seed.perplexities.is_empty())),
+            ),
         })
     }
 
@@ -60,7 +74,7 @@ impl FigureMaker<'_> {
         is: &dyn Fn(&str) -> bool,
         tuned: Option<&str>,
     ) -> Option<ReportFigure> {
-        let tuned = tuned.map(|task| self.tuned_stage(task));
+        let tuned = tuned.map(|task| format!("{task}-gpt1"));
         let tuned = tuned.as_deref();
         let evaluations = self.evaluations();
         let first = evaluations.first()?;
@@ -90,11 +104,8 @@ impl FigureMaker<'_> {
         let mut series: Vec<Series> = first.models.iter().map(|model| line(&model.name)).collect();
         let mut fine = None;
         if let Some(stage) = tuned {
-            // The figure on the evaluation's own instances, where there is one.
-            let same = |one: &&InContextScores| one.finetuned.iter().find(|one| is(&one.task)).map(|one| one.value);
-            let own = |seed: &SeedMeasurements| Some(100.0 * seed.accuracies.get(stage)?.value);
-            fine = average(evaluations.iter().map(same))
-                .or_else(|| average(self.measured.seeds.iter().filter(|seed| seed.in_context.is_some()).map(own)));
+            let of = |seed: &SeedMeasurements| Some(100.0 * seed.accuracies.get(stage)?.value);
+            fine = average(self.measured.seeds.iter().filter(|seed| seed.in_context.is_some()).map(of));
             series.extend(fine.map(|value| level("fine-tuned", value)));
             series.extend(chance.map(|chance| level("chance", chance)));
         }
@@ -153,9 +164,7 @@ impl FigureMaker<'_> {
                 "cells": cells,
             });
             if let Some(stage) = tuned {
-                data["fine-tuned, same instances"] =
-                    json!(all.finetuned.iter().filter(|one| is(&one.task)).collect::<Vec<_>>());
-                data["fine-tuned, own held-out records"] = json!(seed.accuracies.get(stage));
+                data["fine-tuned"] = json!(seed.accuracies.get(stage));
             }
             Some(data)
         })

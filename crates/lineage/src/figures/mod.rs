@@ -11,7 +11,7 @@ mod feedback;
 use crate::config::Chapter;
 use crate::measured::{Curve, SeedMeasurements, StoryMeasurements, is_pattern};
 use crate::pretty::pretty;
-use crate::summary::{self, BERT, GPT1, GPT2, GPT3, LSTM, StoryModel};
+use crate::summary::{self, BERT, GPT1, GPT2, GPT3, INSTRUCTED_GPT1, INSTRUCTED_LSTM, LSTM, StoryModel};
 use gptkit_plot::{Axis, LineChart, Look, Scale, Series, ShareBar, ShareBars};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -46,9 +46,11 @@ pub struct FigureSource {
 const NEUTRAL: usize = 5;
 
 /// The models that are asked, by stage, in the order of the generations.
-pub const ASKED: [(&str, StoryModel); 7] = [
+pub const ASKED: [(&str, StoryModel); 9] = [
     ("chat-lstm", LSTM),
     ("chat-gpt1", GPT1),
+    ("chat-sft-lstm", INSTRUCTED_LSTM),
+    ("chat-sft-gpt1", INSTRUCTED_GPT1),
     ("chat-gpt2", GPT2),
     ("chat-gpt3", GPT3),
     ("chat-sft", summary::SFT),
@@ -74,6 +76,7 @@ pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
         from.losses(Transformer, "The same text, read by the LSTM and by GPT-1", "nats a token", &[LSTM, GPT1]),
         from.positions(),
         from.attention(),
+        from.instructed(),
         from.fine_tuned(),
         from.losses(Bert, "BERT learns to fill in masked tokens", "nats a masked token", &[BERT]),
         from.both_sides(),
@@ -89,11 +92,6 @@ pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
             "Name the first word: right answers by number of examples",
             &|task| task == "world-patterns:first-word",
             Some("first-word"),
-        ),
-        from.over_shots(
-            "Find the ending: right answers by number of examples",
-            &|task| task == "world-endings",
-            Some("endings"),
         ),
     ];
     figures.extend(from.feedback());
@@ -289,84 +287,119 @@ impl FigureMaker<'_> {
         self.measured.seeds.iter().filter_map(seed).collect()
     }
 
-    /// The fine-tuned GPT-1, and the LSTM in its place where it was fine-tuned, on each task.
-    fn fine_tuned(&self) -> Option<ReportFigure> {
-        let tasks =
-            [("endings", "find the ending"), ("color", "name the color"), ("first-word", "name the first word")];
-        let mut stages: Vec<String> = Vec::new();
+    /// Instructions that the LSTM and GPT-1 follow after the same demonstrations.
+    fn instructed(&self) -> Option<ReportFigure> {
+        let models = [INSTRUCTED_LSTM, INSTRUCTED_GPT1];
+        let share = |model: StoryModel| {
+            let seed = |seed: &SeedMeasurements| {
+                let followed = seed.grades.get(model.stage)?.followed;
+                Some((100.0 * followed.value, 100.0 * followed.low, 100.0 * followed.high))
+            };
+            self.measured.seeds.iter().filter_map(seed).collect::<Vec<_>>()
+        };
+        let bars =
+            models.map(|model| ShareBar { name: model.name.to_owned(), style: model.style, seeds: share(model) });
+        if bars.iter().any(|bar| bar.seeds.is_empty()) {
+            return None;
+        }
+        let [lstm, gpt1] = models.map(|model| average(share(model).iter().map(|seed| Some(seed.0))));
+        let (lstm, gpt1) = (lstm?, gpt1?);
+        let why = match gpt1 > lstm {
+            true => " To answer, a model has to find the words of the instruction again, which attention can.",
+            false => "",
+        };
+        let data = self.by_seed(|seed| {
+            let of = |model: StoryModel| Some((model.stage.to_owned(), json!(seed.grades.get(model.stage)?.followed)));
+            let found: Map<_, _> = models.into_iter().filter_map(of).collect();
+            (!found.is_empty()).then(|| found.into())
+        });
+        Some(ReportFigure {
+            chapter: Chapter::Gpt1,
+            title: "The same demonstrations for the LSTM and for GPT-1".to_owned(),
+            caption: format!(
+                "Held-out instructions followed after as many demonstrations: {lstm:.1}% by the LSTM, {gpt1:.1}% by \
+                 GPT-1.{why} The line in each bar is the 95% interval of a seed."
+            ),
+            notes: Vec::new(),
+            chart: ShareBars {
+                label: "Instructions followed by the LSTM and by GPT-1 after the same demonstrations".to_owned(),
+                bars: bars.to_vec(),
+                half: false,
+            }
+            .markup()?,
+            source: source(self.measured, &["sft-lstm", "sft-gpt1", "instructed"], &data),
+        })
+    }
+
+    /// A bar for each stage of `tasks` and `models` that was measured, and the stages.
+    fn tuned_bars(&self, tasks: &[(&str, &str)], models: &[StoryModel], between: &str) -> (Vec<ShareBar>, Vec<String>) {
+        let mut stages = Vec::new();
         let mut bars = Vec::new();
         for (task, what) in tasks {
-            for (model, stage) in [(GPT1, self.tuned_stage(task)), (LSTM, format!("{task}-lstm"))] {
+            for model in models {
+                let stage = format!("{task}{between}-{}", model.stage);
                 let seeds = self.accuracies(&stage);
                 if !seeds.is_empty() {
                     bars.push(ShareBar { name: format!("{what}: {}", model.name), style: model.style, seeds });
-                    stages.extend([format!("{task}-{}", model.stage), stage]);
+                    stages.push(stage);
                 }
             }
         }
-        let label = "Accuracy of fine-tuned models on records that were held out".to_owned();
-        let has_lstm = bars.iter().any(|bar| bar.style == LSTM.style);
-        let chart = ShareBars { label, bars, half: false }.markup()?;
-        let endings = self.average(|seed| Some(100.0 * seed.accuracies.get("endings-gpt1")?.value));
-        let choices = self.measured.seeds.iter().find_map(|seed| Some(seed.excerpts.endings.as_ref()?.choices.len()));
-        let chance = endings.zip(choices).map(|(endings, n)| {
-            let chance = 100.0 / n.max(1) as f64;
-            let relation = if endings > chance { "lies above" } else { "does not lie above" };
-            format!(" Guessing among {n} endings would give {chance:.0}%, and GPT-1 {relation} that.")
-        });
-        let beside = if has_lstm { " The LSTM was pretrained and fine-tuned in the same way." } else { "" };
-        stages.dedup();
+        (bars, stages)
+    }
+
+    /// The fine-tuned GPT-1 on each task.
+    fn fine_tuned(&self) -> Option<ReportFigure> {
+        let tasks = [
+            ("color", "name the color"),
+            ("first-word", "name the first word"),
+            ("middle-word", "name the middle word"),
+        ];
+        let (bars, stages) = self.tuned_bars(&tasks, &[GPT1], "");
         let names: Vec<&str> = stages.iter().map(String::as_str).collect();
+        let label = "Accuracy of GPT-1 on records that were held out, after fine-tuning".to_owned();
         Some(ReportFigure {
             chapter: Chapter::Gpt1,
-            title: "One pretrained model, three tasks".to_owned(),
-            caption: format!(
-                "Right answers on held-out records, each after its own short fine-tuning.{}{beside} The line in each bar is the \
-                 95% interval of a seed.",
-                chance.unwrap_or_default()
-            ),
+            title: "One pretrained model, several tasks".to_owned(),
+            caption:
+                "Right answers on held-out records, each after its own short fine-tuning. The line in each bar is the \
+                      95% interval of a seed."
+                    .to_owned(),
             notes: Vec::new(),
-            chart,
+            chart: ShareBars { label, bars, half: false }.markup()?,
             source: source(self.measured, &names, &self.accuracy_data(&names)),
         })
     }
 
+    /// All three networks after a third of those updates.
     fn both_sides(&self) -> Option<ReportFigure> {
-        let both = [("endings-gpt1", GPT1), ("endings-bert", BERT)];
-        let bars = both.map(|(stage, model)| ShareBar {
-            name: model.name.to_owned(),
-            style: model.style,
-            seeds: self.accuracies(stage),
-        });
-        if bars.iter().any(|bar| bar.seeds.is_empty()) {
-            return None;
-        }
-        let value = |stage: &str| self.average(|seed| Some(100.0 * seed.accuracies.get(stage)?.value));
-        let (gpt1, bert) = (value("endings-gpt1")?, value("endings-bert")?);
+        let tasks = [("first-word", "first word"), ("middle-word", "middle word")];
+        let (bars, stages) = self.tuned_bars(&tasks, &[LSTM, GPT1, BERT], "-early");
+        let mean = |model: StoryModel| {
+            let of = |(task, _): &(&str, &str)| {
+                let stage = format!("{task}-early-{}", model.stage);
+                self.average(|seed| Some(100.0 * seed.accuracies.get(&stage)?.value))
+            };
+            Some(gptkit_stats::mean(&tasks.iter().map(of).collect::<Option<Vec<f64>>>()?))
+        };
+        let (gpt1, bert) = (mean(GPT1)?, mean(BERT)?);
         let says = match bert > gpt1 {
-            true => format!("BERT is ahead by {:.1} points.", bert - gpt1),
+            true => format!("BERT is ahead of GPT-1: {bert:.1}% against {gpt1:.1}% on average."),
             false => format!("BERT is not ahead here: GPT-1 has {:.1} points more.", gpt1 - bert),
         };
-        let label = "Accuracy of GPT-1 and of BERT on held-out stories with four endings".to_owned();
-        let chart = ShareBars { label, bars: bars.to_vec(), half: false }.markup()?;
-        let stages = both.map(|(stage, _)| stage);
+        let names: Vec<&str> = stages.iter().map(String::as_str).collect();
+        let label = "Accuracy of the LSTM, of GPT-1 and of BERT after the same few updates".to_owned();
         Some(ReportFigure {
             chapter: Chapter::Bert,
-            title: "Which ending is right? Reading one way and both ways".to_owned(),
+            title: "Who learns a task from few records? Reading one way and both ways".to_owned(),
             caption: format!(
-                "{says} Both were fine-tuned on the same stories. The line in each bar is the 95% interval of a seed."
+                "{says} All were fine-tuned on the same records with a third of the updates that GPT-1 had above. The line in \
+                 each bar is the 95% interval of a seed."
             ),
             notes: Vec::new(),
-            chart,
-            source: source(self.measured, &stages, &self.accuracy_data(&stages)),
+            chart: ShareBars { label, bars, half: false }.markup()?,
+            source: source(self.measured, &names, &self.accuracy_data(&names)),
         })
-    }
-
-    /// The stage that measured the fine-tuned GPT-1 on `task`: one that labels held-out records apart, where there is one.
-    fn tuned_stage(&self, task: &str) -> String {
-        let predicted = format!("{task}-predicted");
-        let apart = self.measured.seeds.iter().any(|seed| seed.accuracies.contains_key(&predicted));
-        if apart { predicted } else { format!("{task}-gpt1") }
     }
 
     fn accuracy_data(&self, stages: &[&str]) -> Value {
