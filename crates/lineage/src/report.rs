@@ -254,7 +254,7 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "before_ppo": mean(measured, |seed| seed.excerpts.text_loss_before.get("ppo").copied()),
         "cpu_speed": json!({
             "lstm": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("lstm")?.tokens_per_cpu_s)),
-            "gpt1": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("gpt1")?.tokens_per_cpu_s)),
+            "transformer": mean(measured, |seed| Some(seed.speeds.get("speed")?.get("transformer")?.tokens_per_cpu_s)),
         }),
         "verdicts": rules::all(measured).iter().map(|shape| (shape.name.clone(), json!(shape.verdict))).collect::<Map<_, _>>(),
         "right": graded("right"),

@@ -47,32 +47,32 @@ fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let speed = FigureComparison::new(
         measured,
         "training on one sequence at a time, tokens a second of processor time",
-        ["GPT-1", "LSTM"],
+        ["transformer", "LSTM"],
         FigureUnit::Speed,
         |seed| {
             let of = |model: &str| Some(seed.speeds.get(SPEED)?.get(model)?.tokens_per_cpu_s);
-            Some(FigurePair::of(of("gpt1")?, of("lstm")?))
+            Some(FigurePair::of(of("transformer")?, of("lstm")?))
         },
     );
     let last = |seed: &SeedMeasurements, model: &str| Some(seed.positions.get(model)?.last()?.1);
     let end = FigureComparison::new(
         measured,
         "loss at the end of the context, nats a token",
-        ["LSTM", "GPT-1"],
+        ["LSTM", "transformer"],
         FigureUnit::Nats,
-        |seed| Some(FigurePair::of(last(seed, "lstm")?, last(seed, "gpt1")?)),
+        |seed| Some(FigurePair::of(last(seed, "lstm")?, last(seed, "transformer")?)),
     );
     let gain = FigureComparison::new(
         measured,
         &format!("loss at positions {FROM} to {} less that at the end, nats a token", 2.0 * FROM - 1.0),
-        ["GPT-1", "LSTM"],
+        ["transformer", "LSTM"],
         FigureUnit::Nats,
         |seed| {
             let of = |model: &str| {
                 let early = seed.positions.get(model)?.iter().find(|(from, _)| *from == FROM)?.1;
                 Some(early - last(seed, model)?)
             };
-            Some(FigurePair::of(of("gpt1")?, of("lstm")?))
+            Some(FigurePair::of(of("transformer")?, of("lstm")?))
         },
     );
     let shape = |name: &str, claim: &str, source: &str, comparison, stage: &str| {

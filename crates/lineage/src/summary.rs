@@ -22,8 +22,10 @@ const fn model(stage: &'static str, name: &'static str, what: &'static str, n: u
 
 /// The recurrent network.
 pub const LSTM: StoryModel = model("lstm", "LSTM", "recurrent network", 0);
+/// The Transformer of the LSTM's size, with GPT-2's layer norms.
+pub const TRANSFORMER: StoryModel = model("transformer", "Transformer", "attention, of the LSTM's size", 11);
 /// GPT-1.
-pub const GPT1: StoryModel = model("gpt1", "GPT-1", "small Transformer", 1);
+pub const GPT1: StoryModel = model("gpt1", "GPT-1", "pretrained, then fine-tuned", 1);
 /// The LSTM after the demonstrations that [`INSTRUCTED_GPT1`] learns from.
 pub const INSTRUCTED_LSTM: StoryModel = model("sft-lstm", "LSTM, instructed", "the LSTM after demonstrations", 0);
 /// GPT-1 after a few demonstrations.
@@ -48,8 +50,8 @@ pub const PPO2: StoryModel = model("ppo-2", "2nd round", "after new comparisons"
 pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "pressed further", 10);
 
 /// Models that have a row, in their order. BERT writes no text and the reward model no answers: they have figures of their own.
-pub const ROWS: [StoryModel; 11] =
-    [LSTM, GPT1, INSTRUCTED_LSTM, INSTRUCTED_GPT1, GPT2, GPT3, SFT, PPO, NO_PTX, PRESSED, PPO2];
+pub const ROWS: [StoryModel; 12] =
+    [LSTM, TRANSFORMER, GPT1, INSTRUCTED_LSTM, INSTRUCTED_GPT1, GPT2, GPT3, SFT, PPO, NO_PTX, PRESSED, PPO2];
 
 /// Which of two values of a figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,4 +34,4 @@ pub const STYLES: usize = 6;
 pub const FIXED_STYLE: usize = 100;
 
 /// Number of such styles.
-pub const FIXED_STYLES: usize = 11;
+pub const FIXED_STYLES: usize = 12;

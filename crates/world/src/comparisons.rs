@@ -91,7 +91,7 @@ enum Skill {
     Right,
     /// Something in it is taken for something else.
     NearMiss,
-    /// That the story does not tell what it tells, or something that it does not.
+    /// That the story does not tell it.
     Denial,
     CutOff,
     /// Says it, or its courtesy, again.
@@ -156,10 +156,7 @@ impl Comparisons {
             let text = match Skill::draw(dice) {
                 Skill::Right => Some(manner.around(instruction.substance())),
                 Skill::NearMiss => self.near_miss(instruction, dice).map(|wrong| manner.around(&wrong)),
-                Skill::Denial => {
-                    let denial = instruction.made_up(dice).unwrap_or_else(|| NOT_TOLD.to_string());
-                    Some(manner.around(&denial))
-                }
+                Skill::Denial => Some(manner.around(NOT_TOLD)),
                 Skill::CutOff => cut_off(&self.right_or_near_miss(instruction, dice), dice)
                     .map(|part| Courtesy { closer: None, ..manner }.around(part)),
                 Skill::Repeats => Some(repeats(&self.right_or_near_miss(instruction, dice), manner, dice)),
@@ -175,9 +172,7 @@ impl Comparisons {
     /// The substance of an answer that is not right, and looks as if it were.
     fn near_miss(&self, instruction: &Instruction, dice: &mut Dice) -> Option<String> {
         for _ in 0..TRIES {
-            let wrong = if let Some(made_up) = instruction.made_up(dice) {
-                Some(made_up)
-            } else if dice.chance(25) {
+            let wrong = if dice.chance(25) {
                 let other = self.instructions.of_kind(instruction.kind, dice.fork());
                 Some(other.substance().to_string())
             } else {

@@ -1,4 +1,4 @@
-//! Instructions with answers: seven kinds, each graded by what the answer must hold. Short enough for a window of 128
+//! Instructions with answers: six kinds, each graded by what the answer must hold. Short enough for a window of 128
 //! tokens, and worded in few ways, so that a small model can learn to follow them. Answers vary in manner alone.
 
 use serde::Serialize;
@@ -8,7 +8,7 @@ use super::grammar::Roles;
 use super::manners::{Courtesy, Manners};
 use super::map::Map;
 use super::part::WorldPart;
-use super::passage::{self, About, Ask, Fact, GOODS, Passage};
+use super::passage::{self, About, Fact, GOODS, Passage};
 use super::plight::Plight;
 use super::questions::StoryQuestion;
 use super::small_talk;
@@ -17,7 +17,7 @@ use super::teller::Teller;
 use super::words as vocabulary;
 use gptkit_rng::{CorpusDraw, Dice};
 
-/// What is answered where the story does not hold the answer.
+/// What an answer that denies what the story tells says.
 pub(super) const NOT_TOLD: &str = "The story does not tell.";
 
 /// Any number of instructions, from a seed.
@@ -48,8 +48,6 @@ pub struct Instruction {
 pub enum InstructionKind {
     /// A question that the passage answers.
     Answer,
-    /// The same kind of question about the same kind of passage, which does not answer it: to say so.
-    NotTold,
     /// Tell a sentence with another person, place or thing.
     Rewrite,
     /// Finish a story with what must follow.
@@ -64,9 +62,8 @@ pub enum InstructionKind {
 
 impl InstructionKind {
     /// All of them.
-    pub const ALL: [InstructionKind; 7] = [
+    pub const ALL: [InstructionKind; 6] = [
         InstructionKind::Answer,
-        InstructionKind::NotTold,
         InstructionKind::Rewrite,
         InstructionKind::Continue,
         InstructionKind::Arithmetic,
@@ -74,14 +71,12 @@ impl InstructionKind {
         InstructionKind::SmallTalk,
     ];
     /// Those that are drawn.
-    const DRAWN: [InstructionKind; 6] = {
-        let [a, b, c, d, e, f, _] = Self::ALL;
-        [a, b, c, d, e, f]
+    const DRAWN: [InstructionKind; 5] = {
+        let [a, b, c, d, e, _] = Self::ALL;
+        [a, b, c, d, e]
     };
 }
 
-/// Of the questions that would be about what the story does not tell, so many percent are about what it tells.
-const ANSWERED: usize = 60;
 /// One instruction in so many is small talk.
 const TALK_EVERY: u64 = 25;
 
@@ -90,8 +85,6 @@ const TALK_EVERY: u64 = 25;
 enum Expected {
     /// The answer, word by word.
     Exactly,
-    /// To say that the story does not tell what is asked, word by word.
-    NotTold(Ask),
     /// What a question's own grader takes.
     Question(StoryQuestion),
     /// The answer and no more, or the whole sentence that begins with `stem`.
@@ -120,7 +113,7 @@ impl Instruction {
             return false;
         }
         match &self.expected {
-            Expected::Exactly | Expected::NotTold(_) => letter_words(reply).eq(letter_words(self.substance())),
+            Expected::Exactly => letter_words(reply).eq(letter_words(self.substance())),
             Expected::Question(question) => question.grade(reply),
             Expected::Ending { stem } => {
                 let stem = words(stem);
@@ -136,14 +129,6 @@ impl Instruction {
                 let holds = |item: &str| position(&said, &words(item)).is_some();
                 !negates(&said) && out_of.iter().all(|item| holds(item) == these.contains(item))
             }
-        }
-    }
-
-    /// An answer to what the story does not tell, as if it did.
-    pub(super) fn made_up(&self, dice: &mut Dice) -> Option<String> {
-        match &self.expected {
-            Expected::NotTold(ask) => Some(ask.made_up(&self.prompt, dice)),
-            _ => None,
         }
     }
 }
@@ -184,8 +169,6 @@ impl Instructions {
         let mut dice = Dice::for_corpus(self.seed, CorpusDraw::Instructions, index);
         let kind = match dice.pick(&InstructionKind::DRAWN) {
             _ if index % TALK_EVERY == TALK_EVERY - 1 => InstructionKind::SmallTalk,
-            // Else a model that cannot tell whether the story answers a question would do well to say that it never does.
-            InstructionKind::NotTold if dice.chance(ANSWERED) => InstructionKind::Answer,
             kind => kind,
         };
         self.of_kind(kind, dice)
@@ -209,8 +192,7 @@ impl Instructions {
 
     fn draft(&self, kind: InstructionKind, dice: Dice) -> (Draft, Dice) {
         match kind {
-            InstructionKind::Answer => self.question(true, dice),
-            InstructionKind::NotTold => self.question(false, dice),
+            InstructionKind::Answer => self.question(dice),
             InstructionKind::Rewrite => self.rewriting(dice),
             InstructionKind::Continue => self.continuing(dice),
             InstructionKind::Arithmetic => self.arithmetic(dice),
@@ -219,17 +201,11 @@ impl Instructions {
         }
     }
 
-    fn question(&self, told: bool, mut dice: Dice) -> (Draft, Dice) {
+    fn question(&self, mut dice: Dice) -> (Draft, Dice) {
         let about = dice.pick(&About::ALL);
-        let (passage, ask, dice) = match told {
-            true => Passage::with_ask(&self.map, dice, about),
-            false => Passage::with_stranger(&self.map, dice, about),
-        };
+        let (passage, ask, told, dice) = Passage::with_ask(&self.map, dice, about);
         let prompt = format!("{} {}", passage.text, ask.question);
-        let (substance, expected) = match (ask.graded(), &ask.told) {
-            (Some(question), Some(value)) => (ask.say(value), Expected::Question(question)),
-            _ => (NOT_TOLD.to_string(), Expected::NotTold(ask)),
-        };
+        let (substance, expected) = (ask.say(&told), Expected::Question(ask.graded(&told)));
         (Draft { combination: passage.combination(), prompt, substance, expected }, dice)
     }
 
@@ -421,9 +397,7 @@ mod tests {
                 if neighbor.kind != instruction.kind && !number {
                     assert!(!instruction.grade(&neighbor.answer), "{:?}: {instruction:?}", neighbor.answer);
                 }
-                if instruction.kind != InstructionKind::NotTold {
-                    assert!(!instruction.grade(NOT_TOLD), "{instruction:?}");
-                }
+                assert!(!instruction.grade(NOT_TOLD), "{instruction:?}");
             }
         }
     }
@@ -492,25 +466,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_up_is_told_in_the_words_of_an_answer_and_wrong() {
-        let mut dice = Dice::for_story(3, 0);
-        let verbs = ["felt", "found", "gave", "loved", "picked", "was", "went"];
-        let said = |text: &str| text.split(' ').find_map(|word| verbs.into_iter().find(|verb| *verb == word));
-        let (mut made_up, mut told) = (BTreeMap::new(), BTreeSet::new());
-        for instruction in some(WorldPart::Train) {
-            if let Some(answer) = instruction.made_up(&mut dice) {
-                assert!(!instruction.grade(&answer), "{answer}: {instruction:?}");
-                *made_up.entry(said(&answer)).or_insert(0) += 1;
-            } else if instruction.kind == InstructionKind::Answer {
-                told.insert(said(instruction.substance()));
-            }
-        }
-        assert_eq!(made_up.keys().copied().collect::<BTreeSet<_>>(), told);
-        assert_eq!(told, verbs.map(Some).into());
-        assert!((150..=250).contains(&made_up.values().sum::<usize>()), "{made_up:?}");
-    }
-
-    #[test]
     fn rivals_are_wrong_alone_and_beside_the_answer() {
         let mut checked = 0;
         for instruction in some(WorldPart::Train) {
@@ -543,7 +498,7 @@ mod tests {
                     assert!(!instruction.grade(stem), "{instruction:?}");
                     assert!(!instruction.grade(&format!("{stem} nobody.")), "{instruction:?}");
                 }
-                Expected::Exactly | Expected::NotTold(_) => {
+                Expected::Exactly => {
                     assert!(!instruction.grade(&instruction.prompt), "{instruction:?}");
                     assert!(!instruction.grade(&format!("{} Yes.", instruction.answer)), "{instruction:?}");
                 }
@@ -587,37 +542,13 @@ mod tests {
     }
 
     #[test]
-    fn told_answers_stand_in_the_passage_and_untold_facts_do_not() {
+    fn answers_stand_in_the_passage() {
         for instruction in some(WorldPart::HeldOut) {
-            let told = instruction.kind == InstructionKind::Answer;
-            if told || instruction.kind == InstructionKind::NotTold {
+            if let Expected::Question(expected) = &instruction.expected {
                 let (passage, question) = instruction.prompt.rsplit_once(". ").unwrap();
-                assert_eq!(text_tells(passage, question), told, "{instruction:?}");
-                if let Expected::Question(question) = &instruction.expected {
-                    assert!(position(&words(passage), &words(&question.answer)).is_some(), "{instruction:?}");
-                }
+                assert!(text_tells(passage, question), "{instruction:?}");
+                assert!(position(&words(passage), &words(&expected.answer)).is_some(), "{instruction:?}");
             }
-        }
-    }
-
-    #[test]
-    fn told_and_untold_questions_are_asked_in_the_same_words() {
-        let shape = |instruction: &Instruction| {
-            let question = instruction.prompt.rsplit_once(['.', '!']).unwrap().1.to_string();
-            let open = |word: &&str| word.starts_with(|c: char| c.is_lowercase()) || matches!(*word, "Where" | "What");
-            question.split(' ').filter(open).take(2).collect::<Vec<_>>().join(" ")
-        };
-        let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
-        for instruction in some(WorldPart::Train) {
-            match instruction.kind {
-                InstructionKind::Answer => counts.entry(shape(&instruction)).or_default()[0] += 1,
-                InstructionKind::NotTold => counts.entry(shape(&instruction)).or_default()[1] += 1,
-                _ => {}
-            }
-        }
-        for (shape, [told, untold]) in &counts {
-            // Four times as many are told.
-            assert!(told + untold < 40 || (told * 3 > *untold * 4 && untold * 12 > *told), "{shape}: {told}, {untold}");
         }
     }
 
@@ -629,14 +560,9 @@ mod tests {
             for instruction in &all {
                 *kinds.entry(instruction.kind).or_insert(0) += 1;
             }
-            // Of 2,880 that are no small talk, a sixth each; of one sixth, 60% are of another kind.
+            // Of 2,880 that are no small talk.
             for kind in InstructionKind::DRAWN {
-                let expected = match kind {
-                    InstructionKind::Answer => 768,
-                    InstructionKind::NotTold => 192,
-                    _ => 480,
-                };
-                assert!((expected - 90..=expected + 90).contains(&kinds[&kind]), "{kind:?} in {kinds:?}");
+                assert!((576 - 90..=576 + 90).contains(&kinds[&kind]), "{kind:?} in {kinds:?}");
             }
             let told = all.iter().filter(|i| InstructionKind::DRAWN.contains(&i.kind));
             let told = told.filter(|i| i.kind != InstructionKind::Arithmetic);
@@ -694,6 +620,6 @@ mod tests {
             new.extend(words(&format!("{prompt} {answer}")).into_iter().filter(|word| !known.contains(word)));
         }
         let new: Vec<&str> = new.iter().map(String::as_str).collect();
-        assert_eq!(new, ["color", "does", "finish", "hope", "minus", "pick", "plus", "which", "zero"]);
+        assert_eq!(new, ["color", "finish", "hope", "minus", "pick", "plus", "which", "zero"]);
     }
 }

@@ -64,25 +64,20 @@ impl Passage {
         (Self { text, state }, dice)
     }
 
-    /// A passage, and a question about `about` that it answers.
-    pub(super) fn with_ask(map: &Map, mut dice: Dice, about: About) -> (Self, Ask, Dice) {
+    /// A passage, a question about `about` that it answers, and the value that it tells.
+    pub(super) fn with_ask(map: &Map, mut dice: Dice, about: About) -> (Self, Ask, String, Dice) {
         loop {
             let (passage, mut rest) = Self::draw(map, dice);
-            let asks = about.asks(&passage.state, &mut rest);
-            let told: Vec<&Ask> = asks.iter().filter(|ask| ask.told.is_some()).collect();
-            if !told.is_empty() {
-                let ask = told[rest.below(told.len())].clone();
-                return (passage, ask, rest);
+            let mut asks = about.asks(&passage.state, &mut rest);
+            asks.retain(|ask| ask.told.is_some());
+            if !asks.is_empty() {
+                let ask = asks.swap_remove(rest.below(asks.len()));
+                if let Some(told) = ask.told.clone() {
+                    return (passage, ask, told, rest);
+                }
             }
             dice = rest;
         }
-    }
-
-    /// A passage, and a question about `about` of a person or thing that is not in it.
-    pub(super) fn with_stranger(map: &Map, dice: Dice, about: About) -> (Self, Ask, Dice) {
-        let (passage, ask, mut dice) = Self::with_ask(map, dice, about);
-        let ask = ask.of_a_stranger(&passage.text, &mut dice);
-        (passage, ask, dice)
     }
 
     /// What [`super::part::WorldPart`] goes by.
@@ -207,8 +202,6 @@ impl About {
 pub(super) struct Ask {
     pub(super) question: String,
     kind: QuestionKind,
-    /// The person or thing that the question is about.
-    subject: &'static str,
     /// The answer is said as `lead`, value, `tail`.
     lead: String,
     tail: String,
@@ -225,51 +218,19 @@ impl Ask {
         format!("{}{value}{}", self.lead, self.tail)
     }
 
-    /// The same asked of somebody, or of something, that `passage` does not name.
-    fn of_a_stranger(self, passage: &str, dice: &mut Dice) -> Self {
-        let like = [words::SHE, words::HE].into_iter().find(|names| names.contains(&self.subject));
-        let like = like.unwrap_or(words::TOYS);
-        let strangers: Vec<&str> = like.iter().copied().filter(|name| !passage.contains(name)).collect();
-        let stranger = dice.pick(&strangers);
-        // The last place: a "hat" is in "What", too.
-        let renamed = |text: &str| match text.rsplit_once(self.subject) {
-            Some((before, after)) => format!("{before}{stranger}{after}"),
-            None => text.to_string(),
-        };
-        Self { question: renamed(&self.question), lead: renamed(&self.lead), subject: stranger, told: None, ..self }
-    }
-
-    /// The sentence with a value that is not told, in the form that a told one has; if it can be, every second time with
-    /// one that `passage` tells of something else.
-    pub(super) fn made_up(&self, passage: &str, dice: &mut Dice) -> String {
-        // The rivals of a thing are things and, for the grader, colors.
-        let values: Vec<&str> =
-            self.rivals.iter().map(String::as_str).filter(|value| !words::COLORS.contains(value)).collect();
-        let values = if values.is_empty() { words::COLORS } else { values.as_slice() };
-        let bare = |value: &str| value.strip_prefix("a ").or(value.strip_prefix("an ")).unwrap_or(value).to_string();
-        let nearby: Vec<&str> = values.iter().copied().filter(|value| passage.contains(&bare(value))).collect();
-        let value = if !nearby.is_empty() && dice.chance(50) { dice.pick(&nearby) } else { dice.pick(values) };
-        match value.split_once(' ') {
-            Some((_, noun)) if self.kind == QuestionKind::What && dice.chance(50) => {
-                self.say(&article(&format!("{} {noun}", dice.pick(words::COLORS))))
-            }
-            _ => self.say(value),
-        }
-    }
-
-    /// For the grader, which refuses what is said of another person or thing than the question names.
-    pub(super) fn graded(&self) -> Option<StoryQuestion> {
+    /// For the grader, with `told` for the answer: it refuses what is said of another person or thing than the question names.
+    pub(super) fn graded(&self, told: &str) -> StoryQuestion {
         let mut strangers = [words::SHE, words::HE].concat();
         if matches!(self.kind, QuestionKind::Color | QuestionKind::Spot) {
             strangers.extend(nouns());
         }
-        Some(StoryQuestion {
+        StoryQuestion {
             kind: self.kind,
             ask: self.question.clone(),
-            answer: self.told.clone()?,
+            answer: told.to_string(),
             accept: self.accept.clone(),
             rivals: self.rivals.iter().map(String::as_str).chain(strangers).map(str::to_string).collect(),
-        })
+        }
     }
 }
 
@@ -302,7 +263,6 @@ impl About {
                 Ask {
                     question: format!("Where did {name} go?"),
                     kind: QuestionKind::FirstGo,
-                    subject: name,
                     lead: format!("{name} went to "),
                     tail: ".".to_string(),
                     accept: Vec::new(),
@@ -329,12 +289,11 @@ impl About {
                 let mut rivals: Vec<String> = others(nouns(), noun).iter().map(|noun| article(noun)).collect();
                 rivals.extend(others(words::COLORS.iter().copied(), color));
                 let accept = noun.map(str::to_string).into_iter().collect();
-                Ask { question, kind: QuestionKind::What, subject: name, lead, tail, told, accept, rivals }
+                Ask { question, kind: QuestionKind::What, lead, tail, told, accept, rivals }
             }
             About::Loved => Ask {
                 question: format!("What did {name} love to do?"),
                 kind: QuestionKind::Likes,
-                subject: name,
                 lead: format!("{name} loved "),
                 tail: ".".to_string(),
                 told: people[of].likes.map(str::to_string),
@@ -346,7 +305,6 @@ impl About {
                 Ask {
                     question: format!("How did {name} feel?"),
                     kind: QuestionKind::Feeling,
-                    subject: name,
                     lead: format!("{name} felt "),
                     tail: ".".to_string(),
                     told: told.map(str::to_string),
@@ -364,7 +322,6 @@ impl About {
                 Ask {
                     question: format!("Why was {name} {word}?"),
                     kind: QuestionKind::Cause,
-                    subject: name,
                     lead: format!("{name} was {word} because "),
                     tail: ".".to_string(),
                     accept: bare.map(str::to_string).into_iter().collect(),
@@ -380,7 +337,6 @@ impl About {
                 Ask {
                     question: format!("How many {goods} did {name} pick?"),
                     kind: QuestionKind::Count,
-                    subject: name,
                     lead: format!("{name} picked "),
                     tail: format!(" {goods}."),
                     told: n.map(str::to_string),
@@ -394,7 +350,6 @@ impl About {
                 Ask {
                     question: format!("What color was the {noun}?"),
                     kind: QuestionKind::Color,
-                    subject: noun,
                     lead: format!("The {noun} was "),
                     tail: ".".to_string(),
                     told: told.map(str::to_string),
@@ -419,7 +374,6 @@ impl About {
                 Ask {
                     question: format!("Where was the {noun} found?"),
                     kind: QuestionKind::Spot,
-                    subject: noun,
                     lead: format!("The {noun} was found "),
                     tail: ".".to_string(),
                     told: spot.map(str::to_string),

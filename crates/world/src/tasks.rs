@@ -130,8 +130,7 @@ impl LabeledRecords {
 
     fn entailment(&self, holds: bool, mut dice: Dice) -> (String, LabeledRecord, Dice) {
         let about = dice.pick(&[About::Went, About::Found, About::Loved, About::Felt, About::Picked, About::Gave]);
-        let (passage, ask, mut dice) = Passage::with_ask(&self.map, dice, about);
-        let told = ask.told.clone().unwrap_or_default();
+        let (passage, ask, told, mut dice) = Passage::with_ask(&self.map, dice, about);
         let hypothesis = if holds {
             ask.say(&told)
         } else {

@@ -11,7 +11,7 @@ mod feedback;
 use crate::config::Chapter;
 use crate::measured::{Curve, SeedMeasurements, StoryMeasurements, is_pattern};
 use crate::pretty::pretty;
-use crate::summary::{self, BERT, GPT1, GPT2, GPT3, INSTRUCTED_GPT1, INSTRUCTED_LSTM, LSTM, StoryModel};
+use crate::summary::{self, BERT, GPT1, GPT2, GPT3, INSTRUCTED_GPT1, INSTRUCTED_LSTM, LSTM, StoryModel, TRANSFORMER};
 use gptkit_plot::{Axis, LineChart, Look, Scale, Series, ShareBar, ShareBars};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -73,7 +73,7 @@ pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
     let from = FigureMaker { measured };
     let mut figures = vec![
         from.losses(Rnn, "The LSTM learns to predict the next token", "nats a token", &[LSTM]),
-        from.losses(Transformer, "The same text, read by the LSTM and by GPT-1", "nats a token", &[LSTM, GPT1]),
+        from.losses(Transformer, "The same text, read by the LSTM and by a Transformer", "nats a token", &[LSTM, TRANSFORMER]),
         from.positions(),
         from.attention(),
         from.instructed(),
@@ -232,14 +232,14 @@ impl FigureMaker<'_> {
             let seeds = self.measured.seeds.iter().filter(|seed| of(seed, model));
             mean(&seeds.filter_map(|seed| seed.positions.get(model.stage)).collect::<Vec<_>>())
         };
-        let models: Vec<(StoryModel, Curve)> = [LSTM, GPT1].iter().map(|model| (*model, curve(model))).collect();
+        let models: Vec<(StoryModel, Curve)> = [LSTM, TRANSFORMER].iter().map(|model| (*model, curve(model))).collect();
         if models.iter().any(|(_, curve)| curve.len() < 3) {
             return None;
         }
         let gap = |at: fn(&Curve) -> Option<&(f64, f64)>| Some(at(&models[0].1)?.1 - at(&models[1].1)?.1);
         let (early, late) = (gap(|curve| curve.first())?, gap(|curve| curve.last())?);
         let lead = |gap: f64| {
-            let ahead = if gap > 0.0 { GPT1.name } else { LSTM.name };
+            let ahead = if gap > 0.0 { "the Transformer" } else { "the LSTM" };
             format!("{ahead} is ahead by {:.3} nats", gap.abs())
         };
         let says = format!(
@@ -256,13 +256,13 @@ impl FigureMaker<'_> {
             ..Series::default()
         });
         let chart = LineChart {
-            label: "Loss on held-out text by position in the context, for the LSTM and for GPT-1".to_owned(),
+            label: "Loss on held-out text by position in the context, for the LSTM and for the Transformer".to_owned(),
             x: Axis { scale: Scale::Log, ..Axis::linear("position of the token in the context") },
             y: Axis::linear("loss, nats a token"),
             series: series.collect(),
             ..LineChart::default()
         };
-        let n = self.measured.seeds.iter().filter(|seed| of(seed, &GPT1)).count();
+        let n = self.measured.seeds.iter().filter(|seed| of(seed, &TRANSFORMER)).count();
         Some(ReportFigure {
             chapter: Chapter::Transformer,
             title: "Who uses words from far back?".to_owned(),

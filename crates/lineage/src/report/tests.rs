@@ -86,7 +86,7 @@ fn every_figure_has_its_caption_its_commands_and_its_data() {
         page.contains("<span>&#x27;seed-1&#x2f;ppo-no-ptx&#x27;</span>"),
         "commands of the first seed, in whole words"
     );
-    assert!(page.contains("141 stages took 23 min 30 s in all"), "of all seeds");
+    assert!(page.contains("144 stages took 24 min in all"), "of all seeds");
     assert!(page.len() < 400_000, "{} bytes", page.len());
 }
 
@@ -220,8 +220,8 @@ fn captions_and_prose_follow_the_figures_both_ways() {
     let before = page(&measured);
     assert!(before.contains("PPO raises the share from 80.1% to 85.1%."));
     assert!(before.contains("the share of right answers rises from 80.1% to 85.1%"));
-    assert!(before.contains("GPT-1 on 20,001. Attention is faster"));
-    assert!(before.contains("at its end GPT-1 is ahead by 0.600 nats"));
+    assert!(before.contains("the Transformer on 20,001. Attention is faster"));
+    assert!(before.contains("at its end the Transformer is ahead by 0.600 nats"));
     assert!(before.contains("The second, which has seen such answers, is better."));
     let seed = &mut measured.seeds[0];
     seed.grades.get_mut("ppo").unwrap().followed.value = 0.75;
@@ -232,7 +232,7 @@ fn captions_and_prose_follow_the_figures_both_ways() {
     assert!(after.contains("PPO lowers the share from 80.1% to 75.0%."));
     assert!(after.contains("the share of right answers falls from 80.1% to 75.0%"));
     assert!(after.contains("Attention is not faster here"));
-    assert!(after.contains("at its end LSTM is ahead by 0.201 nats"));
+    assert!(after.contains("at its end the LSTM is ahead by 0.201 nats"));
     assert!(after.contains("The second is not better"));
 }
 
