@@ -186,6 +186,22 @@ fn the_table_of_contents_names_every_page() {
     }
 }
 
+/// `tests/dialect.txt` has a regular expression a line for wording that a reader cannot search for.
+#[test]
+fn pages_are_in_plain_english() {
+    let patterns = std::fs::read_to_string(root().join("tests/dialect.txt")).unwrap();
+    let patterns: Vec<regex::Regex> = patterns.lines().map(|line| regex::Regex::new(line).unwrap()).collect();
+    assert!(patterns.len() > 50);
+    let mut found = Vec::new();
+    for (file, text) in pages() {
+        for (number, line) in text.lines().enumerate() {
+            let matched = patterns.iter().find_map(|pattern| pattern.find(line));
+            found.extend(matched.map(|part| format!("{file}:{}: {:?} in: {line}", number + 1, part.as_str())));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

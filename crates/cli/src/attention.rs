@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Show what each token of a text attends to, by layer and head
+/// Show the attention weights of a text, by layer and head
 #[derive(Debug, Args)]
 pub(crate) struct AttentionCommand {
     /// Model folder
@@ -35,7 +35,7 @@ pub(crate) struct AttentionCommand {
     /// One JSON object instead of a table: the tokens, and all weights of each head, a row a token
     #[arg(long)]
     json: bool,
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }

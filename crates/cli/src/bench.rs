@@ -16,7 +16,7 @@ use gptkit_train::memory::peak_of_process;
 use serde_json::json;
 use std::cell::Cell;
 
-/// Measure training, reading a prompt, writing, and each operation at a preset's sizes, beside the processor's most
+/// Benchmark training, reading a prompt, generation and single operations, beside the processor's limits
 #[derive(Debug, Args)]
 pub(crate) struct BenchCommand {
     /// Preset or TOML file
@@ -40,10 +40,10 @@ pub(crate) struct BenchCommand {
     /// One JSON object a line instead of a table
     #[arg(long)]
     json: bool,
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// What products of matrices read, on the processor
+    /// Data type for matrix multiplications on the CPU
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
     /// Measure `prompt` and `decode` with quantized weights (CPU only), and nothing else

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Talk with a model
+/// Chat with a model
 ///
 /// In a terminal, lines can be edited, arrows bring back earlier ones, Ctrl-C stops an answer. From a pipe, each line is
 /// a message or a command, and the answers alone go to stdout.
@@ -30,7 +30,7 @@ pub(crate) struct ChatCommand {
     /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Longest answer, in tokens [default: half of the model's window]
+    /// Maximum length of an answer, in tokens [default: half of the model's window]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
     /// Write answers byte for byte; by default control characters are shown as escapes, for instance \x1b
@@ -55,7 +55,7 @@ A message that begins with / is written with a space before it.";
 impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let sampling = self.sampling.checked()?;
-        let (folder, model) = self.compute.load(&self.model)?;
+        let (folder, model) = self.compute.load_writer(&self.model)?;
         let max_new_tokens = self.max_new_tokens.map(|n| n as usize);
         let session =
             ChatSession::new(folder, model, ChatConfig { max_new_tokens, stop: self.sampling.stop, sampling })?;

@@ -20,21 +20,21 @@ use gptkit_preferences::win_rates::{Agreement, JudgeSummary};
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::path::{Path, PathBuf};
 
-/// Compare answers: two models' side by side for a win rate, or several of one model to learn from
+/// Collect comparisons: rank the answers of two models, or several answers of one model
 ///
-/// A person is asked blind, in random order, and may stop at any time. Answers and choices are kept in the folder --out as
+/// A person sees the answers blind, in random order, and may stop at any time. Answers and choices are kept in the folder --out as
 /// they come, together with the comparisons as JSONL, which `gptkit train-rm --data` reads: the same command, or one that
 /// names no more than --out and --judge, goes on. Several judges, and several people, may judge the same answers; how far
 /// they agree is then reported.
 #[derive(Debug, Args)]
 pub(crate) struct CompareCommand {
-    /// Model folder: a run of `sft`, or any that brings a chat template
+    /// Model: a run of `sft`, or any model with a chat template
     #[arg(long, value_name = "DIR", requires = "prompts", required_unless_present = "out")]
     a: Option<PathBuf>,
-    /// Model to compare it with: which one is better, prompt by prompt?
+    /// Model to compare --a with, prompt by prompt
     #[arg(long, value_name = "DIR", requires = "a", conflicts_with = "k")]
     b: Option<PathBuf>,
-    /// Rank K answers of --a instead, 2 to 9
+    /// Rank K answers of --a instead of comparing two models, 2 to 9
     #[arg(long, value_name = "K", requires = "a")]
     k: Option<usize>,
     /// Prompts: a line each in .txt; JSONL, JSON, CSV, TSV or Parquet with prompts, or with dialogues or comparisons, whose
@@ -45,22 +45,22 @@ pub(crate) struct CompareCommand {
     /// Only the first N prompts
     #[arg(long, value_name = "N", requires = "a", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Who judges: `human`, who is asked; `gold`, the embedded world's hidden scorer; `labeler` or `labeler:SEED`, its
+    /// Judge: `human`, a person at the terminal; `gold`, the built-in world's true score; `labeler` or `labeler:SEED`, its
     /// simulated, noisy labeler; or the folder of a reward model
     #[arg(long, value_name = "human|gold|labeler|DIR")]
     judge: String,
-    /// Name of the person who judges [default: $USER]
+    /// Name of the person who compares [default: $USER]
     #[arg(long, value_name = "NAME")]
     who: Option<String>,
     /// Folder of the collection [default: comparisons/compare-1, or the first number that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Longest answer, in tokens [default: 128]
+    /// Maximum length of an answer, in tokens [default: 128]
     #[arg(long, value_name = "N", requires = "a", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// What to do with records that hold no prompt
+    /// What to do with records without a prompt
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     on_bad_record: OnBadRecord,
     #[command(flatten)]
@@ -213,7 +213,7 @@ impl CompareCommand {
                     folder.display()
                 );
             }
-            let (files, gpt) = self.compute.load(&folder)?;
+            let (files, gpt) = self.compute.load_writer(&folder)?;
             if let Some(stop) = collection.write_answers(side, &folder, (&files, &gpt), interrupt, ui)? {
                 return Ok(Some(stop));
             }

@@ -4,7 +4,7 @@ use crate::presets::{self, PRESETS};
 use crate::ui::Ui;
 use clap::Subcommand;
 
-/// Look at the embedded configurations
+/// List and show configuration presets
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Name them all

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 /// Text to read
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Text file, folder, JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, - for stdin, `world` for the embedded stories,
-    /// `world-patterns` for patterns to go on with, or a folder that `prepare` wrote; repeatable, with weights for a mixture
+    /// Text file, folder, JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, - for stdin, `world` for the built-in stories,
+    /// `world-patterns` for the built-in patterns, or a folder written by `prepare`; repeatable, with weights for a mixture
     #[arg(long, value_name = "PATH[@WEIGHT]")]
     data: Vec<SourceConfig>,
     /// Column of the text in records [default: text, or content]
@@ -30,7 +30,7 @@ pub(crate) struct ConfigArgs {
     /// Change one setting, for instance train.lr=3e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Tokenizer to use: tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files; else one is trained
+    /// Tokenizer: tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files [default: train one]
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]

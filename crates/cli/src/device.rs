@@ -1,24 +1,25 @@
 //! The device to compute on, and in which numbers.
 
+use crate::data_args::shell;
 use crate::ui::Usage;
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use gptkit_model::load::ModelFolder;
-use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
+use gptkit_model::{Dtype, Gpt, HeadDescription, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use std::path::Path;
 
 /// How a model that is there computes
 #[derive(Debug, Args)]
 pub(crate) struct ComputeArgs {
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// What products of matrices read, on the processor
+    /// Data type for matrix multiplications on the CPU
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
-    /// Have products read weights of few bits, on the processor
+    /// Quantize the weights to 8 or 4 bits (CPU only)
     #[arg(long, value_name = "KIND")]
     quantize: Option<QuantizeChoice>,
 }
@@ -27,6 +28,22 @@ impl ComputeArgs {
     /// The model of `folder`, ready to write.
     pub(crate) fn load(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
         self.load_as(Gpt::new, folder)
+    }
+
+    /// The model of `folder`, which a person talks to or reads.
+    ///
+    /// # Errors
+    /// When it was trained to score or to label, as well as those of [`ComputeArgs::load`].
+    pub(crate) fn load_writer(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
+        if let Ok(head) = HeadDescription::load(folder) {
+            let (is, command) = match head.task == HeadDescription::REWARD {
+                true => ("a reward model, which scores answers and writes none", "score"),
+                false => ("a classifier, which labels texts and writes none", "predict"),
+            };
+            let what = format!("{} is {is}", folder.display());
+            return Err(Usage::new(what).hint(format!("gptkit {command} --model {}", shell(folder))).into());
+        }
+        self.load(folder)
     }
 
     /// The transformer of `folder`, ready for its head.
@@ -52,9 +69,9 @@ impl ComputeArgs {
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceChoice {
-    /// The GPU this binary was built for, if there is one, else the processor
+    /// The GPU that this binary was built for, if there is one, else the CPU
     Auto,
-    /// The processor
+    /// The CPU
     Cpu,
     /// An NVIDIA GPU
     Cuda,

@@ -11,19 +11,19 @@ use gptkit_rl::{Dpo, DpoConfig};
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
-/// Train a policy for what people prefer from their comparisons alone, without a reward model (DPO)
+/// Fine-tune a model on comparisons without a reward model (DPO)
 ///
 /// The baseline beside `ppo`: it learns to find better answers likelier and worse ones less likely than the model that it
 /// starts from does.
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Comparisons: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
-                                    embedded ones; repeatable")),
-    mut_arg("val", |arg| arg.help("Comparisons to validate on [default: a share of the others' prompts]")),
-    mut_arg("on_bad_record", |arg| arg.help("What to do with records that are no sound comparison")),
+                                    built-in ones; repeatable")),
+    mut_arg("val", |arg| arg.help("Comparisons for validation [default: those of a share of the prompts]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with invalid records")),
 )]
 pub(crate) struct DpoCommand {
-    /// Model folder to start from, which is the reference too: a run of `sft`
+    /// Start from this model, which is also the reference model: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Preset or TOML file
@@ -31,7 +31,7 @@ pub(crate) struct DpoCommand {
     config: String,
     #[command(flatten)]
     comparisons: StageArgs,
-    /// Train low-rank adapters of this rank, and nothing else
+    /// Train LoRA adapters of this rank instead of all weights
     #[arg(long, value_name = "R")]
     lora_rank: Option<usize>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ const NAMES: StageNames = StageNames { command: "dpo", records: Some(("data", FI
 
 impl DpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let mut set = self.comparisons.settings("data");
+        let mut set = self.comparisons.settings("data")?;
         set.extend(self.lora_rank.map(|rank| format!("lora.rank={rank}")));
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let mut of_world = false;

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Measure language models as GPT-2's and GPT-3's papers do: tasks without examples, or with a few in the context
+/// Evaluate language models on tasks, zero-shot and few-shot
 ///
 /// A task is a TOML file: where records are, a template of what the model goes on with, and how that is scored. Those named
 /// by --list are built in. Everything is kept in a folder: each instance with its prompt, scores and verdict, tables as

@@ -3,7 +3,7 @@
 use crate::data_args::{quoted, shell};
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::stage_args::{StageArgs, list};
-use crate::ui::Ui;
+use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use clap::Args;
 use gptkit_data::task::TaskKind;
@@ -13,13 +13,13 @@ use gptkit_sft::labeled::FILES;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
-/// Teach a model to label texts, from labeled records
+/// Fine-tune a model to classify texts, from labeled records
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneCommand {
-    /// Model folder to start from
+    /// Start from this model
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
-    /// What is asked: classification, entailment, similarity, multiple-choice, regression
+    /// Task: classification, entailment, similarity, multiple-choice, regression
     #[arg(long, value_name = "NAME", required_unless_present = "resume", conflicts_with = "resume")]
     task: Option<TaskKind>,
     #[command(flatten)]
@@ -32,9 +32,9 @@ pub(crate) struct FinetuneCommand {
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
-                                    embedded tasks; repeatable")),
+                                    built-in tasks; repeatable")),
     mut_arg("val", |arg| {
-        arg.help("Records to validate on, by which the best weights are chosen [default: a share of the others]")
+        arg.help("Records for validation, which select the best weights [default: a share of --data]")
     }),
 )]
 struct FinetuneConfigArgs {
@@ -43,7 +43,7 @@ struct FinetuneConfigArgs {
     config: String,
     #[command(flatten)]
     records: StageArgs,
-    /// Records to measure the best weights on, instead of the validation records; repeatable
+    /// Test records: evaluate the best weights on these instead of the validation records; repeatable
     #[arg(long, value_name = "PATH")]
     test: Vec<String>,
     /// Column of the text, or of the first of two [default: known by its name]
@@ -62,15 +62,15 @@ struct FinetuneConfigArgs {
 
 impl FinetuneConfigArgs {
     /// As `--set` would say it.
-    fn settings(&self) -> Vec<String> {
-        let mut set = self.records.settings("data");
+    fn settings(&self) -> Result<Vec<String>, Usage> {
+        let mut set = self.records.settings("data")?;
         set.extend(list("data.test", &self.test));
         set.extend(list("data.columns.choices", &self.choices_column));
         for (key, name) in [("text", &self.text_column), ("text_b", &self.text_b_column), ("label", &self.label_column)]
         {
             set.extend(name.as_ref().map(|name| format!("data.columns.{key}={}", quoted(name))));
         }
-        set
+        Ok(set)
     }
 }
 
@@ -79,7 +79,7 @@ const NAMES: StageNames =
 
 impl FinetuneCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let mut set = self.config.settings();
+        let mut set = self.config.settings()?;
         set.extend(self.task.map(|task| format!("data.task={}", serde_json::json!(task))));
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let stage = |config, models: &RunModels| Ok(Finetuning::new(config, models.required("init")?));

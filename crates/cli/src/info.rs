@@ -7,7 +7,7 @@ use gptkit_data::printable::printable_line;
 use gptkit_ops::Precision;
 use gptkit_ops::cpu::Cpu;
 
-/// Say what of this machine gptkit uses, and why
+/// Show the CPU and GPU features in use, and why
 #[derive(Debug, Args)]
 pub(crate) struct InfoCommand {}
 

@@ -15,7 +15,7 @@ use gptkit_train::RunContext;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Show batches exactly as the model gets them: tokens, document ends, and which of them carry loss
+/// Show training batches: tokens, document ends, loss mask
 #[derive(Debug, Args)]
 pub(crate) struct InspectCommand {
     #[command(flatten)]

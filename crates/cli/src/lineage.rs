@@ -17,7 +17,7 @@ use gptkit_lineage::{LineageConfig, OwnData};
 use gptkit_train::interrupt::Interrupt;
 use std::path::{Path, PathBuf};
 
-/// The whole story in one command: from raw text to a chatbot that learned from comparisons, and a report of it
+/// Run every stage, from raw text to a chatbot, and write a report
 ///
 /// Each stage is one of the other commands, and leaves what that command leaves; --dry-run shows them. What is done is left
 /// alone, and what was interrupted goes on: the same command again is all it takes. The report is one HTML file.

@@ -16,6 +16,8 @@ mod dpo;
 mod env;
 mod eval;
 mod finetune;
+mod flag_hint;
+mod help;
 mod info;
 mod inspect;
 mod judging;
@@ -46,11 +48,12 @@ mod tokenizer;
 #[cfg(test)]
 mod train_keys;
 mod train_rm;
+mod training_flags;
 mod ui;
 mod win_rates;
 mod world;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use gptkit_data::printable::printable_line;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
@@ -198,12 +201,16 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
     {
         return Err(refuse(format!("the current directory {} is not valid UTF-8", here.display())));
     }
-    Cli::try_parse_from(arguments).map_err(|e| {
+    let parsed = help::command().try_get_matches_from(arguments);
+    parsed.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|e| {
         // Its words are colored, and repeat what the arguments bring along: of those without control characters they are the
         // same but clean.
         let clean = arguments.iter().map(|argument| printable_line(&argument.to_string_lossy()).into_owned());
-        let e = Cli::try_parse_from(clean).err().unwrap_or(e);
+        let e = help::command().try_get_matches_from(clean).err().unwrap_or(e);
         let _ = e.print(); // a reader that is gone is no failure
+        if let Some(hint) = flag_hint::of(&e, arguments, &help::command()) {
+            write_line(&format!("  hint: {hint}"));
+        }
         ExitCode::from(if e.use_stderr() { 2 } else { 0 })
     })
 }

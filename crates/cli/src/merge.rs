@@ -11,7 +11,7 @@ use gptkit_model::load::ModelFolder;
 use gptkit_model::lora::is_adapter;
 use std::path::{Path, PathBuf};
 
-/// Merge low-rank adapters into their base: a model folder like any other
+/// Merge LoRA adapters into their base model
 #[derive(Debug, Args)]
 pub(crate) struct MergeCommand {
     /// Folder of adapters: a run's with --lora-rank, or PEFT's

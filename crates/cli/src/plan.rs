@@ -16,7 +16,7 @@ use gptkit_train::plan::{TrainingPlan, measure, settings_that_fit};
 use gptkit_train::pretrain::settle;
 use std::path::{Path, PathBuf};
 
-/// Say what a run will take before it takes it: memory by part, work, time
+/// Estimate the memory, compute and time of a run
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |config| config.default_value_if("stage", "ppo", "ppo-small")))]
 pub(crate) struct PlanCommand {
@@ -46,7 +46,7 @@ pub(crate) struct PlanCommand {
     /// Where to measure
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// What products of matrices read, on the processor [default: the configuration's, auto]
+    /// Data type for matrix multiplications on the CPU [default: the configuration's, auto]
     #[arg(long)]
     dtype: Option<DtypeChoice>,
 }

@@ -17,19 +17,19 @@ use gptkit_train::stage::Outcome;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Train a policy for what a reward model prefers, without leaving where it began (PPO)
+/// Fine-tune a model with PPO against a reward model
 ///
-/// Each iteration the policy answers prompts, the reward model scores the answers, and the policy learns from what was
-/// better than expected, at a price for each nat that it leaves its first weights.
+/// In each iteration the policy completes prompts, the reward model scores the completions, and the policy is updated
+/// toward those with more reward than expected. A KL penalty keeps it near the initial model.
 #[derive(Debug, Args)]
 pub(crate) struct PpoCommand {
-    /// Model folder to start from, which is the reference too: a run of `sft`, or of `ppo` for a further round
+    /// Start from this model, which is also the reference model: a run of `sft`, or of `ppo` for another round
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
-    /// Folder of the reward model: a run of `train-rm` from the same tokenizer and chat template
+    /// Reward model: a run of `train-rm` with the same tokenizer and chat template
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     reward: Option<PathBuf>,
-    /// Say which round it is, to be sure: 1 from `sft`, 2 from a policy that has been through one
+    /// Number of this round, as a check: 1 starts from `sft`, 2 from a policy after one round
     #[arg(long, value_name = "N", conflicts_with = "resume", value_parser = clap::value_parser!(u32).range(1..))]
     round: Option<u32>,
     #[command(flatten)]
@@ -44,10 +44,10 @@ pub(crate) struct PpoCommand {
     mut_arg("set", |arg| arg.help("Change one setting, for instance reward.kl_coef=0.05 (repeatable)")),
     mut_arg("data", |arg| {
         arg.long("prompts").help("Prompts: a line each in .txt, or records (JSONL, JSON, CSV, TSV, Parquet), or `world` for the \
-                                  embedded ones; repeatable")
+                                  built-in ones; repeatable")
     }),
-    mut_arg("val", |arg| arg.help("Prompts to validate on [default: a share of the others]")),
-    mut_arg("on_bad_record", |arg| arg.help("What to do with records that hold no prompt")),
+    mut_arg("val", |arg| arg.help("Prompts for validation [default: a share of --prompts]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with records without a prompt")),
 )]
 struct PpoConfigArgs {
     /// Preset or TOML file, for instance ppo-instructgpt
@@ -55,20 +55,20 @@ struct PpoConfigArgs {
     config: String,
     #[command(flatten)]
     records: StageArgs,
-    /// Pretraining text that is read beside (PPO-ptx): files, folders, or `world`; repeatable
+    /// Pretraining text to mix in (PPO-ptx): files, folders, or `world`; repeatable
     #[arg(long, value_name = "PATH")]
     text: Vec<String>,
 }
 
 impl PpoConfigArgs {
     /// As `--set` would say it.
-    fn settings(&self) -> Vec<String> {
-        let mut set = self.records.settings("prompts");
+    fn settings(&self) -> Result<Vec<String>, Usage> {
+        let mut set = self.records.settings("prompts")?;
         if !self.text.is_empty() {
             let sources: Vec<String> = self.text.iter().map(|path| format!("{{ path = {} }}", quoted(path))).collect();
             set.push(format!("ptx.sources=[{}]", sources.join(", ")));
         }
-        set
+        Ok(set)
     }
 }
 
@@ -76,7 +76,7 @@ const NAMES: StageNames = StageNames { command: "ppo", records: Some(("prompts",
 
 impl PpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let settings = (self.config.config.as_str(), self.config.settings());
+        let settings = (self.config.config.as_str(), self.config.settings()?);
         let models = || {
             let init = model_to_start_from(self.init.as_deref())?;
             let reward = self.reward.as_deref().context("no reward model")?;

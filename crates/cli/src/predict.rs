@@ -10,7 +10,7 @@ use gptkit_sft::predict::Predicted;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Label texts with a model that `finetune` made
+/// Classify texts with a model from `finetune`
 #[derive(Debug, Args)]
 pub(crate) struct PredictCommand {
     /// Model folder: a run of `finetune`

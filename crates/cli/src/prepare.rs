@@ -7,7 +7,7 @@ use clap::Args;
 use gptkit_train::PretrainConfig;
 use std::path::PathBuf;
 
-/// Turn text into token shards, as `pretrain` does when it must
+/// Tokenize text into shards for `pretrain`
 #[derive(Debug, Args)]
 pub(crate) struct PrepareCommand {
     #[command(flatten)]

@@ -73,19 +73,44 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
 /// The configuration that `given` names, with `set` on top, and its name.
 pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
     let (name, text) = text(given)?;
-    Ok((name, gptkit_config::load(given, &text, set)?))
+    let loaded = gptkit_config::load(given, &text, set);
+    // Every preset is sound for its own command.
+    if loaded.is_err() && is_preset(given) && gptkit_config::load::<T>(given, &text, &[]).is_err() {
+        let command = command_of(given);
+        let what = format!("{given} is a preset of `gptkit {command}`");
+        return Err(Usage::new(what).hint("`gptkit config list` lists the presets by command").into());
+    }
+    Ok((name, loaded?))
+}
+
+fn is_preset(name: &str) -> bool {
+    PRESETS.iter().any(|(known, _)| *known == name)
+}
+
+/// The command that the preset `name` is for.
+fn command_of(name: &str) -> &'static str {
+    match name.split('-').next() {
+        Some("dpo") => "dpo",
+        Some("finetune") => "finetune",
+        Some("lineage") => "lineage",
+        Some("ppo") => "ppo",
+        Some("rm") => "train-rm",
+        Some("scaling") => "scaling",
+        Some("sft") => "sft",
+        _ => "pretrain",
+    }
 }
 
 /// What the preset `name` is, in a line; its whole file is checked.
 pub(crate) fn description(name: &str) -> Result<String> {
-    Ok(match name.split('-').next() {
-        Some("dpo") => load::<DpoConfig>(name, &[])?.1.description,
-        Some("finetune") => load::<FinetuneConfig>(name, &[])?.1.description,
-        Some("lineage") => load::<LineageConfig>(name, &[])?.1.description,
-        Some("ppo") => load::<PpoConfig>(name, &[])?.1.description,
-        Some("rm") => load::<RewardConfig>(name, &[])?.1.description,
-        Some("scaling") => load::<ScalingConfig>(name, &[])?.1.description,
-        Some("sft") => load::<SftConfig>(name, &[])?.1.description,
+    Ok(match command_of(name) {
+        "dpo" => load::<DpoConfig>(name, &[])?.1.description,
+        "finetune" => load::<FinetuneConfig>(name, &[])?.1.description,
+        "lineage" => load::<LineageConfig>(name, &[])?.1.description,
+        "ppo" => load::<PpoConfig>(name, &[])?.1.description,
+        "train-rm" => load::<RewardConfig>(name, &[])?.1.description,
+        "scaling" => load::<ScalingConfig>(name, &[])?.1.description,
+        "sft" => load::<SftConfig>(name, &[])?.1.description,
         _ => load::<PretrainConfig>(name, &[])?.1.description,
     })
 }

@@ -5,6 +5,7 @@ use crate::plan::print_here;
 use crate::presets;
 use crate::run_args::{RunArgs, RunModels, StageNames, say_end};
 use crate::sample::print_sample;
+use crate::training_flags::TrainingFlags;
 use crate::ui::Ui;
 use anyhow::ensure;
 use clap::Args;
@@ -19,12 +20,17 @@ use std::path::PathBuf;
 pub(crate) struct PretrainCommand {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Model folder to start from instead of first values; its shape and tokenizer take the place of the configuration's
+    /// Start from this model instead of random weights; its architecture and tokenizer override the configuration
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "resume"])]
     init: Option<PathBuf>,
-    /// Say what the run would take (see gptkit plan), and do nothing
+    /// Print the estimate of `gptkit plan` and exit
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// Start even if the run would read the text more than 10,000 times
+    #[arg(long, conflicts_with = "resume")]
+    yes: bool,
+    #[command(flatten)]
+    training: TrainingFlags,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -34,6 +40,7 @@ const NAMES: StageNames = StageNames { command: "pretrain", records: None, gone:
 impl PretrainCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let mut set = self.config.settings();
+        set.extend(self.training.settings(&self.config.set)?);
         if self.dry_run {
             set.extend(self.run.settings());
             let (_, config) = presets::load(&self.config.config, &set)?;
@@ -49,7 +56,8 @@ impl PretrainCommand {
                     folder.display()
                 );
             }
-            Ok(Pretraining::new(config, models.get("init")))
+            let stage = Pretraining::new(config, models.get("init"));
+            Ok(if self.yes || self.run.resume_folder().is_some() { stage.repeating() } else { stage })
         };
         let outcome = self.run.train(&NAMES, (&self.config.config, set), models, stage, ui)?;
         let folder = &outcome.folder;

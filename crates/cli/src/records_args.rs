@@ -17,7 +17,7 @@ pub(crate) struct RecordsArgs {
     /// File to write the records to, with what is said of them, as JSONL [default: stdout]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// What to do with records that cannot be used
+    /// What to do with invalid records
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     on_bad_record: String,
 }

@@ -76,19 +76,19 @@ pub(crate) struct RunArgs {
     /// Folder of the run [default: runs/NAME-1, or the first number that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder, exactly as if it had not been interrupted; it knows its settings
+    /// Resume the run in this folder from its last checkpoint, with its own settings
     #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "seed", "config", "set", "dtype"])]
     resume: Option<PathBuf>,
-    /// Seed of everything that is drawn [default: the configuration's, 1]
+    /// Random seed of the run [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
-    /// What products of matrices read, on the processor [default: the configuration's, auto]
+    /// Data type for matrix multiplications on the CPU [default: the configuration's, auto]
     #[arg(long)]
     dtype: Option<DtypeChoice>,
-    /// Save and stop after this time, for instance 2h or 90m; the exit code is then 124
+    /// Save a checkpoint and stop after this time, for instance 2h or 90m; the exit code is then 124
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_time: Option<Duration>,
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }
@@ -186,7 +186,7 @@ impl RunArgs {
         Ok(Todo::Begin { config, request, claim })
     }
 
-    /// Where to compute.
+    /// Device to compute on.
     ///
     /// # Errors
     /// When there is no such device.

@@ -11,7 +11,7 @@ use gptkit_train::request::RunRequest;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// List runs: state, step, loss
+/// List runs with their state, step and loss
 #[derive(Debug, Args)]
 pub(crate) struct RunsCommand {
     /// Folder of the runs
@@ -73,7 +73,7 @@ fn ago(run: &Overview) -> String {
     format!("{:#} ago", indicatif::HumanDuration(Duration::from_secs(seconds)))
 }
 
-/// Draw the curves of one run, or of several over each other, as SVG
+/// Draw the training curves of one or several runs as SVG
 #[derive(Debug, Args)]
 pub(crate) struct PlotCommand {
     /// Folders of runs

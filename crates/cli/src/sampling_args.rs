@@ -12,25 +12,25 @@ const TEMPERATURE: f32 = 0.8;
 /// How tokens are chosen
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// Divides the logits; 0 takes the likeliest token
+    /// Sampling temperature; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value_t = TEMPERATURE, allow_negative_numbers = true)]
     temperature: f32,
-    /// Only the K likeliest tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Only the likeliest tokens that together have probability P
+    /// Sample from the most likely tokens with a total probability of P
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
-    /// Only tokens at least P times as likely as the likeliest
+    /// Sample from tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
-    /// Makes tokens seen before less likely; 1 changes nothing
+    /// Penalty for tokens that already occurred; 1 is no penalty
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// End before this text (repeatable)
+    /// Stop before this text (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Same seed, same text
+    /// Random seed: the same seed gives the same text
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

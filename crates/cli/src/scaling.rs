@@ -12,7 +12,7 @@ use gptkit_scaling::{ScalingOutcome, TrainedFamily};
 use gptkit_train::run::claim_numbered;
 use std::path::Path;
 
-/// Fit scaling laws to a family of small models, which are trained for it
+/// Train a family of small models and fit scaling laws
 ///
 /// Each member is a run like those of `pretrain`, in a folder below the family's, on the same text for the same number of
 /// tokens. Kaplan's laws L(N), L(D) and L(C) and Chinchilla's L(N, D) are fitted to their validation losses, with intervals;

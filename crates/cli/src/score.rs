@@ -11,7 +11,7 @@ use gptkit_reward::score::{ScoringCounts, ScoringOutput, score};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Give answers their rewards by a reward model
+/// Compute the rewards of completions with a reward model
 ///
 /// Records are dialogues in any form that `sft` takes, and get a `reward`; those with several completions, or chosen and
 /// rejected, get `rewards`.
@@ -21,7 +21,7 @@ pub(crate) struct ScoreCommand {
     read: ReadArgs,
 }
 
-/// Rank the completions of each prompt by a reward model
+/// Rank the completions of each prompt with a reward model
 ///
 /// Records with `prompt` and `completions` (or chosen and rejected) get `rewards` and `ranking`, the place of each: 1 is the
 /// best.

@@ -3,7 +3,7 @@
 use crate::data_args::shell;
 use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
 use crate::stage_args::StageArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use clap::Args;
 use gptkit_data::dialogue::Message;
@@ -14,10 +14,10 @@ use gptkit_sft::sft::SftReport;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
-/// Teach a model to answer, from demonstrations
+/// Fine-tune a model to follow instructions, from demonstrations (SFT)
 #[derive(Debug, Args)]
 pub(crate) struct SftCommand {
-    /// Model folder to start from
+    /// Start from this model
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     #[command(flatten)]
@@ -30,9 +30,9 @@ pub(crate) struct SftCommand {
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Dialogues: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
-                                    embedded instructions; repeatable")),
-    mut_arg("val", |arg| arg.help("Dialogues to validate on [default: a share of the others]")),
-    mut_arg("on_bad_record", |arg| arg.help("What to do with records that are no sound dialogue")),
+                                    built-in instructions; repeatable")),
+    mut_arg("val", |arg| arg.help("Dialogues for validation [default: a share of --data]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with invalid records")),
 )]
 pub(crate) struct SftConfigArgs {
     /// Preset or TOML file, for instance sft-instructgpt
@@ -40,25 +40,25 @@ pub(crate) struct SftConfigArgs {
     pub(crate) config: String,
     #[command(flatten)]
     records: StageArgs,
-    /// Learn everything that is said, not the assistant's words alone
+    /// Compute the loss on all messages, not on the assistant's alone
     #[arg(long)]
     train_on_prompt: bool,
-    /// Train low-rank adapters of this rank, and nothing else; with AdamW, since Muon is for whole matrices
+    /// Train LoRA adapters of this rank instead of all weights; the optimizer is then AdamW
     #[arg(long, value_name = "R")]
     lora_rank: Option<usize>,
 }
 
 impl SftConfigArgs {
     /// As `--set` would say it.
-    pub(crate) fn settings(&self) -> Vec<String> {
-        let mut set = self.records.settings("data");
+    pub(crate) fn settings(&self) -> Result<Vec<String>, Usage> {
+        let mut set = self.records.settings("data")?;
         if self.train_on_prompt {
             set.push("data.train_on_prompt=true".to_owned());
         }
         if let Some(rank) = self.lora_rank {
             set.extend([format!("lora.rank={rank}"), "train.optimizer=adamw".to_owned()]);
         }
-        set
+        Ok(set)
     }
 }
 
@@ -66,7 +66,7 @@ const NAMES: StageNames = StageNames { command: "sft", records: Some(("data", FI
 
 impl SftCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let settings = (self.config.config.as_str(), self.config.settings());
+        let settings = (self.config.config.as_str(), self.config.settings()?);
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let stage = |config, models: &RunModels| Ok(Sft::new(config, models.required("init")?));
         finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)

@@ -1,6 +1,8 @@
 //! Arguments of every command that learns from records. They are short ways to write settings, so that one check serves all.
 
 use crate::data_args::quoted;
+use crate::training_flags::TrainingFlags;
+use crate::ui::Usage;
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
 
@@ -16,19 +18,25 @@ pub(crate) struct StageArgs {
     /// Records to validate on
     #[arg(long, value_name = "PATH")]
     val: Vec<String>,
-    /// What to do with records that cannot be used
+    /// What to do with invalid records
     #[arg(long, value_name = "fail|skip")]
     on_bad_record: Option<OnBadRecord>,
+    #[command(flatten)]
+    training: TrainingFlags,
 }
 
 impl StageArgs {
     /// As `--set` would say it; the records are those of the section `records`.
-    pub(crate) fn settings(&self, records: &str) -> Vec<String> {
+    ///
+    /// # Errors
+    /// When one setting is given twice.
+    pub(crate) fn settings(&self, records: &str) -> Result<Vec<String>, Usage> {
         let mut set = self.set.clone();
         set.extend(list(&format!("{records}.sources"), &self.data));
         set.extend(list(&format!("{records}.validation"), &self.val));
         set.extend(self.on_bad_record.map(|choice| format!("{records}.on_bad_record={}", serde_json::json!(choice))));
-        set
+        set.extend(self.training.settings(&self.set)?);
+        Ok(set)
     }
 }
 

@@ -10,7 +10,7 @@ use gptkit_data::source::DataConfig;
 use gptkit_data::tokenizer::{self, TokenizerConfig, TokenizerKind};
 use std::path::{Path, PathBuf};
 
-/// Train a tokenizer, or use one on stdin
+/// Train and use tokenizers
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenizerCommand {
     /// Learn one from text

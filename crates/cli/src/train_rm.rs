@@ -12,16 +12,16 @@ use gptkit_reward::train_rm::{RewardModelingReport, SCORES};
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
-/// Teach a model what people prefer, from comparisons
+/// Train a reward model from comparisons
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Comparisons: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
-                                    embedded ones; repeatable")),
-    mut_arg("val", |arg| arg.help("Comparisons to validate on [default: a share of the others' prompts]")),
-    mut_arg("on_bad_record", |arg| arg.help("What to do with records that are no sound comparison")),
+                                    built-in ones; repeatable")),
+    mut_arg("val", |arg| arg.help("Comparisons for validation [default: those of a share of the prompts]")),
+    mut_arg("on_bad_record", |arg| arg.help("What to do with invalid records")),
 )]
 pub(crate) struct TrainRmCommand {
-    /// Model folder to start from: a run of `sft`
+    /// Start from this model: a run of `sft`
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Preset or TOML file, for instance rm-instructgpt
@@ -40,7 +40,7 @@ impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let stage = |config, models: &RunModels| Ok(RewardModeling::new(config, models.required("init")?));
-        finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings("data")), models, stage, ui)?, ui)
+        finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings("data")?), models, stage, ui)?, ui)
     }
 }
 

@@ -22,7 +22,7 @@ use gptkit_reward::model::Scorer;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Compare several ways to answer with a reference model, in one table: win rate, rewards, length, KL
+/// Compare models with a reference model: win rate, rewards, length, KL
 ///
 /// Each answers every prompt once, and is judged beside an answer of the reference. The reference itself is a row, by a
 /// second answer of its own: what chance does. KL is how far a way of answering has gone from the reference, in nats an
@@ -52,11 +52,11 @@ pub(crate) struct WinRatesCommand {
     /// Only the first N prompts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Who judges: `gold`, the embedded world's hidden scorer; `labeler` or `labeler:SEED`, its simulated, noisy labeler; or
+    /// Judge: `gold`, the built-in world's true score; `labeler` or `labeler:SEED`, its simulated, noisy labeler; or
     /// the folder of a reward model
     #[arg(long, value_name = "gold|labeler|DIR")]
     judge: String,
-    /// Longest answer, in tokens
+    /// Maximum length of an answer, in tokens
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub(crate) struct WinRatesCommand {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
-    /// What to do with records that hold no prompt
+    /// What to do with records without a prompt
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     on_bad_record: OnBadRecord,
     #[command(flatten)]
@@ -83,7 +83,7 @@ impl WinRatesCommand {
         let items = prompts.items(&models, self.on_bad_record, ui)?;
         // Before anything is written, which takes long.
         models.iter().try_for_each(|model| self.is_read(model, rewarding.as_ref()))?;
-        let (files, gpt) = self.compute.load(&self.reference)?;
+        let (files, gpt) = self.compute.load_writer(&self.reference)?;
         let world = prompts.world();
         let contest = Contest {
             items: &items,
@@ -99,7 +99,7 @@ impl WinRatesCommand {
         let opponent = contest.opponent(&reference, ui)?;
         let mut rows = contest.reference(&opponent, &best_of, &reference, ui)?;
         for (n, folder) in self.model.iter().enumerate() {
-            let (files, gpt) = self.compute.load(folder)?;
+            let (files, gpt) = self.compute.load_writer(folder)?;
             let model = CompletionWriter::new(folder, &files, &gpt)?;
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);

@@ -7,14 +7,13 @@ use gptkit_data::synthetic::{PatternKind, SyntheticLabeled, SyntheticPatternReco
 use gptkit_data::task::TaskKind;
 use gptkit_world::{Comparisons, Instructions, Patterns, World as Stories, WorldPart};
 
-/// Print stories, patterns, instructions, comparisons or labeled tasks of the embedded world, the default data of every
-/// stage
+/// Print the built-in data: stories, patterns, instructions, comparisons, labeled records
 #[derive(Debug, Args)]
 pub(crate) struct WorldCommand {
     /// How many
     #[arg(long, value_name = "N", default_value_t = 3, alias = "stories")]
     count: u64,
-    /// Same seed, same text
+    /// Random seed: the same seed gives the same text
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// One JSON object a story: text, the world's state behind it, questions with answers

@@ -58,8 +58,8 @@ where
         }
         Err(e) => {
             let path = track.path().to_string();
-            // It may quote the whole value.
-            problems.add(if path == "." { "" } else { &path }, cut(e.message(), 300), "");
+            let (what, hint) = plain(e.message());
+            problems.add(if path == "." { "" } else { &path }, what, hint);
         }
     }
     Err(source.locate(&table, &problems))
@@ -121,16 +121,58 @@ fn cut(text: &str, longest: usize) -> String {
     short
 }
 
-/// The nearest key that exists, in words.
+/// Keys that other trainers have, and what they are called here.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("learning_rate", "lr"),
+    ("max_lr", "lr"),
+    ("max_steps", "length"),
+    ("max_iters", "length"),
+    ("steps", "length"),
+    ("epochs", "length"),
+    ("num_epochs", "length"),
+    ("num_train_epochs", "length"),
+    ("batch", "batch_size"),
+    ("per_device_train_batch_size", "batch_size"),
+    ("gradient_accumulation_steps", "micro_batch"),
+    ("warmup_steps", "warmup"),
+];
+
+/// The nearest key that exists, in words: in the section of `key`, or else in another one.
 fn suggestion<T: DeserializeOwned>(key: &str) -> String {
     let path: Vec<&str> = key.split('.').collect();
     let Some((last, section)) = path.split_last() else { return String::new() };
+    let meant = ELSEWHERE.iter().find(|(other, _)| other == last).map_or(*last, |(_, name)| name);
     let known = fields::at::<T>(section);
-    match nearest(last, known.iter().map(|key| &**key)) {
-        Some(key) => format!("did you mean `{key}`?"),
+    if let Some(near) = nearest(meant, known.iter().map(|key| &**key)) {
+        return format!("did you mean `{near}`?");
+    }
+    let sections = fields::at::<T>(&[]);
+    let holds = |section: &&&str| fields::at::<T>(&[section]).contains(&meant);
+    match sections.iter().find(holds) {
+        Some(section) => format!("did you mean `{section}.{meant}`?"),
         None if known.is_empty() => String::new(),
         None => format!("known here: {}", known.join(", ")),
     }
+}
+
+/// A message of serde in plain words, and what to write instead.
+fn plain(message: &str) -> (String, String) {
+    // It may quote the whole value.
+    let short = || (cut(message, 300), String::new());
+    if let Some(rest) = message.strip_prefix("unknown variant `") {
+        let Some((value, known)) = rest.split_once("`, expected ") else { return short() };
+        let known = known.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ");
+        return (format!("\"{}\" is not one of {}", cut(value, 60), cut(&known, 300)), String::new());
+    }
+    let Some((_, expected)) = message.split_once(", expected ") else { return short() };
+    let what = match expected {
+        "f64" | "f32" => "is not a number",
+        "usize" | "u64" | "u32" | "u16" | "u8" => "is not a whole number of 0 or more",
+        "i64" | "i32" => "is not a whole number",
+        "a boolean" => "is neither true nor false",
+        _ => return short(),
+    };
+    (what.to_owned(), String::new())
 }
 
 fn syntax(file: &str, text: &str, error: &toml::de::Error) -> Invalid {

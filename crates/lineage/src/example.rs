@@ -83,8 +83,14 @@ fn seed(number: u64) -> SeedMeasurements {
         peak_bytes: Some(200_000_000),
         fingerprint: String::new(),
     });
-    let pretrained =
-        [("lstm", 1.5, 1e4), ("transformer", 1.2, 2e4), ("gpt1", 1.3, 2e4), ("bert", 2.0, 2e4), ("gpt2", 1.2, 1e4), ("gpt3", 1.0, 5e3)];
+    let pretrained = [
+        ("lstm", 1.5, 1e4),
+        ("transformer", 1.2, 2e4),
+        ("gpt1", 1.3, 2e4),
+        ("bert", 2.0, 2e4),
+        ("gpt2", 1.2, 1e4),
+        ("gpt3", 1.0, 5e3),
+    ];
     let trained = [("sft", 0.9, 1e4), ("rm", 0.6, 5e3), ("rm-2", 0.5, 5e3)];
     let run = |(name, loss, speed): (&str, f64, f64)| (name.to_owned(), training(loss + shift, speed));
     let mut runs: BTreeMap<String, TrainingMeasurements> = pretrained.into_iter().chain(trained).map(run).collect();
@@ -151,15 +157,29 @@ fn seed(number: u64) -> SeedMeasurements {
             (model.to_owned(), AnswerGrades { followed, by_kind, courteous, mean_tokens: 9.0, gold })
         })
         .into(),
-        speeds: [("speed", [("transformer", 2e4), ("lstm", 1e4)]), ("speed-batch", [("transformer", 3e4), ("lstm", 4e4)])]
-            .map(|(stage, models)| {
-                let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate + number as f64 };
-                (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
+        sampled: [("gpt2", 0.0), ("sft", 0.7), ("ppo", 0.75), ("ppo-2", 0.76)]
+            .map(|(model, value)| {
+                let by_kind = [("answer".to_owned(), (40, 50))].into();
+                let (followed, mean_tokens) = (share(value), 9.0);
+                let gold = Some(4.0 * value);
+                (model.to_owned(), AnswerGrades { followed, by_kind, courteous: 0.5, mean_tokens, gold })
             })
             .into(),
-        positions: [("lstm", [(0.0, 4.0), (8.0, 2.0), (64.0, 1.8)]), ("transformer", [(0.0, 4.2), (8.0, 2.1), (64.0, 1.2)])]
-            .map(|(model, curve)| (model.to_owned(), curve.map(|(from, loss)| (from, loss + shift)).to_vec()))
-            .into(),
+        speeds: [
+            ("speed", [("transformer", 2e4), ("lstm", 1e4)]),
+            ("speed-batch", [("transformer", 3e4), ("lstm", 4e4)]),
+        ]
+        .map(|(stage, models)| {
+            let speed = |rate: f64| TurnSpeed { tokens_per_s: 1.5 * rate, tokens_per_cpu_s: rate + number as f64 };
+            (stage.to_owned(), models.map(|(model, rate)| (model.to_owned(), speed(rate))).into())
+        })
+        .into(),
+        positions: [
+            ("lstm", [(0.0, 4.0), (8.0, 2.0), (64.0, 1.8)]),
+            ("transformer", [(0.0, 4.2), (8.0, 2.1), (64.0, 1.2)]),
+        ]
+        .map(|(model, curve)| (model.to_owned(), curve.map(|(from, loss)| (from, loss + shift)).to_vec()))
+        .into(),
         perplexities: [("gpt1", 2.6), ("gpt2", 2.4), ("gpt3", 2.3)]
             .map(|(model, value)| (model.to_owned(), value + shift))
             .into(),

@@ -53,8 +53,10 @@ pub struct SeedMeasurements {
     pub answers: BTreeMap<String, Vec<String>>,
     /// What each token of a text attends to.
     pub attention: Option<AttentionMaps>,
-    /// How answers follow held-out instructions, by the model's stage.
+    /// How the most likely answers follow held-out instructions, by the model's stage.
     pub grades: BTreeMap<String, AnswerGrades>,
+    /// The same of the answers that were sampled for win rates.
+    pub sampled: BTreeMap<String, AnswerGrades>,
     /// Speeds of training two models by turns, by stage and then by the model's stage.
     pub speeds: BTreeMap<String, BTreeMap<String, TurnSpeed>>,
     /// Loss at ranges of positions in the context, by the model's stage: the first position of each range, nats a token.
@@ -67,7 +69,7 @@ pub struct SeedMeasurements {
     pub excerpts: Excerpts,
 }
 
-/// Answers to held-out instructions of the embedded world, each the likeliest.
+/// Answers to held-out instructions of the embedded world.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnswerGrades {
     /// Share that is right.

@@ -86,8 +86,11 @@ fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) ->
         "win-rates" => {
             let contest: WinRatesFile = json(left)?;
             match contest.sampling.temperature == 0.0 {
-                true => seed.grades.extend(grades(contest)),
-                false => drop(seed.wins.insert(name(), wins(contest))),
+                true => seed.grades.extend(grades(&contest)),
+                false => {
+                    seed.sampled.extend(grades(&contest));
+                    seed.wins.insert(name(), wins(contest));
+                }
             }
         }
         "bench" => drop(seed.speeds.insert(name(), lines::<BenchLine>(left)?.into_iter().map(speed).collect())),
@@ -318,14 +321,15 @@ struct WinRatesFileGrades {
 }
 
 /// Of each model that was graded, the reference among them, by its folder's name.
-fn grades(contest: WinRatesFile) -> BTreeMap<String, AnswerGrades> {
-    let graded = |row: WinRatesFileRow| {
+fn grades(contest: &WinRatesFile) -> BTreeMap<String, AnswerGrades> {
+    let graded = |row: &WinRatesFileRow| {
         let folder = Path::new(row.name.trim_end_matches(" (reference)")).file_name()?.to_string_lossy().into_owned();
-        let WinRatesFileGrades { followed, by_kind, courteous } = row.grades?;
+        let WinRatesFileGrades { followed, by_kind, courteous } = row.grades.as_ref()?;
+        let (followed, by_kind, courteous) = (*followed, by_kind.clone(), *courteous);
         let (mean_tokens, gold) = (row.mean_tokens, row.mean_score);
         Some((folder, AnswerGrades { followed, by_kind, courteous, mean_tokens, gold }))
     };
-    contest.rows.into_iter().filter_map(graded).collect()
+    contest.rows.iter().filter_map(graded).collect()
 }
 
 #[derive(Deserialize)]

@@ -258,6 +258,7 @@ fn facts(measured: &StoryMeasurements) -> Value {
         }),
         "verdicts": rules::all(measured).iter().map(|shape| (shape.name.clone(), json!(shape.verdict))).collect::<Map<_, _>>(),
         "right": graded("right"),
+        "sampled": graded("sampled"),
         "courteous": graded("courteous"),
         "elapsed_s": stages().map(|stage| stage.elapsed_s).sum::<f64>(),
         "peak_bytes": stages().filter_map(|stage| stage.peak_bytes).max(),

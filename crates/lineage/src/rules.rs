@@ -2,10 +2,14 @@
 
 use crate::config::Chapter;
 use crate::measured::{
-    InContextScores, PpoIteration, RewardModelScores, SeedMeasurements, StoryMeasurements, is_pattern,
+    AnswerGrades, InContextScores, PpoIteration, RewardModelScores, SeedMeasurements, StoryMeasurements, is_pattern,
 };
 use crate::shape::{FigureComparison, FigurePair, FigureUnit, PaperShape};
 use crate::summary::PRESSED;
+use std::collections::BTreeMap;
+
+/// Points of percent within which instructions count as followed as often: a standard error of 1,000 answers.
+const AS_OFTEN: f64 = 1.0;
 
 /// Patterns that GPT-1 is fine-tuned for, each by a stage `…-gpt1`.
 const TUNED: [&str; 3] = ["color", "first-word", "middle-word"];
@@ -105,7 +109,7 @@ fn demonstrated(measured: &StoryMeasurements) -> PaperShape {
             "Fine-tuned in the same way, the transformer does better than an LSTM in its place",
             "Radford et al. 2018, §5",
         ),
-        vec![followed(measured, ["sft-gpt1", "sft-lstm"], ["GPT-1", "LSTM"])],
+        vec![followed(measured, MOST_LIKELY, ["sft-gpt1", "sft-lstm"], ["GPT-1", "LSTM"])],
         missing(measured, &["instructed"]),
     )
 }
@@ -277,11 +281,21 @@ fn text_loss(measured: &StoryMeasurements) -> FigureComparison {
     )
 }
 
+/// Grades of answers by the model's stage: the most likely ones, or those that were sampled for the win rates.
+type Graded = fn(&SeedMeasurements) -> &BTreeMap<String, AnswerGrades>;
+const MOST_LIKELY: (&str, Graded) = ("instructions followed by the most likely answer", |seed| &seed.grades);
+const SAMPLED: (&str, Graded) = ("instructions followed by the same answers", |seed| &seed.sampled);
+
 /// Share of held-out instructions that `name` follows, against `other`, both stages.
-fn followed(measured: &StoryMeasurements, [name, other]: [&str; 2], names: [&str; 2]) -> FigureComparison {
-    FigureComparison::new(measured, "instructions followed", names, FigureUnit::Percent, |seed| {
+fn followed(
+    measured: &StoryMeasurements,
+    (what, graded): (&str, Graded),
+    [name, other]: [&str; 2],
+    names: [&str; 2],
+) -> FigureComparison {
+    FigureComparison::new(measured, what, names, FigureUnit::Percent, |seed| {
         let of = |model: &str| {
-            let share = seed.grades.get(model)?.followed;
+            let share = graded(seed).get(model)?.followed;
             Some((100.0 * share.value, 100.0 * share.standard_error()))
         };
         Some(FigurePair::with_errors(of(name)?, of(other)?))
@@ -336,7 +350,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             "Ouyang et al. 2022, figure 1",
             vec![
                 wins(measured, "wins-sft", "sft", ["SFT", "the base model"]),
-                followed(measured, ["sft", "gpt2"], ["SFT", "the base model"]),
+                followed(measured, SAMPLED, ["sft", "gpt2"], ["SFT", "the base model"]),
             ],
             &["wins-sft", "grades"],
         ),
@@ -347,7 +361,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             "Ouyang et al. 2022, figure 1",
             vec![
                 wins(measured, "wins-ppo", "ppo", ["PPO", "SFT"]),
-                followed(measured, ["ppo", "sft"], ["PPO", "SFT"]).or_equal(),
+                followed(measured, SAMPLED, ["ppo", "sft"], ["PPO", "SFT"]).or_within(AS_OFTEN),
             ],
             &["wins-ppo", "grades"],
         ),
@@ -375,7 +389,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
             "OpenAI 2022; Ouyang et al. 2022, §3.1",
             vec![
                 wins(measured, "wins-round-2", "ppo-2", ["second round", "the first"]),
-                followed(measured, ["ppo-2", "ppo"], ["second round", "the first"]).or_equal(),
+                followed(measured, SAMPLED, ["ppo-2", "ppo"], ["second round", "the first"]).or_within(AS_OFTEN),
             ],
             &["wins-round-2", "grades"],
         ),

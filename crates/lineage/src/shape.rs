@@ -73,8 +73,9 @@ pub struct FigureComparison {
     /// Half of its 95% interval over seeds; none of a single seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_interval: Option<f64>,
-    /// Whether it also holds when both figures are the same on average.
-    pub may_be_equal: bool,
+    /// By how much the figure that should be the larger may be the smaller on average, where that is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
     /// Whether it holds; of fewer than [`SEEDS`] seeds, whether they are consistent with it.
     pub holds: bool,
 }
@@ -110,16 +111,16 @@ impl FigureComparison {
             pairs,
             mean,
             half_interval,
-            may_be_equal: false,
+            margin: None,
         }
     }
 }
 
 impl FigureComparison {
-    /// The same where the figure that should be the larger may also be as large: it holds when it is not the smaller on
+    /// The same where the figure that should be the larger need not be: it holds when it is smaller by at most `margin` on
     /// average.
-    pub fn or_equal(self) -> Self {
-        Self { holds: !self.pairs.is_empty() && self.mean >= 0.0, may_be_equal: true, ..self }
+    pub fn or_within(self, margin: f64) -> Self {
+        Self { holds: !self.pairs.is_empty() && self.mean >= -margin, margin: Some(margin), ..self }
     }
 }
 
@@ -234,8 +235,8 @@ mod tests {
 
     #[test]
     fn equal_may_be_enough() {
-        let but = |differences: &[f64]| compared(differences).or_equal().holds;
-        assert!(but(&[1.0, -2.0, 1.0]) && !but(&[1.0, -2.1, 1.0]) && but(&[0.0]) && !but(&[-0.1]) && !but(&[]));
+        let but = |differences: &[f64]| compared(differences).or_within(0.5).holds;
+        assert!(but(&[1.0, -3.0, 0.5]) && !but(&[1.0, -4.0, 1.0]) && but(&[-0.5]) && !but(&[-0.6]) && !but(&[]));
     }
 
     #[test]

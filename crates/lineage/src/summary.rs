@@ -78,11 +78,12 @@ pub struct SummaryFigure {
 }
 
 /// The columns, in their order.
-pub const FIGURES: [SummaryFigure; 8] = [
+pub const FIGURES: [SummaryFigure; 9] = [
     SummaryFigure { key: "parameters", head: "Parameters", better: Better::Neither, form: (0, "") },
     SummaryFigure { key: "text_loss", head: "Loss on text", better: Better::Lower, form: (3, "") },
     SummaryFigure { key: "few_shot", head: "Patterns with examples", better: Better::Higher, form: (1, "%") },
     SummaryFigure { key: "right", head: "Right answers", better: Better::Higher, form: (1, "%") },
+    SummaryFigure { key: "sampled", head: "Right when sampled", better: Better::Higher, form: (1, "%") },
     SummaryFigure { key: "courteous", head: "Courteous answers", better: Better::Neither, form: (1, "%") },
     SummaryFigure { key: "tokens", head: "Tokens per answer", better: Better::Neither, form: (1, "") },
     SummaryFigure { key: "gold", head: "Gold score", better: Better::Higher, form: (2, "") },
@@ -114,6 +115,7 @@ pub fn value(seed: &SeedMeasurements, model: StoryModel, key: &str) -> Option<f6
         "text_loss" => seed.excerpts.text_loss.get(model.stage).copied(),
         "few_shot" => few_shot(seed.in_context.as_ref()?, model.stage),
         "right" => grade.map(|grade| 100.0 * grade.followed.value),
+        "sampled" => seed.sampled.get(model.stage).map(|grade| 100.0 * grade.followed.value),
         "courteous" => grade.map(|grade| 100.0 * grade.courteous),
         "tokens" => grade.map(|grade| grade.mean_tokens),
         "gold" => grade.and_then(|grade| grade.gold),

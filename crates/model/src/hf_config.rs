@@ -40,6 +40,9 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         Kind::Gpt2 | Kind::Gpt3 => "gelu_new",
         Kind::Lstm => "tanh",
     });
+    if config.position_init != PositionInit::default() {
+        json["position_init"] = json!(config.position_init); // of gptkit alone, which goes on training by it
+    }
     if let Some(n_inner) = config.n_inner {
         json["n_inner"] = json!(n_inner);
     }
@@ -71,6 +74,7 @@ struct HfConfig {
     layer_norm_epsilon: Option<f64>,
     window_size: Option<usize>,
     initializer_range: Option<f64>,
+    position_init: Option<PositionInit>,
     scale_attn_weights: Option<bool>,
     scale_attn_by_inverse_layer_idx: Option<bool>,
     tie_word_embeddings: Option<bool>,
@@ -119,7 +123,7 @@ pub(crate) fn parse_config(json: &Value) -> Result<ModelConfig> {
         n_inner: hf.n_inner.filter(|&n| matches!(kind, Kind::Gpt2 | Kind::Gpt3) && Some(n) != four_times),
         tie_word_embeddings: hf.tie_word_embeddings.unwrap_or(true),
         init_std: None,
-        position_init: PositionInit::Random, // the stored embeddings are no longer the first ones
+        position_init: hf.position_init.unwrap_or_default(),
     };
     let stored_std = hf.initializer_range.filter(|&std| kind.attends() && std != config.first_std());
     let config = ModelConfig { init_std: stored_std, ..config };

@@ -68,12 +68,33 @@ pub fn load_config(folder: &Path) -> Result<ModelConfig> {
         return Ok(open_adapters(folder)?.config);
     }
     let path = folder.join("config.json");
+    ensure!(path.exists(), "{}", no_model(folder));
     let mut config = parse_config(&read_json(&path)?).with_context(|| format!("in {}", path.display()))?;
     // Weights that differ are not tied, whatever config.json says: transformers decides so too.
     if config.can_untie() && config.tie_word_embeddings && stored::exists(folder) {
         config.tie_word_embeddings = !StoredWeights::open(folder)?.has_own_output(&config)?;
     }
     Ok(config)
+}
+
+/// What to say of a folder without a model: the model folders in it, or the one that it belongs to.
+fn no_model(folder: &Path) -> String {
+    const SHOWN: usize = 6;
+    let shown = folder.display();
+    let is_model = |path: &Path| path.join("config.json").exists() || is_adapter(path);
+    if let Some(parent) = folder.ancestors().skip(1).find(|parent| is_model(parent) && parent.parent().is_some()) {
+        return format!("{shown} is a part of a run; the model is {}", parent.display());
+    }
+    let entries = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut models: Vec<String> =
+        entries.filter(|path| is_model(path)).map(|path| path.display().to_string()).collect();
+    models.sort();
+    let more = if models.len() > SHOWN { ", …" } else { "" };
+    models.truncate(SHOWN);
+    match models.is_empty() {
+        true => format!("{shown} is no model folder: it has no config.json"),
+        false => format!("{shown} is no model folder; there are models in it: {}{more}", models.join(", ")),
+    }
 }
 
 /// The weights in `folder` to be trained further: all of them, or adapters where the folder holds these.

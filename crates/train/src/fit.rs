@@ -9,6 +9,7 @@ use crate::metrics::Record;
 use crate::run::Run;
 use crate::schedule::{Schedule, Step};
 use crate::state::State;
+use crate::stop_notice::StopNotice;
 use anyhow::{Result, ensure};
 use gptkit_data::progress::Unit;
 use std::collections::BTreeMap;
@@ -81,35 +82,41 @@ impl<L: Learner> Fit<'_, L> {
         }
         let (mut n_tokens, mut speed, mut stop) = (self.run.tokens()?, Speed::default(), None);
         let (mut longest_step, mut longest_save) = (Duration::ZERO, Duration::ZERO);
-        for (step, batch) in self.schedule.steps().skip(self.state.step as usize).zip(batches) {
-            let begun = Instant::now();
-            let report = self.learner.step(&batch, &step, &place)?;
-            self.state.step = step.number;
-            n_tokens += report.n_tokens;
-            let (mut record, failure) = record(&step, report, n_tokens, begun.elapsed());
-            speed.add(record.tokens_per_s, step.rows as f64 / begun.elapsed().as_secs_f64());
-            let due = self.is_due();
-            if due {
-                self.validate(&mut record, &mut speed, &place)?;
-            }
-            self.run.record(&record)?;
-            longest_step = longest_step.max(begun.elapsed());
-            self.state.finished = self.state.is_over(self.config);
-            stop = if self.state.finished { None } else { interrupt.reason(longest_step + longest_save) };
-            if due || stop.is_some() || failure.is_some() {
+        let notice = StopNotice::new(&interrupt, self.context.progress, L::STEP);
+        std::thread::scope(|scope| -> Result<()> {
+            let _watching = notice.watch(scope);
+            for (step, batch) in self.schedule.steps().skip(self.state.step as usize).zip(batches) {
                 let begun = Instant::now();
-                self.save(&clock)?;
-                longest_save = longest_save.max(begun.elapsed());
+                notice.begins(step.number, longest_step);
+                let report = self.learner.step(&batch, &step, &place)?;
+                self.state.step = step.number;
+                n_tokens += report.n_tokens;
+                let (mut record, failure) = record(&step, report, n_tokens, begun.elapsed());
+                speed.add(record.tokens_per_s, step.rows as f64 / begun.elapsed().as_secs_f64());
+                let due = self.is_due();
+                if due {
+                    self.validate(&mut record, &mut speed, &place)?;
+                }
+                self.run.record(&record)?;
+                longest_step = longest_step.max(begun.elapsed());
+                self.state.finished = self.state.is_over(self.config);
+                stop = if self.state.finished { None } else { interrupt.reason(longest_step + longest_save) };
+                if due || stop.is_some() || failure.is_some() {
+                    let begun = Instant::now();
+                    self.save(&clock)?;
+                    longest_save = longest_save.max(begun.elapsed());
+                }
+                task.show(&L::status(&record, &speed));
+                task.advance(1);
+                if let Some(failure) = failure {
+                    return Err(failure);
+                }
+                if self.state.finished || stop.is_some() {
+                    break;
+                }
             }
-            task.show(&L::status(&record, &speed));
-            task.advance(1);
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
-            if self.state.finished || stop.is_some() {
-                break;
-            }
-        }
+            Ok(())
+        })?;
         drop(task);
         self.note_patience();
         self.end(stop)

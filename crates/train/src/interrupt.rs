@@ -74,6 +74,11 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Whether a signal has come.
+    pub fn is_signaled(&self) -> bool {
+        self.signal.load(Ordering::Relaxed) != 0
+    }
+
     /// Why to stop now, if there is a reason. Time is over when `next`, how long one more step takes, is not left.
     pub fn reason(&self, next: Duration) -> Option<Stop> {
         match self.signal.load(Ordering::Relaxed) {

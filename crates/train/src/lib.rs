@@ -62,6 +62,7 @@ pub mod span;
 pub mod stage;
 pub mod start;
 pub mod state;
+mod stop_notice;
 pub mod trainer;
 pub mod training_data;
 

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::last_state;
 use crate::metrics::{METRICS, Record};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gptkit_data::disk;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,7 @@ pub struct Overview {
 /// # Errors
 /// When the folder cannot be read.
 pub fn runs(folder: &Path) -> Result<Vec<Overview>> {
+    ensure!(folder.is_dir(), "there is no folder {}; `gptkit pretrain` makes a run in runs/", folder.display());
     let entries = folder.read_dir().with_context(|| format!("{} cannot be read", folder.display()))?;
     let folders = entries.flatten().map(|entry| entry.path());
     let mut runs: Vec<Overview> = folders.filter(|path| path.join(METRICS).exists()).map(overview).collect();

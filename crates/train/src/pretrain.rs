@@ -11,6 +11,7 @@ use crate::plan::settings_that_fit;
 use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::schedule::Schedule;
+use crate::span::Span;
 use crate::stage::{self, Model, Stage, StageData};
 use crate::state::State;
 use crate::trainer::Trainer;
@@ -75,7 +76,12 @@ pub struct Pretraining {
     init: Option<PathBuf>,
     /// What the run reads, once it is open.
     text: Option<PretrainData>,
+    /// Whether a new run may read its text more than [`MOST_EPOCHS`] times.
+    may_repeat: bool,
 }
+
+/// A run that reads its text more often is likely a mistake: a preset of a paper on a small file.
+const MOST_EPOCHS: f64 = 10_000.0;
 
 /// The text of a run.
 struct PretrainData {
@@ -88,7 +94,34 @@ struct PretrainData {
 impl Pretraining {
     /// A run of `config`, which starts from the model folder `init`; a resumed run needs none.
     pub fn new(config: PretrainConfig, init: Option<&Path>) -> Self {
-        Self { config, init: init.map(Path::to_owned), text: None }
+        Self { config, init: init.map(Path::to_owned), text: None, may_repeat: false }
+    }
+
+    /// Allows a new run to read its text however often its length says.
+    #[must_use]
+    pub fn repeating(self) -> Self {
+        Self { may_repeat: true, ..self }
+    }
+
+    /// # Errors
+    /// When a new run would read its text more than [`MOST_EPOCHS`] times and nobody allowed it.
+    fn check_epochs(&self) -> Result<()> {
+        let Self { config, text: Some(text), may_repeat: false, .. } = self else { return Ok(()) };
+        let TrainConfig { length, batch_size, .. } = config.train;
+        let rows = text.windows.rows_per_epoch().max(1) as f64;
+        let epochs = match length {
+            Span::Steps(n) => n as f64 * batch_size as f64 / rows,
+            Span::Tokens(n) => n as f64 / config.model.context as f64 / rows,
+            Span::Epochs(n) => n,
+            Span::Episodes(_) => return Ok(()),
+        };
+        ensure!(
+            epochs <= MOST_EPOCHS,
+            "train.length = \"{length}\" would read the text {} times\n  hint: use --epochs 3, for instance, or more \
+             text; --yes starts the run as it is",
+            grouped(epochs as u64)
+        );
+        Ok(())
     }
 }
 
@@ -198,6 +231,7 @@ impl Stage for Pretraining {
         data: &mut StageData<Self>,
         context: &RunContext,
     ) -> Result<Self::Learner> {
+        self.check_epochs()?;
         let config = &self.config;
         let params = match model.parts.params {
             Some(params) => params,

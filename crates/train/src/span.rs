@@ -35,7 +35,8 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("\"{text}\" is not a length: write \"2000 steps\", \"300B tokens\" or \"3 epochs\"");
-        let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).ok_or_else(wrong)?;
+        let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_'));
+        let digits = digits.ok_or_else(|| if text.is_empty() { wrong() } else { without_unit(text) })?;
         let (number, rest) = text.split_at(digits);
         let number: f64 = number.replace('_', "").parse().map_err(|_| wrong())?;
         let (factor, unit) = match rest.chars().next() {
@@ -54,6 +55,10 @@ impl FromStr for Span {
             _ => Err(wrong()),
         }
     }
+}
+
+fn without_unit(number: &str) -> String {
+    format!("{number} has no unit: write \"{number} steps\" or \"{number} epochs\"")
 }
 
 impl fmt::Display for Span {
@@ -80,7 +85,26 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        struct SpanVisitor;
+        impl de::Visitor<'_> for SpanVisitor {
+            type Value = Span;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a length such as \"2000 steps\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Span, E> {
+                Err(E::custom(without_unit(&n.to_string())))
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Span, E> {
+                Err(E::custom(without_unit(&n.to_string())))
+            }
+            fn visit_f64<E: de::Error>(self, x: f64) -> Result<Span, E> {
+                Err(E::custom(without_unit(&x.to_string())))
+            }
+        }
+        deserializer.deserialize_any(SpanVisitor)
     }
 }
 
@@ -123,6 +147,10 @@ mod tests {
         for text in ["", "2000", "steps", "-3 steps", "1.5 steps", "3 weeks", "1e3 steps"] {
             let error = text.parse::<Span>().unwrap_err();
             assert!(error.contains("2000 steps"), "{text}: {error}");
+        }
+        for (number, unit) in [("100", "\"100 steps\""), ("1.5", "\"1.5 epochs\"")] {
+            let error = serde_json::from_str::<Span>(number).unwrap_err().to_string();
+            assert!(error.contains("has no unit") && error.contains(unit), "{error}");
         }
     }
 }

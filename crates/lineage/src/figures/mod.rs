@@ -73,7 +73,12 @@ pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
     let from = FigureMaker { measured };
     let mut figures = vec![
         from.losses(Rnn, "The LSTM learns to predict the next token", "nats a token", &[LSTM]),
-        from.losses(Transformer, "The same text, read by the LSTM and by a Transformer", "nats a token", &[LSTM, TRANSFORMER]),
+        from.losses(
+            Transformer,
+            "The same text, read by the LSTM and by a Transformer",
+            "nats a token",
+            &[LSTM, TRANSFORMER],
+        ),
         from.positions(),
         from.attention(),
         from.instructed(),
