@@ -180,7 +180,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("pretrain --set train.micro_batch=7", 2, "does not divide the batch of 16"),
     ("pretrain --set model.band=4", 2, "is only for kind gpt3"),
     ("pretrain --set model.n_layer=99999999999", 2, "is beyond any machine"),
-    ("pretrain --set train.recompute=some", 2, "unknown variant"),
+    ("pretrain --set train.recompute=some", 2, "is not one of none, blocks"),
     ("pretrain --set model.vocab_size=10", 1, "set model.vocab_size = 1024"),
     ("pretrain --max-time soon", 2, "--max-time"),
     // Tokenizers.
@@ -228,7 +228,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("pretrain --resume nowhere", 1, "nowhere is no run"),
     ("pretrain --resume run-of-nothing", 1, "holds no whole checkpoint"),
     ("pretrain --resume run --seed 3", 2, "cannot be used with"),
-    ("runs nowhere", 1, "nowhere cannot be read"),
+    ("runs nowhere", 1, "there is no folder nowhere"),
     ("runs no-text", 1, "no-text holds no run"),
     ("plot nowhere", 1, "is this a run?"),
     // Looking.

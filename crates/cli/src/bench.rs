@@ -16,7 +16,7 @@ use gptkit_train::memory::peak_of_process;
 use serde_json::json;
 use std::cell::Cell;
 
-/// Benchmark training, reading a prompt, generation and single operations, beside the processor's limits
+/// Benchmark training, generation and single operations
 #[derive(Debug, Args)]
 pub(crate) struct BenchCommand {
     /// Preset or TOML file

@@ -33,15 +33,11 @@ impl ComputeArgs {
     /// The model of `folder`, which a person talks to or reads.
     ///
     /// # Errors
-    /// When it was trained to score or to label, as well as those of [`ComputeArgs::load`].
+    /// When it is a reward model, as well as those of [`ComputeArgs::load`].
     pub(crate) fn load_writer(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
-        if let Ok(head) = HeadDescription::load(folder) {
-            let (is, command) = match head.task == HeadDescription::REWARD {
-                true => ("a reward model, which scores answers and writes none", "score"),
-                false => ("a classifier, which labels texts and writes none", "predict"),
-            };
-            let what = format!("{} is {is}", folder.display());
-            return Err(Usage::new(what).hint(format!("gptkit {command} --model {}", shell(folder))).into());
+        if HeadDescription::load(folder).is_ok_and(|head| head.task == HeadDescription::REWARD) {
+            let what = format!("{} is a reward model, which scores answers and writes none", folder.display());
+            return Err(Usage::new(what).hint(format!("gptkit score --model {}", shell(folder))).into());
         }
         self.load(folder)
     }

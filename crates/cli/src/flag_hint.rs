@@ -77,7 +77,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().display().to_string();
         assert_eq!(hint(&format!("gptkit pretrain {path}")), Some(format!("write --data {path}")));
-        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        gptkit_data::disk::write(&folder.path().join("config.json"), b"{}").unwrap();
         assert_eq!(hint(&format!("gptkit chat {path}")), Some(format!("write --model {path}")));
         assert_eq!(hint(&format!("gptkit sft {path}")), Some(format!("write --init {path}")));
     }

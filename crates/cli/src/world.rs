@@ -7,7 +7,7 @@ use gptkit_data::synthetic::{PatternKind, SyntheticLabeled, SyntheticPatternReco
 use gptkit_data::task::TaskKind;
 use gptkit_world::{Comparisons, Instructions, Patterns, World as Stories, WorldPart};
 
-/// Print the built-in data: stories, patterns, instructions, comparisons, labeled records
+/// Print the built-in data: stories, instructions, comparisons, labeled records
 #[derive(Debug, Args)]
 pub(crate) struct WorldCommand {
     /// How many
