@@ -11,7 +11,6 @@ use crate::plan::settings_that_fit;
 use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::schedule::Schedule;
-use crate::span::Span;
 use crate::stage::{self, Model, Stage, StageData};
 use crate::state::State;
 use crate::trainer::Trainer;
@@ -107,18 +106,14 @@ impl Pretraining {
     /// When a new run would read its text more than [`MOST_EPOCHS`] times and nobody allowed it.
     fn check_epochs(&self) -> Result<()> {
         let Self { config, text: Some(text), may_repeat: false, .. } = self else { return Ok(()) };
-        let TrainConfig { length, batch_size, .. } = config.train;
-        let rows = text.windows.rows_per_epoch().max(1) as f64;
-        let epochs = match length {
-            Span::Steps(n) => n as f64 * batch_size as f64 / rows,
-            Span::Tokens(n) => n as f64 / config.model.context as f64 / rows,
-            Span::Epochs(n) => n,
-            Span::Episodes(_) => return Ok(()),
-        };
+        let rows = text.windows.rows_per_epoch();
+        let schedule = Schedule::new(&config.train, config.model.context, rows);
+        let epochs = schedule.n_tokens() as f64 / (rows.max(1) * schedule.context()) as f64;
         ensure!(
             epochs <= MOST_EPOCHS,
-            "train.length = \"{length}\" would read the text {} times\n  hint: use --epochs 3, for instance, or more \
+            "train.length = \"{}\" would read the text {} times\n  hint: use --epochs 3, for instance, or more \
              text; --yes starts the run as it is",
+            config.train.length,
             grouped(epochs as u64)
         );
         Ok(())

@@ -1,4 +1,4 @@
-//! What a person who presses Ctrl-C during a long step reads at once.
+//! The line that is printed at once when Ctrl-C is pressed during a step.
 
 use crate::interrupt::Interrupt;
 use gptkit_data::progress::Progress;
@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct StopNotice<'a> {
     interrupt: &'a Interrupt,
     progress: &'a dyn Progress,
-    /// What a step is called.
+    /// The noun for a step in messages: `step` or `iteration`.
     unit: &'static str,
     step: AtomicU64,
     longest_ms: AtomicU64,

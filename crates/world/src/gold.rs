@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn each_term_is_worth_what_the_formula_says() {
         let mut untold = some(InstructionKind::Rewrite);
-        untold.answer = "The story does not tell.".to_string(); // Four words count: the is none.
+        untold.answer = "The story does not tell.".to_string(); // four words count; "the" does not
         for (reply, expected) in [
             ("The story does not tell.", 4.0),
             ("the story does not tell", 3.0),                            // no end

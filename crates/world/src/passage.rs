@@ -68,13 +68,12 @@ impl Passage {
     pub(super) fn with_ask(map: &Map, mut dice: Dice, about: About) -> (Self, Ask, String, Dice) {
         loop {
             let (passage, mut rest) = Self::draw(map, dice);
-            let mut asks = about.asks(&passage.state, &mut rest);
-            asks.retain(|ask| ask.told.is_some());
-            if !asks.is_empty() {
-                let ask = asks.swap_remove(rest.below(asks.len()));
-                if let Some(told) = ask.told.clone() {
-                    return (passage, ask, told, rest);
-                }
+            let asks = about.asks(&passage.state, &mut rest).into_iter();
+            let mut told: Vec<(Ask, String)> =
+                asks.filter_map(|ask| ask.told.clone().map(|told| (ask, told))).collect();
+            if !told.is_empty() {
+                let (ask, told) = told.swap_remove(rest.below(told.len()));
+                return (passage, ask, told, rest);
             }
             dice = rest;
         }

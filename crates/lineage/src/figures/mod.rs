@@ -307,8 +307,8 @@ impl FigureMaker<'_> {
         if bars.iter().any(|bar| bar.seeds.is_empty()) {
             return None;
         }
-        let [lstm, gpt1] = models.map(|model| average(share(model).iter().map(|seed| Some(seed.0))));
-        let (lstm, gpt1) = (lstm?, gpt1?);
+        let [lstm, gpt1] =
+            bars.each_ref().map(|bar| gptkit_stats::mean(&bar.seeds.iter().map(|seed| seed.0).collect::<Vec<_>>()));
         let why = match gpt1 > lstm {
             true => " To answer, a model has to find the words of the instruction again, which attention can.",
             false => "",
