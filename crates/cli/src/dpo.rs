@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use gptkit_rl::dpo::{DpoReport, FILES, Learned, SCORES};
 use gptkit_rl::{Dpo, DpoConfig};
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
@@ -27,7 +28,7 @@ pub(crate) struct DpoCommand {
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Preset or TOML file
-    #[arg(long, value_name = "NAME|FILE", default_value = "dpo-small")]
+    #[arg(long, value_name = "NAME|FILE", default_value = NAMES.preset)]
     config: String,
     #[command(flatten)]
     comparisons: StageArgs,
@@ -38,7 +39,14 @@ pub(crate) struct DpoCommand {
     run: RunArgs,
 }
 
-const NAMES: StageNames = StageNames { command: "dpo", records: Some(("data", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames {
+    preset: "dpo-small",
+    command: "dpo",
+    records: Some(("data", FILES[0])),
+    gone: &[],
+    purpose: Purpose::Preferences,
+    mixed: None,
+};
 
 impl DpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {

@@ -10,6 +10,7 @@ use gptkit_data::task::TaskKind;
 use gptkit_sft::Finetuning;
 use gptkit_sft::finetune::{FinetuneReport, SCORES};
 use gptkit_sft::labeled::FILES;
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
@@ -39,7 +40,7 @@ pub(crate) struct FinetuneCommand {
 )]
 struct FinetuneConfigArgs {
     /// Preset or TOML file, for instance finetune-gpt1
-    #[arg(long, value_name = "NAME|FILE", default_value = "finetune-small")]
+    #[arg(long, value_name = "NAME|FILE", default_value = NAMES.preset)]
     config: String,
     #[command(flatten)]
     records: StageArgs,
@@ -74,8 +75,14 @@ impl FinetuneConfigArgs {
     }
 }
 
-const NAMES: StageNames =
-    StageNames { command: "finetune", records: Some(("data", FILES[0])), gone: &["data.test=[]"] };
+const NAMES: StageNames = StageNames {
+    preset: "finetune-small",
+    command: "finetune",
+    records: Some(("data", FILES[0])),
+    gone: &["data.test=[]"],
+    purpose: Purpose::Classification,
+    mixed: None,
+};
 
 impl FinetuneCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {

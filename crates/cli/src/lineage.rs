@@ -39,7 +39,7 @@ pub(crate) struct LineageCommand {
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     on_bad_record: OnBadRecord,
     /// Seed of everything that is drawn; with several, with commas, everything is done with each, and one report tells of all
-    #[arg(long, value_name = "SEED,…", value_delimiter = ',', default_value = "1")]
+    #[arg(long, value_name = "SEED,…", value_delimiter = ',', default_value = "1", value_parser = seed)]
     seed: Vec<u64>,
     /// Folder of the story
     #[arg(long, value_name = "DIR", default_value = "runs/lineage")]
@@ -53,6 +53,10 @@ pub(crate) struct LineageCommand {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.trim().parse().map_err(|_| format!("\"{text}\" is not a seed; separate several by commas: 1,2,3"))
 }
 
 impl LineageCommand {

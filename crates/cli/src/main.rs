@@ -17,6 +17,7 @@ mod env;
 mod eval;
 mod finetune;
 mod flag_hint;
+mod following;
 mod help;
 mod info;
 mod inspect;

@@ -12,6 +12,7 @@ use gptkit_rl::PpoTraining;
 use gptkit_rl::prompts::FILES;
 use gptkit_rl::provenance::Provenance;
 use gptkit_rl::stage::PpoReport;
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::model_used::ModelUsed;
 use gptkit_train::stage::Outcome;
 use std::collections::BTreeMap;
@@ -51,7 +52,7 @@ pub(crate) struct PpoCommand {
 )]
 struct PpoConfigArgs {
     /// Preset or TOML file, for instance ppo-instructgpt
-    #[arg(long, value_name = "NAME|FILE", default_value = "ppo-small")]
+    #[arg(long, value_name = "NAME|FILE", default_value = NAMES.preset)]
     config: String,
     #[command(flatten)]
     records: StageArgs,
@@ -72,7 +73,14 @@ impl PpoConfigArgs {
     }
 }
 
-const NAMES: StageNames = StageNames { command: "ppo", records: Some(("prompts", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames {
+    preset: "ppo-small",
+    command: "ppo",
+    records: Some(("prompts", FILES[0])),
+    gone: &[],
+    purpose: Purpose::Rewards,
+    mixed: Some(("ptx", "coef = 1.0")),
+};
 
 impl PpoCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {

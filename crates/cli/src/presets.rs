@@ -1,6 +1,8 @@
 //! The configurations of `configs/`, embedded so that their names work anywhere.
 
-use crate::ui::Usage;
+use crate::following::Following;
+use crate::run_args::StageNames;
+use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use gptkit_config::{Check, nearest};
 use gptkit_lineage::LineageConfig;
@@ -73,14 +75,36 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
 /// The configuration that `given` names, with `set` on top, and its name.
 pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
     let (name, text) = text(given)?;
-    let loaded = gptkit_config::load(given, &text, set);
+    Ok((name, load_text(given, &text, set)?))
+}
+
+/// As [`load`], for a run of `names` that starts from the model in `init`, which the settings of a preset follow.
+pub(crate) fn load_following<T: DeserializeOwned + Check>(
+    names: &StageNames,
+    given: &str,
+    set: Vec<String>,
+    init: Option<&Path>,
+    ui: &Ui,
+) -> Result<(String, T)> {
+    if !is_preset(given) {
+        return load(given, &set);
+    }
+    let (name, text) = text(given)?;
+    let following = Following::new(names, (given, text), set, init);
+    let config = load_text(given, &following.text, &following.set)?;
+    following.said.iter().for_each(|line| ui.say(line));
+    Ok((name, config))
+}
+
+fn load_text<T: DeserializeOwned + Check>(given: &str, text: &str, set: &[String]) -> Result<T> {
+    let loaded = gptkit_config::load(given, text, set);
     // Every preset is sound for its own command.
-    if loaded.is_err() && is_preset(given) && gptkit_config::load::<T>(given, &text, &[]).is_err() {
+    if loaded.is_err() && is_preset(given) && gptkit_config::load::<T>(given, text, &[]).is_err() {
         let command = command_of(given);
         let what = format!("{given} is a preset of `gptkit {command}`");
         return Err(Usage::new(what).hint("`gptkit config list` lists the presets by command").into());
     }
-    Ok((name, loaded?))
+    Ok(loaded?)
 }
 
 fn is_preset(name: &str) -> bool {

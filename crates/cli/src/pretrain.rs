@@ -12,6 +12,7 @@ use clap::Args;
 use gptkit_data::source::SourceLocation;
 use gptkit_model::Kind;
 use gptkit_model::load::load_config;
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::{PretrainConfig, Pretraining};
 use std::path::PathBuf;
 
@@ -35,7 +36,14 @@ pub(crate) struct PretrainCommand {
     run: RunArgs,
 }
 
-const NAMES: StageNames = StageNames { command: "pretrain", records: None, gone: &[] };
+const NAMES: StageNames = StageNames {
+    preset: "small",
+    command: "pretrain",
+    records: None,
+    gone: &[],
+    purpose: Purpose::Pretraining,
+    mixed: None,
+};
 
 impl PretrainCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
@@ -43,7 +51,8 @@ impl PretrainCommand {
         set.extend(self.training.settings(&self.config.set)?);
         if self.dry_run {
             set.extend(self.run.settings());
-            let (_, config) = presets::load(&self.config.config, &set)?;
+            let init = self.init.as_deref();
+            let (_, config) = presets::load_following(&NAMES, &self.config.config, set, init, ui)?;
             return print_here(config, self.init.as_deref(), &self.run.device()?, ui);
         }
         let models = || Ok(self.init.iter().map(|init| ("init", init.as_path())).collect());

@@ -12,6 +12,7 @@ use gptkit_data::disk::Claim;
 use gptkit_data::progress::Progress;
 use gptkit_train::fit::Summary;
 use gptkit_train::language_modeling::SOURCE_LOSS;
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
 use gptkit_train::stage::{Outcome, Stage};
@@ -25,10 +26,16 @@ use std::time::{Duration, Instant};
 pub(crate) struct StageNames {
     /// The subcommand.
     pub(crate) command: &'static str,
+    /// The preset that is used where none is named.
+    pub(crate) preset: &'static str,
     /// Section of the records, and the file below a run that keeps them; none where the run reads text.
     pub(crate) records: Option<(&'static str, &'static str)>,
     /// Further settings whose files may be gone.
     pub(crate) gone: &'static [&'static str],
+    /// What a model that was trained before learns here.
+    pub(crate) purpose: Purpose,
+    /// Section of the pretraining text that may be mixed in, and how its share is written.
+    pub(crate) mixed: Option<(&'static str, &'static str)>,
 }
 
 /// The action of a training command.
@@ -146,7 +153,8 @@ impl RunArgs {
             None => {
                 let given = models()?;
                 set.extend(self.settings());
-                let (name, config) = presets::load(preset, &set)?;
+                let init = given.iter().find(|(argument, _)| *argument == "init").map(|(_, folder)| *folder);
+                let (name, config) = presets::load_following(names, preset, set, init, ui)?;
                 (self.begin(names, &name, config, &given, ui)?, given)
             }
         };

@@ -1,5 +1,6 @@
 //! `gptkit sample`
 
+use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::stdin;
@@ -80,6 +81,10 @@ impl SampleCommand {
             },
         };
         folder.tokenizer.warn_of_losses("the prompt", ui);
+        if !prompt.is_empty() && Template::of(&folder.tokenizer).is_ok_and(|template| template.is_some()) {
+            let model = shell(&self.model);
+            ui.say(&format!("{model} is a chat model; the prompt is continued as plain text (gptkit chat --model {model} answers it)"));
+        }
         let context = folder.config.context;
         if request.prompt.len() > context {
             ui.say(&format!(

@@ -11,6 +11,7 @@ use gptkit_sft::Sft;
 use gptkit_sft::answers::Asked;
 use gptkit_sft::dialogues::FILES;
 use gptkit_sft::sft::SftReport;
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
@@ -36,7 +37,7 @@ pub(crate) struct SftCommand {
 )]
 pub(crate) struct SftConfigArgs {
     /// Preset or TOML file, for instance sft-instructgpt
-    #[arg(long, value_name = "NAME|FILE", default_value = "sft-small")]
+    #[arg(long, value_name = "NAME|FILE", default_value = NAMES.preset)]
     pub(crate) config: String,
     #[command(flatten)]
     records: StageArgs,
@@ -62,7 +63,14 @@ impl SftConfigArgs {
     }
 }
 
-const NAMES: StageNames = StageNames { command: "sft", records: Some(("data", FILES[0])), gone: &[] };
+const NAMES: StageNames = StageNames {
+    preset: "sft-small",
+    command: "sft",
+    records: Some(("data", FILES[0])),
+    gone: &[],
+    purpose: Purpose::Demonstrations,
+    mixed: Some(("pretraining", "share = 0.1")),
+};
 
 impl SftCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {

@@ -9,6 +9,7 @@ use clap::Args;
 use gptkit_reward::RewardModeling;
 use gptkit_reward::groups::FILES;
 use gptkit_reward::train_rm::{RewardModelingReport, SCORES};
+use gptkit_train::learning_rates::Purpose;
 use gptkit_train::stage::Outcome;
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub(crate) struct TrainRmCommand {
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Preset or TOML file, for instance rm-instructgpt
-    #[arg(long, value_name = "NAME|FILE", default_value = "rm-small")]
+    #[arg(long, value_name = "NAME|FILE", default_value = NAMES.preset)]
     config: String,
     #[command(flatten)]
     comparisons: StageArgs,
@@ -33,8 +34,14 @@ pub(crate) struct TrainRmCommand {
     run: RunArgs,
 }
 
-const NAMES: StageNames =
-    StageNames { command: "train-rm", records: Some(("data", FILES[0])), gone: &["normalization.references=[]"] };
+const NAMES: StageNames = StageNames {
+    preset: "rm-small",
+    command: "train-rm",
+    records: Some(("data", FILES[0])),
+    gone: &["normalization.references=[]"],
+    purpose: Purpose::Comparisons,
+    mixed: None,
+};
 
 impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {

@@ -35,7 +35,7 @@ where
 {
     let spans = DeTable::parse(text).map_err(|e| syntax(file, text, &e))?;
     let mut table: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
-    let source = ConfigSource { file, text, spans: spans.get_ref(), set };
+    let mut source = ConfigSource { text, spans: spans.get_ref(), set, is_sound: false };
     let mut problems = Problems::default();
     for setting in set {
         if let Err(what) = apply(&mut table, setting) {
@@ -62,7 +62,8 @@ where
             problems.add(if path == "." { "" } else { &path }, what, hint);
         }
     }
-    Err(source.locate(&table, &problems))
+    source.is_sound = !set.is_empty() && load::<T>(file, text, &[]).is_ok();
+    Err(Invalid { file: file.to_owned(), problems: source.locate(&table, &problems) })
 }
 
 /// The TOML of a configuration as it will be obeyed, to be kept with a run.
@@ -187,20 +188,30 @@ fn line(text: &str, offset: usize) -> usize {
 
 /// Where settings came from.
 struct ConfigSource<'a> {
-    file: &'a str,
     text: &'a str,
     spans: &'a DeTable<'a>,
     set: &'a [String],
+    /// Whether the text is sound by itself, so that every problem comes from the command line.
+    is_sound: bool,
 }
 
 impl ConfigSource<'_> {
-    fn locate(&self, table: &Table, problems: &Problems) -> Invalid {
-        let problems = problems.iter().map(|problem| Located {
+    fn locate(&self, table: &Table, problems: &Problems) -> Vec<Located> {
+        let located = problems.iter().map(|problem| Located {
             place: self.place(&problem.key),
             value: value_at(table, &problem.key).map(short),
             problem: problem.clone(),
         });
-        Invalid { file: self.file.to_owned(), problems: problems.collect() }
+        located.collect()
+    }
+
+    /// The setting of the command line that conflicts with `key`, if the text alone is sound: one of the same section, or
+    /// the only one.
+    fn at_fault(&self, key: &str) -> Option<&str> {
+        let section = |key: &str| key.split('.').next().unwrap_or_default().trim().to_owned();
+        let mut near = self.set.iter().filter(|set| section(set) == section(key));
+        let only = || self.set.first().filter(|_| self.set.len() == 1);
+        near.next_back().or_else(only).filter(|_| self.is_sound).map(String::as_str)
     }
 
     /// The place of `key`, or of the nearest section or element of a list above it that is written down.
@@ -211,6 +222,9 @@ impl ConfigSource<'_> {
         };
         if self.set.iter().any(set) {
             return "command line".to_owned();
+        }
+        if let Some(set) = self.at_fault(key) {
+            return format!("with --set {}", cut(set, 60));
         }
         let mut offset = None;
         let mut steps = key.split('.');
@@ -344,6 +358,34 @@ mod tests {
         assert!(message.contains("line 2") && message.contains("model.width"), "{message}");
         let message = toy("[model]\nwidth = 8", &["model.width=x"]).unwrap_err();
         assert!(message.contains("command line") && message.contains("model.width"), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_is_sound_by_itself_is_not_blamed() {
+        let found =
+            load::<Pair>("pair.toml", "[pair]\na = 4\nb = 2", &["pair.b=3".to_owned()]).unwrap_err().to_string();
+        assert_eq!(found, "pair.toml has 1 problem\n  with --set pair.b=3  pair.a = 4  does not divide by b");
+        let found =
+            load::<Pair>("pair.toml", "[pair]\na = 5\nb = 2", &["pair.b=3".to_owned()]).unwrap_err().to_string();
+        assert!(found.contains("line 2  pair.a = 5"), "{found}");
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Pair {
+        pair: TwoNumbers,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct TwoNumbers {
+        a: usize,
+        b: usize,
+    }
+
+    impl Check for Pair {
+        fn check(&self, problems: &mut Problems) {
+            let TwoNumbers { a, b } = self.pair;
+            problems.require(a.is_multiple_of(b), "pair.a", "does not divide by b", "");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use gptkit_data::adapter::is_adapter;
 /// File of an adapter's numbers.
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// The matrices that have adapters in training, by the ending of their names.
+/// The matrices of a block, which can have adapters in training.
 const TARGETS: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
 
 /// Largest α that is read; usual ones are up to twice the rank.
@@ -40,6 +40,14 @@ pub struct LoraConfig {
     /// α; the sum is scaled by α/r.
     #[serde(default = "alpha")]
     pub alpha: f64,
+    /// Matrices that have adapters, by their names or the ends of their names after a dot, as in PEFT: `attn.c_attn`,
+    /// `attn.c_proj`, `mlp.c_fc`, `mlp.c_proj`; all of them when left out.
+    #[serde(default = "all_targets")]
+    pub target_modules: Vec<String>,
+}
+
+fn all_targets() -> Vec<String> {
+    TARGETS.map(str::to_owned).to_vec()
 }
 
 fn alpha() -> f64 {
@@ -52,15 +60,38 @@ impl Check for LoraConfig {
         problems.at_most(self.rank, LARGEST, "rank");
         let sound = self.alpha > 0.0 && self.alpha <= LARGEST_ALPHA;
         problems.require(sound, "alpha", "is not a positive number of usual size", "use twice the rank");
+        problems.require(
+            !self.target_modules.is_empty(),
+            "target_modules",
+            "is empty",
+            "leave it out for all matrices",
+        );
+        let known = |name: &String| TARGETS.iter().any(|target| ends_with(target, name));
+        for (i, name) in self.target_modules.iter().enumerate().filter(|(_, name)| !known(name)) {
+            let what = format!("\"{name}\" is no matrix of a block");
+            problems.add(&format!("target_modules.{i}"), what, format!("use some of {}", TARGETS.join(", ")));
+        }
     }
 }
 
 impl LoraConfig {
+    /// Adapters of all matrices.
+    pub fn new(rank: usize, alpha: f64) -> Self {
+        Self { rank, alpha, target_modules: all_targets() }
+    }
+
     /// Count of the numbers that adapters of a model of shape `config` train.
     pub fn n_trained(&self, config: &ModelConfig) -> u64 {
         let widths = |slot: WeightSlot| slot.shape.iter().map(|&n| n as u64).sum::<u64>();
-        let adapted = layout(config).into_iter().filter(|slot| is_target(&slot.name));
+        let adapted = layout(config).into_iter().filter(|slot| self.adapts(&slot.name));
         adapted.map(widths).sum::<u64>().saturating_mul(self.rank as u64)
+    }
+
+    /// Whether the weight `name` has adapters in training.
+    fn adapts(&self, name: &str) -> bool {
+        let Some(module) = name.strip_suffix(".weight") else { return false };
+        TARGETS.iter().any(|target| ends_with(module, target))
+            && self.target_modules.iter().any(|target| ends_with(module, target))
     }
 
     /// What `B·A` is multiplied with.
@@ -114,7 +145,7 @@ impl Adapters {
         let most = model.d_model;
         ensure!((1..=most).contains(&config.rank), "lora.rank = {} is not between 1 and {most}", config.rank);
         let (mut tensors, mut matrices) = (Vec::new(), Vec::new());
-        for (number, (name, parameter)) in params.iter().filter(|(name, _)| is_target(name)).enumerate() {
+        for (number, (name, parameter)) in params.iter().filter(|(name, _)| config.adapts(name)).enumerate() {
             let (wide, out) = parameter.var().dims2()?;
             // PyTorch's default for a linear layer, which PEFT keeps: uniform within 1/√in.
             let bound = 1.0 / (wide as f32).sqrt();
@@ -223,7 +254,7 @@ fn description(config: &LoraConfig, base: &Path, rows: &[(String, Vec<u32>)]) ->
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": 0.0,
-        "target_modules": TARGETS,
+        "target_modules": config.target_modules,
         "fan_in_fan_out": true, // matrices lie as [in, out]
         "bias": "none",
         "inference_mode": true,
@@ -231,9 +262,9 @@ fn description(config: &LoraConfig, base: &Path, rows: &[(String, Vec<u32>)]) ->
     })
 }
 
-/// Whether the weight `name` has adapters in training.
-fn is_target(name: &str) -> bool {
-    TARGETS.iter().any(|target| name.strip_suffix(".weight").is_some_and(|module| module.ends_with(target)))
+/// Whether `end` is `module`, or its end after a dot.
+fn ends_with(module: &str, end: &str) -> bool {
+    module.strip_suffix(end).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 /// A number's name in PEFT's file: `transformer.h.0.attn.c_attn.weight` → `base_model.model.….lora_A.weight`.

@@ -327,7 +327,7 @@ fn is_true(map: &Map<String, Value>, key: &str) -> Result<bool> {
 
 /// A rank and an α of usual sizes.
 fn sized(rank: usize, alpha: f64) -> Result<LoraConfig> {
-    let size = LoraConfig { rank, alpha };
+    let size = LoraConfig::new(rank, alpha);
     let mut problems = Problems::default();
     size.check(&mut problems);
     match problems.iter().next() {

@@ -218,7 +218,7 @@ pub fn settings_that_fit(
     limit: u64,
 ) -> Option<Vec<String>> {
     let rank = 8.min(policy.d_model);
-    let adapted = Some(LoraConfig { rank, alpha: 2.0 * rank as f64 });
+    let adapted = Some(LoraConfig::new(rank, 2.0 * rank as f64));
     let may_adapt = config.policy.lora.is_none() && !config.value.shared;
     let mut ways = vec![(config.train.recompute, false), (Recompute::Blocks, false)];
     if may_adapt {
@@ -338,7 +338,7 @@ mod tests {
     fn adapters_need_no_reference_and_few_moments() {
         let mut config = config();
         let whole = plan(&config);
-        config.policy.lora = Some(LoraConfig { rank: 8, alpha: 16.0 });
+        config.policy.lora = Some(LoraConfig::new(8, 16.0));
         let adapted = plan(&config);
         assert_eq!(adapted.reference, Memory::default());
         assert_eq!(adapted.policy.optimizer, 8 * 8 * 16 * 256 * 4);

@@ -96,6 +96,11 @@ const RIGHT: &[&str] =
 const FROM_ONE: &[&str] = &["answerKey", "AnswerRightEnding"];
 
 impl Columns {
+    /// The columns that the model reads.
+    pub(crate) fn texts(&self) -> Vec<&str> {
+        [&self.text].into_iter().chain(&self.text_b).chain(&self.choices).map(String::as_str).collect()
+    }
+
     /// The columns that `task` needs of a file whose first record is `row`: those that are `named`, else those whose names
     /// are known.
     ///

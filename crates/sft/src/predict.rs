@@ -66,6 +66,7 @@ pub fn predict(
         n_labeled: 0,
         n_unknown: 0,
         on_bad,
+        progress,
         sink,
     };
     let skipped = read_rows(path, on_bad, progress, &mut |row| {
@@ -107,6 +108,7 @@ struct Reader<'a> {
     n_labeled: u64,
     n_unknown: u64,
     on_bad: OnBadRecord,
+    progress: &'a dyn Progress,
     sink: &'a mut dyn FnMut(&str) -> Result<()>,
 }
 
@@ -118,13 +120,17 @@ impl Reader<'_> {
             None if self.known.fit(&row) => self.columns.insert(self.known.clone()),
             None => {
                 let found = Columns::of_file(task, &Named::default(), &row, false, self.on_bad);
+                if let Ok(found) = &found {
+                    self.progress.warn(&format!(
+                        "the model was trained on the columns {}; the file has none of these names, and {} is read instead",
+                        self.known.texts().join(", "),
+                        found.texts().join(", ")
+                    ));
+                }
                 self.columns.insert(found.map_err(|e| match e.downcast::<BadRecord>() {
                     Ok(bad) => bad.into(),
                     Err(e) => {
-                        let Columns { text, text_b, choices, .. } = &self.known;
-                        let names: Vec<&str> =
-                            [text].into_iter().chain(text_b).chain(choices).map(String::as_str).collect();
-                        e.context(format!("the model was trained on the columns {}", names.join(", ")))
+                        e.context(format!("the model was trained on the columns {}", self.known.texts().join(", ")))
                     }
                 })?)
             }

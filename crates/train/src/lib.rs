@@ -19,6 +19,7 @@
 //! - [`stage`]     a stage as every stage is run: new, resumed, reported
 //! - [`fit`]       the loop: steps, validations, checkpoints, interrupts
 //! - [`training_data`] the data that the loop reads
+//! - [`learning_rates`] rates for models that were trained before
 //! - [`learner`]   what the loop trains; [`trainer`] makes one update of it
 //! - [`state`]     how far a run is
 //! - [`context`]   what a command gives to its stage: device, output, deadline
@@ -44,6 +45,7 @@ pub mod guard;
 pub mod interrupt;
 pub mod language_modeling;
 pub mod learner;
+pub mod learning_rates;
 pub mod machine;
 pub mod masked;
 pub mod memory;

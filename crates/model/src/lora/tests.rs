@@ -22,7 +22,7 @@ fn weights(kind: Kind) -> (ModelConfig, Weights) {
     // GPT-3 with an output layer of its own, which new tokens have rows of too.
     let config = ModelConfig { tie_word_embeddings: kind != Kind::Gpt3, ..tiny(kind) };
     let params = Params::init(&config, 1, &Device::Cpu).unwrap();
-    let lora = LoraConfig { rank: 2, alpha: 3.0 };
+    let lora = LoraConfig::new(2, 3.0);
     let adapters = Adapters::new(&lora, &config, &params, Path::new("base"), &[15, 16], 1).unwrap();
     (config, Weights::adapted(params, adapters))
 }
@@ -36,7 +36,7 @@ fn loss(config: &ModelConfig, weights: &Weights, pass: Pass) -> Tensor {
 fn adapters_are_counted_before_they_are_made() {
     for kind in KINDS {
         let (config, params) = (tiny(kind), Params::init(&tiny(kind), 1, &Device::Cpu).unwrap());
-        let lora = LoraConfig { rank: 2, alpha: 3.0 };
+        let lora = LoraConfig::new(2, 3.0);
         let adapters = Adapters::new(&lora, &config, &params, Path::new("base"), &[], 1).unwrap();
         assert_eq!(lora.n_trained(&config), adapters.n_trained());
     }
@@ -115,7 +115,7 @@ fn folders(kind: Kind, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
     crate::folder::save_description(&base, &config, &tokenizer).unwrap();
     let params = Params::init(&config, 1, &Device::Cpu).unwrap();
     crate::folder::save_weights(&base, &params).unwrap();
-    let lora = LoraConfig { rank: 2, alpha: 3.0 };
+    let lora = LoraConfig::new(2, 3.0);
     let made = Adapters::new(&lora, &config, &params, &base, &[15, 16], 1).unwrap();
     gptkit_data::disk::create_dir(&adapters).unwrap();
     made.save(&adapters).unwrap();
@@ -124,6 +124,31 @@ fn folders(kind: Kind, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
     change(&mut description);
     write_json(&path, &description).unwrap();
     (folder, adapters)
+}
+
+#[test]
+fn only_the_target_modules_have_adapters() {
+    let of = |targets: &[&str]| {
+        let mut lora = LoraConfig::new(2, 3.0);
+        lora.target_modules = targets.iter().map(|&target| target.to_owned()).collect();
+        lora
+    };
+    let config = tiny(Kind::Gpt2);
+    let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+    let names = |targets: &[&str]| {
+        let made = Adapters::new(&of(targets), &config, &params, Path::new("base"), &[], 1).unwrap();
+        assert_eq!(made.n_trained(), of(targets).n_trained(&config), "{targets:?}");
+        assert_eq!(made.description["target_modules"], serde_json::json!(targets));
+        made.trained().iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    assert!(names(&["c_attn"]).iter().all(|name| name.contains(".attn.c_attn.lora_")));
+    // As in PEFT, a shorter name means all modules that end in it.
+    assert_eq!(names(&["c_proj"]), names(&["attn.c_proj", "mlp.c_proj"]));
+    assert_eq!(names(&["c_attn"]).len() + names(&["c_proj", "c_fc"]).len(), names(&["c_attn", "c_proj", "c_fc"]).len());
+    let mut problems = gptkit_config::Problems::default();
+    gptkit_config::Check::check(&of(&["c_attn", "proj", "q_proj"]), &mut problems);
+    let keys: Vec<_> = problems.iter().map(|problem| problem.key.clone()).collect();
+    assert_eq!(keys, ["target_modules.1", "target_modules.2"]);
 }
 
 #[test]
