@@ -1,5 +1,6 @@
 //! `gptkit config`
 
+use crate::config_keys::{self, KeysOf};
 use crate::presets::{self, PRESETS};
 use crate::ui::Ui;
 use clap::Subcommand;
@@ -7,9 +8,27 @@ use clap::Subcommand;
 /// List and show configuration presets
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Name them all
+    /// List the presets
     List,
-    /// Print one, to be changed and given back with --config FILE
+    /// Explain the keys of a command's configuration: meaning, kind of value and default
+    Keys {
+        /// Command whose configuration has the keys
+        #[arg(value_name = "COMMAND", required_unless_present = "markdown")]
+        command: Option<KeysOf>,
+        /// Only keys below this one, for instance train
+        #[arg(value_name = "KEY")]
+        below: Option<String>,
+        /// Print the reference page of all commands
+        #[arg(long, hide = true, conflicts_with = "command")]
+        markdown: bool,
+    },
+    /// Print the JSON schema of a command's configuration, with which editors complete and check TOML files
+    Schema {
+        /// Command whose configuration it is
+        #[arg(value_name = "COMMAND")]
+        command: KeysOf,
+    },
+    /// Print a preset, to be changed and given back with --config FILE
     Show {
         /// Preset or TOML file
         #[arg(value_name = "NAME|FILE")]
@@ -26,6 +45,11 @@ impl ConfigCommand {
                 }
                 Ok(())
             }
+            Self::Keys { command: Some(command), below, .. } => {
+                ui.result(&config_keys::text(command, below.as_deref().unwrap_or_default())?)
+            }
+            Self::Keys { command: None, .. } => ui.result(&config_keys::markdown()),
+            Self::Schema { command } => ui.json(&(serde_json::to_string_pretty(&command.schema())? + "\n")),
             Self::Show { name } => {
                 let (_, text) = presets::text(&name)?;
                 ui.result(&text)

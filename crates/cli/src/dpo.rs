@@ -1,8 +1,9 @@
 //! `gptkit dpo`
 
 use crate::data_args::shell;
-use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::run_args::{RunArgs, RunModels, model_to_start_from, say_end};
 use crate::stage_args::StageArgs;
+use crate::stage_names::StageNames;
 use crate::ui::Ui;
 use anyhow::Result;
 use clap::Args;

@@ -4,7 +4,7 @@
 //! world. A larger model learns at a rate of its size ([`gptkit_train::learning_rates`]), with AdamW unless it was trained
 //! with Muon; records of the user are not mixed with text of the world.
 
-use crate::run_args::StageNames;
+use crate::stage_names::StageNames;
 use gptkit_data::disk;
 use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
@@ -70,7 +70,7 @@ impl Following {
 
     /// Leaves out the text of the world that the preset mixes in beside records that are not of the world.
     fn leave_out_text(&mut self, names: &StageNames, table: &mut Table) {
-        let (Some((records, _)), Some((section, share))) = (names.records, names.mixed) else { return };
+        let (Some((records, _)), Some(section)) = (names.records, names.mixed) else { return };
         let typed = Typed(&self.set);
         let Some(Ok(Value::Array(sources))) = typed.value(&format!("{records}.sources")).map(str::parse::<Value>)
         else {
@@ -81,10 +81,8 @@ impl Following {
             return;
         }
         self.text = table.to_string();
-        self.said.push(format!(
-            "your own records: no pretraining text is mixed in (--set '{section}={{ {share}, sources = [{{ path = \"FILE\" }}] \
-             }}' mixes in yours)"
-        ));
+        self.said
+            .push(format!("only your own records are used: no text is mixed in (the key {section} would mix in some)"));
     }
 
     /// Sets the learning rate and the optimizer of a model that is larger than those that the preset is tuned for.
@@ -158,7 +156,7 @@ mod tests {
         records: Some(("data", "dialogues.jsonl")),
         gone: &[],
         purpose: Purpose::Demonstrations,
-        mixed: Some(("pretraining", "share = 0.1")),
+        mixed: Some("pretraining"),
     };
 
     const PRESET: &str = "[data]\nsources = [\"world\"]\n[pretraining]\nshare = 0.1\nsources = [{ path = \"world\" }]\n[train]\n\

@@ -10,6 +10,7 @@ mod compare;
 
 mod completions;
 mod config_command;
+mod config_keys;
 mod data_args;
 mod device;
 mod dpo;
@@ -43,6 +44,7 @@ mod scaling;
 mod score;
 mod sft;
 mod stage_args;
+mod stage_names;
 mod stderr;
 mod stdin;
 mod tokenizer;

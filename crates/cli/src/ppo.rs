@@ -1,8 +1,9 @@
 //! `gptkit ppo`
 
 use crate::data_args::{quoted, shell};
-use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::run_args::{RunArgs, RunModels, model_to_start_from, say_end};
 use crate::stage_args::StageArgs;
+use crate::stage_names::StageNames;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -79,7 +80,7 @@ const NAMES: StageNames = StageNames {
     records: Some(("prompts", FILES[0])),
     gone: &[],
     purpose: Purpose::Rewards,
-    mixed: Some(("ptx", "coef = 1.0")),
+    mixed: Some("ptx"),
 };
 
 impl PpoCommand {

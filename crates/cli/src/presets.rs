@@ -1,8 +1,6 @@
 //! The configurations of `configs/`, embedded so that their names work anywhere.
 
-use crate::following::Following;
-use crate::run_args::StageNames;
-use crate::ui::{Ui, Usage};
+use crate::ui::Usage;
 use anyhow::Result;
 use gptkit_config::{Check, nearest};
 use gptkit_lineage::LineageConfig;
@@ -13,6 +11,7 @@ use gptkit_sft::{FinetuneConfig, SftConfig};
 use gptkit_train::PretrainConfig;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use toml::Table;
 
 macro_rules! presets {
     ($($name:literal),* $(,)?) => {
@@ -72,31 +71,67 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
     Ok((stem, text))
 }
 
-/// The configuration that `given` names, with `set` on top, and its name.
+/// The configuration that `given` names, with `set` on top, and its name. A file may change a preset or another file, which
+/// its key `extends` names.
 pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
     let (name, text) = text(given)?;
-    Ok((name, load_text(given, &text, set)?))
-}
-
-/// As [`load`], for a run of `names` that starts from the model in `init`, which the settings of a preset follow.
-pub(crate) fn load_following<T: DeserializeOwned + Check>(
-    names: &StageNames,
-    given: &str,
-    set: Vec<String>,
-    init: Option<&Path>,
-    ui: &Ui,
-) -> Result<(String, T)> {
-    if !is_preset(given) {
-        return load(given, &set);
-    }
-    let (name, text) = text(given)?;
-    let following = Following::new(names, (given, text), set, init);
-    let config = load_text(given, &following.text, &following.set)?;
-    following.said.iter().for_each(|line| ui.say(line));
+    let config = match extended(given, &text)? {
+        Some((base, own)) => gptkit_config::load_over(&base, given, &own, set)?,
+        None => load_text(given, &text, set)?,
+    };
     Ok((name, config))
 }
 
-fn load_text<T: DeserializeOwned + Check>(given: &str, text: &str, set: &[String]) -> Result<T> {
+/// What a configuration may extend at most, one after the other.
+const LONGEST_CHAIN: usize = 8;
+
+/// The configuration that the file `given` with the TOML `text` extends, and the text without the key that says so.
+fn extended(given: &str, text: &str) -> Result<Option<(Table, String)>> {
+    let Some(extends) = extends(text) else { return Ok(None) };
+    let mut chain = Vec::new();
+    let mut next = Some((given.to_owned(), extends));
+    while let Some((file, base)) = next {
+        if chain.len() == LONGEST_CHAIN {
+            return Err(Usage::new(format!(
+                "{given} extends more than {LONGEST_CHAIN} configurations, one after the other"
+            ))
+            .into());
+        }
+        // As in other tools, a relative path starts at the file that has it.
+        let beside = Path::new(&file).parent().unwrap_or(Path::new("")).join(&base);
+        let base = if is_preset(&base) { base } else { beside.to_string_lossy().into_owned() };
+        let text = self::text(&base).map_err(|e| e.context(format!("{file} extends {base}")))?.1;
+        let table: Table = toml::from_str(&text).map_err(|e| Usage::new(format!("{base}: {}", e.message())))?;
+        next = extends_of(&table).map(|further| (base, further));
+        chain.push(table);
+    }
+    let mut base = Table::new();
+    for mut table in chain.into_iter().rev() {
+        table.remove(EXTENDS);
+        gptkit_config::merge(&mut base, table);
+    }
+    // The line stays, so that those after it keep their numbers.
+    let own: Vec<&str> = text.lines().map(|line| if is_extends(line) { "" } else { line }).collect();
+    Ok(Some((base, own.join("\n"))))
+}
+
+/// The key that names what a configuration extends.
+const EXTENDS: &str = "extends";
+
+fn extends(text: &str) -> Option<String> {
+    extends_of(&toml::from_str(text).ok()?)
+}
+
+fn extends_of(table: &Table) -> Option<String> {
+    table.get(EXTENDS)?.as_str().map(str::to_owned)
+}
+
+fn is_extends(line: &str) -> bool {
+    line.trim_start().strip_prefix(EXTENDS).is_some_and(|rest| rest.trim_start().starts_with('='))
+}
+
+/// The configuration with the TOML `text`, called `given`, with `set` on top.
+pub(crate) fn load_text<T: DeserializeOwned + Check>(given: &str, text: &str, set: &[String]) -> Result<T> {
     let loaded = gptkit_config::load(given, text, set);
     // Every preset is sound for its own command.
     if loaded.is_err() && is_preset(given) && gptkit_config::load::<T>(given, text, &[]).is_err() {
@@ -107,7 +142,8 @@ fn load_text<T: DeserializeOwned + Check>(given: &str, text: &str, set: &[String
     Ok(loaded?)
 }
 
-fn is_preset(name: &str) -> bool {
+/// Whether `name` is that of an embedded file.
+pub(crate) fn is_preset(name: &str) -> bool {
     PRESETS.iter().any(|(known, _)| *known == name)
 }
 
@@ -168,6 +204,30 @@ mod tests {
             let description = description(name).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(!description.is_empty(), "{name} has no description");
         }
+    }
+
+    #[test]
+    fn a_file_extends_a_preset_or_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            gptkit_data::disk::write(&path, text.as_bytes()).unwrap();
+            path.to_string_lossy().into_owned()
+        };
+        write("wide.toml", "extends = \"small\"\n[model]\nd_model = 384\n");
+        let deep = write("deep.toml", "extends = \"wide.toml\"\n\n[model]\nn_layer = 8\n");
+        let (name, config) = load::<PretrainConfig>(&deep, &[]).unwrap();
+        let small = load::<PretrainConfig>("small", &[]).unwrap().1;
+        assert_eq!((name.as_str(), config.model.d_model, config.model.n_layer), ("deep", 384, 8));
+        assert_eq!(config.train, small.train);
+        let wrong = write("wrong.toml", "extends = \"wide.toml\"\n\n[model]\nn_layers = 8\n");
+        let error = load::<PretrainConfig>(&wrong, &[]).unwrap_err().to_string();
+        assert!(error.contains("line 4  model.n_layers = 8  unknown key"), "{error}");
+        let lost = write("lost.toml", "extends = \"smal\"\n");
+        let error = format!("{:#}", load::<PretrainConfig>(&lost, &[]).unwrap_err());
+        assert!(error.contains("lost.toml extends"), "{error}");
+        let circle = write("circle.toml", "extends = \"circle.toml\"\n");
+        assert!(load::<PretrainConfig>(&circle, &[]).unwrap_err().to_string().contains("more than 8"));
     }
 
     /// Five sizes over two orders of magnitude of compute, at equal tokens, and a sixth beyond them.

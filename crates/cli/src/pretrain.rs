@@ -2,9 +2,9 @@
 
 use crate::data_args::{ConfigArgs, shell};
 use crate::plan::print_here;
-use crate::presets;
-use crate::run_args::{RunArgs, RunModels, StageNames, say_end};
+use crate::run_args::{RunArgs, RunModels, load_following, say_end};
 use crate::sample::print_sample;
+use crate::stage_names::StageNames;
 use crate::training_flags::TrainingFlags;
 use crate::ui::Ui;
 use anyhow::ensure;
@@ -52,7 +52,7 @@ impl PretrainCommand {
         if self.dry_run {
             set.extend(self.run.settings());
             let init = self.init.as_deref();
-            let (_, config) = presets::load_following(&NAMES, &self.config.config, set, init, ui)?;
+            let (_, config) = load_following(&NAMES, &self.config.config, set, init, ui)?;
             return print_here(config, self.init.as_deref(), &self.run.device()?, ui);
         }
         let models = || Ok(self.init.iter().map(|init| ("init", init.as_path())).collect());

@@ -2,7 +2,9 @@
 
 use crate::data_args::{quoted, shell};
 use crate::device::{DeviceChoice, DtypeChoice};
+use crate::following::Following;
 use crate::presets;
+use crate::stage_names::StageNames;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
@@ -12,7 +14,6 @@ use gptkit_data::disk::Claim;
 use gptkit_data::progress::Progress;
 use gptkit_train::fit::Summary;
 use gptkit_train::language_modeling::SOURCE_LOSS;
-use gptkit_train::learning_rates::Purpose;
 use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
 use gptkit_train::stage::{Outcome, Stage};
@@ -21,22 +22,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// How the command line and the folder of a run name the parts of a stage.
-pub(crate) struct StageNames {
-    /// The subcommand.
-    pub(crate) command: &'static str,
-    /// The preset that is used where none is named.
-    pub(crate) preset: &'static str,
-    /// Section of the records, and the file below a run that keeps them; none where the run reads text.
-    pub(crate) records: Option<(&'static str, &'static str)>,
-    /// Further settings whose files may be gone.
-    pub(crate) gone: &'static [&'static str],
-    /// What a model that was trained before learns here.
-    pub(crate) purpose: Purpose,
-    /// Section of the pretraining text that may be mixed in, and how its share is written.
-    pub(crate) mixed: Option<(&'static str, &'static str)>,
-}
 
 /// The action of a training command.
 enum Todo<C> {
@@ -154,7 +139,7 @@ impl RunArgs {
                 let given = models()?;
                 set.extend(self.settings());
                 let init = given.iter().find(|(argument, _)| *argument == "init").map(|(_, folder)| *folder);
-                let (name, config) = presets::load_following(names, preset, set, init, ui)?;
+                let (name, config) = load_following(names, preset, set, init, ui)?;
                 (self.begin(names, &name, config, &given, ui)?, given)
             }
         };
@@ -206,6 +191,28 @@ impl RunArgs {
     pub(crate) fn context<'a>(&self, device: &'a Device, ui: &'a Ui) -> RunContext<'a> {
         RunContext { device, progress: ui, deadline: self.max_time.map(|time| Instant::now() + time) }
     }
+}
+
+/// The configuration that `given` names with the settings `set`, and its name, for a run of `names` that starts from the
+/// model in `init`. Says which settings of a preset follow that model and the records.
+///
+/// # Errors
+/// When there is no such configuration, or it is not sound.
+pub(crate) fn load_following<C: DeserializeOwned + Check>(
+    names: &StageNames,
+    given: &str,
+    set: Vec<String>,
+    init: Option<&Path>,
+    ui: &Ui,
+) -> Result<(String, C)> {
+    if !presets::is_preset(given) {
+        return presets::load(given, &set);
+    }
+    let (name, text) = presets::text(given)?;
+    let following = Following::new(names, (given, text), set, init);
+    let config = presets::load_text(given, &following.text, &following.set)?;
+    following.said.iter().for_each(|line| ui.say(line));
+    Ok((name, config))
 }
 
 /// The folder that `--init` names.

@@ -1,8 +1,9 @@
 //! `gptkit sft`
 
 use crate::data_args::shell;
-use crate::run_args::{RunArgs, RunModels, StageNames, model_to_start_from, say_end};
+use crate::run_args::{RunArgs, RunModels, model_to_start_from, say_end};
 use crate::stage_args::StageArgs;
+use crate::stage_names::StageNames;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use clap::Args;
@@ -69,7 +70,7 @@ const NAMES: StageNames = StageNames {
     records: Some(("data", FILES[0])),
     gone: &[],
     purpose: Purpose::Demonstrations,
-    mixed: Some(("pretraining", "share = 0.1")),
+    mixed: Some("pretraining"),
 };
 
 impl SftCommand {

@@ -5,13 +5,15 @@
 
 mod differences;
 mod fields;
+mod keys;
 mod load;
 mod nearest;
 mod problems;
 mod usage;
 
 pub use differences::{Difference, differences};
-pub use load::{Invalid, load, resolved};
+pub use keys::{ConfigKey, keys, schema};
+pub use load::{Invalid, load, load_over, merge, resolved};
 pub use nearest::nearest;
 pub use problems::{Check, Problem, Problems};
 pub use usage::{Usage, with_hint};

@@ -33,8 +33,21 @@ pub fn load<T>(file: &str, text: &str, set: &[String]) -> Result<T, Invalid>
 where
     T: DeserializeOwned + Check,
 {
+    load_over(&Table::new(), file, text, set)
+}
+
+/// As [`load`], on top of the configuration `base`: sections are merged, other values are replaced.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_over<T>(base: &Table, file: &str, text: &str, set: &[String]) -> Result<T, Invalid>
+where
+    T: DeserializeOwned + Check,
+{
     let spans = DeTable::parse(text).map_err(|e| syntax(file, text, &e))?;
-    let mut table: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
+    let own: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
+    let mut table = base.clone();
+    merge(&mut table, own);
     let mut source = ConfigSource { text, spans: spans.get_ref(), set, is_sound: false };
     let mut problems = Problems::default();
     for setting in set {
@@ -62,8 +75,20 @@ where
             problems.add(if path == "." { "" } else { &path }, what, hint);
         }
     }
-    source.is_sound = !set.is_empty() && load::<T>(file, text, &[]).is_ok();
+    source.is_sound = !set.is_empty() && load_over::<T>(base, file, text, &[]).is_ok();
     Err(Invalid { file: file.to_owned(), problems: source.locate(&table, &problems) })
+}
+
+/// Puts the keys of `own` over those of `base`: sections are merged, other values are replaced.
+pub fn merge(base: &mut Table, own: Table) {
+    for (key, value) in own {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(own)) => merge(below, own),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
 }
 
 /// The TOML of a configuration as it will be obeyed, to be kept with a run.
@@ -223,7 +248,7 @@ impl ConfigSource<'_> {
         if self.set.iter().any(set) {
             return "command line".to_owned();
         }
-        if let Some(set) = self.at_fault(key) {
+        if let Some(set) = self.at_fault(key).filter(|_| !key.starts_with("--")) {
             return format!("with --set {}", cut(set, 60));
         }
         let mut offset = None;
@@ -335,6 +360,17 @@ mod tests {
     fn a_setting_on_the_command_line_wins() {
         let toy = toy("[model]\nwidth = 8", &["model.width=12", "model.learning_rate=3e-4"]).unwrap();
         assert_eq!(toy.model, Shape { width: 12, learning_rate: Some(3e-4) });
+    }
+
+    #[test]
+    fn a_file_may_change_a_part_of_another() {
+        let base: Table = toml::from_str("[model]\nwidth = 8\nlearning_rate = 0.1\n[[parts]]\nweight = 1.0").unwrap();
+        let text = "[model]\nwidth = 12\n";
+        let toy: Toy = load_over(&base, "toy.toml", text, &[]).unwrap();
+        assert_eq!(toy.model, Shape { width: 12, learning_rate: Some(0.1) });
+        assert_eq!(toy.parts.len(), 1);
+        let error = load_over::<Toy>(&base, "toy.toml", "[model]\nwidth = 6", &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2  model.width = 6"), "{error}");
     }
 
     #[test]

@@ -6,23 +6,24 @@
 //! only a byte-order mark at its start is dropped, and UTF-16 is decoded.
 
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// What text a model is made from; TOML section `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The text to train on; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DataConfig {
-    /// Where it comes from.
+    /// The sources of the text.
     pub sources: Vec<SourceConfig>,
-    /// Column of the text in files of records. Where it is `text` and a file has none, its `content` is read.
+    /// Column of the text in files of records. If it is `text` and a file has no such column, `content` is read.
     pub text_key: String,
-    /// What becomes of invalid UTF-8, empty documents and malformed lines.
+    /// What to do with invalid UTF-8, empty documents and malformed lines.
     pub on_bad_record: OnBadRecord,
-    /// Share of the documents that are held out for validation.
+    /// Share of the documents held out for validation.
     pub val_fraction: f64,
-    /// Folder below which prepared text is kept.
+    /// Folder in which the tokenized text is cached.
     pub shards: PathBuf,
 }
 
@@ -38,14 +39,14 @@ impl Default for DataConfig {
     }
 }
 
-/// One source; an element of `data.sources`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One source of text; an element of `data.sources`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceConfig {
-    /// File, folder, `-` for stdin, `world`, `world:STORIES` or `world:STORIES:SEED`, `world-patterns` in the same three
-    /// forms, or a folder that `prepare` wrote.
+    /// File, folder, `-` for stdin, `world`, `world:STORIES` or `world:STORIES:SEED` for built-in stories, `world-patterns`
+    /// in the same three forms for built-in patterns, or a folder that `prepare` wrote.
     pub path: String,
-    /// Share of the windows that come from here, relative to the other weights, whatever its size (Brown et al. 2020,
-    /// table 2.2); all sources have one, or none has and size decides.
+    /// Share of the windows that come from this source, relative to the other weights (Brown et al. 2020, table 2.2). All
+    /// sources have a weight, or none has one; then each counts by its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
 }
@@ -64,13 +65,13 @@ impl FromStr for SourceConfig {
     }
 }
 
-/// What becomes of a record that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What to do with a record that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadRecord {
-    /// The command ends, naming file and line.
+    /// Stop, with an error that names file and line.
     Fail,
-    /// It is left out and counted.
+    /// Leave the record out, and count it.
     Skip,
 }
 

@@ -1,11 +1,12 @@
 //! What a user may set of the story.
 
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// All that `gptkit lineage` is told; `configs/lineage.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageConfig {
     /// What it is, in a line.
     #[serde(default)]
@@ -20,7 +21,7 @@ pub struct LineageConfig {
 }
 
 /// Sources as the commands' own `--data` takes them, `{seed}` in them being the seed; TOML section `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DataSources {
     /// Raw text.
@@ -40,7 +41,7 @@ pub struct DataSources {
 }
 
 /// TOML section `[questions]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Questions {
     /// In their order.
     pub ask: Vec<String>,
@@ -63,7 +64,7 @@ impl Questions {
 }
 
 /// Whose idea a stage shows: a chapter of the report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Chapter {
     /// Hochreiter and Schmidhuber 1997.
@@ -85,7 +86,7 @@ pub enum Chapter {
 }
 
 /// A stage; an element of `stages`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageStage {
     /// Name, by which commands of later stages say `{NAME}`.
     pub name: String,

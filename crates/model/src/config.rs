@@ -3,22 +3,23 @@
 use candle_core::{Result, bail};
 use gptkit_config::{Check, Problems};
 use gptkit_ops::{Mask, Precision};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The generation a model belongs to: what sets it apart is all in this file and [`crate::init`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The architecture of a model. The differences are all in this file and in [`crate::init`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Each sublayer's sum is normalized, no final layer norm (Radford et al. 2018).
+    /// Layer norm after each sublayer's sum, no final layer norm (Radford et al. 2018).
     Gpt1,
-    /// Each sublayer reads the normalized stream, final layer norm (Radford et al. 2019, §2.3).
+    /// Layer norm before each sublayer, and a final layer norm (Radford et al. 2019, §2.3).
     Gpt2,
-    /// GPT-2's, with layers alternating dense and locally banded attention (Brown et al. 2020, §2.1).
+    /// GPT-2 with dense and banded attention in alternate layers (Brown et al. 2020, §2.1).
     Gpt3,
-    /// A baseline: no attention but long short-term memory, as in GPT-1's ablation (Radford et al. 2018, §5). It has no
-    /// positions and no heads, and ignores `n_head`, `attention_dropout`, `layer_norm_eps` and `train.recompute`.
+    /// An LSTM, the baseline of GPT-1's ablation (Radford et al. 2018, §5). It has no position embeddings and no heads, and
+    /// ignores `n_head`, `attention_dropout`, `layer_norm_eps` and `train.recompute`.
     Lstm,
-    /// A baseline: GPT-1's blocks, each token seeing both sides, for masked prediction (Devlin et al. 2019, §3.1).
+    /// GPT-1's blocks without a causal mask, trained to predict masked tokens (Devlin et al. 2019, §3.1).
     Bert,
 }
 
@@ -34,16 +35,16 @@ impl Kind {
     }
 }
 
-/// What products of matrices read; weights, sums and all else are f32 in any case.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Precision of the operands of matrix products on the CPU. Weights, sums and all other numbers are f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// bf16 where the processor is faster with it, else f32.
+    /// bf16 if the processor has fast bf16 products, else f32.
     #[default]
     Auto,
     /// f32.
     F32,
-    /// bf16, which also halves the memory of what the backward pass reads.
+    /// bf16; the activations that the backward pass reads then take half the memory.
     Bf16,
 }
 
@@ -66,54 +67,53 @@ impl Dtype {
     }
 }
 
-/// Shape of a model; TOML section `[model]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Architecture of a model; TOML section `[model]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelConfig {
-    /// Generation.
+    /// Architecture: gpt1, gpt2, gpt3, bert or lstm.
     pub kind: Kind,
-    /// Transformer blocks, or layers of an LSTM.
+    /// Number of transformer blocks, or of LSTM layers.
     pub n_layer: usize,
-    /// Attention heads; divides `d_model`.
+    /// Number of attention heads; it must divide `d_model`.
     pub n_head: usize,
     /// Width of the residual stream, or of an LSTM's layers.
     pub d_model: usize,
-    /// Width of the MLP, kinds gpt2 and gpt3 only; by default, four times `d_model`.
+    /// Width of the MLP's hidden layer, kinds gpt2 and gpt3 only; 4 · `d_model` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_inner: Option<usize>,
-    /// Longest window, in tokens: one learned position each; with an LSTM, as far as gradients go back in time.
+    /// Context length in tokens; for an LSTM, the length of backpropagation through time.
     pub context: usize,
-    /// Entries of the vocabulary; 0 until it is known, then the tokenizer's size, and with kind bert one more.
+    /// Size of the vocabulary; 0 means the tokenizer's size (plus one for the mask of kind bert).
     #[serde(default)]
     pub vocab_size: usize,
-    /// Tokens that every second layer sees, itself included; GPT-3 only.
+    /// Number of tokens, the current one included, that attention sees in every second layer; kind gpt3 only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub band: Option<usize>,
-    /// Probability of dropping an element of the summed embeddings.
+    /// Dropout probability of the sum of token and position embeddings.
     #[serde(default)]
     pub embedding_dropout: f64,
-    /// Probability of dropping an attention weight.
+    /// Dropout probability of attention weights.
     #[serde(default)]
     pub attention_dropout: f64,
-    /// Probability of dropping an element of a sublayer's output, or of an LSTM layer's.
+    /// Dropout probability of the outputs of sublayers, or of LSTM layers.
     #[serde(default)]
     pub residual_dropout: f64,
-    /// Standard deviation of a transformer's first weights; by default [`ModelConfig::first_std`]'s.
+    /// Standard deviation of the initial weights of a transformer; when left out 0.02, for widths below 768 times √(768 / `d_model`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_std: Option<f64>,
-    /// First values of a transformer's position embeddings, which are learned either way.
+    /// Initial values of the position embeddings, which are trained in both cases.
     #[serde(default, skip_serializing_if = "is_default")]
     pub position_init: PositionInit,
-    /// Added to the variance in every layer norm.
+    /// Number added to the variance in each layer norm.
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
-    /// Whether the output layer has the weights of the token embeddings (the default). If not, it has its own, kinds gpt1,
-    /// gpt2 and gpt3 only.
+    /// Whether the output layer shares the weights of the token embeddings. Kinds bert and lstm always share them.
     #[serde(default = "tied", skip_serializing_if = "is_true")]
     pub tie_word_embeddings: bool,
 }
 
-/// What position embeddings begin as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Initial values of position embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PositionInit {
     /// Random, as in the GPT papers.

@@ -15,6 +15,7 @@ use gptkit_config::{Check, Problems};
 use gptkit_data::adapter::DESCRIPTION;
 use gptkit_ops::{LowRank, Trained, TrainedRows};
 use gptkit_rng::keyed::{Draw, Key, uniform};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -32,16 +33,16 @@ const TARGETS: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_pro
 /// Largest α that is read; usual ones are up to twice the rank.
 const LARGEST_ALPHA: f64 = 1e6;
 
-/// Size of the adapters; TOML section `[lora]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// LoRA adapters (Hu et al. 2021); TOML section `[lora]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LoraConfig {
-    /// r: rows of `A`.
+    /// Rank r of the adapters.
     pub rank: usize,
-    /// α; the sum is scaled by α/r.
+    /// Scale α of the adapters: their product is multiplied by α / r.
     #[serde(default = "alpha")]
     pub alpha: f64,
-    /// Matrices that have adapters, by their names or the ends of their names after a dot, as in PEFT: `attn.c_attn`,
-    /// `attn.c_proj`, `mlp.c_fc`, `mlp.c_proj`; all of them when left out.
+    /// Matrices that get adapters, named as in PEFT by the end of their names: `attn.c_attn`, `attn.c_proj`, `mlp.c_fc` and
+    /// `mlp.c_proj`; all four when left out.
     #[serde(default = "all_targets")]
     pub target_modules: Vec<String>,
 }

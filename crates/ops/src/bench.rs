@@ -47,13 +47,17 @@ pub struct BenchCase {
 /// Operations a second of products that read nothing beyond the first-level cache, on all cores: what no product exceeds.
 /// Each thread counts its fastest of many short runs, so that other processes do not lower the result.
 pub fn peak(precision: Precision) -> f64 {
-    with_kernel!(Path::of(precision), K => peak_of::<K>())
+    with_kernel!(Path::of(precision), K => peak_of::<K>(2_000, 200))
 }
 
-fn peak_of<K: Kernel>() -> f64 {
+/// As [`peak`], from some milliseconds: enough for an estimate.
+pub fn rough_peak(precision: Precision) -> f64 {
+    with_kernel!(Path::of(precision), K => peak_of::<K>(200, 10))
+}
+
+/// The peak from `runs` runs of so many `products`.
+fn peak_of<K: Kernel>(products: usize, runs: usize) -> f64 {
     const DEEP: usize = 128;
-    const PRODUCTS: usize = 2_000;
-    const RUNS: usize = 200;
     let of_threads = rayon::broadcast(|_| {
         let zeros = |n| AVec::<K::Left>::from_iter(64, (0..n).map(|_| K::Left::default()));
         let left = zeros(DEEP * K::ROWS);
@@ -61,14 +65,14 @@ fn peak_of<K: Kernel>() -> f64 {
         let mut sums = AVec::<f32>::from_iter(64, (0..K::ROWS * K::COLUMNS).map(|_| 0.0));
         let mut seconds = || {
             let begun = Instant::now();
-            for _ in 0..PRODUCTS {
+            for _ in 0..products {
                 tile::<K, K::Right>(K::ROWS, &left, &right, DEEP, (&mut sums, K::COLUMNS), false);
             }
             std::hint::black_box(&sums);
             begun.elapsed().as_secs_f64()
         };
-        let fastest = (0..RUNS).map(|_| seconds()).fold(f64::INFINITY, f64::min);
-        2.0 * (DEEP * K::ROWS * K::COLUMNS * PRODUCTS) as f64 / fastest
+        let fastest = (0..runs).map(|_| seconds()).fold(f64::INFINITY, f64::min);
+        2.0 * (DEEP * K::ROWS * K::COLUMNS * products) as f64 / fastest
     });
     of_threads.into_iter().sum()
 }

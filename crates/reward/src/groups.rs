@@ -11,22 +11,23 @@ use gptkit_data::record::BadRecord;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::sources::{Origin, Reading, Sources, Use};
 use gptkit_data::synthetic::SyntheticComparisons;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// The comparisons; TOML section `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The comparisons to learn; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ComparisonConfig {
-    /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
+    /// Files of records, or `world`, `world:N` or `world:N:SEED` for built-in comparisons.
     pub sources: Vec<String>,
-    /// Files of records to validate on. By default, a share of the sources' prompts is held out.
+    /// Files of records for validation. Without any, the comparisons of `val_fraction` of the prompts are held out.
     pub validation: Vec<String>,
-    /// That share. The world has prompts of its own for validation.
+    /// Share of the prompts held out for validation. `world` has its own validation part.
     pub val_fraction: f64,
-    /// What becomes of records that are no sound comparison.
+    /// What to do with invalid records.
     pub on_bad_record: OnBadRecord,
 }
 

@@ -3,16 +3,17 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is added to the paper's loss; TOML section `[loss]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Terms added to the paper's loss; TOML section `[loss]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LossConfig {
-    /// How far the better reward must lie above the worse for each place between them (Touvron et al. 2023, eq. 2); 0 in
-    /// the paper.
+    /// Margin by which the better reward must exceed the worse, per rank between them (Touvron et al. 2023, eq. 2); 0 in the
+    /// paper.
     pub margin: f64,
-    /// λ of λ·(r_w + r_l)², which keeps rewards around 0 (Eisenstein et al. 2023, §2); 0 in the paper.
+    /// Weight λ of the term λ · (r_w + r_l)², which keeps rewards near 0 (Eisenstein et al. 2023, §2); 0 in the paper.
     pub centering: f64,
 }
 

@@ -15,20 +15,21 @@ use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, Params};
 use gptkit_stats::Moments;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Where rewards are 0; TOML section `[normalization]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How rewards are normalized; TOML section `[normalization]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NormalizationConfig {
-    /// By whose recipe.
+    /// The recipe: instructgpt, lm-human-preferences or none.
     pub recipe: Recipe,
-    /// Files of dialogues, or `world:N`, whose last answers have the mean reward 0 by `instructgpt`; the best completion
-    /// of each prompt to learn when there is none.
+    /// Files of dialogues, or `world:N`, whose last answers get mean reward 0 by the recipe instructgpt; the best completion
+    /// of each training prompt when there are none.
     pub references: Vec<String>,
-    /// Most completions that are looked at.
+    /// Number of completions used, at most.
     pub samples: usize,
 }
 
@@ -39,15 +40,14 @@ impl Default for NormalizationConfig {
 }
 
 /// How rewards are normalized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recipe {
-    /// A bias makes the mean reward of the reference completions 0 (Ouyang et al. 2022, §3.5).
+    /// A bias gives the reference completions mean reward 0 (Ouyang et al. 2022, §3.5).
     Instructgpt,
-    /// Gain and bias give the rewards of what the model to start from answers mean 0 and variance 1 (Ziegler et al. 2019,
-    /// §2.1).
+    /// A gain and a bias give the answers of the initial model mean reward 0 and variance 1 (Ziegler et al. 2019, §2.1).
     LmHumanPreferences,
-    /// As they are learned.
+    /// No normalization.
     None,
 }
 

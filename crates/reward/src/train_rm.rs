@@ -27,6 +27,7 @@ use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
 use gptkit_train::training_data::TrainingData;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -34,27 +35,27 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Configuration of `gptkit train-rm`; a file `configs/rm-*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RewardConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// The comparisons.
+    /// The comparisons to learn.
     #[serde(default)]
     pub data: ComparisonConfig,
-    /// What is added to the loss.
+    /// Terms added to the loss.
     #[serde(default)]
     pub loss: LossConfig,
-    /// Where rewards are 0.
+    /// How rewards are normalized.
     #[serde(default)]
     pub normalization: NormalizationConfig,
-    /// None where nothing is said, whatever the model was trained with before, as lm-human-preferences has it.
+    /// Dropout probabilities; 0 when left out, as in lm-human-preferences, whatever the model's own are.
     #[serde(default)]
     pub dropout: DropoutConfig,
-    /// The training; a row is a prompt with all its completions.
+    /// How the model is trained. A row is a prompt with all its completions.
     pub train: TrainConfig,
 }
 

@@ -1,17 +1,18 @@
 //! Rewards and values → how much better each token was than expected.
 
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What numbers become before they are used; TOML values `none`, `centered`, `scaled`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Normalization of numbers before they are used; TOML values `none`, `centered`, `scaled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Whitening {
-    /// What they are.
+    /// No normalization.
     None,
-    /// Mean 0, variance 1: usual for advantages.
+    /// Mean 0 and variance 1, usual for advantages.
     Centered,
-    /// Variance 1 around the mean they have: for rewards, whose sign must stay (lm-human-preferences, `shift_mean=False`).
+    /// Variance 1 with an unchanged mean, for rewards, whose sign matters (lm-human-preferences, `shift_mean=False`).
     Scaled,
 }
 
@@ -39,14 +40,14 @@ impl Whitening {
 }
 
 /// Generalized advantage estimation (Schulman et al. 2016, eq. 16); TOML section `[advantage]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct AdvantageConfig {
-    /// γ, what a later reward counts for each token between; 1 is no discount.
+    /// Discount γ per token; 1 means no discount.
     pub gamma: f64,
-    /// λ, between values trusted (0) and rewards alone (1).
+    /// λ of the estimator, from 0 (trust the values) to 1 (rewards alone).
     pub lambda: f64,
-    /// What advantages become, over all tokens of an iteration.
+    /// Normalization of the advantages over all tokens of an iteration.
     pub whitening: Whitening,
 }
 

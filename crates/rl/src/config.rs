@@ -8,42 +8,43 @@ use gptkit_data::source::{DataConfig, OnBadRecord};
 use gptkit_data::sources::Sources;
 use gptkit_model::LoraConfig;
 use gptkit_train::config::{OfEpisodes, TrainConfig, default_seed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Configuration of `gptkit ppo`; a file `configs/ppo-*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PpoConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// What is answered.
+    /// The prompts.
     #[serde(default)]
     pub prompts: PromptConfig,
-    /// How it is answered.
+    /// How answers are sampled.
     #[serde(default)]
     pub rollout: RolloutConfig,
-    /// What an answer is worth.
+    /// How rewards are computed.
     #[serde(default)]
     pub reward: ShapingConfig,
-    /// How much better than expected that is.
+    /// How advantages are estimated.
     #[serde(default)]
     pub advantage: AdvantageConfig,
-    /// What the policy makes of it.
+    /// How the policy is updated.
     #[serde(default)]
     pub policy: PolicyConfig,
-    /// What is expected.
+    /// The value network.
     #[serde(default)]
     pub value: ValueConfig,
-    /// Pretraining text that the policy must not forget.
+    /// Pretraining text mixed into the updates (PPO-ptx).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ptx: Option<PtxConfig>,
-    /// What is watched for.
+    /// Checks of the health of the run.
     #[serde(default)]
     pub doctor: DoctorConfig,
-    /// The training. A step is an iteration, a row an episode: a prompt and its answer.
+    /// How the policy is trained. A step is an iteration; a row is an episode: a prompt and its answer.
     pub train: TrainConfig,
 }
 
@@ -81,17 +82,17 @@ impl Check for PpoConfig {
     }
 }
 
-/// Prompts; TOML section `[prompts]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The prompts; TOML section `[prompts]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PromptConfig {
-    /// Files of prompts (a line each in .txt, else records), or `world`, `world:N`, `world:N:SEED`.
+    /// Files of prompts (one per line in .txt, else records), or `world`, `world:N` or `world:N:SEED` for built-in ones.
     pub sources: Vec<String>,
-    /// The same, to validate on; a share of the sources' when there is none.
+    /// Files of prompts for validation. Without any, `val_fraction` of the prompts are held out.
     pub validation: Vec<String>,
-    /// That share. The world has prompts of its own for it.
+    /// Share of the prompts held out for validation. `world` has its own validation part.
     pub val_fraction: f64,
-    /// What becomes of records that hold no prompt.
+    /// What to do with records without a prompt.
     pub on_bad_record: OnBadRecord,
 }
 
@@ -119,23 +120,23 @@ impl Check for PromptConfig {
     }
 }
 
-/// Sampling; TOML section `[rollout]`. There is no top-k and no top-p: the policy that is improved must be the one that
-/// spoke (lm-human-preferences).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How answers are sampled; TOML section `[rollout]`. There is no top-k and no top-p, because PPO must update the
+/// distribution that it sampled from (lm-human-preferences).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RolloutConfig {
-    /// Longest answer, in tokens; less where the context window has no room for it beside the prompts. Prompts may take half
-    /// of the window at least.
+    /// Maximum length of an answer in tokens; less if the context has no room for it beside the prompt. Prompts may always
+    /// take half of the context.
     pub max_new_tokens: usize,
-    /// Divides the logits, here and wherever a log-probability is taken, the reference's included.
+    /// Sampling temperature. It divides the logits in sampling and in all log-probabilities, the reference's included.
     pub temperature: f64,
-    /// Text of a token that ends an answer, besides the chat template's end. The reward model reads the template's end after
-    /// it.
+    /// Text of a further token that ends an answer, beside the end of the chat template. The reward model reads the
+    /// template's end after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
-    /// Tokens of an answer before which `end` does not end it (lm-human-preferences, `truncate_after`).
+    /// Minimum number of tokens before `end` ends an answer (lm-human-preferences, `truncate_after`).
     pub end_after: usize,
-    /// Answers that are written at once.
+    /// Number of answers generated at the same time.
     pub rows: usize,
 }
 
@@ -165,23 +166,25 @@ impl Check for RolloutConfig {
     }
 }
 
-/// TOML section `[policy]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How the policy is updated; TOML section `[policy]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PolicyConfig {
-    /// Passes over the episodes of an iteration: 1 in InstructGPT, 4 in lm-human-preferences.
+    /// Number of passes over the episodes of an iteration: 1 in InstructGPT, 4 in lm-human-preferences.
     pub epochs: usize,
-    /// Updates of a pass.
+    /// Number of minibatches, and so of updates, per pass.
     pub minibatches: usize,
-    /// How far a token's probability ratio may leave 1 before there is nothing more to gain (Schulman et al. 2017).
+    /// Clip range ε of the probability ratio (Schulman et al. 2017, eq. 7).
     pub clip_range: f64,
-    /// ½·mean (Δ ln π)² at which an iteration makes no further update; never when left out.
+    /// Approximate KL divergence, ½ · mean (Δ ln π)², above which an iteration makes no further updates; no limit when left
+    /// out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_approx_kl: Option<f64>,
-    /// Decay of the average of the weights that is the outcome, an update; the newest weights are when left out.
+    /// Decay per update of the exponential moving average of the weights, which is then the result; the newest weights are
+    /// the result when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Adapters, when only they are trained: the reference is then the policy without them.
+    /// LoRA adapters; the reference model is then the policy without them. All weights are trained when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
 }
@@ -209,8 +212,8 @@ impl Check for PolicyConfig {
     }
 }
 
-/// What the value network begins as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Initial weights of the value network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ValueInit {
     /// The reward model (Ouyang et al. 2022, appendix C.4).
@@ -219,24 +222,24 @@ pub enum ValueInit {
     Policy,
 }
 
-/// TOML section `[value]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The value network; TOML section `[value]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ValueConfig {
-    /// What the network begins as, where it is one of its own.
+    /// Initial weights of a separate value network: reward or policy.
     pub init: ValueInit,
-    /// Whether it is a head on the policy instead of a network of its own.
+    /// Whether the value network is a head on the policy instead of a separate network.
     pub shared: bool,
-    /// Highest learning rate of a network of its own; that of the policy when left out.
+    /// Peak learning rate of a separate value network; the policy's when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// What its loss counts beside the policy's, where it is a head on that.
+    /// Weight of the value loss beside the policy's loss, for a shared network.
     pub coef: f64,
-    /// How far a value may leave the old one before there is nothing more to gain; no limit when left out.
+    /// Clip range of values around the old values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_range: Option<f64>,
-    /// Passes over the episodes of the first iteration in which a network of its own learns alone, before the policy's first
-    /// update; see [`ValueConfig::warmup_epochs`]. No paper has them.
+    /// Number of passes over the episodes of the first iteration in which a separate value network is trained before the
+    /// policy's first update; not in the papers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_epochs: Option<usize>,
 }
@@ -271,15 +274,15 @@ impl Check for ValueConfig {
     }
 }
 
-/// PPO-ptx (Ouyang et al. 2022, eq. 2); TOML section `[ptx]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Pretraining text mixed into the updates (PPO-ptx; Ouyang et al. 2022, eq. 2); TOML section `[ptx]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PtxConfig {
-    /// γ, what the text's mean loss a token counts beside PPO's; 0 measures it and learns nothing from it.
+    /// Weight γ of the text's mean loss per token beside PPO's loss; 0 only measures it.
     pub coef: f64,
-    /// Windows of text for each episode.
+    /// Number of windows of text per episode.
     #[serde(default = "per_episode")]
     pub per_episode: usize,
-    /// The text, as in `[data]` of pretraining.
+    /// The text, with the keys of `[data]` of `gptkit pretrain`.
     #[serde(flatten)]
     pub text: DataConfig,
 }

@@ -6,30 +6,31 @@
 use anyhow::{Result, bail};
 use gptkit_config::{Check, Problems};
 use gptkit_data::progress::Progress;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What becomes of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFinding {
-    /// It is said, once for as long as it lasts.
+    /// Warn once for as long as it lasts.
     Warn,
-    /// The run is saved and ends.
+    /// Save the run and stop.
     Stop,
     /// Nothing.
     Ignore,
 }
 
-/// TOML section `[doctor]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Checks of the health of the run; TOML section `[doctor]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DoctorConfig {
-    /// What becomes of a finding.
+    /// What to do when a check fails.
     pub on_finding: OnFinding,
-    /// Iterations in a row over which figures that waver must be bad.
+    /// Number of consecutive iterations for which a noisy figure must be bad.
     pub patience: u32,
-    /// Nats an answer from the reference that are too many.
+    /// KL divergence from the reference, in nats per answer, above which a check fails.
     pub max_kl: f64,
 }
 

@@ -26,41 +26,43 @@ use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
 use gptkit_train::training_data::TrainingData;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Configuration of `gptkit dpo`; a file `configs/dpo-*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DpoConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// The comparisons.
+    /// The comparisons to learn.
     #[serde(default)]
     pub data: ComparisonConfig,
-    /// The loss.
+    /// The loss of DPO.
     #[serde(default)]
     pub dpo: PreferenceConfig,
-    /// In the place of the model's own; none where nothing is said.
+    /// Dropout probabilities; 0 when left out, whatever the model's own are.
     #[serde(default)]
     pub dropout: DropoutConfig,
-    /// Adapters, when only they are trained.
+    /// LoRA adapters; all weights are trained when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
-    /// The training; a row is a prompt with all its completions.
+    /// How the model is trained. A row is a prompt with all its completions.
     pub train: TrainConfig,
 }
 
-/// The loss; TOML section `[dpo]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The loss of DPO; TOML section `[dpo]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PreferenceConfig {
-    /// β: the larger, the nearer the model stays to the reference (Rafailov et al. 2023, eq. 3).
+    /// Strength β of the tie to the reference model: the larger, the closer the model stays to it (Rafailov et al. 2023,
+    /// eq. 7).
     pub beta: f64,
 }
 

@@ -1,14 +1,15 @@
 //! How far the policy is from where it began, and what that costs.
 
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An estimate of the KL divergence from one sampled token, with d = ln π(token) − ln π_ref(token) (Schulman 2020,
 /// "Approximating KL divergence").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Estimator {
-    /// d: unbiased, negative now and then (Ouyang et al. 2022, eq. 2).
+    /// d: unbiased, sometimes negative (Ouyang et al. 2022, eq. 2).
     K1,
     /// d²/2: never negative, biased.
     K2,
@@ -28,12 +29,12 @@ impl Estimator {
     }
 }
 
-/// β follows the divergence (Ziegler et al. 2019, §2.2); TOML section `[reward.adaptive]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Adaptation of β to a target divergence (Ziegler et al. 2019, §2.2); TOML section `[reward.adaptive]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AdaptiveKl {
-    /// Nats an answer that it is led to.
+    /// Target KL divergence in nats per answer.
     pub target: f64,
-    /// Episodes over which it acts.
+    /// Horizon of the adaptation, in episodes.
     pub horizon: f64,
 }
 

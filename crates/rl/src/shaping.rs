@@ -4,42 +4,42 @@
 use crate::advantage::Whitening;
 use crate::kl::{AdaptiveKl, Estimator};
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What becomes of the score of an answer that was cut before its end. The reward model reads it with the chat template's end
-/// appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How to score an answer that was cut before its end. The reward model reads it with the chat template's end appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingEnd {
-    /// It counts as it is. InstructGPT names no rule.
+    /// Keep the score. InstructGPT names no rule.
     Ignored,
-    /// `missing_end_value` is taken away from it (TRL).
+    /// Subtract `missing_end_value` from the score (TRL).
     Penalty,
-    /// It is `missing_end_value` instead (Ziegler et al. 2019, §2.2; Stiennon et al.'s code).
+    /// Replace the score with `missing_end_value` (Ziegler et al. 2019, §2.2; the code of Stiennon et al.).
     Fixed,
 }
 
-/// TOML section `[reward]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How rewards are computed; TOML section `[reward]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ShapingConfig {
-    /// β, what a nat of divergence costs; the first, where it adapts.
+    /// Coefficient β of the KL penalty, reward per nat; the initial one if it adapts.
     pub kl_coef: f64,
-    /// How the divergence of a token is estimated.
+    /// Estimator of the KL divergence per token.
     pub kl: Estimator,
-    /// Whether β follows the divergence.
+    /// Adaptation of β to a target divergence; β is constant when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<AdaptiveKl>,
-    /// What scores are multiplied with.
+    /// Factor that scores are multiplied by.
     pub scale: f64,
-    /// Scores beyond ± this are cut to it.
+    /// Bound to which scores are clipped on both sides; no bound when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// What becomes of the score of an answer without its end.
+    /// How to score an answer that was cut before its end.
     pub missing_end: MissingEnd,
-    /// What `missing_end` takes away, or sets.
+    /// Value that `missing_end` subtracts from the score, or sets.
     pub missing_end_value: f64,
-    /// What tokens' rewards become, over all tokens of an iteration.
+    /// Normalization of the rewards over all tokens of an iteration.
     pub whitening: Whitening,
 }
 

@@ -6,27 +6,28 @@ use gptkit_data::tokenizer::TokenizerConfig;
 use gptkit_model::{Kind, ModelConfig, PositionInit};
 use gptkit_train::PretrainConfig;
 use gptkit_train::config::TrainConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// All that `gptkit scaling` is told; a file `configs/scaling-*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Configuration of `gptkit scaling`; a file `configs/scaling-*.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScalingConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "seed")]
     pub seed: u64,
-    /// The models.
+    /// The models of the family.
     pub family: FamilyConfig,
-    /// Their tokens.
+    /// The tokenizer.
     #[serde(default)]
     pub tokenizer: TokenizerConfig,
-    /// Their text.
+    /// The training text.
     #[serde(default)]
     pub data: DataConfig,
-    /// Their training, which is the same for all but for the learning rate.
+    /// How the models are trained: all in the same way, except for the learning rate.
     pub train: TrainConfig,
 }
 
@@ -34,20 +35,20 @@ fn seed() -> u64 {
     1
 }
 
-/// Models that differ in size alone; TOML section `[family]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Models that differ only in size; TOML section `[family]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FamilyConfig {
-    /// Generation.
+    /// Architecture of the models.
     pub kind: Kind,
-    /// Longest window, in tokens.
+    /// Context length in tokens.
     pub context: usize,
-    /// Tokens that every second layer sees; GPT-3 only.
+    /// Number of tokens that attention sees in every second layer; kind gpt3 only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub band: Option<usize>,
-    /// Share of a run before which its losses say more of how it began than of a law.
+    /// Share of a run whose losses are left out of the fit, because they depend on the start.
     #[serde(default = "fit_from")]
     pub fit_from: f64,
-    /// The members, in the order in which they are trained.
+    /// The models, in the order in which they are trained.
     pub sizes: Vec<SizeConfig>,
 }
 
@@ -55,21 +56,21 @@ fn fit_from() -> f64 {
     0.05
 }
 
-/// A member; an element of `family.sizes`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A model of the family; an element of `family.sizes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SizeConfig {
-    /// Name of its folder.
+    /// Name of the model's folder.
     pub name: String,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub n_layer: usize,
-    /// Attention heads; divides `d_model`.
+    /// Number of attention heads; it must divide `d_model`.
     pub n_head: usize,
-    /// Width of the residual stream.
+    /// Width of the model.
     pub d_model: usize,
-    /// Its highest learning rate, in the place of `train.lr`; `train.min_lr` is changed by the same factor.
+    /// Peak learning rate of this model, instead of `train.lr`; `train.min_lr` changes by the same factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Whether its loss is predicted from the others'.
+    /// Whether the loss of this model is predicted from those of the others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub predict: bool,
 }

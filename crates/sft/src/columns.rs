@@ -5,23 +5,24 @@ use gptkit_data::dialogue::{Message, Role, key};
 use gptkit_data::record::{BadRecord, Row};
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::task::TaskKind;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Columns that are named by the user, where their names do not say what they hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Columns that the user names; others are recognized by their names. TOML section `[data.columns]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Named {
-    /// Of the text, or of the first of two; of what the choices go on from.
+    /// Column of the text, of the first of two texts, or of the context of choices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Of the second text; of a question beside what the choices go on from.
+    /// Column of the second text, or of a question about the context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_b: Option<String>,
-    /// Of the choices: one that holds lists, or several that hold one each.
+    /// Columns of the choices: one that holds lists, or several that hold one choice each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,
-    /// Of the label.
+    /// Column of the label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }

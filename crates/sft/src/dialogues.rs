@@ -13,23 +13,24 @@ use gptkit_data::sources::{Sources, Use, read_dialogues_of};
 use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_rng::order::shuffled;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// The instructions; TOML section `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The dialogues to learn; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DialogueConfig {
-    /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
+    /// Files of records, or `world`, `world:N` or `world:N:SEED` for built-in instructions.
     pub sources: Vec<String>,
-    /// Files of records to validate on. When there is none, dialogues of a share of the opening prompts are held out.
+    /// Files of records for validation. Without any, `val_fraction` of the dialogues are held out.
     pub validation: Vec<String>,
-    /// That share. The world has instructions of its own for validation.
+    /// Share of the first prompts whose dialogues are held out for validation. `world` has its own validation part.
     pub val_fraction: f64,
-    /// What becomes of records that are no sound dialogue.
+    /// What to do with invalid records.
     pub on_bad_record: OnBadRecord,
-    /// Whether what the assistant does not say is learned too.
+    /// Whether the loss covers all messages instead of the assistant's alone.
     pub train_on_prompt: bool,
 }
 

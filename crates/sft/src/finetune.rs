@@ -19,32 +19,33 @@ use gptkit_train::start::{DropoutConfig, Start};
 use gptkit_train::state::State;
 use gptkit_train::trainer::Trainer;
 use gptkit_train::training_data::TrainingData;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Configuration of `gptkit finetune`; a file `configs/finetune-*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FinetuneConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// λ: weight of the language model's loss beside the task's; 0 leaves it out, as it must be for kind bert.
+    /// Weight λ of the language-modeling loss beside the task's loss; 0 leaves it out, as kind bert requires.
     #[serde(default = "lm_coef")]
     pub lm_coef: f64,
-    /// Probability of dropping an element of what the head reads.
+    /// Dropout probability of the input of the classification head.
     #[serde(default = "head_dropout")]
     pub head_dropout: f64,
-    /// The records.
+    /// The labeled records.
     #[serde(default)]
     pub data: LabeledConfig,
-    /// In the place of the model's own.
+    /// Dropout probabilities that replace the model's own.
     #[serde(default)]
     pub dropout: DropoutConfig,
-    /// The training.
+    /// How the model is trained. A row is a record.
     pub train: TrainConfig,
 }
 

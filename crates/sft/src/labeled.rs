@@ -13,30 +13,31 @@ use gptkit_data::synthetic::SyntheticLabeled;
 use gptkit_data::task::TaskKind;
 use gptkit_data::tokenizer::{FRAME, Tokenizer};
 use gptkit_data::unused::Unused;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// The records; TOML section `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The labeled records; TOML section `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LabeledConfig {
-    /// What is asked of them.
+    /// The task: classification, entailment, similarity, multiple-choice or regression.
     pub task: TaskKind,
-    /// Files of records, or `world`, `world:N`, `world:N:SEED` for those of the embedded world.
+    /// Files of records, or `world`, `world:N` or `world:N:SEED` for built-in tasks.
     pub sources: Vec<String>,
-    /// Files of records to validate on, by which the best weights are chosen. When there is none, a share of the sources'
-    /// first texts is held out.
+    /// Files of records for validation, which select the best weights. Without any, `val_fraction` of the records are held
+    /// out.
     pub validation: Vec<String>,
-    /// That share. The world has records of its own for validation.
+    /// Share of the records held out for validation. `world` has its own validation part.
     pub val_fraction: f64,
-    /// Files of records to measure the best weights on; the validation part when there is none.
+    /// Files of test records for the best weights; the validation part when there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
-    /// What becomes of records that cannot be used.
+    /// What to do with invalid records.
     pub on_bad_record: OnBadRecord,
-    /// Columns whose names do not say what they hold.
+    /// Columns to read; those with known names when left out.
     pub columns: Named,
 }
 

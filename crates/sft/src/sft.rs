@@ -25,43 +25,44 @@ use gptkit_train::start::{DropoutConfig, Start, prepared_text};
 use gptkit_train::state::{DataSeen, State};
 use gptkit_train::trainer::Trainer;
 use gptkit_train::training_data::TrainingData;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Configuration of `gptkit sft`; a file `configs/sft-*.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SftConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// The dialogues.
+    /// The dialogues to learn.
     #[serde(default)]
     pub data: DialogueConfig,
-    /// Pretraining text that is mixed in.
+    /// Pretraining text mixed into the training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretraining: Option<MixConfig>,
-    /// In the place of the model's own.
+    /// Dropout probabilities that replace the model's own.
     #[serde(default)]
     pub dropout: DropoutConfig,
-    /// Adapters, when only they are trained.
+    /// LoRA adapters; all weights are trained when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
-    /// The training; a row is a demonstration.
+    /// How the model is trained. A row is a dialogue.
     pub train: TrainConfig,
 }
 
-/// Text that is read beside the dialogues; TOML section `[pretraining]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Pretraining text mixed into the training; TOML section `[pretraining]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MixConfig {
-    /// Its share of the loss, which is (1 − share) · mean over the trained tokens of the demonstrations + share · mean over
-    /// the tokens of the text. About the same share of the tokens that are read is text, and at least a window a batch. A
-    /// tenth for the models that PPO starts from (Ouyang et al. 2022, appendix C.3).
+    /// Weight of the text in the loss: (1 − share) · mean loss over the trained tokens of the dialogues + share · mean loss
+    /// over the tokens of the text. About this share of the tokens in a batch is text, and at least one window. Ouyang et
+    /// al. 2022 (appendix C.3) use 0.1 for the models that PPO starts from.
     pub share: f64,
-    /// The text, as in `[data]` of pretraining.
+    /// The text, with the keys of `[data]` of `gptkit pretrain`.
     #[serde(flatten)]
     pub text: DataConfig,
 }

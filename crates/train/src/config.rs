@@ -4,32 +4,33 @@ use crate::span::Span;
 use anyhow::{Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_model::Dtype;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate falls after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How the learning rate decays after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// Half a cosine wave.
+    /// Along half a cosine wave.
     Cosine,
-    /// A straight line.
+    /// Along a straight line.
     Linear,
-    /// Not at all.
+    /// No decay.
     Constant,
 }
 
-/// Where Adam adds its ε. With a large one, first updates differ by factors: PyTorch's are the larger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Where Adam adds its ε. With a large ε, the first updates of the two variants differ by factors; PyTorch's are larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EpsPlacement {
-    /// To the root of the mean square after its bias is corrected, as PyTorch does.
+    /// To the root of the bias-corrected mean square, as in PyTorch.
     PyTorch,
-    /// Before, as TensorFlow 1 does (Kingma & Ba 2015, end of §2: ε̂).
+    /// To the root before bias correction, as in TensorFlow 1 (Kingma & Ba 2015, end of §2: ε̂).
     TensorFlow,
 }
 
 /// What changes the weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
     /// AdamW (Loshchilov & Hutter 2019).
@@ -39,112 +40,113 @@ pub enum OptimizerKind {
     Muon,
 }
 
-/// What becomes of an update whose loss leaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What to do with an update whose loss spikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnSpike {
-    /// It is made, and said.
+    /// Apply the update, and say so.
     Report,
-    /// It is not made, and said.
+    /// Skip the update, and say so.
     Skip,
 }
 
-/// What the backward pass computes again instead of keeping it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Activations that the backward pass recomputes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// Nothing.
+    /// None: all activations are kept.
     None,
-    /// Each block from its input (Chen et al. 2016): memory of one block's activations, for a third more time.
+    /// Those of each block, from its input (Chen et al. 2016): memory for one block's activations, a third more time.
     Blocks,
 }
 
 /// How a model is trained; TOML section `[train]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrainConfig {
-    /// How long.
+    /// Length of the training: steps, tokens or epochs (PPO: steps, episodes or epochs).
     pub length: Span,
-    /// Windows an update is made from.
+    /// Number of rows per update.
     pub batch_size: usize,
-    /// Windows in memory at a time; gradients of several are added up. All of the batch when left out.
+    /// Number of rows computed at a time, whose gradients are accumulated; the whole batch when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
-    /// Windows of the first update, when the batch grows from there to `batch_size` along `batch_ramp`.
+    /// Batch size of the first update, if it grows to `batch_size` over `batch_ramp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_ramp_start: Option<usize>,
-    /// How long the batch grows, linearly (Brown et al. 2020, appendix B: in tokens).
+    /// Length of the linear growth of the batch (Brown et al. 2020, appendix B, in tokens).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_ramp: Option<Span>,
-    /// Highest learning rate.
+    /// Peak learning rate.
     pub lr: f64,
     /// Learning rate at the end of the decay.
     #[serde(default)]
     pub min_lr: f64,
-    /// How long the learning rate rises linearly from 0.
+    /// Length of the linear warm-up of the learning rate from 0.
     #[serde(default = "no_span")]
     pub warmup: Span,
-    /// How it falls.
+    /// Shape of the decay: cosine, linear or constant.
     #[serde(default = "cosine")]
     pub decay: Decay,
-    /// When it begins to fall, counted from the start; after the warm-up when left out.
+    /// Start of the decay, counted from the start of the run; the end of the warm-up when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decay_start: Option<Span>,
-    /// When it has fallen to `min_lr`, counted from the start; `length` when left out.
+    /// End of the decay, counted from the start of the run; `length` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decay_end: Option<Span>,
-    /// What changes the weights.
+    /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerKind,
-    /// Muon's highest learning rate, which rises and falls as `lr` does; 10/3 of `lr` when left out.
+    /// Peak learning rate of Muon, on the same schedule as `lr`; 10/3 of `lr` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub muon_lr: Option<f64>,
-    /// Muon's decay of the mean of gradients; 0.95 when left out.
+    /// Momentum of Muon; 0.95 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub muon_momentum: Option<f64>,
-    /// AdamW's decay of the mean of gradients.
+    /// β₁ of AdamW: decay of the mean of the gradients.
     #[serde(default = "beta1")]
     pub beta1: f64,
-    /// AdamW's decay of the mean of their squares.
+    /// β₂ of AdamW: decay of the mean of the squared gradients.
     #[serde(default = "beta2")]
     pub beta2: f64,
-    /// AdamW's ε.
+    /// ε of AdamW.
     #[serde(default = "eps")]
     pub eps: f64,
-    /// What it is added to.
+    /// Where ε is added: pytorch or tensorflow.
     #[serde(default = "pytorch")]
     pub eps_placement: EpsPlacement,
-    /// Decoupled decay of matrices and embeddings; biases and gains have none.
+    /// Decoupled weight decay of matrices and embeddings; biases and gains do not decay.
     #[serde(default)]
     pub weight_decay: f64,
-    /// Longest gradient, as a norm over all parameters; no limit when left out.
+    /// Maximum norm of the gradient over all parameters; no limit when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// What products of matrices read.
+    /// Precision of matrix products on the CPU: auto, f32 or bf16.
     #[serde(default)]
     pub dtype: Dtype,
-    /// What the backward pass computes again, to save memory.
+    /// Activations that the backward pass recomputes to save memory: none or blocks.
     #[serde(default = "no_recompute")]
     pub recompute: Recompute,
-    /// Losses that the next one is compared with.
+    /// Number of recent losses with which a new loss is compared to find spikes.
     #[serde(default = "spike_window")]
     pub spike_window: usize,
-    /// Standard deviations above their mean from which a loss is a spike.
+    /// Standard deviations above the mean of recent losses at which a loss counts as a spike.
     #[serde(default = "spike_z")]
     pub spike_z: f64,
-    /// What becomes of a spike's update.
+    /// What to do with the update of a spike: report or skip.
     #[serde(default = "on_spike")]
     pub on_spike: OnSpike,
-    /// Checkpoints that stay, the newest ones; the best weights stay besides.
+    /// Number of newest checkpoints that are kept; the best weights are kept as well.
     #[serde(default = "keep_checkpoints")]
     pub keep_checkpoints: usize,
-    /// Steps between validations, each of which saves the model; an epoch when left out, in stages that count in them, else
-    /// 250.
+    /// Steps between validations, each of which saves a checkpoint. When left out: one epoch in stages that learn from
+    /// records, else 250.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<u64>,
-    /// Windows of the validation part that are measured, evenly spread over it.
+    /// Number of validation rows measured, evenly spread over the validation part.
     #[serde(default = "eval_windows")]
     pub eval_windows: usize,
-    /// Validations without a better loss (of PPO: without a higher reward) after which training ends; never when left out.
+    /// Early stopping: number of validations without a better loss (PPO: a higher reward) after which training ends; never
+    /// when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
 }

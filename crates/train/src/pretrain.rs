@@ -7,7 +7,7 @@ use crate::learner::{Learner, Supervised};
 use crate::machine;
 use crate::masked::{MASK_RATE, Masking, rows_of_vocabulary};
 use crate::memory::Memory;
-use crate::plan::settings_that_fit;
+use crate::plan::{TrainingPlan, settings_that_fit};
 use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::schedule::Schedule;
@@ -16,8 +16,10 @@ use crate::state::State;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
 use anyhow::{Result, ensure};
+use candle_core::Device;
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, Windows, validation};
+use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::prepare::{Prepared, changed_since, prepare};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::shard::Corpus;
@@ -25,32 +27,33 @@ use gptkit_data::source::DataConfig;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
 use gptkit_model::load::{load_config, load_model};
 use gptkit_model::{Gpt, Kind, ModelConfig, Params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Configuration of `gptkit pretrain`; a file of `configs/`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PretrainConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// Random seed.
+    /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Share of the tokens that a model of kind `bert` is asked for in training, [`MASK_RATE`] by default; in validation it
-    /// is always the default, so that losses can be compared.
+    /// Share of the tokens that a model of kind `bert` must predict in training; 0.15 when left out. Validation always uses
+    /// 0.15, so that losses can be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask_rate: Option<f64>,
-    /// The model.
+    /// Architecture of the model.
     pub model: ModelConfig,
-    /// Its tokens.
+    /// The tokenizer.
     #[serde(default)]
     pub tokenizer: TokenizerConfig,
-    /// The text.
+    /// The training text.
     #[serde(default)]
     pub data: DataConfig,
-    /// The training.
+    /// How the model is trained. A row is a window of text.
     pub train: TrainConfig,
 }
 
@@ -104,17 +107,18 @@ impl Pretraining {
 
     /// # Errors
     /// When a new run would read its text more than [`MOST_EPOCHS`] times and nobody allowed it.
-    fn check_epochs(&self) -> Result<()> {
+    fn check_epochs(&self, device: &Device) -> Result<()> {
         let Self { config, text: Some(text), may_repeat: false, .. } = self else { return Ok(()) };
         let rows = text.windows.rows_per_epoch();
         let schedule = Schedule::new(&config.train, config.model.context, rows);
         let epochs = schedule.n_tokens() as f64 / (rows.max(1) * schedule.context()) as f64;
         ensure!(
             epochs <= MOST_EPOCHS,
-            "train.length = \"{}\" would read the text {} times\n  hint: use --epochs 3, for instance, or more \
+            "train.length = \"{}\" would read the text {} times ({})\n  hint: use --epochs 3, for instance, or more \
              text; --yes starts the run as it is",
             config.train.length,
-            grouped(epochs as u64)
+            grouped(epochs as u64),
+            expected(config, rows, device)
         );
         Ok(())
     }
@@ -226,7 +230,7 @@ impl Stage for Pretraining {
         data: &mut StageData<Self>,
         context: &RunContext,
     ) -> Result<Self::Learner> {
-        self.check_epochs()?;
+        self.check_epochs(context.device)?;
         let config = &self.config;
         let params = match model.parts.params {
             Some(params) => params,
@@ -247,6 +251,7 @@ impl Stage for Pretraining {
             grouped(text.windows.rows_per_epoch() * config.model.context as u64),
             run.display()
         ));
+        context.progress.note(&expected(config, text.windows.rows_per_epoch(), context.device));
         warn_of_data(config, text, learner.has_validation(), context.progress);
     }
 
@@ -329,6 +334,25 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
     Ok(Windows::new(prepared.corpus, config.model.context, config.seed)?.rows_per_epoch())
+}
+
+/// Share of the processor's peak at which models of the usual sizes train, for an estimate.
+const USUAL_EFFICIENCY: f64 = 0.5;
+
+/// Steps, epochs, memory and time of a run of `config`, in words. Only the processor's peak is measured, in milliseconds;
+/// `gptkit plan` measures steps.
+fn expected(config: &PretrainConfig, rows_per_epoch: u64, device: &Device) -> String {
+    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch);
+    let epochs = plan.n_tokens as f64 / (rows_per_epoch.max(1) as f64 * config.model.context as f64);
+    let epochs = if epochs < 10.0 { format!("{epochs:.1}") } else { grouped(epochs.round() as u64) };
+    let mut text = format!("{} steps · {epochs} epochs", grouped(plan.n_steps));
+    if device.is_cpu() {
+        let peak = gptkit_ops::bench::rough_peak(config.train.dtype.precision());
+        let seconds = plan.total_flops() / (USUAL_EFFICIENCY * peak);
+        text +=
+            &format!(" · about {} of memory, about {}", needed_bytes(plan.memory.total()), estimated_duration(seconds));
+    }
+    text
 }
 
 /// Says before the first step that memory will not suffice.

@@ -5,6 +5,7 @@ use candle_core::Device;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::lora::is_adapter;
 use gptkit_model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -15,16 +16,16 @@ use gptkit_data::source::DataConfig;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::{Tokenizer, TokenizerConfig};
 
-/// Probabilities of dropout that take the place of the model's own; TOML section `[dropout]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Dropout probabilities that replace the model's own; TOML section `[dropout]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DropoutConfig {
-    /// Of the summed embeddings.
+    /// Dropout probability of the sum of the embeddings; the model's own when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<f64>,
-    /// Of attention weights.
+    /// Dropout probability of attention weights; the model's own when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention: Option<f64>,
-    /// Of sublayers' outputs.
+    /// Dropout probability of the outputs of sublayers; the model's own when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<f64>,
 }

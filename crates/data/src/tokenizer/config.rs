@@ -2,6 +2,7 @@
 
 use crate::outline;
 use gptkit_config::{Check, Problems};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,28 +12,28 @@ pub(super) const DEFAULT_VOCAB: usize = 8192;
 /// The fewest a byte-level vocabulary can have: each byte, and the end of a text.
 pub(super) const FEWEST: usize = 257;
 
-/// Where a model's tokens come from; TOML section `[tokenizer]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The tokenizer to load or to train; TOML section `[tokenizer]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TokenizerConfig {
-    /// A tokenizer to load: `tokenizer.json`, or a folder with it or with GPT-1's or GPT-2's own files.
+    /// File or folder of a tokenizer to load: `tokenizer.json`, or a folder with it or with the files of GPT-1 or GPT-2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// What to train on the text when none is loaded; byte-level pairs when left out.
+    /// Kind of tokenizer to train on the text if none is loaded; bpe when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train: Option<TokenizerKind>,
-    /// Entries of a trained vocabulary; not for characters.
+    /// Size of the vocabulary of a tokenizer to be trained; not for kind char.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocab_size: Option<usize>,
 }
 
-/// What can be trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Kinds of tokenizers that can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenizerKind {
     /// Byte-level pair encoding (Radford et al. 2019, §2.2).
     Bpe,
-    /// One token a character.
+    /// One token per character.
     Char,
 }
 

@@ -1,0 +1,148 @@
+//! The keys of the configurations, explained: for the terminal and as the reference page of the documentation.
+
+use crate::ui::Usage;
+use anyhow::Result;
+use clap::ValueEnum;
+use gptkit_config::{ConfigKey, keys, nearest, schema};
+use gptkit_lineage::LineageConfig;
+use gptkit_reward::RewardConfig;
+use gptkit_rl::{DpoConfig, PpoConfig};
+use gptkit_scaling::ScalingConfig;
+use gptkit_sft::{FinetuneConfig, SftConfig};
+use gptkit_train::PretrainConfig;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// A command that has a configuration.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum KeysOf {
+    Pretrain,
+    Finetune,
+    Sft,
+    TrainRm,
+    Ppo,
+    Dpo,
+    Scaling,
+    Lineage,
+}
+
+impl KeysOf {
+    fn keys(self) -> Vec<ConfigKey> {
+        match self {
+            Self::Pretrain => keys::<PretrainConfig>(),
+            Self::Finetune => keys::<FinetuneConfig>(),
+            Self::Sft => keys::<SftConfig>(),
+            Self::TrainRm => keys::<RewardConfig>(),
+            Self::Ppo => keys::<PpoConfig>(),
+            Self::Dpo => keys::<DpoConfig>(),
+            Self::Scaling => keys::<ScalingConfig>(),
+            Self::Lineage => keys::<LineageConfig>(),
+        }
+    }
+
+    /// The JSON schema of the configuration.
+    pub(crate) fn schema(self) -> Value {
+        match self {
+            Self::Pretrain => schema::<PretrainConfig>(),
+            Self::Finetune => schema::<FinetuneConfig>(),
+            Self::Sft => schema::<SftConfig>(),
+            Self::TrainRm => schema::<RewardConfig>(),
+            Self::Ppo => schema::<PpoConfig>(),
+            Self::Dpo => schema::<DpoConfig>(),
+            Self::Scaling => schema::<ScalingConfig>(),
+            Self::Lineage => schema::<LineageConfig>(),
+        }
+    }
+
+    /// The name of the command.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// The keys of `command` at `below` and below it, for the terminal; all of them when it is empty.
+///
+/// # Errors
+/// When there is no such key.
+pub(crate) fn text(command: KeysOf, below: &str) -> Result<String> {
+    let all = command.keys();
+    let is_below = |key: &ConfigKey| {
+        key.path.strip_prefix(below).is_some_and(|rest| below.is_empty() || rest.is_empty() || rest.starts_with('.'))
+    };
+    let mut text = String::new();
+    for key in all.iter().filter(|key| is_below(key)) {
+        let gap = if key.is_section() && !text.is_empty() { "\n" } else { "" };
+        let head = if key.is_section() { format!("[{}]", key.path) } else { format!("{} ({})", key.path, value(key)) };
+        let options = textwrap::Options::new(usize::from(console::Term::stdout().size().1).clamp(60, 120))
+            .initial_indent("    ")
+            .subsequent_indent("    ");
+        writeln!(text, "{gap}{head}\n{}", textwrap::fill(&key.meaning.replace('`', ""), options))?;
+    }
+    if text.is_empty() {
+        let near = nearest(below, all.iter().map(|key| key.path.as_str()));
+        let hint = near
+            .map_or_else(|| format!("gptkit config keys {}", command.name()), |near| format!("did you mean {near}?"));
+        return Err(Usage::new(format!("{} has no key {below}", command.name())).hint(hint).into());
+    }
+    Ok(text)
+}
+
+/// The kind of value and the default.
+fn value(key: &ConfigKey) -> String {
+    match (&key.default, key.required) {
+        (Some(default), _) => format!("{}; default {default}", key.kind),
+        (None, true) => format!("{}; required", key.kind),
+        (None, false) => key.kind.clone(),
+    }
+}
+
+/// The reference page of the documentation.
+pub(crate) fn markdown() -> String {
+    let mut page = "# Configuration keys\n\n\
+        `gptkit config keys COMMAND` prints this list for one command; `gptkit config show PRESET` prints a preset. A file\n\
+        with `extends = \"PRESET\"` changes a part of a preset, or of another file. \
+        `gptkit config schema COMMAND` prints\na JSON schema, with which editors check and complete TOML files.\n\n\
+        This page is generated: `gptkit config keys --markdown > docs/keys.md` writes it, and a test compares it with the \
+        program.\n"
+        .to_owned();
+    for command in KeysOf::value_variants() {
+        let name = command.name();
+        page += &format!("\n## `gptkit {name}`\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
+        for key in command.keys() {
+            let cell = |text: &str| text.replace('|', "\\|");
+            let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{}`", cell(text)) };
+            let path = if key.is_section() { format!("**`[{}]`**", key.path) } else { code(&key.path) };
+            let default = match (&key.default, key.required && !key.is_section()) {
+                (Some(default), _) => code(default),
+                (None, true) => "required".to_owned(),
+                (None, false) => String::new(),
+            };
+            page += &format!("| {path} | {} | {default} | {} |\n", cell(&key.kind), cell(&key.meaning));
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_every_command_is_explained() {
+        for command in KeysOf::value_variants() {
+            for key in command.keys() {
+                assert!(key.meaning.ends_with('.'), "{} {}: {:?}", command.name(), key.path, key.meaning);
+            }
+        }
+        assert!(text(KeysOf::Ppo, "value").unwrap().contains("value.lr (number)"));
+        assert!(text(KeysOf::Ppo, "values").unwrap_err().to_string().contains("no key"));
+    }
+
+    #[test]
+    fn the_reference_page_is_up_to_date() {
+        let page = gptkit_data::disk::read_description(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/keys.md"),
+        );
+        assert!(page.unwrap_or_default() == markdown(), "run: gptkit config keys --markdown > docs/keys.md");
+    }
+}

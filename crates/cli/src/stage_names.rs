@@ -1,0 +1,19 @@
+//! What the training commands say of themselves to the code that they share.
+
+use gptkit_train::learning_rates::Purpose;
+
+/// How the command line and the folder of a run name the parts of a stage.
+pub(crate) struct StageNames {
+    /// The subcommand.
+    pub(crate) command: &'static str,
+    /// The preset that is used where none is named.
+    pub(crate) preset: &'static str,
+    /// Section of the records, and the file below a run that keeps them; none where the run reads text.
+    pub(crate) records: Option<(&'static str, &'static str)>,
+    /// Further settings whose files may be gone.
+    pub(crate) gone: &'static [&'static str],
+    /// What a model that was trained before learns here.
+    pub(crate) purpose: Purpose,
+    /// Section of the pretraining text that may be mixed in.
+    pub(crate) mixed: Option<&'static str>,
+}
