@@ -1,7 +1,7 @@
 //! The device to compute on, and in which numbers.
 
 use crate::data_args::shell;
-use crate::ui::Usage;
+use crate::ui::{Usage, unusable};
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
@@ -52,7 +52,7 @@ impl ComputeArgs {
         make: fn(&ModelConfig, &Params, Precision) -> candle_core::Result<Gpt>,
         folder: &Path,
     ) -> anyhow::Result<(ModelFolder, Gpt)> {
-        let files = ModelFolder::load(folder, &self.device.open()?)?;
+        let files = ModelFolder::load(folder, &self.device.open()?).map_err(unusable)?;
         let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
         let model = model.with_context(|| folder.display().to_string())?;
         if let Some(to) = self.quantize {

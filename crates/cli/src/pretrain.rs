@@ -2,7 +2,7 @@
 
 use crate::data_args::{ConfigArgs, shell};
 use crate::plan::print_here;
-use crate::run_args::{RunArgs, RunModels, load_following, say_end};
+use crate::run_args::{RunArgs, RunModels, load_following, model_to_start_from, say_end};
 use crate::sample::print_sample;
 use crate::stage_names::StageNames;
 use crate::training_flags::TrainingFlags;
@@ -55,7 +55,10 @@ impl PretrainCommand {
             let (_, config) = load_following(&NAMES, &self.config.config, set, init, ui)?;
             return print_here(config, self.init.as_deref(), &self.run.device()?, ui);
         }
-        let models = || Ok(self.init.iter().map(|init| ("init", init.as_path())).collect());
+        let models = || match self.init.as_deref() {
+            Some(init) => Ok(vec![("init", model_to_start_from(Some(init))?)]),
+            None => Ok(Vec::new()),
+        };
         let stage = |config: PretrainConfig, models: &RunModels| {
             let stdin = |path: &str| matches!(SourceLocation::of(path), Ok(SourceLocation::Stdin(_)));
             if let Some(folder) = self.run.resume_folder().filter(|_| !models.is_resumed()) {

@@ -5,13 +5,14 @@ use crate::device::{DeviceChoice, DtypeChoice};
 use crate::following::Following;
 use crate::presets;
 use crate::stage_names::StageNames;
-use crate::ui::{Stopped, Ui, Usage};
+use crate::ui::{Stopped, Ui, Usage, unusable};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use clap::Args;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
 use gptkit_data::progress::Progress;
+use gptkit_model::load::load_config;
 use gptkit_train::fit::Summary;
 use gptkit_train::language_modeling::SOURCE_LOSS;
 use gptkit_train::request::{RunFolder, RunRequest};
@@ -167,7 +168,7 @@ impl RunArgs {
         let request = RunRequest::new(stage.command, &config, models)?;
         let claim = match &self.out {
             None => claim_numbered(Path::new("runs"), name)?,
-            Some(out) => match request.place(out)? {
+            Some(out) => match request.place(out).map_err(unusable)? {
                 RunFolder::New(claim) => claim,
                 RunFolder::Same => {
                     ui.say(&format!("{} holds the run of this command; resuming it", out.display()));
@@ -225,6 +226,7 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
         let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
         return Err(Usage::new(format!("--init {}: no such folder", init.display())).hint(hint).into());
     }
+    load_config(init).map_err(unusable)?;
     Ok(init)
 }
 

@@ -4,7 +4,7 @@ use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::sampling_args::SamplingArgs;
 use crate::stdin;
-use crate::ui::{Ui, Usage};
+use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::Args;
@@ -162,8 +162,8 @@ impl SampleCommand {
             return Ok(text.clone());
         }
         if let Some(path) = &self.prompt_file {
-            let text = text_of(&gptkit_data::disk::read_named_bytes(path)?);
-            return text.with_context(|| format!("{} cannot be read", path.display()));
+            let text = text_of(&gptkit_data::disk::read_named_bytes(path).map_err(unusable)?);
+            return text.with_context(|| format!("{} cannot be read", path.display())).map_err(unusable);
         }
         match std::io::stdin().is_terminal() {
             true => Ok(String::new()),

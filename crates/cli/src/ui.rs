@@ -85,8 +85,7 @@ impl Ui {
             return ExitCode::from(stop.exit_code());
         }
         self.error(error);
-        let usage = error.is::<gptkit_config::Invalid>() || error.is::<Usage>();
-        ExitCode::from(if usage { 2 } else { 1 })
+        ExitCode::from(if is_usage(error) { 2 } else { 1 })
     }
 
     /// Prints an error and its causes.
@@ -104,6 +103,16 @@ impl Ui {
             _ => write_line(line),
         }
     }
+}
+
+/// Whether a request could not be obeyed, and nothing was done.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<gptkit_config::Invalid>() || error.is::<Usage>()
+}
+
+/// `error` as one of usage: what the command line names cannot be used, and nothing was done yet.
+pub(crate) fn unusable(error: anyhow::Error) -> anyhow::Error {
+    if is_usage(&error) { error } else { Usage::new(message(&error)).into() }
 }
 
 /// Whether it failed because nobody reads the results any more.
