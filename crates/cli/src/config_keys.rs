@@ -102,8 +102,8 @@ pub(crate) fn markdown() -> String {
         `gptkit config keys COMMAND` prints this list for one command; `gptkit config show PRESET` prints a preset. A file\n\
         with `extends = \"PRESET\"` changes a part of a preset, or of another file. \
         `gptkit config schema COMMAND` prints\na JSON schema, with which editors check and complete TOML files.\n\n\
-        This page is generated: `gptkit config keys --markdown > docs/keys.md` writes it, and a test compares it with the \
-        program.\n"
+        This page is generated: `gptkit config keys --markdown > docs/keys.md` writes it, and a test compares it with\n\
+        the program.\n"
         .to_owned();
     for command in KeysOf::value_variants() {
         let name = command.name();

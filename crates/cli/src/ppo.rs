@@ -4,11 +4,12 @@ use crate::data_args::{quoted, shell};
 use crate::run_args::{RunArgs, RunModels, model_to_start_from, say_end};
 use crate::stage_args::StageArgs;
 use crate::stage_names::StageNames;
-use crate::ui::{Ui, Usage};
+use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::progress::Progress;
 use gptkit_data::source::SourceLocation;
+use gptkit_model::HeadDescription;
 use gptkit_rl::PpoTraining;
 use gptkit_rl::prompts::FILES;
 use gptkit_rl::provenance::Provenance;
@@ -92,6 +93,12 @@ impl PpoCommand {
             if !reward.is_dir() {
                 let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
                 return Err(Usage::new(format!("--reward {}: no such folder", reward.display())).hint(hint).into());
+            }
+            if HeadDescription::load_reward(reward).map_err(unusable)?.is_none() {
+                let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
+                return Err(Usage::new(format!("--reward {} is not a reward model", reward.display()))
+                    .hint(hint)
+                    .into());
             }
             self.check_round(init, reward, ui)?;
             Ok(vec![("init", init), ("reward", reward)])

@@ -239,7 +239,10 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
     if let Some(request) = RunRequest::read(folder) {
         let (command, right) = (stage.command, &request.command);
         let shown = shell(folder);
-        ensure!(command == right, "{shown} is a run of `gptkit {right}`\n  hint: gptkit {right} --resume {shown}");
+        if command != right {
+            let hint = format!("gptkit {right} --resume {shown}");
+            return Err(Usage::new(format!("{shown} is a run of `gptkit {right}`")).hint(hint).into());
+        }
         if !request.begun && !checkpoint_folders::has_checkpoint(folder) {
             return start_again(request, folder, ui);
         }

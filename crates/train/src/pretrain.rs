@@ -17,7 +17,7 @@ use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
 use anyhow::{Result, ensure};
 use candle_core::Device;
-use gptkit_config::{Check, Problems};
+use gptkit_config::{Check, Problems, Usage};
 use gptkit_data::batch::{Batch, Windows, validation};
 use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::prepare::{Prepared, changed_since, prepare};
@@ -112,14 +112,16 @@ impl Pretraining {
         let rows = text.windows.rows_per_epoch();
         let schedule = Schedule::new(&config.train, config.model.context, rows);
         let epochs = schedule.n_tokens() as f64 / (rows.max(1) * schedule.context()) as f64;
-        ensure!(
-            epochs <= MOST_EPOCHS,
-            "train.length = \"{}\" would read the text {} times ({})\n  hint: use --epochs 3, for instance, or more \
-             text; --yes starts the run as it is",
-            config.train.length,
-            grouped(epochs as u64),
-            expected(config, rows, device)
-        );
+        if epochs > MOST_EPOCHS {
+            let what = format!(
+                "train.length = \"{}\" would read the text {} times ({})",
+                config.train.length,
+                grouped(epochs as u64),
+                expected(config, rows, device)
+            );
+            let hint = "use --epochs 3, for instance, or more text; --yes starts the run as it is";
+            return Err(Usage::new(what).hint(hint).into());
+        }
         Ok(())
     }
 }
