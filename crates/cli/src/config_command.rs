@@ -7,9 +7,9 @@ use clap::Subcommand;
 /// List and show configuration presets
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Name them all
+    /// List the presets
     List,
-    /// Print one, to be changed and given back with --config FILE
+    /// Print a preset; an edited copy goes to --config FILE
     Show {
         /// Preset or TOML file
         #[arg(value_name = "NAME|FILE")]

@@ -88,7 +88,7 @@ fn is_preset(name: &str) -> bool {
 }
 
 /// The command that the preset `name` is for.
-fn command_of(name: &str) -> &'static str {
+pub(crate) fn command_of(name: &str) -> &'static str {
     match name.split('-').next() {
         Some("dpo") => "dpo",
         Some("finetune") => "finetune",
