@@ -11,17 +11,25 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs/figures.json"
 
 
 def must_be_idle():
-    """Ends the program where a measurement would not count: other work, or sources that no commit has."""
-    if (load := os.getloadavg()[0]) > 0.5:
-        sys.exit(f"--write: the load average is {load:.2f}; it must be below 0.5, so that nothing else runs")
+    """Ends the program where a measurement would not count: sources that no commit has, or other work.
+
+    The load average falls for some minutes after work has ended, so this waits for it.
+    """
     if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/figures.json"):
         sys.exit(f"--write: commit these changes first, since a figure names its commit:\n{changed}")
+    for _ in range(20):
+        if (load := os.getloadavg()[0]) < 0.5:
+            return
+        print(f"waiting: the load average is {load:.2f}, and must be below 0.5", file=sys.stderr)
+        time.sleep(15)
+    sys.exit("--write: other work runs on this machine")
 
 
 def record(gptkit, script, name, task, unit, ours, other, other_is, distributions, ours_gb=None, other_gb=None):
@@ -35,11 +43,12 @@ def record(gptkit, script, name, task, unit, ours, other, other_is, distribution
         "script": f"scripts/{pathlib.Path(script).name}",
     }
     figures = json.loads(FILE.read_text(encoding="utf-8"))
-    places = [i for i, one in enumerate(figures) if one["name"] == name]
-    if places:
-        figures[places[0]] = figure
-    else:
-        figures.append(figure)
+    names = [one["name"] for one in figures]
+    if name in names:
+        figures[names.index(name)] = figure
+    else:  # behind the others of the script
+        of_script = [i for i, one in enumerate(figures) if one["script"] == figure["script"]]
+        figures.insert(of_script[-1] + 1 if of_script else len(figures), figure)
     FILE.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

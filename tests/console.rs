@@ -31,7 +31,7 @@ steps="--set train.length=4steps --set train.warmup=0steps --set train.batch_siz
 steps="$steps --set train.eval_windows=4"
 test $resumes = no && case $1 in
   pretrain) set -- "$@" $data $steps --set model.context=160 $shape ;;
-  plan) set -- "$@" $shape --set model.context=64 ;;
+  plan) set -- "$@" $shape ${shape:+--set model.context=64} ;;
   sft | dpo | finetune) set -- "$@" $data $steps ;;
   train-rm) set -- "$@" $data $steps --set 'normalization.references=["world:40"]' ;;
   ppo)

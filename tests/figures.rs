@@ -37,14 +37,14 @@ impl Figure {
         let ours_gb = self.gptkit_gb.map_or(String::new(), |gb| format!(", {gb:.2} GB"));
         let theirs_gb = self.other_gb.map_or(String::new(), |gb| format!(", {gb:.2} GB"));
         let Self { task, ratio, other_is, .. } = self;
-        format!("| {task} | {ours}{ours_gb} | {theirs}{theirs_gb} ({other_is}) | {ratio} |\n")
+        format!("| {task} | {ours}{ours_gb} | {theirs}{theirs_gb} ({other_is}) | {ratio:?} |\n")
     }
 
     /// Where and of what.
     fn conditions(&self) -> String {
-        let processor = self.processor.as_deref().unwrap_or("a processor that was not recorded");
+        let processor = self.processor.as_deref().unwrap_or("processor not recorded");
         let Self { cores, commit, date, versions, .. } = self;
-        format!("{cores} cores of {processor}, gptkit at commit `{commit}` ({date}), {versions}")
+        format!("{cores} cores, {processor}; gptkit at commit `{commit}` ({date}); {versions}")
     }
 }
 
@@ -66,16 +66,15 @@ fn shown(value: f64, unit: &str) -> String {
 /// A table of `figures`, and under which conditions they were measured.
 fn table(figures: &[&Figure]) -> String {
     let rows: String = figures.iter().map(|figure| figure.row()).collect();
-    let conditions: BTreeSet<String> = figures.iter().map(|figure| figure.conditions()).collect();
-    let conditions = match conditions.len() {
-        1 => format!("Measured in alternation on {}.\n", conditions.first().unwrap()),
+    let conditions: BTreeSet<(&str, String)> =
+        figures.iter().map(|figure| (figure.script.as_str(), figure.conditions())).collect();
+    let conditions = match conditions.first() {
+        Some((_, conditions)) if figures.iter().all(|figure| figure.conditions() == *conditions) => {
+            format!("Measured in alternation on {conditions}.\n")
+        }
         _ => {
-            let each = conditions.iter().map(|conditions| {
-                let of = figures.iter().filter(|figure| figure.conditions() == *conditions);
-                let tasks: Vec<&str> = of.map(|figure| figure.task.as_str()).collect();
-                format!("- {conditions}: {}\n", tasks.join("; "))
-            });
-            "Measured in alternation on:\n\n".to_owned() + &each.collect::<String>()
+            let each = conditions.iter().map(|(script, conditions)| format!("- `{script}`: {conditions}\n"));
+            "Measured in alternation, by:\n\n".to_owned() + &each.collect::<String>()
         }
     };
     let conditions: Vec<String> = conditions.lines().map(wrapped).collect();
@@ -101,6 +100,11 @@ fn the_tables_of_measurements_have_the_values_of_their_file() {
         );
         assert!(unit == "tokens/s" || unit == "s", "{name}: {unit}");
         assert!(root().join(script).is_file(), "{name}: {script} does not exist");
+    }
+    for of_script in figures.chunk_by(|a, b| a.script == b.script) {
+        let (script, conditions) = (&of_script[0].script, of_script[0].conditions());
+        let all_equal = of_script.iter().all(|figure| figure.conditions() == conditions);
+        assert!(all_equal, "the figures of {script} are not of one machine, commit and day: measure all of them again");
     }
     let throughput: Vec<&Figure> = figures.iter().filter(|figure| figure.unit == "tokens/s").collect();
     assert!(throughput.len() >= 4, "{} figures in tokens/s", throughput.len());
