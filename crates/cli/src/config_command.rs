@@ -9,7 +9,7 @@ use clap::Subcommand;
 pub(crate) enum ConfigCommand {
     /// List the presets
     List,
-    /// Print a preset; an edited copy goes to --config FILE
+    /// Print a preset, to be changed and given back with --config FILE
     Show {
         /// Preset or TOML file
         #[arg(value_name = "NAME|FILE")]

@@ -64,7 +64,15 @@ fn section(command: &Command, described: &BTreeMap<String, String>) -> String {
     let mut section = format!("\n### {name}\n\n{}\n", wrapped(&about));
     let usage = command.clone().render_usage().to_string();
     section += &format!("\n```text\n{}\n```\n", usage.trim_start_matches("Usage: "));
-    let rows: String = command.get_arguments().filter_map(row).collect();
+    // In the order of the help, which is not that of the definition where a command changes an argument that it shares.
+    let help = command.clone().render_long_help().to_string();
+    let option_lines: Vec<&str> = help.lines().filter_map(|line| line.trim().split(' ').next()).collect();
+    let mut arguments: Vec<&Arg> = command.get_arguments().collect();
+    arguments.sort_by_key(|arg| {
+        let name = arg.get_long().map(|long| format!("--{long}"));
+        name.and_then(|name| option_lines.iter().position(|first| *first == name))
+    });
+    let rows: String = arguments.into_iter().filter_map(row).collect();
     if !rows.is_empty() {
         section += &format!("\n| option | what it does | default |\n| --- | --- | --- |\n{rows}");
     }
@@ -109,12 +117,23 @@ fn row(arg: &Arg) -> Option<String> {
     let possible = arg.get_possible_values().into_iter().filter(|value| takes_values && !value.is_hide_set());
     let possible: Vec<String> = possible
         .map(|value| match value.get_help() {
-            Some(about) => format!("`{}` ({about})", value.get_name()),
+            Some(about) => format!("`{}` ({})", value.get_name(), within_sentence(&about.to_string())),
             None => format!("`{}`", value.get_name()),
         })
         .collect();
     let possible = if possible.is_empty() { String::new() } else { format!(": {}", possible.join(", ")) };
     Some(format!("| `{}` | {}{} | {} |\n", cell(&name), cell(&marked(&said)), cell(&possible), cell(&default)))
+}
+
+/// `text` as it continues a sentence: `The GPU` is `the GPU`, `CPU` stays.
+fn within_sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            first.to_lowercase().chain(std::iter::once(second)).chain(letters).collect()
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// `text` with the names of options set as code.
