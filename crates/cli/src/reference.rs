@@ -230,14 +230,14 @@ fn settings(name: &str, command: &str) -> Value {
 
 #[test]
 fn the_page_of_environment_variables_and_exit_codes_is_up_to_date() {
-    let mut variables = "| variable | values | what it does |\n| --- | --- | --- |\n".to_owned();
+    let mut variables = "| variable | what it does | values |\n| --- | --- | --- |\n".to_owned();
     for variable in VARIABLES {
         let values = if variable.values.contains(' ') && !variable.values.contains(',') || variable.values.is_empty() {
             variable.values.to_owned()
         } else {
             variable.values.split(", ").map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
         };
-        variables += &format!("| `{}` | {} | {} |\n", variable.name, values, cell(variable.about));
+        variables += &format!("| `{}` | {} | {} |\n", variable.name, cell(variable.about), values);
     }
     assert_generated("docs/environment.md", "environment variables", &variables);
     let mut codes = "| exit code | meaning |\n| --- | --- |\n".to_owned();
