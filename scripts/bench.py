@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Speed of gptkit beside PyTorch's and transformers', by turns on one machine, as ratios.
 
-    python3 scripts/bench.py [--gptkit target/release/gptkit] [--rounds 3] [CASE ...]
+    python3 scripts/bench.py [--gptkit target/release/gptkit] [--rounds 3] [--write] [CASE ...]
 
 Each round measures gptkit and then its rival; the ratio is that of the medians over the rounds, so that a machine that
-is slow for a minute is so for both. Without torch (or transformers, for writing) the rival is left out, and said so.
-Nothing else should run meanwhile.
+is slow for a minute is so for both. Without torch (or transformers, for generation) the rival is left out, with a message.
+Nothing else should run meanwhile. --write puts the figures, with the fastest rival, into docs/figures.json.
 """
 import argparse, importlib.util, json, statistics, subprocess, sys, time
+
+import figures
 
 # vocabulary, context, width, layers, heads; and as gptkit's settings
 SHAPES = {
@@ -23,6 +25,15 @@ CASES = {
     "tiny-train": ("train", "tiny", 16, 128, "auto", [("f32", False), ("f32", True), ("bf16", False), ("bf16", True)]),
     "124m-decode-1": ("decode", "gpt2-small", 1, 1024, "bf16", [("f32", False), ("bf16", False)]),
     "124m-decode-16": ("decode", "gpt2-small", 16, 1024, "bf16", [("bf16", False)]),
+}
+# what the README's table calls them
+TASKS = {
+    "124m-train-bf16": "GPT-2 124M, training on 4 × 1,024, bf16",
+    "124m-train-f32": "GPT-2 124M, training on 4 × 1,024, f32",
+    "char-train-bf16": "10 M parameters, training on 12 × 256, bf16",
+    "tiny-train": "2 M parameters, training on 16 × 128",
+    "124m-decode-1": "GPT-2 124M, generation, 1 sequence, bf16",
+    "124m-decode-16": "GPT-2 124M, generation, 16 sequences, bf16",
 }
 
 
@@ -138,6 +149,7 @@ def main():
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--gptkit", default="target/release/gptkit")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/figures.json")
     parser.add_argument("--rival", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rival:
@@ -147,6 +159,8 @@ def main():
         return print(json.dumps([rate, peak_bytes()]))
     if unknown := set(options.cases) - set(CASES):
         sys.exit(f"no case is called {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    if options.write:
+        figures.must_be_idle()
     print(f"{'case':18}{'gptkit':>10}{'GB':>7}   {'rival':22}{'tokens/s':>10}{'GB':>7}{'ratio':>8}")
     for name in options.cases or CASES:
         kind, shape, batch, seq, dtype, rivals = CASES[name]
@@ -162,6 +176,7 @@ def main():
         if not there:
             print(f"{begin}{needed} is not installed")
             continue
+        best = None
         for setting, measured in theirs.items():
             label = f"{needed} {setting[0]}{', compiled' if setting[1] else ''}"
             if failed := [why for rate, why in measured if rate is None]:
@@ -169,7 +184,12 @@ def main():
                 continue
             other = statistics.median(rate for rate, _ in measured)
             memory = max(peak for _, peak in measured) / 1e9
+            best = max(best or (0,), (other, memory, label))
             print(f"{begin}{label:22}{other:10.1f}{memory:7.2f}{rate / other:8.2f}", flush=True)
+        if options.write and best:
+            other, memory, label = best
+            figures.record(options.gptkit, __file__, name, TASKS[name], "tokens/s", rate, other, label.replace("torch", "PyTorch"),
+                           ["torch", "transformers"], max(peak for _, peak in rates) / 1e9, memory)
 
 
 if __name__ == "__main__":

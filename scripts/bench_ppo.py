@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import time
 
+import figures
 import torch
 import torch.nn.functional as F
 import transformers
@@ -174,7 +175,12 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--gptkit", metavar="BINARY", help="measure this one too, and give the ratio")
+    parser.add_argument("--write", action="store_true", help="put the figure into docs/figures.json; needs --gptkit")
     o = parser.parse_args()
+    if o.write:
+        if not o.gptkit:
+            parser.error("--write needs --gptkit")
+        figures.must_be_idle()
     torch.set_num_threads(o.threads)
     transformers.utils.logging.set_verbosity_error()
     ppo, all_seconds = Ppo(o), []
@@ -191,6 +197,10 @@ def main():
         own = ours(o)
         ratios = {name: round(medians[name] / own[name], 2) for name in own}
         print(json.dumps({"what": "gptkit", **rounded(own), "times_as_fast": ratios}))
+        if o.write:
+            task = f"PPO iteration of GPT-2 124M, {o.batch} episodes of {o.prompt} + {o.answer} tokens, {o.dtype}"
+            figures.record(o.gptkit, __file__, f"ppo-{o.dtype}", task, "s", own["total_s"], medians["total_s"],
+                           "transformers, compiled" if o.compile else "transformers", ["torch", "transformers"])
 
 
 if __name__ == "__main__":

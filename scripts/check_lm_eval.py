@@ -2,7 +2,7 @@
 """Check that gptkit eval and lm-evaluation-harness find the same in a model, one task of each kind; or time the two.
 
     python scripts/check_lm_eval.py [--gptkit PATH] [--tokenizer DIR] [--model DIR]
-    python scripts/check_lm_eval.py --time [--dtype f32|bf16] [--records FILE] …
+    python scripts/check_lm_eval.py --time [--dtype f32|bf16] [--records FILE] [--write] …
 
 The model is a GPT-2 of random weights, large enough that its scores differ, unless --model names a folder. Records are
 those of gptkit's embedded world; the harness is given each prompt as gptkit's instances/ show it, at 0 and 3
@@ -13,7 +13,8 @@ demonstrations, as tasks of its own that read local files:
   perplexity  log-likelihood of a text in disjoint windows (--stride of the context) within 1e-4 of itself, bits per byte
 
 --time: 2,000 records × 4 endings of HellaSwag's form at GPT-2 124M, random weights, seconds of both from a model folder
-to the results; --records names the file (HellaSwag's), else the world's endings are taken.
+to the results; --records names the file (HellaSwag's), else the world's endings are taken. --write puts the seconds
+into docs/figures.json; it needs --records.
 
 --tokenizer: a folder with GPT-2's encoder.json and vocab.bpe; without it the harness reads the tokenizer of --model.
 Prints a line for each check and exits with 1 when any failed. Only local files are read.
@@ -29,6 +30,7 @@ import tempfile
 import time
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="true", TQDM_DISABLE="1")
+import figures
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -223,6 +225,10 @@ def compare_times(args, folder):
     ratios = ", ".join(f"{theirs / ours:.1f} ({what})" for what, ours in seconds.items())
     print(f"lm-evaluation-harness {args.dtype}, batch {args.batch_size}: {theirs:.1f} s, acc {found['acc,none']:.4f}; "
           f"gptkit is so many times as fast: {ratios}")
+    if args.write:
+        task = f"evaluation of GPT-2 124M on 2,000 records of HellaSwag, {args.dtype}"
+        figures.record(args.gptkit, __file__, f"eval-{args.dtype}", task, "s", seconds["the harness's figures"], theirs,
+                       "lm-evaluation-harness", ["torch", "transformers", "lm_eval"])
 
 
 
@@ -235,7 +241,12 @@ def main():
     a.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     a.add_argument("--records", type=pathlib.Path)
     a.add_argument("--batch-size", type=int, default=16)
+    a.add_argument("--write", action="store_true")
     args = a.parse_args()
+    if args.write:
+        if not (args.time and args.records):
+            a.error("--write needs --time and --records")
+        figures.must_be_idle()
     args.gptkit = str(pathlib.Path(args.gptkit).resolve())
     with tempfile.TemporaryDirectory() as folder:
         (compare_times if args.time else check)(args, pathlib.Path(folder))

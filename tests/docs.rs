@@ -1,8 +1,8 @@
 //! The pages of `docs/` say nothing of the command line that is not so, and lead nowhere that is not there.
 
 use super::commands::{self, Command};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use super::pages::{pages, root};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[test]
 fn every_subcommand_has_a_table_of_its_flags_and_no_table_is_stale() {
@@ -37,33 +37,6 @@ fn rows(table: &str) -> impl Iterator<Item = (String, Option<String>)> {
         let default = line.strip_suffix('|')?.rsplit('|').next()?.trim().trim_matches('`');
         Some((flag.to_owned(), (!default.is_empty()).then(|| default.to_owned())))
     })
-}
-
-#[test]
-fn every_environment_variable_is_in_the_table_with_its_values() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_gptkit")).arg("info").env_clear().output().unwrap();
-    let info = String::from_utf8(output.stdout).unwrap();
-    let (_, variables) = info.split_once("environment variables\n").unwrap();
-    let expected: Vec<(String, String)> = variables
-        .lines()
-        .map(|line| {
-            let (name, value) = line.split_once(' ').unwrap();
-            let values = value.trim().strip_prefix("not set").unwrap();
-            (name.to_owned(), values.trim().trim_start_matches('(').trim_end_matches(')').to_owned())
-        })
-        .collect();
-    let (_, page) = pages().into_iter().find(|(file, _)| file.ends_with("tools.md")).unwrap();
-    let (_, section) = page.split_once("## Environment variables\n").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
-    let described: Vec<(String, String)> = rows
-        .map(|row| {
-            let (name, rest) = row.split_once("` |").unwrap();
-            let (values, _) = rest.split_once('|').unwrap();
-            (name.to_owned(), values.trim().replace('`', ""))
-        })
-        .collect();
-    assert_eq!(described, expected, "docs/tools.md and crates/cli/src/env.rs");
 }
 
 #[test]
@@ -150,28 +123,71 @@ fn check(words: &[String], commands: &[Command]) -> Result<(), String> {
 
 #[test]
 fn every_link_leads_to_a_file_and_a_title_in_it() {
-    let root = root();
+    let (mut wrong, mut n) = (Vec::new(), 0);
     for (file, text) in pages() {
-        let page = root.join(&file);
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for target in link_targets(&text) {
+            n += 1;
             if target.contains("://") {
                 continue;
             }
-            let (path, title) = target.split_once('#').unwrap_or((target, ""));
-            let path = if path.is_empty() { page.clone() } else { page.with_file_name(path) };
-            assert!(path.exists(), "{file} leads to {target}, which there is not");
-            let there =
-                title.is_empty() || anchors(&std::fs::read_to_string(&path).unwrap()).contains(&title.to_owned());
-            assert!(there, "{file} leads to {target}, and no title there is called so");
+            let (path, title) = target.split_once('#').unwrap_or((&target, ""));
+            let page = root().join(&file);
+            let path = if path.is_empty() { page } else { page.with_file_name(path) };
+            if file.starts_with("docs/") && target.starts_with("..") {
+                wrong.push(format!("{file} links to {target}, and the book contains docs/ alone"));
+            } else if !path.exists() {
+                wrong.push(format!("{file} links to {target}, which does not exist"));
+            } else if !title.is_empty() && !anchors(&std::fs::read_to_string(&path).unwrap()).contains(title) {
+                wrong.push(format!("{file} links to {target}, and no heading there has this anchor"));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(n > 100, "{n} links were found");
 }
 
-/// What the titles of a page are called in links.
-fn anchors(text: &str) -> Vec<String> {
-    let titles = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
-    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
-    titles.map(|title| title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+/// Where the links and images of a page lead, those in code left out.
+fn link_targets(page: &str) -> Vec<String> {
+    let text = without_blocks(page);
+    let text: String = text.split('`').step_by(2).collect();
+    let forms = [r"\]\(\s*([^)\s]+)", r"(?m)^\[[^\]]+\]:\s*(\S+)", r#"(?:href|src)="([^"]+)""#];
+    let forms = forms.map(|form| regex::Regex::new(form).unwrap());
+    forms.iter().flat_map(|form| form.captures_iter(&text)).map(|found| found[1].to_owned()).collect()
+}
+
+/// What the headings of a page are called in links, on GitHub and in the book.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut anchors = BTreeSet::new();
+    let text = without_blocks(page);
+    let is_kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    for line in text.lines().filter(|line| line.starts_with('#')) {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let anchor = title.chars().filter(is_kept).collect::<String>().replace(' ', "-");
+        let numbered = (1..).map(|n| format!("{anchor}-{n}"));
+        let free = std::iter::once(anchor.clone()).chain(numbered).find(|anchor| !anchors.contains(anchor));
+        anchors.extend(free);
+    }
+    anchors
+}
+
+/// The lines of a page outside blocks of code.
+fn without_blocks(page: &str) -> String {
+    let mut is_code = false;
+    let is_kept = |line: &&str| {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    };
+    page.lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[test]
+fn links_are_found_in_all_their_forms_and_headings_are_numbered() {
+    let page =
+        "# A `b` c\n[x](y.md#z) ![p](q.png) `[no](no.md)` [r]\n\n[r]: s.md\n```sh\n# not a title\n```\n## A b c\n";
+    let page = format!("{page}<img src=\"t.svg\">\n");
+    assert_eq!(link_targets(&page), ["y.md#z", "q.png", "s.md", "t.svg"]);
+    assert_eq!(anchors(&page).iter().map(String::as_str).collect::<Vec<_>>(), ["a-b-c", "a-b-c-1"]);
 }
 
 #[test]
@@ -200,24 +216,4 @@ fn pages_are_in_plain_english() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The pages of `docs/` and the README, by their names from the root.
-fn pages() -> Vec<(String, String)> {
-    let root = root();
-    let mut files: Vec<String> = root
-        .join("docs")
-        .read_dir()
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".md"))
-        .map(|name| format!("docs/{name}"))
-        .collect();
-    files.sort();
-    files.push("README.md".to_owned());
-    files.into_iter().map(|file| (file.clone(), std::fs::read_to_string(root.join(&file)).unwrap())).collect()
 }

@@ -20,7 +20,7 @@ const HOMES: &[(&str, &[&str], &str)] = &[
     (
         "env::var",
         &["crates/cli/src/env.rs", "crates/ops/src/cpu/", "crates/data/src/template", "crates/testing/"],
-        "environment variables are listed in crates/cli/src/env.rs and docs/tools.md",
+        "environment variables are listed in crates/cli/src/env.rs and docs/environment.md",
     ),
 ];
 

@@ -20,19 +20,19 @@ pub(crate) struct AttentionCommand {
     /// Model folder
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Text to look at
+    /// Text to show
     #[arg(long, value_name = "TEXT")]
     text: String,
-    /// Only this layer, from 0
+    /// Show only this layer (the first is 0)
     #[arg(long, value_name = "N")]
     layer: Option<usize>,
-    /// Only this head of each layer, from 0; with --layer, all of its weights
+    /// Show only this head of each layer (the first is 0); with --layer, all of its weights
     #[arg(long, value_name = "N")]
     head: Option<usize>,
-    /// Draw a heat map as SVG into this file too
+    /// Also draw a heat map into this SVG file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// One JSON object instead of a table: the tokens, and all weights of each head, a row a token
+    /// Print one JSON object instead of a table: the tokens, and all weights of each head with one row per token
     #[arg(long)]
     json: bool,
     /// Device to compute on

@@ -22,22 +22,22 @@ pub(crate) struct BenchCommand {
     /// Preset or TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "small")]
     config: String,
-    /// Preset or TOML file of a second model: a training step of each is measured by turns, in processor time too
+    /// Preset or TOML file of a second model: a training step of each model is measured in alternation
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["case", "quantize"])]
     against: Option<String>,
-    /// Windows a step, and rows that are written together [default: the configuration's, and 1]
+    /// Windows per training step, and sequences per generation batch [default: the configuration's, and 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
-    /// Tokens of a window [default: the configuration's context]
+    /// Tokens per window [default: the configuration's context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
     seq: Option<u16>,
-    /// Only the cases whose name begins so (repeatable)
+    /// Only run cases whose name starts with this (repeatable)
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
     /// Change one setting, for instance train.recompute=blocks (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// One JSON object a line instead of a table
+    /// Print one JSON object per line instead of a table
     #[arg(long)]
     json: bool,
     /// Device to compute on

@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 
 /// Collect comparisons: rank the answers of two models, or several answers of one model
 ///
-/// A person sees the answers blind, in random order, and may stop at any time. Answers and choices are kept in the folder --out as
-/// they come, together with the comparisons as JSONL, which `gptkit train-rm --data` reads: the same command, or one that
-/// names no more than --out and --judge, goes on. Several judges, and several people, may judge the same answers; how far
-/// they agree is then reported.
+/// A person sees the answers blind, in random order, and may stop at any time. Answers and choices are saved to the folder
+/// --out at once, together with the comparisons as JSONL, which `gptkit train-rm --data` reads. To continue, repeat the
+/// command, or give --out and --judge alone. Several judges, and several people, may judge the same answers; their agreement
+/// is then reported.
 #[derive(Debug, Args)]
 pub(crate) struct CompareCommand {
     /// Model: a run of `sft`, or any model with a chat template
@@ -42,7 +42,7 @@ pub(crate) struct CompareCommand {
     /// held out, with --k those of the training part
     #[arg(long, value_name = "PATH", requires = "a")]
     prompts: Option<String>,
-    /// Only the first N prompts
+    /// Use only the first N prompts
     #[arg(long, value_name = "N", requires = "a", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Judge: `human`, a person at the terminal; `gold`, the built-in world's true score; `labeler` or `labeler:SEED`, its

@@ -13,14 +13,11 @@ pub(crate) enum ConfigCommand {
     /// Explain the keys of a command's configuration: meaning, kind of value and default
     Keys {
         /// Command whose configuration has the keys
-        #[arg(value_name = "COMMAND", required_unless_present = "markdown")]
-        command: Option<KeysOf>,
+        #[arg(value_name = "COMMAND")]
+        command: KeysOf,
         /// Only keys below this one, for instance train
         #[arg(value_name = "KEY")]
         below: Option<String>,
-        /// Print the reference page of all commands
-        #[arg(long, hide = true, conflicts_with = "command")]
-        markdown: bool,
     },
     /// Print the JSON schema of a command's configuration, with which editors complete and check TOML files
     Schema {
@@ -45,10 +42,9 @@ impl ConfigCommand {
                 }
                 Ok(())
             }
-            Self::Keys { command: Some(command), below, .. } => {
+            Self::Keys { command, below } => {
                 ui.result(&config_keys::text(command, below.as_deref().unwrap_or_default())?)
             }
-            Self::Keys { command: None, .. } => ui.result(&config_keys::markdown()),
             Self::Schema { command } => ui.json(&(serde_json::to_string_pretty(&command.schema())? + "\n")),
             Self::Show { name } => {
                 let (_, text) = presets::text(&name)?;

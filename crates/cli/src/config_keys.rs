@@ -1,4 +1,4 @@
-//! The keys of the configurations, explained: for the terminal and as the reference page of the documentation.
+//! The keys of the configurations, explained.
 
 use crate::ui::Usage;
 use anyhow::Result;
@@ -27,7 +27,8 @@ pub(crate) enum KeysOf {
 }
 
 impl KeysOf {
-    fn keys(self) -> Vec<ConfigKey> {
+    /// The keys of the configuration.
+    pub(crate) fn keys(self) -> Vec<ConfigKey> {
         match self {
             Self::Pretrain => keys::<PretrainConfig>(),
             Self::Finetune => keys::<FinetuneConfig>(),
@@ -55,7 +56,7 @@ impl KeysOf {
     }
 
     /// The name of the command.
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
@@ -96,33 +97,6 @@ fn value(key: &ConfigKey) -> String {
     }
 }
 
-/// The reference page of the documentation.
-pub(crate) fn markdown() -> String {
-    let mut page = "# Configuration keys\n\n\
-        `gptkit config keys COMMAND` prints this list for one command; `gptkit config show PRESET` prints a preset. A file\n\
-        with `extends = \"PRESET\"` changes a part of a preset, or of another file. \
-        `gptkit config schema COMMAND` prints\na JSON schema, with which editors check and complete TOML files.\n\n\
-        This page is generated: `gptkit config keys --markdown > docs/keys.md` writes it, and a test compares it with\n\
-        the program.\n"
-        .to_owned();
-    for command in KeysOf::value_variants() {
-        let name = command.name();
-        page += &format!("\n## `gptkit {name}`\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
-        for key in command.keys() {
-            let cell = |text: &str| text.replace('|', "\\|");
-            let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{}`", cell(text)) };
-            let path = if key.is_section() { format!("**`[{}]`**", key.path) } else { code(&key.path) };
-            let default = match (&key.default, key.required && !key.is_section()) {
-                (Some(default), _) => code(default),
-                (None, true) => "required".to_owned(),
-                (None, false) => String::new(),
-            };
-            page += &format!("| {path} | {} | {default} | {} |\n", cell(&key.kind), cell(&key.meaning));
-        }
-    }
-    page
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,13 +110,5 @@ mod tests {
         }
         assert!(text(KeysOf::Ppo, "value").unwrap().contains("value.lr (number)"));
         assert!(text(KeysOf::Ppo, "values").unwrap_err().to_string().contains("no key"));
-    }
-
-    #[test]
-    fn the_reference_page_is_up_to_date() {
-        let page = gptkit_data::disk::read_description(
-            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/keys.md"),
-        );
-        assert!(page.unwrap_or_default() == markdown(), "run: gptkit config keys --markdown > docs/keys.md");
     }
 }

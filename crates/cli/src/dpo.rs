@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 /// Fine-tune a model on comparisons without a reward model (DPO)
 ///
-/// The baseline beside `ppo`: it learns to find better answers likelier and worse ones less likely than the model that it
-/// starts from does.
+/// A baseline for `ppo`: it raises the probability of better answers, and lowers that of worse ones, relative to the initial
+/// model.
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Comparisons: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 /// Evaluate language models on tasks, zero-shot and few-shot
 ///
-/// A task is a TOML file: where records are, a template of what the model goes on with, and how that is scored. Those named
-/// by --list are built in. Everything is kept in a folder: each instance with its prompt, scores and verdict, tables as
-/// Markdown and JSON, charts over demonstrations and sizes.
+/// A task is a TOML file with the place of its records, a template of the prompt and a scoring method. `--list` names the
+/// built-in tasks. The results are written to a folder: each instance with its prompt, scores and verdict, tables as Markdown
+/// and JSON, and charts over few-shot examples and model sizes.
 #[derive(Debug, Args)]
 pub(crate) struct EvalCommand {
     /// Model folder (repeatable): a run of `pretrain` or `sft`, or a folder of Hugging Face's
@@ -37,44 +37,44 @@ pub(crate) struct EvalCommand {
     /// `=TEST,TRAIN` for files of records (JSONL, CSV, Parquet) or text
     #[arg(long, value_name = "TASK", required_unless_present_any = ["resume", "list"])]
     task: Vec<TaskSpec>,
-    /// Demonstrations in the context, several numbers with commas; of each record its own are drawn from the training part,
-    /// or from every tenth record where there is none, and as many as fit are shown
+    /// Few-shot examples in the prompt, several numbers with commas; they are sampled for each record from the training split
+    /// (from every tenth record if there is none), up to the context limit
     #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
     shots: Vec<u16>,
-    /// At most N instances of each task, or N windows of a text
+    /// Evaluate at most N instances of each task, or N windows of a text
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Tokens that each window of a text predicts, from those before it [default: half the context]
+    /// Number of tokens of a text that each window predicts [default: half the context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     stride: Option<u64>,
-    /// Fine-tuned model to measure on the same instances (repeatable): a run of `finetune`, with `TASK=` before it where
-    /// there are several tasks
+    /// Fine-tuned model to evaluate on the same instances (repeatable): a run of `finetune`, preceded by `TASK=` if there
+    /// are several tasks
     #[arg(long, value_name = "[TASK=]DIR")]
     finetuned: Vec<String>,
-    /// Folder of prepared text (see gptkit prepare) that the models were trained on: instances that share 13 words in a row
-    /// with it are also left out
+    /// Training text of the models, as a folder written by `prepare`: scores are also reported without the instances that
+    /// share 13 consecutive words with it
     #[arg(long, value_name = "DIR")]
     contamination: Option<PathBuf>,
-    /// Show what papers report of the tasks beside it
+    /// Also print the scores that the papers report
     #[arg(long)]
     reference: bool,
-    /// Folder of the results [default: runs/eval-1, or the first number that is free]
+    /// Folder for the results [default: runs/eval-1, or the first number that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with the evaluation in this folder; it knows what was asked
+    /// Resume the evaluation in this folder, with its own settings
     #[arg(long, value_name = "DIR",
         conflicts_with_all = ["model", "task", "shots", "limit", "stride", "finetuned", "contamination", "seed", "out", "on_bad_record"])]
     resume: Option<PathBuf>,
-    /// Seed of demonstrations and of what is drawn
+    /// Random seed of few-shot examples and of generated instances
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Stop after this time, for instance 2h or 90m; the exit code is then 124
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_time: Option<Duration>,
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
-    /// Name the built-in tasks
+    /// List the built-in tasks
     #[arg(long)]
     list: bool,
     /// What to do with records that a task cannot use

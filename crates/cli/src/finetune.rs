@@ -48,13 +48,13 @@ struct FinetuneConfigArgs {
     /// Test records: evaluate the best weights on these instead of the validation records; repeatable
     #[arg(long, value_name = "PATH")]
     test: Vec<String>,
-    /// Column of the text, or of the first of two [default: known by its name]
+    /// Column of the text, or of the first of two [default: a column with a known name]
     #[arg(long, value_name = "NAME")]
     text_column: Option<String>,
     /// Column of the second text
     #[arg(long, value_name = "NAME")]
     text_b_column: Option<String>,
-    /// Column that holds lists of choices; or several, separated by commas, that hold a choice each
+    /// Column with lists of choices, or several columns separated by commas, each with one choice
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     choices_column: Vec<String>,
     /// Column of the label

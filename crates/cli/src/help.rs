@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory};
 use std::fmt::Write;
 
 /// Groups of subcommands, in the order of the help.
-const GROUPS: [(&str, &[&str]); 6] = [
+pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
     ("Start here", &["lineage", "chat"]),
     ("Train", &["pretrain", "finetune", "sft", "train-rm", "ppo", "dpo", "scaling"]),
     ("Use a model", &["sample", "predict", "score", "rank", "merge"]),

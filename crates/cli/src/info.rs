@@ -40,7 +40,7 @@ impl InfoCommand {
 
 /// A variable's name, its value, and the accepted values where it is not set.
 fn line(variable: &Variable) -> String {
-    let Variable { name, values } = variable;
+    let Variable { name, values, .. } = variable;
     let value = variable.value().map(|value| printable_line(&value).into_owned());
     let unset = if values.is_empty() { "not set".to_owned() } else { format!("not set ({values})") };
     format!("{name:<24}{}", value.unwrap_or(unset))

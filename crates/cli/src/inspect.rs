@@ -20,16 +20,16 @@ use std::path::PathBuf;
 pub(crate) struct InspectCommand {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Model folder that `sft` starts from: the batches of its packed dialogues; --config then is sft-small or such
+    /// Model folder that `sft` starts from: show the batches of its packed dialogues; --config is then a preset of `sft`
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "text_key"])]
     init: Option<PathBuf>,
-    /// Step whose batch is shown
+    /// Training step whose batch is shown
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     step: u64,
-    /// Windows of it
+    /// Number of windows to show
     #[arg(long, value_name = "N", default_value_t = 2)]
     rows: usize,
-    /// Print a JSON object a window: ids, texts, and whether each token's prediction carries loss
+    /// Print one JSON object per window: token ids, texts, and whether each token's prediction carries loss
     #[arg(long)]
     json: bool,
 }

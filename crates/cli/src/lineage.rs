@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// Run every stage, from raw text to a chatbot, and write a report
 ///
-/// Each stage is one of the other commands, and leaves what that command leaves; --dry-run shows them. What is done is left
-/// alone, and what was interrupted goes on: the same command again is all it takes. The report is one HTML file.
+/// Each stage is one of the other commands, with the same output; --dry-run lists them. To continue after an interruption,
+/// repeat the command: finished stages are kept. The report is one HTML file.
 #[derive(Debug, Args)]
 pub(crate) struct LineageCommand {
     /// Preset or TOML file that names the stages
@@ -35,22 +35,22 @@ pub(crate) struct LineageCommand {
     /// Your own comparisons: a file of records
     #[arg(long, value_name = "FILE")]
     comparisons: Option<PathBuf>,
-    /// What to do with records and documents of yours that cannot be used
+    /// What to do with invalid records and documents in your data
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     on_bad_record: OnBadRecord,
-    /// Seed of everything that is drawn; with several, with commas, everything is done with each, and one report tells of all
+    /// Random seed; several with commas: all stages run with each, and one report covers all
     #[arg(long, value_name = "SEED,…", value_delimiter = ',', default_value = "1", value_parser = seed)]
     seed: Vec<u64>,
-    /// Folder of the story
+    /// Folder to write all runs and the report to
     #[arg(long, value_name = "DIR", default_value = "runs/lineage")]
     out: PathBuf,
-    /// Do these stages alone; several with commas
+    /// Run only these stages; several with commas
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',', conflicts_with = "from")]
     only: Vec<String>,
-    /// Do this stage, and all that follow from it, anew
+    /// Run this stage, and all stages that depend on it, again
     #[arg(long, value_name = "STAGE")]
     from: Option<String>,
-    /// Show what would be done, and do nothing
+    /// List the stages and exit
     #[arg(long)]
     dry_run: bool,
 }

@@ -36,6 +36,8 @@ mod presets;
 mod pretrain;
 mod progress;
 mod records_args;
+#[cfg(test)]
+mod reference;
 mod run_args;
 mod runs;
 mod sample;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Merge LoRA adapters into their base model
 #[derive(Debug, Args)]
 pub(crate) struct MergeCommand {
-    /// Folder of adapters: a run's with --lora-rank, or PEFT's
+    /// Folder with adapters: a run with --lora-rank, or PEFT's
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Folder to write the model to

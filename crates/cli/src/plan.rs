@@ -20,30 +20,31 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |config| config.default_value_if("stage", "ppo", "ppo-small")))]
 pub(crate) struct PlanCommand {
-    /// What would run
+    /// Stage to plan
     #[arg(long, default_value = "pretrain")]
     stage: StageChoice,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Model folder that training would start from; of `ppo` the policy, as a folder or a preset [default there: small]
+    /// Model folder that training would start from; for `--stage ppo` the policy, as a folder or a preset
+    /// [default: small for ppo]
     #[arg(long, value_name = "DIR", conflicts_with = "tokenizer")]
     init: Option<PathBuf>,
-    /// Reward model of `--stage ppo`, as a folder or a preset of its shape [default there: small]
+    /// Reward model for `--stage ppo`, as a folder or a preset of its architecture [default: small for ppo]
     #[arg(long, value_name = "DIR|NAME")]
     reward: Option<PathBuf>,
     /// Devices that share the work, instead of measuring this machine
     #[arg(long, value_name = "N", requires = "device_tflops", value_parser = clap::value_parser!(u32).range(1..))]
     devices: Option<u32>,
-    /// Most operations a second that one of them is able to do, in units of 10^12
+    /// Peak throughput of one device, in units of 10^12 operations per second
     #[arg(long, value_name = "X", requires = "devices", value_parser = positive)]
     device_tflops: Option<f64>,
-    /// Share of these that training reaches (model FLOPs utilization), from 0 to 1
+    /// Share of the peak throughput that training reaches (model FLOPs utilization), from 0 to 1
     #[arg(long, value_name = "Y", requires = "devices", default_value_t = 0.4, value_parser = share)]
     mfu: f64,
     /// Memory of a device in units of 10^9 bytes [default: this machine's]
     #[arg(long, value_name = "GB", value_parser = positive)]
     memory: Option<f64>,
-    /// Where to measure
+    /// Device to measure
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Data type for matrix multiplications on the CPU [default: the configuration's, auto]

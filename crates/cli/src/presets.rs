@@ -148,7 +148,7 @@ pub(crate) fn is_preset(name: &str) -> bool {
 }
 
 /// The command that the preset `name` is for.
-fn command_of(name: &str) -> &'static str {
+pub(crate) fn command_of(name: &str) -> &'static str {
     match name.split('-').next() {
         Some("dpo") => "dpo",
         Some("finetune") => "finetune",

@@ -31,31 +31,32 @@ pub(crate) struct SampleCommand {
     /// Text to continue [default: stdin unless it is a terminal; nothing begins a new text]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
-    /// File with the text to continue; one line break at its end, and a byte-order mark, are left out
+    /// File with the text to continue; a line break at its end and a byte-order mark are removed
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
-    /// Longest continuation, in tokens
+    /// Maximum length of a continuation, in tokens
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_new_tokens: usize,
-    /// Continuations, written in one batch
+    /// Number of continuations, generated in one batch
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     num_samples: u16,
-    /// Draw N answers to the prompt, which a chat model reads as the user's message, and print the one of highest reward
+    /// Sample N answers to the prompt, which a chat model reads as the user's message, and print the one with the highest
+    /// reward
     #[arg(long, value_name = "N", requires = "reward", conflicts_with_all = ["num_samples", "log_probs"],
         value_parser = clap::value_parser!(u16).range(1..))]
     best_of: Option<u16>,
-    /// Reward model of --best-of: a run of `train-rm`
+    /// Reward model for --best-of: a run of `train-rm`
     #[arg(long, value_name = "DIR", requires = "best_of")]
     reward: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// One JSON object a sample: prompt, text, tokens, why it ended
+    /// Print one JSON object per sample: prompt, text, tokens, and why it ended
     #[arg(long)]
     json: bool,
     /// Write the text byte for byte; by default control characters are shown as escapes, for instance \x1b
     #[arg(long, conflicts_with = "json")]
     raw: bool,
-    /// With --json: the log-probability of each token, and of the K likeliest at its place
+    /// With --json: print the log-probability of each token, and of the K most likely tokens at its position
     #[arg(long, value_name = "K", requires = "json")]
     log_probs: Option<usize>,
     #[command(flatten)]

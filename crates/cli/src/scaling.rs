@@ -14,18 +14,18 @@ use std::path::Path;
 
 /// Train a family of small models and fit scaling laws
 ///
-/// Each member is a run like those of `pretrain`, in a folder below the family's, on the same text for the same number of
-/// tokens. Kaplan's laws L(N), L(D) and L(C) and Chinchilla's L(N, D) are fitted to their validation losses, with intervals;
-/// members that are marked with `predict = true` are left out, and predicted. Compute is 6·N·D, N without embeddings.
+/// Each model is a run like those of `pretrain`, in a folder below the family's, on the same text for the same number of
+/// tokens. Kaplan's laws L(N), L(D) and L(C) and Chinchilla's L(N, D) are fitted to the validation losses, with intervals.
+/// Models with `predict = true` are left out of the fit, and predicted. Compute is 6·N·D, with N without embeddings.
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |arg| arg.default_value("scaling-small").help("Preset or TOML file, for instance scaling-small")))]
 pub(crate) struct ScalingCommand {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Tell the best size and number of tokens for this compute, too, for instance 1e18
+    /// Also print the best model size and number of tokens for this compute budget in FLOPs, for instance 1e18
     #[arg(long, value_name = "FLOPS", value_parser = positive)]
     budget: Option<f64>,
-    /// One JSON object instead of tables
+    /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
     #[command(flatten)]

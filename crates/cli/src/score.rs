@@ -13,8 +13,8 @@ use std::time::Instant;
 
 /// Compute the rewards of completions with a reward model
 ///
-/// Records are dialogues in any form that `sft` takes, and get a `reward`; those with several completions, or chosen and
-/// rejected, get `rewards`.
+/// Records are dialogues in any form that `sft` accepts, and get a `reward`; records with several completions, or with chosen
+/// and rejected ones, get `rewards`.
 #[derive(Debug, Args)]
 pub(crate) struct ScoreCommand {
     #[command(flatten)]
@@ -23,8 +23,8 @@ pub(crate) struct ScoreCommand {
 
 /// Rank the completions of each prompt with a reward model
 ///
-/// Records with `prompt` and `completions` (or chosen and rejected) get `rewards` and `ranking`, the place of each: 1 is the
-/// best.
+/// Records with `prompt` and `completions` (or chosen and rejected) get `rewards`, and `ranking` with the rank of each
+/// completion: 1 is the best.
 #[derive(Debug, Args)]
 pub(crate) struct RankCommand {
     #[command(flatten)]

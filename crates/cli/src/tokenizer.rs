@@ -13,27 +13,27 @@ use std::path::{Path, PathBuf};
 /// Train and use tokenizers
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenizerCommand {
-    /// Learn one from text
+    /// Train a tokenizer on text
     Train {
         #[command(flatten)]
         data: DataArgs,
-        /// bpe: byte-level pair encoding, as GPT-2's; char: one token a character
+        /// bpe: byte-level byte pair encoding, like GPT-2's; char: one token per character
         #[arg(long, value_name = "bpe|char", default_value = "bpe")]
         kind: TokenizerKind,
-        /// Entries, the end-of-text token included; not for char
+        /// Size of the vocabulary, including the end-of-text token; not for char
         #[arg(long, value_name = "N")]
         vocab_size: Option<usize>,
         /// Folder to write
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Text on stdin → token ids on stdout, separated by spaces: with those that the tokenizer puts around a text
+    /// Encode text from stdin as token ids, separated by spaces, including the tokenizer's special tokens
     Encode {
         /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
         tokenizer: PathBuf,
     },
-    /// Token ids on stdin → text on stdout
+    /// Decode token ids from stdin
     Decode {
         /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]

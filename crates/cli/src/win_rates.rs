@@ -24,32 +24,32 @@ use std::path::{Path, PathBuf};
 
 /// Compare models with a reference model: win rate, rewards, length, KL
 ///
-/// Each answers every prompt once, and is judged beside an answer of the reference. The reference itself is a row, by a
-/// second answer of its own: what chance does. KL is how far a way of answering has gone from the reference, in nats an
-/// answer, measured on its own answers; it is known where tokens are drawn with the models' own probabilities, that is at
-/// --temperature 1 without filters. Of the best of N answers only a bound is known. With prompts of the embedded world, two
-/// columns say how many answers are right, whatever their manners, and how many begin or end with a courtesy.
+/// Each model answers every prompt once, and the judge compares the answer with the reference model's. The first row compares
+/// the reference model with a second answer from itself: its distance from 50% is chance. KL is the divergence from the
+/// reference model in nats per answer, on the model's answers; it is computed at --temperature 1 without filters. For the
+/// best of N answers, an upper bound is given. With prompts of the built-in world, two columns give the share of right
+/// answers and of answers that begin or end with a courtesy.
 #[derive(Debug, Args)]
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
 pub(crate) struct WinRatesCommand {
-    /// Model that the others are compared with, for instance the run of `sft` that they were made from
+    /// Model that the others are compared with, for instance the run of `sft` that they started from
     #[arg(long, value_name = "DIR")]
     reference: PathBuf,
     /// Model to compare (repeatable)
     #[arg(long, value_name = "DIR", required_unless_present = "best_of")]
     model: Vec<PathBuf>,
-    /// Compare the best of N answers of the reference, too, by --reward; several N with commas
+    /// Also compare the best of N answers of the reference, as --reward ranks them; several N with commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "reward",
         value_parser = clap::value_parser!(u16).range(2..))]
     best_of: Vec<u16>,
-    /// Reward model: the mean of what it gives each way's answers is a column
+    /// Reward model; the table then has a column with the mean reward
     #[arg(long, value_name = "DIR")]
     reward: Option<PathBuf>,
     /// Prompts, as `compare` takes them: a file, or `world`, `world:N`, `world:N:SEED` for held-out instructions of the
     /// embedded world
     #[arg(long, value_name = "PATH")]
     prompts: String,
-    /// Only the first N prompts
+    /// Use only the first N prompts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Judge: `gold`, the built-in world's true score; `labeler` or `labeler:SEED`, its simulated, noisy labeler; or
@@ -61,7 +61,7 @@ pub(crate) struct WinRatesCommand {
     max_new_tokens: u32,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
     /// What to do with records without a prompt
