@@ -4,7 +4,8 @@ use crate::stderr::{send, write_line};
 use gptkit_data::printable::printable_line;
 use gptkit_data::progress::{ProgressTask, Unit};
 use gptkit_lineage::event::ProgressEvent;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,30 @@ fn style(bounded: bool, unit: Unit) -> ProgressStyle {
         (true, _) => "{pos}/{len}",
         (false, _) => "{pos}  {per_sec}",
     };
-    let eta = if bounded { " ETA {eta}" } else { "" };
-    ProgressStyle::with_template(&format!("{{prefix}} {count}  {{wide_msg}}{eta}"))
+    let time = if bounded { " {time_left}" } else { "" };
+    ProgressStyle::with_template(&format!("{{prefix}} {count}  {{wide_msg}}{time}"))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("time_left", |state: &ProgressState, out: &mut dyn Write| {
+            let is_over = state.is_finished() || state.len().is_some_and(|total| state.pos() >= total);
+            let left = state.len().unwrap_or(0).saturating_sub(state.pos());
+            let _ = match is_over {
+                true => write!(out, "{:#}", HumanDuration(state.elapsed())),
+                false => write!(out, "ETA {}", eta(left, state.per_sec(), |d| format!("{:#}", HumanDuration(d)))),
+            };
+        })
 }
+
+/// The time that the units `left` take at `per_s` units per second, at least one second; a dash while the rate is unknown, as
+/// before the first step of a run.
+fn eta(left: u64, per_s: f64, text: impl FnOnce(Duration) -> String) -> String {
+    match per_s > 0.0 {
+        true => text(Duration::from_secs_f64((left as f64 / per_s).clamp(1.0, LONGEST_ETA))),
+        false => "–".to_owned(),
+    }
+}
+
+/// Seconds; longer estimates are not told apart.
+const LONGEST_ETA: f64 = 1e12;
 
 /// A task on a terminal.
 pub(crate) struct BarTask {
@@ -154,7 +175,11 @@ impl LineTask {
     fn say(&self, state: &mut TaskProgress) {
         state.reported_at = Some(Instant::now());
         state.reported = state.done;
-        let elapsed = self.begun.elapsed().as_secs_f64();
+        write_line(&self.text(state, self.begun.elapsed().as_secs_f64()));
+    }
+
+    /// The line after `elapsed` seconds.
+    fn text(&self, state: &TaskProgress, elapsed: f64) -> String {
         let rate = (state.done - state.before) as f64 / elapsed.max(1e-9);
         let count = |n: u64| match self.unit {
             Unit::Bytes => format!("{:.1} MB", n as f64 / 1e6),
@@ -171,12 +196,13 @@ impl LineTask {
             line += &format!("  {}", state.figures);
         }
         match self.total {
-            Some(total) if state.done < total && state.done > state.before => {
-                line += &format!("  ETA {:.0} s", (total - state.done) as f64 / rate);
+            Some(total) if state.done < total => {
+                let left = eta(total - state.done, rate, |left| format!("{:.0} s", left.as_secs_f64()));
+                line += &format!("  ETA {left}");
             }
             _ => line += &format!("  {elapsed:.1} s"),
         }
-        write_line(&line);
+        line
     }
 }
 
@@ -211,5 +237,122 @@ impl Drop for LineTask {
             let mut last = std::mem::take(&mut *state);
             self.say(&mut last);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::{ProgressDrawTarget, TermLike};
+    use std::io;
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Debug, Clone, Default)]
+    struct KeptTerminal(Arc<Mutex<String>>);
+
+    impl KeptTerminal {
+        fn add(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+    }
+
+    impl TermLike for KeptTerminal {
+        fn width(&self) -> u16 {
+            100
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.add(&format!("{text}\n"))
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.add(text)
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the bar shows after `change`.
+    fn shown(change: impl FnOnce(&ProgressBar)) -> String {
+        let terminal = KeptTerminal::default();
+        let bar = ProgressBar::with_draw_target(Some(400), ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        bar.set_style(style(true, Unit::Items));
+        bar.set_prefix("step");
+        bar.set_message("loss 2.3");
+        change(&bar);
+        terminal.0.lock().unwrap().clear();
+        bar.tick();
+        let shown = terminal.0.lock().unwrap().trim().to_owned();
+        shown
+    }
+
+    #[test]
+    fn the_time_left_is_a_dash_before_the_first_step() {
+        let pause = || std::thread::sleep(Duration::from_millis(20));
+        let first = shown(|_| pause());
+        assert!(first.starts_with("step 0/400  loss 2.3") && first.ends_with(" ETA –"), "{first}");
+        let resumed = shown(|bar| {
+            bar.set_position(300);
+            bar.reset_eta();
+            pause();
+        });
+        assert!(resumed.starts_with("step 300/400") && resumed.ends_with(" ETA –"), "{resumed}");
+        let later = shown(|bar| {
+            pause();
+            bar.inc(1);
+            pause();
+        });
+        let seconds: u64 = later.rsplit_once(" ETA ").unwrap().1.trim_end_matches('s').parse().unwrap();
+        assert!((1..120).contains(&seconds), "{later}");
+        let nearly = shown(|bar| {
+            pause();
+            bar.set_position(399);
+            pause();
+        });
+        assert!(nearly.ends_with(" ETA 1s"), "less than a second is one second: {nearly}");
+    }
+
+    #[test]
+    fn a_bar_that_has_ended_shows_the_time_that_it_took() {
+        for end in [400, 33] {
+            let shown = shown(|bar| {
+                bar.set_position(end);
+                bar.abandon();
+            });
+            assert!(shown.is_empty() || shown.ends_with(" 0s") && !shown.contains("ETA"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_plain_line_has_the_time_left_or_a_dash() {
+        let task = LineTask::begin("step", Some(400), Unit::Items);
+        let text = |before: u64, done: u64| {
+            task.text(&TaskProgress { before, done, ..TaskProgress::default() }, 10.0)
+                .rsplit_once("  ")
+                .unwrap()
+                .1
+                .to_owned()
+        };
+        assert_eq!(text(0, 0), "ETA –");
+        assert_eq!(text(300, 300), "ETA –", "steps of an earlier process give no rate");
+        assert_eq!(text(300, 350), "ETA 10 s");
+        assert_eq!(text(0, 399), "ETA 1 s");
+        assert_eq!(text(0, 400), "10.0 s");
+        assert_eq!(eta(1, 1e-300, |left| format!("{left:?}")), "1000000000000s");
     }
 }

@@ -10,12 +10,13 @@ use crate::memory::Memory;
 use crate::plan::settings_that_fit;
 use crate::request::RunRequest;
 use crate::resume::Resumable;
+use crate::samples::{SamplePrompt, SamplesConfig, TextSampler};
 use crate::schedule::Schedule;
 use crate::stage::{self, Model, Stage, StageData};
 use crate::state::State;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, Windows, validation};
 use gptkit_data::prepare::{Prepared, changed_since, prepare};
@@ -52,6 +53,9 @@ pub struct PretrainConfig {
     pub data: DataConfig,
     /// The training.
     pub train: TrainConfig,
+    /// Samples of text during training; models of kind `bert` write none.
+    #[serde(default)]
+    pub samples: SamplesConfig,
 }
 
 impl Check for PretrainConfig {
@@ -65,6 +69,7 @@ impl Check for PretrainConfig {
         problems.section("tokenizer", &self.tokenizer);
         problems.section("data", &self.data);
         problems.section("train", &self.train);
+        problems.section("samples", &self.samples);
     }
 }
 
@@ -234,8 +239,11 @@ impl Stage for Pretraining {
         };
         let held_out = self.text.as_ref().map(|text| text.held_out.clone()).unwrap_or_default();
         let mixture = Mixture::new(Gpt::reader(&config.model, &params, config.train.dtype.precision())?, held_out);
+        let sampler = self.sampler(model.tokenizer, data)?;
         let trainer = Trainer::new(mixture, params, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, data))
+        let mut learner = Supervised::new(trainer, data);
+        learner.write_samples(sampler);
+        Ok(learner)
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
@@ -256,6 +264,31 @@ impl Stage for Pretraining {
 }
 
 impl Pretraining {
+    /// Continues the prompts of the configuration, by default the beginning of the held-out text, or of the first window
+    /// without one. None where samples are switched off, and for masked language models.
+    fn sampler(&self, tokenizer: Tokenizer, data: &mut StageData<Self>) -> Result<Option<TextSampler>> {
+        let PretrainConfig { samples, seed, model, .. } = &self.config;
+        if !samples.is_on() || model.must_write().is_err() {
+            return Ok(None);
+        }
+        let prompts = match &samples.prompts {
+            Some(prompts) => prompts
+                .iter()
+                .enumerate()
+                .map(|(n, text)| {
+                    SamplePrompt::of_text(text, &tokenizer).with_context(|| format!("samples.prompts.{n} = {text:?}"))
+                })
+                .collect::<Result<_>>()?,
+            None => {
+                let window = data.validation.first().map(|batch| &batch.tokens[..batch.context]);
+                let window = window.map_or_else(|| (data.batch)(0, 1).tokens, <[u32]>::to_vec);
+                SamplePrompt::from_window(&window, &tokenizer)?.into_iter().collect::<Vec<_>>()
+            }
+        };
+        let ends = tokenizer.end_of_text().into_iter().collect();
+        Ok((!prompts.is_empty()).then(|| TextSampler::new(samples, prompts, Arc::new(tokenizer), ends, *seed)))
+    }
+
     fn model(&self, params: Option<Params>, prepared: Prepared) -> Model<PretrainParts> {
         let Prepared { tokenizer, corpus, folder, fingerprint, .. } = prepared;
         let parts = PretrainParts { params, corpus, shards: folder, fingerprint };
