@@ -63,7 +63,7 @@ const EXAMPLES: [(&str, &[&str]); 21] = [
         &["gptkit chat --model runs/sft-small-1", "echo 'What is 3 plus 4?' | gptkit chat --model runs/sft-small-1"],
     ),
     ("plan", &["gptkit plan --config gpt2-small", "gptkit plan --config ppo-small --stage ppo"]),
-    ("runs", &["gptkit runs", "gptkit runs --watch", "gptkit runs --json | jq .best"]),
+    ("runs", &["gptkit runs", "gptkit runs --watch", "gptkit runs --json"]),
     (
         "plot",
         &[

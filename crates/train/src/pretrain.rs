@@ -286,7 +286,8 @@ impl Pretraining {
             }
         };
         let ends = tokenizer.end_of_text().into_iter().collect();
-        Ok((!prompts.is_empty()).then(|| TextSampler::new(samples, prompts, Arc::new(tokenizer), ends, *seed)))
+        let samples = samples.or_temperature(0.8);
+        Ok((!prompts.is_empty()).then(|| TextSampler::new(&samples, prompts, Arc::new(tokenizer), ends, *seed)))
     }
 
     fn model(&self, params: Option<Params>, prepared: Prepared) -> Model<PretrainParts> {

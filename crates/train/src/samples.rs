@@ -27,9 +27,10 @@ pub struct SamplesConfig {
     /// Longest continuation, in tokens.
     #[serde(default = "max_new_tokens")]
     pub max_new_tokens: usize,
-    /// Divides the logits; 0 takes the most likely token.
-    #[serde(default)]
-    pub temperature: f64,
+    /// Divides the logits; 0 takes the most likely token. By default 0.8 in pretraining, where the most likely tokens of a
+    /// small model repeat themselves, and 0 in SFT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
 }
 
 fn max_new_tokens() -> usize {
@@ -43,7 +44,7 @@ const LONGEST: usize = 4096;
 
 impl Default for SamplesConfig {
     fn default() -> Self {
-        Self { prompts: None, max_new_tokens: max_new_tokens(), temperature: 0.0 }
+        Self { prompts: None, max_new_tokens: max_new_tokens(), temperature: None }
     }
 }
 
@@ -51,6 +52,12 @@ impl SamplesConfig {
     /// No samples.
     pub fn off() -> Self {
         Self { prompts: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// The same with the temperature `default` where none is set.
+    #[must_use]
+    pub fn or_temperature(&self, default: f64) -> Self {
+        Self { temperature: self.temperature.or(Some(default)), ..self.clone() }
     }
 
     /// Whether samples are written.
@@ -66,7 +73,7 @@ impl Check for SamplesConfig {
         let n = self.max_new_tokens;
         let hint = "use 1 to 4096, for instance 48; prompts = [] switches samples off";
         problems.require((1..=LONGEST).contains(&n), "max_new_tokens", format!("is {n}"), hint);
-        let t = self.temperature;
+        let t = self.temperature.unwrap_or(0.0);
         problems.require(t.is_finite() && t >= 0.0, "temperature", "is negative or not finite", "use 0 or 0.8");
     }
 }
@@ -166,7 +173,7 @@ impl TextSampler {
         ends: Vec<u32>,
         seed: u64,
     ) -> Self {
-        let sampling = Sampling { temperature: config.temperature as f32, seed, ..Sampling::default() };
+        let sampling = Sampling { temperature: config.temperature.unwrap_or(0.0) as f32, seed, ..Sampling::default() };
         let max_new_tokens = config.max_new_tokens;
         let options = GenerationOptions { n_samples: 1, max_new_tokens, stop: Vec::new(), log_probs: None, sampling };
         Self { prompts, tokenizer, ends, options }
@@ -237,7 +244,7 @@ mod tests {
         assert!(first.iter().all(|sample| sample.text.chars().count() == 9), "{first:?}");
         let texts = |samples: Vec<TextSample>| samples.into_iter().map(|sample| sample.text).collect::<Vec<_>>();
         assert_eq!(texts(write(&greedy, 2, 20)), texts(first), "the most likely tokens need no draws");
-        let drawn = SamplesConfig { temperature: 1.0, ..greedy };
+        let drawn = SamplesConfig { temperature: Some(1.0), ..greedy };
         assert_eq!(texts(write(&drawn, 1, 10)), texts(write(&drawn, 1, 20)), "the same draws at every step");
         assert_ne!(texts(write(&drawn, 1, 10)), texts(write(&drawn, 2, 10)));
     }
