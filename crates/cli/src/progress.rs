@@ -334,8 +334,7 @@ mod tests {
         change(&task);
         terminal.0.lock().unwrap().clear();
         bar.tick();
-        let shown = terminal.0.lock().unwrap().trim().to_owned();
-        shown
+        terminal.0.lock().unwrap().trim().to_owned()
     }
 
     #[test]

@@ -194,19 +194,17 @@ fn ago(run: &Overview) -> String {
 }
 
 /// Draw metrics of one or several runs as SVG
-///
-/// By default the training and validation loss and the learning rate; for PPO, the reward model's score, the KL divergence from
-/// the initial model, and the gold score where it is known. Runs that differ only in their seed are drawn as one curve: their
-/// mean, in a band from the lowest to the highest value.
 #[derive(Debug, Args)]
 pub(crate) struct PlotCommand {
     /// Folders of runs
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// Draw this metric instead, for instance grad_norm, or kl for objective/kl (repeatable)
+    /// Draw this metric, for instance grad_norm, or kl for objective/kl; repeatable [default: losses and learning rate; for
+    /// PPO, score, KL and gold score]
     #[arg(long = "metric", value_name = "NAME")]
     metrics: Vec<String>,
-    /// Draw runs that differ only in their seed as separate curves
+    /// Draw runs that differ only in their seed as separate curves, instead of their mean in a band from the lowest to the
+    /// highest value
     #[arg(long)]
     separate: bool,
     /// Also write the values of the curves as CSV
