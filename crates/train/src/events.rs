@@ -191,27 +191,27 @@ mod tests {
     /// References: tensorboard 2.21, from its messages with these values (scripts/check_tensorboard.py).
     #[test]
     fn texts_and_hyperparameters_are_written_as_tensorboard_writes_them() {
-        const TEXT: [u8; 64] = [
+        const TEXT: &[u8] = &[
             9, 0, 0, 0, 0, 0, 0, 224, 63, 16, 172, 2, 42, 51, 10, 49, 10, 9, 115, 97, 109, 112, 108, 101, 115, 47, 49,
             66, 24, 8, 7, 18, 0, 66, 18, 32, 32, 32, 32, 79, 110, 99, 101, 10, 32, 32, 32, 32, 109, 111, 114, 101, 10,
             74, 10, 10, 6, 10, 4, 116, 101, 120, 116, 32, 2,
         ];
         assert_eq!(event(0.5, 300, &text_summary("samples/1", "Once\nmore")), TEXT);
-        const START: [u8; 83] = [
+        const START: &[u8] = &[
             10, 81, 10, 28, 95, 104, 112, 97, 114, 97, 109, 115, 95, 47, 115, 101, 115, 115, 105, 111, 110, 95, 115,
             116, 97, 114, 116, 95, 105, 110, 102, 111, 66, 6, 8, 1, 18, 2, 18, 0, 74, 41, 10, 39, 10, 7, 104, 112, 97,
             114, 97, 109, 115, 18, 28, 26, 26, 10, 15, 10, 2, 108, 114, 18, 9, 17, 0, 0, 0, 0, 0, 0, 208, 63, 41, 0, 0,
             0, 0, 0, 0, 248, 63,
         ];
         let start = session_start(&[("lr".to_owned(), HyperparameterValue::Number(0.25))], 1.5);
-        assert_eq!(plugin_summary("_hparams_/session_start_info", &start), bytes(5, &START));
+        assert_eq!(plugin_summary("_hparams_/session_start_info", &start), bytes(5, START));
         let of = |value| session_start(&[("k".to_owned(), value)], 1.5);
-        const END: [u8; 9] = [41, 0, 0, 0, 0, 0, 0, 248, 63];
+        const END: &[u8] = &[41, 0, 0, 0, 0, 0, 0, 248, 63];
         let text = of(HyperparameterValue::Text("cosine".to_owned()));
-        const COSINE: [u8; 17] = [26, 24, 10, 13, 10, 1, 107, 18, 8, 26, 6, 99, 111, 115, 105, 110, 101];
-        assert_eq!(text, [&COSINE[..], &END].concat());
+        const COSINE: &[u8] = &[26, 24, 10, 13, 10, 1, 107, 18, 8, 26, 6, 99, 111, 115, 105, 110, 101];
+        assert_eq!(text, [COSINE, END].concat());
         let switch = of(HyperparameterValue::Switch(true));
-        assert_eq!(switch, [&[26, 18, 10, 7, 10, 1, 107, 18, 2, 32, 1][..], &END].concat());
+        assert_eq!(switch, [&[26, 18, 10, 7, 10, 1, 107, 18, 2, 32, 1][..], END].concat());
         assert_eq!(session_end(1.5), [34, 11, 8, 1, 17, 0, 0, 0, 0, 0, 0, 248, 63]);
     }
 
