@@ -32,6 +32,14 @@ fn every_task_is_learned_saved_and_predicted() {
         assert!(ran.err.contains(&format!("next: gptkit predict --model {task}")), "{}", ran.err);
         let scores: Value = serde_json::from_slice(&fs::read(path.join(task).join("scores.json")).unwrap()).unwrap();
         assert_eq!(scores["n"], 20);
+        // The weights of the best score are kept: it is named, and so is their loss, which need not be the lowest.
+        let criterion = if task == "regression" { "correlation" } else { "accuracy" };
+        assert!(ran.err.contains(&format!(" · best {criterion} ")) && ran.err.contains(", with val "), "{}", ran.err);
+        let listed = gptkit(path, "runs . --json").ok().out;
+        let mut listed = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let best = listed.find(|run| run["name"] == task).unwrap()["best"].clone();
+        let apart = (best["loss"].as_f64().unwrap() - scores["loss"].as_f64().unwrap()).abs();
+        assert!(best["criterion"] == criterion && apart < 1e-4, "{best} {scores}");
         let config: Value = serde_json::from_slice(&fs::read(path.join(task).join("config.json")).unwrap()).unwrap();
         assert_eq!(config["architectures"][0], "GPT2ForSequenceClassification");
         assert_eq!(config["finetuning_task"], task);

@@ -86,8 +86,12 @@ fn runs_are_listed_and_drawn() {
     assert_eq!(run(path, &words, b"").code, Some(124));
     let listed = gptkit(path, "runs").ok();
     let line = |name: &str| listed.out.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-    assert!(line("one").contains("finished            12/12"), "{}", listed.out);
-    assert!(line("two").contains("stopped              1/12"), "{}", listed.out);
+    assert!(
+        line("one").contains("finished  12/12  loss ") && line("one").matches("  loss ").count() == 2,
+        "{}",
+        listed.out
+    );
+    assert!(line("two").contains("stopped    1/12  loss "), "{}", listed.out);
     assert!(listed.err.contains("next: gptkit pretrain --resume runs/two"), "{}", listed.err);
     gptkit(path, "plot runs/one runs/two --out both.svg").ok();
     let drawn = fs::read_to_string(path.join("both.svg")).unwrap();

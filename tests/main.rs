@@ -25,6 +25,7 @@ mod ppo;
 mod resume;
 mod reward;
 mod scaling;
+mod seeing;
 mod sft;
 mod speed;
 mod story;

@@ -58,6 +58,14 @@ fn a_policy_is_trained_shown_and_trained_again_in_a_second_round() {
     assert!((records[0]["figures"]["policy/first_ratio"].as_f64().unwrap() - 1.0).abs() < 1e-4);
     assert!(records[3]["scores"]["text/loss"].is_f64() && records[2].get("scores").is_none());
     assert!(text(path, "one/reward-kl.svg").starts_with("<svg"));
+    // The loss of PPO is no measure of progress: curves and list show the score instead.
+    let curves = text(path, "one/curves.svg");
+    let shown = ["reward model's score", "KL from the initial model", "gold score", "iterations"];
+    assert!(shown.iter().all(|label| curves.contains(label)) && !curves.contains("loss"), "{curves}");
+    let listed = gptkit(path, "runs .").ok().out;
+    let line = listed.lines().find(|line| line.starts_with("one ")).unwrap();
+    let score = records[3]["figures"]["objective/score"].as_f64().unwrap();
+    assert!(line.contains(&format!("  score {score:.4}  reward ")) && !line.contains("loss"), "{listed}");
     let answers = text(path, "one/answers.md");
     assert!(["| 0 |", "| 2 |", "| 4 |"].iter().all(|row| answers.matches(row).count() == 4), "{answers}");
     gptkit(path, "chat --model one --max-new-tokens 3").ok();

@@ -15,7 +15,7 @@ pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
 ];
 
 /// Examples of each subcommand that has some.
-const EXAMPLES: [(&str, &[&str]); 20] = [
+const EXAMPLES: [(&str, &[&str]); 21] = [
     ("lineage", &["gptkit lineage", "gptkit lineage --seed 1,2,3", "gptkit lineage --text books/ --out runs/mine"]),
     (
         "pretrain",
@@ -63,7 +63,15 @@ const EXAMPLES: [(&str, &[&str]); 20] = [
         &["gptkit chat --model runs/sft-small-1", "echo 'What is 3 plus 4?' | gptkit chat --model runs/sft-small-1"],
     ),
     ("plan", &["gptkit plan --config gpt2-small", "gptkit plan --config ppo-small --stage ppo"]),
-    ("plot", &["gptkit plot runs/small-1 runs/small-2 --out curves.svg"]),
+    ("runs", &["gptkit runs", "gptkit runs --watch", "gptkit runs --json"]),
+    (
+        "plot",
+        &[
+            "gptkit plot runs/small-1 runs/small-2 --out curves.svg",
+            "gptkit plot runs/ppo-small-1 --metric score --metric kl --csv ppo.csv",
+            "gptkit plot runs/lineage/seed-1/gpt2 runs/lineage/seed-2/gpt2",
+        ],
+    ),
     ("prepare", &["gptkit prepare --data books/ --tokenizer gpt2/"]),
     ("attention", &["gptkit attention --model runs/small-1 --text 'You are a good man'"]),
     ("bench", &["gptkit bench --config small"]),

@@ -15,6 +15,7 @@ use gptkit_data::progress::Progress;
 use gptkit_model::load::load_config;
 use gptkit_train::fit::Summary;
 use gptkit_train::language_modeling::SOURCE_LOSS;
+use gptkit_train::objective::LOSS;
 use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
 use gptkit_train::stage::{Outcome, Stage};
@@ -295,7 +296,13 @@ pub(crate) fn say_end(command: &str, folder: &Path, summary: &Summary, ui: &Ui) 
             state.saved.unwrap_or(0)
         ));
     }
-    let best = state.best.map(|(loss, step)| format!(" · best val {loss:.4} at step {step}")).unwrap_or_default();
+    let best = match (state.best, state.best_validation()) {
+        (Some((loss, step)), Some(best)) if best.criterion != LOSS => {
+            format!(" · best {} {:.4} at step {step}, with val {loss:.4}", best.criterion, best.value)
+        }
+        (Some((loss, step)), _) => format!(" · best val {loss:.4} at step {step}"),
+        _ => String::new(),
+    };
     ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
     let by_source = state.best_scores.iter().filter_map(|(name, loss)| Some((name.strip_prefix(SOURCE_LOSS)?, loss)));
     let by_source: Vec<String> = by_source.map(|(source, loss)| format!("{source} {loss:.4}")).collect();

@@ -266,6 +266,7 @@ fn training(loss: f64, tokens_per_s: f64) -> TrainingMeasurements {
         training: curve(100),
         validation: curve(10),
         best_validation: Some(loss + 0.1),
+        chosen_by: Some("loss".to_owned()),
         ..TrainingMeasurements::default()
     }
 }

@@ -112,8 +112,11 @@ pub struct TrainingMeasurements {
     pub training: Curve,
     /// Validation loss over tokens.
     pub validation: Curve,
-    /// The lowest of it, which is that of the weights that were kept.
+    /// Validation loss of the weights that were kept, as `gptkit runs` gives it. It need not be the lowest of the run where a
+    /// score chooses the weights.
     pub best_validation: Option<f64>,
+    /// What the weights were chosen by: `loss`, or the name of a score.
+    pub chosen_by: Option<String>,
     /// Iterations of PPO.
     pub iterations: Vec<PpoIteration>,
     /// Loss on text that was held out, over iterations of PPO, by the weights that are kept.

@@ -12,6 +12,7 @@ use crate::work;
 use anyhow::{Context, Result};
 use gptkit_data::disk::read_description;
 use gptkit_stats::Share;
+use gptkit_train::checkpoint::last_state;
 use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -118,7 +119,9 @@ fn training(folder: &Path, command: &str) -> Result<TrainingMeasurements> {
     let n_params = gptkit_model::load::n_params(folder)?;
     let tokens = records.last().map_or(0, |record| record.tokens);
     let validation: Curve = records.iter().filter_map(|r| Some((r.tokens as f64, r.val_loss?))).collect();
-    let best = validation.iter().map(|p| p.1).filter(|loss| loss.is_finite()).min_by(f64::total_cmp);
+    let kept = last_state(folder).and_then(|state| state.best_validation());
+    let lowest = || validation.iter().map(|p| p.1).filter(|loss| loss.is_finite()).min_by(f64::total_cmp);
+    let best_validation = kept.as_ref().map_or_else(lowest, |kept| kept.loss);
     let mut speeds: Vec<f64> = records.iter().map(|record| record.tokens_per_s).collect();
     speeds.sort_by(f64::total_cmp);
     // PPO's loss is of no text, and most of its work is writing answers.
@@ -130,8 +133,9 @@ fn training(folder: &Path, command: &str) -> Result<TrainingMeasurements> {
         flops: per_token.map(|flops| flops * tokens as f64),
         tokens_per_s: speeds.get(speeds.len() / 2).copied().unwrap_or(0.0),
         training: if is_ppo { Curve::new() } else { smoothed(&records) },
+        best_validation,
+        chosen_by: kept.map(|kept| kept.criterion),
         validation,
-        best_validation: best,
         iterations: records.iter().filter_map(iteration).collect(),
         text_loss: records.iter().filter_map(|r| Some((r.step as f64, *r.scores.get("text/loss")?))).collect(),
     })
@@ -372,6 +376,7 @@ mod tests {
     use super::*;
     use crate::config::{Chapter, DataSources};
     use gptkit_data::disk::{create_dir, write};
+    use gptkit_train::state::State;
 
     fn stage(name: &str, run: &str, stdout: Option<&str>) -> LineageStage {
         let stdout = stdout.map(str::to_owned);
@@ -507,6 +512,12 @@ mod tests {
         assert_eq!(pretrained.training[1], (20.0, 2.0), "the mean of three updates");
         assert_eq!(pretrained.validation.iter().map(|p| p.0).collect::<Vec<_>>(), [1000.0, 2000.0, 3000.0]);
         assert_eq!(pretrained.best_validation, Some(1.7));
+        // A checkpoint says which weights were kept: here by accuracy, not those of the lowest loss.
+        let state =
+            State { best: Some((1.9, 100)), best_by: Some(-0.9), criterion: "accuracy".to_owned(), ..State::default() };
+        put(folder.path(), "a/checkpoints/step-000300/state.json", &serde_json::to_string(&state).unwrap());
+        let kept = training(&run, "finetune").unwrap();
+        assert_eq!((kept.best_validation, kept.chosen_by.as_deref()), (Some(1.9), Some("accuracy")));
         let ppo = training(&run, "ppo").unwrap();
         assert!(ppo.flops.is_none() && ppo.training.is_empty() && ppo.iterations.len() == 300);
         assert_eq!(ppo.iterations[1], PpoIteration { step: 2, kl: 1.5, proxy: 0.5, gold: None });

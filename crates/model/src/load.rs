@@ -37,7 +37,7 @@ impl ModelFolder {
         let (config, params) = load_model(folder, device)?;
         let mut tokenizer = Tokenizer::load(folder)?;
         tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;
-        let end_of_text = ends(folder)?.or(tokenizer.end_of_text().map(|id| vec![id])).unwrap_or_default();
+        let end_of_text = end_tokens(folder, &tokenizer)?;
         Ok(Self { config, params, tokenizer, end_of_text })
     }
 }
@@ -145,6 +145,14 @@ pub fn n_params(folder: &Path) -> Result<Option<u64>> {
     }
     let files = TensorFiles::open(&[path])?;
     Ok(Some(files.tensors().map(|(_, info)| info.shape.iter().map(|&n| n as u64).product::<u64>()).sum()))
+}
+
+/// The tokens that end a text of the model in `folder`, whose tokenizer is `tokenizer`; empty where nothing names one.
+///
+/// # Errors
+/// When a description of the model cannot be read.
+pub fn end_tokens(folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    Ok(ends(folder)?.or(tokenizer.end_of_text().map(|id| vec![id])).unwrap_or_default())
 }
 
 /// [`end_of_text`] of the model in `folder`; of adapters that say nothing of it, their base's.

@@ -287,7 +287,7 @@ impl Validate for Comparing {
         let judged = rewards_of(&self.model, batches.iter().map(Vec::as_slice))?;
         let report = RewardReport::of(&judged, 0.5).context("there is no pair to validate on")?;
         let scores = BTreeMap::from([("accuracy".to_owned(), report.accuracy.value)]);
-        Ok(Validation::new(report.loss, scores, report.loss))
+        Ok(Validation::new(report.loss, scores))
     }
 }
 

@@ -338,7 +338,7 @@ impl Validate for Preferring {
             ("rejected_log_ratio", rejected_log_ratio),
         ];
         let scores = BTreeMap::from(scores.map(|(name, score)| (name.to_owned(), score)));
-        Ok(Validation::new(report.loss, scores, report.loss))
+        Ok(Validation::new(report.loss, scores))
     }
 }
 
@@ -536,7 +536,7 @@ mod tests {
                 (chosen, rejected, n) = (chosen + ratios[w], rejected + ratios[l], n + 1.0);
             }
         }
-        let Validation { loss, scores, chosen_by } =
+        let Validation { loss, scores, chosen_by, .. } =
             policy.validate(&[batch[..1].to_vec(), batch[1..].to_vec()]).unwrap();
         assert_eq!(loss, chosen_by);
         assert!((loss.unwrap() - by_hand(&policy.policy, &batch)).abs() < 1e-5);

@@ -23,10 +23,10 @@ use gptkit_train::Resumable;
 use gptkit_train::RunContext;
 use gptkit_train::checkpoint::{MOMENTS, load_into};
 use gptkit_train::config::TrainConfig;
-use gptkit_train::curves;
 use gptkit_train::ema::Ema;
 use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::learner::{Keep, Learner, Speed, StepContext, StepReport};
+use gptkit_train::metric_charts;
 use gptkit_train::metrics::{Record, records};
 use gptkit_train::objective::Validation;
 use gptkit_train::run::Run;
@@ -85,6 +85,8 @@ const VALUE_MOMENTS: &str = "value-optimizer.safetensors";
 const EMA: &str = "ema.safetensors";
 /// What the fixed prompts were answered, in the run's folder.
 const ANSWERS: &str = "answers.md";
+/// Names what must rise for `train.patience` not to end a run: the reward on held-out prompts.
+const REWARD: &str = "reward";
 /// Reward against KL, in the run's folder.
 const PICTURE: &str = "reward-kl.svg";
 
@@ -236,14 +238,14 @@ impl Stage for PpoTraining {
         if let Some(Validation { scores, chosen_by, .. }) = ppo.validate(state, &place)? {
             self.before = scores;
             if let Some(chosen_by) = chosen_by {
-                state.improves(chosen_by);
+                state.improves(chosen_by, REWARD);
             }
         }
         ppo.save_outcome(run)
     }
 
     fn draw(&self, run: &Path) -> Result<()> {
-        curves::draw(run)?;
+        metric_charts::draw(run)?;
         disk::write(&run.join(PICTURE), charts::reward_over_kl(run)?.as_bytes())
     }
 
@@ -289,7 +291,8 @@ impl Learner for Ppo {
     fn validate(&mut self, state: &State, place: &StepContext) -> Result<Option<Validation>> {
         let PpoEvaluation { figures, reward } = self.with_outcome(|ppo| ppo.evaluate(state.step, place.task))?;
         write_answers(self, place.folder)?;
-        Ok(Some(Validation { loss: None, scores: figures, chosen_by: reward.map(|reward| -reward) }))
+        let chosen_by = reward.map(|reward| -reward);
+        Ok(Some(Validation { loss: None, scores: figures, chosen_by, criterion: REWARD }))
     }
 
     fn save_outcome(&mut self, run: &Run) -> Result<()> {

@@ -6,6 +6,7 @@ use gptkit_data::tokenizer::TokenizerConfig;
 use gptkit_model::{Kind, ModelConfig, PositionInit};
 use gptkit_train::PretrainConfig;
 use gptkit_train::config::TrainConfig;
+use gptkit_train::samples::SamplesConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -91,6 +92,7 @@ impl ScalingConfig {
             model: self.family.shape(size),
             tokenizer: self.tokenizer.clone(),
             data: self.data.clone(),
+            samples: SamplesConfig::off(),
             train: TrainConfig { lr, min_lr: self.train.min_lr * (lr / self.train.lr), ..self.train.clone() },
         }
     }

@@ -127,7 +127,7 @@ pub(crate) fn ask_before(
     config: &DialogueConfig,
     model: &Answerer,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<Vec<Asked>> {
     let (dialogues, references): (Vec<_>, Vec<_>) = first_dialogues(config, PROMPTS)?.into_iter().unzip();
     let task = progress.task("asking", Some(dialogues.len() as u64), Unit::Items);
     let answers = model.answer_all(&dialogues, LONGEST, &*task)?;
@@ -137,7 +137,22 @@ pub(crate) fn ask_before(
         .zip(answers)
         .map(|((messages, reference), before)| Asked { messages, reference, before, after: None })
         .collect();
-    write(folder, &asked)
+    write(folder, &asked)?;
+    Ok(asked)
+}
+
+/// The first dialogue of the fixed set of the run in `folder`; none where the set is empty.
+///
+/// # Errors
+/// When its answers cannot be read.
+pub(crate) fn first_question(folder: &Path) -> Result<Option<Vec<Message>>> {
+    Ok(read(folder)?.into_iter().next().map(|one| one.messages))
+}
+
+fn read(folder: &Path) -> Result<Vec<Asked>> {
+    let path = folder.join(ANSWERS);
+    serde_json::from_str(&disk::read_description(&path)?)
+        .with_context(|| format!("{} is not as a run writes it", path.display()))
 }
 
 /// Asks the trained model the same.
@@ -145,9 +160,7 @@ pub(crate) fn ask_before(
 /// # Errors
 /// As [`ask_before`].
 pub(crate) fn ask_after(folder: &Path, model: &Answerer, progress: &dyn Progress) -> Result<Vec<Asked>> {
-    let path = folder.join(ANSWERS);
-    let mut asked: Vec<Asked> = serde_json::from_str(&disk::read_description(&path)?)
-        .with_context(|| format!("{} is not as a run writes it", path.display()))?;
+    let mut asked = read(folder)?;
     let task = progress.task("asking", Some(asked.len() as u64), Unit::Items);
     let dialogues: Vec<_> = asked.iter().map(|one| one.messages.clone()).collect();
     let answers = model.answer_all(&dialogues, LONGEST, &*task)?;

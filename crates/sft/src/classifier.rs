@@ -157,8 +157,8 @@ impl Validate for Classifier {
 
     fn validate(&self, batches: &[Vec<Example>]) -> Result<Validation> {
         let report = self.measure(batches.iter().map(Vec::as_slice))?;
-        let chosen_by = report.chosen_by();
-        Ok(Validation::new(report.loss, report.scores, chosen_by))
+        let (chosen_by, criterion) = (Some(report.chosen_by()), report.criterion());
+        Ok(Validation { loss: Some(report.loss), scores: report.scores, chosen_by, criterion })
     }
 }
 
@@ -247,6 +247,11 @@ impl Report {
         let correlation = || Some((score("pearson")? + score("spearman")?) / 2.0);
         let good = score("accuracy").or_else(correlation).unwrap_or(-1.0);
         -good + 1e-9 * self.loss.min(1e3)
+    }
+
+    /// The name of the score behind [`Report::chosen_by`].
+    fn criterion(&self) -> &'static str {
+        if self.scores.contains_key("accuracy") { "accuracy" } else { "correlation" }
     }
 
     /// The scores in a line.

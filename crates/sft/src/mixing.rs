@@ -69,6 +69,10 @@ impl Validate for Mixing {
         let dialogues: Vec<Batch> = batches.iter().map(|batch| batch.dialogues.clone()).collect();
         self.language.validate(&dialogues)
     }
+
+    fn writer(&self) -> Option<&Gpt> {
+        Some(&self.language.model)
+    }
 }
 
 #[cfg(test)]

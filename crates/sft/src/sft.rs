@@ -1,18 +1,19 @@
 //! InstructGPT's first step: a language model learns to answer from demonstrations (Ouyang et al. 2022, §3.5).
 
-use crate::answers::{Answerer, Asked, ask_after, ask_before};
+use crate::answers::{Answerer, Asked, ask_after, ask_before, first_question};
 use crate::dialogues::{DemonstrationBatch, Demonstrations, DialogueConfig, DialogueCounts, FILES, encode_all};
 use crate::mixing::Mixing;
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_data::batch::{Batch, Windows};
+use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::source::{DataConfig, SourceLocation};
 use gptkit_data::synthetic::InstructionKind;
-use gptkit_data::template::Template;
+use gptkit_data::template::{Template, encode};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_description, save_ends};
-use gptkit_model::load::{ModelFolder, load_config, load_trained_weights};
+use gptkit_model::load::{ModelFolder, end_tokens, load_config, load_trained_weights};
 use gptkit_model::{Gpt, LoraConfig, Weights};
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
@@ -20,6 +21,7 @@ use gptkit_train::config::{TrainConfig, default_seed};
 use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::learner::Supervised;
 use gptkit_train::run::Run;
+use gptkit_train::samples::{SamplePrompt, SamplesConfig, TextSampler};
 use gptkit_train::stage::{self, Model, Stage, StageData};
 use gptkit_train::start::{DropoutConfig, Start, prepared_text};
 use gptkit_train::state::{DataSeen, State};
@@ -29,6 +31,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Configuration of `gptkit sft`; a file `configs/sft-*.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +56,9 @@ pub struct SftConfig {
     pub lora: Option<LoraConfig>,
     /// How the model is trained. A row is a dialogue.
     pub train: TrainConfig,
+    /// Answers to questions during training.
+    #[serde(default)]
+    pub samples: SamplesConfig,
 }
 
 /// Pretraining text mixed into the training; TOML section `[pretraining]`.
@@ -72,6 +78,7 @@ impl Check for SftConfig {
         problems.section("data", &self.data);
         problems.section("dropout", &self.dropout);
         problems.section("train", &self.train);
+        problems.section("samples", &self.samples);
         if let Some(lora) = &self.lora {
             problems.section("lora", lora);
         }
@@ -90,15 +97,17 @@ pub struct Sft {
     init: PathBuf,
     /// Fingerprint of the records as earlier versions took it, who packed them into windows; once they are open.
     packed_fingerprint: String,
-    /// How the model answers in a new run.
+    /// How the model answers, once it is loaded.
     dialogue: Option<DialogueSetup>,
+    /// The first dialogue of the fixed prompts of a resumed run.
+    question: Option<Vec<Message>>,
     /// Validation loss before the first step of a new run.
     loss_before: Option<f64>,
 }
 
 /// What it takes to ask a model.
 struct DialogueSetup {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: Template,
     ends: Vec<u32>,
 }
@@ -119,18 +128,40 @@ pub struct SftReport {
 /// the lowest loss, and chose by reward.
 pub const LAST: &str = "last";
 
-/// Weights, and how the model is asked.
+/// Weights, and how the model answers.
 pub struct SftParts {
     weights: Weights,
-    /// Template and tokens that end an answer, of a new run.
-    template: Option<(Template, Vec<u32>)>,
+    template: Template,
+    /// Tokens that end an answer.
+    ends: Vec<u32>,
 }
 
 impl Sft {
     /// A run of `config`, which starts from the model folder `init`; a resumed run needs none.
     pub fn new(config: SftConfig, init: Option<&Path>) -> Self {
         let init = init.map(Path::to_owned).unwrap_or_default();
-        Self { config, init, packed_fingerprint: String::new(), dialogue: None, loss_before: None }
+        Self { config, init, packed_fingerprint: String::new(), dialogue: None, question: None, loss_before: None }
+    }
+
+    /// Has `learner` answer the prompts of the configuration, by default the last message of `question`.
+    fn write_samples(&self, learner: &mut Supervised<Mixing>, question: Option<Vec<Message>>) -> Result<()> {
+        let (SftConfig { samples, seed, .. }, Some(dialogue)) = (&self.config, &self.dialogue) else { return Ok(()) };
+        let asked: Vec<Vec<Message>> = match &samples.prompts {
+            Some(prompts) => prompts.iter().map(|text| vec![Message::new(Role::User, text)]).collect(),
+            None => question.into_iter().collect(),
+        };
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let prompt = |messages: &Vec<Message>| {
+            let text = messages.last().map(|message| message.content.clone()).unwrap_or_default();
+            let tokens = encode(&dialogue.template.prompt(messages)?, &dialogue.tokenizer)?;
+            anyhow::Ok(SamplePrompt { text, tokens: tokens.into_iter().map(|(id, _)| id).collect() })
+        };
+        let prompts = asked.iter().map(prompt).collect::<Result<_>>()?;
+        let (tokenizer, ends) = (Arc::clone(&dialogue.tokenizer), dialogue.ends.clone());
+        learner.write_samples(Some(TextSampler::new(samples, prompts, tokenizer, ends, *seed)));
+        Ok(())
     }
 }
 
@@ -174,7 +205,7 @@ impl Stage for Sft {
         start.tokenizer.check_losses("the dialogues", progress)?;
         let ends = start.ends(&template)?;
         let weights = start.weights(config.lora.as_ref(), config.seed, progress)?;
-        let parts = SftParts { weights, template: Some((template, ends)) };
+        let parts = SftParts { weights, template, ends };
         Ok(Model { config: start.config, tokenizer: start.tokenizer, parts })
     }
 
@@ -183,7 +214,10 @@ impl Stage for Sft {
         self.config.dropout.apply(&mut shape); // adapters know their base's
         let weights = load_trained_weights(&run.checkpoint, context.device)?;
         let tokenizer = Tokenizer::load(&run.checkpoint)?;
-        Ok(Model { config: shape, tokenizer, parts: SftParts { weights, template: None } })
+        let template = Template::required(&tokenizer, &run.checkpoint)?;
+        let ends = end_tokens(&run.checkpoint, &tokenizer)?;
+        self.question = first_question(&run.folder)?;
+        Ok(Model { config: shape, tokenizer, parts: SftParts { weights, template, ends } })
     }
 
     fn open(&mut self, folder: &Path, model: &Model<SftParts>, context: &RunContext) -> Result<StageData<Self>> {
@@ -218,17 +252,20 @@ impl Stage for Sft {
     }
 
     fn describe(&self, model: &Model<SftParts>, run: &Path) -> Result<()> {
-        model.parts.template.as_ref().map_or(Ok(()), |(_, ends)| save_ends(run, ends))
+        save_ends(run, &model.parts.ends)
     }
 
     fn learner(&mut self, model: Model<SftParts>, data: &mut StageData<Self>, _: &RunContext) -> Result<Self::Learner> {
-        let (config, SftParts { weights, template }) = (&self.config, model.parts);
-        self.dialogue = template.map(|(template, ends)| DialogueSetup { tokenizer: model.tokenizer, template, ends });
+        let SftParts { weights, template, ends } = model.parts;
+        self.dialogue = Some(DialogueSetup { tokenizer: Arc::new(model.tokenizer), template, ends });
+        let config = &self.config;
         let gpt = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
         let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
         let mixing = Mixing { language: LanguageModeling { model: gpt }, share };
         let trainer = Trainer::new(mixing, weights, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, data))
+        let mut learner = Supervised::new(trainer, data);
+        self.write_samples(&mut learner, self.question.clone())?;
+        Ok(learner)
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
@@ -248,7 +285,8 @@ impl Stage for Sft {
         if let Some(DialogueSetup { tokenizer, template, ends }) = &self.dialogue {
             let model = learner.trainer().objective().gpt();
             let answerer = Answerer { model, tokenizer, template, ends };
-            ask_before(run.folder(), &self.config.data, &answerer, context.progress)?;
+            let asked = ask_before(run.folder(), &self.config.data, &answerer, context.progress)?;
+            self.write_samples(learner, asked.into_iter().next().map(|one| one.messages))?;
         }
         self.loss_before = learner.validation_loss()?;
         Ok(())

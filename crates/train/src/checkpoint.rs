@@ -4,7 +4,7 @@
 //! checkpoints/step-000500/
 //!   config.json, model.safetensors, tokenizer.json …   a Hugging Face folder
 //!   config.toml                                        the settings of the run
-//!   metrics.jsonl                                      its records so far
+//!   metrics.jsonl, samples.jsonl                       its records and samples so far
 //!   optimizer.safetensors                              the optimizer's moments
 //!   state.json                                         [`State`]
 //!   checksums.json                                     size and checksum of each file
@@ -18,6 +18,7 @@ use crate::checkpoint_folders as folders;
 use crate::metrics::METRICS;
 use crate::optimizer::Optimizer;
 use crate::run::{Run, is_description};
+use crate::samples::SAMPLES;
 use crate::state::State;
 use anyhow::{Context, Result, bail};
 use gptkit_data::disk;
@@ -43,14 +44,19 @@ pub fn save(
     write: impl FnOnce(&Path, &mut State) -> Result<()>,
 ) -> Result<()> {
     disk::create_dir(&folders::parent(run.folder()))?;
-    let metrics = run.folder().join(METRICS);
+    let folder = run.folder().to_owned();
     disk::folder_with(&folders::checkpoint(run.folder(), state.step), |made| {
         for (name, bytes) in run.description()? {
             disk::write(&made.join(name), bytes)?;
         }
         write(made, state)?;
         disk::write_json(&made.join(STATE), state)?;
-        disk::write_with(&made.join(METRICS), |aside| Ok(std::fs::copy(&metrics, aside).map(|_| ())?))?;
+        for (name, is_due) in [(METRICS, true), (SAMPLES, folder.join(SAMPLES).exists())] {
+            if is_due {
+                let copy = |aside: &Path| Ok(std::fs::copy(folder.join(name), aside).map(|_| ())?);
+                disk::write_with(&made.join(name), copy)?;
+            }
+        }
         disk::seal(made)
     })?;
     run.begun()?;

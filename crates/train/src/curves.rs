@@ -1,23 +1,43 @@
-//! Loss and learning rate over tokens as pictures.
+//! What a run recorded, metric by metric, as curves over its steps. [`crate::metric_charts`] draws them.
 
-use crate::metrics::{METRICS, records};
+use crate::metrics::{METRICS, Record, SCORE, records};
+use crate::run::CONFIG;
 use anyhow::{Result, ensure};
+use gptkit_config::differences;
+use gptkit_data::disk;
 use gptkit_data::printable::printable_line;
-use gptkit_plot::{Axis, LineChart, Look, Names, Series, stacked};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What a run measured, as points over tokens.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Curves {
-    /// The run's.
-    pub name: String,
-    /// Training loss, nats a token.
-    pub train_loss: Vec<(f64, f64)>,
-    /// Validation loss, nats a token.
-    pub val_loss: Vec<(f64, f64)>,
-    /// Learning rate.
-    pub learning_rate: Vec<(f64, f64)>,
+/// A value of a metric.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CurvePoint {
+    /// Number of the step, from 1; an iteration in PPO.
+    pub step: u64,
+    /// Tokens of all steps until then.
+    pub tokens: u64,
+    /// The value.
+    pub value: f64,
 }
+
+/// What a run measured.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Curves {
+    /// Name of the run's folder.
+    pub name: String,
+    /// Name of the folder that it is in.
+    pub parent: String,
+    /// The values of each metric, by its name: a key of metrics.jsonl, `val/NAME` for a figure of validations, or the name of a
+    /// further figure.
+    pub metrics: BTreeMap<String, Vec<CurvePoint>>,
+    /// The settings by their keys, without the seed; none where `config.toml` cannot be read.
+    pub settings: Option<BTreeMap<String, String>>,
+    /// The seed.
+    pub seed: Option<String>,
+}
+
+/// What the name of a figure of validations begins with.
+pub(crate) const VALIDATION: &str = "val/";
 
 impl Curves {
     /// Reads what the run in `folder` recorded.
@@ -26,131 +46,141 @@ impl Curves {
     /// When its `metrics.jsonl` cannot be read, or records no step.
     pub fn read(folder: &Path) -> Result<Self> {
         let recorded = records(folder)?;
+        ensure!(!recorded.is_empty(), "{} records no step yet", folder.join(METRICS).display());
         let absolute = folder.canonicalize()?;
-        let name = printable_line(&absolute.file_name().unwrap_or_default().to_string_lossy()).into_owned();
-        let mut curves = Self { name, train_loss: Vec::new(), val_loss: Vec::new(), learning_rate: Vec::new() };
-        for record in recorded {
-            let x = record.tokens as f64;
-            curves.train_loss.push((x, record.train_loss));
-            curves.val_loss.extend(record.val_loss.map(|loss| (x, loss)));
-            curves.learning_rate.push((x, record.learning_rate));
+        let name = |path: Option<&Path>| {
+            let name = path.and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+            printable_line(&name).into_owned()
+        };
+        let mut curves = Self { name: name(Some(&absolute)), parent: name(absolute.parent()), ..Self::default() };
+        recorded.iter().for_each(|record| curves.add(record));
+        if let Ok(config) = disk::read_description(&folder.join(CONFIG)) {
+            curves.read_settings(&config);
         }
-        ensure!(!curves.train_loss.is_empty(), "{} records no step yet", folder.join(METRICS).display());
         Ok(curves)
+    }
+
+    fn add(&mut self, record: &Record) {
+        let mut put = |name: &str, value: f64| {
+            let point = CurvePoint { step: record.step, tokens: record.tokens, value };
+            match self.metrics.get_mut(name) {
+                Some(points) => points.push(point),
+                None => drop(self.metrics.insert(name.to_owned(), vec![point])),
+            }
+        };
+        put("train_loss", record.train_loss);
+        put("learning_rate", record.learning_rate);
+        put("grad_norm", record.grad_norm);
+        put("tokens_per_s", record.tokens_per_s);
+        record.val_loss.iter().for_each(|&loss| put("val_loss", loss));
+        record.scores.iter().for_each(|(name, &value)| put(&format!("{VALIDATION}{name}"), value));
+        record.figures.iter().for_each(|(name, &value)| put(name, value));
+    }
+
+    /// Takes the seed out of the settings `config`, TOML. Where it follows a path or the built-in world in the data (`seed-2/`,
+    /// `world:9000:2`), it is no difference either.
+    fn read_settings(&mut self, config: &str) {
+        let Ok(all) = differences("", config) else { return };
+        let mut settings: BTreeMap<String, String> =
+            all.into_iter().filter_map(|setting| Some((setting.key, setting.now?))).collect();
+        settings.remove("description");
+        self.seed = settings.remove("seed");
+        if let Some(seed) = &self.seed {
+            let is_of_training = |key: &str| key.starts_with("train.") || key.starts_with("model.");
+            for (_, value) in settings.iter_mut().filter(|(key, _)| !is_of_training(key)) {
+                *value = without_seed(value, seed);
+            }
+        }
+        self.settings = Some(settings);
+    }
+
+    /// Whether this is a run of PPO.
+    pub fn is_ppo(&self) -> bool {
+        self.metrics.contains_key(SCORE)
+    }
+
+    /// Whether `other` differs in its seed and in nothing else.
+    pub fn differs_in_seed_from(&self, other: &Self) -> bool {
+        let (Some(own), Some(others)) = (&self.settings, &other.settings) else { return false };
+        own == others && self.seed.is_some() && other.seed.is_some() && self.seed != other.seed
     }
 }
 
-/// The curves of a run in its folder, the last file that it writes.
-pub const CURVES: &str = "curves.svg";
-
-/// Draws the curves of the run in `folder` into [`CURVES`].
-///
-/// # Errors
-/// When its records cannot be read, or the file cannot be written.
-pub fn draw(folder: &Path) -> Result<()> {
-    let svg = svg(&[Curves::read(folder)?]);
-    gptkit_data::disk::write(&folder.join(CURVES), svg.as_bytes())
+/// `text` with a sign in the place of `seed` where it is a number of its own behind `seed-` or a colon.
+fn without_seed(text: &str, seed: &str) -> String {
+    let mut rest = text;
+    let mut out = String::new();
+    for (at, _) in text.match_indices(seed) {
+        let before = &text[..at];
+        let after = text[at + seed.len()..].chars().next();
+        let is_number = !after.is_some_and(|c| c.is_ascii_digit());
+        if at >= text.len() - rest.len() && is_number && (before.ends_with("seed-") || before.ends_with(':')) {
+            out += &rest[..at - (text.len() - rest.len())];
+            out += "{seed}";
+            rest = &text[at + seed.len()..];
+        }
+    }
+    out + rest
 }
-
-/// The curves of several runs in one picture: losses above (validation as dots), learning rates below.
-pub fn svg(runs: &[Curves]) -> String {
-    let last = runs.iter().filter_map(|run| run.train_loss.last()).map(|point| point.0).fold(1.0, f64::max);
-    let tokens = || Axis { includes: vec![0.0, last], ..Axis::linear("tokens") };
-    let name = |run: &Curves, curve: &str| match runs {
-        [_] => curve.to_owned(),
-        _ => format!("{}, {curve}", run.name),
-    };
-    let losses = runs.iter().enumerate().flat_map(|(style, run)| {
-        let training = Series {
-            name: name(run, "training"),
-            style,
-            opacity: 0.6,
-            points: run.train_loss.clone(),
-            ..Series::default()
-        };
-        let validation = Series {
-            name: name(run, "validation"),
-            style,
-            look: Look::Points,
-            points: run.val_loss.clone(),
-            ..Series::default()
-        };
-        [training, validation]
-    });
-    let losses = LineChart {
-        x: tokens(),
-        y: Axis::linear("loss, nats a token"),
-        series: losses.collect(),
-        names: Names::Legend,
-        size: (WIDTH, 430.0),
-        ..LineChart::default()
-    };
-    let rates = runs.iter().enumerate().map(|(style, run)| Series {
-        style,
-        points: run.learning_rate.clone(),
-        ..Series::default()
-    });
-    let rates = LineChart {
-        x: tokens(),
-        y: Axis { includes: vec![0.0], ..Axis::linear("learning rate") },
-        series: rates.collect(),
-        names: Names::Legend,
-        size: (WIDTH, 210.0),
-        ..LineChart::default()
-    };
-    stacked("loss and learning rate over tokens", &[losses, rates])
-}
-
-/// Width of the picture, in its units.
-const WIDTH: f64 = 900.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn curves(name: &str, n: u64) -> Curves {
-        let points = |f: fn(f64) -> f64| (1..=n).map(|i| (i as f64 * 100.0, f(i as f64))).collect::<Vec<_>>();
-        Curves {
-            name: name.to_owned(),
-            train_loss: points(|i| 4.0 / i.sqrt()),
-            val_loss: points(|i| 4.1 / i.sqrt()).into_iter().step_by(10).collect(),
-            learning_rate: points(|i| 1e-3 / i),
-        }
+    #[test]
+    fn every_figure_of_a_record_is_a_metric() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record {
+            step: 3,
+            tokens: 96,
+            val_loss: Some(2.0),
+            scores: BTreeMap::from([("accuracy".to_owned(), 0.5)]),
+            figures: BTreeMap::from([(SCORE.to_owned(), 1.5)]),
+            ..Record::default()
+        };
+        let line = serde_json::to_string(&record).unwrap() + "\n";
+        disk::write(&folder.path().join(METRICS), line.as_bytes()).unwrap();
+        let curves = Curves::read(folder.path()).unwrap();
+        let names: Vec<&str> = curves.metrics.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["grad_norm", "learning_rate", SCORE, "tokens_per_s", "train_loss", "val/accuracy", "val_loss"]
+        );
+        assert_eq!(curves.metrics["val/accuracy"], [CurvePoint { step: 3, tokens: 96, value: 0.5 }]);
+        assert!(curves.is_ppo() && curves.settings.is_none());
+        disk::write(&folder.path().join(METRICS), b"").unwrap();
+        assert!(Curves::read(folder.path()).unwrap_err().to_string().contains("records no step yet"));
+    }
+
+    fn with_settings(config: &str) -> Curves {
+        let mut curves = Curves::default();
+        curves.read_settings(config);
+        curves
     }
 
     #[test]
-    fn several_runs_are_drawn_and_named() {
-        let text = svg(&[curves("one", 40), curves("two", 5000)]);
-        for word in ["one, training", "two, validation", "loss, nats a token", "learning rate", "400k"] {
-            assert!(text.contains(word), "{word}");
-        }
-        assert!(text.len() < 300_000, "{} bytes", text.len());
+    fn runs_of_several_seeds_differ_in_nothing_else() {
+        let config = |seed: u64, lr: &str, source: &str| {
+            with_settings(&format!(
+                "description = \"{seed}\"\nseed = {seed}\n[data]\nsources = [\"{source}\"]\n[train]\nlr = {lr}\nlength = \"2 steps\"\n"
+            ))
+        };
+        let first = config(1, "1e-3", "world:9001:1");
+        assert!(first.differs_in_seed_from(&config(2, "0.001", "world:9001:2")));
+        assert!(!first.differs_in_seed_from(&config(1, "1e-3", "world:9001:1")), "the same seed is a repetition");
+        assert!(!first.differs_in_seed_from(&config(2, "2e-3", "world:9001:2")));
+        assert!(!first.differs_in_seed_from(&config(2, "1e-3", "world:9002:2")));
+        assert!(!first.differs_in_seed_from(&config(2, "1e-3", "world:9001:3")));
+        let in_folders = |seed: u64| config(seed, "1e-3", &format!("out/seed-{seed}/answers.jsonl"));
+        assert!(in_folders(12).differs_in_seed_from(&in_folders(3)));
+        assert!(!Curves::default().differs_in_seed_from(&first));
     }
 
     #[test]
-    fn a_run_of_one_step_or_of_no_number_is_drawn() {
-        let mut odd = curves("odd", 1);
-        assert!(svg(std::slice::from_ref(&odd)).contains("<circle"), "a line through a point would not be seen");
-        odd.train_loss = vec![(100.0, f64::NAN), (200.0, f64::INFINITY)];
-        odd.val_loss = vec![(100.0, f64::NAN)];
-        assert!(!svg(&[odd]).contains("NaN"));
-    }
-
-    #[test]
-    fn any_values_are_drawn_in_few_bytes() {
-        let all = [0.0, 1.0 + f64::EPSILON, -3.5, 5e-324, 1e15 + 0.125, -1e30, f64::MAX, f64::INFINITY, f64::NAN];
-        for a in all {
-            for b in all {
-                let points = vec![(100.0, a), (200.0, b), (1.8e19, a)];
-                let odd = Curves {
-                    name: "odd".to_owned(),
-                    train_loss: points.clone(),
-                    val_loss: points.clone(),
-                    learning_rate: points,
-                };
-                let text = svg(&[odd]);
-                assert!(!text.contains("NaN") && !text.contains("inf") && text.len() < 40_000, "{a} {b}: {text}");
-            }
-        }
+    fn only_whole_numbers_are_seeds() {
+        assert_eq!(without_seed("world:11:1", "1"), "world:11:{seed}");
+        assert_eq!(without_seed("a/seed-1/b/seed-1", "1"), "a/seed-{seed}/b/seed-{seed}");
+        assert_eq!(without_seed("a/seed-12/x1", "1"), "a/seed-12/x1");
+        assert_eq!(without_seed("", "1"), "");
     }
 }

@@ -6,6 +6,7 @@ use crate::context::RunContext;
 use crate::interrupt::{Interrupt, Stop};
 use crate::learner::{Keep, Learner, Speed, StepContext, StepReport};
 use crate::metrics::Record;
+use crate::objective::Validation;
 use crate::run::Run;
 use crate::schedule::{Schedule, Step};
 use crate::state::State;
@@ -98,6 +99,9 @@ impl<L: Learner> Fit<'_, L> {
                     self.validate(&mut record, &mut speed, &place)?;
                 }
                 self.run.record(&record)?;
+                if due {
+                    self.sample(&place)?;
+                }
                 longest_step = longest_step.max(begun.elapsed());
                 self.state.finished = self.state.is_over(self.config);
                 stop = if self.state.finished { None } else { interrupt.reason(longest_step + longest_save) };
@@ -135,8 +139,8 @@ impl<L: Learner> Fit<'_, L> {
         let keep = match L::KEEP {
             Keep::Best => self.state.record_validation(validation.as_ref(), was_finite),
             Keep::Newest => {
-                if let Some(chosen_by) = validation.as_ref().and_then(|validation| validation.chosen_by) {
-                    self.state.improves(chosen_by);
+                if let Some(Validation { chosen_by: Some(chosen_by), criterion, .. }) = validation {
+                    self.state.improves(chosen_by, criterion);
                 }
                 true
             }
@@ -149,6 +153,21 @@ impl<L: Learner> Fit<'_, L> {
             speed.val_loss = record.val_loss;
         }
         Ok(())
+    }
+
+    /// Records what the model writes now and shows the first sample, where the stage writes samples.
+    fn sample(&mut self, place: &StepContext) -> Result<()> {
+        match self.learner.samples(self.state.step, place) {
+            Ok(samples) => {
+                samples.first().iter().for_each(|sample| self.context.progress.note(&sample.line()));
+                self.run.record_samples(&samples)
+            }
+            // A model without finite outputs writes nothing; whether the run ends is decided elsewhere.
+            Err(e) => {
+                self.context.progress.warn(&format!("{e:#}"));
+                Ok(())
+            }
+        }
     }
 
     fn save(&mut self, clock: &Clock) -> Result<()> {

@@ -51,7 +51,7 @@ impl Validate for LanguageModeling {
 
     fn validate(&self, batches: &[Batch]) -> Result<Validation> {
         let loss = self.mean_loss(batches)?;
-        Ok(Validation::new(loss, BTreeMap::new(), loss))
+        Ok(Validation::new(loss, BTreeMap::new()))
     }
 }
 
@@ -130,7 +130,13 @@ impl Validate for Mixture {
             0 | 1 => BTreeMap::new(),
             _ => losses.into_iter().map(|(source, loss)| (format!("{SOURCE_LOSS}{}", source.name), loss)).collect(),
         };
-        Ok(Validation::new(loss, scores, loss))
+        Ok(Validation::new(loss, scores))
+    }
+
+    /// None for a masked language model.
+    fn writer(&self) -> Option<&Gpt> {
+        let model = &self.objective.model;
+        model.config().must_write().is_ok().then_some(model)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::context::RunContext;
 use crate::metrics::Record;
 use crate::objective::{Objective, Validate, Validation};
 use crate::run::Run;
+use crate::samples::{TextSample, TextSampler};
 use crate::schedule::Step;
 use crate::state::State;
 use crate::trainer::Trainer;
@@ -50,6 +51,14 @@ pub trait Learner {
     /// # Errors
     /// When the model cannot be run.
     fn validate(&mut self, state: &State, place: &StepContext) -> Result<Option<Validation>>;
+
+    /// What the model writes after step number `step`; nothing in stages that write no samples.
+    ///
+    /// # Errors
+    /// When the model's outputs are not finite.
+    fn samples(&self, _step: u64, _place: &StepContext) -> Result<Vec<TextSample>> {
+        Ok(Vec::new())
+    }
 
     /// Writes the weights as the outcome of the run so far.
     ///
@@ -136,12 +145,19 @@ pub struct Supervised<O: Objective> {
     validation: Vec<O::Batch>,
     /// Tokens by which a row counts in metrics.jsonl.
     tokens_per_row: u64,
+    sampler: Option<TextSampler>,
 }
 
 impl<O: Validate> Supervised<O> {
     /// Trains with `trainer`, and validates on the validation set of `data`, which is taken out of it.
     pub fn new(trainer: Trainer<O>, data: &mut TrainingData<O::Batch>) -> Self {
-        Self { trainer, validation: std::mem::take(&mut data.validation), tokens_per_row: data.tokens_per_row as u64 }
+        let (validation, tokens_per_row) = (std::mem::take(&mut data.validation), data.tokens_per_row as u64);
+        Self { trainer, validation, tokens_per_row, sampler: None }
+    }
+
+    /// Has `sampler`, if there is one, write samples from now on.
+    pub fn write_samples(&mut self, sampler: Option<TextSampler>) {
+        self.sampler = sampler;
     }
 
     /// The trainer.
@@ -192,6 +208,14 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
         }
         place.task.show("validating");
         self.trainer.objective().validate(&self.validation).map(Some)
+    }
+
+    fn samples(&self, step: u64, place: &StepContext) -> Result<Vec<TextSample>> {
+        let (Some(sampler), Some(model)) = (&self.sampler, self.trainer.objective().writer()) else {
+            return Ok(Vec::new());
+        };
+        place.task.show("writing samples");
+        sampler.write(model, step)
     }
 
     fn save_outcome(&mut self, run: &Run) -> Result<()> {

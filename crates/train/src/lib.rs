@@ -12,7 +12,7 @@
 //! - [`checkpoint`] all that a run needs to go on, whole or absent
 //! - [`interrupt`] signals and `--max-time`
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
-//! - [`curves`]    loss and learning rate as pictures; `events` writes them for TensorBoard
+//! - [`curves`]    what a run recorded, by metric; [`metric_charts`] draws it, `events` writes it for TensorBoard
 //! - [`objective`] what a stage trains for
 //! - [`language_modeling`] the objective of language models
 //! - [`masked`]    what a masked model is asked
@@ -25,6 +25,7 @@
 //! - [`context`]   what a command gives to its stage: device, output, deadline
 //! - [`start`]     the model folder that a stage starts from
 //! - [`metrics`]   the records of a run
+//! - [`samples`]   what the model writes at each validation
 //! - [`overview`]  the runs of a folder at a glance
 //! - [`memory`]    what a step holds, by part
 //! - [`machine`]   what the machine has
@@ -49,6 +50,7 @@ pub mod learning_rates;
 pub mod machine;
 pub mod masked;
 pub mod memory;
+pub mod metric_charts;
 pub mod metrics;
 pub mod model_used;
 pub mod objective;
@@ -59,6 +61,7 @@ pub mod pretrain;
 pub mod request;
 pub mod resume;
 pub mod run;
+pub mod samples;
 pub mod schedule;
 pub mod span;
 pub mod stage;

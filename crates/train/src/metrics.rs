@@ -9,6 +9,14 @@ use std::path::Path;
 /// Name of the file in the folder of a run and in each checkpoint.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
+/// Names of PPO's figures that show how a run is doing: the reward model's score, the KL divergence from the initial model,
+/// and the gold score where it is known.
+pub const SCORE: &str = "objective/score";
+/// See [`SCORE`].
+pub const KL: &str = "objective/kl";
+/// See [`SCORE`].
+pub const GOLD: &str = "objective/gold";
+
 /// A line of `metrics.jsonl`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {

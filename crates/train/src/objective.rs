@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use gptkit_model::Pass;
+use gptkit_model::{Gpt, Pass};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -66,6 +66,11 @@ pub trait Validate: Objective {
     /// # Errors
     /// As [`Objective::loss`].
     fn validate(&self, batches: &[Self::Batch]) -> Result<Validation>;
+
+    /// The language model, where the objective trains one that writes text.
+    fn writer(&self) -> Option<&Gpt> {
+        None
+    }
 }
 
 /// The result of a validation.
@@ -78,11 +83,16 @@ pub struct Validation {
     /// The figure that decides which weights are the best (the lowest) and when patience ends; none where there was nothing
     /// to measure it on.
     pub chosen_by: Option<f64>,
+    /// The name of that figure: [`LOSS`], or that of a score whose negative it is.
+    pub criterion: &'static str,
 }
 
+/// The criterion of stages that keep the weights of the lowest validation loss.
+pub const LOSS: &str = "loss";
+
 impl Validation {
-    /// A validation whose weights are chosen by `chosen_by`.
-    pub fn new(loss: f64, scores: BTreeMap<String, f64>, chosen_by: f64) -> Self {
-        Self { loss: Some(loss), scores, chosen_by: Some(chosen_by) }
+    /// A validation that chooses the weights of the lowest loss.
+    pub fn new(loss: f64, scores: BTreeMap<String, f64>) -> Self {
+        Self { loss: Some(loss), scores, chosen_by: Some(loss), criterion: LOSS }
     }
 }

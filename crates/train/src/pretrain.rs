@@ -10,12 +10,13 @@ use crate::memory::Memory;
 use crate::plan::{TrainingPlan, settings_that_fit};
 use crate::request::RunRequest;
 use crate::resume::Resumable;
+use crate::samples::{SamplePrompt, SamplesConfig, TextSampler};
 use crate::schedule::Schedule;
 use crate::stage::{self, Model, Stage, StageData};
 use crate::state::State;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use gptkit_config::{Check, Problems, Usage};
 use gptkit_data::batch::{Batch, Windows, validation};
@@ -55,6 +56,9 @@ pub struct PretrainConfig {
     pub data: DataConfig,
     /// How the model is trained. A row is a window of text.
     pub train: TrainConfig,
+    /// Samples of text during training; models of kind `bert` write none.
+    #[serde(default)]
+    pub samples: SamplesConfig,
 }
 
 impl Check for PretrainConfig {
@@ -68,6 +72,7 @@ impl Check for PretrainConfig {
         problems.section("tokenizer", &self.tokenizer);
         problems.section("data", &self.data);
         problems.section("train", &self.train);
+        problems.section("samples", &self.samples);
     }
 }
 
@@ -240,8 +245,11 @@ impl Stage for Pretraining {
         };
         let held_out = self.text.as_ref().map(|text| text.held_out.clone()).unwrap_or_default();
         let mixture = Mixture::new(Gpt::reader(&config.model, &params, config.train.dtype.precision())?, held_out);
+        let sampler = self.sampler(model.tokenizer, data)?;
         let trainer = Trainer::new(mixture, params, &config.train, config.seed)?;
-        Ok(Supervised::new(trainer, data))
+        let mut learner = Supervised::new(trainer, data);
+        learner.write_samples(sampler);
+        Ok(learner)
     }
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
@@ -263,6 +271,32 @@ impl Stage for Pretraining {
 }
 
 impl Pretraining {
+    /// Continues the prompts of the configuration, by default the beginning of the held-out text, or of the first window
+    /// without one. None where samples are switched off, and for masked language models.
+    fn sampler(&self, tokenizer: Tokenizer, data: &mut StageData<Self>) -> Result<Option<TextSampler>> {
+        let PretrainConfig { samples, seed, model, .. } = &self.config;
+        if !samples.is_on() || model.must_write().is_err() {
+            return Ok(None);
+        }
+        let prompts = match &samples.prompts {
+            Some(prompts) => prompts
+                .iter()
+                .enumerate()
+                .map(|(n, text)| {
+                    SamplePrompt::of_text(text, &tokenizer).with_context(|| format!("samples.prompts.{n} = {text:?}"))
+                })
+                .collect::<Result<_>>()?,
+            None => {
+                let window = data.validation.first().map(|batch| &batch.tokens[..batch.context]);
+                let window = window.map_or_else(|| (data.batch)(0, 1).tokens, <[u32]>::to_vec);
+                SamplePrompt::from_window(&window, &tokenizer)?.into_iter().collect::<Vec<_>>()
+            }
+        };
+        let ends = tokenizer.end_of_text().into_iter().collect();
+        let samples = samples.or_temperature(0.8);
+        Ok((!prompts.is_empty()).then(|| TextSampler::new(&samples, prompts, Arc::new(tokenizer), ends, *seed)))
+    }
+
     fn model(&self, params: Option<Params>, prepared: Prepared) -> Model<PretrainParts> {
         let Prepared { tokenizer, corpus, folder, fingerprint, .. } = prepared;
         let parts = PretrainParts { params, corpus, shards: folder, fingerprint };

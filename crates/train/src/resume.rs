@@ -20,8 +20,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Keys of `config.toml` that may be edited while a run is interrupted.
-const OBEYED: [&str; 7] = [
+const OBEYED: [&str; 10] = [
     "description",
+    "samples.max_new_tokens",
+    "samples.prompts",
+    "samples.temperature",
     "train.eval_every",
     "train.keep_checkpoints",
     "train.length",

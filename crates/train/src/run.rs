@@ -5,7 +5,8 @@
 //!   run.json           what the run was started with, see [`crate::request`]
 //!   config.toml        every setting, as it was obeyed
 //!   metrics.jsonl      one object a step
-//!   events.out.…       the same for TensorBoard, a file for each process
+//!   samples.jsonl      what a language model wrote at each validation, see [`crate::samples`]
+//!   events.out.…       the same for TensorBoard and the settings, a file for each process
 //!   curves.svg         loss and learning rate over tokens, drawn when a process ends
 //!   config.json …      the outcome, a Hugging Face folder: the weights with the best validation loss
 //!   checksums.json     checksums of the outcome
@@ -15,6 +16,7 @@
 use crate::events::Events;
 use crate::metrics::{METRICS, Record, lines, records};
 use crate::request::{REQUEST, RunRequest};
+use crate::samples::{SAMPLES, TextSample};
 use anyhow::{Context, Result};
 use gptkit_data::disk::{self, Claim};
 use gptkit_data::progress::Progress;
@@ -105,6 +107,7 @@ impl Run {
     pub fn resume(folder: &Path, lock: File, checkpoint: &Path, step: u64, progress: &dyn Progress) -> Result<Self> {
         RunRequest::begun(folder)?; // a process that is killed right after the first checkpoint does not come to it
         restore_metrics(folder, checkpoint, step, progress)?;
+        restore_samples(folder, checkpoint)?;
         let mut description = read_description(checkpoint)?;
         let path = folder.join(CONFIG); // it may have been edited, see [`crate::resume`]
         let config = disk::read(&path)?;
@@ -115,7 +118,8 @@ impl Run {
     fn open(folder: &Path, held: Held, step: u64, description: BTreeMap<String, Vec<u8>>) -> Result<Self> {
         let path = folder.join(METRICS);
         let metrics = disk::append(&path)?;
-        let events = Events::create(folder, step)?;
+        let mut events = Events::create(folder, step)?;
+        events.settings(step, &disk::read_description(&folder.join(CONFIG))?)?;
         Ok(Self { folder: folder.to_owned(), metrics, events, description, held })
     }
 
@@ -190,6 +194,37 @@ impl Run {
         self.events.scalars(record.step, &scalars)
     }
 
+    /// Adds `samples` to `samples.jsonl`, and to TensorBoard's events.
+    ///
+    /// # Errors
+    /// When one of them cannot be written.
+    pub fn record_samples(&mut self, samples: &[TextSample]) -> Result<()> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let path = self.folder.join(SAMPLES);
+        let mut lines = String::new();
+        for (n, sample) in samples.iter().enumerate() {
+            lines += &(serde_json::to_string(sample)? + "\n");
+            self.events.text(
+                sample.step,
+                &format!("samples/{}", n + 1),
+                &format!("{}\n→ {}", sample.prompt, sample.text),
+            )?;
+        }
+        disk::append(&path)?
+            .write_all(lines.as_bytes())
+            .with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    /// Records that nothing is left to do.
+    ///
+    /// # Errors
+    /// When the events cannot be written.
+    pub(crate) fn finished(&mut self) -> Result<()> {
+        self.events.finished()
+    }
+
     /// Saves `weights` as the outcome of the run so far.
     ///
     /// # Errors
@@ -258,6 +293,18 @@ fn restore_metrics(folder: &Path, checkpoint: &Path, step: u64, progress: &dyn P
         ));
     }
     disk::write(&path, &sealed)
+}
+
+/// Leaves the samples in `folder` that its `checkpoint` has: the later ones are written again.
+fn restore_samples(folder: &Path, checkpoint: &Path) -> Result<()> {
+    let (path, sealed) = (folder.join(SAMPLES), checkpoint.join(SAMPLES));
+    if sealed.exists() {
+        return disk::write(&path, &disk::read(&sealed)?);
+    }
+    match path.exists() {
+        true => std::fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display())),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +376,21 @@ mod tests {
             assert_eq!(std::fs::read_to_string(run.join(METRICS)).unwrap(), sealed);
             assert_eq!(warnings.0.lock().unwrap().len(), warned, "{now:?}");
         }
+    }
+
+    #[test]
+    fn a_resumed_run_has_the_samples_of_its_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run, checkpoint) = (folder.path().join("run"), folder.path().join("checkpoint"));
+        [&run, &checkpoint].iter().for_each(|folder| disk::create_dir(folder).unwrap());
+        disk::write(&run.join(SAMPLES), b"{\"step\":1}\n{\"step\":2}\n{\"st").unwrap();
+        disk::write(&checkpoint.join(SAMPLES), b"{\"step\":1}\n").unwrap();
+        restore_samples(&run, &checkpoint).unwrap();
+        assert_eq!(std::fs::read_to_string(run.join(SAMPLES)).unwrap(), "{\"step\":1}\n");
+        std::fs::remove_file(checkpoint.join(SAMPLES)).unwrap();
+        restore_samples(&run, &checkpoint).unwrap();
+        assert!(!run.join(SAMPLES).exists(), "the checkpoint was made before the first sample");
+        restore_samples(&run, &checkpoint).unwrap();
     }
 
     #[test]

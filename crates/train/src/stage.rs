@@ -9,10 +9,10 @@
 use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::context::RunContext;
-use crate::curves;
 use crate::fit::{Fit, Summary};
 use crate::learner::{Keep, Learner};
 use crate::memory::Memory;
+use crate::metric_charts;
 use crate::plan;
 use crate::resume::Resumable;
 use crate::run::Run;
@@ -132,7 +132,7 @@ pub trait Stage {
     /// # Errors
     /// When one cannot be written.
     fn draw(&self, run: &Path) -> Result<()> {
-        curves::draw(run)
+        metric_charts::draw(run)
     }
 
     /// Once training has ended: measures the model in the folder `run`, and writes what was measured there.
@@ -235,6 +235,9 @@ fn train<S: Stage>(
     let batches = Prefetch::new(data.batch, rows);
     let fit = Fit { learner, state, schedule: &schedule, config: &config, run: &mut run, context };
     let summary = fit.train(batches, |learner, run, state| stage.before(learner, run, state, context))?;
+    if summary.state.finished {
+        run.finished()?;
+    }
     stage.draw(&folder)?;
     let report = match summary.stop {
         None => Some(stage.report(learner, &folder, &summary.state, context)?),
