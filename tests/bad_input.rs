@@ -356,7 +356,7 @@ fn a_run_is_not_written_over() {
     fs::create_dir(folder.path().join("mine")).unwrap();
     fs::write(folder.path().join("mine/thesis.txt"), "precious").unwrap();
     let ran = pretrain(folder.path(), "--config char --data world:40 --out mine");
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("mine is not empty"), "{}", ran.err);
     assert_eq!(fs::read_to_string(folder.path().join("mine/thesis.txt")).unwrap(), "precious");
 }

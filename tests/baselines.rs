@@ -119,7 +119,7 @@ fn what_they_cannot_do_is_refused() {
         for command in learns_from_comparisons.iter().chain(only) {
             let command = command.replace("KIND", kind);
             let ran = gptkit(path, &command);
-            assert_eq!(ran.code, Some(1), "{command}: {}", ran.err);
+            assert!(matches!(ran.code, Some(1 | 2)), "{command}: {}", ran.err);
             assert!(!path.join("no").exists(), "{command} leaves nothing");
             said += &format!("$ gptkit {command}\n{}\n", ran.err);
         }

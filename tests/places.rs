@@ -105,7 +105,7 @@ fn outputs_go_where_links_lead_and_never_replace_a_device() {
     assert!(at("link.svg").is_symlink() && fs::read_to_string(at("file.svg")).unwrap().contains("<svg"));
     gptkit(folder.path(), "prepare --config char --data world:40 --out link").ok();
     assert!(at("link").is_symlink() && at("dir/manifest.json").exists());
-    pretrain(folder.path(), "--config char --data world:40 --out gone-link").code.filter(|&code| code == 1).unwrap();
+    pretrain(folder.path(), "--config char --data world:40 --out gone-link").code.filter(|&code| code == 2).unwrap();
     refused(folder.path(), "plot run --out nowhere.svg", "nowhere.svg is a symbolic link to");
     fifo(&at("fifo"));
     refused(folder.path(), "plot run --out fifo", "fifo cannot be written: it is a FIFO");

@@ -305,7 +305,7 @@ fn a_damaged_model_is_not_used() {
         fs::write(&file, &bytes).unwrap();
         let words = format!("sample --model {place} --prompt a --max-new-tokens 3");
         let ran = gptkit(path, &words);
-        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
         assert!(ran.err.contains("model.safetensors is damaged, or was edited"), "{}", ran.err);
         fs::remove_file(path.join(place).join("checksums.json")).unwrap();
         gptkit(path, &words).ok(); // it was meant
@@ -421,7 +421,7 @@ fn the_same_command_goes_on_with_its_own_run_and_no_other() {
     let ran = super::run(path, &[&words[..], &["--max-time", "1ms"]].concat(), b"");
     assert_eq!(ran.code, Some(124), "{}", ran.err);
     let ran = super::run(path, &[&words[..], &["--seed", "2"]].concat(), b"");
-    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
     assert!(ran.err.contains("cut is not empty") && ran.err.contains("started with seed = 1"), "{}", ran.err);
     let ran = super::run(path, &words, b"").ok();
     assert!(ran.err.contains("resumed cut after step 1"), "{}", ran.err);

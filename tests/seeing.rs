@@ -77,6 +77,8 @@ fn a_prompt_that_cannot_be_continued_is_named_before_training() {
         assert!(ran.code == Some(2) && ran.err.contains(says), "{}", ran.err);
     }
     fs::create_dir(folder.path().join("x")).unwrap();
+    let shape = r#"{"model_type":"gpt2","n_layer":1,"n_head":1,"n_embd":8,"n_positions":8,"vocab_size":17}"#;
+    fs::write(folder.path().join("x/config.json"), shape).unwrap();
     let ran = gptkit(folder.path(), "finetune --init x --task classification --set samples.max_new_tokens=9");
     assert_eq!(ran.code, Some(2), "{}", ran.err);
     assert!(ran.err.contains("samples") && ran.err.contains("unknown"), "classifiers write no text: {}", ran.err);

@@ -100,7 +100,7 @@ fn names_and_messages_cannot_steer_the_terminal() {
         (&["pretrain", "--set", &format!("a.{named}=1")], 2),
         (&["pretrain", "--set", &format!("data.text_key={named}"), "--data", "key.jsonl"], 2),
         (&["pretrain", &option], 2),
-        (&["sample", "--model", &named], 1),
+        (&["sample", "--model", &named], 2),
         (&["chat", "--model", "run"], 1),
         (&[&named], 2),
     ] {

@@ -39,7 +39,7 @@ pub(super) fn check_sample(folder: &Path, model: &str, row: &Value) -> Result<()
     let arguments = [&["sample", "--model", model, "--prompt", prompt][..], &numbers].concat();
     let ran = run(folder, &arguments, b"");
     if let Some(refused) = row["refused"].as_str() {
-        let said = ran.code == Some(1) && ran.err.contains(refused);
+        let said = ran.code == Some(2) && ran.err.contains(refused);
         return if said { Ok(()) } else { Err(format!("{:?}, and not {refused:?}: {}", ran.code, ran.err)) };
     }
     if ran.code != Some(0) {

@@ -184,7 +184,7 @@ mod tests {
             lines,
             [
                 "weight|number||true|How much, in grams.",
-                "color|red, blue|\"red\"|false|Its color.",
+                "color|blue, red|\"red\"|false|Its color.",
                 "part|||false|Its parts.",
                 "part.n|whole number||false|Number of pieces.",
                 "parts|||false|More of them.",

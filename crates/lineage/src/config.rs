@@ -5,48 +5,46 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// All that `gptkit lineage` is told; `configs/lineage.toml`.
+/// Configuration of `gptkit lineage`; the file `configs/lineage.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageConfig {
-    /// What it is, in a line.
+    /// One line that says what the configuration is for.
     #[serde(default)]
     pub description: String,
-    /// What stages read that no stage wrote.
+    /// The data that stages read.
     pub data: DataSources,
-    /// What every generation is asked.
+    /// Questions that every generation answers.
     #[serde(default)]
     pub questions: Questions,
-    /// The stages, in their order.
+    /// The stages, in the order in which they run.
     pub stages: Vec<LineageStage>,
 }
 
-/// Sources as the commands' own `--data` takes them, `{seed}` in them being the seed; TOML section `[data]`.
+/// Sources of data, as `--data` of the commands takes them; `{seed}` is replaced by the seed. TOML section `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DataSources {
-    /// Raw text.
+    /// Raw text to pretrain on.
     pub text: String,
-    /// Text of patterns, which is read beside it.
+    /// Text of patterns, mixed with the raw text.
     pub patterns: String,
-    /// Instructions with answers, which are prompts too.
+    /// Instructions with answers; PPO uses them as prompts.
     pub instructions: String,
-    /// Prompts that nothing is learned from.
+    /// Held-out prompts for measurements.
     pub held_out: String,
-    /// Ranked answers; may name a stage that collects them, `{NAME}`.
+    /// Comparisons; `{NAME}` is what the stage NAME collected.
     pub comparisons: String,
-    /// Ranked answers where nobody ranks the user's own instructions, so that the stage above does not run;
-    /// by default [`DataSources::comparisons`].
+    /// Comparisons used with the user's own instructions, for which no stage collects rankings; `comparisons` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparisons_unjudged: Option<String>,
 }
 
-/// TOML section `[questions]`.
+/// Questions that every generation answers; TOML section `[questions]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Questions {
-    /// In their order.
+    /// The questions.
     pub ask: Vec<String>,
-    /// For each question, words that a right answer contains and a wrong one does not; may be empty, and then no answer is
-    /// marked.
+    /// For each question, words that only a right answer contains; answers are not marked when it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub right: Vec<String>,
 }
@@ -88,25 +86,25 @@ pub enum Chapter {
 /// A stage; an element of `stages`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageStage {
-    /// Name, by which commands of later stages say `{NAME}`.
+    /// Name of the stage; later stages refer to its output as `{NAME}`.
     pub name: String,
-    /// Where the report tells of it.
+    /// Chapter of the report.
     pub chapter: Chapter,
-    /// The command, without `gptkit`, as a shell would read it.
+    /// The command without `gptkit`, in the syntax of a shell.
     pub run: String,
-    /// Name of the folder or file that it writes: `{out}`.
+    /// Name of the folder or file that the stage writes, `{out}` in the command; the stage's name when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<String>,
-    /// Name of the file that keeps what it prints, which takes the place of `out`.
+    /// Name of the file that stores what the command prints, instead of `out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
-    /// Whether it is asked the questions, and saves each answer in `{out}`.
+    /// Whether the stage answers the questions and stores each answer in `{out}`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
-    /// Whether it needs a judge of answers that no stage has trained: the embedded world's, which knows its own instructions.
+    /// Whether the stage needs the built-in judge, which only knows instructions of the built-in world.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub judged: bool,
-    /// Seconds that it takes on two cores, for the time that remains.
+    /// Seconds that the stage takes on two cores, to estimate the remaining time.
     #[serde(default = "second")]
     pub seconds: f64,
 }

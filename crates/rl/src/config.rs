@@ -125,12 +125,12 @@ impl Check for PromptConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RolloutConfig {
-    /// Maximum length of an answer in tokens; less if the context has no room for it beside the prompt. Prompts may always
+    /// Maximum length of an answer in tokens; less if the context has no room for both prompt and answer. Prompts may always
     /// take half of the context.
     pub max_new_tokens: usize,
     /// Sampling temperature. It divides the logits in sampling and in all log-probabilities, the reference's included.
     pub temperature: f64,
-    /// Text of a further token that ends an answer, beside the end of the chat template. The reward model reads the
+    /// Text of a further token that ends an answer, in addition to the end of the chat template. The reward model reads the
     /// template's end after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
@@ -233,7 +233,7 @@ pub struct ValueConfig {
     /// Peak learning rate of a separate value network; the policy's when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Weight of the value loss beside the policy's loss, for a shared network.
+    /// Weight of the value loss relative to the policy's loss, for a shared network.
     pub coef: f64,
     /// Clip range of values around the old values.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -277,7 +277,7 @@ impl Check for ValueConfig {
 /// Pretraining text mixed into the updates (PPO-ptx; Ouyang et al. 2022, eq. 2); TOML section `[ptx]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PtxConfig {
-    /// Weight γ of the text's mean loss per token beside PPO's loss; 0 only measures it.
+    /// Weight γ of the text's mean loss per token relative to PPO's loss; 0 only measures it.
     pub coef: f64,
     /// Number of windows of text per episode.
     #[serde(default = "per_episode")]

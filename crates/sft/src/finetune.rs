@@ -33,7 +33,7 @@ pub struct FinetuneConfig {
     /// Seed of all random draws.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Weight λ of the language-modeling loss beside the task's loss; 0 leaves it out, as kind bert requires.
+    /// Weight λ of the language-modeling loss relative to the task's loss; 0 leaves it out, as kind bert requires.
     #[serde(default = "lm_coef")]
     pub lm_coef: f64,
     /// Dropout probability of the input of the classification head.
