@@ -20,16 +20,16 @@ use std::path::PathBuf;
 pub(crate) struct InspectCommand {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Model folder that `sft` starts from: the batches of its packed dialogues; --config then is sft-small or such
+    /// Initial model of `sft`: show the batches of its packed dialogues; --config is then a preset such as sft-small
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "text_key"])]
     init: Option<PathBuf>,
-    /// Step whose batch is shown
+    /// Training step whose batch is shown
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     step: u64,
-    /// Windows of it
+    /// Number of windows to show
     #[arg(long, value_name = "N", default_value_t = 2)]
     rows: usize,
-    /// Print a JSON object a window: ids, texts, and whether each token's prediction carries loss
+    /// Print one JSON object per window: token ids, texts and the loss mask
     #[arg(long)]
     json: bool,
 }
@@ -70,8 +70,7 @@ impl InspectCommand {
     }
 }
 
-const LEGEND: &str =
-    "each token with its mark: ╰─ it is predicted and carries loss, · it is only read; ↵ line break, → tab\n";
+const LEGEND: &str = "marks below the tokens: ╰─ included in the loss, · context only; ↵ line break, → tab\n";
 
 /// A token of a window, to be printed.
 struct ShownToken {
@@ -154,10 +153,10 @@ fn counts(batch: &Batch, tokenizer: &Tokenizer) -> String {
     let sequences: usize = batch.starts.iter().map(Vec::len).sum();
     let packing = match sequences == batch.rows {
         true => "no padding: each window is one sequence".to_owned(),
-        false => format!("{} sequences, padding among them, none of which sees another", n(sequences)),
+        false => format!("{} sequences with padding; each attends only to itself", n(sequences)),
     };
     format!(
-        "the batch: {} windows of {} tokens = {} · {} predictions carry loss · {} document ends · {} special tokens · \
+        "batch: {} windows of {} tokens = {} · {} predictions in the loss · {} document ends · {} special tokens · \
          {packing}\n",
         batch.rows,
         n(batch.context),
@@ -181,6 +180,6 @@ mod tests {
         let batch = Batch::windows(4, vec![a, b, line, a], vec![b, IGNORE, a, b]);
         assert_eq!(window(&batch, 0, &tokenizer, 80), "ab↵ab\n·╰·╰╰\n");
         assert_eq!(window(&batch, 0, &tokenizer, 3), "ab↵\n·╰·\nab\n╰╰\n");
-        assert!(counts(&batch, &tokenizer).contains("3 predictions carry loss"));
+        assert!(counts(&batch, &tokenizer).contains("3 predictions in the loss"));
     }
 }

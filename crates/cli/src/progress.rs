@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// The bar on the screen, while there is one.
 pub(crate) type ShownBar = Arc<Mutex<Option<ProgressBar>>>;
 
-/// Fits any width: the figures beside the count are cut when they must be.
+/// Fits any width: the figures after the count are truncated if necessary.
 fn style(bounded: bool, unit: Unit) -> ProgressStyle {
     let count = match (bounded, unit) {
         (true, Unit::Bytes) => "{bytes}/{total_bytes} {percent:>3}%  {binary_bytes_per_sec}",

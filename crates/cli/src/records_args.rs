@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 /// Records in and out
 #[derive(Debug, Args)]
 pub(crate) struct RecordsArgs {
-    /// Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet; `-` is JSONL on stdin, `-.csv` and `-.tsv` others
+    /// Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet; `-` is JSONL on stdin, `-.csv` is CSV and
+    /// `-.tsv` is TSV
     #[arg(long, value_name = "PATH", default_value = "-")]
     data: String,
-    /// File to write the records to, with what is said of them, as JSONL [default: stdout]
+    /// JSONL file for the records with their results [default: stdout]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// What to do with invalid records

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// List runs with their state, step and loss
 #[derive(Debug, Args)]
 pub(crate) struct RunsCommand {
-    /// Folder of the runs
+    /// Folder with the runs
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
 }
@@ -22,7 +22,7 @@ pub(crate) struct RunsCommand {
 impl RunsCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let runs = runs(&self.folder)?;
-        ensure!(!runs.is_empty(), "{} holds no run; gptkit pretrain makes one", self.folder.display());
+        ensure!(!runs.is_empty(), "{} contains no runs; `gptkit pretrain` starts one", self.folder.display());
         let width = runs.iter().map(|run| name(run).chars().count()).max().unwrap_or(0).max(3);
         ui.result(&format!(
             "{:width$}  {:8}  {:>15}  {:>8}  {:>8}  {:>8}  written\n",
@@ -76,10 +76,10 @@ fn ago(run: &Overview) -> String {
 /// Draw the training curves of one or several runs as SVG
 #[derive(Debug, Args)]
 pub(crate) struct PlotCommand {
-    /// Folders of runs
+    /// Run folders
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// File to write
+    /// SVG file to write
     #[arg(long, value_name = "FILE", default_value = "curves.svg")]
     out: PathBuf,
 }
@@ -88,7 +88,7 @@ impl PlotCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>()?;
         gptkit_data::disk::write(&self.out, svg(&curves).as_bytes())?;
-        ui.say(&format!("drawn {}", self.out.display()));
+        ui.say(&format!("saved {}", self.out.display()));
         Ok(())
     }
 }

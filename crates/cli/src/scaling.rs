@@ -14,18 +14,19 @@ use std::path::Path;
 
 /// Train a family of small models and fit scaling laws
 ///
-/// Each member is a run like those of `pretrain`, in a folder below the family's, on the same text for the same number of
-/// tokens. Kaplan's laws L(N), L(D) and L(C) and Chinchilla's L(N, D) are fitted to their validation losses, with intervals;
-/// members that are marked with `predict = true` are left out, and predicted. Compute is 6·N·D, N without embeddings.
+/// Each model of the family is a `pretrain` run in a subfolder, and all are trained on the same text for the same
+/// number of tokens. Kaplan's laws L(N), L(D) and L(C) and Chinchilla's L(N, D) are fitted to their validation losses,
+/// with intervals. Models with `predict = true` are held out of the fit and predicted. Compute is 6·N·D, where N is the
+/// number of parameters without embeddings.
 #[derive(Debug, Args)]
 #[command(mut_arg("config", |arg| arg.default_value("scaling-small").help("Preset or TOML file, for instance scaling-small")))]
 pub(crate) struct ScalingCommand {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Tell the best size and number of tokens for this compute, too, for instance 1e18
+    /// Also estimate the optimal model size and number of tokens for this compute in FLOPs, for example 1e18
     #[arg(long, value_name = "FLOPS", value_parser = positive)]
     budget: Option<f64>,
-    /// One JSON object instead of tables
+    /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -36,7 +37,7 @@ fn positive(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|x: &f64| x.is_finite() && *x > 0.0)
-        .ok_or_else(|| "use a number above 0, as 1e18".to_owned())
+        .ok_or_else(|| "use a number above 0, for example 1e18".to_owned())
 }
 
 impl ScalingCommand {
@@ -46,9 +47,10 @@ impl ScalingCommand {
             Some(folder) => {
                 let path = folder.join("config.toml");
                 if !path.exists() {
-                    let what = format!("{} does not exist: {} is no family", path.display(), folder.display());
+                    let what =
+                        format!("{} does not exist, so {} is not a family of models", path.display(), folder.display());
                     return Err(Usage::new(what)
-                        .hint(format!("gptkit scaling --out {} begins one", shell(folder)))
+                        .hint(format!("start one with gptkit scaling --out {}", shell(folder)))
                         .into());
                 }
                 let config = reopened(&path.to_string_lossy())?;
@@ -62,11 +64,11 @@ impl ScalingCommand {
                 let folder = match self.run.out() {
                     None => gptkit_scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
                     Some(out) if gptkit_scaling::is_of(out, &config)? => {
-                        ui.say(&format!("{} holds this family; resuming it", out.display()));
+                        ui.say(&format!("{} contains this family; resuming it", out.display()));
                         out.to_owned()
                     }
                     Some(out) => {
-                        let what = "is not empty; go on with it by --resume, or choose another folder with --out";
+                        let what = "is not empty; resume it with --resume, or choose another folder with --out";
                         let claim = Claim::new(out, &|_| false)?;
                         let claim = claim.with_context(|| format!("{} {what}", out.display()))?;
                         gptkit_scaling::begin(claim, &config, ui)?
@@ -80,7 +82,7 @@ impl ScalingCommand {
         match outcome {
             ScalingOutcome::Finished(finished) => finish(&finished, self.json, ui),
             ScalingOutcome::Stopped { stop, member } => {
-                ui.say(&format!("stopped at {member}, which is saved as far as it has come"));
+                ui.say(&format!("stopped at {member}; its progress is saved"));
                 ui.next(&format!("gptkit scaling --resume {}", shell(&folder)));
                 Err(Stopped(stop).into())
             }

@@ -13,32 +13,32 @@ use std::path::{Path, PathBuf};
 /// Train and use tokenizers
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenizerCommand {
-    /// Learn one from text
+    /// Train a tokenizer on text
     Train {
         #[command(flatten)]
         data: DataArgs,
-        /// bpe: byte-level pair encoding, as GPT-2's; char: one token a character
+        /// bpe: byte-level byte-pair encoding, like GPT-2's; char: one token per character
         #[arg(long, value_name = "bpe|char", default_value = "bpe")]
         kind: TokenizerKind,
-        /// Entries, the end-of-text token included; not for char
+        /// Vocabulary size, including the end-of-text token; not used with char
         #[arg(long, value_name = "N")]
         vocab_size: Option<usize>,
         /// Folder to write
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Text on stdin → token ids on stdout, separated by spaces: with those that the tokenizer puts around a text
+    /// Text on stdin → token ids on stdout, separated by spaces, including special tokens that the tokenizer adds
     Encode {
-        /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
+        /// A tokenizer.json file, or a folder with that file or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
         tokenizer: PathBuf,
     },
     /// Token ids on stdin → text on stdout
     Decode {
-        /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
+        /// A tokenizer.json file, or a folder with that file or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
         tokenizer: PathBuf,
-        /// Write the text byte for byte; by default control characters are shown as escapes, for instance \x1b
+        /// Print the text unchanged; by default, control characters are printed as escapes such as \x1b
         #[arg(long)]
         raw: bool,
     },

@@ -24,32 +24,33 @@ use std::path::{Path, PathBuf};
 
 /// Compare models with a reference model: win rate, rewards, length, KL
 ///
-/// Each answers every prompt once, and is judged beside an answer of the reference. The reference itself is a row, by a
-/// second answer of its own: what chance does. KL is how far a way of answering has gone from the reference, in nats an
-/// answer, measured on its own answers; it is known where tokens are drawn with the models' own probabilities, that is at
-/// --temperature 1 without filters. Of the best of N answers only a bound is known. With prompts of the embedded world, two
-/// columns say how many answers are right, whatever their manners, and how many begin or end with a courtesy.
+/// Each model answers every prompt once, and the judge compares each answer with an answer of the reference model. The
+/// row of the reference model compares it with a second answer of the same model, which shows the effect of chance. KL
+/// is the KL divergence per answer from the reference model, in nats, estimated on the model's answers; it is computed
+/// only if tokens are sampled from the unmodified distribution (--temperature 1 without filters). For the best of N
+/// answers, KL is an upper bound. With prompts of the built-in world, two columns give the share of correct answers,
+/// polite or not, and of answers that begin or end with a courtesy.
 #[derive(Debug, Args)]
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
 pub(crate) struct WinRatesCommand {
-    /// Model that the others are compared with, for instance the run of `sft` that they were made from
+    /// Reference model, for example the run of `sft` that the other models were trained from
     #[arg(long, value_name = "DIR")]
     reference: PathBuf,
     /// Model to compare (repeatable)
     #[arg(long, value_name = "DIR", required_unless_present = "best_of")]
     model: Vec<PathBuf>,
-    /// Compare the best of N answers of the reference, too, by --reward; several N with commas
+    /// Also compare the best of N answers of the reference model, chosen by --reward; separate several N with commas
     #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "reward",
         value_parser = clap::value_parser!(u16).range(2..))]
     best_of: Vec<u16>,
-    /// Reward model: the mean of what it gives each way's answers is a column
+    /// Reward model; adds a column with the mean reward of each model's answers
     #[arg(long, value_name = "DIR")]
     reward: Option<PathBuf>,
-    /// Prompts, as `compare` takes them: a file, or `world`, `world:N`, `world:N:SEED` for held-out instructions of the
-    /// embedded world
+    /// Prompts, in the formats of `compare`: a file, or `world`, `world:N`, `world:N:SEED` for held-out instructions of
+    /// the built-in world
     #[arg(long, value_name = "PATH")]
     prompts: String,
-    /// Only the first N prompts
+    /// Use only the first N prompts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Judge: `gold`, the built-in world's true score; `labeler` or `labeler:SEED`, its simulated, noisy labeler; or
@@ -61,7 +62,7 @@ pub(crate) struct WinRatesCommand {
     max_new_tokens: u32,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
     /// What to do with records without a prompt
@@ -89,7 +90,7 @@ impl WinRatesCommand {
             items: &items,
             world: world.as_ref(),
             reference: CompletionWriter::new(&self.reference, &files, &gpt)?,
-            machine: judge_choice.machine(judging.as_ref(), world.clone()).context("nobody judges")?,
+            machine: judge_choice.machine(judging.as_ref(), world.clone()).context("there is no judge")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
@@ -118,8 +119,8 @@ impl WinRatesCommand {
         best_of.sort_unstable();
         best_of.dedup();
         if !best_of.is_empty() && (sampling.temperature == 0.0 || sampling.top_k == Some(1)) {
-            let what = "without chance (--temperature 0, --top-k 1) there is no best of several answers";
-            return Err(Usage::new(what).hint("leave that out, or --best-of").into());
+            let what = "--best-of needs random sampling; with --temperature 0 or --top-k 1 all answers are identical";
+            return Err(Usage::new(what).hint("remove that option or --best-of").into());
         }
         Ok(best_of)
     }
@@ -142,7 +143,7 @@ impl WinRatesCommand {
             return Ok(());
         }
         let (reward, model) = (reward.display(), model.display());
-        let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
+        let what = format!("--reward {reward}: its tokenizer or chat template differs from that of {model}");
         Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into())
     }
 
@@ -169,7 +170,7 @@ impl WinRatesCommand {
             ui.result(&table(rows, judge_choice.score_name()))?;
         }
         if let Some(skipped) = rows.iter().map(|row| row.skipped).max().filter(|&n| n > 0) {
-            ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));
+            ui.say(&format!("too long for the judge's context: up to {} answers per row", grouped(skipped)));
         }
         // People are worth asking about the model that did best, if it is better at all.
         let rate = |row: &ContestRow| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
@@ -184,7 +185,7 @@ impl WinRatesCommand {
     }
 }
 
-/// Columns of numbers on the right of their names; those that say nothing of any row are left out.
+/// The table of results; columns without any value are omitted.
 fn table(rows: &[ContestRow], score: &str) -> String {
     let number = |x: Option<f64>, digits: usize| x.map(|x| format!("{x:.digits$}"));
     let kl = |row: &ContestRow| match (row.kl, row.kl_bound) {

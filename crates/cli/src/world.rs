@@ -10,34 +10,34 @@ use gptkit_world::{Comparisons, Instructions, Patterns, World as Stories, WorldP
 /// Print the built-in data: stories, instructions, comparisons, labeled records
 #[derive(Debug, Args)]
 pub(crate) struct WorldCommand {
-    /// How many
+    /// Number of items
     #[arg(long, value_name = "N", default_value_t = 3, alias = "stories")]
     count: u64,
     /// Random seed: the same seed gives the same text
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// One JSON object a story: text, the world's state behind it, questions with answers
+    /// Print one JSON object per story: text, the state of the world behind it, and questions with answers
     #[arg(long)]
     json: bool,
-    /// Instructions with answers instead, one JSON object a line: prompt, completion, kind
+    /// Print instructions with answers, one JSON object per line: prompt, completion, kind
     #[arg(long, group = "records", conflicts_with = "json")]
     instructions: bool,
-    /// Comparisons instead, one JSON object a line: prompt, completions, their ranking by a labeler (1 is the best), and
-    /// gold, what each is truly worth
+    /// Print comparisons, one JSON object per line: prompt, completions, their ranking by a labeler (1 is the best),
+    /// and gold, their true quality
     #[arg(long, group = "records", conflicts_with = "json")]
     comparisons: bool,
-    /// Labeled records instead, one JSON object a line: classification, entailment, similarity, multiple-choice,
-    /// regression
+    /// Print labeled records of a task, one JSON object per line: classification, entailment, similarity,
+    /// multiple-choice, regression
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
     task: Option<TaskKind>,
-    /// Documents instead that show a pattern by examples and go on with it: what `--data world-patterns` trains on
+    /// Print documents with examples of a pattern, the training text of `--data world-patterns`
     #[arg(long, conflicts_with_all = ["json", "records"])]
     patterns: bool,
-    /// Records of one pattern instead, one JSON object a line, input and output: first-word, middle-word, last-word,
-    /// reversed, rotated, color, animal, thing, category, labels, lookup
+    /// Print records of one pattern, one JSON object per line with input and output: first-word, middle-word,
+    /// last-word, reversed, rotated, color, animal, thing, category, labels, lookup
     #[arg(long, value_name = "NAME", group = "records", conflicts_with = "json")]
     pattern: Option<PatternKind>,
-    /// The instructions, comparisons or records that are kept for measuring, about what the others are not about
+    /// Print held-out instructions, comparisons or records, about subjects that do not occur in the training ones
     #[arg(long, requires = "records")]
     held_out: bool,
 }

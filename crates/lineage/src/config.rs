@@ -1,22 +1,22 @@
-//! What a user may set of the story.
+//! Configuration of `gptkit lineage`.
 
 use gptkit_config::{Check, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// All that `gptkit lineage` is told; `configs/lineage.toml`.
+/// Configuration of `gptkit lineage`; `configs/lineage.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageConfig {
-    /// What it is, in a line.
+    /// One line that describes the configuration.
     #[serde(default)]
     pub description: String,
-    /// What stages read that no stage wrote.
+    /// Input data of the stages.
     pub data: DataSources,
-    /// What every generation is asked.
+    /// Questions to every model.
     #[serde(default)]
     pub questions: Questions,
-    /// The stages, in their order.
+    /// The stages, in the order in which they run.
     pub stages: Vec<LineageStage>,
 }
 
@@ -24,18 +24,18 @@ pub struct LineageConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DataSources {
-    /// Raw text.
+    /// Raw text for pretraining.
     pub text: String,
-    /// Text of patterns, which is read beside it.
+    /// Documents of patterns for pretraining.
     pub patterns: String,
-    /// Instructions with answers, which are prompts too.
+    /// Instructions with answers; also the prompts of PPO.
     pub instructions: String,
-    /// Prompts that nothing is learned from.
+    /// Held-out prompts.
     pub held_out: String,
-    /// Ranked answers; may name a stage that collects them, `{NAME}`.
+    /// Ranked answers, or `{NAME}` for the stage that collects them.
     pub comparisons: String,
-    /// Ranked answers where nobody ranks the user's own instructions, so that the stage above does not run;
-    /// by default [`DataSources::comparisons`].
+    /// Ranked answers that replace `comparisons` if the instructions are the user's own, because no judge can rank
+    /// answers to those; by default `comparisons`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparisons_unjudged: Option<String>,
 }
@@ -43,10 +43,9 @@ pub struct DataSources {
 /// TOML section `[questions]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Questions {
-    /// In their order.
+    /// The questions, in order.
     pub ask: Vec<String>,
-    /// For each question, words that a right answer contains and a wrong one does not; may be empty, and then no answer is
-    /// marked.
+    /// For each question, words that only a right answer contains; if this is empty, answers are not marked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub right: Vec<String>,
 }
@@ -88,25 +87,25 @@ pub enum Chapter {
 /// A stage; an element of `stages`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageStage {
-    /// Name, by which commands of later stages say `{NAME}`.
+    /// Name of the stage; commands of later stages refer to its output as `{NAME}`.
     pub name: String,
-    /// Where the report tells of it.
+    /// Chapter of the report that describes the stage.
     pub chapter: Chapter,
-    /// The command, without `gptkit`, as a shell would read it.
+    /// The command, without `gptkit`, in the syntax of a shell.
     pub run: String,
-    /// Name of the folder or file that it writes: `{out}`.
+    /// Name of the folder or file that the command writes, `{out}`; by default the name of the stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<String>,
-    /// Name of the file that keeps what it prints, which takes the place of `out`.
+    /// Name of the file for the output that the command prints, instead of `out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
-    /// Whether it is asked the questions, and saves each answer in `{out}`.
+    /// Whether the command gets the questions on stdin and saves the answers in `{out}`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
-    /// Whether it needs a judge of answers that no stage has trained: the embedded world's, which knows its own instructions.
+    /// Whether the stage needs the judge of the built-in world, which can only judge answers to its own instructions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub judged: bool,
-    /// Seconds that it takes on two cores, for the time that remains.
+    /// Seconds that the stage takes on two cores; used to estimate the remaining time.
     #[serde(default = "second")]
     pub seconds: f64,
 }
@@ -137,33 +136,37 @@ impl Check for LineageConfig {
             problems.require(
                 plain(&stage.name) && !stage.name.contains('.'),
                 &key("name"),
-                "is no name of letters, digits and hyphens",
-                "write it like color-records",
+                "must consist of letters, digits and hyphens",
+                "write for example color-records",
             );
             problems.require(
                 plain(stage.leaves()) && !stage.leaves().starts_with('.'),
                 &key(if stage.stdout.is_some() { "stdout" } else { "out" }),
-                "is no plain file name",
-                "write it like color.jsonl",
+                "is not a plain file name",
+                "write for example color.jsonl",
             );
             problems.require(stage.seconds > 0.0, &key("seconds"), "is not positive", "use 1");
             if shlex::split(&stage.run).is_none_or(|words| words.is_empty()) {
-                problems.add(&key("run"), "is no command", "close every quotation mark");
+                problems.add(&key("run"), "is not a valid command", "close every quotation mark");
             }
             for name in names(&stage.run).filter(|name| !known.contains(name)) {
                 let later = self.stages[i..].iter().any(|stage| stage.name == name);
                 let hint = if later {
-                    "a stage reads what stages before it wrote"
+                    "a stage can only read the output of earlier stages"
                 } else {
-                    "name a stage before it, or {out}"
+                    "name an earlier stage, or {out}"
                 };
-                problems.add(&key("run"), format!("{{{name}}} is not known here"), hint);
+                problems.add(&key("run"), format!("{{{name}}} is unknown"), hint);
             }
             if !known.insert(&stage.name) {
-                problems.add(&key("name"), format!("{} is taken", stage.name), "name each stage once");
+                problems.add(
+                    &key("name"),
+                    format!("{} is already used", stage.name),
+                    "use a different name for each stage",
+                );
             }
             if !left.insert(stage.leaves()) {
-                problems.add(&key("out"), format!("{} is written twice", stage.leaves()), "name another file");
+                problems.add(&key("out"), format!("{} is written by two stages", stage.leaves()), "name another file");
             }
         }
         problems.require(!self.stages.is_empty(), "stages", "is empty", "add a [[stages]] table");
@@ -171,8 +174,8 @@ impl Check for LineageConfig {
         problems.require(
             right.is_empty() || right.len() == ask.len(),
             "questions.right",
-            "has another length than questions.ask",
-            "name the words of a right answer for each question, or leave it out",
+            "has a different length than questions.ask",
+            "give the words of a correct answer for each question, or remove it",
         );
     }
 }

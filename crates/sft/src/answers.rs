@@ -129,7 +129,7 @@ pub(crate) fn ask_before(
     progress: &dyn Progress,
 ) -> Result<()> {
     let (dialogues, references): (Vec<_>, Vec<_>) = first_dialogues(config, PROMPTS)?.into_iter().unzip();
-    let task = progress.task("asking", Some(dialogues.len() as u64), Unit::Items);
+    let task = progress.task("generating answers", Some(dialogues.len() as u64), Unit::Items);
     let answers = model.answer_all(&dialogues, LONGEST, &*task)?;
     let asked: Vec<Asked> = dialogues
         .into_iter()
@@ -147,8 +147,8 @@ pub(crate) fn ask_before(
 pub(crate) fn ask_after(folder: &Path, model: &Answerer, progress: &dyn Progress) -> Result<Vec<Asked>> {
     let path = folder.join(ANSWERS);
     let mut asked: Vec<Asked> = serde_json::from_str(&disk::read_description(&path)?)
-        .with_context(|| format!("{} is not as a run writes it", path.display()))?;
-    let task = progress.task("asking", Some(asked.len() as u64), Unit::Items);
+        .with_context(|| format!("{} is damaged", path.display()))?;
+    let task = progress.task("generating answers", Some(asked.len() as u64), Unit::Items);
     let dialogues: Vec<_> = asked.iter().map(|one| one.messages.clone()).collect();
     let answers = model.answer_all(&dialogues, LONGEST, &*task)?;
     asked.iter_mut().zip(answers).for_each(|(one, answer)| one.after = Some(answer));
@@ -163,7 +163,7 @@ fn write(folder: &Path, asked: &[Asked]) -> Result<()> {
 
 /// Side by side, in Markdown.
 fn table(asked: &[Asked]) -> String {
-    let columns = ["prompt", "before", "after", "the data's answer"].map(|head| (head, Align::Left));
+    let columns = ["prompt", "before", "after", "reference answer"].map(|head| (head, Align::Left));
     let row = |Asked { messages, reference, before, after }: &Asked| {
         let prompt: Vec<String> =
             messages.iter().map(|message| format!("**{}** {}", message.role, message.content)).collect();

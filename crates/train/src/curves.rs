@@ -35,7 +35,7 @@ impl Curves {
             curves.val_loss.extend(record.val_loss.map(|loss| (x, loss)));
             curves.learning_rate.push((x, record.learning_rate));
         }
-        ensure!(!curves.train_loss.is_empty(), "{} records no step yet", folder.join(METRICS).display());
+        ensure!(!curves.train_loss.is_empty(), "{} contains no training steps yet", folder.join(METRICS).display());
         Ok(curves)
     }
 }
@@ -79,7 +79,7 @@ pub fn svg(runs: &[Curves]) -> String {
     });
     let losses = LineChart {
         x: tokens(),
-        y: Axis::linear("loss, nats a token"),
+        y: Axis::linear("loss (nats per token)"),
         series: losses.collect(),
         names: Names::Legend,
         size: (WIDTH, 430.0),
@@ -98,7 +98,7 @@ pub fn svg(runs: &[Curves]) -> String {
         size: (WIDTH, 210.0),
         ..LineChart::default()
     };
-    stacked("loss and learning rate over tokens", &[losses, rates])
+    stacked("loss and learning rate by tokens", &[losses, rates])
 }
 
 /// Width of the picture, in its units.
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn several_runs_are_drawn_and_named() {
         let text = svg(&[curves("one", 40), curves("two", 5000)]);
-        for word in ["one, training", "two, validation", "loss, nats a token", "learning rate", "400k"] {
+        for word in ["one, training", "two, validation", "loss (nats per token)", "learning rate", "400k"] {
             assert!(text.contains(word), "{word}");
         }
         assert!(text.len() < 300_000, "{} bytes", text.len());

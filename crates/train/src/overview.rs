@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What goes on in a run's folder.
+/// The status of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// A process writes it.
@@ -26,7 +26,7 @@ pub enum Activity {
 pub struct Overview {
     /// Its folder.
     pub folder: PathBuf,
-    /// What goes on there.
+    /// Its status.
     pub activity: Activity,
     /// Steps done, by its newest record.
     pub step: u64,
@@ -47,7 +47,7 @@ pub struct Overview {
 /// # Errors
 /// When the folder cannot be read.
 pub fn runs(folder: &Path) -> Result<Vec<Overview>> {
-    ensure!(folder.is_dir(), "there is no folder {}; `gptkit pretrain` makes a run in runs/", folder.display());
+    ensure!(folder.is_dir(), "there is no folder {}; `gptkit pretrain` creates one in runs/", folder.display());
     let entries = folder.read_dir().with_context(|| format!("{} cannot be read", folder.display()))?;
     let folders = entries.flatten().map(|entry| entry.path());
     let mut runs: Vec<Overview> = folders.filter(|path| path.join(METRICS).exists()).map(overview).collect();
