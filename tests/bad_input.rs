@@ -164,12 +164,12 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("pretrain --data latin.txt", 1, "latin.txt"),
     ("pretrain --data binary.txt", 1, "binary.txt"),
     ("pretrain --data empty.txt", 1, "empty.txt"),
-    ("pretrain --data short.txt", 1, "give more text, or set model.context"),
+    ("pretrain --data short.txt", 1, "use more text, or set model.context"),
     ("pretrain --data cut.txt.gz", 1, "cut.txt.gz"),
     ("pretrain --data cut.txt.zst", 1, "cut.txt.zst"),
-    ("pretrain --data no-text", 1, "no-text holds no file"),
-    ("pretrain --data world --data world:0", 2, "is not a number of stories"),
-    ("pretrain --data world --data world-patterns:0", 2, "is not a number of documents"),
+    ("pretrain --data no-text", 1, "no-text contains no .txt"),
+    ("pretrain --data world --data world:0", 2, "must have a positive number of stories"),
+    ("pretrain --data world --data world-patterns:0", 2, "must have a positive number of documents"),
     ("prepare --data latin.txt --out prepared", 1, "latin.txt"),
     // Configurations.
     ("pretrain --config missing.toml", 2, "missing.toml cannot be read"),
@@ -177,10 +177,10 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("pretrain --config half.toml", 2, "line 3"),
     ("pretrain --config nothing.toml", 2, "missing field"),
     ("pretrain --config no-text", 2, "no-text cannot be read"),
-    ("pretrain --set train.micro_batch=7", 2, "does not divide the batch of 16"),
-    ("pretrain --set model.band=4", 2, "is only for kind gpt3"),
-    ("pretrain --set model.n_layer=99999999999", 2, "is beyond any machine"),
-    ("pretrain --set train.recompute=some", 2, "is not one of none, blocks"),
+    ("pretrain --set train.micro_batch=7", 2, "must divide the batch size of 16"),
+    ("pretrain --set model.band=4", 2, "is only for kind = \"gpt3\""),
+    ("pretrain --set model.n_layer=99999999999", 2, "is too large"),
+    ("pretrain --set train.recompute=some", 2, "must be one of none, blocks"),
     ("pretrain --set model.vocab_size=10", 1, "set model.vocab_size = 1024"),
     ("pretrain --max-time soon", 2, "--max-time"),
     // Tokenizers.
@@ -197,44 +197,48 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("sample --model weights-empty --prompt a", 1, "weights-empty/model.safetensors is damaged"),
     ("sample --model weights-nan --prompt a", 1, "NaN or infinite"),
     ("sample --model weights-pickled --prompt a", 1, "convert it with transformers"),
-    ("sample --model weights-escape --prompt a", 1, "which is not one beside it"),
-    ("sample --model shape-wider --prompt a", 1, "the configuration says"),
-    ("sample --model shape-deeper --prompt a", 1, "config.json says n_layer = 9000, and the weights have 2 layers"),
-    ("sample --model shape-endless --prompt a", 1, "is beyond any machine"),
-    ("sample --model shape-flat --prompt a", 1, "leaves no place for"),
+    ("sample --model weights-escape --prompt a", 1, "which is not in the same folder"),
+    ("sample --model shape-wider --prompt a", 1, "the configuration requires"),
+    ("sample --model shape-deeper --prompt a", 1, "config.json has n_layer = 9000, but the weights have 2 layers"),
+    ("sample --model shape-endless --prompt a", 1, "is too large"),
+    ("sample --model shape-flat --prompt a", 1, "do not belong to the model"),
     ("sample --model other-kind --prompt a", 1, "llama"),
     ("sample --model config-cut --prompt a", 1, "config-cut/config.json is not JSON"),
     ("pretrain --init weights-nan", 1, "NaN or infinite"),
     ("pretrain --init other-kind", 1, "llama"),
     ("sample --model run --prompt-file missing.txt", 1, "missing.txt cannot be read"),
     ("sample --model run --prompt-file latin.txt", 1, "latin.txt cannot be read"),
-    ("sample --model run --prompt §", 1, "is not among the"),
+    ("sample --model run --prompt §", 1, "is not in the vocabulary"),
     // Shards.
     ("pretrain --data shards-cut", 1, "run `gptkit prepare` again"),
     ("pretrain --data shards-beyond", 1, "do not match their checksum"),
-    ("pretrain --data shards-escape", 1, "which is not one beside it"),
+    ("pretrain --data shards-escape", 1, "which is not in the same folder"),
     ("pretrain --data shards-old", 1, "has format 1"),
     ("pretrain --data shards-wide", 1, "has tokens of 3 bytes"),
-    ("pretrain --data shards-mixed", 1, "another tokenizer"),
+    ("pretrain --data shards-mixed", 1, "different tokenizer"),
     ("pretrain --data shards-endless", 1, "run `gptkit prepare` again"),
-    ("pretrain --data shards-whole --data world", 1, "which can only be the one source"),
+    ("pretrain --data shards-whole --data world", 1, "cannot be combined with other sources"),
     // Places that cannot be written.
     ("pretrain --config char --data world:40 --out taken/run", 1, "taken/run"),
     ("pretrain --config char --data world:40 --out /proc/run", 1, "/proc/run"),
     ("pretrain --config char --data world:40 --out run", 1, "run is not empty"),
-    ("prepare --config char --data world:40 --out no-text", 1, "no-text is not empty and no prepared text"),
+    (
+        "prepare --config char --data world:40 --out no-text",
+        1,
+        "no-text is not empty and does not contain prepared text",
+    ),
     ("plot run --out taken/curves.svg", 1, "taken/curves.svg cannot be written"),
     // Runs.
-    ("pretrain --resume nowhere", 1, "nowhere is no run"),
-    ("pretrain --resume run-of-nothing", 1, "holds no whole checkpoint"),
+    ("pretrain --resume nowhere", 1, "nowhere is not a run"),
+    ("pretrain --resume run-of-nothing", 1, "contains no complete checkpoint"),
     ("pretrain --resume run --seed 3", 2, "cannot be used with"),
     ("runs nowhere", 1, "there is no folder nowhere"),
-    ("runs no-text", 1, "no-text holds no run"),
-    ("plot nowhere", 1, "is this a run?"),
+    ("runs no-text", 1, "no-text contains no runs"),
+    ("plot nowhere", 1, "is this the folder of a run?"),
     // Looking.
     ("inspect --config char --data world:40 --step 99999", 1, "no step 99999"),
-    ("attention --model run --text abcabcabcabcabcabcabcabcabcabc", 1, "shorten it"),
-    ("attention --model run --text a --layer 2", 2, "--layer goes from 0 to 1"),
+    ("attention --model run --text abcabcabcabcabcabcabcabcabcabc", 1, "use a shorter text"),
+    ("attention --model run --text a --layer 2", 2, "--layer must be between 0 and 1"),
     ("plan --devices 8", 2, "--device-tflops"),
     ("plan --devices 8 --device-tflops 300 --mfu 40", 2, "up to 1"),
     ("plan --memory 0", 2, "above 0"),
@@ -265,7 +269,7 @@ fn a_prompt_longer_than_the_context_is_said_and_continued() {
     let folder = tempfile::tempdir().unwrap();
     pretrain(folder.path(), "--config char --data world:40 --out run").ok();
     let ran = gptkit(folder.path(), "sample --model run --max-new-tokens 5 --prompt abcabcabcabcabcabcabcabc").ok();
-    assert!(ran.err.contains("the prompt has 24 tokens, the model sees 16"), "{}", ran.err);
+    assert!(ran.err.contains("the prompt has 24 tokens, but the context of the model is 16"), "{}", ran.err);
 }
 
 /// A disk of 2 MB that goes away with this; nothing where the system does not let one be made.
@@ -347,7 +351,7 @@ fn bad_records_are_skipped_and_counted_when_asked() {
         "prepare --config char --data mixed.jsonl --on-bad-record skip --out prepared --set model.context=16",
     )
     .ok();
-    assert!(ran.err.contains("2 bad records were left out, the first: mixed.jsonl line 201"), "{}", ran.err);
+    assert!(ran.err.contains("skipped 2 bad records; the first: mixed.jsonl line 201"), "{}", ran.err);
 }
 
 #[test]
@@ -367,7 +371,7 @@ fn a_run_that_diverges_ends_with_its_checkpoint_intact() {
     let more = "--config char --data world:40 --set train.lr=1e30 --set train.min_lr=1e29 --out run";
     let ran = pretrain(folder.path(), more);
     assert_eq!(ran.code, Some(1), "{}", ran.err);
-    assert_eq!(ran.err.matches("no update is made").count(), 4, "{}", ran.err);
-    assert!(ran.err.contains("5th time in a row; lower train.lr"), "{}", ran.err);
+    assert_eq!(ran.err.matches("the update was skipped").count(), 4, "{}", ran.err);
+    assert!(ran.err.contains("5th non-finite update in a row; lower train.lr"), "{}", ran.err);
     assert!(folder.path().join("run/checkpoints/step-000000/model.safetensors").exists());
 }

@@ -32,11 +32,7 @@ fn they_are_pretrained_in_the_same_loop() {
         let last: Value = serde_json::from_str(records.lines().last().unwrap()).unwrap();
         assert!(last["val_loss"].as_f64().unwrap() < 7.0, "{last}");
         let plan = gptkit(path, &format!("plan --data world:60 --set model.kind={kind} --set model.context=96")).ok();
-        assert!(
-            plan.out.contains(if kind == "lstm" { "LSTM · 4 layers · width" } else { "masked model" }),
-            "{}",
-            plan.out
-        );
+        assert!(plan.out.contains(if kind == "lstm" { "LSTM · 4 layers · width" } else { "BERT" }), "{}", plan.out);
         assert_eq!(plan.out.contains("0.000e0 in attention"), kind == "lstm", "{}", plan.out);
         // From its own folder on.
         let more = format!("pretrain --init {kind} --data world:60 --set train.length=2steps --out {kind}-2");

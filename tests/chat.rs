@@ -72,7 +72,7 @@ fn old_turns_make_room_and_the_system_message_stays() {
     model(folder.path());
     let said = "/system It is\n".to_owned() + &"What is 7?\n".repeat(6) + "/save talk\n/reset\nWhat?\n/save talk\n";
     let ran = chat(folder.path(), "--max-new-tokens 12", &said).ok();
-    assert_eq!(ran.err.matches("the oldest turns are no longer read").count(), 1, "{}", ran.err);
+    assert_eq!(ran.err.matches("the model no longer sees the oldest turns").count(), 1, "{}", ran.err);
     let records = saved(&folder.path().join("talk"));
     assert_eq!(records[0].len(), 13, "what is no longer read is saved all the same");
     assert_eq!(records[0][0], ("system".to_owned(), "It is".to_owned()));
@@ -96,11 +96,11 @@ fn what_cannot_be_done_is_said() {
     model(folder.path());
     let long = "What ".repeat(30);
     for (said, code, says) in [
-        ("/sav talk\nWhat?\n", 2, "error: /sav is no command: /help lists them"),
-        ("/save talk\n", 2, "nothing was said that could be saved"),
-        ("/retry\n", 2, "no message was answered yet"),
-        ("What §?\n", 1, "the character '§' is not among the"),
-        (long.as_str(), 1, "the message does not fit into the model's window of 96 tokens: it takes 1"),
+        ("/sav talk\nWhat?\n", 2, "error: /sav is not a command; /help lists the commands"),
+        ("/save talk\n", 2, "the conversation is empty, so there is nothing to save"),
+        ("/retry\n", 2, "there is no answer to retry yet"),
+        ("What §?\n", 1, "the character '§' is not in the vocabulary"),
+        (long.as_str(), 1, "the message does not fit in the context window of 96 tokens: it takes 1"),
         ("What?\n/save none/talk\n", 1, "none/talk cannot be written"),
     ] {
         let ran = chat(folder.path(), "--max-new-tokens 1", said);
@@ -108,5 +108,5 @@ fn what_cannot_be_done_is_said() {
         assert!(ran.err.contains(says), "{said}\n{}", ran.err);
     }
     let helped = chat(folder.path(), "", "/help").ok();
-    assert!(helped.err.contains("/retry        another answer to the last message") && helped.out.is_empty());
+    assert!(helped.err.contains("/retry        generate another answer to the last message") && helped.out.is_empty());
 }

@@ -49,12 +49,12 @@ fn a_person_chooses_blind_stops_and_goes_on() {
     let path = folder.path();
     let first = compare(path, &format!("{PAIR} --judge human --who ann --out c"), "1\nx\n2\nt\nu\ns\nq\n2\n").ok();
     let said = &first.err;
-    assert!(said.contains("p.txt: 4 prompts · repeated, and asked once: 1"), "{said}");
+    assert!(said.contains("p.txt: 4 prompts · duplicates removed: 1"), "{said}");
     assert!(said.contains("\n1 of 4 · 4 left\n") && said.contains("\n4 of 4 · 1 left · "), "{said}");
-    assert!(said.contains("\"x\" says nothing here; 1 or 2: that one is better · t: tie"), "{said}");
-    assert!(said.contains("\ntaken back\n"), "{said}");
+    assert!(said.contains("\"x\" is not a valid choice; 1 or 2: that answer is better · t: tie"), "{said}");
+    assert!(said.contains("\nthe last choice is undone\n"), "{said}");
     assert!(said.ends_with(
-        "stopped; 3 of 4 are judged, and kept in c\nnext: gptkit compare --out c --judge human --who ann\n"
+        "stopped; 3 of 4 prompts are judged and saved in c\nnext: gptkit compare --out c --judge human --who ann\n"
     ));
     assert!(!said.contains(" over "), "nothing is told before the end: {said}");
     assert!(first.out.is_empty());
@@ -72,14 +72,18 @@ fn a_person_chooses_blind_stops_and_goes_on() {
 
     // The same command goes on; so does the short one, and another person.
     let again = compare(path, &format!("{PAIR} --judge human --who ann --out c"), "t\n").ok();
-    assert!(again.err.contains("going on with c: 4 prompts\n\n4 of 4 · 1 left\n"), "{}", again.err);
+    assert!(again.err.contains("resuming c: 4 prompts\n\n4 of 4 · 1 left\n"), "{}", again.err);
     assert!(!again.err.contains("answers of "), "nothing is written twice: {}", again.err);
-    assert!(again.err.contains(" of 3 prompts · wins ") && again.err.contains("\nskipped: 1\n"), "{}", again.err);
+    assert!(again.err.contains(" on 3 prompts · wins ") && again.err.contains("\nskipped: 1\n"), "{}", again.err);
     assert!(again.err.ends_with("next: gptkit train-rm --init a --data c/comparisons-human.jsonl\n"), "{}", again.err);
     let bob = compare(path, "--out c --judge human --who bob", "1\n1\n2\n2\n").ok();
     // Both told the first two apart: the first in the same way, the second not.
     assert!(bob.err.contains("human (ann) and human (bob), on 3 prompts: agree on 50.0% ["), "{}", bob.err);
-    assert!(bob.err.contains("of 2 pairs that both told apart · tied by one 1, by both 0"), "{}", bob.err);
+    assert!(
+        bob.err.contains("of the 2 pairs that neither judged as a tie · ties: 1 by one of them, 0 by both"),
+        "{}",
+        bob.err
+    );
     assert_eq!(records(path, "c/comparisons-human.jsonl").len(), 6);
     let summary = summary(path, "c");
     let bobs = &summary["verdicts"][1];
@@ -137,10 +141,10 @@ fn answers_of_one_model_are_ranked_and_learned_from() {
     let words = "--a a --k 3 --prompts world:6 --max-new-tokens 8 --dtype f32 --judge human --who ann --out k";
     let ran = compare(path, words, "2 1 3\n3 1\n1 1 2\n1=2 3\nu\n3 > 2 = 1\ns\n1 2 3\n3 2 1\n2 3 1\n").ok();
     for says in [
-        "the best first, = for a tie, for instance 3 1=2 · s: skip · u: undo the last · q: stop",
-        "2 is missing; write all 3 numbers, the best first, for instance 3 1=2",
-        "1 stands there twice; write all",
-        "\ntaken back\n",
+        "numbers from best to worst, = for a tie, for example 3 1=2 · s: skip · u: undo the last · q: stop",
+        "2 is missing; write all 3 numbers from best to worst, for example 3 1=2",
+        "1 occurs twice; write all",
+        "\nthe last choice is undone\n",
         "groups of 3 answers of a: 5 · pairs 14 · ties 1",
         "skipped: 1",
         "comparisons: 5 in k/comparisons-human.jsonl\n",
@@ -181,14 +185,14 @@ fn answers_of_one_model_are_ranked_and_learned_from() {
 
     // Two models by the world's judges, on prompts that nobody learned from.
     let ran = gptkit(path, "compare --a a --b b --prompts world:30 --max-new-tokens 8 --judge gold").ok();
-    assert!(ran.err.contains("a new collection in comparisons/compare-1"), "{}", ran.err);
+    assert!(ran.err.contains("new collection of comparisons in comparisons/compare-1"), "{}", ran.err);
     assert!(ran.err.contains("A over B ") && ran.err.contains("mean gold: A "), "{}", ran.err);
     assert!(ran.err.ends_with("next: gptkit compare --out comparisons/compare-1 --judge human\n"), "{}", ran.err);
     let by_rm = gptkit(path, "compare --out comparisons/compare-1 --judge rm").ok();
     assert!(by_rm.err.contains("A over B ") && by_rm.err.contains("mean reward: A "), "{}", by_rm.err);
     // A model against itself draws other answers.
     let itself = gptkit(path, "compare --a a --b a --prompts world:10 --max-new-tokens 8 --judge labeler").ok();
-    assert!(!itself.err.contains("tied since all answers are the same: 10"), "{}", itself.err);
+    assert!(!itself.err.contains("tied because all answers are identical: 10"), "{}", itself.err);
 }
 
 #[test]

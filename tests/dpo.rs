@@ -36,8 +36,13 @@ fn comparisons_are_learned_and_the_outcome_is_a_model_like_any_other() {
     models(path);
     let more = "--data world:300 --set train.lr=3e-3 --set train.eval_every=25 --set train.length=75steps --out out";
     let ran = dpo(path, more).ok();
-    for says in ["to learn, 30 to validate", "parameters are trained · β 0.1", "accuracy", "the truth itself", "margin"]
-    {
+    for says in [
+        "training prompts, 30 validation prompts",
+        "parameters are trained · β 0.1",
+        "accuracy",
+        "best possible on these labels",
+        "margin",
+    ] {
         assert!(ran.err.contains(says), "{says}: {}", ran.err);
     }
     let (a, b) = ("out", path.canonicalize().unwrap().join("chat"));

@@ -28,7 +28,7 @@ fn every_task_is_learned_saved_and_predicted() {
     model(path);
     for task in ["classification", "entailment", "similarity", "multiple-choice", "regression"] {
         let ran = finetune(path, task, &format!("--data world:60 --out {task}")).ok();
-        assert!(ran.err.contains("60 records to learn, 20 to validate"), "{}", ran.err);
+        assert!(ran.err.contains("60 training records, 20 validation records"), "{}", ran.err);
         assert!(ran.err.contains(&format!("next: gptkit predict --model {task}")), "{}", ran.err);
         let scores: Value = serde_json::from_slice(&fs::read(path.join(task).join("scores.json")).unwrap()).unwrap();
         assert_eq!(scores["n"], 20);
@@ -77,7 +77,7 @@ fn a_validation_of_ones_own_and_no_language_model_loss() {
     model(path);
     let more = "--data world:60 --val world:30:2 --set lm_coef=0 --set train.recompute=blocks --out run";
     let ran = finetune(path, "classification", more).ok();
-    assert!(ran.err.contains("60 records to learn, 30 to validate"), "{}", ran.err);
+    assert!(ran.err.contains("60 training records, 30 validation records"), "{}", ran.err);
 }
 
 /// The best weights are chosen by the validation part, and measured on the test part.
@@ -88,7 +88,7 @@ fn a_test_part_is_measured_and_neither_learned_nor_chosen_by() {
     model(path);
     let more = "--data world:60 --val world:30 --test world:25";
     let ran = finetune(path, "classification", &format!("{more} --out run")).ok();
-    assert!(ran.err.contains("60 records to learn, "), "{}", ran.err);
+    assert!(ran.err.contains("60 training records, "), "{}", ran.err);
     assert!(
         ran.err.contains(", 25 to test") && ran.err.contains(" · 25 test records · run/scores.json"),
         "{}",
@@ -114,7 +114,11 @@ fn a_test_part_is_measured_and_neither_learned_nor_chosen_by() {
     fs::write(path.join("train.csv"), table).unwrap();
     fs::write(path.join("test.csv"), "text,label\na b,good\n").unwrap();
     let ran = finetune(path, "classification", "--data train.csv --test test.csv --out own").ok();
-    assert!(ran.err.contains("1 records share their prompt with a validation or test record"), "{}", ran.err);
+    assert!(
+        ran.err.contains("1 records are not used, because a validation or test record has the same prompt"),
+        "{}",
+        ran.err
+    );
 }
 
 /// Words have the same tokens at the start of a text and inside it, for other libraries too.
@@ -181,7 +185,7 @@ fn records_that_cannot_be_learned_from_are_refused() {
         (
             "classification",
             "--data columns.csv",
-            "no column of columns.csv is known to hold a text: it has verse, tone; name it with --text-column",
+            "cannot find a text in columns.csv, which has the columns verse, tone; name the column with --text-column",
         ),
         (
             "classification",
@@ -191,34 +195,34 @@ fn records_that_cannot_be_learned_from_are_refused() {
         (
             "classification",
             "--data columns.csv --text-column verse",
-            "no column of columns.csv is known to hold the label: it has verse, tone; name it with --label-column",
+            "cannot find the label in columns.csv, which has the columns verse, tone; name the column with --label-column",
         ),
         (
             "entailment",
             "--data train.csv",
-            "no column of train.csv is known to hold two texts: it has text, label; name it with --text-column and --text-b-column",
+            "cannot find the two texts in train.csv, which has the columns text, label; name the column with --text-column and --text-b-column",
         ),
         (
             "classification",
             "--data unlabeled.csv",
-            "no column of unlabeled.csv is known to hold the label: it has text",
+            "cannot find the label in unlabeled.csv, which has the columns text",
         ),
-        ("classification", "--data one.csv", "1 record is left to learn from"),
+        ("classification", "--data one.csv", "1 training record is left"),
         (
             "classification",
             "--data alike.csv --set data.val_fraction=0",
-            "all 2 records to learn from have the label \"good\"",
+            "all 2 training records have the label \"good\"",
         ),
         (
             "classification",
             "--data train.csv --val val.csv",
-            "val.csv line 3: the label \"worse\" does not occur in training, whose labels are bad, good",
+            "val.csv line 3: the label \"worse\" does not occur in the training records, whose labels are bad, good",
         ),
         ("regression", "--data train.csv", "train.csv line 2: \"label\" is \"good\", not a number"),
         (
             "multiple-choice",
             "--data choices.jsonl",
-            "choices.jsonl line 1: \"label\" is \"2\", none of the 2 choices, counted from 0",
+            "choices.jsonl line 1: \"label\" is \"2\", which is not one of the 2 choices, counted from 0",
         ),
     ] {
         let ran = finetune(path, task, &format!("{more} --out run"));
@@ -233,7 +237,7 @@ fn records_that_cannot_be_learned_from_are_refused() {
     assert!(ran.code == Some(2) && ran.err.contains("multiple-choice"), "{}", ran.err);
     let ran = gptkit(path, "predict --model pre --data train.csv");
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("make a model that labels with `gptkit finetune`"), "{}", ran.err);
+    assert!(ran.err.contains("train a classifier with `gptkit finetune`"), "{}", ran.err);
     let ran = gptkit(path, "predict --model named --data choices.jsonl");
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("the model was trained on the columns verse"), "{}", ran.err);
@@ -248,11 +252,11 @@ fn long_texts_are_cut_and_counted() {
     let table = format!("premise,hypothesis,label\n{long},a fox,yes\nthe hen,{long},no\na hen,a fox,no\n");
     fs::write(path.join("long.csv"), &table).unwrap();
     let ran = finetune(path, "entailment", "--data long.csv --out run").ok();
-    assert!(ran.err.contains("2 of 3 records do not fit into the window of 96 tokens"), "{}", ran.err);
+    assert!(ran.err.contains("2 of 3 records are longer than the context of 96 tokens"), "{}", ran.err);
     assert!(ran.err.contains("longest 96 of 96"), "{}", ran.err);
-    assert!(ran.err.contains("there is nothing to validate on"), "{}", ran.err);
+    assert!(ran.err.contains("there is no validation set"), "{}", ran.err);
     let ran = gptkit(path, "predict --model run --data long.csv").ok();
-    assert!(ran.err.contains("2 records are longer than the window and were cut"), "{}", ran.err);
+    assert!(ran.err.contains("2 records are longer than the context window and were truncated"), "{}", ran.err);
     assert_eq!(records(&ran.out).len(), 3);
 }
 

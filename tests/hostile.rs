@@ -31,23 +31,20 @@ fn endless_and_huge_templates_are_refused_by_every_command_that_renders() {
     fs::write(path.join("pairs.jsonl"), "{\"prompt\": \"What is 1\", \"chosen\": \"It is 1\", \"rejected\": \"1\"}\n")
         .unwrap();
     fs::write(path.join("answers.jsonl"), "{\"prompt\": \"What is 1\", \"completion\": \"It is 1\"}\n").unwrap();
-    let says = "run/chat_template.jinja line 2: the template does too much work";
+    let says = "run/chat_template.jinja line 2: the template needs too much computation";
     refused(&run(path, &["chat", "--model", "run"], b"What is 1\n"), says);
     refused(&gptkit(path, "sft --init run --data answers.jsonl --out a"), says);
     refused(&gptkit(path, "train-rm --init run --data pairs.jsonl --out b"), says);
     refused(&gptkit(path, "dpo --init run --data pairs.jsonl --out c"), says);
     for (template, says) in [
-        ("{{ '%999999999999d'|format(1) }}", "line 1: the template does too much work or makes too much text"),
+        ("{{ '%999999999999d'|format(1) }}", "line 1: the template needs too much computation or writes too much text"),
         (
             "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
             "line 1: ",
         ),
-        (&format!("{{{{ 1{} }}}}", "+1".repeat(300_000)), "line 1: an expression has more than 20000 words and signs"),
-        (
-            &format!("{{{{ {}1 }}}}", "not ".repeat(200_000)),
-            "line 1: an expression has more than 20000 words and signs",
-        ),
-        (&"a".repeat(2_000_000), "it has 2000000 bytes, more than the 1048576 that a template may have"),
+        (&format!("{{{{ 1{} }}}}", "+1".repeat(300_000)), "line 1: an expression has more than 20000 tokens"),
+        (&format!("{{{{ {}1 }}}}", "not ".repeat(200_000)), "line 1: an expression has more than 20000 tokens"),
+        (&"a".repeat(2_000_000), "it has 2000000 bytes; the maximum is 1048576"),
     ] {
         fs::write(path.join("run/chat_template.jinja"), template).unwrap();
         refused(&run(path, &["chat", "--model", "run"], b"What is 1\n"), says);
@@ -69,14 +66,17 @@ fn hostile_tokenizers_are_refused() {
         gptkit(path, "sample --model run --max-new-tokens 2 --prompt aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab")
     };
     let json = serde_json::json!({ "type": "Split", "pattern": { "Regex": "(a+)+$" }, "behavior": "Isolated", "invert": false });
-    refused(&sample(&|t| t["pre_tokenizer"] = json.clone()), "a pattern of the tokenizer takes too long on the text");
+    refused(
+        &sample(&|t| t["pre_tokenizer"] = json.clone()),
+        "a regular expression of the tokenizer takes too long on the text",
+    );
     refused(&sample(&|t| t["model"]["vocab"]["zzzz"] = serde_json::json!(u32::MAX)), "has the id 4294967295");
     refused(
         &sample(&|t| {
             t["model"]["vocab"] = serde_json::json!({ "a": 0, "b": 1, "aa": 2 });
             t["model"]["merges"] = serde_json::json!([["a", "a"], ["aa", "a"]]);
         }),
-        "tokenizer.json is not a tokenizer: it is damaged",
+        "tokenizer.json is not a valid tokenizer file: it is damaged",
     );
 }
 
@@ -100,10 +100,7 @@ fn sizes_beyond_any_machine_are_usage() {
         assert_eq!(ran.code, Some(2), "{set}: {}", ran.err);
         refused(&ran, "hint: use");
     }
-    refused(
-        &gptkit(path, "tokenizer train --data world:40 --vocab-size 300000000 --out t"),
-        "is larger than any vocabulary",
-    );
+    refused(&gptkit(path, "tokenizer train --data world:40 --vocab-size 300000000 --out t"), "is too large");
     let shown = gptkit(path, "config show scaling-small").ok().out;
     fs::write(path.join("f.toml"), shown.replacen("n_layer = ", "n_layer = 92233720368547", 1)).unwrap();
     refused(&gptkit(path, "scaling --config f.toml --out x"), "n_layer");
@@ -128,7 +125,11 @@ fn an_endless_word_trains_a_tokenizer_and_is_said() {
     };
     fs::write(folder.path().join("dna.txt"), (0..200_000).map(letter).collect::<Vec<u8>>()).unwrap();
     let ran = gptkit(folder.path(), "tokenizer train --data dna.txt --vocab-size 1000 --out t").ok();
-    assert!(ran.err.contains("words of more than 256 characters are cut for training the tokenizer"), "{}", ran.err);
+    assert!(
+        ran.err.contains("words longer than 256 characters are split when the tokenizer is trained"),
+        "{}",
+        ran.err
+    );
     assert!(ran.err.contains("1000 entries"), "{}", ran.err);
 }
 
@@ -150,6 +151,6 @@ fn a_base_that_leads_back_is_refused() {
     describe("c", "c");
     for adapters in ["a", "b", "c"] {
         let ran = gptkit(folder.path(), &format!("sample --model {adapters} --prompt a"));
-        refused(&ran, &format!("the base of the adapters in {adapters} leads back to them"));
+        refused(&ran, &format!("the adapters in {adapters} are, directly or indirectly, their own base model"));
     }
 }

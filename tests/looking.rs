@@ -15,7 +15,7 @@ fn a_plan_names_every_part_and_the_way_out() {
     let devices = "--devices 8 --device-tflops 312 --mfu 0.5";
     insta::assert_snapshot!(plan(&format!("{devices} --memory 80")));
     let tight = plan(&format!("{devices} --memory 5"));
-    assert!(tight.contains("does not fit; it does with --set train.micro_batch="), "{tight}");
+    assert!(tight.contains("does not fit; it fits with --set train.micro_batch="), "{tight}");
     let hopeless = plan(&format!("{devices} --memory 1"));
     assert!(hopeless.contains("weights, gradients and optimizer alone take"), "{hopeless}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "a plan without epochs reads no text");
@@ -37,16 +37,16 @@ fn a_plan_of_ppo_names_every_network() {
     let small = plan("--memory 80").ok().out;
     assert!(small.contains("10,240 episodes in 40 iterations of 256"), "{small}");
     let tight = plan("--memory 0.5").ok().out;
-    assert!(tight.contains("does not fit; it does with --set train.micro_batch="), "{tight}");
+    assert!(tight.contains("does not fit; it fits with --set train.micro_batch="), "{tight}");
     for (wrong, says) in [
         ("--data world", "cannot be used with --stage ppo"),
         ("--tokenizer t.json", "cannot be used with --stage ppo"),
         ("--devices 8 --device-tflops 300", "cannot be used with --stage ppo"),
         ("--device cpu", "cannot be used with --stage ppo"),
-        ("--reward nowhere", "no such folder, and no preset"),
-        ("--init ppo-small", "a preset without a model"),
-        ("--init char", "its vocabulary depends on the text"),
-        ("--set policy.lora.rank=200", "over the policy's width of 192"),
+        ("--reward nowhere", "no such folder or preset"),
+        ("--init ppo-small", "this preset does not define a model"),
+        ("--init char", "the vocabulary of this preset depends on the training text"),
+        ("--set policy.lora.rank=200", "larger than the policy's width of 192"),
         ("--config small", "small"),
     ] {
         let ran = plan(wrong);
@@ -54,7 +54,7 @@ fn a_plan_of_ppo_names_every_network() {
         assert!(ran.err.contains(says) && ran.err.contains("hint") && ran.out.is_empty(), "{wrong}: {}", ran.err);
     }
     let ran = gptkit(folder.path(), "plan --reward small");
-    assert!(ran.code == Some(2) && ran.err.contains("is for --stage ppo"), "{}", ran.err);
+    assert!(ran.code == Some(2) && ran.err.contains("requires --stage ppo"), "{}", ran.err);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "only shapes are read");
 }
 
@@ -62,7 +62,7 @@ fn a_plan_of_ppo_names_every_network() {
 fn a_dry_run_measures_and_does_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let ran = pretrain(folder.path(), "--config char --data world:40 --dry-run --out run").ok();
-    assert!(ran.out.contains("tokens a second") && ran.out.contains("in 12 steps of 192"), "{}", ran.out);
+    assert!(ran.out.contains("tokens per second") && ran.out.contains("in 12 steps of 192"), "{}", ran.out);
     assert!(!folder.path().join("run").exists());
 }
 

@@ -74,5 +74,5 @@ fn where_no_page_can_be_written_it_is_said() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let ran = run(folder.path(), &["man", "--out", "file"], b"");
-    assert!(ran.code == Some(1) && ran.err.contains("folder file cannot be made"), "{}", ran.err);
+    assert!(ran.code == Some(1) && ran.err.contains("folder file cannot be created"), "{}", ran.err);
 }

@@ -41,9 +41,9 @@ fn text_is_read_from_files_and_from_stdin_alone() {
     fifo(&at("fifo.parquet"));
     pretrain(folder.path(), "--config char --data some --out run").ok();
     let prepared = gptkit(folder.path(), "prepare --config char --data some --out p").ok();
-    assert!(prepared.err.contains("some: 2 files of other kinds are left out"), "{}", prepared.err);
+    assert!(prepared.err.contains("some: 2 files of other types are ignored"), "{}", prepared.err);
     for (command, says) in [
-        ("prepare --config char --data only --out q", "only holds no file named"),
+        ("prepare --config char --data only --out q", "only contains no .txt"),
         ("prepare --config char --data only/a.txt --out q", "only/a.txt is a FIFO"),
         ("prepare --config char --data /dev/zero --out q", "/dev/zero is a character device"),
         ("prepare --config char --data - --out q < /dev/zero", "stdin is a character device"),

@@ -38,10 +38,10 @@ fn a_policy_is_trained_shown_and_trained_again_in_a_second_round() {
     models(path);
     let ran = ppo(path, "--set train.length=4steps --out one").ok();
     for says in [
-        "40 prompts to learn from, 20 to validate on",
-        "of the policy are trained · 4 episodes an iteration",
+        "40 training prompts, 20 validation prompts",
+        "policy parameters are trained · 4 episodes per iteration",
         "score on held-out prompts",
-        "gold on held-out prompts",
+        "gold score on held-out prompts",
         "loss on pretraining text",
         "next: gptkit compare --a one --b ",
     ] {
@@ -158,7 +158,7 @@ fn the_papers_presets_run_at_a_small_context_and_end_answers_as_the_reward_model
         format!("ppo --config ppo-instructgpt --init chat --reward rm {few} --set ptx.per_episode=1 --out paper");
     let ran = gptkit(path, &paper).ok();
     assert!(
-        ran.err.contains("not rollout.max_new_tokens = 1000: the context window of 160 leaves no more"),
+        ran.err.contains("instead of rollout.max_new_tokens = 1000: the context of 160 tokens must also hold"),
         "{}",
         ran.err
     );
@@ -177,11 +177,14 @@ fn the_papers_presets_run_at_a_small_context_and_end_answers_as_the_reward_model
     let figures = &metrics(path, "ziegler")[0]["figures"];
     assert!(figures["answers/end_rate"].is_f64() && figures["answers/length"].as_f64().unwrap() <= 24.0, "{figures}");
     for (set, says) in [
-        ("--set rollout.end=<|end|>", "ends answers already"),
+        ("--set rollout.end=<|end|>", "is already an end token"),
         ("--set rollout.end_after=3", "rollout.end_after = 3"),
         ("--set value.shared=true --set value.warmup_epochs=2", "value.warmup_epochs = 2"),
         ("--set train.warmup=1Mtokens --set train.decay_end=1Mtokens", "PPO counts episodes"),
-        ("--set train.batch_ramp_start=3 --set train.batch_ramp=64episodes", "is not a multiple of policy.minibatches"),
+        (
+            "--set train.batch_ramp_start=3 --set train.batch_ramp=64episodes",
+            "must be a multiple of policy.minibatches",
+        ),
     ] {
         let refused = gptkit(path, &format!("ppo --init chat --reward rm {set} --out refused"));
         assert!(refused.code != Some(0) && refused.err.contains(says), "{set}: {}", refused.err);
@@ -209,7 +212,11 @@ fn patience_ends_a_run_by_its_own_evaluations_and_a_resumed_one_alike() {
     // So large a rate spoils what the model says.
     let wild = "--set train.lr=0.3 --set ptx.coef=0 --set train.length=40steps --set train.patience=2 --out one";
     let ran = ppo(path, wild).ok();
-    assert!(ran.err.contains("no higher reward on held-out prompts 2 times in a row"), "{}", ran.err);
+    assert!(
+        ran.err.contains("no improvement of the reward on held-out prompts for 2 validations in a row"),
+        "{}",
+        ran.err
+    );
     let n = metrics(path, "one").len();
     assert!(n < 40 && n.is_multiple_of(2), "{n} iterations");
     let state: Value = serde_json::from_str(&text(path, &format!("one/checkpoints/step-{n:06}/state.json"))).unwrap();
@@ -301,7 +308,7 @@ fn the_doctor_may_stop_a_run_which_is_saved() {
     assert!(warned.err.contains("  cause: ") && warned.err.contains("  cure: "), "{}", warned.err);
     let stopped = ppo(path, &format!("{wild} --set doctor.on_finding=stop --out stopped"));
     assert_eq!(stopped.code, Some(1), "{}", stopped.err);
-    assert!(stopped.err.contains("ends the run here; it is saved"), "{}", stopped.err);
+    assert!(stopped.err.contains("ended the run here; its state is saved"), "{}", stopped.err);
     let records = text(path, "stopped/metrics.jsonl").lines().count();
     assert!(path.join(format!("stopped/checkpoints/step-{records:06}")).is_dir(), "{records} iterations");
 }

@@ -35,9 +35,13 @@ fn a_reward_model_is_trained_measured_and_asked() {
     let path = folder.path();
     model(path);
     let ran = train_rm(path, "--data world:40 --set normalization.references=[\"world:40\"] --out rm").ok();
-    for says in
-        ["to learn, 20 to validate", "reference completions had mean", "length explains", "the truth itself", "sure by"]
-    {
+    for says in [
+        "training prompts, 20 validation prompts",
+        "reference completions had mean",
+        "length explains",
+        "best possible on these labels",
+        "probability 0.5 to",
+    ] {
         assert!(ran.err.contains(says), "{says}: {}", ran.err);
     }
     assert!(ran.err.contains("next: gptkit rank --model rm --data "), "{}", ran.err);
@@ -123,9 +127,9 @@ fn comparisons_of_every_form_are_learned_and_split_by_prompt() {
 
     let ran = train_rm(path, "--data pairs.jsonl --set data.val_fraction=0.3 --out pairs").ok();
     assert!(ran.err.contains("80 comparisons, read as pairs (prompt, chosen, rejected)"), "{}", ran.err);
-    assert!(ran.err.contains("35 pairs were compared before, with the same outcome"), "{}", ran.err);
-    assert!(ran.err.contains("5 pairs were compared before, with the opposite outcome"), "{}", ran.err);
-    let counts = ran.err.lines().find(|line| line.contains("prompts to learn")).unwrap();
+    assert!(ran.err.contains("35 pairs repeat an earlier pair with the same outcome"), "{}", ran.err);
+    assert!(ran.err.contains("5 pairs repeat an earlier pair with the opposite outcome"), "{}", ran.err);
+    let counts = ran.err.lines().find(|line| line.contains("training prompts")).unwrap();
     let count = |n: usize| counts.split([' ', ',']).filter_map(|w| w.parse::<u32>().ok()).nth(n).unwrap();
     // Both records of a prompt are in one part.
     assert_eq!((count(0) + count(1), count(2), count(3)), (40, 2 * count(0), 2 * count(1)), "{counts}");
@@ -134,13 +138,13 @@ fn comparisons_of_every_form_are_learned_and_split_by_prompt() {
     let ran = train_rm(path, "--data dialogues.jsonl --val rankings.jsonl --out dialogues");
     assert_eq!(ran.code, Some(1));
     assert!(
-        ran.err.contains("20 records share their prompt with a validation or test record and are not used"),
+        ran.err.contains("20 records are not used, because a validation or test record has the same prompt"),
         "{}",
         ran.err
     );
-    assert!(ran.err.contains("all comparisons that are to be learned are of no prompt"), "{}", ran.err);
+    assert!(ran.err.contains("the comparisons have no prompt to train on"), "{}", ran.err);
     let ran = train_rm(path, "--data rankings.jsonl --out rankings").ok();
-    assert!(ran.err.contains("20 completions say the same as another"), "{}", ran.err);
+    assert!(ran.err.contains("20 completions are identical to another"), "{}", ran.err);
     assert!(ran.err.contains("3 completions"), "{}", ran.err);
     train_rm(path, "--data dialogues.jsonl --set loss.margin=0.2 --set loss.centering=0.01 --out dialogues").ok();
 }

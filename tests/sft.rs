@@ -28,11 +28,11 @@ fn a_model_learns_dialogues_and_chats_by_its_own_template() {
     let folder = lab();
     let ran = sft(folder.path(), "--set train.length=\"2\u{a0}epochs\"").ok();
     for says in [
-        "60 instructions of the embedded world",
-        "60 dialogues to learn, 20 to validate",
+        "60 instructions from the embedded world",
+        "60 training dialogues, 20 validation dialogues",
         "trained on",
         "masked",
-        "4 demonstrations a step",
+        "4 demonstrations per step",
         "before",
         "held-out instructions",
     ] {
@@ -70,9 +70,10 @@ fn validation_is_apart_from_training_wherever_it_comes_from() {
     let folder = lab();
     let own = r#"{"prompt":"Who is it?","completion":"Me."}"#;
     std::fs::write(folder.path().join("own.jsonl"), format!("{own}\n")).unwrap();
-    for (validation, counts) in
-        [("world:30", "60 dialogues to learn, 30 to validate"), ("own.jsonl", "60 dialogues to learn, 1 to validate")]
-    {
+    for (validation, counts) in [
+        ("world:30", "60 training dialogues, 30 validation dialogues"),
+        ("own.jsonl", "60 training dialogues, 1 validation dialogues"),
+    ] {
         let ran = sft(folder.path(), &format!("--val {validation} --set train.length=\"1\u{a0}steps\"")).ok();
         assert!(ran.err.contains(counts), "{}", ran.err);
     }
@@ -97,7 +98,7 @@ fn a_run_that_was_stopped_ends_as_if_it_had_not_been() {
         let refused = gptkit(folder.path(), &format!("sft --resume {name}-cut --data world:70"));
         assert_eq!(refused.code, Some(2));
         assert!(
-            refused.err.contains("--resume goes on with the run's own settings, and data.sources"),
+            refused.err.contains("--resume uses the saved settings of the run, and data.sources"),
             "{}",
             refused.err
         );

@@ -91,12 +91,12 @@ fn a_story_is_told_once_and_anew_from_a_stage() {
     assert!(answers.contains("Who are you?"), "{answers}");
     let first = left(path);
     let again = gptkit(path, "lineage --config story.toml").ok();
-    assert!(again.err.contains("4 of 4 stages were done before"), "{}", again.err);
+    assert!(again.err.contains("4 of 4 stages were already finished"), "{}", again.err);
     let plan = gptkit(path, "lineage --config story.toml --from gpt1 --dry-run").ok();
     let states: Vec<&str> = plan.out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
-    assert_eq!(states, ["done", "anew", "anew", "done"], "{}", plan.out);
+    assert_eq!(states, ["done", "rerun", "rerun", "done"], "{}", plan.out);
     let anew = gptkit(path, "lineage --config story.toml --from gpt1").ok();
-    assert!(anew.err.contains("2 of 4 stages were done before"), "{}", anew.err);
+    assert!(anew.err.contains("2 of 4 stages were already finished"), "{}", anew.err);
     assert!(left(path) == first, "the same seed gave something else");
     assert!(path.join("runs/lineage/seed-1/replaced/gpt1-1/model.safetensors").exists(), "the earlier run is lost");
 }
@@ -118,7 +118,7 @@ fn a_story_killed_in_a_stage_goes_on_as_if_it_had_not_been() {
     drop(child.stderr.take()); // as when its terminal is gone
     child.wait().unwrap();
     let gone_on = gptkit(folder.path(), "lineage --config story.toml").ok();
-    assert!(gone_on.err.contains("going on with"), "{}", gone_on.err);
+    assert!(gone_on.err.contains("resuming "), "{}", gone_on.err);
     assert!(left(folder.path()) == left(whole.path()), "it came out otherwise");
     assert_eq!(report(folder.path()), report(whole.path()));
     let log = fs::read_to_string(stage.with_file_name("stages/gpt1.log")).unwrap();
@@ -140,7 +140,7 @@ fn a_story_that_is_asked_to_stop_saves_and_says_how_to_go_on() {
     assert_eq!(ended.status.code(), Some(130), "{said}");
     assert!(said.ends_with("next: gptkit lineage --config story.toml\n"), "{said}");
     let plan = gptkit(folder.path(), "lineage --config story.toml --dry-run").ok().out;
-    assert!(plan.contains("begun"), "{plan}");
+    assert!(plan.contains("started"), "{plan}");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_stage_alone_needs_what_it_reads() {
     story(folder.path(), 20);
     let ran = gptkit(folder.path(), "lineage --config story.toml --only chat");
     assert_eq!(ran.code, Some(1), "{}", ran.err);
-    assert!(ran.err.contains("stage chat reads what gpt1 leaves, which is not done"), "{}", ran.err);
+    assert!(ran.err.contains("stage chat needs the output of stage gpt1, which is not finished"), "{}", ran.err);
     gptkit(folder.path(), "lineage --config story.toml --only records").ok();
     assert!(folder.path().join("runs/lineage/seed-1/records.jsonl").exists());
     assert!(!folder.path().join("runs/lineage/seed-1/tokenizer").exists());
@@ -166,7 +166,7 @@ fn a_story_of_ones_own_data_reads_it() {
     story(path, 20);
     let command = "lineage --config story.toml --text own.txt --instructions own.jsonl";
     let told = gptkit(path, command).ok();
-    assert!(told.err.contains("there is no second round"), "{}", told.err);
+    assert!(told.err.contains("the second round is skipped"), "{}", told.err);
     let config = fs::read_to_string(path.join("runs/lineage/seed-1/gpt1/config.toml")).unwrap();
     assert!(config.contains("own.txt"), "{config}");
     let lines = |name: &str| fs::read_to_string(path.join("runs/lineage/seed-1").join(name)).unwrap().lines().count();

@@ -86,7 +86,7 @@ fn a_reward_model_judges_prompts_of_a_file() {
     fs::write(path.join("p.txt"), "What is 2 plus 3?\nWho has it?\nWhere is Tom?\nWho has it?\n").unwrap();
     let words = "--reference a --model b --prompts p.txt --max-new-tokens 8 --dtype f32 --judge rm --json";
     let ran = win_rates(path, words).ok();
-    assert!(ran.err.contains("p.txt: 3 prompts · repeated, and asked once: 1"), "{}", ran.err);
+    assert!(ran.err.contains("p.txt: 3 prompts · duplicates removed: 1"), "{}", ran.err);
     for row in rows(&ran) {
         let rate = &row["win_rate"];
         let n: u64 = ["wins_of_a", "wins_of_b", "ties"].iter().map(|key| rate[key].as_u64().unwrap()).sum();
@@ -99,7 +99,7 @@ fn a_model_that_was_not_trained_to_answer_goes_on_with_a_text() {
     let folder = lab();
     let words = "--reference pre --model a --model pre --prompts world:6 --max-new-tokens 8 --judge gold --json";
     let ran = win_rates(folder.path(), words).ok();
-    assert!(ran.err.contains("pre was not trained to answer"), "{}", ran.err);
+    assert!(ran.err.contains("pre has no chat template"), "{}", ran.err);
     let rows = rows(&ran);
     // Of a dialogue the two make other tokens, so that there is no KL between them.
     assert!(rows[1]["kl"].is_null() && rows[2]["kl"].as_f64().unwrap().abs() < 1e-3, "{rows:?}");

@@ -70,7 +70,7 @@ def dialogues():
             {"from": "human", "value": Q}, {"from": "gpt", "value": A}]}, *RULED)
     dialogue("system beside messages that have it too", {"system": S, "messages": [system(S), user(Q), assistant(A)]}, *RULED)
     add("system beside messages that have another", {"system": S, "messages": [system("Sing."), user(Q), assistant(A)]},
-        refused="says something else than the system message")
+        refused="differs from the system message")
     dialogue("system beside instruction and output", {"instruction": Q, "input": "", "output": A, "system": S}, *RULED)
     dialogue("system beside prompt and completion", {"system": S, "prompt": Q, "completion": A}, *RULED)
     dialogue("system_prompt, question, response", {"id": "1", "system_prompt": S, "question": Q, "response": A}, *RULED)
@@ -80,7 +80,7 @@ def dialogues():
              ("u", "Hello"), ("a", "Hi there"), ("u", "Who?"), ("a", "Me."), *PLAIN)
     dialogue("system and history", {"instruction": Q, "input": "", "output": A, "system": S, "history": history[:1]},
              ("s", S), ("u", "Hello"), ("a", "Hi there"), *PLAIN)
-    add("history that is text", {"instruction": Q, "output": A, "history": "Hello"}, refused='"history" is text')
+    add("history that is text", {"instruction": Q, "output": A, "history": "Hello"}, refused='"history" is a string')
     dialogue("instruction, context, response", {"instruction": Q, "context": "It is a tale.", "response": A, "category": "qa"},
              ("u", Q + "\n\nIt is a tale."), ("a", A))
     dialogue("prompt and completion as messages", {"prompt": [user(Q)], "completion": [assistant(A)]}, *PLAIN)
@@ -95,7 +95,7 @@ def dialogues():
         {"from": "human", "value": "Again?"}, {"from": "gpt", "value": A, "train": True}]},
         ("u", Q), ("r", "WRONG"), ("u", "Again?"), ("a", A))
     add("weight between 0 and 1", {"messages": [user(Q), assistant(A, weight=0.5)]}, refused='"weight" is 0.5')
-    add("a mask without a meaning", {"messages": [user(Q), assistant(A, mask=1)]}, refused='has "mask", which has no agreed')
+    add("a mask without a meaning", {"messages": [user(Q), assistant(A, mask=1)]}, refused='has "mask", which is not supported')
     dialogue("a mark on the user's message", {"messages": [user(Q) | {"train": True}, assistant(A)]}, *PLAIN,
              warns='"messages: train" (1 record)')
     part = lambda text: {"type": "text", "text": text}
@@ -103,7 +103,7 @@ def dialogues():
         {"role": "user", "content": [part("What is "), part("a fox?")]}, {"role": "assistant", "content": [part(A)]}]}, *PLAIN)
     add("an image among the parts", {"messages": [
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}, part(Q)]}, assistant(A)]},
-        refused='of the type "image_url"; only parts of text')
+        refused='has the type "image_url"; only text parts')
     for one, other in [("human", "gpt"), ("prompter", "assistant"), ("user", "chatgpt"), ("user", "bing"), ("user", "bard"),
                        ("user", "model"), ("Human", "Bot")]:
         dialogue(f"roles {one} and {other}", {"conversations": [{"from": one, "value": Q}, {"from": other, "value": A}]}, *PLAIN)
@@ -117,7 +117,7 @@ def dialogues():
     add("tool calls", {"messages": [user(Q), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
         refused='has "tool_calls"')
     dialogue("tools beside messages", {"messages": [user(Q), assistant(A)], "tools": [{"name": "f"}]}, *PLAIN,
-             warns='fields that are not used here, and may matter: "tools" (1 record)')
+             warns='ignored fields that may matter: "tools" (1 record)')
     dialogue("images beside messages", {"messages": [user(Q), assistant(A)], "images": ["a.png"], "id": 3}, *PLAIN,
              warns='"images" (1 record)')
     add("an undesirable completion", {"prompt": Q, "completion": A, "label": False}, refused='"label" is false')
@@ -182,7 +182,7 @@ def comparisons():
         "prompt": Q, "prompt_id": "0", "chosen": whole(A), "rejected": whole(B), "score_chosen": 7.0, "score_rejected": 3.0}, ask)
     comparison("scores that say the opposite", {
         "prompt": Q, "chosen": whole(A), "rejected": whole(B), "score_chosen": 3.0, "score_rejected": 3.0}, ask,
-        warns="the score of chosen is not above that of rejected (1 record)")
+        warns="the score of chosen is not higher than the score of rejected (1 record)")
     comparison("a system message in the conversations", {
         "prompt": Q, "chosen": [system(S)] + whole(A), "rejected": [system(S)] + whole(B)}, ruled)
     comparison("prompt and answers as messages", {
@@ -199,7 +199,7 @@ def comparisons():
             "post_id": "x", "history": Q, "human_ref_A": A, "human_ref_B": B, "labels": labels, "score_A": 5}, ask, (A, B), places)
     add("another prompt than the conversations have", {"prompt": "Who?", "chosen": whole(A), "rejected": whole(B)},
         comparisons=[], refused="do not begin with the prompt")
-    add("KTO's form", {"prompt": Q, "completion": A, "label": True}, comparisons=[], refused="the form of KTO")
+    add("KTO's form", {"prompt": Q, "completion": A, "label": True}, comparisons=[], refused="(KTO) are not supported")
 
 
 if __name__ == "__main__":

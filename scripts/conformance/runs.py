@@ -50,15 +50,15 @@ WARNINGS = [
     ("warm-up longer than the run", ["train.length=5 steps", "train.warmup=100 steps"], [],
      ["train.warmup = \"100 steps\" is longer than the run", "never reaches train.lr"]),
     ("decay longer than the run", [*SHORT, "train.decay_end=50 steps"], [], ["train.decay_end = \"50 steps\" is after the end"]),
-    ("decay after the run", [*SHORT, "train.decay_start=5 steps"], [], ["the learning rate never falls"]),
+    ("decay after the run", [*SHORT, "train.decay_start=5 steps"], [], ["the learning rate does not decay"]),
     ("lowest rate of a constant one", [*SHORT, "train.decay=\"constant\"", "train.min_lr=1e-4"], [],
      ["train.min_lr = 1e-4 has no effect with train.decay = \"constant\""]),
     ("ramp longer than the run", [*SHORT, "train.batch_ramp_start=1", "train.batch_ramp=500 steps"], [],
      ["train.batch_ramp = \"500 steps\" is longer than the run", "never reaches train.batch_size = 2"]),
     ("validation never due", [*SHORT, "train.eval_every=500"], [], ["train.eval_every = 500 is longer than the run of 5 steps"]),
-    ("validation part under a window", [*SHORT, "data.val_fraction=0.0005"], [], ["it has no validation loss"]),
+    ("validation part under a window", [*SHORT, "data.val_fraction=0.0005"], [], ["there is no validation loss for it"]),
     ("weight below a thousandth", [*SHORT], ["--data", "a.txt@1", "--data", "b.txt@0.0005"],
-     ["b.txt has 0.050% of the weights and gets 0.1% of the windows"]),
+     ["b.txt has 0.050% of the weight but gets 0.1% of the windows"]),
 ]
 # name, settings that are edited between stop and resume (before → after), words of the refusal or note, whether it goes on
 EDITS = [

@@ -52,13 +52,13 @@ def tables():
     add("Parquet with another column", {"in.parquet": parquet({"url": ["a"] * 3, "body": TEXTS})}, "body", documents=TEXTS)
     add("Parquet with content", {"in.parquet": parquet({"url": ["a"] * 3, "content": TEXTS})}, documents=TEXTS)
     add("Parquet without text", {"in.parquet": parquet({"url": ["a"], "body": ["b"]})},
-        refused='no "text"; the record has url, body; --text-column names the column')
+        refused='"text" is missing; the record has url, body; use --text-column to choose the column')
     table = pandas.DataFrame(frame).to_csv(index=False)
     assert [row["text"] for row in csv.DictReader(io.StringIO(table))] == TEXTS
     add("CSV", {"in.csv": table}, documents=TEXTS)
     add("CSV with another column", {"in.csv": pandas.DataFrame({"body": TEXTS}).to_csv()}, "body", documents=TEXTS)
     add("CSV, gzip", {"in.csv.gz": gzip.compress(table.encode(), mtime=0)}, documents=TEXTS)
-    add("CSV without text", {"in.csv": "a,b\n1,2\n"}, refused='no "text"; the record has a, b')
+    add("CSV without text", {"in.csv": "a,b\n1,2\n"}, refused='"text" is missing; the record has a, b')
     add("CSV between semicolons", {"in.csv": "id;text\n1;a fox\n"}, refused='separated by ";"')
     lines = "id\ttext\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(TEXTS[1:]))
     add("TSV", {"in.tsv": lines}, documents=TEXTS[1:])
@@ -72,8 +72,8 @@ def json_files():
     add("JSONL with content", {"in.jsonl": lines.replace('"text"', '"content"')}, documents=TEXTS)
     add("a list", {"in.json": json.dumps(records, indent=2)}, documents=TEXTS)
     add("a list named as lines", {"in.jsonl": json.dumps(records)}, documents=TEXTS)
-    add("JSON without records", {"in.json": '{"version": 1, "name": "fox"}'}, refused='no "text"; the record has version, name')
-    add("a list of texts", {"in.json": json.dumps(TEXTS)}, refused="expected an object with the text under")
+    add("JSON without records", {"in.json": '{"version": 1, "name": "fox"}'}, refused='"text" is missing; the record has version, name')
+    add("a list of texts", {"in.json": json.dumps(TEXTS)}, refused="expected an object with text in")
     number = '{"text": "a fox", "score": NaN}\n{"text": "a mill", "score": -Infinity}\n'
     assert [json.loads(line)["text"] for line in number.splitlines()] == ["a fox", "a mill"]
     add("NaN in a field that is not read", {"in.jsonl": number}, documents=["a fox", "a mill"])
@@ -105,13 +105,13 @@ def folders():
     add("a folder with other files", {
         "f/a.txt": TEXTS[0], "f/b.parquet": parquet({"text": TEXTS[1:]}), "f/.hidden.txt": "no", "f/c.png": png, "f/d.zip": b"PK\x03\x04",
         "f/info.json": "{}"}, source="f", documents=TEXTS,
-        warns="3 files of other kinds are left out: c.png, d.zip, info.json (1 hidden, too)")
-    add("a folder of images", {"f/c.png": png}, source="f", refused="it holds c.png")
+        warns="3 files of other types are ignored: c.png, d.zip, info.json (and 1 hidden)")
+    add("a folder of images", {"f/c.png": png}, source="f", refused="it contains c.png")
     for name, content, what in [
         ("a PNG image", png, "is a PNG image"), ("a PDF document", b"%PDF-1.7\n", "is a PDF document"),
         ("a docx document", b"PK\x03\x04\x14\0", "is a ZIP archive"),
-        ("gzip without the ending", gzip.compress(b"a fox", mtime=0), "give it a name that ends in .gz"),
-        ("Parquet without the ending", parquet({"text": TEXTS}), "give it a name that ends in .parquet"),
+        ("gzip without the ending", gzip.compress(b"a fox", mtime=0), "rename it to end in .gz"),
+        ("Parquet without the ending", parquet({"text": TEXTS}), "rename it to end in .parquet"),
     ]:
         add(f"{name}, named as text", {"in.txt": content}, refused=what)
 

@@ -140,20 +140,20 @@ def refused(out):
     yield "no-biases-unsaid", plain, without_biases(tensors), {}, 'add "bias": false to its config.json'
     yield "output-missing", plain, None, {"tie_word_embeddings": False}, "lacks 1 of 29 weights: lm_head.weight"
     yield "more-layers", plain, None, {"n_layer": 3}, "lacks 12 of 40 weights: transformer.h.2.ln_1.weight"
-    yield "fewer-layers", plain, None, {"n_layer": 1}, "12 weights that its config.json leaves no place for: transformer.h.1."
-    yield "other-width", plain, None, {"n_inner": 16}, f"{first} has shape [8, 32]; the configuration says [8, 16]"
+    yield "fewer-layers", plain, None, {"n_layer": 1}, "12 weights that do not belong to the model in its config.json: transformer.h.1."
+    yield "other-width", plain, None, {"n_inner": 16}, f"{first} has shape [8, 32], but the configuration requires [8, 16]"
     yield "other-vocabulary", plain, None, {"vocab_size": 256}, "wte.weight has shape [257, 8]"
     yield "other-names", plain, wrapped(tensors, "gpt."), {}, "lacks 28 of 28 weights: transformer.wte.weight"
     yield "two-layouts", plain, {**tensors, first: tensors[first].t()}, {}, f"and {first} as [out, in]"
     yield "left-over", plain, {**tensors, "transformer.h.0.attn.rotary.weight": torch.ones(2)}, {}, "attn.rotary.weight"
     yield "whole-numbers", plain, {**tensors, first: tensors[first].char()}, {}, f"{first} has the data type I8"
     yield "quantized", plain, None, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config: gptq"
-    yield "exact-gelu", plain, None, {"activation_function": "gelu"}, 'the activation "gelu" is not computed'
-    yield "relu", plain, None, {"activation_function": "relu"}, 'the activation "relu" is not computed'
-    yield "unscaled-attention", plain, None, {"scale_attn_weights": False}, "scale_attn_weights = false is not computed"
+    yield "exact-gelu", plain, None, {"activation_function": "gelu"}, 'the activation "gelu" is not supported'
+    yield "relu", plain, None, {"activation_function": "relu"}, 'the activation "relu" is not supported'
+    yield "unscaled-attention", plain, None, {"scale_attn_weights": False}, "scale_attn_weights = false is not supported"
     yield "scaled-by-layer", plain, None, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = true"
-    yield "cross-attention", plain, None, {"add_cross_attention": True}, "add_cross_attention = true is not computed"
-    yield "not-finite", plain, {**tensors, first: tensors[first] * float("nan")}, {}, f"{first} holds values that are no numbers"
+    yield "cross-attention", plain, None, {"add_cross_attention": True}, "add_cross_attention = true is not supported"
+    yield "not-finite", plain, {**tensors, first: tensors[first] * float("nan")}, {}, f"{first} contains NaN or infinite values"
 
 
 def in_parts(folder, absent=None, twice=False):
@@ -199,7 +199,7 @@ def made(out):
         rows.append({"name": name, "refused": message, **({} if tensors else of_tied(out / name, config))})
     for name, change, message in [
         ("part-missing", dict(absent="model-00002-of-00002.safetensors"), "of which 1 are missing: model-00002-of-00002"),
-        ("two-values", dict(twice=True), "transformer.h.0.attn.c_attn.bias has one value in"),
+        ("two-values", dict(twice=True), "transformer.h.0.attn.c_attn.bias has different values in"),
     ]:
         shutil.copytree(out / "tied", out / name)
         in_parts(out / name, **change)

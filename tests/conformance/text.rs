@@ -74,7 +74,11 @@ fn a_column_is_named_on_the_command_line_by_every_command_that_reads_text() {
     std::fs::write(folder.path().join("in.csv"), format!("id,body\n{lines}")).unwrap();
     for command in ["tokenizer train --out t --kind char", "prepare --out shards"] {
         let refused = gptkit(folder.path(), &format!("{command} --data in.csv"));
-        assert!(refused.err.contains("no \"text\"; the record has id, body; --text-column names"), "{}", refused.err);
+        assert!(
+            refused.err.contains("\"text\" is missing; the record has id, body; use --text-column"),
+            "{}",
+            refused.err
+        );
         for flag in ["--text-column", "--text-key"] {
             gptkit(folder.path(), &format!("{command} --data in.csv {flag} body")).ok();
         }

@@ -70,7 +70,7 @@ impl Conversation {
             }
             if is_last {
                 bail!(
-                    "the message does not fit into the model's window of {context} tokens: {}it takes {}",
+                    "the message does not fit in the context window of {context} tokens: {}it takes {} tokens",
                     if self.system.is_some() { "with the system message " } else { "" },
                     tokens.len()
                 );

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 pub struct ChatConfig {
     /// Longest answer, in tokens; by default half of the model's context.
     pub max_new_tokens: Option<usize>,
-    /// Texts that end an answer, beside those of the chat template.
+    /// Texts that end an answer, in addition to those of the chat template.
     pub stop: Vec<String>,
     /// Its seed is the first answer's; each further answer takes the next one.
     pub sampling: Sampling,
@@ -149,7 +149,7 @@ impl ChatSession {
                 has_text |= !text.is_empty();
                 on_text(text)
             });
-        let completion = completions?.pop().context("no answer was written")?;
+        let completion = completions?.pop().context("no answer was generated")?;
         let text = completion.text.trim().to_owned();
         if prompt.replaces_last {
             self.conversation.turns.pop();

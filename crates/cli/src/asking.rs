@@ -19,14 +19,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use textwrap::{Options, WordSplitter};
 
-/// How asking ended.
+/// How the session of a judge ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AskingEnd {
-    /// Everything has been asked.
+    /// Every prompt was judged.
     All,
-    /// The person left.
+    /// The person quit.
     Left,
-    /// A signal came.
+    /// A signal stopped the command.
     Stopped(Stop),
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
     if !settled.is_empty() {
         let choices: Vec<_> = settled.iter().map(|&number| question(number).settled(judge)).collect();
         collection.choose(&choices)?;
-        ui.say(&format!("tied without asking, since all answers are the same: {}", settled.len()));
+        ui.say(&format!("recorded as ties because all answers are identical: {}", settled.len()));
     }
     let mut open: BTreeSet<u64> = open.into_iter().collect();
     let n = collection.items.len();
@@ -62,12 +62,12 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
                 ControlFlow::Continue(TypedChoice::Quit) => return Ok(AskingEnd::Left),
                 ControlFlow::Continue(TypedChoice::Undo) => match collection.undo(judge)? {
                     Some(earlier) => {
-                        ui.say("taken back");
+                        ui.say("the last choice is undone");
                         open.insert(earlier);
                         break;
                     }
                     None => {
-                        ui.say("there is nothing to take back");
+                        ui.say("there is nothing to undo");
                         continue;
                     }
                 },
@@ -84,7 +84,7 @@ pub(crate) fn ask(collection: &mut Collection, judge: &Judge, interrupt: &Interr
     Ok(AskingEnd::All)
 }
 
-/// Reads until something is typed that has a meaning among `n` answers, or asking ends.
+/// Reads until a valid choice among `n` answers is typed, or the session ends.
 fn typed_choice(
     input: &mut ChoiceInput,
     ranks: bool,
@@ -118,9 +118,9 @@ fn keys(ranks: bool, n: usize) -> String {
     let better = if ranks {
         let rest: String = (3..n).map(|i| format!(" {i}")).collect();
         let example = if n == 2 { "2 1".to_owned() } else { format!("{n} 1=2{rest}") };
-        format!("the best first, = for a tie, for instance {example}")
+        format!("numbers from best to worst, = for a tie, for example {example}")
     } else {
-        "1 or 2: that one is better · t: tie".to_owned()
+        "1 or 2: that answer is better · t: tie".to_owned()
     };
     format!("{better} · s: skip · u: undo the last · q: stop")
 }
@@ -144,7 +144,7 @@ impl TypedChoice {
             "1" => Ok(Self::Places(vec![1, 2])),
             "2" => Ok(Self::Places(vec![2, 1])),
             "t" | "=" => Ok(Self::Places(vec![1, 1])),
-            other => Err(format!("{other:?} says nothing here; {}", keys(false, n))),
+            other => Err(format!("{other:?} is not a valid choice; {}", keys(false, n))),
         }
     }
 }
@@ -180,15 +180,15 @@ fn wrapped(first: &str, text: &str, width: usize) -> String {
 
 /// Where choices come from.
 enum ChoiceInput {
-    /// A key each.
+    /// One key per choice.
     Keys(Term),
-    /// A line each, in a terminal.
+    /// One line per choice, in a terminal.
     Editor(Box<DefaultEditor>),
-    /// A line each.
+    /// One line per choice.
     Lines(Receiver<std::io::Result<String>>),
 }
 
-/// What came.
+/// What was read.
 enum Reply {
     Text(String),
     End,
@@ -259,7 +259,7 @@ impl ChoiceInput {
         }
     }
 
-    /// Says what a key did, which a terminal does not show.
+    /// Prints the choice that a key made.
     fn echo(&self, places: Option<&[u32]>, ui: &Ui) {
         if matches!(self, Self::Keys(_)) {
             ui.say(match places {
@@ -288,14 +288,14 @@ mod tests {
         );
         assert_eq!(
             pair("3").unwrap_err(),
-            "\"3\" says nothing here; 1 or 2: that one is better · t: tie · s: skip · u: undo the last · q: stop"
+            "\"3\" is not a valid choice; 1 or 2: that answer is better · t: tie · s: skip · u: undo the last · q: stop"
         );
         assert_eq!(TypedChoice::parse("2 1=3", true, 3), Ok(TypedChoice::Places(vec![2, 1, 2])));
         assert_eq!(TypedChoice::parse("u", true, 3), Ok(TypedChoice::Undo));
-        assert!(TypedChoice::parse("t", true, 3).unwrap_err().contains("is no number"));
+        assert!(TypedChoice::parse("t", true, 3).unwrap_err().contains("is not a number"));
         assert_eq!(
             keys(true, 4),
-            "the best first, = for a tie, for instance 4 1=2 3 · s: skip · u: undo the last · q: stop"
+            "numbers from best to worst, = for a tie, for example 4 1=2 3 · s: skip · u: undo the last · q: stop"
         );
     }
 

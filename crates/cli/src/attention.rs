@@ -56,14 +56,14 @@ impl AttentionCommand {
         let config = &folder.config;
         for (name, asked, there) in [("layer", self.layer, config.n_layer), ("head", self.head, config.n_head)] {
             if asked.is_some_and(|n| n >= there) {
-                return Err(Usage::new(format!("--{name} goes from 0 to {}", there - 1)).into());
+                return Err(Usage::new(format!("--{name} must be between 0 and {}", there - 1)).into());
             }
         }
         let ids = folder.tokenizer.encode(&self.text)?;
-        ensure!(!ids.is_empty(), "the text has no token");
+        ensure!(!ids.is_empty(), "the text has no tokens");
         ensure!(
             ids.len() <= config.context,
-            "the text has {} tokens, and the model sees {} at a time: shorten it",
+            "the text has {} tokens, but the context of the model is {} tokens; use a shorter text",
             ids.len(),
             config.context
         );
@@ -80,7 +80,7 @@ impl AttentionCommand {
         }
         if let Some(path) = &self.out {
             gptkit_data::disk::write(path, heat_map(&heads, &tokens)?.as_bytes())?;
-            ui.say(&format!("drawn {}", path.display()));
+            ui.say(&format!("saved {}", path.display()));
         }
         Ok(())
     }
@@ -132,7 +132,8 @@ fn strongest(heads: &[AttentionHead], tokens: &[String], width: usize) -> String
         }
     }
     lines.push(
-        "in each cell: the token attended to most, and how much; --layer L --head H shows all weights\n".to_owned(),
+        "each cell shows the most attended token and its weight; --layer L --head H shows all weights of a head\n"
+            .to_owned(),
     );
     lines.join("\n")
 }
@@ -144,7 +145,7 @@ fn matrix(head: &AttentionHead, tokens: &[String]) -> String {
         format!("{} {cells}", left(name, TOKEN_WIDTH)).trim_end().to_owned() + "\n"
     };
     let mut out = format!(
-        "layer {}, head {}: percent of its attention that the token of a row gives to that of a column\n",
+        "layer {}, head {}: percentage of attention from the token of a row to the token of a column\n",
         head.layer, head.head
     );
     out += &line("", &mut tokens.iter().map(|token| shortened(token)));
@@ -165,7 +166,7 @@ fn heat_map(heads: &[AttentionHead], tokens: &[String]) -> Result<String> {
     let cells = heads.len() * tokens.len() * (tokens.len() + 1) / 2;
     ensure!(
         cells <= MOST_CELLS,
-        "{cells} weights are too many for one picture, {MOST_CELLS} are not: choose --layer or --head, or a shorter text"
+        "{cells} weights are too many for one image (the limit is {MOST_CELLS}); use --layer, --head or a shorter text"
     );
     let panel = |head: &AttentionHead| HeatMapPanel {
         layer: head.layer,
@@ -185,6 +186,6 @@ mod tests {
         let tokens = vec!["a".to_owned(); 800];
         let rows = (0..800).map(|i| vec![1.0 / (i + 1) as f32; i + 1]).collect();
         let head = AttentionHead { layer: 0, head: 1, rows };
-        assert!(heat_map(&[head], &tokens).unwrap_err().to_string().contains("choose --layer or --head"));
+        assert!(heat_map(&[head], &tokens).unwrap_err().to_string().contains("use --layer, --head"));
     }
 }

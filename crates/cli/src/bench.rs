@@ -46,7 +46,7 @@ pub(crate) struct BenchCommand {
     /// Data type for matrix multiplications on the CPU
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
-    /// Measure `prompt` and `decode` with quantized weights (CPU only), and nothing else
+    /// Measure only `prompt` and `decode`, with quantized weights (CPU only)
     #[arg(long, value_name = "KIND")]
     quantize: Option<QuantizeChoice>,
 }
@@ -67,7 +67,7 @@ impl BenchCommand {
         let precision = train.dtype.precision();
         ensure!(
             self.quantize.is_none() || QUANTIZED.iter().any(|case| self.wants(case)),
-            "--quantize is for the cases {}; --case names others",
+            "--quantize works only with the cases {}, but --case selects others",
             QUANTIZED.join(" and ")
         );
         let peak_flops = Cell::new((device.is_cpu() && self.against.is_none()).then(|| peak(precision)));
@@ -100,7 +100,7 @@ impl BenchCommand {
         Ok(())
     }
 
-    /// A configuration with its name, of the batch, window and data type that are asked for.
+    /// The configuration `config` and its name, with the batch size, window and data type of the command line.
     fn loaded(&self, config: &str, set: &[String]) -> Result<(String, PretrainConfig)> {
         let (name, mut config) = presets::load::<PretrainConfig>(config, set)?;
         if config.model.vocab_size == 0 {
@@ -113,7 +113,7 @@ impl BenchCommand {
         Ok((name, config))
     }
 
-    /// Whether `case` is among those asked for.
+    /// Whether `case` is selected by `--case`.
     fn wants(&self, case: &str) -> bool {
         let is_possible = self.quantize.is_none() || QUANTIZED.contains(&case);
         is_possible && (self.case.is_empty() || self.case.iter().any(|begin| case.starts_with(begin.as_str())))
@@ -207,7 +207,7 @@ impl BenchSheet<'_> {
         ))
     }
 
-    /// Two models that were measured by turns, and how many times as fast the first is.
+    /// Prints the alternating measurements of two models, and their ratio.
     fn turns(&self, names: [&str; 2], times: &[TurnTime; 2]) -> Result<()> {
         let rate = |time: &TurnTime, seconds: f64| time.elapsed.tokens as f64 / seconds;
         let ratio = |seconds: fn(&TurnTime) -> f64| {
@@ -216,7 +216,7 @@ impl BenchSheet<'_> {
         };
         if !self.json {
             let CaseTime { batch, seq, .. } = times[0].elapsed;
-            self.ui.say(&format!("a training step of {batch} × {seq} tokens, by turns · {}", self.dtype));
+            self.ui.say(&format!("alternating training steps of {batch} × {seq} tokens · {}", self.dtype));
             self.ui.result(&format!(
                 "{:<24}{:>12}{:>14}{:>12}{:>18}\n",
                 "model", "ms", "tokens/s", "CPU ms", "tokens/CPU s"
@@ -246,13 +246,13 @@ impl BenchSheet<'_> {
         if !self.json {
             let (elapsed, cpu) = (ratio(|time| time.elapsed.seconds), ratio(|time| time.cpu_seconds));
             self.ui.say(&format!(
-                "the first is {elapsed:.2} times as fast by the clock, {cpu:.2} times in processor time"
+                "the first model is {elapsed:.2} times as fast in elapsed time, {cpu:.2} times in CPU time"
             ));
         }
         Ok(())
     }
 
-    /// With the most memory that the process has had.
+    /// Prints a measurement with the peak memory of the process.
     fn show(&self, measured: &CaseTime) -> Result<()> {
         self.print(measured, peak_of_process())
     }

@@ -23,17 +23,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Chat with a model
 ///
-/// In a terminal, lines can be edited, arrows bring back earlier ones, Ctrl-C stops an answer. From a pipe, each line is
-/// a message or a command, and the answers alone go to stdout.
+/// In a terminal, you can edit lines, recall earlier ones with the arrow keys and stop an answer with Ctrl-C. From a
+/// pipe, each line is a message or a command, and only the answers go to stdout.
 #[derive(Debug, Args)]
 pub(crate) struct ChatCommand {
-    /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
+    /// Model folder: a run, or any GPT-2 or OpenAI-GPT model in Hugging Face format
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Maximum length of an answer, in tokens [default: half of the model's window]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// Write answers byte for byte; by default control characters are shown as escapes, for instance \x1b
+    /// Print answers unchanged; by default, control characters are printed as escapes such as \x1b
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
@@ -43,14 +43,14 @@ pub(crate) struct ChatCommand {
 }
 
 const HELP: &str = "\
-/help         this list
-/reset        begin anew; the system message stays
-/system TEXT  say how to answer; without TEXT, say nothing
-/save FILE    add the conversation to FILE, as one JSONL record that fine-tuning reads
-/retry        another answer to the last message
-/quit         leave, as Ctrl-D does
-Each answer takes the next seed. A line that ends in \\ goes on in the next one.
-A message that begins with / is written with a space before it.";
+/help         show this list
+/reset        start a new conversation; the system message is kept
+/system TEXT  set the system message; without TEXT, remove it
+/save FILE    append the conversation to FILE as one JSONL record for `gptkit sft --data`
+/retry        generate another answer to the last message
+/quit         quit; Ctrl-D does the same
+Each answer uses the next random seed. A line that ends in \\ continues on the next line.
+To send a message that starts with /, type a space before it.";
 
 impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
@@ -61,14 +61,15 @@ impl ChatCommand {
             ChatSession::new(folder, model, ChatConfig { max_new_tokens, stop: self.sampling.stop, sampling })?;
         if !session.has_template() {
             ui.say(&format!(
-                "{} was not trained for dialogue (it has no chat template): it goes on with a text of User and Assistant",
+                "{} has no chat template, so it was not trained for dialogue; it continues a plain-text transcript of \
+                 User and Assistant",
                 self.model.display()
             ));
             ui.next(&format!("gptkit sft --init {}", shell(&self.model)));
         }
         let mut input = ChatInput::open()?;
         if input.is_terminal() {
-            ui.say("/help lists the commands, Ctrl-D leaves");
+            ui.say("/help lists the commands, Ctrl-D quits");
         }
         let interrupt = AnswerInterrupt::watch(!input.is_terminal())?;
         let mut chat = TerminalChat { ui, session, raw: self.raw, interrupt };
@@ -108,16 +109,18 @@ impl<'a> ChatLine<'a> {
         let rest = rest.trim();
         let line = match name {
             "system" => Self::System(rest),
-            "save" if rest.is_empty() => return Err(Usage::new("/save needs the name of a file").into()),
+            "save" if rest.is_empty() => {
+                return Err(Usage::new("/save needs a file name, for example /save chat.jsonl").into());
+            }
             "save" => Self::Save(Path::new(rest)),
             "help" => Self::Help,
             "reset" => Self::Reset,
             "retry" => Self::Retry,
             "quit" => Self::Quit,
-            _ => return Err(Usage::new(format!("/{name} is no command: /help lists them")).into()),
+            _ => return Err(Usage::new(format!("/{name} is not a command; /help lists the commands")).into()),
         };
         if !rest.is_empty() && !matches!(line, Self::System(_) | Self::Save(_)) {
-            return Err(Usage::new(format!("/{name} takes nothing after it")).into());
+            return Err(Usage::new(format!("/{name} does not take an argument")).into());
         }
         Ok(line)
     }
@@ -143,21 +146,21 @@ impl TerminalChat<'_> {
             ChatLine::Help => self.ui.say(HELP),
             ChatLine::Reset => {
                 self.session.conversation.reset();
-                self.ui.say("a new conversation");
+                self.ui.say("new conversation");
             }
             ChatLine::System(text) => {
                 self.session.conversation.system = (!text.is_empty()).then(|| text.to_owned());
             }
             ChatLine::Save(path) => {
                 if self.session.conversation.turns.is_empty() {
-                    return Err(Usage::new("nothing was said that could be saved").into());
+                    return Err(Usage::new("the conversation is empty, so there is nothing to save").into());
                 }
                 append_line(path, &self.session.conversation.record())?;
-                self.ui.say(&format!("added to {}", path.display()));
+                self.ui.say(&format!("saved the conversation to {}", path.display()));
             }
             ChatLine::Retry => {
                 let prompt = self.prompt(ChatSession::prompt_again)?;
-                self.answer(prompt.ok_or_else(|| Usage::new("no message was answered yet"))?)?;
+                self.answer(prompt.ok_or_else(|| Usage::new("there is no answer to retry yet"))?)?;
             }
             ChatLine::Quit => return Ok(ControlFlow::Break(())),
         }
@@ -177,7 +180,8 @@ impl TerminalChat<'_> {
         let Self { ui, session, raw, interrupt } = self;
         if prompt.forgets {
             ui.say(&format!(
-                "the conversation is longer than the model's window of {} tokens: the oldest turns are no longer read",
+                "the conversation is longer than the context window of {} tokens; the model no longer sees the oldest \
+                 turns",
                 session.context()
             ));
         }
@@ -190,8 +194,8 @@ impl TerminalChat<'_> {
         ui.result("\n")?;
         let answer = answer?;
         match answer.finish {
-            Finish::Interrupted => ui.say("stopped; what was said is kept, /retry has another answer written"),
-            Finish::Length => ui.say(&format!("cut after {} tokens", answer.n_tokens)),
+            Finish::Interrupted => ui.say("stopped; the partial answer is kept, /retry generates another one"),
+            Finish::Length => ui.say(&format!("the answer was cut off after {} tokens", answer.n_tokens)),
             Finish::EndOfText | Finish::Stop => {}
         }
         Ok(())
@@ -259,7 +263,7 @@ impl ChatInput {
                 InputLine::Cleared => {
                     message.clear();
                     was_cleared = true;
-                    ui.say("/quit, Ctrl-D or Ctrl-C again leaves");
+                    ui.say("/quit, Ctrl-D or another Ctrl-C quits");
                 }
                 InputLine::End if message.is_empty() => return Ok(None),
                 InputLine::End => return Ok(Some(message)),
@@ -300,7 +304,7 @@ impl AnswerInterrupt {
             flag::register(SIGINT, Arc::clone(&interrupt.asked))?;
             Ok(())
         };
-        register().context("signals cannot be watched")?;
+        register().context("the signal handlers cannot be installed")?;
         Ok(interrupt)
     }
 
@@ -337,10 +341,10 @@ mod tests {
         assert_eq!(parsed("/save my talk.jsonl"), ChatLine::Save(Path::new("my talk.jsonl")));
         assert_eq!(parsed("/quit "), ChatLine::Quit);
         for (text, says) in [
-            ("/sav x", "/sav is no command: /help lists them"),
-            ("/save", "needs the name of a file"),
-            ("/reset now", "/reset takes nothing after it"),
-            ("/", "/ is no command"),
+            ("/sav x", "/sav is not a command; /help lists the commands"),
+            ("/save", "needs a file name"),
+            ("/reset now", "/reset does not take an argument"),
+            ("/", "/ is not a command"),
         ] {
             let error = ChatLine::parse(text).unwrap_err();
             assert!(error.is::<Usage>() && error.to_string().contains(says), "{text}: {error}");

@@ -37,9 +37,9 @@ pub(crate) struct CompareCommand {
     /// Rank K answers of --a instead of comparing two models, 2 to 9
     #[arg(long, value_name = "K", requires = "a")]
     k: Option<usize>,
-    /// Prompts: a line each in .txt; JSONL, JSON, CSV, TSV or Parquet with prompts, or with dialogues or comparisons, whose
-    /// answers are left out; or `world`, `world:N`, `world:N:SEED` for instructions of the embedded world: with --b those
-    /// held out, with --k those of the training part
+    /// Prompts: a .txt file with one prompt per line; JSONL, JSON, CSV, TSV or Parquet records with prompts, dialogues
+    /// or comparisons (their answers are ignored); or `world`, `world:N`, `world:N:SEED` for instructions of the
+    /// built-in world: held-out ones with --b, training ones with --k
     #[arg(long, value_name = "PATH", requires = "a")]
     prompts: Option<String>,
     /// Use only the first N prompts
@@ -72,7 +72,7 @@ impl CompareCommand {
         let sampling = self.sampling.checked()?;
         let judge_choice = JudgeChoice::parse(&self.judge)?;
         if self.who.is_some() && judge_choice != JudgeChoice::Human {
-            return Err(Usage::new("--who names a person; it goes with --judge human").into());
+            return Err(Usage::new("--who is the name of a person, so it requires --judge human").into());
         }
         let scorer = judge_choice.scorer(&self.compute)?;
         let judge = judge_choice.judge(self.who.as_deref())?;
@@ -85,7 +85,7 @@ impl CompareCommand {
         );
         let interrupt = Interrupt::watch(None)?;
         if let Some(stop) = self.write_answers(&mut collection, &interrupt, ui)? {
-            ui.say(&format!("stopped; the answers so far are in {}", collection.folder.display()));
+            ui.say(&format!("stopped; the answers generated so far are in {}", collection.folder.display()));
             ui.next(&again);
             return Err(Stopped(stop).into());
         }
@@ -128,44 +128,50 @@ impl CompareCommand {
         let Some((out, there)) = there else {
             let Some(here) = here else {
                 let out = self.out.as_deref().unwrap_or(Path::new("comparisons"));
-                let hint = "to begin one, name models and prompts with --a, --b or --k, and --prompts";
-                return Err(Usage::new(format!("{} holds no collection", out.display())).hint(hint).into());
+                let hint = "to start one, pass --a, --prompts, and --b or --k";
+                return Err(Usage::new(format!("{} does not contain a collection of comparisons", out.display()))
+                    .hint(hint)
+                    .into());
             };
             if let Some(why) = here.answers_are_alike() {
                 return Err(Usage::new(why).hint("use --temperature 0.8").into());
             }
             let collection = Collection::begin(self.out.as_deref(), here, self.on_bad_record, ui)?;
-            ui.say(&format!("a new collection in {}", collection.folder.display()));
+            ui.say(&format!("new collection of comparisons in {}", collection.folder.display()));
             return Ok(collection);
         };
         let differences = here.map_or(Ok(Vec::new()), |here| there.settings.differences(&here))?;
         if !differences.is_empty() {
-            let what =
-                format!("{} holds a collection of other answers:\n  {}", out.display(), differences.join("\n  "));
-            let hint = "leave out all but --out and --judge to go on with it, or name another folder";
+            let what = format!(
+                "{} contains a collection with different settings:\n  {}",
+                out.display(),
+                differences.join("\n  ")
+            );
+            let hint = "to continue it, pass only --out and --judge; to start a new one, use another --out";
             return Err(Usage::new(what).hint(hint).into());
         }
         judge_choice.check_prompts(&there.settings.prompts)?;
-        ui.say(&format!("going on with {}: {} prompts", out.display(), there.items.len()));
+        ui.say(&format!("resuming {}: {} prompts", out.display(), there.items.len()));
         Ok(there)
     }
 
-    /// The settings of a new collection; none where the options name no model, so that those in the folder hold.
+    /// The settings of a new collection; none if the options name no model, so that the saved settings apply.
     fn settings(&self, sampling: Sampling, ui: &Ui) -> Result<Option<Settings>> {
         let (Some(a), Some(prompts)) = (&self.a, &self.prompts) else {
             if self.sampling.are_given() {
-                let what = "how answers are written is settled when a collection begins";
-                return Err(Usage::new(what).hint("leave that out, or begin one with --a").into());
+                let what = "sampling options can only be set when a collection is started";
+                return Err(Usage::new(what).hint("remove these options, or start a new collection with --a").into());
             }
             return Ok(None);
         };
         match (&self.b, self.k) {
             (None, None) => {
-                let hint = "--b names a model to compare it with, --k 4 ranks four answers of its own";
-                return Err(Usage::new("--a alone gives nothing to compare").hint(hint).into());
+                let hint = "add --b DIR to compare it with another model, or --k 4 to rank four of its answers";
+                return Err(Usage::new("--a also needs --b or --k").hint(hint).into());
             }
             (_, Some(k)) if !K.contains(&k) => {
-                let what = format!("--k {k}: a person can rank {} to {} answers", K.start(), K.end());
+                let what =
+                    format!("--k {k}: the number of answers to rank must be between {} and {}", K.start(), K.end());
                 return Err(Usage::new(what).into());
             }
             _ => {}
@@ -173,7 +179,7 @@ impl CompareCommand {
         check_model("a", a, ui)?;
         self.b.as_deref().map_or(Ok(()), |b| check_model("b", b, ui))?;
         if matches!(SourceLocation::of(prompts), Ok(SourceLocation::Stdin(_))) {
-            return Err(Usage::new("--prompts -: name a file; stdin is for choices").into());
+            return Err(Usage::new("--prompts -: stdin is used for choices; name a file").into());
         }
         check_prompts_exist(prompts)?;
         Ok(Some(Settings {
@@ -206,10 +212,10 @@ impl CompareCommand {
             let settings = &collection.settings;
             let before = if side == Side::A { Some(&settings.weights_of_a) } else { settings.weights_of_b.as_ref() };
             let now = weights_fingerprint(&folder)
-                .with_context(|| format!("answers are missing, and --{} has not been given", side.name()))?;
+                .with_context(|| format!("some answers are not generated yet, and --{} was not given", side.name()))?;
             if before.is_some_and(|before| *before != now) {
                 bail!(
-                    "the weights in {} are others than those that the answers so far are from; begin another collection",
+                    "{} has different weights from the model that wrote the existing answers; use a new --out",
                     folder.display()
                 );
             }
@@ -222,7 +228,7 @@ impl CompareCommand {
     }
 }
 
-/// Prints the outcome when nothing is left to judge, or the judge has left.
+/// Prints the results of a collection.
 struct CompareOutcome<'a> {
     collection: &'a Collection,
     summary: &'a CollectionSummary,
@@ -236,11 +242,11 @@ impl CompareOutcome<'_> {
         self.summary.verdicts.iter().find(|verdict| verdict.judge == *self.judge)
     }
 
-    /// Before the end: nothing that tells which model is which.
+    /// Prints the progress, without revealing which model is which.
     fn print_so_far(&self, again: &str) {
         let judged = self.verdict().map_or(0, |verdict| verdict.judged);
         let (n, folder) = (self.summary.prompts, self.collection.folder.display());
-        self.ui.say(&format!("stopped; {judged} of {n} are judged, and kept in {folder}"));
+        self.ui.say(&format!("stopped; {judged} of {n} prompts are judged and saved in {folder}"));
         self.ui.next(again);
     }
 
@@ -253,15 +259,18 @@ impl CompareOutcome<'_> {
             let b = b.display();
             if let (Some(of_a), Some(of_b)) = (rate.a_over_b, rate.b_over_a) {
                 let (wins, losses, ties) = (rate.wins_of_a, rate.wins_of_b, rate.ties);
-                ui.say(&format!("A over B {of_a} of {} prompts · wins {wins} · losses {losses} · ties {ties}", of_a.n));
-                ui.say(&format!("B over A {of_b}, ties as a half"));
+                ui.say(&format!(
+                    "win rate of A over B {of_a} on {} prompts · wins {wins} · losses {losses} · ties {ties}",
+                    of_a.n
+                ));
+                ui.say(&format!("win rate of B over A {of_b} · a tie counts as half a win"));
                 ui.say(&format!("A is {a} · B is {b}"));
             }
             if let Some([of_a, of_b]) = verdict.mean_scores.as_deref() {
                 ui.say(&format!("mean {score}: A {of_a:.3} · B {of_b:.3}"));
             }
             if let Some(first) = rate.shown_first {
-                ui.say(&format!("the one shown first is better in {first}"));
+                ui.say(&format!("the answer shown first was preferred in {first}"));
             }
         }
         if let Some(rankings) = &verdict.rankings {
@@ -271,21 +280,21 @@ impl CompareOutcome<'_> {
                 settings.n_answers()
             ));
             if let (Some([mean]), Some([best, worst])) = (verdict.mean_scores.as_deref(), verdict.best_and_worst) {
-                ui.say(&format!("mean {score} {mean:.3} · of the best {best:.3} · of the worst {worst:.3}"));
+                ui.say(&format!("mean {score} {mean:.3} · best answers {best:.3} · worst answers {worst:.3}"));
             }
         }
         let counts = [
             (
                 verdict.skipped,
-                if *self.judge_choice == JudgeChoice::Human { "skipped" } else { "too long for the judge" },
+                if *self.judge_choice == JudgeChoice::Human { "skipped" } else { "too long for the judge's context" },
             ),
-            (verdict.alike, "tied since all answers are the same"),
+            (verdict.alike, "tied because all answers are identical"),
         ];
         for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
             ui.say(&format!("{what}: {n}"));
         }
         if summary.cut_answers > 0 {
-            ui.say(&format!("answers cut at --max-new-tokens or the window's end: {}", summary.cut_answers));
+            ui.say(&format!("answers cut off by --max-new-tokens or the context window: {}", summary.cut_answers));
         }
         let own = |agreement: &&Agreement| agreement.judges.contains(self.judge);
         summary.agreements.iter().filter(own).for_each(|agreement| ui.say(&agreement_line(agreement)));
@@ -315,11 +324,11 @@ fn agreement_line(agreement: &Agreement) -> String {
     let Agreement { judges: [one, other], prompts, agreed, one_tied, both_tied } = agreement;
     let named = |judge: &Judge| format!("{} ({})", judge.judge, judge.who);
     let agreed = match agreed {
-        Some(share) => format!("agree on {share} of {} pairs that both told apart", share.n),
-        None => "there is no pair that both told apart".to_owned(),
+        Some(share) => format!("agree on {share} of the {} pairs that neither judged as a tie", share.n),
+        None => "at least one of them judged every pair as a tie".to_owned(),
     };
     format!(
-        "{} and {}, on {prompts} prompts: {agreed} · tied by one {one_tied}, by both {both_tied}",
+        "{} and {}, on {prompts} prompts: {agreed} · ties: {one_tied} by one of them, {both_tied} by both",
         named(one),
         named(other)
     )

@@ -19,13 +19,13 @@ pub(crate) enum ConfigCommand {
         #[arg(value_name = "KEY")]
         below: Option<String>,
     },
-    /// Print the JSON schema of a command's configuration, with which editors complete and check TOML files
+    /// Print the JSON schema of a command's configuration; editors use it to complete and check TOML files
     Schema {
-        /// Command whose configuration it is
+        /// Command whose configuration the schema describes
         #[arg(value_name = "COMMAND")]
         command: KeysOf,
     },
-    /// Print a preset, to be changed and given back with --config FILE
+    /// Print a preset; save it to a file, edit it and pass it with --config FILE
     Show {
         /// Preset or TOML file
         #[arg(value_name = "NAME|FILE")]

@@ -30,7 +30,8 @@ pub(crate) struct ConfigArgs {
     /// Change one setting, for instance train.lr=3e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Tokenizer: tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files [default: train one]
+    /// Tokenizer: a tokenizer.json file, or a folder with that file or with GPT-1's or GPT-2's files [default: train
+    /// one]
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]
@@ -38,7 +39,7 @@ pub(crate) struct ConfigArgs {
 }
 
 impl DataArgs {
-    /// As `--set` would say it.
+    /// The flags as settings in the form of `--set`.
     pub(crate) fn settings(&self) -> Vec<String> {
         let mut set = Vec::new();
         if !self.data.is_empty() {

@@ -10,7 +10,7 @@ use gptkit_model::{Dtype, Gpt, HeadDescription, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use std::path::Path;
 
-/// How a model that is there computes
+/// Device and precision for inference
 #[derive(Debug, Args)]
 pub(crate) struct ComputeArgs {
     /// Device to compute on
@@ -25,18 +25,18 @@ pub(crate) struct ComputeArgs {
 }
 
 impl ComputeArgs {
-    /// The model of `folder`, ready to write.
+    /// Loads the model of `folder` for generation.
     pub(crate) fn load(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
         self.load_as(Gpt::new, folder)
     }
 
-    /// The model of `folder`, which a person talks to or reads.
+    /// Loads the language model of `folder`.
     ///
     /// # Errors
-    /// When it is a reward model, as well as those of [`ComputeArgs::load`].
+    /// When it is a reward model, and those of [`ComputeArgs::load`].
     pub(crate) fn load_writer(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
         if HeadDescription::load(folder).is_ok_and(|head| head.task == HeadDescription::REWARD) {
-            let what = format!("{} is a reward model, which scores answers and writes none", folder.display());
+            let what = format!("{} is a reward model; it scores answers and cannot generate text", folder.display());
             return Err(Usage::new(what).hint(format!("gptkit score --model {}", shell(folder))).into());
         }
         self.load(folder)
@@ -56,7 +56,9 @@ impl ComputeArgs {
         let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
         let model = model.with_context(|| folder.display().to_string())?;
         if let Some(to) = self.quantize {
-            model.quantize(to.into()).with_context(|| format!("--quantize of {}", folder.display()))?;
+            model
+                .quantize(to.into())
+                .with_context(|| format!("--quantize: {} cannot be quantized", folder.display()))?;
         }
         Ok((files, model))
     }
@@ -65,7 +67,7 @@ impl ComputeArgs {
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceChoice {
-    /// The GPU that this binary was built for, if there is one, else the CPU
+    /// The GPU that this binary supports, if there is one, otherwise the CPU
     Auto,
     /// The CPU
     Cpu,
@@ -81,7 +83,9 @@ impl DeviceChoice {
             if on {
                 Ok(())
             } else {
-                Err(Usage::new(format!("this gptkit was built without {feature}: build it with --features {feature}")))
+                Err(Usage::new(format!(
+                    "this gptkit was built without {feature}; rebuild it with --features {feature}"
+                )))
             }
         };
         match self {
@@ -101,19 +105,19 @@ impl DeviceChoice {
     }
 }
 
-/// What products of matrices read
+/// Data type for matrix multiplications
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum DtypeChoice {
-    /// bf16 where the processor is faster with it, else f32
+    /// bf16 if the CPU is faster with it, otherwise f32
     Auto,
     /// 32 bits
     F32,
-    /// 16 bits with the range of f32; sums and weights in training stay f32
+    /// 16 bits with the range of f32; sums, and weights in training, stay f32
     Bf16,
 }
 
 impl DtypeChoice {
-    /// As `--set` would say it.
+    /// The flags as settings in the form of `--set`.
     pub(crate) fn setting(self) -> String {
         format!("train.dtype={}", serde_json::json!(Dtype::from(self)))
     }
@@ -129,7 +133,7 @@ impl From<DtypeChoice> for Dtype {
     }
 }
 
-/// Weights of few bits
+/// Quantized weights
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum QuantizeChoice {
     /// 8 bits

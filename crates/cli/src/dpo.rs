@@ -64,7 +64,7 @@ impl DpoCommand {
     }
 }
 
-/// Says what the run came to and what is next.
+/// Prints the results of the run and the next command.
 fn finish(outcome: &Outcome<DpoReport>, of_world: bool, ui: &Ui) -> Result<()> {
     let Outcome { folder, summary, report } = outcome;
     say_end("dpo", folder, summary, ui)?;
@@ -72,8 +72,8 @@ fn finish(outcome: &Outcome<DpoReport>, of_world: bool, ui: &Ui) -> Result<()> {
     if let Some(Learned { report, margin, chosen_log_ratio, rejected_log_ratio }) = learned {
         ui.say(&format!("{} · {}", report.line(), folder.join(SCORES).display()));
         ui.say(&format!(
-            "against the reference: better answers {chosen_log_ratio:+.2} nats, worse ones {rejected_log_ratio:+.2} · margin \
-             {margin:.3}"
+            "log-ratio to the reference model: chosen answers {chosen_log_ratio:+.2} nats, rejected answers \
+             {rejected_log_ratio:+.2} · margin {margin:.3}"
         ));
     }
     let (a, b) = (shell(folder), shell(reference));

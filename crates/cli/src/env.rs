@@ -76,7 +76,7 @@ fn parse_events(value: Option<&OsStr>) -> Result<bool, Usage> {
     match value {
         None => Ok(false),
         Some(value) if value == "1" => Ok(true),
-        Some(value) => Err(Usage::new(format!("{EVENTS} is {value:?}; it must be 1 or not set"))),
+        Some(value) => Err(Usage::new(format!("{EVENTS} is {value:?}; it must be 1 or unset"))),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
         assert!(!parse_events(None).unwrap() && parse_events(Some("1".as_ref())).unwrap());
         for value in ["", "0", "yes", "1 "] {
             let error = parse_events(Some(value.as_ref())).unwrap_err().to_string();
-            assert!(error.contains("GPTKIT_EVENTS is") && error.contains("must be 1 or not set"), "{error}");
+            assert!(error.contains("GPTKIT_EVENTS is") && error.contains("must be 1 or unset"), "{error}");
         }
     }
 }

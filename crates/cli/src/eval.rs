@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 /// and JSON, and charts over few-shot examples and model sizes.
 #[derive(Debug, Args)]
 pub(crate) struct EvalCommand {
-    /// Model folder (repeatable): a run of `pretrain` or `sft`, or a folder of Hugging Face's
+    /// Model folder (repeatable): a run of `pretrain` or `sft`, or a model in Hugging Face format
     #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "list"])]
     model: Vec<PathBuf>,
     /// Task (repeatable): a built-in name or your TOML file, `:VARIANT` for one of its variants, and `=TEST` or
@@ -114,7 +114,7 @@ impl EvalCommand {
         let cells = match evaluated? {
             EvalEnd::Done(cells) => cells,
             EvalEnd::Stopped(stop) => {
-                ui.say(&format!("stopped; what was measured so far is in {}", out.display()));
+                ui.say(&format!("stopped; the results so far are in {}", out.display()));
                 ui.next(&format!("gptkit eval --resume {}", shell(&out)));
                 return Err(Stopped(stop).into());
             }
@@ -163,8 +163,8 @@ impl EvalCommand {
         }
         let mut names = BTreeSet::new();
         if let Some(twice) = tasks.iter().map(TaskRequest::full_name).find(|name| !names.insert(name.clone())) {
-            let hint = "name each task once; a second file of records is a task file of its own";
-            return Err(Usage::new(format!("--task {twice} is named twice")).hint(hint).into());
+            let hint = "name each task once; to use a second file of records, write another task file";
+            return Err(Usage::new(format!("--task {twice} is given twice")).hint(hint).into());
         }
         Ok(tasks)
     }
@@ -185,14 +185,18 @@ impl EvalCommand {
     }
 }
 
-/// Refuses a folder that holds no language model.
+/// Returns an error if the folder does not contain a language model.
 fn check_model(model: &Path) -> Result<()> {
     let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
     if !model.is_dir() {
-        return Err(usage("no such folder", "make a model with `gptkit pretrain`, and name its run").into());
+        return Err(usage("no such folder", "train a model with `gptkit pretrain` and pass its run folder").into());
     }
     if HeadDescription::load(model).is_ok() {
-        return Err(usage("it labels or rewards texts, and writes none", "name it as --finetuned DIR").into());
+        return Err(usage(
+            "it is a classifier or a reward model, not a language model",
+            "pass a classifier with --finetuned DIR",
+        )
+        .into());
     }
     Ok(())
 }
@@ -204,20 +208,20 @@ fn finetuned_request(text: &str, tasks: &[TaskRequest]) -> Result<FinetunedReque
         (Some((task, folder)), _) => (task.to_owned(), folder),
         (None, [one]) => (one.full_name(), text),
         (None, _) => {
-            let hint = "write --finetuned TASK=DIR with a task whose scoring is choice";
-            return Err(Usage::new(format!("--finetuned {text}: of which task?")).hint(hint).into());
+            let hint = "write --finetuned TASK=DIR, where the task has scoring = \"choice\"";
+            return Err(Usage::new(format!("--finetuned {text}: the task is missing")).hint(hint).into());
         }
     };
     let wrong = if !choices.iter().any(|one| one.full_name() == task) {
-        format!("{task} is not a task with choices")
+        format!("{task} is not one of the multiple-choice tasks of this evaluation")
     } else if !Path::new(folder).is_dir() {
         format!("{folder}: no such folder")
     } else if HeadDescription::load(Path::new(folder)).is_err() {
-        format!("{folder} labels nothing")
+        format!("{folder} is not a classifier")
     } else {
         return Ok(FinetunedRequest { task, folder: PathBuf::from(folder) });
     };
-    let hint = "make a model with `gptkit finetune`, and name its run as TASK=DIR";
+    let hint = "train a classifier with `gptkit finetune` and pass its run folder as TASK=DIR";
     Err(Usage::new(format!("--finetuned {text}: {wrong}")).hint(hint).into())
 }
 
@@ -239,7 +243,7 @@ fn list(ui: &Ui) -> Result<()> {
     ui.result(&aligned(&rows, 2))
 }
 
-/// Writes tables and charts beside the instances.
+/// Writes tables and charts into the folder of the instances.
 fn keep(report: &EvalReport, out: &Path) -> Result<()> {
     let write = |name: &str, text: &str| gptkit_data::disk::write(&out.join(name), text.as_bytes());
     write("results.md", &report.markdown())?;
@@ -260,7 +264,7 @@ fn keep(report: &EvalReport, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The main figure of every task and model, over demonstrations.
+/// The main metric of every task and model, by number of few-shot examples.
 fn table(report: &EvalReport) -> String {
     let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
     let heads = ["task", "metric", "model"].map(str::to_owned).into_iter();
@@ -275,7 +279,7 @@ fn table(report: &EvalReport) -> String {
             let clean = |k: &usize| report.cell(task, model, *k).and_then(|cell| cell.clean.as_ref());
             if let Some(n) = shots.iter().find_map(clean).map(|clean| clean.n) {
                 let figure = |k: &usize| clean(k).and_then(|clean| clean.figures.first()).map_or("-".to_owned(), shown);
-                let name = format!("{}, {n} not in the text", report.request.model_name(model));
+                let name = format!("{}, {n} without overlap", report.request.model_name(model));
                 let names = [task.to_owned(), main.clone(), name].into_iter();
                 rows.push(names.chain(shots.iter().map(figure)).collect());
             }
@@ -300,15 +304,15 @@ fn say(report: &EvalReport, out: &Path, ui: &Ui) {
     let (read, alone) = (sum(|cell| cell.cost.tokens_read), sum(|cell| cell.cost.tokens_alone));
     let seconds: f64 = report.cells.iter().map(|cell| cell.cost.elapsed_s).sum();
     let shared = if alone > read {
-        format!(" instead of {}, since shared beginnings are read once", gptkit_data::progress::grouped(alone))
+        format!(" instead of {}, because shared prefixes are computed once", gptkit_data::progress::grouped(alone))
     } else {
         String::new()
     };
-    ui.say(&format!("{} tokens read{shared} · {seconds:.1} s", gptkit_data::progress::grouped(read)));
+    ui.say(&format!("{} tokens computed{shared} · {seconds:.1} s", gptkit_data::progress::grouped(read)));
     ui.say(&format!("saved {}: results.md, results.json, charts, and every instance in instances/", out.display()));
     let model = report.request.models.first().map(|model| shell(model)).unwrap_or_default();
     if report.request.shots == [0] && report.cells.iter().any(|cell| !cell.measured.scores.is_empty()) {
-        ui.next(&format!("gptkit eval --model {model} --shots 0,1,4,16 …, to see what demonstrations bring"));
+        ui.next(&format!("gptkit eval --model {model} --shots 0,1,4,16 …, to measure the effect of few-shot examples"));
     } else {
         ui.next(&format!("gptkit sft --init {model}"));
     }

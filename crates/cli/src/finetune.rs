@@ -30,7 +30,7 @@ pub(crate) struct FinetuneCommand {
     run: RunArgs,
 }
 
-/// Settings, and short ways to write them
+/// Settings and the flags for common ones
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Records: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
@@ -63,7 +63,7 @@ struct FinetuneConfigArgs {
 }
 
 impl FinetuneConfigArgs {
-    /// As `--set` would say it.
+    /// The flags as settings in the form of `--set`.
     fn settings(&self) -> Result<Vec<String>, Usage> {
         let mut set = self.records.settings("data")?;
         set.extend(list("data.test", &self.test));
@@ -95,7 +95,7 @@ impl FinetuneCommand {
     }
 }
 
-/// Says what the run came to and what is next.
+/// Prints the results of the run and the next command.
 fn finish(outcome: &Outcome<FinetuneReport>, ui: &Ui) -> Result<()> {
     let Outcome { folder, summary, report } = outcome;
     say_end("finetune", folder, summary, ui)?;

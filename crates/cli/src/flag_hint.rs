@@ -1,4 +1,4 @@
-//! What to write instead of a flag that another program has, or of a path without a flag.
+//! Plainer messages for mistakes on the command line: flags of other programs, paths without a flag, and invalid numbers.
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -23,6 +23,26 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("--output_dir", "--out"),
 ];
 
+/// Messages of the standard library's number parsers, and plain words for them.
+const CAUSES: [(&str, &str); 4] = [
+    ("invalid digit found in string", "it is not a whole number"),
+    ("number too large to fit in target type", "the number is too large"),
+    ("cannot parse integer from empty string", "it is empty"),
+    ("invalid float literal", "it is not a number"),
+];
+
+/// The message of `error` in plain words, if a number parser of the standard library caused it.
+pub(crate) fn plain(error: &clap::Error) -> Option<String> {
+    let cause = std::error::Error::source(error)?.to_string();
+    let &(_, plain) = CAUSES.iter().find(|(known, _)| *known == cause)?;
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => value.parse().unwrap_or(0.0),
+        _ => 0.0,
+    };
+    let plain = if value < 0.0 { "it must not be negative" } else { plain };
+    Some(error.to_string().replace(&format!(": {cause}"), &format!(": {plain}")))
+}
+
 /// A hint for `error`, which `arguments` caused; `program` has the commands.
 pub(crate) fn of(error: &clap::Error, arguments: &[OsString], program: &Command) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
@@ -43,7 +63,10 @@ pub(crate) fn of(error: &clap::Error, arguments: &[OsString], program: &Command)
     if given.starts_with('-') {
         let name = given.split(['=', ' ']).next().unwrap_or(given);
         let meant = ELSEWHERE.iter().filter(|(other, _)| *other == name).map(|(_, flag)| *flag);
-        return meant.into_iter().find(|flag| has(flag)).map(|flag| format!("{} has {flag}", command.get_name()));
+        return meant
+            .into_iter()
+            .find(|flag| has(flag))
+            .map(|flag| format!("gptkit {} calls it {flag}", command.get_name()));
     }
     let path = Path::new(given);
     let is_model = path.join("config.json").exists() || path.join("adapter_config.json").exists();
@@ -65,11 +88,25 @@ mod tests {
 
     #[test]
     fn flags_of_other_programs_lead_to_ours() {
-        assert_eq!(hint("gptkit sft --model x").as_deref(), Some("sft has --init"));
-        assert_eq!(hint("gptkit chat --init x").as_deref(), Some("chat has --model"));
-        assert_eq!(hint("gptkit pretrain --learning-rate 1e-4").as_deref(), Some("pretrain has --lr"));
+        assert_eq!(hint("gptkit sft --model x").as_deref(), Some("gptkit sft calls it --init"));
+        assert_eq!(hint("gptkit chat --init x").as_deref(), Some("gptkit chat calls it --model"));
+        assert_eq!(hint("gptkit pretrain --learning-rate 1e-4").as_deref(), Some("gptkit pretrain calls it --lr"));
         assert_eq!(hint("gptkit pretrain --set train.lr = 3").as_deref(), Some("write KEY=VALUE without spaces"));
         assert_eq!(hint("gptkit pretrain --wings 2"), None);
+    }
+
+    #[test]
+    fn an_invalid_number_is_named_in_plain_words() {
+        let message = |line: &str| plain(&Cli::try_parse_from(line.split(' ')).unwrap_err());
+        let says = message("gptkit pretrain --seed abc").unwrap();
+        assert!(says.contains("invalid value 'abc' for '--seed <SEED>': it is not a whole number"), "{says}");
+        let says = message("gptkit world --count abc").unwrap();
+        assert!(says.contains("it is not a whole number"), "{says}");
+        let says = message("gptkit pretrain --lr abc").unwrap();
+        assert!(says.contains("it is not a number"), "{says}");
+        let says = message("gptkit pretrain --batch-size -1").unwrap();
+        assert!(says.contains("it must not be negative"), "{says}");
+        assert_eq!(message("gptkit pretrain --wings 2"), None);
     }
 
     #[test]

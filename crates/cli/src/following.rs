@@ -81,8 +81,9 @@ impl Following {
             return;
         }
         self.text = table.to_string();
-        self.said
-            .push(format!("only your own records are used: no text is mixed in (the key {section} would mix in some)"));
+        self.said.push(format!(
+            "training uses only your records, without pretraining text (the key {section} mixes in text)"
+        ));
     }
 
     /// Sets the learning rate and the optimizer of a model that is larger than those that the preset is tuned for.
@@ -108,7 +109,7 @@ impl Following {
             let lr = two_digits(factor * purpose.learning_rate(n_params));
             set.push(format!("train.lr={lr:?}"));
             self.said.push(format!(
-                "learning rate {lr:e} for {} parameters{} (--lr sets another)",
+                "learning rate {lr:e}, chosen for {} parameters{} (--lr sets another one)",
                 grouped(n_params),
                 if with_lora { " with LoRA" } else { "" }
             ));

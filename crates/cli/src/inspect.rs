@@ -70,8 +70,7 @@ impl InspectCommand {
     }
 }
 
-const LEGEND: &str =
-    "each token with its mark: ╰─ it is predicted and carries loss, · it is only read; ↵ line break, → tab\n";
+const LEGEND: &str = "marks below the tokens: ╰─ included in the loss, · context only; ↵ line break, → tab\n";
 
 /// A token of a window, to be printed.
 struct ShownToken {
@@ -154,10 +153,10 @@ fn counts(batch: &Batch, tokenizer: &Tokenizer) -> String {
     let sequences: usize = batch.starts.iter().map(Vec::len).sum();
     let packing = match sequences == batch.rows {
         true => "no padding: each window is one sequence".to_owned(),
-        false => format!("{} sequences, padding among them, none of which sees another", n(sequences)),
+        false => format!("{} sequences with padding; each attends only to itself", n(sequences)),
     };
     format!(
-        "the batch: {} windows of {} tokens = {} · {} predictions carry loss · {} document ends · {} special tokens · \
+        "batch: {} windows of {} tokens = {} · {} predictions in the loss · {} document ends · {} special tokens · \
          {packing}\n",
         batch.rows,
         n(batch.context),
@@ -181,6 +180,6 @@ mod tests {
         let batch = Batch::windows(4, vec![a, b, line, a], vec![b, IGNORE, a, b]);
         assert_eq!(window(&batch, 0, &tokenizer, 80), "ab↵ab\n·╰·╰╰\n");
         assert_eq!(window(&batch, 0, &tokenizer, 3), "ab↵\n·╰·\nab\n╰╰\n");
-        assert!(counts(&batch, &tokenizer).contains("3 predictions carry loss"));
+        assert!(counts(&batch, &tokenizer).contains("3 predictions in the loss"));
     }
 }

@@ -36,8 +36,8 @@ impl JudgeChoice {
     /// Any but a person.
     pub(crate) fn parse_automatic(text: &str) -> Result<Self> {
         if text == "human" {
-            let what = "--judge human: nobody is asked here";
-            let hint = "use gold, labeler or a reward model; `gptkit compare --a DIR --b DIR` asks people";
+            let what = "--judge human: `gptkit win-rates` needs an automatic judge";
+            let hint = "use gold, labeler or a reward model; `gptkit compare --a DIR --b DIR` collects human judgments";
             return Err(Usage::new(what).hint(hint).into());
         }
         Self::one_of(&["gold", "labeler"], text)
@@ -51,17 +51,21 @@ impl JudgeChoice {
             ("labeler", _) => Ok(Self::Labeler(1)),
             (_, Some(Ok(seed))) => Ok(Self::Labeler(seed)),
             (_, Some(Err(_))) => {
-                Err(Usage::new(format!("--judge {text}: the seed is no number; write labeler:2")).into())
+                Err(Usage::new(format!("--judge {text}: the seed must be a whole number, for example labeler:2"))
+                    .into())
             }
             _ if Path::new(text).is_dir() => Ok(Self::Rewards(Path::new(text).components().collect())),
             _ => {
                 let near = gptkit_config::nearest(text, names.iter().copied());
                 let hint = near.map_or_else(
-                    || "make a reward model with `gptkit train-rm`, and name its folder".to_owned(),
+                    || "train a reward model with `gptkit train-rm` and pass its folder".to_owned(),
                     |near| format!("did you mean {near}?"),
                 );
                 let (last, others) = names.split_last().unwrap_or((&"", &[]));
-                let what = format!("--judge {text}: neither {} nor {last}, and no folder", others.join(", "));
+                let what = format!(
+                    "--judge {text}: no such folder; the judge must be {}, {last} or the folder of a reward model",
+                    others.join(", ")
+                );
                 Err(Usage::new(what).hint(hint).into())
             }
         }
@@ -78,7 +82,8 @@ impl JudgeChoice {
         if SourceLocation::is_world(prompts) {
             return Ok(());
         }
-        let what = format!("--judge {name} knows the embedded world alone, and the prompts are of {prompts}");
+        let what =
+            format!("--judge {name} can only score prompts of the built-in world, but the prompts are from {prompts}");
         Err(Usage::new(what).hint("use --prompts world, or another judge").into())
     }
 
@@ -131,12 +136,13 @@ impl JudgeChoice {
 /// option that names it.
 pub(crate) fn check_model(name: &str, model: &Path, ui: &Ui) -> Result<()> {
     if !model.is_dir() {
-        let hint = "name a run of `gptkit sft`, or another folder of a model that answers";
+        let hint = "name a run of `gptkit sft` or another model folder";
         return Err(Usage::new(format!("--{name} {}: no such folder", model.display())).hint(hint).into());
     }
     if HeadDescription::load(model).is_err() && Tokenizer::load(model)?.chat_template().is_none() {
         ui.say(&format!(
-            "{} was not trained to answer (it has no chat template): it goes on with a text of User and Assistant",
+            "{} has no chat template, so it was not trained for dialogue; it continues a plain-text transcript of User \
+             and Assistant",
             model.display()
         ));
     }
@@ -148,9 +154,9 @@ pub(crate) fn check_prompts_exist(prompts: &str) -> Result<()> {
     match SourceLocation::of_records(prompts) {
         Ok(SourceLocation::World { .. }) => Ok(()),
         Ok(SourceLocation::Path(path)) if path.is_file() => Ok(()),
-        Ok(SourceLocation::Stdin(_)) => Err(Usage::new("--prompts -: name a file").into()),
+        Ok(SourceLocation::Stdin(_)) => Err(Usage::new("--prompts -: stdin is not supported here; name a file").into()),
         Ok(SourceLocation::Path(path)) => {
-            let hint = "name a file with a prompt a line (.txt), records (.jsonl …), or world";
+            let hint = "name a text file with one prompt per line (.txt), a file of records (.jsonl …), or world";
             Err(Usage::new(format!("--prompts {}: no such file", path.display())).hint(hint).into())
         }
         Err(what) => Err(Usage::new(format!("--prompts {prompts}: {what}")).hint("write world:300").into()),

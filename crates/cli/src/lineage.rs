@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// repeat the command: finished stages are kept. The report is one HTML file.
 #[derive(Debug, Args)]
 pub(crate) struct LineageCommand {
-    /// Preset or TOML file that names the stages
+    /// Preset or TOML file that defines the stages
     #[arg(long, value_name = "NAME|FILE", default_value = "lineage")]
     config: String,
     /// Your own raw text: a file or a folder
@@ -56,7 +56,7 @@ pub(crate) struct LineageCommand {
 }
 
 fn seed(text: &str) -> Result<u64, String> {
-    text.trim().parse().map_err(|_| format!("\"{text}\" is not a seed; separate several by commas: 1,2,3"))
+    text.trim().parse().map_err(|_| format!("\"{text}\" is not a seed; separate several seeds with commas: 1,2,3"))
 }
 
 impl LineageCommand {
@@ -69,14 +69,14 @@ impl LineageCommand {
             ui.say(&format!("{name}: {}", path.display()));
         }
         if story.own.instructions.is_some() {
-            ui.say("nobody but the reward model judges answers to instructions of your own: there is no second round");
+            ui.say("only the reward model can judge answers to your own instructions, so the second round is skipped");
         }
         if self.dry_run {
             return self.show(&story, ui);
         }
         disk::create_dir(&self.out)?;
         let lock = disk::lock(&self.out)?;
-        let _lock = lock.with_context(|| format!("another process is at work in {}", self.out.display()))?;
+        let _lock = lock.with_context(|| format!("another process is using {}", self.out.display()))?;
         if let Some(first) = &self.from {
             story.set_aside_from(first)?;
         }
@@ -92,12 +92,12 @@ impl LineageCommand {
         let WrittenReport { page, shapes, answered } = report::write(config, &self.out, &seeds, &own)?;
         let rows: Vec<Vec<String>> = shapes.iter().map(|shape| vec![shape.words(), shape.claim.clone()]).collect();
         ui.result(&aligned(&rows, 2))?;
-        ui.say(&format!("the report: {}", page.display()));
+        ui.say(&format!("report: {}", page.display()));
         let folder = folder_of_seed(&self.out, seeds[0]);
         if let Some(name) = ["ppo-2", "ppo", "sft"].into_iter().find(|name| folder.join(name).is_dir()) {
             ui.next(&format!("gptkit chat --model {}", shell(&folder.join(name))));
             if let Some(known) = answered.get(&format!("chat-{name}")).filter(|known| !known.is_empty()) {
-                ui.say("say Hello!, or ask it what it has never seen and answers right:");
+                ui.say("try Hello!, or one of these held-out questions, which it answers correctly:");
                 known.iter().for_each(|question| ui.say(&format!("  {question}")));
             }
         }
@@ -111,7 +111,7 @@ impl LineageCommand {
             if let Some(path) = path
                 && !path.exists()
             {
-                let hint = "name a file, or leave it out for the embedded world's";
+                let hint = "name a file, or omit the option to use the built-in world";
                 return Err(Usage::new(format!("--{name} {}: no such file", path.display())).hint(hint).into());
             }
         }
@@ -133,7 +133,7 @@ impl LineageCommand {
             let words = std::iter::once("gptkit").chain(step.words.iter().map(String::as_str));
             match Cli::try_parse_from(words) {
                 Ok(Cli { command: Command::Lineage(_) }) => {
-                    wrong.push(format!("  stage {}: a story has no story in it", step.stage.name));
+                    wrong.push(format!("  stage {}: a stage cannot run `gptkit lineage`", step.stage.name));
                 }
                 Ok(_) => {}
                 Err(e) => {
@@ -148,7 +148,7 @@ impl LineageCommand {
         if wrong.is_empty() {
             return Ok(());
         }
-        Err(Usage::new(format!("{} has commands that cannot be obeyed\n{}", self.config, wrong.join("\n"))).into())
+        Err(Usage::new(format!("{} contains invalid commands\n{}", self.config, wrong.join("\n"))).into())
     }
 
     /// What would be done, as a table and as commands.
@@ -159,9 +159,9 @@ impl LineageCommand {
                 self.from.as_deref().map(|first| stages::from(&plan.steps, first)).transpose()?.unwrap_or_default();
             for step in story.chosen(plan) {
                 let state = match step.state() {
-                    _ if anew.contains(&step.stage.name) => "anew",
+                    _ if anew.contains(&step.stage.name) => "rerun",
                     Ok(StageState::Done(_)) => "done",
-                    Ok(StageState::Begun) => "begun",
+                    Ok(StageState::Begun) => "started",
                     Ok(StageState::New) => "to do",
                     Err(_) => "changed",
                 };
@@ -176,11 +176,11 @@ impl LineageCommand {
 
     /// Runs what is left.
     fn run_stages(&self, story: &LineageStory, ui: &Ui) -> Result<()> {
-        let program = std::env::current_exe().context("this program's own file is not known")?;
+        let program = std::env::current_exe().context("the path of the gptkit program cannot be determined")?;
         let interrupt = Interrupt::watch(None)?;
         let context = StageContext { program: &program, interrupt: &interrupt, progress: ui };
         let Some(StoppedAt { stop, stage }) = story.run(&context)? else { return Ok(()) };
-        ui.say(&format!("stopped at stage {stage}; what is done is kept in {}", self.out.display()));
+        ui.say(&format!("stopped at stage {stage}; finished stages are kept in {}", self.out.display()));
         ui.next(&self.again());
         Err(Stopped(stop).into())
     }

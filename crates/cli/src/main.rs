@@ -168,7 +168,7 @@ fn keep_memory() {
     }
 }
 
-/// Has a panic, which is a mistake in gptkit, say so in one line; with `RUST_BACKTRACE`, where it came from too.
+/// Prints a panic, which is a bug in gptkit, as one line; with `RUST_BACKTRACE`, with a backtrace.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         write_line(&internal_error(panic));
@@ -182,16 +182,16 @@ fn report_panics() {
 fn internal_error(panic: &PanicHookInfo) -> String {
     let what = panic.payload_as_str().unwrap_or("no message");
     let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
-    format!("internal error: {}{place}; please report it, with the command", printable_line(what))
+    format!("internal error: {}{place}; please report this with the command that you ran", printable_line(what))
 }
 
-/// Has writing beyond `ulimit -f` fail, as on a full disk, instead of ending the process.
+/// Makes writes beyond `ulimit -f` return an error instead of ending the process.
 fn fail_beyond_file_limit() {
     #[cfg(unix)]
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default());
 }
 
-/// The command line, unless it cannot be obeyed or asks for help alone: then what to end with.
+/// Parses the command line. Returns the exit code if it is invalid or only asks for help.
 fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
     let refuse = |what: String| {
         write_line(&format!("error: {what}"));
@@ -212,7 +212,12 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
         // same but clean.
         let clean = arguments.iter().map(|argument| printable_line(&argument.to_string_lossy()).into_owned());
         let e = help::command().try_get_matches_from(clean).err().unwrap_or(e);
-        let _ = e.print(); // a reader that is gone is no failure
+        match flag_hint::plain(&e) {
+            Some(message) => write_line(message.trim_end()),
+            None => {
+                let _ = e.print(); // a reader that is gone is no failure
+            }
+        }
         if let Some(hint) = flag_hint::of(&e, arguments, &help::command()) {
             write_line(&format!("  hint: {hint}"));
         }

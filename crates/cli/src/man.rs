@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 /// Write man pages: one for gptkit, and one for each subcommand
 ///
-/// In a folder `man1` of the man path, for instance `~/.local/share/man/man1`, `man gptkit-pretrain` finds them.
+/// Write them to a folder `man1` on the man path, for example `~/.local/share/man/man1`, where `man gptkit-pretrain`
+/// finds them.
 #[derive(Debug, Args)]
 pub(crate) struct ManCommand {
-    /// Folder to write them to; other files in it stay
+    /// Folder to write to; other files in it are kept
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -24,7 +25,7 @@ impl ManCommand {
         root.build(); // gives subcommands their full names
         disk::create_dir(&self.out)?;
         let n_pages = write(&root, &self.out)?;
-        ui.say(&format!("written {n_pages} pages to {}", self.out.display()));
+        ui.say(&format!("saved {n_pages} pages to {}", self.out.display()));
         ui.next(&format!("man {}", shell(&self.out.join("gptkit.1"))));
         Ok(())
     }

@@ -25,8 +25,8 @@ pub(crate) struct MergeCommand {
 impl MergeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         if !is_adapter(&self.model) {
-            let what = format!("{} holds no adapters (adapter_config.json)", self.model.display());
-            return Err(Usage::new(what).hint("a model needs no merging").into());
+            let what = format!("{} contains no LoRA adapters (adapter_config.json is missing)", self.model.display());
+            return Err(Usage::new(what).hint("a complete model does not need merging").into());
         }
         let taken = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
         let other = || format!("{} is not empty; choose another folder with --out", self.out.display());

@@ -32,7 +32,7 @@ pub(crate) struct PlanCommand {
     /// Reward model for `--stage ppo`, as a folder or a preset of its architecture [default: small for ppo]
     #[arg(long, value_name = "DIR|NAME")]
     reward: Option<PathBuf>,
-    /// Devices that share the work, instead of measuring this machine
+    /// Estimate for this number of devices instead of measuring this machine
     #[arg(long, value_name = "N", requires = "device_tflops", value_parser = clap::value_parser!(u32).range(1..))]
     devices: Option<u32>,
     /// Peak throughput of one device, in units of 10^12 operations per second
@@ -41,7 +41,7 @@ pub(crate) struct PlanCommand {
     /// Share of the peak throughput that training reaches (model FLOPs utilization), from 0 to 1
     #[arg(long, value_name = "Y", requires = "devices", default_value_t = 0.4, value_parser = share)]
     mfu: f64,
-    /// Memory of a device in units of 10^9 bytes [default: this machine's]
+    /// Memory of one device, in GB (10^9 bytes) [default: this machine's]
     #[arg(long, value_name = "GB", value_parser = positive)]
     memory: Option<f64>,
     /// Device to measure
@@ -52,12 +52,12 @@ pub(crate) struct PlanCommand {
     dtype: Option<DtypeChoice>,
 }
 
-/// A stage whose needs are known
+/// A stage that can be estimated
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StageChoice {
     /// `gptkit pretrain`
     Pretrain,
-    /// `gptkit ppo`, whose default configuration is ppo-small
+    /// `gptkit ppo`; the default configuration is ppo-small
     Ppo,
 }
 
@@ -87,7 +87,7 @@ impl PlanCommand {
             return plan_ppo::print(&self.config.config, &set, policy, reward, memory, ui);
         }
         if self.reward.is_some() {
-            return Err(Usage::new("--reward is for --stage ppo").hint("add --stage ppo, or leave it out").into());
+            return Err(Usage::new("--reward requires --stage ppo").hint("add --stage ppo, or remove --reward").into());
         }
         let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
         let devices = self
@@ -99,13 +99,14 @@ impl PlanCommand {
 
     /// Refuses options on text, tokenizer and time: for PPO only shapes are read, and nothing is measured.
     fn check_of_ppo(&self) -> Result<()> {
-        let text = self.config.names_text().then_some("--data, --tokenizer and what belongs to them");
+        let text = self.config.names_text().then_some("--data, --tokenizer and the related options");
         let devices = self.devices.map(|_| "--devices");
         let device = (self.device != DeviceChoice::Auto).then_some("--device");
         match text.or(devices).or(device) {
             None => Ok(()),
             Some(what) => {
-                let hint = "of ppo memory and updates are planned, from shapes alone; --memory says how much there is";
+                let hint = "for ppo, only memory and updates are estimated, from the model shapes; --memory sets the \
+                            available memory";
                 Err(Usage::new(format!("{what} cannot be used with --stage ppo")).hint(hint).into())
             }
         }
@@ -132,7 +133,7 @@ fn print(
         Some(devices) => {
             let seconds = plan.total_flops() / devices.flops_per_s;
             format!(
-                "{} on {} devices at {} TFLOP/s together",
+                "{} on {} devices with {} TFLOP/s in total",
                 estimated_duration(seconds),
                 devices.n,
                 rounded(devices.flops_per_s / 1e12)
@@ -144,9 +145,9 @@ fn print(
             drop(task);
             let forward_share = 1.0 / 3.0;
             let tokens = plan.n_tokens as f64 + plan.n_validation_tokens as f64 * forward_share;
-            let how = if speed.by_stand_in { ", by a narrower model" } else { "" };
+            let how = if speed.by_stand_in { ", estimated from a narrower model" } else { "" };
             format!(
-                "{} here, at {} tokens a second{how}",
+                "{} on this machine, at {} tokens per second{how}",
                 estimated_duration(speed.s_per_token * tokens),
                 rounded(1.0 / speed.s_per_token)
             )
@@ -159,7 +160,7 @@ fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>
     let memory = &plan.memory;
     let (limit, whose) = limit_and_whose(limit);
     let mut text = format!(
-        "memory       {} at the peak of a step, of {} {whose}\n",
+        "memory       {} at the peak of a step; {} available {whose}\n",
         needed_bytes(memory.total()),
         needed_bytes(limit)
     );
@@ -171,14 +172,14 @@ fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>
         ("activations", memory.activations),
         ("logits", memory.logits),
         ("data", memory.data),
-        ("the rest", memory.overhead),
+        ("overhead", memory.overhead),
     ] {
         text += &format!("  {part:11}{:>11}\n", needed_bytes(bytes));
     }
     if memory.total() > limit {
         let fixed = memory.weights + memory.packed + memory.gradients + memory.optimizer;
         text += &match settings_that_fit(&config.model, &config.train, limit) {
-            Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
+            Some(set) => format!("  does not fit; it fits with --set {}\n", set.join(" --set ")),
             None => format!(
                 "  does not fit: weights, gradients and optimizer alone take {}; lower model.n_layer or model.d_model\n",
                 needed_bytes(fixed)
@@ -192,11 +193,11 @@ fn work(config: &PretrainConfig, plan: &TrainingPlan) -> String {
     let flops = &plan.flops;
     let recomputed = match flops.recomputed {
         0.0 => String::new(),
-        again => format!(", {again:.3e} done again"),
+        again => format!(", {again:.3e} recomputed"),
     };
     let total = plan.total_flops();
     format!(
-        "work         {:.3e} FLOPs a token: {:.3e} in weights, {:.3e} in attention{recomputed}\n\
+        "work         {:.3e} FLOPs per token: {:.3e} in weights, {:.3e} in attention{recomputed}\n\
          run          {} tokens in {} steps of {} · {total:.3e} FLOPs, {} PF-days\n",
         flops.total(),
         flops.weights,

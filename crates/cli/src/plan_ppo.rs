@@ -25,7 +25,7 @@ pub(crate) fn print(
     let (_, config) = presets::load::<PpoConfig>(given, set)?;
     let (policy, reward) = (model("--init", policy)?, model("--reward", reward)?);
     if let Some(lora) = config.policy.lora.as_ref().filter(|lora| lora.rank > policy.d_model) {
-        let what = format!("policy.lora.rank = {} is over the policy's width of {}", lora.rank, policy.d_model);
+        let what = format!("policy.lora.rank = {} is larger than the policy's width of {}", lora.rank, policy.d_model);
         return Err(Usage::new(what).hint("use 8").into());
     }
     let plan = Plan::new(&config, &policy, &reward);
@@ -44,16 +44,16 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
             model.vocab_size = tokenizer.vocab_size.unwrap_or(0);
         }
         if model.vocab_size == 0 {
-            let what = format!("{flag} {name}: its vocabulary depends on the text");
-            return Err(Usage::new(what).hint("name the folder of a model that was trained on it").into());
+            let what = format!("{flag} {name}: the vocabulary of this preset depends on the training text");
+            return Err(Usage::new(what).hint("name the folder of a trained model").into());
         }
         return Ok(model);
     }
     let folder = Path::new(&*name);
     if !folder.is_dir() {
         let what = match preset {
-            true => "a preset without a model",
-            false => "no such folder, and no preset of that name",
+            true => "this preset does not define a model",
+            false => "no such folder or preset",
         };
         let hint = "name a model folder, or a preset of `gptkit pretrain`, for instance gpt3-xl";
         return Err(Usage::new(format!("{flag} {name}: {what}")).hint(hint).into());
@@ -66,13 +66,13 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
 fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig; 2], limit: Option<u64>) -> String {
     let (limit, whose) = limit_and_whose(limit);
     let mut text = format!(
-        "memory       {} at the peak, {}, of {} {whose}\n",
+        "memory       {} at the peak, {}; {} available {whose}\n",
         needed_bytes(plan.peak()),
         match plan.busiest().0 {
-            Phase::Answering => "while the policy answers",
+            Phase::Answering => "while the policy samples answers",
             Phase::Scoring => "while answers are scored",
-            Phase::Policy => "in an update of the policy",
-            Phase::Value => "in an update of the value network",
+            Phase::Policy => "during an update of the policy",
+            Phase::Value => "during an update of the value network",
         },
         needed_bytes(limit)
     );
@@ -95,22 +95,22 @@ fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig
     }
     text += &row("average", &[plan.average]);
     text += &row("cache", &[plan.cache]);
-    text += &row("at all times", &[plan.standing]);
+    text += &row("permanent", &[plan.standing]);
     for (phase, bytes) in &plan.phases {
         let name = match phase {
-            Phase::Answering => "+ answering",
+            Phase::Answering => "+ sampling",
             Phase::Scoring => "+ scoring",
             Phase::Policy => "+ policy",
             Phase::Value => "+ value",
         };
         text += &row(name, &[*bytes]);
     }
-    text += &row("the rest", &[plan.overhead()]);
+    text += &row("overhead", &[plan.overhead()]);
     if plan.peak() > limit {
         text += &match settings_that_fit(config, policy, reward, limit) {
-            Some(set) => format!("  does not fit; it does with --set {}\n", set.join(" --set ")),
+            Some(set) => format!("  does not fit; it fits with --set {}\n", set.join(" --set ")),
             None => format!(
-                "  does not fit: weights, optimizers and what is only read take {} at all times; use smaller models{}\n",
+                "  does not fit: the weights and optimizers of all models alone take {}; use smaller models{}\n",
                 needed_bytes(plan.standing),
                 if plan.value.total() > 0 { ", or --set value.shared=true" } else { "" }
             ),
@@ -132,12 +132,12 @@ fn run(config: &PpoConfig, plan: &Plan) -> String {
             grouped(episodes as u64)
         ),
         None => format!(
-            "iterations of {} episodes, for passes over prompts that are not read here",
+            "iterations of {} episodes; their number depends on the prompts, which `plan` does not read",
             config.train.batch_size
         ),
     };
     format!(
-        "run          {run}\nsequences    {} tokens each, the most that fit: prompts are not read here\n",
+        "run          {run}\nsequences    {} tokens each, the maximum, because `plan` does not read the prompts\n",
         plan.longest
     )
 }

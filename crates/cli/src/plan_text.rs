@@ -11,7 +11,7 @@ pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
         Kind::Gpt2 => "GPT-2",
         Kind::Gpt3 => "GPT-3",
         Kind::Lstm => "LSTM",
-        Kind::Bert => "masked model",
+        Kind::Bert => "BERT",
     };
     let heads = if m.kind == Kind::Lstm { String::new() } else { format!("{} heads · ", m.n_head) };
     format!(
@@ -27,7 +27,7 @@ pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
 /// The bytes of memory that a run may use, and where they are: `limit` on a device, else those of this machine.
 pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
     match limit {
-        Some(limit) => (limit, "of the device"),
-        None => (machine::memory(), "here"),
+        Some(limit) => (limit, "on the device"),
+        None => (machine::memory(), "on this machine"),
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct PpoCommand {
     /// Reward model: a run of `train-rm` with the same tokenizer and chat template
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     reward: Option<PathBuf>,
-    /// Number of this round, as a check: 1 starts from `sft`, 2 from a policy after one round
+    /// Number of this round, to check --init: round 1 starts from `sft`, round 2 from a policy after one round
     #[arg(long, value_name = "N", conflicts_with = "resume", value_parser = clap::value_parser!(u32).range(1..))]
     round: Option<u32>,
     #[command(flatten)]
@@ -41,13 +41,13 @@ pub(crate) struct PpoCommand {
     run: RunArgs,
 }
 
-/// Settings, and short ways to write them
+/// Settings and the flags for common ones
 #[derive(Debug, Args)]
 #[command(
     mut_arg("set", |arg| arg.help("Change one setting, for instance reward.kl_coef=0.05 (repeatable)")),
     mut_arg("data", |arg| {
-        arg.long("prompts").help("Prompts: a line each in .txt, or records (JSONL, JSON, CSV, TSV, Parquet), or `world` for the \
-                                  built-in ones; repeatable")
+        arg.long("prompts").help("Prompts: a .txt file with one prompt per line, records (JSONL, JSON, CSV, TSV, \
+                                  Parquet), or `world` for the built-in ones; repeatable")
     }),
     mut_arg("val", |arg| arg.help("Prompts for validation [default: a share of --prompts]")),
     mut_arg("on_bad_record", |arg| arg.help("What to do with records without a prompt")),
@@ -64,7 +64,7 @@ struct PpoConfigArgs {
 }
 
 impl PpoConfigArgs {
-    /// As `--set` would say it.
+    /// The flags as settings in the form of `--set`.
     fn settings(&self) -> Result<Vec<String>, Usage> {
         let mut set = self.records.settings("prompts")?;
         if !self.text.is_empty() {
@@ -89,7 +89,7 @@ impl PpoCommand {
         let settings = (self.config.config.as_str(), self.config.settings()?);
         let models = || {
             let init = model_to_start_from(self.init.as_deref())?;
-            let reward = self.reward.as_deref().context("no reward model")?;
+            let reward = self.reward.as_deref().context("--reward is missing")?;
             if !reward.is_dir() {
                 let hint = format!("make one with `gptkit train-rm --init {}`", shell(init));
                 return Err(Usage::new(format!("--reward {}: no such folder", reward.display())).hint(hint).into());
@@ -109,15 +109,15 @@ impl PpoCommand {
         finish(&self.run.train(&NAMES, settings, models, stage, ui)?, ui)
     }
 
-    /// Whether the model in `init` has been through the rounds before the one that was said. A reward model that knows only
-    /// the answers of an earlier policy is worth a word.
+    /// Checks `--round` against the rounds of the model in `init`. Warns if the reward model was only trained on
+    /// answers of an earlier policy.
     fn check_round(&self, init: &Path, reward: &Path, ui: &Ui) -> Result<()> {
         let rounds = Provenance::load(init)?.rounds;
         let before = rounds.len() as u32;
         let weights = ModelUsed::of(reward)?.weights;
         if rounds.iter().any(|round| round.reward.weights == weights) {
             ui.warn(&format!(
-                "{} is the reward model of an earlier round: it has seen no answer of this policy; {}",
+                "{} is the reward model of an earlier round and was not trained on answers of this policy; {}",
                 reward.display(),
                 new_comparisons(init, reward)
             ));
@@ -125,10 +125,14 @@ impl PpoCommand {
         match self.round {
             Some(round) if round != before + 1 => {
                 let been = if before == 1 { "1 round".to_owned() } else { format!("{before} rounds") };
-                let what = format!("--round {round}: {} has been through {been} of ppo", init.display());
+                let what = format!("--round {round}: {} has already been trained for {been} of ppo", init.display());
                 let hint = match round {
-                    1 => "begin the first with a run of `gptkit sft`".to_owned(),
-                    _ => format!("this is round {}; for round {round} name the run of round {}", before + 1, round - 1),
+                    1 => "round 1 must start from a run of `gptkit sft`".to_owned(),
+                    _ => format!(
+                        "this would be round {}; for round {round}, pass the run of round {}",
+                        before + 1,
+                        round - 1
+                    ),
                 };
                 Err(Usage::new(what).hint(hint).into())
             }
@@ -137,17 +141,17 @@ impl PpoCommand {
     }
 }
 
-/// How a reward model learns of the answers of the policy in `policy`.
+/// The commands that train a reward model on answers of `policy`.
 fn new_comparisons(policy: &Path, reward: &Path) -> String {
     format!(
-        "`gptkit compare --a {0} --k 6 --prompts world:4000 --judge labeler --temperature 1` ranks them, and `gptkit train-rm \
-         --init {0} --data …` learns it (before: {1})",
+        "`gptkit compare --a {0} --k 6 --prompts world:4000 --judge labeler --temperature 1` ranks such answers, and \
+         `gptkit train-rm --init {0} --data …` trains a reward model that replaces {1}",
         shell(policy),
         shell(reward)
     )
 }
 
-/// Says what the run came to and what is next.
+/// Prints the results of the run and the next command.
 fn finish(outcome: &Outcome<PpoReport>, ui: &Ui) -> Result<()> {
     let Outcome { folder, summary, report } = outcome;
     say_end("ppo", folder, summary, ui)?;
@@ -155,18 +159,18 @@ fn finish(outcome: &Outcome<PpoReport>, ui: &Ui) -> Result<()> {
     let figure = |figures: &BTreeMap<String, f64>, name: &str| figures.get(name).copied();
     for (name, what) in [
         ("objective/score", "score on held-out prompts"),
-        ("objective/gold", "gold on held-out prompts"),
-        ("objective/kl", "nats an answer from the reference"),
-        ("answers/length", "tokens an answer"),
-        ("answers/end_rate", "share of answers with an end"),
+        ("objective/gold", "gold score on held-out prompts"),
+        ("objective/kl", "KL from the reference, nats per answer"),
+        ("answers/length", "tokens per answer"),
+        ("answers/end_rate", "share of answers that end"),
         ("text/loss", "loss on pretraining text"),
     ] {
         if let Some(after) = figure(figures, name) {
             let before = figure(before, name).map(|before| format!("{before:.3} before, ")).unwrap_or_default();
-            ui.say(&format!("{what:34} {before}{after:.3} after"));
+            ui.say(&format!("{what:38} {before}{after:.3} after"));
         }
     }
-    ui.say(&format!("answers {} · {}", folder.join("answers.md").display(), folder.join("reward-kl.svg").display()));
+    ui.say(&format!("saved {} · {}", folder.join("answers.md").display(), folder.join("reward-kl.svg").display()));
     let rounds = Provenance::load(folder)?.rounds;
     if let Some(round) = rounds.last() {
         let (a, b) = (shell(folder), shell(&round.policy.folder));

@@ -37,11 +37,14 @@ impl PredictCommand {
 fn say(predicted: &Predicted, to: &str, begun: Instant, ui: &Ui) {
     let Predicted { n, truncated, report } = predicted;
     if *truncated > 0 {
-        ui.say(&format!("warning: {} records are longer than the window and were cut", grouped(*truncated)));
+        ui.say(&format!(
+            "warning: {} records are longer than the context window and were truncated",
+            grouped(*truncated)
+        ));
     }
     if let Some(report) = report {
         ui.say(&format!("{} · loss {:.4} · {} records with labels", report.line(), report.loss, grouped(report.n)));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} a second", grouped(*n), *n as f64 / seconds.max(1e-9)));
+    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} per second", grouped(*n), *n as f64 / seconds.max(1e-9)));
 }

@@ -64,7 +64,7 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
         let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
         let meant = nearest(given, names.iter().copied()).map(|name| format!("did you mean {name}? "));
         let hint = format!("{}presets: {}", meant.unwrap_or_default(), names.join(", "));
-        return Err(Usage::new(format!("no preset and no file is called {given}")).hint(hint).into());
+        return Err(Usage::new(format!("{given} is neither a preset nor a file")).hint(hint).into());
     }
     let stem = path.file_stem().map_or_else(|| given.to_owned(), |s| s.to_string_lossy().into_owned());
     let text = gptkit_data::disk::read_named(path).map_err(|e| Usage::new(format!("{e:#}")))?;
@@ -82,7 +82,7 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
     Ok((name, config))
 }
 
-/// What a configuration may extend at most, one after the other.
+/// Longest chain of configurations that extend each other.
 const LONGEST_CHAIN: usize = 8;
 
 /// The configuration that the file `given` with the TOML `text` extends, and the text without the key that says so.
@@ -93,7 +93,7 @@ fn extended(given: &str, text: &str) -> Result<Option<(Table, String)>> {
     while let Some((file, base)) = next {
         if chain.len() == LONGEST_CHAIN {
             return Err(Usage::new(format!(
-                "{given} extends more than {LONGEST_CHAIN} configurations, one after the other"
+                "{given}: the chain of `extends` is longer than {LONGEST_CHAIN} configurations"
             ))
             .into());
         }

@@ -64,7 +64,7 @@ impl PretrainCommand {
             if let Some(folder) = self.run.resume_folder().filter(|_| !models.is_resumed()) {
                 ensure!(
                     !config.data.sources.iter().any(|source| stdin(&source.path)),
-                    "{} has no checkpoint, and its text came from stdin\n  hint: give the command that began it again",
+                    "{} has no checkpoint, and its text came from stdin\n  hint: repeat the command that started it",
                     folder.display()
                 );
             }

@@ -54,7 +54,7 @@ impl RunModels<'_> {
     /// # Errors
     /// When a new run names no such model.
     pub(crate) fn required(&self, name: &str) -> Result<Option<&Path>> {
-        ensure!(self.is_resumed() || self.get(name).is_some(), "run.json names no --{name}");
+        ensure!(self.is_resumed() || self.get(name).is_some(), "run.json has no --{name}");
         Ok(self.get(name))
     }
 
@@ -67,7 +67,7 @@ impl RunModels<'_> {
 /// How a run is made
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Folder of the run [default: runs/NAME-1, or the first number that is free]
+    /// Folder for the run [default: runs/NAME-1, or the first number that is free]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Resume the run in this folder from its last checkpoint, with its own settings
@@ -88,13 +88,13 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// As `--set` would say it.
+    /// The flags as settings in the form of `--set`.
     pub(crate) fn settings(&self) -> Vec<String> {
         let seed = self.seed.map(|seed| format!("seed={seed}"));
         seed.into_iter().chain(self.dtype.map(DtypeChoice::setting)).collect()
     }
 
-    /// The run to go on with, if that is asked for. `settings` are those of the command line, which then has none.
+    /// The run that `--resume` names, if it is given; then `settings`, those of the command line, must be empty.
     ///
     /// # Errors
     /// When it has.
@@ -102,8 +102,8 @@ impl RunArgs {
         if self.resume.is_some() && !settings.is_empty() {
             let keys: Vec<&str> = settings.iter().map(|set| set.split('=').next().unwrap_or(set)).collect();
             let what =
-                format!("--resume goes on with the run's own settings, and {} would change them", keys.join(", "));
-            return Err(Usage::new(what).hint("leave that out, or begin a new run without --resume").into());
+                format!("--resume uses the saved settings of the run, and {} would change them", keys.join(", "));
+            return Err(Usage::new(what).hint("remove it, or start a new run without --resume").into());
         }
         Ok(self.resume.as_deref())
     }
@@ -172,7 +172,7 @@ impl RunArgs {
             Some(out) => match request.place(out).map_err(unusable)? {
                 RunFolder::New(claim) => claim,
                 RunFolder::Same => {
-                    ui.say(&format!("{} holds the run of this command; resuming it", out.display()));
+                    ui.say(&format!("{} contains the run of this command; resuming it", out.display()));
                     return reopen(stage, out, ui);
                 }
             },
@@ -222,9 +222,9 @@ pub(crate) fn load_following<C: DeserializeOwned + Check>(
 /// # Errors
 /// When there is none.
 pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
-    let init = init.context("no model to start from")?;
+    let init = init.context("--init is missing")?;
     if !init.is_dir() {
-        let hint = "make one with `gptkit pretrain`, or name a folder of Hugging Face's form";
+        let hint = "train one with `gptkit pretrain`, or name a model folder in Hugging Face format";
         return Err(Usage::new(format!("--init {}: no such folder", init.display())).hint(hint).into());
     }
     load_config(init).map_err(unusable)?;
@@ -268,11 +268,11 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
 fn start_again<C: DeserializeOwned>(request: RunRequest, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
     let folder = std::path::absolute(folder)?;
     let claim = RunRequest::claim_again(&folder)?;
-    ui.say(&format!("{} has no checkpoint yet; starting it again", folder.display()));
+    ui.say(&format!("{} has no checkpoint yet; starting it again from the beginning", folder.display()));
     let from = &request.working_folder;
     if std::env::current_dir().ok().as_ref() != Some(from) {
         std::env::set_current_dir(from).with_context(|| {
-            format!("{} was started in {}, which cannot be entered", folder.display(), from.display())
+            format!("{} was started in the directory {}, which is not accessible", folder.display(), from.display())
         })?;
     }
     Ok(Todo::Begin { config: request.config()?, request, claim })
@@ -285,7 +285,7 @@ fn start_again<C: DeserializeOwned>(request: RunRequest, folder: &Path, ui: &Ui)
 pub(crate) fn say_end(command: &str, folder: &Path, summary: &Summary, ui: &Ui) -> Result<()> {
     let state = &summary.state;
     if let Some(stop) = summary.stop {
-        ui.say(&format!("stopped after step {} of {}, which is saved", state.step, state.n_steps));
+        ui.say(&format!("stopped after step {} of {}; a checkpoint is saved", state.step, state.n_steps));
         ui.next(&format!("gptkit {command} --resume {}", shell(folder)));
         return Err(Stopped(stop).into());
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// List runs with their state, step, newest figure and best validation
 #[derive(Debug, Args)]
 pub(crate) struct RunsCommand {
-    /// Folder of the runs
+    /// Folder with the runs
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
     /// Refresh the table every two seconds until Ctrl-C; needs a terminal
@@ -196,7 +196,7 @@ fn ago(run: &Overview) -> String {
 /// Draw metrics of one or several runs as SVG
 #[derive(Debug, Args)]
 pub(crate) struct PlotCommand {
-    /// Folders of runs
+    /// Run folders
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
     /// Draw this metric, for instance grad_norm, or kl for objective/kl; repeatable [default: losses and learning rate; for

@@ -25,7 +25,7 @@ use std::time::Instant;
 /// Generate text
 #[derive(Debug, Args)]
 pub(crate) struct SampleCommand {
-    /// Model folder: a run's, or any GPT-2 or OpenAI-GPT folder of Hugging Face's form
+    /// Model folder: a run, or any GPT-2 or OpenAI-GPT model in Hugging Face format
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Text to continue [default: stdin unless it is a terminal; nothing begins a new text]
@@ -53,7 +53,7 @@ pub(crate) struct SampleCommand {
     /// Print one JSON object per sample: prompt, text, tokens, and why it ended
     #[arg(long)]
     json: bool,
-    /// Write the text byte for byte; by default control characters are shown as escapes, for instance \x1b
+    /// Print the text unchanged; by default, control characters are printed as escapes such as \x1b
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     /// With --json: print the log-probability of each token, and of the K most likely tokens at its position
@@ -84,12 +84,16 @@ impl SampleCommand {
         folder.tokenizer.warn_of_losses("the prompt", ui);
         if !prompt.is_empty() && Template::of(&folder.tokenizer).is_ok_and(|template| template.is_some()) {
             let model = shell(&self.model);
-            ui.say(&format!("{model} is a chat model; the prompt is continued as plain text (gptkit chat --model {model} answers it)"));
+            ui.say(&format!(
+                "{model} is a chat model, but the prompt is continued as plain text (use gptkit chat \
+                             --model {model} to get an answer)"
+            ));
         }
         let context = folder.config.context;
         if request.prompt.len() > context {
             ui.say(&format!(
-                "warning: the prompt has {} tokens, the model sees {context}: it begins from the last {}",
+                "warning: the prompt has {} tokens, but the context of the model is {context}; only the last {} are \
+                 used",
                 request.prompt.len(),
                 (context / 2).max(1)
             ));
@@ -118,11 +122,12 @@ impl SampleCommand {
         let (files, rewarder) = self.compute.load(reward)?;
         let scorer = Scorer::new(reward, files, rewarder)?;
         if !scorer.reads_as(&folder.tokenizer, &template) {
-            let what = format!("--reward {}: it has another tokenizer or chat template than {model}", reward.display());
+            let what =
+                format!("--reward {}: its tokenizer or chat template differs from that of {model}", reward.display());
             return Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into());
         }
         if prompt.trim().is_empty() {
-            return Err(Usage::new("--best-of answers a prompt: give one").into());
+            return Err(Usage::new("--best-of requires a prompt").into());
         }
         let begun = Instant::now();
         let best_of = BestOf {
@@ -173,8 +178,8 @@ impl SampleCommand {
     }
 }
 
-/// The prompt's tokens; an empty one begins a text: with the token that the model's folder or its tokenizer names for that,
-/// else with the one that ends a text, which stands between documents.
+/// The tokens of the prompt. An empty prompt becomes the beginning-of-text token of the model folder or its tokenizer,
+/// or else the end-of-text token, which separates documents.
 fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
     let tokens = folder.tokenizer.encode_prompt(prompt)?;
     if !tokens.is_empty() {
@@ -183,7 +188,7 @@ fn prompt_tokens(folder: &ModelFolder, prompt: &str) -> Result<Vec<u32>> {
     let named = folder.tokenizer.generation().get("bos_token_id").and_then(serde_json::Value::as_u64);
     let start = named.and_then(|id| u32::try_from(id).ok()).or(folder.tokenizer.bos());
     let start = start.filter(|&id| (id as usize) < folder.config.vocab_size).or(folder.end_of_text.first().copied());
-    let start = start.ok_or_else(|| Usage::new("this model has no token that begins a text: give a --prompt"))?;
+    let start = start.ok_or_else(|| Usage::new("this model has no beginning-of-text token; pass a --prompt"))?;
     Ok(vec![start])
 }
 

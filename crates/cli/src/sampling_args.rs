@@ -9,7 +9,7 @@ use gptkit_model::sampler::Sampling;
 /// The default of `--temperature`.
 const TEMPERATURE: f32 = 0.8;
 
-/// How tokens are chosen
+/// Sampling options
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// Sampling temperature; 0 always takes the most likely token

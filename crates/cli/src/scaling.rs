@@ -36,7 +36,7 @@ fn positive(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|x: &f64| x.is_finite() && *x > 0.0)
-        .ok_or_else(|| "use a number above 0, as 1e18".to_owned())
+        .ok_or_else(|| "use a number above 0, for example 1e18".to_owned())
 }
 
 impl ScalingCommand {
@@ -46,9 +46,10 @@ impl ScalingCommand {
             Some(folder) => {
                 let path = folder.join("config.toml");
                 if !path.exists() {
-                    let what = format!("{} does not exist: {} is no family", path.display(), folder.display());
+                    let what =
+                        format!("{} does not exist, so {} is not a family of models", path.display(), folder.display());
                     return Err(Usage::new(what)
-                        .hint(format!("gptkit scaling --out {} begins one", shell(folder)))
+                        .hint(format!("start one with gptkit scaling --out {}", shell(folder)))
                         .into());
                 }
                 let config = reopened(&path.to_string_lossy())?;
@@ -62,11 +63,11 @@ impl ScalingCommand {
                 let folder = match self.run.out() {
                     None => gptkit_scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
                     Some(out) if gptkit_scaling::is_of(out, &config)? => {
-                        ui.say(&format!("{} holds this family; resuming it", out.display()));
+                        ui.say(&format!("{} contains this family; resuming it", out.display()));
                         out.to_owned()
                     }
                     Some(out) => {
-                        let what = "is not empty; go on with it by --resume, or choose another folder with --out";
+                        let what = "is not empty; resume it with --resume, or choose another folder with --out";
                         let claim = Claim::new(out, &|_| false)?;
                         let claim = claim.with_context(|| format!("{} {what}", out.display()))?;
                         gptkit_scaling::begin(claim, &config, ui)?
@@ -80,7 +81,7 @@ impl ScalingCommand {
         match outcome {
             ScalingOutcome::Finished(finished) => finish(&finished, self.json, ui),
             ScalingOutcome::Stopped { stop, member } => {
-                ui.say(&format!("stopped at {member}, which is saved as far as it has come"));
+                ui.say(&format!("stopped at {member}; its progress is saved"));
                 ui.next(&format!("gptkit scaling --resume {}", shell(&folder)));
                 Err(Stopped(stop).into())
             }

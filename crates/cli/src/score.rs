@@ -31,7 +31,7 @@ pub(crate) struct RankCommand {
     read: ReadArgs,
 }
 
-/// What reads, and what is read
+/// Reward model and records
 #[derive(Debug, Args)]
 struct ReadArgs {
     /// Reward model: a run of `train-rm`
@@ -69,12 +69,12 @@ impl ReadArgs {
 
 fn say(ScoringCounts { n, cut, too_long }: ScoringCounts, to: &str, begun: Instant, ui: &Ui) {
     if cut > 0 {
-        let what = "prompts are longer than the window: their oldest turns were left out";
+        let what = "prompts are longer than the context window; their oldest turns were dropped";
         ui.say(&format!("warning: {} {what}", grouped(cut)));
     }
     if too_long > 0 {
-        ui.say(&format!("warning: {} records do not fit the window, and have no reward", grouped(too_long)));
+        ui.say(&format!("warning: {} records do not fit in the context window and get no reward", grouped(too_long)));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} a second", grouped(n), n as f64 / seconds.max(1e-9)));
+    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} per second", grouped(n), n as f64 / seconds.max(1e-9)));
 }

@@ -28,7 +28,7 @@ pub(crate) struct SftCommand {
     run: RunArgs,
 }
 
-/// Settings, and short ways to write them
+/// Settings and the flags for common ones
 #[derive(Debug, Args)]
 #[command(
     mut_arg("data", |arg| arg.help("Dialogues: JSONL, JSON, CSV or TSV (each may be .gz or .zst), Parquet, or `world` for the \
@@ -42,7 +42,7 @@ pub(crate) struct SftConfigArgs {
     pub(crate) config: String,
     #[command(flatten)]
     records: StageArgs,
-    /// Compute the loss on all messages, not on the assistant's alone
+    /// Compute the loss on all messages, not only on the assistant's
     #[arg(long)]
     train_on_prompt: bool,
     /// Train LoRA adapters of this rank instead of all weights; the optimizer is then AdamW
@@ -51,7 +51,7 @@ pub(crate) struct SftConfigArgs {
 }
 
 impl SftConfigArgs {
-    /// As `--set` would say it.
+    /// The flags as settings in the form of `--set`.
     pub(crate) fn settings(&self) -> Result<Vec<String>, Usage> {
         let mut set = self.records.settings("data")?;
         if self.train_on_prompt {
@@ -82,7 +82,7 @@ impl SftCommand {
     }
 }
 
-/// Says what the run came to and what is next.
+/// Prints the results of the run and the next command.
 fn finish(outcome: &Outcome<SftReport>, ui: &Ui) -> Result<()> {
     let Outcome { folder, summary, report } = outcome;
     say_end("sft", folder, summary, ui)?;
@@ -93,7 +93,7 @@ fn finish(outcome: &Outcome<SftReport>, ui: &Ui) -> Result<()> {
     for Asked { messages, before, after, .. } in answers.iter().take(2) {
         let asked = messages.last().map(|Message { content, .. }| content.as_str()).unwrap_or_default();
         let short = |text: &str| console::truncate_str(&text.replace('\n', " "), 90, "…").into_owned();
-        ui.say(&format!("  asked   {}", short(asked)));
+        ui.say(&format!("  prompt  {}", short(asked)));
         ui.say(&format!("  before  {}", short(before)));
         ui.say(&format!("  after   {}", short(after.as_deref().unwrap_or_default())));
     }

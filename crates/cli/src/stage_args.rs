@@ -6,7 +6,7 @@ use crate::ui::Usage;
 use clap::Args;
 use gptkit_data::source::OnBadRecord;
 
-/// Settings, and short ways to write them. Each command says in its own help what its records are.
+/// Settings and the flags for common ones. The help of each command describes its records.
 #[derive(Debug, Args)]
 pub(crate) struct StageArgs {
     /// Change one setting, for instance train.lr=1e-4 (repeatable)
@@ -26,7 +26,7 @@ pub(crate) struct StageArgs {
 }
 
 impl StageArgs {
-    /// As `--set` would say it; the records are those of the section `records`.
+    /// The flags as settings in the form of `--set`; `records` is the section of the records.
     ///
     /// # Errors
     /// When one setting is given twice.

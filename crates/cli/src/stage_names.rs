@@ -1,8 +1,8 @@
-//! What the training commands say of themselves to the code that they share.
+//! What distinguishes the training commands in the code that they share.
 
 use gptkit_train::learning_rates::Purpose;
 
-/// How the command line and the folder of a run name the parts of a stage.
+/// Names of a stage on the command line and in a run folder.
 pub(crate) struct StageNames {
     /// The subcommand.
     pub(crate) command: &'static str,
@@ -12,7 +12,7 @@ pub(crate) struct StageNames {
     pub(crate) records: Option<(&'static str, &'static str)>,
     /// Further settings whose files may be gone.
     pub(crate) gone: &'static [&'static str],
-    /// What a model that was trained before learns here.
+    /// What a pretrained model is trained for; sets the default learning rate.
     pub(crate) purpose: Purpose,
     /// Section of the pretraining text that may be mixed in.
     pub(crate) mixed: Option<&'static str>,

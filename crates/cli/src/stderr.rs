@@ -4,7 +4,7 @@ use gptkit_data::printable::printable;
 use gptkit_lineage::event::ProgressEvent;
 use std::io::{self, Write};
 
-/// Writes to stderr, without control sequences; that it is closed is nobody's concern.
+/// Writes a line to stderr without control sequences; errors are ignored.
 pub(crate) fn write_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }

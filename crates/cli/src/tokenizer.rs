@@ -29,16 +29,16 @@ pub(crate) enum TokenizerCommand {
     },
     /// Encode text from stdin as token ids, separated by spaces, including the tokenizer's special tokens
     Encode {
-        /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
+        /// A tokenizer.json file, or a folder with that file or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
         tokenizer: PathBuf,
     },
     /// Decode token ids from stdin
     Decode {
-        /// tokenizer.json, or a folder with it or with GPT-1's or GPT-2's files
+        /// A tokenizer.json file, or a folder with that file or with GPT-1's or GPT-2's files
         #[arg(long, value_name = "PATH")]
         tokenizer: PathBuf,
-        /// Write the text byte for byte; by default control characters are shown as escapes, for instance \x1b
+        /// Print the text unchanged; by default, control characters are printed as escapes such as \x1b
         #[arg(long)]
         raw: bool,
     },

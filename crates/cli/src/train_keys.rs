@@ -192,7 +192,7 @@ fn see(models: &TestModels, stage: TestedStage, set: &[String]) -> Result<Seen, 
     Ok(Seen {
         records: text.lines().map(without_times).collect(),
         checkpoints: entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect(),
-        spikes: said.0.into_inner().unwrap().into_iter().filter(|line| line.contains("leaps")).collect(),
+        spikes: said.0.into_inner().unwrap().into_iter().filter(|line| line.contains("jumped")).collect(),
     })
 }
 
@@ -307,5 +307,5 @@ fn refusal(models: &TestModels, stage: TestedStage, set: &[String]) -> String {
 #[test]
 fn patience_without_anything_to_validate_on_is_refused() {
     let set = ["train.patience=1", "data.val_fraction=0"].map(str::to_owned).to_vec();
-    assert!(refusal(&TestModels::new(), pretrain, &set).contains("train.patience needs a validation part"));
+    assert!(refusal(&TestModels::new(), pretrain, &set).contains("train.patience needs a validation set"));
 }

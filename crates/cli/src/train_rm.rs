@@ -52,7 +52,7 @@ impl TrainRmCommand {
     }
 }
 
-/// Says what the run came to and what is next.
+/// Prints the results of the run and the next command.
 fn finish(outcome: &Outcome<RewardModelingReport>, ui: &Ui) -> Result<()> {
     let Outcome { folder, summary, report } = outcome;
     say_end("train-rm", folder, summary, ui)?;
@@ -60,7 +60,10 @@ fn finish(outcome: &Outcome<RewardModelingReport>, ui: &Ui) -> Result<()> {
         ui.say(report.to_string().trim_end());
         ui.say(&format!("{} · {}", report.line(), folder.join(SCORES).display()));
         if *synthetic {
-            ui.say("accuracy is measured on answers from the embedded world; it may be lower on a policy's own (collect those with `gptkit compare --k`)");
+            ui.say(
+                "the accuracy is measured on answers of the built-in world; it can be lower on a policy's answers \
+                    (`gptkit compare --k` collects comparisons of them)",
+            );
         }
     }
     ui.next(&format!("gptkit rank --model {} --data COMPLETIONS.jsonl", shell(folder)));

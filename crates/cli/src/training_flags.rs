@@ -3,25 +3,25 @@
 use crate::ui::Usage;
 use clap::Args;
 
-/// Short ways to write settings of `[train]`
+/// Flags for common settings of `[train]`
 #[derive(Debug, Args)]
 pub(crate) struct TrainingFlags {
     /// Learning rate: short for --set train.lr
-    #[arg(long, value_name = "LR")]
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Examples in each update: short for --set train.batch_size
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     batch_size: Option<usize>,
     /// Train for this many passes over the data: short for --set train.length="N epochs"
-    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    #[arg(long, value_name = "N", conflicts_with = "steps", allow_negative_numbers = true)]
     epochs: Option<f64>,
     /// Train for this many updates: short for --set train.length="N steps"
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<u64>,
 }
 
 impl TrainingFlags {
-    /// As `--set` would say it, beside the settings `set`.
+    /// The flags as settings in the form of `--set`; `set` are the settings of `--set`.
     ///
     /// # Errors
     /// When `set` has one of them.
@@ -29,8 +29,8 @@ impl TrainingFlags {
         let key = |setting: &str| setting.split('=').next().unwrap_or_default().trim().to_owned();
         let own = self.own();
         if let Some(one) = own.iter().find(|own| set.iter().any(|set| key(set) == key(own))) {
-            let what = format!("{} is given twice: by --set and by a flag of its own", key(one));
-            return Err(Usage::new(what).hint("leave one of them out"));
+            let what = format!("{} is set twice: by --set and by a flag", key(one));
+            return Err(Usage::new(what).hint("remove one of them"));
         }
         Ok(own)
     }
@@ -55,6 +55,6 @@ mod tests {
         let settings = flags.settings(&set(&["train.min_lr=1e-4"])).unwrap();
         assert_eq!(settings, ["train.lr=0.001", "train.length=\"20 steps\""]);
         let error = flags.settings(&set(&["seed=1", "train.length = 3 epochs"])).unwrap_err();
-        assert!(error.to_string().starts_with("train.length is given twice"), "{error}");
+        assert!(error.to_string().starts_with("train.length is set twice"), "{error}");
     }
 }

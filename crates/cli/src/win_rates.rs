@@ -45,8 +45,8 @@ pub(crate) struct WinRatesCommand {
     /// Reward model; the table then has a column with the mean reward
     #[arg(long, value_name = "DIR")]
     reward: Option<PathBuf>,
-    /// Prompts, as `compare` takes them: a file, or `world`, `world:N`, `world:N:SEED` for held-out instructions of the
-    /// embedded world
+    /// Prompts, in the formats of `compare`: a file, or `world`, `world:N`, `world:N:SEED` for held-out instructions of
+    /// the built-in world
     #[arg(long, value_name = "PATH")]
     prompts: String,
     /// Use only the first N prompts
@@ -89,7 +89,7 @@ impl WinRatesCommand {
             items: &items,
             world: world.as_ref(),
             reference: CompletionWriter::new(&self.reference, &files, &gpt)?,
-            machine: judge_choice.machine(judging.as_ref(), world.clone()).context("nobody judges")?,
+            machine: judge_choice.machine(judging.as_ref(), world.clone()).context("there is no judge")?,
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
@@ -118,8 +118,8 @@ impl WinRatesCommand {
         best_of.sort_unstable();
         best_of.dedup();
         if !best_of.is_empty() && (sampling.temperature == 0.0 || sampling.top_k == Some(1)) {
-            let what = "without chance (--temperature 0, --top-k 1) there is no best of several answers";
-            return Err(Usage::new(what).hint("leave that out, or --best-of").into());
+            let what = "--best-of needs random sampling; with --temperature 0 or --top-k 1 all answers are identical";
+            return Err(Usage::new(what).hint("remove that option or --best-of").into());
         }
         Ok(best_of)
     }
@@ -142,7 +142,7 @@ impl WinRatesCommand {
             return Ok(());
         }
         let (reward, model) = (reward.display(), model.display());
-        let what = format!("--reward {reward}: it has another tokenizer or chat template than {model}");
+        let what = format!("--reward {reward}: its tokenizer or chat template differs from that of {model}");
         Err(Usage::new(what).hint(format!("train a reward model with --init {model}")).into())
     }
 
@@ -169,7 +169,7 @@ impl WinRatesCommand {
             ui.result(&table(rows, judge_choice.score_name()))?;
         }
         if let Some(skipped) = rows.iter().map(|row| row.skipped).max().filter(|&n| n > 0) {
-            ui.say(&format!("too long for the judge: up to {} answers of a row", grouped(skipped)));
+            ui.say(&format!("too long for the judge's context: up to {} answers per row", grouped(skipped)));
         }
         // People are worth asking about the model that did best, if it is better at all.
         let rate = |row: &ContestRow| row.win_rate.a_over_b.map_or(0.0, |share| share.value);
@@ -184,7 +184,7 @@ impl WinRatesCommand {
     }
 }
 
-/// Columns of numbers on the right of their names; those that say nothing of any row are left out.
+/// The table of results; columns without any value are omitted.
 fn table(rows: &[ContestRow], score: &str) -> String {
     let number = |x: Option<f64>, digits: usize| x.map(|x| format!("{x:.digits$}"));
     let kl = |row: &ContestRow| match (row.kl, row.kl_bound) {

@@ -20,7 +20,7 @@ pub struct ConfigKey {
 }
 
 impl ConfigKey {
-    /// Whether other keys stand below it.
+    /// Whether it is a section with keys.
     pub fn is_section(&self) -> bool {
         self.kind.is_empty()
     }

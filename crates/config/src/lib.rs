@@ -1,6 +1,6 @@
 //! What a user may set, checked as a whole before anything runs.
 //!
-//! Knows no setting itself: each crate defines its section beside the code that obeys it, and says with [`Check`]
+//! It has no settings itself: each crate defines its section next to the code that uses it, and says with [`Check`]
 //! what makes sense. [`load()`] turns TOML and `--set` into such a section and finds the line of every problem.
 
 mod differences;

@@ -18,7 +18,7 @@ pub struct Invalid {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Located {
-    /// `line 4`, `command line`, or empty when the key stands nowhere.
+    /// `line 4`, `command line`, or empty if the key was not set.
     place: String,
     /// The value as written, if there is one.
     value: Option<String>,
@@ -163,39 +163,40 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("warmup_steps", "warmup"),
 ];
 
-/// The nearest key that exists, in words: in the section of `key`, or else in another one.
+/// A hint with the full path of the nearest key that exists: in the section of `key`, or else in another one.
 fn suggestion<T: DeserializeOwned>(key: &str) -> String {
     let path: Vec<&str> = key.split('.').collect();
     let Some((last, section)) = path.split_last() else { return String::new() };
     let meant = ELSEWHERE.iter().find(|(other, _)| other == last).map_or(*last, |(_, name)| name);
     let known = fields::at::<T>(section);
     if let Some(near) = nearest(meant, known.iter().map(|key| &**key)) {
-        return format!("did you mean `{near}`?");
+        return format!("did you mean `{}`?", [section, &[near]].concat().join("."));
     }
     let sections = fields::at::<T>(&[]);
     let holds = |section: &&&str| fields::at::<T>(&[section]).contains(&meant);
     match sections.iter().find(holds) {
         Some(section) => format!("did you mean `{section}.{meant}`?"),
         None if known.is_empty() => String::new(),
-        None => format!("known here: {}", known.join(", ")),
+        None if section.is_empty() => format!("accepted keys: {}", known.join(", ")),
+        None => format!("keys of [{}]: {}", section.join("."), known.join(", ")),
     }
 }
 
-/// A message of serde in plain words, and what to write instead.
+/// A message of serde in plain words, and a hint.
 fn plain(message: &str) -> (String, String) {
     // It may quote the whole value.
     let short = || (cut(message, 300), String::new());
     if let Some(rest) = message.strip_prefix("unknown variant `") {
-        let Some((value, known)) = rest.split_once("`, expected ") else { return short() };
+        let Some((_, known)) = rest.split_once("`, expected ") else { return short() };
         let known = known.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ");
-        return (format!("\"{}\" is not one of {}", cut(value, 60), cut(&known, 300)), String::new());
+        return (format!("must be one of {}", cut(&known, 300)), String::new());
     }
     let Some((_, expected)) = message.split_once(", expected ") else { return short() };
     let what = match expected {
-        "f64" | "f32" => "is not a number",
-        "usize" | "u64" | "u32" | "u16" | "u8" => "is not a whole number of 0 or more",
-        "i64" | "i32" => "is not a whole number",
-        "a boolean" => "is neither true nor false",
+        "f64" | "f32" => "must be a number",
+        "usize" | "u64" | "u32" | "u16" | "u8" => "must be a whole number, 0 or greater",
+        "i64" | "i32" => "must be a whole number",
+        "a boolean" => "must be true or false",
         _ => return short(),
     };
     (what.to_owned(), String::new())
@@ -380,9 +381,9 @@ mod tests {
             toy(text, &[]).unwrap_err(),
             "toy.toml has 3 problems\
              \n  line 3  model.lerning_rate = 1  unknown key\
-             \n          hint: did you mean `learning_rate`?\
+             \n          hint: did you mean `model.learning_rate`?\
              \n  line 6  parts.0.wieght = 2      unknown key\
-             \n          hint: did you mean `weight`?\
+             \n          hint: did you mean `parts.0.weight`?\
              \n  line 2  model.width = 6         is not a multiple of 4\
              \n          hint: use 8"
         );

@@ -1,4 +1,4 @@
-//! Everything that is wrong with a configuration, collected before any of it is said.
+//! All problems of a configuration, collected before they are reported.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub struct Problem {
     pub key: String,
     /// What is wrong, with the value.
     pub what: String,
-    /// The way out; empty when there is none to name.
+    /// What to do about it; may be empty.
     pub hint: String,
 }
 
@@ -20,7 +20,7 @@ pub struct Problems {
     section: Vec<String>,
 }
 
-/// What can say of itself whether it makes sense.
+/// A configuration that can check itself.
 pub trait Check {
     /// Adds everything that is wrong with `self` to `problems`, with keys relative to it.
     fn check(&self, problems: &mut Problems);
@@ -45,10 +45,10 @@ impl Problems {
 
     /// Adds a problem when `value` is above `most`: nothing is allocated for sizes that no machine has room for.
     pub fn at_most(&mut self, value: usize, most: usize, key: &str) {
-        self.require(value <= most, key, "is beyond any machine", format!("use at most {most}"));
+        self.require(value <= most, key, "is too large", format!("use at most {most}"));
     }
 
-    /// Checks a section whose keys stand below `key`.
+    /// Checks the section `key`.
     pub fn section(&mut self, key: &str, section: &impl Check) {
         self.section.push(key.to_owned());
         section.check(self);

@@ -30,7 +30,7 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
         .with_context(|| format!("{} is not JSON", path.display()))?;
     let Some(named) = json["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()) else {
         bail!(
-            "{} names no base model\n  hint: write the path of the base model's folder to base_model_name_or_path",
+            "{} names no base model\n  hint: set base_model_name_or_path to the folder of the base model",
             path.display()
         );
     };
@@ -41,8 +41,8 @@ pub fn base_of(folder: &Path) -> Result<PathBuf> {
     places.extend(last.into_iter().flat_map(|last| [beside.join(last), last.to_owned()]));
     places.into_iter().find(|place| place.is_dir()).with_context(|| {
         format!(
-            "{} names the base model {named:?}, which is no folder in the working directory or beside the adapters\n  hint: \
-             download the base model, and write the path of its folder to base_model_name_or_path",
+            "{} names the base model {named:?}, which is not a folder in the working directory or next to the \
+             adapters' folder\n  hint: download the base model and set base_model_name_or_path to its folder",
             path.display()
         )
     })
@@ -61,10 +61,10 @@ pub fn tokenizer_folder(folder: &Path) -> Result<PathBuf> {
         }
         at = base_of(&at)?;
     }
-    bail!("the adapters in {} lead to no base model with a tokenizer", folder.display())
+    bail!("no base model of the adapters in {} has a tokenizer", folder.display())
 }
 
-/// Refuses adapters that stand on no base in the end.
+/// Refuses adapters whose chain of bases has no end.
 ///
 /// # Errors
 /// When the bases of the adapters in `folder` lead back to one of them, or on and on.
@@ -73,8 +73,12 @@ pub fn must_end(folder: &Path) -> Result<()> {
     let mut at = folder.to_owned();
     while is_adapter(&at) {
         let place = at.canonicalize().unwrap_or_else(|_| at.clone());
-        ensure!(!seen.contains(&place), "the base of the adapters in {} leads back to them", folder.display());
-        ensure!(seen.len() < DEEPEST, "{} has adapters on more than {DEEPEST} others", folder.display());
+        ensure!(
+            !seen.contains(&place),
+            "the adapters in {} are, directly or indirectly, their own base model",
+            folder.display()
+        );
+        ensure!(seen.len() < DEEPEST, "{} has adapters on top of more than {DEEPEST} other adapters", folder.display());
         seen.push(place);
         at = base_of(&at)?;
     }
@@ -122,6 +126,6 @@ mod tests {
         assert_eq!(tokenizer_folder(&made).unwrap(), made);
         adapters(&folder.path().join("loop"), "../loop");
         assert!(tokenizer_folder(&folder.path().join("loop")).is_err());
-        assert!(must_end(&folder.path().join("loop")).unwrap_err().to_string().contains("leads back"));
+        assert!(must_end(&folder.path().join("loop")).unwrap_err().to_string().contains("their own base model"));
     }
 }

@@ -68,7 +68,7 @@ impl Windows {
         for part in &corpus.train {
             ensure!(
                 part.tokens.len() > context as u64,
-                "the training part has {} tokens, and one window takes {}: give more text, or set model.context = {}",
+                "the training part has {} tokens, but one window needs {}: use more text, or set model.context = {}",
                 part.tokens.len(),
                 context + 1,
                 part.tokens.len().saturating_sub(1).max(1)
@@ -152,7 +152,7 @@ fn shares(weights: &[f64]) -> Vec<u64> {
     shares
 }
 
-/// Reads batches ahead on a thread of its own.
+/// Reads batches ahead on a separate thread.
 pub struct Prefetch<B> {
     receive: Receiver<B>,
     thread: Option<JoinHandle<()>>,

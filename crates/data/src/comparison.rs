@@ -21,9 +21,9 @@ use std::path::Path;
 /// A prompt and completions of it, ordered by somebody.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Where its record stands.
+    /// File and line of its record.
     pub place: RecordPlace,
-    /// The dialogue so far; the user speaks last.
+    /// The dialogue so far; the last message is the user's.
     pub prompt: Vec<Message>,
     /// Ways in which it goes on, each the assistant's answer, or several turns that begin and end with one; no two are the
     /// same.
@@ -34,7 +34,7 @@ pub struct Comparison {
     pub gold: Option<Vec<f64>>,
     /// Whether each completion was cut off before its end, by a limit of length: the record's `cut`.
     pub cut: Vec<bool>,
-    /// Completions that were left out because they said the same as another in the same place.
+    /// Completions that were dropped because they equal another one with the same rank.
     pub repeated: usize,
 }
 
@@ -119,10 +119,10 @@ impl ComparisonShape {
             return Ok(Self::Choice);
         }
         let hint = match ["prompt", "completion", "label"].into_iter().all(has) {
-            true => "; prompt, completion and label are the form of KTO, which is not supported",
+            true => "; records with prompt, completion and label (KTO) are not supported",
             false => "",
         };
-        Err(BadRecord::new(format!("is no comparison: it has {}; known are {KNOWN}{hint}", row.keys())))
+        Err(BadRecord::new(format!("is not a comparison: it has {}; accepted columns: {KNOWN}{hint}", row.keys())))
     }
 
     /// Names of the fields that are read of a record of this shape.
@@ -162,7 +162,7 @@ impl ComparisonShape {
         for ((name, _), completion) in said.iter().zip(&completions) {
             if completion.iter().any(|message| message.use_of == AnswerUse::Masked) {
                 return Err(BadRecord::new(format!(
-                    "{name} has a message that is marked as not learned; a comparison learns all"
+                    "{name} has a message that is marked as not trained on; comparisons do not support such marks"
                 )));
             }
         }
@@ -191,7 +191,7 @@ impl ComparisonShape {
             let same = *first.entry(key(completion)).or_insert(i);
             if places[same] != places[i] {
                 return Err(BadRecord::new(format!(
-                    "completions {} and {} are the same, and have the places {} and {}",
+                    "completions {} and {} are the same, but have the ranks {} and {}",
                     same + 1,
                     i + 1,
                     places[same],
@@ -219,11 +219,11 @@ fn listed<'a>(row: &'a Row, key: &str) -> Result<&'a [Value], BadRecord> {
     match row.fields.get(key) {
         Some(Value::Array(list)) if (2..=MOST_COMPLETIONS).contains(&list.len()) => Ok(list),
         Some(Value::Array(list)) if list.len() > MOST_COMPLETIONS => {
-            let what = format!("\"{key}\" has {} entries; a comparison has at most {MOST_COMPLETIONS}", list.len());
+            let what = format!("\"{key}\" has {} entries; the maximum is {MOST_COMPLETIONS}", list.len());
             Err(BadRecord::new(what))
         }
         Some(Value::Array(list)) => {
-            Err(BadRecord::new(format!("\"{key}\" has {} of the two or more that a comparison needs", list.len())))
+            Err(BadRecord::new(format!("\"{key}\" has {} entries; a comparison needs at least two", list.len())))
         }
         Some(other) => Err(BadRecord::new(format!("\"{key}\" is {}, not a list", kind_of(other)))),
         None => Err(row.lacks(key)),
@@ -236,7 +236,7 @@ fn is_first_better(row: &Row) -> Result<bool, BadRecord> {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
         other => Err(BadRecord::new(format!(
-            "\"labels\" is {other:?}; use 1 when human_ref_A is better, and 0 when human_ref_B is"
+            "\"labels\" is {other:?}; use 1 if human_ref_A is better and 0 if human_ref_B is better"
         ))),
     }
 }
@@ -245,26 +245,23 @@ fn is_first_better(row: &Row) -> Result<bool, BadRecord> {
 fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, BadRecord> {
     let places = match row.fields.get("ranking") {
         Some(Value::Array(places)) => places,
-        Some(other) => return Err(BadRecord::new(format!("\"ranking\" is {}, not a list of places", kind_of(other)))),
+        Some(other) => return Err(BadRecord::new(format!("\"ranking\" is {}, not a list of ranks", kind_of(other)))),
         None => return Err(row.lacks("ranking")),
     };
     if places.len() != n {
         let s = if places.len() == 1 { "" } else { "s" };
-        return Err(BadRecord::new(format!("the ranking has {} place{s} for {n} completions", places.len())));
+        return Err(BadRecord::new(format!("the ranking has {} value{s} for {n} completions", places.len())));
     }
     let mut numbers = Vec::with_capacity(n);
     for (i, place) in places.iter().enumerate() {
         match place.as_u64() {
             Some(place @ 1..) if place <= n as u64 => numbers.push(place as u32),
             Some(place) => {
-                let says = format!("completion {} has place {place}; places go from 1, the best, to {n}", i + 1);
+                let says = format!("completion {} has rank {place}; ranks go from 1 (the best) to {n}", i + 1);
                 return Err(BadRecord::new(says));
             }
             None => {
-                return Err(BadRecord::new(format!(
-                    "the place of completion {} is {place}, not a whole number",
-                    i + 1
-                )));
+                return Err(BadRecord::new(format!("the rank of completion {} is {place}, not a whole number", i + 1)));
             }
         }
     }
@@ -278,7 +275,7 @@ fn ranking(row: &Row, n: usize) -> Result<Vec<u32>, BadRecord> {
     if !is_dense && !dense.iter().all(counts) {
         let missing = (1..=n as u32).find(|place| !dense.contains(place)).unwrap_or_default();
         return Err(BadRecord::new(format!(
-            "no completion has place {missing}, and some have later ones: {numbers:?}"
+            "no completion has rank {missing}, but some have a later one: {numbers:?}"
         )));
     }
     Ok(numbers.iter().map(|place| dense.partition_point(|other| other < place) as u32 + 1).collect())
@@ -293,7 +290,7 @@ fn gold(row: &Row, n: usize) -> Result<Option<Vec<f64>>, BadRecord> {
     let numbers: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
     match numbers {
         Some(numbers) if numbers.len() == n => Ok(Some(numbers)),
-        _ => Err(BadRecord::new(format!("\"gold\" is no list of {n} numbers, one a completion"))),
+        _ => Err(BadRecord::new(format!("\"gold\" is not a list of {n} numbers, one per completion"))),
     }
 }
 
@@ -306,7 +303,7 @@ fn cut(row: &Row, n: usize) -> Result<Vec<bool>, BadRecord> {
     let found: Option<Vec<bool>> = list.iter().map(Value::as_bool).collect();
     match found {
         Some(found) if found.len() == n => Ok(found),
-        _ => Err(BadRecord::new(format!("\"cut\" is no list of {n} times true or false, one a completion"))),
+        _ => Err(BadRecord::new(format!("\"cut\" is not a list of {n} values true or false, one per completion"))),
     }
 }
 
@@ -327,7 +324,7 @@ pub fn read_comparisons(
         let own = ComparisonShape::of(&row)?;
         let shape = *shape.get_or_insert(own);
         if shape != own {
-            return Err(BadRecord::new(format!("holds {own}, and the records before it {shape}")).into());
+            return Err(BadRecord::new(format!("has the format {own}, but earlier records have {shape}")).into());
         }
         let comparison = shape.comparison(&row)?;
         unused.take(&row, &shape.fields());
@@ -337,8 +334,8 @@ pub fn read_comparisons(
     unused.warn(&path.display(), progress);
     match (shape, skipped.first.as_ref()) {
         (Some(shape), _) => Ok((shape, skipped)),
-        (None, Some(first)) => bail!("{} holds no comparison; {first}", path.display()),
-        (None, None) => bail!("{} holds no records", path.display()),
+        (None, Some(first)) => bail!("{} contains no comparison; the first problem: {first}", path.display()),
+        (None, None) => bail!("{} contains no records", path.display()),
     }
 }
 
@@ -349,7 +346,7 @@ fn remark(row: &Row, comparison: &Comparison, unused: &mut Unused) {
     let score = |name: &str| row.fields.get(name).and_then(Value::as_f64);
     let scores = SCORES.iter().find_map(|[chosen, rejected]| Some((score(chosen)?, score(rejected)?)));
     if scores.is_some_and(|(chosen, rejected)| chosen <= rejected) {
-        unused.remark("the score of chosen is not above that of rejected");
+        unused.remark("the score of chosen is not higher than the score of rejected");
     }
     let asked = comparison.prompt.last().map_or("", |last| last.content.trim());
     let repeats =
@@ -358,10 +355,10 @@ fn remark(row: &Row, comparison: &Comparison, unused: &mut Unused) {
         answer.first().is_some_and(|first| turns(&first.content).is_some_and(|turns| turns[0].role == Role::User))
     };
     if comparison.completions.iter().any(is_transcript) {
-        unused.remark("an answer is a transcript that does not begin with the prompt, and is learned as text");
+        unused.remark("an answer is a transcript that does not begin with the prompt; it is used as plain text");
     }
     if asked.len() >= LONG && comparison.completions.iter().all(repeats) {
-        unused.remark("the answers begin with the text of the prompt, which is learned as a part of them");
+        unused.remark("both answers begin with the text of the prompt; it is used as a part of them");
     }
 }
 
@@ -469,9 +466,7 @@ mod tests {
         let mixed = json!({ "prompt": "z", "chosen": long("a"), "rejected": "b" });
         assert_eq!(split(mixed).unwrap_err(), "chosen is a dialogue that does not begin with the prompt");
         let differ = json!({ "system": "t", "prompt": "q", "chosen": [system, user("q"), says("a")], "rejected": "b" });
-        assert!(
-            split(differ).unwrap_err().contains("the system message of the prompt and that of the dialogue differ")
-        );
+        assert!(split(differ).unwrap_err().contains("the dialogue has a different system message"));
     }
 
     #[test]
@@ -488,7 +483,7 @@ mod tests {
     fn marks_in_answers_are_refused_and_in_prompts_they_do_not_matter() {
         let marked = json!({ "role": "assistant", "content": "a", "weight": 0 });
         let said = bad(json!({ "prompt": "q", "chosen": [marked], "rejected": "b" }));
-        assert!(said.starts_with("chosen has a message that is marked as not learned"), "{said}");
+        assert!(said.starts_with("chosen has a message that is marked as not trained on"), "{said}");
         let user = json!({ "role": "user", "content": "q" });
         let asked = read(json!({ "prompt": [user, marked, user], "chosen": "a", "rejected": "b" })).unwrap();
         assert!(asked.prompt.iter().all(|message| message.use_of == AnswerUse::Learned));
@@ -499,7 +494,7 @@ mod tests {
         let said = ComparisonShape::of(&row(json!({ "prompt": "q", "completion": "a", "label": true })))
             .unwrap_err()
             .to_string();
-        assert!(said.ends_with("the form of KTO, which is not supported"), "{said}");
+        assert!(said.ends_with("(KTO) are not supported"), "{said}");
     }
 
     #[test]
@@ -534,11 +529,11 @@ mod tests {
         assert_eq!(places(json!([1, 2, 2, 3])).unwrap(), [1, 2, 2, 3]);
         assert_eq!(places(json!([1, 1])).unwrap(), [1, 1]);
         for (wrong, says) in [
-            (json!([1, 3, 3]), "no completion has place 2, and some have later ones: [1, 3, 3]"),
-            (json!([2, 3]), "completion 2 has place 3; places go from 1, the best, to 2"),
-            (json!([0, 1]), "completion 1 has place 0"),
-            (json!([1, 1, 2, 4]), "no completion has place 3"),
-            (json!([1, null]), "the place of completion 2 is null"),
+            (json!([1, 3, 3]), "no completion has rank 2, but some have a later one: [1, 3, 3]"),
+            (json!([2, 3]), "completion 2 has rank 3; ranks go from 1 (the best) to 2"),
+            (json!([0, 1]), "completion 1 has rank 0"),
+            (json!([1, 1, 2, 4]), "no completion has rank 3"),
+            (json!([1, null]), "the rank of completion 2 is null"),
             (json!([1, 1.5]), "1.5, not a whole number"),
         ] {
             let message = places(wrong).unwrap_err().to_string();
@@ -557,7 +552,7 @@ mod tests {
         assert_eq!((comparison.places, comparison.gold), (vec![1, 2], Some(vec![1.0, 2.0])));
         assert_eq!(comparison.cut, [false, true]);
         let message = ranked(["a", "b", "a"], [1, 2, 3]).unwrap_err().to_string();
-        assert_eq!(message, "completions 1 and 3 are the same, and have the places 1 and 3");
+        assert_eq!(message, "completions 1 and 3 are the same, but have the ranks 1 and 3");
         let tied = read(json!({ "prompt": "p", "chosen": "a", "rejected": "a" })).unwrap();
         assert_eq!((answers(&tied), tied.places.as_slice(), tied.repeated), (vec!["a"], &[1][..], 1));
     }
@@ -565,34 +560,34 @@ mod tests {
     #[test]
     fn what_is_no_comparison_says_why() {
         for (value, says) in [
-            (json!({ "prompt": "p", "chosen": "a" }), "is no comparison: it has prompt, chosen; known are"),
+            (json!({ "prompt": "p", "chosen": "a" }), "is not a comparison: it has prompt, chosen; accepted columns:"),
             (json!({ "prompt": "p", "chosen": "a", "rejected": " " }), "rejected: message 2 is an empty completion"),
             (json!({ "prompt": " ", "chosen": "a", "rejected": "b" }), "the prompt is empty"),
-            (json!({ "prompt": "p", "chosen": "a", "rejected": 3 }), "rejected is a number, not text or messages"),
-            (json!({ "chosen": "a", "rejected": "b" }), "chosen is no dialogue"),
+            (json!({ "prompt": "p", "chosen": "a", "rejected": 3 }), "rejected is a number, not a string or messages"),
+            (json!({ "chosen": "a", "rejected": "b" }), "chosen is not a dialogue"),
             (json!({ "prompt": "p", "completions": ["a"], "ranking": [1] }), "\"completions\" has 1 of the two"),
             (
                 json!({ "prompt": "p", "completions": ["a", ""], "ranking": [1, 2] }),
                 "completion 2: message 2 is an empty",
             ),
-            (json!({ "prompt": "p", "completions": ["a", "b"] }), "no \"ranking\"; the record has prompt, completions"),
+            (
+                json!({ "prompt": "p", "completions": ["a", "b"] }),
+                "\"ranking\" is missing; the record has prompt, completions",
+            ),
             (json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1] }), "1 place for 2 completions"),
             (json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1, 2, 3] }), "3 places for 2 completions"),
             (
                 json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1, 2], "gold": [1] }),
-                "no list of 2 numbers",
+                "not a list of 2 numbers",
             ),
-            (
-                json!({ "prompt": "p", "chosen": "a", "rejected": "b", "cut": true }),
-                "\"cut\" is true or false, not a list",
-            ),
+            (json!({ "prompt": "p", "chosen": "a", "rejected": "b", "cut": true }), "\"cut\" is a boolean, not a list"),
             (
                 json!({ "prompt": "p", "chosen": "a", "rejected": "b", "cut": [true] }),
-                "no list of 2 times true or false",
+                "not a list of 2 values true or false",
             ),
             (
                 json!({ "prompt": [{ "role": "assistant", "content": "x" }], "chosen": "a", "rejected": "b" }),
-                "does not end with the user's message",
+                "does not end with a message of the user",
             ),
         ] {
             let message = bad(value.clone());
@@ -607,9 +602,9 @@ mod tests {
             json!({ "prompt": prompt, "completions": completions, "ranking": (1..=n).collect::<Vec<_>>() })
         };
         assert_eq!(read(record(MOST_COMPLETIONS, "p")).unwrap().completions.len(), MOST_COMPLETIONS);
-        assert_eq!(bad(record(10_000, "p")), "\"completions\" has 10000 entries; a comparison has at most 256");
+        assert_eq!(bad(record(10_000, "p")), "\"completions\" has 10000 entries; the maximum is 256");
         let long = "p".repeat(LARGEST_COPY / 200);
-        assert_eq!(bad(record(201, &long)), "has a prompt too long for 201 completions");
+        assert_eq!(bad(record(201, &long)), "the prompt is too long to repeat it for 201 completions");
     }
 
     #[test]

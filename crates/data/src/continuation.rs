@@ -32,7 +32,7 @@ pub(crate) fn prompt_under(row: &Row, key: &str) -> Result<Vec<Message>, BadReco
     match prompt.last() {
         Some(last) if last.role == Role::User && !last.content.trim().is_empty() => Ok(prompt),
         Some(last) if last.role == Role::User => Err(BadRecord::empty("the prompt is empty")),
-        _ => Err(BadRecord::new("the prompt does not end with the user's message, which is to be answered")),
+        _ => Err(BadRecord::new("the prompt does not end with a message of the user")),
     }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn prompt_under(row: &Row, key: &str) -> Result<Vec<Message>, BadReco
 fn input(row: &Row) -> Result<Option<&str>, BadRecord> {
     let has = |key: &str| row.fields.get(key).is_some_and(|value| !is_nothing(value));
     match (has("context"), has("input")) {
-        (true, true) => Err(BadRecord::new("has both \"context\" and \"input\"; give one of them")),
+        (true, true) => Err(BadRecord::new("has both \"context\" and \"input\"; use only one of them")),
         (true, false) => row.optional_text("context"),
         (false, _) => row.optional_text("input"),
     }
@@ -62,7 +62,7 @@ pub(crate) fn continued(
     };
     // Each completion is looked at behind its own copy of the prompt.
     if said.len() * prompt.iter().map(|message| message.content.len()).sum::<usize>() > LARGEST_COPY {
-        return Err(BadRecord::new(format!("has a prompt too long for {} completions", said.len())));
+        return Err(BadRecord::new(format!("the prompt is too long to repeat it for {} completions", said.len())));
     }
     let known = key.map(|_| prompt.as_slice());
     let parts = said.iter().map(|(name, said)| part(name, said, known)).collect::<Result<Vec<_>, _>>()?;
@@ -120,11 +120,11 @@ fn part(name: &str, said: &Value, prompt: Option<&[Message]>) -> Result<Vec<Mess
             (Some(turns), _) => Ok(turns),
             (None, Some(_)) => Ok(vec![Message::new(Role::Assistant, text.as_str())]),
             (None, None) => {
-                Err(BadRecord::new(format!("{name} is no dialogue: it has no turns of \"Human:\" and \"Assistant:\"")))
+                Err(BadRecord::new(format!("{name} is not a dialogue: it has no \"Human:\" and \"Assistant:\" turns")))
             }
         },
         Value::Array(_) | Value::Object(_) => messages_of(said, name).map_err(|bad| bad.within(name)),
-        other => Err(BadRecord::new(format!("{name} is {}, not text or messages", kind_of(other)))),
+        other => Err(BadRecord::new(format!("{name} is {}, not a string or messages", kind_of(other)))),
     }
 }
 
@@ -134,7 +134,7 @@ fn under_system(prompt: &[Message], mut whole: Vec<Message>) -> Result<Vec<Messa
     match whole.first() {
         Some(first) if first.role != Role::System => whole.insert(0, system.clone()),
         Some(first) if !is_same(first, system) => {
-            return Err(BadRecord::new("the system message of the prompt and that of the dialogue differ"));
+            return Err(BadRecord::new("the dialogue has a different system message from the prompt"));
         }
         _ => {}
     }

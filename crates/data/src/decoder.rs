@@ -5,7 +5,7 @@ use crate::tokenizer::Tokenizer;
 use crate::tokenizer::unsettled::Unsettled;
 use anyhow::Result;
 
-/// The byte that a token of the form `<0x0A>` stands for.
+/// The byte of a token of the form `<0x0A>`.
 pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }

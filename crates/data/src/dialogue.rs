@@ -21,10 +21,10 @@ use std::path::Path;
 
 pub use crate::message::{AnswerUse, Message, Role, key, opening_key};
 
-/// A system message or none, then user and assistant by turns; the assistant speaks last.
+/// An optional system message, then alternating messages of user and assistant; the last one is the assistant's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialogue {
-    /// Where its record stands.
+    /// File and line of its record.
     pub place: RecordPlace,
     /// At least two.
     pub messages: Vec<Message>,
@@ -37,7 +37,7 @@ pub enum DialogueShape {
     Messages {
         /// The list.
         list: &'static str,
-        /// Who speaks; where an object holds a question and its answer, the question.
+        /// Field of the role; if an object holds a question and its answer, the field of the question.
         role: &'static str,
         /// The text; where an object holds a question and its answer, the answer.
         content: &'static str,
@@ -134,7 +134,7 @@ impl DialogueShape {
         }
         match ["chosen", "text", "dialogue"].into_iter().find(|key| transcript_under(key)) {
             Some(text) => Ok(Self::Transcript { text }),
-            None => Err(BadRecord::new(format!("is no dialogue: it has {}; known are {KNOWN}", row.keys()))),
+            None => Err(BadRecord::new(format!("is not a dialogue: it has {}; accepted columns: {KNOWN}", row.keys()))),
         }
     }
 
@@ -200,8 +200,8 @@ fn is_answer(list: &Value) -> bool {
 fn completed(row: &Row, prompt: &str, completion: &str) -> Result<Vec<Message>, BadRecord> {
     if row.fields.get("label") == Some(&Value::Bool(false)) {
         return Err(BadRecord::new(
-            "\"label\" is false, which marks a completion as undesirable (KTO's form), and it would be learned; leave such \
-             records out",
+            "\"label\" is false, which marks an undesirable completion (KTO format); remove such records, since sft \
+             would train on them",
         ));
     }
     let said = row.fields.get(completion).ok_or_else(|| row.lacks(completion))?;
@@ -218,7 +218,7 @@ fn list<'a>(row: &'a Row, key: &str) -> Result<&'a Vec<Value>, BadRecord> {
     }
 }
 
-/// An element of a list as a row of its own.
+/// An element of a list as a separate row.
 fn part(row: &Row, list: &str, index: usize, value: &Value) -> Result<Row, BadRecord> {
     let Value::Object(fields) = value else {
         return Err(BadRecord::new(format!("\"{list}\" {} is {}, not an object", index + 1, kind_of(value))));
@@ -255,8 +255,8 @@ pub fn read_dialogues(
     unused.warn(&path.display(), progress);
     match (shape, skipped.first.as_ref()) {
         (Some(shape), _) => Ok((shape, skipped)),
-        (None, Some(first)) => bail!("{} holds no dialogue; {first}", path.display()),
-        (None, None) => bail!("{} holds no records", path.display()),
+        (None, Some(first)) => bail!("{} contains no dialogue; the first problem: {first}", path.display()),
+        (None, None) => bail!("{} contains no records", path.display()),
     }
 }
 
@@ -275,7 +275,7 @@ fn same(shape: DialogueShape, row: &Row) -> Result<DialogueShape, BadRecord> {
             Ok(own)
         }
         (_, Ok(other)) if other != shape => {
-            Err(BadRecord::new(format!("holds {other}, and the records before it {shape}")))
+            Err(BadRecord::new(format!("has the format {other}, but earlier records have {shape}")))
         }
         // What it lacks is said when it is read.
         _ => Ok(shape),
@@ -439,13 +439,13 @@ mod tests {
             assert_eq!(all[0].1.iter().filter(|message| message.role == System).count(), 1, "{text:?}");
         }
         let said = fails(&[&line("t")]);
-        assert!(said.contains("\"system\" says something else than the system message of the dialogue"), "{said}");
+        assert!(said.contains("\"system\" differs from the system message of the dialogue"), "{said}");
     }
 
     #[test]
     fn an_undesirable_completion_is_not_learned() {
         let line = |label: &str| format!(r#"{{"prompt": "q", "completion": "a", "label": {label}}}"#);
-        assert!(fails(&[&line("false")]).contains("\"label\" is false, which marks a completion as undesirable"));
+        assert!(fails(&[&line("false")]).contains("\"label\" is false, which marks an undesirable completion"));
         assert_eq!(read(&[&line("true"), &line("false")], OnBadRecord::Skip).unwrap().0.len(), 1);
     }
 
@@ -487,39 +487,39 @@ mod tests {
             format!(r#"{{"messages": [{}]}}"#, list.join(", "))
         };
         for (first, second, expected) in [
-            (GOOD, messages("user=q user=q assistant=a"), "message 2 is the user's where the assistant's is due"),
-            (GOOD, messages("assistant=a user=q"), "message 1 is the assistant's where the user's is due"),
-            (GOOD, messages("user=q system=s assistant=a"), "message 2 is the system's where the assistant's is due"),
-            (
-                GOOD,
-                messages("system=s system=s user=q assistant=a"),
-                "message 2 is the system's where the user's is due",
-            ),
-            (GOOD, messages("user=q assistant=a user=q"), "the last message is the user's"),
-            (
-                GOOD,
-                messages("user=q tool=a"),
-                "message 2: has the role \"tool\": dialogues with tools are not supported",
-            ),
+            (GOOD, messages("user=q user=q assistant=a"), "message 2 has the role user instead of assistant"),
+            (GOOD, messages("assistant=a user=q"), "message 1 has the role assistant instead of user"),
+            (GOOD, messages("user=q system=s assistant=a"), "message 2 has the role system instead of assistant"),
+            (GOOD, messages("system=s system=s user=q assistant=a"), "message 2 has the role system instead of user"),
+            (GOOD, messages("user=q assistant=a user=q"), "the last message is from the user"),
+            (GOOD, messages("user=q tool=a"), "message 2: has the role \"tool\": tool calls are not supported"),
             (GOOD, messages("user=q narrator=a"), "message 2: unknown role \"narrator\"; use system (developer), user"),
             (GOOD, messages("user=q assistant="), "message 2 is an empty completion"),
             (GOOD, messages("system=s user= assistant=a"), "message 2 is an empty prompt"),
-            (GOOD, messages("system=s"), "no messages of user and assistant"),
-            (GOOD, messages(""), "no messages of user and assistant"),
+            (GOOD, messages("system=s"), "no user or assistant messages"),
+            (GOOD, messages(""), "no user or assistant messages"),
             (GOOD, r#"{"messages": "q"}"#.to_owned(), "\"messages\" is text, not a list"),
             (GOOD, r#"{"messages": ["q"]}"#.to_owned(), "\"messages\" 1 is text, not an object"),
-            (GOOD, r#"{"messages": [{"role": "user"}]}"#.to_owned(), "message 1: no \"content\"; the record has role"),
-            (GOOD, r#"{"talk": []}"#.to_owned(), "no \"messages\"; the record has talk"),
+            (
+                GOOD,
+                r#"{"messages": [{"role": "user"}]}"#.to_owned(),
+                "message 1: \"content\" is missing; the record has role",
+            ),
+            (GOOD, r#"{"talk": []}"#.to_owned(), "\"messages\" is missing; the record has talk"),
             (
                 GOOD,
                 PAIR.to_owned(),
-                "holds prompt and completion (prompt, completion), and the records before it messages",
+                "has the format prompt and completion (prompt, completion), but earlier records have messages",
             ),
             (PAIR, r#"{"prompt": "q", "completion": " \n"}"#.to_owned(), "message 2 is an empty completion"),
-            (PAIR, r#"{"prompt": "q", "completion": 4}"#.to_owned(), "completion is a number, not text or messages"),
-            (PAIR, r#"{"prompt": "q"}"#.to_owned(), "no \"completion\"; the record has prompt"),
+            (
+                PAIR,
+                r#"{"prompt": "q", "completion": 4}"#.to_owned(),
+                "completion is a number, not a string or messages",
+            ),
+            (PAIR, r#"{"prompt": "q"}"#.to_owned(), "\"completion\" is missing; the record has prompt"),
             (TALK, r#"{"chosen": "Once upon a time"}"#.to_owned(), "\"chosen\" does not begin with \"Human:\""),
-            (TALK, r#"{"chosen": "Human: q\n\nHuman: q\n\nAssistant: a"}"#.to_owned(), "message 2 is the user's"),
+            (TALK, r#"{"chosen": "Human: q\n\nHuman: q\n\nAssistant: a"}"#.to_owned(), "message 2 has the role user"),
             (TALK, r#"{"chosen": "Human: q\n\nAssistant:"}"#.to_owned(), "message 2 is an empty completion"),
         ] {
             let message = fails(&[first, &second]);
@@ -532,10 +532,13 @@ mod tests {
     #[test]
     fn a_file_without_dialogues_is_refused() {
         let message = fails(&[r#"{"title": "t", "text": "Once upon a time"}"#]);
-        assert!(message.contains("line 1: is no dialogue: it has title, text; known are messages"), "{message}");
+        assert!(
+            message.contains("line 1: is not a dialogue: it has title, text; accepted columns: messages"),
+            "{message}"
+        );
         let skipping = read(&[r#"{"title": "t"}"#], OnBadRecord::Skip).unwrap_err().to_string();
-        assert!(skipping.contains("f.jsonl holds no dialogue;"), "{skipping}");
-        assert!(fails(&[]).contains("f.jsonl holds no records"));
+        assert!(skipping.contains("f.jsonl contains no dialogue;"), "{skipping}");
+        assert!(fails(&[]).contains("f.jsonl contains no records"));
     }
 
     /// Counts by an independent reading of the same files.

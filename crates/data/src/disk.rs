@@ -128,7 +128,7 @@ fn destination(path: &Path) -> Result<PathBuf> {
     }
     path.canonicalize().with_context(|| {
         let to = fs::read_link(path).unwrap_or_default();
-        format!("{} is a symbolic link to {}, which cannot be used", path.display(), to.display())
+        format!("{} is a symbolic link to {}, which cannot be opened", path.display(), to.display())
     })
 }
 
@@ -137,7 +137,7 @@ fn destination(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be made, with its name.
 pub fn create_dir(folder: &Path) -> Result<()> {
-    fs::create_dir_all(destination(folder)?).with_context(|| format!("folder {} cannot be made", folder.display()))
+    fs::create_dir_all(destination(folder)?).with_context(|| format!("folder {} cannot be created", folder.display()))
 }
 
 /// Writes `bytes` to `path`; a crash at any point leaves what was there before.
@@ -172,7 +172,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result
     let write = || -> Result<()> {
         let path = &destination(path)?;
         let scratch = Scratch::beside(path)?;
-        let aside = scratch.path().join(path.file_name().context("it has no name")?);
+        let aside = scratch.path().join(path.file_name().context("it has no file name")?);
         fill(&aside)?;
         give_default_mode(&aside, &scratch)?;
         File::open(&aside)?.sync_all()?;
@@ -221,7 +221,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes the scratch folder of `path`, beside it.
+    /// Creates a scratch folder next to `path`.
     ///
     /// # Errors
     /// When another process is writing `path`, or the folder cannot be made.
@@ -268,7 +268,7 @@ impl Scratch {
             sync_folder_of(path)?;
             replaced.iter().try_for_each(|old| remove(old))
         };
-        rename().with_context(|| format!("{} cannot be put in place", path.display()))
+        rename().with_context(|| format!("{} cannot be moved to its final name", path.display()))
     }
 }
 
@@ -332,12 +332,12 @@ impl Claim {
     /// When it cannot be made or read.
     pub fn new(folder: &Path, may_hold: &dyn Fn(&str) -> bool) -> Result<Option<Self>> {
         let parent_made = !parent(folder).exists();
-        create_dir(parent(folder)).with_context(|| format!("{} cannot be made", folder.display()))?;
+        create_dir(parent(folder)).with_context(|| format!("{} cannot be created", folder.display()))?;
         sweep_once(parent(folder));
         let made = match fs::create_dir(folder) {
             Ok(()) => true,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(e).with_context(|| format!("folder {} cannot be made", folder.display())),
+            Err(e) => return Err(e).with_context(|| format!("folder {} cannot be created", folder.display())),
         };
         let unfinished = made.then(|| Unfinished::new(folder));
         let mut claim = Self { folder: folder.to_owned(), lock: None, made, parent_made, unfinished };
@@ -378,7 +378,7 @@ impl Claim {
     /// From now on the folder stays. Returns its lock.
     ///
     /// # Errors
-    /// When the folder is held no more.
+    /// When the folder is no longer locked.
     pub fn keep(mut self) -> Result<File> {
         self.made = false;
         self.unfinished = None;
@@ -410,7 +410,7 @@ struct SealedFile {
     blake3: String,
 }
 
-/// Writes the size and checksum of every file of `folder` beside them, so that [`check_seal`] can tell damage.
+/// Writes the size and checksum of every file of `folder` to a file in it, so that [`check_seal`] can detect damage.
 ///
 /// # Errors
 /// When a file cannot be read or the list written.
@@ -476,7 +476,7 @@ pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
         return Ok(());
     }
     let files: BTreeMap<String, SealedFile> = serde_json::from_str(&read_description(&path)?)
-        .with_context(|| format!("{} is damaged; delete it to use the folder without its checksums", path.display()))?;
+        .with_context(|| format!("{} is damaged; delete it to skip the checksum test", path.display()))?;
     for (name, before) in files.into_iter().filter(|(name, _)| chosen(name)) {
         let file = folder.join(&name);
         let now = if file.exists() { Some(sealed(&file)?) } else { None };
@@ -486,7 +486,7 @@ pub fn check_files(folder: &Path, chosen: &dyn Fn(&str) -> bool) -> Result<()> {
         };
         ensure!(
             now.is_some_and(|now| now == before || is_edited(&now)),
-            "{} is damaged, or was edited after gptkit wrote it\n  hint: if you edited it on purpose, delete {}",
+            "{} is damaged or was edited after gptkit wrote it\n  hint: if you edited it on purpose, delete {}",
             file.display(),
             path.display()
         );
@@ -845,7 +845,7 @@ mod tests {
         check_files(folder.path(), &all).unwrap();
         write(&weights, b"0124").unwrap();
         let message = check_files(folder.path(), &all).unwrap_err().to_string();
-        assert!(message.contains("damaged, or was edited") && message.contains("checksums.json"), "{message}");
+        assert!(message.contains("damaged or was edited") && message.contains("checksums.json"), "{message}");
         check_files(folder.path(), &|name| name != "model.safetensors").unwrap();
         let config = folder.path().join("config.json");
         write(&weights, b"0123").unwrap();
@@ -859,7 +859,7 @@ mod tests {
         check_files(folder.path(), &all).unwrap();
         write(&folder.path().join(SEAL), b"{").unwrap();
         let message = format!("{:#}", check_files(folder.path(), &all).unwrap_err());
-        assert!(message.contains("delete it to use the folder without its checksums"), "{message}");
+        assert!(message.contains("delete it to skip the checksum test"), "{message}");
         unseal(folder.path()).unwrap();
         check_files(folder.path(), &all).unwrap();
     }

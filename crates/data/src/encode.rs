@@ -82,7 +82,7 @@ impl<'a> Texts<'a> {
                 let tokenizer = self.train_bpe(config.vocab_size)?;
                 if let Some(asked) = config.vocab_size.filter(|&n| n > tokenizer.vocab_size()) {
                     self.progress.note(&format!(
-                        "the text has pairs for {} entries, fewer than the {asked} asked for",
+                        "the text is too small for a vocabulary of {asked}; the tokenizer has {} entries",
                         tokenizer.vocab_size()
                     ));
                 }
@@ -100,14 +100,15 @@ impl<'a> Texts<'a> {
             let reader = scope.spawn(move || {
                 for place in &self.places {
                     let mut taken = 0;
-                    let (_, flow) = self.read(place, "read for the tokenizer", CutPoint::Words, &mut |piece| {
-                        taken += piece.text.len() as u64;
-                        Ok(if taken > share || send.send(piece.text).is_err() {
-                            ControlFlow::Break(())
-                        } else {
-                            ControlFlow::Continue(())
-                        })
-                    })?;
+                    let (_, flow) =
+                        self.read(place, "reading text for the tokenizer", CutPoint::Words, &mut |piece| {
+                            taken += piece.text.len() as u64;
+                            Ok(if taken > share || send.send(piece.text).is_err() {
+                                ControlFlow::Break(())
+                            } else {
+                                ControlFlow::Continue(())
+                            })
+                        })?;
                     if flow.is_break() {
                         self.progress.note(&format!(
                             "the tokenizer is trained on the first {} MB of {}",
@@ -123,7 +124,7 @@ impl<'a> Texts<'a> {
             let words = WordCounts::of(receive.into_iter());
             if words.has_long_words {
                 self.progress.note(&format!(
-                    "words of more than {LONGEST_LEARNED_WORD} characters are cut for training the tokenizer"
+                    "words longer than {LONGEST_LEARNED_WORD} characters are split when the tokenizer is trained"
                 ));
             }
             let tokenizer = Tokenizer::train_bpe(vocab_size, words);
@@ -142,7 +143,7 @@ impl<'a> Texts<'a> {
             if is_trained.load(Ordering::Relaxed) {
                 return;
             }
-            task.get_or_insert_with(|| self.progress.task("training the tokenizer, seconds", None, Unit::Items))
+            task.get_or_insert_with(|| self.progress.task("training the tokenizer (seconds)", None, Unit::Items))
                 .advance(1);
         }
     }
@@ -150,7 +151,7 @@ impl<'a> Texts<'a> {
     /// Tokenizes every source into files in `folder`.
     pub(crate) fn tokenize(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<ShardSource>> {
         if tokenizer.document_end().is_none() {
-            self.progress.warn("this tokenizer has no token that ends a text: documents follow each other unmarked");
+            self.progress.warn("this tokenizer has no end-of-text token, so documents are not separated");
         }
         let sources = self.data.sources.iter().zip(&self.places).enumerate();
         sources
@@ -246,7 +247,7 @@ impl<'a> Texts<'a> {
                     }
                 }
             }
-            SourceLocation::Stdin(_) => bail!("stdin was read already"),
+            SourceLocation::Stdin(_) => bail!("stdin was already read"),
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -255,14 +256,14 @@ impl<'a> Texts<'a> {
 fn name(place: &SourceLocation) -> String {
     match place {
         SourceLocation::Path(path) => path.display().to_string(),
-        SourceLocation::World { told: SyntheticText::Stories, .. } => "the world".to_owned(),
-        SourceLocation::World { told: SyntheticText::Patterns, .. } => "the world's patterns".to_owned(),
+        SourceLocation::World { told: SyntheticText::Stories, .. } => "the embedded stories".to_owned(),
+        SourceLocation::World { told: SyntheticText::Patterns, .. } => "the embedded patterns".to_owned(),
         SourceLocation::Stdin(_) => "stdin".to_owned(),
     }
 }
 
 fn joined<T>(thread: std::thread::Result<Result<T>>) -> Result<T> {
-    thread.map_err(|_| anyhow!("the reading thread failed"))?
+    thread.map_err(|_| anyhow!("the thread that reads the text failed"))?
 }
 
 /// Training and validation part of one source while they are written.
@@ -301,8 +302,8 @@ impl SplitWriters<'_> {
                     if stitcher.longest() > LONG && !is_warned {
                         is_warned = true;
                         self.progress.warn(
-                            "the tokens of this tokenizer depend on text far before them, so that a document is encoded as \
-                             a whole: this takes memory of about 200 times the longest document",
+                            "this tokenizer cannot encode a document in parts; encoding needs about 200 times the \
+                             memory of the longest document",
                         );
                     }
                 }
@@ -363,10 +364,10 @@ pub(crate) fn hold_out(
     let all_held_out: u64 = sources.iter().map(|s| tokens(&s.val)).sum();
     for source in &mut sources {
         let (train, val) = (tokens(&source.train), tokens(&source.val));
-        ensure!(train + val > 0, "{} has no documents", source.path);
+        ensure!(train + val > 0, "{} contains no documents", source.path);
         if val_fraction > 0.0 && (train == 0 || all_held_out == 0) {
             progress.note(&format!(
-                "{} has too few documents to hold some out: its last {:.1}% of tokens are for validation",
+                "{} has too few documents to hold some out: the last {:.1}% of its tokens are the validation set",
                 source.path,
                 100.0 * val_fraction
             ));

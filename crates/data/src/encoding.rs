@@ -1,11 +1,11 @@
-//! The encoding of a file, told from its first bytes: UTF-8, UTF-16 (which is decoded), or no text at all.
+//! Detects the encoding of a file from its first bytes: UTF-8, UTF-16 (which is decoded), or no text at all.
 
 use std::io::{BufRead, Error, Read};
 
 /// The encoding of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// UTF-8, as far as can be told.
+    /// UTF-8, as far as the first bytes show.
     Utf8,
     /// Text in units of 16 bits.
     Utf16 {
@@ -40,9 +40,9 @@ impl Encoding {
     /// A warning for files of this encoding, if there is one.
     pub(crate) fn notice(self) -> Option<&'static str> {
         match self {
-            Self::Utf16 { marked: true, .. } => Some("text in UTF-16, which is decoded"),
+            Self::Utf16 { marked: true, .. } => Some("the text is UTF-16 and is decoded as such"),
             Self::Utf16 { marked: false, .. } => {
-                Some("every second byte is NUL, as in UTF-16 without a byte-order mark; the file is decoded as that")
+                Some("every second byte is NUL, so the file is decoded as UTF-16 (it has no byte-order mark)")
             }
             Self::Utf8 | Self::NotText(_) => None,
         }
@@ -76,10 +76,10 @@ fn other_kind(head: &[u8]) -> Option<&'static str> {
         (b"GIF87a", "a GIF image"),
         (b"GIF89a", "a GIF image"),
         (b"%PDF-", "a PDF document"),
-        (b"PK\x03\x04", "a ZIP archive, or a document in one (docx, xlsx, epub)"),
+        (b"PK\x03\x04", "a ZIP archive, or a document in ZIP format (docx, xlsx, epub)"),
         (b"PK\x05\x06", "an empty ZIP archive"),
-        (b"\x1F\x8B\x08", "compressed with gzip; give it a name that ends in .gz"),
-        (b"\x28\xB5\x2F\xFD", "compressed with zstd; give it a name that ends in .zst"),
+        (b"\x1F\x8B\x08", "compressed with gzip; rename it to end in .gz"),
+        (b"\x28\xB5\x2F\xFD", "compressed with zstd; rename it to end in .zst"),
         (b"BZh91AY&SY", "compressed with bzip2; decompress it with bunzip2"),
         (b"\xFD7zXZ\0", "compressed with xz; decompress it with unxz"),
         (b"7z\xBC\xAF\x27\x1C", "a 7z archive"),
@@ -107,12 +107,12 @@ fn other_kind(head: &[u8]) -> Option<&'static str> {
     known.or_else(|| {
         Some(match head {
             _ if at(0, b"PAR1") && head.get(4).is_some_and(|byte| byte.is_ascii_control()) => {
-                "a Parquet file; give it a name that ends in .parquet"
+                "a Parquet file; rename it to end in .parquet"
             }
             _ if at(0, b"RIFF") && (at(8, b"WAVE") || at(8, b"AVI ")) => "a recording",
             _ if at(0, b"RIFF") && at(8, b"WEBP") => "a WebP image",
             _ if at(4, b"ftyp") => "a video",
-            _ if at(257, b"ustar") => "a tar archive; unpack it, and name the folder",
+            _ if at(257, b"ustar") => "a tar archive; unpack it and pass the folder",
             _ => return None,
         })
     })

@@ -43,7 +43,7 @@ impl ExamplesWriter {
             let mut writer = Self { path: path.to_owned(), file, ends, hasher: blake3::Hasher::new(), n: 0, end: 0 };
             writer.put(MAGIC)?;
             let filled = result.insert(fill(&mut writer));
-            ensure!(filled.is_ok(), "it is not filled");
+            ensure!(filled.is_ok(), "the examples could not be written");
             writer.finish()
         });
         match result {
@@ -113,13 +113,14 @@ impl Examples {
     /// # Errors
     /// When it cannot be read, is no file of examples, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(Mapped::open(path)?).with_context(|| format!("{} is no file of examples", path.display()))
+        Self::of(Mapped::open(path)?)
+            .with_context(|| format!("{} cannot be read as a file of examples", path.display()))
     }
 
     fn of(map: Mapped) -> Result<Self> {
-        ensure!(map.starts_with(MAGIC) && map.len() >= FEWEST, "it begins otherwise, or is cut off; make it again");
+        ensure!(map.starts_with(MAGIC) && map.len() >= FEWEST, "it has another format or is cut off; create it again");
         let (hashed, hash) = map.split_at(map.len() - HASH);
-        ensure!(blake3::hash(hashed).as_bytes() == hash, "it is damaged; make it again");
+        ensure!(blake3::hash(hashed).as_bytes() == hash, "it is damaged; create it again");
         let (listed, n) = hashed.split_at(hashed.len() - 8);
         let n = u64::from_le_bytes(n.try_into()?);
         let bytes = n.checked_mul(8).filter(|&bytes| bytes <= (listed.len() - MAGIC.len()) as u64);
@@ -132,7 +133,7 @@ impl Examples {
             ensure!(end >= before, "example {i} ends before it begins");
             before = end;
         }
-        ensure!(before.checked_mul(4) == Some(ends - MAGIC.len()), "its examples do not add up");
+        ensure!(before.checked_mul(4) == Some(ends - MAGIC.len()), "the lengths of its examples do not match its size");
         Ok(examples)
     }
 
@@ -181,7 +182,7 @@ impl Examples {
     }
 }
 
-/// What the examples of a file stand for, in an order that a seed draws anew for each epoch.
+/// The decoded examples of a file, in an order that a seed draws anew for each epoch.
 #[derive(Debug)]
 pub struct Records<T> {
     examples: Examples,

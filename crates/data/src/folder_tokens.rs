@@ -94,7 +94,7 @@ impl FolderTokens {
             _ => legacy(folder, &mut config),
         };
         let listed: BTreeMap<u32, AddedToken> =
-            listed.with_context(|| format!("the added tokens of {}", folder.display()))?;
+            listed.with_context(|| format!("invalid added tokens in {}", folder.display()))?;
         let templates = templates(folder, &config)?;
         let of_config = || format!("in {}", folder.join(CONFIG).display());
         let (named, extra) = special(&config, class, &listed).with_context(of_config)?;
@@ -184,7 +184,11 @@ impl FolderTokens {
         };
         let named = self.named.iter().map(|(_, token)| token).filter(|token| !by_default(token));
         let all: Vec<AddedToken> = self.listed.values().chain(named).chain(&self.extra).cloned().collect();
-        ensure!(all.len() < outline::MOST_ENTRIES, "the folder names {} tokens", all.len());
+        ensure!(
+            all.len() < outline::MOST_ENTRIES,
+            "the folder defines {} special tokens, which is too many",
+            all.len()
+        );
         for token in &all {
             outline::within("a special token", 0, &token.content)?;
         }
@@ -193,7 +197,7 @@ impl FolderTokens {
     }
 }
 
-/// The settings that a tokenizer keeps beside its vocabulary, as [`FolderTokens`] read them, and writes when it is saved.
+/// The settings of a tokenizer in addition to its vocabulary, as [`FolderTokens`] read them, and writes when it is saved.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TextSettings {
     /// Texts of special tokens, by use.
@@ -255,7 +259,7 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
     match value.with_context(|| format!("{} is not JSON", path.display()))? {
         Value::Object(object) => Ok(object),
         Value::Null => Ok(Map::new()),
-        _ => bail!("{} is no JSON object", path.display()),
+        _ => bail!("{} is not a JSON object", path.display()),
     }
 }
 
@@ -310,7 +314,7 @@ fn legacy(folder: &Path, config: &mut Map<String, Value>) -> Result<BTreeMap<u32
 }
 
 fn entry(id: Option<u32>, value: &Value) -> Result<(u32, AddedToken)> {
-    Ok((id.with_context(|| format!("the id of {value} is no number"))?, token(value, false)?))
+    Ok((id.with_context(|| format!("the id of {value} is not a number"))?, token(value, false)?))
 }
 
 /// A token as JSON writes it: text, or an object with its settings.
@@ -319,9 +323,9 @@ fn token(value: &Value, special: bool) -> Result<AddedToken> {
         Value::String(content) => (content.as_str(), None),
         Value::Object(settings) => match settings.get("content") {
             Some(Value::String(content)) => (content.as_str(), Some(settings)),
-            _ => bail!("a special token has no content: {value}"),
+            _ => bail!("a special token has no \"content\": {value}"),
         },
-        _ => bail!("a special token is neither text nor an object: {value}"),
+        _ => bail!("a special token is neither a string nor an object: {value}"),
     };
     let flag = |key: &str| settings.and_then(|settings| settings.get(key)).and_then(Value::as_bool);
     let special = special || flag("special").unwrap_or(false);
@@ -407,7 +411,7 @@ fn templates(folder: &Path, config: &Map<String, Value>) -> Result<FolderTemplat
     let place = found.place.clone();
     let text = |value: Option<&Value>| match value {
         Some(Value::String(source)) => Ok(source.clone()),
-        _ => bail!("{place} is neither text nor a list of templates with names"),
+        _ => bail!("{place} is neither a string nor a list of named templates"),
     };
     match config.get("chat_template") {
         None | Some(Value::Null) => {}

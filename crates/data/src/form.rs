@@ -15,7 +15,7 @@ pub enum DialogueForm {
         /// Token that ends an answer, if the template has one.
         end_of_turn: Option<u32>,
     },
-    /// As a text that a plain language model may have seen the like of.
+    /// As plain text with the names of the speakers, for a model without a chat template.
     Plain,
 }
 

@@ -1,4 +1,4 @@
-//! The files that a path stands for: itself, or those in a folder.
+//! The input files of a path: the file itself, or those in a folder.
 
 use crate::disk;
 use crate::file_form::FileForm;
@@ -21,7 +21,7 @@ pub struct InputFile {
     pub modified_ns: u128,
 }
 
-/// What a path stands for.
+/// The input files of a path.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     /// In the order of their names.
@@ -46,7 +46,7 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
     }
     let (mut found, mut left_out, mut hidden, mut unreadable) = (Vec::new(), Vec::new(), 0, Vec::new());
     let mut bad = |entry: PathBuf, what: String| {
-        ensure!(on_bad == OnBadRecord::Skip, "{what}; --on-bad-record skip leaves it out");
+        ensure!(on_bad == OnBadRecord::Skip, "{what}; use --on-bad-record skip to ignore the file");
         unreadable.push((entry, what));
         Ok(())
     };
@@ -84,10 +84,10 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
     }
     ensure!(
         !found.is_empty(),
-        "{} holds no file named .txt, .text, .md, .jsonl, .ndjson, .csv or .tsv (or one of these with .gz or .zst), or \
-         .parquet{}",
+        "{} contains no .txt, .text, .md, .jsonl, .ndjson, .csv or .tsv file (optionally with .gz or .zst) and no \
+         .parquet file{}",
         path.display(),
-        named(&left_out).map_or(String::new(), |names| format!("; it holds {names}"))
+        named(&left_out).map_or(String::new(), |names| format!("; it contains {names}"))
     );
     found.sort_by(|a, b| a.path.cmp(&b.path));
     left_out.sort();
@@ -95,13 +95,13 @@ pub(crate) fn inputs(path: &Path, on_bad: OnBadRecord) -> Result<Inputs> {
 }
 
 impl Inputs {
-    /// What is to be said of the files of `folder` that are not read, if there are any.
+    /// A note about the files of `folder` that are not read, if there are any.
     pub(crate) fn notice(&self, folder: &Path) -> Option<String> {
         let names = named(&self.left_out)?;
-        let are = if self.left_out.len() == 1 { " of another kind is" } else { "s of other kinds are" };
-        let hidden = if self.hidden > 0 { format!(" ({} hidden, too)", self.hidden) } else { String::new() };
+        let are = if self.left_out.len() == 1 { " of another type is" } else { "s of other types are" };
+        let hidden = if self.hidden > 0 { format!(" (and {} hidden)", self.hidden) } else { String::new() };
         let (folder, n) = (folder.display(), self.left_out.len());
-        Some(format!("{folder}: {n} file{are} left out: {names}{hidden}; to read one, name it"))
+        Some(format!("{folder}: {n} file{are} ignored: {names}{hidden}; to read one, pass its path"))
     }
 }
 
@@ -131,9 +131,9 @@ fn is_special(path: &Path) -> bool {
 pub(crate) fn refuse_stream(path: &Path) -> Result<()> {
     ensure!(
         !is_special(path),
-        "{} is {}; use a regular file or a folder, or read a stream from stdin: --data - (text), --data -.jsonl (records)",
+        "{} is {}; use a regular file or a folder, or pass the data on stdin: --data - (text), --data -.jsonl (records)",
         path.display(),
-        path.metadata().map_or("not there", |metadata| disk::kind_of(&metadata))
+        path.metadata().map_or("missing", |metadata| disk::kind_of(&metadata))
     );
     Ok(())
 }
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!((&*found.left_out, found.hidden), (&[path.join("image.png")][..], 1));
         let said = found.notice(path).unwrap();
         assert!(
-            said.ends_with(": 1 file of another kind is left out: image.png (1 hidden, too); to read one, name it")
+            said.ends_with(": 1 file of another type is ignored: image.png (and 1 hidden); to read one, pass its path")
         );
         let names: Vec<PathBuf> = found.files.into_iter().map(|i| i.path).collect();
         assert_eq!(names, ["a.md.zst", "b/a.jsonl.gz", "z.txt"].map(|n| path.join(n)));
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_folder_without_text_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(inputs(folder.path(), OnBadRecord::Skip).unwrap_err().to_string().contains("holds no file"));
+        assert!(inputs(folder.path(), OnBadRecord::Skip).unwrap_err().to_string().contains("contains no .txt"));
         assert!(
             inputs(&folder.path().join("none"), OnBadRecord::Skip)
                 .unwrap_err()

@@ -236,20 +236,20 @@ pub(crate) fn on_deep_stack<T: Send, E: Send + From<Failure>>(
     let work = || {
         IS_DEEP.set(true);
         quietly(work).unwrap_or_else(|panicked| {
-            Err(Failure::new(format!("the template engine fails on it ({panicked})"), None).into())
+            Err(Failure::new(format!("the template engine failed ({panicked})"), None).into())
         })
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, work);
-        let thread = thread.map_err(|e| Failure::new(format!("no thread can be started: {e}"), None))?;
-        thread.join().unwrap_or_else(|_| Err(Failure::new("its thread fails", None).into()))
+        let thread = thread.map_err(|e| Failure::new(format!("cannot start a thread: {e}"), None))?;
+        thread.join().unwrap_or_else(|_| Err(Failure::new("the template thread failed", None).into()))
     })
 }
 
 /// Refuses sources whose length or nesting would overflow the parser's stack.
 fn check_size(source: &str, is_expression: bool, syntax: &SyntaxConfig) -> Result<(), Failure> {
     if source.len() > LONGEST_SOURCE {
-        let what = format!("it has {} bytes, more than the {LONGEST_SOURCE} that a template may have", source.len());
+        let what = format!("it has {} bytes; the maximum is {LONGEST_SOURCE}", source.len());
         return Err(Failure::new(what, None));
     }
     let (mut tokens, mut branches) = (0, 0);
@@ -263,7 +263,7 @@ fn check_size(source: &str, is_expression: bool, syntax: &SyntaxConfig) -> Resul
         tokens += 1;
         let line = Some(usize::from(span.start_line));
         if tokens > LONGEST_TAG {
-            return Err(Failure::new(format!("an expression has more than {LONGEST_TAG} words and signs"), line));
+            return Err(Failure::new(format!("an expression has more than {LONGEST_TAG} tokens"), line));
         }
         if branches > MOST_BRANCHES {
             return Err(Failure::new(format!("it has more than {MOST_BRANCHES} elif branches"), line));
@@ -442,7 +442,7 @@ mod tests {
         let failure =
             run("\n{% for i in range(100000) %}{% for j in range(100000) %}\n{% endfor %}{% endfor %}hi").unwrap_err();
         assert_eq!(failure.line, Some(2));
-        assert!(failure.what.contains("does too much work"), "{failure:?}");
+        assert!(failure.what.contains("needs too much computation"), "{failure:?}");
     }
 
     #[test]

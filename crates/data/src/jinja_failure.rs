@@ -35,7 +35,7 @@ impl std::error::Error for Failure {}
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if error.kind() == ErrorKind::OutOfFuel {
-            let what = "the template does too much work or makes too much text; it is not used";
+            let what = "the template needs too much computation or writes too much text";
             return Self::new(what, error.line());
         }
         let mut what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);

@@ -108,7 +108,7 @@ pub(crate) fn guard(instructions: &mut Instructions, names: &mut VariableNames) 
             Instruction::Gte => Some(("op:>=", Some(2))),
             Instruction::BuildMap(n) => u16::try_from(2 * *n).ok().map(|n| ("op:map", Some(n))),
             Instruction::CompareAndPreserve(_) => {
-                let what = "comparisons in a row (a < b < c) are not supported; write a < b and b < c";
+                let what = "chained comparisons (a < b < c) are not supported; write a < b and b < c";
                 return Err(Failure::new(what, instructions.get_line(index)));
             }
             _ => None,
@@ -287,7 +287,7 @@ pub(crate) fn charge<'a>(state: &State, values: impl IntoIterator<Item = &'a Val
 
 fn walk(state: &State, value: &Value, depth: usize, size: &mut ValueTotal) -> Result<(), Error> {
     if depth > DEEPEST_VALUE {
-        let what = format!("a list or map is nested more than {DEEPEST_VALUE} deep");
+        let what = format!("a list or map is nested more than {DEEPEST_VALUE} levels deep");
         return Err(Error::new(ErrorKind::InvalidOperation, what));
     }
     let bytes = value.as_str().map_or_else(|| value.as_bytes().map_or(0, <[u8]>::len), str::len) as u64;

@@ -204,8 +204,8 @@ impl Scanner {
 
     fn give(&mut self, sink: LineSink) -> Result<ControlFlow<()>> {
         let value = match std::mem::take(&mut self.is_too_long) {
-            true => Err("is longer than 64 MiB; give one record a line, or a list of records".to_owned()),
-            false if self.list == List::Closed => Err("follows the list of records".to_owned()),
+            true => Err("is longer than 64 MiB; write one record per line, or a list of records".to_owned()),
+            false if self.list == List::Closed => Err("data after the end of the list of records".to_owned()),
             false => Ok(self.value.as_slice()),
         };
         let flow = sink(self.first_line, value)?;
@@ -218,27 +218,48 @@ impl Scanner {
             return self.give(sink);
         }
         match self.list {
-            List::Open => sink(self.line, Err("the list of records does not end: the file is cut".to_owned())),
+            List::Open => sink(self.line, Err("the list of records is not closed; the file may be cut off".to_owned())),
             List::None | List::Closed => Ok(ControlFlow::Continue(())),
         }
     }
 }
 
-/// How an error begins that says which column a record lacks.
-pub(crate) const NO_COLUMN: &str = "no \"";
+/// Part of an error about a record without the column of the text, after the name of the column.
+pub(crate) const NO_COLUMN: &str = "\" is missing; the record has ";
 
 /// The error for a record that begins in `line` and is not valid JSON.
 pub(crate) fn not_json(e: &serde_json::Error, line: u64) -> String {
-    if e.is_data() && e.to_string().starts_with(NO_COLUMN) {
-        // The end of the record is no place of what it lacks.
-        return e.to_string().rsplit_once(" at line ").map_or_else(|| e.to_string(), |(what, _)| what.to_owned());
+    let text = e.to_string();
+    let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+    // A missing column has no place in the record.
+    if e.line() == 0 || e.is_data() && what.contains(NO_COLUMN) {
+        return what.to_owned();
     }
-    // The line is that of the record alone; where it is the first, the column is all that is worth saying.
-    let place = match e.line() as u64 {
-        0 | 1 => "column".to_owned(),
-        own => format!("line {} column", line + own - 1),
+    // serde counts the lines of the record alone.
+    let place = match (e.line() as u64, e.column()) {
+        (_, 0) => String::new(), // after a line break at the end
+        (1, column) => format!(" (column {column})"),
+        (own, column) => format!(" (line {} column {column})", line + own - 1),
     };
-    e.to_string().replace(&format!("line {} column", e.line()), &place)
+    let is_one_line = e.line() == 1 || (e.line() == 2 && e.column() == 0);
+    in_plain_words(what, if is_one_line { "line" } else { "record" }) + &place
+}
+
+/// The message of serde_json about `part` (a line or a record) in plain words.
+fn in_plain_words(what: &str, part: &str) -> String {
+    match what {
+        "EOF while parsing a value" => format!("the {part} ends where a value is expected"),
+        "expected value" => "a value is expected".to_owned(),
+        "expected ident" => "unknown word; use true, false, null or a string in quotes".to_owned(),
+        "key must be a string" => "a key must be a string in quotes".to_owned(),
+        "trailing characters" => "there is text after the end of the record".to_owned(),
+        "trailing comma" => "there is a comma before the closing bracket".to_owned(),
+        _ if what.starts_with("control character") => "a string contains an unescaped control character".to_owned(),
+        _ => match what.strip_prefix("EOF while parsing ") {
+            Some(inside) => format!("the {part} ends inside {inside}"),
+            None => what.to_owned(),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -272,9 +293,12 @@ mod tests {
             ("{\n\"a\": [1, {}]\n}\n{\n}", vec![good(1, "{\n\"a\": [1, {}]\n}"), good(4, "{\n}")]),
             (brackets, vec![good(1, brackets)]),
             ("[1, \"a,b\", [2]]", vec![good(1, "1"), good(1, "\"a,b\""), good(1, "[2]")]),
-            ("[{}", vec![good(1, "{}"), (1, Err("the list of records does not end: the file is cut".to_owned()))]),
+            (
+                "[{}",
+                vec![good(1, "{}"), (1, Err("the list of records is not closed; the file may be cut off".to_owned()))],
+            ),
             ("[{}, {\"a", vec![good(1, "{}"), good(1, "{\"a")]),
-            ("[{}]\n{}", vec![good(1, "{}"), (2, Err("follows the list of records".to_owned()))]),
+            ("[{}]\n{}", vec![good(1, "{}"), (2, Err("data after the end of the list of records".to_owned()))]),
         ] {
             assert_eq!(all(text), expected, "{text}");
         }

@@ -26,7 +26,7 @@ pub(crate) fn lines(path: &Path, mut input: impl BufRead, sink: LineSink) -> Res
         let mut read = (&mut input).take(LONGEST_RECORD).read_until(b'\n', &mut bytes);
         let too_long = bytes.len() as u64 == LONGEST_RECORD && !bytes.ends_with(b"\n");
         if too_long {
-            let long = "is longer than 64 MiB; put so long a text into a file of its own";
+            let long = "is longer than 64 MiB; put such a long text into a separate file";
             if sink(line, Err(long.to_owned()))?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }

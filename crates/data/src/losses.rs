@@ -43,8 +43,8 @@ impl Losses {
         let percent = 100.0 * self.characters as f64 / self.of.max(1) as f64;
         let example = self.example.unwrap_or(char::REPLACEMENT_CHARACTER);
         format!(
-            "{what}: {} of {} characters ({percent:.2}%) are not in the tokenizer's vocabulary, so they are left out or become \
-             the unknown token; the first is {example:?} (U+{:04X})",
+            "{what}: {} of {} characters ({percent:.2}%) are not in the tokenizer's vocabulary; they are dropped or \
+             become the unknown token; the first is {example:?} (U+{:04X})",
             grouped(self.characters),
             grouped(self.of),
             u32::from(example)
@@ -64,7 +64,7 @@ impl Losses {
     /// When more than half of the characters are lost: what is left is another text.
     pub fn check(&self, what: &str, progress: &dyn Progress) -> Result<()> {
         if 2 * self.characters > self.of {
-            bail!("{}; use a tokenizer made for such text", self.describe(what));
+            bail!("{}; use a tokenizer that covers this text", self.describe(what));
         }
         self.warn(what, progress);
         Ok(())

@@ -4,7 +4,7 @@ use crate::record::BadRecord;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Who speaks a message.
+/// The role of a message's author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -51,7 +51,7 @@ pub enum AnswerUse {
 }
 
 impl Message {
-    /// `content`, said by `role`, to be learned if that is the assistant.
+    /// A message of `role`, which is trained on if that is the assistant.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into(), use_of: AnswerUse::Learned }
     }
@@ -110,8 +110,8 @@ pub(crate) fn checked(mut messages: Vec<Message>) -> Result<Vec<Message>, BadRec
         if message.role != expected {
             let number = begin + i + 1;
             return Err(BadRecord::new(format!(
-                "message {number} is the {}'s where the {expected}'s is due: after a system message, if there is one, user \
-                 and assistant speak by turns",
+                "message {number} has the role {} instead of {expected}: after an optional system message, user and \
+                 assistant alternate",
                 message.role
             )));
         }
@@ -121,8 +121,8 @@ pub(crate) fn checked(mut messages: Vec<Message>) -> Result<Vec<Message>, BadRec
         }
     }
     match turns.len() {
-        0 => Err(BadRecord::empty("no messages of user and assistant")),
-        n if n % 2 == 1 => Err(BadRecord::new("the last message is the user's; the assistant's is what is learned")),
+        0 => Err(BadRecord::empty("no user or assistant messages")),
+        n if n % 2 == 1 => Err(BadRecord::new("the last message is from the user; it must be from the assistant")),
         _ => Ok(messages),
     }
 }

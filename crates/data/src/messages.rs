@@ -1,10 +1,10 @@
-//! Messages as records hold them: lists with any of the usual names, transcripts, and what stands beside them.
+//! Messages in records: lists with any of the usual field names, transcripts, system messages and histories.
 
 use crate::message::{AnswerUse, Message, Role};
 use crate::record::{BadRecord, Row, kind_of};
 use serde_json::{Map, Value};
 
-/// Names of the field that says who speaks, and of the one that says what.
+/// Names of the fields for the role and the content of a message.
 const ROLES: [&str; 3] = ["role", "from", "speaker"];
 const CONTENTS: [&str; 4] = ["content", "value", "text", "parts"];
 /// Names of the two fields where one object holds a question and its answer.
@@ -102,11 +102,11 @@ fn message(fields: &Map<String, Value>, expected: [&str; 2]) -> Result<Message, 
     };
     let (name, role) = field(&ROLES, expected[0])?;
     let Value::String(role) = role else {
-        return Err(BadRecord::new(format!("\"{name}\" is {}, not text", kind_of(role))));
+        return Err(BadRecord::new(format!("\"{name}\" is {}, not a string", kind_of(role))));
     };
     let role = named(role)?;
     if let Some(tool) = TOOL_USE.into_iter().find(|name| fields.get(*name).is_some_and(|value| !is_nothing(value))) {
-        return Err(BadRecord::new(format!("has \"{tool}\": dialogues with tools are not supported")));
+        return Err(BadRecord::new(format!("has \"{tool}\": tool calls are not supported")));
     }
     let (name, content) = field(&CONTENTS, expected[1])?;
     let mut message = Message::new(role, content_of(name, content)?);
@@ -138,7 +138,7 @@ fn content_of(name: &str, content: &Value) -> Result<String, BadRecord> {
     match content {
         Value::String(text) => Ok(text.clone()),
         Value::Array(parts) => parts.iter().enumerate().map(|(i, part)| part_of(name, i, part)).collect(),
-        other => Err(BadRecord::new(format!("\"{name}\" is {}, not text", kind_of(other)))),
+        other => Err(BadRecord::new(format!("\"{name}\" is {}, not a string", kind_of(other)))),
     }
 }
 
@@ -147,11 +147,9 @@ fn part_of<'a>(name: &str, index: usize, part: &'a Value) -> Result<&'a str, Bad
     let kind = part.get("type").map_or(Some("text"), Value::as_str);
     match (kind, part.get("text")) {
         (Some("text" | "input_text" | "output_text"), Some(Value::String(text))) => Ok(text),
-        (Some("text" | "input_text" | "output_text"), _) => Err(BadRecord::new(format!("{what} has no text"))),
-        (Some(kind), _) => {
-            Err(BadRecord::new(format!("{what} is of the type {kind:?}; only parts of text are supported")))
-        }
-        (None, _) => Err(BadRecord::new(format!("{what} has a type that is no text"))),
+        (Some("text" | "input_text" | "output_text"), _) => Err(BadRecord::new(format!("{what} has no \"text\""))),
+        (Some(kind), _) => Err(BadRecord::new(format!("{what} has the type {kind:?}; only text parts are supported"))),
+        (None, _) => Err(BadRecord::new(format!("{what} has a \"type\" that is not a string"))),
     }
 }
 
@@ -160,7 +158,8 @@ fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, BadRecord> {
     let given = |name: &&str| fields.get(*name).is_some_and(|value| !value.is_null());
     if let Some(name) = UNCLEAR_MARKS.into_iter().find(given) {
         return Err(BadRecord::new(format!(
-            "has \"{name}\", which has no agreed meaning; use \"weight\": 0 for a message that is not learned, else 1"
+            "has \"{name}\", which is not supported; use \"weight\": 0 for messages that are not trained on and 1 for \
+             the others"
         )));
     }
     let mut mark = None;
@@ -170,11 +169,13 @@ fn use_of(fields: &Map<String, Value>) -> Result<AnswerUse, BadRecord> {
             (Value::Bool(learned), _) => *learned,
             (_, Some(0.0)) => false,
             (_, Some(1.0)) => true,
-            _ => return Err(BadRecord::new(format!("\"{name}\" is {value}; use 1 (learned) or 0 (only read)"))),
+            _ => {
+                return Err(BadRecord::new(format!("\"{name}\" is {value}; use 1 (trained on) or 0 (not trained on)")));
+            }
         };
         if mark.is_some_and(|before| before != learned) {
             return Err(BadRecord::new(format!(
-                "\"{name}\" is {value}, and another mark of the message says the opposite"
+                "\"{name}\" is {value}, which contradicts another mark of the same message"
             )));
         }
         mark = Some(learned);
@@ -190,7 +191,7 @@ fn named(role: &str) -> Result<Role, BadRecord> {
         "assistant" | "gpt" | "chatgpt" | "bing" | "bard" | "model" | "bot" | "chatbot" | "ai" => Ok(Role::Assistant),
         "tool" | "tools" | "tool_call" | "tool_response" | "function" | "function_call" | "function_response"
         | "ipython" | "observation" | "environment" => {
-            Err(BadRecord::new(format!("has the role {role:?}: dialogues with tools are not supported")))
+            Err(BadRecord::new(format!("has the role {role:?}: tool calls are not supported")))
         }
         _ => Err(BadRecord::new(format!(
             "unknown role {role:?}; use system (developer), user (human, prompter) or assistant (gpt, chatgpt, bing, bard, \
@@ -226,7 +227,7 @@ pub(crate) fn system_column(row: &Row) -> Option<&'static str> {
     SYSTEM.into_iter().find(|name| row.fields.get(*name).is_some_and(|value| !is_nothing(value)))
 }
 
-/// Puts the system message that `row` has in a column of its own in front of `messages`.
+/// Puts the system message that `row` has in a separate column in front of `messages`.
 ///
 /// # Errors
 /// When it is no text, or `messages` begin with another one.
@@ -236,9 +237,7 @@ pub(crate) fn with_system(row: &Row, mut messages: Vec<Message>) -> Result<Vec<M
     match messages.first() {
         Some(first) if first.role == Role::System && first.content.trim() == text.trim() => {}
         Some(first) if first.role == Role::System && !first.content.trim().is_empty() => {
-            return Err(BadRecord::new(format!(
-                "\"{column}\" says something else than the system message of the dialogue"
-            )));
+            return Err(BadRecord::new(format!("\"{column}\" differs from the system message of the dialogue")));
         }
         Some(first) if first.role == Role::System => messages[0] = Message::new(Role::System, text),
         _ => messages.insert(0, Message::new(Role::System, text)),
@@ -257,7 +256,7 @@ pub(crate) fn earlier(row: &Row) -> Result<Vec<Message>, BadRecord> {
     }
 }
 
-/// What `row` has before its question: a system message in a column of its own, and [`earlier`] turns.
+/// What `row` has before its question: a system message in a separate column, and [`earlier`] turns.
 ///
 /// # Errors
 /// As those of the two.
@@ -268,9 +267,7 @@ pub(crate) fn before_question(row: &Row) -> Result<Vec<Message>, BadRecord> {
 fn earlier_turns(value: &Value) -> Result<Vec<Message>, BadRecord> {
     let Value::Array(list) = value else {
         let kind = kind_of(value);
-        return Err(BadRecord::new(format!(
-            "\"{HISTORY}\" is {kind}, not a list of earlier questions with their answers"
-        )));
+        return Err(BadRecord::new(format!("\"{HISTORY}\" is {kind}, not a list of question-answer pairs")));
     };
     if list.iter().all(Value::is_object) {
         return messages_of(value, HISTORY).map_err(|bad| bad.within(&format!("\"{HISTORY}\"")));
@@ -279,7 +276,7 @@ fn earlier_turns(value: &Value) -> Result<Vec<Message>, BadRecord> {
     for (i, turn) in list.iter().enumerate() {
         let texts = turn.as_array().map(|pair| pair.iter().map(Value::as_str).collect::<Vec<_>>());
         let Some([Some(question), Some(answer)]) = texts.as_deref() else {
-            return Err(BadRecord::new(format!("\"{HISTORY}\" {} is not a question with its answer", i + 1)));
+            return Err(BadRecord::new(format!("\"{HISTORY}\" {} is not a question-answer pair", i + 1)));
         };
         turns.extend([Message::new(Role::User, *question), Message::new(Role::Assistant, *answer)]);
     }
@@ -344,13 +341,10 @@ mod tests {
             assert_eq!(marked(mark.clone()), Ok(learned), "{mark}");
         }
         for (mark, says) in [
-            (json!({ "weight": 0.5 }), "message 1: \"weight\" is 0.5; use 1 (learned) or 0 (only read)"),
+            (json!({ "weight": 0.5 }), "message 1: \"weight\" is 0.5; use 1 (trained on) or 0 (not trained on)"),
             (json!({ "train": "no" }), "\"train\" is \"no\"; use 1"),
-            (
-                json!({ "train": true, "weight": 0 }),
-                "\"train\" is true, and another mark of the message says the opposite",
-            ),
-            (json!({ "mask": 1 }), "has \"mask\", which has no agreed meaning"),
+            (json!({ "train": true, "weight": 0 }), "\"train\" is true, which contradicts another mark"),
+            (json!({ "mask": 1 }), "has \"mask\", which is not supported"),
             (json!({ "train_detail": [{}] }), "has \"train_detail\""),
         ] {
             let said = marked(mark.clone()).unwrap_err();
@@ -362,15 +356,15 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         let user = |content: Value| json!([{ "role": "user", "content": content }]);
         for (list, says) in [
-            (user(json!([{ "type": "image" }])), "message 1: part 1 of \"content\" is of the type \"image\""),
+            (user(json!([{ "type": "image" }])), "message 1: part 1 of \"content\" has the type \"image\""),
             (user(json!([{ "type": "text", "text": "a" }, { "type": "image_url", "image_url": {} }])), "part 2"),
-            (user(json!([{ "type": "text" }])), "part 1 of \"content\" has no text"),
-            (user(json!(["a"])), "part 1 of \"content\" has no text"),
+            (user(json!([{ "type": "text" }])), "part 1 of \"content\" has no \"text\""),
+            (user(json!(["a"])), "part 1 of \"content\" has no \"text\""),
             (user(json!(null)), "message 1: \"content\" is null"),
-            (json!([{ "role": "tool", "content": "a" }]), "has the role \"tool\": dialogues with tools"),
+            (json!([{ "role": "tool", "content": "a" }]), "has the role \"tool\": tool calls"),
             (json!([{ "role": "assistant", "content": null, "tool_calls": [{}] }]), "has \"tool_calls\""),
             (json!([{ "role": "narrator", "content": "a" }]), "unknown role \"narrator\"; use system"),
-            (json!([{ "content": "a" }]), "message 1: no \"role\"; the record has content"),
+            (json!([{ "content": "a" }]), "message 1: \"role\" is missing; the record has content"),
             (json!([["user", "a"]]), "\"messages\" 1 is a list, not an object"),
         ] {
             let said = read(list.clone()).unwrap_err();
@@ -397,9 +391,9 @@ mod tests {
             assert_eq!(before(nothing).unwrap(), []);
         }
         for (wrong, says) in [
-            (json!({ "history": "q" }), "\"history\" is text, not a list of earlier questions"),
-            (json!({ "history": [["q", "a"], ["r"]] }), "\"history\" 2 is not a question with its answer"),
-            (json!({ "system": 3 }), "\"system\" is a number, not text"),
+            (json!({ "history": "q" }), "\"history\" is a string, not a list of question-answer pairs"),
+            (json!({ "history": [["q", "a"], ["r"]] }), "\"history\" 2 is not a question-answer pair"),
+            (json!({ "system": 3 }), "\"system\" is a number, not a string"),
         ] {
             assert!(before(wrong.clone()).unwrap_err().contains(says), "{wrong}");
         }

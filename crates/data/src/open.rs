@@ -17,7 +17,7 @@ pub(crate) struct OpenedFile<'a> {
 }
 
 impl<'a> OpenedFile<'a> {
-    /// The text of the file `path`; what is to be said of its encoding is added to `remarks`.
+    /// The text of the file `path`; notes about its encoding are added to `remarks`.
     ///
     /// # Errors
     /// When it is no text: what it is, without its name.
@@ -32,7 +32,7 @@ impl<'a> OpenedFile<'a> {
     }
 }
 
-/// Opens `path` for reading; `count` is told of bytes read from disk.
+/// Opens `path` for reading; `count` receives the number of bytes read from disk.
 ///
 /// # Errors
 /// When it cannot be opened.

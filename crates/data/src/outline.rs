@@ -47,12 +47,12 @@ pub(crate) fn check(text: &str) -> Result<()> {
     }
     ensure!(
         all.values <= MOST_VALUES,
-        "it has {} values outside of its model, at most {MOST_VALUES} are read",
+        "it has {} values outside of its model; the maximum is {MOST_VALUES}",
         all.values
     );
     ensure!(
         all.text <= MOST_TEXT,
-        "it has {} bytes of text outside of its model, at most {MOST_TEXT} are read",
+        "it has {} bytes of text outside of its model; the maximum is {MOST_TEXT}",
         all.text
     );
     let parts: OutlineParts = serde_json::from_str(text)?;
@@ -60,8 +60,8 @@ pub(crate) fn check(text: &str) -> Result<()> {
     for (name, part) in parts {
         let mut steps = 0;
         let factor = growth(&part, &mut steps).with_context(|| format!("its {name}"))?;
-        ensure!(steps <= MOST_STEPS, "its {name} has {steps} steps, at most {MOST_STEPS} are read");
-        ensure!(factor <= LARGEST_FACTOR, "its {name} makes a text up to {factor:.0} times as long");
+        ensure!(steps <= MOST_STEPS, "its {name} has {steps} steps; the maximum is {MOST_STEPS}");
+        ensure!(factor <= LARGEST_FACTOR, "its {name} makes text up to {factor:.0} times as long");
     }
     Ok(())
 }
@@ -80,8 +80,8 @@ pub(crate) fn check_vocabulary(text: &str) -> Result<()> {
 /// # Errors
 /// When they are not.
 pub(crate) fn within(what: &str, id: u64, entry: &str) -> Result<()> {
-    ensure!(id < MOST_ENTRIES as u64, "{what} has the id {id}; ids are below {MOST_ENTRIES}");
-    ensure!(entry.len() <= LONGEST_ENTRY, "{what} has {} bytes; the longest may have {LONGEST_ENTRY}", entry.len());
+    ensure!(id < MOST_ENTRIES as u64, "{what} has the id {id}; ids must be below {MOST_ENTRIES}");
+    ensure!(entry.len() <= LONGEST_ENTRY, "{what} has {} bytes; the maximum is {LONGEST_ENTRY}", entry.len());
     Ok(())
 }
 
@@ -137,10 +137,10 @@ impl OutlineModel {
     fn check(&self) -> Result<()> {
         let affixes = [&self.continuing_subword_prefix, &self.end_of_word_suffix];
         for affix in affixes.into_iter().flatten() {
-            ensure!(affix.len() <= LONGEST_PART, "an affix of {} bytes is longer than {LONGEST_PART}", affix.len());
+            ensure!(affix.len() <= LONGEST_PART, "an affix has {} bytes; the maximum is {LONGEST_PART}", affix.len());
         }
         let longest = self.max_input_chars_per_word.unwrap_or(0);
-        ensure!(longest <= LONGEST_WORD, "max_input_chars_per_word is {longest}, at most {LONGEST_WORD} are read");
+        ensure!(longest <= LONGEST_WORD, "max_input_chars_per_word is {longest}; the maximum is {LONGEST_WORD}");
         // The library cuts the prefix off the second part of each merge without looking.
         let prefix = self.continuing_subword_prefix.as_ref().map_or(0, String::len);
         if let (Some(Merges(merges)), 1..) = (&self.merges, prefix) {
@@ -322,7 +322,7 @@ fn growth(part: &Value, steps: &mut usize) -> Result<f64> {
                     ("precompiled_charsmap", Value::String(map)) => check_character_map(map)?,
                     ("content" | "prepend" | "replacement" | "suffix" | "prefix", Value::String(text)) => {
                         let n = text.len();
-                        ensure!(n <= LONGEST_PART, "has a {key} of {n} bytes; the longest may have {LONGEST_PART}");
+                        ensure!(n <= LONGEST_PART, "has a {key} of {n} bytes; the maximum is {LONGEST_PART}");
                         let replaced = match fields.get("pattern").and_then(|pattern| pattern.get("String")) {
                             Some(Value::String(pattern)) => pattern.len().max(1),
                             _ => 1,
@@ -331,7 +331,9 @@ fn growth(part: &Value, steps: &mut usize) -> Result<f64> {
                             factor *= (n as f64 / replaced as f64).max(1.0);
                         }
                     }
-                    ("length", Value::Number(n)) if n.as_u64() == Some(0) => bail!("cuts words into parts of length 0"),
+                    ("length", Value::Number(n)) if n.as_u64() == Some(0) => {
+                        bail!("splits words into parts of length 0")
+                    }
                     _ => factor *= growth(value, steps)?,
                 }
             }
@@ -365,7 +367,7 @@ fn check_character_map(map: &str) -> Result<()> {
     let (size, rest) = bytes.split_first_chunk().context(damaged)?;
     let texts = rest.get(u32::from_le_bytes(*size) as usize..).context(damaged)?;
     let longest = texts.split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0);
-    ensure!(longest <= LONGEST_REPLACEMENT, "{damaged}: a character is replaced by {longest} bytes");
+    ensure!(longest <= LONGEST_REPLACEMENT, "{damaged}: a character has a replacement of {longest} bytes");
     Ok(())
 }
 
@@ -391,7 +393,10 @@ mod tests {
             (json!({ "normalizer": sequence(vec![replace(" ", "▁".into()), replace("``", "\"".into())]) }), "accepted"),
             (json!({ "normalizer": null, "pre_tokenizer": null, "decoder": null, "model": null }), "accepted"),
             (json!({ "model": { "vocab": { "zzzz": 4294967295u64 } } }), "the entry \"zzzz\" has the id 4294967295"),
-            (json!({ "model": { "vocab": { "z": 1u64 << 40 } } }), "has the id 1099511627776; ids are below 1048576"),
+            (
+                json!({ "model": { "vocab": { "z": 1u64 << 40 } } }),
+                "has the id 1099511627776; ids must be below 1048576",
+            ),
             (json!({ "model": { "vocab": { "z": -1 } } }), "invalid value: integer `-1`"),
             (json!({ "model": { "vocab": entries } }), "the vocabulary has more than 1048576 entries"),
             (json!({ "model": { "vocab": { "a".repeat(100_000): 1 } } }), "has 100000 bytes"),
@@ -426,7 +431,7 @@ mod tests {
             ),
             (
                 json!({ "pre_tokenizer": { "type": "FixedLength", "length": 0 } }),
-                "its pre_tokenizer: cuts words into parts of length 0",
+                "its pre_tokenizer: splits words into parts of length 0",
             ),
             (json!({ "decoder": vec![0; 200_000] }), "200001 values outside of its model"),
             (json!({ "normalizer": { "type": "Precompiled", "precompiled_charsmap": "AAAAAAAA////" } }), "accepted"),

@@ -13,7 +13,7 @@ use std::collections::BinaryHeap;
 pub fn balance(lengths: &[usize], context: usize) -> Result<Vec<Vec<usize>>> {
     for (example, &length) in lengths.iter().enumerate() {
         ensure!(length > 0, "example {example} is empty");
-        ensure!(length <= context, "example {example} has {length} tokens, and a window {context}");
+        ensure!(length <= context, "example {example} has {length} tokens, more than a window of {context}");
     }
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&example| Reverse(lengths[example]));
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_example_that_fits_no_window_is_named() {
-        assert_eq!(balance(&[3, 9], 8).unwrap_err().to_string(), "example 1 has 9 tokens, and a window 8");
+        assert_eq!(balance(&[3, 9], 8).unwrap_err().to_string(), "example 1 has 9 tokens, more than a window of 8");
         assert_eq!(balance(&[0], 8).unwrap_err().to_string(), "example 0 is empty");
     }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 /// # Errors
 /// When the file cannot be read, and those of `take`.
 pub(crate) fn read_parquet(path: &Path, wanted: &[&str], count: &dyn Fn(u64), take: TakeRecord) -> Result<()> {
-    let damaged = || format!("{} is not a parquet file that can be read here", path.display());
+    let damaged = || format!("{} cannot be read as a Parquet file", path.display());
     let file = disk::open(path)?;
     let mut bytes = file.metadata().with_context(damaged)?.len();
     let reader = caught(|| SerializedFileReader::new(file)).with_context(damaged)?;

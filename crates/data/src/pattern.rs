@@ -21,12 +21,12 @@ impl Pattern {
     /// # Errors
     /// When it is not a regular expression, or longer than any that is used.
     pub fn new(source: &str) -> Result<Self> {
-        ensure!(source.len() <= LONGEST, "a regular expression of {} bytes; at most {LONGEST} are read", source.len());
+        ensure!(source.len() <= LONGEST, "a regular expression has {} bytes; the maximum is {LONGEST}", source.len());
         limit_patterns();
         let inner = source.replace("(?P<", "(?<"); // Python's named groups
         let compile = |text: &str| {
             let compiled = quietly(|| SysRegex::new(text)).map_err(|panicked| anyhow!("{panicked}"))?;
-            compiled.map_err(|e| anyhow!("{source:?} is not a regular expression: {e}"))
+            compiled.map_err(|e| anyhow!("{source:?} is not a valid regular expression: {e}"))
         };
         compile(&inner)?; // alone, so that a bracket in it cannot close the group around it
         Ok(Self { source: source.to_owned(), whole: compile(&format!(r"\A(?:{inner})\z"))? })
@@ -43,7 +43,7 @@ impl Pattern {
     /// When matching takes more time or memory than any text deserves.
     pub fn matches(&self, text: &str) -> Result<bool> {
         quietly(|| self.whole.find_iter(text).next().is_some())
-            .map_err(|panicked| anyhow!("{:?} cannot be matched with {text:?}: {panicked}", self.source))
+            .map_err(|panicked| anyhow!("{:?} cannot be matched against {text:?}: {panicked}", self.source))
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     fn what_is_no_expression_or_never_ends_is_refused() {
         for source in ["(", "a)(b", "[", "*"] {
             let error = Pattern::new(source).unwrap_err().to_string();
-            assert!(error.contains("is not a regular expression"), "{source}: {error}");
+            assert!(error.contains("is not a valid regular expression"), "{source}: {error}");
         }
         assert!(Pattern::new(&"a".repeat(LONGEST + 1)).is_err());
         let error = Pattern::new("(a*)*b").unwrap().matches(&"a".repeat(40)).map(|found| !found);

@@ -42,7 +42,7 @@ pub fn prepare(
     if let [only] = &*data.sources
         && Manifest::is_in(Path::new(&only.path))
     {
-        ensure!(out.is_none(), "{} is prepared already; leave out --out", only.path);
+        ensure!(out.is_none(), "{} is already prepared; remove --out", only.path);
         return open(Path::new(&only.path), tokenizer, progress);
     }
     let mut places = places(data, progress)?;
@@ -107,7 +107,7 @@ fn turn(data: &DataConfig, progress: &dyn Progress) -> Result<File> {
             return Ok(lock);
         }
         if !waits {
-            progress.note(&format!("waiting for another process that prepares text in {}", data.shards.display()));
+            progress.note(&format!("waiting for another process that is preparing text in {}", data.shards.display()));
         }
         waits = true;
         std::thread::sleep(Duration::from_millis(200));
@@ -118,7 +118,10 @@ fn turn(data: &DataConfig, progress: &dyn Progress) -> Result<File> {
 fn places(data: &DataConfig, progress: &dyn Progress) -> Result<Vec<SourceLocation>> {
     data.sources.iter().filter_map(|s| SourceLocation::shadowed(&s.path)).for_each(|line| progress.warn(&line));
     if let Some(prepared) = data.sources.iter().find(|s| Manifest::is_in(Path::new(&s.path))) {
-        bail!("{} is prepared text, which can only be the one source; name what it was made from", prepared.path);
+        bail!(
+            "{} is prepared text and cannot be combined with other sources; use the files that it was made from",
+            prepared.path
+        );
     }
     data.sources.iter().map(|s| SourceLocation::of(&s.path).map_err(|e| anyhow!("{}: {e}", s.path))).collect()
 }
@@ -129,14 +132,14 @@ fn open(folder: &Path, wanted: &TokenizerConfig, progress: &dyn Progress) -> Res
     let mut tokenizer = Tokenizer::load(folder)?;
     ensure!(
         tokenizer.fingerprint()? == manifest.tokenizer,
-        "{} holds another tokenizer than its tokens were made with; run `gptkit prepare` again",
+        "{} contains a different tokenizer from the one that made its tokens; run `gptkit prepare` again",
         folder.display()
     );
     if let Some(path) = &wanted.path {
         tokenizer = Tokenizer::load(path)?;
         ensure!(
             tokenizer.fingerprint()? == manifest.tokenizer,
-            "{} was made with another tokenizer than {}; run `gptkit prepare` again with it",
+            "{} was made with a different tokenizer from {}; run `gptkit prepare` again with it",
             folder.display(),
             path.display()
         );
@@ -169,7 +172,7 @@ fn reuse(
     match open(folder, &TokenizerConfig::default(), progress) {
         Ok(prepared) => Ok(Some(prepared)),
         Err(e) => {
-            progress.warn(&format!("{e:#}: it is made again"));
+            progress.warn(&format!("{e:#}; the text is prepared again"));
             Ok(None)
         }
     }
@@ -180,7 +183,7 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     let taken = folder.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     ensure!(
         !taken || Manifest::is_in(folder),
-        "{} is not empty and no prepared text; choose another",
+        "{} is not empty and does not contain prepared text; choose another folder",
         folder.display()
     );
     Ok(())
@@ -217,7 +220,8 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
     let bytes: u64 = manifest.sources.iter().map(|s| s.bytes).sum();
     let (train, val) = (tokens(|s| &s.train), tokens(|s| &s.val));
     progress.note(&format!(
-        "text {} ({state}): {documents} documents, {:.1} MB, {train} tokens to train on, {val} to validate, vocabulary {}",
+        "text {} ({state}): {documents} documents, {:.1} MB, {train} training tokens, {val} validation tokens, \
+         vocabulary {}",
         folder.display(),
         bytes as f64 / 1e6,
         manifest.vocab_size
@@ -227,9 +231,8 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
     }
     if skipped > 0 {
         let first = manifest.sources.iter().find_map(|s| s.skipped.first.as_deref()).unwrap_or_default();
-        progress.warn(&format!(
-            "{skipped} bad records were left out, the first: {first} (counts by kind in manifest.json)"
-        ));
+        progress
+            .warn(&format!("skipped {skipped} bad records; the first: {first} (manifest.json has the counts by type)"));
     }
 }
 
@@ -257,7 +260,7 @@ pub fn train_tokenizer(data: &DataConfig, config: &TokenizerConfig, progress: &d
             inputs(path, data.on_bad_record)?.notice(path).iter().for_each(|line| progress.warn(line));
         }
     }
-    let folder = tempfile::tempdir().context("no folder can be made for what stdin gives")?;
+    let folder = tempfile::tempdir().context("cannot create a temporary folder for the text from stdin")?;
     spool(&mut places, folder.path())?;
     Texts::new(data, places, progress).train(config)
 }
@@ -501,7 +504,7 @@ mod tests {
         let folder = file.parent().unwrap().to_str().unwrap().to_owned();
         let named = DataConfig { sources: vec![SourceConfig { path: folder, weight: None }], ..scene.data.clone() };
         let message = format!("{:#}", scene.prepare(&named).unwrap_err());
-        assert!(message.contains("0-train-000.bin ends after"), "{message}");
+        assert!(message.contains("0-train-000.bin contains"), "{message}");
         assert_eq!(train(&scene.prepare(&scene.data).unwrap()), before);
         assert_eq!(train(&scene.prepare(&named).unwrap()), before);
     }
@@ -544,7 +547,7 @@ mod tests {
         disk::create_dir(&other).unwrap();
         Tokenizer::train_bpe(Some(270), WordCounts::of((0..3).map(document))).unwrap().save(&other).unwrap();
         let message = format!("{:#}", prepare(&named, &TokenizerConfig::load_from(&other), None, &Silent).unwrap_err());
-        assert!(message.contains("made with another tokenizer"), "{message}");
+        assert!(message.contains("made with a different tokenizer"), "{message}");
     }
 
     #[test]
@@ -554,7 +557,7 @@ mod tests {
         disk::create_dir(&out).unwrap();
         disk::write(&out.join("manifest.json"), b"{\"name\": \"my app\"}").unwrap();
         let message = prepare(&scene.data, &scene.tokenizer, Some(&out), &Silent).unwrap_err().to_string();
-        assert!(message.contains("not empty and no prepared text"), "{message}");
+        assert!(message.contains("not empty and does not contain prepared text"), "{message}");
     }
 
     #[test]

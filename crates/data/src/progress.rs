@@ -18,7 +18,7 @@ pub enum Unit {
 pub trait Progress: Send + Sync {
     /// A line that stays on the screen.
     fn note(&self, line: &str);
-    /// A line that stays and asks for attention; the work goes on.
+    /// Prints a warning; the work continues.
     fn warn(&self, line: &str);
     /// Begins long work of `total` units, if it is known how many; it ends when the task is dropped.
     fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask>;
@@ -30,7 +30,7 @@ pub trait ProgressTask: Send + Sync {
     fn resume_at(&self, n: u64);
     /// `n` more units are done.
     fn advance(&self, n: u64);
-    /// Figures to show beside the count, for instance `loss 2.31`.
+    /// Figures to show next to the count, for instance `loss 2.31`.
     fn show(&self, figures: &str);
 }
 

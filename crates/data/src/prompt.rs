@@ -23,9 +23,9 @@ use std::path::Path;
 /// What is to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptRecord {
-    /// Where it stands.
+    /// File and line of its record.
     pub place: RecordPlace,
-    /// The dialogue so far; the user speaks last.
+    /// The dialogue so far; the last message is the user's.
     pub messages: Vec<Message>,
 }
 
@@ -68,7 +68,7 @@ fn prompts_of(row: &Row) -> Result<Vec<Vec<Message>>, BadRecord> {
         }
         Err(_) if has("question") => "question",
         Err(_) if has("instruction") => "instruction",
-        Err(bad) => return Err(BadRecord::new(format!("holds no prompt and {bad}"))),
+        Err(bad) => return Err(BadRecord::new(format!("contains no prompt and {bad}"))),
     };
     Ok(vec![asked(prompt_under(row, key)?)?])
 }
@@ -84,7 +84,7 @@ fn fields(row: &Row) -> Vec<&'static str> {
     })
 }
 
-/// `messages`, if the user speaks last and all is as in a dialogue.
+/// `messages`, if the last one is the user's and they form a valid dialogue.
 fn asked(messages: Vec<Message>) -> Result<Vec<Message>, BadRecord> {
     let mut answered = messages;
     answered.push(Message::new(Role::Assistant, "an answer"));
@@ -128,8 +128,8 @@ pub fn read_prompts(
         skipped
     };
     match &skipped.first {
-        Some(first) if n == 0 => bail!("{} holds no prompt; {first}", path.display()),
-        _ => ensure!(n > 0, "{} holds no prompts", path.display()),
+        Some(first) if n == 0 => bail!("{} contains no prompt; the first problem: {first}", path.display()),
+        _ => ensure!(n > 0, "{} contains no prompts", path.display()),
     }
     Ok(skipped)
 }
@@ -252,7 +252,10 @@ mod tests {
     #[test]
     fn what_holds_no_prompt_says_so() {
         let bad = |value| read(value).unwrap_err().to_string();
-        assert!(bad(json!({ "text": "once" })).contains("holds no prompt and is no dialogue: it has text; known are"));
+        assert!(
+            bad(json!({ "text": "once" }))
+                .contains("contains no prompt and is not a dialogue: it has text; accepted columns:")
+        );
         assert_eq!(bad(json!({ "prompt": " " })), "the prompt is empty");
         let assistant = json!({ "role": "assistant", "content": "a" });
         assert!(bad(json!({ "messages": [assistant] })).contains("message 1 is the assistant's"));
@@ -272,7 +275,7 @@ mod tests {
             skipped.map(|_| all).map_err(|e| format!("{e:#}"))
         };
         assert_eq!(read(b" a \n\nb\r\n").unwrap(), [(1, "a".to_owned()), (3, "b".to_owned())]);
-        assert!(read(b"\n").unwrap_err().ends_with("p.txt holds no prompts"));
+        assert!(read(b"\n").unwrap_err().ends_with("p.txt contains no prompts"));
         let said = read(b"a\n\xff\n").unwrap_err();
         assert!(said.contains("p.txt line 2: byte 1 is not UTF-8; --on-bad-record skip"), "{said}");
         let mut all = Vec::new();

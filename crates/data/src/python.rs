@@ -141,7 +141,7 @@ pub(crate) fn to_json(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<V
         let mut parts = separators.try_iter()?.map(|part| part.as_str().map(str::to_owned));
         between = match (parts.next().flatten(), parts.next().flatten(), parts.next()) {
             (Some(item), Some(key), None) => (item, key),
-            _ => return Err(Error::new(ErrorKind::InvalidOperation, "separators are two texts")),
+            _ => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two strings")),
         };
     }
     let mut dump = Dump { ensure_ascii, sort_keys, indent, between, out: String::new() };
@@ -186,7 +186,7 @@ impl Dump {
                 })?;
             }
             kind => {
-                let what = format!("tojson: a value of the kind {kind} has no form in JSON");
+                let what = format!("tojson: a value of type {kind} cannot be written as JSON");
                 return Err(Error::new(ErrorKind::InvalidOperation, what));
             }
         }
@@ -260,7 +260,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
         ValueKind::None => Ok("null".to_owned()),
         ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
         ValueKind::Number => Ok(json_number(key)),
-        kind => Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} is no key"))),
+        kind => Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: a {kind} cannot be a key"))),
     }
 }
 
@@ -290,13 +290,13 @@ pub(crate) fn percent(format: &str, values: &Value) -> Result<String, Error> {
         rest = &rest[at + 1..];
         let mut name = None;
         if let Some(after) = rest.strip_prefix('(') {
-            let (inside, after) = after.split_once(')').ok_or_else(|| wrong("a bracket is not closed"))?;
+            let (inside, after) = after.split_once(')').ok_or_else(|| wrong("a bracket is not closed; expected )"))?;
             name = Some(inside);
             rest = after;
         }
         let end = rest
             .find(|c: char| !"-+ 0#.".contains(c) && !c.is_ascii_digit())
-            .ok_or_else(|| wrong("a field has no end"))?;
+            .ok_or_else(|| wrong("a field is incomplete"))?;
         let (spec, after) = rest.split_at(end);
         let kind = after.chars().next().unwrap_or_default();
         rest = &after[kind.len_utf8()..];
@@ -308,13 +308,13 @@ pub(crate) fn percent(format: &str, values: &Value) -> Result<String, Error> {
             Some(name) => values.get_attr(name).ok().filter(|value| !value.is_undefined()),
             None => in_order.next(),
         };
-        let value = value.ok_or_else(|| wrong("there are fewer values than fields"))?;
+        let value = value.ok_or_else(|| wrong("fewer values than fields"))?;
         out += &field(spec, kind, &value)
-            .ok_or_else(|| wrong(&format!("%{spec}{kind} does not write {}", repr(&value))))?;
+            .ok_or_else(|| wrong(&format!("%{spec}{kind} cannot format {}", repr(&value))))?;
     }
     // A map need not be used up, and neither need one value be named twice.
     if in_order.next().is_some() && values.kind() != ValueKind::Map {
-        return Err(wrong("there are more values than fields"));
+        return Err(wrong("more values than fields"));
     }
     Ok(out + rest)
 }

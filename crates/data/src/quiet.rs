@@ -46,7 +46,7 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 fn words(payload: &(dyn Any + Send)) -> String {
     const LONGEST: usize = 200;
     let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panics").lines().next().unwrap_or_default().chars().take(LONGEST).collect()
+    text.unwrap_or("it panicked").lines().next().unwrap_or_default().chars().take(LONGEST).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A record as it was read: its fields, with the file and line it stands in, and what may be wrong with it.
+//! A record as it was read: its fields, its file and line, and the errors that it may have.
 
 use crate::file_form::Format;
 use crate::skipped::SkippedCount;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-/// Where a record stands.
+/// The file and line of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordPlace {
     /// The file.
@@ -51,7 +51,7 @@ impl BadRecord {
         Self { what: what.into(), kind: |skipped| &mut skipped.empty }
     }
 
-    /// The same, said of a part of the record.
+    /// The same error, attributed to a part of the record.
     pub(crate) fn within(mut self, part: &str) -> Self {
         self.what = format!("{part}: {}", self.what);
         self
@@ -59,7 +59,7 @@ impl BadRecord {
 
     /// A record with these `fields`, which has no `key`.
     pub(crate) fn lacking(key: &str, fields: &Map<String, Value>) -> Self {
-        Self::new(format!("no \"{key}\"; the record has {}", names(fields)))
+        Self::new(format!("\"{key}\" is missing; the record has {}", names(fields)))
     }
 
     pub(crate) fn not_utf8(what: impl Into<String>) -> Self {
@@ -83,7 +83,7 @@ impl Row {
     pub fn text(&self, key: &str) -> Result<&str, BadRecord> {
         match self.field(key)? {
             Value::String(text) => Ok(text),
-            other => Err(wrong_type(key, other, "text")),
+            other => Err(wrong_type(key, other, "a string")),
         }
     }
 
@@ -107,11 +107,11 @@ impl Row {
             Value::String(text) => Ok(text.clone()),
             Value::Number(n) if !n.is_f64() => Ok(n.to_string()),
             Value::Bool(b) => Ok(b.to_string()),
-            other => Err(wrong_type(key, other, "text or a whole number")),
+            other => Err(wrong_type(key, other, "a string or a whole number")),
         }
     }
 
-    /// The number under `key`, which text may stand for, as in CSV.
+    /// The number under `key`, which may be written as a string, as in CSV.
     ///
     /// # Errors
     /// When there is no such field, or it is no finite number.
@@ -170,13 +170,13 @@ fn wrong_type(key: &str, value: &Value, expected: &str) -> BadRecord {
     BadRecord::new(format!("\"{key}\" is {shown}, not {expected}"))
 }
 
-/// What a value is, in words.
+/// The name of a value's type, for messages.
 pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "true or false",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(_) => "text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
@@ -204,10 +204,10 @@ mod tests {
         assert_eq!(["s", "n", "b"].map(|key| row.label(key).unwrap()), ["x", "2", "true"]);
         assert_eq!(["n", "f", "d"].map(|key| row.number(key).unwrap()), [2.0, 0.5, 1.5]);
         for (found, expected) in [
-            (row.text("t").map(str::to_owned), "no \"t\"; the record has s, n, f, b, l, z, d"),
-            (row.text("n").map(str::to_owned), "\"n\" is a number, not text"),
-            (row.optional_text("l").map(|_| String::new()), "\"l\" is a list, not text"),
-            (row.label("f"), "\"f\" is a number, not text or a whole number"),
+            (row.text("t").map(str::to_owned), "\"t\" is missing; the record has s, n, f, b, l, z, d"),
+            (row.text("n").map(str::to_owned), "\"n\" is a number, not a string"),
+            (row.optional_text("l").map(|_| String::new()), "\"l\" is a list, not a string"),
+            (row.label("f"), "\"f\" is a number, not a string or a whole number"),
             (row.number("s").map(|n| n.to_string()), "\"s\" is \"x\", not a number"),
             (row.number("z").map(|n| n.to_string()), "\"z\" is null (or NaN), not a number"),
         ] {

@@ -1,12 +1,12 @@
-//! What is remarkable about files that were read all the same: each said once, with the first file and how many more.
+//! Notes about files that were read: each note once, with its first file and the number of others.
 
 use crate::progress::{Progress, grouped};
 use std::path::Path;
 
 /// Bytes of value zero, which text does not have.
-pub(crate) const NULS: &str = "NUL bytes, which text rarely has (another encoding, or no text?)";
+pub(crate) const NULS: &str = "NUL bytes, which are unusual in text (is the encoding wrong, or is the file not text?)";
 /// Halves of surrogate pairs in JSON.
-pub(crate) const HALVES: &str = "half of a surrogate pair, which is no character, read as U+FFFD; records that have it";
+pub(crate) const HALVES: &str = "number of records with half of a surrogate pair, which is replaced by U+FFFD";
 
 /// Remarks on files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Files of records, for messages.
-const ACCEPTED: &str = "use .jsonl, .json, .csv or .tsv (also with .gz or .zst after it), or .parquet";
+const ACCEPTED: &str = "use .jsonl, .json, .csv or .tsv (optionally followed by .gz or .zst), or .parquet";
 
 /// Hands the records of the file `path` (or of stdin: `-.jsonl`, `-.csv`, `-.tsv`) to `sink`, one at a time. One that
 /// cannot be read, or that `sink` calls [`BadRecord`], is left out and counted, or ends the reading, as `on_bad` says. Where
@@ -43,11 +43,11 @@ pub fn read_rows(
         _ => None,
     };
     let name = piped.as_deref().unwrap_or(path);
-    ensure!(piped.is_some() || !path.is_dir(), "{} is a folder; name one file of records: {ACCEPTED}", path.display());
+    ensure!(piped.is_some() || !path.is_dir(), "{} is a folder; pass a file of records: {ACCEPTED}", path.display());
     let Some(format) = Format::of(name) else {
-        bail!("{} does not say by its name how it holds records: {ACCEPTED}", name.display());
+        bail!("{} has an unknown file type: {ACCEPTED}", name.display());
     };
-    ensure!(piped.is_none() || format != Format::Parquet, "a parquet file cannot be read from stdin; name the file");
+    ensure!(piped.is_none() || format != Format::Parquet, "a Parquet file cannot be read from stdin; pass its path");
     let total = if piped.is_some() { None } else { path.metadata().ok().map(|m| m.len()) };
     let task = progress.task(&format!("reading {}", name.display()), total, Unit::Bytes);
     let count = |n| task.advance(n);
@@ -210,8 +210,7 @@ fn refuse_wrapped(file: &Path, bytes: &[u8]) -> Result<()> {
     let is_list = |name: &&str| fields.get(*name).is_some_and(|list| list.get(0).is_some_and(Value::is_object));
     match WRAPPERS.into_iter().find(is_list) {
         Some(name) => bail!(
-            "{0} is one object, in which \"{name}\" lists the records; gptkit reads the list alone: jq -c '.{name}[]' {0} > \
-             records.jsonl",
+            "{0} is one object with the records in \"{name}\"; extract the list: jq -c '.{name}[]' {0} > records.jsonl",
             file.display()
         ),
         None => Ok(()),
@@ -302,9 +301,9 @@ mod tests {
         .unwrap();
         assert_eq!(rows, [json!({"a": "x", "b": null}), json!({"a": "\u{fffd}"}), json!({"a": "😀"})]);
         let [said] = &heard.warnings()[..] else { panic!() };
-        assert!(said.ends_with(
-            "f.jsonl: half of a surrogate pair, which is no character, read as U+FFFD; records that have it: 1"
-        ));
+        assert!(
+            said.ends_with("f.jsonl: number of records with half of a surrogate pair, which is replaced by U+FFFD: 1")
+        );
     }
 
     #[test]
@@ -362,37 +361,49 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (name, bytes, expected) in [
-            ("f.jsonl", b"{\"a\": 1}\n{\"a\": \n".as_slice(), "f.jsonl line 2: EOF while parsing a value"),
+            (
+                "f.jsonl",
+                b"{\"a\": 1}\n{\"a\": \n".as_slice(),
+                "f.jsonl line 2: the line ends where a value is expected",
+            ),
             ("f.jsonl", b"\n[1]", "f.jsonl line 2: invalid type: integer `1`, expected an object with named fields"),
             ("f.jsonl", b"{\"a\": 1}\n[1]", "f.jsonl line 2: invalid type: sequence, expected an object with named"),
-            ("f.json", b"[{\"a\": 1},\n{\"a\":\n1 2}]", "f.json line 2: expected `,` or `}` at line 3 column 3"),
-            ("f.json", b"[{\"a\": 1},\n{\"a\": 2}", "f.json line 2: the list of records does not end: the file is cut"),
+            ("f.json", b"[{\"a\": 1},\n{\"a\":\n1 2}]", "f.json line 2: expected `,` or `}` (line 3 column 3)"),
+            (
+                "f.json",
+                b"[{\"a\": 1},\n{\"a\": 2}",
+                "f.json line 2: the list of records is not closed; the file may be cut off",
+            ),
             ("f.ndjson", b"{\"a\": \"\xff\"}", "f.ndjson line 1: byte 8 is not UTF-8"),
-            ("f.csv", b"a,b\n1,2\n\n1,2,3\n", "f.csv line 4: has 3 fields, the header 2"),
-            ("f.csv", b"a,b\r\n\r\n1\r\n", "f.csv line 3: has 1 fields, the header 2"),
-            ("f.csv", b"a,b\n\"1\n3,4\n", "f.csv line 2: has 1 fields, the header 2; is a quote not closed?"),
+            ("f.csv", b"a,b\n1,2\n\n1,2,3\n", "f.csv line 4: has 3 fields, but the header has 2"),
+            ("f.csv", b"a,b\r\n\r\n1\r\n", "f.csv line 3: has 1 fields, but the header has 2"),
+            (
+                "f.csv",
+                b"a,b\n\"1\n3,4\n",
+                "f.csv line 2: has 1 fields, but the header has 2; is a quotation mark missing?",
+            ),
             ("f.csv", b"a,b\n1,2\n1,x\xff\n", "f.csv line 3: byte 2 is not UTF-8 in the field \"b\""),
-            ("f.tsv", b"a\tb\n1\n", "f.tsv line 2: has 1 fields, the header 2"),
+            ("f.tsv", b"a\tb\n1\n", "f.tsv line 2: has 1 fields, but the header has 2"),
         ] {
             let message = fails(name, bytes);
             assert!(message.contains(expected), "{message}\nexpected {expected}");
             assert!(message.contains("--on-bad-record skip"), "{message}");
         }
         for (name, bytes, expected) in [
-            ("f.csv", b"a,b,a\n1,2,3\n".as_slice(), "f.csv: the header names \"a\" twice"),
+            ("f.csv", b"a,b,a\n1,2,3\n".as_slice(), "f.csv: the header contains \"a\" twice"),
             ("f.csv", b"a,\xff\n1,2\n", "f.csv: the header is not UTF-8"),
-            ("f.xml", b"[]", "f.xml does not say by its name how it holds records: use .jsonl, .json, .csv or .tsv"),
-            ("f.csv", b"a;b\n1;2\n", "f.csv: the header is one column, \"a;b\": its fields are separated by \";\""),
-            ("f.csv", b"a\tb\n1\t2\n", "give it a name that ends in .tsv"),
-            ("f.tsv", b"a,b\n1,2\n", "give it a name that ends in .csv"),
-            ("f.jsonl", b"PK\x03\x04 and so on", "f.jsonl: it is a ZIP archive"),
+            ("f.xml", b"[]", "f.xml has an unknown file type: use .jsonl, .json, .csv or .tsv"),
             (
-                "f.json",
-                b"{\"version\": 1, \"data\": [{\"a\": 1}]}",
-                "in which \"data\" lists the records; gptkit reads the list",
+                "f.csv",
+                b"a;b\n1;2\n",
+                "f.csv: the header is a single column, \"a;b\": its fields are separated by \";\"",
             ),
-            ("f.parquet.gz", b"", "does not say by its name"),
-            ("f.parquet", b"PAR1 no more", "f.parquet is not a parquet file"),
+            ("f.csv", b"a\tb\n1\t2\n", "rename it to end in .tsv"),
+            ("f.tsv", b"a,b\n1,2\n", "rename it to end in .csv"),
+            ("f.jsonl", b"PK\x03\x04 and so on", "f.jsonl: it is a ZIP archive"),
+            ("f.json", b"{\"version\": 1, \"data\": [{\"a\": 1}]}", "with the records in \"data\"; extract the list"),
+            ("f.parquet.gz", b"", "has an unknown file type"),
+            ("f.parquet", b"PAR1 no more", "f.parquet cannot be read as a Parquet file"),
         ] {
             let message = fails(name, bytes);
             assert!(message.contains(expected), "{message}\nexpected {expected}");
@@ -404,10 +415,10 @@ mod tests {
                 read_rows(path, OnBadRecord::Fail, &Silent, &mut |_| Ok(ControlFlow::Continue(()))).unwrap_err()
             )
         };
-        assert!(error(folder.path()).contains("is a folder; name one file of records"));
+        assert!(error(folder.path()).contains("is a folder; pass a file of records"));
         assert!(error(&folder.path().join("none.csv")).contains("none.csv cannot be read"));
         assert!(error(Path::new("-.parquet")).contains("cannot be read from stdin"));
-        assert!(error(Path::new("-.txt")).contains("stdin.txt does not say"));
+        assert!(error(Path::new("-.txt")).contains("stdin.txt has an unknown file type"));
     }
 
     #[test]
@@ -416,7 +427,7 @@ mod tests {
         let (rows, skipped) = read("f.csv", bytes, OnBadRecord::Skip).unwrap();
         assert_eq!(rows, [(2, json!({"a": "1", "b": "2"})), (5, json!({"a": "3", "b": "4"}))]);
         assert_eq!((skipped.malformed, skipped.invalid_utf8, skipped.empty), (1, 1, 0));
-        assert!(skipped.first.unwrap().ends_with("f.csv line 3: has 1 fields, the header 2"));
+        assert!(skipped.first.unwrap().ends_with("f.csv line 3: has 1 fields, but the header has 2"));
     }
 
     #[test]
@@ -435,7 +446,10 @@ mod tests {
         let skipped = read_rows(&path, OnBadRecord::Skip, &Silent, &mut sink).unwrap();
         assert_eq!((skipped.malformed, skipped.empty), (1, 1));
         let message = read_rows(&path, OnBadRecord::Fail, &Silent, &mut sink).unwrap_err().to_string();
-        assert!(message.contains("f.jsonl line 2: no \"a\"; the record has b; --on-bad-record skip"), "{message}");
+        assert!(
+            message.contains("f.jsonl line 2: \"a\" is missing; the record has b; use --on-bad-record skip"),
+            "{message}"
+        );
         assert_eq!(seen, 2);
         let full = read_rows(&path, OnBadRecord::Skip, &Silent, &mut |_| bail!("the disk is full"));
         assert_eq!(full.unwrap_err().to_string(), "the disk is full");
@@ -459,7 +473,7 @@ mod tests {
             "{:#}",
             read_rows(&path, OnBadRecord::Fail, &Silent, &mut |_| Ok(ControlFlow::Continue(()))).unwrap_err()
         );
-        assert!(message.contains("f.csv.zst line 3: is longer than 64 MiB; is a quote not closed?"), "{message}");
+        assert!(message.contains("f.csv.zst line 3: is longer than 64 MiB; is a quotation mark missing?"), "{message}");
         let skipped = read_rows(&path, OnBadRecord::Skip, &Silent, &mut |_| Ok(ControlFlow::Continue(()))).unwrap();
         assert_eq!(skipped.malformed, 1);
     }
@@ -586,7 +600,7 @@ mod tests {
         let golden = gptkit_testing::golden_path("records/chat-zstd.parquet");
         let bytes = std::fs::read(golden).unwrap();
         for n in [0, 4, bytes.len() / 2, bytes.len() - 1] {
-            assert!(fails("f.parquet", &bytes[..n]).contains("f.parquet is not a parquet file that can be read here"));
+            assert!(fails("f.parquet", &bytes[..n]).contains("f.parquet cannot be read as a Parquet file"));
         }
     }
 

@@ -34,7 +34,7 @@ pub(crate) fn with_marks(source: &str) -> String {
 pub struct Rendered {
     /// Its parts, in order.
     pub segments: Vec<TemplateSegment>,
-    /// Answers that are not trained, because the template writes them in another way once the dialogue goes on.
+    /// Answers that are not trained on, because the template formats them differently when the dialogue continues.
     pub rewritten: usize,
 }
 

@@ -30,7 +30,7 @@ pub struct Manifest {
     pub format: u32,
     /// What it was made from; a folder with an equal request need not be made again.
     pub request: CorpusRequest,
-    /// [`crate::tokenizer::Tokenizer::fingerprint`] of the tokenizer beside it.
+    /// [`crate::tokenizer::Tokenizer::fingerprint`] of the tokenizer in the same folder.
     pub tokenizer: String,
     /// Entries of that tokenizer: every token is below it.
     pub vocab_size: u64,
@@ -92,7 +92,7 @@ pub struct ShardSource {
 /// Tokens in a row in one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardSegment {
-    /// Name of the file, beside the manifest.
+    /// Name of the file in the folder of the manifest.
     pub file: String,
     /// Number of the first token.
     pub first: u64,
@@ -119,7 +119,7 @@ impl Manifest {
             .with_context(|| format!("{} is damaged; run `gptkit prepare` again", path.display()))?;
         ensure!(
             manifest.format == FORMAT,
-            "{} has format {}, this gptkit reads {FORMAT}; run `gptkit prepare` again",
+            "{} has format {}, but this gptkit reads format {FORMAT}; run `gptkit prepare` again",
             path.display(),
             manifest.format
         );
@@ -170,7 +170,7 @@ impl Corpus {
     pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self> {
         ensure!(
             matches!(manifest.token_bytes, 2 | 4),
-            "{} has tokens of {} bytes",
+            "{} has tokens of {} bytes; only 2 and 4 are supported",
             folder.display(),
             manifest.token_bytes
         );
@@ -260,7 +260,7 @@ impl Files {
         let path = self.folder.join(&segment.file);
         ensure!(
             Path::new(&segment.file).file_name().is_some_and(|f| f == segment.file.as_str()),
-            "{} names the file {}, which is not one beside it",
+            "{} refers to the file {}, which is not in the same folder",
             self.folder.join(MANIFEST).display(),
             segment.file
         );
@@ -277,7 +277,7 @@ impl Files {
         match want {
             Some(want) if want <= have => {}
             _ => bail!(
-                "{} ends after {have} of {} tokens; run `gptkit prepare` again",
+                "{} contains {have} of {} tokens; run `gptkit prepare` again",
                 path.display(),
                 want.map_or("too many".to_owned(), |n| n.to_string())
             ),
@@ -518,10 +518,7 @@ pub(crate) mod tests {
         let (folder, mut segments) = written(false);
         segments[0].tokens = 11;
         let message = tokens(folder.path(), false, &segments).unwrap_err().to_string();
-        assert!(
-            message.contains("0-train-000.bin ends after 10 of 11 tokens; run `gptkit prepare` again"),
-            "{message}"
-        );
+        assert!(message.contains("0-train-000.bin contains 10 of 11 tokens; run `gptkit prepare` again"), "{message}");
         segments[0].first = u64::MAX;
         assert!(tokens(folder.path(), false, &segments).unwrap_err().to_string().contains("too many"));
     }
@@ -530,6 +527,6 @@ pub(crate) mod tests {
     fn a_manifest_cannot_lead_out_of_its_folder() {
         let (folder, mut segments) = written(false);
         segments[0].file = "../0-train-000.bin".to_owned();
-        assert!(tokens(folder.path(), false, &segments).unwrap_err().to_string().contains("not one beside it"));
+        assert!(tokens(folder.path(), false, &segments).unwrap_err().to_string().contains("not in the same folder"));
     }
 }

@@ -39,7 +39,7 @@ impl Skipped {
     /// Warns of the records that were left out, if there are any.
     pub fn warn(&self, progress: &dyn Progress) {
         if let (n @ 1.., Some(first)) = (self.total(), &self.first) {
-            progress.warn(&format!("{n} records are left out; the first: {first}"));
+            progress.warn(&format!("skipped {n} records; the first: {first}"));
         }
     }
 
@@ -55,7 +55,7 @@ impl Skipped {
         kind: SkippedCount,
     ) -> Result<()> {
         if on_bad == OnBadRecord::Fail {
-            bail!("{place}: {what}; --on-bad-record skip leaves such records out");
+            bail!("{place}: {what}; use --on-bad-record skip to skip such records");
         }
         *kind(self) += 1;
         self.first.get_or_insert_with(|| format!("{place}: {what}"));

@@ -59,7 +59,7 @@ impl FromStr for SourceConfig {
         let weighted = text.rsplit_once('@').and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
         let (path, weight) = weighted.map_or((text, None), |(path, weight)| (path, Some(weight)));
         if path.is_empty() {
-            return Err("no path".to_owned());
+            return Err("the path is empty".to_owned());
         }
         Ok(Self { path: path.to_owned(), weight })
     }
@@ -82,40 +82,40 @@ impl FromStr for OnBadRecord {
         match text {
             "fail" => Ok(Self::Fail),
             "skip" => Ok(Self::Skip),
-            _ => Err("use fail or skip".to_owned()),
+            _ => Err("must be fail or skip".to_owned()),
         }
     }
 }
 
 impl Check for DataConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file, or path = \"world\"");
+        problems.require(!self.sources.is_empty(), "sources", "is empty", "use the path of a file, or \"world\"");
         problems.require(
             (0.0..=0.5).contains(&self.val_fraction),
             "val_fraction",
-            "is not between 0 and 0.5",
+            "must be between 0 and 0.5",
             "use 0.01, or 0 for no validation",
         );
         problems.require(!self.text_key.is_empty(), "text_key", "is empty", "use \"text\"");
         let weights = self.sources.iter().filter(|s| s.weight.is_some()).count();
-        problems.require(weights <= 500, "sources", "have more than 500 weights", "join the smaller ones");
+        problems.require(weights <= 500, "sources", "has more than 500 weights", "combine the smaller sources");
         problems.require(
             weights == 0 || weights == self.sources.len(),
             "sources",
-            "have weights in part",
-            "give each a weight, or none",
+            "has weights for only some of its entries",
+            "set a weight for each source, or for none",
         );
         for (i, source) in self.sources.iter().enumerate() {
             let key = |name: &str| format!("sources.{i}.{name}");
             let sound = source.weight.is_none_or(|w| w.is_finite() && w > 0.0);
-            problems.require(sound, &key("weight"), "is not positive", "leave the source out instead");
+            problems.require(sound, &key("weight"), "must be positive", "remove the source if it should not be used");
             match SourceLocation::of(&source.path) {
                 Err(what) => {
                     let name = source.path.split(':').next().unwrap_or_default();
-                    problems.add(&key("path"), what, format!("write {name}:20000, or {name}:20000:SEED"));
+                    problems.add(&key("path"), what, format!("use {name}:20000, or {name}:20000:SEED"));
                 }
                 Ok(SourceLocation::Path(path)) if !path.exists() => {
-                    let way = "name a file or folder of text, - for stdin, or world";
+                    let way = "use a file or folder of text, - for stdin, or world";
                     problems.add(&key("path"), "does not exist", way);
                 }
                 Ok(_) => {}
@@ -123,11 +123,11 @@ impl Check for DataConfig {
         }
         let stdin =
             self.sources.iter().filter(|s| matches!(SourceLocation::of(&s.path), Ok(SourceLocation::Stdin(_)))).count();
-        problems.require(stdin < 2, "sources", "name stdin more than once", "it can be read once");
+        problems.require(stdin < 2, "sources", "contains stdin more than once", "stdin can be read only once");
     }
 }
 
-/// What a source's path means.
+/// A parsed source path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceLocation {
     /// A file or folder.
@@ -136,7 +136,7 @@ pub enum SourceLocation {
     Stdin(String),
     /// The embedded world.
     World {
-        /// What is told of it.
+        /// The type of text.
         told: SyntheticText,
         /// How many documents.
         count: u64,
@@ -168,7 +168,7 @@ impl SourceLocation {
     /// Reads a source's path.
     ///
     /// # Errors
-    /// When it begins as one of the world's does and goes on otherwise.
+    /// When it begins like a source of the world but is not a valid one.
     pub fn of(path: &str) -> Result<Self, String> {
         if let Some(ending) = path.strip_prefix('-').filter(|e| e.is_empty() || e.starts_with('.')) {
             return Ok(Self::Stdin(ending.to_owned()));
@@ -186,7 +186,7 @@ impl SourceLocation {
         let (count, seed) = (number(told.usual())?, number(1)?);
         if count == 0 || parts.next().is_some() {
             let what = if told == SyntheticText::Stories { "stories" } else { "documents" };
-            return Err(format!("is not a number of {what}"));
+            return Err(format!("must have a positive number of {what}"));
         }
         Ok(Self::World { told, count, seed })
     }
@@ -199,7 +199,7 @@ impl SourceLocation {
     fn shadowed_in(folder: &Path, path: &str) -> Option<String> {
         let name = path.split(':').next().filter(|name| ["world", "world-patterns"].contains(name))?;
         let is_there = folder.join(name).exists();
-        is_there.then(|| format!("{path} is the embedded corpus, and ./{name} is not read: write ./{name} to read it"))
+        is_there.then(|| format!("{path} is the embedded text, not ./{name}; write ./{name} to read the file"))
     }
 
     /// Whether `source` names records of the embedded corpus.
@@ -214,7 +214,7 @@ impl SourceLocation {
     pub fn of_records(path: &str) -> Result<Self, String> {
         match Self::of(path)? {
             Self::World { told: SyntheticText::Patterns, .. } => {
-                Err("is text to pretrain on, and has no records".to_owned())
+                Err("is text for pretraining and contains no records".to_owned())
             }
             place => Ok(place),
         }
@@ -258,7 +258,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("world")).unwrap();
         assert_eq!(
             warning("world:50").unwrap(),
-            "world:50 is the embedded corpus, and ./world is not read: write ./world to read it"
+            "world:50 is the embedded text, not ./world; write ./world to read the file"
         );
         assert!(warning("world").is_some());
         assert_eq!(["./world", "world-patterns", "a.txt"].map(warning), [None, None, None]);

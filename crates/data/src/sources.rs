@@ -83,7 +83,7 @@ impl<'a> Reading<'a> {
     pub fn of_world(&self, what: &str) -> String {
         let Origin::World { part, numbers, .. } = &self.origin else { return format!("{}: {what}", self.source) };
         let held_out = if *part == Split::HeldOut { "held-out " } else { "" };
-        format!("{}: {} {held_out}{what} of the embedded world", self.source, grouped(numbers.end - numbers.start))
+        format!("{}: {} {held_out}{what} from the embedded world", self.source, grouped(numbers.end - numbers.start))
     }
 }
 
@@ -150,20 +150,20 @@ impl<'a> Sources<'a> {
 
     /// Reports what cannot be read; `usual` is the stage's own share.
     pub fn check(&self, usual: f64, problems: &mut Problems) {
-        problems.require(!self.sources.is_empty(), "sources", "is empty", "name a file of records, or world");
+        problems.require(!self.sources.is_empty(), "sources", "is empty", "use a file of records, or world");
         problems.require(
             (0.0..=0.5).contains(&self.val_fraction),
             "val_fraction",
-            "is not between 0 and 0.5",
+            "must be between 0 and 0.5",
             format!("use {usual}, or 0 for no validation"),
         );
         for (key, paths) in [("sources", self.sources), ("validation", self.validation), ("test", self.test)] {
             for (i, path) in paths.iter().enumerate() {
                 let key = format!("{key}.{i}");
                 match SourceLocation::of_records(path) {
-                    Err(what) => problems.add(&key, what, "write world:4000, or world:4000:SEED"),
+                    Err(what) => problems.add(&key, what, "use world:4000, or world:4000:SEED"),
                     Ok(SourceLocation::Path(path)) if !path.exists() => {
-                        let way = "name a file of records (.jsonl, .csv, .tsv, .parquet), or world";
+                        let way = "use a file of records (.jsonl, .csv, .tsv, .parquet), or world";
                         problems.add(&key, "does not exist", way);
                     }
                     Ok(_) => {}
@@ -224,7 +224,7 @@ impl SplitAssigner {
         self.shadowed.iter().for_each(|line| progress.warn(line));
         if self.left_out > 0 {
             progress.warn(&format!(
-                "{} records share their prompt with a validation or test record and are not used",
+                "{} records are not used, because a validation or test record has the same prompt",
                 grouped(self.left_out)
             ));
         }

@@ -62,7 +62,7 @@ pub struct Stitcher<'a> {
     tokenizer: &'a Tokenizer,
     /// The last piece that came, while its right neighbor is missing.
     waiting: Option<TextPiece>,
-    /// What stands before it in the document.
+    /// The text before it in the document.
     left: String,
     /// Where it begins in the document.
     at: usize,

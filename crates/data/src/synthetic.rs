@@ -1,4 +1,4 @@
-//! Synthetic data: the embedded corpus, as the records of this crate. The only module that knows the world behind it.
+//! Synthetic data: the embedded corpus, as the records of this crate. The only module that uses the world crate.
 //!
 //! Everything here is a pure function of a seed, a split and an index, in any order and on any thread. Records of the two
 //! splits are about different combinations of people, places and things, whatever the seeds.

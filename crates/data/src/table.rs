@@ -57,7 +57,7 @@ pub(crate) fn read_table(
             cuts.borrow_mut().pop_front();
             unread_lines += lines;
             ensure!(header.is_some(), "{}: the header is longer than 64 MiB", file.display());
-            if take(line, Err(BadRecord::new("is longer than 64 MiB; is a quote not closed?")))?.is_break() {
+            if take(line, Err(BadRecord::new("is longer than 64 MiB; is a quotation mark missing?")))?.is_break() {
                 return Ok(());
             }
             continue;
@@ -95,7 +95,7 @@ impl Header {
             let name = std::str::from_utf8(field).context("the header is not UTF-8")?;
             ensure!(
                 known.insert(name),
-                "the header names {:?} twice; a table begins with its columns' names",
+                "the header contains {:?} twice; the first line of a table must have the column names",
                 shortened(name)
             );
             names.push(name.to_owned());
@@ -108,8 +108,12 @@ impl Header {
 
     fn fields(&self, record: &csv::ByteRecord, broken: bool) -> Result<Map<String, Value>, BadRecord> {
         if record.len() != self.names.len() {
-            let hint = if broken { "; is a quote not closed?" } else { "" };
-            return Err(BadRecord::new(format!("has {} fields, the header {}{hint}", record.len(), self.names.len())));
+            let hint = if broken { "; is a quotation mark missing?" } else { "" };
+            return Err(BadRecord::new(format!(
+                "has {} fields, but the header has {}{hint}",
+                record.len(),
+                self.names.len()
+            )));
         }
         let text = |(name, field): (&String, &[u8])| match std::str::from_utf8(field) {
             Ok(text) => Ok((name.clone(), Value::from(text))),
@@ -126,11 +130,11 @@ fn refuse_other_delimiters(name: &str, delimiter: u8) -> Result<()> {
             ';',
             "its fields are separated by \";\"; save it with commas (Python: pandas.read_csv(..., sep=\";\").to_csv(...))",
         ),
-        ('\t', "its fields are separated by tabs; give it a name that ends in .tsv"),
-        (',', "its fields are separated by commas; give it a name that ends in .csv"),
+        ('\t', "its fields are separated by tabs; rename it to end in .tsv"),
+        (',', "its fields are separated by commas; rename it to end in .csv"),
     ];
     match ways.into_iter().find(|(sign, _)| *sign as u8 != delimiter && name.contains(*sign)) {
-        Some((_, way)) => bail!("the header is one column, {:?}: {way}", shortened(name)),
+        Some((_, way)) => bail!("the header is a single column, {:?}: {way}", shortened(name)),
         None => Ok(()),
     }
 }

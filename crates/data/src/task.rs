@@ -50,7 +50,7 @@ impl FromStr for TaskKind {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|task| task.to_string() == text).ok_or_else(|| {
             let names: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            format!("use one of {}", names.join(", "))
+            format!("must be one of {}", names.join(", "))
         })
     }
 }

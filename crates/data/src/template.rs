@@ -71,7 +71,7 @@ impl Template {
         SPECIAL_TOKENS
     }
 
-    /// The template `source`; `name` stands for it in messages.
+    /// Compiles the template `source`; messages call it `name`.
     ///
     /// # Errors
     /// When it is not Jinja, with its line.
@@ -88,7 +88,7 @@ impl Template {
         environment.add_function("strftime_now", move |format: &str| {
             let text = python::strftime(&fixed.unwrap_or_else(Local::now), format);
             text.ok_or_else(|| {
-                minijinja::Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no form of a date"))
+                minijinja::Error::new(ErrorKind::InvalidOperation, format!("{format:?} is not a valid date format"))
             })
         });
         let marked = with_marks(&source);
@@ -107,7 +107,7 @@ impl Template {
             let folder = folder.display();
             with_hint(
                 format!("{folder} has no chat template, so prompts cannot be formatted"),
-                format!("train it on dialogues first, with `gptkit sft --init {folder}`"),
+                format!("train it on dialogues first: gptkit sft --init {folder}"),
             )
         })
     }
@@ -121,7 +121,7 @@ impl Template {
             let others: Vec<&str> = tokenizer.other_templates().collect();
             ensure!(
                 others.is_empty(),
-                "{} has chat templates, and none of them is named \"default\": {}",
+                "{} has several chat templates, but none is named \"default\": {}",
                 tokenizer.template_place(),
                 others.join(", ")
             );
@@ -177,7 +177,7 @@ impl Template {
         Rendering::of(self, messages, |rendering| rendering.segments(messages, self.marks))
     }
 
-    /// The text that ends what the assistant says, such as `<|end|>`: where to stop when it speaks.
+    /// The text that ends an assistant's message, such as `<|end|>`, where generation stops.
     ///
     /// # Errors
     /// As [`Template::segments`] of one question and its answer.
@@ -271,9 +271,9 @@ impl Rendering<'_> {
             if !answered.starts_with(&prompt) || !whole.starts_with(&answered) {
                 ensure!(
                     Some(i) != last,
-                    "{} writes message {} in another way than it asks for it, so that what is to be learned cannot be told \
-                     from it; give a template that goes on where its generation prompt ends, or marks answers with \
-                     {{% generation %}}",
+                    "{} formats message {} differently as an answer than after its generation prompt, so the tokens to \
+                     train on cannot be determined; use a template that continues after its generation prompt, or one \
+                     with {{% generation %}}",
                     self.template.name,
                     i + 1
                 );
@@ -327,13 +327,13 @@ const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 fn fixed_day() -> Result<DateTime<Local>> {
     let seconds = match std::env::var(EPOCH) {
-        Ok(text) => text.parse().map_err(|_| anyhow!("{EPOCH} is {text:?}, not a number of seconds"))?,
+        Ok(text) => text.parse().map_err(|_| anyhow!("{EPOCH} is {text:?}; it must be a number of seconds"))?,
         Err(_) => DAY,
     };
     match DateTime::from_timestamp(seconds, 0) {
         // The same day in every time zone.
         Some(time) => Ok(time.naive_utc().and_local_timezone(Local).earliest().unwrap_or_else(|| time.into())),
-        None => bail!("{EPOCH} is {seconds}, beyond any day"),
+        None => bail!("{EPOCH} is {seconds}, which is out of range"),
     }
 }
 
@@ -512,7 +512,7 @@ mod tests {
         let source = "{{ messages | length }}{% for m in messages %}<{{ m.content }}>{% endfor %}";
         let template = Template::new("counting", source.to_owned()).unwrap();
         let error = template.segments(&said(&[(User, "q"), (Assistant, "a")])).unwrap_err().to_string();
-        assert!(error.starts_with("counting writes message 2 in another way than it asks for it"), "{error}");
+        assert!(error.starts_with("counting formats message 2 differently"), "{error}");
     }
 
     #[test]
@@ -571,7 +571,7 @@ mod tests {
             ("a\n{% for m in messages %}", "t.jinja line 2: unexpected end of input"),
             ("a\n\n{{ messages[0].content.nothing() }}", "t.jinja line 3: "),
             ("{{ strftime_then('%d') }}", "t.jinja line 1: strftime_then is unknown"),
-            ("{{ strftime_now('%Q') }}", "t.jinja line 1: \"%Q\" is no form of a date"),
+            ("{{ strftime_now('%Q') }}", "t.jinja line 1: \"%Q\" is not a valid date format"),
             ("\n{{ messages | nothing }}", "t.jinja line 2: filter nothing is unknown"),
             ("{{ 1 +\n}}", "t.jinja line 2: "),
         ] {
@@ -616,8 +616,8 @@ mod tests {
             assert_eq!(rendered(config).as_deref(), expected, "{config}");
         }
         for (config, expected) in [
-            (r#"{"chat_template": 7}"#, "tokenizer_config.json is neither text nor a list of templates"),
-            (r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#, "none of them is named \"default\": rag"),
+            (r#"{"chat_template": 7}"#, "tokenizer_config.json is neither a string nor a list of named templates"),
+            (r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#, "but none is named \"default\": rag"),
             ("{", "tokenizer_config.json is not JSON"),
             (r#"{"chat_template": "{% if %}"}"#, "tokenizer_config.json line 1: "),
         ] {

@@ -309,7 +309,7 @@ const INSTEAD: &str = "content";
 
 /// The error for a record that has the columns `others` and lacks `key`.
 fn no_column(key: &str, others: &str) -> String {
-    format!("{NO_COLUMN}{key}\"; the record has {others}; --text-column names the column of the text")
+    format!("\"{key}{NO_COLUMN}{others}; use --text-column to choose the column of the text")
 }
 
 /// The column of the text in a table whose first record is `row`.
@@ -341,7 +341,7 @@ impl<'de> Visitor<'de> for TextOf<'_> {
     type Value = (String, bool);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an object with the text under \"{}\"", self.key)
+        write!(f, "an object with text in \"{}\"", self.key)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -431,16 +431,16 @@ mod tests {
             (b"  \n \n", false, "f line 1: the document is empty"),
             (b"", false, "f line 1: the document is empty"),
             (b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n", true, "f line 2: byte 11 is not UTF-8"),
-            (b"{\"text\": \"a\"}\n{\"text\": \"b\"\n", true, "f line 2: EOF while parsing"),
-            (b"{\"text\": \"a\"} x", true, "f line 1: trailing characters at column 15"),
+            (b"{\"text\": \"a\"}\n{\"text\": \"b\"\n", true, "f line 2: the line ends inside an object"),
+            (b"{\"text\": \"a\"} x", true, "f line 1: there is text after the end of the record (column 15)"),
             (
                 b"{\"title\": \"a\", \"id\": 1}",
                 true,
-                "no \"text\"; the record has title, id; --text-column names the column of the text",
+                "\"text\" is missing; the record has title, id; use --text-column to choose the column of the text",
             ),
             (b"{\"text\": 7}", true, "f line 1: invalid type: integer `7`, expected a string"),
-            (b"[1]", true, "expected an object with the text under \"text\""),
-            (b"{\"content\": \"a\"}\n{\"text\": \"b\"}", true, "f line 2: no \"content\"; the record has text"),
+            (b"[1]", true, "expected an object with text in \"text\""),
+            (b"{\"content\": \"a\"}\n{\"text\": \"b\"}", true, "f line 2: \"content\" is missing; the record has text"),
             (b"\n{\"text\": \"\"}", true, "f line 2: the document is empty"),
         ] {
             let message = fails(bytes, jsonl);

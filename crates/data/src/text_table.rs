@@ -28,7 +28,7 @@ pub fn cut(text: &str, columns: usize) -> String {
     text.chars().take_while(fits).collect()
 }
 
-/// A table for the terminal, a line a row. The first `n_names` columns stand on the left of their widths, the others, which
+/// A table for the terminal, one line per row. The first `n_names` columns stand on the left of their widths, the others, which
 /// are numbers, on the right. Cells are shown without control characters.
 pub fn aligned(rows: &[Vec<String>], n_names: usize) -> String {
     let in_a_line = |row: &Vec<String>| row.iter().map(|cell| printable_line(cell).into_owned()).collect();
@@ -44,7 +44,7 @@ pub fn aligned(rows: &[Vec<String>], n_names: usize) -> String {
     rows.iter().map(line).collect()
 }
 
-/// On which side of a column its cells stand.
+/// Alignment of the cells of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
     /// Words.

@@ -124,7 +124,7 @@ impl Unused {
         if !self.fields.is_empty() {
             let fields: Vec<String> =
                 self.fields.iter().map(|(name, n)| format!("\"{name}\" ({})", records(*n))).collect();
-            progress.warn(&format!("{name}: fields that are not used here, and may matter: {}", fields.join(", ")));
+            progress.warn(&format!("{name}: ignored fields that may matter: {}", fields.join(", ")));
         }
         for (remark, n) in &self.remarks {
             progress.warn(&format!("{name}: {remark} ({})", records(*n)));
@@ -173,7 +173,7 @@ mod tests {
         let heard = Heard::default();
         unused.warn(&"f.jsonl", &heard);
         let expected = [
-            "f.jsonl: fields that are not used here, and may matter: \"label\" (3 records), \"tools\" (2 records)",
+            "f.jsonl: ignored fields that may matter: \"label\" (3 records), \"tools\" (2 records)",
             "f.jsonl: something is odd (1 record)",
         ];
         assert_eq!(heard.warnings(), expected);

@@ -83,7 +83,7 @@ impl TaskSpec {
             Some(variant) => {
                 let known = if config.variants.is_empty() { "none".to_owned() } else { config.variants.join(", ") };
                 return Err(Usage::new(format!("--task {name} has no variant {variant}"))
-                    .hint(format!("it has {known}"))
+                    .hint(format!("its variants are {known}"))
                     .into());
             }
         };
@@ -105,18 +105,22 @@ impl TaskSpec {
         let usage = |what: String, hint: String| Usage::new(format!("--task {name}: {what}")).hint(hint);
         if test.is_empty() {
             let given = &self.name;
-            let hint = format!("name a file of them: --task {given}=FILE, or {given}=FILE,TRAIN for demonstrations");
-            return Err(usage("it brings no records".to_owned(), hint).into());
+            let hint =
+                format!("pass a file: --task {given}=FILE, or {given}=FILE,TRAIN with few-shot examples from TRAIN");
+            return Err(usage("it has no built-in records".to_owned(), hint).into());
         }
         let text = config.scoring == Scoring::Perplexity;
         if text && !train.is_empty() {
-            return Err(
-                usage("a text has no demonstrations".to_owned(), format!("name one: {}={test}", self.name)).into()
-            );
+            return Err(usage(
+                "a text has no few-shot examples".to_owned(),
+                format!("pass one file: {}={test}", self.name),
+            )
+            .into());
         }
         if test == train && Path::new(&test).exists() {
-            let hint = format!("name it once, {}={test}: every tenth record is then for demonstrations", self.name);
-            return Err(usage("the same file is named twice".to_owned(), hint).into());
+            let hint =
+                format!("pass it once, {}={test}: few-shot examples are then taken from every tenth record", self.name);
+            return Err(usage("the same file is given twice".to_owned(), hint).into());
         }
         for (what, source) in [("test", &test), ("train", &train)].into_iter().filter(|(_, source)| !source.is_empty())
         {
@@ -165,8 +169,8 @@ pub fn load(given: &str) -> Result<(String, TaskConfig)> {
     if path.extension().is_none() && !path.exists() {
         let near = gptkit_config::nearest(given, TASKS.iter().map(|(name, _)| *name));
         let meant = near.map(|name| format!("did you mean {name}? ")).unwrap_or_default();
-        let hint = format!("{meant}`gptkit eval --list` names all; a task of your own is a .toml file");
-        return Err(Usage::new(format!("--task {given}: no task and no file is called so")).hint(hint).into());
+        let hint = format!("{meant}`gptkit eval --list` lists the built-in tasks; a custom task is a .toml file");
+        return Err(Usage::new(format!("--task {given}: no such task or file")).hint(hint).into());
     }
     let text = gptkit_data::disk::read_named(path).map_err(|e| Usage::new(format!("--task {e:#}")))?;
     let name = path.file_stem().map_or_else(|| given.to_owned(), |stem| stem.to_string_lossy().into_owned());

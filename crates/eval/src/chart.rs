@@ -7,8 +7,9 @@ use gptkit_plot::{Axis, Extent, LineChart, Look, Names, Scale, Series};
 use gptkit_stats::mean_of_estimates;
 use std::collections::BTreeSet;
 
-/// The main figure over demonstrations, of one task, or the mean over all that have one in percent: a line a model, and
-/// beside them what fine-tuning and chance give. Nothing when there is one number of demonstrations.
+/// The main metric over the number of few-shot examples, of one task or as the mean over all tasks with a metric in
+/// percent: one line per model, with the results of fine-tuning and chance. Nothing if there is only one number of
+/// examples.
 pub fn over_shots(report: &EvalReport, task: Option<&str>) -> Option<String> {
     let shots: BTreeSet<usize> = report.cells.iter().map(|cell| cell.shots).collect();
     let tasks = tasks(report, task);
@@ -30,7 +31,7 @@ pub fn over_shots(report: &EvalReport, task: Option<&str>) -> Option<String> {
         lines.extend(chance.map(|chance| level("chance", style, chance)));
     }
     let names = shots.iter().map(usize::to_string).collect();
-    let x = Axis { scale: Scale::Named(names), ..Axis::linear("demonstrations") };
+    let x = Axis { scale: Scale::Named(names), ..Axis::linear("few-shot examples") };
     Some(chart(title(report, task), x, lines))
 }
 

@@ -123,7 +123,9 @@ fn read_instances(
         if !keep(line["n"].as_u64().unwrap_or(0)) {
             continue;
         }
-        rows.push(numbers(task, &line).with_context(|| format!("{} line {} is no instance", path.display(), i + 1))?);
+        rows.push(
+            numbers(task, &line).with_context(|| format!("{} line {} is not an instance", path.display(), i + 1))?,
+        );
         measured.n += 1;
         measured.shots += line["shots"].as_f64().unwrap_or(0.0);
         measured.cut += u64::from(line["cut"] == true);

@@ -1,4 +1,4 @@
-//! A record → what is asked of a model, and what would be right.
+//! A record → the prompt for a model, and the correct answer.
 
 use crate::task::{Scoring, TaskConfig};
 use crate::template::TaskTemplates;
@@ -18,12 +18,12 @@ pub struct EvalTask {
     templates: TaskTemplates,
 }
 
-/// A record as it is asked.
+/// A record as a prompt with its correct answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Instance {
     /// Its file and line.
     pub place: String,
-    /// What the model goes on with.
+    /// The text that the model continues.
     pub prompt: String,
     /// What could or should follow.
     pub asked: TargetAnswer,
@@ -75,7 +75,7 @@ impl EvalTask {
         Ok(Self { name, config, variant: variant.to_owned(), templates })
     }
 
-    /// What stands above all demonstrations of `row`; may be empty.
+    /// Text before all few-shot examples of `row`; may be empty.
     ///
     /// # Errors
     /// When the record lacks what the template reads.
@@ -83,7 +83,7 @@ impl EvalTask {
         self.templates.text("instruction", row, &self.variant, None)
     }
 
-    /// What is asked of `row`.
+    /// The instance of `row`.
     ///
     /// # Errors
     /// When the record lacks what the task reads, the right choice is none of the choices, or an answer is empty.
@@ -94,7 +94,7 @@ impl EvalTask {
             Scoring::Choice => {
                 let choices = texts(&self.templates.value("choice.of", row, &self.variant)?, "choice.of")?;
                 if choices.len() < 2 {
-                    return Err(BadRecord::new(format!("has {} choices; there must be two or more", choices.len())));
+                    return Err(BadRecord::new(format!("has {} choices; it must have at least two", choices.len())));
                 }
                 let right = place(&self.templates.value("choice.right", row, &self.variant)?, &choices)?;
                 let answers =
@@ -129,7 +129,7 @@ impl EvalTask {
 fn texts(value: &Value, key: &str) -> Result<Vec<String>, BadRecord> {
     let text = |value: Value| match value.kind() {
         minijinja::value::ValueKind::String | minijinja::value::ValueKind::Number => Ok(value.to_string()),
-        other => Err(BadRecord::new(format!("the task's {key} gives {other}, not text"))),
+        other => Err(BadRecord::new(format!("the task's {key} returns a value of type {other}; it must be text"))),
     };
     match value.kind() {
         minijinja::value::ValueKind::Seq | minijinja::value::ValueKind::Iterable => {
@@ -152,10 +152,13 @@ fn place(right: &Value, choices: &[String]) -> Result<usize, BadRecord> {
     };
     match number {
         Some(n) if (0..choices.len() as i64).contains(&n) => Ok(n as usize),
-        Some(n) => {
-            Err(BadRecord::new(format!("the right choice is number {n}, and there are {}, from 0 up", choices.len())))
+        Some(n) => Err(BadRecord::new(format!(
+            "the correct choice is number {n}, but there are {} choices, numbered from 0",
+            choices.len()
+        ))),
+        None => {
+            Err(BadRecord::new(format!("the correct choice is {said:?}, which is not one of {}", choices.join(", "))))
         }
-        None => Err(BadRecord::new(format!("the right choice is {said:?}, which is none of {}", choices.join(", ")))),
     }
 }
 
@@ -193,9 +196,15 @@ mod tests {
         assert_eq!(right(json!("1")), Ok(1));
         assert_eq!(right(json!("7")), Ok(2), "a text before a number");
         assert_eq!(right(json!(true)), Ok(1));
-        assert_eq!(right(json!(3)), Err("the right choice is number 3, and there are 3, from 0 up".to_owned()));
-        assert_eq!(right(json!(-1)), Err("the right choice is number -1, and there are 3, from 0 up".to_owned()));
-        assert_eq!(right(json!("z")), Err("the right choice is \"z\", which is none of x, y, 7".to_owned()));
+        assert_eq!(
+            right(json!(3)),
+            Err("the correct choice is number 3, but there are 3 choices, numbered from 0".to_owned())
+        );
+        assert_eq!(
+            right(json!(-1)),
+            Err("the correct choice is number -1, but there are 3 choices, numbered from 0".to_owned())
+        );
+        assert_eq!(right(json!("z")), Err("the correct choice is \"z\", which is not one of x, y, 7".to_owned()));
     }
 
     #[test]
@@ -203,8 +212,8 @@ mod tests {
         let said = |fields| choice().instance(&row(fields)).unwrap_err().to_string();
         assert!(said(json!({ "context": "c", "endings": ["x"], "label": 0 })).contains("has 1 choices"));
         assert!(said(json!({ "context": "c", "endings": ["x", " "], "label": 0 })).contains("choice 1 is empty"));
-        assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not text"));
-        assert!(said(json!({ "context": "c", "label": 0 })).contains("no \"endings\""));
+        assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not a string"));
+        assert!(said(json!({ "context": "c", "label": 0 })).contains("\"endings\" is missing"));
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
         let free = EvalTask::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();
         let instance = free.instance(&row(json!({ "q": "?", "a": ["one", 2] }))).unwrap();

@@ -1,14 +1,14 @@
-//! What a language model can do, asked as GPT-2's and GPT-3's papers ask it: without examples, or with a few in its context
+//! Evaluation of language models as in the papers of GPT-2 and GPT-3: zero-shot, or with a few examples in the context
 //! (Radford et al. 2019, §3; Brown et al. 2020, §2.4).
 //!
 //! - [`catalog`]    the built-in tasks, and how tasks are named
 //! - [`task`]       a task file, and its templates
 //! - [`records`]    where its records come from
 //! - [`arithmetic`], [`scramble`] GPT-3's synthetic tasks
-//! - [`instance`]   a record → what is asked, and what would be right
-//! - [`shots`]      demonstrations that fit; all of it as tokens
-//! - [`score`]      what a model makes of instances
-//! - [`answers`], [`bleu`], [`rouge`] what is written against what is right
+//! - [`instance`]   a record → a prompt and the correct answer
+//! - [`shots`]      few-shot examples that fit in the context; prompts as tokens
+//! - [`score`]      instances → results of a model
+//! - [`answers`], [`bleu`], [`rouge`] answers compared with the correct ones
 //! - [`perplexity`] how likely a text is, through a sliding window
 //! - [`overlap`]    which instances a model may have seen
 //! - [`figures`]    figures with their standard errors

@@ -77,7 +77,7 @@ impl OpenTask {
             n += 1;
             Ok(ControlFlow::Continue(()))
         })?;
-        ensure!(n > 0, "task {}: there is no record to measure with", opened.task.name);
+        ensure!(n > 0, "task {}: there are no records to evaluate", opened.task.name);
         (opened.n, opened.skipped) = (n, skipped);
         if let Some(from) = &opened.demonstrations {
             opened.pool =
@@ -86,7 +86,7 @@ impl OpenTask {
         Ok(opened)
     }
 
-    /// Hands the records that are measured with to `sink`, with what is asked of each. Returns how many were left out.
+    /// Passes the test records to `sink`, each with its instance. Returns the number of skipped records.
     pub(crate) fn read(
         &self,
         request: &EvalRequest,
@@ -134,8 +134,8 @@ impl OpenTask {
         let (name, context) = (&self.task.name, prompter.context);
         ensure!(
             fit,
-            "--shots: not one demonstration of {name} fits beside a record in the window of {context} tokens; \
-             ask with --shots 0, or a model with a longer window"
+            "--shots: the context of {context} tokens is too short for a record of {name} with one few-shot example; \
+             use --shots 0, or a model with a longer context"
         );
         Ok(())
     }
@@ -160,7 +160,7 @@ pub(crate) fn instances_in_text(
         if wanted.too_short > before {
             let (name, n) = (&opened.task.name, grouped(wanted.too_short - before));
             progress.warn(&format!(
-                "{n} instances of {name} have under {SHORTEST} words: they are not looked for in the text"
+                "{n} instances of {name} have fewer than {SHORTEST} words and are not checked for overlap with the text"
             ));
         }
     }

@@ -58,7 +58,7 @@ impl<I: Copy + Eq + Hash> OverlapIndex<I> {
     /// When the folder holds none.
     pub fn found_in(&self, folder: &Path, progress: &dyn Progress) -> Result<HashSet<I>> {
         let manifest = Manifest::read(folder).with_context(|| {
-            format!("{} is no folder of `gptkit prepare` (a run's text is below shards/)", folder.display())
+            format!("{} was not written by `gptkit prepare` (the text of a run is below shards/)", folder.display())
         })?;
         let corpus = Corpus::open(folder, &manifest)?;
         let tokenizer = Tokenizer::load(folder)?;
@@ -184,6 +184,6 @@ mod tests {
         assert_eq!(wanted.too_short, 1);
         assert_eq!(wanted.found_in(&prepared.folder, &Silent).unwrap(), HashSet::from([1, 2]));
         let error = wanted.found_in(folder.path(), &Silent).unwrap_err().to_string();
-        assert!(error.contains("is no folder of `gptkit prepare`"), "{error}");
+        assert!(error.contains("was not written by `gptkit prepare`"), "{error}");
     }
 }

@@ -57,7 +57,7 @@ pub struct WindowScore {
     pub bytes: u64,
     /// Characters of the text that they stand for.
     pub characters: u64,
-    /// The same by position, where that is asked for.
+    /// The same by position, if the task measures it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_position: Vec<PositionScore>,
     /// Tokens that the model read for it.
@@ -115,7 +115,7 @@ pub fn read(
     sink: &mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 ) -> Result<TextSummary> {
     let start =
-        model.start().context("the model has no token that ends a text, from which the first could be predicted")?;
+        model.start().context("the model has no end-of-text token, which is needed to predict the first token")?;
     let mut slider = PerplexityWindow {
         model,
         stride: how.stride,

@@ -70,8 +70,8 @@ impl RecordSource {
         };
         let (count, seed) = (number(parts.next(), COUNT)?, number(parts.next(), 1)?);
         let file = parts.next().map(PathBuf::from);
-        ensure!(count > 0, "0 records are none");
-        ensure!(kind == "words" || file.is_none(), "only words are taken from a file");
+        ensure!(count > 0, "the number of records must be at least 1");
+        ensure!(kind == "words" || file.is_none(), "only a words: source can name a file");
         let kind = match kind {
             "world" => GeneratedTask::World(named(name)?),
             "patterns" => GeneratedTask::Pattern(named(name)?),
@@ -115,7 +115,7 @@ impl RecordSource {
 }
 
 fn named<T: FromStr<Err = String>>(name: &str) -> Result<T> {
-    name.parse().map_err(|way| anyhow!("{name:?} is no name: {way}"))
+    name.parse().map_err(|way| anyhow!("{name:?} is not a valid name: {way}"))
 }
 
 impl GeneratedTask {

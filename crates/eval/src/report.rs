@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// What a fine-tuned model gives on a task's instances, beside the others.
+/// Result of a fine-tuned model on the instances of a task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finetuned {
     /// The task, with its variant.
@@ -32,7 +32,7 @@ pub struct Gain {
     pub task: String,
     /// Place of the model.
     pub model: usize,
-    /// How many were asked for.
+    /// Number of few-shot examples that were requested.
     pub shots: usize,
     /// In the unit of the figure.
     pub gain: f64,
@@ -57,8 +57,8 @@ pub enum GainVerdict {
 impl fmt::Display for GainVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Helps => "demonstrations help",
-            Self::Hurts => "demonstrations hurt",
+            Self::Helps => "few-shot examples help",
+            Self::Hurts => "few-shot examples hurt",
             Self::NoDifference => "no difference",
         })
     }
@@ -67,7 +67,7 @@ impl fmt::Display for GainVerdict {
 /// All that is reported.
 #[derive(Debug)]
 pub struct EvalReport<'a> {
-    /// What was asked.
+    /// The request.
     pub request: &'a EvalRequest,
     /// Parameters of each model.
     pub n_params: Vec<u64>,
@@ -75,7 +75,7 @@ pub struct EvalReport<'a> {
     pub cells: &'a [EvalCell],
     /// Fine-tuned models.
     pub finetuned: &'a [Finetuned],
-    /// Whether papers' figures stand beside ours.
+    /// Whether published results are shown.
     pub reference: bool,
 }
 
@@ -162,16 +162,17 @@ impl EvalReport<'_> {
     /// Tables: of each task every figure, then what demonstrations bring.
     pub fn markdown(&self) -> String {
         let mut text = "# Evaluation\n\n".to_owned();
-        text += "Figures are given with their bootstrap standard errors over instances.";
-        text += &format!(" Demonstrations are drawn with seed {}.\n", self.request.seed);
+        text += "Values are given with bootstrap standard errors over instances.";
+        text += &format!(" Few-shot examples are sampled with seed {}.\n", self.request.seed);
         for task in self.tasks() {
             text += &self.task_table(task);
         }
         let gains = self.improves();
         if !gains.is_empty() {
-            text += "\n## What demonstrations bring\n\n";
-            text += "Differences to no demonstration on the same instances; one of less than two standard errors is none.\n\n";
-            let columns = [("task", Left), ("model", Left), ("demonstrations", Right), ("gain", Right), ("", Left)];
+            text += "\n## Effect of few-shot examples\n\n";
+            text += "Differences from the zero-shot score on the same instances; treat differences below two standard \
+                     errors as noise.\n\n";
+            let columns = [("task", Left), ("model", Left), ("examples", Right), ("gain", Right), ("", Left)];
             let row = |Gain { task, model, shots, gain, standard_error, verdict }: &Gain| {
                 let gain = format!("{gain:+.1} ± {standard_error:.1}");
                 vec![task.clone(), self.request.model_name(*model), shots.to_string(), gain, verdict.to_string()]
@@ -234,11 +235,11 @@ impl EvalReport<'_> {
         let fewer = |shots: &usize| of_model(shots).is_some_and(|cell| cell.measured.shots + 0.005 < *shots as f64);
         if shots.iter().any(fewer) {
             let fit = by_shots(&|cell| Some(format!("{:.1}", cell.measured.shots)));
-            rows.push(row(&name, "demonstrations that fit", fit));
+            rows.push(row(&name, "few-shot examples that fit", fit));
         }
         if own.iter().any(|cell| cell.model == model && cell.measured.cut > 0) {
             let cut = by_shots(&|cell| Some(cell.measured.cut.to_string()));
-            rows.push(row(&name, "longer than the window, cut", cut));
+            rows.push(row(&name, "longer than the context, truncated", cut));
         }
         rows
     }
@@ -248,8 +249,7 @@ impl EvalReport<'_> {
         if published.is_empty() {
             return String::new();
         }
-        let columns =
-            [("published", Left), ("metric", Left), ("demonstrations", Left), ("figure", Right), ("source", Left)];
+        let columns = [("published", Left), ("metric", Left), ("examples", Left), ("score", Right), ("source", Left)];
         let row = |one: &Published| {
             let Published { model, metric, shots, value, source, .. } = one;
             vec![model.clone(), metric.clone(), shots.to_string(), value.to_string(), source.clone()]

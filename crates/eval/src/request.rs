@@ -29,7 +29,7 @@ pub struct EvalRequest {
     pub on_bad_record: OnBadRecord,
     /// Prepared text that the models were trained on, in which instances are looked for.
     pub contamination: Option<PathBuf>,
-    /// Fine-tuned models to measure beside the others.
+    /// Fine-tuned models to evaluate on the same instances.
     pub finetuned: Vec<FinetunedRequest>,
 }
 
@@ -65,7 +65,7 @@ impl TaskRequest {
 }
 
 impl EvalRequest {
-    /// Keeps what is asked in the folder of `claim`, whose path it returns.
+    /// Saves the request in the folder of `claim`, and returns its path.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -84,11 +84,14 @@ impl EvalRequest {
         if Self::load(out).is_ok_and(|before| before == *self) {
             return Ok(None);
         }
-        let other = || format!("{0} is not empty; name another folder, or go on with --resume {0}", out.display());
+        let other = || {
+            format!("{0} is not empty; choose another folder with --out, or resume it with --resume {0}", out.display())
+        };
         Claim::new(out, &|_| false)?.with_context(other).map(Some)
     }
 
-    /// Takes back what [`EvalRequest::save`] wrote, when nothing was asked yet: a refused command leaves nothing behind.
+    /// Removes what [`EvalRequest::save`] wrote if nothing was evaluated yet, so that a refused command leaves no
+    /// files.
     pub fn discard(&self, out: &Path) {
         if !out.join("instances").exists() {
             for file in [REQUEST, "lock"] {
@@ -98,13 +101,18 @@ impl EvalRequest {
         }
     }
 
-    /// What the evaluation in `out` was asked.
+    /// The request of the evaluation in `out`.
     ///
     /// # Errors
     /// When it is none.
     pub fn load(out: &Path) -> Result<Self> {
         let path = out.join(REQUEST);
-        ensure!(path.exists(), "{} does not exist: {} is no evaluation", path.display(), out.display());
+        ensure!(
+            path.exists(),
+            "{} does not exist, so {} is not the folder of an evaluation",
+            path.display(),
+            out.display()
+        );
         serde_json::from_str(&disk::read_description(&path)?).with_context(|| format!("{} is damaged", path.display()))
     }
 
@@ -126,7 +134,7 @@ impl EvalRequest {
     }
 }
 
-/// Names that folders beside each other can have, by which each can be told.
+/// Distinct names that can be used as folder names.
 fn folder_names(names: impl Iterator<Item = String>) -> Vec<String> {
     let plain = |name: String| name.replace(['/', ':'], "-").trim_start_matches('.').to_owned();
     let names: Vec<String> = names.map(plain).collect();

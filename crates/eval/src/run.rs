@@ -49,7 +49,7 @@ pub struct EvalCell {
     pub task: String,
     /// Place of the model among those of the request.
     pub model: usize,
-    /// Demonstrations that were asked for.
+    /// Number of few-shot examples that were requested.
     pub shots: usize,
     /// What was measured.
     pub measured: TaskMeasurement,
@@ -64,7 +64,7 @@ pub struct EvalCell {
 /// What a cell took, kept beside its lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Whether all was asked.
+    /// Whether all instances were evaluated.
     pub done: bool,
     /// Records that were left out as bad.
     pub skipped: u64,
@@ -81,19 +81,19 @@ pub struct Cost {
 /// How an evaluation ended.
 #[derive(Debug)]
 pub enum EvalEnd {
-    /// With all that was asked.
+    /// All instances were evaluated.
     Done(Vec<EvalCell>),
     /// Before; what is there is kept.
     Stopped(Stop),
 }
 
-/// Does what `request` asks, in the folder `out` that it was saved in. Every record is read before the first is asked, so
-/// that a bad one is found at once.
+/// Evaluates `request` in the folder `out` that it was saved in. All records are read before the first is evaluated, so
+/// that an invalid one is found immediately.
 ///
 /// # Errors
 /// When a task, its records or a model cannot be used, no demonstration fits, or the folder cannot be written.
 pub fn evaluate(request: &EvalRequest, out: &Path, context: &EvalContext) -> Result<EvalEnd> {
-    let Some(_lock) = disk::lock(out)? else { bail!("another process writes {}", out.display()) };
+    let Some(_lock) = disk::lock(out)? else { bail!("another process is writing {}", out.display()) };
     let tasks: Vec<OpenTask> = request.tasks.iter().map(|task| OpenTask::open(request, task)).collect::<Result<_>>()?;
     (0..request.models.len()).try_for_each(|model| check_model(request, model, &tasks))?;
     let seen = match &request.contamination {
@@ -122,15 +122,15 @@ fn check_model(request: &EvalRequest, model: usize, tasks: &[OpenTask]) -> Resul
     let context = shape.context;
     let start = score::start_of(&tokenizer);
     if let Some(stride) = request.stride.filter(|&stride| stride > context) {
-        bail!("--stride {stride} is over the context of {context} tokens of model {name}");
+        bail!("--stride {stride} is larger than the context of {context} tokens of model {name}");
     }
     for opened in tasks {
         let prompter = opened.prompter(&tokenizer, start, context);
         let room = prompter.room;
         ensure!(
             room < context,
-            "task {}: answers of up to {room} tokens do not fit the window of {context} of model {name}; lower \
-             max_new_tokens in a task file of your own",
+            "task {}: answers of up to {room} tokens do not fit in the context of {context} tokens of model {name}; \
+             use a task file with a lower max_new_tokens",
             opened.task.name
         );
         if opened.demonstrations.is_some() {
@@ -303,7 +303,7 @@ impl CellRun<'_> {
         let path = self.opened.test.file().unwrap_or(Path::new("")).display().to_string();
         // Nothing is asked yet: how long the text is.
         let all = perplexity::read(&self.model, &path, reading, u64::MAX, &mut |_| Ok(ControlFlow::Continue(())))?;
-        ensure!(all.n > 0, "{path} has no text to measure with");
+        ensure!(all.n > 0, "{path} has no text to evaluate");
         all.losses.warn(&path, self.context.progress);
         let limit = self.request.limit.unwrap_or(u64::MAX).min(all.n);
         // Of a part of the text they are not known.

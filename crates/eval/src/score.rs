@@ -1,4 +1,4 @@
-//! Instances → what a model makes of them, as records: a line of JSON an instance.
+//! Instances → results of a model, as records: one line of JSON per instance.
 
 use crate::answers::{exact_match, f1, same_number};
 use crate::bleu::BleuCounts;
@@ -25,7 +25,7 @@ pub(crate) const WORD_TOKENS: usize = 6;
 /// First tokens that are tried until a word is no stop word.
 const CANDIDATES: usize = 10;
 
-/// A model that is asked.
+/// A model to evaluate.
 #[derive(Debug, Clone, Copy)]
 pub struct EvalModel<'a> {
     /// It.
@@ -53,7 +53,7 @@ pub(crate) fn start_of(tokenizer: &Tokenizer) -> Option<u32> {
 pub struct PromptedInstance {
     /// Its number among those of the task.
     pub n: u64,
-    /// What is asked.
+    /// The instance.
     pub instance: Instance,
     /// As the model reads it.
     pub prompted: PromptTokens,
@@ -265,7 +265,7 @@ fn first_sentences(text: &str, n: usize) -> &str {
 }
 
 impl Metric {
-    /// What it says of an answer, by name.
+    /// Scores of an answer, by name.
     fn of(self, said: &str, accept: &[String]) -> Vec<(String, Value)> {
         match self {
             Self::Exact => vec![("exact match".to_owned(), json!(accept.iter().any(|right| right == said)))],
@@ -315,7 +315,7 @@ pub(crate) fn words(model: &EvalModel, all: &[PromptedInstance]) -> Result<(Vec<
     Ok((lines, work.and(TokenCounts { n_read: answers.n_read, n_alone: answers.n_alone })))
 }
 
-/// What a model goes on with.
+/// What a model writes.
 struct LastWords {
     /// The word after each prompt.
     said: Vec<String>,
@@ -399,7 +399,7 @@ fn write(
         written[prompt] = Some(completion);
         Ok(ControlFlow::Continue(()))
     })?;
-    let written = written.into_iter().collect::<Option<_>>().context("an answer was not written")?;
+    let written = written.into_iter().collect::<Option<_>>().context("an answer was not generated")?;
     Ok((written, TokenCounts { n_read: n_read as u64, n_alone: n_read as u64 }))
 }
 

@@ -29,7 +29,7 @@ pub enum Scramble {
     ReversedWords,
 }
 
-/// What is asked, and its answer.
+/// A question and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Scrambled {
     /// The letters as they are shown.

@@ -80,11 +80,11 @@ impl DemonstrationPool {
                 })?;
             }
         }
-        ensure!(!shown.is_empty(), "{}: there is no record to show", task.name);
+        ensure!(!shown.is_empty(), "{}: there are no records for few-shot examples", task.name);
         Ok(Self { shown, seed })
     }
 
-    /// What is shown before record number `n`: the first of as many as are asked for are those of fewer.
+    /// The few-shot examples before record number `n`; a smaller number of examples is a prefix of a larger one.
     fn draw(&self, n: u64, shots: usize) -> Vec<&str> {
         let mut dice = Dice::for_evaluation(self.seed, "demonstrations", n);
         let (mut order, mut drawn) = (Vec::<usize>::new(), Vec::new());
@@ -99,7 +99,7 @@ impl DemonstrationPool {
     }
 }
 
-/// A record as a model is asked it.
+/// A record as tokens for a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptTokens {
     /// All that the model reads before the answer.
@@ -196,7 +196,7 @@ impl Prompter<'_> {
         let LikelihoodQuestion { context, continuations } = question;
         let last = |n_read: usize| -> Result<Vec<u32>> {
             let most = self.context.saturating_sub(n_read);
-            ensure!(most > 0, "{place}: an answer is longer than the window of {} tokens", self.context);
+            ensure!(most > 0, "{place}: an answer is longer than the context of {} tokens", self.context);
             Ok(context[context.len().saturating_sub(most)..].to_vec())
         };
         let written = last(self.room)?;
@@ -235,7 +235,7 @@ impl Prompter<'_> {
         let continuation = |answer: &&String| {
             let whole = encode(&format!("{text}{answer}"))?;
             let rest = whole.get(tokens.len()..).filter(|rest| !rest.is_empty());
-            rest.map(<[u32]>::to_vec).with_context(|| format!("the answer {answer:?} has no tokens of its own"))
+            rest.map(<[u32]>::to_vec).with_context(|| format!("the answer {answer:?} adds no tokens to the prompt"))
         };
         let continuations = answers.iter().map(continuation).collect::<Result<_>>()?;
         Ok(LikelihoodQuestion { context: self.or_start(tokens)?, continuations })
@@ -254,8 +254,7 @@ impl Prompter<'_> {
         if !tokens.is_empty() {
             return Ok(tokens);
         }
-        let start =
-            self.start.context("the prompt is empty, and the model has no token that ends a text to begin with")?;
+        let start = self.start.context("the prompt is empty, and the model has no end-of-text token to start with")?;
         Ok(vec![start])
     }
 }
@@ -316,7 +315,7 @@ mod tests {
         let contexts: Vec<String> =
             cut.questions.iter().map(|question| tokenizer.decode(&question.context).unwrap()).collect();
         assert_eq!(contexts, ["\nq:", "\n\nq:"]);
-        assert!(at(3).prompt("", &pool, 0, 5, &instance).unwrap_err().to_string().contains("longer than the window"));
+        assert!(at(3).prompt("", &pool, 0, 5, &instance).unwrap_err().to_string().contains("longer than the context"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Function words of English, for the stop-word filter of LAMBADA (Radford et al. 2019, §3.3): the last word of its
-//! passages has a meaning of its own, so that what merely carries a sentence on is no prediction.
+//! passages is a content word, so a function word cannot be the answer.
 //!
 //! The paper does not publish its list. This one is of the closed classes, and of the adverbs that only modify, order
 //! or connect; what is as often a noun or a verb (`past`, `well`), and adverbs of manner, are no stop words.

@@ -1,4 +1,4 @@
-//! A task file: where records are, how each becomes a text to go on with, and what is made of how the model does.
+//! A task file: where records are, how each becomes a prompt, and how the result is scored.
 
 use crate::template::{TaskTemplates, TemplateSource};
 use gptkit_config::{Check, Problems};
@@ -11,7 +11,7 @@ pub struct TaskConfig {
     /// What it is, in a line.
     #[serde(default)]
     pub description: String,
-    /// How the model is asked, and scored.
+    /// How the model is prompted and scored.
     pub scoring: Scoring,
     /// Names that `{variant}` stands for in `test` and `train`, one evaluation each; templates see it as `variant`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -22,7 +22,7 @@ pub struct TaskConfig {
     /// Records to draw demonstrations from.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub train: String,
-    /// Template of what stands above all: GPT-3's description of the task.
+    /// Template of the text before all examples: GPT-3's description of the task.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instruction: String,
     /// Template of what the model is to go on with.
@@ -52,7 +52,7 @@ fn separator() -> String {
     "\n\n".to_owned()
 }
 
-/// How a model is asked, and scored.
+/// How a model is prompted and scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scoring {
@@ -257,7 +257,7 @@ impl TaskConfig {
         ];
         for (scoring, key, there, hint) in sections {
             if scoring != self.scoring {
-                problems.require(!there, key, "is of another scoring than this task's", "leave it out, or set scoring");
+                problems.require(!there, key, "does not apply to this task's scoring", "remove it, or change scoring");
             } else if scoring != Scoring::Perplexity {
                 needed(problems, key, there, &format!("write [{key}] with {hint}"));
             }
@@ -287,12 +287,12 @@ impl Check for TaskConfig {
             problems.require(
                 there,
                 "choice.neutral",
-                "is empty, and choice.main needs it",
-                "leave it out for \"Answer:\"",
+                "is empty, but choice.main needs it",
+                "remove it to use \"Answer:\"",
             );
         }
         let one = self.variants.is_empty();
-        problems.require(one || self.variants.iter().all(|v| !v.is_empty()), "variants", "has one without a name", "");
+        problems.require(one || self.variants.iter().all(|v| !v.is_empty()), "variants", "contains an empty name", "");
         for (key, what) in self.templates().err().unwrap_or_default() {
             problems.add(key, what, "");
         }

@@ -108,7 +108,7 @@ fn failed(key: &str, failure: &Failure, program: &Program, row: &Row) -> BadReco
     if failure.undefined && !missing.is_empty() {
         let names: Vec<String> = missing.iter().map(|name| format!("\"{name}\"")).collect();
         return BadRecord::new(format!(
-            "no {}, which the task's {key} reads; the record has {}",
+            "{} is missing, but the task's {key} needs it; the record has {}",
             names.join(", "),
             row.keys()
         ));
@@ -123,8 +123,8 @@ fn described(failure: &Failure, source: &str) -> String {
     let before = failure.offset.and_then(|offset| source.get(..offset));
     let column = before.map(|before| 1 + before.chars().rev().take_while(|&c| c != '\n').count());
     match column {
-        Some(column) => format!("line {line}, column {column} of it: {what}"),
-        None => format!("line {line} of it: {what}"),
+        Some(column) => format!("at line {line}, column {column}: {what}"),
+        None => format!("at line {line}: {what}"),
     }
 }
 
@@ -174,11 +174,11 @@ mod tests {
         let said = |error: BadRecord| error.to_string();
         assert_eq!(
             said(templates.text("prompt", &row, "", None).unwrap_err()),
-            "no \"context\", which the task's prompt reads; the record has text, label"
+            "\"context\" is missing, but the task's prompt needs it; the record has text, label"
         );
         assert_eq!(
             said(templates.value("choice.of", &row, "").unwrap_err()),
-            "no \"endings\", which the task's choice.of reads; the record has text, label"
+            "\"endings\" is missing, but the task's choice.of needs it; the record has text, label"
         );
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct StageProcess<'a> {
 pub(crate) enum ProcessEnd {
     /// Well, with the most memory that it had, where that is known.
     Well(Option<u64>),
-    /// As it was asked to.
+    /// It stopped after an interrupt.
     Stopped(Stop),
 }
 
@@ -42,7 +42,8 @@ const WAIT: Duration = Duration::from_millis(100);
 const LAST_LINES: usize = 12;
 
 impl StageProcess<'_> {
-    /// Runs it to its end, showing its long work on `progress`. When `interrupt` says so it is asked to stop, and waited for.
+    /// Runs the process to its end and shows its progress on `progress`. If `interrupt` has a reason, the process is
+    /// told to stop, and this function waits for it.
     ///
     /// # Errors
     /// When it fails, with its last words.
@@ -63,7 +64,7 @@ impl StageProcess<'_> {
             None => {
                 let last = view.printed[view.printed.len().saturating_sub(LAST_LINES)..].join("\n  ");
                 bail!(
-                    "`{}` failed ({status}):\n  {last}\nall that it said: {}",
+                    "`{}` failed ({status}):\n  {last}\nits full output is in {}",
                     command(self.words),
                     self.log.display()
                 )

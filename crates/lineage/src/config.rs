@@ -1,4 +1,4 @@
-//! What a user may set of the story.
+//! Configuration of `gptkit lineage`.
 
 use gptkit_config::{Check, Problems};
 use schemars::JsonSchema;
@@ -135,33 +135,37 @@ impl Check for LineageConfig {
             problems.require(
                 plain(&stage.name) && !stage.name.contains('.'),
                 &key("name"),
-                "is no name of letters, digits and hyphens",
-                "write it like color-records",
+                "must consist of letters, digits and hyphens",
+                "write for example color-records",
             );
             problems.require(
                 plain(stage.leaves()) && !stage.leaves().starts_with('.'),
                 &key(if stage.stdout.is_some() { "stdout" } else { "out" }),
-                "is no plain file name",
-                "write it like color.jsonl",
+                "is not a plain file name",
+                "write for example color.jsonl",
             );
             problems.require(stage.seconds > 0.0, &key("seconds"), "is not positive", "use 1");
             if shlex::split(&stage.run).is_none_or(|words| words.is_empty()) {
-                problems.add(&key("run"), "is no command", "close every quotation mark");
+                problems.add(&key("run"), "is not a valid command", "close every quotation mark");
             }
             for name in names(&stage.run).filter(|name| !known.contains(name)) {
                 let later = self.stages[i..].iter().any(|stage| stage.name == name);
                 let hint = if later {
-                    "a stage reads what stages before it wrote"
+                    "a stage can only read the output of earlier stages"
                 } else {
-                    "name a stage before it, or {out}"
+                    "name an earlier stage, or {out}"
                 };
-                problems.add(&key("run"), format!("{{{name}}} is not known here"), hint);
+                problems.add(&key("run"), format!("{{{name}}} is unknown"), hint);
             }
             if !known.insert(&stage.name) {
-                problems.add(&key("name"), format!("{} is taken", stage.name), "name each stage once");
+                problems.add(
+                    &key("name"),
+                    format!("{} is already used", stage.name),
+                    "use a different name for each stage",
+                );
             }
             if !left.insert(stage.leaves()) {
-                problems.add(&key("out"), format!("{} is written twice", stage.leaves()), "name another file");
+                problems.add(&key("out"), format!("{} is written by two stages", stage.leaves()), "name another file");
             }
         }
         problems.require(!self.stages.is_empty(), "stages", "is empty", "add a [[stages]] table");
@@ -169,8 +173,8 @@ impl Check for LineageConfig {
         problems.require(
             right.is_empty() || right.len() == ask.len(),
             "questions.right",
-            "has another length than questions.ask",
-            "name the words of a right answer for each question, or leave it out",
+            "has a different length than questions.ask",
+            "give the words of a correct answer for each question, or remove it",
         );
     }
 }

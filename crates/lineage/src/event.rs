@@ -23,7 +23,7 @@ pub enum ProgressEvent {
     },
     /// Units that were done before this run.
     ResumedAt(u64),
-    /// So much is done, with figures to show beside it.
+    /// Progress of a task, with figures to show.
     Reached {
         /// Units.
         done: u64,

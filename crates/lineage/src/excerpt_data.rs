@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Excerpts {
     /// The beginning of the text that models are pretrained on.
     pub text: Option<TextExcerpt>,
-    /// The beginning of the text of patterns that stands beside it.
+    /// The beginning of the documents of patterns.
     pub patterns: Option<TextExcerpt>,
     /// The first held-out record of each stage that labels records.
     pub labeled: BTreeMap<String, LabeledExample>,
@@ -20,7 +20,7 @@ pub struct Excerpts {
     pub compared: BTreeMap<String, ComparedAnswers>,
     /// Greedy answers to one prompt during PPO, by stage.
     pub during_ppo: BTreeMap<String, AnswersDuringPpo>,
-    /// Loss on the held-out part of the pretraining text alone, nats a token, by stage.
+    /// Loss on the held-out part of the pretraining text alone, nats per token, by stage.
     pub text_loss: BTreeMap<String, f64>,
     /// The same of the model that a stage of PPO started from, by the stage of PPO.
     pub text_loss_before: BTreeMap<String, f64>,

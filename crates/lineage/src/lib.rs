@@ -1,16 +1,16 @@
 //! The whole story, from raw text to a chatbot, as stages that are commands (configs/lineage.toml).
 //!
 //! 1. [`config`]    which stages there are: names, chapters, commands
-//! 2. [`own`]       the user's own data in the place of the embedded world's
+//! 2. [`own`]       the user's own data, which replaces that of the built-in world
 //! 3. [`plan`]      names in commands → folders and files: what a stage runs, reads and leaves
-//! 4. [`stages`]    in order: what is done is left alone, what was interrupted goes on; each is a process ([`child`]) that
-//!    tells of itself ([`event`])
+//! 4. [`stages`]    in order: finished stages are skipped, interrupted ones are resumed; each is a process ([`child`]) that
+//!    reports its progress ([`event`])
 //! 5. [`story`]     the stages of every seed, with the time that they take
 //! 6. [`measured`]  what the stages of each seed have left: every figure, as data
 //!    with pieces of the data itself ([`excerpt_data`], read by [`excerpts`])
 //! 7. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
 //! 8. [`summary`]   one table of stages and figures
-//! 9. [`report`]    the page that explains all of it, with its [`figures`]; beside it JSON and CSV
+//! 9. [`report`]    the page that explains all of it, with its [`figures`], and the same data as JSON and CSV
 
 mod child;
 pub mod config;

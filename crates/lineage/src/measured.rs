@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 /// Everything.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StoryMeasurements {
-    /// What each seed gave, in the order in which they were asked for.
+    /// The measurements of each seed, in the order of the command line.
     pub seeds: Vec<SeedMeasurements>,
-    /// Data of the user's own, in the place of the embedded world's.
+    /// The user's own data, which replaces that of the built-in world.
     pub own: Vec<OwnDataNote>,
-    /// What every generation was asked.
+    /// The questions to every model.
     pub questions: Vec<String>,
     /// Stages that no seed has ended.
     pub not_run: Vec<String>,
@@ -49,7 +49,7 @@ pub struct SeedMeasurements {
     pub in_context: Option<InContextScores>,
     /// Answers compared with a reference model's.
     pub wins: BTreeMap<String, StageWinRates>,
-    /// Of each stage that was asked, its answer to each question.
+    /// The answers of each stage to the questions.
     pub answers: BTreeMap<String, Vec<String>>,
     /// What each token of a text attends to.
     pub attention: Option<AttentionMaps>,
@@ -57,9 +57,10 @@ pub struct SeedMeasurements {
     pub grades: BTreeMap<String, AnswerGrades>,
     /// The same of the answers that were sampled for win rates.
     pub sampled: BTreeMap<String, AnswerGrades>,
-    /// Speeds of training two models by turns, by stage and then by the model's stage.
+    /// Training speeds of two models, measured alternately, by stage and then by the model's stage.
     pub speeds: BTreeMap<String, BTreeMap<String, TurnSpeed>>,
-    /// Loss at ranges of positions in the context, by the model's stage: the first position of each range, nats a token.
+    /// Loss at ranges of positions in the context, by the model's stage: the first position of each range, and nats per
+    /// token.
     pub positions: BTreeMap<String, Curve>,
     /// Perplexity, a word, of text that no model was trained on, by the model's stage.
     pub perplexities: BTreeMap<String, f64>,
@@ -164,7 +165,7 @@ pub struct RewardModelScores {
 /// `results.json` of an evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct InContextScores {
-    /// Models in the order in which they were asked.
+    /// Models in the order in which they were evaluated.
     pub models: Vec<EvaluatedModel>,
     /// Main figures.
     pub cells: Vec<InContextCell>,

@@ -1,4 +1,4 @@
-//! The user's own data in the place of the embedded world's.
+//! The user's own data, which replaces that of the built-in world.
 
 use anyhow::{Context, Result, ensure};
 use gptkit_data::dialogue::opening_key;
@@ -83,12 +83,12 @@ fn divide(file: &Path, folder: &Path, on_bad: OnBadRecord, progress: &dyn Progre
             })?;
             files.iter_mut().try_for_each(BufWriter::flush)?;
             if skipped.total() > 0 {
-                progress.note(&format!("{}: {} records are left out", file.display(), skipped.total()));
+                progress.note(&format!("{}: {} records are skipped", file.display(), skipped.total()));
             }
             Ok(())
         })
     })?;
-    ensure!(n[1] > 0, "{} has {} records: too few to hold any out", file.display(), n[0]);
+    ensure!(n[1] > 0, "{} has {} records, which is too few to hold any out", file.display(), n[0]);
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub fn folder_of_seed(out: &Path, seed: u64) -> PathBuf {
     out.join(format!("seed-{seed}"))
 }
 
-/// The stages of `config` for `seed`, in their order, with `own` data in the place of the world's, below the folder `out`.
+/// The stages of `config` for `seed`, in order, below the folder `out`; `own` data replaces that of the built-in world.
 ///
 /// # Errors
 /// When a file of the user's cannot be looked at, or a command is none.
@@ -63,7 +63,8 @@ pub fn steps(config: &LineageConfig, own: &OwnData, out: &Path, seed: u64) -> Re
         };
         // A source may itself be what a stage left.
         let value = |name: &str| value(name).and_then(|text| filled(&text, &value).ok());
-        let words = shlex::split(&stage.run).with_context(|| format!("the command of {} is none", stage.name))?;
+        let words =
+            shlex::split(&stage.run).with_context(|| format!("the command of stage {} is not valid", stage.name))?;
         let words = words.iter().map(|word| filled(word, &value)).collect::<Result<Vec<_>>>();
         let words = words.with_context(|| format!("stage {}", stage.name))?;
         let mut reads: Vec<String> = Vec::new();
@@ -130,7 +131,7 @@ fn given(config: &LineageConfig, own: &OwnData, folder: &Path, seed: u64) -> BTr
 fn filled(word: &str, value: &dyn Fn(&str) -> Option<String>) -> Result<String> {
     let mut text = word.to_owned();
     for name in names(word) {
-        let value = value(name).with_context(|| format!("{{{name}}} is left by a stage that does not run"))?;
+        let value = value(name).with_context(|| format!("{{{name}}} is the output of a stage that does not run"))?;
         text = text.replace(&format!("{{{name}}}"), &value);
     }
     Ok(text)

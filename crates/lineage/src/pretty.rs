@@ -1,4 +1,4 @@
-//! JSON for people: what fits into a line stands in one.
+//! JSON for people: what fits on a line is printed on one line.
 
 use serde_json::Value;
 

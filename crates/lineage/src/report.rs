@@ -1,4 +1,4 @@
-//! One page that explains the story, with nothing to be loaded from elsewhere; beside it the same as JSON and CSV.
+//! The report: one HTML page without external resources, and the same data as JSON and CSV.
 //!
 //! [`table`] makes the table of stages and figures, and the CSV.
 
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub struct WrittenReport {
     /// The page.
     pub page: PathBuf,
-    /// What it says of the papers' shapes.
+    /// The verdicts on the papers' claims.
     pub shapes: Vec<shape::PaperShape>,
     /// The questions that the first seed's models answered right, by the stage that asked.
     pub answered: BTreeMap<String, Vec<String>>,
@@ -168,10 +168,10 @@ fn chapters(measured: &StoryMeasurements) -> Value {
     CHAPTERS.iter().map(chapter).collect()
 }
 
-/// Which side of a comparison is better, whatever was expected. Of losses it is the lower one, of a gain, which is one loss
-/// less another, the higher one. Nothing where the two are equal.
+/// Which side of a comparison is better, regardless of the expectation: the lower one for losses, the higher one for a
+/// gain, which is the difference of two losses. Nothing if the two are equal.
 fn winner(comparison: &shape::FigureComparison) -> Option<&'static str> {
-    let is_gain = comparison.what.contains(" less that ");
+    let is_gain = comparison.what.contains(" minus that ");
     let lower_is_better = matches!(comparison.unit, FigureUnit::Nats | FigureUnit::Perplexity) && !is_gain;
     match comparison.mean.partial_cmp(&0.0)? {
         _ if comparison.pairs.is_empty() => None,
@@ -337,7 +337,7 @@ fn costs(measured: &StoryMeasurements) -> Value {
 /// Seconds below which a stage has no row of its own in the costs.
 const SHORT: f64 = 0.5;
 
-/// Each question, and what each generation of the first seed that was asked answered.
+/// Each question with the answers of each generation, for the first seed that has answers.
 fn answers(measured: &StoryMeasurements) -> Value {
     let asked = measured.seeds.iter().find(|seed| !seed.answers.is_empty());
     let Some(seed) = asked else { return json!({ "questions": [], "source": FigureSource::default() }) };

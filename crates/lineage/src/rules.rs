@@ -31,7 +31,7 @@ fn missing(measured: &StoryMeasurements, stages: &[&str]) -> String {
     let ended = |name: &&&str| measured.seeds.iter().any(|seed| seed.stages.iter().any(|stage| stage.name == **name));
     let absent: Vec<&str> = stages.iter().filter(|name| !ended(name)).copied().collect();
     match absent.as_slice() {
-        [] => "a figure is missing".to_owned(),
+        [] => "a measurement is missing".to_owned(),
         [one] => format!("{one} was not run"),
         several => format!("{} were not run", several.join(", ")),
     }
@@ -50,7 +50,7 @@ const FROM: f64 = 8.0;
 fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let speed = FigureComparison::new(
         measured,
-        "training on one sequence at a time, tokens a second of processor time",
+        "training on one sequence at a time, tokens per second of CPU time",
         ["transformer", "LSTM"],
         FigureUnit::Speed,
         |seed| {
@@ -61,14 +61,14 @@ fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let last = |seed: &SeedMeasurements, model: &str| Some(seed.positions.get(model)?.last()?.1);
     let end = FigureComparison::new(
         measured,
-        "loss at the end of the context, nats a token",
+        "loss at the end of the context, nats per token",
         ["LSTM", "transformer"],
         FigureUnit::Nats,
         |seed| Some(FigurePair::of(last(seed, "lstm")?, last(seed, "transformer")?)),
     );
     let gain = FigureComparison::new(
         measured,
-        &format!("loss at positions {FROM} to {} less that at the end, nats a token", 2.0 * FROM - 1.0),
+        &format!("loss at positions {FROM} to {} minus that at the end, nats per token", 2.0 * FROM - 1.0),
         ["transformer", "LSTM"],
         FigureUnit::Nats,
         |seed| {
@@ -85,14 +85,15 @@ fn recurrence(measured: &StoryMeasurements) -> Vec<PaperShape> {
     vec![
         shape(
             "speed",
-            "Attention trains faster than recurrence on a sequence, at equal size: it computes all tokens at once",
+            "At equal size, attention trains faster than recurrence on a sequence, because it computes all tokens in \
+             parallel",
             "Vaswani et al. 2017, §1 and §4",
             vec![speed],
             SPEED,
         ),
         shape(
             "context",
-            "The transformer goes on learning from a longer context where the LSTM stops",
+            "The transformer still benefits from a longer context where the LSTM no longer does",
             "Kaplan et al. 2020, figure 7",
             vec![end, gain],
             "positions",
@@ -106,7 +107,7 @@ fn demonstrated(measured: &StoryMeasurements) -> PaperShape {
         (
             "recurrence",
             Chapter::Gpt1,
-            "Fine-tuned in the same way, the transformer does better than an LSTM in its place",
+            "Fine-tuned in the same way, a transformer is better than an LSTM",
             "Radford et al. 2018, §5",
         ),
         vec![followed(measured, MOST_LIKELY, ["sft-gpt1", "sft-lstm"], ["GPT-1", "LSTM"])],
@@ -140,7 +141,7 @@ fn both_sides(measured: &StoryMeasurements) -> PaperShape {
         (
             "both-sides",
             Chapter::Bert,
-            "Fine-tuned, a model that reads both sides of a word does better than one that reads from the left",
+            "After fine-tuning, a bidirectional model is better than a left-to-right model",
             "Devlin et al. 2019, table 1",
         ),
         vec![sides],
@@ -151,18 +152,18 @@ fn both_sides(measured: &StoryMeasurements) -> PaperShape {
 /// What more weights bring.
 fn sizes(measured: &StoryMeasurements) -> Vec<PaperShape> {
     let falls = |smaller: &str, larger: &str, names: [&str; 2]| {
-        FigureComparison::new(measured, "validation loss, nats a token", names, FigureUnit::Nats, |seed| {
+        FigureComparison::new(measured, "validation loss, nats per token", names, FigureUnit::Nats, |seed| {
             Some(FigurePair::of(validation(seed, smaller)?, validation(seed, larger)?))
         })
     };
     let zero = |smaller: &str, larger: &str, names: [&str; 2]| {
-        FigureComparison::new(measured, "perplexity of other stories, a word", names, FigureUnit::Perplexity, |seed| {
+        FigureComparison::new(measured, "perplexity per word of other stories", names, FigureUnit::Perplexity, |seed| {
             Some(FigurePair::of(*seed.perplexities.get(smaller)?, *seed.perplexities.get(larger)?))
         })
     };
     vec![
         PaperShape::new(
-            ("loss-by-size", Chapter::Gpt2, "Validation loss falls with size", "Radford et al. 2019, figure 4"),
+            ("loss-by-size", Chapter::Gpt2, "Validation loss falls with model size", "Radford et al. 2019, figure 4"),
             vec![falls("gpt1", "gpt2", ["GPT-1", "GPT-2"]), falls("gpt2", "gpt3", ["GPT-2", "GPT-3"])],
             missing(measured, &["gpt1", "gpt2", "gpt3"]),
         ),
@@ -170,7 +171,7 @@ fn sizes(measured: &StoryMeasurements) -> Vec<PaperShape> {
             (
                 "zero-shot-by-size",
                 Chapter::Gpt2,
-                "Without any training for it, larger models predict other text better",
+                "Larger models predict text from another source better, without training on it",
                 "Radford et al. 2019, table 3",
             ),
             vec![zero("gpt1", "gpt2", ["GPT-1", "GPT-2"]), zero("gpt2", "gpt3", ["GPT-2", "GPT-3"])],
@@ -210,7 +211,7 @@ fn demonstrations(measured: &StoryMeasurements) -> Vec<PaperShape> {
     );
     let gains = FigureComparison::new(
         measured,
-        "few-shot less zero-shot",
+        "few-shot minus zero-shot",
         ["largest", "smallest"],
         FigureUnit::Points,
         |seed| {
@@ -227,9 +228,9 @@ fn demonstrations(measured: &StoryMeasurements) -> Vec<PaperShape> {
         PaperShape::new(about, vec![comparison], missing(measured, &["in-context"]))
     };
     vec![
-        shape("examples", "Examples in the context help", few_zero),
-        shape("few-shot-by-size", "With examples, larger models do better", by_size),
-        shape("gain-by-size", "Larger models gain more from examples", gains),
+        shape("examples", "Few-shot examples help", few_zero),
+        shape("few-shot-by-size", "With few-shot examples, larger models are better", by_size),
+        shape("gain-by-size", "Larger models gain more from few-shot examples", gains),
     ]
 }
 
@@ -253,7 +254,7 @@ fn fine_tuning(measured: &StoryMeasurements) -> PaperShape {
         (
             "fine-tuning",
             Chapter::Gpt1,
-            "A small model that was fine-tuned beats a larger one with examples, and examples beat none",
+            "A small fine-tuned model beats a larger few-shot model, and few-shot beats zero-shot",
             "Radford et al. 2018, §4; Brown et al. 2020, figure 3.8",
         ),
         vec![compared(["fine-tuned", "few-shot"], 0, 1), compared(["few-shot", "zero-shot"], 1, 2)],
@@ -274,7 +275,7 @@ fn text_loss(measured: &StoryMeasurements) -> FigureComparison {
     let last = |seed: &SeedMeasurements, stage: &str| Some(seed.runs.get(stage)?.text_loss.last()?.1);
     FigureComparison::new(
         measured,
-        "loss on held-out text at the end, nats a token",
+        "loss on held-out text at the end, nats per token",
         ["PPO without text", "PPO with text"],
         FigureUnit::Nats,
         |seed| Some(FigurePair::of(last(seed, "ppo-no-ptx")?, last(seed, "ppo")?)),
@@ -284,7 +285,7 @@ fn text_loss(measured: &StoryMeasurements) -> FigureComparison {
 /// Grades of answers by the model's stage: the most likely ones, or those that were sampled for the win rates.
 type Graded = fn(&SeedMeasurements) -> &BTreeMap<String, AnswerGrades>;
 const MOST_LIKELY: (&str, Graded) = ("instructions followed by the most likely answer", |seed| &seed.grades);
-const SAMPLED: (&str, Graded) = ("instructions followed by the same answers", |seed| &seed.sampled);
+const SAMPLED: (&str, Graded) = ("instructions followed by the compared answers", |seed| &seed.sampled);
 
 /// Share of held-out instructions that `name` follows, against `other`, both stages.
 fn followed(
@@ -320,7 +321,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
     };
     let orders = FigureComparison::new(
         measured,
-        "pairs of the first round's answers in the order of their gold",
+        "pairs of the first round's answers that are ranked as by their gold scores",
         ["second reward model", "first"],
         FigureUnit::Percent,
         |seed| {
@@ -335,7 +336,8 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "reward-model",
             InstructGpt,
-            "The reward model agrees with labelers more often than chance, and than who goes by length",
+            "The reward model agrees with labelers more often than chance, and more often than choosing the longer \
+             answer",
             "Ouyang et al. 2022, §4.1",
             vec![
                 reward_accuracy(measured, "chance", |_| 0.5),
@@ -346,7 +348,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "sft",
             InstructGpt,
-            "Answers after learning from demonstrations are preferred to the base model's",
+            "Answers after supervised fine-tuning are preferred to the base model's",
             "Ouyang et al. 2022, figure 1",
             vec![
                 wins(measured, "wins-sft", "sft", ["SFT", "the base model"]),
@@ -357,7 +359,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "ppo",
             InstructGpt,
-            "Answers after PPO are preferred to those before",
+            "Answers after PPO are preferred to answers before PPO",
             "Ouyang et al. 2022, figure 1",
             vec![
                 wins(measured, "wins-ppo", "ppo", ["PPO", "SFT"]),
@@ -368,7 +370,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "ptx",
             InstructGpt,
-            "Pretraining text mixed into PPO keeps more of what pretraining taught",
+            "Mixing pretraining text into PPO reduces forgetting",
             "Ouyang et al. 2022, §4.2",
             vec![text_loss(measured)],
             &["ppo", "ppo-no-ptx"],
@@ -376,7 +378,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "small-over-large",
             InstructGpt,
-            "A small model that learned from comparisons is preferred to a larger one that did not",
+            "A small model trained on comparisons is preferred to a larger model that was not",
             "Ouyang et al. 2022, §4.1",
             vec![wins(measured, "wins-size", "ppo", ["small PPO", "a larger base model"])],
             &["wins-size"],
@@ -385,7 +387,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "second-round",
             ChatGpt,
-            "A second round, with comparisons of the model's own answers, is preferred to the first",
+            "A second round, with comparisons of the policy's answers, is preferred to the first",
             "OpenAI 2022; Ouyang et al. 2022, §3.1",
             vec![
                 wins(measured, "wins-round-2", "ppo-2", ["second round", "the first"]),
@@ -396,7 +398,7 @@ fn feedback(measured: &StoryMeasurements) -> Vec<PaperShape> {
         shape(
             "fresh-comparisons",
             ChatGpt,
-            "A reward model that has seen a policy's own answers orders them better than one that has not",
+            "A reward model trained on a policy's answers ranks them better than one that was not",
             "Ouyang et al. 2022, §3.1; Bai et al. 2022, §4.5",
             vec![orders],
             &["order-rm", "order-rm-2"],
@@ -437,7 +439,7 @@ fn overoptimization(measured: &StoryMeasurements) -> PaperShape {
         || measured.seeds.iter().filter_map(|seed| seed.runs.get(PRESSED.stage)).flat_map(|run| &run.iterations);
     if iterations().next().is_some() {
         why = match iterations().all(|iteration| iteration.gold.is_none()) {
-            true => "only the embedded world's instructions have a gold score".to_owned(),
+            true => "only the built-in world's instructions have a gold score".to_owned(),
             false => "PPO ran for too few iterations".to_owned(),
         };
     }
@@ -445,7 +447,7 @@ fn overoptimization(measured: &StoryMeasurements) -> PaperShape {
         (
             "overoptimization",
             Chapter::InstructGpt,
-            "Pressed far enough, the reward model's score still rises when the gold score has begun to fall",
+            "When PPO is trained far enough, the reward model's score still rises while the gold score falls",
             "Gao et al. 2023, figure 1",
         ),
         vec![

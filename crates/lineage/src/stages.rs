@@ -99,8 +99,8 @@ impl LineageStep {
             record.as_ref().map(|record| &record.fingerprint).or(begun.as_ref().map(|begun| &begun.fingerprint));
         ensure!(
             known.is_none_or(|known| *known == self.fingerprint),
-            "stage {} was made by another command, or from other data, than it is now:\n  now: {}{}\nuse --from {} to do it \
-             and what follows from it anew, or --out for another story",
+            "stage {} was run with a different command or different data:\n  now: {}{}\nuse --from {} to run it and \
+             the stages that depend on it again, or --out for another folder",
             self.stage.name,
             self.command(),
             record.as_ref().map(|record| format!("\n  then: {}", record.command)).unwrap_or_default(),
@@ -122,7 +122,8 @@ impl LineageStep {
             let (name, reads) = (&self.stage.name, &before.stage.name);
             ensure!(
                 matches!(before.state()?, StageState::Done(_)),
-                "stage {name} reads what {reads} leaves, which is not done\n  hint: leave out --only, or add {reads} to it"
+                "stage {name} needs the output of stage {reads}, which is not finished\n  hint: remove --only, or add \
+                 {reads} to it"
             );
         }
         Ok(())
@@ -177,7 +178,7 @@ impl LineageStep {
         }
         ensure!(
             self.leaves.exists(),
-            "stage {} ended without leaving {}: its command has to name {{out}}",
+            "stage {} ended without writing {}; its command must contain {{out}}",
             self.stage.name,
             self.leaves.display()
         );
@@ -202,7 +203,7 @@ impl LineageStep {
         disk::write(&self.file("begun.json"), serde_json::to_string(&begun)?.as_bytes())
     }
 
-    /// The command that goes on with what it wrote so far, if that can be.
+    /// The command that resumes the stage, if it can be resumed.
     fn words_to_go_on(&self, progress: &dyn Progress) -> Result<Option<Vec<String>>> {
         if !self.leaves.exists() {
             return Ok(None);
@@ -224,7 +225,7 @@ impl LineageStep {
             "compare" => self.words.clone(),
             _ => return Ok(None),
         };
-        progress.note(&format!("going on with {}", self.leaves.display()));
+        progress.note(&format!("resuming {}", self.leaves.display()));
         Ok(Some(words))
     }
 
@@ -242,7 +243,7 @@ impl LineageStep {
             disk::create_dir(&aside)?;
             let numbered = |n: u32| aside.join(format!("{}-{n}", self.stage.leaves()));
             let free = (1..u32::MAX).map(numbered).find(|folder| !folder.exists());
-            let to = free.with_context(|| format!("every number in {} is taken", aside.display()))?;
+            let to = free.with_context(|| format!("every number in {} is already used", aside.display()))?;
             fs::rename(&self.leaves, &to).with_context(|| format!("{} cannot be moved", self.leaves.display()))?;
         }
         remove(&self.file("json"))?;
@@ -286,7 +287,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
     let text = disk::read_description(path)?;
     let parsed = serde_json::from_str(&text);
-    Ok(Some(parsed.with_context(|| format!("{} is damaged; remove it to do its stage anew", path.display()))?))
+    Ok(Some(parsed.with_context(|| format!("{} is damaged; remove it to run its stage again", path.display()))?))
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -103,7 +103,9 @@ impl LineageStory {
             }
         }
         if clock.n_done_before > 0 {
-            context.progress.note(&format!("{} of {} stages were done before", clock.n_done_before, clock.n_stages));
+            context
+                .progress
+                .note(&format!("{} of {} stages were already finished", clock.n_done_before, clock.n_stages));
         }
         Ok(None)
     }

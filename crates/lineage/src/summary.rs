@@ -23,31 +23,33 @@ const fn model(stage: &'static str, name: &'static str, what: &'static str, n: u
 /// The recurrent network.
 pub const LSTM: StoryModel = model("lstm", "LSTM", "recurrent network", 0);
 /// The Transformer of the LSTM's size, with GPT-2's layer norms.
-pub const TRANSFORMER: StoryModel = model("transformer", "Transformer", "attention, of the LSTM's size", 11);
+pub const TRANSFORMER: StoryModel = model("transformer", "Transformer", "attention, same size as the LSTM", 11);
 /// GPT-1.
 pub const GPT1: StoryModel = model("gpt1", "GPT-1", "pretrained, then fine-tuned", 1);
 /// The LSTM after the demonstrations that [`INSTRUCTED_GPT1`] learns from.
-pub const INSTRUCTED_LSTM: StoryModel = model("sft-lstm", "LSTM, instructed", "the LSTM after demonstrations", 0);
+pub const INSTRUCTED_LSTM: StoryModel =
+    model("sft-lstm", "LSTM, instructed", "the LSTM, fine-tuned on demonstrations", 0);
 /// GPT-1 after a few demonstrations.
-pub const INSTRUCTED_GPT1: StoryModel = model("sft-gpt1", "GPT-1, instructed", "GPT-1 after as many", 1);
+pub const INSTRUCTED_GPT1: StoryModel =
+    model("sft-gpt1", "GPT-1, instructed", "GPT-1, fine-tuned on the same demonstrations", 1);
 /// BERT.
-pub const BERT: StoryModel = model("bert", "BERT", "reads both sides", 2);
+pub const BERT: StoryModel = model("bert", "BERT", "bidirectional", 2);
 /// GPT-2.
 pub const GPT2: StoryModel = model("gpt2", "GPT-2", "larger", 3);
 /// GPT-3.
 pub const GPT3: StoryModel = model("gpt3", "GPT-3", "largest", 4);
 /// Trained on demonstrations.
-pub const SFT: StoryModel = model("sft", "SFT", "after demonstrations", 5);
+pub const SFT: StoryModel = model("sft", "SFT", "fine-tuned on demonstrations", 5);
 /// The reward model.
 pub const RM: StoryModel = model("rm", "reward model", "scores answers", 6);
 /// PPO with pretraining text.
-pub const PPO: StoryModel = model("ppo", "PPO", "after rewards", 7);
+pub const PPO: StoryModel = model("ppo", "PPO", "trained with rewards", 7);
 /// PPO without it.
 pub const NO_PTX: StoryModel = model("ppo-no-ptx", "PPO, no text", "without pretraining text", 8);
 /// The second round.
-pub const PPO2: StoryModel = model("ppo-2", "2nd round", "after new comparisons", 9);
+pub const PPO2: StoryModel = model("ppo-2", "2nd round", "with new comparisons", 9);
 /// PPO pressed too far.
-pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "pressed further", 10);
+pub const PRESSED: StoryModel = model("ppo-pressed", "PPO, pressed", "trained further", 10);
 
 /// Models that have a row, in their order. BERT writes no text and the reward model no answers: they have figures of their own.
 pub const ROWS: [StoryModel; 12] =
@@ -81,13 +83,13 @@ pub struct SummaryFigure {
 pub const FIGURES: [SummaryFigure; 9] = [
     SummaryFigure { key: "parameters", head: "Parameters", better: Better::Neither, form: (0, "") },
     SummaryFigure { key: "text_loss", head: "Loss on text", better: Better::Lower, form: (3, "") },
-    SummaryFigure { key: "few_shot", head: "Patterns with examples", better: Better::Higher, form: (1, "%") },
+    SummaryFigure { key: "few_shot", head: "Few-shot patterns", better: Better::Higher, form: (1, "%") },
     SummaryFigure { key: "right", head: "Right answers", better: Better::Higher, form: (1, "%") },
     SummaryFigure { key: "sampled", head: "Right when sampled", better: Better::Higher, form: (1, "%") },
     SummaryFigure { key: "courteous", head: "Courteous answers", better: Better::Neither, form: (1, "%") },
     SummaryFigure { key: "tokens", head: "Tokens per answer", better: Better::Neither, form: (1, "") },
     SummaryFigure { key: "gold", head: "Gold score", better: Better::Higher, form: (2, "") },
-    SummaryFigure { key: "preferred", head: "Preferred to its start", better: Better::Neither, form: (1, "%") },
+    SummaryFigure { key: "preferred", head: "Win rate over initial model", better: Better::Neither, form: (1, "%") },
 ];
 
 /// Stage of the model that demonstrations start from, as the stage `sft` reads it.

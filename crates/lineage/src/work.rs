@@ -22,6 +22,6 @@ pub(crate) fn flops_per_token(folder: &Path) -> Result<Option<f64>> {
     let model = load_config(folder)?;
     let path = folder.join("config.toml");
     let RunConfigFile { train } = toml::from_str(&read_description(&path)?)
-        .with_context(|| format!("{} is no configuration of a run", path.display()))?;
+        .with_context(|| format!("{} is not the configuration of a run", path.display()))?;
     Ok(Some(Flops::of(&model, &train).total()))
 }

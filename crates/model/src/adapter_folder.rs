@@ -1,4 +1,4 @@
-//! Folders of adapters in PEFT's format: what they make of their base model.
+//! Folders of adapters in PEFT's format, and the model that they and their base model form.
 //!
 //! Besides the pairs `A` and `B` of the blocks' matrices, which [`crate::lora`] also trains, a folder may have whole weights
 //! (`modules_to_save`, biases, embeddings of a larger vocabulary), rows of tables (`trainable_token_indices`), and adapters of
@@ -53,7 +53,7 @@ impl AdapterFolder {
         let modules = modules(base_config);
         peft.must_be_few(modules.len()).with_context(within)?;
         let targets = peft.targets(base_config, &modules).with_context(within)?;
-        ensure!(!targets.is_empty(), "{}: target_modules names no module of the base model", within());
+        ensure!(!targets.is_empty(), "{}: target_modules matches no module of the base model", within());
         let rows = peft.rows(base_config, &modules).with_context(within)?;
         let saved: BTreeSet<&str> = peft.saved(&modules).into_iter().collect();
         let config = untied(base_config, &peft, &targets, &rows, &saved).with_context(within)?;
@@ -70,7 +70,7 @@ impl AdapterFolder {
             let mut parents = slot.name.match_indices('.').map(|(at, _)| &slot.name[..at]);
             if let Some(module) = parents.rfind(|parent| saved.contains(parent)) {
                 bail!(
-                    "modules_to_save names {module}, and {} lacks {PREFIX}{}",
+                    "modules_to_save contains {module}, but {} lacks {PREFIX}{}",
                     self.folder.join(WEIGHTS).display(),
                     slot.name
                 );
@@ -92,7 +92,7 @@ impl AdapterFolder {
             let new = self.rows_of(table).iter().filter(|&&id| id as usize >= known).count();
             ensure!(
                 known + new >= size,
-                "{} has {size} tokens with those of the adapters in {}, and {table} only {} of them",
+                "{} has {size} tokens including those of the adapters in {}, but {table} has only {} of them",
                 self.base.display(),
                 self.folder.display(),
                 known + new
@@ -145,11 +145,13 @@ impl AdapterFolder {
                 matrices.push((weight, pair.scale));
             } else {
                 self.merge(module, *layer, &pair, params, reader)?;
-                fixed.get_or_insert(format!("adapters of {module} other than the plain ones of a block's matrix"));
+                fixed.get_or_insert(format!(
+                    "adapters of {module} that are not plain LoRA matrices of a transformer block"
+                ));
             }
         }
         let found = !matrices.is_empty() || fixed.is_some();
-        ensure!(found, "{} has no adapters of {}", reader.path.display(), self.targets[0].0);
+        ensure!(found, "{} contains no adapters for {}", reader.path.display(), self.targets[0].0);
         Ok(matrices)
     }
 
@@ -166,7 +168,7 @@ impl AdapterFolder {
             let most = params.get(&table)?.var().dim(0)?;
             ensure!(
                 ids.iter().all(|&id| (id as usize) < most),
-                "trainable_token_indices in {} names a row of {module} that it does not have: there are {most}",
+                "trainable_token_indices in {} contains a row that {module} does not have; it has {most} rows",
                 self.folder.join(DESCRIPTION).display()
             );
             trained.push((name.clone(), reader.take(&name, &[ids.len(), self.config.d_model])?));
@@ -184,7 +186,7 @@ impl AdapterFolder {
             };
             parameter.set(&reader.take(name, parameter.var().dims())?)?;
         }
-        Ok(self.replaced.keys().next().map(|weight| format!("whole weights such as {weight}")))
+        Ok(self.replaced.keys().next().map(|weight| format!("full weights such as {weight}")))
     }
 
     /// `A` and `B` of `module`; nothing when both are absent, which PEFT takes for zeros.
@@ -234,7 +236,7 @@ impl AdapterFolder {
         if self.peft.dora {
             ensure!(
                 layer != AdaptedLayer::Embedding,
-                "use_dora of {module} is not computed by gptkit; merge it with PEFT"
+                "use_dora is not supported for {module}; merge the adapters with PEFT"
             );
             let out = pair.b.dim(0)?;
             let lengths = reader.take(&format!("{PREFIX}{module}.lora_magnitude_vector"), &[out])?;
@@ -246,10 +248,7 @@ impl AdapterFolder {
         must_be_finite(module, &sum)?; // a column of zeros has no length to scale
         parameter.set(&sum)?;
         if self.peft.lora_bias {
-            ensure!(
-                layer == AdaptedLayer::Matrix,
-                "lora_bias of {module} is not computed by gptkit: it has no bias itself"
-            );
+            ensure!(layer == AdaptedLayer::Matrix, "lora_bias is not supported for {module}, which has no bias itself");
             let bias = params.get(&format!("{module}.bias"))?;
             let more = reader.take(&format!("{PREFIX}{module}.lora_B.bias"), bias.var().dims())?;
             bias.set(&(bias.tensor(false) + (more * pair.scale)?)?)?;
@@ -287,7 +286,7 @@ impl<'a> TensorReader<'a> {
         let Some(info) = self.stored.info(name) else { bail!("{path} lacks {name}") };
         must_be_real(name, info.dtype).with_context(|| format!("in {path}"))?;
         let own = &info.shape;
-        ensure!(own == shape, "{name} in {path} has shape {own:?}; {DESCRIPTION} and base model say {shape:?}");
+        ensure!(own == shape, "{name} in {path} has shape {own:?}; {DESCRIPTION} and the base model require {shape:?}");
         self.left.remove(name);
         let tensor = self.stored.load(name, self.device)?.to_dtype(DType::F32)?;
         must_be_finite(name, &tensor).with_context(|| format!("in {path}"))?;
@@ -298,7 +297,7 @@ impl<'a> TensorReader<'a> {
         let left: Vec<&str> = self.left.iter().copied().collect();
         ensure!(
             left.is_empty(),
-            "{} has {} tensors that {DESCRIPTION} and the base model leave no place for: {}",
+            "{} has {} tensors that match neither {DESCRIPTION} nor the base model: {}",
             self.path.display(),
             left.len(),
             some_of(&left)
@@ -311,14 +310,14 @@ fn open_weights(folder: &Path) -> Result<TensorFiles> {
     let path = folder.join(WEIGHTS);
     ensure!(
         path.exists() || !folder.join("adapter_model.bin").exists(),
-        "{} has no {WEIGHTS}; adapter_model.bin is a pickle, which can hold code\n  hint: convert it with PEFT: load it with \
-         PeftModel.from_pretrained and save it with save_pretrained",
+        "{} has no {WEIGHTS}; adapter_model.bin is a pickle, which can contain code\n  hint: convert it with PEFT: \
+         load it with PeftModel.from_pretrained and save it with save_pretrained",
         folder.display()
     );
     TensorFiles::open(&[path])
 }
 
-/// The shape of the base with an output layer of its own where adapters change only one of two tied tables, as PEFT does.
+/// The shape of the base with a separate output layer where adapters change only one of two tied tables, as PEFT does.
 fn untied(
     base: &ModelConfig,
     peft: &PeftConfig,
@@ -331,16 +330,16 @@ fn untied(
     let changed = tables.iter().find(|table| is_changed(table));
     for (name, _) in rows {
         let twice = saved.contains(name.as_str()) || targets.iter().any(|(target, _)| target == name);
-        ensure!(!twice, "trainable_token_indices names {name}, which target_modules or modules_to_save names too");
+        ensure!(!twice, "{name} is in trainable_token_indices and also in target_modules or modules_to_save");
     }
     let apart = changed.is_some() || rows.iter().any(|(name, _)| name == tables[1]);
     if let Some(table) = changed.filter(|_| base.tie_word_embeddings && peft.ensures_tying) {
-        bail!("ensure_weight_tying with adapters of {table} is not computed by gptkit; merge them with PEFT");
+        bail!("ensure_weight_tying is not supported with adapters of {table}; merge them with PEFT");
     }
     Ok(ModelConfig { tie_word_embeddings: base.tie_word_embeddings && !apart, ..base.clone() })
 }
 
-/// `params` with an output layer of its own, equal to the token embeddings at first, if `config` has one and they do not.
+/// `params` with a separate output layer, equal to the token embeddings at first, if `config` has one and they do not.
 fn with_output(params: Params, config: &ModelConfig) -> Result<Params> {
     if config.tie_word_embeddings || params.get(OUTPUT).is_ok() {
         return Ok(params);
@@ -372,7 +371,7 @@ fn replaced(
     let is_shared = |table: &&str| base.tie_word_embeddings && !saved.contains(table.trim_end_matches(".weight"));
     let shared: Vec<String> = tables.iter().filter(|t| is_shared(t)).filter_map(|t| found.get(*t).cloned()).collect();
     if let [one, other] = &*shared {
-        ensure!(stored.are_equal(one, other)?, "{one} and {other} differ, and the base model has one weight for both");
+        ensure!(stored.are_equal(one, other)?, "{one} and {other} differ, but the base model uses one weight for both");
     }
     if let Some(name) = shared.first() {
         for table in tables.iter().filter(|table| is_shared(table)) {

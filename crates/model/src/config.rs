@@ -49,7 +49,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The type that `auto` stands for on this machine.
+    /// The data type of `auto` on this machine.
     pub fn settled(self) -> Self {
         match self.precision() {
             Precision::F32 => Self::F32,
@@ -176,8 +176,8 @@ impl ModelConfig {
     pub fn must_attend(&self) -> Result<()> {
         if !self.kind.attends() {
             bail!(
-                "a model of kind lstm has no attention; it is a baseline for `gptkit pretrain`, `finetune`, `sft`, `eval`, \
-                 `sample` and `chat`: give a model of kind gpt1, gpt2 or gpt3"
+                "this command does not support kind = \"lstm\", a baseline without attention; use a model of kind \
+                 gpt1, gpt2 or gpt3 (lstm works with `gptkit pretrain`, `finetune`, `sft`, `eval`, `sample` and `chat`)"
             );
         }
         Ok(())
@@ -188,8 +188,8 @@ impl ModelConfig {
     pub fn must_write(&self) -> Result<()> {
         if self.kind == Kind::Bert {
             bail!(
-                "a model of kind bert sees both sides of a token, so that it neither writes nor says how likely a text is: \
-                 it is for `gptkit finetune` and `gptkit predict`; give one of kind gpt1, gpt2 or gpt3"
+                "this command does not support kind = \"bert\", a masked language model that does not generate text; \
+                 use a model of kind gpt1, gpt2 or gpt3 (bert works with `gptkit finetune` and `gptkit predict`)"
             );
         }
         Ok(())
@@ -205,7 +205,7 @@ impl Check for ModelConfig {
     fn check(&self, problems: &mut Problems) {
         let (d, h) = (self.d_model, self.n_head);
         for (key, value) in [("n_layer", self.n_layer), ("n_head", h), ("d_model", d), ("context", self.context)] {
-            problems.require(value > 0, key, "is not positive", "use 1 or more");
+            problems.require(value > 0, key, "must be positive", "use 1 or more");
         }
         for (key, value, most) in [
             ("n_layer", self.n_layer, MOST_LAYERS),
@@ -221,7 +221,7 @@ impl Check for ModelConfig {
         if self.kind.attends() && h > 0 && !d.is_multiple_of(h) {
             problems.add(
                 "d_model",
-                format!("does not divide into {h} heads"),
+                format!("cannot be divided into {h} heads of equal width"),
                 format!("use {}", d.checked_next_multiple_of(h).unwrap_or(h)),
             );
         }
@@ -230,34 +230,36 @@ impl Check for ModelConfig {
             ("attention_dropout", self.attention_dropout),
             ("residual_dropout", self.residual_dropout),
         ] {
-            problems.require((0.0..1.0).contains(&p), key, "is not a probability below 1", "use 0.1");
+            problems.require((0.0..1.0).contains(&p), key, "must be at least 0 and below 1", "use 0.1");
         }
         problems.require(
             self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0,
             "layer_norm_eps",
-            "is not a small positive number",
+            "must be between 0 and 1",
             "use 1e-5",
         );
         if let Some(std) = self.init_std {
-            problems.require(std > 0.0 && std <= 1.0, "init_std", "is not a small positive number", "use 0.02");
-            problems.require(self.kind.attends(), "init_std", "is only for transformers", "remove it");
+            problems.require(std > 0.0 && std <= 1.0, "init_std", "must be between 0 and 1", "use 0.02");
+            problems.require(self.kind.attends(), "init_std", "is only for transformer models", "remove it");
         }
         let two_or_three = matches!(self.kind, Kind::Gpt2 | Kind::Gpt3);
-        problems.require(self.n_inner != Some(0), "n_inner", "is not positive", "use four times d_model");
+        problems.require(self.n_inner != Some(0), "n_inner", "must be positive", "use four times d_model");
         let sound = self.n_inner.is_none() || two_or_three;
-        problems.require(sound, "n_inner", "is only for kinds gpt2 and gpt3", "remove it");
+        problems.require(sound, "n_inner", "is only for kind = \"gpt2\" and \"gpt3\"", "remove it");
         let sound = self.tie_word_embeddings || self.can_untie();
         problems.require(
             sound,
             "tie_word_embeddings",
-            "is false, which only kinds gpt1, gpt2 and gpt3 can be",
+            "can only be false for kind = \"gpt1\", \"gpt2\" and \"gpt3\"",
             "remove it",
         );
         match (self.kind, self.band) {
-            (Kind::Gpt3, None) => problems.add("band", "is missing", "GPT-3's banded layers need a width, such as 256"),
-            (Kind::Gpt3, Some(0)) => problems.add("band", "is not positive", "use 256"),
+            (Kind::Gpt3, None) => {
+                problems.add("band", "is missing", "set the width of GPT-3's banded layers, for instance 256")
+            }
+            (Kind::Gpt3, Some(0)) => problems.add("band", "must be positive", "use 256"),
             (Kind::Gpt3, Some(_)) | (_, None) => {}
-            (_, Some(_)) => problems.add("band", "is only for kind gpt3", "remove it, or set kind = \"gpt3\""),
+            (_, Some(_)) => problems.add("band", "is only for kind = \"gpt3\"", "remove it, or set kind = \"gpt3\""),
         }
     }
 }

@@ -199,9 +199,9 @@ pub fn generate_from(
 /// When `prompt` is empty or has a token that `model` has not.
 pub(crate) fn check(prompt: &[u32], model: &Gpt) -> Result<()> {
     let vocab_size = model.config().vocab_size;
-    ensure!(!prompt.is_empty(), "nothing to continue: the prompt has no token");
+    ensure!(!prompt.is_empty(), "the prompt is empty: it has no tokens");
     if let Some(token) = prompt.iter().find(|&&t| t as usize >= vocab_size) {
-        bail!("the prompt's token {token} is not below the vocabulary of {vocab_size}");
+        bail!("token {token} of the prompt is outside the vocabulary of {vocab_size}");
     }
     Ok(())
 }
@@ -282,7 +282,7 @@ pub(crate) struct DecodingOptions<'a> {
 pub(crate) struct Continuation<'a> {
     /// Prompt and continuation.
     pub(crate) tokens: Vec<u32>,
-    /// Where the next token stands.
+    /// Position of the next token.
     place: TokenPosition,
     decoder: Decoder<'a>,
     /// The continuation's text so far, whole characters.
@@ -325,7 +325,7 @@ impl<'a> Continuation<'a> {
         let token = chosen.token;
         ensure!(
             logits[token as usize].is_finite(),
-            "the model's output is not a number; its weights are damaged, or its training diverged"
+            "the model's output is NaN or infinite; its weights are damaged or its training diverged"
         );
         let log_prob = decoding.options.log_probs.map(|top| token_log_prob(logits, &chosen, top, decoding.tokenizer));
         let LateEnds { tokens, after } = decoding.late_ends;

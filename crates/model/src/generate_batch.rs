@@ -46,10 +46,10 @@ pub fn generate_batch(
     let BatchRequest { prompts, first_prompt, late_ends, max_rows, options } = request;
     let n_samples = options.n_samples;
     let context = model.config().context;
-    ensure!(*max_rows > 0, "no continuation can be written in 0 rows");
+    ensure!(*max_rows > 0, "the number of rows must be positive");
     for (n, prompt) in prompts.iter().enumerate() {
         check(prompt, model).with_context(|| format!("prompt {n} cannot be continued"))?;
-        ensure!(prompt.len() <= context, "prompt {n} has {} tokens, over the context of {context}", prompt.len());
+        ensure!(prompt.len() <= context, "prompt {n} has {} tokens, more than the context of {context}", prompt.len());
     }
     let decoding = DecodingOptions { tokenizer, end_of_text, late_ends, options };
     let full = |row: &Continuation| row.n_new() >= options.max_new_tokens || row.tokens.len() >= context;
@@ -371,9 +371,9 @@ mod tests {
             let go_on = |_: usize, _: usize, _: Completion| Ok(ControlFlow::Continue(()));
             format!("{:#}", generate_batch(&model, &tokenizer(), &[], &requests, go_on).unwrap_err())
         };
-        assert_eq!(error(vec![1; 25]), "prompt 2 has 25 tokens, over the context of 24");
-        assert!(error(Vec::new()).starts_with("prompt 2 cannot be continued: nothing to continue"));
-        assert!(error(vec![17]).ends_with("token 17 is not below the vocabulary of 17"));
+        assert_eq!(error(vec![1; 25]), "prompt 2 has 25 tokens, more than the context of 24");
+        assert!(error(Vec::new()).starts_with("prompt 2 cannot be continued: the prompt is empty"));
+        assert!(error(vec![17]).ends_with("token 17 of the prompt is outside the vocabulary of 17"));
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
         let model = Gpt::new(&config, &params, Precision::F32).unwrap();
         let go_on = |_: usize, _: usize, _: Completion| Ok(ControlFlow::Continue(()));
         let error = generate_batch(&model, &tokenizer(), &[], &requests(prompts(), 1, greedy()), go_on).unwrap_err();
-        assert!(error.to_string().contains("is not a number"), "{error}");
+        assert!(error.to_string().contains("is NaN or infinite"), "{error}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Gpt {
     output: Arc<gptkit_ops::Parameter>,
 }
 
-/// What stands between the embeddings and the output layer.
+/// The layers between the embeddings and the output layer.
 #[derive(Debug)]
 enum Layers {
     /// Blocks of attention.
@@ -85,7 +85,7 @@ impl Gpt {
     pub fn quantize(&self, to: Quantized) -> Result<()> {
         self.config.must_attend()?;
         if !self.device().is_cpu() {
-            bail!("quantized weights are for the processor: use --device cpu");
+            bail!("quantized weights work only on the CPU: use --device cpu");
         }
         for linear in self.blocks().iter().flat_map(|block| block.linears()) {
             linear.weight.quantize(to, false, self.precision)?;
@@ -281,7 +281,7 @@ fn lstm_layer(params: &Params, layer: usize) -> Result<LstmLayer> {
 /// When a window of `tokens` is over the model's context.
 fn fits(config: &ModelConfig, tokens: usize) -> Result<()> {
     if tokens > config.context {
-        bail!("a window of {tokens} tokens is over the context of {}", config.context);
+        bail!("a window of {tokens} tokens is longer than the context of {}", config.context);
     }
     Ok(())
 }

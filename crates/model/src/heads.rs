@@ -70,12 +70,17 @@ impl ClassHead {
     pub fn load(params: &mut Params, folder: &Path) -> Result<Self> {
         let d_model = load_config(folder)?.d_model;
         let weight = load_extra(folder, NAME)?.with_context(|| {
-            format!("{} has no head ({NAME}); make one with `gptkit finetune` or `gptkit train-rm`", folder.display())
+            format!("{} has no head ({NAME}); train one with `gptkit finetune` or `gptkit train-rm`", folder.display())
         })?;
         let sound = weight.dims2().is_ok_and(|(n, d)| n > 0 && d == d_model);
-        ensure!(sound, "{NAME} in {} has shape {:?}; the model is {d_model} wide", folder.display(), weight.dims());
+        ensure!(
+            sound,
+            "{NAME} in {} has shape {:?}, but the width of the model is {d_model}",
+            folder.display(),
+            weight.dims()
+        );
         let finite = gptkit_ops::sum_of_squares(&weight)?.is_finite();
-        ensure!(finite, "{NAME} in {} holds values that are no numbers: NaN or infinite", folder.display());
+        ensure!(finite, "{NAME} in {} contains NaN or infinite values", folder.display());
         Self::put(params, &weight)
     }
 
@@ -119,7 +124,7 @@ impl ClassHead {
         let weights: Vec<f64> = self.weight.var().squeeze(0)?.to_dtype(DType::F64)?.to_vec1()?; // [D]
         let weights: Vec<f64> = weights.into_iter().map(|w| w * gain).collect();
         let square: f64 = weights.iter().map(|w| w * w).sum();
-        ensure!(square > 0.0 && square.is_finite(), "a head of zeros cannot be scaled");
+        ensure!(square > 0.0 && square.is_finite(), "a head with only zeros cannot be rescaled");
         let norm = params.get(&last_norm_bias(config))?;
         let shifts = weights.iter().map(|w| (bias * w / square) as f32);
         let shifts = Tensor::from_iter(shifts, norm.var().device())?;
@@ -215,15 +220,18 @@ impl HeadDescription {
     /// When `config.json` names no labels or no task.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        ensure!(folder.is_dir(), "{} is not a folder; name one that `gptkit finetune` made", folder.display());
+        ensure!(folder.is_dir(), "{} is not a folder; use a folder from `gptkit finetune`", folder.display());
         let json = read_json(&path)?;
         let (Some(names), Some(task)) = (json["id2label"].as_object(), json["finetuning_task"].as_str()) else {
-            bail!("{} names no labels and no task: make a model that labels with `gptkit finetune`", path.display());
+            bail!(
+                "{} has no labels (id2label) or no task (finetuning_task); train a classifier with `gptkit finetune`",
+                path.display()
+            );
         };
         let name = |i: usize| names.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
         let labels: Option<Vec<String>> = (0..names.len()).map(name).collect();
         Ok(Self {
-            labels: labels.with_context(|| format!("id2label in {} does not count from 0", path.display()))?,
+            labels: labels.with_context(|| format!("the ids of id2label in {} are not 0, 1, 2, …", path.display()))?,
             is_number: json["problem_type"] == "regression",
             task: task.to_owned(),
             pad: json["pad_token_id"].as_u64().map(|pad| pad as u32),

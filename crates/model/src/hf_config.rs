@@ -101,7 +101,7 @@ pub(crate) fn parse_config(json: &Value) -> Result<ModelConfig> {
         Some("gpt2") => Kind::Gpt2,
         Some(LSTM) => Kind::Lstm,
         Some(BERT) => Kind::Bert,
-        Some(other) => bail!("model_type \"{other}\" is none that gptkit runs: openai-gpt and gpt2"),
+        Some(other) => bail!("model_type \"{other}\" is not supported; gptkit supports openai-gpt and gpt2"),
         None => bail!("model_type is missing"),
     };
     let hf: HfConfig = serde_json::from_value(json.clone())?;
@@ -129,7 +129,7 @@ pub(crate) fn parse_config(json: &Value) -> Result<ModelConfig> {
     let config = ModelConfig { init_std: stored_std, ..config };
     let mut problems = Problems::default();
     config.check(&mut problems);
-    problems.require(config.vocab_size > 0, "vocab_size", "is not positive", "");
+    problems.require(config.vocab_size > 0, "vocab_size", "must be positive", "");
     match problems.iter().next() {
         Some(problem) => bail!("{problem}"),
         None => Ok(config),
@@ -148,7 +148,7 @@ fn must_be_computed(kind: Kind, hf: &HfConfig) -> Result<()> {
     };
     let activation = if matches!(kind, Kind::Gpt1 | Kind::Bert) { &hf.afn } else { &hf.activation_function };
     if let Some(name) = activation.as_ref().filter(|name| !known.contains(&name.as_str())) {
-        bail!("the activation \"{name}\" is not computed by gptkit, which has {}", known.join(", "));
+        bail!("the activation \"{name}\" is not supported; supported: {}", known.join(", "));
     }
     for (wrong, key) in [
         (hf.scale_attn_weights == Some(false), "scale_attn_weights = false"),
@@ -156,12 +156,13 @@ fn must_be_computed(kind: Kind, hf: &HfConfig) -> Result<()> {
         (hf.add_cross_attention == Some(true), "add_cross_attention = true"),
         (hf.pruned_heads.as_ref().is_some_and(|heads| !heads.is_empty()), "pruned_heads"),
     ] {
-        ensure!(!wrong, "{key} is not computed by gptkit");
+        ensure!(!wrong, "{key} is not supported");
     }
     if let Some(quantization) = &hf.quantization_config {
         let method = quantization["quant_method"].as_str().unwrap_or("an unnamed method");
         bail!(
-            "the weights are quantized (quantization_config: {method}), which gptkit does not read; use the unquantized model"
+            "the weights are quantized (quantization_config: {method}), which is not supported; use the unquantized \
+             model"
         );
     }
     Ok(())
@@ -192,12 +193,12 @@ mod tests {
         for (key, value, says) in [
             ("model_type", json!("llama"), "llama"),
             ("activation_function", json!("relu"), "relu"),
-            ("activation_function", json!("gelu"), "the activation \"gelu\" is not computed"),
-            ("n_inner", json!(0), "n_inner is not positive"),
-            ("scale_attn_weights", json!(false), "scale_attn_weights = false is not computed"),
-            ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx = true is not computed"),
-            ("add_cross_attention", json!(true), "add_cross_attention = true is not computed"),
-            ("pruned_heads", json!({ "0": [1] }), "pruned_heads is not computed"),
+            ("activation_function", json!("gelu"), "the activation \"gelu\" is not supported"),
+            ("n_inner", json!(0), "n_inner must be positive"),
+            ("scale_attn_weights", json!(false), "scale_attn_weights = false is not supported"),
+            ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx = true is not supported"),
+            ("add_cross_attention", json!(true), "add_cross_attention = true is not supported"),
+            ("pruned_heads", json!({ "0": [1] }), "pruned_heads is not supported"),
             ("quantization_config", json!({ "quant_method": "gptq" }), "quantized (quantization_config: gptq)"),
             ("n_head", json!(3), "n_head"),
             ("vocab_size", json!(0), "vocab_size"),

@@ -51,7 +51,10 @@ impl Input {
             for (i, sequence) in group.iter().enumerate() {
                 let sequence = sequence.as_ref();
                 if sequence.len() <= stem {
-                    bail!("a sequence of {} tokens has nothing after the {stem} that its group shares", sequence.len());
+                    bail!(
+                        "a sequence of {} tokens must be longer than the prefix of {stem} tokens that its group shares",
+                        sequence.len()
+                    );
                 }
                 tokens.extend(&sequence[if i == 0 { 0 } else { stem }..]);
             }

@@ -1,4 +1,4 @@
-//! Tokens → logits: one decoder-only transformer whose generations are configuration, two baselines beside it (an LSTM in
+//! Tokens → logits: one decoder-only transformer whose generations are configuration, and two baselines (an LSTM in
 //! its place, and a masked model), and the folders they live in.
 //!
 //! Shapes, the same letters everywhere: `B` batch, `T` window, `D` width of the residual stream (`d_model`), `H` heads,
@@ -25,7 +25,7 @@
 //! - [`stored`]   weights on disk, however they are named and laid out
 //! - [`peft_modules`] a model's modules by PEFT's names
 //! - [`peft`]     what `adapter_config.json` says
-//! - [`adapter_folder`] folders of adapters: what they make of their base
+//! - [`adapter_folder`] folders of adapters, and their merge with the base model
 //! - [`tensor_files`] tensors of safetensors files
 
 mod adapter_folder;

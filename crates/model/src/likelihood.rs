@@ -72,13 +72,13 @@ pub fn answer(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Resu
         }
     }
     let numbers = found.iter().flatten().all(|one| one.log_prob.is_finite());
-    ensure!(numbers, "the model's output is not a number; its weights are damaged, or its training diverged");
+    ensure!(numbers, "the model's output is NaN or infinite; its weights are damaged or its training diverged");
     let n_alone =
         questions.iter().flat_map(|q| q.continuations.iter().map(|c| q.context.len() + c.len() - 1)).sum::<usize>();
     Ok(Likelihoods { found, n_read: lengths.iter().sum::<usize>() as u64, n_alone: n_alone as u64 })
 }
 
-/// [`answer()`] of a model that reads no branches: each continuation is a question of its own.
+/// [`answer()`] of a model without branching sequences: each continuation is a separate question.
 fn answer_one_by_one(gpt: &Gpt, questions: &[LikelihoodQuestion], greedy: bool) -> Result<Likelihoods> {
     let alone = |question: &LikelihoodQuestion| -> Vec<LikelihoodQuestion> {
         let of = |tokens: &Vec<u32>| LikelihoodQuestion {
@@ -131,10 +131,10 @@ struct QuestionLayout {
 impl QuestionLayout {
     fn of(question: &LikelihoodQuestion) -> Result<Self> {
         let LikelihoodQuestion { context, continuations } = question;
-        ensure!(!context.is_empty(), "a question without a context: there is no token that something could follow");
+        ensure!(!context.is_empty(), "the context is empty; it needs at least one token");
         ensure!(
             !continuations.is_empty() && continuations.iter().all(|c| !c.is_empty()),
-            "nothing to follow a context"
+            "each continuation needs at least one token"
         );
         let read: Vec<Vec<u32>> =
             continuations.iter().map(|tokens| [context, &tokens[..tokens.len() - 1]].concat()).collect();
@@ -275,10 +275,10 @@ mod tests {
         let error = |context: Vec<u32>, continuations: Vec<Vec<u32>>| {
             answer(&model, &[LikelihoodQuestion { context, continuations }], false).unwrap_err().to_string()
         };
-        assert!(error(vec![], vec![vec![1]]).contains("without a context"));
-        assert!(error(vec![1], vec![vec![1], vec![]]).contains("nothing to follow"));
-        assert!(error(vec![1], vec![]).contains("nothing to follow"));
-        assert!(error(vec![1; 24], vec![vec![1, 2]]).contains("over the context of 24"));
+        assert!(error(vec![], vec![vec![1]]).contains("the context is empty"));
+        assert!(error(vec![1], vec![vec![1], vec![]]).contains("needs at least one token"));
+        assert!(error(vec![1], vec![]).contains("needs at least one token"));
+        assert!(error(vec![1; 24], vec![vec![1, 2]]).contains("more than the context of 24"));
         assert!(error(vec![17], vec![vec![1]]).contains("vocabulary"));
     }
 }

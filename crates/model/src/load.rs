@@ -1,4 +1,4 @@
-//! Loads a model from a folder: a Hugging Face folder, or one of adapters beside its base model.
+//! Loads a model from a folder: a Hugging Face folder, or a folder of adapters with its base model.
 
 use crate::adapter_folder::AdapterFolder;
 use crate::config::ModelConfig;
@@ -63,7 +63,7 @@ pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params
 /// # Errors
 /// When `config.json` is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
 pub fn load_config(folder: &Path) -> Result<ModelConfig> {
-    ensure!(folder.is_dir(), "{} is not a folder; name one with config.json and {WEIGHTS}", folder.display());
+    ensure!(folder.is_dir(), "{} is not a folder; use a folder with config.json and {WEIGHTS}", folder.display());
     if is_adapter(folder) {
         return Ok(open_adapters(folder)?.config);
     }
@@ -83,7 +83,7 @@ fn no_model(folder: &Path) -> String {
     let shown = folder.display();
     let is_model = |path: &Path| path.join("config.json").exists() || is_adapter(path);
     if let Some(parent) = folder.ancestors().skip(1).find(|parent| is_model(parent) && parent.parent().is_some()) {
-        return format!("{shown} is a part of a run; the model is {}", parent.display());
+        return format!("{shown} is part of a run; the model is {}", parent.display());
     }
     let entries = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
     let mut models: Vec<String> =
@@ -92,8 +92,8 @@ fn no_model(folder: &Path) -> String {
     let more = if models.len() > SHOWN { ", …" } else { "" };
     models.truncate(SHOWN);
     match models.is_empty() {
-        true => format!("{shown} is no model folder: it has no config.json"),
-        false => format!("{shown} is no model folder; there are models in it: {}{more}", models.join(", ")),
+        true => format!("{shown} is not a model folder: it has no config.json"),
+        false => format!("{shown} is not a model folder; it contains these models: {}{more}", models.join(", ")),
     }
 }
 
@@ -124,7 +124,7 @@ fn open_adapters(folder: &Path) -> Result<AdapterFolder> {
     must_end(folder)?;
     let base = base_of(folder)?;
     let config = load_config(&base)
-        .with_context(|| format!("{} belongs to the model in {}", folder.display(), base.display()))?;
+        .with_context(|| format!("{} requires its base model in {}", folder.display(), base.display()))?;
     AdapterFolder::open(folder, base, &config)
 }
 
@@ -177,7 +177,7 @@ fn end_of_text(folder: &Path) -> Result<Option<Vec<u32>>> {
         };
         let ids = ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
         let ids: Option<Vec<u32>> = ids.collect();
-        return ids.map(Some).with_context(|| format!("eos_token_id in {} is not a token", path.display()));
+        return ids.map(Some).with_context(|| format!("eos_token_id in {} is not a token id", path.display()));
     }
     Ok(None)
 }
@@ -279,12 +279,12 @@ mod tests {
         let header = header + "}";
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         gptkit_data::disk::write(&path, &bytes).unwrap();
-        assert!(error(folder.path()).contains("at most 8388608 are read"), "{}", error(folder.path()));
+        assert!(error(folder.path()).contains("the maximum is 8388608"), "{}", error(folder.path()));
         std::fs::remove_file(&path).unwrap();
         let map: Map<String, Value> =
             (0..40_000).map(|i| (format!("w{i}"), json!(format!("{i}.safetensors")))).collect();
         write_json(&folder.path().join(stored::INDEX), &json!({ "weight_map": map })).unwrap();
-        assert!(error(folder.path()).contains("names more than 1000 files"), "{}", error(folder.path()));
+        assert!(error(folder.path()).contains("refers to more than 1000 files"), "{}", error(folder.path()));
     }
 
     /// The model of [`with_weights`] with `change` made to its tensors and its `config.json`, and its own weights.
@@ -375,7 +375,7 @@ mod tests {
         let (folder, _) = changed(drop_biases, |_| {});
         let message = error(&folder);
         assert!(message.contains("lacks 19 of 40 weights: transformer.h.0.ln_1.bias"), "{message}");
-        assert!(message.contains("its files have 21: transformer.h.0.attn.c_attn.weight"), "{message}");
+        assert!(message.contains("its files contain 21: transformer.h.0.attn.c_attn.weight"), "{message}");
         assert!(message.contains("add \"bias\": false to its config.json"), "{message}");
         let (folder, params) = changed(drop_biases, |json| json["bias"] = json!(false));
         assert_same(&read(&folder).1, &params); // first biases are zeros
@@ -394,7 +394,7 @@ mod tests {
         let (folder, params) = changed(|tensors| turn(tensors, &all), |_| {});
         assert_same(&read(&folder).1, &params);
         let (folder, _) = changed(|tensors| turn(tensors, &all[2..]), |_| {});
-        assert!(error(&folder).contains("lies as [in, out] and"), "{}", error(&folder));
+        assert!(error(&folder).contains("has the layout [in, out] and"), "{}", error(&folder));
         let (folder, _) = changed(|_| {}, |json| json["n_inner"] = json!(12));
         assert!(error(&folder).contains("mlp.c_fc.weight has shape [8, 32]"), "{}", error(&folder));
     }
@@ -409,20 +409,16 @@ mod tests {
             assert_same(&read(&folder).1, &params);
         }
         let (folder, _) = changed(|all| drop(all.insert("h.0.ln_1.bias".to_owned(), all[TABLE].clone())), |_| {});
-        assert!(error(&folder).contains("are one and the same"), "{}", error(&folder));
+        assert!(error(&folder).contains("are two names of the same weight"), "{}", error(&folder));
         let (folder, _) = changed(|all| drop(all.insert("module.odd".to_owned(), all[TABLE].clone())), |_| {});
-        assert!(
-            error(&folder).contains("has 1 weights that its config.json leaves no place for"),
-            "{}",
-            error(&folder)
-        );
+        assert!(error(&folder).contains("has 1 weights that do not belong to the model"), "{}", error(&folder));
     }
 
     #[test]
     fn weights_in_other_formats_say_what_to_do() {
         let folder = with_weights(|_| Vec::new());
         std::fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
-        assert!(error(&folder).contains("a run writes it at its first validation"), "{}", error(&folder));
+        assert!(error(&folder).contains("a run writes the model at its first validation"), "{}", error(&folder));
         gptkit_data::disk::write(&folder.path().join("ckpt.pt"), b"").unwrap();
         assert!(error(&folder).contains("gptkit does not read ckpt.pt"), "{}", error(&folder));
         gptkit_data::disk::write(&folder.path().join("pytorch_model.bin"), b"").unwrap();

@@ -1,4 +1,4 @@
-//! Low-rank adapters (Hu et al. 2021, §4.1): training a few numbers beside frozen weights, and the weights that result.
+//! Low-rank adapters (Hu et al. 2021, §4.1): training a few numbers in addition to frozen weights, and the weights that result.
 //!
 //! A frozen matrix `W` of `[in, out]` becomes `W + α/r·(B·A)ᵀ`, with `A` `[r, in]` drawn and `B` `[out, r]` zero at first.
 //! Products read that sum, packed again after each update ([`gptkit_ops::LowRank`]); the gradient of `W` is never made.
@@ -57,20 +57,20 @@ fn alpha() -> f64 {
 
 impl Check for LoraConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.rank > 0, "rank", "is not positive", "use 8");
+        problems.require(self.rank > 0, "rank", "must be positive", "use 8");
         problems.at_most(self.rank, LARGEST, "rank");
         let sound = self.alpha > 0.0 && self.alpha <= LARGEST_ALPHA;
-        problems.require(sound, "alpha", "is not a positive number of usual size", "use twice the rank");
+        problems.require(sound, "alpha", "must be positive and not extremely large", "use twice the rank");
         problems.require(
             !self.target_modules.is_empty(),
             "target_modules",
             "is empty",
-            "leave it out for all matrices",
+            "remove the key to adapt all matrices",
         );
         let known = |name: &String| TARGETS.iter().any(|target| ends_with(target, name));
-        for (i, name) in self.target_modules.iter().enumerate().filter(|(_, name)| !known(name)) {
-            let what = format!("\"{name}\" is no matrix of a block");
-            problems.add(&format!("target_modules.{i}"), what, format!("use some of {}", TARGETS.join(", ")));
+        for (i, _) in self.target_modules.iter().enumerate().filter(|(_, name)| !known(name)) {
+            let what = "is not a weight matrix of a transformer block";
+            problems.add(&format!("target_modules.{i}"), what, format!("choose from {}", TARGETS.join(", ")));
         }
     }
 }
@@ -144,7 +144,7 @@ impl Adapters {
         seed: u64,
     ) -> Result<Self> {
         let most = model.d_model;
-        ensure!((1..=most).contains(&config.rank), "lora.rank = {} is not between 1 and {most}", config.rank);
+        ensure!((1..=most).contains(&config.rank), "lora.rank = {} must be between 1 and {most}", config.rank);
         let (mut tensors, mut matrices) = (Vec::new(), Vec::new());
         for (number, (name, parameter)) in params.iter().filter(|(name, _)| config.adapts(name)).enumerate() {
             let (wide, out) = parameter.var().dims2()?;
@@ -237,7 +237,8 @@ impl Adapters {
     pub(crate) fn must_be_trainable(&self) -> Result<()> {
         match &self.fixed {
             Some(what) => bail!(
-                "these adapters bring {what}, which gptkit does not train further\n  hint: `gptkit merge` makes a model of them"
+                "these adapters contain {what}, which gptkit cannot train further\n  hint: merge them into a model \
+                 with `gptkit merge`"
             ),
             None => Ok(()),
         }

@@ -38,7 +38,7 @@ impl Params {
         let check = |slot: WeightSlot| {
             let tensor = find(&slot.name)?;
             if tensor.dims() != slot.shape {
-                bail!("{} has shape {:?}; the configuration says {:?}", slot.name, tensor.dims(), slot.shape);
+                bail!("{} has shape {:?}, but the configuration requires {:?}", slot.name, tensor.dims(), slot.shape);
             }
             Ok((slot.name, tensor))
         };
@@ -65,7 +65,7 @@ impl Params {
     /// When there is one of that name, or memory does not suffice.
     pub(crate) fn add(&mut self, name: &str, values: &Tensor) -> Result<()> {
         if self.by_name.contains_key(name) {
-            bail!("there is a parameter {name} already");
+            bail!("the parameter {name} already exists");
         }
         self.by_name.insert(name.to_owned(), self.entries.len());
         self.entries.push((name.to_owned(), Arc::new(Parameter::new(&values.to_dtype(DType::F32)?)?)));
@@ -100,7 +100,7 @@ impl Params {
     pub fn get(&self, name: &str) -> Result<&Arc<Parameter>> {
         match self.by_name.get(name) {
             Some(&i) => Ok(&self.entries[i].1),
-            None => bail!("no parameter is called {name}"),
+            None => bail!("there is no parameter {name}"),
         }
     }
 

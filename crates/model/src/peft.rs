@@ -121,10 +121,7 @@ impl PeftConfig {
         };
         let only_for_ends =
             matches!(targets, Some(ModulePattern::Pattern(_))) && (layers.is_some() || !before.is_empty());
-        ensure!(
-            !only_for_ends,
-            "layers_to_transform and layers_pattern are only for target_modules that is a list of names"
-        );
+        ensure!(!only_for_ends, "layers_to_transform and layers_pattern require target_modules to be a list of names");
         let saved: Vec<String> = match get("modules_to_save") {
             Value::Null => Vec::new(),
             list => parse(list, "modules_to_save", "a list of names")?,
@@ -158,7 +155,7 @@ impl PeftConfig {
         let lists = [self.ranks.len(), self.alphas.len(), self.saved.len(), self.before_layer.len(), self.rows.len()];
         let all = lists.iter().sum::<usize>() + names(&self.targets) + names(&self.excluded);
         let few = all.saturating_mul(n) <= MOST_COMPARISONS;
-        ensure!(few, "it has {all} names and patterns for {n} modules, more than are compared");
+        ensure!(few, "it has {all} names and patterns for {n} modules, which is too many");
         Ok(())
     }
 
@@ -188,7 +185,7 @@ impl PeftConfig {
         let targets = match (&self.targets, config.kind) {
             (Some(targets), _) => targets,
             (None, crate::Kind::Gpt2 | crate::Kind::Gpt3) => &usual,
-            (None, _) => bail!("target_modules is missing; name the modules that have adapters"),
+            (None, _) => bail!("target_modules is missing; list the modules that have adapters"),
         };
         let mut found = Vec::new();
         for (name, layer) in modules {
@@ -201,7 +198,7 @@ impl PeftConfig {
             }
             ensure!(
                 *layer != AdaptedLayer::Other,
-                "target_modules names {name}, which is no layer that adapters can extend"
+                "target_modules contains {name}, a type of layer that cannot have adapters"
             );
             found.push((name.clone(), *layer));
         }
@@ -236,7 +233,7 @@ impl PeftConfig {
     /// Tables among `modules` some rows of which are replaced, and the rows.
     ///
     /// # Errors
-    /// When a name stands for no table.
+    /// When a name matches no table.
     pub(crate) fn rows(
         &self,
         config: &ModelConfig,
@@ -251,11 +248,14 @@ impl PeftConfig {
             };
             let mut tables = modules.iter().filter(|(name, _)| is_named(name));
             let (Some((name, layer)), None) = (tables.next(), tables.next()) else {
-                bail!("trainable_token_indices names {:?}, which is not one table", end.as_deref().unwrap_or_default());
+                bail!(
+                    "trainable_token_indices contains {:?}, which does not match exactly one embedding table",
+                    end.as_deref().unwrap_or_default()
+                );
             };
             let is_table = matches!(layer, AdaptedLayer::Embedding | AdaptedLayer::Output);
-            ensure!(is_table, "trainable_token_indices names {name}, which is not a table");
-            ensure!(found.iter().all(|(other, _)| other != name), "trainable_token_indices names {name} twice");
+            ensure!(is_table, "trainable_token_indices contains {name}, which is not an embedding table");
+            ensure!(found.iter().all(|(other, _)| other != name), "trainable_token_indices contains {name} twice");
             found.push((name.clone(), ids.clone()));
         }
         // Tied tables are changed together where both are named with the same rows.
@@ -274,28 +274,28 @@ fn must_be_computed(map: &Map<String, Value>) -> Result<()> {
     const HINT: &str = "\n  hint: merge the adapters with PEFT (merge_and_unload), save the model and use that";
     match map.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => {}
-        Some(other) => bail!("peft_type is {other}; gptkit computes LORA{HINT}"),
-        None => bail!("peft_type is missing; gptkit computes LORA"),
+        Some(other) => bail!("peft_type is {other}; only LORA is supported{HINT}"),
+        None => bail!("peft_type is missing; only LORA is supported"),
     }
     match map.get("task_type").unwrap_or(&Value::Null) {
         Value::Null => {}
         Value::String(task) if task == "CAUSAL_LM" => {}
-        other => bail!("task_type is {other}; gptkit reads adapters of CAUSAL_LM{HINT}"),
+        other => bail!("task_type is {other}; only CAUSAL_LM is supported{HINT}"),
     }
     match map.get("bias").unwrap_or(&Value::Null) {
         Value::Null => {}
         Value::String(bias) if ["none", "all", "lora_only"].contains(&bias.as_str()) => {}
-        other => bail!("bias is {other}, which is not none, all or lora_only"),
+        other => bail!("bias is {other}; it must be none, all or lora_only"),
     }
     match map.get("init_lora_weights").unwrap_or(&Value::Null) {
         Value::Null | Value::Bool(_) => {}
         Value::String(name) if INITIALIZATIONS.contains(&name.to_lowercase().as_str()) => {}
-        other => bail!("init_lora_weights is {other}, with which PEFT changes the base's weights{HINT}"),
+        other => bail!("init_lora_weights is {other}, which changes the weights of the base model{HINT}"),
     }
     let computed = |key: &&String| COMPUTED.contains(&key.as_str()) || WITHOUT_EFFECT.contains(&key.as_str());
     for key in map.keys().filter(|key| !computed(key)) {
         let value = &map[key];
-        ensure!(is_empty(value), "{key} is {}, which gptkit does not compute{HINT}", shortened(value));
+        ensure!(is_empty(value), "{key} is {}, which is not supported{HINT}", shortened(value));
     }
     Ok(())
 }
@@ -350,11 +350,7 @@ fn layers(value: &Value) -> Result<Option<Vec<usize>>> {
 const MOST_PATTERNS: usize = 1000;
 
 fn compile(names: &[String], pattern: impl Fn(&str) -> String) -> Result<Vec<Pattern>> {
-    ensure!(
-        names.len() <= MOST_PATTERNS,
-        "it has a list of {} patterns; at most {MOST_PATTERNS} are read",
-        names.len()
-    );
+    ensure!(names.len() <= MOST_PATTERNS, "it has a list of {} patterns; the maximum is {MOST_PATTERNS}", names.len());
     names.iter().map(|name| Pattern::new(&pattern(name))).collect()
 }
 
@@ -366,12 +362,12 @@ fn patterns<V: DeserializeOwned, T>(
 ) -> Result<Vec<(Pattern, T)>> {
     let map: Map<String, Value> = match value {
         Value::Null => Map::new(),
-        map => parse(map, key, "a map of names to numbers")?,
+        map => parse(map, key, "a map from names to numbers")?,
     };
-    ensure!(map.len() <= MOST_PATTERNS, "{key} has {} patterns; at most {MOST_PATTERNS} are read", map.len());
+    ensure!(map.len() <= MOST_PATTERNS, "{key} has {} patterns; the maximum is {MOST_PATTERNS}", map.len());
     let entry = |(name, value): (&String, &Value)| {
         Pattern::new(name)?; // alone
-        let found = read(parse(value, key, "a map of names to numbers")?)?;
+        let found = read(parse(value, key, "a map from names to numbers")?)?;
         Ok((Pattern::new(&format!(r"(?:.*\.)?(?:{name})"))?, found))
     };
     map.iter().map(entry).collect::<Result<_>>().with_context(|| format!("in {key}"))
@@ -392,7 +388,8 @@ fn rows(value: &Value) -> Result<Vec<(Option<String>, Vec<u32>)>> {
         Value::Null => Vec::new(),
         Value::Array(_) => vec![(None, parse(value, KEY, "a list of tokens")?)],
         _ => {
-            let lists: HashMap<String, Vec<u32>> = parse(value, KEY, "a list of tokens, or a map of tables to lists")?;
+            let lists: HashMap<String, Vec<u32>> =
+                parse(value, KEY, "a list of tokens, or a map from tables to lists")?;
             let mut lists: Vec<_> = lists.into_iter().map(|(table, ids)| (Some(table), ids)).collect();
             lists.sort();
             lists
@@ -401,8 +398,8 @@ fn rows(value: &Value) -> Result<Vec<(Option<String>, Vec<u32>)>> {
     for ids in lists.iter().map(|(_, ids)| ids) {
         let mut seen = HashSet::new();
         for id in ids {
-            ensure!((*id as usize) < LARGEST, "{KEY} has the token {id}");
-            ensure!(seen.insert(id), "{KEY} has the token {id} twice");
+            ensure!((*id as usize) < LARGEST, "{KEY} contains the token id {id}, which is out of range");
+            ensure!(seen.insert(id), "{KEY} contains the token id {id} twice");
         }
     }
     Ok(lists.into_iter().filter(|(_, ids)| !ids.is_empty()).collect())

@@ -41,20 +41,20 @@ impl Check for Sampling {
         problems.require(
             penalty > 0.0 && penalty.is_finite(),
             "repetition-penalty",
-            format!("{penalty} is not positive"),
+            format!("{penalty} must be positive"),
             "use 1.1",
         );
         let t = self.temperature;
         problems.require(
             t >= 0.0 && t.is_finite(),
             "temperature",
-            format!("{t} is negative or not finite"),
-            "0 is greedy, 1 the model's own",
+            format!("{t} must be 0 or greater, and finite"),
+            "0 is greedy decoding; 1 samples from the model's distribution",
         );
-        problems.require(self.top_k != Some(0), "top-k", "0 leaves no token", "leave it out for all");
+        problems.require(self.top_k != Some(0), "top-k", "0 must be positive", "omit it to use all tokens");
         for (key, p, usual) in [("top-p", self.top_p, "use 0.9"), ("min-p", self.min_p, "use 0.05")] {
             let p = p.unwrap_or(1.0);
-            problems.require(p > 0.0 && p <= 1.0, key, format!("{p} is not in (0, 1]"), usual);
+            problems.require(p > 0.0 && p <= 1.0, key, format!("{p} must be above 0 and at most 1"), usual);
         }
     }
 }

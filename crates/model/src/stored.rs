@@ -41,7 +41,10 @@ impl StoredWeights {
         let mut names = BTreeMap::new();
         for (plain, name) in plain_names(&stored) {
             if let Some(other) = names.insert(plain, name.to_owned()) {
-                bail!("{} has the weights {other} and {name}, which are one and the same", folder.display());
+                bail!(
+                    "{} has the weights {other} and {name}, which are two names of the same weight",
+                    folder.display()
+                );
             }
         }
         Ok(Self { folder: folder.to_owned(), files, names })
@@ -116,7 +119,7 @@ impl StoredWeights {
         }
         let there: Vec<&str> = self.names.values().map(String::as_str).collect();
         bail!(
-            "{} lacks {} of {} weights: {}; its files have {}: {}{}",
+            "{} lacks {} of {} weights: {}; its files contain {}: {}{}",
             self.folder.display(),
             absent.len(),
             wanted.len(),
@@ -133,17 +136,17 @@ impl StoredWeights {
         let biases = wanted.iter().filter(|slot| is_bias(&slot.name)).count();
         let layers = self.n_layers();
         if absent.len() == biases && absent.iter().all(|name| is_bias(name)) {
-            "\n  hint: if the model was trained without biases (nanoGPT's bias = False), add \"bias\": false to its config.json, \
-             and biases of zero are used"
+            "\n  hint: if the model was trained without biases (nanoGPT's bias = False), add \"bias\": false to its \
+             config.json; the biases are then zero"
                 .to_owned()
         } else if absent == [OUTPUT] {
-            "\n  hint: config.json says tie_word_embeddings = false; if the output layer has the token embeddings' weights, write \
-             true"
+            "\n  hint: config.json has tie_word_embeddings = false; if the output layer shares the token embeddings, \
+             set it to true"
                 .to_owned()
         } else if self.names.keys().any(|name| name.ends_with(".qweight")) {
-            "\n  hint: they are quantized, which gptkit does not read; use the model's unquantized weights".to_owned()
+            "\n  hint: they are quantized, which is not supported; use the model's unquantized weights".to_owned()
         } else if 0 < layers && layers < n_layer {
-            format!("\n  hint: config.json says n_layer = {n_layer}, and the weights have {layers} layers")
+            format!("\n  hint: config.json has n_layer = {n_layer}, but the weights have {layers} layers")
         } else {
             String::new()
         }
@@ -161,7 +164,7 @@ impl StoredWeights {
             self.names.keys().map(String::as_str).filter(|name| !is_known(name) && !places.contains(name)).collect();
         if !left.is_empty() {
             bail!(
-                "{} has {} weights that its config.json leaves no place for: {}",
+                "{} has {} weights that do not belong to the model in its config.json: {}",
                 self.folder.display(),
                 left.len(),
                 some_of(&left)
@@ -189,7 +192,8 @@ impl StoredWeights {
         }
         if let (Some(straight), Some(turned)) = (straight, turned) {
             bail!(
-                "in {}, {straight} lies as [in, out] and {turned} as [out, in]; save the model again with one layout",
+                "in {}, {straight} has the layout [in, out] and {turned} [out, in]; save the model again with one \
+                 layout",
                 self.folder.display()
             );
         }
@@ -261,14 +265,14 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         let name = file.as_str().unwrap_or_default();
         // A name with a folder in it could lead anywhere.
         let plain = Path::new(name).file_name().is_some_and(|f| f == name);
-        ensure!(plain, "{} names the file {file}, which is not one beside it", index.display());
+        ensure!(plain, "{} refers to the file {file}, which is not in the same folder", index.display());
         files.insert(name.to_owned());
-        ensure!(files.len() <= MOST_FILES, "{} names more than {MOST_FILES} files", index.display());
+        ensure!(files.len() <= MOST_FILES, "{} refers to more than {MOST_FILES} files", index.display());
     }
     let absent: Vec<&String> = files.iter().filter(|name| !folder.join(name).exists()).collect();
     ensure!(
         absent.is_empty(),
-        "{} names {} files, of which {} are missing: {}\n  hint: download them again",
+        "{} refers to {} files, of which {} are missing: {}\n  hint: download them again",
         index.display(),
         files.len(),
         absent.len(),
@@ -284,8 +288,9 @@ fn other_weights(folder: &Path) -> Result<String> {
     let shown = folder.display();
     if let Some(name) = PICKLED.iter().find(|name| folder.join(name).exists()) {
         return Ok(format!(
-            "; {name} is a pickle, which can hold code\n  hint: convert it with transformers: python -c \"from transformers \
-             import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained('{shown}').save_pretrained('{shown}')\""
+            "; {name} is a pickle, which can contain code\n  hint: convert it with transformers: python -c \"from \
+             transformers import AutoModelForCausalLM; \
+             AutoModelForCausalLM.from_pretrained('{shown}').save_pretrained('{shown}')\""
         ));
     }
     let mut others = Vec::new();
@@ -300,7 +305,7 @@ fn other_weights(folder: &Path) -> Result<String> {
         Some(name) => format!(
             "; gptkit does not read {name}\n  hint: save the weights as safetensors (save_pretrained of transformers)"
         ),
-        None => "; a run writes it at its first validation".to_owned(),
+        None => "; a run writes the model at its first validation".to_owned(),
     })
 }
 

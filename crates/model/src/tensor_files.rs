@@ -58,7 +58,7 @@ impl TensorFiles {
             let this = &opened.tensors[&name];
             if !opened.are_same(this, &other)? {
                 let [a, b] = [&other, this].map(|(file, _)| opened.files[*file].path.display());
-                bail!("{name} has one value in {a} and another in {b}");
+                bail!("{name} has different values in {a} and {b}");
             }
         }
         Ok(opened)
@@ -134,20 +134,20 @@ fn header(file: &mut File) -> Result<(u64, Metadata)> {
     let mut n = [0; LENGTH as usize];
     file.read_exact(&mut n).context("it is empty or cut off")?;
     let n = u64::from_le_bytes(n);
-    ensure!(n <= LONGEST_HEADER, "its header has {n} bytes by its first number, and at most {LONGEST_HEADER} are read");
-    ensure!(LENGTH + n <= length, "it ends within its header");
+    ensure!(n <= LONGEST_HEADER, "its header is {n} bytes long; the maximum is {LONGEST_HEADER}");
+    ensure!(LENGTH + n <= length, "the file ends within its header");
     let mut header = vec![0; n as usize];
-    file.read_exact(&mut header).context("it ends within its header")?;
-    let metadata: Metadata = serde_json::from_slice(&header).context("its header is not one of safetensors")?;
+    file.read_exact(&mut header).context("the file ends within its header")?;
+    let metadata: Metadata = serde_json::from_slice(&header).context("its header is not valid for safetensors")?;
     let (data, expected) = (LENGTH + n, LENGTH + n + metadata.data_len() as u64);
-    ensure!(length == expected, "it has {length} bytes, but its header describes {expected}");
+    ensure!(length == expected, "the file has {length} bytes, but its header describes {expected}");
     Ok((data, metadata))
 }
 
 /// Weights are real numbers; whole ones are another thing, such as quantized weights whose scale lies elsewhere.
 pub(crate) fn must_be_real(name: &str, dtype: Dtype) -> Result<()> {
     let is_real = matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
-    ensure!(is_real, "{name} has the data type {dtype:?}; weights are read as F16, BF16, F32 or F64");
+    ensure!(is_real, "{name} has the data type {dtype:?}; supported: F16, BF16, F32 and F64");
     Ok(())
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn must_be_real(name: &str, dtype: Dtype) -> Result<()> {
 /// When a value is NaN or infinite.
 pub(crate) fn must_be_finite(name: &str, tensor: &Tensor) -> Result<()> {
     let sum = gptkit_ops::sum_of_squares(tensor)?;
-    ensure!(sum.is_finite(), "{name} holds values that are no numbers: NaN or infinite");
+    ensure!(sum.is_finite(), "{name} contains NaN or infinite values");
     Ok(())
 }
 
@@ -185,7 +185,7 @@ mod tests {
         for other in [&[4.0][..], &[3.0, 3.0]] {
             let other = saved(folder.path(), "other", &[("b", other)]);
             let error = TensorFiles::open(&[&one, &other]).unwrap_err().to_string();
-            assert!(error.contains("b has one value in") && error.contains("other"), "{error}");
+            assert!(error.contains("b has different values in") && error.contains("other"), "{error}");
         }
     }
 

@@ -96,7 +96,7 @@ fn scores(queries: &Tensor, keys: &Tensor) -> Result<Tensor> {
     let (_, _, q, k) = queries.dims4()?;
     let (_, _, t, _) = keys.dims4()?;
     if q > t {
-        bail!("attention of {q} queries over {t} keys");
+        bail!("attention has {q} queries but only {t} keys");
     }
     one_batch(queries)?.matmul(&one_batch(keys)?.t()?)? / (k as f64).sqrt()
 }

@@ -8,7 +8,7 @@ use crate::state_past::StatePast;
 use crate::tensor_past::TensorPast;
 use candle_core::{Device, Result, bail};
 
-/// The past of a batch of sequences, each of its own length. As long as there are none, any batch may come.
+/// The past of a batch of sequences of different lengths. As long as there are none, any batch may come.
 #[derive(Debug)]
 pub struct Cache {
     pub(crate) layers: LayerCaches,
@@ -107,7 +107,7 @@ impl Cache {
             (LayerCaches::States(pasts), LayerCaches::States(others)) => {
                 pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
             }
-            _ => bail!("a cache cannot take the sequences of another precision, device or kind of model"),
+            _ => bail!("caches with a different precision, device or kind of model cannot be combined"),
         }
         self.lens.extend(rows.iter().map(|&row| other.lens[row as usize]));
         Ok(())
@@ -115,7 +115,7 @@ impl Cache {
 
     fn has(&self, rows: &[u32]) -> Result<()> {
         match rows.iter().find(|&&row| row as usize >= self.lens.len()) {
-            Some(row) => bail!("a cache of {} sequences is asked for number {row}", self.lens.len()),
+            Some(row) => bail!("a cache of {} sequences has no sequence {row}", self.lens.len()),
             None => Ok(()),
         }
     }
@@ -130,11 +130,11 @@ impl Cache {
             lens.resize(sequences.len(), 0);
         }
         if lens.len() != sequences.len() {
-            bail!("a cache of {} sequences cannot take tokens of {}", lens.len(), sequences.len());
+            bail!("a cache of {} sequences received tokens of {} sequences", lens.len(), sequences.len());
         }
         for (len, tokens) in lens.iter().zip(sequences.iter()) {
             if len + tokens.len() > self.context {
-                bail!("a cache for {} tokens cannot take {} after {len}", self.context, tokens.len());
+                bail!("a cache for {} tokens cannot hold {} more after {len}", self.context, tokens.len());
             }
         }
         self.lens = lens.iter().zip(sequences.iter()).map(|(len, tokens)| len + tokens.len()).collect();

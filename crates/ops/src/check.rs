@@ -36,7 +36,7 @@ pub fn assert_gradient(arguments: &[Tensor], tolerance: f32, f: impl Fn(&[Tensor
         y.iter().zip(&w).map(|(&y, &w)| f64::from(y) * f64::from(w)).sum::<f64>()
     };
     for (n, argument) in arguments.iter().enumerate() {
-        let Some(gradient) = grads.get(&tracked[n]) else { panic!("argument {n} gets no gradient") };
+        let Some(gradient) = grads.get(&tracked[n]) else { panic!("argument {n} has no gradient") };
         let gradient = flat(gradient);
         let numbers = flat(argument);
         let numeric: Vec<f32> = (0..numbers.len())

@@ -14,7 +14,7 @@ pub const IGNORE: u32 = u32::MAX;
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let (n, _) = logits.dims2()?;
     if targets.dims() != [n] {
-        bail!("cross_entropy of {n} rows with targets {:?}", targets.dims());
+        bail!("cross_entropy has {n} rows but targets of shape {:?}", targets.dims());
     }
     let counts = targets.ne(IGNORE)?; // [N], u8
     let zeros = targets.zeros_like()?;

@@ -64,7 +64,7 @@ impl CustomOp2 for Gather {
         let (b, t) = l1.shape().dims2()?;
         let (v, d) = self.tables.tokens.var().dims2()?;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= v) {
-            bail!("token {id} is not below the vocabulary of {v}");
+            bail!("token {id} is outside the vocabulary of {v}");
         }
         if self.positions.len() != b * t {
             bail!("{} positions for {} tokens", self.positions.len(), b * t);
@@ -78,7 +78,7 @@ impl CustomOp2 for Gather {
         if let Some(table) = &self.tables.positions {
             let (c, _) = table.var().dims2()?;
             if let Some(position) = self.positions.iter().find(|&&position| position as usize >= c) {
-                bail!("{} positions are over the context of {c}", position + 1);
+                bail!("{} positions exceed the context of {c}", position + 1);
             }
             table.read(|positions| {
                 let rows = out.par_chunks_mut(d.max(1)).zip(&self.positions);

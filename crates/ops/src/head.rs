@@ -58,7 +58,7 @@ pub fn language_model_loss(
     }
     let (n, _) = hidden.dims2()?;
     if targets.dims() != [n] {
-        bail!("a loss over {n} rows with targets {:?}", targets.dims());
+        bail!("the loss has {n} rows but targets of shape {:?}", targets.dims());
     }
     let n_clears = table.n_clears();
     let op =
@@ -121,10 +121,10 @@ impl CustomOp2 for LanguageModelLoss {
         let (hidden, targets) = (f32s(s1, l1, self.name())?, u32s(s2, l2, self.name())?);
         let ((_, d), (v, width)) = (l1.shape().dims2()?, self.table.var().dims2()?);
         if d != width {
-            bail!("a hidden state of width {d} with a table of width {width}");
+            bail!("the hidden state has width {d}, but the embedding table has width {width}");
         }
         if let Some(target) = targets.iter().find(|&&t| t != IGNORE && t as usize >= v) {
-            bail!("target {target} is not below the vocabulary of {v}");
+            bail!("target {target} is outside the vocabulary of {v}");
         }
         let loss = among_the_threads(|| match self.precision {
             Precision::F32 => self.forward::<f32>(hidden, targets),
@@ -141,14 +141,20 @@ impl CustomOp2 for LanguageModelLoss {
         dloss: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         if dloss.to_scalar::<f32>()? != 1.0 {
-            bail!("the table's gradient was taken of the loss as it is: give it its weight, and do not scale it later");
+            bail!(
+                "the gradient of the embedding table was computed for the unscaled loss; pass the weight to the loss \
+                 instead of scaling it later"
+            );
         }
         if self.table.n_clears() != self.n_clears {
-            bail!("gradients were cleared between a loss and its backward pass: the table's gradient is lost");
+            bail!(
+                "gradients were cleared between the loss and its backward pass; the gradient of the embedding table is \
+                 lost"
+            );
         }
         let dhidden = std::mem::take(&mut *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner));
         if dhidden.len() != hidden.elem_count() {
-            bail!("the gradient of a loss is taken once");
+            bail!("the gradient of a loss can be computed only once");
         }
         Ok((Some(Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?), None))
     }
@@ -274,7 +280,7 @@ mod tests {
         let hidden = Var::from_tensor(&draw(1, &[1, 6])).unwrap();
         let loss = language_model_loss(hidden.as_tensor(), &table(5, 6), &ids(&[1]), Precision::F32, 1.0, true);
         let error = (loss.unwrap() * 2.0).unwrap().backward().unwrap_err();
-        assert!(error.to_string().contains("do not scale"), "{error}");
+        assert!(error.to_string().contains("instead of scaling"), "{error}");
     }
 
     #[test]

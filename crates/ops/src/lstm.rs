@@ -56,7 +56,9 @@ impl LstmStack {
     ) -> Result<Tensor> {
         let (b, t, _) = x.dims3()?;
         if (sequences.n_windows(), sequences.window()) != (b, t) || sequences.are_branching() {
-            bail!("an LSTM over a batch of {b} windows of {t} tokens reads as many, in sequences without branches");
+            bail!(
+                "the input has {b} windows of {t} tokens; the sequences of an LSTM must match it and have no branches"
+            );
         }
         if !x.device().is_cpu() {
             return self.plain(x, sequences, drops, learn);
@@ -77,7 +79,7 @@ impl LstmStack {
         let (n, d, device) = (sequences.n_tokens(), x.dim(D::Minus1)?, x.device());
         cache.count(sequences)?;
         let LayerCaches::States(pasts) = &mut cache.layers else {
-            bail!("an LSTM cannot go on from the keys and values of a transformer");
+            bail!("an LSTM cannot use the keys and values of a transformer cache");
         };
         let tokens: Vec<_> = sequences.iter().collect();
         let mut rows = x.reshape((n, d))?;
@@ -198,7 +200,7 @@ impl CustomOp1 for LstmOp {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            bail!("the gradient of a forward pass is taken once");
+            bail!("the gradient of a forward pass can be computed only once");
         };
         let (_, _, d) = x.dims3()?;
         let dx = with_f32s(&dy.contiguous()?, |dy| among_the_threads(|| self.backward(dy, d, kept)))??;
@@ -232,7 +234,7 @@ impl LstmOp {
         let order = StepOrder::of(&self.sequences);
         let mut dx = order.gather(dy, d);
         for (n, layer) in self.lstm.layers.iter().enumerate().rev() {
-            let Some(kept) = all.pop() else { bail!("a layer kept nothing for its gradient") };
+            let Some(kept) = all.pop() else { bail!("a layer saved nothing for the backward pass") };
             order.drop(&mut dx, self.drops.get(n), self.sequences.window(), d);
             layer.backward(self.precision, &mut dx, kept, &order, d)?;
         }
@@ -584,6 +586,6 @@ mod tests {
         let (lstm, _) = lstm(3);
         let tree = Arc::new(Sequences::branching([(2, &[1usize, 2][..])]).unwrap());
         let error = lstm.forward(&draw(1, &[1, 5, 3]), &tree, Precision::F32, &[], false).unwrap_err();
-        assert!(error.to_string().contains("without branches"), "{error}");
+        assert!(error.to_string().contains("no branches"), "{error}");
     }
 }

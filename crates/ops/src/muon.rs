@@ -59,7 +59,7 @@ pub fn muon(
 ) -> Result<()> {
     let (width, columns) = parameter.var().dims2()?;
     if n_matrices == 0 || !columns.is_multiple_of(n_matrices) {
-        bail!("{columns} columns do not divide into {n_matrices} matrices");
+        bail!("{columns} columns cannot be divided into {n_matrices} matrices");
     }
     parameter.with_gradient(
         |gradient| {

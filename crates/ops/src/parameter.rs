@@ -138,7 +138,7 @@ impl Parameter {
     /// When the shape is another.
     pub fn set(&self, weights: &Tensor) -> Result<()> {
         if weights.dims() != self.weights.dims() {
-            bail!("weights of shape {:?} in the place of {:?}", weights.dims(), self.weights.dims());
+            bail!("weights of shape {:?} cannot replace weights of shape {:?}", weights.dims(), self.weights.dims());
         }
         if !self.weights.device().is_cpu() {
             return self.weights.set(weights);
@@ -239,7 +239,7 @@ impl Parameter {
         let (rows, columns) = weights.dims2()?;
         let inputs = if table { columns } else { rows };
         if !inputs.is_multiple_of(to.block()) {
-            bail!("a width of {inputs} does not divide into blocks of {} numbers", to.block());
+            bail!("a width of {inputs} cannot be divided into blocks of {} numbers", to.block());
         }
         let panels = Arc::new(Panels::quantize(&if table { weights } else { weights.t()? }, to)?);
         *locked(&self.panels[usize::from(table)]) = Some(CachedPanel { precision, version: self.version(), panels });
@@ -348,7 +348,7 @@ impl Parameter {
         match &*locked(&self.gradient) {
             GradientSum::Numbers(sums) => f(sums),
             GradientSum::Tensor(tensor) => g(tensor),
-            _ => bail!("no gradient reaches it"),
+            _ => bail!("the parameter has no gradient"),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::shared::SharedSlice;
 use crate::slices::{dot, max, sum};
 use rayon::prelude::*;
 
-/// The past of a batch of sequences in one layer, each of its own length.
+/// The past of a batch of sequences of different lengths in one layer.
 #[derive(Debug)]
 pub(crate) struct Past<E> {
     rows: Vec<CachedSequence<E>>,

@@ -87,8 +87,8 @@ pub(crate) fn multiply<A: Element, O: SplitMut>(
     out: O,
     finish: impl for<'p> Fn(usize, usize, &mut [f32], O::Part<'p>) + Sync,
 ) {
-    assert_eq!(a.columns, b.depth, "product of matrices of different depth");
-    assert_eq!(out.len(), a.rows * b.columns, "a product into memory of another size");
+    assert_eq!(a.columns, b.depth, "the inner dimensions of a matrix product differ");
+    assert_eq!(out.len(), a.rows * b.columns, "the output of a matrix product has the wrong size");
     let (out, columns) = (out.share(), b.columns);
     let finish = |row: usize, column: usize, sums: &mut [f32]| {
         let at = row * columns + column;
@@ -116,7 +116,7 @@ fn multiply_blocks<A: Element>(
     let rows: Vec<f32> = (0..a.rows).flat_map(|row| a.row_part(row, 0..a.columns).iter().map(|x| x.get())).collect();
     let product = Tensor::from_vec(rows, (a.rows, a.columns), &Device::Cpu)
         .and_then(|rows| blocks.forward(&rows)?.flatten_all()?.to_vec1::<f32>());
-    let mut product = product.unwrap_or_else(|e| panic!("product with quantized weights: {e}"));
+    let mut product = product.unwrap_or_else(|e| panic!("matrix product with quantized weights: {e}"));
     for (row, sums) in product.chunks_exact_mut(columns.max(1)).enumerate() {
         finish(row, 0, sums);
     }
@@ -137,7 +137,7 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
 
 /// [`multiply`] on this thread alone, for few rows among loops that are spread over the threads already.
 pub(crate) fn multiply_here<A: Element>(a: Matrix<A>, b: &Panels, finish: impl FnMut(usize, usize, &mut [f32])) {
-    assert_eq!(a.columns, b.depth, "product of matrices of different depth");
+    assert_eq!(a.columns, b.depth, "the inner dimensions of a matrix product differ");
     let whole = (0..a.rows, 0..b.columns);
     with_kernel!(b.path, K => match &b.numbers {
         PanelNumbers::Quantized(blocks) => multiply_blocks(a, blocks, b.columns, finish),
@@ -246,7 +246,7 @@ pub(crate) fn accumulate<A: Element, B: Element>(
     c: &mut [f32],
     add: bool,
 ) {
-    assert_eq!(a.columns, b.rows, "product of matrices of different depth");
+    assert_eq!(a.columns, b.rows, "the inner dimensions of a matrix product differ");
     with_kernel!(Path::of(precision), K => accumulate_with::<K, A, B>(a, b, c, add));
 }
 
@@ -270,7 +270,7 @@ fn accumulate_with<K: Kernel, A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>
 /// `c = a·b` over all cores, as [`accumulate`], where `b`, `[depth, N]`, was packed beforehand. For a great depth: panels are
 /// read in parts of it that stay near the processor.
 pub(crate) fn multiply_deep<A: Element>(a: Matrix<A>, b: &Panels, c: &mut [f32]) {
-    assert_eq!(a.columns, b.depth, "product of matrices of different depth");
+    assert_eq!(a.columns, b.depth, "the inner dimensions of a matrix product differ");
     let columns = b.columns;
     with_kernel!(b.path, K => {
         let jobs = jobs_of_sums::<K>((a.rows, columns), READING);
@@ -349,7 +349,7 @@ fn sum_with<K: Kernel, A: Element, R: RightMatrix<K>>(
     add: bool,
 ) {
     let depth = a.columns;
-    assert_eq!(c.len(), a.rows * columns, "a product into memory of another size");
+    assert_eq!(c.len(), a.rows * columns, "the output of a matrix product has the wrong size");
     if depth == 0 && !add {
         c.fill(0.0);
     }

@@ -30,7 +30,7 @@ pub(crate) fn self_attention(
 ) -> Result<Tensor> {
     let (_, _, width) = qkv.dims3()?;
     if n_head == 0 || !width.is_multiple_of(3 * n_head) {
-        bail!("self-attention of {n_head} heads over a projection of width {width}");
+        bail!("self-attention with {n_head} heads does not match a projection of width {width}");
     }
     let [queries, keys, values] = split_heads(qkv, n_head)?; // [B, H, T, K]
     merge_heads(&attention(&queries, &keys, &values, mask, Some(sequences), drop)?)

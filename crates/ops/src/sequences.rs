@@ -1,5 +1,5 @@
 //! Several sequences in one window, as if each were alone: packing without a mask. Sequences that begin alike can share
-//! what they have in common: a stem, and branches that go on from it.
+//! what they have in common: a stem, and branches that continue it.
 
 use candle_core::{Result, bail};
 use std::ops::Range;
@@ -52,9 +52,7 @@ impl Sequences {
             let ascending = list.windows(2).all(|pair| pair[0] < pair[1]);
             let within = list.last().is_none_or(|&last| (last as usize) < window);
             if list.first() != Some(&0) || !ascending || !within {
-                bail!(
-                    "sequences of window {windows} begin at {list:?}, which are not places in {window} tokens from 0 up"
-                );
+                bail!("the sequence starts {list:?} of window {windows} must ascend from 0 and stay below {window}");
             }
             bounds.extend(list.iter().map(|&start| windows * window + start as usize));
             windows += 1;
@@ -72,14 +70,14 @@ impl Sequences {
         let (mut bounds, mut branches) = (vec![0], Vec::new());
         for (stem, lengths) in sequences {
             if lengths.is_empty() || lengths.contains(&0) {
-                bail!("sequence {} has branches of {lengths:?} tokens", branches.len());
+                bail!("sequence {} has branches of {lengths:?} tokens; each needs at least one", branches.len());
             }
             let mut end = stem;
             branches.push(lengths.iter().map(|length| (end, end += length).0).collect());
             bounds.push(bounds[branches.len() - 1] + end);
         }
         if branches.is_empty() {
-            bail!("a batch of no sequence");
+            bail!("a batch needs at least one sequence");
         }
         Ok(Self { windows: 1, window: bounds[branches.len()], bounds, branches })
     }

@@ -25,7 +25,7 @@ impl<'a, T> SharedSlice<'a, T> {
     /// No other part in use overlaps this one.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "a part beyond its slice");
+        assert!(range.start <= range.end && range.end <= self.len, "a range exceeds its slice");
         // SAFETY: within the slice, by the assertion; exclusive, by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
@@ -40,8 +40,11 @@ impl<'a, T> SharedSlice<'a, T> {
         columns: Range<usize>,
         stride: usize,
     ) -> MatrixMut<'_, T> {
-        assert!(rows.start <= rows.end && columns.start <= columns.end && columns.end <= stride, "no such part");
-        assert!(rows.is_empty() || (rows.end - 1) * stride + columns.end <= self.len, "a part beyond its slice");
+        assert!(
+            rows.start <= rows.end && columns.start <= columns.end && columns.end <= stride,
+            "an invalid range of a matrix"
+        );
+        assert!(rows.is_empty() || (rows.end - 1) * stride + columns.end <= self.len, "a range exceeds its slice");
         // SAFETY: within the slice, by the assertions, or not read where there is no row.
         let start = unsafe { self.start.add((rows.start * stride + columns.start).min(self.len)) };
         MatrixMut { start, rows: rows.len(), columns: columns.len(), stride, borrowed: PhantomData }
@@ -61,7 +64,7 @@ impl<T> MatrixMut<'_, T> {
     /// Row `row`, `[columns]`.
     #[inline]
     pub(crate) fn row_mut(&mut self, row: usize) -> &mut [T] {
-        assert!(row < self.rows, "a row beyond its matrix");
+        assert!(row < self.rows, "a row exceeds its matrix");
         // SAFETY: the row lies within the slice, as `SharedSlice::submatrix` asserts; nobody else uses it, as its caller
         // promises, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.columns) }
@@ -112,7 +115,7 @@ impl<A: SplitMut, B: SplitMut> SplitMut for (A, B) {
     /// # Panics
     /// When the lengths differ.
     fn len(&self) -> usize {
-        assert_eq!(self.0.len(), self.1.len(), "slices of different length");
+        assert_eq!(self.0.len(), self.1.len(), "slices differ in length");
         self.0.len()
     }
 
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "beyond its slice")]
+    #[should_panic(expected = "exceeds its slice")]
     fn a_submatrix_lies_in_its_slice() {
         let mut numbers = [0u32; 11];
         let shared = SharedSlice::new(&mut numbers);

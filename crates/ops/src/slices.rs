@@ -11,7 +11,7 @@ pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> 
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => values.get(start..end).ok_or_else(|| freed(name)),
         (CpuStorage::F32(_), None) => bail!("{name} needs a contiguous tensor"),
-        _ => bail!("{name} is written for f32"),
+        _ => bail!("{name} supports only f32"),
     }
 }
 
@@ -20,12 +20,12 @@ pub(crate) fn f32s_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, name: &
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => values.get_mut(start..end).ok_or_else(|| freed(name)),
         (CpuStorage::F32(_), None) => bail!("{name} needs a contiguous tensor"),
-        _ => bail!("{name} is written for f32"),
+        _ => bail!("{name} supports only f32"),
     }
 }
 
 fn freed(name: &str) -> Error {
-    Error::msg(format!("{name} needs numbers that were freed: a model that is only read keeps packed weights alone"))
+    Error::msg(format!("{name} needs weights that were freed: a model for inference keeps only its packed weights"))
 }
 
 /// Frees the numbers of a tensor on the CPU, which keeps its shape. Reading them is an error from then on.
@@ -62,7 +62,7 @@ pub(crate) fn with_f32s_mut<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R)
 
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
             let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(f) = held.0.take() else { bail!("a change is made once") };
+            let Some(f) = held.0.take() else { bail!("an in-place change can run only once") };
             held.1 = Some(f(f32s_mut(storage, layout, self.name())?));
             Ok(())
         }
@@ -70,7 +70,7 @@ pub(crate) fn with_f32s_mut<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R)
     let change = Change(Mutex::new((Some(f), None)));
     tensor.inplace_op1(&change)?;
     let held = change.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    held.1.ok_or_else(|| Error::msg("a change was not made"))
+    held.1.ok_or_else(|| Error::msg("an in-place change did not run"))
 }
 
 /// Runs `f` on the f32 elements of a contiguous tensor on the CPU.
@@ -78,7 +78,7 @@ pub(crate) fn with_f32s<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Resu
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => Ok(f(f32s(storage, layout, "this operation")?)),
-        _ => bail!("this operation is written for the CPU"),
+        _ => bail!("this operation supports only the CPU"),
     }
 }
 

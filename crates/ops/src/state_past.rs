@@ -1,7 +1,7 @@
 //! What a recurrent layer was left with after each past token, so that a new token costs one step, and the past can be cut
 //! to any length.
 
-/// The past of a batch of sequences in one layer, each of its own length.
+/// The past of a batch of sequences of different lengths in one layer.
 #[derive(Debug, Default)]
 pub(crate) struct StatePast {
     rows: Vec<SequenceStates>,

@@ -34,7 +34,7 @@ pub fn token_log_probs(
         bail!("{} tokens for {n} rows", tokens.len());
     }
     if let Some(token) = tokens.iter().find(|&&t| t as usize >= v) {
-        bail!("token {token} is not below the vocabulary of {v}");
+        bail!("token {token} is outside the vocabulary of {v}");
     }
     if !hidden.device().is_cpu() {
         return plain(&logits(hidden, table, precision, learn)?, tokens, temperature);
@@ -73,7 +73,7 @@ impl CustomOp1 for LogProbs {
         let hidden = f32s(storage, layout, self.name())?;
         let (n, (v, d)) = (self.tokens.len(), self.table.var().dims2()?);
         if layout.shape().dims() != [n, d] {
-            bail!("a hidden state of shape {:?} with a table of width {d}", layout.shape());
+            bail!("the hidden state has shape {:?}, but the embedding table has width {d}", layout.shape());
         }
         let mut found = vec![0.0; 2 * n];
         let (log_probs, entropies) = found.split_at_mut(n);

@@ -98,7 +98,11 @@ impl Trunk {
     ) -> Result<Tensor> {
         let (b, t, _) = x.dims3()?;
         if (sequences.n_windows(), sequences.window()) != (b, t) {
-            bail!("sequences of {} windows of {} in a batch of {b} of {t}", sequences.n_windows(), sequences.window());
+            bail!(
+                "the sequences have {} windows of {} tokens, but the batch has {b} of {t}",
+                sequences.n_windows(),
+                sequences.window()
+            );
         }
         if !x.device().is_cpu() {
             return self.plain(x, sequences, drops, keep != SaveForBackward::Nothing);
@@ -149,14 +153,14 @@ impl Trunk {
     /// When the shapes do not fit, a row of `cache` is full, or tokens see later ones.
     pub fn step(&self, x: &Tensor, sequences: &Sequences, cache: &mut Cache) -> Result<Tensor> {
         if self.blocks.iter().any(|block| block.mask == Mask::Full) {
-            bail!("a model whose tokens see later ones cannot go on from earlier ones");
+            bail!("a model with bidirectional attention cannot generate from a cache");
         }
         let lens = cache.count(sequences)?;
         match &mut cache.layers {
             LayerCaches::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
             LayerCaches::Bf16(pasts) => self.step_with(x, sequences, Precision::Bf16, pasts),
             LayerCaches::Tensors(pasts) => self.plain_step(x, sequences, &lens, pasts),
-            LayerCaches::States(_) => bail!("a transformer cannot go on from the states of an LSTM"),
+            LayerCaches::States(_) => bail!("a transformer cannot use the states of an LSTM cache"),
         }
     }
 
@@ -253,7 +257,7 @@ impl<E: Element> CustomOp1 for TrunkOp<E> {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let Some(all) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            bail!("the gradient of a forward pass is taken once");
+            bail!("the gradient of a forward pass can be computed only once");
         };
         let dy = with_f32s(&dy.contiguous()?, <[f32]>::to_vec)?;
         let dx = among_the_threads(|| self.backward(dy, all))?;
@@ -302,7 +306,7 @@ impl<E: Element> TrunkOp<E> {
                     block.forward(self.precision, &mut input, sizes, drops, &mut kept, &mut memory.workspace)?;
                     kept
                 }
-                (None, None) => bail!("a block kept nothing for its gradient"),
+                (None, None) => bail!("a block saved nothing for the backward pass"),
             };
             block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut memory.workspace)?;
             memory.put_back(kept);

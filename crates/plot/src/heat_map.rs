@@ -35,14 +35,14 @@ const LARGEST: f64 = 26.0;
 /// Letters of a word that the margin has room for.
 const LONGEST: usize = 10;
 
-/// Panels beside each other, and the side of a weight's square.
+/// Number of panels per row, and the side length of the square of a weight.
 struct Layout {
     columns: usize,
     side: f64,
 }
 
 impl HeatMap {
-    /// The map as a file, all heads of a layer beside each other.
+    /// The map as a file, with all heads of a layer in one row.
     pub fn svg(&self) -> String {
         let layout = Layout { columns: self.widest_layer(), side: FILE_SIDE };
         self.draw(&layout).file(&self.label)

@@ -8,8 +8,8 @@
 //! - [`heat_map`]   attention weights, a panel for each head
 //! - [`scale`]      which values are drawn, the ends of an axis, ticks and their labels
 //!
-//! Every chart has two forms. `svg` is a file of its own with the style sheet in it. `markup` is an element for an HTML
-//! page that has the style sheet in its head, and is as wide as [`PAGE_WIDTH`] units.
+//! Every chart has two forms. `svg` is a complete file that includes the style sheet. `markup` is an element for an
+//! HTML page that has the style sheet in its head; it is [`PAGE_WIDTH`] units wide.
 
 pub mod heat_map;
 pub mod line_chart;

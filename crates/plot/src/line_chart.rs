@@ -132,7 +132,7 @@ impl Default for LineChart {
 /// Height of the name of the vertical axis, above the plane, and of names and ticks of the horizontal one below.
 const TOP: f64 = 34.0;
 const BELOW: f64 = 52.0;
-/// Distance of lines of text, and least distance of ticks beside each other.
+/// Distance of lines of text, and minimum distance of neighboring ticks.
 const LINE: f64 = 19.0;
 const TICKS_APART: f64 = 58.0;
 /// Height of a row of the legend, length of a sample in it, and room between entries.

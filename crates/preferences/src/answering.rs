@@ -64,9 +64,8 @@ impl<'a> CompletionWriter<'a> {
         self.form.prompt(self.tokenizer, messages)
     }
 
-    /// Has it answer `items`, whose numbers follow each other, and gives `on_done` each answer, with its number among those
-    /// of the prompt, as soon as it is there. Answers depend on `manner`, prompt and number alone, not on what is asked
-    /// beside.
+    /// Generates answers to `items`, which have consecutive numbers, and passes each answer to `on_done` with its
+    /// number among those of the prompt. Answers depend only on `manner`, prompt and number, not on the other items.
     ///
     /// # Errors
     /// As [`generate_batch`].
@@ -99,7 +98,8 @@ impl<'a> CompletionWriter<'a> {
 pub(crate) fn form_of(folder: &Path, tokenizer: &Tokenizer) -> Result<DialogueForm> {
     ensure!(
         HeadDescription::load(folder).is_err(),
-        "{} labels or rewards texts, and does not answer; name the model that it was made from, or another that answers",
+        "{} is a classifier or a reward model and cannot generate answers; name a language model, such as the model \
+         that it was trained from",
         folder.display()
     );
     DialogueForm::of(tokenizer)

@@ -10,8 +10,8 @@
 //!           shown: JSON list, numbers of the answers in the order in which they were shown; null when nobody was asked
 //! ```
 //!
-//! A choice is on the disk before the next is asked for. The journal is SQLite's usual one, not the write-ahead log, so that
-//! a collection that nobody writes is one file.
+//! A choice is on disk before the next prompt is shown. The journal is SQLite's default, not the write-ahead log, so
+//! that a collection that is not being written is one file.
 
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::dialogue::Message;
@@ -57,7 +57,7 @@ impl Item {
     /// # Errors
     /// When it is none.
     pub(crate) fn number_in_world(&self) -> Result<u64> {
-        self.world.with_context(|| format!("{} is not an instruction of the embedded world", self.place))
+        self.world.with_context(|| format!("{} is not an instruction of the built-in world", self.place))
     }
 }
 
@@ -100,7 +100,7 @@ pub struct Judgment {
     pub ranking: Option<Vec<u32>>,
     /// What the judge gives each answer.
     pub scores: Option<Vec<f64>>,
-    /// Numbers of the answers as they were shown; none when nobody was asked.
+    /// Numbers of the answers in the order in which they were shown; none if no person judged them.
     pub shown: Option<Vec<u64>>,
     /// How long it took.
     pub seconds: Option<f64>,
@@ -140,7 +140,8 @@ impl Store {
         };
         let damaged = || {
             format!(
-                "{} is damaged, or no file of `gptkit compare`; name another folder with --out, or put a sound copy of it there",
+                "{} is damaged or was not written by `gptkit compare`; use another --out, or restore the file from a \
+                 copy",
                 path.display()
             )
         };
@@ -150,7 +151,7 @@ impl Store {
         ensure!(tables == 0 || application == APPLICATION, damaged());
         ensure!(
             tables == 0 || version == VERSION,
-            "{} is of another version of gptkit ({version}, this one reads {VERSION})",
+            "{} has format version {version}, but this version of gptkit reads version {VERSION}",
             path.display()
         );
         Ok(Self { path: path.to_owned(), connection })
@@ -283,7 +284,7 @@ impl Store {
         })
     }
 
-    /// Takes back the last choice that `judge` was asked for, and says of which item.
+    /// Removes the last choice that was shown to `judge`, and returns its item.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -318,7 +319,7 @@ impl Store {
     fn parsed<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
         match serde_json::from_str(text) {
             Ok(value) => Ok(value),
-            Err(e) => bail!("{} is damaged: it holds {text:?} where it does not belong ({e})", self.path.display()),
+            Err(e) => bail!("{} is damaged: it contains the invalid value {text:?} ({e})", self.path.display()),
         }
     }
 }
@@ -462,10 +463,10 @@ mod tests {
             gptkit_data::disk::write(&path, bytes).unwrap();
             format!("{:#}", Store::open(&path).unwrap_err())
         };
-        assert!(refused(&[7; 5000]).contains("c.sqlite is damaged, or no file of `gptkit compare`"));
+        assert!(refused(&[7; 5000]).contains("c.sqlite is damaged or was not written by `gptkit compare`"));
         let other = folder.path().join("other.sqlite");
         Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-        assert!(refused(&std::fs::read(&other).unwrap()).contains("no file of `gptkit compare`"));
+        assert!(refused(&std::fs::read(&other).unwrap()).contains("was not written by `gptkit compare`"));
         let sound = folder.path().join("sound.sqlite");
         drop(begun(&sound));
         let bytes = std::fs::read(&sound).unwrap();

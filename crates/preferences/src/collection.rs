@@ -56,7 +56,7 @@ impl Collection {
             return Ok(None);
         }
         let settings = serde_json::from_value(Value::Object(store.settings()?))
-            .with_context(|| format!("{} is damaged: its settings are not as a collection has them", path.display()))?;
+            .with_context(|| format!("{} is damaged: its settings are not valid", path.display()))?;
         let items = store.items()?;
         let counted = items.iter().map(|item| item.number).eq(0..items.len() as u64);
         ensure!(counted && !items.is_empty(), "{} is damaged: prompts are missing", path.display());
@@ -87,7 +87,7 @@ impl Collection {
             }
         };
         let mut store = Store::open(&folder.join(STORE))?;
-        ensure!(store.is_new()?, "another process has begun a collection in {}", folder.display());
+        ensure!(store.is_new()?, "another process has started a collection in {}", folder.display());
         store.begin(&settings.fields()?, &items)?;
         Ok(Self { folder, settings, items, store, _lock: lock })
     }
@@ -106,9 +106,9 @@ impl Collection {
         Ok(numbers.filter(|number| n.get(number).is_none_or(|&n| n < wanted)).collect())
     }
 
-    /// Has the model of this side answer what it has not answered yet; `files` is what was read of its `folder`, and `gpt`
-    /// it. Answers depend on settings, prompt and number alone, not on what was asked beside. Returns why it stopped before
-    /// the end, if it did.
+    /// Generates the missing answers of the model of this side; `files` and `gpt` are its loaded `folder`. Answers
+    /// depend only on settings, prompt and number, not on the other prompts. Returns why it stopped before the end, if
+    /// it did.
     ///
     /// # Errors
     /// When the model does not answer, or the store cannot be written.
@@ -173,7 +173,7 @@ impl Collection {
         let mut by_item = vec![Vec::new(); self.items.len()];
         for answer in self.store.answers()? {
             let of = by_item.get_mut(answer.item as usize);
-            of.with_context(|| format!("{} is damaged: it has answers to no prompt", self.folder.display()))?
+            of.with_context(|| format!("{} is damaged: some answers have no prompt", self.folder.display()))?
                 .push(answer);
         }
         let n = self.settings.n_answers();
@@ -195,7 +195,11 @@ impl Collection {
                 && of_all(choice.scores.as_ref().map(Vec::len))
         };
         let choices = self.store.choices()?;
-        ensure!(choices.iter().all(sound), "{} is damaged: choices do not fit the answers", self.folder.display());
+        ensure!(
+            choices.iter().all(sound),
+            "{} is damaged: the choices do not match the answers",
+            self.folder.display()
+        );
         Ok(choices)
     }
 
@@ -218,7 +222,7 @@ impl Collection {
         self.store.add_choices(choices)
     }
 
-    /// Takes back the last choice that `judge` was asked for, and says of which prompt.
+    /// Removes the last choice that was shown to `judge`, and returns its prompt.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -241,7 +245,7 @@ fn stored(side: Side, item: &Item, sample: usize, completion: &Completion) -> Re
 
 fn locked(folder: &Path) -> Result<File> {
     let lock = disk::lock(folder)?;
-    lock.with_context(|| format!("another process is at work in {}; wait for it, or end it", folder.display()))
+    lock.with_context(|| format!("another process is using {}; wait until it finishes, or stop it", folder.display()))
 }
 
 /// Numbers that follow each other, together: their prompts are answered as if all were.

@@ -1,4 +1,4 @@
-//! Answers → places: by people, who are asked blind, and by judges that need not be asked.
+//! Answers → ranks: from people, who judge blind, and from automatic judges.
 
 use crate::choices::{Item, Judge, Judgment, StoredAnswer};
 use crate::collection::Collection;
@@ -12,7 +12,7 @@ use gptkit_rng::order::shuffled;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use std::time::{Duration, SystemTime};
 
-/// Choices that are stored together when nobody is asked for them.
+/// Number of choices of an automatic judge that are stored together.
 const STORED: usize = 64;
 
 /// A judge that need not be asked.
@@ -30,7 +30,7 @@ pub enum AutomaticJudge<'a> {
 pub(crate) type AnswerRanks = (Vec<u32>, Option<Vec<f64>>);
 
 impl AutomaticJudge<'_> {
-    /// What it says of `answers`; nothing when they are too long for it. Answers of the same text have the same place.
+    /// The judgment of `answers`; nothing if they are too long for the judge. Identical answers have the same rank.
     ///
     /// # Errors
     /// When it does not know the prompt, or cannot read it.
@@ -152,7 +152,7 @@ impl BlindQuestion {
         self.shown.len() < 2
     }
 
-    /// The choice that all are tied, which nobody was asked for.
+    /// The automatic choice that all answers are tied.
     pub fn settled(&self, judge: &Judge) -> Judgment {
         Judgment { ranking: Some(vec![1; self.first.len()]), ..unasked(self.item, judge) }
     }
@@ -172,8 +172,8 @@ impl BlindQuestion {
     }
 }
 
-/// The places of `n` answers from an order such as `2 1=3 4`: the best first, `=` between those that are tied. `>` and `,`
-/// may stand between the others.
+/// The ranks of `n` answers from an order such as `2 1=3 4`: from best to worst, with `=` between tied answers. `>` and
+/// `,` are allowed as separators.
 ///
 /// # Errors
 /// Says what is wrong with it.
@@ -182,7 +182,7 @@ pub fn order(text: &str, n: usize) -> Result<Vec<u32>, String> {
         2 => "2 1, or 1=2 when none is better".to_owned(),
         _ => format!("{n} 1=2{}", (3..n).map(|i| format!(" {i}")).collect::<String>()),
     };
-    let wrong = |what: String| Err(format!("{what}; write all {n} numbers, the best first, for instance {example}"));
+    let wrong = |what: String| Err(format!("{what}; write all {n} numbers from best to worst, for example {example}"));
     let mut places = vec![0; n];
     // Around `=` there may be spaces.
     let joined = text.split('=').map(str::trim).collect::<Vec<_>>().join("=");
@@ -191,10 +191,10 @@ pub fn order(text: &str, n: usize) -> Result<Vec<u32>, String> {
         for number in group.split('=') {
             match number.parse::<usize>() {
                 Ok(i) if (1..=n).contains(&i) && places[i - 1] == 0 => places[i - 1] = place,
-                Ok(i) if (1..=n).contains(&i) => return wrong(format!("{i} stands there twice")),
+                Ok(i) if (1..=n).contains(&i) => return wrong(format!("{i} occurs twice")),
                 Ok(i) => return wrong(format!("there is no answer {i}")),
-                Err(_) if number.is_empty() => return wrong("a number is missing beside =".to_owned()),
-                Err(_) => return wrong(format!("{number:?} is no number")),
+                Err(_) if number.is_empty() => return wrong("a number is missing next to =".to_owned()),
+                Err(_) => return wrong(format!("{number:?} is not a number")),
             }
         }
     }
@@ -240,17 +240,17 @@ mod tests {
             assert_eq!(order(text, 4).as_deref(), Ok(places), "{text}");
         }
         for (text, says) in [
-            ("2 1 4", "3 is missing; write all 4 numbers, the best first, for instance 4 1=2 3"),
+            ("2 1 4", "3 is missing; write all 4 numbers from best to worst, for example 4 1=2 3"),
             ("", "1 is missing"),
-            ("2 1=2 3 4", "2 stands there twice"),
+            ("2 1=2 3 4", "2 occurs twice"),
             ("1 2 3 5", "there is no answer 5"),
             ("0 1 2 3", "there is no answer 0"),
-            ("1 2 3 x4", "\"x4\" is no number"),
-            ("-1 2 3 4", "\"-1\" is no number"),
-            ("1== 2 3 4", "a number is missing beside ="),
-            ("=", "a number is missing beside ="),
+            ("1 2 3 x4", "\"x4\" is not a number"),
+            ("-1 2 3 4", "\"-1\" is not a number"),
+            ("1== 2 3 4", "a number is missing next to ="),
+            ("=", "a number is missing next to ="),
             ("2134", "there is no answer 2134"),
-            ("99999999999999999999999", "is no number"),
+            ("99999999999999999999999", "is not a number"),
         ] {
             let error = order(text, 4).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -113,8 +113,8 @@ impl Contest<'_> {
         Ok(ReferenceAnswers(answers.into_iter().map(|answer| said(&answer).to_owned()).collect()))
     }
 
-    /// Samples of the reference against `opponent`: one alone, which shows what chance does, and of as many as each of
-    /// `best_of` says the one that the reward model likes best.
+    /// Samples of the reference model against `opponent`: a single sample, which shows the effect of chance, and for
+    /// each N of `best_of` the one of N samples with the highest reward.
     ///
     /// # Errors
     /// As [`Contest::model`], or when there is something to choose and no reward model.
@@ -138,7 +138,7 @@ impl Contest<'_> {
         let itself = draws_as_the_model(&self.sampling, &self.stop).then_some(0.0);
         let mut rows = vec![ContestRow { kl: itself, ..row(format!("{name} (reference)"), 1)? }];
         for &n in best_of {
-            self.reward.context("the best of several answers is chosen by a reward model, and there is none")?;
+            self.reward.context("best of N needs a reward model, but none is given")?;
             rows.push(ContestRow { kl_bound: Some(best_of_bound(n)), ..row(format!("best of {n}"), n)? });
         }
         Ok(rows)
@@ -192,7 +192,7 @@ impl Contest<'_> {
             task.advance(1);
             Ok(ControlFlow::Continue(()))
         })?;
-        answers.into_iter().collect::<Option<_>>().context("an answer was not written")
+        answers.into_iter().collect::<Option<_>>().context("an answer was not generated")
     }
 
     /// What the reward model gives each of `answers`, `of_each` to a prompt.
@@ -271,7 +271,7 @@ fn best(rewards: Option<&[f32]>, n_prompts: usize, of_each: usize, n: usize) -> 
     (0..n_prompts).map(best).collect()
 }
 
-/// From what the judge says of each of `answers` and, second, of the reference's; nothing where it cannot say.
+/// From the scores of `answers` and of the reference answers; nothing where the judge gives no score.
 fn count(name: String, answers: &[&Completion], judged: &[Option<AnswerRanks>], rewards: Option<&[f32]>) -> ContestRow {
     let places: Vec<(u32, u32)> = judged.iter().flatten().map(|(places, _)| (places[0], places[1])).collect();
     let scores: Vec<f64> =

@@ -1,7 +1,7 @@
 //! What people prefer: collecting comparisons, counting win rates, and exporting them for training (Ouyang et al. 2022, §3.4).
 //!
 //! - [`settings`]   models, decoding options and prompts of a collection
-//! - [`prompts`]    a file or the embedded world → prompts that all models can read
+//! - [`prompts`]    a file or the built-in world → prompts that all models can read
 //! - [`answering`]  prompts → completions of a model
 //! - [`collection`] prompts → completions of two models, stored with the choices between them
 //! - [`choices`]    the store of a collection: one SQLite file

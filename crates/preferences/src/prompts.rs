@@ -98,17 +98,16 @@ impl<'a> PromptCollector<'a> {
         let (n, too_long) = (self.items.len() as u64, self.too_long);
         ensure!(
             n > 0,
-            "no prompt of {source} leaves room for an answer in the window of {} tokens; give shorter ones",
+            "no prompt of {source} leaves room for an answer in the context window of {} tokens; use shorter prompts",
             self.readers.iter().map(|reader| reader.context).min().unwrap_or(0)
         );
         let repeated = match self.repeated {
             0 => String::new(),
-            n => format!(" · repeated, and asked once: {}", grouped(n)),
+            n => format!(" · duplicates removed: {}", grouped(n)),
         };
         progress.note(&format!("{source}: {} prompts{repeated}", grouped(n)));
         if too_long > 0 {
-            progress
-                .warn(&format!("prompts that leave no room for an answer, and are left out: {}", grouped(too_long)));
+            progress.warn(&format!("prompts skipped because they leave no room for an answer: {}", grouped(too_long)));
         }
         Ok(self.items)
     }

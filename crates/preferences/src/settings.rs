@@ -135,9 +135,9 @@ impl Settings {
     pub fn answers_are_alike(&self) -> Option<&'static str> {
         let greedy = self.sampling.temperature == 0.0 || self.sampling.top_k == Some(1);
         match (&self.weights_of_b, self.k) {
-            (_, Some(_)) if greedy => Some("without chance (--temperature 0, --top-k 1) all K answers are the same"),
+            (_, Some(_)) if greedy => Some("with --temperature 0 or --top-k 1, all K answers are identical"),
             (Some(b), None) if greedy && *b == self.weights_of_a => Some(
-                "--a and --b are the same model, and without chance (--temperature 0, --top-k 1) so are its answers",
+                "--a and --b are the same model, and with --temperature 0 or --top-k 1 their answers are identical",
             ),
             _ => None,
         }
@@ -150,7 +150,7 @@ impl Settings {
     pub(crate) fn fields(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self)? {
             Value::Object(fields) => Ok(fields),
-            other => bail!("settings are {other}"),
+            other => bail!("the settings must be a JSON object, not {other}"),
         }
     }
 
@@ -169,10 +169,18 @@ impl Settings {
         };
         let line = |name: &String| match name.strip_prefix("weights-of-") {
             Some(side) if there.contains_key(name) && here.contains_key(name) => {
-                format!("--{side}: the weights are others")
+                format!("--{side}: the weights differ")
             }
-            Some(side) => format!("--{side}: there {}, here {}", shown(there.get(side)), shown(here.get(side))),
-            None => format!("--{name}: there {}, here {}", shown(there.get(name)), shown(here.get(name))),
+            Some(side) => format!(
+                "--{side}: {} in the collection, {} in this command",
+                shown(there.get(side)),
+                shown(here.get(side))
+            ),
+            None => format!(
+                "--{name}: {} in the collection, {} in this command",
+                shown(there.get(name)),
+                shown(here.get(name))
+            ),
         };
         Ok(names.iter().filter(differs).map(|name| line(name)).collect())
     }
@@ -206,10 +214,14 @@ pub(crate) mod tests {
         here.sampling.top_k = Some(40);
         assert_eq!(
             there.differences(&here).unwrap(),
-            ["--b: the weights are others", "--count: there not set, here 7", "--top-k: there not set, here 40"]
+            [
+                "--b: the weights differ",
+                "--count: not set in the collection, 7 in this command",
+                "--top-k: not set in the collection, 40 in this command"
+            ]
         );
         let k = there.differences(&settings(Some(4), "p.txt")).unwrap();
-        assert!(k.contains(&"--k: there not set, here 4".to_owned()), "{k:?}");
+        assert!(k.contains(&"--k: not set in the collection, 4 in this command".to_owned()), "{k:?}");
     }
 
     #[test]

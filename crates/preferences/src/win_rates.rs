@@ -21,8 +21,8 @@ pub struct WinRate {
     /// The same, counted from the other side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub b_over_a: Option<Share>,
-    /// How often the answer that was shown first was the better, where somebody was asked: near a half when the order has
-    /// no say.
+    /// How often the answer that was shown first was preferred, if people judged: near one half if the order has no
+    /// influence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shown_first: Option<Share>,
 }
@@ -48,7 +48,7 @@ pub struct JudgeSummary {
     pub judged: u64,
     /// Those that were skipped, or that the judge cannot read.
     pub skipped: u64,
-    /// Those whose answers are all the same, so that nobody was asked.
+    /// Prompts whose answers are all identical, so that no person judged them.
     pub alike: u64,
     /// Of two models.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ pub struct JudgeSummary {
     /// Mean of what it gives the best and the worst of each prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_and_worst: Option<[f64; 2]>,
-    /// Seconds that a choice took in the middle, where somebody was asked.
+    /// Median seconds per choice, if people judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub median_seconds: Option<f64>,
 }

@@ -25,7 +25,7 @@ pub(crate) fn calibration(report: &RewardReport) -> String {
         ..Series::default()
     };
     let measured = Series {
-        name: "measured, 95%".to_owned(),
+        name: "measured (95% interval)".to_owned(),
         look: Look::Points,
         points: bins().map(|bin| (bin.predicted, bin.accuracy.value)).collect(),
         extent: Extent::Intervals(bins().map(|bin| (bin.predicted, bin.accuracy.low, bin.accuracy.high)).collect()),
@@ -33,8 +33,8 @@ pub(crate) fn calibration(report: &RewardReport) -> String {
     };
     let chart = LineChart {
         label: "calibration of the reward model".to_owned(),
-        x: Axis::linear("probability that the model gives what it prefers"),
-        y: Axis::linear("how often labelers prefer it"),
+        x: Axis::linear("predicted probability that the preferred completion is better"),
+        y: Axis::linear("share of comparisons in which labelers prefer it"),
         series: vec![diagonal, measured],
         names: Names::Legend,
         size: SIZE,
@@ -65,7 +65,7 @@ pub(crate) fn rewards(judged: &[RankedPrompt]) -> String {
     let chart = LineChart {
         label: "rewards of chosen and rejected completions".to_owned(),
         x: Axis::linear("reward"),
-        y: Axis { includes: vec![0.0, 0.1], ..Axis::linear("share of the pairs") },
+        y: Axis { includes: vec![0.0, 0.1], ..Axis::linear("share of pairs") },
         series: vec![histogram("rejected", 1, &rejected), histogram("chosen", 0, &chosen)],
         names: Names::Legend,
         size: SIZE,

@@ -152,7 +152,7 @@ impl GroupEncoder {
             let shared = sequences.iter().map(shared).min().unwrap_or(0);
             ensure!(
                 shared > 0 && sequences.iter().all(|sequence| sequence.len() > shared),
-                "the chat template does not write an answer after its prompt as it writes the prompt alone"
+                "the chat template formats a prompt differently when an answer follows"
             );
             if sequences.iter().all(|sequence| sequence.len() <= self.context) {
                 let cut = turns.len() < all.len();
@@ -168,7 +168,8 @@ impl GroupEncoder {
     /// The tokens of `prompt` and what was `said`, up to the sign that ends it.
     fn sequence(&self, prompt: &[Message], said: &[Message]) -> Result<Vec<u32>> {
         let mut tokens = encode(&self.template.segments(&[prompt, said].concat())?.segments, &self.tokenizer)?;
-        let end = tokens.iter().rposition(|&(_, trained)| trained).context("the chat template writes no answer")?;
+        let end =
+            tokens.iter().rposition(|&(_, trained)| trained).context("the chat template leaves out the answer")?;
         tokens.truncate(end + 1);
         Ok(ids(tokens))
     }

@@ -75,13 +75,13 @@ pub struct ComparisonCounts {
     pub train_prompts: u64,
     /// Prompts of the validation part.
     pub val_prompts: u64,
-    /// Pairs that had been told apart in the same way before.
+    /// Pairs that repeat an earlier pair with the same outcome.
     pub duplicates: u64,
-    /// Pairs that had been told apart the other way round before.
+    /// Pairs that repeat an earlier pair with the opposite outcome.
     pub contradictions: u64,
-    /// Groups of which nothing is told apart: all are tied, or the same.
+    /// Groups whose completions are all tied or identical.
     pub level: u64,
-    /// Completions that said the same as another in the same place.
+    /// Completions that equal another one with the same rank.
     pub repeated: u64,
     /// Prompts of which the oldest turns were left out, so that they fit.
     pub cut: u64,
@@ -187,17 +187,21 @@ impl GroupWriter<'_> {
             match (level, too_long) {
                 (0, 0) => bail!("there are no comparisons"),
                 (0, n) => bail!(
-                    "all {n} comparisons are longer than the window of {context} tokens: give a model with a longer context"
+                    "all {n} comparisons are longer than the context of {context} tokens; use a model with a longer \
+                     context"
                 ),
-                (n, 0) => bail!("nothing is told apart: all completions of all {n} comparisons are tied"),
+                (n, 0) => bail!("all {n} comparisons are ties, so there is nothing to learn"),
                 (n, m) => {
-                    bail!("nothing to learn: {n} comparisons are tied, {m} longer than the window of {context} tokens")
+                    bail!(
+                        "there is nothing to learn: {n} comparisons are ties, and {m} are longer than the context of \
+                         {context} tokens"
+                    )
                 }
             }
         }
         ensure!(
             train_prompts >= 2,
-            "all comparisons that are to be learned are of {}: what people prefer is learned from many prompts; give more",
+            "the comparisons have {} to train on; at least two different prompts are needed",
             if train_prompts == 0 { "no prompt" } else { "one prompt" }
         );
         Ok(self.counts)
@@ -271,7 +275,8 @@ pub fn say(counts: &ComparisonCounts, progress: &dyn Progress) {
     let ComparisonCounts { train, val, duplicates, contradictions, level, repeated, cut, too_long, tokens, .. } =
         *counts;
     progress.note(&format!(
-        "{} prompts to learn, {} to validate · pairs: {} and {} · {} tokens a pass, {} without reading twice what is shared",
+        "{} training prompts, {} validation prompts · pairs: {} and {} · {} tokens per epoch, {} after sharing common \
+         prefixes",
         grouped(counts.train_prompts),
         grouped(counts.val_prompts),
         grouped(train.1),
@@ -280,23 +285,23 @@ pub fn say(counts: &ComparisonCounts, progress: &dyn Progress) {
         grouped(tokens.1)
     ));
     let all = [
-        (duplicates, "pairs were compared before, with the same outcome"),
-        (contradictions, "pairs were compared before, with the opposite outcome"),
-        (repeated, "completions say the same as another of their prompt, and count once"),
-        (level, "comparisons tell nothing apart, and are left out"),
+        (duplicates, "pairs repeat an earlier pair with the same outcome"),
+        (contradictions, "pairs repeat an earlier pair with the opposite outcome"),
+        (repeated, "completions are identical to another one for their prompt and count once"),
+        (level, "comparisons are ties and were skipped"),
     ];
     for (n, what) in all.into_iter().filter(|(n, _)| *n > 0) {
         progress.note(&format!("{} {what}", grouped(n)));
     }
     if cut > 0 {
         progress
-            .warn(&format!("{} prompts are longer than the window: their oldest turns were left out", grouped(cut)));
+            .warn(&format!("{} prompts are longer than the context; their oldest messages were removed", grouped(cut)));
     }
     if too_long > 0 {
-        progress.warn(&format!("{} comparisons do not fit the window, and are left out", grouped(too_long)));
+        progress.warn(&format!("{} comparisons do not fit into the context and were skipped", grouped(too_long)));
     }
     if val.0 == 0 {
-        progress.warn("there is nothing to validate on: what the model is worth stays unknown");
+        progress.warn("there is no validation set, so the accuracy is not measured");
     }
 }
 

@@ -22,7 +22,7 @@ impl Check for LossConfig {
         for (key, x, usual) in
             [("margin", self.margin, "use 0, or 0.3"), ("centering", self.centering, "use 0, or 0.01")]
         {
-            problems.require(x >= 0.0 && x.is_finite(), key, "is negative or not finite", usual);
+            problems.require(x >= 0.0 && x.is_finite(), key, "must be 0 or greater, and finite", usual);
         }
     }
 }

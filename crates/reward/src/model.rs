@@ -1,4 +1,4 @@
-//! A language model with a scalar in the place of the unembedding: tokens → rewards.
+//! A language model with a scalar output instead of the unembedding: tokens → rewards.
 
 use crate::group::{Group, GroupEncoder};
 use crate::reading::SharedPrompts;
@@ -57,7 +57,7 @@ impl RewardModel {
         }
         ensure!(
             rewards.iter().all(|reward| reward.is_finite()),
-            "the reward model's output is not a number; its weights are damaged, or its training diverged"
+            "the output of the reward model is NaN or infinite; its weights are damaged or its training diverged"
         );
         Ok(rewards)
     }
@@ -91,7 +91,7 @@ impl Scorer {
     pub fn new(folder: &Path, mut files: ModelFolder, gpt: Gpt) -> Result<Self> {
         let description = HeadDescription::load_reward(folder)?.with_context(|| {
             format!(
-                "{} is no reward model; make one with `gptkit train-rm`, or name its run's folder",
+                "{} is not a reward model; train one with `gptkit train-rm`, or use the folder of its run",
                 folder.display()
             )
         })?;
@@ -251,6 +251,6 @@ mod tests {
         let (model, params) = model(Kind::Gpt2);
         let (_, weight) = params.iter().last().unwrap();
         weight.set(&(weight.tensor(false) * f64::NAN).unwrap()).unwrap();
-        assert!(model.rewards(&[vec![1, 2]]).unwrap_err().to_string().contains("not a number"));
+        assert!(model.rewards(&[vec![1, 2]]).unwrap_err().to_string().contains("NaN or infinite"));
     }
 }

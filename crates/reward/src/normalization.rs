@@ -53,7 +53,7 @@ pub enum Recipe {
 
 impl Check for NormalizationConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.samples >= 2, "samples", "is not 2 or more", "use 256");
+        problems.require(self.samples >= 2, "samples", "must be at least 2", "use 256");
         for (i, source) in self.references.iter().enumerate() {
             let missing = match SourceLocation::of_records(source) {
                 Err(what) => Some(what),
@@ -61,7 +61,7 @@ impl Check for NormalizationConfig {
                 Ok(_) => None,
             };
             if let Some(what) = missing {
-                problems.add(&format!("references.{i}"), what, "name a file of dialogues (.jsonl …), or world:256");
+                problems.add(&format!("references.{i}"), what, "use a file of dialogues (.jsonl …), or world:256");
             }
         }
     }
@@ -103,7 +103,7 @@ pub(crate) fn keep_references(
                     if file.len() == *samples {
                         return Ok(ControlFlow::Continue(()));
                     }
-                    let (said, prompt) = messages.split_last().context("a dialogue without messages")?;
+                    let (said, prompt) = messages.split_last().context("a dialogue has no messages")?;
                     let fitted = encoder.group(prompt, &[vec![said.clone()]]);
                     let fitted = fitted.map_err(|e| BadRecord::new(format!("{e:#}")))?;
                     if let Some(fitted) = fitted {
@@ -112,7 +112,7 @@ pub(crate) fn keep_references(
                     Ok(ControlFlow::Continue(()))
                 })?;
             }
-            ensure!(!file.is_empty(), "no reference fits the window of {} tokens", encoder.context);
+            ensure!(!file.is_empty(), "no reference completion fits into the context of {} tokens", encoder.context);
             Ok(())
         }
     })
@@ -177,13 +177,16 @@ pub(crate) fn normalize(recipe: Recipe, model: &RewardModel, params: &Params, fo
     let n = references.len();
     Ok(Some(match recipe {
         Recipe::LmHumanPreferences => {
-            ensure!(std > 0.0, "all {n} samples of the policy have the reward {mean}: they cannot be scaled");
+            ensure!(std > 0.0, "all {n} samples of the policy have the reward {mean}, so rewards cannot be normalized");
             model.head.rescale(params, config, 1.0 / std, -mean / std)?;
-            format!("rewards of {n} samples of the policy had mean {mean:.3} and deviation {std:.3}; now 0 and 1")
+            format!(
+                "before normalization, the rewards of {n} samples of the policy had mean {mean:.3} and standard \
+                 deviation {std:.3}; now 0 and 1"
+            )
         }
         _ => {
             model.head.rescale(params, config, 1.0, -mean)?;
-            format!("rewards of {n} reference completions had mean {mean:.3}; now 0")
+            format!("before normalization, the rewards of {n} reference completions had mean {mean:.3}; now 0")
         }
     }))
 }

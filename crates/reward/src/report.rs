@@ -39,7 +39,7 @@ pub struct Bin {
     /// Up to here; none when there is no end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<f64>,
-    /// The probability that the model gives what it prefers, σ of the difference, on average.
+    /// Mean probability of the completion that the model prefers: σ of the difference of the rewards.
     pub predicted: f64,
     /// How often labelers prefer it.
     pub accuracy: Share,
@@ -89,7 +89,7 @@ pub struct RewardReport {
     pub noise_ceiling: Option<Share>,
 }
 
-/// A pair that labelers told apart.
+/// A pair for which labelers have a preference.
 struct RankedPair {
     prompt: usize,
     k: usize,
@@ -102,7 +102,7 @@ impl RankedPair {
         hit(self.ahead)
     }
 
-    /// Probability that the model gives what it prefers.
+    /// Probability of the completion that the model prefers.
     fn sureness(&self) -> f64 {
         1.0 / (1.0 + (-self.ahead.abs()).exp())
     }
@@ -200,9 +200,12 @@ impl RewardReport {
     pub fn line(&self) -> String {
         let mut line = format!("accuracy {} of {} pairs", self.accuracy, self.accuracy.n);
         if let (Some(gold), Some(ceiling)) = (self.gold_accuracy, self.noise_ceiling) {
-            line += &format!(" · of the truth's order {gold} · the truth itself {:.1}%", 100.0 * ceiling.value);
+            line += &format!(
+                " · agreement with the true ranking {gold} · best possible on these labels {:.1}%",
+                100.0 * ceiling.value
+            );
         }
-        line += &format!(" · by length alone {:.1}%", 100.0 * self.length.baseline);
+        line += &format!(" · length baseline {:.1}%", 100.0 * self.length.baseline);
         line
     }
 }
@@ -280,7 +283,7 @@ impl fmt::Display for RewardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let range = |bin: &Bin, digits: usize| match bin.to {
             Some(to) => format!("{:.digits$} to {to:.digits$}", bin.from),
-            None => format!("{:.digits$} and more", bin.from),
+            None => format!("{:.digits$} or more", bin.from),
         };
         writeln!(f, "{:<24}{:>8}  {:<22}{:>10}", "", "pairs", "accuracy", "predicted")?;
         let mut row = |name: &str, bin: &Bin| {
@@ -291,15 +294,15 @@ impl fmt::Display for RewardReport {
             row(&format!("{} completions", bin.from), bin)?;
         }
         for bin in &self.by_gap {
-            row(&format!("rewards {} apart", range(bin, 1)), bin)?;
+            row(&format!("reward gap {}", range(bin, 1)), bin)?;
         }
         for bin in &self.calibration {
-            row(&format!("sure by {}", range(bin, 1)), bin)?;
+            row(&format!("probability {}", range(bin, 1)), bin)?;
         }
         let LengthBias { explains, explains_within_prompts, longer_wins, .. } = self.length;
         writeln!(
             f,
-            "rewards: chosen {:.2} ± {:.2}, rejected {:.2} ± {:.2} · off from calibrated by {:.1} points",
+            "rewards: chosen {:.2} ± {:.2}, rejected {:.2} ± {:.2} · calibration error {:.1} points",
             self.chosen.mean,
             self.chosen.std,
             self.rejected.mean,
@@ -308,7 +311,8 @@ impl fmt::Display for RewardReport {
         )?;
         writeln!(
             f,
-            "length explains {:.1}% of the rewards ({:.1}% within prompts); the longer is preferred {longer_wins}",
+            "length explains {:.1}% of the reward variance ({:.1}% within prompts) · the longer completion is \
+             preferred in {longer_wins}",
             100.0 * explains,
             100.0 * explains_within_prompts
         )

@@ -92,7 +92,7 @@ impl ScoringReader<'_> {
             self.unused.take(&row, &shape.fields());
             let mut dialogues = shape.dialogues(&row)?;
             let (Some(mut messages), true) = (dialogues.pop(), dialogues.is_empty()) else {
-                return Err(BadRecord::new("holds several dialogues; give each a record").into());
+                return Err(BadRecord::new("contains several dialogues; write one dialogue per record").into());
             };
             let said = messages.split_off(messages.len() - 1);
             (messages, vec![said])

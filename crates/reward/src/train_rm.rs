@@ -86,7 +86,7 @@ pub struct RewardModeling {
 /// What was measured once training has ended.
 #[derive(Debug)]
 pub struct RewardModelingReport {
-    /// Agreement with the comparisons of the validation part; none where no pair is told apart.
+    /// Agreement with the comparisons of the validation set; `None` if all its pairs are ties.
     pub scores: Option<RewardReport>,
     /// Whether the validation part consists of completions that the embedded corpus wrote, rather than a model.
     pub synthetic: bool,
@@ -186,7 +186,7 @@ impl Stage for RewardModeling {
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
         let shape = learner.trainer().objective().model.gpt.config();
         context.progress.note(&format!(
-            "{} parameters, {} of them in the head · {} prompts a step · to {}",
+            "{} parameters, {} of them in the head · {} prompts per step · to {}",
             grouped(shape.n_params() + shape.d_model as u64),
             grouped(shape.d_model as u64),
             self.config.train.batch_size,
@@ -285,7 +285,7 @@ impl Validate for Comparing {
 
     fn validate(&self, batches: &[Vec<Group>]) -> Result<Validation> {
         let judged = rewards_of(&self.model, batches.iter().map(Vec::as_slice))?;
-        let report = RewardReport::of(&judged, 0.5).context("there is no pair to validate on")?;
+        let report = RewardReport::of(&judged, 0.5).context("the validation set has no pairs")?;
         let scores = BTreeMap::from([("accuracy".to_owned(), report.accuracy.value)]);
         Ok(Validation::new(report.loss, scores))
     }

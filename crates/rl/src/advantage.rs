@@ -60,7 +60,7 @@ impl Default for AdvantageConfig {
 impl Check for AdvantageConfig {
     fn check(&self, problems: &mut Problems) {
         for (key, x, usual) in [("gamma", self.gamma, "use 1"), ("lambda", self.lambda, "use 0.95")] {
-            problems.require((0.0..=1.0).contains(&x), key, "is not between 0 and 1", usual);
+            problems.require((0.0..=1.0).contains(&x), key, "must be between 0 and 1", usual);
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn reward_over_kl(folder: &Path) -> Result<String> {
 }
 
 fn draw(score: RewardsByKl, gold: RewardsByKl) -> String {
-    let series = [("reward model's score", 0, score), ("gold", 1, gold)].map(|(name, style, points)| Series {
+    let series = [("reward model score", 0, score), ("gold", 1, gold)].map(|(name, style, points)| Series {
         name: name.to_owned(),
         style,
         look: Look::Points,
@@ -36,8 +36,11 @@ fn draw(score: RewardsByKl, gold: RewardsByKl) -> String {
         ..Series::default()
     });
     let chart = LineChart {
-        label: "reward over the distance from the reference".to_owned(),
-        x: Axis { includes: vec![0.0, 0.1], ..Axis::linear("√KL from the reference, nats an answer") },
+        label: "reward by KL divergence from the reference model".to_owned(),
+        x: Axis {
+            includes: vec![0.0, 0.1],
+            ..Axis::linear("√KL divergence from the reference model (nats per answer)")
+        },
         y: Axis::linear("mean over the answers of an iteration"),
         series: series.to_vec(),
         names: Names::Legend,

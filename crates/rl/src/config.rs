@@ -1,4 +1,4 @@
-//! What a user may set of PPO. Every choice that decides whether it works is a key of its own, with its source.
+//! The configuration of PPO. Every choice that affects the result is a separate key, with its source.
 
 use crate::advantage::AdvantageConfig;
 use crate::doctor::DoctorConfig;
@@ -63,20 +63,20 @@ impl Check for PpoConfig {
         problems.section("train", &OfEpisodes(&self.train));
         let (batch, parts) = (self.train.batch_size, self.policy.minibatches);
         if let Some(start) = self.train.batch_ramp_start.filter(|start| parts > 0 && !start.is_multiple_of(parts)) {
-            let what = format!("is not a multiple of policy.minibatches = {parts}");
+            let what = format!("must be a multiple of policy.minibatches = {parts}");
             problems.add("train.batch_ramp_start", what, format!("use {}", start.next_multiple_of(parts)));
         }
         if batch > 0 && parts > 0 && !batch.is_multiple_of(parts) {
-            let what = format!("does not divide the {batch} episodes of an iteration");
+            let what = format!("must divide the {batch} episodes of an iteration");
             problems.add("policy.minibatches", what, "use a power of two");
         }
         let micro = self.train.micro_batch;
         if parts > 0 && micro.is_some_and(|micro| micro > 0 && !(batch / parts).is_multiple_of(micro)) {
-            let what = format!("does not divide the minibatch of {}", batch / parts);
+            let what = format!("must divide the minibatch of {}", batch / parts);
             problems.add("train.micro_batch", what, "use a power of two");
         }
         if self.value.shared && self.policy.lora.is_some() {
-            let what = "needs a head that is trained, and adapters train nothing else";
+            let what = "cannot be combined with policy.lora, because adapters do not train the value head";
             problems.add("value.shared", what, "set value.shared = false");
         }
     }
@@ -148,19 +148,19 @@ impl Default for RolloutConfig {
 
 impl Check for RolloutConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.max_new_tokens > 0, "max_new_tokens", "is not positive", "use 64");
+        problems.require(self.max_new_tokens > 0, "max_new_tokens", "must be positive", "use 64");
         let t = self.temperature;
-        problems.require(t > 0.0 && t.is_finite(), "temperature", "is not positive", "use 1");
+        problems.require(t > 0.0 && t.is_finite(), "temperature", "must be positive", "use 1");
         let room = self.end_after < self.max_new_tokens;
-        problems.require(room, "end_after", "is not below max_new_tokens", "use 0");
+        problems.require(room, "end_after", "must be below max_new_tokens", "use 0");
         let used = self.end.is_some() || self.end_after == 0;
         problems.require(
             used,
             "end_after",
             "has no effect without rollout.end",
-            "set rollout.end, or leave end_after out",
+            "set rollout.end, or remove end_after",
         );
-        problems.require(self.rows > 0, "rows", "is not positive", "use 64");
+        problems.require(self.rows > 0, "rows", "must be positive", "use 64");
         problems.at_most(self.rows, 1 << 16, "rows");
         problems.at_most(self.max_new_tokens, 1 << 20, "max_new_tokens");
     }
@@ -197,15 +197,15 @@ impl Default for PolicyConfig {
 
 impl Check for PolicyConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.epochs > 0, "epochs", "is not positive", "use 1 to 4");
-        problems.require(self.minibatches > 0, "minibatches", "is not positive", "use 1 or more");
+        problems.require(self.epochs > 0, "epochs", "must be positive", "use 1 to 4");
+        problems.require(self.minibatches > 0, "minibatches", "must be positive", "use 1 or more");
         problems.at_most(self.epochs, 1 << 16, "epochs");
         problems.at_most(self.minibatches, 1 << 24, "minibatches");
         let clip = (0.0..1.0).contains(&self.clip_range) && self.clip_range > 0.0;
-        problems.require(clip, "clip_range", "is not between 0 and 1", "use 0.2");
-        problems.require(self.max_approx_kl.is_none_or(|x| x > 0.0), "max_approx_kl", "is not positive", "use 0.05");
+        problems.require(clip, "clip_range", "must be between 0 and 1", "use 0.2");
+        problems.require(self.max_approx_kl.is_none_or(|x| x > 0.0), "max_approx_kl", "must be positive", "use 0.05");
         let decay = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
-        problems.require(decay, "ema", "is not in [0, 1)", "use 0.992");
+        problems.require(decay, "ema", "must be at least 0 and below 1", "use 0.992");
         if let Some(lora) = &self.lora {
             problems.section("lora", lora);
         }
@@ -263,14 +263,14 @@ impl ValueConfig {
 impl Check for ValueConfig {
     fn check(&self, problems: &mut Problems) {
         let positive = |x: f64| x > 0.0 && x.is_finite();
-        problems.require(self.lr.is_none_or(positive), "lr", "is not positive", "use 9e-6");
-        problems.require(positive(self.coef), "coef", "is not positive", "use 0.1");
-        problems.require(self.clip_range.is_none_or(positive), "clip_range", "is not positive", "use 0.2");
+        problems.require(self.lr.is_none_or(positive), "lr", "must be positive", "use 9e-6");
+        problems.require(positive(self.coef), "coef", "must be positive", "use 0.1");
+        problems.require(self.clip_range.is_none_or(positive), "clip_range", "must be positive", "use 0.2");
         let alone = !self.shared || self.warmup_epochs.is_none_or(|n| n == 0);
-        let what = "would move the policy, on which the values are a head";
-        problems.require(alone, "warmup_epochs", what, "leave it out, or set value.shared = false");
+        let what = "cannot be combined with value.shared = true, because it would also change the policy";
+        problems.require(alone, "warmup_epochs", what, "remove the key, or set value.shared = false");
         let most = self.warmup_epochs.is_none_or(|n| n <= 1000);
-        problems.require(most, "warmup_epochs", "is over 1000", "use 4");
+        problems.require(most, "warmup_epochs", "must be at most 1000", "use 4");
     }
 }
 
@@ -293,8 +293,13 @@ fn per_episode() -> usize {
 
 impl Check for PtxConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.coef >= 0.0 && self.coef.is_finite(), "coef", "is negative or not finite", "use 27.8");
+        problems.require(
+            self.coef >= 0.0 && self.coef.is_finite(),
+            "coef",
+            "must be 0 or greater, and finite",
+            "use 27.8",
+        );
         problems.at_most(self.per_episode, 1 << 16, "per_episode");
-        problems.require(self.per_episode > 0, "per_episode", "is not positive", "use 8; coef = 0 turns it off");
+        problems.require(self.per_episode > 0, "per_episode", "must be positive", "use 8, or coef = 0 to turn it off");
     }
 }

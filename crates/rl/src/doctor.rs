@@ -42,8 +42,8 @@ impl Default for DoctorConfig {
 
 impl Check for DoctorConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.patience > 0, "patience", "is not positive", "use 3");
-        problems.require(self.max_kl > 0.0, "max_kl", "is not positive", "use 50");
+        problems.require(self.patience > 0, "patience", "must be positive", "use 3");
+        problems.require(self.max_kl > 0.0, "max_kl", "must be positive", "use 50");
     }
 }
 
@@ -52,7 +52,7 @@ impl Check for DoctorConfig {
 pub struct HealthMetrics {
     /// Mean of π/π_old over the tokens of the first minibatch, before any update.
     pub first_ratio: f64,
-    /// Mean distance of the tokens' log-probabilities while they were spoken from those of a pass over the whole answer;
+    /// Mean distance of the tokens' log-probabilities during sampling from those of a pass over the whole answer;
     /// nothing where temperature makes them two things.
     #[serde(rename = "spoken_off")]
     pub sampling_error: Option<f64>,
@@ -164,8 +164,8 @@ const CHECKS: &[HealthCheck] = &[
         is_bad: |e| (e.now.first_ratio - 1.0).abs() > e.tolerance.ratio || e.now.first_ratio.is_nan(),
         at_once: true,
         what: |e| format!("probability ratio before the first update is {:.4}, expected 1", e.now.first_ratio),
-        cause: "two passes over the same tokens differ: dropout, positions, another temperature, or damaged weights",
-        cure: "that is a bug or a broken device: try --device cpu --dtype f32, and report it",
+        cause: "two passes over the same tokens differ: dropout, positions, a different temperature, or damaged weights",
+        cure: "this is a bug or a hardware error: try --device cpu --dtype f32, and report it",
     },
     HealthCheck {
         name: "sampler",
@@ -173,10 +173,13 @@ const CHECKS: &[HealthCheck] = &[
         at_once: true,
         what: |e| {
             let off = e.now.sampling_error.unwrap_or(f64::NAN);
-            format!("log-probabilities during sampling are {off:.4} nats off those of a pass over the whole answers")
+            format!(
+                "log-probabilities during sampling differ by {off:.4} nats from those of one pass over the complete \
+                 answers"
+            )
         },
-        cause: "the sampler does not use the policy that is trained: positions, end tokens, or precision",
-        cure: "use --dtype f32; if it lasts, report it",
+        cause: "the sampler and the trained policy differ in positions, end tokens or precision",
+        cure: "use --dtype f32; if the finding persists, report it",
     },
     HealthCheck {
         name: "negative KL",
@@ -184,12 +187,13 @@ const CHECKS: &[HealthCheck] = &[
         at_once: false,
         what: |e| {
             format!(
-                "the KL estimate has been negative for {} iterations, {:.3} nats an answer now",
+                "the KL estimate has been negative for {} iterations; it is now {:.3} nats per answer",
                 e.config.patience, e.now.kl
             )
         },
-        cause: "its mean cannot be negative when answers are the policy's own: the reference sees other tokens or temperature",
-        cure: "give --init the very model whose tokenizer and template the reward model has",
+        cause: "the mean cannot be negative for samples of the policy: the reference model uses other tokens or \
+                another temperature",
+        cure: "use an --init model with the tokenizer and chat template of the reward model",
     },
     HealthCheck {
         name: "far from the reference",
@@ -197,12 +201,13 @@ const CHECKS: &[HealthCheck] = &[
         at_once: true,
         what: |e| {
             format!(
-                "the policy is {:.1} nats an answer from where it began; over {:.0} scores seldom mean what they say",
+                "the KL divergence from the reference model is {:.1} nats per answer; above {:.0}, scores are rarely \
+                 reliable",
                 e.now.kl, e.config.max_kl
             )
         },
         cause: "the reward model is over-optimized (Gao et al. 2022)",
-        cure: "raise reward.kl_coef, set reward.adaptive.target, lower train.lr, or end earlier",
+        cure: "raise reward.kl_coef, set reward.adaptive.target, lower train.lr, or train for fewer steps",
     },
     HealthCheck {
         name: "no ends",
@@ -210,9 +215,9 @@ const CHECKS: &[HealthCheck] = &[
         at_once: false,
         what: |e| {
             let [now, first] = [e.now, e.first].map(|health| 100.0 * health.end_rate);
-            format!("{now:.0}% of the answers have their end, {first:.0}% had it at first")
+            format!("{now:.0}% of the answers end with an end token; at the start it was {first:.0}%")
         },
-        cause: "the reward model likes what is long or cut, or answers need more room",
+        cause: "the reward model prefers long or truncated answers, or answers need more tokens",
         cure: "set reward.missing_end = \"fixed\" or raise reward.missing_end_value; or raise rollout.max_new_tokens",
     },
     HealthCheck {
@@ -220,7 +225,7 @@ const CHECKS: &[HealthCheck] = &[
         is_bad: |e| e.now.clip_fraction > 0.3,
         at_once: false,
         what: |e| format!("{:.0}% of the tokens are clipped", 100.0 * e.now.clip_fraction),
-        cause: "updates are too large for their clip range",
+        cause: "updates are too large for policy.clip_range",
         cure: "lower train.lr or policy.epochs, or raise train.batch_size",
     },
     HealthCheck {
@@ -229,11 +234,11 @@ const CHECKS: &[HealthCheck] = &[
         at_once: true,
         what: |e| {
             format!(
-                "an iteration moved the policy by {:.3} (half the mean squared change of a log-probability)",
+                "one iteration changed the policy by {:.3} (half the mean squared change of a log-probability)",
                 e.now.approx_kl
             )
         },
-        cause: "the learning rate is too high, or Adam's first steps are (see train.eps_placement)",
+        cause: "the learning rate is too high, or Adam's first steps are too large (see train.eps_placement)",
         cure: "lower train.lr, add train.warmup, or set policy.max_approx_kl = 0.05",
     },
     HealthCheck {
@@ -242,12 +247,12 @@ const CHECKS: &[HealthCheck] = &[
         at_once: false,
         what: |e| {
             format!(
-                "values explain {:.2} of the returns' variance: less than their mean would",
+                "the explained variance of the values is {:.2}, worse than predicting the mean return",
                 e.now.explained_variance
             )
         },
-        cause: "the value network does not keep up with what it is to predict",
-        cure: "raise value.lr or value.warmup_epochs, take value.init = \"reward\", or widen value.clip_range",
+        cause: "the value network learns too slowly",
+        cure: "raise value.lr or value.warmup_epochs, set value.init = \"reward\", or widen value.clip_range",
     },
     HealthCheck {
         name: "entropy",
@@ -255,11 +260,11 @@ const CHECKS: &[HealthCheck] = &[
         at_once: false,
         what: |e| {
             format!(
-                "entropy fell from {:.3} to {:.3} nats a token: all answers become alike",
+                "entropy fell from {:.3} to {:.3} nats per token: the answers become alike",
                 e.first.entropy, e.now.entropy
             )
         },
-        cause: "the policy has found one thing to say",
+        cause: "the policy has collapsed to a few answers",
         cure: "raise reward.kl_coef or lower train.lr; look at answers.md",
     },
     HealthCheck {
@@ -271,12 +276,13 @@ const CHECKS: &[HealthCheck] = &[
         at_once: false,
         what: |e| {
             format!(
-                "scores rise with length: answers grew from {:.0} to {:.0} tokens, and the correlation is {:.2}",
+                "the score rises with length: answers grew from {:.0} to {:.0} tokens, with a correlation of {:.2}",
                 e.first.length, e.now.length, e.now.score_length
             )
         },
         cause: "the reward model favors long answers",
-        cure: "look at its report (length explains …); give comparisons whose better answer is the shorter, or lower rollout.max_new_tokens",
+        cure: "see \"length explains\" in its report; add comparisons in which the shorter answer is better, or lower \
+               rollout.max_new_tokens",
     },
 ];
 
@@ -286,14 +292,14 @@ const CHECKS: &[HealthCheck] = &[
 /// When it ends the run.
 pub(crate) fn act(found: &[Finding], step: u64, config: &DoctorConfig, progress: &dyn Progress) -> Result<()> {
     let say = |finding: &Finding| {
-        format!("iteration {step}: {}\n  cause: {}\n  cure: {}", finding.what, finding.cause, finding.cure)
+        format!("iteration {step}: {}\n  cause: {}\n  fix: {}", finding.what, finding.cause, finding.cure)
     };
     match config.on_finding {
         OnFinding::Ignore => {}
         OnFinding::Warn => found.iter().for_each(|finding| progress.warn(&say(finding))),
         OnFinding::Stop => {
             if let Some(finding) = found.first() {
-                bail!("{}\n  doctor.on_finding = \"stop\" ends the run here; it is saved", say(finding));
+                bail!("{}\n  doctor.on_finding = \"stop\" ended the run here; its state is saved", say(finding));
             }
         }
     }
@@ -341,7 +347,7 @@ mod tests {
         }
     }
 
-    /// What is said over iterations with these signs, after twelve that were well.
+    /// The findings for iterations with these metrics, after twelve healthy ones.
     fn said(signs: impl Fn(&mut HealthMetrics), n: usize) -> Vec<Vec<&'static str>> {
         let (mut doctor, config, tolerance) = (Doctor::default(), DoctorConfig::default(), Tolerance::of(false));
         for _ in 0..12 {

@@ -75,7 +75,7 @@ impl Default for PreferenceConfig {
 
 impl Check for PreferenceConfig {
     fn check(&self, problems: &mut Problems) {
-        problems.require(self.beta > 0.0 && self.beta.is_finite(), "beta", "is not positive and finite", "use 0.1");
+        problems.require(self.beta > 0.0 && self.beta.is_finite(), "beta", "must be positive and finite", "use 0.1");
     }
 }
 
@@ -131,7 +131,7 @@ pub struct Dpo {
 pub struct DpoReport {
     /// Folder of the model that training started from.
     pub reference: PathBuf,
-    /// What was learned of the validation part; none where no pair is told apart.
+    /// Metrics on the validation set; `None` if all its pairs are ties.
     pub learned: Option<Learned>,
 }
 
@@ -222,7 +222,7 @@ impl Stage for Dpo {
 
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
         context.progress.note(&format!(
-            "{} of {} parameters are trained · β {} · {} prompts a step · to {}",
+            "{} of {} parameters are trained · β {} · {} prompts per step · to {}",
             grouped(learner.trainer().weights().trained().n_elements()),
             grouped(learner.trainer().objective().policy.config().n_params()),
             self.config.dpo.beta,
@@ -330,7 +330,7 @@ impl Validate for Preferring {
     fn validate(&self, batches: &[Vec<Compared>]) -> Result<Validation> {
         let learned = self.learned(batches.iter().map(Vec::as_slice), 0.5)?;
         let Learned { report, margin, chosen_log_ratio, rejected_log_ratio } =
-            learned.context("there is no pair to validate on")?;
+            learned.context("the validation set has no pairs")?;
         let scores = [
             ("accuracy", report.accuracy.value),
             ("margin", margin),

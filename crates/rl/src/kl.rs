@@ -49,7 +49,7 @@ impl AdaptiveKl {
 impl Check for AdaptiveKl {
     fn check(&self, problems: &mut Problems) {
         for (key, x, usual) in [("target", self.target, "use 6"), ("horizon", self.horizon, "use 10000")] {
-            problems.require(x > 0.0 && x.is_finite(), key, "is not positive", usual);
+            problems.require(x > 0.0 && x.is_finite(), key, "must be positive", usual);
         }
     }
 }

@@ -15,7 +15,7 @@
 //! - [`charts`]     reward against KL
 //! - [`mod@bench`]  iterations to be timed
 //! - [`plan`]       memory and updates before any are spent
-//! - [`stage`]      begin, go on, evaluate, save
+//! - [`stage`]      start, resume, evaluate, save
 //!
 //! Beside it:
 //! - [`mod@dpo`]    a policy from comparisons alone

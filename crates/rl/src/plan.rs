@@ -20,7 +20,7 @@ pub struct Plan {
     pub reward: Memory,
     /// Of the policy's trained weights.
     pub average: u64,
-    /// Keys and values of the answers that are written at once, and of prompts that are read beside them.
+    /// Keys and values of the answers that are generated at once, and of the prompts that are read with them.
     pub cache: u64,
     /// What never leaves: weights, optimizers, average, and the packed weights of what is not trained.
     pub standing: u64,

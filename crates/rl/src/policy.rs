@@ -208,7 +208,7 @@ impl ValueHead {
     }
 }
 
-/// A value network of its own.
+/// A separate value network.
 #[derive(Debug)]
 pub(crate) struct Values {
     pub(crate) gpt: Gpt,

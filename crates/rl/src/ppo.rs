@@ -60,7 +60,7 @@ pub struct Ppo {
     pub(crate) policy: Trainer<Policy>,
     /// The frozen policy; where adapters are trained, it is the policy without them.
     pub(crate) reference: Option<Gpt>,
-    /// The value network, where it is one of its own.
+    /// The value network, if it is separate from the policy.
     pub(crate) values: Option<Trainer<Values>>,
     pub(crate) rewarder: Box<dyn Rewarder>,
     pub(crate) ema: Option<Ema>,
@@ -139,7 +139,7 @@ impl Ppo {
             self.warm_values_up(&mut episodes, &mut figures, &mut updates, task)?;
         }
         self.learn(&episodes, step, forward, &mut updates)?;
-        let newest = updates.newest.context("an iteration without episodes")?;
+        let newest = updates.newest.context("an iteration had no episodes")?;
         let update = Update { made: updates.made > 0, ..newest };
         let health = self.health(&episodes, &updates);
         self.report(&updates, &health, &mut figures);
@@ -170,7 +170,7 @@ impl Ppo {
         let (done, all) = (Cell::new(0), prompts.len());
         sampler.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
             done.set(done.get() + 1);
-            task.show(&format!("answering {} of {all}", done.get()));
+            task.show(&format!("generating answers: {} of {all}", done.get()));
         })
     }
 
@@ -221,7 +221,7 @@ impl Ppo {
             Some(reference) => log_probs(reference, answers, policy.temperature),
             None => {
                 let of_base = || log_probs(policy.gpt(), answers, policy.temperature);
-                self.policy.weights().unadapted(of_base).context("a policy without adapters needs a reference")?
+                self.policy.weights().unadapted(of_base).context("a policy without adapters needs a reference model")?
             }
         }
     }
@@ -252,7 +252,7 @@ impl Ppo {
         let (lr, size) = (value.lr.unwrap_or(train.lr), minibatch_size(episodes.len(), policy.minibatches));
         let (mut loss, mut tokens) = (0.0, 0.0);
         for epoch in 0..epochs {
-            task.show(&format!("values alone, pass {} of {epochs}", epoch + 1));
+            task.show(&format!("training the value network, pass {} of {epochs}", epoch + 1));
             (loss, tokens) = (0.0, 0.0);
             for chosen in order(episodes.len(), epoch as u64, Order::ValueWarmup.seed(*seed)).chunks(size) {
                 let chosen: Vec<Episode> = chosen.iter().map(|&i| episodes[i].clone()).collect();
@@ -274,10 +274,10 @@ impl Ppo {
         let Some(values) = &mut self.values else { return Ok(PpoMetrics::default()) };
         // Values have no dropout: the row does not matter.
         let made = values.step(minibatch, 0, lr)?;
-        ensure!(made.is_finite(), "the value network's loss is not finite; lower value.lr");
+        ensure!(made.is_finite(), "the loss of the value network is not finite; lower value.lr");
         updates.value_norm = made.grad_norm;
         updates.values_skipped += u32::from(!made.made);
-        updates.spikes.extend(spike_message(&made, "value network's loss", &self.config.train));
+        updates.spikes.extend(spike_message(&made, "value network loss", &self.config.train));
         Ok(made.metrics)
     }
 
@@ -328,12 +328,13 @@ impl Ppo {
                 let mut metrics = made.metrics;
                 ensure!(
                     made.is_finite(),
-                    "the policy's loss is {}, its gradient's norm {}: not finite; lower train.lr (here {:.1e}) or set train.clip",
+                    "the policy loss is {} and its gradient norm {}, which is not finite; lower train.lr (now {:.1e}) \
+                     or set train.clip",
                     made.loss,
                     made.grad_norm,
                     step.lr
                 );
-                updates.spikes.extend(spike_message(&made, "policy's loss", train));
+                updates.spikes.extend(spike_message(&made, "policy loss", train));
                 if self.values.is_some() {
                     metrics.add(PpoMetrics { tokens: 0.0, ..self.update_values(&minibatch, value_lr, updates)? });
                 }
@@ -455,7 +456,7 @@ impl Ppo {
             self.state.answers.push((step, shown.into_iter().map(|episode| episode.text).collect()));
         }
         if let Some(text) = self.text.as_ref().filter(|text| !text.validation.is_empty()) {
-            task.show("measuring the text");
+            task.show("evaluating the pretraining text");
             let loss = self.policy.objective().language.mean_loss(&text.validation)?;
             found.insert("text/loss".to_owned(), loss);
         }
@@ -819,7 +820,7 @@ mod tests {
         let config = config(serde_json::json!({}));
         let mut ppo = Ppo { rewarder: Box::new(Broken), ..ppo(&config, Kind::Gpt2, &[]) };
         let error = iterate(&mut ppo, 1, &config).err().unwrap().to_string();
-        assert!(error.contains("a score that is no number"), "{error}");
+        assert!(error.contains("returned NaN or an infinite score"), "{error}");
     }
 
     /// The window is longer than an iteration has updates, so that a guard made anew in each would never find a spike.
@@ -836,8 +837,8 @@ mod tests {
         };
         let (policy, values, said, state) = eight(&config);
         assert_eq!((policy, values), (0.0, 0.0), "they are reported alone");
-        assert!(said.iter().any(|line| line.starts_with("the policy's loss leaps")), "{said:?}");
-        assert!(said.iter().any(|line| line.starts_with("the value network's loss leaps")), "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with("the policy loss jumped")), "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with("the value network loss jumped")), "{said:?}");
         assert_ne!(state.policy_guard, state.value_guard);
         let again: PpoState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
         assert_eq!(again, state, "it is part of a checkpoint");

@@ -130,16 +130,18 @@ pub(crate) fn encode_all(
     if train == 0 {
         ensure!(
             too_long == 0,
-            "no prompt fits: the window has {context} tokens, answers take up to {} of them, and the prompts up to {longest}\n  \
-             hint: lower rollout.max_new_tokens, give shorter prompts, or models with a longer context",
+            "no prompt fits: the context has {context} tokens, answers take up to {} of them, and the longest prompt \
+             has {longest}\n  hint: lower rollout.max_new_tokens, use shorter prompts, or use models with a longer \
+             context",
             wanted.min(context / 2)
         );
-        bail!("there are no prompts to learn from");
+        bail!("there are no training prompts");
     }
-    progress.note(&format!("{} prompts to learn from, {} to validate on", grouped(train), grouped(val)));
+    progress.note(&format!("{} training prompts, {} validation prompts", grouped(train), grouped(val)));
     if too_long > 0 {
         progress.warn(&format!(
-            "{} prompts do not fit the window of {context} tokens beside an answer of {}, and are left out",
+            "{} prompts do not fit into the context of {context} tokens together with an answer of {}; they were \
+             skipped",
             grouped(too_long),
             wanted.min(context / 2)
         ));
@@ -147,15 +149,15 @@ pub(crate) fn encode_all(
     let max_new_tokens = wanted.min(context - longest_kept - 1);
     if max_new_tokens < wanted {
         progress.note(&format!(
-            "answers have up to {max_new_tokens} tokens, not rollout.max_new_tokens = {wanted}: the context window of {context} \
-             leaves no more beside prompts of up to {longest_kept}"
+            "answers are limited to {max_new_tokens} tokens instead of rollout.max_new_tokens = {wanted}: the context \
+             of {context} tokens must also hold prompts of up to {longest_kept}"
         ));
     }
     let end_after = config.rollout.end_after;
     ensure!(
         end_after < max_new_tokens,
-        "rollout.end_after = {end_after} is not below the {max_new_tokens} tokens that an answer may have here\n  hint: lower \
-         rollout.end_after, give shorter prompts, or models with a longer context"
+        "rollout.end_after = {end_after} must be below the limit of {max_new_tokens} tokens per answer\n  hint: lower \
+         rollout.end_after, use shorter prompts, or use models with a longer context"
     );
     Ok(max_new_tokens)
 }

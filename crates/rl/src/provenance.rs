@@ -108,8 +108,15 @@ mod tests {
         assert_eq!(rounds[1].policy.folder, first);
         rounds[1].reward.check("reward model").unwrap();
         disk::write(&rm.join("model.safetensors"), &weights("other")).unwrap();
-        assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("other weights"));
+        assert!(
+            rounds[1]
+                .reward
+                .check("reward model")
+                .unwrap_err()
+                .to_string()
+                .contains("have changed since the run started")
+        );
         std::fs::remove_dir_all(&rm).unwrap();
-        assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("is gone"));
+        assert!(rounds[1].reward.check("reward model").unwrap_err().to_string().contains("is missing"));
     }
 }

@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 pub struct Episode {
     /// Both as tokens.
     pub answer: Answer,
-    /// What was said.
+    /// The text of the answer.
     pub text: String,
     /// Whether it has its end.
     pub ended: bool,
@@ -194,7 +194,7 @@ pub(crate) fn scores(rewarder: &dyn Rewarder, ends: &Ends, episodes: &[Episode])
     let scores = rewarder.scores(&answers)?;
     ensure!(
         scores.iter().all(|score| score.is_finite()),
-        "the reward model gives a score that is no number; its weights are damaged, or its training diverged"
+        "the reward model returned NaN or an infinite score; its weights are damaged or its training diverged"
     );
     Ok(scores)
 }

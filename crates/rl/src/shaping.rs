@@ -64,17 +64,22 @@ impl Check for ShapingConfig {
         problems.require(
             self.kl_coef >= 0.0 && self.kl_coef.is_finite(),
             "kl_coef",
-            "is negative or not finite",
+            "must be 0 or greater, and finite",
             "use 0.02",
         );
-        problems.require(positive(self.scale), "scale", "is not positive", "use 1");
-        problems.require(self.clip.is_none_or(positive), "clip", "is not positive", "leave it out for no limit");
-        problems.require(self.missing_end_value.is_finite(), "missing_end_value", "is not finite", "use 1");
+        problems.require(positive(self.scale), "scale", "must be positive", "use 1");
+        problems.require(self.clip.is_none_or(positive), "clip", "must be positive", "remove it for no limit");
+        problems.require(self.missing_end_value.is_finite(), "missing_end_value", "must be finite", "use 1");
         let whitening = self.whitening != Whitening::Centered;
-        problems.require(whitening, "whitening", "would take the rewards' mean away", "use scaled or none");
+        problems.require(
+            whitening,
+            "whitening",
+            "cannot be centered, because that would remove the mean reward",
+            "use scaled or none",
+        );
         if let Some(adaptive) = &self.adaptive {
             problems.section("adaptive", adaptive);
-            problems.require(self.kl_coef > 0.0, "kl_coef", "is 0, and nothing to adapt", "use 0.15");
+            problems.require(self.kl_coef > 0.0, "kl_coef", "must be positive with reward.adaptive", "use 0.15");
         }
     }
 }

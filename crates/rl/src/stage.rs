@@ -140,8 +140,9 @@ impl Stage for PpoTraining {
     fn load(&mut self, run: &Resumable, context: &RunContext) -> Result<Model<PpoParts>> {
         let Resumable { folder, checkpoint, .. } = run;
         let provenance = Provenance::load(folder)?;
-        let round = provenance.rounds.last().with_context(|| format!("{} is no run of ppo", folder.display()))?;
-        round.policy.check("first policy")?;
+        let round =
+            provenance.rounds.last().with_context(|| format!("{} is not a run of `gptkit ppo`", folder.display()))?;
+        round.policy.check("initial policy")?;
         round.reward.check("reward model")?;
         let config = &self.config;
         let PolicyAndReward { policy, scorer, ends, .. } =
@@ -224,7 +225,7 @@ impl Stage for PpoTraining {
 
     fn announce(&self, ppo: &Ppo, run: &Path, context: &RunContext) {
         context.progress.note(&format!(
-            "{} parameters of the policy are trained · {} episodes an iteration, {} updates · to {}",
+            "{} policy parameters are trained · {} episodes per iteration, {} updates · to {}",
             grouped(ppo.policy.weights().trained().n_elements()),
             self.config.train.batch_size,
             self.config.policy.epochs * self.config.policy.minibatches,
@@ -261,7 +262,7 @@ impl Learner for Ppo {
 
     const STEP: &'static str = "iteration";
     const KEEP: Keep = Keep::Newest;
-    const GAIN: &'static str = "higher reward on held-out prompts";
+    const GAIN: &'static str = "improvement of the reward on held-out prompts";
 
     fn has_validation(&self) -> bool {
         !self.validation.is_empty()
@@ -314,7 +315,8 @@ impl Learner for Ppo {
 
     fn restore(&mut self, folder: &Path, state: &State) -> Result<()> {
         let own = disk::read_description(&folder.join(STATE))?;
-        self.state = serde_json::from_str(&own).with_context(|| format!("{STATE} in {}", folder.display()))?;
+        self.state =
+            serde_json::from_str(&own).with_context(|| format!("cannot read {STATE} in {}", folder.display()))?;
         self.policy.guard = self.state.policy_guard.clone();
         self.policy.restore_moments(&folder.join(MOMENTS), state.n_updates)?;
         if let Some(values) = &mut self.values {
@@ -365,8 +367,8 @@ impl PolicyAndReward {
         let scorer = Scorer::new(reward, files, gpt)?;
         ensure!(
             scorer.reads_as(&policy.tokenizer, &template),
-            "{} has another tokenizer or chat template than {}: its rewards would be of other texts\n  hint: train a reward \
-             model with `gptkit train-rm --init {}`",
+            "{} has a different tokenizer or chat template from {}, so its rewards would be computed on different \
+             tokens\n  hint: train a reward model with `gptkit train-rm --init {}`",
             reward.display(),
             init.display(),
             init.display()
@@ -376,9 +378,12 @@ impl PolicyAndReward {
         if let Some(end) = &config.rollout.end {
             let tokens = policy.tokenizer.encode(end)?;
             let n = tokens.len();
-            ensure!(n == 1, "rollout.end = {end:?} is {n} tokens of this tokenizer, not one\n  hint: use \".\"");
+            ensure!(
+                n == 1,
+                "rollout.end = {end:?} has {n} tokens in this tokenizer; it must be one token\n  hint: use \".\""
+            );
             let known = ends.template.iter().chain(&ends.of_text).any(|id| *id == tokens[0]);
-            ensure!(!known, "rollout.end = {end:?} ends answers already\n  hint: leave rollout.end out");
+            ensure!(!known, "rollout.end = {end:?} is already an end token\n  hint: remove rollout.end");
             ends.configured = Some(tokens[0]);
         }
         Ok(Self { policy, template, scorer, ends })

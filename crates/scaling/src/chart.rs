@@ -21,7 +21,7 @@ pub(crate) fn all(report: &ScalingReport) -> [(&'static str, String); 3] {
         move |member: &Member| -> Vec<(f64, f64)> { member.points.iter().map(|point| (x(point), point.loss)).collect() }
     };
     let compute = LawPicture {
-        x: "compute 6·N·D, operations",
+        x: "compute 6·N·D, FLOPs",
         curve: &along(|point| point.compute),
         law: &report.compute_law,
         form: "L(C)",
@@ -77,7 +77,7 @@ impl LawPicture<'_> {
             series.extend(member_series(member, curve, opacity));
         }
         series.push(Series {
-            name: "frontier that is fitted".to_owned(),
+            name: "fitted frontier".to_owned(),
             style: FRONTIER,
             look: Look::Points,
             points: self.frontier.iter().copied().filter(drawn).collect(),
@@ -85,9 +85,9 @@ impl LawPicture<'_> {
         });
         let log = |name: &str| Axis { scale: Scale::Log, ..Axis::linear(name) };
         let chart = LineChart {
-            label: format!("validation loss over {}, and a power law", self.x),
+            label: format!("validation loss over {} with a power-law fit", self.x),
             x: log(self.x),
-            y: log("validation loss, nats a token"),
+            y: log("validation loss, nats per token"),
             series,
             names: Names::Legend,
             size: (900.0, 600.0),
@@ -156,7 +156,7 @@ mod tests {
         let sizes = serde_json::json!([{ "name": "a", "n_layer": 1, "n_head": 1, "d_model": 8 }]);
         let report = ScalingReport::new(members(2e-3), &family(sizes), None);
         for (name, svg) in all(&report) {
-            for word in ["s6: 3.95M parameters, held out", "validation loss, nats a token", ", α = 0."] {
+            for word in ["s6: 3.95M parameters, held out", "validation loss, nats per token", ", α = 0."] {
                 assert!(svg.contains(word), "{name}: {word}");
             }
             assert!(!svg.contains("NaN") && svg.len() < 300_000, "{name}");

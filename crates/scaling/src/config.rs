@@ -1,4 +1,4 @@
-//! What a user may set of a family.
+//! Configuration of a family.
 
 use gptkit_config::{Check, Problems};
 use gptkit_data::source::DataConfig;
@@ -82,7 +82,7 @@ const FEWEST: usize = 3;
 const LONGEST_NAME: usize = 64;
 
 impl ScalingConfig {
-    /// What the run of the member `size` is told.
+    /// The configuration of the run of the member `size`.
     pub fn member(&self, size: &SizeConfig) -> PretrainConfig {
         let lr = size.lr.unwrap_or(self.train.lr);
         PretrainConfig {
@@ -135,9 +135,9 @@ impl FamilyConfig {
             let plain = !name.is_empty()
                 && name.len() <= LONGEST_NAME
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-            problems.require(plain, &key("name"), "is no name of a folder", "use letters, digits, - and _");
+            problems.require(plain, &key("name"), "is not a valid folder name", "use letters, digits, - and _");
             let new = names.insert(name.to_ascii_lowercase()); // some disks know no case
-            problems.require(new, &key("name"), "is the name of another size too", "give each its own");
+            problems.require(new, &key("name"), "is also the name of another size", "give each size a different name");
             let positive = size.lr.is_none_or(|lr| lr.is_finite() && lr > 0.0);
             problems.require(positive, &key("lr"), "is not positive", "use for instance 3e-3");
         }
@@ -148,9 +148,11 @@ impl FamilyConfig {
         let fitted: BTreeSet<u64> = fitted.map(|size| non_embedding(&self.shape(size))).collect();
         let n = fitted.len();
         if n < FEWEST {
-            let what =
-                format!("has {n} different size{} to fit, and a law needs {FEWEST}", if n == 1 { "" } else { "s" });
-            problems.add("sizes", what, "add some, or take predict = true from one");
+            let what = format!(
+                "has {n} different size{} to fit, but a law needs at least {FEWEST}",
+                if n == 1 { "" } else { "s" }
+            );
+            problems.add("sizes", what, "add sizes, or remove predict = true from one");
         }
     }
 }
@@ -164,8 +166,8 @@ fn found(section: &impl Check) -> Vec<gptkit_config::Problem> {
     problems.iter().cloned().collect()
 }
 
-/// Weights of a model without its token and position embeddings, and without an output layer of its own (Kaplan et al. 2020,
-/// §2.1).
+/// Number of weights of a model without its token and position embeddings and without an untied output layer (Kaplan et
+/// al. 2020, §2.1).
 pub fn non_embedding(model: &ModelConfig) -> u64 {
     let positions = if model.kind == Kind::Lstm { 0 } else { model.context };
     let tables = if model.tie_word_embeddings { 1 } else { 2 };
@@ -179,7 +181,7 @@ pub fn non_embedding(model: &ModelConfig) -> u64 {
 impl Check for FamilyConfig {
     fn check(&self, problems: &mut Problems) {
         let from = (0.0..0.9).contains(&self.fit_from);
-        problems.require(from, "fit_from", "is no share from 0 to 0.9", "use 0.05");
+        problems.require(from, "fit_from", "must be between 0 and 0.9", "use 0.05");
         let any = SizeConfig { name: String::new(), n_layer: 1, n_head: 1, d_model: 1, lr: None, predict: false };
         for problem in found(&self.shape(&any)).iter().filter(|p| OF_ALL.contains(&p.key.as_str())) {
             problems.add(&problem.key, problem.what.clone(), problem.hint.clone());
@@ -195,7 +197,12 @@ impl Check for ScalingConfig {
         problems.section("data", &self.data);
         problems.section("train", &self.train);
         let patience = self.train.patience.is_none();
-        problems.require(patience, "train.patience", "would end members after different tokens", "leave it out");
+        problems.require(
+            patience,
+            "train.patience",
+            "would stop the models after different numbers of tokens",
+            "remove it",
+        );
     }
 }
 

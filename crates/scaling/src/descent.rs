@@ -86,7 +86,7 @@ impl<const K: usize> PowerSum<K> {
         let is_law = |sum: &Self| sum.powers.iter().all(|power| power.1 > 0.0 && power.1 < FASTEST);
         let falling = found.filter(|(sum, cost)| cost.is_finite() && is_law(sum));
         let best = falling.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(sum, _)| sum.moved(back));
-        best.context("the loss does not fall with every variable as a power would")
+        best.context("the loss does not fall with every variable, as a power law requires")
     }
 
     /// Starts over a grid: how much of the loss is floor, what each power has of the rest, how fast they fall.

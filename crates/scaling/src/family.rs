@@ -1,4 +1,4 @@
-//! Trains the members one after the other, each a run of `gptkit pretrain` in a folder of its own, on the same text.
+//! Trains the members in order, each as a run of `gptkit pretrain` in a separate folder, on the same text.
 //!
 //! ```text
 //! runs/scaling-small-1/
@@ -27,7 +27,7 @@ use std::path::Path;
 /// A member that has been trained.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TrainedMember {
-    /// What the family says of it.
+    /// Its entry in the configuration of the family.
     pub(crate) size: SizeConfig,
     /// Its run's settings.
     pub(crate) config: PretrainConfig,
@@ -101,7 +101,7 @@ pub(crate) fn train(config: &ScalingConfig, folder: &Path, context: &RunContext)
         let place = format!("{} of {}", i + 1, sizes.len());
         let outcome = match standing {
             MemberProgress::Begun(_) => {
-                context.progress.note(&format!("{} · {place} · goes on", size.name));
+                context.progress.note(&format!("{} · {place} · resuming", size.name));
                 let resumable = Resumable::open(&run, TEXT, &progress)?;
                 stage::resume(Pretraining::new(own(&run, &settings(text))?, None), resumable, &quiet)?
             }
@@ -164,7 +164,7 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<DataSeen>> 
                 disk::sweep(&run);
                 ensure!(
                     !run.exists() || holds_only_ours(&run),
-                    "{} holds no whole checkpoint, but more than a run begins with; move it away to have it trained again",
+                    "{} has no complete checkpoint but contains other files; move it away to train this model again",
                     run.display()
                 );
                 continue;
@@ -179,14 +179,14 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<DataSeen>> 
         let same = (&told.model, &told.train, told.seed) == (&theirs.model, &theirs.train, theirs.seed);
         ensure!(
             same,
-            "{} was made with other settings than {} says; remove the folder to have it trained again",
+            "{} was trained with settings that differ from {}; remove the folder to train this model again",
             run.join(CONFIG).display(),
             folder.join(CONFIG).display()
         );
         match &seen {
             Some((first, name)) => ensure!(
                 first.fingerprint == text.fingerprint,
-                "{} was trained on other text than {name}; remove one of the folders to have it trained again",
+                "{} was trained on different text than {name}; remove one of the two folders to train that model again",
                 run.display()
             ),
             None => seen = Some((text, &size.name)),
@@ -206,13 +206,14 @@ fn prepared(config: &ScalingConfig, seen: Option<&DataSeen>, context: &RunContex
     }
     ensure!(
         !config.data.sources.is_empty(),
-        "the family's text is gone: neither its sources nor the shards that members were trained on are where they were"
+        "the text of the family is missing: neither its sources nor the shards of its models are in their original \
+         places"
     );
     let prepared = prepare(&config.data, &config.tokenizer, None, context.progress)?;
     if let Some(seen) = seen
         && seen.fingerprint != prepared.fingerprint
     {
-        bail!("the text is not what the members before were trained on: it has changed since; begin a new family")
+        bail!("the text has changed since the earlier models of the family were trained; start a new family")
     }
     Ok(prepared)
 }
@@ -235,7 +236,7 @@ fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<T
     let records = records(&run)?;
     ensure!(
         records.last().is_some_and(|record| record.val_loss.is_some()),
-        "{} ended without a validation loss: does the text have a validation part (data.val_fraction = {})?",
+        "{} ended without a validation loss; check that the text has a validation part (data.val_fraction = {})",
         run.display(),
         config.data.val_fraction
     );
@@ -243,7 +244,7 @@ fn trained(config: &ScalingConfig, folder: &Path, size: &SizeConfig) -> Result<T
     Ok(TrainedMember { size: size.clone(), config: theirs, records, elapsed_s })
 }
 
-/// Progress of one member among others: what each run says of itself would be said as often as there are members.
+/// Progress of one member; suppresses the notes that every member would repeat.
 struct MemberMessages<'a> {
     name: &'a str,
     all: &'a dyn Progress,

@@ -10,7 +10,7 @@ use gptkit_stats::moments::root_mean_square;
 /// L(X) = E + (X_c/X)^α.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PowerLaw {
-    /// E, nats a token; 0 in Kaplan's laws.
+    /// E, nats per token; 0 in Kaplan's laws.
     pub irreducible: f64,
     /// Logarithm of X_c, in the unit of X.
     pub log_constant: f64,
@@ -28,7 +28,7 @@ impl PowerLaw {
 /// How the points of a fit hang together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependence {
-    /// Each is of a run of its own.
+    /// Each point is from a separate run.
     OfManyRuns,
     /// They follow each other in one.
     OfOneRun,
@@ -71,12 +71,12 @@ impl LawFit {
     /// When they are too few, no positive numbers, or all at the same x, or the loss does not fall.
     pub fn new(points: &[(f64, f64)], which: Dependence, seed: u64) -> Result<Self> {
         let n = points.len();
-        ensure!(n >= FEWEST.0, "a law needs {} points or more, and there are {n}", FEWEST.0);
+        ensure!(n >= FEWEST.0, "a law needs at least {} points, but there are {n}", FEWEST.0);
         let sound = |x: f64| x.is_finite() && x > 0.0;
-        ensure!(points.iter().all(|p| sound(p.0) && sound(p.1)), "a point is no positive number");
+        ensure!(points.iter().all(|p| sound(p.0) && sound(p.1)), "a point is not a positive number");
         let rows: Vec<LogLossPoint<1>> =
             points.iter().map(|p| LogLossPoint { x: [p.0.ln()], y: p.1.ln(), decayed: false }).collect();
-        ensure!(rows.iter().any(|row| row.x != rows[0].x), "all points are at the same place");
+        ensure!(rows.iter().any(|row| row.x != rows[0].x), "all points have the same x value");
         let law = straight(&rows);
         ensure!(law.exponent > 0.0, "the loss does not fall");
         let pure = FitErrors { fitted: off(&law, &rows), left_out: left_out(&rows, |rows| Ok(straight(rows)))? };
@@ -295,9 +295,9 @@ mod tests {
     #[test]
     fn what_has_no_law_is_refused_in_words() {
         let said = |points: &[(f64, f64)]| LawFit::new(points, Dependence::OfManyRuns, 1).unwrap_err().to_string();
-        assert_eq!(said(&[(1.0, 2.0), (2.0, 1.9)]), "a law needs 3 points or more, and there are 2");
-        assert_eq!(said(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]), "a point is no positive number");
-        assert_eq!(said(&[(1.0, 2.0), (1.0, 1.9), (1.0, 1.8)]), "all points are at the same place");
+        assert_eq!(said(&[(1.0, 2.0), (2.0, 1.9)]), "a law needs at least 3 points, but there are 2");
+        assert_eq!(said(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 1.0)]), "a point is not a positive number");
+        assert_eq!(said(&[(1.0, 2.0), (1.0, 1.9), (1.0, 1.8)]), "all points have the same x value");
         assert_eq!(said(&[(1.0, 2.0), (2.0, 2.1), (3.0, 2.2)]), "the loss does not fall");
     }
 }

@@ -1,7 +1,7 @@
 //! Scaling laws of a family of small models (Kaplan et al. 2020; Hoffmann et al. 2022).
 //!
 //! - [`config`]      the members, their text, their training
-//! - `family`        trains them, each a run of its own
+//! - `family`        trains them, each as a separate run
 //! - [`points`]      which losses count: the frontier of compute
 //! - [`law`]         L(N), L(D), L(C): power laws
 //! - [`parametric`]  L(N, D), and the best size for a budget

@@ -42,7 +42,7 @@ impl Noise {
         Self { deviation, likeness, freedom: freedom as usize, lengths }
     }
 
-    /// What the same runs might have been off by, and how far a run of its own might be.
+    /// Draws errors for the same runs, and one for a separate run.
     pub(crate) fn draw(&self, dice: &mut Dice) -> (Vec<Vec<f64>>, f64) {
         let deviation = self.deviation * (self.freedom as f64 / dice.chi_squared(self.freedom)).sqrt();
         let fresh = (1.0 - self.likeness * self.likeness).sqrt();

@@ -11,7 +11,7 @@ use gptkit_stats::moments::root_mean_square;
 /// L(N, D) = E + A/N^α + B/D^β, at a learning rate that has fallen to its end where such losses were measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Parametric {
-    /// E, nats a token.
+    /// E, nats per token.
     pub irreducible: f64,
     /// Logarithm of A.
     pub log_a: f64,
@@ -100,9 +100,9 @@ impl ParametricFit {
     pub fn new(runs: &[Vec<MeasuredLoss>], seed: u64) -> Result<Self> {
         let all = || runs.iter().flatten();
         let n = all().count();
-        ensure!(n >= FEWEST.1, "the law of size and tokens needs {} points or more, and there are {n}", FEWEST.1);
+        ensure!(n >= FEWEST.1, "the law L(N, D) needs at least {} points, but there are {n}", FEWEST.1);
         let sound = |x: f64| x.is_finite() && x > 0.0;
-        ensure!(all().all(|p| [p.size, p.tokens, p.loss].into_iter().all(sound)), "a point is no positive number");
+        ensure!(all().all(|p| [p.size, p.tokens, p.loss].into_iter().all(sound)), "a point is not a positive number");
         let n_different = |value: fn(&MeasuredLoss) -> f64| {
             let mut values: Vec<u64> = all().map(|p| value(p).to_bits()).collect();
             values.sort_unstable();
@@ -110,7 +110,7 @@ impl ParametricFit {
             values.len()
         };
         for (n, what) in [(n_different(|p| p.size), "sizes"), (n_different(|p| p.tokens), "numbers of tokens")] {
-            ensure!(n >= FEWEST.0, "the law of size and tokens needs {} {what} or more, and there are {n}", FEWEST.0);
+            ensure!(n >= FEWEST.0, "the law L(N, D) needs at least {} different {what}, but there are {n}", FEWEST.0);
         }
         let row =
             |p: &MeasuredLoss| LogLossPoint { x: [p.size.ln(), p.tokens.ln()], y: p.loss.ln(), decayed: p.decayed };
@@ -130,7 +130,7 @@ impl ParametricFit {
             Some((Parametric::of(&found), another))
         };
         let drawn: Vec<(Parametric, f64)> = (0..DRAWS).filter_map(one).collect();
-        ensure!(2 * drawn.len() > DRAWS, "the losses are too noisy to tell what size and tokens bring");
+        ensure!(2 * drawn.len() > DRAWS, "the losses are too noisy to separate the effects of size and tokens");
         Ok(Self { law: Parametric::of(&sum), error, drawn })
     }
 
@@ -244,10 +244,7 @@ mod tests {
     fn what_has_no_law_is_refused_in_words() {
         let runs = family(&CHINCHILLA, 1.0, 0.0, &mut Dice::for_resampling(1));
         let said = |runs: &[Vec<MeasuredLoss>]| ParametricFit::new(runs, 1).unwrap_err().to_string();
-        assert_eq!(
-            said(&[runs[0][..5].to_vec()]),
-            "the law of size and tokens needs 8 points or more, and there are 5"
-        );
-        assert_eq!(said(&runs[..2]), "the law of size and tokens needs 3 sizes or more, and there are 2");
+        assert_eq!(said(&[runs[0][..5].to_vec()]), "the law L(N, D) needs at least 8 points, but there are 5");
+        assert_eq!(said(&runs[..2]), "the law L(N, D) needs at least 3 different sizes, but there are 2");
     }
 }

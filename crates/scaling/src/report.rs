@@ -84,7 +84,7 @@ pub struct Member {
     pub compute: f64,
     /// Operations as `gptkit plan` counts them, with the head and attention.
     pub flops: f64,
-    /// Validation loss at the end, nats a token.
+    /// Validation loss at the end, nats per token.
     pub loss: f64,
     /// Whether its learning rate had fallen by then.
     pub decayed: bool,
@@ -272,7 +272,7 @@ impl Member {
     pub(crate) fn of(trained: &TrainedMember, fit_from: f64) -> Result<Self> {
         let TrainedMember { size: told, config, records, elapsed_s } = trained;
         let size = non_embedding(&config.model);
-        let last = records.last().context("a run without a record")?;
+        let last = records.last().context("the run has no metrics")?;
         let highest = |lr: f64| lr >= config.train.lr * AT_ITS_HIGHEST;
         let compute = |tokens: u64| 6.0 * size as f64 * tokens as f64;
         let points = records.iter().filter_map(|record| {
@@ -290,7 +290,7 @@ impl Member {
             tokens: last.tokens,
             compute: compute(last.tokens),
             flops: Flops::of(&config.model, &config.train).total() * last.tokens as f64,
-            loss: last.val_loss.context("a run without a validation loss at its end")?,
+            loss: last.val_loss.context("the run has no validation loss at its end")?,
             decayed: !highest(last.learning_rate),
             elapsed_s: *elapsed_s,
             points: points.collect(),
@@ -380,33 +380,34 @@ impl ScalingReport {
 
     fn remark(&self) -> Vec<String> {
         let mut remarks = vec![
-            "N counts weights without embeddings (Kaplan et al. 2020, §2.1), D tokens, C is 6·N·D; work is what gptkit plan \
-             counts, with the head and attention."
+            "N is the number of parameters without embeddings (Kaplan et al. 2020, §2.1), D the number of tokens, and \
+             C = 6·N·D. Work is the number of FLOPs that gptkit plan counts, including the output head and attention."
                 .to_owned(),
         ];
         if self.members.iter().any(|member| member.decayed) {
             remarks.push(
-                "L(N) is of losses at the end, where the learning rate has fallen. L(D) and L(C) are of losses along the \
-                 runs, where it has not: they lie above those of runs that end there. L(N, D) takes both and tells what the \
-                 decay brings."
+                "L(N) is fitted to losses at the end of training, after the learning-rate decay. L(D) and L(C) are \
+                 fitted to losses during training, before the decay; these are higher than the losses of runs that end \
+                 there. L(N, D) uses both and estimates the effect of the decay."
                     .to_owned(),
             );
         }
         remarks.push(
-            "Intervals hold 95% by the scatter about the fit. They know nothing of other seeds, of better learning rates, or \
-             of a law that bends beyond what was measured."
+            "The 95% intervals are computed from the scatter around the fit. They do not cover other seeds, better \
+             learning rates, or a law that bends outside the measured range."
                 .to_owned(),
         );
         remarks.extend(self.law_remarks());
         remarks.extend(self.held_out_remarks());
         if self.optima.iter().any(|optimum| optimum.beyond > 10.0) {
             remarks.push(
-                "A budget over ten times the most that was measured is far from what the law has seen.".to_owned(),
+                "A compute budget of over ten times the largest measured one is far outside the range of the fit."
+                    .to_owned(),
             );
         }
         remarks.push(
-            "The published exponents are of web text, larger vocabularies and models up to a thousand times as large: ours \
-             need not be theirs."
+            "The published exponents were measured on web text, with larger vocabularies and with models up to a \
+             thousand times as large; the exponents here can differ from them."
                 .to_owned(),
         );
         remarks
@@ -422,7 +423,7 @@ impl ScalingReport {
             FitResult::Refused(why) => format!("{name} is not fitted: {why}."),
         };
         let both = match &self.parametric {
-            FitResult::Fitted(law) => format!("L(N, D) is off by {}.", percent(law.error)),
+            FitResult::Fitted(law) => format!("L(N, D) has an error of {}.", percent(law.error)),
             FitResult::Refused(why) => format!("L(N, D) is not fitted: {why}."),
         };
         laws.into_iter().map(words).chain([both]).collect()
@@ -437,7 +438,7 @@ impl ScalingReport {
                 remarks.extend(estimate.map(|estimate| {
                     let place = if estimate.contains(measured) { "within" } else { "outside" };
                     let off = percent((estimate.value / measured - 1.0).abs());
-                    format!("{name}: {law} is off by {off}; the loss lies {place} its 95%.")
+                    format!("{name}: the prediction of {law} is off by {off}; the loss is {place} the 95% interval.")
                 }));
             }
         }
@@ -461,22 +462,23 @@ impl Law {
     fn words(&self, name: &str) -> String {
         let Self { variable, pure_errors, irreducible_errors, .. } = self;
         let errors = |[fitted, left_out]: [f64; 2]| {
-            format!("off by {}, by {} at points left out of the fit", percent(fitted), percent(left_out))
+            format!("an error of {} at fitted points and {} at held-out points", percent(fitted), percent(left_out))
         };
         match (&self.irreducible, irreducible_errors) {
             (Some(_), Some(with)) => format!(
-                "{name} has an irreducible part, since ({variable}c/{variable})^α alone fits badly: it is {}; alone {}.",
+                "{name} includes an irreducible loss, because ({variable}c/{variable})^α alone fits badly: it has {}; \
+                 alone, {}.",
                 errors(*with),
                 errors(*pure_errors)
             ),
             (_, Some(with)) => {
                 format!(
-                    "{name} is {}; with an irreducible part {}, which is not worth it.",
+                    "{name} has {}; an irreducible loss does not improve it enough, with {}.",
                     errors(*pure_errors),
                     errors(*with)
                 )
             }
-            _ => format!("{name} is {}.", errors(*pure_errors)),
+            _ => format!("{name} has {}.", errors(*pure_errors)),
         }
     }
 }
@@ -575,7 +577,9 @@ pub(crate) mod tests {
         assert_eq!(budgets, [report.members[5].compute, 10.0 * report.members[5].compute, 1e18]);
         let truth = TRUTH.optimum(budgets[0]).size;
         assert!(report.optima[0].size.contains(truth), "{:?} {truth}", report.optima[0]);
-        for says in ["over ten times", "s6: L(N, D) is off by 0.", "the loss lies within its 95%"] {
+        for says in
+            ["over ten times", "s6: the prediction of L(N, D) is off by 0.", "the loss is within the 95% interval"]
+        {
             assert!(report.remarks.iter().any(|remark| remark.contains(says)), "{says}: {:?}", report.remarks);
         }
     }
@@ -599,7 +603,7 @@ pub(crate) mod tests {
         let report = ScalingReport::new(members, &family(sizes), None);
         assert!(report.size_law.fitted().is_some() && report.token_law.fitted().is_none());
         let json = serde_json::to_value(&report).unwrap();
-        assert_eq!(json["token_law"]["refused"], "a law needs 3 points or more, and there are 0");
+        assert_eq!(json["token_law"]["refused"], "a law needs at least 3 points, but there are 0");
         assert!(report.remarks.iter().any(|remark| remark.starts_with("L(D) is not fitted: ")));
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn markdown(report: &ScalingReport, description: &str) -> String {
     for (name, table) in tables(report) {
         text += &format!("## {name}\n\n{}\n", table.markdown());
     }
-    text += "## To be read with it\n\n";
+    text += "## Notes\n\n";
     report.remarks.iter().for_each(|remark| text += &format!("- {remark}\n"));
     text += "\n![loss over compute](loss-compute.svg)\n\n![loss over size](loss-size.svg)\n\n![loss over tokens](loss-tokens.svg)\n";
     text
@@ -50,10 +50,10 @@ pub(crate) fn plain(report: &ScalingReport) -> String {
 fn tables(report: &ScalingReport) -> Vec<(&'static str, Table)> {
     let mut tables = vec![("Members", members(report)), ("Laws", laws(report))];
     if !report.predictions.is_empty() {
-        tables.push(("Predictions, from the members that are fitted", predictions(&report.predictions)));
+        tables.push(("Predictions from the fitted models", predictions(&report.predictions)));
     }
     if !report.optima.is_empty() {
-        tables.push(("Best size and tokens for a budget of compute", optima(&report.optima)));
+        tables.push(("Optimal size and number of tokens for a compute budget", optima(&report.optima)));
     }
     tables
 }
@@ -87,7 +87,7 @@ fn laws(report: &ScalingReport) -> Table {
     if let Some(law) = report.parametric.fitted() {
         rows.extend(parametric_rows(law));
     }
-    Table::new(&["law", "number", "value", "95%", "published", "off by", "left out"], rows)
+    Table::new(&["law", "number", "value", "95%", "published", "error", "held-out error"], rows)
 }
 
 fn law_rows(law: &Law) -> Vec<Vec<String>> {
@@ -151,7 +151,7 @@ fn predictions(predictions: &[Prediction]) -> Table {
         let start = [name, grouped(prediction.size as u64), measured];
         start.into_iter().chain(cells(prediction.by_size.as_ref())).chain(cells(prediction.by_both.as_ref())).collect()
     };
-    let head = ["member", "N", "loss", "by L(N)", "95%", "off", "by L(N, D)", "95%", "off"];
+    let head = ["member", "N", "loss", "by L(N)", "95%", "error", "by L(N, D)", "95%", "error"];
     Table::new(&head, predictions.iter().map(row))
 }
 
@@ -168,7 +168,7 @@ fn optima(optima: &[OptimumEstimate]) -> Table {
             format!("{:.3}", optimum.loss.value),
         ]
     };
-    Table::new(&["C", "of the most", "N", "D", "D/N", "loss"], optima.iter().map(row))
+    Table::new(&["C", "of the largest", "N", "D", "D/N", "loss"], optima.iter().map(row))
 }
 
 fn between(estimate: &Estimate, number: impl Fn(f64) -> String) -> String {

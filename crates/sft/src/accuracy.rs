@@ -46,9 +46,9 @@ pub fn accuracy(
         Ok(file.flush()?)
     })?;
     let predicted = predict(folder, files, gpt, &path, OnBadRecord::Fail, progress, &mut |_| Ok(()))?;
-    let report = predicted.report.context("the records have no labels that the fine-tuned model knows")?;
+    let report = predicted.report.context("the records have no labels that the classifier knows")?;
     let share = report.scores.get("accuracy").copied();
-    let share = share.with_context(|| format!("{} does not choose among labels", folder.display()))?;
+    let share = share.with_context(|| format!("{} is not a classifier", folder.display()))?;
     let standard_error = (share * (1.0 - share) / report.n as f64).sqrt();
     Ok(ClassifierAccuracy { share, standard_error, n: report.n })
 }

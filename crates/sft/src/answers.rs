@@ -129,7 +129,7 @@ pub(crate) fn ask_before(
     progress: &dyn Progress,
 ) -> Result<Vec<Asked>> {
     let (dialogues, references): (Vec<_>, Vec<_>) = first_dialogues(config, PROMPTS)?.into_iter().unzip();
-    let task = progress.task("asking", Some(dialogues.len() as u64), Unit::Items);
+    let task = progress.task("generating answers", Some(dialogues.len() as u64), Unit::Items);
     let answers = model.answer_all(&dialogues, LONGEST, &*task)?;
     let asked: Vec<Asked> = dialogues
         .into_iter()
@@ -176,7 +176,7 @@ fn write(folder: &Path, asked: &[Asked]) -> Result<()> {
 
 /// Side by side, in Markdown.
 fn table(asked: &[Asked]) -> String {
-    let columns = ["prompt", "before", "after", "the data's answer"].map(|head| (head, Align::Left));
+    let columns = ["prompt", "before", "after", "reference answer"].map(|head| (head, Align::Left));
     let row = |Asked { messages, reference, before, after }: &Asked| {
         let prompt: Vec<String> =
             messages.iter().map(|message| format!("**{}** {}", message.role, message.content)).collect();

@@ -54,7 +54,10 @@ impl Classifier {
         let n = examples.len();
         if self.task != TaskKind::MultipleChoice {
             let orders = examples.first().map_or(1, |example| example.sequences.len());
-            ensure!(examples.iter().all(|e| e.sequences.len() == orders), "examples of one text and of two");
+            ensure!(
+                examples.iter().all(|e| e.sequences.len() == orders),
+                "examples with one text and with two are mixed"
+            );
             let ends = Tensor::from_iter(ends, hidden.device())?; // [N · orders]
             let states = hidden.index_select(&ends, 0)?.reshape((n, orders, d))?.sum(1)?; // [N, D]
             return Ok(self.head.forward(&states, n, self.dropout, pass)?);
@@ -260,7 +263,7 @@ impl Report {
             "accuracy" => format!("accuracy {:.1}%", 100.0 * x),
             _ => format!("{} {x:.3}", name.replace('_', " ")),
         };
-        let majority = self.majority_share.map(|share| format!("likeliest label {:.1}%", 100.0 * share));
+        let majority = self.majority_share.map(|share| format!("most frequent label {:.1}%", 100.0 * share));
         self.scores.iter().map(score).chain(majority).collect::<Vec<_>>().join(" · ")
     }
 }

@@ -111,11 +111,11 @@ impl Columns {
         let file = row.place.file.display();
         let all = named.text.iter().chain(&named.text_b).chain(&named.choices).chain(&named.label);
         if let Some(missing) = all.into_iter().find(|name| !row.fields.contains_key(*name)) {
-            bail!("{file} has no column \"{missing}\"; it has {}", row.keys());
+            bail!("{file} has no column \"{missing}\"; it has the columns {}", row.keys());
         }
         let lacking = |what: &str, flag: &str| {
             let known = row.keys();
-            anyhow::anyhow!("no column of {file} is known to hold {what}: it has {known}; name it with {flag}")
+            anyhow::anyhow!("cannot find {what} in {file}, which has the columns {known}; name the column with {flag}")
         };
         let pair = || {
             let known = PAIRS.iter().find_map(|(a, b)| Some((one(row, &[a])?, one(row, &[b])?)));
@@ -131,7 +131,7 @@ impl Columns {
             TaskKind::Classification => (single(TEXTS), None),
             TaskKind::Entailment | TaskKind::Similarity => match pair() {
                 Some((a, b)) => (Some(a), Some(b)),
-                None => return Err(lacking("two texts", "--text-column and --text-b-column")),
+                None => return Err(lacking("the two texts", "--text-column and --text-b-column")),
             },
             TaskKind::Regression => match pair() {
                 Some((a, b)) if named.text.is_none() || named.text_b.is_some() => (Some(a), Some(b)),
@@ -177,7 +177,9 @@ impl Columns {
         let found = Self::find(task, named, row).and_then(|columns| {
             if labeled && columns.label.is_none() {
                 let (file, keys) = (row.place.file.display(), row.keys());
-                bail!("no column of {file} is known to hold the label: it has {keys}; name it with --label-column");
+                bail!(
+                    "cannot find the label in {file}, which has the columns {keys}; name the column with --label-column"
+                );
             }
             Ok(columns)
         });
@@ -233,13 +235,13 @@ impl Columns {
     fn choices(&self, row: &Row) -> Result<Vec<String>, BadRecord> {
         let choices = match &*self.choices {
             [list] => {
-                let value = row.fields.get(list).ok_or_else(|| BadRecord::new(format!("no \"{list}\"")))?;
-                texts(value).ok_or_else(|| BadRecord::new(format!("\"{list}\" is no list of texts")))?
+                let value = row.fields.get(list).ok_or_else(|| BadRecord::new(format!("\"{list}\" is missing")))?;
+                texts(value).ok_or_else(|| BadRecord::new(format!("\"{list}\" is not a list of strings")))?
             }
             columns => columns.iter().map(|name| spoken(row, name)).collect::<Result<_, _>>()?,
         };
         if choices.len() < 2 {
-            return Err(BadRecord::new(format!("has {} choices, where there must be two or more", choices.len())));
+            return Err(BadRecord::new(format!("has {} choices; at least two are needed", choices.len())));
         }
         Ok(choices)
     }
@@ -255,7 +257,7 @@ impl Columns {
             TaskKind::MultipleChoice => Ok(Some(Truth::Choice(self.right_choice(column, row)?))),
             _ => match row.label(column)?.trim() {
                 "-" if column.eq_ignore_ascii_case("gold_label") => {
-                    Err(BadRecord::new("its annotators agreed on no label"))
+                    Err(BadRecord::new("the annotators agreed on no label"))
                 }
                 "" => Err(BadRecord::empty(format!("\"{column}\" is empty"))),
                 label => Ok(Some(Truth::Class(label.to_owned()))),
@@ -281,7 +283,7 @@ impl Columns {
         found.filter(|&n| n < choices.len()).ok_or_else(|| {
             let shown: String = label.chars().take(40).collect();
             BadRecord::new(format!(
-                "\"{column}\" is {shown:?}, none of the {} choices, counted from {from}",
+                "\"{column}\" is {shown:?}, which is not one of the {} choices, counted from {from}",
                 choices.len()
             ))
         })
@@ -410,7 +412,7 @@ mod tests {
         let unnamed = say(Named::default(), TaskKind::Classification);
         assert_eq!(
             unnamed,
-            "no column of f.jsonl is known to hold a text: it has verse, tone; name it with --text-column"
+            "cannot find a text in f.jsonl, which has the columns verse, tone; name the column with --text-column"
         );
         let named = Named { text: Some("tex".to_owned()), ..Named::default() };
         assert_eq!(say(named, TaskKind::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
@@ -451,6 +453,6 @@ mod tests {
             assert_eq!(right(key, label.clone(), of.clone()), Ok(Some(Truth::Choice(1))), "{key} {label}");
         }
         let error = right("label", json!(2), choices).unwrap_err();
-        assert_eq!(error, "\"label\" is \"2\", none of the 2 choices, counted from 0");
+        assert_eq!(error, "\"label\" is \"2\", which is not one of the 2 choices, counted from 0");
     }
 }

@@ -129,9 +129,9 @@ pub(crate) fn encode_all(
     Ok(encoder.counts)
 }
 
-/// What is wrong with marks where all that is said is learned.
-const NOT_ALL: &str = "has answers that are marked as not learned (weight 0 for instance), and train_on_prompt learns all \
-                       that is said";
+/// The error for marks in the data together with `train_on_prompt`.
+const NOT_ALL: &str = "has answers marked as not trained on (for instance weight 0), but train_on_prompt trains on \
+                       everything";
 
 /// Writes dialogues as tokens, and counts.
 struct DialogueEncoder<'a> {
@@ -187,22 +187,23 @@ fn check(counts: &DialogueCounts, context: usize) -> Result<()> {
     let read = train + counts.val + dropped;
     ensure!(
         read == 0 || truncated < read,
-        "all {read} dialogues are longer than the window of {context} tokens: what they answer would be cut off; give a model \
-         with a longer context, or shorter dialogues"
+        "all {read} dialogues are longer than the context of {context} tokens, so their answers would be cut off; use \
+         a model with a longer context, or shorter dialogues"
     );
     ensure!(
         read > 0 || unmarked == 0,
-        "in none of the {unmarked} dialogues is a message to be learned, by their marks (weight 0 for instance)"
+        "none of the {unmarked} dialogues has a message to train on: all are marked as not trained on (for instance \
+         weight 0)"
     );
     ensure!(
         train >= 2,
-        "{train} {} left to learn from: give more records",
+        "{train} training {} left; at least two are needed",
         if train == 1 { "dialogue is" } else { "dialogues are" }
     );
     ensure!(
         ends > 0,
-        "no dialogue has its end learned, so that the model would never stop: each is cut at {context} tokens, or the chat \
-         template has no sign after what the assistant says"
+        "no dialogue has an end that is trained on, so the model would never stop: every dialogue is cut at {context} \
+         tokens, or the chat template has no end token after an answer"
     );
     Ok(())
 }
@@ -216,7 +217,7 @@ pub(crate) struct Demonstrations {
     text: Option<InterleavedText>,
 }
 
-/// Pretraining text beside the demonstrations.
+/// Pretraining text that is mixed with the demonstrations.
 struct InterleavedText {
     windows: Windows,
     /// Windows for so many demonstrations.
@@ -583,16 +584,16 @@ mod tests {
         let sound = DialogueCounts { train: 5, ends: 5, ..DialogueCounts::default() };
         assert!(check(&sound, 64).is_ok());
         for (counts, says) in [
-            (DialogueCounts { train: 1, ..sound.clone() }, "1 dialogue is left to learn from"),
+            (DialogueCounts { train: 1, ..sound.clone() }, "1 training dialogue is left"),
             (
                 DialogueCounts { train: 0, unmarked: 3, ..sound.clone() },
-                "in none of the 3 dialogues is a message to be learned",
+                "none of the 3 dialogues has a message to train on",
             ),
             (
                 DialogueCounts { train: 5, truncated: 5, ..sound.clone() },
-                "all 5 dialogues are longer than the window of 64",
+                "all 5 dialogues are longer than the context of 64",
             ),
-            (DialogueCounts { ends: 0, ..sound.clone() }, "no dialogue has its end learned"),
+            (DialogueCounts { ends: 0, ..sound.clone() }, "no dialogue has an end that is trained on"),
         ] {
             let message = check(&counts, 64).unwrap_err().to_string();
             assert!(message.contains(says), "{message}");

@@ -59,9 +59,14 @@ fn head_dropout() -> f64 {
 impl Check for FinetuneConfig {
     fn check(&self, problems: &mut Problems) {
         let weight = self.lm_coef.is_finite() && self.lm_coef >= 0.0;
-        problems.require(weight, "lm_coef", "is negative", "use 0.5, or 0 to leave the language model's loss out");
+        problems.require(
+            weight,
+            "lm_coef",
+            "must not be negative",
+            "use 0.5, or 0 to turn off the language-modeling loss",
+        );
         let p = (0.0..1.0).contains(&self.head_dropout);
-        problems.require(p, "head_dropout", "is not a probability below 1", "use 0.1");
+        problems.require(p, "head_dropout", "must be at least 0 and below 1", "use 0.1");
         problems.section("data", &self.data);
         problems.section("dropout", &self.dropout);
         problems.section("train", &self.train);
@@ -108,10 +113,10 @@ impl Labeling {
         let HeadDescription { labels, task, more, .. } = HeadDescription::load(folder)?;
         let path = folder.join("config.json");
         let task: TaskKind = task.parse().map_err(|way| {
-            anyhow::anyhow!("finetuning_task \"{task}\" in {} is none that gptkit knows: {way}", path.display())
+            anyhow::anyhow!("finetuning_task \"{task}\" in {} is not supported: {way}", path.display())
         })?;
         let columns = serde_json::from_value(more["columns"].clone());
-        let columns = columns.with_context(|| format!("{} does not say which columns it reads", path.display()))?;
+        let columns = columns.with_context(|| format!("{} does not list the input columns", path.display()))?;
         let labeling = Self { task, labels, columns };
         Ok(if labeling.is_class() { labeling } else { Self { labels: Vec::new(), ..labeling } })
     }
@@ -174,7 +179,8 @@ impl Stage for Finetuning {
         let mut start = Start::load_reader(init, context.device)?;
         ensure!(
             start.config.kind != Kind::Bert || config.lm_coef == 0.0,
-            "{} is a masked model (kind bert): it predicts no next token, whose loss lm_coef = {} would add\n  hint: --set lm_coef=0",
+            "{} is a masked language model (kind = \"bert\") and has no next-token loss, so lm_coef = {} cannot be \
+             used\n  hint: --set lm_coef=0",
             init.display(),
             config.lm_coef
         );
@@ -243,7 +249,7 @@ impl Stage for Finetuning {
         let config = classifier.gpt.config();
         let n_head = (classifier.n_out() * config.d_model) as u64;
         context.progress.note(&format!(
-            "{} parameters, {} of them in the head · {} records a step · to {}",
+            "{} parameters, {} of them in the head · {} records per step · to {}",
             grouped(config.n_params() + n_head),
             grouped(n_head),
             self.config.train.batch_size,
@@ -267,8 +273,8 @@ fn parts_of(folder: &Path, config: &FinetuneConfig) -> Result<[Labeled; 3]> {
     let [train, val, test] = FILES.map(|name| folder.join(name));
     ensure!(
         test.exists(),
-        "{} is missing: the run was started by an earlier version, which averaged the language model's loss differently, or \
-         the file was removed; start a new run",
+        "{} is missing: the file was deleted, or the run was started by an earlier version, which averaged the \
+         language-modeling loss differently; start a new run",
         test.display()
     );
     Ok([Labeled::open(&train, config.seed)?, Labeled::open(&val, 0)?, Labeled::open(&test, 0)?])
@@ -276,9 +282,9 @@ fn parts_of(folder: &Path, config: &FinetuneConfig) -> Result<[Labeled; 3]> {
 
 fn report_counts(counts: &LabeledCounts, context: usize, progress: &dyn Progress) {
     let LabeledCounts { train, val, test, balance, numbers, truncated, sequences, tokens, longest } = counts;
-    let tested = if *test > 0 { format!(", {} to test", grouped(*test as u64)) } else { String::new() };
+    let tested = if *test > 0 { format!(", {} test records", grouped(*test as u64)) } else { String::new() };
     let [learned, validated] = [train, val].map(|n| grouped(*n as u64));
-    progress.note(&format!("{learned} records to learn, {validated} to validate{tested}"));
+    progress.note(&format!("{learned} training records, {validated} validation records{tested}"));
     let share = |(label, n): &(String, u64)| format!("{label} {:.1}%", 100.0 * *n as f64 / *train as f64);
     let mut classes: Vec<String> = balance.iter().take(10).map(share).collect();
     classes.extend((balance.len() > 10).then(|| format!("{} more", balance.len() - 10)));
@@ -289,19 +295,19 @@ fn report_counts(counts: &LabeledCounts, context: usize, progress: &dyn Progress
     }
     let n = (train + val + test).max(1);
     progress.note(&format!(
-        "tokens of a text: mean {:.1}, longest {longest} of {context}; {:.1}% of the records cut",
+        "tokens per text: mean {:.1}, longest {longest} of {context}; {:.1}% of the records were truncated",
         *tokens as f64 / (*sequences).max(1) as f64,
         100.0 * *truncated as f64 / n as f64
     ));
     if *truncated > 0 {
         progress.warn(&format!(
-            "{} of {} records do not fit into the window of {context} tokens: the longest text of each was cut at its end",
+            "{} of {} records are longer than the context of {context} tokens; the longest text of each was truncated",
             grouped(*truncated as u64),
             grouped(n as u64)
         ));
     }
     if *val == 0 {
-        progress.warn("there is nothing to validate on: the last weights are kept, whatever they are worth");
+        progress.warn("there is no validation set, so the last weights are kept without measuring them");
     }
 }
 
@@ -312,7 +318,7 @@ struct Scores<'a> {
     part: &'static str,
     #[serde(flatten)]
     report: &'a Report,
-    /// Scores of the part by which the weights were chosen, beside those of the test part.
+    /// Scores on the validation set, which the weights were chosen by, in addition to those on the test set.
     #[serde(skip_serializing_if = "Option::is_none")]
     validation: Option<&'a Report>,
 }
@@ -336,7 +342,7 @@ fn measure_best(
     let (part, report, validation) = match (measured(test)?, measured(val)?) {
         (Some(report), validation) => ("test", report, validation),
         (None, Some(report)) => ("validation", report, None),
-        (None, None) => bail!("there is nothing to measure the model on"),
+        (None, None) => bail!("there are no held-out records to evaluate the model on"),
     };
     let scores = Scores { part, report: &report, validation: validation.as_ref() };
     gptkit_data::disk::write_json(&folder.join(SCORES), &scores)?;

@@ -84,7 +84,10 @@ impl<'a> Framer<'a> {
     /// When it has not, or the window holds little besides them.
     pub(crate) fn new(tokenizer: &'a Tokenizer, context: usize) -> Result<Self> {
         let id = |token: &str| tokenizer.token_id(token).with_context(|| format!("the vocabulary lacks {token}"));
-        ensure!(context >= 8, "a window of {context} tokens has no room for texts: give a model with a longer context");
+        ensure!(
+            context >= 8,
+            "a context of {context} tokens is too short for texts; use a model with a longer context"
+        );
         let [start, delimiter, extract] = FRAME;
         let [start, delimiter, extract] = [id(start)?, id(delimiter)?, id(extract)?];
         Ok(Self { tokenizer, start, delimiter, extract, context })
@@ -309,8 +312,8 @@ impl LabeledEncoder<'_> {
         })?;
         let Some(columns) = columns else {
             match skipped.first {
-                Some(first) => bail!("{} holds no usable records; the first problem: {first}", reading.source),
-                None => bail!("{} holds no records", reading.source),
+                Some(first) => bail!("{} contains no usable records; the first problem: {first}", reading.source),
+                None => bail!("{} contains no records", reading.source),
             }
         };
         let Columns { text, text_b, choices, label } = &columns;
@@ -358,7 +361,7 @@ impl LabeledEncoder<'_> {
             self.labels.push(Label { name, trained: 0, validated: None });
             ensure!(
                 new < MOST_CLASSES,
-                "the column \"{}\" has more than {MOST_CLASSES} labels: numbers are learned with --task regression",
+                "the column \"{}\" has more than {MOST_CLASSES} labels; for numbers, use --task regression",
                 columns.label.as_deref().unwrap_or_default()
             );
         }
@@ -395,9 +398,13 @@ impl LabeledEncoder<'_> {
 
     /// What was found, and the number of each class by the order in which they were met.
     fn finish(mut self) -> Result<(Encoded, Vec<u32>)> {
-        let Some(columns) = self.columns.take() else { bail!("there are no records") };
+        let Some(columns) = self.columns.take() else { bail!("there are no records to train on") };
         let n = self.counts.train;
-        ensure!(n >= 2, "{n} record{} to learn from: give more", if n == 1 { " is left" } else { "s are left" });
+        ensure!(
+            n >= 2,
+            "{n} training record{}; at least two are needed",
+            if n == 1 { " is left" } else { "s are left" }
+        );
         let task = self.config.task;
         let mut sorted: Vec<usize> = (0..self.labels.len()).collect();
         let name = |i: usize| &self.labels[i].name;
@@ -413,11 +420,14 @@ impl LabeledEncoder<'_> {
             if let Some((unseen, Some(at))) =
                 known.iter().find(|label| label.trained == 0).map(|label| (&label.name, &label.validated))
             {
-                bail!("{at}: the label {unseen:?} does not occur in training, whose labels are {}", names.join(", "));
+                bail!(
+                    "{at}: the label {unseen:?} does not occur in the training records, whose labels are {}",
+                    names.join(", ")
+                );
             }
             ensure!(
                 names.len() >= 2,
-                "all {n} records to learn from have the label {:?}: there is nothing to tell apart",
+                "all {n} training records have the label {:?}; at least two labels are needed",
                 names.first().copied().unwrap_or_default()
             );
         }
@@ -425,7 +435,7 @@ impl LabeledEncoder<'_> {
             let (least, most, sum) = self.values;
             ensure!(
                 least < most,
-                "all {n} records to learn from have the number {least}: there is nothing to tell apart"
+                "all {n} training records have the number {least}; at least two different numbers are needed"
             );
             self.counts.numbers = Some((least, most, sum / n as f64));
         } else {

@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: from a model folder to one that answers, or that labels.
 //!
 //! - [`dialogues`] dialogues → tokens that know whether they are learned → batches of demonstrations
-//! - `mixing`      the loss of demonstrations and of pretraining text beside them
+//! - `mixing`      the loss of demonstrations and of the pretraining text that is mixed in
 //! - [`answers`]   what a model answers, before and after
 //! - [`mod@sft`]   InstructGPT's first step
 //! - [`columns`]   which columns of a file hold texts and labels

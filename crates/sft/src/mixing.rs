@@ -1,4 +1,4 @@
-//! The loss of demonstrations and of the pretraining text beside them.
+//! The loss of demonstrations and of the pretraining text that is mixed in.
 
 use crate::dialogues::DemonstrationBatch;
 use anyhow::Result;

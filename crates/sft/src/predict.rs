@@ -51,7 +51,7 @@ pub fn predict(
     let labeling = Labeling::load(folder)?;
     let head = ClassHead::load(&mut files.params, folder)?;
     let framer = Framer::new(&files.tokenizer, files.config.context);
-    let framer = framer.with_context(|| format!("{} was not made by `gptkit finetune`", folder.display()))?;
+    let framer = framer.with_context(|| format!("{} is not a classifier from `gptkit finetune`", folder.display()))?;
     let Labeling { task, labels, columns } = labeling;
     let classifier = Classifier { gpt, head, task, labels, most_sequences: 1, lm_coef: 0.0, dropout: 0.0 };
     let mut reader = Reader {
@@ -78,7 +78,7 @@ pub fn predict(
     skipped.warn(progress);
     if reader.n_unknown > 0 {
         progress.warn(&format!(
-            "{} records have labels that the model does not know, and are not in the scores",
+            "{} records have labels that the model does not know; they are not included in the scores",
             grouped(reader.n_unknown)
         ));
     }
@@ -122,7 +122,7 @@ impl Reader<'_> {
                 let found = Columns::of_file(task, &Named::default(), &row, false, self.on_bad);
                 if let Ok(found) = &found {
                     self.progress.warn(&format!(
-                        "the model was trained on the columns {}; the file has none of these names, and {} is read instead",
+                        "the model was trained on the columns {}; the file has none of them, so {} is used instead",
                         self.known.texts().join(", "),
                         found.texts().join(", ")
                     ));

@@ -36,7 +36,7 @@ impl Confusion {
     /// # Panics
     /// When the lengths differ, or a number is of no label.
     pub fn new(labels: &[impl ToString], truth: &[usize], predicted: &[usize]) -> Self {
-        assert_eq!(truth.len(), predicted.len(), "one prediction an example");
+        assert_eq!(truth.len(), predicted.len(), "one prediction per example");
         let n = labels.len();
         let mut counts = vec![vec![0; n]; n];
         for (&t, &p) in truth.iter().zip(predicted) {
@@ -173,7 +173,7 @@ fn shortened(name: &str) -> String {
 /// # Panics
 /// When the lengths differ.
 pub fn mean_squared_error(truth: &[f64], predicted: &[f64]) -> f64 {
-    assert_eq!(truth.len(), predicted.len(), "one prediction an example");
+    assert_eq!(truth.len(), predicted.len(), "one prediction per example");
     let squares: Vec<f64> = truth.iter().zip(predicted).map(|(t, p)| (t - p).powi(2)).collect();
     mean(&squares)
 }

@@ -84,7 +84,7 @@ impl Check for SftConfig {
         }
         if let Some(mix) = &self.pretraining {
             let share = (0.0..1.0).contains(&mix.share);
-            problems.require(share, "pretraining.share", "is not a share below 1", "use 0.1");
+            problems.require(share, "pretraining.share", "must be at least 0 and below 1", "use 0.1");
             problems.section("pretraining", &mix.text);
         }
     }
@@ -196,7 +196,7 @@ impl Stage for Sft {
         // What the template refuses is reported with the record.
         if matches!(template.is_endless(), Ok(true)) {
             progress.warn(&format!(
-                "the chat template of {} writes nothing after an answer, so that the model will not learn where to stop",
+                "the chat template of {} has no end token after an answer, so the model cannot learn when to stop",
                 self.init.display()
             ));
         }
@@ -272,7 +272,7 @@ impl Stage for Sft {
         let n_trained = learner.trainer().weights().trained().n_elements();
         let n_params = learner.trainer().objective().gpt().config().n_params();
         context.progress.note(&format!(
-            "{} of {} parameters are trained ({:.1}%) · {} demonstrations a step · to {}",
+            "{} of {} parameters are trained ({:.1}%) · {} demonstrations per step · to {}",
             grouped(n_trained),
             grouped(n_params),
             100.0 * n_trained as f64 / n_params as f64,
@@ -305,7 +305,8 @@ impl Stage for Sft {
         save_description(&last, &best.config, &best.tokenizer)?;
         save_ends(&last, &best.end_of_text)?;
         learner.trainer().weights().save(&last)?;
-        let template = Template::of(&best.tokenizer)?.context("the run's folder has lost its chat template")?;
+        let template =
+            Template::of(&best.tokenizer)?.context("the chat template of the run is missing from its folder")?;
         let gpt = Gpt::new(&best.config, &best.params, self.config.train.dtype.precision())?;
         let (tokenizer, ends) = (&best.tokenizer, &best.end_of_text[..]);
         let answerer = Answerer { model: &gpt, tokenizer, template: &template, ends };
@@ -341,29 +342,29 @@ pub fn batch_of_step(
 fn report_counts(counts: &DialogueCounts, progress: &dyn Progress) {
     let DialogueCounts { train: n, val, truncated, dropped, trained_tokens, masked_tokens, rewritten, .. } = *counts;
     progress.note(&format!(
-        "{} dialogues to learn, {} to validate · tokens: {} trained on, {} masked",
+        "{} training dialogues, {} validation dialogues · tokens: {} trained on, {} masked",
         grouped(n as u64),
         grouped(val as u64),
         grouped(trained_tokens),
         grouped(masked_tokens)
     ));
     if val == 0 {
-        progress.warn("no dialogues are held out for validation, so the last weights are kept");
+        progress.warn("there is no validation set, so the last weights are kept");
     }
     if rewritten > 0 {
         progress.warn(&format!(
-            "{} answers that are not the last of their dialogue are not learned: the chat template writes them in another way \
-             once the dialogue goes on, for instance without thoughts",
+            "{} earlier answers are not trained on, because the chat template formats an answer differently when the \
+             dialogue continues (for instance without its reasoning)",
             grouped(rewritten as u64)
         ));
     }
     if counts.unmarked > 0 {
         let n = grouped(counts.unmarked as u64);
-        progress.warn(&format!("{n} dialogues are left out: none of their messages is to be learned, by their marks"));
+        progress.warn(&format!("skipped {n} dialogues whose messages are all marked as not trained on"));
     }
     if truncated > 0 {
         progress.warn(&format!(
-            "{} dialogues are longer than the window and were cut; of {} of them nothing to learn was left",
+            "{} dialogues were longer than the context and were truncated; {} of them had nothing left to train on",
             grouped(truncated as u64),
             grouped(dropped as u64)
         ));

@@ -29,7 +29,7 @@ pub struct CaseTime {
     pub flops: f64,
 }
 
-/// The time that one of two training steps takes that are measured by turns.
+/// Time of one of two training steps that are measured alternately.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnTime {
     /// By the clock.
@@ -87,7 +87,7 @@ pub fn train_step(
     Ok(step.time(seconds))
 }
 
-/// A training step of each of two models, by turns, so that both meet the same load of the machine.
+/// A training step of each of two models, alternately, so that both meet the same load of the machine.
 ///
 /// # Errors
 /// When memory does not suffice.

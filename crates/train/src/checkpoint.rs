@@ -117,10 +117,10 @@ pub fn newest(run: &Path, progress: &dyn Progress) -> Result<(PathBuf, State)> {
     for (_, folder) in folders::checkpoints(run) {
         match read(&folder) {
             Ok(state) => return Ok((folder, state)),
-            Err(e) => progress.warn(&format!("{e:#}: the checkpoint before it is taken")),
+            Err(e) => progress.warn(&format!("{e:#}; using the previous checkpoint")),
         }
     }
-    bail!("{} holds no whole checkpoint: there is nothing to resume", run.display())
+    bail!("{} contains no complete checkpoint, so the run cannot be resumed", run.display())
 }
 
 /// Where `run` stands by its newest checkpoint whose state can be read; the weights beside it are not looked at.
@@ -136,7 +136,7 @@ fn read(folder: &Path) -> Result<State> {
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join(STATE);
     let text = disk::read_description(&path)?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not of this version", path.display()))
+    serde_json::from_str(&text).with_context(|| format!("{} was written by another version of gptkit", path.display()))
 }
 
 /// Writes the optimizer's moments to the file `path`.
@@ -155,7 +155,7 @@ pub(crate) fn restore_moments(path: &Path, optimizer: &mut Optimizer, n_updates:
     let stored = TensorFiles::open(&[path])?;
     optimizer
         .restore(|name, device| stored.load(name, device), n_updates)
-        .with_context(|| format!("{} does not fit the model", path.display()))
+        .with_context(|| format!("{} does not match the model", path.display()))
 }
 
 /// Takes the values of `params` from the file `path`.
@@ -166,7 +166,7 @@ pub fn load_into(params: &Params, path: &Path) -> Result<()> {
     let stored = TensorFiles::open(&[path])?;
     for (name, parameter) in params.iter() {
         let set = stored.load(name, parameter.var().device()).and_then(|values| parameter.set(&values));
-        set.with_context(|| format!("{} does not fit the model", path.display()))?;
+        set.with_context(|| format!("{} does not match the model", path.display()))?;
     }
     Ok(())
 }

@@ -253,8 +253,8 @@ impl TrainConfig {
     pub fn check_validation(&self, has_validation: bool) -> Result<()> {
         ensure!(
             has_validation || self.patience.is_none(),
-            "train.patience needs a validation part, and there is none\n  hint: name data to validate on (--val), or leave \
-             train.patience out"
+            "train.patience needs a validation set, but there is none\n  hint: add validation data with --val, or \
+             remove train.patience"
         );
         Ok(())
     }
@@ -264,13 +264,13 @@ impl TrainConfig {
             match span {
                 Span::Tokens(_) if of_episodes => problems.add(
                     key,
-                    "is in tokens, and PPO counts episodes (a prompt and its completion)",
+                    "is in tokens, but PPO counts episodes (a prompt and its completion)",
                     "use iterations or episodes, for instance \"100 steps\" or \"50k episodes\"",
                 ),
                 Span::Episodes(_) if !of_episodes => problems.add(
                     key,
-                    "is in episodes, which only PPO counts",
-                    "use for instance \"2000 steps\", \"10M tokens\" or \"3 epochs\"",
+                    "is in episodes, which only PPO supports",
+                    "use, for instance, \"2000 steps\", \"10M tokens\" or \"3 epochs\"",
                 ),
                 _ => {}
             }
@@ -278,8 +278,8 @@ impl TrainConfig {
     }
 
     fn check_values(&self, problems: &mut Problems) {
-        problems.require(self.length.is_positive(), "length", "is nothing", "use for instance \"2000 steps\"");
-        problems.require(self.batch_size > 0, "batch_size", "is not positive", "use 1 or more");
+        problems.require(self.length.is_positive(), "length", "must be positive", "use, for instance, \"2000 steps\"");
+        problems.require(self.batch_size > 0, "batch_size", "must be positive", "use 1 or more");
         for (value, key) in [
             (self.batch_size, "batch_size"),
             (self.micro_batch.unwrap_or(0), "micro_batch"),
@@ -291,57 +291,65 @@ impl TrainConfig {
         let micro = self.micro_batch();
         if (1..=LARGEST).contains(&self.batch_size) && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
             let near = (1..=micro.clamp(1, self.batch_size)).rev().find(|&m| self.batch_size.is_multiple_of(m));
-            let what = format!("does not divide the batch of {}", self.batch_size);
+            let what = format!("must divide the batch size of {}", self.batch_size);
             problems.add("micro_batch", what, format!("use {}", near.unwrap_or(1)));
         }
         match (self.batch_ramp_start, self.batch_ramp) {
             (None, None) => {}
-            (Some(_), None) => problems.add("batch_ramp", "is missing", "set how long the batch grows"),
-            (None, Some(_)) => {
-                problems.add("batch_ramp_start", "is missing", "say from how many windows the batch grows")
-            }
+            (Some(_), None) => problems.add("batch_ramp", "is missing", "set the length over which the batch grows"),
+            (None, Some(_)) => problems.add("batch_ramp_start", "is missing", "set the batch size at the start"),
             (Some(start), Some(ramp)) => {
-                problems.require(ramp.is_positive(), "batch_ramp", "is nothing", "use for instance \"100 steps\"");
+                problems.require(
+                    ramp.is_positive(),
+                    "batch_ramp",
+                    "must be positive",
+                    "use, for instance, \"100 steps\"",
+                );
                 let fits = start > 0 && start <= self.batch_size;
                 problems.require(
                     fits,
                     "batch_ramp_start",
-                    "is not between 1 and batch_size",
+                    "must be between 1 and batch_size",
                     "use less than batch_size",
                 );
             }
         }
         let positive = |x: f64| x.is_finite() && x > 0.0;
-        problems.require(positive(self.lr), "lr", "is not positive", "use for instance 6e-4");
+        problems.require(positive(self.lr), "lr", "must be positive", "use, for instance, 6e-4");
         problems.require(
             self.min_lr >= 0.0 && self.min_lr <= self.lr,
             "min_lr",
-            "is not between 0 and lr",
+            "must be between 0 and lr",
             "use a tenth of lr",
         );
-        problems.require(self.muon_lr.is_none_or(positive), "muon_lr", "is not positive", "use for instance 0.02");
+        problems.require(self.muon_lr.is_none_or(positive), "muon_lr", "must be positive", "use, for instance, 0.02");
         for (key, value) in [("muon_lr", self.muon_lr), ("muon_momentum", self.muon_momentum)] {
             let used = value.is_none() || self.optimizer == OptimizerKind::Muon;
             problems.require(
                 used,
                 key,
-                "is of an optimizer that is not used",
-                "set train.optimizer = \"muon\", or leave it out",
+                "is only for train.optimizer = \"muon\"",
+                "set train.optimizer = \"muon\", or remove the key",
             );
         }
         for (key, beta) in [("beta1", self.beta1), ("beta2", self.beta2), ("muon_momentum", self.muon_momentum())] {
-            problems.require((0.0..1.0).contains(&beta), key, "is not in [0, 1)", "use 0.9 to 0.999");
+            problems.require((0.0..1.0).contains(&beta), key, "must be at least 0 and below 1", "use 0.9 to 0.999");
         }
-        problems.require(positive(self.eps), "eps", "is not positive", "use 1e-8");
+        problems.require(positive(self.eps), "eps", "must be positive", "use 1e-8");
         let decay = self.weight_decay;
-        problems.require(decay.is_finite() && decay >= 0.0, "weight_decay", "is negative", "use 0.1, or 0 for none");
-        problems.require(self.clip.is_none_or(positive), "clip", "is not positive", "leave it out for no limit");
-        problems.require(self.spike_window > 1, "spike_window", "has no deviation", "use 100");
-        problems.require(positive(self.spike_z), "spike_z", "is not positive", "use 6");
-        problems.require(self.keep_checkpoints > 0, "keep_checkpoints", "leaves nothing to resume", "use 2");
-        problems.require(self.eval_every != Some(0), "eval_every", "is not positive", "use 250");
-        problems.require(self.eval_windows > 0, "eval_windows", "is not positive", "use 256");
-        problems.require(self.patience != Some(0), "patience", "would end at once", "leave it out, or use 5");
+        problems.require(
+            decay.is_finite() && decay >= 0.0,
+            "weight_decay",
+            "must not be negative",
+            "use 0.1, or 0 for none",
+        );
+        problems.require(self.clip.is_none_or(positive), "clip", "must be positive", "remove it for no limit");
+        problems.require(self.spike_window > 1, "spike_window", "must be at least 2", "use 100");
+        problems.require(positive(self.spike_z), "spike_z", "must be positive", "use 6");
+        problems.require(self.keep_checkpoints > 0, "keep_checkpoints", "must be positive", "use 2");
+        problems.require(self.eval_every != Some(0), "eval_every", "must be positive", "use 250");
+        problems.require(self.eval_windows > 0, "eval_windows", "must be positive", "use 256");
+        problems.require(self.patience != Some(0), "patience", "must be positive", "use 5, or remove the key");
     }
 }
 

@@ -66,9 +66,9 @@ impl Ema {
         let stored = TensorFiles::open(&[path])?;
         for (name, average) in &mut self.averages {
             let found = stored.load(name, average.device());
-            let found = found.with_context(|| format!("{} does not fit the model", path.display()))?;
+            let found = found.with_context(|| format!("{} does not match the model", path.display()))?;
             let (is, was) = (found.dims(), average.dims());
-            ensure!(is == was, "{name} in {} has shape {is:?}, its parameter {was:?}", path.display());
+            ensure!(is == was, "{name} in {} has shape {is:?}, but its parameter has {was:?}", path.display());
             *average = found;
         }
         Ok(())

@@ -181,7 +181,7 @@ impl<L: Learner> Fit<'_, L> {
     fn note_patience(&self) {
         if self.state.finished && self.state.step < self.state.n_steps {
             self.context.progress.note(&format!(
-                "no {} {} times in a row: training ends at {} {}",
+                "no {} for {} validations in a row; training stops at {} {}",
                 L::GAIN,
                 self.state.without_gain,
                 L::STEP,
@@ -194,8 +194,8 @@ impl<L: Learner> Fit<'_, L> {
         let state = self.state;
         ensure!(
             !state.finished || state.saved.is_some() || L::KEEP == Keep::Newest,
-            "training diverged: no finite loss at any validation in {} steps, so no model was written\n  \
-             hint: lower train.lr (here {:e}), or set train.clip",
+            "training diverged: the loss was not finite at any validation in {} steps, so no model was written\n  \
+             hint: lower train.lr (now {:e}) or set train.clip",
             state.step,
             self.config.lr
         );

@@ -61,15 +61,15 @@ impl Guard {
         if !update.is_finite() {
             self.not_finite_in_a_row += 1;
             let found =
-                format!("step {}: the loss is {}, its gradient's norm {}", step.number, update.loss, update.grad_norm);
+                format!("step {}: the loss is {} and the gradient norm {}", step.number, update.loss, update.grad_norm);
             ensure!(
                 self.not_finite_in_a_row < NOT_FINITE_AT_MOST,
-                "{found}, not finite for the {NOT_FINITE_AT_MOST}th time in a row; lower train.lr (here {:.1e}) or set \
-                 train.clip. The checkpoints in {} are from before",
+                "{found}; this is the {NOT_FINITE_AT_MOST}th non-finite update in a row; lower train.lr (now {:.1e}) \
+                 or set train.clip. The checkpoints in {} are from before",
                 step.lr,
                 run.join("checkpoints").display()
             );
-            progress.warn(&format!("{found}: no update is made"));
+            progress.warn(&format!("{found}; the update was skipped"));
             return Ok(());
         }
         self.not_finite_in_a_row = 0;
@@ -84,11 +84,11 @@ impl Guard {
 pub fn spike_message<M>(update: &Update<M>, loss: &str, config: &TrainConfig) -> Option<String> {
     let z = update.spike?;
     let done = match config.on_spike {
-        OnSpike::Report => "train.on_spike = \"skip\" would make no update",
-        OnSpike::Skip => "no update is made",
+        OnSpike::Report => "set train.on_spike = \"skip\" to skip such updates",
+        OnSpike::Skip => "the update was skipped",
     };
     Some(format!(
-        "the {loss} leaps to {:.3}, {z:.1} standard deviations above the last {}: {done}",
+        "the {loss} jumped to {:.3}, {z:.1} standard deviations above the mean of the last {}; {done}",
         update.loss, config.spike_window
     ))
 }

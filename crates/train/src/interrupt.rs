@@ -51,9 +51,9 @@ impl Interrupt {
                 flag::register_usize(signal, Arc::clone(&interrupt.signal), signal as usize)?;
                 Ok(())
             };
-            register().context("signals cannot be watched")?;
+            register().context("cannot install a signal handler")?;
         }
-        interrupt.watch_unix().context("signals cannot be watched")?;
+        interrupt.watch_unix().context("cannot install a signal handler")?;
         signals_are_handled();
         Ok(interrupt)
     }

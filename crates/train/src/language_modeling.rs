@@ -116,7 +116,7 @@ impl Validate for Mixture {
         self.objective.n_tokens(batch)
     }
 
-    /// The loss of each source is a score of its own, where there are several.
+    /// The loss of each source is a separate score if there are several.
     fn validate(&self, batches: &[Batch]) -> Result<Validation> {
         let mut left = batches;
         let mut losses = Vec::new();
@@ -172,7 +172,8 @@ pub fn check_tokens(tokens: &[u32], model: &Gpt) -> Result<()> {
     let entries = model.config().vocab_size;
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= entries) {
         bail!(
-            "the text has token {id}, and the vocabulary {entries} entries: it is damaged; run `gptkit prepare` again"
+            "the text contains token id {id}, but the vocabulary has {entries} entries: the text is damaged; run \
+             `gptkit prepare` again"
         );
     }
     Ok(())

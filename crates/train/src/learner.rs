@@ -79,7 +79,7 @@ pub trait Learner {
     /// When a file cannot be read or does not fit the model.
     fn restore(&mut self, folder: &Path, state: &State) -> Result<()>;
 
-    /// The figures beside the progress bar.
+    /// The figures next to the progress bar.
     fn status(record: &Record, speed: &Speed) -> String;
 }
 
@@ -97,7 +97,7 @@ pub struct StepContext<'a> {
 impl StepContext<'_> {
     /// Adds to `error` of step number `step`, which the learner calls `name`, where the run was saved last.
     pub fn explain(&self, error: Error, name: &str, step: u64) -> Error {
-        error.context(format!("{name} {step}; what was saved last is in {}", self.folder.display()))
+        error.context(format!("{name} {step} failed; the last saved state is in {}", self.folder.display()))
     }
 }
 
@@ -182,7 +182,7 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
 
     const STEP: &'static str = "step";
     const KEEP: Keep = Keep::Best;
-    const GAIN: &'static str = "better validation loss";
+    const GAIN: &'static str = "improvement of the validation loss";
 
     fn has_validation(&self) -> bool {
         !self.validation.is_empty()

@@ -8,14 +8,14 @@
 //! - [`run`]       the folder of a run: resolved config, metrics, model
 //! - [`model_used`] a model folder that a run depends on
 //! - [`request`]   what a run was started with, and what is in its folder
-//! - [`resume`]    a run that goes on, and what may be edited before
-//! - [`checkpoint`] all that a run needs to go on, whole or absent
+//! - [`resume`]    resuming a run, and the settings that may be edited before
+//! - [`checkpoint`] everything that a run needs to resume, written atomically
 //! - [`interrupt`] signals and `--max-time`
 //! - [`guard`]     losses and gradients that are no numbers, losses that leap
 //! - [`curves`]    what a run recorded, by metric; [`metric_charts`] draws it, `events` writes it for TensorBoard
 //! - [`objective`] what a stage trains for
 //! - [`language_modeling`] the objective of language models
-//! - [`masked`]    what a masked model is asked
+//! - [`masked`]    the masked prediction task
 //! - [`stage`]     a stage as every stage is run: new, resumed, reported
 //! - [`fit`]       the loop: steps, validations, checkpoints, interrupts
 //! - [`training_data`] the data that the loop reads

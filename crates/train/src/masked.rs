@@ -11,9 +11,9 @@ use gptkit_rng::keyed::{Draw, Key, words};
 /// Share of the tokens that are asked for, where a configuration does not say another: a model learns from these alone, so
 /// that a short run learns more where more are asked for (Wettig et al. 2023).
 pub const MASK_RATE: f64 = 0.15;
-/// Of these, the share in whose places stands the mask token.
+/// Share of these tokens that the mask token replaces.
 const MASKED: f64 = 0.8;
-/// Of these, the share in whose places stands any token; the others stay.
+/// Share of these tokens that a random token replaces; the others stay.
 const RANDOM: f64 = 0.1;
 
 /// Draws as a pure function of the seed, a row's number in the run and the position in it.

@@ -59,7 +59,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 /// When its `metrics.jsonl` cannot be read.
 pub fn records(folder: &Path) -> Result<Vec<Record>> {
     let path = folder.join(METRICS);
-    let bytes = disk::read(&path).context("is this a run?")?;
+    let bytes = disk::read(&path).context("cannot read the metrics; is this the folder of a run?")?;
     Ok(lines(&bytes).map(|(record, _)| record).collect())
 }
 

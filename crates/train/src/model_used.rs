@@ -37,10 +37,11 @@ impl ModelUsed {
     /// When it is not.
     pub fn check(&self, role: &str) -> Result<()> {
         let folder = self.folder.display();
-        ensure!(self.folder.is_dir(), "the {role} of this run, {folder}, is gone: put it back to go on");
+        ensure!(self.folder.is_dir(), "the {role} of this run, {folder}, is missing; restore it to resume");
         ensure!(
             self.is_unchanged()?,
-            "the {role} of this run, {folder}, is not what it was when the run began: it has other weights"
+            "the weights of the {role} of this run, {folder}, have changed since the run started; restore them, or \
+             start a new run"
         );
         Ok(())
     }

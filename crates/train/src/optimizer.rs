@@ -55,8 +55,8 @@ impl Optimizer {
         let slots = trained.map(slot).collect::<Result<Vec<_>>>()?;
         if kind == OptimizerKind::Muon && !slots.iter().any(|slot| matches!(slot.rule, UpdateRule::Muon { .. })) {
             bail!(
-                "train.optimizer = \"muon\" changes matrices of layers, and none of these is trained\n  hint: use \
-                 train.optimizer = \"adamw\""
+                "train.optimizer = \"muon\" updates weight matrices of layers, but none of them is trained\n  hint: \
+                 use train.optimizer = \"adamw\""
             );
         }
         Ok(Self { slots, n_updates: 0 })
@@ -80,7 +80,7 @@ impl Optimizer {
         for (name, var) in self.slots.iter().flat_map(Slot::moments) {
             let moment = find(&name, var.device())?;
             if moment.dims() != var.dims() {
-                bail!("{name} has shape {:?}, its parameter {:?}", moment.dims(), var.dims());
+                bail!("{name} has shape {:?}, but its parameter has {:?}", moment.dims(), var.dims());
             }
             var.set(&moment)?;
         }

@@ -71,7 +71,7 @@ impl NewestFigure {
 /// # Errors
 /// When the folder cannot be read.
 pub fn runs(folder: &Path) -> Result<Vec<Overview>> {
-    ensure!(folder.is_dir(), "there is no folder {}; `gptkit pretrain` makes a run in runs/", folder.display());
+    ensure!(folder.is_dir(), "there is no folder {}; `gptkit pretrain` creates one in runs/", folder.display());
     let entries = folder.read_dir().with_context(|| format!("{} cannot be read", folder.display()))?;
     let folders = entries.flatten().map(|entry| entry.path());
     let mut runs: Vec<Overview> = folders.filter(|path| path.join(METRICS).exists()).map(overview).collect();

@@ -119,7 +119,7 @@ pub fn must_fit(needed: u64, device: &Device) -> Result<()> {
     let here = machine::memory();
     ensure!(
         !device.is_cpu() || needed / 2 <= here,
-        "the model with its training takes about {:.1} GB of memory, and there are {:.1}: use a smaller model, context or \
+        "training needs about {:.1} GB of memory, but this machine has {:.1} GB; use a smaller model, context or \
          train.micro_batch",
         needed as f64 / 1e9,
         here as f64 / 1e9

@@ -1,4 +1,4 @@
-//! The first stage: raw text → language model (GPT-1 to GPT-3, and the baselines beside them).
+//! The first stage: raw text → language model (GPT-1 to GPT-3, and the baselines).
 
 use crate::config::{TrainConfig, default_seed};
 use crate::context::RunContext;
@@ -64,9 +64,9 @@ pub struct PretrainConfig {
 impl Check for PretrainConfig {
     fn check(&self, problems: &mut Problems) {
         if let Some(rate) = self.mask_rate {
-            problems.require(rate > 0.0 && rate < 1.0, "mask_rate", "is not between 0 and 1", "use 0.15");
+            problems.require(rate > 0.0 && rate < 1.0, "mask_rate", "must be between 0 and 1", "use 0.15");
             let is_masked = self.model.kind == Kind::Bert;
-            problems.require(is_masked, "mask_rate", "is only for kind bert", "remove it");
+            problems.require(is_masked, "mask_rate", "is only for kind = \"bert\"", "remove it");
         }
         problems.section("model", &self.model);
         problems.section("tokenizer", &self.tokenizer);
@@ -189,7 +189,7 @@ impl Stage for Pretraining {
         let prepared = prepare(&config.data, &config.tokenizer, None, context.progress)?;
         ensure!(
             prepared.tokenizer.fingerprint()? == Tokenizer::load(checkpoint)?.fingerprint()?,
-            "{} has another tokenizer than {}: they do not belong together",
+            "{} and {} have different tokenizers",
             prepared.folder.display(),
             checkpoint.display()
         );
@@ -203,7 +203,7 @@ impl Stage for Pretraining {
         let (shape, params) = load_model(checkpoint, context.device)?;
         ensure!(
             shape == config.model,
-            "{} holds a model of another shape than [model] in {} says",
+            "the model in {} does not match [model] in {}",
             checkpoint.display(),
             folder.join("config.toml").display()
         );
@@ -255,7 +255,7 @@ impl Stage for Pretraining {
     fn announce(&self, learner: &Self::Learner, run: &Path, context: &RunContext) {
         let Self { config, text: Some(text), .. } = self else { return };
         context.progress.note(&format!(
-            "{} parameters · {} tokens a step · {} tokens an epoch · to {}",
+            "{} parameters · {} tokens per step · {} tokens per epoch · to {}",
             grouped(config.model.n_params()),
             grouped((config.train.batch_size * config.model.context) as u64),
             grouped(text.windows.rows_per_epoch() * config.model.context as u64),
@@ -311,7 +311,7 @@ impl Pretraining {
 pub fn batch_of_step(config: PretrainConfig, step: u64, context: &RunContext) -> Result<(Tokenizer, Batch)> {
     ensure!(
         config.model.kind != Kind::Bert,
-        "`inspect` does not support kind = \"bert\" (masked language model): its batches are masked while they are trained on"
+        "`inspect` does not support kind = \"bert\" (masked language model): its tokens are masked during training"
     );
     stage::batch_of_step(Pretraining::new(config, None), step, context)
 }
@@ -398,7 +398,7 @@ fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
         let way = settings_that_fit(&config.model, &config.train, here)
             .map(|set| format!(": use --set {}", set.join(" --set ")));
         context.progress.warn(&format!(
-            "a step takes about {:.1} GB of memory, and there are {:.1}{}",
+            "a step needs about {:.1} GB of memory, but this machine has {:.1} GB{}",
             needed as f64 / 1e9,
             here as f64 / 1e9,
             way.unwrap_or_default()
@@ -410,8 +410,8 @@ fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
 fn warn_of_data(config: &PretrainConfig, text: &PretrainData, has_validation: bool, progress: &dyn Progress) {
     for (name, asked, given) in text.windows.rounded_shares() {
         progress.warn(&format!(
-            "{name} has {:.3}% of the weights and gets {:.1}% of the windows, the least that a source can get: give it more \
-             weight, or leave it out",
+            "{name} has {:.3}% of the weight but gets {:.1}% of the windows, the minimum for a source; increase its \
+             weight or remove it",
             100.0 * asked,
             100.0 * given
         ));
@@ -420,8 +420,8 @@ fn warn_of_data(config: &PretrainConfig, text: &PretrainData, has_validation: bo
     let validated = |name: &str| text.held_out.iter().any(|source| source.name == name);
     for part in text.corpus.val.iter().filter(|part| config.data.val_fraction > 0.0 && !validated(&part.name)) {
         progress.warn(&format!(
-            "the validation part of {} has {} tokens, and a window takes {window}: it has no validation loss; raise \
-             data.val_fraction, or give more text",
+            "the validation set of {} has {} tokens, but a window needs {window}, so there is no validation loss for \
+             it; raise data.val_fraction or use more text",
             part.name,
             grouped(part.tokens.len())
         ));
@@ -429,7 +429,7 @@ fn warn_of_data(config: &PretrainConfig, text: &PretrainData, has_validation: bo
     let n_steps = Schedule::new(&config.train, config.model.context, text.windows.rows_per_epoch()).n_steps();
     if let Some(every) = config.train.eval_every.filter(|&every| every > n_steps && has_validation) {
         progress.warn(&format!(
-            "train.eval_every = {every} is longer than the run of {n_steps} steps: it is validated at its end only"
+            "train.eval_every = {every} is longer than the run of {n_steps} steps, so validation runs only at the end"
         ));
     }
 }
@@ -439,7 +439,7 @@ fn warn_of_changed_text(folder: &Path, prepared: &Prepared, progress: &dyn Progr
     let from = RunRequest::read(folder).map(|request| request.working_folder).unwrap_or_default();
     for path in changed_since(&prepared.folder, &from)? {
         progress.warn(&format!(
-            "{path} has changed since it was prepared: this run resumes with the text as it was, from {}; to train on the new \
+            "{path} has changed since it was prepared; this run resumes with the old text from {}; to train on the new \
              text, start a new run with --init",
             prepared.folder.display()
         ));
@@ -462,15 +462,15 @@ fn fit_vocabulary(model: &mut ModelConfig, entries: usize, progress: &dyn Progre
         model.vocab_size = needed;
     }
     let size = model.vocab_size;
-    let and_mask = if needed > entries { " and the mask token one" } else { "" };
+    let and_mask = if needed > entries { " and the mask token 1" } else { "" };
     ensure!(
         needed <= size,
-        "the tokenizer has {entries} entries{and_mask}, more than model.vocab_size = {size}; set model.vocab_size = {needed}, \
-         or leave it out"
+        "the tokenizer has {entries} entries{and_mask}, more than model.vocab_size = {size}; set model.vocab_size = \
+         {needed}, or remove the key"
     );
     if needed < size {
         progress.note(&format!(
-            "the tokenizer has {} entries{and_mask}; {} rows of the model's vocabulary of {} stand for no token",
+            "the tokenizer has {} entries{and_mask}; {} of the model's {} embedding rows are unused",
             grouped(entries as u64),
             grouped((size - needed) as u64),
             grouped(size as u64)

@@ -45,7 +45,7 @@ impl RunRequest {
         let used = |&(name, folder): &(&str, &Path)| anyhow::Ok((name.to_owned(), ModelUsed::of(folder)?));
         Ok(Self {
             command: command.to_owned(),
-            working_folder: std::env::current_dir().context("the working folder is not known")?,
+            working_folder: std::env::current_dir().context("cannot determine the working directory")?,
             config: serde_json::to_value(config)?,
             models: models.iter().map(used).collect::<Result<_>>()?,
             begun: false,
@@ -70,7 +70,8 @@ impl RunRequest {
     /// # Errors
     /// When it is not one of this command.
     pub fn config<C: DeserializeOwned>(&self) -> Result<C> {
-        serde_json::from_value(self.config.clone()).with_context(|| format!("{REQUEST} is not of this version"))
+        serde_json::from_value(self.config.clone())
+            .with_context(|| format!("{REQUEST} was written by another version of gptkit"))
     }
 
     /// The folder of the model that the argument `name` named.
@@ -78,7 +79,7 @@ impl RunRequest {
     /// # Errors
     /// When there is none.
     pub fn model(&self, name: &str) -> Result<&Path> {
-        let used = self.models.get(name).with_context(|| format!("{REQUEST} names no --{name}"))?;
+        let used = self.models.get(name).with_context(|| format!("{REQUEST} has no --{name}"))?;
         Ok(&used.folder)
     }
 
@@ -90,7 +91,8 @@ impl RunRequest {
         let Some(base) = self.models.get("init") else { return Ok(()) };
         ensure!(
             base.is_unchanged()?,
-            "the weights in {} have changed since this run began, and its adapters belong to them; start a new run",
+            "the weights in {} have changed since this run started, and its adapters only fit the old ones; start a \
+             new run",
             base.folder.display()
         );
         Ok(())
@@ -120,14 +122,14 @@ impl RunRequest {
     /// When it holds something else, or another process is writing there.
     pub fn place(&self, folder: &Path) -> Result<RunFolder> {
         let before = Self::read(folder).filter(|_| folder.is_dir());
-        let other = || format!("{} is not empty; choose another folder with --out", folder.display());
+        let other = || format!("{} is not empty; use another folder with --out", folder.display());
         let Some(before) = before else {
             let claim = Claim::new(folder, &|_| false)?;
             let held = || format!("another process is writing the run in {}", folder.display());
             return Ok(RunFolder::New(claim.with_context(|| if disk::is_locked(folder) { held() } else { other() })?));
         };
         let same = Self { begun: before.begun, ..self.clone() } == before;
-        ensure!(same, "{}: it holds a run that was started with {}", other(), before.difference(self));
+        ensure!(same, "{}: it contains a run that was started with {}", other(), before.difference(self));
         if before.begun || checkpoint_folders::has_checkpoint(folder) {
             return Ok(RunFolder::Same);
         }
@@ -154,7 +156,7 @@ impl RunRequest {
         for (name, used) in &self.models {
             match now.models.get(name) {
                 Some(other) if other == used => {}
-                Some(other) if other.folder == used.folder => return format!("other weights in --{name}"),
+                Some(other) if other.folder == used.folder => return format!("different weights in --{name}"),
                 _ => return format!("--{name} {}", used.folder.display()),
             }
         }
@@ -165,7 +167,7 @@ impl RunRequest {
                 Some(before) => format!("{} = {before}", difference.key),
                 None => format!("no {}", difference.key),
             },
-            None => "other settings".to_owned(),
+            None => "different settings".to_owned(),
         }
     }
 }
@@ -203,7 +205,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         disk::write(&folder.path().join("notes.txt"), b"mine").unwrap();
         let message = format!("{:#}", request(1).place(folder.path()).unwrap_err());
-        assert!(message.contains("is not empty; choose another folder with --out"), "{message}");
+        assert!(message.contains("is not empty; use another folder with --out"), "{message}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

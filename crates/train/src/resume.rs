@@ -58,7 +58,7 @@ impl Resumable {
     pub fn open(folder: &Path, verified: &[&str], progress: &dyn Progress) -> Result<Self> {
         ensure!(
             folder.join(CONFIG).exists() || checkpoint_folders::has_checkpoint(folder),
-            "{} does not exist: {} is no run",
+            "{} is missing, so {} is not a run",
             folder.join(CONFIG).display(),
             folder.display()
         );
@@ -119,8 +119,8 @@ fn settings_edited(
     if !refused.is_empty() {
         let what: Vec<String> = refused.iter().map(|difference| difference.to_string()).collect();
         bail!(
-            "{} was edited after the run began: {}; this would make it a different run\n  hint: undo the change to resume, or \
-             start a new run from these weights with --init {}",
+            "{} was edited after the run started: {}; this would make it a different run\n  hint: undo the change to \
+             resume, or start a new run from these weights with --init {}",
             path.display(),
             what.join(", "),
             checkpoint.display()

@@ -74,7 +74,7 @@ pub fn claim_numbered(runs: &Path, name: &str) -> Result<Claim> {
             return Ok(claim);
         }
     }
-    anyhow::bail!("every number of {} is taken", runs.join(name).display())
+    anyhow::bail!("cannot find an unused name for {}", runs.join(name).display())
 }
 
 /// Says that this process writes the run in `folder`, until the result is dropped.

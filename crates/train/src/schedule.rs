@@ -1,4 +1,4 @@
-//! Learning rate and batch size over tokens: pure functions of the step, so that a resumed run goes on as it would have.
+//! Learning rate and batch size over tokens: pure functions of the step, so that a resumed run continues exactly.
 
 mod warnings;
 
@@ -163,10 +163,10 @@ impl Schedule {
     /// When the plan has no step, or fewer than are done.
     pub fn check_done(&self, done: u64) -> Result<()> {
         let (length, n) = (self.config.length, self.n_steps());
-        ensure!(n > 0, "train.length = \"{length}\" is less than one step of this data: use \"1 step\" or more");
+        ensure!(n > 0, "train.length = \"{length}\" is less than one step of this data; use \"1 step\" or more");
         ensure!(
             n >= done,
-            "train.length = \"{length}\" is {n} steps, and the run has made {done} already: it cannot be made shorter"
+            "train.length = \"{length}\" is {n} steps, but the run has already done {done}; use at least that many"
         );
         Ok(())
     }

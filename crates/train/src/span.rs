@@ -36,7 +36,8 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is not a length: write \"2000 steps\", \"300B tokens\" or \"3 epochs\"");
+        let wrong =
+            || format!("\"{text}\" is not a length; use for instance \"2000 steps\", \"300B tokens\" or \"3 epochs\"");
         let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_'));
         let digits = digits.ok_or_else(|| if text.is_empty() { wrong() } else { without_unit(text) })?;
         let (number, rest) = text.split_at(digits);
@@ -60,7 +61,7 @@ impl FromStr for Span {
 }
 
 fn without_unit(number: &str) -> String {
-    format!("{number} has no unit: write \"{number} steps\" or \"{number} epochs\"")
+    format!("{number} has no unit; write \"{number} steps\" or \"{number} epochs\"")
 }
 
 impl fmt::Display for Span {

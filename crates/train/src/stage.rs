@@ -260,6 +260,7 @@ pub fn batch_of_step<S: Stage>(
     let mut data = stage.open(aside.path(), &model, context)?;
     let schedule = stage.schedule(&data);
     let found = schedule.steps().nth(step as usize - 1);
-    let found = found.with_context(|| format!("the run has {} steps, and no step {step}", schedule.n_steps()))?;
+    let found =
+        found.with_context(|| format!("the run has {} steps, so there is no step {step}", schedule.n_steps()))?;
     Ok((model.tokenizer, (data.batch)(found.first_row, found.rows)))
 }

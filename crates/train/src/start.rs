@@ -1,4 +1,4 @@
-//! What a fine-tuning starts from: a model folder, its vocabulary extended where the stage needs signs of its own.
+//! What a fine-tuning starts from: a model folder, its vocabulary extended where the stage needs new special tokens.
 
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -49,7 +49,7 @@ impl Check for DropoutConfig {
     fn check(&self, problems: &mut Problems) {
         for (key, p) in [("embedding", self.embedding), ("attention", self.attention), ("residual", self.residual)] {
             let sound = p.is_none_or(|p| (0.0..1.0).contains(&p));
-            problems.require(sound, key, "is not a probability below 1", "use 0.1");
+            problems.require(sound, key, "must be at least 0 and below 1", "use 0.1");
         }
     }
 }
@@ -161,8 +161,8 @@ impl Start {
         let Some(lora) = lora else { return Ok(self.params.clone().into()) };
         if is_adapter(&self.folder) {
             progress.warn(&format!(
-                "{} is a folder of adapters: gptkit reads the new adapters on top of them, but PEFT would load the new ones alone; \
-                 start from the model that `gptkit merge` makes of them if PEFT is to read the result",
+                "{} contains adapters: gptkit puts the new adapters on top of them, but PEFT would load only the new \
+                 ones; if PEFT must read the result, merge them first with `gptkit merge`",
                 self.folder.display()
             ));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How often the thread looks for a signal.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Watches for a signal beside the training loop, and reports the step that is finished before the run stops.
+/// Watches for a signal during training, and reports the step that is finished before the run stops.
 pub(crate) struct StopNotice<'a> {
     interrupt: &'a Interrupt,
     progress: &'a dyn Progress,
@@ -51,7 +51,9 @@ impl<'a> StopNotice<'a> {
             0 => String::new(),
             ms => format!(" (steps take up to {:.1} s)", ms as f64 / 1e3),
         };
-        format!("finishing {unit} {step}{takes}, then saving; Ctrl-C again stops now and keeps the last checkpoint")
+        format!(
+            "finishing {unit} {step}{takes} and saving; press Ctrl-C again to stop now and keep the last checkpoint"
+        )
     }
 }
 
@@ -78,7 +80,7 @@ mod tests {
         let interrupt = Interrupt::default();
         let notice = StopNotice::new(&interrupt, &Silent, "step");
         notice.begins(1, Duration::ZERO);
-        assert!(notice.text().starts_with("finishing step 1, then saving"), "{}", notice.text());
+        assert!(notice.text().starts_with("finishing step 1 and saving"), "{}", notice.text());
         notice.begins(2, Duration::from_millis(41_300));
         assert!(notice.text().starts_with("finishing step 2 (steps take up to 41.3 s)"), "{}", notice.text());
         // Else the end of the scope would wait for ever.

@@ -44,7 +44,7 @@ impl FromStr for TokenizerKind {
         match text {
             "bpe" => Ok(Self::Bpe),
             "char" => Ok(Self::Char),
-            _ => Err("use bpe or char".to_owned()),
+            _ => Err("must be bpe or char".to_owned()),
         }
     }
 }
@@ -64,22 +64,37 @@ impl TokenizerConfig {
 impl Check for TokenizerConfig {
     fn check(&self, problems: &mut Problems) {
         if let Some(path) = &self.path {
-            problems.require(path.exists(), "path", "does not exist", "name a tokenizer.json, or a folder with one");
-            problems.require(self.train.is_none(), "train", "stands beside a path", "keep one of them");
-            problems.require(self.vocab_size.is_none(), "vocab_size", "stands beside a path", "it is the file's");
+            problems.require(
+                path.exists(),
+                "path",
+                "does not exist",
+                "use a tokenizer.json, or a folder that contains one",
+            );
+            problems.require(
+                self.train.is_none(),
+                "train",
+                "cannot be combined with tokenizer.path",
+                "remove one of the two",
+            );
+            problems.require(
+                self.vocab_size.is_none(),
+                "vocab_size",
+                "cannot be combined with tokenizer.path",
+                "remove it; the file determines the size",
+            );
         }
         match (self.kind(), self.vocab_size) {
             (TokenizerKind::Char, Some(_)) => {
-                problems.add("vocab_size", "is as large as the text has characters", "remove it")
+                problems.add("vocab_size", "cannot be set for a character tokenizer", "remove it")
             }
             (_, Some(n)) if n > outline::MOST_ENTRIES => {
                 let most = outline::MOST_ENTRIES;
-                problems.add("vocab_size", "is larger than any vocabulary", format!("use at most {most}"));
+                problems.add("vocab_size", "is too large", format!("use at most {most}"));
             }
             (TokenizerKind::Bpe, Some(n)) if n < FEWEST => {
                 problems.add(
                     "vocab_size",
-                    "has no room for 256 bytes and the end of text",
+                    "is too small for 256 bytes and the end-of-text token",
                     format!("use {FEWEST} or more"),
                 );
             }

@@ -5,13 +5,13 @@ use crate::quiet::quietly;
 use anyhow::{Result, anyhow, bail};
 
 impl Tokenizer {
-    /// The bytes that `ids` stand for, exactly those that were encoded where tokens stand for bytes.
+    /// Decodes `ids` to bytes: exactly the encoded ones where tokens represent bytes.
     ///
     /// # Errors
     /// When an id is not in the vocabulary.
     pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
         if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
-            bail!("{id} is not a token: the vocabulary has {} entries", self.vocab_size());
+            bail!("{id} is not a token id: the vocabulary has {} entries", self.vocab_size());
         }
         match &self.bytes {
             Some(bytes) => Ok(ids.iter().flat_map(|&id| &bytes[id as usize]).copied().collect()),
@@ -19,7 +19,7 @@ impl Tokenizer {
         }
     }
 
-    /// The text that `ids` stand for, with U+FFFD where their bytes are none.
+    /// Decodes `ids` to text, with U+FFFD for bytes that are not UTF-8.
     ///
     /// # Errors
     /// When an id is not in the vocabulary.
@@ -27,7 +27,7 @@ impl Tokenizer {
         Ok(String::from_utf8_lossy(&self.decode_bytes(ids)?).into_owned())
     }
 
-    /// What one token stands for, to be looked at.
+    /// The text of one token, for display.
     pub fn token_text(&self, id: u32) -> String {
         match self.bytes.as_ref().and_then(|bytes| bytes.get(id as usize)) {
             Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -49,7 +49,7 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Whether each token stands for bytes, whatever stands beside it.
+    /// Whether each token represents the same bytes in any context.
     pub(crate) fn joins_bytes(&self) -> bool {
         self.bytes.is_some()
     }

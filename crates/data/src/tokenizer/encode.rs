@@ -118,9 +118,8 @@ impl Tokenizer {
             ids.extend(self.encode(chunk.valid())?);
             for &byte in chunk.invalid() {
                 let id = self.bytes.iter().flatten().position(|b| b == &[byte]);
-                let id = id.with_context(|| {
-                    format!("byte {byte:#04x} is not UTF-8, and this tokenizer has no token for it")
-                })?;
+                let id =
+                    id.with_context(|| format!("byte {byte:#04x} is not UTF-8, and this tokenizer cannot encode it"))?;
                 ids.push(id as u32);
             }
         }
@@ -149,7 +148,7 @@ impl Tokenizer {
             // The library drops characters that it does not know.
             let unknown = text.chars().find(|c| self.inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_none());
             bail!(
-                "the character {:?} is not among the {} that this tokenizer was made from",
+                "the character {:?} is not in the vocabulary of this character tokenizer ({} entries)",
                 unknown.unwrap_or_default(),
                 self.vocab_size()
             );

@@ -36,7 +36,7 @@ impl Tokenizer {
             inner.set_encode_special_tokens(tokens.split_special_tokens);
             Self::new(inner, tokens)
         });
-        tokenizer.with_context(|| format!("the tokenizer in {}", path.display()))
+        tokenizer.with_context(|| format!("cannot load the tokenizer in {}", path.display()))
     }
 }
 
@@ -48,7 +48,7 @@ fn read_json(path: &Path) -> Result<Inner> {
         let read = quietly(|| Inner::from_str(&text)).map_err(|panicked| anyhow!("it is damaged ({panicked})"))?;
         read.map_err(|e| anyhow!("{e}"))
     });
-    read.with_context(|| format!("{} is not a tokenizer", path.display()))
+    read.with_context(|| format!("{} is not a valid tokenizer file", path.display()))
 }
 
 /// The vocabulary at `path`, in the first of the forms that [`Tokenizer::load`] names.
@@ -74,8 +74,8 @@ fn read_vocabulary(path: &Path, folder: &Path, tokens: &FolderTokens) -> Result<
     }
     ensure!(
         file.exists(),
-        "{} holds no tokenizer: tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, or \
-         encoder_bpe_40000.json with vocab_40000.bpe",
+        "{} contains no tokenizer: expected tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, \
+         or encoder_bpe_40000.json with vocab_40000.bpe",
         path.display()
     );
     with_prefix_space(read_json(&file)?, tokens)
@@ -122,7 +122,7 @@ fn bpe(
     settings: impl FnOnce(tokenizers::models::bpe::BpeBuilder) -> tokenizers::models::bpe::BpeBuilder,
 ) -> Result<BPE> {
     for path in [vocab, merges] {
-        ensure!(path.exists(), "{} does not exist; it goes with {}", path.display(), vocab.display());
+        ensure!(path.exists(), "{} does not exist; {} requires it", path.display(), vocab.display());
         disk::open(path)?;
     }
     let (vocab_text, merges_text) = (vocab.to_string_lossy(), merges.to_string_lossy());
@@ -131,5 +131,7 @@ fn bpe(
         let read = quietly(|| settings(BPE::from_file(&vocab_text, &merges_text)).build());
         read.map_err(|panicked| anyhow!("they are damaged ({panicked})"))?.map_err(|e| anyhow!("{e}"))
     });
-    read.with_context(|| format!("{} and {} are not a vocabulary and its merges", vocab.display(), merges.display()))
+    read.with_context(|| {
+        format!("{} and {} are not a valid vocabulary with its merges", vocab.display(), merges.display())
+    })
 }

@@ -66,7 +66,7 @@ pub struct Tokenizer {
     cuts_at_words: bool,
     /// Whether there may be characters without a token.
     may_lose: bool,
-    /// The token in the place of what the vocabulary lacks.
+    /// The unknown token, which replaces text that the vocabulary lacks.
     unknown: Option<u32>,
     /// The token of SentencePiece's white space.
     word_sign: Option<u32>,
@@ -147,13 +147,13 @@ impl Tokenizer {
         quietly(|| inner.add_special_tokens(tokens.iter().map(|token| special(token))))?.map_err(|e| anyhow!("{e}"))?;
         let old = self.vocab_size() as u32;
         let ids: Option<Vec<u32>> = tokens.iter().map(|token| inner.token_to_id(token)).collect();
-        let ids = ids.context("special tokens were not added")?;
+        let ids = ids.context("the special tokens could not be added")?;
         for (token, id) in tokens.iter().zip(&ids) {
             // The library counts entries, and would give an id twice where they have gaps.
             let before = self.token_id(token);
             ensure!(
                 before.map_or(*id >= old, |before| before == *id),
-                "{token} cannot be added: the vocabulary's ids have gaps"
+                "{token} cannot be added: the ids of the vocabulary have gaps"
             );
         }
         let structure = Structure::of(&inner)?;
@@ -234,7 +234,11 @@ impl Tokenizer {
     /// As [`Tokenizer::limit_to`].
     pub fn must_fit(&self, rows: usize) -> Result<()> {
         let own = self.inner.get_vocab(false).into_values().max().map_or(0, |id| id as usize + 1);
-        ensure!(own <= rows, "the tokenizer has {own} entries, the model only {rows}; the two do not belong together");
+        ensure!(
+            own <= rows,
+            "the tokenizer has {own} entries, but the model has only {rows} embedding rows; use the tokenizer of this \
+             model"
+        );
         Ok(())
     }
 
@@ -242,8 +246,8 @@ impl Tokenizer {
     fn must_have_rows(&self, ids: &[u32]) -> Result<()> {
         let Some(&id) = ids.iter().find(|&&id| id as usize >= self.rows) else { return Ok(()) };
         bail!(
-            "the text has the token {} ({id}), and the model has only {} rows: the token was added to the tokenizer, and the \
-             model was never trained with it; gptkit sft gives it a row",
+            "the text contains the token {} ({id}), but the model has only {} embedding rows: the token was added to \
+             the tokenizer after training; `gptkit sft` adds a row for it",
             self.inner.id_to_token(id).unwrap_or_default(),
             self.rows
         )
@@ -263,7 +267,7 @@ impl Tokenizer {
             .try_single(format!("{start} $A {extract}"))
             .and_then(|builder| builder.try_pair(format!("{start} $A {delimiter} $B {extract}")))
             .map_err(|e| anyhow!("{e}"))?
-            .special_tokens(tokens.context("the vocabulary lacks a token of the frame")?)
+            .special_tokens(tokens.context("the vocabulary lacks a token of the input template")?)
             .build()
             .map_err(|e| anyhow!("{e}"))?;
         self.inner.with_post_processor(Some(frame));
@@ -292,7 +296,7 @@ impl Tokenizer {
         self.signs.contains_key(&id)
     }
 
-    /// The token that stands between documents: the end of text, or the line break that GPT-1's vocabulary has
+    /// The token between documents: the end of text, or the line break that GPT-1's vocabulary has
     /// (BooksCorpus's documents are whole books, and the paper names no separator).
     pub fn document_end(&self) -> Option<u32> {
         self.end_of_text.or_else(|| self.inner.token_to_id("\n</w>"))
@@ -319,7 +323,7 @@ impl Tokenizer {
         self.may_lose
     }
 
-    /// Whether all ids that both have stand for the same token; a stage may have added some to one of them.
+    /// Whether all ids that both have belong to the same token; a stage may have added some to one of them.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let both = self.vocab_size().min(other.vocab_size()) as u32;
         (0..both).all(|id| self.inner.id_to_token(id) == other.inner.id_to_token(id))
@@ -358,7 +362,9 @@ impl Tokenizer {
 fn failed(panicked: &Panicked) -> anyhow::Error {
     let words = panicked.to_string();
     if words.contains("limit") {
-        return anyhow!("a pattern of the tokenizer takes too long on the text; use another tokenizer ({words})");
+        return anyhow!(
+            "a regular expression of the tokenizer takes too long on the text; use another tokenizer ({words})"
+        );
     }
-    anyhow!("the tokenizer fails on the text; its tokenizer.json is damaged ({words})")
+    anyhow!("the tokenizer failed on the text; its tokenizer.json is damaged ({words})")
 }

@@ -10,10 +10,10 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, Model, Tokenizer as Inner};
 
-/// What stands for white space in SentencePiece's vocabularies.
+/// The character for white space in SentencePiece's vocabularies.
 pub(super) const WORD_SIGN: &str = "\u{2581}";
 
-/// How tokens stand for text.
+/// How tokens represent text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenEncoding {
     /// Pieces of bytes, GPT-2's way: any bytes have tokens, and come back exactly.
@@ -153,12 +153,12 @@ fn token_bytes(entries: HashMap<String, u32>, n: usize) -> Vec<Vec<u8>> {
     bytes
 }
 
-/// The bytes that the characters of `token` stand for; `None` where one of them stands for no byte.
+/// The bytes of the characters of `token`; `None` if one of them represents no byte.
 pub(super) fn bytes_of(token: &str, byte_of: &HashMap<char, u8>) -> Option<Vec<u8>> {
     token.chars().map(|c| byte_of.get(&c).copied()).collect()
 }
 
-/// The byte that each of [`byte_characters`] stands for.
+/// The byte of each of [`byte_characters`].
 pub(super) fn bytes_by_character() -> HashMap<char, u8> {
     byte_characters().into_iter().zip(0..=255).collect()
 }

@@ -270,13 +270,13 @@ fn added_tokens_and_the_chat_template_are_saved() {
 fn a_missing_or_damaged_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = || format!("{:#}", Tokenizer::load(folder.path()).unwrap_err());
-    assert!(message().contains("holds no tokenizer"));
+    assert!(message().contains("contains no tokenizer"));
     disk::write(&folder.path().join("vocab.json"), b"{\"a\": 0}").unwrap();
     assert!(message().contains("merges.txt does not exist"), "{}", message());
     disk::write(&folder.path().join("merges.txt"), b"#version: 0.2\na b\n").unwrap();
-    assert!(message().contains("are not a vocabulary and its merges"), "{}", message());
+    assert!(message().contains("are not a valid vocabulary with its merges"), "{}", message());
     disk::write(&folder.path().join("tokenizer.json"), b"{\"version\": ").unwrap();
-    assert!(message().contains("tokenizer.json is not a tokenizer"), "{}", message());
+    assert!(message().contains("tokenizer.json is not a valid tokenizer file"), "{}", message());
 }
 
 /// A trained tokenizer's file, changed by `change`, read again.
@@ -303,7 +303,10 @@ fn patterns_that_take_for_ever_are_errors_in_words() {
             let encoded = tokenizer.encode(&text);
             if let Err(e) = encoded {
                 let message = e.to_string();
-                assert!(message.starts_with("a pattern of the tokenizer takes too long on the text"), "{message}");
+                assert!(
+                    message.starts_with("a regular expression of the tokenizer takes too long on the text"),
+                    "{message}"
+                );
             }
         }
     }
@@ -313,7 +316,7 @@ fn patterns_that_take_for_ever_are_errors_in_words() {
         let split =
             json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
         let error = format!("{:#}", changed(|json| json["pre_tokenizer"] = split.clone()).unwrap_err());
-        assert!(error.contains("tokenizer.json is not a tokenizer: "), "{error}");
+        assert!(error.contains("tokenizer.json is not a valid tokenizer file: "), "{error}");
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 const SHOWN: usize = 4;
 /// Share of the greatest possible entropy that a head must lack to be shown, unless none does.
 const LEAST_FOCUS: f64 = 0.05;
-/// How far above an even spread a head must attend to something before that is said of it.
+/// Minimum excess over uniform attention for which a head is described.
 const LEAST_EXCESS: f64 = 0.15;
 
 /// How far a head is from an even spread: 1 − entropy / greatest entropy, mean over rows of two weights or more. 0 for an
@@ -39,17 +39,17 @@ fn what_it_does(head: &HeadWeights, tokens: &[String]) -> String {
     type Goal<'a> = (String, Box<dyn Fn(usize) -> Vec<usize> + 'a>);
     let equal = |a: &str, b: &str| a.trim().to_lowercase() == b.trim().to_lowercase();
     let mut goals: Vec<Goal> = vec![
-        ("looks at the token before".to_owned(), Box::new(|row| row.checked_sub(1).into_iter().collect())),
-        ("looks at the first token".to_owned(), Box::new(|row| if row > 0 { vec![0] } else { Vec::new() })),
-        ("looks at the token itself".to_owned(), Box::new(|row| vec![row])),
+        ("attends to the previous token".to_owned(), Box::new(|row| row.checked_sub(1).into_iter().collect())),
+        ("attends to the first token".to_owned(), Box::new(|row| if row > 0 { vec![0] } else { Vec::new() })),
+        ("attends to the token itself".to_owned(), Box::new(|row| vec![row])),
         (
-            "looks at an earlier equal token".to_owned(),
+            "attends to an earlier occurrence of the same token".to_owned(),
             Box::new(|row| (0..row).filter(|&column| equal(&tokens[column], &tokens[row])).collect()),
         ),
     ];
     // A single word that many rows attend to. The first token has its own goal.
     goals.extend((1..tokens.len().saturating_sub(1)).map(|column| {
-        let name = format!("looks at “{}” from the tokens after it", tokens[column].trim());
+        let name = format!("attends to “{}” from later tokens", tokens[column].trim());
         let of = move |row: usize| if row > column { vec![column] } else { Vec::new() };
         (name, Box::new(of) as Box<dyn Fn(usize) -> Vec<usize>>)
     }));
@@ -71,9 +71,9 @@ fn what_it_does(head: &HeadWeights, tokens: &[String]) -> String {
     let best = goals.iter().filter_map(measured).max_by(|a, b| (a.0 - a.1).total_cmp(&(b.0 - b.1)));
     match best {
         Some((share, even, name)) if share - even >= LEAST_EXCESS => {
-            format!("{name}: {:.0}% of its attention, where an even spread gives {:.0}%", 100.0 * share, 100.0 * even)
+            format!("{name}: {:.0}% of its attention ({:.0}% if attention were uniform)", 100.0 * share, 100.0 * even)
         }
-        _ => "has no single habit on this sentence".to_owned(),
+        _ => "shows no clear pattern on this sentence".to_owned(),
     }
 }
 
@@ -95,13 +95,13 @@ impl FigureMaker<'_> {
             chapter: Chapter::Transformer,
             title: format!("What each token of “{}” attends to", text.trim()),
             caption: format!(
-                "GPT-1 has {} heads; {}. Each row is a token, each column a token that it looks at: itself and those before it. \
-                 The stronger the color of a square, the more the row takes from the column. Layers and heads are counted \
+                "GPT-1 has {} heads; {}. Each row is a token, and each column is a token that it can attend to: itself \
+                 or an earlier one. A stronger color means a larger attention weight. Layers and heads are counted \
                  from 0.",
                 attention.heads.len(),
                 match heads.len() {
-                    1 => "this one spreads its attention the least evenly".to_owned(),
-                    n => format!("these {n} spread their attention the least evenly"),
+                    1 => "this one has the least uniform attention".to_owned(),
+                    n => format!("these {n} have the least uniform attention"),
                 }
             ),
             notes: heads.iter().map(note).collect(),
@@ -141,15 +141,15 @@ mod tests {
         let tokens = ["a", " b", " c", " B", " c"].map(str::to_owned);
         let says = |weight: &dyn Fn(usize, usize) -> f64| what_it_does(&head(0, weight), &tokens);
         let before = says(&|row, column| is(column + 1 == row));
-        assert!(before.starts_with("looks at the token before: 100% of its attention"), "{before}");
+        assert!(before.starts_with("attends to the previous token: 100% of its attention"), "{before}");
         // 1/2, 1/3, 1/4 and 1/5.
-        assert!(before.ends_with("where an even spread gives 32%"), "{before}");
-        assert!(says(&|_, column| is(column == 0)).starts_with("looks at the first token"));
-        assert!(says(&|row, column| is(row == column)).starts_with("looks at the token itself"));
+        assert!(before.ends_with("(32% if attention were uniform)"), "{before}");
+        assert!(says(&|_, column| is(column == 0)).starts_with("attends to the first token"));
+        assert!(says(&|row, column| is(row == column)).starts_with("attends to the token itself"));
         let equal = says(&|row, column| if row < 3 { 1.0 / (row + 1) as f64 } else { is(column + 2 == row) });
-        assert!(equal.starts_with("looks at an earlier equal token: 100%"), "{equal}");
+        assert!(equal.starts_with("attends to an earlier occurrence of the same token: 100%"), "{equal}");
         let word = says(&|row, column| if row < 2 { 1.0 / (row + 1) as f64 } else { is(column == 1) });
-        assert!(word.starts_with("looks at “b” from the tokens after it"), "{word}");
-        assert_eq!(says(&|row, _| 1.0 / (row + 1) as f64), "has no single habit on this sentence");
+        assert!(word.starts_with("attends to “b” from later tokens"), "{word}");
+        assert_eq!(says(&|row, _| 1.0 / (row + 1) as f64), "shows no clear pattern on this sentence");
     }
 }

@@ -25,7 +25,7 @@ impl FigureMaker<'_> {
         }
         let falls = models.iter().zip(&models[1..]).all(|(smaller, larger)| larger.2 < smaller.2);
         let each: Vec<String> = models.iter().map(|(model, _, value)| format!("{} {value:.2}", model.name)).collect();
-        let does = if falls { "falls with every size" } else { "does not fall with every size" };
+        let does = if falls { "falls with each larger model" } else { "does not fall with each larger model" };
         let line = Series {
             name: "all sizes".to_owned(),
             style: NEUTRAL,
@@ -42,17 +42,17 @@ impl FigureMaker<'_> {
         let chart = LineChart {
             label: "Perplexity of stories that no model was trained on, over the number of parameters".to_owned(),
             x: Axis { scale: Scale::LogAtPoints, ..Axis::linear("parameters") },
-            y: Axis::linear("perplexity, a word"),
+            y: Axis::linear("perplexity per word"),
             series: std::iter::once(line).chain(models.iter().map(dot)).collect(),
             ..LineChart::default()
         };
         let seeds = self.measured.seeds.iter().filter(|seed| !seed.perplexities.is_empty()).count();
         Some(ReportFigure {
             chapter: Chapter::Gpt2,
-            title: "Other stories, without training on them".to_owned(),
+            title: "Zero-shot perplexity on other stories".to_owned(),
             caption: format!(
-                "The perplexity {does}: {}. It is the number of equally likely words that a model would be as unsure \
-                 among.{}",
+                "The perplexity {does}: {}. It is the number of equally likely words among which the model seems to \
+                 choose.{}",
                 each.join(", "),
                 Self::mean_of(seeds)
             ),
@@ -66,8 +66,8 @@ impl FigureMaker<'_> {
         })
     }
 
-    /// Over demonstrations, a line a model; beside it what fine-tuning, on the task `tuned`, and chance give.
-    /// Nothing where no model rises above chance.
+    /// Accuracy over the number of examples, one line per model, with the accuracy of fine-tuning on the task `tuned`
+    /// and of chance. Nothing if no model is above chance.
     pub(super) fn over_shots(
         &self,
         title: &str,
@@ -111,7 +111,7 @@ impl FigureMaker<'_> {
         }
         let named = Scale::Named(shots.iter().map(usize::to_string).collect());
         let chart = LineChart {
-            label: format!("{title}, a line for each model"),
+            label: format!("{title}, one line per model"),
             x: Axis { scale: named, ..Axis::linear("examples in the prompt") },
             y: Axis::linear("right answers, %"),
             series,
@@ -122,7 +122,7 @@ impl FigureMaker<'_> {
             let (zero, most) = (at(name, *shots.first()?)?, at(name, *shots.last()?)?);
             let does = if most > zero { "rises" } else { "does not rise" };
             let n = shots.last()?;
-            Some(format!("{} {does} with examples: {zero:.1}% without, {most:.1}% with {n}.", model(name).0))
+            Some(format!("{} {does} with examples: {zero:.1}% without examples, {most:.1}% with {n}.", model(name).0))
         });
         let dashed =
             fine.map(|value| format!(" The dashed line is the smallest model after fine-tuning: {value:.1}%."));

@@ -43,7 +43,7 @@ fn changes(points: &Curve) -> Option<String> {
     Some(format!("{does} from {first:.2} to {last:.2}").replace('-', "−"))
 }
 
-const PREFERRED: &str = "the first of the pair is preferred";
+const PREFERRED: &str = "the first model of the pair is preferred";
 
 /// Combines the win rates of seeds, given as value and interval in percent: the mean with its interval, seeds being
 /// independent, against a half.
@@ -53,8 +53,8 @@ fn outcome(seeds: &[(f64, f64, f64)]) -> &'static str {
     let half = seeds.iter().map(|seed| ((seed.2 - seed.1) / 2.0).powi(2)).sum::<f64>().sqrt() / n;
     match mean - 50.0 {
         lead if lead > half => PREFERRED,
-        lead if lead < -half => "the second of the pair is preferred",
-        _ => "the interval includes 50%, so that neither is shown to be preferred",
+        lead if lead < -half => "the second model of the pair is preferred",
+        _ => "the interval includes 50%, so neither is clearly preferred",
     }
 }
 
@@ -122,16 +122,17 @@ impl FigureMaker<'_> {
         let value = self.average(|seed| rm(seed).map(|rm| rm.0))?;
         let by_length = self.average(|seed| length(seed).map(|length| length.0))?;
         let says = match value > by_length.max(50.0) {
-            true => "It has learned more than a coin or a ruler would know.",
-            false => "It is no better than a coin or a ruler.",
+            true => "It is more accurate than guessing and than choosing the longer answer.",
+            false => "It is not more accurate than guessing or than choosing the longer answer.",
         };
         let label = "How often the reward model and the length of answers agree with labelers".to_owned();
         Some(ReportFigure {
             chapter: Chapter::InstructGpt,
             title: "How often does the reward model agree with labelers?".to_owned(),
             caption: format!(
-                "In {value:.1}% of held-out pairs the reward model prefers the answer that the labeler preferred. {says} The \
-                 dashed line is a coin; labelers disagree with each other, too, so that 100% is out of reach."
+                "In {value:.1}% of held-out pairs the reward model prefers the answer that the labeler preferred. \
+                 {says} The dashed line is the accuracy of guessing. Labelers also disagree with each other, so 100% \
+                 cannot be reached."
             ),
             notes: Vec::new(),
             chart: ShareBars { label, bars, half: true }.markup()?,
@@ -167,8 +168,8 @@ impl FigureMaker<'_> {
             format!("PPO {does} the share from {sft:.1}% to {ppo:.1}%. ")
         });
         let what = match title.starts_with("Right") {
-            true => "An answer is right when the embedded world's grader finds what the instruction asked for.",
-            false => "An answer is courteous when it begins or ends with a courtesy, right or wrong.",
+            true => "An answer is right if the built-in world's grader finds what the instruction asked for.",
+            false => "An answer is courteous if it begins or ends with a courtesy, whether or not it is right.",
         };
         let label = format!("{title} of each model to held-out instructions");
         Some(ReportFigure {
@@ -220,21 +221,22 @@ impl FigureMaker<'_> {
                 ..Series::default()
             },
         ];
-        let label = "Change of the reward and of the gold score over the distance from the initial model".to_owned();
+        let label = "Change of the reward and the gold score over the KL divergence from the initial model".to_owned();
         let chart = LineChart {
             label,
-            x: Axis::linear("KL from the initial model, nats an answer"),
-            y: Axis::linear("change of the score"),
+            x: Axis::linear("KL from the initial model, nats per answer"),
+            y: Axis::linear("change in score"),
             series,
             ..LineChart::default()
         };
-        let run = if pressed { "a run of PPO that was pressed further than the others" } else { "the run of PPO" };
+        let run = if pressed { "a run of PPO that was trained further than the others" } else { "the run of PPO" };
         Some(ReportFigure {
             chapter: Chapter::InstructGpt,
-            title: "The reward and what it stands for".to_owned(),
+            title: "Reward and gold score during PPO".to_owned(),
             caption: format!(
-                "The figure shows {run}. The reward model's score {}. {says}. Where the two part, the policy has found answers \
-                 that the reward model overrates. The first dot is the initial model; each further dot is a mean of iterations.{}",
+                "The figure shows {run}. The reward model's score {}. {says}. Where the two curves diverge, the policy \
+                 has found answers that the reward model overrates. The first dot is the initial model; each further \
+                 dot is the mean of several iterations.{}",
                 changes(&proxy)?,
                 Self::mean_of(iterations.len())
             ),
@@ -263,14 +265,14 @@ impl FigureMaker<'_> {
         let start = with.first().filter(|point| point.0 == 0.0).map(|point| point.1);
         let starts = start.map(|start| format!("Both start at {start:.3} nats. ")).unwrap_or_default();
         let says = match lost > kept {
-            true => "The run without text has forgotten more.",
-            false => "The run without text has not forgotten more.",
+            true => "The run without pretraining text has forgotten more.",
+            false => "The run without pretraining text has not forgotten more.",
         };
         let series = vec![dots(PPO, with), dots(NO_PTX, without)];
         let chart = LineChart {
-            label: "Loss on held-out stories during PPO, with pretraining text and without, over iterations".to_owned(),
+            label: "Loss on held-out stories during PPO, with and without pretraining text, over iterations".to_owned(),
             x: Axis { includes: vec![0.0], ..Axis::linear("iterations of PPO") },
-            y: Axis::linear("loss on held-out stories, nats a token"),
+            y: Axis::linear("loss on held-out stories, nats per token"),
             series,
             ..LineChart::default()
         };
@@ -308,16 +310,17 @@ impl FigureMaker<'_> {
         let value = |bar: &ShareBar| average(bar.seeds.iter().map(|seed| Some(seed.0)));
         let (first, second) = (value(&bars[0])?, value(&bars[1])?);
         let says = match second > first {
-            true => "The second, which has seen such answers, is better.",
-            false => "The second is not better, although it has seen such answers.",
+            true => "The second, which was trained on such answers, is better.",
+            false => "The second is not better, although it was trained on such answers.",
         };
-        let label = "How often each reward model orders two answers of the policy as their gold scores do".to_owned();
+        let label = "How often each reward model ranks two answers of the policy as their gold scores do".to_owned();
         Some(ReportFigure {
             chapter: Chapter::ChatGpt,
             title: "Why a second round needs new comparisons".to_owned(),
             caption: format!(
-                "Of two answers that the policy wrote after the first round, the first reward model finds the one with the \
-                 higher gold score in {first:.1}% of pairs, the second in {second:.1}%. {says} The dashed line is a coin."
+                "From two answers of the policy after the first round, the first reward model selects the one with the \
+                 higher gold score in {first:.1}% of pairs, the second reward model in {second:.1}%. {says} The dashed \
+                 line is the accuracy of guessing."
             ),
             notes: Vec::new(),
             chart: ShareBars { label, bars: bars.to_vec(), half: true }.markup()?,
@@ -337,16 +340,16 @@ impl FigureMaker<'_> {
             return None;
         }
         let caption = format!(
-            "In the first round the gold score {}, in the second it {}. It is what the embedded world, which knows what it \
-             asked for, gives the answers; neither round can see it. The first dot is the initial model; each further dot is a \
-             mean of iterations.{}",
+            "In the first round the gold score {}, in the second it {}. The gold score is the true quality of the \
+             answers, which the built-in world can compute; it is not used in training. The first dot is the initial \
+             model; each further dot is the mean of several iterations.{}",
             changes(&first)?,
             changes(&second)?,
             Self::mean_of(self.iterations(PPO2.stage).len())
         );
         let named = |model: StoryModel, name: &str, points| Series { name: name.to_owned(), ..dots(model, points) };
         let chart = LineChart {
-            label: "Gold score over iterations of PPO in the first and in the second round".to_owned(),
+            label: "Gold score over iterations of PPO in the first and second round".to_owned(),
             x: Axis::linear("iterations of PPO"),
             y: Axis::linear("gold score"),
             series: vec![named(PPO, "1st round", first), named(PPO2, "2nd round", second)],
@@ -378,7 +381,7 @@ impl FigureMaker<'_> {
                 format!("{}{}.", says[..1].to_uppercase(), &says[1..])
             }
             _ if bars.iter().all(|bar| outcome(&bar.seeds) == PREFERRED) => {
-                "Every bar passes the dashed line: the first of each pair is preferred.".to_owned()
+                "Every bar is above the dashed line: the first model of each pair is preferred.".to_owned()
             }
             all => all.join(" "),
         };
@@ -394,8 +397,9 @@ impl FigureMaker<'_> {
             chapter,
             title: title.to_owned(),
             caption: format!(
-                "{says} Two models answer the same held-out prompts, and a judge picks the better answer; a tie counts half. At \
-                 50%, the dashed line, there is no difference. The line in each bar is the 95% interval of a seed."
+                "{says} Two models answer the same held-out prompts, and a judge picks the better answer; a tie counts \
+                 as half a win. The dashed line at 50% means no difference. The line in each bar is the 95% interval \
+                 of a seed."
             ),
             notes: Vec::new(),
             chart: ShareBars { label, bars, half: true }.markup()?,
@@ -412,7 +416,7 @@ mod tests {
     fn a_win_needs_its_interval() {
         assert_eq!(outcome(&[(72.0, 66.0, 77.0)]), PREFERRED);
         assert!(outcome(&[(51.0, 45.0, 57.0)]).starts_with("the interval includes 50%"));
-        assert_eq!(outcome(&[(40.0, 35.0, 45.0)]), "the second of the pair is preferred");
+        assert_eq!(outcome(&[(40.0, 35.0, 45.0)]), "the second model of the pair is preferred");
         // Three seeds: 53 ± 6/√3 = 3.5, and 54.
         assert!(outcome(&[(53.0, 47.0, 59.0); 3]).starts_with("the interval includes 50%"));
         assert_eq!(outcome(&[(54.0, 48.0, 60.0); 3]), PREFERRED);

@@ -45,7 +45,7 @@ pub struct FigureSource {
 /// Style of what is no model.
 const NEUTRAL: usize = 5;
 
-/// The models that are asked, by stage, in the order of the generations.
+/// The models that answer the questions, by stage, in the order of the generations.
 pub const ASKED: [(&str, StoryModel); 9] = [
     ("chat-lstm", LSTM),
     ("chat-gpt1", GPT1),
@@ -72,29 +72,29 @@ pub fn all(measured: &StoryMeasurements) -> Vec<ReportFigure> {
     use Chapter::{Bert, Gpt2, Rnn, Transformer};
     let from = FigureMaker { measured };
     let mut figures = vec![
-        from.losses(Rnn, "The LSTM learns to predict the next token", "nats a token", &[LSTM]),
+        from.losses(Rnn, "The LSTM learns to predict the next token", "nats per token", &[LSTM]),
         from.losses(
             Transformer,
-            "The same text, read by the LSTM and by a Transformer",
-            "nats a token",
+            "An LSTM and a Transformer trained on the same text",
+            "nats per token",
             &[LSTM, TRANSFORMER],
         ),
         from.positions(),
         from.attention(),
         from.instructed(),
         from.fine_tuned(),
-        from.losses(Bert, "BERT learns to fill in masked tokens", "nats a masked token", &[BERT]),
+        from.losses(Bert, "BERT learns to fill in masked tokens", "nats per masked token", &[BERT]),
         from.both_sides(),
-        from.losses(Gpt2, "Three sizes of one model", "nats a token", &[GPT1, GPT2, GPT3]),
+        from.losses(Gpt2, "Three sizes of the same architecture", "nats per token", &[GPT1, GPT2, GPT3]),
         from.zero_shot(),
-        from.over_shots("All patterns: right answers by number of examples", &is_pattern, None),
+        from.over_shots("All patterns: right answers by number of few-shot examples", &is_pattern, None),
         from.over_shots(
-            "Name the color: right answers by number of examples",
+            "Name the color: right answers by number of few-shot examples",
             &|task| task == "world-patterns:color",
             Some("color"),
         ),
         from.over_shots(
-            "Name the first word: right answers by number of examples",
+            "Name the first word: right answers by number of few-shot examples",
             &|task| task == "world-patterns:first-word",
             Some("first-word"),
         ),
@@ -219,8 +219,8 @@ impl FigureMaker<'_> {
             chapter,
             title: title.to_owned(),
             caption: format!(
-                "{} Thin lines are the training text, from before the first update; thick lines are held-out text. The \
-                 vertical scale is logarithmic, so that differences near the end can be seen.{}",
+                "{} Thin lines show the training loss, starting before the first update; thick lines show the loss on \
+                 held-out text. The vertical axis is logarithmic, to show differences near the end.{}",
                 what_losses_say(&ends),
                 Self::mean_of(n)
             ),
@@ -248,7 +248,7 @@ impl FigureMaker<'_> {
             format!("{ahead} is ahead by {:.3} nats", gap.abs())
         };
         let says = format!(
-            "At the start of the context {}; at its end {}. A model that uses words from far back has a lower loss late in \
+            "At the start of the context {}; at the end {}. If a model uses distant words, its loss is lower late in \
              the context than early.",
             lead(early),
             lead(late)
@@ -263,14 +263,14 @@ impl FigureMaker<'_> {
         let chart = LineChart {
             label: "Loss on held-out text by position in the context, for the LSTM and for the Transformer".to_owned(),
             x: Axis { scale: Scale::Log, ..Axis::linear("position of the token in the context") },
-            y: Axis::linear("loss, nats a token"),
+            y: Axis::linear("loss, nats per token"),
             series: series.collect(),
             ..LineChart::default()
         };
         let n = self.measured.seeds.iter().filter(|seed| of(seed, &TRANSFORMER)).count();
         Some(ReportFigure {
             chapter: Chapter::Transformer,
-            title: "Who uses words from far back?".to_owned(),
+            title: "Which model uses distant words?".to_owned(),
             caption: says + &Self::mean_of(n),
             notes: Vec::new(),
             chart: chart.markup()?,
@@ -310,7 +310,7 @@ impl FigureMaker<'_> {
         let [lstm, gpt1] =
             bars.each_ref().map(|bar| gptkit_stats::mean(&bar.seeds.iter().map(|seed| seed.0).collect::<Vec<_>>()));
         let why = match gpt1 > lstm {
-            true => " To answer, a model has to find the words of the instruction again, which attention can.",
+            true => " To answer, a model has to retrieve words from the instruction, which attention makes possible.",
             false => "",
         };
         let data = self.by_seed(|seed| {
@@ -320,14 +320,15 @@ impl FigureMaker<'_> {
         });
         Some(ReportFigure {
             chapter: Chapter::Gpt1,
-            title: "The same demonstrations for the LSTM and for GPT-1".to_owned(),
+            title: "The LSTM and GPT-1 fine-tuned on the same demonstrations".to_owned(),
             caption: format!(
-                "Held-out instructions followed after as many demonstrations: {lstm:.1}% by the LSTM, {gpt1:.1}% by \
-                 GPT-1.{why} The line in each bar is the 95% interval of a seed."
+                "After training on the same demonstrations, the LSTM follows {lstm:.1}% of held-out instructions and \
+                 GPT-1 {gpt1:.1}%.{why} The line in each bar is the 95% interval of a seed."
             ),
             notes: Vec::new(),
             chart: ShareBars {
-                label: "Instructions followed by the LSTM and by GPT-1 after the same demonstrations".to_owned(),
+                label: "Held-out instructions followed by the LSTM and by GPT-1 after the same demonstrations"
+                    .to_owned(),
                 bars: bars.to_vec(),
                 half: false,
             }
@@ -362,13 +363,13 @@ impl FigureMaker<'_> {
         ];
         let (bars, stages) = self.tuned_bars(&tasks, &[GPT1], "");
         let names: Vec<&str> = stages.iter().map(String::as_str).collect();
-        let label = "Accuracy of GPT-1 on records that were held out, after fine-tuning".to_owned();
+        let label = "Accuracy of GPT-1 on held-out records after fine-tuning".to_owned();
         Some(ReportFigure {
             chapter: Chapter::Gpt1,
             title: "One pretrained model, several tasks".to_owned(),
             caption:
-                "Right answers on held-out records, each after its own short fine-tuning. The line in each bar is the \
-                      95% interval of a seed."
+                "Right answers on held-out records; the model is fine-tuned separately for each task. The line in each \
+                 bar is the 95% interval of a seed."
                     .to_owned(),
             notes: Vec::new(),
             chart: ShareBars { label, bars, half: false }.markup()?,
@@ -389,17 +390,17 @@ impl FigureMaker<'_> {
         };
         let (gpt1, bert) = (mean(GPT1)?, mean(BERT)?);
         let says = match bert > gpt1 {
-            true => format!("BERT is ahead of GPT-1: {bert:.1}% against {gpt1:.1}% on average."),
-            false => format!("BERT is not ahead here: GPT-1 has {:.1} points more.", gpt1 - bert),
+            true => format!("BERT is ahead of GPT-1: {bert:.1}% against {gpt1:.1}% right answers on average."),
+            false => format!("BERT is not ahead here: GPT-1 is {:.1} percentage points better.", gpt1 - bert),
         };
         let names: Vec<&str> = stages.iter().map(String::as_str).collect();
-        let label = "Accuracy of the LSTM, of GPT-1 and of BERT after the same few updates".to_owned();
+        let label = "Accuracy of the LSTM, GPT-1 and BERT after the same few updates".to_owned();
         Some(ReportFigure {
             chapter: Chapter::Bert,
-            title: "Who learns a task from few records? Reading one way and both ways".to_owned(),
+            title: "Unidirectional and bidirectional models with few updates".to_owned(),
             caption: format!(
-                "{says} All were fine-tuned on the same records with a third of the updates that GPT-1 had above. The line in \
-                 each bar is the 95% interval of a seed."
+                "{says} All models were fine-tuned on the same records, with a third of the updates of GPT-1 above. \
+                 The line in each bar is the 95% interval of a seed."
             ),
             notes: Vec::new(),
             chart: ShareBars { label, bars, half: false }.markup()?,

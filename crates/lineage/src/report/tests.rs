@@ -143,7 +143,7 @@ fn chapters_come_in_order_and_mention_what_was_measured() {
     );
     let words = rules::all(&measured)[0].words();
     assert!(page.contains(&words) && page.contains("200 MB"));
-    assert!(page.contains("The embedded world judged these answers"));
+    assert!(page.contains("The built-in world judged these answers"));
 }
 
 #[test]
@@ -227,8 +227,8 @@ fn captions_and_prose_follow_the_figures_both_ways() {
     assert!(before.contains("PPO raises the share from 80.1% to 85.1%."));
     assert!(before.contains("the share of right answers rises from 80.1% to 85.1%"));
     assert!(before.contains("the Transformer on 20,001. Attention is faster"));
-    assert!(before.contains("at its end the Transformer is ahead by 0.600 nats"));
-    assert!(before.contains("The second, which has seen such answers, is better."));
+    assert!(before.contains("at the end the Transformer is ahead by 0.600 nats"));
+    assert!(before.contains("The second, which was trained on such answers, is better."));
     let seed = &mut measured.seeds[0];
     seed.grades.get_mut("ppo").unwrap().followed.value = 0.75;
     seed.speeds.get_mut("speed").unwrap().get_mut("lstm").unwrap().tokens_per_cpu_s = 3e4;
@@ -238,7 +238,7 @@ fn captions_and_prose_follow_the_figures_both_ways() {
     assert!(after.contains("PPO lowers the share from 80.1% to 75.0%."));
     assert!(after.contains("the share of right answers falls from 80.1% to 75.0%"));
     assert!(after.contains("Attention is not faster here"));
-    assert!(after.contains("at its end the LSTM is ahead by 0.201 nats"));
+    assert!(after.contains("at the end the LSTM is ahead by 0.201 nats"));
     assert!(after.contains("The second is not better"));
 }
 

@@ -162,40 +162,44 @@ fn hostile_adapters_are_refused_in_words() {
     let (folder, adapters) = folders(Kind::Gpt2, |_| {});
     assert!(load(&adapters).is_ok());
     for (key, value, says) in [
-        ("r", json!(0), "rank is not positive"),
-        ("r", json!(3), "adapter_config.json and base model say [3, 8]"),
-        ("r", json!(u64::MAX), "rank is beyond any machine"),
-        ("lora_alpha", json!(1e300), "alpha is not a positive number of usual size"),
-        ("lora_alpha", json!(-1), "alpha is not a positive number of usual size"),
-        ("target_modules", json!(["q_proj"]), "target_modules names no module"),
-        ("target_modules", json!("("), "is not a regular expression"),
-        ("target_modules", json!(["ln_1"]), "which is no layer that adapters can extend"),
-        ("target_modules", json!(["c_attn"]), "tensors that adapter_config.json and the base model leave no place for"),
-        ("layers_to_transform", json!([0]), "leave no place for: base_model.model.transformer.h.1.attn.c_attn.lora_A"),
-        ("modules_to_save", json!(["wpe"]), "modules_to_save names transformer.wpe, and"),
-        ("modules_to_save", json!([""]), "names transformer.wte, which target_modules or modules_to_save names too"),
+        ("r", json!(0), "rank must be positive"),
+        ("r", json!(3), "adapter_config.json and the base model require [3, 8]"),
+        ("r", json!(u64::MAX), "rank is too large"),
+        ("lora_alpha", json!(1e300), "alpha must be positive and not extremely large"),
+        ("lora_alpha", json!(-1), "alpha must be positive and not extremely large"),
+        ("target_modules", json!(["q_proj"]), "target_modules matches no module"),
+        ("target_modules", json!("("), "is not a valid regular expression"),
+        ("target_modules", json!(["ln_1"]), "a type of layer that cannot have adapters"),
+        ("target_modules", json!(["c_attn"]), "tensors that adapter_config.json and the base model match neither"),
+        ("layers_to_transform", json!([0]), "match neither: base_model.model.transformer.h.1.attn.c_attn.lora_A"),
+        ("modules_to_save", json!(["wpe"]), "modules_to_save contains transformer.wpe, but"),
+        ("modules_to_save", json!([""]), "transformer.wte is in trainable_token_indices and also in target_modules"),
         ("modules_to_save", json!(vec!["wpe"; 1001]), "it has a list of 1001 patterns"),
         ("target_modules", json!(vec!["c_attn"; 200_000]), "it has 200002 names and patterns for 46 modules"),
         ("rank_pattern", json!({ "c_attn": 3 }), "say [3, 8]"),
-        ("rank_pattern", json!({ "(": 3 }), "in rank_pattern: \"(\" is not a regular expression"),
+        ("rank_pattern", json!({ "(": 3 }), "in rank_pattern: \"(\" is not a valid regular expression"),
         ("use_dora", json!(true), "lacks base_model.model.transformer.h.0.attn.c_attn.lora_magnitude_vector"),
         ("bias", json!("some"), "bias is \"some\""),
         ("peft_type", json!("LOHA"), "peft_type is LOHA"),
         ("task_type", json!("SEQ_CLS"), "task_type is \"SEQ_CLS\""),
         ("init_lora_weights", json!("pissa_niter_4"), "init_lora_weights is \"pissa_niter_4\""),
-        ("use_qalora", json!(true), "use_qalora is true, which gptkit does not compute"),
-        ("layer_replication", json!([[0, 2]]), "layer_replication is [[0,2]], which gptkit does not compute"),
-        ("a_later_key", json!({ "of": 1 }), "a_later_key is {\"of\":1}, which gptkit does not compute"),
+        ("use_qalora", json!(true), "use_qalora is true, which is not supported"),
+        ("layer_replication", json!([[0, 2]]), "layer_replication is [[0,2]], which is not supported"),
+        ("a_later_key", json!({ "of": 1 }), "a_later_key is {\"of\":1}, which is not supported"),
         ("base_model_name_or_path", json!("gpt2-nowhere"), "names the base model \"gpt2-nowhere\""),
-        ("trainable_token_indices", json!({ "wte": [15, 4_000_000_000u32] }), "has the token 4000000000"),
-        ("trainable_token_indices", json!({ "wte": [15, 900_000] }), "has 900001 tokens with those of the adapters"),
-        ("trainable_token_indices", json!({ "wte": [15, 15] }), "has the token 15 twice"),
-        ("trainable_token_indices", json!({ "wte": [15] }), "adapter_config.json and base model say [1, 8]"),
+        ("trainable_token_indices", json!({ "wte": [15, 4_000_000_000u32] }), "contains the token id 4000000000"),
+        (
+            "trainable_token_indices",
+            json!({ "wte": [15, 900_000] }),
+            "has 900001 tokens including those of the adapters",
+        ),
+        ("trainable_token_indices", json!({ "wte": [15, 15] }), "contains the token id 15 twice"),
+        ("trainable_token_indices", json!({ "wte": [15] }), "adapter_config.json and the base model require [1, 8]"),
         ("trainable_token_indices", json!({ "wte": [-1] }), "which is not a list of tokens"),
         ("trainable_token_indices", json!({ "wte": [15, 16], "wpe": [1] }), "lacks base_model.model.transformer.wpe"),
-        ("trainable_token_indices", json!({ "wte": [15, 16], "h.1": [1] }), "which is not a table"),
-        ("trainable_token_indices", json!({ "c_proj": [1] }), "which is not one table"),
-        ("trainable_token_indices", json!(null), "leave no place for"),
+        ("trainable_token_indices", json!({ "wte": [15, 16], "h.1": [1] }), "which is not an embedding table"),
+        ("trainable_token_indices", json!({ "c_proj": [1] }), "which does not match exactly one embedding table"),
+        ("trainable_token_indices", json!(null), "match neither"),
     ] {
         let message = error(&|description: &mut Value| description[key] = value.clone());
         assert!(message.contains(says), "{key}: {message}");
@@ -210,11 +214,11 @@ fn hostile_adapters_are_refused_in_words() {
     let others = [0, 1].map(|i| folder.path().join(format!("other-{i}")));
     describe(&others[0], &others[1]);
     describe(&others[1], &others[0]);
-    assert!(load(&others[0]).unwrap_err().contains("leads back to them"));
+    assert!(load(&others[0]).unwrap_err().contains("their own base model"));
     let chain: Vec<PathBuf> = (0..30).map(|i| folder.path().join(format!("chain-{i}"))).collect();
     chain.windows(2).for_each(|pair| describe(&pair[0], &pair[1]));
     describe(&chain[29], &folder.path().join("base"));
-    assert!(load(&chain[0]).unwrap_err().contains("on more than 16 others"));
+    assert!(load(&chain[0]).unwrap_err().contains("on top of more than 16 other adapters"));
     describe(&adapters, &adapters);
-    assert!(load(&adapters).unwrap_err().contains("leads back to them"));
+    assert!(load(&adapters).unwrap_err().contains("their own base model"));
 }

@@ -19,19 +19,22 @@ pub(crate) fn permit() -> Result<(), String> {
     // EDX of leaf 7: AMX-BF16 and AMX-TILE.
     let tiles = (1 << 22) | (1 << 24);
     if __cpuid_count(7, 0).edx & tiles != tiles {
-        return Err("the processor has no matrix tiles (AMX)".to_owned());
+        return Err("the CPU has no matrix tiles (AMX)".to_owned());
     }
     if !pairs::are_at_hand() {
-        return Err("the processor cannot pack for matrix tiles (AVX512-BF16)".to_owned());
+        return Err("the CPU has no AVX512-BF16, which matrix tiles (AMX) need".to_owned());
     }
     /// The part of a thread's state that tiles are, which grows by 8 KiB with it.
     const XFEATURE_XTILEDATA: std::ffi::c_int = 18;
     const ARCH_REQ_XCOMP_PERM: std::ffi::c_int = 0x1023;
     // SAFETY: the call takes two numbers and touches no memory.
     if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } != 0 {
-        return Err(format!("the system refuses matrix tiles (AMX): {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "the operating system denies the use of matrix tiles (AMX): {}",
+            std::io::Error::last_os_error()
+        ));
     }
-    if sums_are_right() { Ok(()) } else { Err("matrix tiles (AMX) gave wrong sums".to_owned()) }
+    if sums_are_right() { Ok(()) } else { Err("matrix tiles (AMX) returned wrong sums".to_owned()) }
 }
 
 /// Multiplies whole numbers, whose sums are exact, twice. Wrong sums would be a model that learns nothing, without a word.

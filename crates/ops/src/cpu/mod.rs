@@ -46,7 +46,7 @@ impl Level {
     fn parse(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|level| level.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("{LIMIT} is {name:?}; it must be one of {names}, or not set")
+            format!("{LIMIT} is {name:?}; it must be one of {names}, or unset")
         })
     }
 }
@@ -87,11 +87,11 @@ impl Cpu {
         let level = Self::widest().min(limit.unwrap_or(Level::Avx512));
         let tiles = match limit {
             Some(limit) => Err(format!("{LIMIT}={}", limit.name())),
-            None if level < Level::Avx512 => Err("the processor has no AVX-512".to_owned()),
+            None if level < Level::Avx512 => Err("the CPU has no AVX-512".to_owned()),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             None => amx::permit(),
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-            None => Err("matrix tiles (AMX) are used on Linux, on x86-64".to_owned()),
+            None => Err("matrix tiles (AMX) are used only on Linux with x86-64".to_owned()),
         };
         let dots = limit.is_none() && Self::has_fast_dots();
         Self { level, tiles, dots, second_level_bytes: Self::second_level_bytes().unwrap_or(1 << 20) }

@@ -26,8 +26,8 @@ impl Schedule {
         if self.warmup_tokens > self.total_tokens {
             let highest = lr * self.total_tokens as f64 / self.warmup_tokens as f64;
             found.push(format!(
-                "train.warmup = \"{warmup}\" is longer than the run (train.length = \"{length}\"): the learning rate rises to \
-                 {highest:.1e} and never reaches train.lr = {lr:e}; use a warm-up of a tenth of the run"
+                "train.warmup = \"{warmup}\" is longer than the run (train.length = \"{length}\"), so the learning \
+                 rate rises to {highest:.1e} and never reaches train.lr = {lr:e}; use a warm-up of a tenth of the run"
             ));
         }
     }
@@ -49,17 +49,18 @@ impl Schedule {
         let [start, end] = spans.map(|(key, span)| span.map(|span| format!("train.{key} = \"{span}\"")));
         let length = format!("the run (train.length = \"{}\")", config.length);
         if let Some(start) = start.filter(|_| self.decay_start_tokens >= self.total_tokens) {
-            found.push(format!("{start} is not before the end of {length}: the learning rate never falls"));
+            found.push(format!("{start} is not before the end of {length}, so the learning rate does not decay"));
         } else if let Some(end) = end {
             if self.decay_end_tokens <= self.decay_start_tokens {
                 found.push(format!(
-                    "{end} is not after the beginning of the decay: the learning rate drops to train.min_lr at once"
+                    "{end} is not after the start of the decay, so the learning rate drops to train.min_lr at once"
                 ));
             } else if self.decay_end_tokens > self.total_tokens {
                 let step = self.config.batch_size as u64 * self.context;
                 let last = self.lr(self.total_tokens.saturating_sub(step), self.total_tokens);
                 found.push(format!(
-                    "{end} is after the end of {length}: the learning rate ends at {last:.1e}, above train.min_lr = {:e}",
+                    "{end} is after the end of {length}, so the final learning rate is {last:.1e}, above train.min_lr \
+                     = {:e}",
                     config.min_lr
                 ));
             }
@@ -75,8 +76,8 @@ impl Schedule {
         }
         if self.ramp.done(step, tokens) < 1.0 {
             found.push(format!(
-                "train.batch_ramp = \"{ramp}\" is longer than the run (train.length = \"{}\"): the batch grows from {start} to {} \
-                 and never reaches train.batch_size = {}",
+                "train.batch_ramp = \"{ramp}\" is longer than the run (train.length = \"{}\"), so the batch grows from \
+                 {start} to {} and never reaches train.batch_size = {}",
                 self.config.length,
                 self.rows(step, tokens),
                 self.config.batch_size
@@ -105,13 +106,15 @@ mod tests {
         warned(&format!("{run}warmup = \"5 steps\"\ndecay_end = \"15 steps\""), &[]);
         warned(
             &format!("{run}warmup = \"100 steps\""),
-            &["\"100 steps\" is longer than the run (train.length = \"20 steps\"): the learning rate rises to 2.0e-1"],
+            &[
+                "\"100 steps\" is longer than the run (train.length = \"20 steps\"), so the learning rate rises to 2.0e-1",
+            ],
         );
         warned(
             &format!("{run}decay_end = \"40 steps\""),
-            &["the learning rate ends at 5.9e-1, above train.min_lr = 1e-1"],
+            &["the final learning rate is 5.9e-1, above train.min_lr = 1e-1"],
         );
-        warned(&format!("{run}decay_start = \"20 steps\""), &["the learning rate never falls"]);
+        warned(&format!("{run}decay_start = \"20 steps\""), &["the learning rate does not decay"]);
         warned(&format!("{run}warmup = \"5 steps\"\ndecay_end = \"5 steps\""), &["drops to train.min_lr at once"]);
         warned(
             &format!("{run}decay = \"constant\"\ndecay_start = \"2 steps\""),
