@@ -3,6 +3,7 @@
 use super::commands::{self, Command};
 use super::pages::{pages, root};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 #[test]
 fn every_subcommand_has_a_table_of_its_flags_and_no_table_is_stale() {
@@ -221,4 +222,87 @@ fn pages_are_in_plain_english() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn messages_are_in_plain_english() {
+    let patterns = dialect();
+    let (mut found, mut n) = (Vec::new(), 0);
+    for (file, text) in sources() {
+        for (number, literal) in literals(&text) {
+            for line in literal.lines() {
+                let matched = patterns.iter().find_map(|pattern| pattern.find(line));
+                found.extend(matched.map(|part| format!("{file}:{number}: {:?} in: {line}", part.as_str())));
+            }
+            n += 1;
+        }
+    }
+    assert!(n > 1000, "{n} string literals were found");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Sources of the crates without their tests, by their names from the root. The texts of the built-in world are data.
+fn sources() -> Vec<(String, String)> {
+    let test_module = regex::Regex::new(r"#\[cfg\(test\)\]\s*(?:pub(?:\(crate\))? )?mod (\w+)( \{|;)").unwrap();
+    let mut sources = Vec::new();
+    for folder in root().join("crates").read_dir().unwrap() {
+        let folder = folder.unwrap().path();
+        if folder.ends_with("world") || !folder.join("src").is_dir() {
+            continue;
+        }
+        let mut files = Vec::new();
+        add_sources(&folder.join("src"), &mut files);
+        files.sort();
+        let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+        let modules = texts.iter().flat_map(|text| test_module.captures_iter(text));
+        let tests: Vec<&str> =
+            modules.filter(|module| &module[2] == ";").map(|module| module.get(1).unwrap().as_str()).collect();
+        for (file, text) in files.iter().zip(&texts) {
+            let name = file.strip_prefix(root()).unwrap();
+            if name.with_extension("").iter().skip(3).any(|part| tests.iter().any(|test| part == *test)) {
+                continue;
+            }
+            let begin = test_module.captures_iter(text).find(|module| &module[2] == " {");
+            let end = begin.map_or(text.len(), |module| module.get(0).unwrap().start());
+            sources.push((name.display().to_string(), text[..end].to_owned()));
+        }
+    }
+    sources.sort();
+    sources
+}
+
+fn add_sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            add_sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The string literals of `source` of 15 characters or more, each with the number of its first line; lines that `\` joins
+/// are joined, and `\n` is a line break.
+fn literals(source: &str) -> Vec<(usize, String)> {
+    let tokens =
+        [r"//[^\n]*", r"/\*.*?\*/", r"'(?:\\.[^']*|[^\\'])'", r##"r"[^"]*"|r#".*?"#"##, r#""(?:\\.|[^"\\])*""#];
+    let token = regex::Regex::new(&format!("(?s){}", tokens.join("|"))).unwrap();
+    let joined = regex::Regex::new(r"\\\n\s*").unwrap();
+    let mut literals = Vec::new();
+    for token in token.find_iter(source) {
+        let text = token.as_str().trim_start_matches('r').trim_matches('#');
+        let Some(text) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { continue };
+        let text = joined.replace_all(text, "").replace("\\n", "\n").replace("\\\"", "\"");
+        if text.chars().count() >= 15 {
+            literals.push((1 + source[..token.start()].matches('\n').count(), text));
+        }
+    }
+    literals
+}
+
+#[test]
+fn literals_are_found_with_their_lines() {
+    let source = "// \"a comment, not a literal\"\nlet c = '\"';\nsay(\"one that \\\n     is joined\\n\", r#\"and a \"raw\" one\"#);";
+    assert_eq!(literals(source), [(3, "one that is joined\n".to_owned()), (4, "and a \"raw\" one".to_owned())]);
 }
