@@ -92,7 +92,7 @@ fn a_person_chooses_blind_stops_and_goes_on() {
     assert_eq!(rate("a_over_b") + rate("b_over_a"), 1.0);
     // Nothing is left to ask.
     let done = compare(path, "--out c --judge human --who bob", "").ok();
-    assert!(done.err.contains(" of 4 prompts · wins "), "{}", done.err);
+    assert!(done.err.contains(" on 4 prompts · wins "), "{}", done.err);
 }
 
 #[test]

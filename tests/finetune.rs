@@ -90,7 +90,7 @@ fn a_test_part_is_measured_and_neither_learned_nor_chosen_by() {
     let ran = finetune(path, "classification", &format!("{more} --out run")).ok();
     assert!(ran.err.contains("60 training records, "), "{}", ran.err);
     assert!(
-        ran.err.contains(", 25 to test") && ran.err.contains(" · 25 test records · run/scores.json"),
+        ran.err.contains(", 25 test records") && ran.err.contains(" · 25 test records · run/scores.json"),
         "{}",
         ran.err
     );
@@ -190,7 +190,7 @@ fn records_that_cannot_be_learned_from_are_refused() {
         (
             "classification",
             "--data columns.csv --text-column vers",
-            "columns.csv has no column \"vers\"; it has verse, tone",
+            "columns.csv has no column \"vers\"; it has the columns verse, tone",
         ),
         (
             "classification",

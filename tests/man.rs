@@ -12,7 +12,7 @@ fn every_subcommand_has_a_page_that_names_its_options() {
     fs::write(path.join("pages/other.1"), "stays").unwrap();
     let said = gptkit(path, "man --out pages").ok().err;
     let commands = commands::all();
-    assert!(said.contains(&format!("written {} pages to pages", commands.len())), "{said}");
+    assert!(said.contains(&format!("saved {} pages to pages", commands.len())), "{said}");
     for command in &commands {
         let name = format!("gptkit {}", command.name).trim().replace(' ', "-");
         let page = fs::read_to_string(path.join(format!("pages/{name}.1"))).unwrap_or_else(|e| panic!("{name}: {e}"));

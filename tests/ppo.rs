@@ -305,7 +305,7 @@ fn the_doctor_may_stop_a_run_which_is_saved() {
     models(path);
     let wild = "--set train.lr=0.5 --set train.length=30steps --set doctor.max_kl=0.5 --set ptx.coef=0 --set policy.clip_range=0.9";
     let warned = ppo(path, &format!("{wild} --out warned"));
-    assert!(warned.err.contains("  cause: ") && warned.err.contains("  cure: "), "{}", warned.err);
+    assert!(warned.err.contains("  cause: ") && warned.err.contains("  fix: "), "{}", warned.err);
     let stopped = ppo(path, &format!("{wild} --set doctor.on_finding=stop --out stopped"));
     assert_eq!(stopped.code, Some(1), "{}", stopped.err);
     assert!(stopped.err.contains("ended the run here; its state is saved"), "{}", stopped.err);

@@ -70,9 +70,10 @@ fn a_prompt_that_cannot_be_continued_is_named_before_training() {
     let ran = run(folder.path(), &[TINY, &words].concat(), b"");
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("samples.prompts.0 = \"Ω\""), "{}", ran.err);
-    for (set, says) in
-        [("samples.max_new_tokens=0", "samples.max_new_tokens = 0"), ("samples.prompt=x", "did you mean `prompts`?")]
-    {
+    for (set, says) in [
+        ("samples.max_new_tokens=0", "samples.max_new_tokens = 0"),
+        ("samples.prompt=x", "did you mean `samples.prompts`?"),
+    ] {
         let ran = run(folder.path(), &[TINY, &["--set", set]].concat(), b"");
         assert!(ran.code == Some(2) && ran.err.contains(says), "{}", ran.err);
     }

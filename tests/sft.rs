@@ -130,8 +130,8 @@ fn adapters_are_few_and_merge_into_a_model_that_says_the_same() {
     let refused = gptkit(folder.path(), "merge --model runs/small-1 --out other");
     assert_eq!(refused.code, Some(2));
     insta::assert_snapshot!(refused.err, @r"
-    error: runs/small-1 holds no adapters (adapter_config.json)
-      hint: a model needs no merging
+    error: runs/small-1 contains no LoRA adapters (adapter_config.json is missing)
+      hint: a complete model does not need merging
     ");
 }
 

@@ -50,7 +50,7 @@ fn what_a_model_writes_cannot_steer_the_terminal_unless_it_is_asked_for() {
     let (shown, raw) = (chat(""), chat("--raw"));
     is_clean(&shown.out);
     is_clean(&shown.err);
-    assert!(shown.err.contains(r"/\x1b[2J is no command"), "{}", shown.err);
+    assert!(shown.err.contains(r"/\x1b[2J is not a command"), "{}", shown.err);
     let saved = fs::read_to_string(folder.path().join("talk.jsonl")).unwrap();
     let record: serde_json::Value = serde_json::from_str(saved.lines().last().unwrap()).unwrap();
     assert_eq!(raw.out.trim(), record["messages"][1]["content"].as_str().unwrap().trim(), "files keep every byte");

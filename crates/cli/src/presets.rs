@@ -227,7 +227,7 @@ mod tests {
         let error = format!("{:#}", load::<PretrainConfig>(&lost, &[]).unwrap_err());
         assert!(error.contains("lost.toml extends"), "{error}");
         let circle = write("circle.toml", "extends = \"circle.toml\"\n");
-        assert!(load::<PretrainConfig>(&circle, &[]).unwrap_err().to_string().contains("more than 8"));
+        assert!(load::<PretrainConfig>(&circle, &[]).unwrap_err().to_string().contains("longer than 8"));
     }
 
     /// Five sizes over two orders of magnitude of compute, at equal tokens, and a sixth beyond them.

@@ -76,7 +76,7 @@ impl RunsCommand {
 const REFRESH: Duration = Duration::from_secs(2);
 
 fn no_runs(folder: &Path) -> String {
-    format!("{} holds no run; gptkit pretrain makes one", printable_line(&folder.display().to_string()))
+    format!("{} contains no runs; gptkit pretrain starts one", printable_line(&folder.display().to_string()))
 }
 
 /// `lines` on a screen of `rows` and `columns`: cut, with the number of those left out in place of the last ones.

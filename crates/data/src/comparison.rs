@@ -565,7 +565,10 @@ mod tests {
             (json!({ "prompt": " ", "chosen": "a", "rejected": "b" }), "the prompt is empty"),
             (json!({ "prompt": "p", "chosen": "a", "rejected": 3 }), "rejected is a number, not a string or messages"),
             (json!({ "chosen": "a", "rejected": "b" }), "chosen is not a dialogue"),
-            (json!({ "prompt": "p", "completions": ["a"], "ranking": [1] }), "\"completions\" has 1 of the two"),
+            (
+                json!({ "prompt": "p", "completions": ["a"], "ranking": [1] }),
+                "\"completions\" has 1 entries; a comparison needs",
+            ),
             (
                 json!({ "prompt": "p", "completions": ["a", ""], "ranking": [1, 2] }),
                 "completion 2: message 2 is an empty",
@@ -574,8 +577,14 @@ mod tests {
                 json!({ "prompt": "p", "completions": ["a", "b"] }),
                 "\"ranking\" is missing; the record has prompt, completions",
             ),
-            (json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1] }), "1 place for 2 completions"),
-            (json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1, 2, 3] }), "3 places for 2 completions"),
+            (
+                json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1] }),
+                "the ranking has 1 value for 2 completions",
+            ),
+            (
+                json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1, 2, 3] }),
+                "the ranking has 3 values for 2 completions",
+            ),
             (
                 json!({ "prompt": "p", "completions": ["a", "b"], "ranking": [1, 2], "gold": [1] }),
                 "not a list of 2 numbers",

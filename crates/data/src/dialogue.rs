@@ -498,8 +498,8 @@ mod tests {
             (GOOD, messages("system=s user= assistant=a"), "message 2 is an empty prompt"),
             (GOOD, messages("system=s"), "no user or assistant messages"),
             (GOOD, messages(""), "no user or assistant messages"),
-            (GOOD, r#"{"messages": "q"}"#.to_owned(), "\"messages\" is text, not a list"),
-            (GOOD, r#"{"messages": ["q"]}"#.to_owned(), "\"messages\" 1 is text, not an object"),
+            (GOOD, r#"{"messages": "q"}"#.to_owned(), "\"messages\" is a string, not a list"),
+            (GOOD, r#"{"messages": ["q"]}"#.to_owned(), "\"messages\" 1 is a string, not an object"),
             (
                 GOOD,
                 r#"{"messages": [{"role": "user"}]}"#.to_owned(),

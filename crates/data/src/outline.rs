@@ -446,7 +446,7 @@ mod tests {
             (json!({ "normalizer": { "type": "Precompiled", "precompiled_charsmap": "ö" } }), "not base64"),
             (
                 json!({ "normalizer": { "type": "Precompiled", "precompiled_charsmap": format!("AAAAAA{}", "YWFh".repeat(50)) } }),
-                "by 150 bytes",
+                "a replacement of 150 bytes",
             ),
         ] {
             let said = refused(file.clone());

@@ -258,7 +258,7 @@ mod tests {
         );
         assert_eq!(bad(json!({ "prompt": " " })), "the prompt is empty");
         let assistant = json!({ "role": "assistant", "content": "a" });
-        assert!(bad(json!({ "messages": [assistant] })).contains("message 1 is the assistant's"));
+        assert!(bad(json!({ "messages": [assistant] })).contains("message 1 has the role assistant"));
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(read(b" a \n\nb\r\n").unwrap(), [(1, "a".to_owned()), (3, "b".to_owned())]);
         assert!(read(b"\n").unwrap_err().ends_with("p.txt contains no prompts"));
         let said = read(b"a\n\xff\n").unwrap_err();
-        assert!(said.contains("p.txt line 2: byte 1 is not UTF-8; --on-bad-record skip"), "{said}");
+        assert!(said.contains("p.txt line 2: byte 1 is not UTF-8; use --on-bad-record skip"), "{said}");
         let mut all = Vec::new();
         let skipped = read_prompts(&path, OnBadRecord::Skip, &Silent, &mut |prompt| {
             all.push(prompt.messages[0].content.clone());

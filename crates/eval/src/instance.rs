@@ -212,7 +212,8 @@ mod tests {
         let said = |fields| choice().instance(&row(fields)).unwrap_err().to_string();
         assert!(said(json!({ "context": "c", "endings": ["x"], "label": 0 })).contains("has 1 choices"));
         assert!(said(json!({ "context": "c", "endings": ["x", " "], "label": 0 })).contains("choice 1 is empty"));
-        assert!(said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 })).contains("not a string"));
+        let nested = said(json!({ "context": "c", "endings": [["x"], "b"], "label": 0 }));
+        assert!(nested.contains("it must be text"), "{nested}");
         assert!(said(json!({ "context": "c", "label": 0 })).contains("\"endings\" is missing"));
         let text = "scoring = \"generation\"\nprompt = \"{{ q }}\"\nanswer = \" {{ a[0] }}\"\n[generation]\naccept = \"a\"\nmetrics = [\"f1\"]\nmax_new_tokens = 5\n";
         let free = EvalTask::new("b", gptkit_config::load("b.toml", text, &[]).unwrap(), "").unwrap();

@@ -278,7 +278,7 @@ mod tests {
         assert!(error(vec![], vec![vec![1]]).contains("the context is empty"));
         assert!(error(vec![1], vec![vec![1], vec![]]).contains("needs at least one token"));
         assert!(error(vec![1], vec![]).contains("needs at least one token"));
-        assert!(error(vec![1; 24], vec![vec![1, 2]]).contains("more than the context of 24"));
+        assert!(error(vec![1; 24], vec![vec![1, 2]]).contains("longer than the context of 24"));
         assert!(error(vec![17], vec![vec![1]]).contains("vocabulary"));
     }
 }

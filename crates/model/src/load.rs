@@ -427,6 +427,9 @@ mod tests {
         let map = json!({ "weight_map": { "a": "1.safetensors", "b": "2.safetensors" } });
         write_json(&folder.path().join(stored::INDEX), &map).unwrap();
         let message = error(&folder);
-        assert!(message.contains("names 2 files, of which 2 are missing: 1.safetensors, 2.safetensors"), "{message}");
+        assert!(
+            message.contains("refers to 2 files, of which 2 are missing: 1.safetensors, 2.safetensors"),
+            "{message}"
+        );
     }
 }

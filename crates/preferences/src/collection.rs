@@ -294,7 +294,7 @@ pub(crate) mod tests {
         let all: [(&str, &[&str]); 2] = [("q", &["x", "y"]), ("r", &["x", ""])];
         let mut collection = collected(folder.path(), settings(None, "p.txt"), &all);
         assert_eq!(collection.settings, settings(None, "p.txt"));
-        assert!(Collection::open(folder.path()).unwrap_err().to_string().contains("another process is at work"));
+        assert!(Collection::open(folder.path()).unwrap_err().to_string().contains("another process is using"));
         assert!(
             collection.unanswered(Side::A).unwrap().is_empty() && collection.unanswered(Side::B).unwrap().is_empty()
         );

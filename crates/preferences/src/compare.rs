@@ -255,7 +255,7 @@ mod tests {
             let error = order(text, 4).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
-        assert!(order("1", 2).unwrap_err().ends_with("for instance 2 1, or 1=2 when none is better"));
+        assert!(order("1", 2).unwrap_err().ends_with("for example 2 1, or 1=2 when none is better"));
     }
 
     #[test]

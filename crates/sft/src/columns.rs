@@ -415,7 +415,10 @@ mod tests {
             "cannot find a text in f.jsonl, which has the columns verse, tone; name the column with --text-column"
         );
         let named = Named { text: Some("tex".to_owned()), ..Named::default() };
-        assert_eq!(say(named, TaskKind::Classification), "f.jsonl has no column \"tex\"; it has verse, tone");
+        assert_eq!(
+            say(named, TaskKind::Classification),
+            "f.jsonl has no column \"tex\"; it has the columns verse, tone"
+        );
         let named = Named { text: Some("verse".to_owned()), label: Some("tone".to_owned()), ..Named::default() };
         let columns = Columns::find(TaskKind::Classification, &named, &row(fields.clone())).unwrap();
         assert_eq!(columns.truth(TaskKind::Classification, &row(fields)).unwrap(), Some(Truth::Class("b".to_owned())));

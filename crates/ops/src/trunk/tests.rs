@@ -130,7 +130,7 @@ fn tokens_one_by_one_give_what_they_give_together() {
                 at += n;
             }
             let error = trunk.step(&x.narrow(1, 0, 1).unwrap(), &windows(2, 1), &mut cache).unwrap_err();
-            assert!(error.to_string().contains("cannot take 1 after 9"), "{error}");
+            assert!(error.to_string().contains("cannot hold 1 more after 9"), "{error}");
         }
     }
 }
