@@ -115,6 +115,22 @@ fn a_run_that_was_stopped_ends_as_if_it_had_not_been() {
 }
 
 #[test]
+fn adapters_may_have_dropout_and_some_matrices_alone() {
+    let folder = lab();
+    let more = |set: &str, out: &str| {
+        let line = format!("--lora-rank 2 --steps 4 --lr 0.01 {set} --out {out}");
+        sft(folder.path(), &line).ok();
+        std::fs::read(folder.path().join(out).join("adapter_model.safetensors")).unwrap()
+    };
+    let set = "--set lora.dropout=0.2 --set lora.target_modules=[\"c_attn\",\"c_fc\"]";
+    let (once, again) = (more(set, "once"), more(set, "again"));
+    assert!(once == again, "masks belong to the seed");
+    assert_ne!(once, more("--set lora.target_modules=[\"c_attn\",\"c_fc\"]", "without"));
+    let description = std::fs::read_to_string(folder.path().join("once/adapter_config.json")).unwrap();
+    assert!(description.contains("\"lora_dropout\": 0.2") && !description.contains("c_proj"), "{description}");
+}
+
+#[test]
 fn adapters_are_few_and_merge_into_a_model_that_says_the_same() {
     let folder = lab();
     let ran = sft(folder.path(), "--lora-rank 2 --set train.length=\"6\u{a0}steps\" --set train.lr=0.01").ok();

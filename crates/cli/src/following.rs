@@ -9,7 +9,7 @@ use gptkit_data::disk;
 use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
 use gptkit_model::load::load_config;
-use gptkit_train::learning_rates::{LORA_FACTOR, Purpose, SMALL, two_digits};
+use gptkit_train::learning_rates::{Purpose, SMALL, two_digits};
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -105,8 +105,7 @@ impl Following {
             set.push("train.optimizer=adamw".to_owned());
         }
         if !typed.has("train.lr") {
-            let factor = if with_lora { LORA_FACTOR } else { 1.0 };
-            let lr = two_digits(factor * purpose.learning_rate(n_params));
+            let lr = if with_lora { purpose.learning_rate_of_lora(n_params) } else { purpose.learning_rate(n_params) };
             set.push(format!("train.lr={lr:?}"));
             self.said.push(format!(
                 "learning rate {lr:e}, chosen for {} parameters{} (--lr sets another one)",
@@ -199,7 +198,7 @@ mod tests {
         assert!(lr < 2e-3 && lr > 6.25e-5, "{lr}");
         assert_eq!(set[2], "seed=3");
         let adapters = follow(&["lora.rank=8", "train.optimizer=adamw"], Some(large.path())).set;
-        assert!(adapters.contains(&format!("train.lr={:?}", two_digits(10.0 * lr))), "{adapters:?}");
+        assert!(adapters.contains(&"train.lr=0.005".to_owned()), "{adapters:?}");
         // What was trained with Muon goes on with it.
         disk::write(&large.path().join("config.toml"), b"[train]\noptimizer = \"muon\"\n").unwrap();
         assert!(follow(&[], Some(large.path())).set.is_empty());

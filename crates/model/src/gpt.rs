@@ -34,6 +34,9 @@ enum Layers {
     Recurrent(Arc<LstmStack>),
 }
 
+/// Number of the first place of dropout before adapters: more than a model has others.
+const ADAPTER_SITES: u32 = 1 << 20;
+
 impl Gpt {
     /// A model with these weights that writes texts and says how likely they are. Its products are of `precision` on the
     /// CPU.
@@ -253,14 +256,20 @@ impl Gpt {
         }
     }
 
-    /// Where each block drops; place 0 of the model is the embeddings'.
+    /// Where each block drops, the places of adapters from [`ADAPTER_SITES`]; place 0 of the model is the embeddings'.
     fn drops(&self, pass: Pass) -> Vec<DropoutSites> {
         let (attention, residual) = (self.config.attention_dropout, self.config.residual_dropout);
+        let adapters = |layer: u32| {
+            let Some(block) = self.blocks().get(layer as usize) else { return [None; 4] };
+            let p = block.linears().map(|linear| linear.weight.adapter_dropout());
+            std::array::from_fn(|i| pass.dropout(f64::from(p[i]), ADAPTER_SITES + 4 * layer + i as u32))
+        };
         (0..self.config.n_layer as u32)
             .map(|layer| DropoutSites {
                 attention: pass.dropout(attention, 1 + 3 * layer),
                 attended: pass.dropout(residual, 2 + 3 * layer),
                 mlp: pass.dropout(residual, 3 + 3 * layer),
+                adapters: adapters(layer),
             })
             .collect()
     }

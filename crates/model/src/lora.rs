@@ -41,6 +41,9 @@ pub struct LoraConfig {
     /// Scale α of the adapters: their product is multiplied by α / r.
     #[serde(default = "alpha")]
     pub alpha: f64,
+    /// Dropout probability of the input of the adapters in training. Above 0, training uses slower general operations.
+    #[serde(default)]
+    pub dropout: f64,
     /// Matrices that get adapters, named as in PEFT by the end of their names: `attn.c_attn`, `attn.c_proj`, `mlp.c_fc` and
     /// `mlp.c_proj`; all four when left out.
     #[serde(default = "all_targets")]
@@ -59,6 +62,8 @@ impl Check for LoraConfig {
     fn check(&self, problems: &mut Problems) {
         problems.require(self.rank > 0, "rank", "must be positive", "use 8");
         problems.at_most(self.rank, LARGEST, "rank");
+        let in_range = (0.0..1.0).contains(&self.dropout);
+        problems.require(in_range, "dropout", "must be at least 0 and below 1", "use 0.05, or 0 for none");
         let sound = self.alpha > 0.0 && self.alpha <= LARGEST_ALPHA;
         problems.require(sound, "alpha", "must be positive and not extremely large", "use twice the rank");
         problems.require(
@@ -78,7 +83,7 @@ impl Check for LoraConfig {
 impl LoraConfig {
     /// Adapters of all matrices.
     pub fn new(rank: usize, alpha: f64) -> Self {
-        Self { rank, alpha, target_modules: all_targets() }
+        Self { rank, alpha, dropout: 0.0, target_modules: all_targets() }
     }
 
     /// Count of the numbers that adapters of a model of shape `config` train.
@@ -176,12 +181,18 @@ impl Adapters {
     /// When they do not fit each other.
     pub(crate) fn of(params: &Params, parts: AdapterParts) -> Result<Self> {
         let AdapterParts { description, matrices, rows, trained, fixed } = parts;
+        let dropout = description["lora_dropout"].as_f64().unwrap_or(0.0);
+        ensure!(
+            (0.0..1.0).contains(&dropout),
+            "{DESCRIPTION}: lora_dropout must be at least 0 and below 1, but is {dropout}"
+        );
+        let dropout = dropout as f32;
         let are_on = Arc::new(AtomicBool::new(true));
         params.iter().for_each(|(_, parameter)| parameter.freeze());
         for (name, scale) in matrices {
             let part = |part| Ok::<_, candle_core::Error>(Arc::clone(trained.get(&peft_name(&name, part))?));
             let (a, b, is_on) = (part("lora_A")?, part("lora_B")?, Arc::clone(&are_on));
-            params.get(&name)?.train(Trained::LowRank(LowRank { a, b, scale, is_on }));
+            params.get(&name)?.train(Trained::LowRank(LowRank { a, b, scale, dropout, is_on }));
         }
         let rows = rows.into_iter().map(|(table, ids)| {
             let values = Arc::clone(trained.get(&rows_name(&table))?);
@@ -255,7 +266,7 @@ fn description(config: &LoraConfig, base: &Path, rows: &[(String, Vec<u32>)]) ->
         "base_model_name_or_path": base,
         "r": config.rank,
         "lora_alpha": config.alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": config.dropout,
         "target_modules": config.target_modules,
         "fan_in_fan_out": true, // matrices lie as [in, out]
         "bias": "none",

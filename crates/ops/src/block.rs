@@ -50,6 +50,8 @@ pub struct DropoutSites {
     pub attended: Option<Dropout>,
     /// The MLP's output, before the residual sum.
     pub mlp: Option<Dropout>,
+    /// The input of the adapters of [`Block::linears`], in their order. Only [`Block::plain`] computes it.
+    pub adapters: [Option<Dropout>; 4],
 }
 
 /// Takes queries, keys and values of new tokens, `[B, T, 3·D]`, and returns what they mix, `[B, T, D]`.
@@ -86,21 +88,28 @@ impl Block {
 
     fn plain_attend(&self, x: &Tensor, drops: DropoutSites, tracked: bool, around: AttentionInput) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
-        let qkv = self.c_attn.plain(&x.reshape((b * t, d))?, tracked)?.reshape((b, t, 3 * d))?;
+        let qkv = self.c_attn.plain_dropping(&x.reshape((b * t, d))?, b, tracked, drops.adapters[0])?.reshape((
+            b,
+            t,
+            3 * d,
+        ))?;
         let mixed = match around {
             AttentionInput::Sequences(sequences) => {
                 self_attention(&qkv, self.n_head, self.mask, sequences, drops.attention)?
             }
             AttentionInput::Past(attend) => attend(&qkv)?,
         };
-        let y = self.attn_proj.plain(&mixed.reshape((b * t, d))?, tracked)?.reshape((b, t, d))?;
+        let y = self
+            .attn_proj
+            .plain_dropping(&mixed.reshape((b * t, d))?, b, tracked, drops.adapters[1])?
+            .reshape((b, t, d))?;
         drops.attended.map_or(Ok(y.clone()), |at| dropout(&y, at))
     }
 
     fn plain_mlp(&self, x: &Tensor, drops: DropoutSites, tracked: bool) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
-        let wide = gelu::gelu(&self.c_fc.plain(&x.reshape((b * t, d))?, tracked)?)?; // [B·T, 4·D]
-        let y = self.mlp_proj.plain(&wide, tracked)?.reshape((b, t, d))?;
+        let wide = gelu::gelu(&self.c_fc.plain_dropping(&x.reshape((b * t, d))?, b, tracked, drops.adapters[2])?)?; // [B·T, 4·D]
+        let y = self.mlp_proj.plain_dropping(&wide, b, tracked, drops.adapters[3])?.reshape((b, t, d))?;
         drops.mlp.map_or(Ok(y.clone()), |at| dropout(&y, at))
     }
 

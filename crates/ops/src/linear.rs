@@ -2,6 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
+use crate::dropout::{Dropout, dropout};
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
@@ -29,6 +30,25 @@ impl Linear {
     /// When the shapes do not fit.
     pub fn plain(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
         x.matmul(&self.weight.merged(tracked)?)?.broadcast_add(&self.bias.tensor(tracked))
+    }
+
+    /// As [`Linear::plain`], with dropout `at` of the input of adapters, if there are any: `x·weight + bias` has the product of
+    /// the adapters with `x`, to which that with what dropout changes of `x` is added. `windows`: rows of the batch, by which
+    /// masks are drawn.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn plain_dropping(
+        &self,
+        x: &Tensor,
+        windows: usize,
+        tracked: bool,
+        at: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let y = self.plain(x, tracked)?;
+        let (Some(at), Some(adapters)) = (at, self.weight.adapters()) else { return Ok(y) };
+        let dropped = dropout(&x.reshape((windows, (), x.dim(1)?))?, at)?.reshape(x.shape())?;
+        y + adapters.product(&(dropped - x)?, tracked)?
     }
 
     /// Width of the input, and of the output.

@@ -102,11 +102,16 @@ impl Parameter {
     }
 
     /// Adapters whose product is to be added to the weights.
-    fn adapters(&self) -> Option<LowRank> {
+    pub(crate) fn adapters(&self) -> Option<LowRank> {
         match self.trained() {
             Trained::LowRank(adapters) if adapters.is_on() => Some(adapters),
             _ => None,
         }
+    }
+
+    /// Probability of dropout before the adapters, if there are any.
+    pub fn adapter_dropout(&self) -> f32 {
+        self.adapters().map_or(0.0, |adapters| adapters.dropout)
     }
 
     /// The weights as products read them: with the product of adapters added, of which gradients can be taken if `tracked`.
@@ -399,6 +404,8 @@ pub struct LowRank {
     pub b: Arc<Parameter>,
     /// α/r.
     pub scale: f64,
+    /// Probability in training with which `A` does not see an element of its input.
+    pub dropout: f32,
     /// Whether products read the sum; if not, they read `W` alone.
     pub is_on: Arc<AtomicBool>,
 }
@@ -423,6 +430,11 @@ impl LowRank {
         }
         let product = self.a.tensor(tracked).t()?.matmul(&self.b.tensor(tracked).t()?)?;
         weights + (product * self.scale)?
+    }
+
+    /// `x`: `[N, in]`. Returns `scale·x·Aᵀ·Bᵀ`, `[N, out]`.
+    pub(crate) fn product(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
+        x.matmul(&self.a.tensor(tracked).t()?)?.matmul(&self.b.tensor(tracked).t()?)? * self.scale
     }
 
     /// Writes the sum for `weights`, `[in, out]`, to `sum`.
@@ -606,6 +618,7 @@ mod tests {
             a: parameter(3, &[rank, width]),
             b: parameter(4, &[out, rank]),
             scale: 1.5,
+            dropout: 0.0,
             is_on: Arc::new(AtomicBool::new(true)),
         };
         let (x, dy) = (Var::from_tensor(&draw(5, &[n, width])).unwrap(), draw(6, &[n, out]));
@@ -634,6 +647,29 @@ mod tests {
         linear.weight.merge().unwrap();
         assert!(!linear.weight.is_frozen());
         assert_close("y", &write(), &adapted, 0.0);
+    }
+
+    /// `x·W + b + scale·dropped(x)·Aᵀ·Bᵀ`, as in PEFT.
+    #[test]
+    fn dropout_acts_on_the_input_of_adapters_alone() {
+        use crate::dropout::{Dropout, dropout};
+        let (windows, n, width, out, rank) = (3, 12, 10, 7, 2);
+        let linear = Linear { weight: parameter(1, &[width, out]), bias: parameter(2, &[out]) };
+        let adapters = LowRank {
+            a: parameter(3, &[rank, width]),
+            b: parameter(4, &[out, rank]),
+            scale: 1.5,
+            dropout: 0.4,
+            is_on: Arc::new(AtomicBool::new(true)),
+        };
+        let x = draw(5, &[n, width]);
+        let alone = linear.plain(&x, false).unwrap();
+        linear.weight.train(Trained::LowRank(adapters.clone()));
+        let at = Dropout { p: linear.weight.adapter_dropout(), seed: 7, site: 1, first_row: 2 };
+        let dropped = dropout(&x.reshape((windows, (), width)).unwrap(), at).unwrap().reshape((n, width)).unwrap();
+        let expected = (alone + adapters.product(&dropped, false).unwrap()).unwrap();
+        let y = linear.plain_dropping(&x, windows, false, Some(at)).unwrap();
+        assert_close("y", &y, &expected, 1e-5);
     }
 
     #[test]

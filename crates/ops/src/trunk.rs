@@ -104,7 +104,9 @@ impl Trunk {
                 sequences.window()
             );
         }
-        if !x.device().is_cpu() {
+        // Our loops read the sum of matrices and adapters, so they cannot drop the input of the adapters alone.
+        let drops_adapters = drops.iter().any(|drops| drops.adapters.iter().any(Option::is_some));
+        if !x.device().is_cpu() || drops_adapters {
             return self.plain(x, sequences, drops, keep != SaveForBackward::Nothing);
         }
         match precision {

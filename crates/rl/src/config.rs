@@ -208,6 +208,8 @@ impl Check for PolicyConfig {
         problems.require(decay, "ema", "must be at least 0 and below 1", "use 0.992");
         if let Some(lora) = &self.lora {
             problems.section("lora", lora);
+            let what = "would change the probabilities between sampling and update";
+            problems.require(lora.dropout == 0.0, "lora.dropout", what, "leave it out");
         }
     }
 }

@@ -22,7 +22,10 @@ pub const SMALL: u64 = 6_000_000;
 
 /// How much higher the learning rate of LoRA adapters is. Hu et al. 2021 (table 11) train adapters of GPT-2 medium with
 /// 2e-4, where the table below has 2.6e-5 for all weights.
-pub const LORA_FACTOR: f64 = 10.0;
+const LORA_FACTOR: f64 = 10.0;
+
+/// The highest learning rate of adapters: that of our preset.
+const HIGHEST_OF_LORA: f64 = 5e-3;
 
 impl Purpose {
     /// Parameters and AdamW's highest learning rate. The first row is that of our presets.
@@ -61,6 +64,11 @@ impl Purpose {
         let part = (n / before.0).ln() / (after.0 / before.0).ln();
         two_digits(before.1 * (after.1 / before.1).powf(part))
     }
+
+    /// The same for LoRA adapters of such a model.
+    pub fn learning_rate_of_lora(self, n_params: u64) -> f64 {
+        two_digits((LORA_FACTOR * self.learning_rate(n_params)).min(HIGHEST_OF_LORA))
+    }
 }
 
 /// `x`, which is positive, rounded to two significant digits.
@@ -80,8 +88,9 @@ mod tests {
         assert_eq!(Purpose::Demonstrations.learning_rate(u64::MAX), 5.03e-6);
         let of_gpt2 = Purpose::Demonstrations.learning_rate(124_439_808);
         assert!((5e-5..6.25e-5).contains(&of_gpt2), "{of_gpt2}");
-        let of_medium = LORA_FACTOR * Purpose::Demonstrations.learning_rate(354_823_168);
+        let of_medium = Purpose::Demonstrations.learning_rate_of_lora(354_823_168);
         assert!((2e-4..3e-4).contains(&of_medium), "{of_medium}");
+        assert_eq!(Purpose::Demonstrations.learning_rate_of_lora(7_000_000), 5e-3);
     }
 
     #[test]

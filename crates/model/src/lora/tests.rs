@@ -19,10 +19,15 @@ fn ids() -> Tensor {
 }
 
 fn weights(kind: Kind) -> (ModelConfig, Weights) {
+    dropping(kind, 0.0)
+}
+
+/// With this dropout before the adapters.
+fn dropping(kind: Kind, dropout: f64) -> (ModelConfig, Weights) {
     // GPT-3 with an output layer of its own, which new tokens have rows of too.
     let config = ModelConfig { tie_word_embeddings: kind != Kind::Gpt3, ..tiny(kind) };
     let params = Params::init(&config, 1, &Device::Cpu).unwrap();
-    let lora = LoraConfig::new(2, 3.0);
+    let lora = LoraConfig { dropout, ..LoraConfig::new(2, 3.0) };
     let adapters = Adapters::new(&lora, &config, &params, Path::new("base"), &[15, 16], 1).unwrap();
     (config, Weights::adapted(params, adapters))
 }
@@ -55,8 +60,9 @@ fn fresh_adapters_change_nothing() {
 /// Against finite differences of the loss, for the largest number of each adapter.
 #[test]
 fn adapters_have_the_gradient_of_finite_differences() {
-    for kind in KINDS {
-        let (config, mut weights) = weights(kind);
+    for (kind, dropout) in KINDS.into_iter().map(|kind| (kind, 0.0)).chain([(Kind::Gpt2, 0.3)]) {
+        let (config, mut weights) = dropping(kind, dropout);
+        let pass = if dropout > 0.0 { TRAIN } else { Pass::Eval };
         let draw_b = |(i, (name, parameter)): (usize, (&str, &Arc<Parameter>))| match name.contains("lora_B") {
             true => Ok(parameter.set(&(draw(i as u64, parameter.var().dims()) * 0.3)?)?),
             false => Ok(()),
@@ -78,7 +84,7 @@ fn adapters_have_the_gradient_of_finite_differences() {
                 values[at] += by;
                 let values = Tensor::from_vec(values, parameter.var().shape(), &Device::Cpu).unwrap();
                 weights.change(|_| Ok(parameter.set(&values)?)).unwrap();
-                loss(&config, &weights, Pass::Eval).to_scalar::<f32>().unwrap()
+                loss(&config, &weights, pass).to_scalar::<f32>().unwrap()
             };
             let measured = (moved(0.002) - moved(-0.002)) / 0.004;
             moved(0.0);
@@ -124,6 +130,27 @@ fn folders(kind: Kind, change: impl Fn(&mut Value)) -> (tempfile::TempDir, PathB
     change(&mut description);
     write_json(&path, &description).unwrap();
     (folder, adapters)
+}
+
+/// Every element of a row has its own mask, which belongs to the row however the batch is divided; reading drops nothing.
+#[test]
+fn dropout_before_adapters_acts_in_training_alone() {
+    let (config, mut weights) = dropping(Kind::Gpt2, 0.5);
+    let (_, mut plain) = dropping(Kind::Gpt2, 0.0);
+    let set = |(i, (_, parameter)): (usize, (&str, &Arc<Parameter>))| {
+        Ok(parameter.set(&draw(i as u64, parameter.var().dims()))?)
+    };
+    weights.change(|trained| trained.iter().enumerate().try_for_each(set)).unwrap();
+    plain.change(|trained| trained.iter().enumerate().try_for_each(set)).unwrap();
+    let value = |weights: &Weights, pass| loss(&config, weights, pass).to_scalar::<f32>().unwrap();
+    assert_eq!(value(&weights, Pass::Eval), value(&plain, Pass::Eval));
+    assert!((value(&weights, TRAIN) - value(&plain, TRAIN)).abs() > 1e-3);
+    assert_eq!(value(&weights, TRAIN), value(&weights, TRAIN));
+    let row_of = |first_row| match TRAIN {
+        Pass::Train { seed, recompute, .. } => Pass::Train { seed, first_row, recompute },
+        Pass::Eval => Pass::Eval,
+    };
+    assert_ne!(value(&weights, row_of(0)), value(&weights, row_of(100)));
 }
 
 #[test]

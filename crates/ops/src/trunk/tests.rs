@@ -58,7 +58,14 @@ fn windows(b: usize, t: usize) -> Arc<Sequences> {
 
 fn drops() -> Vec<DropoutSites> {
     let at = |site| Some(Dropout { p: 0.2, seed: 7, site, first_row: 3 });
-    (0..3).map(|l| DropoutSites { attention: at(3 * l), attended: at(3 * l + 1), mlp: at(3 * l + 2) }).collect()
+    (0..3)
+        .map(|l| DropoutSites {
+            attention: at(3 * l),
+            attended: at(3 * l + 1),
+            mlp: at(3 * l + 2),
+            ..DropoutSites::default()
+        })
+        .collect()
 }
 
 /// The one proof that covers a whole model: output and every gradient, with and without dropout, kept and made again.
