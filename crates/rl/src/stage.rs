@@ -179,6 +179,11 @@ impl Stage for PpoTraining {
         plan.phases.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
     }
 
+    /// Most of the time is spent on sampling.
+    fn flops(&self, _: &Model<PpoParts>, _: &StageData<Self>) -> Option<f64> {
+        None
+    }
+
     fn describe(&self, model: &Model<PpoParts>, run: &Path) -> Result<()> {
         let Some((end_of_text, provenance)) = &model.parts.description else { return Ok(()) };
         save_ends(run, end_of_text)?;

@@ -9,7 +9,9 @@ use crate::trainer::Trainer;
 use anyhow::{Result, ensure};
 use candle_core::Device;
 use gptkit_data::batch::Batch;
-use gptkit_model::{Gpt, Kind, ModelConfig, Params};
+use gptkit_data::format::{estimated_duration, needed_bytes};
+use gptkit_data::progress::grouped;
+use gptkit_model::{Dtype, Gpt, Kind, ModelConfig, Params};
 use std::time::Instant;
 
 /// What a run will take.
@@ -88,6 +90,40 @@ impl TrainingPlan {
     pub fn total_flops(&self) -> f64 {
         let forward = (self.flops.weights + self.flops.attention) / 3.0;
         self.flops.total() * self.n_tokens as f64 + forward * self.n_validation_tokens as f64
+    }
+}
+
+/// What a run is expected to take.
+#[derive(Debug, Clone, Copy)]
+pub struct RunEstimate {
+    /// Updates of the whole run.
+    pub n_steps: u64,
+    /// Passes over the data.
+    pub epochs: f64,
+    /// Bytes at the peak of a step.
+    pub memory: u64,
+    /// Floating-point operations of the whole run, if they are known before it.
+    pub flops: Option<f64>,
+}
+
+/// Share of the processor's peak at which models of the usual sizes train, for an estimate.
+const USUAL_EFFICIENCY: f64 = 0.5;
+
+impl RunEstimate {
+    /// All of it in a line. The time is estimated from the processor's peak, which is measured in some milliseconds;
+    /// `gptkit plan` measures steps.
+    pub fn describe(&self, dtype: Dtype, device: &Device) -> String {
+        let Self { n_steps, epochs, memory, flops } = *self;
+        let epochs = if epochs < 10.0 { format!("{epochs:.1}") } else { grouped(epochs.round() as u64) };
+        let mut text = format!("{} steps · {epochs} epochs", grouped(n_steps));
+        if device.is_cpu() {
+            text += &format!(" · about {} of memory", needed_bytes(memory));
+            if let Some(flops) = flops {
+                let seconds = flops / (USUAL_EFFICIENCY * gptkit_ops::bench::rough_peak(dtype.precision()));
+                text += &format!(", about {}", estimated_duration(seconds));
+            }
+        }
+        text
     }
 }
 

@@ -7,7 +7,7 @@ use crate::learner::{Learner, Supervised};
 use crate::machine;
 use crate::masked::{MASK_RATE, Masking, rows_of_vocabulary};
 use crate::memory::Memory;
-use crate::plan::{TrainingPlan, settings_that_fit};
+use crate::plan::{RunEstimate, TrainingPlan, settings_that_fit};
 use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::samples::{SamplePrompt, SamplesConfig, TextSampler};
@@ -20,7 +20,6 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use gptkit_config::{Check, Problems, Usage};
 use gptkit_data::batch::{Batch, Windows, validation};
-use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::prepare::{Prepared, changed_since, prepare};
 use gptkit_data::progress::{Progress, grouped};
 use gptkit_data::shard::Corpus;
@@ -115,14 +114,16 @@ impl Pretraining {
     fn check_epochs(&self, device: &Device) -> Result<()> {
         let Self { config, text: Some(text), may_repeat: false, .. } = self else { return Ok(()) };
         let rows = text.windows.rows_per_epoch();
-        let schedule = Schedule::new(&config.train, config.model.context, rows);
-        let epochs = schedule.n_tokens() as f64 / (rows.max(1) * schedule.context()) as f64;
+        let plan = TrainingPlan::new(&config.model, &config.train, rows);
+        let epochs = plan.n_tokens as f64 / (rows.max(1) * config.model.context as u64) as f64;
+        let expected =
+            RunEstimate { n_steps: plan.n_steps, epochs, memory: plan.memory.total(), flops: Some(plan.total_flops()) };
         if epochs > MOST_EPOCHS {
             let what = format!(
                 "train.length = \"{}\" would read the text {} times ({})",
                 config.train.length,
                 grouped(epochs as u64),
-                expected(config, rows, device)
+                expected.describe(config.train.dtype, device)
             );
             let hint = "use --epochs 3, for instance, or more text; --yes starts the run as it is";
             return Err(Usage::new(what).hint(hint).into());
@@ -261,7 +262,6 @@ impl Stage for Pretraining {
             grouped(text.windows.rows_per_epoch() * config.model.context as u64),
             run.display()
         ));
-        context.progress.note(&expected(config, text.windows.rows_per_epoch(), context.device));
         warn_of_data(config, text, learner.has_validation(), context.progress);
     }
 
@@ -370,25 +370,6 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
     let prepared = prepare(&config.data, &config.tokenizer, None, progress)?;
     fit_vocabulary(&mut config.model, prepared.tokenizer.vocab_size(), progress)?;
     Ok(Windows::new(prepared.corpus, config.model.context, config.seed)?.rows_per_epoch())
-}
-
-/// Share of the processor's peak at which models of the usual sizes train, for an estimate.
-const USUAL_EFFICIENCY: f64 = 0.5;
-
-/// Steps, epochs, memory and time of a run of `config`, in words. Only the processor's peak is measured, in milliseconds;
-/// `gptkit plan` measures steps.
-fn expected(config: &PretrainConfig, rows_per_epoch: u64, device: &Device) -> String {
-    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch);
-    let epochs = plan.n_tokens as f64 / (rows_per_epoch.max(1) as f64 * config.model.context as f64);
-    let epochs = if epochs < 10.0 { format!("{epochs:.1}") } else { grouped(epochs.round() as u64) };
-    let mut text = format!("{} steps · {epochs} epochs", grouped(plan.n_steps));
-    if device.is_cpu() {
-        let peak = gptkit_ops::bench::rough_peak(config.train.dtype.precision());
-        let seconds = plan.total_flops() / (USUAL_EFFICIENCY * peak);
-        text +=
-            &format!(" · about {} of memory, about {}", needed_bytes(plan.memory.total()), estimated_duration(seconds));
-    }
-    text
 }
 
 /// Says before the first step that memory will not suffice.

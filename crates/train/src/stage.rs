@@ -13,7 +13,7 @@ use crate::fit::{Fit, Summary};
 use crate::learner::{Keep, Learner};
 use crate::memory::Memory;
 use crate::metric_charts;
-use crate::plan;
+use crate::plan::{self, Flops, RunEstimate};
 use crate::resume::Resumable;
 use crate::run::Run;
 use crate::schedule::Schedule;
@@ -97,6 +97,13 @@ pub trait Stage {
     fn memory(&self, model: &Model<Self::Parts>, data: &StageData<Self>) -> u64 {
         let context = model.config.context.min(data.tokens_per_row);
         Memory::of(&ModelConfig { context, ..model.config.clone() }, self.train()).total()
+    }
+
+    /// Floating-point operations of the run, from which its time is estimated; `None` where they are not known before.
+    fn flops(&self, model: &Model<Self::Parts>, data: &StageData<Self>) -> Option<f64> {
+        let context = model.config.context.min(data.tokens_per_row);
+        let of_token = Flops::of(&ModelConfig { context, ..model.config.clone() }, self.train()).total();
+        Some(of_token * self.schedule(data).n_tokens() as f64)
     }
 
     /// Makes the learner, which takes the validation set out of `data`.
@@ -188,7 +195,8 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     }
     stage.train().check_validation(!data.validation.is_empty())?;
     let resolved = gptkit_config::resolved(stage.config()).context("the configuration cannot be written")?;
-    plan::must_fit(stage.memory(&model, &data), context.device)?;
+    let expected = expected(&stage, &model, &data);
+    plan::must_fit(expected.memory, context.device)?;
 
     let run = Run::create(claim, &resolved, &model.config, &model.tokenizer)?;
     stage.describe(&model, &folder)?;
@@ -198,7 +206,20 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     let seen = DataSeen { folder: std::path::absolute(kept)?, fingerprint: data.fingerprint.clone() };
     let mut learner = stage.learner(model, &mut data, context)?;
     stage.announce(&learner, &folder, context);
+    context.progress.note(&expected.describe(stage.train().dtype, context.device));
     train(stage, &mut learner, data, State { data: seen, ..State::default() }, run, context)
+}
+
+/// What a new run of `stage` will take.
+fn expected<S: Stage>(stage: &S, model: &Model<S::Parts>, data: &StageData<S>) -> RunEstimate {
+    let schedule = stage.schedule(data);
+    let of_epoch = (data.n_rows.max(1) * data.tokens_per_row.max(1) as u64) as f64;
+    RunEstimate {
+        n_steps: schedule.n_steps(),
+        epochs: schedule.n_tokens() as f64 / of_epoch,
+        memory: stage.memory(model, data),
+        flops: stage.flops(model, data),
+    }
 }
 
 /// Resumes a run of `stage`, whose settings are the run's own, as if it had not been interrupted.
