@@ -106,21 +106,23 @@ pub struct RunEstimate {
     pub flops: Option<f64>,
 }
 
-/// Share of the processor's peak at which models of the usual sizes train, for an estimate.
-const USUAL_EFFICIENCY: f64 = 0.5;
+/// Share of the processor's peak that training reaches at best.
+const HIGHEST_EFFICIENCY: f64 = 0.5;
 
 impl RunEstimate {
-    /// All of it in a line. The time is estimated from the processor's peak, which is measured in some milliseconds;
-    /// `gptkit plan` measures steps.
+    /// All of it in a line; of a run of an hour or more, the least time as well, from the processor's peak, which is measured
+    /// in some milliseconds. `gptkit plan` measures steps.
     pub fn describe(&self, dtype: Dtype, device: &Device) -> String {
         let Self { n_steps, epochs, memory, flops } = *self;
         let epochs = if epochs < 10.0 { format!("{epochs:.1}") } else { grouped(epochs.round() as u64) };
         let mut text = format!("{} steps · {epochs} epochs", grouped(n_steps));
         if device.is_cpu() {
             text += &format!(" · about {} of memory", needed_bytes(memory));
-            if let Some(flops) = flops {
-                let seconds = flops / (USUAL_EFFICIENCY * gptkit_ops::bench::rough_peak(dtype.precision()));
-                text += &format!(", about {}", estimated_duration(seconds));
+            let peak = || gptkit_ops::bench::rough_peak(dtype.precision());
+            let seconds = flops.map(|flops| flops / (HIGHEST_EFFICIENCY * peak()));
+            // Small models reach a fraction of it, and their first steps show the time at once.
+            if let Some(seconds) = seconds.filter(|&seconds| seconds >= 3600.0) {
+                text += &format!(" · at least {}", estimated_duration(seconds));
             }
         }
         text
