@@ -2,6 +2,7 @@
 //! `scripts/` write.
 
 use super::pages::{assert_generated, root};
+use gptkit_data::progress::grouped;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -52,15 +53,9 @@ impl Figure {
 fn shown(value: f64, unit: &str) -> String {
     let digits = if value.fract() == 0.0 { format!("{value:.0}") } else { value.to_string() };
     let (whole, fraction) = digits.split_once('.').map_or((digits.as_str(), None), |(whole, rest)| (whole, Some(rest)));
-    let mut grouped = String::new();
-    for (i, digit) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
+    let whole = grouped(whole.parse().unwrap());
     let fraction = fraction.map_or(String::new(), |fraction| format!(".{fraction}"));
-    format!("{grouped}{fraction} {unit}")
+    format!("{whole}{fraction} {unit}")
 }
 
 /// A table of `figures`, and under which conditions they were measured.

@@ -3,7 +3,7 @@
 use crate::ui::Usage;
 use anyhow::Result;
 use clap::ValueEnum;
-use gptkit_config::{ConfigKey, keys, nearest, schema};
+use gptkit_config::{ConfigKey, is_at_or_below, keys, nearest, schema};
 use gptkit_lineage::LineageConfig;
 use gptkit_reward::RewardConfig;
 use gptkit_rl::{DpoConfig, PpoConfig};
@@ -29,16 +29,7 @@ pub(crate) enum KeysOf {
 impl KeysOf {
     /// The keys of the configuration.
     pub(crate) fn keys(self) -> Vec<ConfigKey> {
-        match self {
-            Self::Pretrain => keys::<PretrainConfig>(),
-            Self::Finetune => keys::<FinetuneConfig>(),
-            Self::Sft => keys::<SftConfig>(),
-            Self::TrainRm => keys::<RewardConfig>(),
-            Self::Ppo => keys::<PpoConfig>(),
-            Self::Dpo => keys::<DpoConfig>(),
-            Self::Scaling => keys::<ScalingConfig>(),
-            Self::Lineage => keys::<LineageConfig>(),
-        }
+        keys(&self.schema())
     }
 
     /// The JSON schema of the configuration.
@@ -67,11 +58,9 @@ impl KeysOf {
 /// When there is no such key.
 pub(crate) fn text(command: KeysOf, below: &str) -> Result<String> {
     let all = command.keys();
-    let is_below = |key: &ConfigKey| {
-        key.path.strip_prefix(below).is_some_and(|rest| below.is_empty() || rest.is_empty() || rest.starts_with('.'))
-    };
+    let is_shown = |key: &&ConfigKey| below.is_empty() || is_at_or_below(&key.path, below);
     let mut text = String::new();
-    for key in all.iter().filter(|key| is_below(key)) {
+    for key in all.iter().filter(is_shown) {
         let gap = if key.is_section() && !text.is_empty() { "\n" } else { "" };
         let head = if key.is_section() { format!("[{}]", key.path) } else { format!("{} ({})", key.path, value(key)) };
         let options = textwrap::Options::new(usize::from(console::Term::stdout().size().1).clamp(60, 120))

@@ -37,8 +37,8 @@ pub(crate) struct EvalCommand {
     /// `=TEST,TRAIN` for files of records (JSONL, CSV, Parquet) or text
     #[arg(long, value_name = "TASK", required_unless_present_any = ["resume", "list"])]
     task: Vec<TaskSpec>,
-    /// Few-shot examples in the prompt, several numbers with commas; they are sampled for each record from the training split
-    /// (from every tenth record if there is none), up to the context limit
+    /// Few-shot examples in the prompt, several numbers with commas; they are sampled for each record from the training split,
+    /// or from every tenth record if the task has no training split, up to the context limit
     #[arg(long, value_name = "K,…", value_delimiter = ',', default_value = "0")]
     shots: Vec<u16>,
     /// Evaluate at most N instances of each task, or N windows of a text

@@ -5,6 +5,7 @@
 //! with Muon; records of the user are not mixed with text of the world.
 
 use crate::stage_names::StageNames;
+use gptkit_config::is_at_or_below;
 use gptkit_data::disk;
 use gptkit_data::progress::grouped;
 use gptkit_data::source::SourceLocation;
@@ -30,7 +31,7 @@ struct Typed<'a>(&'a [String]);
 impl Typed<'_> {
     /// The value of `key`, or of a table above it.
     fn value(&self, key: &str) -> Option<&str> {
-        let of_key = |set: &String| set.split('=').next().is_some_and(|typed| is_at_or_above(typed.trim(), key));
+        let of_key = |set: &String| set.split('=').next().is_some_and(|typed| is_at_or_below(key, typed.trim()));
         Some(self.0.iter().rfind(|set| of_key(set))?.split_once('=')?.1)
     }
 
@@ -40,12 +41,8 @@ impl Typed<'_> {
 
     /// Whether some key of `section` is set.
     fn has_section(&self, section: &str) -> bool {
-        self.0.iter().any(|set| is_at_or_above(section, set.split('=').next().unwrap_or_default().trim()))
+        self.0.iter().any(|set| is_at_or_below(set.split('=').next().unwrap_or_default().trim(), section))
     }
-}
-
-fn is_at_or_above(above: &str, key: &str) -> bool {
-    key.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl Following {
@@ -98,7 +95,7 @@ impl Following {
             return;
         }
         let mut set = Vec::new();
-        if optimizer.is_none() && train_of(preset).get("optimizer").and_then(Value::as_str).is_some_and(is_muon) {
+        if optimizer.is_none() && optimizer_of(preset).is_some_and(is_muon) {
             if trained_by_muon(init) {
                 return;
             }
@@ -123,9 +120,8 @@ impl Following {
 
     /// Keeps the least learning rate of the preset below a learning rate that was chosen lower: in the same proportion.
     fn lower_min_lr(&mut self, preset: &Table) {
-        let number = |value: Option<&Value>| value.and_then(|value| value.as_float());
-        let train = train_of(preset);
-        let (Some(lr), Some(min_lr)) = (number(train.get("lr")), number(train.get("min_lr"))) else { return };
+        let number = |key| in_train(preset, key).and_then(Value::as_float);
+        let (Some(lr), Some(min_lr)) = (number("lr"), number("min_lr")) else { return };
         let typed = Typed(&self.set);
         let Some(chosen) = typed.value("train.lr").and_then(|text| text.trim().parse::<f64>().ok()) else { return };
         if chosen < min_lr && !typed.has("train.min_lr") {
@@ -134,16 +130,19 @@ impl Following {
     }
 }
 
-/// The section `[train]`.
-fn train_of(config: &Table) -> Table {
-    config.get("train").and_then(Value::as_table).cloned().unwrap_or_default()
+/// The value of `key` in the section `[train]`.
+fn in_train<'a>(config: &'a Table, key: &str) -> Option<&'a Value> {
+    config.get("train")?.get(key)
+}
+
+fn optimizer_of(config: &Table) -> Option<&str> {
+    in_train(config, "optimizer")?.as_str()
 }
 
 /// Whether the run in `folder` was made with Muon.
 fn trained_by_muon(folder: &Path) -> bool {
-    let text = disk::read_description(&folder.join("config.toml")).unwrap_or_default();
-    let train = text.parse::<Table>().map(|config| train_of(&config)).unwrap_or_default();
-    train.get("optimizer").and_then(Value::as_str) == Some("muon")
+    let config = disk::read_description(&folder.join("config.toml")).ok().and_then(|text| text.parse::<Table>().ok());
+    config.as_ref().and_then(optimizer_of) == Some("muon")
 }
 
 #[cfg(test)]
@@ -199,7 +198,7 @@ mod tests {
         assert_eq!(set[2], "seed=3");
         let adapters = follow(&["lora.rank=8", "train.optimizer=adamw"], Some(large.path())).set;
         assert!(adapters.contains(&"train.lr=0.005".to_owned()), "{adapters:?}");
-        // What was trained with Muon goes on with it.
+        // A model that was trained with Muon keeps Muon.
         disk::write(&large.path().join("config.toml"), b"[train]\noptimizer = \"muon\"\n").unwrap();
         assert!(follow(&[], Some(large.path())).set.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use crate::ui::Usage;
 use anyhow::Result;
-use gptkit_config::{Check, nearest};
+use gptkit_config::{Check, EXTENDS, nearest};
 use gptkit_lineage::LineageConfig;
 use gptkit_reward::RewardConfig;
 use gptkit_rl::{DpoConfig, PpoConfig};
@@ -76,7 +76,7 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
 pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
     let (name, text) = text(given)?;
     let config = match extended(given, &text)? {
-        Some((base, own)) => gptkit_config::load_over(&base, given, &own, set)?,
+        Some(base) => gptkit_config::load_over(&base, given, &text, set)?,
         None => load_text(given, &text, set)?,
     };
     Ok((name, config))
@@ -85,11 +85,12 @@ pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> 
 /// Longest chain of configurations that extend each other.
 const LONGEST_CHAIN: usize = 8;
 
-/// The configuration that the file `given` with the TOML `text` extends, and the text without the key that says so.
-fn extended(given: &str, text: &str) -> Result<Option<(Table, String)>> {
-    let Some(extends) = extends(text) else { return Ok(None) };
+/// The configuration that the file `given` with the TOML `text` extends, if it extends one.
+fn extended(given: &str, text: &str) -> Result<Option<Table>> {
+    // A file that is no TOML is reported where it is read.
+    let Some(first) = toml::from_str(text).ok().as_ref().and_then(extends) else { return Ok(None) };
     let mut chain = Vec::new();
-    let mut next = Some((given.to_owned(), extends));
+    let mut next = Some((given.to_owned(), first));
     while let Some((file, base)) = next {
         if chain.len() == LONGEST_CHAIN {
             return Err(Usage::new(format!(
@@ -102,7 +103,7 @@ fn extended(given: &str, text: &str) -> Result<Option<(Table, String)>> {
         let base = if is_preset(&base) { base } else { beside.to_string_lossy().into_owned() };
         let text = self::text(&base).map_err(|e| e.context(format!("{file} extends {base}")))?.1;
         let table: Table = toml::from_str(&text).map_err(|e| Usage::new(format!("{base}: {}", e.message())))?;
-        next = extends_of(&table).map(|further| (base, further));
+        next = extends(&table).map(|further| (base, further));
         chain.push(table);
     }
     let mut base = Table::new();
@@ -110,24 +111,11 @@ fn extended(given: &str, text: &str) -> Result<Option<(Table, String)>> {
         table.remove(EXTENDS);
         gptkit_config::merge(&mut base, table);
     }
-    // The line stays, so that those after it keep their numbers.
-    let own: Vec<&str> = text.lines().map(|line| if is_extends(line) { "" } else { line }).collect();
-    Ok(Some((base, own.join("\n"))))
+    Ok(Some(base))
 }
 
-/// The key that names what a configuration extends.
-const EXTENDS: &str = "extends";
-
-fn extends(text: &str) -> Option<String> {
-    extends_of(&toml::from_str(text).ok()?)
-}
-
-fn extends_of(table: &Table) -> Option<String> {
+fn extends(table: &Table) -> Option<String> {
     table.get(EXTENDS)?.as_str().map(str::to_owned)
-}
-
-fn is_extends(line: &str) -> bool {
-    line.trim_start().strip_prefix(EXTENDS).is_some_and(|rest| rest.trim_start().starts_with('='))
 }
 
 /// The configuration with the TOML `text`, called `given`, with `set` on top.
@@ -223,6 +211,9 @@ mod tests {
         let wrong = write("wrong.toml", "extends = \"wide.toml\"\n\n[model]\nn_layers = 8\n");
         let error = load::<PretrainConfig>(&wrong, &[]).unwrap_err().to_string();
         assert!(error.contains("line 4  model.n_layers = 8  unknown key"), "{error}");
+        let nested = write("nested.toml", "extends = \"small\"\n[model]\nextends = \"gpt1\"\n");
+        let error = load::<PretrainConfig>(&nested, &[]).unwrap_err().to_string();
+        assert!(error.contains("line 3  model.extends = \"gpt1\"  unknown key"), "{error}");
         let lost = write("lost.toml", "extends = \"smal\"\n");
         let error = format!("{:#}", load::<PretrainConfig>(&lost, &[]).unwrap_err());
         assert!(error.contains("lost.toml extends"), "{error}");

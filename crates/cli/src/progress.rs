@@ -322,7 +322,7 @@ mod tests {
         }
     }
 
-    /// What a bar of 400 steps shows after `change`.
+    /// Text of a bar of 400 steps after `change`.
     fn shown(change: impl FnOnce(&BarTask)) -> String {
         let terminal = KeptTerminal::default();
         let bar = ProgressBar::with_draw_target(Some(400), ProgressDrawTarget::term_like(Box::new(terminal.clone())));

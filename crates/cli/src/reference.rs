@@ -55,7 +55,7 @@ fn described() -> BTreeMap<String, String> {
     described
 }
 
-/// What a command does, its arguments and options, and its examples; then the same of the commands below it.
+/// Description, arguments, options and examples of a command, and then of its subcommands.
 fn section(command: &Command, described: &BTreeMap<String, String>) -> String {
     let name = command.get_bin_name().unwrap_or_default().to_owned();
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
@@ -75,7 +75,7 @@ fn section(command: &Command, described: &BTreeMap<String, String>) -> String {
     });
     let rows: String = arguments.into_iter().filter_map(row).collect();
     if !rows.is_empty() {
-        section += &format!("\n| option | what it does | default |\n| --- | --- | --- |\n{rows}");
+        section += &format!("\n| option | effect | default |\n| --- | --- | --- |\n{rows}");
     }
     if let Some(examples) = command.get_after_help().map(ToString::to_string) {
         let examples = examples.lines().filter_map(|line| line.strip_prefix("  "));
@@ -252,7 +252,7 @@ fn settings(name: &str, command: &str) -> Value {
 
 #[test]
 fn the_page_of_environment_variables_and_exit_codes_is_up_to_date() {
-    let mut variables = "| variable | what it does | values |\n| --- | --- | --- |\n".to_owned();
+    let mut variables = "| variable | effect | values |\n| --- | --- | --- |\n".to_owned();
     for variable in VARIABLES {
         let values = if variable.values.contains(' ') && !variable.values.contains(',') || variable.values.is_empty() {
             variable.values.to_owned()
@@ -318,7 +318,7 @@ fn every_command_in_a_block_of_code_is_valid() {
     assert!(n > 80, "{n} commands were found");
 }
 
-/// What is given to gptkit, with its name, if that is what `words` call; redirections are the shell's.
+/// The name and the arguments of gptkit if `words` call it, without redirections of the shell.
 fn called(words: &[String]) -> Option<Vec<String>> {
     let given = match words {
         [first, rest @ ..] if first == "gptkit" => rest,

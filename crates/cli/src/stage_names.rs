@@ -12,7 +12,7 @@ pub(crate) struct StageNames {
     pub(crate) records: Option<(&'static str, &'static str)>,
     /// Further settings whose files may be gone.
     pub(crate) gone: &'static [&'static str],
-    /// What a pretrained model is trained for; sets the default learning rate.
+    /// Purpose of training a pretrained model, by which its default learning rate is chosen.
     pub(crate) purpose: Purpose,
     /// Section of the pretraining text that may be mixed in.
     pub(crate) mixed: Option<&'static str>,

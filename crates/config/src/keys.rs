@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 pub struct ConfigKey {
     /// Dotted path, for instance `train.lr`; elements of lists have the step `N`.
     pub path: String,
-    /// What a value looks like, for instance `number`, or the values that there are; empty for a section.
+    /// Type of the value, for instance `number`, or the accepted values; empty for a section.
     pub kind: String,
     /// The value when the key is left out, as TOML; `None` when nothing is set then.
     pub default: Option<String>,
     /// Whether the key must be there.
     pub required: bool,
-    /// What it means, in a line.
+    /// Meaning of the key, in one line.
     pub meaning: String,
 }
 
@@ -32,10 +32,10 @@ pub fn schema<T: JsonSchema>() -> Value {
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
-/// The keys of a `T`, section by section.
-pub fn keys<T: JsonSchema>() -> Vec<ConfigKey> {
+/// The keys of the configuration with this `schema`, section by section.
+pub fn keys(schema: &Value) -> Vec<ConfigKey> {
     let mut found = Vec::new();
-    walk(&schema::<T>(), "", &mut found);
+    walk(schema, "", &mut found);
     found
 }
 
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn keys_have_their_kind_default_and_meaning() {
-        let lines: Vec<String> = keys::<Toy>()
+        let lines: Vec<String> = keys(&schema::<Toy>())
             .into_iter()
             .map(|ConfigKey { path, kind, default, required, meaning }| {
                 format!("{path}|{kind}|{}|{required}|{meaning}", default.unwrap_or_default())

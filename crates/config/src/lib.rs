@@ -13,7 +13,7 @@ mod usage;
 
 pub use differences::{Difference, differences};
 pub use keys::{ConfigKey, keys, schema};
-pub use load::{Invalid, load, load_over, merge, resolved};
+pub use load::{EXTENDS, Invalid, is_at_or_below, load, load_over, merge, resolved};
 pub use nearest::nearest;
 pub use problems::{Check, Problem, Problems};
 pub use usage::{Usage, with_hint};

@@ -33,10 +33,14 @@ pub fn load<T>(file: &str, text: &str, set: &[String]) -> Result<T, Invalid>
 where
     T: DeserializeOwned + Check,
 {
-    load_over(&Table::new(), file, text, set)
+    load_onto(None, file, text, set)
 }
 
-/// As [`load`], on top of the configuration `base`: sections are merged, other values are replaced.
+/// The key of a file that names the configuration that it changes.
+pub const EXTENDS: &str = "extends";
+
+/// As [`load`], on top of the configuration `base`, which the key `extends` of the text names: sections are merged, other
+/// values are replaced.
 ///
 /// # Errors
 /// As [`load`].
@@ -44,10 +48,20 @@ pub fn load_over<T>(base: &Table, file: &str, text: &str, set: &[String]) -> Res
 where
     T: DeserializeOwned + Check,
 {
+    load_onto(Some(base), file, text, set)
+}
+
+fn load_onto<T>(base: Option<&Table>, file: &str, text: &str, set: &[String]) -> Result<T, Invalid>
+where
+    T: DeserializeOwned + Check,
+{
     let spans = DeTable::parse(text).map_err(|e| syntax(file, text, &e))?;
-    let own: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
-    let mut table = base.clone();
-    merge(&mut table, own);
+    let mut table: Table = toml::from_str(text).map_err(|e| syntax(file, text, &e))?;
+    if let Some(base) = base {
+        table.remove(EXTENDS);
+        let own = std::mem::replace(&mut table, base.clone());
+        merge(&mut table, own);
+    }
     let mut source = ConfigSource { text, spans: spans.get_ref(), set, is_sound: false };
     let mut problems = Problems::default();
     for setting in set {
@@ -75,8 +89,13 @@ where
             problems.add(if path == "." { "" } else { &path }, what, hint);
         }
     }
-    source.is_sound = !set.is_empty() && load_over::<T>(base, file, text, &[]).is_ok();
+    source.is_sound = !set.is_empty() && load_onto::<T>(base, file, text, &[]).is_ok();
     Err(Invalid { file: file.to_owned(), problems: source.locate(&table, &problems) })
+}
+
+/// Whether `key` is the key `section` or stands in the section of that name; both are dotted paths.
+pub fn is_at_or_below(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Puts the keys of `own` over those of `base`: sections are merged, other values are replaced.
@@ -244,7 +263,7 @@ impl ConfigSource<'_> {
     fn place(&self, key: &str) -> String {
         let set = |setting: &String| {
             let path = setting.split('=').next().unwrap_or_default().trim();
-            key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            is_at_or_below(key, path)
         };
         if self.set.iter().any(set) {
             return "command line".to_owned();

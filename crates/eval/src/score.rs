@@ -315,7 +315,7 @@ pub(crate) fn words(model: &EvalModel, all: &[PromptedInstance]) -> Result<(Vec<
     Ok((lines, work.and(TokenCounts { n_read: answers.n_read, n_alone: answers.n_alone })))
 }
 
-/// What a model writes.
+/// Continuations of prompts whose last word is measured.
 struct LastWords {
     /// The word after each prompt.
     said: Vec<String>,

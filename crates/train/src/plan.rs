@@ -93,7 +93,7 @@ impl TrainingPlan {
     }
 }
 
-/// What a run is expected to take.
+/// Estimate of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunEstimate {
     /// Updates of the whole run.

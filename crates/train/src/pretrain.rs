@@ -7,7 +7,7 @@ use crate::learner::{Learner, Supervised};
 use crate::machine;
 use crate::masked::{MASK_RATE, Masking, rows_of_vocabulary};
 use crate::memory::Memory;
-use crate::plan::{RunEstimate, TrainingPlan, settings_that_fit};
+use crate::plan::{RunEstimate, settings_that_fit};
 use crate::request::RunRequest;
 use crate::resume::Resumable;
 use crate::samples::{SamplePrompt, SamplesConfig, TextSampler};
@@ -17,7 +17,6 @@ use crate::state::State;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use gptkit_config::{Check, Problems, Usage};
 use gptkit_data::batch::{Batch, Windows, validation};
 use gptkit_data::prepare::{Prepared, changed_since, prepare};
@@ -107,28 +106,6 @@ impl Pretraining {
     #[must_use]
     pub fn repeating(self) -> Self {
         Self { may_repeat: true, ..self }
-    }
-
-    /// # Errors
-    /// When a new run would read its text more than [`MOST_EPOCHS`] times and nobody allowed it.
-    fn check_epochs(&self, device: &Device) -> Result<()> {
-        let Self { config, text: Some(text), may_repeat: false, .. } = self else { return Ok(()) };
-        let rows = text.windows.rows_per_epoch();
-        let plan = TrainingPlan::new(&config.model, &config.train, rows);
-        let epochs = plan.n_tokens as f64 / (rows.max(1) * config.model.context as u64) as f64;
-        let expected =
-            RunEstimate { n_steps: plan.n_steps, epochs, memory: plan.memory.total(), flops: Some(plan.total_flops()) };
-        if epochs > MOST_EPOCHS {
-            let what = format!(
-                "train.length = \"{}\" would read the text {} times ({})",
-                config.train.length,
-                grouped(epochs as u64),
-                expected.describe(config.train.dtype, device)
-            );
-            let hint = "use --epochs 3, for instance, or more text; --yes starts the run as it is";
-            return Err(Usage::new(what).hint(hint).into());
-        }
-        Ok(())
     }
 }
 
@@ -232,13 +209,28 @@ impl Stage for Pretraining {
         })
     }
 
+    /// Refuses a run that would read its text more than [`MOST_EPOCHS`] times, unless that was allowed.
+    fn check_estimate(&self, estimate: &RunEstimate, context: &RunContext) -> Result<()> {
+        if self.may_repeat || estimate.epochs <= MOST_EPOCHS {
+            return Ok(());
+        }
+        let train = &self.config.train;
+        let what = format!(
+            "train.length = \"{}\" would read the text {} times ({})",
+            train.length,
+            grouped(estimate.epochs as u64),
+            estimate.describe(train.dtype, context.device)
+        );
+        let hint = "use --epochs 3, for instance, or more text; --yes starts the run as it is";
+        Err(Usage::new(what).hint(hint).into())
+    }
+
     fn learner(
         &mut self,
         model: Model<PretrainParts>,
         data: &mut StageData<Self>,
         context: &RunContext,
     ) -> Result<Self::Learner> {
-        self.check_epochs(context.device)?;
         let config = &self.config;
         let params = match model.parts.params {
             Some(params) => params,

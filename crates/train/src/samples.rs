@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, ensure};
 use gptkit_config::{Check, Problems};
+use gptkit_data::text_table::{cut, width};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{GenerationOptions, LateEnds};
@@ -90,27 +91,24 @@ pub struct TextSample {
     pub text: String,
 }
 
-/// Characters of a sample in a line of progress.
+/// Columns of a sample in a line of progress.
 const LINE: usize = 100;
-/// Characters of the prompt among them.
+/// Columns of the prompt among them.
 const PROMPT_IN_LINE: usize = 40;
 
 impl TextSample {
     /// The sample in one short line.
     pub fn line(&self) -> String {
         let prompt = shortened(&self.prompt, PROMPT_IN_LINE);
-        let text = shortened(&self.text, LINE - prompt.chars().count());
+        let text = shortened(&self.text, LINE - width(&prompt));
         format!("sample at step {}: {prompt} → {text}", self.step)
     }
 }
 
-/// `text` without line breaks, cut after `most` characters.
+/// `text` without line breaks, cut to `most` columns.
 fn shortened(text: &str, most: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(most) {
-        None => line,
-        Some(_) => line.chars().take(most - 1).chain(['…']).collect(),
-    }
+    if width(&line) <= most { line } else { cut(&line, most - 1) + "…" }
 }
 
 /// A prompt of a [`TextSampler`].

@@ -106,6 +106,14 @@ pub trait Stage {
         Some(of_token * self.schedule(data).n_tokens() as f64)
     }
 
+    /// Refuses a new run that is not worth its `estimate`, before it has a folder.
+    ///
+    /// # Errors
+    /// When it is refused.
+    fn check_estimate(&self, _estimate: &RunEstimate, _context: &RunContext) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the learner, which takes the validation set out of `data`.
     ///
     /// # Errors
@@ -195,8 +203,9 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     }
     stage.train().check_validation(!data.validation.is_empty())?;
     let resolved = gptkit_config::resolved(stage.config()).context("the configuration cannot be written")?;
-    let expected = expected(&stage, &model, &data);
-    plan::must_fit(expected.memory, context.device)?;
+    let estimate = estimate(&stage, &model, &data);
+    plan::must_fit(estimate.memory, context.device)?;
+    stage.check_estimate(&estimate, context)?;
 
     let run = Run::create(claim, &resolved, &model.config, &model.tokenizer)?;
     stage.describe(&model, &folder)?;
@@ -206,12 +215,12 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     let seen = DataSeen { folder: std::path::absolute(kept)?, fingerprint: data.fingerprint.clone() };
     let mut learner = stage.learner(model, &mut data, context)?;
     stage.announce(&learner, &folder, context);
-    context.progress.note(&expected.describe(stage.train().dtype, context.device));
+    context.progress.note(&estimate.describe(stage.train().dtype, context.device));
     train(stage, &mut learner, data, State { data: seen, ..State::default() }, run, context)
 }
 
-/// What a new run of `stage` will take.
-fn expected<S: Stage>(stage: &S, model: &Model<S::Parts>, data: &StageData<S>) -> RunEstimate {
+/// Estimates a new run of `stage`.
+fn estimate<S: Stage>(stage: &S, model: &Model<S::Parts>, data: &StageData<S>) -> RunEstimate {
     let schedule = stage.schedule(data);
     let of_epoch = (data.n_rows.max(1) * data.tokens_per_row.max(1) as u64) as f64;
     RunEstimate {
