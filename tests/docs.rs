@@ -2,43 +2,8 @@
 
 use super::commands::{self, Command};
 use super::pages::{pages, root};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-#[test]
-fn every_subcommand_has_a_table_of_its_flags_and_no_table_is_stale() {
-    let commands = commands::all();
-    let mut described = Vec::new();
-    for (file, text) in pages() {
-        for section in text.split("\n## ").filter_map(|section| section.strip_prefix("Flags of `gptkit ")) {
-            let (name, table) = section.split_once("`\n").unwrap_or_else(|| panic!("{file}: a title without an end"));
-            let command = commands.iter().find(|command| command.name == name);
-            let command = command.unwrap_or_else(|| panic!("{file} describes gptkit {name}, which there is not"));
-            let rows: BTreeMap<String, Option<String>> = rows(table).collect();
-            let all = rows.keys().chain(command.options.keys());
-            let stale: Vec<&String> = all.filter(|flag| rows.get(*flag) != command.options.get(*flag)).collect();
-            assert!(
-                stale.is_empty(),
-                "{file}, gptkit {name}: table and help differ in {stale:?}, or in their defaults"
-            );
-            described.push(name.to_owned());
-        }
-    }
-    described.sort();
-    let with_options = |command: &&Command| !command.options.is_empty();
-    let mut expected: Vec<String> = commands.iter().filter(with_options).map(|command| command.name.clone()).collect();
-    expected.sort();
-    assert_eq!(described, expected, "a section `## Flags of` for each subcommand, once");
-}
-
-/// Option and default of each row of a table: | `--flag VALUE` | what it does | default |.
-fn rows(table: &str) -> impl Iterator<Item = (String, Option<String>)> {
-    table.lines().filter_map(|line| {
-        let flag = line.strip_prefix("| `")?.split([' ', '`']).next()?;
-        let default = line.strip_suffix('|')?.rsplit('|').next()?.trim().trim_matches('`');
-        Some((flag.to_owned(), (!default.is_empty()).then(|| default.to_owned())))
-    })
-}
 
 #[test]
 fn every_command_in_a_page_is_one() {
@@ -74,28 +39,12 @@ fn code(text: &str) -> Vec<String> {
     lines
 }
 
-/// What is given to gptkit, if that is what is called; redirections and remarks are the shell's.
+/// What is given to gptkit, if that is what is called; redirections are the shell's.
 fn called(command: &str) -> Option<Vec<String>> {
-    let words = words(command.trim().trim_start_matches("$ "));
+    let words = shlex::split(command.trim().trim_start_matches("$ "))?;
     let (first, rest) = words.split_first()?;
-    let given = || rest.iter().take_while(|word| !word.starts_with(['>', '<', '#'])).cloned().collect();
+    let given = || rest.iter().take_while(|word| !word.starts_with(['>', '<'])).cloned().collect();
     (first == "gptkit").then(given)
-}
-
-/// The words of a line as a shell takes it apart, quotes gone.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let (mut word, mut quote) = (None::<String>, None);
-    for c in line.chars() {
-        match (quote, c) {
-            (None, '"' | '\'') => (word, quote) = (Some(word.unwrap_or_default()), Some(c)),
-            (Some(open), _) if open == c => quote = None,
-            (None, ' ') => words.extend(word.take()),
-            _ => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    words
 }
 
 fn check(words: &[String], commands: &[Command]) -> Result<(), String> {
@@ -115,7 +64,7 @@ fn check(words: &[String], commands: &[Command]) -> Result<(), String> {
     }
     let flags = rest.iter().filter(|word| word.starts_with("--")).filter_map(|word| word.split('=').next());
     for flag in flags.filter(|flag| !["--help", "--version"].contains(flag)) {
-        if !command.options.contains_key(flag) {
+        if !command.options.contains(flag) {
             return Err(format!("gptkit {name} has no {flag}"));
         }
     }

@@ -19,7 +19,7 @@ fn every_subcommand_has_a_page_that_names_its_options() {
         let page = page.replace(r"\-", "-");
         let title = format!(".TH {name} 1 \" \" \"gptkit {}\"", env!("CARGO_PKG_VERSION"));
         assert!(page.contains(&title), "{name} has no title");
-        for option in command.options.keys() {
+        for option in command.options.iter() {
             assert!(page.contains(option.as_str()), "{name} does not name {option}");
         }
         for below in &command.below {
@@ -40,7 +40,7 @@ fn every_shell_completes_every_subcommand_and_option() {
                 assert!(script.contains(word), "{shell} does not know {}", command.name);
             }
             // fish writes long options without their dashes: -l max-time.
-            for option in command.options.keys().map(|option| option.trim_start_matches('-')) {
+            for option in command.options.iter().map(|option| option.trim_start_matches('-')) {
                 assert!(script.contains(option), "{shell} does not know --{option} of {}", command.name);
             }
         }
