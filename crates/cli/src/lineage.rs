@@ -178,8 +178,9 @@ impl LineageCommand {
     fn run_stages(&self, story: &LineageStory, ui: &Ui) -> Result<()> {
         let program = std::env::current_exe().context("the path of the gptkit program cannot be determined")?;
         let interrupt = Interrupt::watch(None)?;
-        let context = StageContext { program: &program, interrupt: &interrupt, progress: ui };
-        let Some(StoppedAt { stop, stage }) = story.run(&context)? else { return Ok(()) };
+        let context = StageContext { program: &program, interrupt: &interrupt, progress: ui, threads: None };
+        let stopped = story.run(&context, rayon::current_num_threads())?;
+        let Some(StoppedAt { stop, stage }) = stopped else { return Ok(()) };
         ui.say(&format!("stopped at stage {stage}; finished stages are kept in {}", self.out.display()));
         ui.next(&self.again());
         Err(Stopped(stop).into())

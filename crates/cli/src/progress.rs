@@ -4,13 +4,10 @@ use crate::stderr::{send, write_line};
 use gptkit_data::printable::printable_line;
 use gptkit_data::progress::{ProgressTask, Unit};
 use gptkit_lineage::event::ProgressEvent;
-use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// The bar on the screen, while there is one.
-pub(crate) type ShownBar = Arc<Mutex<Option<ProgressBar>>>;
 
 /// Fits any width: the figures beside the count are cut when they must be.
 fn style(bounded: bool, unit: Unit, pace: &SharedPace) -> ProgressStyle {
@@ -75,22 +72,21 @@ const LONGEST_ETA: f64 = 1e12;
 pub(crate) struct BarTask {
     bar: ProgressBar,
     pace: SharedPace,
-    /// Where the bar is while lines are printed above it.
-    shown: ShownBar,
+    /// The bars on the screen.
+    bars: MultiProgress,
+    /// What stays on the screen at the end, where the figures are worth keeping.
+    line: LineTask,
 }
 
 impl BarTask {
-    /// Shows a bar until the task is dropped, and says so in `shown`.
-    pub(crate) fn begin(label: &str, total: Option<u64>, unit: Unit, shown: &ShownBar) -> Self {
-        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    /// Shows a bar below the other `bars` until the task is dropped.
+    pub(crate) fn begin(label: &str, total: Option<u64>, unit: Unit, bars: &MultiProgress) -> Self {
+        let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
         let pace = Arc::new(Mutex::new(Pace::begin()));
         bar.set_style(style(total.is_some(), unit, &pace));
         bar.set_prefix(printable_line(label).into_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        if let Ok(mut shown) = shown.lock() {
-            *shown = Some(bar.clone());
-        }
-        Self { bar, pace, shown: Arc::clone(shown) }
+        Self { bar, pace, bars: bars.clone(), line: LineTask::begin(label, total, unit) }
     }
 }
 
@@ -117,11 +113,15 @@ impl ProgressTask for BarTask {
 
 impl Drop for BarTask {
     fn drop(&mut self) {
-        if let Ok(mut shown) = self.shown.lock() {
-            *shown = None; // later messages are printed below it
+        let figures = self.bar.message();
+        self.bar.finish_and_clear();
+        self.bars.remove(&self.bar);
+        let Ok(pace) = self.pace.lock() else { return };
+        if !figures.is_empty() {
+            let state = TaskProgress { before: pace.before, done: pace.done, figures, ..TaskProgress::default() };
+            let line = self.line.text(&state, pace.begun.elapsed().as_secs_f64());
+            self.bars.suspend(|| write_line(&line));
         }
-        // The last state stays where the figures are worth keeping.
-        if self.bar.message().is_empty() { self.bar.finish_and_clear() } else { self.bar.abandon() }
     }
 }
 
@@ -329,7 +329,8 @@ mod tests {
         let pace = Arc::new(Mutex::new(Pace::begin()));
         bar.set_style(style(true, Unit::Items, &pace));
         bar.set_prefix("step");
-        let task = BarTask { bar: bar.clone(), pace, shown: ShownBar::default() };
+        let line = LineTask::begin("step", Some(400), Unit::Items);
+        let task = BarTask { bar: bar.clone(), pace, bars: MultiProgress::new(), line };
         task.show("loss 2.3");
         change(&task);
         terminal.0.lock().unwrap().clear();

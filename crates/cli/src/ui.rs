@@ -4,7 +4,7 @@
 //! Whatever a name, a record or a model brings along passes through [`gptkit_data::printable`], so that none of it controls the
 //! terminal.
 
-use crate::progress::{BarTask, EventTask, LineTask, ShownBar};
+use crate::progress::{BarTask, EventTask, LineTask};
 use crate::stderr::{send, write_line};
 use anyhow::Context;
 pub(crate) use gptkit_config::Usage;
@@ -12,6 +12,7 @@ use gptkit_data::printable::{printable, printable_json};
 use gptkit_data::progress::{Progress, ProgressTask, Unit};
 use gptkit_lineage::event::ProgressEvent;
 use gptkit_train::interrupt::Stop;
+use indicatif::MultiProgress;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -33,13 +34,13 @@ pub(crate) struct Ui {
     live: bool,
     /// Whether another gptkit reads events from stderr.
     events: bool,
-    /// The bar on the screen, above which lines are printed.
-    bar: ShownBar,
+    /// The bars on the screen, above which lines are printed.
+    bars: MultiProgress,
 }
 
 impl Ui {
     pub(crate) fn new(events: bool) -> Self {
-        Self { live: io::stderr().is_terminal(), events, bar: ShownBar::default() }
+        Self { live: io::stderr().is_terminal(), events, bars: MultiProgress::new() }
     }
 
     /// Reports the end of the process as an event, where events are wanted.
@@ -98,9 +99,9 @@ impl Ui {
         if self.events {
             return send(&ProgressEvent::Said(line.to_owned()));
         }
-        match self.bar.lock() {
-            Ok(bar) if bar.is_some() => bar.iter().for_each(|bar| bar.suspend(|| write_line(line))),
-            _ => write_line(line),
+        match self.live {
+            true => self.bars.suspend(|| write_line(line)),
+            false => write_line(line),
         }
     }
 }
@@ -155,7 +156,7 @@ impl Progress for Ui {
             return Box::new(EventTask::begin(label, total, unit));
         }
         match self.live {
-            true => Box::new(BarTask::begin(label, total, unit, &self.bar)),
+            true => Box::new(BarTask::begin(label, total, unit, &self.bars)),
             false => Box::new(LineTask::begin(label, total, unit)),
         }
     }

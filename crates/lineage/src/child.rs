@@ -25,6 +25,8 @@ pub(crate) struct StageProcess<'a> {
     pub(crate) stdout: &'a Path,
     /// Where what it says goes, after what is there.
     pub(crate) log: &'a Path,
+    /// Threads that it computes with; `None` leaves that to the environment.
+    pub(crate) threads: Option<usize>,
 }
 
 /// How a process ended.
@@ -36,6 +38,8 @@ pub(crate) enum ProcessEnd {
     Stopped(Stop),
 }
 
+/// The environment variable that sets the number of threads.
+const THREADS: &str = "RAYON_NUM_THREADS";
 /// How long to wait for news before looking whether to stop.
 const WAIT: Duration = Duration::from_millis(100);
 /// Lines of a failed process that are repeated.
@@ -114,6 +118,9 @@ impl StageProcess<'_> {
     fn spawn(&self) -> Result<Child> {
         let mut command = Command::new(self.program);
         command.args(self.words).env(EVENTS, "1");
+        if let Some(threads) = self.threads {
+            command.env(THREADS, threads.to_string());
+        }
         command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(open(self.stdout, false)?).stderr(Stdio::piped());
         // Ctrl-C in a terminal reaches a whole group; it is passed on from here, once.

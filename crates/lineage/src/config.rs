@@ -16,7 +16,7 @@ pub struct LineageConfig {
     /// Questions that every generation answers.
     #[serde(default)]
     pub questions: Questions,
-    /// The stages, in the order in which they run.
+    /// The stages; each comes after those whose output it reads. Two run at a time where their inputs are ready.
     pub stages: Vec<LineageStage>,
 }
 
@@ -104,6 +104,9 @@ pub struct LineageStage {
     /// Whether the stage needs the built-in judge, which only knows instructions of the built-in world.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub judged: bool,
+    /// Whether no other stage may run meanwhile, because the stage measures speed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
     /// Seconds that the stage takes on two cores, to estimate the remaining time.
     #[serde(default = "second")]
     pub seconds: f64,

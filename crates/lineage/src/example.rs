@@ -71,17 +71,28 @@ pub(crate) fn measured(n: u64) -> StoryMeasurements {
     StoryMeasurements { seeds: (1..=n).map(seed).collect(), questions, right, ..StoryMeasurements::default() }
 }
 
+/// That a stage took ten seconds.
+pub(crate) fn stage_record(name: &str) -> StageRecord {
+    StageRecord {
+        name: name.to_owned(),
+        chapter: Chapter::Gpt1,
+        command: format!("gptkit do {name}"),
+        reads: Vec::new(),
+        leaves: name.into(),
+        elapsed_s: 10.0,
+        ended_at: 0.0,
+        peak_bytes: Some(200_000_000),
+        fingerprint: String::new(),
+    }
+}
+
 fn seed(number: u64) -> SeedMeasurements {
     let shift = number as f64 * 1e-3;
     let stages = STAGES.map(|(name, chapter)| StageRecord {
-        name: name.to_owned(),
         chapter,
         command: format!("gptkit do {name} --out 'seed-{number}/{name}'"),
         reads: if name == "sft" { vec!["gpt2".to_owned()] } else { Vec::new() },
-        leaves: name.into(),
-        elapsed_s: 10.0,
-        peak_bytes: Some(200_000_000),
-        fingerprint: String::new(),
+        ..stage_record(name)
     });
     let pretrained = [
         ("lstm", 1.5, 1e4),

@@ -5,7 +5,7 @@
 //! 3. [`plan`]      names in commands → folders and files: what a stage runs, reads and leaves
 //! 4. [`stages`]    in order: finished stages are skipped, interrupted ones are resumed; each is a process ([`child`]) that
 //!    reports its progress ([`event`])
-//! 5. [`story`]     the stages of every seed, with the time that they take
+//! 5. [`story`]     the stages of every seed, two at a time ([`schedule`]), with the time that they take
 //! 6. [`measured`]  what the stages of each seed have left: every figure, as data
 //!    with pieces of the data itself ([`excerpt_data`], read by [`excerpts`])
 //! 7. [`rules`]     the papers' findings as rules on those figures, each a [`shape`]
@@ -27,10 +27,12 @@ mod pretty;
 mod reading;
 pub mod report;
 pub mod rules;
+mod schedule;
 pub mod shape;
 pub mod stages;
 pub mod story;
 pub mod summary;
+mod together;
 mod work;
 pub use config::LineageConfig;
 pub use own::OwnData;

@@ -166,6 +166,7 @@ mod tests {
             stdout: None,
             asks: false,
             judged: false,
+            alone: false,
             seconds: 1.0,
         }
     }

@@ -381,7 +381,17 @@ mod tests {
     fn stage(name: &str, run: &str, stdout: Option<&str>) -> LineageStage {
         let stdout = stdout.map(str::to_owned);
         let (name, run) = (name.to_owned(), run.to_owned());
-        LineageStage { name, chapter: Chapter::Gpt1, run, out: None, stdout, asks: false, judged: false, seconds: 1.0 }
+        LineageStage {
+            name,
+            chapter: Chapter::Gpt1,
+            run,
+            out: None,
+            stdout,
+            asks: false,
+            judged: false,
+            alone: false,
+            seconds: 1.0,
+        }
     }
 
     fn config(stages: Vec<LineageStage>) -> LineageConfig {

@@ -10,6 +10,7 @@ use crate::reading;
 use crate::rules;
 use crate::shape::{self, FigureUnit};
 use crate::summary;
+use crate::together::took;
 use anyhow::{Context, Result};
 use gptkit_data::disk;
 use gptkit_data::format::{duration, measured_bytes};
@@ -260,8 +261,8 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "right": graded("right"),
         "sampled": graded("sampled"),
         "courteous": graded("courteous"),
-        "elapsed_s": stages().map(|stage| stage.elapsed_s).sum::<f64>(),
-        "peak_bytes": stages().filter_map(|stage| stage.peak_bytes).max(),
+        "elapsed_s": took(stages()).elapsed_s,
+        "peak_bytes": took(stages()).peak_bytes,
         "n_stages": stages().count(),
         "loss": runs(|run| run.best_validation),
         "params": runs(|run| run.n_params.map(|n| n as f64)),

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Commands whose outcome is the folder of a training run.
 pub(crate) const TRAINING_COMMANDS: [&str; 6] = ["pretrain", "finetune", "sft", "train-rm", "dpo", "ppo"];
@@ -39,6 +39,9 @@ pub struct StageRecord {
     pub leaves: PathBuf,
     /// Wall-clock time of its runs, without those that were killed.
     pub elapsed_s: f64,
+    /// When it ended, in seconds since 1970; 0 in the records of older versions.
+    #[serde(default)]
+    pub ended_at: f64,
     /// The most memory that it had, where the system says it.
     pub peak_bytes: Option<u64>,
     /// As [`LineageStep::fingerprint`].
@@ -81,6 +84,8 @@ pub struct StageContext<'a> {
     pub interrupt: &'a Interrupt,
     /// Where work is shown.
     pub progress: &'a dyn Progress,
+    /// Threads that the stage computes with; `None` leaves that to the environment.
+    pub threads: Option<usize>,
 }
 
 impl LineageStep {
@@ -155,6 +160,7 @@ impl LineageStep {
             stdin: self.stdin.as_deref(),
             stdout: &self.file("out"),
             log: &self.file("log"),
+            threads: context.threads,
         };
         let begun = Instant::now();
         let ended =
@@ -190,6 +196,7 @@ impl LineageStep {
             reads: self.reads.clone(),
             leaves: self.leaves.clone(),
             elapsed_s,
+            ended_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             peak_bytes,
             fingerprint: self.fingerprint.clone(),
         };

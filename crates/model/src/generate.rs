@@ -292,7 +292,7 @@ pub(crate) struct Continuation<'a> {
     log_probs: Vec<TokenLogProb>,
     end_token: Option<TokenLogProb>,
     pub(crate) finish: Option<Finish>,
-    stop: &'a [String],
+    stop: Vec<String>,
 }
 
 impl<'a> Continuation<'a> {
@@ -307,7 +307,7 @@ impl<'a> Continuation<'a> {
             log_probs: Vec::new(),
             end_token: None,
             finish: None,
-            stop: &decoding.options.stop,
+            stop: decoding.options.stop.clone(),
         }
     }
 
@@ -355,7 +355,7 @@ impl<'a> Continuation<'a> {
 
     /// Text not handed out yet that cannot be the beginning of a stop string.
     fn fresh_text(&mut self) -> &str {
-        let held = if self.finish.is_some() { 0 } else { held_back(&self.text[self.shown..], self.stop) };
+        let held = if self.finish.is_some() { 0 } else { held_back(&self.text[self.shown..], &self.stop) };
         let (from, to) = (self.shown, self.text.len() - held);
         self.shown = to;
         &self.text[from..to]

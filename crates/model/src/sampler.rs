@@ -3,13 +3,21 @@
 use gptkit_config::{Check, Problems};
 use gptkit_rng::keyed::{Draw, Key, uniform};
 use std::borrow::Cow;
+use std::collections::HashMap;
 
-/// How a token is chosen. Filters act in the order of the fields, as in `transformers`.
+/// How a token is chosen. The settings act in the order of the fields, as in `transformers` and vLLM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
+    /// Is added to the logits of these tokens. A token may be named once.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Divides the logits of tokens seen before when positive, multiplies them when negative (Keskar et al. 2019,
     /// §4.1); 1 changes nothing.
     pub repetition_penalty: f32,
+    /// Is subtracted from the logit of a token for each time that the continuation has it; the prompt does not count
+    /// (OpenAI's formula).
+    pub frequency_penalty: f32,
+    /// Is subtracted once from the logit of each token that the continuation has.
+    pub presence_penalty: f32,
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f32,
     /// Only the `k` likeliest tokens (Fan et al. 2018).
@@ -24,11 +32,27 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { repetition_penalty: 1.0, temperature: 1.0, top_k: None, top_p: None, min_p: None, seed: 1 }
+        Self {
+            logit_bias: Vec::new(),
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            seed: 1,
+        }
     }
 }
 
 impl Sampling {
+    /// Whether logits change before the temperature divides them.
+    pub fn adjusts(&self) -> bool {
+        let penalties = (self.repetition_penalty, self.frequency_penalty, self.presence_penalty);
+        penalties != (1.0, 0.0, 0.0) || !self.logit_bias.is_empty()
+    }
+
     /// Whether only some tokens may be drawn.
     fn filters(&self) -> bool {
         self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some()
@@ -44,6 +68,13 @@ impl Check for Sampling {
             format!("{penalty} must be positive"),
             "use 1.1",
         );
+        let penalties =
+            [("frequency-penalty", self.frequency_penalty, 2.0), ("presence-penalty", self.presence_penalty, 2.0)];
+        let biases = self.logit_bias.iter().map(|&(_, bias)| ("logit-bias", bias, 100.0));
+        for (key, value, limit) in penalties.into_iter().chain(biases) {
+            let range = format!("{value} must be from -{limit} to {limit}");
+            problems.require(value.abs() <= limit, key, range, "0 changes nothing");
+        }
         let t = self.temperature;
         problems.require(
             t >= 0.0 && t.is_finite(),
@@ -112,10 +143,12 @@ pub struct ChosenToken {
     pub normalizer: Option<Normalizer>,
 }
 
-/// Chooses the token at `place` from its `logits` (`[V]`), after the tokens `seen`.
+/// Chooses the token at `place` from its `logits` (`[V]`), after the tokens `seen`: the prompt, and the tokens of the
+/// continuation before `place`.
 pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPosition) -> ChosenToken {
-    let penalized = penalized(logits, seen, sampling.repetition_penalty);
-    let (logits, as_they_are) = (penalized.as_ref(), matches!(penalized, Cow::Borrowed(_)));
+    let continuation = &seen[seen.len().saturating_sub(place.position as usize)..];
+    let adjusted = adjusted(logits, seen, continuation, sampling);
+    let (logits, as_they_are) = (adjusted.as_ref(), matches!(adjusted, Cow::Borrowed(_)));
     if sampling.temperature == 0.0 {
         return ChosenToken { token: likeliest(logits), normalizer: None };
     }
@@ -148,20 +181,40 @@ fn draw(weights: impl ExactSizeIterator<Item = f64>, total: f64, drawn: f32) -> 
     last // rounding left a crumb
 }
 
-fn penalized<'a>(logits: &'a [f32], seen: &[u32], penalty: f32) -> Cow<'a, [f32]> {
-    if penalty == 1.0 {
+/// `logits` with bias and penalties, after the tokens `seen`, of which the last are the `continuation`.
+fn adjusted<'a>(logits: &'a [f32], seen: &[u32], continuation: &[u32], sampling: &Sampling) -> Cow<'a, [f32]> {
+    if !sampling.adjusts() {
         return Cow::Borrowed(logits);
     }
     let mut logits = logits.to_vec();
-    let mut seen = seen.to_vec();
-    seen.sort_unstable();
-    seen.dedup();
-    for token in seen {
+    for &(token, bias) in &sampling.logit_bias {
         if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            *logit += bias;
+        }
+    }
+    if sampling.repetition_penalty != 1.0 {
+        let penalty = sampling.repetition_penalty;
+        for token in counts(seen).into_keys() {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+    if (sampling.frequency_penalty, sampling.presence_penalty) != (0.0, 0.0) {
+        for (token, count) in counts(continuation) {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit -= count as f32 * sampling.frequency_penalty + sampling.presence_penalty;
+            }
         }
     }
     Cow::Owned(logits)
+}
+
+/// How often each of `tokens` is there.
+fn counts(tokens: &[u32]) -> HashMap<u32, u32> {
+    let mut counts = HashMap::new();
+    tokens.iter().for_each(|&token| *counts.entry(token).or_insert(0) += 1);
+    counts
 }
 
 /// The first of the largest.
@@ -245,6 +298,7 @@ mod tests {
             Sampling { temperature: 0.7, ..Sampling::default() },
             Sampling { temperature: 0.0, ..Sampling::default() },
             Sampling { repetition_penalty: 2.0, ..Sampling::default() },
+            Sampling { logit_bias: vec![(0, 1.0)], ..Sampling::default() },
             Sampling { top_k: Some(3), ..Sampling::default() },
         ] {
             assert!(chosen(&other).normalizer.is_none(), "{other:?}");
@@ -253,8 +307,28 @@ mod tests {
 
     #[test]
     fn the_penalty_makes_seen_tokens_less_likely_whatever_their_sign() {
-        let logits = penalized(&LOGITS, &[1, 3, 3, 99], 2.0);
-        assert_eq!(*logits, [1.0, 1.5, 2.0, -2.0, 0.0]);
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        assert_eq!(*adjusted(&LOGITS, &[1, 3, 3, 99], &[], &sampling), [1.0, 1.5, 2.0, -2.0, 0.0]);
+    }
+
+    /// OpenAI's formula: logit − count·frequency − (count > 0)·presence, over the tokens that were generated.
+    #[test]
+    fn frequency_and_presence_penalties_count_the_continuation_alone() {
+        let sampling = Sampling { frequency_penalty: 0.5, presence_penalty: 0.25, ..Sampling::default() };
+        let adjusted = adjusted(&LOGITS, &[0, 1, 3, 3], &[3, 3, 99], &sampling);
+        assert_eq!(*adjusted, [1.0, 3.0, 2.0, -1.0 - 1.0 - 0.25, 0.0]);
+        let greedy = Sampling { temperature: 0.0, presence_penalty: 2.0, ..Sampling::default() };
+        let place = |position| TokenPosition { position, ..TokenPosition::default() };
+        assert_eq!(choose(&LOGITS, &[1], &greedy, place(0)).token, 1, "it stands in the prompt");
+        assert_eq!(choose(&LOGITS, &[1], &greedy, place(1)).token, 2, "it was generated");
+    }
+
+    #[test]
+    fn a_bias_is_added_before_all_else() {
+        let logit_bias = vec![(1, -100.0), (4, 2.5), (99, 1.0)];
+        let sampling = Sampling { temperature: 0.0, repetition_penalty: 2.0, logit_bias, ..Sampling::default() };
+        assert_eq!(*adjusted(&LOGITS, &[4], &[], &sampling), [1.0, -97.0, 2.0, -1.0, 1.25]);
+        assert_eq!(choose(&LOGITS, &[], &sampling, TokenPosition::default()).token, 4);
     }
 
     #[test]
@@ -296,7 +370,10 @@ mod tests {
     #[test]
     fn impossible_settings_are_problems() {
         let bad = Sampling {
+            logit_bias: vec![(1, 101.0)],
             repetition_penalty: 0.0,
+            frequency_penalty: -2.5,
+            presence_penalty: f32::NAN,
             temperature: f32::NAN,
             top_k: Some(0),
             top_p: Some(0.0),
@@ -305,6 +382,6 @@ mod tests {
         };
         let mut problems = Problems::default();
         bad.check(&mut problems);
-        assert_eq!(problems.iter().count(), 5);
+        assert_eq!(problems.iter().count(), 8);
     }
 }

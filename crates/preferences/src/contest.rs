@@ -71,9 +71,9 @@ pub fn best_of_bound(n: usize) -> f64 {
 
 /// Whether tokens are drawn with the model's own probabilities, so that those tell how likely an answer was.
 pub fn draws_as_the_model(sampling: &Sampling, stop: &[String]) -> bool {
-    let Sampling { repetition_penalty, temperature, top_k, top_p, min_p, .. } = *sampling;
+    let Sampling { top_k, top_p, min_p, temperature, .. } = *sampling;
     let all = top_k.is_none() && top_p.is_none_or(|p| p == 1.0) && min_p.is_none();
-    all && temperature == 1.0 && repetition_penalty == 1.0 && stop.is_empty()
+    all && temperature == 1.0 && !sampling.adjusts() && stop.is_empty()
 }
 
 /// The reference's answers, and what others are measured by.
@@ -367,6 +367,8 @@ mod tests {
             Sampling { top_p: Some(0.9), ..own.clone() },
             Sampling { min_p: Some(0.1), ..own.clone() },
             Sampling { repetition_penalty: 1.1, ..own.clone() },
+            Sampling { presence_penalty: 0.5, ..own.clone() },
+            Sampling { logit_bias: vec![(3, 1.0)], ..own.clone() },
         ] {
             assert!(!draws_as_the_model(&other, &[]), "{other:?}");
         }

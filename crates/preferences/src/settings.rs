@@ -75,35 +75,49 @@ pub struct StoredSampling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f64>,
     pub repetition_penalty: f64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub frequency_penalty: f64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub presence_penalty: f64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logit_bias: Vec<(u32, f64)>,
     pub seed: u64,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl From<Sampling> for StoredSampling {
     fn from(sampling: Sampling) -> Self {
-        let Sampling { repetition_penalty, temperature, top_k, top_p, min_p, seed } = sampling;
         // The number of fewest digits that is the same f32.
         let short = |x: f32| x.to_string().parse().unwrap_or(f64::from(x));
         Self {
-            temperature: short(temperature),
-            top_k,
-            top_p: top_p.map(short),
-            min_p: min_p.map(short),
-            repetition_penalty: short(repetition_penalty),
-            seed,
+            temperature: short(sampling.temperature),
+            top_k: sampling.top_k,
+            top_p: sampling.top_p.map(short),
+            min_p: sampling.min_p.map(short),
+            repetition_penalty: short(sampling.repetition_penalty),
+            frequency_penalty: short(sampling.frequency_penalty),
+            presence_penalty: short(sampling.presence_penalty),
+            logit_bias: sampling.logit_bias.iter().map(|&(token, bias)| (token, short(bias))).collect(),
+            seed: sampling.seed,
         }
     }
 }
 
 impl From<&StoredSampling> for Sampling {
     fn from(stored: &StoredSampling) -> Self {
-        let StoredSampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *stored;
         Self {
-            repetition_penalty: repetition_penalty as f32,
-            temperature: temperature as f32,
-            top_k,
-            top_p: top_p.map(|p| p as f32),
-            min_p: min_p.map(|p| p as f32),
-            seed,
+            logit_bias: stored.logit_bias.iter().map(|&(token, bias)| (token, bias as f32)).collect(),
+            repetition_penalty: stored.repetition_penalty as f32,
+            frequency_penalty: stored.frequency_penalty as f32,
+            presence_penalty: stored.presence_penalty as f32,
+            temperature: stored.temperature as f32,
+            top_k: stored.top_k,
+            top_p: stored.top_p.map(|p| p as f32),
+            min_p: stored.min_p.map(|p| p as f32),
+            seed: stored.seed,
         }
     }
 }

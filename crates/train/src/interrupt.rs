@@ -74,6 +74,11 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Asks to stop, as SIGTERM does, unless somebody has asked already.
+    pub fn stop(&self) {
+        let _ = self.signal.compare_exchange(0, SIGTERM as usize, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Whether a signal has come.
     pub fn is_signaled(&self) -> bool {
         self.signal.load(Ordering::Relaxed) != 0
