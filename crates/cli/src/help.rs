@@ -8,14 +8,14 @@ use std::fmt::Write;
 pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
     ("Start here", &["lineage", "chat"]),
     ("Train", &["pretrain", "finetune", "sft", "train-rm", "ppo", "dpo", "scaling"]),
-    ("Use a model", &["sample", "predict", "score", "rank", "merge"]),
+    ("Use a model", &["serve", "sample", "predict", "score", "rank", "merge"]),
     ("Measure", &["eval", "compare", "win-rates", "attention", "bench"]),
     ("Runs", &["plan", "inspect", "runs", "plot"]),
     ("Data and tools", &["tokenizer", "prepare", "world", "config", "info", "completions", "man", "help"]),
 ];
 
 /// Examples of each subcommand that has some.
-const EXAMPLES: [(&str, &[&str]); 21] = [
+const EXAMPLES: [(&str, &[&str]); 22] = [
     ("lineage", &["gptkit lineage", "gptkit lineage --seed 1,2,3", "gptkit lineage --text books/ --out runs/mine"]),
     (
         "pretrain",
@@ -61,6 +61,14 @@ const EXAMPLES: [(&str, &[&str]); 21] = [
     (
         "chat",
         &["gptkit chat --model runs/sft-small-1", "echo 'What is 3 plus 4?' | gptkit chat --model runs/sft-small-1"],
+    ),
+    (
+        "serve",
+        &[
+            "gptkit serve --model runs/ppo-small-1",
+            "gptkit serve --model small=runs/sft-small-1 --model gpt2=gpt2/ --reward runs/rm-small-1 --port 9000",
+            "gptkit serve --model runs/ppo-small-1 --host 0.0.0.0 --api-key-file keys.txt",
+        ],
     ),
     ("plan", &["gptkit plan --config gpt2-small", "gptkit plan --config ppo-small --stage ppo"]),
     ("runs", &["gptkit runs", "gptkit runs --watch", "gptkit runs --json"]),

@@ -44,6 +44,7 @@ mod sample;
 mod sampling_args;
 mod scaling;
 mod score;
+mod serve;
 mod sft;
 mod stage_args;
 mod stage_names;
@@ -100,6 +101,7 @@ enum Command {
     Plot(runs::PlotCommand),
     Sample(sample::SampleCommand),
     Chat(chat::ChatCommand),
+    Serve(serve::ServeCommand),
     Attention(attention::AttentionCommand),
     Prepare(prepare::PrepareCommand),
     Scaling(scaling::ScalingCommand),
@@ -138,6 +140,7 @@ impl Command {
             Self::Attention(command) => command.run(ui),
             Self::Sample(command) => command.run(ui),
             Self::Chat(command) => command.run(ui),
+            Self::Serve(command) => command.run(ui),
             Self::Prepare(command) => command.run(ui),
             Self::Scaling(command) => command.run(ui),
             Self::Bench(command) => command.run(ui),

@@ -1,7 +1,8 @@
 //! Many prompts → continuations, in a batch whose places never stay empty: where a row has its end, the next one begins
 //! (Yu et al. 2022, Orca, §3.1). No padding: each row is as long as it is.
 
-use crate::generate::{Completion, Continuation, DecodingOptions, GenerationOptions, LateEnds, check};
+use crate::continuation::{Completion, Continuation, DecodingOptions, GenerationOptions, LateEnds};
+use crate::generate::check;
 use crate::gpt::Gpt;
 use crate::input::Input;
 use anyhow::{Context, Result, ensure};
@@ -52,7 +53,7 @@ pub fn generate_batch(
         ensure!(prompt.len() <= context, "prompt {n} has {} tokens, more than the context of {context}", prompt.len());
     }
     let decoding = DecodingOptions { tokenizer, end_of_text, late_ends, options };
-    let full = |row: &Continuation| row.n_new() >= options.max_new_tokens || row.tokens.len() >= context;
+    let full = |row: &Continuation| row.n_new() >= options.max_new_tokens || row.tokens().len() >= context;
     // The last token chosen is the one that `cache` does not hold.
     let (mut rows, mut cache) = (Vec::<ActiveRow>::new(), model.cache());
     let (mut next, all) = (0, prompts.len() * n_samples);
@@ -67,11 +68,12 @@ pub fn generate_batch(
             let end = all.min(next + free).min(prefilled.end() * n_samples);
             for number in next..end {
                 let (prompt, sample) = (number / n_samples, number % n_samples);
-                let mut row = Continuation::new(&decoding, &prompts[prompt], (*first_prompt as usize + prompt, sample));
+                let mut row =
+                    Continuation::new(tokenizer, options, &prompts[prompt], (*first_prompt as usize + prompt, sample));
                 if !full(&row) {
                     row.push_token(&prefilled.logits[prompt - prefilled.first], &decoding)?;
                 }
-                if row.finish.is_none() && !full(&row) {
+                if row.finish().is_none() && !full(&row) {
                     begun.push((prompt - prefilled.first) as u32);
                     rows.push(ActiveRow { prompt, sample, row });
                 } else if on_done(prompt, sample, row.completion()?)?.is_break() {
@@ -84,14 +86,14 @@ pub fn generate_batch(
         if rows.is_empty() {
             return Ok(());
         }
-        let newest: Vec<u32> = rows.iter().filter_map(|ActiveRow { row, .. }| row.tokens.last().copied()).collect();
+        let newest: Vec<u32> = rows.iter().filter_map(|ActiveRow { row, .. }| row.tokens().last().copied()).collect();
         let newest = Input::windows(&Tensor::from_vec(newest, (rows.len(), 1), model.device())?)?;
         let logits: Vec<Vec<f32>> = model.next_logits(&newest, &mut cache)?.to_vec2()?;
         let n_rows = rows.len();
         rows.par_iter_mut().zip(logits).try_for_each(|(one, logits)| one.row.push_token(&logits, &decoding))?;
         let (mut left, mut going) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
         for (n, one) in rows.into_iter().enumerate() {
-            if one.row.finish.is_none() && !full(&one.row) {
+            if one.row.finish().is_none() && !full(&one.row) {
                 left.push(n as u32);
                 going.push(one);
             } else if on_done(one.prompt, one.sample, one.row.completion()?)?.is_break() {

@@ -126,6 +126,11 @@ impl Gpt {
         &self.config
     }
 
+    /// What its products read on the CPU.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Where its weights lie.
     pub fn device(&self) -> &Device {
         self.embedding.tokens.var().device()
@@ -203,6 +208,25 @@ impl Gpt {
     /// # Errors
     /// When they are not as many, a sequence is over the context with its past, or a token is not below `V`.
     pub fn next_logits(&self, input: &Input, cache: &mut Cache) -> Result<Tensor> {
+        let hidden = self.hidden_after(input, cache)?;
+        let sequences = &input.sequences;
+        if sequences.longest() == 1 {
+            return self.unembed(&hidden, Pass::Eval);
+        }
+        let last: Vec<u32> = sequences.iter().map(|sequence| sequence.end as u32 - 1).collect();
+        self.unembed(&hidden.index_select(&Tensor::new(last, self.device())?, 0)?, Pass::Eval)
+    }
+
+    /// As [`Gpt::next_logits`], but after each token of `input`, `[N, V]`.
+    ///
+    /// # Errors
+    /// As [`Gpt::next_logits`].
+    pub fn all_logits(&self, input: &Input, cache: &mut Cache) -> Result<Tensor> {
+        self.unembed(&self.hidden_after(input, cache)?, Pass::Eval)
+    }
+
+    /// The last layer's output, `[N, D]`, of sequences that go on from those that `cache` holds.
+    fn hidden_after(&self, input: &Input, cache: &mut Cache) -> Result<Tensor> {
         let Input { tokens, sequences } = input;
         let lens = cache.lens().iter().chain(std::iter::repeat(&0));
         let places = sequences.iter().zip(lens).map(|(new, &len)| len as u32..(len + new.len()) as u32);
@@ -213,12 +237,7 @@ impl Gpt {
             Layers::Blocks(trunk) => trunk.step(&x, sequences, cache)?,
             Layers::Recurrent(stack) => stack.step(&x, sequences, cache)?,
         };
-        let hidden = hidden.reshape(((), self.config.d_model))?;
-        if sequences.longest() == 1 {
-            return self.unembed(&hidden, Pass::Eval);
-        }
-        let last: Vec<u32> = sequences.iter().map(|sequence| sequence.end as u32 - 1).collect();
-        self.unembed(&hidden.index_select(&Tensor::new(last, self.device())?, 0)?, Pass::Eval)
+        hidden.reshape(((), self.config.d_model))
     }
 
     /// An empty past for [`Gpt::next_logits`].

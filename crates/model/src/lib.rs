@@ -16,6 +16,7 @@
 //! - [`gpt`]      embeddings → blocks → logits or loss
 //! - [`heads`]    the head that labels a text
 //! - [`sampler`]  logits → token
+//! - [`continuation`] one continuation while it is written: logits → token → text
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
 //! - [`mod@generate_batch`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`likelihood`] how likely continuations are
@@ -31,6 +32,7 @@
 mod adapter_folder;
 pub mod block;
 pub mod config;
+pub mod continuation;
 pub mod folder;
 pub mod generate;
 pub mod generate_batch;

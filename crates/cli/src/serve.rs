@@ -1,0 +1,210 @@
+//! `gptkit serve`
+
+use crate::data_args::shell;
+use crate::device::ComputeArgs;
+use crate::ui::{Ui, Usage, unusable};
+use anyhow::{Context, Result};
+use clap::Args;
+use gptkit_data::disk;
+use gptkit_reward::model::Scorer;
+use gptkit_serve::{
+    EngineLimits, QueueLimits, Served, ServedModel, ServedScorer, Server, ServerLimits, ServerSettings, named_folder,
+    stop_signal,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Serve models over HTTP, with OpenAI's API
+///
+/// Every client of that API can use the models: the official packages, LangChain, Open WebUI, curl. The same request with
+/// the same seed gets the same answer, whatever else the server does. Ctrl-C or SIGTERM lets running requests finish; a second
+/// signal ends the server at once.
+#[derive(Debug, Args)]
+pub(crate) struct ServeCommand {
+    /// Model folder, or NAME=DIR to choose the name that clients use (repeatable)
+    #[arg(long, value_name = "[NAME=]DIR", required = true)]
+    model: Vec<String>,
+    /// Reward model folder, for /v1/score, /v1/rerank and best_of (repeatable)
+    #[arg(long, value_name = "[NAME=]DIR")]
+    reward: Vec<String>,
+    /// Another name for the first model, for programs that have a name built in (repeatable)
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// Address to listen on; any other than this machine's own needs keys
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// File with the keys that clients must send, one per line
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Listen on an address that others can reach without keys
+    #[arg(long)]
+    no_key: bool,
+    /// Name by which clients may call the server, besides addresses and localhost (repeatable)
+    #[arg(long, value_name = "NAME")]
+    allowed_host: Vec<String>,
+    /// Origin whose web pages may use the server, such as https://chat.example.com (repeatable)
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
+    /// Refuse fields of requests that the server does not know
+    #[arg(long)]
+    strict: bool,
+    /// Answers that a model generates at the same time
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    max_rows: usize,
+    /// Memory for keys and values, in megabytes [default: four full contexts of each model, at least 256]
+    #[arg(long, value_name = "MB", value_parser = positive)]
+    cache: Option<usize>,
+    /// Requests that may wait
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    max_queue: usize,
+    /// Prompt tokens that may wait
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = positive)]
+    max_queue_tokens: usize,
+    /// Seconds that a request may wait
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = positive)]
+    queue_timeout: usize,
+    /// Milliseconds that the prompts of new requests may hold up the answers of others at a time
+    #[arg(long, value_name = "MS", default_value_t = 60, value_parser = positive)]
+    step_time: usize,
+    /// Bytes of a request
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = positive)]
+    max_body: usize,
+    /// Connections at a time
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    max_connections: usize,
+    /// Seconds that running requests get after a signal to stop
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    drain: u64,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{text} is not a positive whole number"))
+}
+
+/// The least memory for keys and values, in bytes.
+const LEAST_CACHE: usize = 256_000_000;
+/// Full contexts of each model that fit by default.
+const CONTEXTS: usize = 4;
+
+impl ServeCommand {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        let keys = self.keys()?;
+        if !self.host.is_loopback() && keys.is_empty() && !self.no_key {
+            let message = format!("others can reach {}, and no API key is set", self.host);
+            let hint = "use --api-key-file FILE, or --no-key if everybody may use the models";
+            return Err(Usage::new(message).hint(hint).into());
+        }
+        let served = self.load()?;
+        let cache_bytes = self.cache.map_or_else(|| default_cache(&served), |mb| mb * 1_000_000);
+        let limits = ServerLimits {
+            engine: EngineLimits {
+                rows: self.max_rows,
+                cache_bytes,
+                step: Duration::from_millis(self.step_time as u64),
+            },
+            queue: QueueLimits {
+                requests: self.max_queue,
+                tokens: self.max_queue_tokens,
+                wait: Duration::from_secs(self.queue_timeout as u64),
+            },
+            body: self.max_body,
+            connections: self.max_connections,
+            drain: Duration::from_secs(self.drain),
+        };
+        let settings = ServerSettings {
+            keys,
+            allowed_hosts: self.allowed_host.clone(),
+            cors_origins: self.cors_origin.clone(),
+            strict: self.strict,
+        };
+        let (with_key, chats) = (!settings.keys.is_empty(), served.writers[0].chats());
+        let name = served.writers[0].name.clone();
+        let server = Server::open(served, SocketAddr::new(self.host, self.port), settings, limits).map_err(unusable)?;
+        let address = server.address()?;
+        ui.say(&format!("listening on http://{address}; Ctrl-C stops the server"));
+        ui.next(&example(address, &name, chats, with_key));
+        let (stop, stopped) = stop_signal();
+        watch_signals(move || {
+            let _ = stop.send(true); // a server that is gone has stopped
+        })?;
+        server.run(stopped)?;
+        ui.say("stopped");
+        Ok(())
+    }
+
+    /// The keys of the file: its lines, without those that are empty or begin with `#`.
+    fn keys(&self) -> Result<Vec<String>> {
+        let Some(path) = &self.api_key_file else { return Ok(Vec::new()) };
+        let text = disk::read_description(path).map_err(unusable)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let keys: Vec<String> = lines.map(str::to_owned).collect();
+        if keys.is_empty() {
+            return Err(Usage::new(format!("{} contains no key; write one per line", path.display())).into());
+        }
+        Ok(keys)
+    }
+
+    fn load(&self) -> Result<Served> {
+        let mut served = Served { writers: Vec::new(), scorers: Vec::new(), aliases: self.alias.clone() };
+        for text in &self.model {
+            let (name, folder) = named_folder(text).map_err(unusable)?;
+            let (files, gpt) = self.compute.load_writer(&folder)?;
+            let numbers = self.compute.numbers();
+            let model = ServedModel::new(&name, &folder, files, gpt, &self.compute.dtype_name(), &numbers);
+            served.writers.push(model.map_err(unusable)?);
+        }
+        for text in &self.reward {
+            let (name, folder) = named_folder(text).map_err(unusable)?;
+            let (files, gpt) = self.compute.load_reader(&folder)?;
+            let scorer = Scorer::new(&folder, files, gpt).map_err(unusable)?;
+            served.scorers.push(ServedScorer { name, scorer });
+        }
+        Ok(served)
+    }
+}
+
+fn default_cache(served: &Served) -> usize {
+    let contexts: usize = served.writers.iter().map(|model| model.context_bytes()).sum();
+    (CONTEXTS * contexts).max(LEAST_CACHE)
+}
+
+/// A command that uses the server.
+fn example(address: SocketAddr, model: &str, chats: bool, with_key: bool) -> String {
+    let key = if with_key { " -H 'Authorization: Bearer KEY'" } else { "" };
+    let (path, body) = match chats {
+        true => {
+            let messages = serde_json::json!([{ "role": "user", "content": "Hello!" }]);
+            ("chat/completions", serde_json::json!({ "model": model, "messages": messages }))
+        }
+        false => ("completions", serde_json::json!({ "model": model, "prompt": "Once", "max_tokens": 40 })),
+    };
+    let body = shell(body.to_string().as_ref());
+    format!("curl http://{address}/v1/{path}{key} -H 'Content-Type: application/json' -d {body}")
+}
+
+/// Has the first signal call `stop`, and the second end the process.
+fn watch_signals(stop: impl FnOnce() + Send + 'static) -> Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
+        flag::register(signal, Arc::clone(&asked))?;
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("the signal handlers cannot be installed")?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            stop();
+        }
+    });
+    Ok(())
+}

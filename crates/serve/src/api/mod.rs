@@ -1,0 +1,22 @@
+//! The endpoints.
+//!
+//! - [`body`]         bytes → fields
+//! - [`sampling`]     the fields that say how tokens are chosen
+//! - [`request`]      fields → what the engine is asked
+//! - [`answer`]       events of the engine → an answer, whole or streamed
+//! - [`chat`], [`completions`]  OpenAI's two endpoints
+//! - [`scoring`]      rewards
+//! - [`tokens`]       tokenizer and template
+//! - [`models`]       what is served
+//! - [`error`]        refusals
+
+pub(crate) mod answer;
+pub(crate) mod body;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod error;
+pub(crate) mod models;
+pub(crate) mod request;
+pub(crate) mod sampling;
+pub(crate) mod scoring;
+pub(crate) mod tokens;

@@ -1,0 +1,23 @@
+//! An OpenAI-compatible HTTP server. The same weights, prompt, sampling settings and seed give the same answer, whatever else
+//! the server does meanwhile.
+//!
+//! 1. [`http`]    connections, routes
+//! 2. [`guard`]   who may ask
+//! 3. [`api`]     fields → a job, events → an answer, or an error
+//! 4. [`engine`]  one thread that owns the models and works on all jobs together
+//! 5. [`models`]  what is served
+//! 6. [`metrics`] counters; [`openapi`] the description of all endpoints
+
+mod api;
+mod app;
+mod engine;
+mod guard;
+pub mod http;
+mod metrics;
+pub mod models;
+mod openapi;
+
+pub use engine::EngineLimits;
+pub use engine::queue::QueueLimits;
+pub use http::{Server, ServerLimits, ServerSettings, stop_signal};
+pub use models::{Served, ServedModel, ServedScorer, named_folder};

@@ -1,0 +1,147 @@
+//! The models that are served, and what a request may know of them.
+
+use anyhow::{Context, Result, ensure};
+use gptkit_data::form::DialogueForm;
+use gptkit_data::tokenizer::Tokenizer;
+use gptkit_model::load::{ModelFolder, weights_fingerprint};
+use gptkit_model::{Gpt, Kind, ModelConfig};
+use gptkit_reward::model::Scorer;
+use std::path::{Path, PathBuf};
+
+/// A language model that is served.
+#[derive(Debug)]
+pub struct ServedModel {
+    /// The name by which requests ask for it.
+    pub name: String,
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// Its weights.
+    pub gpt: Gpt,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it reads dialogues.
+    pub form: DialogueForm,
+    /// Tokens that end a text.
+    pub end_of_text: Vec<u32>,
+    /// What tells its numbers from those of another model: weights, data type, instructions and version.
+    pub fingerprint: String,
+    /// Fingerprint of the weights alone.
+    pub weights: String,
+    /// The data type of its products, as the command line names it.
+    pub dtype: String,
+}
+
+impl ServedModel {
+    /// The model of `folder`, which was read as `files` and `gpt`, under `name`. `numbers` says how it computes: data type
+    /// and instructions.
+    ///
+    /// # Errors
+    /// When its chat template is damaged, or its weights cannot be read again.
+    pub fn new(name: &str, folder: &Path, files: ModelFolder, gpt: Gpt, dtype: &str, numbers: &str) -> Result<Self> {
+        let weights = weights_fingerprint(folder)?;
+        let all = format!("{weights} {numbers} {}", env!("CARGO_PKG_VERSION"));
+        let fingerprint = format!("fp_{}", &blake3::hash(all.as_bytes()).to_hex()[..12]);
+        let ModelFolder { tokenizer, end_of_text, .. } = files;
+        let form = DialogueForm::of(&tokenizer)?.with_today()?;
+        let (name, folder, dtype) = (name.to_owned(), folder.to_owned(), dtype.to_owned());
+        Ok(Self { name, folder, gpt, tokenizer, form, end_of_text, fingerprint, weights, dtype })
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &ModelConfig {
+        self.gpt.config()
+    }
+
+    /// Tokens that it reads at once.
+    pub fn context(&self) -> usize {
+        self.config().context
+    }
+
+    /// Whether it was trained for dialogue.
+    pub fn chats(&self) -> bool {
+        matches!(self.form, DialogueForm::Template { .. })
+    }
+
+    /// Bytes of the keys and values of a full context.
+    pub fn context_bytes(&self) -> usize {
+        self.context() * self.token_bytes()
+    }
+
+    /// Bytes of a token's keys and values.
+    pub(crate) fn token_bytes(&self) -> usize {
+        let config = self.config();
+        let number = if config.kind == Kind::Lstm { 4 } else { self.gpt.precision().bytes() };
+        2 * config.n_layer * config.d_model * number
+    }
+}
+
+/// A reward model that is served.
+#[derive(Debug)]
+pub struct ServedScorer {
+    /// The name by which requests ask for it.
+    pub name: String,
+    /// The model.
+    pub scorer: Scorer,
+}
+
+/// All that is served.
+#[derive(Debug)]
+pub struct Served {
+    /// Language models; the first is the default of requests that name none.
+    pub writers: Vec<ServedModel>,
+    /// Reward models.
+    pub scorers: Vec<ServedScorer>,
+    /// Other names of the first language model, which many programs have built in.
+    pub aliases: Vec<String>,
+}
+
+impl Served {
+    /// Whether every name is there once.
+    ///
+    /// # Errors
+    /// When two models have one name, or there is no language model.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.writers.is_empty(), "no language model is served");
+        let mut names: Vec<&str> = self.names().collect();
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        match twice {
+            Some(name) => Err(anyhow::anyhow!("two models are called {name}; name them: --model NAME=DIR")),
+            None => Ok(()),
+        }
+    }
+
+    /// The names of all models, reward models and aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let writers = self.writers.iter().map(|model| model.name.as_str());
+        let scorers = self.scorers.iter().map(|model| model.name.as_str());
+        writers.chain(scorers).chain(self.aliases.iter().map(String::as_str))
+    }
+
+    /// The number of the language model called `name`.
+    pub(crate) fn writer(&self, name: &str) -> Option<usize> {
+        let by_name = self.writers.iter().position(|model| model.name == name);
+        by_name.or_else(|| self.aliases.iter().any(|alias| alias == name).then_some(0))
+    }
+
+    /// The number of the reward model called `name`.
+    pub(crate) fn scorer(&self, name: &str) -> Option<usize> {
+        self.scorers.iter().position(|model| model.name == name)
+    }
+}
+
+/// `NAME=DIR`, or a folder, whose last part is the name.
+///
+/// # Errors
+/// When no name can be made of it.
+pub fn named_folder(text: &str) -> Result<(String, PathBuf)> {
+    if let Some((name, folder)) = text.split_once('=')
+        && !name.contains('/')
+    {
+        return Ok((name.to_owned(), folder.into()));
+    }
+    let folder = PathBuf::from(text);
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+    let name = whole.file_name().map(|name| name.to_string_lossy().into_owned());
+    Ok((name.with_context(|| format!("{text} has no name; write NAME={text}"))?, folder))
+}

@@ -1,0 +1,88 @@
+//! `GET /openapi.json`: the endpoints, from the types that read them.
+
+use crate::api::answer::{GptkitDetails, PromptTokensDetails, Usage};
+use crate::api::chat::{ChatFields, MessageField};
+use crate::api::completions::CompletionFields;
+use crate::api::error::{ErrorBody, ErrorResponse};
+use crate::api::sampling::{SamplingFields, StreamOptions};
+use crate::api::scoring::{RerankFields, ScoreFields};
+use crate::api::tokens::{ApplyTemplateFields, DetokenizeFields, TokenizeFields};
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(components(schemas(
+    SamplingFields,
+    StreamOptions,
+    ChatFields,
+    MessageField,
+    CompletionFields,
+    ScoreFields,
+    RerankFields,
+    TokenizeFields,
+    DetokenizeFields,
+    ApplyTemplateFields,
+    Usage,
+    PromptTokensDetails,
+    GptkitDetails,
+    ErrorResponse,
+    ErrorBody
+)))]
+struct Schemas;
+
+/// Path, summary, schemas of the body together.
+const POSTS: [(&str, &str, &[&str]); 7] = [
+    ("/v1/chat/completions", "Continue a conversation", &["SamplingFields", "ChatFields"]),
+    ("/v1/completions", "Continue a text", &["SamplingFields", "CompletionFields"]),
+    ("/v1/score", "Rewards of completions, from a reward model", &["ScoreFields"]),
+    ("/v1/rerank", "Order answers by their rewards", &["RerankFields"]),
+    ("/tokenize", "Text to tokens", &["TokenizeFields"]),
+    ("/detokenize", "Tokens to text", &["DetokenizeFields"]),
+    ("/apply-template", "A conversation as the model reads it", &["ApplyTemplateFields"]),
+];
+
+const GETS: [(&str, &str); 6] = [
+    ("/v1/models", "The models that are served"),
+    ("/v1/models/{name}", "One model"),
+    ("/health", "Whether the server accepts requests"),
+    ("/version", "The version of gptkit"),
+    ("/metrics", "Counters in Prometheus' text format"),
+    ("/openapi.json", "This description"),
+];
+
+/// The description of all endpoints.
+pub(crate) fn description() -> Value {
+    let mut description = json!(Schemas::openapi());
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    let error = json!({
+        "description": "Why the request is not answered",
+        "content": { "application/json": { "schema": reference("ErrorResponse") } },
+    });
+    let responses = json!({ "200": { "description": "The answer" }, "default": error });
+    let mut paths = Map::new();
+    for (path, summary, schemas) in POSTS {
+        let schema = match schemas {
+            [one] => reference(one),
+            several => json!({ "allOf": several.iter().map(|name| reference(name)).collect::<Vec<_>>() }),
+        };
+        let body = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        paths.insert(
+            path.to_owned(),
+            json!({ "post": { "summary": summary, "requestBody": body, "responses": responses } }),
+        );
+    }
+    for (path, summary) in GETS {
+        let mut get = json!({ "summary": summary, "responses": responses });
+        if path.contains("{name}") {
+            let name = json!({ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } });
+            get["parameters"] = json!([name]);
+        }
+        paths.insert(path.to_owned(), json!({ "get": get }));
+    }
+    description["info"] = json!({
+        "title": "gptkit", "version": env!("CARGO_PKG_VERSION"),
+        "description": "OpenAI-compatible server of gptkit",
+    });
+    description["paths"] = Value::Object(paths);
+    description
+}
