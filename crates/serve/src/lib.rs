@@ -16,6 +16,10 @@ pub mod http;
 mod metrics;
 pub mod models;
 mod openapi;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use engine::EngineLimits;
 pub use engine::queue::QueueLimits;

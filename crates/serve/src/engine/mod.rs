@@ -9,6 +9,8 @@ pub(crate) mod job;
 mod lane;
 mod prefixes;
 pub(crate) mod queue;
+#[cfg(test)]
+mod tests;
 
 use crate::metrics::Metrics;
 use crate::models::Served;

@@ -1,0 +1,160 @@
+//! The contract: the same request gets the same bits, whatever runs beside it.
+
+use super::*;
+use crate::engine::job::{GenerationEvent, GenerationJob};
+use crate::engine::queue::QueueLimits;
+use crate::testing::model;
+use gptkit_model::continuation::{Finish, GenerationOptions, LateEnds};
+use gptkit_model::sampler::Sampling;
+use gptkit_ops::{Precision, Quantized};
+use gptkit_rng::Dice;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// What a request has received: of each continuation its text, log-probabilities as bits, and its end.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Received(Vec<(String, Vec<(u32, u32)>, Option<Finish>)>);
+
+fn receive(mut events: UnboundedReceiver<GenerationEvent>, n: usize) -> Received {
+    let mut received = Received(vec![Default::default(); n]);
+    let mut left = n;
+    while left > 0 {
+        match events.blocking_recv().expect("the engine is gone") {
+            GenerationEvent::Text { index, text, log_probs } => {
+                received.0[index].0 += &text;
+                received.0[index].1.extend(log_probs.iter().map(|one| (one.id, one.log_prob.to_bits())));
+            }
+            GenerationEvent::Done { index, finish, .. } => {
+                received.0[index].2 = Some(finish);
+                left -= 1;
+            }
+            GenerationEvent::Failed(failure) => panic!("{failure:?}"),
+            GenerationEvent::Begun { .. } | GenerationEvent::PromptRead(_) | GenerationEvent::Echo(_) => {}
+        }
+    }
+    received
+}
+
+fn job(prompt: &[u32], seed: u64, n_samples: usize, new: usize) -> (GenerationJob, UnboundedReceiver<GenerationEvent>) {
+    let sampling = Sampling { seed, temperature: 0.9, ..Sampling::default() };
+    let (events, receiver) = unbounded_channel();
+    let options =
+        GenerationOptions { n_samples, max_new_tokens: new, stop: Vec::new(), log_probs: Some(0), sampling };
+    let job = GenerationJob {
+        model: 0,
+        client: "test".into(),
+        prompt: prompt.to_vec(),
+        options,
+        ends: vec![3],
+        late_ends: LateEnds::default(),
+        echo: None,
+        events,
+        asked: Instant::now(),
+    };
+    (job, receiver)
+}
+
+struct Running {
+    queue: Arc<Queue>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(served: &Arc<Served>, step: Duration, rows: usize) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let limits = QueueLimits { requests: 1000, tokens: 1_000_000, wait: Duration::from_secs(600) };
+        let queue = Arc::new(Queue::new(limits, Arc::clone(&metrics)));
+        let limits = EngineLimits { rows, cache_bytes: 1 << 26, step };
+        let thread = start(Arc::clone(served), Arc::clone(&queue), metrics, limits).unwrap();
+        Self { queue, thread: Some(thread) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.queue.stop(Instant::now() + Duration::from_secs(60));
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// In 20 mixes of 0 to 32 other requests, with prompts read whole and in pieces, cached and not.
+fn same_bits_in_any_mix(precision: Precision, quantized: Option<Quantized>) {
+    let writers = vec![model("m", false, precision, quantized)];
+    let served = Arc::new(Served { writers, scorers: Vec::new(), aliases: Vec::new() });
+    let mut dice = Dice::for_resampling(7);
+    let prompt: Vec<u32> = (0..45).map(|_| 4 + dice.below(90) as u32).collect();
+    let alone = {
+        let engine = Running::start(&served, Duration::from_secs(1), 64);
+        let (job, events) = job(&prompt, 11, 2, 40);
+        engine.queue.push(job).unwrap();
+        receive(events, 2)
+    };
+    assert!(alone.0[0] != alone.0[1] && alone.0.iter().all(|one| !one.1.is_empty()), "{alone:?}");
+    for mix in 0..20 {
+        // Steps that have no time read 16 tokens of a prompt at a time.
+        let step = if mix % 2 == 0 { Duration::ZERO } else { Duration::from_secs(1) };
+        let engine = Running::start(&served, step, 2 + dice.below(40));
+        if mix % 3 == 0 {
+            // A conversation that begins like the prompt was there before.
+            let (job, events) = job(&prompt[..9 + dice.below(30)], 5, 1, 3);
+            engine.queue.push(job).unwrap();
+            receive(events, 1);
+        }
+        let mut others = Vec::new();
+        let (n, place) = (dice.below(33), dice.below(33));
+        let mut asked = None;
+        for i in 0..=n {
+            if i == place.min(n) {
+                let (job, events) = job(&prompt, 11, 2, 40);
+                engine.queue.push(job).unwrap();
+                asked = Some(events);
+            }
+            let length = 1 + dice.below(60);
+            let other: Vec<u32> = match dice.chance(30) {
+                true => prompt[..length.min(prompt.len())].to_vec(),
+                false => (0..length).map(|_| 4 + dice.below(90) as u32).collect(),
+            };
+            let (job, events) = job(&other, i as u64, 1, 1 + dice.below(30));
+            engine.queue.push(job).unwrap();
+            others.push(events);
+        }
+        assert_eq!(receive(asked.unwrap(), 2), alone, "mix {mix}, {precision:?}, {quantized:?}");
+        others.into_iter().for_each(|events| drop(receive(events, 1)));
+    }
+}
+
+#[test]
+fn a_request_gets_the_same_bits_in_any_mix_in_f32() {
+    same_bits_in_any_mix(Precision::F32, None);
+}
+
+#[test]
+fn a_request_gets_the_same_bits_in_any_mix_in_bf16() {
+    same_bits_in_any_mix(Precision::Bf16, None);
+}
+
+#[test]
+fn a_request_gets_the_same_bits_in_any_mix_in_q8_0() {
+    same_bits_in_any_mix(Precision::F32, Some(Quantized::Q8_0));
+}
+
+/// Long prompts of one client do not hold up another client's.
+#[test]
+fn clients_take_turns() {
+    let writers = vec![model("m", false, Precision::F32, None)];
+    let served = Arc::new(Served { writers, scorers: Vec::new(), aliases: Vec::new() });
+    let metrics = Arc::new(Metrics::new());
+    let limits = QueueLimits { requests: 100, tokens: 10_000, wait: Duration::from_secs(60) };
+    let queue = Queue::new(limits, metrics);
+    let mut receivers = Vec::new();
+    let mut push = |client: &str, prompt: usize| {
+        let (mut job, events) = job(&vec![5; prompt], 1, 1, 4);
+        job.client = client.into();
+        queue.push(job).unwrap();
+        receivers.push(events);
+    };
+    (0..4).for_each(|_| push("a", 40));
+    (0..3).for_each(|_| push("b", 4));
+    let order: String = std::iter::from_fn(|| queue.pop(|_| true)).map(|job| job.client.to_string()).collect();
+    assert_eq!(order, "abbbaaa", "one of 44 tokens, then three of 8");
+    drop(served);
+}
