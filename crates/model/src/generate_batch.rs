@@ -218,17 +218,6 @@ mod tests {
         generate(model, &tokenizer(), end_of_text, &request, |_, _| Ok(ControlFlow::Continue(()))).unwrap()
     }
 
-    /// Bit for bit.
-    #[track_caller]
-    fn assert_same(a: &Completion, b: &Completion) {
-        assert_eq!((&a.tokens, &a.text, a.finish), (&b.tokens, &b.text, b.finish));
-        let bits = |completion: &Completion| -> Vec<_> {
-            let all = completion.log_probs.iter().chain(&completion.end);
-            all.map(|one| (one.id, one.log_prob.to_bits())).collect()
-        };
-        assert_eq!((bits(a), a.end.is_some()), (bits(b), b.end.is_some()));
-    }
-
     /// From its place on, the token ends the continuation; before, and to the last token, it is one like any other.
     #[test]
     fn late_ends_end_from_their_length_on_and_other_ends_at_once() {
@@ -262,7 +251,7 @@ mod tests {
             for max_rows in [1, 2, 5] {
                 requests.max_rows = max_rows;
                 for ((prompt, _), completion) in all(&model, &[], &requests) {
-                    assert_same(&completion, &alone[prompt]);
+                    assert_eq!(completion, alone[prompt]);
                 }
             }
         }
@@ -303,17 +292,17 @@ mod tests {
         let together = all(&model, &[], &requests);
         for max_rows in [1, 2, 5, 64] {
             requests.max_rows = max_rows;
-            all(&model, &[], &requests).iter().zip(&together).for_each(|(a, b)| assert_same(a.1, b.1));
+            all(&model, &[], &requests).iter().zip(&together).for_each(|(a, b)| assert_eq!(a, b));
         }
         for (number, prompt) in prompts().into_iter().enumerate() {
             let requests =
                 BatchRequest { prompts: vec![prompt], first_prompt: number as u32, max_rows: 2, ..requests.clone() };
             for ((_, sample), completion) in all(&model, &[], &requests) {
-                assert_same(&completion, &together[&(number, sample)]);
+                assert_eq!(&completion, &together[&(number, sample)]);
             }
         }
         for (sample, completion) in alone(&model, &[], &requests, &requests.prompts[0]).iter().enumerate() {
-            assert_same(completion, &together[&(0, sample)]);
+            assert_eq!(completion, &together[&(0, sample)]);
         }
         let same = vec![vec![1, 2]; 4];
         let drawn = all(&model, &[], &BatchRequest { prompts: same, ..requests });
@@ -339,7 +328,7 @@ mod tests {
                 assert!(finishes.contains(&finish), "{kind:?}: {finishes:?}");
             }
             for ((prompt, _), completion) in &ended {
-                assert_same(completion, &alone(&model, &ends, &requests, &requests.prompts[*prompt])[0]);
+                assert_eq!(completion, &alone(&model, &ends, &requests, &requests.prompts[*prompt])[0]);
             }
         }
     }
