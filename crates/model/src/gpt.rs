@@ -235,7 +235,7 @@ impl Gpt {
         let x = self.embed(tokens, positions, Pass::Eval)?;
         let hidden = match &self.layers {
             Layers::Blocks(trunk) => trunk.step(&x, sequences, cache)?,
-            Layers::Recurrent(stack) => stack.step(&x, sequences, cache)?,
+            Layers::Recurrent(stack) => stack.step(&x, sequences, self.precision, cache)?,
         };
         hidden.reshape(((), self.config.d_model))
     }
@@ -316,5 +316,7 @@ fn fits(config: &ModelConfig, tokens: usize) -> Result<()> {
 
 #[cfg(test)]
 mod lstm_tests;
+#[cfg(test)]
+mod same_bits_tests;
 #[cfg(test)]
 mod tests;

@@ -370,14 +370,8 @@ impl Block {
     ) -> Result<()> {
         self.project(precision, x, sizes, kept, workspace)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
-        let whole = past.is_empty() && sizes.sequences.longest() > 1;
         past.add(&kept.qkv, sizes.sequences, self.n_head);
-        if whole {
-            let sums = sized(&mut kept.sums, sizes.tokens() * self.n_head);
-            self.self_attention(sizes, &DropoutSites::default()).forward(precision, &kept.qkv, mixed, sums);
-        } else {
-            past.attend(&kept.qkv, sizes.sequences, self.mask, mixed);
-        }
+        past.attend(&kept.qkv, sizes.sequences, self.mask, mixed);
         self.finish(precision, x, sizes, &DropoutSites::default(), kept, workspace)
     }
 }

@@ -66,6 +66,7 @@ mod norm;
 mod panels;
 mod parameter;
 mod past;
+mod past_head;
 mod path;
 mod product;
 mod scratch;

@@ -14,7 +14,7 @@ use crate::linear::Linear;
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
-use crate::product::{accumulate, multiply_here};
+use crate::product::{accumulate, multiply, multiply_here};
 use crate::sequences::Sequences;
 use crate::shared::SharedSlice;
 use crate::slices::{add_to, f32s, with_f32s};
@@ -70,12 +70,12 @@ impl LstmStack {
     }
 
     /// As [`LstmStack::forward`] without a graph, for tokens that follow those in `cache`, to which it adds them: sequence by
-    /// sequence, row by row. `x`: `[1, N, D]` or `[B, T, D]`, tokens of a sequence one after the other. In candle's
-    /// operations: a baseline writes little.
+    /// sequence, row by row. `x`: `[1, N, D]` or `[B, T, D]`, tokens of a sequence one after the other. All but the products
+    /// on the CPU is in candle's operations: a baseline writes little.
     ///
     /// # Errors
     /// When the shapes do not fit, a row of `cache` is full, or it is a transformer's.
-    pub fn step(&self, x: &Tensor, sequences: &Sequences, cache: &mut Cache) -> Result<Tensor> {
+    pub fn step(&self, x: &Tensor, sequences: &Sequences, precision: Precision, cache: &mut Cache) -> Result<Tensor> {
         let (n, d, device) = (sequences.n_tokens(), x.dim(D::Minus1)?, x.device());
         cache.count(sequences)?;
         let LayerCaches::States(pasts) = &mut cache.layers else {
@@ -85,15 +85,17 @@ impl LstmStack {
         let mut rows = x.reshape((n, d))?;
         for (layer, past) in self.layers.iter().zip(pasts) {
             past.begin(tokens.len());
-            let (gates, hidden) = (layer.input.plain(&rows, false)?, layer.hidden.tensor(false)); // [N, 4·D]
+            let bias = layer.input.bias.tensor(false);
+            let gates = product(&rows, &layer.input.weight, precision)?.broadcast_add(&bias)?; // [N, 4·D]
             let mut outputs = vec![0.0; n * d];
             for position in 0..sequences.longest() {
                 let longer: Vec<usize> = (0..tokens.len()).filter(|&row| tokens[row].len() > position).collect();
                 let places: Vec<u32> = longer.iter().map(|&row| (tokens[row].start + position) as u32).collect();
                 let (cells, before) = past.last(&longer, d);
                 let of_rows = |values: Vec<f32>| Tensor::from_vec(values, (longer.len(), d), device);
-                let state = LstmState { cell: of_rows(cells)?, output: of_rows(before)? };
-                let state = state.next(&gates.index_select(&Tensor::new(&*places, device)?, 0)?, &hidden)?;
+                let before = LstmState { cell: of_rows(cells)?, output: of_rows(before)? };
+                let gates = gates.index_select(&Tensor::new(&*places, device)?, 0)?;
+                let state = before.next(&(gates + product(&before.output, &layer.hidden, precision)?)?)?;
                 let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
                 let (cell, output) = (numbers(&state.cell)?, numbers(&state.output)?);
                 past.add(&longer, &cell, &output, d);
@@ -127,7 +129,7 @@ impl LstmStack {
                     cell: state.cell.broadcast_mul(&goes_on)?,
                     output: state.output.broadcast_mul(&goes_on)?,
                 };
-                state = before.next(&gates.narrow(1, step, 1)?.squeeze(1)?, &hidden)?;
+                state = before.next(&(gates.narrow(1, step, 1)?.squeeze(1)? + before.output.matmul(&hidden)?)?)?;
                 outputs.push(state.output.clone());
             }
             x = Tensor::stack(&outputs, 1)?; // [B, T, D]
@@ -148,15 +150,28 @@ struct LstmState {
 }
 
 impl LstmState {
-    /// The state after one more token; `gates`: the products with what the layer reads, `[B, 4·D]`; `hidden`: the weights
-    /// of the layer's last output, `[D, 4·D]`.
-    fn next(&self, gates: &Tensor, hidden: &Tensor) -> Result<Self> {
-        let sums = (gates + self.output.matmul(hidden)?)?;
+    /// The state after one more token; `sums`: those of the gates, `[B, 4·D]`.
+    fn next(&self, sums: &Tensor) -> Result<Self> {
         let parts = sums.chunk(4, D::Minus1)?; // [B, D] each
         let (write, keep, show) = (sigmoid(&parts[0])?, sigmoid(&parts[1])?, sigmoid(&parts[3])?);
         let cell = ((keep * &self.cell)? + (write * parts[2].tanh()?)?)?;
         Ok(Self { output: (show * cell.tanh()?)?, cell })
     }
+}
+
+/// `x`: `[N, in]`. Returns `x·weight`. On the CPU each row is the same in any batch, which candle's product does not
+/// guarantee.
+fn product(x: &Tensor, weight: &Parameter, precision: Precision) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return x.matmul(&weight.merged(false)?);
+    }
+    let ((n, width), (_, out)) = (x.dims2()?, weight.var().dims2()?);
+    let panels = weight.panels(precision, false)?;
+    let mut y = vec![0.0; n * out];
+    with_f32s(&x.contiguous()?, |x| {
+        multiply(Matrix::new(x, n, width, width), &panels, &mut y[..], |_, _, sums, y| y.copy_from_slice(sums));
+    })?;
+    Tensor::from_vec(y, (n, out), x.device())
 }
 
 fn sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -560,7 +575,7 @@ mod tests {
         let step = |cache: &mut Cache, rows: &[usize], tokens: std::ops::Range<usize>| {
             let rows: Vec<Tensor> = rows.iter().map(|&row| x.narrow(0, row, 1).unwrap()).collect();
             let x = Tensor::cat(&rows, 0).unwrap().narrow(1, tokens.start, tokens.len()).unwrap();
-            lstm.step(&x, &Sequences::windows(rows.len(), tokens.len()), cache).unwrap()
+            lstm.step(&x, &Sequences::windows(rows.len(), tokens.len()), Precision::F32, cache).unwrap()
         };
         let of = |row: usize, tokens: std::ops::Range<usize>| {
             whole.narrow(0, row, 1).unwrap().narrow(1, tokens.start, tokens.len()).unwrap()
@@ -577,7 +592,8 @@ mod tests {
         other.append(&cache, &[1]).unwrap();
         assert_eq!(other.lens(), [2]);
         assert_close("after a cut", &step(&mut other, &[0], 2..9), &of(0, 2..9), 1e-5);
-        let error = lstm.step(&draw(1, &[1, 8, 6]), &Sequences::windows(1, 8), &mut other).unwrap_err().to_string();
+        let more = lstm.step(&draw(1, &[1, 8, 6]), &Sequences::windows(1, 8), Precision::F32, &mut other);
+        let error = more.unwrap_err().to_string();
         assert!(error.contains("a cache for 9 tokens"), "{error}");
     }
 

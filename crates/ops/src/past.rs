@@ -2,85 +2,103 @@
 
 use crate::attention::Mask;
 use crate::cpu::element::Element;
-use crate::cpu::vectorized;
-use crate::exp::exp;
 use crate::linear::round;
+use crate::matrix::Matrix;
+use crate::past_head::CachedHead;
+use crate::path::{Path, Precision, with_kernel};
+use crate::sequence_head::with_workspace;
 use crate::sequences::Sequences;
 use crate::shared::SharedSlice;
-use crate::slices::{dot, max, sum};
+use crate::slices::rows_at_a_time;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The past of a batch of sequences of different lengths in one layer.
 #[derive(Debug)]
 pub(crate) struct Past<E> {
     rows: Vec<CachedSequence<E>>,
     context: usize,
-    /// K.
-    size: usize,
 }
 
 /// A sequence's heads.
 type CachedSequence<E> = Vec<CachedHead<E>>;
 
-/// One head of one sequence: keys and values, `[T, K]` each, in memory of their own, so that a sequence grows, leaves and
-/// is copied without the others.
-#[derive(Debug, Clone)]
-struct CachedHead<E> {
-    keys: Vec<E>,
-    values: Vec<E>,
+/// Queries of one head that are computed together.
+struct AttentionJob {
+    row: usize,
+    head: usize,
+    /// Among those of the batch.
+    tokens: Range<usize>,
+    /// Position of the first.
+    first: usize,
 }
 
 impl<E: Element> Past<E> {
     /// None yet, for at most `context` tokens of a sequence.
     pub(crate) fn new(context: usize) -> Self {
-        Self { rows: Vec::new(), context, size: 0 }
+        Self { rows: Vec::new(), context }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    /// The path of products with keys and values.
+    fn path() -> Path {
+        Path::of(if E::EXACT { Precision::F32 } else { Precision::Bf16 })
     }
 
     /// Adds the keys and values of `sequences`, one a row; to none, as many rows. `qkv`: `[N, 3·D]`.
     pub(crate) fn add(&mut self, qkv: &[E], sequences: &Sequences, n_head: usize) {
         let d = qkv.len() / (3 * sequences.n_tokens()).max(1);
-        if self.is_empty() {
-            self.size = d / n_head;
-            let none = CachedHead { keys: Vec::new(), values: Vec::new() };
-            self.rows = vec![vec![none; n_head]; sequences.len()];
+        let (size, context) = (d / n_head, self.context);
+        if self.rows.is_empty() {
+            self.rows = vec![vec![CachedHead::new(size); n_head]; sequences.len()];
         }
-        let (size, context) = (self.size, self.context);
-        for (row, tokens) in self.rows.iter_mut().zip(sequences.iter()) {
-            let qkv = &qkv[tokens.start * 3 * d..tokens.end * 3 * d];
-            for (h, CachedHead { keys, values }) in row.iter_mut().enumerate() {
-                for (numbers, from) in [(keys, d + h * size), (values, 2 * d + h * size)] {
-                    make_room(numbers, tokens.len() * size, context * size);
-                    qkv.chunks_exact(3 * d).for_each(|token| numbers.extend_from_slice(&token[from..from + size]));
-                }
-            }
-        }
+        let rows = self.rows.iter_mut().zip(sequences.iter());
+        let heads: Vec<_> = rows
+            .flat_map(|(row, tokens)| row.iter_mut().enumerate().map(move |(h, head)| (head, h, tokens.clone())))
+            .collect();
+        let together = rows_at_a_time(2 * size * sequences.n_tokens().div_ceil(sequences.len().max(1)));
+        heads.into_par_iter().with_min_len(together).for_each(|(head, h, tokens)| {
+            let of = |part: usize| {
+                let first = tokens.start * 3 * d + part * d + h * size;
+                Matrix::new(&qkv[first..tokens.end * 3 * d], tokens.len(), size, 3 * d)
+            };
+            with_kernel!(Self::path(), K => head.add::<K>(of(1), of(2), context));
+        });
     }
 
     /// What the tokens of `sequences`, the last that were added, mix, to `mixed`, `[N, D]`; `qkv`: theirs, `[N, 3·D]`.
     pub(crate) fn attend(&self, qkv: &[E], sequences: &Sequences, mask: Mask, mixed: &mut [E]) {
-        let (size, n_head) = (self.size, self.rows.first().map_or(0, Vec::len));
-        let d = size * n_head;
+        let n_head = self.rows.first().map_or(0, Vec::len);
+        let d = mixed.len() / sequences.n_tokens().max(1);
+        let size = d / n_head.max(1);
+        let jobs = with_kernel!(Self::path(), K => self.jobs(sequences, CachedHead::<E>::block::<K>()));
         let mixed = SharedSlice::new(mixed);
-        (0..self.rows.len() * n_head).into_par_iter().for_each(|n| {
-            let (row, h) = (n / n_head, n % n_head);
-            let (CachedHead { keys, values }, tokens) = (&self.rows[row][h], sequences.get(row));
-            let (len, before) = (keys.len() / size, keys.len() / size - tokens.len());
-            let mut scores = vec![0.0; len];
-            let mut out = vec![0.0; size];
-            // SAFETY: sequences have tokens of their own, and heads columns of their own.
-            let mut mixed = unsafe { mixed.submatrix(tokens.clone(), h * size..(h + 1) * size, d) };
-            for (i, token) in tokens.enumerate() {
-                let seen = mask.visible(before + i);
-                let held = seen.start * size..seen.end * size;
-                let query = &qkv[token * 3 * d + h * size..][..size];
-                mix::<E>(query, &keys[held.clone()], &values[held], &mut scores[..seen.len()], &mut out);
-                round::<E>(&out, mixed.row_mut(i));
-            }
+        jobs.into_par_iter().for_each(|AttentionJob { row, head: h, tokens, first }| {
+            let queries = &qkv[tokens.start * 3 * d + h * size..tokens.end * 3 * d];
+            let queries = Matrix::new(queries, tokens.len(), size, 3 * d);
+            // SAFETY: jobs have tokens of their own, or other heads of them, which have columns of their own.
+            let mut mixed = unsafe { mixed.submatrix(tokens, h * size..(h + 1) * size, d) };
+            let put = |i: usize, out: &[f32]| round::<E>(out, mixed.row_mut(i));
+            with_workspace(|workspace| {
+                with_kernel!(Self::path(), K => self.rows[row][h].attend::<K>(workspace, (queries, first), mask, put));
+            });
         });
+    }
+
+    /// All heads of all queries of `sequences`, the last that were added, at most `block` queries together.
+    fn jobs(&self, sequences: &Sequences, block: usize) -> Vec<AttentionJob> {
+        let mut jobs = Vec::new();
+        for (row, (heads, all)) in self.rows.iter().zip(sequences.iter()).enumerate() {
+            for (head, held) in heads.iter().enumerate() {
+                let before = held.len() - all.len();
+                jobs.extend(all.clone().step_by(block).map(|token| AttentionJob {
+                    row,
+                    head,
+                    tokens: token..(token + block).min(all.end),
+                    first: before + token - all.start,
+                }));
+            }
+        }
+        jobs
     }
 
     /// Forgets all but the first `len` tokens of each sequence, and with the last of them the sequences.
@@ -88,10 +106,7 @@ impl<E: Element> Past<E> {
         if len == 0 {
             self.rows.clear();
         }
-        for CachedHead { keys, values } in self.rows.iter_mut().flatten() {
-            keys.truncate(len * self.size);
-            values.truncate(len * self.size);
-        }
+        with_kernel!(Self::path(), K => self.rows.iter_mut().flatten().for_each(|head| head.truncate::<K>(len)));
     }
 
     /// Keeps the sequences of the given numbers, which it has, in that order. Only what is kept twice is copied.
@@ -109,7 +124,6 @@ impl<E: Element> Past<E> {
 
     /// Adds copies of the sequences of `other` that have the given numbers, which it has.
     pub(crate) fn append(&mut self, other: &Self, rows: &[u32]) {
-        self.size = other.size;
         self.rows.extend(rows.iter().map(|&row| other.rows[row as usize].clone()));
     }
 }
@@ -118,35 +132,6 @@ impl<E: Element> Past<E> {
 impl<E> Past<E> {
     /// Where the keys of each row's heads lie, and how many tokens have room there.
     pub(crate) fn places(&self) -> Vec<Vec<(*const E, usize)>> {
-        let place = |CachedHead { keys, .. }: &CachedHead<E>| (keys.as_ptr(), keys.capacity() / self.size);
-        self.rows.iter().map(|row| row.iter().map(place).collect()).collect()
-    }
-}
-
-/// Has `numbers` take `n` more without moving: room grows by half, but never beyond `most`.
-fn make_room<E>(numbers: &mut Vec<E>, n: usize, most: usize) {
-    let needed = numbers.len() + n;
-    if needed > numbers.capacity() {
-        let room = (needed + needed / 2).min(most).max(needed);
-        numbers.reserve_exact(room - numbers.len());
-    }
-}
-
-vectorized! {
-    /// Attention of one query: `keys`, `values`: `[n, K]`; `scores`: room for n; `out`: `[K]`.
-    fn mix[E: Element](query: &[E], keys: &[E], values: &[E], scores: &mut [f32], out: &mut [f32]) {
-        let size = query.len();
-        let scale = 1.0 / (size as f32).sqrt();
-        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(size)) {
-            *score = dot::<E>(query, key) * scale;
-        }
-        let most = max(scores);
-        scores.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - most));
-        let share = 1.0 / sum(scores, |w| w);
-        out.fill(0.0);
-        for (weight, value) in scores.iter().zip(values.chunks_exact(size)) {
-            let weight = weight * share;
-            out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value.get());
-        }
+        self.rows.iter().map(|row| row.iter().map(CachedHead::place).collect()).collect()
     }
 }

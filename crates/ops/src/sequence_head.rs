@@ -48,12 +48,12 @@ pub(crate) struct SequenceHead<'a, E> {
 /// Memory that a thread works in.
 #[derive(Default)]
 pub(crate) struct HeadWorkspace {
-    queries: ScratchBuffer,
+    pub(crate) queries: ScratchBuffer,
     keys: ScratchBuffer,
     values: ScratchBuffer,
-    weights: ScratchBuffer,
-    packed_weights: ScratchBuffer,
-    out: ScratchBuffer,
+    pub(crate) weights: ScratchBuffer,
+    pub(crate) packed_weights: ScratchBuffer,
+    pub(crate) out: ScratchBuffer,
     dmixed: ScratchBuffer,
     gradients: ScratchBuffer,
     keys_back: ScratchBuffer,
@@ -87,9 +87,9 @@ struct KeySpan {
 
 /// Right panels in `packed`, of `size` numbers each.
 #[derive(Clone, Copy)]
-struct PackedPanels<'a, R> {
-    packed: &'a [R],
-    size: usize,
+pub(crate) struct PackedPanels<'a, R> {
+    pub(crate) packed: &'a [R],
+    pub(crate) size: usize,
 }
 
 impl<E: Element> SequenceHead<'_, E> {
@@ -129,30 +129,6 @@ impl<E: Element> SequenceHead<'_, E> {
         segment.start + seen.saturating_sub(segment.stem)..end
     }
 
-    /// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of
-    /// `left_size`, columns `columns` of the right panels; `deep` from depth `from` of these. Rows of sums are `columns`
-    /// apart. Tiles whose last row and first column are not `needed` may be left as they are.
-    fn product<K: Kernel>(
-        (left, left_size, rows): (&[K::Left], usize, usize),
-        right: PackedPanels<K::Right>,
-        (from, deep): (usize, usize),
-        columns: Range<usize>,
-        (sums, add): (&mut [f32], bool),
-        needed: impl Fn(usize, usize) -> bool,
-    ) {
-        let stride = columns.len();
-        for (n, column) in columns.clone().step_by(K::COLUMNS).enumerate() {
-            let right = &right.packed[column / K::COLUMNS * right.size + from * K::COLUMNS..];
-            for (left, row) in left.chunks(left_size.max(1)).zip((0..rows).step_by(K::ROWS)) {
-                let m = K::ROWS.min(rows - row);
-                if needed(row + m - 1, column) {
-                    let sums = &mut sums[row * stride + n * K::COLUMNS..];
-                    tile::<K, K::Right>(m, left, right, deep, (sums, stride), add);
-                }
-            }
-        }
-    }
-
     /// Products of a block of `queries`, `[rows, K]` in left panels of `left_size`, with `keys`: `[rows, keys]`, but for
     /// what is hidden, which may be anything.
     fn scores<K: Kernel>(
@@ -164,9 +140,17 @@ impl<E: Element> SequenceHead<'_, E> {
         sums: &mut [f32],
     ) {
         let (deep, queries) = (self.size.next_multiple_of(K::DEPTH), &block.queries);
-        let seen =
-            |row: usize, column: usize| self.seen_of(&block.segment, span.of_stem, queries.start + row).end > column;
-        Self::product::<K>((left, left_size, queries.len()), right, (0, deep), span.keys.clone(), (sums, false), seen);
+        let seen = |rows: Range<usize>, column: usize| {
+            self.seen_of(&block.segment, span.of_stem, queries.start + rows.end - 1).end > column
+        };
+        multiply_panels::<K, K::Right>(
+            (left, left_size, queries.len()),
+            right,
+            (0, deep),
+            span.keys.clone(),
+            (sums, false),
+            seen,
+        );
     }
 
     /// `sums += left·right` of all depth of the `left` panels of `rows` rows, which is that of `keys`: `right` are panels
@@ -180,7 +164,7 @@ impl<E: Element> SequenceHead<'_, E> {
         sums: (&mut [f32], bool),
     ) {
         let deep = keys.len().min(self.len.next_multiple_of(K::DEPTH) - keys.start);
-        Self::product::<K>(left, right, (keys.start, deep), 0..wide, sums, |_, _| true);
+        multiply_panels::<K, K::Right>(left, right, (keys.start, deep), 0..wide, sums, |_, _| true);
     }
 
     /// `sums += valuesᵀ·right`, where `values` are `[queries, keys]`; rows of `sums`, one for each key, are `stride` apart.
@@ -334,10 +318,34 @@ impl<E: Element> SequenceHead<'_, E> {
     }
 }
 
+/// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of `left_size`,
+/// columns `columns` of the right panels; `deep` from depth `from` of these. Rows of sums are `columns` apart. Tiles whose
+/// rows and first column are not `needed` may be left as they are.
+pub(crate) fn multiply_panels<K: Kernel, S: Element>(
+    (left, left_size, rows): (&[K::Left], usize, usize),
+    right: PackedPanels<S>,
+    (from, deep): (usize, usize),
+    columns: Range<usize>,
+    (sums, add): (&mut [f32], bool),
+    needed: impl Fn(Range<usize>, usize) -> bool,
+) {
+    let stride = columns.len();
+    for (n, column) in columns.clone().step_by(K::COLUMNS).enumerate() {
+        let right = &right.packed[column / K::COLUMNS * right.size + from * K::COLUMNS..];
+        for (left, row) in left.chunks(left_size.max(1)).zip((0..rows).step_by(K::ROWS)) {
+            let m = K::ROWS.min(rows - row);
+            if needed(row..row + m, column) {
+                let sums = &mut sums[row * stride + n * K::COLUMNS..];
+                tile::<K, S>(m, left, right, deep, (sums, stride), add);
+            }
+        }
+    }
+}
+
 vectorized! {
     /// Scores of a span → exponentials of what is `seen`, 0 elsewhere, divided by that of the largest scaled score so far,
     /// `most`. `total`: the sum of all so far. Returns the share of what spans before gave that is left.
-    fn weigh(row: &mut [f32], seen: Range<usize>, scale: f32, most: &mut f32, total: &mut f32) -> f32 {
+    pub(crate) fn weigh(row: &mut [f32], seen: Range<usize>, scale: f32, most: &mut f32, total: &mut f32) -> f32 {
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
         if seen.is_empty() {

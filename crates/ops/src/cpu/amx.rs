@@ -84,6 +84,10 @@ impl Kernel for Amx {
         unsafe { pairs::pack_right(matrix, depth, columns, panel) }
     }
 
+    fn right_index(k: usize, column: usize) -> usize {
+        pairs::right_index(k, column)
+    }
+
     unsafe fn tile<S: Element>(
         _rows: usize,
         left: *const bf16,

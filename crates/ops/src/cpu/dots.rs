@@ -38,6 +38,10 @@ impl Kernel for Dots {
         unsafe { pairs::pack_right(matrix, depth, columns, panel) }
     }
 
+    fn right_index(k: usize, column: usize) -> usize {
+        pairs::right_index(k, column)
+    }
+
     unsafe fn tile<S: Element>(
         rows: usize,
         left: *const bf16,

@@ -37,6 +37,11 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
         panel: &mut [S],
     );
 
+    /// The index in a right panel of the number at depth `k` of column `column`.
+    fn right_index(k: usize, column: usize) -> usize {
+        k * Self::COLUMNS + column
+    }
+
     /// `c = left·right`, or `c += left·right` with `add`: `rows` rows of `COLUMNS` numbers each, `stride` apart.
     ///
     /// # Safety
@@ -149,25 +154,45 @@ impl Kernel for Portable {
         stride: usize,
         add: bool,
     ) {
-        // SAFETY: the panels hold that many numbers, as the caller promises.
-        let (left, right) = unsafe {
-            (
-                std::slice::from_raw_parts(left, depth * Self::ROWS),
-                std::slice::from_raw_parts(right, depth * Self::COLUMNS),
-            )
-        };
-        let mut sums = [[0.0f32; Self::COLUMNS]; Self::ROWS];
-        for (l, r) in left.as_chunks::<{ Self::ROWS }>().0.iter().zip(right.as_chunks::<{ Self::COLUMNS }>().0) {
-            for (sums, l) in sums.iter_mut().zip(l) {
-                for (sum, r) in sums.iter_mut().zip(r) {
-                    *sum += l * r.get();
-                }
+        // SAFETY: the caller promises the memory; each arm reads and writes that many rows.
+        unsafe {
+            match rows {
+                1 => tile::<1, S>(left, right, depth, c, stride, add),
+                2 => tile::<2, S>(left, right, depth, c, stride, add),
+                3 => tile::<3, S>(left, right, depth, c, stride, add),
+                4 => tile::<4, S>(left, right, depth, c, stride, add),
+                _ => {}
             }
         }
-        for (r, sums) in sums.iter().enumerate().take(rows) {
-            // SAFETY: row `r` of `c` holds COLUMNS numbers, which nobody else uses, as the caller promises.
-            let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * stride), Self::COLUMNS) };
-            row.iter_mut().zip(sums).for_each(|(c, sum)| *c = if add { *c + sum } else { *sum });
+    }
+}
+
+/// # Safety
+/// As [`Kernel::tile`] of [`Portable`], with `N` rows.
+unsafe fn tile<const N: usize, S: Element>(
+    left: *const f32,
+    right: *const S,
+    depth: usize,
+    c: *mut f32,
+    stride: usize,
+    add: bool,
+) {
+    const ROWS: usize = Portable::ROWS;
+    const COLUMNS: usize = Portable::COLUMNS;
+    // SAFETY: the panels hold that many numbers, as the caller promises.
+    let (left, right) =
+        unsafe { (std::slice::from_raw_parts(left, depth * ROWS), std::slice::from_raw_parts(right, depth * COLUMNS)) };
+    let mut sums = [[0.0f32; COLUMNS]; N];
+    for (l, r) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<COLUMNS>().0) {
+        for (sums, l) in sums.iter_mut().zip(l) {
+            for (sum, r) in sums.iter_mut().zip(r) {
+                *sum += l * r.get();
+            }
         }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: row `r` of `c` holds COLUMNS numbers, which nobody else uses, as the caller promises.
+        let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * stride), COLUMNS) };
+        row.iter_mut().zip(sums).for_each(|(c, sum)| *c = if add { *c + sum } else { *sum });
     }
 }

@@ -96,6 +96,12 @@ pub(crate) unsafe fn pack_right<T: Element, S: Element>(
     }
 }
 
+/// The index in a right panel of the number at depth `k` of column `column`.
+#[inline(always)]
+pub(crate) fn right_index(k: usize, column: usize) -> usize {
+    (k / 32 * 2 + column / 16) * TILE + k % 32 / 2 * 32 + column % 16 * 2 + k % 2
+}
+
 /// The numbers of a panel of pairs, which are bf16.
 fn as_bf16<S: Element>(panel: &mut [S]) -> &mut [bf16] {
     assert!(!S::EXACT, "pairs are of bf16");
@@ -190,9 +196,12 @@ mod tests {
                 // SAFETY: pairs are at hand.
                 unsafe { pack_right(matrix.t(), 0..depth, 0..rows, &mut panel) };
                 for (c, k) in (0..rows).flat_map(|c| (0..depth.next_multiple_of(32)).map(move |k| (c, k))) {
-                    let at = (k / 32 * 2 + c / 16) * TILE + k % 32 / 2 * 32 + c % 16 * 2 + k % 2;
                     let expected = if k < depth { number(c, k) } else { 0.0 };
-                    assert_eq!(panel[at].get(), expected, "column {c} of {rows} at depth {k} of {depth}");
+                    assert_eq!(
+                        panel[right_index(k, c)].get(),
+                        expected,
+                        "column {c} of {rows} at depth {k} of {depth}"
+                    );
                 }
             }
         }
