@@ -9,9 +9,9 @@ const CONTEXT: usize = 70;
 /// Longer than a span of keys that attention weighs together, which is 256.
 const LONG_CONTEXT: usize = 600;
 
-/// A model of drawn weights. Heads are of `d_model / 2`.
+/// A model of drawn weights. Heads are of `d_model / 2`; bands reach over more than a span of keys at long contexts.
 fn model(kind: Kind, d_model: usize, context: usize, precision: Precision, to: Option<Quantized>) -> Gpt {
-    let band = (kind == Kind::Gpt3).then_some(context / 4);
+    let band = (kind == Kind::Gpt3).then_some(context / 2);
     let config = ModelConfig { d_model, context, band, ..tiny(kind) };
     let params = Params::init(&config, 1, &Device::Cpu).unwrap();
     for (n, (_, parameter)) in params.iter().enumerate() {
