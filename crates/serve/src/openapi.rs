@@ -86,3 +86,28 @@ pub(crate) fn description() -> Value {
     description["paths"] = Value::Object(paths);
     description
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients are generated from it, so every change is seen.
+    #[test]
+    fn the_description_is_as_it_was() {
+        let mut description = description();
+        description["info"]["version"] = json!("0.0.0");
+        insta::assert_snapshot!(serde_json::to_string_pretty(&description).unwrap());
+    }
+
+    #[test]
+    fn every_reference_leads_to_a_schema() {
+        let description = description();
+        let text = description.to_string();
+        let references: Vec<&str> = text.split("#/components/schemas/").skip(1).collect();
+        assert!(references.len() > 15);
+        for reference in references {
+            let name = reference.split('"').next().unwrap();
+            assert!(description["components"]["schemas"][name].is_object(), "{name}");
+        }
+    }
+}

@@ -57,7 +57,11 @@ pub(crate) fn model(name: &str, chats: bool, precision: Precision, quantized: Op
 /// A chat model and a base model.
 pub(crate) fn served() -> Served {
     let of = |name, chats| model(name, chats, Precision::F32, None);
-    Served { writers: vec![of("chat", true), of("base", false)], scorers: Vec::new(), aliases: vec!["gpt-x".to_owned()] }
+    Served {
+        writers: vec![of("chat", true), of("base", false)],
+        scorers: Vec::new(),
+        aliases: vec!["gpt-x".to_owned()],
+    }
 }
 
 /// Limits that no test meets by accident.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 fn chat(more: Value) -> Value {
-    let mut body = json!({ "model": "chat", "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 8, "seed": 3 });
+    let mut body =
+        json!({ "model": "chat", "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 8, "seed": 3 });
     if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
         body.extend(more);
     }
@@ -51,7 +52,8 @@ fn a_stream_adds_up_to_the_whole_answer_and_ends_with_done() {
     assert!(stream.head.contains("content-type: text/event-stream") && stream.head.contains("cache-control: no-store"));
     let events = stream.events();
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "{stream:?}");
-    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+    let chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
     assert_eq!(chunks[0]["choices"][0]["delta"], json!({ "role": "assistant", "content": "" }));
     let text: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(text, whole["choices"][0]["message"]["content"]);
@@ -80,8 +82,12 @@ fn a_prompt_is_echoed_with_its_log_probabilities() {
     let read = read["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap()[5..].to_vec();
     assert_eq!(json!(read), written["choices"][0]["logprobs"]["token_logprobs"], "bit for bit");
     let several = json!({ "model": "base", "prompt": ["a", "bc"], "n": 2, "max_tokens": 2 });
-    let indices: Vec<Value> =
-        server.post(TEXT, &several).json()["choices"].as_array().unwrap().iter().map(|one| one["index"].clone()).collect();
+    let indices: Vec<Value> = server.post(TEXT, &several).json()["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["index"].clone())
+        .collect();
     assert_eq!(json!(indices), json!([0, 1, 2, 3]));
 }
 
@@ -93,7 +99,13 @@ fn wrong_requests_are_refused_by_name() {
         (CHAT, chat(json!({ "model": "gpt-5" })), 404, "model_not_found", "model"),
         (CHAT, chat(json!({ "model": "base" })), 400, "not_a_chat_model", "model"),
         (CHAT, chat(json!({ "messages": [] })), 400, "invalid_value", "messages"),
-        (CHAT, chat(json!({ "messages": [{ "role": "tool", "content": "x" }] })), 400, "invalid_value", "messages[0].role"),
+        (
+            CHAT,
+            chat(json!({ "messages": [{ "role": "tool", "content": "x" }] })),
+            400,
+            "invalid_value",
+            "messages[0].role",
+        ),
         (
             CHAT,
             chat(json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] })),
@@ -117,7 +129,13 @@ fn wrong_requests_are_refused_by_name() {
         (CHAT, chat(json!({ "top_logprobs": 2 })), 400, "invalid_value", "top_logprobs"),
         (CHAT, chat(json!({ "stream_options": {} })), 400, "invalid_value", "stream_options"),
         (CHAT, chat(json!({ "tools": [{ "type": "function" }] })), 400, "unsupported_parameter", "tools"),
-        (CHAT, chat(json!({ "response_format": { "type": "json_object" } })), 400, "unsupported_parameter", "response_format"),
+        (
+            CHAT,
+            chat(json!({ "response_format": { "type": "json_object" } })),
+            400,
+            "unsupported_parameter",
+            "response_format",
+        ),
         (CHAT, chat(json!({ "best_of": 3 })), 404, "model_not_found", "reward_model"),
         (TEXT, json!({ "prompt": "a", "suffix": "b" }), 400, "unsupported_parameter", "suffix"),
         (TEXT, json!({ "prompt": [] }), 400, "invalid_value", "prompt"),
@@ -136,7 +154,10 @@ fn wrong_requests_are_refused_by_name() {
         if !param.is_empty() {
             assert_eq!(error["param"], param, "{path} {body}: {answer:?}");
         }
-        assert!(error["type"].is_string() && error["message"].as_str().is_some_and(|text| text.len() > 3), "{answer:?}");
+        assert!(
+            error["type"].is_string() && error["message"].as_str().is_some_and(|text| text.len() > 3),
+            "{answer:?}"
+        );
     }
     assert_eq!(server.get("/health").json(), json!({ "status": "ok" }));
     assert_eq!(server.metric("gptkit_requests_running"), 0.0);
@@ -285,7 +306,8 @@ fn a_server_that_stops_finishes_what_runs_and_accepts_nothing_more() {
     let server = TestServer::standard();
     let address = server.address;
     let answer = std::thread::scope(|scope| {
-        let running = scope.spawn(|| server.post(CHAT, &chat(json!({ "max_tokens": 60, "stream": true, "ignore_eos": true }))));
+        let running =
+            scope.spawn(|| server.post(CHAT, &chat(json!({ "max_tokens": 60, "stream": true, "ignore_eos": true }))));
         while server.metric("gptkit_requests_running") == 0.0 && !running.is_finished() {}
         server.stop.send(true).unwrap();
         running.join().unwrap()

@@ -37,8 +37,7 @@ fn receive(mut events: UnboundedReceiver<GenerationEvent>, n: usize) -> Received
 fn job(prompt: &[u32], seed: u64, n_samples: usize, new: usize) -> (GenerationJob, UnboundedReceiver<GenerationEvent>) {
     let sampling = Sampling { seed, temperature: 0.9, ..Sampling::default() };
     let (events, receiver) = unbounded_channel();
-    let options =
-        GenerationOptions { n_samples, max_new_tokens: new, stop: Vec::new(), log_probs: Some(0), sampling };
+    let options = GenerationOptions { n_samples, max_new_tokens: new, stop: Vec::new(), log_probs: Some(0), sampling };
     let job = GenerationJob {
         model: 0,
         client: "test".into(),
