@@ -26,6 +26,7 @@ mod resume;
 mod reward;
 mod scaling;
 mod seeing;
+mod serve;
 mod sft;
 mod speed;
 mod story;

@@ -79,6 +79,19 @@ impl Conversation {
         }
     }
 
+    /// The messages of a prompt as [`Conversation::prompt`] makes it, without a limit of its length: a server knows that.
+    pub(crate) fn prompt_messages(&self, n_turns: usize, question: &str) -> Vec<Message> {
+        self.messages(self.first.min(n_turns)..n_turns, Some(question))
+    }
+
+    /// Leaves the oldest turn of those that go into a prompt out from now on. Returns whether there was one among the first
+    /// `n_turns`.
+    pub(crate) fn forget_oldest(&mut self, n_turns: usize) -> bool {
+        let forgets = self.first < n_turns;
+        self.first += usize::from(forgets);
+        forgets
+    }
+
     /// Removes all turns; the system message stays.
     pub fn reset(&mut self) {
         self.turns.clear();

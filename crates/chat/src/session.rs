@@ -1,7 +1,8 @@
 //! A model and the conversation held with it.
 
 use crate::conversation::{Conversation, PromptLimits, Turn};
-use anyhow::{Context, Result};
+use crate::server::{ModelServer, ServerAnswer, ServerRequest};
+use anyhow::{Context, Result, bail};
 use gptkit_data::form::DialogueForm;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{Finish, GenerationOptions, GenerationRequest, PromptCache, generate_from};
@@ -23,15 +24,21 @@ pub struct ChatConfig {
 /// A question with as much of the conversation as fits into the context.
 #[derive(Debug)]
 pub struct ChatPrompt {
-    /// Tokens of the turns and the question, up to where the answer begins.
-    pub tokens: Vec<u32>,
-    /// Longest answer that fits, in tokens.
-    pub max_new_tokens: usize,
+    body: PromptBody,
     /// Whether this prompt is the first that leaves out the oldest turns.
     pub forgets: bool,
     question: String,
-    /// Whether the answer replaces that of the last turn.
-    replaces_last: bool,
+    /// Turns before the question.
+    n_turns: usize,
+}
+
+/// What the model is asked.
+#[derive(Debug)]
+enum PromptBody {
+    /// Tokens of the turns and the question, up to where the answer begins, and the longest answer that fits.
+    Tokens(Vec<u32>, usize),
+    /// The messages themselves, of which a server makes tokens.
+    Messages,
 }
 
 /// A generated answer.
@@ -49,13 +56,24 @@ pub struct ChatAnswer {
 pub struct ChatSession {
     /// The turns so far, and the system message.
     pub conversation: Conversation,
+    source: AnswerSource,
+    stop: Vec<String>,
+    max_new_tokens: Option<usize>,
+    sampling: Sampling,
+}
+
+/// Where answers come from.
+enum AnswerSource {
+    Loaded(Box<LoadedModel>),
+    Served(ModelServer),
+}
+
+/// A model in memory.
+struct LoadedModel {
     model: Gpt,
     folder: ModelFolder,
     form: DialogueForm,
     end_tokens: Vec<u32>,
-    stop: Vec<String>,
-    max_new_tokens: usize,
-    sampling: Sampling,
     /// Keys and values of the tokens that the model has read: of the next prompt only the rest is read.
     past: PromptCache,
 }
@@ -68,27 +86,36 @@ impl ChatSession {
     pub fn new(folder: ModelFolder, model: Gpt, config: ChatConfig) -> Result<Self> {
         let form = DialogueForm::of(&folder.tokenizer)?.with_today()?;
         let ChatConfig { max_new_tokens, stop, sampling } = config;
-        Ok(Self {
-            conversation: Conversation::default(),
+        let loaded = LoadedModel {
             end_tokens: folder.end_of_text.iter().copied().chain(form.end_of_turn()).collect(),
-            stop: stop.into_iter().chain(form.stop().map(str::to_owned)).collect(),
-            max_new_tokens: max_new_tokens.unwrap_or((folder.config.context / 2).max(1)),
             past: PromptCache::new(&model),
-            sampling,
             form,
             folder,
             model,
+        };
+        Ok(Self {
+            conversation: Conversation::default(),
+            stop: stop.into_iter().chain(loaded.form.stop().map(str::to_owned)).collect(),
+            source: AnswerSource::Loaded(Box::new(loaded)),
+            max_new_tokens,
+            sampling,
         })
     }
 
-    /// Whether the model has a chat template; without one it continues a plain text of "User:" and "Assistant:" lines.
-    pub fn has_template(&self) -> bool {
-        matches!(self.form, DialogueForm::Template { .. })
+    /// A conversation without turns with a model that `server` makes available.
+    pub fn with_server(server: ModelServer, config: ChatConfig) -> Self {
+        let ChatConfig { max_new_tokens, stop, sampling } = config;
+        let (conversation, source) = (Conversation::default(), AnswerSource::Served(server));
+        Self { conversation, source, stop, max_new_tokens, sampling }
     }
 
-    /// Tokens that the model reads at once.
-    pub fn context(&self) -> usize {
-        self.folder.config.context
+    /// Whether the model has a chat template; without one it continues a plain text of "User:" and "Assistant:" lines. A
+    /// server refuses models without.
+    pub fn has_template(&self) -> bool {
+        match &self.source {
+            AnswerSource::Loaded(loaded) => matches!(loaded.form, DialogueForm::Template { .. }),
+            AnswerSource::Served(_) => true,
+        }
     }
 
     /// The prompt of a new question.
@@ -96,7 +123,7 @@ impl ChatSession {
     /// # Errors
     /// When the question does not fit into the context, or the chat template refuses the conversation.
     pub fn prompt(&mut self, question: &str) -> Result<ChatPrompt> {
-        self.prompt_after(self.conversation.turns.len(), question.to_owned(), false)
+        self.prompt_after(self.conversation.turns.len(), question.to_owned())
     }
 
     /// The prompt of the last question, whose answer will be replaced; none before the first.
@@ -106,56 +133,100 @@ impl ChatSession {
     pub fn prompt_again(&mut self) -> Result<Option<ChatPrompt>> {
         let Some(last) = self.conversation.turns.last() else { return Ok(None) };
         let question = last.question.clone();
-        self.prompt_after(self.conversation.turns.len() - 1, question, true).map(Some)
+        self.prompt_after(self.conversation.turns.len() - 1, question).map(Some)
     }
 
-    fn prompt_after(&mut self, n_turns: usize, question: String, replaces_last: bool) -> Result<ChatPrompt> {
-        let limits = PromptLimits { context: self.context(), max_new_tokens: self.max_new_tokens };
-        let fitted = self.conversation.prompt(n_turns, &question, &self.form, &self.folder.tokenizer, limits)?;
-        Ok(ChatPrompt {
-            tokens: fitted.tokens,
-            max_new_tokens: fitted.max_new_tokens,
-            forgets: fitted.forgets,
-            question,
-            replaces_last,
-        })
+    fn prompt_after(&mut self, n_turns: usize, question: String) -> Result<ChatPrompt> {
+        let AnswerSource::Loaded(loaded) = &self.source else {
+            return Ok(ChatPrompt { body: PromptBody::Messages, forgets: false, question, n_turns });
+        };
+        let context = loaded.folder.config.context;
+        let limits = PromptLimits { context, max_new_tokens: self.max_new_tokens.unwrap_or((context / 2).max(1)) };
+        let fitted = self.conversation.prompt(n_turns, &question, &loaded.form, &loaded.folder.tokenizer, limits)?;
+        let body = PromptBody::Tokens(fitted.tokens, fitted.max_new_tokens);
+        Ok(ChatPrompt { body, forgets: fitted.forgets, question, n_turns })
     }
 
     /// Generates the answer to `prompt` and adds it to the conversation. `on_text` gets the text as it is generated, and
     /// ends the answer by [`ControlFlow::Break`]; what was generated until then is kept.
     ///
     /// # Errors
-    /// When the model's numbers are damaged or `on_text` fails; the conversation is then as it was.
+    /// When the model's numbers are damaged, a server fails, or `on_text` fails; the conversation is then as it was.
     pub fn answer(
         &mut self,
         prompt: ChatPrompt,
         mut on_text: impl FnMut(&str) -> Result<ControlFlow<()>>,
     ) -> Result<ChatAnswer> {
-        let options = GenerationOptions {
-            n_samples: 1,
-            max_new_tokens: prompt.max_new_tokens,
-            stop: self.stop.clone(),
-            log_probs: None,
-            sampling: self.sampling.clone(),
-        };
-        let request = GenerationRequest { prompt: prompt.tokens, options };
+        let sampling = self.sampling.clone();
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
-        let tokenizer = &self.folder.tokenizer;
         let mut has_text = false;
-        let completions =
-            generate_from(&mut self.past, &self.model, tokenizer, &self.end_tokens, &request, |_, text| {
-                // The space before the first word belongs to the form, not to the answer.
-                let text = if has_text { text } else { text.trim_start() };
-                has_text |= !text.is_empty();
-                on_text(text)
-            });
+        let on_text = |text: &str| {
+            // The space before the first word belongs to the form, not to the answer.
+            let text = if has_text { text } else { text.trim_start() };
+            has_text |= !text.is_empty();
+            on_text(text)
+        };
+        let ChatPrompt { body, question, n_turns, .. } = prompt;
+        let answer = match (&mut self.source, body) {
+            (AnswerSource::Loaded(loaded), PromptBody::Tokens(tokens, max_new_tokens)) => {
+                let stop = self.stop.clone();
+                let options = GenerationOptions { n_samples: 1, max_new_tokens, stop, log_probs: None, sampling };
+                loaded.answer(GenerationRequest { prompt: tokens, options }, on_text)?
+            }
+            (AnswerSource::Served(server), _) => {
+                let ask = ServedQuestion { question: &question, n_turns, max_new_tokens: self.max_new_tokens };
+                ask.answer(server, &mut self.conversation, &self.stop, &sampling, on_text)?
+            }
+            (AnswerSource::Loaded(_), PromptBody::Messages) => bail!("the prompt belongs to another session"),
+        };
+        self.conversation.turns.truncate(n_turns);
+        self.conversation.turns.push(Turn { question, answer: answer.text.clone() });
+        Ok(answer)
+    }
+}
+
+impl LoadedModel {
+    fn answer(
+        &mut self,
+        request: GenerationRequest,
+        mut on_text: impl FnMut(&str) -> Result<ControlFlow<()>>,
+    ) -> Result<ChatAnswer> {
+        let Self { model, folder, end_tokens, past, .. } = self;
+        let completions = generate_from(past, model, &folder.tokenizer, end_tokens, &request, |_, text| on_text(text));
         let completion = completions?.pop().context("no answer was generated")?;
         let text = completion.text.trim().to_owned();
-        if prompt.replaces_last {
-            self.conversation.turns.pop();
-        }
-        self.conversation.turns.push(Turn { question: prompt.question, answer: text.clone() });
         Ok(ChatAnswer { text, n_tokens: completion.tokens.len(), finish: completion.finish })
+    }
+}
+
+/// A question to a served model.
+struct ServedQuestion<'a> {
+    question: &'a str,
+    n_turns: usize,
+    max_new_tokens: Option<usize>,
+}
+
+impl ServedQuestion<'_> {
+    /// Leaves out the oldest turns until the server finds that the rest fits.
+    fn answer(
+        &self,
+        server: &ModelServer,
+        conversation: &mut Conversation,
+        stop: &[String],
+        sampling: &Sampling,
+        mut on_text: impl FnMut(&str) -> Result<ControlFlow<()>>,
+    ) -> Result<ChatAnswer> {
+        loop {
+            let messages = conversation.prompt_messages(self.n_turns, self.question);
+            let request = ServerRequest { messages: &messages, max_new_tokens: self.max_new_tokens, stop, sampling };
+            match server.ask(&request, &mut on_text)? {
+                ServerAnswer::Text(text, n_tokens, finish) => {
+                    return Ok(ChatAnswer { text: text.trim().to_owned(), n_tokens, finish });
+                }
+                ServerAnswer::TooLong(_) if conversation.forget_oldest(self.n_turns) => {}
+                ServerAnswer::TooLong(message) => bail!(message),
+            }
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::env;
 use crate::sampling_args::SamplingArgs;
 use crate::stdin;
-use crate::ui::{Ui, Usage, reader_is_gone};
+use crate::ui::{Ui, Usage, reader_is_gone, unusable};
 use anyhow::{Context, Result};
 use clap::Args;
-use gptkit_chat::{ChatConfig, ChatPrompt, ChatSession};
+use gptkit_chat::{ChatConfig, ChatPrompt, ChatSession, ModelServer};
 use gptkit_data::disk;
 use gptkit_model::generate::Finish;
 use rustyline::error::ReadlineError;
@@ -27,9 +28,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// pipe, each line is a message or a command, and only the answers go to stdout.
 #[derive(Debug, Args)]
 pub(crate) struct ChatCommand {
-    /// Model folder: a run, or any GPT-2 or OpenAI-GPT model in Hugging Face format
-    #[arg(long, value_name = "DIR")]
+    /// Model folder: a run, or any GPT-2 or OpenAI-GPT model in Hugging Face format. Or the address of a server with
+    /// OpenAI's API, such as http://127.0.0.1:8000
+    #[arg(long, value_name = "DIR|URL")]
     model: PathBuf,
+    /// Name of the model on the server [default: the first one that the server lists]
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
+    /// File with the key for the server; without it, OPENAI_API_KEY is used if it is set
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
     /// Maximum length of an answer, in tokens [default: half of the model's window]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
@@ -54,11 +62,7 @@ To send a message that starts with /, type a space before it.";
 
 impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let sampling = self.sampling.checked()?;
-        let (folder, model) = self.compute.load_writer(&self.model)?;
-        let max_new_tokens = self.max_new_tokens.map(|n| n as usize);
-        let session =
-            ChatSession::new(folder, model, ChatConfig { max_new_tokens, stop: self.sampling.stop, sampling })?;
+        let session = self.session(ui)?;
         if !session.has_template() {
             ui.say(&format!(
                 "{} has no chat template, so it was not trained for dialogue; it continues a plain-text transcript of \
@@ -83,6 +87,29 @@ impl ChatCommand {
             }
         }
         Ok(())
+    }
+
+    /// A conversation with the model that is loaded, or served.
+    fn session(&self, ui: &Ui) -> Result<ChatSession> {
+        let max_new_tokens = self.max_new_tokens.map(|n| n as usize);
+        let config =
+            ChatConfig { max_new_tokens, stop: self.sampling.stop.clone(), sampling: self.sampling.checked()? };
+        let text = self.model.to_string_lossy();
+        if !text.starts_with("http://") && !text.starts_with("https://") {
+            if self.model_name.is_some() || self.api_key_file.is_some() {
+                let message = "--model-name and --api-key-file belong to a server; --model is a folder";
+                return Err(Usage::new(message).into());
+            }
+            let (folder, model) = self.compute.load_writer(&self.model)?;
+            return ChatSession::new(folder, model, config);
+        }
+        let key = match &self.api_key_file {
+            Some(path) => disk::read_description(path).map_err(unusable)?.trim().to_owned(),
+            None => env::api_key(),
+        };
+        let server = ModelServer::connect(&text, self.model_name.as_deref(), Some(key).filter(|key| !key.is_empty()))?;
+        ui.say(&format!("chatting with {}", server.name()));
+        Ok(ChatSession::with_server(server, config))
     }
 }
 
@@ -179,11 +206,7 @@ impl TerminalChat<'_> {
     fn answer(&mut self, prompt: ChatPrompt) -> Result<()> {
         let Self { ui, session, raw, interrupt } = self;
         if prompt.forgets {
-            ui.say(&format!(
-                "the conversation is longer than the context window of {} tokens; the model no longer sees the oldest \
-                 turns",
-                session.context()
-            ));
+            ui.say("the conversation is longer than the context window; the model no longer sees the oldest turns");
         }
         interrupt.begin();
         let answer = session.answer(prompt, |text| {

@@ -12,6 +12,9 @@ use std::ffi::OsStr;
 /// Beginning of the names of gptkit's own variables.
 const PREFIX: &str = "GPTKIT_";
 
+/// The variable in which OpenAI's clients look for their key.
+const API_KEY: &str = "OPENAI_API_KEY";
+
 /// A variable that changes what gptkit does.
 pub(crate) struct Variable {
     /// Its name.
@@ -46,6 +49,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         about: "name of the human judge in `gptkit compare`, unless `--who` gives it",
     },
     Variable { name: "USERNAME", values: "any text", about: "the same where `USER` is not set" },
+    Variable {
+        name: API_KEY,
+        values: "any text",
+        about: "key that `gptkit chat` sends to a server, unless `--api-key-file` names a file",
+    },
     Variable { name: "RAYON_NUM_THREADS", values: "", about: "number of threads; by default, one for each core" },
     Variable { name: "NO_COLOR", values: "", about: "no colors" },
     Variable { name: "TMPDIR", values: "", about: "folder of temporary files" },
@@ -57,10 +65,16 @@ pub(crate) const VARIABLES: &[Variable] = &[
 ];
 
 impl Variable {
-    /// Its value, if it is set.
+    /// Its value, if it is set; of a secret, only that it is set.
     pub(crate) fn value(&self) -> Option<String> {
-        std::env::var_os(self.name).map(|value| value.to_string_lossy().into_owned())
+        let value = std::env::var_os(self.name)?;
+        Some(if self.name == API_KEY { "set".to_owned() } else { value.to_string_lossy().into_owned() })
     }
+}
+
+/// The key for a server; empty when it is not set.
+pub(crate) fn api_key() -> String {
+    std::env::var(API_KEY).unwrap_or_default()
 }
 
 /// Whether output is to be events for another gptkit instead of text. Checks the values of all of gptkit's own variables.

@@ -110,6 +110,13 @@ pub struct LineageStage {
     /// Seconds that the stage takes on two cores, to estimate the remaining time.
     #[serde(default = "second")]
     pub seconds: f64,
+    /// Megabytes of memory that the stage takes: two stages run at a time only where both take less than a gigabyte.
+    #[serde(default = "megabytes")]
+    pub megabytes: u32,
+}
+
+fn megabytes() -> u32 {
+    150
 }
 
 fn second() -> f64 {

@@ -3,6 +3,9 @@
 
 use crate::plan::LineageStep;
 
+/// Megabytes that the stages which run at a time take together.
+const MEGABYTES: u32 = 1000;
+
 /// How many stages run at a time.
 pub(crate) const AT_A_TIME: usize = 2;
 
@@ -68,9 +71,12 @@ impl<'a> Schedule<'a> {
         if alone || self.running.len() >= self.at_a_time {
             return NextStep::Wait;
         }
+        let used: u32 = self.running.iter().map(|one| one.step.stage.megabytes).sum();
+        let fits = |one: &ScheduledStep| self.running.is_empty() || used + one.step.stage.megabytes <= MEGABYTES;
         let ready: Vec<usize> = (0..self.waiting.len()).filter(|&i| self.is_ready(&self.waiting[i])).collect();
         let order = |&i: &usize| (std::cmp::Reverse(self.waiting[i].seed), self.waiting[i].chain_s);
-        let best = ready.iter().max_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
+        let fitting = ready.iter().filter(|&&i| fits(&self.waiting[i]));
+        let best = fitting.max_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
         let Some(&best) = best else { return NextStep::Wait };
         let is_only = self.running.is_empty() && ready.len() == 1;
         if self.waiting[best].step.stage.alone && !self.running.is_empty() {
@@ -116,6 +122,7 @@ mod tests {
             judged: false,
             alone: name == "speed",
             seconds,
+            megabytes: if name.starts_with("ppo") { 800 } else { 150 },
         };
         let reads = reads.iter().map(|&read| read.to_owned()).collect();
         let (leaves, fingerprint) = (name.into(), String::new());
@@ -163,6 +170,18 @@ mod tests {
         let mut steps = steps();
         steps.push(step("speed", &["lstm", "gpt2"], 100.0));
         assert_eq!(order(&[steps], 2), "tokenizer+ gpt2 lstm sft speed+ gpt3 chat");
+    }
+
+    #[test]
+    fn two_large_stages_do_not_run_at_a_time() {
+        let steps = vec![
+            step("ppo", &[], 9.0),
+            step("ppo-2", &["ppo"], 9.0),
+            step("ppo-pressed", &[], 8.0),
+            step("bert", &[], 1.0),
+            step("chat", &[], 1.0),
+        ];
+        assert_eq!(order(&[steps], 2), "ppo bert ppo-2 chat ppo-pressed");
     }
 
     #[test]
