@@ -7,34 +7,14 @@ DIR is a chat model. The script starts the server on a free port and needs the p
 --node, a folder in which `npm install openai` was run, it checks the JavaScript package as well. Prints a line for each
 check, and the versions. It ends with 1 when a check fails.
 """
-import argparse, importlib.metadata, json, pathlib, re, socket, subprocess, sys, tempfile, threading, time, traceback
+import argparse, importlib.metadata, json, pathlib, socket, subprocess, sys, threading, traceback
 
 import openai
 from langchain_openai import ChatOpenAI
 
+from serving import Server
+
 QUESTION = [{"role": "user", "content": "What is 3 plus 4?"}]
-
-
-class Server:
-    """A server that runs while its block does."""
-
-    def __init__(self, gptkit, *arguments):
-        command = [gptkit, "serve", "--port", "0", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"listening on (http://\S+);", line):
-                self.url = found[1]
-                break
-        else:
-            sys.exit("the server did not start")
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(60)
 
 
 def cutting_proxy(url, n_bytes):

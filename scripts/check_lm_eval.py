@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check that gptkit eval and lm-evaluation-harness find the same in a model, one task of each kind; or time the two.
 
-    python scripts/check_lm_eval.py [--gptkit PATH] [--tokenizer DIR] [--model DIR]
+    python scripts/check_lm_eval.py [--gptkit PATH] [--tokenizer DIR] [--model DIR] [--serve]
     python scripts/check_lm_eval.py --time [--dtype f32|bf16] [--records FILE] [--write] …
 
 The model is a GPT-2 of random weights, large enough that its scores differ, unless --model names a folder. Records are
@@ -11,6 +11,9 @@ demonstrations, as tasks of its own that read local files:
   word        log-likelihood of the last word within 1e-4, the same verdict whether it is what the model writes
   generation  the same words written greedily, the same exact matches
   perplexity  log-likelihood of a text in disjoint windows (--stride of the context) within 1e-4 of itself, bits per byte
+
+--serve: the harness asks `gptkit serve` by its model type local-completions, in place of transformers. Its tasks are the
+same but for windows of a text.
 
 --time: 2,000 records × 4 endings of HellaSwag's form at GPT-2 124M, random weights, seconds of both from a model folder
 to the results; --records names the file (HellaSwag's), else the world's endings are taken. --write puts the seconds
@@ -34,8 +37,10 @@ import figures
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 from lm_eval.api.task import ConfigurableTask
+from serving import Server
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 SIZES = {"tiny": (96, 3, 4, 256), "gpt2-small": (768, 12, 12, 1024)}
@@ -148,8 +153,20 @@ def check(args, folder):
     subprocess.run([args.gptkit, "eval", "--model", model_dir, "--task", f"text={path}", "--stride", str(context),
                     "--dtype", "f32", "--out", folder / "text"], check=True, stdout=subprocess.DEVNULL)
 
+    if args.serve:
+        with Server(args.gptkit, "--model", f"checked={model_dir}", "--dtype", "f32", "--max-queue", "4096",
+                    "--max-queue-tokens", "10000000") as server:
+            model = LocalCompletionsAPI(base_url=f"{server.url}/v1/completions", model="checked", tokenizer=str(model_dir),
+                                        tokenizer_backend="huggingface", tokenized_requests=True, max_length=context,
+                                        num_concurrent=4)
+            compare(model, records, folder, texts=None)
     hf = AutoModelForCausalLM.from_pretrained(model_dir).float().eval()
     model = HFLM(pretrained=hf, tokenizer=AutoTokenizer.from_pretrained(model_dir), batch_size=16, device="cpu")
+    compare(model, records, folder, texts)
+
+
+def compare(model, records, folder, texts):
+    """Checks gptkit's results, below `folder`, against those of the harness with `model`; then ends the script."""
     checks = Checks()
     for shots in (0, 3):
         ours = {name: lines(next((folder / "eval/instances" / name).glob(f"*/{shots}-shot.jsonl"))) for name in records}
@@ -181,6 +198,8 @@ def check(args, folder):
         exact = sum(one["exact match"] for one in ours["generation"])
         checks.say(f"generation, {shots}-shot", same == len(samples), f"{same} of {len(samples)} texts alike, {exact} right")
 
+    if texts is None:
+        sys.exit(checks.failed)
     found, samples = harness(
         model, "text", [{"text": text} for text in texts], folder, 4, output_type="loglikelihood_rolling", doc_to_text="",
         doc_to_target="{{text}}", metric_list=[{"metric": "bits_per_byte"}])
@@ -237,6 +256,7 @@ def main():
     a.add_argument("--gptkit", default="target/release/gptkit")
     a.add_argument("--tokenizer", type=pathlib.Path, default=pathlib.Path("../shared/data/tokenizers/gpt2"))
     a.add_argument("--model", type=pathlib.Path)
+    a.add_argument("--serve", action="store_true")
     a.add_argument("--time", action="store_true")
     a.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     a.add_argument("--records", type=pathlib.Path)

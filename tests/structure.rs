@@ -11,6 +11,7 @@ const SHARED_TYPE_NAMES: &[(&str, &str)] = &[];
 const HOMES: &[(&str, &[&str], &str)] = &[
     ("<svg", &["crates/plot/"], "pictures have one look and one writer"),
     ("rand_chacha", &["crates/rng/"], "every draw is a function of a key"),
+    ("tokio::", &["crates/serve/"], "only the server has an async runtime"),
     ("rusqlite", &["crates/preferences/"], "a crate that trains does not compile SQLite"),
     (
         "gptkit_world",

@@ -92,6 +92,8 @@ fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{text} is not a positive whole number"))
 }
 
+/// How long the headers and the body of a request may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The least memory for keys and values, in bytes.
 const LEAST_CACHE: usize = 256_000_000;
 /// Full contexts of each model that fit by default.
@@ -120,6 +122,7 @@ impl ServeCommand {
             },
             body: self.max_body,
             connections: self.max_connections,
+            patience: PATIENCE,
             drain: Duration::from_secs(self.drain),
         };
         let settings = ServerSettings {

@@ -5,6 +5,7 @@ use crate::http::ServerSettings;
 use crate::metrics::Metrics;
 use crate::models::Served;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What all handlers share.
 #[derive(Debug)]
@@ -19,4 +20,6 @@ pub(crate) struct App {
     pub(crate) rows: usize,
     /// Bytes that a body may have.
     pub(crate) body_bytes: usize,
+    /// How long a body may take to arrive.
+    pub(crate) body_time: Duration,
 }

@@ -55,12 +55,12 @@ pub struct ServerLimits {
     pub body: usize,
     /// Connections at a time.
     pub connections: usize,
+    /// How long the headers of a request may take to arrive, and how long its body may.
+    pub patience: Duration,
     /// How long running requests may go on after the server was asked to stop.
     pub drain: Duration,
 }
 
-/// The longest time that the headers of a request may take to arrive.
-const HEADER_TIME: Duration = Duration::from_secs(10);
 /// The longest time that a client may read nothing of its answer.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Bytes of the headers of a request.
@@ -94,6 +94,7 @@ impl Server {
             cache_bytes: limits.engine.cache_bytes,
             rows: limits.engine.rows,
             body_bytes: limits.body,
+            body_time: limits.patience,
         };
         Ok(Self { listener, app: Arc::new(app), limits, runtime })
     }
@@ -145,7 +146,8 @@ async fn accept(listener: TcpListener, app: Arc<App>, limits: ServerLimits, mut 
         };
         match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => {
-                let connection = connection(stream, peer.ip(), router.clone(), draining.clone());
+                let router = router.clone();
+                let connection = connection(stream, peer.ip(), router, limits.patience, draining.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(place);
@@ -166,13 +168,19 @@ async fn accept(listener: TcpListener, app: Arc<App>, limits: ServerLimits, mut 
 }
 
 /// One connection: it ends when its client sends or reads nothing for too long, and after its answer when the server stops.
-async fn connection(stream: TcpStream, peer: IpAddr, router: Router, mut draining: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    peer: IpAddr,
+    router: Router,
+    patience: Duration,
+    mut draining: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(WRITE_TIME));
     let router = router.layer(axum::Extension(Peer(peer)));
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADER_BYTES);
     let served = builder.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
     let mut served = pin!(served);
     let drains = async { draining.wait_for(|&draining| draining).await.is_ok() };
@@ -315,7 +323,7 @@ fn preflight(headers: &axum::http::HeaderMap) -> Response {
 async fn fields(app: &App, request: Request) -> Result<(Client, Fields), ApiError> {
     let client = request.extensions().get::<Client>().cloned().unwrap_or_else(|| Client("".into()));
     let (parts, body) = request.into_parts();
-    Ok((client, Fields::read(&parts.headers, body, app.body_bytes).await?))
+    Ok((client, Fields::read(&parts.headers, body, app.body_bytes, app.body_time).await?))
 }
 
 /// `response` with the names of fields that were ignored.

@@ -71,6 +71,7 @@ pub(crate) fn limits() -> ServerLimits {
         queue: QueueLimits { requests: 100, tokens: 100_000, wait: Duration::from_secs(60) },
         body: 1 << 20,
         connections: 64,
+        patience: Duration::from_secs(10),
         drain: Duration::from_secs(5),
     }
 }

@@ -204,6 +204,23 @@ fn bodies_and_headers_that_are_no_requests_are_refused() {
 }
 
 #[test]
+fn clients_that_send_slowly_are_not_waited_for() {
+    let limits = ServerLimits { patience: Duration::from_millis(300), ..limits() };
+    let server = TestServer::start(served(), ServerSettings::default(), limits);
+    let begun = Instant::now();
+    let headers = server.raw(b"POST /v1/completions HTTP/1.1\r\nhost: loc");
+    assert!(headers.status != 200, "{headers:?}");
+    let slow = format!(
+        "POST {TEXT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: 100\r\n\r\n{{\"prompt\""
+    );
+    let body = server.raw(slow.as_bytes());
+    assert_eq!((body.status, body.code().as_str()), (408, "body_timeout"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
 fn a_key_is_needed_where_one_is_set() {
     let settings = ServerSettings { keys: vec!["secret".to_owned()], ..ServerSettings::default() };
     let server = TestServer::start(served(), settings, limits());

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 /// How deep JSON may be nested.
 const DEPTH: usize = 64;
-/// The longest time that a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The fields of a request.
 #[derive(Debug)]
@@ -23,8 +21,8 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Reads a body of at most `limit` bytes that is a JSON object.
-    pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Self, ApiError> {
+    /// Reads a body of at most `limit` bytes that is a JSON object, and arrives within `time`.
+    pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, time: Duration) -> Result<Self, ApiError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if media != "application/json" {
@@ -37,7 +35,7 @@ impl Fields {
         if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
-        let read = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await;
+        let read = tokio::time::timeout(time, Limited::new(body, limit).collect()).await;
         let late = |_| {
             let (status, kind) = (StatusCode::REQUEST_TIMEOUT, "invalid_request_error");
             ApiError::new(status, kind, "body_timeout", "the body did not arrive in time")

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ChatFields {
     /// The messages so far. When the last one is the assistant's, the answer continues it.
-    messages: Vec<MessageField>,
+    pub(crate) messages: Vec<MessageField>,
     /// Longest answer, in tokens; before `max_tokens`.
     max_completion_tokens: Option<i64>,
     /// Whether log-probabilities are returned.
@@ -75,7 +75,7 @@ const MOST_BEST_OF: i64 = 64;
 
 impl ChatFields {
     /// Refuses what would change the answer.
-    fn check(&self) -> Result<(), ApiError> {
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
         let text = json!({ "type": "text" });
         must_be_neutral("response_format", self.response_format.as_ref(), &[text])?;
         must_be_neutral("tools", self.tools.as_ref(), &[json!([])])?;
@@ -90,7 +90,7 @@ impl ChatFields {
     }
 
     /// Log-probabilities of so many tokens at each place.
-    fn log_probs(&self) -> Result<Option<usize>, ApiError> {
+    pub(crate) fn log_probs(&self) -> Result<Option<usize>, ApiError> {
         match (self.logprobs.unwrap_or(false), self.top_logprobs) {
             (false, None | Some(0)) => Ok(None),
             (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "needs logprobs: true")),
