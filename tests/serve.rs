@@ -112,8 +112,9 @@ fn a_server_that_could_be_misused_does_not_start() {
 #[test]
 fn the_chat_talks_to_a_server() {
     let folder = tempfile::tempdir().unwrap();
-    pretrain(folder.path(), "--config char --data world:60 --set model.context=96 --out base").ok();
-    let sft = "sft --init base --data world:30 --set train.length=4steps --set train.eval_every=2 --out chat";
+    let source = "--set model.context=96 --set data.sources=[{path=\"world:50\"}] --out base";
+    pretrain(folder.path(), source).ok();
+    let sft = "sft --init base --data world:30 --set train.batch_size=4 --steps 4 --out chat";
     gptkit(folder.path(), sft).ok();
     let server = Serving::start(folder.path(), "--model chat");
     let url = format!("http://{}", server.address);

@@ -391,6 +391,7 @@ mod tests {
             judged: false,
             alone: false,
             seconds: 1.0,
+            megabytes: 150,
         }
     }
 

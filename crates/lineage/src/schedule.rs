@@ -10,7 +10,7 @@ const MEGABYTES: u32 = 1000;
 pub(crate) const AT_A_TIME: usize = 2;
 
 /// Stages of all seeds that are to run, and those that run.
-pub(crate) struct Schedule<'a> {
+pub(crate) struct StageSchedule<'a> {
     waiting: Vec<ScheduledStep<'a>>,
     running: Vec<ScheduledStep<'a>>,
     /// How many stages run at a time here.
@@ -46,7 +46,7 @@ pub(crate) enum CoreShare {
     Half,
 }
 
-impl<'a> Schedule<'a> {
+impl<'a> StageSchedule<'a> {
     /// The stages `steps` of each seed, those that are done left out. On a single core, one stage runs at a time.
     pub(crate) fn new(seeds: impl IntoIterator<Item = Vec<&'a LineageStep>>, cores: usize) -> Self {
         let mut waiting = Vec::new();
@@ -75,7 +75,8 @@ impl<'a> Schedule<'a> {
         let fits = |one: &ScheduledStep| self.running.is_empty() || used + one.step.stage.megabytes <= MEGABYTES;
         let ready: Vec<usize> = (0..self.waiting.len()).filter(|&i| self.is_ready(&self.waiting[i])).collect();
         let order = |&i: &usize| (std::cmp::Reverse(self.waiting[i].seed), self.waiting[i].chain_s);
-        let fitting = ready.iter().filter(|&&i| fits(&self.waiting[i]));
+        // Of equals, the last is taken: the first in the order of the stages.
+        let fitting = ready.iter().rev().filter(|&&i| fits(&self.waiting[i]));
         let best = fitting.max_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
         let Some(&best) = best else { return NextStep::Wait };
         let is_only = self.running.is_empty() && ready.len() == 1;
@@ -132,7 +133,7 @@ mod tests {
     /// The names of the stages in the order in which they start, with `+` where a stage gets all cores, when the stage that
     /// started first ends first.
     fn order(seeds: &[Vec<LineageStep>], cores: usize) -> String {
-        let mut schedule = Schedule::new(seeds.iter().map(|steps| steps.iter().collect()), cores);
+        let mut schedule = StageSchedule::new(seeds.iter().map(|steps| steps.iter().collect()), cores);
         let (mut running, mut told): (Vec<ScheduledStep>, _) = (Vec::new(), String::new());
         loop {
             match schedule.next() {

@@ -3,7 +3,7 @@
 use crate::config::LineageConfig;
 use crate::own::OwnData;
 use crate::plan::{LineageStep, folder_of_seed, steps};
-use crate::schedule::{AT_A_TIME, CoreShare, NextStep, Schedule, ScheduledStep};
+use crate::schedule::{AT_A_TIME, CoreShare, NextStep, ScheduledStep, StageSchedule};
 use crate::stages::{self, StageContext, StageEnd, StageRecord, StageState};
 use anyhow::Result;
 use gptkit_data::format::minutes;
@@ -99,7 +99,7 @@ impl LineageStory {
             }
             to_do.push(steps);
         }
-        let schedule = Schedule::new(to_do, cores);
+        let schedule = StageSchedule::new(to_do, cores);
         let stopped = std::thread::scope(|scope| {
             StoryRun { story: self, context, cores, scope, results: channel() }.run(schedule, &mut clock)
         })?;
@@ -126,7 +126,7 @@ struct StoryRun<'scope, 'env> {
 
 impl<'scope, 'env> StoryRun<'scope, 'env> {
     /// After a stage failed or was stopped, no other starts; those that run are stopped, and the function waits for them.
-    fn run(&self, mut schedule: Schedule<'env>, clock: &mut StoryClock) -> Result<Option<StoppedAt>> {
+    fn run(&self, mut schedule: StageSchedule<'env>, clock: &mut StoryClock) -> Result<Option<StoppedAt>> {
         let mut outcome = Ok(None);
         let mut n_running = 0;
         loop {

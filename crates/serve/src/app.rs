@@ -1,9 +1,9 @@
 //! What all handlers share.
 
 use crate::engine::queue::Queue;
-use crate::http::ServerSettings;
 use crate::metrics::Metrics;
 use crate::models::Served;
+use crate::settings::ServerSettings;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! An entrance for a fuzzer.
 
-use crate::api::body::Fields;
+use crate::api::body::RequestFields;
 use crate::api::chat::{ChatFields, messages};
 use crate::api::completions::CompletionFields;
 use crate::api::sampling::SamplingFields;
@@ -9,7 +9,7 @@ use crate::api::tokens::{DetokenizeFields, TokenizeFields};
 
 /// Reads `bytes` as the body of every kind of request, for a fuzzer: whatever they are, they are fields or an error.
 pub fn read_any_body(bytes: &[u8]) {
-    let Ok(mut fields) = Fields::parse(bytes) else { return };
+    let Ok(mut fields) = RequestFields::parse(bytes) else { return };
     if let Ok(sampling) = fields.get::<SamplingFields>() {
         let _ = (sampling.sampling(1000), sampling.stop(), sampling.n(), sampling.stream());
     }

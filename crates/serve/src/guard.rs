@@ -1,7 +1,7 @@
 //! Who may ask: the names by which the server may be called, pages of other origins, and keys.
 
 use crate::api::error::ApiError;
-use crate::http::ServerSettings;
+use crate::settings::ServerSettings;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;

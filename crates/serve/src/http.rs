@@ -1,16 +1,17 @@
 //! The server: connections with time limits, routes, and its end.
 
-use crate::api::body::Fields;
+use crate::api::body::RequestFields;
 use crate::api::error::ApiError;
 use crate::api::request::Client;
 use crate::api::{chat, completions, models, scoring, tokens};
 use crate::app::App;
-use crate::engine::queue::{Queue, QueueLimits};
-use crate::engine::{self, EngineLimits};
+use crate::engine;
+use crate::engine::queue::Queue;
 use crate::guard;
 use crate::metrics::Metrics;
 use crate::models::Served;
 use crate::openapi;
+use crate::settings::{ServerLimits, ServerSettings};
 use anyhow::{Context, Result};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -30,36 +31,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutWriter;
 use ulid::Ulid;
-
-/// How the server is reached, and by whom.
-#[derive(Debug, Clone, Default)]
-pub struct ServerSettings {
-    /// Keys that are accepted; without any, everybody who reaches the server may use it.
-    pub keys: Vec<String>,
-    /// Names by which the server may be called, besides addresses and localhost.
-    pub allowed_hosts: Vec<String>,
-    /// Origins whose pages may use the server.
-    pub cors_origins: Vec<String>,
-    /// Whether fields that are not known are refused.
-    pub strict: bool,
-}
-
-/// Limits of the server.
-#[derive(Debug, Clone, Copy)]
-pub struct ServerLimits {
-    /// Of the engine.
-    pub engine: EngineLimits,
-    /// Of the queue.
-    pub queue: QueueLimits,
-    /// Bytes of a request's body.
-    pub body: usize,
-    /// Connections at a time.
-    pub connections: usize,
-    /// How long the headers of a request may take to arrive, and how long its body may.
-    pub patience: Duration,
-    /// How long running requests may go on after the server was asked to stop.
-    pub drain: Duration,
-}
 
 /// The longest time that a client may read nothing of its answer.
 const WRITE_TIME: Duration = Duration::from_secs(30);
@@ -320,10 +291,10 @@ fn preflight(headers: &axum::http::HeaderMap) -> Response {
     response
 }
 
-async fn fields(app: &App, request: Request) -> Result<(Client, Fields), ApiError> {
+async fn fields(app: &App, request: Request) -> Result<(Client, RequestFields), ApiError> {
     let client = request.extensions().get::<Client>().cloned().unwrap_or_else(|| Client("".into()));
     let (parts, body) = request.into_parts();
-    Ok((client, Fields::read(&parts.headers, body, app.body_bytes, app.body_time).await?))
+    Ok((client, RequestFields::read(&parts.headers, body, app.body_bytes, app.body_time).await?))
 }
 
 /// `response` with the names of fields that were ignored.

@@ -2,7 +2,7 @@
 //! the server does meanwhile.
 //!
 //! 1. [`http`]    connections, routes
-//! 2. [`guard`]   who may ask
+//! 2. [`settings`] limits; [`guard`] who may ask
 //! 3. [`api`]     fields → a job, events → an answer, or an error
 //! 4. [`engine`]  one thread that owns the models and works on all jobs together
 //! 5. [`models`]  what is served
@@ -17,12 +17,15 @@ pub mod http;
 mod metrics;
 pub mod models;
 mod openapi;
+pub mod settings;
+
+pub use engine::EngineLimits;
+pub use engine::queue::QueueLimits;
+pub use http::{Server, stop_signal};
+pub use models::{Served, ServedModel, ServedScorer, named_folder};
+pub use settings::{ServerLimits, ServerSettings};
+
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-
-pub use engine::EngineLimits;
-pub use engine::queue::QueueLimits;
-pub use http::{Server, ServerLimits, ServerSettings, stop_signal};
-pub use models::{Served, ServedModel, ServedScorer, named_folder};

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: the endpoints, from the types that read them.
 
-use crate::api::answer::{GptkitDetails, PromptTokensDetails, Usage};
+use crate::api::answer::{GptkitDetails, PromptTokensDetails, TokenUsage};
 use crate::api::chat::{ChatFields, MessageField};
 use crate::api::completions::CompletionFields;
 use crate::api::error::{ErrorBody, ErrorResponse};
@@ -22,7 +22,7 @@ use utoipa::OpenApi;
     TokenizeFields,
     DetokenizeFields,
     ApplyTemplateFields,
-    Usage,
+    TokenUsage,
     PromptTokensDetails,
     GptkitDetails,
     ErrorResponse,

@@ -2,8 +2,9 @@
 
 use crate::engine::EngineLimits;
 use crate::engine::queue::QueueLimits;
-use crate::http::{Server, ServerLimits, ServerSettings, stop_signal};
+use crate::http::{Server, stop_signal};
 use crate::models::{Served, ServedModel};
+use crate::settings::{ServerLimits, ServerSettings};
 use candle_core::Device;
 use gptkit_data::form::DialogueForm;
 use gptkit_data::template::Template;

@@ -1,6 +1,6 @@
 //! The server over a socket.
 
-use crate::http::{ServerLimits, ServerSettings};
+use crate::settings::{ServerLimits, ServerSettings};
 use crate::testing::{CONTEXT, TestServer, limits, served};
 use serde_json::{Value, json};
 use std::io::{Read, Write};

@@ -19,7 +19,7 @@ const PING: Duration = Duration::from_secs(10);
 
 /// Counts of tokens.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
-pub(crate) struct Usage {
+pub(crate) struct TokenUsage {
     /// Tokens of the prompt.
     pub(crate) prompt_tokens: usize,
     /// Generated tokens of all answers.
@@ -80,7 +80,13 @@ pub(crate) trait AnswerForm: Send + Sync + 'static {
     /// The log-probabilities of the prompt's own tokens.
     fn echo(&mut self, log_probs: Vec<TokenLogProb>);
     /// All answers in one piece.
-    fn whole(&self, head: &AnswerHead, answers: Vec<FinishedAnswer>, usage: Usage, details: GptkitDetails) -> Value;
+    fn whole(
+        &self,
+        head: &AnswerHead,
+        answers: Vec<FinishedAnswer>,
+        usage: TokenUsage,
+        details: GptkitDetails,
+    ) -> Value;
 }
 
 /// An answer that has its end.
@@ -189,8 +195,8 @@ impl<F: AnswerForm> RunningAnswer<F> {
         event.map(Ok)
     }
 
-    fn usage(&self) -> Usage {
-        Usage {
+    fn usage(&self) -> TokenUsage {
+        TokenUsage {
             prompt_tokens: self.head.prompt_tokens,
             completion_tokens: self.n_tokens,
             total_tokens: self.head.prompt_tokens + self.n_tokens,
@@ -232,7 +238,7 @@ impl<F: AnswerForm> RunningAnswer<F> {
     }
 
     /// Counts of tokens, and gptkit's own part of the answer.
-    pub(crate) fn counts(&self) -> (Usage, GptkitDetails) {
+    pub(crate) fn counts(&self) -> (TokenUsage, GptkitDetails) {
         (self.usage(), self.details())
     }
 

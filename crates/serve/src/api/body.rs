@@ -14,13 +14,13 @@ const DEPTH: usize = 64;
 
 /// The fields of a request.
 #[derive(Debug)]
-pub(crate) struct Fields {
+pub(crate) struct RequestFields {
     map: Map<String, Value>,
     /// Names that no reader knew so far.
     unknown: Option<BTreeSet<String>>,
 }
 
-impl Fields {
+impl RequestFields {
     /// Reads a body of at most `limit` bytes that is a JSON object, and arrives within `time`.
     pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, time: Duration) -> Result<Self, ApiError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -140,8 +140,8 @@ mod tests {
         list: Vec<First>,
     }
 
-    fn fields(text: &str) -> Result<Fields, ApiError> {
-        Fields::parse(text.as_bytes())
+    fn fields(text: &str) -> Result<RequestFields, ApiError> {
+        RequestFields::parse(text.as_bytes())
     }
 
     #[test]

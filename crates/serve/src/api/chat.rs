@@ -1,7 +1,9 @@
 //! `POST /v1/chat/completions`
 
-use crate::api::answer::{AnswerForm, AnswerHead, FinishedAnswer, GptkitDetails, RunningAnswer, Usage, finish_reason};
-use crate::api::body::Fields;
+use crate::api::answer::{
+    AnswerForm, AnswerHead, FinishedAnswer, GptkitDetails, RunningAnswer, TokenUsage, finish_reason,
+};
+use crate::api::body::RequestFields;
 use crate::api::error::ApiError;
 use crate::api::request::{Client, Wanted, job, model_of};
 use crate::api::sampling::{SamplingFields, in_range, must_be_neutral};
@@ -154,7 +156,7 @@ pub(crate) fn prompt(model: &ServedModel, messages: &[Message]) -> Result<Vec<u3
 pub(crate) async fn complete(
     app: &Arc<App>,
     client: &Client,
-    mut fields: Fields,
+    mut fields: RequestFields,
 ) -> Result<(Response, Vec<String>), ApiError> {
     let sampling: SamplingFields = fields.get()?;
     let chat: ChatFields = fields.get()?;
@@ -206,17 +208,17 @@ pub(crate) async fn complete(
 }
 
 /// The best of several answers by a reward model.
-struct BestOf {
+struct BestAnswers {
     /// Number of the reward model.
     scorer: usize,
     of: usize,
 }
 
-fn best_of(app: &App, chat: &ChatFields, n: usize) -> Result<Option<BestOf>, ApiError> {
+fn best_of(app: &App, chat: &ChatFields, n: usize) -> Result<Option<BestAnswers>, ApiError> {
     let Some(of) = chat.best_of.filter(|&of| of != n as i64) else { return Ok(None) };
     let of = in_range("best_of", of, n as i64, MOST_BEST_OF)?;
     let scorer = scorer_of(app, chat.reward_model.as_deref(), "reward_model")?;
-    Ok(Some(BestOf { scorer, of }))
+    Ok(Some(BestAnswers { scorer, of }))
 }
 
 /// The number of the reward model `name`; the first one when it is absent.
@@ -237,7 +239,7 @@ pub(crate) fn scorer_of(app: &App, name: Option<&str>, param: &str) -> Result<us
     })
 }
 
-impl BestOf {
+impl BestAnswers {
     /// The `n` of `answers` with the highest rewards, best first.
     async fn choose(
         &self,
@@ -304,7 +306,13 @@ impl AnswerForm for ChatForm {
 
     fn echo(&mut self, _: Vec<TokenLogProb>) {}
 
-    fn whole(&self, head: &AnswerHead, answers: Vec<FinishedAnswer>, usage: Usage, details: GptkitDetails) -> Value {
+    fn whole(
+        &self,
+        head: &AnswerHead,
+        answers: Vec<FinishedAnswer>,
+        usage: TokenUsage,
+        details: GptkitDetails,
+    ) -> Value {
         let choice = |(index, answer): (usize, &FinishedAnswer)| {
             let content = answer.text.trim_start();
             json!({

@@ -1,7 +1,9 @@
 //! `POST /v1/completions`
 
-use crate::api::answer::{AnswerForm, AnswerHead, FinishedAnswer, GptkitDetails, RunningAnswer, Usage, finish_reason};
-use crate::api::body::Fields;
+use crate::api::answer::{
+    AnswerForm, AnswerHead, FinishedAnswer, GptkitDetails, RunningAnswer, TokenUsage, finish_reason,
+};
+use crate::api::body::RequestFields;
 use crate::api::error::ApiError;
 use crate::api::request::{Client, Wanted, job, model_of};
 use crate::api::sampling::{SamplingFields, in_range, must_be_neutral};
@@ -71,7 +73,7 @@ impl CompletionFields {
 pub(crate) async fn complete(
     app: &Arc<App>,
     client: &Client,
-    mut fields: Fields,
+    mut fields: RequestFields,
 ) -> Result<(Response, Vec<String>), ApiError> {
     let mut sampling: SamplingFields = fields.get()?;
     let completion: CompletionFields = fields.get()?;
@@ -204,7 +206,13 @@ impl AnswerForm for CompletionForm {
         self.echoed.extend(log_probs);
     }
 
-    fn whole(&self, head: &AnswerHead, answers: Vec<FinishedAnswer>, usage: Usage, details: GptkitDetails) -> Value {
+    fn whole(
+        &self,
+        head: &AnswerHead,
+        answers: Vec<FinishedAnswer>,
+        usage: TokenUsage,
+        details: GptkitDetails,
+    ) -> Value {
         let choice = |(index, answer): (usize, &FinishedAnswer)| {
             let mut table = LogProbTable::default();
             for (i, token) in self.prompt.iter().enumerate() {

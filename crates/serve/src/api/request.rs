@@ -1,4 +1,4 @@
-//! Fields → what the engine is asked to do.
+//! RequestFields → what the engine is asked to do.
 
 use crate::api::error::ApiError;
 use crate::api::sampling::{SamplingFields, in_range};

@@ -40,7 +40,7 @@ pub(crate) struct SamplingFields {
     seed: Option<Value>,
     /// Texts that end the answer: one, or a list of at most 16.
     #[schema(value_type = Option<Vec<String>>)]
-    stop: Option<Stop>,
+    stop: Option<StopField>,
     /// Number of answers.
     #[schema(minimum = 1, maximum = 9)]
     pub(crate) n: Option<i64>,
@@ -71,7 +71,7 @@ pub(crate) struct StreamOptions {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Stop {
+enum StopField {
     One(String),
     Several(Vec<String>),
 }
@@ -140,8 +140,8 @@ impl SamplingFields {
     pub(crate) fn stop(&self) -> Result<Vec<String>, ApiError> {
         let stop = match &self.stop {
             None => Vec::new(),
-            Some(Stop::One(text)) => vec![text.clone()],
-            Some(Stop::Several(texts)) => texts.clone(),
+            Some(StopField::One(text)) => vec![text.clone()],
+            Some(StopField::Several(texts)) => texts.clone(),
         };
         if stop.len() > MOST_STOPS || stop.iter().any(String::is_empty) {
             return Err(ApiError::invalid("stop", format!("must be at most {MOST_STOPS} texts, none of them empty")));

@@ -1,7 +1,7 @@
 //! `POST /v1/score` and `POST /v1/rerank`: rewards from a served reward model.
 
 use crate::api::answer::now;
-use crate::api::body::Fields;
+use crate::api::body::RequestFields;
 use crate::api::chat::{MessageField, messages, rewards, scorer_of};
 use crate::api::error::ApiError;
 use crate::api::sampling::in_range;
@@ -55,7 +55,7 @@ async fn rewards_of(
 }
 
 /// The reward of each completion.
-pub(crate) async fn score(app: &App, mut fields: Fields) -> Result<(Value, Vec<String>), ApiError> {
+pub(crate) async fn score(app: &App, mut fields: RequestFields) -> Result<(Value, Vec<String>), ApiError> {
     let score: ScoreFields = fields.get()?;
     let ignored = fields.ignored(app.settings.strict)?;
     let scorer = scorer_of(app, score.model.as_deref(), "model")?;
@@ -70,7 +70,7 @@ pub(crate) async fn score(app: &App, mut fields: Fields) -> Result<(Value, Vec<S
 }
 
 /// The documents by reward, best first.
-pub(crate) async fn rerank(app: &App, mut fields: Fields) -> Result<(Value, Vec<String>), ApiError> {
+pub(crate) async fn rerank(app: &App, mut fields: RequestFields) -> Result<(Value, Vec<String>), ApiError> {
     let rerank: RerankFields = fields.get()?;
     let ignored = fields.ignored(app.settings.strict)?;
     let scorer = scorer_of(app, rerank.model.as_deref(), "model")?;

@@ -1,6 +1,6 @@
 //! `POST /tokenize`, `/detokenize` and `/apply-template`.
 
-use crate::api::body::Fields;
+use crate::api::body::RequestFields;
 use crate::api::chat::{MessageField, messages, prompt};
 use crate::api::error::ApiError;
 use crate::api::request::model_of;
@@ -46,7 +46,7 @@ pub(crate) struct ApplyTemplateFields {
 }
 
 /// Text → tokens.
-pub(crate) fn tokenize(app: &App, mut fields: Fields) -> Result<(Value, Vec<String>), ApiError> {
+pub(crate) fn tokenize(app: &App, mut fields: RequestFields) -> Result<(Value, Vec<String>), ApiError> {
     let tokenize: TokenizeFields = fields.get()?;
     let ignored = fields.ignored(app.settings.strict)?;
     let model = &app.served.writers[model_of(app, tokenize.model.as_deref())?];
@@ -68,7 +68,7 @@ pub(crate) fn tokenize(app: &App, mut fields: Fields) -> Result<(Value, Vec<Stri
 }
 
 /// Tokens → text.
-pub(crate) fn detokenize(app: &App, mut fields: Fields) -> Result<(Value, Vec<String>), ApiError> {
+pub(crate) fn detokenize(app: &App, mut fields: RequestFields) -> Result<(Value, Vec<String>), ApiError> {
     let detokenize: DetokenizeFields = fields.get()?;
     let ignored = fields.ignored(app.settings.strict)?;
     let model = &app.served.writers[model_of(app, detokenize.model.as_deref())?];
@@ -82,7 +82,7 @@ pub(crate) fn detokenize(app: &App, mut fields: Fields) -> Result<(Value, Vec<St
 }
 
 /// Messages → the text that the model reads.
-pub(crate) fn apply_template(app: &App, mut fields: Fields) -> Result<(Value, Vec<String>), ApiError> {
+pub(crate) fn apply_template(app: &App, mut fields: RequestFields) -> Result<(Value, Vec<String>), ApiError> {
     let apply: ApplyTemplateFields = fields.get()?;
     let ignored = fields.ignored(app.settings.strict)?;
     let model = &app.served.writers[model_of(app, apply.model.as_deref())?];

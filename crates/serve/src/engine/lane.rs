@@ -27,7 +27,7 @@ pub(crate) struct Lane<'m> {
     metrics: &'m Metrics,
     /// Prompts that are being read, in the order in which they came.
     reading: Vec<ReadingPrompt>,
-    rows: Vec<Row<'m>>,
+    rows: Vec<RunningRow<'m>>,
     /// Of the rows, without the newest token of each.
     cache: Cache,
     prefixes: Prefixes,
@@ -45,7 +45,7 @@ struct ReadingPrompt {
 }
 
 /// A continuation while it is written.
-struct Row<'m> {
+struct RunningRow<'m> {
     job: Arc<GenerationJob>,
     index: usize,
     continuation: Continuation<'m>,
@@ -239,7 +239,7 @@ impl<'m> Lane<'m> {
         for index in 0..job.options.n_samples {
             let continuation = Continuation::new(&self.model.tokenizer, &job.options, &job.prompt, (0, index));
             let (job, last) = (Arc::clone(job), Instant::now());
-            let mut row = Row { job, index, continuation, counted: 0, sent: 0, last, failure: None };
+            let mut row = RunningRow { job, index, continuation, counted: 0, sent: 0, last, failure: None };
             if row.is_full(self.model.context()) {
                 row.end(self.metrics);
                 continue;
@@ -279,7 +279,7 @@ impl<'m> Lane<'m> {
     }
 
     /// Ends the rows for which `leaves` holds, and keeps what the model has read for them.
-    fn retire(&mut self, leaves: impl Fn(&Row) -> bool) -> Result<()> {
+    fn retire(&mut self, leaves: impl Fn(&RunningRow) -> bool) -> Result<()> {
         let lens = self.cache.lens().to_vec();
         let (mut left, mut kept) = (Vec::new(), Vec::new());
         for (i, mut row) in std::mem::take(&mut self.rows).into_iter().enumerate() {
@@ -304,7 +304,7 @@ impl<'m> Lane<'m> {
     }
 }
 
-impl Row<'_> {
+impl RunningRow<'_> {
     /// Adds the token that `logits` give.
     fn push(&mut self, logits: &[f32], model: &ServedModel) {
         if let Err(e) = self.continuation.push_token(logits, &decoding(model, &self.job)) {

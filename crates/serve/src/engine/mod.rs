@@ -9,8 +9,6 @@ pub(crate) mod job;
 mod lane;
 mod prefixes;
 pub(crate) mod queue;
-#[cfg(test)]
-mod tests;
 
 use crate::metrics::Metrics;
 use crate::models::Served;
@@ -155,3 +153,6 @@ pub(crate) fn start(
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || run(&served, &queue, &metrics, limits))
 }
+
+#[cfg(test)]
+mod tests;
