@@ -147,19 +147,23 @@ async def check(server, model, options):
         f"{clients.refused} refused with 429, {took:.1f} s")
     say("idle", last["gptkit_requests_running"] == last["gptkit_requests_waiting"] == 0, "nothing runs or waits")
     say("memory", abs(after / before - 1) < 0.05, f"{before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after")
+    # A client that never reads does not see that it was refused.
     ended = more('gptkit_request_success_total{finish_reason="length"}') + more('gptkit_request_success_total{finish_reason="stop"}')
     canceled = sum(more(key) for key in last if key.startswith("gptkit_cancelled_total"))
-    sent = clients.whole + clients.left + clients.silent
-    say("counters", ended + canceled == sent and clients.whole <= ended, f"{ended:.0f} ended and {canceled:.0f} canceled of {sent}")
     refused = more('gptkit_admission_rejections_total{reason="queue_full"}')
-    say("refusals", refused == clients.refused, f"{refused:.0f} by the server's count, {clients.refused} by the clients'")
+    sent = clients.whole + clients.left + clients.silent + clients.refused
+    say("counters", ended + canceled + refused == sent and clients.whole <= ended and clients.refused <= refused,
+        f"{ended:.0f} ended, {canceled:.0f} canceled and {refused:.0f} refused of {sent}")
     say("tokens", more("gptkit_generation_tokens_total") >= clients.completion_tokens,
         f"{more('gptkit_generation_tokens_total'):.0f} generated, {clients.completion_tokens} of them in whole streams")
-    for name, prompt, wait in [("prompt", options.context - 4, 0.03), ("writing", 4, 0.3)]:
+    for name, prompt, wait in [("prompt", options.context - 4, 0.06), ("writing", 4, 0.3)]:
         times = [await cancel(server, model, options, prompt, wait) for _ in range(10)]
         times = [seconds for seconds in times if seconds is not None]
-        detail = f"{len(times)} of 10 were running; the slowest was free after {max(times, default=0) * 1e3:.0f} ms"
-        say(f"cancel, {name}", max(times, default=0) < 0.1, detail)
+        if not times:
+            print(f"      cancel, {name:10} not measured: the model is too fast")
+            continue
+        detail = f"{len(times)} of 10 were running; the slowest was free after {max(times) * 1e3:.0f} ms"
+        say(f"cancel, {name}", max(times) < 0.1, detail)
     return failed
 
 
@@ -169,10 +173,12 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--requests", type=int, default=5)
+    parser.add_argument("--cache", type=int, default=40, help="megabytes for keys and values")
     options = parser.parse_args()
     config = json.loads((options.model / "config.json").read_text())
     options.vocab, options.context = config["vocab_size"], config["n_positions"]
-    with Server(options.gptkit, "--model", f"checked={options.model}") as server:
+    # A small memory for earlier conversations is full before the first measurement.
+    with Server(options.gptkit, "--model", f"checked={options.model}", "--cache", str(options.cache)) as server:
         sys.exit(asyncio.run(check(server, "checked", options)))
 
 

@@ -231,8 +231,11 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
 fn main() -> ExitCode {
     report_panics();
     fail_beyond_file_limit();
-    keep_memory();
     let arguments: Vec<_> = std::env::args_os().collect();
+    // A server runs for weeks, and its memory has to follow its load.
+    if arguments.get(1).is_none_or(|command| command != "serve") {
+        keep_memory();
+    }
     env::keep_cores(arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--quantize")));
     let cli = match parse(&arguments) {
         Ok(cli) => cli,

@@ -60,7 +60,7 @@ pub(crate) struct ServeCommand {
     /// Answers that a model generates at the same time
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
     max_rows: usize,
-    /// Memory for keys and values, in megabytes [default: four full contexts of each model, at least 256]
+    /// Memory for keys and values, in megabytes [default: 16 full contexts of each model, at least 256]
     #[arg(long, value_name = "MB", value_parser = positive)]
     cache: Option<usize>,
     /// Requests that may wait
@@ -97,7 +97,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The least memory for keys and values, in bytes.
 const LEAST_CACHE: usize = 256_000_000;
 /// Full contexts of each model that fit by default.
-const CONTEXTS: usize = 4;
+const CONTEXTS: usize = 16;
 
 impl ServeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {

@@ -70,8 +70,12 @@ impl ServedModel {
     /// Bytes of a token's keys and values.
     pub(crate) fn token_bytes(&self) -> usize {
         let config = self.config();
-        let number = if config.kind == Kind::Lstm { 4 } else { self.gpt.precision().bytes() };
-        2 * config.n_layer * config.d_model * number
+        if config.kind == Kind::Lstm {
+            return 2 * config.n_layer * config.d_model * 4;
+        }
+        // Heads lie in panels of so many columns.
+        let head = (config.d_model / config.n_head).next_multiple_of(32);
+        2 * config.n_layer * config.n_head * head * self.gpt.precision().bytes()
     }
 }
 

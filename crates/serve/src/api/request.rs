@@ -8,6 +8,7 @@ use crate::engine::job::GenerationJob;
 use crate::models::ServedModel;
 use gptkit_model::continuation::{GenerationOptions, LateEnds};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -86,8 +87,8 @@ pub(crate) fn job(
         Some(user) => format!("{} {user}", client.0).into(),
         None => Arc::clone(&client.0),
     };
-    let (model, echo, asked) = (wanted.model, wanted.echo, Instant::now());
-    let job = GenerationJob { model, client, prompt, options, ends, late_ends, echo, events, asked };
+    let (model, echo, asked, counted) = (wanted.model, wanted.echo, Instant::now(), AtomicBool::new(false));
+    let job = GenerationJob { model, client, prompt, options, ends, late_ends, echo, events, asked, counted };
     let bytes = job.tokens() * app.served.writers[model].token_bytes();
     if wanted.n > app.rows || bytes > app.cache_bytes {
         let what = "the request needs more memory than the server has for keys and values";

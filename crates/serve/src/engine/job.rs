@@ -1,8 +1,10 @@
 //! What the engine is asked to do, and what it answers.
 
+use crate::metrics::{CanceledWhere, Metrics};
 use gptkit_data::dialogue::Message;
 use gptkit_model::continuation::{Finish, GenerationOptions, LateEnds, TokenLogProb};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,12 +29,21 @@ pub(crate) struct GenerationJob {
     pub(crate) events: mpsc::UnboundedSender<GenerationEvent>,
     /// When it was asked.
     pub(crate) asked: Instant,
+    /// Whether it was counted as canceled.
+    pub(crate) counted: AtomicBool,
 }
 
 impl GenerationJob {
     /// The most tokens that the model holds for it at once, of prompt and continuations.
     pub(crate) fn tokens(&self) -> usize {
         self.options.n_samples.max(1) * (self.prompt.len() + self.options.max_new_tokens)
+    }
+
+    /// Counts it as canceled, once.
+    pub(crate) fn count_canceled(&self, metrics: &Metrics, r#where: CanceledWhere) {
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            metrics.canceled(r#where);
+        }
     }
 
     /// Whether nobody waits for it any more.

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 const ECHO_TOKENS: usize = 64;
 /// The fewest tokens of a prompt that are read in a step.
 const SMALLEST_PIECE: usize = 16;
+/// Of so many pieces, one is of the prompt that came first; the others are of the prompt with the fewest tokens left, so that
+/// short prompts do not wait for long ones.
+const OLDEST_EVERY: usize = 4;
 /// Room for keys and values grows by half.
 const ROOM: f64 = 1.5;
 
@@ -33,6 +36,8 @@ pub(crate) struct Lane<'m> {
     prefixes: Prefixes,
     /// Tokens of prompts that are read in a second, by the last steps.
     rate: f64,
+    /// Pieces of prompts that were read.
+    pieces: usize,
 }
 
 /// A prompt of which some tokens have been read.
@@ -68,6 +73,7 @@ impl<'m> Lane<'m> {
             cache: model.gpt.cache(),
             prefixes: Prefixes::new(model.token_bytes()),
             rate: 200.0,
+            pieces: 0,
         }
     }
 
@@ -162,18 +168,11 @@ impl<'m> Lane<'m> {
         self.reading.retain(|one| {
             let is_canceled = one.job.is_canceled();
             if is_canceled {
-                metrics.canceled(CanceledWhere::Prompt);
+                one.job.count_canceled(metrics, CanceledWhere::Prompt);
             }
             !is_canceled
         });
         if self.rows.iter().any(|row| row.job.is_canceled()) {
-            let mut counted: Vec<*const GenerationJob> = Vec::new();
-            for job in self.rows.iter().map(|row| &row.job).filter(|job| job.is_canceled()) {
-                if !counted.contains(&Arc::as_ptr(job)) {
-                    counted.push(Arc::as_ptr(job));
-                    metrics.canceled(CanceledWhere::Writing);
-                }
-            }
             self.retire(|row| row.job.is_canceled())?;
         }
         Ok(())
@@ -202,7 +201,11 @@ impl<'m> Lane<'m> {
             }
             return Ok(read);
         }
-        let one = &mut self.reading[0];
+        self.pieces += 1;
+        let left = |&i: &usize| self.reading[i].job.prompt.len() - self.reading[i].read;
+        let shortest = (0..self.reading.len()).min_by_key(left).unwrap_or(0);
+        let next = if self.pieces.is_multiple_of(OLDEST_EVERY) { 0 } else { shortest };
+        let one = &mut self.reading[next];
         let job = Arc::clone(&one.job);
         let most = if job.echo.is_some() { most.min(ECHO_TOKENS) } else { most };
         let piece = one.read..job.prompt.len().min(one.read + most);
@@ -221,7 +224,7 @@ impl<'m> Lane<'m> {
         }
         one.read = piece.end;
         if piece.end == job.prompt.len() {
-            let one = self.reading.remove(0);
+            let one = self.reading.remove(next);
             if let Some(last) = rows_of(&logits).last() {
                 self.begin(&one, &last?, (&one.cache, 0))?;
             }
@@ -338,7 +341,7 @@ impl RunningRow<'_> {
     /// Sends the rest, and that it has ended.
     fn end(&mut self, metrics: &Metrics) {
         if self.job.is_canceled() {
-            return;
+            return self.job.count_canceled(metrics, CanceledWhere::Writing);
         }
         let rest = self.continuation.end();
         if let Some(failure) = self.failure.clone().or(rest.as_ref().err().map(|e| format!("{e:#}"))) {

@@ -158,7 +158,7 @@ impl Queue {
             client.waiting.retain(|job| {
                 let is_late = job.asked.elapsed() > wait;
                 if job.is_canceled() {
-                    self.metrics.canceled(CanceledWhere::Queue);
+                    job.count_canceled(&self.metrics, CanceledWhere::Queue);
                 } else if is_late {
                     let _ = job.events.send(GenerationEvent::Failed(EngineFailure::QueueTimeout));
                 } else {

@@ -48,6 +48,7 @@ fn job(prompt: &[u32], seed: u64, n_samples: usize, new: usize) -> (GenerationJo
         echo: None,
         events,
         asked: Instant::now(),
+        counted: false.into(),
     };
     (job, receiver)
 }
