@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn the_longest_chain_goes_first_and_a_stage_by_itself_has_all_cores() {
         assert_eq!(order(&[steps()], 2), "tokenizer+ gpt2 gpt3 sft lstm chat+");
-        assert_eq!(order(&[steps()], 1), "tokenizer+ gpt2+ sft+ gpt3+ lstm+ chat+");
+        assert_eq!(order(&[steps()], 1), "tokenizer+ gpt2+ gpt3+ sft+ lstm+ chat+");
         assert_eq!(order(&[], 2), "");
     }
 
@@ -170,7 +170,7 @@ mod tests {
     fn a_stage_that_measures_speed_has_nothing_beside_it() {
         let mut steps = steps();
         steps.push(step("speed", &["lstm", "gpt2"], 100.0));
-        assert_eq!(order(&[steps], 2), "tokenizer+ gpt2 lstm sft speed+ gpt3 chat");
+        assert_eq!(order(&[steps], 2), "tokenizer+ gpt2 lstm gpt3 speed+ sft+ chat+");
     }
 
     #[test]

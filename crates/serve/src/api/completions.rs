@@ -190,8 +190,7 @@ impl AnswerForm for CompletionForm {
     }
 
     fn piece(&mut self, index: usize, text: &str, log_probs: &[TokenLogProb]) -> Value {
-        let mut table = LogProbTable::default();
-        table.offset = self.offsets[index];
+        let mut table = LogProbTable { offset: self.offsets[index], ..LogProbTable::default() };
         log_probs.iter().for_each(|one| table.add(&one.token, Some(one)));
         self.offsets[index] = table.offset;
         let log_probs = if self.with_log_probs { table.value() } else { Value::Null };

@@ -10,21 +10,26 @@ use gptkit_ops::{Precision, Quantized};
 use gptkit_rng::Dice;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// What a request has received: of each continuation its text, log-probabilities as bits, and its end.
+/// A continuation that was received.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Received(Vec<(String, Vec<(u32, u32)>, Option<Finish>)>);
+struct Received {
+    text: String,
+    /// Each token with the bits of its log-probability.
+    tokens: Vec<(u32, u32)>,
+    finish: Option<Finish>,
+}
 
-fn receive(mut events: UnboundedReceiver<GenerationEvent>, n: usize) -> Received {
-    let mut received = Received(vec![Default::default(); n]);
+fn receive(mut events: UnboundedReceiver<GenerationEvent>, n: usize) -> Vec<Received> {
+    let mut received = vec![Received::default(); n];
     let mut left = n;
     while left > 0 {
         match events.blocking_recv().expect("the engine is gone") {
             GenerationEvent::Text { index, text, log_probs } => {
-                received.0[index].0 += &text;
-                received.0[index].1.extend(log_probs.iter().map(|one| (one.id, one.log_prob.to_bits())));
+                received[index].text += &text;
+                received[index].tokens.extend(log_probs.iter().map(|one| (one.id, one.log_prob.to_bits())));
             }
             GenerationEvent::Done { index, finish, .. } => {
-                received.0[index].2 = Some(finish);
+                received[index].finish = Some(finish);
                 left -= 1;
             }
             GenerationEvent::Failed(failure) => panic!("{failure:?}"),
@@ -88,7 +93,7 @@ fn same_bits_in_any_mix(precision: Precision, quantized: Option<Quantized>) {
         engine.queue.push(job).unwrap();
         receive(events, 2)
     };
-    assert!(alone.0[0] != alone.0[1] && alone.0.iter().all(|one| !one.1.is_empty()), "{alone:?}");
+    assert!(alone[0] != alone[1] && alone.iter().all(|one| !one.tokens.is_empty()), "{alone:?}");
     for mix in 0..20 {
         // Steps that have no time read 16 tokens of a prompt at a time.
         let step = if mix % 2 == 0 { Duration::ZERO } else { Duration::from_secs(1) };
