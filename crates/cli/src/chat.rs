@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Args)]
 pub(crate) struct ChatCommand {
     /// Model folder: a run, or any GPT-2 or OpenAI-GPT model in Hugging Face format. Or the address of a server with
-    /// OpenAI's API, such as http://127.0.0.1:8000
+    /// OpenAI's API, such as `http://127.0.0.1:8000`
     #[arg(long, value_name = "DIR|URL")]
     model: PathBuf,
     /// Name of the model on the server [default: the first one that the server lists]

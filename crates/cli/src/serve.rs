@@ -51,7 +51,7 @@ pub(crate) struct ServeCommand {
     /// Name by which clients may call the server, besides addresses and localhost (repeatable)
     #[arg(long, value_name = "NAME")]
     allowed_host: Vec<String>,
-    /// Origin whose web pages may use the server, such as https://chat.example.com (repeatable)
+    /// Origin whose web pages may use the server, such as `https://chat.example.com` (repeatable)
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
     /// Refuse fields of requests that the server does not know
