@@ -21,7 +21,7 @@ pub struct ModelServer {
     agent: ureq::Agent,
 }
 
-/// What is asked of a server.
+/// A request to a server.
 #[derive(Debug)]
 pub(crate) struct ServerRequest<'a> {
     pub(crate) messages: &'a [Message],
@@ -30,7 +30,7 @@ pub(crate) struct ServerRequest<'a> {
     pub(crate) sampling: &'a Sampling,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub(crate) enum ServerAnswer {
     /// The answer, its length in tokens, and why it ended.
@@ -172,7 +172,7 @@ impl ModelServer {
     }
 }
 
-/// What a server says of an error.
+/// The message of an error answer.
 fn error_message(answer: &Value) -> String {
     let message = answer["error"]["message"].as_str().or(answer["error"].as_str());
     message.unwrap_or("without a reason").to_owned()

@@ -32,7 +32,7 @@ pub struct ChatPrompt {
     n_turns: usize,
 }
 
-/// What the model is asked.
+/// The prompt in the form that the model takes.
 #[derive(Debug)]
 enum PromptBody {
     /// Tokens of the turns and the question, up to where the answer begins, and the longest answer that fits.

@@ -250,6 +250,7 @@ fn facts(measured: &StoryMeasurements) -> Value {
     };
     let stages = || measured.seeds.iter().flat_map(|seed| &seed.stages);
     let judges = measured.seeds.iter().flat_map(|seed| seed.wins.values()).map(|wins| wins.judge.as_str());
+    let together = took(stages());
     json!({
         "base": measured.seeds.iter().find_map(summary::base).map(|model| model.name),
         "before_ppo": mean(measured, |seed| seed.excerpts.text_loss_before.get("ppo").copied()),
@@ -261,8 +262,8 @@ fn facts(measured: &StoryMeasurements) -> Value {
         "right": graded("right"),
         "sampled": graded("sampled"),
         "courteous": graded("courteous"),
-        "elapsed_s": took(stages()).elapsed_s,
-        "peak_bytes": took(stages()).peak_bytes,
+        "elapsed_s": together.elapsed_s,
+        "peak_bytes": together.peak_bytes,
         "n_stages": stages().count(),
         "loss": runs(|run| run.best_validation),
         "params": runs(|run| run.n_params.map(|n| n as f64)),

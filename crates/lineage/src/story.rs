@@ -177,7 +177,7 @@ impl<'scope, 'env> StoryRun<'scope, 'env> {
     }
 }
 
-/// What a stage says, with its name before it: two stages run at a time.
+/// Prefixes the messages of a stage with its name, because two stages run at a time.
 struct StageProgress<'a> {
     name: &'a str,
     all: &'a dyn Progress,

@@ -61,7 +61,7 @@ pub struct TokenLogProb {
 /// One continuation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Completion {
-    /// What the tokens say, up to a stop string.
+    /// Text of the tokens, up to a stop string.
     pub text: String,
     /// Tokens chosen; an end-of-text token is not among them.
     pub tokens: Vec<u32>,
@@ -196,7 +196,7 @@ impl<'a> Continuation<'a> {
         self.finish.get_or_insert(Finish::Interrupted);
     }
 
-    /// What is left at the end, incomplete characters and held-back text.
+    /// Returns the rest of the text: incomplete characters, and text that was held back.
     ///
     /// # Errors
     /// When it cannot be decoded.

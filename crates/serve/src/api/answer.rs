@@ -71,7 +71,7 @@ pub(crate) struct AnswerHead {
 pub(crate) trait AnswerForm: Send + Sync + 'static {
     /// `object` of a chunk of a stream.
     fn chunk_object(&self) -> &'static str;
-    /// What is sent first of each answer, if anything.
+    /// The first chunk of each answer, if it has one before its text.
     fn opening(&self, index: usize) -> Option<Value>;
     /// A piece of an answer.
     fn piece(&mut self, index: usize, text: &str, log_probs: &[TokenLogProb]) -> Value;
@@ -251,13 +251,8 @@ impl<F: AnswerForm> RunningAnswer<F> {
     /// ends for a whole one.
     pub(crate) fn stream(self, with_usage: bool) -> Response {
         let opening: Vec<Value> = (0..self.n).filter_map(|index| self.form.opening(index)).collect();
-        let state = StreamState { answer: self, with_usage, ready: Vec::new(), over: false };
-        let mut state = state;
-        for choice in opening {
-            let chunk = state.chunk(vec![choice]);
-            state.ready.push(chunk);
-        }
-        state.ready.reverse();
+        let mut state = StreamState { answer: self, with_usage, ready: Vec::new(), over: false };
+        state.ready = opening.into_iter().rev().map(|choice| state.chunk(vec![choice])).collect();
         let events = futures_util::stream::unfold(state, |mut state| async move {
             let event = state.next().await?;
             Some((Ok::<Event, Infallible>(event), state))
@@ -281,7 +276,12 @@ struct StreamState<F> {
 }
 
 impl<F: AnswerForm> StreamState<F> {
+    /// A chunk with these choices.
     fn chunk(&self, choices: Vec<Value>) -> Event {
+        Event::default().data(self.chunk_value(choices).to_string())
+    }
+
+    fn chunk_value(&self, choices: Vec<Value>) -> Value {
         let head = &self.answer.head;
         let mut chunk = json!({
             "id": head.id, "object": self.answer.form.chunk_object(), "created": head.created, "model": head.model,
@@ -290,7 +290,7 @@ impl<F: AnswerForm> StreamState<F> {
         if self.with_usage {
             chunk["usage"] = Value::Null;
         }
-        Event::default().data(chunk.to_string())
+        chunk
     }
 
     async fn next(&mut self) -> Option<Event> {
@@ -324,13 +324,10 @@ impl<F: AnswerForm> StreamState<F> {
     fn end(&mut self) {
         self.over = true;
         self.ready.push(Event::default().data("[DONE]"));
-        let head = &self.answer.head;
         if self.with_usage {
-            let last = json!({
-                "id": head.id, "object": self.answer.form.chunk_object(), "created": head.created, "model": head.model,
-                "system_fingerprint": head.fingerprint, "choices": [], "usage": self.answer.usage(),
-                "gptkit": self.answer.details(),
-            });
+            let mut last = self.chunk_value(Vec::new());
+            last["usage"] = json!(self.answer.usage());
+            last["gptkit"] = json!(self.answer.details());
             self.ready.push(Event::default().data(last.to_string()));
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct ErrorResponse {
 /// An error in OpenAI's form.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ErrorBody {
-    /// What is wrong, and what to do.
+    /// The problem and its remedy.
     pub(crate) message: String,
     /// The kind of error.
     #[serde(rename = "type")]

@@ -2,7 +2,7 @@
 //!
 //! - [`body`]         bytes → fields
 //! - [`sampling`]     the fields that say how tokens are chosen
-//! - [`request`]      fields → what the engine is asked
+//! - [`request`]      fields → a job of the engine
 //! - [`answer`]       events of the engine → an answer, whole or streamed
 //! - [`chat`], [`completions`]  OpenAI's two endpoints
 //! - [`scoring`]      rewards

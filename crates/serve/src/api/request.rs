@@ -1,10 +1,9 @@
-//! RequestFields → what the engine is asked to do.
+//! Fields of a request → a job of the engine.
 
 use crate::api::error::ApiError;
 use crate::api::sampling::{SamplingFields, in_range};
 use crate::app::App;
-use crate::engine::job::GenerationEvent;
-use crate::engine::job::GenerationJob;
+use crate::engine::job::{GenerationEvent, GenerationJob};
 use crate::models::ServedModel;
 use gptkit_model::continuation::{GenerationOptions, LateEnds};
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 #[derive(Debug, Clone)]
 pub(crate) struct Client(pub(crate) Arc<str>);
 
-/// What a request asks of the engine besides its sampling fields.
+/// The part of a job that its endpoint decides.
 pub(crate) struct Wanted {
     /// Number of the served model.
     pub(crate) model: usize,
@@ -51,7 +50,7 @@ pub(crate) fn model_of(app: &App, name: Option<&str>) -> Result<usize, ApiError>
     })
 }
 
-/// What the engine is asked, and where it answers.
+/// Creates the job of a request, and the channel for its events.
 pub(crate) fn job(
     app: &App,
     fields: &SamplingFields,

@@ -23,7 +23,7 @@ pub(crate) struct SamplingFields {
     top_k: Option<i64>,
     /// Sample from tokens at least this share as likely as the most likely one.
     min_p: Option<f32>,
-    /// Penalty for tokens that occurred, in the prompt as well; 1 is none.
+    /// Penalty for tokens of the prompt and of the answer so far; 1 changes nothing.
     #[serde(alias = "repeat_penalty")]
     repetition_penalty: Option<f32>,
     /// Penalty for each token that was generated at all.

@@ -1,4 +1,4 @@
-//! What the engine is asked to do, and what it answers.
+//! Jobs of the engine, and the events that it reports.
 
 use crate::metrics::{CanceledWhere, Metrics};
 use gptkit_data::dialogue::Message;
