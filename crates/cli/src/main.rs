@@ -16,6 +16,7 @@ mod device;
 mod dpo;
 mod env;
 mod eval;
+mod feedback;
 mod finetune;
 mod flag_hint;
 mod following;
@@ -102,6 +103,8 @@ enum Command {
     Sample(sample::SampleCommand),
     Chat(chat::ChatCommand),
     Serve(serve::ServeCommand),
+    #[command(subcommand)]
+    Feedback(feedback::FeedbackCommand),
     Attention(attention::AttentionCommand),
     Prepare(prepare::PrepareCommand),
     Scaling(scaling::ScalingCommand),
@@ -141,6 +144,7 @@ impl Command {
             Self::Sample(command) => command.run(ui),
             Self::Chat(command) => command.run(ui),
             Self::Serve(command) => command.run(ui),
+            Self::Feedback(command) => command.run(ui),
             Self::Prepare(command) => command.run(ui),
             Self::Scaling(command) => command.run(ui),
             Self::Bench(command) => command.run(ui),

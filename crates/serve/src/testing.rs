@@ -9,6 +9,7 @@ use candle_core::Device;
 use gptkit_data::form::DialogueForm;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_feedback::Store;
 use gptkit_model::{Gpt, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use serde_json::Value;
@@ -111,7 +112,17 @@ impl Answer {
 
 impl TestServer {
     pub(crate) fn start(served: Served, settings: ServerSettings, limits: ServerLimits) -> Self {
-        let server = Server::open(served, ([127, 0, 0, 1], 0).into(), settings, limits).unwrap();
+        Self::keeping(served, settings, limits, None)
+    }
+
+    /// A server that keeps feedback.
+    pub(crate) fn keeping(
+        served: Served,
+        settings: ServerSettings,
+        limits: ServerLimits,
+        feedback: Option<Store>,
+    ) -> Self {
+        let server = Server::open(served, ([127, 0, 0, 1], 0).into(), settings, limits, feedback).unwrap();
         let (stop, stopped) = stop_signal();
         let address = server.address().unwrap();
         let thread = std::thread::spawn(move || server.run(stopped).unwrap());

@@ -354,7 +354,8 @@ impl RunningRow<'_> {
         }
         let finish = self.continuation.finish().unwrap_or(Finish::Length);
         metrics.done(finish);
-        let _ = self.job.events.send(GenerationEvent::Done { index, finish, n_tokens: self.continuation.n_new() });
+        let tokens = self.continuation.tokens()[self.job.prompt.len()..].to_vec();
+        let _ = self.job.events.send(GenerationEvent::Done { index, finish, tokens });
     }
 }
 
