@@ -4,6 +4,8 @@ use crate::settings::{ApiKey, ServerLimits, ServerSettings};
 use crate::testing::{CONTEXT, TestServer, limits, served};
 use gptkit_feedback::Store;
 use gptkit_feedback::people::Role;
+use crate::settings::{ServerLimits, ServerSettings};
+use crate::testing::{CONTEXT, PANIC, TestServer, limits, served};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -321,6 +323,35 @@ fn clients_that_leave_or_read_nothing_do_no_harm() {
     assert_eq!(whole.into_inner(), 24);
     server.wait_until_idle();
     assert_eq!(server.metric("gptkit_engine_failures_total"), 0.0);
+}
+
+/// Its requests get an error, also in a stream that has begun; another model's requests and later ones do not notice it.
+#[test]
+fn a_panic_in_a_step_fails_the_requests_of_its_model_alone() {
+    let server = TestServer::standard();
+    let prompt = json!({ "model": "base", "prompt": "Hello", "max_tokens": 80, "seed": 3, "ignore_eos": true });
+    let text = || server.post(TEXT, &prompt).json()["choices"].clone();
+    let answer = || server.post(CHAT, &chat(json!({ "max_tokens": 20 }))).json()["choices"].clone();
+    let before = (text(), answer());
+    let wrong = json!({ "stop": [PANIC], "ignore_eos": true });
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..8).map(|_| scope.spawn(text)).collect();
+        while server.metric("gptkit_requests_running") == 0.0 && !others[0].is_finished() {}
+        let failed = server.post(CHAT, &chat(wrong.clone()));
+        assert_eq!((failed.status, failed.code().as_str()), (500, "internal"), "{failed:?}");
+        assert!(failed.head.contains("x-should-retry: false"), "{failed:?}");
+        for other in others {
+            assert_eq!(other.join().unwrap(), before.0);
+        }
+    });
+    assert_eq!(server.metric("gptkit_engine_failures_total"), 1.0);
+    let stream = server.post(CHAT, &chat(json!({ "stop": [PANIC], "ignore_eos": true, "stream": true })));
+    let events = stream.events();
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!((stream.status, &last["error"]["code"]), (200, &json!("internal")), "{stream:?}");
+    assert_eq!((text(), answer()), before);
+    server.wait_until_idle();
+    assert_eq!(server.metric("gptkit_engine_failures_total"), 2.0);
 }
 
 #[test]
