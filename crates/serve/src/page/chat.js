@@ -209,7 +209,10 @@ function dialogue(body, bar) {
     sentences.end();
     announce({ stopped: 'The answer was stopped.', broken: node.fault, done: node.finish === 'length' ? 'The answer was cut off.' : 'The answer is complete.' }[node.state]);
     node.doneAt = performance.now();
-    if (previous && node.answer && previous.answer && mayLabel()) node.offer = previous.id;
+    if (previous && node.answer && previous.answer && mayLabel()) {
+      node.offer = previous.id;
+      if (previous.content !== node.content) announce('You can say which answer is better, after the new answer.');
+    }
     running = null;
     keep();
     if (list.isConnected) follow(draw);
