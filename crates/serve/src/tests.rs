@@ -1,11 +1,9 @@
 //! The server over a socket.
 
 use crate::settings::{ApiKey, ServerLimits, ServerSettings};
-use crate::testing::{CONTEXT, TestServer, limits, served};
+use crate::testing::{CONTEXT, PANIC, TestServer, limits, served};
 use gptkit_feedback::Store;
 use gptkit_feedback::people::Role;
-use crate::settings::{ServerLimits, ServerSettings};
-use crate::testing::{CONTEXT, PANIC, TestServer, limits, served};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
