@@ -146,7 +146,7 @@ impl ServeCommand {
         let server = Server::open(served, SocketAddr::new(self.host, self.port), settings, limits, feedback)
             .map_err(unusable)?;
         let address = server.address()?;
-        ui.say(&format!("listening on http://{address}, where a browser shows the page; Ctrl-C stops the server"));
+        ui.say(&format!("listening on http://{address}; a browser shows a page there; Ctrl-C stops the server"));
         if let Some(folder) = &self.feedback {
             ui.say(&format!("feedback is stored in {}; `gptkit feedback export` reads it", folder.display()));
         }
