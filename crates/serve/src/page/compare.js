@@ -1,202 +1,190 @@
 // Compare: two answers to one prompt, side by side and blind.
 
-import { explain, faultOf, models, session, stored, stream } from './api.js';
-import { announce, button, field, h, InvalidField, percent, prose, read, refill, secondsSince, select, shuffled, write } from './dom.js';
-import { fault, fitWindow, fold, modelOptions, record, save, Settings } from './settings.js';
+import { models, session } from './api.js';
+import { announce, button, field, h, prose, read, refill, secondsSince, select, shuffled, write } from './dom.js';
+import { converse, fault, fold, modelOptions, record, save, Settings } from './settings.js';
 
 export const compare = {
-  path: '/compare', title: 'Compare',
-  about: 'Two answers to the same prompt, on sides drawn at random. Names are shown after the vote.',
-  keys: [['1', 'The left answer is better'], ['2', 'The right answer is better'], ['t', 'Tie'], ['b', 'Both are bad'], ['n', 'New prompt'],
-    ['Ctrl+Enter', 'Compare'], ['Esc', 'Stop']],
-  open,
+	path: '/compare', title: 'Compare',
+	about: 'Two answers to the same prompt, on sides drawn at random. Names are shown after the vote.',
+	keys: [['1', 'The left answer is better'], ['2', 'The right answer is better'], ['t', 'Tie'], ['b', 'Both are bad'], ['n', 'New prompt'],
+		['Ctrl+Enter', 'Compare'], ['Esc', 'Stop']],
+	open,
 };
 
 const SIDES = ['Left', 'Right'];
 
 function open(main) {
-  const chatModels = models(true);
-  if (!chatModels.length) {
-    main.append(h('p', {}, 'No served model was trained for dialogue, so there is nothing to compare.'));
-    return null;
-  }
-  const names = modelOptions(true);
-  const kept = read(localStorage, 'compare', {});
-  const known = (name, otherwise) => (chatModels.some((one) => one.name === name) ? name : otherwise);
-  const pickers = [select(names, known(kept.a, names[0][0])), select(names, known(kept.b, (names[1] ?? names[0])[0]))];
-  pickers.forEach((picker) => picker.addEventListener('change', () => write(localStorage, 'compare', { a: pickers[0].value, b: pickers[1].value })));
-  const settings = ['a', 'b'].map((one) => new Settings(`compare.${one}`, ['temperature', 'top_p', 'max_tokens']));
-  const blind = h('input', { type: 'checkbox', checked: true });
-  const box = h('textarea', { rows: 2 });
-  const goButton = button('Compare', () => (round?.abort ? stop() : begin()), { class: 'main' });
-  const problemText = h('p', { class: 'fault', hidden: true, role: 'alert' });
-  const history = h('div');
-  const arena = h('div');
-  if (!session().feedback) main.append(h('p', { class: 'note' }, 'This server keeps no feedback: votes are not stored.'));
-  main.append(
-    fold('Models and settings',
-      h('div', { class: 'grid wide' }, ['Model A', 'Model B'].map((title, i) => h('fieldset', {}, h('legend', {}, title), field('Model', pickers[i]), h('div', { class: 'grid' }, settings[i].fields)))),
-      h('label', { class: 'check' }, blind, 'Blind: names are shown after the vote')),
-    history, field('Prompt', box, 'Both models get the same prompt. Ctrl+Enter compares.'),
-    h('div', { class: 'row gap' }, goButton), problemText, arena);
+	const chatModels = models(true);
+	if (!chatModels.length) {
+		main.append(h('p', 'No served model was trained for dialogue, so there is nothing to compare.'));
+		return null;
+	}
+	const names = modelOptions(true);
+	const kept = read(localStorage, 'compare', {});
+	const known = (name, otherwise) => (chatModels.some((one) => one.name === name) ? name : otherwise);
+	const pickers = [select(names, known(kept.a, names[0][0])), select(names, known(kept.b, (names[1] ?? names[0])[0]))];
+	pickers.forEach((picker) => picker.addEventListener('change', () => write(localStorage, 'compare', { a: pickers[0].value, b: pickers[1].value })));
+	const settings = ['a', 'b'].map((one) => new Settings(`compare.${one}`, ['temperature', 'top_p', 'max_tokens']));
+	const blind = h('input', { type: 'checkbox', checked: true });
+	const box = h('textarea', { rows: 2 });
+	const goButton = button('Compare', () => (round?.abort ? stop() : begin()), { class: 'main' });
+	const problemText = h('p.fault', { hidden: true, role: 'alert' });
+	const history = h('div');
+	const arena = h('div');
+	if (!session().feedback) main.append(h('p.note', 'This server keeps no feedback: votes are not stored.'));
+	main.append(
+		fold('Models and settings',
+			h('div.grid.wide', ['Model A', 'Model B'].map((title, i) => h('fieldset', h('legend', title), field('Model', pickers[i]), h('div.grid', settings[i].fields)))),
+			h('label.check', blind, 'Blind: names are shown after the vote')),
+		history, field('Prompt', box, 'Both models get the same prompt. Ctrl+Enter compares.'),
+		h('div.row.gap', goButton), problemText, arena);
 
-  let before = []; // messages of earlier rounds that were continued
-  let round = null; // { messages, order, answers, abort, vote, record, since, side }
+	let before = []; // messages of earlier rounds that were continued
+	let round = null; // { messages, order, answers, abort, vote, record, since, side }
 
-  function refuse(text) {
-    problemText.textContent = text;
-    problemText.hidden = !text;
-  }
+	function refuse(text) {
+		problemText.textContent = text;
+		problemText.hidden = !text;
+	}
 
-  function begin() {
-    refuse('');
-    const prompt = box.value.trim();
-    if (!prompt || round?.abort) return box.focus();
-    let sampling;
-    try {
-      sampling = settings.map((one) => one.values());
-    } catch (error) {
-      if (error instanceof InvalidField) return;
-      throw error;
-    }
-    const [a, b] = pickers.map((picker) => picker.value);
-    if (a === b && sampling.every((one) => one.temperature === 0)) {
-      return refuse('Both sides would give the same answer. Choose two models, or a temperature above 0.');
-    }
-    run(prompt, [a, b], sampling);
-  }
+	function begin() {
+		refuse('');
+		const prompt = box.value.trim();
+		if (!prompt || round?.abort) return box.focus();
+		const sampling = settings.map((one) => one.values());
+		if (sampling.includes(null)) return;
+		const [a, b] = pickers.map((picker) => picker.value);
+		if (a === b && sampling.every((one) => one.temperature === 0)) {
+			return refuse('Both sides would give the same answer. Choose two models, or a temperature above 0.');
+		}
+		run(prompt, [a, b], sampling);
+	}
 
-  async function run(prompt, picked, sampling) {
-    const abort = new AbortController();
-    const order = shuffled(2);
-    const messages = [...before, { role: 'user', content: prompt }];
-    round = { prompt, messages, order, abort, vote: null, side: 0, blind: blind.checked, answers: picked.map((model) => ({ model, text: '', state: 'writing' })), sampling };
-    const mine = round;
-    draw();
-    announce('Both answers are being written.');
-    await Promise.all(mine.answers.map(async (answer, i) => {
-      try {
-        const fitted = await fitWindow(answer.model, messages, sampling[i].max_tokens);
-        const done = await stream('/v1/chat/completions', { model: answer.model, messages: fitted.messages, ...sampling[i], ...stored() }, {
-          signal: abort.signal, onText: (_, piece) => {
-            answer.text += piece;
-            answer.element?.append(piece);
-          } });
-        Object.assign(answer, { state: done.end === 'done' ? 'done' : 'failed', fault: done.end === 'stopped' ? 'Stopped.' : faultOf(done), answer: { request: done.id, choice: 0 }, gptkit: done.gptkit });
-      } catch (error) {
-        Object.assign(answer, { state: 'failed', fault: error.name === 'AbortError' ? 'Stopped.' : explain(error), retryAfter: error.retryAfter });
-      }
-    }));
-    mine.abort = null;
-    mine.since = performance.now();
-    if (mine !== round || !arena.isConnected) return;
-    draw();
-    if (!votable()) return;
-    announce('Both answers are complete.');
-    order.forEach((i, side) => announce(`${SIDES[side]} answer: ${mine.answers[i].text || 'empty.'}`));
-    if (document.activeElement === box || document.activeElement === document.body) arena.querySelector('.votes').focus();
-  }
+	async function run(prompt, picked, sampling) {
+		const abort = new AbortController();
+		const order = shuffled(2);
+		const messages = [...before, { role: 'user', content: prompt }];
+		round = { prompt, messages, order, abort, vote: null, side: 0, blind: blind.checked, answers: picked.map((model) => ({ model, text: '', state: 'writing' })), sampling };
+		const mine = round;
+		draw();
+		announce('Both answers are being written.');
+		await Promise.all(mine.answers.map(async (answer, i) => {
+			const done = await converse({ model: answer.model, messages, ...sampling[i] }, { signal: abort.signal, onText: (_, piece) => {
+				answer.text += piece;
+				answer.element?.append(piece);
+			} });
+			Object.assign(answer, { state: done.state, fault: done.state === 'stopped' ? 'Stopped.' : done.fault, retryAfter: done.retryAfter, answer: { request: done.id, choice: 0 } });
+		}));
+		mine.abort = null;
+		mine.since = performance.now();
+		if (mine !== round || !arena.isConnected) return;
+		draw();
+		if (!votable()) return;
+		announce('Both answers are complete.');
+		order.forEach((i, side) => announce(`${SIDES[side]} answer: ${mine.answers[i].text || 'empty.'}`));
+		if (document.activeElement === box || document.activeElement === document.body) arena.querySelector('.votes').focus();
+	}
 
-  const stop = () => round?.abort?.abort();
-  const votable = () => round && round.answers.every((answer) => answer.state === 'done');
+	const stop = () => round?.abort?.abort();
+	const votable = () => round && round.answers.every((answer) => answer.state === 'done');
 
-  async function vote(kind) {
-    if (!votable() || round.vote) return;
-    const mine = round;
-    const [left, right] = mine.order;
-    const ranking = [1, 1];
-    if (kind === 'left') ranking[right] = 2;
-    if (kind === 'right') ranking[left] = 2;
-    mine.vote = kind;
-    mine.record = record({
-      answers: mine.answers.map((one) => one.answer), ranking, ...(kind === 'bad' ? { both_bad: true } : {}), shown: mine.order, blind: mine.blind, seconds: secondsSince(mine.since),
-      ...(mine.answers.some((one) => one.text.toLowerCase().includes(one.model.toLowerCase())) ? { note: 'an answer contains the name of its model' } : {}),
-    });
-    draw();
-    arena.querySelector('.result').focus();
-    mine.saved = session().feedback ? await save('/api/rankings', mine.record, 'The vote was saved.') : 'The vote was not stored: this server keeps no feedback.';
-    if (mine.saved === null) mine.vote = null;
-    if (mine === round) draw();
-  }
+	async function vote(kind) {
+		if (!votable() || round.vote) return;
+		const mine = round;
+		const [left, right] = mine.order;
+		const ranking = [1, 1];
+		if (kind === 'left') ranking[right] = 2;
+		if (kind === 'right') ranking[left] = 2;
+		mine.vote = kind;
+		mine.record = record({
+			answers: mine.answers.map((one) => one.answer), ranking, ...(kind === 'bad' ? { both_bad: true } : {}), shown: mine.order, blind: mine.blind, seconds: secondsSince(mine.since),
+			...(mine.answers.some((one) => one.text.toLowerCase().includes(one.model.toLowerCase())) ? { note: 'an answer contains the name of its model' } : {}),
+		});
+		draw();
+		arena.querySelector('.result').focus();
+		mine.saved = session().feedback ? await save('/api/rankings', mine.record, 'The vote was saved.') : 'The vote was not stored: this server keeps no feedback.';
+		if (mine.saved === null) mine.vote = null;
+		if (mine === round) draw();
+	}
 
-  async function undo() {
-    const mine = round;
-    const { answers, shown, blind: wasBlind, client_id } = mine.record;
-    if (session().feedback && !(await save('/api/rankings', record({ answers, shown, blind: wasBlind, skipped: 'undone', supersedes: client_id }), 'The vote was taken back.'))) return;
-    mine.vote = null;
-    mine.since = performance.now();
-    draw();
-    arena.querySelector('.votes').focus();
-  }
+	async function undo() {
+		const mine = round;
+		const { answers, shown, blind: wasBlind, client_id } = mine.record;
+		if (session().feedback && !(await save('/api/rankings', record({ answers, shown, blind: wasBlind, skipped: 'undone', supersedes: client_id }), 'The vote was taken back.'))) return;
+		mine.vote = null;
+		mine.since = performance.now();
+		draw();
+		arena.querySelector('.votes').focus();
+	}
 
-  function next(chosen) {
-    if (chosen) {
-      before = [...round.messages, { role: 'assistant', content: chosen.text }];
-      announce('The conversation continues with the chosen answer.');
-    } else before = [];
-    round = null;
-    box.value = '';
-    refuse('');
-    draw();
-    box.focus();
-  }
+	function next(chosen) {
+		if (chosen) {
+			before = [...round.messages, { role: 'assistant', content: chosen.text }];
+			announce('The conversation continues with the chosen answer.');
+		} else before = [];
+		round = null;
+		box.value = '';
+		refuse('');
+		draw();
+		box.focus();
+	}
 
-  function swap(side) {
-    round.side = side;
-    draw();
-  }
+	function swap(side) {
+		round.side = side;
+		draw();
+	}
 
-  function draw() {
-    goButton.textContent = round?.abort ? 'Stop (Esc)' : 'Compare';
-    refill(history, before.length ? [h('h2', {}, 'Conversation so far'), before.map((message) => h('div', { class: `turn ${message.role}` }, h('h3', {}, message.role === 'user' ? 'You' : 'Chosen answer'), prose(message.content)))] : []);
-    if (!round) return refill(arena);
-    const named = !round.blind || round.vote;
-    const cards = round.order.map((i, side) => {
-      const answer = round.answers[i];
-      answer.element = prose(answer.text, answer.state === 'writing' ? { class: 'writing', 'aria-busy': 'true' } : answer.text ? {} : { class: 'empty' });
-      if (answer.state === 'done' && !answer.text) answer.element.textContent = 'The answer is empty.';
-      const picked = round.vote === SIDES[side].toLowerCase();
-      return h('section', { class: `card${round.side === side ? '' : ' away'}${picked ? ' picked' : ''}`, 'aria-label': `${SIDES[side]} answer` },
-        h('h2', {}, `${SIDES[side]} answer`), named ? h('p', { class: 'muted' }, `${answer.model}, temperature ${round.sampling[i].temperature ?? 1}`) : null, answer.element,
-        answer.fault ? fault(answer.fault, () => run(round.prompt, round.answers.map((one) => one.model), round.sampling), answer.retryAfter) : null);
-    });
-    let startX = null;
-    const swipe = {
-      ontouchstart: (event) => (startX = event.touches[0].clientX),
-      ontouchend: (event) => {
-        const moved = event.changedTouches[0].clientX - startX;
-        if (Math.abs(moved) > 60 && getSelection().isCollapsed) swap(moved < 0 ? 1 : 0);
-      },
-    };
-    const choose = (label, kind, key) => button(`${label} (${key})`, () => vote(kind), { 'data-k': kind, disabled: !votable(), 'aria-keyshortcuts': key });
-    refill(arena,
-      h('h2', { class: 'unseen' }, 'Answers'),
-      h('div', { class: 'sides', role: 'group', 'aria-label': 'Shown answer' }, SIDES.map((name, side) => button(`${name} answer`, () => swap(side), { 'data-k': `side${side}`, 'aria-pressed': String(round.side === side) }))),
-      h('div', { class: 'pair', ...swipe }, cards),
-      round.vote ? result() : h('div', { class: 'votes', role: 'group', tabindex: '-1', 'data-k': 'votes', 'aria-label': 'Your vote' },
-        choose('Left', 'left', '1'), choose('Right', 'right', '2'), choose('Tie', 'tie', 't'), choose('Both bad', 'bad', 'b')));
-  }
+	function draw() {
+		goButton.textContent = round?.abort ? 'Stop (Esc)' : 'Compare';
+		refill(history, before.length ? [h('h2', 'Conversation so far'), before.map((message) => h('div', { class: `turn ${message.role}` }, h('h3', message.role === 'user' ? 'You' : 'Chosen answer'), prose(message.content)))] : []);
+		if (!round) return refill(arena);
+		const named = !round.blind || round.vote;
+		const cards = round.order.map((i, side) => {
+			const answer = round.answers[i];
+			answer.element = answer.state === 'writing' ? prose(answer.text, '.writing', { 'aria-busy': 'true' }) : answer.text ? prose(answer.text) : prose('The answer is empty.', '.empty');
+			const picked = round.vote === SIDES[side].toLowerCase();
+			return h('section', { class: `card${round.side === side ? '' : ' away'}${picked ? ' picked' : ''}`, 'aria-label': `${SIDES[side]} answer` },
+				h('h2', `${SIDES[side]} answer`), named ? h('p.muted', `${answer.model}, temperature ${round.sampling[i].temperature ?? 1}`) : null, answer.element,
+				answer.fault ? fault(answer, () => run(round.prompt, round.answers.map((one) => one.model), round.sampling)) : null);
+		});
+		let startX = null;
+		const swipe = {
+			ontouchstart: (event) => (startX = event.touches[0].clientX),
+			ontouchend: (event) => {
+				const moved = event.changedTouches[0].clientX - startX;
+				if (Math.abs(moved) > 60 && getSelection().isCollapsed) swap(moved < 0 ? 1 : 0);
+			},
+		};
+		const choose = (label, kind, key) => button(`${label} (${key})`, () => vote(kind), { disabled: !votable(), 'aria-keyshortcuts': key });
+		refill(arena,
+			h('h2.unseen', 'Answers'),
+			h('div.sides', { role: 'group', 'aria-label': 'Shown answer' }, SIDES.map((name, side) => button(`${name} answer`, () => swap(side), { 'aria-pressed': String(round.side === side) }))),
+			h('div.pair', { ...swipe }, cards),
+			round.vote ? result() : h('div.votes', { role: 'group', tabindex: '-1', 'data-k': 'votes', 'aria-label': 'Your vote' },
+				choose('Left', 'left', '1'), choose('Right', 'right', '2'), choose('Tie', 'tie', 't'), choose('Both bad', 'bad', 'b')));
+	}
 
-  function result() {
-    const [left, right] = round.order.map((i) => round.answers[i]);
-    const said = { left: `The left answer (${left.model}) is better.`, right: `The right answer (${right.model}) is better.`, tie: 'A tie.', bad: 'Both are bad.' }[round.vote];
-    const chosen = { left, right, tie: left, bad: null }[round.vote];
-    return h('div', { class: 'note result', tabindex: '-1', 'data-k': 'result' },
-      h('p', {}, `${said} Left: ${left.model}. Right: ${right.model}. `, round.saved ?? ''),
-      h('div', { class: 'row' }, button('New prompt (n)', () => next(null), { 'data-k': 'new', class: 'main' }),
-        chosen ? button(round.vote === 'tie' ? 'Continue with the left answer' : 'Continue with the better answer', () => next(chosen), { 'data-k': 'on' }) : null,
-        button('Undo the vote', undo, { 'data-k': 'undo' })));
-  }
+	function result() {
+		const [left, right] = round.order.map((i) => round.answers[i]);
+		const said = { left: `The left answer (${left.model}) is better.`, right: `The right answer (${right.model}) is better.`, tie: 'A tie.', bad: 'Both are bad.' }[round.vote];
+		const chosen = { left, right, tie: left, bad: null }[round.vote];
+		return h('div.note.result', { tabindex: '-1', 'data-k': 'result' },
+			h('p', `${said} Left: ${left.model}. Right: ${right.model}. `, round.saved ?? ''),
+			h('div.row', button('New prompt (n)', () => next(null), { class: 'main' }),
+				chosen ? button(round.vote === 'tie' ? 'Continue with the left answer' : 'Continue with the better answer', () => next(chosen)) : null,
+				button('Undo the vote', undo)));
+	}
 
-  return {
-    close: stop,
-    key: (event) => {
-      if (event.key === 'Escape' && round?.abort) return stop(), true;
-      if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) return begin(), true;
-      const kind = { 1: 'left', 2: 'right', t: 'tie', b: 'bad' }[event.key];
-      if (kind && votable() && !round.vote) return vote(kind), true;
-      if (event.key === 'n' && round && !round.abort) return next(null), true;
-      return false;
-    },
-  };
+	return {
+		close: stop,
+		key: (event) => {
+			if (event.key === 'Escape' && round?.abort) return stop(), true;
+			if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) return begin(), true;
+			const kind = { 1: 'left', 2: 'right', t: 'tie', b: 'bad' }[event.key];
+			if (kind && votable() && !round.vote) return vote(kind), true;
+			if (event.key === 'n' && round && !round.abort) return next(null), true;
+			return false;
+		},
+	};
 }

@@ -1,255 +1,250 @@
 // Label: InstructGPT's form. Each answer is rated and marked alone, then all answers of the prompt are ranked, with ties.
 
-import { explain, faultOf, isAdmin, post, session, stream } from './api.js';
-import { announce, button, count, field, h, InvalidField, newId, numberInput, numberOf, prose, refill, secondsSince, select, shuffled } from './dom.js';
+import { explain, failure, isAdmin, post, session, stream } from './api.js';
+import { announce, button, count, field, h, newId, numberInput, numbersOf, prose, refill, secondsSince, select, shuffled } from './dom.js';
 import { fault, fold, modelOptions, record, save } from './settings.js';
 
 export const label = {
-  path: '/label', title: 'Label',
-  about: 'Rate each answer from 1 (worst) to 7 (best), mark what applies, then rank all answers. Ties are allowed.',
-  keys: [['1 to 7', 'Rate the answer'], ['a, c, d, …', 'Set the mark with this letter'], ['Enter', 'Next answer'], ['Ctrl+Enter', 'Next answer, or submit the ranking'],
-    ['u', 'Undo: back to the step before'], ['Esc', 'Stop writing the answers']],
-  open,
+	path: '/label', title: 'Label',
+	about: 'Rate each answer from 1 (worst) to 7 (best), mark what applies, then rank all answers. Ties are allowed.',
+	keys: [['1 to 7', 'Rate the answer'], ['a, c, d, …', 'Set the mark with this letter'], ['Enter', 'Next answer'], ['Ctrl+Enter', 'Next answer, or submit the ranking'],
+		['u', 'Undo: back to the step before'], ['Esc', 'Stop writing the answers']],
+	open,
 };
 
 const LETTERS = 'acdefghijklmopqrstvwxyz'; // without b, n and u
 const REASONS = ['not my language', 'nonsense', 'personal data', 'I cannot judge it'];
 
 function open(main) {
-  let task = null; // { id, messages, answers, order, marks, places, step, times, … }
-  let past = null; // the last submitted task
-  let abort = null;
-  let clock = null;
-  const place = h('div', { class: 'fill' });
-  main.append(h('div', { class: 'columns' }, place, h('aside', { 'aria-label': 'Instructions and tasks' }, instructions(), isAdmin() ? maker(() => !task && next()) : null)));
+	let task = null; // { id, messages, answers, order, marks, places, step, times, … }
+	let past = null; // the last submitted task
+	let abort = null;
+	let clock = null;
+	const place = h('div.fill');
+	main.append(h('div.columns', place, h('aside', { 'aria-label': 'Instructions and tasks' }, instructions(), isAdmin() ? maker(() => !task && next()) : null)));
 
-  async function next() {
-    clearInterval(clock);
-    task = null;
-    refill(place, saved(), h('p', { class: 'loading' }, 'Loading a task …'));
-    let got;
-    try {
-      got = await post('/api/tasks/next', {});
-    } catch (error) {
-      return refill(place, saved(), fault(explain(error), next, error.retryAfter));
-    }
-    if (!place.isConnected) return;
-    if (!got.task) return empty();
-    await load({ ...got.task, waiting: got.waiting });
-  }
+	async function next() {
+		clearInterval(clock);
+		task = null;
+		refill(place, saved(), h('p.loading', 'Loading a task …'));
+		let got;
+		try {
+			got = await post('/api/tasks/next', {});
+		} catch (error) {
+			return refill(place, saved(), fault(failure(error), next));
+		}
+		if (!place.isConnected) return;
+		if (!got.task) return empty();
+		await load({ ...got.task, waiting: got.waiting });
+	}
 
-  function empty() {
-    refill(place, saved(), h('h2', { tabindex: '-1' }, 'No task is waiting'),
-      h('p', {}, isAdmin() ? 'Make tasks from prompts with the form on this page.' : 'An administrator can make tasks from prompts.'), button('Look again', next, { class: 'main' }));
-    place.querySelector('h2').focus();
-  }
+	function empty() {
+		refill(place, saved(), h('h2', { tabindex: '-1' }, 'No task is waiting'),
+			h('p', isAdmin() ? 'Make tasks from prompts with the form on this page.' : 'An administrator can make tasks from prompts.'), button('Look again', next, { class: 'main' }));
+		place.querySelector('h2').focus();
+	}
 
-  /** Generates the answers of a task. */
-  async function load(fresh) {
-    abort = new AbortController();
-    const { model, messages, temperature, max_tokens, seed, k } = fresh;
-    refill(place, saved(), prompt(fresh), h('p', { class: 'loading' }, `${count(k, 'answer')} are being written …`));
-    try {
-      const done = await stream('/v1/chat/completions', { model, messages, temperature, max_tokens, seed, n: k, store: true }, { signal: abort.signal });
-      abort = null;
-      if (!place.isConnected) return;
-      if (done.end !== 'done') return refill(place, saved(), fault(done.end === 'stopped' ? 'Stopped.' : faultOf(done), () => load(fresh)));
-      const answers = Array.from({ length: k }, (_, choice) => ({ request: done.id, choice }));
-      const forms = done.choices.map((choice) => ({ text: choice.text, likert: null, marks: [], note: '', seconds: 0 }));
-      task = { ...fresh, answers, forms, order: shuffled(k), places: Array(k).fill(1), at: 0, since: performance.now(), began: performance.now() };
-    } catch (error) {
-      abort = null;
-      if (place.isConnected) refill(place, saved(), fault(error.name === 'AbortError' ? 'Stopped.' : explain(error), () => load(fresh), error.retryAfter));
-      return;
-    }
-    draw(true);
-  }
+	/** Generates the answers of a task. */
+	async function load(fresh) {
+		abort = new AbortController();
+		const { model, messages, temperature, max_tokens, seed, k } = fresh;
+		refill(place, saved(), prompt(fresh), h('p.loading', `${count(k, 'answer')} are being written …`));
+		const done = await stream('/v1/chat/completions', { model, messages, temperature, max_tokens, seed, n: k, store: true }, { signal: abort.signal });
+		abort = null;
+		if (!place.isConnected) return;
+		if (done.state !== 'done') return refill(place, saved(), fault({ ...done, fault: done.fault ?? 'Stopped.' }, () => load(fresh)));
+		const answers = Array.from({ length: k }, (_, choice) => ({ request: done.id, choice }));
+		const forms = done.choices.map((choice) => ({ text: choice.text, likert: null, marks: [], note: '', seconds: 0 }));
+		task = { ...fresh, answers, forms, order: shuffled(k), places: Array(k).fill(1), at: 0, since: performance.now(), began: performance.now() };
+		draw(true);
+	}
 
-  const last = () => task.at === task.forms.length; // the ranking
-  const form = () => task.forms[task.order[task.at]];
+	const last = () => task.at === task.forms.length; // the ranking
+	const form = () => task.forms[task.order[task.at]];
 
-  function step(by) {
-    if (!last()) form().seconds += secondsSince(task.since);
-    if (by > 0 && !last() && !form().likert) {
-      announce('Rate the answer from 1 to 7 first.');
-      place.querySelector('#rate-first').hidden = false;
-      return place.querySelector('.scale input').focus();
-    }
-    task.at = Math.max(0, task.at + by);
-    task.since = performance.now();
-    if (last() && by > 0 && task.places.every((one) => one === 1)) { // the ratings suggest a first ranking
-      const better = (a) => task.forms.filter((other) => other.likert > a.likert).length + 1;
-      task.places = task.forms.map(better);
-    }
-    draw(true);
-  }
+	function step(by) {
+		if (!last()) form().seconds += secondsSince(task.since);
+		if (by > 0 && !last() && !form().likert) {
+			announce('Rate the answer from 1 to 7 first.');
+			place.querySelector('#rate-first').hidden = false;
+			return place.querySelector('.scale input').focus();
+		}
+		task.at = Math.max(0, task.at + by);
+		task.since = performance.now();
+		if (last() && by > 0 && task.places.every((one) => one === 1)) { // the ratings suggest a first ranking
+			const better = (a) => task.forms.filter((other) => other.likert > a.likert).length + 1;
+			task.places = task.forms.map(better);
+		}
+		draw(true);
+	}
 
-  function draw(move) {
-    clearInterval(clock);
-    const time = h('span', { class: 'muted' });
-    const tick = () => {
-      const s = Math.round((performance.now() - task.began) / 1000);
-      time.textContent = `Time ${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`;
-    };
-    tick();
-    clock = setInterval(tick, 1000);
-    const k = task.forms.length;
-    const title = last() ? 'Rank the answers' : `Answer ${task.at + 1} of ${k}`;
-    refill(place, saved(), h('p', { class: 'muted' }, `Task ${task.id}, ${count(Math.max(0, task.waiting - 1), 'task')} after it. `, time), prompt(task),
-      h('section', {}, h('h2', { tabindex: '-1' }, title), last() ? ranking() : rating(form()),
-        h('div', { class: 'row' }, button(last() ? 'Submit' : 'Next', () => (last() ? submit() : step(1)), { class: 'main', 'data-k': 'next' }),
-          button('Back (u)', () => step(-1), { disabled: task.at === 0, 'data-k': 'back' }))), skipping());
-    if (move) place.querySelector('section h2').focus();
-  }
+	function draw(move) {
+		clearInterval(clock);
+		const time = h('span.muted');
+		const tick = () => {
+			const s = Math.round((performance.now() - task.began) / 1000);
+			time.textContent = `Time ${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`;
+		};
+		tick();
+		clock = setInterval(tick, 1000);
+		const k = task.forms.length;
+		const title = last() ? 'Rank the answers' : `Answer ${task.at + 1} of ${k}`;
+		refill(place, saved(), h('p.muted', `Task ${task.id}, ${count(Math.max(0, task.waiting - 1), 'task')} after it. `, time), prompt(task),
+			h('section', h('h2', { tabindex: '-1' }, title), last() ? ranking() : rating(form()),
+				h('div.row', button(last() ? 'Submit' : 'Next', () => (last() ? submit() : step(1)), { class: 'main' }),
+					button('Back (u)', () => step(-1), { disabled: task.at === 0 }))), skipping());
+		if (move) place.querySelector('section h2').focus();
+	}
 
-  function rating(one) {
-    const marks = session().marks;
-    const radio = (n) => h('label', {}, h('input', { type: 'radio', name: 'likert', value: n, checked: one.likert === n, onchange: () => (one.likert = n) }), String(n));
-    const mark = ({ name, text }, i) => h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: one.marks.includes(name), onchange: (event) => {
-      one.marks = event.target.checked ? [...one.marks, name] : one.marks.filter((other) => other !== name);
-    } }), h('span', {}, LETTERS[i] ? [h('kbd', { 'aria-hidden': 'true' }, LETTERS[i]), ' '] : '', text));
-    const note = h('textarea', { rows: 2, value: one.note, oninput: () => (one.note = note.value) });
-    return [shown(one.text), h('fieldset', {}, h('legend', {}, 'Overall quality'), h('div', { class: 'scale' }, [1, 2, 3, 4, 5, 6, 7].map(radio)),
-      h('div', { class: 'ends' }, h('small', {}, '1: worst'), h('small', {}, '7: best')), h('p', { id: 'rate-first', class: 'fault', hidden: true }, 'Rate the answer from 1 to 7 first.')),
-    h('fieldset', {}, h('legend', {}, 'Mark what applies'), h('div', { class: 'marks' }, marks.map(mark))), fold('Note', field('Note (optional)', note))];
-  }
+	function rating(one) {
+		const marks = session().marks;
+		const radio = (n) => h('label', h('input', { type: 'radio', name: 'likert', value: n, checked: one.likert === n, onchange: () => (one.likert = n) }), String(n));
+		const mark = ({ name, text }, i) => h('label.check', h('input', { type: 'checkbox', checked: one.marks.includes(name), onchange: (event) => {
+			one.marks = event.target.checked ? [...one.marks, name] : one.marks.filter((other) => other !== name);
+		} }), h('span', LETTERS[i] ? [h('kbd', { 'aria-hidden': 'true' }, LETTERS[i]), ' '] : '', text));
+		const note = h('textarea', { rows: 2, value: one.note, oninput: () => (one.note = note.value) });
+		return [shown(one.text), h('fieldset', h('legend', 'Overall quality'), h('div.scale', [1, 2, 3, 4, 5, 6, 7].map(radio)),
+			h('div.ends', h('small', '1: worst'), h('small', '7: best')), h('p', { id: 'rate-first', class: 'fault', hidden: true }, 'Rate the answer from 1 to 7 first.')),
+		h('fieldset', h('legend', 'Mark what applies'), h('div.marks', marks.map(mark))), fold('Note', field('Note (optional)', note))];
+	}
 
-  const shown = (text) => h('div', { class: 'card gap' }, text ? prose(text) : prose('The answer is empty.', { class: 'empty' }));
+	const shown = (text) => h('div.card.gap', text ? prose(text) : prose('The answer is empty.', '.empty'));
 
-  function ranking() {
-    const k = task.forms.length;
-    const line = h('input', { type: 'text', class: 'mono', autocomplete: 'off', onchange: () => {
-      const places = parse(line.value, k);
-      line.setCustomValidity(places ? '' : `Name each answer from 1 to ${k} once, best first, for example 2 1=3.`);
-      if (!places) return line.reportValidity();
-      task.order.forEach((i, at) => (task.places[i] = places[at]));
-      draw();
-    } });
-    line.value = written(task.order.map((i) => task.places[i]));
-    const items = task.order.map((i, at) => {
-      const set = (value) => {
-        task.places[i] = Math.min(k, Math.max(1, Math.round(value) || 1));
-        draw();
-        announce(`Answer ${at + 1} is at place ${task.places[i]}.`);
-      };
-      const input = numberInput(task.places[i], 1, k, 1, { 'data-k': `place${at}`, 'aria-label': `Place of answer ${at + 1}`, onchange: () => set(Number(input.value)) });
-      return h('li', { class: 'card' }, h('div', {}, h('h3', {}, `Answer ${at + 1}`, h('small', {}, `, rated ${task.forms[i].likert}`)), prose(task.forms[i].text || 'The answer is empty.')),
-        h('div', { class: 'place' }, button('▲', () => set(task.places[i] - 1), { 'data-k': `up${at}`, 'aria-label': `Better: answer ${at + 1}` }), input,
-          button('▼', () => set(task.places[i] + 1), { 'data-k': `down${at}`, 'aria-label': `Worse: answer ${at + 1}` })));
-    });
-    return [h('p', {}, 'Place 1 is the best. Give the same place to answers that are equally good.'), h('ol', { class: 'ranked' }, items),
-      field('The same as a line', line, 'Best first; = is a tie: 2 1=3')];
-  }
+	function ranking() {
+		const k = task.forms.length;
+		const line = h('input', { type: 'text', class: 'mono', autocomplete: 'off', onchange: () => {
+			const places = parse(line.value, k);
+			line.setCustomValidity(places ? '' : `Name each answer from 1 to ${k} once, best first, for example 2 1=3.`);
+			if (!places) return line.reportValidity();
+			task.order.forEach((i, at) => (task.places[i] = places[at]));
+			draw();
+		} });
+		line.value = written(task.order.map((i) => task.places[i]));
+		const items = task.order.map((i, at) => {
+			const set = (value) => {
+				task.places[i] = Math.min(k, Math.max(1, Math.round(value) || 1));
+				draw();
+				announce(`Answer ${at + 1} is at place ${task.places[i]}.`);
+			};
+			const input = numberInput(task.places[i], 1, k, 1, { 'aria-label': `Place of answer ${at + 1}`, onchange: () => set(Number(input.value)) });
+			return h('li.card', h('div', h('h3', `Answer ${at + 1}`, h('small', `, rated ${task.forms[i].likert}`)), prose(task.forms[i].text || 'The answer is empty.')),
+				h('div.place', button('▲', () => set(task.places[i] - 1), { 'aria-label': `Better: answer ${at + 1}` }), input,
+					button('▼', () => set(task.places[i] + 1), { 'aria-label': `Worse: answer ${at + 1}` })));
+		});
+		return [h('p', 'Place 1 is the best. Give the same place to answers that are equally good.'), h('ol.ranked', items),
+			field('The same as a line', line, 'Best first; = is a tie: 2 1=3')];
+	}
 
-  function skipping() {
-    const reason = select(REASONS.map((one) => [one, one]), REASONS[0]);
-    return fold('Skip this task', field('Reason', reason), h('div', { class: 'row gap' }, button('Skip', () => finish({ skipped: reason.value }))));
-  }
+	function skipping() {
+		const reason = select(REASONS.map((one) => [one, one]), REASONS[0]);
+		return fold('Skip this task', field('Reason', reason), h('div.row.gap', button('Skip', () => finish({ skipped: reason.value }))));
+	}
 
-  const submit = () => finish({ ranking: task.places.map((one) => 1 + new Set(task.places.filter((other) => other < one)).size) });
+	const submit = () => finish({ ranking: task.places.map((one) => 1 + new Set(task.places.filter((other) => other < one)).size) });
 
-  async function finish(outcome) {
-    clearInterval(clock);
-    const mine = task;
-    const supersedes = mine.sent ?? {};
-    const sent = { ratings: {} };
-    const rank = record({ answers: mine.answers, ...outcome, shown: mine.order, blind: true, seconds: secondsSince(mine.began), task: mine.id, ...(supersedes.ranking ? { supersedes: supersedes.ranking } : {}) });
-    refill(place, h('p', { class: 'loading' }, 'Saving …'));
-    if (outcome.ranking) {
-      for (const [i, one] of mine.forms.entries()) {
-        const rated = record({ answer: mine.answers[i], likert: one.likert, marks: one.marks, ...(one.note.trim() ? { note: one.note.trim() } : {}), seconds: Math.round(one.seconds * 10) / 10,
-          ...(supersedes.ratings?.[i] ? { supersedes: supersedes.ratings[i] } : {}) });
-        if (!(await save('/api/ratings', rated, ' '))) return draw(true);
-        sent.ratings[i] = rated.client_id;
-      }
-    }
-    sent.ranking = rank.client_id;
-    const sentence = await save('/api/rankings', rank, outcome.ranking ? 'The ratings and the ranking were saved.' : 'The task was skipped.');
-    mine.sent = sent;
-    if (!sentence) return draw(true);
-    past = { task: mine, sentence, rank };
-    next();
-  }
+	async function finish(outcome) {
+		clearInterval(clock);
+		const mine = task;
+		const supersedes = mine.sent ?? {};
+		const sent = { ratings: {} };
+		const rank = record({ answers: mine.answers, ...outcome, shown: mine.order, blind: true, seconds: secondsSince(mine.began), task: mine.id, ...(supersedes.ranking ? { supersedes: supersedes.ranking } : {}) });
+		refill(place, h('p.loading', 'Saving …'));
+		if (outcome.ranking) {
+			for (const [i, one] of mine.forms.entries()) {
+				const rated = record({ answer: mine.answers[i], likert: one.likert, marks: one.marks, ...(one.note.trim() ? { note: one.note.trim() } : {}), seconds: Math.round(one.seconds * 10) / 10,
+					...(supersedes.ratings?.[i] ? { supersedes: supersedes.ratings[i] } : {}) });
+				if (!(await save('/api/ratings', rated, ' '))) return draw(true);
+				sent.ratings[i] = rated.client_id;
+			}
+		}
+		sent.ranking = rank.client_id;
+		const sentence = await save('/api/rankings', rank, outcome.ranking ? 'The ratings and the ranking were saved.' : 'The task was skipped.');
+		mine.sent = sent;
+		if (!sentence) return draw(true);
+		past = { task: mine, sentence, rank };
+		next();
+	}
 
-  /** What became of the task before, with a button that takes it back. */
-  const saved = () => past && h('div', { class: 'note row' }, h('span', { class: 'grow' }, past.sentence), button('Undo', undo, { 'data-k': 'undo' }));
+	/** What became of the task before, with a button that takes it back. */
+	const saved = () => past && h('div.note.row', h('span.grow', past.sentence), button('Undo', undo));
 
-  async function undo() {
-    const { task: old, rank } = past;
-    const { answers, shown: order, blind } = rank;
-    const undone = record({ answers, shown: order, blind, task: old.id, skipped: 'undone', supersedes: rank.client_id });
-    if (!(await save('/api/rankings', undone, 'The task was taken back.'))) return;
-    abort?.abort();
-    past = null;
-    old.sent.ranking = undone.client_id;
-    task = old;
-    task.since = performance.now();
-    draw(true);
-  }
+	async function undo() {
+		const { task: old, rank } = past;
+		const { answers, shown: order, blind } = rank;
+		const undone = record({ answers, shown: order, blind, task: old.id, skipped: 'undone', supersedes: rank.client_id });
+		if (!(await save('/api/rankings', undone, 'The task was taken back.'))) return;
+		abort?.abort();
+		past = null;
+		old.sent.ranking = undone.client_id;
+		task = old;
+		task.since = performance.now();
+		draw(true);
+	}
 
-  next();
-  return {
-    close: () => {
-      clearInterval(clock);
-      abort?.abort();
-    },
-    key: (event, typing) => {
-      if (event.key === 'Escape' && abort) return abort.abort(), true;
-      if (!task || !place.querySelector('section')) return event.key === 'u' && past ? (undo(), true) : false;
-      const control = event.target.matches('button, a, summary');
-      if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || (!typing && !control && !last()))) return last() ? submit() : step(1), true;
-      if (event.ctrlKey || event.metaKey || event.altKey || typing) return false;
-      if (event.key === 'u') return task.at ? (step(-1), true) : past ? (undo(), true) : false;
-      if (last()) return false;
-      const control7 = place.querySelector(`.scale input[value="${/^[1-7]$/.test(event.key) ? event.key : ''}"]`);
-      const mark = event.key.length === 1 ? place.querySelectorAll('.marks input')[LETTERS.indexOf(event.key)] : null;
-      (control7 ?? mark)?.click();
-      control7?.focus();
-      return Boolean(control7 ?? mark);
-    },
-  };
+	next();
+	return {
+		close: () => {
+			clearInterval(clock);
+			abort?.abort();
+		},
+		key: (event, typing) => {
+			if (event.key === 'Escape' && abort) return abort.abort(), true;
+			if (!task || !place.querySelector('section')) return event.key === 'u' && past ? (undo(), true) : false;
+			const control = event.target.matches('button, a, summary');
+			if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || (!typing && !control && !last()))) return last() ? submit() : step(1), true;
+			if (event.ctrlKey || event.metaKey || event.altKey || typing) return false;
+			if (event.key === 'u') return task.at ? (step(-1), true) : past ? (undo(), true) : false;
+			if (last()) return false;
+			const control7 = place.querySelector(`.scale input[value="${/^[1-7]$/.test(event.key) ? event.key : ''}"]`);
+			const mark = event.key.length === 1 ? place.querySelectorAll('.marks input')[LETTERS.indexOf(event.key)] : null;
+			(control7 ?? mark)?.click();
+			control7?.focus();
+			return Boolean(control7 ?? mark);
+		},
+	};
 }
 
 const prompt = (task) => h('section', { 'aria-label': 'Prompt' }, task.messages.map((message) =>
-  h('div', { class: `turn ${message.role}` }, h('h2', {}, { user: 'Prompt', system: 'System message' }[message.role] ?? 'Assistant'), prose(message.content))));
+	h('div', { class: `turn ${message.role}` }, h('h2', { user: 'Prompt', system: 'System message' }[message.role] ?? 'Assistant'), prose(message.content))));
 
 /** `2 1=3` → the place of each answer, or null. */
 function parse(line, k) {
-  const places = [];
-  line.trim().split(/[\s>]+/).forEach((tie, i) => tie.split('=').forEach((n) => (places[Number(n) - 1] = i + 1)));
-  return places.length === k && [...places].every(Boolean) && line.match(/\d+/g).length === k ? places : null;
+	const places = [];
+	line.trim().split(/[\s>]+/).forEach((tie, i) => tie.split('=').forEach((n) => (places[Number(n) - 1] = i + 1)));
+	return places.length === k && [...places].every(Boolean) && line.match(/\d+/g).length === k ? places : null;
 }
 function written(places) {
-  const levels = [...new Set(places)].sort((a, b) => a - b);
-  return levels.map((level) => places.map((one, i) => (one === level ? i + 1 : 0)).filter(Boolean).join('=')).join(' ');
+	const levels = [...new Set(places)].sort((a, b) => a - b);
+	return levels.map((level) => places.map((one, i) => (one === level ? i + 1 : 0)).filter(Boolean).join('=')).join(' ');
 }
 
-const instructions = () => h('details', { open: innerWidth > 767 }, h('summary', {}, 'Instructions'),
-  h('p', {}, 'Helpful: the answer does what the prompt asks for, clearly and at the right length.'), h('p', {}, 'Truthful: it invents nothing.'), h('p', {}, 'Harmless: it hurts nobody.'),
-  h('p', {}, 'For training data, helpfulness comes first, unless the answer does harm. Judge what is written, not its length.'));
+const instructions = () => h('details', { open: innerWidth > 767 }, h('summary', 'Instructions'),
+	h('p', 'Helpful: the answer does what the prompt asks for, clearly and at the right length.'), h('p', 'Truthful: it invents nothing.'), h('p', 'Harmless: it hurts nobody.'),
+	h('p', 'For training data, helpfulness comes first, unless the answer does harm. Judge what is written, not its length.'));
 
 /** The form with which administrators make tasks. */
 function maker(made) {
-  const prompts = h('textarea', { rows: 4 });
-  const k = numberInput(4, 2, 9, 1, { required: true });
-  const model = select(modelOptions(true));
-  const temperature = numberInput(1, 0.01, 2, 'any', { required: true });
-  const tokens = numberInput(64, 1, 1e6, 1, { required: true });
-  const told = h('p', { role: 'status' });
-  const make = async () => {
-    try {
-      const list = prompts.value.split('\n').map((one) => one.trim()).filter(Boolean).map((one) => (one.startsWith('{') ? JSON.parse(one).prompt : one));
-      if (!list.length || list.some((one) => typeof one !== 'string')) return (told.textContent = 'Enter at least one prompt.');
-      const body = { prompts: list, k: numberOf(k), model: model.value, temperature: numberOf(temperature), max_tokens: numberOf(tokens) };
-      const answer = await post('/api/tasks', body);
-      told.textContent = `${count(answer.made, 'task')} made.`;
-      prompts.value = '';
-      made();
-    } catch (error) {
-      if (!(error instanceof InvalidField)) told.textContent = error instanceof SyntaxError ? 'A line that begins with { must be JSON.' : explain(error);
-    }
-  };
-  const heading = h('h2', { id: newId() }, 'Make tasks');
-  return h('section', { 'aria-labelledby': heading.id }, heading, field('Prompts', prompts, 'One prompt a line, as text or as {"prompt": "…"}.'), field('Model', model),
-    h('div', { class: 'grid' }, field('Answers (K)', k), field('Temperature', temperature), field('Max tokens', tokens)), h('div', { class: 'row' }, button('Make tasks', make)), told);
+	const prompts = h('textarea', { rows: 4 });
+	const k = numberInput(4, 2, 9, 1, { required: true });
+	const model = select(modelOptions(true));
+	const temperature = numberInput(1, 0.01, 2, 'any', { required: true });
+	const tokens = numberInput(64, 1, 1e6, 1, { required: true });
+	const told = h('p', { role: 'status' });
+	const make = async () => {
+		try {
+			const list = prompts.value.split('\n').map((one) => one.trim()).filter(Boolean).map((one) => (one.startsWith('{') ? JSON.parse(one).prompt : one));
+			if (!list.length || list.some((one) => typeof one !== 'string')) return (told.textContent = 'Enter at least one prompt.');
+			const values = numbersOf({ k, temperature, max_tokens: tokens });
+			if (!values) return;
+			const answer = await post('/api/tasks', { prompts: list, model: model.value, ...values });
+			told.textContent = `${count(answer.made, 'task')} made.`;
+			prompts.value = '';
+			made();
+		} catch (error) {
+			told.textContent = error instanceof SyntaxError ? 'A line that begins with { must be JSON.' : explain(error);
+		}
+	};
+	const heading = h('h2', { id: newId() }, 'Make tasks');
+	return h('section', { 'aria-labelledby': heading.id }, heading, field('Prompts', prompts, 'One prompt a line, as text or as {"prompt": "…"}.'), field('Model', model),
+		h('div.grid', field('Answers (K)', k), field('Temperature', temperature), field('Max tokens', tokens)), h('div.row', button('Make tasks', make)), told);
 }

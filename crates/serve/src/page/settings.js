@@ -1,7 +1,7 @@
 // Sampling settings, the token view, and what screens share about answers.
 
-import { models, post, explain, send, ulid } from './api.js';
-import { announce, button, field, h, newId, number, numberInput, numberOf, percent, problem, read, select, write } from './dom.js';
+import { explain, failure, models, post, send, session, stream, ulid } from './api.js';
+import { announce, button, field, h, newId, number, numberInput, numbersOf, percent, problem, read, select, write } from './dom.js';
 
 /** Options of a select of models. */
 export const modelOptions = (chat) => models(chat).map((model) => [model.name, model.name]);
@@ -10,52 +10,58 @@ const DEFAULTS = { temperature: 1, top_p: 1, max_tokens: undefined, seed: undefi
 
 /** Fields for the sampling settings, kept in the browser under `name`. */
 export class Settings {
-  constructor(name, names = Object.keys(DEFAULTS), suffix = '') {
-    this.name = `settings.${name}`;
-    const kept = { ...DEFAULTS, ...read(localStorage, this.name, {}) };
-    const all = {
-      temperature: ['Temperature', numberInput(kept.temperature, 0, 2, 'any'), '0 always takes the most likely token.'],
-      top_p: ['Top p', numberInput(kept.top_p, 0.01, 1, 'any'), 'Share of the probability that is sampled from.'],
-      max_tokens: ['Max tokens', numberInput(kept.max_tokens, 1, 1e6, 1), 'Empty: up to the end of the window.'],
-      seed: ['Seed', numberInput(kept.seed, 0, Number.MAX_SAFE_INTEGER, 1), 'Empty: drawn for each answer.'],
-    };
-    this.inputs = Object.fromEntries(names.map((one) => [one, all[one][1]]));
-    this.fields = names.map((one) => {
-      all[one][1].addEventListener('change', () => this.keep());
-      return field(all[one][0] + suffix, all[one][1], all[one][2]);
-    });
-  }
-  keep() {
-    const entries = Object.entries(this.inputs).filter(([, input]) => input.checkValidity() && input.value !== '');
-    write(localStorage, this.name, Object.fromEntries(entries.map(([name, input]) => [name, Number(input.value)])));
-  }
-  /** The settings for a request. Throws InvalidField. */
-  values() {
-    return Object.fromEntries(Object.entries(this.inputs).map(([name, input]) => [name, numberOf(input)]).filter(([, value]) => value !== undefined));
-  }
+	constructor(name, names = Object.keys(DEFAULTS)) {
+		this.name = `settings.${name}`;
+		const kept = { ...DEFAULTS, ...read(localStorage, this.name, {}) };
+		const all = {
+			temperature: ['Temperature', numberInput(kept.temperature, 0, 2, 'any'), '0 always takes the most likely token.'],
+			top_p: ['Top p', numberInput(kept.top_p, 0.01, 1, 'any'), 'Share of the probability that is sampled from.'],
+			max_tokens: ['Max tokens', numberInput(kept.max_tokens, 1, 1e6, 1), 'Empty: up to the end of the window.'],
+			seed: ['Seed', numberInput(kept.seed, 0, Number.MAX_SAFE_INTEGER, 1), 'Empty: drawn for each answer.'],
+		};
+		this.inputs = Object.fromEntries(names.map((one) => [one, all[one][1]]));
+		this.fields = names.map((one) => {
+			all[one][1].addEventListener('change', () => this.keep());
+			return field(all[one][0], all[one][1], all[one][2]);
+		});
+	}
+	keep() {
+		const entries = Object.entries(this.inputs).filter(([, input]) => input.checkValidity() && input.value !== '');
+		write(localStorage, this.name, Object.fromEntries(entries.map(([name, input]) => [name, Number(input.value)])));
+	}
+	/** The settings for a request; null when a field is out of range. */
+	values() {
+		return numbersOf(this.inputs);
+	}
 }
 
-export const fold = (title, ...children) => h('details', {}, h('summary', {}, title), children);
+export const fold = (title, ...children) => h('details', h('summary', title), children);
 
 /** { count, max_model_len } of a conversation. */
-export const countTokens = (model, messages) => post('/tokenize', { model, messages });
+export const countTokens = (model, messages, options) => post('/tokenize', { model, messages }, options);
 
 /**
- * Leaves out the oldest turns of `messages` until an answer of some length fits into the window.
- * Returns { messages, omitted }, where `omitted` is the number of turns left out.
+ * Streams an answer to a conversation. When the window is full, the oldest turns are left out. Returns what `stream` returns,
+ * with `messages` as they were sent and the number of turns that were left out as `omitted`.
  */
-export async function fitWindow(model, messages, maxTokens) {
-  const system = messages.filter((message) => message.role === 'system');
-  let turns = messages.filter((message) => message.role !== 'system');
-  for (let omitted = 0; ;) {
-    const kept = [...system, ...turns];
-    const { count, max_model_len: window } = await countTokens(model, kept);
-    const room = Math.max(1, Math.min(maxTokens ?? Infinity, Math.floor(window / 4)));
-    if (count + room <= window || turns.length < 2) return { messages: kept, omitted };
-    const n = turns[1].role === 'assistant' && turns.length > 2 ? 2 : 1;
-    turns = turns.slice(n);
-    omitted += n;
-  }
+export async function converse({ model, messages, ...more }, options) {
+	const system = messages.filter((message) => message.role === 'system');
+	let turns = messages.slice(system.length);
+	const all = turns.length;
+	try {
+		for (;;) {
+			const { count, max_model_len: window } = await countTokens(model, [...system, ...turns], { signal: options.signal });
+			const room = Math.max(1, Math.min(more.max_tokens ?? Infinity, Math.floor(window / 4)));
+			if (count + room <= window || turns.length < 2) break;
+			turns = turns.slice(turns[1].role === 'assistant' && turns.length > 2 ? 2 : 1);
+		}
+	} catch (error) {
+		return failure(error);
+	}
+	const sent = [...system, ...turns];
+	options.onFit?.(all - turns.length);
+	const answer = await stream('/v1/chat/completions', { model, messages: sent, ...more, ...(session().feedback ? { store: true } : {}) }, options);
+	return { ...answer, messages: sent, omitted: all - turns.length };
 }
 
 const LEVELS = [[0.8, '80% or more'], [0.5, '50 to 80%'], [0.2, '20 to 50%'], [0.05, '5 to 20%'], [0, 'below 5%']];
@@ -66,63 +72,63 @@ const spokenLogProb = (logProb) => `${percent(Math.exp(logProb))}, log-probabili
 
 /** An answer's tokens, shaded by probability. Arrow keys move between tokens, and a line below describes the one in focus. */
 export function tokenView(tokens) {
-  const line = h('p', { class: 'tokenline', 'aria-live': 'polite' }, 'Choose a token to see its probability. Left and right arrow keys move between tokens.');
-  const describe = ([token, logProb, others]) => {
-    const rest = (others ?? []).filter(([other]) => other !== token).map(([other, p]) => `${quoted(other)} ${percent(Math.exp(p))}`);
-    line.textContent = `${quoted(token)}: ${spokenLogProb(logProb)}.${rest.length ? ` Others: ${rest.join(', ')}.` : ''}`;
-  };
-  const select = (i) => {
-    spans.forEach((span, j) => {
-      span.tabIndex = i === j ? 0 : -1;
-      span.setAttribute('aria-selected', String(i === j));
-    });
-    describe(tokens[i]);
-  };
-  const spans = tokens.map(([token, logProb], i) => h('span', {
-    role: 'option', tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
-  }, token.includes('\n') ? `↵${token}` : token || '∅'));
-  const keys = (event) => {
-    const at = spans.indexOf(event.target);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: spans.length - 1 }[event.key];
-    if (at < 0 || !spans[to]) return;
-    event.preventDefault();
-    event.stopPropagation();
-    spans[to].focus();
-  };
-  const list = h('div', { role: 'listbox', 'aria-orientation': 'horizontal', 'aria-label': 'Tokens of the answer', class: 'text tokens', dir: 'auto', onkeydown: keys }, spans);
-  const sum = tokens.reduce((all, [, logProb]) => all + logProb, 0);
-  return h('div', {}, list, line,
-    h('p', { class: 'muted' }, `${tokens.length} tokens, mean log-probability ${number(sum / tokens.length, 3)}.`),
-    h('p', { class: 'legend' }, 'Probability:', LEVELS.map(([, label], i) => h('span', { class: `p${i}` }, label))));
+	const line = h('p.tokenline', { 'aria-live': 'polite' }, 'Choose a token to see its probability. Left and right arrow keys move between tokens.');
+	const describe = ([token, logProb, others]) => {
+		const rest = (others ?? []).filter(([other]) => other !== token).map(([other, p]) => `${quoted(other)} ${percent(Math.exp(p))}`);
+		line.textContent = `${quoted(token)}: ${spokenLogProb(logProb)}.${rest.length ? ` Others: ${rest.join(', ')}.` : ''}`;
+	};
+	const select = (i) => {
+		spans.forEach((span, j) => {
+			span.tabIndex = i === j ? 0 : -1;
+			span.setAttribute('aria-selected', String(i === j));
+		});
+		describe(tokens[i]);
+	};
+	const spans = tokens.map(([token, logProb], i) => h('span', {
+		role: 'option', tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
+	}, token.includes('\n') ? `↵${token}` : token || '∅'));
+	const keys = (event) => {
+		const at = spans.indexOf(event.target);
+		const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: spans.length - 1 }[event.key];
+		if (at < 0 || !spans[to]) return;
+		event.preventDefault();
+		event.stopPropagation();
+		spans[to].focus();
+	};
+	const list = h('div', { role: 'listbox', 'aria-orientation': 'horizontal', 'aria-label': 'Tokens of the answer', class: 'text tokens', dir: 'auto', onkeydown: keys }, spans);
+	const sum = tokens.reduce((all, [, logProb]) => all + logProb, 0);
+	return h('div', list, line,
+		h('p.muted', `${tokens.length} tokens, mean log-probability ${number(sum / tokens.length, 3)}.`),
+		h('p.legend', 'Probability:', LEVELS.map(([, label], i) => h('span', { class: `p${i}` }, label))));
 }
 
 /** Sends feedback. Returns a sentence for the person, or null after a problem was shown. */
 export async function save(path, record, what = 'Saved.') {
-  try {
-    const kept = (await send(path, record)) === 'kept';
-    const sentence = kept ? 'Kept on this device. It will be sent when the server can store it.' : what;
-    announce(sentence);
-    return sentence;
-  } catch (error) {
-    problem(`The server refused this record. ${explain(error)}`);
-    return null;
-  }
+	try {
+		const kept = (await send(path, record)) === 'kept';
+		const sentence = kept ? 'Kept on this device. It will be sent when the server can store it.' : what;
+		announce(sentence);
+		return sentence;
+	} catch (error) {
+		problem(`The server refused this record. ${explain(error)}`);
+		return null;
+	}
 }
 export const record = (fields) => ({ client_id: ulid(), ...fields });
 
-/** A message about an answer that failed, with a button that tries again and counts Retry-After down. */
-export function fault(text, again, retryAfter) {
-  const retry = button('Try again', again, { 'data-k': 'again' });
-  const box = h('div', { class: 'fault', role: 'alert', id: newId() }, h('p', {}, text), h('div', { class: 'row' }, retry));
-  if (retryAfter) {
-    const until = performance.now() + retryAfter * 1000;
-    const wait = h('p', {}, `There may be room in ${retryAfter} s.`);
-    retry.parentElement.before(wait);
-    const tick = setInterval(() => {
-      const left = Math.ceil((until - performance.now()) / 1000);
-      retry.textContent = left > 0 ? `Try again (${left} s)` : 'Try again';
-      if (left <= 0 || !box.isConnected) clearInterval(tick);
-    }, 1000);
-  }
-  return box;
+/** A message about an answer or an error, with a button that tries again and counts Retry-After down. */
+export function fault({ fault: text, retryAfter }, again) {
+	const retry = button('Try again', again);
+	const box = h('div.fault', { role: 'alert', id: newId() }, h('p', text), h('div.row', retry));
+	if (retryAfter) {
+		const until = performance.now() + retryAfter * 1000;
+		const wait = h('p', `There may be room in ${retryAfter} s.`);
+		retry.parentElement.before(wait);
+		const tick = setInterval(() => {
+			const left = Math.ceil((until - performance.now()) / 1000);
+			retry.textContent = left > 0 ? `Try again (${left} s)` : 'Try again';
+			if (left <= 0 || !box.isConnected) clearInterval(tick);
+		}, 1000);
+	}
+	return box;
 }
