@@ -218,7 +218,10 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
         // Its words are colored, and repeat what the arguments bring along: of those without control characters they are the
         // same but clean.
         let clean = arguments.iter().map(|argument| printable_line(&argument.to_string_lossy()).into_owned());
-        let e = help::command().try_get_matches_from(clean).err().unwrap_or(e);
+        let mut e = help::command().try_get_matches_from(clean).err().unwrap_or(e);
+        if flag_hint::other_command(&e).is_some() {
+            e.remove(clap::error::ContextKind::SuggestedSubcommand); // a name that only looks like it
+        }
         match flag_hint::plain(&e) {
             Some(message) => write_line(message.trim_end()),
             None => {
