@@ -94,10 +94,6 @@ fn positive(text: &str) -> Result<usize, String> {
 
 /// How long the headers and the body of a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The least memory for keys and values, in bytes.
-const LEAST_CACHE: usize = 256_000_000;
-/// Full contexts of each model that fit by default.
-const CONTEXTS: usize = 16;
 
 impl ServeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
@@ -108,7 +104,7 @@ impl ServeCommand {
             return Err(Usage::new(message).hint(hint).into());
         }
         let served = self.load()?;
-        let cache_bytes = self.cache.map_or_else(|| default_cache(&served), |mb| mb * 1_000_000);
+        let cache_bytes = self.cache.map_or_else(|| served.default_cache_bytes(), |mb| mb * 1_000_000);
         let limits = ServerLimits {
             engine: EngineLimits {
                 rows: self.max_rows,
@@ -175,11 +171,6 @@ impl ServeCommand {
         }
         Ok(served)
     }
-}
-
-fn default_cache(served: &Served) -> usize {
-    let contexts: usize = served.writers.iter().map(|model| model.context_bytes()).sum();
-    (CONTEXTS * contexts).max(LEAST_CACHE)
 }
 
 /// A command that uses the server.

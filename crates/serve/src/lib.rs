@@ -6,10 +6,12 @@
 //! 3. [`api`]     fields → a job, events → an answer, or an error
 //! 4. [`engine`]  one thread that owns the models and works on all jobs together
 //! 5. [`models`]  what is served
-//! 6. [`metrics`] counters; [`openapi`] the description of all endpoints; [`fuzzing`] bodies from a fuzzer
+//! 6. [`metrics`] counters; [`openapi`] the description of all endpoints; [`bench`] cases of `gptkit bench`; [`fuzzing`] bodies
+//!    from a fuzzer
 
 mod api;
 mod app;
+pub mod bench;
 mod engine;
 pub mod fuzzing;
 mod guard;
