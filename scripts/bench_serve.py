@@ -5,25 +5,31 @@
 
 Three cases:
 
-    streams   1, then 4, then 16 equal streams at a time: generated tokens a second, and the ratio to one stream
+    streams   1, then 4, then 16 equal streams at a time: generated tokens a second, and the ratio to one stream;
+              with --against URL, of two servers by turns, and the ratio of the first to the second
     mix       eight prompts of --long tokens begin; meanwhile short prompts of 32 tokens come: time to their first token
     poisson   requests arrive at --rate a second for --seconds: time to first token, time between tokens, tokens a second
 
 Prompts are token ids drawn with a seed, so that no prompt begins like another. Nothing else should run meanwhile.
+Against llama.cpp's server, on weights that scripts/write_gguf.py writes:
+
+    llama-server -m model.gguf --port 8001 -np 16 -c 16384 --threads 2
+    gptkit serve --model DIR --dtype bf16 &
+    python3 scripts/bench_serve.py --against http://127.0.0.1:8001
 """
 import argparse, asyncio, json, random, statistics, time
 
 import aiohttp
 
 
-async def ask(session, options, prompt, new, seed):
+async def ask(session, options, prompt, new, seed, url=None):
     """Time to the first token, times between tokens and the number of tokens of one streamed request."""
     body = {"prompt": prompt, "max_tokens": new, "stream": True, "seed": seed, "ignore_eos": True, "temperature": 1.0,
             "stream_options": {"include_usage": True}}
     if options.model:
         body["model"] = options.model
     begun, last, first, between, n = time.perf_counter(), None, None, [], 0
-    async with session.post(f"{options.url}/v1/completions", json=body) as response:
+    async with session.post(f"{url or options.url}/v1/completions", json=body) as response:
         if response.status != 200:
             raise RuntimeError(await response.text())
         async for line in response.content:
@@ -47,14 +53,30 @@ def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
+async def rate(session, options, url, dice, n):
+    """Tokens a second of `n` equal streams."""
+    prompts = [prompt(options, dice, 32) for _ in range(n)]
+    begun = time.perf_counter()
+    results = await asyncio.gather(*(ask(session, options, one, options.new, i, url) for i, one in enumerate(prompts)))
+    tokens = sum(result[2] for result in results)
+    if tokens != n * options.new:
+        raise RuntimeError(f"{url} generated {tokens} tokens instead of {n * options.new}")
+    return tokens / (time.perf_counter() - begun)
+
+
 async def streams(session, options):
-    dice, one = random.Random(1), None
+    dice, urls, one = random.Random(1), [options.url, *options.against], None
+    for url in urls:
+        await rate(session, options, url, dice, 1)
     for n in [1, 4, 16]:
-        begun = time.perf_counter()
-        results = await asyncio.gather(*(ask(session, options, prompt(options, dice, 32), options.new, i) for i in range(n)))
-        rate = sum(result[2] for result in results) / (time.perf_counter() - begun)
-        one = one or rate
-        print(f"{n:3} streams  {rate:8.1f} tokens/s  {rate / one:5.2f} times one stream", flush=True)
+        turns = [[await rate(session, options, url, dice, n) for url in urls] for _ in range(options.turns)]
+        rates = [statistics.median(column) for column in zip(*turns)]
+        one = one or rates
+        for url, now, alone in zip(urls, rates, one):
+            print(f"{n:3} streams  {now:8.1f} tokens/s  {now / alone:5.2f} times one stream  {url}", flush=True)
+        if len(urls) > 1:
+            ratios = [turn[0] / turn[1] for turn in turns]
+            print(f"{n:3} streams  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
 
 
 async def mix(session, options):
@@ -86,6 +108,8 @@ async def poisson(session, options):
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--against", metavar="URL", nargs=1, default=[], help="second server of the case streams")
+    parser.add_argument("--turns", type=int, default=3, help="measurements of the case streams, of which the median counts")
     parser.add_argument("--model")
     parser.add_argument("--case", default="streams", choices=["streams", "mix", "poisson"])
     parser.add_argument("--vocab", type=int, default=50000)

@@ -160,7 +160,7 @@ fn what_people_prefer_on_a_server_that_was_killed_trains_a_reward_model() {
     gptkit(folder.path(), "train-rm --init sft --data c.jsonl --steps 2 --batch-size 4 --out rm").ok();
     let other = gptkit(folder.path(), "feedback verify fb --model run");
     assert!(
-        other.code == Some(1) && other.err.contains("none of the 48 stored answers is of the weights"),
+        other.code == Some(1) && other.err.contains("none of the 48 stored answers was generated with the weights"),
         "{}",
         other.err
     );

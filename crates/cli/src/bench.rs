@@ -31,7 +31,7 @@ pub(crate) struct BenchCommand {
     /// Tokens per window [default: the configuration's context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
     seq: Option<u16>,
-    /// Only run cases whose name starts with this (repeatable)
+    /// Only run cases whose name starts with this; `ppo` and `serve` run only when they are named (repeatable)
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
     /// Change one setting, for instance train.recompute=blocks (repeatable)
@@ -119,7 +119,7 @@ impl BenchCommand {
         is_possible && (self.case.is_empty() || self.case.iter().any(|begin| case.starts_with(begin.as_str())))
     }
 
-    /// Reading and writing, a reward model's loss, PPO.
+    /// Reading and writing, the server's engine, a reward model's loss, PPO.
     fn models(
         &self,
         model: &ModelConfig,
@@ -141,8 +141,13 @@ impl BenchCommand {
             let rows = self.batch.map_or(1, usize::from);
             sheet.show(&gptkit_train::bench::decode(&gpt, train, rows, seq, ui)?)?;
         }
-        drop(gpt);
         let wants = |case: &str| self.wants(case);
+        // Only when it is asked for, as PPO is.
+        if self.quantize.is_none() && self.case.iter().any(|case| case.starts_with("serve")) {
+            gptkit_serve::bench::serve(gpt, wants, ui)?.iter().try_for_each(|one| sheet.show(one))?;
+        } else {
+            drop(gpt);
+        }
         // Else the weights are freed here: PPO has models of its own.
         if let Some(params) = gptkit_reward::bench::CASES.into_iter().any(wants).then_some(params) {
             let measured = gptkit_reward::bench::comparisons(model, params, seq, precision, wants, ui)?;

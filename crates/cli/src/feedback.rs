@@ -156,42 +156,43 @@ impl StatsCommand {
         let store = Store::open(&self.folder).map_err(unusable)?;
         let figures = store.figures(self.person.as_deref())?;
         if self.json {
-            ui.result(&serde_json::to_string_pretty(&figures)?)?;
-            return Ok(());
+            return ui.json(&(serde_json::to_string_pretty(&figures)? + "\n"));
         }
-        let FeedbackFigures { counts, people, agreement, models, longer_preferred } = figures;
-        ui.result(&format!(
-            "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",
-            counts.completions,
-            counts.rankings,
-            counts.ratings,
-            counts.demonstrations,
-            counts.skipped,
-            counts.tasks_waiting
-        ))?;
-        for person in people {
-            let notes = [(person.consent, " · agrees to training"), (person.excluded, " · excluded")];
-            let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
-            ui.result(&format!(
-                "{} ({}): rankings {} · ratings {} · demonstrations {}{notes}",
-                person.name, person.role, person.rankings, person.ratings, person.demonstrations
-            ))?;
-        }
-        if let Some(share) = agreement {
-            ui.result(&format!("people agree on {share} of {} pairs (InstructGPT's labelers: 72.6% ± 1.5)", share.n))?;
-        }
-        for model in models {
-            let (wins, losses, ties) = (model.wins, model.losses, model.ties);
-            ui.result(&format!(
-                "{} wins {} · wins {wins} · losses {losses} · ties {ties}",
-                model.name, model.win_rate
-            ))?;
-        }
-        if let Some(share) = longer_preferred {
-            ui.result(&format!("the longer answer is preferred in {share} of {} pairs", share.n))?;
-        }
-        Ok(())
+        ui.result(&lines(&figures))
     }
+}
+
+/// The figures, a line each.
+fn lines(figures: &FeedbackFigures) -> String {
+    let FeedbackFigures { counts, people, agreement, models, longer_preferred } = figures;
+    let mut lines = vec![format!(
+        "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",
+        counts.completions,
+        counts.rankings,
+        counts.ratings,
+        counts.demonstrations,
+        counts.skipped,
+        counts.tasks_waiting
+    )];
+    for person in people {
+        let notes = [(person.consent, " · agrees to training"), (person.excluded, " · excluded")];
+        let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
+        lines.push(format!(
+            "{} ({}): rankings {} · ratings {} · demonstrations {}{notes}",
+            person.name, person.role, person.rankings, person.ratings, person.demonstrations
+        ));
+    }
+    if let Some(share) = agreement {
+        lines.push(format!("people agree on {share} of {} pairs (InstructGPT's labelers: 72.6% ± 1.5)", share.n));
+    }
+    for model in models {
+        let (wins, losses, ties) = (model.wins, model.losses, model.ties);
+        lines.push(format!("{} wins {} · wins {wins} · losses {losses} · ties {ties}", model.name, model.win_rate));
+    }
+    if let Some(share) = longer_preferred {
+        lines.push(format!("the longer answer is preferred in {share} of {} pairs", share.n));
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Generate stored answers again, and compare their tokens
@@ -221,7 +222,7 @@ impl VerifyCommand {
             store.answers()?.into_iter().partition(|answer| answer.model.weights == weights);
         if own.is_empty() {
             bail!(
-                "none of the {} stored answers is of the weights in {}; it may have been trained further since",
+                "none of the {} stored answers was generated with the weights in {}",
                 others.len(),
                 self.model.display()
             );

@@ -100,10 +100,6 @@ fn positive(text: &str) -> Result<usize, String> {
 
 /// How long the headers and the body of a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The least memory for keys and values, in bytes.
-const LEAST_CACHE: usize = 256_000_000;
-/// Full contexts of each model that fit by default.
-const CONTEXTS: usize = 16;
 
 impl ServeCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
@@ -114,7 +110,7 @@ impl ServeCommand {
             return Err(Usage::new(message).hint(hint).into());
         }
         let served = self.load()?;
-        let cache_bytes = self.cache.map_or_else(|| default_cache(&served), |mb| mb * 1_000_000);
+        let cache_bytes = self.cache.map_or_else(|| served.default_cache_bytes(), |mb| mb * 1_000_000);
         let limits = ServerLimits {
             engine: EngineLimits {
                 rows: self.max_rows,
@@ -194,6 +190,7 @@ impl ServeCommand {
     }
 }
 
+<<<<<<< HEAD
 /// A line of the file of keys: the key, who has it, and what they may do.
 fn key(number: usize, line: &str) -> Result<ApiKey, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -211,6 +208,8 @@ fn default_cache(served: &Served) -> usize {
     (CONTEXTS * contexts).max(LEAST_CACHE)
 }
 
+=======
+>>>>>>> w30
 /// A command that uses the server.
 fn example(address: SocketAddr, model: &str, chats: bool, with_key: bool) -> String {
     let key = if with_key { " -H 'Authorization: Bearer KEY'" } else { "" };

@@ -6,11 +6,17 @@
 //! 3. [`api`]     fields → a job, events → an answer, or an error
 //! 4. [`engine`]  one thread that owns the models and works on all jobs together
 //! 5. [`models`]  what is served
+<<<<<<< HEAD
 //! 6. [`page`]     the web page
 //! 7. [`metrics`] counters; [`openapi`] the description of all endpoints; [`fuzzing`] bodies from a fuzzer
+=======
+//! 6. [`metrics`] counters; [`openapi`] the description of all endpoints; [`bench`] cases of `gptkit bench`; [`fuzzing`] bodies
+//!    from a fuzzer
+>>>>>>> w30
 
 mod api;
 mod app;
+pub mod bench;
 mod engine;
 pub mod fuzzing;
 mod guard;

@@ -8,6 +8,11 @@ use gptkit_model::{Gpt, Kind, ModelConfig};
 use gptkit_reward::model::Scorer;
 use std::path::{Path, PathBuf};
 
+/// Full contexts of each model whose keys and values fit by default.
+const CONTEXTS: usize = 16;
+/// The least memory for keys and values by default, in bytes.
+const LEAST_CACHE: usize = 256_000_000;
+
 /// A language model that is served.
 #[derive(Debug)]
 pub struct ServedModel {
@@ -63,7 +68,7 @@ impl ServedModel {
     }
 
     /// Bytes of the keys and values of a full context.
-    pub fn context_bytes(&self) -> usize {
+    fn context_bytes(&self) -> usize {
         self.context() * self.token_bytes()
     }
 
@@ -113,6 +118,12 @@ impl Served {
             Some(name) => Err(anyhow::anyhow!("two models are called {name}; name them: --model NAME=DIR")),
             None => Ok(()),
         }
+    }
+
+    /// Bytes for keys and values where nothing else is set: 16 full contexts of each model, and at least 256 MB.
+    pub fn default_cache_bytes(&self) -> usize {
+        let contexts: usize = self.writers.iter().map(ServedModel::context_bytes).sum();
+        (CONTEXTS * contexts).max(LEAST_CACHE)
     }
 
     /// The names of all models, reward models and aliases.

@@ -14,9 +14,10 @@ use crate::metrics::Metrics;
 use crate::models::Served;
 use job::{EngineFailure, ScoringJob};
 use lane::Lane;
-use queue::Queue;
+use queue::{Queue, QueueLimits};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Limits of the engine.
@@ -150,8 +151,31 @@ pub(crate) fn start(
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
     limits: EngineLimits,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
+) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || run(&served, &queue, &metrics, limits))
+}
+
+/// An engine without a server, until it is dropped.
+pub(crate) struct LocalEngine {
+    pub(crate) queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LocalEngine {
+    pub(crate) fn start(served: &Arc<Served>, queue: QueueLimits, limits: EngineLimits) -> std::io::Result<Self> {
+        let metrics = Arc::new(Metrics::new());
+        let queue = Arc::new(Queue::new(queue, Arc::clone(&metrics)));
+        let thread = start(Arc::clone(served), Arc::clone(&queue), metrics, limits)?;
+        Ok(Self { queue, thread: Some(thread) })
+    }
+}
+
+impl Drop for LocalEngine {
+    /// Waits until the requests that run have ended.
+    fn drop(&mut self) {
+        self.queue.stop(Instant::now() + Duration::from_secs(60));
+        let _ = self.thread.take().map(JoinHandle::join); // a panic was reported where it happened
+    }
 }
 
 #[cfg(test)]

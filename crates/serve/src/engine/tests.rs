@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::engine::job::{GenerationEvent, GenerationJob};
-use crate::engine::queue::QueueLimits;
 use crate::testing::model;
 use gptkit_model::continuation::{Finish, GenerationOptions, LateEnds};
 use gptkit_model::sampler::Sampling;
@@ -58,27 +57,9 @@ fn job(prompt: &[u32], seed: u64, n_samples: usize, new: usize) -> (GenerationJo
     (job, receiver)
 }
 
-struct Running {
-    queue: Arc<Queue>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(served: &Arc<Served>, step: Duration, rows: usize) -> Self {
-        let metrics = Arc::new(Metrics::new());
-        let limits = QueueLimits { requests: 1000, tokens: 1_000_000, wait: Duration::from_secs(600) };
-        let queue = Arc::new(Queue::new(limits, Arc::clone(&metrics)));
-        let limits = EngineLimits { rows, cache_bytes: 1 << 26, step };
-        let thread = start(Arc::clone(served), Arc::clone(&queue), metrics, limits).unwrap();
-        Self { queue, thread: Some(thread) }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.queue.stop(Instant::now() + Duration::from_secs(60));
-        let _ = self.thread.take().map(std::thread::JoinHandle::join);
-    }
+fn engine(served: &Arc<Served>, step: Duration, rows: usize) -> LocalEngine {
+    let limits = QueueLimits { requests: 1000, tokens: 1_000_000, wait: Duration::from_secs(600) };
+    LocalEngine::start(served, limits, EngineLimits { rows, cache_bytes: 1 << 26, step }).unwrap()
 }
 
 /// In 20 mixes of 0 to 32 other requests, with prompts read whole and in pieces, cached and not.
@@ -88,7 +69,7 @@ fn same_bits_in_any_mix(precision: Precision, quantized: Option<Quantized>) {
     let mut dice = Dice::for_resampling(7);
     let prompt: Vec<u32> = (0..45).map(|_| 4 + dice.below(90) as u32).collect();
     let alone = {
-        let engine = Running::start(&served, Duration::from_secs(1), 64);
+        let engine = engine(&served, Duration::from_secs(1), 64);
         let (job, events) = job(&prompt, 11, 2, 40);
         engine.queue.push(job).unwrap();
         receive(events, 2)
@@ -97,7 +78,7 @@ fn same_bits_in_any_mix(precision: Precision, quantized: Option<Quantized>) {
     for mix in 0..20 {
         // Steps that have no time read 16 tokens of a prompt at a time.
         let step = if mix % 2 == 0 { Duration::ZERO } else { Duration::from_secs(1) };
-        let engine = Running::start(&served, step, 2 + dice.below(40));
+        let engine = engine(&served, step, 2 + dice.below(40));
         if mix % 3 == 0 {
             // A conversation that begins like the prompt was there before.
             let (job, events) = job(&prompt[..9 + dice.below(30)], 5, 1, 3);
