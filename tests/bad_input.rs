@@ -230,7 +230,7 @@ const WRONG: &[(&str, i32, &str)] = &[
     ("plot run --out taken/curves.svg", 1, "taken/curves.svg cannot be written"),
     // Runs.
     ("pretrain --resume nowhere", 2, "nowhere is not a run"),
-    ("pretrain --resume .", 2, "it contains these runs: ./run"),
+    ("pretrain --resume .", 2, "it contains these runs: ./"),
     ("pretrain --resume run/checkpoints", 2, "gptkit pretrain --resume run"),
     ("train-rm --resume run/checkpoints/step-000001", 2, "gptkit pretrain --resume run"),
     ("pretrain --resume run-of-nothing", 1, "contains no complete checkpoint"),

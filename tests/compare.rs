@@ -211,7 +211,7 @@ fn what_cannot_be_compared_is_refused() {
         ("--a a --b b --prompts p.txt --judge none", 2),
         ("--a a --b b --prompts p.txt --judge labeler:x", 2),
         ("--a a --b b --prompts p.txt --judge gold", 2),
-        ("--a a --b b --prompts p.txt --judge a", 1),
+        ("--a a --b b --prompts p.txt --judge a", 2),
         ("--a a --b b --prompts p.txt --judge gold --who ann", 2),
         ("--a a --b none --prompts p.txt --judge human", 2),
         ("--a a --b a --prompts p.txt --judge human --temperature 0", 2),

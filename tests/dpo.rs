@@ -153,7 +153,7 @@ fn what_cannot_be_learned_from_is_refused() {
     for (words, code) in [
         ("--init chat --data nothing.jsonl", 1),
         ("--init chat --data long.jsonl", 1),
-        ("--init pre --data world:20", 1),
+        ("--init pre --data world:20", 2),
         ("--init nowhere --data world:20", 2),
         ("--data world:20", 2),
         ("--init chat --data nowhere.jsonl --set dpo.beta=0 --set lora.rank=0", 2),

@@ -83,8 +83,8 @@ fn a_reward_model_is_trained_measured_and_asked() {
     assert!((report["accuracy"]["value"].as_f64().unwrap() - hits / pairs).abs() < 0.02, "{hits} of {pairs}: {report}");
 
     let other = gptkit(path, "predict --model rm");
-    assert_eq!(other.code, Some(1));
-    assert!(other.err.contains("finetuning_task \"reward\""), "{}", other.err);
+    assert_eq!(other.code, Some(2));
+    assert!(other.err.contains("gptkit score --model rm"), "{}", other.err);
 }
 
 #[test]

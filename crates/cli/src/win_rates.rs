@@ -4,7 +4,7 @@ use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::judging::{JudgeChoice, check_model, check_prompts_exist};
 use crate::sampling_args::SamplingArgs;
-use crate::ui::{Ui, Usage};
+use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::progress::grouped;
@@ -131,7 +131,7 @@ impl WinRatesCommand {
             return Err(Usage::new(format!("--reward {}: no such folder", folder.display())).hint(hint).into());
         }
         let (files, gpt) = self.compute.load(folder)?;
-        Ok(Some(Scorer::new(folder, files, gpt)?))
+        Ok(Some(Scorer::new(folder, files, gpt).map_err(unusable)?))
     }
 
     /// Refuses a reward model that cannot read what `model` writes.
