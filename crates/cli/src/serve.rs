@@ -190,7 +190,6 @@ impl ServeCommand {
     }
 }
 
-<<<<<<< HEAD
 /// A line of the file of keys: the key, who has it, and what they may do.
 fn key(number: usize, line: &str) -> Result<ApiKey, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -203,13 +202,6 @@ fn key(number: usize, line: &str) -> Result<ApiKey, String> {
     Ok(ApiKey { secret: secret.to_owned(), name, role })
 }
 
-fn default_cache(served: &Served) -> usize {
-    let contexts: usize = served.writers.iter().map(|model| model.context_bytes()).sum();
-    (CONTEXTS * contexts).max(LEAST_CACHE)
-}
-
-=======
->>>>>>> w30
 /// A command that uses the server.
 fn example(address: SocketAddr, model: &str, chats: bool, with_key: bool) -> String {
     let key = if with_key { " -H 'Authorization: Bearer KEY'" } else { "" };

@@ -6,13 +6,9 @@
 //! 3. [`api`]     fields → a job, events → an answer, or an error
 //! 4. [`engine`]  one thread that owns the models and works on all jobs together
 //! 5. [`models`]  what is served
-<<<<<<< HEAD
 //! 6. [`page`]     the web page
-//! 7. [`metrics`] counters; [`openapi`] the description of all endpoints; [`fuzzing`] bodies from a fuzzer
-=======
-//! 6. [`metrics`] counters; [`openapi`] the description of all endpoints; [`bench`] cases of `gptkit bench`; [`fuzzing`] bodies
+//! 7. [`metrics`] counters; [`openapi`] the description of all endpoints; [`bench`] cases of `gptkit bench`; [`fuzzing`] bodies
 //!    from a fuzzer
->>>>>>> w30
 
 mod api;
 mod app;
