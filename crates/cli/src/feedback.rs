@@ -251,11 +251,11 @@ impl VerifyCommand {
     }
 }
 
-/// The tokens that the model of `writer` generates in the place of `answer`.
+/// The tokens that the model of `writer` generates for the prompt of `answer`.
 fn tokens(writer: &CompletionWriter, answer: &StoredAnswer) -> Result<Vec<u32>> {
     let StoredAnswer { id, prompt, sampling, max_new_tokens, stop, .. } = answer;
     if let Some(field) = ["min-tokens", "ignore-eos"].into_iter().find(|field| sampling.get(field).is_some()) {
-        bail!("{} was asked with {field}, and cannot be generated again without the server", id.request);
+        bail!("the request {} has {field}; only the server can generate its answer again", id.request);
     }
     let settings: StoredSampling = serde_json::from_value(Value::clone(sampling))?;
     let decoding = DecodingSettings {
