@@ -16,7 +16,7 @@ export const mayLabel = () => current.role !== 'user';
 export const isAdmin = () => current.role === 'admin';
 export const models = (chat) => current.models.filter((model) => chat === undefined || model.chat === chat);
 
-/** What page.js provides: a way to ask for a key, and what to do when the connection or the outbox changes. */
+/** What page.js provides. */
 export const handlers = { needKey: async () => false, changed: () => {} };
 
 export const personName = () => read(localStorage, 'person', '');
@@ -37,7 +37,6 @@ addEventListener('offline', () => setOnline(false));
 addEventListener('online', () => flush());
 
 let asking = null;
-/** Asks once for a key, however many requests need it. */
 const askForKey = () => (asking ??= handlers.needKey().finally(() => { asking = null; }));
 
 export async function request(method, path, body, { signal, person = personName(), quiet = false } = {}) {
@@ -203,7 +202,6 @@ let flushing = null;
 let timer = null;
 let delay = 2_000;
 let failing = false;
-/** Whether the last attempt to send feedback failed. */
 export const isFailing = () => failing;
 
 /** Sends what waits, in order, one tab at a time. */

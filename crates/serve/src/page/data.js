@@ -54,8 +54,8 @@ function open(main) {
 				rates.map((one) => [h('span', one.name, h('small.mono', ` ${one.weights.slice(0, 12)}`)), percent(one.win_rate), range(one), number(one.wins), number(one.losses), number(one.ties), interval(one.win_rate, one.low, one.high, 0.5)]))
 				: h('p', 'No two models have been compared yet.'),
 			longer ? h('p', `The longer answer was preferred in ${percent(longer.value)} of ${count(longer.n, 'comparison')} (95%: ${range(longer)}).`) : null),
-			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', 'Rankings', 'Ratings', 'Demonstrations', 'Consent', 'In exports', ''],
-				people.map((one) => [one.name, one.role, number(one.rankings), number(one.ratings), number(one.demonstrations), one.consent ? 'yes' : 'no', one.excluded ? 'excluded' : 'included', isAdmin() ? exclude(one) : '']))) : null,
+			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', 'Rankings', 'Ratings', 'Demonstrations', 'Consent', 'In exports'],
+				people.map((one) => [one.name, one.role, number(one.rankings), number(one.ratings), number(one.demonstrations), one.consent ? 'yes' : 'no', [one.excluded ? 'excluded ' : 'included ', isAdmin() && exclude(one)]]))) : null,
 			isAdmin() ? exports() : null,
 		];
 	}

@@ -29,7 +29,8 @@ export const button = (label, onclick, props = {}) => h('button', { type: 'butto
 let ids = 0;
 export const newId = () => `e${++ids}`;
 
-/** A labeled control. */
+export const mainButton = (label, onclick) => button(label, onclick, { class: 'main' });
+
 export function field(label, control, hint) {
 	control.id ||= newId();
 	const note = hint && h('small', { id: `${control.id}-hint` }, hint);
@@ -69,7 +70,7 @@ export function refill(parent, ...children) {
 	if (key && document.activeElement !== active) parent.querySelector(`[data-k="${CSS.escape(key)}"]`)?.focus();
 }
 
-/** Reads `text` out in a screen reader. */
+/** For screen readers. */
 export function announce(text) {
 	if (!text?.trim()) return;
 	const live = document.getElementById('live');
@@ -166,7 +167,7 @@ export const percent = (share, digits = 1) => `${number(share * 100, digits)}%`;
 export const secondsSince = (start) => Math.round((performance.now() - start) / 100) / 10;
 export const isTyping = (element) =>
 	element.matches?.('textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])');
-/** A random order of 0 … n-1. */
+/** 0 … n-1 in a random order. */
 export function shuffled(n) {
 	const order = [...Array(n).keys()];
 	for (let i = n - 1; i > 0; i--) {

@@ -3,7 +3,6 @@
 import { explain, failure, models, post, send, session, stream, ulid } from './api.js';
 import { announce, button, field, h, newId, number, numberInput, numbersOf, percent, problem, read, select, write } from './dom.js';
 
-/** Options of a select of models. */
 export const modelOptions = (chat) => models(chat).map((model) => [model.name, model.name]);
 
 const DEFAULTS = { temperature: 1, top_p: 1, max_tokens: undefined, seed: undefined };
@@ -37,7 +36,6 @@ export class Settings {
 
 export const fold = (title, ...children) => h('details', h('summary', title), children);
 
-/** { count, max_model_len } of a conversation. */
 export const countTokens = (model, messages, options) => post('/tokenize', { model, messages }, options);
 
 /**
@@ -60,7 +58,7 @@ export async function converse({ model, messages, ...more }, options) {
 	}
 	const sent = [...system, ...turns];
 	options.onFit?.(all - turns.length);
-	const answer = await stream('/v1/chat/completions', { model, messages: sent, ...more, ...(session().feedback ? { store: true } : {}) }, options);
+	const answer = await stream('/v1/chat/completions', { model, messages: sent, ...more, store: session().feedback || undefined }, options);
 	return { ...answer, messages: sent, omitted: all - turns.length };
 }
 
@@ -98,8 +96,7 @@ export function tokenView(tokens) {
 	const list = h('div', { role: 'listbox', 'aria-orientation': 'horizontal', 'aria-label': 'Tokens of the answer', class: 'text tokens', dir: 'auto', onkeydown: keys }, spans);
 	const sum = tokens.reduce((all, [, logProb]) => all + logProb, 0);
 	return h('div', list, line,
-		h('p.muted', `${tokens.length} tokens, mean log-probability ${number(sum / tokens.length, 3)}.`),
-		h('p.legend', 'Probability:', LEVELS.map(([, label], i) => h('span', { class: `p${i}` }, label))));
+		h('p.legend', `Mean log-probability ${number(sum / tokens.length, 3)}. Probability:`, LEVELS.map(([, label], i) => h('span', { class: `p${i}` }, label))));
 }
 
 /** Sends feedback. Returns a sentence for the person, or null after a problem was shown. */
