@@ -328,7 +328,7 @@ await check('chat by pointer: hostile text, stop, thumbs, edit, copy, export, ne
   await click(page, 'Stop (Esc)').catch(() => {});
   await answered(page, 1);
   await click(page, 'Copy');
-  await click(page, 'Export (JSONL)');
+  await click(page, 'Export');
   await page.setViewport({ width: 320, height: 640 });
   await click(page, 'Menu');
   await page.waitForSelector('nav.open');

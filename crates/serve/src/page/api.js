@@ -92,9 +92,8 @@ export const failure = (error) => ({
 });
 
 /**
- * Streams an answer. `onText(index, piece)` gets its pieces. Returns { id, choices: [{ text, finish, tokens }], n, gptkit,
- * state, fault, retryAfter }; `state` is 'done', 'stopped', 'broken' or 'failed', `fault` a sentence about the last two.
- * A stream without [DONE] is broken.
+ * Streams an answer to `onText(index, piece)`. Returns { id, choices: [{ text, finish, tokens }], n, gptkit, state, fault,
+ * retryAfter }; `state` is 'done', 'stopped', 'broken' (without [DONE]) or 'failed', `fault` a sentence about the last two.
  */
 export async function stream(path, body, { signal, onText = () => {} } = {}) {
 	const answer = { id: null, choices: [], n: 0, gptkit: null, state: 'broken', fault: null };
@@ -149,8 +148,8 @@ function tokensOf(logprobs) {
 		[token, logprobs.token_logprobs[i], Object.entries(logprobs.top_logprobs?.[i] ?? {})]);
 }
 
-// Outbox. Every record is written to localStorage before it is sent, under its client_id, and removed when the server has
-// acknowledged it. The server stores a client_id once, so a record that is sent again is not stored again.
+// Outbox. Every record is written to localStorage before it is sent, and removed when the server has acknowledged it. The
+// server stores a client_id once, so a record that is sent again is not stored twice.
 
 const ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ';
 let lastTime = 0;
@@ -181,10 +180,7 @@ export const waiting = () => entries().filter((key) => isMine(entry(key))).lengt
 
 const refusals = new Map();
 
-/**
- * Sends feedback, after whatever waits before it. Returns 'sent', or 'kept' when it is sent later. Throws when the server
- * refuses the record.
- */
+/** Sends feedback, after what waits. Returns 'sent', or 'kept' when it is sent later. Throws when the server refuses it. */
 export async function send(path, record) {
 	const key = PREFIX + record.client_id;
 	const person = current.named ? current.person : personName();

@@ -111,7 +111,7 @@ function dialogue(body, bar) {
 		write(localStorage, 'showTokens', showTokens);
 		draw();
 	}, { 'aria-pressed': String(showTokens) });
-	const exportButton = button('Export (JSONL)', () => {
+	const exportButton = button('Export', () => {
 		const messages = messagesTo(shownPath().at(-1));
 		download('dialogue.jsonl', `${JSON.stringify({ messages })}\n`);
 		announce('The shown branch was exported.');

@@ -14,14 +14,14 @@ const EXPORTS = [
 	['prompts', 'Prompts', () => 'gptkit ppo --prompts prompts.jsonl'],
 ];
 
-/** A table; on a narrow screen, each row becomes a list with labels. `rows`: the first cell names the row. */
+/** A table; the first cell names its row. On a narrow screen, each row becomes a list with labels. */
 export function table(caption, heads, rows) {
 	const numeric = (i) => rows.length > 0 && rows.every((row) => typeof row[i] === 'string' && /^[\d.,%]/.test(row[i]));
 	return h('table.stack', h('caption', caption), h('thead', h('tr', heads.map((head, i) => h('th', { scope: 'col', class: numeric(i) ? 'num' : false }, head)))),
 		h('tbody', rows.map((row) => h('tr', row.map((cell, i) => h(i ? 'td' : 'th', { scope: i ? false : 'row', 'data-label': heads[i], class: numeric(i) ? 'num' : false }, h('span', { dir: 'auto' }, cell)))))));
 }
 
-/** The interval from `low` to `high` on a line from 0 to 1; `mark` is a value to compare with. */
+/** An interval on a line from 0 to 1, beside the value `mark`. */
 const interval = (value, low, high, mark) => h('svg.interval', { viewBox: '0 0 144 16', 'aria-hidden': 'true' }, h('line', { x1: 0, x2: 144, y1: 8, y2: 8 }),
 	h('line.paper', { x1: mark * 144, x2: mark * 144, y1: 0, y2: 16 }), h('line.range', { x1: low * 144, x2: high * 144, y1: 8, y2: 8 }), h('circle', { cx: value * 144, cy: 8, r: 4 }));
 const range = ({ low, high }) => `${percent(low)} to ${percent(high)}`;

@@ -5,8 +5,8 @@ const SVG_TAGS = new Set(['svg', 'line', 'circle', 'path']);
 const PROPERTIES = new Set(['value', 'checked', 'disabled', 'hidden', 'readOnly', 'selected', 'open']);
 
 /**
- * Creates an element: h('p.muted', { id: 'x' }, 'text', child). The properties may be left out. `onclick: f` adds a listener;
- * `value`, `checked`, … are set as properties; false leaves an attribute out.
+ * Creates an element: h('p.muted', { id: 'x' }, 'text', child), or without properties. `onclick: f` adds a listener; false
+ * leaves an attribute out.
  */
 export function h(tag, ...children) {
 	const [name, ...classes] = tag.split('.');

@@ -16,7 +16,7 @@ const LETTERS = 'acdefghijklmopqrstvwxyz'; // without b, n and u
 const REASONS = ['not my language', 'nonsense', 'personal data', 'I cannot judge it'];
 
 function open(main) {
-	let task = null; // the task of the server with answers, forms, order (as shown), places, at (the answer that is rated)
+	let task = null; // the server's task with answers, forms, order, places, and the answer that is rated (at)
 	let past = null; // the last submitted task
 	let abort = null;
 	let run = 0; // grows when something else is to be shown
@@ -161,7 +161,7 @@ function open(main) {
 		next();
 	}
 
-	/** What became of the task before, with a button that takes it back. */
+	/** The task before, with a button that takes it back. */
 	const saved = () => past && h('div.note.row', h('span.grow', past.sentence), button('Undo', undo));
 
 	async function undo() {

@@ -163,7 +163,7 @@ api.handlers.needKey = () => dialog('API key', (close) => {
 		close(true);
 	};
 	return h('form', { onsubmit: submit },
-		h('p', wrong ? 'The server does not accept this key. Enter another one.' : 'Enter the key that you got from the administrator of this server.'),
+		h('p', wrong ? 'The server does not accept this key. Enter another one.' : 'Enter your key for this server.'),
 		field('Key', key, 'It is kept until you close this tab.'),
 		h('div.row', h('button.main', 'Use this key'), button('Cancel', () => close(false))));
 }).then((given) => given === true);

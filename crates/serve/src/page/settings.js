@@ -39,8 +39,8 @@ export const fold = (title, ...children) => h('details', h('summary', title), ch
 export const countTokens = (model, messages, options) => post('/tokenize', { model, messages }, options);
 
 /**
- * Streams an answer to a conversation. When the window is full, the oldest turns are left out. Returns what `stream` returns,
- * with `messages` as they were sent and the number of turns that were left out as `omitted`.
+ * Streams an answer to a conversation. When the window is full, the oldest turns are left out, and `onFit` gets their number.
+ * Returns what `stream` returns, with `messages` as they were sent.
  */
 export async function converse({ model, messages, ...more }, options) {
 	const system = messages.filter((message) => message.role === 'system');
@@ -59,7 +59,7 @@ export async function converse({ model, messages, ...more }, options) {
 	const sent = [...system, ...turns];
 	options.onFit?.(all - turns.length);
 	const answer = await stream('/v1/chat/completions', { model, messages: sent, ...more, store: session().feedback || undefined }, options);
-	return { ...answer, messages: sent, omitted: all - turns.length };
+	return { ...answer, messages: sent };
 }
 
 const LEVELS = [[0.8, '80% or more'], [0.5, '50 to 80%'], [0.2, '20 to 50%'], [0.05, '5 to 20%'], [0, 'below 5%']];
@@ -68,9 +68,9 @@ const visible = (token) => token.replaceAll('\n', '↵').replaceAll('\t', '⇥')
 const quoted = (token) => `“${visible(token)}”`;
 const spokenLogProb = (logProb) => `${percent(Math.exp(logProb))}, log-probability ${number(logProb, 3)}`;
 
-/** An answer's tokens, shaded by probability. Arrow keys move between tokens, and a line below describes the one in focus. */
+/** An answer's tokens, shaded by probability. A line below describes the token in focus. */
 export function tokenView(tokens) {
-	const line = h('p.tokenline', { 'aria-live': 'polite' }, 'Choose a token to see its probability. Left and right arrow keys move between tokens.');
+	const line = h('p.tokenline', { 'aria-live': 'polite' }, 'Arrow keys move between tokens.');
 	const describe = ([token, logProb, others]) => {
 		const rest = (others ?? []).filter(([other]) => other !== token).map(([other, p]) => `${quoted(other)} ${percent(Math.exp(p))}`);
 		line.textContent = `${quoted(token)}: ${spokenLogProb(logProb)}.${rest.length ? ` Others: ${rest.join(', ')}.` : ''}`;
