@@ -130,3 +130,40 @@ fn the_chat_talks_to_a_server() {
     let gone = run(folder.path(), &["chat", "--model", "http://127.0.0.1:9"], b"Hi\n");
     assert!(gone.code == Some(1) && gone.err.contains("http://127.0.0.1:9"), "{}", gone.err);
 }
+
+#[test]
+fn what_people_prefer_on_a_server_that_was_killed_trains_a_reward_model() {
+    let folder = tempfile::tempdir().unwrap();
+    pretrain(folder.path(), "--config char --data world:60 --out run").ok();
+    gptkit(folder.path(), "sft --init run --data world:64 --steps 2 --batch-size 4 --out sft").ok();
+    let server = Serving::start(folder.path(), "--model sft --feedback fb");
+    assert_eq!(server.post("/api/session", &json!({ "consent": true })).1["role"], "admin");
+    for number in 0..24 {
+        let question = json!({
+            "messages": [{ "role": "user", "content": format!("Count to {number}.") }], "n": 2, "store": true,
+            "max_tokens": 8, "temperature": 1.5, "seed": number,
+        });
+        let (status, answer) = server.post("/v1/chat/completions", &question);
+        assert_eq!(status, 200, "{answer}");
+        let of = |choice: u64| json!({ "request": answer["id"], "choice": choice });
+        let client_id = format!("r{number}");
+        let ranking = json!({ "client_id": client_id, "answers": [of(0), of(1)], "ranking": [2, 1], "shown": [1, 0] });
+        assert_eq!(server.post("/api/rankings", &ranking).0, 201);
+    }
+    drop(server); // killed
+    let stats: Value = serde_json::from_str(&gptkit(folder.path(), "feedback stats fb --json").ok().out).unwrap();
+    assert_eq!([&stats["counts"]["rankings"], &stats["counts"]["completions"]], [&json!(24), &json!(48)]);
+    let verified = gptkit(folder.path(), "feedback verify fb --model sft").ok().err;
+    assert!(verified.contains("48 of 48 answers came again token by token"), "{verified}");
+    let exported = gptkit(folder.path(), "feedback export fb --comparisons c.jsonl --prompts p.jsonl").ok().err;
+    assert!(exported.contains("comparisons: 2") && exported.contains("prompts: 24"), "{exported}");
+    gptkit(folder.path(), "train-rm --init sft --data c.jsonl --steps 2 --batch-size 4 --out rm").ok();
+    let other = gptkit(folder.path(), "feedback verify fb --model run");
+    assert!(
+        other.code == Some(1) && other.err.contains("none of the 48 stored answers is of the weights"),
+        "{}",
+        other.err
+    );
+    let nothing = gptkit(folder.path(), "feedback export fb");
+    assert!(nothing.code == Some(2) && nothing.err.contains("there is nothing to export"), "{}", nothing.err);
+}

@@ -34,13 +34,17 @@ impl ComputeArgs {
     /// Loads the language model of `folder`.
     ///
     /// # Errors
-    /// When it is a reward model, and those of [`ComputeArgs::load`].
+    /// When it is a reward model or a classifier, and those of [`ComputeArgs::load`].
     pub(crate) fn load_writer(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
-        if HeadDescription::load(folder).is_ok_and(|head| head.task == HeadDescription::REWARD) {
-            let what = format!("{} is a reward model; it scores answers and cannot generate text", folder.display());
-            return Err(Usage::new(what).hint(format!("gptkit score --model {}", shell(folder))).into());
-        }
-        self.load(folder)
+        let Ok(head) = HeadDescription::load(folder) else { return self.load(folder) };
+        let (is, command) = match head.task == HeadDescription::REWARD {
+            true => ("is a reward model; it scores answers and cannot generate text", "score"),
+            false => {
+                ("is a classifier of `gptkit finetune`; it labels texts and is not used to generate text", "predict")
+            }
+        };
+        let what = format!("{} {is}", folder.display());
+        Err(Usage::new(what).hint(format!("gptkit {command} --model {}", shell(folder))).into())
     }
 
     /// The transformer of `folder`, ready for its head.
@@ -72,7 +76,7 @@ impl ComputeArgs {
     ) -> anyhow::Result<(ModelFolder, Gpt)> {
         let files = ModelFolder::load(folder, &self.device.open()?).map_err(unusable)?;
         let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
-        let model = model.with_context(|| folder.display().to_string())?;
+        let model = model.with_context(|| folder.display().to_string()).map_err(unusable)?;
         if let Some(to) = self.quantize {
             model
                 .quantize(to.into())

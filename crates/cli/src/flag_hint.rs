@@ -1,5 +1,6 @@
 //! Plainer messages for mistakes on the command line: flags of other programs, paths without a flag, and invalid numbers.
 
+use crate::data_args::shell;
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsString;
@@ -21,6 +22,20 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("--batch_size", "--batch-size"),
     ("--output-dir", "--out"),
     ("--output_dir", "--out"),
+];
+
+/// Names of other programs' commands, and what they are called here.
+const OTHER_COMMANDS: [(&str, &str); 10] = [
+    ("train", "pretrain"),
+    ("generate", "sample"),
+    ("complete", "sample"),
+    ("run", "chat"),
+    ("fine-tune", "finetune"),
+    ("evaluate", "eval"),
+    ("benchmark", "bench"),
+    ("reward", "train-rm"),
+    ("rlhf", "ppo"),
+    ("server", "serve"),
 ];
 
 /// Messages of the standard library's number parsers, and plain words for them.
@@ -45,6 +60,9 @@ pub(crate) fn plain(error: &clap::Error) -> Option<String> {
 
 /// A hint for `error`, which `arguments` caused; `program` has the commands.
 pub(crate) fn of(error: &clap::Error, arguments: &[OsString], program: &Command) -> Option<String> {
+    if let Some(command) = other_command(error) {
+        return Some(format!("see gptkit {command} --help"));
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
@@ -71,8 +89,17 @@ pub(crate) fn of(error: &clap::Error, arguments: &[OsString], program: &Command)
     let path = Path::new(given);
     let is_model = path.join("config.json").exists() || path.join("adapter_config.json").exists();
     let flags: &[&str] = if is_model { &["--model", "--init"] } else { &["--data", "--prompts", "--model", "--init"] };
-    let flag = flags.iter().find(|flag| has(flag)).filter(|_| path.exists())?;
-    Some(format!("write {flag} {given}"))
+    let flag = match path.exists() {
+        true => flags.iter().find(|flag| has(flag))?,
+        false => Some(&"--prompt").filter(|flag| has(flag))?,
+    };
+    Some(format!("write {flag} {}", shell(path)))
+}
+
+/// The command that is meant where `error` is about a command of another program.
+pub(crate) fn other_command(error: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    OTHER_COMMANDS.iter().find(|(other, _)| other == given).map(|(_, command)| *command)
 }
 
 #[cfg(test)]
@@ -93,6 +120,16 @@ mod tests {
         assert_eq!(hint("gptkit pretrain --learning-rate 1e-4").as_deref(), Some("gptkit pretrain calls it --lr"));
         assert_eq!(hint("gptkit pretrain --set train.lr = 3").as_deref(), Some("write KEY=VALUE without spaces"));
         assert_eq!(hint("gptkit pretrain --wings 2"), None);
+    }
+
+    #[test]
+    fn commands_of_other_programs_lead_to_ours() {
+        let program = Cli::command();
+        for (other, command) in OTHER_COMMANDS {
+            assert!(program.find_subcommand(other).is_none() && program.find_subcommand(command).is_some(), "{other}");
+            assert_eq!(hint(&format!("gptkit {other}")), Some(format!("see gptkit {command} --help")));
+        }
+        assert_eq!(hint("gptkit fly"), None);
     }
 
     #[test]
@@ -117,5 +154,7 @@ mod tests {
         gptkit_data::disk::write(&folder.path().join("config.json"), b"{}").unwrap();
         assert_eq!(hint(&format!("gptkit chat {path}")), Some(format!("write --model {path}")));
         assert_eq!(hint(&format!("gptkit sft {path}")), Some(format!("write --init {path}")));
+        assert_eq!(hint("gptkit sample --model x Once").as_deref(), Some("write --prompt Once"));
+        assert_eq!(hint("gptkit pretrain nowhere.txt"), None);
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
     ("Start here", &["lineage", "chat"]),
     ("Train", &["pretrain", "finetune", "sft", "train-rm", "ppo", "dpo", "scaling"]),
-    ("Use a model", &["serve", "sample", "predict", "score", "rank", "merge"]),
+    ("Use a model", &["serve", "feedback", "sample", "predict", "score", "rank", "merge"]),
     ("Measure", &["eval", "compare", "win-rates", "attention", "bench"]),
     ("Runs", &["plan", "inspect", "runs", "plot"]),
     ("Data and tools", &["tokenizer", "prepare", "world", "config", "info", "completions", "man", "help"]),
@@ -68,6 +68,7 @@ const EXAMPLES: [(&str, &[&str]); 22] = [
             "gptkit serve --model runs/ppo-small-1",
             "gptkit serve --model small=runs/sft-small-1 --model gpt2=gpt2/ --reward runs/rm-small-1 --port 9000",
             "gptkit serve --model runs/ppo-small-1 --host 0.0.0.0 --api-key-file keys.txt",
+            "gptkit serve --model runs/ppo-small-1 --model runs/sft-small-1 --feedback feedback",
         ],
     ),
     ("plan", &["gptkit plan --config gpt2-small", "gptkit plan --config ppo-small --stage ppo"]),

@@ -2,7 +2,7 @@
 
 use crate::device::ComputeArgs;
 use crate::env;
-use crate::ui::{Ui, Usage};
+use crate::ui::{Ui, Usage, unusable};
 use anyhow::Result;
 use gptkit_data::source::SourceLocation;
 use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
@@ -91,7 +91,7 @@ impl JudgeChoice {
     pub(crate) fn scorer(&self, compute: &ComputeArgs) -> Result<Option<Scorer>> {
         let Self::Rewards(folder) = self else { return Ok(None) };
         let (files, gpt) = compute.load(folder)?;
-        Ok(Some(Scorer::new(folder, files, gpt)?))
+        Ok(Some(Scorer::new(folder, files, gpt).map_err(unusable)?))
     }
 
     /// The automatic judge: the reward model that [`JudgeChoice::scorer`] loaded, or the scores of the `world` that the prompts

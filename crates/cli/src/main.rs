@@ -16,6 +16,7 @@ mod device;
 mod dpo;
 mod env;
 mod eval;
+mod feedback;
 mod finetune;
 mod flag_hint;
 mod following;
@@ -102,6 +103,8 @@ enum Command {
     Sample(sample::SampleCommand),
     Chat(chat::ChatCommand),
     Serve(serve::ServeCommand),
+    #[command(subcommand)]
+    Feedback(feedback::FeedbackCommand),
     Attention(attention::AttentionCommand),
     Prepare(prepare::PrepareCommand),
     Scaling(scaling::ScalingCommand),
@@ -141,6 +144,7 @@ impl Command {
             Self::Sample(command) => command.run(ui),
             Self::Chat(command) => command.run(ui),
             Self::Serve(command) => command.run(ui),
+            Self::Feedback(command) => command.run(ui),
             Self::Prepare(command) => command.run(ui),
             Self::Scaling(command) => command.run(ui),
             Self::Bench(command) => command.run(ui),
@@ -214,7 +218,10 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
         // Its words are colored, and repeat what the arguments bring along: of those without control characters they are the
         // same but clean.
         let clean = arguments.iter().map(|argument| printable_line(&argument.to_string_lossy()).into_owned());
-        let e = help::command().try_get_matches_from(clean).err().unwrap_or(e);
+        let mut e = help::command().try_get_matches_from(clean).err().unwrap_or(e);
+        if flag_hint::other_command(&e).is_some() {
+            e.remove(clap::error::ContextKind::SuggestedSubcommand); // a name that only looks like it
+        }
         match flag_hint::plain(&e) {
             Some(message) => write_line(message.trim_end()),
             None => {

@@ -1,11 +1,13 @@
 //! `gptkit predict`
 
+use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::records_args::RecordsArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, Usage, unusable};
 use anyhow::Result;
 use clap::Args;
-use gptkit_data::progress::grouped;
+use gptkit_data::progress::{counted, grouped};
+use gptkit_model::HeadDescription;
 use gptkit_sft::predict::Predicted;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -25,6 +27,10 @@ pub(crate) struct PredictCommand {
 impl PredictCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let (path, on_bad) = self.records.checked()?;
+        if HeadDescription::load(&self.model).map_err(unusable)?.task == HeadDescription::REWARD {
+            let what = format!("{} is a reward model; it scores answers and has no labels", self.model.display());
+            return Err(Usage::new(what).hint(format!("gptkit score --model {}", shell(&self.model))).into());
+        }
         let (files, gpt) = self.compute.load_reader(&self.model)?;
         let begun = Instant::now();
         let predicted =
@@ -46,5 +52,6 @@ fn say(predicted: &Predicted, to: &str, begun: Instant, ui: &Ui) {
         ui.say(&format!("{} · loss {:.4} · {} records with labels", report.line(), report.loss, grouped(report.n)));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} per second", grouped(*n), *n as f64 / seconds.max(1e-9)));
+    let (records, rate) = (counted(*n, "record"), *n as f64 / seconds.max(1e-9));
+    ui.say(&format!("{records}{to} in {seconds:.1} s · {rate:.0} per second"));
 }

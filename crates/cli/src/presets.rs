@@ -62,7 +62,9 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
     let path = Path::new(given);
     if path.extension().is_none() && !path.exists() {
         let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-        let meant = nearest(given, names.iter().copied()).map(|name| format!("did you mean {name}? "));
+        let longer = names.iter().copied().find(|name| name.starts_with(&format!("{given}-")));
+        let meant =
+            longer.or_else(|| nearest(given, names.iter().copied())).map(|name| format!("did you mean {name}? "));
         let hint = format!("{}presets: {}", meant.unwrap_or_default(), names.join(", "));
         return Err(Usage::new(format!("{given} is neither a preset nor a file")).hint(hint).into());
     }
@@ -125,7 +127,7 @@ pub(crate) fn load_text<T: DeserializeOwned + Check>(given: &str, text: &str, se
     if loaded.is_err() && is_preset(given) && gptkit_config::load::<T>(given, text, &[]).is_err() {
         let command = command_of(given);
         let what = format!("{given} is a preset of `gptkit {command}`");
-        return Err(Usage::new(what).hint("`gptkit config list` lists the presets by command").into());
+        return Err(Usage::new(what).hint("`gptkit config list` lists the presets").into());
     }
     Ok(loaded?)
 }

@@ -11,11 +11,12 @@ use candle_core::Device;
 use clap::Args;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
-use gptkit_data::progress::Progress;
+use gptkit_data::progress::{Progress, counted};
 use gptkit_model::load::load_config;
 use gptkit_train::fit::Summary;
 use gptkit_train::language_modeling::SOURCE_LOSS;
 use gptkit_train::objective::LOSS;
+use gptkit_train::overview::runs;
 use gptkit_train::request::{RunFolder, RunRequest};
 use gptkit_train::run::claim_numbered;
 use gptkit_train::stage::{Outcome, Stage};
@@ -237,6 +238,7 @@ pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
 /// When there is no run, another process writes it, or its configuration is not sound or was edited so that it would be
 /// another run.
 fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &Ui) -> Result<Todo<C>> {
+    must_be_run(folder)?;
     if let Some(request) = RunRequest::read(folder) {
         let (command, right) = (stage.command, &request.command);
         let shown = shell(folder);
@@ -262,6 +264,31 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
         }
     };
     Ok(Todo::Resume { config, run })
+}
+
+/// Refuses a checkpoint of a run, a folder of several runs, and any other folder that is no run.
+fn must_be_run(folder: &Path) -> Result<()> {
+    const SHOWN: usize = 6;
+    let shown = shell(folder);
+    let holds = |run: &&Path| folder.strip_prefix(run).is_ok_and(|rest| rest.starts_with("checkpoints"));
+    let run =
+        folder.ancestors().skip(1).find(holds).map(|run| if run.as_os_str().is_empty() { Path::new(".") } else { run });
+    if let Some((run, request)) = run.and_then(|run| Some((shell(run), RunRequest::read(run)?))) {
+        let hint = format!("gptkit {} --resume {run}", request.command);
+        return Err(Usage::new(format!("{shown} is part of the run {run}")).hint(hint).into());
+    }
+    let files = ["run.json", "config.toml"];
+    if files.iter().any(|name| folder.join(name).exists()) || checkpoint_folders::has_checkpoint(folder) {
+        return Ok(());
+    }
+    let mut names: Vec<String> = runs(folder).into_iter().flatten().map(|run| shell(&run.folder)).collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    names.truncate(SHOWN);
+    Err(match names.is_empty() {
+        true => Usage::new(format!("{shown} is not a run")).hint("`gptkit runs` lists the runs in runs/"),
+        false => Usage::new(format!("{shown} is not a run; it contains these runs: {}{more}", names.join(", "))),
+    }
+    .into())
 }
 
 /// Starts the run in `folder` again, which has no checkpoint, in the working folder of the command that began it.
@@ -303,7 +330,7 @@ pub(crate) fn say_end(command: &str, folder: &Path, summary: &Summary, ui: &Ui) 
         (Some((loss, step)), _) => format!(" · best val {loss:.4} at step {step}"),
         _ => String::new(),
     };
-    ui.say(&format!("saved {}{best} · {} steps in {:.0} s", folder.display(), state.step, state.elapsed_s));
+    ui.say(&format!("saved {}{best} · {} in {:.0} s", folder.display(), counted(state.step, "step"), state.elapsed_s));
     let by_source = state.best_scores.iter().filter_map(|(name, loss)| Some((name.strip_prefix(SOURCE_LOSS)?, loss)));
     let by_source: Vec<String> = by_source.map(|(source, loss)| format!("{source} {loss:.4}")).collect();
     if !by_source.is_empty() {

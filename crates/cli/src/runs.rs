@@ -1,8 +1,8 @@
 //! `gptkit runs` and `gptkit plot`
 
 use crate::data_args::shell;
-use crate::ui::{Ui, Usage};
-use anyhow::{Result, ensure};
+use crate::ui::{Ui, Usage, unusable};
+use anyhow::Result;
 use clap::Args;
 use gptkit_data::printable::printable_line;
 use gptkit_data::progress::Progress;
@@ -36,13 +36,15 @@ impl RunsCommand {
         if self.watch {
             return self.watch();
         }
-        let runs = runs(&self.folder)?;
+        let runs = runs(&self.folder).map_err(unusable)?;
         if self.json {
             let lines: Vec<String> =
                 runs.iter().map(|run| serde_json::to_string(&RunObject::of(run))).collect::<Result<_, _>>()?;
             return lines.iter().try_for_each(|line| ui.json(&format!("{line}\n")));
         }
-        ensure!(!runs.is_empty(), "{}", no_runs(&self.folder));
+        if runs.is_empty() {
+            return Err(Usage::new(no_runs(&self.folder)).into());
+        }
         ui.result(&table(&runs).into_iter().map(|line| line + "\n").collect::<String>())?;
         let stopped = runs.iter().find(|run| run.activity == Activity::Stopped);
         if let Some((run, request)) = stopped.and_then(|run| Some((run, RunRequest::read(&run.folder)?))) {
@@ -60,7 +62,7 @@ impl RunsCommand {
         let terminal = console::Term::stdout();
         let mut shown = 0;
         loop {
-            let runs = runs(&self.folder)?;
+            let runs = runs(&self.folder).map_err(unusable)?;
             let lines = if runs.is_empty() { vec![no_runs(&self.folder)] } else { table(&runs) };
             let (rows, columns) = terminal.size();
             let lines = fitted(lines, usize::from(rows), usize::from(columns));
@@ -217,7 +219,7 @@ pub(crate) struct PlotCommand {
 
 impl PlotCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>()?;
+        let curves = self.runs.iter().map(|run| Curves::read(run)).collect::<Result<Vec<_>>>().map_err(unusable)?;
         let plot = match self.metrics.as_slice() {
             [] => MetricPlot::of_defaults(&curves, self.separate),
             names => MetricPlot::of_metrics(&curves, names, self.separate)?,

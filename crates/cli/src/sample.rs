@@ -120,7 +120,7 @@ impl SampleCommand {
         let model = self.model.display();
         let template = Template::required(&folder.tokenizer, &self.model)?;
         let (files, rewarder) = self.compute.load(reward)?;
-        let scorer = Scorer::new(reward, files, rewarder)?;
+        let scorer = Scorer::new(reward, files, rewarder).map_err(unusable)?;
         if !scorer.reads_as(&folder.tokenizer, &template) {
             let what =
                 format!("--reward {}: its tokenizer or chat template differs from that of {model}", reward.display());
@@ -129,6 +129,10 @@ impl SampleCommand {
         if prompt.trim().is_empty() {
             return Err(Usage::new("--best-of requires a prompt").into());
         }
+        ui.say(&format!(
+            "{model} reads the prompt as the user's message and answers it (without --best-of, it continues the prompt as \
+             plain text)"
+        ));
         let begun = Instant::now();
         let best_of = BestOf {
             folder: &folder,

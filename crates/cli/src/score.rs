@@ -2,10 +2,10 @@
 
 use crate::device::ComputeArgs;
 use crate::records_args::RecordsArgs;
-use crate::ui::Ui;
+use crate::ui::{Ui, unusable};
 use anyhow::Result;
 use clap::Args;
-use gptkit_data::progress::grouped;
+use gptkit_data::progress::{counted, grouped};
 use gptkit_reward::model::Scorer;
 use gptkit_reward::score::{ScoringCounts, ScoringOutput, score};
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ impl ReadArgs {
     fn run(self, wanted: ScoringOutput, ui: &Ui) -> Result<()> {
         let (path, on_bad) = self.records.checked()?;
         let (files, gpt) = self.compute.load(&self.model)?;
-        let scorer = Scorer::new(&self.model, files, gpt)?;
+        let scorer = Scorer::new(&self.model, files, gpt).map_err(unusable)?;
         let begun = Instant::now();
         let counts = self.records.write(ui, |sink| score(&scorer, wanted, &path, on_bad, ui, sink))?;
         say(counts, &self.records.to(), begun, ui);
@@ -76,5 +76,6 @@ fn say(ScoringCounts { n, cut, too_long }: ScoringCounts, to: &str, begun: Insta
         ui.say(&format!("warning: {} records do not fit in the context window and get no reward", grouped(too_long)));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    ui.say(&format!("{} records{to} in {seconds:.1} s · {:.0} per second", grouped(n), n as f64 / seconds.max(1e-9)));
+    let (records, rate) = (counted(n, "record"), n as f64 / seconds.max(1e-9));
+    ui.say(&format!("{records}{to} in {seconds:.1} s · {rate:.0} per second"));
 }

@@ -6,10 +6,12 @@ use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::disk;
+use gptkit_feedback::Store;
+use gptkit_feedback::people::Role;
 use gptkit_reward::model::Scorer;
 use gptkit_serve::{
-    EngineLimits, QueueLimits, Served, ServedModel, ServedScorer, Server, ServerLimits, ServerSettings, named_folder,
-    stop_signal,
+    ApiKey, EngineLimits, QueueLimits, Served, ServedModel, ServedScorer, Server, ServerLimits, ServerSettings,
+    named_folder, stop_signal,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -42,9 +44,13 @@ pub(crate) struct ServeCommand {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 8000)]
     port: u16,
-    /// File with the keys that clients must send, one per line
+    /// File with the keys that clients must send, one per line: KEY, or KEY NAME, or KEY NAME ROLE, where the role is
+    /// user, labeler or admin
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Folder in which answers and what people think of them are stored, for requests with `store: true`
+    #[arg(long, value_name = "DIR")]
+    feedback: Option<PathBuf>,
     /// Listen on an address that others can reach without keys
     #[arg(long)]
     no_key: bool,
@@ -125,17 +131,25 @@ impl ServeCommand {
             patience: PATIENCE,
             drain: Duration::from_secs(self.drain),
         };
+        // Without keys, whoever sits at this machine may do everything; others may chat and rate.
+        let open_role = if self.host.is_loopback() { Role::Admin } else { Role::User };
+        let feedback = self.feedback.as_deref().map(Store::create).transpose().map_err(unusable)?;
         let settings = ServerSettings {
             keys,
+            open_role,
             allowed_hosts: self.allowed_host.clone(),
             cors_origins: self.cors_origin.clone(),
             strict: self.strict,
         };
         let (with_key, chats) = (!settings.keys.is_empty(), served.writers[0].chats());
         let name = served.writers[0].name.clone();
-        let server = Server::open(served, SocketAddr::new(self.host, self.port), settings, limits).map_err(unusable)?;
+        let server = Server::open(served, SocketAddr::new(self.host, self.port), settings, limits, feedback)
+            .map_err(unusable)?;
         let address = server.address()?;
-        ui.say(&format!("listening on http://{address}; Ctrl-C stops the server"));
+        ui.say(&format!("listening on http://{address}; a browser shows a page there; Ctrl-C stops the server"));
+        if let Some(folder) = &self.feedback {
+            ui.say(&format!("feedback is stored in {}; `gptkit feedback export` reads it", folder.display()));
+        }
         ui.next(&example(address, &name, chats, with_key));
         let (stop, stopped) = stop_signal();
         watch_signals(move || {
@@ -147,11 +161,14 @@ impl ServeCommand {
     }
 
     /// The keys of the file: its lines, without those that are empty or begin with `#`.
-    fn keys(&self) -> Result<Vec<String>> {
+    fn keys(&self) -> Result<Vec<ApiKey>> {
         let Some(path) = &self.api_key_file else { return Ok(Vec::new()) };
         let text = disk::read_description(path).map_err(unusable)?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let keys: Vec<String> = lines.map(str::to_owned).collect();
+        let keys = (1..).zip(lines).map(|(number, line)| key(number, line));
+        let keys = keys.collect::<Result<Vec<ApiKey>, _>>().map_err(|what| {
+            Usage::new(format!("{}: {what}", path.display())).hint("a line is KEY, KEY NAME or KEY NAME ROLE")
+        })?;
         if keys.is_empty() {
             return Err(Usage::new(format!("{} contains no key; write one per line", path.display())).into());
         }
@@ -175,6 +192,18 @@ impl ServeCommand {
         }
         Ok(served)
     }
+}
+
+/// A line of the file of keys: the key, who has it, and what they may do.
+fn key(number: usize, line: &str) -> Result<ApiKey, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (secret, name, role) = match words[..] {
+        [secret] => (secret, format!("key-{number}"), Role::User),
+        [secret, name] => (secret, name.to_owned(), Role::User),
+        [secret, name, role] => (secret, name.to_owned(), role.parse()?),
+        _ => return Err(format!("key {number} has {} words", words.len())),
+    };
+    Ok(ApiKey { secret: secret.to_owned(), name, role })
 }
 
 fn default_cache(served: &Served) -> usize {

@@ -220,9 +220,10 @@ fn say(folder: &Path, state: &str, manifest: &Manifest, progress: &dyn Progress)
     let bytes: u64 = manifest.sources.iter().map(|s| s.bytes).sum();
     let (train, val) = (tokens(|s| &s.train), tokens(|s| &s.val));
     progress.note(&format!(
-        "text {} ({state}): {documents} documents, {:.1} MB, {train} training tokens, {val} validation tokens, \
+        "text {} ({state}): {documents} document{}, {:.1} MB, {train} training tokens, {val} validation tokens, \
          vocabulary {}",
         folder.display(),
+        if documents == 1 { "" } else { "s" },
         bytes as f64 / 1e6,
         manifest.vocab_size
     ));

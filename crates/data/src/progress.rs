@@ -65,6 +65,11 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// A count with its noun, which has an s at its end unless the count is 1.
+pub fn counted(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ use crate::skipped::Skipped;
 use crate::source::{OnBadRecord, SourceLocation};
 use crate::table::read_table;
 use anyhow::{Context, Result, bail, ensure};
+use gptkit_config::Usage;
 use serde_json::{Map, Value};
 use std::io::BufRead;
 use std::ops::ControlFlow;
@@ -45,7 +46,7 @@ pub fn read_rows(
     let name = piped.as_deref().unwrap_or(path);
     ensure!(piped.is_some() || !path.is_dir(), "{} is a folder; pass a file of records: {ACCEPTED}", path.display());
     let Some(format) = Format::of(name) else {
-        bail!("{} has an unknown file type: {ACCEPTED}", name.display());
+        return Err(Usage::new(format!("{} has an unknown file type: {ACCEPTED}", name.display())).into());
     };
     ensure!(piped.is_none() || format != Format::Parquet, "a Parquet file cannot be read from stdin; pass its path");
     let total = if piped.is_some() { None } else { path.metadata().ok().map(|m| m.len()) };

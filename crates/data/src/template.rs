@@ -11,9 +11,9 @@ use crate::message::{Message, Role};
 use crate::python;
 use crate::segments::{GENERATION, MARKS, cut, learned_ranges, matched, with_marks};
 use crate::tokenizer::Tokenizer;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use chrono::{DateTime, Local};
-use gptkit_config::with_hint;
+use gptkit_config::Usage;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{ErrorKind, UndefinedBehavior, context};
@@ -103,12 +103,11 @@ impl Template {
     /// # Errors
     /// As [`Template::of`], and when there is none.
     pub fn required(tokenizer: &Tokenizer, folder: &Path) -> Result<Self> {
-        Self::of(tokenizer)?.with_context(|| {
+        Self::of(tokenizer)?.ok_or_else(|| {
             let folder = folder.display();
-            with_hint(
-                format!("{folder} has no chat template, so prompts cannot be formatted"),
-                format!("train it on dialogues first: gptkit sft --init {folder}"),
-            )
+            Usage::new(format!("{folder} has no chat template, so prompts cannot be formatted"))
+                .hint(format!("train it on dialogues first: gptkit sft --init {folder}"))
+                .into()
         })
     }
 

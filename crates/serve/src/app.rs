@@ -4,7 +4,8 @@ use crate::engine::queue::Queue;
 use crate::metrics::Metrics;
 use crate::models::Served;
 use crate::settings::ServerSettings;
-use std::sync::Arc;
+use gptkit_feedback::Store;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What all handlers share.
@@ -14,6 +15,8 @@ pub(crate) struct App {
     pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: ServerSettings,
+    /// Where feedback is kept.
+    pub(crate) feedback: Option<Mutex<Store>>,
     /// Bytes of keys and values that a request may need.
     pub(crate) cache_bytes: usize,
     /// Continuations that a request may have.

@@ -14,7 +14,7 @@ pub fn read_any_body(bytes: &[u8]) {
         let _ = (sampling.sampling(1000), sampling.stop(), sampling.n(), sampling.stream());
     }
     if let Ok(chat) = fields.get::<ChatFields>() {
-        let _ = (chat.check(), chat.log_probs(), messages(&chat.messages));
+        let _ = (chat.check(true), chat.log_probs(), messages(&chat.messages));
     }
     let _ = fields.get::<CompletionFields>();
     let _ = (fields.get::<ScoreFields>(), fields.get::<RerankFields>());

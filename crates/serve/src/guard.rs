@@ -1,13 +1,33 @@
 //! Who may ask: the names by which the server may be called, pages of other origins, and keys.
 
 use crate::api::error::ApiError;
-use crate::settings::ServerSettings;
+use crate::page;
+use crate::settings::{ApiKey, ServerSettings};
 use axum::http::{HeaderMap, Method, StatusCode, header};
+use gptkit_feedback::people::Role;
+use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 /// Paths that everybody may read.
 const PUBLIC: [&str; 2] = ["/health", "/v1/health"];
+
+/// The header in which a page says who uses it, where there are no keys.
+const PERSON: &str = "x-gptkit-person";
+/// Characters of a name.
+const LONGEST_NAME: usize = 64;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Person {
+    /// What tells clients apart, for a fair share of the server.
+    pub(crate) client: Arc<str>,
+    /// The name that feedback is stored under.
+    pub(crate) name: String,
+    /// What they may do.
+    pub(crate) role: Role,
+}
 
 /// Whether a request may be answered; returns who asks.
 pub(crate) fn check(
@@ -16,13 +36,27 @@ pub(crate) fn check(
     path: &str,
     headers: &HeaderMap,
     peer: IpAddr,
-) -> Result<String, ApiError> {
+) -> Result<Person, ApiError> {
     check_host(settings, headers)?;
     check_origin(settings, headers)?;
-    if PUBLIC.contains(&path) || method == Method::OPTIONS || settings.keys.is_empty() {
-        return Ok(peer.to_string());
+    let is_public = PUBLIC.contains(&path) || page::is_part(path) || method == Method::OPTIONS;
+    if is_public || settings.keys.is_empty() {
+        let name = named(headers)?;
+        return Ok(Person { client: peer.to_string().into(), name, role: settings.open_role });
     }
     check_key(settings, headers)
+}
+
+/// The name that a page says.
+fn named(headers: &HeaderMap) -> Result<String, ApiError> {
+    let Some(header) = headers.get(PERSON) else { return Ok("user".to_owned()) };
+    let text = header.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+    let name = text.as_deref().unwrap_or_default().trim();
+    if name.is_empty() || name.chars().count() > LONGEST_NAME || name.chars().any(char::is_control) {
+        let message = format!("{PERSON} must be a name of 1 to {LONGEST_NAME} characters, percent-encoded");
+        return Err(ApiError::invalid(PERSON, message));
+    }
+    Ok(name.to_owned())
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -66,17 +100,22 @@ fn check_origin(settings: &ServerSettings, headers: &HeaderMap) -> Result<(), Ap
 }
 
 /// Compares the key with every key that is known, in constant time. Returns who has it.
-fn check_key(settings: &ServerSettings, headers: &HeaderMap) -> Result<String, ApiError> {
+fn check_key(settings: &ServerSettings, headers: &HeaderMap) -> Result<Person, ApiError> {
     let bearer = text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     let given = bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok())).unwrap_or_default();
     let given = blake3::hash(given.trim().as_bytes());
     let mut found = None;
     for (number, key) in settings.keys.iter().enumerate() {
-        if bool::from(blake3::hash(key.as_bytes()).as_bytes().ct_eq(given.as_bytes())) {
-            found = Some(number);
+        if bool::from(blake3::hash(key.secret.as_bytes()).as_bytes().ct_eq(given.as_bytes())) {
+            found = Some((number, key));
         }
     }
-    found.map(|number| format!("key {number}")).ok_or_else(|| {
+    let person = |(number, key): (usize, &ApiKey)| Person {
+        client: format!("key {number}").into(),
+        name: key.name.clone(),
+        role: key.role,
+    };
+    found.map(person).ok_or_else(|| {
         let message = "the API key is missing or wrong; send it as Authorization: Bearer KEY";
         ApiError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
     })
@@ -92,6 +131,7 @@ mod tests {
             map.insert(header::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
         check(settings, &Method::POST, path, &map, [127, 0, 0, 1].into())
+            .map(|person| person.client.to_string())
             .map_err(|e| e.body.code.unwrap_or_default().to_owned())
     }
 
@@ -120,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_key_is_needed_where_there_are_keys() {
-        let keys = vec!["one".to_owned(), "two".to_owned()];
+        let key = |secret: &str| ApiKey { secret: secret.to_owned(), name: secret.to_owned(), role: Role::User };
+        let keys = vec![key("one"), key("two")];
         let settings = ServerSettings { keys, ..ServerSettings::default() };
         let with = |name: &str, value: &str| asked(&settings, "/v1/models", &[("host", "localhost"), (name, value)]);
         assert_eq!(with("authorization", "Bearer two").as_deref(), Ok("key 1"));

@@ -2,15 +2,15 @@
 
 use crate::api::body::RequestFields;
 use crate::api::error::ApiError;
-use crate::api::request::Client;
-use crate::api::{chat, completions, models, scoring, tokens};
+use crate::api::{chat, completions, feedback, models, scoring, tokens};
 use crate::app::App;
 use crate::engine;
 use crate::engine::queue::Queue;
-use crate::guard;
+use crate::guard::{self, Person};
 use crate::metrics::Metrics;
 use crate::models::Served;
 use crate::openapi;
+use crate::page;
 use crate::settings::{ServerLimits, ServerSettings};
 use anyhow::{Context, Result};
 use axum::body::Body;
@@ -20,12 +20,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
+use gptkit_feedback::Store;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -51,7 +52,13 @@ impl Server {
     ///
     /// # Errors
     /// When the address cannot be used, or two models have one name.
-    pub fn open(served: Served, address: SocketAddr, settings: ServerSettings, limits: ServerLimits) -> Result<Self> {
+    pub fn open(
+        served: Served,
+        address: SocketAddr,
+        settings: ServerSettings,
+        limits: ServerLimits,
+        feedback: Option<Store>,
+    ) -> Result<Self> {
         served.check()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind(address));
@@ -62,6 +69,7 @@ impl Server {
             queue: Arc::new(Queue::new(limits.queue, Arc::clone(&metrics))),
             metrics,
             settings,
+            feedback: feedback.map(Mutex::new),
             cache_bytes: limits.engine.cache_bytes,
             rows: limits.engine.rows,
             body_bytes: limits.body,
@@ -192,7 +200,7 @@ type Shared = State<Arc<App>>;
 
 /// The routes, each with and without `/v1` where llama.cpp's clients expect that.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let routes: [(&str, MethodRouter<Arc<App>>); 21] = [
+    let routes: [(&str, MethodRouter<Arc<App>>); 30] = [
         ("/v1/chat/completions", post(chat_completions)),
         ("/chat/completions", post(chat_completions)),
         ("/v1/completions", post(text_completions)),
@@ -213,11 +221,23 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ("/version", get(version)),
         ("/metrics", get(metrics)),
         ("/openapi.json", get(description)),
-        ("/", get(front)),
+        ("/api/session", get(session).post(consent)),
+        ("/api/ratings", post(rate)),
+        ("/api/rankings", post(rank)),
+        ("/api/demonstrations", post(demonstrate)),
+        ("/api/tasks", post(make_tasks)),
+        ("/api/tasks/next", post(next_task)),
+        ("/api/feedback", get(figures)),
+        ("/api/people", post(exclude)),
+        ("/api/export", get(export)),
+        ("/", get(page_file)),
     ];
     let router = routes
         .into_iter()
         .fold(Router::new(), |router, (path, route)| router.route(path, route.fallback(wrong_method)));
+    let screens = ["/compare", "/label", "/write", "/data", "/served", "/page/{name}"];
+    let router =
+        screens.into_iter().fold(router, |router, path| router.route(path, get(page_file).fallback(wrong_method)));
     router.fallback(unknown_path).layer(middleware::from_fn_with_state(Arc::clone(&app), around)).with_state(app)
 }
 
@@ -232,7 +252,7 @@ async fn around(State(app): Shared, mut request: Request, next: Next) -> Respons
         Err(error) => error.into_response(),
         Ok(_) if method == Method::OPTIONS && origin.is_some() => preflight(request.headers()),
         Ok(client) => {
-            request.extensions_mut().insert(Client(client.into()));
+            request.extensions_mut().insert(client);
             next.run(request).await
         }
     };
@@ -258,7 +278,7 @@ async fn around(State(app): Shared, mut request: Request, next: Next) -> Respons
 
 /// A bounded set of names for the counters.
 fn route_name(path: &str) -> &str {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 20] = [
         "/chat/completions",
         "/completions",
         "/models",
@@ -271,6 +291,14 @@ fn route_name(path: &str) -> &str {
         "/version",
         "/metrics",
         "/openapi.json",
+        "/api/session",
+        "/api/ratings",
+        "/api/rankings",
+        "/api/demonstrations",
+        "/api/tasks",
+        "/api/tasks/next",
+        "/api/feedback",
+        "/api/export",
     ];
     let path = path.strip_prefix("/v1").unwrap_or(path);
     let path = if path.starts_with("/models/") { "/models" } else { path };
@@ -291,8 +319,13 @@ fn preflight(headers: &axum::http::HeaderMap) -> Response {
     response
 }
 
-async fn fields(app: &App, request: Request) -> Result<(Client, RequestFields), ApiError> {
-    let client = request.extensions().get::<Client>().cloned().unwrap_or_else(|| Client("".into()));
+/// Who asks; the guard has found it out.
+fn person(request: &Request) -> Result<Person, ApiError> {
+    request.extensions().get::<Person>().cloned().ok_or_else(|| ApiError::internal("the request was not checked"))
+}
+
+async fn fields(app: &App, request: Request) -> Result<(Person, RequestFields), ApiError> {
+    let client = person(&request)?;
     let (parts, body) = request.into_parts();
     Ok((client, RequestFields::read(&parts.headers, body, app.body_bytes, app.body_time).await?))
 }
@@ -379,16 +412,62 @@ async fn description() -> Json<Value> {
     Json(openapi::description())
 }
 
-/// What a person sees who opens the address in a browser.
-async fn front(State(app): Shared) -> impl IntoResponse {
-    let names: Vec<&str> = app.served.names().collect();
-    let text = format!(
-        "gptkit {} serves {}.\n\nPOST /v1/chat/completions and /v1/completions answer as OpenAI's endpoints do; \
-         GET /openapi.json describes all endpoints.\n",
-        env!("CARGO_PKG_VERSION"),
-        names.join(", ")
-    );
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text)
+async fn session(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    feedback::session(&app, &person(&request)?).await.map(Json)
+}
+
+async fn consent(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    let (person, fields) = fields(&app, request).await?;
+    feedback::consent(&app, &person, fields).await.map(Json)
+}
+
+async fn rate(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let (person, fields) = fields(&app, request).await?;
+    let (status, stored) = feedback::rate(&app, &person, fields).await?;
+    Ok((status, Json(stored)).into_response())
+}
+
+async fn rank(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let (person, fields) = fields(&app, request).await?;
+    let (status, stored) = feedback::rank(&app, &person, fields).await?;
+    Ok((status, Json(stored)).into_response())
+}
+
+async fn demonstrate(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let (person, fields) = fields(&app, request).await?;
+    let (status, stored) = feedback::demonstrate(&app, &person, fields).await?;
+    Ok((status, Json(stored)).into_response())
+}
+
+async fn make_tasks(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    let (person, fields) = fields(&app, request).await?;
+    feedback::make_tasks(&app, &person, fields).await.map(Json)
+}
+
+async fn next_task(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    let (person, _) = fields(&app, request).await?;
+    feedback::next_task(&app, &person).await.map(Json)
+}
+
+async fn figures(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    feedback::figures(&app, &person(&request)?).await.map(Json)
+}
+
+async fn exclude(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    let (person, fields) = fields(&app, request).await?;
+    feedback::exclude(&app, &person, fields).await.map(Json)
+}
+
+async fn export(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let (name, text) = feedback::export(&app, &person(&request)?, request.uri().query()).await?;
+    let attachment = format!("attachment; filename=\"{name}\"");
+    let headers = [(header::CONTENT_TYPE, "application/jsonl"), (header::CONTENT_DISPOSITION, attachment.as_str())];
+    Ok((headers, text).into_response())
+}
+
+async fn page_file(request: Request) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    page::file(path).ok_or_else(|| ApiError::not_found("unknown_path", format!("there is no {path}")))
 }
 
 async fn unknown_path(request: Request<Body>) -> ApiError {

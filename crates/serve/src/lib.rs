@@ -6,7 +6,8 @@
 //! 3. [`api`]     fields → a job, events → an answer, or an error
 //! 4. [`engine`]  one thread that owns the models and works on all jobs together
 //! 5. [`models`]  what is served
-//! 6. [`metrics`] counters; [`openapi`] the description of all endpoints; [`fuzzing`] bodies from a fuzzer
+//! 6. [`page`]     the web page
+//! 7. [`metrics`] counters; [`openapi`] the description of all endpoints; [`fuzzing`] bodies from a fuzzer
 
 mod api;
 mod app;
@@ -17,13 +18,14 @@ pub mod http;
 mod metrics;
 pub mod models;
 mod openapi;
+mod page;
 pub mod settings;
 
 pub use engine::EngineLimits;
 pub use engine::queue::QueueLimits;
 pub use http::{Server, stop_signal};
 pub use models::{Served, ServedModel, ServedScorer, named_folder};
-pub use settings::{ServerLimits, ServerSettings};
+pub use settings::{ApiKey, ServerLimits, ServerSettings};
 
 #[cfg(test)]
 mod testing;

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     generation_tokens: Counter,
     success: Family<FinishLabels, Counter>,
     canceled: Family<WhereLabels, Counter>,
+    feedback: Family<KindLabels, Counter>,
+    feedback_failures: Counter,
     first_token: Histogram,
     between_tokens: Histogram,
     latency: Histogram,
@@ -50,6 +52,11 @@ struct RouteLabels {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabels {
     reason: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: String,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -104,6 +111,8 @@ impl Metrics {
             generation_tokens: Counter::default(),
             success: Family::default(),
             canceled: Family::default(),
+            feedback: Family::default(),
+            feedback_failures: Counter::default(),
             first_token: Histogram::new(FIRST_TOKEN),
             between_tokens: Histogram::new(BETWEEN_TOKENS),
             latency: Histogram::new(LATENCY),
@@ -123,6 +132,8 @@ impl Metrics {
         registry.register("generation_tokens", "Generated tokens", metrics.generation_tokens.clone());
         registry.register("request_success", "Continuations by reason of their end", metrics.success.clone());
         registry.register("cancelled", "Requests that the client gave up", metrics.canceled.clone());
+        registry.register("feedback", "Records of feedback by kind", metrics.feedback.clone());
+        registry.register("feedback_failures", "Answers that could not be stored", metrics.feedback_failures.clone());
         registry.register("engine_failures", "Steps of the engine that failed", metrics.failures.clone());
         registry.register(
             "time_to_first_token_seconds",
@@ -160,6 +171,16 @@ impl Metrics {
 
     pub(crate) fn canceled(&self, r#where: CanceledWhere) {
         self.canceled.get_or_create(&WhereLabels { r#where }).inc();
+    }
+
+    /// A record of feedback was stored.
+    pub(crate) fn feedback(&self, kind: &str) {
+        self.feedback.get_or_create(&KindLabels { kind: kind.to_owned() }).inc();
+    }
+
+    /// An answer could not be stored.
+    pub(crate) fn feedback_failed(&self) {
+        self.feedback_failures.inc();
     }
 
     pub(crate) fn begun(&self, waited: Duration, prompt: usize, cached: usize) {

@@ -4,6 +4,10 @@ use crate::api::answer::{GptkitDetails, PromptTokensDetails, TokenUsage};
 use crate::api::chat::{ChatFields, MessageField};
 use crate::api::completions::CompletionFields;
 use crate::api::error::{ErrorBody, ErrorResponse};
+use crate::api::feedback::{
+    AnswerField, ConsentFields, DemonstrationFields, ExcludedFields, RankingFields, RatingFields, RecordFields,
+    TaskFields, Thumb,
+};
 use crate::api::sampling::{SamplingFields, StreamOptions};
 use crate::api::scoring::{RerankFields, ScoreFields};
 use crate::api::tokens::{ApplyTemplateFields, DetokenizeFields, TokenizeFields};
@@ -22,6 +26,15 @@ use utoipa::OpenApi;
     TokenizeFields,
     DetokenizeFields,
     ApplyTemplateFields,
+    AnswerField,
+    RecordFields,
+    RatingFields,
+    Thumb,
+    RankingFields,
+    DemonstrationFields,
+    TaskFields,
+    ConsentFields,
+    ExcludedFields,
     TokenUsage,
     PromptTokensDetails,
     GptkitDetails,
@@ -31,7 +44,7 @@ use utoipa::OpenApi;
 struct Schemas;
 
 /// Path, summary, schemas of the body together.
-const POSTS: [(&str, &str, &[&str]); 7] = [
+const POSTS: [(&str, &str, &[&str]); 14] = [
     ("/v1/chat/completions", "Continue a conversation", &["SamplingFields", "ChatFields"]),
     ("/v1/completions", "Continue a text", &["SamplingFields", "CompletionFields"]),
     ("/v1/score", "Rewards of completions, from a reward model", &["ScoreFields"]),
@@ -39,15 +52,25 @@ const POSTS: [(&str, &str, &[&str]); 7] = [
     ("/tokenize", "Text to tokens", &["TokenizeFields"]),
     ("/detokenize", "Tokens to text", &["DetokenizeFields"]),
     ("/apply-template", "A conversation as the model reads it", &["ApplyTemplateFields"]),
+    ("/api/session", "Agree to training with one's feedback, or no longer", &["ConsentFields"]),
+    ("/api/ratings", "Rate a stored answer", &["RecordFields", "RatingFields"]),
+    ("/api/rankings", "Rank stored answers to one prompt", &["RecordFields", "RankingFields"]),
+    ("/api/demonstrations", "Store a dialogue that a person wrote", &["RecordFields", "DemonstrationFields"]),
+    ("/api/tasks", "Make tasks for labelers", &["TaskFields"]),
+    ("/api/tasks/next", "Take the next task", &[]),
+    ("/api/people", "Leave a person out of exports", &["ExcludedFields"]),
 ];
 
-const GETS: [(&str, &str); 6] = [
+const GETS: [(&str, &str); 9] = [
     ("/v1/models", "The models that are served"),
     ("/v1/models/{name}", "One model"),
     ("/health", "Whether the server accepts requests"),
     ("/version", "The version of gptkit"),
     ("/metrics", "Counters in Prometheus' text format"),
     ("/openapi.json", "This description"),
+    ("/api/session", "Who asks, what they may do, and what is served"),
+    ("/api/feedback", "Counts, agreement and win rates"),
+    ("/api/export", "Feedback as JSONL: kind=comparisons, demonstrations or prompts"),
 ];
 
 /// The description of all endpoints.
@@ -63,6 +86,7 @@ pub(crate) fn description() -> Value {
     for (path, summary, schemas) in POSTS {
         let schema = match schemas {
             [one] => reference(one),
+            [] => json!({ "type": "object" }),
             several => json!({ "allOf": several.iter().map(|name| reference(name)).collect::<Vec<_>>() }),
         };
         let body = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
@@ -77,7 +101,8 @@ pub(crate) fn description() -> Value {
             let name = json!({ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } });
             get["parameters"] = json!([name]);
         }
-        paths.insert(path.to_owned(), json!({ "get": get }));
+        let both = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
+        both["get"] = get;
     }
     description["info"] = json!({
         "title": "gptkit", "version": env!("CARGO_PKG_VERSION"),

@@ -2,19 +2,40 @@
 
 use crate::engine::EngineLimits;
 use crate::engine::queue::QueueLimits;
+use gptkit_feedback::people::Role;
 use std::time::Duration;
 
+/// A key of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// What the client sends.
+    pub secret: String,
+    /// Who has it.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+}
+
 /// How the server is reached, and by whom.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ServerSettings {
     /// Keys that are accepted; without any, everybody who reaches the server may use it.
-    pub keys: Vec<String>,
+    pub keys: Vec<ApiKey>,
+    /// What everybody may do where there are no keys.
+    pub open_role: Role,
     /// Names by which the server may be called, besides addresses and localhost.
     pub allowed_hosts: Vec<String>,
     /// Origins whose pages may use the server.
     pub cors_origins: Vec<String>,
     /// Whether fields that are not known are refused.
     pub strict: bool,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        let (keys, allowed_hosts, cors_origins) = (Vec::new(), Vec::new(), Vec::new());
+        Self { keys, open_role: Role::User, allowed_hosts, cors_origins, strict: false }
+    }
 }
 
 /// Limits of the server.

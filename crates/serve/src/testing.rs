@@ -9,6 +9,7 @@ use candle_core::Device;
 use gptkit_data::form::DialogueForm;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_feedback::Store;
 use gptkit_model::{Gpt, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use serde_json::Value;
@@ -18,18 +19,28 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// A stop string that makes the engine panic when it writes the fourth token of a continuation.
+pub(crate) const PANIC: &str = "panic\u{0}";
+
+/// Panics when a continuation of `n_new` tokens has the stop string [`PANIC`].
+pub(crate) fn panic_if_wanted(stop: &[String], n_new: usize) {
+    assert!(n_new < 3 || stop.iter().all(|text| text != PANIC), "a panic that a test wants");
+}
+
 /// Tokens that the models of tests read.
 pub(crate) const CONTEXT: usize = 96;
 
-/// A model of drawn weights that knows printable ASCII, and reads dialogues when `chats`.
+/// A model of drawn weights that knows printable ASCII, and reads dialogues when `chats`. Its width is 64, or the 256 that
+/// q4_k needs.
 pub(crate) fn model(name: &str, chats: bool, precision: Precision, quantized: Option<Quantized>) -> ServedModel {
     let mut tokenizer = Tokenizer::of_characters(&(' '..='~').chain(['\n']).collect()).unwrap();
     if chats {
         tokenizer.add_special_tokens(&Template::special_tokens()).unwrap();
         tokenizer.set_chat_template(Some(Template::default_for_chat().source().to_owned()));
     }
+    let d_model = if quantized == Some(Quantized::Q4K) { 256 } else { 64 };
     let config: ModelConfig = serde_json::from_value(serde_json::json!({
-        "kind": "gpt2", "n_layer": 2, "n_head": 2, "d_model": 64, "context": CONTEXT,
+        "kind": "gpt2", "n_layer": 2, "n_head": 2, "d_model": d_model, "context": CONTEXT,
         "vocab_size": tokenizer.vocab_size(),
     }))
     .unwrap();
@@ -111,7 +122,17 @@ impl Answer {
 
 impl TestServer {
     pub(crate) fn start(served: Served, settings: ServerSettings, limits: ServerLimits) -> Self {
-        let server = Server::open(served, ([127, 0, 0, 1], 0).into(), settings, limits).unwrap();
+        Self::keeping(served, settings, limits, None)
+    }
+
+    /// A server that keeps feedback.
+    pub(crate) fn keeping(
+        served: Served,
+        settings: ServerSettings,
+        limits: ServerLimits,
+        feedback: Option<Store>,
+    ) -> Self {
+        let server = Server::open(served, ([127, 0, 0, 1], 0).into(), settings, limits, feedback).unwrap();
         let (stop, stopped) = stop_signal();
         let address = server.address().unwrap();
         let thread = std::thread::spawn(move || server.run(stopped).unwrap());

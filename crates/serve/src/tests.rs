@@ -1,7 +1,9 @@
 //! The server over a socket.
 
-use crate::settings::{ServerLimits, ServerSettings};
-use crate::testing::{CONTEXT, TestServer, limits, served};
+use crate::settings::{ApiKey, ServerLimits, ServerSettings};
+use crate::testing::{CONTEXT, PANIC, TestServer, limits, served};
+use gptkit_feedback::Store;
+use gptkit_feedback::people::Role;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -222,7 +224,10 @@ fn clients_that_send_slowly_are_not_waited_for() {
 
 #[test]
 fn a_key_is_needed_where_one_is_set() {
-    let settings = ServerSettings { keys: vec!["secret".to_owned()], ..ServerSettings::default() };
+    let settings = ServerSettings {
+        keys: vec![ApiKey { secret: "secret".to_owned(), name: "ann".to_owned(), role: Role::User }],
+        ..ServerSettings::default()
+    };
     let server = TestServer::start(served(), settings, limits());
     let asked = |headers: &str| server.request("GET", "/v1/models", headers, "");
     let refused = asked("authorization: Bearer wrong\r\n");
@@ -318,6 +323,35 @@ fn clients_that_leave_or_read_nothing_do_no_harm() {
     assert_eq!(server.metric("gptkit_engine_failures_total"), 0.0);
 }
 
+/// Its requests get an error, also in a stream that has begun; another model's requests and later ones do not notice it.
+#[test]
+fn a_panic_in_a_step_fails_the_requests_of_its_model_alone() {
+    let server = TestServer::standard();
+    let prompt = json!({ "model": "base", "prompt": "Hello", "max_tokens": 80, "seed": 3, "ignore_eos": true });
+    let text = || server.post(TEXT, &prompt).json()["choices"].clone();
+    let answer = || server.post(CHAT, &chat(json!({ "max_tokens": 20 }))).json()["choices"].clone();
+    let before = (text(), answer());
+    let wrong = json!({ "stop": [PANIC], "ignore_eos": true });
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..8).map(|_| scope.spawn(text)).collect();
+        while server.metric("gptkit_requests_running") == 0.0 && !others[0].is_finished() {}
+        let failed = server.post(CHAT, &chat(wrong.clone()));
+        assert_eq!((failed.status, failed.code().as_str()), (500, "internal"), "{failed:?}");
+        assert!(failed.head.contains("x-should-retry: false"), "{failed:?}");
+        for other in others {
+            assert_eq!(other.join().unwrap(), before.0);
+        }
+    });
+    assert_eq!(server.metric("gptkit_engine_failures_total"), 1.0);
+    let stream = server.post(CHAT, &chat(json!({ "stop": [PANIC], "ignore_eos": true, "stream": true })));
+    let events = stream.events();
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!((stream.status, &last["error"]["code"]), (200, &json!("internal")), "{stream:?}");
+    assert_eq!((text(), answer()), before);
+    server.wait_until_idle();
+    assert_eq!(server.metric("gptkit_engine_failures_total"), 2.0);
+}
+
 #[test]
 fn a_server_that_stops_finishes_what_runs_and_accepts_nothing_more() {
     let server = TestServer::standard();
@@ -334,4 +368,110 @@ fn a_server_that_stops_finishes_what_runs_and_accepts_nothing_more() {
     drop(server);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert!(std::net::TcpStream::connect(address).is_err(), "it still listens");
+}
+
+/// A server that keeps feedback in `folder`, and whose page may do what `role` may.
+fn with_feedback(folder: &std::path::Path, role: Role) -> TestServer {
+    let settings = ServerSettings { open_role: role, ..ServerSettings::default() };
+    TestServer::keeping(served(), settings, limits(), Some(Store::create(folder).unwrap()))
+}
+
+#[test]
+fn a_click_becomes_a_record_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = with_feedback(folder.path(), Role::Admin);
+    let stored = server.post(CHAT, &chat(json!({ "n": 2, "store": true, "temperature": 1 }))).json();
+    let request = stored["id"].as_str().unwrap();
+    let of = |choice: u64| json!({ "request": request, "choice": choice });
+    let ranking =
+        json!({ "client_id": "r1", "answers": [of(0), of(1)], "ranking": [2, 1], "shown": [1, 0], "blind": true });
+    let first = server.post("/api/rankings", &ranking);
+    assert_eq!(first.status, 201, "{first:?}");
+    let again = server.post("/api/rankings", &ranking);
+    assert_eq!((again.status, again.json()), (200, first.json()));
+    let rating =
+        json!({ "client_id": "r2", "answer": of(0), "thumb": "down", "likert": 2, "marks": ["hallucination"] });
+    assert_eq!(server.post("/api/ratings", &rating).status, 201);
+    let messages = json!([{ "role": "user", "content": "Hello" }, { "role": "assistant", "content": "Good day!" }]);
+    let written = json!({ "client_id": "r3", "messages": messages, "based_on": of(1) });
+    assert_eq!(server.post("/api/demonstrations", &written).status, 201);
+    let figures = server.get("/api/feedback").json();
+    assert_eq!(figures["counts"]["completions"], 2);
+    assert_eq!([&figures["counts"]["rankings"], &figures["counts"]["ratings"]], [&json!(1), &json!(1)]);
+    assert!(server.get("/api/export?kind=comparisons").body.is_empty(), "nobody has agreed to training");
+    assert_eq!(server.post("/api/session", &json!({ "consent": true })).json()["consent"], true);
+    assert!(server.get("/api/export?kind=comparisons").body.lines().count() >= 1);
+    let tasks = json!({ "prompts": ["Hello", " "], "k": 3, "model": "chat" });
+    assert_eq!(server.post("/api/tasks", &tasks).json()["made"], 1);
+    assert_eq!(server.post("/api/tasks/next", &json!({})).json()["task"]["k"], 3);
+    assert_eq!(server.metric("gptkit_feedback_total{kind=\"ranking\"}"), 1.0);
+}
+
+#[test]
+fn streamed_answers_are_stored_before_their_end_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = with_feedback(folder.path(), Role::User);
+    let stream = server.post(CHAT, &chat(json!({ "stream": true, "store": true, "max_tokens": 20 })));
+    let first: Value = serde_json::from_str(&stream.events()[0]).unwrap();
+    let rating = json!({ "client_id": "r1", "answer": { "request": first["id"], "choice": 0 }, "thumb": "up" });
+    assert_eq!(server.post("/api/ratings", &rating).status, 201);
+    drop(server);
+    let answers = Store::open(folder.path()).unwrap().answers().unwrap();
+    let whole = TestServer::standard().post(CHAT, &chat(json!({ "max_tokens": 20 }))).json();
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    assert_eq!((answers.len(), answers[0].text.as_str()), (1, text.trim()));
+    assert_eq!(answers[0].tokens.len() as u64, whole["usage"]["completion_tokens"].as_u64().unwrap());
+}
+
+#[test]
+fn feedback_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = with_feedback(folder.path(), Role::User);
+    let answer = json!({ "request": "chatcmpl-x", "choice": 0 });
+    for (path, body, status, code) in [
+        ("/api/ratings", json!({ "client_id": "a", "answer": answer, "thumb": "up" }), 404, "unknown_answer"),
+        ("/api/ratings", json!({ "client_id": "", "answer": answer }), 400, "invalid_value"),
+        ("/api/ratings", json!({ "client_id": "a", "answer": answer, "likert": 8 }), 400, "invalid_value"),
+        ("/api/ratings", json!({ "client_id": "a", "answer": answer, "marks": ["rude"] }), 400, "invalid_value"),
+        ("/api/rankings", json!({ "client_id": "a", "answers": [answer], "ranking": [1] }), 400, "invalid_value"),
+        (
+            "/api/rankings",
+            json!({ "client_id": "a", "answers": [answer, answer], "ranking": [1] }),
+            400,
+            "invalid_value",
+        ),
+        (
+            "/api/rankings",
+            json!({ "client_id": "a", "answers": [answer, answer, answer], "ranking": [1, 2, 3] }),
+            403,
+            "role",
+        ),
+        ("/api/tasks", json!({ "prompts": ["a"], "k": 2, "model": "chat" }), 403, "role"),
+        ("/api/tasks/next", json!({}), 403, "role"),
+        ("/api/people", json!({ "name": "a", "excluded": true }), 403, "role"),
+    ] {
+        let refused = server.post(path, &body);
+        assert_eq!((refused.status, refused.code().as_str()), (status, code), "{path} {body}");
+    }
+    assert_eq!(server.get("/api/export?kind=prompts").status, 403);
+    let off = TestServer::standard();
+    assert_eq!(off.post(CHAT, &chat(json!({ "store": true }))).code(), "invalid_value");
+    assert_eq!(off.post("/api/ratings", &json!({ "client_id": "a", "answer": answer })).code(), "feedback_off");
+}
+
+#[test]
+fn the_page_and_its_files_are_served_without_a_key() {
+    let key = ApiKey { secret: "secret".to_owned(), name: "ann".to_owned(), role: Role::Labeler };
+    let settings = ServerSettings { keys: vec![key], ..ServerSettings::default() };
+    let server = TestServer::start(served(), settings, limits());
+    for path in ["/", "/compare", "/served", "/page/chat.js"] {
+        let page = server.get(path);
+        assert!(page.status == 200 && page.head.contains("content-security-policy: default-src 'none'"), "{page:?}");
+    }
+    assert_eq!((server.get("/api/session").status, server.get("/page/other.js").status), (401, 401));
+    let session = server.request("GET", "/api/session", "authorization: Bearer secret\r\n", "").json();
+    assert_eq!(
+        (&session["person"], &session["role"], &session["named"]),
+        (&json!("ann"), &json!("labeler"), &json!(true))
+    );
 }

@@ -1,6 +1,7 @@
 //! Which columns of a file hold the texts and the label of a record, and what they say.
 
 use anyhow::{Result, bail};
+use gptkit_config::Usage;
 use gptkit_data::dialogue::{Message, Role, key};
 use gptkit_data::record::{BadRecord, Row};
 use gptkit_data::source::OnBadRecord;
@@ -111,7 +112,8 @@ impl Columns {
         let file = row.place.file.display();
         let all = named.text.iter().chain(&named.text_b).chain(&named.choices).chain(&named.label);
         if let Some(missing) = all.into_iter().find(|name| !row.fields.contains_key(*name)) {
-            bail!("{file} has no column \"{missing}\"; it has the columns {}", row.keys());
+            let what = format!("{file} has no column \"{missing}\"; it has the columns {}", row.keys());
+            return Err(Usage::new(what).into());
         }
         let lacking = |what: &str, flag: &str| {
             let known = row.keys();

@@ -4,6 +4,7 @@
 use crate::checkpoint_folders;
 use crate::model_used::ModelUsed;
 use anyhow::{Context, Result, ensure};
+use gptkit_config::Usage;
 use gptkit_data::disk::{self, Claim, LOCK};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,11 @@ impl RunRequest {
             return Ok(RunFolder::New(claim.with_context(|| if disk::is_locked(folder) { held() } else { other() })?));
         };
         let same = Self { begun: before.begun, ..self.clone() } == before;
-        ensure!(same, "{}: it contains a run that was started with {}", other(), before.difference(self));
+        if !same {
+            let what = format!("{}: it contains a run that was started with {}", other(), before.difference(self));
+            let hint = format!("gptkit {} --resume {} continues that run", before.command, folder.display());
+            return Err(Usage::new(what).hint(hint).into());
+        }
         if before.begun || checkpoint_folders::has_checkpoint(folder) {
             return Ok(RunFolder::Same);
         }

@@ -1,7 +1,8 @@
 //! What a fine-tuning starts from: a model folder, its vocabulary extended where the stage needs new special tokens.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
+use gptkit_config::Usage;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::lora::is_adapter;
 use gptkit_model::{Adapters, LoraConfig, ModelConfig, Params, Weights};
@@ -70,6 +71,11 @@ pub struct Start {
     pub new_tokens: Vec<u32>,
 }
 
+/// The model in `folder` is of a kind that the command does not support.
+fn unsuited(folder: &Path, why: &candle_core::Error) -> Usage {
+    Usage::new(format!("{}: {why}", folder.display()))
+}
+
 impl Start {
     /// Reads the model in `folder`, which is to write.
     ///
@@ -77,7 +83,7 @@ impl Start {
     /// As [`ModelFolder::load`], or when models of its kind do not write.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let start = Self::load_reader(folder, device)?;
-        start.config.must_write().with_context(|| folder.display().to_string())?;
+        start.config.must_write().map_err(|e| unsuited(folder, &e))?;
         Ok(start)
     }
 
@@ -88,7 +94,7 @@ impl Start {
     /// As [`Start::load`], or when it is no transformer.
     pub fn load_transformer(folder: &Path, device: &Device) -> Result<Self> {
         let start = Self::load(folder, device)?;
-        start.config.must_attend().with_context(|| folder.display().to_string())?;
+        start.config.must_attend().map_err(|e| unsuited(folder, &e))?;
         Ok(start)
     }
 

@@ -1,6 +1,7 @@
 //! A request to a model from its job to its answer: in one piece, or as a stream of server-sent events.
 
 use crate::api::error::{ApiError, ErrorResponse};
+use crate::api::kept::KeptAnswers;
 use crate::app::App;
 use crate::engine::job::{GenerationEvent, GenerationJob};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -95,7 +96,6 @@ pub(crate) struct FinishedAnswer {
     pub(crate) text: String,
     pub(crate) log_probs: Vec<TokenLogProb>,
     pub(crate) finish: Option<Finish>,
-    pub(crate) n_tokens: usize,
 }
 
 /// A request that the engine works on.
@@ -103,6 +103,8 @@ pub(crate) struct RunningAnswer<F> {
     pub(crate) head: AnswerHead,
     pub(crate) form: F,
     pub(crate) n: usize,
+    /// What is stored of the answers.
+    pub(crate) kept: Option<KeptAnswers>,
     events: UnboundedReceiver<GenerationEvent>,
     app: Arc<App>,
     times: Times,
@@ -158,7 +160,7 @@ impl<F: AnswerForm> RunningAnswer<F> {
             ApiError::from(refusal)
         })?;
         let times = Times::default();
-        Ok(Self { head, form, n, events, app: Arc::clone(app), times, done: 0, n_tokens: 0 })
+        Ok(Self { head, form, n, kept: None, events, app: Arc::clone(app), times, done: 0, n_tokens: 0 })
     }
 
     /// The next event; `None` after the last.
@@ -174,14 +176,22 @@ impl<F: AnswerForm> RunningAnswer<F> {
             Some(GenerationEvent::PromptRead(took)) => {
                 (self.times.prompt, self.times.first) = (*took, Some(Instant::now()));
             }
-            Some(GenerationEvent::Done { n_tokens, .. }) => {
+            Some(GenerationEvent::Done { index, finish, tokens }) => {
                 self.done += 1;
-                self.n_tokens += n_tokens;
+                self.n_tokens += tokens.len();
+                if let Some(kept) = &mut self.kept {
+                    kept.end(&self.app, *index, finish_reason(*finish), tokens.clone()).await;
+                }
                 if self.done == self.n {
                     self.app.metrics.answered(self.head.asked.elapsed());
                 }
             }
-            Some(GenerationEvent::Echo(_) | GenerationEvent::Text { .. }) => {}
+            Some(GenerationEvent::Text { index, text, .. }) => {
+                if let Some(kept) = &mut self.kept {
+                    kept.push(*index, text);
+                }
+            }
+            Some(GenerationEvent::Echo(_)) => {}
             Some(GenerationEvent::Failed(failure)) => {
                 self.done = self.n;
                 return Some(Err(failure.clone().into()));
@@ -227,8 +237,8 @@ impl<F: AnswerForm> RunningAnswer<F> {
                     answers[index].text += &text;
                     answers[index].log_probs.extend(log_probs);
                 }
-                GenerationEvent::Done { index, finish, n_tokens } => {
-                    (answers[index].finish, answers[index].n_tokens) = (Some(finish), n_tokens);
+                GenerationEvent::Done { index, finish, .. } => {
+                    answers[index].finish = Some(finish);
                 }
                 GenerationEvent::Echo(log_probs) => self.form.echo(log_probs),
                 GenerationEvent::Begun { .. } | GenerationEvent::PromptRead(_) | GenerationEvent::Failed(_) => {}

@@ -5,10 +5,12 @@ use crate::api::answer::{
 };
 use crate::api::body::RequestFields;
 use crate::api::error::ApiError;
-use crate::api::request::{Client, Wanted, job, model_of};
+use crate::api::kept::KeptAnswers;
+use crate::api::request::{Wanted, job, model_of};
 use crate::api::sampling::{SamplingFields, in_range, must_be_neutral};
 use crate::app::App;
 use crate::engine::job::ScoringJob;
+use crate::guard::Person;
 use crate::models::ServedModel;
 use axum::response::Response;
 use gptkit_data::dialogue::{Message, Role};
@@ -45,7 +47,8 @@ pub(crate) struct ChatFields {
     audio: Option<Value>,
     prediction: Option<Value>,
     web_search_options: Option<Value>,
-    store: Option<Value>,
+    /// Whether the server stores prompt and answers, so that they can be rated and ranked.
+    store: Option<bool>,
 }
 
 /// A message of a conversation.
@@ -77,7 +80,7 @@ const MOST_BEST_OF: i64 = 64;
 
 impl ChatFields {
     /// Refuses what would change the answer.
-    pub(crate) fn check(&self) -> Result<(), ApiError> {
+    pub(crate) fn check(&self, keeps: bool) -> Result<(), ApiError> {
         let text = json!({ "type": "text" });
         must_be_neutral("response_format", self.response_format.as_ref(), &[text])?;
         must_be_neutral("tools", self.tools.as_ref(), &[json!([])])?;
@@ -88,7 +91,12 @@ impl ChatFields {
         must_be_neutral("audio", self.audio.as_ref(), &[])?;
         must_be_neutral("prediction", self.prediction.as_ref(), &[])?;
         must_be_neutral("web_search_options", self.web_search_options.as_ref(), &[])?;
-        must_be_neutral("store", self.store.as_ref(), &[json!(false)])
+        match self.store {
+            Some(true) if !keeps => {
+                Err(ApiError::invalid("store", "the server keeps no answers; start it with --feedback DIR"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Log-probabilities of so many tokens at each place.
@@ -155,13 +163,13 @@ pub(crate) fn prompt(model: &ServedModel, messages: &[Message]) -> Result<Vec<u3
 /// Answers a conversation.
 pub(crate) async fn complete(
     app: &Arc<App>,
-    client: &Client,
+    client: &Person,
     mut fields: RequestFields,
 ) -> Result<(Response, Vec<String>), ApiError> {
     let sampling: SamplingFields = fields.get()?;
     let chat: ChatFields = fields.get()?;
     let ignored = fields.ignored(app.settings.strict)?;
-    chat.check()?;
+    chat.check(app.feedback.is_some())?;
     let number = model_of(app, sampling.model.as_deref())?;
     let model = &app.served.writers[number];
     if !model.chats() {
@@ -196,7 +204,10 @@ pub(crate) async fn complete(
     let (job, events) = job(app, &sampling, client, wanted)?;
     let with_log_probs = job.options.log_probs.is_some();
     let form = ChatForm { with_log_probs, begun: vec![false; job.options.n_samples] };
-    let mut running = RunningAnswer::begin(app, job, events, format!("chatcmpl-{}", Ulid::new()), form)?;
+    let id = format!("chatcmpl-{}", Ulid::new());
+    let kept = (chat.store == Some(true)).then(|| KeptAnswers::new(app, client, &id, &messages, &job));
+    let mut running = RunningAnswer::begin(app, job, events, id, form)?;
+    running.kept = kept;
     if let Some(with_usage) = stream {
         return Ok((running.stream(with_usage), ignored));
     }

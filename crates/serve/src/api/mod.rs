@@ -8,6 +8,7 @@
 //! - [`scoring`]      rewards
 //! - [`tokens`]       tokenizer and template
 //! - [`models`]       what is served
+//! - [`feedback`]       what people think of answers; [`kept`] answers that are stored
 //! - [`error`]        refusals
 
 pub(crate) mod answer;
@@ -15,6 +16,8 @@ pub(crate) mod body;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod error;
+pub(crate) mod feedback;
+pub(crate) mod kept;
 pub(crate) mod models;
 pub(crate) mod request;
 pub(crate) mod sampling;

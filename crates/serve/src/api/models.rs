@@ -25,6 +25,15 @@ fn scorer(scorer: &ServedScorer) -> Value {
     })
 }
 
+/// A language model as the page shows it.
+pub(crate) fn summary(model: &ServedModel) -> Value {
+    let config = model.config();
+    json!({
+        "name": model.name, "chat": model.chats(), "context": model.context(), "n_params": config.n_params(),
+        "kind": config.kind, "weights": model.weights, "dtype": model.dtype,
+    })
+}
+
 /// All models.
 pub(crate) fn list(app: &App) -> Value {
     let served = &app.served;

@@ -4,16 +4,13 @@ use crate::api::error::ApiError;
 use crate::api::sampling::{SamplingFields, in_range};
 use crate::app::App;
 use crate::engine::job::{GenerationEvent, GenerationJob};
+use crate::guard::Person;
 use crate::models::ServedModel;
 use gptkit_model::continuation::{GenerationOptions, LateEnds};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-/// Who asks, as far as the server can tell.
-#[derive(Debug, Clone)]
-pub(crate) struct Client(pub(crate) Arc<str>);
 
 /// The part of a job that its endpoint decides.
 pub(crate) struct Wanted {
@@ -54,7 +51,7 @@ pub(crate) fn model_of(app: &App, name: Option<&str>) -> Result<usize, ApiError>
 pub(crate) fn job(
     app: &App,
     fields: &SamplingFields,
-    client: &Client,
+    client: &Person,
     wanted: Wanted,
 ) -> Result<(GenerationJob, UnboundedReceiver<GenerationEvent>), ApiError> {
     let model = &app.served.writers[wanted.model];
@@ -83,8 +80,8 @@ pub(crate) fn job(
     };
     let (events, receiver) = unbounded_channel();
     let client = match &fields.user {
-        Some(user) => format!("{} {user}", client.0).into(),
-        None => Arc::clone(&client.0),
+        Some(user) => format!("{} {user}", client.client).into(),
+        None => Arc::clone(&client.client),
     };
     let (model, echo, asked, counted) = (wanted.model, wanted.echo, Instant::now(), AtomicBool::new(false));
     let job = GenerationJob { model, client, prompt, options, ends, late_ends, echo, events, asked, counted };

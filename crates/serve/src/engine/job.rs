@@ -82,7 +82,7 @@ pub(crate) enum GenerationEvent {
         /// Why.
         finish: Finish,
         /// Its tokens.
-        n_tokens: usize,
+        tokens: Vec<u32>,
     },
     /// The request cannot be answered; nothing follows.
     Failed(EngineFailure),

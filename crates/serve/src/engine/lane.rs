@@ -310,6 +310,8 @@ impl<'m> Lane<'m> {
 impl RunningRow<'_> {
     /// Adds the token that `logits` give.
     fn push(&mut self, logits: &[f32], model: &ServedModel) {
+        #[cfg(test)]
+        crate::testing::panic_if_wanted(&self.job.options.stop, self.continuation.n_new());
         if let Err(e) = self.continuation.push_token(logits, &decoding(model, &self.job)) {
             self.failure = Some(format!("{e:#}"));
         }
@@ -354,7 +356,8 @@ impl RunningRow<'_> {
         }
         let finish = self.continuation.finish().unwrap_or(Finish::Length);
         metrics.done(finish);
-        let _ = self.job.events.send(GenerationEvent::Done { index, finish, n_tokens: self.continuation.n_new() });
+        let tokens = self.continuation.tokens()[self.job.prompt.len()..].to_vec();
+        let _ = self.job.events.send(GenerationEvent::Done { index, finish, tokens });
     }
 }
 

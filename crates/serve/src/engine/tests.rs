@@ -142,6 +142,11 @@ fn a_request_gets_the_same_bits_in_any_mix_in_q8_0() {
     same_bits_in_any_mix(Precision::F32, Some(Quantized::Q8_0));
 }
 
+#[test]
+fn a_request_gets_the_same_bits_in_any_mix_in_q4_k() {
+    same_bits_in_any_mix(Precision::F32, Some(Quantized::Q4K));
+}
+
 /// Long prompts of one client do not hold up another client's.
 #[test]
 fn clients_take_turns() {

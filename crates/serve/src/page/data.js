@@ -49,9 +49,13 @@ function open(main) {
 			h('section', h('h2', 'Agreement'), agreement ? table('How often two people order the same two answers the same way', ['Who', 'Agreement', '95% interval', 'Pairs', 'Chart'], [
 				['People on this server', percent(agreement.value), range(agreement), `${agreement.agreed} of ${agreement.pairs}`, interval(agreement.value, agreement.low, agreement.high, PAPER)],
 				["InstructGPT's labelers (2022)", percent(PAPER), '', '', ''],
-			]) : h('p', 'No two people have ranked the same answers yet.')),
+			]) : h('p', `No two people have ranked the same answers yet. InstructGPT's labelers agreed in ${percent(PAPER)} of the pairs.`)),
 			h('section', h('h2', 'Win rates'), rates.length ? table('Comparisons between different models', ['Model', 'Win rate', '95% interval', 'Wins', 'Losses', 'Ties', 'Chart'],
-				rates.map((one) => [h('span', one.name, h('small.mono', ` ${one.weights.slice(0, 12)}`)), percent(one.win_rate), range(one), number(one.wins), number(one.losses), number(one.ties), interval(one.win_rate, one.low, one.high, 0.5)]))
+				rates.map((one) => {
+				const { value, low, high } = { ...one, value: one.win_rate, ...one.win_rate }; // a number with its interval beside or inside it
+				const rate = value == null ? ['', ''] : [percent(value), range({ low, high })];
+				return [h('span', one.name, h('small.mono', ` ${one.weights.slice(0, 12)}`)), ...rate, number(one.wins), number(one.losses), number(one.ties), value == null ? '' : interval(value, low, high, 0.5)];
+			}))
 				: h('p', 'No two models have been compared yet.'),
 			longer ? h('p', `The longer answer was preferred in ${percent(longer.value)} of ${count(longer.n, 'comparison')} (95%: ${range(longer)}).`) : null),
 			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', 'Rankings', 'Ratings', 'Demonstrations', 'Consent', 'In exports'],

@@ -103,7 +103,7 @@ export function problem(text) {
 }
 export const clearProblems = () => document.getElementById('problems').replaceChildren();
 
-/** A modal dialog. `build(close)` returns its content; resolves with what `close` was called with. */
+/** A modal dialog with what `build(close)` returns; resolves with what `close` gets. */
 export function dialog(title, build) {
 	return new Promise((resolve) => {
 		const before = document.activeElement;
@@ -143,7 +143,7 @@ export function download(name, text) {
 /** A command to type, with a button that copies it. */
 export const command = (text) => h('div.command', h('code', text), button('Copy', () => copyText(text), { 'aria-label': `Copy the command ${text}` }));
 
-/** Values that the browser keeps; without storage, nothing is kept. */
+/** Values that the browser keeps. */
 export function read(storage, name, otherwise) {
 	try {
 		return JSON.parse(storage.getItem(`gptkit.${name}`)) ?? otherwise;

@@ -4,7 +4,7 @@ import { explain, request, session } from './api.js';
 import { h, number, percent, refill } from './dom.js';
 import { table } from './data.js';
 
-export const models = { path: '/models', title: 'Models', about: 'The served models, and how fast they are now.', keys: [], open };
+export const models = { path: '/served', title: 'Models', about: 'The served models, and how fast they are now.', keys: [], open };
 
 /** Prometheus' text → { name: sum over labels }. */
 function parse(text) {

@@ -28,7 +28,7 @@ export class Settings {
 		const entries = Object.entries(this.inputs).filter(([, input]) => input.checkValidity() && input.value !== '');
 		write(localStorage, this.name, Object.fromEntries(entries.map(([name, input]) => [name, Number(input.value)])));
 	}
-	/** The settings for a request; null when a field is out of range. */
+	/** For a request; null when a field is out of range. */
 	values() {
 		return numbersOf(this.inputs);
 	}
@@ -83,7 +83,7 @@ export function tokenView(tokens) {
 		describe(tokens[i]);
 	};
 	const spans = tokens.map(([token, logProb], i) => h('span', {
-		role: 'option', tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
+		role: 'option', 'aria-label': quoted(token), tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
 	}, token.includes('\n') ? `↵${token}` : token || '∅'));
 	const keys = (event) => {
 		const at = spans.indexOf(event.target);

@@ -1,0 +1,276 @@
+//! `gptkit feedback`: what people thought of answers, for the next round of training.
+
+use crate::data_args::shell;
+use crate::device::ComputeArgs;
+use crate::ui::{Ui, Usage, unusable};
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use gptkit_data::progress::{Progress, Unit};
+use gptkit_feedback::Store;
+use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
+use gptkit_feedback::figures::FeedbackFigures;
+use gptkit_feedback::records::{MARKS, StoredAnswer};
+use gptkit_model::load::weights_fingerprint;
+use gptkit_model::sampler::Sampling;
+use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
+use gptkit_preferences::choices::Item;
+use gptkit_preferences::settings::StoredSampling;
+use serde_json::Value;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// Feedback that `gptkit serve --feedback` stored: figures, files for training, proof
+#[derive(Debug, Subcommand)]
+pub(crate) enum FeedbackCommand {
+    Export(ExportCommand),
+    Stats(StatsCommand),
+    Verify(VerifyCommand),
+}
+
+impl FeedbackCommand {
+    pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        match self {
+            Self::Export(command) => command.run(ui),
+            Self::Stats(command) => command.run(ui),
+            Self::Verify(command) => command.run(ui),
+        }
+    }
+}
+
+/// Write files that `train-rm`, `dpo`, `sft` and `ppo` read
+///
+/// Only feedback of people who agreed to training is exported. As in InstructGPT (Ouyang et al. 2022, §3.2), a person gives a
+/// limited number of prompts, prompts that begin alike count once, and mail addresses, telephone and card numbers are masked.
+#[derive(Debug, Args)]
+pub(crate) struct ExportCommand {
+    /// Folder of `gptkit serve --feedback`
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// File for rankings and corrected answers: JSONL for `train-rm` and `dpo`
+    #[arg(long, value_name = "FILE")]
+    comparisons: Option<PathBuf>,
+    /// File for dialogues that people wrote: JSONL for `sft`
+    #[arg(long, value_name = "FILE")]
+    demonstrations: Option<PathBuf>,
+    /// File for what people asked: JSONL for `ppo` and `compare`
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Only feedback of this person
+    #[arg(long, value_name = "NAME")]
+    person: Option<String>,
+    /// Only rankings of answers of this model: its name, or the fingerprint of its weights
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Leave out answers that were given this mark (repeatable)
+    #[arg(long, value_name = "MARK")]
+    without: Vec<String>,
+    /// Only the people of one part, such as 1/5: each person is in one part
+    #[arg(long, value_name = "I/N", value_parser = part)]
+    part: Option<(u64, u64)>,
+    /// Most prompts of a person
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    prompts_per_person: usize,
+    /// Also export feedback of people who did not agree to training
+    #[arg(long)]
+    without_consent: bool,
+    /// Do not mask mail addresses, telephone and card numbers
+    #[arg(long)]
+    no_mask: bool,
+}
+
+/// `I/N`, counted from 1.
+fn part(text: &str) -> Result<(u64, u64), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse::<u64>().ok()?, n.parse::<u64>().ok()?)));
+    match numbers {
+        Some((i, n)) if (1..=n).contains(&i) => Ok((i - 1, n)),
+        _ => Err(format!("{text} is not a part; write for instance 1/5")),
+    }
+}
+
+impl ExportCommand {
+    fn run(self, ui: &Ui) -> Result<()> {
+        let wanted = [
+            (ExportKind::Comparisons, &self.comparisons),
+            (ExportKind::Demonstrations, &self.demonstrations),
+            (ExportKind::Prompts, &self.prompts),
+        ];
+        if wanted.iter().all(|(_, path)| path.is_none()) {
+            let hint = "use --comparisons FILE, --demonstrations FILE or --prompts FILE";
+            return Err(Usage::new("there is nothing to export").hint(hint).into());
+        }
+        if let Some(mark) = self.without.iter().find(|mark| !MARKS.iter().any(|(name, _)| name == mark)) {
+            let marks = MARKS.map(|(name, _)| name).join(", ");
+            return Err(Usage::new(format!("--without {mark}: there is no such mark"))
+                .hint(format!("the marks are {marks}"))
+                .into());
+        }
+        let filter = ExportFilter {
+            person: self.person.clone(),
+            model: self.model.clone(),
+            without_marks: self.without.clone(),
+            without_consent: self.without_consent,
+            prompts_per_person: self.prompts_per_person,
+            part: self.part,
+            mask: !self.no_mask,
+        };
+        let mut store = Store::open(&self.folder).map_err(unusable)?;
+        for (kind, path) in wanted {
+            let Some(path) = path else { continue };
+            let counts = store.export_to(kind, &filter, path)?;
+            say(ui, kind, path.display(), &counts);
+            if counts.records > 0 {
+                let next = match kind {
+                    ExportKind::Comparisons => format!("gptkit train-rm --init DIR --data {}", shell(path)),
+                    ExportKind::Demonstrations => format!("gptkit sft --init DIR --data {}", shell(path)),
+                    ExportKind::Prompts => format!("gptkit ppo --init DIR --reward DIR --prompts {}", shell(path)),
+                };
+                ui.next(&next);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn say(ui: &Ui, kind: ExportKind, path: impl std::fmt::Display, counts: &ExportCounts) {
+    let left_out: String = counts.left_out.iter().map(|(why, n)| format!(" · left out: {n} {why}")).collect();
+    let masked = if counts.masked > 0 { format!(" · masked: {}", counts.masked) } else { String::new() };
+    ui.say(&format!("{}: {} in {path}{left_out}{masked}", kind.name(), counts.records));
+}
+
+/// Show counts, agreement between people and win rates
+#[derive(Debug, Args)]
+pub(crate) struct StatsCommand {
+    /// Folder of `gptkit serve --feedback`
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Only feedback of this person
+    #[arg(long, value_name = "NAME")]
+    person: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl StatsCommand {
+    fn run(self, ui: &Ui) -> Result<()> {
+        let store = Store::open(&self.folder).map_err(unusable)?;
+        let figures = store.figures(self.person.as_deref())?;
+        if self.json {
+            ui.result(&serde_json::to_string_pretty(&figures)?)?;
+            return Ok(());
+        }
+        let FeedbackFigures { counts, people, agreement, models, longer_preferred } = figures;
+        ui.result(&format!(
+            "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",
+            counts.completions,
+            counts.rankings,
+            counts.ratings,
+            counts.demonstrations,
+            counts.skipped,
+            counts.tasks_waiting
+        ))?;
+        for person in people {
+            let notes = [(person.consent, " · agrees to training"), (person.excluded, " · excluded")];
+            let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
+            ui.result(&format!(
+                "{} ({}): rankings {} · ratings {} · demonstrations {}{notes}",
+                person.name, person.role, person.rankings, person.ratings, person.demonstrations
+            ))?;
+        }
+        if let Some(share) = agreement {
+            ui.result(&format!("people agree on {share} of {} pairs (InstructGPT's labelers: 72.6% ± 1.5)", share.n))?;
+        }
+        for model in models {
+            let (wins, losses, ties) = (model.wins, model.losses, model.ties);
+            ui.result(&format!(
+                "{} wins {} · wins {wins} · losses {losses} · ties {ties}",
+                model.name, model.win_rate
+            ))?;
+        }
+        if let Some(share) = longer_preferred {
+            ui.result(&format!("the longer answer is preferred in {share} of {} pairs", share.n))?;
+        }
+        Ok(())
+    }
+}
+
+/// Generate stored answers again, and compare their tokens
+///
+/// The same weights, prompt, sampling settings and seed give the same tokens, on the same kind of processor: this proves that
+/// the answers are the model's.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyCommand {
+    /// Folder of `gptkit serve --feedback`
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Model folder whose answers are generated again
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Verify the last N answers of the model
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    count: usize,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl VerifyCommand {
+    fn run(self, ui: &Ui) -> Result<()> {
+        let store = Store::open(&self.folder).map_err(unusable)?;
+        let weights = weights_fingerprint(&self.model).map_err(unusable)?;
+        let (own, others): (Vec<StoredAnswer>, Vec<StoredAnswer>) =
+            store.answers()?.into_iter().partition(|answer| answer.model.weights == weights);
+        if own.is_empty() {
+            bail!(
+                "none of the {} stored answers is of the weights in {}; it may have been trained further since",
+                others.len(),
+                self.model.display()
+            );
+        }
+        let (files, gpt) = self.compute.load_writer(&self.model)?;
+        let writer = CompletionWriter::new(&self.model, &files, &gpt)?;
+        let chosen = &own[own.len().saturating_sub(self.count)..];
+        let task = ui.task("answers", Some(chosen.len() as u64), Unit::Items);
+        let mut different = Vec::new();
+        for answer in chosen {
+            if tokens(&writer, answer)? != answer.tokens {
+                different.push(answer);
+            }
+            task.advance(1);
+        }
+        drop(task);
+        let n = chosen.len();
+        ui.say(&format!("{} of {n} answers came again token by token", n - different.len()));
+        for answer in &different {
+            ui.say(&format!("different: {} choice {}: {:?}", answer.id.request, answer.id.choice, answer.text));
+        }
+        if !different.is_empty() {
+            bail!("{} answers are not what the model writes now", different.len());
+        }
+        Ok(())
+    }
+}
+
+/// The tokens that the model of `writer` generates in the place of `answer`.
+fn tokens(writer: &CompletionWriter, answer: &StoredAnswer) -> Result<Vec<u32>> {
+    let StoredAnswer { id, prompt, sampling, max_new_tokens, stop, .. } = answer;
+    if let Some(field) = ["min-tokens", "ignore-eos"].into_iter().find(|field| sampling.get(field).is_some()) {
+        bail!("{} was asked with {field}, and cannot be generated again without the server", id.request);
+    }
+    let settings: StoredSampling = serde_json::from_value(Value::clone(sampling))?;
+    let decoding = DecodingSettings {
+        n_samples: id.choice as usize + 1,
+        max_new_tokens: *max_new_tokens as usize,
+        stop: stop.clone(),
+        log_probs: None,
+        sampling: Sampling::from(&settings),
+    };
+    let item = Item { number: 0, place: id.request.clone(), world: None, prompt: prompt.clone() };
+    let mut tokens = Vec::new();
+    writer.write(&[item], &decoding, |_, sample, completion| {
+        if sample as u64 == id.choice {
+            tokens.clone_from(&completion.tokens);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(tokens)
+}

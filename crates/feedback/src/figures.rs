@@ -1,0 +1,230 @@
+//! Counts, agreement and win rates of all feedback.
+
+use crate::people::{PersonFigures, Role};
+use crate::store::{Store, parsed};
+use anyhow::Result;
+use gptkit_stats::Share;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Counts of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RecordCounts {
+    /// Answers.
+    pub completions: u64,
+    /// Rankings that count.
+    pub rankings: u64,
+    /// Ratings that count.
+    pub ratings: u64,
+    /// Demonstrations that count.
+    pub demonstrations: u64,
+    /// Rankings that were skipped.
+    pub skipped: u64,
+    /// Tasks that are not done.
+    pub tasks_waiting: u64,
+}
+
+/// How often a model's answer is preferred to another model's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelFigures {
+    /// Its name.
+    pub name: String,
+    /// Fingerprint of its weights.
+    pub weights: String,
+    /// Pairs in which its answer is preferred.
+    pub wins: u64,
+    /// Pairs in which the other one is.
+    pub losses: u64,
+    /// Pairs that are tied.
+    pub ties: u64,
+    /// Wins among all pairs, a tie counted as half; over rankings.
+    pub win_rate: Share,
+}
+
+/// All figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FeedbackFigures {
+    /// Counts of records.
+    pub counts: RecordCounts,
+    /// Each person.
+    pub people: Vec<PersonFigures>,
+    /// How often two people agree who ranked the same two answers, neither as a tie.
+    pub agreement: Option<Share>,
+    /// Models that were compared with another one.
+    pub models: Vec<ModelFigures>,
+    /// How often the longer answer is preferred.
+    pub longer_preferred: Option<Share>,
+}
+
+/// An answer in a ranking.
+struct RankedAnswer {
+    completion: i64,
+    model: (String, String),
+    characters: usize,
+    rank: u32,
+}
+
+/// A ranking that counts.
+struct CountedRanking {
+    person: String,
+    answers: Vec<RankedAnswer>,
+}
+
+impl Store {
+    /// The figures of `person`, or of all people.
+    ///
+    /// # Errors
+    /// When the store is damaged.
+    pub fn figures(&self, person: Option<&str>) -> Result<FeedbackFigures> {
+        let mut rankings = self.counted_rankings()?;
+        let agreement = agreement(&rankings);
+        rankings.retain(|ranking| person.is_none_or(|name| name == ranking.person));
+        Ok(FeedbackFigures {
+            counts: self.record_counts(person)?,
+            people: self.people(person)?,
+            agreement,
+            models: model_figures(&rankings),
+            longer_preferred: longer_preferred(&rankings),
+        })
+    }
+
+    fn record_counts(&self, person: Option<&str>) -> Result<RecordCounts> {
+        let count = |table: &str, with: &str| -> Result<u64> {
+            let sql = format!(
+                "SELECT count(*) FROM {table} r JOIN people p ON p.id = r.person WHERE (?1 IS NULL OR p.name = ?1) {with}"
+            );
+            Ok(self.connection.query_row(&sql, [person], |row| row.get(0))?)
+        };
+        let stands = |table: &str| {
+            format!("AND r.client_id NOT IN (SELECT supersedes FROM {table} WHERE supersedes IS NOT NULL)")
+        };
+        let waiting = self.connection.query_row("SELECT count(*) FROM tasks WHERE done = 0", [], |row| row.get(0))?;
+        let rankings = stands("rankings");
+        Ok(RecordCounts {
+            completions: count("completions", "")?,
+            rankings: count("rankings", &format!("{rankings} AND r.ranking IS NOT NULL"))?,
+            ratings: count("ratings", &stands("ratings"))?,
+            demonstrations: count("demonstrations", &stands("demonstrations"))?,
+            skipped: count("rankings", &format!("{rankings} AND r.ranking IS NULL AND r.skipped <> 'undone'"))?,
+            tasks_waiting: waiting,
+        })
+    }
+
+    fn people(&self, person: Option<&str>) -> Result<Vec<PersonFigures>> {
+        let sql = "SELECT name, role, consented_at IS NOT NULL, excluded_at IS NOT NULL FROM people
+            WHERE ?1 IS NULL OR name = ?1 ORDER BY name";
+        let mut statement = self.connection.prepare(sql)?;
+        let rows = statement.query_map([person], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?))
+        })?;
+        let mut people = Vec::new();
+        for row in rows {
+            let (name, role, consent, excluded) = row?;
+            let RecordCounts { rankings, ratings, demonstrations, .. } = self.record_counts(Some(&name))?;
+            let role = role.parse().unwrap_or(Role::User);
+            people.push(PersonFigures { name, role, rankings, ratings, demonstrations, consent, excluded });
+        }
+        Ok(people)
+    }
+
+    fn counted_rankings(&self) -> Result<Vec<CountedRanking>> {
+        let sql = "SELECT r.id, p.name, r.ranking, k.number, c.id, m.name, m.weights, length(c.text)
+            FROM rankings r JOIN people p ON p.id = r.person JOIN ranked k ON k.ranking = r.id
+            JOIN completions c ON c.id = k.completion JOIN models m ON m.id = c.model
+            WHERE r.ranking IS NOT NULL AND p.excluded_at IS NULL AND r.client_id NOT IN
+            (SELECT supersedes FROM rankings WHERE supersedes IS NOT NULL) ORDER BY r.id, k.number";
+        let mut rankings: BTreeMap<i64, CountedRanking> = BTreeMap::new();
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (id, person): (i64, String) = (row.get(0)?, row.get(1)?);
+            let ranks: Vec<u32> = parsed(row, 2)?;
+            let rank = ranks.get(row.get::<_, u64>(3)? as usize).copied().unwrap_or_default();
+            let answer = RankedAnswer {
+                completion: row.get(4)?,
+                model: (row.get(5)?, row.get(6)?),
+                characters: row.get::<_, u64>(7)? as usize,
+                rank,
+            };
+            rankings.entry(id).or_insert(CountedRanking { person, answers: Vec::new() }).answers.push(answer);
+        }
+        Ok(rankings.into_values().collect())
+    }
+}
+
+/// Each two answers of a ranking.
+fn two_of(answers: &[RankedAnswer]) -> impl Iterator<Item = (&RankedAnswer, &RankedAnswer)> {
+    answers.iter().enumerate().flat_map(|(i, one)| answers[i + 1..].iter().map(move |other| (one, other)))
+}
+
+fn share(clusters: &[(f64, f64)]) -> Option<Share> {
+    let clusters: Vec<(f64, f64)> = clusters.iter().copied().filter(|(_, n)| *n > 0.0).collect();
+    (!clusters.is_empty()).then(|| Share::of(&clusters))
+}
+
+fn agreement(rankings: &[CountedRanking]) -> Option<Share> {
+    // The pair of answers → who prefers the first of them.
+    let mut pairs: BTreeMap<(i64, i64), Vec<(&str, bool)>> = BTreeMap::new();
+    for ranking in rankings {
+        for (one, other) in two_of(&ranking.answers).filter(|(one, other)| one.rank != other.rank) {
+            let (low, high) = if one.completion < other.completion { (one, other) } else { (other, one) };
+            let first = low.rank < high.rank;
+            pairs.entry((low.completion, high.completion)).or_default().push((&ranking.person, first));
+        }
+    }
+    let of_pair = |said: &Vec<(&str, bool)>| {
+        let two = said.iter().enumerate().flat_map(|(i, one)| said[i + 1..].iter().map(move |other| (one, other)));
+        let people: Vec<bool> = two.filter(|(a, b)| a.0 != b.0).map(|(a, b)| a.1 == b.1).collect();
+        (people.iter().filter(|&&agree| agree).count() as f64, people.len() as f64)
+    };
+    share(&pairs.values().map(of_pair).collect::<Vec<_>>())
+}
+
+fn model_figures(rankings: &[CountedRanking]) -> Vec<ModelFigures> {
+    /// Wins, losses and ties, and the hits and pairs of each ranking.
+    #[derive(Default)]
+    struct Tally([u64; 3], Vec<(f64, f64)>);
+    let mut tallies: BTreeMap<(String, String), Tally> = BTreeMap::new();
+    for ranking in rankings {
+        let mut clusters: BTreeMap<&(String, String), (f64, f64)> = BTreeMap::new();
+        for (one, other) in two_of(&ranking.answers).filter(|(one, other)| one.model != other.model) {
+            for (own, its) in [(one, other), (other, one)] {
+                let outcome = own.rank.cmp(&its.rank) as i8; // -1: preferred
+                let (slot, hit) = match outcome {
+                    -1 => (0, 1.0),
+                    0 => (2, 0.5),
+                    _ => (1, 0.0),
+                };
+                tallies.entry(own.model.clone()).or_default().0[slot] += 1;
+                let cluster = clusters.entry(&own.model).or_default();
+                *cluster = (cluster.0 + hit, cluster.1 + 1.0);
+            }
+        }
+        for (model, cluster) in clusters {
+            tallies.entry(model.clone()).or_default().1.push(cluster);
+        }
+    }
+    let one = |((name, weights), Tally([wins, losses, ties], clusters)): ((String, String), Tally)| ModelFigures {
+        name,
+        weights,
+        wins,
+        losses,
+        ties,
+        win_rate: Share::of(&clusters),
+    };
+    tallies.into_iter().map(one).collect()
+}
+
+fn longer_preferred(rankings: &[CountedRanking]) -> Option<Share> {
+    let of_ranking = |ranking: &CountedRanking| {
+        let told_apart = |(one, other): &(&RankedAnswer, &RankedAnswer)| {
+            one.rank != other.rank && one.characters != other.characters
+        };
+        let longer = |(one, other): (&RankedAnswer, &RankedAnswer)| {
+            (one.rank < other.rank) == (one.characters > other.characters)
+        };
+        let pairs: Vec<bool> = two_of(&ranking.answers).filter(told_apart).map(longer).collect();
+        (pairs.iter().filter(|&&longer| longer).count() as f64, pairs.len() as f64)
+    };
+    share(&rankings.iter().map(of_ranking).collect::<Vec<_>>())
+}

@@ -1,0 +1,64 @@
+//! Who gives feedback, and what they may do.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What a person may do, each role more than the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Chat and rate answers.
+    User,
+    /// Also rank answers and write demonstrations.
+    Labeler,
+    /// Also make tasks, see all figures, exclude people and export.
+    Admin,
+}
+
+impl Role {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Labeler => "labeler",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::User, Self::Labeler, Self::Admin];
+        all.into_iter()
+            .find(|role| role.name() == text)
+            .ok_or_else(|| format!("{text:?} is not a role; the roles are user, labeler and admin"))
+    }
+}
+
+/// A person as the store knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PersonFigures {
+    /// Name.
+    pub name: String,
+    /// Role at the last visit.
+    pub role: Role,
+    /// Rankings that count.
+    pub rankings: u64,
+    /// Ratings that count.
+    pub ratings: u64,
+    /// Demonstrations that count.
+    pub demonstrations: u64,
+    /// Whether the person agreed that their data is used for training.
+    pub consent: bool,
+    /// Whether their records are left out of exports.
+    pub excluded: bool,
+}

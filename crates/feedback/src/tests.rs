@@ -1,0 +1,246 @@
+//! The store, and what is exported from it.
+
+use crate::export::{ExportFilter, ExportKind};
+use crate::people::Role;
+use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, StoredAnswer};
+use crate::store::{FILE, Store, StoreError, UNDONE};
+use crate::tasks::LabelingTask;
+use gptkit_data::comparison::read_comparisons;
+use gptkit_data::dialogue::{Message, Role as Speaker};
+use gptkit_data::progress::Silent;
+use gptkit_data::source::OnBadRecord;
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+fn id(request: &str, choice: u64) -> AnswerId {
+    AnswerId { request: request.to_owned(), choice }
+}
+
+fn answer(request: &str, choice: u64, model: &str, prompt: &str, text: &str) -> StoredAnswer {
+    StoredAnswer {
+        id: id(request, choice),
+        person: "ann".to_owned(),
+        model: ModelIdentity {
+            name: model.to_owned(),
+            folder: format!("runs/{model}"),
+            weights: format!("w-{model}"),
+            fingerprint: format!("fp-{model}"),
+            dtype: "f32".to_owned(),
+        },
+        prompt: vec![Message::new(Speaker::User, prompt)],
+        sampling: json!({ "temperature": 1.0, "seed": u64::MAX }),
+        max_new_tokens: 16,
+        stop: vec!["\n".to_owned()],
+        text: text.to_owned(),
+        tokens: vec![1, 2, 70_000],
+        finish: "stop".to_owned(),
+    }
+}
+
+fn feedback(client_id: &str, person: &str, act: Act) -> Feedback {
+    let (client_id, person) = (client_id.to_owned(), person.to_owned());
+    Feedback { client_id, person, seconds: Some(2.5), note: None, supersedes: None, act }
+}
+
+fn ranking(answers: &[AnswerId], ranks: Option<&[u32]>, task: Option<i64>) -> Act {
+    Act::Ranking(Ranking {
+        answers: answers.to_vec(),
+        ranking: ranks.map(<[u32]>::to_vec),
+        skipped: ranks.is_none().then(|| UNDONE.to_owned()),
+        both_bad: false,
+        shown: (0..answers.len() as u64).rev().collect(),
+        blind: true,
+        task,
+    })
+}
+
+/// A store with two answers by each of two models to one prompt; ann and bob agree to training.
+fn filled(folder: &Path) -> Store {
+    let mut store = Store::create(folder).unwrap();
+    for name in ["ann", "bob"] {
+        store.see(name, Role::Labeler).unwrap();
+        store.consent(name, true).unwrap();
+    }
+    let prompt = "Write to joe@mail.example.org. <script>\u{202e}";
+    store
+        .add_answers(&[
+            answer("r1", 0, "a", prompt, "first"),
+            answer("r1", 1, "a", prompt, "second \u{1b}[31m"),
+            answer("r2", 0, "b", prompt, "a longer third"),
+            answer("r3", 0, "b", "other", "x"),
+        ])
+        .unwrap();
+    store
+}
+
+fn exported(store: &Store, kind: ExportKind, filter: &ExportFilter) -> Vec<Value> {
+    let (text, counts) = store.export(kind, filter).unwrap();
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len() as u64, counts.records);
+    records
+}
+
+#[test]
+fn what_is_stored_is_there_when_the_process_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let act = ranking(&[id("r1", 0), id("r1", 1), id("r2", 0)], Some(&[2, 1, 2]), None);
+    let first = store.add(&feedback("c1", "ann", act.clone())).unwrap();
+    assert_eq!((first.1, store.add(&feedback("c1", "ann", act)).unwrap()), (true, (first.0, false)), "sent twice");
+    std::mem::forget(store);
+    let store = Store::open(folder.path()).unwrap();
+    let answers = store.answers().unwrap();
+    assert_eq!(
+        (answers.len(), &answers[1]),
+        (4, &answer("r1", 1, "a", "Write to joe@mail.example.org. <script>\u{202e}", "second \u{1b}[31m"))
+    );
+    let figures = store.figures(None).unwrap();
+    assert_eq!((figures.counts.rankings, figures.counts.completions), (1, 4));
+}
+
+#[test]
+fn feedback_about_what_was_not_stored_is_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let unknown = ranking(&[id("r1", 0), id("r9", 0)], Some(&[1, 2]), None);
+    assert!(
+        matches!(store.add(&feedback("c1", "ann", unknown)), Err(StoreError::UnknownAnswer(at)) if at == id("r9", 0))
+    );
+    let mixed = ranking(&[id("r1", 0), id("r3", 0)], Some(&[1, 2]), None);
+    assert!(matches!(store.add(&feedback("c2", "ann", mixed)), Err(StoreError::DifferentPrompts)));
+    assert_eq!(store.figures(None).unwrap().counts.rankings, 0);
+}
+
+#[test]
+fn rankings_become_comparisons_that_training_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let three = [id("r1", 0), id("r1", 1), id("r2", 0)];
+    store.add(&feedback("c1", "ann", ranking(&three, Some(&[3, 1, 3]), None))).unwrap();
+    store.add(&feedback("c2", "bob", ranking(&three[..2], Some(&[1, 1]), None))).unwrap();
+    store.add(&feedback("c3", "eve", ranking(&three[..2], Some(&[1, 2]), None))).unwrap();
+    let path = folder.path().join("c.jsonl");
+    let counts = store.export_to(ExportKind::Comparisons, &ExportFilter::default(), &path).unwrap();
+    assert_eq!(
+        (counts.records, counts.masked, counts.left_out.len()),
+        (1, 1, 1),
+        "eve did not agree, bob sees no difference"
+    );
+    let record = &exported(&store, ExportKind::Comparisons, &ExportFilter::default())[0];
+    assert_eq!(record["ranking"], json!([2, 1, 2]));
+    assert_eq!(record["weights"], json!(["w-a", "w-a", "w-b"]));
+    assert_eq!(record["sampling"][0]["seed"], json!(u64::MAX));
+    let mut found = Vec::new();
+    let read = read_comparisons(&path, OnBadRecord::Fail, &Silent, &mut |comparison| {
+        found.push(comparison);
+        Ok(ControlFlow::Continue(()))
+    });
+    read.unwrap();
+    assert_eq!(found[0].prompt[0].content, "Write to [mail address]. <script>\u{202e}");
+    assert_eq!(found[0].places, [2, 1, 2]);
+    let all = ExportFilter { without_consent: true, mask: false, ..ExportFilter::default() };
+    assert_eq!(exported(&store, ExportKind::Comparisons, &all).len(), 2);
+    let of_ann = ExportFilter { person: Some("bob".to_owned()), ..ExportFilter::default() };
+    assert_eq!(exported(&store, ExportKind::Comparisons, &of_ann).len(), 0);
+    let parts = [0, 1].map(|part| ExportFilter { part: Some((part, 2)), ..all.clone() });
+    let n: usize = parts.iter().map(|filter| exported(&store, ExportKind::Comparisons, filter).len()).sum();
+    assert_eq!(n, 2, "each person is in one part");
+    store.exclude("ann", true).unwrap();
+    assert!(exported(&store, ExportKind::Comparisons, &ExportFilter::default()).is_empty());
+}
+
+#[test]
+fn a_correction_supersedes_and_a_mark_leaves_an_answer_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let three = [id("r1", 0), id("r1", 1), id("r2", 0)];
+    store.add(&feedback("c1", "ann", ranking(&three, Some(&[1, 2, 3]), None))).unwrap();
+    let corrected = Feedback {
+        supersedes: Some("c1".to_owned()),
+        ..feedback("c2", "ann", ranking(&three, Some(&[3, 2, 1]), None))
+    };
+    store.add(&corrected).unwrap();
+    let records = exported(&store, ExportKind::Comparisons, &ExportFilter::default());
+    assert_eq!((records.len(), &records[0]["ranking"]), (1, &json!([3, 2, 1])));
+    let marks = vec!["harmful-advice".to_owned()];
+    let rating = Rating { answer: id("r2", 0), thumb: Some(false), likert: Some(2), marks: marks.clone() };
+    store.add(&feedback("c3", "bob", Act::Rating(rating))).unwrap();
+    let filter = ExportFilter { without_marks: marks, ..ExportFilter::default() };
+    assert_eq!(exported(&store, ExportKind::Comparisons, &filter)[0]["ranking"], json!([2, 1]));
+}
+
+#[test]
+fn a_better_answer_is_a_demonstration_and_a_comparison() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let messages = vec![Message::new(Speaker::User, "other"), Message::new(Speaker::Assistant, "better")];
+    let written = Demonstration { messages: messages.clone(), based_on: Some(id("r3", 0)) };
+    store.add(&feedback("c1", "ann", Act::Demonstration(written))).unwrap();
+    let demonstrations = exported(&store, ExportKind::Demonstrations, &ExportFilter::default());
+    assert_eq!(demonstrations[0]["messages"], json!(messages));
+    let comparisons = exported(&store, ExportKind::Comparisons, &ExportFilter::default());
+    assert_eq!(comparisons[0]["completions"], json!(["better", "x"]));
+    assert_eq!(comparisons[0]["ranking"], json!([1, 2]));
+    let prompts = exported(&store, ExportKind::Prompts, &ExportFilter::default());
+    assert_eq!(prompts.iter().map(|record| record["prompt"].clone()).collect::<Vec<_>>().len(), 2, "each prompt once");
+    let few = ExportFilter { prompts_per_person: 1, ..ExportFilter::default() };
+    assert_eq!(exported(&store, ExportKind::Prompts, &few).len(), 1);
+}
+
+#[test]
+fn people_agree_as_often_as_they_order_two_answers_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let three = [id("r1", 0), id("r1", 1), id("r2", 0)];
+    store.add(&feedback("c1", "ann", ranking(&three, Some(&[1, 2, 3]), None))).unwrap();
+    store.add(&feedback("c2", "bob", ranking(&three, Some(&[1, 3, 2]), None))).unwrap();
+    let figures = store.figures(None).unwrap();
+    let agreement = figures.agreement.unwrap();
+    assert_eq!((agreement.n, (agreement.value * 3.0).round()), (3, 2.0));
+    assert_eq!(figures.models.iter().map(|model| (model.wins, model.losses)).collect::<Vec<_>>(), [(3, 1), (1, 3)]);
+    assert_eq!(store.figures(Some("ann")).unwrap().counts.rankings, 1);
+}
+
+#[test]
+fn a_task_is_with_one_person_at_a_time_until_it_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let task = |seed| LabelingTask {
+        id: 0,
+        messages: vec![Message::new(Speaker::User, "q")],
+        k: 4,
+        model: "a".to_owned(),
+        temperature: 1.0,
+        max_tokens: 16,
+        seed,
+    };
+    store.add_tasks(&[task(1), task(2)]).unwrap();
+    let of = |store: &mut Store, name: &str| store.next_task(name).unwrap().0.map(|task| task.seed);
+    assert_eq!([of(&mut store, "ann"), of(&mut store, "bob"), of(&mut store, "ann")], [Some(1), Some(2), Some(1)]);
+    assert_eq!(of(&mut store, "eve"), None);
+    let done = ranking(&[id("r1", 0), id("r1", 1)], Some(&[1, 2]), Some(1));
+    store.add(&feedback("c1", "ann", done)).unwrap();
+    assert_eq!((of(&mut store, "ann"), store.next_task("ann").unwrap().1), (None, 1));
+    let undone = ranking(&[id("r1", 0), id("r1", 1)], None, Some(1));
+    store.add(&Feedback { supersedes: Some("c1".to_owned()), ..feedback("c2", "ann", undone) }).unwrap();
+    assert_eq!(of(&mut store, "ann"), Some(1), "taken back");
+}
+
+#[test]
+fn files_that_are_no_store_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(Store::open(folder.path()).unwrap_err().to_string().contains("gptkit serve --feedback"));
+    drop(filled(folder.path()));
+    let path = folder.path().join(FILE);
+    let bytes = std::fs::read(&path).unwrap();
+    for from in (0..bytes.len()).step_by(997) {
+        let mut bytes = bytes.clone();
+        bytes[from..].iter_mut().take(40).for_each(|byte| *byte ^= 0x5a);
+        gptkit_data::disk::write(&path, &bytes).unwrap();
+        // Whatever is found, nothing panics.
+        let _ = Store::open(folder.path()).map(|store| (store.answers(), store.figures(None)));
+    }
+    gptkit_data::disk::write(&path, &[7; 5000]).unwrap();
+    assert!(format!("{:#}", Store::create(folder.path()).unwrap_err()).contains("damaged"));
+}
