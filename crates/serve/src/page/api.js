@@ -175,7 +175,6 @@ const forget = (key) => {
 	write(localStorage, key, undefined);
 };
 const isMine = (one) => one && (!current?.named || one.person === current.person);
-/** Number of records that wait to be sent. */
 export const waiting = () => entries().filter((key) => isMine(entry(key))).length;
 
 const refusals = new Map();

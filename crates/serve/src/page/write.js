@@ -41,7 +41,7 @@ function open(main) {
 		const system = h('textarea', { rows: 2, value: draft.system, oninput: () => (draft.system = system.value) });
 		refill(place,
 			saved ? h('div.note.row', h('span.grow', saved.sentence), button('Correct it', correct)) : null,
-			fold('System message and settings of the drafts', field('System message', system, 'Empty: none.'), model ? field('Model of the drafts', model) : null, h('div.grid', settings.fields)),
+			fold('System message and settings', field('System message', system, 'Empty: none.'), model ? field('Model of the drafts', model) : null, h('div.grid', settings.fields)),
 			draft.turns.map(turnForm),
 			h('div.row', mainButton(draft.supersedes ? 'Save the correction' : 'Save', submit),
 				button('Add a turn of both', () => {
