@@ -16,7 +16,7 @@ export const mayLabel = () => current.role !== 'user';
 export const isAdmin = () => current.role === 'admin';
 export const models = (chat) => current.models.filter((model) => chat === undefined || model.chat === chat);
 
-/** What page.js provides: a way to ask for a key, and what to do when the connection or the outbox changes. */
+/** What page.js provides. */
 export const handlers = { needKey: async () => false, changed: () => {} };
 
 export const personName = () => read(localStorage, 'person', '');
@@ -37,7 +37,6 @@ addEventListener('offline', () => setOnline(false));
 addEventListener('online', () => flush());
 
 let asking = null;
-/** Asks once for a key, however many requests need it. */
 const askForKey = () => (asking ??= handlers.needKey().finally(() => { asking = null; }));
 
 export async function request(method, path, body, { signal, person = personName(), quiet = false } = {}) {
@@ -93,9 +92,8 @@ export const failure = (error) => ({
 });
 
 /**
- * Streams an answer. `onText(index, piece)` gets its pieces. Returns { id, choices: [{ text, finish, tokens }], n, gptkit,
- * state, fault, retryAfter }; `state` is 'done', 'stopped', 'broken' or 'failed', `fault` a sentence about the last two.
- * A stream without [DONE] is broken.
+ * Streams an answer to `onText(index, piece)`. Returns { id, choices: [{ text, finish, tokens }], n, gptkit, state, fault,
+ * retryAfter }; `state` is 'done', 'stopped', 'broken' (without [DONE]) or 'failed', `fault` a sentence about the last two.
  */
 export async function stream(path, body, { signal, onText = () => {} } = {}) {
 	const answer = { id: null, choices: [], n: 0, gptkit: null, state: 'broken', fault: null };
@@ -150,8 +148,8 @@ function tokensOf(logprobs) {
 		[token, logprobs.token_logprobs[i], Object.entries(logprobs.top_logprobs?.[i] ?? {})]);
 }
 
-// Outbox. Every record is written to localStorage before it is sent, under its client_id, and removed when the server has
-// acknowledged it. The server stores a client_id once, so a record that is sent again is not stored again.
+// Outbox. Every record is written to localStorage before it is sent, and removed when the server has acknowledged it. The
+// server stores a client_id once, so a record that is sent again is not stored twice.
 
 const ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ';
 let lastTime = 0;
@@ -177,15 +175,11 @@ const forget = (key) => {
 	write(localStorage, key, undefined);
 };
 const isMine = (one) => one && (!current?.named || one.person === current.person);
-/** Number of records that wait to be sent. */
 export const waiting = () => entries().filter((key) => isMine(entry(key))).length;
 
 const refusals = new Map();
 
-/**
- * Sends feedback, after whatever waits before it. Returns 'sent', or 'kept' when it is sent later. Throws when the server
- * refuses the record.
- */
+/** Sends feedback, after what waits. Returns 'sent', or 'kept' when it is sent later. Throws when the server refuses it. */
 export async function send(path, record) {
 	const key = PREFIX + record.client_id;
 	const person = current.named ? current.person : personName();
@@ -203,7 +197,6 @@ let flushing = null;
 let timer = null;
 let delay = 2_000;
 let failing = false;
-/** Whether the last attempt to send feedback failed. */
 export const isFailing = () => failing;
 
 /** Sends what waits, in order, one tab at a time. */

@@ -1,7 +1,7 @@
 // Chat: a conversation as a tree. Editing or retrying a turn begins a branch; nothing is overwritten.
 
 import { mayLabel, models, session, stream } from './api.js';
-import { announce, button, copyText, count, download, field, h, newId, number, problem, prose, read, refill, secondsSince, select, Sentences, write } from './dom.js';
+import { announce, button, copyText, count, download, field, h, mainButton, newId, number, problem, prose, read, refill, secondsSince, select, Sentences, write } from './dom.js';
 import { converse, countTokens, fault, fold, modelOptions, record, save, Settings, tokenView } from './settings.js';
 
 const STARTERS = ['What is 3 plus 4?', 'Tell me a short story.', 'Who are you?'];
@@ -11,16 +11,14 @@ let tree = null; // survives a change of the screen
 let model = null;
 let showTokens = read(localStorage, 'showTokens', false);
 
-function keep() {
-	if (write(sessionStorage, 'chat', tree)) return;
-	const nodes = Object.fromEntries(Object.entries(tree.nodes).map(([id, node]) => [id, { ...node, tokens: undefined }]));
-	write(sessionStorage, 'chat', { ...tree, nodes });
-}
+const tokensOf = new WeakMap(); // tokens of answers; they are not kept when the page is closed
+const keep = () => write(sessionStorage, 'chat', tree);
 function load() {
 	const kept = read(sessionStorage, 'chat', null) ?? fresh();
 	for (const node of Object.values(kept.nodes)) {
 		if (node.state === 'writing') Object.assign(node, { state: 'broken', fault: 'The page was closed while the answer was being written.' });
 		delete node.editing;
+		delete node.doneAt; // of another clock
 	}
 	return kept;
 }
@@ -70,14 +68,11 @@ function open(main) {
 		part = (models().find((one) => one.name === model).chat ? dialogue : continuation)(body, tools);
 	};
 	draw();
-	return { close: () => part.close(), key: (event, typing) => part.key(event, typing) };
+	return { close: () => part.close(), get keys() { return part.keys; } };
 }
 
-const HANDS = {
-	up: 'M2 9h4v11H2zM8 20V9.5L12 2c1.6 0 2.6 1.2 2.2 2.8L13.4 8H20c1.3 0 2.2 1.2 1.9 2.4l-1.9 8c-.2 1-1 1.6-2 1.6z',
-	down: 'M22 15h-4V4h4zM16 4v10.5L12 22c-1.6 0-2.6-1.200-2.200-2.800l.8-3.200H4c-1.300 0-2.200-1.200-1.900-2.400l1.900-8c.2-1 1-1.6 2-1.6z',
-};
-const hand = (way) => h('svg', { viewBox: '0 0 24 24', width: 18, height: 18, 'aria-hidden': 'true' }, h('path', { d: HANDS[way] }));
+const HAND = 'M2 9h4v11H2zM8 20V9.5L12 2c1.6 0 2.6 1.2 2.2 2.8L13.4 8H20c1.3 0 2.2 1.2 1.9 2.4l-1.9 8c-.2 1-1 1.6-2 1.6z';
+const hand = (turn) => h('svg', { viewBox: '0 0 24 24', width: 18, height: 18, 'aria-hidden': 'true' }, h('path', { d: HAND, transform: `rotate(${turn} 12 12)` }));
 
 /** Where pieces of an answer arrive: keeps the end in view if it was in view. */
 function follow(change) {
@@ -109,14 +104,14 @@ function dialogue(body, bar) {
 			}
 		}
 	} });
-	const sendButton = button('Send', () => (running ? stop() : submit()), { class: 'main' });
+	const sendButton = mainButton('Send', () => (running ? stop() : submit()));
 	const left = h('span.muted.grow');
 	const tokensButton = button('Show tokens', () => {
 		showTokens = !showTokens;
 		write(localStorage, 'showTokens', showTokens);
 		draw();
 	}, { 'aria-pressed': String(showTokens) });
-	const exportButton = button('Export (JSONL)', () => {
+	const exportButton = button('Export', () => {
 		const messages = messagesTo(shownPath().at(-1));
 		download('dialogue.jsonl', `${JSON.stringify({ messages })}\n`);
 		announce('The shown branch was exported.');
@@ -143,7 +138,7 @@ function dialogue(body, bar) {
 		recounting = setTimeout(async () => {
 			const mine = ++draft;
 			const path = shownPath();
-			const messages = path.length ? messagesTo(path.at(-1)) : tree.system.trim() ? [{ role: 'system', content: tree.system.trim() }] : [];
+			const messages = messagesTo(path.at(-1) ?? nodeOf(0));
 			if (box.value.trim()) messages.push({ role: 'user', content: box.value.trim() });
 			if (!messages.some((message) => message.role !== 'system') || path.at(-1)?.content === '') return (left.textContent = windowText());
 			const counted = await countTokens(model, messages).catch(() => null);
@@ -160,7 +155,7 @@ function dialogue(body, bar) {
 		const text = box.value.trim();
 		if (!text || running) return;
 		const parent = shownPath().at(-1) ?? nodeOf(0);
-		if (parent.role === 'user') parent.parent !== undefined && problem('The last turn has no answer yet. Use Try again, or edit the turn.');
+		if (parent.content === '' && parent.state !== 'done') problem('The last turn has no answer yet. Try again first.');
 		else if (await generate(() => add(parent, { role: 'user', content: text }))) box.value = '';
 		box.focus();
 	}
@@ -182,7 +177,7 @@ function dialogue(body, bar) {
 
 	async function answer(node, user, sampling, previous, abort) {
 		const sentences = new Sentences();
-		const request = { model, messages: messagesTo(user), ...sampling, logprobs: true, ...(showTokens ? { top_logprobs: 3 } : {}) };
+		const request = { model, messages: messagesTo(user), ...sampling, logprobs: true, top_logprobs: showTokens ? 3 : undefined };
 		const done = await converse(request, {
 			signal: abort.signal,
 			onFit: (omitted) => {
@@ -195,8 +190,9 @@ function dialogue(body, bar) {
 				follow(() => list.querySelector('.writing')?.append(piece));
 			},
 		});
-		const { state, fault: problemText, retryAfter, gptkit, n, id, messages } = done;
-		Object.assign(node, { state, fault: problemText, retryAfter, gptkit, n, sent: messages, finish: done.choices[0]?.finish, tokens: done.choices[0]?.tokens });
+		const { state, fault: why, retryAfter, gptkit, n, id, messages } = done;
+		Object.assign(node, { state, fault: why, retryAfter, gptkit, n, sent: messages, finish: done.choices[0]?.finish });
+		tokensOf.set(node, done.choices[0]?.tokens ?? []);
 		if (state === 'done' && session().feedback) node.answer = { request: id, choice: 0 };
 		sentences.end();
 		announce({ stopped: 'The answer was stopped.', broken: node.fault, done: node.finish === 'length' ? 'The answer was cut off.' : 'The answer is complete.' }[state]);
@@ -244,7 +240,7 @@ function dialogue(body, bar) {
 	async function thumb(node, value) {
 		if (!node.answer) return;
 		const again = node.thumb === value;
-		const rating = record({ answer: node.answer, ...(again ? {} : { thumb: value }), ...(node.rating ? { supersedes: node.rating } : {}) });
+		const rating = record({ answer: node.answer, thumb: again ? undefined : value, supersedes: node.rating });
 		const before = [node.thumb, node.rating];
 		[node.thumb, node.rating] = [again ? null : value, rating.client_id];
 		draw();
@@ -260,7 +256,7 @@ function dialogue(body, bar) {
 		const earlier = nodeOf(node.offer);
 		node.offer = null;
 		if (places) {
-			const ranking = record({ answers: [earlier.answer, node.answer], ranking: places, shown: [0, 1], blind: false, seconds: secondsSince(node.doneAt) });
+			const ranking = record({ answers: [earlier.answer, node.answer], ranking: places, shown: [0, 1], blind: false, seconds: node.doneAt && secondsSince(node.doneAt) });
 			if (places[0] < places[1]) nodeOf(node.parent).shown = nodeOf(node.parent).children.indexOf(earlier.id);
 			await save('/api/rankings', ranking, 'The comparison was saved.');
 		}
@@ -276,7 +272,7 @@ function dialogue(body, bar) {
 		refill(list, path.map(turnItem));
 		if (!path.length) {
 			list.append(h('li', h('p', 'Write a message, or begin with one of these:'),
-				h('div.starters', STARTERS.map((text) => button(text, () => {
+				h('div.row', STARTERS.map((text) => button(text, () => {
 					box.value = text;
 					submit();
 				})))));
@@ -298,7 +294,7 @@ function dialogue(body, bar) {
 	function textOf(node) {
 		if (node.state === 'writing') return prose(node.content, '.writing', { 'aria-busy': 'true' });
 		const parts = [];
-		if (showTokens && node.tokens?.length) parts.push(tokenView(node.tokens));
+		if (showTokens && tokensOf.get(node)?.length) parts.push(tokenView(tokensOf.get(node)));
 		else if (node.content) parts.push(prose(node.content));
 		else if (node.state === 'done') parts.push(prose('The answer is empty.', '.empty'));
 		if (node.state === 'stopped') parts.push(h('p.muted', 'Stopped.'));
@@ -323,8 +319,8 @@ function dialogue(body, bar) {
 		else {
 			if (!node.written && node.state !== 'failed' && !node.fault) buttons.push(tool('retry', 'Retry', () => retry(node)));
 			if (node.answer) {
-				buttons.push(tool('up', hand('up'), () => thumb(node, 'up'), { 'aria-label': 'Good answer', 'aria-pressed': String(node.thumb === 'up'), disabled: false }),
-					tool('down', hand('down'), () => thumb(node, 'down'), { 'aria-label': 'Bad answer', 'aria-pressed': String(node.thumb === 'down'), disabled: false }));
+				buttons.push(tool('up', hand(0), () => thumb(node, 'up'), { 'aria-label': 'Good answer', 'aria-pressed': String(node.thumb === 'up'), disabled: false }),
+					tool('down', hand(180), () => thumb(node, 'down'), { 'aria-label': 'Bad answer', 'aria-pressed': String(node.thumb === 'down'), disabled: false }));
 				if (mayLabel()) buttons.push(tool('better', 'Write a better answer', () => edit(node)));
 			}
 		}
@@ -370,7 +366,7 @@ function dialogue(body, bar) {
 			box.focus();
 			await save('/api/demonstrations', record({ messages, based_on: node.answer, seconds: secondsSince(began) }), 'The better answer was saved, and the conversation continues with it.');
 		};
-		return h('div', area, h('div.row', button(own ? 'Send as a new branch' : 'Save the better answer', done, { class: 'main' }), button('Cancel', leave),
+		return h('div', area, h('div.row', mainButton(own ? 'Send as a new branch' : 'Save the better answer', done), button('Cancel', leave),
 			h('small', own ? 'Enter sends, Esc cancels' : 'Ctrl+Enter saves, Esc cancels')));
 	}
 
@@ -386,20 +382,16 @@ function dialogue(body, bar) {
 			h('div.row', vote('The earlier answer', [1, 2], 'earlier'), vote('The new answer', [2, 1], 'new'), vote('A tie', [1, 1], 'tie'), vote('Skip', null, 'skip')));
 	}
 
+	const last = () => shownPath().findLast((node) => node.role === 'assistant');
 	draw();
 	return {
 		close: () => {
 			stop();
 			clearTimeout(recounting);
 		},
-		key: (event) => {
-			const last = shownPath().findLast((node) => node.role === 'assistant');
-			if (event.key === 'Escape' && running) stop();
-			else if (event.altKey && event.code === 'KeyR' && last && !last.written) retry(last);
-			else if (event.key === '+' && last) thumb(last, 'up');
-			else if (event.key === '-' && last) thumb(last, 'down');
-			else return false;
-			return true;
+		keys: {
+			Escape: () => (running ? stop() : false), 'Alt+KeyR': () => (last() && !last().written ? retry(last()) : false),
+			'+': () => (last() ? thumb(last(), 'up') : false), '-': () => (last() ? thumb(last(), 'down') : false),
 		},
 	};
 }
@@ -414,7 +406,7 @@ function continuation(body, bar) {
 	const area = h('textarea', { rows: 10, value: baseText, oninput: () => (baseText = area.value) });
 	const again = h('div');
 	const view = h('div');
-	const go = button('Continue', () => (abort ? abort.abort() : run()), { class: 'main' });
+	const go = mainButton('Continue', () => (abort ? abort.abort() : run()));
 	const back = button('Remove the continuation', () => {
 		area.value = baseText = undo.pop();
 		tokens = [];
@@ -467,11 +459,6 @@ function continuation(body, bar) {
 	draw();
 	return {
 		close: () => abort?.abort(),
-		key: (event) => {
-			if (event.key === 'Escape' && abort) abort.abort();
-			else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !abort) run();
-			else return false;
-			return true;
-		},
+		keys: { Escape: () => (abort ? abort.abort() : false), 'Ctrl+Enter': () => (abort ? false : run()) },
 	};
 }

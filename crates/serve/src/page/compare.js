@@ -1,7 +1,7 @@
 // Compare: two answers to one prompt, side by side and blind.
 
 import { models, session } from './api.js';
-import { announce, button, field, h, prose, read, refill, secondsSince, select, shuffled, write } from './dom.js';
+import { announce, button, field, h, mainButton, prose, read, refill, secondsSince, select, shuffled, write } from './dom.js';
 import { converse, fault, fold, modelOptions, record, save, Settings } from './settings.js';
 
 export const compare = {
@@ -28,7 +28,7 @@ function open(main) {
 	const settings = ['a', 'b'].map((one) => new Settings(`compare.${one}`, ['temperature', 'top_p', 'max_tokens']));
 	const blind = h('input', { type: 'checkbox', checked: true });
 	const box = h('textarea', { rows: 2 });
-	const goButton = button('Compare', () => (round?.abort ? stop() : begin()), { class: 'main' });
+	const goButton = mainButton('Compare', () => (round?.abort ? stop() : begin()));
 	const problemText = h('p.fault', { hidden: true, role: 'alert' });
 	const history = h('div');
 	const arena = h('div');
@@ -98,8 +98,8 @@ function open(main) {
 		if (kind === 'right') ranking[left] = 2;
 		mine.vote = kind;
 		mine.record = record({
-			answers: mine.answers.map((one) => one.answer), ranking, ...(kind === 'bad' ? { both_bad: true } : {}), shown: mine.order, blind: mine.blind, seconds: secondsSince(mine.since),
-			...(mine.answers.some((one) => one.text.toLowerCase().includes(one.model.toLowerCase())) ? { note: 'an answer contains the name of its model' } : {}),
+			answers: mine.answers.map((one) => one.answer), ranking, both_bad: kind === 'bad' || undefined, shown: mine.order, blind: mine.blind, seconds: secondsSince(mine.since),
+			note: mine.answers.some((one) => one.text.toLowerCase().includes(one.model.toLowerCase())) ? 'an answer contains the name of its model' : undefined,
 		});
 		draw();
 		arena.querySelector('.result').focus();
@@ -148,43 +148,32 @@ function open(main) {
 				h('h2', `${SIDES[side]} answer`), named ? h('p.muted', `${answer.model}, temperature ${round.sampling[i].temperature ?? 1}`) : null, answer.element,
 				answer.fault ? fault(answer, () => run(round.prompt, round.answers.map((one) => one.model), round.sampling)) : null);
 		});
-		let startX = null;
-		const swipe = {
-			ontouchstart: (event) => (startX = event.touches[0].clientX),
-			ontouchend: (event) => {
-				const moved = event.changedTouches[0].clientX - startX;
-				if (Math.abs(moved) > 60 && getSelection().isCollapsed) swap(moved < 0 ? 1 : 0);
-			},
-		};
-		const choose = (label, kind, key) => button(`${label} (${key})`, () => vote(kind), { disabled: !votable(), 'aria-keyshortcuts': key });
+		const choose = (label, kind, key) => button(`${label} (${key})`, () => vote(kind), { disabled: !votable() });
 		refill(arena,
 			h('h2.unseen', 'Answers'),
 			h('div.sides', { role: 'group', 'aria-label': 'Shown answer' }, SIDES.map((name, side) => button(`${name} answer`, () => swap(side), { 'aria-pressed': String(round.side === side) }))),
-			h('div.pair', { ...swipe }, cards),
+			h('div.pair', cards),
 			round.vote ? result() : h('div.votes', { role: 'group', tabindex: '-1', 'data-k': 'votes', 'aria-label': 'Your vote' },
 				choose('Left', 'left', '1'), choose('Right', 'right', '2'), choose('Tie', 'tie', 't'), choose('Both bad', 'bad', 'b')));
 	}
 
 	function result() {
 		const [left, right] = round.order.map((i) => round.answers[i]);
-		const said = { left: `The left answer (${left.model}) is better.`, right: `The right answer (${right.model}) is better.`, tie: 'A tie.', bad: 'Both are bad.' }[round.vote];
+		const said = { left: 'The left answer is better.', right: 'The right answer is better.', tie: 'A tie.', bad: 'Both are bad.' }[round.vote];
 		const chosen = { left, right, tie: left, bad: null }[round.vote];
 		return h('div.note.result', { tabindex: '-1', 'data-k': 'result' },
 			h('p', `${said} Left: ${left.model}. Right: ${right.model}. `, round.saved ?? ''),
-			h('div.row', button('New prompt (n)', () => next(null), { class: 'main' }),
+			h('div.row', mainButton('New prompt (n)', () => next(null)),
 				chosen ? button(round.vote === 'tie' ? 'Continue with the left answer' : 'Continue with the better answer', () => next(chosen)) : null,
 				button('Undo the vote', undo)));
 	}
 
+	const choice = (kind) => () => (votable() && !round.vote ? vote(kind) : false);
 	return {
 		close: stop,
-		key: (event) => {
-			if (event.key === 'Escape' && round?.abort) return stop(), true;
-			if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) return begin(), true;
-			const kind = { 1: 'left', 2: 'right', t: 'tie', b: 'bad' }[event.key];
-			if (kind && votable() && !round.vote) return vote(kind), true;
-			if (event.key === 'n' && round && !round.abort) return next(null), true;
-			return false;
+		keys: {
+			Escape: () => (round?.abort ? stop() : false), 'Ctrl+Enter': begin, 1: choice('left'), 2: choice('right'), t: choice('tie'), b: choice('bad'),
+			n: () => (round && !round.abort ? next(null) : false),
 		},
 	};
 }

@@ -14,14 +14,14 @@ const EXPORTS = [
 	['prompts', 'Prompts', () => 'gptkit ppo --prompts prompts.jsonl'],
 ];
 
-/** A table; on a narrow screen, each row becomes a list with labels. `rows`: the first cell names the row. */
+/** A table; the first cell names its row. On a narrow screen, each row becomes a list with labels. */
 export function table(caption, heads, rows) {
 	const numeric = (i) => rows.length > 0 && rows.every((row) => typeof row[i] === 'string' && /^[\d.,%]/.test(row[i]));
 	return h('table.stack', h('caption', caption), h('thead', h('tr', heads.map((head, i) => h('th', { scope: 'col', class: numeric(i) ? 'num' : false }, head)))),
 		h('tbody', rows.map((row) => h('tr', row.map((cell, i) => h(i ? 'td' : 'th', { scope: i ? false : 'row', 'data-label': heads[i], class: numeric(i) ? 'num' : false }, h('span', { dir: 'auto' }, cell)))))));
 }
 
-/** The interval from `low` to `high` on a line from 0 to 1; `mark` is a value to compare with. */
+/** An interval on a line from 0 to 1, beside the value `mark`. */
 const interval = (value, low, high, mark) => h('svg.interval', { viewBox: '0 0 144 16', 'aria-hidden': 'true' }, h('line', { x1: 0, x2: 144, y1: 8, y2: 8 }),
 	h('line.paper', { x1: mark * 144, x2: mark * 144, y1: 0, y2: 16 }), h('line.range', { x1: low * 144, x2: high * 144, y1: 8, y2: 8 }), h('circle', { cx: value * 144, cy: 8, r: 4 }));
 const range = ({ low, high }) => `${percent(low)} to ${percent(high)}`;
@@ -49,13 +49,17 @@ function open(main) {
 			h('section', h('h2', 'Agreement'), agreement ? table('How often two people order the same two answers the same way', ['Who', 'Agreement', '95% interval', 'Pairs', 'Chart'], [
 				['People on this server', percent(agreement.value), range(agreement), `${agreement.agreed} of ${agreement.pairs}`, interval(agreement.value, agreement.low, agreement.high, PAPER)],
 				["InstructGPT's labelers (2022)", percent(PAPER), '', '', ''],
-			]) : h('p', 'No two people have ranked the same answers yet.')),
+			]) : h('p', `No two people have ranked the same answers yet. InstructGPT's labelers agreed in ${percent(PAPER)} of the pairs.`)),
 			h('section', h('h2', 'Win rates'), rates.length ? table('Comparisons between different models', ['Model', 'Win rate', '95% interval', 'Wins', 'Losses', 'Ties', 'Chart'],
-				rates.map((one) => [h('span', one.name, h('small.mono', ` ${one.weights.slice(0, 12)}`)), percent(one.win_rate), range(one), number(one.wins), number(one.losses), number(one.ties), interval(one.win_rate, one.low, one.high, 0.5)]))
+				rates.map((one) => {
+				const { value, low, high } = { ...one, value: one.win_rate, ...one.win_rate }; // a number with its interval beside or inside it
+				const rate = value == null ? ['', ''] : [percent(value), range({ low, high })];
+				return [h('span', one.name, h('small.mono', ` ${one.weights.slice(0, 12)}`)), ...rate, number(one.wins), number(one.losses), number(one.ties), value == null ? '' : interval(value, low, high, 0.5)];
+			}))
 				: h('p', 'No two models have been compared yet.'),
 			longer ? h('p', `The longer answer was preferred in ${percent(longer.value)} of ${count(longer.n, 'comparison')} (95%: ${range(longer)}).`) : null),
-			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', 'Rankings', 'Ratings', 'Demonstrations', 'Consent', 'In exports', ''],
-				people.map((one) => [one.name, one.role, number(one.rankings), number(one.ratings), number(one.demonstrations), one.consent ? 'yes' : 'no', one.excluded ? 'excluded' : 'included', isAdmin() ? exclude(one) : '']))) : null,
+			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', 'Rankings', 'Ratings', 'Demonstrations', 'Consent', 'In exports'],
+				people.map((one) => [one.name, one.role, number(one.rankings), number(one.ratings), number(one.demonstrations), one.consent ? 'yes' : 'no', [one.excluded ? 'excluded ' : 'included ', isAdmin() && exclude(one)]]))) : null,
 			isAdmin() ? exports() : null,
 		];
 	}

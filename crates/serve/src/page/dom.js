@@ -5,8 +5,8 @@ const SVG_TAGS = new Set(['svg', 'line', 'circle', 'path']);
 const PROPERTIES = new Set(['value', 'checked', 'disabled', 'hidden', 'readOnly', 'selected', 'open']);
 
 /**
- * Creates an element: h('p.muted', { id: 'x' }, 'text', child). The properties may be left out. `onclick: f` adds a listener;
- * `value`, `checked`, … are set as properties; false leaves an attribute out.
+ * Creates an element: h('p.muted', { id: 'x' }, 'text', child), or without properties. `onclick: f` adds a listener; false
+ * leaves an attribute out.
  */
 export function h(tag, ...children) {
 	const [name, ...classes] = tag.split('.');
@@ -29,7 +29,8 @@ export const button = (label, onclick, props = {}) => h('button', { type: 'butto
 let ids = 0;
 export const newId = () => `e${++ids}`;
 
-/** A labeled control. */
+export const mainButton = (label, onclick) => button(label, onclick, { class: 'main' });
+
 export function field(label, control, hint) {
 	control.id ||= newId();
 	const note = hint && h('small', { id: `${control.id}-hint` }, hint);
@@ -69,7 +70,7 @@ export function refill(parent, ...children) {
 	if (key && document.activeElement !== active) parent.querySelector(`[data-k="${CSS.escape(key)}"]`)?.focus();
 }
 
-/** Reads `text` out in a screen reader. */
+/** For screen readers. */
 export function announce(text) {
 	if (!text?.trim()) return;
 	const live = document.getElementById('live');
@@ -102,7 +103,7 @@ export function problem(text) {
 }
 export const clearProblems = () => document.getElementById('problems').replaceChildren();
 
-/** A modal dialog. `build(close)` returns its content; resolves with what `close` was called with. */
+/** A modal dialog with what `build(close)` returns; resolves with what `close` gets. */
 export function dialog(title, build) {
 	return new Promise((resolve) => {
 		const before = document.activeElement;
@@ -142,7 +143,7 @@ export function download(name, text) {
 /** A command to type, with a button that copies it. */
 export const command = (text) => h('div.command', h('code', text), button('Copy', () => copyText(text), { 'aria-label': `Copy the command ${text}` }));
 
-/** Values that the browser keeps; without storage, nothing is kept. */
+/** Values that the browser keeps. */
 export function read(storage, name, otherwise) {
 	try {
 		return JSON.parse(storage.getItem(`gptkit.${name}`)) ?? otherwise;
@@ -166,7 +167,7 @@ export const percent = (share, digits = 1) => `${number(share * 100, digits)}%`;
 export const secondsSince = (start) => Math.round((performance.now() - start) / 100) / 10;
 export const isTyping = (element) =>
 	element.matches?.('textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])');
-/** A random order of 0 … n-1. */
+/** 0 … n-1 in a random order. */
 export function shuffled(n) {
 	const order = [...Array(n).keys()];
 	for (let i = n - 1; i > 0; i--) {

@@ -1,7 +1,7 @@
 // Label: InstructGPT's form. Each answer is rated and marked alone, then all answers of the prompt are ranked, with ties.
 
 import { explain, failure, isAdmin, post, session, stream } from './api.js';
-import { announce, button, count, field, h, newId, numberInput, numbersOf, prose, refill, secondsSince, select, shuffled } from './dom.js';
+import { announce, button, count, field, h, mainButton, newId, numberInput, numbersOf, prose, refill, secondsSince, select, shuffled } from './dom.js';
 import { fault, fold, modelOptions, record, save } from './settings.js';
 
 export const label = {
@@ -16,9 +16,10 @@ const LETTERS = 'acdefghijklmopqrstvwxyz'; // without b, n and u
 const REASONS = ['not my language', 'nonsense', 'personal data', 'I cannot judge it'];
 
 function open(main) {
-	let task = null; // { id, messages, answers, order, marks, places, step, times, … }
+	let task = null; // the server's task with answers, forms, order, places, and the answer that is rated (at)
 	let past = null; // the last submitted task
 	let abort = null;
+	let run = 0; // grows when something else is to be shown
 	let clock = null;
 	const place = h('div.fill');
 	main.append(h('div.columns', place, h('aside', { 'aria-label': 'Instructions and tasks' }, instructions(), isAdmin() ? maker(() => !task && next()) : null)));
@@ -26,32 +27,34 @@ function open(main) {
 	async function next() {
 		clearInterval(clock);
 		task = null;
+		const mine = ++run;
 		refill(place, saved(), h('p.loading', 'Loading a task …'));
 		let got;
 		try {
 			got = await post('/api/tasks/next', {});
 		} catch (error) {
-			return refill(place, saved(), fault(failure(error), next));
+			return mine === run && refill(place, saved(), fault(failure(error), next));
 		}
-		if (!place.isConnected) return;
+		if (mine !== run || !place.isConnected) return;
 		if (!got.task) return empty();
 		await load({ ...got.task, waiting: got.waiting });
 	}
 
 	function empty() {
 		refill(place, saved(), h('h2', { tabindex: '-1' }, 'No task is waiting'),
-			h('p', isAdmin() ? 'Make tasks from prompts with the form on this page.' : 'An administrator can make tasks from prompts.'), button('Look again', next, { class: 'main' }));
+			h('p', isAdmin() ? 'Make tasks from prompts with the form on this page.' : 'An administrator can make tasks from prompts.'), mainButton('Look again', next));
 		place.querySelector('h2').focus();
 	}
 
 	/** Generates the answers of a task. */
 	async function load(fresh) {
+		const mine = ++run;
 		abort = new AbortController();
 		const { model, messages, temperature, max_tokens, seed, k } = fresh;
 		refill(place, saved(), prompt(fresh), h('p.loading', `${count(k, 'answer')} are being written …`));
 		const done = await stream('/v1/chat/completions', { model, messages, temperature, max_tokens, seed, n: k, store: true }, { signal: abort.signal });
+		if (mine !== run || !place.isConnected) return;
 		abort = null;
-		if (!place.isConnected) return;
 		if (done.state !== 'done') return refill(place, saved(), fault({ ...done, fault: done.fault ?? 'Stopped.' }, () => load(fresh)));
 		const answers = Array.from({ length: k }, (_, choice) => ({ request: done.id, choice }));
 		const forms = done.choices.map((choice) => ({ text: choice.text, likert: null, marks: [], note: '', seconds: 0 }));
@@ -91,7 +94,7 @@ function open(main) {
 		const title = last() ? 'Rank the answers' : `Answer ${task.at + 1} of ${k}`;
 		refill(place, saved(), h('p.muted', `Task ${task.id}, ${count(Math.max(0, task.waiting - 1), 'task')} after it. `, time), prompt(task),
 			h('section', h('h2', { tabindex: '-1' }, title), last() ? ranking() : rating(form()),
-				h('div.row', button(last() ? 'Submit' : 'Next', () => (last() ? submit() : step(1)), { class: 'main' }),
+				h('div.row', mainButton(last() ? 'Submit' : 'Next', () => (last() ? submit() : step(1))),
 					button('Back (u)', () => step(-1), { disabled: task.at === 0 }))), skipping());
 		if (move) place.querySelector('section h2').focus();
 	}
@@ -104,7 +107,7 @@ function open(main) {
 		} }), h('span', LETTERS[i] ? [h('kbd', { 'aria-hidden': 'true' }, LETTERS[i]), ' '] : '', text));
 		const note = h('textarea', { rows: 2, value: one.note, oninput: () => (one.note = note.value) });
 		return [shown(one.text), h('fieldset', h('legend', 'Overall quality'), h('div.scale', [1, 2, 3, 4, 5, 6, 7].map(radio)),
-			h('div.ends', h('small', '1: worst'), h('small', '7: best')), h('p', { id: 'rate-first', class: 'fault', hidden: true }, 'Rate the answer from 1 to 7 first.')),
+			h('small', '1 is the worst, 7 the best.'), h('p', { id: 'rate-first', class: 'fault', hidden: true }, 'Rate the answer from 1 to 7 first.')),
 		h('fieldset', h('legend', 'Mark what applies'), h('div.marks', marks.map(mark))), fold('Note', field('Note (optional)', note))];
 	}
 
@@ -112,14 +115,6 @@ function open(main) {
 
 	function ranking() {
 		const k = task.forms.length;
-		const line = h('input', { type: 'text', class: 'mono', autocomplete: 'off', onchange: () => {
-			const places = parse(line.value, k);
-			line.setCustomValidity(places ? '' : `Name each answer from 1 to ${k} once, best first, for example 2 1=3.`);
-			if (!places) return line.reportValidity();
-			task.order.forEach((i, at) => (task.places[i] = places[at]));
-			draw();
-		} });
-		line.value = written(task.order.map((i) => task.places[i]));
 		const items = task.order.map((i, at) => {
 			const set = (value) => {
 				task.places[i] = Math.min(k, Math.max(1, Math.round(value) || 1));
@@ -131,8 +126,7 @@ function open(main) {
 				h('div.place', button('▲', () => set(task.places[i] - 1), { 'aria-label': `Better: answer ${at + 1}` }), input,
 					button('▼', () => set(task.places[i] + 1), { 'aria-label': `Worse: answer ${at + 1}` })));
 		});
-		return [h('p', 'Place 1 is the best. Give the same place to answers that are equally good.'), h('ol.ranked', items),
-			field('The same as a line', line, 'Best first; = is a tie: 2 1=3')];
+		return [h('p', 'Place 1 is the best. Give the same place to answers that are equally good.'), h('ol.ranked', items)];
 	}
 
 	function skipping() {
@@ -140,19 +134,21 @@ function open(main) {
 		return fold('Skip this task', field('Reason', reason), h('div.row.gap', button('Skip', () => finish({ skipped: reason.value }))));
 	}
 
-	const submit = () => finish({ ranking: task.places.map((one) => 1 + new Set(task.places.filter((other) => other < one)).size) });
+	const submit = () => {
+		document.activeElement.blur(); // a place that was typed takes effect
+		finish({ ranking: task.places.map((one) => 1 + new Set(task.places.filter((other) => other < one)).size) });
+	};
 
 	async function finish(outcome) {
 		clearInterval(clock);
 		const mine = task;
 		const supersedes = mine.sent ?? {};
 		const sent = { ratings: {} };
-		const rank = record({ answers: mine.answers, ...outcome, shown: mine.order, blind: true, seconds: secondsSince(mine.began), task: mine.id, ...(supersedes.ranking ? { supersedes: supersedes.ranking } : {}) });
+		const rank = record({ answers: mine.answers, ...outcome, shown: mine.order, blind: true, seconds: secondsSince(mine.began), task: mine.id, supersedes: supersedes.ranking });
 		refill(place, h('p.loading', 'Saving …'));
 		if (outcome.ranking) {
 			for (const [i, one] of mine.forms.entries()) {
-				const rated = record({ answer: mine.answers[i], likert: one.likert, marks: one.marks, ...(one.note.trim() ? { note: one.note.trim() } : {}), seconds: Math.round(one.seconds * 10) / 10,
-					...(supersedes.ratings?.[i] ? { supersedes: supersedes.ratings[i] } : {}) });
+				const rated = record({ answer: mine.answers[i], likert: one.likert, marks: one.marks, note: one.note.trim() || undefined, seconds: Math.round(one.seconds * 10) / 10, supersedes: supersedes.ratings?.[i] });
 				if (!(await save('/api/ratings', rated, ' '))) return draw(true);
 				sent.ratings[i] = rated.client_id;
 			}
@@ -165,7 +161,7 @@ function open(main) {
 		next();
 	}
 
-	/** What became of the task before, with a button that takes it back. */
+	/** The task before, with a button that takes it back. */
 	const saved = () => past && h('div.note.row', h('span.grow', past.sentence), button('Undo', undo));
 
 	async function undo() {
@@ -174,6 +170,8 @@ function open(main) {
 		const undone = record({ answers, shown: order, blind, task: old.id, skipped: 'undone', supersedes: rank.client_id });
 		if (!(await save('/api/rankings', undone, 'The task was taken back.'))) return;
 		abort?.abort();
+		abort = null;
+		run += 1;
 		past = null;
 		old.sent.ranking = undone.client_id;
 		task = old;
@@ -181,42 +179,32 @@ function open(main) {
 		draw(true);
 	}
 
+	const ready = () => task !== null && place.querySelector('h2[tabindex]') !== null;
+	const rates = () => ready() && !last();
+	const press = (selector, i) => {
+		const box = place.querySelectorAll(selector)[i];
+		if (!box) return false;
+		box.click();
+		box.focus();
+	};
+
 	next();
 	return {
 		close: () => {
 			clearInterval(clock);
 			abort?.abort();
 		},
-		key: (event, typing) => {
-			if (event.key === 'Escape' && abort) return abort.abort(), true;
-			if (!task || !place.querySelector('section')) return event.key === 'u' && past ? (undo(), true) : false;
-			const control = event.target.matches('button, a, summary');
-			if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || (!typing && !control && !last()))) return last() ? submit() : step(1), true;
-			if (event.ctrlKey || event.metaKey || event.altKey || typing) return false;
-			if (event.key === 'u') return task.at ? (step(-1), true) : past ? (undo(), true) : false;
-			if (last()) return false;
-			const control7 = place.querySelector(`.scale input[value="${/^[1-7]$/.test(event.key) ? event.key : ''}"]`);
-			const mark = event.key.length === 1 ? place.querySelectorAll('.marks input')[LETTERS.indexOf(event.key)] : null;
-			(control7 ?? mark)?.click();
-			control7?.focus();
-			return Boolean(control7 ?? mark);
+		keys: {
+			Escape: () => (abort ? abort.abort() : false), Enter: (event, typing) => (!typing && !event.target.matches('button, a, summary') && rates() ? step(1) : false),
+			'Ctrl+Enter': () => (rates() ? step(1) : ready() ? submit() : false), u: () => (ready() && task.at ? step(-1) : past ? undo() : false),
+			...Object.fromEntries([1, 2, 3, 4, 5, 6, 7].map((n) => [n, () => (rates() ? press('.scale input', n - 1) : false)])),
+			...Object.fromEntries([...LETTERS].map((letter, i) => [letter, () => (rates() ? press('.marks input', i) : false)])),
 		},
 	};
 }
 
 const prompt = (task) => h('section', { 'aria-label': 'Prompt' }, task.messages.map((message) =>
 	h('div', { class: `turn ${message.role}` }, h('h2', { user: 'Prompt', system: 'System message' }[message.role] ?? 'Assistant'), prose(message.content))));
-
-/** `2 1=3` → the place of each answer, or null. */
-function parse(line, k) {
-	const places = [];
-	line.trim().split(/[\s>]+/).forEach((tie, i) => tie.split('=').forEach((n) => (places[Number(n) - 1] = i + 1)));
-	return places.length === k && [...places].every(Boolean) && line.match(/\d+/g).length === k ? places : null;
-}
-function written(places) {
-	const levels = [...new Set(places)].sort((a, b) => a - b);
-	return levels.map((level) => places.map((one, i) => (one === level ? i + 1 : 0)).filter(Boolean).join('=')).join(' ');
-}
 
 const instructions = () => h('details', { open: innerWidth > 767 }, h('summary', 'Instructions'),
 	h('p', 'Helpful: the answer does what the prompt asks for, clearly and at the right length.'), h('p', 'Truthful: it invents nothing.'), h('p', 'Harmless: it hurts nobody.'),

@@ -4,7 +4,7 @@ import { explain, request, session } from './api.js';
 import { h, number, percent, refill } from './dom.js';
 import { table } from './data.js';
 
-export const models = { path: '/served', title: 'Models', about: 'The served models, and figures of the server from /metrics.', keys: [], open };
+export const models = { path: '/served', title: 'Models', about: 'The served models, and how fast they are now.', keys: [], open };
 
 /** Prometheus' text → { name: sum over labels }. */
 function parse(text) {
@@ -43,8 +43,7 @@ function open(main) {
 		const first = values.time_to_first_token_seconds_sum / values.time_to_first_token_seconds_count;
 		const figures = [
 			['Tokens per second', speed === null ? '…' : number(speed)], ['Answers running', number(values.requests_running ?? 0)], ['Requests in the queue', number(values.requests_waiting ?? 0)],
-			['Time to first token', Number.isFinite(first) ? `${number(first * 1000)} ms` : '…'], ['Generated tokens', number(values.generation_tokens_total ?? 0)],
-			['Prompt tokens', number(values.prompt_tokens_total ?? 0)], ['Prompt tokens from the cache', number(values.prompt_tokens_cached_total ?? 0)], ['Key-value cache in use', percent(values.kv_cache_usage_ratio ?? 0)],
+			['Time to first token', Number.isFinite(first) ? `${number(first * 1000)} ms` : '…'], ['Prompt tokens from the cache', number(values.prompt_tokens_cached_total ?? 0)], ['Key-value cache in use', percent(values.kv_cache_usage_ratio ?? 0)],
 		];
 		refill(now, h('dl.figures', figures.map(([name, value]) => h('div', h('dt', name), h('dd', value)))));
 	}

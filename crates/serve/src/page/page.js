@@ -1,7 +1,7 @@
 // The frame: session, navigation, keys, help, and the person who uses the page.
 
 import * as api from './api.js';
-import { announce, button, clearProblems, count, dialog, field, h, isTyping, problem, read, write } from './dom.js';
+import { button, clearProblems, count, dialog, field, h, mainButton, isTyping, problem, read, write } from './dom.js';
 import { chat } from './chat.js';
 import { compare } from './compare.js';
 import { label } from './label.js';
@@ -9,7 +9,8 @@ import { writing } from './write.js';
 import { data } from './data.js';
 import { models } from './models.js';
 
-// A screen: { path, title, keys: [[key, effect]], open(main) → { close(), key(event, typing) → handled } }.
+// A screen: { path, title, keys: [[key, effect]], open(main) → { close(), keys: { name: f } } }. A key's function
+// returns false when it does nothing.
 const SCREENS = [chat, compare, label, writing, data, models];
 const NEED_LABELER = new Set([label, writing, data]);
 
@@ -79,6 +80,7 @@ addEventListener('keydown', (event) => {
 		showMenu(false);
 		return menu.focus();
 	}
+	const name = `${event.ctrlKey || event.metaKey ? 'Ctrl+' : ''}${event.altKey ? `Alt+${event.code}` : event.key}`;
 	const single = event.key.length === 1 && !event.altKey && !event.ctrlKey && !event.metaKey;
 	const typing = isTyping(event.target);
 	if (single && (typing || !singleKeys())) return;
@@ -86,21 +88,21 @@ addEventListener('keydown', (event) => {
 		event.preventDefault();
 		return showHelp();
 	}
-	if (opened?.key?.(event, typing)) event.preventDefault();
+	const handle = opened?.keys?.[name];
+	if (handle && handle(event, typing) !== false) event.preventDefault();
 });
 
 const help = document.getElementById('help');
 function showHelp() {
 	return dialog('Help', (close) => {
-		const rows = [...(screen.keys ?? []), ['?', 'Show this help']];
+		const rows = [...screen.keys, ['?', 'Show this help']];
 		const box = h('input', { type: 'checkbox', checked: singleKeys(), onchange: () => write(localStorage, 'singleKeys', box.checked) });
 		return [
 			h('p', screen.about),
-			h('table', h('caption', `Keys on the screen ${screen.title}`), h('thead', h('tr', h('th', { scope: 'col' }, 'Key'), h('th', { scope: 'col' }, 'Effect'))),
-				h('tbody', rows.map(([key, effect]) => h('tr', h('th', { scope: 'row' }, h('kbd', key)), h('td', effect))))),
+			h('h3', `Keys on the screen ${screen.title}`), h('dl.keys', rows.map(([key, effect]) => [h('dt', h('kbd', key)), h('dd', effect)])),
 			h('label.check', box, 'Keys without Ctrl or Alt work outside text boxes'),
 			h('p.muted', `gptkit ${api.session().version}`),
-			h('div.row', button('Close', () => close(), { class: 'main' })),
+			h('div.row', mainButton('Close', () => close())),
 		];
 	});
 }
@@ -124,7 +126,6 @@ function askPerson(first) {
 		const save = async () => {
 			if (name) api.setPersonName(name.value.trim());
 			close(true);
-			write(localStorage, 'asked', true);
 			try {
 				if (name) await api.loadSession();
 				if (feedback && agree.checked !== api.session().consent) await api.setConsent(agree.checked);
@@ -144,15 +145,12 @@ function askPerson(first) {
 			feedback && h('p.muted', 'They are stored on this server either way. You can change this at any time.'),
 			h('div.row',
 				h('button.main', 'Save'),
-				button(first ? 'Not now' : 'Cancel', () => {
-					write(localStorage, 'asked', true);
-					close();
-				}),
-				api.hasKey() && button('Remove the key', () => {
+				button(first ? 'Not now' : 'Cancel', () => close()),
+				named && button(api.hasKey() ? 'Change the key' : 'Enter a key', async () => {
 					api.setKey('');
-					location.reload();
+					if (await api.handlers.needKey()) location.reload();
 				})));
-	});
+	}).then(() => write(localStorage, 'asked', true));
 }
 personButton.addEventListener('click', () => askPerson(false));
 
@@ -165,7 +163,7 @@ api.handlers.needKey = () => dialog('API key', (close) => {
 		close(true);
 	};
 	return h('form', { onsubmit: submit },
-		h('p', wrong ? 'The server does not accept this key. Enter another one.' : 'This server needs a key.'),
+		h('p', wrong ? 'The server does not accept this key. Enter another one.' : 'Enter your key for this server.'),
 		field('Key', key, 'It is kept until you close this tab.'),
 		h('div.row', h('button.main', 'Use this key'), button('Cancel', () => close(false))));
 }).then((given) => given === true);
@@ -182,7 +180,7 @@ async function start() {
 	try {
 		await api.loadSession();
 	} catch (error) {
-		main.replaceChildren(h('h1', 'gptkit'), h('p', { role: 'alert' }, api.explain(error)), button('Try again', start, { class: 'main' }));
+		main.replaceChildren(h('h1', 'gptkit'), h('p', { role: 'alert' }, api.explain(error)), mainButton('Try again', start));
 		return;
 	}
 	drawPerson();
@@ -191,6 +189,5 @@ async function start() {
 	api.flush();
 	const unknown = (!named && !api.personName()) || !consent;
 	if (feedback && unknown && !read(localStorage, 'asked', false)) await askPerson(true);
-	else if (!feedback && screen === compare) announce('This server keeps no votes.');
 }
 start();

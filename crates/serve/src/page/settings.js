@@ -3,7 +3,6 @@
 import { explain, failure, models, post, send, session, stream, ulid } from './api.js';
 import { announce, button, field, h, newId, number, numberInput, numbersOf, percent, problem, read, select, write } from './dom.js';
 
-/** Options of a select of models. */
 export const modelOptions = (chat) => models(chat).map((model) => [model.name, model.name]);
 
 const DEFAULTS = { temperature: 1, top_p: 1, max_tokens: undefined, seed: undefined };
@@ -29,7 +28,7 @@ export class Settings {
 		const entries = Object.entries(this.inputs).filter(([, input]) => input.checkValidity() && input.value !== '');
 		write(localStorage, this.name, Object.fromEntries(entries.map(([name, input]) => [name, Number(input.value)])));
 	}
-	/** The settings for a request; null when a field is out of range. */
+	/** For a request; null when a field is out of range. */
 	values() {
 		return numbersOf(this.inputs);
 	}
@@ -37,12 +36,11 @@ export class Settings {
 
 export const fold = (title, ...children) => h('details', h('summary', title), children);
 
-/** { count, max_model_len } of a conversation. */
 export const countTokens = (model, messages, options) => post('/tokenize', { model, messages }, options);
 
 /**
- * Streams an answer to a conversation. When the window is full, the oldest turns are left out. Returns what `stream` returns,
- * with `messages` as they were sent and the number of turns that were left out as `omitted`.
+ * Streams an answer to a conversation. When the window is full, the oldest turns are left out, and `onFit` gets their number.
+ * Returns what `stream` returns, with `messages` as they were sent.
  */
 export async function converse({ model, messages, ...more }, options) {
 	const system = messages.filter((message) => message.role === 'system');
@@ -60,8 +58,8 @@ export async function converse({ model, messages, ...more }, options) {
 	}
 	const sent = [...system, ...turns];
 	options.onFit?.(all - turns.length);
-	const answer = await stream('/v1/chat/completions', { model, messages: sent, ...more, ...(session().feedback ? { store: true } : {}) }, options);
-	return { ...answer, messages: sent, omitted: all - turns.length };
+	const answer = await stream('/v1/chat/completions', { model, messages: sent, ...more, store: session().feedback || undefined }, options);
+	return { ...answer, messages: sent };
 }
 
 const LEVELS = [[0.8, '80% or more'], [0.5, '50 to 80%'], [0.2, '20 to 50%'], [0.05, '5 to 20%'], [0, 'below 5%']];
@@ -70,9 +68,9 @@ const visible = (token) => token.replaceAll('\n', '↵').replaceAll('\t', '⇥')
 const quoted = (token) => `“${visible(token)}”`;
 const spokenLogProb = (logProb) => `${percent(Math.exp(logProb))}, log-probability ${number(logProb, 3)}`;
 
-/** An answer's tokens, shaded by probability. Arrow keys move between tokens, and a line below describes the one in focus. */
+/** An answer's tokens, shaded by probability. A line below describes the token in focus. */
 export function tokenView(tokens) {
-	const line = h('p.tokenline', { 'aria-live': 'polite' }, 'Choose a token to see its probability. Left and right arrow keys move between tokens.');
+	const line = h('p.tokenline', { 'aria-live': 'polite' }, 'Arrow keys move between tokens.');
 	const describe = ([token, logProb, others]) => {
 		const rest = (others ?? []).filter(([other]) => other !== token).map(([other, p]) => `${quoted(other)} ${percent(Math.exp(p))}`);
 		line.textContent = `${quoted(token)}: ${spokenLogProb(logProb)}.${rest.length ? ` Others: ${rest.join(', ')}.` : ''}`;
@@ -85,7 +83,7 @@ export function tokenView(tokens) {
 		describe(tokens[i]);
 	};
 	const spans = tokens.map(([token, logProb], i) => h('span', {
-		role: 'option', tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
+		role: 'option', 'aria-label': quoted(token), tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
 	}, token.includes('\n') ? `↵${token}` : token || '∅'));
 	const keys = (event) => {
 		const at = spans.indexOf(event.target);
@@ -98,8 +96,7 @@ export function tokenView(tokens) {
 	const list = h('div', { role: 'listbox', 'aria-orientation': 'horizontal', 'aria-label': 'Tokens of the answer', class: 'text tokens', dir: 'auto', onkeydown: keys }, spans);
 	const sum = tokens.reduce((all, [, logProb]) => all + logProb, 0);
 	return h('div', list, line,
-		h('p.muted', `${tokens.length} tokens, mean log-probability ${number(sum / tokens.length, 3)}.`),
-		h('p.legend', 'Probability:', LEVELS.map(([, label], i) => h('span', { class: `p${i}` }, label))));
+		h('p.legend', `Mean log-probability ${number(sum / tokens.length, 3)}. Probability:`, LEVELS.map(([, label], i) => h('span', { class: `p${i}` }, label))));
 }
 
 /** Sends feedback. Returns a sentence for the person, or null after a problem was shown. */

@@ -1,7 +1,7 @@
 // Write: demonstrations, both sides of a dialogue, with drafts of a model.
 
 import { models } from './api.js';
-import { announce, button, field, h, percent, problem, refill, secondsSince, select } from './dom.js';
+import { announce, button, field, h, mainButton, percent, problem, refill, secondsSince, select } from './dom.js';
 import { converse, fold, modelOptions, record, save, Settings } from './settings.js';
 
 export const writing = {
@@ -11,7 +11,7 @@ export const writing = {
 	open,
 };
 
-const fresh = () => ({ system: '', turns: [{ role: 'user', text: '' }, { role: 'assistant', text: '' }], supersedes: null, began: null });
+const fresh = () => ({ system: '', turns: [{ role: 'user', text: '' }, { role: 'assistant', text: '' }], supersedes: undefined, began: undefined });
 let draft = fresh(); // survives a change of the screen
 
 /** The share of the draft's words that are still in the text, in their order. */
@@ -41,9 +41,9 @@ function open(main) {
 		const system = h('textarea', { rows: 2, value: draft.system, oninput: () => (draft.system = system.value) });
 		refill(place,
 			saved ? h('div.note.row', h('span.grow', saved.sentence), button('Correct it', correct)) : null,
-			fold('System message and settings of the drafts', field('System message', system, 'Empty: none.'), model ? field('Model of the drafts', model) : null, h('div.grid', settings.fields)),
+			fold('System message and settings', field('System message', system, 'Empty: none.'), model ? field('Model of the drafts', model) : null, h('div.grid', settings.fields)),
 			draft.turns.map(turnForm),
-			h('div.row', button(draft.supersedes ? 'Save the correction' : 'Save', submit, { class: 'main' }),
+			h('div.row', mainButton(draft.supersedes ? 'Save the correction' : 'Save', submit),
 				button('Add a turn of both', () => {
 					draft.turns.push({ role: 'user', text: '' }, { role: 'assistant', text: '' });
 					draw(draft.turns.length - 2);
@@ -110,7 +110,7 @@ function open(main) {
 		}
 		const mine = draft;
 		const based = mine.turns.at(-1).draft;
-		const sent = record({ messages: messages(), ...(based ? { based_on: based.answer } : {}), seconds: mine.began ? secondsSince(mine.began) : 0, ...(mine.supersedes ? { supersedes: mine.supersedes } : {}) });
+		const sent = record({ messages: messages(), based_on: based?.answer, seconds: mine.began && secondsSince(mine.began), supersedes: mine.supersedes });
 		const sentence = await save('/api/demonstrations', sent, 'The demonstration was saved.');
 		if (!sentence) return;
 		saved = { sentence, draft: mine, id: sent.client_id };
@@ -127,14 +127,12 @@ function open(main) {
 	draw();
 	return {
 		close: () => abort?.abort(),
-		key: (event) => {
-			if (event.key === 'Escape' && abort) return abort.abort(), true;
-			if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) return submit(), true;
-			if (event.altKey && event.code === 'KeyS' && hasModel) {
+		keys: {
+			Escape: () => (abort ? abort.abort() : false), 'Ctrl+Enter': submit,
+			'Alt+KeyS': (event) => {
 				const at = draft.turns.findIndex((turn) => turn.area === event.target && turn.role === 'assistant');
-				return suggest(at < 0 ? draft.turns.length - 1 : at), true;
-			}
-			return false;
+				return hasModel && suggest(at < 0 ? draft.turns.length - 1 : at);
+			},
 		},
 	};
 }
