@@ -134,8 +134,10 @@ fn the_chat_talks_to_a_server() {
 #[test]
 fn what_people_prefer_on_a_server_that_was_killed_trains_a_reward_model() {
     let folder = tempfile::tempdir().unwrap();
-    pretrain(folder.path(), "--config char --data world:60 --out run").ok();
-    gptkit(folder.path(), "sft --init run --data world:64 --steps 2 --batch-size 4 --out sft").ok();
+    let source = "--set model.context=96 --set data.sources=[{path=\"world:50\"}] --out run";
+    pretrain(folder.path(), source).ok();
+    let sft = "sft --init run --data world:30 --set train.batch_size=4 --steps 4 --out sft";
+    gptkit(folder.path(), sft).ok();
     let server = Serving::start(folder.path(), "--model sft --feedback fb");
     assert_eq!(server.post("/api/session", &json!({ "consent": true })).1["role"], "admin");
     for number in 0..24 {

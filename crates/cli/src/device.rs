@@ -31,20 +31,30 @@ impl ComputeArgs {
         self.load_as(Gpt::new, folder)
     }
 
-    /// Loads the language model of `folder`.
+    /// Loads the language model of `folder`, which answers.
     ///
     /// # Errors
     /// When it is a reward model or a classifier, and those of [`ComputeArgs::load`].
     pub(crate) fn load_writer(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
-        let Ok(head) = HeadDescription::load(folder) else { return self.load(folder) };
-        let (is, command) = match head.task == HeadDescription::REWARD {
-            true => ("is a reward model; it scores answers and cannot generate text", "score"),
-            false => {
-                ("is a classifier of `gptkit finetune`; it labels texts and is not used to generate text", "predict")
+        match HeadDescription::load(folder) {
+            Ok(head) if head.task != HeadDescription::REWARD => {
+                let is = "is a classifier of `gptkit finetune`; it labels texts and does not answer";
+                Err(Usage::new(format!("{} {is}", folder.display())).hint(with_model("predict", folder)).into())
             }
-        };
-        let what = format!("{} {is}", folder.display());
-        Err(Usage::new(what).hint(format!("gptkit {command} --model {}", shell(folder))).into())
+            _ => self.load_text_model(folder),
+        }
+    }
+
+    /// Loads the language model of `folder`, which continues texts; a classifier is one, with a head beside it.
+    ///
+    /// # Errors
+    /// When it is a reward model, and those of [`ComputeArgs::load`].
+    pub(crate) fn load_text_model(&self, folder: &Path) -> anyhow::Result<(ModelFolder, Gpt)> {
+        if HeadDescription::load(folder).is_ok_and(|head| head.task == HeadDescription::REWARD) {
+            let is = "is a reward model; it scores answers and cannot generate text";
+            return Err(Usage::new(format!("{} {is}", folder.display())).hint(with_model("score", folder)).into());
+        }
+        self.load(folder)
     }
 
     /// The transformer of `folder`, ready for its head.
@@ -84,6 +94,11 @@ impl ComputeArgs {
         }
         Ok((files, model))
     }
+}
+
+/// A command with a model folder.
+fn with_model(command: &str, folder: &Path) -> String {
+    format!("gptkit {command} --model {}", shell(folder))
 }
 
 /// Where tensors live.

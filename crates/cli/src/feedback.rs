@@ -6,10 +6,10 @@ use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use gptkit_data::progress::{Progress, Unit};
-use gptkit_feedback::Store;
+use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
 use gptkit_feedback::figures::FeedbackFigures;
-use gptkit_feedback::records::{MARKS, StoredAnswer};
+use gptkit_feedback::records::{MARKS, RecordedAnswer};
 use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
@@ -113,7 +113,7 @@ impl ExportCommand {
             part: self.part,
             mask: !self.no_mask,
         };
-        let mut store = Store::open(&self.folder).map_err(unusable)?;
+        let mut store = FeedbackStore::open(&self.folder).map_err(unusable)?;
         for (kind, path) in wanted {
             let Some(path) = path else { continue };
             let counts = store.export_to(kind, &filter, path)?;
@@ -153,7 +153,7 @@ pub(crate) struct StatsCommand {
 
 impl StatsCommand {
     fn run(self, ui: &Ui) -> Result<()> {
-        let store = Store::open(&self.folder).map_err(unusable)?;
+        let store = FeedbackStore::open(&self.folder).map_err(unusable)?;
         let figures = store.figures(self.person.as_deref())?;
         if self.json {
             return ui.json(&(serde_json::to_string_pretty(&figures)? + "\n"));
@@ -216,9 +216,9 @@ pub(crate) struct VerifyCommand {
 
 impl VerifyCommand {
     fn run(self, ui: &Ui) -> Result<()> {
-        let store = Store::open(&self.folder).map_err(unusable)?;
+        let store = FeedbackStore::open(&self.folder).map_err(unusable)?;
         let weights = weights_fingerprint(&self.model).map_err(unusable)?;
-        let (own, others): (Vec<StoredAnswer>, Vec<StoredAnswer>) =
+        let (own, others): (Vec<RecordedAnswer>, Vec<RecordedAnswer>) =
             store.answers()?.into_iter().partition(|answer| answer.model.weights == weights);
         if own.is_empty() {
             bail!(
@@ -252,8 +252,8 @@ impl VerifyCommand {
 }
 
 /// The tokens that the model of `writer` generates for the prompt of `answer`.
-fn tokens(writer: &CompletionWriter, answer: &StoredAnswer) -> Result<Vec<u32>> {
-    let StoredAnswer { id, prompt, sampling, max_new_tokens, stop, .. } = answer;
+fn tokens(writer: &CompletionWriter, answer: &RecordedAnswer) -> Result<Vec<u32>> {
+    let RecordedAnswer { id, prompt, sampling, max_new_tokens, stop, .. } = answer;
     if let Some(field) = ["min-tokens", "ignore-eos"].into_iter().find(|field| sampling.get(field).is_some()) {
         bail!("the request {} has {field}; only the server can generate its answer again", id.request);
     }

@@ -70,7 +70,7 @@ impl SampleCommand {
         if let (Some(n), Some(reward)) = (self.best_of, &self.reward) {
             return self.print_best(usize::from(n), reward, &prompt, sampling, ui);
         }
-        let (folder, model) = self.compute.load_writer(&self.model)?;
+        let (folder, model) = self.compute.load_text_model(&self.model)?;
         let request = GenerationRequest {
             prompt: prompt_tokens(&folder, &prompt)?,
             options: GenerationOptions {
@@ -116,7 +116,7 @@ impl SampleCommand {
 
     /// Prints the answer of highest reward among `n`; with --json all of them, best first.
     fn print_best(&self, n: usize, reward: &Path, prompt: &str, sampling: Sampling, ui: &Ui) -> Result<()> {
-        let (folder, gpt) = self.compute.load_writer(&self.model)?;
+        let (folder, gpt) = self.compute.load_text_model(&self.model)?;
         let model = self.model.display();
         let template = Template::required(&folder.tokenizer, &self.model)?;
         let (files, rewarder) = self.compute.load(reward)?;

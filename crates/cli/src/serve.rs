@@ -6,8 +6,8 @@ use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
 use clap::Args;
 use gptkit_data::disk;
-use gptkit_feedback::Store;
-use gptkit_feedback::people::Role;
+use gptkit_feedback::FeedbackStore;
+use gptkit_feedback::people::AccessRole;
 use gptkit_reward::model::Scorer;
 use gptkit_serve::{
     ApiKey, EngineLimits, QueueLimits, Served, ServedModel, ServedScorer, Server, ServerLimits, ServerSettings,
@@ -128,8 +128,8 @@ impl ServeCommand {
             drain: Duration::from_secs(self.drain),
         };
         // Without keys, whoever sits at this machine may do everything; others may chat and rate.
-        let open_role = if self.host.is_loopback() { Role::Admin } else { Role::User };
-        let feedback = self.feedback.as_deref().map(Store::create).transpose().map_err(unusable)?;
+        let open_role = if self.host.is_loopback() { AccessRole::Admin } else { AccessRole::User };
+        let feedback = self.feedback.as_deref().map(FeedbackStore::create).transpose().map_err(unusable)?;
         let settings = ServerSettings {
             keys,
             open_role,
@@ -194,8 +194,8 @@ impl ServeCommand {
 fn key(number: usize, line: &str) -> Result<ApiKey, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (secret, name, role) = match words[..] {
-        [secret] => (secret, format!("key-{number}"), Role::User),
-        [secret, name] => (secret, name.to_owned(), Role::User),
+        [secret] => (secret, format!("key-{number}"), AccessRole::User),
+        [secret, name] => (secret, name.to_owned(), AccessRole::User),
         [secret, name, role] => (secret, name.to_owned(), role.parse()?),
         _ => return Err(format!("key {number} has {} words", words.len())),
     };

@@ -5,8 +5,8 @@
 //! that share a long prefix count once, and personal data is masked.
 
 use crate::mask::masked;
-use crate::records::StoredAnswer;
-use crate::store::{ANSWERS, Store, answer, json, now, parsed};
+use crate::records::RecordedAnswer;
+use crate::store::{ANSWERS, FeedbackStore, answer, json, now, parsed};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
@@ -163,7 +163,7 @@ fn counting(table: &str, columns: &str, filter: &ExportFilter) -> String {
     )
 }
 
-impl Store {
+impl FeedbackStore {
     /// Exports records of `kind` as JSONL.
     ///
     /// # Errors
@@ -233,7 +233,7 @@ impl Store {
             self.connection.prepare(&sql)?.query_map([], one)?.collect::<Result<_, _>>()?;
         for ranked in rankings {
             let sql = format!("{ANSWERS} JOIN ranked k ON k.completion = c.id WHERE k.ranking = ?1 ORDER BY k.number");
-            let answers: Vec<StoredAnswer> =
+            let answers: Vec<RecordedAnswer> =
                 self.connection.prepare(&sql)?.query_map([ranked.id], answer)?.collect::<Result<_, _>>()?;
             match self.comparison(&ranked, &answers, &marked, filter, lines) {
                 Ok(record) => lines.push(record, ("rankings", ranked.id), filter.mask),
@@ -247,7 +247,7 @@ impl Store {
     fn comparison(
         &self,
         ranked: &RankedRecord,
-        answers: &[StoredAnswer],
+        answers: &[RecordedAnswer],
         marked: &HashSet<(String, u64)>,
         filter: &ExportFilter,
         lines: &mut Lines,
@@ -256,7 +256,7 @@ impl Store {
         if !takes_part(&ranked.who, filter) {
             return Err("of other people");
         }
-        let of_model = |answer: &StoredAnswer| {
+        let of_model = |answer: &RecordedAnswer| {
             filter.model.as_ref().is_none_or(|name| *name == answer.model.name || *name == answer.model.weights)
         };
         if !answers.iter().all(of_model) {
@@ -273,7 +273,7 @@ impl Store {
             return Err("beyond the limit of prompts of a person");
         }
         let of =
-            |value: &dyn Fn(&StoredAnswer) -> Value| -> Value { kept.iter().map(|&i| value(&answers[i])).collect() };
+            |value: &dyn Fn(&RecordedAnswer) -> Value| -> Value { kept.iter().map(|&i| value(&answers[i])).collect() };
         let mut record = Map::new();
         let mut put = |name: &str, value: Value| record.insert(name.to_owned(), value);
         put("prompt", prompt_value(prompt));
@@ -345,7 +345,7 @@ impl Store {
     fn prompts(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<()> {
         let consent = if filter.without_consent { "" } else { "AND p.consented_at IS NOT NULL" };
         let sql = format!("{ANSWERS} WHERE c.choice = 0 AND p.excluded_at IS NULL {consent} ORDER BY c.id");
-        let answers: Vec<StoredAnswer> =
+        let answers: Vec<RecordedAnswer> =
             self.connection.prepare(&sql)?.query_map([], answer)?.collect::<Result<_, _>>()?;
         let mut begun = HashSet::new();
         for (number, answer) in (0..).zip(answers) {

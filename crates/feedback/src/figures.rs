@@ -1,7 +1,7 @@
 //! Counts, agreement and win rates of all feedback.
 
-use crate::people::{PersonFigures, Role};
-use crate::store::{Store, parsed};
+use crate::people::{AccessRole, PersonFigures};
+use crate::store::{FeedbackStore, parsed};
 use anyhow::Result;
 use gptkit_stats::Share;
 use serde::Serialize;
@@ -70,7 +70,7 @@ struct CountedRanking {
     answers: Vec<RankedAnswer>,
 }
 
-impl Store {
+impl FeedbackStore {
     /// The figures of `person`, or of all people.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl Store {
         for row in rows {
             let (name, role, consent, excluded) = row?;
             let RecordCounts { rankings, ratings, demonstrations, .. } = self.record_counts(Some(&name))?;
-            let role = role.parse().unwrap_or(Role::User);
+            let role = role.parse().unwrap_or(AccessRole::User);
             people.push(PersonFigures { name, role, rankings, ratings, demonstrations, consent, excluded });
         }
         Ok(people)

@@ -16,7 +16,7 @@ pub mod records;
 pub mod store;
 pub mod tasks;
 
-pub use store::{Store, StoreError};
+pub use store::{FeedbackStore, StoreError};
 
 #[cfg(test)]
 mod tests;

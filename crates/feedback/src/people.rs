@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// What a person may do, each role more than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Role {
+pub enum AccessRole {
     /// Chat and rate answers.
     User,
     /// Also rank answers and write demonstrations.
@@ -16,7 +16,7 @@ pub enum Role {
     Admin,
 }
 
-impl Role {
+impl AccessRole {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -27,13 +27,13 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for AccessRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl FromStr for Role {
+impl FromStr for AccessRole {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -49,8 +49,8 @@ impl FromStr for Role {
 pub struct PersonFigures {
     /// Name.
     pub name: String,
-    /// Role at the last visit.
-    pub role: Role,
+    /// AccessRole at the last visit.
+    pub role: AccessRole,
     /// Rankings that count.
     pub rankings: u64,
     /// Ratings that count.

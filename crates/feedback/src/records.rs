@@ -48,7 +48,7 @@ pub struct ModelIdentity {
 
 /// An answer, with all that is needed to generate it again.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StoredAnswer {
+pub struct RecordedAnswer {
     /// Its name.
     pub id: AnswerId,
     /// Who asked.

@@ -15,8 +15,8 @@
 //!
 //! A record is on the disk when a function that stores it returns.
 
-use crate::people::Role;
-use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, StoredAnswer};
+use crate::people::AccessRole;
+use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer};
 use anyhow::Context;
 use gptkit_data::disk;
 use rusqlite::types::Type;
@@ -114,12 +114,12 @@ impl From<rusqlite::Error> for StoreError {
 
 /// The open file.
 #[derive(Debug)]
-pub struct Store {
+pub struct FeedbackStore {
     path: PathBuf,
     pub(crate) connection: Connection,
 }
 
-impl Store {
+impl FeedbackStore {
     /// Opens the store in `folder`, and creates both where they are missing.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn see(&mut self, name: &str, role: Role) -> Result<(), StoreError> {
+    pub fn see(&mut self, name: &str, role: AccessRole) -> Result<(), StoreError> {
         self.write(|transaction| {
             let insert = "INSERT INTO people (name, role) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET role = ?2";
             transaction.execute(insert, params![name, role.name()])?;
@@ -251,7 +251,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn add_answers(&mut self, answers: &[StoredAnswer]) -> Result<(), StoreError> {
+    pub fn add_answers(&mut self, answers: &[RecordedAnswer]) -> Result<(), StoreError> {
         self.write(|transaction| {
             for answer in answers {
                 let (person, model) = (person(transaction, &answer.person)?, model(transaction, &answer.model)?);
@@ -282,7 +282,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store is damaged.
-    pub fn answers(&self) -> Result<Vec<StoredAnswer>, StoreError> {
+    pub fn answers(&self) -> Result<Vec<RecordedAnswer>, StoreError> {
         let sql = format!("{ANSWERS} ORDER BY c.id");
         Ok(self.connection.prepare(&sql)?.query_map([], answer)?.collect::<rusqlite::Result<_>>()?)
     }
@@ -396,8 +396,8 @@ pub(crate) const ANSWERS: &str =
     FROM completions c JOIN people p ON p.id = c.person JOIN models m ON m.id = c.model";
 
 /// A row of [`ANSWERS`].
-pub(crate) fn answer(row: &Row<'_>) -> rusqlite::Result<StoredAnswer> {
-    Ok(StoredAnswer {
+pub(crate) fn answer(row: &Row<'_>) -> rusqlite::Result<RecordedAnswer> {
+    Ok(RecordedAnswer {
         id: AnswerId { request: row.get(0)?, choice: row.get(1)? },
         person: row.get(2)?,
         model: ModelIdentity {

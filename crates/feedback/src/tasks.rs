@@ -1,6 +1,6 @@
 //! Prompts that wait for a labeler. A task is leased to one person at a time, so that two people do not get the same one.
 
-use crate::store::{Store, StoreError, json, parsed};
+use crate::store::{FeedbackStore, StoreError, json, parsed};
 use gptkit_data::dialogue::Message;
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub struct LabelingTask {
     pub seed: u64,
 }
 
-impl Store {
+impl FeedbackStore {
     /// Adds tasks; their ids are drawn by the store.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! The store, and what is exported from it.
 
 use crate::export::{ExportFilter, ExportKind};
-use crate::people::Role;
-use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, StoredAnswer};
-use crate::store::{FILE, Store, StoreError, UNDONE};
+use crate::people::AccessRole;
+use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer};
+use crate::store::{FILE, FeedbackStore, StoreError, UNDONE};
 use crate::tasks::LabelingTask;
 use gptkit_data::comparison::read_comparisons;
 use gptkit_data::dialogue::{Message, Role as Speaker};
@@ -17,8 +17,8 @@ fn id(request: &str, choice: u64) -> AnswerId {
     AnswerId { request: request.to_owned(), choice }
 }
 
-fn answer(request: &str, choice: u64, model: &str, prompt: &str, text: &str) -> StoredAnswer {
-    StoredAnswer {
+fn answer(request: &str, choice: u64, model: &str, prompt: &str, text: &str) -> RecordedAnswer {
+    RecordedAnswer {
         id: id(request, choice),
         person: "ann".to_owned(),
         model: ModelIdentity {
@@ -56,10 +56,10 @@ fn ranking(answers: &[AnswerId], ranks: Option<&[u32]>, task: Option<i64>) -> Ac
 }
 
 /// A store with two answers by each of two models to one prompt; ann and bob agree to training.
-fn filled(folder: &Path) -> Store {
-    let mut store = Store::create(folder).unwrap();
+fn filled(folder: &Path) -> FeedbackStore {
+    let mut store = FeedbackStore::create(folder).unwrap();
     for name in ["ann", "bob"] {
-        store.see(name, Role::Labeler).unwrap();
+        store.see(name, AccessRole::Labeler).unwrap();
         store.consent(name, true).unwrap();
     }
     let prompt = "Write to joe@mail.example.org. <script>\u{202e}";
@@ -74,7 +74,7 @@ fn filled(folder: &Path) -> Store {
     store
 }
 
-fn exported(store: &Store, kind: ExportKind, filter: &ExportFilter) -> Vec<Value> {
+fn exported(store: &FeedbackStore, kind: ExportKind, filter: &ExportFilter) -> Vec<Value> {
     let (text, counts) = store.export(kind, filter).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len() as u64, counts.records);
@@ -89,7 +89,7 @@ fn what_is_stored_is_there_when_the_process_was_killed() {
     let first = store.add(&feedback("c1", "ann", act.clone())).unwrap();
     assert_eq!((first.1, store.add(&feedback("c1", "ann", act)).unwrap()), (true, (first.0, false)), "sent twice");
     std::mem::forget(store);
-    let store = Store::open(folder.path()).unwrap();
+    let store = FeedbackStore::open(folder.path()).unwrap();
     let answers = store.answers().unwrap();
     assert_eq!(
         (answers.len(), &answers[1]),
@@ -216,7 +216,7 @@ fn a_task_is_with_one_person_at_a_time_until_it_is_done() {
         seed,
     };
     store.add_tasks(&[task(1), task(2)]).unwrap();
-    let of = |store: &mut Store, name: &str| store.next_task(name).unwrap().0.map(|task| task.seed);
+    let of = |store: &mut FeedbackStore, name: &str| store.next_task(name).unwrap().0.map(|task| task.seed);
     assert_eq!([of(&mut store, "ann"), of(&mut store, "bob"), of(&mut store, "ann")], [Some(1), Some(2), Some(1)]);
     assert_eq!(of(&mut store, "eve"), None);
     let done = ranking(&[id("r1", 0), id("r1", 1)], Some(&[1, 2]), Some(1));
@@ -230,7 +230,7 @@ fn a_task_is_with_one_person_at_a_time_until_it_is_done() {
 #[test]
 fn files_that_are_no_store_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(Store::open(folder.path()).unwrap_err().to_string().contains("gptkit serve --feedback"));
+    assert!(FeedbackStore::open(folder.path()).unwrap_err().to_string().contains("gptkit serve --feedback"));
     drop(filled(folder.path()));
     let path = folder.path().join(FILE);
     let bytes = std::fs::read(&path).unwrap();
@@ -239,8 +239,8 @@ fn files_that_are_no_store_are_refused() {
         bytes[from..].iter_mut().take(40).for_each(|byte| *byte ^= 0x5a);
         gptkit_data::disk::write(&path, &bytes).unwrap();
         // Whatever is found, nothing panics.
-        let _ = Store::open(folder.path()).map(|store| (store.answers(), store.figures(None)));
+        let _ = FeedbackStore::open(folder.path()).map(|store| (store.answers(), store.figures(None)));
     }
     gptkit_data::disk::write(&path, &[7; 5000]).unwrap();
-    assert!(format!("{:#}", Store::create(folder.path()).unwrap_err()).contains("damaged"));
+    assert!(format!("{:#}", FeedbackStore::create(folder.path()).unwrap_err()).contains("damaged"));
 }

@@ -4,7 +4,7 @@ use crate::engine::queue::Queue;
 use crate::metrics::Metrics;
 use crate::models::Served;
 use crate::settings::ServerSettings;
-use gptkit_feedback::Store;
+use gptkit_feedback::FeedbackStore;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: ServerSettings,
     /// Where feedback is kept.
-    pub(crate) feedback: Option<Mutex<Store>>,
+    pub(crate) feedback: Option<Mutex<FeedbackStore>>,
     /// Bytes of keys and values that a request may need.
     pub(crate) cache_bytes: usize,
     /// Continuations that a request may have.

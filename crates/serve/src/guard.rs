@@ -4,7 +4,7 @@ use crate::api::error::ApiError;
 use crate::page;
 use crate::settings::{ApiKey, ServerSettings};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use gptkit_feedback::people::Role;
+use gptkit_feedback::people::AccessRole;
 use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ const LONGEST_NAME: usize = 64;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Person {
+pub(crate) struct Requester {
     /// What tells clients apart, for a fair share of the server.
     pub(crate) client: Arc<str>,
     /// The name that feedback is stored under.
     pub(crate) name: String,
     /// What they may do.
-    pub(crate) role: Role,
+    pub(crate) role: AccessRole,
 }
 
 /// Whether a request may be answered; returns who asks.
@@ -36,13 +36,13 @@ pub(crate) fn check(
     path: &str,
     headers: &HeaderMap,
     peer: IpAddr,
-) -> Result<Person, ApiError> {
+) -> Result<Requester, ApiError> {
     check_host(settings, headers)?;
     check_origin(settings, headers)?;
     let is_public = PUBLIC.contains(&path) || page::is_part(path) || method == Method::OPTIONS;
     if is_public || settings.keys.is_empty() {
         let name = named(headers)?;
-        return Ok(Person { client: peer.to_string().into(), name, role: settings.open_role });
+        return Ok(Requester { client: peer.to_string().into(), name, role: settings.open_role });
     }
     check_key(settings, headers)
 }
@@ -100,7 +100,7 @@ fn check_origin(settings: &ServerSettings, headers: &HeaderMap) -> Result<(), Ap
 }
 
 /// Compares the key with every key that is known, in constant time. Returns who has it.
-fn check_key(settings: &ServerSettings, headers: &HeaderMap) -> Result<Person, ApiError> {
+fn check_key(settings: &ServerSettings, headers: &HeaderMap) -> Result<Requester, ApiError> {
     let bearer = text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     let given = bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok())).unwrap_or_default();
     let given = blake3::hash(given.trim().as_bytes());
@@ -110,7 +110,7 @@ fn check_key(settings: &ServerSettings, headers: &HeaderMap) -> Result<Person, A
             found = Some((number, key));
         }
     }
-    let person = |(number, key): (usize, &ApiKey)| Person {
+    let person = |(number, key): (usize, &ApiKey)| Requester {
         client: format!("key {number}").into(),
         name: key.name.clone(),
         role: key.role,
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_key_is_needed_where_there_are_keys() {
-        let key = |secret: &str| ApiKey { secret: secret.to_owned(), name: secret.to_owned(), role: Role::User };
+        let key = |secret: &str| ApiKey { secret: secret.to_owned(), name: secret.to_owned(), role: AccessRole::User };
         let keys = vec![key("one"), key("two")];
         let settings = ServerSettings { keys, ..ServerSettings::default() };
         let with = |name: &str, value: &str| asked(&settings, "/v1/models", &[("host", "localhost"), (name, value)]);

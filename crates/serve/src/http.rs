@@ -6,7 +6,7 @@ use crate::api::{chat, completions, feedback, models, scoring, tokens};
 use crate::app::App;
 use crate::engine;
 use crate::engine::queue::Queue;
-use crate::guard::{self, Person};
+use crate::guard::{self, Requester};
 use crate::metrics::Metrics;
 use crate::models::Served;
 use crate::openapi;
@@ -20,7 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use gptkit_feedback::Store;
+use gptkit_feedback::FeedbackStore;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ impl Server {
         address: SocketAddr,
         settings: ServerSettings,
         limits: ServerLimits,
-        feedback: Option<Store>,
+        feedback: Option<FeedbackStore>,
     ) -> Result<Self> {
         served.check()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -320,11 +320,11 @@ fn preflight(headers: &axum::http::HeaderMap) -> Response {
 }
 
 /// Who asks; the guard has found it out.
-fn person(request: &Request) -> Result<Person, ApiError> {
-    request.extensions().get::<Person>().cloned().ok_or_else(|| ApiError::internal("the request was not checked"))
+fn person(request: &Request) -> Result<Requester, ApiError> {
+    request.extensions().get::<Requester>().cloned().ok_or_else(|| ApiError::internal("the request was not checked"))
 }
 
-async fn fields(app: &App, request: Request) -> Result<(Person, RequestFields), ApiError> {
+async fn fields(app: &App, request: Request) -> Result<(Requester, RequestFields), ApiError> {
     let client = person(&request)?;
     let (parts, body) = request.into_parts();
     Ok((client, RequestFields::read(&parts.headers, body, app.body_bytes, app.body_time).await?))

@@ -2,7 +2,7 @@
 
 use crate::engine::EngineLimits;
 use crate::engine::queue::QueueLimits;
-use gptkit_feedback::people::Role;
+use gptkit_feedback::people::AccessRole;
 use std::time::Duration;
 
 /// A key of a client.
@@ -13,7 +13,7 @@ pub struct ApiKey {
     /// Who has it.
     pub name: String,
     /// What they may do.
-    pub role: Role,
+    pub role: AccessRole,
 }
 
 /// How the server is reached, and by whom.
@@ -22,7 +22,7 @@ pub struct ServerSettings {
     /// Keys that are accepted; without any, everybody who reaches the server may use it.
     pub keys: Vec<ApiKey>,
     /// What everybody may do where there are no keys.
-    pub open_role: Role,
+    pub open_role: AccessRole,
     /// Names by which the server may be called, besides addresses and localhost.
     pub allowed_hosts: Vec<String>,
     /// Origins whose pages may use the server.
@@ -34,7 +34,7 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         let (keys, allowed_hosts, cors_origins) = (Vec::new(), Vec::new(), Vec::new());
-        Self { keys, open_role: Role::User, allowed_hosts, cors_origins, strict: false }
+        Self { keys, open_role: AccessRole::User, allowed_hosts, cors_origins, strict: false }
     }
 }
 

@@ -9,7 +9,7 @@ use candle_core::Device;
 use gptkit_data::form::DialogueForm;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_feedback::Store;
+use gptkit_feedback::FeedbackStore;
 use gptkit_model::{Gpt, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use serde_json::Value;
@@ -130,7 +130,7 @@ impl TestServer {
         served: Served,
         settings: ServerSettings,
         limits: ServerLimits,
-        feedback: Option<Store>,
+        feedback: Option<FeedbackStore>,
     ) -> Self {
         let server = Server::open(served, ([127, 0, 0, 1], 0).into(), settings, limits, feedback).unwrap();
         let (stop, stopped) = stop_signal();

@@ -2,8 +2,8 @@
 
 use crate::settings::{ApiKey, ServerLimits, ServerSettings};
 use crate::testing::{CONTEXT, PANIC, TestServer, limits, served};
-use gptkit_feedback::Store;
-use gptkit_feedback::people::Role;
+use gptkit_feedback::FeedbackStore;
+use gptkit_feedback::people::AccessRole;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -225,7 +225,7 @@ fn clients_that_send_slowly_are_not_waited_for() {
 #[test]
 fn a_key_is_needed_where_one_is_set() {
     let settings = ServerSettings {
-        keys: vec![ApiKey { secret: "secret".to_owned(), name: "ann".to_owned(), role: Role::User }],
+        keys: vec![ApiKey { secret: "secret".to_owned(), name: "ann".to_owned(), role: AccessRole::User }],
         ..ServerSettings::default()
     };
     let server = TestServer::start(served(), settings, limits());
@@ -371,15 +371,15 @@ fn a_server_that_stops_finishes_what_runs_and_accepts_nothing_more() {
 }
 
 /// A server that keeps feedback in `folder`, and whose page may do what `role` may.
-fn with_feedback(folder: &std::path::Path, role: Role) -> TestServer {
+fn with_feedback(folder: &std::path::Path, role: AccessRole) -> TestServer {
     let settings = ServerSettings { open_role: role, ..ServerSettings::default() };
-    TestServer::keeping(served(), settings, limits(), Some(Store::create(folder).unwrap()))
+    TestServer::keeping(served(), settings, limits(), Some(FeedbackStore::create(folder).unwrap()))
 }
 
 #[test]
 fn a_click_becomes_a_record_once() {
     let folder = tempfile::tempdir().unwrap();
-    let server = with_feedback(folder.path(), Role::Admin);
+    let server = with_feedback(folder.path(), AccessRole::Admin);
     let stored = server.post(CHAT, &chat(json!({ "n": 2, "store": true, "temperature": 1 }))).json();
     let request = stored["id"].as_str().unwrap();
     let of = |choice: u64| json!({ "request": request, "choice": choice });
@@ -410,13 +410,13 @@ fn a_click_becomes_a_record_once() {
 #[test]
 fn streamed_answers_are_stored_before_their_end_is_sent() {
     let folder = tempfile::tempdir().unwrap();
-    let server = with_feedback(folder.path(), Role::User);
+    let server = with_feedback(folder.path(), AccessRole::User);
     let stream = server.post(CHAT, &chat(json!({ "stream": true, "store": true, "max_tokens": 20 })));
     let first: Value = serde_json::from_str(&stream.events()[0]).unwrap();
     let rating = json!({ "client_id": "r1", "answer": { "request": first["id"], "choice": 0 }, "thumb": "up" });
     assert_eq!(server.post("/api/ratings", &rating).status, 201);
     drop(server);
-    let answers = Store::open(folder.path()).unwrap().answers().unwrap();
+    let answers = FeedbackStore::open(folder.path()).unwrap().answers().unwrap();
     let whole = TestServer::standard().post(CHAT, &chat(json!({ "max_tokens": 20 }))).json();
     let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
     assert_eq!((answers.len(), answers[0].text.as_str()), (1, text.trim()));
@@ -426,7 +426,7 @@ fn streamed_answers_are_stored_before_their_end_is_sent() {
 #[test]
 fn feedback_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let server = with_feedback(folder.path(), Role::User);
+    let server = with_feedback(folder.path(), AccessRole::User);
     let answer = json!({ "request": "chatcmpl-x", "choice": 0 });
     for (path, body, status, code) in [
         ("/api/ratings", json!({ "client_id": "a", "answer": answer, "thumb": "up" }), 404, "unknown_answer"),
@@ -461,7 +461,7 @@ fn feedback_is_refused_by_name() {
 
 #[test]
 fn the_page_and_its_files_are_served_without_a_key() {
-    let key = ApiKey { secret: "secret".to_owned(), name: "ann".to_owned(), role: Role::Labeler };
+    let key = ApiKey { secret: "secret".to_owned(), name: "ann".to_owned(), role: AccessRole::Labeler };
     let settings = ServerSettings { keys: vec![key], ..ServerSettings::default() };
     let server = TestServer::start(served(), settings, limits());
     for path in ["/", "/compare", "/served", "/page/chat.js"] {

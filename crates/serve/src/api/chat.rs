@@ -10,7 +10,7 @@ use crate::api::request::{Wanted, job, model_of};
 use crate::api::sampling::{SamplingFields, in_range, must_be_neutral};
 use crate::app::App;
 use crate::engine::job::ScoringJob;
-use crate::guard::Person;
+use crate::guard::Requester;
 use crate::models::ServedModel;
 use axum::response::Response;
 use gptkit_data::dialogue::{Message, Role};
@@ -163,7 +163,7 @@ pub(crate) fn prompt(model: &ServedModel, messages: &[Message]) -> Result<Vec<u3
 /// Answers a conversation.
 pub(crate) async fn complete(
     app: &Arc<App>,
-    client: &Person,
+    client: &Requester,
     mut fields: RequestFields,
 ) -> Result<(Response, Vec<String>), ApiError> {
     let sampling: SamplingFields = fields.get()?;

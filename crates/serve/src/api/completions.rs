@@ -8,7 +8,7 @@ use crate::api::error::ApiError;
 use crate::api::request::{Wanted, job, model_of};
 use crate::api::sampling::{SamplingFields, in_range, must_be_neutral};
 use crate::app::App;
-use crate::guard::Person;
+use crate::guard::Requester;
 use crate::models::ServedModel;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -73,7 +73,7 @@ impl CompletionFields {
 /// Continues texts.
 pub(crate) async fn complete(
     app: &Arc<App>,
-    client: &Person,
+    client: &Requester,
     mut fields: RequestFields,
 ) -> Result<(Response, Vec<String>), ApiError> {
     let mut sampling: SamplingFields = fields.get()?;

@@ -4,18 +4,19 @@ use crate::api::body::RequestFields;
 use crate::api::chat::{MessageField, messages};
 use crate::api::error::ApiError;
 use crate::api::models;
+use crate::api::storing::with_store;
 use crate::app::App;
-use crate::guard::Person;
+use crate::guard::Requester;
 use axum::http::StatusCode;
 use gptkit_data::dialogue::{Message, Role as Speaker};
+use gptkit_feedback::StoreError;
 use gptkit_feedback::export::{ExportFilter, ExportKind};
-use gptkit_feedback::people::Role;
+use gptkit_feedback::people::AccessRole;
 use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating};
 use gptkit_feedback::tasks::LabelingTask;
-use gptkit_feedback::{Store, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Characters of a note.
@@ -130,40 +131,8 @@ impl From<AnswerField> for AnswerId {
     }
 }
 
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::UnknownAnswer(_) => {
-                Self::not_found("unknown_answer", format!("{error}; send requests with store: true")).about("answer")
-            }
-            StoreError::DifferentPrompts => Self::invalid("answers", error.to_string()),
-            StoreError::DiskFull => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", "disk_full", error.to_string())
-            }
-            StoreError::Other(_) => Self::internal(error.to_string()),
-        }
-    }
-}
-
-/// Does `work` with the store, away from the threads that answer requests.
-pub(crate) async fn with_store<T: Send + 'static>(
-    app: &Arc<App>,
-    work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let app = Arc::clone(app);
-    let done = tokio::task::spawn_blocking(move || {
-        let Some(store) = &app.feedback else {
-            let message = "the server keeps no feedback; start it with --feedback DIR";
-            return Err(ApiError::not_found("feedback_off", message));
-        };
-        let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(work(&mut store)?)
-    });
-    done.await.map_err(|_| ApiError::internal("the store of feedback failed"))?
-}
-
 /// Refuses who has a smaller role.
-fn require(person: &Person, role: Role) -> Result<(), ApiError> {
+fn require(person: &Requester, role: AccessRole) -> Result<(), ApiError> {
     match person.role >= role {
         true => Ok(()),
         false => {
@@ -174,7 +143,7 @@ fn require(person: &Person, role: Role) -> Result<(), ApiError> {
 }
 
 /// Who uses the page, what they may do, and what is served.
-pub(crate) async fn session(app: &Arc<App>, person: &Person) -> Result<Value, ApiError> {
+pub(crate) async fn session(app: &Arc<App>, person: &Requester) -> Result<Value, ApiError> {
     let mut consent = false;
     if app.feedback.is_some() {
         let (name, role) = (person.name.clone(), person.role);
@@ -195,7 +164,7 @@ pub(crate) async fn session(app: &Arc<App>, person: &Person) -> Result<Value, Ap
 }
 
 /// Notes whether the person agrees to training.
-pub(crate) async fn consent(app: &Arc<App>, person: &Person, mut fields: RequestFields) -> Result<Value, ApiError> {
+pub(crate) async fn consent(app: &Arc<App>, person: &Requester, mut fields: RequestFields) -> Result<Value, ApiError> {
     let ConsentFields { consent } = fields.get()?;
     let name = person.name.clone();
     with_store(app, move |store| store.consent(&name, consent)).await?;
@@ -205,7 +174,7 @@ pub(crate) async fn consent(app: &Arc<App>, person: &Person, mut fields: Request
 /// Stores a record; 201 when it is new.
 async fn store(
     app: &Arc<App>,
-    person: &Person,
+    person: &Requester,
     record: RecordFields,
     act: Act,
 ) -> Result<(StatusCode, Value), ApiError> {
@@ -235,7 +204,7 @@ async fn store(
 /// Stores a rating.
 pub(crate) async fn rate(
     app: &Arc<App>,
-    person: &Person,
+    person: &Requester,
     mut fields: RequestFields,
 ) -> Result<(StatusCode, Value), ApiError> {
     let (record, rating): (RecordFields, RatingFields) = (fields.get()?, fields.get()?);
@@ -253,7 +222,7 @@ pub(crate) async fn rate(
 /// Stores a ranking.
 pub(crate) async fn rank(
     app: &Arc<App>,
-    person: &Person,
+    person: &Requester,
     mut fields: RequestFields,
 ) -> Result<(StatusCode, Value), ApiError> {
     let (record, ranking): (RecordFields, RankingFields) = (fields.get()?, fields.get()?);
@@ -277,7 +246,7 @@ pub(crate) async fn rank(
         return Err(ApiError::invalid("shown", "must name each answer that was shown once"));
     }
     // A user may choose between an answer and its retry; the order of more answers is a labeler's work.
-    require(person, if n > 2 || ranking.task.is_some() { Role::Labeler } else { Role::User })?;
+    require(person, if n > 2 || ranking.task.is_some() { AccessRole::Labeler } else { AccessRole::User })?;
     let ranking = Ranking {
         answers: ranking.answers.into_iter().map(AnswerId::from).collect(),
         ranking: ranking.ranking,
@@ -293,7 +262,7 @@ pub(crate) async fn rank(
 /// Stores a demonstration.
 pub(crate) async fn demonstrate(
     app: &Arc<App>,
-    person: &Person,
+    person: &Requester,
     mut fields: RequestFields,
 ) -> Result<(StatusCode, Value), ApiError> {
     let (record, demonstration): (RecordFields, DemonstrationFields) = (fields.get()?, fields.get()?);
@@ -304,15 +273,19 @@ pub(crate) async fn demonstrate(
         return Err(ApiError::invalid("messages", what));
     }
     if demonstration.based_on.is_none() {
-        require(person, Role::Labeler)?;
+        require(person, AccessRole::Labeler)?;
     }
     let based_on = demonstration.based_on.map(AnswerId::from);
     store(app, person, record, Act::Demonstration(Demonstration { messages, based_on })).await
 }
 
 /// Makes tasks for labelers.
-pub(crate) async fn make_tasks(app: &Arc<App>, person: &Person, mut fields: RequestFields) -> Result<Value, ApiError> {
-    require(person, Role::Admin)?;
+pub(crate) async fn make_tasks(
+    app: &Arc<App>,
+    person: &Requester,
+    mut fields: RequestFields,
+) -> Result<Value, ApiError> {
+    require(person, AccessRole::Admin)?;
     let wanted: TaskFields = fields.get()?;
     if !RANKED.contains(&(wanted.k as usize)) {
         return Err(ApiError::invalid("k", "must be from 2 to 9"));
@@ -340,24 +313,24 @@ pub(crate) async fn make_tasks(app: &Arc<App>, person: &Person, mut fields: Requ
 }
 
 /// The next task for a labeler.
-pub(crate) async fn next_task(app: &Arc<App>, person: &Person) -> Result<Value, ApiError> {
-    require(person, Role::Labeler)?;
+pub(crate) async fn next_task(app: &Arc<App>, person: &Requester) -> Result<Value, ApiError> {
+    require(person, AccessRole::Labeler)?;
     let name = person.name.clone();
     let (task, waiting) = with_store(app, move |store| store.next_task(&name)).await?;
     Ok(json!({ "task": task, "waiting": waiting }))
 }
 
 /// Figures: a labeler's own, or all.
-pub(crate) async fn figures(app: &Arc<App>, person: &Person) -> Result<Value, ApiError> {
-    require(person, Role::Labeler)?;
-    let name = (person.role < Role::Admin).then(|| person.name.clone());
+pub(crate) async fn figures(app: &Arc<App>, person: &Requester) -> Result<Value, ApiError> {
+    require(person, AccessRole::Labeler)?;
+    let name = (person.role < AccessRole::Admin).then(|| person.name.clone());
     let figures = with_store(app, move |store| store.figures(name.as_deref()).map_err(StoreError::Other)).await?;
     Ok(json!(figures))
 }
 
 /// Leaves a person out of exports and figures, or takes them in again.
-pub(crate) async fn exclude(app: &Arc<App>, person: &Person, mut fields: RequestFields) -> Result<Value, ApiError> {
-    require(person, Role::Admin)?;
+pub(crate) async fn exclude(app: &Arc<App>, person: &Requester, mut fields: RequestFields) -> Result<Value, ApiError> {
+    require(person, AccessRole::Admin)?;
     let ExcludedFields { name, excluded } = fields.get()?;
     let wanted = name.clone();
     if !with_store(app, move |store| store.exclude(&wanted, excluded)).await? {
@@ -367,8 +340,12 @@ pub(crate) async fn exclude(app: &Arc<App>, person: &Person, mut fields: Request
 }
 
 /// Records of a kind as JSONL.
-pub(crate) async fn export(app: &Arc<App>, person: &Person, query: Option<&str>) -> Result<(String, String), ApiError> {
-    require(person, Role::Admin)?;
+pub(crate) async fn export(
+    app: &Arc<App>,
+    person: &Requester,
+    query: Option<&str>,
+) -> Result<(String, String), ApiError> {
+    require(person, AccessRole::Admin)?;
     let all = [ExportKind::Comparisons, ExportKind::Demonstrations, ExportKind::Prompts];
     let wanted = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("kind="));
     let kind = all.into_iter().find(|kind| Some(kind.name()) == wanted);

@@ -1,11 +1,11 @@
 //! Answers that are stored because the request says `store: true`: an answer is on the disk before its end is sent.
 
-use crate::api::feedback::with_store;
+use crate::api::storing::with_store;
 use crate::app::App;
 use crate::engine::job::GenerationJob;
-use crate::guard::Person;
+use crate::guard::Requester;
 use gptkit_data::dialogue::Message;
-use gptkit_feedback::records::{AnswerId, ModelIdentity, StoredAnswer};
+use gptkit_feedback::records::{AnswerId, ModelIdentity, RecordedAnswer};
 use gptkit_preferences::settings::StoredSampling;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use std::sync::Arc;
 pub(crate) struct KeptAnswers {
     texts: Vec<String>,
     /// All that the answers have in common.
-    blank: StoredAnswer,
+    blank: RecordedAnswer,
 }
 
 impl KeptAnswers {
-    pub(crate) fn new(app: &App, person: &Person, request: &str, prompt: &[Message], job: &GenerationJob) -> Self {
+    pub(crate) fn new(app: &App, person: &Requester, request: &str, prompt: &[Message], job: &GenerationJob) -> Self {
         let model = &app.served.writers[job.model];
-        let blank = StoredAnswer {
+        let blank = RecordedAnswer {
             id: AnswerId { request: request.to_owned(), choice: 0 },
             person: person.name.clone(),
             model: ModelIdentity {
@@ -49,7 +49,7 @@ impl KeptAnswers {
 
     /// Stores an answer. When that fails, the answer goes on to the client all the same; feedback on it is refused later.
     pub(crate) async fn end(&mut self, app: &Arc<App>, index: usize, finish: &str, tokens: Vec<u32>) {
-        let answer = StoredAnswer {
+        let answer = RecordedAnswer {
             id: AnswerId { choice: index as u64, ..self.blank.id.clone() },
             text: self.texts[index].trim().to_owned(),
             tokens,

@@ -8,7 +8,7 @@
 //! - [`scoring`]      rewards
 //! - [`tokens`]       tokenizer and template
 //! - [`models`]       what is served
-//! - [`feedback`]       what people think of answers; [`kept`] answers that are stored
+//! - [`feedback`]       what people think of answers; [`kept`] answers that are stored; [`storing`] the store
 //! - [`error`]        refusals
 
 pub(crate) mod answer;
@@ -22,4 +22,5 @@ pub(crate) mod models;
 pub(crate) mod request;
 pub(crate) mod sampling;
 pub(crate) mod scoring;
+pub(crate) mod storing;
 pub(crate) mod tokens;

@@ -4,7 +4,7 @@ use crate::api::error::ApiError;
 use crate::api::sampling::{SamplingFields, in_range};
 use crate::app::App;
 use crate::engine::job::{GenerationEvent, GenerationJob};
-use crate::guard::Person;
+use crate::guard::Requester;
 use crate::models::ServedModel;
 use gptkit_model::continuation::{GenerationOptions, LateEnds};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(crate) fn model_of(app: &App, name: Option<&str>) -> Result<usize, ApiError>
 pub(crate) fn job(
     app: &App,
     fields: &SamplingFields,
-    client: &Person,
+    client: &Requester,
     wanted: Wanted,
 ) -> Result<(GenerationJob, UnboundedReceiver<GenerationEvent>), ApiError> {
     let model = &app.served.writers[wanted.model];
