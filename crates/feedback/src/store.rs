@@ -23,6 +23,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -35,6 +36,8 @@ const APPLICATION: i32 = 0x6770_7466;
 const VERSION: i32 = 1;
 /// How long another process may hold the file before that is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Requests that are remembered when the disk is full.
+const MOST_UNSTORED: usize = 10_000;
 /// Why a ranking is skipped that only takes back an earlier one.
 pub const UNDONE: &str = "undone";
 const TABLES: &str = "
@@ -117,6 +120,8 @@ impl From<rusqlite::Error> for StoreError {
 pub struct FeedbackStore {
     path: PathBuf,
     pub(crate) connection: Connection,
+    /// Requests whose answers did not fit on the disk.
+    unstored: BTreeSet<String>,
 }
 
 impl FeedbackStore {
@@ -160,7 +165,7 @@ impl FeedbackStore {
         connection.busy_timeout(PATIENCE)?;
         connection.pragma_update(None, "synchronous", "FULL").with_context(|| damaged(path))?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        Ok(Self { path: path.to_owned(), connection })
+        Ok(Self { path: path.to_owned(), connection, unstored: BTreeSet::new() })
     }
 
     fn is_empty(&self) -> anyhow::Result<bool> {
@@ -252,6 +257,14 @@ impl FeedbackStore {
     /// # Errors
     /// When the store cannot be written.
     pub fn add_answers(&mut self, answers: &[RecordedAnswer]) -> Result<(), StoreError> {
+        let stored = self.insert_answers(answers);
+        if matches!(stored, Err(StoreError::DiskFull)) && self.unstored.len() < MOST_UNSTORED {
+            self.unstored.extend(answers.iter().map(|answer| answer.id.request.clone()));
+        }
+        stored
+    }
+
+    fn insert_answers(&mut self, answers: &[RecordedAnswer]) -> Result<(), StoreError> {
         self.write(|transaction| {
             for answer in answers {
                 let (person, model) = (person(transaction, &answer.person)?, model(transaction, &answer.model)?);
@@ -293,6 +306,14 @@ impl FeedbackStore {
     /// # Errors
     /// When it is about answers that the store does not have, or the store cannot be written.
     pub fn add(&mut self, feedback: &Feedback) -> Result<(i64, bool), StoreError> {
+        match self.insert(feedback) {
+            // The answer is missing because it did not fit on the disk.
+            Err(StoreError::UnknownAnswer(id)) if self.unstored.contains(&id.request) => Err(StoreError::DiskFull),
+            added => added,
+        }
+    }
+
+    fn insert(&mut self, feedback: &Feedback) -> Result<(i64, bool), StoreError> {
         let table = match &feedback.act {
             Act::Ranking(_) => "rankings",
             Act::Rating(_) => "ratings",

@@ -244,3 +244,18 @@ fn files_that_are_no_store_are_refused() {
     gptkit_data::disk::write(&path, &[7; 5000]).unwrap();
     assert!(format!("{:#}", FeedbackStore::create(folder.path()).unwrap_err()).contains("damaged"));
 }
+
+#[test]
+fn a_full_disk_is_named_and_what_was_stored_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let pages: i64 = store.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    store.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    let long = "x".repeat(100_000);
+    assert!(matches!(store.add_answers(&[answer("r9", 0, "a", "p", &long)]), Err(StoreError::DiskFull)));
+    let rating = |request| Rating { answer: id(request, 0), thumb: Some(true), likert: None, marks: Vec::new() };
+    let lost = store.add(&feedback("c1", "ann", Act::Rating(rating("r9"))));
+    assert!(matches!(lost, Err(StoreError::DiskFull)), "{lost:?}");
+    assert!(store.add(&feedback("c2", "ann", Act::Rating(rating("r1")))).is_ok());
+    assert_eq!(store.answers().unwrap().len(), 4);
+}
