@@ -7,7 +7,7 @@
 //! 4. [`engine`]  one thread that owns the models and works on all jobs together
 //! 5. [`models`]  what is served
 //! 6. [`page`]     the web page
-//! 7. [`metrics`] counters; [`openapi`] the description of all endpoints; [`bench`] cases of `gptkit bench`; [`fuzzing`] bodies
+//! 7. [`metrics`] counters; [`openapi`] the description of all endpoints; [`mod@bench`] cases of `gptkit bench`; [`fuzzing`] bodies
 //!    from a fuzzer
 
 mod api;
