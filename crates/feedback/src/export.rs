@@ -6,7 +6,7 @@
 
 use crate::mask::masked;
 use crate::records::RecordedAnswer;
-use crate::store::{ANSWERS, FeedbackStore, answer, json, now, parsed};
+use crate::store::{ANSWER_NUMBER, ANSWERS, FeedbackStore, answer, json, now, parsed, stands};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json as json_value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-/// What is exported.
+/// The kind of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportKind {
     /// Rankings, and corrected answers beside the model's: for `train-rm` and `dpo`.
@@ -158,8 +158,8 @@ fn counting(table: &str, columns: &str, filter: &ExportFilter) -> String {
     let consent = if filter.without_consent { "" } else { "AND p.consented_at IS NOT NULL" };
     format!(
         "SELECT r.id, p.name, r.at, {columns} FROM {table} r JOIN people p ON p.id = r.person
-         WHERE p.excluded_at IS NULL {consent} AND r.client_id NOT IN
-         (SELECT supersedes FROM {table} WHERE supersedes IS NOT NULL) ORDER BY r.id"
+         WHERE p.excluded_at IS NULL {consent} AND {} ORDER BY r.id",
+        stands(table)
     )
 }
 
@@ -345,10 +345,11 @@ impl FeedbackStore {
     fn prompts(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<()> {
         let consent = if filter.without_consent { "" } else { "AND p.consented_at IS NOT NULL" };
         let sql = format!("{ANSWERS} WHERE c.choice = 0 AND p.excluded_at IS NULL {consent} ORDER BY c.id");
-        let answers: Vec<RecordedAnswer> =
-            self.connection.prepare(&sql)?.query_map([], answer)?.collect::<Result<_, _>>()?;
+        let numbered = |row: &rusqlite::Row<'_>| Ok((row.get(ANSWER_NUMBER)?, answer(row)?));
+        let answers: Vec<(i64, RecordedAnswer)> =
+            self.connection.prepare(&sql)?.query_map([], numbered)?.collect::<Result<_, _>>()?;
         let mut begun = HashSet::new();
-        for (number, answer) in (0..).zip(answers) {
+        for (number, answer) in answers {
             let text: String = answer.prompt.iter().map(|message| message.content.as_str()).collect();
             if !takes_part(&answer.person, filter) {
                 lines.leave_out("of other people");
@@ -367,10 +368,12 @@ impl FeedbackStore {
 
     /// Answers that have one of `marks`.
     fn marked(&self, marks: &[String]) -> Result<HashSet<(String, u64)>> {
-        let sql = "SELECT c.request, c.choice, r.marks FROM ratings r JOIN completions c ON c.id = r.completion
-            WHERE r.client_id NOT IN (SELECT supersedes FROM ratings WHERE supersedes IS NOT NULL)";
+        let sql = format!(
+            "SELECT c.request, c.choice, r.marks FROM ratings r JOIN completions c ON c.id = r.completion WHERE {}",
+            stands("ratings")
+        );
         let mut found = HashSet::new();
-        let mut statement = self.connection.prepare(sql)?;
+        let mut statement = self.connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let given: Vec<String> = parsed(row, 2)?;
@@ -396,15 +399,15 @@ fn takes_part(person: &str, filter: &ExportFilter) -> bool {
 }
 
 /// Ranks without a gap.
-fn dense(ranks: &[u32]) -> Vec<usize> {
+pub fn dense(ranks: &[u32]) -> Vec<usize> {
     let mut taken: Vec<u32> = ranks.to_vec();
     taken.sort_unstable();
     taken.dedup();
     ranks.iter().map(|rank| taken.partition_point(|other| other < rank) + 1).collect()
 }
 
-/// Text where that says it all, else messages.
-fn prompt_value(messages: &[Message]) -> Value {
+/// The prompt of a record: a text if it is one message of the user that cannot be taken for a transcript, else messages.
+pub fn prompt_value(messages: &[Message]) -> Value {
     let is_transcript = |text: &str| ["Human:", "Assistant:"].iter().any(|turn| text.trim_start().starts_with(turn));
     match messages {
         [Message { role: Role::User, content, .. }] if !is_transcript(content) => json_value!(content),

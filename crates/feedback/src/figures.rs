@@ -1,7 +1,7 @@
 //! Counts, agreement and win rates of all feedback.
 
 use crate::people::{AccessRole, PersonFigures};
-use crate::store::{FeedbackStore, parsed};
+use crate::store::{FeedbackStore, parsed, stands};
 use anyhow::Result;
 use gptkit_stats::Share;
 use serde::Serialize;
@@ -95,16 +95,14 @@ impl FeedbackStore {
             );
             Ok(self.connection.query_row(&sql, [person], |row| row.get(0))?)
         };
-        let stands = |table: &str| {
-            format!("AND r.client_id NOT IN (SELECT supersedes FROM {table} WHERE supersedes IS NOT NULL)")
-        };
         let waiting = self.connection.query_row("SELECT count(*) FROM tasks WHERE done = 0", [], |row| row.get(0))?;
-        let rankings = stands("rankings");
+        let and_stands = |table: &str| format!("AND {}", stands(table));
+        let rankings = and_stands("rankings");
         Ok(RecordCounts {
             completions: count("completions", "")?,
             rankings: count("rankings", &format!("{rankings} AND r.ranking IS NOT NULL"))?,
-            ratings: count("ratings", &stands("ratings"))?,
-            demonstrations: count("demonstrations", &stands("demonstrations"))?,
+            ratings: count("ratings", &and_stands("ratings"))?,
+            demonstrations: count("demonstrations", &and_stands("demonstrations"))?,
             skipped: count("rankings", &format!("{rankings} AND r.ranking IS NULL AND r.skipped <> 'undone'"))?,
             tasks_waiting: waiting,
         })
@@ -128,13 +126,15 @@ impl FeedbackStore {
     }
 
     fn counted_rankings(&self) -> Result<Vec<CountedRanking>> {
-        let sql = "SELECT r.id, p.name, r.ranking, k.number, c.id, m.name, m.weights, length(c.text)
+        let sql = format!(
+            "SELECT r.id, p.name, r.ranking, k.number, c.id, m.name, m.weights, length(c.text)
             FROM rankings r JOIN people p ON p.id = r.person JOIN ranked k ON k.ranking = r.id
             JOIN completions c ON c.id = k.completion JOIN models m ON m.id = c.model
-            WHERE r.ranking IS NOT NULL AND p.excluded_at IS NULL AND r.client_id NOT IN
-            (SELECT supersedes FROM rankings WHERE supersedes IS NOT NULL) ORDER BY r.id, k.number";
+            WHERE r.ranking IS NOT NULL AND p.excluded_at IS NULL AND {} ORDER BY r.id, k.number",
+            stands("rankings")
+        );
         let mut rankings: BTreeMap<i64, CountedRanking> = BTreeMap::new();
-        let mut statement = self.connection.prepare(sql)?;
+        let mut statement = self.connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let (id, person): (i64, String) = (row.get(0)?, row.get(1)?);

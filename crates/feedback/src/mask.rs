@@ -33,7 +33,7 @@ pub fn masked(text: &str) -> (String, u64) {
     (masked, n)
 }
 
-/// What a run of digits is, if it is personal data.
+/// The name of the kind of personal data that some digits are, if they are any.
 fn number(text: &str) -> Option<&'static str> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(10)).collect();
     let is_phone = text.starts_with('+') || text.starts_with('0') || text.contains('(');

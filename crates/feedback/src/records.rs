@@ -90,7 +90,7 @@ pub struct Ranking {
     pub task: Option<i64>,
 }
 
-/// What a person thinks of one answer.
+/// A rating of one answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rating {
     /// The answer.
@@ -112,7 +112,7 @@ pub struct Demonstration {
     pub based_on: Option<AnswerId>,
 }
 
-/// What a person did.
+/// An act of a person.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
     /// Ranked answers.

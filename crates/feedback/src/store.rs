@@ -30,9 +30,9 @@ use std::time::{Duration, SystemTime};
 
 /// Name of the file in its folder.
 pub const FILE: &str = "feedback.sqlite";
-/// What the file says it is: "gptf".
+/// The application id of the file: "gptf".
 const APPLICATION: i32 = 0x6770_7466;
-/// Of the tables below.
+/// The version of the tables below.
 const VERSION: i32 = 1;
 /// How long another process may hold the file before that is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,7 +147,7 @@ impl FeedbackStore {
     /// Opens the store in `folder`.
     ///
     /// # Errors
-    /// When there is none, or it is damaged.
+    /// When the folder has no store, or the store is damaged.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
         let hint = "it is written by `gptkit serve --feedback DIR`";
@@ -413,8 +413,16 @@ fn completion(transaction: &Transaction<'_>, id: &AnswerId) -> Result<(i64, Stri
 /// Answers with person and model.
 pub(crate) const ANSWERS: &str =
     "SELECT c.request, c.choice, p.name, m.name, m.folder, m.weights, m.fingerprint, m.dtype,
-    c.prompt, c.sampling, c.max_new_tokens, c.stop, c.text, c.tokens, c.finish
+    c.prompt, c.sampling, c.max_new_tokens, c.stop, c.text, c.tokens, c.finish, c.id
     FROM completions c JOIN people p ON p.id = c.person JOIN models m ON m.id = c.model";
+
+/// The column of an answer's number in [`ANSWERS`].
+pub(crate) const ANSWER_NUMBER: usize = 15;
+
+/// The condition that no record of `table`, which is called r, supersedes r.
+pub(crate) fn stands(table: &str) -> String {
+    format!("r.client_id NOT IN (SELECT supersedes FROM {table} WHERE supersedes IS NOT NULL)")
+}
 
 /// A row of [`ANSWERS`].
 pub(crate) fn answer(row: &Row<'_>) -> rusqlite::Result<RecordedAnswer> {

@@ -186,6 +186,11 @@ fn a_better_answer_is_a_demonstration_and_a_comparison() {
     assert_eq!(prompts.iter().map(|record| record["prompt"].clone()).collect::<Vec<_>>().len(), 2, "each prompt once");
     let few = ExportFilter { prompts_per_person: 1, ..ExportFilter::default() };
     assert_eq!(exported(&store, ExportKind::Prompts, &few).len(), 1);
+    store.export_to(ExportKind::Prompts, &ExportFilter::default(), &folder.path().join("p.jsonl")).unwrap();
+    let sql = "SELECT c.request FROM export_records e JOIN completions c ON c.id = e.record ORDER BY c.id";
+    let mut statement = store.connection.prepare(sql).unwrap();
+    let noted = statement.query_map([], |row| row.get::<_, String>(0)).unwrap().collect::<Result<Vec<_>, _>>();
+    assert_eq!(noted.unwrap(), ["r1", "r3"], "the store says which prompts are in the file");
 }
 
 #[test]

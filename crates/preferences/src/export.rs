@@ -6,9 +6,9 @@ use crate::settings::StoredSampling;
 use crate::win_rates::{Agreement, JudgeSummary, agreements};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
-use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::disk;
 use gptkit_data::synthetic::SyntheticInstructions;
+use gptkit_feedback::export::{dense, prompt_value};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,7 +134,7 @@ fn record(
     let model = |i: usize| if answers[i].model == "b" { settings.b.as_ref() } else { Some(&settings.a) };
     let mut record = Map::new();
     let mut put = |name: &str, value: Value| record.insert(name.to_owned(), value);
-    put("prompt", prompt(&item.prompt));
+    put("prompt", prompt_value(&item.prompt));
     let cut = |i: usize| answers[i].finish == "length";
     let order: Vec<usize> = if settings.b.is_some() {
         let (chosen, rejected) = if places[0] < places[1] { (0, 1) } else { (1, 0) };
@@ -144,7 +144,7 @@ fn record(
         vec![chosen, rejected]
     } else {
         put("completions", kept.iter().map(|&i| json!(answers[i].text)).collect());
-        put("ranking", json!(dense(places)));
+        put("ranking", json!(dense(&places)));
         put("models", json!(settings.a));
         kept.to_vec()
     };
@@ -165,25 +165,6 @@ fn sampling(tokens: &StoredSampling, max_new_tokens: usize) -> Value {
     let mut sampling = json!(tokens);
     sampling["max-new-tokens"] = json!(max_new_tokens);
     sampling
-}
-
-/// Text where that says it all, else messages.
-fn prompt(messages: &[Message]) -> Value {
-    match messages {
-        [Message { role: Role::User, content, .. }] if !looks_like_a_transcript(content) => json!(content),
-        messages => json!(messages),
-    }
-}
-
-/// Whether it would be read as one.
-fn looks_like_a_transcript(text: &str) -> bool {
-    ["Human:", "Assistant:"].iter().any(|turn| text.trim_start().starts_with(turn))
-}
-
-/// Places without a gap.
-fn dense(places: Vec<u32>) -> Vec<u32> {
-    let taken: BTreeSet<u32> = places.iter().copied().collect();
-    places.into_iter().map(|place| taken.range(..=place).count() as u32).collect()
 }
 
 #[cfg(test)]

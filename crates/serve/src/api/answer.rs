@@ -103,7 +103,7 @@ pub(crate) struct RunningAnswer<F> {
     pub(crate) head: AnswerHead,
     pub(crate) form: F,
     pub(crate) n: usize,
-    /// What is stored of the answers.
+    /// Stores the answers, if the request asks for that.
     pub(crate) kept: Option<KeptAnswers>,
     events: UnboundedReceiver<GenerationEvent>,
     app: Arc<App>,

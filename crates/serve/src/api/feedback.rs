@@ -46,7 +46,7 @@ pub(crate) struct RecordFields {
     supersedes: Option<String>,
 }
 
-/// What a person thinks of one answer.
+/// A rating of one answer.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct RatingFields {
     answer: AnswerField,
