@@ -12,7 +12,7 @@ const HOMES: &[(&str, &[&str], &str)] = &[
     ("<svg", &["crates/plot/"], "pictures have one look and one writer"),
     ("rand_chacha", &["crates/rng/"], "every draw is a function of a key"),
     ("tokio::", &["crates/serve/"], "only the server has an async runtime"),
-    ("rusqlite", &["crates/preferences/", "crates/feedback/"], "a crate that trains does not compile SQLite"),
+    ("rusqlite", &["crates/feedback/"], "there is one store, with one schema"),
     (
         "gptkit_world",
         &["crates/data/src/synthetic.rs", "crates/cli/src/world.rs"],

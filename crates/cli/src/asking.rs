@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use console::{Key, Term, measure_text_width};
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::printable::printable;
-use gptkit_preferences::choices::{Judge, StoredAnswer};
+use gptkit_feedback::choices::{Judge, StoredAnswer};
 use gptkit_preferences::collection::Collection;
 use gptkit_preferences::compare::{BlindQuestion, order};
 use gptkit_train::interrupt::{Interrupt, Stop};

@@ -9,9 +9,9 @@ use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
+use gptkit_feedback::choices::Judge;
 use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
-use gptkit_preferences::choices::Judge;
 use gptkit_preferences::collection::Collection;
 use gptkit_preferences::compare::judge_all;
 use gptkit_preferences::export::{self, CollectionSummary};
@@ -220,7 +220,8 @@ impl CompareCommand {
                 );
             }
             let (files, gpt) = self.compute.load_writer(&folder)?;
-            if let Some(stop) = collection.write_answers(side, &folder, (&files, &gpt), interrupt, ui)? {
+            let numbers = self.compute.numbers();
+            if let Some(stop) = collection.write_answers(side, &folder, (&files, &gpt), &numbers, interrupt, ui)? {
                 return Ok(Some(stop));
             }
         }

@@ -9,6 +9,7 @@ use gptkit_model::load::ModelFolder;
 use gptkit_model::{Dtype, Gpt, HeadDescription, ModelConfig, Params};
 use gptkit_ops::cpu::Cpu;
 use gptkit_ops::{Precision, Quantized};
+use gptkit_preferences::answering::ModelNumbers;
 use std::path::Path;
 
 /// Device and precision for inference
@@ -62,21 +63,17 @@ impl ComputeArgs {
         self.load_as(Gpt::reader, folder)
     }
 
-    /// The data type of products, as `--dtype` and `--quantize` name it.
-    pub(crate) fn dtype_name(&self) -> String {
-        let name = match (self.quantize, Dtype::from(self.dtype).precision()) {
+    /// All that decides the last bits of a result: data type, device and the instructions in use.
+    pub(crate) fn numbers(&self) -> ModelNumbers {
+        let dtype = match (self.quantize, Dtype::from(self.dtype).precision()) {
             (Some(QuantizeChoice::Q8_0), _) => "q8_0",
             (Some(QuantizeChoice::Q4K), _) => "q4_k",
             (None, Precision::F32) => "f32",
             (None, Precision::Bf16) => "bf16",
         };
-        name.to_owned()
-    }
-
-    /// All that decides the last bits of a result: data type, device and the instructions in use.
-    pub(crate) fn numbers(&self) -> String {
         let Cpu { level, tiles, dots, .. } = Cpu::get();
-        format!("{} {:?} {level} {} {dots}", self.dtype_name(), self.device, tiles.is_ok())
+        let numbers = format!("{dtype} {:?} {level} {} {dots}", self.device, tiles.is_ok());
+        ModelNumbers { dtype: dtype.to_owned(), numbers }
     }
 
     fn load_as(

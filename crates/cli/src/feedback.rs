@@ -7,13 +7,13 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_feedback::FeedbackStore;
+use gptkit_feedback::choices::Item;
 use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
 use gptkit_feedback::figures::FeedbackFigures;
 use gptkit_feedback::records::{MARKS, RecordedAnswer};
 use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
-use gptkit_preferences::choices::Item;
 use gptkit_preferences::settings::StoredSampling;
 use serde_json::Value;
 use std::ops::ControlFlow;
@@ -219,7 +219,7 @@ impl VerifyCommand {
         let store = FeedbackStore::open(&self.folder).map_err(unusable)?;
         let weights = weights_fingerprint(&self.model).map_err(unusable)?;
         let (own, others): (Vec<RecordedAnswer>, Vec<RecordedAnswer>) =
-            store.answers()?.into_iter().partition(|answer| answer.model.weights == weights);
+            store.answers()?.into_iter().partition(|answer| answer.model.weights == weights && answer.tokens.is_some());
         if own.is_empty() {
             bail!(
                 "none of the {} stored answers was generated with the weights in {}",
@@ -233,7 +233,7 @@ impl VerifyCommand {
         let task = ui.task("answers", Some(chosen.len() as u64), Unit::Items);
         let mut different = Vec::new();
         for answer in chosen {
-            if tokens(&writer, answer)? != answer.tokens {
+            if answer.tokens.as_ref() != Some(&tokens(&writer, answer)?) {
                 different.push(answer);
             }
             task.advance(1);
@@ -253,7 +253,7 @@ impl VerifyCommand {
 
 /// The tokens that the model of `writer` generates for the prompt of `answer`.
 fn tokens(writer: &CompletionWriter, answer: &RecordedAnswer) -> Result<Vec<u32>> {
-    let RecordedAnswer { id, prompt, sampling, max_new_tokens, stop, .. } = answer;
+    let RecordedAnswer { id, prompt, sampling, max_new_tokens, stop, place, .. } = answer;
     if let Some(field) = ["min-tokens", "ignore-eos"].into_iter().find(|field| sampling.get(field).is_some()) {
         bail!("the request {} has {field}; only the server can generate its answer again", id.request);
     }
@@ -265,7 +265,13 @@ fn tokens(writer: &CompletionWriter, answer: &RecordedAnswer) -> Result<Vec<u32>
         log_probs: None,
         sampling: Sampling::from(&settings),
     };
-    let item = Item { number: 0, place: id.request.clone(), world: None, prompt: prompt.clone() };
+    // A collection of comparisons draws by the number of the prompt.
+    let item = Item {
+        number: place.map_or(0, |place| place.item),
+        place: id.request.clone(),
+        world: None,
+        prompt: prompt.clone(),
+    };
     let mut tokens = Vec::new();
     writer.write(&[item], &decoding, |_, sample, completion| {
         if sample as u64 == id.choice {

@@ -176,8 +176,7 @@ impl ServeCommand {
         for text in &self.model {
             let (name, folder) = named_folder(text).map_err(unusable)?;
             let (files, gpt) = self.compute.load_writer(&folder)?;
-            let numbers = self.compute.numbers();
-            let model = ServedModel::new(&name, &folder, files, gpt, &self.compute.dtype_name(), &numbers);
+            let model = ServedModel::new(&name, &folder, files, gpt, &self.compute.numbers());
             served.writers.push(model.map_err(unusable)?);
         }
         for text in &self.reward {

@@ -60,6 +60,14 @@ impl DialogueForm {
         matches!(self, Self::Plain).then_some("\nUser:")
     }
 
+    /// The same for forms that make the same text of every dialogue.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Template { template, .. } => blake3::hash(template.source().as_bytes()).to_hex()[..16].to_owned(),
+            Self::Plain => "plain".to_owned(),
+        }
+    }
+
     /// Whether `other` makes the same tokens of every dialogue, with the same tokenizer.
     pub fn is_read_as(&self, other: &Self) -> bool {
         match (self, other) {

@@ -344,18 +344,21 @@ impl FeedbackStore {
 
     fn prompts(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<()> {
         let consent = if filter.without_consent { "" } else { "AND p.consented_at IS NOT NULL" };
-        let sql = format!("{ANSWERS} WHERE c.choice = 0 AND p.excluded_at IS NULL {consent} ORDER BY c.id");
+        let sql = format!(
+            "{ANSWERS} WHERE c.choice = 0 AND c.person IS NOT NULL AND p.excluded_at IS NULL {consent} ORDER BY c.id"
+        );
         let numbered = |row: &rusqlite::Row<'_>| Ok((row.get(ANSWER_NUMBER)?, answer(row)?));
         let answers: Vec<(i64, RecordedAnswer)> =
             self.connection.prepare(&sql)?.query_map([], numbered)?.collect::<Result<_, _>>()?;
         let mut begun = HashSet::new();
         for (number, answer) in answers {
+            let person = answer.person.unwrap_or_default();
             let text: String = answer.prompt.iter().map(|message| message.content.as_str()).collect();
-            if !takes_part(&answer.person, filter) {
+            if !takes_part(&person, filter) {
                 lines.leave_out("of other people");
             } else if !begun.insert(text.chars().take(COMMON_PREFIX).collect::<String>()) {
                 lines.leave_out("with the same beginning as another prompt");
-            } else if !lines.has_room(&answer.person, &text, filter) {
+            } else if !lines.has_room(&person, &text, filter) {
                 lines.leave_out("beyond the limit of prompts of a person");
             } else {
                 let mut record = Map::new();

@@ -91,7 +91,7 @@ impl FeedbackStore {
     fn record_counts(&self, person: Option<&str>) -> Result<RecordCounts> {
         let count = |table: &str, with: &str| -> Result<u64> {
             let sql = format!(
-                "SELECT count(*) FROM {table} r JOIN people p ON p.id = r.person WHERE (?1 IS NULL OR p.name = ?1) {with}"
+                "SELECT count(*) FROM {table} r LEFT JOIN people p ON p.id = r.person WHERE (?1 IS NULL OR p.name = ?1) {with}"
             );
             Ok(self.connection.query_row(&sql, [person], |row| row.get(0))?)
         };

@@ -2,17 +2,20 @@
 //!
 //! - [`records`]  answers, rankings, ratings and demonstrations
 //! - [`store`]    the SQLite file that holds them
+//! - [`choices`]  the collection of `gptkit compare` in the same file
 //! - [`people`]   who gave feedback, and what they may do
 //! - [`tasks`]    prompts that wait for a labeler
 //! - [`export`]   records → files for `train-rm`, `sft`, `dpo` and `ppo`
 //! - [`mask`]     mail addresses, telephone and card numbers are taken out of exports
 //! - [`figures`]  counts, agreement and win rates
 
+pub mod choices;
 pub mod export;
 pub mod figures;
 pub mod mask;
 pub mod people;
 pub mod records;
+mod schema;
 pub mod store;
 pub mod tasks;
 

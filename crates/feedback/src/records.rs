@@ -1,8 +1,10 @@
 //! Answers and what people say of them.
 
 use gptkit_data::dialogue::Message;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
 
 /// Answers of one prompt that are ranked together, at least and at most (Ouyang et al. 2022, §3.5, show 4 to 9).
 pub const RANKED: std::ops::RangeInclusive<usize> = 2..=9;
@@ -32,7 +34,7 @@ pub struct AnswerId {
 }
 
 /// The model that wrote an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ModelIdentity {
     /// The name under which it was served.
     pub name: String,
@@ -40,10 +42,23 @@ pub struct ModelIdentity {
     pub folder: String,
     /// Fingerprint of its weights.
     pub weights: String,
+    /// Fingerprint of its tokenizer.
+    pub tokenizer: String,
+    /// Fingerprint of its chat template.
+    pub template: String,
     /// Fingerprint of weights, data type, instructions and version: what decides the bits of an answer.
     pub fingerprint: String,
     /// Its data type.
     pub dtype: String,
+}
+
+/// Where an answer of `gptkit compare` belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerPlace {
+    /// Number of the prompt in the collection; the seed draws by it.
+    pub item: u64,
+    /// Number among the answers to the prompt.
+    pub number: u64,
 }
 
 /// An answer, with all that is needed to generate it again.
@@ -51,8 +66,8 @@ pub struct ModelIdentity {
 pub struct RecordedAnswer {
     /// Its name.
     pub id: AnswerId,
-    /// Who asked.
-    pub person: String,
+    /// Who asked; none where the prompt is from a file of `gptkit compare`.
+    pub person: Option<String>,
     /// Which model wrote it.
     pub model: ModelIdentity,
     /// The messages before it.
@@ -65,10 +80,14 @@ pub struct RecordedAnswer {
     pub stop: Vec<String>,
     /// The answer, without spaces around it.
     pub text: String,
-    /// Its tokens.
-    pub tokens: Vec<u32>,
+    /// Its tokens; none where an older version of `gptkit compare` stored only how many they are.
+    pub tokens: Option<Vec<u32>>,
+    /// Logarithm of the probability of its tokens, without the end, under the model before sampling settings, nats.
+    pub log_prob: Option<f64>,
     /// Why it ended: `stop` or `length`.
     pub finish: String,
+    /// Where it belongs in the collection of `gptkit compare`, if it does.
+    pub place: Option<AnswerPlace>,
 }
 
 /// An order of answers to one prompt, or that it was skipped.
@@ -138,4 +157,84 @@ pub struct Feedback {
     pub supersedes: Option<String>,
     /// What was done.
     pub act: Act,
+}
+
+/// The kind of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// An answer of a model.
+    Answer,
+    /// An order of answers by a person.
+    Ranking,
+    /// A rating.
+    Rating,
+    /// A demonstration.
+    Demonstration,
+    /// An order of answers by an automatic judge of `gptkit compare`.
+    Judgment,
+}
+
+impl RecordKind {
+    const ALL: [Self; 5] = [Self::Answer, Self::Ranking, Self::Rating, Self::Demonstration, Self::Judgment];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Ranking => "ranking",
+            Self::Rating => "rating",
+            Self::Demonstration => "demonstration",
+            Self::Judgment => "judgment",
+        }
+    }
+
+    /// Its table.
+    pub(crate) fn table(self) -> &'static str {
+        match self {
+            Self::Answer => "completions",
+            Self::Ranking => "rankings",
+            Self::Rating => "ratings",
+            Self::Demonstration => "demonstrations",
+            Self::Judgment => "judgments",
+        }
+    }
+
+    /// The kind of the records in `table`.
+    pub(crate) fn of_table(table: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.table() == table)
+    }
+}
+
+/// The name of a record: its kind and its number in the store, such as `ranking-7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Its kind.
+    pub kind: RecordKind,
+    /// Its number in its table.
+    pub number: i64,
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.kind.name(), self.number)
+    }
+}
+
+impl FromStr for RecordId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once('-').and_then(|(name, number)| {
+            let kind = RecordKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+            Some(Self { kind, number: number.parse().ok().filter(|&number| number > 0)? })
+        });
+        let kinds = RecordKind::ALL.map(RecordKind::name).join(", ");
+        parts.ok_or_else(|| format!("{text:?} is not the name of a record, such as ranking-7; the kinds are {kinds}"))
+    }
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }

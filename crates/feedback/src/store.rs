@@ -1,25 +1,17 @@
-//! The store of feedback: one SQLite file, in which nothing is ever changed. A correction is a new record that supersedes
-//! an older one.
+//! The store of feedback: one SQLite file, whose tables are in [`crate::schema`]. Nothing in it is ever changed: a correction
+//! is a new record that supersedes an older one.
 //!
-//! ```text
-//! people         name, role, when they agreed to training, when they were excluded
-//! models         name, folder, fingerprints of the weights and of the numbers, data type
-//! completions    request, choice, person, model, prompt (JSON messages), sampling (JSON, with the seed), text, tokens, finish
-//! rankings       client's id, person, ranking and order shown (JSON), both_bad, blind, skipped, task, seconds, note, supersedes
-//! ranked         the answers of a ranking, by number
-//! ratings        client's id, person, completion, thumb, likert, marks (JSON), seconds, note, supersedes
-//! demonstrations client's id, person, messages (JSON), the completion that it corrects, share kept, seconds, note, supersedes
-//! tasks          prompt, number of answers, model, sampling, who holds it until when, whether it is done
-//! exports        files that were written, by their BLAKE3 hash; export_records: the records in each
-//! ```
-//!
-//! A record is on the disk when a function that stores it returns.
+//! A record is on the disk when a function that stores it returns. Several processes may use one file at the same time: the
+//! journal is a write-ahead log, and a writer waits for the others. The log is merged into the file when the last process
+//! closes it.
 
 use crate::people::AccessRole;
-use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer};
-use anyhow::Context;
+use crate::records::{
+    Act, AnswerId, AnswerPlace, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer,
+};
+use crate::schema;
 use gptkit_data::disk;
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,54 +21,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Name of the file in its folder.
-pub const FILE: &str = "feedback.sqlite";
-/// The application id of the file: "gptf".
-const APPLICATION: i32 = 0x6770_7466;
-/// The version of the tables below.
-const VERSION: i32 = 1;
+const FILE: &str = "feedback.sqlite";
+/// Its name in a folder that an older version of `gptkit compare` began.
+const OLD_FILE: &str = "comparisons.sqlite";
 /// How long another process may hold the file before that is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests that are remembered when the disk is full.
 const MOST_UNSTORED: usize = 10_000;
 /// Why a ranking is skipped that only takes back an earlier one.
 pub const UNDONE: &str = "undone";
-const TABLES: &str = "
-CREATE TABLE people (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, consented_at TEXT, excluded_at TEXT) STRICT;
-CREATE TABLE models (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, folder TEXT NOT NULL, weights TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    dtype TEXT NOT NULL, UNIQUE (name, folder, fingerprint)) STRICT;
-CREATE TABLE completions (
-    id INTEGER PRIMARY KEY, request TEXT NOT NULL, choice INTEGER NOT NULL, person INTEGER NOT NULL REFERENCES people,
-    model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL, prompt TEXT NOT NULL, sampling TEXT NOT NULL,
-    max_new_tokens INTEGER NOT NULL, stop TEXT NOT NULL, text TEXT NOT NULL, tokens TEXT NOT NULL, finish TEXT NOT NULL,
-    UNIQUE (request, choice)) STRICT;
-CREATE TABLE rankings (
-    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
-    seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL, both_bad INTEGER NOT NULL,
-    blind INTEGER NOT NULL, skipped TEXT, task INTEGER REFERENCES tasks) STRICT;
-CREATE TABLE ranked (
-    ranking INTEGER NOT NULL REFERENCES rankings, number INTEGER NOT NULL, completion INTEGER NOT NULL
-    REFERENCES completions, PRIMARY KEY (ranking, number)) STRICT;
-CREATE TABLE ratings (
-    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
-    seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions, thumb INTEGER,
-    likert INTEGER CHECK (likert BETWEEN 1 AND 7), marks TEXT NOT NULL) STRICT;
-CREATE TABLE demonstrations (
-    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
-    seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL, based_on INTEGER REFERENCES completions) STRICT;
-CREATE TABLE tasks (
-    id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, k INTEGER NOT NULL, model TEXT NOT NULL, temperature REAL NOT NULL,
-    max_tokens INTEGER NOT NULL, seed INTEGER NOT NULL, leased_by INTEGER REFERENCES people, leased_until INTEGER,
-    done INTEGER NOT NULL DEFAULT 0) STRICT;
-CREATE TABLE exports (
-    id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, hash TEXT NOT NULL,
-    filter TEXT NOT NULL) STRICT;
-CREATE TABLE export_records (
-    export INTEGER NOT NULL REFERENCES exports, kind TEXT NOT NULL, record INTEGER NOT NULL,
-    PRIMARY KEY (export, kind, record)) STRICT;
-";
-
 /// Why feedback is not stored.
 #[derive(Debug)]
 pub enum StoreError {
@@ -108,7 +61,8 @@ impl From<rusqlite::Error> for StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Other(anyhow::Error::new(error).context("another process uses the store; try again later"))
+                let what = "another process has been writing the store for too long; try again later";
+                Self::Other(anyhow::Error::new(error).context(what))
             }
             _ => Self::Other(anyhow::Error::new(error).context("the store cannot be used; it may be damaged")),
         }
@@ -124,6 +78,20 @@ pub struct FeedbackStore {
     unstored: BTreeSet<String>,
 }
 
+/// The file of the store in `folder`, which may be missing.
+///
+/// # Errors
+/// When there are two.
+pub fn file_in(folder: &Path) -> anyhow::Result<PathBuf> {
+    let (path, old) = (folder.join(FILE), folder.join(OLD_FILE));
+    let folder = folder.display();
+    anyhow::ensure!(
+        !(path.exists() && old.exists()),
+        "{folder} contains {FILE} and {OLD_FILE}; move one of them to another folder"
+    );
+    Ok(if old.exists() { old } else { path })
+}
+
 impl FeedbackStore {
     /// Opens the store in `folder`, and creates both where they are missing.
     ///
@@ -131,17 +99,7 @@ impl FeedbackStore {
     /// When the file is not a store of feedback, or damaged, or cannot be written.
     pub fn create(folder: &Path) -> anyhow::Result<Self> {
         disk::create_dir(folder)?;
-        let mut store = Self::connected(&folder.join(FILE))?;
-        if store.is_empty()? {
-            store.write(|transaction| {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "application_id", APPLICATION)?;
-                transaction.pragma_update(None, "user_version", VERSION)?;
-                Ok(())
-            })?;
-        }
-        store.check()?;
-        Ok(store)
+        Self::connected(file_in(folder)?)
     }
 
     /// Opens the store in `folder`.
@@ -149,44 +107,34 @@ impl FeedbackStore {
     /// # Errors
     /// When the folder has no store, or the store is damaged.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        let path = folder.join(FILE);
-        let hint = "it is written by `gptkit serve --feedback DIR`";
+        let path = file_in(folder)?;
+        let hint = "it is written by `gptkit serve --feedback DIR` and `gptkit compare --out DIR`";
         anyhow::ensure!(path.exists(), "{} does not contain {FILE}; {hint}", folder.display());
-        let store = Self::connected(&path)?;
-        store.check()?;
-        Ok(store)
+        Self::connected(path)
     }
 
-    fn connected(path: &Path) -> anyhow::Result<Self> {
+    fn connected(path: PathBuf) -> anyhow::Result<Self> {
         if path.exists() {
-            disk::open(path)?; // a FIFO would be waited for
+            disk::open(&path)?; // a FIFO would be waited for
         }
-        let connection = Connection::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-        connection.busy_timeout(PATIENCE)?;
-        connection.pragma_update(None, "synchronous", "FULL").with_context(|| damaged(path))?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        Ok(Self { path: path.to_owned(), connection, unstored: BTreeSet::new() })
-    }
-
-    fn is_empty(&self) -> anyhow::Result<bool> {
-        let count = self.connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0));
-        Ok(count.with_context(|| damaged(&self.path))? == 0)
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        let number = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-        let sound: String = self
-            .connection
-            .pragma_query_value(None, "quick_check", |row| row.get(0))
-            .with_context(|| damaged(&self.path))?;
-        anyhow::ensure!(sound == "ok" && number("application_id")? == APPLICATION, damaged(&self.path));
-        let version = number("user_version")?;
-        anyhow::ensure!(
-            version == VERSION,
-            "{} has format version {version}, but this version of gptkit reads version {VERSION}",
-            self.path.display()
-        );
-        Ok(())
+        let connect = || -> anyhow::Result<Connection> {
+            let mut connection = Connection::open(&path)?;
+            connection.busy_timeout(PATIENCE)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            schema::check(&connection, &path)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            schema::prepare(&mut connection, &path)?;
+            Ok(connection)
+        };
+        let connection = connect().map_err(|e| match e.downcast::<rusqlite::Error>() {
+            Ok(e) if matches!(e.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) => {
+                anyhow::Error::new(e).context(schema::damaged(&path))
+            }
+            Ok(e) => anyhow::Error::new(StoreError::from(e)).context(path.display().to_string()),
+            Err(e) => e,
+        })?;
+        Ok(Self { path, connection, unstored: BTreeSet::new() })
     }
 
     /// The file.
@@ -267,10 +215,12 @@ impl FeedbackStore {
     fn insert_answers(&mut self, answers: &[RecordedAnswer]) -> Result<(), StoreError> {
         self.write(|transaction| {
             for answer in answers {
-                let (person, model) = (person(transaction, &answer.person)?, model(transaction, &answer.model)?);
+                let person = answer.person.as_ref().map(|name| person(transaction, name)).transpose()?;
+                let model = model(transaction, &answer.model)?;
                 transaction.execute(
                     "INSERT OR IGNORE INTO completions (request, choice, person, model, at, prompt, sampling,
-                     max_new_tokens, stop, text, tokens, finish) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
+                     max_new_tokens, stop, text, n_tokens, tokens, log_prob, finish, item, number)
+                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
                     params![
                         answer.id.request,
                         answer.id.choice,
@@ -282,8 +232,12 @@ impl FeedbackStore {
                         answer.max_new_tokens,
                         json(&answer.stop),
                         answer.text,
-                        json(&answer.tokens),
-                        answer.finish
+                        answer.tokens.as_ref().map_or(0, Vec::len),
+                        answer.tokens.as_ref().map(json),
+                        answer.log_prob,
+                        answer.finish,
+                        answer.place.map(|place| place.item),
+                        answer.place.map(|place| place.number)
                     ],
                 )?;
             }
@@ -314,66 +268,68 @@ impl FeedbackStore {
     }
 
     fn insert(&mut self, feedback: &Feedback) -> Result<(i64, bool), StoreError> {
-        let table = match &feedback.act {
-            Act::Ranking(_) => "rankings",
-            Act::Rating(_) => "ratings",
-            Act::Demonstration(_) => "demonstrations",
-        };
         self.write(|transaction| {
-            let known = format!("SELECT id FROM {table} WHERE client_id = ?1");
-            if let Some(id) = transaction.query_row(&known, [&feedback.client_id], |row| row.get(0)).optional()? {
-                return Ok((id, false));
+            let known = format!("SELECT id FROM {} WHERE client_id = ?1", table(&feedback.act));
+            let known = transaction.query_row(&known, [&feedback.client_id], |row| row.get(0)).optional()?;
+            match known {
+                Some(id) => Ok((id, false)),
+                None => Ok((insert(transaction, feedback, &now())?, true)),
             }
-            let insert = format!(
-                "INSERT INTO {table} (client_id, person, at, seconds, note, supersedes, {}) VALUES (?1,?2,?3,?4,?5,?6,{})",
-                columns(&feedback.act),
-                (7..7 + columns(&feedback.act).split(',').count()).map(|i| format!("?{i}")).collect::<Vec<_>>().join(",")
-            );
-            let who = person(transaction, &feedback.person)?;
-            let (id, at, seconds) = (&feedback.client_id, now(), feedback.seconds);
-            let (note, supersedes) = (&feedback.note, &feedback.supersedes);
-            match &feedback.act {
-                Act::Ranking(ranking) => {
-                    let answers = ranking.answers.iter().map(|id| completion(transaction, id));
-                    let answers: Vec<(i64, String)> = answers.collect::<Result<_, _>>()?;
-                    if answers.iter().any(|(_, prompt)| *prompt != answers[0].1) {
-                        return Err(StoreError::DifferentPrompts);
-                    }
-                    let Ranking { ranking, skipped, both_bad, shown, blind, task, .. } = ranking;
-                    let ranking = ranking.as_ref().map(json);
-                    transaction.execute(
-                        &insert,
-                        params![
-                            id, who, at, seconds, note, supersedes, ranking, json(shown), both_bad, blind, skipped, task
-                        ],
-                    )?;
-                    let record = transaction.last_insert_rowid();
-                    for (number, (answer, _)) in answers.iter().enumerate() {
-                        transaction.execute("INSERT INTO ranked VALUES (?1, ?2, ?3)", params![record, number, answer])?;
-                    }
-                    let done = skipped.as_deref() != Some(UNDONE);
-                    transaction.execute("UPDATE tasks SET done = ?2 WHERE id = ?1", params![task, done])?;
-                    return Ok((record, true));
-                }
-                Act::Rating(Rating { answer, thumb, likert, marks }) => {
-                    let (answer, _) = completion(transaction, answer)?;
-                    let marks = json(marks);
-                    transaction.execute(
-                        &insert,
-                        params![id, who, at, seconds, note, supersedes, answer, thumb, likert, marks],
-                    )?;
-                }
-                Act::Demonstration(Demonstration { messages, based_on }) => {
-                    let based_on = based_on.as_ref().map(|id| completion(transaction, id)).transpose()?;
-                    let based_on = based_on.map(|(id, _)| id);
-                    transaction.execute(
-                        &insert,
-                        params![id, who, at, seconds, note, supersedes, json(messages), based_on],
-                    )?;
-                }
-            }
-            Ok((transaction.last_insert_rowid(), true))
         })
+    }
+}
+
+fn table(act: &Act) -> &'static str {
+    match act {
+        Act::Ranking(_) => "rankings",
+        Act::Rating(_) => "ratings",
+        Act::Demonstration(_) => "demonstrations",
+    }
+}
+
+/// Stores a record that is new. Returns its number.
+pub(crate) fn insert(transaction: &Transaction<'_>, feedback: &Feedback, at: &str) -> Result<i64, StoreError> {
+    let (table, columns) = (table(&feedback.act), columns(&feedback.act));
+    let values: Vec<String> = (7..7 + columns.split(',').count()).map(|i| format!("?{i}")).collect();
+    let insert = format!(
+        "INSERT INTO {table} (client_id, person, at, seconds, note, supersedes, {columns}) VALUES (?1,?2,?3,?4,?5,?6,{})",
+        values.join(",")
+    );
+    let who = person(transaction, &feedback.person)?;
+    let Feedback { client_id: id, seconds, note, supersedes, .. } = feedback;
+    match &feedback.act {
+        Act::Ranking(Ranking { answers, ranking, skipped, both_bad, shown, blind, task }) => {
+            let answers = answers.iter().map(|id| completion(transaction, id));
+            let answers: Vec<(i64, String)> = answers.collect::<Result<_, _>>()?;
+            if answers.iter().any(|(_, prompt)| *prompt != answers[0].1) {
+                return Err(StoreError::DifferentPrompts);
+            }
+            let ranking = ranking.as_ref().map(json);
+            transaction.execute(
+                &insert,
+                params![id, who, at, seconds, note, supersedes, ranking, json(shown), both_bad, blind, skipped, task],
+            )?;
+            let record = transaction.last_insert_rowid();
+            for (number, (answer, _)) in answers.iter().enumerate() {
+                transaction.execute("INSERT INTO ranked VALUES (?1, ?2, ?3)", params![record, number, answer])?;
+            }
+            let done = skipped.as_deref() != Some(UNDONE);
+            transaction.execute("UPDATE tasks SET done = ?2 WHERE id = ?1", params![task, done])?;
+            Ok(record)
+        }
+        Act::Rating(Rating { answer, thumb, likert, marks }) => {
+            let (answer, _) = completion(transaction, answer)?;
+            let marks = json(marks);
+            transaction
+                .execute(&insert, params![id, who, at, seconds, note, supersedes, answer, thumb, likert, marks])?;
+            Ok(transaction.last_insert_rowid())
+        }
+        Act::Demonstration(Demonstration { messages, based_on }) => {
+            let based_on = based_on.as_ref().map(|id| completion(transaction, id)).transpose()?;
+            let based_on = based_on.map(|(id, _)| id);
+            transaction.execute(&insert, params![id, who, at, seconds, note, supersedes, json(messages), based_on])?;
+            Ok(transaction.last_insert_rowid())
+        }
     }
 }
 
@@ -385,10 +341,6 @@ fn columns(act: &Act) -> &'static str {
     }
 }
 
-fn damaged(path: &Path) -> String {
-    format!("{} is damaged or is not a store of feedback; restore it from a copy", path.display())
-}
-
 /// The number of a person, who is added as a user when new.
 fn person(transaction: &Transaction<'_>, name: &str) -> Result<i64, StoreError> {
     transaction.execute("INSERT OR IGNORE INTO people (name, role) VALUES (?1, 'user')", [name])?;
@@ -396,11 +348,14 @@ fn person(transaction: &Transaction<'_>, name: &str) -> Result<i64, StoreError> 
 }
 
 fn model(transaction: &Transaction<'_>, model: &ModelIdentity) -> Result<i64, StoreError> {
-    let ModelIdentity { name, folder, weights, fingerprint, dtype } = model;
-    let insert = "INSERT OR IGNORE INTO models (name, folder, weights, fingerprint, dtype) VALUES (?1, ?2, ?3, ?4, ?5)";
-    transaction.execute(insert, params![name, folder, weights, fingerprint, dtype])?;
-    let found = "SELECT id FROM models WHERE name = ?1 AND folder = ?2 AND fingerprint = ?3";
-    Ok(transaction.query_row(found, params![name, folder, fingerprint], |row| row.get(0))?)
+    let ModelIdentity { name, folder, weights, tokenizer, template, fingerprint, dtype } = model;
+    let insert = "INSERT OR IGNORE INTO models (name, folder, weights, tokenizer, template, fingerprint, dtype)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    transaction.execute(insert, params![name, folder, weights, tokenizer, template, fingerprint, dtype])?;
+    let found = "SELECT id FROM models WHERE (name, folder, weights, tokenizer, template, fingerprint) =
+        (?1, ?2, ?3, ?4, ?5, ?6)";
+    let keys = params![name, folder, weights, tokenizer, template, fingerprint];
+    Ok(transaction.query_row(found, keys, |row| row.get(0))?)
 }
 
 /// The number and the prompt of an answer.
@@ -412,12 +367,12 @@ fn completion(transaction: &Transaction<'_>, id: &AnswerId) -> Result<(i64, Stri
 
 /// Answers with person and model.
 pub(crate) const ANSWERS: &str =
-    "SELECT c.request, c.choice, p.name, m.name, m.folder, m.weights, m.fingerprint, m.dtype,
-    c.prompt, c.sampling, c.max_new_tokens, c.stop, c.text, c.tokens, c.finish, c.id
-    FROM completions c JOIN people p ON p.id = c.person JOIN models m ON m.id = c.model";
+    "SELECT c.request, c.choice, p.name, m.name, m.folder, m.weights, m.tokenizer, m.template, m.fingerprint, m.dtype,
+    c.prompt, c.sampling, c.max_new_tokens, c.stop, c.text, c.tokens, c.log_prob, c.finish, c.item, c.number, c.id
+    FROM completions c LEFT JOIN people p ON p.id = c.person JOIN models m ON m.id = c.model";
 
 /// The column of an answer's number in [`ANSWERS`].
-pub(crate) const ANSWER_NUMBER: usize = 15;
+pub(crate) const ANSWER_NUMBER: usize = 20;
 
 /// The condition that no record of `table`, which is called r, supersedes r.
 pub(crate) fn stands(table: &str) -> String {
@@ -426,6 +381,7 @@ pub(crate) fn stands(table: &str) -> String {
 
 /// A row of [`ANSWERS`].
 pub(crate) fn answer(row: &Row<'_>) -> rusqlite::Result<RecordedAnswer> {
+    let place: (Option<u64>, Option<u64>) = (row.get(18)?, row.get(19)?);
     Ok(RecordedAnswer {
         id: AnswerId { request: row.get(0)?, choice: row.get(1)? },
         person: row.get(2)?,
@@ -433,16 +389,20 @@ pub(crate) fn answer(row: &Row<'_>) -> rusqlite::Result<RecordedAnswer> {
             name: row.get(3)?,
             folder: row.get(4)?,
             weights: row.get(5)?,
-            fingerprint: row.get(6)?,
-            dtype: row.get(7)?,
+            tokenizer: row.get(6)?,
+            template: row.get(7)?,
+            fingerprint: row.get(8)?,
+            dtype: row.get(9)?,
         },
-        prompt: parsed(row, 8)?,
-        sampling: parsed(row, 9)?,
-        max_new_tokens: row.get(10)?,
-        stop: parsed(row, 11)?,
-        text: row.get(12)?,
-        tokens: parsed(row, 13)?,
-        finish: row.get(14)?,
+        prompt: parsed(row, 10)?,
+        sampling: parsed(row, 11)?,
+        max_new_tokens: row.get(12)?,
+        stop: parsed(row, 13)?,
+        text: row.get(14)?,
+        tokens: optional(row, 15)?,
+        log_prob: row.get(16)?,
+        finish: row.get(17)?,
+        place: place.0.zip(place.1).map(|(item, number)| AnswerPlace { item, number }),
     })
 }
 
@@ -453,11 +413,19 @@ pub(crate) fn parsed<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusql
     serde_json::from_str(&text).map_err(wrong)
 }
 
+/// The JSON value in a column that may be empty.
+pub(crate) fn optional<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => parsed(row, column).map(Some),
+    }
+}
+
 pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::json!(value).to_string()
 }
 
 /// The time, as RFC 3339 writes it.
-pub(crate) fn now() -> String {
+pub fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }

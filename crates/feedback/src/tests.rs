@@ -1,9 +1,12 @@
 //! The store, and what is exported from it.
 
+mod collection;
+mod schema;
+
 use crate::export::{ExportFilter, ExportKind};
 use crate::people::AccessRole;
 use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer};
-use crate::store::{FILE, FeedbackStore, StoreError, UNDONE};
+use crate::store::{FeedbackStore, StoreError, UNDONE};
 use crate::tasks::LabelingTask;
 use gptkit_data::comparison::read_comparisons;
 use gptkit_data::dialogue::{Message, Role as Speaker};
@@ -11,20 +14,22 @@ use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-fn id(request: &str, choice: u64) -> AnswerId {
+pub(crate) fn id(request: &str, choice: u64) -> AnswerId {
     AnswerId { request: request.to_owned(), choice }
 }
 
-fn answer(request: &str, choice: u64, model: &str, prompt: &str, text: &str) -> RecordedAnswer {
+pub(crate) fn answer(request: &str, choice: u64, model: &str, prompt: &str, text: &str) -> RecordedAnswer {
     RecordedAnswer {
         id: id(request, choice),
-        person: "ann".to_owned(),
+        person: Some("ann".to_owned()),
         model: ModelIdentity {
             name: model.to_owned(),
             folder: format!("runs/{model}"),
             weights: format!("w-{model}"),
+            tokenizer: format!("t-{model}"),
+            template: "plain".to_owned(),
             fingerprint: format!("fp-{model}"),
             dtype: "f32".to_owned(),
         },
@@ -33,17 +38,19 @@ fn answer(request: &str, choice: u64, model: &str, prompt: &str, text: &str) -> 
         max_new_tokens: 16,
         stop: vec!["\n".to_owned()],
         text: text.to_owned(),
-        tokens: vec![1, 2, 70_000],
+        tokens: Some(vec![1, 2, 70_000]),
+        log_prob: Some(-1.25),
         finish: "stop".to_owned(),
+        place: None,
     }
 }
 
-fn feedback(client_id: &str, person: &str, act: Act) -> Feedback {
+pub(crate) fn feedback(client_id: &str, person: &str, act: Act) -> Feedback {
     let (client_id, person) = (client_id.to_owned(), person.to_owned());
     Feedback { client_id, person, seconds: Some(2.5), note: None, supersedes: None, act }
 }
 
-fn ranking(answers: &[AnswerId], ranks: Option<&[u32]>, task: Option<i64>) -> Act {
+pub(crate) fn ranking(answers: &[AnswerId], ranks: Option<&[u32]>, task: Option<i64>) -> Act {
     Act::Ranking(Ranking {
         answers: answers.to_vec(),
         ranking: ranks.map(<[u32]>::to_vec),
@@ -72,6 +79,10 @@ fn filled(folder: &Path) -> FeedbackStore {
         ])
         .unwrap();
     store
+}
+
+fn store_file(folder: &Path) -> PathBuf {
+    crate::store::file_in(folder).unwrap()
 }
 
 fn exported(store: &FeedbackStore, kind: ExportKind, filter: &ExportFilter) -> Vec<Value> {
@@ -237,7 +248,7 @@ fn files_that_are_no_store_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert!(FeedbackStore::open(folder.path()).unwrap_err().to_string().contains("gptkit serve --feedback"));
     drop(filled(folder.path()));
-    let path = folder.path().join(FILE);
+    let path = store_file(folder.path());
     let bytes = std::fs::read(&path).unwrap();
     for from in (0..bytes.len()).step_by(997) {
         let mut bytes = bytes.clone();

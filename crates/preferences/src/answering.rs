@@ -1,13 +1,14 @@
 //! Prompts → what a model answers, many at once.
 
-use crate::choices::Item;
 use anyhow::{Result, ensure};
 use gptkit_data::dialogue::Message;
 use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_feedback::choices::Item;
+use gptkit_feedback::records::ModelIdentity;
 use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
-use gptkit_model::load::ModelFolder;
+use gptkit_model::load::{ModelFolder, weights_fingerprint};
 use gptkit_model::sampler::Sampling;
 use gptkit_model::{Gpt, HeadDescription};
 use std::ops::ControlFlow;
@@ -87,6 +88,36 @@ impl<'a> CompletionWriter<'a> {
         };
         generate_batch(self.gpt, self.tokenizer, &self.ends, &requests, |prompt, sample, completion| {
             on_done(&items[prompt], sample, completion)
+        })
+    }
+}
+
+/// How a model computes: what decides the bits of its answers beside the weights.
+#[derive(Debug, Clone)]
+pub struct ModelNumbers {
+    /// The data type, as the command line names it.
+    pub dtype: String,
+    /// Data type and instructions.
+    pub numbers: String,
+}
+
+impl ModelNumbers {
+    /// The record of the model in `folder`.
+    ///
+    /// # Errors
+    /// When its weights cannot be read.
+    pub fn identity(&self, folder: &Path, tokenizer: &Tokenizer, form: &DialogueForm) -> Result<ModelIdentity> {
+        let weights = weights_fingerprint(folder)?;
+        let all = format!("{weights} {} {}", self.numbers, env!("CARGO_PKG_VERSION"));
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        Ok(ModelIdentity {
+            name: name.to_string_lossy().into_owned(),
+            folder: folder.to_string_lossy().into_owned(),
+            weights,
+            tokenizer: tokenizer.fingerprint()?,
+            template: form.fingerprint(),
+            fingerprint: format!("fp_{}", &blake3::hash(all.as_bytes()).to_hex()[..12]),
+            dtype: self.dtype.clone(),
         })
     }
 }

@@ -1,33 +1,35 @@
-//! A collection of comparisons: a folder with prompts, what models answered, and what was chosen.
+//! A collection of comparisons: a folder with a store of feedback, to which it adds prompts, and the files that are made of it.
 //!
-//! Answers are stored as they come and choices as they are made, so that an interrupted run is resumed where it stopped.
+//! Answers are stored as they come and choices as they are made, so that an interrupted run is resumed where it stopped. The
+//! folder may be that of `gptkit serve --feedback`, while the server runs.
 
-use crate::answering::{CompletionWriter, DecodingSettings};
-use crate::choices::{Item, Judge, Judgment, Store, StoredAnswer};
-use crate::settings::{Settings, Side};
+use crate::answering::{CompletionWriter, DecodingSettings, ModelNumbers};
+use crate::settings::{Settings, Side, StoredSampling};
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk;
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::source::OnBadRecord;
+use gptkit_feedback::FeedbackStore;
+use gptkit_feedback::choices::{Item, Judge, Judgment, StoredAnswer};
+use gptkit_feedback::records::{AnswerId, AnswerPlace, ModelIdentity, RecordedAnswer};
+use gptkit_feedback::store::{file_in, now};
 use gptkit_model::Gpt;
 use gptkit_model::generate::Completion;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::sampler::Sampling;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_train::run::claim_numbered;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// File of the store below a collection's folder.
-pub const STORE: &str = "comparisons.sqlite";
 /// Answers that are stored together.
 const STORED: usize = 64;
 
-/// An open collection, which no other process writes meanwhile.
+/// An open collection. No other process generates its answers or judges them meanwhile.
 #[derive(Debug)]
 pub struct Collection {
     /// Its folder.
@@ -36,7 +38,7 @@ pub struct Collection {
     pub settings: Settings,
     /// Its prompts.
     pub items: Vec<Item>,
-    store: Store,
+    store: FeedbackStore,
     _lock: File,
 }
 
@@ -46,16 +48,17 @@ impl Collection {
     /// # Errors
     /// When it is damaged, or another process writes it.
     pub fn open(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(STORE);
+        let path = file_in(folder)?;
         if !path.exists() {
             return Ok(None);
         }
         let lock = locked(folder)?;
-        let store = Store::open(&path)?;
-        if store.is_new()? {
+        let store = FeedbackStore::open(folder)?;
+        let settings = store.collection_settings()?;
+        if settings.is_empty() {
             return Ok(None);
         }
-        let settings = serde_json::from_value(Value::Object(store.settings()?))
+        let settings = serde_json::from_value(Value::Object(settings))
             .with_context(|| format!("{} is damaged: its settings are not valid", path.display()))?;
         let items = store.items()?;
         let counted = items.iter().map(|item| item.number).eq(0..items.len() as u64);
@@ -86,9 +89,9 @@ impl Collection {
                 (claim.folder().to_owned(), claim.keep()?)
             }
         };
-        let mut store = Store::open(&folder.join(STORE))?;
-        ensure!(store.is_new()?, "another process has started a collection in {}", folder.display());
-        store.begin(&settings.fields()?, &items)?;
+        let mut store = FeedbackStore::create(&folder)?;
+        let has_begun = store.begin_collection(&settings.fields()?, &items)?;
+        ensure!(has_begun, "another process has started a collection in {}", folder.display());
         Ok(Self { folder, settings, items, store, _lock: lock })
     }
 
@@ -98,7 +101,7 @@ impl Collection {
     /// When the store is damaged.
     pub fn unanswered(&self, side: Side) -> Result<Vec<u64>> {
         let mut n: HashMap<u64, usize> = HashMap::new();
-        for answer in self.store.answers()?.iter().filter(|answer| answer.model == side.name()) {
+        for answer in self.store.item_answers()?.iter().filter(|answer| self.settings.side(answer.number) == side) {
             *n.entry(answer.item).or_default() += 1;
         }
         let wanted = self.settings.k.unwrap_or(1);
@@ -106,9 +109,9 @@ impl Collection {
         Ok(numbers.filter(|number| n.get(number).is_none_or(|&n| n < wanted)).collect())
     }
 
-    /// Generates the missing answers of the model of this side; `files` and `gpt` are its loaded `folder`. Answers
-    /// depend only on settings, prompt and number, not on the other prompts. Returns why it stopped before the end, if
-    /// it did.
+    /// Generates the missing answers of the model of this side; `files` and `gpt` are its loaded `folder`, and `numbers` says
+    /// how it computes: data type and instructions. Answers depend only on settings, prompt and number, not on the other
+    /// prompts. Returns why it stopped before the end, if it did.
     ///
     /// # Errors
     /// When the model does not answer, or the store cannot be written.
@@ -117,6 +120,7 @@ impl Collection {
         side: Side,
         folder: &Path,
         (files, gpt): (&ModelFolder, &Gpt),
+        numbers: &ModelNumbers,
         interrupt: &Interrupt,
         progress: &dyn Progress,
     ) -> Result<Option<Stop>> {
@@ -133,16 +137,17 @@ impl Collection {
             n_samples,
             max_new_tokens: self.settings.max_new_tokens,
             stop: self.settings.stop.clone(),
-            log_probs: None,
+            log_probs: Some(0),
             sampling: self.sampling(side),
         };
+        let blank = self.blank(side, numbers.identity(folder, &files.tokenizer, &writer.form)?);
         let mut stop = None;
         for run in runs(&unanswered) {
             let items = &self.items[run[0] as usize..][..run.len()];
             let mut waiting = Vec::new();
             let store = &mut self.store;
             writer.write(items, &decoding, |item, sample, completion| {
-                waiting.push(stored(side, item, sample, &completion)?);
+                waiting.push(recorded(&blank, side, item, sample, completion)?);
                 task.advance(1);
                 stop = interrupt.reason(Duration::ZERO);
                 if waiting.len() >= STORED || stop.is_some() {
@@ -165,13 +170,31 @@ impl Collection {
         Sampling { seed, ..sampling }
     }
 
+    /// What the answers of a side have in common.
+    fn blank(&self, side: Side, model: ModelIdentity) -> RecordedAnswer {
+        RecordedAnswer {
+            id: AnswerId { request: String::new(), choice: 0 },
+            person: None,
+            model,
+            prompt: Vec::new(),
+            sampling: json!(StoredSampling::from(self.sampling(side))),
+            max_new_tokens: self.settings.max_new_tokens as u64,
+            stop: self.settings.stop.clone(),
+            text: String::new(),
+            tokens: None,
+            log_prob: None,
+            finish: String::new(),
+            place: None,
+        }
+    }
+
     /// The answers to each prompt, in the order of the prompts.
     ///
     /// # Errors
     /// When some are missing, or the store is damaged.
     pub fn answers(&self) -> Result<Vec<Vec<StoredAnswer>>> {
         let mut by_item = vec![Vec::new(); self.items.len()];
-        for answer in self.store.answers()? {
+        for answer in self.store.item_answers()? {
             let of = by_item.get_mut(answer.item as usize);
             of.with_context(|| format!("{} is damaged: some answers have no prompt", self.folder.display()))?
                 .push(answer);
@@ -219,27 +242,37 @@ impl Collection {
     /// # Errors
     /// When the store cannot be written.
     pub fn choose(&mut self, choices: &[Judgment]) -> Result<()> {
-        self.store.add_choices(choices)
+        Ok(self.store.add_choices(choices)?)
     }
 
-    /// Removes the last choice that was shown to `judge`, and returns its prompt.
+    /// Takes the last choice back that was shown to `judge`, who is a person, and returns its prompt.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub fn undo(&mut self, judge: &Judge) -> Result<Option<u64>> {
-        self.store.undo(judge)
+        Ok(self.store.undo_choice(&judge.who, &now())?)
     }
 }
 
-/// A completion of `side`, number `sample` of its completions of the prompt, as the store keeps it.
-fn stored(side: Side, item: &Item, sample: usize, completion: &Completion) -> Result<StoredAnswer> {
-    Ok(StoredAnswer {
-        item: item.number,
-        number: if side == Side::B { 1 } else { sample as u64 },
-        model: side.name().to_owned(),
+/// Completion number `sample` of `side` for `item`, with all that it has in common with the others.
+fn recorded(
+    blank: &RecordedAnswer,
+    side: Side,
+    item: &Item,
+    sample: usize,
+    completion: Completion,
+) -> Result<RecordedAnswer> {
+    let log_prob = completion.log_probs.iter().map(|token| f64::from(token.log_prob)).sum();
+    let number = if side == Side::B { 1 } else { sample as u64 };
+    Ok(RecordedAnswer {
+        id: AnswerId { request: format!("compare-{}-{}", side.name(), item.number), choice: sample as u64 },
+        prompt: item.prompt.clone(),
         text: completion.text.trim().to_owned(),
-        tokens: completion.tokens.len() as u64,
         finish: serde_json::to_value(completion.finish)?.as_str().unwrap_or_default().to_owned(),
+        tokens: Some(completion.tokens),
+        log_prob: Some(log_prob),
+        place: Some(AnswerPlace { item: item.number, number }),
+        ..blank.clone()
     })
 }
 
@@ -256,9 +289,20 @@ fn runs(numbers: &[u64]) -> impl Iterator<Item = &[u64]> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::choices::Judge;
     use crate::settings::tests::settings;
     use gptkit_data::dialogue::{Message, Role};
+
+    fn identity() -> ModelIdentity {
+        ModelIdentity {
+            name: "a".to_owned(),
+            folder: "runs/a".to_owned(),
+            weights: "w".to_owned(),
+            tokenizer: "t".to_owned(),
+            template: "c".to_owned(),
+            fingerprint: "f".to_owned(),
+            dtype: "f32".to_owned(),
+        }
+    }
 
     /// A collection in `folder` of these prompts and answers, the number of each the world's, if they are its.
     pub(crate) fn collected(folder: &Path, settings: Settings, all: &[(&str, &[&str])]) -> Collection {
@@ -269,21 +313,27 @@ pub(crate) mod tests {
             world: is_world.then_some(number as u64),
             prompt: vec![Message::new(Role::User, *prompt)],
         };
-        let mut store = Store::open(&folder.join(STORE)).unwrap();
-        store.begin(&settings.fields().unwrap(), &all.iter().enumerate().map(item).collect::<Vec<_>>()).unwrap();
-        let answers = all.iter().enumerate().flat_map(|(item, (_, texts))| {
-            let side = |number| if settings.k.is_none() && number == 1 { Side::B } else { Side::A };
-            texts.iter().enumerate().map(move |(number, text)| StoredAnswer {
-                item: item as u64,
-                number: number as u64,
-                model: side(number).name().to_owned(),
-                text: (*text).to_owned(),
-                tokens: 1,
-                finish: if text.ends_with('…') { "length" } else { "stop" }.to_owned(),
-            })
-        });
-        let answers: Vec<StoredAnswer> = answers.collect();
-        store.add_answers(&answers).unwrap();
+        let mut store = FeedbackStore::create(folder).unwrap();
+        let items: Vec<Item> = all.iter().enumerate().map(item).collect();
+        assert!(store.begin_collection(&settings.fields().unwrap(), &items).unwrap());
+        let answer = |item: &Item, number: usize, text: &str| RecordedAnswer {
+            id: AnswerId { request: format!("compare-{}", item.number), choice: number as u64 },
+            person: None,
+            model: identity(),
+            prompt: item.prompt.clone(),
+            sampling: json!({ "seed": 1 }),
+            max_new_tokens: 16,
+            stop: Vec::new(),
+            text: text.to_owned(),
+            tokens: Some(vec![7]),
+            log_prob: Some(-0.5),
+            finish: if text.ends_with('…') { "length" } else { "stop" }.to_owned(),
+            place: Some(AnswerPlace { item: item.number, number: number as u64 }),
+        };
+        for (item, (_, texts)) in items.iter().zip(all) {
+            let answers: Vec<_> = texts.iter().enumerate().map(|(i, text)| answer(item, i, text)).collect();
+            store.add_answers(&answers).unwrap();
+        }
         drop(store);
         Collection::open(folder).unwrap().unwrap()
     }
@@ -300,6 +350,7 @@ pub(crate) mod tests {
         );
         let judge = Judge { judge: "human".to_owned(), who: "ann".to_owned() };
         let choice = Judgment {
+            record: None,
             item: 0,
             judge: judge.clone(),
             at: "2024-05-01T10:00:00Z".to_owned(),

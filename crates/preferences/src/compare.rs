@@ -1,16 +1,17 @@
 //! Answers → ranks: from people, who judge blind, and from automatic judges.
 
-use crate::choices::{Item, Judge, Judgment, StoredAnswer};
 use crate::collection::Collection;
 use anyhow::Result;
 use gptkit_data::dialogue::{Message, Role};
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstruction, SyntheticInstructions};
+use gptkit_feedback::choices::{Item, Judge, Judgment, StoredAnswer};
+use gptkit_feedback::store::now;
 use gptkit_reward::model::Scorer;
 use gptkit_reward::score::places;
 use gptkit_rng::order::shuffled;
 use gptkit_train::interrupt::{Interrupt, Stop};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Number of choices of an automatic judge that are stored together.
 const STORED: usize = 64;
@@ -119,11 +120,8 @@ pub fn judge_all(
 }
 
 fn unasked(item: u64, judge: &Judge) -> Judgment {
-    Judgment { item, judge: judge.clone(), at: now(), ranking: None, scores: None, shown: None, seconds: None }
-}
-
-fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+    let judge = judge.clone();
+    Judgment { record: None, item, judge, at: now(), ranking: None, scores: None, shown: None, seconds: None }
 }
 
 /// Answers as a person sees them: those that differ, in an order that tells nothing of who wrote them.
@@ -216,7 +214,6 @@ mod tests {
         let answer = |(number, text): (usize, &&str)| StoredAnswer {
             item: 0,
             number: number as u64,
-            model: "a".to_owned(),
             text: (*text).to_owned(),
             tokens: 1,
             finish: "stop".to_owned(),

@@ -2,12 +2,12 @@
 //! makes of it, and how far it has gone from the reference (Ouyang et al. 2022, §4; Gao et al. 2022).
 
 use crate::answering::{CompletionWriter, DecodingSettings};
-use crate::choices::Item;
 use crate::compare::{AnswerRanks, AutomaticJudge};
 use crate::win_rates::WinRate;
 use anyhow::{Context, Result};
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::synthetic::{InstructionKind, SyntheticInstructions, is_courteous};
+use gptkit_feedback::choices::Item;
 use gptkit_model::Gpt;
 use gptkit_model::generate::{Completion, Finish};
 use gptkit_model::likelihood::{LikelihoodQuestion, answer};

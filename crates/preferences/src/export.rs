@@ -1,13 +1,13 @@
 //! A collection → the files that are read by others: comparisons that a reward model learns from, and a summary.
 
-use crate::choices::{Judge, Judgment, StoredAnswer};
 use crate::collection::Collection;
-use crate::settings::StoredSampling;
+use crate::settings::{Side, StoredSampling};
 use crate::win_rates::{Agreement, JudgeSummary, agreements};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::disk;
 use gptkit_data::synthetic::SyntheticInstructions;
+use gptkit_feedback::choices::{Judge, Judgment, StoredAnswer};
 use gptkit_feedback::export::{dense, prompt_value};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -131,7 +131,7 @@ fn record(
     let (item, settings) = (&collection.items[choice.item as usize], &collection.settings);
     let instruction = item.world.and_then(|number| Some(world?.instruction(number)));
     let gold = |i: usize| instruction.as_ref().map(|instruction| instruction.gold(&answers[i].text));
-    let model = |i: usize| if answers[i].model == "b" { settings.b.as_ref() } else { Some(&settings.a) };
+    let model = |i: usize| if settings.side(i as u64) == Side::B { settings.b.as_ref() } else { Some(&settings.a) };
     let mut record = Map::new();
     let mut put = |name: &str, value: Value| record.insert(name.to_owned(), value);
     put("prompt", prompt_value(&item.prompt));
@@ -178,6 +178,7 @@ mod tests {
 
     fn chosen(item: u64, judge: &str, ranking: &[u32]) -> Judgment {
         Judgment {
+            record: None,
             item,
             judge: Judge { judge: judge.to_owned(), who: "1".to_owned() },
             at: "2024-05-01T10:00:00Z".to_owned(),

@@ -3,15 +3,13 @@
 //! - [`settings`]   models, decoding options and prompts of a collection
 //! - [`prompts`]    a file or the built-in world → prompts that all models can read
 //! - [`answering`]  prompts → completions of a model
-//! - [`collection`] prompts → completions of two models, stored with the choices between them
-//! - [`choices`]    the store of a collection: one SQLite file
+//! - [`collection`] prompts → completions of models and the choices between them, in a store of feedback
 //! - [`compare`]    completions → ranks, by people and by automatic judges
 //! - [`win_rates`]  counts of choices: win rates and agreement
 //! - [`contest`]    several models or decoding settings against a reference: win rates, rewards, KL divergence
 //! - [`export`]     a collection → comparison records for `gptkit train-rm`, and a summary
 
 pub mod answering;
-pub mod choices;
 pub mod collection;
 pub mod compare;
 pub mod contest;

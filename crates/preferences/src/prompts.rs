@@ -1,7 +1,6 @@
 //! Prompts that models answer: from a file, or from the embedded world's instructions.
 
 use crate::answering::form_of;
-use crate::choices::Item;
 use anyhow::{Result, ensure};
 use gptkit_data::dialogue::{Message, key};
 use gptkit_data::form::DialogueForm;
@@ -12,6 +11,7 @@ use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_data::split::Split;
 use gptkit_data::synthetic::SyntheticInstructions;
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_feedback::choices::Item;
 use gptkit_model::load::load_config;
 use std::collections::HashSet;
 use std::ops::ControlFlow;

@@ -128,6 +128,11 @@ impl Settings {
         self.k.unwrap_or(2)
     }
 
+    /// The side that answer `number` to a prompt is from.
+    pub fn side(&self, number: u64) -> Side {
+        if self.b.is_some() && number == 1 { Side::B } else { Side::A }
+    }
+
     /// The models, each with where it lies.
     pub fn models(&self) -> Vec<(Side, &Path)> {
         let b = self.b.as_deref().map(|b| (Side::B, b));

@@ -1,7 +1,7 @@
 //! What was chosen, counted: win rates, places of a ranking, and how far two judges agree.
 
-use crate::choices::{Judge, Judgment};
 use gptkit_data::comparison::pairs;
+use gptkit_feedback::choices::{Judge, Judgment};
 use gptkit_stats::Share;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,7 +212,8 @@ mod tests {
     fn choice(item: u64, who: &str, ranking: Option<&[u32]>) -> Judgment {
         let ranking = ranking.map(<[u32]>::to_vec);
         let at = "2024-05-01T10:00:00Z".to_owned();
-        Judgment { item, judge: judge(who), at, ranking, scores: None, shown: Some(vec![1, 0]), seconds: Some(2.0) }
+        let (record, shown, seconds) = (None, Some(vec![1, 0]), Some(2.0));
+        Judgment { record, item, judge: judge(who), at, ranking, scores: None, shown, seconds }
     }
 
     /// Five of eight to A, two to B, one tie: (5 + 0.5) / 8.

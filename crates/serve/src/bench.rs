@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use gptkit_data::form::DialogueForm;
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_feedback::records::ModelIdentity;
 use gptkit_model::Gpt;
 use gptkit_model::continuation::{GenerationOptions, LateEnds};
 use gptkit_model::sampler::Sampling;
@@ -174,8 +175,6 @@ fn model(gpt: Gpt) -> Result<ServedModel> {
         form: DialogueForm::of(&tokenizer)?,
         end_of_text: tokenizer.end_of_text().into_iter().collect(),
         tokenizer,
-        fingerprint: String::new(),
-        weights: String::new(),
-        dtype: String::new(),
+        identity: ModelIdentity::default(),
     })
 }

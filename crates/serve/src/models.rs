@@ -3,8 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_model::load::{ModelFolder, weights_fingerprint};
+use gptkit_feedback::records::ModelIdentity;
+use gptkit_model::load::ModelFolder;
 use gptkit_model::{Gpt, Kind, ModelConfig};
+use gptkit_preferences::answering::ModelNumbers;
 use gptkit_reward::model::Scorer;
 use std::path::{Path, PathBuf};
 
@@ -28,28 +30,21 @@ pub struct ServedModel {
     pub form: DialogueForm,
     /// Tokens that end a text.
     pub end_of_text: Vec<u32>,
-    /// What tells its numbers from those of another model: weights, data type, instructions and version.
-    pub fingerprint: String,
-    /// Fingerprint of the weights alone.
-    pub weights: String,
-    /// The data type of its products, as the command line names it.
-    pub dtype: String,
+    /// Its record beside stored answers.
+    pub identity: ModelIdentity,
 }
 
 impl ServedModel {
-    /// The model of `folder`, which was read as `files` and `gpt`, under `name`. `numbers` says how it computes: data type
-    /// and instructions.
+    /// The model of `folder`, which was read as `files` and `gpt`, under `name`.
     ///
     /// # Errors
     /// When its chat template is damaged, or its weights cannot be read again.
-    pub fn new(name: &str, folder: &Path, files: ModelFolder, gpt: Gpt, dtype: &str, numbers: &str) -> Result<Self> {
-        let weights = weights_fingerprint(folder)?;
-        let all = format!("{weights} {numbers} {}", env!("CARGO_PKG_VERSION"));
-        let fingerprint = format!("fp_{}", &blake3::hash(all.as_bytes()).to_hex()[..12]);
+    pub fn new(name: &str, folder: &Path, files: ModelFolder, gpt: Gpt, numbers: &ModelNumbers) -> Result<Self> {
         let ModelFolder { tokenizer, end_of_text, .. } = files;
         let form = DialogueForm::of(&tokenizer)?.with_today()?;
-        let (name, folder, dtype) = (name.to_owned(), folder.to_owned(), dtype.to_owned());
-        Ok(Self { name, folder, gpt, tokenizer, form, end_of_text, fingerprint, weights, dtype })
+        let (name, folder) = (name.to_owned(), folder.to_owned());
+        let identity = ModelIdentity { name: name.clone(), ..numbers.identity(&folder, &tokenizer, &form)? };
+        Ok(Self { name, folder, gpt, tokenizer, form, end_of_text, identity })
     }
 
     /// Its shape.

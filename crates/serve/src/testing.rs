@@ -10,6 +10,7 @@ use gptkit_data::form::DialogueForm;
 use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_feedback::FeedbackStore;
+use gptkit_feedback::records::ModelIdentity;
 use gptkit_model::{Gpt, ModelConfig, Params};
 use gptkit_ops::{Precision, Quantized};
 use serde_json::Value;
@@ -60,9 +61,15 @@ pub(crate) fn model(name: &str, chats: bool, precision: Precision, quantized: Op
         form: DialogueForm::of(&tokenizer).unwrap(),
         end_of_text: tokenizer.end_of_text().into_iter().collect(),
         tokenizer,
-        fingerprint: format!("fp_{name}"),
-        weights: name.to_owned(),
-        dtype: "f32".to_owned(),
+        identity: ModelIdentity {
+            name: name.to_owned(),
+            folder: name.to_owned(),
+            weights: name.to_owned(),
+            tokenizer: name.to_owned(),
+            template: name.to_owned(),
+            fingerprint: format!("fp_{name}"),
+            dtype: "f32".to_owned(),
+        },
     }
 }
 

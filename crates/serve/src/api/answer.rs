@@ -148,8 +148,8 @@ impl<F: AnswerForm> RunningAnswer<F> {
             id,
             created: now(),
             model: model.name.clone(),
-            fingerprint: model.fingerprint.clone(),
-            weights: model.weights.clone(),
+            fingerprint: model.identity.fingerprint.clone(),
+            weights: model.identity.weights.clone(),
             seed: job.options.sampling.seed,
             prompt_tokens: job.prompt.len(),
             asked: job.asked,
@@ -186,9 +186,9 @@ impl<F: AnswerForm> RunningAnswer<F> {
                     self.app.metrics.answered(self.head.asked.elapsed());
                 }
             }
-            Some(GenerationEvent::Text { index, text, .. }) => {
+            Some(GenerationEvent::Text { index, text, log_probs }) => {
                 if let Some(kept) = &mut self.kept {
-                    kept.push(*index, text);
+                    kept.push(*index, text, log_probs);
                 }
             }
             Some(GenerationEvent::Echo(_)) => {}

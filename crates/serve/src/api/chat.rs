@@ -190,22 +190,22 @@ pub(crate) async fn complete(
             "cannot be streamed: the answers are compared when they are finished",
         ));
     }
+    let (log_probs, is_stored) = (chat.log_probs()?, chat.store == Some(true));
     let wanted = Wanted {
         model: number,
         prompt: prompt(model, &messages)?,
         n: best.as_ref().map_or(n, |best| best.of),
         max_tokens: chat.max_completion_tokens.or(sampling.max_tokens),
         fewest: 1,
-        log_probs: chat.log_probs()?,
+        log_probs: log_probs.or(is_stored.then_some(0)),
         echo: None,
         more_ends: model.form.end_of_turn(),
         more_stop: model.form.stop(),
     };
     let (job, events) = job(app, &sampling, client, wanted)?;
-    let with_log_probs = job.options.log_probs.is_some();
-    let form = ChatForm { with_log_probs, begun: vec![false; job.options.n_samples] };
+    let form = ChatForm { with_log_probs: log_probs.is_some(), begun: vec![false; job.options.n_samples] };
     let id = format!("chatcmpl-{}", Ulid::new());
-    let kept = (chat.store == Some(true)).then(|| KeptAnswers::new(app, client, &id, &messages, &job));
+    let kept = is_stored.then(|| KeptAnswers::new(app, client, &id, &messages, &job));
     let mut running = RunningAnswer::begin(app, job, events, id, form)?;
     running.kept = kept;
     if let Some(with_usage) = stream {

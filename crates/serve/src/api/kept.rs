@@ -5,7 +5,8 @@ use crate::app::App;
 use crate::engine::job::GenerationJob;
 use crate::guard::Requester;
 use gptkit_data::dialogue::Message;
-use gptkit_feedback::records::{AnswerId, ModelIdentity, RecordedAnswer};
+use gptkit_feedback::records::{AnswerId, RecordedAnswer};
+use gptkit_model::continuation::TokenLogProb;
 use gptkit_preferences::settings::StoredSampling;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct KeptAnswers {
     texts: Vec<String>,
+    log_probs: Vec<f64>,
     /// All that the answers have in common.
     blank: RecordedAnswer,
 }
@@ -23,28 +25,26 @@ impl KeptAnswers {
         let model = &app.served.writers[job.model];
         let blank = RecordedAnswer {
             id: AnswerId { request: request.to_owned(), choice: 0 },
-            person: person.name.clone(),
-            model: ModelIdentity {
-                name: model.name.clone(),
-                folder: model.folder.to_string_lossy().into_owned(),
-                weights: model.weights.clone(),
-                fingerprint: model.fingerprint.clone(),
-                dtype: model.dtype.clone(),
-            },
+            person: Some(person.name.clone()),
+            model: model.identity.clone(),
             prompt: prompt.to_vec(),
             sampling: sampling(job),
             max_new_tokens: job.options.max_new_tokens as u64,
             stop: job.options.stop.clone(),
             text: String::new(),
-            tokens: Vec::new(),
+            tokens: None,
+            log_prob: None,
             finish: String::new(),
+            place: None,
         };
-        Self { texts: vec![String::new(); job.options.n_samples], blank }
+        let n = job.options.n_samples;
+        Self { texts: vec![String::new(); n], log_probs: vec![0.0; n], blank }
     }
 
     /// More of an answer.
-    pub(crate) fn push(&mut self, index: usize, text: &str) {
+    pub(crate) fn push(&mut self, index: usize, text: &str, log_probs: &[TokenLogProb]) {
         self.texts[index] += text;
+        self.log_probs[index] += log_probs.iter().map(|token| f64::from(token.log_prob)).sum::<f64>();
     }
 
     /// Stores an answer. When that fails, the answer goes on to the client all the same; feedback on it is refused later.
@@ -52,7 +52,8 @@ impl KeptAnswers {
         let answer = RecordedAnswer {
             id: AnswerId { choice: index as u64, ..self.blank.id.clone() },
             text: self.texts[index].trim().to_owned(),
-            tokens,
+            tokens: Some(tokens),
+            log_prob: Some(self.log_probs[index]),
             finish: finish.to_owned(),
             ..self.blank.clone()
         };

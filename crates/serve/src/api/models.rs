@@ -12,7 +12,7 @@ fn writer(model: &ServedModel, name: &str) -> Value {
         "id": name, "object": "model", "created": now(), "owned_by": "gptkit", "max_model_len": model.context(),
         "meta": {
             "kind": config.kind, "n_params": config.n_params(), "context": model.context(), "vocab": config.vocab_size,
-            "weights": model.weights, "dtype": model.dtype, "chat": model.chats(),
+            "weights": model.identity.weights, "dtype": model.identity.dtype, "chat": model.chats(),
         },
     })
 }
@@ -30,7 +30,7 @@ pub(crate) fn summary(model: &ServedModel) -> Value {
     let config = model.config();
     json!({
         "name": model.name, "chat": model.chats(), "context": model.context(), "n_params": config.n_params(),
-        "kind": config.kind, "weights": model.weights, "dtype": model.dtype,
+        "kind": config.kind, "weights": model.identity.weights, "dtype": model.identity.dtype,
     })
 }
 

@@ -1,0 +1,212 @@
+//! The tables of the store, and how a file of an older version comes to have them.
+//!
+//! ```text
+//! people          name, role, when they agreed to training, when they were excluded
+//! models          name, folder, fingerprints of weights, tokenizer, template and of all that decides its numbers, data type
+//! settings, items the collection of `gptkit compare`: name and value (JSON); number, place, world, prompt (JSON messages)
+//! completions     request, choice, person, model, prompt (JSON messages), sampling (JSON, with the seed), text, tokens, finish,
+//!                 log-probability; prompt and number in the collection
+//! rankings        client's id, person, ranking and order shown (JSON), both_bad, blind, skipped, task, seconds, note, supersedes
+//! ranked          the answers of a ranking, by number
+//! judgments       what an automatic judge of `gptkit compare` says of an item: ranking and scores (JSON)
+//! ratings         client's id, person, completion, thumb, likert, marks (JSON), seconds, note, supersedes
+//! demonstrations  client's id, person, messages (JSON), the completion that it corrects, seconds, note, supersedes
+//! tasks           prompt, number of answers, model, sampling, who holds it until when, whether it is done
+//! exports         files that were written, by their BLAKE3 hash; export_records: the records in each
+//! ```
+//!
+//! Version 1 was the file of `gptkit compare` alone, with the tables settings, items, answers and choices.
+
+use anyhow::{Context, Result, ensure};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// The application id of the file: "gptf".
+const APPLICATION: i32 = 0x6770_7466;
+/// The application id of version 1: "gptc".
+const COMPARISONS: i32 = 0x6770_7463;
+/// The version of the tables below.
+const VERSION: i32 = 2;
+
+const TABLES: &str = "
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE items (number INTEGER PRIMARY KEY, place TEXT NOT NULL, world INTEGER, prompt TEXT NOT NULL) STRICT;
+CREATE TABLE people (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, consented_at TEXT, excluded_at TEXT) STRICT;
+CREATE TABLE models (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, folder TEXT NOT NULL, weights TEXT NOT NULL, tokenizer TEXT NOT NULL,
+    template TEXT NOT NULL, fingerprint TEXT NOT NULL, dtype TEXT NOT NULL,
+    UNIQUE (name, folder, weights, tokenizer, template, fingerprint)) STRICT;
+CREATE TABLE completions (
+    id INTEGER PRIMARY KEY, request TEXT NOT NULL, choice INTEGER NOT NULL, person INTEGER REFERENCES people,
+    model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL, prompt TEXT NOT NULL, sampling TEXT NOT NULL,
+    max_new_tokens INTEGER NOT NULL, stop TEXT NOT NULL, text TEXT NOT NULL, n_tokens INTEGER NOT NULL, tokens TEXT,
+    log_prob REAL, finish TEXT NOT NULL, item INTEGER REFERENCES items, number INTEGER,
+    UNIQUE (request, choice), UNIQUE (item, number)) STRICT;
+CREATE TABLE rankings (
+    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
+    seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL, both_bad INTEGER NOT NULL,
+    blind INTEGER NOT NULL, skipped TEXT, task INTEGER REFERENCES tasks) STRICT;
+CREATE TABLE ranked (
+    ranking INTEGER NOT NULL REFERENCES rankings, number INTEGER NOT NULL, completion INTEGER NOT NULL
+    REFERENCES completions, PRIMARY KEY (ranking, number)) STRICT;
+CREATE TABLE judgments (
+    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items, judge TEXT NOT NULL, who TEXT NOT NULL,
+    at TEXT NOT NULL, ranking TEXT, scores TEXT, UNIQUE (item, judge, who)) STRICT;
+CREATE TABLE ratings (
+    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
+    seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions, thumb INTEGER,
+    likert INTEGER CHECK (likert BETWEEN 1 AND 7), marks TEXT NOT NULL) STRICT;
+CREATE TABLE demonstrations (
+    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
+    seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL, based_on INTEGER REFERENCES completions) STRICT;
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, k INTEGER NOT NULL, model TEXT NOT NULL, temperature REAL NOT NULL,
+    max_tokens INTEGER NOT NULL, seed INTEGER NOT NULL, leased_by INTEGER REFERENCES people, leased_until INTEGER,
+    done INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE exports (
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, hash TEXT NOT NULL,
+    filter TEXT NOT NULL) STRICT;
+CREATE TABLE export_records (
+    export INTEGER NOT NULL REFERENCES exports, kind TEXT NOT NULL, record INTEGER NOT NULL,
+    PRIMARY KEY (export, kind, record)) STRICT;
+CREATE INDEX ranked_completions ON ranked (completion);
+";
+
+/// Moves the tables of version 1 out of the way, and from there into those of this version.
+const RENAMES: &str = "
+ALTER TABLE settings RENAME TO old_settings; ALTER TABLE items RENAME TO old_items;
+ALTER TABLE answers RENAME TO old_answers; ALTER TABLE choices RENAME TO old_choices;
+";
+/// ?1 is a side, ?2 the model's number, ?3 its sampling settings, ?4 the longest answer, ?5 the texts that end it. When an
+/// answer was generated is not known.
+const ANSWERS: &str = "
+INSERT INTO completions (request, choice, model, at, prompt, sampling, max_new_tokens, stop, text, n_tokens, finish, item,
+    number)
+SELECT 'compare-' || a.model || '-' || a.item, CASE a.model WHEN 'b' THEN 0 ELSE a.number END, ?2, '', i.prompt, ?3, ?4, ?5,
+    a.text, a.tokens, a.finish, a.item, a.number
+FROM old_answers a JOIN old_items i ON i.number = a.item WHERE a.model = ?1 ORDER BY a.item, a.number
+";
+const CHOICES: &str = "
+INSERT INTO people (name, role, consented_at)
+SELECT who, 'labeler', min(at) FROM old_choices WHERE judge = 'human' GROUP BY who;
+INSERT INTO rankings (id, client_id, person, at, seconds, ranking, shown, both_bad, blind, skipped)
+SELECT c.id, lower(hex(randomblob(16))), p.id, c.at, c.seconds, c.ranking, coalesce(c.shown, '[]'), 0, 1,
+    CASE WHEN c.ranking IS NULL THEN 'skipped' END
+FROM old_choices c JOIN people p ON p.name = c.who WHERE c.judge = 'human' ORDER BY c.id;
+INSERT INTO ranked (ranking, number, completion)
+SELECT c.id, a.number, a.id FROM old_choices c JOIN completions a ON a.item = c.item WHERE c.judge = 'human';
+INSERT INTO judgments (id, item, judge, who, at, ranking, scores)
+SELECT id, item, judge, who, at, ranking, scores FROM old_choices WHERE judge <> 'human' ORDER BY id;
+";
+const DROPS: &str = "
+DROP TABLE old_choices; DROP TABLE old_answers; DROP TABLE old_items; DROP TABLE old_settings;
+";
+
+/// Whether the file at `path` has no table.
+pub(crate) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))
+}
+
+fn number(connection: &Connection, name: &str) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+/// Refuses a file of another program, a damaged one, and one of a later version.
+///
+/// # Errors
+/// Says which it is.
+pub(crate) fn check(connection: &Connection, path: &Path) -> Result<()> {
+    if is_empty(connection)? {
+        return Ok(());
+    }
+    let sound: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+    let (application, version) = (number(connection, "application_id")?, number(connection, "user_version")?);
+    ensure!(sound == "ok", "{}: {sound}", damaged(path));
+    ensure!([APPLICATION, COMPARISONS].contains(&application), damaged(path));
+    let is_known = version == VERSION || application == COMPARISONS && version == 1;
+    let name = path.display();
+    ensure!(is_known, "{name} has format version {version}, but this version of gptkit reads version {VERSION}");
+    Ok(())
+}
+
+/// What is said of a file that cannot be a store.
+pub(crate) fn damaged(path: &Path) -> String {
+    format!(
+        "{} is damaged or is not a store of feedback; restore it from a copy, or use another folder",
+        path.display()
+    )
+}
+
+/// Makes the tables in an empty file, and moves what a file of version 1 holds into them; all or nothing.
+///
+/// # Errors
+/// When the file cannot be written, or is damaged.
+pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
+    // Another process may do the same at this moment.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let is_new = is_empty(&transaction)?;
+    if !is_new && number(&transaction, "application_id")? == APPLICATION {
+        return Ok(());
+    }
+    if !is_new {
+        transaction.execute_batch(RENAMES)?;
+    }
+    transaction.execute_batch(TABLES)?;
+    if !is_new {
+        let cannot = || format!("{} cannot be converted to format version {VERSION}", path.display());
+        migrate(&transaction).with_context(cannot)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    Ok(transaction.commit()?)
+}
+
+fn migrate(transaction: &Transaction<'_>) -> Result<()> {
+    transaction.execute_batch("INSERT INTO settings SELECT * FROM old_settings ORDER BY rowid")?;
+    transaction.execute_batch("INSERT INTO items SELECT * FROM old_items")?;
+    let mut settings = Map::new();
+    let mut statement = transaction.prepare("SELECT name, value FROM settings")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        settings.insert(row.get(0)?, serde_json::from_str(&row.get::<_, String>(1)?)?);
+    }
+    let mut take = |name: &str| settings.remove(name);
+    let text = |value: Option<Value>| value.as_ref().and_then(Value::as_str).map(str::to_owned);
+    let models =
+        [("a", text(take("a")), text(take("weights-of-a"))), ("b", text(take("b")), text(take("weights-of-b")))];
+    let longest = take("max-new-tokens").as_ref().and_then(Value::as_u64).context("max-new-tokens is missing")?;
+    let stop = take("stop").unwrap_or_else(|| Value::Array(Vec::new())).to_string();
+    // The rest says how tokens were chosen.
+    settings.retain(|name, _| !["k", "prompts", "count"].contains(&name.as_str()));
+    let mut sampling = settings;
+    for (side, folder, weights) in models {
+        let (Some(folder), Some(weights)) = (folder, weights) else { continue };
+        let name = Path::new(&folder).file_name().map_or(folder.clone(), |name| name.to_string_lossy().into_owned());
+        let insert = "INSERT INTO models (name, folder, weights, tokenizer, template, fingerprint, dtype)
+            VALUES (?1, ?2, ?3, '', '', '', '')";
+        // A model that is compared with itself has one row.
+        let known = "SELECT id FROM models WHERE folder = ?1 AND weights = ?2";
+        let model = match transaction.query_row(known, [&folder, &weights], |row| row.get::<_, i64>(0)) {
+            Ok(model) => model,
+            Err(rusqlite::Error::QueryReturnedNoRows) => {
+                transaction.execute(insert, [&name, &folder, &weights])?;
+                transaction.last_insert_rowid()
+            }
+            Err(e) => return Err(e.into()),
+        };
+        transaction
+            .execute(ANSWERS, params![side, model, Value::Object(sampling.clone()).to_string(), longest, stop])?;
+        // The second side draws by the next seed.
+        let seed = sampling.get("seed").and_then(Value::as_u64).context("the seed is missing")?;
+        sampling.insert("seed".to_owned(), seed.wrapping_add(1).into());
+    }
+    transaction.execute_batch(CHOICES)?;
+    // An answer or a choice that belongs to nothing is not moved.
+    let moved = "SELECT (SELECT count(*) FROM old_answers) = (SELECT count(*) FROM completions)
+        AND (SELECT count(*) FROM old_choices) = (SELECT count(*) FROM rankings) + (SELECT count(*) FROM judgments)";
+    let is_whole: bool = transaction.query_row(moved, [], |row| row.get(0))?;
+    ensure!(is_whole, "some answers or choices belong to no prompt or model");
+    Ok(transaction.execute_batch(DROPS)?)
+}
