@@ -96,7 +96,7 @@ impl CompareCommand {
             }
             None => ask(&mut collection, &judge, &interrupt, ui)?,
         };
-        let summary = export::write(&collection)?;
+        let summary = export::write(&mut collection)?;
         let outcome = CompareOutcome {
             collection: &collection,
             summary: &summary,
@@ -317,6 +317,8 @@ impl CompareOutcome<'_> {
             ui.next(&format!("gptkit train-rm --init {} --data {}", shell(&settings.a), shell(&export.path)));
         } else if **judge_choice != JudgeChoice::Human {
             ui.next(&format!("gptkit compare --out {} --judge human", shell(&collection.folder)));
+        } else {
+            ui.next(&format!("gptkit feedback stats {}", shell(&collection.folder)));
         }
     }
 }

@@ -2,29 +2,36 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::feedback_trace::TraceCommand;
+use crate::stdin;
 use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use gptkit_data::printable::printable_line;
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::choices::Item;
 use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
 use gptkit_feedback::figures::FeedbackFigures;
 use gptkit_feedback::records::{MARKS, RecordedAnswer};
+use gptkit_feedback::trace::NotedExport;
 use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
 use gptkit_preferences::settings::StoredSampling;
 use serde_json::Value;
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Feedback that `gptkit serve --feedback` stored: figures, files for training, proof
+/// Feedback that `gptkit serve --feedback` and `gptkit compare` stored: figures, files for training, proof, deletion
 #[derive(Debug, Subcommand)]
 pub(crate) enum FeedbackCommand {
     Export(ExportCommand),
     Stats(StatsCommand),
     Verify(VerifyCommand),
+    Trace(TraceCommand),
+    DeletePerson(DeletePersonCommand),
 }
 
 impl FeedbackCommand {
@@ -33,6 +40,8 @@ impl FeedbackCommand {
             Self::Export(command) => command.run(ui),
             Self::Stats(command) => command.run(ui),
             Self::Verify(command) => command.run(ui),
+            Self::Trace(command) => command.run(ui),
+            Self::DeletePerson(command) => command.run(ui),
         }
     }
 }
@@ -43,7 +52,7 @@ impl FeedbackCommand {
 /// limited number of prompts, prompts that begin alike count once, and mail addresses, telephone and card numbers are masked.
 #[derive(Debug, Args)]
 pub(crate) struct ExportCommand {
-    /// Folder of `gptkit serve --feedback`
+    /// Folder of `gptkit serve --feedback`, or of `gptkit compare`
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// File for rankings and corrected answers: JSONL for `train-rm` and `dpo`
@@ -118,13 +127,19 @@ impl ExportCommand {
             let Some(path) = path else { continue };
             let counts = store.export_to(kind, &filter, path)?;
             say(ui, kind, path.display(), &counts);
-            if counts.records > 0 {
-                let next = match kind {
-                    ExportKind::Comparisons => format!("gptkit train-rm --init DIR --data {}", shell(path)),
-                    ExportKind::Demonstrations => format!("gptkit sft --init DIR --data {}", shell(path)),
-                    ExportKind::Prompts => format!("gptkit ppo --init DIR --reward DIR --prompts {}", shell(path)),
-                };
-                ui.next(&next);
+            let model = store.last_model()?.filter(|model| Path::new(model).is_dir());
+            match (model, counts.records) {
+                (Some(model), 1..) => {
+                    let (model, path) = (shell(Path::new(&model)), shell(path));
+                    ui.next(&match kind {
+                        ExportKind::Comparisons => format!("gptkit train-rm --init {model} --data {path}"),
+                        ExportKind::Demonstrations => format!("gptkit sft --init {model} --data {path}"),
+                        ExportKind::Prompts => {
+                            format!("gptkit compare --a {model} --k 4 --prompts {path} --judge human")
+                        }
+                    });
+                }
+                _ => ui.next(&format!("gptkit feedback stats {}", shell(&self.folder))),
             }
         }
         Ok(())
@@ -140,7 +155,7 @@ fn say(ui: &Ui, kind: ExportKind, path: impl std::fmt::Display, counts: &ExportC
 /// Show counts, agreement between people and win rates
 #[derive(Debug, Args)]
 pub(crate) struct StatsCommand {
-    /// Folder of `gptkit serve --feedback`
+    /// Folder of `gptkit serve --feedback`, or of `gptkit compare`
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Only feedback of this person
@@ -158,8 +173,15 @@ impl StatsCommand {
         if self.json {
             return ui.json(&(serde_json::to_string_pretty(&figures)? + "\n"));
         }
-        ui.result(&lines(&figures))
+        ui.result(&lines(&figures))?;
+        ui.next(&export_command(&self.folder));
+        Ok(())
     }
+}
+
+/// The command that exports the rankings in `folder`.
+fn export_command(folder: &Path) -> String {
+    format!("gptkit feedback export {} --comparisons comparisons.jsonl", shell(folder))
 }
 
 /// The figures, a line each.
@@ -179,7 +201,11 @@ fn lines(figures: &FeedbackFigures) -> String {
         let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
         lines.push(format!(
             "{} ({}): rankings {} · ratings {} · demonstrations {}{notes}",
-            person.name, person.role, person.rankings, person.ratings, person.demonstrations
+            printable_line(&person.name),
+            person.role,
+            person.rankings,
+            person.ratings,
+            person.demonstrations
         ));
     }
     if let Some(share) = agreement {
@@ -187,7 +213,8 @@ fn lines(figures: &FeedbackFigures) -> String {
     }
     for model in models {
         let (wins, losses, ties) = (model.wins, model.losses, model.ties);
-        lines.push(format!("{} wins {} · wins {wins} · losses {losses} · ties {ties}", model.name, model.win_rate));
+        let name = printable_line(&model.name);
+        lines.push(format!("{name} wins {} · wins {wins} · losses {losses} · ties {ties}", model.win_rate));
     }
     if let Some(share) = longer_preferred {
         lines.push(format!("the longer answer is preferred in {share} of {} pairs", share.n));
@@ -201,7 +228,7 @@ fn lines(figures: &FeedbackFigures) -> String {
 /// the answers are the model's.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyCommand {
-    /// Folder of `gptkit serve --feedback`
+    /// Folder of `gptkit serve --feedback`, or of `gptkit compare`
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Model folder whose answers are generated again
@@ -247,6 +274,7 @@ impl VerifyCommand {
         if !different.is_empty() {
             bail!("{} answers are not what the model writes now", different.len());
         }
+        ui.next(&export_command(&self.folder));
         Ok(())
     }
 }
@@ -280,4 +308,53 @@ fn tokens(writer: &CompletionWriter, answer: &RecordedAnswer) -> Result<Vec<u32>
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(tokens)
+}
+
+/// Delete all that a person wrote
+///
+/// Records of the person are deleted, the answers to their prompts, and what others said about these answers. The file is written
+/// anew without the texts. The numbers of the records stay, so that `gptkit feedback trace` counts what was deleted. Files that
+/// were exported before and hold such records are named: they are not changed.
+#[derive(Debug, Args)]
+pub(crate) struct DeletePersonCommand {
+    /// Name of the person
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Folder of `gptkit serve --feedback`, or of `gptkit compare`
+    #[arg(long, value_name = "DIR")]
+    feedback: PathBuf,
+    /// Delete without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+impl DeletePersonCommand {
+    fn run(self, ui: &Ui) -> Result<()> {
+        let mut store = FeedbackStore::open(&self.feedback).map_err(unusable)?;
+        let name = printable_line(&self.name);
+        if !self.yes {
+            if !std::io::stdin().is_terminal() {
+                let what = format!("all that {name} wrote would be deleted, which cannot be undone");
+                return Err(Usage::new(what).hint("add --yes").into());
+            }
+            ui.say(&format!("all that {name} wrote will be deleted, which cannot be undone; type yes to delete it"));
+            if stdin::line(&mut std::io::stdin().lock())?.is_none_or(|line| line.trim() != "yes") {
+                ui.say("nothing was deleted");
+                return Ok(());
+            }
+        }
+        let Some(report) = store.delete_person(&self.name)? else {
+            let hint = format!("`gptkit feedback stats {}` lists the people", shell(&self.feedback));
+            return Err(Usage::new(format!("nobody is called {name}")).hint(hint).into());
+        };
+        let records: Vec<String> = report.records.iter().map(|(kind, n)| format!("{kind} records {n}")).collect();
+        let records = if records.is_empty() { "no records".to_owned() } else { records.join(" · ") };
+        ui.say(&format!("deleted {name}: {records}"));
+        for export in store.exports()?.iter().filter(|export| report.exports.contains(&export.export)) {
+            let NotedExport { export: number, at, path, .. } = export;
+            ui.say(&format!("export {number} of {at} still holds such records: {}", printable_line(path)));
+        }
+        ui.next(&export_command(&self.feedback));
+        Ok(())
+    }
 }

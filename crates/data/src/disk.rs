@@ -626,6 +626,16 @@ pub fn is_locked(folder: &Path) -> bool {
     open(&folder.join(LOCK)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
+/// The BLAKE3 hash of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn file_hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(open(path)?).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// A name that nobody else gives.
 fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();

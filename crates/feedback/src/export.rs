@@ -5,13 +5,11 @@
 //! that share a long prefix count once, and personal data is masked.
 
 use crate::mask::masked;
-use crate::records::RecordedAnswer;
-use crate::store::{ANSWER_NUMBER, ANSWERS, FeedbackStore, answer, json, now, parsed, stands};
+use crate::records::{RecordId, RecordKind, RecordedAnswer};
+use crate::store::{ANSWER_NUMBER, ANSWERS, FeedbackStore, answer, json, parsed, stands};
 use anyhow::Result;
 use gptkit_data::comparison::pairs;
 use gptkit_data::dialogue::{Message, Role};
-use gptkit_data::disk;
-use rusqlite::params;
 use serde::Serialize;
 use serde_json::{Map, Value, json as json_value};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -88,8 +86,8 @@ pub struct ExportCounts {
 struct Lines {
     counts: ExportCounts,
     text: String,
-    /// Kind and number of each record that is in it.
-    records: Vec<(&'static str, i64)>,
+    /// The records that are in it.
+    records: Vec<RecordId>,
     prompts: HashMap<String, HashSet<String>>,
 }
 
@@ -107,8 +105,9 @@ impl Lines {
         prompts.contains(prompt) || prompts.len() < filter.prompts_per_person && prompts.insert(prompt.to_owned())
     }
 
-    fn push(&mut self, record: Map<String, Value>, from: (&'static str, i64), mask: bool) {
+    fn push(&mut self, record: Map<String, Value>, from: RecordId, mask: bool) {
         let mut record = Value::Object(record);
+        record["record"] = json_value!(from);
         if mask {
             for field in ["prompt", "completions", "messages"] {
                 self.counts.masked += record.get_mut(field).map_or(0, mask_texts);
@@ -164,13 +163,14 @@ fn counting(table: &str, columns: &str, filter: &ExportFilter) -> String {
 }
 
 impl FeedbackStore {
-    /// Exports records of `kind` as JSONL.
+    /// Exports records of `kind` as JSONL that a browser saves, and notes in the store which ones.
     ///
     /// # Errors
     /// When the store is damaged.
-    pub fn export(&self, kind: ExportKind, filter: &ExportFilter) -> Result<(String, ExportCounts)> {
-        let lines = self.lines(kind, filter)?;
-        Ok((lines.text, lines.counts))
+    pub fn download(&mut self, kind: ExportKind, filter: &ExportFilter) -> Result<String> {
+        let Lines { text, records, .. } = self.lines(kind, filter)?;
+        self.note_export(kind.name(), "downloaded by a browser", &text, &json_value!(filter), &records)?;
+        Ok(text)
     }
 
     /// Writes records of `kind` to `path`, and notes in the store which ones.
@@ -179,19 +179,7 @@ impl FeedbackStore {
     /// When the store is damaged, or the file cannot be written.
     pub fn export_to(&mut self, kind: ExportKind, filter: &ExportFilter, path: &Path) -> Result<ExportCounts> {
         let lines = self.lines(kind, filter)?;
-        disk::write(path, lines.text.as_bytes())?;
-        let hash = blake3::hash(lines.text.as_bytes()).to_hex().to_string();
-        let place = path.canonicalize().unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned();
-        self.write(|transaction| {
-            let insert = "INSERT INTO exports (at, kind, path, hash, filter) VALUES (?1, ?2, ?3, ?4, ?5)";
-            transaction.execute(insert, params![now(), kind.name(), place, hash, json(filter)])?;
-            let export = transaction.last_insert_rowid();
-            for (kind, record) in &lines.records {
-                let insert = "INSERT OR IGNORE INTO export_records VALUES (?1, ?2, ?3)";
-                transaction.execute(insert, params![export, kind, record])?;
-            }
-            Ok(())
-        })?;
+        self.write_export(kind.name(), path, &lines.text, &json_value!(filter), &lines.records)?;
         Ok(lines.counts)
     }
 
@@ -207,7 +195,7 @@ impl FeedbackStore {
                     let mut record = Map::new();
                     record.insert("messages".to_owned(), json_value!(written.messages));
                     put_origin(&mut record, &written.who, &written.at);
-                    lines.push(record, ("demonstrations", written.id), filter.mask);
+                    lines.push(record, RecordId { kind: RecordKind::Demonstration, number: written.id }, filter.mask);
                 }
             }
             ExportKind::Prompts => self.prompts(filter, &mut lines)?,
@@ -236,7 +224,9 @@ impl FeedbackStore {
             let answers: Vec<RecordedAnswer> =
                 self.connection.prepare(&sql)?.query_map([ranked.id], answer)?.collect::<Result<_, _>>()?;
             match self.comparison(&ranked, &answers, &marked, filter, lines) {
-                Ok(record) => lines.push(record, ("rankings", ranked.id), filter.mask),
+                Ok(record) => {
+                    lines.push(record, RecordId { kind: RecordKind::Ranking, number: ranked.id }, filter.mask)
+                }
                 Err(why) => lines.leave_out(why),
             }
         }
@@ -311,7 +301,7 @@ impl FeedbackStore {
             record.insert("models".to_owned(), json_value!([Value::Null, original.model.folder]));
             record.insert("weights".to_owned(), json_value!([Value::Null, original.model.weights]));
             put_origin(&mut record, &written.who, &written.at);
-            lines.push(record, ("demonstrations", written.id), filter.mask);
+            lines.push(record, RecordId { kind: RecordKind::Demonstration, number: written.id }, filter.mask);
         }
         Ok(())
     }
@@ -363,7 +353,7 @@ impl FeedbackStore {
             } else {
                 let mut record = Map::new();
                 record.insert("prompt".to_owned(), prompt_value(&answer.prompt));
-                lines.push(record, ("completions", number), filter.mask);
+                lines.push(record, RecordId { kind: RecordKind::Answer, number }, filter.mask);
             }
         }
         Ok(())

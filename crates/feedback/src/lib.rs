@@ -6,10 +6,13 @@
 //! - [`people`]   who gave feedback, and what they may do
 //! - [`tasks`]    prompts that wait for a labeler
 //! - [`export`]   records → files for `train-rm`, `sft`, `dpo` and `ppo`
+//! - [`trace`]    which records an export holds, and which exports hold a record
+//! - [`deletion`] all that a person wrote is removed
 //! - [`mask`]     mail addresses, telephone and card numbers are taken out of exports
 //! - [`figures`]  counts, agreement and win rates
 
 pub mod choices;
+pub mod deletion;
 pub mod export;
 pub mod figures;
 pub mod mask;
@@ -18,6 +21,7 @@ pub mod records;
 mod schema;
 pub mod store;
 pub mod tasks;
+pub mod trace;
 
 pub use store::{FeedbackStore, StoreError};
 

@@ -13,6 +13,7 @@
 //! demonstrations  client's id, person, messages (JSON), the completion that it corrects, seconds, note, supersedes
 //! tasks           prompt, number of answers, model, sampling, who holds it until when, whether it is done
 //! exports         files that were written, by their BLAKE3 hash; export_records: the records in each
+//! deleted         records of people who were deleted: kind (a table), number, time; numbers are not used again
 //! ```
 //!
 //! Version 1 was the file of `gptkit compare` alone, with the tables settings, items, answers and choices.
@@ -39,38 +40,39 @@ CREATE TABLE models (
     template TEXT NOT NULL, fingerprint TEXT NOT NULL, dtype TEXT NOT NULL,
     UNIQUE (name, folder, weights, tokenizer, template, fingerprint)) STRICT;
 CREATE TABLE completions (
-    id INTEGER PRIMARY KEY, request TEXT NOT NULL, choice INTEGER NOT NULL, person INTEGER REFERENCES people,
-    model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL, prompt TEXT NOT NULL, sampling TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, request TEXT NOT NULL, choice INTEGER NOT NULL,
+    person INTEGER REFERENCES people, model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL, prompt TEXT NOT NULL, sampling TEXT NOT NULL,
     max_new_tokens INTEGER NOT NULL, stop TEXT NOT NULL, text TEXT NOT NULL, n_tokens INTEGER NOT NULL, tokens TEXT,
     log_prob REAL, finish TEXT NOT NULL, item INTEGER REFERENCES items, number INTEGER,
     UNIQUE (request, choice), UNIQUE (item, number)) STRICT;
 CREATE TABLE rankings (
-    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
-    seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL, both_bad INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people,
+    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL, both_bad INTEGER NOT NULL,
     blind INTEGER NOT NULL, skipped TEXT, task INTEGER REFERENCES tasks) STRICT;
 CREATE TABLE ranked (
     ranking INTEGER NOT NULL REFERENCES rankings, number INTEGER NOT NULL, completion INTEGER NOT NULL
     REFERENCES completions, PRIMARY KEY (ranking, number)) STRICT;
 CREATE TABLE judgments (
-    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items, judge TEXT NOT NULL, who TEXT NOT NULL,
-    at TEXT NOT NULL, ranking TEXT, scores TEXT, UNIQUE (item, judge, who)) STRICT;
+    id INTEGER PRIMARY KEY AUTOINCREMENT, item INTEGER NOT NULL REFERENCES items, judge TEXT NOT NULL,
+    who TEXT NOT NULL, at TEXT NOT NULL, ranking TEXT, scores TEXT, UNIQUE (item, judge, who)) STRICT;
 CREATE TABLE ratings (
-    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
-    seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions, thumb INTEGER,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people,
+    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions, thumb INTEGER,
     likert INTEGER CHECK (likert BETWEEN 1 AND 7), marks TEXT NOT NULL) STRICT;
 CREATE TABLE demonstrations (
-    id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
-    seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL, based_on INTEGER REFERENCES completions) STRICT;
+    id INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people,
+    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL, based_on INTEGER REFERENCES completions) STRICT;
 CREATE TABLE tasks (
     id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, k INTEGER NOT NULL, model TEXT NOT NULL, temperature REAL NOT NULL,
     max_tokens INTEGER NOT NULL, seed INTEGER NOT NULL, leased_by INTEGER REFERENCES people, leased_until INTEGER,
     done INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE exports (
-    id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, hash TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, hash TEXT NOT NULL,
     filter TEXT NOT NULL) STRICT;
 CREATE TABLE export_records (
     export INTEGER NOT NULL REFERENCES exports, kind TEXT NOT NULL, record INTEGER NOT NULL,
     PRIMARY KEY (export, kind, record)) STRICT;
+CREATE TABLE deleted (kind TEXT NOT NULL, record INTEGER NOT NULL, at TEXT NOT NULL, PRIMARY KEY (kind, record)) STRICT;
 CREATE INDEX ranked_completions ON ranked (completion);
 ";
 

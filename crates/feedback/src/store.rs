@@ -254,6 +254,15 @@ impl FeedbackStore {
         Ok(self.connection.prepare(&sql)?.query_map([], answer)?.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// The folder of the model that wrote the last answer, if there is one.
+    ///
+    /// # Errors
+    /// When the store is damaged.
+    pub fn last_model(&self) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT m.folder FROM completions c JOIN models m ON m.id = c.model ORDER BY c.id DESC LIMIT 1";
+        Ok(self.connection.query_row(sql, [], |row| row.get(0)).optional()?)
+    }
+
     /// Stores what a person did. Returns the number of the record, and whether it is new: a record that was sent twice is
     /// stored once.
     ///

@@ -11,7 +11,8 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::source::OnBadRecord;
 use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::choices::{Item, Judge, Judgment, StoredAnswer};
-use gptkit_feedback::records::{AnswerId, AnswerPlace, ModelIdentity, RecordedAnswer};
+use gptkit_feedback::export::ExportKind;
+use gptkit_feedback::records::{AnswerId, AnswerPlace, ModelIdentity, RecordId, RecordedAnswer};
 use gptkit_feedback::store::{file_in, now};
 use gptkit_model::Gpt;
 use gptkit_model::generate::Completion;
@@ -243,6 +244,14 @@ impl Collection {
     /// When the store cannot be written.
     pub fn choose(&mut self, choices: &[Judgment]) -> Result<()> {
         Ok(self.store.add_choices(choices)?)
+    }
+
+    /// Writes a file of comparisons by `judge`, and notes in the store which records are in it.
+    ///
+    /// # Errors
+    /// When the file or the store cannot be written.
+    pub(crate) fn write_export(&mut self, path: &Path, text: &str, judge: &str, records: &[RecordId]) -> Result<()> {
+        self.store.write_export(ExportKind::Comparisons.name(), path, text, &json!({ "judge": judge }), records)
     }
 
     /// Takes the last choice back that was shown to `judge`, who is a person, and returns its prompt.

@@ -57,25 +57,27 @@ pub fn export_path(folder: &Path, judge: &str) -> PathBuf {
 ///
 /// # Errors
 /// When the collection is damaged, or a file cannot be written.
-pub fn write(collection: &Collection) -> Result<CollectionSummary> {
+pub fn write(collection: &mut Collection) -> Result<CollectionSummary> {
     let (answers, choices) = (collection.answers()?, collection.choices()?);
     let same = |item: u64, a: usize, b: usize| {
         let answers = &answers[item as usize];
         answers[a].text == answers[b].text
     };
-    let alike = |item: u64| (1..collection.settings.n_answers()).all(|i| same(item, 0, i));
+    let (n_answers, are_two) = (collection.settings.n_answers(), collection.settings.b.is_some());
+    let alike = |item: u64| (1..n_answers).all(|i| same(item, 0, i));
     let judges: BTreeSet<&Judge> = choices.iter().map(|choice| &choice.judge).collect();
     let verdict = |judge: &Judge| {
         let own: Vec<&Judgment> = choices.iter().filter(|choice| choice.judge == *judge).collect();
-        JudgeSummary::of(judge, &own, collection.settings.b.is_some(), alike)
+        JudgeSummary::of(judge, &own, are_two, alike)
     };
     let mut exports = BTreeMap::new();
     let names: BTreeSet<&str> = judges.iter().map(|judge| judge.judge.as_str()).collect();
     for name in names {
-        let path = export_path(&collection.folder, name);
+        let folder = collection.folder.clone();
         // Reward models of the same last name share a file.
-        let own = choices.iter().filter(|choice| export_path(&collection.folder, &choice.judge.judge) == path);
-        exports.insert(name.to_owned(), export(collection, &answers, own, path.clone())?);
+        let own =
+            choices.iter().filter(|choice| export_path(&folder, &choice.judge.judge) == export_path(&folder, name));
+        exports.insert(name.to_owned(), export(collection, &answers, own, name)?);
     }
     let cut_answers = answers.iter().flatten().filter(|answer| answer.finish == "length").count() as u64;
     let summary = CollectionSummary {
@@ -92,14 +94,15 @@ pub fn write(collection: &Collection) -> Result<CollectionSummary> {
 }
 
 fn export<'a>(
-    collection: &Collection,
+    collection: &mut Collection,
     answers: &[Vec<StoredAnswer>],
     choices: impl Iterator<Item = &'a Judgment>,
-    path: PathBuf,
+    judge: &str,
 ) -> Result<Export> {
+    let path = export_path(&collection.folder, judge);
     let mut export = Export { path, comparisons: 0, ties: 0, empty: 0 };
     let world = collection.settings.prompts().world();
-    let mut lines = String::new();
+    let (mut lines, mut records) = (String::new(), Vec::new());
     for choice in choices {
         let Some(places) = &choice.ranking else { continue };
         let answers = &answers[choice.item as usize];
@@ -114,9 +117,10 @@ fn export<'a>(
             let record = record(collection, world.as_ref(), answers, choice, (&kept, of_kept));
             lines += &(Value::Object(record).to_string() + "\n");
             export.comparisons += 1;
+            records.extend(choice.record);
         }
     }
-    disk::write(&export.path, lines.as_bytes())?;
+    collection.write_export(&export.path, &lines, judge, &records)?;
     Ok(export)
 }
 

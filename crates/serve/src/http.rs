@@ -18,7 +18,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use gptkit_feedback::FeedbackStore;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -200,7 +200,7 @@ type Shared = State<Arc<App>>;
 
 /// The routes, each with and without `/v1` where llama.cpp's clients expect that.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let routes: [(&str, MethodRouter<Arc<App>>); 30] = [
+    let routes: [(&str, MethodRouter<Arc<App>>); 31] = [
         ("/v1/chat/completions", post(chat_completions)),
         ("/chat/completions", post(chat_completions)),
         ("/v1/completions", post(text_completions)),
@@ -229,6 +229,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ("/api/tasks/next", post(next_task)),
         ("/api/feedback", get(figures)),
         ("/api/people", post(exclude)),
+        ("/api/people/{name}", delete(delete_person)),
         ("/api/export", get(export)),
         ("/", get(page_file)),
     ];
@@ -278,7 +279,7 @@ async fn around(State(app): Shared, mut request: Request, next: Next) -> Respons
 
 /// A bounded set of names for the counters.
 fn route_name(path: &str) -> &str {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 21] = [
         "/chat/completions",
         "/completions",
         "/models",
@@ -298,10 +299,12 @@ fn route_name(path: &str) -> &str {
         "/api/tasks",
         "/api/tasks/next",
         "/api/feedback",
+        "/api/people",
         "/api/export",
     ];
     let path = path.strip_prefix("/v1").unwrap_or(path);
     let path = if path.starts_with("/models/") { "/models" } else { path };
+    let path = if path.starts_with("/api/people/") { "/api/people" } else { path };
     KNOWN.into_iter().find(|known| *known == path).unwrap_or("other")
 }
 
@@ -456,6 +459,14 @@ async fn figures(State(app): Shared, request: Request) -> Result<Json<Value>, Ap
 async fn exclude(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
     let (person, fields) = fields(&app, request).await?;
     feedback::exclude(&app, &person, fields).await.map(Json)
+}
+
+async fn delete_person(
+    State(app): Shared,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    feedback::delete(&app, &person(&request)?, &name).await.map(Json)
 }
 
 async fn export(State(app): Shared, request: Request) -> Result<Response, ApiError> {

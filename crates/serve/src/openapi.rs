@@ -61,16 +61,18 @@ const POSTS: [(&str, &str, &[&str]); 14] = [
     ("/api/people", "Leave a person out of exports", &["ExcludedFields"]),
 ];
 
-const GETS: [(&str, &str); 9] = [
-    ("/v1/models", "The models that are served"),
-    ("/v1/models/{name}", "One model"),
-    ("/health", "Whether the server accepts requests"),
-    ("/version", "The version of gptkit"),
-    ("/metrics", "Counters in Prometheus' text format"),
-    ("/openapi.json", "This description"),
-    ("/api/session", "Who asks, what they may do, and what is served"),
-    ("/api/feedback", "Counts, agreement and win rates"),
-    ("/api/export", "Feedback as JSONL: kind=comparisons, demonstrations or prompts"),
+/// Requests without a body: method, path, summary.
+const WITHOUT_BODY: [(&str, &str, &str); 10] = [
+    ("get", "/v1/models", "The models that are served"),
+    ("get", "/v1/models/{name}", "One model"),
+    ("get", "/health", "Whether the server accepts requests"),
+    ("get", "/version", "The version of gptkit"),
+    ("get", "/metrics", "Counters in Prometheus' text format"),
+    ("get", "/openapi.json", "This description"),
+    ("get", "/api/session", "Who asks, what they may do, and what is served"),
+    ("get", "/api/feedback", "Counts, agreement and win rates"),
+    ("get", "/api/export", "Feedback as JSONL: kind=comparisons, demonstrations or prompts"),
+    ("delete", "/api/people/{name}", "Delete all that a person wrote"),
 ];
 
 /// The description of all endpoints.
@@ -95,14 +97,14 @@ pub(crate) fn description() -> Value {
             json!({ "post": { "summary": summary, "requestBody": body, "responses": responses } }),
         );
     }
-    for (path, summary) in GETS {
-        let mut get = json!({ "summary": summary, "responses": responses });
+    for (method, path, summary) in WITHOUT_BODY {
+        let mut operation = json!({ "summary": summary, "responses": responses });
         if path.contains("{name}") {
             let name = json!({ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } });
-            get["parameters"] = json!([name]);
+            operation["parameters"] = json!([name]);
         }
-        let both = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
-        both["get"] = get;
+        let all = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
+        all[method] = operation;
     }
     description["info"] = json!({
         "title": "gptkit", "version": env!("CARGO_PKG_VERSION"),

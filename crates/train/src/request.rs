@@ -24,6 +24,10 @@ pub struct RunRequest {
     pub config: serde_json::Value,
     /// The model folders that the command names, by the argument that names them.
     pub models: BTreeMap<String, ModelUsed>,
+    /// The files of records that the configuration names, with their BLAKE3 hashes: `gptkit feedback trace` finds exports by
+    /// them. They are no part of the request: a run notices by its tokens when its records have changed.
+    #[serde(default)]
+    pub files: BTreeMap<PathBuf, String>,
     /// Whether the run has had a checkpoint.
     pub begun: bool,
 }
@@ -44,10 +48,13 @@ impl RunRequest {
     /// When a model cannot be read.
     pub fn new<C: Serialize>(command: &str, config: &C, models: &[(&str, &Path)]) -> Result<Self> {
         let used = |&(name, folder): &(&str, &Path)| anyhow::Ok((name.to_owned(), ModelUsed::of(folder)?));
+        let working_folder = std::env::current_dir().context("cannot determine the working directory")?;
+        let config = serde_json::to_value(config)?;
         Ok(Self {
             command: command.to_owned(),
-            working_folder: std::env::current_dir().context("cannot determine the working directory")?,
-            config: serde_json::to_value(config)?,
+            files: record_files(&config, &working_folder)?,
+            working_folder,
+            config,
             models: models.iter().map(used).collect::<Result<_>>()?,
             begun: false,
         })
@@ -129,7 +136,7 @@ impl RunRequest {
             let held = || format!("another process is writing the run in {}", folder.display());
             return Ok(RunFolder::New(claim.with_context(|| if disk::is_locked(folder) { held() } else { other() })?));
         };
-        let same = Self { begun: before.begun, ..self.clone() } == before;
+        let same = Self { begun: before.begun, files: before.files.clone(), ..self.clone() } == before;
         if !same {
             let what = format!("{}: it contains a run that was started with {}", other(), before.difference(self));
             let hint = format!("gptkit {} --resume {} continues that run", before.command, folder.display());
@@ -175,6 +182,14 @@ impl RunRequest {
             None => "different settings".to_owned(),
         }
     }
+}
+
+/// The files among the sources of records in `config`, with their hashes.
+fn record_files(config: &serde_json::Value, working_folder: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let sources = ["data", "prompts"].into_iter().filter_map(|section| config[section]["sources"].as_array()).flatten();
+    let paths = sources.filter_map(|source| Some(working_folder.join(source.as_str()?)));
+    let hashed = |path: PathBuf| anyhow::Ok((path.clone(), disk::file_hash(&path)?));
+    paths.filter(|path| path.is_file()).map(hashed).collect()
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use crate::app::App;
 use crate::guard::Requester;
 use axum::http::StatusCode;
 use gptkit_data::dialogue::{Message, Role as Speaker};
-use gptkit_feedback::StoreError;
 use gptkit_feedback::export::{ExportFilter, ExportKind};
 use gptkit_feedback::people::AccessRole;
 use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating};
 use gptkit_feedback::tasks::LabelingTask;
+use gptkit_feedback::trace::NotedExport;
+use gptkit_feedback::{FeedbackStore, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -339,6 +340,23 @@ pub(crate) async fn exclude(app: &Arc<App>, person: &Requester, mut fields: Requ
     Ok(json!({}))
 }
 
+/// Deletes all that a person wrote, and names the exports that hold some of it.
+pub(crate) async fn delete(app: &Arc<App>, person: &Requester, name: &str) -> Result<Value, ApiError> {
+    require(person, AccessRole::Admin)?;
+    let wanted = name.to_owned();
+    let deleted = with_store(app, move |store| {
+        let Some(report) = store.delete_person(&wanted)? else { return Ok(None) };
+        let mut exports = store.exports().map_err(StoreError::Other)?;
+        exports.retain(|export| report.exports.contains(&export.export));
+        Ok(Some((report.records, exports)))
+    });
+    let Some((records, exports)) = deleted.await? else {
+        return Err(ApiError::not_found("unknown_person", format!("nobody is called {name}")).about("name"));
+    };
+    let place = |export: &NotedExport| json!({ "export": export.export, "at": export.at, "path": export.path });
+    Ok(json!({ "deleted": records, "exports": exports.iter().map(place).collect::<Vec<_>>() }))
+}
+
 /// Records of a kind as JSONL.
 pub(crate) async fn export(
     app: &Arc<App>,
@@ -350,8 +368,8 @@ pub(crate) async fn export(
     let wanted = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("kind="));
     let kind = all.into_iter().find(|kind| Some(kind.name()) == wanted);
     let kind = kind.ok_or_else(|| ApiError::invalid("kind", "must be comparisons, demonstrations or prompts"))?;
-    let exported =
-        with_store(app, move |store| store.export(kind, &ExportFilter::default()).map_err(StoreError::Other));
-    let (text, _) = exported.await?;
+    let download =
+        move |store: &mut FeedbackStore| store.download(kind, &ExportFilter::default()).map_err(StoreError::Other);
+    let text = with_store(app, download).await?;
     Ok((format!("{}.jsonl", kind.name()), text))
 }
