@@ -83,9 +83,9 @@ pub struct ExportCounts {
 
 /// A file's lines, and what they are made of.
 #[derive(Debug, Default)]
-struct Lines {
-    counts: ExportCounts,
-    text: String,
+pub(crate) struct ExportLines {
+    pub(crate) counts: ExportCounts,
+    pub(crate) text: String,
     /// The records that are in it.
     records: Vec<RecordId>,
     prompts: HashMap<String, HashSet<String>>,
@@ -94,7 +94,7 @@ struct Lines {
 /// Characters in which two prompts must be equal to count as one.
 const COMMON_PREFIX: usize = 200;
 
-impl Lines {
+impl ExportLines {
     fn leave_out(&mut self, why: &'static str) {
         *self.counts.left_out.entry(why).or_default() += 1;
     }
@@ -168,7 +168,7 @@ impl FeedbackStore {
     /// # Errors
     /// When the store is damaged.
     pub fn download(&mut self, kind: ExportKind, filter: &ExportFilter) -> Result<String> {
-        let Lines { text, records, .. } = self.lines(kind, filter)?;
+        let ExportLines { text, records, .. } = self.lines(kind, filter)?;
         self.note_export(kind.name(), "downloaded by a browser", &text, &json_value!(filter), &records)?;
         Ok(text)
     }
@@ -183,8 +183,8 @@ impl FeedbackStore {
         Ok(lines.counts)
     }
 
-    fn lines(&self, kind: ExportKind, filter: &ExportFilter) -> Result<Lines> {
-        let mut lines = Lines::default();
+    pub(crate) fn lines(&self, kind: ExportKind, filter: &ExportFilter) -> Result<ExportLines> {
+        let mut lines = ExportLines::default();
         match kind {
             ExportKind::Comparisons => {
                 self.rankings(filter, &mut lines)?;
@@ -203,7 +203,7 @@ impl FeedbackStore {
         Ok(lines)
     }
 
-    fn rankings(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<()> {
+    fn rankings(&self, filter: &ExportFilter, lines: &mut ExportLines) -> Result<()> {
         let sql = counting("rankings", "r.ranking, r.shown, r.seconds", filter);
         let one = |row: &rusqlite::Row<'_>| {
             let ranking: Option<String> = row.get(3)?;
@@ -240,7 +240,7 @@ impl FeedbackStore {
         answers: &[RecordedAnswer],
         marked: &HashSet<(String, u64)>,
         filter: &ExportFilter,
-        lines: &mut Lines,
+        lines: &mut ExportLines,
     ) -> Result<Map<String, Value>, &'static str> {
         let places = ranked.ranking.as_ref().ok_or("skipped")?;
         if !takes_part(&ranked.who, filter) {
@@ -283,7 +283,7 @@ impl FeedbackStore {
     }
 
     /// Answers that people corrected: theirs is better than the model's.
-    fn corrections(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<()> {
+    fn corrections(&self, filter: &ExportFilter, lines: &mut ExportLines) -> Result<()> {
         for written in self.written(filter, lines)? {
             let (Some(based_on), Some((last, before))) = (written.based_on, written.messages.split_last()) else {
                 continue;
@@ -306,7 +306,7 @@ impl FeedbackStore {
         Ok(())
     }
 
-    fn written(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<Vec<WrittenRecord>> {
+    fn written(&self, filter: &ExportFilter, lines: &mut ExportLines) -> Result<Vec<WrittenRecord>> {
         let one = |row: &rusqlite::Row<'_>| {
             Ok(WrittenRecord {
                 id: row.get(0)?,
@@ -332,7 +332,7 @@ impl FeedbackStore {
         Ok(kept)
     }
 
-    fn prompts(&self, filter: &ExportFilter, lines: &mut Lines) -> Result<()> {
+    fn prompts(&self, filter: &ExportFilter, lines: &mut ExportLines) -> Result<()> {
         let consent = if filter.without_consent { "" } else { "AND p.consented_at IS NOT NULL" };
         let sql = format!(
             "{ANSWERS} WHERE c.choice = 0 AND c.person IS NOT NULL AND p.excluded_at IS NULL {consent} ORDER BY c.id"

@@ -1,9 +1,11 @@
 //! The store, and what is exported from it.
 
 mod collection;
+mod deletion;
 mod schema;
+mod trace;
 
-use crate::export::{ExportFilter, ExportKind};
+use crate::export::{ExportFilter, ExportKind, ExportLines};
 use crate::people::AccessRole;
 use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer};
 use crate::store::{FeedbackStore, StoreError, UNDONE};
@@ -63,7 +65,7 @@ pub(crate) fn ranking(answers: &[AnswerId], ranks: Option<&[u32]>, task: Option<
 }
 
 /// A store with two answers by each of two models to one prompt; ann and bob agree to training.
-fn filled(folder: &Path) -> FeedbackStore {
+pub(crate) fn filled(folder: &Path) -> FeedbackStore {
     let mut store = FeedbackStore::create(folder).unwrap();
     for name in ["ann", "bob"] {
         store.see(name, AccessRole::Labeler).unwrap();
@@ -81,12 +83,12 @@ fn filled(folder: &Path) -> FeedbackStore {
     store
 }
 
-fn store_file(folder: &Path) -> PathBuf {
+pub(crate) fn store_file(folder: &Path) -> PathBuf {
     crate::store::file_in(folder).unwrap()
 }
 
-fn exported(store: &FeedbackStore, kind: ExportKind, filter: &ExportFilter) -> Vec<Value> {
-    let (text, counts) = store.export(kind, filter).unwrap();
+pub(crate) fn exported(store: &FeedbackStore, kind: ExportKind, filter: &ExportFilter) -> Vec<Value> {
+    let ExportLines { text, counts, .. } = store.lines(kind, filter).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len() as u64, counts.records);
     records

@@ -1,6 +1,6 @@
 //! The collection of `gptkit compare` in a store.
 
-use super::{answer, feedback, id, ranking};
+use super::{answer, exported, feedback, id, ranking};
 use crate::choices::{HUMAN, Item, Judge, Judgment, StoredAnswer};
 use crate::export::{ExportFilter, ExportKind};
 use crate::records::{AnswerPlace, RecordedAnswer};
@@ -87,7 +87,7 @@ fn what_is_kept_is_there_when_it_is_opened_again() {
     assert_eq!(store.answers().unwrap()[0], of_item(0, 0, "x\0y"));
     let figures = store.figures(None).unwrap();
     assert_eq!((figures.counts.completions, figures.counts.rankings, figures.counts.skipped), (4, 1, 1));
-    assert!(store.export(ExportKind::Prompts, &ExportFilter::default()).unwrap().0.is_empty(), "nobody asked them");
+    assert!(exported(&store, ExportKind::Prompts, &ExportFilter::default()).is_empty(), "nobody asked them");
 }
 
 #[test]
