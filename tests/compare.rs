@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Two models that answer, in `a` and `b`, and prompts.
-fn lab() -> tempfile::TempDir {
+pub(super) fn lab() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     pretrain(folder.path(), "--data world:60 --set model.context=160 --set train.length=2steps --out pre").ok();
     for (seed, out) in [(1, "a"), (2, "b")] {

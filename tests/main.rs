@@ -12,6 +12,7 @@ mod console;
 mod docs;
 mod dpo;
 mod eval;
+mod feedback;
 mod figures;
 mod finetune;
 mod help;

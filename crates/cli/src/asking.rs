@@ -306,6 +306,8 @@ mod tests {
         assert_eq!(wrapped("", "a\n\n\tb", 40), "a\n\n    b");
         assert_eq!(wrapped("", "\u{1b}[2Jred\r", 40), r"\x1b[2Jred\r");
         assert_eq!(wrapped("", "日本語日本語", 8), "日本語日\n本語");
+        let long = wrapped("1  ", &"<script>\u{202e}👍".repeat(10_000), 80);
+        assert!(long.lines().all(|line| measure_text_width(line) <= 80) && !long.contains('\u{202e}'));
     }
 
     #[test]

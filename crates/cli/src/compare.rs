@@ -8,6 +8,7 @@ use crate::sampling_args::SamplingArgs;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use gptkit_data::printable::printable_line;
 use gptkit_data::source::{OnBadRecord, SourceLocation};
 use gptkit_feedback::choices::Judge;
 use gptkit_model::load::weights_fingerprint;
@@ -325,7 +326,7 @@ impl CompareOutcome<'_> {
 
 fn agreement_line(agreement: &Agreement) -> String {
     let Agreement { judges: [one, other], prompts, agreed, one_tied, both_tied } = agreement;
-    let named = |judge: &Judge| format!("{} ({})", judge.judge, judge.who);
+    let named = |Judge { judge, who }: &Judge| format!("{} ({})", printable_line(judge), printable_line(who));
     let agreed = match agreed {
         Some(share) => format!("agree on {share} of the {} pairs that neither judged as a tie", share.n),
         None => "at least one of them judged every pair as a tie".to_owned(),

@@ -87,6 +87,9 @@ pub(crate) struct ExportCommand {
     no_mask: bool,
 }
 
+/// Characters of an answer that are shown.
+const SHOWN: usize = 200;
+
 /// `I/N`, counted from 1.
 fn part(text: &str) -> Result<(u64, u64), String> {
     let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse::<u64>().ok()?, n.parse::<u64>().ok()?)));
@@ -269,7 +272,8 @@ impl VerifyCommand {
         let n = chosen.len();
         ui.say(&format!("{} of {n} answers came again token by token", n - different.len()));
         for answer in &different {
-            ui.say(&format!("different: {} choice {}: {:?}", answer.id.request, answer.id.choice, answer.text));
+            let beginning: String = answer.text.chars().take(SHOWN).collect();
+            ui.say(&format!("different: {} choice {}: {beginning:?}", answer.id.request, answer.id.choice));
         }
         if !different.is_empty() {
             bail!("{} answers are not what the model writes now", different.len());

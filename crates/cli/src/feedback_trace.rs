@@ -8,7 +8,7 @@ use gptkit_data::disk;
 use gptkit_data::printable::printable_line;
 use gptkit_data::progress::grouped;
 use gptkit_feedback::FeedbackStore;
-use gptkit_feedback::records::RecordId;
+use gptkit_feedback::records::{RecordId, RecordKind};
 use gptkit_feedback::trace::{NotedExport, NotedRecord, store_of};
 use gptkit_train::request::RunRequest;
 use serde::Serialize;
@@ -81,7 +81,7 @@ impl TraceCommand {
         } else if path.is_file() {
             self.trace_file(path, ui)
         } else {
-            let what = |e| Usage::new(format!("{}: there is no such run or file, and {e}", self.what));
+            let what = |e| Usage::new(format!("there is no such run or file, and {e}"));
             self.trace_record(self.what.parse().map_err(what)?, ui)
         }
     }
@@ -95,7 +95,7 @@ impl TraceCommand {
             return ui.json(&(serde_json::to_string_pretty(&trace)? + "\n"));
         }
         let mut lines = Vec::new();
-        run_lines(&trace, "", &mut lines);
+        run_lines(&trace, "", "", &mut lines);
         ui.result(&(lines.join("\n") + "\n"))?;
         match self.first_record(&trace)? {
             Some((record, store)) => ui.next(&format!("gptkit feedback trace {record} --feedback {}", shell(&store))),
@@ -223,16 +223,16 @@ fn shown(path: &Path) -> String {
     printable_line(&path.display().to_string()).into_owned()
 }
 
-fn run_lines(trace: &RunTrace, indent: &str, lines: &mut Vec<String>) {
-    lines.push(format!("{indent}{} (gptkit {})", shown(&trace.run), printable_line(&trace.command)));
+/// `role` is the argument that names the run's model.
+fn run_lines(trace: &RunTrace, indent: &str, role: &str, lines: &mut Vec<String>) {
+    lines.push(format!("{indent}{role}{} (gptkit {})", shown(&trace.run), printable_line(&trace.command)));
     let indent = format!("{indent}  ");
     if trace.files.is_empty() {
         lines.push(format!("{indent}no files of records"));
     }
     trace.files.iter().for_each(|file| file_lines(file, &indent, lines));
     for (argument, model) in &trace.models {
-        lines.push(format!("{indent}--{argument}:"));
-        run_lines(model, &format!("{indent}  "), lines);
+        run_lines(model, &indent, &format!("--{} ", printable_line(argument)), lines);
     }
 }
 
@@ -255,10 +255,17 @@ fn file_lines(trace: &FileTrace, indent: &str, lines: &mut Vec<String>) {
 }
 
 fn export_line(export: &NotedExport) -> String {
-    let NotedExport { export: number, at, kind, people, .. } = export;
-    let (records, n_people) = (grouped(export.n_records() as u64), people.len());
-    let kind = printable_line(kind);
-    format!("export {number} ({kind}) of {}: {records} records of {n_people} people or judges", printable_line(at))
+    let is_automatic = |records: &&Vec<RecordId>| records.iter().all(|record| record.kind == RecordKind::Judgment);
+    let n_automatic = export.people.values().filter(is_automatic).count();
+    let automatic = if n_automatic > 0 { format!(" · automatic judges {n_automatic}") } else { String::new() };
+    format!(
+        "export {} ({}) of {} · records {} · people {}{automatic}",
+        export.export,
+        printable_line(&export.kind),
+        printable_line(&export.at),
+        grouped(export.n_records() as u64),
+        export.people.len() - n_automatic
+    )
 }
 
 fn people_lines(export: &NotedExport) -> Vec<String> {
@@ -281,9 +288,9 @@ fn record_lines(trace: &RecordTrace) -> Vec<String> {
     let RecordTrace { record, noted, exports, runs } = trace;
     let mut lines = vec![match noted {
         NotedRecord::Stored { who: Some(who), at } => {
-            format!("{record} by {} of {}", printable_line(who), printable_line(at))
+            format!("{record} by {}, {}", printable_line(who), printable_line(at))
         }
-        NotedRecord::Stored { who: None, at } => format!("{record} of {}", printable_line(at)),
+        NotedRecord::Stored { who: None, at } => format!("{record}, {}", printable_line(at)),
         NotedRecord::Deleted { at } => format!("{record} was deleted at {}", printable_line(at)),
     }];
     if exports.is_empty() {
