@@ -316,9 +316,9 @@ fn tokens(writer: &CompletionWriter, answer: &RecordedAnswer) -> Result<Vec<u32>
 
 /// Delete all that a person wrote
 ///
-/// Records of the person are deleted, the answers to their prompts, and what others said about these answers. The file is written
-/// anew without the texts. The numbers of the records stay, so that `gptkit feedback trace` counts what was deleted. Files that
-/// were exported before and hold such records are named: they are not changed.
+/// This deletes the records of the person, the answers to their prompts, and the records of others about these answers. The file
+/// is rewritten without the texts. The numbers of the records are kept, so that `gptkit feedback trace` can count them. Files that
+/// were exported before are not changed; those that contain such records are listed.
 #[derive(Debug, Args)]
 pub(crate) struct DeletePersonCommand {
     /// Name of the person

@@ -20,9 +20,9 @@ const LISTED: usize = 10;
 
 /// Show which people's feedback a run was trained on, or which runs a record went into
 ///
-/// A run leads to its files of records, to the exports that they are, to the records in them and to the people. A record leads to
-/// the exports that hold it and to the runs that were trained on these. Files are recognized by their BLAKE3 hashes, so a file
-/// that was edited after the export is named as such.
+/// For a run, this lists its files of records, the exports that they are, and their records by person. For a record, it lists the
+/// exports that contain it and the runs that were trained on them. Files are recognized by their BLAKE3 hashes, so a file that was
+/// edited after the export is reported.
 #[derive(Debug, Args)]
 pub(crate) struct TraceCommand {
     /// Folder of a run, an exported file, or a record such as ranking-7

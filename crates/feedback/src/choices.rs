@@ -191,8 +191,8 @@ impl FeedbackStore {
         Ok(choices)
     }
 
-    /// Stores `choices`, all or none. A person's second choice of a prompt supersedes the first. An automatic judge always
-    /// says the same, so that its first judgment stays.
+    /// Stores `choices`, all or none. A person's second choice of a prompt supersedes the first. An automatic judge is
+    /// deterministic, so its first judgment is kept.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -247,7 +247,7 @@ const STANDING: &str = "SELECT r.client_id, c.item, r.shown FROM rankings r JOIN
 
 fn add_choice(transaction: &Transaction<'_>, choice: &Judgment) -> Result<(), StoreError> {
     let Judgment { item, judge, at, ranking, shown, seconds, .. } = choice;
-    // A person whom the store does not know uses the command that makes training data.
+    // A new person agrees to training by using this command, which makes training data.
     transaction.execute(
         "INSERT INTO people (name, role, consented_at) VALUES (?1, 'labeler', ?2) ON CONFLICT DO NOTHING",
         params![judge.who, at],

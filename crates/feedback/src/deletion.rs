@@ -1,5 +1,5 @@
-//! All that a person wrote is removed from the store: records, texts, and what others said about answers to this person's
-//! prompts, because that holds the prompts.
+//! Deletion of all that a person wrote: records, prompts with their answers, and the records of others about these answers,
+//! which quote them.
 
 use crate::records::RecordKind;
 use crate::store::{FeedbackStore, StoreError, now};

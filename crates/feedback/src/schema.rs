@@ -1,14 +1,15 @@
-//! The tables of the store, and how a file of an older version comes to have them.
+//! The tables of the store, and the conversion of files of an older version.
 //!
 //! ```text
 //! people          name, role, when they agreed to training, when they were excluded
-//! models          name, folder, fingerprints of weights, tokenizer, template and of all that decides its numbers, data type
+//! models          name, folder, hashes of weights, tokenizer and template, data type, fingerprint of all that decides the bits
 //! settings, items the collection of `gptkit compare`: name and value (JSON); number, place, world, prompt (JSON messages)
-//! completions     request, choice, person, model, prompt (JSON messages), sampling (JSON, with the seed), text, tokens, finish,
-//!                 log-probability; prompt and number in the collection
-//! rankings        client's id, person, ranking and order shown (JSON), both_bad, blind, skipped, task, seconds, note, supersedes
+//! completions     request, choice, person, model, prompt (JSON messages), sampling (JSON, with the seed), text
+//!                 tokens, finish, log-probability; prompt and number in the collection
+//! rankings        client's id, person, ranking and order shown (JSON), both_bad, blind, skipped, task,
+//!                 seconds, note, supersedes
 //! ranked          the answers of a ranking, by number
-//! judgments       what an automatic judge of `gptkit compare` says of an item: ranking and scores (JSON)
+//! judgments       rankings and scores (JSON) by automatic judges of `gptkit compare`
 //! ratings         client's id, person, completion, thumb, likert, marks (JSON), seconds, note, supersedes
 //! demonstrations  client's id, person, messages (JSON), the completion that it corrects, seconds, note, supersedes
 //! tasks           prompt, number of answers, model, sampling, who holds it until when, whether it is done
@@ -41,14 +42,14 @@ CREATE TABLE models (
     UNIQUE (name, folder, weights, tokenizer, template, fingerprint)) STRICT;
 CREATE TABLE completions (
     id INTEGER PRIMARY KEY AUTOINCREMENT, request TEXT NOT NULL, choice INTEGER NOT NULL,
-    person INTEGER REFERENCES people, model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL, prompt TEXT NOT NULL, sampling TEXT NOT NULL,
-    max_new_tokens INTEGER NOT NULL, stop TEXT NOT NULL, text TEXT NOT NULL, n_tokens INTEGER NOT NULL, tokens TEXT,
-    log_prob REAL, finish TEXT NOT NULL, item INTEGER REFERENCES items, number INTEGER,
+    person INTEGER REFERENCES people, model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL,
+    prompt TEXT NOT NULL, sampling TEXT NOT NULL, max_new_tokens INTEGER NOT NULL, stop TEXT NOT NULL, text TEXT NOT NULL,
+    n_tokens INTEGER NOT NULL, tokens TEXT, log_prob REAL, finish TEXT NOT NULL, item INTEGER REFERENCES items, number INTEGER,
     UNIQUE (request, choice), UNIQUE (item, number)) STRICT;
 CREATE TABLE rankings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people,
-    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL, both_bad INTEGER NOT NULL,
-    blind INTEGER NOT NULL, skipped TEXT, task INTEGER REFERENCES tasks) STRICT;
+    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL,
+    both_bad INTEGER NOT NULL, blind INTEGER NOT NULL, skipped TEXT, task INTEGER REFERENCES tasks) STRICT;
 CREATE TABLE ranked (
     ranking INTEGER NOT NULL REFERENCES rankings, number INTEGER NOT NULL, completion INTEGER NOT NULL
     REFERENCES completions, PRIMARY KEY (ranking, number)) STRICT;
@@ -57,11 +58,12 @@ CREATE TABLE judgments (
     who TEXT NOT NULL, at TEXT NOT NULL, ranking TEXT, scores TEXT, UNIQUE (item, judge, who)) STRICT;
 CREATE TABLE ratings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people,
-    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions, thumb INTEGER,
-    likert INTEGER CHECK (likert BETWEEN 1 AND 7), marks TEXT NOT NULL) STRICT;
+    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions,
+    thumb INTEGER, likert INTEGER CHECK (likert BETWEEN 1 AND 7), marks TEXT NOT NULL) STRICT;
 CREATE TABLE demonstrations (
     id INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people,
-    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL, based_on INTEGER REFERENCES completions) STRICT;
+    at TEXT NOT NULL, seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL,
+    based_on INTEGER REFERENCES completions) STRICT;
 CREATE TABLE tasks (
     id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, k INTEGER NOT NULL, model TEXT NOT NULL, temperature REAL NOT NULL,
     max_tokens INTEGER NOT NULL, seed INTEGER NOT NULL, leased_by INTEGER REFERENCES people, leased_until INTEGER,
@@ -76,13 +78,13 @@ CREATE TABLE deleted (kind TEXT NOT NULL, record INTEGER NOT NULL, at TEXT NOT N
 CREATE INDEX ranked_completions ON ranked (completion);
 ";
 
-/// Moves the tables of version 1 out of the way, and from there into those of this version.
+/// Renames the tables of version 1, so that the new tables can have their names.
 const RENAMES: &str = "
 ALTER TABLE settings RENAME TO old_settings; ALTER TABLE items RENAME TO old_items;
 ALTER TABLE answers RENAME TO old_answers; ALTER TABLE choices RENAME TO old_choices;
 ";
-/// ?1 is a side, ?2 the model's number, ?3 its sampling settings, ?4 the longest answer, ?5 the texts that end it. When an
-/// answer was generated is not known.
+/// Copies the answers of side ?1. ?2 is the number of the model, ?3 its sampling settings, ?4 the longest answer, ?5 the texts
+/// that end it. Version 1 did not store the time of an answer.
 const ANSWERS: &str = "
 INSERT INTO completions (request, choice, model, at, prompt, sampling, max_new_tokens, stop, text, n_tokens, finish, item,
     number)
@@ -90,6 +92,7 @@ SELECT 'compare-' || a.model || '-' || a.item, CASE a.model WHEN 'b' THEN 0 ELSE
     a.text, a.tokens, a.finish, a.item, a.number
 FROM old_answers a JOIN old_items i ON i.number = a.item WHERE a.model = ?1 ORDER BY a.item, a.number
 ";
+/// Copies the choices of people and of automatic judges.
 const CHOICES: &str = "
 INSERT INTO people (name, role, consented_at)
 SELECT who, 'labeler', min(at) FROM old_choices WHERE judge = 'human' GROUP BY who;
@@ -106,7 +109,7 @@ const DROPS: &str = "
 DROP TABLE old_choices; DROP TABLE old_answers; DROP TABLE old_items; DROP TABLE old_settings;
 ";
 
-/// Whether the file at `path` has no table.
+/// Whether the file has no tables.
 pub(crate) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))
 }
@@ -133,7 +136,7 @@ pub(crate) fn check(connection: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is said of a file that cannot be a store.
+/// The error message for a file that cannot be a store.
 pub(crate) fn damaged(path: &Path) -> String {
     format!(
         "{} is damaged or is not a store of feedback; restore it from a copy, or use another folder",
@@ -141,7 +144,7 @@ pub(crate) fn damaged(path: &Path) -> String {
     )
 }
 
-/// Makes the tables in an empty file, and moves what a file of version 1 holds into them; all or nothing.
+/// Creates the tables in an empty file, and converts a file of version 1, in one transaction.
 ///
 /// # Errors
 /// When the file cannot be written, or is damaged.
@@ -205,7 +208,7 @@ fn migrate(transaction: &Transaction<'_>) -> Result<()> {
         sampling.insert("seed".to_owned(), seed.wrapping_add(1).into());
     }
     transaction.execute_batch(CHOICES)?;
-    // An answer or a choice that belongs to nothing is not moved.
+    // The copies leave out an answer without a model and a choice without answers.
     let moved = "SELECT (SELECT count(*) FROM old_answers) = (SELECT count(*) FROM completions)
         AND (SELECT count(*) FROM old_choices) = (SELECT count(*) FROM rankings) + (SELECT count(*) FROM judgments)";
     let is_whole: bool = transaction.query_row(moved, [], |row| row.get(0))?;

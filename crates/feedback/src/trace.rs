@@ -1,7 +1,7 @@
 //! Exports and the records in them: which people a file is from, and where a record went.
 //!
-//! The store notes each file by its BLAKE3 hash. Beside the file, `FILE.manifest.json` names the store and the records, so that
-//! a run that read the file leads to the store.
+//! The store has the BLAKE3 hash of each exported file. `FILE.manifest.json`, in the folder of the file, names the store and the
+//! records, so that a run that read the file leads to the store.
 
 use crate::records::{RecordId, RecordKind};
 use crate::store::{FeedbackStore, StoreError, json, now, parsed};
@@ -41,7 +41,7 @@ impl NotedExport {
     }
 }
 
-/// What the store knows of a record.
+/// The state of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum NotedRecord {
@@ -59,7 +59,7 @@ pub enum NotedRecord {
     },
 }
 
-/// What `FILE.manifest.json` says of an export.
+/// The part of `FILE.manifest.json` that is read back.
 #[derive(Debug, Deserialize)]
 struct ExportManifest {
     store: PathBuf,
@@ -186,7 +186,7 @@ impl FeedbackStore {
         Ok(records)
     }
 
-    /// What the store knows of a record; none if there never was one of this name.
+    /// The state of a record; none if there never was one of this name.
     ///
     /// # Errors
     /// When the store is damaged.

@@ -92,7 +92,7 @@ impl<'a> CompletionWriter<'a> {
     }
 }
 
-/// How a model computes: what decides the bits of its answers beside the weights.
+/// Data type and instructions of a model: with the weights, they decide the bits of its answers.
 #[derive(Debug, Clone)]
 pub struct ModelNumbers {
     /// The data type, as the command line names it.
