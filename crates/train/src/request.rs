@@ -221,6 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn a_request_notes_its_files_of_records_and_stays_the_same_when_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (records, out) = (folder.path().join("c.jsonl"), folder.path().join("run"));
+        disk::write(&records, b"{}").unwrap();
+        let request = || {
+            let sources = json!([records, "world:10", folder.path().join("none.jsonl")]);
+            RunRequest::new("train-rm", &json!({ "data": { "sources": sources } }), &[]).unwrap()
+        };
+        let before = request();
+        assert_eq!(before.files, BTreeMap::from([(records.clone(), disk::file_hash(&records).unwrap())]));
+        let RunFolder::New(claim) = before.place(&out).unwrap() else { panic!("it was new") };
+        before.save(&claim).unwrap();
+        drop(claim.keep().unwrap());
+        RunRequest::begun(&out).unwrap();
+        disk::write(&records, b"{\"a\":1}").unwrap();
+        assert_ne!(request().files, before.files);
+        assert!(matches!(request().place(&out).unwrap(), RunFolder::Same));
+        assert_eq!(RunRequest::read(&out).unwrap().files, before.files);
+    }
+
+    #[test]
     fn the_folder_of_something_else_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         disk::write(&folder.path().join("notes.txt"), b"mine").unwrap();
