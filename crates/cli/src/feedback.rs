@@ -24,7 +24,7 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// Feedback that `gptkit serve --feedback` and `gptkit compare` stored: figures, files for training, proof, deletion
+/// Feedback that `serve` and `compare` stored: figures, files for training, proof, deletion
 #[derive(Debug, Subcommand)]
 pub(crate) enum FeedbackCommand {
     Export(ExportCommand),

@@ -225,7 +225,7 @@ mod tests {
             choices.iter().zip(0..).map(|(places, item)| chosen(item, "human", places)).collect();
         collection.choose(&choices).unwrap();
         collection.choose(&[chosen(0, "runs/rm-1", &[1, 2])]).unwrap();
-        let summary = write(&collection).unwrap();
+        let summary = write(&mut collection).unwrap();
         let export = &summary.exports["human"];
         assert_eq!((export.comparisons, export.ties, export.empty), (2, 1, 1));
         let (shape, found) = read(&folder.path().join("comparisons-human.jsonl"));
@@ -250,13 +250,13 @@ mod tests {
         let all: [(&str, &[&str]); 2] = [("q", &["x…", "y"]), ("r", &["x", "y"])];
         let mut collection = collected(folder.path(), settings(None, "p.txt"), &all);
         collection.choose(&[chosen(0, "human", &[2, 1]), chosen(1, "human", &[2, 1])]).unwrap();
-        let found = read(&write(&collection).unwrap().exports["human"].path).1;
+        let found = read(&write(&mut collection).unwrap().exports["human"].path).1;
         assert_eq!((texts(&found[0]), found[0].cut.as_slice()), (vec!["y", "x…"], &[false, true][..]));
         assert_eq!(found[1].cut, [false, false]);
         disk::create_dir(&folder.path().join("k")).unwrap();
         let mut ranked = collected(&folder.path().join("k"), settings(Some(3), "p.txt"), &[("q", &["x…", "", "z"])]);
         ranked.choose(&[chosen(0, "human", &[2, 3, 1])]).unwrap();
-        let found = read(&write(&ranked).unwrap().exports["human"].path).1;
+        let found = read(&write(&mut ranked).unwrap().exports["human"].path).1;
         assert_eq!((texts(&found[0]), found[0].cut.as_slice()), (vec!["x…", "z"], &[true, false][..]));
     }
 
@@ -266,7 +266,7 @@ mod tests {
         let all: [(&str, &[&str]); 2] = [("q", &["", "x", "y", "x"]), ("r", &["", "x", "x", "x"])];
         let mut collection = collected(folder.path(), settings(Some(4), "world:2"), &all);
         collection.choose(&[chosen(0, "labeler", &[2, 3, 1, 3]), chosen(1, "labeler", &[2, 1, 1, 1])]).unwrap();
-        let summary = write(&collection).unwrap();
+        let summary = write(&mut collection).unwrap();
         assert_eq!((summary.exports["labeler"].comparisons, summary.exports["labeler"].empty), (1, 1));
         let (shape, found) = read(&summary.exports["labeler"].path);
         assert_eq!(
