@@ -24,7 +24,7 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// Feedback that `serve` and `compare` stored: figures, files for training, proof, deletion
+/// Stored feedback of `serve` and `compare`: figures, exports, proof, deletion
 #[derive(Debug, Subcommand)]
 pub(crate) enum FeedbackCommand {
     Export(ExportCommand),

@@ -28,7 +28,7 @@ pub(crate) struct TraceCommand {
     /// Folder of a run, an exported file, or a record such as ranking-7
     #[arg(value_name = "RUN|FILE|RECORD")]
     what: String,
-    /// Folder of the feedback [default: the one that FILE.manifest.json beside an export names]
+    /// Folder of the feedback [default: the one in the manifest of the exported file]
     #[arg(long, value_name = "DIR")]
     feedback: Option<PathBuf>,
     /// Folder of the runs that are searched for a file or a record
