@@ -1,7 +1,7 @@
 //! What people think of a model's answers, kept in one file until the next round of training reads it.
 //!
 //! - [`records`]  answers, rankings, ratings and demonstrations
-//! - [`store`]    the SQLite file that holds them
+//! - [`store`]    the SQLite file that holds them; `schema.rs` has its tables
 //! - [`choices`]  the collection of `gptkit compare` in the same file
 //! - [`people`]   who gave feedback, and what they may do
 //! - [`tasks`]    prompts that wait for a labeler
