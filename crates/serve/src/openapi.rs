@@ -6,7 +6,7 @@ use crate::api::completions::CompletionFields;
 use crate::api::error::{ErrorBody, ErrorResponse};
 use crate::api::feedback::{
     AnswerField, ConsentFields, DemonstrationFields, ExcludedFields, RankingFields, RatingFields, RecordFields,
-    TaskFields, Thumb,
+    TaskFields, TaskPrompt, Thumb,
 };
 use crate::api::sampling::{SamplingFields, StreamOptions};
 use crate::api::scoring::{RerankFields, ScoreFields};
@@ -33,6 +33,7 @@ use utoipa::OpenApi;
     RankingFields,
     DemonstrationFields,
     TaskFields,
+    TaskPrompt,
     ConsentFields,
     ExcludedFields,
     TokenUsage,

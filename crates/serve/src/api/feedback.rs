@@ -13,10 +13,11 @@ use gptkit_feedback::StoreError;
 use gptkit_feedback::export::{ExportFilter, ExportKind};
 use gptkit_feedback::people::AccessRole;
 use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating};
-use gptkit_feedback::tasks::LabelingTask;
+use gptkit_feedback::tasks::NewTask;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use ulid::Ulid;
 use utoipa::ToSchema;
 
 /// Characters of a note.
@@ -100,8 +101,8 @@ pub(crate) struct DemonstrationFields {
 /// Prompts for labelers.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct TaskFields {
-    prompts: Vec<String>,
-    /// Answers to each prompt.
+    prompts: Vec<TaskPrompt>,
+    /// Answers to each prompt, the known best one included.
     k: u64,
     /// Name of the model that answers.
     model: String,
@@ -110,6 +111,36 @@ pub(crate) struct TaskFields {
     /// Seed of the first task; the others follow.
     #[serde(default)]
     seed: u64,
+    /// The answers of one in this many tasks are ranked by two people, which shows how far they agree; 0 is none.
+    #[serde(default = "default_repeat_every")]
+    repeat_every: u64,
+}
+
+fn default_repeat_every() -> u64 {
+    10
+}
+
+/// A prompt for labelers, alone or with its best answer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum TaskPrompt {
+    Text(String),
+    WithKnownBest {
+        prompt: String,
+        /// An answer that is better than those of the model. It is shown among them, and the figures say how often a labeler
+        /// puts it first.
+        known_best: String,
+    },
+}
+
+impl TaskPrompt {
+    /// The prompt, and the known best answer.
+    fn texts(&self) -> (&str, Option<&str>) {
+        match self {
+            Self::Text(prompt) => (prompt.trim(), None),
+            Self::WithKnownBest { prompt, known_best } => (prompt.trim(), Some(known_best.trim())),
+        }
+    }
 }
 
 /// Whether a person agrees to training.
@@ -293,22 +324,25 @@ pub(crate) async fn make_tasks(
     if !app.served.writers.iter().any(|model| model.name == wanted.model && model.chats()) {
         return Err(ApiError::not_found("model_not_found", format!("no chat model {} is served", wanted.model)));
     }
-    let prompts: Vec<&str> = wanted.prompts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+    let prompts = wanted.prompts.iter().map(TaskPrompt::texts).filter(|(prompt, _)| !prompt.is_empty());
+    let prompts: Vec<(&str, Option<&str>)> = prompts.collect();
     if prompts.is_empty() || prompts.len() > MOST_TASKS {
         return Err(ApiError::invalid("prompts", format!("must be 1 to {MOST_TASKS} texts")));
     }
-    let task = |(number, prompt): (u64, &&str)| LabelingTask {
-        id: 0,
+    let task = |(number, (prompt, known_best)): (u64, &(&str, Option<&str>))| NewTask {
         messages: vec![Message::new(Speaker::User, *prompt)],
         k: wanted.k,
         model: wanted.model.clone(),
         temperature: wanted.temperature.unwrap_or(1.0),
         max_tokens: wanted.max_tokens.unwrap_or(128),
         seed: wanted.seed + number,
+        known_best: known_best
+            .map(|text| (AnswerId { request: format!("known-{}", Ulid::new()), choice: 0 }, text.to_owned())),
+        is_repeated: wanted.repeat_every > 0 && number % wanted.repeat_every == 0,
     };
-    let tasks: Vec<LabelingTask> = (0..).zip(&prompts).map(task).collect();
-    let made = tasks.len();
-    with_store(app, move |store| store.add_tasks(&tasks)).await?;
+    let tasks: Vec<NewTask> = (0..).zip(&prompts).map(task).collect();
+    let (made, name) = (tasks.len(), person.name.clone());
+    with_store(app, move |store| store.add_tasks(&name, &tasks)).await?;
     Ok(json!({ "made": made }))
 }
 
