@@ -6,12 +6,14 @@
 //! - [`tasks`]    prompts that wait for a labeler
 //! - [`export`]   records → files for `train-rm`, `sft`, `dpo` and `ppo`
 //! - [`mask`]     mail addresses, telephone and card numbers are taken out of exports
-//! - [`figures`]  counts, agreement and win rates
+//! - [`figures`]  counts, agreement, win rates, strengths of models
+//! - [`provenance`]  where a record is from
 
 pub mod export;
 pub mod figures;
 pub mod mask;
 pub mod people;
+pub mod provenance;
 pub mod records;
 pub mod store;
 pub mod tasks;

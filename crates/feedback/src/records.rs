@@ -1,8 +1,10 @@
 //! Answers and what people say of them.
 
 use gptkit_data::dialogue::Message;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
 
 /// Answers of one prompt that are ranked together, at least and at most (Ouyang et al. 2022, §3.5, show 4 to 9).
 pub const RANKED: std::ops::RangeInclusive<usize> = 2..=9;
@@ -138,4 +140,80 @@ pub struct Feedback {
     pub supersedes: Option<String>,
     /// What was done.
     pub act: Act,
+}
+
+/// The kind of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// An answer of a model.
+    Answer,
+    /// An order of answers by a person.
+    Ranking,
+    /// A rating.
+    Rating,
+    /// A demonstration.
+    Demonstration,
+}
+
+impl RecordKind {
+    const ALL: [Self; 4] = [Self::Answer, Self::Ranking, Self::Rating, Self::Demonstration];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Ranking => "ranking",
+            Self::Rating => "rating",
+            Self::Demonstration => "demonstration",
+        }
+    }
+
+    /// Its table.
+    pub(crate) fn table(self) -> &'static str {
+        match self {
+            Self::Answer => "completions",
+            Self::Ranking => "rankings",
+            Self::Rating => "ratings",
+            Self::Demonstration => "demonstrations",
+        }
+    }
+
+    /// The kind of the records in `table`.
+    pub(crate) fn of_table(table: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.table() == table)
+    }
+}
+
+/// The name of a record: its kind and its number in the store, such as `ranking-7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Its kind.
+    pub kind: RecordKind,
+    /// Its number in its table.
+    pub number: i64,
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.kind.name(), self.number)
+    }
+}
+
+impl FromStr for RecordId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once('-').and_then(|(name, number)| {
+            let kind = RecordKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+            Some(Self { kind, number: number.parse().ok().filter(|&number| number > 0)? })
+        });
+        let kinds = RecordKind::ALL.map(RecordKind::name).join(", ");
+        parts.ok_or_else(|| format!("{text:?} is not the name of a record, such as ranking-7; the kinds are {kinds}"))
+    }
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }

@@ -180,8 +180,10 @@ fn stored_answers(
     repeats: Option<i64>,
 ) -> Result<Vec<TaskAnswer>, StoreError> {
     let of = match repeats {
-        Some(_) => "JOIN ranked k ON k.completion = c.id WHERE k.ranking =
-            (SELECT max(id) FROM rankings WHERE task = ?1 AND ranking IS NOT NULL) ORDER BY k.number",
+        Some(_) => {
+            "JOIN ranked k ON k.completion = c.id WHERE k.ranking =
+            (SELECT max(id) FROM rankings WHERE task = ?1 AND ranking IS NOT NULL) ORDER BY k.number"
+        }
         None => "WHERE c.id = ?1",
     };
     let answer = |row: &Row<'_>| {

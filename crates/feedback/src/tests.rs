@@ -212,6 +212,49 @@ fn people_agree_as_often_as_they_order_two_answers_alike() {
     assert!(a.strength.value > b.strength.value && a.strength.low <= a.strength.value, "{figures:?}");
 }
 
+#[test]
+fn a_record_says_who_made_it_from_which_answers_and_which_exports_hold_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let three = [id("r1", 0), id("r1", 1), id("r2", 0)];
+    store.add(&feedback("c1", "ann", ranking(&three, Some(&[1, 2, 3]), None))).unwrap();
+    let corrected = ranking(&three, Some(&[3, 2, 1]), None);
+    store.add(&Feedback { supersedes: Some("c1".to_owned()), ..feedback("c2", "ann", corrected) }).unwrap();
+    let rating = Rating { answer: id("r2", 0), thumb: Some(false), likert: Some(2), marks: vec!["opinion".to_owned()] };
+    store.add(&feedback("c3", "bob", Act::Rating(rating))).unwrap();
+    let messages = vec![Message::new(Speaker::User, "other"), Message::new(Speaker::Assistant, "better")];
+    let written = Demonstration { messages, based_on: Some(id("r3", 0)) };
+    store.add(&feedback("c4", "bob", Act::Demonstration(written))).unwrap();
+    store.export_to(ExportKind::Comparisons, &ExportFilter::default(), &folder.path().join("c.jsonl")).unwrap();
+    let listed: Vec<(String, String, bool)> = store
+        .records(None, 0)
+        .unwrap()
+        .into_iter()
+        .map(|record| (record.id.to_string(), record.person.name, record.is_superseded))
+        .collect();
+    let has = |id: &str, person: &str, old| listed.contains(&(id.to_owned(), person.to_owned(), old));
+    assert!(
+        has("ranking-1", "ann", true) && has("ranking-2", "ann", false) && has("rating-1", "bob", false),
+        "{listed:?}"
+    );
+    assert_eq!(
+        (listed.len(), store.records(Some("ann"), 0).unwrap().len(), store.records(None, 3).unwrap().len()),
+        (4, 2, 1)
+    );
+    let of = |id: &str, person| store.record(id.parse().unwrap(), person).unwrap();
+    let record = of("ranking-2", None).unwrap();
+    assert_eq!((record.fields["ranking"].clone(), record.fields["blind"].clone()), (json!([3, 2, 1]), json!(1)));
+    assert_eq!(record.answers.iter().map(|answer| answer.rank.unwrap()).collect::<Vec<_>>(), [3, 2, 1]);
+    assert_eq!(
+        (record.answers[2].model.weights.as_str(), &record.answers[2].sampling["seed"]),
+        ("w-b", &json!(u64::MAX))
+    );
+    assert_eq!((record.exports.len(), of("ranking-1", None).unwrap().exports.len()), (1, 0));
+    assert_eq!(of("rating-1", None).unwrap().fields["marks"], json!(["opinion"]));
+    assert_eq!(of("demonstration-1", None).unwrap().answers[0].text, "x");
+    assert!(of("rating-1", Some("ann")).is_none() && of("rating-9", None).is_none());
+}
+
 fn new_task(seed: u64) -> NewTask {
     NewTask {
         messages: vec![Message::new(Speaker::User, "q")],
@@ -258,7 +301,9 @@ fn one_in_ten_tasks_has_a_known_best_answer_and_the_figures_say_who_finds_it() {
         let task = store.next_task("ann").unwrap().0.unwrap();
         seeds.push(task.seed);
         let request = format!("t{n}");
-        store.add_answers(&[answer(&request, 0, "a", "q", "wrong"), answer(&request, 1, "b", "q", "long wrong")]).unwrap();
+        store
+            .add_answers(&[answer(&request, 0, "a", "q", "wrong"), answer(&request, 1, "b", "q", "long wrong")])
+            .unwrap();
         let mut two = vec![id(&request, 0), id(&request, 1)];
         let best = task.answers.first().map(|known| known.id.clone());
         two.splice(1.., best);

@@ -62,7 +62,7 @@ const POSTS: [(&str, &str, &[&str]); 14] = [
     ("/api/people", "Leave a person out of exports", &["ExcludedFields"]),
 ];
 
-const GETS: [(&str, &str); 9] = [
+const GETS: [(&str, &str); 12] = [
     ("/v1/models", "The models that are served"),
     ("/v1/models/{name}", "One model"),
     ("/health", "Whether the server accepts requests"),
@@ -70,7 +70,10 @@ const GETS: [(&str, &str); 9] = [
     ("/metrics", "Counters in Prometheus' text format"),
     ("/openapi.json", "This description"),
     ("/api/session", "Who asks, what they may do, and what is served"),
-    ("/api/feedback", "Counts, agreement and win rates"),
+    ("/api/feedback", "Counts, agreement, win rates and strengths of models"),
+    ("/api/feedback/records", "The newest records; from=N leaves the first N out"),
+    ("/api/feedback/records/{id}", "Where a record is from: answers, models, settings, exports"),
+    ("/api/models/{name}", "What a model was trained on, and its loss or reward"),
     ("/api/export", "Feedback as JSONL: kind=comparisons, demonstrations or prompts"),
 ];
 
@@ -98,9 +101,9 @@ pub(crate) fn description() -> Value {
     }
     for (path, summary) in GETS {
         let mut get = json!({ "summary": summary, "responses": responses });
-        if path.contains("{name}") {
-            let name = json!({ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } });
-            get["parameters"] = json!([name]);
+        if let Some((_, name)) = path.trim_end_matches('}').split_once('{') {
+            let parameter = json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+            get["parameters"] = json!([parameter]);
         }
         let both = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
         both["get"] = get;

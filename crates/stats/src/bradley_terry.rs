@@ -40,7 +40,8 @@ pub fn strengths(n: usize, clusters: &[Vec<PairOutcome>], seed: u64) -> Vec<Stre
     let resampled: Vec<Vec<f64>> = (0..N_RESAMPLES)
         .map(|resample| {
             let mut dice = Dice::for_evaluation(seed, "bradley-terry", resample);
-            let drawn: Vec<&Vec<PairOutcome>> = clusters.iter().map(|_| &clusters[dice.below(clusters.len())]).collect();
+            let drawn: Vec<&Vec<PairOutcome>> =
+                clusters.iter().map(|_| &clusters[dice.below(clusters.len())]).collect();
             points(n, drawn.into_iter().flatten())
         })
         .collect();

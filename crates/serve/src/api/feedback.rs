@@ -12,7 +12,7 @@ use gptkit_data::dialogue::{Message, Role as Speaker};
 use gptkit_feedback::StoreError;
 use gptkit_feedback::export::{ExportFilter, ExportKind};
 use gptkit_feedback::people::AccessRole;
-use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating};
+use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating, RecordId};
 use gptkit_feedback::tasks::NewTask;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -337,6 +337,7 @@ pub(crate) async fn make_tasks(
         max_tokens: wanted.max_tokens.unwrap_or(128),
         seed: wanted.seed + number,
         known_best: known_best
+            .filter(|text| !text.is_empty())
             .map(|text| (AnswerId { request: format!("known-{}", Ulid::new()), choice: 0 }, text.to_owned())),
         is_repeated: wanted.repeat_every > 0 && number % wanted.repeat_every == 0,
     };
@@ -362,6 +363,36 @@ pub(crate) async fn figures(app: &Arc<App>, person: &Requester) -> Result<Value,
     Ok(json!(figures))
 }
 
+/// Records, the newest first: a labeler's own, or all. `from=N` of the query leaves the first N out.
+pub(crate) async fn records(app: &Arc<App>, person: &Requester, query: Option<&str>) -> Result<Value, ApiError> {
+    require(person, AccessRole::Labeler)?;
+    let from = parameter(query, "from").unwrap_or("0").parse();
+    let from: u32 = from.map_err(|_| ApiError::invalid("from", "must be a number of records"))?;
+    let name = (person.role < AccessRole::Admin).then(|| person.name.clone());
+    Ok(json!(with_store(app, move |store| store.records(name.as_deref(), from.into())).await?))
+}
+
+/// Where a record is from. Only administrators see folders and files of the server.
+pub(crate) async fn record(app: &Arc<App>, person: &Requester, id: &str) -> Result<Value, ApiError> {
+    require(person, AccessRole::Labeler)?;
+    let unknown = || ApiError::not_found("unknown_record", format!("there is no record {id}"));
+    let wanted: RecordId = id.parse().map_err(|_| unknown())?;
+    let name = (person.role < AccessRole::Admin).then(|| person.name.clone());
+    let is_admin = name.is_none();
+    let mut record = with_store(app, move |store| store.record(wanted, name.as_deref())).await?.ok_or_else(unknown)?;
+    if !is_admin {
+        record.answers.iter_mut().for_each(|answer| answer.model.folder.clear());
+        record.exports.iter_mut().for_each(|export| export.path.clear());
+    }
+    Ok(json!(record))
+}
+
+/// The value of `name` in the query.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    let mut pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(key, value)| (key == name).then_some(value))
+}
+
 /// Leaves a person out of exports and figures, or takes them in again.
 pub(crate) async fn exclude(app: &Arc<App>, person: &Requester, mut fields: RequestFields) -> Result<Value, ApiError> {
     require(person, AccessRole::Admin)?;
@@ -381,7 +412,7 @@ pub(crate) async fn export(
 ) -> Result<(String, String), ApiError> {
     require(person, AccessRole::Admin)?;
     let all = [ExportKind::Comparisons, ExportKind::Demonstrations, ExportKind::Prompts];
-    let wanted = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("kind="));
+    let wanted = parameter(query, "kind");
     let kind = all.into_iter().find(|kind| Some(kind.name()) == wanted);
     let kind = kind.ok_or_else(|| ApiError::invalid("kind", "must be comparisons, demonstrations or prompts"))?;
     let exported =
