@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// Records of a list.
-const LISTED: u64 = 50;
+const LISTED: u64 = 20;
 /// Characters of a prompt in a list.
 const SHOWN: usize = 200;
 
@@ -130,7 +130,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<(RecordSummary, Vec<Message>)> {
 }
 
 impl FeedbackStore {
-    /// Records of `person`, or of all people, the newest first: at most 50, after the first `from`.
+    /// Records of `person`, or of all people, the newest first: at most 20, after the first `from`.
     ///
     /// # Errors
     /// When the store is damaged.
@@ -158,12 +158,18 @@ impl FeedbackStore {
                 "ranking, shown, both_bad, blind, skipped, task",
                 "SELECT completion, number FROM ranked WHERE ranking = ?1",
             ),
-            RecordKind::Rating => ("thumb, likert, marks", "SELECT completion, 0 AS number FROM ratings WHERE id = ?1"),
+            RecordKind::Rating => (
+                "CASE thumb WHEN 1 THEN 'up' WHEN 0 THEN 'down' END AS thumb, likert, marks",
+                "SELECT completion, 0 AS number FROM ratings WHERE id = ?1",
+            ),
             _ => ("based_on", "SELECT based_on AS completion, 0 AS number FROM demonstrations WHERE id = ?1"),
         };
         let sql = format!("SELECT seconds, note, supersedes, {columns} FROM {table} WHERE id = ?1");
         let (seconds, note, supersedes, fields) = self.connection.query_row(&sql, [id.number], |row| {
-            let value = |(i, name): (usize, &str)| Ok((name.to_owned(), column(row, 3 + i, name)?));
+            let value = |(i, column): (usize, &str)| {
+                let name = column.rsplit(' ').next().unwrap_or(column);
+                Ok((name.to_owned(), value_of(row, 3 + i, name)?))
+            };
             let fields = columns.split(", ").enumerate().map(value).collect::<rusqlite::Result<Map<_, _>>>()?;
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, fields))
         })?;
@@ -193,9 +199,10 @@ impl FeedbackStore {
 }
 
 /// The column `name` as JSON.
-fn column(row: &Row<'_>, index: usize, name: &str) -> rusqlite::Result<Value> {
+fn value_of(row: &Row<'_>, index: usize, name: &str) -> rusqlite::Result<Value> {
     Ok(match row.get(index)? {
         sql::Value::Null | sql::Value::Blob(_) => Value::Null,
+        sql::Value::Integer(n) if ["both_bad", "blind"].contains(&name) => json!(n != 0),
         sql::Value::Integer(n) => json!(n),
         sql::Value::Real(x) => json!(x),
         sql::Value::Text(_) if ["ranking", "shown", "marks"].contains(&name) => parsed(row, index)?,

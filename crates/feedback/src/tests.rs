@@ -243,14 +243,17 @@ fn a_record_says_who_made_it_from_which_answers_and_which_exports_hold_it() {
     );
     let of = |id: &str, person| store.record(id.parse().unwrap(), person).unwrap();
     let record = of("ranking-2", None).unwrap();
-    assert_eq!((record.fields["ranking"].clone(), record.fields["blind"].clone()), (json!([3, 2, 1]), json!(1)));
+    assert_eq!((record.fields["ranking"].clone(), record.fields["blind"].clone()), (json!([3, 2, 1]), json!(true)));
     assert_eq!(record.answers.iter().map(|answer| answer.rank.unwrap()).collect::<Vec<_>>(), [3, 2, 1]);
     assert_eq!(
         (record.answers[2].model.weights.as_str(), &record.answers[2].sampling["seed"]),
         ("w-b", &json!(u64::MAX))
     );
     assert_eq!((record.exports.len(), of("ranking-1", None).unwrap().exports.len()), (1, 0));
-    assert_eq!(of("rating-1", None).unwrap().fields["marks"], json!(["opinion"]));
+    assert_eq!(
+        of("rating-1", None).unwrap().fields,
+        *json!({ "thumb": "down", "likert": 2, "marks": ["opinion"] }).as_object().unwrap()
+    );
     assert_eq!(of("demonstration-1", None).unwrap().answers[0].text, "x");
     assert!(of("rating-1", Some("ann")).is_none() && of("rating-9", None).is_none());
 }
