@@ -290,6 +290,8 @@ await check('label by keyboard: make tasks, rate, mark, rank, undo', async () =>
   await idle(page);
   await press(page, 'u');
   await untilText(page, 'Rank the answers');
+  await tabTo(page, 'button', 'Worse: answer 4');
+  await press(page, 'Enter');
   await press(page, 'Control', 'Enter');
   await untilText(page, 'The ratings and the ranking were saved.');
   await idle(page);
