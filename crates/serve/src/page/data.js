@@ -38,11 +38,11 @@ async function show(id) {
 	try {
 		const { person, messages, answers, fields, exports, ...rest } = await get(`/api/feedback/records/${id}`);
 		await dialog(`Record ${id}`, (close) => [
+			h('p', mainButton('Close', () => close())),
 			facts({ ...rest, id: '', prompt: '', person: `${person.name} (${person.role} ${person.number})`, ...fields }),
 			messages.map((one) => [h('h3', one.role), prose(one.content, '.gap')]),
 			answers.map(({ model, text, ...one }, i) => h('section.card', h('h3', `Answer ${i + 1}`), prose(text, '.gap'), facts({ ...one, model: model.name, ...model, name: '' }))),
 			h('h3', 'Exports'), exports.length ? exports.map(facts) : h('p', 'No export holds this record.'),
-			mainButton('Close', () => close()),
 		]);
 	} catch (error) {
 		problem(explain(error));

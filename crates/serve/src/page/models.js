@@ -8,7 +8,6 @@ export const models = { path: '/served', title: 'Models', about: 'The served mod
 
 const size = (n) => (n >= 1e9 ? `${number(n / 1e9, 1)} B` : n >= 1e6 ? `${number(n / 1e6, 1)} M` : number(n));
 
-/** A curve, with its ends in words. */
 function chart({ metric, points }) {
 	const values = points.map(([, value]) => value);
 	const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -17,7 +16,6 @@ function chart({ metric, points }) {
 		h('figcaption.muted', `The ${metric}, from ${number(values[0], 3)} to ${number(values.at(-1), 3)} (lowest ${number(low, 3)}, highest ${number(high, 3)})`));
 }
 
-/** What a model was trained on. */
 async function trained({ name }) {
 	const { stage, base, data, steps, tokens, curve } = await get(`/api/models/${encodeURIComponent(name)}`).catch(() => ({}));
 	return stage || curve ? h('section.card', h('h3', { dir: 'auto' }, name), facts({ Stage: stage, Base_model: base && `${base.name} (weights ${base.weights.slice(0, 12)})`, Data: data?.join(', '),
