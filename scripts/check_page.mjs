@@ -61,14 +61,14 @@ function assert(condition, what) {
 }
 
 let current = null;
-async function open(page, screen) {
+async function open(page, screen, person = 'Anna Müller') {
   current = page;
   await page.goto(url + screen);
   await page.waitForSelector('h1[tabindex]');
   const dialog = await page.waitForSelector('dialog[open]', { timeout: 700 }).catch(() => null);
   if (!dialog) return;
   const name = await dialog.$('input[type=text]');
-  if (name) await name.type('Anna Müller');
+  if (name) await name.type(person);
   await (await dialog.$('input[type=checkbox]')).click();
   await (await dialog.$('button.main')).click();
   await page.waitForFunction(() => !document.querySelector('dialog'));
@@ -203,6 +203,23 @@ await check('chat by keyboard: send, thumbs, retry and ranking, branches, better
   assert(after.ratings === before.ratings + 1 && after.demonstrations === before.demonstrations + 1, `counts ${JSON.stringify([before, after])}`);
   await press(page, 'Shift', 'Tab');
 });
+await check('earlier conversations by keyboard: keep, open, delete', async () => {
+  const page = keyboard;
+  await tabTo(page, 'button', 'New chat');
+  await press(page, 'Enter');
+  await untilText(page, 'begin with one of these');
+  await tabTo(page, 'summary', 'Earlier conversations');
+  await press(page, 'Enter');
+  await tabTo(page, '.plain button', 'What is 3 plus 4?');
+  await inspect(page, 'chat-earlier');
+  await press(page, 'Enter');
+  await until(page, () => document.querySelector('.turn.assistant'));
+  await tabTo(page, 'button', 'New chat');
+  await press(page, 'Enter');
+  await tabTo(page, '.plain button', 'Delete');
+  await press(page, 'Enter');
+  await untilText(page, 'None on this device.');
+});
 await check('help and person by keyboard', async () => {
   await keyboard.keyboard.press('?');
   await keyboard.waitForSelector('dialog[open]');
@@ -222,15 +239,16 @@ await check('compare by keyboard: blind, vote, undo, new prompt', async () => {
   await until(page, () => document.querySelector('.votes button:not(:disabled)'));
   assert(!(await text(page, '.pair')).includes('temperature'), 'the names are shown before the vote');
   await inspect(page, 'compare-vote');
+  const saved = () => until(page, () => document.querySelector('.result')?.innerText.includes('The vote was saved.'));
   await press(page, '2');
-  await untilText(page, 'The vote was saved.');
+  await saved();
   await inspect(page, 'compare-result');
   await tabTo(page, 'button', 'Undo the vote');
   await press(page, 'Enter');
   await until(page, () => document.querySelector('.votes button:not(:disabled)'));
   await press(page, 't');
   await untilText(page, 'A tie.');
-  await untilText(page, 'The vote was saved.');
+  await saved();
   await press(page, 'n');
   await until(page, () => document.activeElement.matches('textarea') && document.activeElement.value === '');
   const after = await counts(page);
@@ -244,7 +262,7 @@ await check('label by keyboard: make tasks, rate, mark, rank, undo', async () =>
   if ((await text(page)).includes('No task')) {
     await inspect(page, 'label-empty');
     await tabTo(page, 'aside textarea');
-    await page.keyboard.type('What is 3 plus 4?\nName a color.\nName a fruit.');
+    await page.keyboard.type(`What is 3 plus 4?\n${JSON.stringify({ prompt: 'What is 2 plus 2?', known_best: `2 plus 2 is 4. ${HOSTILE}` })}\nName a color.\nName a fruit.`);
     await tabTo(page, 'button', 'Make tasks');
     await press(page, 'Enter');
     await untilText(page, 'Answer 1 of');
@@ -272,9 +290,28 @@ await check('label by keyboard: make tasks, rate, mark, rank, undo', async () =>
   await idle(page);
   await press(page, 'u');
   await untilText(page, 'Rank the answers');
+  await tabTo(page, 'button', 'Worse: answer 4');
+  await press(page, 'Enter');
   await press(page, 'Control', 'Enter');
   await untilText(page, 'The ratings and the ranking were saved.');
   await idle(page);
+});
+await check('label: a second person ranks the answers that the first one ranked', async () => {
+  const page = await newPage();
+  await open(page, '/label', 'Bob');
+  await untilText(page, 'Answer 1 of');
+  const task = Number((await text(page)).match(/Task (\d+)/)[1]);
+  const completions = (await counts(page)).completions;
+  for (let i = 0; i < 4; i++) {
+    await press(page, String(2 + i));
+    await press(page, 'Enter');
+  }
+  await untilText(page, 'Rank the answers');
+  await press(page, 'Control', 'Enter');
+  await untilText(page, 'The ratings and the ranking were saved.');
+  assert(task === 2 && (await counts(page)).completions >= completions, `task ${task}`);
+  const figures = await page.evaluate(async () => (await fetch('/api/feedback')).json());
+  assert(figures.days.some((day) => day.person === 'Bob' && day.rankings === 1) && figures.agreement?.n > 0, JSON.stringify(figures));
 });
 await check('write by keyboard: prompt, draft, save', async () => {
   const page = keyboard;
@@ -300,11 +337,23 @@ await check('data by keyboard: figures, export', async () => {
   await press(page, 'Enter');
   await untilText(page, 'gptkit train-rm');
   await inspect(page, 'data');
+  await tabTo(page, 'summary', 'Records by day');
+  await press(page, 'Enter');
+  await tabTo(page, 'button', 'Show ranking');
+  await press(page, 'Enter');
+  await page.waitForSelector('dialog[open]');
+  const shown = await text(page, 'dialog');
+  assert(['weights', 'fingerprint', 'seed', 'person', 'shown'].every((part) => shown.includes(part)), shown);
+  await inspect(page, 'record');
+  await press(page, 'Escape');
+  await until(page, () => !document.querySelector('dialog') && document.activeElement.innerText === 'Show');
 });
 await check('models by keyboard', async () => {
   await tabTo(keyboard, 'nav a', 'Models');
   await press(keyboard, 'Enter');
   await untilText(keyboard, 'Time to first token');
+  await untilText(keyboard, 'Training');
+  assert(await keyboard.$('svg.curve path') && (await text(keyboard)).includes('Base model'), 'the training is not shown');
   await sleep(2500);
   await inspect(keyboard, 'models');
 });
@@ -338,6 +387,12 @@ await check('chat by pointer: hostile text, stop, thumbs, edit, copy, export, ne
   await page.setViewport({ width: 1280, height: 800 });
   await click(page, 'New chat');
   await until(page, () => document.body.innerText.includes('begin with one of these'));
+  await click(page, 'Earlier conversations', 'summary');
+  await page.click('.plain button');
+  await until(page, () => document.querySelector('.turn.user .text')?.innerText.includes('<script>'));
+  await click(page, 'New chat');
+  await page.click('.plain li button:last-child');
+  await untilText(page, 'None on this device.');
 });
 await check('chat by pointer: a model that was not trained for dialogue', async () => {
   const page = pointer;
@@ -390,6 +445,43 @@ await check('compare, label, write, data by pointer', async () => {
   await click(page, 'Exclude Anna Müller').catch(() => console.log('      (Anna Müller is not in the list of people)'));
   await sleep(300);
   await click(page, 'Include Anna Müller').catch(() => {});
+});
+
+await check('hostile text and a line of 100 kB are text on every screen', async () => {
+  const page = pointer;
+  await click(page, 'Write', 'nav a');
+  const areas = await page.$$('.one-turn textarea');
+  await areas[0].type(HOSTILE);
+  await areas[1].evaluate((area, long) => {
+    area.value = long;
+    area.dispatchEvent(new Event('input'));
+  }, HOSTILE + 'x'.repeat(100_000));
+  await click(page, 'Save');
+  await untilText(page, 'The demonstration was saved.');
+  await click(page, 'Data', 'nav a');
+  await untilText(page, '72.6%');
+  await page.click('[aria-label^="Show demonstration"]');
+  await page.waitForSelector('dialog[open]');
+  assert((await text(page, 'dialog')).includes('<script>') && (await text(page, 'dialog')).length > 100_000, 'the record is not shown');
+  await page.screenshot({ path: path.join(shots, 'record-hostile-1280-light.png') });
+  await page.setViewport({ width: 320, height: 640 });
+  assert(await page.evaluate(() => document.querySelector('dialog').scrollWidth <= 320 && document.documentElement.scrollWidth <= 320), 'the record scrolls sideways');
+  await page.screenshot({ path: path.join(shots, 'record-hostile-320-light.png') });
+  await page.setViewport({ width: 1280, height: 800 });
+  await click(page, 'Close');
+  const rated = await page.evaluate(async (note) => {
+    const post = async (path, body) => (await fetch(path, { method: 'POST', headers: { 'content-type': 'application/json', 'x-gptkit-person': encodeURIComponent(note.slice(0, 20)) }, body: JSON.stringify(body) })).json();
+    const answer = await post('/v1/chat/completions', { messages: [{ role: 'user', content: note.slice(0, 90) }], store: true, max_tokens: 4 });
+    return post('/api/ratings', { client_id: String(Math.random()), answer: { request: answer.id, choice: 0 }, thumb: 'up', note });
+  }, HOSTILE.replace(/[\u001b]/g, ''));
+  assert(rated.id, JSON.stringify(rated));
+  await click(page, 'Refresh');
+  await page.waitForSelector('[aria-label="Show rating-' + rated.id + '"]');
+  await page.click('[aria-label="Show rating-' + rated.id + '"]');
+  await page.waitForSelector('dialog[open]');
+  await inspect(page, 'record-note');
+  await click(page, 'Close');
+  assert(await page.evaluate(() => window.hostile === undefined && !document.querySelector('main script, main img, dialog script')), 'hostile text became elements');
 });
 
 // Faults
@@ -462,12 +554,12 @@ await check('offline: feedback is kept and sent once, also when the acknowledgme
   expected = false;
 });
 
-await check('no console message, no request to another host, under 100 KB', async () => {
+await check('no console message, no request to another host, at most 100 KiB', async () => {
   const total = [...weights.values()].reduce((sum, one) => sum + one, 0);
   console.log(`      ${weights.size} files, ${total} bytes`);
   assert(!foreign.size, [...foreign].join(', '));
   assert(!messages.length, messages.join('\n'));
-  assert(total < 100_000, `${total} bytes`);
+  assert(total <= 102_400, `${total} bytes`);
 });
 await browser.close();
 console.log(failed ? `${failed} checks failed` : 'all checks passed');

@@ -16,8 +16,14 @@ struct Serving {
 
 impl Serving {
     fn start(folder: &Path, more: &str) -> Self {
+        Self::listening(folder, &format!("serve --port 0 {more}"))
+    }
+
+    /// Runs `gptkit` with `words` until it listens; it finds no browser.
+    fn listening(folder: &Path, words: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_gptkit"))
-            .args("serve --port 0".split(' ').chain(more.split(' ')))
+            .args(words.split(' '))
+            .env("PATH", "")
             .current_dir(folder)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -129,6 +135,20 @@ fn the_chat_talks_to_a_server() {
     assert!(refused.code == Some(1) && refused.err.contains("the model other is not served"), "{}", refused.err);
     let gone = run(folder.path(), &["chat", "--model", "http://127.0.0.1:9"], b"Hi\n");
     assert!(gone.code == Some(1) && gone.err.contains("http://127.0.0.1:9"), "{}", gone.err);
+}
+
+#[test]
+fn chat_on_the_web_serves_the_model_and_says_where_when_there_is_no_browser() {
+    let folder = tempfile::tempdir().unwrap();
+    pretrain(folder.path(), "--config char --data world:60 --out run").ok();
+    let mut server = Serving::listening(folder.path(), "chat --model run --web");
+    let mut line = String::new();
+    server.said.read_line(&mut line).unwrap();
+    assert!(line.contains("no browser could be opened; open http://127.0.0.1:"), "{line}");
+    let (status, answer) = server.post("/v1/completions", &json!({ "prompt": "Once", "max_tokens": 2 }));
+    assert_eq!(status, 200, "{answer}");
+    let mixed = gptkit(folder.path(), "chat --model run --web --temperature 0");
+    assert!(mixed.code == Some(2) && mixed.err.contains("cannot be used with"), "{}", mixed.err);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::env;
 use crate::sampling_args::SamplingArgs;
+use crate::serve::ServeCommand;
 use crate::stdin;
 use crate::ui::{Ui, Usage, reader_is_gone, unusable};
 use anyhow::{Context, Result};
@@ -44,6 +45,9 @@ pub(crate) struct ChatCommand {
     /// Print answers unchanged; by default, control characters are printed as escapes such as \x1b
     #[arg(long)]
     raw: bool,
+    /// Chat on a web page: serve the model on a free port of this machine, and open the page in a browser
+    #[arg(long, conflicts_with_all = ["model_name", "api_key_file", "max_new_tokens", "raw", "SamplingArgs"])]
+    web: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -62,6 +66,9 @@ To send a message that starts with /, type a space before it.";
 
 impl ChatCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
+        if self.web {
+            return ServeCommand::with_browser(&self.model, self.compute)?.run(ui);
+        }
         let session = self.session(ui)?;
         if !session.has_template() {
             ui.say(&format!(

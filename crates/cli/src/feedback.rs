@@ -19,6 +19,7 @@ use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
 use gptkit_preferences::settings::StoredSampling;
+use gptkit_stats::Strength;
 use serde_json::Value;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -182,6 +183,9 @@ impl StatsCommand {
     }
 }
 
+/// Lines for the newest days and the people of each.
+const DAYS: usize = 30;
+
 /// The command that exports the rankings in `folder`.
 fn export_command(folder: &Path) -> String {
     format!("gptkit feedback export {} --comparisons comparisons.jsonl", shell(folder))
@@ -189,7 +193,7 @@ fn export_command(folder: &Path) -> String {
 
 /// The figures, a line each.
 fn lines(figures: &FeedbackFigures) -> String {
-    let FeedbackFigures { counts, people, agreement, models, longer_preferred } = figures;
+    let FeedbackFigures { counts, people, days, agreement, models, longer_preferred } = figures;
     let mut lines = vec![format!(
         "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",
         counts.completions,
@@ -202,13 +206,26 @@ fn lines(figures: &FeedbackFigures) -> String {
     for person in people {
         let notes = [(person.consent, " · agrees to training"), (person.excluded, " · excluded")];
         let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
+        let known = person.known_best.map_or_else(String::new, |share| {
+            format!(" · puts the known best answer first in {share} of {} tasks", share.n)
+        });
         lines.push(format!(
-            "{} ({}): rankings {} · ratings {} · demonstrations {}{notes}",
+            "{} ({}): rankings {} · ratings {} · demonstrations {}{known}{notes}",
             printable_line(&person.name),
             person.role,
             person.rankings,
             person.ratings,
             person.demonstrations
+        ));
+    }
+    for day in days.iter().take(DAYS) {
+        lines.push(format!(
+            "{} {}: rankings {} · ratings {} · demonstrations {}",
+            printable_line(&day.day),
+            printable_line(&day.person),
+            day.rankings,
+            day.ratings,
+            day.demonstrations
         ));
     }
     if let Some(share) = agreement {
@@ -217,7 +234,11 @@ fn lines(figures: &FeedbackFigures) -> String {
     for model in models {
         let (wins, losses, ties) = (model.wins, model.losses, model.ties);
         let name = printable_line(&model.name);
-        lines.push(format!("{name} wins {} · wins {wins} · losses {losses} · ties {ties}", model.win_rate));
+        let Strength { value, low, high } = model.strength;
+        lines.push(format!(
+            "{name} wins {} · wins {wins} · losses {losses} · ties {ties} · strength {value:.0} [{low:.0}, {high:.0}]",
+            model.win_rate
+        ));
     }
     if let Some(share) = longer_preferred {
         lines.push(format!("the longer answer is preferred in {share} of {} pairs", share.n));

@@ -4,7 +4,7 @@ use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, FromArgMatches};
 use gptkit_data::disk;
 use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::people::AccessRole;
@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -92,6 +92,9 @@ pub(crate) struct ServeCommand {
     drain: u64,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Whether the page is opened in a browser
+    #[arg(skip)]
+    opens_browser: bool,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -102,6 +105,13 @@ fn positive(text: &str) -> Result<usize, String> {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl ServeCommand {
+    /// The server of `gptkit chat --web`: one model, on a free port of this machine, with the page in a browser.
+    pub(crate) fn with_browser(model: &Path, compute: ComputeArgs) -> Result<Self> {
+        let arguments = ["serve".as_ref(), "--port=0".as_ref(), "--model".as_ref(), model.as_os_str()];
+        let matches = Self::augment_args(clap::Command::new("serve")).try_get_matches_from(arguments)?;
+        Ok(Self { compute, opens_browser: true, ..Self::from_arg_matches(&matches)? })
+    }
+
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let keys = self.keys()?;
         if !self.host.is_loopback() && keys.is_empty() && !self.no_key {
@@ -143,6 +153,9 @@ impl ServeCommand {
             .map_err(unusable)?;
         let address = server.address()?;
         ui.say(&format!("listening on http://{address}; a browser shows a page there; Ctrl-C stops the server"));
+        if self.opens_browser && open::that_detached(format!("http://{address}")).is_err() {
+            ui.say(&format!("no browser could be opened; open http://{address} in one"));
+        }
         if let Some(folder) = &self.feedback {
             ui.say(&format!("feedback is stored in {}; `gptkit feedback export` reads it", folder.display()));
         }

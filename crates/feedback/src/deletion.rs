@@ -64,6 +64,9 @@ fn delete(transaction: &Transaction<'_>, person: i64, name: &str) -> Result<Dele
             .query_map([person], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for &number in &numbers {
+            if kind == RecordKind::Answer {
+                transaction.execute("UPDATE tasks SET known_best = NULL WHERE known_best = ?1", [number])?;
+            }
             if kind == RecordKind::Ranking {
                 transaction.execute("DELETE FROM ranked WHERE ranking = ?1", [number])?;
             }

@@ -1,11 +1,13 @@
-//! Counts, agreement and win rates of all feedback.
+//! Counts, agreement, win rates and strengths of models, from all feedback.
 
 use crate::people::{AccessRole, PersonFigures};
 use crate::store::{FeedbackStore, parsed, stands};
+use crate::tasks::KNOWN_BEST;
 use anyhow::Result;
-use gptkit_stats::Share;
+use gptkit_stats::{PairOutcome, Share, Strength, strengths};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -39,6 +41,23 @@ pub struct ModelFigures {
     pub ties: u64,
     /// Wins among all pairs, a tie counted as half; over rankings.
     pub win_rate: Share,
+    /// Strength that explains all pairs together (Bradley and Terry 1952).
+    pub strength: Strength,
+}
+
+/// What a person did on one day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DayFigures {
+    /// The day in UTC, such as 2026-11-27.
+    pub day: String,
+    /// Name of the person.
+    pub person: String,
+    /// Rankings that count.
+    pub rankings: u64,
+    /// Ratings that count.
+    pub ratings: u64,
+    /// Demonstrations that count.
+    pub demonstrations: u64,
 }
 
 /// All figures.
@@ -48,6 +67,8 @@ pub struct FeedbackFigures {
     pub counts: RecordCounts,
     /// Each person.
     pub people: Vec<PersonFigures>,
+    /// Each day on which there are records, the newest first, and each person of it.
+    pub days: Vec<DayFigures>,
     /// How often two people agree who ranked the same two answers, neither as a tie.
     pub agreement: Option<Share>,
     /// Models that were compared with another one.
@@ -79,9 +100,11 @@ impl FeedbackStore {
         let mut rankings = self.counted_rankings()?;
         let agreement = agreement(&rankings);
         rankings.retain(|ranking| person.is_none_or(|name| name == ranking.person));
+        rankings.iter_mut().for_each(|ranking| ranking.answers.retain(|answer| answer.model.0 != KNOWN_BEST));
         Ok(FeedbackFigures {
             counts: self.record_counts(person)?,
             people: self.people(person)?,
+            days: self.days(person)?,
             agreement,
             models: model_figures(&rankings),
             longer_preferred: longer_preferred(&rankings),
@@ -119,10 +142,52 @@ impl FeedbackStore {
         for row in rows {
             let (name, role, consent, excluded) = row?;
             let RecordCounts { rankings, ratings, demonstrations, .. } = self.record_counts(Some(&name))?;
-            let role = role.parse().unwrap_or(AccessRole::User);
-            people.push(PersonFigures { name, role, rankings, ratings, demonstrations, consent, excluded });
+            let (role, known_best) = (role.parse().unwrap_or(AccessRole::User), self.known_best(&name)?);
+            people.push(PersonFigures { name, role, rankings, ratings, demonstrations, known_best, consent, excluded });
         }
         Ok(people)
+    }
+
+    /// How often a person put the known best answer of a task first, with no other answer at its place.
+    fn known_best(&self, person: &str) -> Result<Option<Share>> {
+        let sql = format!(
+            "SELECT r.ranking, k.number FROM rankings r JOIN people p ON p.id = r.person JOIN tasks t ON t.id = r.task
+            JOIN ranked k ON k.ranking = r.id AND k.completion = t.known_best
+            WHERE r.ranking IS NOT NULL AND p.name = ?1 AND {}",
+            stands("rankings")
+        );
+        let mut statement = self.connection.prepare(&sql)?;
+        let found = statement.query_map([person], |row| {
+            let (ranks, number): (Vec<u32>, u64) = (parsed(row, 0)?, row.get(1)?);
+            let first = ranks.iter().filter(|&&rank| rank == 1).count();
+            Ok((f64::from(u8::from(first == 1 && ranks.get(number as usize) == Some(&1))), 1.0))
+        })?;
+        Ok(share(&found.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    fn days(&self, person: Option<&str>) -> Result<Vec<DayFigures>> {
+        let of_kind = |table: &str, with: &str| {
+            format!("SELECT at, person, '{table}' AS kind FROM {table} r WHERE {} {with}", stands(table))
+        };
+        let sql = format!(
+            "SELECT substr(r.at, 1, 10) AS day, p.name, sum(kind = 'rankings'), sum(kind = 'ratings'),
+            sum(kind = 'demonstrations') FROM ({} UNION ALL {} UNION ALL {}) r JOIN people p ON p.id = r.person
+            WHERE ?1 IS NULL OR p.name = ?1 GROUP BY day, p.name ORDER BY day DESC, p.name",
+            of_kind("rankings", "AND ranking IS NOT NULL"),
+            of_kind("ratings", ""),
+            of_kind("demonstrations", "")
+        );
+        let mut statement = self.connection.prepare(&sql)?;
+        let days = statement.query_map([person], |row| {
+            Ok(DayFigures {
+                day: row.get(0)?,
+                person: row.get(1)?,
+                rankings: row.get(2)?,
+                ratings: row.get(3)?,
+                demonstrations: row.get(4)?,
+            })
+        })?;
+        Ok(days.collect::<Result<_, _>>()?)
     }
 
     fn counted_rankings(&self) -> Result<Vec<CountedRanking>> {
@@ -180,39 +245,41 @@ fn agreement(rankings: &[CountedRanking]) -> Option<Share> {
     share(&pairs.values().map(of_pair).collect::<Vec<_>>())
 }
 
-fn model_figures(rankings: &[CountedRanking]) -> Vec<ModelFigures> {
-    /// Wins, losses and ties, and the hits and pairs of each ranking.
-    #[derive(Default)]
-    struct Tally([u64; 3], Vec<(f64, f64)>);
-    let mut tallies: BTreeMap<(String, String), Tally> = BTreeMap::new();
-    for ranking in rankings {
-        let mut clusters: BTreeMap<&(String, String), (f64, f64)> = BTreeMap::new();
-        for (one, other) in two_of(&ranking.answers).filter(|(one, other)| one.model != other.model) {
-            for (own, its) in [(one, other), (other, one)] {
-                let outcome = own.rank.cmp(&its.rank) as i8; // -1: preferred
-                let (slot, hit) = match outcome {
-                    -1 => (0, 1.0),
-                    0 => (2, 0.5),
-                    _ => (1, 0.0),
-                };
-                tallies.entry(own.model.clone()).or_default().0[slot] += 1;
-                let cluster = clusters.entry(&own.model).or_default();
-                *cluster = (cluster.0 + hit, cluster.1 + 1.0);
-            }
-        }
-        for (model, cluster) in clusters {
-            tallies.entry(model.clone()).or_default().1.push(cluster);
-        }
-    }
-    let one = |((name, weights), Tally([wins, losses, ties], clusters)): ((String, String), Tally)| ModelFigures {
-        name,
-        weights,
-        wins,
-        losses,
-        ties,
-        win_rate: Share::of(&clusters),
+fn model_figures<'a>(rankings: &'a [CountedRanking]) -> Vec<ModelFigures> {
+    let pairs = |ranking: &'a CountedRanking| two_of(&ranking.answers).filter(|(one, other)| one.model != other.model);
+    let compared = rankings.iter().flat_map(pairs).flat_map(|(one, other)| [&one.model, &other.model]);
+    let models: Vec<&(String, String)> = compared.collect::<BTreeSet<_>>().into_iter().collect();
+    let index = |answer: &RankedAnswer| models.partition_point(|&model| *model < answer.model);
+    let of_ranking = |ranking: &'a CountedRanking| -> Vec<PairOutcome> {
+        let outcome = |(one, other): (&RankedAnswer, &RankedAnswer)| PairOutcome {
+            pair: [index(one), index(other)],
+            score: match one.rank.cmp(&other.rank) {
+                Ordering::Less => 1.0,
+                Ordering::Equal => 0.5,
+                Ordering::Greater => 0.0,
+            },
+        };
+        pairs(ranking).map(outcome).collect()
     };
-    tallies.into_iter().map(one).collect()
+    let clusters: Vec<Vec<PairOutcome>> = rankings.iter().map(of_ranking).filter(|pairs| !pairs.is_empty()).collect();
+    let strengths = strengths(models.len(), &clusters, 0);
+    let of_model = |(i, strength): (usize, Strength)| {
+        let scores = |outcomes: &Vec<PairOutcome>| -> Vec<f64> {
+            let own = outcomes.iter().filter_map(|outcome| match outcome.pair {
+                [one, _] if one == i => Some(outcome.score),
+                [_, other] if other == i => Some(1.0 - outcome.score),
+                _ => None,
+            });
+            own.collect()
+        };
+        let scores: Vec<Vec<f64>> = clusters.iter().map(scores).collect();
+        let count = |score: f64| scores.iter().flatten().filter(|&&one| one == score).count() as u64;
+        let clusters: Vec<(f64, f64)> = scores.iter().map(|own| (own.iter().sum(), own.len() as f64)).collect();
+        let (name, weights) = models[i].clone();
+        let (wins, losses, ties) = (count(1.0), count(0.0), count(0.5));
+        Some(ModelFigures { name, weights, wins, losses, ties, win_rate: share(&clusters)?, strength })
+    };
+    strengths.into_iter().enumerate().filter_map(of_model).collect()
 }
 
 fn longer_preferred(rankings: &[CountedRanking]) -> Option<Share> {

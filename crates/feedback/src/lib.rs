@@ -9,7 +9,8 @@
 //! - [`trace`]    which records an export holds, and which exports hold a record
 //! - [`deletion`] all that a person wrote is removed
 //! - [`mask`]     mail addresses, telephone and card numbers are taken out of exports
-//! - [`figures`]  counts, agreement and win rates
+//! - [`figures`]  counts, agreement, win rates, strengths of models
+//! - [`provenance`]  where a record is from
 
 pub mod choices;
 pub mod deletion;
@@ -17,6 +18,7 @@ pub mod export;
 pub mod figures;
 pub mod mask;
 pub mod people;
+pub mod provenance;
 pub mod records;
 mod schema;
 pub mod store;

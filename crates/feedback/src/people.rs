@@ -1,5 +1,6 @@
 //! Who gives feedback, and what they may do.
 
+use gptkit_stats::Share;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -45,7 +46,7 @@ impl FromStr for AccessRole {
 }
 
 /// A person as the store knows them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PersonFigures {
     /// Name.
     pub name: String,
@@ -57,6 +58,8 @@ pub struct PersonFigures {
     pub ratings: u64,
     /// Demonstrations that count.
     pub demonstrations: u64,
+    /// How often they put the known best answer of a task first.
+    pub known_best: Option<Share>,
     /// Whether the person agreed that their data is used for training.
     pub consent: bool,
     /// Whether their records are left out of exports.

@@ -12,7 +12,8 @@
 //! judgments       rankings and scores (JSON) by automatic judges of `gptkit compare`
 //! ratings         client's id, person, completion, thumb, likert, marks (JSON), seconds, note, supersedes
 //! demonstrations  client's id, person, messages (JSON), the completion that it corrects, seconds, note, supersedes
-//! tasks           prompt, number of answers, model, sampling, who holds it until when, whether it is done
+//! tasks           prompt, number of answers, model, sampling, who holds it until when, whether it is done, the known best
+//!                 answer, the task whose answers a second person ranks
 //! exports         files that were written, by their BLAKE3 hash; export_records: the records in each
 //! deleted         records of people who were deleted: kind (a table), number, time; numbers are not used again
 //! ```
@@ -67,7 +68,7 @@ CREATE TABLE demonstrations (
 CREATE TABLE tasks (
     id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, k INTEGER NOT NULL, model TEXT NOT NULL, temperature REAL NOT NULL,
     max_tokens INTEGER NOT NULL, seed INTEGER NOT NULL, leased_by INTEGER REFERENCES people, leased_until INTEGER,
-    done INTEGER NOT NULL DEFAULT 0) STRICT;
+    done INTEGER NOT NULL DEFAULT 0, known_best INTEGER REFERENCES completions, repeats INTEGER REFERENCES tasks) STRICT;
 CREATE TABLE exports (
     id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, hash TEXT NOT NULL,
     filter TEXT NOT NULL) STRICT;

@@ -259,7 +259,8 @@ impl FeedbackStore {
     /// # Errors
     /// When the store is damaged.
     pub fn last_model(&self) -> Result<Option<String>, StoreError> {
-        let sql = "SELECT m.folder FROM completions c JOIN models m ON m.id = c.model ORDER BY c.id DESC LIMIT 1";
+        let sql = "SELECT m.folder FROM completions c JOIN models m ON m.id = c.model
+            WHERE m.folder <> '' ORDER BY c.id DESC LIMIT 1";
         Ok(self.connection.query_row(sql, [], |row| row.get(0)).optional()?)
     }
 

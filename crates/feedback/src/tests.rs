@@ -9,7 +9,7 @@ use crate::export::{ExportFilter, ExportKind, ExportLines};
 use crate::people::AccessRole;
 use crate::records::{Act, AnswerId, Demonstration, Feedback, ModelIdentity, Ranking, Rating, RecordedAnswer};
 use crate::store::{FeedbackStore, StoreError, UNDONE};
-use crate::tasks::LabelingTask;
+use crate::tasks::NewTask;
 use gptkit_data::comparison::read_comparisons;
 use gptkit_data::dialogue::{Message, Role as Speaker};
 use gptkit_data::progress::Silent;
@@ -217,23 +217,129 @@ fn people_agree_as_often_as_they_order_two_answers_alike() {
     let agreement = figures.agreement.unwrap();
     assert_eq!((agreement.n, (agreement.value * 3.0).round()), (3, 2.0));
     assert_eq!(figures.models.iter().map(|model| (model.wins, model.losses)).collect::<Vec<_>>(), [(3, 1), (1, 3)]);
-    assert_eq!(store.figures(Some("ann")).unwrap().counts.rankings, 1);
+    let of_ann = store.figures(Some("ann")).unwrap();
+    assert_eq!(of_ann.counts.rankings, 1);
+    let days: Vec<(u64, &str)> = figures.days.iter().map(|day| (day.rankings, day.person.as_str())).collect();
+    assert_eq!((days, of_ann.days.len()), (vec![(1, "ann"), (1, "bob")], 1));
+    let [a, b] = figures.models.as_slice() else { panic!("{figures:?}") };
+    assert!(a.strength.value > b.strength.value && a.strength.low <= a.strength.value, "{figures:?}");
+}
+
+#[test]
+fn a_record_says_who_made_it_from_which_answers_and_which_exports_hold_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let three = [id("r1", 0), id("r1", 1), id("r2", 0)];
+    store.add(&feedback("c1", "ann", ranking(&three, Some(&[1, 2, 3]), None))).unwrap();
+    let corrected = ranking(&three, Some(&[3, 2, 1]), None);
+    store.add(&Feedback { supersedes: Some("c1".to_owned()), ..feedback("c2", "ann", corrected) }).unwrap();
+    let rating = Rating { answer: id("r2", 0), thumb: Some(false), likert: Some(2), marks: vec!["opinion".to_owned()] };
+    store.add(&feedback("c3", "bob", Act::Rating(rating))).unwrap();
+    let messages = vec![Message::new(Speaker::User, "other"), Message::new(Speaker::Assistant, "better")];
+    let written = Demonstration { messages, based_on: Some(id("r3", 0)) };
+    store.add(&feedback("c4", "bob", Act::Demonstration(written))).unwrap();
+    store.export_to(ExportKind::Comparisons, &ExportFilter::default(), &folder.path().join("c.jsonl")).unwrap();
+    let listed: Vec<(String, String, bool)> = store
+        .records(None, 0)
+        .unwrap()
+        .into_iter()
+        .map(|record| (record.id.to_string(), record.person.name, record.is_superseded))
+        .collect();
+    let has = |id: &str, person: &str, old| listed.contains(&(id.to_owned(), person.to_owned(), old));
+    assert!(
+        has("ranking-1", "ann", true) && has("ranking-2", "ann", false) && has("rating-1", "bob", false),
+        "{listed:?}"
+    );
+    assert_eq!(
+        (listed.len(), store.records(Some("ann"), 0).unwrap().len(), store.records(None, 3).unwrap().len()),
+        (4, 2, 1)
+    );
+    let of = |id: &str, person| store.provenance(id.parse().unwrap(), person).unwrap();
+    let record = of("ranking-2", None).unwrap();
+    assert_eq!((record.fields["ranking"].clone(), record.fields["blind"].clone()), (json!([3, 2, 1]), json!(true)));
+    assert_eq!(record.answers.iter().map(|answer| answer.rank.unwrap()).collect::<Vec<_>>(), [3, 2, 1]);
+    assert_eq!(
+        (record.answers[2].model.weights.as_str(), &record.answers[2].sampling["seed"]),
+        ("w-b", &json!(u64::MAX))
+    );
+    assert_eq!((record.exports.len(), of("ranking-1", None).unwrap().exports.len()), (1, 0));
+    assert_eq!(
+        of("rating-1", None).unwrap().fields,
+        *json!({ "thumb": "down", "likert": 2, "marks": ["opinion"] }).as_object().unwrap()
+    );
+    assert_eq!(of("demonstration-1", None).unwrap().answers[0].text, "x");
+    assert!(of("rating-1", Some("ann")).is_none() && of("rating-9", None).is_none());
+}
+
+fn new_task(seed: u64) -> NewTask {
+    NewTask {
+        messages: vec![Message::new(Speaker::User, "q")],
+        k: 2,
+        model: "a".to_owned(),
+        temperature: 1.0,
+        max_tokens: 16,
+        seed,
+        known_best: None,
+        is_repeated: false,
+    }
+}
+
+#[test]
+fn a_repeated_task_shows_a_second_person_the_answers_that_the_first_one_ranked() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    store.add_tasks("ann", &[NewTask { is_repeated: true, ..new_task(1) }]).unwrap();
+    let first = store.next_task("ann").unwrap().0.unwrap();
+    assert_eq!((first.id, first.answers.len()), (1, 0));
+    assert_eq!(store.next_task("bob").unwrap(), (None, 1), "ann has it");
+    let two = [id("r1", 1), id("r1", 0)];
+    store.add(&feedback("c1", "ann", ranking(&two, Some(&[1, 2]), Some(1)))).unwrap();
+    assert_eq!(store.next_task("ann").unwrap(), (None, 0), "nobody repeats their own task");
+    let second = store.next_task("bob").unwrap().0.unwrap();
+    let answers: Vec<&str> = second.answers.iter().map(|answer| answer.text.as_str()).collect();
+    assert_eq!((second.id, answers), (2, vec!["second \u{1b}[31m", "first"]));
+    assert_eq!(store.next_task("eve").unwrap().0, None, "bob has it");
+    store.add(&feedback("c2", "bob", ranking(&two, Some(&[1, 2]), Some(2)))).unwrap();
+    assert_eq!(store.next_task("eve").unwrap(), (None, 0));
+    let agreement = store.figures(None).unwrap().agreement.unwrap();
+    assert_eq!((agreement.value, agreement.n), (1.0, 1));
+}
+
+#[test]
+fn one_in_ten_tasks_has_a_known_best_answer_and_the_figures_say_who_finds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let known = |n: u64| NewTask { known_best: Some((id(&format!("k{n}"), 0), "right".to_owned())), ..new_task(n) };
+    let tasks: Vec<NewTask> = (0..2).map(known).chain((2..14).map(new_task)).collect();
+    store.add_tasks("bob", &tasks).unwrap();
+    let mut seeds = Vec::new();
+    for n in 0..14 {
+        let task = store.next_task("ann").unwrap().0.unwrap();
+        seeds.push(task.seed);
+        let request = format!("t{n}");
+        store
+            .add_answers(&[answer(&request, 0, "a", "q", "wrong"), answer(&request, 1, "b", "q", "long wrong")])
+            .unwrap();
+        let mut two = vec![id(&request, 0), id(&request, 1)];
+        let best = task.answers.first().map(|known| known.id.clone());
+        two.splice(1.., best);
+        let ranks: &[u32] = if task.seed == 0 { &[2, 1] } else { &[1, 1] };
+        store.add(&feedback(&request, "ann", ranking(&two, Some(&ranks[..two.len()]), Some(task.id)))).unwrap();
+    }
+    let known_at: Vec<usize> = (0..14).filter(|&n| seeds[n] < 2).collect();
+    assert_eq!(known_at, [9, 13], "the tenth, and the other one when no task without a known answer is left");
+    let figures = store.figures(None).unwrap();
+    let ann = figures.people.iter().find(|person| person.name == "ann").unwrap();
+    let found = ann.known_best.unwrap();
+    assert_eq!((found.value, found.n), (0.5, 2), "a tie is not a find");
+    assert!(figures.models.is_empty(), "the known answer is not a model");
 }
 
 #[test]
 fn a_task_is_with_one_person_at_a_time_until_it_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = filled(folder.path());
-    let task = |seed| LabelingTask {
-        id: 0,
-        messages: vec![Message::new(Speaker::User, "q")],
-        k: 4,
-        model: "a".to_owned(),
-        temperature: 1.0,
-        max_tokens: 16,
-        seed,
-    };
-    store.add_tasks(&[task(1), task(2)]).unwrap();
+    store.add_tasks("ann", &[new_task(1), new_task(2)]).unwrap();
     let of = |store: &mut FeedbackStore, name: &str| store.next_task(name).unwrap().0.map(|task| task.seed);
     assert_eq!([of(&mut store, "ann"), of(&mut store, "bob"), of(&mut store, "ann")], [Some(1), Some(2), Some(1)]);
     assert_eq!(of(&mut store, "eve"), None);

@@ -2,7 +2,7 @@
 
 use crate::api::body::RequestFields;
 use crate::api::error::ApiError;
-use crate::api::{chat, completions, feedback, models, scoring, tokens};
+use crate::api::{chat, completions, feedback, models, scoring, tokens, training};
 use crate::app::App;
 use crate::engine;
 use crate::engine::queue::Queue;
@@ -200,7 +200,7 @@ type Shared = State<Arc<App>>;
 
 /// The routes, each with and without `/v1` where llama.cpp's clients expect that.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let routes: [(&str, MethodRouter<Arc<App>>); 31] = [
+    let routes: [(&str, MethodRouter<Arc<App>>); 34] = [
         ("/v1/chat/completions", post(chat_completions)),
         ("/chat/completions", post(chat_completions)),
         ("/v1/completions", post(text_completions)),
@@ -228,6 +228,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ("/api/tasks", post(make_tasks)),
         ("/api/tasks/next", post(next_task)),
         ("/api/feedback", get(figures)),
+        ("/api/feedback/records", get(records)),
+        ("/api/feedback/records/{id}", get(record)),
+        ("/api/models/{*name}", get(training_of_model)),
         ("/api/people", post(exclude)),
         ("/api/people/{name}", delete(delete_person)),
         ("/api/export", get(export)),
@@ -454,6 +457,18 @@ async fn next_task(State(app): Shared, request: Request) -> Result<Json<Value>, 
 
 async fn figures(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
     feedback::figures(&app, &person(&request)?).await.map(Json)
+}
+
+async fn records(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {
+    feedback::records(&app, &person(&request)?, request.uri().query()).await.map(Json)
+}
+
+async fn record(State(app): Shared, Path(id): Path<String>, request: Request) -> Result<Json<Value>, ApiError> {
+    feedback::record(&app, &person(&request)?, &id).await.map(Json)
+}
+
+async fn training_of_model(State(app): Shared, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    training::of_model(&app, &name).await.map(Json)
 }
 
 async fn exclude(State(app): Shared, request: Request) -> Result<Json<Value>, ApiError> {

@@ -6,7 +6,7 @@ use crate::api::completions::CompletionFields;
 use crate::api::error::{ErrorBody, ErrorResponse};
 use crate::api::feedback::{
     AnswerField, ConsentFields, DemonstrationFields, ExcludedFields, RankingFields, RatingFields, RecordFields,
-    TaskFields, Thumb,
+    TaskFields, TaskPrompt, Thumb,
 };
 use crate::api::sampling::{SamplingFields, StreamOptions};
 use crate::api::scoring::{RerankFields, ScoreFields};
@@ -33,6 +33,7 @@ use utoipa::OpenApi;
     RankingFields,
     DemonstrationFields,
     TaskFields,
+    TaskPrompt,
     ConsentFields,
     ExcludedFields,
     TokenUsage,
@@ -62,7 +63,7 @@ const POSTS: [(&str, &str, &[&str]); 14] = [
 ];
 
 /// Requests without a body: method, path, summary.
-const WITHOUT_BODY: [(&str, &str, &str); 10] = [
+const WITHOUT_BODY: [(&str, &str, &str); 13] = [
     ("get", "/v1/models", "The models that are served"),
     ("get", "/v1/models/{name}", "One model"),
     ("get", "/health", "Whether the server accepts requests"),
@@ -70,7 +71,10 @@ const WITHOUT_BODY: [(&str, &str, &str); 10] = [
     ("get", "/metrics", "Counters in Prometheus' text format"),
     ("get", "/openapi.json", "This description"),
     ("get", "/api/session", "Who asks, what they may do, and what is served"),
-    ("get", "/api/feedback", "Counts, agreement and win rates"),
+    ("get", "/api/feedback", "Counts, agreement, win rates and strengths of models"),
+    ("get", "/api/feedback/records", "The newest records; from=N leaves the first N out"),
+    ("get", "/api/feedback/records/{id}", "Where a record is from: answers, models, settings, exports"),
+    ("get", "/api/models/{name}", "What a model was trained on, and its loss or reward"),
     ("get", "/api/export", "Feedback as JSONL: kind=comparisons, demonstrations or prompts"),
     ("delete", "/api/people/{name}", "Delete all that a person wrote"),
 ];
@@ -99,9 +103,9 @@ pub(crate) fn description() -> Value {
     }
     for (method, path, summary) in WITHOUT_BODY {
         let mut operation = json!({ "summary": summary, "responses": responses });
-        if path.contains("{name}") {
-            let name = json!({ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } });
-            operation["parameters"] = json!([name]);
+        if let Some((_, name)) = path.trim_end_matches('}').split_once('{') {
+            let parameter = json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+            operation["parameters"] = json!([parameter]);
         }
         let all = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
         all[method] = operation;

@@ -432,6 +432,35 @@ fn an_administrator_deletes_a_person() {
 }
 
 #[test]
+fn a_record_says_where_it_is_from_and_a_known_best_answer_is_ranked_with_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = with_feedback(folder.path(), AccessRole::Admin);
+    let prompts = json!([{ "prompt": "Hello", "known_best": " Good day! " }]);
+    assert_eq!(server.post("/api/tasks", &json!({ "prompts": prompts, "k": 2, "model": "chat" })).json()["made"], 1);
+    let task = server.post("/api/tasks/next", &json!({})).json()["task"].clone();
+    let known = &task["answers"][0];
+    assert_eq!((known["text"].as_str(), task["answers"].as_array().unwrap().len()), (Some("Good day!"), 1));
+    let question = json!({ "model": "chat", "messages": task["messages"], "seed": task["seed"], "store": true });
+    let request = server.post(CHAT, &question).json()["id"].clone();
+    let answers = json!([{ "request": known["request"], "choice": 0 }, { "request": request, "choice": 0 }]);
+    let ranking = json!({ "client_id": "r1", "answers": answers, "ranking": [1, 2], "task": task["id"] });
+    assert_eq!(server.post("/api/rankings", &ranking).status, 201);
+    assert_eq!(server.get("/api/feedback").json()["people"][0]["known_best"]["value"], 1.0);
+    let records = server.get("/api/feedback/records").json();
+    assert_eq!((records[0]["id"].as_str(), records[0]["prompt"].as_str()), (Some("ranking-1"), Some("Hello")));
+    assert_eq!(server.get("/api/feedback/records?from=1").json(), json!([]));
+    let record = server.get("/api/feedback/records/ranking-1").json();
+    assert_eq!((&record["fields"]["ranking"], &record["answers"][1]["request"]), (&json!([1, 2]), &request));
+    assert_eq!(record["answers"][1]["sampling"]["seed"], task["seed"]);
+    for unknown in ["ranking-2", "rating-1", "x", "ranking--1"] {
+        assert_eq!(server.get(&format!("/api/feedback/records/{unknown}")).code(), "unknown_record", "{unknown}");
+    }
+    assert_eq!(server.get("/api/feedback/records?from=-1").code(), "invalid_value");
+    assert_eq!(server.get("/api/models/chat").status, 200);
+    assert_eq!(server.get("/api/models/none").code(), "model_not_found");
+}
+
+#[test]
 fn streamed_answers_are_stored_before_their_end_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let server = with_feedback(folder.path(), AccessRole::User);

@@ -11,13 +11,14 @@ use axum::http::StatusCode;
 use gptkit_data::dialogue::{Message, Role as Speaker};
 use gptkit_feedback::export::{ExportFilter, ExportKind};
 use gptkit_feedback::people::AccessRole;
-use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating};
-use gptkit_feedback::tasks::LabelingTask;
+use gptkit_feedback::records::{Act, AnswerId, Demonstration, Feedback, MARKS, RANKED, Ranking, Rating, RecordId};
+use gptkit_feedback::tasks::NewTask;
 use gptkit_feedback::trace::NotedExport;
 use gptkit_feedback::{FeedbackStore, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use ulid::Ulid;
 use utoipa::ToSchema;
 
 /// Characters of a note.
@@ -101,8 +102,8 @@ pub(crate) struct DemonstrationFields {
 /// Prompts for labelers.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct TaskFields {
-    prompts: Vec<String>,
-    /// Answers to each prompt.
+    prompts: Vec<TaskPrompt>,
+    /// Answers to each prompt, the known best one included.
     k: u64,
     /// Name of the model that answers.
     model: String,
@@ -111,6 +112,36 @@ pub(crate) struct TaskFields {
     /// Seed of the first task; the others follow.
     #[serde(default)]
     seed: u64,
+    /// The answers of one in this many tasks are ranked by two people, which shows how far they agree; 0 is none.
+    #[serde(default = "default_repeat_every")]
+    repeat_every: u64,
+}
+
+fn default_repeat_every() -> u64 {
+    10
+}
+
+/// A prompt for labelers, alone or with its best answer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum TaskPrompt {
+    Text(String),
+    WithKnownBest {
+        prompt: String,
+        /// An answer that is better than those of the model. It is shown among them, and the figures say how often a labeler
+        /// puts it first.
+        known_best: String,
+    },
+}
+
+impl TaskPrompt {
+    /// The prompt, and the known best answer.
+    fn texts(&self) -> (&str, Option<&str>) {
+        match self {
+            Self::Text(prompt) => (prompt.trim(), None),
+            Self::WithKnownBest { prompt, known_best } => (prompt.trim(), Some(known_best.trim())),
+        }
+    }
 }
 
 /// Whether a person agrees to training.
@@ -294,22 +325,26 @@ pub(crate) async fn make_tasks(
     if !app.served.writers.iter().any(|model| model.name == wanted.model && model.chats()) {
         return Err(ApiError::not_found("model_not_found", format!("no chat model {} is served", wanted.model)));
     }
-    let prompts: Vec<&str> = wanted.prompts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+    let prompts = wanted.prompts.iter().map(TaskPrompt::texts).filter(|(prompt, _)| !prompt.is_empty());
+    let prompts: Vec<(&str, Option<&str>)> = prompts.collect();
     if prompts.is_empty() || prompts.len() > MOST_TASKS {
         return Err(ApiError::invalid("prompts", format!("must be 1 to {MOST_TASKS} texts")));
     }
-    let task = |(number, prompt): (u64, &&str)| LabelingTask {
-        id: 0,
+    let task = |(number, (prompt, known_best)): (u64, &(&str, Option<&str>))| NewTask {
         messages: vec![Message::new(Speaker::User, *prompt)],
         k: wanted.k,
         model: wanted.model.clone(),
         temperature: wanted.temperature.unwrap_or(1.0),
         max_tokens: wanted.max_tokens.unwrap_or(128),
         seed: wanted.seed + number,
+        known_best: known_best
+            .filter(|text| !text.is_empty())
+            .map(|text| (AnswerId { request: format!("known-{}", Ulid::new()), choice: 0 }, text.to_owned())),
+        is_repeated: wanted.repeat_every > 0 && number % wanted.repeat_every == 0,
     };
-    let tasks: Vec<LabelingTask> = (0..).zip(&prompts).map(task).collect();
-    let made = tasks.len();
-    with_store(app, move |store| store.add_tasks(&tasks)).await?;
+    let tasks: Vec<NewTask> = (0..).zip(&prompts).map(task).collect();
+    let (made, name) = (tasks.len(), person.name.clone());
+    with_store(app, move |store| store.add_tasks(&name, &tasks)).await?;
     Ok(json!({ "made": made }))
 }
 
@@ -327,6 +362,37 @@ pub(crate) async fn figures(app: &Arc<App>, person: &Requester) -> Result<Value,
     let name = (person.role < AccessRole::Admin).then(|| person.name.clone());
     let figures = with_store(app, move |store| store.figures(name.as_deref()).map_err(StoreError::Other)).await?;
     Ok(json!(figures))
+}
+
+/// Records, the newest first: a labeler's own, or all. `from=N` of the query leaves the first N out.
+pub(crate) async fn records(app: &Arc<App>, person: &Requester, query: Option<&str>) -> Result<Value, ApiError> {
+    require(person, AccessRole::Labeler)?;
+    let from = parameter(query, "from").unwrap_or("0").parse();
+    let from: u32 = from.map_err(|_| ApiError::invalid("from", "must be a number of records"))?;
+    let name = (person.role < AccessRole::Admin).then(|| person.name.clone());
+    Ok(json!(with_store(app, move |store| store.records(name.as_deref(), from.into())).await?))
+}
+
+/// Where a record is from. Only administrators see folders and files of the server.
+pub(crate) async fn record(app: &Arc<App>, person: &Requester, id: &str) -> Result<Value, ApiError> {
+    require(person, AccessRole::Labeler)?;
+    let unknown = || ApiError::not_found("unknown_record", format!("there is no record {id}"));
+    let wanted: RecordId = id.parse().map_err(|_| unknown())?;
+    let name = (person.role < AccessRole::Admin).then(|| person.name.clone());
+    let is_admin = name.is_none();
+    let mut record =
+        with_store(app, move |store| store.provenance(wanted, name.as_deref())).await?.ok_or_else(unknown)?;
+    if !is_admin {
+        record.answers.iter_mut().for_each(|answer| answer.model.folder.clear());
+        record.exports.iter_mut().for_each(|export| export.path.clear());
+    }
+    Ok(json!(record))
+}
+
+/// The value of `name` in the query.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    let mut pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(key, value)| (key == name).then_some(value))
 }
 
 /// Leaves a person out of exports and figures, or takes them in again.
@@ -365,7 +431,7 @@ pub(crate) async fn export(
 ) -> Result<(String, String), ApiError> {
     require(person, AccessRole::Admin)?;
     let all = [ExportKind::Comparisons, ExportKind::Demonstrations, ExportKind::Prompts];
-    let wanted = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("kind="));
+    let wanted = parameter(query, "kind");
     let kind = all.into_iter().find(|kind| Some(kind.name()) == wanted);
     let kind = kind.ok_or_else(|| ApiError::invalid("kind", "must be comparisons, demonstrations or prompts"))?;
     let download =

@@ -7,7 +7,7 @@
 //! - [`chat`], [`completions`]  OpenAI's two endpoints
 //! - [`scoring`]      rewards
 //! - [`tokens`]       tokenizer and template
-//! - [`models`]       what is served
+//! - [`models`]       what is served; [`training`] what it was trained on
 //! - [`feedback`]       what people think of answers; [`kept`] answers that are stored; [`storing`] the store
 //! - [`error`]        refusals
 
@@ -24,3 +24,4 @@ pub(crate) mod sampling;
 pub(crate) mod scoring;
 pub(crate) mod storing;
 pub(crate) mod tokens;
+pub(crate) mod training;

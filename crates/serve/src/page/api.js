@@ -16,7 +16,6 @@ export const mayLabel = () => current.role !== 'user';
 export const isAdmin = () => current.role === 'admin';
 export const models = (chat) => current.models.filter((model) => chat === undefined || model.chat === chat);
 
-/** What page.js provides. */
 export const handlers = { needKey: async () => false, changed: () => {} };
 
 export const personName = () => read(localStorage, 'person', '');
@@ -87,9 +86,10 @@ export function explain(error) {
 }
 
 /** An answer that did not begin. */
-export const failure = (error) => ({
-	choices: [], n: 0, state: error.name === 'AbortError' ? 'stopped' : 'failed', fault: error.name === 'AbortError' ? null : explain(error), retryAfter: error.retryAfter,
-});
+export function failure(error) {
+	const outcome = error.name === 'AbortError' ? { state: 'stopped' } : { state: 'failed', fault: explain(error), retryAfter: error.retryAfter };
+	return { choices: [], n: 0, ...outcome };
+}
 
 /**
  * Streams an answer to `onText(index, piece)`. Returns { id, choices: [{ text, finish, tokens }], n, gptkit, state, fault,
@@ -161,19 +161,9 @@ export function ulid() {
 }
 
 const PREFIX = 'outbox.'; // after the prefix of dom.js
-const memory = new Map(); // records, where the browser has no storage
-const entries = () => {
-	const keys = [...memory.keys()];
-	try {
-		keys.push(...Object.keys(localStorage).filter((key) => key.startsWith(`gptkit.${PREFIX}`)).map((key) => key.slice(7)));
-	} catch { /* no storage */ }
-	return [...new Set(keys)].sort();
-};
-const entry = (key) => memory.get(key) ?? read(localStorage, key, null);
-const forget = (key) => {
-	memory.delete(key);
-	write(localStorage, key, undefined);
-};
+const entries = () => Object.keys(localStorage).filter((key) => key.startsWith(`gptkit.${PREFIX}`)).map((key) => key.slice(7)).sort();
+const entry = (key) => read(localStorage, key, null);
+const forget = (key) => write(localStorage, key, undefined);
 const isMine = (one) => one && (!current?.named || one.person === current.person);
 export const waiting = () => entries().filter((key) => isMine(entry(key))).length;
 
@@ -184,7 +174,7 @@ export async function send(path, record) {
 	const key = PREFIX + record.client_id;
 	const person = current.named ? current.person : personName();
 	const one = { path, record, person };
-	if (!write(localStorage, key, one)) memory.set(key, one);
+	if (!write(localStorage, key, one)) return post(path, record).then(() => 'sent'); // the browser's storage is full
 	handlers.changed();
 	await flush(key);
 	const refusal = refusals.get(key);

@@ -1,4 +1,4 @@
-// Chat: a conversation as a tree. Editing or retrying a turn begins a branch; nothing is overwritten.
+// Chat: a conversation as a tree of branches.
 
 import { mayLabel, models, session, stream } from './api.js';
 import { announce, button, copyText, count, download, field, h, mainButton, newId, number, problem, prose, read, refill, secondsSince, select, Sentences, write } from './dom.js';
@@ -7,14 +7,17 @@ import { converse, countTokens, fault, fold, modelOptions, record, save, Setting
 const STARTERS = ['What is 3 plus 4?', 'Tell me a short story.', 'Who are you?'];
 const fresh = () => ({ next: 1, system: '', nodes: { 0: { id: 0, role: 'root', children: [], shown: 0 } } });
 
+const MOST_KEPT = 20;
+const shelf = () => `chats.${session().person}`; // of localStorage: conversations that were left, the newest first
+
 let tree = null; // survives a change of the screen
 let model = null;
 let showTokens = read(localStorage, 'showTokens', false);
 
 const tokensOf = new WeakMap(); // tokens of answers; they are not kept when the page is closed
 const keep = () => write(sessionStorage, 'chat', tree);
-function load() {
-	const kept = read(sessionStorage, 'chat', null) ?? fresh();
+/** A conversation that was kept, as it can be shown again. */
+function revived(kept) {
 	for (const node of Object.values(kept.nodes)) {
 		if (node.state === 'writing') Object.assign(node, { state: 'broken', fault: 'The page was closed while the answer was being written.' });
 		delete node.editing;
@@ -82,7 +85,7 @@ function follow(change) {
 }
 
 function dialogue(body, bar) {
-	tree ??= load();
+	tree ??= revived(read(sessionStorage, 'chat', null) ?? fresh());
 	let running = null; // { node, abort }
 	const settings = new Settings('chat');
 	const system = h('textarea', { value: tree.system, rows: 2, oninput: () => {
@@ -106,31 +109,44 @@ function dialogue(body, bar) {
 	} });
 	const sendButton = mainButton('Send', () => (running ? stop() : submit()));
 	const left = h('span.muted.grow');
-	const tokensButton = button('Show tokens', () => {
-		showTokens = !showTokens;
-		write(localStorage, 'showTokens', showTokens);
-		draw();
-	}, { 'aria-pressed': String(showTokens) });
 	const exportButton = button('Export', () => {
 		const messages = messagesTo(shownPath().at(-1));
 		download('dialogue.jsonl', `${JSON.stringify({ messages })}\n`);
 		announce('The shown branch was exported.');
 	});
-	const newButton = button('New chat', () => {
-		if (running) stop();
-		tree = { ...fresh(), system: tree.system };
+	const newButton = button('New chat', () => change({ ...fresh(), system: tree.system }, read(localStorage, shelf(), []), 'New chat.'));
+	/** Shows the conversation `to`, and keeps the one before it with the `others`. */
+	function change(to, others, what) {
+		stop();
+		const kept = tree.nodes[0].children.length ? [tree, ...others] : others;
+		write(localStorage, shelf(), kept.slice(0, MOST_KEPT));
+		tree = revived(to);
+		system.value = tree.system;
 		keep();
 		draw();
 		box.focus();
-		announce('New chat. The old conversation is gone.');
-	});
+		announce(what);
+	}
+	const earlier = h('div');
+	function drawEarlier() {
+		const all = read(localStorage, shelf(), []);
+		const item = (one, i) => {
+			const others = all.toSpliced(i, 1);
+			const name = one.nodes[one.nodes[0].children[0]].content.slice(0, 60);
+			return h('li.row', button(name, () => change(one, others, 'The conversation was opened.'), { 'data-k': `open${i}`, dir: 'auto' }), button('Delete', () => {
+				write(localStorage, shelf(), others);
+				drawEarlier();
+			}, { 'aria-label': `Delete ${name}` }));
+		};
+		refill(earlier, all.length ? h('ul.plain', all.map(item)) : h('p', 'None on this device. New chat keeps the conversation here.'));
+	}
 	const composer = h('div.composer', box, h('div.row', sendButton, left));
-	bar.replaceChildren(newButton, tokensButton, exportButton);
+	bar.replaceChildren(newButton, tokensToggle(() => draw()), exportButton);
 	refill(body,
-		fold('System message and settings', field('System message', system, 'Comes first in every request. Empty: none.'), h('div.grid', settings.fields)),
+		fold('System message and settings', field('System message', system, 'Comes first in every request. Empty: none.'), h('div.grid', settings.fields)), fold('Earlier conversations', earlier),
 		session().feedback ? null : h('p.note', 'This server keeps no feedback: votes and corrections are not stored.'), list, composer);
 
-	// Tokens left in the window, some time after the last key.
+	// Tokens left in the window.
 	let recounting = null;
 	let draft = 0;
 	function recount() {
@@ -148,8 +164,6 @@ function dialogue(body, bar) {
 		}, 350);
 	}
 	const windowText = () => `Window of ${number(models().find((one) => one.name === model).context)} tokens`;
-
-	// Generating
 
 	async function submit() {
 		const text = box.value.trim();
@@ -251,7 +265,6 @@ function dialogue(body, bar) {
 		keep();
 	}
 
-	/** The ranking of an earlier answer and its retry. */
 	async function prefer(node, places) {
 		const earlier = nodeOf(node.offer);
 		node.offer = null;
@@ -265,8 +278,6 @@ function dialogue(body, bar) {
 		box.focus();
 	}
 
-	// Drawing
-
 	function draw() {
 		const path = shownPath();
 		refill(list, path.map(turnItem));
@@ -278,7 +289,7 @@ function dialogue(body, bar) {
 				})))));
 		}
 		sendButton.textContent = running ? 'Stop (Esc)' : 'Send';
-		tokensButton.setAttribute('aria-pressed', String(showTokens));
+		drawEarlier();
 		exportButton.disabled = !path.length;
 		recount();
 	}
@@ -396,6 +407,16 @@ function dialogue(body, bar) {
 	};
 }
 
+function tokensToggle(draw) {
+	const toggle = button('Show tokens', () => {
+		showTokens = !showTokens;
+		write(localStorage, 'showTokens', showTokens);
+		toggle.setAttribute('aria-pressed', String(showTokens));
+		draw();
+	}, { 'aria-pressed': String(showTokens) });
+	return toggle;
+}
+
 let baseText = '';
 /** A model that was not trained for dialogue continues a text. */
 function continuation(body, bar) {
@@ -414,15 +435,9 @@ function continuation(body, bar) {
 		area.focus();
 		announce('The continuation was removed.');
 	});
-	const tokensButton = button('Show tokens', () => {
-		showTokens = !showTokens;
-		write(localStorage, 'showTokens', showTokens);
-		draw();
-	});
 	const draw = () => {
 		go.textContent = abort ? 'Stop (Esc)' : 'Continue';
 		back.disabled = !undo.length || abort !== null;
-		tokensButton.setAttribute('aria-pressed', String(showTokens));
 		view.replaceChildren(...(showTokens && tokens.length && !abort ? [tokenView(tokens)] : []));
 	};
 	async function run() {
@@ -455,7 +470,7 @@ function continuation(body, bar) {
 		fold('Settings', h('div.grid', settings.fields)),
 		field('Text', area, 'Ctrl+Enter continues the text. Without max tokens, it continues for up to 100 tokens.'), again,
 		h('div.row', go, back), view);
-	bar.replaceChildren(tokensButton);
+	bar.replaceChildren(tokensToggle(() => draw()));
 	draw();
 	return {
 		close: () => abort?.abort(),

@@ -1,7 +1,7 @@
-// Compare: two answers to one prompt, side by side and blind.
+// Compare: two answers, blind.
 
 import { models, session } from './api.js';
-import { announce, button, field, h, mainButton, prose, read, refill, secondsSince, select, shuffled, write } from './dom.js';
+import { announce, button, clearProblems, field, h, mainButton, problem, prose, refill, secondsSince, select, shuffled } from './dom.js';
 import { converse, fault, fold, modelOptions, record, save, Settings } from './settings.js';
 
 export const compare = {
@@ -15,21 +15,16 @@ export const compare = {
 const SIDES = ['Left', 'Right'];
 
 function open(main) {
-	const chatModels = models(true);
-	if (!chatModels.length) {
+	if (!models(true).length) {
 		main.append(h('p', 'No served model was trained for dialogue, so there is nothing to compare.'));
 		return null;
 	}
 	const names = modelOptions(true);
-	const kept = read(localStorage, 'compare', {});
-	const known = (name, otherwise) => (chatModels.some((one) => one.name === name) ? name : otherwise);
-	const pickers = [select(names, known(kept.a, names[0][0])), select(names, known(kept.b, (names[1] ?? names[0])[0]))];
-	pickers.forEach((picker) => picker.addEventListener('change', () => write(localStorage, 'compare', { a: pickers[0].value, b: pickers[1].value })));
+	const pickers = [select(names), select(names, (names[1] ?? names[0])[0])];
 	const settings = ['a', 'b'].map((one) => new Settings(`compare.${one}`, ['temperature', 'top_p', 'max_tokens']));
 	const blind = h('input', { type: 'checkbox', checked: true });
 	const box = h('textarea', { rows: 2 });
 	const goButton = mainButton('Compare', () => (round?.abort ? stop() : begin()));
-	const problemText = h('p.fault', { hidden: true, role: 'alert' });
 	const history = h('div');
 	const arena = h('div');
 	if (!session().feedback) main.append(h('p.note', 'This server keeps no feedback: votes are not stored.'));
@@ -38,25 +33,20 @@ function open(main) {
 			h('div.grid.wide', ['Model A', 'Model B'].map((title, i) => h('fieldset', h('legend', title), field('Model', pickers[i]), h('div.grid', settings[i].fields)))),
 			h('label.check', blind, 'Blind: names are shown after the vote')),
 		history, field('Prompt', box, 'Both models get the same prompt. Ctrl+Enter compares.'),
-		h('div.row.gap', goButton), problemText, arena);
+		h('div.row.gap', goButton), arena);
 
 	let before = []; // messages of earlier rounds that were continued
 	let round = null; // { messages, order, answers, abort, vote, record, since, side }
 
-	function refuse(text) {
-		problemText.textContent = text;
-		problemText.hidden = !text;
-	}
-
 	function begin() {
-		refuse('');
+		clearProblems();
 		const prompt = box.value.trim();
 		if (!prompt || round?.abort) return box.focus();
 		const sampling = settings.map((one) => one.values());
 		if (sampling.includes(null)) return;
 		const [a, b] = pickers.map((picker) => picker.value);
 		if (a === b && sampling.every((one) => one.temperature === 0)) {
-			return refuse('Both sides would give the same answer. Choose two models, or a temperature above 0.');
+			return problem('Both sides would give the same answer. Choose two models, or a temperature above 0.');
 		}
 		run(prompt, [a, b], sampling);
 	}
@@ -97,6 +87,7 @@ function open(main) {
 		if (kind === 'left') ranking[right] = 2;
 		if (kind === 'right') ranking[left] = 2;
 		mine.vote = kind;
+		mine.saved = '';
 		mine.record = record({
 			answers: mine.answers.map((one) => one.answer), ranking, both_bad: kind === 'bad' || undefined, shown: mine.order, blind: mine.blind, seconds: secondsSince(mine.since),
 			note: mine.answers.some((one) => one.text.toLowerCase().includes(one.model.toLowerCase())) ? 'an answer contains the name of its model' : undefined,
@@ -125,7 +116,6 @@ function open(main) {
 		} else before = [];
 		round = null;
 		box.value = '';
-		refuse('');
 		draw();
 		box.focus();
 	}
@@ -162,7 +152,7 @@ function open(main) {
 		const said = { left: 'The left answer is better.', right: 'The right answer is better.', tie: 'A tie.', bad: 'Both are bad.' }[round.vote];
 		const chosen = { left, right, tie: left, bad: null }[round.vote];
 		return h('div.note.result', { tabindex: '-1', 'data-k': 'result' },
-			h('p', `${said} Left: ${left.model}. Right: ${right.model}. `, round.saved ?? ''),
+			h('p', `${said} Left: ${left.model}. Right: ${right.model}. `, round.saved),
 			h('div.row', mainButton('New prompt (n)', () => next(null)),
 				chosen ? button(round.vote === 'tie' ? 'Continue with the left answer' : 'Continue with the better answer', () => next(chosen)) : null,
 				button('Undo the vote', undo)));

@@ -4,10 +4,7 @@ const SVG = 'http://www.w3.org/2000/svg';
 const SVG_TAGS = new Set(['svg', 'line', 'circle', 'path']);
 const PROPERTIES = new Set(['value', 'checked', 'disabled', 'hidden', 'readOnly', 'selected', 'open']);
 
-/**
- * Creates an element: h('p.muted', { id: 'x' }, 'text', child), or without properties. `onclick: f` adds a listener; false
- * leaves an attribute out.
- */
+/** Creates an element: h('p.muted', { id: 'x' }, 'text', child). `onclick: f` adds a listener; false leaves an attribute out. */
 export function h(tag, ...children) {
 	const [name, ...classes] = tag.split('.');
 	const element = SVG_TAGS.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
@@ -70,7 +67,6 @@ export function refill(parent, ...children) {
 	if (key && document.activeElement !== active) parent.querySelector(`[data-k="${CSS.escape(key)}"]`)?.focus();
 }
 
-/** For screen readers. */
 export function announce(text) {
 	if (!text?.trim()) return;
 	const live = document.getElementById('live');
@@ -119,20 +115,7 @@ export function dialog(title, build) {
 	});
 }
 
-export async function copyText(text) {
-	try {
-		await navigator.clipboard.writeText(text);
-	} catch {
-		const area = h('textarea', { value: text, class: 'unseen', 'aria-hidden': 'true' });
-		document.body.append(area);
-		const before = document.activeElement;
-		area.select();
-		document.execCommand('copy');
-		area.remove();
-		before?.focus?.();
-	}
-	announce('Copied.');
-}
+export const copyText = (text) => navigator.clipboard?.writeText(text).then(() => announce('Copied.'), () => problem('The browser does not allow copying.'));
 
 export function download(name, text) {
 	const url = URL.createObjectURL(new Blob([text], { type: 'application/jsonl' }));
@@ -140,10 +123,8 @@ export function download(name, text) {
 	setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** A command to type, with a button that copies it. */
 export const command = (text) => h('div.command', h('code', text), button('Copy', () => copyText(text), { 'aria-label': `Copy the command ${text}` }));
 
-/** Values that the browser keeps. */
 export function read(storage, name, otherwise) {
 	try {
 		return JSON.parse(storage.getItem(`gptkit.${name}`)) ?? otherwise;
@@ -169,10 +150,6 @@ export const isTyping = (element) =>
 	element.matches?.('textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])');
 /** 0 … n-1 in a random order. */
 export function shuffled(n) {
-	const order = [...Array(n).keys()];
-	for (let i = n - 1; i > 0; i--) {
-		const j = crypto.getRandomValues(new Uint32Array(1))[0] % (i + 1);
-		[order[i], order[j]] = [order[j], order[i]];
-	}
-	return order;
+	const drawn = Array.from({ length: n }, (_, i) => [Math.random(), i]);
+	return drawn.sort(([a], [b]) => a - b).map(([, i]) => i);
 }

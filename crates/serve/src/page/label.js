@@ -1,4 +1,4 @@
-// Label: InstructGPT's form. Each answer is rated and marked alone, then all answers of the prompt are ranked, with ties.
+// Label: InstructGPT's form.
 
 import { explain, failure, isAdmin, post, session, stream } from './api.js';
 import { announce, button, count, field, h, mainButton, newId, numberInput, numbersOf, prose, refill, secondsSince, select, shuffled } from './dom.js';
@@ -46,19 +46,20 @@ function open(main) {
 		place.querySelector('h2').focus();
 	}
 
-	/** Generates the answers of a task. */
 	async function load(fresh) {
 		const mine = ++run;
 		abort = new AbortController();
-		const { model, messages, temperature, max_tokens, seed, k } = fresh;
+		const { model, messages, temperature, max_tokens, seed, answers: stored } = fresh;
+		const k = fresh.k - stored.length;
 		refill(place, saved(), prompt(fresh), h('p.loading', `${count(k, 'answer')} are being written …`));
-		const done = await stream('/v1/chat/completions', { model, messages, temperature, max_tokens, seed, n: k, store: true }, { signal: abort.signal });
+		const done = k ? await stream('/v1/chat/completions', { model, messages, temperature, max_tokens, seed, n: k, store: true }, { signal: abort.signal }) : { state: 'done', choices: [] };
 		if (mine !== run || !place.isConnected) return;
 		abort = null;
 		if (done.state !== 'done') return refill(place, saved(), fault({ ...done, fault: done.fault ?? 'Stopped.' }, () => load(fresh)));
-		const answers = Array.from({ length: k }, (_, choice) => ({ request: done.id, choice }));
-		const forms = done.choices.map((choice) => ({ text: choice.text, likert: null, marks: [], note: '', seconds: 0 }));
-		task = { ...fresh, answers, forms, order: shuffled(k), places: Array(k).fill(1), at: 0, since: performance.now(), began: performance.now() };
+		const all = [...stored, ...done.choices.map(({ text }, choice) => ({ request: done.id, choice, text }))];
+		const answers = all.map(({ request, choice }) => ({ request, choice }));
+		const forms = all.map(({ text }) => ({ text, likert: null, marks: [], note: '', seconds: 0 }));
+		task = { ...fresh, answers, forms, order: shuffled(fresh.k), places: Array(fresh.k).fill(1), at: 0, since: performance.now(), began: performance.now() };
 		draw(true);
 	}
 
@@ -108,7 +109,7 @@ function open(main) {
 		const note = h('textarea', { rows: 2, value: one.note, oninput: () => (one.note = note.value) });
 		return [shown(one.text), h('fieldset', h('legend', 'Overall quality'), h('div.scale', [1, 2, 3, 4, 5, 6, 7].map(radio)),
 			h('small', '1 is the worst, 7 the best.'), h('p', { id: 'rate-first', class: 'fault', hidden: true }, 'Rate the answer from 1 to 7 first.')),
-		h('fieldset', h('legend', 'Mark what applies'), h('div.marks', marks.map(mark))), fold('Note', field('Note (optional)', note))];
+		h('fieldset', h('legend', 'Mark what applies'), h('div.marks', marks.map(mark))), fold('Note', field('Note', note))];
 	}
 
 	const shown = (text) => h('div.card.gap', text ? prose(text) : prose('The answer is empty.', '.empty'));
@@ -161,7 +162,6 @@ function open(main) {
 		next();
 	}
 
-	/** The task before, with a button that takes it back. */
 	const saved = () => past && h('div.note.row', h('span.grow', past.sentence), button('Undo', undo));
 
 	async function undo() {
@@ -207,7 +207,7 @@ const prompt = (task) => h('section', { 'aria-label': 'Prompt' }, task.messages.
 	h('div', { class: `turn ${message.role}` }, h('h2', { user: 'Prompt', system: 'System message' }[message.role] ?? 'Assistant'), prose(message.content))));
 
 const instructions = () => h('details', { open: innerWidth > 767 }, h('summary', 'Instructions'),
-	h('p', 'Helpful: the answer does what the prompt asks for, clearly and at the right length.'), h('p', 'Truthful: it invents nothing.'), h('p', 'Harmless: it hurts nobody.'),
+	h('p', 'Helpful: the answer does what the prompt asks for, clearly.'), h('p', 'Truthful: it invents nothing.'), h('p', 'Harmless: it hurts nobody.'),
 	h('p', 'For training data, helpfulness comes first, unless the answer does harm. Judge what is written, not its length.'));
 
 /** The form with which administrators make tasks. */
@@ -217,12 +217,13 @@ function maker(made) {
 	const model = select(modelOptions(true));
 	const temperature = numberInput(1, 0.01, 2, 'any', { required: true });
 	const tokens = numberInput(64, 1, 1e6, 1, { required: true });
+	const repeat = numberInput(10, 0, 1e6, 1, { required: true });
 	const told = h('p', { role: 'status' });
 	const make = async () => {
 		try {
-			const list = prompts.value.split('\n').map((one) => one.trim()).filter(Boolean).map((one) => (one.startsWith('{') ? JSON.parse(one).prompt : one));
-			if (!list.length || list.some((one) => typeof one !== 'string')) return (told.textContent = 'Enter at least one prompt.');
-			const values = numbersOf({ k, temperature, max_tokens: tokens });
+			const list = prompts.value.split('\n').map((one) => one.trim()).filter(Boolean).map((one) => (one.startsWith('{') ? JSON.parse(one) : one)).map((one) => (one.known_best ? one : one.prompt ?? one));
+			if (!list.length || list.some((one) => typeof (one.prompt ?? one) !== 'string')) return (told.textContent = 'Enter at least one prompt.');
+			const values = numbersOf({ k, temperature, max_tokens: tokens, repeat_every: repeat });
 			if (!values) return;
 			const answer = await post('/api/tasks', { prompts: list, model: model.value, ...values });
 			told.textContent = `${count(answer.made, 'task')} made.`;
@@ -233,6 +234,6 @@ function maker(made) {
 		}
 	};
 	const heading = h('h2', { id: newId() }, 'Make tasks');
-	return h('section', { 'aria-labelledby': heading.id }, heading, field('Prompts', prompts, 'One prompt a line, as text or as {"prompt": "…"}.'), field('Model', model),
-		h('div.grid', field('Answers (K)', k), field('Temperature', temperature), field('Max tokens', tokens)), h('div.row', button('Make tasks', make)), told);
+	return h('section', { 'aria-labelledby': heading.id }, heading, field('Prompts', prompts, 'One per line, as text or as {"prompt": "…", "known_best": "…"}, where the best answer is known.'), field('Model', model),
+		h('div.grid', field('Answers (K)', k), field('Temperature', temperature), field('Max tokens', tokens)), field('Second person for one task in', repeat, 'Two people rank its answers, to measure agreement. 0: none.'), h('div.row', button('Make tasks', make)), told);
 }

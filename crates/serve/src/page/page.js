@@ -123,7 +123,8 @@ function askPerson(first) {
 		const { named, feedback, person, role, consent } = api.session();
 		const name = !named && h('input', { type: 'text', value: api.personName(), autocomplete: 'nickname', maxlength: 80 });
 		const agree = h('input', { type: 'checkbox', checked: consent });
-		const save = async () => {
+		const submit = async (event) => {
+			event.preventDefault();
 			if (name) api.setPersonName(name.value.trim());
 			close(true);
 			try {
@@ -134,10 +135,6 @@ function askPerson(first) {
 			}
 			drawPerson();
 			drawLinks();
-		};
-		const submit = (event) => {
-			event.preventDefault();
-			save();
 		};
 		return h('form', { onsubmit: submit },
 			name ? field('Your name', name, 'Votes and corrections are stored under this name.') : h('p', `You are ${person} (${role}).`),

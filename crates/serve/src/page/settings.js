@@ -1,7 +1,7 @@
 // Sampling settings, the token view, and what screens share about answers.
 
 import { explain, failure, models, post, send, session, stream, ulid } from './api.js';
-import { announce, button, field, h, newId, number, numberInput, numbersOf, percent, problem, read, select, write } from './dom.js';
+import { announce, button, field, h, number, numberInput, numbersOf, percent, problem, read, select, write } from './dom.js';
 
 export const modelOptions = (chat) => models(chat).map((model) => [model.name, model.name]);
 
@@ -38,10 +38,7 @@ export const fold = (title, ...children) => h('details', h('summary', title), ch
 
 export const countTokens = (model, messages, options) => post('/tokenize', { model, messages }, options);
 
-/**
- * Streams an answer to a conversation. When the window is full, the oldest turns are left out, and `onFit` gets their number.
- * Returns what `stream` returns, with `messages` as they were sent.
- */
+/** Streams an answer to a conversation. When the window is full, the oldest turns are left out; `onFit` gets their number. */
 export async function converse({ model, messages, ...more }, options) {
 	const system = messages.filter((message) => message.role === 'system');
 	let turns = messages.slice(system.length);
@@ -113,19 +110,6 @@ export async function save(path, record, what = 'Saved.') {
 }
 export const record = (fields) => ({ client_id: ulid(), ...fields });
 
-/** A message about an answer or an error, with a button that tries again and counts Retry-After down. */
-export function fault({ fault: text, retryAfter }, again) {
-	const retry = button('Try again', again);
-	const box = h('div.fault', { role: 'alert', id: newId() }, h('p', text), h('div.row', retry));
-	if (retryAfter) {
-		const until = performance.now() + retryAfter * 1000;
-		const wait = h('p', `There may be room in ${retryAfter} s.`);
-		retry.parentElement.before(wait);
-		const tick = setInterval(() => {
-			const left = Math.ceil((until - performance.now()) / 1000);
-			retry.textContent = left > 0 ? `Try again (${left} s)` : 'Try again';
-			if (left <= 0 || !box.isConnected) clearInterval(tick);
-		}, 1000);
-	}
-	return box;
-}
+/** A message about an answer or an error, with a button that tries again. */
+export const fault = ({ fault: text, retryAfter }, again) => h('div.fault', { role: 'alert' },
+	h('p', text, retryAfter ? ` There may be room in ${retryAfter} s.` : ''), h('div.row', button('Try again', again)));

@@ -1,4 +1,4 @@
-// Write: demonstrations, both sides of a dialogue, with drafts of a model.
+// Write: demonstrations.
 
 import { models } from './api.js';
 import { announce, button, field, h, mainButton, percent, problem, refill, secondsSince, select } from './dom.js';
