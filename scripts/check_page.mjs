@@ -446,6 +446,25 @@ await check('compare, label, write, data by pointer', async () => {
   await sleep(300);
   await click(page, 'Include Anna Müller').catch(() => {});
 });
+await check('data: a person is deleted after a question', async () => {
+  const page = pointer;
+  const rated = await page.evaluate(async () => {
+    const post = async (path, body) => (await fetch(path, { method: 'POST', headers: { 'content-type': 'application/json', 'x-gptkit-person': 'Zoe%20Leaving' }, body: JSON.stringify(body) })).json();
+    const answer = await post('/v1/chat/completions', { messages: [{ role: 'user', content: 'Hello' }], store: true, max_tokens: 4 });
+    return post('/api/ratings', { client_id: String(Math.random()), answer: { request: answer.id, choice: 0 }, thumb: 'up' });
+  });
+  await click(page, 'Refresh');
+  await page.waitForSelector(`[aria-label="Show rating-${rated.id}"]`);
+  for (const [answer, left] of [['Cancel', true], ['Delete', false]]) {
+    await click(page, 'Delete Zoe Leaving');
+    await page.waitForSelector('dialog[open]');
+    if (left) await inspect(page, 'delete-person');
+    await click(page, answer, 'dialog button');
+    await until(page, (left) => !document.querySelector('dialog') && left === (document.querySelector('[aria-label="Delete Zoe Leaving"]') !== null), left);
+    await idle(page);
+  }
+  assert(!(await page.$(`[aria-label="Show rating-${rated.id}"]`)), 'the rating is still listed');
+});
 
 await check('hostile text and a line of 100 kB are text on every screen', async () => {
   const page = pointer;

@@ -18,16 +18,17 @@
 //! deleted         records of people who were deleted: kind (a table), number, time; numbers are not used again
 //! ```
 //!
-//! Version 1 was the file of `gptkit compare` alone, with the tables settings, items, answers and choices.
+//! Version 1 was two files: `comparisons.sqlite` of `gptkit compare`, with the tables settings, items, answers and choices; and
+//! `feedback.sqlite` of `gptkit serve`, with most of the tables above.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The application id of the file: "gptf".
 const APPLICATION: i32 = 0x6770_7466;
-/// The application id of version 1: "gptc".
+/// The application id of `comparisons.sqlite` in version 1: "gptc".
 const COMPARISONS: i32 = 0x6770_7463;
 /// The version of the tables below.
 const VERSION: i32 = 2;
@@ -79,7 +80,7 @@ CREATE TABLE deleted (kind TEXT NOT NULL, record INTEGER NOT NULL, at TEXT NOT N
 CREATE INDEX ranked_completions ON ranked (completion);
 ";
 
-/// Renames the tables of version 1, so that the new tables can have their names.
+/// Renames the tables of `comparisons.sqlite`, so that the new tables can have their names.
 const RENAMES: &str = "
 ALTER TABLE settings RENAME TO old_settings; ALTER TABLE items RENAME TO old_items;
 ALTER TABLE answers RENAME TO old_answers; ALTER TABLE choices RENAME TO old_choices;
@@ -110,6 +111,26 @@ const DROPS: &str = "
 DROP TABLE old_choices; DROP TABLE old_answers; DROP TABLE old_items; DROP TABLE old_settings;
 ";
 
+/// The tables of `feedback.sqlite` in version 1, each after those that it refers to, with the columns that they have today.
+const OLD_TABLES: [(&str, &str); 10] = [
+    ("people", "id, name, role, consented_at, excluded_at"),
+    ("models", "id, name, folder, weights, fingerprint, dtype"),
+    (
+        "completions",
+        "id, request, choice, person, model, at, prompt, sampling, max_new_tokens, stop, text, tokens, finish",
+    ),
+    ("tasks", "id, prompt, k, model, temperature, max_tokens, seed, leased_by, leased_until, done"),
+    (
+        "rankings",
+        "id, client_id, person, at, seconds, note, supersedes, ranking, shown, both_bad, blind, skipped, task",
+    ),
+    ("ranked", "ranking, number, completion"),
+    ("ratings", "id, client_id, person, at, seconds, note, supersedes, completion, thumb, likert, marks"),
+    ("demonstrations", "id, client_id, person, at, seconds, note, supersedes, messages, based_on"),
+    ("exports", "id, at, kind, path, hash, filter"),
+    ("export_records", "export, kind, record"),
+];
+
 /// Whether the file has no tables.
 pub(crate) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))
@@ -131,7 +152,7 @@ pub(crate) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let (application, version) = (number(connection, "application_id")?, number(connection, "user_version")?);
     ensure!(sound == "ok", "{}: {sound}", damaged(path));
     ensure!([APPLICATION, COMPARISONS].contains(&application), damaged(path));
-    let is_known = version == VERSION || application == COMPARISONS && version == 1;
+    let is_known = version == 1 || version == VERSION && application == APPLICATION;
     let name = path.display();
     ensure!(is_known, "{name} has format version {version}, but this version of gptkit reads version {VERSION}");
     Ok(())
@@ -153,23 +174,48 @@ pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     // Another process may do the same at this moment.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let is_new = is_empty(&transaction)?;
-    if !is_new && number(&transaction, "application_id")? == APPLICATION {
+    if !is_new && number(&transaction, "user_version")? == VERSION {
         return Ok(());
     }
-    if !is_new {
-        transaction.execute_batch(RENAMES)?;
-    }
-    transaction.execute_batch(TABLES)?;
-    if !is_new {
-        let cannot = || format!("{} cannot be converted to format version {VERSION}", path.display());
-        migrate(&transaction).with_context(cannot)?;
+    let cannot =
+        |e: anyhow::Error| anyhow!("{} cannot be converted to format version {VERSION}: {e:#}", path.display());
+    if is_new {
+        transaction.execute_batch(TABLES)?;
+    } else if number(&transaction, "application_id")? == COMPARISONS {
+        convert_comparisons(&transaction).map_err(cannot)?;
+    } else {
+        convert_feedback(&transaction).map_err(cannot)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
 }
 
-fn migrate(transaction: &Transaction<'_>) -> Result<()> {
+/// Copies all records of `feedback.sqlite`. Version 1 did not store hashes of tokenizers and templates, nor log-probabilities.
+fn convert_feedback(transaction: &Transaction<'_>) -> Result<()> {
+    for (table, _) in OLD_TABLES {
+        transaction.execute_batch(&format!("ALTER TABLE {table} RENAME TO old_{table}"))?;
+    }
+    transaction.execute_batch(TABLES)?;
+    for (table, columns) in OLD_TABLES {
+        let (more, values) = match table {
+            "models" => (", tokenizer, template", ", '', ''"),
+            "completions" => (", n_tokens", ", json_array_length(tokens)"),
+            _ => ("", ""),
+        };
+        transaction.execute_batch(&format!(
+            "INSERT INTO {table} ({columns}{more}) SELECT {columns}{values} FROM old_{table} ORDER BY rowid"
+        ))?;
+    }
+    for (table, _) in OLD_TABLES.iter().rev() {
+        transaction.execute_batch(&format!("DROP TABLE old_{table}"))?;
+    }
+    Ok(())
+}
+
+fn convert_comparisons(transaction: &Transaction<'_>) -> Result<()> {
+    transaction.execute_batch(RENAMES)?;
+    transaction.execute_batch(TABLES)?;
     transaction.execute_batch("INSERT INTO settings SELECT * FROM old_settings ORDER BY rowid")?;
     transaction.execute_batch("INSERT INTO items SELECT * FROM old_items")?;
     let mut settings = Map::new();

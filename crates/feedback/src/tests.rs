@@ -271,7 +271,7 @@ fn a_record_says_who_made_it_from_which_answers_and_which_exports_hold_it() {
     assert!(of("rating-1", Some("ann")).is_none() && of("rating-9", None).is_none());
 }
 
-fn new_task(seed: u64) -> NewTask {
+pub(crate) fn new_task(seed: u64) -> NewTask {
     NewTask {
         messages: vec![Message::new(Speaker::User, "q")],
         k: 2,

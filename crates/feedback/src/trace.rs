@@ -63,6 +63,28 @@ pub enum NotedRecord {
 #[derive(Debug, Deserialize)]
 struct ExportManifest {
     store: PathBuf,
+    export: i64,
+    at: String,
+    kind: String,
+    blake3: String,
+    records: Vec<serde::de::IgnoredAny>,
+}
+
+/// What the manifest beside an exported file says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportSummary {
+    /// Name of the file.
+    pub file: String,
+    /// Number of the export in its store.
+    pub export: i64,
+    /// When it was written.
+    pub at: String,
+    /// `comparisons`, `demonstrations` or `prompts`.
+    pub kind: String,
+    /// Number of records.
+    pub records: u64,
+    /// BLAKE3 hash of the file.
+    pub hash: String,
 }
 
 fn manifest_of(export: &Path) -> PathBuf {
@@ -76,13 +98,28 @@ fn manifest_of(export: &Path) -> PathBuf {
 /// # Errors
 /// When the manifest is damaged.
 pub fn store_of(export: &Path) -> Result<Option<PathBuf>> {
+    Ok(read_manifest(export)?.and_then(|manifest| manifest.store.parent().map(Path::to_owned)))
+}
+
+/// The export that the file at `path` was when it had this hash, as its manifest says; none if it has no manifest, or one of
+/// another export.
+///
+/// # Errors
+/// When the manifest is damaged.
+pub fn export_at(path: &Path, hash: &str) -> Result<Option<ExportSummary>> {
+    let Some(ExportManifest { export, at, kind, blake3, records, .. }) = read_manifest(path)? else { return Ok(None) };
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let summary = ExportSummary { file, export, at, kind, records: records.len() as u64, hash: blake3 };
+    Ok(Some(summary).filter(|summary| summary.hash == hash))
+}
+
+fn read_manifest(export: &Path) -> Result<Option<ExportManifest>> {
     let path = manifest_of(export);
     if !path.exists() {
         return Ok(None);
     }
     let manifest: Result<ExportManifest, _> = serde_json::from_str(&disk::read_description(&path)?);
-    let manifest = manifest.with_context(|| format!("{} is damaged", path.display()))?;
-    Ok(manifest.store.parent().map(Path::to_owned))
+    manifest.map(Some).with_context(|| format!("{} is damaged", path.display()))
 }
 
 impl FeedbackStore {

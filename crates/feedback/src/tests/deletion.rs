@@ -1,9 +1,10 @@
 //! Deleting a person.
 
-use super::{answer, exported, feedback, filled, id, ranking, store_file};
+use super::{answer, exported, feedback, filled, id, new_task, ranking, store_file};
 use crate::export::{ExportFilter, ExportKind};
 use crate::records::{Act, Demonstration, Feedback, RecordId, RecordKind, RecordedAnswer};
 use crate::store::FeedbackStore;
+use crate::tasks::NewTask;
 use crate::trace::NotedRecord;
 use gptkit_data::dialogue::{Message, Role};
 
@@ -58,4 +59,15 @@ fn nothing_that_a_person_wrote_stays_in_the_file() {
     let next = store.add_answers(&[answer("r1", 0, "a", "q", "x"), answer("r1", 1, "a", "q", "y")]);
     next.unwrap();
     assert_eq!(store.add(&feedback("c5", "bob", ranking(&answers, Some(&[2, 1]), None))).unwrap(), (4, true));
+}
+
+#[test]
+fn a_task_stays_without_the_known_best_answer_of_its_author() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = filled(folder.path());
+    let known = NewTask { known_best: Some((id("k1", 0), "right".to_owned())), ..new_task(1) };
+    store.add_tasks("eve", &[known]).unwrap();
+    assert_eq!(store.next_task("ann").unwrap().0.unwrap().answers.len(), 1);
+    assert_eq!(store.delete_person("eve").unwrap().unwrap().records["answer"], 1);
+    assert_eq!(store.next_task("ann").unwrap().0.unwrap().answers.len(), 0);
 }

@@ -1,6 +1,6 @@
 //! Files of an older version.
 
-use super::exported;
+use super::{exported, feedback, id, ranking};
 use crate::choices::{Judge, Judgment};
 use crate::export::{ExportFilter, ExportKind};
 use crate::store::FeedbackStore;
@@ -127,4 +127,119 @@ fn other_files_are_refused() {
     version_1(folder.path());
     let error = FeedbackStore::create(folder.path()).unwrap_err().to_string();
     assert!(error.contains("contains feedback.sqlite and comparisons.sqlite"), "{error}");
+}
+
+/// `feedback.sqlite` as version 1 of `gptkit serve` wrote it: two people, a task, and a record of each kind.
+fn served_version_1(folder: &Path) -> PathBuf {
+    let path = folder.join("feedback.sqlite");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(
+        r#"
+        CREATE TABLE people (
+            id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, consented_at TEXT, excluded_at TEXT) STRICT;
+        CREATE TABLE models (
+            id INTEGER PRIMARY KEY, name TEXT NOT NULL, folder TEXT NOT NULL, weights TEXT NOT NULL, fingerprint TEXT NOT NULL,
+            dtype TEXT NOT NULL, UNIQUE (name, folder, fingerprint)) STRICT;
+        CREATE TABLE completions (
+            id INTEGER PRIMARY KEY, request TEXT NOT NULL, choice INTEGER NOT NULL, person INTEGER NOT NULL REFERENCES people,
+            model INTEGER NOT NULL REFERENCES models, at TEXT NOT NULL, prompt TEXT NOT NULL, sampling TEXT NOT NULL,
+            max_new_tokens INTEGER NOT NULL, stop TEXT NOT NULL, text TEXT NOT NULL, tokens TEXT NOT NULL, finish TEXT NOT NULL,
+            UNIQUE (request, choice)) STRICT;
+        CREATE TABLE rankings (
+            id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
+            seconds REAL, note TEXT, supersedes TEXT, ranking TEXT, shown TEXT NOT NULL, both_bad INTEGER NOT NULL,
+            blind INTEGER NOT NULL, skipped TEXT, task INTEGER REFERENCES tasks) STRICT;
+        CREATE TABLE ranked (
+            ranking INTEGER NOT NULL REFERENCES rankings, number INTEGER NOT NULL, completion INTEGER NOT NULL
+            REFERENCES completions, PRIMARY KEY (ranking, number)) STRICT;
+        CREATE TABLE ratings (
+            id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
+            seconds REAL, note TEXT, supersedes TEXT, completion INTEGER NOT NULL REFERENCES completions, thumb INTEGER,
+            likert INTEGER CHECK (likert BETWEEN 1 AND 7), marks TEXT NOT NULL) STRICT;
+        CREATE TABLE demonstrations (
+            id INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, person INTEGER NOT NULL REFERENCES people, at TEXT NOT NULL,
+            seconds REAL, note TEXT, supersedes TEXT, messages TEXT NOT NULL, based_on INTEGER REFERENCES completions) STRICT;
+        CREATE TABLE tasks (
+            id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, k INTEGER NOT NULL, model TEXT NOT NULL, temperature REAL NOT NULL,
+            max_tokens INTEGER NOT NULL, seed INTEGER NOT NULL, leased_by INTEGER REFERENCES people, leased_until INTEGER,
+            done INTEGER NOT NULL DEFAULT 0) STRICT;
+        CREATE TABLE exports (
+            id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, hash TEXT NOT NULL,
+            filter TEXT NOT NULL) STRICT;
+        CREATE TABLE export_records (
+            export INTEGER NOT NULL REFERENCES exports, kind TEXT NOT NULL, record INTEGER NOT NULL,
+            PRIMARY KEY (export, kind, record)) STRICT;
+        PRAGMA application_id = 1735423078;
+        PRAGMA user_version = 1;
+        INSERT INTO people VALUES (1, 'ann', 'labeler', '2024-05-01T10:00:00Z', NULL), (2, 'bob', 'user', NULL, NULL);
+        INSERT INTO models VALUES (1, 'chat', 'runs/a', 'w', 'fp_1', 'f32');
+        INSERT INTO completions VALUES
+            (3, 'r1', 0, 2, 1, '2024-05-01T10:00:01Z', '[{"role":"user","content":"q"}]', '{"seed":7}', 16, '["x"]', 'y', '[5,6]', 'stop'),
+            (4, 'r1', 1, 2, 1, '2024-05-01T10:00:01Z', '[{"role":"user","content":"q"}]', '{"seed":7}', 16, '[]', 'w', '[8]', 'length');
+        INSERT INTO tasks VALUES (1, '[{"role":"user","content":"q"}]', 2, 'chat', 1.0, 16, 3, 1, 1700000000, 1),
+            (2, '[{"role":"user","content":"t"}]', 4, 'chat', 0.7, 16, 4, NULL, NULL, 0);
+        INSERT INTO rankings VALUES (9, 'c1', 1, '2024-05-01T10:00:02Z', 2.5, 'n', NULL, '[2,1]', '[1,0]', 0, 1, NULL, 1);
+        INSERT INTO ranked VALUES (9, 0, 3), (9, 1, 4);
+        INSERT INTO ratings VALUES (1, 'c2', 2, '2024-05-01T10:00:03Z', NULL, NULL, NULL, 3, 1, 6, '["harmful"]');
+        INSERT INTO demonstrations VALUES (1, 'c3', 1, '2024-05-01T10:00:04Z', 9.0, NULL, NULL,
+            '[{"role":"user","content":"q"},{"role":"assistant","content":"z"}]', 4);
+        INSERT INTO exports VALUES (1, '2024-05-01T10:00:05Z', 'comparisons', '/c.jsonl', 'h', '{}');
+        INSERT INTO export_records VALUES (1, 'rankings', 9), (1, 'demonstrations', 1);
+        "#,
+    )
+    .unwrap();
+    path
+}
+
+#[test]
+fn a_store_of_version_1_is_converted_with_all_its_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = served_version_1(folder.path());
+    let mut store = FeedbackStore::open(folder.path()).unwrap();
+    assert_eq!(store.path(), path, "in place");
+    let answers = store.answers().unwrap();
+    let first = &answers[0];
+    assert_eq!((answers.len(), first.person.as_deref(), &first.tokens), (2, Some("bob"), &Some(vec![5, 6])));
+    assert_eq!((first.model.weights.as_str(), first.model.tokenizer.as_str(), first.log_prob), ("w", "", None));
+    assert_eq!((&first.sampling, &first.stop), (&json!({ "seed": 7 }), &vec!["x".to_owned()]));
+    let kept = store.provenance("ranking-9".parse().unwrap(), None).unwrap().unwrap();
+    assert_eq!((kept.answers[0].rank, kept.seconds, kept.note.as_deref()), (Some(2), Some(2.5), Some("n")));
+    assert_eq!((kept.fields["task"].as_i64(), kept.exports[0].path.as_str()), (Some(1), "/c.jsonl"));
+    let counts = store.figures(None).unwrap().counts;
+    assert_eq!((counts.rankings, counts.ratings, counts.demonstrations, counts.tasks_waiting), (1, 1, 1, 1));
+    let all = ExportFilter::default();
+    assert_eq!(exported(&store, ExportKind::Comparisons, &all).len(), 2, "ann agreed to training");
+    assert_eq!(store.next_task("bob").unwrap().0.unwrap().id, 2);
+    assert_eq!(store.exports().unwrap()[0].n_records(), 2);
+    drop(store);
+    let converted = Connection::open(&path).unwrap();
+    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'old%'";
+    assert_eq!(converted.query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    assert_eq!(
+        converted.query_row("SELECT sum(n_tokens) FROM completions", [], |row| row.get::<_, i64>(0)).unwrap(),
+        3
+    );
+    let broken = "SELECT count(*) FROM pragma_foreign_key_check";
+    assert_eq!(converted.query_row(broken, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    // A number is not used again, or a trace would lead to the wrong person.
+    let mut store = FeedbackStore::open(folder.path()).unwrap();
+    store.delete_person("ann").unwrap().unwrap();
+    let answers = [id("r1", 0), id("r1", 1)];
+    let next = feedback("c4", "bob", ranking(&answers, Some(&[1, 2]), None));
+    assert_eq!(store.add(&next).unwrap(), (10, true));
+}
+
+#[test]
+fn a_store_of_version_1_that_cannot_be_converted_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = served_version_1(folder.path());
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch("UPDATE completions SET tokens = 'x' WHERE id = 4").unwrap();
+    drop(old);
+    let error = format!("{:#}", FeedbackStore::open(folder.path()).unwrap_err());
+    assert!(error.contains("feedback.sqlite cannot be converted to format version 2"), "{error}");
+    let old = Connection::open(&path).unwrap();
+    let version: i64 = old.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let n: i64 = old.query_row("SELECT count(*) FROM completions", [], |row| row.get(0)).unwrap();
+    assert_eq!((version, n), (1, 2));
 }

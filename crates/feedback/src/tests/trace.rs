@@ -3,7 +3,7 @@
 use super::{exported, feedback, filled, id, ranking};
 use crate::export::{ExportFilter, ExportKind};
 use crate::records::{RecordId, RecordKind};
-use crate::trace::{NotedRecord, store_of};
+use crate::trace::{NotedRecord, export_at, store_of};
 use gptkit_data::disk;
 
 #[test]
@@ -27,6 +27,12 @@ fn an_export_leads_to_its_records_and_a_record_to_its_exports() {
         exports[1].people.clone().into_iter().collect::<Vec<_>>(),
         [("ann".to_owned(), vec![first]), ("bob".to_owned(), vec![second])]
     );
+    let summary = export_at(&path, &exports[1].hash).unwrap().unwrap();
+    assert_eq!(
+        (summary.file.as_str(), summary.export, summary.kind.as_str(), summary.records),
+        ("c.jsonl", 2, "comparisons", 2)
+    );
+    assert_eq!(export_at(&path, &exports[0].hash).unwrap(), None, "the manifest is of the second export");
     let of = |record| store.exports_with(record).unwrap();
     assert_eq!((of(first), of(second)), (vec![exports[0].export, exports[1].export], vec![exports[1].export]));
     let Some(NotedRecord::Stored { who, .. }) = store.record(second).unwrap() else { panic!("it is stored") };

@@ -2,6 +2,7 @@
 
 use crate::api::error::ApiError;
 use crate::app::App;
+use gptkit_feedback::trace::{ExportSummary, export_at};
 use gptkit_train::curves::{CurvePoint, Curves};
 use gptkit_train::metrics::SCORE;
 use gptkit_train::request::RunRequest;
@@ -24,7 +25,7 @@ pub(crate) async fn of_model(app: &Arc<App>, name: &str) -> Result<Value, ApiErr
 
 fn of_folder(folder: &Path) -> Value {
     let mut training = json!({});
-    if let Some(RunRequest { command, config, models, .. }) = RunRequest::read(folder) {
+    if let Some(RunRequest { command, config, models, files, .. }) = RunRequest::read(folder) {
         training["stage"] = json!(command);
         if let Some(base) = models.get("init") {
             training["base"] = json!({ "name": last_part(&base.folder.to_string_lossy()), "weights": base.weights });
@@ -33,6 +34,12 @@ fn of_folder(folder: &Path) -> Value {
         let name = |source: &Value| source.as_str().or_else(|| source["path"].as_str()).map(last_part);
         let names: Vec<String> = sources.into_iter().flatten().filter_map(name).collect();
         training["data"] = json!(names);
+        // A file that cannot be read is not known to be an export.
+        let exports = files.iter().filter_map(|(path, hash)| export_at(path, hash).ok().flatten());
+        let exports: Vec<ExportSummary> = exports.collect();
+        if !exports.is_empty() {
+            training["exports"] = json!(exports);
+        }
     }
     if let Ok(curves) = Curves::read(folder) {
         let (metric, title) = if curves.is_ppo() { (SCORE, "reward") } else { ("train_loss", "training loss") };
@@ -59,6 +66,8 @@ fn thinned(points: &[CurvePoint]) -> Vec<(u64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gptkit_feedback::FeedbackStore;
+    use gptkit_train::request::RunFolder;
 
     #[test]
     fn what_a_folder_lacks_is_left_out() {
@@ -78,5 +87,24 @@ mod tests {
         assert_eq!((points.len(), &points[0], &points[99]), (100, &json!([5, 997.0]), &json!([500, 502.0])));
         assert_eq!((&training["steps"], &training["tokens"]), (&json!(500), &json!(4000)));
         assert!(training.get("stage").is_none());
+    }
+
+    #[test]
+    fn the_exports_that_a_run_read_are_named_unless_they_changed_since() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run, data) = (folder.path().join("run"), folder.path().join("c.jsonl"));
+        let mut store = FeedbackStore::create(folder.path()).unwrap();
+        let records = ["ranking-1".parse().unwrap(), "ranking-2".parse().unwrap()];
+        let mut export = |text: &str| store.write_export("comparisons", &data, text, &json!({}), &records).unwrap();
+        export("{}\n");
+        let config = json!({ "data": { "sources": [data] } });
+        let request = RunRequest::new("train-rm", &config, &[]).unwrap();
+        let RunFolder::New(claim) = request.place(&run).unwrap() else { panic!("it is new") };
+        request.save(&claim).unwrap();
+        drop(claim.keep().unwrap());
+        let read = of_folder(&run)["exports"][0].clone();
+        assert_eq!((&read["file"], &read["export"], &read["records"]), (&json!("c.jsonl"), &json!(1), &json!(2)));
+        export("{ }\n");
+        assert_eq!(of_folder(&run).get("exports"), None);
     }
 }

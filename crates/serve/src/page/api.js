@@ -207,7 +207,7 @@ async function sendAll(own) {
 			await request('POST', one.path, one.record, { person: one.person, quiet: key !== own });
 			forget(key);
 		} catch (error) {
-			if (error.status === 0 || error.status === 401 || error.status === 408 || error.status === 429 || error.status >= 500) {
+			if ([0, 401, 408, 429].includes(error.status) || error.status >= 500) {
 				failed = error;
 				break;
 			}

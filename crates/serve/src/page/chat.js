@@ -56,7 +56,8 @@ export const chat = {
 
 function open(main) {
 	const all = models();
-	model = all.find((one) => one.name === (model ?? read(localStorage, 'model', ''))) ? model ?? read(localStorage, 'model', '') : all[0].name;
+	model ??= read(localStorage, 'model', '');
+	model = (all.find((one) => one.name === model) ?? all[0]).name;
 	const body = h('div.fill');
 	const tools = h('div.row.quiet');
 	const picker = select(modelOptions(), model, { onchange: () => {
@@ -144,7 +145,7 @@ function dialogue(body, bar) {
 	bar.replaceChildren(newButton, tokensToggle(() => draw()), exportButton);
 	refill(body,
 		fold('System message and settings', field('System message', system, 'Comes first in every request. Empty: none.'), h('div.grid', settings.fields)), fold('Earlier conversations', earlier),
-		session().feedback ? null : h('p.note', 'This server keeps no feedback: votes and corrections are not stored.'), list, composer);
+		!session().feedback && h('p.note', 'This server keeps no feedback: votes and corrections are not stored.'), list, composer);
 
 	// Tokens left in the window.
 	let recounting = null;
@@ -299,7 +300,7 @@ function dialogue(body, bar) {
 		const who = own ? 'You' : node.written ? 'You, for the assistant' : node.model;
 		return h('li', { class: `turn ${node.role}` },
 			node.omitted ? h('p.note', `${node.omitted === 1 ? 'The oldest turn is' : `The ${node.omitted} oldest turns are`} left out of the request: the window is full.`) : null,
-			h('h2', who), node.editing ? editor(node) : [textOf(node), tools(node)], node.offer ? offer(node) : null);
+			h('h2', who), node.editing ? editor(node) : [textOf(node), tools(node)], node.offer && offer(node));
 	}
 
 	function textOf(node) {
@@ -320,18 +321,17 @@ function dialogue(body, bar) {
 		const tool = (key, label, onclick, props = {}) => button(label, onclick, { 'data-k': `${node.id}:${key}`, disabled: running !== null, ...props });
 		const buttons = [];
 		if (siblings.length > 1) {
-			buttons.push(h('span.branches',
-				tool('prev', '‹', () => show(node, at - 1, 'prev'), { 'aria-label': 'Earlier branch', disabled: at === 0 || running !== null }),
-				h('span.muted', `${at + 1} of ${siblings.length}`),
-				tool('next', '›', () => show(node, at + 1, 'next'), { 'aria-label': 'Later branch', disabled: at === siblings.length - 1 || running !== null })));
+			const turn = (key, label, to, which) => tool(key, label, () => show(node, to, key), { 'aria-label': `${which} branch`, disabled: !siblings[to] || running !== null });
+			buttons.push(h('span.branches', turn('prev', '‹', at - 1, 'Earlier'), h('span.muted', `${at + 1} of ${siblings.length}`), turn('next', '›', at + 1, 'Later')));
 		}
 		if (node.content) buttons.push(tool('copy', 'Copy', () => copyText(node.content), { disabled: false }));
 		if (node.role === 'user') buttons.push(tool('edit', 'Edit', () => edit(node)));
 		else {
 			if (!node.written && node.state !== 'failed' && !node.fault) buttons.push(tool('retry', 'Retry', () => retry(node)));
 			if (node.answer) {
-				buttons.push(tool('up', hand(0), () => thumb(node, 'up'), { 'aria-label': 'Good answer', 'aria-pressed': String(node.thumb === 'up'), disabled: false }),
-					tool('down', hand(180), () => thumb(node, 'down'), { 'aria-label': 'Bad answer', 'aria-pressed': String(node.thumb === 'down'), disabled: false }));
+				for (const [way, turn, what] of [['up', 0, 'Good'], ['down', 180, 'Bad']]) {
+					buttons.push(tool(way, hand(turn), () => thumb(node, way), { 'aria-label': `${what} answer`, 'aria-pressed': String(node.thumb === way), disabled: false }));
+				}
 				if (mayLabel()) buttons.push(tool('better', 'Write a better answer', () => edit(node)));
 			}
 		}
@@ -339,7 +339,7 @@ function dialogue(body, bar) {
 		if (node.finish === 'length') about.push('cut off at the limit');
 		if (node.n) about.push(count(node.n, 'token'));
 		if (node.gptkit) about.push(`${number(node.gptkit.tokens_per_s)} tokens/s`, `seed ${node.gptkit.seed}`);
-		return h('div.tools.quiet', buttons, about.length ? h('small.about', about.join(' · ')) : null);
+		return h('div.tools.quiet', buttons, about.length > 0 && h('small.about', about.join(' · ')));
 	}
 
 	/** The editor of a turn: a branch of one's own turn, or a better answer. */
@@ -384,9 +384,7 @@ function dialogue(body, bar) {
 	function offer(node) {
 		const earlier = nodeOf(node.offer);
 		const heading = h('h3', { id: newId() }, 'Which answer is better?');
-		if (earlier.content === node.content) {
-			return h('p.muted', 'The new answer is the same as the earlier one.');
-		}
+		if (earlier.content === node.content) return h('p.muted', 'The new answer is the same as the earlier one.');
 		const vote = (label, places, key) => button(label, () => prefer(node, places), { 'data-k': `${node.id}:${key}` });
 		return h('section.choice', { 'aria-labelledby': heading.id }, heading,
 			h('p.muted', 'The new answer is above. The earlier answer was:'), prose(earlier.content, '.card.gap'),
@@ -411,7 +409,7 @@ function tokensToggle(draw) {
 	const toggle = button('Show tokens', () => {
 		showTokens = !showTokens;
 		write(localStorage, 'showTokens', showTokens);
-		toggle.setAttribute('aria-pressed', String(showTokens));
+		toggle.setAttribute('aria-pressed', showTokens);
 		draw();
 	}, { 'aria-pressed': String(showTokens) });
 	return toggle;

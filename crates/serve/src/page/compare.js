@@ -135,8 +135,8 @@ function open(main) {
 			answer.element = answer.state === 'writing' ? prose(answer.text, '.writing', { 'aria-busy': 'true' }) : answer.text ? prose(answer.text) : prose('The answer is empty.', '.empty');
 			const picked = round.vote === SIDES[side].toLowerCase();
 			return h('section', { class: `card${round.side === side ? '' : ' away'}${picked ? ' picked' : ''}`, 'aria-label': `${SIDES[side]} answer` },
-				h('h2', `${SIDES[side]} answer`), named ? h('p.muted', `${answer.model}, temperature ${round.sampling[i].temperature ?? 1}`) : null, answer.element,
-				answer.fault ? fault(answer, () => run(round.prompt, round.answers.map((one) => one.model), round.sampling)) : null);
+				h('h2', `${SIDES[side]} answer`), named && h('p.muted', `${answer.model}, temperature ${round.sampling[i].temperature ?? 1}`), answer.element,
+				answer.fault && fault(answer, () => run(round.prompt, round.answers.map((one) => one.model), round.sampling)));
 		});
 		const choose = (label, kind, key) => button(`${label} (${key})`, () => vote(kind), { disabled: !votable() });
 		refill(arena,
@@ -154,7 +154,7 @@ function open(main) {
 		return h('div.note.result', { tabindex: '-1', 'data-k': 'result' },
 			h('p', `${said} Left: ${left.model}. Right: ${right.model}. `, round.saved),
 			h('div.row', mainButton('New prompt (n)', () => next(null)),
-				chosen ? button(round.vote === 'tie' ? 'Continue with the left answer' : 'Continue with the better answer', () => next(chosen)) : null,
+				chosen && button(`Continue with the ${round.vote === 'tie' ? 'left' : 'better'} answer`, () => next(chosen)),
 				button('Undo the vote', undo)));
 	}
 

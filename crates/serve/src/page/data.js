@@ -7,6 +7,7 @@ import { fault, fold } from './settings.js';
 export const data = { path: '/data', title: 'Data', about: 'Counts of stored feedback, agreement, win rates, where a record is from, and exports for training.', keys: [], open };
 
 const PAGE = 20; // records of a list
+const KINDS = ['Rankings', 'Ratings', 'Demonstrations'];
 const PAPER = 0.726; // agreement of InstructGPT's labelers among each other (Ouyang et al. 2022)
 
 const EXPORTS = [
@@ -69,7 +70,7 @@ function open(main) {
 		return [
 			h('div.row.gap', h('span.muted.grow', isAdmin() ? 'Feedback of everybody.' : 'Your own feedback.'), button('Refresh', () => load().then(() => announce('The figures were loaded again.')))),
 			boxes(Object.entries(names).map(([key, name]) => [name, number(counts[key])])),
-			stored ? null : h('p.note', 'No feedback has been stored yet. Rate answers in Chat, vote in Compare, or rank answers in Label.'),
+			!stored && h('p.note', 'No feedback has been stored yet. Rate answers in Chat, vote in Compare, or rank answers in Label.'),
 			h('section', h('h2', 'Agreement'), agreement ? table('How often two people order the same two answers the same way', ['Who', 'Agreement', '95% interval', 'Pairs', 'Chart'], [
 				['People on this server', percent(agreement.value), range(agreement), number(agreement.n), interval(agreement)],
 				["InstructGPT's labelers (2022)", percent(PAPER), '', '', ''],
@@ -78,14 +79,14 @@ function open(main) {
 				rates.map(({ name, weights, win_rate: rate, strength, wins, losses, ties }) => [h('span', name, h('small.mono', ` ${weights.slice(0, 12)}`)), percent(rate.value), range(rate),
 					number(strength.value), `${number(strength.low)} to ${number(strength.high)}`, number(wins), number(losses), number(ties)])),
 			h('p.muted', 'Strength: Bradley and Terry, in Elo points around 1,000. 400 points more win 10 of 11 comparisons.')] : h('p', 'No two models have been compared yet.'),
-			longer ? h('p', `The longer answer was preferred in ${percent(longer.value)} of ${count(longer.n, 'comparison')} (95%: ${range(longer)}).`) : null),
-			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', 'Rankings', 'Ratings', 'Demonstrations', 'Known answers', 'Consent', 'In exports'],
-				people.map((one) => [one.name, one.role, ...numbers(one), one.known_best ? `${percent(one.known_best.value, 0)} of ${one.known_best.n}` : '', one.consent ? 'yes' : 'no', isAdmin() ? exclude(one) : one.excluded ? 'no' : 'yes'])),
-			fold('Records by day', table('The newest 30', ['Day', 'Person', 'Rankings', 'Ratings', 'Demonstrations'], days.slice(0, 30).map((one) => [one.day, one.person, ...numbers(one)])))) : null,
+			longer && h('p', `The longer answer was preferred in ${percent(longer.value)} of ${count(longer.n, 'comparison')} (95%: ${range(longer)}).`)),
+			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', ...KINDS, 'Known answers', 'Consent', 'In exports', isAdmin() ? 'Deletion' : []].flat(),
+				people.map((one) => [one.name, one.role, ...numbers(one), one.known_best ? `${percent(one.known_best.value, 0)} of ${one.known_best.n}` : '', one.consent ? 'yes' : 'no', ...(isAdmin() ? [exclude(one), remove(one)] : [one.excluded ? 'no' : 'yes'])])),
+			fold('Records by day', table('The newest 30', ['Day', 'Person', ...KINDS], days.slice(0, 30).map((one) => [one.day, one.person, ...numbers(one)])))) : null,
 			stored ? h('section', h('h2', 'Records'), table('The newest first', ['Record', 'Stored', 'Person', 'Prompt', 'Origin'], records.map((one) => [
 				one.is_superseded ? h('s', one.id) : one.id, one.at.slice(0, 16).replace('T', ' '), one.person.name, one.prompt.slice(0, 80), button('Show', () => show(one.id), { 'aria-label': `Show ${one.id}` })])),
 			h('div.row', button('Newer', () => turn(-PAGE), { disabled: !from }), button('Older', () => turn(PAGE), { disabled: records.length < PAGE }))) : null,
-			isAdmin() ? exports() : null,
+			isAdmin() && exports(),
 		];
 	}
 
@@ -94,15 +95,24 @@ function open(main) {
 		load();
 	};
 
-	const exclude = (one) => button(one.excluded ? 'Include' : 'Exclude', async () => {
-		try {
-			await post('/api/people', { name: one.name, excluded: !one.excluded });
-			announce(`${one.name} is ${one.excluded ? 'included' : 'excluded'}.`);
-		} catch (error) {
-			announce(explain(error));
-		}
+	/** A button that does something with a person, and announces what `run` returns. */
+	const act = (verb, name, run) => button(verb, async () => {
+		announce(await run().catch(explain));
 		load();
-	}, { 'aria-label': `${one.excluded ? 'Include' : 'Exclude'} ${one.name}` });
+	}, { 'aria-label': `${verb} ${name}` });
+	const exclude = ({ name, excluded }) => act(excluded ? 'Include' : 'Exclude', name, async () => {
+		await post('/api/people', { name, excluded: !excluded });
+		return `${name} is ${excluded ? 'included' : 'excluded'}.`;
+	});
+	const remove = ({ name }) => act('Delete', name, async () => {
+		const sure = await dialog(`Delete ${name}?`, (close) => [
+			h('p', 'All records of this person, the answers to their prompts, and the records about these answers will be deleted. This cannot be undone.'),
+			h('div.row', button('Cancel', () => close()), button('Delete', () => close(true)))]);
+		if (!sure) return 'Nothing was deleted.';
+		const { exports } = await (await request('DELETE', `/api/people/${encodeURIComponent(name)}`)).json();
+		if (exports.length) problem(`These exports still hold records of ${name}: ${exports.map((one) => `${one.export} (${one.path})`).join(', ')}.`);
+		return `${name} was deleted.`;
+	});
 
 	function exports() {
 		const next = h('div', { role: 'status' });

@@ -12,6 +12,7 @@ export const label = {
 	open,
 };
 
+const SCALE = [1, 2, 3, 4, 5, 6, 7];
 const LETTERS = 'acdefghijklmopqrstvwxyz'; // without b, n and u
 const REASONS = ['not my language', 'nonsense', 'personal data', 'I cannot judge it'];
 
@@ -22,7 +23,7 @@ function open(main) {
 	let run = 0; // grows when something else is to be shown
 	let clock = null;
 	const place = h('div.fill');
-	main.append(h('div.columns', place, h('aside', { 'aria-label': 'Instructions and tasks' }, instructions(), isAdmin() ? maker(() => !task && next()) : null)));
+	main.append(h('div.columns', place, h('aside', { 'aria-label': 'Instructions and tasks' }, instructions(), isAdmin() && maker(() => !task && next()))));
 
 	async function next() {
 		clearInterval(clock);
@@ -102,12 +103,12 @@ function open(main) {
 
 	function rating(one) {
 		const marks = session().marks;
-		const radio = (n) => h('label', h('input', { type: 'radio', name: 'likert', value: n, checked: one.likert === n, onchange: () => (one.likert = n) }), String(n));
+		const radio = (n) => h('label', h('input', { type: 'radio', name: 'likert', value: n, checked: one.likert === n, onchange: () => (one.likert = n) }), n);
 		const mark = ({ name, text }, i) => h('label.check', h('input', { type: 'checkbox', checked: one.marks.includes(name), onchange: (event) => {
 			one.marks = event.target.checked ? [...one.marks, name] : one.marks.filter((other) => other !== name);
 		} }), h('span', LETTERS[i] ? [h('kbd', { 'aria-hidden': 'true' }, LETTERS[i]), ' '] : '', text));
 		const note = h('textarea', { rows: 2, value: one.note, oninput: () => (one.note = note.value) });
-		return [shown(one.text), h('fieldset', h('legend', 'Overall quality'), h('div.scale', [1, 2, 3, 4, 5, 6, 7].map(radio)),
+		return [shown(one.text), h('fieldset', h('legend', 'Overall quality'), h('div.scale', SCALE.map(radio)),
 			h('small', '1 is the worst, 7 the best.'), h('p', { id: 'rate-first', class: 'fault', hidden: true }, 'Rate the answer from 1 to 7 first.')),
 		h('fieldset', h('legend', 'Mark what applies'), h('div.marks', marks.map(mark))), fold('Note', field('Note', note))];
 	}
@@ -131,7 +132,7 @@ function open(main) {
 	}
 
 	function skipping() {
-		const reason = select(REASONS.map((one) => [one, one]), REASONS[0]);
+		const reason = select(REASONS.map((one) => [one, one]));
 		return fold('Skip this task', field('Reason', reason), h('div.row.gap', button('Skip', () => finish({ skipped: reason.value }))));
 	}
 
@@ -197,7 +198,7 @@ function open(main) {
 		keys: {
 			Escape: () => (abort ? abort.abort() : false), Enter: (event, typing) => (!typing && !event.target.matches('button, a, summary') && rates() ? step(1) : false),
 			'Ctrl+Enter': () => (rates() ? step(1) : ready() ? submit() : false), u: () => (ready() && task.at ? step(-1) : past ? undo() : false),
-			...Object.fromEntries([1, 2, 3, 4, 5, 6, 7].map((n) => [n, () => (rates() ? press('.scale input', n - 1) : false)])),
+			...Object.fromEntries(SCALE.map((n) => [n, () => (rates() ? press('.scale input', n - 1) : false)])),
 			...Object.fromEntries([...LETTERS].map((letter, i) => [letter, () => (rates() ? press('.marks input', i) : false)])),
 		},
 	};

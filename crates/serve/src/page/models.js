@@ -17,9 +17,10 @@ function chart({ metric, points }) {
 }
 
 async function trained({ name }) {
-	const { stage, base, data, steps, tokens, curve } = await get(`/api/models/${encodeURIComponent(name)}`).catch(() => ({}));
+	const { stage, base, data, exports, steps, tokens, curve } = await get(`/api/models/${encodeURIComponent(name)}`).catch(() => ({}));
 	return stage || curve ? h('section.card', h('h3', { dir: 'auto' }, name), facts({ Stage: stage, Base_model: base && `${base.name} (weights ${base.weights.slice(0, 12)})`, Data: data?.join(', '),
-		Length: steps && `${count(steps, 'step')}, ${size(tokens)} tokens` }), curve?.points.length > 1 ? chart(curve) : null) : null;
+		Feedback: exports?.map((one) => `${one.file}: export ${one.export} of ${one.at.slice(0, 10)}, ${count(one.records, 'record')}`).join('; '),
+		Length: steps && `${count(steps, 'step')}, ${size(tokens)} tokens` }), curve?.points.length > 1 && chart(curve)) : null;
 }
 
 /** Prometheus' text → { name: sum over labels }. */

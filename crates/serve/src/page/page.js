@@ -67,7 +67,7 @@ function drawLinks() {
 addEventListener('popstate', () => api.session() && go(location.pathname));
 
 function showMenu(open) {
-	menu.setAttribute('aria-expanded', String(open));
+	menu.setAttribute('aria-expanded', open);
 	nav.classList.toggle('open', open);
 }
 menu.addEventListener('click', () => showMenu(menu.getAttribute('aria-expanded') !== 'true'));

@@ -60,27 +60,24 @@ export async function converse({ model, messages, ...more }, options) {
 }
 
 const LEVELS = [[0.8, '80% or more'], [0.5, '50 to 80%'], [0.2, '20 to 50%'], [0.05, '5 to 20%'], [0, 'below 5%']];
-const levelOf = (logProb) => LEVELS.findIndex(([least]) => Math.exp(logProb) >= least);
-const visible = (token) => token.replaceAll('\n', '↵').replaceAll('\t', '⇥') || '∅';
-const quoted = (token) => `“${visible(token)}”`;
-const spokenLogProb = (logProb) => `${percent(Math.exp(logProb))}, log-probability ${number(logProb, 3)}`;
+const quoted = (token) => `“${token.replaceAll('\n', '↵').replaceAll('\t', '⇥') || '∅'}”`;
 
 /** An answer's tokens, shaded by probability. A line below describes the token in focus. */
 export function tokenView(tokens) {
 	const line = h('p.tokenline', { 'aria-live': 'polite' }, 'Arrow keys move between tokens.');
 	const describe = ([token, logProb, others]) => {
 		const rest = (others ?? []).filter(([other]) => other !== token).map(([other, p]) => `${quoted(other)} ${percent(Math.exp(p))}`);
-		line.textContent = `${quoted(token)}: ${spokenLogProb(logProb)}.${rest.length ? ` Others: ${rest.join(', ')}.` : ''}`;
+		line.textContent = `${quoted(token)}: ${percent(Math.exp(logProb))}, log-probability ${number(logProb, 3)}.${rest.length ? ` Others: ${rest.join(', ')}.` : ''}`;
 	};
 	const select = (i) => {
 		spans.forEach((span, j) => {
 			span.tabIndex = i === j ? 0 : -1;
-			span.setAttribute('aria-selected', String(i === j));
+			span.setAttribute('aria-selected', i === j);
 		});
 		describe(tokens[i]);
 	};
 	const spans = tokens.map(([token, logProb], i) => h('span', {
-		role: 'option', 'aria-label': quoted(token), tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, levelOf(logProb))}`, onfocus: () => select(i), onmouseenter: () => select(i),
+		role: 'option', 'aria-label': quoted(token), tabindex: i ? -1 : 0, 'aria-selected': 'false', class: `p${Math.max(0, LEVELS.findIndex(([least]) => Math.exp(logProb) >= least))}`, onfocus: () => select(i), onmouseenter: () => select(i),
 	}, token.includes('\n') ? `↵${token}` : token || '∅'));
 	const keys = (event) => {
 		const at = spans.indexOf(event.target);
@@ -110,6 +107,7 @@ export async function save(path, record, what = 'Saved.') {
 }
 export const record = (fields) => ({ client_id: ulid(), ...fields });
 
+/** What went wrong with an answer. */
+export const reason = ({ fault, retryAfter }) => fault + (retryAfter ? ` There may be room in ${retryAfter} s.` : '');
 /** A message about an answer or an error, with a button that tries again. */
-export const fault = ({ fault: text, retryAfter }, again) => h('div.fault', { role: 'alert' },
-	h('p', text, retryAfter ? ` There may be room in ${retryAfter} s.` : ''), h('div.row', button('Try again', again)));
+export const fault = (answer, again) => h('div.fault', { role: 'alert' }, h('p', reason(answer)), h('div.row', button('Try again', again)));

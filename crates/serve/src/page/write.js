@@ -2,7 +2,7 @@
 
 import { models } from './api.js';
 import { announce, button, field, h, mainButton, percent, problem, refill, secondsSince, select } from './dom.js';
-import { converse, fold, modelOptions, record, save, Settings } from './settings.js';
+import { converse, fold, modelOptions, reason, record, save, Settings } from './settings.js';
 
 export const writing = {
 	path: '/write', title: 'Write',
@@ -40,18 +40,18 @@ function open(main) {
 	function draw(focus) {
 		const system = h('textarea', { rows: 2, value: draft.system, oninput: () => (draft.system = system.value) });
 		refill(place,
-			saved ? h('div.note.row', h('span.grow', saved.sentence), button('Correct it', correct)) : null,
-			fold('System message and settings', field('System message', system, 'Empty: none.'), model ? field('Model of the drafts', model) : null, h('div.grid', settings.fields)),
+			saved && h('div.note.row', h('span.grow', saved.sentence), button('Correct it', correct)),
+			fold('System message and settings', field('System message', system, 'Empty: none.'), model && field('Model of the drafts', model), h('div.grid', settings.fields)),
 			draft.turns.map(turnForm),
 			h('div.row', mainButton(draft.supersedes ? 'Save the correction' : 'Save', submit),
 				button('Add a turn of both', () => {
 					draft.turns.push({ role: 'user', text: '' }, { role: 'assistant', text: '' });
 					draw(draft.turns.length - 2);
 				}),
-				draft.turns.length > 2 ? button('Remove the last turn of both', () => {
+				draft.turns.length > 2 && button('Remove the last turn of both', () => {
 					draft.turns.splice(-2);
 					draw(draft.turns.length - 1);
-				}) : null));
+				})));
 		if (focus !== undefined) place.querySelectorAll('.one-turn textarea')[focus]?.focus();
 	}
 
@@ -68,7 +68,7 @@ function open(main) {
 		turn.area = area;
 		tell();
 		return h('div.one-turn', field(own ? `Prompt${pair}` : `Answer${pair}`, area),
-			own || !hasModel ? null : h('div.row.gap', button(turn.writing ? 'Stop (Esc)' : 'Suggest', () => suggest(i), { 'data-k': `suggest${i}` }), share));
+			!own && hasModel && h('div.row.gap', button(turn.writing ? 'Stop (Esc)' : 'Suggest', () => suggest(i), { 'data-k': `suggest${i}` }), share));
 	}
 
 	async function suggest(i) {
@@ -90,7 +90,7 @@ function open(main) {
 			turn.text += piece;
 			turn.area.value = turn.text;
 		} });
-		if (done.fault) problem(done.fault + (done.retryAfter ? ` There may be room in ${done.retryAfter} s.` : ''));
+		if (done.fault) problem(reason(done));
 		turn.draft = done.state === 'done' ? { text: turn.text, answer: { request: done.id, choice: 0 } } : null;
 		if (turn.text) announce(`Draft: ${turn.text}`);
 		if (!turn.text) turn.text = before;
