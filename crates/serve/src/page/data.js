@@ -80,8 +80,8 @@ function open(main) {
 					number(strength.value), `${number(strength.low)} to ${number(strength.high)}`, number(wins), number(losses), number(ties)])),
 			h('p.muted', 'Strength: Bradley and Terry, in Elo points around 1,000. 400 points more win 10 of 11 comparisons.')] : h('p', 'No two models have been compared yet.'),
 			longer && h('p', `The longer answer was preferred in ${percent(longer.value)} of ${count(longer.n, 'comparison')} (95%: ${range(longer)}).`)),
-			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', ...KINDS, 'Known answers', 'Consent', 'In exports', isAdmin() ? 'Deletion' : []].flat(),
-				people.map((one) => [one.name, one.role, ...numbers(one), one.known_best ? `${percent(one.known_best.value, 0)} of ${one.known_best.n}` : '', one.consent ? 'yes' : 'no', ...(isAdmin() ? [exclude(one), remove(one)] : [one.excluded ? 'no' : 'yes'])])),
+			people.length ? h('section', h('h2', 'People'), table('Records by person', ['Person', 'Role', ...KINDS, 'Known answers', 'Consent', 'In exports'],
+				people.map((one) => [one.name, one.role, ...numbers(one), one.known_best ? `${percent(one.known_best.value, 0)} of ${one.known_best.n}` : '', one.consent ? 'yes' : 'no', isAdmin() ? h('span.row', exclude(one), remove(one)) : one.excluded ? 'no' : 'yes'])),
 			fold('Records by day', table('The newest 30', ['Day', 'Person', ...KINDS], days.slice(0, 30).map((one) => [one.day, one.person, ...numbers(one)])))) : null,
 			stored ? h('section', h('h2', 'Records'), table('The newest first', ['Record', 'Stored', 'Person', 'Prompt', 'Origin'], records.map((one) => [
 				one.is_superseded ? h('s', one.id) : one.id, one.at.slice(0, 16).replace('T', ' '), one.person.name, one.prompt.slice(0, 80), button('Show', () => show(one.id), { 'aria-label': `Show ${one.id}` })])),
