@@ -129,17 +129,25 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda => {
                 built(cfg!(feature = "cuda"), "cuda")?;
-                Ok(Device::new_cuda(0)?)
+                ready(Device::new_cuda(0)?)
             }
             Self::Metal => {
                 built(cfg!(feature = "metal"), "metal")?;
                 Ok(Device::new_metal(0)?)
             }
-            Self::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
+            Self::Auto if cfg!(feature = "cuda") => ready(Device::cuda_if_available(0)?),
             Self::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
             Self::Auto => Ok(Device::Cpu),
         }
     }
+}
+
+/// Readies a GPU for its first use.
+fn ready(device: Device) -> anyhow::Result<Device> {
+    if let Device::Cuda(gpu) = &device {
+        gptkit_ops::ready_gpu(gpu)?;
+    }
+    Ok(device)
 }
 
 /// Data type for matrix multiplications
