@@ -64,11 +64,12 @@ impl ComputeArgs {
 
     /// The data type of products, as `--dtype` and `--quantize` name it.
     pub(crate) fn dtype_name(&self) -> String {
-        let name = match (self.quantize, Dtype::from(self.dtype).precision()) {
+        let name = match (self.quantize, Dtype::from(self.dtype).settled()) {
             (Some(QuantizeChoice::Q8_0), _) => "q8_0",
             (Some(QuantizeChoice::Q4K), _) => "q4_k",
-            (None, Precision::F32) => "f32",
-            (None, Precision::Bf16) => "bf16",
+            (None, Dtype::Bf16) => "bf16",
+            (None, Dtype::Tf32) => "tf32",
+            (None, _) => "f32",
         };
         name.to_owned()
     }
@@ -84,7 +85,9 @@ impl ComputeArgs {
         make: fn(&ModelConfig, &Params, Precision) -> candle_core::Result<Gpt>,
         folder: &Path,
     ) -> anyhow::Result<(ModelFolder, Gpt)> {
-        let files = ModelFolder::load(folder, &self.device.open()?).map_err(unusable)?;
+        let device = self.device.open()?;
+        Dtype::from(self.dtype).apply(&device).map_err(|e| Usage::new(format!("--dtype: {e}")))?;
+        let files = ModelFolder::load(folder, &device).map_err(unusable)?;
         let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
         let model = model.with_context(|| folder.display().to_string()).map_err(unusable)?;
         if let Some(to) = self.quantize {
@@ -153,12 +156,14 @@ fn ready(device: Device) -> anyhow::Result<Device> {
 /// Data type for matrix multiplications
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum DtypeChoice {
-    /// bf16 if the CPU is faster with it, otherwise f32
+    /// bf16 if the CPU or GPU is faster with it, otherwise f32
     Auto,
     /// 32 bits
     F32,
     /// 16 bits with the range of f32; sums, and weights in training, stay f32
     Bf16,
+    /// f32 whose products read 10 bits of the fraction (NVIDIA GPU only)
+    Tf32,
 }
 
 impl DtypeChoice {
@@ -174,6 +179,7 @@ impl From<DtypeChoice> for Dtype {
             DtypeChoice::Auto => Self::Auto,
             DtypeChoice::F32 => Self::F32,
             DtypeChoice::Bf16 => Self::Bf16,
+            DtypeChoice::Tf32 => Self::Tf32,
         }
     }
 }

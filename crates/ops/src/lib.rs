@@ -89,6 +89,7 @@ pub use block::{AttentionInput, Block, CachedAttention, DropoutSites};
 pub use cache::Cache;
 pub use cross_entropy::{IGNORE, cross_entropy};
 pub use device::check::ready_gpu;
+pub use device::gpu::allow_tf32;
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
 pub use head::{language_model_loss, logits, scores_bytes};

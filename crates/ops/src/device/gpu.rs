@@ -1,9 +1,9 @@
 //! Kernels and matrix products on an NVIDIA GPU, of tensors that lie there.
 
 use candle_core::{DType, Result, Shape, Tensor};
-use gptkit_rng::keyed::Key;
-
 use crate::dropout::Dropout;
+use gptkit_rng::keyed::Key;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
@@ -71,6 +71,14 @@ pub(crate) fn unwritten(shape: impl Into<Shape>, dtype: DType, like: &Tensor) ->
     unsafe { Tensor::empty(shape, dtype, like.device()) }
 }
 
+/// Whether products of f32 on an NVIDIA GPU may read TF32.
+static IS_TF32_ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// Has products of f32 on an NVIDIA GPU read TF32, which has f32's range and 10 bits of fraction, or f32 itself.
+pub fn allow_tf32(is_allowed: bool) {
+    IS_TF32_ALLOWED.store(is_allowed, Ordering::Relaxed);
+}
+
 #[cfg(not(feature = "cuda"))]
 mod without {
     use super::{KernelArgument, KernelGrid};
@@ -96,7 +104,7 @@ pub(crate) use without::{keep_freed_memory, launch, multiply_into};
 
 #[cfg(feature = "cuda")]
 mod with {
-    use super::{KernelArgument, KernelDropout, KernelGrid};
+    use super::{IS_TF32_ALLOWED, KernelArgument, KernelDropout, KernelGrid, Ordering};
     use candle_core::cuda_backend::cudarc::cublas::{result, sys as blas};
     use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys};
     use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
@@ -253,7 +261,7 @@ mod with {
             true => blas::cublasOperation_t::CUBLAS_OP_T,
             false => blas::cublasOperation_t::CUBLAS_OP_N,
         };
-        let compute = match a.dtype() == DType::F32 && candle_core::cuda::gemm_reduced_precision_f32() {
+        let compute = match a.dtype() == DType::F32 && IS_TF32_ALLOWED.load(Ordering::Relaxed) {
             true => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
