@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) enum KernelArgument<'a> {
     /// Where its elements lie, one after the other.
     Tensor(&'a Tensor),
+    /// Where rows lie whose elements follow each other, `[N, M]`; the kernel is told how far apart they begin.
+    Rows(&'a Tensor),
     /// A null pointer.
     Null,
     U32(u32),
@@ -50,15 +52,20 @@ pub(crate) struct KernelGrid {
 }
 
 impl KernelGrid {
-    /// A block for each of `rows` rows of `width` elements.
+    /// A block for each of `rows` rows of `width` elements, of which a thread takes four at a time.
     pub(crate) fn rows(rows: usize, width: usize) -> Self {
-        let threads = width.next_multiple_of(32).clamp(32, if width > 8192 { 1024 } else { 256 });
+        let threads = width.div_ceil(4).next_multiple_of(32).clamp(32, if width > 8192 { 1024 } else { 256 });
         Self { blocks: (rows, 1), threads: (threads as u32, 1) }
+    }
+
+    /// A warp for each of `rows` rows.
+    pub(crate) fn warps(rows: usize) -> Self {
+        Self { blocks: (rows.div_ceil(8), 1), threads: (256, 1) }
     }
 
     /// Threads that share `n` elements.
     pub(crate) fn elements(n: usize) -> Self {
-        Self { blocks: (n.div_ceil(256).clamp(1, 16 * 1024), 1), threads: (256, 1) }
+        Self { blocks: (n.div_ceil(1024).clamp(1, 16 * 1024), 1), threads: (256, 1) }
     }
 }
 
@@ -107,13 +114,12 @@ mod with {
     use super::{IS_TF32_ALLOWED, KernelArgument, KernelDropout, KernelGrid, Ordering};
     use candle_core::cuda_backend::cudarc::cublas::{result, sys as blas};
     use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys};
-    use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
     use candle_core::{CudaDevice, DType, Error, Result, Storage, Tensor, bail};
     use half::bf16;
     use std::ffi::c_void;
-    use std::sync::OnceLock;
 
-    const SOURCE: &str = include_str!("kernels.cu");
+    /// As PTX, which the driver compiles for its GPU.
+    const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
     // SAFETY: it is plain data in C's layout, as the kernels declare it.
     unsafe impl DeviceRepr for KernelDropout {}
@@ -132,15 +138,18 @@ mod with {
                 KernelArgument::Tensor(tensor) if !tensor.is_contiguous() => {
                     bail!("kernel {name} reads tensors that lie in one piece, not one of {:?}", tensor.layout())
                 }
-                KernelArgument::Tensor(tensor) => pointer(device, tensor),
+                KernelArgument::Rows(tensor) if tensor.stride().last() != Some(&1) => {
+                    bail!("kernel {name} reads rows in one piece, not those of {:?}", tensor.layout())
+                }
+                KernelArgument::Tensor(tensor) | KernelArgument::Rows(tensor) => pointer(device, tensor),
                 _ => Ok(0),
             })
             .collect::<Result<Vec<u64>>>()?;
-        let kernel = device.get_or_load_custom_func(name, "gptkit", compiled(device)?)?;
+        let kernel = device.get_or_load_custom_func(name, "gptkit", KERNELS)?;
         let mut launch = kernel.builder();
         for (argument, pointer) in arguments.iter().zip(&pointers) {
             match argument {
-                KernelArgument::Tensor(_) | KernelArgument::Null => launch.arg(pointer),
+                KernelArgument::Tensor(_) | KernelArgument::Rows(_) | KernelArgument::Null => launch.arg(pointer),
                 KernelArgument::U32(number) => launch.arg(number),
                 KernelArgument::U64(number) => launch.arg(number),
                 KernelArgument::F32(number) => launch.arg(number),
@@ -155,23 +164,6 @@ mod with {
         // SAFETY: `kernels.rs` passes each kernel the arguments that it declares, of the sizes that it is told.
         unsafe { launch.launch(config) }.map_err(Error::wrap)?;
         Ok(())
-    }
-
-    /// The kernels for this device; compiled once.
-    fn compiled(device: &CudaDevice) -> Result<&'static str> {
-        static COMPILED: OnceLock<std::result::Result<String, String>> = OnceLock::new();
-        let compiled = COMPILED.get_or_init(|| {
-            let attribute = |which| device.cuda_stream().context().attribute(which).map_err(|e| e.to_string());
-            use sys::CUdevice_attribute_enum as Attribute;
-            let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-            let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-            let options = CompileOptions {
-                options: vec![format!("--gpu-architecture=compute_{major}{minor}")],
-                ..CompileOptions::default()
-            };
-            compile_ptx_with_opts(SOURCE, options).map(|ptx| ptx.to_src()).map_err(|e| e.to_string())
-        });
-        compiled.as_deref().map_err(|e| Error::msg(format!("the kernels for the GPU cannot be compiled: {e}")))
     }
 
     /// The address of the first element.
@@ -301,11 +293,14 @@ mod with {
         .map_err(Error::wrap)
     }
 
-    /// Has the driver keep freed memory for the next allocation: by default it gives it back at every wait.
+    /// Has the driver keep freed memory for the next allocation: by default it gives it back at every wait. And no events
+    /// are made for each tensor, which only work on several streams would need.
     ///
     /// # Errors
     /// When the device has no pool of memory.
     pub(crate) fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+        // SAFETY: all work is on the device's one stream, in order.
+        unsafe { device.disable_event_tracking() };
         let context = device.cuda_stream().context().clone();
         context.bind_to_thread().map_err(Error::wrap)?;
         let mut pool = std::ptr::null_mut();

@@ -11,6 +11,7 @@ use crate::self_attention::{merge_heads, split_heads};
 use crate::sequences::Sequences;
 use candle_core::{CudaDevice, D, DType, Device, Result, Tensor, Var};
 use std::f64::consts::FRAC_2_PI;
+use std::ops::Range;
 
 /// The GPU that `x` is on.
 fn gpu(x: &Tensor) -> Option<&CudaDevice> {
@@ -45,6 +46,31 @@ pub(crate) fn product(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Tensor> {
         }
         None => f32s(a)?.contiguous()?.matmul(&f32s(b)?.contiguous()?)?.to_dtype(dtype),
     }
+}
+
+/// Rows of `m` elements, `[N, M]`, that begin where cuBLAS reads and writes them at full speed.
+fn aligned_rows(n: usize, m: usize, dtype: DType, like: &Tensor) -> Result<Tensor> {
+    unwritten((n, m.next_multiple_of(64)), dtype, like)?.narrow(1, 0, m)
+}
+
+/// `x`, `[N, M]`, as [`aligned_rows`]; copied where it is not yet.
+fn in_aligned_rows(x: &Tensor) -> Result<Tensor> {
+    let (_, m) = x.dims2()?;
+    if x.stride() == [m.next_multiple_of(64), 1] {
+        return Ok(x.clone());
+    }
+    x.contiguous()?.pad_with_zeros(1, 0, m.next_multiple_of(64) - m)?.narrow(1, 0, m)
+}
+
+/// As [`product`], of matrices, for results of any width that other products read.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(crate) fn product_in_rows(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let Some(device) = gpu(a) else { return product(a, b, DType::F32) };
+    let c = aligned_rows(a.dim(0)?, b.dim(1)?, DType::F32, a)?;
+    multiply_into(device, a, b, &c, false)?;
+    Ok(c)
 }
 
 /// `sum + a·b`, `[M, N]` f32, where `sum` may be changed.
@@ -336,51 +362,97 @@ impl AttentionShape<'_> {
         (self.sequences.n_windows(), self.sequences.window())
     }
 
-    /// Queries whose scores are made together, and the number of keys that the last of them may see.
-    fn chunks(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+    /// Queries whose scores are made together, and the keys that one of them may see.
+    fn chunks(&self) -> Vec<Chunk> {
+        const ROWS: usize = 256;
         let (b, t) = self.batch();
-        let fit = SCORES / (size_of::<f32>() * b * self.n_head * t).max(1);
-        let rows = (fit / 64 * 64).clamp(64, 256);
-        let mask = self.mask;
-        (0..t).step_by(rows).map(move |first| {
-            let rows = rows.min(t - first);
-            (first, rows, if mask == Mask::Full { t } else { first + rows })
-        })
+        let sequences: Vec<_> = self.sequences.iter().collect();
+        let (mut chunks, mut first) = (Vec::new(), 0);
+        while first < t {
+            let fit = |keys: usize| (SCORES / (size_of::<f32>() * b * self.n_head * keys).max(1)) / 64 * 64;
+            let mut rows = ROWS.min(t - first);
+            let mut keys = self.seen(&sequences, first, rows);
+            if fit(keys.len()) < rows {
+                rows = fit(keys.len()).max(64).min(rows);
+                keys = self.seen(&sequences, first, rows);
+            }
+            chunks.push(Chunk { first, rows, low: keys.start, keys: keys.len() });
+            first += rows;
+        }
+        chunks
     }
 
-    /// The attention weights of queries `first ..`, and what dropout leaves of them. `heads`: queries, keys and values.
+    /// The keys that queries `first .. first + rows` of a window may see, in whichever window sees most; a multiple of four
+    /// where the window has one, since kernels read four at a time.
+    fn seen(&self, sequences: &[Range<usize>], first: usize, rows: usize) -> Range<usize> {
+        let (b, t) = self.batch();
+        let of = |token: usize| sequences[sequences.partition_point(|sequence| sequence.end <= token)].clone();
+        let within = |at: usize, window: usize| at - window * t;
+        let low = (0..b).map(|window| within(of(window * t + first).start, window)).min().unwrap_or(0);
+        let low = match self.mask {
+            Mask::Banded { width } if !self.sequences.are_branching() => low.max((first + 1).saturating_sub(width)),
+            _ => low,
+        };
+        let last = first + rows;
+        let high = match self.mask {
+            Mask::Full => (0..b).map(|window| within(of(window * t + last - 1).end, window)).max().unwrap_or(t),
+            _ => last,
+        };
+        let low = low / 4 * 4;
+        let high = (low + (high - low).next_multiple_of(4)).min(t);
+        low.saturating_sub((4 - (high - low) % 4) % 4)..high
+    }
+
+    /// The kernel `name` for rows of so many keys.
+    fn kernel(name: &str, keys: usize, dtype: DType) -> String {
+        let size = match keys {
+            _ if !keys.is_multiple_of(4) => "any",
+            ..=1024 => "1024",
+            1025..=2048 => "2048",
+            _ => "any",
+        };
+        of_type(&format!("{name}_{size}"), dtype)
+    }
+
+    /// The attention weights of a chunk of queries, and what dropout leaves of them. `heads`: queries, keys and values.
     fn weights(
         &self,
         device: &CudaDevice,
         [queries, keys, _]: &[Tensor; 3],
-        (first, rows, seen): (usize, usize, usize),
+        chunk: &Chunk,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (heads, _, k) = queries.dims3()?;
-        let scores =
-            product(&queries.narrow(1, first, rows)?, &keys.narrow(1, 0, seen)?.transpose(1, 2)?, DType::F32)?;
-        let weights = unwritten((heads, rows, seen), queries.dtype(), queries)?;
-        let after = self.drop.map(|_| unwritten((heads, rows, seen), queries.dtype(), queries)).transpose()?;
-        let (kind, width) = match self.mask {
-            Mask::Full => (0, 0),
-            Mask::Causal => (1, 0),
-            Mask::Banded { width } => (2, width),
-        };
-        launch(device, &of_type("attention_weights", queries.dtype()), KernelGrid::rows(heads * rows, seen), &[
+        let (rows, seen, dtype) = (chunk.rows, chunk.keys, queries.dtype());
+        let scores = product(&chunk.queries(queries)?, &chunk.seen(keys)?.transpose(1, 2)?, DType::F32)?;
+        let weights = unwritten((heads, rows, seen), dtype, queries)?;
+        let after = self.drop.map(|_| unwritten((heads, rows, seen), dtype, queries)).transpose()?;
+        launch(device, &Self::kernel("attention_weights", seen, dtype), KernelGrid::warps(heads * rows), &[
             Arg::Tensor(&scores),
             Arg::Tensor(self.sees),
             Arg::Tensor(&weights),
             after.as_ref().map_or(Arg::Null, Arg::Tensor),
+            Arg::U32((heads * rows) as u32),
             Arg::U32(rows as u32),
             Arg::U32(seen as u32),
-            Arg::U32(first as u32),
+            Arg::U32(chunk.first as u32),
+            Arg::U32(chunk.low as u32),
             Arg::U32(self.batch().1 as u32),
             Arg::U32(self.n_head as u32),
             Arg::F32(1.0 / (k as f32).sqrt()),
-            Arg::U32(kind),
-            Arg::U32(width as u32),
+            Arg::U32(self.kind().0),
+            Arg::U32(self.kind().1),
             Arg::Drop(self.dropout()),
         ])?;
         Ok((weights, after))
+    }
+
+    /// The mask's number in kernels, and its width.
+    fn kind(&self) -> (u32, u32) {
+        match self.mask {
+            Mask::Full => (0, 0),
+            Mask::Causal => (1, 0),
+            Mask::Banded { width } => (2, u32::try_from(width).unwrap_or(u32::MAX / 2)),
+        }
     }
 
     fn dropout(&self) -> KernelDropout {
@@ -392,6 +464,26 @@ impl AttentionShape<'_> {
     fn plain(&self, heads: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (heads.get(0)?, heads.get(1)?, heads.get(2)?);
         merge_heads(&attention(&q, &k, &v, self.mask, Some(self.sequences), self.drop)?)
+    }
+}
+
+/// Queries whose scores are made together, and the keys that they may see, all in each window.
+struct Chunk {
+    first: usize,
+    rows: usize,
+    low: usize,
+    keys: usize,
+}
+
+impl Chunk {
+    /// The queries of `x`, `[B·H, T, K]`.
+    fn queries(&self, x: &Tensor) -> Result<Tensor> {
+        x.narrow(1, self.first, self.rows)
+    }
+
+    /// The keys of `x`, `[B·H, T, K]`.
+    fn seen(&self, x: &Tensor) -> Result<Tensor> {
+        x.narrow(1, self.low, self.keys)
     }
 }
 
@@ -412,10 +504,9 @@ pub(crate) fn attend(qkv: &Tensor, bias: &Tensor, shape: &AttentionShape) -> Res
     let heads = split(device, qkv, Some(bias), 3, shape)?;
     let parts = [matrices(&heads, 0)?, matrices(&heads, 1)?, matrices(&heads, 2)?];
     let mixed = unwritten((b * shape.n_head, t, k), dtype, qkv)?;
-    for chunk @ (first, rows, seen) in shape.chunks() {
-        let (weights, after) = shape.weights(device, &parts, chunk)?;
-        let (weights, values) = (after.unwrap_or(weights), parts[2].narrow(1, 0, seen)?);
-        multiply_into(device, &weights, &values, &mixed.narrow(1, first, rows)?, false)?;
+    for chunk in shape.chunks() {
+        let (weights, after) = shape.weights(device, &parts, &chunk)?;
+        multiply_into(device, &after.unwrap_or(weights), &chunk.seen(&parts[2])?, &chunk.queries(&mixed)?, false)?;
     }
     Ok((join(device, &mixed, 1, shape)?, heads))
 }
@@ -438,32 +529,33 @@ pub(crate) fn attend_backward(dmixed: &Tensor, heads: &Tensor, shape: &Attention
     let parts = [matrices(heads, 0)?, matrices(heads, 1)?, matrices(heads, 2)?];
     let dheads = unwritten(heads.shape(), dtype, heads)?;
     let dparts = [matrices(&dheads, 0)?, matrices(&dheads, 1)?, matrices(&dheads, 2)?];
-    // Keys and values have gradients from every chunk of queries; their sums are f32.
-    let sums = [unwritten(parts[0].shape(), DType::F32, heads)?, unwritten(parts[0].shape(), DType::F32, heads)?];
+    // Keys and values have gradients from several chunks of queries; their sums are f32.
+    let zeros = || Tensor::zeros(parts[0].shape(), DType::F32, heads.device());
+    let sums = [zeros()?, zeros()?];
     let scale = 1.0 / (parts[0].dim(2)? as f32).sqrt();
-    // From the last chunk, which sees all keys, so that it writes the sums and others add to them.
-    let mut chunks: Vec<_> = shape.chunks().collect();
-    chunks.reverse();
-    for (n, chunk @ (first, rows, seen)) in chunks.into_iter().enumerate() {
-        let (weights, after) = shape.weights(device, &parts, chunk)?;
-        let dmixed = dmixed.narrow(1, first, rows)?;
-        let (keys, values) = (parts[1].narrow(1, 0, seen)?, parts[2].narrow(1, 0, seen)?);
+    for chunk in shape.chunks() {
+        let (weights, after) = shape.weights(device, &parts, &chunk)?;
+        let dmixed = chunk.queries(&dmixed)?;
         let mixing = after.as_ref().unwrap_or(&weights);
-        multiply_into(device, &mixing.transpose(1, 2)?, &dmixed, &sums[1].narrow(1, 0, seen)?, n > 0)?;
-        let dscores = product(&dmixed, &values.transpose(1, 2)?, dtype)?;
-        launch(device, &of_type("attention_weights_backward", dtype), KernelGrid::rows(weights.dim(0)? * rows, seen), &[
+        multiply_into(device, &mixing.transpose(1, 2)?, &dmixed, &chunk.seen(&sums[1])?, true)?;
+        let dscores = product(&dmixed, &chunk.seen(&parts[2])?.transpose(1, 2)?, dtype)?;
+        let rows = weights.dim(0)? * chunk.rows;
+        let kernel = AttentionShape::kernel("attention_weights_backward", chunk.keys, dtype);
+        launch(device, &kernel, KernelGrid::warps(rows), &[
             Arg::Tensor(&weights),
             Arg::Tensor(&dscores),
             Arg::U32(rows as u32),
-            Arg::U32(seen as u32),
-            Arg::U32(first as u32),
+            Arg::U32(chunk.rows as u32),
+            Arg::U32(chunk.keys as u32),
+            Arg::U32(chunk.first as u32),
+            Arg::U32(chunk.low as u32),
             Arg::U32(t as u32),
             Arg::F32(scale),
+            Arg::U32(shape.kind().0),
             Arg::Drop(shape.dropout()),
         ])?;
-        multiply_into(device, &dscores, &keys, &dparts[0].narrow(1, first, rows)?, false)?;
-        let queries = parts[0].narrow(1, first, rows)?;
-        multiply_into(device, &dscores.transpose(1, 2)?, &queries, &sums[0].narrow(1, 0, seen)?, n > 0)?;
+        multiply_into(device, &dscores, &chunk.seen(&parts[1])?, &chunk.queries(&dparts[0])?, false)?;
+        multiply_into(device, &dscores.transpose(1, 2)?, &chunk.queries(&parts[0])?, &chunk.seen(&sums[0])?, true)?;
     }
     for (sum, place) in sums.iter().zip([1, 2]) {
         dheads.slice_set(&sum.to_dtype(dtype)?.reshape(heads.narrow(0, 0, 1)?.shape())?, 0, place)?;
@@ -549,15 +641,19 @@ pub(crate) fn row_losses(
 ) -> Result<(Tensor, Option<Tensor>)> {
     let (n, v) = scores.dims2()?;
     if let Some(device) = gpu(scores) {
-        let losses = unwritten(n, DType::F32, scores)?;
-        let gradient = dtype.map(|dtype| unwritten((n, v), dtype, scores)).transpose()?;
-        launch(device, &of_type("loss_rows", dtype.unwrap_or(DType::F32)), KernelGrid::rows(n, v), &[
-            Arg::Tensor(scores),
+        let scores = in_aligned_rows(scores)?;
+        let losses = unwritten(n, DType::F32, &scores)?;
+        let gradient = dtype.map(|dtype| aligned_rows(n, v, dtype, &scores)).transpose()?;
+        // As many scores as the threads of a block hold in registers.
+        let kernel = if (8193..=50 * 1024).contains(&v) { "loss_rows_once" } else { "loss_rows" };
+        launch(device, &of_type(kernel, dtype.unwrap_or(DType::F32)), KernelGrid::rows(n, v), &[
+            Arg::Rows(&scores),
             Arg::Tensor(targets),
             Arg::Tensor(share),
             Arg::Tensor(&losses),
-            gradient.as_ref().map_or(Arg::Null, Arg::Tensor),
+            gradient.as_ref().map_or(Arg::Null, Arg::Rows),
             Arg::U32(v as u32),
+            Arg::U32(scores.stride()[0] as u32),
         ])?;
         return Ok((losses, gradient));
     }
@@ -580,12 +676,14 @@ pub(crate) fn row_losses(
 pub(crate) fn row_log_probs(scores: &Tensor, tokens: &Tensor, per_score: f32) -> Result<Tensor> {
     let (n, v) = scores.dims2()?;
     if let Some(device) = gpu(scores) {
-        let found = unwritten((2, n), DType::F32, scores)?;
+        let scores = in_aligned_rows(scores)?;
+        let found = unwritten((2, n), DType::F32, &scores)?;
         launch(device, "log_prob_rows", KernelGrid::rows(n, v), &[
-            Arg::Tensor(scores),
+            Arg::Rows(&scores),
             Arg::Tensor(tokens),
             Arg::Tensor(&found),
             Arg::U32(v as u32),
+            Arg::U32(scores.stride()[0] as u32),
             Arg::U32(n as u32),
             Arg::F32(per_score),
         ])?;
@@ -609,13 +707,15 @@ pub(crate) fn row_log_probs_backward(
 ) -> Result<Tensor> {
     let (n, v) = scores.dims2()?;
     if let Some(device) = gpu(scores) {
-        let gradient = unwritten((n, v), dtype, scores)?;
+        let scores = in_aligned_rows(scores)?;
+        let gradient = aligned_rows(n, v, dtype, &scores)?;
         launch(device, &of_type("log_prob_rows_backward", dtype), KernelGrid::rows(n, v), &[
-            Arg::Tensor(scores),
+            Arg::Rows(&scores),
             Arg::Tensor(tokens),
             Arg::Tensor(&dfound.contiguous()?),
-            Arg::Tensor(&gradient),
+            Arg::Rows(&gradient),
             Arg::U32(v as u32),
+            Arg::U32(scores.stride()[0] as u32),
             Arg::U32(n as u32),
             Arg::F32(per_score),
         ])?;

@@ -2,7 +2,7 @@
 
 use super::computed::computed;
 use super::dtype;
-use super::kernels::{product, row_log_probs, row_log_probs_backward, row_losses};
+use super::kernels::{product, product_in_rows, row_log_probs, row_log_probs_backward, row_losses};
 use crate::cross_entropy::IGNORE;
 use crate::parameter::Parameter;
 use crate::path::Precision;
@@ -51,7 +51,7 @@ pub(crate) fn language_model_loss(
     let (mut losses, mut gradients) = (Vec::new(), Vec::new());
     for (first, count) in parts(n, v) {
         let (hidden, targets) = (rows.narrow(0, first, count)?, targets.narrow(0, first, count)?.contiguous()?);
-        let scores = product(&hidden, &cast.t()?, DType::F32)?;
+        let scores = product_in_rows(&hidden, &cast.t()?)?;
         let (part, gradient) = row_losses(&scores, &targets, &share, learn.then_some(type_of_gradient))?;
         losses.push(part.sum_all()?);
         if let Some(gradient) = gradient {
@@ -100,7 +100,7 @@ pub(crate) fn token_log_probs(
     let tokens = Tensor::new(tokens, hidden.device())?;
     let scored = move |table: &Parameter, rows: &Tensor, tokens: &Tensor, (first, count): (usize, usize)| {
         let (hidden, tokens) = (rows.narrow(0, first, count)?, tokens.narrow(0, first, count)?);
-        Ok((product(&hidden, &table.cast(dtype)?.t()?, DType::F32)?, hidden, tokens))
+        Ok((product_in_rows(&hidden, &table.cast(dtype)?.t()?)?, hidden, tokens))
     };
     let n = rows.dim(0)?;
     let found = parts(n, v)
