@@ -65,11 +65,12 @@ impl ComputeArgs {
 
     /// All that decides the last bits of a result: data type, device and the instructions in use.
     pub(crate) fn numbers(&self) -> ModelNumbers {
-        let dtype = match (self.quantize, Dtype::from(self.dtype).precision()) {
+        let dtype = match (self.quantize, Dtype::from(self.dtype).settled()) {
             (Some(QuantizeChoice::Q8_0), _) => "q8_0",
             (Some(QuantizeChoice::Q4K), _) => "q4_k",
-            (None, Precision::F32) => "f32",
-            (None, Precision::Bf16) => "bf16",
+            (None, Dtype::Bf16) => "bf16",
+            (None, Dtype::Tf32) => "tf32",
+            (None, _) => "f32",
         };
         let Cpu { level, tiles, dots, .. } = Cpu::get();
         let numbers = format!("{dtype} {:?} {level} {} {dots}", self.device, tiles.is_ok());
@@ -81,7 +82,9 @@ impl ComputeArgs {
         make: fn(&ModelConfig, &Params, Precision) -> candle_core::Result<Gpt>,
         folder: &Path,
     ) -> anyhow::Result<(ModelFolder, Gpt)> {
-        let files = ModelFolder::load(folder, &self.device.open()?).map_err(unusable)?;
+        let device = self.device.open()?;
+        Dtype::from(self.dtype).apply(&device).map_err(|e| Usage::new(format!("--dtype: {e}")))?;
+        let files = ModelFolder::load(folder, &device).map_err(unusable)?;
         let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
         let model = model.with_context(|| folder.display().to_string()).map_err(unusable)?;
         if let Some(to) = self.quantize {
@@ -126,28 +129,38 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda => {
                 built(cfg!(feature = "cuda"), "cuda")?;
-                Ok(Device::new_cuda(0)?)
+                ready(Device::new_cuda(0)?)
             }
             Self::Metal => {
                 built(cfg!(feature = "metal"), "metal")?;
                 Ok(Device::new_metal(0)?)
             }
-            Self::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
+            Self::Auto if cfg!(feature = "cuda") => ready(Device::cuda_if_available(0)?),
             Self::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
             Self::Auto => Ok(Device::Cpu),
         }
     }
 }
 
+/// Readies a GPU for its first use.
+fn ready(device: Device) -> anyhow::Result<Device> {
+    if let Device::Cuda(gpu) = &device {
+        gptkit_ops::ready_gpu(gpu)?;
+    }
+    Ok(device)
+}
+
 /// Data type for matrix multiplications
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum DtypeChoice {
-    /// bf16 if the CPU is faster with it, otherwise f32
+    /// bf16 if the CPU or GPU is faster with it, otherwise f32
     Auto,
     /// 32 bits
     F32,
     /// 16 bits with the range of f32; sums, and weights in training, stay f32
     Bf16,
+    /// f32 whose products read 10 bits of the fraction (NVIDIA GPU only)
+    Tf32,
 }
 
 impl DtypeChoice {
@@ -163,6 +176,7 @@ impl From<DtypeChoice> for Dtype {
             DtypeChoice::Auto => Self::Auto,
             DtypeChoice::F32 => Self::F32,
             DtypeChoice::Bf16 => Self::Bf16,
+            DtypeChoice::Tf32 => Self::Tf32,
         }
     }
 }

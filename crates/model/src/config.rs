@@ -1,6 +1,6 @@
 //! The shape of a model.
 
-use candle_core::{Result, bail};
+use candle_core::{Device, Result, bail};
 use gptkit_config::{Check, Problems};
 use gptkit_ops::{Mask, Precision};
 use schemars::JsonSchema;
@@ -35,25 +35,28 @@ impl Kind {
     }
 }
 
-/// Precision of the operands of matrix products on the CPU. Weights, sums and all other numbers are f32.
+/// Precision of the operands of matrix products. Weights, sums and all other numbers are f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// bf16 if the processor has fast bf16 products, else f32.
+    /// bf16 if the processor or the GPU has fast bf16 products, else f32.
     #[default]
     Auto,
     /// f32.
     F32,
     /// bf16; the activations that the backward pass reads then take half the memory.
     Bf16,
+    /// f32 whose products read 10 bits of the fraction, on an NVIDIA GPU only.
+    Tf32,
 }
 
 impl Dtype {
     /// The data type of `auto` on this machine.
     pub fn settled(self) -> Self {
-        match self.precision() {
-            Precision::F32 => Self::F32,
-            Precision::Bf16 => Self::Bf16,
+        match (self, self.precision()) {
+            (Self::Auto, Precision::F32) => Self::F32,
+            (Self::Auto, Precision::Bf16) => Self::Bf16,
+            (other, _) => other,
         }
     }
 
@@ -61,9 +64,21 @@ impl Dtype {
     pub fn precision(self) -> Precision {
         match self {
             Self::Auto => Precision::fastest(),
-            Self::F32 => Precision::F32,
+            Self::F32 | Self::Tf32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
         }
+    }
+
+    /// Has products on `device` follow it. To be called before the first.
+    ///
+    /// # Errors
+    /// When the device has no such type.
+    pub fn apply(self, device: &Device) -> Result<()> {
+        if self == Self::Tf32 && !device.is_cuda() {
+            bail!("tf32 works only on an NVIDIA GPU: use dtype f32 or bf16");
+        }
+        gptkit_ops::allow_tf32(self == Self::Tf32);
+        Ok(())
     }
 }
 

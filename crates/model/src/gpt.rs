@@ -38,8 +38,7 @@ enum Layers {
 const ADAPTER_SITES: u32 = 1 << 20;
 
 impl Gpt {
-    /// A model with these weights that writes texts and says how likely they are. Its products are of `precision` on the
-    /// CPU.
+    /// A model with these weights that writes texts and says how likely they are. Its products are of `precision`.
     ///
     /// # Errors
     /// When its kind does not write, or `params` are not those of a model of this shape.
@@ -51,9 +50,12 @@ impl Gpt {
     /// The same of any kind, to be pretrained, or to have a head read what [`Gpt::hidden`] gives.
     ///
     /// # Errors
-    /// When `params` are not those of a model of this shape.
+    /// When `params` are not those of a model of this shape, or it is an LSTM of bf16 on a GPU.
     pub fn reader(config: &ModelConfig, params: &Params, precision: Precision) -> Result<Self> {
         let (tokens, positions) = embedding_names(config.kind);
+        if !config.kind.attends() && precision != Precision::F32 && !params.get(tokens)?.var().device().is_cpu() {
+            bail!("an LSTM computes in f32 only on a GPU: use dtype f32, or the device cpu");
+        }
         let output = if config.tie_word_embeddings { tokens } else { OUTPUT };
         Ok(Self {
             output: Arc::clone(params.get(output)?),
@@ -126,7 +128,7 @@ impl Gpt {
         &self.config
     }
 
-    /// What its products read on the CPU.
+    /// What its products read.
     pub fn precision(&self) -> Precision {
         self.precision
     }

@@ -14,7 +14,7 @@ pub enum Pass {
         seed: u64,
         /// Number of the batch's first row among all rows of the run.
         first_row: u64,
-        /// Whether blocks are run again in the backward pass, on the CPU, instead of keeping what it reads.
+        /// Whether blocks are run again in the backward pass instead of keeping what it reads.
         recompute: bool,
     },
 }

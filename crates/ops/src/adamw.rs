@@ -1,9 +1,10 @@
 //! One update of AdamW (Loshchilov & Hutter 2019, algorithm 2, with ε outside the root as in PyTorch).
 
 use crate::cpu::vectorized;
+use crate::device::gpu::{KernelArgument as Arg, KernelGrid, launch};
 use crate::parameter::Parameter;
 use crate::slices::with_f32s_mut;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{CudaDevice, Device, Result, Tensor, Var};
 use rayon::prelude::*;
 
 /// What an update is made with.
@@ -45,7 +46,14 @@ pub fn adamw(parameter: &Parameter, mean: &Var, square: &Var, scale: f64, adam: 
                 })
             })??
         },
-        |gradient| plain(parameter.var(), mean, square, gradient, scale, adam),
+        |gradient| {
+            match gradient.device() {
+                Device::Cuda(device) => launched(device, parameter, mean, square, gradient, scale, adam)?,
+                _ => plain(parameter.var(), mean, square, gradient, scale, adam)?,
+            }
+            parameter.changed();
+            Ok(())
+        },
     )
 }
 
@@ -81,6 +89,37 @@ vectorized! {
     }
 }
 
+fn launched(
+    device: &CudaDevice,
+    parameter: &Parameter,
+    mean: &Var,
+    square: &Var,
+    gradient: &Tensor,
+    scale: f64,
+    adam: &Adam,
+) -> Result<()> {
+    let (n, (c1, c2)) = (gradient.elem_count(), adam.corrections());
+    launch(
+        device,
+        "adamw",
+        KernelGrid::elements(n),
+        &[
+            Arg::Tensor(parameter.var()),
+            Arg::Tensor(mean),
+            Arg::Tensor(square),
+            Arg::Tensor(&gradient.contiguous()?),
+            Arg::U64(n as u64),
+            Arg::F32(scale as f32),
+            Arg::F32(adam.beta1 as f32),
+            Arg::F32(adam.beta2 as f32),
+            Arg::F32(adam.eps as f32),
+            Arg::F32((1.0 - adam.lr * adam.weight_decay) as f32),
+            Arg::F32((adam.lr / c1) as f32),
+            Arg::F32((1.0 / c2.sqrt()) as f32),
+        ],
+    )
+}
+
 /// The definition of right, in candle's operations.
 fn plain(weights: &Var, mean: &Var, square: &Var, gradient: &Tensor, scale: f64, adam: &Adam) -> Result<()> {
     let g = (gradient * scale)?;
@@ -96,7 +135,7 @@ fn plain(weights: &Var, mean: &Var, square: &Var, gradient: &Tensor, scale: f64,
 mod tests {
     use super::*;
     use crate::check::{assert_close, draw};
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     type Step = fn(&Parameter, &Var, &Var, &Tensor, f64, &Adam);
 

@@ -67,30 +67,6 @@ pub(crate) fn attention_weights(
     masked_softmax(&scores(queries, keys)?, mask, sequences)
 }
 
-/// As [`attention`], where query `i` of row `b` is token `lens[b] + i` of that row's keys, and what comes after it there may
-/// be anything.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub(crate) fn attention_after(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    mask: Mask,
-    lens: &[usize],
-) -> Result<Tensor> {
-    let scores = scores(queries, keys)?;
-    let (b, _, q, t) = scores.dims4()?;
-    let mut bias = vec![f32::NEG_INFINITY; b * q * t];
-    for (n, bias) in bias.chunks_exact_mut(t).enumerate() {
-        let seen = mask.visible(lens[n / q] + n % q);
-        bias[seen.start..seen.end].fill(0.0);
-    }
-    let bias = Tensor::from_vec(bias, (b, 1, q, t), scores.device())?;
-    let weights = softmax(&scores.to_dtype(DType::F32)?.broadcast_add(&bias)?, D::Minus1)?;
-    weights.to_dtype(values.dtype())?.matmul(&one_batch(values)?)
-}
-
 /// Products of queries and keys over √K: `[B, H, Q, T]`.
 fn scores(queries: &Tensor, keys: &Tensor) -> Result<Tensor> {
     let (_, _, q, k) = queries.dims4()?;

@@ -20,8 +20,8 @@ pub struct Cache {
 pub(crate) enum LayerCaches {
     F32(Vec<Past<f32>>),
     Bf16(Vec<Past<bf16>>),
-    /// Of devices without loops of ours.
-    Tensors(Vec<TensorPast>),
+    /// Of devices other than the CPU, and what products read there.
+    Tensors(Vec<TensorPast>, Precision),
     /// Of recurrent layers, on any device.
     States(Vec<StatePast>),
 }
@@ -32,14 +32,14 @@ impl Cache {
         let layers = match (device, precision) {
             (Device::Cpu, Precision::F32) => LayerCaches::F32((0..n_layer).map(|_| Past::new(context)).collect()),
             (Device::Cpu, Precision::Bf16) => LayerCaches::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
-            _ => return Self::of_tensors(n_layer, context),
+            _ => return Self::of_tensors(n_layer, context, precision),
         };
         Self { layers, lens: Vec::new(), context }
     }
 
-    /// [`Cache::new`] in candle's tensors on any device: the definition of right.
-    pub fn of_tensors(n_layer: usize, context: usize) -> Self {
-        let layers = LayerCaches::Tensors((0..n_layer).map(|_| TensorPast::default()).collect());
+    /// [`Cache::new`] in candle's tensors on any device.
+    pub fn of_tensors(n_layer: usize, context: usize, precision: Precision) -> Self {
+        let layers = LayerCaches::Tensors((0..n_layer).map(|_| TensorPast::default()).collect(), precision);
         Self { layers, lens: Vec::new(), context }
     }
 
@@ -64,8 +64,8 @@ impl Cache {
             LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
             LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.truncate(len)),
             // What lies past the end of a sequence is written over before it is read.
-            LayerCaches::Tensors(pasts) if len == 0 => pasts.fill_with(TensorPast::default),
-            LayerCaches::Tensors(_) | LayerCaches::States(_) => {}
+            LayerCaches::Tensors(pasts, _) if len == 0 => pasts.fill_with(TensorPast::default),
+            LayerCaches::Tensors(..) | LayerCaches::States(_) => {}
         }
         if len == 0 {
             self.lens.clear();
@@ -82,7 +82,7 @@ impl Cache {
         match &mut self.layers {
             LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
             LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
-            LayerCaches::Tensors(pasts) => pasts.iter_mut().try_for_each(|past| past.keep(rows))?,
+            LayerCaches::Tensors(pasts, _) => pasts.iter_mut().try_for_each(|past| past.keep(rows))?,
             LayerCaches::States(pasts) => pasts.iter_mut().for_each(|past| past.keep(rows)),
         }
         Ok(())
@@ -101,7 +101,7 @@ impl Cache {
             (LayerCaches::Bf16(pasts), LayerCaches::Bf16(others)) => {
                 pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
             }
-            (LayerCaches::Tensors(pasts), LayerCaches::Tensors(others)) => {
+            (LayerCaches::Tensors(pasts, _), LayerCaches::Tensors(others, _)) => {
                 pasts.iter_mut().zip(others).try_for_each(|(past, other)| past.append(other, rows))?;
             }
             (LayerCaches::States(pasts), LayerCaches::States(others)) => {

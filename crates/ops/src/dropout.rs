@@ -1,7 +1,9 @@
 //! Dropout whose mask is never stored: the backward pass draws it again.
 
 use crate::cpu::vectorized;
-use candle_core::{Result, Tensor};
+use crate::device::computed::computed;
+use crate::device::kernels::drop_on;
+use candle_core::{Device, Result, Tensor};
 use gptkit_rng::keyed::{Draw, Key, UNIFORMS, uniform_block};
 use rayon::prelude::*;
 
@@ -28,12 +30,24 @@ pub fn dropout(x: &Tensor, at: Dropout) -> Result<Tensor> {
     if at.p == 0.0 {
         return Ok(x.clone());
     }
+    if let Device::Cuda(device) = x.device() {
+        let device = device.clone();
+        return match x.track_op() {
+            true => computed(x, drop_on(&device, x, at)?, move |dy| drop_on(&device, dy, at).map(Some)),
+            false => drop_on(&device, x, at),
+        };
+    }
     let mut scale = vec![1.0; x.elem_count()];
     at.apply(&mut scale, x.dim(0)?);
     x * Tensor::from_vec(scale, x.shape(), x.device())?
 }
 
 impl Dropout {
+    /// What its mask is drawn from.
+    pub(crate) fn key(&self) -> Key {
+        Key { seed: self.seed, draw: Draw::Dropout { site: self.site } }
+    }
+
     /// Applies dropout to `values`, which hold `rows` rows.
     pub(crate) fn apply(self, values: &mut [f32], rows: usize) {
         let width = values.len() / rows.max(1);
@@ -46,8 +60,7 @@ impl Dropout {
 
     /// Applies dropout to elements `first ..` of rows of `width` elements each.
     pub(crate) fn apply_from(self, values: &mut [f32], first: u64, width: usize) {
-        let key = Key { seed: self.seed, draw: Draw::Dropout { site: self.site } };
-        scale_kept(values, key, self.first_row * width as u64 + first, self.p);
+        scale_kept(values, self.key(), self.first_row * width as u64 + first, self.p);
     }
 }
 
@@ -74,7 +87,7 @@ vectorized! {
 mod tests {
     use super::*;
     use crate::check::{assert_close, assert_gradient, draw};
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     const AT: Dropout = Dropout { p: 0.25, seed: 5, site: 2, first_row: 0 };
 

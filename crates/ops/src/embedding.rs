@@ -1,5 +1,6 @@
 //! Rows of a table for each token, and where there are positions a row for each of them.
 
+use crate::device::computed::computed;
 use crate::parameter::Parameter;
 use crate::slices::{take, u32s};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
@@ -22,7 +23,7 @@ impl Embedding {
     /// When a token is not below `V`, a position not below `C`, or their numbers differ.
     pub fn forward(&self, tokens: &Tensor, positions: Vec<u32>, tracked: bool) -> Result<Tensor> {
         if !tokens.device().is_cpu() {
-            return self.plain(tokens, &positions, tracked);
+            return self.on_device(tokens, &positions, tracked);
         }
         let tokens = tokens.contiguous()?;
         let gather = Gather { tables: self.clone(), positions };
@@ -31,6 +32,24 @@ impl Embedding {
             true => tokens.apply_op2(&self.tokens.tensor(true), gather),
             false => tokens.apply_op2_no_bwd(&self.tokens.tensor(false), &gather),
         }
+    }
+
+    /// In candle's operations, with gradients that are added as they are found.
+    fn on_device(&self, tokens: &Tensor, positions: &[u32], tracked: bool) -> Result<Tensor> {
+        let value = self.plain(tokens, positions, false)?;
+        if !tracked {
+            return Ok(value);
+        }
+        let tables = self.clone();
+        let (tokens, positions) = (tokens.flatten_all()?, Tensor::new(positions, tokens.device())?);
+        computed(&self.tokens.tensor(true), value, move |dy| {
+            let rows = dy.flatten_to(1)?;
+            tables.tokens.add_tensor_rows(&tokens, &rows)?;
+            if let Some(table) = &tables.positions {
+                table.add_tensor_rows(&positions, &rows)?;
+            }
+            Ok(None)
+        })
     }
 
     /// In candle's differentiable operations: the definition of right.
@@ -143,11 +162,14 @@ mod tests {
             let fast = tables.forward(&tokens, positions.to_vec(), true).unwrap();
             assert_close("y", &fast, &plain, 0.0);
             assert_close("y", &tables.forward(&tokens, positions.to_vec(), false).unwrap(), &plain, 0.0);
-            (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-            for table in std::iter::once(&tables.tokens).chain(&tables.positions) {
-                assert_close("gradient", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+            for gathered in [fast, tables.on_device(&tokens, &positions, true).unwrap()] {
+                assert_close("y", &gathered, &plain, 0.0);
+                (&gathered * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                for table in std::iter::once(&tables.tokens).chain(&tables.positions) {
+                    assert_close("gradient", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+                    table.clear_gradient();
+                }
             }
-            table.clear_gradient();
         }
     }
 

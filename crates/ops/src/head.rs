@@ -3,7 +3,8 @@
 
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::{among_the_threads, vectorized};
-use crate::cross_entropy::{IGNORE, counted, cross_entropy};
+use crate::cross_entropy::{IGNORE, counted};
+use crate::device;
 use crate::exp::exp;
 use crate::matrix::Matrix;
 use crate::panels::Panels;
@@ -22,7 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// # Errors
 /// When the shapes do not fit.
 pub fn logits(hidden: &Tensor, table: &Parameter, precision: Precision, tracked: bool) -> Result<Tensor> {
-    if tracked || !hidden.device().is_cpu() {
+    if !hidden.device().is_cpu() && !tracked {
+        return device::losses::scores(hidden, table, precision);
+    }
+    if tracked {
         return hidden.matmul(&table.tensor(tracked).t()?);
     }
     let ((n, d), (v, _)) = (hidden.dims2()?, table.var().dims2()?);
@@ -54,7 +58,7 @@ pub fn language_model_loss(
     learn: bool,
 ) -> Result<Tensor> {
     if !hidden.device().is_cpu() {
-        return cross_entropy(&logits(hidden, table, precision, learn)?, targets)? * weight;
+        return device::losses::language_model_loss(hidden, table, targets, precision, weight, learn);
     }
     let (n, _) = hidden.dims2()?;
     if targets.dims() != [n] {
@@ -224,6 +228,7 @@ vectorized! {
 mod tests {
     use super::*;
     use crate::check::{assert_close, draw};
+    use crate::cross_entropy::cross_entropy;
     use candle_core::{Device, Var};
 
     fn ids(ids: &[u32]) -> Tensor {
@@ -242,16 +247,17 @@ mod tests {
             let scores = logits(hidden.as_tensor(), &table, Precision::F32, true).unwrap();
             let plain = (cross_entropy(&scores, &ids(&targets)).unwrap() * 0.7).unwrap();
             let grads = plain.backward().unwrap();
-            let loss = |learn| {
-                language_model_loss(hidden.as_tensor(), &table, &ids(&targets), Precision::F32, 0.7, learn).unwrap()
-            };
-            let fast = loss(true);
-            assert_close("loss", &fast, &plain, 1e-6);
-            assert_close("loss alone", &loss(false), &plain, 1e-6);
-            let fast_grads = fast.backward().unwrap();
-            assert_close("dhidden", fast_grads.get(&hidden).unwrap(), grads.get(&hidden).unwrap(), 1e-6);
-            assert_close("dtable", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
-            table.clear_gradient();
+            for path in [language_model_loss, device::losses::language_model_loss] {
+                let loss =
+                    |learn| path(hidden.as_tensor(), &table, &ids(&targets), Precision::F32, 0.7, learn).unwrap();
+                let fast = loss(true);
+                assert_close("loss", &fast, &plain, 1e-6);
+                assert_close("loss alone", &loss(false), &plain, 1e-6);
+                let fast_grads = fast.backward().unwrap();
+                assert_close("dhidden", fast_grads.get(&hidden).unwrap(), grads.get(&hidden).unwrap(), 1e-6);
+                assert_close("dtable", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
+                table.clear_gradient();
+            }
         }
     }
 

@@ -35,11 +35,11 @@
 //! - [`head`]             the same from the hidden state, without the scores of a whole batch
 //! - [`token_log_probs()`] log-probability of each token chosen, and the entropy around it
 //! - [`norm`]             the size of gradients and weights
+//! - [`device`]           the same operations on devices other than the CPU
 //! - [`adamw()`]          one optimizer update, in place
 //! - [`muon()`]           the same, for the matrices of layers
 //!
-//! Each operation has a plain version, written with candle's differentiable operations: the definition of right, and
-//! the path on devices without loops of ours.
+//! Each operation has a plain version, written with candle's differentiable operations: the definition of right.
 
 mod adamw;
 mod attention;
@@ -52,6 +52,7 @@ mod cache;
 pub mod check;
 pub mod cpu;
 mod cross_entropy;
+mod device;
 mod dropout;
 mod embedding;
 mod exp;
@@ -87,6 +88,8 @@ pub use attention::Mask;
 pub use block::{AttentionInput, Block, CachedAttention, DropoutSites};
 pub use cache::Cache;
 pub use cross_entropy::{IGNORE, cross_entropy};
+pub use device::check::ready_gpu;
+pub use device::gpu::allow_tf32;
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
 pub use head::{language_model_loss, logits, scores_bytes};

@@ -69,7 +69,10 @@ pub fn muon(
             })?;
             parameter.change(|weights| apply(weights, &directions, columns, muon))
         },
-        |gradient| plain(parameter.var(), mean, n_matrices, gradient, scale, muon),
+        |gradient| {
+            parameter.changed();
+            plain(parameter.var(), mean, n_matrices, gradient, scale, muon)
+        },
     )
 }
 

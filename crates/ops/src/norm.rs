@@ -1,17 +1,26 @@
 //! The size of gradients and weights.
 
 use crate::cpu::vectorized;
+use crate::device::kernels::squares as squares_of;
 use crate::parameter::Parameter;
 use crate::slices::with_f32s;
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
-/// Σ g² over the gradient of `parameter`, summed in f64.
+/// Σ g² over the gradient of each of `parameters`, summed in f64; none where no gradient reaches it. A device other than
+/// the CPU is waited for once.
 ///
 /// # Errors
-/// When no gradient reaches it.
-pub fn gradient_squares(parameter: &Parameter) -> Result<f64> {
-    parameter.with_gradient(|numbers| Ok(of_numbers(numbers)), of_tensor)
+/// When the device fails.
+pub fn gradient_squares(parameters: &[Arc<Parameter>]) -> Result<Vec<Option<f64>>> {
+    if parameters.first().is_none_or(|first| first.var().device().is_cpu()) {
+        return Ok(parameters.par_iter().map(|of| of.with_gradient(|g| Ok(of_numbers(g)), of_tensor).ok()).collect());
+    }
+    let gradients: Vec<Option<Tensor>> = parameters.iter().map(|of| of.gradient()).collect();
+    let there: Vec<Tensor> = gradients.iter().flatten().cloned().collect();
+    let mut sums = squares_of(&there)?.into_iter();
+    Ok(gradients.iter().map(|gradient| gradient.as_ref().and_then(|_| sums.next())).collect())
 }
 
 /// Σ x² over all elements, summed in f64.

@@ -1,6 +1,7 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
 use crate::cpu::element::Element;
+use crate::device::kernels::{add_product, add_rows, product};
 use crate::matrix::Matrix;
 use crate::panels::{Panels, Quantized};
 use crate::path::Precision;
@@ -9,7 +10,7 @@ use crate::scratch::ScratchBuffer;
 use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
 use crate::thin::{add_scaled, multiply_thin, transposed};
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{DType, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ pub struct Parameter {
     n_changes: AtomicU64,
     /// As the right matrix of a product, until the weights change: as it is, and transposed.
     panels: [Mutex<CachedPanels>; 2],
+    /// As products on another device read it, until the weights change.
+    cast: Mutex<Option<CachedCast>>,
     trained: RwLock<Trained>,
 }
 
@@ -40,6 +43,15 @@ thread_local! {
 }
 
 type CachedPanels = Option<CachedPanel>;
+
+#[derive(Debug)]
+struct CachedCast {
+    /// [`Parameter::n_changes`] of what was cast.
+    n_changes: u64,
+    /// [`LowRank::version`] of it.
+    version: [u64; 3],
+    cast: Tensor,
+}
 
 #[derive(Debug)]
 struct CachedPanel {
@@ -73,6 +85,7 @@ impl Parameter {
             n_clears: AtomicU64::new(0),
             n_changes: AtomicU64::new(0),
             panels: Default::default(),
+            cast: Mutex::default(),
             trained: RwLock::default(),
         })
     }
@@ -146,7 +159,9 @@ impl Parameter {
             bail!("weights of shape {:?} cannot replace weights of shape {:?}", weights.dims(), self.weights.dims());
         }
         if !self.weights.device().is_cpu() {
-            return self.weights.set(weights);
+            self.weights.set(weights)?;
+            self.changed();
+            return Ok(());
         }
         with_f32s(&weights.contiguous()?, |new| self.change(|old| old.copy_from_slice(new)))?
     }
@@ -163,12 +178,37 @@ impl Parameter {
 
     /// Runs `f` on the weights, on the CPU, to be changed in place.
     pub(crate) fn change<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-        self.n_changes.fetch_add(1, Ordering::Relaxed);
+        self.changed();
         self.free_panels();
         with_f32s_mut(self.weights.as_tensor(), f)
     }
 
-    /// How often the weights were changed on the CPU.
+    /// To be called after every change of the weights.
+    pub(crate) fn changed(&self) {
+        self.n_changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The weights as products on another device than the CPU read them: with those of adapters, of type `dtype`.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub(crate) fn cast(&self, dtype: DType) -> Result<Tensor> {
+        if dtype == DType::F32 && self.adapters().is_none() {
+            return Ok(self.tensor(false));
+        }
+        let (n_changes, version) = (self.n_changes(), self.version());
+        let mut cached = locked(&self.cast);
+        if let Some(held) = &*cached
+            && (held.n_changes, held.version, held.cast.dtype()) == (n_changes, version, dtype)
+        {
+            return Ok(held.cast.clone());
+        }
+        let cast = self.merged(false)?.to_dtype(dtype)?;
+        *cached = Some(CachedCast { n_changes, version, cast: cast.clone() });
+        Ok(cast)
+    }
+
+    /// How often the weights were changed.
     pub(crate) fn n_changes(&self) -> u64 {
         self.n_changes.load(Ordering::Relaxed)
     }
@@ -310,6 +350,45 @@ impl Parameter {
         }
     }
 
+    /// As [`Parameter::add_product_gradient`], of tensors on any device: adds `xᵀ·dy`. `x`: `[N, in]`; `dy`: `[N, out]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn add_tensor_product(&self, x: &Tensor, dy: &Tensor) -> Result<()> {
+        match self.trained() {
+            Trained::Nothing => Ok(()),
+            Trained::Rows(rows) => rows.accumulate(&product(&x.t()?, dy, DType::F32)?),
+            Trained::LowRank(adapters) => adapters.accumulate(&product(&x.t()?, dy, DType::F32)?),
+            Trained::Whole if self.weights.device().is_cpu() => self.accumulate(&product(&x.t()?, dy, DType::F32)?),
+            Trained::Whole => self.change_gradient(|sum| add_product(sum, &x.t()?, dy)),
+        }
+    }
+
+    /// As [`Parameter::add_row_gradients`], of tensors on any device: adds row `n` of `dy`, `[N, D]` f32, to row `ids[n]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn add_tensor_rows(&self, ids: &Tensor, dy: &Tensor) -> Result<()> {
+        let added = |sum: Option<Tensor>| add_rows(sum.map_or_else(|| self.weights.zeros_like(), Ok)?, ids, dy);
+        match self.trained() {
+            Trained::Nothing | Trained::LowRank(_) => Ok(()),
+            Trained::Rows(rows) => rows.accumulate(&added(None)?),
+            Trained::Whole if self.weights.device().is_cpu() => self.accumulate(&added(None)?),
+            Trained::Whole => self.change_gradient(added),
+        }
+    }
+
+    /// Replaces the gradient on another device than the CPU.
+    fn change_gradient(&self, f: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
+        let mut gradient = locked(&self.gradient);
+        let sum = match std::mem::take(&mut *gradient) {
+            GradientSum::Tensor(sum) => Some(sum),
+            _ => None,
+        };
+        *gradient = GradientSum::Tensor(f(sum)?);
+        Ok(())
+    }
+
     /// Adds the gradient that candle found, if it found one.
     ///
     /// # Errors
@@ -336,12 +415,7 @@ impl Parameter {
                 self.add_gradient(|sums, add| take(sums, more, add));
             });
         }
-        let mut gradient = locked(&self.gradient);
-        *gradient = match std::mem::take(&mut *gradient) {
-            GradientSum::Tensor(sum) => GradientSum::Tensor((sum + more)?),
-            _ => GradientSum::Tensor(more.clone()),
-        };
-        Ok(())
+        self.change_gradient(|sum| sum.map_or_else(|| Ok(more.clone()), |sum| sum + more))
     }
 
     /// Runs `f` on the gradient on the CPU, or `g` on that of another device.
@@ -435,6 +509,13 @@ impl LowRank {
     /// `x`: `[N, in]`. Returns `scale·x·Aᵀ·Bᵀ`, `[N, out]`.
     pub(crate) fn product(&self, x: &Tensor, tracked: bool) -> Result<Tensor> {
         x.matmul(&self.a.tensor(tracked).t()?)?.matmul(&self.b.tensor(tracked).t()?)? * self.scale
+    }
+
+    /// Adds the gradients of `A` and `B` that follow from that of the sum, `[in, out]` f32.
+    fn accumulate(&self, dsum: &Tensor) -> Result<()> {
+        let dsum = (dsum * self.scale)?;
+        self.a.accumulate(&dsum.matmul(&self.b.tensor(false))?.t()?.contiguous()?)?;
+        self.b.accumulate(&self.a.tensor(false).matmul(&dsum)?.t()?.contiguous()?)
     }
 
     /// Writes the sum for `weights`, `[in, out]`, to `sum`.

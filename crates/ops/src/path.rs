@@ -12,11 +12,12 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The one that is faster on this processor: bf16 only where it has instructions for it, since others multiply f32 as
-    /// fast.
+    /// The one that is faster on this machine: bf16 on an NVIDIA GPU, and on processors that have instructions for it,
+    /// since others multiply f32 as fast.
     pub fn fastest() -> Self {
         let cpu = Cpu::get();
-        if cpu.tiles.is_ok() || cpu.dots { Self::Bf16 } else { Self::F32 }
+        let bf16 = crate::device::check::is_gpu_ready() || cpu.tiles.is_ok() || cpu.dots;
+        if bf16 { Self::Bf16 } else { Self::F32 }
     }
 
     /// Bytes of a number.

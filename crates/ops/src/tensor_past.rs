@@ -1,10 +1,12 @@
-//! Keys and values of past tokens in candle's tensors, for devices without loops of ours, and attention of new tokens to
-//! them.
+//! Keys and values of past tokens in candle's tensors, for devices other than the CPU, and attention of new tokens to them.
 
-use crate::attention::{Mask, attention, attention_after};
+use crate::attention::Mask;
+use crate::device::kernels::product;
 use crate::self_attention::{merge_heads, split_heads};
 use crate::sequences::Sequences;
 use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::ops::softmax_last_dim;
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Positions by which room grows, so that it seldom does; in tests it does.
@@ -25,6 +27,9 @@ pub(crate) struct NewTokens<'a> {
     padding: Option<(Tensor, Tensor)>,
     /// Where sequences have unequal pasts: the position of each token of `[B, T]`, as `[B, 1, T, 1]`.
     positions: Option<Tensor>,
+    /// What is added to the scores of queries under each mask that was asked for, if anything.
+    biases: RefCell<Vec<(Mask, Option<Tensor>)>>,
+    device: Device,
 }
 
 impl<'a> NewTokens<'a> {
@@ -47,7 +52,34 @@ impl<'a> NewTokens<'a> {
             let at = lens.iter().flat_map(|&len| (0..longest).map(move |i| (len + i) as u32)).collect();
             positions = Some(Tensor::from_vec(at, (b, 1, longest, 1), device)?);
         }
-        Ok(Self { lens, longest, padding, positions })
+        Ok(Self { lens, longest, padding, positions, biases: RefCell::default(), device: device.clone() })
+    }
+
+    /// What hides keys from queries under `mask`: 0 where a query sees a key, else −∞, `[B or 1, 1, T, end]`. Nothing when
+    /// all see all.
+    fn bias(&self, mask: Mask) -> Result<Option<Tensor>> {
+        let held = self.biases.borrow().iter().find(|(of, _)| *of == mask).map(|(_, bias)| bias.clone());
+        if let Some(bias) = held {
+            return Ok(bias);
+        }
+        let (q, t) = (self.longest, self.end());
+        let rows = if self.positions.is_some() { self.lens } else { &self.lens[..self.lens.len().min(1)] };
+        let seen = |len: usize, i: usize| {
+            let seen = mask.visible(len + i);
+            seen.start..seen.end.min(len + q).min(t)
+        };
+        let queries = || rows.iter().flat_map(|&len| (0..q).map(move |i| (len, i)));
+        let bias = if queries().all(|(len, i)| seen(len, i) == (0..t)) {
+            None
+        } else {
+            let mut bias = vec![f32::NEG_INFINITY; rows.len() * q * t];
+            for ((len, i), bias) in queries().zip(bias.chunks_exact_mut(t)) {
+                bias[seen(len, i)].fill(0.0);
+            }
+            Some(Tensor::from_vec(bias, (rows.len(), 1, q, t), &self.device)?)
+        };
+        self.biases.borrow_mut().push((mask, bias.clone()));
+        Ok(bias)
     }
 
     /// Positions up to the last that is written.
@@ -59,6 +91,7 @@ impl<'a> NewTokens<'a> {
 impl TensorPast {
     /// Adds the keys and values of `fresh` tokens, and returns what these mix, in the shape of `qkv` but for its width, D.
     /// `qkv`: theirs, 3·D wide.
+    #[expect(clippy::disallowed_methods, reason = "what reads a past takes no gradients")]
     pub(crate) fn attend(&mut self, qkv: &Tensor, fresh: &NewTokens, n_head: usize, mask: Mask) -> Result<Tensor> {
         let (windows, window, width) = qkv.dims3()?;
         let (b, t) = (fresh.lens.len(), fresh.longest);
@@ -82,10 +115,13 @@ impl TensorPast {
             }
         }
         let (keys, values) = (all_keys.narrow(2, 0, fresh.end())?, all_values.narrow(2, 0, fresh.end())?);
-        let mixed = match fresh.positions {
-            None => attention(&queries, &keys, &values, mask, None, None)?,
-            Some(_) => attention_after(&queries, &keys, &values, mask, fresh.lens)?,
+        let scores = product(&queries.contiguous()?, &keys.transpose(2, 3)?, DType::F32)?;
+        let scores = (scores / (keys.dim(3)? as f64).sqrt())?;
+        let scores = match fresh.bias(mask)? {
+            Some(bias) => scores.broadcast_add(&bias)?,
+            None => scores,
         };
+        let mixed = product(&softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?, &values, qkv.dtype())?;
         let mixed = merge_heads(&mixed)?.reshape((b * t, width / 3))?;
         let mixed = match &fresh.padding {
             Some((_, places)) => mixed.index_select(places, 0)?,
@@ -101,7 +137,7 @@ impl TensorPast {
         let (keys, values) = match self.0.take() {
             Some((keys, values)) => (grown(&keys, end, room)?, grown(&values, end, room)?),
             None => {
-                let empty = || Tensor::zeros((b, h, room, k), DType::F32, like.device());
+                let empty = || Tensor::zeros((b, h, room, k), like.dtype(), like.device());
                 (empty()?, empty()?)
             }
         };

@@ -3,14 +3,14 @@
 
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
+use crate::device;
 use crate::exp::exp;
-use crate::head::{from_score_gradients, logits, rows_together, write_scores};
+use crate::head::{from_score_gradients, rows_together, write_scores};
 use crate::matrix::Matrix;
 use crate::parameter::Parameter;
 use crate::path::Precision;
 use crate::slices::{f32s, max, replace, sum, sums, with_f32s};
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
-use candle_nn::ops::log_softmax;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,20 +37,12 @@ pub fn token_log_probs(
         bail!("token {token} is outside the vocabulary of {v}");
     }
     if !hidden.device().is_cpu() {
-        return plain(&logits(hidden, table, precision, learn)?, tokens, temperature);
+        return device::losses::token_log_probs(hidden, table, tokens, temperature, precision, learn);
     }
     let (table, tokens) = (Arc::clone(table), tokens.to_vec());
     let op = LogProbs { table, tokens, per_score: 1.0 / temperature, precision, learn, scores: Mutex::default() };
     let hidden = hidden.contiguous()?;
     if learn { hidden.apply_op1(op) } else { hidden.apply_op1_no_bwd(&op) }
-}
-
-/// The definition: `scores` are `[N, V]`.
-fn plain(scores: &Tensor, tokens: &[u32], temperature: f32) -> Result<Tensor> {
-    let log_probs = log_softmax(&(scores / f64::from(temperature))?, D::Minus1)?; // [N, V]
-    let chosen = log_probs.gather(&Tensor::new(tokens, scores.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
-    let entropies = (log_probs.exp()? * &log_probs)?.sum(1)?.neg()?;
-    Tensor::stack(&[chosen, entropies], 0)
 }
 
 struct LogProbs {
@@ -189,7 +181,17 @@ crate::cpu::vectorized! {
 mod tests {
     use super::*;
     use crate::check::{assert_close, assert_gradient, draw};
-    use candle_core::Var;
+    use crate::head::logits;
+    use candle_core::{D, Var};
+    use candle_nn::ops::log_softmax;
+
+    /// The definition: `scores` are `[N, V]`.
+    fn plain(scores: &Tensor, tokens: &[u32], temperature: f32) -> Result<Tensor> {
+        let log_probs = log_softmax(&(scores / f64::from(temperature))?, D::Minus1)?; // [N, V]
+        let chosen = log_probs.gather(&Tensor::new(tokens, scores.device())?.unsqueeze(1)?, 1)?.squeeze(1)?;
+        let entropies = (log_probs.exp()? * &log_probs)?.sum(1)?.neg()?;
+        Tensor::stack(&[chosen, entropies], 0)
+    }
 
     fn table(v: usize, d: usize) -> Arc<Parameter> {
         Arc::new(Parameter::new(&draw(2, &[v, d])).unwrap())
@@ -205,15 +207,17 @@ mod tests {
             let summed = |found: &Tensor| (found * &weights).unwrap().sum_all().unwrap().backward().unwrap();
             let expected = logits(hidden.as_tensor(), &table, Precision::F32, true).unwrap();
             let expected = plain(&expected, &tokens, temperature).unwrap();
-            let fast = |learn| {
-                token_log_probs(hidden.as_tensor(), &table, &tokens, temperature, Precision::F32, learn).unwrap()
-            };
-            assert_close("without a graph", &fast(false), &expected, 2e-6);
-            assert_close("with one", &fast(true), &expected, 2e-6);
-            let (grads, expected) = (summed(&fast(true)), summed(&expected));
-            assert_close("dhidden", grads.get(&hidden).unwrap(), expected.get(&hidden).unwrap(), 1e-5);
-            assert_close("dtable", &table.gradient().unwrap(), expected.get(table.var()).unwrap(), 1e-5);
-            table.clear_gradient();
+            let found_grads = summed(&expected);
+            for path in [token_log_probs, device::losses::token_log_probs] {
+                let fast =
+                    |learn| path(hidden.as_tensor(), &table, &tokens, temperature, Precision::F32, learn).unwrap();
+                assert_close("without a graph", &fast(false), &expected, 2e-6);
+                assert_close("with one", &fast(true), &expected, 2e-6);
+                let grads = summed(&fast(true));
+                assert_close("dhidden", grads.get(&hidden).unwrap(), found_grads.get(&hidden).unwrap(), 1e-5);
+                assert_close("dtable", &table.gradient().unwrap(), found_grads.get(table.var()).unwrap(), 1e-5);
+                table.clear_gradient();
+            }
         }
     }
 

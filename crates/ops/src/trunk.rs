@@ -5,6 +5,7 @@ use crate::block::{AttentionInput, BatchSizes, Block, BlockWorkspace, DropoutSit
 use crate::cache::{Cache, LayerCaches};
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
+use crate::device;
 use crate::layer_norm::{Norm, Normalized};
 use crate::past::Past;
 use crate::path::Precision;
@@ -106,7 +107,10 @@ impl Trunk {
         }
         // Our loops read the sum of matrices and adapters, so they cannot drop the input of the adapters alone.
         let drops_adapters = drops.iter().any(|drops| drops.adapters.iter().any(Option::is_some));
-        if !x.device().is_cpu() || drops_adapters {
+        if !x.device().is_cpu() && !drops_adapters {
+            return device::trunk::forward(self, x, sequences, precision, drops, keep);
+        }
+        if drops_adapters {
             return self.plain(x, sequences, drops, keep != SaveForBackward::Nothing);
         }
         match precision {
@@ -130,7 +134,7 @@ impl Trunk {
         if keep == SaveForBackward::Nothing { x.apply_op1_no_bwd(&run) } else { x.apply_op1(run) }
     }
 
-    /// In candle's differentiable operations: the definition of right, and the path on devices without loops of ours.
+    /// In candle's differentiable operations: the definition of right.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -161,7 +165,7 @@ impl Trunk {
         match &mut cache.layers {
             LayerCaches::F32(pasts) => self.step_with(x, sequences, Precision::F32, pasts),
             LayerCaches::Bf16(pasts) => self.step_with(x, sequences, Precision::Bf16, pasts),
-            LayerCaches::Tensors(pasts) => self.plain_step(x, sequences, &lens, pasts),
+            LayerCaches::Tensors(pasts, precision) => self.device_step(x, sequences, *precision, &lens, pasts),
             LayerCaches::States(_) => bail!("a transformer cannot use the states of an LSTM cache"),
         }
     }
@@ -192,11 +196,12 @@ impl Trunk {
         Tensor::from_vec(y, (b, t, d), x.device())
     }
 
-    /// In candle's operations; rows hold `lens` tokens.
-    fn plain_step(
+    /// On a device other than the CPU; rows hold `lens` tokens.
+    fn device_step(
         &self,
         x: &Tensor,
         sequences: &Sequences,
+        precision: Precision,
         lens: &[usize],
         pasts: &mut [TensorPast],
     ) -> Result<Tensor> {
@@ -204,9 +209,9 @@ impl Trunk {
         let mut x = x.clone();
         for (block, past) in self.blocks.iter().zip(pasts) {
             let mut attend = |qkv: &Tensor| past.attend(qkv, &fresh, block.n_head, block.mask);
-            x = block.plain(&x, DropoutSites::default(), false, AttentionInput::Past(&mut attend))?;
+            x = device::trunk::step(block, &x, precision, &mut attend)?;
         }
-        self.finish(&x, false)
+        device::trunk::finish(self, &x)
     }
 
     /// The norm after the last block.

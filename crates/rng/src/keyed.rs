@@ -29,8 +29,9 @@ pub enum Draw {
 }
 
 impl Draw {
+    /// The upper half of the counter: the purpose, then its number.
     #[inline(always)]
-    fn stream(self) -> u64 {
+    pub fn stream(self) -> u64 {
         let (purpose, number) = match self {
             Self::Init { parameter } => (1, parameter),
             Self::Dropout { site } => (2, site),

@@ -93,10 +93,13 @@ impl Optimizer {
     /// # Errors
     /// When a parameter has no gradient: it would silently never train.
     pub fn gradient_norm(&self) -> Result<f64> {
-        let squares = |slot: &Slot| {
-            gradient_squares(&slot.parameter).map_err(|e| e.context(format!("gradient of {}", slot.name)))
-        };
-        Ok(self.slots.par_iter().map(squares).collect::<Result<Vec<f64>>>()?.iter().sum::<f64>().sqrt())
+        let parameters: Vec<_> = self.slots.iter().map(|slot| Arc::clone(&slot.parameter)).collect();
+        let mut sum = 0.0;
+        for (slot, squares) in self.slots.iter().zip(gradient_squares(&parameters)?) {
+            let Some(squares) = squares else { bail!("gradient of {}: the parameter has no gradient", slot.name) };
+            sum += squares;
+        }
+        Ok(sum.sqrt())
     }
 
     /// One update with learning rate `lr`, after scaling the gradients to a norm of at most `config.clip`; none when that

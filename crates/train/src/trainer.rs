@@ -6,7 +6,7 @@ use crate::guard::Guard;
 use crate::objective::{BatchSums, Objective, Update};
 use crate::optimizer::Optimizer;
 use crate::schedule::Step;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use gptkit_data::progress::Progress;
 use gptkit_model::{Pass, Weights};
 use std::path::Path;
@@ -29,6 +29,9 @@ impl<O: Objective> Trainer<O> {
     /// When memory does not suffice.
     pub fn new(objective: O, weights: impl Into<Weights>, config: &TrainConfig, seed: u64) -> Result<Self> {
         let weights = weights.into();
+        if let Some((_, parameter)) = weights.params().iter().next() {
+            config.dtype.apply(parameter.var().device()).context("train.dtype")?;
+        }
         let optimizer = Optimizer::new(weights.trained(), config.optimizer)?;
         Ok(Self { objective, optimizer, weights, config: config.clone(), seed, guard: Guard::default() })
     }

@@ -1,4 +1,5 @@
-//! Agreement with the reference implementations: `transformers` and PyTorch, f32, CPU.
+//! Agreement with the reference implementations: `transformers` and PyTorch, f32, on the CPU, and on a GPU where
+//! `GPTKIT_TEST_DEVICE` asks for it.
 //!
 //! The cases in `tests/golden` were made by scripts/golden.py, with the versions and seeds in `made-with.json` there.
 
@@ -19,6 +20,13 @@ use gptkit_train::trainer::Trainer;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+/// Where the models run: on the CPU, or on the GPU with `GPTKIT_TEST_DEVICE=cuda`.
+fn device() -> Device {
+    let Some(name) = std::env::var_os("GPTKIT_TEST_DEVICE") else { return Device::Cpu };
+    assert_eq!(name, "cuda", "GPTKIT_TEST_DEVICE names another device");
+    Device::new_cuda(0).unwrap()
+}
 
 struct Case {
     name: String,
@@ -56,7 +64,7 @@ impl Case {
     }
 
     fn model(&self) -> (gptkit_model::ModelConfig, Params) {
-        load_model(&self.folder, &Device::Cpu).unwrap()
+        load_model(&self.folder, &device()).unwrap()
     }
 
     fn ids(&self, key: &str) -> Vec<u32> {
@@ -77,7 +85,7 @@ impl Case {
 
     fn tensors(&self) -> (Input, Tensor) {
         let batch = self.batch();
-        let tensor = |ids: Vec<u32>| Tensor::from_vec(ids, (batch.rows, batch.context), &Device::Cpu).unwrap();
+        let tensor = |ids: Vec<u32>| Tensor::from_vec(ids, (batch.rows, batch.context), &device()).unwrap();
         (Input::windows(&tensor(batch.tokens)).unwrap(), tensor(batch.targets))
     }
 }
@@ -177,7 +185,10 @@ fn weights_agree(cases: &[Case]) {
             let first = comparable(name, &case.expected[&format!("grad.{name}")]);
             let expected = comparable(name, &case.expected[&format!("step3.{name}")]);
             for ((actual, expected), first) in
-                comparable(name, parameter.var().as_tensor()).iter().zip(&expected).zip(&first)
+                comparable(name, &parameter.tensor(false).to_device(&Device::Cpu).unwrap())
+                    .iter()
+                    .zip(&expected)
+                    .zip(&first)
             {
                 let noise = 1e-7 * largest(first);
                 let size = first.abs().unwrap();
@@ -215,7 +226,7 @@ fn greedy_tokens_agree(cases: &[Case]) {
         let mut cache = model.cache();
         let mut fresh = tokens.clone();
         while tokens.len() < expected.len() {
-            let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &Device::Cpu).unwrap();
+            let ids = Tensor::from_vec(fresh.clone(), (1, fresh.len()), &device()).unwrap();
             let new = Input::windows(&ids).unwrap();
             let logits: Vec<Vec<f32>> = model.next_logits(&new, &mut cache).unwrap().to_vec2().unwrap();
             let next = choose(&logits[0], &tokens, &greedy, TokenPosition::default()).token;

@@ -106,8 +106,10 @@ fn tokens_give_the_same_bits_in_prompts_pieces_and_batches() {
 #[test]
 fn tokens_give_the_same_bits_with_quantized_weights() {
     for precision in [Precision::F32, Precision::Bf16] {
-        for (to, d_model) in [(Quantized::Q8_0, 96), (Quantized::Q8_0, 256), (Quantized::Q4K, 256)] {
-            let model = model(Kind::Gpt3, d_model, CONTEXT, precision, Some(to));
+        let (q8, q4) = (Some(Quantized::Q8_0), Some(Quantized::Q4K));
+        // The same widths without quantization tell which of both is at fault.
+        for (to, d_model) in [(None, 96), (None, 256), (q8, 96), (q8, 256), (q4, 256)] {
+            let model = model(Kind::Gpt3, d_model, CONTEXT, precision, to);
             let what = format!("{to:?} of width {d_model} in {precision:?}");
             check(&what, &model, &[1, 2, 4, 5, 31, 32, 33, 69]);
             check_batch(&what, &model, 5);

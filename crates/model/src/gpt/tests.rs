@@ -168,7 +168,7 @@ fn a_cache_of_unequal_rows_equals_fresh_passes_on_every_device() {
         let config = tiny(kind);
         let model = model(&config, &params(&config));
         check_unequal_rows(&format!("{kind:?}"), 1e-5, &model, || model.cache());
-        let tensors = || Cache::of_tensors(config.n_layer, config.context);
+        let tensors = || Cache::of_tensors(config.n_layer, config.context, Precision::F32);
         check_unequal_rows(&format!("{kind:?} in tensors"), 1e-5, &model, tensors);
     }
 }

@@ -68,6 +68,11 @@ fn drops() -> Vec<DropoutSites> {
         .collect()
 }
 
+type Forward = fn(&Arc<Trunk>, &Tensor, &Arc<Sequences>, Precision, &[DropoutSites], SaveForBackward) -> Result<Tensor>;
+
+/// The CPU's loops, and the path of other devices.
+const PATHS: [Forward; 2] = [Trunk::forward, device::trunk::forward];
+
 /// The one proof that covers a whole model: output and every gradient, with and without dropout, kept and made again.
 #[test]
 fn the_loops_agree_with_candles_operations_forward_and_backward() {
@@ -77,8 +82,9 @@ fn the_loops_agree_with_candles_operations_forward_and_backward() {
         for drops in [vec![], drops()] {
             let plain = trunk.plain(x.as_tensor(), &windows(2, 7), &drops, true).unwrap();
             let grads = (&plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-            for keep in [SaveForBackward::All, SaveForBackward::Inputs] {
-                let fast = trunk.forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, keep).unwrap();
+            let saved = [SaveForBackward::All, SaveForBackward::Inputs];
+            for (forward, keep) in PATHS.into_iter().flat_map(|forward| saved.map(|keep| (forward, keep))) {
+                let fast = forward(&trunk, x.as_tensor(), &windows(2, 7), Precision::F32, &drops, keep).unwrap();
                 assert_close("y", &fast, &plain, 2e-5);
                 let fast_grads = (&fast * &dy).unwrap().sum_all().unwrap().backward().unwrap();
                 assert_close("dx", fast_grads.get(&x).unwrap(), grads.get(&x).unwrap(), 1e-4);
@@ -88,10 +94,12 @@ fn the_loops_agree_with_candles_operations_forward_and_backward() {
                     parameter.clear_gradient();
                 }
             }
-            let alone =
-                trunk.forward(x.as_tensor(), &windows(2, 7), Precision::F32, &drops, SaveForBackward::Nothing).unwrap();
-            assert_close("without a graph", &alone, &plain, 2e-5);
-            assert!(!alone.track_op());
+            for forward in PATHS {
+                let keep = SaveForBackward::Nothing;
+                let alone = forward(&trunk, x.as_tensor(), &windows(2, 7), Precision::F32, &drops, keep).unwrap();
+                assert_close("without a graph", &alone, &plain, 2e-5);
+                assert!(!alone.track_op());
+            }
         }
     }
 }
@@ -99,11 +107,11 @@ fn the_loops_agree_with_candles_operations_forward_and_backward() {
 /// bf16 rounds what products read to 8 bits: a few parts in a hundred of the largest, never another sign of the whole.
 #[test]
 fn bf16_stays_near_f32() {
-    for norm_first in [true, false] {
+    for (norm_first, forward) in [true, false].into_iter().flat_map(|first| PATHS.map(|forward| (first, forward))) {
         let Model { trunk, parameters } = model(norm_first);
         let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
         let gradients = |precision| {
-            let y = trunk.forward(x.as_tensor(), &windows(2, 7), precision, &[], SaveForBackward::All).unwrap();
+            let y = forward(&trunk, x.as_tensor(), &windows(2, 7), precision, &[], SaveForBackward::All).unwrap();
             let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
             let taken: Vec<Tensor> = parameters.iter().map(|(_, p)| p.gradient().unwrap()).collect();
             parameters.iter().for_each(|(_, p)| p.clear_gradient());
@@ -235,7 +243,7 @@ proptest! {
     fn a_batch_of_any_past_goes_on_as_each_sequence_alone(deeds in deeds(), norm_first: bool) {
         let Model { trunk, .. } = model(norm_first);
         check_deeds(&trunk, &deeds, 2e-5, || Cache::new(3, 11, Precision::F32, &Device::Cpu));
-        check_deeds(&trunk, &deeds, 2e-5, || Cache::of_tensors(3, 11));
+        check_deeds(&trunk, &deeds, 2e-5, || Cache::of_tensors(3, 11, Precision::F32));
         check_deeds(&trunk, &deeds, 0.15, || Cache::new(3, 11, Precision::Bf16, &Device::Cpu));
     }
 }

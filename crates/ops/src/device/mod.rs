@@ -1,0 +1,28 @@
+//! The path of devices other than the CPU: products in the precision that is asked for, activations kept or computed again,
+//! and losses in parts, so that the scores of a batch never exist at once. Gradients of parameters are added where they are
+//! found, as on the CPU.
+//!
+//! - [`gpu`]      launches kernels and products on an NVIDIA GPU
+//! - [`kernels`]  the operations, each as a kernel and in candle's operations
+//! - [`computed`] what was computed outside of candle's graph, as a node of it
+//! - [`trunk`]    blocks one after the other
+//! - [`losses`]   from the last hidden state to a loss
+//! - [`check`]    each operation beside its definition
+
+pub(crate) mod check;
+pub(crate) mod computed;
+pub(crate) mod gpu;
+pub(crate) mod kernels;
+pub(crate) mod losses;
+pub(crate) mod trunk;
+
+use crate::path::Precision;
+use candle_core::DType;
+
+/// The type of what products read.
+pub(crate) fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    }
+}
