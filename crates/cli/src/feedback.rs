@@ -2,6 +2,7 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::feedback_simulate::SimulateCommand;
 use crate::feedback_trace::TraceCommand;
 use crate::stdin;
 use crate::ui::{Ui, Usage, unusable};
@@ -32,6 +33,7 @@ pub(crate) enum FeedbackCommand {
     Verify(VerifyCommand),
     Trace(TraceCommand),
     DeletePerson(DeletePersonCommand),
+    Simulate(SimulateCommand),
 }
 
 impl FeedbackCommand {
@@ -42,6 +44,7 @@ impl FeedbackCommand {
             Self::Verify(command) => command.run(ui),
             Self::Trace(command) => command.run(ui),
             Self::DeletePerson(command) => command.run(ui),
+            Self::Simulate(command) => command.run(ui),
         }
     }
 }
@@ -183,12 +186,12 @@ impl StatsCommand {
 }
 
 /// The command that exports the rankings in `folder`.
-fn export_command(folder: &Path) -> String {
+pub(crate) fn export_command(folder: &Path) -> String {
     format!("gptkit feedback export {} --comparisons comparisons.jsonl", shell(folder))
 }
 
 /// The figures, a line each.
-fn lines(figures: &FeedbackFigures) -> String {
+pub(crate) fn lines(figures: &FeedbackFigures) -> String {
     let FeedbackFigures { counts, people, agreement, models, longer_preferred } = figures;
     let mut lines = vec![format!(
         "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",

@@ -17,6 +17,7 @@ mod dpo;
 mod env;
 mod eval;
 mod feedback;
+mod feedback_simulate;
 mod feedback_trace;
 mod finetune;
 mod flag_hint;
