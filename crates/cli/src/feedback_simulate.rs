@@ -21,10 +21,11 @@ use ulid::Ulid;
 
 /// Have simulated people label a model's answers on a server
 ///
-/// This starts `gptkit serve --feedback` on a free port of this machine, where an administrator and the labelers have keys. The
-/// administrator gives the prompts to the labelers. A labeler takes a task, has the model answer, ranks the answers, rates the
-/// best one, and writes a correction if none is right. Labelers make mistakes: two of them agree on about 73% of the pairs, as
-/// InstructGPT's labelers did. A second labeler ranks the answers of every tenth task.
+/// This starts the server of `gptkit serve --feedback` on a free port of this machine. An administrator and the labelers have keys,
+/// and use the HTTP API as the web page does. The administrator makes a task of each prompt. A labeler takes a task, has the model
+/// answer, ranks the answers, rates the best one, and writes a correction if no answer is right. The labelers follow the built-in
+/// world's gold score with mistakes. A second labeler ranks the answers of every tenth task, so that the agreement of the labelers
+/// is known. The same seed gives the same answers and rankings.
 #[derive(Debug, Args)]
 pub(crate) struct SimulateCommand {
     /// Chat model folder, or NAME=DIR, whose answers are labeled
@@ -94,7 +95,7 @@ impl SimulateCommand {
             seed: self.seed,
         };
         let url = format!("http://{}", server.address()?);
-        ui.say(&format!("serving {} on {url} to {} people with keys", model.name, self.people));
+        ui.say(&format!("serving {} on {url} to {} labelers with keys", model.name, self.people));
         let interrupt = Interrupt::watch(None)?;
         let (stop, stopped) = stop_signal();
         let running = std::thread::spawn(move || server.run(stopped));

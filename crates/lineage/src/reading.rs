@@ -598,4 +598,28 @@ mod tests {
         assert_eq!(ppo.iterations[1], PpoIteration { step: 2, kl: 1.5, proxy: 0.5, gold: None });
         assert_eq!(ppo.text_loss[0], (1.0, 3.0));
     }
+
+    #[test]
+    fn what_people_did_is_read_and_that_a_run_was_trained_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(vec![
+            stage("stats", "feedback stats f --json", Some("stats.json")),
+            stage("trace", "feedback trace rm --json", Some("trace.json")),
+        ]);
+        let person = |rankings: u32| format!(r#"{{"name":"a","rankings":{rankings}}}"#);
+        let counts = r#"{"completions":9,"rankings":4,"ratings":3,"demonstrations":2,"skipped":1,"tasks_waiting":0}"#;
+        let people = [person(3), person(1), person(0)].join(",");
+        let stats = format!(r#"{{"counts":{counts},"people":[{people}],"agreement":null,"models":[]}}"#);
+        put(folder.path(), "stats.json", &stats);
+        let export = r#"{"export":1,"people":{"a":["ranking-1","ranking-2"],"b":["demonstration-1"]}}"#;
+        let files = format!(r#"[{{"path":"x","export":{export}}},{{"path":"y","export":null}}]"#);
+        put(folder.path(), "trace.json", &format!(r#"{{"run":"rm","files":{files},"models":{{}}}}"#));
+        ["stats", "trace"].iter().for_each(|name| record(folder.path(), name));
+        let all = read(&config, folder.path(), &[7], &[]).unwrap();
+        let feedback = all.seeds[0].feedback.clone().unwrap();
+        let FeedbackMeasurements { people, answers, rankings, skipped, corrections, agreement } = feedback;
+        assert_eq!([people, answers, rankings, skipped, corrections], [2, 9, 4, 1, 2]);
+        assert_eq!(agreement, None);
+        assert_eq!(all.seeds[0].traced, Some(TracedFeedback { records: 3, people: 2 }));
+    }
 }
