@@ -3,6 +3,7 @@
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
 use crate::feedback_simulate::SimulateCommand;
+use crate::feedback_stats::{StatsCommand, export_command};
 use crate::feedback_trace::TraceCommand;
 use crate::stdin;
 use crate::ui::{Ui, Usage, unusable};
@@ -13,7 +14,6 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::choices::Item;
 use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
-use gptkit_feedback::figures::FeedbackFigures;
 use gptkit_feedback::records::{MARKS, RecordedAnswer};
 use gptkit_feedback::trace::NotedExport;
 use gptkit_model::load::weights_fingerprint;
@@ -156,76 +156,6 @@ fn say(ui: &Ui, kind: ExportKind, path: impl std::fmt::Display, counts: &ExportC
     let left_out: String = counts.left_out.iter().map(|(why, n)| format!(" · left out: {n} {why}")).collect();
     let masked = if counts.masked > 0 { format!(" · masked: {}", counts.masked) } else { String::new() };
     ui.say(&format!("{}: {} in {path}{left_out}{masked}", kind.name(), counts.records));
-}
-
-/// Show counts, agreement between people and win rates
-#[derive(Debug, Args)]
-pub(crate) struct StatsCommand {
-    /// Folder of `gptkit serve --feedback`, or of `gptkit compare`
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
-    /// Only feedback of this person
-    #[arg(long, value_name = "NAME")]
-    person: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-impl StatsCommand {
-    fn run(self, ui: &Ui) -> Result<()> {
-        let store = FeedbackStore::open(&self.folder).map_err(unusable)?;
-        let figures = store.figures(self.person.as_deref())?;
-        if self.json {
-            return ui.json(&(serde_json::to_string_pretty(&figures)? + "\n"));
-        }
-        ui.result(&lines(&figures))?;
-        ui.next(&export_command(&self.folder));
-        Ok(())
-    }
-}
-
-/// The command that exports the rankings in `folder`.
-pub(crate) fn export_command(folder: &Path) -> String {
-    format!("gptkit feedback export {} --comparisons comparisons.jsonl", shell(folder))
-}
-
-/// The figures, a line each.
-pub(crate) fn lines(figures: &FeedbackFigures) -> String {
-    let FeedbackFigures { counts, people, agreement, models, longer_preferred } = figures;
-    let mut lines = vec![format!(
-        "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",
-        counts.completions,
-        counts.rankings,
-        counts.ratings,
-        counts.demonstrations,
-        counts.skipped,
-        counts.tasks_waiting
-    )];
-    for person in people {
-        let notes = [(person.consent, " · agrees to training"), (person.excluded, " · excluded")];
-        let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
-        lines.push(format!(
-            "{} ({}): rankings {} · ratings {} · demonstrations {}{notes}",
-            printable_line(&person.name),
-            person.role,
-            person.rankings,
-            person.ratings,
-            person.demonstrations
-        ));
-    }
-    if let Some(share) = agreement {
-        lines.push(format!("people agree on {share} of {} pairs (InstructGPT's labelers: 72.6% ± 1.5)", share.n));
-    }
-    for model in models {
-        let (wins, losses, ties) = (model.wins, model.losses, model.ties);
-        let name = printable_line(&model.name);
-        lines.push(format!("{name} wins {} · wins {wins} · losses {losses} · ties {ties}", model.win_rate));
-    }
-    if let Some(share) = longer_preferred {
-        lines.push(format!("the longer answer is preferred in {share} of {} pairs", share.n));
-    }
-    lines.join("\n") + "\n"
 }
 
 /// Generate stored answers again, and compare their tokens

@@ -1,7 +1,7 @@
 //! `gptkit feedback simulate`: a server, and people who use it.
 
 use crate::device::ComputeArgs;
-use crate::feedback::{export_command, lines};
+use crate::feedback_stats::{export_command, lines};
 use crate::serve::ServeCommand;
 use crate::ui::{Stopped, Ui, Usage, unusable};
 use anyhow::{Result, bail};

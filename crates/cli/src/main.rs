@@ -18,6 +18,7 @@ mod env;
 mod eval;
 mod feedback;
 mod feedback_simulate;
+mod feedback_stats;
 mod feedback_trace;
 mod finetune;
 mod flag_hint;
