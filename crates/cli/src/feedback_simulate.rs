@@ -59,6 +59,9 @@ pub(crate) struct SimulateCommand {
     compute: ComputeArgs,
 }
 
+/// Megabytes for keys and values: each prompt is answered once, so that it does not help to keep more.
+const CACHE: &str = "96";
+
 impl SimulateCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let source = PromptSource { source: &self.prompts, count: self.count, part: Split::Train };
@@ -78,8 +81,8 @@ impl SimulateCommand {
         let mut keys: Vec<ApiKey> = labelers.iter().map(|person| key(person, AccessRole::Labeler)).collect();
         keys.push(key(&admin, AccessRole::Admin));
         let rows = (self.people * self.k).to_string();
-        let mut arguments: Vec<OsString> =
-            ["--model", &self.model, "--port", "0", "--max-rows", &rows, "--feedback"].map(OsString::from).into();
+        let arguments = ["--model", &self.model, "--port", "0", "--max-rows", &rows, "--cache", CACHE, "--feedback"];
+        let mut arguments: Vec<OsString> = arguments.map(OsString::from).into();
         arguments.push(self.out.clone().into());
         let (server, model) = ServeCommand::with_arguments(&arguments, self.compute)?.open(keys)?;
         if !model.chats {
