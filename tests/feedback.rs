@@ -111,3 +111,41 @@ fn text_and_names_cannot_control_the_terminal() {
         assert!(!text.lines().any(|line| line.starts_with("false line")), "{text}");
     }
 }
+
+#[test]
+fn simulated_people_label_through_the_server_and_the_same_seed_gives_the_same_comparisons() {
+    let folder = compare::lab();
+    let path = folder.path();
+    let simulate = |out: &str, more: &str| {
+        let words = "feedback simulate --model a --prompts world:12 --k 3 --max-new-tokens 6 --dtype f32";
+        gptkit(path, &format!("{words} --out {out} {more}"))
+    };
+    let export = |out: &str| {
+        gptkit(path, &format!("feedback export {out} --comparisons {out}.jsonl")).ok();
+        let text = fs::read_to_string(path.join(format!("{out}.jsonl"))).unwrap();
+        let record = |line: &str| -> Vec<serde_json::Value> {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            ["prompt", "completions", "ranking", "shown", "who", "record"].map(|key| record[key].clone()).into()
+        };
+        text.lines().map(record).collect::<Vec<_>>()
+    };
+    let simulated = simulate("s", "--people 3").ok().err;
+    for says in ["labelers with keys", "tasks that wait 0", "next: gptkit feedback export s --comparisons"] {
+        assert!(simulated.contains(says), "{says} is not in {simulated}");
+    }
+    simulate("t", "--people 3").ok();
+    simulate("u", "--people 3 --seed 2").ok();
+    let (one, again, other) = (export("s"), export("t"), export("u"));
+    assert!(one.len() >= 12, "12 tasks, a second opinion and corrections: {one:?}");
+    assert_eq!(one, again);
+    assert_ne!(one, other);
+    let people: std::collections::BTreeSet<&str> = one.iter().map(|record| record[4].as_str().unwrap()).collect();
+    assert_eq!(people.into_iter().collect::<Vec<_>>(), ["labeler-1", "labeler-2", "labeler-3"]);
+    // The server's answers come again from the store alone.
+    let verified = gptkit(path, "feedback verify s --model a --dtype f32").ok();
+    assert!(verified.err.contains("36 of 36 answers came again token by token"), "{}", verified.err);
+    let refused = simulate("s", "--people 3");
+    assert!(refused.err.contains("s already contains feedback"), "{}", refused.err);
+    let of_file = gptkit(path, "feedback simulate --model a --prompts p.jsonl --out v");
+    assert!(of_file.err.contains("simulated people only know the built-in world"), "{}", of_file.err);
+}

@@ -159,7 +159,7 @@ pub(crate) enum DtypeChoice {
     F32,
     /// 16 bits with the range of f32; sums, and weights in training, stay f32
     Bf16,
-    /// f32 whose products read 10 bits of the fraction (NVIDIA GPU only)
+    /// f32 with a fraction of 10 bits (NVIDIA GPU only)
     Tf32,
 }
 

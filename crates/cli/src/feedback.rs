@@ -2,6 +2,8 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::feedback_simulate::SimulateCommand;
+use crate::feedback_stats::{StatsCommand, export_command};
 use crate::feedback_trace::TraceCommand;
 use crate::stdin;
 use crate::ui::{Ui, Usage, unusable};
@@ -12,14 +14,12 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::choices::Item;
 use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
-use gptkit_feedback::figures::FeedbackFigures;
 use gptkit_feedback::records::{MARKS, RecordedAnswer};
 use gptkit_feedback::trace::NotedExport;
 use gptkit_model::load::weights_fingerprint;
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
 use gptkit_preferences::settings::StoredSampling;
-use gptkit_stats::Strength;
 use serde_json::Value;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -33,6 +33,7 @@ pub(crate) enum FeedbackCommand {
     Verify(VerifyCommand),
     Trace(TraceCommand),
     DeletePerson(DeletePersonCommand),
+    Simulate(SimulateCommand),
 }
 
 impl FeedbackCommand {
@@ -43,6 +44,7 @@ impl FeedbackCommand {
             Self::Verify(command) => command.run(ui),
             Self::Trace(command) => command.run(ui),
             Self::DeletePerson(command) => command.run(ui),
+            Self::Simulate(command) => command.run(ui),
         }
     }
 }
@@ -154,96 +156,6 @@ fn say(ui: &Ui, kind: ExportKind, path: impl std::fmt::Display, counts: &ExportC
     let left_out: String = counts.left_out.iter().map(|(why, n)| format!(" · left out: {n} {why}")).collect();
     let masked = if counts.masked > 0 { format!(" · masked: {}", counts.masked) } else { String::new() };
     ui.say(&format!("{}: {} in {path}{left_out}{masked}", kind.name(), counts.records));
-}
-
-/// Show counts, agreement between people and win rates
-#[derive(Debug, Args)]
-pub(crate) struct StatsCommand {
-    /// Folder of `gptkit serve --feedback`, or of `gptkit compare`
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
-    /// Only feedback of this person
-    #[arg(long, value_name = "NAME")]
-    person: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-impl StatsCommand {
-    fn run(self, ui: &Ui) -> Result<()> {
-        let store = FeedbackStore::open(&self.folder).map_err(unusable)?;
-        let figures = store.figures(self.person.as_deref())?;
-        if self.json {
-            return ui.json(&(serde_json::to_string_pretty(&figures)? + "\n"));
-        }
-        ui.result(&lines(&figures))?;
-        ui.next(&export_command(&self.folder));
-        Ok(())
-    }
-}
-
-/// Lines for the newest days and the people of each.
-const DAYS: usize = 30;
-
-/// The command that exports the rankings in `folder`.
-fn export_command(folder: &Path) -> String {
-    format!("gptkit feedback export {} --comparisons comparisons.jsonl", shell(folder))
-}
-
-/// The figures, a line each.
-fn lines(figures: &FeedbackFigures) -> String {
-    let FeedbackFigures { counts, people, days, agreement, models, longer_preferred } = figures;
-    let mut lines = vec![format!(
-        "answers {} · rankings {} · ratings {} · demonstrations {} · skipped {} · tasks that wait {}",
-        counts.completions,
-        counts.rankings,
-        counts.ratings,
-        counts.demonstrations,
-        counts.skipped,
-        counts.tasks_waiting
-    )];
-    for person in people {
-        let notes = [(person.consent, " · agrees to training"), (person.excluded, " · excluded")];
-        let notes: String = notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect();
-        let known = person.known_best.map_or_else(String::new, |share| {
-            format!(" · puts the known best answer first in {share} of {} tasks", share.n)
-        });
-        lines.push(format!(
-            "{} ({}): rankings {} · ratings {} · demonstrations {}{known}{notes}",
-            printable_line(&person.name),
-            person.role,
-            person.rankings,
-            person.ratings,
-            person.demonstrations
-        ));
-    }
-    for day in days.iter().take(DAYS) {
-        lines.push(format!(
-            "{} {}: rankings {} · ratings {} · demonstrations {}",
-            printable_line(&day.day),
-            printable_line(&day.person),
-            day.rankings,
-            day.ratings,
-            day.demonstrations
-        ));
-    }
-    if let Some(share) = agreement {
-        lines.push(format!("people agree on {share} of {} pairs (InstructGPT's labelers: 72.6% ± 1.5)", share.n));
-    }
-    for model in models {
-        let (wins, losses, ties) = (model.wins, model.losses, model.ties);
-        let name = printable_line(&model.name);
-        let Strength { value, low, high } = model.strength;
-        lines.push(format!(
-            "{name} wins {} · wins {wins} · losses {losses} · ties {ties} · strength {value:.0} [{low:.0}, {high:.0}]",
-            model.win_rate
-        ));
-    }
-    if let Some(share) = longer_preferred {
-        lines.push(format!("the longer answer is preferred in {share} of {} pairs", share.n));
-    }
-    lines.join("\n") + "\n"
 }
 
 /// Generate stored answers again, and compare their tokens

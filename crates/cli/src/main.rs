@@ -17,6 +17,8 @@ mod dpo;
 mod env;
 mod eval;
 mod feedback;
+mod feedback_simulate;
+mod feedback_stats;
 mod feedback_trace;
 mod finetune;
 mod flag_hint;

@@ -16,6 +16,7 @@ use gptkit_serve::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,6 +98,15 @@ pub(crate) struct ServeCommand {
     opens_browser: bool,
 }
 
+/// The first model of a server.
+#[derive(Debug)]
+pub(crate) struct FirstModel {
+    /// The name that clients use.
+    pub(crate) name: String,
+    /// Whether it answers in dialogues.
+    pub(crate) chats: bool,
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{text} is not a positive whole number"))
 }
@@ -107,9 +117,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl ServeCommand {
     /// The server of `gptkit chat --web`: one model, on a free port of this machine, with the page in a browser.
     pub(crate) fn with_browser(model: &Path, compute: ComputeArgs) -> Result<Self> {
-        let arguments = ["serve".as_ref(), "--port=0".as_ref(), "--model".as_ref(), model.as_os_str()];
-        let matches = Self::augment_args(clap::Command::new("serve")).try_get_matches_from(arguments)?;
-        Ok(Self { compute, opens_browser: true, ..Self::from_arg_matches(&matches)? })
+        let arguments = ["--port=0".into(), "--model".into(), model.as_os_str().to_owned()];
+        Ok(Self { opens_browser: true, ..Self::with_arguments(&arguments, compute)? })
     }
 
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
@@ -119,6 +128,28 @@ impl ServeCommand {
             let hint = "use --api-key-file FILE, or --no-key if everybody may use the models";
             return Err(Usage::new(message).hint(hint).into());
         }
+        let with_key = !keys.is_empty();
+        let (server, first) = self.open(keys)?;
+        let address = server.address()?;
+        ui.say(&format!("listening on http://{address}; a browser shows a page there; Ctrl-C stops the server"));
+        if self.opens_browser && open::that_detached(format!("http://{address}")).is_err() {
+            ui.say(&format!("no browser could be opened; open http://{address} in one"));
+        }
+        if let Some(folder) = &self.feedback {
+            ui.say(&format!("feedback is stored in {}; `gptkit feedback export` reads it", folder.display()));
+        }
+        ui.next(&example(address, &first, with_key));
+        let (stop, stopped) = stop_signal();
+        watch_signals(move || {
+            let _ = stop.send(true); // a server that is gone has stopped
+        })?;
+        server.run(stopped)?;
+        ui.say("stopped");
+        Ok(())
+    }
+
+    /// The server for those who have `keys`, before it answers, and its first model.
+    pub(crate) fn open(&self, keys: Vec<ApiKey>) -> Result<(Server, FirstModel)> {
         let served = self.load()?;
         let cache_bytes = self.cache.map_or_else(|| served.default_cache_bytes(), |mb| mb * 1_000_000);
         let limits = ServerLimits {
@@ -147,26 +178,17 @@ impl ServeCommand {
             cors_origins: self.cors_origin.clone(),
             strict: self.strict,
         };
-        let (with_key, chats) = (!settings.keys.is_empty(), served.writers[0].chats());
-        let name = served.writers[0].name.clone();
-        let server = Server::open(served, SocketAddr::new(self.host, self.port), settings, limits, feedback)
-            .map_err(unusable)?;
-        let address = server.address()?;
-        ui.say(&format!("listening on http://{address}; a browser shows a page there; Ctrl-C stops the server"));
-        if self.opens_browser && open::that_detached(format!("http://{address}")).is_err() {
-            ui.say(&format!("no browser could be opened; open http://{address} in one"));
-        }
-        if let Some(folder) = &self.feedback {
-            ui.say(&format!("feedback is stored in {}; `gptkit feedback export` reads it", folder.display()));
-        }
-        ui.next(&example(address, &name, chats, with_key));
-        let (stop, stopped) = stop_signal();
-        watch_signals(move || {
-            let _ = stop.send(true); // a server that is gone has stopped
-        })?;
-        server.run(stopped)?;
-        ui.say("stopped");
-        Ok(())
+        let first = FirstModel { name: served.writers[0].name.clone(), chats: served.writers[0].chats() };
+        let address = SocketAddr::new(self.host, self.port);
+        let server = Server::open(served, address, settings, limits, feedback).map_err(unusable)?;
+        Ok((server, first))
+    }
+
+    /// The command with these arguments and the default values of the others.
+    pub(crate) fn with_arguments(arguments: &[OsString], compute: ComputeArgs) -> Result<Self> {
+        let command = clap::Command::new("serve").no_binary_name(true);
+        let matches = Self::augment_args(command).try_get_matches_from(arguments)?;
+        Ok(Self { compute, ..Self::from_arg_matches(&matches)? })
     }
 
     /// The keys of the file: its lines, without those that are empty or begin with `#`.
@@ -215,7 +237,8 @@ fn key(number: usize, line: &str) -> Result<ApiKey, String> {
 }
 
 /// A command that uses the server.
-fn example(address: SocketAddr, model: &str, chats: bool, with_key: bool) -> String {
+fn example(address: SocketAddr, model: &FirstModel, with_key: bool) -> String {
+    let FirstModel { name: model, chats } = model;
     let key = if with_key { " -H 'Authorization: Bearer KEY'" } else { "" };
     let (path, body) = match chats {
         true => {

@@ -134,6 +134,9 @@ impl SyntheticInstructions {
 pub struct SyntheticInstruction(Instruction);
 
 impl SyntheticInstruction {
+    /// The least and the most gold reward of a reply.
+    pub const GOLD: (f64, f64) = (Instruction::GOLD_MIN, Instruction::GOLD_MAX);
+
     /// The prompt, as the dialogue that a policy continues.
     pub fn prompt(&self) -> Vec<Message> {
         vec![Message::new(Role::User, self.0.prompt.clone())]

@@ -6,14 +6,15 @@ use crate::excerpt_data::{
     TextExcerpt,
 };
 use crate::measured::{
-    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, HeadWeights, InContextCell, InContextScores, PpoIteration,
-    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
+    Accuracy, AnswerGrades, AttentionMaps, EvaluatedModel, FeedbackMeasurements, HeadWeights, InContextCell,
+    InContextScores, PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements,
+    TracedFeedback, TrainingMeasurements, TurnSpeed,
 };
 use crate::stages::StageRecord;
 use gptkit_stats::Share;
 use std::collections::BTreeMap;
 
-const STAGES: [(&str, Chapter); 48] = [
+const STAGES: [(&str, Chapter); 51] = [
     ("tokenizer", Chapter::Rnn),
     ("lstm", Chapter::Rnn),
     ("transformer", Chapter::Transformer),
@@ -53,6 +54,9 @@ const STAGES: [(&str, Chapter); 48] = [
     ("order-rm-2", Chapter::ChatGpt),
     ("grades", Chapter::ChatGpt),
     ("feedback", Chapter::ChatGpt),
+    ("exported", Chapter::ChatGpt),
+    ("feedback-stats", Chapter::ChatGpt),
+    ("trace", Chapter::ChatGpt),
     ("chat-lstm", Chapter::ChatGpt),
     ("chat-gpt1", Chapter::ChatGpt),
     ("chat-sft-lstm", Chapter::ChatGpt),
@@ -195,6 +199,15 @@ fn seed(number: u64) -> SeedMeasurements {
             .map(|(model, value)| (model.to_owned(), value + shift))
             .into(),
         orders: [("order-rm", 0.3), ("order-rm-2", 0.8)].map(|(stage, value)| (stage.to_owned(), share(value))).into(),
+        feedback: Some(FeedbackMeasurements {
+            people: 8,
+            answers: 9000,
+            rankings: 1050,
+            skipped: 20,
+            corrections: 5,
+            agreement: Some(share(0.7)),
+        }),
+        traced: Some(TracedFeedback { records: 1055, people: 8 }),
         excerpts: excerpts(),
     }
 }
@@ -253,7 +266,7 @@ fn excerpts() -> Excerpts {
         .into(),
         compared: [
             ("rm", None),
-            ("feedback", None),
+            ("exported", None),
             ("order-rm", Some((0.25, 0.75))),
             ("order-rm-2", Some((1.5, 0.5))),
         ]

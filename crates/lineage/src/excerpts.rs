@@ -64,6 +64,9 @@ pub(crate) fn read(
             "compare" => {
                 all.compared.extend(compared(&left.join("comparisons-labeler.jsonl"))?.map(|one| (name(), one)));
             }
+            "feedback" if stage.run.contains("--comparisons") => {
+                all.compared.extend(compared(&left)?.map(|one| (name(), one)));
+            }
             "train-rm" if stage.run.contains("{comparisons}") => {
                 let own = own.iter().find(|(name, _)| *name == "comparisons").map(|(_, path)| path);
                 let found = match own {

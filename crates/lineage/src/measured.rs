@@ -66,8 +66,38 @@ pub struct SeedMeasurements {
     pub perplexities: BTreeMap<String, f64>,
     /// How well reward models order the answers of a policy, by stage.
     pub orders: BTreeMap<String, Share>,
+    /// What people did at a server.
+    pub feedback: Option<FeedbackMeasurements>,
+    /// Exported feedback that a reward model was trained on.
+    pub traced: Option<TracedFeedback>,
     /// Pieces of real data.
     pub excerpts: Excerpts,
+}
+
+/// What people did at a server, as `gptkit feedback stats` counts it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FeedbackMeasurements {
+    /// People who ranked answers.
+    pub people: u64,
+    /// Answers of the model.
+    pub answers: u64,
+    /// Rankings.
+    pub rankings: u64,
+    /// Tasks that were skipped.
+    pub skipped: u64,
+    /// Corrections, which are the demonstrations of this stage.
+    pub corrections: u64,
+    /// How often two people order the same two answers in the same way.
+    pub agreement: Option<Share>,
+}
+
+/// Exported records among the training files of a run, recognized by the hashes of the files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TracedFeedback {
+    /// Records.
+    pub records: u64,
+    /// People whose records they are.
+    pub people: u64,
 }
 
 /// Answers to held-out instructions of the embedded world.

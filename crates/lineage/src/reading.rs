@@ -3,8 +3,9 @@
 use crate::config::{LineageConfig, LineageStage, Questions};
 use crate::excerpts;
 use crate::measured::{
-    Accuracy, AnswerGrades, Curve, EvaluatedModel, InContextCell, InContextScores, OwnDataNote, PpoIteration,
-    RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TrainingMeasurements, TurnSpeed,
+    Accuracy, AnswerGrades, Curve, EvaluatedModel, FeedbackMeasurements, InContextCell, InContextScores, OwnDataNote,
+    PpoIteration, RewardModelScores, SeedMeasurements, StageWinRates, StoryMeasurements, TracedFeedback,
+    TrainingMeasurements, TurnSpeed,
 };
 use crate::plan::folder_of_seed;
 use crate::stages;
@@ -16,7 +17,7 @@ use gptkit_train::checkpoint::last_state;
 use gptkit_train::metrics::{Record, records};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Points that a training curve keeps.
@@ -62,7 +63,8 @@ fn read_seed(config: &LineageConfig, out: &Path, number: u64) -> Result<SeedMeas
 /// Reads from `left` what is told of a stage of this kind.
 fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) -> Result<()> {
     let name = || stage.name.clone();
-    let command = stage.run.split_whitespace().next().unwrap_or("");
+    let mut words = stage.run.split_whitespace();
+    let command = words.next().unwrap_or("");
     if stages::TRAINING_COMMANDS.contains(&command) {
         seed.runs.insert(name(), training(left, command)?);
     }
@@ -97,6 +99,11 @@ fn read_stage(stage: &LineageStage, left: &Path, seed: &mut SeedMeasurements) ->
         "bench" => drop(seed.speeds.insert(name(), lines::<BenchLine>(left)?.into_iter().map(speed).collect())),
         "score" => seed.orders.extend(order(left)?.map(|share| (name(), share))),
         "attention" => seed.attention = Some(json(left)?),
+        "feedback" => match words.next() {
+            Some("stats") => seed.feedback = Some(feedback(json(left)?)),
+            Some("trace") => seed.traced = Some(traced(&json(left)?)),
+            _ => {}
+        },
         "chat" => drop(seed.answers.insert(name(), answers(left)?)),
         _ => {}
     }
@@ -262,6 +269,63 @@ struct BenchLine {
 fn speed(line: BenchLine) -> (String, TurnSpeed) {
     let folder = line.config.parent().and_then(Path::file_name).unwrap_or(line.config.as_os_str());
     (folder.to_string_lossy().into_owned(), line.speed)
+}
+
+/// What `feedback stats --json` prints.
+#[derive(Deserialize)]
+struct FeedbackFile {
+    counts: FeedbackFileCounts,
+    people: Vec<FeedbackFilePerson>,
+    agreement: Option<Share>,
+}
+
+#[derive(Deserialize)]
+struct FeedbackFileCounts {
+    completions: u64,
+    rankings: u64,
+    demonstrations: u64,
+    skipped: u64,
+}
+
+#[derive(Deserialize)]
+struct FeedbackFilePerson {
+    rankings: u64,
+}
+
+fn feedback(file: FeedbackFile) -> FeedbackMeasurements {
+    let FeedbackFileCounts { completions, rankings, demonstrations, skipped } = file.counts;
+    FeedbackMeasurements {
+        people: file.people.iter().filter(|person| person.rankings > 0).count() as u64,
+        answers: completions,
+        rankings,
+        skipped,
+        corrections: demonstrations,
+        agreement: file.agreement,
+    }
+}
+
+/// What `feedback trace RUN --json` prints.
+#[derive(Deserialize)]
+struct TraceFile {
+    files: Vec<TracedFile>,
+}
+
+#[derive(Deserialize)]
+struct TracedFile {
+    export: Option<TracedFileExport>,
+}
+
+#[derive(Deserialize)]
+struct TracedFileExport {
+    /// The records of each person.
+    people: BTreeMap<String, Vec<serde_json::Value>>,
+}
+
+fn traced(file: &TraceFile) -> TracedFeedback {
+    let exports: Vec<&TracedFileExport> = file.files.iter().filter_map(|file| file.export.as_ref()).collect();
+    let people: BTreeSet<&String> = exports.iter().flat_map(|export| export.people.keys()).collect();
+    let records = exports.iter().flat_map(|export| export.people.values()).map(Vec::len).sum::<usize>();
+    TracedFeedback { records: records as u64, people: people.len() as u64 }
 }
 
 /// A record of comparisons with the rewards of their completions.
@@ -533,5 +597,29 @@ mod tests {
         assert!(ppo.flops.is_none() && ppo.training.is_empty() && ppo.iterations.len() == 300);
         assert_eq!(ppo.iterations[1], PpoIteration { step: 2, kl: 1.5, proxy: 0.5, gold: None });
         assert_eq!(ppo.text_loss[0], (1.0, 3.0));
+    }
+
+    #[test]
+    fn what_people_did_is_read_and_that_a_run_was_trained_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(vec![
+            stage("stats", "feedback stats f --json", Some("stats.json")),
+            stage("trace", "feedback trace rm --json", Some("trace.json")),
+        ]);
+        let person = |rankings: u32| format!(r#"{{"name":"a","rankings":{rankings}}}"#);
+        let counts = r#"{"completions":9,"rankings":4,"ratings":3,"demonstrations":2,"skipped":1,"tasks_waiting":0}"#;
+        let people = [person(3), person(1), person(0)].join(",");
+        let stats = format!(r#"{{"counts":{counts},"people":[{people}],"agreement":null,"models":[]}}"#);
+        put(folder.path(), "stats.json", &stats);
+        let export = r#"{"export":1,"people":{"a":["ranking-1","ranking-2"],"b":["demonstration-1"]}}"#;
+        let files = format!(r#"[{{"path":"x","export":{export}}},{{"path":"y","export":null}}]"#);
+        put(folder.path(), "trace.json", &format!(r#"{{"run":"rm","files":{files},"models":{{}}}}"#));
+        ["stats", "trace"].iter().for_each(|name| record(folder.path(), name));
+        let all = read(&config, folder.path(), &[7], &[]).unwrap();
+        let feedback = all.seeds[0].feedback.clone().unwrap();
+        let FeedbackMeasurements { people, answers, rankings, skipped, corrections, agreement } = feedback;
+        assert_eq!([people, answers, rankings, skipped, corrections], [2, 9, 4, 1, 2]);
+        assert_eq!(agreement, None);
+        assert_eq!(all.seeds[0].traced, Some(TracedFeedback { records: 3, people: 2 }));
     }
 }

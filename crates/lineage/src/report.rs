@@ -5,7 +5,10 @@
 use crate::config::{Chapter, LineageConfig, Questions};
 use crate::excerpt_data::Excerpts;
 use crate::figures::{self, ASKED, FigureSource};
-use crate::measured::{InContextScores, SeedMeasurements, StoryMeasurements, TrainingMeasurements, is_pattern};
+use crate::measured::{
+    FeedbackMeasurements, InContextScores, SeedMeasurements, StoryMeasurements, TracedFeedback, TrainingMeasurements,
+    is_pattern,
+};
 use crate::reading;
 use crate::rules;
 use crate::shape::{self, FigureUnit};
@@ -290,9 +293,27 @@ fn facts(measured: &StoryMeasurements) -> Value {
             "size": wins("wins-size", "ppo"),
             "round_2": wins("wins-round-2", "ppo-2"),
         },
+        "feedback": feedback(measured),
         // Neither the hidden scorer nor the labelers of the embedded world.
         "judged_by_model": judges.clone().any(|judge| judge != "gold" && !judge.starts_with("labeler")),
         "judged": judges.count() > 0,
+    })
+}
+
+/// What people did at the server, and what came of it; null where it was not run.
+fn feedback(measured: &StoryMeasurements) -> Value {
+    let of = |value: fn(&FeedbackMeasurements) -> Option<f64>| mean(measured, |seed| value(seed.feedback.as_ref()?));
+    let traced = |value: fn(&TracedFeedback) -> u64| mean(measured, |seed| Some(value(seed.traced.as_ref()?) as f64));
+    let Some(people) = of(|all| Some(all.people as f64)) else { return Value::Null };
+    json!({
+        "people": people,
+        "answers": of(|all| Some(all.answers as f64)),
+        "rankings": of(|all| Some(all.rankings as f64)),
+        "skipped": of(|all| Some(all.skipped as f64)),
+        "corrections": of(|all| Some(all.corrections as f64)),
+        "agreement": of(|all| Some(100.0 * all.agreement?.value)),
+        "traced": traced(|traced| traced.records),
+        "traced_people": traced(|traced| traced.people),
     })
 }
 

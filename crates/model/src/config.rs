@@ -46,7 +46,7 @@ pub enum Dtype {
     F32,
     /// bf16; the activations that the backward pass reads then take half the memory.
     Bf16,
-    /// f32 whose products read 10 bits of the fraction, on an NVIDIA GPU only.
+    /// f32 with a fraction of 10 bits, on an NVIDIA GPU only.
     Tf32,
 }
 

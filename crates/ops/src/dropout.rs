@@ -2,8 +2,8 @@
 
 use crate::cpu::vectorized;
 use crate::device::computed::computed;
-use crate::device::kernels::drop_on;
-use candle_core::{Device, Result, Tensor};
+use crate::device::gpu::{KernelArgument, KernelDropout, KernelGrid, launch, unwritten};
+use candle_core::{CudaDevice, DType, Device, Result, Tensor};
 use gptkit_rng::keyed::{Draw, Key, UNIFORMS, uniform_block};
 use rayon::prelude::*;
 
@@ -42,7 +42,30 @@ pub fn dropout(x: &Tensor, at: Dropout) -> Result<Tensor> {
     x * Tensor::from_vec(scale, x.shape(), x.device())?
 }
 
+/// As [`dropout()`], of `x` on the GPU, without a graph.
+fn drop_on(device: &CudaDevice, x: &Tensor, at: Dropout) -> Result<Tensor> {
+    let (y, n) = (unwritten(x.shape(), DType::F32, x)?, x.elem_count());
+    launch(
+        device,
+        "drop_f32",
+        KernelGrid::elements(n),
+        &[
+            KernelArgument::Tensor(&x.contiguous()?),
+            KernelArgument::Tensor(&y),
+            KernelArgument::U64(n as u64),
+            KernelArgument::Drop(Dropout::kernel(Some(at), n / x.dim(0)?.max(1))),
+        ],
+    )?;
+    Ok(y)
+}
+
 impl Dropout {
+    /// As kernels take it, of rows of `width` elements each.
+    pub(crate) fn kernel(at: Option<Self>, width: usize) -> KernelDropout {
+        let at = at.filter(|at| at.p > 0.0);
+        at.map_or_else(KernelDropout::default, |at| KernelDropout::new(at.key(), at.first_row * width as u64, at.p))
+    }
+
     /// What its mask is drawn from.
     pub(crate) fn key(&self) -> Key {
         Key { seed: self.seed, draw: Draw::Dropout { site: self.site } }

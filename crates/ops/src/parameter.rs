@@ -1,7 +1,7 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
 use crate::cpu::element::Element;
-use crate::device::kernels::{add_product, add_rows, product};
+use crate::device::products::{add_product, add_rows, product};
 use crate::matrix::Matrix;
 use crate::panels::{Panels, Quantized};
 use crate::path::Precision;

@@ -1,6 +1,8 @@
 //! Which numbers products read, and which kernel multiplies them on this processor.
 
 use crate::cpu::{Cpu, Level};
+use crate::device::gpu::is_ready;
+use candle_core::DType;
 
 /// What products read; sums are f32 in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,8 +18,16 @@ impl Precision {
     /// since others multiply f32 as fast.
     pub fn fastest() -> Self {
         let cpu = Cpu::get();
-        let bf16 = crate::device::check::is_gpu_ready() || cpu.tiles.is_ok() || cpu.dots;
+        let bf16 = is_ready() || cpu.tiles.is_ok() || cpu.dots;
         if bf16 { Self::Bf16 } else { Self::F32 }
+    }
+
+    /// The type of tensors that products read.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
     }
 
     /// Bytes of a number.

@@ -1,7 +1,7 @@
 //! Keys and values of past tokens in candle's tensors, for devices other than the CPU, and attention of new tokens to them.
 
 use crate::attention::Mask;
-use crate::device::kernels::product;
+use crate::device::products::product;
 use crate::self_attention::{merge_heads, split_heads};
 use crate::sequences::Sequences;
 use candle_core::{DType, Device, Result, Tensor};

@@ -7,13 +7,16 @@
 //! - [`compare`]    completions → ranks, by people and by automatic judges
 //! - [`win_rates`]  counts of choices: win rates and agreement
 //! - [`contest`]    several models or decoding settings against a reference: win rates, rewards, KL divergence
+//! - [`people`]     simulated people who use a server; `client` is their connection
 //! - [`export`]     a collection → comparison records for `gptkit train-rm`, and a summary
 
 pub mod answering;
+mod client;
 pub mod collection;
 pub mod compare;
 pub mod contest;
 pub mod export;
+pub mod people;
 pub mod prompts;
 pub mod settings;
 pub mod win_rates;

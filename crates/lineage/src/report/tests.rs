@@ -86,7 +86,9 @@ fn every_figure_has_its_caption_its_commands_and_its_data() {
         page.contains("<span>&#x27;seed-1&#x2f;ppo-no-ptx&#x27;</span>"),
         "commands of the first seed, in whole words"
     );
-    assert!(page.contains("144 stages took 24 min in all"), "of all seeds");
+    assert!(page.contains("153 stages took 25 min 30 s in all"), "of all seeds");
+    assert!(page.contains("8 simulated labelers used a server"), "what people did");
+    assert!(page.contains("trained on 1,055 exported records of 8 people"), "what came of it");
     assert!(page.len() < 400_000, "{} bytes", page.len());
 }
 

@@ -1,23 +1,22 @@
 //! Each operation of a device beside what it computes in candle's operations on the CPU, on a few numbers: without a GPU in
 //! the gate, that is what a user can go by.
 
-use super::gpu::keep_freed_memory;
+use super::gpu::{keep_freed_memory, set_ready};
 use super::kernels::{
-    AttentionShape, add_residual, add_rows, attend, attend_backward, bias_gelu, column_sums, drop_on, gelu_backward,
-    normalize, normalize_backward, product, residual_backward, row_log_probs, row_log_probs_backward, row_losses, sees,
-    squares,
+    AttentionShape, add_residual, attend, attend_backward, bias_gelu, column_sums, gelu_backward, normalize,
+    normalize_backward, residual_backward, row_log_probs, row_log_probs_backward, row_losses, sees, squares,
 };
+use super::products::{add_rows, product};
 use crate::adamw::{Adam, adamw};
 use crate::attention::Mask;
 use crate::cross_entropy::IGNORE;
-use crate::dropout::Dropout;
+use crate::dropout::{Dropout, dropout};
 use crate::layer_norm::Norm;
 use crate::parameter::Parameter;
 use crate::sequences::Sequences;
 use candle_core::{CudaDevice, DType, Device, Result, Tensor, Var, bail};
 use gptkit_rng::keyed::{Draw, Key, normals};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Readies an NVIDIA GPU: freed memory is kept for the next allocation, and each operation is compared with the CPU's.
 ///
@@ -38,15 +37,8 @@ pub fn ready_gpu(device: &CudaDevice) -> Result<()> {
             wrong.join(", ")
         );
     }
-    IS_READY.store(true, Ordering::Relaxed);
+    set_ready();
     Ok(())
-}
-
-static IS_READY: AtomicBool = AtomicBool::new(false);
-
-/// Whether this process works on a GPU that [`ready_gpu`] has readied.
-pub(crate) fn is_gpu_ready() -> bool {
-    IS_READY.load(Ordering::Relaxed)
 }
 
 /// Standard normal numbers.
@@ -114,11 +106,7 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<(&'static str, Tensor)>>
         found.push(("residual sums", add_residual(&stream, &y, &draw(15, &[D])?, at)?));
         found.push(("gradients of residual sums", residual_backward(&stream, at, dtype)?));
     }
-    let dropped = match device {
-        Device::Cuda(gpu) => drop_on(gpu, &stream, drop)?,
-        _ => crate::dropout::dropout(&stream, drop)?,
-    };
-    found.push(("dropout", dropped));
+    found.push(("dropout", dropout(&stream, drop)?));
 
     let packed = Sequences::packed(T, [&[0u32, 40, 41][..], &[0]])?;
     let branching = Sequences::branching([(20, &[30usize, 50][..]), (0, &[10, 20]), (60, &[110])])?;

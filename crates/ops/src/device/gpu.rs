@@ -1,6 +1,5 @@
 //! Kernels and matrix products on an NVIDIA GPU, of tensors that lie there.
 
-use crate::dropout::Dropout;
 use candle_core::{DType, Result, Shape, Tensor};
 use gptkit_rng::keyed::Key;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,13 +32,9 @@ pub(crate) struct KernelDropout {
 }
 
 impl KernelDropout {
-    /// `at`, of rows of `width` elements each.
-    pub(crate) fn new(at: Option<Dropout>, width: usize) -> Self {
-        at.filter(|at| at.p > 0.0).map_or_else(Self::default, |at| {
-            let Key { seed, draw } = at.key();
-            let first = at.first_row * width as u64;
-            Self { seed, stream: draw.stream(), first, p: at.p, keep: 1.0 / (1.0 - at.p) }
-        })
+    /// Dropout of probability `p`, drawn from `key`; `first`: the number of the first element.
+    pub(crate) fn new(key: Key, first: u64, p: f32) -> Self {
+        Self { seed: key.seed, stream: key.draw.stream(), first, p, keep: 1.0 / (1.0 - p) }
     }
 }
 
@@ -78,6 +73,17 @@ pub(crate) fn unwritten(shape: impl Into<Shape>, dtype: DType, like: &Tensor) ->
     unsafe { Tensor::empty(shape, dtype, like.device()) }
 }
 
+/// Whether this process works on a GPU that was readied.
+static IS_READY: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_ready() -> bool {
+    IS_READY.load(Ordering::Relaxed)
+}
+
+pub(crate) fn set_ready() {
+    IS_READY.store(true, Ordering::Relaxed);
+}
+
 /// Whether products of f32 on an NVIDIA GPU may read TF32.
 static IS_TF32_ALLOWED: AtomicBool = AtomicBool::new(false);
 
@@ -88,7 +94,7 @@ pub fn allow_tf32(is_allowed: bool) {
 
 #[cfg(not(feature = "cuda"))]
 mod without {
-    use super::{KernelArgument, KernelGrid};
+    use crate::device::gpu::{KernelArgument, KernelGrid};
     use candle_core::{CudaDevice, Result, Tensor, bail};
 
     /// Refuses.
@@ -111,7 +117,7 @@ pub(crate) use without::{keep_freed_memory, launch, multiply_into};
 
 #[cfg(feature = "cuda")]
 mod with {
-    use super::{IS_TF32_ALLOWED, KernelArgument, KernelDropout, KernelGrid, Ordering};
+    use crate::device::gpu::{IS_TF32_ALLOWED, KernelArgument, KernelDropout, KernelGrid, Ordering};
     use candle_core::cuda_backend::cudarc::cublas::{result, sys as blas};
     use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys};
     use candle_core::{CudaDevice, DType, Error, Result, Storage, Tensor, bail};

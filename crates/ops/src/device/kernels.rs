@@ -3,6 +3,7 @@
 //! what it computes. Rows are f32, what products read is f32 or bf16.
 
 use super::gpu::{KernelArgument as Arg, KernelDropout, KernelGrid, launch, multiply_into, unwritten};
+use super::products::{aligned_rows, f32s, gpu, in_aligned_rows, product};
 use crate::attention::{Mask, attention};
 use crate::cross_entropy::IGNORE;
 use crate::dropout::{Dropout, dropout};
@@ -13,76 +14,9 @@ use candle_core::{CudaDevice, D, DType, Device, Result, Tensor, Var};
 use std::f64::consts::FRAC_2_PI;
 use std::ops::Range;
 
-/// The GPU that `x` is on.
-fn gpu(x: &Tensor) -> Option<&CudaDevice> {
-    match x.device() {
-        Device::Cuda(device) => Some(device),
-        _ => None,
-    }
-}
-
 /// The kernel `name` for elements of this type.
 fn of_type(name: &str, dtype: DType) -> String {
     format!("{name}_{}", if dtype == DType::BF16 { "bf16" } else { "f32" })
-}
-
-fn f32s(x: &Tensor) -> Result<Tensor> {
-    x.to_dtype(DType::F32)
-}
-
-/// `a`, `[.., M, K]`, times `b`, `[.., K, N]`: `[.., M, N]` of type `dtype`. Sums are f32.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub(crate) fn product(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Tensor> {
-    match gpu(a) {
-        Some(device) => {
-            let mut shape = a.dims().to_vec();
-            let n_dims = shape.len();
-            shape[n_dims - 1] = b.dim(D::Minus1)?;
-            let c = unwritten(shape, dtype, a)?;
-            multiply_into(device, a, b, &c, false)?;
-            Ok(c)
-        }
-        None => f32s(a)?.contiguous()?.matmul(&f32s(b)?.contiguous()?)?.to_dtype(dtype),
-    }
-}
-
-/// Rows of `m` elements, `[N, M]`, that begin where cuBLAS reads and writes them at full speed.
-fn aligned_rows(n: usize, m: usize, dtype: DType, like: &Tensor) -> Result<Tensor> {
-    unwritten((n, m.next_multiple_of(64)), dtype, like)?.narrow(1, 0, m)
-}
-
-/// `x`, `[N, M]`, as [`aligned_rows`]; copied where it is not yet.
-fn in_aligned_rows(x: &Tensor) -> Result<Tensor> {
-    let (_, m) = x.dims2()?;
-    if x.stride() == [m.next_multiple_of(64), 1] {
-        return Ok(x.clone());
-    }
-    x.contiguous()?.pad_with_zeros(1, 0, m.next_multiple_of(64) - m)?.narrow(1, 0, m)
-}
-
-/// As [`product`], of matrices, for results of any width that other products read.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub(crate) fn product_in_rows(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let Some(device) = gpu(a) else { return product(a, b, DType::F32) };
-    let c = aligned_rows(a.dim(0)?, b.dim(1)?, DType::F32, a)?;
-    multiply_into(device, a, b, &c, false)?;
-    Ok(c)
-}
-
-/// `sum + a·b`, `[M, N]` f32, where `sum` may be changed.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub(crate) fn add_product(sum: Option<Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    match (sum, gpu(a)) {
-        (Some(sum), Some(device)) => multiply_into(device, a, b, &sum, true).map(|()| sum),
-        (Some(sum), None) => sum + product(a, b, DType::F32)?,
-        (None, _) => product(a, b, DType::F32),
-    }
 }
 
 /// Rows of `x`, `[N, D]` f32, normalized, `[N, D]` of type `dtype`; and the mean and 1/σ of each, `[N, 2]`.
@@ -305,7 +239,7 @@ pub(crate) fn add_residual(x: &Tensor, y: &Tensor, bias: &Tensor, at: Option<Dro
             Arg::Tensor(bias),
             Arg::Tensor(&out),
             Arg::U32(d as u32),
-            Arg::Drop(KernelDropout::new(at, t * d)),
+            Arg::Drop(Dropout::kernel(at, t * d)),
         ],
     )?;
     Ok(out)
@@ -326,29 +260,9 @@ pub(crate) fn residual_backward(dout: &Tensor, at: Option<Dropout>, dtype: DType
         device,
         &of_type("residual_backward", dtype),
         KernelGrid::elements(n),
-        &[Arg::Tensor(dout), Arg::Tensor(&dy), Arg::U64(n as u64), Arg::Drop(KernelDropout::new(at, t * d))],
+        &[Arg::Tensor(dout), Arg::Tensor(&dy), Arg::U64(n as u64), Arg::Drop(Dropout::kernel(at, t * d))],
     )?;
     Ok(dy)
-}
-
-/// As [`dropout()`], of `x` on the GPU: `[rows, ..]` f32.
-///
-/// # Errors
-/// When the device fails.
-pub(crate) fn drop_on(device: &CudaDevice, x: &Tensor, at: Dropout) -> Result<Tensor> {
-    let (y, n) = (unwritten(x.shape(), DType::F32, x)?, x.elem_count());
-    launch(
-        device,
-        "drop_f32",
-        KernelGrid::elements(n),
-        &[
-            Arg::Tensor(&x.contiguous()?),
-            Arg::Tensor(&y),
-            Arg::U64(n as u64),
-            Arg::Drop(KernelDropout::new(Some(at), n / x.dim(0)?.max(1))),
-        ],
-    )?;
-    Ok(y)
 }
 
 /// Who attends to whom.
@@ -487,7 +401,7 @@ impl AttentionShape<'_> {
 
     fn dropout(&self) -> KernelDropout {
         let (_, t) = self.batch();
-        KernelDropout::new(self.drop, self.n_head * t * t)
+        Dropout::kernel(self.drop, self.n_head * t * t)
     }
 
     /// In candle's operations, tracked. `heads`: `[3, B, H, T, K]` f32.
@@ -652,30 +566,6 @@ fn join(device: &CudaDevice, x: &Tensor, parts: usize, shape: &AttentionShape) -
         ],
     )?;
     Ok(y)
-}
-
-/// `sums`, `[V, D]` f32, which may be changed, plus row `n` of `dy`, `[N, D]` f32, in row `ids[n]`.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub(crate) fn add_rows(sums: Tensor, ids: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let ((n, d), (v, _)) = (dy.dims2()?, sums.dims2()?);
-    let Some(device) = gpu(dy) else { return sums.index_add(ids, dy, 0) };
-    let grid = KernelGrid { blocks: (v.div_ceil(8), d.div_ceil(256)), threads: (256, 1) };
-    launch(
-        device,
-        "add_rows",
-        grid,
-        &[
-            Arg::Tensor(ids),
-            Arg::Tensor(dy),
-            Arg::Tensor(&sums),
-            Arg::U32(n as u32),
-            Arg::U32(v as u32),
-            Arg::U32(d as u32),
-        ],
-    )?;
-    Ok(sums)
 }
 
 /// Of rows of scores, `[N, V]` f32: −log softmax(row)\[target\], `[N]`, 0 where the target is [`IGNORE`]; and with `dtype`,

@@ -1,8 +1,8 @@
 //! From the last hidden state to a loss on a device, some rows of scores at a time.
 
 use super::computed::computed;
-use super::dtype;
-use super::kernels::{product, product_in_rows, row_log_probs, row_log_probs_backward, row_losses};
+use super::kernels::{row_log_probs, row_log_probs_backward, row_losses};
+use super::products::{product, product_in_rows};
 use crate::cross_entropy::IGNORE;
 use crate::parameter::Parameter;
 use crate::path::Precision;
@@ -23,7 +23,7 @@ fn parts(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
 /// # Errors
 /// When the shapes do not fit.
 pub(crate) fn scores(hidden: &Tensor, table: &Parameter, precision: Precision) -> Result<Tensor> {
-    let dtype = dtype(precision);
+    let dtype = precision.dtype();
     product(&hidden.contiguous()?.to_dtype(dtype)?, &table.cast(dtype)?.t()?, DType::F32)
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn language_model_loss(
     }
     let counted = targets.ne(IGNORE)?.to_dtype(DType::F32)?.sum_all()?.reshape(1)?;
     let share = (counted.maximum(1f64)?.recip()? * weight)?; // [1]
-    let type_of_gradient = dtype(precision);
+    let type_of_gradient = precision.dtype();
     let rows = hidden.detach().contiguous()?.to_dtype(type_of_gradient)?;
     let cast = table.cast(type_of_gradient)?;
     let (mut losses, mut gradients) = (Vec::new(), Vec::new());
@@ -95,7 +95,7 @@ pub(crate) fn token_log_probs(
     learn: bool,
 ) -> Result<Tensor> {
     let (v, _) = table.var().dims2()?;
-    let (dtype, per_score) = (dtype(precision), 1.0 / temperature);
+    let (dtype, per_score) = (precision.dtype(), 1.0 / temperature);
     let rows = hidden.detach().contiguous()?.to_dtype(dtype)?;
     let tokens = Tensor::new(tokens, hidden.device())?;
     let scored = move |table: &Parameter, rows: &Tensor, tokens: &Tensor, (first, count): (usize, usize)| {

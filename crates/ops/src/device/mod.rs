@@ -3,7 +3,8 @@
 //! found, as on the CPU.
 //!
 //! - [`gpu`]      launches kernels and products on an NVIDIA GPU
-//! - [`kernels`]  the operations, each as a kernel and in candle's operations
+//! - [`products`] matrix products, and sums of rows
+//! - [`kernels`]  the operations between them, each as a kernel and in candle's operations
 //! - [`computed`] what was computed outside of candle's graph, as a node of it
 //! - [`trunk`]    blocks one after the other
 //! - [`losses`]   from the last hidden state to a loss
@@ -14,15 +15,5 @@ pub(crate) mod computed;
 pub(crate) mod gpu;
 pub(crate) mod kernels;
 pub(crate) mod losses;
+pub(crate) mod products;
 pub(crate) mod trunk;
-
-use crate::path::Precision;
-use candle_core::DType;
-
-/// The type of what products read.
-pub(crate) fn dtype(precision: Precision) -> DType {
-    match precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
-    }
-}

@@ -1,11 +1,11 @@
 //! Blocks one after the other on a device, and their gradient block by block.
 
 use super::computed::computed;
-use super::dtype;
 use super::kernels::{
     AttentionShape, add_residual, attend, attend_backward, bias_add, bias_gelu, column_sums, gelu_backward, normalize,
-    normalize_backward, product, residual_backward, sees,
+    normalize_backward, residual_backward, sees,
 };
+use super::products::product;
 use crate::block::{Block, DropoutSites};
 use crate::linear::Linear;
 use crate::path::Precision;
@@ -27,7 +27,7 @@ pub(crate) fn forward(
     keep: SaveForBackward,
 ) -> Result<Tensor> {
     let batch =
-        DeviceBatch { sequences: Arc::clone(sequences), sees: sees(sequences, x.device())?, dtype: dtype(precision) };
+        DeviceBatch { sequences: Arc::clone(sequences), sees: sees(sequences, x.device())?, dtype: precision.dtype() };
     let drops_of = |layer: usize, drops: &[DropoutSites]| drops.get(layer).copied().unwrap_or_default();
     let mut kept = Vec::new();
     let mut stream = x.detach().contiguous()?;
@@ -86,7 +86,7 @@ pub(crate) fn step(
     past: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (b, t, d) = x.dims3()?;
-    let dtype = dtype(precision);
+    let dtype = precision.dtype();
     let mut attended = |rows: &Tensor| {
         let qkv = bias_add(&forward_product(&block.c_attn, rows)?, &block.c_attn.bias.tensor(false))?;
         let mixed = past(&qkv.reshape((b, t, 3 * d))?)?.reshape((b * t, d))?;
