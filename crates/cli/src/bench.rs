@@ -43,7 +43,7 @@ pub(crate) struct BenchCommand {
     /// Device to compute on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Data type for matrix multiplications on the CPU
+    /// Data type for matrix multiplications
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
     /// Measure only `prompt` and `decode`, with quantized weights (CPU only)

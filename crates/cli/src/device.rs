@@ -18,7 +18,7 @@ pub(crate) struct ComputeArgs {
     /// Device to compute on
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Data type for matrix multiplications on the CPU
+    /// Data type for matrix multiplications
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
     /// Quantize the weights to 8 or 4 bits (CPU only)

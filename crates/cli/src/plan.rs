@@ -47,7 +47,7 @@ pub(crate) struct PlanCommand {
     /// Device to measure
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Data type for matrix multiplications on the CPU [default: the configuration's, auto]
+    /// Data type for matrix multiplications [default: the configuration's, auto]
     #[arg(long)]
     dtype: Option<DtypeChoice>,
 }

@@ -77,7 +77,7 @@ pub(crate) struct RunArgs {
     /// Random seed of the run [default: the configuration's, 1]
     #[arg(long)]
     seed: Option<u64>,
-    /// Data type for matrix multiplications on the CPU [default: the configuration's, auto]
+    /// Data type for matrix multiplications [default: the configuration's, auto]
     #[arg(long)]
     dtype: Option<DtypeChoice>,
     /// Save a checkpoint and stop after this time, for instance 2h or 90m; the exit code is then 124
