@@ -104,8 +104,9 @@ impl<'a> SimulatedPeople<'a> {
         let LabelingPlan { items, model, k, temperature, max_tokens, seed, .. } = self.plan;
         let prompts: Vec<&str> =
             items.iter().filter_map(|item| item.prompt.last()).map(|message| message.content.as_str()).collect();
+        // Second opinions follow the first at once (`judge`), so that they do not depend on who is faster.
         let tasks = json!({
-            "prompts": prompts, "k": k, "model": model, "temperature": temperature, "max_tokens": max_tokens,
+            "prompts": prompts, "repeat_every": 0, "k": k, "model": model, "temperature": temperature, "max_tokens": max_tokens,
             "seed": seed.wrapping_mul(1 << 20) % (1 << 50),
         });
         self.admin.post("/api/tasks", &tasks)?;
