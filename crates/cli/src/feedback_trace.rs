@@ -104,7 +104,7 @@ impl TraceCommand {
         Ok(())
     }
 
-    /// What the run in `folder` was trained on; none where it is not a run, or one of those `seen`.
+    /// The data that the run in `folder` was trained on. Returns nothing if it is not a run, or is one of those `seen`.
     fn run_trace(&self, folder: &Path, seen: &mut Vec<PathBuf>) -> Result<Option<RunTrace>> {
         let place = std::path::absolute(folder)?;
         let Some(request) = RunRequest::read(folder).filter(|_| !seen.contains(&place)) else { return Ok(None) };

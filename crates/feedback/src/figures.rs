@@ -45,7 +45,7 @@ pub struct ModelFigures {
     pub strength: Strength,
 }
 
-/// What a person did on one day.
+/// The number of records that a person wrote on one day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DayFigures {
     /// The day in UTC, such as 2026-11-27.

@@ -75,7 +75,7 @@ pub struct ExportPlace {
 /// All that is known about a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RecordProvenance {
-    /// What a list says of it.
+    /// A short description of it, for lists.
     #[serde(flatten)]
     pub summary: RecordSummary,
     /// How long it took.

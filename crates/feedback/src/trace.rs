@@ -70,7 +70,7 @@ struct ExportManifest {
     records: Vec<serde::de::IgnoredAny>,
 }
 
-/// What the manifest beside an exported file says of it.
+/// The contents of the manifest beside an exported file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExportSummary {
     /// Name of the file.

@@ -144,18 +144,7 @@ impl CustomOp2 for LanguageModelLoss {
         _loss: &Tensor,
         dloss: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        if dloss.to_scalar::<f32>()? != 1.0 {
-            bail!(
-                "the gradient of the embedding table was computed for the unscaled loss; pass the weight to the loss \
-                 instead of scaling it later"
-            );
-        }
-        if self.table.n_clears() != self.n_clears {
-            bail!(
-                "gradients were cleared between the loss and its backward pass; the gradient of the embedding table is \
-                 lost"
-            );
-        }
+        self.table.must_hold_gradient(dloss, self.n_clears)?;
         let dhidden = std::mem::take(&mut *self.dhidden.lock().unwrap_or_else(PoisonError::into_inner));
         if dhidden.len() != hidden.elem_count() {
             bail!("the gradient of a loss can be computed only once");

@@ -442,6 +442,27 @@ impl Parameter {
         self.n_clears.load(Ordering::Relaxed)
     }
 
+    /// Refuses the backward pass of a loss that added this table's gradient in its forward pass, at `n_clears`, where `dloss`
+    /// scales the loss or the gradient was cleared since.
+    ///
+    /// # Errors
+    /// In both cases.
+    pub(crate) fn must_hold_gradient(&self, dloss: &Tensor, n_clears: u64) -> Result<()> {
+        if dloss.to_scalar::<f32>()? != 1.0 {
+            bail!(
+                "the gradient of the embedding table was computed for the unscaled loss; pass the weight to the loss \
+                 instead of scaling it later"
+            );
+        }
+        if self.n_clears() != n_clears {
+            bail!(
+                "gradients were cleared between the loss and its backward pass; the gradient of the embedding table is \
+                 lost"
+            );
+        }
+        Ok(())
+    }
+
     /// Sets the gradient to zero. Frees its memory until it is added to, unless it is little.
     pub fn clear_gradient(&self) {
         self.n_clears.fetch_add(1, Ordering::Relaxed);

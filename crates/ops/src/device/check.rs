@@ -47,8 +47,8 @@ fn drawn(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
     Tensor::from_vec(normals(key, shape.iter().product()), shape, device)
 }
 
-/// Of each operation: its name, how much its results on `device` differ from the CPU's relative to their size, and how much
-/// they may.
+/// Compares each operation on `device` with the CPU. Returns its name, the difference of the results relative to their size,
+/// and the largest difference that is allowed.
 pub(crate) fn differences(device: &Device, dtype: DType) -> Result<Vec<(&'static str, f64, f64)>> {
     let (here, expected) = (results(device, dtype)?, results(&Device::Cpu, dtype)?);
     // A result of bf16 may be rounded to the other side; what follows from it differs by as much.

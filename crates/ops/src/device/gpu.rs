@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) enum KernelArgument<'a> {
     /// Where its elements lie, one after the other.
     Tensor(&'a Tensor),
-    /// Where rows lie whose elements follow each other, `[N, M]`; the kernel is told how far apart they begin.
+    /// The address of `[N, M]` whose rows are contiguous; another argument gives the distance between the rows.
     Rows(&'a Tensor),
     /// A null pointer.
     Null,
@@ -172,7 +172,7 @@ mod with {
             block_dim: (grid.threads.0, grid.threads.1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: `kernels.rs` passes each kernel the arguments that it declares, of the sizes that it is told.
+        // SAFETY: callers pass the arguments that the kernel declares, and tensors of the sizes that they name.
         unsafe { launch.launch(config) }.map_err(Error::wrap)?;
         Ok(())
     }

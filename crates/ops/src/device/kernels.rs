@@ -1,6 +1,6 @@
 //! The operations that a device's path is made of: outside of candle's graph, so that nothing is saved but what the callers
 //! keep. On an NVIDIA GPU each is a kernel or a product of cuBLAS; elsewhere it is written in candle's operations, which say
-//! what it computes. Rows are f32, what products read is f32 or bf16.
+//! what it computes. Rows are f32; operands of matrix products are f32 or bf16.
 
 use super::gpu::{KernelArgument as Arg, KernelDropout, KernelGrid, launch, multiply_into, unwritten};
 use super::products::{aligned_rows, f32s, gpu, in_aligned_rows, product};
@@ -273,11 +273,11 @@ pub(crate) struct AttentionShape<'a> {
     pub(crate) sequences: &'a Sequences,
     /// [`sees`] of the sequences.
     pub(crate) sees: &'a Tensor,
-    /// Of the attention weights.
+    /// Dropout of the attention weights.
     pub(crate) drop: Option<Dropout>,
 }
 
-/// Of each token of its window: where its segment begins and ends, the same of its stem, and its position. `[B·T, 5]`, u32.
+/// For each token: start and end of its segment in the window, start and end of its stem, and its position. `[B·T, 5]`, u32.
 ///
 /// # Errors
 /// When memory does not suffice.

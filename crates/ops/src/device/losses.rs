@@ -66,18 +66,7 @@ pub(crate) fn language_model_loss(
     let (table, n_clears) = (Arc::clone(table), table.n_clears());
     let dhidden = Tensor::cat(&gradients, 0)?;
     computed(hidden, loss, move |dloss| {
-        if dloss.to_scalar::<f32>()? != 1.0 {
-            bail!(
-                "the gradient of the embedding table was computed for the unscaled loss; pass the weight to the loss \
-                 instead of scaling it later"
-            );
-        }
-        if table.n_clears() != n_clears {
-            bail!(
-                "gradients were cleared between the loss and its backward pass; the gradient of the embedding table is \
-                 lost"
-            );
-        }
+        table.must_hold_gradient(dloss, n_clears)?;
         Ok(Some(dhidden.clone()))
     })
 }
