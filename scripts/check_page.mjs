@@ -30,6 +30,7 @@ const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM ??
 const foreign = new Set();
 const messages = [];
 const weights = new Map();
+const uncompressed = new Set();
 let expected = false; // whether the browser is made to report failed requests
 
 async function newPage() {
@@ -40,7 +41,9 @@ async function newPage() {
   page.on('request', (request) => !/^(blob|data):/.test(request.url()) && !request.url().startsWith(url) && foreign.add(request.url()));
   page.on('response', async (response) => {
     const name = new URL(response.url()).pathname;
-    if (name === '/' || name.startsWith('/page/')) weights.set(name, (await response.buffer().catch(() => '')).length);
+    if (name !== '/' && !name.startsWith('/page/')) return;
+    weights.set(name, (await response.buffer().catch(() => '')).length);
+    if (response.headers()['content-encoding'] !== 'gzip') uncompressed.add(name);
   });
   await page.setViewport({ width: 1280, height: 800 });
   return page;
@@ -579,6 +582,7 @@ await check('no console message, no request to another host, at most 100 KiB', a
   assert(!foreign.size, [...foreign].join(', '));
   assert(!messages.length, messages.join('\n'));
   assert(total <= 102_400, `${total} bytes`);
+  assert(!uncompressed.size, `not compressed: ${[...uncompressed].join(', ')}`);
 });
 await browser.close();
 console.log(failed ? `${failed} checks failed` : 'all checks passed');

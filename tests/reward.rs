@@ -44,7 +44,7 @@ fn a_reward_model_is_trained_measured_and_asked() {
     ] {
         assert!(ran.err.contains(says), "{says}: {}", ran.err);
     }
-    assert!(ran.err.contains("next: gptkit rank --model rm --data "), "{}", ran.err);
+    assert!(ran.err.contains("next: gptkit ppo --init pre --reward rm"), "{}", ran.err);
     for picture in ["calibration.svg", "rewards.svg", "curves.svg"] {
         assert!(fs::read_to_string(path.join("rm").join(picture)).unwrap().starts_with("<svg"), "{picture}");
     }

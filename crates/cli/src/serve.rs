@@ -218,7 +218,7 @@ impl ServeCommand {
             let (name, folder) = named_folder(text).map_err(unusable)?;
             let (files, gpt) = self.compute.load_reader(&folder)?;
             let scorer = Scorer::new(&folder, files, gpt).map_err(unusable)?;
-            served.scorers.push(ServedScorer { name, scorer });
+            served.scorers.push(ServedScorer { name, folder, scorer });
         }
         Ok(served)
     }

@@ -10,9 +10,11 @@ use clap::Args;
 use gptkit_reward::RewardModeling;
 use gptkit_reward::groups::FILES;
 use gptkit_reward::train_rm::{RewardModelingReport, SCORES};
+use gptkit_rl::provenance::Provenance;
 use gptkit_train::learning_rates::Purpose;
+use gptkit_train::request::RunRequest;
 use gptkit_train::stage::Outcome;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Train a reward model from comparisons
 #[derive(Debug, Args)]
@@ -23,7 +25,7 @@ use std::path::PathBuf;
     mut_arg("on_bad_record", |arg| arg.help("What to do with invalid records")),
 )]
 pub(crate) struct TrainRmCommand {
-    /// Start from this model: a run of `sft`
+    /// Start from this model: a run of `sft`, or of `ppo` for another round
     #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Preset or TOML file, for instance rm-instructgpt
@@ -48,12 +50,13 @@ impl TrainRmCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let models = || Ok(vec![("init", model_to_start_from(self.init.as_deref())?)]);
         let stage = |config, models: &RunModels| Ok(RewardModeling::new(config, models.required("init")?));
-        finish(&self.run.train(&NAMES, (&self.config, self.comparisons.settings("data")?), models, stage, ui)?, ui)
+        let outcome = self.run.train(&NAMES, (&self.config, self.comparisons.settings("data")?), models, stage, ui)?;
+        finish(&outcome, self.init.as_deref(), ui)
     }
 }
 
-/// Prints the results of the run and the next command.
-fn finish(outcome: &Outcome<RewardModelingReport>, ui: &Ui) -> Result<()> {
+/// Prints the results of the run, which started from `init` or is resumed, and the next command.
+fn finish(outcome: &Outcome<RewardModelingReport>, init: Option<&Path>, ui: &Ui) -> Result<()> {
     let Outcome { folder, summary, report } = outcome;
     say_end("train-rm", folder, summary, ui)?;
     if let Some(RewardModelingReport { scores: Some(report), synthetic }) = report {
@@ -66,6 +69,14 @@ fn finish(outcome: &Outcome<RewardModelingReport>, ui: &Ui) -> Result<()> {
             );
         }
     }
-    ui.next(&format!("gptkit rank --model {} --data COMPLETIONS.jsonl", shell(folder)));
+    let recorded = || Some(RunRequest::read(folder)?.models.remove("init")?.folder);
+    if let Some(policy) = init.map(Path::to_owned).or_else(recorded) {
+        let reward = shell(folder);
+        let round = match Provenance::load(&policy)?.rounds.len() {
+            0 => String::new(),
+            before => format!(" --round {}", before + 1),
+        };
+        ui.next(&format!("gptkit ppo --init {} --reward {reward}{round}", shell(&policy)));
+    }
     Ok(())
 }

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutWriter;
+use tower_http::compression::CompressionLayer;
 use ulid::Ulid;
 
 /// The longest time that a client may read nothing of its answer.
@@ -200,7 +201,7 @@ type Shared = State<Arc<App>>;
 
 /// The routes, each with and without `/v1` where llama.cpp's clients expect that.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let routes: [(&str, MethodRouter<Arc<App>>); 34] = [
+    let routes: [(&str, MethodRouter<Arc<App>>); 33] = [
         ("/v1/chat/completions", post(chat_completions)),
         ("/chat/completions", post(chat_completions)),
         ("/v1/completions", post(text_completions)),
@@ -234,14 +235,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ("/api/people", post(exclude)),
         ("/api/people/{name}", delete(delete_person)),
         ("/api/export", get(export)),
-        ("/", get(page_file)),
     ];
     let router = routes
         .into_iter()
         .fold(Router::new(), |router, (path, route)| router.route(path, route.fallback(wrong_method)));
-    let screens = ["/compare", "/label", "/write", "/data", "/served", "/page/{name}"];
-    let router =
-        screens.into_iter().fold(router, |router, path| router.route(path, get(page_file).fallback(wrong_method)));
+    let screens = ["/", "/compare", "/label", "/write", "/data", "/served", "/page/{name}"];
+    let page = get(page_file).fallback(wrong_method).layer(CompressionLayer::new());
+    let router = screens.into_iter().fold(router, |router, path| router.route(path, page.clone()));
     router.fallback(unknown_path).layer(middleware::from_fn_with_state(Arc::clone(&app), around)).with_state(app)
 }
 

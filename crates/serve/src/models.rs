@@ -84,6 +84,8 @@ impl ServedModel {
 pub struct ServedScorer {
     /// The name by which requests ask for it.
     pub name: String,
+    /// Where it is.
+    pub folder: PathBuf,
     /// The model.
     pub scorer: Scorer,
 }
@@ -132,6 +134,12 @@ impl Served {
     pub(crate) fn writer(&self, name: &str) -> Option<usize> {
         let by_name = self.writers.iter().position(|model| model.name == name);
         by_name.or_else(|| self.aliases.iter().any(|alias| alias == name).then_some(0))
+    }
+
+    /// The folder of the model called `name`, a language model or a reward model.
+    pub(crate) fn folder(&self, name: &str) -> Option<&Path> {
+        let writer = self.writer(name).map(|number| self.writers[number].folder.as_path());
+        writer.or_else(|| self.scorer(name).map(|number| self.scorers[number].folder.as_path()))
     }
 
     /// The number of the reward model called `name`.

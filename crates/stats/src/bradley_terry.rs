@@ -1,6 +1,7 @@
 //! Strengths of models from comparisons of two answers each (Bradley and Terry 1952).
 
 use crate::interval::Interval;
+use crate::share::Z;
 use gptkit_rng::Dice;
 use serde::Serialize;
 
@@ -8,6 +9,8 @@ const N_RESAMPLES: u64 = 200;
 /// Steps of the algorithm at most, and the change of all logarithms of odds at which it ends.
 const MOST_STEPS: usize = 1_000;
 const PRECISION: f64 = 1e-6;
+/// Intervals of fewer points than this come from resamples that are all the same.
+const LEAST_WIDTH: f64 = 0.01;
 /// Mean of all strengths, as in chess.
 const MEAN: f64 = 1_000.0;
 
@@ -35,7 +38,7 @@ pub struct Strength {
 /// each other.
 ///
 /// Everyone also ties once with an opponent of mean strength: without this, whoever has won every comparison would have an
-/// infinite strength.
+/// infinite strength. Where nothing varies from ranking to ranking, the interval is that of independent comparisons.
 pub fn strengths(n: usize, clusters: &[Vec<PairOutcome>], seed: u64) -> Vec<Strength> {
     let resampled: Vec<Vec<f64>> = (0..N_RESAMPLES)
         .map(|resample| {
@@ -45,11 +48,30 @@ pub fn strengths(n: usize, clusters: &[Vec<PairOutcome>], seed: u64) -> Vec<Stre
             points(n, drawn.into_iter().flatten())
         })
         .collect();
-    let of = |(i, value): (usize, f64)| {
+    let estimates = points(n, clusters.iter().flatten());
+    let of = |(i, &value): (usize, &f64)| {
         let Interval { low, high } = Interval::of(resampled.iter().map(|points| points[i]));
+        if high - low < LEAST_WIDTH {
+            let half = Z * standard_error(i, &estimates, clusters.iter().flatten());
+            return Strength { value, low: value - half, high: value + half };
+        }
         Strength { value, low, high }
     };
-    points(n, clusters.iter().flatten()).into_iter().enumerate().map(of).collect()
+    estimates.iter().enumerate().map(of).collect()
+}
+
+/// Standard error of strength `i` for independent comparisons, from the second derivative of the likelihood.
+fn standard_error<'a>(i: usize, points: &[f64], outcomes: impl Iterator<Item = &'a PairOutcome>) -> f64 {
+    let information_against = |opponent: f64| {
+        let expected = 1.0 / (1.0 + 10_f64.powf((opponent - points[i]) / 400.0));
+        expected * (1.0 - expected)
+    };
+    let information = outcomes.map(|&PairOutcome { pair: [a, b], .. }| match (a == i, b == i) {
+        (true, _) => information_against(points[b]),
+        (_, true) => information_against(points[a]),
+        _ => 0.0,
+    });
+    400.0 / std::f64::consts::LN_10 / (information.sum::<f64>() + information_against(MEAN)).sqrt()
 }
 
 /// Maximum likelihood by the algorithm of Hunter 2004 (eq. 3), in Elo points.
@@ -98,6 +120,14 @@ mod tests {
             assert!((strength.value - points).abs() < 3.0, "{found:?}");
             assert!(strength.low < points && points < strength.high && strength.high - strength.low < 120.0);
         }
+    }
+
+    /// The same as Wilson's interval of two ties, 10% to 90%.
+    #[test]
+    fn a_few_equal_outcomes_say_little() {
+        let ties = vec![vec![PairOutcome { pair: [0, 1], score: 0.5 }]; 2];
+        let found = strengths(2, &ties, 1);
+        assert!((found[0].high - 1_393.0).abs() < 1.0 && (found[1].low - 607.0).abs() < 1.0, "{found:?}");
     }
 
     #[test]

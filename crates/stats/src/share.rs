@@ -9,7 +9,7 @@ pub fn standard_error_of_share(share: f64, n: u64) -> f64 {
 }
 
 /// Standard errors to either side of a normal's mean that hold 95%.
-const Z: f64 = 1.96;
+pub(crate) const Z: f64 = 1.96;
 
 /// A share with its 95% confidence interval over clusters (prompts).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -15,11 +15,10 @@ const POINTS: usize = 120;
 
 /// The training of the model `name`; parts that its folder lacks are left out.
 pub(crate) async fn of_model(app: &Arc<App>, name: &str) -> Result<Value, ApiError> {
-    let Some(number) = app.served.writer(name) else {
+    let Some(folder) = app.served.folder(name).map(Path::to_owned) else {
         return Err(ApiError::not_found("model_not_found", format!("the model {name} is not served")));
     };
-    let app = Arc::clone(app);
-    let read = tokio::task::spawn_blocking(move || of_folder(&app.served.writers[number].folder));
+    let read = tokio::task::spawn_blocking(move || of_folder(&folder));
     read.await.map_err(|_| ApiError::internal("the run folder of the model cannot be read"))
 }
 

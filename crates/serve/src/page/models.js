@@ -16,7 +16,7 @@ function chart({ metric, points }) {
 		h('figcaption.muted', `The ${metric}, from ${number(values[0], 3)} to ${number(values.at(-1), 3)} (lowest ${number(low, 3)}, highest ${number(high, 3)})`));
 }
 
-async function trained({ name }) {
+async function trained(name) {
 	const { stage, base, data, exports, steps, tokens, curve } = await get(`/api/models/${encodeURIComponent(name)}`).catch(() => ({}));
 	return stage || curve ? h('section.card', h('h3', { dir: 'auto' }, name), facts({ Stage: stage, Base_model: base && `${base.name} (weights ${base.weights.slice(0, 12)})`, Data: data?.join(', '),
 		Feedback: exports?.map((one) => `${one.file}: export ${one.export} of ${one.at.slice(0, 10)}, ${count(one.records, 'record')}`).join('; '),
@@ -40,7 +40,7 @@ function open(main) {
 	main.append(
 		table('Served models', ['Model', 'Context', 'Parameters', 'Kind', 'Data type', 'Use', 'Weights'], served.map((one) => [one.name, `${number(one.context)} tokens`, size(one.n_params), one.kind, one.dtype, one.chat ? 'chat' : 'text', h('code', one.weights.slice(0, 15))])),
 		h('p', rewards.length ? `Reward models: ${rewards.join(', ')}.` : 'No reward model is served.'), h('h2', 'Now'), now, training);
-	Promise.all(served.map(trained)).then((all) => refill(training, all.some(Boolean) && [h('h2', 'Training'), h('div.grid.wide', all)]));
+	Promise.all([...served.map((one) => one.name), ...rewards].map(trained)).then((all) => refill(training, all.some(Boolean) && [h('h2', 'Training'), h('div.grid.wide', all)]));
 	let before = null;
 	let timer = null;
 	async function look() {
